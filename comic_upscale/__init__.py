@@ -1,0 +1,1 @@
+"""Upscale whole comic libraries with Real-ESRGAN."""

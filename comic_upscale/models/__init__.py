@@ -1,0 +1,1 @@
+"""Models: which there are, where their weights are, and how they become a network."""

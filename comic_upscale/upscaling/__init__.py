@@ -1,0 +1,1 @@
+"""Upscaling: from uint8 pixels to larger uint8 pixels on a device."""
