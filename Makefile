@@ -1,0 +1,33 @@
+# Two commands do everything on a fresh machine with Python 3.11 or newer:
+#   make demo    environment, then the example pages upscaled
+#   make test    environment, then the whole suite
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test lint format environment clean
+
+environment: $(READY)
+
+$(READY): pyproject.toml constraints.txt scripts/set_up.sh
+	PYTHON="$(PYTHON)" scripts/set_up.sh "$(VENV)"
+	touch $@
+
+demo: $(READY)
+	scripts/demo.sh "$(BIN)"
+
+test: $(READY) lint
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf "$(VENV)" build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis examples/pages-x*

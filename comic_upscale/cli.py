@@ -1,0 +1,454 @@
+"""The command line. Only here are the environment read, lines printed and exit codes chosen.
+
+Everything heavy (torch, the pipeline) is imported inside the command that needs it, so that ``--help``
+and ``status`` answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+import typer.core
+
+from comic_upscale.cli_models import models
+from comic_upscale.environment import default_workers, state_folder, weights_cache, weights_folders
+from comic_upscale.errors import ComicUpscaleError, InputError
+from comic_upscale.version import __version__
+
+if TYPE_CHECKING:
+    from comic_upscale.jobs.flow import StopRequest
+    from comic_upscale.jobs.progress import Event, JobFinished
+    from comic_upscale.jobs.report import JobStatus
+    from comic_upscale.settings import JobSettings
+    from comic_upscale.terminal import Display
+
+EXIT_SOME_FAILED = 1
+
+
+class ErrorsAsExitCodes(typer.core.TyperGroup):
+    """Turns the errors of the package into one line on standard error and their exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except ComicUpscaleError as error:
+            if ctx.find_root().meta.get("json"):
+                print(json.dumps({"event": "error", "message": str(error), "exit_code": error.exit_code}))  # noqa: T201
+            else:
+                typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
+            raise typer.Exit(error.exit_code) from error
+
+
+app = typer.Typer(
+    cls=ErrorsAsExitCodes,
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Upscale whole comic libraries with Real-ESRGAN: unattended, resumable, exact to the pixel.",
+    epilog="Exit codes: 0 all done, 1 some pages failed, 2 usage, 3 input, 4 weights, 5 device, 6 ledger, "
+    "7 output, 130 interrupted (Ctrl-C), 143 terminated.",
+)
+
+
+def main() -> None:
+    """Entry point of ``comic-upscale`` and of ``python -m comic_upscale``."""
+    app(prog_name="comic-upscale")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"comic-upscale {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _auto_or_number(text: str | int | None) -> int | None:
+    """``auto`` is None; anything else must be a whole number."""
+    if text is None or isinstance(text, int):
+        return text
+    if text.strip().lower() == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither auto nor a whole number") from None
+
+
+WeightsDirOption = Annotated[
+    Path | None,
+    typer.Option("--weights-dir", help="Folder to look for weights in, before all others.", metavar="DIR"),
+]
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  comic-upscale run --input pages/ --scale 2.5 --workers 4\n\n"
+    "  comic-upscale run --input pages/ --model RealESRGAN_x4plus_anime_6B --device cuda\n\n"
+    "  comic-upscale run --input cover.png --format webp --quality 90\n\n"
+    "The same command again continues where the last one stopped."
+)
+def run(
+    ctx: typer.Context,
+    input: Annotated[
+        Path,
+        typer.Option(
+            "--input", "-i", metavar="PATH", help="A folder (walked with all its subfolders) or one image."
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR",
+            help="Folder for the upscaled pages; left out: beside the input, named after it and the scale.",
+        ),
+    ] = None,
+    scale: Annotated[
+        float, typer.Option("--scale", "-s", help="Output size over input size, above 1 and up to 8.")
+    ] = 2.5,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", "-m", metavar="NAME|FILE",
+            help="A name from `comic-upscale models list`, or a .pth or .safetensors file. For 2-2.5x an x4 "
+            "network is run whole and then shrunk, which keeps the finest lines; RealESRGAN_x2plus works at 2x, "
+            "a quarter of RealESRGAN_x4plus's time, and above 2x enlarges the rest by resampling.",
+        ),
+    ] = "realesr-animevideov3",
+    denoise: Annotated[
+        float | None,
+        typer.Option(
+            help="0 keeps grain, 1 smooths most; for realesr-general-x4v3.", metavar="0..1"
+        ),
+    ] = None,
+    weights_dir: WeightsDirOption = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", "-w", help="Threads that decode and encode; left out: one for each core."),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            parser=_auto_or_number, metavar="auto|N", help="Pages in one call of the network.",
+            show_default="auto",
+        ),
+    ] = None,
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            parser=_auto_or_number, metavar="auto|N", show_default="auto",
+            help="Longest side, in input pixels, that goes through the network in one piece.",
+        ),
+    ] = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device", "-d", help="auto, cpu, cuda, cuda:1, xpu or mps; several with commas: cuda:0,cuda:1."
+        ),
+    ] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="auto, fp32, fp16 or bf16. auto takes half precision where the device is fast at it.")
+    ] = "auto",
+    backend: Annotated[
+        str,
+        typer.Option(help="torch, or realesrgan: the official program, slower, for comparing (an extra to install)."),
+    ] = "torch",
+    format: Annotated[str, typer.Option("--format", "-f", help="png, webp or jpeg.")] = "png",
+    quality: Annotated[
+        int | None,
+        typer.Option(help="1-100, for jpeg (left out: 95) and webp (left out: lossless).", metavar="N"),
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace files in the output folder that this tool did not write."),
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try pages again that failed in an earlier run.")
+    ] = False,
+    max_failures: Annotated[
+        str | None,
+        typer.Option(metavar="N|N%", help="Stop when more pages than this have failed in this run."),
+    ] = None,
+    max_pixels: Annotated[
+        int | None, typer.Option(metavar="N", help="Refuse pages of more pixels than this.", show_default="89,478,485")
+    ] = None,
+    ledger: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Where to keep the ledger; left out: inside the output folder."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done, and write nothing.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON event a line on standard output, nothing else.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Name every page, and log details.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what went wrong.")] = False,
+) -> None:  # fmt: skip
+    """Upscale every page of a folder, or one image; what is done already is skipped."""
+    from comic_upscale.settings import DEFAULT_MAX_PIXELS, FailureLimit, JobSettings, default_output
+
+    ctx.find_root().meta["json"] = as_json
+    settings = JobSettings(
+        input=input,
+        output=output or default_output(input, scale),
+        scale=scale,
+        model=model,
+        denoise=denoise,
+        format=cast(Any, format),
+        quality=quality,
+        backend=backend,
+        device=device,
+        precision=precision,
+        batch=batch,
+        tile=tile,
+        workers=workers or default_workers(),
+        max_pixels=max_pixels or DEFAULT_MAX_PIXELS,
+        max_failures=None if max_failures is None else FailureLimit.parse(max_failures),
+        overwrite=overwrite,
+        retry_failed=retry_failed,
+        ledger=ledger,
+        weights_folders=weights_folders(weights_dir),
+        weights_cache=weights_cache(),
+    )
+    _set_up_logging(verbose)
+    if dry_run:
+        _show_plan(settings, as_json=as_json)
+        return
+    raise typer.Exit(_run(settings, as_json=as_json, verbose=verbose, quiet=quiet))
+
+
+def _run(settings: JobSettings, *, as_json: bool, verbose: bool, quiet: bool) -> int:
+    """Run a job under the eyes of a display, and return the exit code."""
+    from comic_upscale.jobs.flow import StopRequest
+    from comic_upscale.jobs.progress import JobStarted
+    from comic_upscale.jobs.recent import remember_ledger
+    from comic_upscale.jobs.run import run_job
+
+    stop = StopRequest()
+    display = _choose_display(stop, as_json=as_json, verbose=verbose, quiet=quiet)
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, JobStarted):
+            remember_ledger(state_folder(), settings.ledger_path)
+        display(event)
+
+    try:
+        with _stopping_on_signals(stop, display) as received:
+            finished = run_job(settings, on_event=on_event, stop=stop)
+    finally:
+        display.close()
+    return _exit_code(finished, received)
+
+
+def _exit_code(finished: JobFinished, received: list[int]) -> int:
+    if finished.state == "interrupted":
+        return 128 + received[0] if received else EXIT_SOME_FAILED
+    return EXIT_SOME_FAILED if finished.failed else 0
+
+
+def _choose_display(stop: StopRequest, *, as_json: bool, verbose: bool, quiet: bool) -> Display:
+    from comic_upscale import terminal
+
+    def nobody_reads() -> None:
+        stop.request("nobody reads the output any more")
+
+    if as_json:
+        return terminal.JsonDisplay(nobody_reads)
+    if quiet:
+        return terminal.QuietDisplay()
+    if sys.stdout.isatty():
+        return terminal.LiveDisplay(verbose=verbose)
+    return terminal.LogDisplay(nobody_reads, verbose=verbose)
+
+
+@contextmanager
+def _stopping_on_signals(stop: StopRequest, display: Display) -> Iterator[list[int]]:
+    """While inside: the first Ctrl-C or SIGTERM stops gracefully, the second ends the process at once."""
+    received: list[int] = []
+
+    def handle(number: int, _frame: object) -> None:
+        received.append(number)
+        if len(received) > 1:
+            display.close()
+            os._exit(128 + number)
+        stop.request(f"{signal.Signals(number).name}; once more ends it at once")
+
+    names = ("SIGINT", "SIGTERM", "SIGHUP")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    # nohup works by having SIGHUP ignored: leave it so.
+    before = {
+        number: signal.getsignal(number)
+        for number in numbers
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _show_plan(settings: JobSettings, *, as_json: bool) -> None:
+    from comic_upscale.jobs.preview import preview
+    from comic_upscale.terminal import plan_lines, preview_as_json
+
+    planned = preview(settings)
+    for line in [preview_as_json(planned)] if as_json else plan_lines(planned):
+        typer.echo(line)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "  comic-upscale status\n\n"
+    "  comic-upscale status --job pages-x2.5 --watch\n\n"
+    "  comic-upscale status --ledger /data/ledger.sqlite3 --json"
+)
+def status(
+    ctx: typer.Context,
+    job: Annotated[
+        Path | None, typer.Option("--job", metavar="DIR", help="The output folder of a job.")
+    ] = None,
+    ledger: Annotated[
+        Path | None, typer.Option("--ledger", metavar="FILE", help="The ledger itself.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep showing until the run ends.")] = False,
+    failures: Annotated[
+        bool, typer.Option("--failures", help="List every page that failed, and why.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Tell how far a job is, from its ledger alone; without arguments, the job you started last."""
+    ctx.find_root().meta["json"] = as_json
+    path = _find_ledger(job, ledger)
+    if watch:
+        _watch(path, as_json=as_json)
+    else:
+        _print_status(path, failures=failures, as_json=as_json)
+
+
+def _find_ledger(job: Path | None, ledger: Path | None) -> Path:
+    from comic_upscale.jobs.recent import newest_ledger
+    from comic_upscale.jobs.report import find_ledger
+
+    if job is not None and ledger is not None:
+        raise typer.BadParameter("--job and --ledger name the same thing in two ways: give one")
+    if ledger is not None:
+        return ledger
+    if job is not None:
+        return find_ledger(job)
+    newest = newest_ledger(state_folder())
+    if newest is None:
+        raise InputError("no job of yours is known here: name one with --job DIR or --ledger FILE")
+    return newest
+
+
+def _print_status(ledger: Path, *, failures: bool, as_json: bool) -> None:
+    from comic_upscale.jobs.report import read_failures, read_status
+
+    report = read_status(ledger)
+    failed = read_failures(ledger) if failures else []
+    if as_json:
+        extra = {"failures": [asdict(failure) for failure in failed]} if failures else {}
+        typer.echo(json.dumps({**asdict(report), **extra}, ensure_ascii=False))
+        return
+    for line in _status_lines(report):
+        typer.echo(line)
+    from comic_upscale.terminal import printable
+
+    for failure in failed:
+        typer.echo(printable(f"  failed: {failure.source}: {failure.reason} [{failure.kind}]"))
+
+
+def _watch(ledger: Path, *, as_json: bool) -> None:
+    """Show the status every second or two, until no run is alive."""
+    from comic_upscale.jobs.report import read_status
+
+    if as_json or not sys.stdout.isatty():
+        while True:
+            report = read_status(ledger)
+            line = json.dumps(asdict(report), ensure_ascii=False) if as_json else _status_lines(report)[0]
+            typer.echo(line)
+            if not report.alive:
+                return
+            time.sleep(2.0 if as_json else 10.0)
+
+    from rich.live import Live
+    from rich.text import Text
+
+    report = read_status(ledger)
+    with Live(refresh_per_second=4) as live:
+        while True:
+            report = read_status(ledger)
+            live.update(Text("\n".join(_status_lines(report))))
+            if not report.alive:
+                return
+            time.sleep(1.0)
+
+
+def _status_lines(report: JobStatus) -> list[str]:
+    from comic_upscale.jobs.report import seconds_since
+    from comic_upscale.terminal import duration, printable, rate
+
+    skipped = f", {report.skipped:,} skipped" if report.skipped else ""
+    lines = [
+        f"{report.state}: {report.percent:g} %, {report.done:,} of {report.total:,} done, "
+        f"{report.failed:,} failed{skipped}, {report.pending:,} to do"
+    ]
+    if report.alive:
+        left = "" if report.eta_seconds is None else f", {duration(report.eta_seconds)} left"
+        lines.append(f"{rate(report.pages_per_second)}{left}")
+    elif report.last_seen is not None:
+        ago = duration(seconds_since(report.last_seen))
+        how = {
+            "died": "the run died without a word",
+            "interrupted": f"the run was stopped ({report.run_error})",
+            "failed": f"the run ended on an error: {report.run_error}",
+        }.get(report.run_state or "", "the run ended")
+        lines.append(f"not running: {how}, last seen {ago} ago")
+    if report.alive:
+        lines.append(f"process {report.pid} on {report.host}, since {report.started_at}")
+    lines += [
+        f"input:  {report.input}",
+        f"output: {report.output}",
+        f"model:  {report.model} on {report.device}, {report.precision}"
+        if report.device
+        else f"model:  {report.model}",
+        f"ledger: {report.ledger}",
+    ]
+    if report.state == "stopped":
+        lines.append("run the same command again to continue")
+    return [printable(line) for line in lines]
+
+
+def _set_up_logging(verbose: bool) -> None:
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.CRITICAL,
+        format="%(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+
+
+app.add_typer(models, name="models")

@@ -1,0 +1,35 @@
+"""What the environment says: variables, the user's folders, the cores. Read for the command line alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+WEIGHTS_VARIABLE = "COMIC_UPSCALE_WEIGHTS"
+
+
+def weights_folders(weights_dir: Path | None) -> tuple[Path, ...]:
+    """Where weights are looked for, in this order, before the cache."""
+    folders = [weights_dir, os.environ.get(WEIGHTS_VARIABLE) or None, "weights"]
+    return tuple(Path(folder).expanduser() for folder in folders if folder is not None)
+
+
+def weights_cache() -> Path:
+    """Where downloaded weights are kept for this user."""
+    import platformdirs
+
+    return platformdirs.user_cache_path("comic-upscale") / "weights"
+
+
+def state_folder() -> Path:
+    """Where it is noted which jobs this user has started."""
+    import platformdirs
+
+    return platformdirs.user_state_path("comic-upscale") / "jobs"
+
+
+def default_workers() -> int:
+    """One thread for each core that this process may use, from 2 to 16."""
+    count: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)
+    return max(2, min(count() or 2, 16))

@@ -1,0 +1,60 @@
+"""Opening the engines that a job asks for. Everything heavy is imported here, when it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from comic_upscale.errors import SettingsError
+from comic_upscale.models.weights import ResolvedWeights
+from comic_upscale.settings import JobSettings
+from comic_upscale.upscaling.engine import Engine
+
+OpenEngines: TypeAlias = Callable[[JobSettings, ResolvedWeights], list[Engine]]
+
+
+def open_engines(settings: JobSettings, weights: ResolvedWeights) -> list[Engine]:
+    """Load the network and put it on every device that the settings name, an engine for each.
+
+    Raises:
+        WeightsError: the file is no network that can do this.
+        DeviceError: a device is not there.
+        SettingsError: the device or the network cannot do what is asked.
+    """
+    if settings.backend == "realesrgan":
+        return _official(settings, weights)
+    from comic_upscale.models.network import load_network
+    from comic_upscale.upscaling.device import choose_precision, parse_devices
+    from comic_upscale.upscaling.torch_engine import TorchEngine
+
+    devices = parse_devices(settings.device)
+    network = load_network(weights, settings.denoise)
+    return [
+        TorchEngine(
+            network,
+            device=device,
+            precision=choose_precision(settings.precision, device, network),
+            batch=settings.batch,
+            tile=settings.tile,
+        )
+        for device in devices
+    ]
+
+
+def _official(settings: JobSettings, weights: ResolvedWeights) -> list[Engine]:
+    from comic_upscale.upscaling.device import parse_devices
+    from comic_upscale.upscaling.reference_engine import RealESRGANEngine
+
+    if settings.precision == "bf16" or weights.denoise_path is not None:
+        raise SettingsError("--backend realesrgan has neither --precision bf16 nor --denoise: use torch")
+    devices = parse_devices(settings.device)
+    return [
+        RealESRGANEngine(
+            weights.path,
+            device=device,
+            # As the program itself: half precision unless told otherwise, where there is a card for it.
+            half=settings.precision == "fp16" or (settings.precision == "auto" and device.type == "cuda"),
+            tile=settings.tile or 0,
+        )
+        for device in devices
+    ]

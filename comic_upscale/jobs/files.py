@@ -1,0 +1,107 @@
+"""Reading a source and placing an output: file bytes in the event loop, with every error told apart.
+
+What hits one page (no permission, vanished, a name too long) is a `PageError`; what hits every page
+(disk full, the device of the output gone) is an `OutputError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import aiofiles
+
+from comic_upscale.errors import OutputError, PageError
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+MAX_SOURCE_BYTES = 1 << 30
+
+_HITS_EVERY_PAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENODEV, errno.ENOTCONN}
+
+
+def part_path(target: Path, row_id: int) -> Path:
+    """Where an output is written before it is moved to its place: beside it, hidden, short."""
+    return target.with_name(f".comic-upscale-{row_id}.part")
+
+
+async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    """Await work that a cancellation must not leave half done: it is waited for, then cancelled."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
+
+
+async def read_source(path: Path, executor: Executor) -> bytes:
+    """Return the bytes of a page's file.
+
+    Raises:
+        PageError: ``vanished``, ``permission``, ``too-large`` or ``unreadable``.
+    """
+    try:
+        async with aiofiles.open(path, "rb", executor=executor) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_SOURCE_BYTES:
+                raise PageError(
+                    "too-large", f"the file has {size:,} bytes; at most {MAX_SOURCE_BYTES:,} are read"
+                )
+            return await file.read()
+    except FileNotFoundError:
+        raise PageError("vanished", "the file is no longer there, or is a link to nowhere") from None
+    except PermissionError:
+        raise PageError("permission", "no permission to read the file") from None
+    except OSError as error:
+        raise PageError("unreadable", f"the file cannot be read: {error.strerror or error}") from error
+
+
+async def place_output(data: bytes, target: Path, row_id: int, executor: Executor) -> None:
+    """Put a finished output in its place: written beside it, flushed to the disk, then renamed.
+
+    At no instant does a partial file stand at ``target``.
+
+    Raises:
+        PageError: this one output cannot be written.
+        OutputError: none can.
+    """
+    part = part_path(target, row_id)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        async with aiofiles.open(part, "wb", executor=executor) as file:
+            await file.write(data)
+            await file.flush()
+            await _in(executor, os.fsync, file.fileno())
+        await _in(executor, _rename, part, target)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        if error.errno in _HITS_EVERY_PAGE:
+            raise OutputError(
+                f"{target.parent} cannot take any more pages: {error.strerror}. What is done is recorded; "
+                "make room, then run the same command again"
+            ) from error
+        raise PageError("output", f"the output cannot be written: {error.strerror or error}") from error
+
+
+async def _in(executor: Executor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    return await asyncio.get_running_loop().run_in_executor(executor, lambda: function(*args, **kwargs))
+
+
+def _rename(part: Path, target: Path) -> None:
+    part.replace(target)
+    if os.name == "posix":
+        # Without this the rename itself may not survive the plug being pulled.
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

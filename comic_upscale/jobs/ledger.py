@@ -1,0 +1,422 @@
+"""The ledger: one SQLite file that remembers every page of a job.
+
+A ledger belongs to the thread that opened it (SQLite's own rule). It is in WAL mode, so other
+processes read it while a run writes. Every commit is flushed to the disk (``synchronous=full``): what
+the ledger says is done survives the plug being pulled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+from sqlite_utils import Database
+
+from comic_upscale.errors import LedgerDamagedError, LedgerError, LedgerVersionError
+from comic_upscale.jobs.schema import MIGRATIONS, known_migrations
+from comic_upscale.pages.page import Page
+
+
+@dataclass(slots=True)
+class PageRow:
+    """What the ledger knows of a page, as far as deciding what to do with it needs."""
+
+    id: int
+    source: str
+    source_size: int
+    source_mtime_ns: int
+    source_sha256: str | None
+    state: str
+    output: str
+    output_size: int | None
+    error_kind: str | None
+
+
+SELECT_ROWS = (
+    "select id, source, source_size, source_mtime_ns, source_sha256, state, output, output_size, error_kind"
+    " from pages where job_id = ? order by id"
+)
+"""The columns of `PageRow` for every page of a job."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputOwner:
+    """Who wrote an output file, by the ledger: a page of some job with its fingerprint."""
+
+    input: str
+    fingerprint: str
+    row_id: int
+    source: str
+    source_sha256: str | None
+    state: str
+    output_size: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageDone:
+    """A page whose output stands in its place; what the ledger keeps of it."""
+
+    row_id: int
+    source: str
+    output: str
+    source_sha256: str
+    width: int
+    height: int
+    output_width: int
+    output_height: int
+    output_size: int
+    output_sha256: str
+    seconds: dict[str, float]
+    """Seconds in each of the stages decode, upscale (its share of the batch), encode, place."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageFailed:
+    """A page that could not be done, and why."""
+
+    row_id: int
+    source: str
+    kind: str
+    reason: str
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def now() -> str:
+    """The time as the ledger writes it: ISO 8601, UTC, milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Ledger:
+    """The open ledger, for the one run that holds the job's lock.
+
+    Args:
+        path: the file; made, with its folder, if it is not there.
+
+    Raises:
+        LedgerError: the file cannot be opened or written.
+        LedgerVersionError: it was written by a newer version.
+        LedgerDamagedError: it is not a ledger, or SQLite finds it broken.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with self._explained():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Plugins of sqlite-utils are not ours to run, and looking for them takes time.
+            self._db = Database(sqlite3.connect(path, timeout=30), execute_plugins=False)
+            try:
+                self._check_whose_it_is()
+                self._db.enable_wal()
+                self._db.execute("pragma synchronous = full")
+                self._db.execute("pragma foreign_keys = on")
+                MIGRATIONS.apply(self._db)
+            except BaseException:
+                self._db.close()
+                raise
+
+    def _check_whose_it_is(self) -> None:
+        complaint = self._db.execute("pragma quick_check(1)").fetchone()[0]
+        if complaint != "ok":
+            raise LedgerDamagedError(_damaged(self.path, complaint))
+        tables = set(self._db.table_names())
+        if tables and MIGRATIONS.migrations_table not in tables:
+            raise LedgerDamagedError(
+                f"{self.path} is a database, but not a ledger of comic-upscale: choose another --ledger"
+            )
+        unknown = {applied.name for applied in MIGRATIONS.applied(self._db)} - set(known_migrations())
+        if unknown:
+            raise LedgerVersionError(
+                f"{self.path} was written by a newer comic-upscale ({', '.join(sorted(unknown))}): "
+                "update with `pip install --upgrade comic-upscale`, or choose another --output"
+            )
+
+    def close(self) -> None:
+        """Close the file; what was recorded stays."""
+        with contextlib.suppress(sqlite3.Error):
+            self._db.close()
+
+    # Jobs and runs
+
+    def open_job(
+        self, *, input: Path, output: Path, fingerprint: str, settings: str, model: str, model_sha256: str
+    ) -> int:
+        """Return the id of the job with this input, output and fingerprint; made if it is new."""
+        with self._explained(), self._db.atomic():
+            self._db.execute(
+                "insert or ignore into jobs"
+                " (input, output, fingerprint, settings, model, model_sha256, created_at)"
+                " values (?, ?, ?, ?, ?, ?, ?)",
+                [path_text(input), path_text(output), fingerprint, settings, model, model_sha256, now()],
+            )
+            row = self._db.execute(
+                "select id from jobs where input = ? and output = ? and fingerprint = ?",
+                [path_text(input), path_text(output), fingerprint],
+            ).fetchone()
+            self._db.execute("update jobs set settings = ? where id = ?", [settings, row[0]])
+            return int(row[0])
+
+    def move_jobs(self, output: Path) -> None:
+        """Say that the output folder of every job of this ledger is now ``output``.
+
+        For a ledger in its own place inside the output folder, which may have been moved with it.
+        """
+        with self._explained(), self._db.atomic():
+            self._db.execute("update or ignore jobs set output = ?", [path_text(output)])
+
+    def start_run(self, job_id: int, *, device: str, precision: str, versions: dict[str, str]) -> int:
+        """Record that this process begins to work on a job, and return the id of the run.
+
+        A run that is still marked as running must be dead, since the caller holds the lock: it is
+        closed as interrupted at its last heartbeat.
+        """
+        time = now()
+        with self._explained(), self._db.atomic():
+            self._db.execute(
+                "update runs set state = 'interrupted', ended_at = heartbeat_at,"
+                " error = 'the process ended without a word' where state = 'running'"
+            )
+            cursor = self._db.execute(
+                "insert into runs (job_id, state, started_at, heartbeat_at, host, pid, process_started,"
+                " device, precision, versions) values (?, 'running', ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    job_id, time, time, socket.gethostname(), os.getpid(), psutil.Process().create_time(),
+                    device, precision, json.dumps(versions),
+                ],
+            )  # fmt: skip
+            assert cursor.lastrowid is not None
+            return cursor.lastrowid
+
+    def heartbeat(self, run_id: int) -> None:
+        """Record that the run is alive."""
+        with self._explained(), self._db.atomic():
+            self._db.execute("update runs set heartbeat_at = ? where id = ?", [now(), run_id])
+
+    def end_run(self, run_id: int, state: str, error: str | None = None) -> None:
+        """Record the end of a run: ``finished``, ``interrupted`` or ``failed``.
+
+        Pages that it had claimed and not finished are pending again.
+        """
+        time = now()
+        with self._explained(), self._db.atomic():
+            self._db.execute(
+                "update pages set state = 'pending' where run_id = ? and state = 'working'", [run_id]
+            )
+            self._db.execute(
+                "update runs set state = ?, error = ?, heartbeat_at = ?, ended_at = ? where id = ?",
+                [state, error, time, time, run_id],
+            )
+
+    # Pages
+
+    def rows(self, job_id: int) -> list[PageRow]:
+        """Every page of a job, in the order in which they were discovered."""
+        with self._explained():
+            cursor = self._db.execute(SELECT_ROWS, [job_id])
+            return [PageRow(*row) for row in cursor]
+
+    def add_pages(self, job_id: int, pages: Sequence[Page]) -> list[int]:
+        """Record pages that are to be done, and return their row ids in the same order."""
+        with self._explained(), self._db.atomic():
+            return [
+                int(
+                    self._db.execute(
+                        "insert into pages (job_id, source, source_size, source_mtime_ns, state, output)"
+                        " values (?, ?, ?, ?, 'pending', ?)",
+                        [job_id, page.source, page.size, page.mtime_ns, page.output],
+                    ).lastrowid
+                    or 0
+                )
+                for page in pages
+            ]
+
+    def reopen(self, changes: Iterable[tuple[int, int, int]]) -> None:
+        """Make pages pending again.
+
+        Args:
+            changes: (row id, bytes of the source, its modification time in ns), as they are now.
+        """
+        with self._explained(), self._db.atomic():
+            for row_id, size, mtime_ns in changes:
+                self._db.execute(
+                    "update pages set state = 'pending', error_kind = null, error = null,"
+                    " source_size = ?, source_mtime_ns = ? where id = ?",
+                    [size, mtime_ns, row_id],
+                )
+
+    def touch(self, changes: Iterable[tuple[int, int, int]]) -> None:
+        """Note the new size and time of sources whose content did not change; arguments as `reopen`."""
+        with self._explained(), self._db.atomic():
+            for row_id, size, mtime_ns in changes:
+                self._db.execute(
+                    "update pages set source_size = ?, source_mtime_ns = ? where id = ?",
+                    [size, mtime_ns, row_id],
+                )
+
+    def skip(self, row_ids: Iterable[int], reason: str) -> None:
+        """Record pages as skipped, for a reason."""
+        with self._explained(), self._db.atomic():
+            for row_id in row_ids:
+                self._db.execute(
+                    "update pages set state = 'skipped', error_kind = null, error = null, notes = ?"
+                    " where id = ?",
+                    [reason, row_id],
+                )
+
+    def owners(self, output_folder: Path, output: str) -> list[OutputOwner]:
+        """The pages, of any job into this folder, that wrote the file ``output`` or had begun to."""
+        with self._explained():
+            cursor = self._db.execute(
+                "select jobs.input, jobs.fingerprint, pages.id, pages.source, pages.source_sha256,"
+                " pages.state, pages.output_size"
+                " from pages join jobs on jobs.id = pages.job_id"
+                " where pages.output = ? and jobs.output = ? and pages.claimed = 1",
+                [output, path_text(output_folder)],
+            )
+            return [OutputOwner(*row) for row in cursor]
+
+    def claim(self, run_id: int, output_folder: Path, claims: Iterable[tuple[int, str]]) -> None:
+        """Record, before anything of them is written, that this run takes pages in hand.
+
+        From here on, whatever stands at their outputs is ours: after a crash between placing a file
+        and recording it, the page is done again over that file. Another job's page that had the same
+        output is no longer done, since its file is about to go.
+
+        Args:
+            run_id: this run.
+            output_folder: the folder of this job.
+            claims: (row id, output relative to the folder) of each page.
+        """
+        folder = path_text(output_folder)
+        with self._explained(), self._db.atomic():
+            for row_id, output in claims:
+                self._db.execute(
+                    "update pages set state = 'pending' where output = ? and state = 'done' and id <> ?"
+                    " and job_id in (select id from jobs where output = ?)",
+                    [output, row_id, folder],
+                )
+                self._db.execute(
+                    "update pages set state = 'working', claimed = 1, attempts = attempts + 1, run_id = ?,"
+                    " finished_at = null, output_size = null, output_sha256 = null, error_kind = null,"
+                    " error = null, notes = null where id = ?",
+                    [run_id, row_id],
+                )
+
+    def abandoned(self, job_id: int) -> list[tuple[int, str]]:
+        """The pages that a dead run had in hand: (row id, output). Parts of them may lie about."""
+        with self._explained():
+            cursor = self._db.execute(
+                "select id, output from pages where job_id = ? and state = 'working'", [job_id]
+            )
+            return [(int(row_id), str(output)) for row_id, output in cursor]
+
+    def failures(self, job_id: int, limit: int) -> list[tuple[str, str, str]]:
+        """The first ``limit`` failed pages in the order of discovery: (source, kind, reason)."""
+        with self._explained():
+            return [
+                (row[0], row[1], row[2])
+                for row in self._db.execute(
+                    "select source, error_kind, error from pages where job_id = ? and state = 'failed'"
+                    " order by id limit ?",
+                    [job_id, limit],
+                )
+            ]
+
+    def counts(self, job_id: int) -> dict[str, int]:
+        """How many pages of a job are in each state; states without a page are left out."""
+        with self._explained():
+            cursor = self._db.execute(
+                "select state, count(*) from pages where job_id = ? group by state", [job_id]
+            )
+            return {str(state): int(count) for state, count in cursor}
+
+    def adopt(self, row_id: int, owner: OutputOwner) -> None:
+        """Take over what another job recorded of the same page under the same fingerprint."""
+        with self._explained(), self._db.atomic():
+            self._db.execute(
+                "update pages set (state, claimed, source_sha256, finished_at, width, height, output_width,"
+                " output_height, output_size, output_sha256, notes) = (select state, claimed, source_sha256,"
+                " finished_at, width, height, output_width, output_height, output_size, output_sha256, notes"
+                " from pages where id = ?) where id = ?",
+                [owner.row_id, row_id],
+            )
+
+    def record(self, results: Iterable[PageDone | PageFailed]) -> None:
+        """Record what became of pages, all in one transaction."""
+        time = now()
+        with self._explained(), self._db.atomic():
+            for result in results:
+                if isinstance(result, PageDone):
+                    self._record_done(result, time)
+                else:
+                    self._record_failed(result, time)
+
+    def _record_done(self, page: PageDone, time: str) -> None:
+        self._db.execute(
+            "update pages set state = 'done', finished_at = ?, source_sha256 = ?, width = ?, height = ?,"
+            " output_width = ?, output_height = ?, output_size = ?, output_sha256 = ?, decode_seconds = ?,"
+            " upscale_seconds = ?, encode_seconds = ?, place_seconds = ?, error_kind = null, error = null,"
+            " notes = ? where id = ?",
+            [
+                time, page.source_sha256, page.width, page.height, page.output_width, page.output_height,
+                page.output_size, page.output_sha256, *_stage_seconds(page.seconds),
+                "; ".join(page.notes) or None, page.row_id,
+            ],
+        )  # fmt: skip
+
+    def _record_failed(self, page: PageFailed, time: str) -> None:
+        self._db.execute(
+            "update pages set state = 'failed', finished_at = ?, decode_seconds = ?, upscale_seconds = ?,"
+            " encode_seconds = ?, place_seconds = ?, error_kind = ?, error = ? where id = ?",
+            [time, *_stage_seconds(page.seconds), page.kind, page.reason, page.row_id],
+        )
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        with explained(self.path):
+            yield
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what SQLite raises over the ledger at ``path`` into errors that say what to do."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        # Out of room, read-only, locked by a tool of the user's: the file itself is well.
+        raise LedgerError(
+            f"the ledger {path} cannot be used: {error}. See that the disk has room, that the folder is "
+            "writable, and that no other program keeps the file locked; then run the same command again"
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise LedgerDamagedError(_damaged(path, str(error))) from error
+    except OSError as error:
+        raise LedgerError(f"the ledger {path} cannot be opened: {error.strerror or error}") from error
+
+
+def _damaged(path: Path, complaint: str) -> str:
+    return (
+        f"the ledger {path} is damaged or not a ledger ({complaint}). The pages that were written are safe. "
+        "Try `sqlite3 LEDGER .recover` on a copy; or move the file away and start again with --overwrite"
+    )
+
+
+def _stage_seconds(seconds: dict[str, float]) -> list[float | None]:
+    return [
+        None if stage not in seconds else round(seconds[stage], 4)
+        for stage in ("decode", "upscale", "encode", "place")
+    ]
+
+
+def path_text(path: Path | str) -> str:
+    """A path as SQLite can keep it: bytes that are no Unicode are written as ``%FF``."""
+    raw = os.fsencode(path)
+    return raw.decode("utf-8", errors="backslashreplace").replace("\\x", "%")

@@ -1,0 +1,44 @@
+"""One run at a time for a job: a lock that the operating system gives back when its holder dies."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from comic_upscale.errors import LedgerBusyError, OutputError
+from comic_upscale.jobs.report import describe_holder
+from comic_upscale.settings import MARKER_FOLDER, default_ledger
+
+LOCK_NAME = "run.lock"
+
+
+@contextlib.contextmanager
+def hold_job(output: Path, ledger: Path) -> Iterator[None]:
+    """Hold the output folder, and a ledger that is kept elsewhere, for the length of a run.
+
+    Raises:
+        LedgerBusyError: a living run holds one of them; the message says which process.
+        OutputError: the folder cannot be made or written to.
+    """
+    paths = [output / MARKER_FOLDER / LOCK_NAME]
+    if ledger != default_ledger(output):
+        paths.append(ledger.with_name(ledger.name + ".lock"))
+    with contextlib.ExitStack() as held:
+        for path in paths:
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                held.enter_context(FileLock(path, timeout=0))
+            except Timeout:
+                raise LedgerBusyError(
+                    f"another run is working on {output}: {describe_holder(ledger)}. Wait for it, or stop it; "
+                    f"`comic-upscale status --job {output}` tells how far it is"
+                ) from None
+            except OSError as error:
+                raise OutputError(
+                    f"{path.parent} cannot be written to ({error.strerror or error}): choose another --output, "
+                    "or change its permissions"
+                ) from error
+        yield

@@ -1,0 +1,469 @@
+"""The pipeline: pages flow through stages, each a few coroutines between bounded queues.
+
+::
+
+    feed ─▶ decode ─▶ assemble ─▶ upscale ─▶ encode ─▶ place ─▶ record
+    ledger  workers   (no task)   1 thread   workers   workers  ledger
+    thread                        a device                      thread
+
+A page that fails leaves its stage as a value and goes straight to *record*. Any other exception of a
+stage ends the run: the task group cancels the rest, and the caller records why.
+
+A stop lets pages that have reached a device go on to their record; those that have not are dropped and
+stay pending.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import ParamSpec, TypeAlias, TypeVar
+
+from comic_upscale.errors import ComicUpscaleError, DeviceError, PageError
+from comic_upscale.jobs.files import place_output, read_source, to_the_end
+from comic_upscale.jobs.flow import BatchAssembler, PixelBudget, StopRequest
+from comic_upscale.jobs.ledger import Ledger, OutputOwner, PageDone, PageFailed, path_text
+from comic_upscale.jobs.plan import Plan, PlannedPage, may_write
+from comic_upscale.jobs.progress import STAGES, Listener, Progress, RateMeter, StageMeter
+from comic_upscale.pages.decode import decode, read_header
+from comic_upscale.pages.encode import check_encoded, check_target, encode
+from comic_upscale.pages.page import Pixels
+from comic_upscale.pages.size import target_size
+from comic_upscale.settings import JobSettings
+from comic_upscale.upscaling.engine import Engine
+from comic_upscale.upscaling.pages import prepare, upscale_pages
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+PIXEL_BUDGET = 96_000_000
+"""Output pixels in flight: some 40 pages of 1280 x 1920, at most about 600 MB decoded and encoded."""
+
+CLAIM_PAGES = 16
+"""Pages that are claimed in the ledger in one transaction."""
+
+TICK_SECONDS = 0.5
+HEARTBEAT_SECONDS = 5.0
+
+BUSY_ENOUGH = 0.5
+"""A stage that is less busy than this holds nobody back."""
+
+
+@dataclass(slots=True)
+class _Work:
+    """A page on its way, with what the stages so far have made of it."""
+
+    page: PlannedPage
+    size: tuple[int, int] = (0, 0)
+    target: tuple[int, int] = (0, 0)
+    budget: int = 0
+    sha256: str = ""
+    pixels: Pixels | None = None
+    encoded: bytes = b""
+    output_sha256: str = ""
+    notes: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+_Queue: TypeAlias = "asyncio.Queue[_Work | None]"
+"""None says that nothing follows; each reader puts it back for the next."""
+
+
+class LedgerThread:
+    """The one thread that owns a ledger."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+
+    async def __call__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function on the ledger's thread."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._thread, lambda: function(*args, **kwargs)
+        )
+
+    def shut_down(self) -> None:
+        """Wait for what was asked, then end the thread."""
+        self._thread.shutdown()
+
+
+class Pipeline:
+    """Takes the pages of a plan through all stages; used once.
+
+    Args:
+        settings: of the job.
+        fingerprint: of the job.
+        plan: what there is to do, and the counts to begin from.
+        engines: one for each device, all taking from the same pages.
+        ledger: open on its thread.
+        ledger_thread: that thread.
+        run_id: the run to record under.
+        emit: takes the events.
+        stop: asks for a graceful stop.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: JobSettings,
+        fingerprint: str,
+        plan: Plan,
+        engines: Sequence[Engine],
+        ledger: Ledger,
+        ledger_thread: LedgerThread,
+        run_id: int,
+        emit: Listener,
+        stop: StopRequest,
+    ) -> None:
+        self._settings = settings
+        self._fingerprint = fingerprint
+        self._plan = plan
+        self._engines = engines
+        self._ledger = ledger
+        self._on_ledger = ledger_thread
+        self._run_id = run_id
+        self._emit = emit
+        self._stop = stop
+        workers = settings.workers
+        self._to_decode: _Queue = asyncio.Queue(workers)
+        self._assembler: BatchAssembler[_Work] = BatchAssembler()
+        self._to_encode: _Queue = asyncio.Queue(workers)
+        self._to_place: _Queue = asyncio.Queue(workers)
+        self._results: asyncio.Queue[PageDone | PageFailed | None] = asyncio.Queue(64)
+        self._budget = PixelBudget(PIXEL_BUDGET)
+        self._workers = ThreadPoolExecutor(workers, thread_name_prefix="worker")
+        self._devices = [ThreadPoolExecutor(1, thread_name_prefix="device") for _ in engines]
+        self._meters = {stage: StageMeter(workers) for stage in STAGES}
+        self._meters["upscale"] = StageMeter(len(engines))
+        self._rate = RateMeter()
+        self._in_hand: str | None = None
+        self.done = 0
+        """Pages done by this run."""
+        self._failed_now = 0
+
+    async def run(self) -> None:
+        """Do the plan, or as much of it as a stop allows.
+
+        Raises:
+            OutputError, DeviceError, LedgerError: what ended the run early.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                ticker = group.create_task(self._tick())
+                recorder = group.create_task(self._record())
+                async with asyncio.TaskGroup() as stages:
+                    stages.create_task(self._feed())
+                    stages.create_task(self._stage(self._to_decode, self._decode, self._assembler.close))
+                    stages.create_task(self._upscale_all())
+                    stages.create_task(self._stage(self._to_encode, self._encode, self._end(self._to_place)))
+                    stages.create_task(self._stage(self._to_place, self._place, lambda: None))
+                await self._results.put(None)
+                await recorder
+                ticker.cancel()
+        except* ComicUpscaleError as group_error:
+            raise _first(group_error) from None
+        finally:
+            self._workers.shutdown(cancel_futures=True)
+            for thread in self._devices:
+                thread.shutdown(cancel_futures=True)
+
+    # The stages, in the order in which a page meets them
+
+    async def _feed(self) -> None:
+        todo = self._plan.todo
+        for start in range(0, len(todo), CLAIM_PAGES):
+            if self._stop.requested:
+                break
+            claimed, adopted, refused = await self._on_ledger(self._claim, todo[start : start + CLAIM_PAGES])
+            self.done += adopted
+            for failure in refused:
+                await self._results.put(failure)
+            for page in claimed:
+                await self._to_decode.put(_Work(page))
+        await self._to_decode.put(None)
+
+    def _claim(self, pages: Sequence[PlannedPage]) -> tuple[list[PlannedPage], int, list[PageFailed]]:
+        """Claim pages whose outputs may be written; runs on the ledger's thread."""
+        claimed: list[PlannedPage] = []
+        adoptions: list[tuple[PlannedPage, OutputOwner]] = []
+        refused: list[PageFailed] = []
+        for page in pages:
+            try:
+                owner = may_write(
+                    self._ledger,
+                    page,
+                    input=path_text(self._settings.input),
+                    output_folder=self._settings.output,
+                    fingerprint=self._fingerprint,
+                    overwrite=self._settings.overwrite,
+                )
+            except PageError as error:
+                refused.append(_failure(_Work(page), error))
+                continue
+            if owner is None:
+                claimed.append(page)
+            else:
+                adoptions.append((page, owner))
+        for page, owner in adoptions:
+            self._ledger.adopt(page.row_id, owner)
+        self._ledger.claim(
+            self._run_id, self._settings.output, [(page.row_id, page.output) for page in claimed]
+        )
+        return claimed, len(adoptions), refused
+
+    async def _decode(self, work: _Work) -> None:
+        if self._stop.requested:
+            return
+        data = await to_the_end(read_source(work.page.path, self._workers))
+        header = await self._in_workers("decode", work, read_header, data)
+        work.size = (header.width, header.height)
+        work.target = target_size(header.width, header.height, self._settings.scale)
+        if header.width * header.height <= self._settings.max_pixels:
+            check_target(*work.target, self._settings.format)
+            work.budget = await self._budget.take(work.target[0] * work.target[1])
+        pixels, work.sha256 = await self._in_workers("decode", work, self._decoded, data)
+        work.pixels, work.notes = pixels, pixels.notes
+        self._assembler.add((pixels.color.shape, pixels.alpha is None), work)
+
+    def _decoded(self, data: bytes) -> tuple[Pixels, str]:
+        pixels = prepare(decode(data, max_pixels=self._settings.max_pixels))
+        return pixels, hashlib.sha256(data).hexdigest()
+
+    async def _upscale_all(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for engine, thread in zip(self._engines, self._devices, strict=True):
+                group.create_task(self._upscale(engine, thread))
+        await self._to_encode.put(None)
+
+    async def _upscale(self, engine: Engine, thread: Executor) -> None:
+        def limit(work: _Work) -> int:
+            return engine.batch_limit(work.size[1], work.size[0])
+
+        while works := await self._assembler.take(limit):
+            if self._stop.requested:
+                self._drop(works)
+                continue
+            self._in_hand = works[0].page.source
+            for work in await self._upscaled(engine, thread, works):
+                await self._to_encode.put(work)
+
+    async def _upscaled(self, engine: Engine, thread: Executor, works: list[_Work]) -> list[_Work]:
+        """Take pages through the network; those that fail are recorded, the others returned."""
+        pages = [work.pixels for work in works if work.pixels is not None]
+        start = time.perf_counter()
+        self._meters["upscale"].begin()
+        try:
+            results = await asyncio.get_running_loop().run_in_executor(
+                thread, upscale_pages, engine, pages, works[0].target
+            )
+        except ComicUpscaleError:
+            raise
+        except Exception as error:
+            log.exception("the engine failed")
+            raise DeviceError(
+                f"the network failed on {engine.device} in an unforeseen way: {error!r}. Run the same command "
+                "again; if it fails again, try --device cpu or --precision fp32, and report it"
+            ) from error
+        finally:
+            self._meters["upscale"].end()
+        seconds = (time.perf_counter() - start) / len(works)
+        good = []
+        for work, result in zip(works, results, strict=True):
+            work.seconds["upscale"] = seconds
+            if isinstance(result, PageError):
+                await self._fail(work, result)
+            else:
+                work.pixels = result
+                good.append(work)
+        return good
+
+    async def _encode(self, work: _Work) -> None:
+        assert work.pixels is not None
+        work.encoded, work.output_sha256 = await self._in_workers(
+            "encode", work, self._encoded, work.pixels, work.target
+        )
+        work.pixels = None
+        await self._to_place.put(work)
+
+    def _encoded(self, pixels: Pixels, target: tuple[int, int]) -> tuple[bytes, str]:
+        data = encode(pixels, format=self._settings.format, quality=self._settings.quality)
+        check_encoded(data, target)
+        return data, hashlib.sha256(data).hexdigest()
+
+    async def _place(self, work: _Work) -> None:
+        start = time.perf_counter()
+        self._meters["place"].begin()
+        try:
+            target = self._settings.output / work.page.output
+            await to_the_end(place_output(work.encoded, target, work.page.row_id, self._workers))
+        finally:
+            self._meters["place"].end()
+        work.seconds["place"] = time.perf_counter() - start
+        self._drop([work])
+        await self._results.put(_result(work))
+
+    async def _record(self) -> None:
+        """Write results to the ledger, as many in a transaction as have come, and tell of them."""
+        ended = False
+        while not ended:
+            results: list[PageDone | PageFailed] = []
+            item = await self._results.get()
+            while item is not None:
+                results.append(item)
+                if self._results.empty():
+                    break
+                item = self._results.get_nowait()
+            ended = item is None
+            if results:
+                await self._on_ledger(self._ledger.record, results)
+                for result in results:
+                    self._count(result)
+                    self._emit(result)
+
+    # What the stages share
+
+    async def _stage(
+        self,
+        source: _Queue,
+        step: Callable[[_Work], Awaitable[None]],
+        at_end: Callable[[], Awaitable[None] | None],
+    ) -> None:
+        """Run a stage: as many coroutines as there are workers, until the source ends."""
+
+        async def worker() -> None:
+            while (work := await source.get()) is not None:
+                try:
+                    await step(work)
+                except PageError as error:
+                    await self._fail(work, error)
+                except MemoryError:
+                    await self._fail(work, PageError("out-of-memory", "not enough memory for this page"))
+            source.put_nowait(None)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._settings.workers):
+                group.create_task(worker())
+        if (last := at_end()) is not None:
+            await last
+
+    @staticmethod
+    def _end(queue: _Queue) -> Callable[[], Awaitable[None]]:
+        return lambda: queue.put(None)
+
+    async def _in_workers(
+        self, stage: str, work: _Work, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run a function in the pool of workers, counted as a page's time in a stage.
+
+        An exception that nobody foresaw is the page's failure: one strange file must not end a run.
+        """
+
+        def timed() -> tuple[T, float]:
+            start = time.perf_counter()
+            return function(*args, **kwargs), time.perf_counter() - start
+
+        self._meters[stage].begin()
+        try:
+            result, seconds = await asyncio.get_running_loop().run_in_executor(self._workers, timed)
+        except (ComicUpscaleError, MemoryError):
+            raise
+        except Exception as error:
+            log.exception("%s failed on %s", stage, work.page.source)
+            raise PageError("internal", f"{stage} failed in an unforeseen way: {error!r}") from error
+        finally:
+            self._meters[stage].end()
+        work.seconds[stage] = work.seconds.get(stage, 0.0) + seconds
+        return result
+
+    def _drop(self, works: Sequence[_Work]) -> None:
+        """Give back what pages took from the budget."""
+        for work in works:
+            self._budget.give_back(work.budget)
+            work.budget = 0
+            work.pixels = None
+
+    async def _fail(self, work: _Work, error: PageError) -> None:
+        self._drop([work])
+        await self._results.put(_failure(work, error))
+
+    def _count(self, result: PageDone | PageFailed) -> None:
+        self._rate.count()
+        if isinstance(result, PageDone):
+            self.done += 1
+            return
+        self._failed_now += 1
+        limit = self._settings.max_failures
+        if limit is not None and limit.exceeded(self._failed_now, self._plan.total):
+            self._stop.request(f"more pages failed than --max-failures {limit} allows")
+
+    # Telling how it goes
+
+    async def _tick(self) -> None:
+        last_heartbeat = time.monotonic()
+        while True:
+            self._emit(self.progress())
+            await asyncio.sleep(TICK_SECONDS)
+            if time.monotonic() - last_heartbeat >= HEARTBEAT_SECONDS:
+                await self._on_ledger(self._ledger.heartbeat, self._run_id)
+                last_heartbeat = time.monotonic()
+
+    def progress(self) -> Progress:
+        """How far the run is at this moment."""
+        pending = len(self._plan.todo) - self.done - self._failed_now
+        rate = self._rate.rate()
+        busy = {stage: round(meter.sample(), 3) for stage, meter in self._meters.items()}
+        stage, share = max(busy.items(), key=lambda item: item[1])
+        return Progress(
+            total=self._plan.total,
+            done=self._plan.done + self.done,
+            failed=self._plan.failed + self._failed_now,
+            skipped=self._plan.skipped,
+            pending=pending,
+            pages_per_second=None if rate is None else round(rate, 4),
+            eta_seconds=round(pending / rate, 1) if rate else None,
+            in_hand=self._in_hand,
+            bottleneck=stage if share >= BUSY_ENOUGH else None,
+            busy=busy,
+        )
+
+
+def _result(work: _Work) -> PageDone:
+    return PageDone(
+        row_id=work.page.row_id,
+        source=work.page.source,
+        output=work.page.output,
+        source_sha256=work.sha256,
+        width=work.size[0],
+        height=work.size[1],
+        output_width=work.target[0],
+        output_height=work.target[1],
+        output_size=len(work.encoded),
+        output_sha256=work.output_sha256,
+        seconds=work.seconds,
+        notes=work.notes,
+    )
+
+
+def _failure(work: _Work, error: PageError) -> PageFailed:
+    return PageFailed(
+        row_id=work.page.row_id,
+        source=work.page.source,
+        kind=error.kind,
+        reason=error.reason,
+        seconds=work.seconds,
+    )
+
+
+def _first(group: BaseExceptionGroup[ComicUpscaleError]) -> ComicUpscaleError:
+    """The first plain error of a group of groups."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, ComicUpscaleError)
+    return error

@@ -1,0 +1,185 @@
+"""Deciding what is left to do: the pages that were found against what the ledger remembers.
+
+The ledger is trusted, but cheaply verified: the source by size and time (by hash where those moved),
+the output by being there with its recorded size.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from comic_upscale.errors import PageError
+from comic_upscale.jobs.ledger import Ledger, OutputOwner, PageRow
+from comic_upscale.pages.naming import free_name
+from comic_upscale.pages.order import fold
+from comic_upscale.pages.page import Page
+
+GONE = "no longer in the input"
+OUTPUT_EXISTS = "output-exists"
+"""The kind of failure that is looked at anew by every run, since the user may have made room."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedPage:
+    """A page that a run will take on."""
+
+    row_id: int
+    source: str
+    path: Path
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run has before it."""
+
+    todo: tuple[PlannedPage, ...]
+    done: int
+    failed: int
+    skipped: int
+
+    @property
+    def total(self) -> int:
+        """Pages of the job."""
+        return len(self.todo) + self.done + self.failed + self.skipped
+
+
+class Action(enum.Enum):
+    """What becomes of a page that the ledger already has."""
+
+    KEEP = "as recorded"
+    NOTE_TIME = "as recorded, but the file's time moved"
+    DO = "to be done"
+
+
+def decide(row: PageRow, page: Page, output_folder: Path, *, retry_failed: bool) -> Action:
+    """Decide what to do with a page, by its row, its file and its output."""
+    same_stat = (row.source_size, row.source_mtime_ns) == (page.size, page.mtime_ns)
+    if row.state == "done":
+        if not same_stat and not _same_content(row, page):
+            return Action.DO
+        if not _has_size(output_folder / row.output, row.output_size):
+            return Action.DO
+        return Action.KEEP if same_stat else Action.NOTE_TIME
+    if row.state == "failed":
+        again = retry_failed or not same_stat or row.error_kind == OUTPUT_EXISTS
+        return Action.DO if again else Action.KEEP
+    return Action.DO
+
+
+def make_plan(
+    ledger: Ledger, job_id: int, pages: Sequence[Page], output_folder: Path, *, retry_failed: bool
+) -> Plan:
+    """Bring the ledger up to date with the pages that were found, and return what is to be done.
+
+    Pages in the ledger that were not found, and were not done, are recorded as skipped.
+    """
+    rows = {row.source: row for row in ledger.rows(job_id)}
+    found = {page.source for page in pages}
+    taken = {fold(row.output) for row in rows.values()}
+    new: list[Page] = []
+    reopened: list[tuple[int, int, int]] = []
+    moved: list[tuple[int, int, int]] = []
+    todo: dict[str, PlannedPage] = {}
+    counts = {"done": 0, "failed": 0, "skipped": 0}
+    for page in pages:
+        row = rows.get(page.source)
+        if row is None:
+            new.append(_with_free_output(page, taken))
+            continue
+        action = decide(row, page, output_folder, retry_failed=retry_failed)
+        change = (row.id, page.size, page.mtime_ns)
+        if action is Action.DO:
+            if row.state != "pending" or row.source_mtime_ns != page.mtime_ns or row.source_size != page.size:
+                reopened.append(change)
+            todo[page.source] = PlannedPage(row.id, page.source, page.path, row.output)
+            continue
+        if action is Action.NOTE_TIME:
+            moved.append(change)
+        counts[row.state] += 1
+    gone = [row for row in rows.values() if row.source not in found]
+    ledger.reopen(reopened)
+    ledger.touch(moved)
+    ledger.skip([row.id for row in gone if row.state not in ("done", "skipped")], GONE)
+    counts["done"] += sum(row.state == "done" for row in gone)
+    counts["skipped"] += sum(row.state != "done" for row in gone)
+    for row_id, page in zip(ledger.add_pages(job_id, new), new, strict=True):
+        todo[page.source] = PlannedPage(row_id, page.source, page.path, page.output)
+    in_order = tuple(todo[page.source] for page in pages if page.source in todo)
+    return Plan(in_order, **counts)
+
+
+def may_write(
+    ledger: Ledger,
+    page: PlannedPage,
+    *,
+    input: str,
+    output_folder: Path,
+    fingerprint: str,
+    overwrite: bool,
+) -> OutputOwner | None:
+    """Check that a page's output may be written.
+
+    Returns:
+        The owner to adopt the page from, where another job recorded the very same work (same content,
+        same fingerprint: the input folder was moved); else None.
+
+    Raises:
+        PageError: something stands at the output that this ledger does not know.
+    """
+    target = output_folder / page.output
+    if not os.path.lexists(target):
+        return None
+    if target.is_dir():
+        raise PageError(OUTPUT_EXISTS, f"a folder stands where the output belongs: {page.output}")
+    size = target.stat().st_size if target.exists() else -1
+    for owner in ledger.owners(output_folder, page.output):
+        known_size = owner.output_size in (None, size)
+        if owner.input == input and owner.source == page.source and known_size:
+            return None
+        if (
+            known_size
+            and owner.state == "done"
+            and (owner.fingerprint, owner.source) == (fingerprint, page.source)
+            and owner.source_sha256 == sha256_of(page.path)
+        ):
+            return owner
+    if overwrite:
+        return None
+    raise PageError(
+        OUTPUT_EXISTS,
+        f"{page.output} exists and was not written by this job: move it away, or allow --overwrite",
+    )
+
+
+def sha256_of(path: Path) -> str | None:
+    """The SHA-256 of a file, hexadecimal; None if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def _same_content(row: PageRow, page: Page) -> bool:
+    return row.source_size == page.size and row.source_sha256 == sha256_of(page.path)
+
+
+def _has_size(path: Path, size: int | None) -> bool:
+    try:
+        return path.stat().st_size == size
+    except OSError:
+        return False
+
+
+def _with_free_output(page: Page, taken: set[str]) -> Page:
+    """The page with an output that no page of the ledger has, since recorded names stay as they are."""
+    output = PurePosixPath(page.output)
+    free = free_name(str(output.with_suffix("")), output.suffix, taken)
+    taken.add(fold(free))
+    return replace(page, output=free)

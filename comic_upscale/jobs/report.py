@@ -1,0 +1,263 @@
+"""What a ledger tells to another process: the progress of a job, read without disturbing its run."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from comic_upscale.errors import InputError, LedgerError, LedgerVersionError
+from comic_upscale.jobs.ledger import SELECT_ROWS, PageRow, explained, path_text
+from comic_upscale.jobs.schema import MIGRATIONS, known_migrations
+from comic_upscale.settings import LEDGER_NAME, MARKER_FOLDER, default_ledger
+
+ALIVE_WITHIN_SECONDS = 30.0
+"""A run on another host counts as alive for so long after its last heartbeat."""
+
+RATE_OVER_PAGES = 200
+"""The rate is taken over the last so many pages, so that it follows the pages of the moment."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStatus:
+    """How far a job is, by its ledger."""
+
+    state: str
+    """``running``, ``stopped`` (pages are left, nobody works on them) or ``finished``."""
+    total: int
+    done: int
+    failed: int
+    skipped: int
+    pending: int
+    percent: float
+    pages_per_second: float | None
+    eta_seconds: float | None
+    alive: bool
+    last_seen: str | None
+    """When the last run was last heard of, ISO 8601 UTC."""
+    run_state: str | None
+    """``running``, ``finished``, ``interrupted``, ``failed``, or ``died``; None before the first run."""
+    run_error: str | None
+    started_at: str | None
+    ended_at: str | None
+    host: str | None
+    pid: int | None
+    device: str | None
+    precision: str | None
+    model: str
+    input: str
+    output: str
+    ledger: str
+    job_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A page that failed, and why."""
+
+    source: str
+    kind: str
+    reason: str
+    attempts: int
+
+
+def find_ledger(folder: Path) -> Path:
+    """The ledger of an output folder.
+
+    Raises:
+        InputError: there is none; the message says where one would be.
+    """
+    ledger = default_ledger(folder)
+    if not ledger.is_file():
+        raise InputError(
+            f"{folder} holds no ledger (looked for {MARKER_FOLDER}/{LEDGER_NAME}): name the output folder of "
+            "a job with --job, or the file itself with --ledger"
+        )
+    return ledger
+
+
+def read_status(ledger: Path) -> JobStatus:
+    """Tell how far the newest job of a ledger is.
+
+    Raises:
+        InputError: the file is not there, or holds no job yet.
+        LedgerError: it cannot be read.
+    """
+    with _reading(ledger) as connection:
+        job = _newest_job(connection, ledger)
+        counts = _counts(connection, job["id"])
+        run = _row(connection, "select * from runs where job_id = ? order by id desc limit 1", job["id"])
+        rate = None if run is None else _rate(connection, run["id"])
+    pending = counts.get("pending", 0) + counts.get("working", 0)
+    total, done = sum(counts.values()), counts.get("done", 0)
+    alive = run is not None and is_alive(run)
+    state = "running" if alive else "stopped" if pending or not total else "finished"
+    last: dict[str, Any] = run or {}
+    run_state = last.get("state")
+    eta = None
+    if pending == 0:
+        eta = 0.0
+    elif rate and alive:
+        eta = round(pending / rate, 1)
+    return JobStatus(
+        state=state,
+        total=total,
+        done=done,
+        failed=counts.get("failed", 0),
+        skipped=counts.get("skipped", 0),
+        pending=pending,
+        percent=round(100 * (total - pending) / total, 1) if total else 0.0,
+        pages_per_second=None if rate is None else round(rate, 4),
+        eta_seconds=eta,
+        alive=alive,
+        last_seen=last.get("heartbeat_at"),
+        run_state="died" if run_state == "running" and not alive else run_state,
+        run_error=last.get("error"),
+        started_at=last.get("started_at"),
+        ended_at=last.get("ended_at"),
+        host=last.get("host"),
+        pid=last.get("pid"),
+        device=last.get("device"),
+        precision=last.get("precision"),
+        model=job["model"],
+        input=job["input"],
+        output=job["output"],
+        ledger=str(ledger),
+        job_id=job["id"],
+    )
+
+
+def read_failures(ledger: Path) -> list[Failure]:
+    """The failed pages of the newest job of a ledger, in the order of discovery; errors as `read_status`."""
+    with _reading(ledger) as connection:
+        job = _newest_job(connection, ledger)
+        cursor = connection.execute(
+            "select source, error_kind, error, attempts from pages where job_id = ? and state = 'failed'"
+            " order by id",
+            [job["id"]],
+        )
+        return [Failure(*row) for row in cursor]
+
+
+def read_rows(ledger: Path, *, input: Path, output: Path, fingerprint: str) -> list[PageRow]:
+    """The pages of a job, without touching the ledger; none if there is no ledger or no such job."""
+    if not ledger.is_file():
+        return []
+    with _reading(ledger) as connection:
+        job = _row(
+            connection,
+            "select id from jobs where input = ? and output = ? and fingerprint = ?",
+            path_text(input),
+            path_text(output),
+            fingerprint,
+        )
+        if job is None:
+            return []
+        return [PageRow(*row) for row in connection.execute(SELECT_ROWS, [job["id"]])]
+
+
+def describe_holder(ledger: Path) -> str:
+    """Say in words which process works on a ledger; never fails."""
+    with contextlib.suppress(LedgerError, InputError), _reading(ledger) as connection:
+        run = _row(connection, "select * from runs where state = 'running' order by id desc limit 1")
+        if run is not None:
+            return f"process {run['pid']} on {run['host']}, since {run['started_at']}"
+    return "a process that has just begun"
+
+
+def is_alive(run: dict[str, Any]) -> bool:
+    """Whether the process of a run that has not ended still lives.
+
+    On this host the process table knows (its start time tells it from a later process of the same
+    number); of another host only the heartbeat is known.
+    """
+    if run["state"] != "running":
+        return False
+    if run["host"] == socket.gethostname():
+        try:
+            process = psutil.Process(run["pid"])
+            same = abs(process.create_time() - run["process_started"]) < 1.0
+            return same and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+        except psutil.AccessDenied:
+            return True
+    return seconds_since(run["heartbeat_at"]) < ALIVE_WITHIN_SECONDS
+
+
+def seconds_since(time: str) -> float:
+    """Seconds from an ISO 8601 time to now; infinite for what is no time."""
+    try:
+        return (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds()
+    except (TypeError, ValueError):
+        return float("inf")
+
+
+@contextlib.contextmanager
+def _reading(ledger: Path) -> Iterator[sqlite3.Connection]:
+    if not ledger.is_file():
+        raise InputError(f"there is no ledger at {ledger}")
+    with explained(ledger):
+        connection = sqlite3.connect(f"{ledger.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
+        try:
+            _check_version(connection, ledger)
+            yield connection
+        finally:
+            connection.close()
+
+
+def _check_version(connection: sqlite3.Connection, ledger: Path) -> None:
+    table = MIGRATIONS.migrations_table
+    found = connection.execute("select count(*) from sqlite_master where name = ?", [table]).fetchone()[0]
+    if not found:
+        raise InputError(f"{ledger} is not a ledger of comic-upscale")
+    applied = connection.execute(f"select name from {table} where migration_set = ?", [MIGRATIONS.name])
+    unknown = {str(row[0]) for row in applied} - set(known_migrations())
+    if unknown:
+        raise LedgerVersionError(
+            f"{ledger} was written by a newer comic-upscale: update with "
+            "`pip install --upgrade comic-upscale` to read it"
+        )
+
+
+def _newest_job(connection: sqlite3.Connection, ledger: Path) -> dict[str, Any]:
+    job = _row(
+        connection,
+        "select jobs.* from jobs left join runs on runs.job_id = jobs.id"
+        " order by coalesce(runs.started_at, jobs.created_at) desc, jobs.id desc limit 1",
+    )
+    if job is None:
+        raise InputError(f"the ledger {ledger} holds no job yet")
+    return job
+
+
+def _counts(connection: sqlite3.Connection, job_id: int) -> dict[str, int]:
+    cursor = connection.execute("select state, count(*) from pages where job_id = ? group by state", [job_id])
+    return dict(cursor.fetchall())
+
+
+def _rate(connection: sqlite3.Connection, run_id: int) -> float | None:
+    """Pages a second over the last pages that a run finished; None before its second one."""
+    first, last, count = connection.execute(
+        "select min(at), max(at), count(*) from (select julianday(finished_at) * 86400.0 as at from pages"
+        " where run_id = ? and finished_at is not null order by finished_at desc limit ?)",
+        [run_id, RATE_OVER_PAGES],
+    ).fetchone()
+    if count < 2 or last - first <= 0:
+        return None
+    return float((count - 1) / (last - first))
+
+
+def _row(connection: sqlite3.Connection, query: str, *values: object) -> dict[str, Any] | None:
+    cursor = connection.execute(query, values)
+    row = cursor.fetchone()
+    if row is None:
+        return None
+    return dict(zip([column[0] for column in cursor.description], row, strict=True))

@@ -1,0 +1,288 @@
+"""One run of a job from beginning to end: find, plan, load, upscale, record."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import logging
+import platform
+import time
+from collections.abc import Iterator
+
+from comic_upscale.errors import ComicUpscaleError, InputError
+from comic_upscale.jobs.engines import OpenEngines, open_engines
+from comic_upscale.jobs.files import part_path
+from comic_upscale.jobs.flow import StopRequest
+from comic_upscale.jobs.ledger import Ledger, path_text
+from comic_upscale.jobs.lock import hold_job
+from comic_upscale.jobs.pipeline import LedgerThread, Pipeline
+from comic_upscale.jobs.plan import Plan, make_plan
+from comic_upscale.jobs.progress import Event, Fetching, JobFinished, JobStarted, Listener, Preparing
+from comic_upscale.models.weights import ResolvedWeights, identify_weights, resolve_weights
+from comic_upscale.pages.discover import Discovery, discover
+from comic_upscale.pages.encode import extension
+from comic_upscale.settings import JobSettings, default_ledger
+from comic_upscale.upscaling.engine import Engine
+from comic_upscale.version import __version__
+
+log = logging.getLogger(__name__)
+
+SHOWN_FAILURES = 20
+
+
+def run_job(
+    settings: JobSettings,
+    *,
+    on_event: Listener | None = None,
+    stop: StopRequest | None = None,
+    open_engines: OpenEngines = open_engines,
+) -> JobFinished:
+    """Upscale every page of a job that is not done yet, and return how it ended.
+
+    Blocks until the end; `run_job_async` does the same in a loop of the caller's.
+
+    Args:
+        settings: what to do.
+        on_event: told of everything that happens, on the calling thread.
+        stop: set it from another thread or a signal handler to stop gracefully.
+        open_engines: makes the engines; another one can be given in place of the torch network.
+
+    Raises:
+        InputError: no input, or no page in it.
+        WeightsError: no weights.
+        DeviceError: the device is not there, or died.
+        LedgerError: the ledger cannot be used, or another run holds it.
+        OutputError: the output folder cannot be written, or is full.
+    """
+    return asyncio.run(run_job_async(settings, on_event=on_event, stop=stop, open_engines=open_engines))
+
+
+async def run_job_async(
+    settings: JobSettings,
+    *,
+    on_event: Listener | None = None,
+    stop: StopRequest | None = None,
+    open_engines: OpenEngines = open_engines,
+) -> JobFinished:
+    """Upscale every page of a job that is not done yet; as `run_job`, in the running event loop."""
+    emit = on_event or _ignore
+    stop = stop or StopRequest()
+    emit(Preparing(what="reading the input"))
+    discovery = await asyncio.to_thread(find_pages, settings)
+    model, identity = await asyncio.to_thread(identify_weights, settings.model, denoise=settings.denoise)
+    on_ledger = LedgerThread()
+    try:
+        with hold_job(settings.output, settings.ledger_path):
+            ledger = await on_ledger(Ledger, settings.ledger_path)
+            try:
+                run = _Run(settings, discovery, model, identity, ledger, on_ledger, emit, stop, open_engines)
+                return await run.go()
+            finally:
+                await on_ledger(ledger.close)
+    finally:
+        on_ledger.shut_down()
+
+
+def find_pages(settings: JobSettings) -> Discovery:
+    """Discover the pages of a job.
+
+    Raises:
+        InputError: the input is not there, or holds no page; the message says what it does hold.
+    """
+    discovery = discover(settings.input, extension=extension(settings.format), exclude=[settings.output])
+    if not discovery.pages:
+        passed_over = ", ".join(f"{count} {reason}" for reason, count in discovery.passed_over.items())
+        raise InputError(
+            f"{settings.input} holds no image"
+            + (f" (passed over: {passed_over})" if passed_over else "")
+            + ": give a folder of PNG, JPEG, WebP or other images, or one image"
+        )
+    return discovery
+
+
+class _Run:
+    """What one run holds in its hands."""
+
+    def __init__(
+        self,
+        settings: JobSettings,
+        discovery: Discovery,
+        model: str,
+        identity: str,
+        ledger: Ledger,
+        on_ledger: LedgerThread,
+        emit: Listener,
+        stop: StopRequest,
+        open_engines: OpenEngines,
+    ) -> None:
+        self._settings = settings
+        self._discovery = discovery
+        self._model = model
+        self._identity = identity
+        self._fingerprint = settings.fingerprint(identity)
+        self._ledger = ledger
+        self._on_ledger = on_ledger
+        self._emit = emit
+        self._stop = stop
+        self._open_engines = open_engines
+
+    async def go(self) -> JobFinished:
+        job_id, plan = await self._on_ledger(self._plan)
+        if not plan.todo:
+            self._emit(self._header(plan, None, []))
+            return await self._finish(job_id, "finished", None, done_now=0, seconds=0.0)
+        weights = await self._weights()
+        self._emit(Preparing(what=f"loading {weights.model_name}"))
+        with _closing(await asyncio.to_thread(self._open_engines, self._settings, weights)) as engines:
+            return await self._work(job_id, plan, engines)
+
+    def _plan(self) -> tuple[int, Plan]:
+        """Open the job in the ledger and see what is left of it; on the ledger's thread."""
+        settings = self._settings
+        if settings.ledger_path == default_ledger(settings.output):
+            self._ledger.move_jobs(settings.output)
+        job_id = self._ledger.open_job(
+            input=settings.input,
+            output=settings.output,
+            fingerprint=self._fingerprint,
+            settings=settings.as_json(),
+            model=self._model,
+            model_sha256=self._identity,
+        )
+        for row_id, output in self._ledger.abandoned(job_id):
+            with contextlib.suppress(OSError):
+                part_path(settings.output / output, row_id).unlink(missing_ok=True)
+        plan = make_plan(
+            self._ledger, job_id, self._discovery.pages, settings.output, retry_failed=settings.retry_failed
+        )
+        return job_id, plan
+
+    async def _weights(self) -> ResolvedWeights:
+        settings, loop = self._settings, asyncio.get_running_loop()
+
+        def on_progress(name: str, done: int, total: int) -> None:
+            event = Fetching(name=name, done_bytes=done, total_bytes=total)
+            loop.call_soon_threadsafe(self._emit, event)
+
+        cache = settings.weights_cache
+        return await asyncio.to_thread(
+            resolve_weights,
+            settings.model,
+            denoise=settings.denoise,
+            folders=settings.weights_folders,
+            cache=cache or settings.output,
+            download=cache is not None,
+            on_progress=on_progress,
+        )
+
+    async def _work(self, job_id: int, plan: Plan, engines: list[Engine]) -> JobFinished:
+        self._emit(self._header(plan, engines[0].native_scale, engines))
+        run_id = await self._on_ledger(
+            self._ledger.start_run,
+            job_id,
+            device=", ".join(engine.device for engine in engines),
+            precision=engines[0].precision,
+            versions=versions(),
+        )
+        pipeline = Pipeline(
+            settings=self._settings,
+            fingerprint=self._fingerprint,
+            plan=plan,
+            engines=engines,
+            ledger=self._ledger,
+            ledger_thread=self._on_ledger,
+            run_id=run_id,
+            emit=self._emit,
+            stop=self._stop,
+        )
+        start = time.monotonic()
+        try:
+            await pipeline.run()
+        except BaseException as error:
+            # The ledger may be what broke, or its disk full: the first error is the one to tell.
+            with contextlib.suppress(ComicUpscaleError):
+                await self._on_ledger(self._ledger.end_run, run_id, "failed", str(error) or repr(error))
+            raise
+        # A stop that came when the last page was already in hand interrupted nothing.
+        interrupted = pipeline.progress().pending > 0
+        state, reason = ("interrupted", self._stop.reason) if interrupted else ("finished", None)
+        seconds = time.monotonic() - start
+        await self._on_ledger(self._ledger.end_run, run_id, state, reason)
+        return await self._finish(job_id, state, reason, done_now=pipeline.done, seconds=seconds)
+
+    def _header(self, plan: Plan, native_scale: int | None, engines: list[Engine]) -> JobStarted:
+        settings = self._settings
+        return JobStarted(
+            input=path_text(settings.input),
+            output=path_text(settings.output),
+            ledger=path_text(settings.ledger_path),
+            total=plan.total,
+            todo=len(plan.todo),
+            done=plan.done,
+            failed=plan.failed,
+            skipped=plan.skipped,
+            scale=settings.scale,
+            model=self._model,
+            native_scale=native_scale,
+            device=", ".join(engine.device for engine in engines) or None,
+            precision=engines[0].precision if engines else None,
+            batch="auto" if settings.batch is None else str(settings.batch),
+            workers=settings.workers,
+            passed_over=dict(self._discovery.passed_over),
+            warnings=self._warnings(native_scale),
+        )
+
+    def _warnings(self, native_scale: int | None) -> tuple[str, ...]:
+        warnings = list(self._discovery.warnings)
+        if native_scale is not None and self._settings.scale > native_scale:
+            warnings.append(
+                f"the network makes {native_scale}x; the rest up to {self._settings.scale:g}x is resampling, "
+                "which adds size but no detail"
+            )
+        return tuple(warnings)
+
+    async def _finish(
+        self, job_id: int, state: str, reason: str | None, *, done_now: int, seconds: float
+    ) -> JobFinished:
+        counts = await self._on_ledger(self._ledger.counts, job_id)
+        failures = await self._on_ledger(self._ledger.failures, job_id, SHOWN_FAILURES)
+        finished = JobFinished(
+            state=state,
+            reason=reason,
+            total=sum(counts.values()),
+            done=counts.get("done", 0),
+            done_now=done_now,
+            failed=counts.get("failed", 0),
+            skipped=counts.get("skipped", 0),
+            pending=counts.get("pending", 0) + counts.get("working", 0),
+            seconds=round(seconds, 3),
+            pages_per_second=round(done_now / seconds, 4) if done_now and seconds else None,
+            output=path_text(self._settings.output),
+            ledger=path_text(self._settings.ledger_path),
+            failures=tuple(failures),
+        )
+        self._emit(finished)
+        return finished
+
+
+def versions() -> dict[str, str]:
+    """The versions that decide what a run computes, without importing anything heavy."""
+    found = {"comic-upscale": __version__, "python": platform.python_version()}
+    for package in ("torch", "spandrel", "pillow", "numpy"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+@contextlib.contextmanager
+def _closing(engines: list[Engine]) -> Iterator[list[Engine]]:
+    try:
+        yield engines
+    finally:
+        for engine in engines:
+            engine.close()
+
+
+def _ignore(event: Event) -> None:
+    """Take an event and do nothing with it."""

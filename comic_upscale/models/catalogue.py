@@ -1,0 +1,162 @@
+"""The models known by name: where their weights come from, how to know them, and what a page costs.
+
+Sizes and hashes are of the official release files; arithmetic is that of the convolutions for one
+512 x 768 page, so the ratio of two models' numbers is about the ratio of their times.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from comic_upscale.errors import WeightsError
+
+_RELEASES = "https://github.com/xinntao/Real-ESRGAN/releases/download"
+_LICENCE = "BSD-3-Clause"
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsFile:
+    """One file of weights as it was published."""
+
+    name: str
+    """The bare file name, with its suffix."""
+    url: str
+    """Where it can be downloaded, in full."""
+    size: int
+    """Bytes."""
+    sha256: str
+    """SHA-256 of the whole file, 64 lower-case hexadecimal digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that can be asked for by name."""
+
+    name: str
+    """The official name, without a suffix."""
+    native_scale: int
+    """The network's own factor."""
+    purpose: str
+    """A short phrase for users: what it is good at, and its cost beside the others."""
+    licence: str
+    """The licence of the weights, as an SPDX identifier."""
+    tflop_per_page: float
+    """Arithmetic for one page of 512 x 768 pixels, in 10^12 floating-point operations."""
+    weights: WeightsFile
+    """The weights; alone they denoise at full strength where ``denoise_weights`` exist."""
+    denoise_weights: WeightsFile | None = None
+    """The twin that leaves noise alone, mixed in below a denoise strength of 1; None where there is none."""
+
+    @property
+    def files(self) -> tuple[WeightsFile, ...]:
+        """Every file that the model can need, the weights first."""
+        return (self.weights,) if self.denoise_weights is None else (self.weights, self.denoise_weights)
+
+
+def _file(name: str, release: str, size: int, sha256: str) -> WeightsFile:
+    return WeightsFile(name, f"{_RELEASES}/{release}/{name}", size, sha256)
+
+
+_MODELS = (
+    Model(
+        name="RealESRGAN_x4plus_anime_6B",
+        native_scale=4,
+        purpose="comics, manga and anime: the crispest lines, about 9 times the work of realesr-animevideov3",
+        licence=_LICENCE,
+        tflop_per_page=4.5,
+        weights=_file(
+            "RealESRGAN_x4plus_anime_6B.pth",
+            "v0.2.2.4",
+            17_938_799,
+            "f872d837d3c90ed2e05227bed711af5671a6fd1c9f7d7e91c911a61f155e99da",
+        ),
+    ),
+    Model(
+        name="RealESRGAN_x2plus",
+        native_scale=2,
+        purpose="photographs and painted pages at 2x: about 7 times the work of realesr-animevideov3",
+        licence=_LICENCE,
+        tflop_per_page=3.5,
+        weights=_file(
+            "RealESRGAN_x2plus.pth",
+            "v0.2.1",
+            67_061_725,
+            "49fafd45f8fd7aa8d31ab2a22d14d91b536c34494a5cfe31eb5d89c2fa266abb",
+        ),
+    ),
+    Model(
+        name="RealESRGAN_x4plus",
+        native_scale=4,
+        purpose="photographs and painted pages: about 29 times the work of realesr-animevideov3",
+        licence=_LICENCE,
+        tflop_per_page=14.1,
+        weights=_file(
+            "RealESRGAN_x4plus.pth",
+            "v0.1.0",
+            67_040_989,
+            "4fa0d38905f75ac06eb49a7951b426670021be3018265fd191d2125df9d682f1",
+        ),
+    ),
+    Model(
+        name="realesr-animevideov3",
+        native_scale=4,
+        purpose="comics and anime at the least cost: the lightest and fastest of all",
+        licence=_LICENCE,
+        tflop_per_page=0.49,
+        weights=_file(
+            "realesr-animevideov3.pth",
+            "v0.2.5.0",
+            2_504_012,
+            "b8a8376811077954d82ca3fcf476f1ac3da3e8a68a4f4d71363008000a18b75d",
+        ),
+    ),
+    Model(
+        name="realesr-general-x4v3",
+        native_scale=4,
+        purpose="mixed material, with a denoise strength: about twice the work of realesr-animevideov3",
+        licence=_LICENCE,
+        tflop_per_page=0.95,
+        weights=_file(
+            "realesr-general-x4v3.pth",
+            "v0.2.5.0",
+            4_885_111,
+            "8dc7edb9ac80ccdc30c3a5dca6616509367f05fbc184ad95b731f05bece96292",
+        ),
+        denoise_weights=_file(
+            "realesr-general-wdn-x4v3.pth",
+            "v0.2.5.0",
+            4_885_111,
+            "1641f8c4464b9f097c9fdda5589273713f67cf59f3d909e0bd688f0cee269dca",
+        ),
+    ),
+)
+
+CATALOGUE: Mapping[str, Model] = MappingProxyType({model.name: model for model in _MODELS})
+"""Every model known by name, the one made for comics first."""
+
+
+def find_model(name: str, catalogue: Mapping[str, Model] = CATALOGUE) -> Model:
+    """Return the model of this name, whatever its case and with or without ``.pth``.
+
+    Args:
+        name: as the user wrote it.
+        catalogue: where to look.
+
+    Raises:
+        WeightsError: there is no such model; the message offers the nearest names and lists all.
+    """
+    by_plain_name = {model.name.casefold(): model for model in catalogue.values()}
+    plain = name.strip().casefold().removesuffix(".pth")
+    found = by_plain_name.get(plain)
+    if found is not None:
+        return found
+    near = difflib.get_close_matches(plain, by_plain_name, n=2, cutoff=0.6)
+    hint = f" Did you mean {' or '.join(by_plain_name[each].name for each in near)}?" if near else ""
+    raise WeightsError(
+        f"There is no model named {name!r}.{hint} "
+        f"Known by name: {', '.join(model.name for model in catalogue.values())}. "
+        "The path of a .pth or .safetensors file works too."
+    )

@@ -1,0 +1,100 @@
+"""Which files are pages: by extension while discovering, by their first bytes while decoding."""
+
+from __future__ import annotations
+
+# fmt: off
+IMAGE_EXTENSIONS = frozenset((
+    "png", "apng", "jpg", "jpeg", "jpe", "jfif", "mpo", "webp", "gif", "bmp", "dib", "tif", "tiff", "tga",
+    "avif", "avifs", "jp2", "j2k", "j2c", "jpc", "jpf", "jpx", "ppm", "pgm", "pbm", "pnm", "ico", "qoi",
+    # Pillow alone cannot read these. They are pages all the same: a page that fails with the true reason
+    # can be acted on, one that was silently passed over cannot.
+    "heic", "heif", "hif", "jxl",
+))
+# fmt: on
+"""Extensions of image files, lower case, without the dot."""
+
+ARCHIVE_EXTENSIONS = frozenset(("cbz", "cbr", "cb7", "cbt", "zip", "rar", "7z", "epub", "pdf"))
+"""Extensions of containers of pages, lower case, without the dot."""
+
+_STARTS = (
+    ("PNG", b"\x89PNG\r\n\x1a\n"),
+    ("JPEG", b"\xff\xd8\xff"),
+    ("GIF", b"GIF87a"),
+    ("GIF", b"GIF89a"),
+    ("BMP", b"BM"),
+    ("TIFF", b"II*\0"),
+    ("TIFF", b"MM\0*"),
+    ("TIFF", b"II+\0"),
+    ("TIFF", b"MM\0+"),
+    ("JPEG2000", b"\xff\x4f\xff\x51"),
+    ("JPEG2000", b"\0\0\0\x0cjP  \r\n\x87\n"),
+    ("ICO", b"\0\0\1\0"),
+    ("QOI", b"qoif"),
+    ("JPEG XL", b"\xff\x0a"),
+    ("JPEG XL", b"\0\0\0\x0cJXL \r\n\x87\n"),
+)
+_HEIC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
+_NOT_IMAGES = (
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"Rar!", "a RAR archive"),
+    (b"7z\xbc\xaf", "a 7z archive"),
+    (b"%PDF", "a PDF"),
+    (b"<!doctype html", "a web page (HTML)"),
+    (b"<html", "a web page (HTML)"),
+    (b"<svg", "a vector drawing (SVG)"),
+    (b"<?xml", "XML text"),
+)
+
+UNREADABLE_FORMATS = frozenset(("HEIC", "JPEG XL"))
+"""Formats that ``recognise`` names and that this version does not read."""
+
+
+def extension_of(name: str) -> str:
+    """Return the extension of a file name, lower case, without the dot; empty if there is none."""
+    stem, dot, extension = name.rpartition(".")
+    return extension.lower() if dot and stem else ""
+
+
+def recognise(head: bytes) -> str | None:
+    """Tell an image's format from how the file starts.
+
+    Args:
+        head: the first 64 bytes of the file, or more.
+
+    Returns:
+        Pillow's name of the format (``"PNG"``), a member of ``UNREADABLE_FORMATS``, or None.
+    """
+    for name, start in _STARTS:
+        if head.startswith(start):
+            return name
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace():
+        return "PPM"
+    if head[4:8] == b"ftyp":
+        length = min(int.from_bytes(head[:4], "big"), 64)
+        brands = {head[8:12], *(head[at : at + 4] for at in range(16, length, 4))}
+        if brands & {b"avif", b"avis"}:
+            return "AVIF"
+        if brands & _HEIC_BRANDS:
+            return "HEIC"
+    # TGA has no magic number; ask for every field that leaves little choice, after all the others.
+    if (
+        len(head) >= 18
+        and head[1] in (0, 1)
+        and head[2] in (1, 2, 3, 9, 10, 11)
+        and head[16] in (1, 8, 15, 16, 24, 32)
+        and head[12:14] != b"\0\0"
+        and head[14:16] != b"\0\0"
+    ):
+        return "TGA"
+    return None
+
+
+def name_other(head: bytes) -> str | None:
+    """Say in words what a file is that is no image, or None if that cannot be told."""
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    for magic, words in _NOT_IMAGES:
+        if start[: len(magic)].lower() == magic.lower():
+            return words
+    return None

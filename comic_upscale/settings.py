@@ -1,0 +1,214 @@
+"""The settings of one job: said once, checked once, never changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+from comic_upscale.errors import SettingsError
+
+MARKER_FOLDER = ".comic-upscale"
+"""The hidden folder inside every output folder; it holds the ledger and marks the tree as ours."""
+
+LEDGER_NAME = "ledger.sqlite3"
+
+MIN_SCALE, MAX_SCALE = 1.0, 8.0
+OutputFormat: TypeAlias = Literal["png", "webp", "jpeg"]
+FORMATS: tuple[OutputFormat, ...] = get_args(OutputFormat)
+PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+BACKENDS = ("torch", "realesrgan")
+
+DEFAULT_MAX_PIXELS = 89_478_485
+"""Pillow's own limit against decompression bombs: a 256 MiB RGB image."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailureLimit:
+    """How many pages may fail before a run gives up: a count, or a share of the job's pages."""
+
+    count: int | None = None
+    share: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> FailureLimit:
+        """Read ``"25"`` or ``"5%"``.
+
+        Raises:
+            SettingsError: anything else, a negative number, or more than 100 %.
+        """
+        try:
+            if text.endswith("%"):
+                share = float(text[:-1]) / 100
+                if not 0 <= share <= 1:
+                    raise ValueError
+                return cls(share=share)
+            count = int(text)
+            if count < 0:
+                raise ValueError
+            return cls(count=count)
+        except ValueError:
+            raise SettingsError(
+                f"--max-failures takes a number or a percentage, such as 25 or 5%, not {text!r}"
+            ) from None
+
+    def exceeded(self, failed: int, total: int) -> bool:
+        """Whether ``failed`` of ``total`` pages is more than allowed."""
+        allowed = self.count if self.count is not None else (self.share or 0.0) * total
+        return failed > allowed
+
+    def __str__(self) -> str:
+        return f"{self.count}" if self.count is not None else f"{(self.share or 0.0) * 100:g}%"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSettings:
+    """Everything that a job needs to know. Made once; checked when made.
+
+    Raises:
+        SettingsError: a value out of its range, or two that contradict each other.
+    """
+
+    input: Path
+    """A folder of pages, or one image."""
+    output: Path
+    """The folder that the pages go to; the input's tree is kept below it."""
+    scale: float = 2.5
+    """Output size over input size, above 1 and at most 8."""
+    model: str = "realesr-animevideov3"
+    """A name of the catalogue, or the path of a ``.pth`` or ``.safetensors`` file."""
+    denoise: float | None = None
+    """0 (keep the grain) to 1 (smooth); only for a model with a second set of weights."""
+    format: OutputFormat = "png"
+    """``png``, ``webp`` or ``jpeg``."""
+    quality: int | None = None
+    """1 to 100 for JPEG and lossy WebP; None: JPEG 95, WebP lossless."""
+    backend: str = "torch"
+    """``torch``, or ``realesrgan`` for the official program."""
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``xpu``, ``mps``, or several with commas between."""
+    precision: str = "auto"
+    batch: int | None = None
+    """Pages in one call of the network; None: as many as fit."""
+    tile: int | None = None
+    """Longest side in input pixels that goes through the network whole; None: as large as fits."""
+    workers: int = 4
+    """Threads that decode and encode."""
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    """Pages of more pixels than this (width x height of the source) are refused."""
+    max_failures: FailureLimit | None = None
+    overwrite: bool = False
+    """Replace output files that this ledger does not know."""
+    retry_failed: bool = False
+    ledger: Path | None = None
+    """Where the ledger is; None: inside the output folder."""
+    weights_folders: tuple[Path, ...] = ()
+    """Searched for weights, in this order, before the cache."""
+    weights_cache: Path | None = None
+    """Where downloaded weights are kept; None: nothing is downloaded."""
+
+    def __post_init__(self) -> None:
+        """Check every value, and make the three paths absolute."""
+        for name in ("input", "output", "ledger"):
+            if (path := getattr(self, name)) is not None:
+                object.__setattr__(self, name, absolute(path))
+        _require(
+            math.isfinite(self.scale) and MIN_SCALE < self.scale <= MAX_SCALE,
+            f"--scale must be above {MIN_SCALE:g} and at most {MAX_SCALE:g}, not {self.scale:g}",
+        )
+        _require(self.format in FORMATS, f"--format must be one of {', '.join(FORMATS)}, not {self.format!r}")
+        _require(
+            self.precision in PRECISIONS,
+            f"--precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}",
+        )
+        _require(
+            self.backend in BACKENDS, f"--backend must be one of {', '.join(BACKENDS)}, not {self.backend!r}"
+        )
+        _require(
+            self.quality is None or 1 <= self.quality <= 100,
+            f"--quality must be between 1 and 100, not {self.quality}",
+        )
+        _require(
+            not (self.format == "png" and self.quality is not None),
+            "--quality has no meaning for PNG, which loses nothing: leave it out, or choose --format webp or jpeg",
+        )
+        _require(
+            self.denoise is None or 0 <= self.denoise <= 1,
+            f"--denoise must be between 0 and 1, not {self.denoise}",
+        )
+        _require(self.workers >= 1, f"--workers must be at least 1, not {self.workers}")
+        _require(
+            self.batch is None or self.batch >= 1, f"--batch must be auto or at least 1, not {self.batch}"
+        )
+        _require(self.tile is None or self.tile >= 64, f"--tile must be auto or at least 64, not {self.tile}")
+        _require(self.max_pixels >= 1, f"--max-pixels must be at least 1, not {self.max_pixels}")
+        _require(
+            self.output.resolve() != self.input.resolve(),
+            "the output folder is the input itself: choose another --output, or leave it out",
+        )
+
+    @property
+    def ledger_path(self) -> Path:
+        """Where the ledger of this job is."""
+        return self.ledger or default_ledger(self.output)
+
+    def fingerprint(self, model_identity: str) -> str:
+        """Hash what decides the pixels and the bytes of an output, 32 hexadecimal digits.
+
+        Same page and same fingerprint are the same work. Precision and tile go in as asked, so that
+        ``auto`` continues on another machine; batch, device and workers do not change what comes out.
+
+        Args:
+            model_identity: the hash of the weights.
+        """
+        parts = {
+            "model": model_identity,
+            "scale": float(self.scale),
+            "denoise": self.denoise,
+            "backend": self.backend,
+            "precision": self.precision,
+            "tile": self.tile,
+            "format": self.format,
+            "quality": self.quality,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+    def as_json(self) -> str:
+        """The settings as one line of JSON, for the ledger."""
+
+        def plain(value: Any) -> Any:
+            return str(value) if isinstance(value, Path) else value
+
+        fields = {name: plain(value) for name, value in asdict(self).items()}
+        fields["max_failures"] = None if self.max_failures is None else str(self.max_failures)
+        fields["weights_folders"] = [str(folder) for folder in self.weights_folders]
+        return json.dumps(fields, ensure_ascii=False)
+
+
+def default_output(input_path: Path, scale: float) -> Path:
+    """The folder beside the input that says what it is: ``pages`` at 2.5 gives ``pages-x2.5``.
+
+    A single image ``cover.png`` gives ``cover-x2.5``.
+    """
+    path = absolute(input_path)
+    name = path.stem if path.is_file() else path.name
+    return path.with_name(f"{name or 'pages'}-x{scale:g}")
+
+
+def default_ledger(output: Path) -> Path:
+    """Where the ledger of an output folder is, unless the user says otherwise."""
+    return output / MARKER_FOLDER / LEDGER_NAME
+
+
+def absolute(path: Path) -> Path:
+    """The path from the root, without ``~`` and ``..``; links stay as the user named them."""
+    return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 - resolve() would follow links
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise SettingsError(message)

@@ -1,0 +1,328 @@
+"""Showing a run to a person or a program: a live bar on a terminal, lines in a log, JSON in a pipe."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+from rich.text import Text
+from tqdm import tqdm
+
+from comic_upscale.jobs.ledger import PageDone, PageFailed
+from comic_upscale.jobs.preview import Preview
+from comic_upscale.jobs.progress import Event, Fetching, JobFinished, JobStarted, Preparing, Progress
+from comic_upscale.version import __version__
+
+LOG_INTERVAL_SECONDS = 10.0
+
+
+class Display(Protocol):
+    """Shows events. Called on the thread of the event loop."""
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was; called once, whatever happened."""
+
+
+def printable(text: str) -> str:
+    """The text without control characters: names come from strangers, and a terminal obeys them."""
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+
+
+def duration(seconds: float | None) -> str:
+    """``7 s``, ``3:05`` or ``2:10:00``; a dash for what is not known."""
+    if seconds is None:
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def rate(pages_per_second: float | None) -> str:
+    """``2.4 pages/s``, or ``3.1 s/page`` where that reads better; a dash for what is not known."""
+    if not pages_per_second:
+        return "-"
+    if pages_per_second < 1:
+        return f"{1 / pages_per_second:.1f} s/page"
+    return f"{pages_per_second:.1f} pages/s"
+
+
+def event_as_json(event: Event) -> str:
+    """One event as one line of JSON; its kind is under ``event``, such as ``page_done``."""
+    name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
+    return json.dumps({"event": name, **dataclasses.asdict(event)}, ensure_ascii=False)
+
+
+def preview_as_json(value: Preview) -> str:
+    """A preview as one line of JSON."""
+    return json.dumps(dataclasses.asdict(value), ensure_ascii=False)
+
+
+def plan_lines(preview: Preview) -> list[str]:
+    """What a run would do, a line for each page and a summary, for a person."""
+    lines = []
+    for page in preview.pages:
+        size = "" if page.size is None else f"{page.size[0]}x{page.size[1]}"
+        target = "" if page.target_size is None else f" -> {page.target_size[0]}x{page.target_size[1]}"
+        note = f"  ({page.note})" if page.note else ""
+        lines.append(f"{page.action:>10}  {page.source}  {size}{target}{note}")
+    counts = ", ".join(f"{count:,} {what}" for what, count in preview.counts.items())
+    passed_over = ", ".join(f"{count:,} {reason}" for reason, count in preview.passed_over.items())
+    lines.append(
+        f"{len(preview.pages):,} pages: {counts}" + (f"; passed over: {passed_over}" if passed_over else "")
+    )
+    lines.append(f"model {preview.model}, scale {preview.scale:g}, into {_short(preview.output)}")
+    lines.append("nothing was written (--dry-run)")
+    return [printable(line) for line in lines]
+
+
+def header_lines(event: JobStarted) -> list[tuple[str, str]]:
+    """What a person should know before the work begins, as (label, text)."""
+    counts = [f"{event.total:,} pages"]
+    counts += [
+        f"{count:,} {what}"
+        for count, what in (
+            (event.done, "done before"),
+            (event.failed, "failed before"),
+            (event.skipped, "skipped"),
+            (event.todo, "to do"),
+        )
+        if count and count != event.total
+    ]
+    passed_over = ", ".join(f"{count:,} {reason}" for reason, count in event.passed_over.items() if count)
+    lines = [
+        ("input", f"{_short(event.input)}: {', '.join(counts)}"),
+        ("output", _short(event.output)),
+        ("ledger", _short(event.ledger)),
+    ]
+    if passed_over:
+        lines.insert(1, ("passed over", passed_over))
+    if event.device is not None:
+        native = f" (x{event.native_scale} network)"
+        lines.insert(-2, ("model", f"{event.model}{native}, scale {event.scale:g}"))
+        lines.insert(
+            -2,
+            (
+                "device",
+                f"{event.device}, {event.precision}, batch {event.batch}, "
+                f"{event.workers} worker{'s' if event.workers != 1 else ''}",
+            ),
+        )
+    return [(label, printable(text)) for label, text in lines]
+
+
+def summary_lines(event: JobFinished) -> list[str]:
+    """How a run ended, for a person."""
+    skipped = f", {event.skipped:,} skipped" if event.skipped else ""
+    pending = f", {event.pending:,} left" if event.pending else ""
+    lines = [f"{event.done:,} of {event.total:,} pages done, {event.failed:,} failed{skipped}{pending}"]
+    if event.done_now:
+        took = f"{event.done_now:,} now in {duration(event.seconds)}, {rate(event.pages_per_second)}"
+        lines.append(took)
+    elif event.state == "finished" and not event.failed:
+        lines.append("nothing was left to do")
+    lines += [f"  failed: {source}: {reason} [{kind}]" for source, kind, reason in event.failures]
+    if event.failed > len(event.failures):
+        lines.append(f"  and {event.failed - len(event.failures):,} more: comic-upscale status --failures")
+    if event.failed:
+        lines.append("--retry-failed tries the failed pages again")
+    if event.state == "interrupted":
+        lines.append(f"stopped early ({event.reason}); the same command continues")
+    lines.append(f"output: {_short(event.output)}")
+    return [printable(line) for line in lines]
+
+
+class JsonDisplay:
+    """One JSON object a line on standard output, and nothing else there."""
+
+    def __init__(self, on_broken_pipe: Callable[[], None]) -> None:
+        self._on_broken_pipe = on_broken_pipe
+
+    def __call__(self, event: Event) -> None:
+        """Print one event."""
+        write_line(event_as_json(event), self._on_broken_pipe)
+
+    def close(self) -> None:
+        """Nothing to put back."""
+
+
+class QuietDisplay:
+    """Only what went wrong, on standard error."""
+
+    def __call__(self, event: Event) -> None:
+        """Print a failure; pass over everything else."""
+        if isinstance(event, PageFailed):
+            print(printable(f"failed: {event.source}: {event.reason}"), file=sys.stderr)  # noqa: T201
+
+    def close(self) -> None:
+        """Nothing to put back."""
+
+
+class LogDisplay:
+    """Lines for a log (nohup, Docker, SSH): whole lines, at an interval, without control characters."""
+
+    def __init__(self, on_broken_pipe: Callable[[], None], *, verbose: bool) -> None:
+        self._on_broken_pipe = on_broken_pipe
+        self._verbose = verbose
+        self._start = self._last = time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        """Print what belongs in a log."""
+        if isinstance(event, Preparing):
+            self._line(event.what)
+        elif isinstance(event, Fetching):
+            self._at_interval(f"fetching {event.name}: {event.done_bytes:,} of {event.total_bytes:,} bytes")
+        elif isinstance(event, JobStarted):
+            self._start = self._last = time.monotonic()
+            for label, text in header_lines(event):
+                self._line(f"{label:>11}: {text}")
+            for warning in event.warnings:
+                self._line(f"note: {printable(warning)}")
+        elif isinstance(event, PageFailed):
+            self._line(printable(f"failed: {event.source}: {event.reason}"))
+        elif isinstance(event, PageDone) and self._verbose:
+            self._line(printable(f"done: {event.output} ({event.output_width}x{event.output_height})"))
+        elif isinstance(event, Progress):
+            self._at_interval(self._meter(event))
+        elif isinstance(event, JobFinished):
+            for line in summary_lines(event):
+                self._line(line)
+
+    def _meter(self, event: Progress) -> str:
+        meter = tqdm.format_meter(
+            event.total - event.pending,
+            event.total,
+            time.monotonic() - self._start,
+            ncols=60,
+            ascii=True,
+            unit="page",
+            rate=event.pages_per_second,
+        )
+        held = f", held back by {event.bottleneck}" if event.bottleneck else ""
+        failed = f", {event.failed} failed" if event.failed else ""
+        return f"{meter}{failed}{held}"
+
+    def _at_interval(self, line: str) -> None:
+        if time.monotonic() - self._last >= LOG_INTERVAL_SECONDS:
+            self._last = time.monotonic()
+            self._line(line)
+
+    def _line(self, line: str) -> None:
+        write_line(line, self._on_broken_pipe)
+
+    def close(self) -> None:
+        """Nothing to put back."""
+
+
+class LiveDisplay:
+    """A bar that moves, on a terminal."""
+
+    def __init__(self, *, verbose: bool) -> None:
+        self._console = Console(highlight=False)
+        self._verbose = verbose
+        self._status = self._console.status("starting")
+        self._live: Live | None = None
+        self._bar = RichProgress(
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
+            MofNCompleteColumn(),
+            TextColumn("pages"),
+            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[eta]}"),
+            TextColumn("{task.fields[failed]}", style="red"),
+            console=self._console,
+            expand=True,
+        )
+        self._task = self._bar.add_task("", total=None, rate="", eta="", failed="")
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        if isinstance(event, Preparing):
+            self._status.update(Text(event.what))
+            self._status.start()
+        elif isinstance(event, Fetching):
+            share = f"{event.done_bytes / 1e6:.1f} of {event.total_bytes / 1e6:.1f} MB"
+            self._status.update(Text(f"fetching {event.name}: {share}"))
+        elif isinstance(event, JobStarted):
+            self._status.stop()
+            self._console.print(_header(event))
+            for warning in event.warnings:
+                self._console.print(Text(f"note: {printable(warning)}", style="yellow"))
+        elif isinstance(event, PageFailed):
+            self._console.print(Text(printable(f"failed: {event.source}: {event.reason}"), style="red"))
+        elif isinstance(event, PageDone) and self._verbose:
+            size = f"{event.output_width}x{event.output_height}"
+            self._console.print(Text(printable(f"done: {event.output} ({size})"), style="dim"))
+        elif isinstance(event, Progress):
+            self._show(event)
+        elif isinstance(event, JobFinished):
+            self.close()
+            for number, line in enumerate(summary_lines(event)):
+                self._console.print(Text(line, style="bold" if number == 0 else ""))
+
+    def _show(self, event: Progress) -> None:
+        if self._live is None:
+            self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+            self._live.start()
+        self._bar.update(
+            self._task,
+            total=event.total,
+            completed=event.total - event.pending,
+            rate=rate(event.pages_per_second),
+            eta=f"{duration(event.eta_seconds)} left" if event.eta_seconds else "",
+            failed=f"{event.failed} failed" if event.failed else "",
+        )
+        in_hand = f"in hand: {printable(event.in_hand)}" if event.in_hand else "reading the first pages"
+        held = f"   held back by: {event.bottleneck}" if event.bottleneck else ""
+        line = Text(in_hand + held, style="dim", no_wrap=True, overflow="ellipsis")
+        self._live.update(Group(self._bar, line))
+
+    def close(self) -> None:
+        """Stop moving and give the cursor back."""
+        self._status.stop()
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def write_line(line: str, on_broken_pipe: Callable[[], None]) -> None:
+    """Print a line at once; if nobody reads any more, say so and write to nowhere from then on."""
+    try:
+        print(line, flush=True)  # noqa: T201
+    except BrokenPipeError:
+        # Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        on_broken_pipe()
+
+
+def _header(event: JobStarted) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row(Text("comic-upscale", style="bold"), Text(__version__))
+    for label, text in header_lines(event):
+        grid.add_row(Text(label, style="dim"), Text(text))
+    return grid
+
+
+def _short(path: str) -> str:
+    """The path as seen from here, where that is shorter."""
+    with contextlib.suppress(ValueError, OSError):
+        relative = str(Path(path).relative_to(Path.cwd()))
+        return relative if relative != "." else path
+    return path

@@ -1,0 +1,127 @@
+"""How much an engine takes at once: what the user said, what was measured, and what out-of-memory taught.
+
+Pure arithmetic, no torch: the engine reports what happened and asks what to do next.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from comic_upscale.upscaling.tiling import SMALLEST_TILE
+
+LARGEST_BATCH = 32
+"""Windows at once, however much memory there is: more give nothing but latency."""
+MEMORY_SHARE = 0.8
+"""The part of the free memory that a batch may take; the rest is for fragments and what was not measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class AutoLimits:
+    """What suits a kind of device where the user says nothing: constants, so that runs agree."""
+
+    whole_pixels: int
+    """A page of up to this many pixels goes whole."""
+    tile: int
+    """The longest side in pixels of the windows of a larger page."""
+    batch_pixels: int
+    """Pixels of all windows of a batch together; one window may have more."""
+
+
+AUTO_LIMITS = {
+    # Large maps fall out of the caches of a CPU: windows this small are faster in spite of their overlap.
+    # A batch gives nothing there, and alone the result of a page is the same to the bit in every run.
+    "cpu": AutoLimits(whole_pixels=65_536, tile=256, batch_pixels=1),
+    # 4 MP of 64 features at the size of the input stay below 2^31 elements eight times over.
+    "cuda": AutoLimits(whole_pixels=4_194_304, tile=2048, batch_pixels=4_194_304),
+}
+"""By type of device."""
+OTHER_LIMITS = AutoLimits(whole_pixels=1_048_576, tile=768, batch_pixels=1_048_576)
+"""For a device whose use of memory is not measured."""
+
+
+class Limits:
+    """The largest window and the largest batch for now.
+
+    Args:
+        kind: the device's type, such as ``"cuda"``.
+        batch: windows at once, at least 1; None to find out.
+        tile: the longest side of a window in pixels; 0 never to cut; None to find out.
+        measured: whether the engine will report ``learn``, so that a batch waits for the first of them.
+    """
+
+    def __init__(self, kind: str, *, batch: int | None, tile: int | None, measured: bool) -> None:
+        self._auto = AUTO_LIMITS.get(kind, OTHER_LIMITS)
+        self._batch = batch
+        self._tile = tile
+        self._measured = measured
+        self._most_pixels: int | None = None
+        """Pixels of a batch to which running out of memory has led."""
+        self._longest: int | None = None
+        """The side of a window to which running out of memory has led."""
+        self._cost = 0.0
+        """Bytes per pixel of input; 0 before the first measurement."""
+        self._cost_pixels = 0
+        """Pixels of the batch that the cost was measured on."""
+
+    def longest(self, height: int, width: int) -> int | None:
+        """Return the longest side of a window for a page of this size, in pixels; None for the whole page."""
+        asked: int | None
+        if self._tile is not None:
+            asked = self._tile or None
+        else:
+            asked = None if height * width <= self._auto.whole_pixels else self._auto.tile
+        if self._longest is None:
+            return asked
+        return self._longest if asked is None else min(asked, self._longest)
+
+    def batch(self, height: int, width: int, free: int | None) -> int:
+        """Return how many windows of this size to take at once, at least 1.
+
+        Args:
+            height: the window's, in pixels.
+            width: the window's, in pixels.
+            free: bytes of memory that are free; None where that is not known.
+        """
+        pixels = height * width
+        if self._batch is not None:
+            count = self._batch
+        elif self._measured and (not self._cost or free is None):
+            count = 1
+        else:
+            count = min(LARGEST_BATCH, self._auto.batch_pixels // pixels)
+            if self._cost and free is not None:
+                count = min(count, int(MEMORY_SHARE * free / (self._cost * pixels)))
+        if self._most_pixels is not None:
+            count = min(count, self._most_pixels // pixels)
+        return max(1, count)
+
+    def wants(self, pixels: int) -> bool:
+        """Tell whether a batch of so many pixels would tell more about the cost than is known."""
+        return self._measured and pixels > self._cost_pixels
+
+    def learn(self, pixels: int, peak: int) -> None:
+        """Take in that a batch of so many pixels of input took so many bytes at its peak."""
+        # The larger a batch, the less of its cost is what every batch takes: the largest one tells best.
+        self._cost, self._cost_pixels = peak / pixels, pixels
+
+    def shrink(self, count: int, height: int, width: int) -> bool:
+        """Take in that so many windows of this size were too much, and ask for less from now on.
+
+        Returns:
+            False where there is no less: one window of the smallest size was too much, or the user said
+            that pages are never to be cut.
+        """
+        if count > 1:
+            self._most_pixels = count // 2 * height * width
+            return True
+        longest = max(height, width)
+        if self._tile == 0 or longest <= SMALLEST_TILE or self._longest == SMALLEST_TILE:
+            return False
+        # A power of two below, so that pages of many sizes come to a few sizes of window. The second bound is
+        # for windows that could not be made as small as was asked.
+        below = 2 ** (math.ceil(math.log2(longest)) - 1)
+        if self._longest is not None:
+            below = min(below, self._longest // 2)
+        self._longest = max(SMALLEST_TILE, below)
+        return True

@@ -1,0 +1,60 @@
+"""One network on one device in one precision: windows of uint8 in, native pixels as floats out."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from comic_upscale.models.network import Network
+
+
+class NetworkPass:
+    """Runs a network in its own copy, so that several devices and precisions can share the loaded one.
+
+    Args:
+        network: as loaded; it is left as it is.
+        device: where to run.
+        precision: float32, float16 or bfloat16.
+    """
+
+    def __init__(self, network: Network, device: torch.device, precision: torch.dtype) -> None:
+        # Channels last is what tensor cores and oneDNN compute in; other orders are converted at every layer.
+        module = copy.deepcopy(network.module).to(device=device, dtype=precision)
+        self._module = module.to(memory_format=torch.channels_last).eval()
+        self._channels = network.input_channels
+        self._precision = precision
+
+    def planes(self, channels: int) -> int:
+        """Return how many times a window of so many channels goes through the network."""
+        return channels if self._channels == 1 else 1
+
+    def __call__(self, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run the windows through the network.
+
+        Gray windows go through an RGB network as three equal channels, whose mean is taken; RGB windows
+        go through a gray network channel by channel.
+
+        Args:
+            windows: uint8, N x height x width x C on the device, C 3 or 1.
+
+        Returns:
+            The native pixels, N x C x height*scale x width*scale in the precision, 0..1; and float32, N:
+            a number for each window that is finite where all that the network gave for it is.
+        """
+        n, height, width, channels = windows.shape
+        # Samples at the end of each pixel are channels last already: the move of axes copies nothing.
+        x = windows.permute(0, 3, 1, 2).to(self._precision).div_(255)
+        if channels == 1 and self._channels == 3:
+            x = x.expand(-1, 3, -1, -1)
+        elif channels == 3 and self._channels == 1:
+            x = x.reshape(n * 3, 1, height, width)
+        native: torch.Tensor = self._module(x.contiguous(memory_format=torch.channels_last))
+        if channels == 3 and self._channels == 1:
+            native = native.reshape(n, 3, *native.shape[2:])
+        # A sum carries any NaN or infinity along, in one read of the pixels; clamping would hide infinity.
+        finite = native.sum(dim=(1, 2, 3), dtype=torch.float32)
+        native = native.clamp(0, 1)
+        if channels == 1 and self._channels == 3:
+            native = native.mean(dim=1, keepdim=True)
+        return native, finite

@@ -1,0 +1,90 @@
+"""Pages through an engine: colour and alpha apart, and a failure for the guilty page alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from comic_upscale.errors import PageError
+from comic_upscale.pages.alpha import bleed_color
+from comic_upscale.pages.page import Pixels, UInt8Array
+from comic_upscale.upscaling.engine import Batch, Engine
+
+
+def prepare(page: Pixels) -> Pixels:
+    """Return the page as the network should see it: hidden colour taken from the visible pixels nearby.
+
+    So no hidden colour shows at the edges of what is visible. Costs time on the host, none on a device;
+    a page without transparency is returned as it is.
+    """
+    if page.alpha is None:
+        return page
+    return replace(page, color=bleed_color(page.color, page.alpha))
+
+
+def upscale_pages(
+    engine: Engine, pages: Sequence[Pixels], target_size: tuple[int, int]
+) -> list[Pixels | PageError]:
+    """Return each page at the target size, or why it could not be done, in the order given.
+
+    Transparency is upscaled as a gray page of its own. Profile and notes come along.
+
+    Args:
+        engine: what upscales.
+        pages: as `prepare` returns them, of one height, width and number of channels, all with alpha or all without.
+        target_size: (width, height) in pixels.
+
+    Raises:
+        DeviceError: the engine's device failed.
+        ValueError: the pages are not alike.
+    """
+    if len({(page.color.shape, page.alpha is None) for page in pages}) > 1:
+        raise ValueError("pages of one batch must have one shape, and all alpha or none")
+    colors = _upscale_each(engine, [page.color for page in pages], target_size)
+    alphas = _upscale_alphas(engine, [page.alpha for page in pages], target_size)
+    results: list[Pixels | PageError] = []
+    for page, color, alpha in zip(pages, colors, alphas, strict=True):
+        if isinstance(color, PageError):
+            results.append(color)
+        elif isinstance(alpha, PageError):
+            results.append(alpha)
+        else:
+            results.append(replace(page, color=color, alpha=alpha))
+    return results
+
+
+def _upscale_alphas(
+    engine: Engine, alphas: Sequence[UInt8Array | None], target_size: tuple[int, int]
+) -> list[UInt8Array | PageError | None]:
+    """Upscale planes of height x width, the flat ones without the engine."""
+    width, height = target_size
+    results: list[UInt8Array | PageError | None] = [None] * len(alphas)
+    uneven = []
+    for index, alpha in enumerate(alphas):
+        if alpha is None:
+            continue
+        if alpha.min() == alpha.max():
+            # A network may make 254 of 255: what was opaque stays so, and costs nothing.
+            results[index] = np.full((height, width), alpha.flat[0], dtype=np.uint8)
+        else:
+            uneven.append((index, alpha[:, :, np.newaxis]))
+    planes = _upscale_each(engine, [plane for _, plane in uneven], target_size)
+    for (index, _), plane in zip(uneven, planes, strict=True):
+        results[index] = plane if isinstance(plane, PageError) else plane[:, :, 0]
+    return results
+
+
+def _upscale_each(
+    engine: Engine, pages: Sequence[UInt8Array], target_size: tuple[int, int]
+) -> list[UInt8Array | PageError]:
+    """Upscale all at once; where that fails each alone, so that one page fails for its own reasons only."""
+    if not pages:
+        return []
+    try:
+        return list(engine.upscale(Batch(np.stack(pages), target_size)))
+    except PageError as error:
+        if len(pages) == 1:
+            return [error]
+    return [result for page in pages for result in _upscale_each(engine, [page], target_size)]

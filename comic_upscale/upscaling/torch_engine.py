@@ -1,0 +1,351 @@
+"""The engine that runs any network which torch can: whole pages where they fit, even tiles where not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from comic_upscale.errors import DeviceError, PageError, SettingsError
+from comic_upscale.models.network import Network
+from comic_upscale.pages.page import UInt8Array
+from comic_upscale.upscaling.device import (
+    choose_device,
+    choose_precision,
+    describe,
+    forbid_tf32,
+    free_memory,
+    precision_name,
+    release_memory,
+)
+from comic_upscale.upscaling.engine import Batch
+from comic_upscale.upscaling.faults import is_lost_device, is_too_much
+from comic_upscale.upscaling.limits import Limits
+from comic_upscale.upscaling.network_pass import NetworkPass
+from comic_upscale.upscaling.resample import resample
+from comic_upscale.upscaling.tiling import SMALLEST_TILE, Tile, default_overlap, padded_size, plan_tiles
+
+
+def open_torch_engine(
+    network: Network,
+    device_name: str = "auto",
+    precision: str = "auto",
+    batch: int | None = None,
+    tile: int | None = None,
+) -> TorchEngine:
+    """Return a ``TorchEngine`` by the names that ``choose_device`` and ``choose_precision`` take.
+
+    Raises:
+        SettingsError: a name or number is none that can be, or the network does not work in the precision.
+        DeviceError: the device is not there, or does not work.
+    """
+    device = choose_device(device_name)
+    return TorchEngine(
+        network, device=device, precision=choose_precision(precision, device, network), batch=batch, tile=tile
+    )
+
+
+class TorchEngine:
+    """An ``Engine`` over a torch network.
+
+    What does not fit is done in smaller pieces, and the engine remembers. A page whose numbers overflow
+    in half precision is done again in float32.
+
+    Args:
+        network: what to run; it is copied, so that several engines may share it.
+        device: where.
+        precision: float32, float16 or bfloat16.
+        batch: windows at once, at least 1; None to find out.
+        tile: the longest side of a window in pixels, at least 64; 0 never to cut a page; None to find out.
+        overlap: pixels that a tile sees around what it makes; None for what suits the network.
+
+    Raises:
+        SettingsError: a number is out of its range, or the network's channels are not 3 to 3 or 1 to 1.
+        DeviceError: the device does not take the network.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        device: torch.device,
+        precision: torch.dtype = torch.float32,
+        batch: int | None = None,
+        tile: int | None = None,
+        overlap: int | None = None,
+    ) -> None:
+        _check_settings(network, batch, tile, overlap)
+        if device.type == "cuda":
+            forbid_tf32()
+        self.native_scale = network.native_scale
+        self.device = describe(device)
+        self.precision = precision_name(precision)
+        self._network = network
+        self._device = device
+        self._dtype = precision
+        self._batch = batch
+        self._tile = tile
+        self._overlap = default_overlap(network.receptive_radius) if overlap is None else overlap
+        self._stages: dict[torch.dtype, _Stage] = {}
+        try:
+            self._stage(precision)
+        except (RuntimeError, MemoryError) as error:
+            raise DeviceError(f"{self.device} does not take the network: {_first_line(error)}") from error
+
+    def batch_limit(self, height: int, width: int) -> int:
+        """Return how many pages of this shape to hand over at once now, at least 1.
+
+        1 until the first page has shown what one costs, on a CPU, and for pages of more tiles than a batch.
+        """
+        stage = self._stage(self._dtype)
+        # The target's size moves windows by a few pixels only: native size stands for all.
+        tiles = self._plan(stage, (height, width), (height * self.native_scale, width * self.native_scale))
+        return max(1, self._at_once(stage, tiles, channels=3) // len(tiles))
+
+    def upscale(self, batch: Batch) -> UInt8Array:
+        """Return the pages at their target size: uint8, N x height x width x C.
+
+        Raises:
+            PageError: ``"out-of-memory"`` where not even the smallest tile fits, ``"not-finite"`` where the
+                network's numbers are not finite in float32 either.
+            DeviceError: the device failed; the engine is of no use any more.
+            ValueError: the batch is not what ``Batch`` says.
+        """
+        pixels = _checked(batch)
+        width, height = batch.target_size
+        try:
+            with torch.inference_mode():
+                return self._upscale(pixels, (height, width))
+        except (RuntimeError, MemoryError) as error:
+            if not is_lost_device(error):
+                raise
+            raise DeviceError(
+                f"{self.device} failed: {_first_line(error)}. Run the same command again: what is done stays "
+                "done. If it fails again, check the card (nvidia-smi) and its driver."
+            ) from error
+
+    def close(self) -> None:
+        """Give the device's memory back. The engine is not used afterwards."""
+        self._stages.clear()
+        release_memory(self._device)
+
+    def _upscale(self, pixels: UInt8Array, target: tuple[int, int]) -> UInt8Array:
+        stage = self._stage(self._dtype)
+        result, finite = self._patiently(stage, pixels, target)
+        if self._dtype == torch.float32:
+            suspects = ~finite
+        else:
+            # Some cards answer overflow in half precision with black pages instead of NaN.
+            black = np.array([not page.any() for page in result]) & np.array([page.any() for page in pixels])
+            suspects = ~finite | black
+        for index in np.flatnonzero(suspects):
+            page = slice(int(index), int(index) + 1)
+            if self._dtype != torch.float32:
+                again, again_finite = self._patiently(self._stage(torch.float32), pixels[page], target)
+                if again_finite.all():
+                    result[page] = again
+                    continue
+            raise PageError(
+                "not-finite",
+                "the network gives no finite numbers for this page, not even in fp32: try other weights",
+            )
+        return result
+
+    def _patiently(
+        self, stage: _Stage, pixels: UInt8Array, target: tuple[int, int]
+    ) -> tuple[UInt8Array, NDArray[np.bool_]]:
+        """Run the pages, in smaller pieces whenever memory does not suffice; see ``_run``."""
+        while True:
+            tiles = self._plan(stage, pixels.shape[1:3], target)
+            count = min(self._at_once(stage, tiles, pixels.shape[3]), len(pixels) * len(tiles))
+            try:
+                return self._run(stage, pixels, target, tiles, count)
+            except (RuntimeError, MemoryError) as error:
+                if not is_too_much(error):
+                    raise
+            # Out here on purpose: within ``except`` the error still holds every tensor of the failed attempt.
+            release_memory(self._device)
+            window = (tiles[0].rows.length, tiles[0].columns.length)
+            if not stage.limits.shrink(count, *window):
+                way_out = (
+                    "let pages be cut into tiles" if self._tile == 0 else "close other programs that use it"
+                )
+                raise PageError(
+                    "out-of-memory",
+                    f"{self.device} has no memory for {window[1]}x{window[0]} pixels at once: {way_out}",
+                )
+
+    def _run(
+        self, stage: _Stage, pixels: UInt8Array, target: tuple[int, int], tiles: list[Tile], count: int
+    ) -> tuple[UInt8Array, NDArray[np.bool_]]:
+        """Run the pages through the network, at most ``count`` windows at once.
+
+        Returns:
+            The pages at their target size, and for each whether the network's numbers are finite.
+        """
+        height, width = self._padded(pixels.shape[1:3])
+        bottom, right = height - pixels.shape[1], width - pixels.shape[2]
+        padded = np.pad(pixels, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="reflect")
+        on_cuda = self._device.type == "cuda"
+        shape = (len(pixels), *target, pixels.shape[3])
+        result = torch.empty(shape, dtype=torch.uint8, pin_memory=on_cuda)
+        marks = torch.zeros(len(pixels), dtype=torch.float32, device=self._device)
+        for group in _runs(len(pixels), max(1, count // len(tiles))):
+            source = torch.from_numpy(padded[group])
+            if on_cuda:
+                # Pinned, so that the host need not wait; the allocator holds the memory until it is copied.
+                source = source.pin_memory()
+            source = source.to(self._device, non_blocking=on_cuda)
+            windows = [(tile, page) for tile in range(len(tiles)) for page in range(len(source))]
+            for chunk in _runs(len(windows), count):
+                self._run_chunk(
+                    stage, source, tiles, windows[chunk], result[group], marks[group], pixels.shape[1:3]
+                )
+        # The only wait for the device: the copies of whole pages above lie before it in the same stream.
+        finite: NDArray[np.bool_] = torch.isfinite(marks).cpu().numpy()
+        return result.numpy(), finite
+
+    def _run_chunk(
+        self,
+        stage: _Stage,
+        source: torch.Tensor,
+        tiles: list[Tile],
+        windows: list[tuple[int, int]],
+        result: torch.Tensor,
+        marks: torch.Tensor,
+        page_size: tuple[int, ...],
+    ) -> None:
+        """Run windows, given as (tile, page), through the network at once and write their cells and marks."""
+        scale = self.native_scale
+        whole = (page_size[0] * scale, page_size[1] * scale)
+        if len(tiles) == 1:
+            x = source[windows[0][1] : windows[-1][1] + 1]
+        else:
+            x = torch.stack(
+                [
+                    source[page, slice(*tiles[index].rows), slice(*tiles[index].columns)]
+                    for index, page in windows
+                ]
+            )
+        measure = stage.limits.wants(_pixels(x))
+        before = _start_measuring(self._device) if measure else 0
+        native, finite = stage.forward(x)
+        done = 0
+        # Windows of one tile lie together, whatever their page, and share the weights of the resampling.
+        for index, same in groupby(windows, key=lambda window: window[0]):
+            tile, pages = tiles[index], [page for _, page in same]
+            made = slice(done, done + len(pages))
+            place = slice(pages[0], pages[-1] + 1)
+            marks[place] += finite[made]
+            cell = resample(
+                native[made],
+                source_size=whole,
+                target_size=(result.shape[1], result.shape[2]),
+                origin=(tile.rows.start * scale, tile.columns.start * scale),
+                rows=tile.cell_rows,
+                columns=tile.cell_columns,
+            )
+            done = made.stop
+            cell = cell.clamp_(0, 1).mul_(255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+            target = result[place, slice(*tile.cell_rows), slice(*tile.cell_columns)]
+            # Only whole pages are one piece of the pinned result, to be filled while the host goes on.
+            target.copy_(cell, non_blocking=target.is_contiguous())
+        if measure:
+            stage.limits.learn(_pixels(x), torch.cuda.max_memory_allocated(self._device) - before)
+
+    def _plan(self, stage: _Stage, page: tuple[int, ...], target: tuple[int, int]) -> list[Tile]:
+        network = self._network
+        return plan_tiles(
+            (page[0], page[1]),
+            target,
+            native_scale=self.native_scale,
+            longest=stage.limits.longest(page[0], page[1]),
+            overlap=self._overlap,
+            multiple_of=network.multiple_of,
+            minimum=network.minimum,
+            square=network.square,
+        )
+
+    def _padded(self, page: tuple[int, ...]) -> tuple[int, int]:
+        network = self._network
+        return padded_size(
+            page[0],
+            page[1],
+            multiple_of=network.multiple_of,
+            minimum=network.minimum,
+            square=network.square,
+        )
+
+    def _at_once(self, stage: _Stage, tiles: list[Tile], channels: int) -> int:
+        """Return how many windows go through the network at once."""
+        height, width = tiles[0].rows.length, tiles[0].columns.length
+        planes = stage.forward.planes(channels)
+        return stage.limits.batch(height, width * planes, free_memory(self._device))
+
+    def _stage(self, precision: torch.dtype) -> _Stage:
+        """Return the network in a precision, made at its first use: float32 may never be needed."""
+        if precision not in self._stages:
+            self._stages[precision] = _Stage(
+                NetworkPass(self._network, self._device, precision),
+                Limits(
+                    self._device.type,
+                    batch=self._batch,
+                    tile=self._tile,
+                    measured=self._device.type == "cuda",
+                ),
+            )
+        return self._stages[precision]
+
+
+class _Stage:
+    """The network in one precision, and what it takes at once in it."""
+
+    def __init__(self, forward: NetworkPass, limits: Limits) -> None:
+        self.forward = forward
+        self.limits = limits
+
+
+def _check_settings(network: Network, batch: int | None, tile: int | None, overlap: int | None) -> None:
+    channels = (network.input_channels, network.output_channels)
+    if channels not in ((3, 3), (1, 1)):
+        raise SettingsError(
+            f"this network turns {channels[0]} channels into {channels[1]}: use one for RGB or for gray pages"
+        )
+    if batch is not None and batch < 1:
+        raise SettingsError(f"a batch of {batch} cannot be: use 1 or more, or leave it to be found out")
+    if tile is not None and tile != 0 and tile < SMALLEST_TILE:
+        raise SettingsError(
+            f"tiles of {tile} pixels are too small: use {SMALLEST_TILE} or more, or 0 for none"
+        )
+    if overlap is not None and overlap < 0:
+        raise SettingsError(f"an overlap of {overlap} pixels cannot be: use 0 or more")
+
+
+def _checked(batch: Batch) -> UInt8Array:
+    """Return the pixels of a batch that is what ``Batch`` says."""
+    pixels = batch.pixels
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3) or 0 in pixels.shape:
+        raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}, not uint8 N x height x width x 3 or 1")
+    if min(batch.target_size) < 1:
+        raise ValueError(f"a target of {batch.target_size} pixels cannot be")
+    return pixels
+
+
+def _runs(length: int, step: int) -> Iterator[slice]:
+    return (slice(start, min(start + step, length)) for start in range(0, length, step))
+
+
+def _pixels(windows: torch.Tensor) -> int:
+    return windows.shape[0] * windows.shape[1] * windows.shape[2]
+
+
+def _start_measuring(device: torch.device) -> int:
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

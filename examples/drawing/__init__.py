@@ -1,0 +1,1 @@
+"""How the example pages are drawn: a pen, lettering, a cast of two, their garden, and the pages."""

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Make the development environment: the package in place, its tools, and the official program for the
+# parity test where it can be installed (Python 3.11 and 3.12; its last release does not build on 3.13).
+#
+# usage: set_up.sh FOLDER      PYTHON names the interpreter, 3.11 or newer
+set -euo pipefail
+folder=${1:?usage: set_up.sh FOLDER}
+python=${PYTHON:-python3}
+
+"$python" - <<'PY' || { echo "error: $python is older than Python 3.11: set PYTHON to a newer one" >&2; exit 1; }
+import sys
+sys.exit(sys.version_info < (3, 11))
+PY
+
+"$python" -m venv "$folder"
+"$folder/bin/python" -m pip install --quiet --upgrade "pip>=25.1"
+# As users get it: PyTorch by its plain requirement, several GB with CUDA's libraries on Linux.
+echo "installing comic-upscale and its tools into $folder (several GB, some minutes) ..."
+"$folder/bin/python" -m pip install --quiet --constraint constraints.txt --editable . --group dev
+
+if "$folder/bin/python" -c 'import sys; sys.exit(sys.version_info >= (3, 13))'; then
+    "$folder/bin/python" -m pip install --quiet --constraint constraints.txt --editable '.[realesrgan]' ||
+        echo "note: the official program could not be installed: its parity test will be skipped" >&2
+fi

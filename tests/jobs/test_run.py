@@ -1,0 +1,483 @@
+"""A run from folder to folder: what comes out, what is remembered, what is done again."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from comic_upscale.errors import (
+    ComicUpscaleError,
+    DeviceError,
+    InputError,
+    LedgerBusyError,
+    LedgerDamagedError,
+    LedgerVersionError,
+    OutputError,
+    PageError,
+)
+from comic_upscale.jobs import files
+from comic_upscale.jobs.flow import StopRequest
+from comic_upscale.jobs.ledger import PageDone, PageFailed
+from comic_upscale.jobs.lock import hold_job
+from comic_upscale.jobs.progress import Event, JobFinished, JobStarted, Progress
+from comic_upscale.jobs.report import read_failures, read_status
+from comic_upscale.jobs.run import run_job
+from comic_upscale.settings import FailureLimit, JobSettings
+from comic_upscale.upscaling.engine import Batch
+from tests.fakes import NearestEngine, pause
+from tests.jobs.conftest import MakeSettings, draw
+
+
+def run(settings: JobSettings, engine: NearestEngine | None = None, **kwargs: object) -> JobFinished:
+    engines = [engine or NearestEngine()]
+    return run_job(settings, open_engines=lambda *_: list(engines), **kwargs)  # type: ignore[arg-type]
+
+
+def run_without_engine(settings: JobSettings) -> JobFinished:
+    """A run that must have nothing to do."""
+
+    def refuse(*_: object) -> list[NearestEngine]:
+        raise AssertionError("an engine was opened although nothing is left to do")
+
+    return run_job(settings, open_engines=refuse)  # type: ignore[arg-type]
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and ".comic-upscale" not in path.parts
+    }
+
+
+def test_every_page_comes_out_with_its_tree_size_and_mode(make_settings: MakeSettings) -> None:
+    settings = make_settings(scale=2.5)
+    finished = run(settings, NearestEngine(limit=4))
+    assert (finished.state, finished.total, finished.done, finished.failed) == ("finished", 12, 12, 0)
+    found = outputs(settings.output)
+    assert len(found) == 12
+    for name in found:
+        with Image.open(settings.input / name) as source, Image.open(settings.output / name) as output:
+            assert output.size == (round(source.width * 2.5), round(source.height * 2.5))
+            assert output.mode == source.mode
+
+
+def test_pixels_are_those_of_their_own_page(make_settings: MakeSettings) -> None:
+    settings = make_settings(scale=2)
+    run(settings, NearestEngine(limit=3))
+    for name in outputs(settings.output):
+        with Image.open(settings.input / name) as source, Image.open(settings.output / name) as output:
+            doubled = np.asarray(source).repeat(2, axis=0).repeat(2, axis=1)
+            if source.mode == "RGBA":
+                doubled, visible = doubled[..., :3], doubled[..., 3:] > 0
+                assert np.array_equal(np.asarray(output)[..., :3] * visible, doubled * visible)
+            else:
+                assert np.array_equal(np.asarray(output), doubled)
+
+
+def test_equal_shapes_share_a_batch_and_engines_share_the_pages(make_settings: MakeSettings) -> None:
+    engines = [NearestEngine(pause(0.02), limit=4), NearestEngine(pause(0.02), limit=4)]
+    finished = run_job(make_settings(), open_engines=lambda *_: list(engines))
+    assert finished.done == 12
+    assert all(engine.batches and len(engine.threads) == 1 and engine.closed for engine in engines)
+    assert max(shape[0] for engine in engines for shape in engine.batches) > 1
+
+
+def test_a_second_run_has_nothing_to_do(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    run(settings)
+    before = outputs(settings.output)
+    finished = run_without_engine(settings)
+    assert (finished.done, finished.done_now, finished.failed) == (12, 0, 0)
+    assert outputs(settings.output) == before
+
+
+def test_a_missing_output_a_new_page_and_a_changed_page_are_done(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    run(settings)
+    (settings.output / "page1.png").unlink()
+    draw(settings.input / "page2.png", 777)
+    draw(settings.input / "page99.png", 99)
+    os.utime(settings.input / "page3.png", (1, 1))  # touched, not changed
+    finished = run(settings)
+    assert (finished.done_now, finished.done, finished.total) == (3, 13, 13)
+    assert run_without_engine(settings).done == 13
+
+
+def test_changed_settings_do_the_pages_again_over_their_own_outputs(make_settings: MakeSettings) -> None:
+    run(make_settings(scale=2))
+    settings = make_settings(scale=3)
+    finished = run(settings)
+    assert (finished.done_now, finished.failed) == (12, 0)
+    # And back again: the files are no longer those of the first settings.
+    assert run(make_settings(scale=2)).done_now == 12
+
+
+def test_a_file_that_the_ledger_does_not_know_is_never_overwritten(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    stranger = settings.output / "page0.png"
+    stranger.parent.mkdir(parents=True)
+    stranger.write_bytes(b"mine")
+    finished = run(settings)
+    assert (finished.done, finished.failed) == (11, 1)
+    assert stranger.read_bytes() == b"mine"
+    assert finished.failures[0][:2] == ("page0.png", "output-exists")
+    assert run(make_settings(overwrite=True)).done == 12
+    assert stranger.read_bytes() != b"mine"
+
+
+def test_an_output_that_the_user_edited_is_kept(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    run(settings)
+    edited = settings.output / "page0.png"
+    edited.write_bytes(edited.read_bytes() + b"by hand")
+    finished = run(settings)
+    assert (finished.failed, finished.failures[0][1]) == (1, "output-exists")
+    assert edited.read_bytes().endswith(b"by hand")
+    edited.unlink()
+    assert run(settings).failed == 0
+
+
+def test_two_inputs_into_one_folder_do_not_take_each_others_names(
+    make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    run(make_settings())
+    draw(tmp_path / "other" / "page0.png", 5)
+    finished = run(make_settings(input=tmp_path / "other"))
+    assert (finished.done, finished.failed) == (0, 1)
+
+
+def test_folders_that_were_moved_are_recognised(make_settings: MakeSettings, tmp_path: Path) -> None:
+    settings = make_settings()
+    run(settings)
+    settings.input.rename(tmp_path / "moved")
+    settings.output.rename(tmp_path / "moved-out")
+    finished = run(make_settings(input=tmp_path / "moved", output=tmp_path / "moved-out"))
+    assert (finished.done, finished.failed, finished.pending) == (12, 0, 0)
+
+
+def test_the_output_inside_the_input_is_never_input(make_settings: MakeSettings) -> None:
+    inside = make_settings().input / "big"
+    assert run(make_settings(output=inside)).done == 12
+    assert run_without_engine(make_settings(output=inside)).total == 12
+    # Nor is the output of another job.
+    assert run(make_settings(output=inside.with_name("bigger"), scale=3)).total == 12
+
+
+def test_one_bad_page_is_a_value(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    (settings.input / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    (settings.input / "empty.jpg").write_bytes(b"")
+    (settings.input / "nowhere.png").symlink_to("gone.png")
+    finished = run(settings)
+    assert (finished.done, finished.failed, finished.pending) == (12, 3, 0)
+    reasons = {failure.source: failure.kind for failure in read_failures(settings.ledger_path)}
+    assert reasons["empty.jpg"] == "empty"
+    assert reasons["nowhere.png"] == "vanished"
+    assert set(reasons) == {"broken.png", "empty.jpg", "nowhere.png"}
+    # Not tried again, unless asked, or mended.
+    assert run_without_engine(settings).failed == 3
+    draw(settings.input / "broken.png", 1)
+    assert run(settings).done == 13
+    (settings.input / "gone.png").write_bytes((settings.input / "broken.png").read_bytes())
+    assert run(make_settings(retry_failed=True)).failed == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_page_without_permission(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    (settings.input / "page0.png").chmod(0)
+    assert run(settings).failures[0][1] == "permission"
+
+
+def test_a_page_that_vanishes_during_the_run(make_settings: MakeSettings) -> None:
+    settings = make_settings(workers=1)
+
+    def remove(batch: Batch) -> None:
+        (settings.input / "page7.png").unlink(missing_ok=True)
+
+    finished = run(settings, NearestEngine(remove))
+    assert (finished.failed, finished.failures[0][:2]) == (1, ("page7.png", "vanished"))
+
+
+def test_a_page_over_the_pixel_limit(make_settings: MakeSettings) -> None:
+    finished = run(make_settings(max_pixels=24 * 32 - 1))
+    assert finished.failed == 9
+    assert finished.failures[0][1] == "too-large"
+
+
+def test_only_the_guilty_page_of_a_batch_fails(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    Image.new("RGB", (24, 32), (255, 0, 255)).save(settings.input / "page4.png")
+
+    def refuse(batch: Batch) -> None:
+        if (
+            (batch.pixels.reshape(len(batch.pixels), -1, batch.pixels.shape[-1])[:, 0] == (255, 0, 255))
+            .all(-1)
+            .any()
+        ):
+            raise PageError("not-finite", "numbers that are none")
+
+    finished = run(
+        settings, NearestEngine(lambda batch: refuse(batch) if batch.pixels.shape[-1] == 3 else None, 4)
+    )
+    assert (finished.done, finished.failed) == (11, 1)
+    assert finished.failures[0] == ("page4.png", "not-finite", "numbers that are none")
+
+
+def test_a_dead_device_ends_the_run_and_nothing_is_lost(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    calls = []
+
+    def die(batch: Batch) -> None:
+        calls.append(1)
+        if len(calls) == 4:
+            raise DeviceError("the card fell off the bus")
+
+    engine = NearestEngine(die)
+    with pytest.raises(DeviceError, match="fell off"):
+        run(settings, engine)
+    assert engine.closed
+    status = read_status(settings.ledger_path)
+    assert (status.state, status.run_state, status.run_error) == (
+        "stopped",
+        "failed",
+        "the card fell off the bus",
+    )
+    assert status.pending + status.done == 12
+    assert run(settings).done == 12
+
+
+def test_an_unforeseen_error_of_the_engine_is_a_dead_device(make_settings: MakeSettings) -> None:
+    def stumble(batch: Batch) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(DeviceError, match="ZeroDivisionError"):
+        run(make_settings(), NearestEngine(stumble))
+
+
+def test_a_full_disk_ends_the_run(make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = make_settings()
+    real, calls = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        calls.append(1)
+        if len(calls) > 6:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fsync", full)
+        with pytest.raises(OutputError, match="No space left"):
+            run(settings)
+    assert not list(settings.output.rglob("*.part"))
+    assert 0 < read_status(settings.ledger_path).done < 12
+    assert run(settings).done == 12
+
+
+def test_an_output_folder_that_cannot_be_made(make_settings: MakeSettings, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="--output"):
+        run(make_settings(output=tmp_path / "file" / "out"))
+
+
+def test_inputs_that_are_none(make_settings: MakeSettings, tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        run(make_settings(input=tmp_path / "nowhere"))
+    (tmp_path / "books").mkdir()
+    (tmp_path / "books" / "one.cbz").write_bytes(b"PK")
+    with pytest.raises(InputError, match="1 archive"):
+        run(make_settings(input=tmp_path / "books"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stop_drops_what_no_device_has_and_finishes_the_rest(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    stop = StopRequest()
+    calls = []
+
+    def ask(batch: Batch) -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            stop.request("enough")
+
+    finished = run(settings, NearestEngine(ask), stop=stop)
+    assert (finished.state, finished.reason, finished.failed) == ("interrupted", "enough", 0)
+    assert 0 < finished.done < 12
+    assert finished.done + finished.pending == 12
+    assert len(outputs(settings.output)) == finished.done
+    assert run(settings).done == 12
+
+
+def test_too_many_failures_stop_the_run(make_settings: MakeSettings) -> None:
+    settings = make_settings(max_failures=FailureLimit(count=2), workers=1)
+    for number in range(40):
+        (settings.input / f"a{number}.png").write_bytes(b"no image")
+    finished = run(settings)
+    assert finished.state == "interrupted"
+    assert "--max-failures 2" in (finished.reason or "")
+    assert 3 <= finished.failed < 40
+
+
+def test_a_second_run_of_the_same_job_is_told_who_holds_it(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    inside, leave = threading.Event(), threading.Event()
+
+    def wait(batch: Batch) -> None:
+        inside.set()
+        leave.wait(20)
+
+    first = threading.Thread(target=run, args=(settings, NearestEngine(wait)))
+    first.start()
+    try:
+        assert inside.wait(20)
+        with pytest.raises(LedgerBusyError, match=f"process {os.getpid()} on"):
+            run(settings)
+        assert read_status(settings.ledger_path).state == "running"
+    finally:
+        leave.set()
+        first.join()
+    assert run_without_engine(settings).done == 12
+
+
+def test_the_lock_covers_a_ledger_kept_elsewhere(make_settings: MakeSettings, tmp_path: Path) -> None:
+    ledger = tmp_path / "ledgers" / "one.sqlite3"
+    settings = make_settings(ledger=ledger)
+    with hold_job(tmp_path / "another-output", ledger), pytest.raises(LedgerBusyError):
+        run(settings)
+    assert run(settings).done == 12
+    assert read_status(ledger).done == 12
+
+
+def test_events_come_in_order_and_add_up(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    (settings.input / "bad.png").write_bytes(b"bad")
+    events: list[Event] = []
+    run(settings, on_event=events.append)
+    kinds = [type(event) for event in events]
+    assert kinds.index(JobStarted) < kinds.index(Progress)
+    assert kinds[-1] is JobFinished
+    assert kinds.count(PageDone) == 12
+    assert kinds.count(PageFailed) == 1
+    started = next(event for event in events if isinstance(event, JobStarted))
+    assert (started.total, started.todo, started.device) == (13, 13, "fake")
+
+
+def test_what_the_ledger_keeps_of_a_page(make_settings: MakeSettings) -> None:
+    import hashlib
+
+    settings = make_settings(scale=2.5)
+    run(settings)
+    connection = sqlite3.connect(settings.ledger_path)
+    connection.row_factory = sqlite3.Row
+    row = connection.execute("select * from pages where source = 'page0.png'").fetchone()
+    output = (settings.output / row["output"]).read_bytes()
+    assert (row["width"], row["height"], row["output_width"], row["output_height"]) == (24, 32, 60, 80)
+    assert row["source_sha256"] == hashlib.sha256((settings.input / "page0.png").read_bytes()).hexdigest()
+    assert (row["output_size"], row["output_sha256"]) == (len(output), hashlib.sha256(output).hexdigest())
+    assert row["attempts"] == 1
+    assert all(row[f"{stage}_seconds"] >= 0 for stage in ("decode", "upscale", "encode", "place"))
+    job = connection.execute("select * from jobs").fetchone()
+    assert job["fingerprint"] == settings.fingerprint(job["model_sha256"])
+    one_run = connection.execute("select * from runs").fetchone()
+    assert (one_run["state"], one_run["pid"], one_run["device"]) == ("finished", os.getpid(), "fake")
+    assert dict(connection.execute("select * from progress").fetchone())["percent"] == 100.0
+    assert connection.execute("select count(*) from failures").fetchone()[0] == 0
+    assert connection.execute("pragma foreign_key_check").fetchall() == []
+    connection.close()
+
+
+def test_a_ledger_from_a_newer_version(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    run(settings)
+    connection = sqlite3.connect(settings.ledger_path)
+    connection.execute("insert into _sqlite_migrations (migration_set, name, applied_at) values (?, ?, ?)",
+                       ["comic_upscale", "m999_later", "2030"])  # fmt: skip
+    connection.commit()
+    connection.close()
+    with pytest.raises(LedgerVersionError, match="upgrade"):
+        run(settings)
+    with pytest.raises(LedgerVersionError, match="upgrade"):
+        read_status(settings.ledger_path)
+
+
+@pytest.mark.parametrize("where", ["header", "middle"])
+def test_a_damaged_ledger(make_settings: MakeSettings, where: str) -> None:
+    settings = make_settings()
+    run(settings)
+    data = bytearray(settings.ledger_path.read_bytes())
+    start = 0 if where == "header" else 4096
+    data[start : start + 3000] = b"\xa5" * 3000
+    settings.ledger_path.write_bytes(data)
+    before = outputs(settings.output)
+    with pytest.raises(LedgerDamagedError, match="pages that were written are safe"):
+        run(settings)
+    assert outputs(settings.output) == before
+
+
+def test_somebody_elses_database_is_left_alone(make_settings: MakeSettings, tmp_path: Path) -> None:
+    foreign = tmp_path / "photos.sqlite3"
+    connection = sqlite3.connect(foreign)
+    connection.execute("create table photos (name text)")
+    connection.commit()
+    connection.close()
+    before = foreign.read_bytes()
+    with pytest.raises(LedgerDamagedError, match="not a ledger"):
+        run(make_settings(ledger=foreign))
+    assert foreign.read_bytes() == before
+
+
+def test_parts_of_a_dead_run_are_swept(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    run(settings)
+    connection = sqlite3.connect(settings.ledger_path)
+    (row_id,) = connection.execute("select id from pages where source = 'extra/0.png'").fetchone()
+    connection.execute("update pages set state = 'working' where id = ?", [row_id])
+    connection.commit()
+    connection.close()
+    part = files.part_path(settings.output / "extra/0.png", row_id)
+    part.write_bytes(b"torn")
+    assert run(settings).done == 12
+    assert not part.exists()
+
+
+@pytest.mark.parametrize("stage", ["decode", "encode"])
+def test_an_unforeseen_error_in_a_stage_is_the_failure_of_its_page(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    from comic_upscale.jobs import pipeline
+
+    real = getattr(pipeline, stage)
+    calls = []
+
+    def stumble(*args: object, **kwargs: object) -> object:
+        calls.append(1)
+        if len(calls) == 5:
+            raise RuntimeError("a bug")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(pipeline, stage, stumble)
+    finished = run(make_settings())
+    assert (finished.done, finished.failed) == (11, 1)
+    assert finished.failures[0][1] == "internal"
+
+
+def test_a_broken_ledger_during_the_run_ends_it(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from comic_upscale.jobs.ledger import Ledger
+
+    def fail(self: Ledger, results: object) -> None:
+        with self._explained():
+            raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(Ledger, "record", fail)
+    with pytest.raises(ComicUpscaleError, match="disk I/O error"):
+        run(make_settings())

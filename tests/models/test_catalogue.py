@@ -1,0 +1,95 @@
+"""The catalogue: complete, well-formed, and forgiving of how a name is written."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from comic_upscale.errors import WeightsError
+from comic_upscale.models.catalogue import CATALOGUE, Model, find_model
+
+MODELS = pytest.mark.parametrize("model", CATALOGUE.values(), ids=list(CATALOGUE))
+
+
+def test_holds_the_five_official_models() -> None:
+    assert set(CATALOGUE) == {
+        "RealESRGAN_x4plus_anime_6B",
+        "RealESRGAN_x2plus",
+        "RealESRGAN_x4plus",
+        "realesr-animevideov3",
+        "realesr-general-x4v3",
+    }
+
+
+@MODELS
+def test_an_entry_is_well_formed(model: Model) -> None:
+    assert CATALOGUE[model.name] is model
+    assert model.native_scale == (2 if "x2" in model.name else 4)
+    assert model.weights.name == f"{model.name}.pth"
+    assert model.licence == "BSD-3-Clause"
+    for file in model.files:
+        assert re.fullmatch(r"[0-9a-f]{64}", file.sha256)
+        release = re.escape("https://github.com/xinntao/Real-ESRGAN/releases/download/")
+        assert re.fullmatch(release + r"v[\d.]+/" + re.escape(file.name), file.url)
+
+
+def test_no_two_files_share_a_hash() -> None:
+    files = [file for model in CATALOGUE.values() for file in model.files]
+    assert len({file.sha256 for file in files}) == len(files) == 6
+
+
+def test_only_the_general_model_has_denoise_weights() -> None:
+    assert [model.name for model in CATALOGUE.values() if model.denoise_weights] == ["realesr-general-x4v3"]
+
+
+@MODELS
+def test_the_cost_told_to_users_is_that_of_the_arithmetic(model: Model) -> None:
+    told = re.search(r"about (\d+) times|about (twice)", model.purpose)
+    ratio = model.tflop_per_page / CATALOGUE["realesr-animevideov3"].tflop_per_page
+    assert round(ratio) == (1 if told is None else 2 if told[2] else int(told[1]))
+
+
+def test_the_official_file_is_the_one_of_the_catalogue(animevideo_weights: Path) -> None:
+    content = animevideo_weights.read_bytes()
+    entry = CATALOGUE["realesr-animevideov3"].weights
+    assert (len(content), hashlib.sha256(content).hexdigest()) == (entry.size, entry.sha256)
+
+
+@pytest.mark.parametrize(
+    "name", ["RealESRGAN_x4plus", "realesrgan_X4PLUS", "RealESRGAN_x4plus.pth", " realesrgan_x4plus.PTH "]
+)
+def test_finds_a_model_however_it_is_written(name: str) -> None:
+    assert find_model(name) is CATALOGUE["RealESRGAN_x4plus"]
+
+
+def test_a_wrong_name_gets_the_nearest_and_all() -> None:
+    with pytest.raises(WeightsError) as caught:
+        find_model("RealESRGAN_x4plus_anime")
+    message = str(caught.value)
+    assert "Did you mean RealESRGAN_x4plus_anime_6B" in message
+    assert all(name in message for name in CATALOGUE)
+    assert ".safetensors" in message
+
+
+def test_a_name_like_none_gets_no_guess() -> None:
+    with pytest.raises(WeightsError) as caught:
+        find_model("waifu2x")
+    assert "Did you mean" not in str(caught.value)
+
+
+def test_catalogue_and_weights_import_nothing_heavy() -> None:
+    code = (
+        "import sys, comic_upscale.models.catalogue, comic_upscale.models.weights\n"
+        "heavy = {'torch', 'spandrel', 'requests', 'pooch', 'numpy'}\n"
+        "raise SystemExit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    repository = Path(__file__).resolve().parents[2]
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=repository
+    )
+    assert (result.returncode, result.stderr) == (0, "")

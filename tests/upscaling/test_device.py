@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from comic_upscale.errors import DeviceError, SettingsError
+from comic_upscale.models.network import Network
+from comic_upscale.upscaling.device import (
+    choose_device,
+    choose_precision,
+    describe,
+    parse_devices,
+    precision_for,
+)
+from comic_upscale.upscaling.faults import is_lost_device, is_too_much
+
+no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a card that must not be there")
+CPU = torch.device("cpu")
+
+
+def test_the_cpu_is_always_there() -> None:
+    assert choose_device("cpu") == CPU
+    assert describe(CPU).startswith("cpu (")
+
+
+def test_auto_finds_a_device() -> None:
+    assert choose_device("auto").type in ("cuda", "xpu", "mps", "cpu")
+
+
+@no_cuda
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:1"])
+def test_an_absent_card_says_what_is_there_and_what_to_do(name: str) -> None:
+    with pytest.raises(DeviceError, match=r"cpu.*--device auto") as caught:
+        choose_device(name)
+    assert "nvidia-smi" in str(caught.value) or "--index-url" in str(caught.value)
+
+
+def test_a_card_that_cannot_be_is_absent_everywhere() -> None:
+    with pytest.raises(DeviceError, match="cuda:4000 is not there"):
+        choose_device("cuda:4000")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:-1", "cpu:0x", "", "CUDA"])
+def test_another_name_is_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match="no device is called"):
+        choose_device(name)
+
+
+def test_devices_are_parsed_in_order_and_named_once() -> None:
+    assert parse_devices(" cpu ") == [CPU]
+    with pytest.raises(SettingsError, match="twice"):
+        parse_devices("cpu,cpu")
+    with pytest.raises(SettingsError, match="no device is named"):
+        parse_devices(" , ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "capability", "half", "bfloat16", "expected"),
+    [
+        ("cuda", (9, 0), True, True, torch.float16),
+        ("cuda", (7, 0), True, True, torch.float16),
+        ("cuda", (6, 1), True, True, torch.float32),
+        ("cuda", (9, 0), False, True, torch.bfloat16),
+        ("cuda", (7, 5), False, True, torch.float32),
+        ("cuda", (9, 0), False, False, torch.float32),
+        ("xpu", None, True, True, torch.float16),
+        ("xpu", None, False, True, torch.bfloat16),
+        ("mps", None, True, True, torch.float32),
+        ("cpu", None, True, True, torch.float32),
+    ],
+)
+def test_auto_precision(
+    kind: str, capability: tuple[int, int] | None, half: bool, bfloat16: bool, expected: torch.dtype
+) -> None:
+    chosen = precision_for("auto", kind, capability, supports_half=half, supports_bfloat16=bfloat16)
+    assert chosen == expected
+
+
+def test_a_precision_is_what_was_asked_for_or_refused(compact: Network) -> None:
+    assert choose_precision("auto", CPU, compact) == torch.float32
+    assert choose_precision("bf16", CPU, compact) == torch.bfloat16
+    with pytest.raises(SettingsError, match=r"does not work in fp16.*fp32, bf16"):
+        precision_for("fp16", "cuda", (9, 0), supports_half=False, supports_bfloat16=True)
+    with pytest.raises(SettingsError, match="no precision is called"):
+        choose_precision("int8", CPU, compact)
+
+
+@pytest.mark.parametrize(
+    ("error", "too_much", "lost"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True, False),
+        (MemoryError(), True, False),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), True, False),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried"), True, False),
+        (RuntimeError("CUDA error: out of memory"), True, False),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False, True),
+        (RuntimeError("CUDA error: device-side assert triggered"), False, True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), False, True),
+        (RuntimeError("Expected a CUDA tensor"), False, False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False, False),
+        (ValueError("CUDA error"), False, False),
+    ],
+)
+def test_what_an_exception_means(error: Exception, too_much: bool, lost: bool) -> None:
+    assert is_too_much(error) is too_much
+    assert is_lost_device(error) is lost
