@@ -29,7 +29,6 @@ from comic_upscale.version import __version__
 if TYPE_CHECKING:
     from comic_upscale.jobs.flow import StopRequest
     from comic_upscale.jobs.progress import Event, JobFinished
-    from comic_upscale.jobs.report import JobStatus
     from comic_upscale.settings import JobSettings
     from comic_upscale.terminal import Display
 
@@ -313,7 +312,7 @@ def _stopping_on_signals(stop: StopRequest, display: Display) -> Iterator[list[i
 
 def _show_plan(settings: JobSettings, *, as_json: bool) -> None:
     from comic_upscale.jobs.preview import preview
-    from comic_upscale.terminal import plan_lines, preview_as_json
+    from comic_upscale.wording import plan_lines, preview_as_json
 
     planned = preview(settings)
     for line in [preview_as_json(planned)] if as_json else plan_lines(planned):
@@ -367,6 +366,7 @@ def _find_ledger(job: Path | None, ledger: Path | None) -> Path:
 
 def _print_status(ledger: Path, *, failures: bool, as_json: bool) -> None:
     from comic_upscale.jobs.report import read_failures, read_status
+    from comic_upscale.wording import printable, status_lines
 
     report = read_status(ledger)
     failed = read_failures(ledger) if failures else []
@@ -374,10 +374,8 @@ def _print_status(ledger: Path, *, failures: bool, as_json: bool) -> None:
         extra = {"failures": [asdict(failure) for failure in failed]} if failures else {}
         typer.echo(json.dumps({**asdict(report), **extra}, ensure_ascii=False))
         return
-    for line in _status_lines(report):
+    for line in status_lines(report):
         typer.echo(line)
-    from comic_upscale.terminal import printable
-
     for failure in failed:
         typer.echo(printable(f"  failed: {failure.source}: {failure.reason} [{failure.kind}]"))
 
@@ -385,11 +383,12 @@ def _print_status(ledger: Path, *, failures: bool, as_json: bool) -> None:
 def _watch(ledger: Path, *, as_json: bool) -> None:
     """Show the status every second or two, until no run is alive."""
     from comic_upscale.jobs.report import read_status
+    from comic_upscale.wording import status_lines
 
     if as_json or not sys.stdout.isatty():
         while True:
             report = read_status(ledger)
-            line = json.dumps(asdict(report), ensure_ascii=False) if as_json else _status_lines(report)[0]
+            line = json.dumps(asdict(report), ensure_ascii=False) if as_json else status_lines(report)[0]
             typer.echo(line)
             if not report.alive:
                 return
@@ -402,45 +401,10 @@ def _watch(ledger: Path, *, as_json: bool) -> None:
     with Live(refresh_per_second=4) as live:
         while True:
             report = read_status(ledger)
-            live.update(Text("\n".join(_status_lines(report))))
+            live.update(Text("\n".join(status_lines(report))))
             if not report.alive:
                 return
             time.sleep(1.0)
-
-
-def _status_lines(report: JobStatus) -> list[str]:
-    from comic_upscale.jobs.report import seconds_since
-    from comic_upscale.terminal import duration, printable, rate
-
-    skipped = f", {report.skipped:,} skipped" if report.skipped else ""
-    lines = [
-        f"{report.state}: {report.percent:g} %, {report.done:,} of {report.total:,} done, "
-        f"{report.failed:,} failed{skipped}, {report.pending:,} to do"
-    ]
-    if report.alive:
-        left = "" if report.eta_seconds is None else f", {duration(report.eta_seconds)} left"
-        lines.append(f"{rate(report.pages_per_second)}{left}")
-    elif report.last_seen is not None:
-        ago = duration(seconds_since(report.last_seen))
-        how = {
-            "died": "the run died without a word",
-            "interrupted": f"the run was stopped ({report.run_error})",
-            "failed": f"the run ended on an error: {report.run_error}",
-        }.get(report.run_state or "", "the run ended")
-        lines.append(f"not running: {how}, last seen {ago} ago")
-    if report.alive:
-        lines.append(f"process {report.pid} on {report.host}, since {report.started_at}")
-    lines += [
-        f"input:  {report.input}",
-        f"output: {report.output}",
-        f"model:  {report.model} on {report.device}, {report.precision}"
-        if report.device
-        else f"model:  {report.model}",
-        f"ledger: {report.ledger}",
-    ]
-    if report.state == "stopped":
-        lines.append("run the same command again to continue")
-    return [printable(line) for line in lines]
 
 
 def _set_up_logging(verbose: bool) -> None:

@@ -13,38 +13,26 @@ import os
 import socket
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 from sqlite_utils import Database
 
-from comic_upscale.errors import LedgerDamagedError, LedgerError, LedgerVersionError
-from comic_upscale.jobs.schema import MIGRATIONS, known_migrations
-from comic_upscale.pages.page import Page
-
-
-@dataclass(slots=True)
-class PageRow:
-    """What the ledger knows of a page, as far as deciding what to do with it needs."""
-
-    id: int
-    source: str
-    source_size: int
-    source_mtime_ns: int
-    source_sha256: str | None
-    state: str
-    output: str
-    output_size: int | None
-    error_kind: str | None
-
-
-SELECT_ROWS = (
-    "select id, source, source_size, source_mtime_ns, source_sha256, state, output, output_size, error_kind"
-    " from pages where job_id = ? order by id"
+from comic_upscale.errors import LedgerDamagedError, LedgerVersionError
+from comic_upscale.jobs.records import (
+    MIGRATION_NAMES,
+    SELECT_ROWS,
+    PageDone,
+    PageFailed,
+    PageRow,
+    damaged,
+    explained,
+    now,
+    path_text,
 )
-"""The columns of `PageRow` for every page of a job."""
+from comic_upscale.jobs.schema import MIGRATIONS
+from comic_upscale.pages.page import Page
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,41 +46,6 @@ class OutputOwner:
     source_sha256: str | None
     state: str
     output_size: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PageDone:
-    """A page whose output stands in its place; what the ledger keeps of it."""
-
-    row_id: int
-    source: str
-    output: str
-    source_sha256: str
-    width: int
-    height: int
-    output_width: int
-    output_height: int
-    output_size: int
-    output_sha256: str
-    seconds: dict[str, float]
-    """Seconds in each of the stages decode, upscale (its share of the batch), encode, place."""
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PageFailed:
-    """A page that could not be done, and why."""
-
-    row_id: int
-    source: str
-    kind: str
-    reason: str
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
-def now() -> str:
-    """The time as the ledger writes it: ISO 8601, UTC, milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class Ledger:
@@ -126,13 +79,13 @@ class Ledger:
     def _check_whose_it_is(self) -> None:
         complaint = self._db.execute("pragma quick_check(1)").fetchone()[0]
         if complaint != "ok":
-            raise LedgerDamagedError(_damaged(self.path, complaint))
+            raise LedgerDamagedError(damaged(self.path, complaint))
         tables = set(self._db.table_names())
         if tables and MIGRATIONS.migrations_table not in tables:
             raise LedgerDamagedError(
                 f"{self.path} is a database, but not a ledger of comic-upscale: choose another --ledger"
             )
-        unknown = {applied.name for applied in MIGRATIONS.applied(self._db)} - set(known_migrations())
+        unknown = {applied.name for applied in MIGRATIONS.applied(self._db)} - set(MIGRATION_NAMES)
         if unknown:
             raise LedgerVersionError(
                 f"{self.path} was written by a newer comic-upscale ({', '.join(sorted(unknown))}): "
@@ -385,38 +338,8 @@ class Ledger:
             yield
 
 
-@contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn what SQLite raises over the ledger at ``path`` into errors that say what to do."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        # Out of room, read-only, locked by a tool of the user's: the file itself is well.
-        raise LedgerError(
-            f"the ledger {path} cannot be used: {error}. See that the disk has room, that the folder is "
-            "writable, and that no other program keeps the file locked; then run the same command again"
-        ) from error
-    except sqlite3.DatabaseError as error:
-        raise LedgerDamagedError(_damaged(path, str(error))) from error
-    except OSError as error:
-        raise LedgerError(f"the ledger {path} cannot be opened: {error.strerror or error}") from error
-
-
-def _damaged(path: Path, complaint: str) -> str:
-    return (
-        f"the ledger {path} is damaged or not a ledger ({complaint}). The pages that were written are safe. "
-        "Try `sqlite3 LEDGER .recover` on a copy; or move the file away and start again with --overwrite"
-    )
-
-
 def _stage_seconds(seconds: dict[str, float]) -> list[float | None]:
     return [
         None if stage not in seconds else round(seconds[stage], 4)
         for stage in ("decode", "upscale", "encode", "place")
     ]
-
-
-def path_text(path: Path | str) -> str:
-    """A path as SQLite can keep it: bytes that are no Unicode are written as ``%FF``."""
-    raw = os.fsencode(path)
-    return raw.decode("utf-8", errors="backslashreplace").replace("\\x", "%")

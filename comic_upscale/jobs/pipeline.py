@@ -27,9 +27,10 @@ from typing import ParamSpec, TypeAlias, TypeVar
 from comic_upscale.errors import ComicUpscaleError, DeviceError, PageError
 from comic_upscale.jobs.files import place_output, read_source, to_the_end
 from comic_upscale.jobs.flow import BatchAssembler, PixelBudget, StopRequest
-from comic_upscale.jobs.ledger import Ledger, OutputOwner, PageDone, PageFailed, path_text
+from comic_upscale.jobs.ledger import Ledger, OutputOwner
 from comic_upscale.jobs.plan import Plan, PlannedPage, may_write
 from comic_upscale.jobs.progress import STAGES, Listener, Progress, RateMeter, StageMeter
+from comic_upscale.jobs.records import PageDone, PageFailed, path_text
 from comic_upscale.pages.decode import decode, read_header
 from comic_upscale.pages.encode import check_encoded, check_target, encode
 from comic_upscale.pages.page import Pixels

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from comic_upscale.errors import PageError
-from comic_upscale.jobs.ledger import Ledger, OutputOwner, PageRow
+from comic_upscale.jobs.ledger import Ledger, OutputOwner
+from comic_upscale.jobs.records import PageRow
 from comic_upscale.pages.naming import free_name
 from comic_upscale.pages.order import fold
 from comic_upscale.pages.page import Page

@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from comic_upscale.errors import PageError
-from comic_upscale.jobs.ledger import path_text
 from comic_upscale.jobs.plan import Action, decide
+from comic_upscale.jobs.records import path_text
 from comic_upscale.jobs.report import read_rows
 from comic_upscale.jobs.run import find_pages
 from comic_upscale.models.weights import identify_weights

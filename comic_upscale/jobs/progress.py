@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from comic_upscale.jobs.ledger import PageDone, PageFailed
+from comic_upscale.jobs.records import PageDone, PageFailed
 
 RATE_WINDOW_SECONDS = 60.0
 STAGES = ("decode", "upscale", "encode", "place")

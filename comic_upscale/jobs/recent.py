@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 from pathlib import Path
 
-from comic_upscale.jobs.ledger import path_text
+from comic_upscale.jobs.records import path_text
 
 
 def remember_ledger(folder: Path, ledger: Path) -> None:

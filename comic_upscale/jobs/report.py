@@ -14,8 +14,15 @@ from typing import Any
 import psutil
 
 from comic_upscale.errors import InputError, LedgerError, LedgerVersionError
-from comic_upscale.jobs.ledger import SELECT_ROWS, PageRow, explained, path_text
-from comic_upscale.jobs.schema import MIGRATIONS, known_migrations
+from comic_upscale.jobs.records import (
+    MIGRATION_NAMES,
+    MIGRATION_SET,
+    MIGRATIONS_TABLE,
+    SELECT_ROWS,
+    PageRow,
+    explained,
+    path_text,
+)
 from comic_upscale.settings import LEDGER_NAME, MARKER_FOLDER, default_ledger
 
 ALIVE_WITHIN_SECONDS = 30.0
@@ -214,12 +221,12 @@ def _reading(ledger: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _check_version(connection: sqlite3.Connection, ledger: Path) -> None:
-    table = MIGRATIONS.migrations_table
+    table = MIGRATIONS_TABLE
     found = connection.execute("select count(*) from sqlite_master where name = ?", [table]).fetchone()[0]
     if not found:
         raise InputError(f"{ledger} is not a ledger of comic-upscale")
-    applied = connection.execute(f"select name from {table} where migration_set = ?", [MIGRATIONS.name])
-    unknown = {str(row[0]) for row in applied} - set(known_migrations())
+    applied = connection.execute(f"select name from {table} where migration_set = ?", [MIGRATION_SET])
+    unknown = {str(row[0]) for row in applied} - set(MIGRATION_NAMES)
     if unknown:
         raise LedgerVersionError(
             f"{ledger} was written by a newer comic-upscale: update with "

@@ -14,11 +14,12 @@ from comic_upscale.errors import ComicUpscaleError, InputError
 from comic_upscale.jobs.engines import OpenEngines, open_engines
 from comic_upscale.jobs.files import part_path
 from comic_upscale.jobs.flow import StopRequest
-from comic_upscale.jobs.ledger import Ledger, path_text
+from comic_upscale.jobs.ledger import Ledger
 from comic_upscale.jobs.lock import hold_job
 from comic_upscale.jobs.pipeline import LedgerThread, Pipeline
 from comic_upscale.jobs.plan import Plan, make_plan
 from comic_upscale.jobs.progress import Event, Fetching, JobFinished, JobStarted, Listener, Preparing
+from comic_upscale.jobs.records import path_text
 from comic_upscale.models.weights import ResolvedWeights, identify_weights, resolve_weights
 from comic_upscale.pages.discover import Discovery, discover
 from comic_upscale.pages.encode import extension

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from sqlite_utils import Database, Migrations
 
-MIGRATIONS = Migrations("comic_upscale")
+from comic_upscale.jobs.records import MIGRATION_SET
+
+MIGRATIONS = Migrations(MIGRATION_SET)
 
 
 @MIGRATIONS()
@@ -15,11 +17,6 @@ def m001_jobs_runs_pages(db: Database) -> None:
     """Jobs, the runs that worked on them, and every page; two views that read well."""
     for statement in _M001:
         db.execute(statement)
-
-
-def known_migrations() -> list[str]:
-    """The names of the migrations that this version brings, oldest first."""
-    return [migration.name for migration in MIGRATIONS.pending(Database(memory=True))]
 
 
 _M001 = (

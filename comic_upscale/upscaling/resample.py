@@ -7,6 +7,9 @@ matrix products. Coefficients are those of the whole axis wherever the block lie
 a tiled page meet without a seam.
 
 As in Pillow, the horizontal pass comes first, and between the passes samples are cut to their range.
+Two things differ: samples are not rounded between the passes, which on pure black-and-white noise adds
+up to a second grey level in places; and Pillow 13 turns the order round where the height shrinks much more
+than the width, which no page does that keeps its shape.
 """
 
 from __future__ import annotations

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from comic_upscale.errors import InputError, LedgerDamagedError
-from comic_upscale.jobs.ledger import Ledger, PageDone, PageFailed, now
+from comic_upscale.jobs.ledger import Ledger
 from comic_upscale.jobs.recent import newest_ledger, remember_ledger
+from comic_upscale.jobs.records import PageDone, PageFailed, now
 from comic_upscale.jobs.report import find_ledger, read_failures, read_status
 from comic_upscale.pages.page import Page
 

@@ -24,9 +24,9 @@ from comic_upscale.errors import (
 )
 from comic_upscale.jobs import files
 from comic_upscale.jobs.flow import StopRequest
-from comic_upscale.jobs.ledger import PageDone, PageFailed
 from comic_upscale.jobs.lock import hold_job
 from comic_upscale.jobs.progress import Event, JobFinished, JobStarted, Progress
+from comic_upscale.jobs.records import PageDone, PageFailed
 from comic_upscale.jobs.report import read_failures, read_status
 from comic_upscale.jobs.run import run_job
 from comic_upscale.settings import FailureLimit, JobSettings

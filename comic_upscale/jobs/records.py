@@ -1,0 +1,111 @@
+"""What stands in a ledger, in the form that the other modules speak of it. Light: imports no library.
+
+Reading a ledger (``report.py``) needs this much and no more, so that ``status`` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from comic_upscale.errors import LedgerDamagedError, LedgerError
+
+MIGRATION_SET = "comic_upscale"
+MIGRATIONS_TABLE = "_sqlite_migrations"
+"""Where sqlite-utils notes which migrations a database has seen."""
+
+MIGRATION_NAMES = ("m001_jobs_runs_pages",)
+"""The migrations that this version knows, oldest first; ``schema.py`` has their statements."""
+
+
+@dataclass(slots=True)
+class PageRow:
+    """What the ledger knows of a page, as far as deciding what to do with it needs."""
+
+    id: int
+    source: str
+    source_size: int
+    source_mtime_ns: int
+    source_sha256: str | None
+    state: str
+    output: str
+    output_size: int | None
+    error_kind: str | None
+
+
+SELECT_ROWS = (
+    "select id, source, source_size, source_mtime_ns, source_sha256, state, output, output_size, error_kind"
+    " from pages where job_id = ? order by id"
+)
+"""The columns of `PageRow` for every page of a job."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageDone:
+    """A page whose output stands in its place; what the ledger keeps of it."""
+
+    row_id: int
+    source: str
+    output: str
+    source_sha256: str
+    width: int
+    height: int
+    output_width: int
+    output_height: int
+    output_size: int
+    output_sha256: str
+    seconds: dict[str, float]
+    """Seconds in each of the stages decode, upscale (its share of the batch), encode, place."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageFailed:
+    """A page that could not be done, and why."""
+
+    row_id: int
+    source: str
+    kind: str
+    reason: str
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def now() -> str:
+    """The time as the ledger writes it: ISO 8601, UTC, milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what SQLite raises over the ledger at ``path`` into errors that say what to do."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        # Out of room, read-only, locked by a tool of the user's: the file itself is well.
+        raise LedgerError(
+            f"the ledger {path} cannot be used: {error}. See that the disk has room, that the folder is "
+            "writable, and that no other program keeps the file locked; then run the same command again"
+        ) from error
+    except sqlite3.DatabaseError as error:
+        raise LedgerDamagedError(damaged(path, str(error))) from error
+    except OSError as error:
+        raise LedgerError(f"the ledger {path} cannot be opened: {error.strerror or error}") from error
+
+
+def damaged(path: Path, complaint: str) -> str:
+    """Say that a ledger is broken, and what to do."""
+    return (
+        f"the ledger {path} is damaged or not a ledger ({complaint}). The pages that were written are safe. "
+        "Try `sqlite3 LEDGER .recover` on a copy; or move the file away and start again with --overwrite"
+    )
+
+
+def path_text(path: Path | str) -> str:
+    """A path as SQLite can keep it: bytes that are no Unicode are written as ``%FF``."""
+    raw = os.fsencode(path)
+    return raw.decode("utf-8", errors="backslashreplace").replace("\\x", "%")

@@ -1,0 +1,160 @@
+"""What is said to a person: numbers, headers, summaries, as plain lines without control characters."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from comic_upscale.jobs.report import JobStatus, seconds_since
+
+if TYPE_CHECKING:
+    from comic_upscale.jobs.preview import Preview
+    from comic_upscale.jobs.progress import JobFinished, JobStarted
+
+
+def printable(text: str) -> str:
+    """The text without control characters: names come from strangers, and a terminal obeys them."""
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+
+
+def duration(seconds: float | None) -> str:
+    """``7 s``, ``3:05`` or ``2:10:00``; a dash for what is not known."""
+    if seconds is None:
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def rate(pages_per_second: float | None) -> str:
+    """``2.4 pages/s``, or ``3.1 s/page`` where that reads better; a dash for what is not known."""
+    if not pages_per_second:
+        return "-"
+    if pages_per_second < 1:
+        return f"{1 / pages_per_second:.1f} s/page"
+    return f"{pages_per_second:.1f} pages/s"
+
+
+def preview_as_json(value: Preview) -> str:
+    """A preview as one line of JSON."""
+    return json.dumps(dataclasses.asdict(value), ensure_ascii=False)
+
+
+def plan_lines(preview: Preview) -> list[str]:
+    """What a run would do, a line for each page and a summary, for a person."""
+    lines = []
+    for page in preview.pages:
+        size = "" if page.size is None else f"{page.size[0]}x{page.size[1]}"
+        target = "" if page.target_size is None else f" -> {page.target_size[0]}x{page.target_size[1]}"
+        note = f"  ({page.note})" if page.note else ""
+        lines.append(f"{page.action:>10}  {page.source}  {size}{target}{note}")
+    counts = ", ".join(f"{count:,} {what}" for what, count in preview.counts.items())
+    passed_over = ", ".join(f"{count:,} {reason}" for reason, count in preview.passed_over.items())
+    lines.append(
+        f"{len(preview.pages):,} pages: {counts}" + (f"; passed over: {passed_over}" if passed_over else "")
+    )
+    lines.append(f"model {preview.model}, scale {preview.scale:g}, into {_short(preview.output)}")
+    lines.append("nothing was written (--dry-run)")
+    return [printable(line) for line in lines]
+
+
+def header_lines(event: JobStarted) -> list[tuple[str, str]]:
+    """What a person should know before the work begins, as (label, text)."""
+    counts = [f"{event.total:,} pages"]
+    counts += [
+        f"{count:,} {what}"
+        for count, what in (
+            (event.done, "done before"),
+            (event.failed, "failed before"),
+            (event.skipped, "skipped"),
+            (event.todo, "to do"),
+        )
+        if count and count != event.total
+    ]
+    passed_over = ", ".join(f"{count:,} {reason}" for reason, count in event.passed_over.items() if count)
+    lines = [
+        ("input", f"{_short(event.input)}: {', '.join(counts)}"),
+        ("output", _short(event.output)),
+        ("ledger", _short(event.ledger)),
+    ]
+    if passed_over:
+        lines.insert(1, ("passed over", passed_over))
+    if event.device is not None:
+        native = f" (x{event.native_scale} network)"
+        lines.insert(-2, ("model", f"{event.model}{native}, scale {event.scale:g}"))
+        lines.insert(
+            -2,
+            (
+                "device",
+                f"{event.device}, {event.precision}, batch {event.batch}, "
+                f"{event.workers} worker{'s' if event.workers != 1 else ''}",
+            ),
+        )
+    return [(label, printable(text)) for label, text in lines]
+
+
+def summary_lines(event: JobFinished) -> list[str]:
+    """How a run ended, for a person."""
+    skipped = f", {event.skipped:,} skipped" if event.skipped else ""
+    pending = f", {event.pending:,} left" if event.pending else ""
+    lines = [f"{event.done:,} of {event.total:,} pages done, {event.failed:,} failed{skipped}{pending}"]
+    if event.done_now:
+        took = f"{event.done_now:,} now in {duration(event.seconds)}, {rate(event.pages_per_second)}"
+        lines.append(took)
+    elif event.state == "finished" and not event.failed:
+        lines.append("nothing was left to do")
+    lines += [f"  failed: {source}: {reason} [{kind}]" for source, kind, reason in event.failures]
+    if event.failed > len(event.failures):
+        lines.append(f"  and {event.failed - len(event.failures):,} more: comic-upscale status --failures")
+    if event.failed:
+        lines.append("--retry-failed tries the failed pages again")
+    if event.state == "interrupted":
+        lines.append(f"stopped early ({event.reason}); the same command continues")
+    lines.append(f"output: {_short(event.output)}")
+    return [printable(line) for line in lines]
+
+
+def status_lines(report: JobStatus) -> list[str]:
+    """How far a job is, for a person."""
+    skipped = f", {report.skipped:,} skipped" if report.skipped else ""
+    lines = [
+        f"{report.state}: {report.percent:g} %, {report.done:,} of {report.total:,} done, "
+        f"{report.failed:,} failed{skipped}, {report.pending:,} to do"
+    ]
+    if report.alive:
+        left = "" if report.eta_seconds is None else f", {duration(report.eta_seconds)} left"
+        lines.append(f"{rate(report.pages_per_second)}{left}")
+    elif report.last_seen is not None:
+        ago = duration(seconds_since(report.last_seen))
+        how = {
+            "died": "the run died without a word",
+            "interrupted": f"the run was stopped ({report.run_error})",
+            "failed": f"the run ended on an error: {report.run_error}",
+        }.get(report.run_state or "", "the run ended")
+        lines.append(f"not running: {how}, last seen {ago} ago")
+    if report.alive:
+        lines.append(f"process {report.pid} on {report.host}, since {report.started_at}")
+    lines += [
+        f"input:  {report.input}",
+        f"output: {report.output}",
+        f"model:  {report.model} on {report.device}, {report.precision}"
+        if report.device
+        else f"model:  {report.model}",
+        f"ledger: {report.ledger}",
+    ]
+    if report.state == "stopped":
+        lines.append("run the same command again to continue")
+    return [printable(line) for line in lines]
+
+
+def _short(path: str) -> str:
+    """The path as seen from here, where that is shorter."""
+    with contextlib.suppress(ValueError, OSError):
+        relative = str(Path(path).relative_to(Path.cwd()))
+        return relative if relative != "." else path
+    return path

@@ -1,0 +1,147 @@
+"""Pulling the plug: a run that is killed at random moments, again and again, ends as if undisturbed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.jobs.conftest import draw
+
+# A real run in a real process; only the network is exchanged for a quick one.
+PROGRAM = """
+import sys
+from pathlib import Path
+from comic_upscale.jobs.run import run_job
+from comic_upscale.settings import JobSettings
+from tests.fakes import NearestEngine, pause
+settings = JobSettings(input=Path(sys.argv[1]), output=Path(sys.argv[2]), model=sys.argv[3], workers=2)
+finished = run_job(settings, open_engines=lambda *_: [NearestEngine(pause(0.004), limit=4)])
+sys.exit(finished.failed > 0)
+"""
+
+
+def start(pages: Path, output: Path, weights: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(pages), str(output), str(weights)],
+        cwd=Path(__file__).resolve().parents[2],
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and ".comic-upscale" not in path.relative_to(folder).parts
+    }
+
+
+@pytest.fixture
+def sixty_pages(tmp_path: Path) -> Path:
+    for number in range(60):
+        draw(tmp_path / "pages" / f"{number % 3}" / f"{number}.png", number, size=(30 + number % 4, 40))
+    return tmp_path / "pages"
+
+
+def test_thirty_kills_at_random_moments_change_nothing(
+    sixty_pages: Path, tmp_path: Path, tiny_weights: Path
+) -> None:
+    began = time.monotonic()
+    assert start(sixty_pages, tmp_path / "calm", tiny_weights).wait() == 0
+    whole = time.monotonic() - began
+    expected = outputs(tmp_path / "calm")
+    assert len(expected) == 60
+
+    chance = random.Random(7)
+    output = tmp_path / "stormy"
+    kills = 0
+    while kills < 30:
+        process = start(sixty_pages, output, tiny_weights)
+        try:
+            process.wait(timeout=chance.uniform(0.3 * whole, 1.0 * whole))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+        for path, data in outputs(output).items():
+            if not path.endswith(".part"):
+                assert data == expected[path], f"{path} is torn after {kills} kills"
+        if process.returncode == 0:
+            # Done before the thirtieth kill: take some pages away, so that there is work to disturb.
+            for path in chance.sample(sorted(output.rglob("[0-9]*.png")), 30):
+                path.unlink()
+    assert start(sixty_pages, output, tiny_weights).wait() == 0
+    assert outputs(output) == expected
+
+    connection = sqlite3.connect(output / ".comic-upscale" / "ledger.sqlite3")
+    states = dict(connection.execute("select state, count(*) from pages group by state").fetchall())
+    sources = connection.execute("select count(distinct source), count(*) from pages").fetchone()
+    runs = dict(connection.execute("select state, count(*) from runs group by state").fetchall())
+    connection.close()
+    assert states == {"done": 60}
+    assert sources == (60, 60)
+    assert runs["interrupted"] >= 1
+    assert "running" not in runs
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_command_with_its_own_code_and_the_next_run_continues(
+    tmp_path: Path, tiny_weights: Path, number: signal.Signals, code: int
+) -> None:
+    pages, output = tmp_path / "pages", tmp_path / "out"
+    for page in range(40):
+        draw(pages / f"{page}.png", page, size=(200, 300))
+    command = [sys.executable, "-m", "comic_upscale", "run", "--input", str(pages), "--output", str(output),
+               "--model", str(tiny_weights), "--device", "cpu", "--json"]  # fmt: skip
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if '"page_done"' in line:
+                process.send_signal(number)
+                break
+        rest = process.stdout.read()
+        assert process.wait() == code
+    assert '"state": "interrupted"' in rest.splitlines()[-1]
+    done = list(output.glob("*.png"))
+    assert 0 < len(done) < 40
+    assert not list(output.glob(".*.part"))
+    for path in done:
+        with Image.open(path) as image:
+            image.load()
+    finished = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert len(list(output.glob("*.png"))) == 40
+
+
+def test_a_second_signal_ends_the_command_at_once(tmp_path: Path, tiny_weights: Path) -> None:
+    for page in range(3):
+        draw(tmp_path / "pages" / f"{page}.png", page, size=(1200, 1200))
+    command = [sys.executable, "-m", "comic_upscale", "run", "--input", str(tmp_path / "pages"), "--output",
+               str(tmp_path / "out"), "--model", str(tiny_weights), "--device", "cpu", "--json"]  # fmt: skip
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")},
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if '"job_started"' in line:
+            break
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    assert process.wait(20) == 130
+    assert time.monotonic() - began < 5
+    process.stdout.close()
