@@ -306,8 +306,10 @@ def _stopping_on_signals(stop: StopRequest, display: Display) -> Iterator[list[i
     try:
         yield received
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        # After a signal the process is about to end: a second one must still end it with its own code.
+        if not received:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _show_plan(settings: JobSettings, *, as_json: bool) -> None:

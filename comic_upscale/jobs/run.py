@@ -69,9 +69,9 @@ async def run_job_async(
     """Upscale every page of a job that is not done yet; as `run_job`, in the running event loop."""
     emit = on_event or _ignore
     stop = stop or StopRequest()
+    model, identity = await asyncio.to_thread(identify_weights, settings.model, denoise=settings.denoise)
     emit(Preparing(what="reading the input"))
     discovery = await asyncio.to_thread(find_pages, settings)
-    model, identity = await asyncio.to_thread(identify_weights, settings.model, denoise=settings.denoise)
     on_ledger = LedgerThread()
     try:
         with hold_job(settings.output, settings.ledger_path):

@@ -124,24 +124,21 @@ def test_a_signal_ends_the_command_with_its_own_code_and_the_next_run_continues(
 
 
 def test_a_second_signal_ends_the_command_at_once(tmp_path: Path, tiny_weights: Path) -> None:
-    for page in range(3):
-        draw(tmp_path / "pages" / f"{page}.png", page, size=(1200, 1200))
+    # Large enough that the page in hand would hold up a graceful stop for many seconds.
+    (tmp_path / "pages").mkdir()
+    Image.new("RGB", (4000, 4000)).save(tmp_path / "pages" / "large.png")
     command = [sys.executable, "-m", "comic_upscale", "run", "--input", str(tmp_path / "pages"), "--output",
                str(tmp_path / "out"), "--model", str(tiny_weights), "--device", "cpu", "--json"]  # fmt: skip
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")},
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if '"job_started"' in line:
-            break
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    began = time.monotonic()
-    assert process.wait(20) == 130
-    assert time.monotonic() - began < 5
-    process.stdout.close()
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if '"in_hand": "large.png"' in line:
+                break
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        assert process.poll() is None
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        assert time.monotonic() - began < 3

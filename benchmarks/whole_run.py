@@ -1,0 +1,216 @@
+"""Files to files on this machine: the whole run against the network alone and against the official loop.
+
+Usage: python benchmarks/whole_run.py [--pages 20] [--rounds 4] [--model NAME|FILE] [--json FILE]
+
+Machines are noisy, so the three are timed in turn, round after round, in one process, over the same
+pages, and the figures that count are the ratios. Loading a network is left out of all three.
+
+* alone: ``TorchEngine.upscale`` over pixels that are decoded already, one call a page or batch.
+* whole: ``run_job`` from its first page to its last, reading, checking, writing, flushing, recording.
+* official: the loop of ``inference_realesrgan.py``: ``cv2.imread``, ``RealESRGANer.enhance``,
+  ``cv2.imwrite``, with the same weights, the same precision and the same target size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from comic_upscale.jobs.progress import Event, JobStarted
+from comic_upscale.jobs.run import run_job, versions
+from comic_upscale.models.network import load_network
+from comic_upscale.models.weights import ResolvedWeights, resolve_weights
+from comic_upscale.pages.decode import decode
+from comic_upscale.pages.page import Pixels
+from comic_upscale.pages.size import target_size
+from comic_upscale.settings import JobSettings
+from comic_upscale.upscaling.engine import Engine
+from comic_upscale.upscaling.pages import prepare, upscale_pages
+from comic_upscale.upscaling.torch_engine import open_torch_engine
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+WIDTH, HEIGHT, SCALE = 512, 768, 2.5
+
+
+def main() -> None:
+    """Measure, print, and write what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pages", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--model", default="realesr-animevideov3")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    weights = resolve_weights(
+        options.model, denoise=None, folders=weights_folders(), cache=Path("weights"), download=False
+    )
+    engine = open_torch_engine(load_network(weights, None), options.device)
+    official = open_official(weights, engine)
+    with tempfile.TemporaryDirectory() as folder:
+        pages = cut_pages(Path(folder) / "pages", options.pages)
+        seconds = measure(pages, options.rounds, engine, official, weights)
+    report = summarise(seconds, options.pages, engine, weights)
+    print(json.dumps(report, indent=2))
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def weights_folders() -> list[Path]:
+    """Where weights may be on this machine."""
+    named = os.environ.get("COMIC_UPSCALE_WEIGHTS")
+    return [Path(named)] if named else [REPOSITORY.parent / "shared" / "weights", REPOSITORY / "weights"]
+
+
+def cut_pages(folder: Path, count: int) -> list[Path]:
+    """Write so many PNG pages of 512 x 768, cut from real pages where they are, else from the examples."""
+    folder.mkdir(parents=True)
+    comics = Path(os.environ.get("COMIC_UPSCALE_COMICS") or REPOSITORY.parent / "shared" / "comics") / "dev"
+    sources = sorted(comics.glob("*")) or sorted((REPOSITORY / "examples" / "pages").glob("*.png"))
+    pages: list[Path] = []
+    while len(pages) < count:
+        before = len(pages)
+        for source in sources:
+            with Image.open(source) as image:
+                if len(pages) == count or image.width < WIDTH or image.height < HEIGHT or image.width > 1600:
+                    continue
+                left = (image.width - WIDTH) // 2
+                top = (37 * len(pages)) % (image.height - HEIGHT + 1)
+                page = image.convert("RGB").crop((left, top, left + WIDTH, top + HEIGHT))
+            path = folder / f"{len(pages):03d}.png"
+            page.save(path)
+            pages.append(path)
+        if len(pages) == before:
+            raise SystemExit(f"no page of at least {WIDTH}x{HEIGHT} in {comics} or examples/")
+    return pages
+
+
+def measure(
+    pages: list[Path], rounds: int, engine: Engine, official: object, weights: ResolvedWeights
+) -> dict[str, list[float]]:
+    """Seconds a page of each of the three, once for each round."""
+    decoded = [prepare(decode(path.read_bytes(), max_pixels=10**9)) for path in pages]
+    alone(engine, decoded[:1])  # the first call of a network prepares it
+    if official is not None:
+        official_loop(official, pages[:1], pages[0].parent)
+    seconds: dict[str, list[float]] = {"alone": [], "whole": [], "official": []}
+    share = len(pages) // rounds
+    for number in range(rounds):
+        part = slice(number * share, (number + 1) * share)
+        seconds["alone"].append(alone(engine, decoded[part]) / share)
+        seconds["whole"].append(whole(engine, pages[part], weights) / share)
+        if official is not None:
+            seconds["official"].append(official_loop(official, pages[part], pages[0].parent) / share)
+        print(f"round {number + 1}: " + ", ".join(f"{k} {v[-1]:.3f} s" for k, v in seconds.items() if v))
+    return seconds
+
+
+def alone(engine: Engine, pages: list[Pixels]) -> float:
+    """Seconds for the network and the resampling, from pixels to pixels."""
+    limit = engine.batch_limit(HEIGHT, WIDTH)
+    start = time.perf_counter()
+    for first in range(0, len(pages), limit):
+        upscale_pages(engine, pages[first : first + limit], target_size(WIDTH, HEIGHT, SCALE))
+    return time.perf_counter() - start
+
+
+def whole(engine: Engine, pages: list[Path], weights: ResolvedWeights) -> float:
+    """Seconds for a run over a folder of these pages, from its header to its end."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "in"
+        source.mkdir()
+        for page in pages:
+            shutil.copy(page, source)
+        settings = JobSettings(
+            input=source, output=Path(folder) / "out", scale=SCALE, model=str(weights.path), workers=2
+        )
+        started = 0.0
+
+        def note(event: Event) -> None:
+            nonlocal started
+            if isinstance(event, JobStarted):
+                started = time.perf_counter()
+
+        finished = run_job(settings, on_event=note, open_engines=lambda *_: [_Kept(engine)])
+        assert finished.done == len(pages)
+        return time.perf_counter() - started
+
+
+class _Kept:
+    """The same engine for every run: not closed with the run."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.native_scale, self.device, self.precision = engine.native_scale, engine.device, engine.precision
+        self.batch_limit, self.upscale = engine.batch_limit, engine.upscale
+
+    def close(self) -> None:
+        """Stay open."""
+
+
+def open_official(weights: ResolvedWeights, engine: Engine) -> object:
+    """The official program over the same weights, or None where it is not installed."""
+    from comic_upscale.errors import SettingsError
+    from comic_upscale.upscaling.device import choose_device
+    from comic_upscale.upscaling.reference_engine import RealESRGANEngine
+
+    try:
+        device = choose_device("auto" if engine.device.startswith("cuda") else "cpu")
+        return RealESRGANEngine(weights.path, device=device, half=engine.precision == "fp16")._program
+    except SettingsError as error:
+        print(f"without the official program: {error}")
+        return None
+
+
+def official_loop(program: object, pages: list[Path], folder: Path) -> float:
+    """Seconds for the loop of the official script: read, enhance, write."""
+    import cv2
+
+    start = time.perf_counter()
+    for page in pages:
+        image = cv2.imread(str(page), cv2.IMREAD_UNCHANGED)
+        output, _ = program.enhance(image, outscale=SCALE)  # type: ignore[attr-defined]
+        cv2.imwrite(str(folder / f"official-{page.name}.out.png"), output)
+    return time.perf_counter() - start
+
+
+def summarise(
+    seconds: dict[str, list[float]], pages: int, engine: Engine, weights: ResolvedWeights
+) -> dict[str, object]:
+    """The figures with what they were measured on."""
+    median = {name: statistics.median(values) for name, values in seconds.items() if values}
+    ratio = {
+        "whole_rate_over_alone": [a / w for a, w in zip(seconds["alone"], seconds["whole"], strict=True)],
+        "whole_rate_over_official": [
+            o / w for o, w in zip(seconds["official"], seconds["whole"], strict=False)
+        ],
+    }
+    return {
+        "pages": pages,
+        "page": f"{WIDTH}x{HEIGHT} to {target_size(WIDTH, HEIGHT, SCALE)}, PNG",
+        "model": weights.model_name,
+        "device": engine.device,
+        "precision": engine.precision,
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "versions": {**versions(), "numpy": np.__version__},
+        "seconds_a_page": {name: round(value, 3) for name, value in median.items()},
+        "ratios": {
+            name: {"median": round(statistics.median(values), 3), "rounds": [round(v, 3) for v in values]}
+            for name, values in ratio.items()
+            if values
+        },
+    }
+
+
+if __name__ == "__main__":
+    main()

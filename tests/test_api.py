@@ -1,0 +1,80 @@
+"""The public names, as a program would use them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import comic_upscale
+from comic_upscale import Upscaler, upscale_image
+from comic_upscale.errors import InputError, PageError, SettingsError, WeightsError
+
+
+@pytest.fixture(scope="module")
+def upscaler(tiny_weights: Path) -> Upscaler:
+    return Upscaler(str(tiny_weights), device="cpu")
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+def test_an_image_keeps_its_mode_and_gets_its_size(upscaler: Upscaler, mode: str) -> None:
+    image = Image.effect_noise((21, 33), 50).convert(mode)
+    result = upscaler.upscale(image, scale=2.5)
+    assert (result.mode, result.size) == (mode, (round(21 * 2.5), round(33 * 2.5)))
+
+
+def test_an_array_is_taken_for_the_image_that_it_is(upscaler: Upscaler) -> None:
+    image = Image.effect_noise((20, 30), 50)
+    assert upscaler.upscale(np.asarray(image), 2).tobytes() == upscaler.upscale(image, 2).tobytes()
+
+
+@pytest.mark.parametrize(
+    "wrong", [Image.new("CMYK", (4, 4)), np.zeros((4, 4, 5), np.uint8), np.zeros((4, 4), np.float32)]
+)
+def test_what_is_no_image_is_refused(upscaler: Upscaler, wrong: object) -> None:
+    with pytest.raises(SettingsError):
+        upscaler.upscale(wrong)  # type: ignore[arg-type]
+
+
+def test_a_scale_that_cannot_be(upscaler: Upscaler) -> None:
+    with pytest.raises(SettingsError, match="scale"):
+        upscaler.upscale(Image.new("L", (4, 4)), 1.0)
+
+
+def test_one_file_into_another(upscaler: Upscaler, tmp_path: Path) -> None:
+    Image.effect_noise((20, 30), 50).save(tmp_path / "a.png")
+    for name in ("b.png", "b.webp", "b.jpg"):
+        upscale_image(tmp_path / "a.png", tmp_path / name, scale=3, upscaler=upscaler)
+        with Image.open(tmp_path / name) as image:
+            assert image.size == (60, 90)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.jpg", "b.png", "b.webp"]
+
+
+def test_files_that_cannot_be(upscaler: Upscaler, tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        upscale_image(tmp_path / "none.png", tmp_path / "b.png", upscaler=upscaler)
+    (tmp_path / "bad.png").write_bytes(b"bad")
+    with pytest.raises(PageError):
+        upscale_image(tmp_path / "bad.png", tmp_path / "b.png", upscaler=upscaler)
+    with pytest.raises(SettingsError, match=r"\.png"):
+        upscale_image(tmp_path / "bad.png", tmp_path / "b.gif", upscaler=upscaler)
+
+
+def test_weights_that_are_not_here_are_not_fetched_unasked(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="https://"):
+        Upscaler("realesr-animevideov3", weights_folders=[tmp_path])
+
+
+def test_every_public_name_is_there_and_importing_costs_nothing() -> None:
+    for name in comic_upscale.__all__:
+        assert getattr(comic_upscale, name) is not None
+    heavy = (
+        "import sys, comic_upscale; print([m for m in ('torch', 'numpy', 'PIL', 'rich') if m in sys.modules])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", heavy], text=True).strip() == "[]"
+    with pytest.raises(AttributeError):
+        comic_upscale.nothing  # noqa: B018
