@@ -54,7 +54,7 @@ class NetworkPass:
             native = native.reshape(n, 3, *native.shape[2:])
         # A sum carries any NaN or infinity along, in one read of the pixels; clamping would hide infinity.
         finite = native.sum(dim=(1, 2, 3), dtype=torch.float32)
-        native = native.clamp(0, 1)
+        native = native.clamp_(0, 1)
         if channels == 1 and self._channels == 3:
             native = native.mean(dim=1, keepdim=True)
         return native, finite

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import groupby
 
 import numpy as np
@@ -100,10 +101,12 @@ class TorchEngine:
 
         1 until the first page has shown what one costs, on a CPU, and for pages of more tiles than a batch.
         """
-        stage = self._stage(self._dtype)
-        # The target's size moves windows by a few pixels only: native size stands for all.
-        tiles = self._plan(stage, (height, width), (height * self.native_scale, width * self.native_scale))
-        return max(1, self._at_once(stage, tiles, channels=3) // len(tiles))
+        with self._telling_of_a_lost_device():
+            stage = self._stage(self._dtype)
+            # The target's size moves windows by a few pixels only: native size stands for all.
+            native = (height * self.native_scale, width * self.native_scale)
+            tiles = self._plan(stage, (height, width), native)
+            return max(1, self._at_once(stage, tiles, channels=3) // len(tiles))
 
     def upscale(self, batch: Batch) -> UInt8Array:
         """Return the pages at their target size: uint8, N x height x width x C.
@@ -116,9 +119,20 @@ class TorchEngine:
         """
         pixels = _checked(batch)
         width, height = batch.target_size
+        with self._telling_of_a_lost_device(), torch.inference_mode():
+            return self._upscale(pixels, (height, width))
+
+    def close(self) -> None:
+        """Give the device's memory back. The engine is not used afterwards."""
+        self._stages.clear()
+        # A device that is lost has nothing to give back, and has been told of.
+        with suppress(RuntimeError):
+            release_memory(self._device)
+
+    @contextmanager
+    def _telling_of_a_lost_device(self) -> Iterator[None]:
         try:
-            with torch.inference_mode():
-                return self._upscale(pixels, (height, width))
+            yield
         except (RuntimeError, MemoryError) as error:
             if not is_lost_device(error):
                 raise
@@ -126,11 +140,6 @@ class TorchEngine:
                 f"{self.device} failed: {_first_line(error)}. Run the same command again: what is done stays "
                 "done. If it fails again, check the card (nvidia-smi) and its driver."
             ) from error
-
-    def close(self) -> None:
-        """Give the device's memory back. The engine is not used afterwards."""
-        self._stages.clear()
-        release_memory(self._device)
 
     def _upscale(self, pixels: UInt8Array, target: tuple[int, int]) -> UInt8Array:
         stage = self._stage(self._dtype)
@@ -230,7 +239,8 @@ class TorchEngine:
                     for index, page in windows
                 ]
             )
-        measure = stage.limits.wants(_pixels(x))
+        pixels = x.shape[0] * x.shape[1] * x.shape[2] * stage.forward.planes(x.shape[3])
+        measure = stage.limits.wants(pixels)
         before = _start_measuring(self._device) if measure else 0
         native, finite = stage.forward(x)
         done = 0
@@ -254,7 +264,7 @@ class TorchEngine:
             # Only whole pages are one piece of the pinned result, to be filled while the host goes on.
             target.copy_(cell, non_blocking=target.is_contiguous())
         if measure:
-            stage.limits.learn(_pixels(x), torch.cuda.max_memory_allocated(self._device) - before)
+            stage.limits.learn(pixels, torch.cuda.max_memory_allocated(self._device) - before)
 
     def _plan(self, stage: _Stage, page: tuple[int, ...], target: tuple[int, int]) -> list[Tile]:
         network = self._network
@@ -336,10 +346,6 @@ def _checked(batch: Batch) -> UInt8Array:
 
 def _runs(length: int, step: int) -> Iterator[slice]:
     return (slice(start, min(start + step, length)) for start in range(0, length, step))
-
-
-def _pixels(windows: torch.Tensor) -> int:
-    return windows.shape[0] * windows.shape[1] * windows.shape[2]
 
 
 def _start_measuring(device: torch.device) -> int:
