@@ -63,6 +63,7 @@ def main() -> None:
     report = summarise(seconds, options.pages, engine, weights)
     print(json.dumps(report, indent=2))
     if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
