@@ -95,14 +95,15 @@ def test_a_later_process_with_the_same_number_is_not_the_run(ledger: Ledger, tmp
 
 
 @pytest.mark.parametrize(
-    ("last_seen", "alive"), [(now(), True), ("2020-01-01T00:00:00.000Z", False), ("?", False)]
+    ("last_seen", "alive"), [("now", True), ("2020-01-01T00:00:00.000Z", False), ("?", False)]
 )
 def test_a_run_on_another_host_is_judged_by_its_heartbeat(
     ledger: Ledger, tmp_path: Path, last_seen: str, alive: bool
 ) -> None:
     job, _ = add_job(ledger, 1, tmp_path)
     start(ledger, job)
-    change(ledger, "update runs set host = ?, heartbeat_at = ?", socket.gethostname() + "-other", last_seen)
+    time_seen = now() if last_seen == "now" else last_seen
+    change(ledger, "update runs set host = ?, heartbeat_at = ?", socket.gethostname() + "-other", time_seen)
     assert read_status(ledger.path).alive is alive
 
 
