@@ -19,6 +19,7 @@ demo: $(READY)
 
 test: $(READY) lint
 	$(BIN)/python -m pytest
+	scripts/check_wheel.sh $(BIN)/python
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -6,12 +6,14 @@ and ``status`` answer at once.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -64,6 +66,10 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of ``comic-upscale`` and of ``python -m comic_upscale``."""
+    # A page's name may hold what the terminal's encoding does not.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="comic-upscale")
 
 
@@ -410,6 +416,9 @@ def _watch(ledger: Path, *, as_json: bool) -> None:
 
 
 def _set_up_logging(verbose: bool) -> None:
+    # What Pillow thinks of a strange file is said page by page, by our own decoder.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
     logging.basicConfig(
         level=logging.INFO if verbose else logging.CRITICAL,
         format="%(levelname)s %(name)s: %(message)s",

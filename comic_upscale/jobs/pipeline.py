@@ -345,6 +345,12 @@ class Pipeline:
                     await self._fail(work, error)
                 except MemoryError:
                     await self._fail(work, PageError("out-of-memory", "not enough memory for this page"))
+                except ComicUpscaleError:
+                    raise
+                except Exception as error:
+                    # Nobody foresaw it, but one strange file must not end a run.
+                    log.exception("%s failed on %s", step.__name__, work.page.source)
+                    await self._fail(work, PageError("internal", f"an unforeseen error: {error!r}"))
             source.put_nowait(None)
 
         async with asyncio.TaskGroup() as group:
@@ -360,10 +366,7 @@ class Pipeline:
     async def _in_workers(
         self, stage: str, work: _Work, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run a function in the pool of workers, counted as a page's time in a stage.
-
-        An exception that nobody foresaw is the page's failure: one strange file must not end a run.
-        """
+        """Run a function in the pool of workers, counted as a page's time in a stage."""
 
         def timed() -> tuple[T, float]:
             start = time.perf_counter()
@@ -372,11 +375,6 @@ class Pipeline:
         self._meters[stage].begin()
         try:
             result, seconds = await asyncio.get_running_loop().run_in_executor(self._workers, timed)
-        except (ComicUpscaleError, MemoryError):
-            raise
-        except Exception as error:
-            log.exception("%s failed on %s", stage, work.page.source)
-            raise PageError("internal", f"{stage} failed in an unforeseen way: {error!r}") from error
         finally:
             self._meters[stage].end()
         work.seconds[stage] = work.seconds.get(stage, 0.0) + seconds

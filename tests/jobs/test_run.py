@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import shutil
 import sqlite3
+import subprocess
+import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +60,27 @@ def outputs(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and ".comic-upscale" not in path.parts
     }
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user of the machine may use."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Without root's right to read everything; as it is for who is not root."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def test_every_page_comes_out_with_its_tree_size_and_mode(make_settings: MakeSettings) -> None:
@@ -190,11 +216,28 @@ def test_one_bad_page_is_a_value(make_settings: MakeSettings) -> None:
     assert run(make_settings(retry_failed=True)).failed == 1
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_page_without_permission(make_settings: MakeSettings) -> None:
-    settings = make_settings()
-    (settings.input / "page0.png").chmod(0)
-    assert run(settings).failures[0][1] == "permission"
+def test_a_page_without_permission(open_folder: Path, tiny_weights: Path) -> None:
+    draw(open_folder / "pages" / "0.png", 0)
+    draw(open_folder / "pages" / "1.png", 1).chmod(0)
+    weights = open_folder / tiny_weights.name
+    weights.write_bytes(tiny_weights.read_bytes())
+    settings = JobSettings(input=open_folder / "pages", output=open_folder / "out", model=str(weights))
+    with as_nobody():
+        finished = run(settings)
+    assert (finished.done, finished.failed) == (1, 1)
+    assert finished.failures[0][:2] == ("1.png", "permission")
+
+
+def test_an_output_folder_without_permission(open_folder: Path, tiny_weights: Path) -> None:
+    draw(open_folder / "pages" / "0.png", 0)
+    (open_folder / "locked").mkdir(mode=0o555)
+    weights = open_folder / tiny_weights.name
+    weights.write_bytes(tiny_weights.read_bytes())
+    settings = JobSettings(
+        input=open_folder / "pages", output=open_folder / "locked" / "out", model=str(weights)
+    )
+    with as_nobody(), pytest.raises(OutputError, match="permissions"):
+        run(settings)
 
 
 def test_a_page_that_vanishes_during_the_run(make_settings: MakeSettings) -> None:
@@ -280,6 +323,31 @@ def test_a_full_disk_ends_the_run(make_settings: MakeSettings, monkeypatch: pyte
     assert not list(settings.output.rglob("*.part"))
     assert 0 < read_status(settings.ledger_path).done < 12
     assert run(settings).done == 12
+
+
+def test_a_disk_that_is_really_full(make_settings: MakeSettings, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small file system can only be mounted by root")
+    try:
+        settings = make_settings(output=disk / "out", ledger=tmp_path / "ledger.sqlite3", scale=8)
+        for number in range(20):
+            draw(settings.input / f"large{number}.png", number, size=(60, 80))
+        with pytest.raises(OutputError, match="make room"):
+            run(settings)
+        assert not list(disk.rglob("*.part"))
+        whole = outputs(settings.output)
+        assert whole
+        for name in whole:
+            with Image.open(settings.output / name) as image:
+                image.load()
+        assert read_status(settings.ledger_path).done == len(whole)
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        assert run(settings).pending == 0
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_an_output_folder_that_cannot_be_made(make_settings: MakeSettings, tmp_path: Path) -> None:
@@ -448,25 +516,29 @@ def test_parts_of_a_dead_run_are_swept(make_settings: MakeSettings) -> None:
     assert not part.exists()
 
 
-@pytest.mark.parametrize("stage", ["decode", "encode"])
-def test_an_unforeseen_error_in_a_stage_is_the_failure_of_its_page(
-    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, stage: str
+@pytest.mark.parametrize("step", ["read_header", "decode", "encode", "check_encoded", "place_output"])
+@pytest.mark.parametrize(
+    ("error", "kind"), [(RuntimeError("a bug"), "internal"), (MemoryError(), "out-of-memory")], ids=str
+)
+def test_a_fault_at_any_step_is_the_failure_of_its_page(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception, kind: str
 ) -> None:
     from comic_upscale.jobs import pipeline
 
-    real = getattr(pipeline, stage)
+    real = getattr(pipeline, step)
     calls = []
 
     def stumble(*args: object, **kwargs: object) -> object:
         calls.append(1)
         if len(calls) == 5:
-            raise RuntimeError("a bug")
+            raise error
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(pipeline, stage, stumble)
+    monkeypatch.setattr(pipeline, step, stumble)
     finished = run(make_settings())
-    assert (finished.done, finished.failed) == (11, 1)
-    assert finished.failures[0][1] == "internal"
+    assert (finished.done, finished.failed, finished.pending) == (11, 1, 0)
+    assert finished.failures[0][1] == kind
+    assert len(outputs(make_settings().output)) == 11
 
 
 def test_a_broken_ledger_during_the_run_ends_it(
