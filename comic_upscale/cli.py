@@ -70,7 +70,11 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    app(prog_name="comic-upscale")
+    try:
+        app(prog_name="comic-upscale")
+    except KeyboardInterrupt:
+        # Before the run had begun to listen: nothing to finish, nothing to tell.
+        sys.exit(128 + signal.SIGINT)
 
 
 def _print_version(wanted: bool) -> None:
@@ -100,6 +104,13 @@ def _auto_or_number(text: str | int | None) -> int | None:
         raise typer.BadParameter(f"{text!r} is neither auto nor a whole number") from None
 
 
+def _path(text: str | Path) -> Path:
+    """An empty path is a shell variable that was not set, not the folder one happens to be in."""
+    if not str(text):
+        raise typer.BadParameter("the path is empty")
+    return Path(text)
+
+
 WeightsDirOption = Annotated[
     Path | None,
     typer.Option("--weights-dir", help="Folder to look for weights in, before all others.", metavar="DIR"),
@@ -118,13 +129,13 @@ def run(
     input: Annotated[
         Path,
         typer.Option(
-            "--input", "-i", metavar="PATH", help="A folder (walked with all its subfolders) or one image."
+            "--input", "-i", metavar="PATH", parser=_path, help="A folder, with all its subfolders, or one image."
         ),
     ],
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="DIR",
+            "--output", "-o", metavar="DIR", parser=_path,
             help="Folder for the upscaled pages; left out: beside the input, named after it and the scale.",
         ),
     ] = None,
@@ -227,8 +238,8 @@ def run(
         precision=precision,
         batch=batch,
         tile=tile,
-        workers=workers or default_workers(),
-        max_pixels=max_pixels or DEFAULT_MAX_PIXELS,
+        workers=default_workers() if workers is None else workers,
+        max_pixels=DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels,
         max_failures=None if max_failures is None else FailureLimit.parse(max_failures),
         overwrite=overwrite,
         retry_failed=retry_failed,
@@ -246,17 +257,27 @@ def run(
 def _run(settings: JobSettings, *, as_json: bool, verbose: bool, quiet: bool) -> int:
     """Run a job under the eyes of a display, and return the exit code."""
     from comic_upscale.jobs.flow import StopRequest
-    from comic_upscale.jobs.progress import JobStarted
     from comic_upscale.jobs.recent import remember_ledger
     from comic_upscale.jobs.run import run_job
 
     stop = StopRequest()
     display = _choose_display(stop, as_json=as_json, verbose=verbose, quiet=quiet)
 
+    remembered = muted = False
+
     def on_event(event: Event) -> None:
-        if isinstance(event, JobStarted):
+        nonlocal remembered, muted
+        if not remembered and settings.ledger_path.is_file():
             remember_ledger(state_folder(), settings.ledger_path)
-        display(event)
+            remembered = True
+        if muted:
+            return
+        try:
+            display(event)
+        except OSError as error:
+            # A terminal that went away must not make pages fail: the run ends as by a signal.
+            muted = True
+            stop.request(f"the terminal cannot be written to: {error.strerror or error}")
 
     try:
         with _stopping_on_signals(stop, display) as received:
@@ -280,7 +301,7 @@ def _choose_display(stop: StopRequest, *, as_json: bool, verbose: bool, quiet: b
 
     if as_json:
         return terminal.JsonDisplay(nobody_reads)
-    if quiet:
+    if quiet or sys.stdout is None:
         return terminal.QuietDisplay()
     if sys.stdout.isatty():
         return terminal.LiveDisplay(verbose=verbose)
@@ -297,7 +318,7 @@ def _stopping_on_signals(stop: StopRequest, display: Display) -> Iterator[list[i
         if len(received) > 1:
             display.close()
             os._exit(128 + number)
-        stop.request(f"{signal.Signals(number).name}; once more ends it at once")
+        stop.request(signal.Signals(number).name)
 
     names = ("SIGINT", "SIGTERM", "SIGHUP")
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
@@ -352,7 +373,7 @@ def status(
     path = _find_ledger(job, ledger)
     if watch:
         _watch(path, as_json=as_json)
-    else:
+    if failures or not watch:
         _print_status(path, failures=failures, as_json=as_json)
 
 
@@ -380,7 +401,7 @@ def _print_status(ledger: Path, *, failures: bool, as_json: bool) -> None:
     failed = read_failures(ledger) if failures else []
     if as_json:
         extra = {"failures": [asdict(failure) for failure in failed]} if failures else {}
-        typer.echo(json.dumps({**asdict(report), **extra}, ensure_ascii=False))
+        typer.echo(json.dumps({**asdict(report), **extra}))
         return
     for line in status_lines(report):
         typer.echo(line)
@@ -396,7 +417,7 @@ def _watch(ledger: Path, *, as_json: bool) -> None:
     if as_json or not sys.stdout.isatty():
         while True:
             report = read_status(ledger)
-            line = json.dumps(asdict(report), ensure_ascii=False) if as_json else status_lines(report)[0]
+            line = json.dumps(asdict(report)) if as_json else status_lines(report)[0]
             typer.echo(line)
             if not report.alive:
                 return

@@ -66,16 +66,18 @@ def list_models(
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for title in ("name", "factor", "for", "MB", "licence", "here"):
-        table.add_column(title, no_wrap=title != "for", justify="right" if title == "MB" else "left")
+    for title in ("name", "factor", "MB", "licence", "here"):
+        table.add_column(title, no_wrap=True, justify="right" if title == "MB" else "left")
     for row in rows:
         here = "yes" if row["present"] else "no"
-        table.add_row(
-            row["name"], f"x{row['scale']}", row["purpose"], f"{row['megabytes']}", row["licence"], here
-        )
-    Console(highlight=False).print(table)
+        table.add_row(row["name"], f"x{row['scale']}", f"{row['megabytes']}", row["licence"], here)
+    console = Console(highlight=False)
+    console.print(table)
+    for row in rows:
+        console.print(Text(f"\n{row['name']}\n  {row['purpose']}"))
 
 
 @models.command()
@@ -124,7 +126,8 @@ def verify(names: NamesArgument = None, weights_dir: WeightsDir = None) -> None:
                 wrong.append(result.file.name)
     if wrong:
         raise WeightsError(
-            f"not as published: {', '.join(wrong)}. Delete what is there and run `comic-upscale models fetch`"
+            f"missing, or not as published: {', '.join(wrong)}. Delete what is wrong and run "
+            "`comic-upscale models fetch`"
         )
 
 

@@ -181,11 +181,11 @@ class JobSettings:
         """The settings as one line of JSON, for the ledger."""
 
         def plain(value: Any) -> Any:
-            return str(value) if isinstance(value, Path) else value
+            return path_text(value) if isinstance(value, Path) else value
 
         fields = {name: plain(value) for name, value in asdict(self).items()}
         fields["max_failures"] = None if self.max_failures is None else str(self.max_failures)
-        fields["weights_folders"] = [str(folder) for folder in self.weights_folders]
+        fields["weights_folders"] = [path_text(folder) for folder in self.weights_folders]
         return json.dumps(fields, ensure_ascii=False)
 
 
@@ -193,15 +193,25 @@ def default_output(input_path: Path, scale: float) -> Path:
     """The folder beside the input that says what it is: ``pages`` at 2.5 gives ``pages-x2.5``.
 
     A single image ``cover.png`` gives ``cover-x2.5``.
+
+    Raises:
+        SettingsError: the input is the root of a file system.
     """
     path = absolute(input_path)
     name = path.stem if path.is_file() else path.name
-    return path.with_name(f"{name or 'pages'}-x{scale:g}")
+    _require(bool(name), f"{path} has no folder beside it: say with --output where the pages go")
+    return path.with_name(f"{name}-x{scale:g}")
 
 
 def default_ledger(output: Path) -> Path:
     """Where the ledger of an output folder is, unless the user says otherwise."""
     return output / MARKER_FOLDER / LEDGER_NAME
+
+
+def path_text(path: Path) -> str:
+    """A path as text that can be kept and shown anywhere: bytes that are no Unicode become ``%FF``."""
+    text = str(path)
+    return "".join(f"%{ord(char) - 0xDC00:02X}" if "\udc80" <= char <= "\udcff" else char for char in text)
 
 
 def absolute(path: Path) -> Path:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from comic_upscale.jobs.progress import Event, Fetching, JobFinished, JobStarted, Preparing, Progress
 from comic_upscale.jobs.records import PageDone, PageFailed
 from comic_upscale.version import __version__
-from comic_upscale.wording import duration, header_lines, printable, rate, summary_lines
+from comic_upscale.wording import duration, header_lines, printable, rate, stopping_line, summary_lines
 
 LOG_INTERVAL_SECONDS = 10.0
 
@@ -40,7 +40,7 @@ class Display(Protocol):
 def event_as_json(event: Event) -> str:
     """One event as one line of JSON; its kind is under ``event``, such as ``page_done``."""
     name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
-    return json.dumps({"event": name, **dataclasses.asdict(event)}, ensure_ascii=False)
+    return json.dumps({"event": name, **dataclasses.asdict(event)})
 
 
 class JsonDisplay:
@@ -75,6 +75,7 @@ class LogDisplay:
     def __init__(self, on_broken_pipe: Callable[[], None], *, verbose: bool) -> None:
         self._on_broken_pipe = on_broken_pipe
         self._verbose = verbose
+        self._stopping = False
         self._start = self._last = time.monotonic()
 
     def __call__(self, event: Event) -> None:
@@ -94,6 +95,9 @@ class LogDisplay:
         elif isinstance(event, PageDone) and self._verbose:
             self._line(printable(f"done: {event.output} ({event.output_width}x{event.output_height})"))
         elif isinstance(event, Progress):
+            if event.stopping and not self._stopping:
+                self._stopping = True
+                self._line(stopping_line(event))
             self._at_interval(self._meter(event))
         elif isinstance(event, JobFinished):
             for line in summary_lines(event):
@@ -185,8 +189,8 @@ class LiveDisplay:
         )
         in_hand = f"in hand: {printable(event.in_hand)}" if event.in_hand else "reading the first pages"
         held = f"   held back by: {event.bottleneck}" if event.bottleneck else ""
-        line = Text(in_hand + held, style="dim", no_wrap=True, overflow="ellipsis")
-        self._live.update(Group(self._bar, line))
+        text = stopping_line(event) if event.stopping else in_hand + held
+        self._live.update(Group(self._bar, Text(text, style="dim", no_wrap=True, overflow="ellipsis")))
 
     def close(self) -> None:
         """Stop moving and give the cursor back."""
@@ -200,10 +204,14 @@ def write_line(line: str, on_broken_pipe: Callable[[], None]) -> None:
     """Print a line at once; if nobody reads any more, say so and write to nowhere from then on."""
     try:
         print(line, flush=True)  # noqa: T201
-    except BrokenPipeError:
-        # Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError:
+        silence_stdout()
         on_broken_pipe()
+
+
+def silence_stdout() -> None:
+    """Let standard output lead nowhere; Python would complain of a broken one again when it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _header(event: JobStarted) -> Table:

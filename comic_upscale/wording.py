@@ -12,7 +12,7 @@ from comic_upscale.jobs.report import JobStatus, seconds_since
 
 if TYPE_CHECKING:
     from comic_upscale.jobs.preview import Preview
-    from comic_upscale.jobs.progress import JobFinished, JobStarted
+    from comic_upscale.jobs.progress import JobFinished, JobStarted, Progress
 
 
 def printable(text: str) -> str:
@@ -42,7 +42,7 @@ def rate(pages_per_second: float | None) -> str:
 
 def preview_as_json(value: Preview) -> str:
     """A preview as one line of JSON."""
-    return json.dumps(dataclasses.asdict(value), ensure_ascii=False)
+    return json.dumps(dataclasses.asdict(value))
 
 
 def plan_lines(preview: Preview) -> list[str]:
@@ -96,6 +96,11 @@ def header_lines(event: JobStarted) -> list[tuple[str, str]]:
             ),
         )
     return [(label, printable(text)) for label, text in lines]
+
+
+def stopping_line(event: Progress) -> str:
+    """What a run does between being asked to stop and its end."""
+    return f"stopping ({event.stopping}): finishing what is in hand; Ctrl-C ends it at once"
 
 
 def summary_lines(event: JobFinished) -> list[str]:

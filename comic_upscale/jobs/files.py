@@ -18,18 +18,67 @@ from typing import Any, ParamSpec, TypeVar
 import aiofiles
 
 from comic_upscale.errors import OutputError, PageError
+from comic_upscale.settings import MARKER_FOLDER
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
 MAX_SOURCE_BYTES = 1 << 30
 
-_HITS_EVERY_PAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENODEV, errno.ENOTCONN}
+_HITS_EVERY_PAGE = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENODEV, errno.ENOTCONN, errno.ESTALE,
+    errno.ETIMEDOUT, errno.EHOSTDOWN,
+}  # fmt: skip
 
 
 def part_path(target: Path, row_id: int) -> Path:
     """Where an output is written before it is moved to its place: beside it, hidden, short."""
     return target.with_name(f".comic-upscale-{row_id}.part")
+
+
+class OutputFolder:
+    """The output folder of a run, which must stay the one that the run began with.
+
+    Args:
+        path: the folder; its marker folder exists.
+
+    Raises:
+        OutputError: it cannot be written to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._marker = _identity(path / MARKER_FOLDER)
+        self.check()
+        probe = path / ".comic-upscale-check.part"
+        try:
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise OutputError(
+                f"{path} cannot be written to ({error.strerror or error}): choose another --output, or change "
+                "its permissions"
+            ) from error
+
+    def check(self) -> None:
+        """Make sure that the folder is still there: not moved, not unmounted.
+
+        Raises:
+            OutputError: it is not.
+        """
+        if self._marker is None or _identity(self._path / MARKER_FOLDER) != self._marker:
+            raise OutputError(
+                f"{self._path} is no longer the folder that it was: moved away, or its drive is gone. Put it "
+                "back, then run the same command again"
+            )
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 async def to_the_end(work: Coroutine[Any, Any, T]) -> T:

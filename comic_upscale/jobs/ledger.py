@@ -29,10 +29,10 @@ from comic_upscale.jobs.records import (
     damaged,
     explained,
     now,
-    path_text,
 )
 from comic_upscale.jobs.schema import MIGRATIONS
 from comic_upscale.pages.page import Page
+from comic_upscale.settings import path_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,8 @@ class OutputOwner:
     source_sha256: str | None
     state: str
     output_size: int | None
+    claimed: int
+    """1 while it is open whether what stands at the output is this page's: it was in hand when a run died."""
 
 
 class Ledger:
@@ -120,12 +122,18 @@ class Ledger:
     def move_jobs(self, output: Path) -> None:
         """Say that the output folder of every job of this ledger is now ``output``.
 
-        For a ledger in its own place inside the output folder, which may have been moved with it.
+        For a ledger in its own place inside the output folder, which may have been moved with it. A ledger
+        of jobs into several folders is left as it is.
         """
         with self._explained(), self._db.atomic():
-            self._db.execute("update or ignore jobs set output = ?", [path_text(output)])
+            self._db.execute(
+                "update jobs set output = ? where (select count(distinct output) from jobs) = 1",
+                [path_text(output)],
+            )
 
-    def start_run(self, job_id: int, *, device: str, precision: str, versions: dict[str, str]) -> int:
+    def start_run(
+        self, job_id: int, *, versions: dict[str, str], device: str = "", precision: str = ""
+    ) -> int:
         """Record that this process begins to work on a job, and return the id of the run.
 
         A run that is still marked as running must be dead, since the caller holds the lock: it is
@@ -148,6 +156,14 @@ class Ledger:
             assert cursor.lastrowid is not None
             return cursor.lastrowid
 
+    def set_device(self, run_id: int, *, device: str, precision: str) -> None:
+        """Record what a run computes with, once its network is loaded."""
+        with self._explained(), self._db.atomic():
+            self._db.execute(
+                "update runs set device = ?, precision = ?, heartbeat_at = ? where id = ?",
+                [device, precision, now(), run_id],
+            )
+
     def heartbeat(self, run_id: int) -> None:
         """Record that the run is alive."""
         with self._explained(), self._db.atomic():
@@ -156,12 +172,14 @@ class Ledger:
     def end_run(self, run_id: int, state: str, error: str | None = None) -> None:
         """Record the end of a run: ``finished``, ``interrupted`` or ``failed``.
 
-        Pages that it had claimed and not finished are pending again.
+        Pages that it had claimed and not finished are pending again. Only after an error may one of them
+        have been placed and not recorded, so only then do their claims stay open.
         """
         time = now()
         with self._explained(), self._db.atomic():
             self._db.execute(
-                "update pages set state = 'pending' where run_id = ? and state = 'working'", [run_id]
+                "update pages set state = 'pending', claimed = ? where run_id = ? and state = 'working'",
+                [int(state == "failed"), run_id],
             )
             self._db.execute(
                 "update runs set state = ?, error = ?, heartbeat_at = ?, ended_at = ? where id = ?",
@@ -175,6 +193,17 @@ class Ledger:
         with self._explained():
             cursor = self._db.execute(SELECT_ROWS, [job_id])
             return [PageRow(*row) for row in cursor]
+
+    def names(self, job_id: int) -> dict[str, str]:
+        """How earlier jobs over the same folders named the outputs: source to output, the latest counts."""
+        with self._explained():
+            cursor = self._db.execute(
+                "select pages.source, pages.output from pages join jobs on jobs.id = pages.job_id"
+                " where (jobs.input, jobs.output) = (select input, output from jobs where id = ?)"
+                " and jobs.id <> ? order by pages.id",
+                [job_id, job_id],
+            )
+            return {str(source): str(output) for source, output in cursor}
 
     def add_pages(self, job_id: int, pages: Sequence[Page]) -> list[int]:
         """Record pages that are to be done, and return their row ids in the same order."""
@@ -225,13 +254,14 @@ class Ledger:
                 )
 
     def owners(self, output_folder: Path, output: str) -> list[OutputOwner]:
-        """The pages, of any job into this folder, that wrote the file ``output`` or had begun to."""
+        """The pages, of any job into this folder, that wrote the file ``output`` or may have."""
         with self._explained():
             cursor = self._db.execute(
                 "select jobs.input, jobs.fingerprint, pages.id, pages.source, pages.source_sha256,"
-                " pages.state, pages.output_size"
+                " pages.state, pages.output_size, pages.claimed"
                 " from pages join jobs on jobs.id = pages.job_id"
-                " where pages.output = ? and jobs.output = ? and pages.claimed = 1",
+                " where pages.output = ? and jobs.output = ?"
+                " and (pages.claimed = 1 or pages.output_size is not null)",
                 [output, path_text(output_folder)],
             )
             return [OutputOwner(*row) for row in cursor]
@@ -239,9 +269,10 @@ class Ledger:
     def claim(self, run_id: int, output_folder: Path, claims: Iterable[tuple[int, str]]) -> None:
         """Record, before anything of them is written, that this run takes pages in hand.
 
-        From here on, whatever stands at their outputs is ours: after a crash between placing a file
-        and recording it, the page is done again over that file. Another job's page that had the same
-        output is no longer done, since its file is about to go.
+        Until the claim is settled, by the page's result or a graceful end of the run, whatever stands at
+        its output is ours: after a crash between placing a file and recording it, the page is done again
+        over that file. Another job's page that had the same output is no longer done, since its file is
+        about to go.
 
         Args:
             run_id: this run.
@@ -258,16 +289,17 @@ class Ledger:
                 )
                 self._db.execute(
                     "update pages set state = 'working', claimed = 1, attempts = attempts + 1, run_id = ?,"
-                    " finished_at = null, output_size = null, output_sha256 = null, error_kind = null,"
-                    " error = null, notes = null where id = ?",
+                    " finished_at = null, error_kind = null, error = null, notes = null where id = ?",
                     [run_id, row_id],
                 )
 
-    def abandoned(self, job_id: int) -> list[tuple[int, str]]:
-        """The pages that a dead run had in hand: (row id, output). Parts of them may lie about."""
+    def abandoned(self, output: Path) -> list[tuple[int, str]]:
+        """The pages that dead runs into a folder had in hand: (row id, output). Parts may lie about."""
         with self._explained():
             cursor = self._db.execute(
-                "select id, output from pages where job_id = ? and state = 'working'", [job_id]
+                "select pages.id, pages.output from pages join jobs on jobs.id = pages.job_id"
+                " where jobs.output = ? and pages.claimed = 1",
+                [path_text(output)],
             )
             return [(int(row_id), str(output)) for row_id, output in cursor]
 
@@ -314,7 +346,7 @@ class Ledger:
 
     def _record_done(self, page: PageDone, time: str) -> None:
         self._db.execute(
-            "update pages set state = 'done', finished_at = ?, source_sha256 = ?, width = ?, height = ?,"
+            "update pages set state = 'done', claimed = 0, finished_at = ?, source_sha256 = ?, width = ?, height = ?,"
             " output_width = ?, output_height = ?, output_size = ?, output_sha256 = ?, decode_seconds = ?,"
             " upscale_seconds = ?, encode_seconds = ?, place_seconds = ?, error_kind = null, error = null,"
             " notes = ? where id = ?",
@@ -327,7 +359,7 @@ class Ledger:
 
     def _record_failed(self, page: PageFailed, time: str) -> None:
         self._db.execute(
-            "update pages set state = 'failed', finished_at = ?, decode_seconds = ?, upscale_seconds = ?,"
+            "update pages set state = 'failed', claimed = 0, finished_at = ?, decode_seconds = ?, upscale_seconds = ?,"
             " encode_seconds = ?, place_seconds = ?, error_kind = ?, error = ? where id = ?",
             [time, *_stage_seconds(page.seconds), page.kind, page.reason, page.row_id],
         )

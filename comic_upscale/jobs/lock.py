@@ -8,11 +8,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from comic_upscale.errors import LedgerBusyError, OutputError
+from comic_upscale.errors import LedgerBusyError, LedgerDamagedError, LedgerError, OutputError
 from comic_upscale.jobs.report import describe_holder
 from comic_upscale.settings import MARKER_FOLDER, default_ledger
 
 LOCK_NAME = "run.lock"
+SQLITE_HEAD = b"SQLite format 3\0"
 
 
 @contextlib.contextmanager
@@ -23,9 +24,9 @@ def hold_job(output: Path, ledger: Path) -> Iterator[None]:
         LedgerBusyError: a living run holds one of them; the message says which process.
         OutputError: the folder cannot be made or written to.
     """
-    paths = [output / MARKER_FOLDER / LOCK_NAME]
     if ledger != default_ledger(output):
-        paths.append(ledger.with_name(ledger.name + ".lock"))
+        _refuse_other_files(ledger)
+    paths = [output / MARKER_FOLDER / LOCK_NAME, ledger.with_name(ledger.name + ".lock")]
     with contextlib.ExitStack() as held:
         for path in paths:
             try:
@@ -42,3 +43,16 @@ def hold_job(output: Path, ledger: Path) -> Iterator[None]:
                     "or change its permissions"
                 ) from error
         yield
+
+
+def _refuse_other_files(ledger: Path) -> None:
+    """Leave no lock beside a file that is no database at all."""
+    try:
+        with ledger.open("rb") as file:
+            head = file.read(len(SQLITE_HEAD))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise LedgerError(f"the ledger {ledger} cannot be opened: {error.strerror or error}") from error
+    if head and head != SQLITE_HEAD:
+        raise LedgerDamagedError(f"{ledger} is not a ledger of comic-upscale: choose another --ledger")

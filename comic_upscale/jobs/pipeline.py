@@ -24,18 +24,18 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import ParamSpec, TypeAlias, TypeVar
 
-from comic_upscale.errors import ComicUpscaleError, DeviceError, PageError
-from comic_upscale.jobs.files import place_output, read_source, to_the_end
+from comic_upscale.errors import ComicUpscaleError, DeviceError, InputError, PageError
+from comic_upscale.jobs.files import OutputFolder, place_output, read_source, to_the_end
 from comic_upscale.jobs.flow import BatchAssembler, PixelBudget, StopRequest
 from comic_upscale.jobs.ledger import Ledger, OutputOwner
 from comic_upscale.jobs.plan import Plan, PlannedPage, may_write
 from comic_upscale.jobs.progress import STAGES, Listener, Progress, RateMeter, StageMeter
-from comic_upscale.jobs.records import PageDone, PageFailed, path_text
+from comic_upscale.jobs.records import PageDone, PageFailed
 from comic_upscale.pages.decode import decode, read_header
 from comic_upscale.pages.encode import check_encoded, check_target, encode
 from comic_upscale.pages.page import Pixels
 from comic_upscale.pages.size import target_size
-from comic_upscale.settings import JobSettings
+from comic_upscale.settings import JobSettings, path_text
 from comic_upscale.upscaling.engine import Engine
 from comic_upscale.upscaling.pages import prepare, upscale_pages
 
@@ -144,15 +144,17 @@ class Pipeline:
         self._meters["upscale"] = StageMeter(len(engines))
         self._rate = RateMeter()
         self._in_hand: str | None = None
+        self._output = OutputFolder(settings.output)
         self.done = 0
         """Pages done by this run."""
+        self._adopted = 0
         self._failed_now = 0
 
     async def run(self) -> None:
         """Do the plan, or as much of it as a stop allows.
 
         Raises:
-            OutputError, DeviceError, LedgerError: what ended the run early.
+            OutputError, InputError, DeviceError, LedgerError: what ended the run early.
         """
         try:
             async with asyncio.TaskGroup() as group:
@@ -182,7 +184,7 @@ class Pipeline:
             if self._stop.requested:
                 break
             claimed, adopted, refused = await self._on_ledger(self._claim, todo[start : start + CLAIM_PAGES])
-            self.done += adopted
+            self._adopted += adopted
             for failure in refused:
                 await self._results.put(failure)
             for page in claimed:
@@ -221,7 +223,15 @@ class Pipeline:
     async def _decode(self, work: _Work) -> None:
         if self._stop.requested:
             return
-        data = await to_the_end(read_source(work.page.path, self._workers))
+        try:
+            data = await to_the_end(read_source(work.page.path, self._workers))
+        except PageError:
+            if not self._settings.input.exists():
+                raise InputError(
+                    f"{self._settings.input} is gone: moved away, or its drive. Put it back, then run the same "
+                    "command again"
+                ) from None
+            raise
         header = await self._in_workers("decode", work, read_header, data)
         work.size = (header.width, header.height)
         work.target = target_size(header.width, header.height, self._settings.scale)
@@ -265,6 +275,10 @@ class Pipeline:
             )
         except ComicUpscaleError:
             raise
+        except MemoryError:
+            for work in works:
+                await self._fail(work, PageError("out-of-memory", "not enough memory for this page"))
+            return []
         except Exception as error:
             log.exception("the engine failed")
             raise DeviceError(
@@ -285,22 +299,23 @@ class Pipeline:
         return good
 
     async def _encode(self, work: _Work) -> None:
-        assert work.pixels is not None
-        work.encoded, work.output_sha256 = await self._in_workers(
-            "encode", work, self._encoded, work.pixels, work.target
-        )
-        work.pixels = None
+        work.encoded, work.output_sha256 = await self._in_workers("encode", work, self._encoded, work)
         await self._to_place.put(work)
 
-    def _encoded(self, pixels: Pixels, target: tuple[int, int]) -> tuple[bytes, str]:
+    def _encoded(self, work: _Work) -> tuple[bytes, str]:
+        pixels, work.pixels = work.pixels, None
+        assert pixels is not None
         data = encode(pixels, format=self._settings.format, quality=self._settings.quality)
-        check_encoded(data, target)
+        # Gone before the check decodes a second copy: a large page has over a gigabyte.
+        del pixels
+        check_encoded(data, work.target)
         return data, hashlib.sha256(data).hexdigest()
 
     async def _place(self, work: _Work) -> None:
         start = time.perf_counter()
         self._meters["place"].begin()
         try:
+            self._output.check()
             target = self._settings.output / work.page.output
             await to_the_end(place_output(work.encoded, target, work.page.row_id, self._workers))
         finally:
@@ -414,13 +429,13 @@ class Pipeline:
 
     def progress(self) -> Progress:
         """How far the run is at this moment."""
-        pending = len(self._plan.todo) - self.done - self._failed_now
+        pending = len(self._plan.todo) - self.done - self._adopted - self._failed_now
         rate = self._rate.rate()
         busy = {stage: round(meter.sample(), 3) for stage, meter in self._meters.items()}
         stage, share = max(busy.items(), key=lambda item: item[1])
         return Progress(
             total=self._plan.total,
-            done=self._plan.done + self.done,
+            done=self._plan.done + self._adopted + self.done,
             failed=self._plan.failed + self._failed_now,
             skipped=self._plan.skipped,
             pending=pending,
@@ -429,6 +444,7 @@ class Pipeline:
             in_hand=self._in_hand,
             bottleneck=stage if share >= BUSY_ENOUGH else None,
             busy=busy,
+            stopping=self._stop.reason,
         )
 
 

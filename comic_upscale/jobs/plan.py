@@ -7,6 +7,7 @@ the output by being there with its recorded size.
 from __future__ import annotations
 
 import enum
+import functools
 import hashlib
 import os
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from comic_upscale.errors import PageError
 from comic_upscale.jobs.ledger import Ledger, OutputOwner
-from comic_upscale.jobs.records import PageRow
+from comic_upscale.jobs.records import PageRow, is_allowed
 from comic_upscale.pages.naming import free_name
 from comic_upscale.pages.order import fold
 from comic_upscale.pages.page import Page
@@ -68,9 +69,18 @@ def decide(row: PageRow, page: Page, output_folder: Path, *, retry_failed: bool)
             return Action.DO
         return Action.KEEP if same_stat else Action.NOTE_TIME
     if row.state == "failed":
-        again = retry_failed or not same_stat or row.error_kind == OUTPUT_EXISTS
+        again = retry_failed or not same_stat or _may_have_mended(row, page)
         return Action.DO if again else Action.KEEP
     return Action.DO
+
+
+def _may_have_mended(row: PageRow, page: Page) -> bool:
+    """Whether a page failed for a reason outside itself that may be gone: it is looked at by every run."""
+    if row.error_kind == "vanished":
+        return page.path.exists()
+    if row.error_kind == "permission":
+        return is_allowed(page.path, os.R_OK)
+    return row.error_kind in (OUTPUT_EXISTS, "output", "unreadable")
 
 
 def make_plan(
@@ -83,6 +93,7 @@ def make_plan(
     rows = {row.source: row for row in ledger.rows(job_id)}
     found = {page.source for page in pages}
     taken = {fold(row.output) for row in rows.values()}
+    names = ledger.names(job_id)
     new: list[Page] = []
     reopened: list[tuple[int, int, int]] = []
     moved: list[tuple[int, int, int]] = []
@@ -91,7 +102,7 @@ def make_plan(
     for page in pages:
         row = rows.get(page.source)
         if row is None:
-            new.append(_with_free_output(page, taken))
+            new.append(_with_free_output(page, names.get(page.source), taken))
             continue
         action = decide(row, page, output_folder, retry_failed=retry_failed)
         change = (row.id, page.size, page.mtime_ns)
@@ -134,17 +145,21 @@ def may_write(
         PageError: something stands at the output that this ledger does not know.
     """
     target = output_folder / page.output
+    if _is_among_sources(target, Path(input), output_folder):
+        raise PageError(
+            OUTPUT_EXISTS, f"{page.output} would be written among the sources: choose another --output"
+        )
     if not os.path.lexists(target):
         return None
     if target.is_dir():
         raise PageError(OUTPUT_EXISTS, f"a folder stands where the output belongs: {page.output}")
     size = target.stat().st_size if target.exists() else -1
     for owner in ledger.owners(output_folder, page.output):
-        known_size = owner.output_size in (None, size)
+        known_size = bool(owner.claimed) or owner.output_size == size
         if owner.input == input and owner.source == page.source and known_size:
             return None
         if (
-            known_size
+            owner.output_size == size
             and owner.state == "done"
             and (owner.fingerprint, owner.source) == (fingerprint, page.source)
             and owner.source_sha256 == sha256_of(page.path)
@@ -156,6 +171,19 @@ def may_write(
         OUTPUT_EXISTS,
         f"{page.output} exists and was not written by this job: move it away, or allow --overwrite",
     )
+
+
+def _is_among_sources(target: Path, input: Path, output_folder: Path) -> bool:
+    """Whether an output would land inside the input, links followed, and not in an output folder there."""
+    real_target = _real(target.parent) / target.name
+    real_input, real_output = _real(input), _real(output_folder)
+    inside = real_output.is_relative_to(real_input) and real_target.is_relative_to(real_output)
+    return real_target.is_relative_to(real_input) and not inside
+
+
+@functools.lru_cache(maxsize=1024)
+def _real(path: Path) -> Path:
+    return path.resolve()
 
 
 def sha256_of(path: Path) -> str | None:
@@ -178,9 +206,14 @@ def _has_size(path: Path, size: int | None) -> bool:
         return False
 
 
-def _with_free_output(page: Page, taken: set[str]) -> Page:
-    """The page with an output that no page of the ledger has, since recorded names stay as they are."""
+def _with_free_output(page: Page, earlier: str | None, taken: set[str]) -> Page:
+    """The page with an output that no page of the job has, since recorded names stay as they are.
+
+    The name that an earlier job gave it is kept, so that each page finds its own file again.
+    """
     output = PurePosixPath(page.output)
+    if earlier is not None and PurePosixPath(earlier).suffix == output.suffix:
+        output = PurePosixPath(earlier)
     free = free_name(str(output.with_suffix("")), output.suffix, taken)
     taken.add(fold(free))
     return replace(page, output=free)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from comic_upscale.errors import PageError
 from comic_upscale.jobs.plan import Action, decide
-from comic_upscale.jobs.records import path_text
 from comic_upscale.jobs.report import read_rows
 from comic_upscale.jobs.run import find_pages
 from comic_upscale.models.weights import identify_weights
 from comic_upscale.pages.decode import read_header
 from comic_upscale.pages.page import Page
 from comic_upscale.pages.size import target_size
-from comic_upscale.settings import JobSettings
+from comic_upscale.settings import JobSettings, path_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,14 +61,15 @@ def preview(settings: JobSettings) -> Preview:
         )
     }
 
-    def action(page: Page) -> str:
+    def planned(page: Page) -> PagePreview:
         row = rows.get(page.source)
         if row is None:
-            return "do"
+            return _preview_page(page, "do", settings)
         decision = decide(row, page, settings.output, retry_failed=settings.retry_failed)
-        return "do" if decision is Action.DO else row.state
+        action = "do" if decision is Action.DO else row.state
+        return _preview_page(replace(page, output=row.output), action, settings)
 
-    pages = tuple(_preview_page(page, action(page), settings) for page in discovery.pages)
+    pages = tuple(planned(page) for page in discovery.pages)
     return Preview(
         input=path_text(settings.input),
         output=path_text(settings.output),

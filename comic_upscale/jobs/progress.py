@@ -79,6 +79,8 @@ class Progress:
     """The stage that holds the others back, once one is seen to."""
     busy: dict[str, float]
     """How busy each stage is, 0 to 1."""
+    stopping: str | None = None
+    """Why the run is about to stop, once that is asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

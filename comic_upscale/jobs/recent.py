@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from pathlib import Path
-
-from comic_upscale.jobs.records import path_text
 
 
 def remember_ledger(folder: Path, ledger: Path) -> None:
     """Note that a job with this ledger begins now. A state folder that cannot be written is no error."""
-    name = hashlib.sha256(path_text(ledger).encode()).hexdigest()[:16]
+    name = hashlib.sha256(os.fsencode(ledger)).hexdigest()[:16]
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.job").write_text(f"{path_text(ledger)}\n", encoding="utf-8")
+        (folder / f"{name}.job").write_bytes(os.fsencode(ledger))
 
 
 def newest_ledger(folder: Path) -> Path | None:
@@ -26,7 +25,7 @@ def newest_ledger(folder: Path) -> Path | None:
     with contextlib.suppress(OSError):
         notes = sorted(folder.glob("*.job"), key=lambda note: note.stat().st_mtime_ns, reverse=True)
         for note in notes:
-            ledger = Path(note.read_text(encoding="utf-8").strip())
+            ledger = Path(os.fsdecode(note.read_bytes()))
             if ledger.is_file():
                 return ledger
     return None

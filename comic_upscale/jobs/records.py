@@ -80,6 +80,11 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def is_allowed(path: Path, mode: int) -> bool:
+    """`os.access` for the user that this process acts as."""
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
+
+
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
     """Turn what SQLite raises over the ledger at ``path`` into errors that say what to do."""
@@ -100,12 +105,6 @@ def explained(path: Path) -> Iterator[None]:
 def damaged(path: Path, complaint: str) -> str:
     """Say that a ledger is broken, and what to do."""
     return (
-        f"the ledger {path} is damaged or not a ledger ({complaint}). The pages that were written are safe. "
-        "Try `sqlite3 LEDGER .recover` on a copy; or move the file away and start again with --overwrite"
+        f"the ledger {path} is damaged ({complaint}). The pages that were written are safe. Try "
+        "`sqlite3 LEDGER .recover` on a copy; or move the file away and start again with --overwrite"
     )
-
-
-def path_text(path: Path | str) -> str:
-    """A path as SQLite can keep it: bytes that are no Unicode are written as ``%FF``."""
-    raw = os.fsencode(path)
-    return raw.decode("utf-8", errors="backslashreplace").replace("\\x", "%")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import sqlite3
 from collections.abc import Iterator
@@ -21,9 +22,9 @@ from comic_upscale.jobs.records import (
     SELECT_ROWS,
     PageRow,
     explained,
-    path_text,
+    is_allowed,
 )
-from comic_upscale.settings import LEDGER_NAME, MARKER_FOLDER, default_ledger
+from comic_upscale.settings import LEDGER_NAME, MARKER_FOLDER, default_ledger, path_text
 
 ALIVE_WITHIN_SECONDS = 30.0
 """A run on another host counts as alive for so long after its last heartbeat."""
@@ -136,7 +137,7 @@ def read_status(ledger: Path) -> JobStatus:
         model=job["model"],
         input=job["input"],
         output=job["output"],
-        ledger=str(ledger),
+        ledger=path_text(ledger.absolute()),
         job_id=job["id"],
     )
 
@@ -174,7 +175,7 @@ def describe_holder(ledger: Path) -> str:
     """Say in words which process works on a ledger; never fails."""
     with contextlib.suppress(LedgerError, InputError), _reading(ledger) as connection:
         run = _row(connection, "select * from runs where state = 'running' order by id desc limit 1")
-        if run is not None:
+        if run is not None and is_alive(run):
             return f"process {run['pid']} on {run['host']}, since {run['started_at']}"
     return "a process that has just begun"
 
@@ -212,7 +213,10 @@ def _reading(ledger: Path) -> Iterator[sqlite3.Connection]:
     if not ledger.is_file():
         raise InputError(f"there is no ledger at {ledger}")
     with explained(ledger):
-        connection = sqlite3.connect(f"{ledger.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
+        # In a folder that cannot be written SQLite cannot share a ledger; without a journal nobody writes it.
+        still = not is_allowed(ledger.parent, os.W_OK) and not Path(f"{ledger}-wal").exists()
+        mode = "immutable=1" if still else "mode=ro"
+        connection = sqlite3.connect(f"{ledger.absolute().as_uri()}?{mode}", uri=True, timeout=5)
         try:
             _check_version(connection, ledger)
             yield connection

@@ -19,11 +19,10 @@ from comic_upscale.jobs.lock import hold_job
 from comic_upscale.jobs.pipeline import LedgerThread, Pipeline
 from comic_upscale.jobs.plan import Plan, make_plan
 from comic_upscale.jobs.progress import Event, Fetching, JobFinished, JobStarted, Listener, Preparing
-from comic_upscale.jobs.records import path_text
 from comic_upscale.models.weights import ResolvedWeights, identify_weights, resolve_weights
 from comic_upscale.pages.discover import Discovery, discover
 from comic_upscale.pages.encode import extension
-from comic_upscale.settings import JobSettings, default_ledger
+from comic_upscale.settings import JobSettings, default_ledger, path_text
 from comic_upscale.upscaling.engine import Engine
 from comic_upscale.version import __version__
 
@@ -130,13 +129,23 @@ class _Run:
 
     async def go(self) -> JobFinished:
         job_id, plan = await self._on_ledger(self._plan)
+        run_id = await self._on_ledger(self._ledger.start_run, job_id, versions=versions())
+        try:
+            return await self._work(job_id, run_id, plan)
+        except BaseException as error:
+            # The ledger may be what broke, or its disk full: the first error is the one to tell.
+            with contextlib.suppress(ComicUpscaleError):
+                await self._on_ledger(self._ledger.end_run, run_id, "failed", str(error) or repr(error))
+            raise
+
+    async def _work(self, job_id: int, run_id: int, plan: Plan) -> JobFinished:
         if not plan.todo:
             self._emit(self._header(plan, None, []))
-            return await self._finish(job_id, "finished", None, done_now=0, seconds=0.0)
+            return await self._finish(job_id, run_id, "finished", None, done_now=0, seconds=0.0)
         weights = await self._weights()
         self._emit(Preparing(what=f"loading {weights.model_name}"))
         with _closing(await asyncio.to_thread(self._open_engines, self._settings, weights)) as engines:
-            return await self._work(job_id, plan, engines)
+            return await self._upscale(job_id, run_id, plan, engines)
 
     def _plan(self) -> tuple[int, Plan]:
         """Open the job in the ledger and see what is left of it; on the ledger's thread."""
@@ -151,7 +160,7 @@ class _Run:
             model=self._model,
             model_sha256=self._identity,
         )
-        for row_id, output in self._ledger.abandoned(job_id):
+        for row_id, output in self._ledger.abandoned(settings.output):
             with contextlib.suppress(OSError):
                 part_path(settings.output / output, row_id).unlink(missing_ok=True)
         plan = make_plan(
@@ -177,14 +186,13 @@ class _Run:
             on_progress=on_progress,
         )
 
-    async def _work(self, job_id: int, plan: Plan, engines: list[Engine]) -> JobFinished:
+    async def _upscale(self, job_id: int, run_id: int, plan: Plan, engines: list[Engine]) -> JobFinished:
         self._emit(self._header(plan, engines[0].native_scale, engines))
-        run_id = await self._on_ledger(
-            self._ledger.start_run,
-            job_id,
+        await self._on_ledger(
+            self._ledger.set_device,
+            run_id,
             device=", ".join(engine.device for engine in engines),
             precision=engines[0].precision,
-            versions=versions(),
         )
         pipeline = Pipeline(
             settings=self._settings,
@@ -198,19 +206,12 @@ class _Run:
             stop=self._stop,
         )
         start = time.monotonic()
-        try:
-            await pipeline.run()
-        except BaseException as error:
-            # The ledger may be what broke, or its disk full: the first error is the one to tell.
-            with contextlib.suppress(ComicUpscaleError):
-                await self._on_ledger(self._ledger.end_run, run_id, "failed", str(error) or repr(error))
-            raise
+        await pipeline.run()
+        seconds = time.monotonic() - start
         # A stop that came when the last page was already in hand interrupted nothing.
         interrupted = pipeline.progress().pending > 0
         state, reason = ("interrupted", self._stop.reason) if interrupted else ("finished", None)
-        seconds = time.monotonic() - start
-        await self._on_ledger(self._ledger.end_run, run_id, state, reason)
-        return await self._finish(job_id, state, reason, done_now=pipeline.done, seconds=seconds)
+        return await self._finish(job_id, run_id, state, reason, done_now=pipeline.done, seconds=seconds)
 
     def _header(self, plan: Plan, native_scale: int | None, engines: list[Engine]) -> JobStarted:
         settings = self._settings
@@ -244,8 +245,9 @@ class _Run:
         return tuple(warnings)
 
     async def _finish(
-        self, job_id: int, state: str, reason: str | None, *, done_now: int, seconds: float
+        self, job_id: int, run_id: int, state: str, reason: str | None, *, done_now: int, seconds: float
     ) -> JobFinished:
+        await self._on_ledger(self._ledger.end_run, run_id, state, reason)
         counts = await self._on_ledger(self._ledger.counts, job_id)
         failures = await self._on_ledger(self._ledger.failures, job_id, SHOWN_FAILURES)
         finished = JobFinished(

@@ -115,6 +115,11 @@ def test_a_scale_above_the_network_is_said_once(pages: Path, tiny_weights: Path)
         (["--max-failures", "lots"], 2, "--max-failures"),
         (["--denoise", "0.5"], 2, "realesr-general-x4v3"),
         (["--output", "pages"], 2, "--output"),
+        (["--output", ""], 2, "empty"),
+        (["--input", ""], 2, "empty"),
+        (["--input", "/"], 2, "--output"),
+        (["--workers", "0"], 2, "--workers"),
+        (["--max-pixels", "0"], 2, "--max-pixels"),
         (["--input", "nowhere"], 3, "nowhere"),
         (["--model", "RealESRGAN_x4plus_anime6B"], 4, "RealESRGAN_x4plus_anime_6B"),
         (["--model", "./nothing.pth"], 4, "nothing.pth"),
@@ -175,3 +180,28 @@ def test_a_reader_that_goes_away_stops_the_run_quietly(
     assert process.wait(60) in (0, 1)
     assert "Traceback" not in error
     assert "BrokenPipe" not in error
+
+
+def test_json_is_ascii_so_that_any_terminal_passes_it_on(pages: Path, tiny_weights: Path) -> None:
+    draw(pages / "漫画é.png", 9)
+    _, out, _ = invoke("run", "--input", pages, "--model", tiny_weights, "--json")
+    assert out.isascii()
+    assert "漫画é.png" in [json.loads(line).get("source") for line in out.splitlines()]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_an_output_that_cannot_be_written_stops_the_run_quietly(pages: Path, tiny_weights: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "comic_upscale",
+        "run",
+        "--input",
+        str(pages),
+        "--model",
+        str(tiny_weights),
+    ]
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    assert ended.returncode in (0, 1)
+    assert "Traceback" not in ended.stderr

@@ -343,7 +343,9 @@ def test_a_disk_that_is_really_full(make_settings: MakeSettings, tmp_path: Path)
         for name in whole:
             with Image.open(settings.output / name) as image:
                 image.load()
-        assert read_status(settings.ledger_path).done == len(whole)
+        # A page that was placed as another found the disk full may not be on record yet; never the reverse.
+        done = read_status(settings.ledger_path).done
+        assert len(whole) - settings.workers <= done <= len(whole)
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
         assert run(settings).pending == 0
     finally:
@@ -553,3 +555,203 @@ def test_a_broken_ledger_during_the_run_ends_it(
     monkeypatch.setattr(Ledger, "record", fail)
     with pytest.raises(ComicUpscaleError, match="disk I/O error"):
         run(make_settings())
+
+
+# What is whose: files that a user puts or edits between two runs
+
+
+def test_a_file_put_where_a_failed_page_belongs_is_kept(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    (settings.input / "page0.png").write_bytes(b"broken")
+    run(settings)
+    (settings.output / "page0.png").write_bytes(b"my own version")
+    draw(settings.input / "page0.png", 0)
+    assert run(settings).failures[0][:2] == ("page0.png", "output-exists")
+    assert (settings.output / "page0.png").read_bytes() == b"my own version"
+
+
+def test_an_output_edited_while_its_source_was_broken_is_kept(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    run(settings)
+    (settings.input / "page0.png").write_bytes(b"broken")
+    run(settings)
+    (settings.output / "page0.png").write_bytes(b"edited")
+    draw(settings.input / "page0.png", 5)
+    assert run(settings).failures[0][1] == "output-exists"
+    assert (settings.output / "page0.png").read_bytes() == b"edited"
+
+
+def test_a_file_put_after_a_graceful_stop_is_kept(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    stop = StopRequest()
+    run(settings, NearestEngine(lambda batch: stop.request("enough")), stop=stop)
+    missing = [
+        path.name for path in settings.input.glob("*.png") if not (settings.output / path.name).exists()
+    ]
+    assert missing
+    (settings.output / missing[0]).write_bytes(b"mine")
+    finished = run(settings)
+    assert (finished.failed, finished.failures[0][1]) == (1, "output-exists")
+    assert (settings.output / missing[0]).read_bytes() == b"mine"
+
+
+def test_a_file_placed_but_not_recorded_when_the_run_died_is_done_again(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    run(settings)
+    connection = sqlite3.connect(settings.ledger_path)
+    connection.execute(
+        "update pages set state = 'working', claimed = 1, output_size = 1 where source = 'page0.png'"
+    )
+    connection.commit()
+    connection.close()
+    finished = run(settings)
+    assert (finished.done_now, finished.done, finished.failed) == (1, 12, 0)
+
+
+def test_names_stay_with_their_pages_when_settings_change(make_settings: MakeSettings) -> None:
+    with Image.open(make_settings().input / "page0.png") as image:
+        image.convert("RGB").save(make_settings().input / "twin.jpg")
+    run(make_settings())
+    draw(make_settings().input / "twin.png", 3)
+    assert run(make_settings()).failed == 0
+    finished = run(make_settings(scale=2))
+    assert (finished.done, finished.failed) == (14, 0)
+    names = set(outputs(make_settings().output))
+    assert {"twin.png", "twin_2.png"} <= names
+    assert len(names) == 14
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_source_is_never_an_output(tmp_path: Path, make_settings: MakeSettings, overwrite: bool) -> None:
+    source = draw(tmp_path / "lib" / "pages" / "a.png", 1)
+    draw(tmp_path / "lib" / "pages" / "pages" / "a.png", 2)
+    before = source.read_bytes()
+    settings = make_settings(input=tmp_path / "lib" / "pages", output=tmp_path / "lib", overwrite=overwrite)
+    finished = run(settings)
+    assert (finished.done, finished.failed) == (1, 1)
+    assert "choose another --output" in finished.failures[0][2]
+    assert source.read_bytes() == before
+    one = make_settings(input=source, output=source.parent, overwrite=overwrite)
+    assert run(one).failed == 1
+    assert source.read_bytes() == before
+
+
+def test_an_input_that_goes_away_ends_the_run_and_not_the_pages(
+    make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    settings = make_settings(workers=1)
+
+    def unplug(batch: Batch) -> None:
+        if settings.input.exists():
+            settings.input.rename(tmp_path / "unplugged")
+
+    with pytest.raises(InputError, match="gone"):
+        run(settings, NearestEngine(unplug))
+    (tmp_path / "unplugged").rename(settings.input)
+    assert read_status(settings.ledger_path).failed == 0
+    assert run(settings).done == 12
+
+
+def test_an_output_folder_that_goes_away_ends_the_run(make_settings: MakeSettings, tmp_path: Path) -> None:
+    settings = make_settings()
+
+    def unplug(batch: Batch) -> None:
+        if settings.output.exists():
+            settings.output.rename(tmp_path / "unplugged")
+
+    with pytest.raises(OutputError, match="no longer the folder"):
+        run(settings, NearestEngine(unplug))
+    assert not settings.output.exists()
+    (tmp_path / "unplugged").rename(settings.output)
+    assert run(settings).done == 12
+
+
+def test_pages_that_failed_for_want_of_permission_are_looked_at_anew(
+    open_folder: Path, tiny_weights: Path
+) -> None:
+    page = draw(open_folder / "pages" / "0.png", 0)
+    weights = open_folder / tiny_weights.name
+    weights.write_bytes(tiny_weights.read_bytes())
+    settings = JobSettings(input=open_folder / "pages", output=open_folder / "out", model=str(weights))
+    page.chmod(0)
+    with as_nobody():
+        assert run(settings).failed == 1
+        assert run_without_engine(settings).failed == 1
+    page.chmod(0o644)
+    with as_nobody():
+        assert run(settings).done == 1
+
+
+def test_an_output_folder_locked_after_the_first_run_is_told_at_once(
+    open_folder: Path, tiny_weights: Path
+) -> None:
+    draw(open_folder / "pages" / "0.png", 0)
+    weights = open_folder / tiny_weights.name
+    weights.write_bytes(tiny_weights.read_bytes())
+    settings = JobSettings(input=open_folder / "pages", output=open_folder / "out", model=str(weights))
+    with as_nobody():
+        run(settings)
+    draw(open_folder / "pages" / "1.png", 1)
+    settings.output.chmod(0o555)
+    with as_nobody(), pytest.raises(OutputError, match="permissions"):
+        run(settings)
+    assert read_status(settings.ledger_path).failed == 0
+
+
+def test_status_of_a_folder_that_cannot_be_written(open_folder: Path, tiny_weights: Path) -> None:
+    draw(open_folder / "pages" / "0.png", 0)
+    settings = JobSettings(input=open_folder / "pages", output=open_folder / "out", model=str(tiny_weights))
+    run(settings)
+    settings.ledger_path.parent.chmod(0o555)
+    with as_nobody():
+        assert read_status(settings.ledger_path).done == 1
+
+
+def test_a_ledger_of_two_folders_keeps_them_apart(make_settings: MakeSettings, tmp_path: Path) -> None:
+    first = make_settings(output=tmp_path / "one")
+    second = make_settings(output=tmp_path / "two", ledger=first.ledger_path)
+    for settings in (first, second, first, second):
+        assert run(settings).failed == 0
+    assert run_without_engine(first).done == run_without_engine(second).done == 12
+    with hold_job(second.output, second.ledger_path), pytest.raises(LedgerBusyError):
+        run(first)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only there may a name be no Unicode")
+def test_folders_whose_names_are_no_unicode(make_settings: MakeSettings, tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/odd\xff"))
+    draw(folder / "0.png", 0)
+    settings = make_settings(input=folder, output=folder.with_name(folder.name + "-x"))
+    assert run(settings).done == 1
+    assert run_without_engine(settings).done == 1
+
+
+def test_a_run_that_dies_while_loading_is_on_record(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+
+    def fail(*_: object) -> list[NearestEngine]:
+        status = read_status(settings.ledger_path)
+        assert (status.state, status.alive) == ("running", True)
+        raise DeviceError("no such card")
+
+    with pytest.raises(DeviceError):
+        run_job(settings, open_engines=fail)  # type: ignore[arg-type]
+    assert read_status(settings.ledger_path).run_error == "no such card"
+
+
+def test_pages_that_are_taken_over_are_not_counted_as_work(
+    make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    settings = make_settings()
+    run(settings)
+    settings.input.rename(tmp_path / "moved")
+    finished = run(make_settings(input=tmp_path / "moved"))
+    assert (finished.done_now, finished.done, finished.pages_per_second) == (0, 12, None)
+
+
+def test_a_network_without_memory_fails_its_pages_in_words(make_settings: MakeSettings) -> None:
+    def exhaust(batch: Batch) -> None:
+        raise MemoryError
+
+    finished = run(make_settings(), NearestEngine(exhaust))
+    assert (finished.failed, finished.failures[0][1]) == (12, "out-of-memory")
