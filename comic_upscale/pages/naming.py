@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 
 from comic_upscale.pages.formats import extension_of
 from comic_upscale.pages.order import fold, natural_key
+
+_LONGEST_NAME = 250
+"""Bytes; file systems hold 255, and a number may follow to tell a name from others."""
 
 _SURROGATES = re.compile("[%\ud800-\udfff]")
 
@@ -30,7 +34,7 @@ def output_names(names: Iterable[str], *, extension: str, folders: Iterable[str]
     """
     sharing: defaultdict[str, list[str]] = defaultdict(list)
     for name in names:
-        sharing[fold(f"{_stem(name)}.{extension}")].append(name)
+        sharing[fold(f"{_short(_stem(name), extension)}.{extension}")].append(name)
     forbidden = {fold(folder) for folder in folders}
     # Every plain name counts as taken, also one that nobody gets: "a_jpg.png" of a page "a.jpg" must
     # not depend on what becomes of a page "a_jpg.webp".
@@ -41,12 +45,12 @@ def output_names(names: Iterable[str], *, extension: str, folders: Iterable[str]
         keepers = group if len(group) == 1 else [name for name in group if extension_of(name) == extension]
         if len(keepers) != 1 or plain in forbidden:
             keepers = []
-        outputs.update((name, f"{_stem(name)}.{extension}") for name in keepers)
+        outputs.update((name, f"{_short(_stem(name), extension)}.{extension}") for name in keepers)
         others.extend(name for name in group if name not in keepers)
     for name in sorted(others, key=natural_key):
         # A file without an extension cannot be a page; the name stays whole all the same.
         marked = "_".join(filter(None, (_stem(name), extension_of(name))))
-        outputs[name] = free_name(marked, f".{extension}", taken)
+        outputs[name] = free_name(_short(marked, extension), f".{extension}", taken)
         taken.add(fold(outputs[name]))
     return outputs
 
@@ -106,6 +110,16 @@ def free_name(stem: str, suffix: str, taken: Collection[str]) -> str:
 def _stem(name: str) -> str:
     stem, dot, _ = name.rpartition(".")
     return stem if dot and stem else name
+
+
+def _short(stem: str, extension: str) -> str:
+    """The stem, cut and marked with a hash where the whole name would be too long for a file system."""
+    room = _LONGEST_NAME - len(extension) - 1
+    encoded = stem.encode()
+    if len(encoded) <= room:
+        return stem
+    mark = f"~{hashlib.sha256(encoded).hexdigest()[:8]}"
+    return encoded[: room - len(mark)].decode(errors="ignore") + mark
 
 
 def _is_valid(name: str) -> bool:

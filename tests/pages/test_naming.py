@@ -87,3 +87,12 @@ def test_escaped_names_are_valid_and_unique(names: list[str]) -> None:
     valid = valid_names(names)
     assert len({*valid.values()}) == len(names)
     assert all(name.encode() for name in valid.values())
+
+
+def test_names_that_would_be_too_long_are_cut_and_told_apart() -> None:
+    long = "頁" * 84  # 252 bytes
+    names = [f"{long}a.j", f"{'x' * 251}.jpg", f"{'x' * 251}.png", f"{'x' * 250}y.png", "short.jpg"]
+    outputs = output_names(names, extension="webp")
+    assert outputs["short.jpg"] == "short.webp"
+    assert len(set(outputs.values())) == len(names)
+    assert all(len(output.encode()) <= 255 and output.endswith(".webp") for output in outputs.values())
