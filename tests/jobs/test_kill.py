@@ -93,6 +93,11 @@ def test_thirty_kills_at_random_moments_change_nothing(
     assert "running" not in runs
 
 
+def heed_ctrl_c() -> None:
+    """What a shell starts in the background ignores SIGINT, and hands that on; a user's Ctrl-C is heeded."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_command_with_its_own_code_and_the_next_run_continues(
     tmp_path: Path, tiny_weights: Path, number: signal.Signals, code: int
@@ -103,7 +108,9 @@ def test_a_signal_ends_the_command_with_its_own_code_and_the_next_run_continues(
     command = [sys.executable, "-m", "comic_upscale", "run", "--input", str(pages), "--output", str(output),
                "--model", str(tiny_weights), "--device", "cpu", "--json"]  # fmt: skip
     environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=environment, preexec_fn=heed_ctrl_c
+    ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if '"page_done"' in line:
@@ -130,7 +137,9 @@ def test_a_second_signal_ends_the_command_at_once(tmp_path: Path, tiny_weights: 
     command = [sys.executable, "-m", "comic_upscale", "run", "--input", str(tmp_path / "pages"), "--output",
                str(tmp_path / "out"), "--model", str(tiny_weights), "--device", "cpu", "--json"]  # fmt: skip
     environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=environment, preexec_fn=heed_ctrl_c
+    ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if '"in_hand": "large.png"' in line:
