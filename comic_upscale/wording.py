@@ -54,7 +54,7 @@ def plan_lines(preview: Preview) -> list[str]:
         note = f"  ({page.note})" if page.note else ""
         lines.append(f"{page.action:>10}  {page.source}  {size}{target}{note}")
     counts = ", ".join(f"{count:,} {what}" for what, count in preview.counts.items())
-    passed_over = ", ".join(f"{count:,} {reason}" for reason, count in preview.passed_over.items())
+    passed_over = ", ".join(f"{reason}: {count:,}" for reason, count in preview.passed_over.items())
     lines.append(
         f"{len(preview.pages):,} pages: {counts}" + (f"; passed over: {passed_over}" if passed_over else "")
     )
@@ -65,7 +65,7 @@ def plan_lines(preview: Preview) -> list[str]:
 
 def header_lines(event: JobStarted) -> list[tuple[str, str]]:
     """What a person should know before the work begins, as (label, text)."""
-    counts = [f"{event.total:,} pages"]
+    counts = [f"{event.total:,} page{'s' if event.total != 1 else ''}"]
     counts += [
         f"{count:,} {what}"
         for count, what in (
@@ -76,7 +76,7 @@ def header_lines(event: JobStarted) -> list[tuple[str, str]]:
         )
         if count and count != event.total
     ]
-    passed_over = ", ".join(f"{count:,} {reason}" for reason, count in event.passed_over.items() if count)
+    passed_over = ", ".join(f"{reason}: {count:,}" for reason, count in event.passed_over.items() if count)
     lines = [
         ("input", f"{_short(event.input)}: {', '.join(counts)}"),
         ("output", _short(event.output)),
