@@ -93,6 +93,11 @@ def test_thirty_kills_at_random_moments_change_nothing(
     assert "running" not in runs
 
 
+def command_line(pages: Path, output: Path, weights: Path) -> list[str]:
+    return [sys.executable, "-m", "comic_upscale", "run", "--input", str(pages), "--output", str(output),
+            "--model", str(weights), "--device", "cpu", "--json"]  # fmt: skip
+
+
 def heed_ctrl_c() -> None:
     """What a shell starts in the background ignores SIGINT, and hands that on; a user's Ctrl-C is heeded."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -105,8 +110,7 @@ def test_a_signal_ends_the_command_with_its_own_code_and_the_next_run_continues(
     pages, output = tmp_path / "pages", tmp_path / "out"
     for page in range(40):
         draw(pages / f"{page}.png", page, size=(200, 300))
-    command = [sys.executable, "-m", "comic_upscale", "run", "--input", str(pages), "--output", str(output),
-               "--model", str(tiny_weights), "--device", "cpu", "--json"]  # fmt: skip
+    command = command_line(pages, output, tiny_weights)
     environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env=environment, preexec_fn=heed_ctrl_c
@@ -134,8 +138,7 @@ def test_a_second_signal_ends_the_command_at_once(tmp_path: Path, tiny_weights: 
     # Large enough that the page in hand would hold up a graceful stop for many seconds.
     (tmp_path / "pages").mkdir()
     Image.new("RGB", (4000, 4000)).save(tmp_path / "pages" / "large.png")
-    command = [sys.executable, "-m", "comic_upscale", "run", "--input", str(tmp_path / "pages"), "--output",
-               str(tmp_path / "out"), "--model", str(tiny_weights), "--device", "cpu", "--json"]  # fmt: skip
+    command = command_line(tmp_path / "pages", tmp_path / "out", tiny_weights)
     environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env=environment, preexec_fn=heed_ctrl_c
