@@ -149,8 +149,13 @@ def _rename(part: Path, target: Path) -> None:
     part.replace(target)
     if os.name == "posix":
         # Without this the rename itself may not survive the plug being pulled.
-        folder = os.open(target.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            folder = os.open(target.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            # Some file systems cannot flush a folder, some folders may not be read: the page is in its place.
+            if error.errno in _HITS_EVERY_PAGE:
+                raise

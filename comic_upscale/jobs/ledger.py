@@ -47,7 +47,8 @@ class OutputOwner:
     state: str
     output_size: int | None
     claimed: int
-    """1 while it is open whether what stands at the output is this page's: it was in hand when a run died."""
+    """Above 0 while it is open whether what stands at the output is this page's: it was in hand when a run
+    died."""
 
 
 class Ledger:
@@ -178,8 +179,9 @@ class Ledger:
         time = now()
         with self._explained(), self._db.atomic():
             self._db.execute(
-                "update pages set state = 'pending', claimed = ? where run_id = ? and state = 'working'",
-                [int(state == "failed"), run_id],
+                "update pages set state = 'pending', claimed = case when ? then 1 else claimed = 2 end"
+                " where run_id = ? and state = 'working'",
+                [state == "failed", run_id],
             )
             self._db.execute(
                 "update runs set state = ?, error = ?, heartbeat_at = ?, ended_at = ? where id = ?",
@@ -194,8 +196,12 @@ class Ledger:
             cursor = self._db.execute(SELECT_ROWS, [job_id])
             return [PageRow(*row) for row in cursor]
 
-    def names(self, job_id: int) -> dict[str, str]:
-        """How earlier jobs over the same folders named the outputs: source to output, the latest counts."""
+    def names(self, job_id: int, suffix: str) -> dict[str, str]:
+        """How earlier jobs over the same folders named the outputs with a suffix such as ``.png``.
+
+        Returns:
+            Source to output; the latest job counts.
+        """
         with self._explained():
             cursor = self._db.execute(
                 "select pages.source, pages.output from pages join jobs on jobs.id = pages.job_id"
@@ -203,7 +209,7 @@ class Ledger:
                 " and jobs.id <> ? order by pages.id",
                 [job_id, job_id],
             )
-            return {str(source): str(output) for source, output in cursor}
+            return {str(source): str(output) for source, output in cursor if output.endswith(suffix)}
 
     def add_pages(self, job_id: int, pages: Sequence[Page]) -> list[int]:
         """Record pages that are to be done, and return their row ids in the same order."""
@@ -261,7 +267,7 @@ class Ledger:
                 " pages.state, pages.output_size, pages.claimed"
                 " from pages join jobs on jobs.id = pages.job_id"
                 " where pages.output = ? and jobs.output = ?"
-                " and (pages.claimed = 1 or pages.output_size is not null)",
+                " and (pages.claimed > 0 or pages.output_size is not null)",
                 [output, path_text(output_folder)],
             )
             return [OutputOwner(*row) for row in cursor]
@@ -272,7 +278,8 @@ class Ledger:
         Until the claim is settled, by the page's result or a graceful end of the run, whatever stands at
         its output is ours: after a crash between placing a file and recording it, the page is done again
         over that file. Another job's page that had the same output is no longer done, since its file is
-        about to go.
+        about to go. A claim that a dead run left open is 2 from here on, and 1 again if this run does not
+        come to do the page.
 
         Args:
             run_id: this run.
@@ -288,8 +295,9 @@ class Ledger:
                     [output, row_id, folder],
                 )
                 self._db.execute(
-                    "update pages set state = 'working', claimed = 1, attempts = attempts + 1, run_id = ?,"
-                    " finished_at = null, error_kind = null, error = null, notes = null where id = ?",
+                    "update pages set state = 'working', claimed = 1 + (claimed > 0),"
+                    " attempts = attempts + 1, run_id = ?, finished_at = null,"
+                    " error_kind = null, error = null, notes = null where id = ?",
                     [run_id, row_id],
                 )
 
@@ -298,7 +306,7 @@ class Ledger:
         with self._explained():
             cursor = self._db.execute(
                 "select pages.id, pages.output from pages join jobs on jobs.id = pages.job_id"
-                " where jobs.output = ? and pages.claimed = 1",
+                " where jobs.output = ? and pages.claimed > 0",
                 [path_text(output)],
             )
             return [(int(row_id), str(output)) for row_id, output in cursor]
@@ -357,10 +365,19 @@ class Ledger:
             ],
         )  # fmt: skip
 
+        # What another job's dead run may have left at this output is gone now.
+        self._db.execute(
+            "update pages set claimed = 0, state = case state when 'working' then 'pending' else state end"
+            " where output = ? and id <> ? and claimed > 0 and job_id in (select id from jobs where output ="
+            " (select jobs.output from jobs join pages on pages.job_id = jobs.id where pages.id = ?))",
+            [page.output, page.row_id, page.row_id],
+        )
+
     def _record_failed(self, page: PageFailed, time: str) -> None:
         self._db.execute(
-            "update pages set state = 'failed', claimed = 0, finished_at = ?, decode_seconds = ?, upscale_seconds = ?,"
-            " encode_seconds = ?, place_seconds = ?, error_kind = ?, error = ? where id = ?",
+            "update pages set state = 'failed', claimed = (claimed = 2), finished_at = ?,"
+            " decode_seconds = ?, upscale_seconds = ?, encode_seconds = ?, place_seconds = ?,"
+            " error_kind = ?, error = ? where id = ?",
             [time, *_stage_seconds(page.seconds), page.kind, page.reason, page.row_id],
         )
 

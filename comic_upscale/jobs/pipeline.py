@@ -51,7 +51,6 @@ CLAIM_PAGES = 16
 """Pages that are claimed in the ledger in one transaction."""
 
 TICK_SECONDS = 0.5
-HEARTBEAT_SECONDS = 5.0
 
 BUSY_ENOUGH = 0.5
 """A stage that is less busy than this holds nobody back."""
@@ -101,6 +100,7 @@ class Pipeline:
         settings: of the job.
         fingerprint: of the job.
         plan: what there is to do, and the counts to begin from.
+        source_folders: where the pages really are; nothing is written there.
         engines: one for each device, all taking from the same pages.
         ledger: open on its thread.
         ledger_thread: that thread.
@@ -115,6 +115,7 @@ class Pipeline:
         settings: JobSettings,
         fingerprint: str,
         plan: Plan,
+        source_folders: frozenset[str],
         engines: Sequence[Engine],
         ledger: Ledger,
         ledger_thread: LedgerThread,
@@ -145,6 +146,7 @@ class Pipeline:
         self._rate = RateMeter()
         self._in_hand: str | None = None
         self._output = OutputFolder(settings.output)
+        self._source_folders = source_folders
         self.done = 0
         """Pages done by this run."""
         self._adopted = 0
@@ -205,9 +207,14 @@ class Pipeline:
                     output_folder=self._settings.output,
                     fingerprint=self._fingerprint,
                     overwrite=self._settings.overwrite,
+                    source_folders=self._source_folders,
                 )
             except PageError as error:
                 refused.append(_failure(_Work(page), error))
+                continue
+            except OSError as error:
+                reason = f"the output cannot be looked at: {error.strerror or error}"
+                refused.append(_failure(_Work(page), PageError("output", reason)))
                 continue
             if owner is None:
                 claimed.append(page)
@@ -419,13 +426,9 @@ class Pipeline:
     # Telling how it goes
 
     async def _tick(self) -> None:
-        last_heartbeat = time.monotonic()
         while True:
             self._emit(self.progress())
             await asyncio.sleep(TICK_SECONDS)
-            if time.monotonic() - last_heartbeat >= HEARTBEAT_SECONDS:
-                await self._on_ledger(self._ledger.heartbeat, self._run_id)
-                last_heartbeat = time.monotonic()
 
     def progress(self) -> Progress:
         """How far the run is at this moment."""

@@ -7,10 +7,9 @@ the output by being there with its recorded size.
 from __future__ import annotations
 
 import enum
-import functools
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -93,7 +92,9 @@ def make_plan(
     rows = {row.source: row for row in ledger.rows(job_id)}
     found = {page.source for page in pages}
     taken = {fold(row.output) for row in rows.values()}
-    names = ledger.names(job_id)
+    suffix = PurePosixPath(pages[0].output).suffix if pages else ""
+    names = ledger.names(job_id, suffix)
+    avoid = taken | {fold(output) for output in names.values()}
     new: list[Page] = []
     reopened: list[tuple[int, int, int]] = []
     moved: list[tuple[int, int, int]] = []
@@ -102,7 +103,7 @@ def make_plan(
     for page in pages:
         row = rows.get(page.source)
         if row is None:
-            new.append(_with_free_output(page, names.get(page.source), taken))
+            new.append(_with_free_output(page, names.get(page.source), taken, avoid))
             continue
         action = decide(row, page, output_folder, retry_failed=retry_failed)
         change = (row.id, page.size, page.mtime_ns)
@@ -134,8 +135,18 @@ def may_write(
     output_folder: Path,
     fingerprint: str,
     overwrite: bool,
+    source_folders: Set[str] = frozenset(),
 ) -> OutputOwner | None:
     """Check that a page's output may be written.
+
+    Args:
+        ledger: open.
+        page: to be done.
+        input: of the job, as the ledger has it.
+        output_folder: of the job.
+        fingerprint: of the job.
+        overwrite: whether files that the ledger does not know may be replaced.
+        source_folders: where the job's pages really are, links followed; nothing is written there.
 
     Returns:
         The owner to adopt the page from, where another job recorded the very same work (same content,
@@ -145,7 +156,7 @@ def may_write(
         PageError: something stands at the output that this ledger does not know.
     """
     target = output_folder / page.output
-    if _is_among_sources(target, Path(input), output_folder):
+    if _is_among_sources(target, page, Path(input), output_folder, source_folders):
         raise PageError(
             OUTPUT_EXISTS, f"{page.output} would be written among the sources: choose another --output"
         )
@@ -173,17 +184,21 @@ def may_write(
     )
 
 
-def _is_among_sources(target: Path, input: Path, output_folder: Path) -> bool:
-    """Whether an output would land inside the input, links followed, and not in an output folder there."""
-    real_target = _real(target.parent) / target.name
-    real_input, real_output = _real(input), _real(output_folder)
-    inside = real_output.is_relative_to(real_input) and real_target.is_relative_to(real_output)
-    return real_target.is_relative_to(real_input) and not inside
+def source_folders(pages: Iterable[Page]) -> frozenset[str]:
+    """The folders that pages are really in, links followed."""
+    return frozenset(os.path.realpath(folder) for folder in {page.path.parent for page in pages})
 
 
-@functools.lru_cache(maxsize=1024)
-def _real(path: Path) -> Path:
-    return path.resolve()
+def _is_among_sources(
+    target: Path, page: PlannedPage, input: Path, output_folder: Path, source_folders: Set[str]
+) -> bool:
+    """Whether an output would land among the sources, and not in an output folder inside the input."""
+    if not input.is_dir():
+        return target.exists() and page.path.exists() and target.samefile(page.path)
+    real_parent = Path(os.path.realpath(target.parent))
+    real_input, real_output = Path(os.path.realpath(input)), Path(os.path.realpath(output_folder))
+    inside = real_output.is_relative_to(real_input) and real_parent.is_relative_to(real_output)
+    return str(real_parent) in source_folders or (real_parent.is_relative_to(real_input) and not inside)
 
 
 def sha256_of(path: Path) -> str | None:
@@ -206,14 +221,21 @@ def _has_size(path: Path, size: int | None) -> bool:
         return False
 
 
-def _with_free_output(page: Page, earlier: str | None, taken: set[str]) -> Page:
+def _with_free_output(page: Page, earlier: str | None, taken: set[str], avoid: set[str]) -> Page:
     """The page with an output that no page of the job has, since recorded names stay as they are.
 
-    The name that an earlier job gave it is kept, so that each page finds its own file again.
+    Args:
+        page: new to the job.
+        earlier: the name that an earlier job over the same folders gave it: kept, so that each page finds
+            its own file again.
+        taken: folded names that pages of the job have; the page's is added.
+        avoid: the same, and the names that earlier jobs gave to any page; the page's is added.
     """
     output = PurePosixPath(page.output)
-    if earlier is not None and PurePosixPath(earlier).suffix == output.suffix:
-        output = PurePosixPath(earlier)
-    free = free_name(str(output.with_suffix("")), output.suffix, taken)
+    if earlier is not None and fold(earlier) not in taken:
+        free = earlier
+    else:
+        free = free_name(str(output.with_suffix("")), output.suffix, avoid)
     taken.add(fold(free))
+    avoid.add(fold(free))
     return replace(page, output=free)

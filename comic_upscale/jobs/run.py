@@ -17,7 +17,7 @@ from comic_upscale.jobs.flow import StopRequest
 from comic_upscale.jobs.ledger import Ledger
 from comic_upscale.jobs.lock import hold_job
 from comic_upscale.jobs.pipeline import LedgerThread, Pipeline
-from comic_upscale.jobs.plan import Plan, make_plan
+from comic_upscale.jobs.plan import Plan, make_plan, source_folders
 from comic_upscale.jobs.progress import Event, Fetching, JobFinished, JobStarted, Listener, Preparing
 from comic_upscale.models.weights import ResolvedWeights, identify_weights, resolve_weights
 from comic_upscale.pages.discover import Discovery, discover
@@ -29,6 +29,7 @@ from comic_upscale.version import __version__
 log = logging.getLogger(__name__)
 
 SHOWN_FAILURES = 20
+HEARTBEAT_SECONDS = 5.0
 
 
 def run_job(
@@ -130,6 +131,7 @@ class _Run:
     async def go(self) -> JobFinished:
         job_id, plan = await self._on_ledger(self._plan)
         run_id = await self._on_ledger(self._ledger.start_run, job_id, versions=versions())
+        heartbeats = asyncio.create_task(self._keep_alive(run_id))
         try:
             return await self._work(job_id, run_id, plan)
         except BaseException as error:
@@ -137,6 +139,15 @@ class _Run:
             with contextlib.suppress(ComicUpscaleError):
                 await self._on_ledger(self._ledger.end_run, run_id, "failed", str(error) or repr(error))
             raise
+        finally:
+            heartbeats.cancel()
+
+    async def _keep_alive(self, run_id: int) -> None:
+        """Show other hosts that the run lives, also while it fetches and loads. A broken ledger shows elsewhere."""
+        with contextlib.suppress(ComicUpscaleError):
+            while True:
+                await asyncio.sleep(HEARTBEAT_SECONDS)
+                await self._on_ledger(self._ledger.heartbeat, run_id)
 
     async def _work(self, job_id: int, run_id: int, plan: Plan) -> JobFinished:
         if not plan.todo:
@@ -198,6 +209,7 @@ class _Run:
             settings=self._settings,
             fingerprint=self._fingerprint,
             plan=plan,
+            source_folders=source_folders(self._discovery.pages),
             engines=engines,
             ledger=self._ledger,
             ledger_thread=self._on_ledger,

@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import sqlite3
+import stat
 import subprocess
 import tempfile
 import threading
@@ -755,3 +756,110 @@ def test_a_network_without_memory_fails_its_pages_in_words(make_settings: MakeSe
 
     finished = run(make_settings(), NearestEngine(exhaust))
     assert (finished.failed, finished.failures[0][1]) == (12, "out-of-memory")
+
+
+def pretend_killed_after_placing(settings: JobSettings, source: str) -> None:
+    """Put the ledger in the state of a run that was killed between placing a page and recording it."""
+    connection = sqlite3.connect(settings.ledger_path)
+    connection.execute("update pages set state = 'working', claimed = 1 where source = ?", [source])
+    connection.commit()
+    connection.close()
+    output = settings.output / source
+    Image.open(output).resize((5, 5)).save(output)
+
+
+@pytest.mark.parametrize("how", ["stopped", "failed"])
+def test_an_open_claim_outlives_a_run_that_does_not_do_the_page(
+    make_settings: MakeSettings, how: str
+) -> None:
+    settings = make_settings()
+    run(settings)
+    pretend_killed_after_placing(settings, "page7.png")
+    if how == "stopped":
+        stop = StopRequest()
+        stop.request("at once")
+        (settings.output / "page0.png").unlink()
+        run(settings, stop=stop)
+    else:
+        source = settings.input / "page7.png"
+        good = source.read_bytes()
+        source.write_bytes(b"broken")
+        assert run(settings).failed == 1
+        source.write_bytes(good)
+    finished = run(settings)
+    assert (finished.done, finished.failed) == (12, 0)
+
+
+def test_an_old_claim_of_other_settings_ends_when_the_page_is_done(make_settings: MakeSettings) -> None:
+    first, second = make_settings(scale=2), make_settings(scale=3)
+    run(first)
+    pretend_killed_after_placing(first, "page0.png")
+    run(second)
+    edited = second.output / "page0.png"
+    edited.write_bytes(b"edited by hand")
+    assert run(second).failures[0][1] == "output-exists"
+    assert edited.read_bytes() == b"edited by hand"
+
+
+def test_a_folder_that_cannot_be_flushed_does_not_fail_its_pages(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fsync
+
+    def refuse_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        real(descriptor)
+
+    monkeypatch.setattr(files.os, "fsync", refuse_folders)
+    assert run(make_settings()).done == 12
+
+
+def test_a_source_reached_through_a_link_is_never_an_output(
+    make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    source = draw(tmp_path / "lib" / "v" / "a.png", 1)
+    before = source.read_bytes()
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "v").symlink_to(tmp_path / "lib" / "v")
+    finished = run(make_settings(input=tmp_path / "in", output=tmp_path / "lib", overwrite=True))
+    assert finished.failed == 1
+    assert source.read_bytes() == before
+    # Replaced by a link after a first run in the same process.
+    settings = make_settings(overwrite=True)
+    run(settings)
+    shutil.rmtree(settings.output / "extra")
+    (settings.output / "extra").symlink_to(settings.input / "extra")
+    kept = (settings.input / "extra" / "0.png").read_bytes()
+    assert run(settings).failed == 4
+    assert (settings.input / "extra" / "0.png").read_bytes() == kept
+
+
+def test_an_output_behind_a_loop_of_links_fails_its_pages_alone(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    settings.output.mkdir()
+    (settings.output / "extra").symlink_to("extra")
+    finished = run(settings)
+    assert (finished.done, finished.failed) == (8, 4)
+
+
+def test_a_new_page_does_not_take_the_earlier_name_of_another(make_settings: MakeSettings) -> None:
+    folder = make_settings().input
+    with Image.open(folder / "page0.png") as image:
+        image.save(folder / "a.webp")
+    run(make_settings())
+    run(make_settings(format="jpeg", scale=3))
+    draw(folder / "a.png", 9)
+    finished = run(make_settings(scale=2))
+    assert (finished.done, finished.failed) == (14, 0)
+    with Image.open(make_settings().output / "a_2.png") as new, Image.open(folder / "a.png") as source:
+        assert new.size == (source.width * 2, source.height * 2)
+
+
+def test_one_image_may_go_beside_itself_under_another_name(
+    make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    cover = draw(tmp_path / "covers" / "cover.png", 1)
+    finished = run(make_settings(input=cover, output=cover.parent, format="webp"))
+    assert finished.done == 1
+    assert (cover.parent / "cover.webp").exists()
