@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 import typer.core
 
-from comic_upscale.cli_models import models
+from comic_upscale.cli_models import WeightsDir, models
 from comic_upscale.environment import default_workers, state_folder, weights_cache, weights_folders
 from comic_upscale.errors import ComicUpscaleError, InputError
 from comic_upscale.version import __version__
@@ -111,12 +111,6 @@ def _path(text: str | Path) -> Path:
     return Path(text)
 
 
-WeightsDirOption = Annotated[
-    Path | None,
-    typer.Option("--weights-dir", help="Folder to look for weights in, before all others.", metavar="DIR"),
-]
-
-
 @app.command(
     epilog="Examples:\n\n"
     "  comic-upscale run --input pages/ --scale 2.5 --workers 4\n\n"
@@ -157,7 +151,7 @@ def run(
             help="0 keeps grain, 1 smooths most; for realesr-general-x4v3.", metavar="0..1"
         ),
     ] = None,
-    weights_dir: WeightsDirOption = None,
+    weights_dir: WeightsDir = None,
     workers: Annotated[
         int | None,
         typer.Option("--workers", "-w", help="Threads that decode and encode; left out: one for each core."),

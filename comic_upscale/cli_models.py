@@ -34,7 +34,8 @@ def _chosen(names: list[str] | None) -> list[Model]:
 
 
 WeightsDir = Annotated[
-    Path | None, typer.Option("--weights-dir", metavar="DIR", help="Folder to look in first.")
+    Path | None,
+    typer.Option("--weights-dir", metavar="DIR", help="Folder to look for weights in, before all others."),
 ]
 
 

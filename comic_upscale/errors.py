@@ -12,7 +12,6 @@
     │   ├── LedgerVersionError   written by a newer comic-upscale
     │   └── LedgerDamagedError   not a database, or a broken one
     ├── OutputError          the output folder is full or not writable    7
-    ├── TooManyFailuresError the limit of ``--max-failures`` was passed   1
     └── PageError            one page could not be done: a value in the
                              pipeline, never the end of a run             1
 
@@ -74,10 +73,6 @@ class OutputError(ComicUpscaleError):
     """No page can be written any more: the disk is full, or the output folder is not writable."""
 
     exit_code = 7
-
-
-class TooManyFailuresError(ComicUpscaleError):
-    """More pages failed than ``--max-failures`` allows."""
 
 
 class PageError(ComicUpscaleError):

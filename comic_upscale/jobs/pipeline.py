@@ -35,7 +35,7 @@ from comic_upscale.pages.decode import decode, read_header
 from comic_upscale.pages.encode import check_encoded, check_target, encode
 from comic_upscale.pages.page import Pixels
 from comic_upscale.pages.size import target_size
-from comic_upscale.settings import JobSettings, path_text
+from comic_upscale.settings import JobSettings
 from comic_upscale.upscaling.engine import Engine
 from comic_upscale.upscaling.pages import prepare, upscale_pages
 
@@ -203,7 +203,7 @@ class Pipeline:
                 owner = may_write(
                     self._ledger,
                     page,
-                    input=path_text(self._settings.input),
+                    input=self._settings.input,
                     output_folder=self._settings.output,
                     fingerprint=self._fingerprint,
                     overwrite=self._settings.overwrite,

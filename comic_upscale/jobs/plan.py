@@ -19,6 +19,7 @@ from comic_upscale.jobs.records import PageRow, is_allowed
 from comic_upscale.pages.naming import free_name
 from comic_upscale.pages.order import fold
 from comic_upscale.pages.page import Page
+from comic_upscale.settings import path_text
 
 GONE = "no longer in the input"
 OUTPUT_EXISTS = "output-exists"
@@ -131,7 +132,7 @@ def may_write(
     ledger: Ledger,
     page: PlannedPage,
     *,
-    input: str,
+    input: Path,
     output_folder: Path,
     fingerprint: str,
     overwrite: bool,
@@ -142,7 +143,7 @@ def may_write(
     Args:
         ledger: open.
         page: to be done.
-        input: of the job, as the ledger has it.
+        input: of the job.
         output_folder: of the job.
         fingerprint: of the job.
         overwrite: whether files that the ledger does not know may be replaced.
@@ -156,7 +157,7 @@ def may_write(
         PageError: something stands at the output that this ledger does not know.
     """
     target = output_folder / page.output
-    if _is_among_sources(target, page, Path(input), output_folder, source_folders):
+    if _is_among_sources(target, page, input, output_folder, source_folders):
         raise PageError(
             OUTPUT_EXISTS, f"{page.output} would be written among the sources: choose another --output"
         )
@@ -167,7 +168,7 @@ def may_write(
     size = target.stat().st_size if target.exists() else -1
     for owner in ledger.owners(output_folder, page.output):
         known_size = bool(owner.claimed) or owner.output_size == size
-        if owner.input == input and owner.source == page.source and known_size:
+        if owner.input == path_text(input) and owner.source == page.source and known_size:
             return None
         if (
             owner.output_size == size

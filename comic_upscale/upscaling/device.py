@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import re
 import warnings
-from typing import Literal, TypeAlias
 
 import torch
 
 from comic_upscale.errors import DeviceError, SettingsError
 from comic_upscale.models.network import Network
-
-Precision: TypeAlias = Literal["auto", "fp32", "fp16", "bf16"]
 
 PRECISIONS: dict[str, torch.dtype] = {
     "fp32": torch.float32,

@@ -725,6 +725,13 @@ def test_folders_whose_names_are_no_unicode(make_settings: MakeSettings, tmp_pat
     settings = make_settings(input=folder, output=folder.with_name(folder.name + "-x"))
     assert run(settings).done == 1
     assert run_without_engine(settings).done == 1
+    # What such a folder holds is as safe as any other source.
+    source = draw(folder / "lib" / "pages" / "a.png", 1)
+    draw(folder / "lib" / "pages" / "pages" / "a.png", 2)
+    before = source.read_bytes()
+    settings = make_settings(input=folder / "lib" / "pages", output=folder / "lib", overwrite=True)
+    assert run(settings).failed == 1
+    assert source.read_bytes() == before
 
 
 def test_a_run_that_dies_while_loading_is_on_record(make_settings: MakeSettings) -> None:
