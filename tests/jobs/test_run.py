@@ -103,6 +103,7 @@ def test_pixels_are_those_of_their_own_page(make_settings: MakeSettings) -> None
         with Image.open(settings.input / name) as source, Image.open(settings.output / name) as output:
             doubled = np.asarray(source).repeat(2, axis=0).repeat(2, axis=1)
             if source.mode == "RGBA":
+                assert np.array_equal(np.asarray(output)[..., 3], doubled[..., 3])
                 doubled, visible = doubled[..., :3], doubled[..., 3:] > 0
                 assert np.array_equal(np.asarray(output)[..., :3] * visible, doubled * visible)
             else:
@@ -870,3 +871,24 @@ def test_one_image_may_go_beside_itself_under_another_name(
     finished = run(make_settings(input=cover, output=cover.parent, format="webp"))
     assert finished.done == 1
     assert (cover.parent / "cover.webp").exists()
+
+
+def test_what_stands_in_its_place_is_whole_at_every_moment(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_settings()
+    run(settings)
+    before = outputs(settings.output)
+    for number, name in enumerate(before):
+        draw(settings.input / name, 500 + number)
+
+    def fail(part: Path, target: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_rename", fail)
+        with pytest.raises(OutputError):
+            run(settings)
+    # Everything but the rename had happened, and nobody could have seen any of it.
+    assert outputs(settings.output) == before
+    assert run(settings).done == 12
