@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from comic_upscale.models.network import Network, load_network
+from comic_upscale.models.weights import resolve_weights
+from training.checkpoint import Progress, Recipe
+from training.ground_truth import shared_pages, validation_paths
+from training.patches import Patches, PatchSettings
+from training.train import begin, learning_rate, main, train_step
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """Two free pages and one that is for validation alone."""
+    folder = tmp_path / "shared"
+    (folder / "dev").mkdir(parents=True)
+    entries = [("free.png", "CC0 1.0"), ("credited.jpg", "CC BY 4.0"), ("alike.png", "CC BY-SA 4.0")]
+    rng = np.random.default_rng(2)
+    for name, _ in entries:
+        small = Image.fromarray(rng.integers(0, 256, (30, 25, 3), dtype=np.uint8))
+        small.resize((500, 600), Image.Resampling.BICUBIC).save(folder / "dev" / name)
+    (folder / "dev.json").write_text(
+        json.dumps([{"file": name, "licence": licence} for name, licence in entries])
+    )
+    return folder
+
+
+def _load(path: Path) -> Network:
+    return load_network(resolve_weights(str(path), denoise=None, folders=[], cache=path.parent), None)
+
+
+def _train(out: Path, shared: Path, **changes: object) -> dict[str, torch.Tensor]:
+    options: dict[str, object] = {
+        "out": out, "drawings": None, "shared": shared, "device": "cpu", "minutes": 5.0, "validate_every": 4,
+        "workers": 0, "features": 8, "convolutions": 2, "steps": 8, "batch": 2, "patch": 16, "rate": 1e-3,
+        "drawn": 0, "drawn_share": 0.5, "seed": 1,
+    }  # fmt: skip
+    main(**{**options, **changes})  # type: ignore[arg-type]
+    return dict(_load(out / "weights.safetensors").module.state_dict())
+
+
+def test_the_weights_load_as_any_other(tmp_path: Path, shared: Path) -> None:
+    _train(tmp_path / "run", shared)
+    assert _load(tmp_path / "run" / "weights.safetensors").native_scale == 3
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [4, 8]
+    assert set(lines[-1]["psnr"]) == {"x2 clean", "x2 jpeg75", "x2.5 clean", "x2.5 jpeg75"}
+
+
+def test_a_run_in_stretches_is_the_run_in_one(tmp_path: Path, shared: Path) -> None:
+    whole = _train(tmp_path / "whole", shared)
+    for _ in range(8):
+        # No time at all still does one step.
+        parts = _train(tmp_path / "parts", shared, minutes=0.0)
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_a_finished_run_has_nothing_to_do(tmp_path: Path, shared: Path) -> None:
+    before = _train(tmp_path / "run", shared)
+    log = (tmp_path / "run" / "log.jsonl").read_text()
+    after = _train(tmp_path / "run", shared)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert (tmp_path / "run" / "log.jsonl").read_text() == log
+
+
+def test_another_recipe_is_refused(tmp_path: Path, shared: Path) -> None:
+    _train(tmp_path / "run", shared)
+    with pytest.raises(SystemExit, match=r"rate 0\.001 -> 0\.002"):
+        _train(tmp_path / "run", shared, rate=2e-3)
+
+
+def test_a_run_can_be_made_longer(tmp_path: Path, shared: Path) -> None:
+    before = _train(tmp_path / "run", shared)
+    after = _train(tmp_path / "run", shared, steps=12)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 12
+    assert not all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_training_learns(shared: Path) -> None:
+    recipe = Recipe(features=16, convolutions=2, steps=120, batch=4, patch=16, rate=3e-3, drawn=0)
+    progress: Progress = begin(recipe, CPU)
+    pages = [pixels for _, pixels in shared_pages(shared, smallest_side=48)]
+    patches = Patches([(pages, 1.0)], PatchSettings(4, 16, 1), recipe.steps)
+    losses = [train_step(recipe, progress, patches[step], CPU) for step in range(recipe.steps)]
+    assert np.mean(losses[-20:]) < 0.7 * np.mean(losses[:20])
+
+
+def test_the_rate_rises_then_falls() -> None:
+    recipe = Recipe(steps=10_000)
+    rates = [learning_rate(recipe, step) for step in range(recipe.steps)]
+    peak = int(np.argmax(rates))
+    assert rates[peak] == pytest.approx(recipe.rate, rel=1e-3)
+    assert all(np.diff(rates[:peak]) > 0)
+    assert all(np.diff(rates[peak + 1 :]) < 0)
+    assert rates[-1] < 0.01 * recipe.rate
+
+
+def test_validation_pages_are_never_trained_on(shared: Path) -> None:
+    assert {name for name, _ in shared_pages(shared, smallest_side=48)} == {"free.png", "credited.jpg"}
+    assert [path.name for path in validation_paths(shared)] == ["alike.png"]
+
+
+def test_of_the_real_pages_too(comics_dir: Path) -> None:
+    licences = {
+        entry["file"]: entry["licence"] for entry in json.loads((comics_dir / "dev.json").read_text())
+    }
+    trained = {name for name, _ in shared_pages(comics_dir, smallest_side=192)}
+    watched = {path.name for path in validation_paths(comics_dir)}
+    assert len(trained) >= 15
+    assert len(watched) >= 30
+    assert not trained & watched
+    assert not any("SA" in licences[name] for name in trained)
+    assert all("SA" in licences[name] for name in watched)
+
+
+def test_the_chart_shows_the_log(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is in the dependency group 'training'")
+    from training.chart import main as draw
+
+    log = tmp_path / "log.jsonl"
+    lines = [{"step": step, "psnr": {"x2 clean": 20 + step, "x2 jpeg75": 19.5}} for step in (1, 2)]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    draw(log, tmp_path / "one.svg")
+    draw(log, tmp_path / "two.svg")
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+    assert b"<svg" in (tmp_path / "one.svg").read_bytes()

@@ -1,0 +1,98 @@
+"""A training run as a file: everything that it needs to go on as if it had never stopped."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What decides the weights that come out; a run goes on only with the recipe that it began with, steps aside."""
+
+    features: int = 32
+    convolutions: int = 16
+    scale: int = 3
+    """The network's own factor."""
+    steps: int = 21_000
+    batch: int = 8
+    patch: int = 64
+    """Side of an input, in pixels."""
+    rate: float = 1e-3
+    """Learning rate at its highest."""
+    drawn: int = 600
+    """Pages drawn by the generator."""
+    drawn_share: float = 0.6
+    """Of the patches, those from drawn pages; the others are from shared pages."""
+    seed: int = 1
+    shared: bool = True
+    """Whether the shared pages were at hand."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """A run between two steps."""
+
+    network: torch.nn.Module
+    average: torch.optim.swa_utils.AveragedModel
+    """The running mean of the weights, which is what is kept in the end."""
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    """Steps done."""
+    seconds: float = 0.0
+    """Spent on them, over all stretches."""
+
+
+class ForeignCheckpointError(Exception):
+    """The checkpoint belongs to another recipe."""
+
+
+def save(path: Path, recipe: Recipe, progress: Progress) -> None:
+    """Write the checkpoint, whole or not at all."""
+    state = {
+        "recipe": asdict(recipe),
+        "network": progress.network.state_dict(),
+        "average": progress.average.state_dict(),
+        "optimizer": progress.optimizer.state_dict(),
+        "step": progress.step,
+        "seconds": progress.seconds,
+    }
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def resume(path: Path, recipe: Recipe, progress: Progress, device: torch.device) -> None:
+    """Bring ``progress`` to where the checkpoint left it.
+
+    The number of steps alone may differ: a run can be made longer or shorter on the way.
+
+    Raises:
+        ForeignCheckpointError: it was made with another recipe.
+    """
+    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    made_with = {**state["recipe"], "steps": recipe.steps}
+    if made_with != asdict(recipe):
+        changed = {key: (made_with.get(key), value) for key, value in asdict(recipe).items()}
+        differing = ", ".join(f"{key} {was} -> {now}" for key, (was, now) in changed.items() if was != now)
+        raise ForeignCheckpointError(
+            f"{path} was made with another recipe ({differing}): give the same options, or another --out."
+        )
+    progress.network.load_state_dict(state["network"])
+    progress.average.load_state_dict(state["average"])
+    progress.optimizer.load_state_dict(state["optimizer"])
+    progress.step, progress.seconds = state["step"], state["seconds"]
+
+
+def export(path: Path, network: torch.nn.Module, metadata: dict[str, str]) -> None:
+    """Write the weights as safetensors, float32, for every program that reads the compact architecture."""
+    tensors = {
+        name: tensor.detach().float().cpu().contiguous() for name, tensor in network.state_dict().items()
+    }
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, metadata=metadata)
+    partial.replace(path)

@@ -1,0 +1,102 @@
+"""The pages that patches are cut from: drawn ones, and shared ones whose licence allows it."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Pixels = NDArray[np.uint8]
+"""uint8 RGB, height x width x 3."""
+
+_FREE = ("CC BY ", "CC0", "Public domain")
+_VALIDATION = "CC BY-SA"
+_DRAWN_SIZE = (640, 960)
+_SIDES = (1800, 1200, 800)
+"""Long sides that a shared page is shrunk to: the same hand at several line weights."""
+_SMALLEST_SHRINK = {".jpg": 1.8, ".jpeg": 1.8, ".gif": 1.0, ".png": 1.0}
+"""A JPEG is ground truth only once its artefacts are shrunk away."""
+
+
+def draw_pages(folder: Path, count: int, *, seed: int, processes: int) -> list[Path]:
+    """Draw what is missing of ``count`` pages into the folder, as PNG; return the paths of all.
+
+    Page ``i`` has seed ``seed + i``: the same pages on every machine with the same fonts.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{seed + number:06d}.png" for number in range(count)]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        # Not forked: torch's threads may be running in this process.
+        with multiprocessing.get_context("spawn").Pool(processes) as pool:
+            for done, _ in enumerate(pool.imap_unordered(_draw, missing, chunksize=4), start=1):
+                if done % 50 == 0 or done == len(missing):
+                    print(f"drew {done} of {len(missing)} pages", flush=True)
+    return paths
+
+
+def _draw(path: Path) -> None:
+    from training.pages import draw_page
+
+    page = draw_page(int(path.stem), width=_DRAWN_SIZE[0], height=_DRAWN_SIZE[1])
+    partial_path = path.with_suffix(".partial")
+    Image.fromarray(page.pixels).save(partial_path, "PNG", compress_level=1)
+    partial_path.replace(path)
+
+
+def read_pages(paths: Iterable[Path]) -> list[Pixels]:
+    """Read pages as RGB, transparency on white."""
+    return [np.asarray(_on_white(path)) for path in paths]
+
+
+def shared_pages(folder: Path, *, smallest_side: int) -> list[tuple[str, Pixels]]:
+    """Return the shared pages that are free to train on (CC0, public domain, CC BY), each at several sizes.
+
+    Args:
+        folder: holds ``dev.json`` and ``dev/``.
+        smallest_side: pixels that each side must keep.
+
+    Returns:
+        File name and pixels; never a page of the validation set, whose licence is CC BY-SA.
+    """
+    found = []
+    for entry in json.loads((folder / "dev.json").read_text("utf-8")):
+        licence = entry["licence"]
+        if licence.startswith(_VALIDATION) or not licence.startswith(_FREE):
+            continue
+        path = folder / "dev" / entry["file"]
+        page = _on_white(path)
+        found += [
+            (path.name, sized) for sized in _sizes(page, _SMALLEST_SHRINK[path.suffix.lower()], smallest_side)
+        ]
+    return found
+
+
+def _sizes(page: Image.Image, smallest_shrink: float, smallest_side: int) -> Iterable[Pixels]:
+    longest = max(page.size)
+    largest = longest / smallest_shrink
+    sides = {min(largest, side) for side in _SIDES}
+    for side in sorted(sides, reverse=True):
+        width, height = (round(length * side / longest) for length in page.size)
+        if min(width, height) >= smallest_side:
+            resized = page if side == longest else page.resize((width, height), Image.Resampling.BICUBIC)
+            yield np.asarray(resized)
+
+
+def _on_white(path: Path) -> Image.Image:
+    with Image.open(path) as opened:
+        page = opened.convert("RGBA") if opened.mode in ("P", "LA", "PA", "RGBA") else opened.convert("RGB")
+    if page.mode == "RGBA":
+        page = Image.alpha_composite(Image.new("RGBA", page.size, "white"), page).convert("RGB")
+    return page
+
+
+def validation_paths(folder: Path) -> Sequence[Path]:
+    """Return the shared pages that are never trained on: those under CC BY-SA."""
+    entries = json.loads((folder / "dev.json").read_text("utf-8"))
+    return [folder / "dev" / entry["file"] for entry in entries if entry["licence"].startswith(_VALIDATION)]

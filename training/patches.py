@@ -1,0 +1,154 @@
+"""Batches for training: crops of ground truth, and what a reader would have of them.
+
+A batch is a function of the seed and of its number alone, so that a training run that was stopped goes
+on with the batches that it would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+from torch.utils.data import DataLoader, Dataset
+
+from training.degrade import shrink, spoil
+
+SHRINKS = ((2.0, 0.4), (2.5, 0.4), (3.0, 0.2))
+"""By how much ground truth is shrunk, and how often: the scales that pages are asked at, and the network's own."""
+_MARGIN = 12
+"""Pixels of ground truth kept around a crop, for the kernel that shrinks it."""
+_GRAY_SHARE, _NEGATIVE_SHARE, _SWAP_SHARE, _SOFT_SHARE = 0.12, 0.08, 0.3, 0.15
+
+
+class Batch(NamedTuple):
+    """Input and truth of one step."""
+
+    small: torch.Tensor
+    """float32 0..1, batch x 3 x patch x patch."""
+    truth: torch.Tensor
+    """float32 0..1, batch x 3 x shrink*patch x shrink*patch."""
+
+
+@dataclass(frozen=True, slots=True)
+class PatchSettings:
+    """What a batch is made of."""
+
+    batch: int
+    """Patches of one step."""
+    patch: int
+    """Side of the input, in pixels; even, so that every shrink of it is whole."""
+    seed: int
+    """Of everything that is drawn."""
+
+
+class Patches(Dataset[Batch]):
+    """Item ``i`` is the batch of step ``i``.
+
+    Args:
+        groups: the pages (uint8 RGB, height x width x 3, each side at least 3 x patch) by where they are
+            from, and the share of the patches that each group gives; a page is drawn in proportion to
+            its area.
+        settings: sizes and the seed.
+        steps: how many batches there are.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[tuple[Sequence[NDArray[np.uint8]], float]],
+        settings: PatchSettings,
+        steps: int,
+        first: int = 0,
+    ) -> None:
+        self._pages = [pages for pages, _ in groups]
+        self._shares = np.array([share for _, share in groups]) / sum(share for _, share in groups)
+        self._areas = [
+            _in_proportion([page.shape[0] * page.shape[1] for page in pages]) for pages in self._pages
+        ]
+        self._settings = settings
+        self._first, self._steps = first, steps
+
+    def __len__(self) -> int:
+        return self._steps - self._first
+
+    def __getitem__(self, index: int) -> Batch:
+        rng = np.random.default_rng([self._settings.seed, self._first + index])
+        factors, shares = zip(*SHRINKS, strict=True)
+        factor = float(rng.choice(factors, p=shares))
+        pairs = [self._pair(factor, rng) for _ in range(self._settings.batch)]
+        small, truth = (np.stack(sides) for sides in zip(*pairs, strict=True))
+        return Batch(_as_tensor(small), _as_tensor(truth))
+
+    def _pair(self, factor: float, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        page = self._draw_page(rng)
+        side = round(self._settings.patch * factor)
+        truth, box = _crop(page, side, rng)
+        truth = _vary(truth, rng)
+        small = shrink(Image.fromarray(truth), (self._settings.patch, self._settings.patch), box, rng)
+        spoiled = np.asarray(spoil(small, rng))
+        left, top = box[0], box[1]
+        truth = truth[top : top + side, left : left + side]
+        turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
+        return _turn(spoiled, turns, mirrored), _turn(truth, turns, mirrored)
+
+    def _draw_page(self, rng: np.random.Generator) -> NDArray[np.uint8]:
+        group = int(rng.choice(len(self._pages), p=self._shares))
+        return self._pages[group][int(rng.choice(len(self._areas[group]), p=self._areas[group]))]
+
+
+def batches(patches: Patches, *, workers: int) -> Iterator[Batch]:
+    """Yield the batches in order, made ahead in so many processes; 0 makes them in this one."""
+    yield from DataLoader(
+        patches, batch_size=None, shuffle=False, num_workers=workers, prefetch_factor=8 if workers else None
+    )
+
+
+def _crop(
+    page: NDArray[np.uint8], side: int, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], tuple[int, int, int, int]]:
+    """Cut a square with what lies around it; return that and where in it the square lies."""
+    height, width, _ = page.shape
+    top = int(rng.integers(height - side + 1))
+    left = int(rng.integers(width - side + 1))
+    above, before = min(top, _MARGIN), min(left, _MARGIN)
+    cut = page[top - above : top + side + _MARGIN, left - before : left + side + _MARGIN]
+    return cut, (before, above, before + side, above + side)
+
+
+def _vary(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Show the same drawing in other colours, in gray, as its negative (white lines on black), or softer.
+
+    Some pages are soft in the original, scans and glows among them: without such truths a network learns
+    that every edge is crisp, and sharpens them.
+    """
+    if rng.random() < _SWAP_SHARE:
+        pixels = pixels[..., rng.permutation(3)]
+    if rng.random() < _GRAY_SHARE:
+        luma = np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))
+        pixels = np.repeat(luma[..., None], 3, axis=2)
+    if rng.random() < _NEGATIVE_SHARE:
+        pixels = 255 - pixels
+    if rng.random() < _SOFT_SHARE:
+        soft = Image.fromarray(np.ascontiguousarray(pixels)).filter(
+            ImageFilter.GaussianBlur(float(rng.uniform(0.4, 1.3)))
+        )
+        pixels = np.asarray(soft)
+    return np.ascontiguousarray(pixels)
+
+
+def _turn(pixels: NDArray[np.uint8], turns: int, mirrored: bool) -> NDArray[np.uint8]:
+    turned = np.rot90(pixels, turns)
+    return turned[:, ::-1] if mirrored else turned
+
+
+def _as_tensor(pixels: NDArray[np.uint8]) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).float().div_(255.0)
+
+
+def _in_proportion(areas: Sequence[int]) -> NDArray[np.float64]:
+    weights = np.asarray(areas, dtype=np.float64)
+    return np.asarray(weights / weights.sum())
