@@ -86,17 +86,16 @@ def of_height(path: Path, height: float, letter: str = "H") -> ImageFont.FreeTyp
     return sized(path, max(round(height / _share(path, letter)), 4))
 
 
-@cache
 def can_write(path: Path, text: str) -> bool:
     """Whether the font has every letter of the text."""
+    return all(letter.isspace() or _has(path, letter) for letter in set(text))
+
+
+@cache
+def _has(path: Path, letter: str) -> bool:
     font = sized(path, 40)
-    missing = bytes(font.getmask("\uffff"))
-    return all(letter.isspace() or _drawn(font, letter, missing) for letter in set(text))
-
-
-def _drawn(font: ImageFont.FreeTypeFont, letter: str, missing: bytes) -> bool:
     mask = bytes(font.getmask(letter))
-    return any(mask) and mask != missing
+    return any(mask) and mask != bytes(font.getmask("\uffff"))
 
 
 @cache

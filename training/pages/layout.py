@@ -45,12 +45,12 @@ def rows(dice: Random, width: float, height: float, *, panels: int, gutter: floa
 
 
 def tiers(dice: Random, width: float, height: float, *, count: int, gutter: float, margin: float) -> Layout:
-    """So many bands of one to three upright panels each: an order of reading nobody can mistake."""
+    """So many bands of one or two upright panels each: an order of reading nobody can mistake."""
     feet = np.cumsum([dice.uniform(0.8, 1.2) for _ in range(count)])
     feet = margin + np.concatenate([[0], feet / feet[-1]]) * (height - 2 * margin)
     frames = []
     for top, foot in pairwise(feet):
-        sides = np.cumsum([dice.uniform(0.85, 1.15) for _ in range(dice.choice((1, 2, 2, 3)))])
+        sides = np.cumsum([dice.uniform(0.85, 1.15) for _ in range(dice.choice((1, 2, 2)))])
         sides = margin + np.concatenate([[0], sides / sides[-1]]) * (width - 2 * margin)
         frames += [shrunk(box(a, top, b, foot), gutter / 2) for a, b in pairwise(sides)]
     return Layout(tuple(frames))

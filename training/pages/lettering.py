@@ -132,23 +132,28 @@ def sound(text: str, path: Path, size: int, dice: Random, border: int) -> tuple[
     return _warped(inner, outer, angle, shear)
 
 
-def balloon(kind: Balloon, x: float, y: float, width: float, height: float, dice: Random) -> Points:
-    """The outline of a balloon around lettering of a size, centred at (x, y)."""
+def balloon(
+    kind: Balloon, x: float, y: float, width: float, height: float, dice: Random, *, air: float = 7
+) -> Points:
+    """The outline of a balloon around lettering of a size, centred at (x, y), with so much air between them."""
     w, h = width / 2, height / 2
     if kind == "oval":
-        return oval(x, y, w * 1.32 + 5, h * 1.36 + 5, turn=dice.uniform(-0.03, 0.03))
+        return oval(x, y, w * 1.3 + air * 0.8, h * 1.32 + air * 0.8, turn=dice.uniform(-0.03, 0.03))
     if kind == "cloud":
-        return blob(x, y, w * 1.5 + 8, h * 1.55 + 8, dice.randint(8, 15), 0.14, dice)
+        return blob(x, y, w * 1.45 + air * 1.2, h * 1.5 + air * 1.2, dice.randint(8, 15), 0.14, dice)
     if kind == "burst":
-        return star(x, y, w * 1.75 + 12, h * 1.8 + 12, dice.randint(11, 24), 0.24, dice)
+        return star(x, y, w * 1.7 + air * 1.8, h * 1.75 + air * 1.8, dice.randint(11, 24), 0.24, dice)
     if kind == "round":
-        a, b, r = w + 8, h + 7, min(w, h) * dice.uniform(0.4, 1) + 3
-        corners = [
-            oval(x + sx * (a - r), y + sy * (b - r), r, start=s, sweep=np.pi / 2)
-            for sx, sy, s in ((1, 1, 0), (-1, 1, np.pi / 2), (-1, -1, np.pi), (1, -1, 1.5 * np.pi))
-        ]
-        return np.vstack(corners)
-    return box(x - w - 5, y - h - 4, x + w + 5, y + h + 4)
+        return _rounded(x, y, w + air, h + air, min(air * dice.uniform(1.2, 2.4), w + air, h + air))
+    return box(x - w - air * 0.8, y - h - air * 0.7, x + w + air * 0.8, y + h + air * 0.7)
+
+
+def _rounded(x: float, y: float, w: float, h: float, r: float) -> Points:
+    quarters = ((1, 1, 0.0), (-1, 1, 0.5), (-1, -1, 1.0), (1, -1, 1.5))
+    arcs = [
+        oval(x + a * (w - r), y + b * (h - r), r, start=s * np.pi, sweep=np.pi / 2) for a, b, s in quarters
+    ]
+    return np.vstack(arcs)
 
 
 def tail(outline: Points, dice: Random, length: float) -> Points:

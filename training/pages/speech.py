@@ -66,6 +66,7 @@ class Letterer:
 
     def __init__(self, sheet: Sheet, spoken: Voice, dice: Random) -> None:
         self._sheet, self._voice, self._dice = sheet, spoken, dice
+        self._air = spoken.height * (0.9 if spoken.plain else dice.uniform(0.4, 0.9))
         self._taken: list[Bounds] = []
         self.lettering: list[Lettering] = []
 
@@ -78,7 +79,7 @@ class Letterer:
             return
         mask, text = said
         w, h = mask.width / self._sheet.scale, mask.height / self._sheet.scale
-        outline = balloon(kind, 0, 0, w, h, dice)
+        outline = balloon(kind, 0, 0, w, h, dice, air=self._air)
         spot = self._room(outline, frame)
         if spot is None:
             return
@@ -102,7 +103,7 @@ class Letterer:
             return
         mask, text = said
         w, h = mask.width / self._sheet.scale, mask.height / self._sheet.scale
-        outline = balloon("box", 0, 0, w, h, dice)
+        outline = balloon("box", 0, 0, w, h, dice, air=self._air)
         half = np.ptp(outline, axis=0) / 2
         x = dice.choice((frame[0] + half[0] + 2, frame[2] - half[0] - 2))
         y = dice.choice((frame[1] + half[1] + 2, frame[3] - half[1] - 2))
@@ -184,7 +185,7 @@ class Letterer:
             return
         mask, text = said
         w, h = mask.width / self._sheet.scale, mask.height / self._sheet.scale
-        outline = balloon(self._dice.choice(("oval", "round", "box")), 0, 0, w, h, self._dice)
+        outline = balloon(self._dice.choice(("oval", "round", "box")), 0, 0, w, h, self._dice, air=self._air)
         half = np.ptp(outline, axis=0) / 2 + self._voice.weight * 2
         if (half * 2 > [frame[2] - frame[0], frame[3] - frame[1]]).any():
             return
@@ -207,16 +208,23 @@ class Letterer:
             if v.script == "japanese":
                 mask, text = self._japanese(font, height)
             else:
-                words_said = words.speech(
-                    dice, limit, plain=v.plain or not fonts.can_write(v.face, "éñüßœ¿¡“ç")
-                )
-                words_said = words_said.upper() if v.capitals else words_said
+                leading = dice.uniform(0.85, 1.1)
                 mask, text = block(
-                    words_said, font, shape=shape or dice.uniform(1.2, 3.2), leading=dice.uniform(0.85, 1.1)
+                    self._sentence(limit), font, shape=shape or dice.uniform(1.2, 3.2), leading=leading
                 )
             if mask.width < room[0] and mask.height < room[1]:
                 return mask, text
         return None
+
+    def _sentence(self, most: int) -> str:
+        """Something said that the font can write."""
+        v, said = self._voice, ""
+        for _ in range(6):
+            said = words.speech(self._dice, most, plain=v.plain)
+            said = said.upper() if v.capitals else said
+            if fonts.can_write(v.face, said):
+                return said
+        return "".join(letter for letter in said if fonts.can_write(v.face, letter))
 
     def _japanese(self, big: ImageFont.FreeTypeFont, height: float) -> tuple[Image.Image, str]:
         dice, v = self._dice, self._voice
