@@ -1,0 +1,138 @@
+"""Contact sheets to judge models by eye: one detailed region of a page, restored by each, beside the original.
+
+Usage: python -m benchmarks.sheets FOLDER [--pages 10 | --page NAME ...] [--model NAME|FILE ...] [--peers]
+                                          [--track x2.5-clean] [--side 240] [--threads N]
+
+Validation pages are shrunk and enlarged again as in `benchmarks.quality`. The region with the most gradient
+is shown at 200 % (nearest neighbour), the input enlarged by nearest neighbour to the same size. The pictures
+are made from CC BY-SA pages: keep them out of the repository.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from benchmarks.candidates import gather
+from benchmarks.machine import cores
+from benchmarks.scores import luma
+from benchmarks.validation import (
+    REPOSITORY,
+    TRACKS,
+    AbsentError,
+    ValidationPage,
+    open_original,
+    shrink,
+    spread,
+    validation_pages,
+)
+from comic_upscale.errors import ComicUpscaleError
+
+Box = tuple[int, int, int, int]
+ZOOM = 2
+LABEL, GAP = 24, 8
+"""Pixels: height of the line of labels, and space between pictures."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the sheets and print their paths; return the exit code, 2 where something is absent or refused."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--pages", type=int, default=10)
+    which.add_argument("--page", dest="names", action="extend", nargs="+", metavar="NAME")
+    parser.add_argument(
+        "--model", "--models", dest="models", action="extend", nargs="+", default=[], metavar="NAME|FILE"
+    )
+    parser.add_argument("--peers", action="store_true")
+    parser.add_argument("--track", choices=[track.name for track in TRACKS], default="x2.5-clean")
+    parser.add_argument("--side", type=int, default=240, help="of the region, in pixels of the original")
+    parser.add_argument("--threads", type=int, default=cores())
+    options = parser.parse_args(arguments)
+    try:
+        write_sheets(options)
+    except (AbsentError, ComicUpscaleError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def write_sheets(options: argparse.Namespace) -> None:
+    """Write one PNG a page into the folder.
+
+    Raises:
+        AbsentError: pages or peers are not on this machine, or the folder is inside the repository.
+        WeightsError: a model is not there.
+    """
+    if options.folder.resolve().is_relative_to(REPOSITORY):
+        raise AbsentError(
+            f"{options.folder} is in the repository, where pictures of BY-SA pages must not be."
+        )
+    pages = choose_pages(validation_pages(), options.names, options.pages)
+    track = next(track for track in TRACKS if track.name == options.track)
+    candidates = [each for each in gather(options.models, peers=options.peers) if each.fits(track)]
+    options.folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        opened = [(each.label, stack.enter_context(each.open(options.threads))) for each in candidates]
+        for page in pages:
+            original = open_original(page)
+            small = shrink(original, track)
+            box = detailed_region(original, options.side)
+            whole = [("input", small.resize(original.size, Image.Resampling.NEAREST))]
+            whole += [(label, upscale(small, track.factor)) for label, upscale in opened]
+            whole.append(("original", original))
+            path = options.folder / f"{Path(page.name).stem}-{track.name}.png"
+            sheet([(label, image.crop(box)) for label, image in whole]).save(path)
+            print(path, flush=True)
+
+
+def choose_pages(
+    pages: Sequence[ValidationPage], names: Sequence[str] | None, count: int
+) -> list[ValidationPage]:
+    """Return the pages named, or so many spread over the sets.
+
+    Raises:
+        AbsentError: a name is none of a validation page.
+    """
+    if names is None:
+        return spread(pages, count)
+    known = {page.name: page for page in pages}
+    if unknown := [name for name in names if name not in known]:
+        raise AbsentError(f"no validation page is called {', '.join(unknown)}; there are {', '.join(known)}.")
+    return [known[name] for name in names]
+
+
+def detailed_region(image: Image.Image, side: int) -> Box:
+    """Return the square (cut to the page) that has the most gradient: left, top, right and bottom."""
+    levels = luma(image)
+    energy = np.hypot(*np.gradient(levels))
+    width, height = min(side, image.width), min(side, image.height)
+    # Sums over all squares at once, from the sums of everything above and to the left of each pixel.
+    sums = np.pad(energy.cumsum(0, dtype=np.float64).cumsum(1), ((1, 0), (1, 0)))
+    squares = (
+        sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
+    )
+    top, left = (int(index) for index in np.unravel_index(squares.argmax(), squares.shape))
+    return left, top, left + width, top + height
+
+
+def sheet(pictures: Sequence[tuple[str, Image.Image]]) -> Image.Image:
+    """Return the pictures, all of one size, side by side at 200 % under their labels."""
+    width, height = (side * ZOOM for side in pictures[0][1].size)
+    canvas = Image.new("RGB", (len(pictures) * (width + GAP) - GAP, height + LABEL), "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(16)
+    for number, (label, picture) in enumerate(pictures):
+        left = number * (width + GAP)
+        draw.text((left + 4, 2), label, fill="black", font=font)
+        canvas.paste(picture.convert("RGB").resize((width, height), Image.Resampling.NEAREST), (left, LABEL))
+    return canvas
+
+
+if __name__ == "__main__":
+    sys.exit(main())
