@@ -140,11 +140,13 @@ def run(
         str,
         typer.Option(
             "--model", "-m", metavar="NAME|FILE",
-            help="A name from `comic-upscale models list`, or a .pth or .safetensors file. For 2-2.5x an x4 "
-            "network is run whole and then shrunk, which keeps the finest lines; RealESRGAN_x2plus works at 2x, "
-            "a quarter of RealESRGAN_x4plus's time, and above 2x enlarges the rest by resampling.",
+            help="auto, a name from `comic-upscale models list`, or a .pth or .safetensors file. auto is "
+            "RealESRGAN_x4plus_anime_6B on a GPU, where its weights are here or can be fetched, and else "
+            "comic-compact-x3, which needs no download; a job keeps the model that it began with. For 2-2.5x a "
+            "network of x3 or x4 is run whole and then shrunk, which keeps the finest lines; RealESRGAN_x2plus "
+            "works at 2x, a quarter of RealESRGAN_x4plus's time, and above 2x enlarges the rest by resampling.",
         ),
-    ] = "realesr-animevideov3",
+    ] = "auto",
     denoise: Annotated[
         float | None,
         typer.Option(

@@ -58,6 +58,7 @@ def list_models(
                 "purpose": model.purpose,
                 "megabytes": round(sum(file.size for file in model.files) / 1e6, 1),
                 "licence": model.licence,
+                "bundled": model.weights.bundled,
                 "present": found[0][1] is not None,
                 "path": None if found[0][1] is None else str(found[0][1]),
             }
@@ -73,7 +74,7 @@ def list_models(
     for title in ("name", "factor", "MB", "licence", "here"):
         table.add_column(title, no_wrap=True, justify="right" if title == "MB" else "left")
     for row in rows:
-        here = "yes" if row["present"] else "no"
+        here = "no" if not row["present"] else "in the package" if row["bundled"] else "yes"
         table.add_row(row["name"], f"x{row['scale']}", f"{row['megabytes']}", row["licence"], here)
     console = Console(highlight=False)
     console.print(table)
@@ -86,7 +87,10 @@ def fetch(
     names: NamesArgument = None,
     weights_dir: WeightsDir = None,
 ) -> None:
-    """Download weights from the official releases, and check them. What is here already is only checked."""
+    """Download weights from the official releases, and check them.
+
+    What is here already, and what comes with the package, is only checked.
+    """
     from rich.console import Console
     from rich.progress import Progress
 
@@ -114,22 +118,23 @@ def fetch(
 @models.command()
 def verify(names: NamesArgument = None, weights_dir: WeightsDir = None) -> None:
     """Check the weights on this machine against the official hashes."""
+    from comic_upscale.models.weights import REINSTALL
     from comic_upscale.models.weights import verify as check
 
     folders, cache = _places(weights_dir)
-    wrong = []
+    wrong, remedies = [], set()
     for model in _chosen(names):
         for result in check(model, folders, cache):
             typer.echo(f"{result.path or result.file.name}: {result.state}")
-            if result.state == "wrong hash":
-                wrong.append(str(result.path))
-            elif result.state == "missing" and names:
-                wrong.append(result.file.name)
+            bundled = result.file.bundled
+            # Of what can be downloaded, only what was asked for need be here.
+            if result.state == "wrong hash" or (result.state == "missing" and (names or bundled)):
+                wrong.append(str(result.path or result.file.name))
+                remedies.add(
+                    REINSTALL if bundled else "Delete what is wrong and run `comic-upscale models fetch`"
+                )
     if wrong:
-        raise WeightsError(
-            f"missing, or not as published: {', '.join(wrong)}. Delete what is wrong and run "
-            "`comic-upscale models fetch`"
-        )
+        raise WeightsError(f"missing, or not as published: {', '.join(wrong)}. {'. '.join(sorted(remedies))}")
 
 
 @models.command()
@@ -138,7 +143,7 @@ def path(
     weights_dir: WeightsDir = None,
 ) -> None:
     """Print where the weights of a model are; without a name, the folders that are searched, in order."""
-    from comic_upscale.models.weights import where
+    from comic_upscale.models.weights import REINSTALL, where
 
     folders, cache = _places(weights_dir)
     if name is None:
@@ -148,7 +153,6 @@ def path(
     (model,) = _chosen([name])
     for file, found in where(model, folders, cache):
         if found is None:
-            raise WeightsError(
-                f"{file.name} is not on this machine: `comic-upscale models fetch {model.name}` downloads it"
-            )
+            remedy = f"`comic-upscale models fetch {model.name}` downloads it"
+            raise WeightsError(f"{file.name} is not on this machine. {REINSTALL if file.bundled else remedy}")
         typer.echo(str(found))

@@ -23,6 +23,9 @@ FORMATS: tuple[OutputFormat, ...] = get_args(OutputFormat)
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 BACKENDS = ("torch", "realesrgan")
 
+AUTO_MODEL = "auto"
+"""The model that is no model: which one it stands for is decided when a job begins."""
+
 DEFAULT_MAX_PIXELS = 89_478_485
 """Pillow's own limit against decompression bombs: a 256 MiB RGB image."""
 
@@ -79,8 +82,8 @@ class JobSettings:
     """The folder that the pages go to; the input's tree is kept below it."""
     scale: float = 2.5
     """Output size over input size, above 1 and at most 8."""
-    model: str = "realesr-animevideov3"
-    """A name of the catalogue, or the path of a ``.pth`` or ``.safetensors`` file."""
+    model: str = AUTO_MODEL
+    """``auto``, a name of the catalogue, or the path of a ``.pth`` or ``.safetensors`` file."""
     denoise: float | None = None
     """0 (keep the grain) to 1 (smooth); only for a model with a second set of weights."""
     format: OutputFormat = "png"

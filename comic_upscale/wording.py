@@ -58,9 +58,24 @@ def plan_lines(preview: Preview) -> list[str]:
     lines.append(
         f"{len(preview.pages):,} pages: {counts}" + (f"; passed over: {passed_over}" if passed_over else "")
     )
-    lines.append(f"model {preview.model}, scale {preview.scale:g}, into {_short(preview.output)}")
+    model = f"model {_model_of_plan(preview)}"
+    lines.append(f"{model}, scale {preview.scale:g}, into {_short(preview.output)}")
     lines.append("nothing was written (--dry-run)")
     return [printable(line) for line in lines]
+
+
+def _model_of_plan(preview: Preview) -> str:
+    from comic_upscale.models.auto import EVERYWHERE, ON_AN_ACCELERATOR
+    from comic_upscale.settings import AUTO_MODEL
+
+    if preview.model == AUTO_MODEL:
+        return f"{AUTO_MODEL} ({ON_AN_ACCELERATOR} on a GPU, where it can be had, else {EVERYWHERE})"
+    return model_name(preview.model, chosen=preview.model_auto)
+
+
+def model_name(name: str, *, chosen: bool) -> str:
+    """A model as it is named in a line: ``comic-compact-x3 (auto)`` where it was chosen by us."""
+    return f"{name} (auto)" if chosen else name
 
 
 def header_lines(event: JobStarted) -> list[tuple[str, str]]:
@@ -85,8 +100,8 @@ def header_lines(event: JobStarted) -> list[tuple[str, str]]:
     if passed_over:
         lines.insert(1, ("passed over", passed_over))
     if event.device is not None:
-        native = f" (x{event.native_scale} network)"
-        lines.insert(-2, ("model", f"{event.model}{native}, scale {event.scale:g}"))
+        model = model_name(event.model, chosen=event.model_auto)
+        lines.insert(-2, ("model", f"{model}, x{event.native_scale} network, scale {event.scale:g}"))
         lines.insert(
             -2,
             (
@@ -144,12 +159,11 @@ def status_lines(report: JobStatus) -> list[str]:
         lines.append(f"not running: {how}, last seen {ago} ago")
     if report.alive:
         lines.append(f"process {report.pid} on {report.host}, since {report.started_at}")
+    device = f" on {report.device}, {report.precision}" if report.device else ""
     lines += [
         f"input:  {report.input}",
         f"output: {report.output}",
-        f"model:  {report.model} on {report.device}, {report.precision}"
-        if report.device
-        else f"model:  {report.model}",
+        f"model:  {model_name(report.model, chosen=report.model_auto)}{device}",
         f"ledger: {report.ledger}",
     ]
     if report.state == "stopped":

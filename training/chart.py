@@ -14,15 +14,15 @@ def main(
     chart: Annotated[Path, typer.Argument(help="The file to write; its suffix says what it is.")],
 ) -> None:
     """Draw validation PSNR over steps, a line for each track."""
-    import matplotlib
+    import matplotlib as mpl
 
-    matplotlib.use("agg")
+    mpl.use("agg")
     # Without the salt and the date, the same log would give other bytes each time.
-    matplotlib.rcParams["svg.hashsalt"] = "comic-upscale"
-    from matplotlib import pyplot
+    mpl.rcParams["svg.hashsalt"] = "comic-upscale"
+    from matplotlib import pyplot as plt
 
     lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for track in lines[-1]["psnr"]:
         axes.plot([line["step"] for line in lines], [line["psnr"][track] for line in lines], label=track)
     axes.set_xlabel("step")

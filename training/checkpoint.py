@@ -95,4 +95,6 @@ def export(path: Path, network: torch.nn.Module, metadata: dict[str, str]) -> No
     }
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, metadata=metadata)
+    # safetensors makes its file for the owner alone; this one is for everybody.
+    partial.chmod(0o644)
     partial.replace(path)

@@ -22,7 +22,9 @@ from sqlite_utils import Database
 from comic_upscale.errors import LedgerDamagedError, LedgerVersionError
 from comic_upscale.jobs.records import (
     MIGRATION_NAMES,
+    SELECT_AUTO_JOBS,
     SELECT_ROWS,
+    AutoJob,
     PageDone,
     PageFailed,
     PageRow,
@@ -103,9 +105,20 @@ class Ledger:
     # Jobs and runs
 
     def open_job(
-        self, *, input: Path, output: Path, fingerprint: str, settings: str, model: str, model_sha256: str
+        self,
+        *,
+        input: Path,
+        output: Path,
+        fingerprint: str,
+        settings: str,
+        model: str,
+        model_sha256: str,
+        model_auto: bool = False,
     ) -> int:
-        """Return the id of the job with this input, output and fingerprint; made if it is new."""
+        """Return the id of the job with this input, output and fingerprint; made if it is new.
+
+        A model that ``auto`` chose once stays so marked, also when it is named later.
+        """
         with self._explained(), self._db.atomic():
             self._db.execute(
                 "insert or ignore into jobs"
@@ -117,8 +130,17 @@ class Ledger:
                 "select id from jobs where input = ? and output = ? and fingerprint = ?",
                 [path_text(input), path_text(output), fingerprint],
             ).fetchone()
-            self._db.execute("update jobs set settings = ? where id = ?", [settings, row[0]])
+            self._db.execute(
+                "update jobs set settings = ?, model_auto = max(model_auto, ?) where id = ?",
+                [settings, model_auto, row[0]],
+            )
             return int(row[0])
+
+    def auto_jobs(self, output: Path) -> list[AutoJob]:
+        """The jobs into a folder whose model ``auto`` chose, the newest first."""
+        with self._explained():
+            cursor = self._db.execute(SELECT_AUTO_JOBS, [path_text(output)])
+            return [AutoJob(*row) for row in cursor]
 
     def move_jobs(self, output: Path) -> None:
         """Say that the output folder of every job of this ledger is now ``output``.

@@ -6,14 +6,15 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from comic_upscale.errors import PageError
+from comic_upscale.jobs.choice import ChosenModel, foreseen_model, kept_model, named_model
 from comic_upscale.jobs.plan import Action, decide
-from comic_upscale.jobs.report import read_rows
+from comic_upscale.jobs.records import PageRow
+from comic_upscale.jobs.report import read_auto_jobs, read_rows
 from comic_upscale.jobs.run import find_pages
-from comic_upscale.models.weights import identify_weights
 from comic_upscale.pages.decode import read_header
 from comic_upscale.pages.page import Page
 from comic_upscale.pages.size import target_size
-from comic_upscale.settings import JobSettings, path_text
+from comic_upscale.settings import AUTO_MODEL, JobSettings, path_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,9 @@ class Preview:
     input: str
     output: str
     model: str
+    """Its name; ``auto`` where only the run, which looks at the devices, can choose."""
+    model_auto: bool
+    """Whether ``auto`` chooses the model, or chose it when the job began."""
     scale: float
     pages: tuple[PagePreview, ...]
     counts: dict[str, int]
@@ -50,16 +54,8 @@ def preview(settings: JobSettings) -> Preview:
         InputError, WeightsError, LedgerError: as a run would.
     """
     discovery = find_pages(settings)
-    model, identity = identify_weights(settings.model, denoise=settings.denoise)
-    rows = {
-        row.source: row
-        for row in read_rows(
-            settings.ledger_path,
-            input=settings.input,
-            output=settings.output,
-            fingerprint=settings.fingerprint(identity),
-        )
-    }
+    model = _model(settings)
+    rows = {} if model is None else {row.source: row for row in _rows(settings, model)}
 
     def planned(page: Page) -> PagePreview:
         row = rows.get(page.source)
@@ -73,11 +69,30 @@ def preview(settings: JobSettings) -> Preview:
     return Preview(
         input=path_text(settings.input),
         output=path_text(settings.output),
-        model=model,
+        model=AUTO_MODEL if model is None else model.name,
+        model_auto=model is None or model.auto,
         scale=settings.scale,
         pages=pages,
         counts=dict(Counter(page.action for page in pages)),
         passed_over=dict(discovery.passed_over),
+    )
+
+
+def _model(settings: JobSettings) -> ChosenModel | None:
+    """Return the model of the job as far as it is known without asking a device; None where it is not."""
+    named = named_model(settings)
+    if named is not None:
+        return named
+    earlier = read_auto_jobs(settings.ledger_path, settings.output)
+    return kept_model(settings, earlier) or foreseen_model(settings)
+
+
+def _rows(settings: JobSettings, model: ChosenModel) -> list[PageRow]:
+    return read_rows(
+        settings.ledger_path,
+        input=settings.input,
+        output=settings.output,
+        fingerprint=settings.fingerprint(model.identity),
     )
 
 

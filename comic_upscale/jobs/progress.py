@@ -57,6 +57,8 @@ class JobStarted:
     precision: str | None
     batch: str
     workers: int
+    model_auto: bool = False
+    """Whether ``auto`` chose the model, now or when the job began."""
     passed_over: dict[str, int] = field(default_factory=dict)
     """How many files of the input are no pages, by reason."""
     warnings: tuple[str, ...] = ()

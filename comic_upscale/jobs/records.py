@@ -19,7 +19,7 @@ MIGRATION_SET = "comic_upscale"
 MIGRATIONS_TABLE = "_sqlite_migrations"
 """Where sqlite-utils notes which migrations a database has seen."""
 
-MIGRATION_NAMES = ("m001_jobs_runs_pages",)
+MIGRATION_NAMES = ("m001_jobs_runs_pages", "m002_model_auto")
 """The migrations that this version knows, oldest first; ``schema.py`` has their statements."""
 
 
@@ -43,6 +43,21 @@ SELECT_ROWS = (
     " from pages where job_id = ? order by id"
 )
 """The columns of `PageRow` for every page of a job."""
+
+
+@dataclass(frozen=True, slots=True)
+class AutoJob:
+    """A job whose model was chosen by ``auto``: what continuing it needs to know."""
+
+    model: str
+    model_sha256: str
+    fingerprint: str
+
+
+SELECT_AUTO_JOBS = (
+    "select model, model_sha256, fingerprint from jobs where model_auto and output = ? order by id desc"
+)
+"""The columns of `AutoJob` for every such job into a folder, whatever its input was called; newest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,9 @@ from comic_upscale.jobs.records import (
     MIGRATION_NAMES,
     MIGRATION_SET,
     MIGRATIONS_TABLE,
+    SELECT_AUTO_JOBS,
     SELECT_ROWS,
+    AutoJob,
     PageRow,
     explained,
     is_allowed,
@@ -60,6 +62,8 @@ class JobStatus:
     device: str | None
     precision: str | None
     model: str
+    model_auto: bool
+    """Whether ``auto`` chose the model."""
     input: str
     output: str
     ledger: str
@@ -135,6 +139,8 @@ def read_status(ledger: Path) -> JobStatus:
         device=last.get("device") or None,
         precision=last.get("precision") or None,
         model=job["model"],
+        # Not there in a ledger that no newer run has touched.
+        model_auto=bool(job.get("model_auto")),
         input=job["input"],
         output=job["output"],
         ledger=path_text(ledger.absolute()),
@@ -169,6 +175,18 @@ def read_rows(ledger: Path, *, input: Path, output: Path, fingerprint: str) -> l
         if job is None:
             return []
         return [PageRow(*row) for row in connection.execute(SELECT_ROWS, [job["id"]])]
+
+
+def read_auto_jobs(ledger: Path, output: Path) -> list[AutoJob]:
+    """What `Ledger.auto_jobs` returns, without touching the ledger; none if there is no ledger."""
+    if not ledger.is_file():
+        return []
+    with _reading(ledger) as connection:
+        columns = {column[1] for column in connection.execute("pragma table_info(jobs)")}
+        if "model_auto" not in columns:
+            return []
+        cursor = connection.execute(SELECT_AUTO_JOBS, [path_text(output)])
+        return [AutoJob(*row) for row in cursor]
 
 
 def describe_holder(ledger: Path) -> str:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 
 from comic_upscale.errors import ComicUpscaleError, InputError
+from comic_upscale.jobs.choice import ChosenModel, choose_model, kept_model, named_model
 from comic_upscale.jobs.engines import OpenEngines, open_engines
 from comic_upscale.jobs.files import part_path
 from comic_upscale.jobs.flow import StopRequest
@@ -19,7 +20,8 @@ from comic_upscale.jobs.lock import hold_job
 from comic_upscale.jobs.pipeline import LedgerThread, Pipeline
 from comic_upscale.jobs.plan import Plan, make_plan, source_folders
 from comic_upscale.jobs.progress import Event, Fetching, JobFinished, JobStarted, Listener, Preparing
-from comic_upscale.models.weights import ResolvedWeights, identify_weights, resolve_weights
+from comic_upscale.models.download import OnProgress
+from comic_upscale.models.weights import ResolvedWeights, resolve_weights
 from comic_upscale.pages.discover import Discovery, discover
 from comic_upscale.pages.encode import extension
 from comic_upscale.settings import JobSettings, default_ledger, path_text
@@ -69,7 +71,7 @@ async def run_job_async(
     """Upscale every page of a job that is not done yet; as `run_job`, in the running event loop."""
     emit = on_event or _ignore
     stop = stop or StopRequest()
-    model, identity = await asyncio.to_thread(identify_weights, settings.model, denoise=settings.denoise)
+    model = await asyncio.to_thread(named_model, settings)
     emit(Preparing(what="reading the input"))
     discovery = await asyncio.to_thread(find_pages, settings)
     on_ledger = LedgerThread()
@@ -77,7 +79,12 @@ async def run_job_async(
         with hold_job(settings.output, settings.ledger_path):
             ledger = await on_ledger(Ledger, settings.ledger_path)
             try:
-                run = _Run(settings, discovery, model, identity, ledger, on_ledger, emit, stop, open_engines)
+                if settings.ledger_path == default_ledger(settings.output):
+                    await on_ledger(ledger.move_jobs, settings.output)
+                if model is None:
+                    model = await _choose(settings, ledger, on_ledger, emit)
+                settings = model.settle(settings)
+                run = _Run(settings, discovery, model, ledger, on_ledger, emit, stop, open_engines)
                 return await run.go()
             finally:
                 await on_ledger(ledger.close)
@@ -102,6 +109,28 @@ def find_pages(settings: JobSettings) -> Discovery:
     return discovery
 
 
+async def _choose(
+    settings: JobSettings, ledger: Ledger, on_ledger: LedgerThread, emit: Listener
+) -> ChosenModel:
+    """Return the model that ``auto`` stands for: the one that the job has already, or else one for it."""
+    earlier = await on_ledger(ledger.auto_jobs, settings.output)
+    kept = await asyncio.to_thread(kept_model, settings, earlier)
+    if kept is not None:
+        return kept
+    emit(Preparing(what="choosing a model"))
+    return await asyncio.to_thread(choose_model, settings, _fetching(emit))
+
+
+def _fetching(emit: Listener) -> OnProgress:
+    """What tells of a download from the thread that it is on."""
+    loop = asyncio.get_running_loop()
+
+    def on_progress(name: str, done: int, total: int) -> None:
+        loop.call_soon_threadsafe(emit, Fetching(name=name, done_bytes=done, total_bytes=total))
+
+    return on_progress
+
+
 class _Run:
     """What one run holds in its hands."""
 
@@ -109,8 +138,7 @@ class _Run:
         self,
         settings: JobSettings,
         discovery: Discovery,
-        model: str,
-        identity: str,
+        model: ChosenModel,
         ledger: Ledger,
         on_ledger: LedgerThread,
         emit: Listener,
@@ -120,8 +148,7 @@ class _Run:
         self._settings = settings
         self._discovery = discovery
         self._model = model
-        self._identity = identity
-        self._fingerprint = settings.fingerprint(identity)
+        self._fingerprint = settings.fingerprint(model.identity)
         self._ledger = ledger
         self._on_ledger = on_ledger
         self._emit = emit
@@ -161,15 +188,14 @@ class _Run:
     def _plan(self) -> tuple[int, Plan]:
         """Open the job in the ledger and see what is left of it; on the ledger's thread."""
         settings = self._settings
-        if settings.ledger_path == default_ledger(settings.output):
-            self._ledger.move_jobs(settings.output)
         job_id = self._ledger.open_job(
             input=settings.input,
             output=settings.output,
             fingerprint=self._fingerprint,
             settings=settings.as_json(),
-            model=self._model,
-            model_sha256=self._identity,
+            model=self._model.name,
+            model_sha256=self._model.identity,
+            model_auto=self._model.auto,
         )
         for row_id, output in self._ledger.abandoned(settings.output):
             with contextlib.suppress(OSError):
@@ -180,12 +206,7 @@ class _Run:
         return job_id, plan
 
     async def _weights(self) -> ResolvedWeights:
-        settings, loop = self._settings, asyncio.get_running_loop()
-
-        def on_progress(name: str, done: int, total: int) -> None:
-            event = Fetching(name=name, done_bytes=done, total_bytes=total)
-            loop.call_soon_threadsafe(self._emit, event)
-
+        settings = self._settings
         cache = settings.weights_cache
         return await asyncio.to_thread(
             resolve_weights,
@@ -194,7 +215,7 @@ class _Run:
             folders=settings.weights_folders,
             cache=cache or settings.output,
             download=cache is not None,
-            on_progress=on_progress,
+            on_progress=_fetching(self._emit),
         )
 
     async def _upscale(self, job_id: int, run_id: int, plan: Plan, engines: list[Engine]) -> JobFinished:
@@ -237,7 +258,8 @@ class _Run:
             failed=plan.failed,
             skipped=plan.skipped,
             scale=settings.scale,
-            model=self._model,
+            model=self._model.name,
+            model_auto=self._model.auto,
             native_scale=native_scale,
             device=", ".join(engine.device for engine in engines) or None,
             precision=engines[0].precision if engines else None,
@@ -249,6 +271,8 @@ class _Run:
 
     def _warnings(self, native_scale: int | None) -> tuple[str, ...]:
         warnings = list(self._discovery.warnings)
+        if self._model.note is not None:
+            warnings.append(self._model.note)
         if native_scale is not None and self._settings.scale > native_scale:
             warnings.append(
                 f"the network makes {native_scale}x; the rest up to {self._settings.scale:g}x is resampling, "

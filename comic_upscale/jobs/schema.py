@@ -19,6 +19,12 @@ def m001_jobs_runs_pages(db: Database) -> None:
         db.execute(statement)
 
 
+@MIGRATIONS()
+def m002_model_auto(db: Database) -> None:
+    """Whether ``auto`` ever chose the model of a job, which then keeps it."""
+    db.execute("alter table jobs add column model_auto integer not null default 0")
+
+
 _M001 = (
     """
     create table jobs (

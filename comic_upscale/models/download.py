@@ -66,7 +66,7 @@ def fetch(
     one with other bytes is replaced. A transfer that breaks off is taken up where it stopped.
 
     Args:
-        file: what to fetch.
+        file: what to fetch; not one that comes with the package, which is to be had nowhere else.
         cache: the folder to put it in; made when needed.
         on_progress: called as bytes arrive, on this thread.
         patience: tries and timeouts.

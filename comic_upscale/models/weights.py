@@ -20,6 +20,13 @@ from comic_upscale.models.download import OnProgress, fetch
 SUFFIXES = (".pth", ".pt", ".safetensors")
 """What a file of weights may end in to be taken for one without a folder in front."""
 
+_PACKAGE = Path(__file__).resolve().parents[1]
+BUNDLED_FOLDERS = (_PACKAGE / "weights", _PACKAGE.parent / "weights")
+"""Where files that come with the package are: inside it once it is installed, beside it in a clone."""
+
+REINSTALL = "It comes with comic-upscale: install the package again (in a clone: git checkout weights)"
+"""What to do about a file of the package that is missing or has other bytes."""
+
 State: TypeAlias = Literal["ok", "missing", "wrong hash"]
 
 
@@ -64,8 +71,11 @@ class FileCheck(NamedTuple):
 def locate(file: WeightsFile, folders: Sequence[Path]) -> Path | None:
     """Return the path of the file in the first folder that has it, None where none does.
 
-    The hash is not looked at. Folders that do not exist are passed over.
+    The hash is not looked at. Folders that do not exist are passed over. A file that comes with the package
+    is looked for in ``BUNDLED_FOLDERS`` alone: one that an older version left elsewhere is not this one.
     """
+    if file.bundled:
+        folders = BUNDLED_FOLDERS
     return next((path for folder in folders if (path := folder / file.name).is_file()), None)
 
 
@@ -120,7 +130,7 @@ def resolve_weights(
     """Return the weights that the user asked for, on this machine and, for a known name, the official bytes.
 
     The folders are searched in order, then the cache; what is in none of them is downloaded into the
-    cache. Every file is hashed once.
+    cache. What comes with the package is taken from there. Every file is hashed once.
 
     Args:
         model: a name in the catalogue, or the path of a file: whatever contains a separator, or ends
@@ -134,21 +144,23 @@ def resolve_weights(
 
     Raises:
         SettingsError: the strength is outside 0..1, or the model has no denoise weights.
-        WeightsError: the name is unknown, a file is missing and could not or may not be fetched, or a
-            file under an official name has other bytes.
+        WeightsError: the name is unknown, a file of the package is missing, another file is missing and
+            could not or may not be fetched, or a file under an official name has other bytes.
     """
     check_denoise(denoise)
     if _is_path(model):
         return _resolve_file(Path(model), denoise, catalogue)
     entry = find_model(model, catalogue)
     if denoise is not None and entry.denoise_weights is None:
-        raise _no_denoise(entry.name, catalogue)
+        raise no_denoise(entry.name, catalogue)
 
     def obtain(file: WeightsFile) -> Path:
         found = locate(file, [*folders, cache])
         if found is not None:
             _check(found, file)
             return found
+        if file.bundled:
+            raise WeightsError(f"{file.name} is missing from {BUNDLED_FOLDERS[0]}. {REINSTALL}.")
         if not download:
             raise WeightsError(
                 f"{file.name} is not on this machine and downloading is off. Fetch {file.url} and put it "
@@ -184,7 +196,7 @@ def identify_weights(
         return own.model_name, own.identity
     entry = find_model(model, catalogue)
     if denoise is not None and entry.denoise_weights is None:
-        raise _no_denoise(entry.name, catalogue)
+        raise no_denoise(entry.name, catalogue)
     mixed = entry.denoise_weights if mixes(denoise) else None
     return entry.name, identity_of(entry.weights.sha256, None if mixed is None else mixed.sha256)
 
@@ -204,14 +216,15 @@ def _is_path(model: str) -> bool:
 
 def _resolve_file(path: Path, denoise: float | None, catalogue: Mapping[str, Model]) -> ResolvedWeights:
     if denoise is not None:
-        raise _no_denoise(path.name, catalogue)
+        raise no_denoise(path.name, catalogue)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise WeightsError(f"{path} {what}. Give the path of a .pth or .safetensors file, or a model's name.")
     return ResolvedWeights(model_name=path.name, path=path, sha256=sha256_of(path))
 
 
-def _no_denoise(name: str, catalogue: Mapping[str, Model]) -> SettingsError:
+def no_denoise(name: str, catalogue: Mapping[str, Model] = CATALOGUE) -> SettingsError:
+    """Return the error for a denoise strength that the model of this name does not have."""
     able = [model.name for model in catalogue.values() if model.denoise_weights is not None]
     hint = f"use {' or '.join(able)}, or " if able else ""
     return SettingsError(f"{name} has no denoise strength: {hint}leave the strength out.")
@@ -224,13 +237,16 @@ def _check(path: Path, file: WeightsFile) -> None:
         return
     size = path.stat().st_size
     sizes = "" if size == file.size else f" It has {size:,} bytes, the official file has {file.size:,}."
+    remedy = REINSTALL if file.bundled else f"Delete it and fetch it again from {file.url}"
     raise WeightsError(
         f"{path} is not the official {file.name}: its SHA-256 is {found}, expected {file.sha256}.{sizes} "
-        f"Delete it and fetch it again from {file.url}, or, if you trust it, pass it as --model {path}."
+        f"{remedy}, or, if you trust it, pass it as --model {path}."
     )
 
 
 __all__ = [
+    "BUNDLED_FOLDERS",
+    "REINSTALL",
     "SUFFIXES",
     "FileCheck",
     "ResolvedWeights",
@@ -241,6 +257,7 @@ __all__ = [
     "identity_of",
     "locate",
     "mixes",
+    "no_denoise",
     "resolve_weights",
     "sha256_of",
     "verify",

@@ -71,6 +71,11 @@ def parse_devices(names: str) -> list[torch.device]:
     return devices
 
 
+def all_accelerators(names: str) -> bool:
+    """Tell whether every device of a list, as `parse_devices` reads it, is more than a CPU; errors as there."""
+    return all(device.type != "cpu" for device in parse_devices(names))
+
+
 def choose_precision(asked: str, device: torch.device, network: Network) -> torch.dtype:
     """Return the precision to compute in: what was asked for, or for ``"auto"`` the fastest that is right.
 

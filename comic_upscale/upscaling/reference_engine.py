@@ -11,8 +11,10 @@ import importlib.util
 import logging
 import re
 import sys
+import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +23,7 @@ import numpy as np
 import torch
 
 from comic_upscale.errors import DeviceError, PageError, SettingsError, WeightsError
+from comic_upscale.models.network import read_state
 from comic_upscale.pages.page import UInt8Array
 from comic_upscale.upscaling.device import describe, release_memory
 from comic_upscale.upscaling.engine import Batch
@@ -44,7 +47,7 @@ class RealESRGANEngine:
     of the three channels comes out.
 
     Args:
-        weights: the path of an official ``.pth`` file.
+        weights: the path of an official ``.pth`` file, or of a ``.safetensors`` file of such a network.
         device: where to run.
         half: whether to compute in float16, as the program does unless told ``--fp32``.
         tile: the side of its tiles in pixels (10 pixels of padding come on top); 0 for whole pages.
@@ -59,21 +62,23 @@ class RealESRGANEngine:
         if tile < 0:
             raise SettingsError(f"tiles of {tile} pixels cannot be: use 0 for whole pages, or more")
         program = _import_program()
-        model, self.native_scale = _build_model(program, weights)
+        state = _read_state(weights)
+        model, self.native_scale = _build_model(state, weights)
         self.device = describe(device)
         self.precision = "fp16" if half else "fp32"
         self._torch_device = device
         try:
-            self._program = program.utils.RealESRGANer(
-                scale=self.native_scale,
-                model_path=str(weights),
-                model=model,
-                tile=tile,
-                tile_pad=10,
-                pre_pad=0,
-                half=half,
-                device=device,
-            )
+            with _as_official_file(weights, state) as path:
+                self._program = program.utils.RealESRGANer(
+                    scale=self.native_scale,
+                    model_path=str(path),
+                    model=model,
+                    tile=tile,
+                    tile_pad=10,
+                    pre_pad=0,
+                    half=half,
+                    device=device,
+                )
         except RuntimeError as error:
             if is_lost_device(error) or is_too_much(error):
                 raise DeviceError(f"{self.device} does not take the network: {error}") from error
@@ -155,13 +160,12 @@ def _hear(*words: object) -> None:
     log.debug("realesrgan: %s", " ".join(str(word).strip() for word in words))
 
 
-def _build_model(program: Any, weights: Path) -> tuple[torch.nn.Module, int]:
+def _build_model(state: Mapping[str, torch.Tensor], weights: Path) -> tuple[torch.nn.Module, int]:
     """Return the official network that the weights fit, not yet filled, and its factor.
 
     Raises:
-        WeightsError: the file cannot be read, or is of neither of the two official kinds.
+        WeightsError: the tensors are of neither of the two official kinds.
     """
-    state = _read_state(weights)
     if "body.0.weight" in state:
         compact = importlib.import_module("realesrgan.archs.srvgg_arch").SRVGGNetCompact
         last = max(int(name.split(".")[1]) for name in state if name.startswith("body."))
@@ -189,7 +193,25 @@ def _build_model(program: Any, weights: Path) -> tuple[torch.nn.Module, int]:
     )
 
 
+@contextmanager
+def _as_official_file(weights: Path, state: Mapping[str, torch.Tensor]) -> Iterator[Path]:
+    """Give the path of a file that the program can load: it knows ``.pth`` alone."""
+    if not _is_safetensors(weights):
+        yield weights
+        return
+    with tempfile.TemporaryDirectory(prefix="comic-upscale-") as folder:
+        path = Path(folder) / "weights.pth"
+        torch.save({"params": dict(state)}, path)
+        yield path
+
+
+def _is_safetensors(weights: Path) -> bool:
+    return weights.suffix.lower() == ".safetensors"
+
+
 def _read_state(weights: Path) -> Mapping[str, torch.Tensor]:
+    if _is_safetensors(weights):
+        return read_state(weights)
     try:
         content = torch.load(weights, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -13,13 +13,22 @@ import numpy as np
 from PIL import Image
 
 from comic_upscale.errors import InputError, OutputError, PageError, SettingsError
+from comic_upscale.models.auto import Choice, check_auto, choose_model, is_auto
 from comic_upscale.models.network import load_network
 from comic_upscale.models.weights import resolve_weights
 from comic_upscale.pages.decode import decode
 from comic_upscale.pages.encode import check_encoded, check_target, encode
 from comic_upscale.pages.page import Pixels, UInt8Array
 from comic_upscale.pages.size import target_size
-from comic_upscale.settings import DEFAULT_MAX_PIXELS, FORMATS, MAX_SCALE, MIN_SCALE, OutputFormat
+from comic_upscale.settings import (
+    AUTO_MODEL,
+    DEFAULT_MAX_PIXELS,
+    FORMATS,
+    MAX_SCALE,
+    MIN_SCALE,
+    OutputFormat,
+)
+from comic_upscale.upscaling.device import all_accelerators
 from comic_upscale.upscaling.pages import prepare, upscale_pages
 from comic_upscale.upscaling.torch_engine import open_torch_engine
 
@@ -34,11 +43,13 @@ class Upscaler:
 
     ::
 
-        with Upscaler("realesr-animevideov3") as upscaler:
+        with Upscaler() as upscaler:
             larger = upscaler.upscale(Image.open("page.png"), scale=2.5)
 
     Args:
-        model: a name of the catalogue, or the path of a ``.pth`` or ``.safetensors`` file.
+        model: a name of the catalogue, or the path of a ``.pth`` or ``.safetensors`` file. ``"auto"`` is
+            RealESRGAN_x4plus_anime_6B on an accelerator where its weights can be had, and else
+            comic-compact-x3, which comes with the package.
         denoise: 0 to 1, for models with a second set of weights.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"xpu"`` or ``"mps"``.
         precision: ``"auto"``, ``"fp32"``, ``"fp16"`` or ``"bf16"``.
@@ -55,7 +66,7 @@ class Upscaler:
 
     def __init__(
         self,
-        model: str = "realesr-animevideov3",
+        model: str = AUTO_MODEL,
         *,
         denoise: float | None = None,
         device: str = "auto",
@@ -65,15 +76,22 @@ class Upscaler:
         weights_folders: Sequence[Path] = (),
         weights_cache: Path | None = None,
     ) -> None:
+        cache, download = weights_cache or Path(), weights_cache is not None
+        choice = Choice(model)
+        if is_auto(model):
+            check_auto(denoise)
+            choice = choose_model(
+                accelerator=all_accelerators(device), folders=weights_folders, cache=cache, download=download
+            )
         weights = resolve_weights(
-            model,
-            denoise=denoise,
-            folders=weights_folders,
-            cache=weights_cache or Path(),
-            download=weights_cache is not None,
+            choice.model, denoise=denoise, folders=weights_folders, cache=cache, download=download
         )
         network = load_network(weights, denoise)
         self._engine = open_torch_engine(network, device, precision=precision, batch=batch, tile=tile)
+        self.model = weights.model_name
+        """The model's name in the catalogue, or the name of the file."""
+        self.note = choice.note
+        """Why ``"auto"`` fell back on the model of the package; None where it did not."""
         self.native_scale = self._engine.native_scale
         """The network's own factor."""
         self.device = self._engine.device

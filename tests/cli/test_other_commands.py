@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from comic_upscale.cli import app
 from comic_upscale.jobs.ledger import Ledger
 from comic_upscale.jobs.records import PageFailed
+from comic_upscale.models import weights
 from comic_upscale.pages.page import Page
 from comic_upscale.version import __version__
 from tests.cli.test_run import invoke, own_state
@@ -90,6 +91,26 @@ def test_models_list() -> None:
     assert {row["name"]: row["scale"] for row in rows}["RealESRGAN_x2plus"] == 2
 
 
+def test_the_model_of_the_package_is_shown_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "comic-compact-x3"
+    assert re.search(rf"{name} +x3 +0\.\d +MIT +in the package", invoke("models", "list")[1])
+    row = json.loads(invoke("models", "list", "--json")[1])[0]
+    assert (row["name"], row["bundled"], row["present"]) == (name, True, True)
+    path = Path(invoke("models", "path", name)[1].strip())
+    assert path.name == f"{name}.safetensors"
+    assert path.is_file()
+    for command in ("verify", "fetch"):
+        assert invoke("models", command, name)[:2] == (0, f"{path}: ok\n")
+
+    monkeypatch.setattr(weights, "BUNDLED_FOLDERS", (tmp_path / "nowhere",))
+    assert json.loads(invoke("models", "list", "--json")[1])[0]["present"] is False
+    for command in (["verify"], ["verify", name], ["fetch", name], ["path", name]):
+        code, _, err = invoke("models", *command)
+        assert code == 4
+        assert "install the package again" in err
+        assert "models fetch" not in err
+
+
 def test_models_verify_and_path(animevideo_weights: Path, tmp_path: Path) -> None:
     folder = ["--weights-dir", animevideo_weights.parent]
     code, out, _ = invoke("models", "verify", "realesr-animevideov3", *folder)
@@ -163,12 +184,19 @@ def test_light_commands_do_not_import_torch(job: Path, arguments: list[str]) -> 
     assert re.search(r"imported: \[\]$", out.strip()), out
 
 
-def test_a_run_with_nothing_to_do_does_not_import_torch(tmp_path: Path, tiny_weights: Path) -> None:
+@pytest.mark.parametrize("model", ["named", "auto"])
+@pytest.mark.parametrize("then", ["run", "dry run"])
+def test_a_run_with_nothing_to_do_does_not_import_torch(
+    tmp_path: Path, tiny_weights: Path, model: str, then: str
+) -> None:
     from tests.jobs.conftest import draw
 
     draw(tmp_path / "pages" / "0.png", 0)
-    arguments = ["run", "--input", str(tmp_path / "pages"), "--model", str(tiny_weights)]
-    assert invoke(*arguments)[0] == 0
+    arguments = ["run", "--input", str(tmp_path / "pages")]
+    arguments += ["--model", str(tiny_weights)] if model == "named" else []
+    assert invoke(*arguments, "--device", "cpu")[0] == 0
+    # From here on it is not said that it is a CPU: whoever wants to know has to ask for the device.
+    arguments += ["--dry-run"] if then == "dry run" else []
     program = (
         "import sys; from comic_upscale.cli import app\n"
         f"try: app({arguments!r})\n"
@@ -176,5 +204,21 @@ def test_a_run_with_nothing_to_do_does_not_import_torch(tmp_path: Path, tiny_wei
         "print('imported:', 'torch' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout
-    assert "nothing was left to do" in out
+    assert ("1 done" if then == "dry run" else "nothing was left to do") in out
     assert out.strip().endswith("imported: False")
+
+
+def test_a_dry_run_of_a_new_job_does_not_import_torch(tmp_path: Path) -> None:
+    from tests.jobs.conftest import draw
+
+    draw(tmp_path / "pages" / "0.png", 0)
+    arguments = ["run", "--input", str(tmp_path / "pages"), "--dry-run"]
+    program = (
+        "import sys; from comic_upscale.cli import app\n"
+        f"try: app({arguments!r})\n"
+        "except SystemExit: pass\n"
+        "print('imported:', [name for name in ('torch', 'requests') if name in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout
+    assert "1 do" in out
+    assert out.strip().endswith("imported: []")

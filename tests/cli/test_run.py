@@ -14,6 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from comic_upscale.cli import app
+from comic_upscale.models import weights
 from tests.jobs.conftest import draw
 
 
@@ -57,6 +58,35 @@ def test_a_folder_becomes_a_folder_beside_it(pages: Path, tiny_weights: Path) ->
     code, out, _ = invoke("run", "--input", pages, "--model", tiny_weights)
     assert code == 0
     assert "nothing was left to do" in out
+
+
+def test_without_a_model_the_header_and_status_say_which_was_chosen(pages: Path) -> None:
+    code, out, _ = invoke("run", "--input", pages, "--device", "cpu")
+    assert code == 0
+    assert "model: comic-compact-x3 (auto), x3 network, scale 2.5" in out
+    assert "model:  comic-compact-x3 (auto) on cpu" in invoke("status")[1]
+    assert json.loads(invoke("status", "--json")[1])["model_auto"] is True
+    code, out, _ = invoke("run", "--input", pages, "--device", "cpu", "--model", "comic-compact-x3")
+    assert code == 0
+    assert "nothing was left to do" in out
+
+
+def test_a_dry_run_says_what_auto_is_as_far_as_it_knows(pages: Path) -> None:
+    out = invoke("run", "--input", pages, "--dry-run")[1]
+    assert "model auto (RealESRGAN_x4plus_anime_6B on a GPU" in out
+    assert (
+        "model comic-compact-x3 (auto)" in invoke("run", "--input", pages, "--dry-run", "--device", "cpu")[1]
+    )
+
+
+def test_weights_of_the_package_that_are_missing(
+    pages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "BUNDLED_FOLDERS", (tmp_path / "nowhere",))
+    code, _, err = invoke("run", "--input", pages, "--device", "cpu")
+    assert code == 4
+    assert "comic-compact-x3.safetensors is missing" in err
+    assert "install the package again" in err
 
 
 def test_one_image(pages: Path, tiny_weights: Path) -> None:
@@ -114,6 +144,8 @@ def test_a_scale_above_the_network_is_said_once(pages: Path, tiny_weights: Path)
         (["--quality", "80"], 2, "--format webp or jpeg"),
         (["--max-failures", "lots"], 2, "--max-failures"),
         (["--denoise", "0.5"], 2, "realesr-general-x4v3"),
+        (["--denoise", "0.5", "--model", "auto"], 2, "realesr-general-x4v3"),
+        (["--device", "cuda:77", "--model", "auto"], 5, "cuda"),
         (["--output", "pages"], 2, "--output"),
         (["--output", ""], 2, "empty"),
         (["--input", ""], 2, "empty"),
@@ -151,10 +183,10 @@ def test_weights_are_found_through_the_environment_and_by_option(
     pages: Path, animevideo_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COMIC_UPSCALE_WEIGHTS", str(animevideo_weights.parent))
-    assert invoke("run", "--input", pages)[0] == 0
+    run = ["run", "--input", pages, "--model", "realesr-animevideov3"]
+    assert invoke(*run)[0] == 0
     monkeypatch.delenv("COMIC_UPSCALE_WEIGHTS")
-    code, _, _ = invoke("run", "--input", pages, "--weights-dir", animevideo_weights.parent, "--scale", 2)
-    assert code == 0
+    assert invoke(*run, "--weights-dir", animevideo_weights.parent, "--scale", 2)[0] == 0
 
 
 def test_hostile_names_do_not_command_the_terminal(pages: Path, tiny_weights: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import re
 import subprocess
 import sys
@@ -12,12 +14,25 @@ import pytest
 
 from comic_upscale.errors import WeightsError
 from comic_upscale.models.catalogue import CATALOGUE, Model, find_model
+from comic_upscale.models.weights import locate
 
+OWN = "comic-compact-x3"
 MODELS = pytest.mark.parametrize("model", CATALOGUE.values(), ids=list(CATALOGUE))
+OFFICIAL = pytest.mark.parametrize(
+    "model", [model for model in CATALOGUE.values() if model.name != OWN], ids=lambda model: model.name
+)
 
 
-def test_holds_the_five_official_models() -> None:
+def own_file() -> Path:
+    path = locate(CATALOGUE[OWN].weights, [])
+    assert path is not None
+    return path
+
+
+def test_holds_our_own_model_first_and_the_five_official_ones() -> None:
+    assert next(iter(CATALOGUE)) == OWN
     assert set(CATALOGUE) == {
+        OWN,
         "RealESRGAN_x4plus_anime_6B",
         "RealESRGAN_x2plus",
         "RealESRGAN_x4plus",
@@ -26,21 +41,45 @@ def test_holds_the_five_official_models() -> None:
     }
 
 
-@MODELS
+@OFFICIAL
 def test_an_entry_is_well_formed(model: Model) -> None:
     assert CATALOGUE[model.name] is model
     assert model.native_scale == (2 if "x2" in model.name else 4)
     assert model.weights.name == f"{model.name}.pth"
     assert model.licence == "BSD-3-Clause"
     for file in model.files:
+        assert not file.bundled
         assert re.fullmatch(r"[0-9a-f]{64}", file.sha256)
         release = re.escape("https://github.com/xinntao/Real-ESRGAN/releases/download/")
         assert re.fullmatch(release + r"v[\d.]+/" + re.escape(file.name), file.url)
 
 
+def test_our_own_file_is_the_one_of_the_catalogue() -> None:
+    entry, content = CATALOGUE[OWN], own_file().read_bytes()
+    assert (len(content), hashlib.sha256(content).hexdigest()) == (entry.weights.size, entry.weights.sha256)
+    assert len(content) <= 3_000_000
+    assert (entry.licence, entry.weights.bundled, entry.denoise_weights) == ("MIT", True, None)
+
+
+def test_our_own_entry_tells_the_factor_and_the_cost_of_its_file() -> None:
+    content = own_file().read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    kernels = [
+        tensor["shape"]
+        for name, tensor in header.items()
+        if name != "__metadata__" and len(tensor["shape"]) == 4
+    ]
+    last = max(
+        (name for name in header if name.endswith(".weight")), key=lambda name: int(name.split(".")[1])
+    )
+    assert header[last]["shape"][0] == 3 * CATALOGUE[OWN].native_scale ** 2
+    tflop = 2 * sum(math.prod(shape) for shape in kernels) * 512 * 768 / 1e12
+    assert CATALOGUE[OWN].tflop_per_page == pytest.approx(tflop, abs=0.005)
+
+
 def test_no_two_files_share_a_hash() -> None:
     files = [file for model in CATALOGUE.values() for file in model.files]
-    assert len({file.sha256 for file in files}) == len(files) == 6
+    assert len({file.sha256 for file in files}) == len(files) == 7
 
 
 def test_only_the_general_model_has_denoise_weights() -> None:
@@ -51,6 +90,9 @@ def test_only_the_general_model_has_denoise_weights() -> None:
 def test_the_cost_told_to_users_is_that_of_the_arithmetic(model: Model) -> None:
     told = re.search(r"about (\d+) times|about (twice)", model.purpose)
     ratio = model.tflop_per_page / CATALOGUE["realesr-animevideov3"].tflop_per_page
+    if "a quarter of the work" in model.purpose:
+        assert ratio == pytest.approx(1 / 4, abs=0.02)
+        return
     assert round(ratio) == (1 if told is None else 2 if told[2] else int(told[1]))
 
 

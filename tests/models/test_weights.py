@@ -9,7 +9,8 @@ import pytest
 from misbehaving_server import PAYLOAD, Server
 
 from comic_upscale.errors import SettingsError, WeightsError
-from comic_upscale.models.catalogue import CATALOGUE, Model
+from comic_upscale.models import weights as weights_module
+from comic_upscale.models.catalogue import CATALOGUE, Model, WeightsFile
 from comic_upscale.models.weights import locate, resolve_weights, verify, where
 
 Catalogue = dict[str, Model]
@@ -97,6 +98,36 @@ def test_downloading_can_be_off(server: Server, catalogue: Catalogue, tmp_path: 
     assert catalogue["plain-x4"].weights.url in str(caught.value)
     assert str(tmp_path / "plain-x4.pth") in str(caught.value)
     assert server.ranges == []
+
+
+def test_what_comes_with_the_package_needs_no_folder_and_is_checked(tmp_path: Path) -> None:
+    name = "comic-compact-x3"
+    found = resolve_weights(name, denoise=None, folders=[], cache=tmp_path, download=False)
+    assert found.path == weights_module.BUNDLED_FOLDERS[1] / f"{name}.safetensors"
+    assert found.identity == CATALOGUE[name].weights.sha256
+    # A file of that name elsewhere may be another version's: neither taken nor complained of.
+    (tmp_path / f"{name}.safetensors").write_bytes(b"older")
+    assert resolve_weights(name, denoise=None, folders=[tmp_path], cache=tmp_path).path == found.path
+    assert [check.state for check in verify(CATALOGUE[name], [tmp_path], tmp_path)] == ["ok"]
+
+
+def test_a_file_of_the_package_that_is_missing_is_not_looked_for_elsewhere(tmp_path: Path) -> None:
+    file = WeightsFile("absent.safetensors", "", 5, "0" * 64)
+    catalogue = {"absent": Model("absent", 3, "for tests", "MIT", 1.0, file)}
+    (tmp_path / file.name).write_bytes(b"older")
+    with pytest.raises(WeightsError, match=r"absent\.safetensors is missing.*install the package again"):
+        resolve_weights("absent", denoise=None, folders=[tmp_path], cache=tmp_path, catalogue=catalogue)
+    assert [check.state for check in verify(catalogue["absent"], [tmp_path], tmp_path)] == ["missing"]
+
+
+def test_a_file_of_the_package_with_other_bytes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "comic-compact-x3.safetensors").write_bytes(b"cut short")
+    monkeypatch.setattr(weights_module, "BUNDLED_FOLDERS", (tmp_path,))
+    with pytest.raises(WeightsError, match="install the package again") as caught:
+        resolve_weights("comic-compact-x3", denoise=None, folders=[], cache=tmp_path)
+    assert "fetch" not in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"short", bytes(len(PAYLOAD))], ids=["short", "same size"])

@@ -5,7 +5,9 @@ import torch
 
 from comic_upscale.errors import DeviceError, SettingsError
 from comic_upscale.models.network import Network
+from comic_upscale.upscaling import device as device_module
 from comic_upscale.upscaling.device import (
+    all_accelerators,
     choose_device,
     choose_precision,
     describe,
@@ -52,6 +54,20 @@ def test_devices_are_parsed_in_order_and_named_once() -> None:
         parse_devices("cpu,cpu")
     with pytest.raises(SettingsError, match="no device is named"):
         parse_devices(" , ")
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [("auto", True), ("cuda:0,cuda:1", True), ("mps", True), ("cpu", False), ("cuda:0,cpu", False)],
+)
+def test_accelerators_are_what_is_more_than_a_cpu(
+    names: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert all_accelerators("cpu") is False
+    monkeypatch.setattr(
+        device_module, "choose_device", lambda name: torch.device("cuda" if name == "auto" else name)
+    )
+    assert all_accelerators(names) is expected
 
 
 @pytest.mark.parametrize(

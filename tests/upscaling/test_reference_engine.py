@@ -17,6 +17,7 @@ from spandrel.architectures.ESRGAN import ESRGAN
 
 from comic_upscale.errors import SettingsError, WeightsError
 from comic_upscale.models.network import Network
+from comic_upscale.models.weights import resolve_weights
 from comic_upscale.upscaling.engine import Batch
 from comic_upscale.upscaling.reference_engine import INSTALL, RealESRGANEngine
 from comic_upscale.upscaling.torch_engine import TorchEngine
@@ -103,6 +104,17 @@ def test_equals_the_official_residual_network(tmp_path: Path, make_network: Make
     batch = Batch(source, (18 * scale, 21 * scale))
     official = RealESRGANEngine(path, device=CPU)
     assert official.native_scale == scale
+    ours = TorchEngine(loaded(path, make_network), device=CPU)
+    assert worst(ours.upscale(batch), official.upscale(batch)) <= 1
+
+
+@needs_program
+def test_equals_the_official_program_on_the_model_of_the_package(make_network: MakeNetwork) -> None:
+    path = resolve_weights("comic-compact-x3", denoise=None, folders=[], cache=Path(), download=False).path
+    source = np.random.default_rng(4).integers(0, 256, (1, 40, 33, 3), np.uint8)
+    batch = Batch(source, (33 * 3, 40 * 3))
+    official = RealESRGANEngine(path, device=CPU)
+    assert official.native_scale == 3
     ours = TorchEngine(loaded(path, make_network), device=CPU)
     assert worst(ours.upscale(batch), official.upscale(batch)) <= 1
 

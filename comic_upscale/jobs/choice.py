@@ -1,0 +1,94 @@
+"""Which model a job computes with: the one that was named, or for ``auto`` one that it then keeps.
+
+A job that began with one model goes on with it, wherever it is continued and whatever ``auto`` would
+choose there: half a volume in another hand would show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from comic_upscale.jobs.records import AutoJob
+from comic_upscale.models import auto
+from comic_upscale.models.download import OnProgress
+from comic_upscale.models.weights import identify_weights
+from comic_upscale.settings import JobSettings
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenModel:
+    """The model of a job, known by its weights."""
+
+    name: str
+    """The name in the catalogue, or the name of the file."""
+    identity: str
+    """The hash of the weights, 64 hexadecimal digits."""
+    auto: bool = False
+    """Whether ``auto`` chose it."""
+    note: str | None = None
+    """What the user should know of the choice."""
+
+    def settle(self, settings: JobSettings) -> JobSettings:
+        """Return the settings with this model in the place of ``auto``."""
+        return replace(settings, model=self.name) if self.auto else settings
+
+
+def named_model(settings: JobSettings) -> ChosenModel | None:
+    """Return the model that the settings name; None for ``auto``.
+
+    Raises:
+        SettingsError: the denoise strength is none that the model has.
+        WeightsError: there is no such model.
+    """
+    if auto.is_auto(settings.model):
+        auto.check_auto(settings.denoise)
+        return None
+    return ChosenModel(*identify_weights(settings.model, denoise=settings.denoise))
+
+
+def kept_model(settings: JobSettings, jobs: Iterable[AutoJob]) -> ChosenModel | None:
+    """Return the model of the first job that differs from these settings in nothing but ``auto``.
+
+    Args:
+        settings: with the model ``auto``.
+        jobs: those into the same folder whose model ``auto`` chose, the newest first.
+    """
+    for job in jobs:
+        if settings.fingerprint(job.model_sha256) == job.fingerprint:
+            return _chosen(job.model)
+    return None
+
+
+def foreseen_model(settings: JobSettings) -> ChosenModel | None:
+    """Return what ``auto`` will choose for a new job where that is certain without looking at devices."""
+    if any(name.strip() == "cpu" for name in settings.device.split(",")):
+        return _chosen(auto.EVERYWHERE)
+    return None
+
+
+def choose_model(settings: JobSettings, on_progress: OnProgress) -> ChosenModel:
+    """Choose for a new job, by its devices and by what can be had; imports torch, and may download.
+
+    Raises:
+        DeviceError: a device is not there, or does not work.
+        SettingsError: the devices are not named as they should be.
+    """
+    from comic_upscale.upscaling.device import all_accelerators
+
+    cache = settings.weights_cache
+    choice = auto.choose_model(
+        accelerator=all_accelerators(settings.device),
+        folders=settings.weights_folders,
+        cache=cache or settings.output,
+        download=cache is not None,
+        on_progress=on_progress,
+    )
+    if choice.note is None:
+        return _chosen(choice.model)
+    stays = f"This job stays with {choice.model}, unless another --model is named."
+    return _chosen(choice.model, f"{choice.note} {stays}")
+
+
+def _chosen(name: str, note: str | None = None) -> ChosenModel:
+    return ChosenModel(*identify_weights(name, denoise=None), auto=True, note=note)

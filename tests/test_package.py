@@ -1,0 +1,48 @@
+"""What is shipped: the wheel and the source distribution bring the model along."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+WEIGHTS = Path("weights/comic-compact-x3.safetensors")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of both, built from this tree."""
+    if not (REPOSITORY / "pyproject.toml").is_file():
+        pytest.skip("there is nothing here to build from")
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-t", "sdist", "-d", str(folder)]
+    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return folder
+
+
+def test_the_wheel_holds_the_weights_inside_the_package(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if name.endswith((".pth", ".safetensors"))]
+        assert names == [f"comic_upscale/{WEIGHTS.as_posix()}"]
+        assert archive.read(names[0]) == (REPOSITORY / WEIGHTS).read_bytes()
+
+
+def test_the_source_distribution_can_build_that_wheel(built: Path, tmp_path: Path) -> None:
+    (source,) = built.glob("*.tar.gz")
+    with tarfile.open(source) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (tree,) = tmp_path.iterdir()
+    assert (tree / WEIGHTS).read_bytes() == (REPOSITORY / WEIGHTS).read_bytes()
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "dist")]
+    subprocess.run(command, cwd=tree, check=True, capture_output=True)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        assert f"comic_upscale/{WEIGHTS.as_posix()}" in archive.namelist()
