@@ -1,0 +1,147 @@
+"""EXIF, XMP and resolution: taken from a file, mended where the page was turned or grew, and handed on.
+
+EXIF is changed in place, a number here and there, and never written anew: a camera's own notes hold offsets
+into the structure that no program knows to move.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from PIL import Image
+
+from comic_upscale.pages.orientation import XMP_ORIENTATION, exif_of, xmp_of
+from comic_upscale.pages.page import Metadata
+
+_ORIENTATION = 0x0112
+_EXIF_DIRECTORY = 0x8769
+_PIXEL_WIDTH, _PIXEL_HEIGHT = 0xA002, 0xA003
+_SHORT, _LONG = 3, 4
+# What a TIFF says of the picture and not of its samples: description, maker, model, program, time, artist, rights.
+_TIFF_TAGS = (270, 271, 272, 305, 306, 315, 33432)
+_MOST_BYTES = 1 << 20
+"""A page's EXIF or XMP of more than this is left out: JPEG holds 64 kB, and nothing reads so much."""
+
+
+def read_metadata(image: Image.Image) -> tuple[Metadata, tuple[str, ...]]:
+    """Take what a loaded image says beside its pixels, upright as these will be.
+
+    Returns:
+        The metadata, and a note for each part that is too broken to be handed on.
+    """
+    notes = []
+    exif: bytes | None = _tiff_tags(image) if image.format == "TIFF" else exif_of(image)
+    if exif and not _is_sound(exif):
+        notes.append("EXIF left out: it is broken")
+        exif = None
+    xmp: bytes | None = xmp_of(image)
+    if xmp and len(xmp) > _MOST_BYTES:
+        notes.append("XMP left out: it is larger than 1 MiB")
+        xmp = None
+    return Metadata(
+        upright_exif(exif) if exif else None, _upright_xmp(xmp or b"") or None, _dpi(image)
+    ), tuple(notes)
+
+
+def upright_exif(exif: bytes) -> bytes:
+    """Return EXIF whose orientation is 1, and whose thumbnail is let go where it lay in another way."""
+    changed = bytearray(exif)
+    order = _order(exif)
+    for entry in _entries(exif, _first(exif)):
+        if entry.tag == _ORIENTATION and entry.kind == _SHORT:
+            was = struct.unpack_from(f"{order}H", exif, entry.at + 8)[0]
+            struct.pack_into(f"{order}H", changed, entry.at + 8, 1)
+            if was != 1:
+                _cut_thumbnail(changed)
+    return bytes(changed)
+
+
+def sized_exif(exif: bytes, width: int, height: int) -> bytes:
+    """Return EXIF that gives this size, in pixels, where it gave one."""
+    changed = bytearray(exif)
+    order = _order(exif)
+    sizes = {_PIXEL_WIDTH: width, _PIXEL_HEIGHT: height}
+    for parent in _entries(exif, _first(exif)):
+        if parent.tag != _EXIF_DIRECTORY:
+            continue
+        for entry in _entries(exif, struct.unpack_from(f"{order}L", exif, parent.at + 8)[0]):
+            size = sizes.get(entry.tag)
+            if size is not None and entry.kind in (_SHORT, _LONG):
+                # A LONG fits the same four bytes that hold a SHORT.
+                struct.pack_into(f"{order}HLL", changed, entry.at + 2, _LONG, 1, size)
+    return bytes(changed)
+
+
+class _Entry(NamedTuple):
+    tag: int
+    kind: int
+    at: int
+    """Where the entry's 12 bytes begin."""
+
+
+def _order(exif: bytes) -> str:
+    return {b"II": "<", b"MM": ">"}[exif[:2]]
+
+
+def _first(exif: bytes) -> int:
+    return int(struct.unpack_from(f"{_order(exif)}L", exif, 4)[0])
+
+
+def _entries(exif: bytes, start: int) -> Iterator[_Entry]:
+    """Read a directory; one that is broken yields what stands before the break."""
+    order = _order(exif)
+    try:
+        (count,) = struct.unpack_from(f"{order}H", exif, start)
+        for at in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind = struct.unpack_from(f"{order}HH8x", exif, at)
+            yield _Entry(tag, kind, at)
+    except struct.error:
+        return
+
+
+def _cut_thumbnail(exif: bytearray) -> None:
+    order = _order(bytes(exif[:2]))
+    start = _first(bytes(exif[:8]))
+    (count,) = struct.unpack_from(f"{order}H", exif, start)
+    end = start + 2 + 12 * count
+    if end + 4 <= len(exif):
+        struct.pack_into(f"{order}L", exif, end, 0)
+
+
+def _is_sound(exif: bytes) -> bool:
+    """Whether the first directory is whole; what it points to is for the reader to judge."""
+    if exif[:4] not in (b"II*\0", b"MM\0*") or not 8 <= len(exif) <= _MOST_BYTES:
+        return False
+    try:
+        count = int(struct.unpack_from(f"{_order(exif)}H", exif, _first(exif))[0])
+    except struct.error:
+        return False
+    return count > 0 and _first(exif) + 2 + 12 * count <= len(exif)
+
+
+def _upright_xmp(xmp: bytes) -> bytes:
+    return re.sub(XMP_ORIENTATION, rb"\g<1>1", xmp)
+
+
+def _tiff_tags(image: Image.Image) -> bytes:
+    """Make EXIF of what a TIFF says of its picture."""
+    tags = getattr(image, "tag_v2", {})
+    exif = Image.Exif()
+    for tag in _TIFF_TAGS:
+        if isinstance(value := tags.get(tag), str):
+            exif[tag] = value
+    return exif.tobytes().removeprefix(b"Exif\0\0") if len(exif) else b""
+
+
+def _dpi(image: Image.Image) -> tuple[float, float] | None:
+    value = image.info.get("dpi")
+    try:
+        across, down = (float(part) for part in value) if value else (0.0, 0.0)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    fits = all(math.isfinite(part) and 1 <= part <= 65535 for part in (across, down))
+    return (across, down) if fits else None
