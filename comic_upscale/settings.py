@@ -18,11 +18,8 @@ MARKER_FOLDER = ".comic-upscale"
 LEDGER_NAME = "ledger.sqlite3"
 
 MIN_SCALE, MAX_SCALE = 1.0, 8.0
-OutputFormat: TypeAlias = Literal["auto", "png", "webp", "jpeg", "avif", "jxl", "tiff"]
+OutputFormat: TypeAlias = Literal["png", "webp", "jpeg"]
 FORMATS: tuple[OutputFormat, ...] = get_args(OutputFormat)
-GrayMode: TypeAlias = Literal["auto", "keep", "off"]
-IccMode: TypeAlias = Literal["keep", "srgb"]
-AnimatedMode: TypeAlias = Literal["first", "skip"]
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 BACKENDS = ("torch", "realesrgan")
 
@@ -90,18 +87,9 @@ class JobSettings:
     denoise: float | None = None
     """0 (keep the grain) to 1 (smooth); only for a model with a second set of weights."""
     format: OutputFormat = "png"
-    """``png``, ``webp``, ``jpeg``, ``avif``, ``jxl`` or ``tiff``; ``auto``: as each page's own file."""
+    """``png``, ``webp`` or ``jpeg``."""
     quality: int | None = None
-    """1 to 100 for formats that can lose; None: JPEG 95, AVIF 90, WebP and JPEG XL lossless. With the format
-    ``auto`` a lossless page stays lossless."""
-    png_level: int | None = None
-    """0 to 9, how hard zlib tries; None: fast, by a way that suits upscaled pages."""
-    gray: GrayMode = "auto"
-    """``auto``: pages without colour become one channel; ``keep``: only those that are stored so; ``off``: none."""
-    icc: IccMode = "keep"
-    """``keep``: pages stay in the space of their profile, and carry it; ``srgb``: all are converted."""
-    animated: AnimatedMode = "first"
-    """Of an animated page, take the ``first`` frame, or ``skip`` it."""
+    """1 to 100 for JPEG and lossy WebP; None: JPEG 95, WebP lossless."""
     backend: str = "torch"
     """``torch``, or ``realesrgan`` for the official program."""
     device: str = "auto"
@@ -148,24 +136,9 @@ class JobSettings:
             f"--quality must be between 1 and 100, not {self.quality}",
         )
         _require(
-            not (self.format in ("png", "tiff") and self.quality is not None),
-            f"--quality has no meaning for {self.format.upper()}, which loses nothing: leave it out, or choose "
-            "--format webp or jpeg",
+            not (self.format == "png" and self.quality is not None),
+            "--quality has no meaning for PNG, which loses nothing: leave it out, or choose --format webp or jpeg",
         )
-        _require(
-            self.png_level is None or 0 <= self.png_level <= 9,
-            f"--png-level must be between 0 and 9, not {self.png_level}",
-        )
-        _require(
-            self.png_level is None or self.format in ("png", "auto"),
-            f"--png-level has no meaning for --format {self.format}: leave it out",
-        )
-        for name, choices in (("gray", GrayMode), ("icc", IccMode), ("animated", AnimatedMode)):
-            value = getattr(self, name)
-            _require(
-                value in get_args(choices),
-                f"--{name} must be one of {', '.join(get_args(choices))}, not {value!r}",
-            )
         _require(
             self.denoise is None or 0 <= self.denoise <= 1,
             f"--denoise must be between 0 and 1, not {self.denoise}",
@@ -204,10 +177,6 @@ class JobSettings:
             "tile": self.tile,
             "format": self.format,
             "quality": self.quality,
-            "png_level": self.png_level,
-            "gray": self.gray,
-            "icc": self.icc,
-            "animated": self.animated,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 

@@ -22,15 +22,7 @@ from tqdm import tqdm
 from comic_upscale.jobs.progress import Event, Fetching, JobFinished, JobStarted, Preparing, Progress
 from comic_upscale.jobs.records import PageDone, PageFailed
 from comic_upscale.version import __version__
-from comic_upscale.wording import (
-    duration,
-    failure_line,
-    header_lines,
-    printable,
-    rate,
-    stopping_line,
-    summary_lines,
-)
+from comic_upscale.wording import duration, header_lines, printable, rate, stopping_line, summary_lines
 
 LOG_INTERVAL_SECONDS = 10.0
 
@@ -70,8 +62,8 @@ class QuietDisplay:
 
     def __call__(self, event: Event) -> None:
         """Print a failure; pass over everything else."""
-        if isinstance(event, PageFailed) and not event.skipped:
-            print(failure_line(event), file=sys.stderr)  # noqa: T201
+        if isinstance(event, PageFailed):
+            print(printable(f"failed: {event.source}: {event.reason}"), file=sys.stderr)  # noqa: T201
 
     def close(self) -> None:
         """Nothing to put back."""
@@ -99,7 +91,7 @@ class LogDisplay:
             for warning in event.warnings:
                 self._line(f"note: {printable(warning)}")
         elif isinstance(event, PageFailed):
-            self._line(failure_line(event))
+            self._line(printable(f"failed: {event.source}: {event.reason}"))
         elif isinstance(event, PageDone) and self._verbose:
             self._line(printable(f"done: {event.output} ({event.output_width}x{event.output_height})"))
         elif isinstance(event, Progress):
@@ -172,7 +164,7 @@ class LiveDisplay:
             for warning in event.warnings:
                 self._console.print(Text(f"note: {printable(warning)}", style="yellow"))
         elif isinstance(event, PageFailed):
-            self._console.print(Text(failure_line(event), style="red"))
+            self._console.print(Text(printable(f"failed: {event.source}: {event.reason}"), style="red"))
         elif isinstance(event, PageDone) and self._verbose:
             size = f"{event.output_width}x{event.output_height}"
             self._console.print(Text(printable(f"done: {event.output} ({size})"), style="dim"))

@@ -13,7 +13,6 @@ from comic_upscale.jobs.report import JobStatus, seconds_since
 if TYPE_CHECKING:
     from comic_upscale.jobs.preview import Preview
     from comic_upscale.jobs.progress import JobFinished, JobStarted, Progress
-    from comic_upscale.jobs.records import PageFailed
 
 
 def printable(text: str) -> str:
@@ -178,8 +177,3 @@ def _short(path: str) -> str:
         relative = str(Path(path).relative_to(Path.cwd()))
         return relative if relative != "." else path
     return path
-
-
-def failure_line(page: PageFailed) -> str:
-    """Say of a page that it failed, or was passed over, and why."""
-    return printable(f"{'skipped' if page.skipped else 'failed'}: {page.source}: {page.reason}")

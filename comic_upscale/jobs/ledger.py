@@ -12,9 +12,9 @@ import json
 import os
 import socket
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import psutil
 from sqlite_utils import Database
@@ -218,8 +218,8 @@ class Ledger:
             cursor = self._db.execute(SELECT_ROWS, [job_id])
             return [PageRow(*row) for row in cursor]
 
-    def names(self, job_id: int, suffixes: Set[str]) -> dict[str, str]:
-        """How earlier jobs over the same folders named the outputs with suffixes such as ``.png``.
+    def names(self, job_id: int, suffix: str) -> dict[str, str]:
+        """How earlier jobs over the same folders named the outputs with a suffix such as ``.png``.
 
         Returns:
             Source to output; the latest job counts.
@@ -231,11 +231,7 @@ class Ledger:
                 " and jobs.id <> ? order by pages.id",
                 [job_id, job_id],
             )
-            return {
-                str(source): str(output)
-                for source, output in cursor
-                if PurePosixPath(str(output)).suffix in suffixes
-            }
+            return {str(source): str(output) for source, output in cursor if output.endswith(suffix)}
 
     def add_pages(self, job_id: int, pages: Sequence[Page]) -> list[int]:
         """Record pages that are to be done, and return their row ids in the same order."""
@@ -401,14 +397,11 @@ class Ledger:
 
     def _record_failed(self, page: PageFailed, time: str) -> None:
         self._db.execute(
-            "update pages set state = ?, claimed = (claimed = 2), finished_at = ?,"
+            "update pages set state = 'failed', claimed = (claimed = 2), finished_at = ?,"
             " decode_seconds = ?, upscale_seconds = ?, encode_seconds = ?, place_seconds = ?,"
             " error_kind = ?, error = ? where id = ?",
-            [
-                "skipped" if page.skipped else "failed", time,
-                *_stage_seconds(page.seconds), page.kind, page.reason, page.row_id,
-            ],
-        )  # fmt: skip
+            [time, *_stage_seconds(page.seconds), page.kind, page.reason, page.row_id],
+        )
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

@@ -31,14 +31,13 @@ from comic_upscale.jobs.ledger import Ledger, OutputOwner
 from comic_upscale.jobs.plan import Plan, PlannedPage, may_write
 from comic_upscale.jobs.progress import STAGES, Listener, Progress, RateMeter, StageMeter
 from comic_upscale.jobs.records import PageDone, PageFailed
-from comic_upscale.pages.decode import ANIMATED, decode, read_header
-from comic_upscale.pages.encode import check_encoded, check_target, encode, left_out, lossy_quality
-from comic_upscale.pages.formats import extension_of, written_format
+from comic_upscale.pages.decode import decode, read_header
+from comic_upscale.pages.encode import check_encoded, check_target, encode
 from comic_upscale.pages.page import Pixels
 from comic_upscale.pages.size import target_size
-from comic_upscale.settings import JobSettings, OutputFormat
+from comic_upscale.settings import JobSettings
 from comic_upscale.upscaling.engine import Engine
-from comic_upscale.upscaling.pages import finish, prepare, upscale_pages
+from comic_upscale.upscaling.pages import prepare, upscale_pages
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +151,6 @@ class Pipeline:
         """Pages done by this run."""
         self._adopted = 0
         self._failed_now = 0
-        self._skipped_now = 0
 
     async def run(self) -> None:
         """Do the plan, or as much of it as a stop allows.
@@ -245,25 +243,14 @@ class Pipeline:
         work.size = (header.width, header.height)
         work.target = target_size(header.width, header.height, self._settings.scale)
         if header.width * header.height <= self._settings.max_pixels:
-            check_target(*work.target, self._format(work))
+            check_target(*work.target, self._settings.format)
             work.budget = await self._budget.take(work.target[0] * work.target[1])
         pixels, work.sha256 = await self._in_workers("decode", work, self._decoded, data)
         work.pixels, work.notes = pixels, pixels.notes
-        self._assembler.add((pixels.color.shape, pixels.bits, pixels.alpha is None), work)
-
-    def _format(self, work: _Work) -> OutputFormat:
-        return written_format(extension_of(work.page.output), self._settings.format)
+        self._assembler.add((pixels.color.shape, pixels.alpha is None), work)
 
     def _decoded(self, data: bytes) -> tuple[Pixels, str]:
-        settings = self._settings
-        pixels = decode(
-            data,
-            max_pixels=settings.max_pixels,
-            gray=settings.gray,
-            icc=settings.icc,
-            animated=settings.animated,
-        )
-        pixels = prepare(pixels)
+        pixels = prepare(decode(data, max_pixels=self._settings.max_pixels))
         return pixels, hashlib.sha256(data).hexdigest()
 
     async def _upscale_all(self) -> None:
@@ -325,11 +312,7 @@ class Pipeline:
     def _encoded(self, work: _Work) -> tuple[bytes, str]:
         pixels, work.pixels = work.pixels, None
         assert pixels is not None
-        pixels = finish(pixels)
-        format, asked = self._format(work), self._settings
-        quality = lossy_quality(pixels, format, asked.format, asked.quality)
-        work.notes = (*work.notes, *left_out(pixels, format))
-        data = encode(pixels, format=format, quality=quality, png_level=asked.png_level)
+        data = encode(pixels, format=self._settings.format, quality=self._settings.quality)
         # Gone before the check decodes a second copy: a large page has over a gigabyte.
         del pixels
         check_encoded(data, work.target)
@@ -435,9 +418,6 @@ class Pipeline:
         if isinstance(result, PageDone):
             self.done += 1
             return
-        if result.skipped:
-            self._skipped_now += 1
-            return
         self._failed_now += 1
         limit = self._settings.max_failures
         if limit is not None and limit.exceeded(self._failed_now, self._plan.total):
@@ -452,7 +432,7 @@ class Pipeline:
 
     def progress(self) -> Progress:
         """How far the run is at this moment."""
-        pending = len(self._plan.todo) - self.done - self._adopted - self._failed_now - self._skipped_now
+        pending = len(self._plan.todo) - self.done - self._adopted - self._failed_now
         rate = self._rate.rate()
         busy = {stage: round(meter.sample(), 3) for stage, meter in self._meters.items()}
         stage, share = max(busy.items(), key=lambda item: item[1])
@@ -460,7 +440,7 @@ class Pipeline:
             total=self._plan.total,
             done=self._plan.done + self._adopted + self.done,
             failed=self._plan.failed + self._failed_now,
-            skipped=self._plan.skipped + self._skipped_now,
+            skipped=self._plan.skipped,
             pending=pending,
             pages_per_second=None if rate is None else round(rate, 4),
             eta_seconds=round(pending / rate, 1) if rate else None,
@@ -495,7 +475,6 @@ def _failure(work: _Work, error: PageError) -> PageFailed:
         kind=error.kind,
         reason=error.reason,
         seconds=work.seconds,
-        skipped=error.kind == ANIMATED,
     )
 
 

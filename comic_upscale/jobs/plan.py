@@ -16,7 +16,6 @@ from pathlib import Path, PurePosixPath
 from comic_upscale.errors import PageError
 from comic_upscale.jobs.ledger import Ledger, OutputOwner
 from comic_upscale.jobs.records import PageRow, is_allowed
-from comic_upscale.pages.decode import ANIMATED
 from comic_upscale.pages.naming import free_name
 from comic_upscale.pages.order import fold
 from comic_upscale.pages.page import Page
@@ -72,8 +71,6 @@ def decide(row: PageRow, page: Page, output_folder: Path, *, retry_failed: bool)
     if row.state == "failed":
         again = retry_failed or not same_stat or _may_have_mended(row, page)
         return Action.DO if again else Action.KEEP
-    if row.state == "skipped" and row.error_kind == ANIMATED and same_stat:
-        return Action.KEEP
     return Action.DO
 
 
@@ -96,7 +93,8 @@ def make_plan(
     rows = {row.source: row for row in ledger.rows(job_id)}
     found = {page.source for page in pages}
     taken = {fold(row.output) for row in rows.values()}
-    names = ledger.names(job_id, {PurePosixPath(page.output).suffix for page in pages})
+    suffix = PurePosixPath(pages[0].output).suffix if pages else ""
+    names = ledger.names(job_id, suffix)
     avoid = taken | {fold(output) for output in names.values()}
     new: list[Page] = []
     reopened: list[tuple[int, int, int]] = []
@@ -235,7 +233,7 @@ def _with_free_output(page: Page, earlier: str | None, taken: set[str], avoid: s
         avoid: the same, and the names that earlier jobs gave to any page; the page's is added.
     """
     output = PurePosixPath(page.output)
-    if earlier is not None and PurePosixPath(earlier).suffix == output.suffix and fold(earlier) not in taken:
+    if earlier is not None and fold(earlier) not in taken:
         free = earlier
     else:
         free = free_name(str(output.with_suffix("")), output.suffix, avoid)

@@ -81,15 +81,13 @@ class PageDone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageFailed:
-    """A page that could not be done, or that the settings pass over, and why."""
+    """A page that could not be done, and why."""
 
     row_id: int
     source: str
     kind: str
     reason: str
     seconds: dict[str, float] = field(default_factory=dict)
-    skipped: bool = False
-    """Whether the settings pass it over: no failure."""
 
 
 def now() -> str:

@@ -23,7 +23,7 @@ from comic_upscale.jobs.progress import Event, Fetching, JobFinished, JobStarted
 from comic_upscale.models.download import OnProgress
 from comic_upscale.models.weights import ResolvedWeights, resolve_weights
 from comic_upscale.pages.discover import Discovery, discover
-from comic_upscale.pages.formats import output_extension
+from comic_upscale.pages.encode import extension
 from comic_upscale.settings import JobSettings, default_ledger, path_text
 from comic_upscale.upscaling.engine import Engine
 from comic_upscale.version import __version__
@@ -98,9 +98,7 @@ def find_pages(settings: JobSettings) -> Discovery:
     Raises:
         InputError: the input is not there, or holds no page; the message says what it does hold.
     """
-    discovery = discover(
-        settings.input, extension=output_extension(settings.format), exclude=[settings.output]
-    )
+    discovery = discover(settings.input, extension=extension(settings.format), exclude=[settings.output])
     if not discovery.pages:
         passed_over = ", ".join(f"{count} {reason}" for reason, count in discovery.passed_over.items())
         raise InputError(

@@ -48,7 +48,7 @@ def discover(root: Path, *, extension: str, exclude: Sequence[Path] = ()) -> Dis
 
     Args:
         root: a folder, or an image file.
-        extension: the outputs' extension, without the dot: ``"png"``; empty where each keeps its format.
+        extension: the outputs' extension, without the dot: ``"png"``.
         exclude: folders that are not entered (the output's); they need not exist.
 
     Returns:

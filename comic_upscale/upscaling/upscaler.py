@@ -29,13 +29,12 @@ from comic_upscale.settings import (
     OutputFormat,
 )
 from comic_upscale.upscaling.device import all_accelerators
-from comic_upscale.upscaling.pages import finish, prepare, upscale_pages
+from comic_upscale.upscaling.pages import prepare, upscale_pages
 from comic_upscale.upscaling.torch_engine import open_torch_engine
 
 _FORMAT_OF_SUFFIX: dict[str, OutputFormat] = {
-    **{f".{name}": name for name in FORMATS if name != "auto"},
+    **{f".{name}": name for name in FORMATS},
     ".jpg": "jpeg",
-    ".tif": "tiff",
 }
 
 
@@ -125,7 +124,7 @@ class Upscaler:
         (result,) = upscale_pages(self._engine, [prepare(page)], target_size(page.width, page.height, scale))
         if isinstance(result, PageError):
             raise result
-        return finish(result)
+        return result
 
     def close(self) -> None:
         """Give the device's memory back."""
@@ -148,7 +147,7 @@ def upscale_image(
     upscaler: Upscaler,
     quality: int | None = None,
 ) -> None:
-    """Upscale one image file into another, whose suffix (.png, .webp, .jpg, .avif, .jxl, .tif) says its format.
+    """Upscale one image file into another, whose suffix (.png, .webp, .jpg) says its format.
 
     The target is written whole or not at all; an existing one is replaced.
 
@@ -166,7 +165,7 @@ def upscale_image(
         data = source.read_bytes()
     except OSError as error:
         raise InputError(f"{source} cannot be read: {error.strerror or error}") from error
-    page = decode(data, max_pixels=DEFAULT_MAX_PIXELS, gray="auto")
+    page = decode(data, max_pixels=DEFAULT_MAX_PIXELS)
     size = target_size(page.width, page.height, scale)
     check_target(*size, format)
     encoded = encode(upscaler.upscale_pixels(page, scale), format=format, quality=quality)
