@@ -23,13 +23,15 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 import typer.core
 
+from comic_upscale.cli_export import export
 from comic_upscale.cli_models import WeightsDir, models
 from comic_upscale.environment import default_workers, state_folder, weights_cache, weights_folders
-from comic_upscale.errors import ComicUpscaleError, InputError
+from comic_upscale.errors import ComicUpscaleError
 from comic_upscale.version import __version__
 
 if TYPE_CHECKING:
     from comic_upscale.jobs.flow import StopRequest
+    from comic_upscale.jobs.preview import PagePreview
     from comic_upscale.jobs.progress import Event, JobFinished
     from comic_upscale.settings import JobSettings
     from comic_upscale.terminal import Display
@@ -134,8 +136,50 @@ def run(
         ),
     ] = None,
     scale: Annotated[
-        float, typer.Option("--scale", "-s", help="Output size over input size, above 1 and up to 8.")
-    ] = 2.5,
+        float | None,
+        typer.Option(
+            "--scale", "-s", show_default="2.5",
+            help="Output size over input size, above 1 and up to 8. Or say it in pixels or in paper: one of the "
+            "next five; each page then has a factor of its own, at most 16, and one that is larger is shrunk.",
+        ),
+    ] = None,
+    width: Annotated[int | None, typer.Option(metavar="N", help="Every page so many pixels wide.")] = None,
+    height: Annotated[int | None, typer.Option(metavar="N", help="Every page so many pixels high.")] = None,
+    long_side: Annotated[
+        int | None, typer.Option(metavar="N", help="The longer side of every page so many pixels.")
+    ] = None,
+    fit: Annotated[
+        str | None, typer.Option(metavar="WxH", help="As large as fits within these pixels; pages keep their shape.")
+    ] = None,
+    print_size: Annotated[
+        str | None,
+        typer.Option(
+            "--print", metavar="WxHmm",
+            help="For a sheet of this size after trimming, such as 170x260mm or 6.69x10.24in. Pages keep their "
+            "shape; --dry-run and the ledger say what is cut off or stays blank. A page that lies across is taken "
+            "for a double page.",
+        ),
+    ] = None,
+    dpi: Annotated[
+        float | None,
+        typer.Option(metavar="N", show_default="300", help="With --print: dots per inch, also written into the file."),
+    ] = None,
+    bleed: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LENGTH",
+            help="With --print: let pages cover the sheet and so much beyond it on each side (3mm, 0.125in, 0mm); "
+            "left out, they lie whole within the sheet.",
+        ),
+    ] = None,
+    skip_larger_than: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WxH|N",
+            help="Skip pages that do not fit within so many pixels, or whose long side is longer. They are recorded "
+            "as skipped; --copy-others copies them as they are.",
+        ),
+    ] = None,
     model: Annotated[
         str,
         typer.Option(
@@ -190,6 +234,19 @@ def run(
         int | None,
         typer.Option(help="1-100, for jpeg (left out: 95) and webp (left out: lossless).", metavar="N"),
     ] = None,
+    sidecars: Annotated[
+        str,
+        typer.Option(
+            metavar="copy|skip",
+            help="copy: files called like a page (.txt, .caption, .json, .xmp) go beside its output.",
+        ),
+    ] = "copy",
+    copy_others: Annotated[
+        bool,
+        typer.Option(
+            "--copy-others", help="Copy all other files, too, and the pages that --skip-larger-than leaves out."
+        ),
+    ] = False,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace files in the output folder that this tool did not write."),
@@ -219,12 +276,24 @@ def run(
 ) -> None:  # fmt: skip
     """Upscale every page of a folder, or one image; what is done already is skipped."""
     from comic_upscale.settings import DEFAULT_MAX_PIXELS, FailureLimit, JobSettings, default_output
+    from comic_upscale.sizes import Bounds, choose_size
 
     ctx.find_root().meta["json"] = as_json
+    size = choose_size(
+        scale=scale,
+        width=width,
+        height=height,
+        long_side=long_side,
+        fit=fit,
+        paper=print_size,
+        dpi=dpi,
+        bleed=bleed,
+    )
     settings = JobSettings(
         input=input,
-        output=output or default_output(input, scale),
-        scale=scale,
+        output=output or default_output(input, size),
+        size=size,
+        skip_larger_than=None if skip_larger_than is None else Bounds.parse(skip_larger_than),
         model=model,
         denoise=denoise,
         format=cast(Any, format),
@@ -237,6 +306,8 @@ def run(
         workers=default_workers() if workers is None else workers,
         max_pixels=DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels,
         max_failures=None if max_failures is None else FailureLimit.parse(max_failures),
+        sidecars=sidecars,
+        copy_others=copy_others,
         overwrite=overwrite,
         retry_failed=retry_failed,
         ledger=ledger,
@@ -337,10 +408,21 @@ def _stopping_on_signals(stop: StopRequest, display: Display) -> Iterator[list[i
 
 def _show_plan(settings: JobSettings, *, as_json: bool) -> None:
     from comic_upscale.jobs.preview import preview
-    from comic_upscale.wording import plan_lines, preview_as_json
+    from comic_upscale.wording import plan_header, plan_line, plan_summary, preview_as_json
 
-    planned = preview(settings)
-    for line in [preview_as_json(planned)] if as_json else plan_lines(planned):
+    if as_json:
+        typer.echo(preview_as_json(preview(settings)))
+        return
+    begun = False
+
+    def on_page(page: PagePreview) -> None:
+        nonlocal begun
+        if not begun:
+            typer.echo(plan_header())
+            begun = True
+        typer.echo(plan_line(page))
+
+    for line in plan_summary(preview(settings, on_page)):
         typer.echo(line)
 
 
@@ -366,27 +448,13 @@ def status(
 ) -> None:
     """Tell how far a job is, from its ledger alone; without arguments, the job you started last."""
     ctx.find_root().meta["json"] = as_json
-    path = _find_ledger(job, ledger)
+    from comic_upscale.jobs.recent import choose_ledger
+
+    path = choose_ledger(job, ledger, state_folder())
     if watch:
         _watch(path, as_json=as_json)
     if failures or not watch:
         _print_status(path, failures=failures, as_json=as_json)
-
-
-def _find_ledger(job: Path | None, ledger: Path | None) -> Path:
-    from comic_upscale.jobs.recent import newest_ledger
-    from comic_upscale.jobs.report import find_ledger
-
-    if job is not None and ledger is not None:
-        raise typer.BadParameter("--job and --ledger name the same thing in two ways: give one")
-    if ledger is not None:
-        return ledger
-    if job is not None:
-        return find_ledger(job)
-    newest = newest_ledger(state_folder())
-    if newest is None:
-        raise InputError("no job of yours is known here: name one with --job DIR or --ledger FILE")
-    return newest
 
 
 def _print_status(ledger: Path, *, failures: bool, as_json: bool) -> None:
@@ -443,4 +511,9 @@ def _set_up_logging(verbose: bool) -> None:
     )
 
 
+app.command(
+    epilog="Examples:\n\n"
+    "  comic-upscale export --job dataset-x2.5\n\n"
+    "  comic-upscale export --job dataset-x2.5 --format csv --output dataset.csv"
+)(export)
 app.add_typer(models, name="models")

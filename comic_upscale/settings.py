@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from comic_upscale.errors import SettingsError
+from comic_upscale.sizes import Bounds, Scale, Size, choose_size
 
 MARKER_FOLDER = ".comic-upscale"
 """The hidden folder inside every output folder; it holds the ledger and marks the tree as ours."""
 
 LEDGER_NAME = "ledger.sqlite3"
 
-MIN_SCALE, MAX_SCALE = 1.0, 8.0
 OutputFormat: TypeAlias = Literal["png", "webp", "jpeg"]
 FORMATS: tuple[OutputFormat, ...] = get_args(OutputFormat)
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 BACKENDS = ("torch", "realesrgan")
+SIDECARS = ("copy", "skip")
 
 AUTO_MODEL = "auto"
 """The model that is no model: which one it stands for is decided when a job begins."""
@@ -80,8 +80,12 @@ class JobSettings:
     """A folder of pages, or one image."""
     output: Path
     """The folder that the pages go to; the input's tree is kept below it."""
-    scale: float = 2.5
-    """Output size over input size, above 1 and at most 8."""
+    scale: float | None = None
+    """Output size over input size, above 1 and at most 8; 2.5 where no ``size`` is given either, None where one is."""
+    size: Size | None = None
+    """How large pages shall be, other than by a scale: a ``Width``, ``Fit``, ``Print``... of ``sizes.py``."""
+    skip_larger_than: Bounds | None = None
+    """Pages that do not fit within these pixels are left as they are, and recorded as skipped."""
     model: str = AUTO_MODEL
     """``auto``, a name of the catalogue, or the path of a ``.pth`` or ``.safetensors`` file."""
     denoise: float | None = None
@@ -104,6 +108,10 @@ class JobSettings:
     max_pixels: int = DEFAULT_MAX_PIXELS
     """Pages of more pixels than this (width x height of the source) are refused."""
     max_failures: FailureLimit | None = None
+    sidecars: str = "copy"
+    """``copy``: what is called like a page and is a caption or the like goes beside its output; or ``skip``."""
+    copy_others: bool = False
+    """Copy the other files of the input, too, and the pages that were skipped for their size."""
     overwrite: bool = False
     """Replace output files that this ledger does not know."""
     retry_failed: bool = False
@@ -120,9 +128,16 @@ class JobSettings:
             if (path := getattr(self, name)) is not None:
                 object.__setattr__(self, name, absolute(path))
         _require(
-            math.isfinite(self.scale) and MIN_SCALE < self.scale <= MAX_SCALE,
-            f"--scale must be above {MIN_SCALE:g} and at most {MAX_SCALE:g}, not {self.scale:g}",
+            self.scale is None or self.size is None,
+            "a scale and a size each say how large pages shall be: give one",
         )
+        if isinstance(self.size, Scale):
+            object.__setattr__(self, "scale", self.size.factor)
+            object.__setattr__(self, "size", None)
+        elif self.size is None:
+            wish = choose_size(scale=self.scale)
+            assert isinstance(wish, Scale)
+            object.__setattr__(self, "scale", wish.factor)
         _require(self.format in FORMATS, f"--format must be one of {', '.join(FORMATS)}, not {self.format!r}")
         _require(
             self.precision in PRECISIONS,
@@ -143,6 +158,10 @@ class JobSettings:
             self.denoise is None or 0 <= self.denoise <= 1,
             f"--denoise must be between 0 and 1, not {self.denoise}",
         )
+        _require(
+            self.sidecars in SIDECARS,
+            f"--sidecars must be one of {', '.join(SIDECARS)}, not {self.sidecars!r}",
+        )
         _require(self.workers >= 1, f"--workers must be at least 1, not {self.workers}")
         _require(
             self.batch is None or self.batch >= 1, f"--batch must be auto or at least 1, not {self.batch}"
@@ -159,6 +178,14 @@ class JobSettings:
         """Where the ledger of this job is."""
         return self.ledger or default_ledger(self.output)
 
+    @property
+    def asked_size(self) -> Size:
+        """How large pages shall be, in whichever way that was said."""
+        if self.size is not None:
+            return self.size
+        assert self.scale is not None
+        return Scale(self.scale)
+
     def fingerprint(self, model_identity: str) -> str:
         """Hash what decides the pixels and the bytes of an output, 32 hexadecimal digits.
 
@@ -170,7 +197,7 @@ class JobSettings:
         """
         parts = {
             "model": model_identity,
-            "scale": float(self.scale),
+            "scale": None if self.scale is None else float(self.scale),
             "denoise": self.denoise,
             "backend": self.backend,
             "precision": self.precision,
@@ -178,6 +205,9 @@ class JobSettings:
             "format": self.format,
             "quality": self.quality,
         }
+        if self.size is not None:
+            # Only then, so that jobs by scale keep the fingerprint that they have had from the beginning.
+            parts["size"] = str(self.size)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
     def as_json(self) -> str:
@@ -188,14 +218,17 @@ class JobSettings:
 
         fields = {name: plain(value) for name, value in asdict(self).items()}
         fields["max_failures"] = None if self.max_failures is None else str(self.max_failures)
+        for name in ("size", "skip_larger_than"):
+            value = getattr(self, name)
+            fields[name] = None if value is None else str(value)
         fields["weights_folders"] = [path_text(folder) for folder in self.weights_folders]
         return json.dumps(fields, ensure_ascii=False)
 
 
-def default_output(input_path: Path, scale: float) -> Path:
+def default_output(input_path: Path, size: Size | float) -> Path:
     """The folder beside the input that says what it is: ``pages`` at 2.5 gives ``pages-x2.5``.
 
-    A single image ``cover.png`` gives ``cover-x2.5``.
+    A single image ``cover.png`` gives ``cover-x2.5``; at a width of 2000, ``cover-w2000``.
 
     Raises:
         SettingsError: the input is the root of a file system.
@@ -203,7 +236,8 @@ def default_output(input_path: Path, scale: float) -> Path:
     path = absolute(input_path)
     name = path.stem if path.is_file() else path.name
     _require(bool(name), f"{path} has no folder beside it: say with --output where the pages go")
-    return path.with_name(f"{name}-x{scale:g}")
+    label = size.label if isinstance(size, Size) else f"x{size:g}"
+    return path.with_name(f"{name}-{label}")
 
 
 def default_ledger(output: Path) -> Path:

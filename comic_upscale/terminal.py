@@ -20,9 +20,17 @@ from rich.text import Text
 from tqdm import tqdm
 
 from comic_upscale.jobs.progress import Event, Fetching, JobFinished, JobStarted, Preparing, Progress
-from comic_upscale.jobs.records import PageDone, PageFailed
+from comic_upscale.jobs.records import PageDone, PageFailed, PageSkipped
 from comic_upscale.version import __version__
-from comic_upscale.wording import duration, header_lines, printable, rate, stopping_line, summary_lines
+from comic_upscale.wording import (
+    duration,
+    header_lines,
+    page_line,
+    printable,
+    rate,
+    stopping_line,
+    summary_lines,
+)
 
 LOG_INTERVAL_SECONDS = 10.0
 
@@ -92,8 +100,10 @@ class LogDisplay:
                 self._line(f"note: {printable(warning)}")
         elif isinstance(event, PageFailed):
             self._line(printable(f"failed: {event.source}: {event.reason}"))
-        elif isinstance(event, PageDone) and self._verbose:
-            self._line(printable(f"done: {event.output} ({event.output_width}x{event.output_height})"))
+        elif (isinstance(event, PageDone) and self._verbose) or (
+            isinstance(event, PageSkipped) and self._verbose
+        ):
+            self._line(page_line(event))
         elif isinstance(event, Progress):
             if event.stopping and not self._stopping:
                 self._stopping = True
@@ -165,9 +175,10 @@ class LiveDisplay:
                 self._console.print(Text(f"note: {printable(warning)}", style="yellow"))
         elif isinstance(event, PageFailed):
             self._console.print(Text(printable(f"failed: {event.source}: {event.reason}"), style="red"))
-        elif isinstance(event, PageDone) and self._verbose:
-            size = f"{event.output_width}x{event.output_height}"
-            self._console.print(Text(printable(f"done: {event.output} ({size})"), style="dim"))
+        elif (isinstance(event, PageDone) and self._verbose) or (
+            isinstance(event, PageSkipped) and self._verbose
+        ):
+            self._console.print(Text(page_line(event), style="dim"))
         elif isinstance(event, Progress):
             self._show(event)
         elif isinstance(event, JobFinished):

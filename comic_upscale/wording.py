@@ -8,11 +8,15 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from comic_upscale.jobs.records import PageDone, PageSkipped
 from comic_upscale.jobs.report import JobStatus, seconds_since
 
 if TYPE_CHECKING:
-    from comic_upscale.jobs.preview import Preview
+    from comic_upscale.jobs.preview import PagePreview, Preview
     from comic_upscale.jobs.progress import JobFinished, JobStarted, Progress
+
+
+SHOWN_WARNINGS = 10
 
 
 def printable(text: str) -> str:
@@ -45,23 +49,49 @@ def preview_as_json(value: Preview) -> str:
     return json.dumps(dataclasses.asdict(value))
 
 
-def plan_lines(preview: Preview) -> list[str]:
-    """What a run would do, a line for each page and a summary, for a person."""
-    lines = []
-    for page in preview.pages:
-        size = "" if page.size is None else f"{page.size[0]}x{page.size[1]}"
-        target = "" if page.target_size is None else f" -> {page.target_size[0]}x{page.target_size[1]}"
-        note = f"  ({page.note})" if page.note else ""
-        lines.append(f"{page.action:>10}  {page.source}  {size}{target}{note}")
+def plan_line(page: PagePreview) -> str:
+    """What a run would do with a page, as a row of a table; columns have a width, so that rows can come one by one."""
+    size = "" if page.size is None else f"{page.size[0]}x{page.size[1]}"
+    target = "" if page.target_size is None else f"{page.target_size[0]}x{page.target_size[1]}"
+    arrow = "->" if target else "  "
+    weight = "" if page.estimated_bytes is None else megabytes(page.estimated_bytes)
+    note = f"  ({page.note})" if page.note else ""
+    row = f"{page.action:>10}  {size:>11} {arrow} {target:<11} {page.color or '':<6} {weight:>9}  {page.source}{note}"
+    return printable(row)
+
+
+def plan_header() -> str:
+    """The names of the columns of `plan_line`."""
+    return f"{'':>10}  {'pixels':>11}    {'become':<11} {'kind':<6} {'about':>9}  page"
+
+
+def plan_summary(preview: Preview) -> list[str]:
+    """What a run would do in all, for a person."""
     counts = ", ".join(f"{count:,} {what}" for what, count in preview.counts.items())
     passed_over = ", ".join(f"{reason}: {count:,}" for reason, count in preview.passed_over.items())
-    lines.append(
+    lines = [
         f"{len(preview.pages):,} pages: {counts}" + (f"; passed over: {passed_over}" if passed_over else "")
-    )
-    model = f"model {_model_of_plan(preview)}"
-    lines.append(f"{model}, scale {preview.scale:g}, into {_short(preview.output)}")
+    ]
+    if preview.estimated_bytes:
+        basis = "assumed"
+        if preview.bytes_per_pixel is not None:
+            basis = f"{preview.bytes_per_pixel:.2f} bytes a pixel, measured by this ledger"
+        lines.append(f"outputs: about {megabytes(preview.estimated_bytes)} ({basis})")
+    along = [
+        f"{count:,} {what}{'s' if count != 1 else ''}"
+        for count, what in ((preview.sidecars, "sidecar"), (preview.others, "other file"))
+        if count
+    ]
+    if along:
+        lines.append(f"copied along: {', '.join(along)}")
+    lines.append(f"model {_model_of_plan(preview)}, {preview.size}, into {_short(preview.output)}")
     lines.append("nothing was written (--dry-run)")
     return [printable(line) for line in lines]
+
+
+def megabytes(size: int) -> str:
+    """``12.3 MB``, or ``1.24 GB`` where that reads better."""
+    return f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
 
 
 def _model_of_plan(preview: Preview) -> str:
@@ -101,7 +131,7 @@ def header_lines(event: JobStarted) -> list[tuple[str, str]]:
         lines.insert(1, ("passed over", passed_over))
     if event.device is not None:
         model = model_name(event.model, chosen=event.model_auto)
-        lines.insert(-2, ("model", f"{model}, x{event.native_scale} network, scale {event.scale:g}"))
+        lines.insert(-2, ("model", f"{model}, x{event.native_scale} network, {event.size}"))
         lines.insert(
             -2,
             (
@@ -111,6 +141,14 @@ def header_lines(event: JobStarted) -> list[tuple[str, str]]:
             ),
         )
     return [(label, printable(text)) for label, text in lines]
+
+
+def page_line(event: PageDone | PageSkipped) -> str:
+    """What became of a page, with its notes."""
+    if isinstance(event, PageSkipped):
+        return printable(f"skipped: {event.source}: {event.reason}")
+    notes = f": {'; '.join(event.notes)}" if event.notes else ""
+    return printable(f"done: {event.output} ({event.output_width}x{event.output_height}){notes}")
 
 
 def stopping_line(event: Progress) -> str:
@@ -126,8 +164,13 @@ def summary_lines(event: JobFinished) -> list[str]:
     if event.done_now:
         took = f"{event.done_now:,} now in {duration(event.seconds)}, {rate(event.pages_per_second)}"
         lines.append(took)
-    elif event.state == "finished" and not event.failed:
+    elif event.state == "finished" and not event.failed and not event.carried_now:
         lines.append("nothing was left to do")
+    if event.carried_now:
+        lines.append(f"{event.carried_now:,} file{'s' if event.carried_now != 1 else ''} copied along")
+    lines += [f"  note: {warning}" for warning in event.warnings[:SHOWN_WARNINGS]]
+    if len(event.warnings) > SHOWN_WARNINGS:
+        lines.append(f"  and {len(event.warnings) - SHOWN_WARNINGS:,} more files that were not copied")
     lines += [f"  failed: {source}: {reason} [{kind}]" for source, kind, reason in event.failures]
     if event.failed > len(event.failures):
         lines.append(f"  and {event.failed - len(event.failures):,} more: comic-upscale status --failures")

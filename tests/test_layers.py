@@ -15,6 +15,7 @@ PACKAGE = Path(comic_upscale.__file__).parent
 # From the ground up; modules of one floor may import each other only within a room.
 FLOORS = (
     ("errors", "version"),
+    ("sizes",),
     ("settings",),
     ("pages",),
     ("models",),
@@ -22,7 +23,7 @@ FLOORS = (
     ("jobs",),
     ("environment", "wording"),
     ("terminal",),
-    ("cli_models",),
+    ("cli_models", "cli_export"),
     ("cli",),
     ("__main__",),
 )
@@ -31,7 +32,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # Rooms that must answer without these heavy packages being there at all.
 NEVER = {"pages": {"torch", "spandrel"}, "settings": {"torch"}, "errors": {"torch", "numpy"}}
 # Only the floors from here up may talk to the user.
-TALKING = {"terminal", "cli", "cli_models", "environment", "__main__"}
+TALKING = {"terminal", "cli", "cli_models", "cli_export", "environment", "__main__"}
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 

@@ -25,10 +25,11 @@ P = ParamSpec("P")
 
 MAX_SOURCE_BYTES = 1 << 30
 
-_HITS_EVERY_PAGE = {
+HITS_EVERY_PAGE = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENODEV, errno.ENOTCONN, errno.ESTALE,
     errno.ETIMEDOUT, errno.EHOSTDOWN,
 }  # fmt: skip
+"""Errors that no other page or file would be spared."""
 
 
 def part_path(target: Path, row_id: int) -> Path:
@@ -133,7 +134,7 @@ async def place_output(data: bytes, target: Path, row_id: int, executor: Executo
     except OSError as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-        if error.errno in _HITS_EVERY_PAGE:
+        if error.errno in HITS_EVERY_PAGE:
             raise OutputError(
                 f"{target.parent} cannot take any more pages: {error.strerror}. What is done is recorded; "
                 "make room, then run the same command again"
@@ -147,15 +148,23 @@ async def _in(executor: Executor, function: Callable[P, T], *args: P.args, **kwa
 
 def _rename(part: Path, target: Path) -> None:
     part.replace(target)
+    flush_folder(target.parent)
+
+
+def flush_folder(path: Path) -> None:
+    """Let a rename in a folder survive the plug being pulled, where the system can.
+
+    Raises:
+        OSError: the disk failed, or is full.
+    """
     if os.name == "posix":
-        # Without this the rename itself may not survive the plug being pulled.
         try:
-            folder = os.open(target.parent, os.O_RDONLY)
+            folder = os.open(path, os.O_RDONLY)
             try:
                 os.fsync(folder)
             finally:
                 os.close(folder)
         except OSError as error:
             # Some file systems cannot flush a folder, some folders may not be read: the page is in its place.
-            if error.errno in _HITS_EVERY_PAGE:
+            if error.errno in HITS_EVERY_PAGE:
                 raise

@@ -25,9 +25,12 @@ from comic_upscale.jobs.records import (
     SELECT_AUTO_JOBS,
     SELECT_ROWS,
     AutoJob,
+    CarriedFile,
     PageDone,
     PageFailed,
+    PageResult,
     PageRow,
+    PageSkipped,
     damaged,
     explained,
     now,
@@ -333,6 +336,35 @@ class Ledger:
             )
             return [(int(row_id), str(output)) for row_id, output in cursor]
 
+    def carried(self, output_folder: Path) -> dict[str, CarriedFile]:
+        """What was copied into a folder beside its outputs, by any job: output to file, the latest."""
+        with self._explained():
+            cursor = self._db.execute(
+                "select source, carried.output, source_size, source_mtime_ns, sha256 from carried"
+                " join jobs on jobs.id = carried.job_id where jobs.output = ? order by copied_at, carried.id",
+                [path_text(output_folder)],
+            )
+            return {str(row[1]): CarriedFile(*row) for row in cursor}
+
+    def record_carried(self, job_id: int, files: Iterable[CarriedFile]) -> None:
+        """Record files as copied; what was known of the same outputs is replaced."""
+        time = now()
+        with self._explained(), self._db.atomic():
+            for file in files:
+                self._db.execute(
+                    "insert or replace into carried (job_id, source, output, source_size, source_mtime_ns, sha256,"
+                    " copied_at) values (?, ?, ?, ?, ?, ?, ?)",
+                    [
+                        job_id,
+                        file.source,
+                        file.output,
+                        file.source_size,
+                        file.source_mtime_ns,
+                        file.sha256,
+                        time,
+                    ],
+                )
+
     def failures(self, job_id: int, limit: int) -> list[tuple[str, str, str]]:
         """The first ``limit`` failed pages in the order of discovery: (source, kind, reason)."""
         with self._explained():
@@ -364,13 +396,15 @@ class Ledger:
                 [owner.row_id, row_id],
             )
 
-    def record(self, results: Iterable[PageDone | PageFailed]) -> None:
+    def record(self, results: Iterable[PageResult]) -> None:
         """Record what became of pages, all in one transaction."""
         time = now()
         with self._explained(), self._db.atomic():
             for result in results:
                 if isinstance(result, PageDone):
                     self._record_done(result, time)
+                elif isinstance(result, PageSkipped):
+                    self._record_skipped(result, time)
                 else:
                     self._record_failed(result, time)
 
@@ -393,6 +427,13 @@ class Ledger:
             " where output = ? and id <> ? and claimed > 0 and job_id in (select id from jobs where output ="
             " (select jobs.output from jobs join pages on pages.job_id = jobs.id where pages.id = ?))",
             [page.output, page.row_id, page.row_id],
+        )
+
+    def _record_skipped(self, page: PageSkipped, time: str) -> None:
+        self._db.execute(
+            "update pages set state = 'skipped', claimed = (claimed = 2), finished_at = ?, width = ?, height = ?,"
+            " error_kind = ?, error = null, notes = ? where id = ?",
+            [time, page.width, page.height, page.kind, page.reason, page.row_id],
         )
 
     def _record_failed(self, page: PageFailed, time: str) -> None:

@@ -28,14 +28,16 @@ from comic_upscale.errors import ComicUpscaleError, DeviceError, InputError, Pag
 from comic_upscale.jobs.files import OutputFolder, place_output, read_source, to_the_end
 from comic_upscale.jobs.flow import BatchAssembler, PixelBudget, StopRequest
 from comic_upscale.jobs.ledger import Ledger, OutputOwner
-from comic_upscale.jobs.plan import Plan, PlannedPage, may_write
+from comic_upscale.jobs.plan import LARGE_ENOUGH, Plan, PlannedPage, may_write
 from comic_upscale.jobs.progress import STAGES, Listener, Progress, RateMeter, StageMeter
-from comic_upscale.jobs.records import PageDone, PageFailed
+from comic_upscale.jobs.records import PageDone, PageFailed, PageResult, PageSkipped
 from comic_upscale.pages.decode import decode, read_header
 from comic_upscale.pages.encode import check_encoded, check_target, encode
 from comic_upscale.pages.page import Pixels
-from comic_upscale.pages.size import target_size
+from comic_upscale.pages.shrink import shrink
+from comic_upscale.pages.size import describe_growth, find_target, grows, is_larger
 from comic_upscale.settings import JobSettings
+from comic_upscale.sizes import Print
 from comic_upscale.upscaling.engine import Engine
 from comic_upscale.upscaling.pages import prepare, upscale_pages
 
@@ -137,7 +139,7 @@ class Pipeline:
         self._assembler: BatchAssembler[_Work] = BatchAssembler()
         self._to_encode: _Queue = asyncio.Queue(workers)
         self._to_place: _Queue = asyncio.Queue(workers)
-        self._results: asyncio.Queue[PageDone | PageFailed | None] = asyncio.Queue(64)
+        self._results: asyncio.Queue[PageResult | None] = asyncio.Queue(64)
         self._budget = PixelBudget(PIXEL_BUDGET)
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="worker")
         self._devices = [ThreadPoolExecutor(1, thread_name_prefix="device") for _ in engines]
@@ -151,6 +153,7 @@ class Pipeline:
         """Pages done by this run."""
         self._adopted = 0
         self._failed_now = 0
+        self._skipped_now = 0
 
     async def run(self) -> None:
         """Do the plan, or as much of it as a stop allows.
@@ -241,17 +244,43 @@ class Pipeline:
             raise
         header = await self._in_workers("decode", work, read_header, data)
         work.size = (header.width, header.height)
-        work.target = target_size(header.width, header.height, self._settings.scale)
+        bounds = self._settings.skip_larger_than
+        if bounds is not None and is_larger(work.size, bounds):
+            await self._results.put(
+                _skipped(work, f"larger than {bounds}: {work.size[0]}x{work.size[1]} already")
+            )
+            return
+        self._aim(work)
         if header.width * header.height <= self._settings.max_pixels:
             check_target(*work.target, self._settings.format)
-            work.budget = await self._budget.take(work.target[0] * work.target[1])
-        pixels, work.sha256 = await self._in_workers("decode", work, self._decoded, data)
-        work.pixels, work.notes = pixels, pixels.notes
-        self._assembler.add((pixels.color.shape, pixels.alpha is None), work)
+            most = max(work.target[0] * work.target[1], header.width * header.height)
+            work.budget = await self._budget.take(most)
+        pixels = await self._in_workers("decode", work, self._decoded, work, data)
+        work.pixels = pixels
+        work.notes = (*pixels.notes, *work.notes)
+        if grows(work.size, work.target):
+            self._assembler.add((pixels.color.shape, pixels.alpha is None, work.target), work)
+        else:
+            await self._to_encode.put(work)
 
-    def _decoded(self, data: bytes) -> tuple[Pixels, str]:
+    def _aim(self, work: _Work) -> None:
+        """Settle what size a page shall have, and note what a person should know of it."""
+        size = self._settings.asked_size
+        target = find_target(*work.size, size)
+        work.target, work.notes = target.size, target.notes
+        # By a scale all pages grow alike, and the header of the run says how.
+        if self._settings.size is not None:
+            how = describe_growth(work.size, work.target, self._engines[0].native_scale)
+            work.notes += () if how is None else (how,)
+
+    def _decoded(self, work: _Work, data: bytes) -> Pixels:
         pixels = prepare(decode(data, max_pixels=self._settings.max_pixels))
-        return pixels, hashlib.sha256(data).hexdigest()
+        work.sha256 = hashlib.sha256(data).hexdigest()
+        if (pixels.width, pixels.height) != work.size:
+            # A file that says only behind its pixels how they lie.
+            work.size = (pixels.width, pixels.height)
+            self._aim(work)
+        return pixels if grows(work.size, work.target) else shrink(pixels, work.target)
 
     async def _upscale_all(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -312,7 +341,13 @@ class Pipeline:
     def _encoded(self, work: _Work) -> tuple[bytes, str]:
         pixels, work.pixels = work.pixels, None
         assert pixels is not None
-        data = encode(pixels, format=self._settings.format, quality=self._settings.quality)
+        size = self._settings.size
+        data = encode(
+            pixels,
+            format=self._settings.format,
+            quality=self._settings.quality,
+            dpi=size.dpi if isinstance(size, Print) else None,
+        )
         # Gone before the check decodes a second copy: a large page has over a gigabyte.
         del pixels
         check_encoded(data, work.target)
@@ -335,7 +370,7 @@ class Pipeline:
         """Write results to the ledger, as many in a transaction as have come, and tell of them."""
         ended = False
         while not ended:
-            results: list[PageDone | PageFailed] = []
+            results: list[PageResult] = []
             item = await self._results.get()
             while item is not None:
                 results.append(item)
@@ -413,10 +448,13 @@ class Pipeline:
         self._drop([work])
         await self._results.put(_failure(work, error))
 
-    def _count(self, result: PageDone | PageFailed) -> None:
+    def _count(self, result: PageResult) -> None:
         self._rate.count()
         if isinstance(result, PageDone):
             self.done += 1
+            return
+        if isinstance(result, PageSkipped):
+            self._skipped_now += 1
             return
         self._failed_now += 1
         limit = self._settings.max_failures
@@ -432,7 +470,7 @@ class Pipeline:
 
     def progress(self) -> Progress:
         """How far the run is at this moment."""
-        pending = len(self._plan.todo) - self.done - self._adopted - self._failed_now
+        pending = len(self._plan.todo) - self.done - self._adopted - self._failed_now - self._skipped_now
         rate = self._rate.rate()
         busy = {stage: round(meter.sample(), 3) for stage, meter in self._meters.items()}
         stage, share = max(busy.items(), key=lambda item: item[1])
@@ -440,7 +478,7 @@ class Pipeline:
             total=self._plan.total,
             done=self._plan.done + self._adopted + self.done,
             failed=self._plan.failed + self._failed_now,
-            skipped=self._plan.skipped,
+            skipped=self._plan.skipped + self._skipped_now,
             pending=pending,
             pages_per_second=None if rate is None else round(rate, 4),
             eta_seconds=round(pending / rate, 1) if rate else None,
@@ -465,6 +503,18 @@ def _result(work: _Work) -> PageDone:
         output_sha256=work.output_sha256,
         seconds=work.seconds,
         notes=work.notes,
+    )
+
+
+def _skipped(work: _Work, reason: str) -> PageSkipped:
+    return PageSkipped(
+        row_id=work.page.row_id,
+        source=work.page.source,
+        kind=LARGE_ENOUGH,
+        reason=reason,
+        width=work.size[0],
+        height=work.size[1],
+        seconds=work.seconds,
     )
 
 

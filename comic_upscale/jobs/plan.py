@@ -19,9 +19,13 @@ from comic_upscale.jobs.records import PageRow, is_allowed
 from comic_upscale.pages.naming import free_name
 from comic_upscale.pages.order import fold
 from comic_upscale.pages.page import Page
+from comic_upscale.pages.size import is_larger
 from comic_upscale.settings import path_text
+from comic_upscale.sizes import Bounds
 
 GONE = "no longer in the input"
+LARGE_ENOUGH = "large-enough"
+"""The kind of a page that was skipped for its size; looked at anew where the bounds change."""
 OUTPUT_EXISTS = "output-exists"
 """The kind of failure that is looked at anew by every run, since the user may have made room."""
 
@@ -59,8 +63,10 @@ class Action(enum.Enum):
     DO = "to be done"
 
 
-def decide(row: PageRow, page: Page, output_folder: Path, *, retry_failed: bool) -> Action:
-    """Decide what to do with a page, by its row, its file and its output."""
+def decide(
+    row: PageRow, page: Page, output_folder: Path, *, retry_failed: bool, bounds: Bounds | None = None
+) -> Action:
+    """Decide what to do with a page, by its row, its file, its output, and the size above which it is skipped."""
     same_stat = (row.source_size, row.source_mtime_ns) == (page.size, page.mtime_ns)
     if row.state == "done":
         if not same_stat and not _same_content(row, page):
@@ -71,6 +77,9 @@ def decide(row: PageRow, page: Page, output_folder: Path, *, retry_failed: bool)
     if row.state == "failed":
         again = retry_failed or not same_stat or _may_have_mended(row, page)
         return Action.DO if again else Action.KEEP
+    if row.state == "skipped" and row.error_kind == LARGE_ENOUGH and same_stat and bounds is not None:
+        still = is_larger((row.width or 0, row.height or 0), bounds)
+        return Action.KEEP if still else Action.DO
     return Action.DO
 
 
@@ -84,7 +93,13 @@ def _may_have_mended(row: PageRow, page: Page) -> bool:
 
 
 def make_plan(
-    ledger: Ledger, job_id: int, pages: Sequence[Page], output_folder: Path, *, retry_failed: bool
+    ledger: Ledger,
+    job_id: int,
+    pages: Sequence[Page],
+    output_folder: Path,
+    *,
+    retry_failed: bool,
+    bounds: Bounds | None = None,
 ) -> Plan:
     """Bring the ledger up to date with the pages that were found, and return what is to be done.
 
@@ -106,7 +121,7 @@ def make_plan(
         if row is None:
             new.append(_with_free_output(page, names.get(page.source), taken, avoid))
             continue
-        action = decide(row, page, output_folder, retry_failed=retry_failed)
+        action = decide(row, page, output_folder, retry_failed=retry_failed, bounds=bounds)
         change = (row.id, page.size, page.mtime_ns)
         if action is Action.DO:
             if row.state != "pending" or row.source_mtime_ns != page.mtime_ns or row.source_size != page.size:
@@ -157,7 +172,7 @@ def may_write(
         PageError: something stands at the output that this ledger does not know.
     """
     target = output_folder / page.output
-    if _is_among_sources(target, page, input, output_folder, source_folders):
+    if is_among_sources(target, page.path, input, output_folder, source_folders):
         raise PageError(
             OUTPUT_EXISTS, f"{page.output} would be written among the sources: choose another --output"
         )
@@ -190,12 +205,12 @@ def source_folders(pages: Iterable[Page]) -> frozenset[str]:
     return frozenset(os.path.realpath(folder) for folder in {page.path.parent for page in pages})
 
 
-def _is_among_sources(
-    target: Path, page: PlannedPage, input: Path, output_folder: Path, source_folders: Set[str]
+def is_among_sources(
+    target: Path, source: Path, input: Path, output_folder: Path, source_folders: Set[str]
 ) -> bool:
     """Whether an output would land among the sources, and not in an output folder inside the input."""
     if not input.is_dir():
-        return target.exists() and page.path.exists() and target.samefile(page.path)
+        return target.exists() and source.exists() and target.samefile(source)
     real_parent = Path(os.path.realpath(target.parent))
     real_input, real_output = Path(os.path.realpath(input)), Path(os.path.realpath(output_folder))
     inside = real_output.is_relative_to(real_input) and real_parent.is_relative_to(real_output)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from comic_upscale.jobs.records import PageDone, PageFailed
+from comic_upscale.jobs.records import PageDone, PageFailed, PageSkipped
 
 RATE_WINDOW_SECONDS = 60.0
 STAGES = ("decode", "upscale", "encode", "place")
@@ -49,7 +49,8 @@ class JobStarted:
     failed: int
     """Pages that failed in earlier runs and are not tried again."""
     skipped: int
-    scale: float
+    scale: float | None
+    """None where pages are sized in another way."""
     model: str
     native_scale: int | None
     """The network's own factor; None when there is nothing to do, and so no network."""
@@ -57,6 +58,8 @@ class JobStarted:
     precision: str | None
     batch: str
     workers: int
+    size: str = ""
+    """How large pages shall be, in words: ``"scale 2.5"``, ``"width 2000"``."""
     model_auto: bool = False
     """Whether ``auto`` chose the model, now or when the job began."""
     passed_over: dict[str, int] = field(default_factory=dict)
@@ -107,9 +110,15 @@ class JobFinished:
     ledger: str
     failures: tuple[tuple[str, str, str], ...] = ()
     """The first failures: (source, kind, reason)."""
+    carried_now: int = 0
+    """Files that are no pages (sidecars, others on request) and that this run copied."""
+    warnings: tuple[str, ...] = ()
+    """A sentence for each such file that was not copied."""
 
 
-Event: TypeAlias = Preparing | Fetching | JobStarted | PageDone | PageFailed | Progress | JobFinished
+Event: TypeAlias = (
+    Preparing | Fetching | JobStarted | PageDone | PageFailed | PageSkipped | Progress | JobFinished
+)
 Listener: TypeAlias = Callable[[Event], None]
 
 

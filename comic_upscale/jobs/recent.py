@@ -11,6 +11,9 @@ import hashlib
 import os
 from pathlib import Path
 
+from comic_upscale.errors import InputError, SettingsError
+from comic_upscale.jobs.report import find_ledger
+
 
 def remember_ledger(folder: Path, ledger: Path) -> None:
     """Note that a job with this ledger begins now. A state folder that cannot be written is no error."""
@@ -29,3 +32,22 @@ def newest_ledger(folder: Path) -> Path | None:
             if ledger.is_file():
                 return ledger
     return None
+
+
+def choose_ledger(job: Path | None, ledger: Path | None, state_folder: Path) -> Path:
+    """Return the ledger that a user means: by the output folder of a job, by its file, or the one started last.
+
+    Raises:
+        SettingsError: it is named in two ways.
+        InputError: there is none.
+    """
+    if job is not None and ledger is not None:
+        raise SettingsError("--job and --ledger name the same thing in two ways: give one")
+    if ledger is not None:
+        return ledger
+    if job is not None:
+        return find_ledger(job)
+    newest = newest_ledger(state_folder)
+    if newest is None:
+        raise InputError("no job of yours is known here: name one with --job DIR or --ledger FILE")
+    return newest

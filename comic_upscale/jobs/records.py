@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeAlias
 
 from comic_upscale.errors import LedgerDamagedError, LedgerError
 
@@ -19,7 +20,7 @@ MIGRATION_SET = "comic_upscale"
 MIGRATIONS_TABLE = "_sqlite_migrations"
 """Where sqlite-utils notes which migrations a database has seen."""
 
-MIGRATION_NAMES = ("m001_jobs_runs_pages", "m002_model_auto")
+MIGRATION_NAMES = ("m001_jobs_runs_pages", "m002_model_auto", "m003_carried_files")
 """The migrations that this version knows, oldest first; ``schema.py`` has their statements."""
 
 
@@ -36,11 +37,13 @@ class PageRow:
     output: str
     output_size: int | None
     error_kind: str | None
+    width: int | None = None
+    height: int | None = None
 
 
 SELECT_ROWS = (
-    "select id, source, source_size, source_mtime_ns, source_sha256, state, output, output_size, error_kind"
-    " from pages where job_id = ? order by id"
+    "select id, source, source_size, source_mtime_ns, source_sha256, state, output, output_size, error_kind,"
+    " width, height from pages where job_id = ? order by id"
 )
 """The columns of `PageRow` for every page of a job."""
 
@@ -88,6 +91,36 @@ class PageFailed:
     kind: str
     reason: str
     seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageSkipped:
+    """A page that was left as it is, and why."""
+
+    row_id: int
+    source: str
+    kind: str
+    reason: str
+    width: int
+    height: int
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CarriedFile:
+    """A file that is no page and was copied beside the outputs."""
+
+    source: str
+    output: str
+    """Relative to the output folder."""
+    source_size: int
+    source_mtime_ns: int
+    sha256: str
+    """Of what was copied."""
+
+
+PageResult: TypeAlias = PageDone | PageFailed | PageSkipped
+"""What becomes of a page that a run takes on."""
 
 
 def now() -> str:

@@ -160,6 +160,17 @@ def read_failures(ledger: Path) -> list[Failure]:
         return [Failure(*row) for row in cursor]
 
 
+def read_done_pages(ledger: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The newest job of a ledger, and its pages that are done, by their columns; errors as `read_status`."""
+    with _reading(ledger) as connection:
+        job = _newest_job(connection, ledger)
+        cursor = connection.execute(
+            "select * from pages where job_id = ? and state = 'done' order by id", [job["id"]]
+        )
+        names = [column[0] for column in cursor.description]
+        return job, [dict(zip(names, row, strict=True)) for row in cursor]
+
+
 def read_rows(ledger: Path, *, input: Path, output: Path, fingerprint: str) -> list[PageRow]:
     """The pages of a job, without touching the ledger; none if there is no ledger or no such job."""
     if not ledger.is_file():
@@ -187,6 +198,26 @@ def read_auto_jobs(ledger: Path, output: Path) -> list[AutoJob]:
             return []
         cursor = connection.execute(SELECT_AUTO_JOBS, [path_text(output)])
         return [AutoJob(*row) for row in cursor]
+
+
+def read_bytes_per_pixel(ledger: Path, *, suffix: str, quality: int | None) -> float | None:
+    """How many bytes an output pixel has cost so far, by the pages done; None where none is.
+
+    Args:
+        ledger: need not be there.
+        suffix: of the outputs that count, such as ``.png``.
+        quality: that they were written in.
+    """
+    if not ledger.is_file():
+        return None
+    with _reading(ledger) as connection:
+        size, pixels = connection.execute(
+            "select sum(output_size), sum(output_width * output_height) from pages"
+            " join jobs on jobs.id = pages.job_id where state = 'done' and pages.output like ?"
+            " and json_extract(jobs.settings, '$.quality') is ?",
+            [f"%{suffix}", quality],
+        ).fetchone()
+    return size / pixels if pixels else None
 
 
 def describe_holder(ledger: Path) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.metadata
+import itertools
 import logging
 import platform
 import time
 from collections.abc import Iterator
 
 from comic_upscale.errors import ComicUpscaleError, InputError
+from comic_upscale.jobs.carry import Errand, NotCarried, carry, plan_errands
 from comic_upscale.jobs.choice import ChosenModel, choose_model, kept_model, named_model
 from comic_upscale.jobs.engines import OpenEngines, open_engines
 from comic_upscale.jobs.files import part_path
@@ -20,6 +22,7 @@ from comic_upscale.jobs.lock import hold_job
 from comic_upscale.jobs.pipeline import LedgerThread, Pipeline
 from comic_upscale.jobs.plan import Plan, make_plan, source_folders
 from comic_upscale.jobs.progress import Event, Fetching, JobFinished, JobStarted, Listener, Preparing
+from comic_upscale.jobs.records import CarriedFile
 from comic_upscale.models.download import OnProgress
 from comic_upscale.models.weights import ResolvedWeights, resolve_weights
 from comic_upscale.pages.discover import Discovery, discover
@@ -32,6 +35,8 @@ log = logging.getLogger(__name__)
 
 SHOWN_FAILURES = 20
 HEARTBEAT_SECONDS = 5.0
+CARRIED_AT_ONCE = 64
+"""Files that are no pages, copied before the ledger hears of them."""
 
 
 def run_job(
@@ -201,7 +206,12 @@ class _Run:
             with contextlib.suppress(OSError):
                 part_path(settings.output / output, row_id).unlink(missing_ok=True)
         plan = make_plan(
-            self._ledger, job_id, self._discovery.pages, settings.output, retry_failed=settings.retry_failed
+            self._ledger,
+            job_id,
+            self._discovery.pages,
+            settings.output,
+            retry_failed=settings.retry_failed,
+            bounds=settings.skip_larger_than,
         )
         return job_id, plan
 
@@ -258,6 +268,7 @@ class _Run:
             failed=plan.failed,
             skipped=plan.skipped,
             scale=settings.scale,
+            size=str(settings.asked_size),
             model=self._model.name,
             model_auto=self._model.auto,
             native_scale=native_scale,
@@ -273,16 +284,44 @@ class _Run:
         warnings = list(self._discovery.warnings)
         if self._model.note is not None:
             warnings.append(self._model.note)
-        if native_scale is not None and self._settings.scale > native_scale:
+        scale = self._settings.scale
+        if native_scale is not None and scale is not None and scale > native_scale:
             warnings.append(
-                f"the network makes {native_scale}x; the rest up to {self._settings.scale:g}x is resampling, "
+                f"the network makes {native_scale}x; the rest up to {scale:g}x is resampling, "
                 "which adds size but no detail"
             )
         return tuple(warnings)
 
+    async def _carry(self, job_id: int) -> tuple[int, list[NotCarried]]:
+        """Copy what belongs to the pages that are done; return how many files, and those that could not be."""
+        settings, discovery = self._settings, self._discovery
+        sidecars = settings.sidecars == "copy"
+        if not (settings.copy_others or (sidecars and discovery.files)):
+            return 0, []
+        rows = await self._on_ledger(self._ledger.rows, job_id)
+        # After a stop what is done is made whole, and nothing new is begun.
+        others = settings.copy_others and not self._stop.requested
+        errands = plan_errands(discovery, rows, sidecars=sidecars, others=others)
+        known = await self._on_ledger(self._ledger.carried, settings.output)
+        results = carry(
+            [errand for errand in errands if isinstance(errand, Errand)],
+            known,
+            settings,
+            source_folders(discovery.pages),
+        )
+        copied = 0
+        refused = [errand for errand in errands if isinstance(errand, NotCarried)]
+        while batch := await asyncio.to_thread(list, itertools.islice(results, CARRIED_AT_ONCE)):
+            files = [result for result in batch if isinstance(result, CarriedFile)]
+            await self._on_ledger(self._ledger.record_carried, job_id, files)
+            copied += len(files)
+            refused += [result for result in batch if isinstance(result, NotCarried)]
+        return copied, refused
+
     async def _finish(
         self, job_id: int, run_id: int, state: str, reason: str | None, *, done_now: int, seconds: float
     ) -> JobFinished:
+        copied, refused = await self._carry(job_id)
         await self._on_ledger(self._ledger.end_run, run_id, state, reason)
         counts = await self._on_ledger(self._ledger.counts, job_id)
         failures = await self._on_ledger(self._ledger.failures, job_id, SHOWN_FAILURES)
@@ -300,6 +339,8 @@ class _Run:
             output=path_text(self._settings.output),
             ledger=path_text(self._settings.ledger_path),
             failures=tuple(failures),
+            carried_now=copied,
+            warnings=tuple(f"{file.source} was not copied: {file.reason}" for file in refused),
         )
         self._emit(finished)
         return finished

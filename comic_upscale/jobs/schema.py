@@ -25,6 +25,18 @@ def m002_model_auto(db: Database) -> None:
     db.execute("alter table jobs add column model_auto integer not null default 0")
 
 
+@MIGRATIONS()
+def m003_carried_files(db: Database) -> None:
+    """The files that are no pages and were copied beside the outputs: sidecars, and others on request."""
+    db.execute(
+        "create table carried (id integer primary key,"
+        " job_id integer not null references jobs (id) on delete cascade,"
+        " source text not null, output text not null, source_size integer not null,"
+        " source_mtime_ns integer not null, sha256 text not null, copied_at text not null,"
+        " unique (job_id, output))"
+    )
+
+
 _M001 = (
     """
     create table jobs (

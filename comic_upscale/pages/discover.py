@@ -14,6 +14,7 @@ from comic_upscale.pages.formats import ARCHIVE_EXTENSIONS, IMAGE_EXTENSIONS, ex
 from comic_upscale.pages.naming import folder_names, output_names, valid_names
 from comic_upscale.pages.order import natural_key
 from comic_upscale.pages.page import Page
+from comic_upscale.pages.sidecars import OtherFile, candidates, pages_by_stem, sidecar_of
 from comic_upscale.settings import MARKER_FOLDER
 
 # Made by systems and not by people; compared in lower case. "@eaDir" is where a Synology keeps
@@ -34,7 +35,9 @@ class Discovery:
     passed_over: dict[str, int] = field(default_factory=dict)
     """How many files (or folders) were left out, for each reason: ``"not an image"``, ``"archive"``,
     ``"not a regular file"``, ``"unreadable folder"``, ``"output of comic-upscale"``. Hidden files and the
-    litter of operating systems are not counted."""
+    litter of operating systems are not counted, nor are sidecars."""
+    files: tuple[OtherFile, ...] = ()
+    """What is no page: the sidecars of pages, and the other files, but for archives."""
     warnings: tuple[str, ...] = ()
     """A sentence for each thing that the user may want to mend."""
 
@@ -65,7 +68,8 @@ def discover(root: Path, *, extension: str, exclude: Sequence[Path] = ()) -> Dis
         raise InputError(f"{root} cannot be read ({_words(error)}): check its permissions.") from None
     if stat.S_ISDIR(status.st_mode):
         return _Walk(root, extension, exclude).run()
-    return Discovery((_single(root, status, extension),))
+    page = _single(root, status, extension)
+    return Discovery((page,), files=tuple(_beside(page)))
 
 
 def _single(path: Path, status: os.stat_result, extension: str) -> Page:
@@ -79,6 +83,18 @@ def _single(path: Path, status: os.stat_result, extension: str) -> Page:
     source = valid_names([path.name])[path.name]
     output = output_names([source], extension=extension)[source]
     return Page(source, path, output, status.st_size, status.st_mtime_ns)
+
+
+def _beside(page: Page) -> list[OtherFile]:
+    """The sidecars of an image that is the whole input."""
+    found = []
+    for name in candidates(page.path.name):
+        path = page.path.with_name(name)
+        if path.is_file():
+            status = path.stat()
+            name = valid_names([name])[name]
+            found.append(OtherFile(name, path, name, status.st_size, status.st_mtime_ns, (page.source,)))
+    return found
 
 
 @dataclass(slots=True)
@@ -99,6 +115,7 @@ class _Walk:
         self._passed_over: Counter[str] = Counter()
         self._warnings: list[str] = []
         self._pages: list[Page] = []
+        self._files: list[OtherFile] = []
         self._excluded = {identity for path in exclude if (identity := _identity(path)) is not None}
         self._entered: set[_Identity] = set()
         # Links to folders wait until the real tree is walked, so that a link "latest" never takes the
@@ -111,7 +128,8 @@ class _Walk:
             while self._links:
                 self._walk(self._links.popleft())
             self._pages.sort(key=lambda page: natural_key(page.source))
-        return Discovery(tuple(self._pages), dict(self._passed_over), tuple(self._warnings))
+        files = tuple(sorted(self._files, key=lambda file: file.source))
+        return Discovery(tuple(self._pages), dict(self._passed_over), files, tuple(self._warnings))
 
     def _walk(self, top: _Folder, *, is_root: bool = False) -> None:
         # A stack and no recursion: a tree may be deeper than Python allows calls to be.
@@ -162,6 +180,13 @@ class _Walk:
             for name, entry in entries.items()
             if names[name] not in subfolders and self._is_page(entry)
         }
+        others = {
+            names[name]: entry
+            for name, entry in entries.items()
+            if names[name] not in subfolders
+            and extension_of(name) not in IMAGE_EXTENSIONS | ARCHIVE_EXTENSIONS
+        }
+        self._take_others(folder, others, images)
         folder_outputs = folder_names(subfolders)
         outputs = output_names(images, extension=self._extension, folders=folder_outputs.values())
         found: list[_Folder | Page] = []
@@ -181,17 +206,29 @@ class _Walk:
                 found.append(below)
         return found
 
+    def _take_others(
+        self, folder: _Folder, others: dict[str, os.DirEntry[str]], images: dict[str, os.DirEntry[str]]
+    ) -> None:
+        """Note the files of a folder that are no pages, and count those that belong to none."""
+        by_stem = pages_by_stem(images)
+        for name, entry in others.items():
+            pages = tuple(f"{folder.source}{page}" for page in sidecar_of(name, by_stem))
+            if not pages:
+                self._passed_over["not an image"] += 1
+            if not _is_special(entry):
+                size, mtime_ns = _size_and_time(entry)
+                source, output = f"{folder.source}{name}", f"{folder.output}{name}"
+                self._files.append(OtherFile(source, Path(entry.path), output, size, mtime_ns, pages))
+
     def _is_page(self, entry: os.DirEntry[str]) -> bool:
         extension = extension_of(entry.name)
         if extension in ARCHIVE_EXTENSIONS:
             self._passed_over["archive"] += 1
-        elif extension not in IMAGE_EXTENSIONS:
-            self._passed_over["not an image"] += 1
-        elif _is_special(entry):
+        elif extension in IMAGE_EXTENSIONS and _is_special(entry):
             # To read a pipe named like an image would wait for ever.
             self._passed_over["not a regular file"] += 1
         else:
-            return True
+            return extension in IMAGE_EXTENSIONS
         return False
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from comic_upscale.errors import PageError
 from comic_upscale.pages.color import gray_to_srgb
@@ -64,7 +65,9 @@ def check_target(width: int, height: int, format: OutputFormat) -> None:
     )
 
 
-def encode(pixels: Pixels, *, format: OutputFormat, quality: int | None = None) -> bytes:
+def encode(
+    pixels: Pixels, *, format: OutputFormat, quality: int | None = None, dpi: float | None = None
+) -> bytes:
     """Encode a page as a file.
 
     PNG and lossless WebP keep every sample, alpha and the colour under transparent pixels; gray stays one
@@ -75,6 +78,7 @@ def encode(pixels: Pixels, *, format: OutputFormat, quality: int | None = None) 
         format: of the file.
         quality: 1 to 100. WebP is lossless without it; JPEG then takes ``DEFAULT_JPEG_QUALITY``; PNG, always
             lossless, ignores it.
+        dpi: dots per inch that the file shall say it is to be printed at, both ways; None for nothing said.
 
     Returns:
         The whole file, the page's ICC profile in it.
@@ -89,17 +93,39 @@ def encode(pixels: Pixels, *, format: OutputFormat, quality: int | None = None) 
     try:
         if format == "png":
             return _save(
-                _image(pixels), pixels.icc_profile, "PNG", compress_level=1, compress_type=_PNG_STRATEGY
+                _image(pixels),
+                pixels.icc_profile,
+                "PNG",
+                compress_level=1,
+                compress_type=_PNG_STRATEGY,
+                **density_options("PNG", dpi),
             )
         if format == "webp":
-            return _webp(pixels, quality)
-        return _jpeg(pixels, DEFAULT_JPEG_QUALITY if quality is None else quality)
+            return _webp(pixels, quality, dpi)
+        return _jpeg(pixels, DEFAULT_JPEG_QUALITY if quality is None else quality, dpi)
     except MemoryError:
         raise PageError(
             "out-of-memory", "The machine's memory was not enough to encode the page: use fewer --workers."
         ) from None
     except Exception as error:
         raise PageError("encode", f"The page could not be encoded as {_NAMES[format]}: {error}") from None
+
+
+def density_options(format: str, dpi: float | None) -> dict[str, Any]:
+    """Return what to hand to Pillow so that a file says how densely it is to be printed.
+
+    Args:
+        format: Pillow's name of it. PNG, JPEG and TIFF have a place for it; the others say it in EXIF.
+        dpi: dots per inch; None for nothing said.
+    """
+    if dpi is None:
+        return {}
+    if format in ("PNG", "JPEG", "TIFF"):
+        return {"dpi": (dpi, dpi)}
+    exif = Image.Exif()
+    exif[ExifTags.Base.XResolution] = exif[ExifTags.Base.YResolution] = TiffImagePlugin.IFDRational(dpi)
+    exif[ExifTags.Base.ResolutionUnit] = 2  # the inch
+    return {"exif": exif}
 
 
 def check_encoded(data: bytes, size: tuple[int, int], mode: str | None = None) -> None:
@@ -153,15 +179,16 @@ def _from_array(color: UInt8Array, alpha: UInt8Array | None) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(color[:, :, 0] if color.shape[2] == 1 else color))
 
 
-def _webp(pixels: Pixels, quality: int | None) -> bytes:
+def _webp(pixels: Pixels, quality: int | None, dpi: float | None) -> bytes:
     image, profile = _image(pixels), pixels.icc_profile
     if pixels.color.shape[2] == 1:
         image, profile = _gray_as_rgb(image, profile), None
+    options = density_options("WEBP", dpi)
     if quality is None:
-        return _save(
-            image, profile, "WEBP", lossless=True, exact=True, method=_WEBP_LOSSLESS_METHOD, quality=0
-        )
-    return _save(image, profile, "WEBP", quality=quality, alpha_quality=100, method=_WEBP_LOSSY_METHOD)
+        options |= {"lossless": True, "exact": True, "method": _WEBP_LOSSLESS_METHOD, "quality": 0}
+    else:
+        options |= {"quality": quality, "alpha_quality": 100, "method": _WEBP_LOSSY_METHOD}
+    return _save(image, profile, "WEBP", **options)
 
 
 def _gray_as_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
@@ -178,10 +205,13 @@ def _gray_as_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     return colored
 
 
-def _jpeg(pixels: Pixels, quality: int) -> bytes:
+def _jpeg(pixels: Pixels, quality: int, dpi: float | None) -> bytes:
     color = pixels.color if pixels.alpha is None else _on_white(pixels.color, pixels.alpha)
     # 4:4:4: halved colour would smear the edges of flat areas, which is what comics are made of.
-    return _save(_from_array(color, None), pixels.icc_profile, "JPEG", quality=quality, subsampling=0)
+    density = density_options("JPEG", dpi)
+    return _save(
+        _from_array(color, None), pixels.icc_profile, "JPEG", quality=quality, subsampling=0, **density
+    )
 
 
 def _on_white(color: UInt8Array, alpha: UInt8Array) -> UInt8Array:

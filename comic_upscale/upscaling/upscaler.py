@@ -19,15 +19,10 @@ from comic_upscale.models.weights import resolve_weights
 from comic_upscale.pages.decode import decode
 from comic_upscale.pages.encode import check_encoded, check_target, encode
 from comic_upscale.pages.page import Pixels, UInt8Array
-from comic_upscale.pages.size import target_size
-from comic_upscale.settings import (
-    AUTO_MODEL,
-    DEFAULT_MAX_PIXELS,
-    FORMATS,
-    MAX_SCALE,
-    MIN_SCALE,
-    OutputFormat,
-)
+from comic_upscale.pages.shrink import shrink
+from comic_upscale.pages.size import find_target, grows
+from comic_upscale.settings import AUTO_MODEL, DEFAULT_MAX_PIXELS, FORMATS, OutputFormat
+from comic_upscale.sizes import Print, Size, choose_size
 from comic_upscale.upscaling.device import all_accelerators
 from comic_upscale.upscaling.pages import prepare, upscale_pages
 from comic_upscale.upscaling.torch_engine import open_torch_engine
@@ -99,29 +94,37 @@ class Upscaler:
         self.precision = self._engine.precision
         """What the network computes in."""
 
-    def upscale(self, image: Image.Image | UInt8Array, scale: float = 2.5) -> Image.Image:
-        """Return an image ``round(width * scale)`` by ``round(height * scale)``.
+    def upscale(
+        self, image: Image.Image | UInt8Array, scale: float | None = None, *, size: Size | None = None
+    ) -> Image.Image:
+        """Return an image ``round(width * scale)`` by ``round(height * scale)``, or of the size asked for.
+
+        An image that is as large already is made smaller, or returned as it is, without the network.
 
         Args:
             image: a Pillow image of mode L, LA, RGB or RGBA, or uint8 height x width (gray), or
                 height x width x 1 to 4 (gray, gray and alpha, RGB, RGBA).
-            scale: above 1, at most 8.
+            scale: above 1, at most 8; 2.5 where no size is given either.
+            size: instead of a scale, such as ``Width(2000)`` of ``comic_upscale.sizes``.
 
         Returns:
             An image of the same mode.
 
         Raises:
-            PageError: the device has no memory for it, or the network gives no finite numbers.
+            PageError: the device has no memory for it, the network gives no finite numbers, or the image is
+                far too small for the size.
             SettingsError: the scale or the image is none that can be.
             DeviceError: the device failed.
         """
-        return _to_image(self.upscale_pixels(_to_pixels(image), scale))
+        return _to_image(self.upscale_pixels(_to_pixels(image), _one_size(scale, size)))
 
-    def upscale_pixels(self, page: Pixels, scale: float) -> Pixels:
-        """Return a decoded page at its target size; errors as `upscale`."""
-        if not MIN_SCALE < scale <= MAX_SCALE:
-            raise SettingsError(f"scale must be above {MIN_SCALE:g} and at most {MAX_SCALE:g}, not {scale:g}")
-        (result,) = upscale_pages(self._engine, [prepare(page)], target_size(page.width, page.height, scale))
+    def upscale_pixels(self, page: Pixels, size: Size | float) -> Pixels:
+        """Return a decoded page at its target size, by a size or a scale; errors as `upscale`."""
+        wish = choose_size(scale=size) if isinstance(size, int | float) else size
+        target = find_target(page.width, page.height, wish).size
+        if not grows((page.width, page.height), target):
+            return shrink(prepare(page), target)
+        (result,) = upscale_pages(self._engine, [prepare(page)], target)
         if isinstance(result, PageError):
             raise result
         return result
@@ -143,13 +146,15 @@ def upscale_image(
     source: Path | str,
     target: Path | str,
     *,
-    scale: float = 2.5,
+    scale: float | None = None,
+    size: Size | None = None,
     upscaler: Upscaler,
     quality: int | None = None,
 ) -> None:
     """Upscale one image file into another, whose suffix (.png, .webp, .jpg) says its format.
 
-    The target is written whole or not at all; an existing one is replaced.
+    The target is written whole or not at all; an existing one is replaced. Scale and size are as for
+    `Upscaler.upscale`; for a `Print` the file says its density.
 
     Raises:
         InputError: the source cannot be read.
@@ -166,11 +171,19 @@ def upscale_image(
     except OSError as error:
         raise InputError(f"{source} cannot be read: {error.strerror or error}") from error
     page = decode(data, max_pixels=DEFAULT_MAX_PIXELS)
-    size = target_size(page.width, page.height, scale)
-    check_target(*size, format)
-    encoded = encode(upscaler.upscale_pixels(page, scale), format=format, quality=quality)
-    check_encoded(encoded, size)
+    wish = _one_size(scale, size)
+    pixels = find_target(page.width, page.height, wish).size
+    check_target(*pixels, format)
+    dpi = wish.dpi if isinstance(wish, Print) else None
+    encoded = encode(upscaler.upscale_pixels(page, wish), format=format, quality=quality, dpi=dpi)
+    check_encoded(encoded, pixels)
     _write(encoded, target)
+
+
+def _one_size(scale: float | None, size: Size | None) -> Size:
+    if scale is not None and size is not None:
+        raise SettingsError("a scale and a size each say how large the image shall be: give one")
+    return choose_size(scale=scale) if size is None else size
 
 
 def _write(data: bytes, target: Path) -> None:

@@ -1,0 +1,195 @@
+"""Carrying along what is no page: sidecars beside the outputs, and other files on request.
+
+As with outputs: written beside its place, flushed, renamed, then recorded; and what the ledger does not know
+is never overwritten. A copy that was edited since is left alone until its source changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from comic_upscale.errors import OutputError
+from comic_upscale.jobs.files import HITS_EVERY_PAGE, flush_folder
+from comic_upscale.jobs.plan import LARGE_ENOUGH, is_among_sources, sha256_of
+from comic_upscale.jobs.records import CarriedFile, PageRow
+from comic_upscale.pages.discover import Discovery
+from comic_upscale.pages.order import fold
+from comic_upscale.pages.page import Page
+from comic_upscale.pages.sidecars import OtherFile, sidecar_output
+from comic_upscale.settings import JobSettings
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """A file to be copied, unless it has been."""
+
+    file: OtherFile
+    output: str
+    """Where to, relative to the output folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotCarried:
+    """A file that was not copied, and why."""
+
+    source: str
+    reason: str
+
+
+def plan_errands(
+    discovery: Discovery, rows: Iterable[PageRow], *, sidecars: bool, others: bool
+) -> list[Errand | NotCarried]:
+    """Return what is to be copied, by what has become of the pages.
+
+    Args:
+        discovery: of the input.
+        rows: the pages of the job, in the ledger.
+        sidecars: whether the sidecars of pages that are done go beside their outputs.
+        others: whether all other files go along, and pages that were skipped for their size, with their sidecars.
+    """
+    done: dict[str, str] = {}
+    large: set[str] = set()
+    taken: set[str] = set()
+    for row in rows:
+        taken.add(fold(row.output))
+        if row.state == "done":
+            done[row.source] = row.output
+        elif row.state == "skipped" and row.error_kind == LARGE_ENOUGH:
+            large.add(row.source)
+            # A page in its output's format keeps its name, and that name is its own.
+            taken.discard(fold(row.output))
+    wanted: list[Errand] = []
+    for file in discovery.files:
+        if sidecars:
+            wanted += [
+                Errand(file, sidecar_output(file, page, done[page])) for page in file.pages if page in done
+            ]
+        if others and (not file.pages or (sidecars and any(page in large for page in file.pages))):
+            wanted.append(Errand(file, file.output))
+    if others:
+        wanted += [
+            Errand(_as_file(page), _own_name(page)) for page in discovery.pages if page.source in large
+        ]
+    return list(_each_to_its_place(wanted, taken))
+
+
+def carry(
+    errands: Sequence[Errand],
+    known: Mapping[str, CarriedFile],
+    settings: JobSettings,
+    source_folders: Set[str],
+) -> Iterator[CarriedFile | NotCarried]:
+    """Copy what has not been copied, or has changed, and tell of each file that was or could not be.
+
+    Args:
+        errands: what is to be copied.
+        known: what was copied before, by output.
+        settings: of the job.
+        source_folders: where the pages really are; nothing is written there.
+
+    Raises:
+        OutputError: nothing can be written any more.
+    """
+    for errand in errands:
+        before = known.get(errand.output)
+        target = settings.output / errand.output
+        if before is not None and _is_as_recorded(errand.file, before) and os.path.lexists(target):
+            continue
+        try:
+            yield _carry_one(errand, before, target, settings, source_folders)
+        except OSError as error:
+            if error.errno in HITS_EVERY_PAGE:
+                raise OutputError(
+                    f"{target.parent} cannot take any more files: {error.strerror}. What is done is recorded; "
+                    "make room, then run the same command again"
+                ) from error
+            yield NotCarried(errand.file.source, f"cannot be copied: {error.strerror or error}")
+
+
+def _carry_one(
+    errand: Errand,
+    before: CarriedFile | None,
+    target: Path,
+    settings: JobSettings,
+    source_folders: Set[str],
+) -> CarriedFile | NotCarried:
+    file = errand.file
+    if target.exists() and target.samefile(file.path):
+        return _record(errand, sha256_of(target) or "")
+    real_parent, real_output = Path(os.path.realpath(target.parent)), Path(os.path.realpath(settings.output))
+    if not real_parent.is_relative_to(real_output):
+        return NotCarried(file.source, f"{errand.output} would be written outside the output folder")
+    if is_among_sources(target, file.path, settings.input, settings.output, source_folders):
+        return NotCarried(file.source, f"{errand.output} would be written among the sources")
+    if os.path.lexists(target):
+        if target.is_dir():
+            return NotCarried(file.source, f"a folder stands where it belongs: {errand.output}")
+        standing, ours = sha256_of(target), None if before is None else before.sha256
+        if standing is not None and standing == sha256_of(file.path):
+            # There already: a run that was killed between the copy and its record, or the user's own copy.
+            return _record(errand, standing)
+        if standing != ours and not settings.overwrite:
+            whose = "was edited since it was copied" if ours else "exists and was not written by this job"
+            return NotCarried(file.source, f"{errand.output} {whose}: move it away, or allow --overwrite")
+    return _record(errand, _copy(file.path, target))
+
+
+def _copy(source: Path, target: Path) -> str:
+    """Copy a file to its place, whole or not at all, and return the SHA-256 of what was copied."""
+    # One name is enough: a job carries one file at a time, and what a kill left behind is written over.
+    part = target.with_name(".comic-upscale-carry.part")
+    digest = hashlib.sha256()
+    with source.open("rb") as reader:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as writer:
+                while chunk := reader.read(_CHUNK):
+                    digest.update(chunk)
+                    writer.write(chunk)
+                writer.flush()
+                os.fsync(writer.fileno())
+            part.replace(target)
+        except OSError:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise
+    flush_folder(target.parent)
+    return digest.hexdigest()
+
+
+def _record(errand: Errand, sha256: str) -> CarriedFile:
+    file = errand.file
+    return CarriedFile(file.source, errand.output, file.size, file.mtime_ns, sha256)
+
+
+def _is_as_recorded(file: OtherFile, before: CarriedFile) -> bool:
+    now = (file.source, file.size, file.mtime_ns)
+    return now == (before.source, before.source_size, before.source_mtime_ns)
+
+
+def _each_to_its_place(wanted: Iterable[Errand], taken: Collection[str]) -> Iterator[Errand | NotCarried]:
+    """Let no two files have one place, and none that of a page."""
+    places = set(taken)
+    for errand in wanted:
+        place = fold(errand.output)
+        if place in places:
+            yield NotCarried(errand.file.source, f"another file has its place {errand.output}")
+        else:
+            places.add(place)
+            yield errand
+
+
+def _as_file(page: Page) -> OtherFile:
+    return OtherFile(page.source, page.path, _own_name(page), page.size, page.mtime_ns)
+
+
+def _own_name(page: Page) -> str:
+    """Where a page goes that is copied as it is: where its output would be, but under its own name."""
+    return str(PurePosixPath(page.output).with_name(PurePosixPath(page.source).name))

@@ -1,0 +1,202 @@
+"""What a training set needs to know of a finished job, from its ledger: one row a page, as CSV or JSON."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias, get_args
+
+from comic_upscale.errors import OutputError, SettingsError
+from comic_upscale.jobs.report import read_done_pages
+from comic_upscale.pages.order import natural_key
+from comic_upscale.pages.sidecars import CAPTION_EXTENSIONS
+from comic_upscale.settings import LEDGER_NAME, MARKER_FOLDER
+
+ExportFormat: TypeAlias = Literal["imagefolder", "csv", "jsonl"]
+EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
+
+METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
+"""What Hugging Face's ``imagefolder`` looks for beside the pictures."""
+
+_LONGEST_CAPTION = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportRow:
+    """A page that is done."""
+
+    file: str
+    """The output, relative to the output folder."""
+    source: str
+    """Relative to the input folder."""
+    source_sha256: str
+    source_bytes: int
+    source_width: int
+    source_height: int
+    sha256: str
+    """Of the output."""
+    bytes: int
+    """Of the output."""
+    width: int
+    """Of the output, pixels."""
+    height: int
+    """Of the output, pixels."""
+    scale: float
+    """Output height over source height."""
+    model: str
+    model_sha256: str
+    caption: str | None
+    """The text of the page's ``.txt`` or ``.caption``: the one beside the output, else the one beside the source."""
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """The rows of a job, and where they belong."""
+
+    folder: Path
+    """The output folder."""
+    rows: tuple[ExportRow, ...]
+    """In natural order of the sources, whatever the order in which they were done."""
+    missing: int
+    """Pages that the ledger has as done and whose output is no longer there: left out."""
+
+
+def read_export(ledger: Path) -> Export:
+    """Return the pages of the newest job of a ledger that are done.
+
+    Raises:
+        InputError: the file is not there, or holds no job yet.
+        LedgerError: it cannot be read.
+    """
+    job, pages = read_done_pages(ledger)
+    in_its_place = (ledger.name, ledger.parent.name) == (LEDGER_NAME, MARKER_FOLDER)
+    # A folder that was moved takes its ledger along.
+    folder = ledger.absolute().parent.parent if in_its_place else Path(job["output"])
+    source_folder = Path(job["input"])
+    if not source_folder.is_dir():
+        source_folder = source_folder.parent
+    there = [page for page in pages if (folder / page["output"]).is_file()]
+    rows = [
+        ExportRow(
+            file=page["output"],
+            source=page["source"],
+            source_sha256=page["source_sha256"],
+            source_bytes=page["source_size"],
+            source_width=page["width"],
+            source_height=page["height"],
+            sha256=page["output_sha256"],
+            bytes=page["output_size"],
+            width=page["output_width"],
+            height=page["output_height"],
+            scale=round(page["output_height"] / page["height"], 4),
+            model=job["model"],
+            model_sha256=job["model_sha256"],
+            caption=_caption(folder / page["output"], source_folder / page["source"]),
+        )
+        for page in there
+    ]
+    rows.sort(key=lambda row: natural_key(row.source))
+    return Export(folder, tuple(rows), len(pages) - len(there))
+
+
+def as_text(rows: Iterable[ExportRow], format: ExportFormat, *, suffix: str = ".jsonl") -> str:
+    """Write rows as text: the same rows, the same text.
+
+    Args:
+        rows: of an export.
+        format: ``imagefolder`` has a ``file_name`` and a ``text`` (empty where there is no caption), the others
+            everything.
+        suffix: of an imagefolder's metadata: ``.jsonl`` or ``.csv``.
+    """
+    if format == "imagefolder":
+        records: list[dict[str, object]] = [
+            {"file_name": row.file, "text": row.caption or ""} for row in rows
+        ]
+        columns = ["file_name", "text"]
+    else:
+        records = [dataclasses.asdict(row) for row in rows]
+        columns = [field.name for field in dataclasses.fields(ExportRow)]
+        suffix = f".{format}"
+    if suffix == ".csv":
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+        return buffer.getvalue()
+    return "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records)
+
+
+def metadata_path(export: Export, wish: Path | None) -> Path:
+    """Return where the metadata of an imagefolder goes: ``metadata.jsonl`` in the output folder.
+
+    Args:
+        export: of the job.
+        wish: ``metadata.jsonl`` or ``metadata.csv`` in that folder, or the folder; None for the default.
+
+    Raises:
+        SettingsError: it is anywhere else, where nothing would find the pictures.
+    """
+    path = export.folder / METADATA_NAMES[0] if wish is None else wish
+    if path.is_dir():
+        path = path / METADATA_NAMES[0]
+    if path.name not in METADATA_NAMES or not _is_same(path.parent, export.folder):
+        raise SettingsError(
+            f"an imagefolder has its metadata beside the pictures: leave --output out, or name "
+            f"{' or '.join(str(export.folder / name) for name in METADATA_NAMES)}"
+        )
+    return path
+
+
+def write_export(text: str, path: Path, *, overwrite: bool) -> None:
+    """Write an export, whole or not at all; where the same stands already, nothing is done.
+
+    Raises:
+        SettingsError: another file stands there, and may not be replaced.
+        OutputError: it cannot be written.
+    """
+    data = text.encode()
+    part = path.with_name(".comic-upscale-export.part")
+    try:
+        if os.path.lexists(path):
+            if path.is_file() and path.read_bytes() == data:
+                return
+            if not overwrite or path.is_dir():
+                raise SettingsError(
+                    f"{path} exists and says something else: allow --overwrite, or choose another --output"
+                )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _caption(output: Path, source: Path) -> str | None:
+    for page in (output, source):
+        for extension in CAPTION_EXTENSIONS:
+            for path in (page.with_suffix(f".{extension}"), page.with_name(f"{page.name}.{extension}")):
+                text = _text(path)
+                if text is not None:
+                    return text
+    return None
+
+
+def _text(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            return file.read(_LONGEST_CAPTION).decode("utf-8-sig", errors="replace").strip()
+    except OSError:
+        return None
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
