@@ -43,7 +43,8 @@ class PagePreview:
     source: str
     output: str
     action: str
-    """``do``, ``skip``, ``done`` (already), ``failed`` (before, not tried again) or ``unreadable``."""
+    """``do``, ``skip``, ``refuse`` (it will fail, the note says why), ``done`` (already), ``failed`` (before, not
+    tried again) or ``unreadable``."""
     size: tuple[int, int] | None
     """(width, height), upright; None where the header cannot be read."""
     target_size: tuple[int, int] | None
@@ -177,7 +178,7 @@ def _preview_page(page: Page, action: str, settings: JobSettings, measured: floa
     try:
         target = find_target(*size, settings.asked_size)
     except PageError as error:
-        return replace(told, note=error.reason)
+        return replace(told, action="refuse" if action == "do" else action, note=error.reason)
     notes = list(target.notes)
     if size[0] * size[1] > settings.max_pixels:
         notes.append(f"more than --max-pixels {settings.max_pixels:,}")

@@ -97,6 +97,8 @@ def test_what_is_far_too_small_fails_alone_and_resampling_is_told(settings: JobS
     finished, events = run(change(settings, size=LongSide(600)))
     assert (finished.done, finished.failed) == (2, 3)  # 20 times for three of them, 15 and 7.5 for two
     assert {kind for _, kind, _ in finished.failures} == {"too-small"}
+    other = change(settings, size=LongSide(600), output=settings.output / "other")
+    assert preview(other).counts == {"refuse": 3, "do": 2}
     notes = {event.source: event.notes for event in events if isinstance(event, PageDone)}
     assert notes["wide.png"] == ("enlarged 15.00 times: the network makes 4x, the rest is resampling",)
 
