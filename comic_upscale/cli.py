@@ -151,7 +151,7 @@ def run(
     fit: Annotated[
         str | None, typer.Option(metavar="WxH", help="As large as fits within these pixels; pages keep their shape.")
     ] = None,
-    print_size: Annotated[
+    print: Annotated[
         str | None,
         typer.Option(
             "--print", metavar="WxHmm",
@@ -285,7 +285,7 @@ def run(
         height=height,
         long_side=long_side,
         fit=fit,
-        paper=print_size,
+        paper=print,
         dpi=dpi,
         bleed=bleed,
     )
