@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -19,6 +20,8 @@ LEDGER_NAME = "ledger.sqlite3"
 
 OutputFormat: TypeAlias = Literal["png", "webp", "jpeg"]
 FORMATS: tuple[OutputFormat, ...] = get_args(OutputFormat)
+ArchiveOutput: TypeAlias = Literal["cbz", "folder"]
+ARCHIVE_OUTPUTS: tuple[ArchiveOutput, ...] = get_args(ArchiveOutput)
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 BACKENDS = ("torch", "realesrgan")
 SIDECARS = ("copy", "skip")
@@ -28,6 +31,42 @@ AUTO_MODEL = "auto"
 
 DEFAULT_MAX_PIXELS = 89_478_485
 """Pillow's own limit against decompression bombs: a 256 MiB RGB image."""
+
+
+DEFAULT_PDF_DPI = 150
+"""A page of 17 x 26 cm then has about 1000 x 1540 pixels."""
+
+DEFAULT_MAX_MEMBERS = 20_000
+DEFAULT_MAX_UNPACKED = 16 << 30
+DEFAULT_MAX_RATIO = 200.0
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeRules:
+    """How volumes are read, and which are refused as decompression bombs."""
+
+    max_members: int = DEFAULT_MAX_MEMBERS
+    """Files in a volume."""
+    max_unpacked: int = DEFAULT_MAX_UNPACKED
+    """Bytes of all files of a volume, unpacked."""
+    max_ratio: float = DEFAULT_MAX_RATIO
+    """Unpacked bytes over the volume's own; looked at above 64 MiB, below which nothing is a bomb."""
+    pdf_dpi: int = DEFAULT_PDF_DPI
+    """Dots an inch at which a page of a PDF is drawn that is not simply one image."""
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    """The most pixels that a page of a PDF is drawn with."""
+
+
+def parse_bytes(text: str, option: str) -> int:
+    """Read ``"500M"``, ``"16G"`` or ``"1073741824"``; the letters stand for powers of 1024.
+
+    Raises:
+        SettingsError: anything else.
+    """
+    match = re.fullmatch(r"(\d{1,15})\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE | re.ASCII)
+    if match is None:
+        raise SettingsError(f"{option} takes a number of bytes, such as 500M or 16G, not {text!r}")
+    return int(match[1]) << (10 * " KMGT".index(match[2].upper() or " "))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +154,18 @@ class JobSettings:
     overwrite: bool = False
     """Replace output files that this ledger does not know."""
     retry_failed: bool = False
+    archive_output: ArchiveOutput = "cbz"
+    """What a volume becomes: ``cbz``, or a ``folder`` of its pages."""
+    keep_original_on_failure: bool = False
+    """Put the untouched page into a new volume where a page failed, instead of waiting for it."""
+    pdf_dpi: int = DEFAULT_PDF_DPI
+    """Dots an inch at which a page of a PDF is drawn that is not simply one image."""
+    max_members: int = DEFAULT_MAX_MEMBERS
+    """Volumes of more files than this are refused."""
+    max_unpacked: int = DEFAULT_MAX_UNPACKED
+    """Volumes of more bytes than this, unpacked, are refused."""
+    max_ratio: float = DEFAULT_MAX_RATIO
+    """Volumes that unpack to more than so many times their own size are refused."""
     ledger: Path | None = None
     """Where the ledger is; None: inside the output folder."""
     weights_folders: tuple[Path, ...] = ()
@@ -169,6 +220,14 @@ class JobSettings:
         _require(self.tile is None or self.tile >= 64, f"--tile must be auto or at least 64, not {self.tile}")
         _require(self.max_pixels >= 1, f"--max-pixels must be at least 1, not {self.max_pixels}")
         _require(
+            self.archive_output in ARCHIVE_OUTPUTS,
+            f"--archive-output must be one of {', '.join(ARCHIVE_OUTPUTS)}, not {self.archive_output!r}",
+        )
+        _require(36 <= self.pdf_dpi <= 1200, f"--pdf-dpi must be between 36 and 1200, not {self.pdf_dpi}")
+        _require(self.max_members >= 1, f"--max-members must be at least 1, not {self.max_members}")
+        _require(self.max_unpacked >= 1, f"--max-unpacked must be at least 1 byte, not {self.max_unpacked}")
+        _require(self.max_ratio >= 1, f"--max-ratio must be at least 1, not {self.max_ratio:g}")
+        _require(
             self.output.resolve() != self.input.resolve(),
             "the output folder is the input itself: choose another --output, or leave it out",
         )
@@ -186,6 +245,11 @@ class JobSettings:
         assert self.scale is not None
         return Scale(self.scale)
 
+    @property
+    def volume_rules(self) -> VolumeRules:
+        """How this job reads volumes."""
+        return VolumeRules(self.max_members, self.max_unpacked, self.max_ratio, self.pdf_dpi, self.max_pixels)
+
     def fingerprint(self, model_identity: str) -> str:
         """Hash what decides the pixels and the bytes of an output, 32 hexadecimal digits.
 
@@ -195,7 +259,7 @@ class JobSettings:
         Args:
             model_identity: the hash of the weights.
         """
-        parts = {
+        parts: dict[str, object] = {
             "model": model_identity,
             "scale": None if self.scale is None else float(self.scale),
             "denoise": self.denoise,
@@ -208,6 +272,11 @@ class JobSettings:
         if self.size is not None:
             # Only then, so that jobs by scale keep the fingerprint that they have had from the beginning.
             parts["size"] = str(self.size)
+        # Only where they differ: the jobs of earlier versions, which knew no volumes, go on.
+        if self.archive_output != "cbz":
+            parts["archive_output"] = self.archive_output
+        if self.pdf_dpi != DEFAULT_PDF_DPI:
+            parts["pdf_dpi"] = self.pdf_dpi
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
     def as_json(self) -> str:

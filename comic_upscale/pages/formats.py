@@ -13,8 +13,11 @@ IMAGE_EXTENSIONS = frozenset((
 # fmt: on
 """Extensions of image files, lower case, without the dot."""
 
-ARCHIVE_EXTENSIONS = frozenset(("cbz", "cbr", "cb7", "cbt", "zip", "rar", "7z", "epub", "pdf"))
-"""Extensions of containers of pages, lower case, without the dot."""
+VOLUME_EXTENSIONS = frozenset(("cbz", "cbr", "cb7", "cbt", "epub", "pdf"))
+"""Extensions of containers that are comics by their name: one without a page is a failure."""
+
+ARCHIVE_EXTENSIONS = VOLUME_EXTENSIONS | {"zip", "rar", "7z", "tar"}
+"""Extensions of containers that may hold pages, lower case, without the dot."""
 
 _STARTS = (
     ("PNG", b"\x89PNG\r\n\x1a\n"),

@@ -13,6 +13,16 @@ UInt8Array: TypeAlias = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
+class MemberOf:
+    """Where inside which volume a page is."""
+
+    volume: str
+    """Source of the volume, a key of the job's volumes."""
+    index: int
+    """Place in the volume's directory."""
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """One image of a job, known by its name and its ``stat`` alone; nothing of it has been read."""
 
@@ -28,6 +38,9 @@ class Page:
     """Bytes of the source file."""
     mtime_ns: int
     """Modification time of the source file, nanoseconds since the epoch."""
+    member: MemberOf | None = None
+    """For a page inside a volume, where there; ``path`` and ``mtime_ns`` are then the volume's, ``size``
+    is the page's own."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,0 +1,85 @@
+"""Archives of all kinds, well-formed and hostile, made where they are needed."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+Members = Mapping[str, bytes] | Iterable[tuple[str, bytes]]
+
+
+def picture(seed: int, size: tuple[int, int] = (24, 32), format: str = "PNG") -> bytes:
+    """An image file of noise that no other seed gives."""
+    samples = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(samples).save(buffer, format)
+    return buffer.getvalue()
+
+
+def pictures(count: int, seed: int = 0) -> dict[str, bytes]:
+    """Pages ``p01.png``, ``p02.png`` and so on, in two shapes."""
+    return {f"p{at + 1:02}.png": picture(1000 * seed + at, (24 + at % 2, 32)) for at in range(count)}
+
+
+def _pairs(members: Members) -> Iterable[tuple[str, bytes]]:
+    return members.items() if isinstance(members, Mapping) else members
+
+
+def make_zip(path: Path, members: Members, compression: int = zipfile.ZIP_DEFLATED) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in _pairs(members):
+            archive.writestr(name, data)
+    return path
+
+
+def make_tar(path: Path, members: Members, mode: str = "w") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+        for name, data in _pairs(members):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def make_7z(path: Path, members: Members) -> Path:
+    """A solid 7z, by libarchive."""
+    import libarchive
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with libarchive.file_writer(str(path), "7zip", options="compression-level=1") as archive:
+        for name, data in _pairs(members):
+            archive.add_file_from_memory(name, len(data), data)
+    return path
+
+
+def encrypt_flags(path: Path) -> Path:
+    """Mark every member of a ZIP as encrypted, as their headers would say it."""
+    data = bytearray(path.read_bytes())
+    for magic, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        start = data.find(magic)
+        while start >= 0:
+            data[start + at] |= 1
+            start = data.find(magic, start + 4)
+    path.write_bytes(bytes(data))
+    return path
+
+
+def rename_in_zip(path: Path, old: bytes, new: bytes) -> Path:
+    """Put other bytes of the same length into the place of a name, as programs without manners write them."""
+    assert len(old) == len(new)
+    path.write_bytes(path.read_bytes().replace(old, new))
+    return path
+
+
+def read_cbz(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        return {name: archive.read(name) for name in archive.namelist()}
