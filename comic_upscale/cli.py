@@ -118,6 +118,7 @@ def _path(text: str | Path) -> Path:
     "  comic-upscale run --input pages/ --scale 2.5 --workers 4\n\n"
     "  comic-upscale run --input pages/ --model RealESRGAN_x4plus_anime_6B --device cuda\n\n"
     "  comic-upscale run --input cover.png --format webp --quality 90\n\n"
+    "  comic-upscale run --input volume.cbz --output upscaled/\n\n"
     "The same command again continues where the last one stopped."
 )
 def run(
@@ -125,7 +126,9 @@ def run(
     input: Annotated[
         Path,
         typer.Option(
-            "--input", "-i", metavar="PATH", parser=_path, help="A folder, with all its subfolders, or one image."
+            "--input", "-i", metavar="PATH", parser=_path,
+            help="A folder, with all its subfolders; one image; or one volume: CBZ, CBR, CB7, CBT, EPUB, PDF, or "
+            "ZIP, RAR, 7z, tar.",
         ),
     ],
     output: Annotated[
@@ -247,6 +250,36 @@ def run(
             "--copy-others", help="Copy all other files, too, and the pages that --skip-larger-than leaves out."
         ),
     ] = False,
+    archive_output: Annotated[
+        str, typer.Option(help="What volumes become: cbz, or folder, a folder of pages each.", metavar="cbz|folder")
+    ] = "cbz",
+    keep_original_on_failure: Annotated[
+        bool,
+        typer.Option(
+            "--keep-original-on-failure",
+            help="Where a page of a volume failed, put the untouched one in, instead of leaving the volume waiting.",
+        ),
+    ] = False,
+    pdf_dpi: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", show_default="150",
+            help="Dots an inch for pages of a PDF that are not simply one image; those that are stay as they are.",
+        ),
+    ] = None,
+    max_members: Annotated[
+        int | None, typer.Option(metavar="N", show_default="20,000", help="Refuse volumes of more files than this.")
+    ] = None,
+    max_unpacked: Annotated[
+        str | None,
+        typer.Option(metavar="BYTES", show_default="16G", help="Refuse volumes that unpack to more than this."),
+    ] = None,
+    max_ratio: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N", show_default="200", help="Refuse volumes that unpack to more than N times their own size."
+        ),
+    ] = None,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace files in the output folder that this tool did not write."),
@@ -274,8 +307,18 @@ def run(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Name every page, and log details.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what went wrong.")] = False,
 ) -> None:  # fmt: skip
-    """Upscale every page of a folder, or one image; what is done already is skipped."""
-    from comic_upscale.settings import DEFAULT_MAX_PIXELS, FailureLimit, JobSettings, default_output
+    """Upscale every page of a folder, one image or one volume; what is done already is skipped."""
+    from comic_upscale.settings import (
+        DEFAULT_MAX_MEMBERS,
+        DEFAULT_MAX_PIXELS,
+        DEFAULT_MAX_RATIO,
+        DEFAULT_MAX_UNPACKED,
+        DEFAULT_PDF_DPI,
+        FailureLimit,
+        JobSettings,
+        default_output,
+        parse_bytes,
+    )
     from comic_upscale.sizes import Bounds, choose_size
 
     ctx.find_root().meta["json"] = as_json
@@ -308,6 +351,14 @@ def run(
         max_failures=None if max_failures is None else FailureLimit.parse(max_failures),
         sidecars=sidecars,
         copy_others=copy_others,
+        archive_output=cast(Any, archive_output),
+        keep_original_on_failure=keep_original_on_failure,
+        pdf_dpi=DEFAULT_PDF_DPI if pdf_dpi is None else pdf_dpi,
+        max_members=DEFAULT_MAX_MEMBERS if max_members is None else max_members,
+        max_unpacked=(
+            DEFAULT_MAX_UNPACKED if max_unpacked is None else parse_bytes(max_unpacked, "--max-unpacked")
+        ),
+        max_ratio=DEFAULT_MAX_RATIO if max_ratio is None else max_ratio,
         overwrite=overwrite,
         retry_failed=retry_failed,
         ledger=ledger,
@@ -459,7 +510,7 @@ def status(
 
 def _print_status(ledger: Path, *, failures: bool, as_json: bool) -> None:
     from comic_upscale.jobs.report import read_failures, read_status
-    from comic_upscale.wording import printable, status_lines
+    from comic_upscale.wording import failure_line, printable, status_lines
 
     report = read_status(ledger)
     failed = read_failures(ledger) if failures else []
@@ -470,7 +521,7 @@ def _print_status(ledger: Path, *, failures: bool, as_json: bool) -> None:
     for line in status_lines(report):
         typer.echo(line)
     for failure in failed:
-        typer.echo(printable(f"  failed: {failure.source}: {failure.reason} [{failure.kind}]"))
+        typer.echo(printable(f"  {failure_line(failure.source, failure.kind, failure.reason)}"))
 
 
 def _watch(ledger: Path, *, as_json: bool) -> None:

@@ -20,7 +20,7 @@ from rich.text import Text
 from tqdm import tqdm
 
 from comic_upscale.jobs.progress import Event, Fetching, JobFinished, JobStarted, Preparing, Progress
-from comic_upscale.jobs.records import PageDone, PageFailed, PageSkipped
+from comic_upscale.jobs.records import PageDone, PageFailed, PageSkipped, VolumeDone
 from comic_upscale.version import __version__
 from comic_upscale.wording import (
     duration,
@@ -100,9 +100,7 @@ class LogDisplay:
                 self._line(f"note: {printable(warning)}")
         elif isinstance(event, PageFailed):
             self._line(printable(f"failed: {event.source}: {event.reason}"))
-        elif (isinstance(event, PageDone) and self._verbose) or (
-            isinstance(event, PageSkipped) and self._verbose
-        ):
+        elif isinstance(event, (PageDone, PageSkipped, VolumeDone)) and self._verbose:
             self._line(page_line(event))
         elif isinstance(event, Progress):
             if event.stopping and not self._stopping:
@@ -175,9 +173,7 @@ class LiveDisplay:
                 self._console.print(Text(f"note: {printable(warning)}", style="yellow"))
         elif isinstance(event, PageFailed):
             self._console.print(Text(printable(f"failed: {event.source}: {event.reason}"), style="red"))
-        elif (isinstance(event, PageDone) and self._verbose) or (
-            isinstance(event, PageSkipped) and self._verbose
-        ):
+        elif isinstance(event, (PageDone, PageSkipped, VolumeDone)) and self._verbose:
             self._console.print(Text(page_line(event), style="dim"))
         elif isinstance(event, Progress):
             self._show(event)

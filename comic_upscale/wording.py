@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from comic_upscale.jobs.records import PageDone, PageSkipped
+from comic_upscale.jobs.records import PageDone, PageSkipped, VolumeDone
 from comic_upscale.jobs.report import JobStatus, seconds_since
 
 if TYPE_CHECKING:
@@ -121,6 +121,8 @@ def header_lines(event: JobStarted) -> list[tuple[str, str]]:
         )
         if count and count != event.total
     ]
+    if event.volumes:
+        counts.append(f"in or beside {event.volumes:,} volume{'s' if event.volumes != 1 else ''}")
     passed_over = ", ".join(f"{reason}: {count:,}" for reason, count in event.passed_over.items() if count)
     lines = [
         ("input", f"{_short(event.input)}: {', '.join(counts)}"),
@@ -143,11 +145,13 @@ def header_lines(event: JobStarted) -> list[tuple[str, str]]:
     return [(label, printable(text)) for label, text in lines]
 
 
-def page_line(event: PageDone | PageSkipped) -> str:
-    """What became of a page, with its notes."""
+def page_line(event: PageDone | PageSkipped | VolumeDone) -> str:
+    """What became of a page or a volume, with its notes."""
     if isinstance(event, PageSkipped):
         return printable(f"skipped: {event.source}: {event.reason}")
     notes = f": {'; '.join(event.notes)}" if event.notes else ""
+    if isinstance(event, VolumeDone):
+        return printable(f"complete: {event.output or event.source} ({event.pages} pages){notes}")
     return printable(f"done: {event.output} ({event.output_width}x{event.output_height}){notes}")
 
 
@@ -161,6 +165,8 @@ def summary_lines(event: JobFinished) -> list[str]:
     skipped = f", {event.skipped:,} skipped" if event.skipped else ""
     pending = f", {event.pending:,} left" if event.pending else ""
     lines = [f"{event.done:,} of {event.total:,} pages done, {event.failed:,} failed{skipped}{pending}"]
+    if event.volumes:
+        lines.append(volumes_line(event.volumes, event.volumes_done))
     if event.done_now:
         took = f"{event.done_now:,} now in {duration(event.seconds)}, {rate(event.pages_per_second)}"
         lines.append(took)
@@ -171,7 +177,7 @@ def summary_lines(event: JobFinished) -> list[str]:
     lines += [f"  note: {warning}" for warning in event.warnings[:SHOWN_WARNINGS]]
     if len(event.warnings) > SHOWN_WARNINGS:
         lines.append(f"  and {len(event.warnings) - SHOWN_WARNINGS:,} more files that were not copied")
-    lines += [f"  failed: {source}: {reason} [{kind}]" for source, kind, reason in event.failures]
+    lines += [f"  {failure_line(source, kind, reason)}" for source, kind, reason in event.failures]
     if event.failed > len(event.failures):
         lines.append(f"  and {event.failed - len(event.failures):,} more: comic-upscale status --failures")
     if event.failed:
@@ -182,6 +188,16 @@ def summary_lines(event: JobFinished) -> list[str]:
     return [printable(line) for line in lines]
 
 
+def volumes_line(volumes: int, done: int) -> str:
+    """How many volumes are complete."""
+    return f"{done:,} of {volumes:,} volume{'s' if volumes != 1 else ''} complete"
+
+
+def failure_line(source: str, kind: str, reason: str) -> str:
+    """What became of a page or a volume that is not done."""
+    return f"{'incomplete' if kind == 'incomplete' else 'failed'}: {source}: {reason} [{kind}]"
+
+
 def status_lines(report: JobStatus) -> list[str]:
     """How far a job is, for a person."""
     skipped = f", {report.skipped:,} skipped" if report.skipped else ""
@@ -189,6 +205,8 @@ def status_lines(report: JobStatus) -> list[str]:
         f"{report.state}: {report.percent:g} %, {report.done:,} of {report.total:,} done, "
         f"{report.failed:,} failed{skipped}, {report.pending:,} to do"
     ]
+    if report.volumes:
+        lines.append(volumes_line(report.volumes, report.volumes_done))
     if report.alive:
         left = "" if report.eta_seconds is None else f", {duration(report.eta_seconds)} left"
         lines.append(f"{rate(report.pages_per_second)}{left}")

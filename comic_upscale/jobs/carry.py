@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 
 from comic_upscale.errors import OutputError
 from comic_upscale.jobs.files import HITS_EVERY_PAGE, flush_folder
-from comic_upscale.jobs.plan import LARGE_ENOUGH, is_among_sources, sha256_of
-from comic_upscale.jobs.records import CarriedFile, PageRow
+from comic_upscale.jobs.plan import is_among_sources, sha256_of
+from comic_upscale.jobs.records import LARGE_ENOUGH, CarriedFile, PageRow
 from comic_upscale.pages.discover import Discovery
 from comic_upscale.pages.order import fold
 from comic_upscale.pages.page import Page
@@ -74,8 +74,11 @@ def plan_errands(
         if others and (not file.pages or (sidecars and any(page in large for page in file.pages))):
             wanted.append(Errand(file, file.output))
     if others:
+        # A page of a volume went into the volume's output.
         wanted += [
-            Errand(_as_file(page), _own_name(page)) for page in discovery.pages if page.source in large
+            Errand(_as_file(page), _own_name(page))
+            for page in discovery.pages
+            if page.source in large and page.member is None
         ]
     return list(_each_to_its_place(wanted, taken))
 

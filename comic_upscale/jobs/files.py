@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import hashlib
 import os
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import IO, Any, ParamSpec, TypeVar
 
 import aiofiles
 
@@ -134,12 +135,55 @@ async def place_output(data: bytes, target: Path, row_id: int, executor: Executo
     except OSError as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-        if error.errno in HITS_EVERY_PAGE:
-            raise OutputError(
-                f"{target.parent} cannot take any more pages: {error.strerror}. What is done is recorded; "
-                "make room, then run the same command again"
-            ) from error
-        raise PageError("output", f"the output cannot be written: {error.strerror or error}") from error
+        raise _place_error(error, target) from error
+
+
+def build_output(
+    target: Path, row_id: int, write: Callable[[IO[bytes]], None], check: Callable[[Path], None]
+) -> tuple[int, str]:
+    """Build an output file piece by piece beside its place, flush it, check it, then rename it.
+
+    Args:
+        target: its place.
+        row_id: of its row; names the file until then.
+        write: writes the content.
+        check: reads it back; raises where it is not whole.
+
+    Returns:
+        (bytes, SHA-256 in hexadecimal) of the file.
+
+    Raises:
+        PageError: this one output cannot be written; or what ``write`` and ``check`` raise.
+        OutputError: none can.
+    """
+    part = part_path(target, row_id)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("w+b") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            size = file.tell()
+        check(part)
+        _rename(part, target)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise _place_error(error, target) from error
+        raise
+    return size, digest
+
+
+def _place_error(error: OSError, target: Path) -> OutputError | PageError:
+    if error.errno in HITS_EVERY_PAGE:
+        return OutputError(
+            f"{target.parent} cannot take any more pages: {error.strerror}. What is done is recorded; "
+            "make room, then run the same command again"
+        )
+    return PageError("output", f"the output cannot be written: {error.strerror or error}")
 
 
 async def _in(executor: Executor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

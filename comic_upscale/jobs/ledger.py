@@ -12,7 +12,7 @@ import json
 import os
 import socket
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +21,14 @@ from sqlite_utils import Database
 
 from comic_upscale.errors import LedgerDamagedError, LedgerVersionError
 from comic_upscale.jobs.records import (
+    COUNT_VOLUMES,
+    COUNTED,
+    INCOMPLETE,
+    LARGE_ENOUGH,
     MIGRATION_NAMES,
     SELECT_AUTO_JOBS,
     SELECT_ROWS,
+    VOLUME,
     AutoJob,
     CarriedFile,
     PageDone,
@@ -31,6 +36,7 @@ from comic_upscale.jobs.records import (
     PageResult,
     PageRow,
     PageSkipped,
+    VolumeDone,
     damaged,
     explained,
     now,
@@ -38,6 +44,8 @@ from comic_upscale.jobs.records import (
 from comic_upscale.jobs.schema import MIGRATIONS
 from comic_upscale.pages.page import Page
 from comic_upscale.settings import path_text
+
+_NO_VOLUMES: Mapping[str, int] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,26 @@ class OutputOwner:
     claimed: int
     """Above 0 while it is open whether what stands at the output is this page's: it was in hand when a run
     died."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoundPage:
+    """The output of a page that belongs into a volume."""
+
+    state: str
+    output: str
+    """Where it waits, relative to the output folder; it may stand in the volume already."""
+    width: int | None
+    height: int | None
+    size: int | None
+    sha256: str | None
+    error_kind: str | None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing more becomes of it in this run: done, failed, or left as it is for its size."""
+        skipped = self.state == "skipped" and self.error_kind == LARGE_ENOUGH
+        return skipped or self.state in ("done", "failed")
 
 
 class Ledger:
@@ -236,20 +264,136 @@ class Ledger:
             )
             return {str(source): str(output) for source, output in cursor if output.endswith(suffix)}
 
-    def add_pages(self, job_id: int, pages: Sequence[Page]) -> list[int]:
-        """Record pages that are to be done, and return their row ids in the same order."""
+    def add_pages(
+        self, job_id: int, pages: Sequence[Page], volume_ids: Mapping[str, int] = _NO_VOLUMES
+    ) -> list[int]:
+        """Record pages that are to be done, and return their row ids in the same order.
+
+        Args:
+            job_id: of the job.
+            pages: new to it.
+            volume_ids: the row of each volume that pages are in, by its source.
+        """
         with self._explained(), self._db.atomic():
             return [
                 int(
                     self._db.execute(
-                        "insert into pages (job_id, source, source_size, source_mtime_ns, state, output)"
-                        " values (?, ?, ?, ?, 'pending', ?)",
-                        [job_id, page.source, page.size, page.mtime_ns, page.output],
+                        "insert into pages (job_id, source, source_size, source_mtime_ns, state, output, volume_id)"
+                        " values (?, ?, ?, ?, 'pending', ?, ?)",
+                        [
+                            job_id, page.source, page.size, page.mtime_ns, page.output,
+                            volume_ids[page.member.volume] if page.member else None,
+                        ],
                     ).lastrowid
                     or 0
                 )
                 for page in pages
+            ]  # fmt: skip
+
+    def add_volumes(self, job_id: int, volumes: Sequence[Page]) -> list[int]:
+        """Record volumes whose pages are to be done, as files, and return their row ids in the same order."""
+        with self._explained(), self._db.atomic():
+            return [
+                int(
+                    self._db.execute(
+                        "insert into pages (job_id, source, source_size, source_mtime_ns, state, output, kind)"
+                        " values (?, ?, ?, ?, 'pending', ?, ?)",
+                        [job_id, entry.source, entry.size, entry.mtime_ns, entry.output, VOLUME],
+                    ).lastrowid
+                    or 0
+                )
+                for entry in volumes
             ]
+
+    def bound_pages(self, volume_id: int) -> dict[str, BoundPage]:
+        """What the ledger knows of the outputs of a volume's pages, by their source."""
+        with self._explained():
+            cursor = self._db.execute(
+                "select source, state, output, output_width, output_height, output_size, output_sha256,"
+                " error_kind from pages where volume_id = ?",
+                [volume_id],
+            )
+            return {row[0]: BoundPage(*row[1:]) for row in cursor}
+
+    def page_ids(self, volume_id: int) -> dict[str, int]:
+        """The rows of a volume's pages, by their source."""
+        with self._explained():
+            cursor = self._db.execute("select source, id from pages where volume_id = ?", [volume_id])
+            return {str(source): int(row_id) for source, row_id in cursor}
+
+    def record_volumes(self, volumes: Iterable[VolumeDone]) -> None:
+        """Record volumes whose outputs stand in their places."""
+        with self._explained(), self._db.atomic():
+            for volume in volumes:
+                self._db.execute(
+                    "update pages set state = 'done', claimed = 0, finished_at = null, output_size = ?,"
+                    " output_sha256 = ?, error_kind = null, error = null, notes = ? where id = ?",
+                    [
+                        volume.output_size,
+                        volume.output_sha256,
+                        "; ".join(volume.notes) or None,
+                        volume.row_id,
+                    ],
+                )
+
+    def wait_for_pages(self, waiting: Iterable[tuple[int, str]]) -> None:
+        """Record that volumes wait for pages that failed.
+
+        Args:
+            waiting: (row id, reason) of each volume.
+        """
+        with self._explained(), self._db.atomic():
+            for row_id, reason in waiting:
+                self._db.execute(
+                    "update pages set state = 'pending', error_kind = ?, error = ? where id = ?",
+                    [INCOMPLETE, reason, row_id],
+                )
+
+    def volume_counts(self, job_id: int) -> tuple[int, int]:
+        """How many volumes of a job there are, and how many are done; those no longer there left out."""
+        with self._explained():
+            row = self._db.execute(COUNT_VOLUMES, [job_id]).fetchone()
+            return int(row[0]), int(row[1] or 0)
+
+    def volume_twin(self, output_folder: Path, fingerprint: str, entry: Page, size: int) -> int | None:
+        """The row of the same volume in another job with this fingerprint, which made the output that stands.
+
+        Args:
+            output_folder: of both jobs.
+            fingerprint: of both jobs.
+            entry: the volume: with this source, size and time.
+            size: bytes of the output that stands.
+        """
+        with self._explained():
+            row = self._db.execute(
+                "select pages.id from pages join jobs on jobs.id = pages.job_id where jobs.output = ?"
+                " and jobs.fingerprint = ? and pages.kind = ? and pages.state = 'done' and pages.source = ?"
+                " and pages.source_size = ? and pages.source_mtime_ns = ? and pages.output = ?"
+                " and pages.output_size = ? order by pages.id desc limit 1",
+                [
+                    path_text(output_folder), fingerprint, VOLUME, entry.source, entry.size, entry.mtime_ns,
+                    entry.output, size,
+                ],
+            ).fetchone()  # fmt: skip
+            return None if row is None else int(row[0])
+
+    def adopt_volume(self, job_id: int, twin: int) -> None:
+        """Take over a volume and its pages, just as they stand, into another job that has none of them."""
+        columns = (
+            "source, source_size, source_mtime_ns, source_sha256, state, attempts, finished_at, width, height,"
+            " output, output_width, output_height, output_size, output_sha256, notes, kind,"
+            " error_kind"
+        )
+        with self._explained(), self._db.atomic():
+            cursor = self._db.execute(
+                f"insert into pages (job_id, {columns}) select ?, {columns} from pages where id = ?",
+                [job_id, twin],
+            )
+            self._db.execute(
+                f"insert into pages (job_id, volume_id, {columns}) select ?, ?, {columns} from pages"
+                " where volume_id = ? and (state = 'done' or error_kind = ?)",
+                [job_id, cursor.lastrowid, twin, LARGE_ENOUGH],
+            )
 
     def reopen(self, changes: Iterable[tuple[int, int, int]]) -> None:
         """Make pages pending again.
@@ -366,22 +510,29 @@ class Ledger:
                 )
 
     def failures(self, job_id: int, limit: int) -> list[tuple[str, str, str]]:
-        """The first ``limit`` failed pages in the order of discovery: (source, kind, reason)."""
+        """The first ``limit`` failed pages, and volumes that wait for some, in the order of discovery.
+
+        Returns:
+            (source, kind, reason) of each.
+        """
         with self._explained():
             return [
                 (row[0], row[1], row[2])
                 for row in self._db.execute(
-                    "select source, error_kind, error from pages where job_id = ? and state = 'failed'"
-                    " order by id limit ?",
-                    [job_id, limit],
+                    "select source, error_kind, error from pages where job_id = ?"
+                    " and (state = 'failed' or error_kind = ?) order by id limit ?",
+                    [job_id, INCOMPLETE, limit],
                 )
             ]
 
     def counts(self, job_id: int) -> dict[str, int]:
-        """How many pages of a job are in each state; states without a page are left out."""
+        """How many pages of a job are in each state; states without a page are left out.
+
+        A volume that failed as a whole counts as a page.
+        """
         with self._explained():
             cursor = self._db.execute(
-                "select state, count(*) from pages where job_id = ? group by state", [job_id]
+                f"select state, count(*) from pages where job_id = ? and {COUNTED} group by state", [job_id]
             )
             return {str(state): int(count) for state, count in cursor}
 

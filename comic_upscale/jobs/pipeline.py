@@ -2,9 +2,9 @@
 
 ::
 
-    feed ─▶ decode ─▶ assemble ─▶ upscale ─▶ encode ─▶ place ─▶ record
-    ledger  workers   (no task)   1 thread   workers   workers  ledger
-    thread                        a device                      thread
+    feed ─▶ decode ─▶ assemble ─▶ upscale ─▶ encode ─▶ place ─▶ record ─▶ bind
+    ledger  workers   (no task)   1 thread   workers   workers  ledger    1 thread,
+    thread                        a device                      thread    volumes
 
 A page that fails leaves its stage as a value and goes straight to *record*. Any other exception of a
 stage ends the run: the task group cancels the rest, and the caller records why.
@@ -25,12 +25,16 @@ from dataclasses import dataclass, field
 from typing import ParamSpec, TypeAlias, TypeVar
 
 from comic_upscale.errors import ComicUpscaleError, DeviceError, InputError, PageError
+from comic_upscale.jobs.binding import Binder
 from comic_upscale.jobs.files import OutputFolder, place_output, read_source, to_the_end
 from comic_upscale.jobs.flow import BatchAssembler, PixelBudget, StopRequest
 from comic_upscale.jobs.ledger import Ledger, OutputOwner
-from comic_upscale.jobs.plan import LARGE_ENOUGH, Plan, PlannedPage, may_write
+from comic_upscale.jobs.ledger_thread import LedgerThread
+from comic_upscale.jobs.plan import Plan, PlannedPage, may_write
 from comic_upscale.jobs.progress import STAGES, Listener, Progress, RateMeter, StageMeter
-from comic_upscale.jobs.records import PageDone, PageFailed, PageResult, PageSkipped
+from comic_upscale.jobs.records import LARGE_ENOUGH, PageDone, PageFailed, PageResult, PageSkipped
+from comic_upscale.jobs.volumes import PlannedVolume
+from comic_upscale.pages.containers import Shelf
 from comic_upscale.pages.decode import decode, read_header
 from comic_upscale.pages.encode import check_encoded, check_target, encode
 from comic_upscale.pages.page import Pixels
@@ -63,6 +67,8 @@ class _Work:
     """A page on its way, with what the stages so far have made of it."""
 
     page: PlannedPage
+    data: bytes | None = None
+    """The source, where it was read before its turn: pages of a solid archive are read in their order."""
     size: tuple[int, int] = (0, 0)
     target: tuple[int, int] = (0, 0)
     budget: int = 0
@@ -78,23 +84,6 @@ _Queue: TypeAlias = "asyncio.Queue[_Work | None]"
 """None says that nothing follows; each reader puts it back for the next."""
 
 
-class LedgerThread:
-    """The one thread that owns a ledger."""
-
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
-
-    async def __call__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a function on the ledger's thread."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._thread, lambda: function(*args, **kwargs)
-        )
-
-    def shut_down(self) -> None:
-        """Wait for what was asked, then end the thread."""
-        self._thread.shutdown()
-
-
 class Pipeline:
     """Takes the pages of a plan through all stages; used once.
 
@@ -103,6 +92,8 @@ class Pipeline:
         fingerprint: of the job.
         plan: what there is to do, and the counts to begin from.
         source_folders: where the pages really are; nothing is written there.
+        shelf: reads the pages that are in volumes.
+        binder: puts volumes together once their pages are settled.
         engines: one for each device, all taking from the same pages.
         ledger: open on its thread.
         ledger_thread: that thread.
@@ -118,6 +109,8 @@ class Pipeline:
         fingerprint: str,
         plan: Plan,
         source_folders: frozenset[str],
+        shelf: Shelf,
+        binder: Binder,
         engines: Sequence[Engine],
         ledger: Ledger,
         ledger_thread: LedgerThread,
@@ -128,6 +121,8 @@ class Pipeline:
         self._settings = settings
         self._fingerprint = fingerprint
         self._plan = plan
+        self._shelf = shelf
+        self._binder = binder
         self._engines = engines
         self._ledger = ledger
         self._on_ledger = ledger_thread
@@ -140,6 +135,7 @@ class Pipeline:
         self._to_encode: _Queue = asyncio.Queue(workers)
         self._to_place: _Queue = asyncio.Queue(workers)
         self._results: asyncio.Queue[PageResult | None] = asyncio.Queue(64)
+        self._to_bind: asyncio.Queue[PlannedVolume | None] = asyncio.Queue()
         self._budget = PixelBudget(PIXEL_BUDGET)
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="worker")
         self._devices = [ThreadPoolExecutor(1, thread_name_prefix="device") for _ in engines]
@@ -165,6 +161,7 @@ class Pipeline:
             async with asyncio.TaskGroup() as group:
                 ticker = group.create_task(self._tick())
                 recorder = group.create_task(self._record())
+                group.create_task(self._bind())
                 async with asyncio.TaskGroup() as stages:
                     stages.create_task(self._feed())
                     stages.create_task(self._stage(self._to_decode, self._decode, self._assembler.close))
@@ -173,6 +170,7 @@ class Pipeline:
                     stages.create_task(self._stage(self._to_place, self._place, lambda: None))
                 await self._results.put(None)
                 await recorder
+                await self._to_bind.put(None)
                 ticker.cancel()
         except* ComicUpscaleError as group_error:
             raise _first(group_error) from None
@@ -184,19 +182,36 @@ class Pipeline:
     # The stages, in the order in which a page meets them
 
     async def _feed(self) -> None:
+        for volume in self._binder.ready():
+            await self._to_bind.put(volume)
         todo = self._plan.todo
         for start in range(0, len(todo), CLAIM_PAGES):
             if self._stop.requested:
                 break
             claimed, adopted, refused = await self._on_ledger(self._claim, todo[start : start + CLAIM_PAGES])
-            self._adopted += adopted
+            self._adopted += len(adopted)
+            for row_id in adopted:
+                self._settle(row_id)
             for failure in refused:
                 await self._results.put(failure)
             for page in claimed:
-                await self._to_decode.put(_Work(page))
+                await self._feed_page(_Work(page))
         await self._to_decode.put(None)
 
-    def _claim(self, pages: Sequence[PlannedPage]) -> tuple[list[PlannedPage], int, list[PageFailed]]:
+    async def _feed_page(self, work: _Work) -> None:
+        """Hand a page on; one of a volume that is read from front to back is read here, in its turn."""
+        member = work.page.member
+        if member is not None and self._shelf.in_order(member.volume):
+            if self._stop.requested:
+                return
+            try:
+                work.data = await self._read(work)
+            except PageError as error:
+                await self._fail(work, error)
+                return
+        await self._to_decode.put(work)
+
+    def _claim(self, pages: Sequence[PlannedPage]) -> tuple[list[PlannedPage], list[int], list[PageFailed]]:
         """Claim pages whose outputs may be written; runs on the ledger's thread."""
         claimed: list[PlannedPage] = []
         adoptions: list[tuple[PlannedPage, OutputOwner]] = []
@@ -228,20 +243,12 @@ class Pipeline:
         self._ledger.claim(
             self._run_id, self._settings.output, [(page.row_id, page.output) for page in claimed]
         )
-        return claimed, len(adoptions), refused
+        return claimed, [page.row_id for page, _ in adoptions], refused
 
     async def _decode(self, work: _Work) -> None:
         if self._stop.requested:
             return
-        try:
-            data = await to_the_end(read_source(work.page.path, self._workers))
-        except PageError:
-            if not self._settings.input.exists():
-                raise InputError(
-                    f"{self._settings.input} is gone: moved away, or its drive. Put it back, then run the same "
-                    "command again"
-                ) from None
-            raise
+        data, work.data = work.data if work.data is not None else await self._read(work), None
         header = await self._in_workers("decode", work, read_header, data)
         work.size = (header.width, header.height)
         bounds = self._settings.skip_larger_than
@@ -262,6 +269,21 @@ class Pipeline:
             self._assembler.add((pixels.color.shape, pixels.alpha is None, work.target), work)
         else:
             await self._to_encode.put(work)
+
+    async def _read(self, work: _Work) -> bytes:
+        """The bytes of a page's source."""
+        member = work.page.member
+        try:
+            if member is None:
+                return await to_the_end(read_source(work.page.path, self._workers))
+            return await self._in_workers("decode", work, self._shelf.read, member.volume, member.index)
+        except PageError:
+            if not self._settings.input.exists():
+                raise InputError(
+                    f"{self._settings.input} is gone: moved away, or its drive. Put it back, then run the same "
+                    "command again"
+                ) from None
+            raise
 
     def _aim(self, work: _Work) -> None:
         """Settle what size a page shall have, and note what a person should know of it."""
@@ -383,6 +405,18 @@ class Pipeline:
                 for result in results:
                     self._count(result)
                     self._emit(result)
+                    self._settle(result.row_id)
+
+    def _settle(self, row_id: int) -> None:
+        """Note that a page needs no more work; the last one of a volume sends this to be bound."""
+        volume = self._binder.settled(row_id)
+        if volume is not None:
+            self._to_bind.put_nowait(volume)
+
+    async def _bind(self) -> None:
+        while (volume := await self._to_bind.get()) is not None:
+            self._output.check()
+            await self._binder.bind(volume)
 
     # What the stages share
 

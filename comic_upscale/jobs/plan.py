@@ -9,23 +9,32 @@ from __future__ import annotations
 import enum
 import hashlib
 import os
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from comic_upscale.errors import PageError
 from comic_upscale.jobs.ledger import Ledger, OutputOwner
-from comic_upscale.jobs.records import PageRow, is_allowed
+from comic_upscale.jobs.records import LARGE_ENOUGH, VOLUME, PageFailed, PageRow, is_allowed
+from comic_upscale.jobs.volumes import (
+    PlannedVolume,
+    by_volume,
+    is_complete,
+    standing_pages,
+    waits,
+    why_incomplete,
+)
+from comic_upscale.pages.containers import Shelf
+from comic_upscale.pages.discover import LOOSE_PAGES
 from comic_upscale.pages.naming import free_name
 from comic_upscale.pages.order import fold
-from comic_upscale.pages.page import Page
+from comic_upscale.pages.page import MemberOf, Page
 from comic_upscale.pages.size import is_larger
-from comic_upscale.settings import path_text
+from comic_upscale.pages.volume import Volume
+from comic_upscale.settings import MARKER_FOLDER, JobSettings, path_text
 from comic_upscale.sizes import Bounds
 
 GONE = "no longer in the input"
-LARGE_ENOUGH = "large-enough"
-"""The kind of a page that was skipped for its size; looked at anew where the bounds change."""
 OUTPUT_EXISTS = "output-exists"
 """The kind of failure that is looked at anew by every run, since the user may have made room."""
 
@@ -38,6 +47,8 @@ class PlannedPage:
     source: str
     path: Path
     output: str
+    member: MemberOf | None = None
+    """For a page inside a volume, where there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +59,10 @@ class Plan:
     done: int
     failed: int
     skipped: int
+    volumes: tuple[PlannedVolume, ...] = ()
+    """Volumes to be bound: at once those that wait for no page, the others after their pages."""
+    refused: tuple[PageFailed, ...] = ()
+    """Volumes that this run found that it cannot do; recorded already, and among the failed."""
 
     @property
     def total(self) -> int:
@@ -64,14 +79,31 @@ class Action(enum.Enum):
 
 
 def decide(
-    row: PageRow, page: Page, output_folder: Path, *, retry_failed: bool, bounds: Bounds | None = None
+    row: PageRow,
+    page: Page,
+    output_folder: Path,
+    *,
+    retry_failed: bool,
+    bounds: Bounds | None = None,
+    stands: bool = False,
+    shelf: Shelf | None = None,
 ) -> Action:
-    """Decide what to do with a page, by its row, its file, its output, and the size above which it is skipped."""
+    """Decide what to do with a page, by its row, its file and its output.
+
+    Args:
+        row: of the page.
+        page: as it was found.
+        output_folder: of the job.
+        retry_failed: whether failed pages are tried again.
+        bounds: above which pages are skipped.
+        stands: whether its output is known to stand in a volume.
+        shelf: reads volumes; needed for a page inside one.
+    """
     same_stat = (row.source_size, row.source_mtime_ns) == (page.size, page.mtime_ns)
     if row.state == "done":
-        if not same_stat and not _same_content(row, page):
+        if not same_stat and not _same_content(row, page, shelf):
             return Action.DO
-        if not _has_size(output_folder / row.output, row.output_size):
+        if not stands and not _has_size(output_folder / row.output, row.output_size):
             return Action.DO
         return Action.KEEP if same_stat else Action.NOTE_TIME
     if row.state == "failed":
@@ -89,28 +121,43 @@ def _may_have_mended(row: PageRow, page: Page) -> bool:
         return page.path.exists()
     if row.error_kind == "permission":
         return is_allowed(page.path, os.R_OK)
-    return row.error_kind in (OUTPUT_EXISTS, "output", "unreadable")
+    return row.error_kind in (OUTPUT_EXISTS, "output", "unreadable", "library", "changed")
 
 
 def make_plan(
     ledger: Ledger,
     job_id: int,
     pages: Sequence[Page],
-    output_folder: Path,
+    settings: JobSettings,
     *,
-    retry_failed: bool,
-    bounds: Bounds | None = None,
+    volumes: Sequence[Volume] = (),
+    fingerprint: str = "",
+    shelf: Shelf | None = None,
 ) -> Plan:
     """Bring the ledger up to date with the pages that were found, and return what is to be done.
 
     Pages in the ledger that were not found, and were not done, are recorded as skipped.
+
+    Args:
+        ledger: open.
+        job_id: of the job.
+        pages: that were found.
+        settings: of the job.
+        volumes: that were found.
+        fingerprint: of the job.
+        shelf: reads the volumes; needed where there are any.
     """
-    rows = {row.source: row for row in ledger.rows(job_id)}
+    output_folder = settings.output
+    _take_over_moved_volumes(ledger, job_id, volumes, output_folder, fingerprint)
+    every_row = ledger.rows(job_id)
+    shelves = _VolumePlan(ledger, job_id, settings, volumes, by_volume(pages), every_row)
+    rows = shelves.page_rows
     found = {page.source for page in pages}
-    taken = {fold(row.output) for row in rows.values()}
+    taken = {fold(row.output) for row in every_row}
     suffix = PurePosixPath(pages[0].output).suffix if pages else ""
     names = ledger.names(job_id, suffix)
     avoid = taken | {fold(output) for output in names.values()}
+    shelves.register(taken)
     new: list[Page] = []
     reopened: list[tuple[int, int, int]] = []
     moved: list[tuple[int, int, int]] = []
@@ -121,12 +168,20 @@ def make_plan(
         if row is None:
             new.append(_with_free_output(page, names.get(page.source), taken, avoid))
             continue
-        action = decide(row, page, output_folder, retry_failed=retry_failed, bounds=bounds)
+        action = decide(
+            row,
+            page,
+            output_folder,
+            retry_failed=settings.retry_failed,
+            bounds=settings.skip_larger_than,
+            stands=page.source in shelves.standing,
+            shelf=shelf,
+        )
         change = (row.id, page.size, page.mtime_ns)
         if action is Action.DO:
             if row.state != "pending" or row.source_mtime_ns != page.mtime_ns or row.source_size != page.size:
                 reopened.append(change)
-            todo[page.source] = PlannedPage(row.id, page.source, page.path, row.output)
+            todo[page.source] = PlannedPage(row.id, page.source, page.path, row.output, page.member)
             continue
         if action is Action.NOTE_TIME:
             moved.append(change)
@@ -137,10 +192,180 @@ def make_plan(
     ledger.skip([row.id for row in gone if row.state not in ("done", "skipped")], GONE)
     counts["done"] += sum(row.state == "done" for row in gone)
     counts["skipped"] += sum(row.state != "done" for row in gone)
-    for row_id, page in zip(ledger.add_pages(job_id, new), new, strict=True):
-        todo[page.source] = PlannedPage(row_id, page.source, page.path, page.output)
-    in_order = tuple(todo[page.source] for page in pages if page.source in todo)
-    return Plan(in_order, **counts)
+    for row_id, page in zip(ledger.add_pages(job_id, new, shelves.row_ids), new, strict=True):
+        todo[page.source] = PlannedPage(row_id, page.source, page.path, page.output, page.member)
+    shelves.decide(todo, fingerprint)
+    counts["failed"] += shelves.failed
+    counts["skipped"] += len(shelves.held_back)
+    in_order = tuple(
+        todo[page.source] for page in pages if page.source in todo and page.source not in shelves.held_back
+    )
+    return Plan(in_order, **counts, volumes=tuple(shelves.planned), refused=tuple(shelves.refused))
+
+
+def _take_over_moved_volumes(
+    ledger: Ledger, job_id: int, volumes: Sequence[Volume], output_folder: Path, fingerprint: str
+) -> None:
+    """Take over volumes that another job did just so: the input folder was moved."""
+    if not volumes:
+        return
+    known = {row.source for row in ledger.rows(job_id) if row.kind == VOLUME}
+    for volume in volumes:
+        entry = volume.entry
+        if volume.contents is None or not entry.output or entry.source in known:
+            continue
+        try:
+            size = (output_folder / entry.output).stat().st_size
+        except OSError:
+            continue
+        twin = ledger.volume_twin(output_folder, fingerprint, entry, size)
+        if twin is not None:
+            ledger.adopt_volume(job_id, twin)
+
+
+class _VolumePlan:
+    """What is to be done with volumes; ``register``, then look at the pages, then ``decide``."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        job_id: int,
+        settings: JobSettings,
+        volumes: Sequence[Volume],
+        pages: dict[str, list[Page]],
+        rows: Iterable[PageRow],
+    ) -> None:
+        self._ledger, self._job_id, self._settings = ledger, job_id, settings
+        self._volumes, self._pages = volumes, pages
+        self._rows: dict[str, PageRow] = {}
+        self.page_rows: dict[str, PageRow] = {}
+        for row in rows:
+            (self._rows if row.kind == VOLUME else self.page_rows)[row.source] = row
+        self._standing = {
+            volume.entry.source: standing_pages(
+                volume, self._rows.get(volume.entry.source), self.page_rows, settings.output
+            )
+            for volume in volumes
+        }
+        self.standing = frozenset().union(*self._standing.values())
+        """Sources of the pages whose outputs stand in volumes."""
+        self.row_ids: dict[str, int] = {}
+        """The row of each volume, by its source."""
+        self.planned: list[PlannedVolume] = []
+        self.refused: list[PageFailed] = []
+        self.failed = 0
+        """Volumes that failed as a whole, now or before."""
+        self.held_back: set[str] = set()
+        """Sources of pages that are not done now, since their volume could not be written."""
+
+    def register(self, taken: set[str]) -> None:
+        """Give every volume a row, and a free output.
+
+        Args:
+            taken: folded outputs that the job has; those of new volumes are added.
+        """
+        self.row_ids = {source: row.id for source, row in self._rows.items()}
+        names = self._ledger.names(self._job_id, ".cbz")
+        avoid = taken | {fold(output) for output in names.values()}
+        new = []
+        for volume in self._volumes:
+            entry = volume.entry
+            if entry.source in self._rows:
+                continue
+            if entry.output:
+                entry = _with_free_output(entry, names.get(entry.source), taken, avoid)
+            new.append(entry)
+        for row_id, entry in zip(self._ledger.add_volumes(self._job_id, new), new, strict=True):
+            self.row_ids[entry.source] = row_id
+            self._rows[entry.source] = PageRow(
+                row_id,
+                entry.source,
+                entry.size,
+                entry.mtime_ns,
+                None,
+                "pending",
+                entry.output,
+                None,
+                None,
+                kind=VOLUME,
+            )
+        found = {volume.entry.source for volume in self._volumes}
+        gone = [row for row in self._rows.values() if row.source not in found]
+        self._ledger.skip([row.id for row in gone if row.state not in ("done", "skipped")], GONE)
+
+    def decide(self, todo: Mapping[str, PlannedPage], fingerprint: str) -> None:
+        """Decide about every volume, now that it is known which of its pages are to be done."""
+        waiting: list[tuple[int, str]] = []
+        reopened: list[tuple[int, int, int]] = []
+        for volume in self._volumes:
+            row = self._rows[volume.entry.source]
+            if volume.failure is not None:
+                self._refuse(volume, row, *volume.failure)
+                continue
+            pages = self._pages.get(volume.entry.source, [])
+            open_pages = [page.source for page in pages if page.source in todo]
+            failed = sum(
+                page.source not in todo and self.page_rows[page.source].state == "failed" for page in pages
+            )
+            standing = self._standing[volume.entry.source]
+            complete = is_complete(volume, row, self.page_rows, standing, self._settings.output)
+            if not open_pages and complete and not self._has_leftovers(pages):
+                continue
+            if not open_pages and failed and not self._settings.keep_original_on_failure:
+                if not waits(row):
+                    waiting.append((row.id, why_incomplete(failed, len(pages))))
+                continue
+            planned = PlannedVolume(row.id, row.source, volume.entry.path, row.output, len(open_pages))
+            try:
+                check_volume_output(self._ledger, planned, self._settings, fingerprint)
+            except PageError as error:
+                self._refuse(volume, row, error.kind, error.reason)
+                self.held_back.update(open_pages)
+                self._ledger.skip(
+                    [todo[source].row_id for source in open_pages],
+                    "the output of its volume cannot be written",
+                )
+                continue
+            reopened.append((row.id, volume.entry.size, volume.entry.mtime_ns))
+            self.planned.append(planned)
+        self._ledger.reopen(reopened)
+        self._ledger.wait_for_pages(waiting)
+
+    def _has_leftovers(self, pages: Sequence[Page]) -> bool:
+        """Whether loose pages of a volume that is bound lie about still: a run died before it removed them."""
+        top = self._settings.output / LOOSE_PAGES
+        folders = {(self._settings.output / self.page_rows[page.source].output).parent for page in pages}
+        return any(folder.is_relative_to(top) and folder.is_dir() for folder in folders)
+
+    def _refuse(self, volume: Volume, row: PageRow, kind: str, reason: str) -> None:
+        self.failed += 1
+        if (row.state, row.error_kind) != ("failed", kind) or self._settings.retry_failed:
+            self.refused.append(PageFailed(row_id=row.id, source=row.source, kind=kind, reason=reason))
+            self._ledger.record(self.refused[-1:])
+
+
+def check_volume_output(
+    ledger: Ledger, volume: PlannedVolume, settings: JobSettings, fingerprint: str
+) -> None:
+    """Check that the CBZ of a volume may be written.
+
+    Raises:
+        PageError: something stands there that this ledger does not know.
+    """
+    if not volume.output:
+        return
+    try:
+        may_write(
+            ledger,
+            PlannedPage(volume.row_id, volume.source, volume.path, volume.output),
+            input=settings.input,
+            output_folder=settings.output,
+            fingerprint=fingerprint,
+            overwrite=settings.overwrite,
+            source_folders=frozenset((os.path.realpath(volume.path.parent),)),
+        )
+    except OSError as error:
+        raise PageError("output", f"the output cannot be looked at: {error.strerror or error}") from None
 
 
 def may_write(
@@ -188,11 +413,13 @@ def may_write(
         if (
             owner.output_size == size
             and owner.state == "done"
+            and page.member is None
             and (owner.fingerprint, owner.source) == (fingerprint, page.source)
             and owner.source_sha256 == sha256_of(page.path)
         ):
             return owner
-    if overwrite:
+    # Nobody else writes into the marker folder.
+    if overwrite or page.output.startswith(f"{MARKER_FOLDER}/"):
         return None
     raise PageError(
         OUTPUT_EXISTS,
@@ -226,8 +453,17 @@ def sha256_of(path: Path) -> str | None:
         return None
 
 
-def _same_content(row: PageRow, page: Page) -> bool:
-    return row.source_size == page.size and row.source_sha256 == sha256_of(page.path)
+def _same_content(row: PageRow, page: Page, shelf: Shelf | None) -> bool:
+    return row.source_size == page.size and row.source_sha256 == _content_sha256(page, shelf)
+
+
+def _content_sha256(page: Page, shelf: Shelf | None) -> str | None:
+    if page.member is None or shelf is None:
+        return sha256_of(page.path)
+    try:
+        return hashlib.sha256(shelf.read(page.member.volume, page.member.index)).hexdigest()
+    except PageError:
+        return None
 
 
 def _has_size(path: Path, size: int | None) -> bool:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 from typing import TypeAlias
 
 from comic_upscale.errors import PageError
 from comic_upscale.jobs.choice import ChosenModel, foreseen_model, kept_model, named_model
-from comic_upscale.jobs.plan import LARGE_ENOUGH, Action, decide
-from comic_upscale.jobs.records import PageRow
+from comic_upscale.jobs.plan import Action, decide
+from comic_upscale.jobs.records import LARGE_ENOUGH, PAGE, VOLUME, PageRow
 from comic_upscale.jobs.report import read_auto_jobs, read_bytes_per_pixel, read_rows
 from comic_upscale.jobs.run import find_pages
+from comic_upscale.jobs.volumes import standing_pages
+from comic_upscale.pages.containers import Shelf
 from comic_upscale.pages.decode import Header, read_header
+from comic_upscale.pages.encode import extension
 from comic_upscale.pages.page import Page
 from comic_upscale.pages.size import find_target, grows, is_larger
+from comic_upscale.pages.volume import Volume
 from comic_upscale.settings import AUTO_MODEL, JobSettings, path_text
 
 _GRAY_MODES = frozenset(("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F"))
@@ -97,30 +101,45 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
     """
     discovery = find_pages(settings)
     model = _model(settings)
-    rows = {} if model is None else {row.source: row for row in _rows(settings, model)}
-    suffix = PurePosixPath(discovery.pages[0].output).suffix
+    every_row = [] if model is None else _rows(settings, model)
+    rows = {row.source: row for row in every_row if row.kind == PAGE}
+    volume_rows = {row.source: row for row in every_row if row.kind == VOLUME}
+    standing: set[str] = set()
+    for volume in discovery.volumes:
+        standing |= standing_pages(volume, volume_rows.get(volume.entry.source), rows, settings.output)
+    suffix = f".{extension(settings.format)}"
     measured = read_bytes_per_pixel(settings.ledger_path, suffix=suffix, quality=settings.quality)
 
-    def planned(page: Page) -> PagePreview:
+    def planned(page: Page, shelf: Shelf) -> PagePreview:
         row = rows.get(page.source)
         if row is None:
-            return _preview_page(page, "do", settings, measured)
+            return _preview_page(page, "do", settings, measured, shelf)
         decision = decide(
             row,
             page,
             settings.output,
             retry_failed=settings.retry_failed,
             bounds=settings.skip_larger_than,
+            stands=page.source in standing,
+            shelf=shelf,
         )
         skipped = row.state == "skipped" and row.error_kind == LARGE_ENOUGH
         action = "do" if decision is Action.DO else "skip" if skipped else row.state
-        return _preview_page(replace(page, output=row.output), action, settings, measured)
+        return _preview_page(replace(page, output=row.output), action, settings, measured, shelf)
 
     pages = []
-    for page in discovery.pages:
-        pages.append(planned(page))
+
+    def tell(page: PagePreview) -> None:
+        pages.append(page)
         if on_page is not None:
-            on_page(pages[-1])
+            on_page(page)
+
+    with closing(Shelf(discovery.volumes, settings.volume_rules)) as shelf:
+        for page in discovery.pages:
+            tell(planned(page, shelf))
+    for volume in discovery.volumes:
+        if volume.failure is not None:
+            tell(_unopened(volume, volume.failure[1]))
     sidecars = sum(bool(file.pages) for file in discovery.files)
     return Preview(
         input=path_text(settings.input),
@@ -157,9 +176,16 @@ def _rows(settings: JobSettings, model: ChosenModel) -> list[PageRow]:
     )
 
 
-def _preview_page(page: Page, action: str, settings: JobSettings, measured: float | None) -> PagePreview:
+def _unopened(volume: Volume, reason: str) -> PagePreview:
+    return _without_size(volume.entry, "unreadable", reason)
+
+
+def _preview_page(
+    page: Page, action: str, settings: JobSettings, measured: float | None, shelf: Shelf
+) -> PagePreview:
     try:
-        header = read_header(page.path)
+        where = page.member
+        header = read_header(page.path if where is None else shelf.read(where.volume, where.index))
     except PageError as error:
         # Only the run itself is the judge of a page; here it is a warning.
         return _without_size(page, "unreadable" if action == "do" else action, error.reason)
@@ -174,7 +200,8 @@ def _preview_page(page: Page, action: str, settings: JobSettings, measured: floa
     )
     bounds = settings.skip_larger_than
     if action in ("do", "skip") and bounds is not None and is_larger(size, bounds):
-        return replace(told, action="skip", note=f"larger than {bounds} already")
+        goes_in = "; goes into its volume as it is" if _is_bound(page, settings) else ""
+        return replace(told, action="skip", note=f"larger than {bounds} already{goes_in}")
     try:
         target = find_target(*size, settings.asked_size)
     except PageError as error:
@@ -190,6 +217,10 @@ def _preview_page(page: Page, action: str, settings: JobSettings, measured: floa
         estimated_bytes=_estimate(header, target.size, settings, measured) if action == "do" else None,
         note="; ".join(notes) or None,
     )
+
+
+def _is_bound(page: Page, settings: JobSettings) -> bool:
+    return page.member is not None and settings.archive_output == "cbz"
 
 
 def _without_size(page: Page, action: str, note: str) -> PagePreview:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from comic_upscale.jobs.records import PageDone, PageFailed, PageSkipped
+from comic_upscale.jobs.records import PageDone, PageFailed, PageSkipped, VolumeDone
 
 RATE_WINDOW_SECONDS = 60.0
 STAGES = ("decode", "upscale", "encode", "place")
@@ -65,6 +65,8 @@ class JobStarted:
     passed_over: dict[str, int] = field(default_factory=dict)
     """How many files of the input are no pages, by reason."""
     warnings: tuple[str, ...] = ()
+    volumes: int = 0
+    """Archives that the pages, or some of them, are in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +111,11 @@ class JobFinished:
     output: str
     ledger: str
     failures: tuple[tuple[str, str, str], ...] = ()
-    """The first failures: (source, kind, reason)."""
+    """The first failures, and volumes that wait for failed pages: (source, kind, reason)."""
+    volumes: int = 0
+    """Archives of the job."""
+    volumes_done: int = 0
+    """Those of them whose outputs are complete."""
     carried_now: int = 0
     """Files that are no pages (sidecars, others on request) and that this run copied."""
     warnings: tuple[str, ...] = ()
@@ -117,7 +123,15 @@ class JobFinished:
 
 
 Event: TypeAlias = (
-    Preparing | Fetching | JobStarted | PageDone | PageFailed | PageSkipped | Progress | JobFinished
+    Preparing
+    | Fetching
+    | JobStarted
+    | PageDone
+    | PageFailed
+    | PageSkipped
+    | VolumeDone
+    | Progress
+    | JobFinished
 )
 Listener: TypeAlias = Callable[[Event], None]
 

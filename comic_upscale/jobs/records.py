@@ -20,8 +20,17 @@ MIGRATION_SET = "comic_upscale"
 MIGRATIONS_TABLE = "_sqlite_migrations"
 """Where sqlite-utils notes which migrations a database has seen."""
 
-MIGRATION_NAMES = ("m001_jobs_runs_pages", "m002_model_auto", "m003_carried_files")
+MIGRATION_NAMES = ("m001_jobs_runs_pages", "m002_model_auto", "m003_carried_files", "m004_volumes")
 """The migrations that this version knows, oldest first; ``schema.py`` has their statements."""
+
+
+PAGE, VOLUME = "page", "volume"
+
+LARGE_ENOUGH = "large-enough"
+"""The kind of a page that was skipped for its size; looked at anew where the bounds change."""
+
+INCOMPLETE = "incomplete"
+"""The kind that a volume has while it waits for pages that failed."""
 
 
 @dataclass(slots=True)
@@ -39,13 +48,27 @@ class PageRow:
     error_kind: str | None
     width: int | None = None
     height: int | None = None
+    kind: str = PAGE
+    """``page``, or ``volume``: the archive that pages are in, which becomes an output of its own."""
 
 
 SELECT_ROWS = (
     "select id, source, source_size, source_mtime_ns, source_sha256, state, output, output_size, error_kind,"
-    " width, height from pages where job_id = ? order by id"
+    " width, height, kind from pages where job_id = ? order by id"
 )
-"""The columns of `PageRow` for every page of a job."""
+"""The columns of `PageRow` for every page and volume of a job."""
+
+SELECT_OLD_ROWS = SELECT_ROWS.replace(", kind", "")
+"""The same for a ledger of before there were volumes."""
+
+COUNTED = f"(pages.kind = '{PAGE}' or pages.state = 'failed')"
+"""What counts among the pages of a job: pages, and volumes that failed as a whole."""
+
+COUNT_VOLUMES = (
+    "select count(*), sum(state = 'done') from pages"
+    f" where job_id = ? and kind = '{VOLUME}' and state <> 'skipped'"
+)
+"""How many volumes a job has, and how many of them are done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +106,21 @@ class PageDone:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeDone:
+    """A volume whose output stands in its place, with all its pages."""
+
+    row_id: int
+    source: str
+    output: str
+    pages: int
+    output_size: int
+    output_sha256: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PageFailed:
-    """A page that could not be done, and why."""
+    """A page, or a whole volume, that could not be done, and why."""
 
     row_id: int
     source: str

@@ -16,10 +16,14 @@ import psutil
 
 from comic_upscale.errors import InputError, LedgerError, LedgerVersionError
 from comic_upscale.jobs.records import (
+    COUNT_VOLUMES,
+    COUNTED,
+    INCOMPLETE,
     MIGRATION_NAMES,
     MIGRATION_SET,
     MIGRATIONS_TABLE,
     SELECT_AUTO_JOBS,
+    SELECT_OLD_ROWS,
     SELECT_ROWS,
     AutoJob,
     PageRow,
@@ -68,11 +72,15 @@ class JobStatus:
     output: str
     ledger: str
     job_id: int
+    volumes: int = 0
+    """Archives of the job."""
+    volumes_done: int = 0
+    """Those of them whose outputs are complete."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A page that failed, and why."""
+    """A page that failed, a volume that did or that waits for such a page, and why."""
 
     source: str
     kind: str
@@ -107,6 +115,7 @@ def read_status(ledger: Path) -> JobStatus:
         counts = _counts(connection, job["id"])
         run = _row(connection, "select * from runs where job_id = ? order by id desc limit 1", job["id"])
         rate = None if run is None else _rate(connection, run["id"])
+        volumes, volumes_done = _volumes(connection, job["id"])
     pending = counts.get("pending", 0) + counts.get("working", 0)
     total, done = sum(counts.values()), counts.get("done", 0)
     alive = run is not None and is_alive(run)
@@ -145,6 +154,8 @@ def read_status(ledger: Path) -> JobStatus:
         output=job["output"],
         ledger=path_text(ledger.absolute()),
         job_id=job["id"],
+        volumes=volumes,
+        volumes_done=volumes_done,
     )
 
 
@@ -153,9 +164,9 @@ def read_failures(ledger: Path) -> list[Failure]:
     with _reading(ledger) as connection:
         job = _newest_job(connection, ledger)
         cursor = connection.execute(
-            "select source, error_kind, error, attempts from pages where job_id = ? and state = 'failed'"
-            " order by id",
-            [job["id"]],
+            "select source, error_kind, error, attempts from pages where job_id = ?"
+            " and (state = 'failed' or error_kind = ?) order by id",
+            [job["id"], INCOMPLETE],
         )
         return [Failure(*row) for row in cursor]
 
@@ -185,7 +196,8 @@ def read_rows(ledger: Path, *, input: Path, output: Path, fingerprint: str) -> l
         )
         if job is None:
             return []
-        return [PageRow(*row) for row in connection.execute(SELECT_ROWS, [job["id"]])]
+        query = SELECT_ROWS if _knows_volumes(connection) else SELECT_OLD_ROWS
+        return [PageRow(*row) for row in connection.execute(query, [job["id"]])]
 
 
 def read_auto_jobs(ledger: Path, output: Path) -> list[AutoJob]:
@@ -299,8 +311,22 @@ def _newest_job(connection: sqlite3.Connection, ledger: Path) -> dict[str, Any]:
 
 
 def _counts(connection: sqlite3.Connection, job_id: int) -> dict[str, int]:
-    cursor = connection.execute("select state, count(*) from pages where job_id = ? group by state", [job_id])
-    return dict(cursor.fetchall())
+    counted = COUNTED if _knows_volumes(connection) else "true"
+    query = f"select state, count(*) from pages where job_id = ? and {counted} group by state"
+    return dict(connection.execute(query, [job_id]).fetchall())
+
+
+def _volumes(connection: sqlite3.Connection, job_id: int) -> tuple[int, int]:
+    """How many volumes a job has, and how many of them are done."""
+    if not _knows_volumes(connection):
+        return 0, 0
+    count, done = connection.execute(COUNT_VOLUMES, [job_id]).fetchone()
+    return int(count), int(done or 0)
+
+
+def _knows_volumes(connection: sqlite3.Connection) -> bool:
+    """Whether a run of a version that knows volumes has touched the ledger."""
+    return any(column[1] == "kind" for column in connection.execute("pragma table_info(pages)"))
 
 
 def _rate(connection: sqlite3.Connection, run_id: int) -> float | None:

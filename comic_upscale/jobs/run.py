@@ -12,19 +12,22 @@ import time
 from collections.abc import Iterator
 
 from comic_upscale.errors import ComicUpscaleError, InputError
+from comic_upscale.jobs.binding import Binder
 from comic_upscale.jobs.carry import Errand, NotCarried, carry, plan_errands
 from comic_upscale.jobs.choice import ChosenModel, choose_model, kept_model, named_model
 from comic_upscale.jobs.engines import OpenEngines, open_engines
 from comic_upscale.jobs.files import part_path
 from comic_upscale.jobs.flow import StopRequest
 from comic_upscale.jobs.ledger import Ledger
+from comic_upscale.jobs.ledger_thread import LedgerThread
 from comic_upscale.jobs.lock import hold_job
-from comic_upscale.jobs.pipeline import LedgerThread, Pipeline
+from comic_upscale.jobs.pipeline import Pipeline
 from comic_upscale.jobs.plan import Plan, make_plan, source_folders
 from comic_upscale.jobs.progress import Event, Fetching, JobFinished, JobStarted, Listener, Preparing
 from comic_upscale.jobs.records import CarriedFile
 from comic_upscale.models.download import OnProgress
 from comic_upscale.models.weights import ResolvedWeights, resolve_weights
+from comic_upscale.pages.containers import Shelf
 from comic_upscale.pages.discover import Discovery, discover
 from comic_upscale.pages.encode import extension
 from comic_upscale.settings import JobSettings, default_ledger, path_text
@@ -103,13 +106,19 @@ def find_pages(settings: JobSettings) -> Discovery:
     Raises:
         InputError: the input is not there, or holds no page; the message says what it does hold.
     """
-    discovery = discover(settings.input, extension=extension(settings.format), exclude=[settings.output])
-    if not discovery.pages:
+    discovery = discover(
+        settings.input,
+        extension=extension(settings.format),
+        exclude=[settings.output],
+        rules=settings.volume_rules,
+        archive_output=settings.archive_output,
+    )
+    if not discovery.pages and not discovery.volumes:
         passed_over = ", ".join(f"{count} {reason}" for reason, count in discovery.passed_over.items())
         raise InputError(
             f"{settings.input} holds no image"
             + (f" (passed over: {passed_over})" if passed_over else "")
-            + ": give a folder of PNG, JPEG, WebP or other images, or one image"
+            + ": give a folder of PNG, JPEG, WebP or other images or of CBZ and other volumes, or one of these"
         )
     return discovery
 
@@ -159,8 +168,13 @@ class _Run:
         self._emit = emit
         self._stop = stop
         self._open_engines = open_engines
+        self._shelf = Shelf(discovery.volumes, settings.volume_rules)
 
     async def go(self) -> JobFinished:
+        with contextlib.closing(self._shelf):
+            return await self._go()
+
+    async def _go(self) -> JobFinished:
         job_id, plan = await self._on_ledger(self._plan)
         run_id = await self._on_ledger(self._ledger.start_run, job_id, versions=versions())
         heartbeats = asyncio.create_task(self._keep_alive(run_id))
@@ -182,13 +196,41 @@ class _Run:
                 await self._on_ledger(self._ledger.heartbeat, run_id)
 
     async def _work(self, job_id: int, run_id: int, plan: Plan) -> JobFinished:
-        if not plan.todo:
-            self._emit(self._header(plan, None, []))
-            return await self._finish(job_id, run_id, "finished", None, done_now=0, seconds=0.0)
-        weights = await self._weights()
-        self._emit(Preparing(what=f"loading {weights.model_name}"))
-        with _closing(await asyncio.to_thread(self._open_engines, self._settings, weights)) as engines:
-            return await self._upscale(job_id, run_id, plan, engines)
+        binder = Binder(
+            settings=self._settings,
+            fingerprint=self._fingerprint,
+            plan=plan,
+            volumes=self._discovery.volumes,
+            ledger=self._ledger,
+            ledger_thread=self._on_ledger,
+            run_id=run_id,
+            emit=self._emit,
+        )
+        try:
+            if not plan.todo:
+                return await self._bind_only(job_id, run_id, plan, binder)
+            weights = await self._weights()
+            self._emit(Preparing(what=f"loading {weights.model_name}"))
+            with _closing(await asyncio.to_thread(self._open_engines, self._settings, weights)) as engines:
+                return await self._upscale(job_id, run_id, plan, engines, binder)
+        finally:
+            binder.shut_down()
+
+    async def _bind_only(self, job_id: int, run_id: int, plan: Plan, binder: Binder) -> JobFinished:
+        """Do what needs no network: bind volumes whose pages are all done."""
+        self._tell_beginning(plan, None, [])
+        for volume in binder.ready():
+            if self._stop.requested:
+                return await self._finish(
+                    job_id, run_id, "interrupted", self._stop.reason, done_now=0, seconds=0.0
+                )
+            await binder.bind(volume)
+        return await self._finish(job_id, run_id, "finished", None, done_now=0, seconds=0.0)
+
+    def _tell_beginning(self, plan: Plan, native_scale: int | None, engines: list[Engine]) -> None:
+        self._emit(self._header(plan, native_scale, engines))
+        for failure in plan.refused:
+            self._emit(failure)
 
     def _plan(self) -> tuple[int, Plan]:
         """Open the job in the ledger and see what is left of it; on the ledger's thread."""
@@ -209,9 +251,10 @@ class _Run:
             self._ledger,
             job_id,
             self._discovery.pages,
-            settings.output,
-            retry_failed=settings.retry_failed,
-            bounds=settings.skip_larger_than,
+            settings,
+            volumes=self._discovery.volumes,
+            fingerprint=self._fingerprint,
+            shelf=self._shelf,
         )
         return job_id, plan
 
@@ -228,8 +271,10 @@ class _Run:
             on_progress=_fetching(self._emit),
         )
 
-    async def _upscale(self, job_id: int, run_id: int, plan: Plan, engines: list[Engine]) -> JobFinished:
-        self._emit(self._header(plan, engines[0].native_scale, engines))
+    async def _upscale(
+        self, job_id: int, run_id: int, plan: Plan, engines: list[Engine], binder: Binder
+    ) -> JobFinished:
+        self._tell_beginning(plan, engines[0].native_scale, engines)
         await self._on_ledger(
             self._ledger.set_device,
             run_id,
@@ -241,6 +286,8 @@ class _Run:
             fingerprint=self._fingerprint,
             plan=plan,
             source_folders=source_folders(self._discovery.pages),
+            shelf=self._shelf,
+            binder=binder,
             engines=engines,
             ledger=self._ledger,
             ledger_thread=self._on_ledger,
@@ -278,6 +325,7 @@ class _Run:
             workers=settings.workers,
             passed_over=dict(self._discovery.passed_over),
             warnings=self._warnings(native_scale),
+            volumes=len(self._discovery.volumes),
         )
 
     def _warnings(self, native_scale: int | None) -> tuple[str, ...]:
@@ -325,6 +373,7 @@ class _Run:
         await self._on_ledger(self._ledger.end_run, run_id, state, reason)
         counts = await self._on_ledger(self._ledger.counts, job_id)
         failures = await self._on_ledger(self._ledger.failures, job_id, SHOWN_FAILURES)
+        volumes, volumes_done = await self._on_ledger(self._ledger.volume_counts, job_id)
         finished = JobFinished(
             state=state,
             reason=reason,
@@ -339,6 +388,8 @@ class _Run:
             output=path_text(self._settings.output),
             ledger=path_text(self._settings.ledger_path),
             failures=tuple(failures),
+            volumes=volumes,
+            volumes_done=volumes_done,
             carried_now=copied,
             warnings=tuple(f"{file.source} was not copied: {file.reason}" for file in refused),
         )

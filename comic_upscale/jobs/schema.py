@@ -37,6 +37,13 @@ def m003_carried_files(db: Database) -> None:
     )
 
 
+@MIGRATIONS()
+def m004_volumes(db: Database) -> None:
+    """Volumes are rows beside their pages; in the view, only those that failed count."""
+    for statement in _M004:
+        db.execute(statement)
+
+
 _M001 = (
     """
     create table jobs (
@@ -124,5 +131,28 @@ _M001 = (
     from pages join jobs on jobs.id = pages.job_id
     where pages.state = 'failed'
     order by jobs.id, pages.source
+    """,
+)
+
+_M004 = (
+    "alter table pages add column kind text not null default 'page' check (kind in ('page', 'volume'))",
+    "alter table pages add column volume_id integer references pages (id) on delete set null",
+    "create index pages_by_volume on pages (volume_id)",
+    "drop view progress",
+    """
+    create view progress as
+    select
+        jobs.id as job,
+        jobs.input,
+        jobs.model,
+        count(pages.id) as total,
+        coalesce(sum(pages.state = 'done'), 0) as done,
+        coalesce(sum(pages.state = 'failed'), 0) as failed,
+        coalesce(sum(pages.state = 'skipped'), 0) as skipped,
+        coalesce(sum(pages.state in ('pending', 'working')), 0) as pending,
+        round(100.0 * coalesce(sum(pages.state = 'done'), 0) / max(count(pages.id), 1), 1) as percent
+    from jobs left join pages
+        on pages.job_id = jobs.id and (pages.kind = 'page' or pages.state = 'failed')
+    group by jobs.id
     """,
 )

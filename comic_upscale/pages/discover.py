@@ -1,27 +1,30 @@
-"""Find the pages of an input by their names, without reading any."""
+"""Find the pages of an input by their names, those of volumes by their directories; none is read."""
 
 from __future__ import annotations
 
 import os
 import stat
 from collections import Counter, deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeAlias
 
-from comic_upscale.errors import InputError
+from comic_upscale.errors import InputError, PageError
+from comic_upscale.pages.containers import NO_PAGES, is_volume_name, list_volume
 from comic_upscale.pages.formats import ARCHIVE_EXTENSIONS, IMAGE_EXTENSIONS, extension_of
-from comic_upscale.pages.naming import folder_names, output_names, valid_names
-from comic_upscale.pages.order import natural_key
-from comic_upscale.pages.page import Page
+from comic_upscale.pages.members import LITTER
+from comic_upscale.pages.naming import folder_names, free_name, output_names, valid_names
+from comic_upscale.pages.order import fold, natural_key
+from comic_upscale.pages.page import MemberOf, Page
 from comic_upscale.pages.sidecars import OtherFile, candidates, pages_by_stem, sidecar_of
-from comic_upscale.settings import MARKER_FOLDER
+from comic_upscale.pages.volume import Contents, Volume
+from comic_upscale.settings import MARKER_FOLDER, ArchiveOutput, VolumeRules
 
-# Made by systems and not by people; compared in lower case. "@eaDir" is where a Synology keeps
-# thumbnails, as JPEGs that look like pages.
-_LITTER = frozenset(
-    ("__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information")
-)
+LOOSE_PAGES = f"{MARKER_FOLDER}/volumes"
+"""Where, in the output folder, the finished pages of a volume wait for the others."""
+
+_MOST_NOTES = 20
 
 _Identity = tuple[int, int] | str
 
@@ -33,32 +36,44 @@ class Discovery:
     pages: tuple[Page, ...]
     """In natural order of ``source``."""
     passed_over: dict[str, int] = field(default_factory=dict)
-    """How many files (or folders) were left out, for each reason: ``"not an image"``, ``"archive"``,
-    ``"not a regular file"``, ``"unreadable folder"``, ``"output of comic-upscale"``. Hidden files and the
-    litter of operating systems are not counted, nor are sidecars."""
+    """How many files (or folders) were left out, for each reason: ``"not an image"``,
+    ``"archive without pages"``, ``"not a regular file"``, ``"unreadable folder"``,
+    ``"output of comic-upscale"``. Hidden files and the litter of operating systems are not counted, nor are
+    sidecars."""
     files: tuple[OtherFile, ...] = ()
-    """What is no page: the sidecars of pages, and the other files, but for archives."""
+    """What is no page: the sidecars of pages, and the other files, archives without pages among them."""
     warnings: tuple[str, ...] = ()
     """A sentence for each thing that the user may want to mend."""
+    volumes: tuple[Volume, ...] = ()
+    """The archives that hold pages, and those that could not be opened; in natural order of their source."""
 
 
-def discover(root: Path, *, extension: str, exclude: Sequence[Path] = ()) -> Discovery:
-    """List the pages below a folder, or the one page that a file is.
+def discover(
+    root: Path,
+    *,
+    extension: str,
+    exclude: Sequence[Path] = (),
+    rules: VolumeRules = VolumeRules(),  # noqa: B008 - frozen
+    archive_output: ArchiveOutput = "cbz",
+) -> Discovery:
+    """List the pages below a folder, or the one page or the pages of the one volume that a file is.
 
     Links are followed, and every real folder is entered once; one that is there by itself goes under its
     own name rather than under that of a link to it. The result does not depend on the order in which the
     file system lists names.
 
     Args:
-        root: a folder, or an image file.
+        root: a folder, an image file, or an archive.
         extension: the outputs' extension, without the dot: ``"png"``.
         exclude: folders that are not entered (the output's); they need not exist.
+        rules: how volumes are read, and which are refused.
+        archive_output: what volumes become.
 
     Returns:
         The pages; none, and the counts, if there is nothing to do.
 
     Raises:
-        InputError: ``root`` is missing, unreadable, or not an image.
+        InputError: ``root`` is missing, unreadable, or neither an image nor a volume that can be opened.
     """
     try:
         status = root.stat()
@@ -66,18 +81,18 @@ def discover(root: Path, *, extension: str, exclude: Sequence[Path] = ()) -> Dis
         raise InputError(f"{root} does not exist: check the path of the input.") from None
     except OSError as error:
         raise InputError(f"{root} cannot be read ({_words(error)}): check its permissions.") from None
+    reading = _Reading(rules, archive_output, extension)
     if stat.S_ISDIR(status.st_mode):
-        return _Walk(root, extension, exclude).run()
+        return _Walk(root, extension, exclude, reading).run()
+    if extension_of(root.name) in ARCHIVE_EXTENSIONS and stat.S_ISREG(status.st_mode):
+        return _single_volume(root, status, reading)
     page = _single(root, status, extension)
     return Discovery((page,), files=tuple(_beside(page)))
 
 
 def _single(path: Path, status: os.stat_result, extension: str) -> Page:
-    own = extension_of(path.name)
-    if own in ARCHIVE_EXTENSIONS:
-        raise InputError(f"{path} is an archive: unpack it into a folder and give that folder.")
-    if own not in IMAGE_EXTENSIONS or not stat.S_ISREG(status.st_mode):
-        raise InputError(f"{path} is not an image: give an image file or a folder of images.")
+    if extension_of(path.name) not in IMAGE_EXTENSIONS or not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path} is not an image: give an image, an archive, or a folder of these.")
     if not os.access(path, os.R_OK):
         raise InputError(f"{path} cannot be read: check its permissions.")
     source = valid_names([path.name])[path.name]
@@ -97,6 +112,84 @@ def _beside(page: Page) -> list[OtherFile]:
     return found
 
 
+def _single_volume(path: Path, status: os.stat_result, reading: _Reading) -> Discovery:
+    source = valid_names([path.name])[path.name]
+    try:
+        contents = list_volume(path, reading.rules, extension=reading.extension)
+    except PageError as error:
+        raise InputError(f"{path} cannot be upscaled. {error.reason}") from None
+    opened = _Opened(Page(source, path, "", status.st_size, status.st_mtime_ns), contents, None)
+    volume, pages = reading.placed(opened, "", reading.names([source], taken=())[source])
+    return Discovery(tuple(pages), warnings=_notes([volume]), volumes=(volume,))
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """An archive whose directory was read, or could not be; where its output goes is not known yet."""
+
+    entry: Page
+    contents: Contents | None
+    failure: tuple[str, str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """How volumes are opened and where they go."""
+
+    rules: VolumeRules
+    archive_output: ArchiveOutput
+    extension: str
+
+    def opened(self, entry: Page) -> _Opened:
+        """Read the directory of an archive."""
+        try:
+            return _Opened(entry, list_volume(entry.path, self.rules, extension=self.extension), None)
+        except PageError as error:
+            return _Opened(entry, None, (error.kind, error.reason))
+
+    def names(self, names: Collection[str], *, taken: Collection[str]) -> dict[str, str]:
+        """Name what the archives of one folder become, so that no name is in ``taken``."""
+        if self.archive_output == "cbz":
+            return output_names(names, extension="cbz", folders=taken)
+        outputs: dict[str, str] = {}
+        folded = {fold(name) for name in taken}
+        for name in sorted(names, key=natural_key):
+            outputs[name] = free_name(name.rpartition(".")[0], "", folded)
+            folded.add(fold(outputs[name]))
+        return outputs
+
+    def placed(self, opened: _Opened, folder: str, name: str) -> tuple[Volume, list[Page]]:
+        """Say where a volume and its pages go.
+
+        Args:
+            opened: the archive.
+            folder: prefix of the outputs of its folder.
+            name: of its own output there.
+        """
+        entry = replace(opened.entry, output=f"{folder}{name}" if self.archive_output == "cbz" else "")
+        pages = []
+        for number, member in enumerate(opened.contents.pages if opened.contents else (), 1):
+            output = f"{folder}{name}/{member.target}"
+            if self.archive_output == "cbz":
+                output = f"{LOOSE_PAGES}/{folder}{name}/{number:05d}.{self.extension}"
+            where = MemberOf(entry.source, member.index)
+            source = f"{entry.source}/{member.name}"
+            pages.append(Page(source, entry.path, output, member.size, entry.mtime_ns, where))
+        return Volume(entry, opened.contents, opened.failure), pages
+
+
+def _notes(volumes: Sequence[Volume]) -> tuple[str, ...]:
+    """What is to be said of volumes; of very many, only of the first."""
+    notes = [
+        f"{volume.entry.source}: {note}."
+        for volume in volumes
+        if volume.contents
+        for note in volume.contents.notes
+    ]
+    more = len(notes) - _MOST_NOTES
+    return (*notes[:_MOST_NOTES], *([f"{more} more notes on volumes are not shown."] if more > 0 else []))
+
+
 @dataclass(slots=True)
 class _Folder:
     path: str
@@ -106,12 +199,17 @@ class _Folder:
     """Prefix of the outputs of what is inside."""
 
 
+_Found: TypeAlias = _Folder | Page | tuple[Volume, list[Page]]
+
+
 class _Walk:
     """One walk through a tree; ``run`` once."""
 
-    def __init__(self, root: Path, extension: str, exclude: Sequence[Path]) -> None:
+    def __init__(self, root: Path, extension: str, exclude: Sequence[Path], reading: _Reading) -> None:
         self._root = root
         self._extension = extension
+        self._reading = reading
+        self._volumes: list[Volume] = []
         self._passed_over: Counter[str] = Counter()
         self._warnings: list[str] = []
         self._pages: list[Page] = []
@@ -127,22 +225,32 @@ class _Walk:
         if self._links:
             while self._links:
                 self._walk(self._links.popleft())
-            self._pages.sort(key=lambda page: natural_key(page.source))
-        files = tuple(sorted(self._files, key=lambda file: file.source))
-        return Discovery(tuple(self._pages), dict(self._passed_over), files, tuple(self._warnings))
+            # The pages of a volume stay together and in its order: sorting is stable.
+            self._pages.sort(key=lambda page: natural_key(page.member.volume if page.member else page.source))
+            self._volumes.sort(key=lambda volume: natural_key(volume.entry.source))
+        return Discovery(
+            tuple(self._pages),
+            dict(self._passed_over),
+            files=tuple(sorted(self._files, key=lambda file: file.source)),
+            warnings=(*self._warnings, *_notes(self._volumes)),
+            volumes=tuple(self._volumes),
+        )
 
     def _walk(self, top: _Folder, *, is_root: bool = False) -> None:
         # A stack and no recursion: a tree may be deeper than Python allows calls to be.
-        stack: list[_Folder | Page] = [top]
+        stack: list[_Found] = [top]
         while stack:
             item = stack.pop()
             if isinstance(item, Page):
                 self._pages.append(item)
+            elif isinstance(item, tuple):
+                self._volumes.append(item[0])
+                self._pages.extend(item[1])
             else:
                 stack.extend(reversed(self._list(item, is_root=is_root)))
                 is_root = False
 
-    def _list(self, folder: _Folder, *, is_root: bool) -> list[_Folder | Page]:
+    def _list(self, folder: _Folder, *, is_root: bool) -> list[_Found]:
         """Return what is in a folder, in natural order; nothing if it is not to be entered."""
         identity = _identity(folder.path)
         if identity in self._entered or (identity in self._excluded and not is_root):
@@ -169,7 +277,7 @@ class _Walk:
         entries = {
             name: entry
             for name, entry in entries.items()
-            if not name.startswith(".") and name.lower() not in _LITTER
+            if not name.startswith(".") and name.lower() not in LITTER
         }
         names = valid_names(entries)
         subfolders = {
@@ -189,14 +297,22 @@ class _Walk:
         self._take_others(folder, others, images)
         folder_outputs = folder_names(subfolders)
         outputs = output_names(images, extension=self._extension, folders=folder_outputs.values())
-        found: list[_Folder | Page] = []
-        for name in sorted([*subfolders, *images], key=natural_key):
+        volumes = self._open_volumes(
+            folder, {names[name]: entry for name, entry in entries.items()}, subfolders
+        )
+        taken = [*folder_outputs.values(), *outputs.values()]
+        volume_outputs = self._reading.names(volumes, taken=taken)
+        found: list[_Found] = []
+        for name in sorted([*subfolders, *images, *volumes], key=natural_key):
             source = f"{folder.source}{name}"
             if name in images:
                 entry = images[name]
                 size, mtime_ns = _size_and_time(entry)
                 output = f"{folder.output}{outputs[name]}"
                 found.append(Page(source, Path(entry.path), output, size, mtime_ns))
+                continue
+            if name in volumes:
+                found.append(self._reading.placed(volumes[name], folder.output, volume_outputs[name]))
                 continue
             entry = subfolders[name]
             below = _Folder(entry.path, f"{source}/", f"{folder.output}{folder_outputs[name]}/")
@@ -216,20 +332,43 @@ class _Walk:
             if not pages:
                 self._passed_over["not an image"] += 1
             if not _is_special(entry):
-                size, mtime_ns = _size_and_time(entry)
-                source, output = f"{folder.source}{name}", f"{folder.output}{name}"
-                self._files.append(OtherFile(source, Path(entry.path), output, size, mtime_ns, pages))
+                self._take_file(folder, name, entry, pages)
+
+    def _take_file(
+        self, folder: _Folder, name: str, entry: os.DirEntry[str], pages: tuple[str, ...] = ()
+    ) -> None:
+        size, mtime_ns = _size_and_time(entry)
+        source, output = f"{folder.source}{name}", f"{folder.output}{name}"
+        self._files.append(OtherFile(source, Path(entry.path), output, size, mtime_ns, pages))
+
+    def _open_volumes(
+        self, folder: _Folder, entries: Mapping[str, os.DirEntry[str]], subfolders: Collection[str]
+    ) -> dict[str, _Opened]:
+        """Open the archives of a folder, one after the other; those that are no comics are passed over."""
+        volumes: dict[str, _Opened] = {}
+        for name, entry in entries.items():
+            if name in subfolders or extension_of(entry.name) not in ARCHIVE_EXTENSIONS:
+                continue
+            if _is_special(entry):
+                self._passed_over["not a regular file"] += 1
+                continue
+            page = Page(f"{folder.source}{name}", Path(entry.path), "", *_size_and_time(entry))
+            opened = self._reading.opened(page)
+            if opened.failure is not None and opened.failure[0] == NO_PAGES and not is_volume_name(name):
+                self._passed_over["archive without pages"] += 1
+                self._take_file(folder, name, entry)
+            else:
+                volumes[name] = opened
+        return volumes
 
     def _is_page(self, entry: os.DirEntry[str]) -> bool:
-        extension = extension_of(entry.name)
-        if extension in ARCHIVE_EXTENSIONS:
-            self._passed_over["archive"] += 1
-        elif extension in IMAGE_EXTENSIONS and _is_special(entry):
+        if extension_of(entry.name) not in IMAGE_EXTENSIONS:
+            return False
+        if _is_special(entry):
             # To read a pipe named like an image would wait for ever.
             self._passed_over["not a regular file"] += 1
-        else:
-            return extension in IMAGE_EXTENSIONS
-        return False
+            return False
+        return True
 
 
 def _is_folder(entry: os.DirEntry[str], *, or_unknown: bool = False) -> bool:

@@ -364,8 +364,8 @@ def test_inputs_that_are_none(make_settings: MakeSettings, tmp_path: Path) -> No
     with pytest.raises(InputError):
         run(make_settings(input=tmp_path / "nowhere"))
     (tmp_path / "books").mkdir()
-    (tmp_path / "books" / "one.cbz").write_bytes(b"PK")
-    with pytest.raises(InputError, match="1 archive"):
+    (tmp_path / "books" / "notes.txt").write_bytes(b"none")
+    with pytest.raises(InputError, match="1 not an image"):
         run(make_settings(input=tmp_path / "books"))
     assert not (tmp_path / "out").exists()
 

@@ -8,6 +8,8 @@ import pytest
 from comic_upscale.errors import InputError
 from comic_upscale.pages.discover import Discovery, discover
 from comic_upscale.pages.order import natural_key
+from comic_upscale.pages.page import MemberOf
+from tests.archives import make_zip
 
 needs_links = pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege on Windows")
 
@@ -46,10 +48,77 @@ def test_pages_come_in_natural_order_with_their_tree(tmp_path: Path) -> None:
 
 
 def test_what_is_passed_over_is_counted(tmp_path: Path) -> None:
-    plant(tmp_path, "a.cbz", "b.PDF", "ComicInfo.xml", "README", "1.heic", "2.jxl")
+    plant(tmp_path, "ComicInfo.xml", "README", "1.heic", "2.jxl")
+    make_zip(tmp_path / "sources.zip", {"main.c": b"int main;"})
     found = discover(tmp_path, extension="png")
-    assert found.passed_over == {"archive": 2, "not an image": 2}
+    assert found.passed_over == {"not an image": 2, "archive without pages": 1}
     assert sources(found) == ["1.heic", "2.jxl"]
+
+
+def test_a_volume_that_cannot_be_opened_is_a_failure_and_not_passed_over(tmp_path: Path) -> None:
+    plant(tmp_path, "a.cbz", "b.PDF", "c.zip")
+    make_zip(tmp_path / "empty.cbz", {})
+    found = discover(tmp_path, extension="png")
+    assert found.pages == ()
+    assert [volume.failure and volume.failure[0] for volume in found.volumes] == [
+        "damaged",
+        "damaged",
+        "damaged",
+        "no-pages",
+    ]
+
+
+def test_the_pages_of_volumes_stand_among_the_others_in_the_order_of_their_volume(tmp_path: Path) -> None:
+    plant(tmp_path, "a/1.png", "z.png")
+    make_zip(tmp_path / "a" / "v10.cbz", {"2.png": b"x", "1.png": b"xy", "read.me": b""})
+    make_zip(tmp_path / "a" / "v2.zip", {"sub/1.jpg": b"x", "sub/1.png": b"x"})
+    if sys.platform != "win32":
+        (tmp_path / "link").symlink_to(tmp_path / "a")  # makes the walk sort anew
+    found = discover(tmp_path, extension="png")
+    assert sources(found) == [
+        "a/1.png",
+        "a/v2.zip/sub/1.jpg",
+        "a/v2.zip/sub/1.png",
+        "a/v10.cbz/2.png",
+        "a/v10.cbz/1.png",
+        "z.png",
+    ]
+    assert [volume.entry.output for volume in found.volumes] == ["a/v2.cbz", "a/v10.cbz"]
+    page = found.pages[4]
+    assert page.output == ".comic-upscale/volumes/a/v10.cbz/00002.png"
+    assert (page.size, page.path, page.member) == (2, tmp_path / "a" / "v10.cbz", MemberOf("a/v10.cbz", 1))
+    assert found.volumes[0].contents is not None
+    assert [member.target for member in found.volumes[0].contents.members] == ["sub/1_jpg.png", "sub/1.png"]
+
+
+def test_volumes_of_one_name_and_folders_in_their_way(tmp_path: Path) -> None:
+    inside = {"1.png": b"x"}
+    plant(tmp_path, "v.cbz/1.png", "w/2.png")
+    for name in ("v.zip", "w.cbz", "w.zip", "W.CBR"):
+        make_zip(tmp_path / name, inside)
+    found = discover(tmp_path, extension="png")
+    assert {volume.entry.source: volume.entry.output for volume in found.volumes} == {
+        "v.zip": "v_zip.cbz",
+        "w.cbz": "w.cbz",
+        "w.zip": "w_zip.cbz",
+        "W.CBR": "W_cbr.cbz",
+    }
+    found = discover(tmp_path, extension="png", archive_output="folder")
+    assert outputs(found) == {
+        "v.cbz/1.png": "v.cbz/1.png",
+        "v.zip/1.png": "v/1.png",
+        "w/2.png": "w/2.png",
+        "W.CBR/1.png": "W_2/1.png",
+        "w.cbz/1.png": "w_3/1.png",
+        "w.zip/1.png": "w_4/1.png",
+    }
+
+
+def test_one_volume(tmp_path: Path) -> None:
+    make_zip(tmp_path / "v.cbz", {"1.png": b"x"})
+    found = discover(tmp_path / "v.cbz", extension="png")
+    assert outputs(found) == {"v.cbz/1.png": ".comic-upscale/volumes/v.cbz/00001.png"}
+    assert found.volumes[0].entry.output == "v.cbz"
 
 
 def test_litter_is_passed_over_without_a_word(tmp_path: Path) -> None:
@@ -68,7 +137,7 @@ def test_one_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "advice"), [("none.png", "check the path"), ("a.txt", "image"), ("a.cbz", "unpack it")]
+    ("name", "advice"), [("none.png", "check the path"), ("a.txt", "image"), ("a.cbz", "damaged")]
 )
 def test_an_input_that_cannot_be(tmp_path: Path, name: str, advice: str) -> None:
     plant(tmp_path, "a.txt", "a.cbz")

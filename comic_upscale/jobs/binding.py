@@ -1,0 +1,307 @@
+"""Binding volumes: the finished pages of an archive become one CBZ, in their order, with what was beside them.
+
+A CBZ is written beside its place, flushed, read back, renamed and only then recorded; its loose pages are
+removed last. A kill in between costs nothing: the next run finds all pages done and binds again, to the
+same bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import posixpath
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from comic_upscale.errors import PageError
+from comic_upscale.jobs.files import build_output, to_the_end
+from comic_upscale.jobs.ledger import BoundPage, Ledger
+from comic_upscale.jobs.ledger_thread import LedgerThread
+from comic_upscale.jobs.plan import Plan, check_volume_output
+from comic_upscale.jobs.progress import Listener
+from comic_upscale.jobs.records import PageFailed, VolumeDone
+from comic_upscale.jobs.volumes import PlannedVolume, page_source, why_incomplete
+from comic_upscale.pages.cbz import check_cbz, write_cbz
+from comic_upscale.pages.comicinfo import PageFacts, is_comicinfo, updated
+from comic_upscale.pages.containers import Shelf
+from comic_upscale.pages.decode import read_header
+from comic_upscale.pages.discover import LOOSE_PAGES
+from comic_upscale.pages.order import natural_key
+from comic_upscale.pages.volume import Member, Volume
+from comic_upscale.settings import JobSettings
+
+
+class _PagesLostError(PageError):
+    """Finished pages are no longer where they waited; they are to be done again."""
+
+    def __init__(self, sources: list[str]) -> None:
+        super().__init__(
+            "page-lost",
+            f"{len(sources)} finished page(s) are gone or were changed: run the same command again",
+        )
+        self.sources = sources
+
+
+class Binder:
+    """Binds the volumes of a plan, each when its last page is settled.
+
+    Args:
+        settings: of the job.
+        fingerprint: of the job.
+        plan: of the run.
+        volumes: that were found.
+        ledger: open on its thread.
+        ledger_thread: that thread.
+        run_id: the run to claim under.
+        emit: is told of what was bound, and what could not be.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: JobSettings,
+        fingerprint: str,
+        plan: Plan,
+        volumes: tuple[Volume, ...],
+        ledger: Ledger,
+        ledger_thread: LedgerThread,
+        run_id: int,
+        emit: Listener,
+    ) -> None:
+        self._settings = settings
+        self._fingerprint = fingerprint
+        self._ledger = ledger
+        self._on_ledger = ledger_thread
+        self._run_id = run_id
+        self._emit = emit
+        # Its own, since its place in a volume is not that of the pages that are decoded meanwhile.
+        self._shelf = Shelf(volumes, settings.volume_rules)
+        self._planned = {volume.source: volume for volume in plan.volumes}
+        self._open = {volume.source: volume.todo for volume in plan.volumes}
+        self._volume_of = {page.row_id: page.member.volume for page in plan.todo if page.member is not None}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="binder")
+
+    def ready(self) -> list[PlannedVolume]:
+        """The volumes that wait for no page of this run."""
+        return [volume for volume in self._planned.values() if volume.todo == 0]
+
+    def settled(self, row_id: int) -> PlannedVolume | None:
+        """Note that a page is done, skipped or failed, and return its volume if it was the last one of it."""
+        source = self._volume_of.get(row_id)
+        if source is None or source not in self._open:
+            return None
+        self._open[source] -= 1
+        return self._planned[source] if self._open[source] == 0 else None
+
+    async def bind(self, volume: PlannedVolume) -> None:
+        """Put a volume in its place and record it; or record why it cannot be.
+
+        Raises:
+            OutputError: no output can be written any more.
+            LedgerError: the ledger cannot be used.
+        """
+        try:
+            pages = await self._on_ledger(self._claim, volume)
+            if pages is None:
+                return
+            done = await to_the_end(self._in_thread(volume, pages))
+        except _PagesLostError as error:
+            await self._on_ledger(self._reopen, error.sources, volume)
+            await self._fail(volume, error)
+        except PageError as error:
+            await self._fail(volume, error)
+        else:
+            await self._on_ledger(self._ledger.record_volumes, [done])
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._sweep, volume, pages)
+            self._emit(done)
+
+    async def _in_thread(self, volume: PlannedVolume, pages: Mapping[str, BoundPage]) -> VolumeDone:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._bound, volume, pages)
+
+    async def _fail(self, volume: PlannedVolume, error: PageError) -> None:
+        failure = PageFailed(row_id=volume.row_id, source=volume.source, kind=error.kind, reason=error.reason)
+        await self._on_ledger(self._ledger.record, [failure])
+        self._emit(failure)
+
+    def _claim(self, volume: PlannedVolume) -> Mapping[str, BoundPage] | None:
+        """Claim a volume, on the ledger's thread; None if it has to wait for pages."""
+        pages = self._ledger.bound_pages(volume.row_id)
+        contents = self._shelf.volume(volume.source).contents
+        assert contents is not None
+        sources = [f"{volume.source}/{member.name}" for member in contents.pages]
+        states = [pages[source].state for source in sources if source in pages]
+        failed = states.count("failed")
+        if any(not pages[source].is_settled for source in sources if source in pages):
+            return None
+        if failed and not self._settings.keep_original_on_failure:
+            self._ledger.wait_for_pages([(volume.row_id, why_incomplete(failed, len(sources)))])
+            return None
+        check_volume_output(self._ledger, volume, self._settings, self._fingerprint)
+        if volume.output:
+            self._ledger.claim(self._run_id, self._settings.output, [(volume.row_id, volume.output)])
+        return pages
+
+    def _reopen(self, sources: list[str], volume: PlannedVolume) -> None:
+        shelved = self._shelf.volume(volume.source)
+        assert shelved.contents is not None
+        sizes = {page_source(shelved, member.name): member.size for member in shelved.contents.pages}
+        rows = self._ledger.page_ids(volume.row_id)
+        mtime_ns = shelved.entry.mtime_ns
+        self._ledger.reopen((rows[source], sizes[source], mtime_ns) for source in sources)
+
+    def _bound(self, volume: PlannedVolume, pages: Mapping[str, BoundPage]) -> VolumeDone:
+        """Write, check and place the CBZ; on the binder's thread."""
+        shelved = self._shelf.volume(volume.source)
+        assert shelved.contents is not None
+        notes = _notes(pages.values(), bound=bool(volume.output))
+        size, digest = 0, ""
+        if volume.output:
+            target = self._settings.output / volume.output
+            with _Binding(self._settings.output, shelved, self._shelf, pages, target) as binding:
+                size, digest = build_output(target, volume.row_id, binding.write, binding.check)
+        return VolumeDone(
+            row_id=volume.row_id,
+            source=volume.source,
+            output=volume.output,
+            pages=len(shelved.contents.pages),
+            output_size=size,
+            output_sha256=digest,
+            notes=notes,
+        )
+
+    def _sweep(self, volume: PlannedVolume, pages: Mapping[str, BoundPage]) -> None:
+        """Remove the loose pages of a bound volume, and the folders that are empty then."""
+        if not volume.output:
+            return
+        top = self._settings.output / LOOSE_PAGES
+        for page in pages.values():
+            loose = self._settings.output / page.output
+            if loose.is_relative_to(top):
+                with contextlib.suppress(OSError):
+                    loose.unlink(missing_ok=True)
+                    for folder in loose.parents:
+                        if not folder.is_relative_to(top):
+                            break
+                        folder.rmdir()
+
+    def shut_down(self) -> None:
+        """End the thread and close the volumes."""
+        self._thread.shutdown()
+        self._shelf.close()
+
+
+def _notes(pages: Iterable[BoundPage], *, bound: bool) -> tuple[str, ...]:
+    """Say which pages of a volume are not upscaled: in its CBZ they are as in the source, in a folder left out."""
+    what = "as in the source" if bound else "left out"
+    counts = Counter(page.state for page in pages if page.is_settled)
+    reasons = {"failed": "failed", "skipped": "large enough already"}
+    return tuple(
+        f"{counts[state]} page(s) {what}: {reason}" for state, reason in reasons.items() if counts[state]
+    )
+
+
+@dataclass(slots=True)
+class _Binding:
+    """What goes into one CBZ."""
+
+    output_folder: Path
+    volume: Volume
+    shelf: Shelf
+    pages: Mapping[str, BoundPage]
+    target: Path
+    _old: zipfile.ZipFile | None = None
+
+    def __enter__(self) -> _Binding:
+        # The CBZ that stands there holds the pages that were bound before.
+        with contextlib.suppress(OSError, zipfile.BadZipFile):
+            self._old = zipfile.ZipFile(self.target)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._old is not None:
+            self._old.close()
+
+    def write(self, file: IO[bytes]) -> None:
+        """Write the members, one at a time."""
+        write_cbz(file, self._members())
+
+    def check(self, path: Path) -> None:
+        """Read back what was written, and let go of what it replaces."""
+        check_cbz(path, [name for name, _ in self._named()])
+        if self._old is not None:
+            self._old.close()
+
+    def _named(self) -> list[tuple[str, Member]]:
+        """The members under the names that they get."""
+        assert self.volume.contents is not None
+        return [(self._name(member), member) for member in self.volume.contents.members]
+
+    def _name(self, member: Member) -> str:
+        page = self._page(member)
+        if page is None or page.state == "done":
+            return member.target or member.name
+        # The untouched page keeps its own suffix: it is what it was.
+        assert member.target is not None
+        return posixpath.splitext(member.target)[0] + posixpath.splitext(member.name)[1]
+
+    def _page(self, member: Member) -> BoundPage | None:
+        return self.pages.get(page_source(self.volume, member.name)) if member.is_page else None
+
+    def _members(self) -> Iterator[tuple[str, bytes]]:
+        lost: list[str] = []
+        for name, member in self._named():
+            page = self._page(member)
+            if page is not None and page.state == "done":
+                data = self._finished(name, page)
+                if data is None:
+                    lost.append(page_source(self.volume, member.name))
+                    continue
+            else:
+                data = self._original(member)
+                if is_comicinfo(name):
+                    data = updated(data, self._facts())
+            yield name, data
+        if lost:
+            raise _PagesLostError(lost)
+
+    def _finished(self, name: str, page: BoundPage) -> bytes | None:
+        """The bytes of a finished page, where it waits or from the CBZ that it stands in; None if it is lost."""
+        loose = self.output_folder / page.output
+        with contextlib.suppress(OSError):
+            data = loose.read_bytes()
+            if hashlib.sha256(data).hexdigest() == page.sha256:
+                return data
+        if self._old is not None:
+            with contextlib.suppress(Exception):  # whatever a ZIP that somebody edited may raise
+                data = self._old.read(name)
+                if hashlib.sha256(data).hexdigest() == page.sha256:
+                    return data
+        return None
+
+    def _original(self, member: Member) -> bytes:
+        return self.shelf.read(self.volume.entry.source, member.index)
+
+    def _facts(self) -> list[PageFacts]:
+        """The sizes of all pages in the order in which a reader shows them: that of their names."""
+        facts = []
+        for _, member in sorted(self._named(), key=lambda named: natural_key(named[0])):
+            page = self._page(member)
+            if page is not None and page.state == "done":
+                facts.append(PageFacts(page.width or 0, page.height or 0, page.size or 0))
+            elif member.is_page:
+                facts.append(self._facts_of_original(member))
+        return facts
+
+    def _facts_of_original(self, member: Member) -> PageFacts:
+        data = self._original(member)
+        try:
+            header = read_header(data)
+        except PageError:
+            return PageFacts(0, 0, len(data))
+        return PageFacts(header.width, header.height, len(data))
