@@ -9,7 +9,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
+
+try:
+    import libarchive
+except Exception:  # the binding is there, and the system's library is not
+    libarchive = None
+
+needs_libarchive = pytest.mark.skipif(
+    libarchive is None, reason="libarchive is not installed: apt-get install libarchive13"
+)
 
 Members = Mapping[str, bytes] | Iterable[tuple[str, bytes]]
 
@@ -50,9 +60,9 @@ def make_tar(path: Path, members: Members, mode: str = "w") -> Path:
 
 
 def make_7z(path: Path, members: Members) -> Path:
-    """A solid 7z, by libarchive."""
-    import libarchive
-
+    """A solid 7z, by libarchive; a skip where that is missing."""
+    if libarchive is None:
+        pytest.skip("libarchive is not installed: apt-get install libarchive13")
     path.parent.mkdir(parents=True, exist_ok=True)
     with libarchive.file_writer(str(path), "7zip", options="compression-level=1") as archive:
         for name, data in _pairs(members):
@@ -83,3 +93,29 @@ def read_cbz(path: Path) -> dict[str, bytes]:
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
         return {name: archive.read(name) for name in archive.namelist()}
+
+
+EPUB_CONTAINER = b"""<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container"><rootfiles>
+<rootfile full-path="OPS/package.opf"/></rootfiles></container>"""
+
+
+def epub(spine: list[tuple[str, str]], files: dict[str, bytes]) -> dict[str, bytes]:
+    items = "".join(f'<item id="{name}" href="{href}"/>' for name, href in spine)
+    order = "".join(f'<itemref idref="{name}"/>' for name, _ in spine)
+    package = f"<package xmlns='http://www.idpf.org/2007/opf'><manifest>{items}</manifest><spine>{order}</spine></package>"
+    return {
+        "mimetype": b"application/epub+zip",
+        "META-INF/container.xml": EPUB_CONTAINER,
+        "OPS/package.opf": package.encode(),
+        **files,
+    }
+
+
+def as_jpeg_pdf(path: Path, *images: Image.Image) -> Path:
+    first, *others = images
+    first.save(path, "PDF", save_all=True, append_images=others, resolution=100, quality=90)
+    return path
+
+
+def smooth(size: tuple[int, int]) -> Image.Image:
+    return Image.linear_gradient("L").resize(size).convert("RGB").rotate(3)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comic_upscale.errors import SettingsError
-from comic_upscale.settings import FailureLimit, JobSettings, default_output
+from comic_upscale.settings import FailureLimit, JobSettings, default_output, parse_bytes
 
 
 def settings(**changes: object) -> JobSettings:
@@ -26,6 +26,11 @@ def settings(**changes: object) -> JobSettings:
         {"scale": float("inf")},
         {"format": "bmp"},
         {"precision": "fp8"},
+        {"archive_output": "rar"},
+        {"pdf_dpi": 0},
+        {"max_members": 0},
+        {"max_unpacked": 0},
+        {"max_ratio": 0.5},
         {"backend": "caffe"},
         {"format": "webp", "quality": 0},
         {"format": "jpeg", "quality": 101},
@@ -117,3 +122,23 @@ def test_a_share_of_failures(text: str, failed: int, exceeded: bool) -> None:
 def test_a_limit_that_is_none(text: str) -> None:
     with pytest.raises(SettingsError, match="--max-failures"):
         FailureLimit.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("1", 1), ("500M", 500 << 20), ("16g", 16 << 30), ("2 KiB", 2048), ("3TB", 3 << 40)]
+)
+def test_bytes(text: str, size: int) -> None:
+    assert parse_bytes(text, "--max-unpacked") == size
+
+
+@pytest.mark.parametrize("text", ["", "G", "-1", "1.5G", "1X", "1" * 16])
+def test_no_bytes(text: str) -> None:
+    with pytest.raises(SettingsError, match="--max-unpacked"):
+        parse_bytes(text, "--max-unpacked")
+
+
+def test_what_volumes_become_is_part_of_the_fingerprint_where_it_is_not_the_default() -> None:
+    plain = settings().fingerprint("model")
+    assert settings(archive_output="folder").fingerprint("model") != plain
+    assert settings(pdf_dpi=300).fingerprint("model") != plain
+    assert settings(keep_original_on_failure=True, max_members=5).fingerprint("model") == plain

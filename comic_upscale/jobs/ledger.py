@@ -355,6 +355,14 @@ class Ledger:
             row = self._db.execute(COUNT_VOLUMES, [job_id]).fetchone()
             return int(row[0]), int(row[1] or 0)
 
+    def volume_sources(self, job_id: int) -> set[str]:
+        """The sources of the volumes that a job knows."""
+        with self._explained():
+            cursor = self._db.execute(
+                "select source from pages where job_id = ? and kind = ?", [job_id, VOLUME]
+            )
+            return {str(row[0]) for row in cursor}
+
     def volume_twin(self, output_folder: Path, fingerprint: str, entry: Page, size: int) -> int | None:
         """The row of the same volume in another job with this fingerprint, which made the output that stands.
 

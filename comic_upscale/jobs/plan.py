@@ -150,14 +150,14 @@ def make_plan(
     output_folder = settings.output
     _take_over_moved_volumes(ledger, job_id, volumes, output_folder, fingerprint)
     every_row = ledger.rows(job_id)
-    shelves = _VolumePlan(ledger, job_id, settings, volumes, by_volume(pages), every_row)
-    rows = shelves.page_rows
+    volume_plan = _VolumePlan(ledger, job_id, settings, volumes, by_volume(pages), every_row)
+    rows = volume_plan.page_rows
     found = {page.source for page in pages}
     taken = {fold(row.output) for row in every_row}
     suffix = PurePosixPath(pages[0].output).suffix if pages else ""
     names = ledger.names(job_id, suffix)
     avoid = taken | {fold(output) for output in names.values()}
-    shelves.register(taken)
+    volume_plan.register(taken)
     new: list[Page] = []
     reopened: list[tuple[int, int, int]] = []
     moved: list[tuple[int, int, int]] = []
@@ -174,7 +174,7 @@ def make_plan(
             output_folder,
             retry_failed=settings.retry_failed,
             bounds=settings.skip_larger_than,
-            stands=page.source in shelves.standing,
+            stands=page.source in volume_plan.standing,
             shelf=shelf,
         )
         change = (row.id, page.size, page.mtime_ns)
@@ -192,15 +192,17 @@ def make_plan(
     ledger.skip([row.id for row in gone if row.state not in ("done", "skipped")], GONE)
     counts["done"] += sum(row.state == "done" for row in gone)
     counts["skipped"] += sum(row.state != "done" for row in gone)
-    for row_id, page in zip(ledger.add_pages(job_id, new, shelves.row_ids), new, strict=True):
+    for row_id, page in zip(ledger.add_pages(job_id, new, volume_plan.row_ids), new, strict=True):
         todo[page.source] = PlannedPage(row_id, page.source, page.path, page.output, page.member)
-    shelves.decide(todo, fingerprint)
-    counts["failed"] += shelves.failed
-    counts["skipped"] += len(shelves.held_back)
+    volume_plan.decide(todo, fingerprint)
+    counts["failed"] += volume_plan.failed
+    counts["skipped"] += len(volume_plan.held_back)
     in_order = tuple(
-        todo[page.source] for page in pages if page.source in todo and page.source not in shelves.held_back
+        todo[page.source]
+        for page in pages
+        if page.source in todo and page.source not in volume_plan.held_back
     )
-    return Plan(in_order, **counts, volumes=tuple(shelves.planned), refused=tuple(shelves.refused))
+    return Plan(in_order, **counts, volumes=tuple(volume_plan.planned), refused=tuple(volume_plan.refused))
 
 
 def _take_over_moved_volumes(
@@ -209,7 +211,7 @@ def _take_over_moved_volumes(
     """Take over volumes that another job did just so: the input folder was moved."""
     if not volumes:
         return
-    known = {row.source for row in ledger.rows(job_id) if row.kind == VOLUME}
+    known = ledger.volume_sources(job_id)
     for volume in volumes:
         entry = volume.entry
         if volume.contents is None or not entry.output or entry.source in known:

@@ -26,6 +26,7 @@ MAX_MEMBER_BYTES = 512 << 20
 
 _UTF8_FLAG, _ENCRYPTED_FLAG = 0x800, 0x1
 _SMALLEST_BOMB = 64 << 20
+_BLOCK = 1 << 16
 
 Kind: TypeAlias = Literal["file", "folder", "link", "special"]
 
@@ -339,7 +340,7 @@ class LibarchiveContainer:
         parts: list[bytes] = []
         size = 0
         with self._errors("member"):
-            for block in entry.get_blocks():
+            for block in entry.get_blocks(_BLOCK):
                 size += len(block)
                 if size > MAX_MEMBER_BYTES:
                     raise too_large(size)
@@ -351,7 +352,7 @@ class LibarchiveContainer:
     def _rewind(self) -> None:
         self._close()
         with self._errors():
-            archive = self._stack.enter_context(self._library.file_reader(str(self._path)))
+            archive = self._stack.enter_context(self._library.file_reader(str(self._path), block_size=_BLOCK))
         self._walk = iter(archive)
 
     def _close(self) -> None:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from comic_upscale.cli import app
 from comic_upscale.models import weights
+from tests.archives import make_zip, pictures, read_cbz
 from tests.jobs.conftest import draw
 
 
@@ -94,6 +95,28 @@ def test_one_image(pages: Path, tiny_weights: Path) -> None:
     assert code == 0
     with Image.open(pages / "0-x3" / "0.png") as image:
         assert image.size == (72, 96)
+
+
+def test_one_volume(tmp_path: Path, tiny_weights: Path) -> None:
+    volume = make_zip(tmp_path / "v.cbz", {**pictures(2), "bad.png": b"bad"})
+    arguments = ("run", "--input", volume, "--model", tiny_weights, "--scale", 2)
+    code, out, _ = invoke(*arguments, "--verbose")
+    assert code == 1
+    assert "0 of 1 volume complete" in out
+    assert "incomplete: v.cbz: 1 of its 3 pages failed" in out
+    assert "incomplete: v.cbz" in invoke("status", "--failures")[1]
+    code, out, _ = invoke(*arguments, "--keep-original-on-failure", "--verbose")
+    assert code == 1  # a page did fail
+    assert "complete: v.cbz (3 pages)" in out
+    assert "1 of 1 volume complete" in invoke("status")[1]
+    assert list(read_cbz(tmp_path / "v-x2" / "v.cbz")) == ["p01.png", "p02.png", "bad.png"]
+
+
+def test_a_volume_that_breaks_a_limit(tmp_path: Path) -> None:
+    volume = make_zip(tmp_path / "v.cbz", pictures(2))
+    code, _, err = invoke("run", "--input", volume, "--max-members", 1)
+    assert (code, "--max-members allows more" in err) == (3, True)
+    assert invoke("run", "--input", volume, "--max-unpacked", "lots")[0] == 2
 
 
 def test_json_is_events_and_nothing_else(pages: Path, tiny_weights: Path) -> None:

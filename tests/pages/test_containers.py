@@ -20,7 +20,21 @@ from comic_upscale.pages.containers import Shelf, list_volume, open_container
 from comic_upscale.pages.page import Page
 from comic_upscale.pages.volume import Contents, Volume
 from comic_upscale.settings import VolumeRules
-from tests.archives import encrypt_flags, make_7z, make_tar, make_zip, picture, pictures, rename_in_zip
+from tests.archives import (
+    as_jpeg_pdf,
+    encrypt_flags,
+    epub,
+    make_7z,
+    make_tar,
+    make_zip,
+    needs_libarchive,
+    picture,
+    pictures,
+    rename_in_zip,
+    smooth,
+)
+
+pytestmark = needs_libarchive
 
 RULES = VolumeRules()
 
@@ -306,22 +320,6 @@ def test_a_volume_that_is_not_there_or_may_not_be_read(tmp_path: Path) -> None:
     assert refusal(tmp_path).kind in ("unreadable", "permission")
 
 
-EPUB_CONTAINER = b"""<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container"><rootfiles>
-<rootfile full-path="OPS/package.opf"/></rootfiles></container>"""
-
-
-def epub(spine: list[tuple[str, str]], files: dict[str, bytes]) -> dict[str, bytes]:
-    items = "".join(f'<item id="{name}" href="{href}"/>' for name, href in spine)
-    order = "".join(f'<itemref idref="{name}"/>' for name, _ in spine)
-    package = f"<package xmlns='http://www.idpf.org/2007/opf'><manifest>{items}</manifest><spine>{order}</spine></package>"
-    return {
-        "mimetype": b"application/epub+zip",
-        "META-INF/container.xml": EPUB_CONTAINER,
-        "OPS/package.opf": package.encode(),
-        **files,
-    }
-
-
 def test_an_epub_gives_its_pages_in_the_order_of_its_spine(tmp_path: Path) -> None:
     files = {
         "OPS/images/a.png": picture(1),
@@ -343,16 +341,6 @@ def test_an_epub_whose_pages_are_encrypted(tmp_path: Path) -> None:
     files = epub([("one", "1.png")], {"OPS/1.png": picture(1)})
     files["META-INF/encryption.xml"] = b"<e><CipherReference URI='OPS/1.png'/></e>"
     assert refusal(make_zip(tmp_path / "v.epub", files)).kind == "encrypted"
-
-
-def as_jpeg_pdf(path: Path, *images: Image.Image) -> Path:
-    first, *others = images
-    first.save(path, "PDF", save_all=True, append_images=others, resolution=100, quality=90)
-    return path
-
-
-def smooth(size: tuple[int, int]) -> Image.Image:
-    return Image.linear_gradient("L").resize(size).convert("RGB").rotate(3)
 
 
 def test_a_page_of_a_pdf_that_is_one_jpeg_stays_as_it_is(tmp_path: Path) -> None:

@@ -11,7 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.fuzz_readers import mutate, outcome, seeds
+from tests.archives import needs_libarchive
+from tests.fuzz import mutate, outcome, seeds
+
+pytestmark = needs_libarchive
 
 
 @pytest.fixture(scope="module")
