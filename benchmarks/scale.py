@@ -87,7 +87,7 @@ def large_ledger(folder: Path, weights: Path, count: int) -> dict[str, object]:
         model_sha256=identity,
     )
     start = time.perf_counter()
-    plan = make_plan(ledger, job, pages, output, retry_failed=False)
+    plan = make_plan(ledger, job, pages, settings)
     planned = time.perf_counter() - start
     run = ledger.start_run(job, device="cpu", precision="fp32", versions={})
     for page in plan.todo:

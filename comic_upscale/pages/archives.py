@@ -222,7 +222,8 @@ def _zip_names(infos: list[zipfile.ZipInfo]) -> list[str]:
 
 
 def _zip_kind(info: zipfile.ZipInfo) -> Kind:
-    if info.is_dir():
+    # Not its is_dir(), which stumbles over an empty name.
+    if info.filename.endswith("/"):
         return "folder"
     # Unix programs keep the file's type here: 0xA000 is a symbolic link.
     type_bits = (info.external_attr >> 16) & 0xF000

@@ -159,6 +159,11 @@ def test_members_that_lead_outside_are_left_out_and_said(tmp_path: Path) -> None
     assert "2 member(s) whose names lead outside were left out" in contents(path).notes
 
 
+def test_a_member_without_a_name(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "v.cbz", {"": b"x", "1.png": picture(1)})
+    assert list(targets(path)) == ["1.png"]
+
+
 def test_links_and_devices_are_left_out_and_said(tmp_path: Path) -> None:
     path = tmp_path / "v.cbt"
     with tarfile.open(path, "w") as archive:
