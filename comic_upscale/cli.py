@@ -555,6 +555,8 @@ def _set_up_logging(verbose: bool) -> None:
     # What Pillow thinks of a strange file is said page by page, by our own decoder.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").addHandler(logging.NullHandler())
+    # Tells at every start what an old libarchive lacks, none of which is used.
+    logging.getLogger("libarchive").setLevel(logging.ERROR)
     logging.basicConfig(
         level=logging.INFO if verbose else logging.CRITICAL,
         format="%(levelname)s %(name)s: %(message)s",

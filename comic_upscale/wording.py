@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from comic_upscale.jobs.records import PageDone, PageSkipped, VolumeDone
 from comic_upscale.jobs.report import JobStatus, seconds_since
+from comic_upscale.settings import MARKER_FOLDER
 
 if TYPE_CHECKING:
     from comic_upscale.jobs.preview import PagePreview, Preview
@@ -122,7 +123,7 @@ def header_lines(event: JobStarted) -> list[tuple[str, str]]:
         if count and count != event.total
     ]
     if event.volumes:
-        counts.append(f"in or beside {event.volumes:,} volume{'s' if event.volumes != 1 else ''}")
+        counts.append(f"{event.volumes:,} volume{'s' if event.volumes != 1 else ''}")
     passed_over = ", ".join(f"{reason}: {count:,}" for reason, count in event.passed_over.items() if count)
     lines = [
         ("input", f"{_short(event.input)}: {', '.join(counts)}"),
@@ -152,7 +153,9 @@ def page_line(event: PageDone | PageSkipped | VolumeDone) -> str:
     notes = f": {'; '.join(event.notes)}" if event.notes else ""
     if isinstance(event, VolumeDone):
         return printable(f"complete: {event.output or event.source} ({event.pages} pages){notes}")
-    return printable(f"done: {event.output} ({event.output_width}x{event.output_height}){notes}")
+    # While it waits for the others of its volume its output has no name that means anything.
+    name = event.source if event.output.startswith(f"{MARKER_FOLDER}/") else event.output
+    return printable(f"done: {name} ({event.output_width}x{event.output_height}){notes}")
 
 
 def stopping_line(event: Progress) -> str:

@@ -59,12 +59,12 @@ def make_tar(path: Path, members: Members, mode: str = "w") -> Path:
     return path
 
 
-def make_7z(path: Path, members: Members) -> Path:
+def make_7z(path: Path, members: Members, options: str = "compression-level=1") -> Path:
     """A solid 7z, by libarchive; a skip where that is missing."""
     if libarchive is None:
         pytest.skip("libarchive is not installed: apt-get install libarchive13")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with libarchive.file_writer(str(path), "7zip", options="compression-level=1") as archive:
+    with libarchive.file_writer(str(path), "7zip", options=options) as archive:
         for name, data in _pairs(members):
             archive.add_file_from_memory(name, len(data), data)
     return path

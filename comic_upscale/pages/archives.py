@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import logging
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -340,12 +341,18 @@ class LibarchiveContainer:
     def _joined(self, entry: Any) -> bytes:
         parts: list[bytes] = []
         size = 0
+        # Not the binding's get_blocks(): where libarchive warns of a wrong checksum, that takes the number
+        # of the warning for a count of bytes.
+        buffer = ctypes.create_string_buffer(_BLOCK)
+        read = self._library.ffi.read_data
         with self._errors("member"):
-            for block in entry.get_blocks(_BLOCK):
-                size += len(block)
+            while (count := read(entry._archive_p, buffer, _BLOCK)) > 0:
+                size += count
                 if size > MAX_MEMBER_BYTES:
                     raise too_large(size)
-                parts.append(block)
+                parts.append(buffer.raw[:count])
+        if count < 0:
+            raise damaged("member", "its checksum is wrong")
         if entry.size is not None and entry.size != size:
             raise damaged("member", f"{size:,} bytes instead of {entry.size:,}")
         return b"".join(parts)
@@ -393,6 +400,7 @@ def _libarchive() -> Any:
     try:
         import libarchive
         import libarchive.exception
+        import libarchive.ffi
     except Exception:
         # OSError, TypeError or AttributeError, as the system and the binding please.
         raise PageError(
@@ -402,6 +410,8 @@ def _libarchive() -> Any:
             "brew install libarchive, and set LIBARCHIVE to its libarchive.dylib; Windows: set LIBARCHIVE to "
             "libarchive.dll.",
         ) from None
+    # What it thinks of a strange file is said member by member, by ourselves.
+    logging.getLogger("libarchive").addHandler(logging.NullHandler())
     return libarchive
 
 

@@ -281,6 +281,19 @@ def test_a_cut_volume_is_damaged(tmp_path: Path, maker: object) -> None:
     assert caught.value.kind == "damaged"
 
 
+def test_a_wrong_checksum_is_damage(tmp_path: Path) -> None:
+    path = make_7z(tmp_path / "v.cb7", pictures(3), options="compression=store")
+    data = path.read_bytes()
+    at = data.index(pictures(3)["p02.png"]) + 200
+    path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    container = open_container(path, RULES)
+    assert container.read(0) == pictures(3)["p01.png"]
+    with pytest.raises(PageError, match="checksum is wrong"):
+        container.read(1)
+    assert container.read(2) == pictures(3)["p03.png"]
+    container.close()
+
+
 def test_after_the_break_of_a_solid_volume_every_page_fails_at_once(tmp_path: Path) -> None:
     path = make_tar(tmp_path / "v.cbt", pictures(6), "w:gz")
     listed = contents(path)
