@@ -45,10 +45,15 @@ def export(
         raise SettingsError(f"--format must be one of {', '.join(EXPORT_FORMATS)}, not {format!r}")
     found = read_export(choose_ledger(job, ledger, state_folder()))
     path = metadata_path(found, output) if format == "imagefolder" else output
-    text = as_text(found.rows, format, suffix=".jsonl" if path is None else path.suffix)
+    rows = found.files if format == "imagefolder" else found.rows
+    text = as_text(rows, format, suffix=".jsonl" if path is None else path.suffix)
     if path is None:
         typer.echo(text.encode(), nl=False)
     else:
         write_export(text, path, overwrite=overwrite)
-    left_out = f"; {found.missing:,} left out, whose outputs are gone" if found.missing else ""
-    typer.echo(f"{len(found.rows):,} pages exported{f' into {path}' if path else ''}{left_out}", err=True)
+    left_out = f"; {found.missing:,} left out, whose outputs are not in their places" if found.missing else ""
+    if len(rows) < len(found.rows):
+        left_out += (
+            f"; {len(found.rows) - len(rows):,} left out, which are in volumes: csv and jsonl name them"
+        )
+    typer.echo(f"{len(rows):,} pages exported{f' into {path}' if path else ''}{left_out}", err=True)

@@ -7,13 +7,14 @@ import dataclasses
 import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, TypeAlias, get_args
 
 from comic_upscale.errors import OutputError, SettingsError
 from comic_upscale.jobs.report import read_done_pages
+from comic_upscale.pages.cbz import find_member, read_members
 from comic_upscale.pages.order import natural_key
 from comic_upscale.pages.sidecars import CAPTION_EXTENSIONS
 from comic_upscale.settings import LEDGER_NAME, MARKER_FOLDER
@@ -32,9 +33,10 @@ class ExportRow:
     """A page that is done."""
 
     file: str
-    """The output, relative to the output folder."""
+    """The output, relative to the output folder; of a page in a volume the CBZ and the page's name in it,
+    ``v01.cbz/012.png``."""
     source: str
-    """Relative to the input folder."""
+    """Relative to the input folder; of a page in a volume the volume and the page's name in it."""
     source_sha256: str
     source_bytes: int
     source_width: int
@@ -53,6 +55,8 @@ class ExportRow:
     model_sha256: str
     caption: str | None
     """The text of the page's ``.txt`` or ``.caption``: the one beside the output, else the one beside the source."""
+    volume: str | None
+    """The CBZ that the page is in, relative to the output folder; None for a file of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,13 @@ class Export:
     rows: tuple[ExportRow, ...]
     """In natural order of the sources, whatever the order in which they were done."""
     missing: int
-    """Pages that the ledger has as done and whose output is no longer there: left out."""
+    """Pages that the ledger has as done and whose output is no longer there, or waits for the other pages of its
+    volume: left out."""
+
+    @property
+    def files(self) -> tuple[ExportRow, ...]:
+        """The rows of pages that are files of their own: all that an imagefolder can hold."""
+        return tuple(row for row in self.rows if row.volume is None)
 
 
 def read_export(ledger: Path) -> Export:
@@ -81,10 +91,11 @@ def read_export(ledger: Path) -> Export:
     source_folder = Path(job["input"])
     if not source_folder.is_dir():
         source_folder = source_folder.parent
-    there = [page for page in pages if (folder / page["output"]).is_file()]
+    volumes = _Volumes(folder)
+    there = [(file, page) for page in pages if (file := _file_of(page, folder, volumes)) is not None]
     rows = [
         ExportRow(
-            file=page["output"],
+            file=file,
             source=page["source"],
             source_sha256=page["source_sha256"],
             source_bytes=page["source_size"],
@@ -97,12 +108,44 @@ def read_export(ledger: Path) -> Export:
             scale=round(page["output_height"] / page["height"], 4),
             model=job["model"],
             model_sha256=job["model_sha256"],
-            caption=_caption(folder / page["output"], source_folder / page["source"]),
+            caption=_caption(folder / file, source_folder / page["source"]),
+            volume=page["volume_output"] or None,
         )
-        for page in there
+        for file, page in there
     ]
     rows.sort(key=lambda row: natural_key(row.source))
     return Export(folder, tuple(rows), len(pages) - len(there))
+
+
+class _Volumes:
+    """The pages in the CBZs of an output folder; each directory is read once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._held: dict[str, dict[str, int]] = {}
+
+    def name_of(self, page: Mapping[str, Any]) -> str | None:
+        """What a page is called in its CBZ; None if it is not there."""
+        volume = page["volume_output"]
+        path = self._folder / volume
+        held = self._held.get(volume)
+        if held is None:
+            held = self._held[volume] = read_members(path)
+        inside = PurePosixPath(page["source"].removeprefix(f"{page['volume_source']}/"))
+        name = str(inside.with_suffix(PurePosixPath(page["output"]).suffix))
+        size, sha256 = page["output_size"], page["output_sha256"]
+        if held.get(name) == size and list(held.values()).count(size) == 1:
+            return name
+        return find_member(path, name, size, sha256) if size in held.values() else None
+
+
+def _file_of(page: Mapping[str, Any], folder: Path, volumes: _Volumes) -> str | None:
+    """Where the output of a page is, relative to the output folder; None if it is not in its place."""
+    if page["volume_output"]:
+        name = volumes.name_of(page)
+        return None if name is None else f"{page['volume_output']}/{name}"
+    output = str(page["output"])
+    return output if (folder / output).is_file() else None
 
 
 def as_text(rows: Iterable[ExportRow], format: ExportFormat, *, suffix: str = ".jsonl") -> str:

@@ -22,6 +22,7 @@ from comic_upscale.jobs.records import (
     MIGRATION_NAMES,
     MIGRATION_SET,
     MIGRATIONS_TABLE,
+    PAGE,
     SELECT_AUTO_JOBS,
     SELECT_OLD_ROWS,
     SELECT_ROWS,
@@ -37,6 +38,17 @@ ALIVE_WITHIN_SECONDS = 30.0
 
 RATE_OVER_PAGES = 200
 """The rate is taken over the last so many pages, so that it follows the pages of the moment."""
+
+
+_SELECT_DONE = (
+    "select pages.*, volumes.source as volume_source, volumes.output as volume_output"
+    " from pages left join pages as volumes on volumes.id = pages.volume_id"
+    f" where pages.job_id = ? and pages.state = 'done' and pages.kind = '{PAGE}' order by pages.id"
+)
+_SELECT_OLD_DONE = (
+    "select *, null as volume_source, null as volume_output from pages"
+    " where job_id = ? and state = 'done' order by id"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,12 +184,14 @@ def read_failures(ledger: Path) -> list[Failure]:
 
 
 def read_done_pages(ledger: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The newest job of a ledger, and its pages that are done, by their columns; errors as `read_status`."""
+    """The newest job of a ledger, and its pages that are done, by their columns; errors as `read_status`.
+
+    ``volume_source`` and ``volume_output`` are those of the volume that a page is in, None for any other page.
+    """
     with _reading(ledger) as connection:
         job = _newest_job(connection, ledger)
-        cursor = connection.execute(
-            "select * from pages where job_id = ? and state = 'done' order by id", [job["id"]]
-        )
+        query = _SELECT_DONE if _knows_volumes(connection) else _SELECT_OLD_DONE
+        cursor = connection.execute(query, [job["id"]])
         names = [column[0] for column in cursor.description]
         return job, [dict(zip(names, row, strict=True)) for row in cursor]
 

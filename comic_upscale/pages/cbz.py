@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -43,6 +45,25 @@ def check_cbz(path: Path, names: list[str]) -> None:
         whole = False
     if not whole:
         raise PageError("encode", "The new volume cannot be read back: the disk may be failing.")
+
+
+def find_member(path: Path, name: str, size: int, sha256: str) -> str | None:
+    """The name of the member of a CBZ with this content; None if there is none.
+
+    Args:
+        path: of the CBZ.
+        name: that it most likely has; decides between members that are alike.
+        size: bytes of the content.
+        sha256: of the content, hexadecimal.
+    """
+    with (
+        contextlib.suppress(OSError, zipfile.BadZipFile, ValueError, NotImplementedError),
+        zipfile.ZipFile(path) as archive,
+    ):
+        for info in sorted(archive.infolist(), key=lambda info: info.filename != name):
+            if info.file_size == size and hashlib.sha256(archive.read(info)).hexdigest() == sha256:
+                return info.filename
+    return None
 
 
 def read_members(path: Path) -> dict[str, int]:
