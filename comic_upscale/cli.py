@@ -180,7 +180,7 @@ def run(
         typer.Option(
             metavar="WxH|N",
             help="Skip pages that do not fit within so many pixels, or whose long side is longer. They are recorded "
-            "as skipped; --copy-others copies them as they are.",
+            "as skipped; --copy-others copies them as they are, and into the CBZ of a volume they always go so.",
         ),
     ] = None,
     model: Annotated[

@@ -160,7 +160,10 @@ def test_members_that_lead_outside_are_left_out_and_said(tmp_path: Path) -> None
 
 
 def test_a_member_without_a_name(tmp_path: Path) -> None:
-    path = make_zip(tmp_path / "v.cbz", {"": b"x", "1.png": picture(1)})
+    path = make_zip(tmp_path / "v.cbz", {"1.png": picture(1)})
+    with zipfile.ZipFile(path, "a") as archive:
+        # As an entry made before: from a name alone, some versions of Python stumble over an empty one.
+        archive.writestr(zipfile.ZipInfo(""), b"x")
     assert list(targets(path)) == ["1.png"]
 
 
