@@ -124,7 +124,7 @@ class JobSettings:
     size: Size | None = None
     """How large pages shall be, other than by a scale: a ``Width``, ``Fit``, ``Print``... of ``sizes.py``."""
     skip_larger_than: Bounds | None = None
-    """Pages that do not fit within these pixels are left as they are, and recorded as skipped; into a new volume they go so."""
+    """Pages that do not fit within these pixels are left as they are, recorded as skipped, and put so into volumes."""
     model: str = AUTO_MODEL
     """``auto``, a name of the catalogue, or the path of a ``.pth`` or ``.safetensors`` file."""
     denoise: float | None = None
