@@ -345,9 +345,8 @@ def test_a_disk_that_is_really_full(make_settings: MakeSettings, tmp_path: Path)
         for name in whole:
             with Image.open(settings.output / name) as image:
                 image.load()
-        # A page that was placed as another found the disk full may not be on record yet; never the reverse.
-        done = read_status(settings.ledger_path).done
-        assert len(whole) - settings.workers <= done <= len(whole)
+        # Pages that were placed as another found the disk full may not be on record yet; never the reverse.
+        assert read_status(settings.ledger_path).done <= len(whole)
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
         assert run(settings).pending == 0
     finally:
