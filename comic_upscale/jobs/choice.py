@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from comic_upscale.jobs.records import AutoJob
 from comic_upscale.models import auto
+from comic_upscale.models.catalogue import CATALOGUE
 from comic_upscale.models.download import OnProgress
 from comic_upscale.models.weights import identify_weights
 from comic_upscale.settings import JobSettings
@@ -50,13 +51,17 @@ def named_model(settings: JobSettings) -> ChosenModel | None:
 def kept_model(settings: JobSettings, jobs: Iterable[AutoJob]) -> ChosenModel | None:
     """Return the model of the first job that differs from these settings in nothing but ``auto``.
 
+    It is known by its weights: the same file can have been named by its path. Weights that this version no
+    longer knows cannot be kept.
+
     Args:
         settings: with the model ``auto``.
         jobs: those into the same folder whose model ``auto`` chose, the newest first.
     """
     for job in jobs:
-        if settings.fingerprint(job.model_sha256) == job.fingerprint:
-            return _chosen(job.model)
+        name = _names_by_weights().get(job.model_sha256)
+        if name is not None and settings.fingerprint(job.model_sha256) == job.fingerprint:
+            return _chosen(name)
     return None
 
 
@@ -88,6 +93,10 @@ def choose_model(settings: JobSettings, on_progress: OnProgress) -> ChosenModel:
         return _chosen(choice.model)
     stays = f"This job stays with {choice.model}, unless another --model is named."
     return _chosen(choice.model, f"{choice.note} {stays}")
+
+
+def _names_by_weights() -> dict[str, str]:
+    return {model.weights.sha256: model.name for model in CATALOGUE.values()}
 
 
 def _chosen(name: str, note: str | None = None) -> ChosenModel:

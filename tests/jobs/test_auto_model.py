@@ -14,7 +14,7 @@ from comic_upscale.jobs.preview import preview
 from comic_upscale.jobs.progress import Event, JobFinished, JobStarted
 from comic_upscale.jobs.report import read_status
 from comic_upscale.jobs.run import run_job
-from comic_upscale.models.weights import ResolvedWeights
+from comic_upscale.models.weights import ResolvedWeights, resolve_weights
 from comic_upscale.settings import JobSettings
 from comic_upscale.upscaling import device
 from tests.fakes import NearestEngine
@@ -47,6 +47,10 @@ class Ran:
         """The model of the header, which is the one of the engine."""
         assert [weights.model_name for weights in self.weights] in ([], [self.started.model])
         return self.started.model
+
+
+def bundled_weights() -> Path:
+    return resolve_weights(OWN, denoise=None, folders=[], cache=Path()).path
 
 
 def jobs(settings: JobSettings) -> list[tuple[str, int]]:
@@ -184,6 +188,16 @@ def test_a_model_that_was_only_ever_named_is_not_kept(make_auto: Callable[..., J
     ran = Ran(make_auto())
     assert (ran.model, ran.done_now) == (OWN, 12)
     assert jobs(settings) == [(LARGE, 0), (OWN, 1)]
+
+
+def test_a_job_that_began_with_the_file_of_the_package_is_continued(
+    make_auto: Callable[..., JobSettings],
+) -> None:
+    # By path its model is called after the file; that is no name of the catalogue.
+    path = str(bundled_weights())
+    assert Ran(make_auto(model=path)).model == "comic-compact-x3.safetensors"
+    for _ in range(2):
+        assert Ran(make_auto()).done_now == 0
 
 
 def test_other_settings_are_another_job_and_another_choice(
