@@ -31,6 +31,8 @@ class Recipe:
     seed: int = 1
     shared: bool = True
     """Whether the shared pages were at hand."""
+    begun_with: str = ""
+    """SHA-256 of the weights that were trained further; empty where training began at nothing."""
 
 
 @dataclass(slots=True)

@@ -18,18 +18,18 @@ Pixels = NDArray[np.uint8]
 
 _KERNELS = (
     # Bicubic is what most programs shrink with; the rest are met often enough to be learned.
-    (Image.Resampling.BICUBIC, 0.62),
+    (Image.Resampling.BICUBIC, 0.72),
     (Image.Resampling.LANCZOS, 0.14),
-    (Image.Resampling.BOX, 0.09),
-    (Image.Resampling.BILINEAR, 0.10),
-    (Image.Resampling.HAMMING, 0.05),
+    (Image.Resampling.BOX, 0.05),
+    (Image.Resampling.BILINEAR, 0.05),
+    (Image.Resampling.HAMMING, 0.04),
 )
-_CLEAN_SHARE = 0.42
+_CLEAN_SHARE = 0.45
 """Of all pages; the shares below are of the others, but for the blur, which any page can have."""
 _NOISE_SHARE = 0.12
 _JPEG_SHARE = 0.82
 _WEBP_SHARE = 0.10
-_BLUR_SHARE = 0.08
+_BLUR_SHARE = 0.03
 _CHROMA_FULL, _CHROMA_HALVED = 0, 2
 """Pillow's numbers for 4:4:4 and 4:2:0."""
 

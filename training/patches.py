@@ -22,7 +22,7 @@ SHRINKS = ((2.0, 0.4), (2.5, 0.4), (3.0, 0.2))
 """By how much ground truth is shrunk, and how often: the scales that pages are asked at, and the network's own."""
 _MARGIN = 12
 """Pixels of ground truth kept around a crop, for the kernel that shrinks it."""
-_GRAY_SHARE, _NEGATIVE_SHARE, _SWAP_SHARE, _SOFT_SHARE = 0.12, 0.08, 0.3, 0.15
+_GRAY_SHARE, _NEGATIVE_SHARE, _SWAP_SHARE, _SOFT_SHARE = 0.12, 0.08, 0.3, 0.35
 
 
 class Batch(NamedTuple):
@@ -134,7 +134,7 @@ def _vary(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uin
         pixels = 255 - pixels
     if rng.random() < _SOFT_SHARE:
         soft = Image.fromarray(np.ascontiguousarray(pixels)).filter(
-            ImageFilter.GaussianBlur(float(rng.uniform(0.4, 1.3)))
+            ImageFilter.GaussianBlur(float(rng.uniform(0.3, 1.2)))
         )
         pixels = np.asarray(soft)
     return np.ascontiguousarray(pixels)

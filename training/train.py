@@ -17,8 +17,10 @@ from typing import Annotated
 
 import torch
 import typer
+from safetensors.torch import load_file
 from spandrel.architectures.Compact import Compact
 
+from comic_upscale.models.digest import sha256_of
 from training.checkpoint import ForeignCheckpointError, Progress, Recipe, export, resume, save
 from training.ground_truth import draw_pages, read_pages, shared_pages, validation_paths
 from training.objective import loss
@@ -53,6 +55,9 @@ def main(
     drawn: int = _DEFAULT.drawn,
     drawn_share: float = _DEFAULT.drawn_share,
     seed: int = _DEFAULT.seed,
+    begin_with: Annotated[
+        Path | None, typer.Option(help="Weights (.safetensors) of the same size to train further.")
+    ] = None,
 ) -> None:
     """Train the compact network on comic pages, or go on where the last stretch stopped."""
     started = time.monotonic()
@@ -68,9 +73,10 @@ def main(
         drawn_share=drawn_share,
         seed=seed,
         shared=(shared / "dev.json").is_file(),
+        begun_with=sha256_of(begin_with) if begin_with else "",
     )
     out.mkdir(parents=True, exist_ok=True)
-    progress = begin(recipe, on)
+    progress = begin(recipe, on, begin_with)
     checkpoint = out / "checkpoint.pt"
     if checkpoint.is_file():
         try:
@@ -84,11 +90,14 @@ def main(
     export(out / "weights.safetensors", progress.average.module, {"recipe": json.dumps(asdict(recipe))})
 
 
-def begin(recipe: Recipe, device: torch.device) -> Progress:
-    """Return an untrained network with what trains it; the seed decides the weights."""
+def begin(recipe: Recipe, device: torch.device, weights: Path | None = None) -> Progress:
+    """Return a network with what trains it; the seed decides its weights, or they are those of a file."""
     torch.manual_seed(recipe.seed)
     network = Compact(num_feat=recipe.features, num_conv=recipe.convolutions, upscale=recipe.scale)
-    _begin_as_identity(network)
+    if weights:
+        network.load_state_dict(load_file(weights))
+    else:
+        _begin_as_identity(network)
     network = network.to(device, memory_format=torch.channels_last)
     average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=_follow)
     optimizer = torch.optim.Adam(network.parameters(), recipe.rate, betas=(0.9, 0.99))
