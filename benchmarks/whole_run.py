@@ -1,6 +1,6 @@
 """Files to files on this machine: the whole run against the network alone and against the official loop.
 
-Usage: python benchmarks/whole_run.py [--pages 20] [--rounds 4] [--model NAME|FILE] [--json FILE]
+Usage: python benchmarks/whole_run.py [--pages 20] [--rounds 4] [--model NAME|FILE] [--precision P] [--json FILE]
 
 Machines are noisy, so the three are timed in turn, round after round, in one process, over the same
 pages, and the figures that count are the ratios. Loading a network is left out of all three.
@@ -50,12 +50,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--model", default="realesr-animevideov3")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     weights = resolve_weights(
         options.model, denoise=None, folders=weights_folders(), cache=Path("weights"), download=False
     )
-    engine = open_torch_engine(load_network(weights, None), options.device)
+    engine = open_torch_engine(load_network(weights, None), options.device, options.precision)
     official = open_official(weights, engine)
     with tempfile.TemporaryDirectory() as folder:
         pages = cut_pages(Path(folder) / "pages", options.pages)

@@ -33,10 +33,12 @@ AUTO_LIMITS = {
     # windows this small (512x768 through 16 layers of 64 features on 2 threads: 2.6 s in tiles, 3.5 s whole).
     # A batch gives nothing there, and alone the result of a page is the same to the bit in every run.
     "cpu": AutoLimits(whole_pixels=131_072, tile=448, batch_pixels=1),
+    # In strips layers take next to nothing: what counts is the native page, of 100 to 200 bytes a pixel of input.
+    "cpu in strips": AutoLimits(whole_pixels=2_097_152, tile=1448, batch_pixels=1),
     # 4 MP of 64 features at the size of the input stay below 2^31 elements eight times over.
     "cuda": AutoLimits(whole_pixels=4_194_304, tile=2048, batch_pixels=4_194_304),
 }
-"""By type of device."""
+"""By type of device, and by how it is used."""
 OTHER_LIMITS = AutoLimits(whole_pixels=1_048_576, tile=768, batch_pixels=1_048_576)
 """For a device whose use of memory is not measured."""
 
@@ -45,7 +47,7 @@ class Limits:
     """The largest window and the largest batch for now.
 
     Args:
-        kind: the device's type, such as ``"cuda"``.
+        kind: the device's type, such as ``"cuda"``; ``"cpu in strips"`` where the network goes so.
         batch: windows at once, at least 1; None to find out.
         tile: the longest side of a window in pixels; 0 never to cut; None to find out.
         measured: whether the engine will report ``learn``, so that a batch waits for the first of them.

@@ -7,6 +7,7 @@ import copy
 import torch
 
 from comic_upscale.models.network import Network
+from comic_upscale.upscaling.strips import StripwiseCompact, goes_in_strips
 
 
 class NetworkPass:
@@ -19,10 +20,16 @@ class NetworkPass:
     """
 
     def __init__(self, network: Network, device: torch.device, precision: torch.dtype) -> None:
+        self.in_strips = device.type == "cpu" and goes_in_strips(network.module)
+        """Whether windows of any size go through without much memory, a few rows at a time."""
+        self._channels = network.input_channels
+        if self.in_strips:
+            self._module: torch.nn.Module = StripwiseCompact(network.module, precision).eval()
+            self._precision = torch.float32
+            return
         # Channels last is what tensor cores and oneDNN compute in; other orders are converted at every layer.
         module = copy.deepcopy(network.module).to(device=device, dtype=precision)
         self._module = module.to(memory_format=torch.channels_last).eval()
-        self._channels = network.input_channels
         self._precision = precision
 
     def planes(self, channels: int) -> int:
@@ -39,7 +46,7 @@ class NetworkPass:
             windows: uint8, N x height x width x C on the device, C 3 or 1.
 
         Returns:
-            The native pixels, N x C x height*scale x width*scale in the precision, 0..1; and float32, N:
+            The native pixels, N x C x height*scale x width*scale in the precision or float32, 0..1; and float32, N:
             a number for each window that is finite where all that the network gave for it is.
         """
         n, height, width, channels = windows.shape

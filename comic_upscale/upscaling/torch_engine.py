@@ -298,10 +298,11 @@ class TorchEngine:
     def _stage(self, precision: torch.dtype) -> _Stage:
         """Return the network in a precision, made at its first use: float32 may never be needed."""
         if precision not in self._stages:
+            forward = NetworkPass(self._network, self._device, precision)
             self._stages[precision] = _Stage(
-                NetworkPass(self._network, self._device, precision),
+                forward,
                 Limits(
-                    self._device.type,
+                    "cpu in strips" if forward.in_strips else self._device.type,
                     batch=self._batch,
                     tile=self._tile,
                     measured=self._device.type == "cuda",

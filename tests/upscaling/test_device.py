@@ -15,6 +15,7 @@ from comic_upscale.upscaling.device import (
     precision_for,
 )
 from comic_upscale.upscaling.faults import is_lost_device, is_too_much
+from tests.upscaling.conftest import MakeNetwork
 
 no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a card that must not be there")
 CPU = torch.device("cpu")
@@ -92,8 +93,28 @@ def test_auto_precision(
     assert chosen == expected
 
 
-def test_a_precision_is_what_was_asked_for_or_refused(compact: Network) -> None:
+@pytest.mark.parametrize(("has_it", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_compact_network_runs_in_bfloat16_on_a_cpu_that_has_it(
+    compact: Network,
+    make_network: MakeNetwork,
+    monkeypatch: pytest.MonkeyPatch,
+    has_it: bool,
+    expected: torch.dtype,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_it}, raising=False)
+    assert choose_precision("auto", CPU, compact) == expected
+    assert choose_precision("auto", CPU, make_network(torch.nn.Upsample(scale_factor=4))) == torch.float32
+
+
+def test_a_torch_that_does_not_tell_what_the_cpu_can_computes_in_float32(
+    compact: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert choose_precision("auto", CPU, compact) == torch.float32
+
+
+def test_a_precision_is_what_was_asked_for_or_refused(compact: Network) -> None:
+    assert choose_precision("fp32", CPU, compact) == torch.float32
     assert choose_precision("bf16", CPU, compact) == torch.bfloat16
     with pytest.raises(SettingsError, match=r"does not work in fp16.*fp32, bf16"):
         precision_for("fp16", "cuda", (9, 0), supports_half=False, supports_bfloat16=True)

@@ -272,7 +272,7 @@ def test_a_lost_device_ends_the_run_and_another_error_is_not_hidden(make_network
 
 
 def test_the_engine_says_what_it_is(compact: Network) -> None:
-    engine = open_torch_engine(compact, "cpu")
+    engine = open_torch_engine(compact, "cpu", "fp32")
     assert (engine.native_scale, engine.precision) == (4, "fp32")
     assert engine.device.startswith("cpu (")
     assert engine.batch_limit(768, 512) == 1
