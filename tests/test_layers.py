@@ -18,7 +18,7 @@ FLOORS = (
     ("sizes",),
     ("settings",),
     ("pages",),
-    ("models",),
+    ("models", "gate"),
     ("upscaling",),
     ("jobs",),
     ("environment", "wording"),
@@ -30,7 +30,12 @@ FLOORS = (
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 # Rooms that must answer without these heavy packages being there at all.
-NEVER = {"pages": {"torch", "spandrel"}, "settings": {"torch"}, "errors": {"torch", "numpy"}}
+NEVER = {
+    "pages": {"torch", "spandrel"},
+    "gate": {"torch", "spandrel"},
+    "settings": {"torch"},
+    "errors": {"torch", "numpy"},
+}
 # Only the floors from here up may talk to the user.
 TALKING = {"terminal", "cli", "cli_models", "cli_export", "environment", "__main__"}
 

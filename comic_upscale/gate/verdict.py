@@ -1,0 +1,97 @@
+"""Which pages a person should look at: scores held against bounds that were measured.
+
+The bounds are data, `thresholds.toml`, with what they were measured on.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+import numpy as np
+
+from comic_upscale.gate.scores import Scores, compare
+from comic_upscale.pages.page import UInt8Array
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The worst scores that a page may have; what they mean: `Scores`."""
+
+    psnr: float
+    ssim: float
+    worst_block: float
+    brightness: float
+    tint: float
+    shift: float
+    white_drift: float
+    black_drift: float
+    chroma: float
+    seam: float
+    contrast: float
+    """The least part of the source's contrast that must be left."""
+    contrast_levels: float
+    """Sources of less contrast than this are not asked for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the gate says of a page."""
+
+    scores: Scores
+    reasons: tuple[str, ...]
+    """In words, what a person should look at; empty for a page that passes."""
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether the page should be looked at."""
+        return bool(self.reasons)
+
+
+@cache
+def default_bounds() -> Bounds:
+    """Return the bounds that come with the package."""
+    text = files("comic_upscale.gate").joinpath("thresholds.toml").read_text("utf-8")
+    return Bounds(**tomllib.loads(text)["bounds"])
+
+
+def judge(source: UInt8Array, larger: UInt8Array, bounds: Bounds | None = None) -> Verdict:
+    """Hold a page against its source.
+
+    Args:
+        source: uint8 or uint16, height x width x C, C 3 or 1.
+        larger: of the same type, any larger height x width x the same C.
+        bounds: None for those that come with the package.
+    """
+    scores = compare(_as_bytes(source), _as_bytes(larger))
+    return Verdict(scores, reasons(scores, bounds or default_bounds()))
+
+
+def reasons(scores: Scores, bounds: Bounds) -> tuple[str, ...]:
+    """Say in words what is beyond its bound, the gravest first."""
+    has_contrast = scores.contrast_levels >= bounds.contrast_levels
+    checks = (
+        (has_contrast and scores.contrast < bounds.contrast, "flat where the source is not"),
+        (scores.psnr < bounds.psnr, f"unlike its source: {scores.psnr:.1f} dB"),
+        (scores.ssim < bounds.ssim, f"another structure than its source: SSIM {scores.ssim:.3f}"),
+        (
+            scores.worst_block > bounds.worst_block,
+            f"a part unlike its source: {scores.worst_block:.0f} levels",
+        ),
+        (scores.shift > bounds.shift, f"shifted by {scores.shift:.2f} pixels of the source"),
+        (scores.brightness > bounds.brightness, f"brighter or darker by {scores.brightness:.1f} levels"),
+        (scores.tint > bounds.tint, f"tinted by {scores.tint:.1f} levels"),
+        (scores.chroma > bounds.chroma, f"colour of {scores.chroma:.1f} levels on gray"),
+        (scores.white_drift > bounds.white_drift, f"white paper off by {scores.white_drift:.1f} levels"),
+        (scores.black_drift > bounds.black_drift, f"solid black off by {scores.black_drift:.1f} levels"),
+        (scores.seam > bounds.seam, f"a straight line across it, {scores.seam:.0f} times the usual step"),
+    )
+    return tuple(text for is_beyond, text in checks if is_beyond)
+
+
+def _as_bytes(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8 | np.uint16]]) -> UInt8Array:
+    if pixels.dtype == np.uint16:
+        return (pixels >> 8).astype(np.uint8)
+    return pixels.astype(np.uint8, copy=False)
