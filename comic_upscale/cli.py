@@ -232,11 +232,39 @@ def run(
         str,
         typer.Option(help="torch, or realesrgan: the official program, slower, for comparing (an extra to install)."),
     ] = "torch",
-    format: Annotated[str, typer.Option("--format", "-f", help="png, webp or jpeg.")] = "png",
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format", "-f",
+            help="png, webp, jpeg, avif, jxl or tiff; auto: each page in the format of its own file.",
+        ),
+    ] = "png",
     quality: Annotated[
         int | None,
-        typer.Option(help="1-100, for jpeg (left out: 95) and webp (left out: lossless).", metavar="N"),
+        typer.Option(
+            help="1-100, for jpeg (left out: 95), avif (90), webp and jxl (left out: lossless).", metavar="N"
+        ),
     ] = None,
+    png_level: Annotated[
+        int | None, typer.Option(metavar="0-9", help="How hard PNG is compressed; left out: fast.")
+    ] = None,
+    gray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|keep|off", show_default="auto",
+            help="auto: pages without colour are written with one channel; keep: only those that are stored so; "
+            "off: none.",
+        ),
+    ] = None,
+    icc: Annotated[
+        str,
+        typer.Option(
+            metavar="keep|srgb", help="keep: pages keep their colour profile; srgb: they are converted to sRGB."
+        ),
+    ] = "keep",
+    animated: Annotated[
+        str, typer.Option(metavar="first|skip", help="Of an animated page, take the first frame, or skip it.")
+    ] = "first",
     sidecars: Annotated[
         str,
         typer.Option(
@@ -341,6 +369,10 @@ def run(
         denoise=denoise,
         format=cast(Any, format),
         quality=quality,
+        png_level=png_level,
+        gray=cast(Any, gray),
+        icc=cast(Any, icc),
+        animated=cast(Any, animated),
         backend=backend,
         device=device,
         precision=precision,

@@ -20,6 +20,9 @@ A message says what happened and what to do next. Only ``cli.py`` turns an error
 
 from __future__ import annotations
 
+ANIMATED = "animated"
+"""The kind of `PageError` of a page that the settings pass over because it moves: it is skipped, and no failure."""
+
 
 class ComicUpscaleError(Exception):
     """Any failure that a user can be told about in one sentence."""

@@ -18,8 +18,11 @@ MARKER_FOLDER = ".comic-upscale"
 
 LEDGER_NAME = "ledger.sqlite3"
 
-OutputFormat: TypeAlias = Literal["png", "webp", "jpeg"]
+OutputFormat: TypeAlias = Literal["auto", "png", "webp", "jpeg", "avif", "jxl", "tiff"]
 FORMATS: tuple[OutputFormat, ...] = get_args(OutputFormat)
+GrayMode: TypeAlias = Literal["auto", "keep", "off"]
+IccMode: TypeAlias = Literal["keep", "srgb"]
+AnimatedMode: TypeAlias = Literal["first", "skip"]
 ArchiveOutput: TypeAlias = Literal["cbz", "folder"]
 ARCHIVE_OUTPUTS: tuple[ArchiveOutput, ...] = get_args(ArchiveOutput)
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
@@ -130,9 +133,19 @@ class JobSettings:
     denoise: float | None = None
     """0 (keep the grain) to 1 (smooth); only for a model with a second set of weights."""
     format: OutputFormat = "png"
-    """``png``, ``webp`` or ``jpeg``."""
+    """``png``, ``webp``, ``jpeg``, ``avif``, ``jxl`` or ``tiff``; ``auto``: as each page's own file."""
     quality: int | None = None
-    """1 to 100 for JPEG and lossy WebP; None: JPEG 95, WebP lossless."""
+    """1 to 100 for formats that can lose; None: JPEG 95, AVIF 90, WebP and JPEG XL lossless. With the format
+    ``auto`` a lossless page stays lossless."""
+    png_level: int | None = None
+    """0 to 9, how hard zlib tries; None: fast, by a way that suits upscaled pages."""
+    gray: GrayMode | None = None
+    """``auto``: pages without colour become one channel; ``keep``: only those that are stored so; ``off``: none.
+    None is ``auto``, but that a job which an earlier version began, when there was only ``keep``, goes on so."""
+    icc: IccMode = "keep"
+    """``keep``: pages stay in the space of their profile, and carry it; ``srgb``: all are converted."""
+    animated: AnimatedMode = "first"
+    """Of an animated page, take the ``first`` frame, or ``skip`` it."""
     backend: str = "torch"
     """``torch``, or ``realesrgan`` for the official program."""
     device: str = "auto"
@@ -202,9 +215,27 @@ class JobSettings:
             f"--quality must be between 1 and 100, not {self.quality}",
         )
         _require(
-            not (self.format == "png" and self.quality is not None),
-            "--quality has no meaning for PNG, which loses nothing: leave it out, or choose --format webp or jpeg",
+            not (self.format in ("png", "tiff") and self.quality is not None),
+            f"--quality has no meaning for {self.format.upper()}, which loses nothing: leave it out, or choose "
+            "--format webp or jpeg",
         )
+        _require(
+            self.png_level is None or 0 <= self.png_level <= 9,
+            f"--png-level must be between 0 and 9, not {self.png_level}",
+        )
+        _require(
+            self.png_level is None or self.format in ("png", "auto"),
+            f"--png-level has no meaning for --format {self.format}: leave it out",
+        )
+        for name, value, choices in (
+            ("gray", self.gray_mode, GrayMode),
+            ("icc", self.icc, IccMode),
+            ("animated", self.animated, AnimatedMode),
+        ):
+            _require(
+                value in get_args(choices),
+                f"--{name} must be one of {', '.join(get_args(choices))}, not {value!r}",
+            )
         _require(
             self.denoise is None or 0 <= self.denoise <= 1,
             f"--denoise must be between 0 and 1, not {self.denoise}",
@@ -246,6 +277,11 @@ class JobSettings:
         return Scale(self.scale)
 
     @property
+    def gray_mode(self) -> GrayMode:
+        """What becomes of gray pages."""
+        return self.gray or "auto"
+
+    @property
     def volume_rules(self) -> VolumeRules:
         """How this job reads volumes."""
         return VolumeRules(self.max_members, self.max_unpacked, self.max_ratio, self.pdf_dpi, self.max_pixels)
@@ -272,7 +308,15 @@ class JobSettings:
         if self.size is not None:
             # Only then, so that jobs by scale keep the fingerprint that they have had from the beginning.
             parts["size"] = str(self.size)
-        # Only where they differ: the jobs of earlier versions, which knew no volumes, go on.
+        # Only where they differ from what earlier versions did, so that their jobs go on.
+        if self.png_level is not None:
+            parts["png_level"] = self.png_level
+        if self.gray_mode != "keep":
+            parts["gray"] = self.gray_mode
+        if self.icc != "keep":
+            parts["icc"] = self.icc
+        if self.animated != "first":
+            parts["animated"] = self.animated
         if self.archive_output != "cbz":
             parts["archive_output"] = self.archive_output
         if self.pdf_dpi != DEFAULT_PDF_DPI:

@@ -25,7 +25,7 @@ from comic_upscale.jobs.ledger import BoundPage, Ledger
 from comic_upscale.jobs.ledger_thread import LedgerThread
 from comic_upscale.jobs.plan import Plan, check_volume_output
 from comic_upscale.jobs.progress import Listener
-from comic_upscale.jobs.records import PageFailed, VolumeDone
+from comic_upscale.jobs.records import LEFT_AS_THEY_ARE, PageFailed, VolumeDone
 from comic_upscale.jobs.volumes import PlannedVolume, page_source, why_incomplete
 from comic_upscale.pages.cbz import check_cbz, write_cbz
 from comic_upscale.pages.comicinfo import PageFacts, is_comicinfo, updated
@@ -199,11 +199,9 @@ class Binder:
 def _notes(pages: Iterable[BoundPage], *, bound: bool) -> tuple[str, ...]:
     """Say which pages of a volume are not upscaled: in its CBZ they are as in the source, in a folder left out."""
     what = "as in the source" if bound else "left out"
-    counts = Counter(page.state for page in pages if page.is_settled)
-    reasons = {"failed": "failed", "skipped": "large enough already"}
-    return tuple(
-        f"{counts[state]} page(s) {what}: {reason}" for state, reason in reasons.items() if counts[state]
-    )
+    left = [page for page in pages if page.is_settled and page.state != "done"]
+    counts = Counter(LEFT_AS_THEY_ARE.get(page.error_kind or "", "failed") for page in left)
+    return tuple(f"{count} page(s) {what}: {reason}" for reason, count in counts.items())
 
 
 @dataclass(slots=True)

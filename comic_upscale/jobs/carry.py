@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from comic_upscale.errors import OutputError
 from comic_upscale.jobs.files import HITS_EVERY_PAGE, flush_folder
 from comic_upscale.jobs.plan import is_among_sources, sha256_of
-from comic_upscale.jobs.records import LARGE_ENOUGH, CarriedFile, PageRow
+from comic_upscale.jobs.records import LEFT_AS_THEY_ARE, CarriedFile, PageRow
 from comic_upscale.pages.discover import Discovery
 from comic_upscale.pages.order import fold
 from comic_upscale.pages.page import Page
@@ -52,17 +52,17 @@ def plan_errands(
         discovery: of the input.
         rows: the pages of the job, in the ledger.
         sidecars: whether the sidecars of pages that are done go beside their outputs.
-        others: whether all other files go along, and pages that were skipped for their size, with their sidecars.
+        others: whether all other files go along, and pages that were left as they are, with their sidecars.
     """
     done: dict[str, str] = {}
-    large: set[str] = set()
+    left: set[str] = set()
     taken: set[str] = set()
     for row in rows:
         taken.add(fold(row.output))
         if row.state == "done":
             done[row.source] = row.output
-        elif row.state == "skipped" and row.error_kind == LARGE_ENOUGH:
-            large.add(row.source)
+        elif row.state == "skipped" and row.error_kind in LEFT_AS_THEY_ARE:
+            left.add(row.source)
             # A page in its output's format keeps its name, and that name is its own.
             taken.discard(fold(row.output))
     wanted: list[Errand] = []
@@ -71,14 +71,14 @@ def plan_errands(
             wanted += [
                 Errand(file, sidecar_output(file, page, done[page])) for page in file.pages if page in done
             ]
-        if others and (not file.pages or (sidecars and any(page in large for page in file.pages))):
+        if others and (not file.pages or (sidecars and any(page in left for page in file.pages))):
             wanted.append(Errand(file, file.output))
     if others:
         # A page of a volume went into the volume's output.
         wanted += [
             Errand(_as_file(page), _own_name(page))
             for page in discovery.pages
-            if page.source in large and page.member is None
+            if page.source in left and page.member is None
         ]
     return list(_each_to_its_place(wanted, taken))
 

@@ -6,7 +6,7 @@ choose there: half a volume in another hand would show.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from comic_upscale.jobs.records import AutoJob
@@ -35,6 +35,18 @@ class ChosenModel:
         return replace(settings, model=self.name) if self.auto else settings
 
 
+def as_begun(settings: JobSettings, model: ChosenModel, fingerprints: Collection[str]) -> JobSettings:
+    """Return the settings with ``gray`` as the job began, where nothing is asked for: half a book would differ.
+
+    Args:
+        settings: of the job.
+        model: of the job.
+        fingerprints: of the jobs into the same folder that began when every page kept its channels.
+    """
+    kept = replace(settings, gray="keep")
+    return kept if settings.gray is None and kept.fingerprint(model.identity) in fingerprints else settings
+
+
 def named_model(settings: JobSettings) -> ChosenModel | None:
     """Return the model that the settings name; None for ``auto``.
 
@@ -58,9 +70,11 @@ def kept_model(settings: JobSettings, jobs: Iterable[AutoJob]) -> ChosenModel | 
         settings: with the model ``auto``.
         jobs: those into the same folder whose model ``auto`` chose, the newest first.
     """
+    # How gray pages are written is settled after the model, and perhaps as the job began.
+    wishes = [settings, *([replace(settings, gray="keep")] if settings.gray is None else [])]
     for job in jobs:
         name = _names_by_weights().get(job.model_sha256)
-        if name is not None and settings.fingerprint(job.model_sha256) == job.fingerprint:
+        if name is not None and job.fingerprint in [wish.fingerprint(job.model_sha256) for wish in wishes]:
             return _chosen(name)
     return None
 

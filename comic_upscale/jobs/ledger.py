@@ -12,9 +12,9 @@ import json
 import os
 import socket
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import psutil
 from sqlite_utils import Database
@@ -24,9 +24,10 @@ from comic_upscale.jobs.records import (
     COUNT_VOLUMES,
     COUNTED,
     INCOMPLETE,
-    LARGE_ENOUGH,
+    LEFT_AS_THEY_ARE,
     MIGRATION_NAMES,
     SELECT_AUTO_JOBS,
+    SELECT_EARLY_JOBS,
     SELECT_ROWS,
     VOLUME,
     AutoJob,
@@ -79,8 +80,8 @@ class BoundPage:
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing more becomes of it in this run: done, failed, or left as it is for its size."""
-        skipped = self.state == "skipped" and self.error_kind == LARGE_ENOUGH
+        """Whether nothing more becomes of it in this run: done, failed, or left as it is."""
+        skipped = self.state == "skipped" and self.error_kind in LEFT_AS_THEY_ARE
         return skipped or self.state in ("done", "failed")
 
 
@@ -173,6 +174,12 @@ class Ledger:
             cursor = self._db.execute(SELECT_AUTO_JOBS, [path_text(output)])
             return [AutoJob(*row) for row in cursor]
 
+    def early_jobs(self, output: Path) -> set[str]:
+        """The fingerprints of the jobs into a folder that a version began which kept every page's channels."""
+        with self._explained():
+            cursor = self._db.execute(SELECT_EARLY_JOBS, [path_text(output)])
+            return {str(row[0]) for row in cursor}
+
     def move_jobs(self, output: Path) -> None:
         """Say that the output folder of every job of this ledger is now ``output``.
 
@@ -249,8 +256,8 @@ class Ledger:
             cursor = self._db.execute(SELECT_ROWS, [job_id])
             return [PageRow(*row) for row in cursor]
 
-    def names(self, job_id: int, suffix: str) -> dict[str, str]:
-        """How earlier jobs over the same folders named the outputs with a suffix such as ``.png``.
+    def names(self, job_id: int, suffixes: Set[str]) -> dict[str, str]:
+        """How earlier jobs over the same folders named the outputs with suffixes such as ``.png``.
 
         Returns:
             Source to output; the latest job counts.
@@ -262,7 +269,11 @@ class Ledger:
                 " and jobs.id <> ? order by pages.id",
                 [job_id, job_id],
             )
-            return {str(source): str(output) for source, output in cursor if output.endswith(suffix)}
+            return {
+                str(source): str(output)
+                for source, output in cursor
+                if PurePosixPath(str(output)).suffix in suffixes
+            }
 
     def add_pages(
         self, job_id: int, pages: Sequence[Page], volume_ids: Mapping[str, int] = _NO_VOLUMES
@@ -399,8 +410,8 @@ class Ledger:
             )
             self._db.execute(
                 f"insert into pages (job_id, volume_id, {columns}) select ?, ?, {columns} from pages"
-                " where volume_id = ? and (state = 'done' or error_kind = ?)",
-                [job_id, cursor.lastrowid, twin, LARGE_ENOUGH],
+                " where volume_id = ? and (state = 'done' or error_kind in (?, ?))",
+                [job_id, cursor.lastrowid, twin, *LEFT_AS_THEY_ARE],
             )
 
     def reopen(self, changes: Iterable[tuple[int, int, int]]) -> None:

@@ -24,7 +24,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import ParamSpec, TypeAlias, TypeVar
 
-from comic_upscale.errors import ComicUpscaleError, DeviceError, InputError, PageError
+from comic_upscale.errors import ANIMATED, ComicUpscaleError, DeviceError, InputError, PageError
 from comic_upscale.jobs.binding import Binder
 from comic_upscale.jobs.files import OutputFolder, place_output, read_source, to_the_end
 from comic_upscale.jobs.flow import BatchAssembler, PixelBudget, StopRequest
@@ -36,14 +36,15 @@ from comic_upscale.jobs.records import LARGE_ENOUGH, PageDone, PageFailed, PageR
 from comic_upscale.jobs.volumes import PlannedVolume
 from comic_upscale.pages.containers import Shelf
 from comic_upscale.pages.decode import decode, read_header
-from comic_upscale.pages.encode import check_encoded, check_target, encode
+from comic_upscale.pages.encode import check_encoded, check_target, encode, left_out, lossy_quality
+from comic_upscale.pages.formats import extension_of, written_format
 from comic_upscale.pages.page import Pixels
 from comic_upscale.pages.shrink import shrink
 from comic_upscale.pages.size import describe_growth, find_target, grows, is_larger
-from comic_upscale.settings import JobSettings
+from comic_upscale.settings import JobSettings, OutputFormat
 from comic_upscale.sizes import Print
 from comic_upscale.upscaling.engine import Engine
-from comic_upscale.upscaling.pages import prepare, upscale_pages
+from comic_upscale.upscaling.pages import finish, prepare, upscale_pages
 
 log = logging.getLogger(__name__)
 
@@ -253,20 +254,19 @@ class Pipeline:
         work.size = (header.width, header.height)
         bounds = self._settings.skip_larger_than
         if bounds is not None and is_larger(work.size, bounds):
-            await self._results.put(
-                _skipped(work, f"larger than {bounds}: {work.size[0]}x{work.size[1]} already")
-            )
+            reason = f"larger than {bounds}: {work.size[0]}x{work.size[1]} already"
+            await self._results.put(_skipped(work, LARGE_ENOUGH, reason))
             return
         self._aim(work)
         if header.width * header.height <= self._settings.max_pixels:
-            check_target(*work.target, self._settings.format)
+            check_target(*work.target, self._format(work))
             most = max(work.target[0] * work.target[1], header.width * header.height)
             work.budget = await self._budget.take(most)
         pixels = await self._in_workers("decode", work, self._decoded, work, data)
         work.pixels = pixels
         work.notes = (*pixels.notes, *work.notes)
         if grows(work.size, work.target):
-            self._assembler.add((pixels.color.shape, pixels.alpha is None, work.target), work)
+            self._assembler.add((pixels.color.shape, pixels.bits, pixels.alpha is None, work.target), work)
         else:
             await self._to_encode.put(work)
 
@@ -295,13 +295,24 @@ class Pipeline:
             how = describe_growth(work.size, work.target, self._engines[0].native_scale)
             work.notes += () if how is None else (how,)
 
+    def _format(self, work: _Work) -> OutputFormat:
+        return written_format(extension_of(work.page.output), self._settings.format)
+
     def _decoded(self, work: _Work, data: bytes) -> Pixels:
-        pixels = prepare(decode(data, max_pixels=self._settings.max_pixels))
+        settings = self._settings
+        pixels = decode(
+            data,
+            max_pixels=settings.max_pixels,
+            gray=settings.gray_mode,
+            icc=settings.icc,
+            animated=settings.animated,
+        )
         work.sha256 = hashlib.sha256(data).hexdigest()
         if (pixels.width, pixels.height) != work.size:
             # A file that says only behind its pixels how they lie.
             work.size = (pixels.width, pixels.height)
             self._aim(work)
+        pixels = prepare(pixels)
         return pixels if grows(work.size, work.target) else shrink(pixels, work.target)
 
     async def _upscale_all(self) -> None:
@@ -363,12 +374,15 @@ class Pipeline:
     def _encoded(self, work: _Work) -> tuple[bytes, str]:
         pixels, work.pixels = work.pixels, None
         assert pixels is not None
-        size = self._settings.size
+        pixels = finish(pixels)
+        settings, format = self._settings, self._format(work)
+        work.notes = (*work.notes, *left_out(pixels, format))
         data = encode(
             pixels,
-            format=self._settings.format,
-            quality=self._settings.quality,
-            dpi=size.dpi if isinstance(size, Print) else None,
+            format=format,
+            quality=lossy_quality(pixels, format, settings.format, settings.quality),
+            png_level=settings.png_level,
+            dpi=settings.size.dpi if isinstance(settings.size, Print) else None,
         )
         # Gone before the check decodes a second copy: a large page has over a gigabyte.
         del pixels
@@ -480,7 +494,10 @@ class Pipeline:
 
     async def _fail(self, work: _Work, error: PageError) -> None:
         self._drop([work])
-        await self._results.put(_failure(work, error))
+        skipped = error.kind == ANIMATED
+        await self._results.put(
+            _skipped(work, error.kind, error.reason) if skipped else _failure(work, error)
+        )
 
     def _count(self, result: PageResult) -> None:
         self._rate.count()
@@ -540,11 +557,11 @@ def _result(work: _Work) -> PageDone:
     )
 
 
-def _skipped(work: _Work, reason: str) -> PageSkipped:
+def _skipped(work: _Work, kind: str, reason: str) -> PageSkipped:
     return PageSkipped(
         row_id=work.page.row_id,
         source=work.page.source,
-        kind=LARGE_ENOUGH,
+        kind=kind,
         reason=reason,
         width=work.size[0],
         height=work.size[1],

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from comic_upscale.errors import PageError
+from comic_upscale.errors import ANIMATED, PageError
 from comic_upscale.jobs.ledger import Ledger, OutputOwner
 from comic_upscale.jobs.records import LARGE_ENOUGH, VOLUME, PageFailed, PageRow, is_allowed
 from comic_upscale.jobs.volumes import (
@@ -112,6 +112,9 @@ def decide(
     if row.state == "skipped" and row.error_kind == LARGE_ENOUGH and same_stat and bounds is not None:
         still = is_larger((row.width or 0, row.height or 0), bounds)
         return Action.KEEP if still else Action.DO
+    if row.state == "skipped" and row.error_kind == ANIMATED and same_stat:
+        # Whether such pages are skipped is part of the job.
+        return Action.KEEP
     return Action.DO
 
 
@@ -154,8 +157,7 @@ def make_plan(
     rows = volume_plan.page_rows
     found = {page.source for page in pages}
     taken = {fold(row.output) for row in every_row}
-    suffix = PurePosixPath(pages[0].output).suffix if pages else ""
-    names = ledger.names(job_id, suffix)
+    names = ledger.names(job_id, {PurePosixPath(page.output).suffix for page in pages})
     avoid = taken | {fold(output) for output in names.values()}
     volume_plan.register(taken)
     new: list[Page] = []
@@ -267,7 +269,7 @@ class _VolumePlan:
             taken: folded outputs that the job has; those of new volumes are added.
         """
         self.row_ids = {source: row.id for source, row in self._rows.items()}
-        names = self._ledger.names(self._job_id, ".cbz")
+        names = self._ledger.names(self._job_id, {".cbz"})
         avoid = taken | {fold(output) for output in names.values()}
         new = []
         for volume in self._volumes:
@@ -486,7 +488,7 @@ def _with_free_output(page: Page, earlier: str | None, taken: set[str], avoid: s
         avoid: the same, and the names that earlier jobs gave to any page; the page's is added.
     """
     output = PurePosixPath(page.output)
-    if earlier is not None and fold(earlier) not in taken:
+    if earlier is not None and PurePosixPath(earlier).suffix == output.suffix and fold(earlier) not in taken:
         free = earlier
     else:
         free = free_name(str(output.with_suffix("")), output.suffix, avoid)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import TypeAlias
 
 from comic_upscale.errors import PageError
-from comic_upscale.jobs.choice import ChosenModel, foreseen_model, kept_model, named_model
+from comic_upscale.jobs.choice import ChosenModel, as_begun, foreseen_model, kept_model, named_model
 from comic_upscale.jobs.plan import Action, decide
-from comic_upscale.jobs.records import LARGE_ENOUGH, PAGE, VOLUME, PageRow
-from comic_upscale.jobs.report import read_auto_jobs, read_bytes_per_pixel, read_rows
+from comic_upscale.jobs.records import LEFT_AS_THEY_ARE, PAGE, VOLUME, PageRow
+from comic_upscale.jobs.report import read_auto_jobs, read_bytes_per_pixel, read_early_jobs, read_rows
 from comic_upscale.jobs.run import find_pages
 from comic_upscale.jobs.volumes import standing_pages
 from comic_upscale.pages.containers import Shelf
 from comic_upscale.pages.decode import Header, read_header
-from comic_upscale.pages.encode import extension
+from comic_upscale.pages.formats import extension_of, written_format
 from comic_upscale.pages.page import Page
 from comic_upscale.pages.size import find_target, grows, is_larger
 from comic_upscale.pages.volume import Volume
@@ -101,14 +102,19 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
     """
     discovery = find_pages(settings)
     model = _model(settings)
+    if model is not None:
+        early = read_early_jobs(settings.ledger_path, settings.output)
+        settings = as_begun(settings, model, early)
     every_row = [] if model is None else _rows(settings, model)
     rows = {row.source: row for row in every_row if row.kind == PAGE}
     volume_rows = {row.source: row for row in every_row if row.kind == VOLUME}
     standing: set[str] = set()
     for volume in discovery.volumes:
         standing |= standing_pages(volume, volume_rows.get(volume.entry.source), rows, settings.output)
-    suffix = f".{extension(settings.format)}"
-    measured = read_bytes_per_pixel(settings.ledger_path, suffix=suffix, quality=settings.quality)
+    measured = {
+        suffix: read_bytes_per_pixel(settings.ledger_path, suffix=suffix, quality=settings.quality)
+        for suffix in {PurePosixPath(page.output).suffix for page in discovery.pages}
+    }
 
     def planned(page: Page, shelf: Shelf) -> PagePreview:
         row = rows.get(page.source)
@@ -123,7 +129,7 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
             stands=page.source in standing,
             shelf=shelf,
         )
-        skipped = row.state == "skipped" and row.error_kind == LARGE_ENOUGH
+        skipped = row.state == "skipped" and row.error_kind in LEFT_AS_THEY_ARE
         action = "do" if decision is Action.DO else "skip" if skipped else row.state
         return _preview_page(replace(page, output=row.output), action, settings, measured, shelf)
 
@@ -141,6 +147,7 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
         if volume.failure is not None:
             tell(_unopened(volume, volume.failure[1]))
     sidecars = sum(bool(file.pages) for file in discovery.files)
+    known = [value for value in measured.values() if value is not None]
     return Preview(
         input=path_text(settings.input),
         output=path_text(settings.output),
@@ -152,7 +159,7 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
         counts=dict(Counter(page.action for page in pages)),
         passed_over=dict(discovery.passed_over),
         estimated_bytes=sum(page.estimated_bytes or 0 for page in pages),
-        bytes_per_pixel=None if measured is None else round(measured, 4),
+        bytes_per_pixel=round(sum(known) / len(known), 4) if known and len(known) == len(measured) else None,
         sidecars=sidecars if settings.sidecars == "copy" else 0,
         others=len(discovery.files) - sidecars if settings.copy_others else 0,
     )
@@ -181,7 +188,7 @@ def _unopened(volume: Volume, reason: str) -> PagePreview:
 
 
 def _preview_page(
-    page: Page, action: str, settings: JobSettings, measured: float | None, shelf: Shelf
+    page: Page, action: str, settings: JobSettings, measured: Mapping[str, float | None], shelf: Shelf
 ) -> PagePreview:
     try:
         where = page.member
@@ -214,7 +221,7 @@ def _preview_page(
     return replace(
         told,
         target_size=target.size,
-        estimated_bytes=_estimate(header, target.size, settings, measured) if action == "do" else None,
+        estimated_bytes=_estimate(header, page, target.size, settings, measured) if action == "do" else None,
         note="; ".join(notes) or None,
     )
 
@@ -229,11 +236,20 @@ def _without_size(page: Page, action: str, note: str) -> PagePreview:
     )
 
 
-def _estimate(header: Header, target: tuple[int, int], settings: JobSettings, measured: float | None) -> int:
+def _estimate(
+    header: Header,
+    page: Page,
+    target: tuple[int, int],
+    settings: JobSettings,
+    measured: Mapping[str, float | None],
+) -> int:
     """Return about how many bytes an output will have."""
-    if measured is None:
-        lossless = settings.format == "png" or (settings.format == "webp" and settings.quality is None)
+    a_pixel = measured[PurePosixPath(page.output).suffix]
+    if a_pixel is None:
+        format = written_format(extension_of(page.output), settings.format)
+        can_be_either = format in ("webp", "jxl")
+        lossless = format in ("png", "tiff") or (can_be_either and settings.quality is None)
         kind = "gray" if header.mode in _GRAY_MODES else "colour"
-        key = (settings.format, "lossless" if lossless else "lossy", kind)
-        measured = ASSUMED_BYTES_PER_PIXEL.get(key, _ASSUMED_OF_ANY_OTHER)
-    return round(target[0] * target[1] * measured)
+        key = (format, "lossless" if lossless else "lossy", kind)
+        a_pixel = ASSUMED_BYTES_PER_PIXEL.get(key, _ASSUMED_OF_ANY_OTHER)
+    return round(target[0] * target[1] * a_pixel)

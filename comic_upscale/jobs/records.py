@@ -14,13 +14,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
 
-from comic_upscale.errors import LedgerDamagedError, LedgerError
+from comic_upscale.errors import ANIMATED, LedgerDamagedError, LedgerError
 
 MIGRATION_SET = "comic_upscale"
 MIGRATIONS_TABLE = "_sqlite_migrations"
 """Where sqlite-utils notes which migrations a database has seen."""
 
-MIGRATION_NAMES = ("m001_jobs_runs_pages", "m002_model_auto", "m003_carried_files", "m004_volumes")
+MIGRATION_NAMES = (
+    "m001_jobs_runs_pages",
+    "m002_model_auto",
+    "m003_carried_files",
+    "m004_volumes",
+    "m005_early_gray",
+)
 """The migrations that this version knows, oldest first; ``schema.py`` has their statements."""
 
 
@@ -28,6 +34,9 @@ PAGE, VOLUME = "page", "volume"
 
 LARGE_ENOUGH = "large-enough"
 """The kind of a page that was skipped for its size; looked at anew where the bounds change."""
+
+LEFT_AS_THEY_ARE = {LARGE_ENOUGH: "large enough already", ANIMATED: "animated"}
+"""The kinds of pages that the settings leave out, in words: volumes have them as they were."""
 
 INCOMPLETE = "incomplete"
 """The kind that a volume has while it waits for pages that failed."""
@@ -84,6 +93,10 @@ SELECT_AUTO_JOBS = (
     "select model, model_sha256, fingerprint from jobs where model_auto and output = ? order by id desc"
 )
 """The columns of `AutoJob` for every such job into a folder, whatever its input was called; newest first."""
+
+
+SELECT_EARLY_JOBS = "select fingerprint from jobs where early_gray and output = ?"
+"""The jobs into a folder that began when every page kept the channels that it is stored with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

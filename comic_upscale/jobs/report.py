@@ -24,6 +24,7 @@ from comic_upscale.jobs.records import (
     MIGRATIONS_TABLE,
     PAGE,
     SELECT_AUTO_JOBS,
+    SELECT_EARLY_JOBS,
     SELECT_OLD_ROWS,
     SELECT_ROWS,
     AutoJob,
@@ -205,13 +206,22 @@ def read_rows(ledger: Path, *, input: Path, output: Path, fingerprint: str) -> l
             connection,
             "select id from jobs where input = ? and output = ? and fingerprint = ?",
             path_text(input),
-            path_text(output),
+            _recorded(connection, ledger, output),
             fingerprint,
         )
         if job is None:
             return []
         query = SELECT_ROWS if _knows_volumes(connection) else SELECT_OLD_ROWS
         return [PageRow(*row) for row in connection.execute(query, [job["id"]])]
+
+
+def _recorded(connection: sqlite3.Connection, ledger: Path, output: Path) -> str:
+    """The name that a ledger has for an output folder: that of before it was moved, which only a run changes."""
+    if ledger == default_ledger(output):
+        names = [str(row[0]) for row in connection.execute("select distinct output from jobs limit 2")]
+        if len(names) == 1:
+            return names[0]
+    return path_text(output)
 
 
 def read_auto_jobs(ledger: Path, output: Path) -> list[AutoJob]:
@@ -222,8 +232,21 @@ def read_auto_jobs(ledger: Path, output: Path) -> list[AutoJob]:
         columns = {column[1] for column in connection.execute("pragma table_info(jobs)")}
         if "model_auto" not in columns:
             return []
-        cursor = connection.execute(SELECT_AUTO_JOBS, [path_text(output)])
+        cursor = connection.execute(SELECT_AUTO_JOBS, [_recorded(connection, ledger, output)])
         return [AutoJob(*row) for row in cursor]
+
+
+def read_early_jobs(ledger: Path, output: Path) -> set[str]:
+    """What `Ledger.early_jobs` returns, without touching the ledger; none if there is no ledger."""
+    if not ledger.is_file():
+        return set()
+    with _reading(ledger) as connection:
+        columns = {column[1] for column in connection.execute("pragma table_info(jobs)")}
+        # The migration that adds the column says so of every job that is there.
+        query = (
+            SELECT_EARLY_JOBS if "early_gray" in columns else SELECT_EARLY_JOBS.replace("early_gray and ", "")
+        )
+        return {str(row[0]) for row in connection.execute(query, [_recorded(connection, ledger, output)])}
 
 
 def read_bytes_per_pixel(ledger: Path, *, suffix: str, quality: int | None) -> float | None:

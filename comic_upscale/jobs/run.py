@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from comic_upscale.errors import ComicUpscaleError, InputError
 from comic_upscale.jobs.binding import Binder
 from comic_upscale.jobs.carry import Errand, NotCarried, carry, plan_errands
-from comic_upscale.jobs.choice import ChosenModel, choose_model, kept_model, named_model
+from comic_upscale.jobs.choice import ChosenModel, as_begun, choose_model, kept_model, named_model
 from comic_upscale.jobs.engines import OpenEngines, open_engines
 from comic_upscale.jobs.files import part_path
 from comic_upscale.jobs.flow import StopRequest
@@ -29,7 +29,7 @@ from comic_upscale.models.download import OnProgress
 from comic_upscale.models.weights import ResolvedWeights, resolve_weights
 from comic_upscale.pages.containers import Shelf
 from comic_upscale.pages.discover import Discovery, discover
-from comic_upscale.pages.encode import extension
+from comic_upscale.pages.formats import output_extension
 from comic_upscale.settings import JobSettings, default_ledger, path_text
 from comic_upscale.upscaling.engine import Engine
 from comic_upscale.version import __version__
@@ -91,7 +91,8 @@ async def run_job_async(
                     await on_ledger(ledger.move_jobs, settings.output)
                 if model is None:
                     model = await _choose(settings, ledger, on_ledger, emit)
-                settings = model.settle(settings)
+                early = await on_ledger(ledger.early_jobs, settings.output)
+                settings = as_begun(model.settle(settings), model, early)
                 run = _Run(settings, discovery, model, ledger, on_ledger, emit, stop, open_engines)
                 return await run.go()
             finally:
@@ -108,7 +109,7 @@ def find_pages(settings: JobSettings) -> Discovery:
     """
     discovery = discover(
         settings.input,
-        extension=extension(settings.format),
+        extension=output_extension(settings.format),
         exclude=[settings.output],
         rules=settings.volume_rules,
         archive_output=settings.archive_output,

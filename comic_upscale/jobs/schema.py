@@ -44,6 +44,13 @@ def m004_volumes(db: Database) -> None:
         db.execute(statement)
 
 
+@MIGRATIONS()
+def m005_early_gray(db: Database) -> None:
+    """Which jobs began before gray pages became one channel: they go on as they began."""
+    db.execute("alter table jobs add column early_gray integer not null default 0")
+    db.execute("update jobs set early_gray = 1")
+
+
 _M001 = (
     """
     create table jobs (

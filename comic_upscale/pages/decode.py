@@ -1,4 +1,4 @@
-"""Read a page: from the bytes of an image file to upright 8-bit samples."""
+"""Read a page: from the bytes of an image file to upright samples of 8 or 16 bits."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from pathlib import Path
 
 from PIL.ImageFile import ImageFile
 
-from comic_upscale.errors import PageError
+from comic_upscale.errors import ANIMATED, PageError
+from comic_upscale.pages.formats import is_lossless
+from comic_upscale.pages.metadata import read_metadata
 from comic_upscale.pages.orientation import orientation_of, read_tag, upright
 from comic_upscale.pages.page import Pixels
 from comic_upscale.pages.reader import count_frames, open_image, page_errors
-from comic_upscale.pages.samples import depth_of, to_samples
+from comic_upscale.pages.samples import as_asked, depth_of, to_samples
+from comic_upscale.settings import AnimatedMode, GrayMode, IccMode
 
 _PICTURES_IN_MPF = 0xB001
 # Fewer zero bytes than this may be the padding of a program.
@@ -59,42 +62,64 @@ def read_header(source: bytes | Path) -> Header:
         return Header(width, height, image.mode, image.format or "", _frames(image))
 
 
-def decode(data: bytes, *, max_pixels: int) -> Pixels:
-    """Decode an image file to upright 8-bit samples.
+def decode(
+    data: bytes,
+    *,
+    max_pixels: int,
+    gray: GrayMode = "keep",
+    icc: IccMode = "keep",
+    animated: AnimatedMode = "first",
+) -> Pixels:
+    """Decode an image file to upright samples, of 16 bits where the file has more than 8.
 
-    Gray stays one channel; palettes and all other colours become RGB; transparency of any kind becomes
-    alpha. Of an animated or multi-page file the first frame is read. Nothing outside is read or changed,
-    so any number of threads may decode at once.
+    Palettes and all other colour spaces become RGB; transparency of any kind becomes alpha. Nothing outside
+    is read or changed, so any number of threads may decode at once.
 
     Args:
         data: the whole file.
         max_pixels: the largest width x height to decode.
+        gray: ``keep`` leaves a gray file one channel and an RGB one three; ``auto`` makes pages without
+            colour one channel too; ``off`` makes all three.
+        icc: ``keep`` leaves the samples in the space of the file's profile, which goes along; ``srgb``
+            converts them.
+        animated: of a file with several frames, read the ``first`` or ``skip`` it.
 
     Returns:
         The page, its arrays contiguous and writable; ``notes`` say what was left out.
 
     Raises:
-        PageError: ``"empty"``, ``"not-an-image"``, ``"unsupported"`` (HEIC, JPEG XL), ``"truncated"``,
-            ``"damaged"``, ``"too-large"``, ``"out-of-memory"``.
+        PageError: ``"empty"``, ``"not-an-image"``, ``"truncated"``, ``"damaged"``, ``"too-large"``,
+            ``"out-of-memory"``, and ``"animated"`` where that is to be skipped.
     """
     with page_errors(data), io.BytesIO(data) as file:
         image = open_image(file, max_pixels=max_pixels)
         if image.format == "JPEG":
             _check_tail(data, file.tell())
         image.load()
-        # After loading: some formats keep their metadata behind the pixels.
-        samples = to_samples(image, depth_of(image, data))
-        orientation = orientation_of(image)
         frames = _frames(image)
-        notes = samples.notes
+        multi_page = image.format in ("TIFF", "JPEG", "HEIF")
+        if frames > 1 and not multi_page and animated == "skip":
+            raise PageError(
+                ANIMATED, f"The page is an animation of {frames} frames: --animated first takes one."
+            )
+        # After loading: some formats keep their metadata behind the pixels.
+        samples = to_samples(image, depth_of(image, data), data)
+        orientation = orientation_of(image)
+        metadata, notes = read_metadata(image)
+        # The picture itself is copied by now, and a large one is hundreds of megabytes.
+        image.close()
+        samples = as_asked(samples, gray, icc)
+        notes = (*samples.notes, *notes)
         if frames > 1:
-            kind = "multi-page" if image.format in ("TIFF", "JPEG") else "animated"
+            kind = "multi-page" if multi_page else "animated"
             notes = (f"{kind}: first of {frames} frames", *notes)
         return Pixels(
             color=upright(samples.color, orientation),
             alpha=None if samples.alpha is None else upright(samples.alpha, orientation),
             icc_profile=samples.icc_profile,
             notes=notes,
+            metadata=metadata,
+            lossless=is_lossless(data),
         )
 
 

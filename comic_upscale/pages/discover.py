@@ -64,7 +64,7 @@ def discover(
 
     Args:
         root: a folder, an image file, or an archive.
-        extension: the outputs' extension, without the dot: ``"png"``.
+        extension: the outputs' extension, without the dot: ``"png"``; empty where each keeps its format.
         exclude: folders that are not entered (the output's); they need not exist.
         rules: how volumes are read, and which are refused.
         archive_output: what volumes become.
@@ -171,7 +171,8 @@ class _Reading:
         for number, member in enumerate(opened.contents.pages if opened.contents else (), 1):
             output = f"{folder}{name}/{member.target}"
             if self.archive_output == "cbz":
-                output = f"{LOOSE_PAGES}/{folder}{name}/{number:05d}.{self.extension}"
+                # By number, so that no name of an archive becomes a path; the extension is one of ours.
+                output = f"{LOOSE_PAGES}/{folder}{name}/{number:05d}.{extension_of(member.target or '')}"
             where = MemberOf(entry.source, member.index)
             source = f"{entry.source}/{member.name}"
             pages.append(Page(source, entry.path, output, member.size, entry.mtime_ns, where))

@@ -1,39 +1,56 @@
-"""Write a page: from samples to the bytes of a PNG, WebP or JPEG file, and prove that they can be read."""
+"""Write a page: from samples to the bytes of an image file, and prove that they can be read."""
 
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, TiffImagePlugin
+from PIL import Image, TiffImagePlugin
 
 from comic_upscale.errors import PageError
-from comic_upscale.pages.color import gray_to_srgb
-from comic_upscale.pages.page import Pixels, UInt8Array
+from comic_upscale.pages.color import gray_to_srgb, to_srgb
+from comic_upscale.pages.gray import eight_bits
+from comic_upscale.pages.jxl import decode_jxl, encode_jxl
+from comic_upscale.pages.metadata import read_density, sized_exif, with_density
+from comic_upscale.pages.page import Metadata, Pixels, SampleArray, UInt8Array
+from comic_upscale.pages.png import RUN_LENGTHS, check_png, with_chunks, write_png
 from comic_upscale.pages.reader import open_image
 from comic_upscale.settings import OutputFormat
 
 DEFAULT_JPEG_QUALITY = 95
-# zlib's Z_RLE: matches at distance one only, which is what filtered, smooth pixels have. Measured on upscaled
+DEFAULT_AVIF_QUALITY = 90
+DEFAULT_LOSSY_WEBP_QUALITY = 90
+"""For a page that was lossy before and shall keep its format."""
+LARGE_PAGE = 48_000_000
+"""Pixels from which a PNG is written strip by strip: Pillow would hold the page three times meanwhile. Its own
+way is the faster one, and that of every page of usual size."""
+# The fast way, RUN_LENGTHS at level 1, measured on upscaled
 # pages of 1280 x 1920 with the zlib-ng of Pillow's wheels: flat colour 0.21 s 2.67 MB, against 0.22 s 2.97 MB
 # at level 1, 0.29 s 2.83 MB at level 3 and 0.62 s 2.50 MB at level 6; night gradients 0.21 s 2.10 MB, against
 # 0.30 s 2.29 MB at level 3; gray screentone 0.08 s 1.23 MB, against 0.11 s 1.31 MB. Half of it is the filters.
-_PNG_STRATEGY = 3
 # Newsprint as above: method 0 0.38 s 1.68 MB, method 1 1.44 s 1.37 MB.
 _WEBP_LOSSLESS_METHOD = 0
 # At quality 90: method 2 0.32 s, method 4 (the default) 0.63 s for a file 1 % smaller.
 _WEBP_LOSSY_METHOD = 2
 
-_EXTENSIONS: dict[OutputFormat, str] = {"png": "png", "webp": "webp", "jpeg": "jpg"}
-_NAMES: dict[OutputFormat, str] = {"png": "PNG", "webp": "WebP", "jpeg": "JPEG"}
-# PNG's own limit is 2**31 - 1.
-_LONGEST_SIDE: dict[OutputFormat, int] = {"png": 2**31 - 1, "webp": 16383, "jpeg": 65535}
+# Of 10. An upscaled page of 2480 x 3508: 8 takes a third of the default's 6 time for files 5 % larger.
+_AVIF_SPEED = 8
+_XMP_TAG = 700
+# Bytes that a segment of a JPEG holds.
+_LARGEST_SEGMENT = 65533
 
-
-def extension(format: OutputFormat) -> str:
-    """Return the extension of the files of a format, without the dot: ``"jpg"`` for ``"jpeg"``."""
-    return _EXTENSIONS[format]
+_NAMES: dict[OutputFormat, str] = {
+    "png": "PNG", "webp": "WebP", "jpeg": "JPEG", "avif": "AVIF", "jxl": "JPEG XL", "tiff": "TIFF",
+}  # fmt: skip
+# PNG's own limit is 2**31 - 1; a TIFF holds 4 GiB, and libtiff's sides are as long as may be.
+_LONGEST_SIDE: dict[OutputFormat, int] = {
+    "png": 2**31 - 1, "webp": 16383, "jpeg": 65535, "avif": 65536, "jxl": 2**30, "tiff": 2**31 - 1,
+}  # fmt: skip
+_MOST_PIXELS: dict[OutputFormat, int] = {"avif": 2**28, "tiff": 2**32 // 16}
+_DEEP_FORMATS = frozenset(("png", "tiff", "jxl"))
+_DENSITY_IN_EXIF = frozenset(("webp", "avif", "jxl"))
 
 
 def check_target(width: int, height: int, format: OutputFormat) -> None:
@@ -66,43 +83,54 @@ def check_target(width: int, height: int, format: OutputFormat) -> None:
 
 
 def encode(
-    pixels: Pixels, *, format: OutputFormat, quality: int | None = None, dpi: float | None = None
+    pixels: Pixels,
+    *,
+    format: OutputFormat,
+    quality: int | None = None,
+    png_level: int | None = None,
+    dpi: float | None = None,
 ) -> bytes:
-    """Encode a page as a file.
+    """Encode a page as a file, with its profile, EXIF, XMP and resolution as far as the format holds them.
 
-    PNG and lossless WebP keep every sample, alpha and the colour under transparent pixels; gray stays one
-    channel in PNG and JPEG. JPEG has no transparency: the page is laid on white.
+    PNG, TIFF and lossless WebP and JPEG XL keep every sample, alpha and the colour under transparent pixels;
+    gray stays one channel in all but WebP. PNG, TIFF and JPEG XL keep 16 bits. JPEG has no transparency: the
+    page is laid on white. A page that is meant for JPEG XL is converted to sRGB.
 
     Args:
         pixels: the page.
-        format: of the file.
-        quality: 1 to 100. WebP is lossless without it; JPEG then takes ``DEFAULT_JPEG_QUALITY``; PNG, always
-            lossless, ignores it.
-        dpi: dots per inch that the file shall say it is to be printed at, both ways; None for nothing said.
+        format: of the file, not ``auto``.
+        quality: 1 to 100. Without it WebP and JPEG XL are lossless, JPEG takes ``DEFAULT_JPEG_QUALITY`` and
+            AVIF ``DEFAULT_AVIF_QUALITY``; PNG and TIFF, always lossless, ignore it.
+        png_level: 0 to 9; None for the fast way.
+        dpi: dots per inch that the file shall say it is to be printed at, both ways, whatever the page's own
+            file said; None for that.
 
     Returns:
-        The whole file, the page's ICC profile in it.
+        The whole file.
 
     Raises:
         PageError: ``"too-large-for-format"``; ``"out-of-memory"``; ``"encode"`` for any other failure.
-        ValueError: ``quality`` is out of its range.
+        ValueError: ``quality`` is out of its range, or the format is ``auto``.
     """
     if quality is not None and not 1 <= quality <= 100:
         raise ValueError(f"quality must be from 1 to 100, not {quality}")
     check_target(pixels.width, pixels.height, format)
+    metadata = _metadata(pixels, format, dpi)
+    if format not in _DEEP_FORMATS:
+        pixels = _at_eight_bits(pixels)
+    pixels = replace(pixels, metadata=metadata)
     try:
         if format == "png":
-            return _save(
-                _image(pixels),
-                pixels.icc_profile,
-                "PNG",
-                compress_level=1,
-                compress_type=_PNG_STRATEGY,
-                **density_options("PNG", dpi),
-            )
+            return _png(pixels, png_level)
         if format == "webp":
-            return _webp(pixels, quality, dpi)
-        return _jpeg(pixels, DEFAULT_JPEG_QUALITY if quality is None else quality, dpi)
+            return _webp(pixels, quality)
+        if format == "avif":
+            return _avif(pixels, DEFAULT_AVIF_QUALITY if quality is None else quality)
+        if format == "jxl":
+            return _jxl(pixels, quality)
+        if format == "tiff":
+            return _tiff(pixels)
+        return _jpeg(pixels, DEFAULT_JPEG_QUALITY if quality is None else quality)
     except MemoryError:
         raise PageError(
             "out-of-memory", "The machine's memory was not enough to encode the page: use fewer --workers."
@@ -111,21 +139,46 @@ def encode(
         raise PageError("encode", f"The page could not be encoded as {_NAMES[format]}: {error}") from None
 
 
-def density_options(format: str, dpi: float | None) -> dict[str, Any]:
-    """Return what to hand to Pillow so that a file says how densely it is to be printed.
+def _metadata(pixels: Pixels, format: OutputFormat, dpi: float | None) -> Metadata:
+    """Return what is written beside the pixels: EXIF with the page's size now, and with the density asked for."""
+    metadata, exif = pixels.metadata, pixels.metadata.exif
+    if exif is not None:
+        exif = sized_exif(exif, pixels.width, pixels.height)
+    density = metadata.dpi if dpi is None else (dpi, dpi)
+    # Where EXIF is the only place for it, and where it would say something else.
+    if density is not None and (format in _DENSITY_IN_EXIF or (dpi is not None and exif is not None)):
+        exif = exif if exif is not None and read_density(exif) == density else with_density(exif, density)
+    return replace(metadata, exif=exif, dpi=density)
+
+
+def lossy_quality(
+    pixels: Pixels, format: OutputFormat, asked: OutputFormat, quality: int | None
+) -> int | None:
+    """Return the quality for ``encode``, such that with ``auto`` a lossless page stays lossless and a lossy one lossy.
 
     Args:
-        format: Pillow's name of it. PNG, JPEG and TIFF have a place for it; the others say it in EXIF.
-        dpi: dots per inch; None for nothing said.
+        pixels: the page.
+        format: that it is written in.
+        asked: by the user, perhaps ``auto``.
+        quality: asked for by the user.
     """
-    if dpi is None:
-        return {}
-    if format in ("PNG", "JPEG", "TIFF"):
-        return {"dpi": (dpi, dpi)}
-    exif = Image.Exif()
-    exif[ExifTags.Base.XResolution] = exif[ExifTags.Base.YResolution] = TiffImagePlugin.IFDRational(dpi)
-    exif[ExifTags.Base.ResolutionUnit] = 2  # the inch
-    return {"exif": exif}
+    if asked != "auto" or format not in ("webp", "jxl"):
+        return quality
+    if pixels.lossless:
+        return None
+    return DEFAULT_LOSSY_WEBP_QUALITY if quality is None else quality
+
+
+def left_out(pixels: Pixels, format: OutputFormat) -> tuple[str, ...]:
+    """Tell what of a page its file will not hold, a sentence each."""
+    notes = []
+    if pixels.bits > 8 and format not in _DEEP_FORMATS:
+        notes.append(f"16-bit samples: written at 8 bits, all that {_NAMES[format]} is written with")
+    if pixels.alpha is not None and format == "jpeg":
+        notes.append("transparency: laid on white, since JPEG has none")
+    if pixels.icc_profile is not None and format == "jxl":
+        notes.append("ICC profile: converted to sRGB for JPEG XL")
+    return tuple(notes)
 
 
 def check_encoded(data: bytes, size: tuple[int, int], mode: str | None = None) -> None:
@@ -140,24 +193,36 @@ def check_encoded(data: bytes, size: tuple[int, int], mode: str | None = None) -
         PageError: ``"encode"``.
     """
     try:
-        with io.BytesIO(data) as file:
-            image = open_image(file)
-            image.load()
-            found = (image.size, image.mode)
+        found = _read_again(data, large=size[0] * size[1] > LARGE_PAGE)
     except Exception as error:
         raise PageError("encode", f"The written page does not decode: {error}") from None
     if not _has_its_end(data):
         raise PageError("encode", "The written page decodes, but its end is missing.")
     if found[0] != size:
         raise PageError("encode", f"The written page is {found[0]} in size and not {size}.")
-    if mode is not None and found[1] != mode:
+    if mode is not None and found[1] not in (mode, ""):
         raise PageError("encode", f"The written page is of mode {found[1]} and not {mode}.")
+
+
+def _read_again(data: bytes, *, large: bool) -> tuple[tuple[int, int], str]:
+    """Decode a file, and return its size and Pillow's mode (empty where that was not needed to know)."""
+    if large and data.startswith(b"\x89PNG"):
+        return check_png(data), ""
+    with io.BytesIO(data) as file:
+        image = open_image(file)
+        if image.format == "JXL":
+            decode_jxl(data)
+        image.load()
+        return image.size, image.mode
 
 
 def _has_its_end(data: bytes) -> bool:
     # Decoders are content with all the samples; what we wrote ourselves must be whole.
     if data.startswith(b"RIFF"):
         return len(data) == 8 + int.from_bytes(data[4:8], "little")
+    if not data.startswith((b"\x89PNG", b"\xff\xd8")):
+        # The others' decoders miss what is missing.
+        return True
     return data.endswith((b"IEND\xaeB`\x82", b"\xff\xd9"))
 
 
@@ -166,29 +231,107 @@ def _most_pixels(format: OutputFormat) -> int | None:
     # written and then not be checked.
     if format == "webp" and Image.MAX_IMAGE_PIXELS is not None:
         return 2 * Image.MAX_IMAGE_PIXELS
-    return None
+    return _MOST_PIXELS.get(format)
+
+
+def _at_eight_bits(pixels: Pixels) -> Pixels:
+    alpha = None if pixels.alpha is None else eight_bits(pixels.alpha)
+    return replace(pixels, color=eight_bits(pixels.color), alpha=alpha)
 
 
 def _image(pixels: Pixels) -> Image.Image:
     return _from_array(pixels.color, pixels.alpha)
 
 
-def _from_array(color: UInt8Array, alpha: UInt8Array | None) -> Image.Image:
+def _from_array(color: SampleArray, alpha: SampleArray | None) -> Image.Image:
     if alpha is not None:
         return Image.fromarray(np.dstack((color, alpha)))
     return Image.fromarray(np.ascontiguousarray(color[:, :, 0] if color.shape[2] == 1 else color))
 
 
-def _webp(pixels: Pixels, quality: int | None, dpi: float | None) -> bytes:
+def _png(pixels: Pixels, level: int | None) -> bytes:
+    options: dict[str, Any] = {"compress_level": 1, "compress_type": RUN_LENGTHS}
+    if level is not None:
+        options = {"compress_level": level}
+    if pixels.bits > 8 or pixels.width * pixels.height > LARGE_PAGE:
+        way = {} if level is None else {"level": level, "strategy": 0}
+        return write_png(
+            pixels.color, pixels.alpha, profile=pixels.icc_profile, metadata=pixels.metadata, **way
+        )
+    return with_chunks(_save(_image(pixels), "PNG", **options), pixels.icc_profile, pixels.metadata)
+
+
+def _webp(pixels: Pixels, quality: int | None) -> bytes:
     image, profile = _image(pixels), pixels.icc_profile
     if pixels.color.shape[2] == 1:
         image, profile = _gray_as_rgb(image, profile), None
-    options = density_options("WEBP", dpi)
+    options = _beside(pixels.metadata, profile)
     if quality is None:
-        options |= {"lossless": True, "exact": True, "method": _WEBP_LOSSLESS_METHOD, "quality": 0}
-    else:
-        options |= {"quality": quality, "alpha_quality": 100, "method": _WEBP_LOSSY_METHOD}
-    return _save(image, profile, "WEBP", **options)
+        return _save(
+            image, "WEBP", lossless=True, exact=True, method=_WEBP_LOSSLESS_METHOD, quality=0, **options
+        )
+    return _save(image, "WEBP", quality=quality, alpha_quality=100, method=_WEBP_LOSSY_METHOD, **options)
+
+
+def _avif(pixels: Pixels, quality: int) -> bytes:
+    image, profile, subsampling = _image(pixels), pixels.icc_profile, "4:4:4"
+    if pixels.color.shape[2] == 1:
+        image, profile, subsampling = _gray_as_rgb(image, profile), None, "4:0:0"
+    return _save(
+        image, "AVIF", quality=quality, subsampling=subsampling, speed=_AVIF_SPEED, max_threads=1,
+        **_beside(pixels.metadata, profile),
+    )  # fmt: skip
+
+
+def _jxl(pixels: Pixels, quality: int | None) -> bytes:
+    color = pixels.color
+    if pixels.icc_profile is not None:
+        converted = to_srgb(color, pixels.icc_profile)
+        color = color if converted is None else converted
+    samples = color if pixels.alpha is None else np.dstack((color, pixels.alpha))
+    return encode_jxl(samples, quality, pixels.metadata)
+
+
+def _tiff(pixels: Pixels) -> bytes:
+    if pixels.bits > 8:
+        return _deep_tiff(pixels)
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    if pixels.metadata.xmp is not None:
+        tags.tagtype[_XMP_TAG] = 1
+        tags[_XMP_TAG] = pixels.metadata.xmp
+    options = _beside(pixels.metadata, pixels.icc_profile)
+    options.pop("xmp", None)
+    if pixels.metadata.dpi is not None:
+        options["dpi"] = pixels.metadata.dpi
+    return _save(_image(pixels), "TIFF", compression="tiff_adobe_deflate", tiffinfo=tags, **options)
+
+
+def _deep_tiff(pixels: Pixels) -> bytes:
+    """Write 16 bits, which Pillow cannot in colour; of the metadata, what TIFF has tags of its own for."""
+    import tifffile
+
+    color, profile = pixels.color, pixels.icc_profile
+    if pixels.alpha is not None and color.shape[2] == 1:
+        # Gray with alpha of 16 bits is a TIFF that hardly any program opens.
+        converted = None if profile is None else to_srgb(color, profile)
+        color, profile = np.repeat(color if converted is None else converted, 3, axis=2), None
+    samples = color if pixels.alpha is None else np.dstack((color, pixels.alpha))
+    if samples.shape[2] == 1:
+        samples = samples[:, :, 0]
+    options: dict[str, Any] = {}
+    if pixels.alpha is not None:
+        options["extrasamples"] = ["unassalpha"]
+    if pixels.metadata.dpi is not None:
+        options |= {"resolution": pixels.metadata.dpi, "resolutionunit": 2}
+    if (xmp := pixels.metadata.xmp) is not None:
+        options["extratags"] = [(_XMP_TAG, 1, len(xmp), xmp, True)]
+    buffer = io.BytesIO()
+    tifffile.imwrite(
+        buffer, samples, photometric="rgb" if color.shape[2] == 3 else "minisblack", metadata=None,
+        planarconfig="contig" if samples.ndim == 3 else None, compression="zlib", software=False,
+        iccprofile=profile, **options,
+    )  # fmt: skip
+    return buffer.getvalue()
 
 
 def _gray_as_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
@@ -205,13 +348,18 @@ def _gray_as_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     return colored
 
 
-def _jpeg(pixels: Pixels, quality: int, dpi: float | None) -> bytes:
-    color = pixels.color if pixels.alpha is None else _on_white(pixels.color, pixels.alpha)
+def _jpeg(pixels: Pixels, quality: int) -> bytes:
+    color: SampleArray = pixels.color
+    if pixels.alpha is not None:
+        color = _on_white(eight_bits(color), eight_bits(pixels.alpha))
+    options = _beside(pixels.metadata, pixels.icc_profile)
+    if pixels.metadata.dpi is not None:
+        options["dpi"] = tuple(round(value) for value in pixels.metadata.dpi)
+    for name, most in (("exif", _LARGEST_SEGMENT - 6), ("xmp", _LARGEST_SEGMENT - 29)):
+        if len(options.get(name, b"")) > most:
+            del options[name]
     # 4:4:4: halved colour would smear the edges of flat areas, which is what comics are made of.
-    density = density_options("JPEG", dpi)
-    return _save(
-        _from_array(color, None), pixels.icc_profile, "JPEG", quality=quality, subsampling=0, **density
-    )
+    return _save(_from_array(color, None), "JPEG", quality=quality, subsampling=0, **options)
 
 
 def _on_white(color: UInt8Array, alpha: UInt8Array) -> UInt8Array:
@@ -220,7 +368,17 @@ def _on_white(color: UInt8Array, alpha: UInt8Array) -> UInt8Array:
     return ((mixed + np.uint32(127)) // 255).astype(np.uint8)
 
 
-def _save(image: Image.Image, profile: bytes | None, format: str, **options: object) -> bytes:
+def _beside(metadata: Metadata, profile: bytes | None) -> dict[str, Any]:
+    """What Pillow's writers take beside the pixels. No key for what there is not: some take None amiss."""
+    beside = {
+        "icc_profile": profile,
+        "exif": None if metadata.exif is None else b"Exif\0\0" + metadata.exif,
+        "xmp": metadata.xmp,
+    }
+    return {name: value for name, value in beside.items() if value is not None}
+
+
+def _save(image: Image.Image, format: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, format, icc_profile=profile, **options)
+    image.save(buffer, format, **options)
     return buffer.getvalue()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from comic_upscale.settings import OutputFormat
+
 # fmt: off
 IMAGE_EXTENSIONS = frozenset((
     "png", "apng", "jpg", "jpeg", "jpe", "jfif", "mpo", "webp", "gif", "bmp", "dib", "tif", "tiff", "tga",
     "avif", "avifs", "jp2", "j2k", "j2c", "jpc", "jpf", "jpx", "ppm", "pgm", "pbm", "pnm", "ico", "qoi",
-    # Pillow alone cannot read these. They are pages all the same: a page that fails with the true reason
-    # can be acted on, one that was silently passed over cannot.
     "heic", "heif", "hif", "jxl",
 ))
 # fmt: on
@@ -18,6 +18,15 @@ VOLUME_EXTENSIONS = frozenset(("cbz", "cbr", "cb7", "cbt", "epub", "pdf"))
 
 ARCHIVE_EXTENSIONS = VOLUME_EXTENSIONS | {"zip", "rar", "7z", "tar"}
 """Extensions of containers that may hold pages, lower case, without the dot."""
+
+_SAME: dict[str, OutputFormat] = {
+    **dict.fromkeys(("jpg", "jpeg", "jpe", "jfif", "mpo", "heic", "heif", "hif"), "jpeg"),
+    **dict.fromkeys(("avif", "avifs"), "avif"),
+    **dict.fromkeys(("tif", "tiff"), "tiff"),
+    "webp": "webp",
+    "jxl": "jxl",
+}
+"""The format in which a page is written that shall stay what it is; PNG for all others."""
 
 _STARTS = (
     ("PNG", b"\x89PNG\r\n\x1a\n"),
@@ -48,14 +57,54 @@ _NOT_IMAGES = (
     (b"<?xml", "XML text"),
 )
 
-UNREADABLE_FORMATS = frozenset(("HEIC", "JPEG XL"))
-"""Formats that ``recognise`` names and that this version does not read."""
+_WRITTEN: dict[OutputFormat, str] = {
+    "png": "png", "webp": "webp", "jpeg": "jpg", "avif": "avif", "jxl": "jxl", "tiff": "tif",
+}  # fmt: skip
+"""The extension of the files of a format."""
+
+
+def output_extension(format: OutputFormat, source: str = "") -> str:
+    """Return the extension of the outputs of a format, without the dot; empty for ``auto`` without a source.
+
+    Args:
+        format: as asked for.
+        source: name of the page; decides where the format is ``auto``, and then keeps an extension that
+            means the same (``jpeg`` does not become ``jpg``).
+    """
+    if format != "auto":
+        return _WRITTEN[format]
+    if not source:
+        return ""
+    own = extension_of(source)
+    written = written_format(own, format)
+    same = own in ("jpeg", "jpe", "jfif", "tiff")
+    return own if same else _WRITTEN[written]
 
 
 def extension_of(name: str) -> str:
     """Return the extension of a file name, lower case, without the dot; empty if there is none."""
     stem, dot, extension = name.rpartition(".")
     return extension.lower() if dot and stem else ""
+
+
+def written_format(extension: str, asked: OutputFormat) -> OutputFormat:
+    """Return the format in which a page is written.
+
+    Args:
+        extension: of the page's own file, or of its output: they lead to the same.
+        asked: by the user; ``auto`` is the page's own format, and PNG for pages of a format that is only read
+            (JPEG for HEIC, whose pages have lost what they had to lose).
+    """
+    return _SAME.get(extension, "png") if asked == "auto" else asked
+
+
+def is_lossless(data: bytes) -> bool:
+    """Tell whether a file of a format that can be either keeps every sample; JPEG, HEIC and AVIF never do."""
+    name = recognise(data[:64])
+    if name == "WEBP":
+        # A lossless picture is a chunk of its own kind, which stands within the first few.
+        return b"VP8L" in data[:4096] and b"VP8 " not in data[:4096]
+    return name not in ("JPEG", "HEIC", "AVIF")
 
 
 def recognise(head: bytes) -> str | None:
@@ -65,7 +114,7 @@ def recognise(head: bytes) -> str | None:
         head: the first 64 bytes of the file, or more.
 
     Returns:
-        Pillow's name of the format (``"PNG"``), a member of ``UNREADABLE_FORMATS``, or None.
+        Pillow's name of the format (``"PNG"``), ``"HEIC"``, ``"JPEG XL"``, or None.
     """
     for name, start in _STARTS:
         if head.startswith(start):

@@ -7,7 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 
-from comic_upscale.pages.formats import extension_of
+from comic_upscale.pages.formats import extension_of, output_extension
 from comic_upscale.pages.order import fold, natural_key
 
 _LONGEST_NAME = 250
@@ -25,7 +25,7 @@ def output_names(names: Iterable[str], *, extension: str, folders: Iterable[str]
 
     Args:
         names: file names, all different.
-        extension: the outputs' extension without the dot.
+        extension: the outputs' extension without the dot; empty where each page keeps its own format.
         folders: names of folders beside the outputs, which no output may take.
 
     Returns:
@@ -33,8 +33,9 @@ def output_names(names: Iterable[str], *, extension: str, folders: Iterable[str]
         normalisation of Unicode make no difference.
     """
     sharing: defaultdict[str, list[str]] = defaultdict(list)
-    for name in names:
-        sharing[fold(f"{_short(_stem(name), extension)}.{extension}")].append(name)
+    ends = {name: extension or output_extension("auto", name) for name in names}
+    for name, end in ends.items():
+        sharing[fold(f"{_short(_stem(name), end)}.{end}")].append(name)
     forbidden = {fold(folder) for folder in folders}
     # Every plain name counts as taken, also one that nobody gets: "a_jpg.png" of a page "a.jpg" must
     # not depend on what becomes of a page "a_jpg.webp".
@@ -42,15 +43,15 @@ def output_names(names: Iterable[str], *, extension: str, folders: Iterable[str]
     outputs: dict[str, str] = {}
     others: list[str] = []
     for plain, group in sharing.items():
-        keepers = group if len(group) == 1 else [name for name in group if extension_of(name) == extension]
+        keepers = group if len(group) == 1 else [name for name in group if extension_of(name) == ends[name]]
         if len(keepers) != 1 or plain in forbidden:
             keepers = []
-        outputs.update((name, f"{_short(_stem(name), extension)}.{extension}") for name in keepers)
+        outputs.update((name, f"{_short(_stem(name), ends[name])}.{ends[name]}") for name in keepers)
         others.extend(name for name in group if name not in keepers)
     for name in sorted(others, key=natural_key):
         # A file without an extension cannot be a page; the name stays whole all the same.
         marked = "_".join(filter(None, (_stem(name), extension_of(name))))
-        outputs[name] = free_name(_short(marked, extension), f".{extension}", taken)
+        outputs[name] = free_name(_short(marked, ends[name]), f".{ends[name]}", taken)
         taken.add(fold(outputs[name]))
     return outputs
 

@@ -12,32 +12,33 @@ import struct
 import numpy as np
 from PIL import Image
 
-from comic_upscale.pages.page import UInt8Array
+from comic_upscale.pages.page import SampleArray
 
 _ORIENTATION = 0x0112
-_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
+XMP_ORIENTATION = re.compile(rb'(tiff:Orientation(?:="|>))([1-8])')
+"""The property in an XMP packet: what stands before its digit, and the digit."""
 
 
 def orientation_of(image: Image.Image) -> int:
     """Return how an image lies, from its EXIF or else its XMP: 1 (upright) to 8, as EXIF numbers them.
 
-    Metadata that is broken or out of range counts as absent. TIFF is always 1: Pillow turns it itself.
+    Metadata that is broken or out of range counts as absent. TIFF, HEIC and JPEG XL are always 1: what reads
+    them turns them itself.
     """
-    if image.format == "TIFF":
+    if image.format in ("TIFF", "HEIF", "JXL"):
         return 1
-    value = read_tag(_exif(image), _ORIENTATION)
+    value = read_tag(exif_of(image), _ORIENTATION)
     if value is None:
-        xmp = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp") or b""
-        match = _XMP_ORIENTATION.search(xmp.encode(errors="replace") if isinstance(xmp, str) else bytes(xmp))
-        value = int(match[1]) if match else None
+        match = XMP_ORIENTATION.search(xmp_of(image))
+        value = int(match[2]) if match else None
     return value if value is not None and 1 <= value <= 8 else 1
 
 
-def upright(samples: UInt8Array, orientation: int) -> UInt8Array:
+def upright(samples: SampleArray, orientation: int) -> SampleArray:
     """Turn and mirror samples as an EXIF orientation from 1 to 8 asks.
 
     Args:
-        samples: uint8, height x width, or height x width x channels.
+        samples: height x width, or height x width x channels.
         orientation: as ``orientation_of`` returns it.
 
     Returns:
@@ -79,7 +80,8 @@ def read_tag(tiff: bytes, tag: int) -> int | None:
     return None
 
 
-def _exif(image: Image.Image) -> bytes:
+def exif_of(image: Image.Image) -> bytes:
+    """Return the EXIF of an image from its byte order mark on; empty if there is none."""
     exif = image.info.get("exif")
     if isinstance(exif, bytes):
         return exif.removeprefix(b"Exif\0\0")
@@ -91,3 +93,11 @@ def _exif(image: Image.Image) -> bytes:
         except ValueError:
             pass
     return b""
+
+
+def xmp_of(image: Image.Image) -> bytes:
+    """Return the XMP packet of an image; empty if there is none."""
+    xmp = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp") or b""
+    if isinstance(xmp, str):
+        return xmp.encode(errors="replace")
+    return bytes(xmp) if isinstance(xmp, (bytes, bytearray)) else b""

@@ -35,7 +35,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from comic_upscale.errors import PageError
-from comic_upscale.pages.formats import UNREADABLE_FORMATS, name_other, recognise
+from comic_upscale.pages.formats import name_other, recognise
+from comic_upscale.pages.jxl import JxlImageFile
 
 
 class _QuietJpegFile(JpegImageFile):
@@ -49,12 +50,22 @@ class _QuietJpegFile(JpegImageFile):
         pass
 
 
+def _open_heic(file: IO[bytes], name: str) -> ImageFile:
+    # Here and not above: libheif is loaded for the few who have such pages.
+    from pi_heif import HeifImageFile
+
+    image: ImageFile = HeifImageFile(file, name)
+    return image
+
+
 _READERS: dict[str, Callable[[IO[bytes], str], ImageFile]] = {
     "AVIF": AvifImageFile,
     "BMP": BmpImageFile,
     "GIF": GifImageFile,
+    "HEIC": _open_heic,
     "ICO": IcoImageFile,
     "JPEG": _QuietJpegFile,
+    "JPEG XL": JxlImageFile,
     "JPEG2000": Jpeg2KImageFile,
     "PNG": PngImageFile,
     "PPM": PpmImageFile,
@@ -81,7 +92,7 @@ def open_image(file: IO[bytes], *, max_pixels: int | None = None) -> ImageFile:
         Pillow's image, not yet loaded.
 
     Raises:
-        PageError: ``"empty"``, ``"not-an-image"``, ``"unsupported"`` or ``"too-large"``. Everything else
+        PageError: ``"empty"``, ``"not-an-image"`` or ``"too-large"``. Everything else
             comes as Pillow raises it; ``page_errors`` around the call turns it into a ``PageError``.
     """
     file.seek(0)
@@ -93,11 +104,6 @@ def open_image(file: IO[bytes], *, max_pixels: int | None = None) -> ImageFile:
         other = name_other(head)
         what = f"The file is not an image but {other}" if other else "The file is not an image that is known"
         raise PageError("not-an-image", f"{what}: remove it, or copy it again.")
-    if name in UNREADABLE_FORMATS:
-        raise PageError(
-            "unsupported",
-            f"The file is a {name} image, which this version does not read: convert it to PNG first.",
-        )
     if name == "ICO":
         # Pillow loads an icon while opening it, and believes the picture inside rather than the
         # directory about its size; so look there first.

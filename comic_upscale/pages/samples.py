@@ -1,4 +1,4 @@
-"""From any of Pillow's modes to 8-bit gray or RGB, with alpha apart."""
+"""From any of Pillow's modes to gray or RGB of 8 or 16 bits, with alpha apart."""
 
 from __future__ import annotations
 
@@ -8,8 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from comic_upscale.pages.color import cmyk_to_rgb, lab_to_rgb, profile_space
-from comic_upscale.pages.page import UInt8Array
+from comic_upscale.pages.color import (
+    cmyk_to_rgb,
+    is_usable,
+    lab_to_rgb,
+    neutral_to_srgb,
+    profile_space,
+    to_srgb,
+)
+from comic_upscale.pages.deep import read_deep
+from comic_upscale.pages.gray import is_gray, to_gray
+from comic_upscale.pages.page import SampleArray, UInt8Array
+from comic_upscale.settings import GrayMode, IccMode
 
 _BITS_PER_SAMPLE = 258
 _PHOTOMETRIC = 262
@@ -20,8 +30,8 @@ _WIDE = "samples of more than 8 bits: read at 8 bits"
 class Samples:
     """What ``Pixels`` holds, before it is turned upright."""
 
-    color: UInt8Array
-    alpha: UInt8Array | None
+    color: SampleArray
+    alpha: SampleArray | None
     icc_profile: bytes | None
     notes: tuple[str, ...]
 
@@ -61,36 +71,85 @@ def depth_of(image: Image.Image, data: bytes) -> Depth:
     return Depth(bits=most, inverted=image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == 0)
 
 
-def to_samples(image: Image.Image, depth: Depth) -> Samples:
-    """Convert a loaded image to 8-bit gray or RGB.
+def to_samples(image: Image.Image, depth: Depth, data: bytes = b"") -> Samples:
+    """Convert a loaded image to gray or RGB, at 16 bits where the file has more than 8.
 
     Args:
         image: of any mode.
         depth: of the file it comes from.
+        data: that file; needed for the samples that Pillow cannot hold.
 
     Returns:
-        Contiguous arrays of their own memory. The profile is kept only if it fits the result.
+        Contiguous arrays of their own memory, of one type. The profile is kept only if it fits the result
+        and lcms can use it.
     """
-    mode = image.mode
     notes: list[str] = []
     profile: bytes | None = image.info.get("icc_profile") or None
-    if mode in ("CMYK", "LAB"):
-        color, alpha = np.array(cmyk_to_rgb(image) if mode == "CMYK" else lab_to_rgb(image)), None
-        notes.append(f"{mode}: converted to sRGB")
+    deep = read_deep(image, data, depth.bits)
+    if deep is not None:
+        color, alpha = _apart(deep)
+    elif image.mode in ("CMYK", "LAB"):
+        color, alpha = np.array(cmyk_to_rgb(image) if image.mode == "CMYK" else lab_to_rgb(image)), None
+        notes.append(f"{image.mode}: converted to sRGB")
         profile = None
-    elif mode in ("I", "F") or mode.startswith("I;16"):
+    elif image.mode in ("I", "F") or image.mode.startswith("I;16"):
         color, alpha = _wide(image, depth)
-        notes.append(_WIDE)
     else:
         color, alpha = _narrow(image, depth)
         if depth.bits > 8:
             notes.append(_WIDE)
+    color, profile, problem = _fitted(color, profile)
+    return Samples(color, alpha, profile, (*notes, *([problem] if problem else [])))
+
+
+def as_asked(samples: Samples, gray: GrayMode, icc: IccMode) -> Samples:
+    """Bring samples to the channels and the colour space that the user wants.
+
+    Args:
+        samples: as the file has them.
+        gray: ``auto`` makes pages without colour one channel, ``off`` makes every page three.
+        icc: ``srgb`` converts to sRGB, after which there is no profile.
+    """
+    color, profile, notes = samples.color, samples.icc_profile, samples.notes
+    if profile is not None and icc == "srgb":
+        converted = to_srgb(color, profile)
+        color, profile = (color if converted is None else converted), None
+    if color.shape[2] == 3 and gray == "auto" and is_gray(color, samples.alpha):
+        color = to_gray(color)
+        if profile is not None:
+            # Equal channels of another space than sRGB: one channel cannot carry the profile.
+            converted = neutral_to_srgb(color, profile)
+            color, profile = (color if converted is None else converted), None
+    elif color.shape[2] == 1 and gray == "off":
+        if profile is not None:
+            converted = to_srgb(color, profile)
+            color, profile = (color if converted is None else converted), None
+        color = np.repeat(color, 3, axis=2)
+    return Samples(color, samples.alpha, profile, notes)
+
+
+def _fitted(color: SampleArray, profile: bytes | None) -> tuple[SampleArray, bytes | None, str | None]:
+    """Return the samples, their profile if it is one for them, and a note where it was left out."""
+    if profile is None:
+        return color, None, None
     fitting = "GRAY" if color.shape[2] == 1 else "RGB"
-    if profile is not None and (space := profile_space(profile)) != fitting:
-        kind = f"for {space}" if space else "broken"
-        notes.append(f"ICC profile left out: it is {kind}, the page is {fitting}")
-        profile = None
-    return Samples(color, alpha, profile, tuple(notes))
+    space = profile_space(profile)
+    if space is None or (space == fitting and not is_usable(profile)):
+        return color, None, f"ICC profile left out: it is broken, the page is {fitting}"
+    if space == fitting:
+        return color, profile, None
+    note = f"ICC profile left out: it is for {space}, the page is {fitting}"
+    if (space, fitting) == ("RGB", "GRAY"):
+        # JPEGs are turned gray by programs that leave the profile in: its shades are what was meant.
+        converted = neutral_to_srgb(color, profile)
+        color = color if converted is None else converted
+    return color, None, note
+
+
+def _apart(samples: SampleArray) -> tuple[SampleArray, SampleArray | None]:
+    if samples.shape[2] in (1, 3):
+        return samples, None
+    return np.ascontiguousarray(samples[:, :, :-1]), np.ascontiguousarray(samples[:, :, -1])
 
 
 def _narrow(image: Image.Image, depth: Depth) -> tuple[UInt8Array, UInt8Array | None]:
@@ -128,31 +187,39 @@ def _narrow(image: Image.Image, depth: Depth) -> tuple[UInt8Array, UInt8Array | 
     return np.array(image.convert("RGB")), None
 
 
-def _wide(image: Image.Image, depth: Depth) -> tuple[UInt8Array, UInt8Array | None]:
-    """Convert one channel of more than 8 bits, rounding (Pillow's ``convert`` would clip at 255)."""
+def _wide(image: Image.Image, depth: Depth) -> tuple[SampleArray, SampleArray | None]:
+    """Convert one channel of more than 8 bits."""
     values = np.asarray(image)
     key = image.info.get("transparency")
-    alpha = _opaque(values != key) if isinstance(key, int) else None
+    gray: SampleArray
     if image.mode.startswith("I;16"):
         top = 2**depth.bits - 1 if 8 < depth.bits < 16 else 65535
-        wide = np.minimum(values, top).astype(np.uint32)
-        gray = ((wide * 255 + top // 2) // top).astype(np.uint8)
+        deep = np.minimum(values, top).astype(np.uint32)
+        gray = ((deep * 65535 + top // 2) // top).astype(np.uint16)
         if depth.inverted:
-            gray = 255 - gray
+            gray = (65535 - gray).astype(np.uint16)
     else:
         gray = _fit(values, 65535 if image.format == "PPM" else None)
+    alpha = None
+    if isinstance(key, int):
+        alpha = np.where(values != key, np.iinfo(gray.dtype).max, 0).astype(gray.dtype)
     return gray[:, :, None], alpha
 
 
-def _fit(values: NDArray[np.generic], top: float | None) -> UInt8Array:
-    """Bring numbers of an unknown range to 0..255; negative and undefined ones become 0."""
+def _fit(values: NDArray[np.generic], top: float | None) -> SampleArray:
+    """Bring numbers of an unknown range to 0..65535, or to 0..255 where that is what they are.
+
+    Negative and undefined ones become 0.
+    """
     numbers = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)
     if top is None:
         # The file does not say what white is: the least of the usual ranges that holds the values.
         most = float(numbers.max())
         usual = (65535.0, 255.0, 1.0) if values.dtype.kind == "f" else (65535.0, 255.0)
         top = min((white for white in usual if most <= white), default=most)
-    return np.rint(numbers.clip(max=top) * (255 / top)).astype(np.uint8)
+        if top == 255.0 and (numbers == np.rint(numbers)).all():
+            return numbers.astype(np.uint8)
+    return np.rint(numbers.clip(max=top) * (65535 / top)).astype(np.uint16)
 
 
 def _split(image: Image.Image) -> tuple[UInt8Array, UInt8Array]:

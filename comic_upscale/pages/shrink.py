@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import cast
 
 import numpy as np
 from PIL import Image
 
-from comic_upscale.pages.page import Pixels, UInt8Array
+from comic_upscale.pages.page import Pixels, SampleArray, UInt8Array
 
 
 def shrink(page: Pixels, size: tuple[int, int]) -> Pixels:
@@ -19,12 +18,17 @@ def shrink(page: Pixels, size: tuple[int, int]) -> Pixels:
         size: (width, height) in pixels, neither above the page's.
     """
     if size == (page.width, page.height):
-        return page
+        return replace(page, solid=None, tone=None)
     planes = [_resized(page.color[:, :, channel], size) for channel in range(page.color.shape[2])]
     alpha = None if page.alpha is None else _resized(page.alpha, size)
-    return replace(page, color=np.dstack(planes), alpha=alpha)
+    # Lanczos keeps flat areas and averages by itself, and a pixel covers more of the source than the maps know.
+    return replace(page, color=np.dstack(planes), alpha=alpha, solid=None, tone=None)
 
 
-def _resized(plane: UInt8Array, size: tuple[int, int]) -> UInt8Array:
-    image = Image.fromarray(np.ascontiguousarray(plane))
-    return cast(UInt8Array, np.asarray(image.resize(size, Image.Resampling.LANCZOS)))
+def _resized(plane: SampleArray, size: tuple[int, int]) -> SampleArray:
+    if plane.dtype == np.uint8:
+        image = Image.fromarray(np.ascontiguousarray(plane))
+        small: UInt8Array = np.asarray(image.resize(size, Image.Resampling.LANCZOS), np.uint8)
+        return small
+    deep = Image.fromarray(plane.astype(np.float32)).resize(size, Image.Resampling.LANCZOS)
+    return np.asarray(np.rint(np.asarray(deep).clip(0, 65535)), np.uint16)

@@ -9,15 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from comic_upscale.pages.page import UInt8Array
+from comic_upscale.pages.page import SampleArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """Pages of one shape for one call of an engine."""
 
-    pixels: UInt8Array
-    """uint8, N x height x width x C; C is 3 (RGB) or 1 (gray)."""
+    pixels: SampleArray
+    """uint8 or uint16, N x height x width x C; C is 3 (RGB) or 1 (gray)."""
     target_size: tuple[int, int]
     """(width, height) in pixels that every page of the batch shall have."""
 
@@ -39,8 +39,8 @@ class Engine(Protocol):
         """
         ...
 
-    def upscale(self, batch: Batch) -> UInt8Array:
-        """Return the pages at their target size: uint8, N x height x width x C.
+    def upscale(self, batch: Batch) -> SampleArray:
+        """Return the pages at their target size and in their own type: N x height x width x C.
 
         Page i of the result depends on page i of the batch alone.
 

@@ -1,4 +1,4 @@
-"""One network on one device in one precision: windows of uint8 in, native pixels as floats out."""
+"""One network on one device in one precision: windows of samples in, native pixels as floats out."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ import torch
 
 from comic_upscale.models.network import Network
 from comic_upscale.upscaling.strips import StripwiseCompact, goes_in_strips
+
+
+def white(samples: torch.dtype) -> int:
+    """Return the largest sample of a type: 255 for uint8, 65535 for uint16."""
+    return torch.iinfo(samples).max
 
 
 class NetworkPass:
@@ -43,7 +48,7 @@ class NetworkPass:
         go through a gray network channel by channel.
 
         Args:
-            windows: uint8, N x height x width x C on the device, C 3 or 1.
+            windows: uint8 or uint16, N x height x width x C on the device, C 3 or 1.
 
         Returns:
             The native pixels, N x C x height*scale x width*scale in the precision or float32, 0..1; and float32, N:
@@ -51,7 +56,7 @@ class NetworkPass:
         """
         n, height, width, channels = windows.shape
         # Samples at the end of each pixel are channels last already: the move of axes copies nothing.
-        x = windows.permute(0, 3, 1, 2).to(self._precision).div_(255)
+        x = windows.permute(0, 3, 1, 2).to(self._precision).div_(white(windows.dtype))
         if channels == 1 and self._channels == 3:
             x = x.expand(-1, 3, -1, -1)
         elif channels == 3 and self._channels == 1:

@@ -9,19 +9,28 @@ import numpy as np
 
 from comic_upscale.errors import PageError
 from comic_upscale.pages.alpha import bleed_color
-from comic_upscale.pages.page import Pixels, UInt8Array
+from comic_upscale.pages.page import Pixels, SampleArray
+from comic_upscale.pages.solid import restore_solid, solid_map
+from comic_upscale.pages.tone import restore_tone, tone_map
 from comic_upscale.upscaling.engine import Batch, Engine
 
 
 def prepare(page: Pixels) -> Pixels:
     """Return the page as the network should see it: hidden colour taken from the visible pixels nearby.
 
-    So no hidden colour shows at the edges of what is visible. Costs time on the host, none on a device;
-    a page without transparency is returned as it is.
+    So no hidden colour shows at the edges of what is visible. How light the page is, and where it is pure
+    white or black, is noted for `finish`. Costs time on the host, none on a device.
     """
-    if page.alpha is None:
-        return page
-    return replace(page, color=bleed_color(page.color, page.alpha))
+    color = page.color if page.alpha is None else bleed_color(page.color, page.alpha)
+    return replace(page, color=color, solid=solid_map(color, page.alpha), tone=tone_map(color))
+
+
+def finish(page: Pixels) -> Pixels:
+    """Return an upscaled page as it should be seen: as light as its source, and pure white and black where that was.
+
+    Costs time on the host, none on a device.
+    """
+    return restore_solid(restore_tone(page))
 
 
 def upscale_pages(
@@ -33,15 +42,16 @@ def upscale_pages(
 
     Args:
         engine: what upscales.
-        pages: as `prepare` returns them, of one height, width and number of channels, all with alpha or all without.
+        pages: as `prepare` returns them, of one shape and type, all with alpha or all without; the results are
+            for `finish`.
         target_size: (width, height) in pixels.
 
     Raises:
         DeviceError: the engine's device failed.
         ValueError: the pages are not alike.
     """
-    if len({(page.color.shape, page.alpha is None) for page in pages}) > 1:
-        raise ValueError("pages of one batch must have one shape, and all alpha or none")
+    if len({(page.color.shape, page.color.dtype, page.alpha is None) for page in pages}) > 1:
+        raise ValueError("pages of one batch must have one shape and type, and all alpha or none")
     colors = _upscale_each(engine, [page.color for page in pages], target_size)
     alphas = _upscale_alphas(engine, [page.alpha for page in pages], target_size)
     results: list[Pixels | PageError] = []
@@ -56,18 +66,18 @@ def upscale_pages(
 
 
 def _upscale_alphas(
-    engine: Engine, alphas: Sequence[UInt8Array | None], target_size: tuple[int, int]
-) -> list[UInt8Array | PageError | None]:
+    engine: Engine, alphas: Sequence[SampleArray | None], target_size: tuple[int, int]
+) -> list[SampleArray | PageError | None]:
     """Upscale planes of height x width, the flat ones without the engine."""
     width, height = target_size
-    results: list[UInt8Array | PageError | None] = [None] * len(alphas)
+    results: list[SampleArray | PageError | None] = [None] * len(alphas)
     uneven = []
     for index, alpha in enumerate(alphas):
         if alpha is None:
             continue
         if alpha.min() == alpha.max():
             # A network may make 254 of 255: what was opaque stays so, and costs nothing.
-            results[index] = np.full((height, width), alpha.flat[0], dtype=np.uint8)
+            results[index] = np.full((height, width), alpha.flat[0], dtype=alpha.dtype)
         else:
             uneven.append((index, alpha[:, :, np.newaxis]))
     planes = _upscale_each(engine, [plane for _, plane in uneven], target_size)
@@ -77,13 +87,15 @@ def _upscale_alphas(
 
 
 def _upscale_each(
-    engine: Engine, pages: Sequence[UInt8Array], target_size: tuple[int, int]
-) -> list[UInt8Array | PageError]:
+    engine: Engine, pages: Sequence[SampleArray], target_size: tuple[int, int]
+) -> list[SampleArray | PageError]:
     """Upscale all at once; where that fails each alone, so that one page fails for its own reasons only."""
     if not pages:
         return []
     try:
-        return list(engine.upscale(Batch(np.stack(pages), target_size)))
+        # One page, perhaps a large one, need not be copied.
+        batch = pages[0][np.newaxis] if len(pages) == 1 else np.stack(pages)
+        return list(engine.upscale(Batch(batch, target_size)))
     except PageError as error:
         if len(pages) == 1:
             return [error]

@@ -24,7 +24,8 @@ import torch
 
 from comic_upscale.errors import DeviceError, PageError, SettingsError, WeightsError
 from comic_upscale.models.network import read_state
-from comic_upscale.pages.page import UInt8Array
+from comic_upscale.pages.gray import eight_bits
+from comic_upscale.pages.page import SampleArray, UInt8Array
 from comic_upscale.upscaling.device import describe, release_memory
 from comic_upscale.upscaling.engine import Batch
 from comic_upscale.upscaling.faults import is_lost_device, is_too_much
@@ -88,15 +89,20 @@ class RealESRGANEngine:
         """Return 1: the official program takes one page at a time."""
         return 1
 
-    def upscale(self, batch: Batch) -> UInt8Array:
-        """Return the pages at their target size: uint8, N x height x width x C.
+    def upscale(self, batch: Batch) -> SampleArray:
+        """Return the pages at their target size and in their own type: N x height x width x C.
+
+        The program tells 16 bits by whether a page holds a sample above 256, which is wrong for a dark one;
+        so such pages go through at 8 bits, and come back spread to 16.
 
         Raises:
             PageError: ``"out-of-memory"``: the page, or one of its tiles, does not fit.
             DeviceError: the device failed.
         """
         try:
-            return np.stack([self._upscale_page(page, batch.target_size) for page in batch.pixels])
+            pages = eight_bits(batch.pixels)
+            larger = np.stack([self._upscale_page(page, batch.target_size) for page in pages])
+            return larger if batch.pixels.dtype == np.uint8 else larger.astype(np.uint16) * np.uint16(257)
         except (RuntimeError, MemoryError) as error:
             if is_lost_device(error):
                 raise DeviceError(f"{self.device} failed: {error}") from error

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from comic_upscale.errors import DeviceError, PageError, SettingsError
 from comic_upscale.models.network import Network
-from comic_upscale.pages.page import UInt8Array
+from comic_upscale.pages.page import SampleArray
 from comic_upscale.upscaling.device import (
     choose_device,
     choose_precision,
@@ -25,7 +25,7 @@ from comic_upscale.upscaling.device import (
 from comic_upscale.upscaling.engine import Batch
 from comic_upscale.upscaling.faults import is_lost_device, is_too_much
 from comic_upscale.upscaling.limits import Limits
-from comic_upscale.upscaling.network_pass import NetworkPass
+from comic_upscale.upscaling.network_pass import NetworkPass, white
 from comic_upscale.upscaling.resample import resample
 from comic_upscale.upscaling.tiling import SMALLEST_TILE, Tile, default_overlap, padded_size, plan_tiles
 
@@ -108,8 +108,10 @@ class TorchEngine:
             tiles = self._plan(stage, (height, width), native)
             return max(1, self._at_once(stage, tiles, channels=3) // len(tiles))
 
-    def upscale(self, batch: Batch) -> UInt8Array:
-        """Return the pages at their target size: uint8, N x height x width x C.
+    def upscale(self, batch: Batch) -> SampleArray:
+        """Return the pages at their target size and in their own type: N x height x width x C.
+
+        Pages of 16 bits are computed in float32: half precision would hold no more than 8 to 11 of them.
 
         Raises:
             PageError: ``"out-of-memory"`` where not even the smallest tile fits, ``"not-finite"`` where the
@@ -141,10 +143,11 @@ class TorchEngine:
                 "done. If it fails again, check the card (nvidia-smi) and its driver."
             ) from error
 
-    def _upscale(self, pixels: UInt8Array, target: tuple[int, int]) -> UInt8Array:
-        stage = self._stage(self._dtype)
+    def _upscale(self, pixels: SampleArray, target: tuple[int, int]) -> SampleArray:
+        precision = torch.float32 if pixels.dtype == np.uint16 else self._dtype
+        stage = self._stage(precision)
         result, finite = self._patiently(stage, pixels, target)
-        if self._dtype == torch.float32:
+        if precision == torch.float32:
             suspects = ~finite
         else:
             # Some cards answer overflow in half precision with black pages instead of NaN.
@@ -152,7 +155,7 @@ class TorchEngine:
             suspects = ~finite | black
         for index in np.flatnonzero(suspects):
             page = slice(int(index), int(index) + 1)
-            if self._dtype != torch.float32:
+            if precision != torch.float32:
                 again, again_finite = self._patiently(self._stage(torch.float32), pixels[page], target)
                 if again_finite.all():
                     result[page] = again
@@ -164,8 +167,8 @@ class TorchEngine:
         return result
 
     def _patiently(
-        self, stage: _Stage, pixels: UInt8Array, target: tuple[int, int]
-    ) -> tuple[UInt8Array, NDArray[np.bool_]]:
+        self, stage: _Stage, pixels: SampleArray, target: tuple[int, int]
+    ) -> tuple[SampleArray, NDArray[np.bool_]]:
         """Run the pages, in smaller pieces whenever memory does not suffice; see ``_run``."""
         while True:
             tiles = self._plan(stage, pixels.shape[1:3], target)
@@ -188,8 +191,8 @@ class TorchEngine:
                 )
 
     def _run(
-        self, stage: _Stage, pixels: UInt8Array, target: tuple[int, int], tiles: list[Tile], count: int
-    ) -> tuple[UInt8Array, NDArray[np.bool_]]:
+        self, stage: _Stage, pixels: SampleArray, target: tuple[int, int], tiles: list[Tile], count: int
+    ) -> tuple[SampleArray, NDArray[np.bool_]]:
         """Run the pages through the network, at most ``count`` windows at once.
 
         Returns:
@@ -197,10 +200,14 @@ class TorchEngine:
         """
         height, width = self._padded(pixels.shape[1:3])
         bottom, right = height - pixels.shape[1], width - pixels.shape[2]
-        padded = np.pad(pixels, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="reflect")
+        # torch wants memory that may be written; a page that has it need not be copied.
+        padded = np.require(pixels, requirements=["C", "W"])
+        if bottom or right:
+            padded = np.pad(pixels, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="reflect")
         on_cuda = self._device.type == "cuda"
         shape = (len(pixels), *target, pixels.shape[3])
-        result = torch.empty(shape, dtype=torch.uint8, pin_memory=on_cuda)
+        samples = torch.uint16 if pixels.dtype == np.uint16 else torch.uint8
+        result = torch.empty(shape, dtype=samples, pin_memory=on_cuda)
         marks = torch.zeros(len(pixels), dtype=torch.float32, device=self._device)
         for group in _runs(len(pixels), max(1, count // len(tiles))):
             source = torch.from_numpy(padded[group])
@@ -259,7 +266,8 @@ class TorchEngine:
                 columns=tile.cell_columns,
             )
             done = made.stop
-            cell = cell.clamp_(0, 1).mul_(255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+            cell = cell.clamp_(0, 1).mul_(white(result.dtype)).round_().to(result.dtype)
+            cell = cell.permute(0, 2, 3, 1).contiguous()
             target = result[place, slice(*tile.cell_rows), slice(*tile.cell_columns)]
             # Only whole pages are one piece of the pinned result, to be filled while the host goes on.
             target.copy_(cell, non_blocking=target.is_contiguous())
@@ -335,11 +343,18 @@ def _check_settings(network: Network, batch: int | None, tile: int | None, overl
         raise SettingsError(f"an overlap of {overlap} pixels cannot be: use 0 or more")
 
 
-def _checked(batch: Batch) -> UInt8Array:
+def _checked(batch: Batch) -> SampleArray:
     """Return the pixels of a batch that is what ``Batch`` says."""
     pixels = batch.pixels
-    if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] not in (1, 3) or 0 in pixels.shape:
-        raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}, not uint8 N x height x width x 3 or 1")
+    if (
+        pixels.dtype not in (np.uint8, np.uint16)
+        or pixels.ndim != 4
+        or pixels.shape[3] not in (1, 3)
+        or 0 in pixels.shape
+    ):
+        raise ValueError(
+            f"pixels are {pixels.dtype} {pixels.shape}, not uint8 or uint16 N x height x width x 3 or 1"
+        )
     if min(batch.target_size) < 1:
         raise ValueError(f"a target of {batch.target_size} pixels cannot be")
     return pixels

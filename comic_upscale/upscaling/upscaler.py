@@ -24,12 +24,13 @@ from comic_upscale.pages.size import find_target, grows
 from comic_upscale.settings import AUTO_MODEL, DEFAULT_MAX_PIXELS, FORMATS, OutputFormat
 from comic_upscale.sizes import Print, Size, choose_size
 from comic_upscale.upscaling.device import all_accelerators
-from comic_upscale.upscaling.pages import prepare, upscale_pages
+from comic_upscale.upscaling.pages import finish, prepare, upscale_pages
 from comic_upscale.upscaling.torch_engine import open_torch_engine
 
 _FORMAT_OF_SUFFIX: dict[str, OutputFormat] = {
-    **{f".{name}": name for name in FORMATS},
+    **{f".{name}": name for name in FORMATS if name != "auto"},
     ".jpg": "jpeg",
+    ".tif": "tiff",
 }
 
 
@@ -127,7 +128,7 @@ class Upscaler:
         (result,) = upscale_pages(self._engine, [prepare(page)], target)
         if isinstance(result, PageError):
             raise result
-        return result
+        return finish(result)
 
     def close(self) -> None:
         """Give the device's memory back."""
@@ -151,7 +152,7 @@ def upscale_image(
     upscaler: Upscaler,
     quality: int | None = None,
 ) -> None:
-    """Upscale one image file into another, whose suffix (.png, .webp, .jpg) says its format.
+    """Upscale one image file into another, whose suffix (.png, .webp, .jpg, .avif, .jxl, .tif) says its format.
 
     The target is written whole or not at all; an existing one is replaced. Scale and size are as for
     `Upscaler.upscale`; for a `Print` the file says its density.
@@ -170,7 +171,7 @@ def upscale_image(
         data = source.read_bytes()
     except OSError as error:
         raise InputError(f"{source} cannot be read: {error.strerror or error}") from error
-    page = decode(data, max_pixels=DEFAULT_MAX_PIXELS)
+    page = decode(data, max_pixels=DEFAULT_MAX_PIXELS, gray="auto")
     wish = _one_size(scale, size)
     pixels = find_target(page.width, page.height, wish).size
     check_target(*pixels, format)

@@ -55,3 +55,17 @@ def test_nothing_to_do_costs_nothing() -> None:
     color = np.zeros((4, 4, 3), np.uint8)
     for value in (0, 255):
         assert bleed_color(color, np.full((4, 4), value, np.uint8)) is color
+
+
+def test_sixteen_bits_bleed_like_eight() -> None:
+    color, alpha = made(37, 51, 3, 5)
+    eight = bleed_color(color, alpha)
+    deep = bleed_color(color.astype(np.uint16) * np.uint16(257), alpha.astype(np.uint16) * np.uint16(257))
+    assert deep.dtype == np.uint16
+    assert np.abs(deep / 257 - eight).max() <= 4  # the roundings of every level
+
+
+def test_strips_make_no_difference() -> None:
+    color, alpha = made(600, 5, 1, 6)
+    tall, short = bleed_color(color, alpha), bleed_color(color[:520], alpha[:520])
+    assert (tall[:256] == short[:256]).mean() > 0.99

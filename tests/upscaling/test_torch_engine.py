@@ -271,6 +271,24 @@ def test_a_lost_device_ends_the_run_and_another_error_is_not_hidden(make_network
         bug.upscale(batch)
 
 
+@pytest.mark.parametrize("tile", [0, 64])
+def test_sixteen_bits_are_not_rounded_to_eight(make_network: MakeNetwork, tile: int) -> None:
+    repeat = make_network(torch.nn.Upsample(scale_factor=4, mode="nearest"))
+    pixels = np.random.default_rng(3).integers(0, 65536, (1, 70, 90, 3)).astype(np.uint16)
+    # A network that rounds to 8 bits in its own precision: such pages go through float32 whatever was asked.
+    engine = TorchEngine(repeat, device=torch.device("cpu"), precision=torch.bfloat16, tile=tile)
+    result = engine.upscale(Batch(pixels, (360, 280)))
+    assert result.dtype == np.uint16
+    assert (result == pixels.repeat(4, axis=1).repeat(4, axis=2)).all()
+
+
+def test_sixteen_bits_agree_with_eight(compact: Network) -> None:
+    eight = np.random.default_rng(4).integers(0, 256, (1, 40, 30, 3), np.uint8)
+    engine = open_engine(compact)
+    deep = engine.upscale(Batch(eight.astype(np.uint16) * np.uint16(257), (75, 100)))
+    assert np.abs(deep / 257 - engine.upscale(Batch(eight, (75, 100)))).max() <= 0.51
+
+
 def test_the_engine_says_what_it_is(compact: Network) -> None:
     engine = open_torch_engine(compact, "cpu", "fp32")
     assert (engine.native_scale, engine.precision) == (4, "fp32")

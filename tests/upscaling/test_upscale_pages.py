@@ -58,9 +58,10 @@ def test_pages_come_back_in_order_with_profile_and_notes() -> None:
         assert (result.icc_profile, result.notes) == (page.icc_profile, page.notes)
 
 
-def test_a_page_without_transparency_needs_no_preparation() -> None:
+def test_a_page_without_transparency_keeps_its_colour() -> None:
     page = Pixels(flat(10))
-    assert prepare(page) is page
+    assert prepare(page).color is page.color
+    assert prepare(page).solid is None
 
 
 def test_no_pages_are_no_work() -> None:
@@ -114,7 +115,7 @@ def test_a_lost_device_is_no_page_s_failure() -> None:
 
 
 def test_pages_that_are_not_alike_are_refused() -> None:
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="one shape and type"):
         upscale_pages(Doubler(), [Pixels(flat(1)), Pixels(flat(1, 1))], (12, 8))
     with pytest.raises(ValueError, match="all alpha or none"):
         upscale_pages(Doubler(), [Pixels(flat(1)), Pixels(flat(1), left_half())], (12, 8))

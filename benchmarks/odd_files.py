@@ -1,0 +1,164 @@
+"""What becomes of every odd image: run each through the whole of comic-upscale, and list what came out.
+
+::
+
+    python benchmarks/odd_files.py PAGES... [--format auto] [--output FILE]
+
+A small random network stands for a real one, so that the table tells of reading and writing alone. Each
+image is a run of its own in a process of its own, whose largest memory is listed with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+ARCHIVES = frozenset(("cbz", "cbr", "cb7", "cbt", "zip", "rar", "7z", "epub", "pdf", "json"))
+
+
+def main() -> None:
+    """Run every image and print a line for each."""
+    parser = argparse.ArgumentParser(description="List what becomes of odd images.")
+    parser.add_argument("pages", nargs="+", type=Path, help="images, or folders of them")
+    parser.add_argument("--format", default="png")
+    parser.add_argument("--scale", type=float, default=2.0)
+    parser.add_argument("--output", type=Path, help="where to write the table as JSON")
+    asked = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "tiny-x2.safetensors"
+        make_weights(weights)
+        for path in images(asked.pages):
+            rows.append(in_a_process(path, weights, asked.format, asked.scale))
+            print(line(rows[-1]), flush=True)
+    print(summary(rows))
+    if asked.output:
+        asked.output.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def images(paths: list[Path]) -> list[Path]:
+    """Return the files of the folders, and the files themselves, that are no archives."""
+    files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    return [file for file in files if file.suffix[1:].lower() not in ARCHIVES]
+
+
+def make_weights(path: Path) -> None:
+    """Write a compact network of x2 with few random weights."""
+    import torch
+    from safetensors.torch import save_file
+    from spandrel.architectures.Compact import Compact
+
+    torch.manual_seed(1)
+    state = Compact(num_feat=8, num_conv=1, upscale=2).state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+
+
+def in_a_process(path: Path, weights: Path, format: str, scale: float) -> dict[str, Any]:
+    """Run one image in a process of its own; a crash of it is a row of the table."""
+    # A fork, so that torch is imported once for all: its memory counts in each.
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+
+    def work() -> None:
+        sender.send(run_one(path, weights, format=format, scale=scale))
+
+    process = context.Process(target=work)
+    process.start()
+    sender.close()
+    try:
+        row: dict[str, Any] = receiver.recv()
+    except EOFError:
+        process.join()
+        row = {"file": path.name, "crashed": process.exitcode}
+    process.join()
+    return row
+
+
+def run_one(path: Path, weights: Path, *, format: str, scale: float) -> dict[str, Any]:
+    """Upscale one image into a folder that is thrown away, and describe what stands there."""
+    from comic_upscale import JobSettings, run_job
+    from comic_upscale.jobs.progress import Event
+    from comic_upscale.jobs.records import PageDone, PageFailed
+
+    events: list[Event] = []
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "pages"
+        place.mkdir()
+        (place / path.name).write_bytes(path.read_bytes())
+        output = Path(folder) / "out"
+        settings = JobSettings(
+            input=place, output=output, scale=scale, model=str(weights), device="cpu", workers=1,
+            format=format,  # type: ignore[arg-type]
+        )  # fmt: skip
+        start = time.perf_counter()
+        run_job(settings, on_event=events.append)
+        seconds = time.perf_counter() - start
+        # Now: to read the output again below takes more than to make it.
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        row: dict[str, Any] = {"file": path.name, "seconds": round(seconds, 2)}
+        for event in events:
+            if isinstance(event, PageFailed):
+                row |= {"failed": event.kind, "reason": event.reason}
+            elif isinstance(event, PageDone):
+                row |= {"source": f"{event.width}x{event.height}", "notes": list(event.notes)}
+                row |= describe(output / event.output)
+        stray = [found.name for found in Path(folder).iterdir() if found.name not in ("pages", "out")]
+        stray += [found.name for found in place.iterdir() if found.name != path.name]
+        row |= {"outside": stray, "peak_mb": peak}
+        return row
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Say what an output is, as comic-upscale reads it again."""
+    from comic_upscale.pages.color import profile_space
+    from comic_upscale.pages.decode import decode
+
+    data = path.read_bytes()
+    page = decode(data, max_pixels=1 << 30)
+    kept = page.metadata
+    return {
+        "output": path.name,
+        "bytes": len(data),
+        "size": f"{page.width}x{page.height}",
+        "mode": ("L" if page.color.shape[2] == 1 else "RGB") + "A" * (page.alpha is not None),
+        "bits": page.bits,
+        "profile": profile_space(page.icc_profile) if page.icc_profile else None,
+        "dpi": None if kept.dpi is None else [round(value, 1) for value in kept.dpi],
+        "exif": len(kept.exif or b""),
+        "xmp": len(kept.xmp or b""),
+    }
+
+
+def line(row: dict[str, Any]) -> str:
+    """One row as text."""
+    name = f"{row['file'][:44]:44}"
+    if "crashed" in row:
+        return f"{name} CRASHED {row['crashed']}"
+    memory = f"{row['peak_mb']:5} MB"
+    if "failed" in row:
+        return f"{name} {memory} {row['failed']}: {row['reason'][:90]}"
+    words = [f"{row['mode']:4} {row['bits']:2} bits {row['size']:>11}"]
+    words += [f"{name} {row[name]}" for name in ("profile", "dpi", "exif", "xmp") if row.get(name)]
+    return f"{name} {memory} {' '.join(words)} {'; '.join(row['notes'])}"
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """Count what became of all."""
+    kinds = Counter(
+        "crashed" if "crashed" in row else f"failed as {row['failed']}" if "failed" in row else "done"
+        for row in rows
+    )
+    outside = sum(bool(row.get("outside")) for row in rows)
+    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    return f"{len(rows)} images: {counts}; {outside} wrote outside the output folder"
+
+
+if __name__ == "__main__":
+    main()

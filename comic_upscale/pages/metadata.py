@@ -1,0 +1,196 @@
+"""EXIF, XMP and resolution: taken from a file, mended where the page was turned or grew, and handed on.
+
+EXIF is changed in place, a number here and there, and never written anew: a camera's own notes hold offsets
+into the structure that no program knows to move.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import struct
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from comic_upscale.pages.orientation import XMP_ORIENTATION, exif_of, xmp_of
+from comic_upscale.pages.page import Metadata
+
+_ORIENTATION = 0x0112
+_EXIF_DIRECTORY = 0x8769
+_PIXEL_WIDTH, _PIXEL_HEIGHT = 0xA002, 0xA003
+_ACROSS, _DOWN, _UNIT = 0x011A, 0x011B, 0x0128
+_INCH, _CENTIMETRE = 2, 3
+_SHORT, _LONG, _RATIONAL = 3, 4, 5
+_PARTS = 1000
+"""A density is given to the thousandth."""
+# What a TIFF says of the picture and not of its samples: description, maker, model, program, time, artist, rights.
+_TIFF_TAGS = (270, 271, 272, 305, 306, 315, 33432)
+_MOST_BYTES = 1 << 20
+"""A page's EXIF or XMP of more than this is left out: JPEG holds 64 kB, and nothing reads so much."""
+
+
+def read_metadata(image: Image.Image) -> tuple[Metadata, tuple[str, ...]]:
+    """Take what a loaded image says beside its pixels, upright as these will be.
+
+    Returns:
+        The metadata, and a note for each part that is too broken to be handed on.
+    """
+    notes = []
+    exif: bytes | None = _tiff_tags(image) if image.format == "TIFF" else exif_of(image)
+    if exif and not _is_sound(exif):
+        notes.append("EXIF left out: it is broken")
+        exif = None
+    xmp: bytes | None = xmp_of(image)
+    if xmp and len(xmp) > _MOST_BYTES:
+        notes.append("XMP left out: it is larger than 1 MiB")
+        xmp = None
+    dpi = _dpi(image.info.get("dpi"))
+    if dpi is None and exif:
+        dpi = _dpi(read_density(exif))
+    metadata = Metadata(upright_exif(exif) if exif else None, _upright_xmp(xmp or b"") or None, dpi)
+    return metadata, tuple(notes)
+
+
+def upright_exif(exif: bytes) -> bytes:
+    """Return EXIF whose orientation is 1, and whose thumbnail is let go where it lay in another way."""
+    changed = bytearray(exif)
+    order = _order(exif)
+    for entry in _entries(exif, _first(exif)):
+        if entry.tag == _ORIENTATION and entry.kind == _SHORT:
+            was = struct.unpack_from(f"{order}H", exif, entry.at + 8)[0]
+            struct.pack_into(f"{order}H", changed, entry.at + 8, 1)
+            if was != 1:
+                _cut_thumbnail(changed)
+    return bytes(changed)
+
+
+def sized_exif(exif: bytes, width: int, height: int) -> bytes:
+    """Return EXIF that gives this size, in pixels, where it gave one."""
+    changed = bytearray(exif)
+    order = _order(exif)
+    sizes = {_PIXEL_WIDTH: width, _PIXEL_HEIGHT: height}
+    for parent in _entries(exif, _first(exif)):
+        if parent.tag != _EXIF_DIRECTORY:
+            continue
+        for entry in _entries(exif, struct.unpack_from(f"{order}L", exif, parent.at + 8)[0]):
+            size = sizes.get(entry.tag)
+            if size is not None and entry.kind in (_SHORT, _LONG):
+                # A LONG fits the same four bytes that hold a SHORT.
+                struct.pack_into(f"{order}HLL", changed, entry.at + 2, _LONG, 1, size)
+    return bytes(changed)
+
+
+def with_density(exif: bytes | None, dpi: tuple[float, float]) -> bytes:
+    """Return EXIF that gives this resolution, in pixels an inch across and down.
+
+    The first directory is written anew behind everything else, where no offset has to move.
+
+    Args:
+        exif: sound, as `read_metadata` gives it; None for none.
+        dpi: above 0.
+    """
+    exif = exif or struct.pack("<2sHLHL", b"II", 42, 8, 0, 0)
+    order, first = _order(exif), _first(exif)
+    kept = {entry.tag: exif[entry.at : entry.at + 12] for entry in _entries(exif, first)}
+    after = exif[first + 2 + 12 * len(kept) :][:4].ljust(4, b"\0")
+    grown = bytearray(exif + bytes(len(exif) % 2))
+    for tag, value in ((_ACROSS, dpi[0]), (_DOWN, dpi[1])):
+        kept[tag] = struct.pack(f"{order}HHLL", tag, _RATIONAL, 1, len(grown))
+        grown += struct.pack(f"{order}LL", round(value * _PARTS), _PARTS)
+    kept[_UNIT] = struct.pack(f"{order}HHLHxx", _UNIT, _SHORT, 1, _INCH)
+    struct.pack_into(f"{order}L", grown, 4, len(grown))
+    entries = b"".join(kept[tag] for tag in sorted(kept))
+    return bytes(grown + struct.pack(f"{order}H", len(kept)) + entries + after)
+
+
+def read_density(exif: bytes) -> tuple[float, float] | None:
+    """Return the resolution that EXIF gives, in pixels an inch; None where it gives none, or no unit."""
+    found: dict[int, float] = {}
+    order = _order(exif)
+    for entry in _entries(exif, _first(exif)):
+        with contextlib.suppress(struct.error, ZeroDivisionError):
+            if entry.tag in (_ACROSS, _DOWN) and entry.kind == _RATIONAL:
+                (at,) = struct.unpack_from(f"{order}L", exif, entry.at + 8)
+                over, under = struct.unpack_from(f"{order}LL", exif, at)
+                found[entry.tag] = over / under
+            elif entry.tag == _UNIT and entry.kind == _SHORT:
+                found[_UNIT] = struct.unpack_from(f"{order}H", exif, entry.at + 8)[0]
+    # EXIF's own default is the inch; 1 says that the two numbers are no more than the shape of a pixel.
+    unit = {_INCH: 1.0, _CENTIMETRE: 2.54}.get(int(found.get(_UNIT, _INCH)))
+    if unit is None or _ACROSS not in found or _DOWN not in found:
+        return None
+    return found[_ACROSS] * unit, found[_DOWN] * unit
+
+
+class _Entry(NamedTuple):
+    tag: int
+    kind: int
+    at: int
+    """Where the entry's 12 bytes begin."""
+
+
+def _order(exif: bytes) -> str:
+    return {b"II": "<", b"MM": ">"}[exif[:2]]
+
+
+def _first(exif: bytes) -> int:
+    return int(struct.unpack_from(f"{_order(exif)}L", exif, 4)[0])
+
+
+def _entries(exif: bytes, start: int) -> Iterator[_Entry]:
+    """Read a directory; one that is broken yields what stands before the break."""
+    order = _order(exif)
+    try:
+        (count,) = struct.unpack_from(f"{order}H", exif, start)
+        for at in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind = struct.unpack_from(f"{order}HH8x", exif, at)
+            yield _Entry(tag, kind, at)
+    except struct.error:
+        return
+
+
+def _cut_thumbnail(exif: bytearray) -> None:
+    order = _order(bytes(exif[:2]))
+    start = _first(bytes(exif[:8]))
+    (count,) = struct.unpack_from(f"{order}H", exif, start)
+    end = start + 2 + 12 * count
+    if end + 4 <= len(exif):
+        struct.pack_into(f"{order}L", exif, end, 0)
+
+
+def _is_sound(exif: bytes) -> bool:
+    """Whether the first directory is whole; what it points to is for the reader to judge."""
+    if exif[:4] not in (b"II*\0", b"MM\0*") or not 8 <= len(exif) <= _MOST_BYTES:
+        return False
+    try:
+        count = int(struct.unpack_from(f"{_order(exif)}H", exif, _first(exif))[0])
+    except struct.error:
+        return False
+    return count > 0 and _first(exif) + 2 + 12 * count <= len(exif)
+
+
+def _upright_xmp(xmp: bytes) -> bytes:
+    return re.sub(XMP_ORIENTATION, rb"\g<1>1", xmp)
+
+
+def _tiff_tags(image: Image.Image) -> bytes:
+    """Make EXIF of what a TIFF says of its picture."""
+    tags = getattr(image, "tag_v2", {})
+    exif = Image.Exif()
+    for tag in _TIFF_TAGS:
+        if isinstance(value := tags.get(tag), str):
+            exif[tag] = value
+    return exif.tobytes().removeprefix(b"Exif\0\0") if len(exif) else b""
+
+
+def _dpi(value: Any) -> tuple[float, float] | None:
+    """Return a resolution that can be one; whatever stands in its place may come."""
+    try:
+        across, down = (float(part) for part in value) if value else (0.0, 0.0)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    fits = all(math.isfinite(part) and 1 <= part <= 65535 for part in (across, down))
+    return (across, down) if fits else None

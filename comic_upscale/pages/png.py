@@ -1,0 +1,157 @@
+"""PNG, as far as Pillow does not go: chunks beside the pixels, 16 bits in colour, and pages too large to copy.
+
+Source: the PNG specification, third edition (W3C).
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from comic_upscale.pages.page import NO_METADATA, Metadata, SampleArray, UInt8Array
+
+RUN_LENGTHS = zlib.Z_RLE
+"""Matches at distance one only, which is what filtered, smooth pixels have."""
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_HEADER_END = len(_SIGNATURE) + 25
+_COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
+_STRIP_BYTES = 8 << 20
+_METRES_AN_INCH = 0.0254
+_UP, _SUB = 2, 1
+
+
+def with_chunks(png: bytes, profile: bytes | None, metadata: Metadata) -> bytes:
+    """Put a profile, EXIF, XMP and the resolution into a PNG that has none.
+
+    Args:
+        png: a whole file.
+        profile: an ICC profile for the file's colour type.
+        metadata: of the page.
+    """
+    extra = b"".join(_extra_chunks(profile, metadata))
+    return png[:_HEADER_END] + extra + png[_HEADER_END:] if extra else png
+
+
+def write_png(
+    color: SampleArray,
+    alpha: SampleArray | None,
+    *,
+    profile: bytes | None = None,
+    metadata: Metadata = NO_METADATA,
+    level: int = 1,
+    strategy: int = RUN_LENGTHS,
+) -> bytes:
+    """Encode samples as a PNG a strip of rows at a time: beside them and the file, little memory is taken.
+
+    Args:
+        color: uint8 or uint16, height x width x 3 or 1.
+        alpha: of the same type, height x width; None for none.
+        profile: an ICC profile for these channels.
+        metadata: of the page.
+        level: 0 to 9, zlib's.
+        strategy: zlib's.
+    """
+    height, width, channels = color.shape
+    channels += alpha is not None
+    bits = 8 * color.dtype.itemsize
+    header = struct.pack(">LLBBBBB", width, height, bits, _COLOR_TYPES[channels], 0, 0, 0)
+    # Not a list to be joined: of a large page even the file is hundreds of megabytes.
+    file = io.BytesIO()
+    file.write(_SIGNATURE + _chunk(b"IHDR", header) + b"".join(_extra_chunks(profile, metadata)))
+    press = zlib.compressobj(level, zlib.DEFLATED, zlib.MAX_WBITS, 9, strategy)
+    for strip in _filtered_strips(color, alpha, channels * bits // 8):
+        if packed := press.compress(strip):
+            file.write(_chunk(b"IDAT", packed))
+    file.write(_chunk(b"IDAT", press.flush()) + _chunk(b"IEND", b""))
+    return file.getvalue()
+
+
+def check_png(data: bytes) -> tuple[int, int]:
+    """Prove that a PNG which `write_png` made can be read, without room for its pixels.
+
+    Every chunk's sum is checked, and the rows are unpacked and counted.
+
+    Returns:
+        (width, height) in pixels.
+
+    Raises:
+        ValueError: it cannot be read.
+        zlib.error: the packed rows are damaged.
+    """
+    width, height, bits, kind = struct.unpack_from(">LLBB", data, len(_SIGNATURE) + 8)
+    channels = {number: count for count, number in _COLOR_TYPES.items()}[kind]
+    unpack = zlib.decompressobj()
+    at, rows = len(_SIGNATURE), 0
+    while at + 12 <= len(data):
+        (length,) = struct.unpack_from(">L", data, at)
+        end = at + 8 + length
+        if end + 4 > len(data) or zlib.crc32(memoryview(data)[at + 4 : end]) != _sum_at(data, end):
+            raise ValueError("a chunk is damaged")
+        if data[at + 4 : at + 8] == b"IDAT":
+            packed: bytes = data[at + 8 : end]
+            while packed:
+                rows += len(unpack.decompress(packed, _STRIP_BYTES))
+                packed = unpack.unconsumed_tail
+        at = end + 4
+    rows += len(unpack.flush())
+    if not unpack.eof or rows != height * (1 + width * channels * bits // 8):
+        raise ValueError("rows are missing")
+    return width, height
+
+
+def _sum_at(data: bytes, at: int) -> int:
+    return int.from_bytes(data[at : at + 4], "big")
+
+
+def _filtered_strips(color: SampleArray, alpha: SampleArray | None, step: int) -> Iterator[bytes]:
+    """Yield rows, each after its filter's number; a row takes the filter whose bytes are smaller in sum."""
+    height, width = color.shape[:2]
+    rows = max(1, _STRIP_BYTES // (width * step))
+    above = np.zeros((1, width * step), np.uint8)
+    for start in range(0, height, rows):
+        strip = _as_bytes(color[start : start + rows], None if alpha is None else alpha[start : start + rows])
+        before = np.concatenate((above, strip[:-1]))
+        up = strip - before
+        sub = strip.copy()
+        sub[:, step:] -= strip[:, :-step]
+        better = _cost(up) <= _cost(sub)
+        out = np.empty((len(strip), strip.shape[1] + 1), np.uint8)
+        out[:, 0] = np.where(better, _UP, _SUB)
+        out[:, 1:] = np.where(better[:, None], up, sub)
+        above = strip[-1:]
+        yield out.tobytes()
+
+
+def _as_bytes(color: SampleArray, alpha: SampleArray | None) -> UInt8Array:
+    """Return rows of bytes, samples in the order of the file and with their high byte first."""
+    samples = color if alpha is None else np.dstack((color, alpha))
+    if samples.dtype == np.uint16:
+        samples = samples.astype(">u2")
+    return np.ascontiguousarray(samples).view(np.uint8).reshape(len(samples), -1)
+
+
+def _cost(filtered: UInt8Array) -> NDArray[np.int64]:
+    sums: NDArray[np.int64] = np.abs(filtered.view(np.int8).astype(np.int16)).sum(axis=1, dtype=np.int64)
+    return sums
+
+
+def _extra_chunks(profile: bytes | None, metadata: Metadata) -> Iterator[bytes]:
+    if profile is not None:
+        yield _chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(profile))
+    if metadata.dpi is not None:
+        across, down = (round(value / _METRES_AN_INCH) for value in metadata.dpi)
+        yield _chunk(b"pHYs", struct.pack(">LLB", across, down, 1))
+    if metadata.exif is not None:
+        yield _chunk(b"eXIf", metadata.exif)
+    if metadata.xmp is not None:
+        yield _chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata.xmp)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">L", len(data)) + kind + data + struct.pack(">L", zlib.crc32(data, zlib.crc32(kind)))
