@@ -26,11 +26,11 @@ DEFAULT_LOSSY_WEBP_QUALITY = 90
 LARGE_PAGE = 48_000_000
 """Pixels from which a PNG is written strip by strip: Pillow would hold the page three times meanwhile. Its own
 way is the faster one, and that of every page of usual size."""
-# The fast way, RUN_LENGTHS at level 1, measured on upscaled
-# pages of 1280 x 1920 with the zlib-ng of Pillow's wheels: flat colour 0.21 s 2.67 MB, against 0.22 s 2.97 MB
-# at level 1, 0.29 s 2.83 MB at level 3 and 0.62 s 2.50 MB at level 6; night gradients 0.21 s 2.10 MB, against
-# 0.30 s 2.29 MB at level 3; gray screentone 0.08 s 1.23 MB, against 0.11 s 1.31 MB. Half of it is the filters.
-# Newsprint as above: method 0 0.38 s 1.68 MB, method 1 1.44 s 1.37 MB.
+# Measured on upscaled pages of 1280 x 1920 (benchmarks/encoding.py): libpng with nothing but the Paeth filter is
+# twice as fast as Pillow's writer, which tries all five filters on every row, and its files are as large.
+_PNG_FILTER_PAETH = 128
+_PNG_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+# Newsprint: method 0 0.38 s 1.68 MB, method 1 1.44 s 1.37 MB.
 _WEBP_LOSSLESS_METHOD = 0
 # At quality 90: method 2 0.32 s, method 4 (the default) 0.63 s for a file 1 % smaller.
 _WEBP_LOSSY_METHOD = 2
@@ -206,8 +206,16 @@ def check_encoded(data: bytes, size: tuple[int, int], mode: str | None = None) -
 
 def _read_again(data: bytes, *, large: bool) -> tuple[tuple[int, int], str]:
     """Decode a file, and return its size and Pillow's mode (empty where that was not needed to know)."""
-    if large and data.startswith(b"\x89PNG"):
-        return check_png(data), ""
+    if data.startswith(b"\x89PNG"):
+        if large:
+            return check_png(data), ""
+        import imagecodecs
+
+        # libpng itself, without the copies on the way into an image: half of Pillow's time.
+        samples = imagecodecs.png_decode(data)
+        height, width, *channels = samples.shape
+        deep = samples.dtype != np.uint8
+        return (width, height), "" if deep else _PNG_MODES[channels[0] if channels else 1]
     with io.BytesIO(data) as file:
         image = open_image(file)
         if image.format == "JXL":
@@ -250,15 +258,21 @@ def _from_array(color: SampleArray, alpha: SampleArray | None) -> Image.Image:
 
 
 def _png(pixels: Pixels, level: int | None) -> bytes:
-    options: dict[str, Any] = {"compress_level": 1, "compress_type": RUN_LENGTHS}
-    if level is not None:
-        options = {"compress_level": level}
-    if pixels.bits > 8 or pixels.width * pixels.height > LARGE_PAGE:
+    if pixels.width * pixels.height > LARGE_PAGE:
         way = {} if level is None else {"level": level, "strategy": 0}
         return write_png(
             pixels.color, pixels.alpha, profile=pixels.icc_profile, metadata=pixels.metadata, **way
         )
-    return with_chunks(_save(_image(pixels), "PNG", **options), pixels.icc_profile, pixels.metadata)
+    import imagecodecs
+
+    samples = pixels.color if pixels.alpha is None else np.dstack((pixels.color, pixels.alpha))
+    if samples.shape[2] == 1:
+        samples = samples[:, :, 0]
+    options: dict[str, int] = {"level": 1, "strategy": RUN_LENGTHS, "filter": _PNG_FILTER_PAETH}
+    if level is not None:
+        options = {"level": level}
+    png = imagecodecs.png_encode(np.ascontiguousarray(samples), **options)
+    return with_chunks(png, pixels.icc_profile, pixels.metadata)
 
 
 def _webp(pixels: Pixels, quality: int | None) -> bytes:

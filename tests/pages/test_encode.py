@@ -2,6 +2,7 @@ import io
 from pathlib import Path
 from typing import get_args
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
@@ -157,11 +158,13 @@ def test_an_output_beyond_pillows_guard_can_be_checked(monkeypatch: pytest.Monke
         check_encoded(encode(page(), format=format), (13, 9))
 
 
-def test_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("format", ["png", "jpeg"])
+def test_no_memory(monkeypatch: pytest.MonkeyPatch, format: OutputFormat) -> None:
     def refuse(*args: object, **options: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr(Image.Image, "save", refuse)
+    monkeypatch.setattr(imagecodecs, "png_encode", refuse)
     with pytest.raises(PageError) as caught:
-        encode(page(), format="png")
+        encode(page(), format=format)
     assert caught.value.kind == "out-of-memory"
