@@ -100,7 +100,8 @@ def _shrunk(larger: UInt8Array, width: int, height: int) -> UInt8Array:
     plane = larger[:, :, 0] if larger.shape[2] == 1 else larger
     image = Image.fromarray(np.ascontiguousarray(plane))
     # As quick as a triangle, and sharper; a box would take two pixels here and three there at 2.5 times.
-    small = np.asarray(image.resize((width, height), Image.Resampling.HAMMING))
+    # Of two pixels and more the whole part is a plain mean, which takes half of the time off.
+    small = np.asarray(image.resize((width, height), Image.Resampling.HAMMING, reducing_gap=1.0))
     return small.reshape(height, width, -1)
 
 

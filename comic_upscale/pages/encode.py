@@ -271,7 +271,7 @@ def _png(pixels: Pixels, level: int | None) -> bytes:
     options: dict[str, int] = {"level": 1, "strategy": RUN_LENGTHS, "filter": _PNG_FILTER_PAETH}
     if level is not None:
         options = {"level": level}
-    png = imagecodecs.png_encode(np.ascontiguousarray(samples), **options)
+    png = bytes(imagecodecs.png_encode(np.ascontiguousarray(samples), **options))
     return with_chunks(png, pixels.icc_profile, pixels.metadata)
 
 

@@ -58,7 +58,7 @@ def restore_solid(page: Pixels) -> Pixels:
 
 def _all_channels(color: SampleArray, value: int) -> NDArray[np.bool_]:
     # Channel by channel: NumPy's all() along samples that lie three apart takes ten times as long.
-    found = color[:, :, 0] == value
+    found: NDArray[np.bool_] = color[:, :, 0] == value
     for channel in range(1, color.shape[2]):
         found &= color[:, :, channel] == value
     return found
