@@ -17,6 +17,7 @@ FLOORS = (
     ("errors", "version"),
     ("sizes",),
     ("settings",),
+    ("costs",),
     ("pages",),
     ("models",),
     ("upscaling",),
@@ -30,7 +31,7 @@ FLOORS = (
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 # Rooms that must answer without these heavy packages being there at all.
-NEVER = {"pages": {"torch", "spandrel"}, "settings": {"torch"}, "errors": {"torch", "numpy"}}
+NEVER = {"costs": {"torch", "spandrel", "PIL"}, "pages": {"torch", "spandrel"}, "settings": {"torch"}, "errors": {"torch", "numpy"}}
 # Only the floors from here up may talk to the user.
 TALKING = {"terminal", "cli", "cli_models", "cli_export", "environment", "__main__"}
 
