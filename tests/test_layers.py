@@ -23,17 +23,24 @@ FLOORS = (
     ("upscaling",),
     ("jobs",),
     ("environment", "wording"),
+    ("wording_costs",),
     ("terminal",),
-    ("cli_models", "cli_export"),
+    ("cli_models",),
+    ("cli_export", "cli_cost", "cli_bench"),
     ("cli",),
     ("__main__",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 # Rooms that must answer without these heavy packages being there at all.
-NEVER = {"costs": {"torch", "spandrel", "PIL"}, "pages": {"torch", "spandrel"}, "settings": {"torch"}, "errors": {"torch", "numpy"}}
+NEVER = {
+    "costs": {"torch", "spandrel", "PIL"},
+    "pages": {"torch", "spandrel"},
+    "settings": {"torch"},
+    "errors": {"torch", "numpy"},
+}
 # Only the floors from here up may talk to the user.
-TALKING = {"terminal", "cli", "cli_models", "cli_export", "environment", "__main__"}
+TALKING = {"terminal", "cli", "cli_models", "cli_export", "cli_cost", "cli_bench", "environment", "__main__"}
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 

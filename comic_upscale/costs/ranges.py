@@ -51,9 +51,7 @@ class Range:
 
     def at_least(self, other: Range) -> Range:
         """The larger of two, end by end: of two things done side by side the slower one counts."""
-        return Range(
-            max(self.low, other.low), max(self.likely, other.likely), max(self.high, other.high)
-        )
+        return Range(max(self.low, other.low), max(self.likely, other.likely), max(self.high, other.high))
 
     def inverse(self) -> Range:
         """One over it; all three must be above zero."""

@@ -71,6 +71,8 @@ class Measured:
     tflop_per_page: float | None = None
     """Of the network."""
     versions: dict[str, str] | None = None
+    here: bool = True
+    """Whether it was this machine, not one whose ledger came home."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +114,9 @@ def plain_name(name: str) -> str:
     return " ".join(words)
 
 
-_SAID_OF_MANY = frozenset(("nvidia", "geforce", "tesla", "gpu", "pcie", "sxm", "sxm2", "sxm4", "sxm5", "hbm3"))
+_SAID_OF_MANY = frozenset(
+    ("nvidia", "geforce", "tesla", "gpu", "pcie", "sxm", "sxm2", "sxm4", "sxm5", "hbm3")
+)
 
 
 def find_card(name: str) -> str | None:
@@ -157,7 +161,9 @@ def measured_rate(found: Measured, network: Network) -> Rate:
         source += f" with {found.model}, by the ratio of arithmetic"
         basis = "computed"
     return Rate(
-        fixed_seconds=Range(0.0, idle, idle) if found.network_pixels or found.output_pixels else Range(0, 0, 0),
+        fixed_seconds=Range(0.0, idle, idle)
+        if found.network_pixels or found.output_pixels
+        else Range(0, 0, 0),
         seconds_per_pixel=width * other * (devices_seconds / max(found.network_pixels, 1)),
         host_seconds_per_pixel=width * (workers_seconds / max(found.output_pixels, 1)),
         basis=basis,
@@ -197,12 +203,17 @@ def computed_rate(card: str, network: Network, *, format: str, workers: int | No
     seconds = rate.inverse() * (network.tflop_per_page / PAGE_PIXELS)
     threads = _range(data["workers"]) if workers is None else Range.exactly(float(workers))
     host = product_of_independent(
-        [_range(data["host"]["encode_seconds"][format]), _range(data["host"]["other_processor"]), threads.inverse()]
+        [
+            _range(data["host"]["encode_seconds"][format]),
+            _range(data["host"]["other_processor"]),
+            threads.inverse(),
+        ]
     )
     return Rate(
         fixed_seconds=Range.exactly(0.0),
         seconds_per_pixel=seconds,
-        host_seconds_per_pixel=host,
+        # The file gives seconds for a megapixel.
+        host_seconds_per_pixel=host * 1e-6,
         basis="computed",
         source=source,
     )

@@ -8,6 +8,9 @@ from collections.abc import Callable
 
 SECONDS_AN_HOUR = 3600.0
 
+ENDING_SECONDS = 1.0
+"""Kept back for what ends a run behind its last page: records, closing, handing the device back."""
+
 
 def dollars(seconds: float, price: float) -> float:
     """What so many seconds cost at so many dollars an hour."""
@@ -38,7 +41,7 @@ class Spending:
         self._start = clock()
         self._lock = threading.Lock()
         self._seconds_per_pixel = 0.0
-        self._tail_seconds = 0.0
+        self._tail_seconds = ENDING_SECONDS
 
     def spent(self) -> float:
         """Dollars that the job has cost by now, earlier runs included."""
@@ -52,7 +55,7 @@ class Spending:
     def note_tail(self, seconds: float) -> None:
         """Remember what a page took from its device to its record; the slowest counts."""
         with self._lock:
-            self._tail_seconds = max(self._tail_seconds, seconds)
+            self._tail_seconds = max(self._tail_seconds, ENDING_SECONDS + seconds)
 
     def allows(self, pixels: int = 0) -> bool:
         """Whether so many more input pixels can be taken on, and brought to their record, below the ceiling.
@@ -63,7 +66,7 @@ class Spending:
             return True
         with self._lock:
             more = pixels * self._seconds_per_pixel + self._tail_seconds
-        return self.spent() + dollars(more, self.price) <= self.most and self.spent() < self.most
+        return self.spent() + dollars(more, self.price) <= self.most
 
     def why(self) -> str:
         """The reason to stop, for a person."""

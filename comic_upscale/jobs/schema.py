@@ -44,6 +44,12 @@ def m004_volumes(db: Database) -> None:
         db.execute(statement)
 
 
+@MIGRATIONS()
+def m006_price(db: Database) -> None:
+    """What an hour of a run's machine cost, in dollars, where that was said."""
+    db.execute("alter table runs add column price real")
+
+
 _M001 = (
     """
     create table jobs (

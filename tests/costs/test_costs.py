@@ -158,9 +158,22 @@ def test_another_model_goes_by_the_ratio_of_arithmetic_and_says_so() -> None:
         measured_rate(measured(), Network(model="other", tflop_per_page=None))
 
 
+def test_the_quotes_are_of_a_size_that_can_be() -> None:
+    """A slip of a unit is a thousandfold: ten thousand pages are minutes to hours on any of these cards."""
+    for card, model, workers in itertools.product(known_cards(), MODELS, (4, 16)):
+        seconds = computed_rate(card, network(model), format="png", workers=workers).seconds(work(10_000))
+        assert 60 < seconds.likely < 36 * 3600, (card, model)
+    # Eight threads write 10,000 pages of 2.46 megapixels at 0.063 s a megapixel in three minutes and more.
+    assert computed_rate("H100", network("comic-compact-x3"), format="png", workers=8).seconds(
+        work(10_000)
+    ).likely == pytest.approx(10_000 * 2.4576 * 0.0631 / 8, rel=0.01)
+
+
 def test_half_the_workers_of_a_quick_network_take_twice_the_time() -> None:
     four, eight = (
-        computed_rate("RTX 4090", network("comic-compact-x3"), format="png", workers=count).seconds(work(10_000))
+        computed_rate("RTX 4090", network("comic-compact-x3"), format="png", workers=count).seconds(
+            work(10_000)
+        )
         for count in (4, 8)
     )
     assert four.likely == pytest.approx(2 * eight.likely)
@@ -197,7 +210,9 @@ def test_the_published_arithmetic_is_that_of_the_catalogue() -> None:
     # 4x RRDB-23 is RealESRGAN_x4plus; at 512 x 512 instead of 512 x 768.
     for entry in reference()["published"]:
         if entry["kind"] == "rrdb":
-            assert entry["tflop"] == pytest.approx(CATALOGUE["RealESRGAN_x4plus"].tflop_per_page * 2 / 3, rel=0.01)
+            assert entry["tflop"] == pytest.approx(
+                CATALOGUE["RealESRGAN_x4plus"].tflop_per_page * 2 / 3, rel=0.01
+            )
 
 
 def test_the_host_rate_is_the_measured_one() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comic_upscale.costs.spending import Spending, dollars
+from comic_upscale.costs.spending import ENDING_SECONDS, Spending, dollars
 
 
 class Clock:
@@ -43,11 +43,12 @@ def test_batches_of_one_length_never_pass_the_ceiling_but_for_the_first(
         meter.note_batch(1000, batch_seconds)
         meter.note_tail(tail)
     if taken > 1:
-        assert meter.spent() + dollars(tail, price) <= most * (1 + 1e-9)
+        assert meter.spent() + dollars(tail + ENDING_SECONDS, price) <= most * (1 + 1e-9)
     if before >= most:
         assert taken == 0
     if taken < batches:
-        assert meter.spent() + dollars(batch_seconds + tail, price) > most * (1 - 1e-9), "stopped too early"
+        kept_back = dollars(batch_seconds + tail + ENDING_SECONDS, price)
+        assert meter.spent() + kept_back > most * (1 - 1e-9), "stopped too early"
 
 
 def test_the_reason_names_the_option_and_the_sum() -> None:
