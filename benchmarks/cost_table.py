@@ -75,7 +75,7 @@ def clock(seconds: float) -> str:
 
 
 def hourly(quote: dict[str, Any]) -> str:
-    """``$0.35–0.40/h``."""
+    """``$0.34/h``, or the two ends of it."""
     low, high = quote["hour"]["low"], quote["hour"]["high"]
     return f"${low:.2f}/h" if low == high else f"${low:.2f}–{high:.2f}/h"  # noqa: RUF001
 

@@ -196,10 +196,12 @@ def summary_lines(event: JobFinished) -> list[str]:
 
 
 def money(amount: float | None) -> str:
-    """``$1.20``, ``$0.042``, or ``$0.0003``: cents, and what is less than ten of them more closely; a dash for None."""
+    """``$1.20``, ``$0.042`` or ``<$0.001``: cents, and what is less than ten of them more closely; a dash for None."""
     if amount is None:
         return "-"
-    return f"${amount:,.2f}" if amount >= 0.1 or amount == 0 else f"${amount:.2g}"
+    if amount >= 0.1 or amount == 0:
+        return f"${amount:,.2f}"
+    return f"${amount:.3f}" if amount >= 0.001 else "<$0.001"
 
 
 def spent_line(spent: float, price: float, to_come: float | None) -> str:

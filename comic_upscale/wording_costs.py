@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from comic_upscale.costs.quote import PARTS, Quote
 from comic_upscale.costs.ranges import Range
 from comic_upscale.costs.work import Work
-from comic_upscale.jobs.bench import BenchResult
 from comic_upscale.wording import duration, megabytes, money, printable, rate
+
+if TYPE_CHECKING:
+    from comic_upscale.jobs.bench import BenchResult
 
 
 def work_lines(work: Work, passed: int) -> list[str]:
@@ -88,9 +91,8 @@ def _wrapped(label: str, text: str, width: int) -> list[str]:
     )
 
 
-def span(values: Range, say: object) -> str:
+def span(values: Range, say: Callable[[float], str]) -> str:
     """``low..high`` in the words of ``say``; one of them where both read alike."""
-    assert callable(say)
     low, high = say(values.low), say(values.high)
     return low if low == high else f"{low}..{high}"
 
@@ -112,7 +114,7 @@ def _time(seconds: float) -> str:
 
 
 def _dollars(amount: float) -> str:
-    return money(amount).removeprefix("$") if amount else "-"
+    return money(amount).replace("$", "") if amount else "-"
 
 
 def bench_lines(result: BenchResult) -> list[str]:

@@ -26,7 +26,7 @@ from comic_upscale.settings import JobSettings
 from comic_upscale.upscaling.engine import Batch, Engine
 from comic_upscale.upscaling.pages import prepare, upscale_pages
 
-DRAWN = 16
+DRAWN = 8
 """Different pages that are drawn; a longer run takes them again under other names."""
 
 LEAST_PAGES, MOST_PAGES = 6, 2000
@@ -224,8 +224,10 @@ def peak_memory() -> int:
     """The most memory that this process has held, bytes."""
     try:
         import resource
-    except ImportError:  # Windows
-        return int(psutil.Process().memory_info().peak_wset)
+    except ImportError:
+        memory = psutil.Process().memory_info()
+        # Windows alone tells the peak here.
+        return int(getattr(memory, "peak_wset", memory.rss))
     import sys
 
     # Linux counts in KiB, macOS in bytes.
