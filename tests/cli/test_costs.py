@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,6 +99,18 @@ def test_a_pilot_quotes_this_machine(pages: Path, tiny_weights: Path) -> None:
     assert "this machine, $0.20 an hour: tiny-x4.safetensors" in out
     assert "pilot of 2 pages" in out
     assert not (pages.parent / "pages-x2.5").exists()
+
+
+def test_a_quote_imports_no_torch(pages: Path) -> None:
+    program = (
+        "import sys; from comic_upscale.cli import app\n"
+        f"try: app(['cost', '--input', {str(pages)!r}])\n"
+        "except SystemExit: pass\n"
+        "print('imported:', [name for name in ('torch', 'requests') if name in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout
+    assert "3 pages: " in out
+    assert out.strip().endswith("imported: []")
 
 
 @pytest.mark.parametrize(
