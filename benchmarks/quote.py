@@ -3,8 +3,9 @@
 Usage: python benchmarks/quote.py [--pages 60] [--pilot 10] [--model comic-compact-x3] [--crops] [--json FILE]
 
 The pages are the real ones of ``shared/comics/dev``, at their own sizes but shrunk to at most ``--longest`` pixels a
-side, so that they differ as a library's do; with ``--crops`` all are 512 x 768. The quote is `cost --pilot`'s own
-code; the truth is the clock around a run of all pages, loading included, as a user waits for it.
+side, so that they differ as a library's do; with ``--crops`` all are 512 x 768. The quote is what ``comic-upscale cost
+--pilot`` prints; the truth is the clock around ``comic-upscale run`` over all pages, starting and loading included, as
+a user waits for it.
 """
 
 from __future__ import annotations
@@ -12,18 +13,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 from benchmarks.machine import facts, write_report
 from benchmarks.whole_run import REPOSITORY, cut_pages, weights_folders
-from comic_upscale.jobs.preview import preview
-from comic_upscale.jobs.quotes import Question, quotes_for
-from comic_upscale.jobs.quoting import count_work, run_pilot
-from comic_upscale.jobs.run import run_job
+from comic_upscale.jobs.report import read_status
 from comic_upscale.settings import JobSettings
 
 WITHIN = 0.15
@@ -55,9 +56,8 @@ def main() -> None:
             model=options.model,
             device=options.device,
             workers=options.workers,
-            weights_folders=tuple(weights_folders()),
         )
-        report = {**facts(0), **compare(settings, options.pilot, options.price)}
+        report = {**facts(torch.get_num_threads()), **compare(settings, options.pilot, options.price)}
     print(json.dumps(report, indent=2))
     if options.json:
         write_report(report, options.json)
@@ -81,39 +81,47 @@ def gather(folder: Path, count: int, longest: int) -> None:
 
 def compare(settings: JobSettings, pilot: int, price: float) -> dict[str, object]:
     """The quote from a pilot, the run, and how far the one missed the other."""
-    plan = preview(settings)
-    found = run_pilot(plan, settings, pilot)
-    work = count_work(plan, settings, found)
-    (quote,) = quotes_for(work, Question(model=settings.model, pilot=found, price=price))
-    assert quote.dollars is not None
+    what = ["--input", settings.input, "--output", settings.output, "--model", settings.model]
+    what += ["--device", settings.device, "--workers", settings.workers]
+    told = json.loads(command("cost", *what, "--pilot", pilot, "--price", price, "--json"))
+    quote, work = told["quotes"][0], told["work"]
     start = time.perf_counter()
-    finished = run_job(settings)
+    command("run", "--quiet", *what)
     seconds = time.perf_counter() - start
+    status = read_status(settings.ledger_path)
     size = sum(path.stat().st_size for path in settings.output.glob("*.png"))
-    error = quote.seconds.likely / seconds - 1
+    quoted, weighed = quote["seconds"], work["download_bytes"]
+    error = quoted["likely"] / seconds - 1
     return {
-        "pages": finished.done,
-        "pilot_pages": found.pages,
-        "megapixels_in": round(work.network_pixels / 1e6, 2),
-        "model": found.model,
-        "device": found.hardware,
-        "precision": found.precision,
+        "pages": status.done,
+        "pilot_pages": pilot,
+        "megapixels_in": round(work["network_pixels"] / 1e6, 2),
+        "model": quote["model"],
+        "device": quote["hardware"],
+        "precision": status.precision,
         "workers": settings.workers,
-        "quoted_seconds": {
-            "low": round(quote.seconds.low, 2),
-            "likely": round(quote.seconds.likely, 2),
-            "high": round(quote.seconds.high, 2),
-        },
+        "quoted_seconds": {name: round(value, 2) for name, value in quoted.items()},
         "true_seconds": round(seconds, 2),
-        "quoted_dollars": round(quote.dollars.likely, 6),
+        "quoted_dollars": round(quote["dollars"]["likely"], 6),
         "true_dollars": round(seconds * price / 3600, 6),
         "error": round(error, 4),
-        "within_range": quote.seconds.low <= seconds <= quote.seconds.high,
+        "within_range": quoted["low"] <= seconds <= quoted["high"],
         "within_promise": abs(error) <= WITHIN,
-        "quoted_bytes": round(work.download_bytes.likely),
+        "quoted_bytes": {name: round(value) for name, value in weighed.items()},
         "true_bytes": size,
-        "bytes_error": round(work.download_bytes.likely / size - 1, 4),
+        "bytes_error": round(weighed["likely"] / size - 1, 4),
+        "bytes_within_range": weighed["low"] <= size <= weighed["high"],
     }
+
+
+def command(*arguments: object) -> str:
+    """Run ``comic-upscale`` as a user would, without the measurements that this user has; return what it prints."""
+    with tempfile.TemporaryDirectory() as empty:
+        names = ("STATE", "DATA", "CONFIG")
+        own = {**os.environ, **{f"XDG_{name}_HOME": empty for name in names}}
+        own["COMIC_UPSCALE_WEIGHTS"] = str(weights_folders()[0])
+        words = [sys.executable, "-m", "comic_upscale", *map(str, arguments)]
+        return subprocess.run(words, env=own, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 if __name__ == "__main__":

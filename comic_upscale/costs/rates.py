@@ -68,6 +68,8 @@ class Measured:
     """Before the first page: reading the input, loading the network."""
     doubt: float = _SAME_MACHINE
     """Standard error of the rate, as a share, where single pages say it."""
+    bytes_doubt: float = _SAME_MACHINE
+    """The same of the bytes that an output pixel has."""
     tflop_per_page: float | None = None
     """Of the network."""
     versions: dict[str, str] | None = None

@@ -27,8 +27,8 @@ from comic_upscale.pages.page import Page
 from comic_upscale.pages.size import grows, target_size
 from comic_upscale.settings import JobSettings
 
-LEAST_DOUBT = 0.05
-"""Two runs over the same pages differ by about so much, as a share, however even the pages are."""
+LEAST_DOUBT = 0.075
+"""Half of what two runs over even pages may differ by, as a share: a machine has other things to do, too."""
 
 _MEASURED_BYTES = 0.1
 _ASSUMED_BYTES = Range(0.67, 1.0, 1.33)
@@ -48,7 +48,7 @@ def count_work(preview: Preview, settings: JobSettings, pilot: Measured | None =
     estimated = float(sum(page.estimated_bytes or 0 for page in todo))
     if pilot is not None and pilot.output_pixels:
         each = pilot.output_bytes / pilot.output_pixels
-        sizes = Range.around(output_pixels * each, _MEASURED_BYTES)
+        sizes = Range.around(output_pixels * each, max(2 * pilot.bytes_doubt, _MEASURED_BYTES))
         basis = f"{each:.2f} bytes a pixel, measured on {pilot.pages} of these pages"
     elif preview.bytes_per_pixel is not None:
         sizes = Range.around(estimated, _MEASURED_BYTES)
@@ -199,16 +199,19 @@ def measure_run(
         workers=settings.workers,
         start_seconds=round(started_at[0] - begin, 3),
         doubt=doubt_of_ratio([(page.width * page.height, page.seconds["upscale"]) for page in done]),
+        bytes_doubt=doubt_of_ratio(
+            [(page.output_width * page.output_height, page.output_size) for page in done]
+        ),
         tflop_per_page=None if model is None else model.tflop_per_page,
         versions=versions(),
     )
 
 
 def doubt_of_ratio(pages: Sequence[tuple[int, float]]) -> float:
-    """The standard error of seconds over pixels, as a share of it, by how single pages differ from the mean.
+    """The standard error of seconds (or bytes) over pixels, as a share of it, by how single pages differ.
 
     Args:
-        pages: (pixels, seconds) of each.
+        pages: (pixels, seconds or bytes) of each.
     """
     seconds = sum(each for _, each in pages)
     if len(pages) < 2 or seconds <= 0:

@@ -16,7 +16,7 @@ from comic_upscale.jobs.bench import bench
 from comic_upscale.jobs.measured import from_ledgers, hardware_name, keep, kept
 from comic_upscale.jobs.preview import preview
 from comic_upscale.jobs.quotes import Question, is_over_budget, quotes_for
-from comic_upscale.jobs.quoting import count_work, doubt_of_ratio, imagined_work, run_pilot
+from comic_upscale.jobs.quoting import LEAST_DOUBT, count_work, doubt_of_ratio, imagined_work, run_pilot
 from comic_upscale.jobs.run import run_job
 from comic_upscale.models.catalogue import CATALOGUE
 from comic_upscale.sizes import Width
@@ -105,7 +105,7 @@ def test_a_pilot_of_nothing_is_refused(make_settings: MakeSettings) -> None:
 def test_pages_that_differ_make_a_rate_doubtful() -> None:
     even = doubt_of_ratio([(100, 1.0)] * 10)
     uneven = doubt_of_ratio([(100, 1.0), (100, 3.0)] * 5)
-    assert even == 0.05
+    assert even == LEAST_DOUBT
     assert uneven > 2 * even
     assert doubt_of_ratio([(100, 1.0)]) == 0.5
     more = doubt_of_ratio([(100, 1.0), (100, 3.0)] * 50)
