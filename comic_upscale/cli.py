@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 import typer.core
 
+from comic_upscale.cli_bench import bench
+from comic_upscale.cli_cost import cost
 from comic_upscale.cli_export import export
 from comic_upscale.cli_models import WeightsDir, models
 from comic_upscale.environment import default_workers, state_folder, weights_cache, weights_folders
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from comic_upscale.terminal import Display
 
 EXIT_SOME_FAILED = 1
+EXIT_CEILING = 8
 
 
 class ErrorsAsExitCodes(typer.core.TyperGroup):
@@ -62,7 +65,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Upscale whole comic libraries with Real-ESRGAN: unattended, resumable, exact to the pixel.",
     epilog="Exit codes: 0 all done, 1 some pages failed, 2 usage, 3 input, 4 weights, 5 device, 6 ledger, "
-    "7 output, 130 interrupted (Ctrl-C), 143 terminated.",
+    "7 output, 8 stopped by --max-cost, 130 interrupted (Ctrl-C), 143 terminated.",
 )
 
 
@@ -326,6 +329,19 @@ def run(
         Path | None,
         typer.Option(metavar="FILE", help="Where to keep the ledger; left out: inside the output folder."),
     ] = None,
+    price: Annotated[
+        float | None,
+        typer.Option(
+            metavar="$/h",
+            help="What an hour of this machine costs; the job remembers it, and `status` reckons with it.",
+        ),
+    ] = None,
+    max_cost: Annotated[
+        float | None,
+        typer.Option(
+            metavar="$", help="Stop before the job, its earlier runs included, costs more than this; needs a --price.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done, and write nothing.")
     ] = False,
@@ -394,6 +410,8 @@ def run(
         overwrite=overwrite,
         retry_failed=retry_failed,
         ledger=ledger,
+        price=price,
+        max_cost=max_cost,
         weights_folders=weights_folders(weights_dir),
         weights_cache=weights_cache(),
     )
@@ -439,7 +457,9 @@ def _run(settings: JobSettings, *, as_json: bool, verbose: bool, quiet: bool) ->
 
 def _exit_code(finished: JobFinished, received: list[int]) -> int:
     if finished.state == "interrupted":
-        return 128 + received[0] if received else EXIT_SOME_FAILED
+        if received:
+            return 128 + received[0]
+        return EXIT_SOME_FAILED if finished.stopped_by is None else EXIT_CEILING
     return EXIT_SOME_FAILED if finished.failed else 0
 
 
@@ -601,4 +621,15 @@ app.command(
     "  comic-upscale export --job dataset-x2.5\n\n"
     "  comic-upscale export --job dataset-x2.5 --format csv --output dataset.csv"
 )(export)
+app.command(
+    epilog="Examples:\n\n"
+    "  comic-upscale cost --input pages/ --budget 0.15\n\n"
+    "  comic-upscale cost --input pages/ --pilot 10 --price 0.20\n\n"
+    "  comic-upscale cost --pages 10000 --gpu 'RTX 4090' --gpu T4 --link-mbps 200"
+)(cost)
+app.command(
+    epilog="Examples:\n\n"
+    "  comic-upscale bench\n\n"
+    "  comic-upscale bench --model RealESRGAN_x4plus_anime_6B --device cuda --json"
+)(bench)
 app.add_typer(models, name="models")

@@ -29,6 +29,21 @@ def state_folder() -> Path:
     return platformdirs.user_state_path("comic-upscale") / "jobs"
 
 
+def rates_folder() -> Path:
+    """Where the rates are kept that this user's machines were measured at."""
+    import platformdirs
+
+    return platformdirs.user_data_path("comic-upscale") / "rates"
+
+
+def own_prices() -> Path | None:
+    """The user's own price list, where there is one."""
+    import platformdirs
+
+    path = platformdirs.user_config_path("comic-upscale") / "prices.toml"
+    return path if path.is_file() else None
+
+
 def default_workers() -> int:
     """One thread for each core that this process may use, from 2 to 16."""
     count: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)

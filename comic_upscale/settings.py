@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from dataclasses import asdict, dataclass
@@ -181,6 +182,10 @@ class JobSettings:
     """Volumes that unpack to more than so many times their own size are refused."""
     ledger: Path | None = None
     """Where the ledger is; None: inside the output folder."""
+    price: float | None = None
+    """Dollars that an hour of this machine costs; None: what the job's last run was told, if any."""
+    max_cost: float | None = None
+    """Dollars that the job may cost, its earlier runs included, before a run stops; None for no ceiling."""
     weights_folders: tuple[Path, ...] = ()
     """Searched for weights, in this order, before the cache."""
     weights_cache: Path | None = None
@@ -258,6 +263,11 @@ class JobSettings:
         _require(self.max_members >= 1, f"--max-members must be at least 1, not {self.max_members}")
         _require(self.max_unpacked >= 1, f"--max-unpacked must be at least 1 byte, not {self.max_unpacked}")
         _require(self.max_ratio >= 1, f"--max-ratio must be at least 1, not {self.max_ratio:g}")
+        for name, amount in (("--price", self.price), ("--max-cost", self.max_cost)):
+            _require(
+                amount is None or (amount >= 0 and math.isfinite(amount)),
+                f"{name} must be a number of dollars, 0 or more, not {amount}",
+            )
         _require(
             self.output.resolve() != self.input.resolve(),
             "the output folder is the input itself: choose another --output, or leave it out",

@@ -185,10 +185,29 @@ def summary_lines(event: JobFinished) -> list[str]:
         lines.append(f"  and {event.failed - len(event.failures):,} more: comic-upscale status --failures")
     if event.failed:
         lines.append("--retry-failed tries the failed pages again")
-    if event.state == "interrupted":
+    if event.spent is not None and event.price is not None:
+        lines.append(spent_line(event.spent, event.price, None))
+    if event.stopped_by is not None:
+        lines.append(f"stopped early ({event.reason}); the same command with a higher --max-cost continues")
+    elif event.state == "interrupted":
         lines.append(f"stopped early ({event.reason}); the same command continues")
     lines.append(f"output: {_short(event.output)}")
     return [printable(line) for line in lines]
+
+
+def money(amount: float | None) -> str:
+    """``$1.20``, ``$0.042`` or ``<$0.001``: cents, and what is less than ten of them more closely; a dash for None."""
+    if amount is None:
+        return "-"
+    if amount >= 0.1 or amount == 0:
+        return f"${amount:,.2f}"
+    return f"${amount:.3f}" if amount >= 0.001 else "<$0.001"
+
+
+def spent_line(spent: float, price: float, to_come: float | None) -> str:
+    """What a job has cost and what it will, as far as known."""
+    more = f", about {money(to_come)} to come" if to_come else ""
+    return f"spent: {money(spent)}{more}, at {money(price)} an hour"
 
 
 def volumes_line(volumes: int, done: int) -> str:
@@ -221,6 +240,8 @@ def status_lines(report: JobStatus) -> list[str]:
             "failed": f"the run ended on an error: {report.run_error}",
         }.get(report.run_state or "", "the run ended")
         lines.append(f"not running: {how}, last seen {ago} ago")
+    if report.spent is not None and report.price is not None:
+        lines.append(spent_line(report.spent, report.price, report.to_come))
     if report.alive:
         lines.append(f"process {report.pid} on {report.host}, since {report.started_at}")
     device = f" on {report.device}, {report.precision}" if report.device else ""

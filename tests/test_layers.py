@@ -17,13 +17,16 @@ FLOORS = (
     ("errors", "version"),
     ("sizes",),
     ("settings",),
+    ("costs",),
     ("pages",),
     ("models", "gate"),
     ("upscaling",),
     ("jobs",),
     ("environment", "wording"),
+    ("wording_costs",),
     ("terminal",),
-    ("cli_models", "cli_export"),
+    ("cli_models",),
+    ("cli_export", "cli_cost", "cli_bench"),
     ("cli",),
     ("__main__",),
 )
@@ -33,11 +36,12 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 NEVER = {
     "pages": {"torch", "spandrel"},
     "gate": {"torch", "spandrel"},
+    "costs": {"torch", "spandrel", "PIL"},
     "settings": {"torch"},
     "errors": {"torch", "numpy"},
 }
 # Only the floors from here up may talk to the user.
-TALKING = {"terminal", "cli", "cli_models", "cli_export", "environment", "__main__"}
+TALKING = {"terminal", "cli", "cli_models", "cli_export", "cli_cost", "cli_bench", "environment", "__main__"}
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 

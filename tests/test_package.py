@@ -33,6 +33,9 @@ def test_the_wheel_holds_the_weights_inside_the_package(built: Path) -> None:
         names = [name for name in archive.namelist() if name.endswith((".pth", ".safetensors"))]
         assert names == [f"comic_upscale/{WEIGHTS.as_posix()}"]
         assert archive.read(names[0]) == (REPOSITORY / WEIGHTS).read_bytes()
+        # What a quote is made from.
+        data = {f"comic_upscale/costs/{name}.toml" for name in ("rates", "prices")}
+        assert data <= set(archive.namelist())
 
 
 def test_the_source_distribution_can_build_that_wheel(built: Path, tmp_path: Path) -> None:

@@ -28,7 +28,9 @@ from comic_upscale.jobs.records import (
     MIGRATION_NAMES,
     SELECT_AUTO_JOBS,
     SELECT_EARLY_JOBS,
+    SELECT_PRICE,
     SELECT_ROWS,
+    SELECT_SPENT,
     VOLUME,
     AutoJob,
     CarriedFile,
@@ -193,7 +195,13 @@ class Ledger:
             )
 
     def start_run(
-        self, job_id: int, *, versions: dict[str, str], device: str = "", precision: str = ""
+        self,
+        job_id: int,
+        *,
+        versions: dict[str, str],
+        device: str = "",
+        precision: str = "",
+        price: float | None = None,
     ) -> int:
         """Record that this process begins to work on a job, and return the id of the run.
 
@@ -208,14 +216,23 @@ class Ledger:
             )
             cursor = self._db.execute(
                 "insert into runs (job_id, state, started_at, heartbeat_at, host, pid, process_started,"
-                " device, precision, versions) values (?, 'running', ?, ?, ?, ?, ?, ?, ?, ?)",
+                " device, precision, versions, price) values (?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     job_id, time, time, socket.gethostname(), os.getpid(), psutil.Process().create_time(),
-                    device, precision, json.dumps(versions),
+                    device, precision, json.dumps(versions), price,
                 ],
             )  # fmt: skip
             assert cursor.lastrowid is not None
             return cursor.lastrowid
+
+    def spent(self, job_id: int) -> tuple[float | None, float]:
+        """What an hour cost the job's last run that was told, and what all its runs have cost, in dollars.
+
+        A run without a price counts for nothing; one that died counts up to its last heartbeat.
+        """
+        with self._explained():
+            price = self._db.execute(SELECT_PRICE, [job_id]).fetchone()
+            return None if price is None else price[0], self._db.execute(SELECT_SPENT, [job_id]).fetchone()[0]
 
     def set_device(self, run_id: int, *, device: str, precision: str) -> None:
         """Record what a run computes with, once its network is loaded."""

@@ -24,10 +24,11 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import ParamSpec, TypeAlias, TypeVar
 
+from comic_upscale.costs.spending import Spending
 from comic_upscale.errors import ANIMATED, ComicUpscaleError, DeviceError, InputError, PageError
 from comic_upscale.jobs.binding import Binder
 from comic_upscale.jobs.files import OutputFolder, place_output, read_source, to_the_end
-from comic_upscale.jobs.flow import BatchAssembler, PixelBudget, StopRequest
+from comic_upscale.jobs.flow import CEILING, BatchAssembler, PixelBudget, StopRequest
 from comic_upscale.jobs.ledger import Ledger, OutputOwner
 from comic_upscale.jobs.ledger_thread import LedgerThread
 from comic_upscale.jobs.plan import Plan, PlannedPage, may_write
@@ -74,6 +75,9 @@ class _Work:
     target: tuple[int, int] = (0, 0)
     budget: int = 0
     sha256: str = ""
+    ready: float = 0.0
+    """When the last stage was done with it, by `time.perf_counter`."""
+    waited: dict[str, float] = field(default_factory=dict)
     pixels: Pixels | None = None
     encoded: bytes = b""
     output_sha256: str = ""
@@ -101,6 +105,7 @@ class Pipeline:
         run_id: the run to record under.
         emit: takes the events.
         stop: asks for a graceful stop.
+        spending: the meter that may call for one before a batch; None where nothing is paid.
     """
 
     def __init__(
@@ -118,8 +123,10 @@ class Pipeline:
         run_id: int,
         emit: Listener,
         stop: StopRequest,
+        spending: Spending | None = None,
     ) -> None:
         self._settings = settings
+        self._spending = spending
         self._fingerprint = fingerprint
         self._plan = plan
         self._shelf = shelf
@@ -264,6 +271,7 @@ class Pipeline:
             work.budget = await self._budget.take(most)
         pixels = await self._in_workers("decode", work, self._decoded, work, data)
         work.pixels = pixels
+        work.ready = time.perf_counter()
         work.notes = (*pixels.notes, *work.notes)
         if grows(work.size, work.target):
             self._assembler.add((pixels.color.shape, pixels.bits, pixels.alpha is None, work.target), work)
@@ -326,6 +334,7 @@ class Pipeline:
             return engine.batch_limit(work.size[1], work.size[0])
 
         while works := await self._assembler.take(limit):
+            self._watch_spending(sum(work.size[0] * work.size[1] for work in works))
             if self._stop.requested:
                 self._drop(works)
                 continue
@@ -356,10 +365,15 @@ class Pipeline:
             ) from error
         finally:
             self._meters["upscale"].end()
-        seconds = (time.perf_counter() - start) / len(works)
+        ended = time.perf_counter()
+        seconds = (ended - start) / len(works)
+        if self._spending is not None:
+            self._spending.note_batch(sum(work.size[0] * work.size[1] for work in works), ended - start)
         good = []
         for work, result in zip(works, results, strict=True):
             work.seconds["upscale"] = seconds
+            work.waited["upscale"] = start - work.ready
+            work.ready = ended
             if isinstance(result, PageError):
                 await self._fail(work, result)
             else:
@@ -368,7 +382,11 @@ class Pipeline:
         return good
 
     async def _encode(self, work: _Work) -> None:
+        left_device = work.ready
         work.encoded, work.output_sha256 = await self._in_workers("encode", work, self._encoded, work)
+        ended = time.perf_counter()
+        work.waited["encode"] = max(ended - left_device - work.seconds["encode"], 0.0)
+        work.ready = ended
         await self._to_place.put(work)
 
     def _encoded(self, work: _Work) -> tuple[bytes, str]:
@@ -391,6 +409,7 @@ class Pipeline:
 
     async def _place(self, work: _Work) -> None:
         start = time.perf_counter()
+        work.waited["place"] = start - work.ready
         self._meters["place"].begin()
         try:
             self._output.check()
@@ -399,6 +418,9 @@ class Pipeline:
         finally:
             self._meters["place"].end()
         work.seconds["place"] = time.perf_counter() - start
+        if self._spending is not None:
+            after = ("encode", "place")
+            self._spending.note_tail(sum(work.seconds[stage] + work.waited[stage] for stage in after))
         self._drop([work])
         await self._results.put(_result(work))
 
@@ -512,10 +534,16 @@ class Pipeline:
         if limit is not None and limit.exceeded(self._failed_now, self._plan.total):
             self._stop.request(f"more pages failed than --max-failures {limit} allows")
 
+    def _watch_spending(self, pixels: int = 0) -> None:
+        """Ask for a stop where so many more input pixels could cost more than the job may."""
+        if self._spending is not None and not self._spending.allows(pixels):
+            self._stop.request(self._spending.why(), CEILING)
+
     # Telling how it goes
 
     async def _tick(self) -> None:
         while True:
+            self._watch_spending()
             self._emit(self.progress())
             await asyncio.sleep(TICK_SECONDS)
 
@@ -554,6 +582,7 @@ def _result(work: _Work) -> PageDone:
         output_sha256=work.output_sha256,
         seconds=work.seconds,
         notes=work.notes,
+        waited={stage: round(seconds, 4) for stage, seconds in work.waited.items()},
     )
 
 

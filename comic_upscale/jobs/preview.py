@@ -58,6 +58,8 @@ class PagePreview:
     estimated_bytes: int | None = None
     """Of the output; None where none will be written."""
     note: str | None = None
+    source_bytes: int = 0
+    """Of the source."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +206,7 @@ def _preview_page(
         size=size,
         target_size=None,
         color="gray" if header.mode in _GRAY_MODES else "colour",
+        source_bytes=page.size,
     )
     bounds = settings.skip_larger_than
     if action in ("do", "skip") and bounds is not None and is_larger(size, bounds):

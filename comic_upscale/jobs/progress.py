@@ -120,6 +120,12 @@ class JobFinished:
     """Files that are no pages (sidecars, others on request) and that this run copied."""
     warnings: tuple[str, ...] = ()
     """A sentence for each such file that was not copied."""
+    stopped_by: str | None = None
+    """``max-cost`` where the ceiling interrupted the run; None otherwise."""
+    spent: float | None = None
+    """Dollars that the job has cost, its earlier runs included; None where no price was ever said."""
+    price: float | None = None
+    """Dollars an hour of this run."""
 
 
 Event: TypeAlias = (

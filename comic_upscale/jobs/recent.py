@@ -25,13 +25,16 @@ def remember_ledger(folder: Path, ledger: Path) -> None:
 
 def newest_ledger(folder: Path) -> Path | None:
     """The ledger of the job that was started last and is still there; None if there is none."""
+    return next(iter(known_ledgers(folder)), None)
+
+
+def known_ledgers(folder: Path) -> list[Path]:
+    """The ledgers of all jobs of this user that are still there, the one started last first."""
+    found: list[tuple[int, Path]] = []
     with contextlib.suppress(OSError):
-        notes = sorted(folder.glob("*.job"), key=lambda note: note.stat().st_mtime_ns, reverse=True)
-        for note in notes:
-            ledger = Path(os.fsdecode(note.read_bytes()))
-            if ledger.is_file():
-                return ledger
-    return None
+        for note in folder.glob("*.job"):
+            found.append((note.stat().st_mtime_ns, Path(os.fsdecode(note.read_bytes()))))
+    return [ledger for _, ledger in sorted(found, reverse=True) if ledger.is_file()]
 
 
 def choose_ledger(job: Path | None, ledger: Path | None, state_folder: Path) -> Path:

@@ -26,6 +26,7 @@ MIGRATION_NAMES = (
     "m003_carried_files",
     "m004_volumes",
     "m005_early_gray",
+    "m006_price",
 )
 """The migrations that this version knows, oldest first; ``schema.py`` has their statements."""
 
@@ -80,6 +81,16 @@ COUNT_VOLUMES = (
 """How many volumes a job has, and how many of them are done."""
 
 
+SELECT_PRICE = "select price from runs where job_id = ? and price is not null order by id desc limit 1"
+"""What an hour cost the last run of a job that was told."""
+
+SELECT_SPENT = (
+    "select coalesce(sum(price * 24 * (julianday(coalesce(ended_at, heartbeat_at)) - julianday(started_at))), 0.0)"
+    " from runs where job_id = ? and price is not null"
+)
+"""What the runs of a job have cost, in dollars; one that is alive counts up to its last heartbeat."""
+
+
 @dataclass(frozen=True, slots=True)
 class AutoJob:
     """A job whose model was chosen by ``auto``: what continuing it needs to know."""
@@ -116,6 +127,8 @@ class PageDone:
     seconds: dict[str, float]
     """Seconds in each of the stages decode, upscale (its share of the batch), encode, place."""
     notes: tuple[str, ...] = ()
+    waited: dict[str, float] = field(default_factory=dict)
+    """Seconds that the page waited before upscale, encode and place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

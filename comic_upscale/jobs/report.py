@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from comic_upscale.costs.spending import dollars
 from comic_upscale.errors import InputError, LedgerError, LedgerVersionError
 from comic_upscale.jobs.records import (
     COUNT_VOLUMES,
@@ -26,7 +27,9 @@ from comic_upscale.jobs.records import (
     SELECT_AUTO_JOBS,
     SELECT_EARLY_JOBS,
     SELECT_OLD_ROWS,
+    SELECT_PRICE,
     SELECT_ROWS,
+    SELECT_SPENT,
     AutoJob,
     PageRow,
     explained,
@@ -89,6 +92,12 @@ class JobStatus:
     """Archives of the job."""
     volumes_done: int = 0
     """Those of them whose outputs are complete."""
+    price: float | None = None
+    """Dollars an hour, as the last run that was told a price was told it."""
+    spent: float | None = None
+    """Dollars that the job's runs have cost; None where no price is known."""
+    to_come: float | None = None
+    """Dollars that the pages left will cost at the last run's rate; None where price or rate is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +138,7 @@ def read_status(ledger: Path) -> JobStatus:
         run = _row(connection, "select * from runs where job_id = ? order by id desc limit 1", job["id"])
         rate = None if run is None else _rate(connection, run["id"])
         volumes, volumes_done = _volumes(connection, job["id"])
+        price, spent = _spent(connection, job["id"], run)
     pending = counts.get("pending", 0) + counts.get("working", 0)
     total, done = sum(counts.values()), counts.get("done", 0)
     alive = run is not None and is_alive(run)
@@ -169,6 +179,9 @@ def read_status(ledger: Path) -> JobStatus:
         job_id=job["id"],
         volumes=volumes,
         volumes_done=volumes_done,
+        price=price,
+        spent=spent,
+        to_come=_to_come(price, pending, rate),
     )
 
 
@@ -269,6 +282,32 @@ def read_bytes_per_pixel(ledger: Path, *, suffix: str, quality: int | None) -> f
     return size / pixels if pixels else None
 
 
+_SELECT_RUNS = (
+    "select runs.id, runs.host, runs.device, runs.precision, runs.versions, runs.started_at, jobs.model,"
+    " jobs.model_sha256, jobs.settings, count(*) as pages, sum(pages.width * pages.height) as network_pixels,"
+    " sum(pages.output_width * pages.output_height) as output_pixels, sum(pages.output_size) as output_bytes,"
+    " sum(pages.upscale_seconds) as network_seconds,"
+    " sum(pages.decode_seconds + pages.encode_seconds + pages.place_seconds) as host_seconds,"
+    " (julianday(max(pages.finished_at)) - julianday(min(pages.finished_at))) * 86400.0"
+    " * count(*) / (count(*) - 1) as whole_seconds"
+    " from runs join pages on pages.run_id = runs.id join jobs on jobs.id = runs.job_id"
+    " where pages.state = 'done' and pages.upscale_seconds is not null and runs.device <> ''"
+    " group by runs.id having count(*) >= ? and whole_seconds > 0 order by runs.id desc"
+)
+
+
+def read_runs(ledger: Path, *, least: int) -> list[dict[str, Any]]:
+    """What the runs of a ledger did and how long that took, the newest first; errors as `read_status`.
+
+    Pages that went past the network, and runs of fewer pages than ``least`` (2 or more), are left out.
+    ``whole_seconds`` is the time from the first page to the last.
+    """
+    with _reading(ledger) as connection:
+        cursor = connection.execute(_SELECT_RUNS, [max(least, 2)])
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
 def describe_holder(ledger: Path) -> str:
     """Say in words which process works on a ledger; never fails."""
     with contextlib.suppress(LedgerError, InputError), _reading(ledger) as connection:
@@ -345,6 +384,24 @@ def _newest_job(connection: sqlite3.Connection, ledger: Path) -> dict[str, Any]:
     if job is None:
         raise InputError(f"the ledger {ledger} holds no job yet")
     return job
+
+
+def _spent(
+    connection: sqlite3.Connection, job_id: int, run: dict[str, Any] | None
+) -> tuple[float | None, float | None]:
+    """What an hour costs, and what a job has cost, in dollars; None where no run of it was told a price."""
+    if run is None or "price" not in run:
+        return None, None
+    price = connection.execute(SELECT_PRICE, [job_id]).fetchone()
+    if price is None:
+        return None, None
+    return price[0], round(connection.execute(SELECT_SPENT, [job_id]).fetchone()[0], 6)
+
+
+def _to_come(price: float | None, pending: int, rate: float | None) -> float | None:
+    if price is None or (pending and not rate):
+        return None
+    return round(dollars(pending / rate, price), 6) if rate else 0.0
 
 
 def _counts(connection: sqlite3.Connection, job_id: int) -> dict[str, int]:

@@ -11,13 +11,14 @@ import platform
 import time
 from collections.abc import Iterator
 
-from comic_upscale.errors import ComicUpscaleError, InputError
+from comic_upscale.costs.spending import Spending
+from comic_upscale.errors import ComicUpscaleError, InputError, SettingsError
 from comic_upscale.jobs.binding import Binder
 from comic_upscale.jobs.carry import Errand, NotCarried, carry, plan_errands
 from comic_upscale.jobs.choice import ChosenModel, as_begun, choose_model, kept_model, named_model
 from comic_upscale.jobs.engines import OpenEngines, open_engines
 from comic_upscale.jobs.files import part_path
-from comic_upscale.jobs.flow import StopRequest
+from comic_upscale.jobs.flow import CEILING, StopRequest
 from comic_upscale.jobs.ledger import Ledger
 from comic_upscale.jobs.ledger_thread import LedgerThread
 from comic_upscale.jobs.lock import hold_job
@@ -170,6 +171,7 @@ class _Run:
         self._stop = stop
         self._open_engines = open_engines
         self._shelf = Shelf(discovery.volumes, settings.volume_rules)
+        self._spending: Spending | None = None
 
     async def go(self) -> JobFinished:
         with contextlib.closing(self._shelf):
@@ -177,7 +179,9 @@ class _Run:
 
     async def _go(self) -> JobFinished:
         job_id, plan = await self._on_ledger(self._plan)
-        run_id = await self._on_ledger(self._ledger.start_run, job_id, versions=versions())
+        self._spending = await self._on_ledger(self._meter, job_id)
+        price = None if self._spending is None else self._spending.price
+        run_id = await self._on_ledger(self._ledger.start_run, job_id, versions=versions(), price=price)
         heartbeats = asyncio.create_task(self._keep_alive(run_id))
         try:
             return await self._work(job_id, run_id, plan)
@@ -188,6 +192,19 @@ class _Run:
             raise
         finally:
             heartbeats.cancel()
+
+    def _meter(self, job_id: int) -> Spending | None:
+        """The meter of this run, by the price that it or an earlier run was told; on the ledger's thread."""
+        last, before = self._ledger.spent(job_id)
+        settings = self._settings
+        price = last if settings.price is None else settings.price
+        if price is not None:
+            return Spending(price, settings.max_cost, before)
+        if settings.max_cost is not None:
+            raise SettingsError(
+                "--max-cost needs to know what an hour of this machine costs: add --price, such as --price 0.20"
+            )
+        return None
 
     async def _keep_alive(self, run_id: int) -> None:
         """Show other hosts that the run lives, also while it fetches and loads. A broken ledger shows elsewhere."""
@@ -210,6 +227,13 @@ class _Run:
         try:
             if not plan.todo:
                 return await self._bind_only(job_id, run_id, plan, binder)
+            if self._spending is not None and not self._spending.allows():
+                # Not a second of loading more: the money is gone.
+                self._stop.request(self._spending.why(), CEILING)
+                self._tell_beginning(plan, None, [])
+                return await self._finish(
+                    job_id, run_id, "interrupted", self._stop.reason, done_now=0, seconds=0.0
+                )
             weights = await self._weights()
             self._emit(Preparing(what=f"loading {weights.model_name}"))
             with _closing(await asyncio.to_thread(self._open_engines, self._settings, weights)) as engines:
@@ -295,6 +319,7 @@ class _Run:
             run_id=run_id,
             emit=self._emit,
             stop=self._stop,
+            spending=self._spending,
         )
         start = time.monotonic()
         await pipeline.run()
@@ -393,6 +418,9 @@ class _Run:
             volumes_done=volumes_done,
             carried_now=copied,
             warnings=tuple(f"{file.source} was not copied: {file.reason}" for file in refused),
+            stopped_by=self._stop.kind if state == "interrupted" else None,
+            spent=None if self._spending is None else round(self._spending.spent(), 6),
+            price=None if self._spending is None else self._spending.price,
         )
         self._emit(finished)
         return finished

@@ -51,6 +51,12 @@ def m005_early_gray(db: Database) -> None:
     db.execute("update jobs set early_gray = 1")
 
 
+@MIGRATIONS()
+def m006_price(db: Database) -> None:
+    """What an hour of a run's machine cost, in dollars, where that was said."""
+    db.execute("alter table runs add column price real")
+
+
 _M001 = (
     """
     create table jobs (

@@ -48,7 +48,7 @@ def test_a_folder_becomes_a_folder_beside_it(pages: Path, tiny_weights: Path) ->
         "run", "--input", pages, "--model", tiny_weights, "--workers", 2, "--device", "cpu"
     )
     assert (code, err) == (0, "")
-    for text in ("3 pages", "tiny-x4.safetensors", "scale 2.5", "cpu", "fp32", "2 workers", "ledger.sqlite3"):
+    for text in ("3 pages", "tiny-x4.safetensors", "scale 2.5", "cpu", "2 workers", "ledger.sqlite3"):
         assert text in out
     assert "3 of 3 pages done, 0 failed" in out
     assert sorted(path.name for path in (pages.parent / "pages-x2.5").glob("*.png")) == [

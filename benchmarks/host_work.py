@@ -1,0 +1,100 @@
+"""What one thread spends on a page beside the network: decoding, encoding, checking, hashing.
+
+Usage: python benchmarks/host_work.py [--pages 12] [--json FILE]
+
+Processor time of the thread, not the clock: that a machine has other work to do does not change it. The pages
+are those of ``whole_run.py``, 512 x 768 of real pages, brought to 2.5x by Lanczos. The result stands in
+``comic_upscale/costs/rates.toml`` as the rate of a core that was not measured itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.machine import facts, write_report
+from benchmarks.whole_run import SCALE, cut_pages
+from comic_upscale.pages.decode import decode
+from comic_upscale.pages.encode import check_encoded, encode
+from comic_upscale.pages.page import Pixels
+from comic_upscale.pages.size import target_size
+from comic_upscale.settings import OutputFormat
+
+FORMATS: dict[str, tuple[OutputFormat, int | None]] = {
+    "png": ("png", None),
+    "webp": ("webp", None),
+    "webp-lossy": ("webp", 90),
+    "jpeg": ("jpeg", None),
+}
+
+
+def main() -> None:
+    """Measure, print, and write what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pages", type=int, default=12)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        files = [path.read_bytes() for path in cut_pages(Path(folder) / "pages", options.pages)]
+    report = {**facts(1), "pages": options.pages, "page": "512x768 to 1280x1920", **measure(files)}
+    print(json.dumps(report, indent=2))
+    if options.json:
+        write_report(report, options.json)
+
+
+def measure(files: list[bytes]) -> dict[str, object]:
+    """Seconds and bytes for a megapixel of output (decoding: of input), the mean over the pages."""
+    pages = [decode(data, max_pixels=10**9) for data in files]
+    larger = [enlarged(page) for page in pages]
+    reading = [seconds(lambda data=data: decode(data, max_pixels=10**9)) for data in files]
+    inputs = sum(page.width * page.height for page in pages) / 1e6
+    outputs = sum(page.width * page.height for page in larger) / 1e6
+    encoding: dict[str, dict[str, float]] = {}
+    for name, (format, quality) in FORMATS.items():
+        written: list[bytes] = []
+
+        def work(page: Pixels, format: OutputFormat = format, quality: int | None = quality) -> None:
+            data = encode(page, format=format, quality=quality)
+            check_encoded(data, (page.width, page.height))
+            hashlib.sha256(data)
+            written.append(data)  # noqa: B023 - used within its own round alone
+
+        spent = [seconds(lambda page=page: work(page)) for page in larger]
+        encoding[name] = {
+            "seconds_a_megapixel": round(sum(spent) / outputs, 4),
+            "least": round(min(spent) / outputs * len(spent), 4),
+            "most": round(max(spent) / outputs * len(spent), 4),
+            "bytes_a_pixel": round(statistics.fmean(map(len, written)) * len(larger) / outputs / 1e6, 3),
+        }
+    return {
+        "decode_seconds_a_megapixel": round(sum(reading) / inputs, 4),
+        "encode": encoding,
+    }
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Processor time that this thread spends on something."""
+    start = time.thread_time()
+    work()
+    return time.thread_time() - start
+
+
+def enlarged(page: Pixels) -> Pixels:
+    """The page at its target size, by Lanczos."""
+    size = target_size(page.width, page.height, SCALE)
+    image = Image.fromarray(page.color.squeeze())
+    samples = np.asarray(image.resize(size, Image.Resampling.LANCZOS))
+    return Pixels(samples.reshape(size[1], size[0], -1))
+
+
+if __name__ == "__main__":
+    main()
