@@ -93,9 +93,9 @@ def bench(
         DeviceError: the network cannot do a page.
     """
     tell("choosing and loading the network")
+    begin = time.perf_counter()
     choice = named_model(settings) or choose_model(settings, lambda name, done, total: None)
     settings = choice.settle(settings)
-    begin = time.perf_counter()
     weights = resolve_weights(
         settings.model,
         denoise=settings.denoise,
