@@ -42,14 +42,16 @@ command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi --query-gpu=name,memory.tota
 for python in @PYTHONS@; do
     path=$(command -v "$python" 2>/dev/null) || continue
     facts=$("$path" - 2>/dev/null <<'PY'
-import importlib.util, sys
+import importlib.util, runpy, sys
 torch = cuda = ""
-if importlib.util.find_spec("torch"):
+found = importlib.util.find_spec("torch")
+for folder in found.submodule_search_locations or () if found else ():
     try:
-        import torch.version
-        torch, cuda = torch.version.__version__, torch.version.cuda or ""
+        # Its own file of versions: importing all of PyTorch takes a while.
+        facts = runpy.run_path(folder + "/version.py")
+        torch, cuda = str(facts["__version__"]), facts.get("cuda") or ""
     except Exception:
-        torch = ""
+        pass
 ready = bool(importlib.util.find_spec("venv"))
 print("%d.%d.%d|%s|%s|%s" % (*sys.version_info[:3], torch, cuda, int(ready)))
 PY

@@ -284,9 +284,26 @@ def _notice_silence(transport: paramiko.Transport) -> None:
 
 
 def _load_known_hosts(client: paramiko.SSHClient, address: Address) -> None:
+    """Teach the client the keys that are known; lines that it does not understand are passed over one by one."""
+    from paramiko.hostkeys import HostKeyEntry, InvalidHostKey
+
+    known = client.get_host_keys()
+    for line in _known_lines(address):
+        entry = None
+        # Whole files fail in paramiko over one marked or broken line.
+        with contextlib.suppress(InvalidHostKey):
+            entry = None if line.startswith("@") else HostKeyEntry.from_line(line)
+        if entry is not None and entry.key is not None:
+            for name in entry.hostnames or ():
+                known.add(name, entry.key.get_name(), entry.key)
+
+
+def _known_lines(address: Address) -> Iterator[str]:
     for path in (SYSTEM_KNOWN_HOSTS, *address.known_hosts):
-        if path.is_file():
-            client.load_system_host_keys(str(path))
+        with contextlib.suppress(OSError):
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                if line.strip() and not line.lstrip().startswith("#"):
+                    yield line.strip()
 
 
 def _policy(address: Address, ask: AskHostKey) -> paramiko.MissingHostKeyPolicy:
@@ -325,12 +342,9 @@ def _changed(address: Address, shown: HostKey) -> HostKeyError:
 
 
 def _is_revoked(address: Address, key: paramiko.PKey) -> bool:
-    for path in (SYSTEM_KNOWN_HOSTS, *address.known_hosts):
-        with contextlib.suppress(OSError):
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                if line.startswith("@revoked") and key.get_base64() in line:
-                    return True
-    return False
+    return any(
+        line.startswith("@revoked") and key.get_base64() in line.split() for line in _known_lines(address)
+    )
 
 
 def _remember(address: Address, hostname: str, key: paramiko.PKey) -> None:

@@ -19,7 +19,11 @@ def test_the_wheel_holds_the_running_package_its_weights_and_the_watchdog() -> N
     with zipfile.ZipFile(io.BytesIO(wheel.data)) as archive:
         assert archive.testzip() is None
         files = {name: archive.read(name) for name in archive.namelist()}
-    assert {"comic_upscale/cli.py", "comic_upscale/py.typed", "comic_upscale/remote/machine.py"} <= files.keys()
+    assert {
+        "comic_upscale/cli.py",
+        "comic_upscale/py.typed",
+        "comic_upscale/remote/machine.py",
+    } <= files.keys()
     assert "comic_upscale/weights/comic-compact-x3.safetensors" in files
     assert files["comic_upscale/scripts/idle_watchdog.sh"].startswith(b"#!/usr/bin/env bash")
     assert not [name for name in files if "__pycache__" in name or name.startswith(("/", ".."))]

@@ -92,7 +92,8 @@ def test_check_as_json(box: Box, remote: Invoke) -> None:
 
 def test_a_revoked_key_is_refused(box: Box) -> None:
     key = (box.folder / "host_key.pub").read_text().split()
-    box.known_hosts.write_text(f"@revoked * {key[0]} {key[1]}\n")
+    authority = "@cert-authority *.example ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHv0"
+    box.known_hosts.write_text(f"{authority}\nother ssh-ed25519 broken!\n@revoked * {key[0]} {key[1]}\n")
     with pytest.raises(HostKeyError, match="revoked"):
         Connection(find_address("box", files_of(box)), lambda key: True)
 
