@@ -15,7 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -27,11 +27,14 @@ from comic_upscale.cli_bench import bench
 from comic_upscale.cli_cost import cost
 from comic_upscale.cli_export import export
 from comic_upscale.cli_models import WeightsDir, models
+from comic_upscale.cli_remote import RemoteDoor, remote
+from comic_upscale.cli_watchdog import watchdog
 from comic_upscale.environment import default_workers, state_folder, weights_cache, weights_folders
 from comic_upscale.errors import ComicUpscaleError
 from comic_upscale.version import __version__
 
 if TYPE_CHECKING:
+    from comic_upscale.jobs.elsewhere import Elsewhere
     from comic_upscale.jobs.flow import StopRequest
     from comic_upscale.jobs.preview import PagePreview
     from comic_upscale.jobs.progress import Event, JobFinished
@@ -65,7 +68,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Upscale whole comic libraries with Real-ESRGAN: unattended, resumable, exact to the pixel.",
     epilog="Exit codes: 0 all done, 1 some pages failed, 2 usage, 3 input, 4 weights, 5 device, 6 ledger, "
-    "7 output, 8 stopped by --max-cost, 130 interrupted (Ctrl-C), 143 terminated.",
+    "7 output, 8 stopped by --max-cost, 9 another machine, 130 interrupted (Ctrl-C), 143 terminated.",
 )
 
 
@@ -419,16 +422,30 @@ def run(
     if dry_run:
         _show_plan(settings, as_json=as_json)
         return
-    raise typer.Exit(_run(settings, as_json=as_json, verbose=verbose, quiet=quiet))
-
-
-def _run(settings: JobSettings, *, as_json: bool, verbose: bool, quiet: bool) -> int:
-    """Run a job under the eyes of a display, and return the exit code."""
     from comic_upscale.jobs.flow import StopRequest
+
+    stop = StopRequest()
+    door = ctx.find_object(RemoteDoor)
+    with nullcontext() if door is None else door.open(ctx, stop) as elsewhere:
+        code, finished = _run(
+            settings, stop, elsewhere=elsewhere, as_json=as_json, verbose=verbose, quiet=quiet
+        )
+    raise typer.Exit(code if door is None else door.finish(code, finished.pending))
+
+
+def _run(
+    settings: JobSettings,
+    stop: StopRequest,
+    *,
+    elsewhere: Elsewhere | None,
+    as_json: bool,
+    verbose: bool,
+    quiet: bool,
+) -> tuple[int, JobFinished]:
+    """Run a job under the eyes of a display, and return the exit code and how it ended."""
     from comic_upscale.jobs.recent import remember_ledger
     from comic_upscale.jobs.run import run_job
 
-    stop = StopRequest()
     display = _choose_display(stop, as_json=as_json, verbose=verbose, quiet=quiet)
 
     remembered = muted = False
@@ -449,10 +466,10 @@ def _run(settings: JobSettings, *, as_json: bool, verbose: bool, quiet: bool) ->
 
     try:
         with _stopping_on_signals(stop, display) as received:
-            finished = run_job(settings, on_event=on_event, stop=stop)
+            finished = run_job(settings, on_event=on_event, stop=stop, elsewhere=elsewhere)
     finally:
         display.close()
-    return _exit_code(finished, received)
+    return _exit_code(finished, received), finished
 
 
 def _exit_code(finished: JobFinished, received: list[int]) -> int:
@@ -633,3 +650,8 @@ app.command(
     "  comic-upscale bench --model RealESRGAN_x4plus_anime_6B --device cuda --json"
 )(bench)
 app.add_typer(models, name="models")
+app.add_typer(remote, name="remote")
+app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    epilog="Example: comic-upscale watchdog --idle 300 --then 'vastai destroy instance 123'",
+)(watchdog)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from comic_upscale.remote.address import SshFiles
 
 WEIGHTS_VARIABLE = "COMIC_UPSCALE_WEIGHTS"
 
@@ -42,6 +46,22 @@ def own_prices() -> Path | None:
 
     path = platformdirs.user_config_path("comic-upscale") / "prices.toml"
     return path if path.is_file() else None
+
+
+def ssh_files(config: Path | None = None) -> SshFiles:
+    """The user's files of OpenSSH.
+
+    Args:
+        config: in place of ``~/.ssh/config``.
+    """
+    import getpass
+
+    from comic_upscale.remote.address import SshFiles
+
+    folder = Path("~/.ssh").expanduser()
+    return SshFiles(
+        user=getpass.getuser(), config=config or folder / "config", known_hosts=folder / "known_hosts"
+    )
 
 
 def default_workers() -> int:

@@ -12,6 +12,9 @@
     │   ├── LedgerVersionError   written by a newer comic-upscale
     │   └── LedgerDamagedError   not a database, or a broken one
     ├── OutputError          the output folder is full or not writable    7
+    ├── RemoteError          another machine cannot do the work           9
+    │   ├── ConnectionLostError  it cannot be reached, now or any more
+    │   └── HostKeyError         it is not, or may not be, the one it says
     └── PageError            one page could not be done: a value in the
                              pipeline, never the end of a run             1
 
@@ -76,6 +79,20 @@ class OutputError(ComicUpscaleError):
     """No page can be written any more: the disk is full, or the output folder is not writable."""
 
     exit_code = 7
+
+
+class RemoteError(ComicUpscaleError):
+    """Another machine cannot do the work: something is missing there, or failed."""
+
+    exit_code = 9
+
+
+class ConnectionLostError(RemoteError):
+    """The other machine cannot be reached, or the line to it broke; trying again may help."""
+
+
+class HostKeyError(RemoteError):
+    """The other machine shows a key that nobody vouches for, or another one than before."""
 
 
 class PageError(ComicUpscaleError):

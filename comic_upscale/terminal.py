@@ -123,7 +123,8 @@ class LogDisplay:
         )
         held = f", held back by {event.bottleneck}" if event.bottleneck else ""
         failed = f", {event.failed} failed" if event.failed else ""
-        return f"{meter}{failed}{held}"
+        doing = f", {event.doing}" if event.doing else ""
+        return f"{meter}{failed}{held}{doing}"
 
     def _at_interval(self, line: str) -> None:
         if time.monotonic() - self._last >= LOG_INTERVAL_SECONDS:
@@ -195,6 +196,7 @@ class LiveDisplay:
             failed=f"{event.failed} failed" if event.failed else "",
         )
         in_hand = f"in hand: {printable(event.in_hand)}" if event.in_hand else "reading the first pages"
+        in_hand = event.doing or in_hand
         held = f"   held back by: {event.bottleneck}" if event.bottleneck else ""
         text = stopping_line(event) if event.stopping else in_hand + held
         self._live.update(Group(self._bar, Text(text, style="dim", no_wrap=True, overflow="ellipsis")))

@@ -22,11 +22,12 @@ FLOORS = (
     ("models", "gate"),
     ("upscaling",),
     ("jobs",),
+    ("remote",),
     ("environment", "wording"),
     ("wording_costs",),
     ("terminal",),
     ("cli_models",),
-    ("cli_export", "cli_cost", "cli_bench"),
+    ("cli_export", "cli_cost", "cli_bench", "cli_remote", "cli_watchdog"),
     ("cli",),
     ("__main__",),
 )
@@ -41,7 +42,18 @@ NEVER = {
     "errors": {"torch", "numpy"},
 }
 # Only the floors from here up may talk to the user.
-TALKING = {"terminal", "cli", "cli_models", "cli_export", "cli_cost", "cli_bench", "environment", "__main__"}
+TALKING = {
+    "terminal",
+    "cli",
+    "cli_models",
+    "cli_export",
+    "cli_cost",
+    "cli_bench",
+    "cli_remote",
+    "cli_watchdog",
+    "environment",
+    "__main__",
+}
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 

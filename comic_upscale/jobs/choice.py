@@ -86,18 +86,27 @@ def foreseen_model(settings: JobSettings) -> ChosenModel | None:
     return None
 
 
-def choose_model(settings: JobSettings, on_progress: OnProgress) -> ChosenModel:
+def choose_model(
+    settings: JobSettings, on_progress: OnProgress, accelerator: bool | None = None
+) -> ChosenModel:
     """Choose for a new job, by its devices and by what can be had; imports torch, and may download.
+
+    Args:
+        settings: with the model ``auto``.
+        on_progress: of a download.
+        accelerator: whether the work is done on one, where that is known; else the devices here are asked.
 
     Raises:
         DeviceError: a device is not there, or does not work.
         SettingsError: the devices are not named as they should be.
     """
-    from comic_upscale.upscaling.device import all_accelerators
+    if accelerator is None:
+        from comic_upscale.upscaling.device import all_accelerators
 
+        accelerator = all_accelerators(settings.device)
     cache = settings.weights_cache
     choice = auto.choose_model(
-        accelerator=all_accelerators(settings.device),
+        accelerator=accelerator,
         folders=settings.weights_folders,
         cache=cache or settings.output,
         download=cache is not None,

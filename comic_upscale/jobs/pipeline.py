@@ -155,6 +155,8 @@ class Pipeline:
         self._source_folders = source_folders
         self.done = 0
         """Pages done by this run."""
+        self.doing: str | None = None
+        """What the run does besides pages, in words."""
         self._adopted = 0
         self._failed_now = 0
         self._skipped_now = 0
@@ -413,8 +415,7 @@ class Pipeline:
         self._meters["place"].begin()
         try:
             self._output.check()
-            target = self._settings.output / work.page.output
-            await to_the_end(place_output(work.encoded, target, work.page.row_id, self._workers))
+            await self._placed(work)
         finally:
             self._meters["place"].end()
         work.seconds["place"] = time.perf_counter() - start
@@ -423,6 +424,10 @@ class Pipeline:
             self._spending.note_tail(sum(work.seconds[stage] + work.waited[stage] for stage in after))
         self._drop([work])
         await self._results.put(_result(work))
+
+    async def _placed(self, work: _Work) -> None:
+        target = self._settings.output / work.page.output
+        await to_the_end(place_output(work.encoded, target, work.page.row_id, self._workers))
 
     async def _record(self) -> None:
         """Write results to the ledger, as many in a transaction as have come, and tell of them."""
@@ -552,7 +557,7 @@ class Pipeline:
         pending = len(self._plan.todo) - self.done - self._adopted - self._failed_now - self._skipped_now
         rate = self._rate.rate()
         busy = {stage: round(meter.sample(), 3) for stage, meter in self._meters.items()}
-        stage, share = max(busy.items(), key=lambda item: item[1])
+        stage, share = max(busy.items(), key=lambda item: item[1], default=("", 0.0))
         return Progress(
             total=self._plan.total,
             done=self._plan.done + self._adopted + self.done,
@@ -565,6 +570,7 @@ class Pipeline:
             bottleneck=stage if share >= BUSY_ENOUGH else None,
             busy=busy,
             stopping=self._stop.reason,
+            doing=self.doing,
         )
 
 

@@ -88,6 +88,8 @@ class Progress:
     """How busy each stage is, 0 to 1."""
     stopping: str | None = None
     """Why the run is about to stop, once that is asked for."""
+    doing: str | None = None
+    """What the run does besides pages: sending them to another machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -210,6 +210,31 @@ def read_done_pages(ledger: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]
         return job, [dict(zip(names, row, strict=True)) for row in cursor]
 
 
+def read_settled_pages(ledger: Path, since: str = "") -> Iterator[dict[str, Any]]:
+    """What became of the pages of the newest job, of those in a volume too; errors as `read_status`.
+
+    Args:
+        ledger: the file.
+        since: only of pages that were settled at this time or later, ISO 8601 as the ledger writes it.
+
+    Returns:
+        For each page ``source``, ``state`` (done, failed or skipped), ``at`` and what the ledger knows of its
+        output.
+    """
+    with _reading(ledger) as connection:
+        job = _newest_job(connection, ledger)
+        cursor = connection.execute(
+            "select source, state, finished_at as at, width, height, output_width, output_height, output_size,"
+            " output_sha256, decode_seconds, upscale_seconds, encode_seconds, place_seconds, notes,"
+            " error_kind as kind, error as reason from pages"
+            " where job_id = ? and state in ('done', 'failed', 'skipped') and finished_at >= ? order by finished_at",
+            [job["id"], since],
+        )
+        names = [column[0] for column in cursor.description]
+        for row in cursor:
+            yield dict(zip(names, row, strict=True))
+
+
 def read_rows(ledger: Path, *, input: Path, output: Path, fingerprint: str) -> list[PageRow]:
     """The pages of a job, without touching the ledger; none if there is no ledger or no such job."""
     if not ledger.is_file():

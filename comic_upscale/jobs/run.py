@@ -16,6 +16,7 @@ from comic_upscale.errors import ComicUpscaleError, InputError, SettingsError
 from comic_upscale.jobs.binding import Binder
 from comic_upscale.jobs.carry import Errand, NotCarried, carry, plan_errands
 from comic_upscale.jobs.choice import ChosenModel, as_begun, choose_model, kept_model, named_model
+from comic_upscale.jobs.elsewhere import Elsewhere, FarPipeline
 from comic_upscale.jobs.engines import OpenEngines, open_engines
 from comic_upscale.jobs.files import part_path
 from comic_upscale.jobs.flow import CEILING, StopRequest
@@ -49,6 +50,7 @@ def run_job(
     on_event: Listener | None = None,
     stop: StopRequest | None = None,
     open_engines: OpenEngines = open_engines,
+    elsewhere: Elsewhere | None = None,
 ) -> JobFinished:
     """Upscale every page of a job that is not done yet, and return how it ended.
 
@@ -59,6 +61,7 @@ def run_job(
         on_event: told of everything that happens, on the calling thread.
         stop: set it from another thread or a signal handler to stop gracefully.
         open_engines: makes the engines; another one can be given in place of the torch network.
+        elsewhere: another machine that does the pages in place of engines.
 
     Raises:
         InputError: no input, or no page in it.
@@ -66,8 +69,11 @@ def run_job(
         DeviceError: the device is not there, or died.
         LedgerError: the ledger cannot be used, or another run holds it.
         OutputError: the output folder cannot be written, or is full.
+        RemoteError: the other machine cannot do it.
     """
-    return asyncio.run(run_job_async(settings, on_event=on_event, stop=stop, open_engines=open_engines))
+    return asyncio.run(
+        run_job_async(settings, on_event=on_event, stop=stop, open_engines=open_engines, elsewhere=elsewhere)
+    )
 
 
 async def run_job_async(
@@ -76,6 +82,7 @@ async def run_job_async(
     on_event: Listener | None = None,
     stop: StopRequest | None = None,
     open_engines: OpenEngines = open_engines,
+    elsewhere: Elsewhere | None = None,
 ) -> JobFinished:
     """Upscale every page of a job that is not done yet; as `run_job`, in the running event loop."""
     emit = on_event or _ignore
@@ -91,10 +98,10 @@ async def run_job_async(
                 if settings.ledger_path == default_ledger(settings.output):
                     await on_ledger(ledger.move_jobs, settings.output)
                 if model is None:
-                    model = await _choose(settings, ledger, on_ledger, emit)
+                    model = await _choose(settings, ledger, on_ledger, emit, elsewhere)
                 early = await on_ledger(ledger.early_jobs, settings.output)
                 settings = as_begun(model.settle(settings), model, early)
-                run = _Run(settings, discovery, model, ledger, on_ledger, emit, stop, open_engines)
+                run = _Run(settings, discovery, model, ledger, on_ledger, emit, stop, open_engines, elsewhere)
                 return await run.go()
             finally:
                 await on_ledger(ledger.close)
@@ -126,7 +133,11 @@ def find_pages(settings: JobSettings) -> Discovery:
 
 
 async def _choose(
-    settings: JobSettings, ledger: Ledger, on_ledger: LedgerThread, emit: Listener
+    settings: JobSettings,
+    ledger: Ledger,
+    on_ledger: LedgerThread,
+    emit: Listener,
+    elsewhere: Elsewhere | None,
 ) -> ChosenModel:
     """Return the model that ``auto`` stands for: the one that the job has already, or else one for it."""
     earlier = await on_ledger(ledger.auto_jobs, settings.output)
@@ -134,7 +145,10 @@ async def _choose(
     if kept is not None:
         return kept
     emit(Preparing(what="choosing a model"))
-    return await asyncio.to_thread(choose_model, settings, _fetching(emit))
+    accelerator = None
+    if elsewhere is not None:
+        accelerator = await asyncio.to_thread(elsewhere.workplace.has_accelerator)
+    return await asyncio.to_thread(choose_model, settings, _fetching(emit), accelerator)
 
 
 def _fetching(emit: Listener) -> OnProgress:
@@ -160,7 +174,9 @@ class _Run:
         emit: Listener,
         stop: StopRequest,
         open_engines: OpenEngines,
+        elsewhere: Elsewhere | None,
     ) -> None:
+        self._elsewhere = elsewhere
         self._settings = settings
         self._discovery = discovery
         self._model = model
@@ -235,6 +251,8 @@ class _Run:
                     job_id, run_id, "interrupted", self._stop.reason, done_now=0, seconds=0.0
                 )
             weights = await self._weights()
+            if self._elsewhere is not None:
+                return await self._upscale_elsewhere(job_id, run_id, plan, weights, binder, self._elsewhere)
             self._emit(Preparing(what=f"loading {weights.model_name}"))
             with _closing(await asyncio.to_thread(self._open_engines, self._settings, weights)) as engines:
                 return await self._upscale(job_id, run_id, plan, engines, binder)
@@ -327,6 +345,42 @@ class _Run:
         # A stop that came when the last page was already in hand interrupted nothing.
         interrupted = pipeline.progress().pending > 0
         state, reason = ("interrupted", self._stop.reason) if interrupted else ("finished", None)
+        return await self._finish(job_id, run_id, state, reason, done_now=pipeline.done, seconds=seconds)
+
+    async def _upscale_elsewhere(
+        self,
+        job_id: int,
+        run_id: int,
+        plan: Plan,
+        weights: ResolvedWeights,
+        binder: Binder,
+        elsewhere: Elsewhere,
+    ) -> JobFinished:
+        self._emit(Preparing(what="making the other machine ready"))
+        workplace = elsewhere.workplace
+        device = await asyncio.to_thread(workplace.prepare, weights, self._fingerprint, self._settings)
+        self._tell_beginning(plan, None, [])
+        await self._on_ledger(self._ledger.set_device, run_id, device=device.name, precision="")
+        pipeline = FarPipeline(
+            settings=self._settings,
+            fingerprint=self._fingerprint,
+            plan=plan,
+            source_folders=source_folders(self._discovery.pages),
+            shelf=self._shelf,
+            binder=binder,
+            ledger=self._ledger,
+            ledger_thread=self._on_ledger,
+            run_id=run_id,
+            emit=self._emit,
+            stop=self._stop,
+            elsewhere=elsewhere,
+        )
+        start = time.monotonic()
+        await pipeline.run()
+        seconds = time.monotonic() - start
+        state, reason = "finished", None
+        if pipeline.progress().pending > 0:
+            state, reason = "interrupted", self._stop.reason or f"remote {elsewhere.ask} does no more"
         return await self._finish(job_id, run_id, state, reason, done_now=pipeline.done, seconds=seconds)
 
     def _header(self, plan: Plan, native_scale: int | None, engines: list[Engine]) -> JobStarted:

@@ -1,0 +1,47 @@
+# One image that does the job:
+#
+#   docker build --tag comic-upscale .
+#   docker run --rm --gpus all -v "$PWD/pages:/input:ro" -v "$PWD/out:/output" -v "$PWD/ledger:/ledger" \
+#       --user "$(id -u):$(id -g)" comic-upscale --scale 2.5
+#
+# What is installed, and how, is scripts/install_image.sh, which is tested without Docker.
+# CUDA's libraries come with PyTorch's wheels; of the base only the driver's side is used.
+ARG BASE=nvidia/cuda:12.8.1-base-ubuntu24.04
+FROM ${BASE}
+
+LABEL org.opencontainers.image.title="comic-upscale" \
+      org.opencontainers.image.description="Upscale whole comic libraries with Real-ESRGAN" \
+      org.opencontainers.image.licenses="MIT"
+
+ENV DEBIAN_FRONTEND=noninteractive PYTHONUNBUFFERED=1
+
+# The release's security updates are wanted, so no version is named.
+# hadolint ignore=DL3008
+RUN apt-get update && \
+    apt-get install --yes --no-install-recommends python3 python3-venv libarchive13t64 && \
+    rm -rf /var/lib/apt/lists/*
+
+COPY pyproject.toml README.md LICENSE /build/
+COPY comic_upscale /build/comic_upscale
+COPY weights/comic-compact-x3.safetensors /build/weights/
+COPY scripts/idle_watchdog.sh scripts/install_image.sh scripts/entrypoint.sh /build/scripts/
+
+# Models to have in the image, fetched from the official releases and checked by their hashes; none for "".
+ARG MODELS=RealESRGAN_x4plus_anime_6B
+RUN /build/scripts/install_image.sh --source /build --prefix /opt/comic-upscale --python python3 --models "${MODELS}" && \
+    rm -rf /build
+
+RUN useradd --uid 10001 --create-home upscaler && \
+    mkdir -p /input /output /ledger && \
+    chown upscaler /output /ledger && chmod 1777 /output /ledger
+USER 10001
+ENV PATH=/opt/comic-upscale/bin:$PATH \
+    COMIC_UPSCALE_WEIGHTS=/opt/comic-upscale/weights \
+    COMIC_UPSCALE_LEDGER=/ledger/ledger.sqlite3 \
+    XDG_STATE_HOME=/tmp/state XDG_CACHE_HOME=/tmp/cache
+VOLUME ["/input", "/output", "/ledger"]
+
+# Well while the ledger can be read, and the run that it tells of lives; a job of days has no other sign.
+HEALTHCHECK --interval=60s --timeout=20s --start-period=10m \
+    CMD ["/opt/comic-upscale/bin/entrypoint.sh", "--health"]
+ENTRYPOINT ["/opt/comic-upscale/bin/entrypoint.sh"]

@@ -1,0 +1,450 @@
+"""The commands ``comic-upscale remote``: another machine does the work, reached by SSH."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from comic_upscale.environment import ssh_files
+from comic_upscale.errors import RemoteError, SettingsError
+
+if TYPE_CHECKING:
+    from comic_upscale.jobs.elsewhere import Ask, Elsewhere
+    from comic_upscale.jobs.flow import StopRequest
+    from comic_upscale.jobs.report import JobStatus
+    from comic_upscale.remote.connection import Connection, HostKey
+    from comic_upscale.remote.machine import Machine
+
+remote = typer.Typer(
+    no_args_is_help=True,
+    help="Let another machine do the work: a rented GPU, or any Linux machine that SSH reaches.",
+)
+
+AS_RUN = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""For commands that take the options of ``run`` besides their own."""
+
+STAYS_HERE = frozenset(
+    (
+        "input", "output", "ledger", "weights_dir", "model", "sidecars", "copy_others", "archive_output",
+        "keep_original_on_failure", "pdf_dpi", "max_members", "max_unpacked", "max_ratio", "overwrite",
+        "retry_failed", "max_failures", "dry_run", "as_json", "verbose", "quiet",
+    )
+)  # fmt: skip
+"""Options of ``run`` that concern this machine; all others go along to the other one."""
+
+Host = Annotated[
+    str,
+    typer.Argument(
+        metavar="HOST",
+        help="HOST, USER@HOST or USER@HOST:PORT; also a name of your ~/.ssh/config.",
+        show_default=False,
+    ),
+]
+Port = Annotated[int | None, typer.Option("--port", metavar="N", help="SSH port, where not in HOST.")]
+Identity = Annotated[
+    Path | None,
+    typer.Option("--identity", metavar="FILE", help="Private key to try first; your agent's are tried too."),
+]
+SshConfig = Annotated[
+    Path | None,
+    typer.Option("--ssh-config", metavar="FILE", help="In place of ~/.ssh/config, as `ssh -F` takes it."),
+]
+AcceptKey = Annotated[
+    bool,
+    typer.Option(
+        "--accept-new-host-key",
+        help="Do not ask about a host key that is unknown. One that changed is always refused.",
+    ),
+]
+RemoteDir = Annotated[
+    str,
+    typer.Option("--remote-dir", metavar="DIR", help="Our folder there, absolute or below the home folder."),
+]
+RemotePython = Annotated[
+    str | None,
+    typer.Option(
+        "--remote-python", metavar="FILE", help="Python there, 3.11 or newer; left out: the one with PyTorch."
+    ),
+]
+Patience = Annotated[
+    float,
+    typer.Option("--patience", metavar="SECONDS", help="How long a line that broke is tried to be mended."),
+]
+Job = Annotated[
+    str | None, typer.Option("--job", metavar="NAME", help="The job there; left out: the one worked on last.")
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """How the user wants a machine to be reached."""
+
+    host: str
+    port: int | None
+    identity: Path | None
+    ssh_config: Path | None
+    accept_new_host_key: bool
+    remote_dir: str
+    remote_python: str | None
+    patience: float
+
+    def machine(
+        self, options: Sequence[str] = (), *, given_up: Callable[[], bool] = lambda: False
+    ) -> Machine:
+        """The machine, not called yet."""
+        from comic_upscale.remote.address import find_address
+        from comic_upscale.remote.connection import Connection
+        from comic_upscale.remote.machine import Machine
+        from comic_upscale.remote.machine import Patience as LinePatience
+
+        if self.patience < 0:
+            raise SettingsError(f"--patience must be 0 or more, not {self.patience:g}")
+        address = find_address(self.host, ssh_files(self.ssh_config), port=self.port, identity=self.identity)
+
+        def connect() -> Connection:
+            return Connection(address, self._ask)
+
+        return Machine(
+            connect,
+            LinePatience(self.patience, lambda seconds: _wait(seconds, given_up), _tell_lost),
+            base=self.remote_dir,
+            python=self.remote_python,
+            options=options,
+        )
+
+    def _ask(self, key: HostKey) -> bool:
+        typer.echo(f"The key of {key.name} is not known: {key.kind}\n  {key.fingerprint}", err=True)
+        if self.accept_new_host_key:
+            typer.echo("It is accepted (--accept-new-host-key) and remembered.", err=True)
+            return True
+        if not sys.stdin.isatty():
+            return False
+        return typer.confirm("Is that the machine's own? Then it is remembered", default=False, err=True)
+
+
+class RemoteDoor:
+    """What stands in the way of ``run`` where another machine does the work.
+
+    Args:
+        reach: the machine.
+        ask: what it shall do.
+        when_done: a command of the user's for when every page is home.
+    """
+
+    def __init__(self, reach: Reach, ask: Ask, when_done: str | None = None) -> None:
+        self._reach = reach
+        self._ask = ask
+        self._when_done = when_done
+
+    @contextmanager
+    def open(self, ctx: typer.Context, stop: StopRequest) -> Iterator[Elsewhere]:
+        """The machine as a workplace, called and ready to be asked; hung up at the end.
+
+        Args:
+            ctx: of the command ``run``, whose options go along.
+            stop: ends the waiting for a line that broke.
+        """
+        from comic_upscale.jobs.elsewhere import Elsewhere
+
+        machine = self._reach.machine(_options_there(ctx), given_up=lambda: stop.requested)
+        try:
+            # Before anything moves on the terminal: there may be a question about the host key.
+            machine.base()
+            yield Elsewhere(machine, self._ask)
+        finally:
+            machine.close()
+
+    def finish(self, code: int, pending: int) -> int:
+        """Return the exit code of the command, after what the user wants done at the end."""
+        if self._ask != "upscale":
+            # One step of several leaves pages to do, and has done what it was asked.
+            return 0 if code == 1 and pending else code
+        if code == 0 and self._when_done is not None:
+            typer.echo(f"every page is here: {self._when_done}", err=True)
+            return subprocess.run(self._when_done, shell=True, check=False).returncode
+        return code
+
+
+def _options_there(ctx: typer.Context) -> list[str]:
+    """The options of ``run`` that the user gave and that concern the other machine."""
+    options: list[str] = []
+    for parameter in ctx.command.params:
+        source = ctx.get_parameter_source(parameter.name or "")
+        if source is None or source.name != "COMMANDLINE" or parameter.name in STAYS_HERE:
+            continue
+        value = ctx.params[str(parameter.name)]
+        name = max(parameter.opts, key=len)
+        if isinstance(value, bool):
+            options += [name] if value else []
+        else:
+            options += [name, "auto" if value is None else str(value)]
+    return options
+
+
+def _wait(seconds: float, given_up: Callable[[], bool]) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if given_up():
+            return True
+        time.sleep(min(0.1, max(0.0, until - time.monotonic())))
+    return given_up()
+
+
+def _tell_lost(reason: str) -> None:
+    typer.echo(f"note: {reason}; trying again", err=True)
+
+
+def _as_run(ctx: typer.Context, door: RemoteDoor) -> None:
+    """Do what ``run`` does with the options that are left, with another machine in the place of the network."""
+    group = cast(Any, ctx.find_root().command)
+    command = group.commands["run"]
+    with command.make_context(ctx.info_name, list(ctx.args), parent=ctx.parent, obj=door) as inner:
+        command.invoke(inner)
+
+
+@remote.command()
+def check(
+    ctx: typer.Context,
+    host: Host,
+    port: Port = None,
+    identity: Identity = None,
+    ssh_config: SshConfig = None,
+    accept_new_host_key: AcceptKey = False,
+    remote_dir: RemoteDir = "comic-upscale",
+    remote_python: RemotePython = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Look at a machine: GPU, driver, disk, Python, PyTorch, Docker; nothing is changed there."""
+    from dataclasses import asdict
+
+    from comic_upscale.remote.check import describe
+    from comic_upscale.wording import printable
+
+    ctx.find_root().meta["json"] = as_json
+    machine = Reach(
+        host=host, port=port, identity=identity, ssh_config=ssh_config, accept_new_host_key=accept_new_host_key,
+        remote_dir=remote_dir, remote_python=remote_python, patience=0.0,
+    ).machine()  # fmt: skip
+    try:
+        findings = machine.findings()
+    finally:
+        machine.close()
+    complaints, remarks = findings.complaints(), findings.remarks()
+    if as_json:
+        typer.echo(json.dumps({**asdict(findings), "complaints": complaints, "remarks": remarks}))
+    else:
+        for label, text in describe(findings):
+            typer.echo(printable(f"{label:>8}: {text}"))
+        for remark in remarks:
+            typer.echo(printable(f"note: {remark}"))
+        if not complaints:
+            typer.echo("it fits")
+    if complaints:
+        raise RemoteError(f"{host} cannot do the work: {'; '.join(complaints)}")
+
+
+def _step(name: Ask, summary: str) -> None:
+    """Register a command that takes the options of ``run``."""
+
+    def command(
+        ctx: typer.Context,
+        host: Host,
+        port: Port = None,
+        identity: Identity = None,
+        ssh_config: SshConfig = None,
+        accept_new_host_key: AcceptKey = False,
+        remote_dir: RemoteDir = "comic-upscale",
+        remote_python: RemotePython = None,
+        patience: Patience = 300.0,
+    ) -> None:
+        reach = Reach(
+            host=host, port=port, identity=identity, ssh_config=ssh_config, accept_new_host_key=accept_new_host_key,
+            remote_dir=remote_dir, remote_python=remote_python, patience=patience,
+        )  # fmt: skip
+        _as_run(ctx, RemoteDoor(reach, name))
+
+    command.__doc__ = summary
+    epilog = f"Example: comic-upscale remote {name} root@203.0.113.7 --input pages/ --scale 2.5"
+    remote.command(name, context_settings=AS_RUN, epilog=epilog)(command)
+
+
+_step("push", "Send the package, the weights and the pages; takes the options of `run`, as `upscale` does.")
+_step("run", "Let the run begin there, after `push`, and hang up; takes the same options as `push`.")
+_step("pull", "Fetch what is done by now; takes the same options as `push`.")
+
+
+@remote.command(
+    context_settings=AS_RUN,
+    epilog="Examples:\n\n"
+    "  comic-upscale remote upscale root@203.0.113.7:40022 --input pages/ --scale 2.5\n\n"
+    "  comic-upscale remote upscale gpu-box --input v01.cbz --width 2000 --when-done 'vastai destroy instance 123'\n\n"
+    "The same command again continues, also with another HOST: pages that are home are not done again.",
+)
+def upscale(
+    ctx: typer.Context,
+    host: Host,
+    port: Port = None,
+    identity: Identity = None,
+    ssh_config: SshConfig = None,
+    accept_new_host_key: AcceptKey = False,
+    remote_dir: RemoteDir = "comic-upscale",
+    remote_python: RemotePython = None,
+    patience: Patience = 300.0,
+    when_done: Annotated[
+        str | None,
+        typer.Option(
+            "--when-done", metavar="COMMAND",
+            help="Run this here once every page is home: the provider's command that destroys the machine.",
+        ),
+    ] = None,
+) -> None:  # fmt: skip
+    """Send pages, let them be upscaled there, bring each home once it is done; takes the options of `run`."""
+    reach = Reach(
+        host=host, port=port, identity=identity, ssh_config=ssh_config, accept_new_host_key=accept_new_host_key,
+        remote_dir=remote_dir, remote_python=remote_python, patience=patience,
+    )  # fmt: skip
+    _as_run(ctx, RemoteDoor(reach, "upscale", when_done))
+
+
+@contextmanager
+def _at_job(
+    host: str,
+    port: int | None,
+    identity: Path | None,
+    ssh_config: Path | None,
+    accept: bool,
+    remote_dir: str,
+    job: str | None,
+) -> Iterator[tuple[Machine, str]]:
+    machine = Reach(
+        host=host, port=port, identity=identity, ssh_config=ssh_config, accept_new_host_key=accept,
+        remote_dir=remote_dir, remote_python=None, patience=60.0,
+    ).machine()  # fmt: skip
+    try:
+        yield machine, machine.choose_job(job)
+    finally:
+        machine.close()
+
+
+@remote.command()
+def status(
+    ctx: typer.Context,
+    host: Host,
+    job: Job = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep showing until the run ends.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    port: Port = None,
+    identity: Identity = None,
+    ssh_config: SshConfig = None,
+    accept_new_host_key: AcceptKey = False,
+    remote_dir: RemoteDir = "comic-upscale",
+) -> None:
+    """Tell how far a job is there."""
+    from comic_upscale.wording import printable, status_lines
+
+    ctx.find_root().meta["json"] = as_json
+    with _at_job(host, port, identity, ssh_config, accept_new_host_key, remote_dir, job) as (machine, name):
+        while True:
+            report = _as_status(machine.status())
+            if as_json:
+                typer.echo(json.dumps({field.name: getattr(report, field.name) for field in fields(report)}))
+            elif watch:
+                typer.echo(printable(status_lines(report)[0]))
+            else:
+                typer.echo(printable(f"job:    {name}"))
+                for line in status_lines(report):
+                    typer.echo(printable(line))
+            if not watch or not report.alive:
+                return
+            time.sleep(5.0)
+
+
+def _as_status(said: dict[str, Any]) -> JobStatus:
+    """Read what another machine says of itself; values that are not as they should be are left out."""
+    from comic_upscale.jobs.report import JobStatus
+
+    values: dict[str, Any] = {}
+    for field in fields(JobStatus):
+        value = said.get(field.name)
+        kind = str(field.type)
+        if kind.startswith("str"):
+            values[field.name] = (
+                str(value)[:500] if isinstance(value, str) else None if "None" in kind else ""
+            )
+        elif kind == "bool":
+            values[field.name] = value is True
+        else:
+            number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e12
+            values[field.name] = value if number else None if "None" in kind else 0
+    return JobStatus(**values)
+
+
+@remote.command()
+def logs(
+    host: Host,
+    job: Job = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")] = 50,
+    port: Port = None,
+    identity: Identity = None,
+    ssh_config: SshConfig = None,
+    accept_new_host_key: AcceptKey = False,
+    remote_dir: RemoteDir = "comic-upscale",
+) -> None:
+    """Show what the run there says."""
+    from comic_upscale.wording import printable
+
+    rest = b""
+
+    def show(piece: bytes) -> None:
+        nonlocal rest
+        *whole, rest = (rest + piece).split(b"\n")
+        for line in whole:
+            typer.echo(printable(line.decode(errors="replace")))
+
+    with _at_job(host, port, identity, ssh_config, accept_new_host_key, remote_dir, job) as (machine, _):
+        machine.log(show, lines=lines, follow=follow)
+    if rest:
+        show(b"\n")
+
+
+@remote.command()
+def stop(
+    host: Host,
+    job: Job = None,
+    port: Port = None,
+    identity: Identity = None,
+    ssh_config: SshConfig = None,
+    accept_new_host_key: AcceptKey = False,
+    remote_dir: RemoteDir = "comic-upscale",
+) -> None:
+    """Stop the run there as Ctrl-C does: what is in hand is finished and recorded. The machine itself goes on."""
+    with _at_job(host, port, identity, ssh_config, accept_new_host_key, remote_dir, job) as (machine, name):
+        said = machine.stop()
+    if said == "busy":
+        raise RemoteError(f"{name} has not stopped yet; ask again with `comic-upscale remote status {host}`")
+    typer.echo(
+        f"{name}: {'stopped' if said == 'stopped' else 'no run was there'}. The machine is still rented."
+    )
+
+
+@remote.command(hidden=True)
+def listing(
+    ledger: Annotated[Path, typer.Option("--ledger", metavar="FILE")],
+    since: Annotated[str, typer.Option("--since", metavar="TIME")] = "",
+) -> None:
+    """Say what became of every page, for the machine that asked for it."""
+    from comic_upscale.jobs.report import read_settled_pages
+    from comic_upscale.remote.listing import as_lines
+
+    for line in as_lines(read_settled_pages(ledger, since)):
+        typer.echo(line)

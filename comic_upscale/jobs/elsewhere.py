@@ -1,0 +1,456 @@
+"""Pages done elsewhere: the same job and the same ledger, with another machine in the place of the network.
+
+Everything that a job knows stays here: names, volumes, sidecars, the ledger. The other machine is given
+pages called by the hash of their content, and gives back pages called the same. So whatever it says, nothing
+of it ever becomes a path; nothing is sent twice, since what is there is there under its hash; and a machine
+that is lost costs only the pages that had not come home.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar
+
+from comic_upscale.errors import ComicUpscaleError, PageError, RemoteError
+from comic_upscale.jobs.pipeline import CLAIM_PAGES, Pipeline, _first, _result, _skipped, _Work
+from comic_upscale.jobs.records import LEFT_AS_THEY_ARE
+from comic_upscale.models.weights import ResolvedWeights
+from comic_upscale.pages.decode import read_header
+from comic_upscale.pages.encode import check_encoded
+from comic_upscale.pages.formats import IMAGE_EXTENSIONS, extension_of, output_extension
+from comic_upscale.pages.size import find_target
+from comic_upscale.settings import JobSettings
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+SEND_BYTES, SEND_PAGES = 16 << 20, 500
+"""What is sent in one piece: so much is sent again at most where the line breaks."""
+
+FETCH_BYTES, FETCH_PAGES = 32 << 20, 100
+"""What is fetched in one piece, and held in memory."""
+
+POLL_SECONDS = 3.0
+"""How often the other machine is asked what is new."""
+
+MOST_STARTS = 3
+"""A run elsewhere that dies so often without finishing a page is not started again."""
+
+_ROOM_FOR_HEADERS = 1 << 20
+_BYTES_A_PIXEL = 5
+"""No format of ours needs more; what claims to is not fetched."""
+
+
+Ask = Literal["upscale", "push", "run", "pull"]
+"""What is asked of the other machine: everything, or one step of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What the other machine computes with."""
+
+    name: str
+    """``box: NVIDIA GeForce RTX 4090``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FarPage:
+    """What became of a page elsewhere, as that machine says."""
+
+    name: str
+    """Of the page as it was sent."""
+    state: Literal["done", "failed", "skipped"]
+    width: int = 0
+    height: int = 0
+    output_width: int = 0
+    output_height: int = 0
+    size: int = 0
+    """Bytes of the output."""
+    sha256: str = ""
+    """Of the output."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    notes: str = ""
+    kind: str = ""
+    """Of a failure."""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What has happened elsewhere since the last time."""
+
+    alive: bool
+    """Whether pages are still being worked on there."""
+    exit_code: int | None
+    """Of the last run; None where it goes on, never was, or ended without a word."""
+    pages: tuple[FarPage, ...]
+
+
+class Workplace(Protocol):
+    """Another machine that upscales pages. Its methods block, are called from one thread, and may be repeated.
+
+    Each raises `RemoteError` where the machine cannot do its part; a line that broke is mended by itself,
+    as far as that is possible.
+    """
+
+    def has_accelerator(self) -> bool:
+        """Whether it has a device that is faster than a processor."""
+
+    def prepare(self, weights: ResolvedWeights, fingerprint: str, settings: JobSettings) -> Device:
+        """Make everything ready but the pages."""
+
+    def held(self) -> frozenset[str]:
+        """The names of the pages that are there, whole."""
+
+    def send(self, pages: Sequence[tuple[str, bytes]]) -> None:
+        """Send pages; each is called ``HASH.EXTENSION``. They are there whole, or not at all."""
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Remove pages and what became of them."""
+
+    def start(self, *, retry_failed: bool) -> None:
+        """Let a run begin that outlives the connection; nothing happens where one goes on."""
+
+    def news(self) -> News:
+        """Ask what is new."""
+
+    def fetch(self, names: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
+        """Fetch outputs by their names, each of at most so many bytes; what is not there is left out."""
+
+    def complaint(self) -> str:
+        """What the last run there said before it ended."""
+
+    def close(self) -> None:
+        """Hang up; what was started goes on."""
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A workplace, and what is asked of it."""
+
+    workplace: Workplace
+    ask: Ask = "upscale"
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """Pages of one content, sent or to be sent."""
+
+    works: list[_Work]
+    settled: FarPage | None = None
+
+
+class FarPipeline(Pipeline):
+    """Takes the pages of a plan to a workplace and brings them home; used once.
+
+    Args:
+        elsewhere: the workplace, made ready.
+        more: as for `Pipeline`, without engines.
+    """
+
+    def __init__(self, *, elsewhere: Elsewhere, **more: Any) -> None:
+        super().__init__(engines=[], **more)
+        self._meters = {}
+        self._place_of_work = elsewhere.workplace
+        self._ask = elsewhere.ask
+        self._waiting: dict[str, _Waiting] = {}
+        self._line = ThreadPoolExecutor(1, thread_name_prefix="remote")
+        self._sent_bytes = self._sent_pages = 0
+
+    async def run(self) -> None:
+        """Do what is asked, as far as a stop allows.
+
+        Raises:
+            RemoteError: the other machine cannot do it.
+            OutputError, InputError, LedgerError: what ended the run early.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                ticker = group.create_task(self._tick())
+                recorder = group.create_task(self._record())
+                group.create_task(self._bind())
+                await self._go()
+                await self._results.put(None)
+                await recorder
+                await self._to_bind.put(None)
+                ticker.cancel()
+        except* ComicUpscaleError as group_error:
+            raise _first(group_error) from None
+        finally:
+            self._line.shutdown(cancel_futures=True)
+            self._workers.shutdown(cancel_futures=True)
+
+    async def _go(self) -> None:
+        await self._read_and_send()
+        if self._ask == "push" or self._stop.requested or not self._waiting:
+            return
+        if self._ask == "pull":
+            await self._bring_home((await self._on_line(self._place_of_work.news)).pages)
+            return
+        await self._work_off()
+
+    # There
+
+    async def _read_and_send(self) -> None:
+        """Read every page that is to be done, and send those that are not there yet."""
+        held = await self._on_line(self._place_of_work.held)
+        batch: list[tuple[str, bytes]] = []
+        async for name, data in self._named_pages():
+            if name in held or self._ask in ("run", "pull"):
+                continue
+            batch.append((name, data))
+            if len(batch) >= SEND_PAGES or sum(len(page) for _, page in batch) >= SEND_BYTES:
+                await self._send(batch)
+                batch = []
+        if self._ask == "run" and (missing := self._waiting.keys() - held):
+            raise RemoteError(
+                f"{len(missing):,} pages are not there yet: `comic-upscale remote push` sends them"
+            )
+        if batch and not self._stop.requested:
+            await self._send(batch)
+        if not self._stop.requested:
+            # What is no longer asked for must not be worked on.
+            await self._on_line(self._place_of_work.forget, held - self._waiting.keys())
+        self.doing = None
+
+    async def _named_pages(self) -> AsyncIterator[tuple[str, bytes]]:
+        """The pages to be done, claimed and read, each content once: (name, bytes)."""
+        for volume in self._binder.ready():
+            await self._to_bind.put(volume)
+        todo = self._plan.todo
+        for start in range(0, len(todo), CLAIM_PAGES):
+            if self._stop.requested:
+                return
+            claimed, adopted, refused = await self._on_ledger(self._claim, todo[start : start + CLAIM_PAGES])
+            self._adopted += len(adopted)
+            for row_id in adopted:
+                self._settle(row_id)
+            for failure in refused:
+                await self._results.put(failure)
+            for work in map(_Work, claimed):
+                named = await self._named(work)
+                if named is not None:
+                    yield named
+
+    async def _named(self, work: _Work) -> tuple[str, bytes] | None:
+        """Read a page, and return its name elsewhere with its bytes; None where that needs no sending."""
+        try:
+            data = await self._read(work)
+            header = await self._in_pool(read_header, data)
+        except PageError as error:
+            await self._fail(work, error)
+            return None
+        work.size = (header.width, header.height)
+        work.sha256 = hashlib.sha256(data).hexdigest()
+        name = f"{work.sha256}.{_extension(work.page.source)}"
+        twins = self._waiting.setdefault(name, _Waiting([]))
+        twins.works.append(work)
+        return (name, data) if len(twins.works) == 1 else None
+
+    async def _send(self, batch: list[tuple[str, bytes]]) -> None:
+        await self._on_line(self._place_of_work.send, batch)
+        self._sent_pages += len(batch)
+        self._sent_bytes += sum(len(data) for _, data in batch)
+        self.doing = f"{self._sent_pages:,} pages sent, {self._sent_bytes / 1e6:,.1f} MB"
+
+    # And back
+
+    async def _work_off(self) -> None:
+        """Let the other machine work, bring home what it finishes, and see that it goes on."""
+        starts, settled = 0, -1
+        retry = self._settings.retry_failed
+        news = await self._on_line(self._place_of_work.news)
+        await self._bring_home(news.pages)
+        while not self._stop.requested:
+            if not news.alive:
+                if not retry and (starts or self._all_settled()):
+                    await self._take_failures()
+                if not self._open():
+                    return
+                if starts:
+                    await self._judge(news)
+                if self._settled() > settled:
+                    starts, settled = 0, self._settled()
+                if starts >= MOST_STARTS:
+                    raise RemoteError(
+                        f"the run elsewhere ended {starts} times without finishing a page: "
+                        f"{await self._on_line(self._place_of_work.complaint)}"
+                    )
+                await self._on_line(self._start, retry)
+                starts, retry = starts + 1, False
+                if self._ask == "run":
+                    return
+            await self._pause(POLL_SECONDS if news.alive else 1.0)
+            news = await self._on_line(self._place_of_work.news)
+            await self._bring_home(news.pages)
+
+    def _start(self, retry: bool) -> None:
+        self._place_of_work.start(retry_failed=retry)
+
+    async def _judge(self, news: News) -> None:
+        """Stop where the run elsewhere ended for a reason that starting it again does not mend."""
+        if news.exit_code in (0, 1, None) or news.exit_code == 128 + 9:
+            return
+        said = await self._on_line(self._place_of_work.complaint)
+        if news.exit_code in (129, 130, 143):
+            raise RemoteError(f"the run elsewhere was stopped: {said}. The same command continues it")
+        raise RemoteError(f"the run elsewhere ended with exit code {news.exit_code}: {said}")
+
+    async def _take_failures(self) -> None:
+        """Record what the run that has ended could not do; before its end it might still try."""
+        for waiting in self._waiting.values():
+            said = waiting.settled
+            if said is None or said.state == "done" or not waiting.works:
+                continue
+            works, waiting.works = waiting.works, []
+            for work in works:
+                if said.state == "skipped":
+                    await self._results.put(_skipped(work, said.kind, said.reason))
+                else:
+                    await self._fail(work, PageError(said.kind, said.reason))
+
+    async def _bring_home(self, pages: Sequence[FarPage]) -> None:
+        """Fetch what is done, check it and put it in its place; note what failed."""
+        wanted: dict[str, FarPage] = {}
+        for page in pages:
+            waiting = self._waiting.get(page.name)
+            if waiting is None or not waiting.works:
+                continue
+            # Other skips are of earlier days: it was forgotten there for a while.
+            if page.state == "skipped" and page.kind not in LEFT_AS_THEY_ARE:
+                continue
+            waiting.settled = page
+            if page.state == "done":
+                wanted[self._output_name(page.name)] = page
+        for batch in _batches(wanted):
+            if self._stop.requested:
+                return
+            await self._bring_batch(batch)
+
+    async def _bring_batch(self, batch: Mapping[str, FarPage]) -> None:
+        refused: dict[str, PageError] = {}
+        sizes = {}
+        for output, page in batch.items():
+            try:
+                self._check_promise(page)
+                sizes[output] = page.size
+            except PageError as error:
+                refused[page.name] = error
+        for output, data in await self._on_line(self._fetched, sizes):
+            page = batch[output]
+            try:
+                await self._in_pool(_check, data, page)
+            except PageError as error:
+                refused[page.name] = error
+                continue
+            await self._put_in_place(page, data)
+        if refused:
+            # Its next run does them again, and no bad copy is taken for a good one.
+            await self._on_line(self._place_of_work.forget, list(refused))
+        for name, reason in refused.items():
+            works, self._waiting[name].works = self._waiting[name].works, []
+            for work in works:
+                await self._fail(work, reason)
+
+    def _fetched(self, sizes: Mapping[str, int]) -> list[tuple[str, bytes]]:
+        found: dict[str, bytes] = {}
+        for name, data in self._place_of_work.fetch(sizes):
+            if name in sizes:
+                found[name] = data
+        return list(found.items())
+
+    def _check_promise(self, page: FarPage) -> None:
+        """Refuse an output that cannot be this page's, before it is fetched."""
+        width, height = self._waiting[page.name].works[0].size
+        if (page.width, page.height) not in ((width, height), (height, width)):
+            raise PageError("remote", "the other machine speaks of another page than the one that was sent")
+        target = find_target(page.width, page.height, self._settings.asked_size).size
+        if (page.output_width, page.output_height) != target:
+            raise PageError(
+                "remote", f"the other machine made {page.output_width}x{page.output_height} of it"
+            )
+        if not 0 < page.size <= target[0] * target[1] * _BYTES_A_PIXEL + _ROOM_FOR_HEADERS:
+            raise PageError("remote", f"the other machine says that it has {page.size:,} bytes")
+
+    async def _put_in_place(self, page: FarPage, data: bytes) -> None:
+        works, self._waiting[page.name].works = self._waiting[page.name].works, []
+        for work in works:
+            work.encoded, work.output_sha256 = data, page.sha256
+            work.size = (page.width, page.height)
+            work.target = (page.output_width, page.output_height)
+            work.seconds = dict(page.seconds)
+            work.notes = (page.notes,) if page.notes else ()
+            try:
+                self._output.check()
+                await self._placed(work)
+            except PageError as error:
+                await self._fail(work, error)
+            else:
+                await self._results.put(_result(work))
+            self._in_hand = work.page.source
+
+    # What these share
+
+    def _open(self) -> int:
+        """Pages that are neither home nor given up."""
+        return sum(len(waiting.works) for waiting in self._waiting.values())
+
+    def _all_settled(self) -> bool:
+        return all(waiting.settled is not None for waiting in self._waiting.values() if waiting.works)
+
+    def _settled(self) -> int:
+        return self.done + self._failed_now + self._skipped_now
+
+    def _output_name(self, name: str) -> str:
+        return f"{name.partition('.')[0]}.{output_extension(self._settings.format, name)}"
+
+    async def _on_line(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function on the thread that speaks with the other machine."""
+        return await asyncio.get_running_loop().run_in_executor(self._line, lambda: function(*args, **kwargs))
+
+    async def _in_pool(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.get_running_loop().run_in_executor(
+            self._workers, lambda: function(*args, **kwargs)
+        )
+
+    async def _pause(self, seconds: float) -> None:
+        for _ in range(max(1, round(seconds * 5))):
+            if self._stop.requested:
+                return
+            await asyncio.sleep(0.2)
+
+
+def _batches(wanted: Mapping[str, FarPage]) -> Iterator[dict[str, FarPage]]:
+    batch: dict[str, FarPage] = {}
+    size = 0
+    for name, page in wanted.items():
+        if batch and (len(batch) >= FETCH_PAGES or size + page.size > FETCH_BYTES):
+            yield batch
+            batch, size = {}, 0
+        batch[name] = page
+        size += page.size
+    if batch:
+        yield batch
+
+
+def _check(data: bytes, page: FarPage) -> None:
+    """Compare a fetched output with what the ledger elsewhere recorded, and see that it decodes."""
+    if len(data) != page.size or hashlib.sha256(data).hexdigest() != page.sha256:
+        raise PageError(
+            "remote", "what came is not what the ledger elsewhere recorded; --retry-failed does it again"
+        )
+    check_encoded(data, (page.output_width, page.output_height))
+
+
+def _extension(source: str) -> str:
+    """An extension that makes a page of what is sent; what it is, is seen by its content."""
+    found = extension_of(PurePosixPath(source).name)
+    return found if found in IMAGE_EXTENSIONS else "png"
+
+
+__all__ = ["Ask", "Device", "Elsewhere", "FarPage", "FarPipeline", "News", "Workplace"]

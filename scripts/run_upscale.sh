@@ -1,0 +1,103 @@
+#!/usr/bin/env bash
+# Start comic-upscale so that it outlives this session, in a container or bare; the same command continues.
+set -euo pipefail
+
+usage() {
+    cat <<'HELP'
+usage: run_upscale.sh [options] INPUT OUTPUT [-- OPTIONS OF comic-upscale run]
+
+Starts `comic-upscale run` over INPUT into OUTPUT, detached from this terminal. What it says goes to
+OUTPUT/.comic-upscale/run.log. Run again while it works, it says so and starts nothing; run again later, it
+continues.
+
+  --docker IMAGE   in a container of this image, with all GPUs; left out: the comic-upscale of this machine
+  --name NAME      of the container (comic-upscale)
+  --ledger DIR     keep the ledger in this folder (inside OUTPUT); mounted on its own in a container
+  --weights DIR    folder with weights of your own
+  --cpu            without a GPU
+  --dry-run        say what would be started
+  -h, --help       this
+
+Exit codes: 0 it runs, 1 it could not be started, 2 usage.
+HELP
+}
+
+fail() { printf 'error: %s\n' "$1" >&2; exit "${2:-2}"; }
+
+image='' name=comic-upscale ledger='' weights='' cpu='' dry_run='' places=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        -h | --help) usage; exit 0 ;;
+        --dry-run) dry_run=yes ;;
+        --cpu) cpu=yes ;;
+        --docker | --name | --ledger | --weights)
+            [ $# -ge 2 ] || fail "$1 needs a value"
+            case $1 in
+                --docker) image=$2 ;;
+                --name) name=$2 ;;
+                --ledger) ledger=$2 ;;
+                --weights) weights=$2 ;;
+            esac
+            shift ;;
+        --) shift; break ;;
+        -*) fail "unknown option $1; --help shows them (options of run go after --)" ;;
+        *) places+=("$1") ;;
+    esac
+    shift
+done
+[ ${#places[@]} -eq 2 ] || fail "needs INPUT and OUTPUT; --help shows how"
+[ -e "${places[0]}" ] || fail "${places[0]} is not there" 1
+input=$(realpath -- "${places[0]}") output=$(realpath -m -- "${places[1]}")
+[ -z "$ledger" ] || ledger=$(realpath -m -- "$ledger")
+[ -z "$weights" ] || weights=$(realpath -e -- "$weights") || fail "the folder of weights is not there" 1
+[ -z "$cpu" ] || set -- --device cpu "$@"
+
+show() { printf '%q ' "$@"; echo; }
+
+if [ -n "$image" ]; then
+    command=(docker run --detach --name "$name" --user "$(id -u):$(id -g)")
+    [ -n "$cpu" ] || command+=(--gpus all)
+    command+=(--volume "$input:/input:ro" --volume "$output:/output")
+    # The image keeps it on a volume of its own, which without a folder would go with the container.
+    if [ -n "$ledger" ]; then
+        command+=(--volume "$ledger:/ledger")
+    else
+        command+=(--env COMIC_UPSCALE_LEDGER=/output/.comic-upscale/ledger.sqlite3)
+    fi
+    [ -z "$weights" ] || command+=(--volume "$weights:/opt/comic-upscale/weights:ro")
+    command+=("$image" "$@")
+    if [ -n "$dry_run" ]; then show "${command[@]}"; exit 0; fi
+    command -v docker >/dev/null || fail "there is no docker here: leave --docker out" 1
+    if [ "$(docker inspect --format '{{.State.Running}}' "$name" 2>/dev/null)" = true ]; then
+        echo "$name works already: docker logs --follow $name"
+        exit 0
+    fi
+    mkdir -p "$output" ${ledger:+"$ledger"}
+    docker rm "$name" >/dev/null 2>&1 || true
+    "${command[@]}" >/dev/null || fail "the container could not be started" 1
+    echo "$name works: docker logs --follow $name"
+    exit 0
+fi
+
+command=(comic-upscale run --input "$input" --output "$output")
+[ -z "$ledger" ] || command+=(--ledger "$ledger/ledger.sqlite3")
+[ -z "$weights" ] || command+=(--weights-dir "$weights")
+command+=("$@")
+if [ -n "$dry_run" ]; then show "${command[@]}"; exit 0; fi
+command -v comic-upscale >/dev/null || fail "comic-upscale is not installed here: pip install comic-upscale" 1
+mkdir -p "$output/.comic-upscale" ${ledger:+"$ledger"}
+log=$output/.comic-upscale/run.log
+# The lock goes with the run, so a dead one is never taken for a living one.
+exec 9>"$output/.comic-upscale/started.lock"
+if ! flock --nonblock 9; then
+    echo "it works already: tail -f $log"
+    exit 0
+fi
+setsid nohup "${command[@]}" </dev/null >>"$log" 2>&1 &
+pid=$!
+sleep 1
+if ! kill -0 "$pid" 2>/dev/null && ! wait "$pid"; then
+    tail -n 5 "$log" >&2
+    fail "it ended at once" 1
+fi
+echo "it works: tail -f $log, or comic-upscale status --job $output"

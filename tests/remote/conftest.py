@@ -1,0 +1,182 @@
+"""A rented machine: a real SSH server on this one, with keys and folders of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from comic_upscale.cli import app
+
+
+@dataclass
+class Box:
+    """The rented machine, and the SSH files of its user."""
+
+    folder: Path
+    port: int
+    base: Path
+    """Our folder there."""
+    server: subprocess.Popen[bytes] | None = None
+    processes: list[int] = field(default_factory=list)
+
+    @property
+    def known_hosts(self) -> Path:
+        return self.folder / "known_hosts"
+
+    def options(self) -> list[str]:
+        return [
+            "box", "--ssh-config", str(self.folder / "ssh_config"), "--remote-dir", str(self.base),
+        ]  # fmt: skip
+
+    def step(self, *, patience: float = 20.0) -> list[str]:
+        return [*self.options(), "--remote-python", sys.executable, "--patience", str(patience)]
+
+    def start(self) -> None:
+        (self.folder / "sshd.log").touch()
+        self.server = subprocess.Popen(
+            [_sshd(), "-D", "-f", str(self.folder / "sshd_config"), "-E", str(self.folder / "sshd.log")]
+        )
+        until = time.monotonic() + 10
+        while time.monotonic() < until:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.05)
+        raise AssertionError((self.folder / "sshd.log").read_text())
+
+    def cut(self) -> None:
+        """Break every connection, as a network that goes away; what was started detached lives on."""
+        for process in self._sessions():
+            process.kill()
+
+    def stop(self) -> None:
+        """Switch the machine off, as far as SSH goes."""
+        if self.server is not None:
+            self.cut()
+            self.server.terminate()
+            self.server.wait(10)
+            self.server = None
+
+    def runs(self) -> list[psutil.Process]:
+        """The processes of `comic-upscale run` that this machine keeps going."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                line = process.cmdline()
+            except psutil.Error:
+                continue
+            if (
+                str(self.base) in " ".join(line)
+                and "run" in line
+                and "comic_upscale" in line
+                and "sh" not in line[:1]
+            ):
+                found.append(process)
+        return found
+
+    def _sessions(self) -> list[psutil.Process]:
+        if self.server is None:
+            return []
+        return [
+            process
+            for process in psutil.Process(self.server.pid).children(recursive=True)
+            if process.name().startswith("sshd")
+        ]
+
+    def new_host_key(self) -> None:
+        for path in self.folder.glob("host_key*"):
+            path.unlink()
+        make_key(self.folder / "host_key")
+
+    def job(self) -> Path:
+        (job,) = (self.base / "jobs").iterdir()
+        return job
+
+
+def make_key(path: Path) -> None:
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(path)], check=True, timeout=20
+    )
+
+
+def _sshd() -> str:
+    found = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
+    if found is None:
+        pytest.skip("no sshd here: apt-get install openssh-server")
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def shared_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the rented machine where the package stays installed from test to test."""
+    return tmp_path_factory.mktemp("rented")
+
+
+@pytest.fixture
+def box(tmp_path: Path, shared_base: Path) -> Iterator[Box]:
+    """The rented machine, switched on; a new folder for its jobs."""
+    _sshd()
+    folder = tmp_path / "ssh"
+    folder.mkdir(mode=0o700)
+    base = tmp_path / "box"
+    base.mkdir()
+    (shared_base / "environments").mkdir(exist_ok=True)
+    (base / "environments").symlink_to(shared_base / "environments")
+    box = Box(folder, free_port(), base)
+    make_key(folder / "host_key")
+    make_key(folder / "id")
+    shutil.copy(folder / "id.pub", folder / "authorized_keys")
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)
+    (folder / "sshd_config").write_text(
+        f"Port {box.port}\nListenAddress 127.0.0.1\nHostKey {folder}/host_key\nPidFile none\n"
+        f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
+        "PermitRootLogin yes\nPrintMotd no\nSubsystem sftp internal-sftp\n"
+        "SetEnv OMP_NUM_THREADS=1 COMIC_UPSCALE_TEST=yes\n"
+    )
+    (folder / "ssh_config").write_text(
+        f"Host box\n  HostName 127.0.0.1\n  Port {box.port}\n  IdentityFile {folder}/id\n  IdentitiesOnly yes\n"
+        f"  UserKnownHostsFile {folder}/known_hosts\n"
+    )
+    box.start()
+    public = (folder / "host_key.pub").read_text().split()
+    (folder / "known_hosts").write_text(f"[127.0.0.1]:{box.port} {public[0]} {public[1]}\n")
+    yield box
+    for process in box.runs():
+        process.send_signal(signal.SIGKILL)
+    box.stop()
+
+
+Invoke = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def remote(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Invoke:
+    """Runs ``comic-upscale remote ...`` in this process; returns the exit code and what it said."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+    def invoke(*arguments: object) -> tuple[int, str, str]:
+        result = CliRunner().invoke(app, ["remote", *map(str, arguments)])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, result.stdout, result.stderr
+
+    return invoke

@@ -1,0 +1,225 @@
+"""The scripts for doing it by hand: each is run as a user runs it; only Docker is a stand-in."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.jobs.conftest import draw
+from tests.remote.conftest import Box, box, shared_base
+
+__all__ = ["box", "shared_base"]
+
+SCRIPTS = REPOSITORY / "scripts"
+FOR_USERS = ("upload.sh", "run_upscale.sh", "idle_watchdog.sh", "install_image.sh")
+
+pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+
+
+def run(name: str, *arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", str(SCRIPTS / name), *map(str, arguments)],
+        capture_output=True, text=True, timeout=240, env={**os.environ, **more},
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="apt-get install shellcheck")
+def test_shellcheck_has_nothing_to_say() -> None:
+    files = [str(path) for path in SCRIPTS.glob("*.sh")]
+    ended = subprocess.run(["shellcheck", *files], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stdout
+
+
+@pytest.mark.parametrize("name", FOR_USERS)
+def test_help_and_what_it_promises(name: str) -> None:
+    ended = run(name, "--help")
+    assert ended.returncode == 0
+    assert ended.stdout.startswith("usage: ")
+    text = (SCRIPTS / name).read_text()
+    for option in re.findall(r"^  (?:-h, )?(--[a-z-]+)", ended.stdout, re.MULTILINE):
+        assert text.count(option) >= 2, f"{option} is only in the help"
+    assert run(name, "--nonsense").returncode == 2
+    assert run(name).returncode == 2
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A folder with names that shells stumble over."""
+    folder = tmp_path / "my pages"
+    for name in (
+        "1.png",
+        "sub dir/it's 2.png",
+        "sub dir/$(touch evil).png",
+        "new\nline.png",
+        "-dash.png",
+        "ü.png",
+    ):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(os.urandom(5000))
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("way", ["--tar", "rsync"])
+def test_upload_sends_resumes_and_counts(box: Box, tree: Path, tmp_path: Path, way: str) -> None:
+    if way == "rsync" and shutil.which("rsync") is None:
+        pytest.skip("apt-get install rsync")
+    options = ["--ssh-config", box.folder / "ssh_config", *(["--tar"] if way == "--tar" else [])]
+    there = tmp_path / "rented machine" / "it's here"
+    there.parent.mkdir()
+
+    ended = run("upload.sh", *options, "--dry-run", tree, f"box:{there}")
+    assert ended.returncode == 0, ended.stderr
+    assert "6 files, 6 to send, 30000 bytes" in ended.stdout
+    assert not there.exists()
+
+    ended = run("upload.sh", *options, tree, f"box:{there}")
+    assert ended.returncode == 0, ended.stderr
+    assert contents(there) == contents(tree)
+    assert not (REPOSITORY / "evil").exists()
+    assert not list(tmp_path.rglob("evil"))
+
+    # What broke off is shorter than it should be, and another file is new.
+    (there / "1.png").write_bytes(b"half")
+    (tree / "new.png").write_bytes(b"new")
+    ended = run("upload.sh", *options, tree, f"box:{there}")
+    assert "7 files, 2 to send, 5003 bytes" in ended.stdout, ended.stderr
+    assert "all 7 files are there" in ended.stdout
+    assert contents(there) == contents(tree)
+    assert "0 to send" in run("upload.sh", *options, tree, f"box:{there}").stdout
+
+
+def test_upload_says_what_it_cannot_do(box: Box, tree: Path) -> None:
+    config = box.folder / "ssh_config"
+    assert run("upload.sh", "--ssh-config", config, tree, "box").returncode == 2
+    assert run("upload.sh", "--ssh-config", config, tree, "-oProxyCommand=x:y").returncode == 2
+    assert run("upload.sh", "--ssh-config", config, tree / "none", "box:x").returncode == 1
+    box.stop()
+    assert run("upload.sh", "--ssh-config", config, tree, "box:x").returncode == 1
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """A folder for PATH with this tree's `comic-upscale`, and a `docker` that notes what it is asked."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "comic-upscale").write_text(
+        f'#!/bin/sh\nPYTHONPATH={REPOSITORY} exec {sys.executable} -m comic_upscale "$@"\n'
+    )
+    (folder / "docker").write_text(
+        f'#!/bin/sh\nfor word in "$@"; do printf "%s\\n" "$word"; done >>{tmp_path}/asked\n'
+        f'[ "$1" != inspect ] || cat {tmp_path}/state 2>/dev/null\n'
+    )
+    for path in folder.iterdir():
+        path.chmod(0o755)
+    return folder
+
+
+def test_run_upscale_starts_once_and_outlives_its_shell(
+    programs: Path, tmp_path: Path, tiny_weights: Path
+) -> None:
+    for number in range(3):
+        draw(tmp_path / "pages" / f"{number}.png", number, size=(300, 400))
+    path = f"{programs}:{os.environ['PATH']}"
+    output = tmp_path / "out put"
+    arguments = [tmp_path / "pages", output, "--", "--model", tiny_weights, "--device", "cpu", "--scale", "2"]
+    shown = run("run_upscale.sh", "--dry-run", *arguments, PATH=path)
+    assert shown.stdout.startswith("comic-upscale run --input ")
+    assert not output.exists()
+    state = str(tmp_path / "state")
+    ended = run("run_upscale.sh", *arguments, PATH=path, XDG_STATE_HOME=state)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "it works" in ended.stdout
+    again = run("run_upscale.sh", *arguments, PATH=path, XDG_STATE_HOME=state)
+    assert again.returncode == 0
+    until = time.monotonic() + 120
+    log = output / ".comic-upscale" / "run.log"
+    while "3 of 3 pages done" not in log.read_text():
+        assert time.monotonic() < until, log.read_text()
+        time.sleep(0.1)
+    assert len(list(output.glob("*.png"))) == 3
+
+
+def test_run_upscale_in_a_container(programs: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    path = f"{programs}:{os.environ['PATH']}"
+    arguments = [
+        "--docker",
+        "image:1",
+        "--ledger",
+        tmp_path / "led",
+        tmp_path / "in",
+        tmp_path / "out",
+        "--",
+        "--scale",
+        2,
+    ]
+    ended = run("run_upscale.sh", *arguments, PATH=path)
+    assert ended.returncode == 0, ended.stderr
+    asked = (tmp_path / "asked").read_text()
+    assert f"--volume\n{tmp_path}/in:/input:ro\n" in asked
+    assert f"--volume\n{tmp_path}/led:/ledger\n" in asked
+    assert asked.rstrip().endswith("image:1\n--scale\n2")
+    # While it works, no second one is started.
+    (tmp_path / "state").write_text("true\n")
+    ended = run("run_upscale.sh", *arguments, PATH=path)
+    assert "works already" in ended.stdout
+    assert (tmp_path / "asked").read_text().count("--detach") == 1
+
+
+@pytest.mark.skipif(not (REPOSITORY / "Dockerfile").is_file(), reason="needs the source tree")
+def test_the_steps_of_the_image_in_an_empty_folder(tmp_path: Path, tiny_weights: Path) -> None:
+    source = tmp_path / "build"
+    # What the Dockerfile copies, and nothing else.
+    for line in (REPOSITORY / "Dockerfile").read_text().splitlines():
+        if line.startswith("COPY "):
+            *names, target = line.split()[1:]
+            place = source / Path(target).relative_to("/build")
+            for name in names:
+                found = REPOSITORY / name
+                if found.is_dir():
+                    shutil.copytree(found, place, ignore=shutil.ignore_patterns("__pycache__"))
+                else:
+                    place.mkdir(parents=True, exist_ok=True)
+                    shutil.copy2(found, place)
+    prefix = tmp_path / "opt"
+    ended = subprocess.run(
+        ["bash", str(source / "scripts/install_image.sh"), "--source", str(source), "--prefix", str(prefix),
+         "--python", sys.executable, "--packages-of", sys.executable],
+        capture_output=True, text=True, timeout=240, env={**os.environ, "PYTHONPATH": ""},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    shutil.rmtree(source)
+    # The entry point, as the container runs it.
+    draw(tmp_path / "input" / "1.png", 1)
+    environment = {
+        **os.environ, "PYTHONPATH": "", "COMIC_UPSCALE_INPUT": str(tmp_path / "input"),
+        "COMIC_UPSCALE_OUTPUT": str(tmp_path / "output"),
+        "COMIC_UPSCALE_LEDGER": str(tmp_path / "ledger" / "ledger.sqlite3"), "XDG_STATE_HOME": str(tmp_path / "state"),
+    }  # fmt: skip
+    entry = str(prefix / "bin" / "entrypoint.sh")
+    assert subprocess.run([entry, "--health"], env=environment, timeout=60).returncode == 1
+    ended = subprocess.run(
+        [entry, "--model", str(tiny_weights), "--device", "cpu"],
+        capture_output=True, text=True, timeout=240, env=environment,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert (tmp_path / "output" / "1.png").is_file()
+    assert (tmp_path / "ledger" / "ledger.sqlite3").is_file()
+    assert subprocess.run([entry, "--health"], env=environment, timeout=60).returncode == 0
+    help_text = subprocess.run(
+        [entry, "watchdog", "--", "--help"], capture_output=True, text=True, env=environment
+    )
+    assert help_text.stdout.startswith("usage: idle_watchdog.sh"), help_text.stderr
