@@ -439,8 +439,10 @@ def stop(
 
 @remote.command(hidden=True)
 def listing(
-    ledger: Annotated[Path, typer.Option("--ledger", metavar="FILE")],
-    since: Annotated[str, typer.Option("--since", metavar="TIME")] = "",
+    ledger: Annotated[Path, typer.Option("--ledger", metavar="FILE", help="The ledger itself.")],
+    since: Annotated[
+        str, typer.Option("--since", metavar="TIME", help="Only what was settled then or later.")
+    ] = "",
 ) -> None:
     """Say what became of every page, for the machine that asked for it."""
     from comic_upscale.jobs.report import read_settled_pages
