@@ -1,16 +1,23 @@
-"""Breaking archives in every way, and seeing what the readers make of them."""
+"""Breaking archives and images in every way, and seeing what the readers make of them."""
 
 from __future__ import annotations
 
 import collections
+import io
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from PIL import Image, ImageCms
+
 from comic_upscale.errors import PageError
 from comic_upscale.pages.containers import list_volume, open_container
 from comic_upscale.pages.decode import decode
-from comic_upscale.settings import VolumeRules
+from comic_upscale.pages.encode import check_encoded, encode
+from comic_upscale.pages.metadata import with_density
+from comic_upscale.pages.page import Metadata, Pixels
+from comic_upscale.settings import OutputFormat, VolumeRules
 from tests.archives import as_jpeg_pdf, epub, make_7z, make_tar, make_zip, pictures, smooth
 
 RULES = VolumeRules(max_members=2000, max_unpacked=256 << 20, max_pixels=4_000_000)
@@ -34,8 +41,63 @@ def seeds(folder: Path) -> list[bytes]:
     return [path.read_bytes() for path in made]
 
 
+def image_seeds() -> list[bytes]:
+    """Small good images of every format that is read, of many modes, with what belongs to them."""
+    random = np.random.default_rng(5)
+    color = random.integers(0, 256, (24, 20, 3), np.uint8)
+    alpha = random.integers(0, 256, (24, 20), np.uint8)
+    deep = random.integers(0, 65536, (24, 20, 3), np.uint16)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    beside = Metadata(with_density(None, (300.0, 300.0)), b"<x:xmpmeta/>", (300.0, 300.0))
+    pages = [
+        Pixels(color, alpha, profile, metadata=beside),
+        Pixels(color, metadata=beside),
+        Pixels(color[:, :, :1]),
+        Pixels(deep),
+    ]
+    formats: tuple[OutputFormat, ...] = ("png", "webp", "jpeg", "avif", "jxl", "tiff")
+    made = [encode(page, format=format) for page in pages for format in formats]
+    made += [encode(pages[1], format=format, quality=80) for format in ("webp", "jxl")]
+    rgb = Image.fromarray(color)
+    for picture, kind, options in (
+        *((rgb, kind, {}) for kind in ("GIF", "BMP", "TGA", "PPM", "ICO", "JPEG2000", "QOI")),
+        (rgb.convert("P"), "PNG", {"transparency": 3}),
+        (rgb.convert("1"), "PNG", {"transparency": 0}),
+        (rgb.convert("1"), "TIFF", {"compression": "group4"}),
+        (rgb.convert("CMYK"), "TIFF", {"compression": "tiff_lzw"}),
+        (rgb.convert("CMYK"), "JPEG", {}),
+        (rgb.convert("LAB"), "TIFF", {}),
+        (rgb.convert("I;16"), "TIFF", {}),
+        (rgb, "JPEG", {"progressive": True, "subsampling": 2}),
+        (rgb, "GIF", {"save_all": True, "append_images": [rgb.rotate(180)]}),
+        (rgb, "PNG", {"save_all": True, "append_images": [rgb.rotate(180)]}),
+    ):
+        file = io.BytesIO()
+        picture.save(file, kind, **options)
+        made.append(file.getvalue())
+    return made
+
+
+def image_outcome(data: bytes, largest: int = 4_000_000) -> str:
+    """Read an image as a run does; ``"read"``, or the kind of what was said instead.
+
+    Anything but a `PageError` goes through, and so does a page that is not what its header or type say.
+    """
+    try:
+        page = decode(data, max_pixels=largest, gray="auto")
+    except PageError as error:
+        return error.kind
+    assert page.width * page.height <= largest
+    assert page.color.flags.c_contiguous
+    assert page.alpha is None or page.alpha.dtype == page.color.dtype
+    if page.width * page.height <= 10_000:
+        # What belongs to a page must be fit to be written, however broken it came.
+        check_encoded(encode(page, format="png"), (page.width, page.height))
+    return "read"
+
+
 def mutate(data: bytes, chance: random.Random, corpus: Sequence[bytes]) -> bytes:
-    """Change an archive in one of several ways, some of them several times."""
+    """Change a file in one of several ways, some of them several times."""
     changed = bytearray(data)
     for _ in range(chance.choice((1, 1, 2, 4, 16))):
         way = chance.randrange(7)

@@ -396,7 +396,7 @@ class Pipeline:
         assert pixels is not None
         pixels = finish(pixels)
         settings, format = self._settings, self._format(work)
-        work.notes = (*work.notes, *left_out(pixels, format))
+        work.notes = (*work.notes, *left_out(pixels, format, settings.format))
         data = encode(
             pixels,
             format=format,

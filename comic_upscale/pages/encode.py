@@ -169,9 +169,18 @@ def lossy_quality(
     return DEFAULT_LOSSY_WEBP_QUALITY if quality is None else quality
 
 
-def left_out(pixels: Pixels, format: OutputFormat) -> tuple[str, ...]:
-    """Tell what of a page its file will not hold, a sentence each."""
+def left_out(pixels: Pixels, format: OutputFormat, asked: OutputFormat) -> tuple[str, ...]:
+    """Tell what of a page its file will not hold, a sentence each.
+
+    Args:
+        pixels: the page.
+        format: that it is written in.
+        asked: by the user, perhaps ``auto``.
+    """
     notes = []
+    if asked == "auto" and pixels.lossless and format == "jpeg":
+        # The name is given before the file is read, and decides.
+        notes.append("lossless inside: written as the JPEG that its name says it is")
     if pixels.bits > 8 and format not in _DEEP_FORMATS:
         notes.append(f"16-bit samples: written at 8 bits, all that {_NAMES[format]} is written with")
     if pixels.alpha is not None and format == "jpeg":

@@ -16,7 +16,9 @@ from comic_upscale.pages.encode import check_encoded, encode, left_out, lossy_qu
 from comic_upscale.pages.metadata import read_density, sized_exif, upright_exif, with_density
 from comic_upscale.pages.page import Metadata, Pixels
 from comic_upscale.pages.png import check_png, write_png
+from comic_upscale.pages.shrink import shrink
 from comic_upscale.settings import OutputFormat
+from comic_upscale.upscaling.pages import prepare
 
 LIMIT = 100_000_000
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -259,9 +261,26 @@ def test_an_animation_is_skipped_when_asked() -> None:
 
 def test_what_a_format_does_not_hold_is_told() -> None:
     page = Pixels(np.zeros((2, 2, 3), np.uint16), np.zeros((2, 2), np.uint16), SRGB)
-    assert left_out(page, "png") == ()
-    assert len(left_out(page, "jpeg")) == 2
-    assert len(left_out(page, "jxl")) == 1
+    assert left_out(page, "png", "png") == ()
+    assert len(left_out(page, "jpeg", "jpeg")) == 2
+    assert len(left_out(page, "jxl", "jxl")) == 1
+
+
+def test_a_lossless_page_with_the_name_of_a_jpeg_is_told() -> None:
+    page = Pixels(np.zeros((2, 2, 3), np.uint8))
+    assert any("lossless inside" in note for note in left_out(page, "jpeg", "auto"))
+    assert left_out(replace(page, lossless=False), "jpeg", "auto") == left_out(page, "jpeg", "jpeg") == ()
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_a_page_is_shrunk_in_its_own_depth(kind: type[np.uint8 | np.uint16]) -> None:
+    top = np.iinfo(kind).max
+    color = np.full((40, 30, 3), top, kind)
+    color[:20] = top // 3
+    small = shrink(prepare(Pixels(color)), (15, 20))
+    assert (small.color.dtype, small.color.shape, small.solid) == (np.dtype(kind), (20, 15, 3), None)
+    assert (small.color[14:] == top).all()
+    assert (small.color[:6] == top // 3).all()
 
 
 def test_auto_keeps_lossless_lossless() -> None:
