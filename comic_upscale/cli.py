@@ -23,8 +23,10 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 import typer.core
 
+from comic_upscale.cli_evaluate import evaluate
 from comic_upscale.cli_export import export
 from comic_upscale.cli_models import WeightsDir, models
+from comic_upscale.cli_report import report
 from comic_upscale.environment import default_workers, state_folder, weights_cache, weights_folders
 from comic_upscale.errors import ComicUpscaleError
 from comic_upscale.version import __version__
@@ -569,4 +571,14 @@ app.command(
     "  comic-upscale export --job dataset-x2.5\n\n"
     "  comic-upscale export --job dataset-x2.5 --format csv --output dataset.csv"
 )(export)
+app.command(
+    epilog="Examples:\n\n"
+    "  comic-upscale report --job pages-x2.5 --open\n\n"
+    "  comic-upscale report --job pages-x2.5 --sheet sheet.png"
+)(report)
+app.command(
+    epilog="Examples:\n\n"
+    "  comic-upscale evaluate --reference originals/ --candidate restored/\n\n"
+    "  comic-upscale evaluate --input pages/ --models comic-compact-x3,realesr-animevideov3 --output trial/"
+)(evaluate)
 app.add_typer(models, name="models")

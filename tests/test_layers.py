@@ -20,10 +20,13 @@ FLOORS = (
     ("pages",),
     ("models",),
     ("upscaling",),
+    ("evaluation",),
     ("jobs",),
     ("environment", "wording"),
+    ("reporting",),
     ("terminal",),
-    ("cli_models", "cli_export"),
+    ("cli_models",),
+    ("cli_export", "cli_report", "cli_evaluate"),
     ("cli",),
     ("__main__",),
 )
@@ -32,7 +35,16 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # Rooms that must answer without these heavy packages being there at all.
 NEVER = {"pages": {"torch", "spandrel"}, "settings": {"torch"}, "errors": {"torch", "numpy"}}
 # Only the floors from here up may talk to the user.
-TALKING = {"terminal", "cli", "cli_models", "cli_export", "environment", "__main__"}
+TALKING = {
+    "terminal",
+    "cli",
+    "cli_models",
+    "cli_export",
+    "cli_report",
+    "cli_evaluate",
+    "environment",
+    "__main__",
+}
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 
