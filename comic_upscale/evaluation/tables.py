@@ -18,7 +18,7 @@ from comic_upscale.evaluation.trial import Standing, Trial
 from comic_upscale.evaluation.verdict import judge
 
 SCORES = tuple(field.name for field in dataclasses.fields(Scores))
-DIGITS = {"psnr": 2, "ssim": 4, "ms_ssim": 4, "gmsd": 4, "shift": 2, "lpips": 4}
+DIGITS = {"psnr": 2, "ssim": 4, "ms_ssim": 4, "gmsd": 4, "shift": 2, "lpips": 4, "seconds_a_page": 2}
 """Digits behind the point that say something, for people."""
 
 TITLES = {
@@ -76,8 +76,8 @@ def _standing_row(trial: Trial, standing: Standing, track: str | None) -> dict[s
         "model": standing.name,
         "track": track or "all",
         **{name: standing.mean(name, track) for name in SCORES},
-        "white_kept": standing.kept("white"),
-        "black_kept": standing.kept("black"),
+        "white_kept": standing.kept("white", track),
+        "black_kept": standing.kept("black", track),
         "seconds_a_page": standing.seconds(trial.page_pixels),
     }
 

@@ -93,10 +93,11 @@ class Standing:
         ]
         return statistics.fmean(values) if values else None
 
-    def kept(self, color: str) -> float | None:
+    def kept(self, color: str, track: str | None = None) -> float | None:
         """The share of flat ``white`` or ``black`` ground that stayed so; None where there is no such ground."""
-        there = sum(getattr(turn.flat, color) for turn in self.turns)
-        kept = sum(getattr(turn.flat, f"{color}_kept") for turn in self.turns)
+        grounds = [turn.flat for turn in self.turns if track in (None, turn.track)]
+        there = sum(getattr(ground, color) for ground in grounds)
+        kept = sum(getattr(ground, f"{color}_kept") for ground in grounds)
         return kept / there if there else None
 
     def seconds(self, pixels: float) -> float:

@@ -74,7 +74,7 @@ def _why(trial: Trial, best: Standing, chosen: Standing, as_good: int) -> str:
     if chosen is best:
         if as_good > 1:
             return f"{told}. The most faithful, and none that is just as good is quicker"
-        return f"{told}. The most faithful by more than chance would give"
+        return f"{told}. The most faithful, by more than the pages disagree among themselves"
     times = best.seconds(trial.page_pixels) / seconds
     return (
         f"{told}. {best.name} is ahead by {statistics.fmean(_gaps(chosen, best)):.4f} SSIM, which is too little "

@@ -136,3 +136,29 @@ def test_without_its_weights_lpips_is_left_out_and_nothing_is_downloaded(
         assert not any(tmp_path.iterdir())
     finally:
         torch.hub.set_dir(before)
+
+
+def test_with_its_weights_lpips_is_measured(tmp_path: Path, drawing: Image.Image) -> None:
+    import torch
+    from torchvision.models import vgg16
+
+    # The weights' names and shapes are real, their values are not, and each is stored but once: 528 MB as 1.
+    with torch.device("meta"):
+        shapes = {name: value.shape for name, value in vgg16(weights=None).state_dict().items()}
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    weights = {name: torch.full((), 0.01).expand(shape) for name, shape in shapes.items()}
+    torch.save(weights, folder / "vgg16-397923af.pth")
+    layers = [torch.full((1, channels, 1, 1), 1.0) for channels in (64, 128, 256, 512, 512)]
+    torch.save(layers, folder / "lpips_weights.pt")
+    before = torch.hub.get_dir()
+    torch.hub.set_dir(tmp_path)
+    try:
+        metrics = Metrics()
+    finally:
+        torch.hub.set_dir(before)
+    assert metrics.has_lpips
+    page = as_pixels(drawing)
+    assert metrics.score(page, page).lpips == pytest.approx(0, abs=1e-6)
+    worse = metrics.score(as_pixels(noisy(drawing, 30)), page).lpips
+    assert worse is not None and worse > 0
