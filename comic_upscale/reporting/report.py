@@ -11,6 +11,7 @@ import base64
 import hashlib
 import json
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -188,6 +189,7 @@ def as_html(report: Report) -> str:
         summary=_summary(report),
         settings=_settings(report.settings),
         failures=report.failures[:MOST_FAILURES],
+        kinds=Counter(failure.kind for failure in report.failures).most_common(),
         groups=[
             ("worst", "Least like their sources", report.worst),
             ("random", "Taken at random", report.random),

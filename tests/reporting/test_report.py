@@ -116,7 +116,7 @@ def test_it_says_what_was_done_what_failed_and_why(read: Reader) -> None:
     text = re.sub(r"\s+", " ", read.text)
     assert "14 of 16 done, 2 failed" in text
     assert "1 of 1 complete" in text
-    assert "empty.png" in text and "The file is empty (0 bytes)" in text
+    assert "1 empty" in text and "empty.png" in text and "The file is empty (0 bytes)" in text
     assert "14 of 14 pages that are done were looked at:" in text
     assert "any.pth" in text and "x2.5" in text and "fake, fp32" in text
     assert sum(tag == "svg" for tag, _ in read.elements) == 2
