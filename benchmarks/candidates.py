@@ -10,21 +10,19 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from benchmarks.peers import PEERS, PeerNetwork, open_peer
-from benchmarks.validation import REPOSITORY, Track
+from benchmarks.validation import REPOSITORY
 from comic_upscale import Upscaler
+from comic_upscale.evaluation.shrunk import Track
+from comic_upscale.evaluation.trial import LANCZOS, lanczos
+from comic_upscale.evaluation.trial import Restore as Upscale
 from comic_upscale.models.catalogue import CATALOGUE
 
-LANCZOS = "Lanczos"
 REFERENCE = "realesr-animevideov3"
 """The model whose time the others' times are given in."""
 OWN = "comic-compact-x3"
 """The model that the project trained itself."""
-
-Upscale = Callable[[Image.Image, float], Image.Image]
-"""Takes an image of mode L or RGB and a factor, and gives the image that many times as large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +81,6 @@ def weights_folders() -> list[Path]:
     """Where weights may be on this machine."""
     named = os.environ.get("COMIC_UPSCALE_WEIGHTS")
     return [Path(named)] if named else [REPOSITORY.parent / "shared" / "weights", REPOSITORY / "weights"]
-
-
-def lanczos(image: Image.Image, factor: float) -> Image.Image:
-    """Return the image enlarged by Pillow's Lanczos."""
-    return image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.LANCZOS)
 
 
 @contextmanager

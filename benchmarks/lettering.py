@@ -30,8 +30,9 @@ from PIL import Image
 
 from benchmarks.candidates import LANCZOS, Candidate, gather
 from benchmarks.machine import cores, facts, write_report
-from benchmarks.validation import REPOSITORY, TRACKS, AbsentError, Track, shrink, without_needless_color
+from benchmarks.validation import REPOSITORY, TRACKS, AbsentError
 from comic_upscale.errors import ComicUpscaleError
+from comic_upscale.evaluation.shrunk import Track, shrink_original, without_needless_color
 
 if TYPE_CHECKING:
     from training.pages import DrawnPage, Lettering
@@ -172,7 +173,7 @@ def run_track(
     for candidate in (each for each in candidates if each.fits(track)):
         with candidate.open(threads) as upscale:
             measured[candidate] = [
-                read_errors(upscale(shrink(original, track), track.factor), blocks, threads)
+                read_errors(upscale(shrink_original(original, track), track.factor), blocks, threads)
                 for original, blocks in zip(originals, lettering, strict=True)
             ]
         print(f"{track.name} | {candidate.label}: {_sum(measured[candidate]).rate:.4f}", file=sys.stderr)

@@ -30,21 +30,21 @@ from PIL import Image
 
 from benchmarks.candidates import REFERENCE, Candidate, Upscale, gather
 from benchmarks.machine import cores, facts, write_report
-from benchmarks.scores import FlatGround, Scores, flat_ground, score
 from benchmarks.validation import (
     CROP,
     REPOSITORY,
     TRACKS,
     USER_PAGE,
     AbsentError,
-    Track,
     open_original,
     open_user_pages,
-    shrink,
-    spread,
     validation_pages,
 )
 from comic_upscale.errors import ComicUpscaleError
+from comic_upscale.evaluation.flat import FlatGround, flat_ground
+from comic_upscale.evaluation.metrics import Metrics, Scores
+from comic_upscale.evaluation.picture import as_pixels
+from comic_upscale.evaluation.shrunk import Track, shrink_original, spread
 
 RESULT = REPOSITORY / "benchmarks" / "results" / "quality-cpu.json"
 TIMED = "x2.5-clean"
@@ -133,7 +133,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
     }
     for track in (track for track in TRACKS if track.name in wanted):
         originals = ((page.name, open_original(page)) for page in pages)
-        inputs = ((name, shrink(original, track), original) for name, original in originals)
+        inputs = ((name, shrink_original(original, track), original) for name, original in originals)
         outcomes = run_track(
             track, candidates, inputs, options.threads, scored=not options.seconds_only, tell=_tell
         )
@@ -175,6 +175,7 @@ def run_track(
         tell: called with a line about each page.
     """
     outcomes = [Outcome(candidate, {}) for candidate in candidates if candidate.fits(track)]
+    metrics = Metrics()
     with ExitStack() as stack:
         opened = [(outcome, stack.enter_context(outcome.candidate.open(threads))) for outcome in outcomes]
         for _, upscale in opened:
@@ -185,7 +186,11 @@ def run_track(
             for outcome, upscale in turns:
                 output, seconds = _timed(upscale, source, track.factor)
                 outcome.pages[name] = (
-                    PageResult(seconds, score(output, original), flat_ground(source, output))
+                    PageResult(
+                        seconds,
+                        metrics.score(as_pixels(output), as_pixels(original)),
+                        flat_ground(source, output),
+                    )
                     if scored
                     else PageResult(seconds)
                 )
@@ -230,8 +235,14 @@ def best_variants(outcomes: Sequence[Outcome]) -> Iterator[Outcome]:
 
 
 def _mean_scores(outcome: Outcome) -> dict[str, float]:
-    scored = [asdict(page.scores) for page in outcome.pages.values() if page.scores]
-    return {name: round(statistics.fmean(row[name] for row in scored), 4) for name in (scored or [{}])[0]}
+    scored = [_known(page.scores) for page in outcome.pages.values() if page.scores]
+    names = dict.fromkeys(name for row in scored for name in row)
+    return {name: round(statistics.fmean(row[name] for row in scored if name in row), 4) for name in names}
+
+
+def _known(scores: Scores) -> dict[str, float]:
+    """The scores that could be measured."""
+    return {name: value for name, value in asdict(scores).items() if value is not None}
 
 
 def _flat_shares(outcome: Outcome) -> dict[str, float | None]:
@@ -262,7 +273,7 @@ def _seconds(outcome: Outcome, reference: Outcome | None) -> dict[str, float | N
 def _page_row(page: PageResult) -> dict[str, float]:
     row: dict[str, float] = {"seconds": round(page.seconds, 4)}
     if page.scores:
-        row |= {name: round(value, 4) for name, value in asdict(page.scores).items()}
+        row |= {name: round(value, 4) for name, value in _known(page.scores).items()}
     if page.flat:
         row |= asdict(page.flat)
     return row

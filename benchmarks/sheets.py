@@ -16,28 +16,24 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from benchmarks.candidates import gather
 from benchmarks.machine import cores
-from benchmarks.scores import luma
 from benchmarks.validation import (
     REPOSITORY,
     TRACKS,
     AbsentError,
     ValidationPage,
     open_original,
-    shrink,
-    spread,
     validation_pages,
 )
 from comic_upscale.errors import ComicUpscaleError
+from comic_upscale.evaluation.picture import Box, as_pixels, busiest_region, detail
+from comic_upscale.evaluation.sheet import row_of
+from comic_upscale.evaluation.shrunk import shrink_original, spread
 
-Box = tuple[int, int, int, int]
 ZOOM = 2
-LABEL, GAP = 24, 8
-"""Pixels: height of the line of labels, and space between pictures."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,7 +78,7 @@ def write_sheets(options: argparse.Namespace) -> None:
         opened = [(each.label, stack.enter_context(each.open(options.threads))) for each in candidates]
         for page in pages:
             original = open_original(page)
-            small = shrink(original, track)
+            small = shrink_original(original, track)
             box = detailed_region(original, options.side)
             whole = [("input", small.resize(original.size, Image.Resampling.NEAREST))]
             whole += [(label, upscale(small, track.factor)) for label, upscale in opened]
@@ -110,28 +106,13 @@ def choose_pages(
 
 def detailed_region(image: Image.Image, side: int) -> Box:
     """Return the square (cut to the page) that has the most gradient: left, top, right and bottom."""
-    levels = luma(image)
-    energy = np.hypot(*np.gradient(levels))
-    width, height = min(side, image.width), min(side, image.height)
-    # Sums over all squares at once, from the sums of everything above and to the left of each pixel.
-    sums = np.pad(energy.cumsum(0, dtype=np.float64).cumsum(1), ((1, 0), (1, 0)))
-    squares = (
-        sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
-    )
-    top, left = (int(index) for index in np.unravel_index(squares.argmax(), squares.shape))
-    return left, top, left + width, top + height
+    return busiest_region(detail(as_pixels(image).color), (side, side))
 
 
 def sheet(pictures: Sequence[tuple[str, Image.Image]]) -> Image.Image:
     """Return the pictures, all of one size, side by side at 200 % under their labels."""
-    width, height = (side * ZOOM for side in pictures[0][1].size)
-    canvas = Image.new("RGB", (len(pictures) * (width + GAP) - GAP, height + LABEL), "white")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(16)
-    for number, (label, picture) in enumerate(pictures):
-        left = number * (width + GAP)
-        draw.text((left + 4, 2), label, fill="black", font=font)
-        canvas.paste(picture.convert("RGB").resize((width, height), Image.Resampling.NEAREST), (left, LABEL))
-    return canvas
+    size = tuple(side * ZOOM for side in pictures[0][1].size)
+    return row_of([(label, picture.resize(size, Image.Resampling.NEAREST)) for label, picture in pictures])
 
 
 if __name__ == "__main__":

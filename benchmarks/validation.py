@@ -6,16 +6,15 @@ here is ever committed; scores are.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-import numpy as np
 from PIL import Image
+
+from comic_upscale.evaluation.shrunk import Track, crop_middle, spread, without_needless_color
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CROP = (640, 960)
@@ -24,8 +23,6 @@ MULTIPLE = 10
 """Sides of an original are multiples of this, so that a half and two fifths of them are whole numbers."""
 USER_PAGE = (512, 768)
 """Width and height of the page that the project was made for."""
-
-Item = TypeVar("Item")
 
 
 class AbsentError(Exception):
@@ -46,22 +43,6 @@ class ValidationPage:
     """The licence in words; begins with ``CC BY-SA``."""
     attribution: str
     """Whom to credit."""
-
-
-@dataclass(frozen=True, slots=True)
-class Track:
-    """One way in which originals are shrunk."""
-
-    name: str
-    factor: float
-    """Original sides over shrunk sides."""
-    quality: int | None
-    """Of the JPEG that the shrunk page goes through; None for none."""
-
-    @property
-    def noisy(self) -> bool:
-        """Whether there are JPEG artefacts to be cleaned away."""
-        return self.quality is not None
 
 
 TRACKS = (
@@ -96,13 +77,6 @@ def validation_pages() -> list[ValidationPage]:
     ]
 
 
-def spread(items: Sequence[Item], count: int | None) -> list[Item]:
-    """Return so many of the items, evenly spread, in their order; all of them for None."""
-    if count is None or count >= len(items):
-        return list(items)
-    return [items[(2 * number + 1) * len(items) // (2 * count)] for number in range(count)]
-
-
 def open_original(page: ValidationPage, size: tuple[int, int] = CROP) -> Image.Image:
     """Return the middle of a page as mode L (where it has no colour) or RGB, transparency on white.
 
@@ -129,34 +103,6 @@ def open_user_pages(pages: Sequence[ValidationPage], count: int) -> list[Image.I
         with Image.open(page.path) as image:
             cuts.append(_flatten(crop_middle(image, *USER_PAGE)))
     return cuts
-
-
-def crop_middle(image: Image.Image, width: int, height: int) -> Image.Image:
-    """Return the middle of an image; it must be at least that large."""
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
-
-
-def shrink(original: Image.Image, track: Track) -> Image.Image:
-    """Return the page as a model gets it: antialiased bicubic, through JPEG where the track says so."""
-    width, height = (round(side / track.factor) for side in original.size)
-    small = original.resize((width, height), Image.Resampling.BICUBIC)
-    return small if track.quality is None else through_jpeg(small, track.quality)
-
-
-def through_jpeg(image: Image.Image, quality: int) -> Image.Image:
-    """Return the image as it comes out of a JPEG: Pillow's defaults, 4:2:0 for colour, gray for mode L."""
-    data = io.BytesIO()
-    image.save(data, "JPEG", quality=quality)
-    with Image.open(data) as decoded:
-        decoded.load()
-        return decoded.copy()
-
-
-def without_needless_color(image: Image.Image) -> Image.Image:
-    """Return an RGB image as mode L where all its pixels are gray: its JPEG would be a gray one."""
-    red, green, blue = np.asarray(image).transpose(2, 0, 1)
-    return Image.fromarray(red.copy()) if (red == green).all() and (red == blue).all() else image
 
 
 def _flatten(image: Image.Image) -> Image.Image:

@@ -25,9 +25,11 @@ import typer.core
 
 from comic_upscale.cli_bench import bench
 from comic_upscale.cli_cost import cost
+from comic_upscale.cli_evaluate import evaluate
 from comic_upscale.cli_export import export
 from comic_upscale.cli_models import WeightsDir, models
 from comic_upscale.cli_remote import RemoteDoor, remote
+from comic_upscale.cli_report import report
 from comic_upscale.cli_watchdog import watchdog
 from comic_upscale.environment import default_workers, state_folder, weights_cache, weights_folders
 from comic_upscale.errors import ComicUpscaleError
@@ -649,6 +651,16 @@ app.command(
     "  comic-upscale bench\n\n"
     "  comic-upscale bench --model RealESRGAN_x4plus_anime_6B --device cuda --json"
 )(bench)
+app.command(
+    epilog="Examples:\n\n"
+    "  comic-upscale report --job pages-x2.5 --open\n\n"
+    "  comic-upscale report --job pages-x2.5 --sheet sheet.png"
+)(report)
+app.command(
+    epilog="Examples:\n\n"
+    "  comic-upscale evaluate --reference originals/ --candidate restored/\n\n"
+    "  comic-upscale evaluate --input pages/ --models comic-compact-x3,realesr-animevideov3 --output trial/"
+)(evaluate)
 app.add_typer(models, name="models")
 app.add_typer(remote, name="remote")
 app.command(

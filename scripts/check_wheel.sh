@@ -38,4 +38,7 @@ from PIL import Image
 with Image.open("page-x2.5/page.png") as page:
     assert page.size == (100, 150), page.size
 PY
+# Its template is data of the package.
+"$folder/venv/bin/comic-upscale" report --job page-x2.5
+grep --quiet '</html>' page-x2.5/report.html
 echo "the wheel installs into an empty environment and upscales a page: $("$folder/venv/bin/comic-upscale" --version)"

@@ -7,17 +7,17 @@ import dataclasses
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal, TypeAlias, get_args
+from pathlib import Path
+from typing import Literal, TypeAlias, get_args
 
 from comic_upscale.errors import OutputError, SettingsError
+from comic_upscale.jobs.originals import Outputs, output_folder, source_folder
 from comic_upscale.jobs.report import read_done_pages
-from comic_upscale.pages.cbz import find_member, read_members
 from comic_upscale.pages.order import natural_key
 from comic_upscale.pages.sidecars import CAPTION_EXTENSIONS
-from comic_upscale.settings import LEDGER_NAME, MARKER_FOLDER
+from comic_upscale.pages.whole import write_whole
 
 ExportFormat: TypeAlias = Literal["imagefolder", "csv", "jsonl"]
 EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
@@ -85,14 +85,10 @@ def read_export(ledger: Path) -> Export:
         LedgerError: it cannot be read.
     """
     job, pages = read_done_pages(ledger)
-    in_its_place = (ledger.name, ledger.parent.name) == (LEDGER_NAME, MARKER_FOLDER)
-    # A folder that was moved takes its ledger along.
-    folder = ledger.absolute().parent.parent if in_its_place else Path(job["output"])
-    source_folder = Path(job["input"])
-    if not source_folder.is_dir():
-        source_folder = source_folder.parent
-    volumes = _Volumes(folder)
-    there = [(file, page) for page in pages if (file := _file_of(page, folder, volumes)) is not None]
+    folder = output_folder(ledger, job)
+    sources = source_folder(job)
+    outputs = Outputs(folder)
+    there = [(file, page) for page in pages if (file := outputs.file_of(page)) is not None]
     rows = [
         ExportRow(
             file=file,
@@ -108,44 +104,13 @@ def read_export(ledger: Path) -> Export:
             scale=round(page["output_height"] / page["height"], 4),
             model=job["model"],
             model_sha256=job["model_sha256"],
-            caption=_caption(folder / file, source_folder / page["source"]),
+            caption=_caption(folder / file, sources / page["source"]),
             volume=page["volume_output"] or None,
         )
         for file, page in there
     ]
     rows.sort(key=lambda row: natural_key(row.source))
     return Export(folder, tuple(rows), len(pages) - len(there))
-
-
-class _Volumes:
-    """The pages in the CBZs of an output folder; each directory is read once."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._held: dict[str, dict[str, int]] = {}
-
-    def name_of(self, page: Mapping[str, Any]) -> str | None:
-        """What a page is called in its CBZ; None if it is not there."""
-        volume = page["volume_output"]
-        path = self._folder / volume
-        held = self._held.get(volume)
-        if held is None:
-            held = self._held[volume] = read_members(path)
-        inside = PurePosixPath(page["source"].removeprefix(f"{page['volume_source']}/"))
-        name = str(inside.with_suffix(PurePosixPath(page["output"]).suffix))
-        size, sha256 = page["output_size"], page["output_sha256"]
-        if held.get(name) == size and list(held.values()).count(size) == 1:
-            return name
-        return find_member(path, name, size, sha256) if size in held.values() else None
-
-
-def _file_of(page: Mapping[str, Any], folder: Path, volumes: _Volumes) -> str | None:
-    """Where the output of a page is, relative to the output folder; None if it is not in its place."""
-    if page["volume_output"]:
-        name = volumes.name_of(page)
-        return None if name is None else f"{page['volume_output']}/{name}"
-    output = str(page["output"])
-    return output if (folder / output).is_file() else None
 
 
 def as_text(rows: Iterable[ExportRow], format: ExportFormat, *, suffix: str = ".jsonl") -> str:
@@ -204,7 +169,6 @@ def write_export(text: str, path: Path, *, overwrite: bool) -> None:
         OutputError: it cannot be written.
     """
     data = text.encode()
-    part = path.with_name(".comic-upscale-export.part")
     try:
         if os.path.lexists(path):
             if path.is_file() and path.read_bytes() == data:
@@ -213,14 +177,9 @@ def write_export(text: str, path: Path, *, overwrite: bool) -> None:
                 raise SettingsError(
                     f"{path} exists and says something else: allow --overwrite, or choose another --output"
                 )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+    write_whole(data, path)
 
 
 def _caption(output: Path, source: Path) -> str | None:

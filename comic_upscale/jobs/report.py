@@ -235,6 +235,15 @@ def read_settled_pages(ledger: Path, since: str = "") -> Iterator[dict[str, Any]
             yield dict(zip(names, row, strict=True))
 
 
+def read_run_rows(ledger: Path) -> list[dict[str, Any]]:
+    """The runs of the newest job of a ledger, by their columns, in their order; errors as `read_status`."""
+    with _reading(ledger) as connection:
+        job = _newest_job(connection, ledger)
+        cursor = connection.execute("select * from runs where job_id = ? order by id", [job["id"]])
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
 def read_rows(ledger: Path, *, input: Path, output: Path, fingerprint: str) -> list[PageRow]:
     """The pages of a job, without touching the ledger; none if there is no ledger or no such job."""
     if not ledger.is_file():

@@ -9,8 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from benchmarks.candidates import LANCZOS, Candidate, lanczos
+from benchmarks.candidates import LANCZOS, Candidate
 from benchmarks.lettering import Errors, as_markdown, count_errors, measure, normalise
+from comic_upscale.evaluation.trial import lanczos
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.candidates import gather, lanczos
+from benchmarks.candidates import gather
 from benchmarks.peers import PEERS, PeerNetwork, open_peer
-from benchmarks.scores import luma
 from benchmarks.validation import TRACKS, AbsentError
+from comic_upscale.evaluation.picture import as_pixels, luma
+from comic_upscale.evaluation.trial import lanczos
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def test_a_peer_gives_the_right_size_and_keeps_its_place(
         output = upscale(small, network.scale)
     assert output.size == (size[0] * network.scale, size[1] * network.scale)
     expected = lanczos(small, network.scale)
-    distance = np.mean((luma(output) - luma(expected)) ** 2)
+    distance = np.mean((luma(as_pixels(output).color) - luma(as_pixels(expected).color)) ** 2)
     assert 10 * np.log10(255**2 / distance) > 20
 
 

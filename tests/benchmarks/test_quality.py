@@ -8,9 +8,11 @@ import pytest
 from PIL import Image
 
 from benchmarks import quality
-from benchmarks.candidates import Candidate, Upscale, lanczos
+from benchmarks.candidates import Candidate, Upscale
 from benchmarks.quality import PageResult, best_variants, run_track, summarise
-from benchmarks.validation import TRACKS, shrink
+from benchmarks.validation import TRACKS
+from comic_upscale.evaluation.shrunk import shrink_original
+from comic_upscale.evaluation.trial import lanczos
 
 
 def candidate(name: str, variant: str, upscale: Upscale) -> Candidate:
@@ -22,13 +24,12 @@ def nearest(image: Image.Image, factor: float) -> Image.Image:
 
 
 def test_the_best_variant_stands_for_its_candidate(drawing: Image.Image) -> None:
-    pytest.importorskip("piq", reason="piq is not installed")
     track = TRACKS[2]
     told: list[str] = []
     outcomes = run_track(
         track,
         [candidate("peer", "blocky", nearest), candidate("peer", "smooth", lanczos)],
-        [(name, shrink(drawing, track), drawing) for name in ("one", "two")],
+        [(name, shrink_original(drawing, track), drawing) for name in ("one", "two")],
         threads=1,
         scored=True,
         tell=told.append,
@@ -55,7 +56,6 @@ def test_ratios_are_taken_page_by_page() -> None:
 def test_a_run_writes_its_report_and_its_table(
     tmp_path: Path, small_set: Path, animevideo_weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("piq", reason="piq is not installed")
     report, table = tmp_path / "report.json", tmp_path / "table.md"
     arguments = f"--pages 1 --tracks x2-clean --no-peers --scores-only --json {report} --markdown {table}"
     assert quality.main(arguments.split()) == 0

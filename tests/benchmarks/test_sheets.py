@@ -6,8 +6,9 @@ import pytest
 from PIL import Image
 
 from benchmarks import sheets
-from benchmarks.sheets import GAP, LABEL, detailed_region, sheet
+from benchmarks.sheets import detailed_region, sheet
 from benchmarks.validation import REPOSITORY
+from comic_upscale.evaluation.sheet import GAP, LABEL
 
 
 def test_the_region_is_where_the_detail_is() -> None:

@@ -12,14 +12,12 @@ from benchmarks.validation import (
     TRACKS,
     USER_PAGE,
     AbsentError,
-    Track,
     ValidationPage,
     open_original,
     open_user_pages,
-    shrink,
-    spread,
     validation_pages,
 )
+from comic_upscale.evaluation.shrunk import Track, shrink_original, spread
 
 
 def a_page(path: Path) -> ValidationPage:
@@ -49,7 +47,7 @@ def test_shrunk_pages_have_exact_sizes(pages: list[ValidationPage], track: Track
         original = open_original(page)
         assert original.width <= CROP[0] and original.height <= CROP[1]
         assert original.width % MULTIPLE == original.height % MULTIPLE == 0
-        small = shrink(original, track)
+        small = shrink_original(original, track)
         assert (small.width * track.factor, small.height * track.factor) == original.size
         assert small.mode == original.mode
 
@@ -70,9 +68,9 @@ def test_a_page_without_colour_is_gray_and_stays_so_through_jpeg(tmp_path: Path)
     original = open_original(a_page(tmp_path / "page.png"))
     assert original.mode == "L"
     assert (np.asarray(original) == gray[:, :, 0]).all()
-    noisy = shrink(original, TRACKS[1])
+    noisy = shrink_original(original, TRACKS[1])
     assert noisy.mode == "L"
-    assert (np.asarray(noisy) != np.asarray(shrink(original, TRACKS[0]))).any()
+    assert (np.asarray(noisy) != np.asarray(shrink_original(original, TRACKS[0]))).any()
 
 
 def test_user_pages_have_the_users_size(pages: list[ValidationPage]) -> None:

@@ -1,29 +1,14 @@
-"""How near a restored page comes to its original: PSNR, SSIM and GMSD on luma, and flat grounds kept flat."""
+"""Whether flat white and black ground stayed exactly white and black."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFilter
-
-from benchmarks.validation import AbsentError
 
 NEIGHBOURHOOD = 9
 """Side in input pixels of the square that must be flat for its middle to count as flat ground."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """The distance of one page from its original."""
-
-    psnr: float
-    """Decibels; higher is better, 80 for an exact copy."""
-    ssim: float
-    """At most 1, which is an exact copy."""
-    gmsd: float
-    """Deviation of the gradients' likeness; lower is better, 0 for an exact copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,37 +19,6 @@ class FlatGround:
     white_kept: int
     black: int
     black_kept: int
-
-
-def luma(image: Image.Image) -> NDArray[np.float32]:
-    """Return the luma of BT.601, full range, unrounded: float32 0..255, height x width."""
-    if image.mode == "L":
-        return np.asarray(image, np.float32)
-    weighted = np.asarray(image.convert("RGB"), np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-    return np.clip(weighted, 0, 255)  # white is a rounding error above 255
-
-
-def score(image: Image.Image, original: Image.Image) -> Scores:
-    """Return the scores of a page of the original's size; nothing is cut from the borders.
-
-    Raises:
-        AbsentError: `piq` is not installed.
-        ValueError: the sizes differ.
-    """
-    try:
-        import piq
-        import torch
-    except ImportError as error:
-        raise AbsentError(f"{error}: pip install piq, or measure with --seconds-only.") from error
-    if image.size != original.size:
-        raise ValueError(f"{image.size} cannot be compared with {original.size}")
-    with torch.inference_mode():
-        one, other = (torch.from_numpy(luma(each).copy())[None, None] for each in (image, original))
-        return Scores(
-            psnr=float(piq.psnr(one, other, data_range=255)),
-            ssim=float(piq.ssim(one, other, data_range=255, downsample=False)),
-            gmsd=float(piq.gmsd(one, other, data_range=255)),
-        )
 
 
 def flat_ground(source: Image.Image, output: Image.Image) -> FlatGround:

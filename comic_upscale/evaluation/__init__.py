@@ -1,0 +1,1 @@
+"""How good pages came out: scores against originals, likeness to sources, and which model does best."""

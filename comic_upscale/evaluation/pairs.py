@@ -1,0 +1,189 @@
+"""Two folders compared: every picture of one against its original in the other, paired by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from comic_upscale.errors import InputError, PageError
+from comic_upscale.evaluation.metrics import Metrics, Scores
+from comic_upscale.pages.containers import Shelf
+from comic_upscale.pages.decode import decode
+from comic_upscale.pages.discover import Discovery, discover
+from comic_upscale.pages.order import natural_key
+from comic_upscale.pages.page import Page, Pixels
+from comic_upscale.settings import VolumeRules
+
+OnPair = Callable[[int, int], None]
+"""Told how many pairs were compared, and of how many."""
+
+_DEEP = "samples of more than 8 bits: compared at 8 bits"
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two pictures of one name."""
+
+    name: str
+    """The path inside both folders, without the suffix; the same for both."""
+    reference: Page
+    candidate: Page
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What became of a pair: scores, or why there are none."""
+
+    name: str
+    scores: Scores | None
+    kind: str | None = None
+    """Of the failure."""
+    reason: str | None = None
+    notes: tuple[str, ...] = ()
+    """What decoding had to leave out, such as bits beyond eight."""
+
+
+@dataclass(slots=True)
+class Comparison:
+    """Two folders against each other."""
+
+    pairs: list[Compared] = field(default_factory=list)
+    only_reference: list[str] = field(default_factory=list)
+    """Originals without a candidate."""
+    only_candidate: list[str] = field(default_factory=list)
+    """Candidates without an original."""
+    ambiguous: list[str] = field(default_factory=list)
+    """Names that several pictures of one folder have, which are not compared."""
+
+    @property
+    def scored(self) -> list[Compared]:
+        """The pairs that have scores."""
+        return [pair for pair in self.pairs if pair.scores is not None]
+
+    @property
+    def failed(self) -> list[Compared]:
+        """The pairs that could not be compared."""
+        return [pair for pair in self.pairs if pair.scores is None]
+
+
+class Pictures:
+    """The pictures of a folder, of one file or of a volume, by name.
+
+    Args:
+        root: where they are.
+        max_pixels: the largest width x height to decode.
+
+    Raises:
+        InputError: there is none.
+    """
+
+    def __init__(self, root: Path, *, max_pixels: int) -> None:
+        self._max_pixels = max_pixels
+        rules = VolumeRules(max_pixels=max_pixels)
+        found: Discovery = discover(root, extension="png", rules=rules)
+        self.pages = found.pages
+        if not self.pages:
+            raise InputError(f"{root} holds no image: give a folder of images or volumes, or one of these")
+        self._shelf = Shelf(found.volumes, rules)
+
+    def open(self, page: Page) -> Pixels:
+        """Decode a picture.
+
+        Raises:
+            PageError: it cannot be read or decoded.
+        """
+        if page.member is not None:
+            data = self._shelf.read(page.member.volume, page.member.index)
+        else:
+            try:
+                data = page.path.read_bytes()
+            except OSError as error:
+                raise PageError(
+                    "unreadable", f"The file cannot be read: {error.strerror or error}."
+                ) from error
+        return decode(data, max_pixels=self._max_pixels)
+
+    def close(self) -> None:
+        """Close the volumes."""
+        self._shelf.close()
+
+    def by_name(self) -> tuple[dict[str, Page], list[str]]:
+        """The pictures by their names without the suffix, and the names that several have.
+
+        ``v01.cbz/012.png`` and ``v01.cbr/012.jpg`` are of one name, as a volume and what became of it are.
+        """
+        groups: dict[str, list[Page]] = {}
+        for page in self.pages:
+            groups.setdefault(_name(page), []).append(page)
+        single = {name: pages[0] for name, pages in groups.items() if len(pages) == 1}
+        return single, sorted((name for name in groups if name not in single), key=natural_key)
+
+
+def _name(page: Page) -> str:
+    """The source without the suffixes of the image and of the volume that it is in."""
+    if page.member is None:
+        return _without_suffix(page.source)
+    inside = page.source.removeprefix(f"{page.member.volume}/")
+    return f"{_without_suffix(page.member.volume)}/{_without_suffix(inside)}"
+
+
+def _without_suffix(path: str) -> str:
+    folder, slash, name = path.rpartition("/")
+    stem, dot, _ = name.rpartition(".")
+    return f"{folder}{slash}{stem if dot and stem else name}"
+
+
+def compare_folders(
+    references: Pictures, candidates: Pictures, metrics: Metrics, on_pair: OnPair | None = None
+) -> Comparison:
+    """Score every candidate against the reference of its name, one pair in memory at a time.
+
+    A pair that cannot be compared (sizes that differ, a damaged file) is listed with its reason.
+
+    Args:
+        references: the originals.
+        candidates: to be scored.
+        metrics: to score by.
+        on_pair: told of each.
+
+    Raises:
+        InputError: no name is in both.
+    """
+    ours, ambiguous = references.by_name()
+    theirs, also_ambiguous = candidates.by_name()
+    unclear = {*ambiguous, *also_ambiguous}
+    names = sorted((name for name in ours if name in theirs), key=natural_key)
+    if not names:
+        raise InputError(
+            "no two pictures have one name (their suffixes may differ), so nothing can be compared: in the "
+            f"reference there is {_some(ours)}, among the candidates {_some(theirs)}"
+        )
+    comparison = Comparison(
+        only_reference=[name for name in ours if name not in theirs and name not in unclear],
+        only_candidate=[name for name in theirs if name not in ours and name not in unclear],
+        ambiguous=sorted(unclear, key=natural_key),
+    )
+    pairs = (Pair(name, ours[name], theirs[name]) for name in names)
+    for number, compared in enumerate(_compared(pairs, references, candidates, metrics), 1):
+        comparison.pairs.append(compared)
+        if on_pair is not None:
+            on_pair(number, len(names))
+    return comparison
+
+
+def _compared(
+    pairs: Iterator[Pair], references: Pictures, candidates: Pictures, metrics: Metrics
+) -> Iterator[Compared]:
+    for pair in pairs:
+        try:
+            original, picture = references.open(pair.reference), candidates.open(pair.candidate)
+            deep = (_DEEP,) if max(original.bits, picture.bits) > 8 else ()
+            notes = tuple(dict.fromkeys((*original.notes, *picture.notes, *deep)))
+            yield Compared(pair.name, metrics.score(picture, original), notes=notes)
+        except PageError as error:
+            yield Compared(pair.name, None, error.kind, error.reason)
+
+
+def _some(names: dict[str, Page]) -> str:
+    return ", ".join(sorted(names, key=natural_key)[:3]) or "none of a single name"

@@ -1,0 +1,123 @@
+"""Pages as pictures that can be compared: one ground below them, eight bits, and the region worth a look."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from comic_upscale.errors import PageError
+from comic_upscale.pages.page import Pixels, SampleArray, UInt8Array
+
+Box: TypeAlias = tuple[int, int, int, int]
+"""Left, top, right and bottom, in pixels; right and bottom lie outside."""
+
+WHITE, BLACK = 255, 0
+
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def as_pixels(image: Image.Image) -> Pixels:
+    """Return a Pillow image as a page.
+
+    Args:
+        image: of mode L, LA, RGB or RGBA; any other is converted to RGB.
+    """
+    if image.mode not in ("L", "LA", "RGB", "RGBA"):
+        image = image.convert("RGB")
+    samples = np.atleast_3d(np.asarray(image))
+    if image.mode in ("LA", "RGBA"):
+        return Pixels(samples[:, :, :-1], samples[:, :, -1])
+    return Pixels(samples)
+
+
+def is_transparent(page: Pixels) -> bool:
+    """Whether anything of a page can be seen through."""
+    return page.alpha is not None and bool((page.alpha < np.iinfo(page.alpha.dtype).max).any())
+
+
+def flatten(page: Pixels, ground: int) -> UInt8Array:
+    """Lay a page on a ground.
+
+    Args:
+        page: of any depth.
+        ground: the gray level below it, 0 to 255; without transparency it has no part.
+
+    Returns:
+        uint8, height x width x 1 or 3.
+    """
+    color = _eight_bits(page.color)
+    if page.alpha is None:
+        return color
+    alpha = _eight_bits(page.alpha)[:, :, None].astype(np.float32) / 255
+    laid: UInt8Array = np.rint(color * alpha + ground * (1 - alpha)).astype(np.uint8)
+    return laid
+
+
+def _eight_bits(samples: NDArray[Any]) -> UInt8Array:
+    top = np.iinfo(samples.dtype).max
+    if top != WHITE:
+        samples = np.rint(samples.astype(np.float32) * np.float32(255 / top))
+    narrow: UInt8Array = samples.astype(np.uint8, copy=False)
+    return narrow
+
+
+def as_image(samples: UInt8Array) -> Image.Image:
+    """Return uint8 height x width x 1 or 3 as a Pillow image of mode L or RGB."""
+    return Image.fromarray(np.ascontiguousarray(samples.squeeze(2) if samples.shape[2] == 1 else samples))
+
+
+def luma(samples: UInt8Array) -> NDArray[np.float32]:
+    """Return the luma of BT.601, full range, unrounded: float32 0..255, height x width.
+
+    Args:
+        samples: uint8, height x width x 1 or 3.
+    """
+    if samples.shape[2] == 1:
+        return samples[:, :, 0].astype(np.float32)
+    # White is a rounding error above 255.
+    levels: NDArray[np.float32] = np.clip(samples.astype(np.float32) @ _LUMA, 0, 255)
+    return levels
+
+
+def detail(samples: SampleArray) -> NDArray[np.float32]:
+    """Return how much is drawn at each pixel: the length of the luma's gradient, height x width."""
+    if min(samples.shape[:2]) < 2:
+        return np.zeros(samples.shape[:2], np.float32)
+    rows, columns = np.gradient(luma(_eight_bits(samples)))
+    length: NDArray[np.float32] = np.hypot(rows, columns)
+    return length
+
+
+def busiest_region(energy: NDArray[np.float32], size: tuple[int, int]) -> Box:
+    """Return where a region of a size holds the most of something.
+
+    Args:
+        energy: how much of it is at each pixel, height x width.
+        size: (width, height) of the region; cut to the page.
+    """
+    page_height, page_width = energy.shape
+    width, height = min(size[0], page_width), min(size[1], page_height)
+    # Sums over all regions at once, from the sums of everything above and to the left of each pixel.
+    sums = np.pad(energy.cumsum(0, dtype=np.float64).cumsum(1), ((1, 0), (1, 0)))
+    regions = (
+        sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
+    )
+    top, left = (int(index) for index in np.unravel_index(regions.argmax(), regions.shape))
+    return left, top, left + width, top + height
+
+
+def check_transparency(one: Pixels, other: Pixels) -> None:
+    """Refuse to compare a page that can be seen through with one that cannot.
+
+    Raises:
+        PageError: ``"transparency"``.
+    """
+    if is_transparent(one) != is_transparent(other):
+        raise PageError(
+            "transparency",
+            "One picture is transparent and the other is not, so they cannot be compared: lay both on the "
+            "same ground first.",
+        )

@@ -1,0 +1,138 @@
+"""A page before and after, cut and packed small enough to travel inside a report."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from dataclasses import dataclass
+
+from PIL import Image
+
+from comic_upscale.evaluation.likeness import brought_together, difference
+from comic_upscale.evaluation.picture import WHITE, Box, as_image, busiest_region, detail, flatten
+from comic_upscale.pages.color import profile_space
+from comic_upscale.pages.page import Pixels, UInt8Array
+from comic_upscale.reporting.looking import Chosen
+
+MOST_PIXELS = 800_000
+"""Output pixels of a cut: about 150 kB, so that a report of forty pages stays at a few MB."""
+
+LONGEST_SIDE = 4096
+"""Output pixels of the longer side of a cut; WebP itself ends at 16383."""
+
+QUALITY = 85
+"""Of the WebP that pictures in a report are."""
+
+THUMBNAIL = 220
+"""Longest side of the whole page in small."""
+
+_LARGEST_PROFILE = 8192
+_GRAY = 150
+"""Below what is transparent: white lines and black ones can be seen on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A page that is shown: the same cut of its source and of its output."""
+
+    chosen: Chosen
+    width: int
+    """Of the cut, in pixels of the output."""
+    height: int
+    """Of the cut, in pixels of the output."""
+    before: bytes
+    """WebP of the cut of the source, at the source's own size."""
+    after: bytes
+    """WebP of the cut of the output, pixel by pixel."""
+    whole: bytes | None
+    """WebP of the whole output in small; None where the cut is the whole page."""
+    place: tuple[float, float, float, float]
+    """Where on the page the cut is: left, top, width and height, each as a part of 1."""
+
+
+def make_view(chosen: Chosen, source: Pixels, output: Pixels) -> View:
+    """Cut a page where it is worth a look: where it differs most from its source, or has the most detail.
+
+    Args:
+        chosen: the page; one that was chosen for a reason is cut where it differs.
+        source: decoded.
+        output: decoded.
+    """
+    # An output without transparency was laid on white.
+    ground = WHITE if output.alpha is None else _GRAY
+    before, after = flatten(source, ground), flatten(output, ground)
+    box = _region(chosen, source, output, ground)
+    width, height = source.width, source.height
+    place = (box[0] / width, box[1] / height, (box[2] - box[0]) / width, (box[3] - box[1]) / height)
+    outer = _scaled(box, (output.width / width, output.height / height))
+    is_whole = box == (0, 0, width, height)
+    return View(
+        chosen=chosen,
+        width=outer[2] - outer[0],
+        height=outer[3] - outer[1],
+        before=_webp(_cut(before, box), source.icc_profile),
+        after=_webp(_cut(after, outer), output.icc_profile),
+        whole=None if is_whole else _webp(_thumbnail(after), output.icc_profile),
+        place=place,
+    )
+
+
+def data_uri(webp: bytes) -> str:
+    """Return a picture as an address that needs no network."""
+    return f"data:image/webp;base64,{base64.b64encode(webp).decode('ascii')}"
+
+
+def _region(chosen: Chosen, source: Pixels, output: Pixels, ground: int) -> Box:
+    """Where to cut, in pixels of the source."""
+    size = _cut_size(source, output)
+    if size == (source.width, source.height):
+        return 0, 0, source.width, source.height
+    one, other = brought_together(source, output, ground)
+    energy = difference(one, other) if chosen.reasons else detail(one)
+    box = busiest_region(energy, size)
+    # Where the output is smaller than the source, the two were compared at its size.
+    return _scaled(box, (source.width / one.shape[1], source.height / one.shape[0]))
+
+
+def _cut_size(source: Pixels, output: Pixels) -> tuple[int, int]:
+    """Width and height of the cut in pixels of the source: the page's shape, as far as that goes."""
+    pixels = output.width * output.height
+    if pixels <= MOST_PIXELS and max(output.width, output.height) <= LONGEST_SIDE:
+        return source.width, source.height
+    part = min(1.0, math.sqrt(MOST_PIXELS / pixels))
+    # A strip is cut to a piece that a screen can show.
+    width, height = output.width * part, output.height * part
+    if max(width, height) > 2 * min(width, height):
+        width, height = (
+            min(output.width, math.sqrt(MOST_PIXELS)),
+            min(output.height, math.sqrt(MOST_PIXELS)),
+        )
+    factor = source.width / output.width
+    return max(1, round(width * factor)), max(1, round(height * factor))
+
+
+def _scaled(box: Box, factors: tuple[float, float]) -> Box:
+    horizontal, vertical = factors
+    left, top, right, bottom = box
+    return (
+        round(left * horizontal), round(top * vertical), round(right * horizontal), round(bottom * vertical),
+    )  # fmt: skip
+
+
+def _cut(samples: UInt8Array, box: Box) -> Image.Image:
+    left, top, right, bottom = box
+    return as_image(samples[top:bottom, left:right])
+
+
+def _thumbnail(samples: UInt8Array) -> Image.Image:
+    image = as_image(samples)
+    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    return image
+
+
+def _webp(image: Image.Image, profile: bytes | None) -> bytes:
+    fits = profile is not None and len(profile) <= _LARGEST_PROFILE and profile_space(profile) == "RGB"
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=QUALITY, method=3, icc_profile=profile if fits else None)
+    return buffer.getvalue()
