@@ -1,11 +1,11 @@
-"""What becomes of every odd image: run each through the whole of comic-upscale, and list what came out.
+"""What becomes of every odd file: run each through the whole of comic-upscale, and list what came out.
 
 ::
 
     python benchmarks/odd_files.py PAGES... [--format auto] [--output FILE]
 
 A small random network stands for a real one, so that the table tells of reading and writing alone. Each
-image is a run of its own in a process of its own, whose largest memory is listed with it.
+file, an image or a volume, is a run of its own in a process of its own, whose largest memory is listed with it.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ import multiprocessing
 import resource
 import tempfile
 import time
+import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-ARCHIVES = frozenset(("cbz", "cbr", "cb7", "cbt", "zip", "rar", "7z", "epub", "pdf", "json"))
-
 
 def main() -> None:
-    """Run every image and print a line for each."""
-    parser = argparse.ArgumentParser(description="List what becomes of odd images.")
-    parser.add_argument("pages", nargs="+", type=Path, help="images, or folders of them")
+    """Run every file and print a line for each."""
+    parser = argparse.ArgumentParser(description="List what becomes of odd files.")
+    parser.add_argument("pages", nargs="+", type=Path, help="images and volumes, or folders of them")
     parser.add_argument("--format", default="png")
     parser.add_argument("--scale", type=float, default=2.0)
     parser.add_argument("--output", type=Path, help="where to write the table as JSON")
@@ -35,7 +34,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "tiny-x2.safetensors"
         make_weights(weights)
-        for path in images(asked.pages):
+        for path in files(asked.pages):
             rows.append(in_a_process(path, weights, asked.format, asked.scale))
             print(line(rows[-1]), flush=True)
     print(summary(rows))
@@ -43,10 +42,9 @@ def main() -> None:
         asked.output.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def images(paths: list[Path]) -> list[Path]:
-    """Return the files of the folders, and the files themselves, that are no archives."""
-    files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
-    return [file for file in files if file.suffix[1:].lower() not in ARCHIVES]
+def files(paths: list[Path]) -> list[Path]:
+    """Return the files of the folders, and the files themselves."""
+    return [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
 
 
 def make_weights(path: Path) -> None:
@@ -84,8 +82,9 @@ def in_a_process(path: Path, weights: Path, format: str, scale: float) -> dict[s
 def run_one(path: Path, weights: Path, *, format: str, scale: float) -> dict[str, Any]:
     """Upscale one image into a folder that is thrown away, and describe what stands there."""
     from comic_upscale import JobSettings, run_job
+    from comic_upscale.errors import ComicUpscaleError
     from comic_upscale.jobs.progress import Event
-    from comic_upscale.jobs.records import PageDone, PageFailed
+    from comic_upscale.jobs.records import PageDone, PageFailed, VolumeDone
 
     events: list[Event] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -98,17 +97,24 @@ def run_one(path: Path, weights: Path, *, format: str, scale: float) -> dict[str
             format=format,  # type: ignore[arg-type]
         )  # fmt: skip
         start = time.perf_counter()
-        run_job(settings, on_event=events.append)
+        row: dict[str, Any] = {"file": path.name}
+        try:
+            run_job(settings, on_event=events.append)
+        except ComicUpscaleError as error:
+            row |= {"failed": type(error).__name__, "reason": str(error).replace(folder, "")}
         seconds = time.perf_counter() - start
         # Now: to read the output again below takes more than to make it.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-        row: dict[str, Any] = {"file": path.name, "seconds": round(seconds, 2)}
+        row["seconds"] = round(seconds, 2)
+        volumes = [event for event in events if isinstance(event, VolumeDone)]
         for event in events:
             if isinstance(event, PageFailed):
-                row |= {"failed": event.kind, "reason": event.reason}
-            elif isinstance(event, PageDone):
+                row |= {"failed": event.kind, "reason": event.reason.replace(folder, "")}
+            elif isinstance(event, PageDone) and (output / event.output).is_file():
                 row |= {"source": f"{event.width}x{event.height}", "notes": list(event.notes)}
                 row |= describe(output / event.output)
+        for volume in volumes:
+            row |= describe_volume(output / volume.output) | {"notes": list(volume.notes)}
         stray = [found.name for found in Path(folder).iterdir() if found.name not in ("pages", "out")]
         stray += [found.name for found in place.iterdir() if found.name != path.name]
         row |= {"outside": stray, "peak_mb": peak}
@@ -136,6 +142,28 @@ def describe(path: Path) -> dict[str, Any]:
     }
 
 
+def describe_volume(path: Path) -> dict[str, Any]:
+    """Say what the CBZ of a volume holds."""
+    from comic_upscale.pages.decode import decode
+    from comic_upscale.pages.formats import IMAGE_EXTENSIONS, extension_of
+
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        pages = [name for name in names if extension_of(name) in IMAGE_EXTENSIONS]
+        # Every page is read again, and one that cannot be ends the process: a crash in the table.
+        sizes = [
+            (page.width, page.height)
+            for name in pages
+            if (page := decode(archive.read(name), max_pixels=1 << 30))
+        ]
+    return {
+        "output": path.name,
+        "bytes": path.stat().st_size,
+        "pages": len(sizes),
+        "others": len(names) - len(pages),
+    }
+
+
 def line(row: dict[str, Any]) -> str:
     """One row as text."""
     name = f"{row['file'][:44]:44}"
@@ -144,6 +172,8 @@ def line(row: dict[str, Any]) -> str:
     memory = f"{row['peak_mb']:5} MB"
     if "failed" in row:
         return f"{name} {memory} {row['failed']}: {row['reason'][:90]}"
+    if "pages" in row:
+        return f"{name} {memory} {row['pages']} pages, {row['others']} others {'; '.join(row['notes'])}"
     words = [f"{row['mode']:4} {row['bits']:2} bits {row['size']:>11}"]
     words += [f"{name} {row[name]}" for name in ("profile", "dpi", "exif", "xmp") if row.get(name)]
     return f"{name} {memory} {' '.join(words)} {'; '.join(row['notes'])}"
@@ -157,7 +187,7 @@ def summary(rows: list[dict[str, Any]]) -> str:
     )
     outside = sum(bool(row.get("outside")) for row in rows)
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    return f"{len(rows)} images: {counts}; {outside} wrote outside the output folder"
+    return f"{len(rows)} files: {counts}; {outside} wrote outside the output folder"
 
 
 if __name__ == "__main__":
