@@ -142,6 +142,7 @@ def main() -> None:
         "what": f"{asked.files} files of {asked.kib} KiB to an SSH server on the loopback, in turn",
         "note": "ours hashes every file on both sides, and connects within the time measured, as the others do",
         **facts(threads=1),
+        "load_of_the_last_minutes": [round(load, 1) for load in os.getloadavg()],
         "seconds": {way: [round(value, 3) for value in times] for way, times in seconds.items()},
         "median_seconds": middle,
         "megabytes_a_second": {way: round(megabytes / value, 1) for way, value in middle.items()},

@@ -64,8 +64,12 @@ class Box:
     def stop(self) -> None:
         """Switch the machine off, as far as SSH goes."""
         if self.server is not None:
-            self.cut()
-            self.server.terminate()
+            # Held still first, so that it has no child that nobody has seen.
+            self.server.send_signal(signal.SIGSTOP)
+            for process in psutil.Process(self.server.pid).children(recursive=True):
+                if process.name().startswith("sshd"):
+                    process.kill()
+            self.server.kill()
             self.server.wait(10)
             self.server = None
 
