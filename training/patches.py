@@ -22,7 +22,7 @@ SHRINKS = ((2.0, 0.4), (2.5, 0.4), (3.0, 0.2))
 """By how much ground truth is shrunk, and how often: the scales that pages are asked at, and the network's own."""
 _MARGIN = 12
 """Pixels of ground truth kept around a crop, for the kernel that shrinks it."""
-_GRAY_SHARE, _NEGATIVE_SHARE, _SWAP_SHARE, _SOFT_SHARE = 0.12, 0.08, 0.3, 0.35
+_GRAY_SHARE, _NEGATIVE_SHARE, _SWAP_SHARE, _SOFT_SHARE = 0.12, 0.08, 0.3, 0.45
 
 
 class Batch(NamedTuple):

@@ -67,8 +67,8 @@ def _file(name: str, release: str, size: int, sha256: str) -> WeightsFile:
 
 # The network that comes with the package. Whoever puts another file at weights/comic-compact-x3.safetensors
 # changes these four lines with it, and nothing else; the tests hold them against the file.
-_OWN_SIZE = 633_196
-_OWN_SHA256 = "eab28b8e18a65de57ab127569264a8d1309c90d03eb03f366fac9673bdf78d95"
+_OWN_SIZE = 633_276
+_OWN_SHA256 = "cee0cb84911893b625e96a29a99397614bf362da69312f17297e2a1c5a224e57"
 _OWN_FEATURES = 32
 _OWN_CONVOLUTIONS = 16
 
