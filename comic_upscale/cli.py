@@ -323,6 +323,17 @@ def run(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try pages again that failed in an earlier run.")
     ] = False,
+    gate: Annotated[
+        bool,
+        typer.Option(
+            "--gate/--no-gate",
+            help="Hold every page against its source; one that looks wrong is done again by the safest path, and "
+            "marked where that does not help (status --suspects).",
+        ),
+    ] = True,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="A page that stays suspect has failed, and is not written.")
+    ] = False,
     max_failures: Annotated[
         str | None,
         typer.Option(metavar="N|N%", help="Stop when more pages than this have failed in this run."),
@@ -414,6 +425,8 @@ def run(
         max_ratio=DEFAULT_MAX_RATIO if max_ratio is None else max_ratio,
         overwrite=overwrite,
         retry_failed=retry_failed,
+        gate=gate,
+        strict=strict,
         ledger=ledger,
         price=price,
         max_cost=max_cost,
@@ -566,6 +579,9 @@ def status(
     failures: Annotated[
         bool, typer.Option("--failures", help="List every page that failed, and why.")
     ] = False,
+    suspects: Annotated[
+        bool, typer.Option("--suspects", help="List every page that should be looked at, and why.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
 ) -> None:
     """Tell how far a job is, from its ledger alone; without arguments, the job you started last."""
@@ -575,24 +591,32 @@ def status(
     path = choose_ledger(job, ledger, state_folder())
     if watch:
         _watch(path, as_json=as_json)
-    if failures or not watch:
-        _print_status(path, failures=failures, as_json=as_json)
+    if failures or suspects or not watch:
+        _print_status(path, failures=failures, suspects=suspects, as_json=as_json)
 
 
-def _print_status(ledger: Path, *, failures: bool, as_json: bool) -> None:
-    from comic_upscale.jobs.report import read_failures, read_status
+def _print_status(ledger: Path, *, failures: bool, suspects: bool, as_json: bool) -> None:
+    from comic_upscale.jobs.report import read_failures, read_status, read_suspects
     from comic_upscale.wording import failure_line, printable, status_lines
 
     report = read_status(ledger)
     failed = read_failures(ledger) if failures else []
+    doubted = read_suspects(ledger) if suspects else []
     if as_json:
-        extra = {"failures": [asdict(failure) for failure in failed]} if failures else {}
+        extra: dict[str, object] = {}
+        if failures:
+            extra["failures"] = [asdict(failure) for failure in failed]
+        if suspects:
+            # In place of their number.
+            extra["suspects"] = [asdict(page) for page in doubted]
         typer.echo(json.dumps({**asdict(report), **extra}))
         return
     for line in status_lines(report):
         typer.echo(line)
     for failure in failed:
         typer.echo(printable(f"  {failure_line(failure.source, failure.kind, failure.reason)}"))
+    for page in doubted:
+        typer.echo(printable(f"  suspect: {page.source}: {page.reasons}"))
 
 
 def _watch(ledger: Path, *, as_json: bool) -> None:

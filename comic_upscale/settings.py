@@ -168,6 +168,10 @@ class JobSettings:
     overwrite: bool = False
     """Replace output files that this ledger does not know."""
     retry_failed: bool = False
+    gate: bool = True
+    """Hold every page against its source, do a suspect one again, and mark it where that does not help."""
+    strict: bool = False
+    """A page that stays suspect is a failure; its output is not written."""
     archive_output: ArchiveOutput = "cbz"
     """What a volume becomes: ``cbz``, or a ``folder`` of its pages."""
     keep_original_on_failure: bool = False
@@ -248,6 +252,9 @@ class JobSettings:
         _require(
             self.sidecars in SIDECARS,
             f"--sidecars must be one of {', '.join(SIDECARS)}, not {self.sidecars!r}",
+        )
+        _require(
+            self.gate or not self.strict, "--strict fails what the gate finds suspect: leave out --no-gate"
         )
         _require(self.workers >= 1, f"--workers must be at least 1, not {self.workers}")
         _require(

@@ -185,6 +185,8 @@ def summary_lines(event: JobFinished) -> list[str]:
         lines.append(f"  and {event.failed - len(event.failures):,} more: comic-upscale status --failures")
     if event.failed:
         lines.append("--retry-failed tries the failed pages again")
+    if event.suspects:
+        lines.append(suspects_line(event.suspects))
     if event.spent is not None and event.price is not None:
         lines.append(spent_line(event.spent, event.price, None))
     if event.stopped_by is not None:
@@ -193,6 +195,12 @@ def summary_lines(event: JobFinished) -> list[str]:
         lines.append(f"stopped early ({event.reason}); the same command continues")
     lines.append(f"output: {_short(event.output)}")
     return [printable(line) for line in lines]
+
+
+def suspects_line(count: int) -> str:
+    """How many pages should be looked at, and where they are listed."""
+    what = "1 page is" if count == 1 else f"{count:,} pages are"
+    return f"{what} suspect: comic-upscale status --suspects lists them, comic-upscale report shows them"
 
 
 def money(amount: float | None) -> str:
@@ -229,6 +237,8 @@ def status_lines(report: JobStatus) -> list[str]:
     ]
     if report.volumes:
         lines.append(volumes_line(report.volumes, report.volumes_done))
+    if report.suspects:
+        lines.append(suspects_line(report.suspects))
     if report.alive:
         left = "" if report.eta_seconds is None else f", {duration(report.eta_seconds)} left"
         lines.append(f"{rate(report.pages_per_second)}{left}")

@@ -17,6 +17,8 @@ from comic_upscale.pages.page import UInt8Array
 
 BLOCK = 32
 """Side of the squares that parts of a page are compared in, in source pixels."""
+LARGE = 4_194_304
+"""Pixels of a source from which both pages are compared at this size: it keeps the memory bounded."""
 _SSIM_BLOCK = 8
 _SSIM_C1, _SSIM_C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 _REACH = 3
@@ -74,6 +76,10 @@ def compare(source: UInt8Array, larger: UInt8Array) -> Scores:
         larger: uint8, any larger height x width x the same C.
     """
     height, width = source.shape[:2]
+    if height * width > LARGE:
+        share = (LARGE / (height * width)) ** 0.5
+        height, width = max(1, round(height * share)), max(1, round(width * share))
+        source = _shrunk(source, width, height)
     small = _shrunk(larger, width, height)
     before, after = _luma(source), _luma(small)
     difference = after - before

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-import numpy as np
-
 from comic_upscale.gate.scores import Scores, compare
-from comic_upscale.pages.page import UInt8Array
+from comic_upscale.pages.gray import eight_bits
+from comic_upscale.pages.page import SampleArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ def default_bounds() -> Bounds:
     return Bounds(**tomllib.loads(text)["bounds"])
 
 
-def judge(source: UInt8Array, larger: UInt8Array, bounds: Bounds | None = None) -> Verdict:
+def judge(source: SampleArray, larger: SampleArray, bounds: Bounds | None = None) -> Verdict:
     """Hold a page against its source.
 
     Args:
@@ -65,7 +64,7 @@ def judge(source: UInt8Array, larger: UInt8Array, bounds: Bounds | None = None) 
         larger: of the same type, any larger height x width x the same C.
         bounds: None for those that come with the package.
     """
-    scores = compare(_as_bytes(source), _as_bytes(larger))
+    scores = compare(eight_bits(source), eight_bits(larger))
     return Verdict(scores, reasons(scores, bounds or default_bounds()))
 
 
@@ -89,9 +88,3 @@ def reasons(scores: Scores, bounds: Bounds) -> tuple[str, ...]:
         (scores.seam > bounds.seam, f"a straight line across it, {scores.seam:.0f} times the usual step"),
     )
     return tuple(text for is_beyond, text in checks if is_beyond)
-
-
-def _as_bytes(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8 | np.uint16]]) -> UInt8Array:
-    if pixels.dtype == np.uint16:
-        return (pixels >> 8).astype(np.uint8)
-    return pixels.astype(np.uint8, copy=False)

@@ -561,6 +561,15 @@ class Ledger:
                 )
             ]
 
+    def suspects(self, job_id: int) -> int:
+        """How many pages of a job are done and suspect."""
+        with self._explained():
+            cursor = self._db.execute(
+                "select count(*) from pages where job_id = ? and state = 'done' and suspect is not null",
+                [job_id],
+            )
+            return int(cursor.fetchone()[0])
+
     def counts(self, job_id: int) -> dict[str, int]:
         """How many pages of a job are in each state; states without a page are left out.
 
@@ -600,11 +609,12 @@ class Ledger:
             "update pages set state = 'done', claimed = 0, finished_at = ?, source_sha256 = ?, width = ?, height = ?,"
             " output_width = ?, output_height = ?, output_size = ?, output_sha256 = ?, decode_seconds = ?,"
             " upscale_seconds = ?, encode_seconds = ?, place_seconds = ?, error_kind = null, error = null,"
-            " notes = ? where id = ?",
+            " notes = ?, scores = ?, suspect = ? where id = ?",
             [
                 time, page.source_sha256, page.width, page.height, page.output_width, page.output_height,
                 page.output_size, page.output_sha256, *_stage_seconds(page.seconds),
-                "; ".join(page.notes) or None, page.row_id,
+                "; ".join(page.notes) or None, json.dumps(page.scores) if page.scores else None,
+                "; ".join(page.suspect) or None, page.row_id,
             ],
         )  # fmt: skip
 

@@ -20,15 +20,18 @@ import hashlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ParamSpec, TypeAlias, TypeVar
 
 from comic_upscale.costs.spending import Spending
 from comic_upscale.errors import ANIMATED, ComicUpscaleError, DeviceError, InputError, PageError
+from comic_upscale.gate.verdict import Verdict
 from comic_upscale.jobs.binding import Binder
 from comic_upscale.jobs.files import OutputFolder, place_output, read_source, to_the_end
 from comic_upscale.jobs.flow import CEILING, BatchAssembler, PixelBudget, StopRequest
+from comic_upscale.jobs.gatekeeper import SUSPECT, Gatekeeper, recorded_scores
 from comic_upscale.jobs.ledger import Ledger, OutputOwner
 from comic_upscale.jobs.ledger_thread import LedgerThread
 from comic_upscale.jobs.plan import Plan, PlannedPage, may_write
@@ -79,6 +82,11 @@ class _Work:
     """When the last stage was done with it, by `time.perf_counter`."""
     waited: dict[str, float] = field(default_factory=dict)
     pixels: Pixels | None = None
+    before: Pixels | None = None
+    """As the network was given it, kept for the gate."""
+    lane: int = 0
+    """Which of the engines did it."""
+    verdict: Verdict | None = None
     encoded: bytes = b""
     output_sha256: str = ""
     notes: tuple[str, ...] = ()
@@ -150,6 +158,7 @@ class Pipeline:
         self._meters = {stage: StageMeter(workers) for stage in STAGES}
         self._meters["upscale"] = StageMeter(len(engines))
         self._rate = RateMeter()
+        self._gatekeeper = Gatekeeper()
         self._in_hand: str | None = None
         self._output = OutputFolder(settings.output)
         self._source_folders = source_folders
@@ -273,6 +282,8 @@ class Pipeline:
             work.budget = await self._budget.take(most)
         pixels = await self._in_workers("decode", work, self._decoded, work, data)
         work.pixels = pixels
+        if self._settings.gate and grows(work.size, work.target):
+            work.before = pixels
         work.ready = time.perf_counter()
         work.notes = (*pixels.notes, *work.notes)
         if grows(work.size, work.target):
@@ -327,11 +338,13 @@ class Pipeline:
 
     async def _upscale_all(self) -> None:
         async with asyncio.TaskGroup() as group:
-            for engine, thread in zip(self._engines, self._devices, strict=True):
-                group.create_task(self._upscale(engine, thread))
+            for lane in range(len(self._engines)):
+                group.create_task(self._upscale(lane))
         await self._to_encode.put(None)
 
-    async def _upscale(self, engine: Engine, thread: Executor) -> None:
+    async def _upscale(self, lane: int) -> None:
+        engine = self._engines[lane]
+
         def limit(work: _Work) -> int:
             return engine.batch_limit(work.size[1], work.size[0])
 
@@ -341,24 +354,23 @@ class Pipeline:
                 self._drop(works)
                 continue
             self._in_hand = works[0].page.source
-            for work in await self._upscaled(engine, thread, works):
+            for work in await self._upscaled(lane, works):
                 await self._to_encode.put(work)
 
-    async def _upscaled(self, engine: Engine, thread: Executor, works: list[_Work]) -> list[_Work]:
-        """Take pages through the network; those that fail are recorded, the others returned."""
-        pages = [work.pixels for work in works if work.pixels is not None]
-        start = time.perf_counter()
+    async def _through(
+        self, lane: int, pages: list[Pixels], target: tuple[int, int], *, safest: bool = False
+    ) -> list[Pixels | PageError]:
+        """Take pages of one shape through the network of a device."""
+        engine = self._engines[lane]
         self._meters["upscale"].begin()
         try:
-            results = await asyncio.get_running_loop().run_in_executor(
-                thread, upscale_pages, engine, pages, works[0].target
+            return await asyncio.get_running_loop().run_in_executor(
+                self._devices[lane], partial(upscale_pages, engine, pages, target, safest=safest)
             )
         except ComicUpscaleError:
             raise
         except MemoryError:
-            for work in works:
-                await self._fail(work, PageError("out-of-memory", "not enough memory for this page"))
-            return []
+            return [PageError("out-of-memory", "not enough memory for this page")] * len(pages)
         except Exception as error:
             log.exception("the engine failed")
             raise DeviceError(
@@ -367,6 +379,12 @@ class Pipeline:
             ) from error
         finally:
             self._meters["upscale"].end()
+
+    async def _upscaled(self, lane: int, works: list[_Work]) -> list[_Work]:
+        """Take pages through the network; those that fail are recorded, the others returned."""
+        pages = [work.pixels for work in works if work.pixels is not None]
+        start = time.perf_counter()
+        results = await self._through(lane, pages, works[0].target)
         ended = time.perf_counter()
         seconds = (ended - start) / len(works)
         if self._spending is not None:
@@ -379,17 +397,43 @@ class Pipeline:
             if isinstance(result, PageError):
                 await self._fail(work, result)
             else:
-                work.pixels = result
+                work.pixels, work.lane = result, lane
                 good.append(work)
         return good
 
     async def _encode(self, work: _Work) -> None:
         left_device = work.ready
+        if work.before is not None:
+            await self._look(work, work.before)
+            work.before = None
         work.encoded, work.output_sha256 = await self._in_workers("encode", work, self._encoded, work)
         ended = time.perf_counter()
         work.waited["encode"] = max(ended - left_device - work.seconds["encode"], 0.0)
         work.ready = ended
         await self._to_place.put(work)
+
+    async def _look(self, work: _Work, before: Pixels) -> None:
+        """Hold a page against its source; a suspect one is done again by the safest path, once.
+
+        Raises:
+            PageError: it stays suspect, and the settings are strict.
+        """
+        verdict = await self._in_workers("encode", work, self._judged, work, before)
+        if self._gatekeeper.wants_again(verdict):
+            result = (await self._through(work.lane, [before], work.target, safest=True))[0]
+            if not isinstance(result, PageError):
+                work.pixels = result
+                verdict = await self._in_workers("encode", work, self._judged, work, before)
+                work.notes = (*work.notes, "done again: it came out suspect")
+            self._gatekeeper.note_again(verdict)
+        work.verdict = verdict
+        if verdict.is_suspect and self._settings.strict:
+            raise PageError(SUSPECT, "; ".join(verdict.reasons))
+
+    def _judged(self, work: _Work, before: Pixels) -> Verdict:
+        assert work.pixels is not None
+        work.pixels = finish(work.pixels)
+        return self._gatekeeper.look(before, work.pixels)
 
     def _encoded(self, work: _Work) -> tuple[bytes, str]:
         pixels, work.pixels = work.pixels, None
@@ -517,7 +561,7 @@ class Pipeline:
         for work in works:
             self._budget.give_back(work.budget)
             work.budget = 0
-            work.pixels = None
+            work.pixels = work.before = None
 
     async def _fail(self, work: _Work, error: PageError) -> None:
         self._drop([work])
@@ -589,6 +633,8 @@ def _result(work: _Work) -> PageDone:
         seconds=work.seconds,
         notes=work.notes,
         waited={stage: round(seconds, 4) for stage, seconds in work.waited.items()},
+        scores={} if work.verdict is None else recorded_scores(work.verdict),
+        suspect=() if work.verdict is None else work.verdict.reasons,
     )
 
 

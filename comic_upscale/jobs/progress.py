@@ -128,6 +128,8 @@ class JobFinished:
     """Dollars that the job has cost, its earlier runs included; None where no price was ever said."""
     price: float | None = None
     """Dollars an hour of this run."""
+    suspects: int = 0
+    """Pages done that a person should look at."""
 
 
 Event: TypeAlias = (

@@ -27,6 +27,7 @@ MIGRATION_NAMES = (
     "m004_volumes",
     "m005_early_gray",
     "m006_price",
+    "m007_gate",
 )
 """The migrations that this version knows, oldest first; ``schema.py`` has their statements."""
 
@@ -127,6 +128,10 @@ class PageDone:
     seconds: dict[str, float]
     """Seconds in each of the stages decode, upscale (its share of the batch), encode, place."""
     notes: tuple[str, ...] = ()
+    scores: dict[str, float] = field(default_factory=dict)
+    """How the page compares with its source, by the names of ``gate/scores.py``; empty where it was not looked at."""
+    suspect: tuple[str, ...] = ()
+    """Why a person should look at it, in words."""
     waited: dict[str, float] = field(default_factory=dict)
     """Seconds that the page waited before upscale, encode and place."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import sqlite3
@@ -94,6 +95,8 @@ class JobStatus:
     """Those of them whose outputs are complete."""
     price: float | None = None
     """Dollars an hour, as the last run that was told a price was told it."""
+    suspects: int = 0
+    """Pages done that a person should look at."""
     spent: float | None = None
     """Dollars that the job's runs have cost; None where no price is known."""
     to_come: float | None = None
@@ -108,6 +111,18 @@ class Failure:
     kind: str
     reason: str
     attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A page that is done and that a person should look at."""
+
+    source: str
+    output: str
+    """Relative to the output folder."""
+    reasons: str
+    scores: dict[str, float]
+    """By the names of ``gate/scores.py``."""
 
 
 def find_ledger(folder: Path) -> Path:
@@ -138,6 +153,7 @@ def read_status(ledger: Path) -> JobStatus:
         run = _row(connection, "select * from runs where job_id = ? order by id desc limit 1", job["id"])
         rate = None if run is None else _rate(connection, run["id"])
         volumes, volumes_done = _volumes(connection, job["id"])
+        suspects = len(_suspects(connection, job["id"]))
         price, spent = _spent(connection, job["id"], run)
     pending = counts.get("pending", 0) + counts.get("working", 0)
     total, done = sum(counts.values()), counts.get("done", 0)
@@ -180,6 +196,7 @@ def read_status(ledger: Path) -> JobStatus:
         volumes=volumes,
         volumes_done=volumes_done,
         price=price,
+        suspects=suspects,
         spent=spent,
         to_come=_to_come(price, pending, rate),
     )
@@ -195,6 +212,27 @@ def read_failures(ledger: Path) -> list[Failure]:
             [job["id"], INCOMPLETE],
         )
         return [Failure(*row) for row in cursor]
+
+
+def read_suspects(ledger: Path) -> list[Suspect]:
+    """The pages of the newest job that a person should look at, in the order of discovery; errors as `read_status`."""
+    with _reading(ledger) as connection:
+        return _suspects(connection, _newest_job(connection, ledger)["id"])
+
+
+def _suspects(connection: sqlite3.Connection, job_id: int) -> list[Suspect]:
+    columns = {column[1] for column in connection.execute("pragma table_info(pages)")}
+    if "suspect" not in columns:
+        return []
+    cursor = connection.execute(
+        "select source, output, suspect, scores from pages"
+        " where job_id = ? and state = 'done' and suspect is not null order by id",
+        [job_id],
+    )
+    return [
+        Suspect(source, output, reasons, json.loads(scores or "{}"))
+        for source, output, reasons, scores in cursor
+    ]
 
 
 def read_done_pages(ledger: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -454,6 +454,7 @@ class _Run:
         counts = await self._on_ledger(self._ledger.counts, job_id)
         failures = await self._on_ledger(self._ledger.failures, job_id, SHOWN_FAILURES)
         volumes, volumes_done = await self._on_ledger(self._ledger.volume_counts, job_id)
+        suspects = await self._on_ledger(self._ledger.suspects, job_id)
         finished = JobFinished(
             state=state,
             reason=reason,
@@ -475,6 +476,7 @@ class _Run:
             stopped_by=self._stop.kind if state == "interrupted" else None,
             spent=None if self._spending is None else round(self._spending.spent(), 6),
             price=None if self._spending is None else self._spending.price,
+            suspects=suspects,
         )
         self._emit(finished)
         return finished

@@ -57,6 +57,17 @@ def m006_price(db: Database) -> None:
     db.execute("alter table runs add column price real")
 
 
+@MIGRATIONS()
+def m007_gate(db: Database) -> None:
+    """How pages compare with their sources, as JSON, and why some should be looked at."""
+    db.execute("alter table pages add column scores text")
+    db.execute("alter table pages add column suspect text")
+    db.execute(
+        "create view suspects as select pages.job_id as job, pages.source, pages.output, pages.suspect as reasons"
+        " from pages where pages.state = 'done' and pages.suspect is not null order by pages.job_id, pages.id"
+    )
+
+
 _M001 = (
     """
     create table jobs (

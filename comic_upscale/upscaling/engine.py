@@ -20,6 +20,8 @@ class Batch:
     """uint8 or uint16, N x height x width x C; C is 3 (RGB) or 1 (gray)."""
     target_size: tuple[int, int]
     """(width, height) in pixels that every page of the batch shall have."""
+    safest: bool = False
+    """By the way that can go wrong least, however slow: these pages came out suspect before."""
 
 
 class Engine(Protocol):

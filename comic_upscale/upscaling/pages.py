@@ -34,7 +34,7 @@ def finish(page: Pixels) -> Pixels:
 
 
 def upscale_pages(
-    engine: Engine, pages: Sequence[Pixels], target_size: tuple[int, int]
+    engine: Engine, pages: Sequence[Pixels], target_size: tuple[int, int], *, safest: bool = False
 ) -> list[Pixels | PageError]:
     """Return each page at the target size, or why it could not be done, in the order given.
 
@@ -45,6 +45,7 @@ def upscale_pages(
         pages: as `prepare` returns them, of one shape and type, all with alpha or all without; the results are
             for `finish`.
         target_size: (width, height) in pixels.
+        safest: as `Batch` has it.
 
     Raises:
         DeviceError: the engine's device failed.
@@ -52,8 +53,8 @@ def upscale_pages(
     """
     if len({(page.color.shape, page.color.dtype, page.alpha is None) for page in pages}) > 1:
         raise ValueError("pages of one batch must have one shape and type, and all alpha or none")
-    colors = _upscale_each(engine, [page.color for page in pages], target_size)
-    alphas = _upscale_alphas(engine, [page.alpha for page in pages], target_size)
+    colors = _upscale_each(engine, [page.color for page in pages], target_size, safest)
+    alphas = _upscale_alphas(engine, [page.alpha for page in pages], target_size, safest)
     results: list[Pixels | PageError] = []
     for page, color, alpha in zip(pages, colors, alphas, strict=True):
         if isinstance(color, PageError):
@@ -66,7 +67,7 @@ def upscale_pages(
 
 
 def _upscale_alphas(
-    engine: Engine, alphas: Sequence[SampleArray | None], target_size: tuple[int, int]
+    engine: Engine, alphas: Sequence[SampleArray | None], target_size: tuple[int, int], safest: bool
 ) -> list[SampleArray | PageError | None]:
     """Upscale planes of height x width, the flat ones without the engine."""
     width, height = target_size
@@ -80,14 +81,14 @@ def _upscale_alphas(
             results[index] = np.full((height, width), alpha.flat[0], dtype=alpha.dtype)
         else:
             uneven.append((index, alpha[:, :, np.newaxis]))
-    planes = _upscale_each(engine, [plane for _, plane in uneven], target_size)
+    planes = _upscale_each(engine, [plane for _, plane in uneven], target_size, safest)
     for (index, _), plane in zip(uneven, planes, strict=True):
         results[index] = plane if isinstance(plane, PageError) else plane[:, :, 0]
     return results
 
 
 def _upscale_each(
-    engine: Engine, pages: Sequence[SampleArray], target_size: tuple[int, int]
+    engine: Engine, pages: Sequence[SampleArray], target_size: tuple[int, int], safest: bool
 ) -> list[SampleArray | PageError]:
     """Upscale all at once; where that fails each alone, so that one page fails for its own reasons only."""
     if not pages:
@@ -95,8 +96,8 @@ def _upscale_each(
     try:
         # One page, perhaps a large one, need not be copied.
         batch = pages[0][np.newaxis] if len(pages) == 1 else np.stack(pages)
-        return list(engine.upscale(Batch(batch, target_size)))
+        return list(engine.upscale(Batch(batch, target_size, safest)))
     except PageError as error:
         if len(pages) == 1:
             return [error]
-    return [result for page in pages for result in _upscale_each(engine, [page], target_size)]
+    return [result for page in pages for result in _upscale_each(engine, [page], target_size, safest)]

@@ -105,13 +105,14 @@ class TorchEngine:
             stage = self._stage(self._dtype)
             # The target's size moves windows by a few pixels only: native size stands for all.
             native = (height * self.native_scale, width * self.native_scale)
-            tiles = self._plan(stage, (height, width), native)
+            tiles = self._plan(stage, (height, width), native, self._overlap)
             return max(1, self._at_once(stage, tiles, channels=3) // len(tiles))
 
     def upscale(self, batch: Batch) -> SampleArray:
         """Return the pages at their target size and in their own type: N x height x width x C.
 
-        Pages of 16 bits are computed in float32: half precision would hold no more than 8 to 11 of them.
+        Pages of 16 bits are computed in float32: half precision would hold no more than 8 to 11 of them. The
+        safest way is float32, with tiles that see twice as far.
 
         Raises:
             PageError: ``"out-of-memory"`` where not even the smallest tile fits, ``"not-finite"`` where the
@@ -122,7 +123,7 @@ class TorchEngine:
         pixels = _checked(batch)
         width, height = batch.target_size
         with self._telling_of_a_lost_device(), torch.inference_mode():
-            return self._upscale(pixels, (height, width))
+            return self._upscale(pixels, (height, width), safest=batch.safest)
 
     def close(self) -> None:
         """Give the device's memory back. The engine is not used afterwards."""
@@ -143,10 +144,11 @@ class TorchEngine:
                 "done. If it fails again, check the card (nvidia-smi) and its driver."
             ) from error
 
-    def _upscale(self, pixels: SampleArray, target: tuple[int, int]) -> SampleArray:
-        precision = torch.float32 if pixels.dtype == np.uint16 else self._dtype
+    def _upscale(self, pixels: SampleArray, target: tuple[int, int], *, safest: bool) -> SampleArray:
+        precision = torch.float32 if safest or pixels.dtype == np.uint16 else self._dtype
         stage = self._stage(precision)
-        result, finite = self._patiently(stage, pixels, target)
+        overlap = self._overlap * (2 if safest else 1)
+        result, finite = self._patiently(stage, pixels, target, overlap)
         if precision == torch.float32:
             suspects = ~finite
         else:
@@ -156,7 +158,9 @@ class TorchEngine:
         for index in np.flatnonzero(suspects):
             page = slice(int(index), int(index) + 1)
             if precision != torch.float32:
-                again, again_finite = self._patiently(self._stage(torch.float32), pixels[page], target)
+                again, again_finite = self._patiently(
+                    self._stage(torch.float32), pixels[page], target, overlap
+                )
                 if again_finite.all():
                     result[page] = again
                     continue
@@ -167,11 +171,11 @@ class TorchEngine:
         return result
 
     def _patiently(
-        self, stage: _Stage, pixels: SampleArray, target: tuple[int, int]
+        self, stage: _Stage, pixels: SampleArray, target: tuple[int, int], overlap: int
     ) -> tuple[SampleArray, NDArray[np.bool_]]:
         """Run the pages, in smaller pieces whenever memory does not suffice; see ``_run``."""
         while True:
-            tiles = self._plan(stage, pixels.shape[1:3], target)
+            tiles = self._plan(stage, pixels.shape[1:3], target, overlap)
             count = min(self._at_once(stage, tiles, pixels.shape[3]), len(pixels) * len(tiles))
             try:
                 return self._run(stage, pixels, target, tiles, count)
@@ -274,14 +278,16 @@ class TorchEngine:
         if measure:
             stage.limits.learn(pixels, torch.cuda.max_memory_allocated(self._device) - before)
 
-    def _plan(self, stage: _Stage, page: tuple[int, ...], target: tuple[int, int]) -> list[Tile]:
+    def _plan(
+        self, stage: _Stage, page: tuple[int, ...], target: tuple[int, int], overlap: int
+    ) -> list[Tile]:
         network = self._network
         return plan_tiles(
             (page[0], page[1]),
             target,
             native_scale=self.native_scale,
             longest=stage.limits.longest(page[0], page[1]),
-            overlap=self._overlap,
+            overlap=overlap,
             multiple_of=network.multiple_of,
             minimum=network.minimum,
             square=network.square,

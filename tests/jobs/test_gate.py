@@ -1,0 +1,115 @@
+"""The gate in a run: a fault at the seam for engines is seen, mended where it can be, and told."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from comic_upscale.jobs import gatekeeper
+from comic_upscale.jobs.progress import Event, JobFinished
+from comic_upscale.jobs.report import read_failures, read_status, read_suspects
+from comic_upscale.jobs.run import run_job
+from comic_upscale.pages.page import SampleArray
+from comic_upscale.settings import JobSettings
+from comic_upscale.upscaling.engine import Batch, Engine
+from tests.fakes import NearestEngine
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "pages").glob("0*.png"))
+
+
+class FaultyEngine(NearestEngine):
+    """Gives the page upside down; by the safest path as it is, where it is told to heal."""
+
+    def __init__(self, *, heals: bool) -> None:
+        super().__init__()
+        self._heals = heals
+        self.safest = 0
+
+    def upscale(self, batch: Batch) -> SampleArray:
+        self.safest += batch.safest
+        page = super().upscale(batch)
+        return page if batch.safest and self._heals else page[:, ::-1]
+
+
+@pytest.fixture
+def pages(tmp_path: Path) -> Path:
+    folder = tmp_path / "pages"
+    folder.mkdir()
+    for path in EXAMPLES[:3]:
+        with Image.open(path) as image:
+            image.convert("RGB").crop((0, 0, 200, 300)).save(folder / path.name)
+    return folder
+
+
+def run(pages: Path, weights: Path, engine: Engine, **options: object) -> JobFinished:
+    settings = JobSettings(
+        input=pages,
+        output=pages.parent / "out",
+        scale=2.0,
+        model=str(weights),
+        **options,  # type: ignore[arg-type]
+    )
+    events: list[Event] = []
+    return run_job(settings, on_event=events.append, open_engines=lambda *_: [engine])
+
+
+def test_pages_that_are_right_are_scored_and_none_is_suspect(pages: Path, tiny_weights: Path) -> None:
+    finished = run(pages, tiny_weights, NearestEngine())
+    ledger = pages.parent / "out" / ".comic-upscale" / "ledger.sqlite3"
+    assert (finished.done, finished.suspects) == (3, 0)
+    assert read_suspects(ledger) == []
+    with sqlite3.connect(ledger) as connection:
+        rows = connection.execute("select json_extract(scores, '$.psnr'), suspect from pages").fetchall()
+    assert all(psnr > 30 and suspect is None for psnr, suspect in rows)
+
+
+def test_a_suspect_page_is_done_again_by_the_safest_path(pages: Path, tiny_weights: Path) -> None:
+    engine = FaultyEngine(heals=True)
+    finished = run(pages, tiny_weights, engine)
+    assert (finished.done, finished.suspects, engine.safest) == (3, 0, 3)
+    with Image.open(pages / "001.png") as before, Image.open(pages.parent / "out" / "001.png") as after:
+        small = np.asarray(after.convert("RGB").resize(before.size, Image.Resampling.NEAREST), np.int16)
+        assert np.abs(small - np.asarray(before, np.int16)).mean() < 20
+    with sqlite3.connect(pages.parent / "out" / ".comic-upscale" / "ledger.sqlite3") as connection:
+        notes = [row[0] for row in connection.execute("select notes from pages")]
+    assert all("done again" in note for note in notes)
+
+
+def test_a_page_that_stays_suspect_is_kept_and_marked(pages: Path, tiny_weights: Path) -> None:
+    finished = run(pages, tiny_weights, FaultyEngine(heals=False))
+    ledger = pages.parent / "out" / ".comic-upscale" / "ledger.sqlite3"
+    assert (finished.done, finished.failed, finished.suspects) == (3, 0, 3)
+    assert read_status(ledger).suspects == 3
+    suspects = read_suspects(ledger)
+    assert [page.source for page in suspects] == ["001.png", "002.png", "003.png"]
+    assert all("source" in page.reasons and page.scores["psnr"] < 30 for page in suspects)
+    assert all((pages.parent / "out" / page.output).is_file() for page in suspects)
+
+
+def test_strict_makes_it_a_failure_that_can_be_tried_again(pages: Path, tiny_weights: Path) -> None:
+    finished = run(pages, tiny_weights, FaultyEngine(heals=False), strict=True)
+    ledger = pages.parent / "out" / ".comic-upscale" / "ledger.sqlite3"
+    assert (finished.done, finished.failed, finished.suspects) == (0, 3, 0)
+    assert {failure.kind for failure in read_failures(ledger)} == {gatekeeper.SUSPECT}
+    assert not list((pages.parent / "out").glob("*.png"))
+    again = run(pages, tiny_weights, NearestEngine(), strict=True, retry_failed=True)
+    assert (again.done, again.failed) == (3, 0)
+
+
+def test_without_the_gate_nothing_is_looked_at(pages: Path, tiny_weights: Path) -> None:
+    engine = FaultyEngine(heals=True)
+    finished = run(pages, tiny_weights, engine, gate=False)
+    assert (finished.done, finished.suspects, engine.safest) == (3, 0, 0)
+
+
+def test_a_network_that_does_nothing_right_is_not_asked_twice_for_ever(
+    pages: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gatekeeper, "HOPELESS_AFTER", 1)
+    engine = FaultyEngine(heals=False)
+    finished = run(pages, tiny_weights, engine, workers=1)
+    assert (finished.suspects, engine.safest) == (3, 1)
