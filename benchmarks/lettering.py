@@ -81,6 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--model", "--models", dest="models", action="extend", nargs="+", default=[], metavar="NAME|FILE"
     )
     parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="TEXT", help="candidates whose label has one of these in it"
+    )
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--json", type=Path, default=RESULT)
     parser.add_argument("--markdown", type=Path)
@@ -88,9 +91,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         check_tesseract()
         pages = draw_pages(options.pages, options.seed, tuple(options.x_height))
-        report = {"x_height": list(options.x_height)} | measure(
-            pages, gather(options.models, peers=options.peers), options.threads
-        )
+        candidates = gather(options.models, peers=options.peers)
+        if options.only:
+            candidates = [
+                each for each in candidates if any(text in each.label for text in (LANCZOS, *options.only))
+            ]
+        report = {"x_height": list(options.x_height)} | measure(pages, candidates, options.threads)
     except (AbsentError, ComicUpscaleError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -62,7 +62,7 @@ def _off_white(larger: UInt8Array) -> UInt8Array:
 
 def _with_a_seam(larger: UInt8Array) -> UInt8Array:
     moved = larger.astype(np.int16)
-    moved[:, larger.shape[1] // 2 :] -= 8
+    moved[:, larger.shape[1] // 2 :] -= 16
     return moved.clip(0, 255).astype(np.uint8)
 
 
