@@ -1,4 +1,4 @@
-"""What one thread spends on a page beside the network: decoding, encoding, checking, hashing.
+"""What one thread spends on a page beside the network: decoding and preparing it, finishing, judging, encoding it.
 
 Usage: python benchmarks/host_work.py [--pages 12] [--json FILE]
 
@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +24,13 @@ from PIL import Image
 
 from benchmarks.machine import facts, write_report
 from benchmarks.whole_run import SCALE, cut_pages
+from comic_upscale.gate.verdict import judge
 from comic_upscale.pages.decode import decode
 from comic_upscale.pages.encode import check_encoded, encode
 from comic_upscale.pages.page import Pixels
 from comic_upscale.pages.size import target_size
 from comic_upscale.settings import OutputFormat
+from comic_upscale.upscaling.pages import finish, prepare
 
 FORMATS: dict[str, tuple[OutputFormat, int | None]] = {
     "png": ("png", None),
@@ -53,22 +56,29 @@ def main() -> None:
 
 def measure(files: list[bytes]) -> dict[str, object]:
     """Seconds and bytes for a megapixel of output (decoding: of input), the mean over the pages."""
-    pages = [decode(data, max_pixels=10**9) for data in files]
+    pages = [prepare(decode(data, max_pixels=10**9)) for data in files]
     larger = [enlarged(page) for page in pages]
-    reading = [seconds(lambda data=data: decode(data, max_pixels=10**9)) for data in files]
+    reading = [seconds(lambda data=data: prepare(decode(data, max_pixels=10**9))) for data in files]
     inputs = sum(page.width * page.height for page in pages) / 1e6
     outputs = sum(page.width * page.height for page in larger) / 1e6
     encoding: dict[str, dict[str, float]] = {}
     for name, (format, quality) in FORMATS.items():
         written: list[bytes] = []
 
-        def work(page: Pixels, format: OutputFormat = format, quality: int | None = quality) -> None:
+        def work(
+            source: Pixels, page: Pixels, format: OutputFormat = format, quality: int | None = quality
+        ) -> None:
+            page = finish(page)
+            judge(source.color, page.color)
             data = encode(page, format=format, quality=quality)
             check_encoded(data, (page.width, page.height))
             hashlib.sha256(data)
             written.append(data)  # noqa: B023 - used within its own round alone
 
-        spent = [seconds(lambda page=page: work(page)) for page in larger]
+        spent = [
+            seconds(lambda source=source, page=page: work(source, page))
+            for source, page in zip(pages, larger, strict=True)
+        ]
         encoding[name] = {
             "seconds_a_megapixel": round(sum(spent) / outputs, 4),
             "least": round(min(spent) / outputs * len(spent), 4),
@@ -93,7 +103,7 @@ def enlarged(page: Pixels) -> Pixels:
     size = target_size(page.width, page.height, SCALE)
     image = Image.fromarray(page.color.squeeze())
     samples = np.asarray(image.resize(size, Image.Resampling.LANCZOS))
-    return Pixels(samples.reshape(size[1], size[0], -1))
+    return replace(page, color=samples.reshape(size[1], size[0], -1).copy())
 
 
 if __name__ == "__main__":
