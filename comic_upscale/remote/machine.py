@@ -25,13 +25,13 @@ from typing import Any, TypeVar
 
 from comic_upscale.errors import RemoteError
 from comic_upscale.jobs.elsewhere import Device, FarPage, News
+from comic_upscale.jobs.measured import PROCESSOR
 from comic_upscale.models.weights import ResolvedWeights
-from comic_upscale.pages.formats import output_extension
 from comic_upscale.remote.bundle import build_wheel
 from comic_upscale.remote.check import Findings, look_at
 from comic_upscale.remote.connection import Connection, patiently, printable_tail
 from comic_upscale.remote.listing import is_page_name, read_lines
-from comic_upscale.settings import MARKER_FOLDER, JobSettings, OutputFormat, path_text
+from comic_upscale.settings import MARKER_FOLDER, JobSettings, path_text
 
 T = TypeVar("T")
 
@@ -170,7 +170,6 @@ class Machine:
         self._findings: Findings | None = None
         self._job = ""
         self._run_command: list[str] = []
-        self._format: OutputFormat = "png"
         self._since = ""
         self._key = ""
 
@@ -199,14 +198,13 @@ class Machine:
             raise RemoteError(f"{self.name} cannot do the work: {'; '.join(complaints)}")
         self._install(findings)
         self.open_job(job_name(fingerprint, settings))
-        self._format = settings.format
         self._run_command = [
             self._python(), "-m", "comic_upscale", "run", "--input", f"{self._job}/input",
             "--output", f"{self._job}/output", "--sidecars", "skip", *self._send_weights(weights), *self._options,
             # Said even where it was not: a job of an earlier version goes on as it began.
             "--gray", settings.gray_mode,
         ]  # fmt: skip
-        device = ", ".join(gpu.name for gpu in findings.gpus) or "processor"
+        device = ", ".join(gpu.name for gpu in findings.gpus) or PROCESSOR
         return Device(f"{self.name}: {device}")
 
     def open_job(self, name: str) -> None:
@@ -231,9 +229,7 @@ class Machine:
         """Remove pages and what became of them."""
         doomed = [name for name in names if is_page_name(name)]
         files = [f"input/{name}" for name in doomed]
-        files += [
-            f"output/{name.partition('.')[0]}.{output_extension(self._format, name)}" for name in doomed
-        ]
+        files += [f"output/{name}" for name in doomed]
         if files:
             self._check(
                 f"cd {shlex.quote(self._job)} && xargs rm -f --",
