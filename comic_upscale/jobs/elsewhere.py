@@ -30,7 +30,7 @@ from comic_upscale.settings import JobSettings
 T = TypeVar("T")
 P = ParamSpec("P")
 
-SEND_BYTES, SEND_PAGES = 16 << 20, 500
+SEND_BYTES, SEND_PAGES = 32 << 20, 2000
 """What is sent in one piece: so much is sent again at most where the line breaks."""
 
 FETCH_BYTES, FETCH_PAGES = 32 << 20, 100
@@ -106,7 +106,7 @@ class Workplace(Protocol):
         """The names of the pages that are there, whole."""
 
     def send(self, pages: Sequence[tuple[str, bytes]]) -> None:
-        """Send pages; each is called ``HASH.EXTENSION``. They are there whole, or not at all."""
+        """Send pages; each is called ``HASH.EXTENSION``. Each is there whole, or not at all."""
 
     def forget(self, names: Iterable[str]) -> None:
         """Remove pages and what became of them."""
@@ -214,14 +214,16 @@ class FarPipeline(Pipeline):
         """Read every page that is to be done, and send those that are not there yet."""
         self._held = held = await self._on_line(self._place_of_work.held)
         batch: list[tuple[str, bytes]] = []
+        size = 0
         async for name, data in self._named_pages():
             if name in held or self._ask in ("run", "pull"):
                 continue
             batch.append((name, data))
-            if len(batch) >= SEND_PAGES or sum(len(page) for _, page in batch) >= SEND_BYTES:
+            size += len(data)
+            if len(batch) >= SEND_PAGES or size >= SEND_BYTES:
                 await self._send(batch)
                 await self._work_meanwhile()
-                batch = []
+                batch, size = [], 0
         if self._ask == "run" and (missing := self._waiting.keys() - held):
             raise RemoteError(
                 f"{len(missing):,} pages are not there yet: `comic-upscale remote push` sends them"
