@@ -12,6 +12,7 @@ import shutil
 import socket
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -75,16 +76,20 @@ def send_ours(server: Server, source: Path, target: Path) -> None:
         "box", SshFiles(user="root", config=server.config, known_hosts=server.folder / "known_hosts")
     )
     patience = Patience(0, lambda seconds: True, lambda reason: None)
-    machine = Machine(lambda: Connection(address, lambda key: False), patience, base=str(target))
+    machine = Machine(
+        lambda: Connection(address, lambda key: False), patience, base=str(target), python=sys.executable
+    )
     machine.open_job("benchmark")
     batch: list[tuple[str, bytes]] = []
+    size = 0
     try:
         for path in sorted(source.iterdir()):
             data = path.read_bytes()
             batch.append((f"{hashlib.sha256(data).hexdigest()}.png", data))
-            if len(batch) >= SEND_PAGES or sum(len(page) for _, page in batch) >= SEND_BYTES:
+            size += len(data)
+            if len(batch) >= SEND_PAGES or size >= SEND_BYTES:
                 machine.send(batch)
-                batch = []
+                batch, size = [], 0
         if batch:
             machine.send(batch)
     finally:

@@ -32,7 +32,7 @@ from comic_upscale.cli_remote import RemoteDoor, remote
 from comic_upscale.cli_report import report
 from comic_upscale.cli_watchdog import watchdog
 from comic_upscale.environment import default_workers, state_folder, weights_cache, weights_folders
-from comic_upscale.errors import ComicUpscaleError
+from comic_upscale.errors import EXIT_CEILING, ComicUpscaleError
 from comic_upscale.version import __version__
 
 if TYPE_CHECKING:
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from comic_upscale.terminal import Display
 
 EXIT_SOME_FAILED = 1
-EXIT_CEILING = 8
 
 
 class ErrorsAsExitCodes(typer.core.TyperGroup):

@@ -29,6 +29,8 @@ remote = typer.Typer(
     help="Let another machine do the work: a rented GPU, or any Linux machine that SSH reaches.",
 )
 
+POLL_SECONDS = 3.0
+
 AS_RUN = {"allow_extra_args": True, "ignore_unknown_options": True}
 """For commands that take the options of ``run`` besides their own."""
 
@@ -78,6 +80,10 @@ RemotePython = Annotated[
 Patience = Annotated[
     float,
     typer.Option("--patience", metavar="SECONDS", help="How long a line that broke is tried to be mended."),
+]
+Poll = Annotated[
+    float,
+    typer.Option("--poll", metavar="SECONDS", help="How often the machine is asked what is new."),
 ]
 Job = Annotated[
     str | None, typer.Option("--job", metavar="NAME", help="The job there; left out: the one worked on last.")
@@ -137,12 +143,21 @@ class RemoteDoor:
     Args:
         reach: the machine.
         ask: what it shall do.
+        poll: seconds between two questions for what is new.
         when_done: a command of the user's for when every page is home.
+
+    Raises:
+        SettingsError: a time that makes no sense.
     """
 
-    def __init__(self, reach: Reach, ask: Ask, when_done: str | None = None) -> None:
+    def __init__(
+        self, reach: Reach, ask: Ask, *, poll: float = POLL_SECONDS, when_done: str | None = None
+    ) -> None:
+        if not 0.1 <= poll <= 3600:
+            raise SettingsError(f"--poll must be between 0.1 and 3600 seconds, not {poll:g}")
         self._reach = reach
         self._ask = ask
+        self._poll = poll
         self._when_done = when_done
 
     @contextmanager
@@ -159,7 +174,7 @@ class RemoteDoor:
         try:
             # Before anything moves on the terminal: there may be a question about the host key.
             machine.base()
-            yield Elsewhere(machine, self._ask)
+            yield Elsewhere(machine, self._ask, self._poll)
         finally:
             machine.close()
 
@@ -299,6 +314,7 @@ def upscale(
     remote_dir: RemoteDir = "comic-upscale",
     remote_python: RemotePython = None,
     patience: Patience = 300.0,
+    poll: Poll = POLL_SECONDS,
     when_done: Annotated[
         str | None,
         typer.Option(
@@ -312,7 +328,7 @@ def upscale(
         host=host, port=port, identity=identity, ssh_config=ssh_config, accept_new_host_key=accept_new_host_key,
         remote_dir=remote_dir, remote_python=remote_python, patience=patience,
     )  # fmt: skip
-    _as_run(ctx, RemoteDoor(reach, "upscale", when_done))
+    _as_run(ctx, RemoteDoor(reach, "upscale", poll=poll, when_done=when_done))
 
 
 @contextmanager

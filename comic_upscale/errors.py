@@ -23,6 +23,9 @@ A message says what happened and what to do next. Only ``cli.py`` turns an error
 
 from __future__ import annotations
 
+EXIT_CEILING = 8
+"""The exit code of a run that stopped below its ``--max-cost``: no error, and not everything done."""
+
 ANIMATED = "animated"
 """The kind of `PageError` of a page that the settings pass over because it moves: it is skipped, and no failure."""
 

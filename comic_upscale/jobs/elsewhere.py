@@ -13,37 +13,35 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar
 
-from comic_upscale.errors import ComicUpscaleError, PageError, RemoteError
+from comic_upscale.errors import EXIT_CEILING, ComicUpscaleError, PageError, RemoteError
+from comic_upscale.jobs.flow import CEILING
 from comic_upscale.jobs.pipeline import CLAIM_PAGES, Pipeline, _first, _result, _skipped, _Work
+from comic_upscale.jobs.progress import StageMeter
 from comic_upscale.jobs.records import LEFT_AS_THEY_ARE
 from comic_upscale.models.weights import ResolvedWeights
 from comic_upscale.pages.decode import read_header
 from comic_upscale.pages.encode import check_encoded
-from comic_upscale.pages.formats import IMAGE_EXTENSIONS, extension_of, output_extension
+from comic_upscale.pages.formats import output_extension
 from comic_upscale.pages.size import find_target
 from comic_upscale.settings import JobSettings
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
-SEND_BYTES, SEND_PAGES = 16 << 20, 500
+SEND_BYTES, SEND_PAGES = 32 << 20, 2000
 """What is sent in one piece: so much is sent again at most where the line breaks."""
 
 FETCH_BYTES, FETCH_PAGES = 32 << 20, 100
 """What is fetched in one piece, and held in memory."""
 
-POLL_SECONDS = 3.0
-"""How often the other machine is asked what is new."""
-
 MOST_STARTS = 3
 """A run elsewhere that dies so often without finishing a page is not started again."""
 
 _ROOM_FOR_HEADERS = 1 << 20
-_BYTES_A_PIXEL = 5
-"""No format of ours needs more; what claims to is not fetched."""
+_BYTES_A_PIXEL = 9
+"""No format of ours needs more, with four channels of 16 bits; what claims to is not fetched."""
 
 
 Ask = Literal["upscale", "push", "run", "pull"]
@@ -108,13 +106,16 @@ class Workplace(Protocol):
         """The names of the pages that are there, whole."""
 
     def send(self, pages: Sequence[tuple[str, bytes]]) -> None:
-        """Send pages; each is called ``HASH.EXTENSION``. They are there whole, or not at all."""
+        """Send pages; each is called ``HASH.EXTENSION``. Each is there whole, or not at all."""
 
     def forget(self, names: Iterable[str]) -> None:
         """Remove pages and what became of them."""
 
     def start(self, *, retry_failed: bool) -> None:
         """Let a run begin that outlives the connection; nothing happens where one goes on."""
+
+    def stop(self) -> object:
+        """Let the run end after what it has in hand, as Ctrl-C does."""
 
     def news(self) -> News:
         """Ask what is new."""
@@ -135,6 +136,8 @@ class Elsewhere:
 
     workplace: Workplace
     ask: Ask = "upscale"
+    poll: float = 3.0
+    """Seconds between two questions for what is new."""
 
 
 @dataclass(slots=True)
@@ -155,10 +158,17 @@ class FarPipeline(Pipeline):
 
     def __init__(self, *, elsewhere: Elsewhere, **more: Any) -> None:
         super().__init__(engines=[], **more)
-        self._meters = {}
+        # What is read here is counted as decoding; the network and the encoders are elsewhere.
+        self._meters = {"decode": StageMeter(self._settings.workers)}
         self._place_of_work = elsewhere.workplace
         self._ask = elsewhere.ask
+        self._poll = elsewhere.poll
         self._waiting: dict[str, _Waiting] = {}
+        self._held: frozenset[str] = frozenset()
+        self._told: list[FarPage] = []
+        self._told_names: set[str] = set()
+        self._starts = self._told_at_start = 0
+        self._retry = self._settings.retry_failed
         self._line = ThreadPoolExecutor(1, thread_name_prefix="remote")
         self._sent_bytes = self._sent_pages = 0
 
@@ -175,6 +185,9 @@ class FarPipeline(Pipeline):
                 recorder = group.create_task(self._record())
                 group.create_task(self._bind())
                 await self._go()
+                if self._stop.kind == CEILING:
+                    # What is paid for is the time there.
+                    await self._on_line(self._place_of_work.stop)
                 await self._results.put(None)
                 await recorder
                 await self._to_bind.put(None)
@@ -190,7 +203,8 @@ class FarPipeline(Pipeline):
         if self._ask == "push" or self._stop.requested or not self._waiting:
             return
         if self._ask == "pull":
-            await self._bring_home((await self._on_line(self._place_of_work.news)).pages)
+            await self._listen()
+            await self._bring_home()
             return
         await self._work_off()
 
@@ -198,15 +212,18 @@ class FarPipeline(Pipeline):
 
     async def _read_and_send(self) -> None:
         """Read every page that is to be done, and send those that are not there yet."""
-        held = await self._on_line(self._place_of_work.held)
+        self._held = held = await self._on_line(self._place_of_work.held)
         batch: list[tuple[str, bytes]] = []
+        size = 0
         async for name, data in self._named_pages():
             if name in held or self._ask in ("run", "pull"):
                 continue
             batch.append((name, data))
-            if len(batch) >= SEND_PAGES or sum(len(page) for _, page in batch) >= SEND_BYTES:
+            size += len(data)
+            if len(batch) >= SEND_PAGES or size >= SEND_BYTES:
                 await self._send(batch)
-                batch = []
+                await self._work_meanwhile()
+                batch, size = [], 0
         if self._ask == "run" and (missing := self._waiting.keys() - held):
             raise RemoteError(
                 f"{len(missing):,} pages are not there yet: `comic-upscale remote push` sends them"
@@ -217,6 +234,18 @@ class FarPipeline(Pipeline):
             # What is no longer asked for must not be worked on.
             await self._on_line(self._place_of_work.forget, held - self._waiting.keys())
         self.doing = None
+
+    async def _work_meanwhile(self) -> None:
+        """Let the machine work on what it has while more is sent; its outputs come home after that.
+
+        A run there knows the pages that were there when it began. So one that has ended is followed by the
+        next, and a card waits for the line, not for its end.
+        """
+        if self._ask != "upscale" or self._stop.requested:
+            return
+        news = await self._listen()
+        if not news.alive:
+            await self._start_once_more(news)
 
     async def _named_pages(self) -> AsyncIterator[tuple[str, bytes]]:
         """The pages to be done, claimed and read, each content once: (name, bytes)."""
@@ -247,7 +276,8 @@ class FarPipeline(Pipeline):
             return None
         work.size = (header.width, header.height)
         work.sha256 = hashlib.sha256(data).hexdigest()
-        name = f"{work.sha256}.{_extension(work.page.source)}"
+        # Called as its output will be: pages of one content that become one output are one page there.
+        name = f"{work.sha256}.{output_extension(self._settings.format, work.page.source)}"
         twins = self._waiting.setdefault(name, _Waiting([]))
         twins.works.append(work)
         return (name, data) if len(twins.works) == 1 else None
@@ -262,32 +292,52 @@ class FarPipeline(Pipeline):
 
     async def _work_off(self) -> None:
         """Let the other machine work, bring home what it finishes, and see that it goes on."""
-        starts, settled = 0, -1
-        retry = self._settings.retry_failed
-        news = await self._on_line(self._place_of_work.news)
-        await self._bring_home(news.pages)
+        self.doing = "the other machine works on the first pages"
+        news = await self._listen()
+        await self._bring_home()
         while not self._stop.requested:
             if not news.alive:
-                if not retry and (starts or self._all_settled()):
+                if not self._retry and (self._starts or self._all_settled()):
                     await self._take_failures()
                 if not self._open():
                     return
-                if starts:
-                    await self._judge(news)
-                if self._settled() > settled:
-                    starts, settled = 0, self._settled()
-                if starts >= MOST_STARTS:
-                    raise RemoteError(
-                        f"the run elsewhere ended {starts} times without finishing a page: "
-                        f"{await self._on_line(self._place_of_work.complaint)}"
-                    )
-                await self._on_line(self._start, retry)
-                starts, retry = starts + 1, False
-                if self._ask == "run":
-                    return
-            await self._pause(POLL_SECONDS if news.alive else 1.0)
-            news = await self._on_line(self._place_of_work.news)
-            await self._bring_home(news.pages)
+                await self._start_once_more(news)
+            if self._ask == "run":
+                return
+            await self._pause(self._poll if news.alive else min(self._poll, 1.0))
+            news = await self._listen()
+            await self._bring_home()
+
+    async def _listen(self) -> News:
+        """Ask what is new, and keep it for bringing it home."""
+        news = await self._on_line(self._place_of_work.news)
+        self._told += news.pages
+        # What was told last is told again with what is new.
+        names = {page.name for page in news.pages}
+        self._told_names |= names & (self._held | self._waiting.keys())
+        return news
+
+    async def _start_once_more(self, news: News) -> None:
+        """Let the next run begin there, unless the last one ended for a reason that it would meet again.
+
+        Raises:
+            RemoteError: it would, or several have ended without finishing a page.
+        """
+        if self._starts:
+            await self._judge(news)
+        if self._stop.requested:
+            return
+        if len(self._told_names) > self._told_at_start:
+            self._starts = 0
+        if self._starts >= MOST_STARTS:
+            raise RemoteError(
+                f"the run elsewhere ended {self._starts} times without finishing a page: "
+                f"{await self._on_line(self._place_of_work.complaint)}"
+            )
+        self._told_at_start = len(self._told_names)
+        retry, self._retry = self._retry, False
+        await self._on_line(self._start, retry)
+        self._starts += 1
 
     def _start(self, retry: bool) -> None:
         self._place_of_work.start(retry_failed=retry)
@@ -297,6 +347,9 @@ class FarPipeline(Pipeline):
         if news.exit_code in (0, 1, None) or news.exit_code == 128 + 9:
             return
         said = await self._on_line(self._place_of_work.complaint)
+        if news.exit_code == EXIT_CEILING:
+            self._stop.request(f"the ceiling was reached elsewhere: {said}", CEILING)
+            return
         if news.exit_code in (129, 130, 143):
             raise RemoteError(f"the run elsewhere was stopped: {said}. The same command continues it")
         raise RemoteError(f"the run elsewhere ended with exit code {news.exit_code}: {said}")
@@ -314,10 +367,11 @@ class FarPipeline(Pipeline):
                 else:
                     await self._fail(work, PageError(said.kind, said.reason))
 
-    async def _bring_home(self, pages: Sequence[FarPage]) -> None:
-        """Fetch what is done, check it and put it in its place; note what failed."""
+    async def _bring_home(self) -> None:
+        """Fetch what was told of as done, check it and put it in its place; note what failed."""
+        told, self._told = self._told, []
         wanted: dict[str, FarPage] = {}
-        for page in pages:
+        for page in told:
             waiting = self._waiting.get(page.name)
             if waiting is None or not waiting.works:
                 continue
@@ -326,7 +380,7 @@ class FarPipeline(Pipeline):
                 continue
             waiting.settled = page
             if page.state == "done":
-                wanted[self._output_name(page.name)] = page
+                wanted[page.name] = page
         for batch in _batches(wanted):
             if self._stop.requested:
                 return
@@ -392,7 +446,7 @@ class FarPipeline(Pipeline):
                 await self._fail(work, error)
             else:
                 await self._results.put(_result(work))
-            self._in_hand = work.page.source
+            self._in_hand, self.doing = work.page.source, None
 
     # What these share
 
@@ -402,12 +456,6 @@ class FarPipeline(Pipeline):
 
     def _all_settled(self) -> bool:
         return all(waiting.settled is not None for waiting in self._waiting.values() if waiting.works)
-
-    def _settled(self) -> int:
-        return self.done + self._failed_now + self._skipped_now
-
-    def _output_name(self, name: str) -> str:
-        return f"{name.partition('.')[0]}.{output_extension(self._settings.format, name)}"
 
     async def _on_line(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function on the thread that speaks with the other machine."""
@@ -445,12 +493,6 @@ def _check(data: bytes, page: FarPage) -> None:
             "remote", "what came is not what the ledger elsewhere recorded; --retry-failed does it again"
         )
     check_encoded(data, (page.output_width, page.output_height))
-
-
-def _extension(source: str) -> str:
-    """An extension that makes a page of what is sent; what it is, is seen by its content."""
-    found = extension_of(PurePosixPath(source).name)
-    return found if found in IMAGE_EXTENSIONS else "png"
 
 
 __all__ = ["Ask", "Device", "Elsewhere", "FarPage", "FarPipeline", "News", "Workplace"]

@@ -20,8 +20,14 @@ from comic_upscale.jobs.report import read_runs
 from comic_upscale.models.catalogue import CATALOGUE
 from comic_upscale.settings import path_text
 
+PROCESSOR = "processor"
+"""What a run elsewhere calls its device where it has no card."""
+
 LEAST_PAGES = 20
 """A run of fewer pages says more about its beginning and its end than about a rate."""
+
+_FAR = re.compile(r"(?P<place>[^ ]+): (?P<what>.+)")
+"""How a run that another machine did calls its device: ``gpu-box: NVIDIA GeForce RTX 4090``."""
 
 _IN_BRACKETS = re.compile(r"\w+(?::\d+)? \((?P<what>.+)\)")
 
@@ -30,9 +36,13 @@ def hardware_name(device: str, processor: str) -> str:
     """What a device is called in a quote: its card, or the processor with its threads.
 
     Args:
-        device: as an engine says it: ``"cuda:0 (NVIDIA H200)"``, ``"cpu (2 threads)"``, or several with commas.
+        device: as an engine says it: ``"cuda:0 (NVIDIA H200)"``, ``"cpu (2 threads)"``, or several with commas;
+            or as a run elsewhere does: ``"gpu-box: NVIDIA H200"``.
         processor: of the machine.
     """
+    if (far := _FAR.fullmatch(device)) is not None:
+        cards = far["what"].split(", ")
+        return f"{len(cards)} x {cards[0]}" if len(set(cards)) < len(cards) else far["what"]
     names = []
     for each in re.split(r", (?=\w+(?::\d+)? \()", device):
         match = _IN_BRACKETS.fullmatch(each)
@@ -95,9 +105,22 @@ def from_ledgers(ledgers: Iterable[Path], host: str, processor: str) -> list[Mea
     for ledger in ledgers:
         with contextlib.suppress(ComicUpscaleError, sqlite3.Error):
             for run in read_runs(ledger, least=LEAST_PAGES):
-                if run["host"] == host or not str(run["device"]).startswith("cpu"):
-                    found.append(replace(_measured(run, ledger, processor), here=run["host"] == host))
+                device = str(run["device"])
+                far = _FAR.fullmatch(device) is not None
+                here = run["host"] == host and not far
+                if here or not (device.startswith("cpu") or device.endswith(f": {PROCESSOR}")):
+                    measured = _measured(run, ledger, processor)
+                    found.append(replace(_without_the_line(measured) if far else measured, here=here))
     return sorted(found, key=lambda each: each.date, reverse=True)
+
+
+def _without_the_line(found: Measured) -> Measured:
+    """A run elsewhere: its pages were recorded as they came home, which says nothing of the machine.
+
+    What kept it busiest stands for the whole; the line is quoted on its own.
+    """
+    busiest = max(found.network_seconds / found.devices, found.host_seconds / found.workers)
+    return replace(found, whole_seconds=busiest)
 
 
 def _measured(run: dict[str, Any], ledger: Path, processor: str) -> Measured:
@@ -118,11 +141,17 @@ def _measured(run: dict[str, Any], ledger: Path, processor: str) -> Measured:
         network_seconds=run["network_seconds"],
         host_seconds=run["host_seconds"],
         whole_seconds=run["whole_seconds"],
-        devices=len(re.findall(r"(?:^|, )\w+(?::\d+)? \(|^\w+$", run["device"])) or 1,
+        devices=_count_devices(run["device"]),
         workers=settings.get("workers", 1),
         tflop_per_page=None if model is None else model.tflop_per_page,
         versions=json.loads(run["versions"]),
     )
+
+
+def _count_devices(device: str) -> int:
+    if (far := _FAR.fullmatch(device)) is not None:
+        return len(far["what"].split(", "))
+    return len(re.findall(r"(?:^|, )\w+(?::\d+)? \(|^\w+$", device)) or 1
 
 
 def best_for(model: str, identity: str, found: Sequence[Measured]) -> Measured | None:

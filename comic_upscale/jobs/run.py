@@ -373,6 +373,7 @@ class _Run:
             run_id=run_id,
             emit=self._emit,
             stop=self._stop,
+            spending=self._spending,
             elsewhere=elsewhere,
         )
         start = time.monotonic()

@@ -25,13 +25,13 @@ from typing import Any, TypeVar
 
 from comic_upscale.errors import RemoteError
 from comic_upscale.jobs.elsewhere import Device, FarPage, News
+from comic_upscale.jobs.measured import PROCESSOR
 from comic_upscale.models.weights import ResolvedWeights
-from comic_upscale.pages.formats import output_extension
 from comic_upscale.remote.bundle import build_wheel
 from comic_upscale.remote.check import Findings, look_at
 from comic_upscale.remote.connection import Connection, patiently, printable_tail
 from comic_upscale.remote.listing import is_page_name, read_lines
-from comic_upscale.settings import MARKER_FOLDER, JobSettings, OutputFormat, path_text
+from comic_upscale.settings import MARKER_FOLDER, JobSettings, path_text
 
 T = TypeVar("T")
 
@@ -63,8 +63,8 @@ echo "$?" >run.exit.new && mv run.exit.new run.exit
 
 _START = r"""
 set -e
+mkdir -p @JOB@/input @JOB@/output
 cd @JOB@
-mkdir -p input output
 flock -n run.lock true || exit 0
 rm -f run.pid run.exit
 cat >launch.sh
@@ -91,17 +91,25 @@ if flock -n run.lock true; then echo idle; exit 0; fi
 if flock -w @SECONDS@ run.lock true; then echo stopped; else echo busy; fi
 """
 
-# What arrives counts only under the hash that it is called by.
+# What arrives counts only under the hash that it is called by. One process that reads, hashes and writes: unpacking,
+# hashing and moving one after the other leave the line waiting for two of the three.
 _RECEIVE = r"""
-set -e
-cd @JOB@
-rm -rf incoming
-mkdir -p incoming input
-cd incoming
-tar -xf -
-sha256sum -- * | awk '{ split($2, part, "."); if ($1 != part[1]) wrong = 1 } END { exit wrong }' ||
-    { echo "what arrived is not what was sent: is the disk full, or failing?" >&2; exit 1; }
-mv -- * ../input/
+import hashlib, os, sys
+try:
+    os.makedirs(sys.argv[1] + "/input", exist_ok=True)
+    os.chdir(sys.argv[1])
+    while line := sys.stdin.buffer.readline():
+        name, size = line.decode().split()
+        data = sys.stdin.buffer.read(int(size))
+        if len(data) != int(size):
+            sys.exit("the stream ended within a page")
+        if hashlib.sha256(data).hexdigest() != name.partition(".")[0]:
+            sys.exit("what arrived is not what was sent")
+        with open("incoming.part", "wb") as file:
+            file.write(data)
+        os.replace("incoming.part", "input/" + name)
+except OSError as error:
+    sys.exit(f"a page could not be written: {error.strerror}")
 """
 
 # A virtual environment of the Python that has PyTorch, which sees that one's packages: only what is missing
@@ -170,7 +178,6 @@ class Machine:
         self._findings: Findings | None = None
         self._job = ""
         self._run_command: list[str] = []
-        self._format: OutputFormat = "png"
         self._since = ""
         self._key = ""
 
@@ -199,41 +206,41 @@ class Machine:
             raise RemoteError(f"{self.name} cannot do the work: {'; '.join(complaints)}")
         self._install(findings)
         self.open_job(job_name(fingerprint, settings))
-        self._format = settings.format
         self._run_command = [
             self._python(), "-m", "comic_upscale", "run", "--input", f"{self._job}/input",
             "--output", f"{self._job}/output", "--sidecars", "skip", *self._send_weights(weights), *self._options,
             # Said even where it was not: a job of an earlier version goes on as it began.
             "--gray", settings.gray_mode,
         ]  # fmt: skip
-        device = ", ".join(gpu.name for gpu in findings.gpus) or "processor"
+        device = ", ".join(gpu.name for gpu in findings.gpus) or PROCESSOR
         return Device(f"{self.name}: {device}")
 
     def open_job(self, name: str) -> None:
-        """Make the folder of a job, and mean that job from here on."""
+        """Mean this job from here on; what comes first makes its folder."""
         self._job = f"{self.base()}/jobs/{name}"
-        self._check(f"mkdir -p {shlex.quote(self._job)}/input {shlex.quote(self._job)}/output")
 
     def held(self) -> frozenset[str]:
         """The names of the pages that are there, whole."""
-        listed = self._check(f"ls -1 {shlex.quote(self._job)}/input").decode(errors="replace")
+        listed = self._check(f"ls -1 {shlex.quote(self._job)}/input 2>/dev/null; true").decode(
+            errors="replace"
+        )
         return frozenset(name for name in listed.splitlines() if is_page_name(name))
 
     def send(self, pages: Sequence[tuple[str, bytes]]) -> None:
-        """Send pages as one stream; they are there whole, under the hashes that they are called by, or not at all.
+        """Send pages as one stream; each is there whole, under the hash that it is called by, or not at all.
 
         Raises:
             RemoteError: what arrived is not what was sent; the disk may be full.
         """
-        self._check(self._filled(_RECEIVE), feed=lambda: _as_tar(pages))
+        # Nothing but the standard library, and not even site-packages looked for: it starts at once.
+        command = [self._any_python(), "-I", "-S", "-c", _RECEIVE, self._job]
+        self._check(shlex.join(command), feed=lambda: _as_stream(pages))
 
     def forget(self, names: Iterable[str]) -> None:
         """Remove pages and what became of them."""
         doomed = [name for name in names if is_page_name(name)]
         files = [f"input/{name}" for name in doomed]
-        files += [
-            f"output/{name.partition('.')[0]}.{output_extension(self._format, name)}" for name in doomed
-        ]
+        files += [f"output/{name}" for name in doomed]
         if files:
             self._check(
                 f"cd {shlex.quote(self._job)} && xargs rm -f --",
@@ -439,6 +446,10 @@ class Machine:
     def _python(self) -> str:
         return f"{self._environment()}/bin/python"
 
+    def _any_python(self) -> str:
+        """A Python there: ours where it is installed, else the one that the user named."""
+        return self._python() if self._key else self._asked_python or "python3"
+
     def _install(self, findings: Findings) -> None:
         from comic_upscale.version import __version__
 
@@ -521,15 +532,11 @@ def job_name(fingerprint: str, settings: JobSettings) -> str:
     return f"{plain or 'job'}-{hashlib.sha256(whose.encode()).hexdigest()[:12]}"
 
 
-def _as_tar(pages: Sequence[tuple[str, bytes]]) -> Iterator[bytes]:
-    """Pages as the pieces of a tar stream."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for name, data in pages:
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-    return _pieces(buffer.getvalue())
+def _as_stream(pages: Sequence[tuple[str, bytes]]) -> Iterator[bytes]:
+    """Pages as pieces of a stream: a line with name and size before the bytes of each."""
+    return _pieces(
+        b"".join(part for name, data in pages for part in (f"{name} {len(data)}\n".encode(), data))
+    )
 
 
 def _pieces(data: bytes) -> Iterator[bytes]:

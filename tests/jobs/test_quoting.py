@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import socket
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -126,11 +127,30 @@ def test_a_run_in_a_ledger_is_a_measurement(make_settings: MakeSettings, pages: 
     assert from_ledgers([settings.ledger_path], "another", "x")[0].here is False
 
 
+def test_a_run_elsewhere_is_a_measurement_of_its_card_and_not_of_this_machine(
+    make_settings: MakeSettings, pages: Path
+) -> None:
+    for number in range(20):
+        draw(pages / "more" / f"{number}.png", 300 + number)
+    settings = make_settings()
+    run_job(settings, open_engines=fake)
+    with sqlite3.connect(settings.ledger_path) as ledger:
+        ledger.execute("update runs set device = 'gpu-box: NVIDIA GeForce RTX 4090, NVIDIA GeForce RTX 4090'")
+    here = socket.gethostname()
+    (found,) = from_ledgers([settings.ledger_path], here, "a processor")
+    assert (found.hardware, found.here, found.devices) == ("2 x NVIDIA GeForce RTX 4090", False, 2)
+    assert found.whole_seconds <= max(found.network_seconds, found.host_seconds), "the way home is not in it"
+    with sqlite3.connect(settings.ledger_path) as ledger:
+        ledger.execute("update runs set device = 'gpu-box: processor'")
+    assert from_ledgers([settings.ledger_path], here, "a processor") == []
+
+
 @pytest.mark.parametrize(
     ("device", "name"),
     [
         ("cuda:0 (NVIDIA H200)", "NVIDIA H200"), ("cpu (2 threads)", "EPYC (2 threads)"), ("fake", "fake"),
         ("cuda:0 (Tesla T4), cuda:1 (Tesla T4)", "2 x Tesla T4"), ("mps (Apple GPU)", "Apple GPU"),
+        ("gpu-box: NVIDIA H200", "NVIDIA H200"), ("root@203.0.113.7:40022: Tesla T4, Tesla T4", "2 x Tesla T4"),
     ],
 )  # fmt: skip
 def test_hardware_is_called_by_its_card_or_its_processor(device: str, name: str) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -95,6 +97,7 @@ class HostileWorkplace:
         self.names: dict[str, bytes] = {}
         self.outputs: dict[str, bytes] = {}
         self.forgotten: list[str] = []
+        self.stopped = False
 
     def has_accelerator(self) -> bool:
         return False
@@ -113,6 +116,10 @@ class HostileWorkplace:
 
     def start(self, *, retry_failed: bool) -> None:
         return None
+
+    def stop(self) -> str:
+        self.stopped = True
+        return "stopped"
 
     def news(self) -> News:
         pages = []
@@ -147,13 +154,15 @@ class HostileWorkplace:
         return None
 
 
-def run_at(workplace: HostileWorkplace, folder: Path, weights: Path) -> JobFinished:
-    for number in range(3):
+def run_at(
+    workplace: HostileWorkplace, folder: Path, weights: Path, *, pages: int = 3, **more: Any
+) -> JobFinished:
+    for number in range(pages):
         draw(folder / "pages" / f"{number}.png", number)
     settings = JobSettings(
-        input=folder / "pages", output=folder / "out", model=str(weights), scale=2.0, device="cpu", workers=2
-    )
-    return run_job(settings, elsewhere=Elsewhere(workplace))
+        input=folder / "pages", output=folder / "out", model=str(weights), scale=2.0, device="cpu", workers=2, **more
+    )  # fmt: skip
+    return run_job(settings, elsewhere=Elsewhere(workplace, poll=0.1))
 
 
 @pytest.fixture
@@ -217,3 +226,130 @@ def test_a_machine_that_never_finishes_is_given_up(tmp_path: Path, any_weights: 
 
     with pytest.raises(RemoteError, match="without finishing a page"):
         run_at(Lazy(), tmp_path, any_weights)
+
+
+class WorkingMachine(HostileWorkplace):
+    """An honest machine whose run knows the pages that were there when it began, and takes a moment."""
+
+    def __init__(self, exit_code: int = 0) -> None:
+        super().__init__()
+        self.exit_code = exit_code
+        self.calls: list[str] = []
+        self.in_hand: set[str] | None = None
+        self.asked = 0
+        self.finished: set[str] = set()
+
+    def send(self, pages: Sequence[tuple[str, bytes]]) -> None:
+        self.calls.append("send")
+        super().send(pages)
+
+    def start(self, *, retry_failed: bool) -> None:
+        assert self.in_hand is None, "never two runs at once"
+        self.calls.append("start")
+        self.in_hand, self.asked = set(self.names) - self.finished, 0
+
+    def news(self) -> News:
+        self.calls.append("news")
+        self.asked += 1
+        if self.in_hand is not None and self.asked > 1:
+            self.finished |= self.in_hand
+            self.in_hand = None
+        done = tuple(page for page in super().news().pages if page.name in self.finished)
+        return News(self.in_hand is not None, self.exit_code, done)
+
+
+def test_work_begins_with_the_first_pages_and_goes_on_with_those_that_came_meanwhile(
+    tmp_path: Path, any_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("comic_upscale.jobs.elsewhere.SEND_PAGES", 2)
+    machine = WorkingMachine()
+    finished = run_at(machine, tmp_path, any_weights, pages=7)
+    assert (finished.done, finished.failed, finished.state) == (7, 0, "finished")
+    assert machine.calls[:4] == ["send", "news", "start", "send"]
+    assert machine.calls.count("send") == 4
+    assert machine.calls.count("start") > 1
+
+
+def test_a_push_lets_nothing_begin(
+    tmp_path: Path, any_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("comic_upscale.jobs.elsewhere.SEND_PAGES", 2)
+    machine = WorkingMachine()
+    draw(tmp_path / "pages" / "more.png", 9)
+    settings = JobSettings(
+        input=tmp_path / "pages", output=tmp_path / "out", model=str(any_weights), scale=2.0
+    )
+    run_job(settings, elsewhere=Elsewhere(machine, "push"))
+    assert machine.calls == ["send"]
+
+
+def test_the_ceiling_ends_the_run_there_too(tmp_path: Path, any_weights: Path) -> None:
+    class Endless(WorkingMachine):
+        def news(self) -> News:
+            return News(self.in_hand is not None, None, ())
+
+    machine = Endless()
+    # A dollar a second, one of which is kept back for the end.
+    finished = run_at(machine, tmp_path, any_weights, price=3600.0, max_cost=2.5)
+    assert (finished.state, finished.stopped_by, finished.done) == ("interrupted", "max-cost", 0)
+    assert machine.stopped
+    assert finished.spent is not None
+    assert finished.spent >= 1.0
+
+
+def test_a_ceiling_that_is_reached_there_ends_the_run_here(tmp_path: Path, any_weights: Path) -> None:
+    class Capped(WorkingMachine):
+        def news(self) -> News:
+            told = super().news()
+            return News(told.alive, 8, told.pages[:1])
+
+    machine = Capped()
+    finished = run_at(machine, tmp_path, any_weights, price=0.01, max_cost=5.0)
+    assert (finished.state, finished.stopped_by, finished.done) == ("interrupted", "max-cost", 1)
+    assert machine.calls.count("start") == 1
+
+
+def test_pages_of_a_volume_come_home_into_a_new_one(tmp_path: Path, any_weights: Path) -> None:
+    for number in range(2):
+        draw(tmp_path / f"{number}.png", 10 + number)
+    (tmp_path / "pages").mkdir()
+    with zipfile.ZipFile(tmp_path / "pages" / "v.cbz", "w") as volume:
+        volume.write(tmp_path / "0.png", "0.png")
+        volume.write(tmp_path / "1.png", "1.png")
+    finished = run_at(HostileWorkplace(), tmp_path, any_weights)
+    assert (finished.done, finished.failed, finished.volumes_done) == (5, 0, 1)
+    with zipfile.ZipFile(tmp_path / "out" / "v.cbz") as volume:
+        assert volume.namelist() == ["0.png", "1.png"]
+
+
+def test_one_content_under_two_extensions_is_one_page_there(tmp_path: Path, any_weights: Path) -> None:
+    draw(tmp_path / "pages" / "0.png", 0)
+    (tmp_path / "pages" / "0.webp").write_bytes((tmp_path / "pages" / "0.png").read_bytes())
+    machine = HostileWorkplace()
+    finished = run_at(machine, tmp_path, any_weights)
+    assert (finished.done, finished.failed) == (4, 0)
+    assert len(machine.names) == 3
+
+
+def test_sixteen_bits_that_no_compression_makes_smaller_come_home(tmp_path: Path, any_weights: Path) -> None:
+    import imagecodecs
+    import numpy as np
+
+    noise = np.random.default_rng(1).integers(0, 65536, (600, 500, 4), dtype=np.uint16)
+
+    class Deep(HostileWorkplace):
+        def fetch(self, names: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
+            yield from ((name, self.deep) for name in names)
+
+        def news(self) -> News:
+            large = noise.repeat(2, axis=0).repeat(2, axis=1)
+            large ^= np.random.default_rng(2).integers(0, 65536, large.shape, dtype=np.uint16)
+            self.deep = imagecodecs.png_encode(large, level=0)
+            self.lies = {"size": len(self.deep), "sha256": hashlib.sha256(self.deep).hexdigest()}
+            return super().news()
+
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages" / "deep.png").write_bytes(imagecodecs.png_encode(noise, level=0))
+    finished = run_at(Deep(), tmp_path, any_weights, pages=0)
+    assert (finished.done, finished.failed) == (1, 0)
+    assert (tmp_path / "out" / "deep.png").stat().st_size > 1000 * 1200 * 8

@@ -75,6 +75,8 @@ def start(box: Box, asked: list[object], tmp_path: Path, *options: str) -> subpr
         "remote",
         "upscale",
         *box.step(),
+        "--poll",
+        "0.3",
         *map(str, asked),
         *options,
     ]
@@ -171,7 +173,7 @@ def test_a_machine_that_is_lost_costs_only_what_had_not_come_home(
     # One page is lost here; the machine is another one now, and is given that page alone.
     (output / "3.png").unlink()
     shutil.rmtree(box.base / "jobs")
-    code, out, err = remote("upscale", *box.step(), "--when-done", f"touch {marker}", *asked)
+    code, out, err = remote("upscale", *box.step(), "--poll", 0.3, "--when-done", f"touch {marker}", *asked)
     assert code == 0, out + err
     assert len(outputs(output)) == 6
     assert len(list(box.job().glob("input/*"))) == 1
@@ -185,11 +187,11 @@ def test_a_full_disk_there_ends_the_run_and_the_same_command_continues(
         for number in range(16):
             draw(tmp_path / "pages" / f"{number}.png", number, size=(100, 150))
         asked = ["--input", tmp_path / "pages", "--model", tiny_weights, "--device", "cpu"]
-        code, out, err = remote("upscale", *box.step(), *asked)
+        code, out, err = remote("upscale", *box.step(), "--poll", 0.3, *asked)
         assert code in (7, 9), out + err
         assert re.search("full|space|room", err), err
         subprocess.run(["mount", "-o", "remount,size=200m", str(box.base / "jobs")], check=True)
-        code, out, err = remote("upscale", *box.step(), *asked)
+        code, out, err = remote("upscale", *box.step(), "--poll", 0.3, *asked)
         assert code == 0, out + err
     assert len(outputs(tmp_path / "pages-x2.5")) == 16
 
