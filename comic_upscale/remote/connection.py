@@ -121,7 +121,9 @@ class Connection:
         with _lost_when_broken(self.address):
             transport = self._clients[-1].get_transport()
             if transport is None or not transport.is_active():
-                raise ConnectionLostError(f"the connection to {self.address.name} is gone")
+                raise ConnectionLostError(
+                    f"the connection to {self.address.name} is gone: run the same command again"
+                )
             channel = transport.open_session(window_size=WINDOW_BYTES, timeout=CONNECT_SECONDS)
             try:
                 return _run(channel, command, feed, sink, silence)

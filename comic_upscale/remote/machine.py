@@ -221,10 +221,11 @@ class Machine:
 
     def held(self) -> frozenset[str]:
         """The names of the pages that are there, whole."""
-        listed = self._check(f"ls -1 {shlex.quote(self._job)}/input 2>/dev/null; true").decode(
-            errors="replace"
-        )
-        return frozenset(name for name in listed.splitlines() if is_page_name(name))
+        return self._patiently(self._held)
+
+    def _held(self, connection: Connection) -> frozenset[str]:
+        listed = connection.check(f"ls -1 {shlex.quote(self._job)}/input 2>/dev/null; true")
+        return frozenset(name for name in listed.decode(errors="replace").splitlines() if is_page_name(name))
 
     def send(self, pages: Sequence[tuple[str, bytes]]) -> None:
         """Send pages as one stream; each is there whole, under the hash that it is called by, or not at all.
@@ -234,7 +235,16 @@ class Machine:
         """
         # Nothing but the standard library, and not even site-packages looked for: it starts at once.
         command = [self._any_python(), "-I", "-S", "-c", _RECEIVE, self._job]
-        self._check(shlex.join(command), feed=lambda: _as_stream(pages))
+        broke = False
+
+        def step(connection: Connection) -> None:
+            nonlocal broke
+            there = self._held(connection) if broke else frozenset()
+            broke = True
+            left = [page for page in pages if page[0] not in there]
+            connection.check(shlex.join(command), feed=_as_stream(left))
+
+        self._patiently(step)
 
     def forget(self, names: Iterable[str]) -> None:
         """Remove pages and what became of them."""

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from comic_upscale.errors import ConnectionLostError, HostKeyError, RemoteError, SettingsError
+from comic_upscale.remote import machine as machine_module
 from comic_upscale.remote.address import SshFiles, find_address
 from comic_upscale.remote.connection import Connection, HostKey, patiently
+from comic_upscale.remote.machine import Machine, Patience
 from tests.remote.conftest import Box, Invoke
 
 
@@ -33,6 +39,43 @@ def test_a_command_with_input_output_and_an_exit_code(box: Box) -> None:
             line.run("true")
     finally:
         line.close()
+
+
+def test_of_a_stream_that_breaks_off_only_the_rest_is_sent_again(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = []
+    for number in range(40):
+        data = bytes([number]) * 200_000
+        pages.append((f"{hashlib.sha256(data).hexdigest()}.png", data))
+    streams: list[int] = []
+    whole = machine_module._as_stream
+
+    def cut_once(left: Sequence[tuple[str, bytes]]) -> Iterator[bytes]:
+        streams.append(len(left))
+        for number, piece in enumerate(whole(left)):
+            if len(streams) == 1 and number == 24:
+                while not list(box.base.glob("jobs/job/input/*")):
+                    time.sleep(0.05)
+                box.cut()
+            yield piece
+
+    monkeypatch.setattr(machine_module, "_as_stream", cut_once)
+    patience = Patience(60, lambda seconds: False, lambda reason: None)
+    machine = Machine(
+        lambda: Connection(find_address("box", files_of(box)), never), patience, base=str(box.base),
+        python=sys.executable,
+    )  # fmt: skip
+    machine.open_job("job")
+    try:
+        machine.send(pages)
+        assert machine.held() == {name for name, _ in pages}
+    finally:
+        machine.close()
+    assert streams[0] == 40
+    assert 0 < streams[1] < 40
+    for name, data in pages:
+        assert (box.base / "jobs" / "job" / "input" / name).read_bytes() == data
 
 
 def test_an_unknown_key_is_shown_and_asked_about_and_remembered(box: Box) -> None:
