@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from comic_upscale.errors import PageError
+from comic_upscale.pages.gray import eight_bits
 from comic_upscale.pages.page import Pixels, SampleArray, UInt8Array
 
 Box: TypeAlias = tuple[int, int, int, int]
@@ -48,20 +49,12 @@ def flatten(page: Pixels, ground: int) -> UInt8Array:
     Returns:
         uint8, height x width x 1 or 3.
     """
-    color = _eight_bits(page.color)
+    color = eight_bits(page.color)
     if page.alpha is None:
         return color
-    alpha = _eight_bits(page.alpha)[:, :, None].astype(np.float32) / 255
+    alpha = eight_bits(page.alpha)[:, :, None].astype(np.float32) / 255
     laid: UInt8Array = np.rint(color * alpha + ground * (1 - alpha)).astype(np.uint8)
     return laid
-
-
-def _eight_bits(samples: NDArray[Any]) -> UInt8Array:
-    top = np.iinfo(samples.dtype).max
-    if top != WHITE:
-        samples = np.rint(samples.astype(np.float32) * np.float32(255 / top))
-    narrow: UInt8Array = samples.astype(np.uint8, copy=False)
-    return narrow
 
 
 def as_image(samples: UInt8Array) -> Image.Image:
@@ -86,7 +79,7 @@ def detail(samples: SampleArray) -> NDArray[np.float32]:
     """Return how much is drawn at each pixel: the length of the luma's gradient, height x width."""
     if min(samples.shape[:2]) < 2:
         return np.zeros(samples.shape[:2], np.float32)
-    rows, columns = np.gradient(luma(_eight_bits(samples)))
+    rows, columns = np.gradient(luma(eight_bits(samples)))
     length: NDArray[np.float32] = np.hypot(rows, columns)
     return length
 

@@ -1,4 +1,4 @@
-"""Samples that Pillow has no place for: 16 bits in colour, and JPEG XL.
+"""Samples that Pillow has no place for: more than 8 bits in colour, and JPEG XL.
 
 Pillow reads 16-bit RGB and RGBA as 8-bit without a word. imagecodecs (libpng, libjxl) and tifffile, of one
 maker, read them whole; both are imported only where such a page comes.
@@ -7,6 +7,7 @@ maker, read them whole; both are imported only where such a page comes.
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 from PIL import Image
@@ -17,6 +18,11 @@ from comic_upscale.pages.page import SampleArray
 
 _ORIENTATION = 274
 _GRAY, _RGB = 1, 2
+_TOP = 65535
+_JPEG2000_START = b"\xff\x4f\xff\x51"
+_YCC = b"colr\x01\0\0\0\0\0\x12"
+_PPM = re.compile(rb"P6" + 3 * rb"\s+(?:#[^\n]*\n\s*)*(\d{1,9})" + rb"\s")
+_PPM_BYTES, _BOXES = 4096, 65536
 
 
 def read_deep(image: Image.Image, data: bytes, bits: int) -> SampleArray | None:
@@ -38,9 +44,57 @@ def read_deep(image: Image.Image, data: bytes, bits: int) -> SampleArray | None:
         return decode_jxl(data)
     if image.format == "PNG" and bits == 16:
         return _read_png(data, image.size)
-    if image.format == "TIFF" and bits == 16 and image.mode in ("RGB", "RGBA", "LA"):
+    colored = image.mode in ("RGB", "RGBA", "LA")
+    if image.format == "TIFF" and bits == 16 and colored:
         return _read_tiff(image, data)
+    if image.format == "JPEG2000" and 8 < bits <= 16 and colored:
+        return _read_jpeg2000(image, data, bits)
+    if image.format == "PPM" and bits > 8 and colored:
+        return _read_ppm(data)
     return None
+
+
+def wide_bits(format: str | None, data: bytes) -> int:
+    """Return the bits of a sample in a file of a format that Pillow reads at 8 without saying so.
+
+    Args:
+        format: Pillow's name of it; of any other format the answer is 8.
+        data: the file.
+    """
+    if format == "JPEG2000":
+        at = data.find(_JPEG2000_START) + len(_JPEG2000_START)
+        return (data[at + 38] & 0x7F) + 1 if at >= len(_JPEG2000_START) and at + 38 < len(data) else 8
+    if format == "PPM" and (header := _PPM.match(data[:_PPM_BYTES])):
+        return int(header[3]).bit_length()
+    if format in ("AVIF", "HEIF") and (at := data.find(b"pixi", 0, _BOXES)) >= 0:
+        # A version, flags and the number of channels stand before their bits.
+        return max(data[at + 9 : at + 9 + data[at + 8]], default=8)
+    return 8
+
+
+def _read_jpeg2000(image: Image.Image, data: bytes, bits: int) -> SampleArray | None:
+    import imagecodecs
+
+    samples = np.asarray(imagecodecs.jpeg2k_decode(data))
+    if _YCC in data[:_BOXES] or samples.ndim != 3 or samples.dtype != np.uint16:
+        return None
+    return _checked(_stretched(samples, 2**bits - 1), image.size)
+
+
+def _read_ppm(data: bytes) -> SampleArray | None:
+    header = _PPM.match(data[:_PPM_BYTES])
+    if header is None:
+        return None
+    width, height, top = (int(number) for number in header.groups())
+    samples = np.frombuffer(data, ">u2", 3 * width * height, header.end()).reshape(height, width, 3)
+    return _checked(_stretched(samples.astype(np.uint16), top), (width, height))
+
+
+def _stretched(samples: np.ndarray[tuple[int, ...], np.dtype[np.uint16]], top: int) -> SampleArray:
+    """Spread samples from 0..``top`` over all 16 bits."""
+    if top == _TOP:
+        return samples
+    return ((np.minimum(samples, top).astype(np.uint32) * _TOP + top // 2) // top).astype(np.uint16)
 
 
 def _read_png(data: bytes, size: tuple[int, int]) -> SampleArray:

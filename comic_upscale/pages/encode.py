@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 
 from comic_upscale.errors import PageError
 from comic_upscale.pages.color import gray_to_srgb, to_srgb
@@ -17,6 +17,7 @@ from comic_upscale.pages.metadata import read_density, sized_exif, with_density
 from comic_upscale.pages.page import Metadata, Pixels, SampleArray, UInt8Array
 from comic_upscale.pages.png import RUN_LENGTHS, check_png, with_chunks, write_png
 from comic_upscale.pages.reader import open_image
+from comic_upscale.pages.tiff import write_tiff
 from comic_upscale.settings import OutputFormat
 
 DEFAULT_JPEG_QUALITY = 95
@@ -37,7 +38,6 @@ _WEBP_LOSSY_METHOD = 2
 
 # Of 10. An upscaled page of 2480 x 3508: 8 takes a third of the default's 6 time for files 5 % larger.
 _AVIF_SPEED = 8
-_XMP_TAG = 700
 # Bytes that a segment of a JPEG holds.
 _LARGEST_SEGMENT = 65533
 
@@ -187,6 +187,8 @@ def left_out(pixels: Pixels, format: OutputFormat, asked: OutputFormat) -> tuple
         notes.append("transparency: laid on white, since JPEG has none")
     if pixels.icc_profile is not None and format == "jxl":
         notes.append("ICC profile: converted to sRGB for JPEG XL")
+    if format == "jpeg":
+        notes += [f"{name.upper()} left out: JPEG holds 64 kB" for name in _too_long(pixels.metadata)]
     return tuple(notes)
 
 
@@ -316,49 +318,16 @@ def _jxl(pixels: Pixels, quality: int | None) -> bytes:
 
 
 def _tiff(pixels: Pixels) -> bytes:
-    if pixels.bits > 8:
-        return _deep_tiff(pixels)
-    tags = TiffImagePlugin.ImageFileDirectory_v2()
-    if pixels.metadata.xmp is not None:
-        tags.tagtype[_XMP_TAG] = 1
-        tags[_XMP_TAG] = pixels.metadata.xmp
-    options = _beside(pixels.metadata, pixels.icc_profile)
-    options.pop("xmp", None)
-    if pixels.metadata.dpi is not None:
-        options["dpi"] = pixels.metadata.dpi
-    return _save(_image(pixels), "TIFF", compression="tiff_adobe_deflate", tiffinfo=tags, **options)
-
-
-def _deep_tiff(pixels: Pixels) -> bytes:
-    """Write 16 bits, which Pillow cannot in colour; of the metadata, what TIFF has tags of its own for."""
-    import tifffile
-
     color, profile = pixels.color, pixels.icc_profile
-    if pixels.alpha is not None and color.shape[2] == 1:
+    if pixels.bits > 8 and pixels.alpha is not None and color.shape[2] == 1:
         # Gray with alpha of 16 bits is a TIFF that hardly any program opens.
         converted = None if profile is None else to_srgb(color, profile)
         color, profile = np.repeat(color if converted is None else converted, 3, axis=2), None
-    samples = color if pixels.alpha is None else np.dstack((color, pixels.alpha))
-    if samples.shape[2] == 1:
-        samples = samples[:, :, 0]
-    options: dict[str, Any] = {}
-    if pixels.alpha is not None:
-        options["extrasamples"] = ["unassalpha"]
-    if pixels.metadata.dpi is not None:
-        options |= {"resolution": pixels.metadata.dpi, "resolutionunit": 2}
-    if (xmp := pixels.metadata.xmp) is not None:
-        options["extratags"] = [(_XMP_TAG, 1, len(xmp), xmp, True)]
-    buffer = io.BytesIO()
-    tifffile.imwrite(
-        buffer, samples, photometric="rgb" if color.shape[2] == 3 else "minisblack", metadata=None,
-        planarconfig="contig" if samples.ndim == 3 else None, compression="zlib", software=False,
-        iccprofile=profile, **options,
-    )  # fmt: skip
-    return buffer.getvalue()
+    return write_tiff(color, pixels.alpha, profile=profile, metadata=pixels.metadata)
 
 
 def _gray_as_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Spread gray over three channels, which is all that WebP has.
+    """Spread gray over three channels, which is all that WebP has and that Pillow takes for AVIF.
 
     A gray profile would not fit them, so what it says about the shades is worked into these.
     """
@@ -366,6 +335,8 @@ def _gray_as_rgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     colored = gray_to_srgb(gray, profile) if profile is not None else None
     if colored is None:
         colored = gray.convert("RGB")
+    # Else Pillow's AVIF writer finds sRGB's, which is none for one channel.
+    colored.info.pop("icc_profile", None)
     if image.mode == "LA":
         colored.putalpha(image.getchannel("A"))
     return colored
@@ -378,11 +349,16 @@ def _jpeg(pixels: Pixels, quality: int) -> bytes:
     options = _beside(pixels.metadata, pixels.icc_profile)
     if pixels.metadata.dpi is not None:
         options["dpi"] = tuple(round(value) for value in pixels.metadata.dpi)
-    for name, most in (("exif", _LARGEST_SEGMENT - 6), ("xmp", _LARGEST_SEGMENT - 29)):
-        if len(options.get(name, b"")) > most:
-            del options[name]
+    for name in _too_long(pixels.metadata):
+        del options[name]
     # 4:4:4: halved colour would smear the edges of flat areas, which is what comics are made of.
     return _save(_from_array(color, None), "JPEG", quality=quality, subsampling=0, **options)
+
+
+def _too_long(metadata: Metadata) -> list[str]:
+    """Return what of the metadata a segment of a JPEG, which begins with a name, has no room for."""
+    parts = (("exif", metadata.exif, _LARGEST_SEGMENT - 12), ("xmp", metadata.xmp, _LARGEST_SEGMENT - 29))
+    return [name for name, part, most in parts if part is not None and len(part) > most]
 
 
 def _on_white(color: UInt8Array, alpha: UInt8Array) -> UInt8Array:

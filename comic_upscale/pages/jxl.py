@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from PIL.ImageFile import ImageFile
@@ -20,6 +21,12 @@ _CODESTREAM = b"\xff\x0a"
 _HEADER_BYTES = 64
 _RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 _SIDE_BITS = (9, 13, 18, 30)
+_ALPHA, _DEPTH = 0, 1
+_D65, _SRGB_PRIMARIES, _LINEAR, _SRGB = 1, 1, 8, 13
+_USUAL_CURVES = (1, _SRGB)
+"""The curves of BT.709 and sRGB pass for sRGB."""
+_MOST_UNPACKED = 4 << 20
+"""Bytes of EXIF or XMP that a packed box is opened to."""
 _EFFORT = 3
 """Of 9. Lossless, 1280 x 1920 in flat colour: 3 takes a tenth of the default's 7 time for files some 5 % larger."""
 
@@ -32,11 +39,11 @@ class JxlImageFile(ImageFile):
 
     def _open(self) -> None:
         data = self.fp.read() if self.fp is not None else b""
-        size, animated = _read_header(data)
-        self._size = size
+        header = _read_header(data)
+        self._size = header.size
         self._mode = "RGB"
-        self.n_frames = 2 if animated else 1
-        self.is_animated = animated
+        self.n_frames = 2 if header.animated else 1
+        self.is_animated = header.animated
         for kind, content in _boxes(data):
             if kind == b"Exif" and len(content) > 4:
                 offset = int.from_bytes(content[:4], "big")
@@ -67,7 +74,23 @@ def decode_jxl(data: bytes) -> SampleArray:
         samples = np.rint(np.nan_to_num(samples.astype(np.float64)).clip(0, 1) * 65535).astype(np.uint16)
     if samples.ndim != 3 or samples.dtype not in (np.uint8, np.uint16) or samples.shape[2] > 4:
         raise ValueError(f"samples of {samples.dtype} {samples.shape} are not understood")
-    return samples
+    return _bent(samples) if _read_header(data).space == "linear" else samples
+
+
+def lost_profile(data: bytes) -> bool:
+    """Tell whether a JPEG XL's samples come in a colour space that only its own profile describes.
+
+    libjxl gives lossy ones in sRGB's primaries; the profile itself does not come through imagecodecs.
+    """
+    return _read_header(data).space == "other"
+
+
+def _bent(samples: SampleArray) -> SampleArray:
+    """Bring linear light to sRGB's curve, all channels but alpha, as libjxl leaves it where a profile is inside."""
+    top = np.iinfo(samples.dtype).max
+    light = np.arange(top + 1) / top
+    curve = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
+    return _through(samples, np.rint(curve * top).astype(samples.dtype), samples.shape[2])
 
 
 def encode_jxl(samples: SampleArray, quality: int | None, metadata: Metadata) -> bytes:
@@ -85,7 +108,11 @@ def encode_jxl(samples: SampleArray, quality: int | None, metadata: Metadata) ->
     if quality is None:
         stream = bytes(imagecodecs.jpegxl_encode(picture, lossless=True, **options))
     else:
+        if samples.dtype == np.uint16:
+            picture = _light(picture, samples.shape[2])
         stream = bytes(imagecodecs.jpegxl_encode(picture, distance=_distance(quality), **options))
+    if samples.dtype == np.uint16:
+        stream = _called_srgb(stream)
     boxes = b""
     if metadata.exif is not None:
         boxes += _box(b"Exif", bytes(4) + metadata.exif)
@@ -94,6 +121,36 @@ def encode_jxl(samples: SampleArray, quality: int | None, metadata: Metadata) ->
     if stream.startswith(_SIGNATURE):
         return stream + boxes
     return _SIGNATURE + _FILE_TYPE + _box(b"jxlc", stream) + boxes if boxes else stream
+
+
+def _light(samples: SampleArray, channels: int) -> SampleArray:
+    """Bring sRGB samples of 16 bits to linear light, which imagecodecs takes them for when it makes a lossy picture."""
+    shade = np.arange(65536) / 65535
+    light = np.where(shade <= 0.04045, shade / 12.92, ((shade + 0.055) / 1.055) ** 2.4)
+    return _through(samples, np.rint(light * 65535).astype(np.uint16), channels)
+
+
+def _through(samples: SampleArray, table: SampleArray, channels: int) -> SampleArray:
+    """Look up all samples of an array but alpha's, which two and four channels have as their last."""
+    changed = table[samples]
+    if channels in (2, 4):
+        changed[:, :, -1] = samples[:, :, -1]
+    return changed
+
+
+def _called_srgb(stream: bytes) -> bytes:
+    """Say of a picture that it is in sRGB's curve, where imagecodecs calls its 16 bits linear.
+
+    The two names are of one length, and of a lossless picture the samples themselves stay as they are.
+    """
+    header = _read_header(stream)
+    if header.space != "linear":
+        return stream
+    start = header.curve // 8
+    word = int.from_bytes(stream[start : start + 2], "little")
+    shift = header.curve % 8
+    word = word & ~(0xF << shift) | (_SRGB - 2) << shift
+    return stream[:start] + word.to_bytes(2, "little") + stream[start + 2 :]
 
 
 def _distance(quality: int) -> float:
@@ -120,8 +177,21 @@ def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         end = len(data) if length == 0 else at + length
         if end <= start or end > len(data):
             return
-        yield kind, data[start:end]
+        yield _unpacked(kind, data[start:end])
         at = end
+
+
+def _unpacked(kind: bytes, content: bytes) -> tuple[bytes, bytes]:
+    """Open a box that is packed by Brotli, as libjxl's own tools write metadata; one that is broken stays shut."""
+    if kind != b"brob" or content[:4] not in (b"Exif", b"xml "):
+        return kind, content
+    import imagecodecs
+
+    try:
+        # One byte more than is taken tells that there would be more.
+        return content[:4], bytes(imagecodecs.brotli_decode(content[4:], out=_MOST_UNPACKED))
+    except Exception:
+        return kind, content
 
 
 class _Bits:
@@ -129,6 +199,7 @@ class _Bits:
 
     def __init__(self, data: bytes) -> None:
         self._number = int.from_bytes(data, "little")
+        self.at = 0
         self._left = 8 * len(data)
 
     def take(self, count: int) -> int:
@@ -137,35 +208,111 @@ class _Bits:
         value = self._number & ((1 << count) - 1)
         self._number >>= count
         self._left -= count
+        self.at += count
         return value
 
+    def choose(self, *ways: tuple[int, int]) -> int:
+        """Two bits choose among (least, bits that are added to it)."""
+        least, count = ways[self.take(2)]
+        return least + self.take(count)
 
-def _read_header(data: bytes) -> tuple[tuple[int, int], bool]:
-    """Return (width, height), upright, and whether the file is animated."""
-    bits = _Bits(_codestream(data)[2 : 2 + _HEADER_BYTES])
+    def enum(self) -> int:
+        """A number that stands for a word."""
+        return self.choose((0, 0), (1, 0), (2, 4), (18, 6))
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    size: tuple[int, int]
+    """(width, height), upright."""
+    animated: bool = False
+    space: Literal["srgb", "linear", "other"] = "srgb"
+    """What libjxl gives the samples in."""
+    curve: int = 0
+    """Where in the file, in bits, the four begin that say "linear", where the samples are and no profile is inside."""
+
+
+def _read_header(data: bytes) -> _Header:
+    start = _codestream(data) + 2
+    bits = _Bits(data[start : start + _HEADER_BYTES])
     width, height = _read_size(bits)
+    if bits.take(1):  # all fields have their defaults
+        return _Header((width, height))
     animated = False
-    if not bits.take(1) and bits.take(1):  # not all fields have their defaults, and the rare ones are there
-        orientation = bits.take(3) + 1
+    if bits.take(1):  # the rare fields are there
+        if bits.take(3) + 1 >= 5:
+            width, height = height, width
         if bits.take(1):
             _read_size(bits)  # the size that it is meant to be shown at
-        # A preview's size would have to be read over; an animation with one is taken for a single picture.
-        animated = not bits.take(1) and bool(bits.take(1))
-        if orientation >= 5:
-            width, height = height, width
-    return (width, height), animated
+        if bits.take(1):
+            # A preview's size would have to be read over; an animation with one is taken for a single picture.
+            return _Header((width, height))
+        animated = bool(bits.take(1))
+        if animated:
+            _pass_animation(bits)
+    try:
+        space = _read_space(bits)
+        return _Header((width, height), animated, space, 8 * start + bits.at - 4)
+    except EOFError:
+        # Names of channels may be longer than what is read here.
+        return _Header((width, height), animated)
 
 
-def _codestream(data: bytes) -> bytes:
+def _pass_animation(bits: _Bits) -> None:
+    bits.choose((0, 0), (0, 0), (1, 10), (1, 30))
+    bits.choose((0, 0), (0, 0), (1, 8), (1, 10))
+    bits.choose((0, 0), (0, 3), (0, 16), (0, 32))
+    bits.take(1)
+
+
+def _read_space(bits: _Bits) -> Literal["srgb", "linear", "other"]:
+    _pass_depth(bits)
+    bits.take(1)
+    for _ in range(bits.choose((0, 0), (1, 0), (2, 4), (1, 12))):
+        _pass_channel(bits)
+    perceptual = bits.take(1)
+    if bits.take(1):
+        return "srgb"
+    if bits.take(1):  # a profile
+        return "linear" if perceptual else "other"
+    gray = bits.enum() == 1
+    usual = bits.enum() == _D65 and (gray or bits.enum() == _SRGB_PRIMARIES) and not bits.take(1)
+    curve = bits.enum() if usual else None
+    return "linear" if curve == _LINEAR else "srgb" if curve in _USUAL_CURVES else "other"
+
+
+def _pass_channel(bits: _Bits) -> None:
+    if bits.take(1):  # alpha, of 8 bits
+        return
+    kind = bits.enum()
+    _pass_depth(bits)
+    bits.choose((0, 0), (3, 0), (4, 0), (1, 3))
+    for _ in range(bits.choose((0, 0), (0, 4), (16, 5), (48, 10))):
+        bits.take(8)
+    if kind == _ALPHA:
+        bits.take(1)
+    elif kind != _DEPTH:
+        raise EOFError("a channel that comics do not have")
+
+
+def _pass_depth(bits: _Bits) -> None:
+    if bits.take(1):  # floating point
+        bits.choose((32, 0), (16, 0), (24, 0), (1, 6))
+        bits.take(4)
+    else:
+        bits.choose((8, 0), (10, 0), (12, 0), (1, 6))
+
+
+def _codestream(data: bytes) -> int:
+    """Return where in a file the picture itself begins."""
     if data.startswith(_CODESTREAM):
-        return data[: 2 + _HEADER_BYTES]
+        return 0
     at = 0
     while at + 8 <= len(data):
         length, kind = struct.unpack_from(">L4s", data, at)
         start = at + (16 if length == 1 else 8)
         if kind in (b"jxlc", b"jxlp"):
-            start += 4 * (kind == b"jxlp")
-            return data[start : start + 2 + _HEADER_BYTES]
+            return int(start + 4 * (kind == b"jxlp"))
         if length == 1 and at + 16 <= len(data):
             (length,) = struct.unpack_from(">Q", data, at + 8)
         if length < 8:

@@ -11,23 +11,31 @@ import math
 import re
 import struct
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from PIL import Image
 
-from comic_upscale.pages.orientation import XMP_ORIENTATION, exif_of, xmp_of
+from comic_upscale.pages.orientation import XMP_ORIENTATION, exif_of, orientation_of, xmp_of
 from comic_upscale.pages.page import Metadata
 
 _ORIENTATION = 0x0112
-_EXIF_DIRECTORY = 0x8769
+_EXIF_DIRECTORY, _GPS_DIRECTORY = 0x8769, 0x8825
+_NOT_MOVED = (0x927C, 0xA005)
+"""A maker's notes, and the directory of what a picture has in common with others."""
 _PIXEL_WIDTH, _PIXEL_HEIGHT = 0xA002, 0xA003
+_WIDTH, _HEIGHT = 0x0100, 0x0101
 _ACROSS, _DOWN, _UNIT = 0x011A, 0x011B, 0x0128
 _INCH, _CENTIMETRE = 2, 3
 _SHORT, _LONG, _RATIONAL = 3, 4, 5
+_NUMBERS = {_SHORT: "H", _LONG: "L"}
+_LYING = 5
+"""Of EXIF's orientations, the first whose sides are exchanged."""
 _PARTS = 1000
 """A density is given to the thousandth."""
 # What a TIFF says of the picture and not of its samples: description, maker, model, program, time, artist, rights.
 _TIFF_TAGS = (270, 271, 272, 305, 306, 315, 33432)
+ByteOrder: TypeAlias = Literal["<", ">"]
+_ORDERS: Final[dict[bytes, ByteOrder]] = {b"II": "<", b"MM": ">"}
 _MOST_BYTES = 1 << 20
 """A page's EXIF or XMP of more than this is left out: JPEG holds 64 kB, and nothing reads so much."""
 
@@ -39,7 +47,8 @@ def read_metadata(image: Image.Image) -> tuple[Metadata, tuple[str, ...]]:
         The metadata, and a note for each part that is too broken to be handed on.
     """
     notes = []
-    exif: bytes | None = _tiff_tags(image) if image.format == "TIFF" else exif_of(image)
+    is_tiff = image.format == "TIFF"
+    exif: bytes | None = _tiff_tags(image) if is_tiff else exif_of(image)
     if exif and not _is_sound(exif):
         notes.append("EXIF left out: it is broken")
         exif = None
@@ -48,38 +57,49 @@ def read_metadata(image: Image.Image) -> tuple[Metadata, tuple[str, ...]]:
         notes.append("XMP left out: it is larger than 1 MiB")
         xmp = None
     dpi = _dpi(image.info.get("dpi"))
+    if is_tiff and _ACROSS not in getattr(image, "tag_v2", {}):
+        # Pillow makes one up: one pixel an inch.
+        dpi = None
+    if dpi is not None and orientation_of(image) >= _LYING:
+        dpi = dpi[::-1]
+    exif = upright_exif(exif) if exif else None
     if dpi is None and exif:
         dpi = _dpi(read_density(exif))
-    metadata = Metadata(upright_exif(exif) if exif else None, _upright_xmp(xmp or b"") or None, dpi)
+    metadata = Metadata(exif, _upright_xmp(xmp or b"") or None, dpi)
     return metadata, tuple(notes)
 
 
 def upright_exif(exif: bytes) -> bytes:
     """Return EXIF whose orientation is 1, and whose thumbnail is let go where it lay in another way."""
     changed = bytearray(exif)
-    order = _order(exif)
-    for entry in _entries(exif, _first(exif)):
-        if entry.tag == _ORIENTATION and entry.kind == _SHORT:
-            was = struct.unpack_from(f"{order}H", exif, entry.at + 8)[0]
-            struct.pack_into(f"{order}H", changed, entry.at + 8, 1)
+    order = byte_order(exif)
+    for entry in read_directory(exif, first_directory(exif)):
+        form = _NUMBERS.get(entry.kind)
+        if entry.tag == _ORIENTATION and form is not None:
+            was = struct.unpack_from(f"{order}{form}", exif, entry.at + 8)[0]
+            struct.pack_into(f"{order}{form}", changed, entry.at + 8, 1)
             if was != 1:
                 _cut_thumbnail(changed)
+            if was >= _LYING:
+                _turn_density(changed)
     return bytes(changed)
 
 
 def sized_exif(exif: bytes, width: int, height: int) -> bytes:
     """Return EXIF that gives this size, in pixels, where it gave one."""
     changed = bytearray(exif)
-    order = _order(exif)
-    sizes = {_PIXEL_WIDTH: width, _PIXEL_HEIGHT: height}
-    for parent in _entries(exif, _first(exif)):
-        if parent.tag != _EXIF_DIRECTORY:
-            continue
-        for entry in _entries(exif, struct.unpack_from(f"{order}L", exif, parent.at + 8)[0]):
-            size = sizes.get(entry.tag)
-            if size is not None and entry.kind in (_SHORT, _LONG):
-                # A LONG fits the same four bytes that hold a SHORT.
-                struct.pack_into(f"{order}HLL", changed, entry.at + 2, _LONG, 1, size)
+    order = byte_order(exif)
+    # Telephones give it in the first directory, cameras in the other one.
+    sizes = {_WIDTH: width, _HEIGHT: height, _PIXEL_WIDTH: width, _PIXEL_HEIGHT: height}
+    entries = list(read_directory(exif, first_directory(exif)))
+    for parent in tuple(entries):
+        if parent.tag == _EXIF_DIRECTORY:
+            entries += read_directory(exif, struct.unpack_from(f"{order}L", exif, parent.at + 8)[0])
+    for entry in entries:
+        size = sizes.get(entry.tag)
+        if size is not None and entry.kind in (_SHORT, _LONG):
+            # A LONG fits the same four bytes that hold a SHORT.
+            struct.pack_into(f"{order}HLL", changed, entry.at + 2, _LONG, 1, size)
     return bytes(changed)
 
 
@@ -93,8 +113,8 @@ def with_density(exif: bytes | None, dpi: tuple[float, float]) -> bytes:
         dpi: above 0.
     """
     exif = exif or struct.pack("<2sHLHL", b"II", 42, 8, 0, 0)
-    order, first = _order(exif), _first(exif)
-    kept = {entry.tag: exif[entry.at : entry.at + 12] for entry in _entries(exif, first)}
+    order, first = byte_order(exif), first_directory(exif)
+    kept = {entry.tag: exif[entry.at : entry.at + 12] for entry in read_directory(exif, first)}
     after = exif[first + 2 + 12 * len(kept) :][:4].ljust(4, b"\0")
     grown = bytearray(exif + bytes(len(exif) % 2))
     for tag, value in ((_ACROSS, dpi[0]), (_DOWN, dpi[1])):
@@ -109,8 +129,8 @@ def with_density(exif: bytes | None, dpi: tuple[float, float]) -> bytes:
 def read_density(exif: bytes) -> tuple[float, float] | None:
     """Return the resolution that EXIF gives, in pixels an inch; None where it gives none, or no unit."""
     found: dict[int, float] = {}
-    order = _order(exif)
-    for entry in _entries(exif, _first(exif)):
+    order = byte_order(exif)
+    for entry in read_directory(exif, first_directory(exif)):
         with contextlib.suppress(struct.error, ZeroDivisionError):
             if entry.tag in (_ACROSS, _DOWN) and entry.kind == _RATIONAL:
                 (at,) = struct.unpack_from(f"{order}L", exif, entry.at + 8)
@@ -125,36 +145,50 @@ def read_density(exif: bytes) -> tuple[float, float] | None:
     return found[_ACROSS] * unit, found[_DOWN] * unit
 
 
-class _Entry(NamedTuple):
+class Entry(NamedTuple):
+    """One entry of a directory of EXIF, or of any other TIFF."""
+
     tag: int
     kind: int
+    """TIFF's number of a type."""
     at: int
     """Where the entry's 12 bytes begin."""
 
 
-def _order(exif: bytes) -> str:
-    return {b"II": "<", b"MM": ">"}[exif[:2]]
+def byte_order(exif: bytes) -> ByteOrder:
+    """Return the byte order of EXIF as ``struct`` writes it."""
+    return _ORDERS[exif[:2]]
 
 
-def _first(exif: bytes) -> int:
-    return int(struct.unpack_from(f"{_order(exif)}L", exif, 4)[0])
+def first_directory(exif: bytes) -> int:
+    """Return where the first directory of EXIF begins."""
+    return int(struct.unpack_from(f"{byte_order(exif)}L", exif, 4)[0])
 
 
-def _entries(exif: bytes, start: int) -> Iterator[_Entry]:
+def read_directory(exif: bytes, start: int) -> Iterator[Entry]:
     """Read a directory; one that is broken yields what stands before the break."""
-    order = _order(exif)
+    order = byte_order(exif)
     try:
         (count,) = struct.unpack_from(f"{order}H", exif, start)
         for at in range(start + 2, start + 2 + 12 * count, 12):
             tag, kind = struct.unpack_from(f"{order}HH8x", exif, at)
-            yield _Entry(tag, kind, at)
+            yield Entry(tag, kind, at)
     except struct.error:
         return
 
 
+def _turn_density(exif: bytearray) -> None:
+    """Exchange the resolutions across and down: of each, the place where it stands."""
+    entries = read_directory(bytes(exif), first_directory(bytes(exif[:8])))
+    places = [entry.at + 8 for entry in entries if entry.tag in (_ACROSS, _DOWN) and entry.kind == _RATIONAL]
+    if len(places) == 2:
+        one, other = (exif[at : at + 4] for at in places)
+        exif[places[0] : places[0] + 4], exif[places[1] : places[1] + 4] = other, one
+
+
 def _cut_thumbnail(exif: bytearray) -> None:
-    order = _order(bytes(exif[:2]))
-    start = _first(bytes(exif[:8]))
+    order = byte_order(bytes(exif[:2]))
+    start = first_directory(bytes(exif[:8]))
     (count,) = struct.unpack_from(f"{order}H", exif, start)
     end = start + 2 + 12 * count
     if end + 4 <= len(exif):
@@ -166,10 +200,10 @@ def _is_sound(exif: bytes) -> bool:
     if exif[:4] not in (b"II*\0", b"MM\0*") or not 8 <= len(exif) <= _MOST_BYTES:
         return False
     try:
-        count = int(struct.unpack_from(f"{_order(exif)}H", exif, _first(exif))[0])
+        count = int(struct.unpack_from(f"{byte_order(exif)}H", exif, first_directory(exif))[0])
     except struct.error:
         return False
-    return count > 0 and _first(exif) + 2 + 12 * count <= len(exif)
+    return count > 0 and first_directory(exif) + 2 + 12 * count <= len(exif)
 
 
 def _upright_xmp(xmp: bytes) -> bytes:
@@ -177,13 +211,24 @@ def _upright_xmp(xmp: bytes) -> bytes:
 
 
 def _tiff_tags(image: Image.Image) -> bytes:
-    """Make EXIF of what a TIFF says of its picture."""
-    tags = getattr(image, "tag_v2", {})
-    exif = Image.Exif()
+    """Make EXIF of what a TIFF says of its picture, with the directories of the camera and of the place.
+
+    A maker's notes are left: their offsets would point elsewhere.
+    """
+    tags, found, exif = getattr(image, "tag_v2", {}), image.getexif(), Image.Exif()
     for tag in _TIFF_TAGS:
         if isinstance(value := tags.get(tag), str):
             exif[tag] = value
-    return exif.tobytes().removeprefix(b"Exif\0\0") if len(exif) else b""
+    for directory in (_EXIF_DIRECTORY, _GPS_DIRECTORY):
+        with contextlib.suppress(Exception):  # whatever Pillow finds wrong with a directory that is broken
+            values = {tag: value for tag, value in found.get_ifd(directory).items() if tag not in _NOT_MOVED}
+            if values:
+                exif.get_ifd(directory).update(values)
+                exif[directory] = values
+    try:
+        return exif.tobytes().removeprefix(b"Exif\0\0") if len(exif) else b""
+    except Exception:
+        return b"broken"
 
 
 def _dpi(value: Any) -> tuple[float, float] | None:

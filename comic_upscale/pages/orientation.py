@@ -15,7 +15,7 @@ from PIL import Image
 from comic_upscale.pages.page import SampleArray
 
 _ORIENTATION = 0x0112
-XMP_ORIENTATION = re.compile(rb'(tiff:Orientation(?:="|>))([1-8])')
+XMP_ORIENTATION = re.compile(rb"""(tiff:Orientation\s*(?:=\s*["']|>\s*))([1-8])""")
 """The property in an XMP packet: what stands before its digit, and the digit."""
 
 

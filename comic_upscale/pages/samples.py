@@ -16,14 +16,16 @@ from comic_upscale.pages.color import (
     profile_space,
     to_srgb,
 )
-from comic_upscale.pages.deep import read_deep
+from comic_upscale.pages.deep import read_deep, wide_bits
 from comic_upscale.pages.gray import is_gray, to_gray
+from comic_upscale.pages.jxl import lost_profile
 from comic_upscale.pages.page import SampleArray, UInt8Array
 from comic_upscale.settings import GrayMode, IccMode
 
 _BITS_PER_SAMPLE = 258
 _PHOTOMETRIC = 262
 _WIDE = "samples of more than 8 bits: read at 8 bits"
+_NOT_SRGB = "ICC profile left out: that of a JPEG XL cannot be read, its colours are taken for sRGB's"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +67,7 @@ def depth_of(image: Image.Image, data: bytes) -> Depth:
         return png_depth(data)
     tags = getattr(image, "tag_v2", None)
     if image.format != "TIFF" or tags is None:
-        return Depth()
+        return Depth(bits=wide_bits(image.format, data))
     bits = tags.get(_BITS_PER_SAMPLE, (8,))
     most = max(bits) if isinstance(bits, tuple) else int(bits)
     return Depth(bits=most, inverted=image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == 0)
@@ -88,9 +90,13 @@ def to_samples(image: Image.Image, depth: Depth, data: bytes = b"") -> Samples:
     deep = read_deep(image, data, depth.bits)
     if deep is not None:
         color, alpha = _apart(deep)
+        if image.format == "JXL" and lost_profile(data):
+            notes.append(_NOT_SRGB)
     elif image.mode in ("CMYK", "LAB"):
         color, alpha = np.array(cmyk_to_rgb(image) if image.mode == "CMYK" else lab_to_rgb(image)), None
         notes.append(f"{image.mode}: converted to sRGB")
+        if depth.bits > 8:
+            notes.append(_WIDE)
         profile = None
     elif image.mode in ("I", "F") or image.mode.startswith("I;16"):
         color, alpha = _wide(image, depth)

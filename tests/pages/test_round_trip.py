@@ -79,16 +79,15 @@ def same(after: Pixels, before: Pixels) -> None:
         assert (after.alpha == before.alpha).all()
 
 
-def same_metadata(after: Pixels, before: Pixels, *, exif: bool = True) -> None:
+def same_metadata(after: Pixels, before: Pixels) -> None:
     assert after.metadata.xmp == before.metadata.xmp
-    if exif:
-        # A format without another place for the resolution says it in EXIF.
-        had_any = before.metadata.exif is not None or before.metadata.dpi is not None
-        assert after.metadata.exif is None or had_any
-        if before.metadata.exif is not None:
-            assert after.metadata.exif is not None
-            sized = sized_exif(before.metadata.exif, before.width, before.height)
-            assert tags(after.metadata.exif) == tags(sized)
+    # A format without another place for the resolution says it in EXIF.
+    had_any = before.metadata.exif is not None or before.metadata.dpi is not None
+    assert after.metadata.exif is None or had_any
+    if before.metadata.exif is not None:
+        assert after.metadata.exif is not None
+        sized = sized_exif(before.metadata.exif, before.width, before.height)
+        assert tags(after.metadata.exif) == tags(sized)
     if before.metadata.dpi is not None:
         assert after.metadata.dpi == pytest.approx(before.metadata.dpi, rel=0.001)
 
@@ -114,7 +113,7 @@ def test_tiff(before: Pixels) -> None:
         # Written as three equal channels, which is how other programs can read it.
         after = replace(after, color=after.color[:, :, :1])
     same(after, before)
-    same_metadata(after, before, exif=False)
+    same_metadata(after, before)
     assert after.icc_profile == before.icc_profile
 
 
