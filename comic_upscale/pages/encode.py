@@ -187,6 +187,9 @@ def left_out(pixels: Pixels, format: OutputFormat, asked: OutputFormat) -> tuple
         notes.append("transparency: laid on white, since JPEG has none")
     if pixels.icc_profile is not None and format == "jxl":
         notes.append("ICC profile: converted to sRGB for JPEG XL")
+    if pixels.metadata.text and format != "png":
+        names = ", ".join(keyword for keyword, _ in pixels.metadata.text)
+        notes.append(f"texts of the PNG left out ({names}): {_NAMES[format]} has no place for them")
     if format == "jpeg":
         notes += [f"{name.upper()} left out: JPEG holds 64 kB" for name in _too_long(pixels.metadata)]
     return tuple(notes)

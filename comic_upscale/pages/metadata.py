@@ -36,6 +36,8 @@ _PARTS = 1000
 _TIFF_TAGS = (270, 271, 272, 305, 306, 315, 33432)
 ByteOrder: TypeAlias = Literal["<", ">"]
 _ORDERS: Final[dict[bytes, ByteOrder]] = {b"II": "<", b"MM": ">"}
+_LONGEST_KEYWORD = 79
+"""Characters, by PNG's specification."""
 _MOST_BYTES = 1 << 20
 """A page's EXIF or XMP of more than this is left out: JPEG holds 64 kB, and nothing reads so much."""
 
@@ -65,8 +67,26 @@ def read_metadata(image: Image.Image) -> tuple[Metadata, tuple[str, ...]]:
     exif = upright_exif(exif) if exif else None
     if dpi is None and exif:
         dpi = _dpi(read_density(exif))
-    metadata = Metadata(exif, _upright_xmp(xmp or b"") or None, dpi)
+    text = _text(image)
+    if sum(len(keyword) + len(words) for keyword, words in text) > _MOST_BYTES:
+        notes.append("texts of the PNG left out: they are larger than 1 MiB")
+        text = ()
+    metadata = Metadata(exif, _upright_xmp(xmp or b"") or None, dpi, text)
     return metadata, tuple(notes)
+
+
+def _text(image: Image.Image) -> tuple[tuple[str, str], ...]:
+    """The keywords and texts of a PNG but those that hold EXIF, XMP and profiles, which go their own ways."""
+    if image.format != "PNG":
+        return ()
+    found: dict[str, str] = getattr(image, "text", {})
+    return tuple(
+        (str(keyword), str(words))
+        for keyword, words in found.items()
+        if keyword.strip()
+        and len(keyword) <= _LONGEST_KEYWORD
+        and not keyword.startswith(("Raw profile type", "XML:com.adobe.xmp"))
+    )
 
 
 def upright_exif(exif: bytes) -> bytes:

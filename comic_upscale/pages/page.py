@@ -56,6 +56,8 @@ class Metadata:
     """An XMP packet; its orientation, if it has one, is 1."""
     dpi: tuple[float, float] | None = None
     """Pixels an inch across and down, as the file says; upscaling does not change them."""
+    text: tuple[tuple[str, str], ...] = ()
+    """Keywords and texts of a PNG, such as the parameters that a generator wrote."""
 
 
 NO_METADATA: Final = Metadata()

@@ -151,6 +151,17 @@ def _extra_chunks(profile: bytes | None, metadata: Metadata) -> Iterator[bytes]:
         yield _chunk(b"eXIf", metadata.exif)
     if metadata.xmp is not None:
         yield _chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata.xmp)
+    for keyword, words in metadata.text:
+        yield _text_chunk(keyword, words)
+
+
+def _text_chunk(keyword: str, words: str) -> bytes:
+    """Plain where Latin-1 has all the letters, since some readers know nothing else."""
+    key = keyword.encode("latin-1", "replace").replace(b"\0", b"?")
+    try:
+        return _chunk(b"tEXt", key + b"\0" + words.replace("\0", "").encode("latin-1"))
+    except UnicodeEncodeError:
+        return _chunk(b"iTXt", key + b"\0\0\0\0\0" + words.replace("\0", "").encode("utf-8", "replace"))
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

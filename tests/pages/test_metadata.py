@@ -8,7 +8,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from comic_upscale.pages.decode import decode
 from comic_upscale.pages.encode import encode, left_out
@@ -184,3 +184,29 @@ def test_depth_that_is_not_read_is_told() -> None:
     page = decode(data, max_pixels=LIMIT)
     assert page.bits == 8
     assert any("more than 8 bits" in note for note in page.notes)
+
+
+def test_what_a_generator_wrote_into_a_png_goes_into_the_next() -> None:
+    said = {
+        "parameters": "a knight, ink\nSteps: 20, Seed: 1",
+        "Title": "\u9a0e\u58eb \u2192 knight",
+        "Comment": "caf\u00e9",
+    }
+    info = PngImagePlugin.PngInfo()
+    for keyword, words in said.items():
+        info.add_text(keyword, words)
+    page = decode(saved("PNG", pnginfo=info), max_pixels=LIMIT)
+    with Image.open(io.BytesIO(encode(page, format="png"))) as written:
+        written.load()
+        assert written.text == said
+    assert left_out(page, "png", "png") == ()
+    assert "parameters" in left_out(page, "webp", "webp")[0]
+
+
+def test_texts_that_are_too_long_or_hold_something_else_are_left() -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Raw profile type exif", "\nexif\n 4\n00000000")
+    info.add_text("long", "x" * (1 << 20), zip=True)
+    page = decode(saved("PNG", pnginfo=info), max_pixels=LIMIT)
+    assert page.metadata.text == ()
+    assert any("larger than 1 MiB" in note for note in page.notes)
