@@ -14,6 +14,10 @@ HOPELESS_AFTER = 8
 """So many pages that were done again for nothing: then it is the network's way, and no accident."""
 
 
+SMALLEST = 64
+"""Pixels of a side below which a page is not looked at: a few edges are no ground for a judgement."""
+
+
 class Gatekeeper:
     """Holds pages against their sources, and remembers whether doing them again has helped.
 
@@ -22,6 +26,11 @@ class Gatekeeper:
 
     def __init__(self) -> None:
         self._again = self._mended = 0
+
+    @staticmethod
+    def wants(source: Pixels) -> bool:
+        """Whether a page is large enough to be judged."""
+        return min(source.width, source.height) >= SMALLEST
 
     @staticmethod
     def look(source: Pixels, page: Pixels) -> Verdict:

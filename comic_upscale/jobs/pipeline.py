@@ -282,7 +282,7 @@ class Pipeline:
             work.budget = await self._budget.take(most)
         pixels = await self._in_workers("decode", work, self._decoded, work, data)
         work.pixels = pixels
-        if self._settings.gate and grows(work.size, work.target):
+        if self._settings.gate and grows(work.size, work.target) and self._gatekeeper.wants(pixels):
             work.before = pixels
         work.ready = time.perf_counter()
         work.notes = (*pixels.notes, *work.notes)
