@@ -418,22 +418,24 @@ class Pipeline:
         Raises:
             PageError: it stays suspect, and the settings are strict.
         """
-        verdict = await self._in_workers("encode", work, self._judged, work, before)
+        assert work.pixels is not None
+        work.pixels, verdict = await self._in_workers("encode", work, self._judged, work.pixels, before)
         if self._gatekeeper.wants_again(verdict):
-            result = (await self._through(work.lane, [before], work.target, safest=True))[0]
-            if not isinstance(result, PageError):
-                work.pixels = result
-                verdict = await self._in_workers("encode", work, self._judged, work, before)
-                work.notes = (*work.notes, "done again: it came out suspect")
-            self._gatekeeper.note_again(verdict)
+            again = (await self._through(work.lane, [before], work.target, safest=True))[0]
+            if not isinstance(again, PageError):
+                page, second = await self._in_workers("encode", work, self._judged, again, before)
+                self._gatekeeper.note_again(second)
+                # Only where it helped: what a run makes of a page must not hang on which pages it met before.
+                if not second.is_suspect:
+                    work.pixels, verdict = page, second
+                    work.notes = (*work.notes, "done again: it came out suspect")
         work.verdict = verdict
         if verdict.is_suspect and self._settings.strict:
             raise PageError(SUSPECT, "; ".join(verdict.reasons))
 
-    def _judged(self, work: _Work, before: Pixels) -> Verdict:
-        assert work.pixels is not None
-        work.pixels = finish(work.pixels)
-        return self._gatekeeper.look(before, work.pixels)
+    def _judged(self, pixels: Pixels, before: Pixels) -> tuple[Pixels, Verdict]:
+        pixels = finish(pixels)
+        return pixels, self._gatekeeper.look(before, pixels)
 
     def _encoded(self, work: _Work) -> tuple[bytes, str]:
         pixels, work.pixels = work.pixels, None

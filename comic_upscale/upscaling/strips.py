@@ -7,9 +7,12 @@ needs them; so nothing is computed twice, which tiles with their overlap do.
 
 ::
 
-    rows given to a layer    |0|1 2 3 4|5 6 7 8|9|          0 and 9: the zeros around the page
-    first strip gives        |. 1 2 3|                      row 4 needs row 5, which comes later
-    second strip, with 3, 4  |         4 5 6 7|
+    page      |. . 0 1 2 3|4 5 6 7|8 9 . .|      the dots are rows outside of the page, which count as zeros
+    layer 1   |  . . 0 1 2|3 4 5 6|7 8 9 .|      each layer lags one row behind the one before:
+    layer 2   |    . . 0 1|2 3 4 5|6 7 8 9|      it needs the row below
+
+All strips of a page have one height in all layers, so that a page of a new size costs oneDNN three new
+convolutions (first, inner, last), as it does at once, and not one for every layer of every odd strip.
 """
 
 from __future__ import annotations
@@ -48,53 +51,58 @@ class StripwiseCompact(torch.nn.Module):
         self._layers = copy.deepcopy(network.body).to(dtype=precision, memory_format=torch.channels_last)
         self._precision = precision
         self._scale = int(network.upscale)
+        self._lag = sum(isinstance(layer, torch.nn.Conv2d) for layer in self._layers)
 
     def forward(self, pages: torch.Tensor) -> torch.Tensor:
         """Return N x C x height*scale x width*scale of N x C x height x width, both float32, 0..1."""
         n, channels, height, width = pages.shape
         scale = self._scale
         native = pages.new_empty((n, channels, height * scale, width * scale))
-        rows = max(1, _STRIP_PIXELS // (n * width))
-        signal = pages.to(self._precision, memory_format=torch.channels_last)
+        # The last layer has seen all of the page when so many rows have gone into the first.
+        all_rows = height + self._lag
+        count = max(1, round(n * width * all_rows / _STRIP_PIXELS))
+        rows = -(-all_rows // count)
+        signal = functional.pad(pages.to(self._precision), (0, 0, 0, rows * count - height))
+        signal = signal.contiguous(memory_format=torch.channels_last)
         kept: dict[int, torch.Tensor] = {}
-        done = 0
-        for top in range(0, height, rows):
-            strip = signal[:, :, top : top + rows]
-            detail = self._through_the_layers(strip, kept, is_last=top + rows >= height)
-            if detail is None:
+        for top in range(0, rows * count, rows):
+            detail = self._through_the_layers(signal[:, :, top : top + rows], top, height, kept)
+            first = top - self._lag
+            ready = slice(max(first, 0), min(first + rows, height))
+            if ready.start >= ready.stop:
                 continue
-            ready = slice(done, done + detail.shape[2])
             base = functional.interpolate(pages[:, :, ready], scale_factor=scale, mode="nearest")
             torch.add(
-                functional.pixel_shuffle(detail.float(), scale),
+                functional.pixel_shuffle(
+                    detail[:, :, ready.start - first : ready.stop - first].float(), scale
+                ),
                 base,
                 out=native[:, :, ready.start * scale : ready.stop * scale],
             )
-            done = ready.stop
         return native
 
     def _through_the_layers(
-        self, strip: torch.Tensor, kept: dict[int, torch.Tensor], *, is_last: bool
-    ) -> torch.Tensor | None:
-        """Return the rows that this strip completes: each convolution holds one back, the last strip none.
-
-        None where the first strips are so low that no row has come through all layers yet.
+        self, strip: torch.Tensor, first: int, height: int, kept: dict[int, torch.Tensor]
+    ) -> torch.Tensor:
+        """Return what the last layer makes of a strip: as many rows, as many rows further up as there are layers.
 
         Args:
             strip: rows of the page, in the layers' precision.
+            first: which row of the page is the strip's first.
+            height: of the page; what lies outside of it is zero before every layer.
             kept: by layer, the last two rows that it was given; none before the first strip.
-            is_last: whether the page ends with this strip.
         """
         for index, layer in enumerate(self._layers):
-            if not isinstance(layer, torch.nn.Conv2d):
-                strip = layer(strip)
+            if isinstance(layer, torch.nn.Conv2d):
+                above = kept[index] if index in kept else torch.zeros_like(strip[:, :, :1]).repeat(1, 1, 2, 1)
+                given = torch.cat((above, strip), dim=2)
+                kept[index] = given[:, :, -2:].clone(memory_format=torch.channels_last)
+                strip = functional.conv2d(given, layer.weight, layer.bias, padding=(0, 1))
+                first -= 1
                 continue
-            edge = torch.zeros_like(strip[:, :, :1])
-            above = kept.get(index, edge)
-            given = torch.cat((above, strip, edge) if is_last else (above, strip), dim=2)
-            if given.shape[2] < 3:
-                kept[index] = given
-                return None
-            kept[index] = given[:, :, -2:].clone(memory_format=torch.channels_last)
-            strip = functional.conv2d(given, layer.weight, layer.bias, padding=(0, 1))
+            strip = layer(strip)
+            if first < 0:
+                strip[:, :, :-first] = 0
+            if first + strip.shape[2] > height:
+                strip[:, :, max(height - first, 0) :] = 0
         return strip
