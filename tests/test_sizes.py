@@ -77,8 +77,8 @@ def test_settings_take_a_scale_or_a_size() -> None:
 
 
 def test_a_size_is_part_of_the_fingerprint_and_a_scale_has_the_one_it_always_had() -> None:
-    # As version 0.1 made it: ledgers of old must go on.
-    assert settings(scale=2.5).fingerprint("hash") == "cd433133e05ebfaed7e9127f46e91a6e"
+    # As the first version made it, which kept what is gray: ledgers of old must go on.
+    assert settings(scale=2.5, gray="keep").fingerprint("hash") == "cd433133e05ebfaed7e9127f46e91a6e"
     prints = {
         settings(size=size).fingerprint("hash")
         for size in (
