@@ -24,8 +24,8 @@ from spandrel.architectures.Compact import Compact  # type: ignore[import-untype
 from torch.nn import functional
 
 _STRIP_PIXELS = 24_576
-"""Pixels of one strip: few enough for the caches, enough that threads and calls pay (measured with 32 and 64
-features: half as many and four times as many cost 0 to 10 % more)."""
+"""Pixels of one strip: few enough for the caches, enough that threads and calls pay (half and twice
+as many were within the noise of the machine that it was measured on)."""
 
 
 def goes_in_strips(network: torch.nn.Module) -> bool:
