@@ -35,6 +35,14 @@ def goes_in_strips(network: torch.nn.Module) -> bool:
     )
 
 
+def _strips(all_rows: int, pixels_a_row: int) -> tuple[int, int]:
+    """Return how many rows a strip has and how many strips there are, with few rows beyond the page."""
+    wished = min(max(1, round(pixels_a_row * all_rows / _STRIP_PIXELS)), all_rows)
+    counts = range(max(1, wished * 3 // 4), min(wished * 4 // 3, all_rows) + 1)
+    choices = [(-(-all_rows // count), count) for count in counts]
+    return min(choices, key=lambda choice: (choice[0] * choice[1], -choice[1]))
+
+
 class StripwiseCompact(torch.nn.Module):
     """A compact network (SRVGGNetCompact) of 3x3 convolutions, for inference on a CPU.
 
@@ -60,8 +68,7 @@ class StripwiseCompact(torch.nn.Module):
         native = pages.new_empty((n, channels, height * scale, width * scale))
         # The last layer has seen all of the page when so many rows have gone into the first.
         all_rows = height + self._lag
-        count = max(1, round(n * width * all_rows / _STRIP_PIXELS))
-        rows = -(-all_rows // count)
+        rows, count = _strips(all_rows, n * width)
         signal = functional.pad(pages.to(self._precision), (0, 0, 0, rows * count - height))
         signal = signal.contiguous(memory_format=torch.channels_last)
         kept: dict[int, torch.Tensor] = {}
@@ -94,8 +101,12 @@ class StripwiseCompact(torch.nn.Module):
         """
         for index, layer in enumerate(self._layers):
             if isinstance(layer, torch.nn.Conv2d):
-                above = kept[index] if index in kept else torch.zeros_like(strip[:, :, :1]).repeat(1, 1, 2, 1)
-                given = torch.cat((above, strip), dim=2)
+                given = (
+                    torch.cat((kept[index], strip), dim=2)
+                    if index in kept
+                    # Two rows of zeros above; padding keeps the channels last, which joining with zeros does not.
+                    else functional.pad(strip, (0, 0, 2, 0))
+                )
                 kept[index] = given[:, :, -2:].clone(memory_format=torch.channels_last)
                 strip = functional.conv2d(given, layer.weight, layer.bias, padding=(0, 1))
                 first -= 1
