@@ -28,11 +28,15 @@ class Recipe:
     """Pages drawn by the generator."""
     drawn_share: float = 0.6
     """Of the patches, those from drawn pages; the others are from shared pages."""
+    lettered: int = 0
+    """Pages drawn for their lettering alone."""
+    lettered_share: float = 0.25
+    """Of the patches, those from around lettering, where such pages were drawn; it is taken from the drawn pages'."""
     seed: int = 1
     shared: bool = True
     """Whether the shared pages were at hand."""
     begun_with: str = ""
-    """SHA-256 of the weights that were trained further; empty where training began at nothing."""
+    """SHA-256 of the weights that were trained further, of no more layers; empty where training began at nothing."""
 
 
 @dataclass(slots=True)

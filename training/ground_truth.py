@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 Pixels = NDArray[np.uint8]
 """uint8 RGB, height x width x 3."""
@@ -17,6 +18,12 @@ Pixels = NDArray[np.uint8]
 _FREE = ("CC BY ", "CC0", "Public domain")
 _VALIDATION = "CC BY-SA"
 _DRAWN_SIZE = (640, 960)
+_READING_X_HEIGHT = (8.0, 16.0)
+"""Of a small x on a page that can be read aloud, in pixels of the truth: small print once it is shrunk."""
+_AIR = 24
+"""Pixels of the page that are kept around lettering: the balloon and something of what lies behind it."""
+_BOXES = "lettering"
+"""The text of a PNG that holds where its lettering stands."""
 _SIDES = (1800, 1200, 800)
 """Long sides that a shared page is shrunk to: the same hand at several line weights."""
 _SMALLEST_SHRINK = {".jpg": 1.8, ".jpeg": 1.8, ".gif": 1.0, ".png": 1.0}
@@ -30,14 +37,18 @@ def draw_pages(folder: Path, count: int, *, seed: int, processes: int) -> list[P
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{seed + number:06d}.png" for number in range(count)]
+    _draw_missing(_draw, paths, processes)
+    return paths
+
+
+def _draw_missing(draw: Callable[[Path], None], paths: Sequence[Path], processes: int) -> None:
     missing = [path for path in paths if not path.is_file()]
     if missing:
         # Not forked: torch's threads may be running in this process.
         with multiprocessing.get_context("spawn").Pool(processes) as pool:
-            for done, _ in enumerate(pool.imap_unordered(_draw, missing, chunksize=4), start=1):
+            for done, _ in enumerate(pool.imap_unordered(draw, missing, chunksize=4), start=1):
                 if done % 50 == 0 or done == len(missing):
                     print(f"drew {done} of {len(missing)} pages", flush=True)
-    return paths
 
 
 def _draw(path: Path) -> None:
@@ -46,6 +57,61 @@ def _draw(path: Path) -> None:
     page = draw_page(int(path.stem), width=_DRAWN_SIZE[0], height=_DRAWN_SIZE[1])
     partial_path = path.with_suffix(".partial")
     Image.fromarray(page.pixels).save(partial_path, "PNG", compress_level=1)
+    partial_path.replace(path)
+
+
+def draw_lettering(folder: Path, count: int, *, seed: int, processes: int) -> list[Path]:
+    """Draw what is missing of ``count`` pages full of lettering into the folder, as PNG; return the paths of all.
+
+    Every other page is one that could be read aloud, in plain English and small print; the others have
+    letters of every kind. Each file holds where its lettering stands, for `read_lettering`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"lettering-{seed + number:06d}.png" for number in range(count)]
+    _draw_missing(_draw_lettered, paths, processes)
+    return paths
+
+
+def read_lettering(paths: Iterable[Path], *, smallest_side: int) -> list[Pixels]:
+    """Read what lies around the lettering of pages that `draw_lettering` drew, each block by itself.
+
+    Args:
+        paths: of the pages.
+        smallest_side: pixels that each side of what is returned has at least.
+    """
+    found = []
+    for path in paths:
+        with Image.open(path) as opened:
+            pixels = np.asarray(opened.convert("RGB"))
+            boxes = json.loads(opened.info[_BOXES])
+        found += [_around(pixels, box, smallest_side) for box in boxes]
+    return found
+
+
+def _around(pixels: Pixels, box: Sequence[int], smallest_side: int) -> Pixels:
+    spans = []
+    for low, high, length in zip(box[1::-1], box[:1:-1], pixels.shape, strict=False):
+        side = max(high - low + 2 * _AIR, smallest_side)
+        first = min(max(0, (low + high - side) // 2), max(0, length - side))
+        spans.append(slice(first, first + side))
+    return np.ascontiguousarray(pixels[spans[0], spans[1]])
+
+
+def _draw_lettered(path: Path) -> None:
+    from training.pages import draw_lettered_page, draw_page
+
+    seed = int(path.stem.removeprefix("lettering-"))
+    width, height = _DRAWN_SIZE
+    low, high = _READING_X_HEIGHT
+    page = (
+        draw_page(seed, width=width, height=height)
+        if seed % 2
+        else draw_lettered_page(seed, width=width, height=height, x_height=(low / height, high / height))
+    )
+    texts = PngInfo()
+    texts.add_text(_BOXES, json.dumps([block.box for block in page.lettering]))
+    partial_path = path.with_suffix(".partial")
+    Image.fromarray(page.pixels).save(partial_path, "PNG", compress_level=1, pnginfo=texts)
     partial_path.replace(path)
 
 

@@ -10,6 +10,7 @@ import functools
 import json
 import math
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +23,14 @@ from spandrel.architectures.Compact import Compact
 
 from comic_upscale.models.digest import sha256_of
 from training.checkpoint import ForeignCheckpointError, Progress, Recipe, export, resume, save
-from training.ground_truth import draw_pages, read_pages, shared_pages, validation_paths
+from training.ground_truth import (
+    draw_lettering,
+    draw_pages,
+    read_lettering,
+    read_pages,
+    shared_pages,
+    validation_paths,
+)
 from training.objective import loss
 from training.patches import SHRINKS, Batch, Patches, PatchSettings, batches
 from training.validation import Tracks, psnr_by_track, tracks
@@ -54,9 +62,12 @@ def main(
     rate: float = _DEFAULT.rate,
     drawn: int = _DEFAULT.drawn,
     drawn_share: float = _DEFAULT.drawn_share,
+    lettered: Annotated[int, typer.Option(help="Pages drawn for their lettering.")] = _DEFAULT.lettered,
+    lettered_share: float = _DEFAULT.lettered_share,
     seed: int = _DEFAULT.seed,
     begin_with: Annotated[
-        Path | None, typer.Option(help="Weights (.safetensors) of the same size to train further.")
+        Path | None,
+        typer.Option(help="Weights (.safetensors) to train further: of as many features, of no more layers."),
     ] = None,
 ) -> None:
     """Train the compact network on comic pages, or go on where the last stretch stopped."""
@@ -71,12 +82,17 @@ def main(
         rate=rate,
         drawn=drawn,
         drawn_share=drawn_share,
+        lettered=lettered,
+        lettered_share=lettered_share,
         seed=seed,
         shared=(shared / "dev.json").is_file(),
         begun_with=sha256_of(begin_with) if begin_with else "",
     )
     out.mkdir(parents=True, exist_ok=True)
-    progress = begin(recipe, on, begin_with)
+    try:
+        progress = begin(recipe, on, begin_with)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
     checkpoint = out / "checkpoint.pt"
     if checkpoint.is_file():
         try:
@@ -95,13 +111,47 @@ def begin(recipe: Recipe, device: torch.device, weights: Path | None = None) -> 
     torch.manual_seed(recipe.seed)
     network = Compact(num_feat=recipe.features, num_conv=recipe.convolutions, upscale=recipe.scale)
     if weights:
-        network.load_state_dict(load_file(weights))
+        network.load_state_dict(deepened(load_file(weights), recipe.convolutions))
     else:
         _begin_as_identity(network)
     network = network.to(device, memory_format=torch.channels_last)
     average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=_follow)
     optimizer = torch.optim.Adam(network.parameters(), recipe.rate, betas=(0.9, 0.99))
     return Progress(network, average, optimizer)
+
+
+def deepened(weights: Mapping[str, torch.Tensor], convolutions: int) -> dict[str, torch.Tensor]:
+    """Return the weights of a compact network with inner layers put in at its middle that hand their input on.
+
+    So the deeper network computes what the other one did, and training goes on from there.
+
+    Args:
+        weights: of a compact network, as its ``state_dict`` names them.
+        convolutions: inner ones that the network is to have.
+
+    Raises:
+        ValueError: it has more already.
+    """
+    layers: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in weights.items():
+        _, number, of_layer = name.split(".")
+        layers.setdefault(int(number), {})[of_layer] = value
+    chain = [layers[number] for number in sorted(layers)]
+    # Convolution and PReLU in turn: a first pair, the inner ones, and the last convolution.
+    missing = convolutions - (len(chain) - 3) // 2
+    if missing < 0:
+        raise ValueError(f"the weights have {convolutions - missing} convolutions, more than {convolutions}")
+    middle = 2 + (len(chain) - 3) // 4 * 2
+    kernel, slopes = chain[2]["weight"], chain[3]["weight"]
+    for _ in range(missing):
+        handing_on = {
+            "weight": torch.nn.init.dirac_(torch.empty_like(kernel)),
+            "bias": torch.zeros(len(kernel)),
+        }
+        chain[middle:middle] = [handing_on, {"weight": torch.ones_like(slopes)}]
+    return {
+        f"body.{number}.{name}": value for number, layer in enumerate(chain) for name, value in layer.items()
+    }
 
 
 def _begin_as_identity(network: Compact) -> None:
@@ -193,7 +243,12 @@ def _patches(recipe: Recipe, drawings: Path, shared: Path, first: int) -> Patche
     groups = []
     if recipe.drawn:
         paths = draw_pages(drawings, recipe.drawn, seed=recipe.seed * 1_000_000, processes=2)
-        groups.append((read_pages(paths), recipe.drawn_share))
+        groups.append(
+            (read_pages(paths), recipe.drawn_share - (recipe.lettered_share if recipe.lettered else 0))
+        )
+    if recipe.lettered:
+        paths = draw_lettering(drawings, recipe.lettered, seed=recipe.seed * 1_000_000, processes=2)
+        groups.append((read_lettering(paths, smallest_side=smallest_side), recipe.lettered_share))
     if recipe.shared:
         real = [pixels for _, pixels in shared_pages(shared, smallest_side=smallest_side)]
         groups.append((real, 1 - recipe.drawn_share))

@@ -12,8 +12,9 @@ from torch.nn.functional import interpolate
 from comic_upscale.models.network import Network, load_network
 from comic_upscale.models.weights import resolve_weights
 from training.checkpoint import Progress, Recipe
-from training.ground_truth import shared_pages, validation_paths
+from training.ground_truth import draw_lettering, read_lettering, shared_pages, validation_paths
 from training.objective import loss
+from training.pages import draw_lettered_page, fonts
 from training.patches import Patches, PatchSettings
 from training.train import begin, learning_rate, main, train_step
 
@@ -34,6 +35,15 @@ def shared(tmp_path: Path) -> Path:
         json.dumps([{"file": name, "licence": licence} for name, licence in entries])
     )
     return folder
+
+
+@pytest.fixture
+def comic_fonts() -> None:
+    try:
+        fonts.find("latin")
+        fonts.find("japanese")
+    except fonts.MissingFontsError as error:
+        pytest.skip(str(error))
 
 
 def _load(path: Path) -> Network:
@@ -86,6 +96,35 @@ def test_a_run_can_be_made_longer(tmp_path: Path, shared: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == 12
     assert not all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_deeper_network_begins_as_the_one_before(tmp_path: Path, shared: Path) -> None:
+    _train(tmp_path / "first", shared)
+    weights = tmp_path / "first" / "weights.safetensors"
+    deeper = begin(Recipe(features=8, convolutions=5), CPU, weights).network
+    page = torch.rand(1, 3, 20, 30)
+    # Not to the bit: the order of the channels in memory differs, and with it that of the sums.
+    torch.testing.assert_close(deeper(page), _load(weights).module(page), rtol=0, atol=1e-6)
+    assert sum(isinstance(layer, torch.nn.Conv2d) for layer in deeper.body) == 7
+
+
+def test_a_network_cannot_be_made_shallower(tmp_path: Path, shared: Path) -> None:
+    _train(tmp_path / "first", shared)
+    with pytest.raises(SystemExit, match="2 convolutions, more than 1"):
+        _train(
+            tmp_path / "second", shared, convolutions=1, begin_with=tmp_path / "first" / "weights.safetensors"
+        )
+
+
+def test_what_is_trained_on_is_cut_from_around_the_lettering(tmp_path: Path, comic_fonts: None) -> None:
+    paths = draw_lettering(tmp_path, 2, seed=10, processes=1)
+    cuts = read_lettering(paths, smallest_side=200)
+    lettering = draw_lettered_page(10, width=640, height=960, x_height=(8 / 960, 16 / 960)).lettering
+    assert len(cuts) > len(lettering) > 2
+    assert all(min(cut.shape[:2]) >= 200 for cut in cuts)
+    # Balloons: more white than anything, and ink on it.
+    assert all((cut > 240).mean() > 0.1 and (cut < 60).any() for cut in cuts[: len(lettering)])
+    assert draw_lettering(tmp_path, 2, seed=10, processes=1) == paths
 
 
 def test_training_learns() -> None:
