@@ -65,6 +65,7 @@ def ways() -> dict[str, Callable[[UInt8Array], bytes]]:
         found[f"libpng, level 1, run lengths, {name}"] = lambda samples, number=number: (
             imagecodecs.png_encode(samples, level=1, strategy=RUN_LENGTHS, filter=number)
         )
+    found["libpng, level 1, run lengths, Paeth, read again"] = read_again
     found["libpng, level 1, Paeth"] = lambda samples: imagecodecs.png_encode(
         samples, level=1, strategy=0, filter=FILTERS["Paeth"]
     )
@@ -93,6 +94,13 @@ def checked(samples: UInt8Array) -> bytes:
     page = as_page(samples)
     data = encode(page, format="png")
     check_encoded(data, (page.width, page.height))
+    return data
+
+
+def read_again(samples: UInt8Array) -> bytes:
+    """Write a page by libpng, and decode all of it."""
+    data: bytes = imagecodecs.png_encode(samples, level=1, strategy=RUN_LENGTHS, filter=FILTERS["Paeth"])
+    imagecodecs.png_decode(data)
     return data
 
 

@@ -164,7 +164,7 @@ def test_no_memory(monkeypatch: pytest.MonkeyPatch, format: OutputFormat) -> Non
         raise MemoryError
 
     monkeypatch.setattr(Image.Image, "save", refuse)
-    monkeypatch.setattr(imagecodecs, "png_encode", refuse)
+    monkeypatch.setattr(imagecodecs, "deflate_encode", refuse)
     with pytest.raises(PageError) as caught:
         encode(page(), format=format)
     assert caught.value.kind == "out-of-memory"

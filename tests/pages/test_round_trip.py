@@ -3,19 +3,22 @@
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 
+import imagecodecs
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
+from comic_upscale.pages import png
 from comic_upscale.pages.decode import decode
 from comic_upscale.pages.encode import check_encoded, encode, left_out, lossy_quality
 from comic_upscale.pages.metadata import read_density, sized_exif, upright_exif, with_density
 from comic_upscale.pages.page import Metadata, Pixels
-from comic_upscale.pages.png import check_png, write_png
+from comic_upscale.pages.png import check_png, write_png, write_png_at_once
 from comic_upscale.pages.shrink import shrink
 from comic_upscale.settings import OutputFormat
 from comic_upscale.upscaling.pages import prepare
@@ -218,26 +221,46 @@ def test_any_exif_is_mended_or_left_out_and_never_a_failure(tail: bytes, head: b
         assert len(upright_exif(page.metadata.exif)) == len(head + tail)
 
 
+@pytest.mark.parametrize("write", [write_png, write_png_at_once])
 @pytest.mark.parametrize("width", [1, 3, 3000])
 @pytest.mark.parametrize("alpha", [False, True])
-def test_a_png_written_in_strips_is_read_the_same(width: int, alpha: bool) -> None:
+def test_a_png_is_read_the_same(write: Callable[..., bytes], width: int, alpha: bool) -> None:
     random = np.random.default_rng(2)
     color = random.integers(0, 256, (1500, width, 3), np.uint8)
     mask = random.integers(0, 256, (1500, width), np.uint8) if alpha else None
-    with Image.open(io.BytesIO(write_png(color, mask))) as image:
+    data = write(color, mask)
+    with Image.open(io.BytesIO(data)) as image:
         assert (np.asarray(image)[:, :, :3] == color).all()
+        assert mask is None or (np.asarray(image)[:, :, 3] == mask).all()
+    assert check_png(data) == ((width, 1500), "RGBA" if alpha else "RGB")
 
 
-def test_a_large_png_is_proved_without_room_for_its_pixels() -> None:
+@pytest.mark.parametrize("at_once", [400 << 20, 0])
+def test_a_damaged_png_is_not_proved(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setattr(png, "_AT_ONCE", at_once)
     color = np.random.default_rng(4).integers(0, 256, (300, 400, 3), np.uint8)
     data = write_png(color, color[:, :, 0])
-    assert check_png(data) == (400, 300)
+    assert check_png(data) == ((400, 300), "RGBA")
     damaged = bytearray(data)
     damaged[len(data) // 2] ^= 1
     short = data[: data.rindex(b"IDAT") - 4] + data[-12:]
     for wrong in (bytes(damaged), data[: len(data) // 2], short):
-        with pytest.raises((ValueError, zlib.error)):
+        with pytest.raises((ValueError, zlib.error, imagecodecs.DeflateError)):
             check_png(wrong)
+
+
+@pytest.mark.parametrize("at_once", [400 << 20, 0])
+@pytest.mark.parametrize(("rows", "filter"), [(299, 0), (301, 0), (300, 5)])
+def test_wrong_rows_are_not_proved(
+    monkeypatch: pytest.MonkeyPatch, at_once: int, rows: int, filter: int
+) -> None:
+    # Sums that are right do not make it a page.
+    monkeypatch.setattr(png, "_AT_ONCE", at_once)
+    data = write_png(np.zeros((300, 400, 1), np.uint8), None)
+    packed = zlib.compress((bytes(400 + 1) * (rows - 1)) + bytes([filter]) + bytes(400))
+    wrong = data[: 8 + 25] + png._chunk(b"IDAT", packed) + data[-12:]
+    with pytest.raises((ValueError, imagecodecs.DeflateError)):
+        check_png(wrong)
 
 
 def test_png_levels_trade_time_for_size() -> None:
