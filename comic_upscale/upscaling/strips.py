@@ -78,13 +78,11 @@ class StripwiseCompact(torch.nn.Module):
             ready = slice(max(first, 0), min(first + rows, height))
             if ready.start >= ready.stop:
                 continue
-            base = functional.interpolate(pages[:, :, ready], scale_factor=scale, mode="nearest")
-            torch.add(
-                functional.pixel_shuffle(
-                    detail[:, :, ready.start - first : ready.stop - first].float(), scale
-                ),
-                base,
-                out=native[:, :, ready.start * scale : ready.stop * scale],
+            _shuffle_and_add(
+                detail[:, :, ready.start - first : ready.stop - first].float(),
+                pages[:, :, ready],
+                native[:, :, ready.start * scale : ready.stop * scale],
+                scale,
             )
         return native
 
@@ -117,3 +115,26 @@ class StripwiseCompact(torch.nn.Module):
             if first + strip.shape[2] > height:
                 strip[:, :, max(height - first, 0) :] = 0
         return strip
+
+
+def _shuffle_and_add(detail: torch.Tensor, pages: torch.Tensor, native: torch.Tensor, scale: int) -> None:
+    """Put what the last layer says on top of the enlarged page: pixel shuffle, nearest neighbour and sum in one.
+
+    Each by itself is a pass over the native pixels, together they took five times as long.
+
+    Args:
+        detail: float32, N x C*scale*scale x height x width.
+        pages: float32, N x C x height x width.
+        native: float32, N x C x height*scale x width*scale, contiguous in memory along its last axis; is filled.
+        scale: the network's own factor.
+    """
+    n, channels, height, width = pages.shape
+    # Neither view copies: all three are seen as N x C x height x scale x width x scale.
+    shuffled = (
+        detail.permute(0, 2, 3, 1).view(n, height, width, channels, scale, scale).permute(0, 3, 1, 4, 2, 5)
+    )
+    torch.add(
+        shuffled,
+        pages[:, :, :, None, :, None],
+        out=native.unflatten(2, (height, scale)).unflatten(4, (width, scale)),
+    )
