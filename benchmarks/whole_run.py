@@ -5,7 +5,8 @@ Usage: python benchmarks/whole_run.py [--pages 20] [--rounds 4] [--model NAME|FI
 Machines are noisy, so the three are timed in turn, round after round, in one process, over the same
 pages, and the figures that count are the ratios. Loading a network is left out of all three.
 
-* alone: ``TorchEngine.upscale`` over pixels that are decoded already, one call a page or batch.
+* alone: ``TorchEngine.upscale`` over pixels that are decoded already, one call a page or batch, by as many engines
+  at once as a run has.
 * whole: ``run_job`` from its first page to its last, reading, checking, writing, flushing, recording.
 * official: the loop of ``inference_realesrgan.py``: ``cv2.imread``, ``RealESRGANer.enhance``,
   ``cv2.imwrite``, with the same weights, the same precision and the same target size.
@@ -21,6 +22,10 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +40,10 @@ from comic_upscale.pages.decode import decode
 from comic_upscale.pages.page import Pixels
 from comic_upscale.pages.size import target_size
 from comic_upscale.settings import JobSettings
+from comic_upscale.upscaling.device import choose_device
 from comic_upscale.upscaling.engine import Engine
 from comic_upscale.upscaling.pages import prepare, upscale_pages
-from comic_upscale.upscaling.torch_engine import open_torch_engine
+from comic_upscale.upscaling.torch_engine import open_torch_engines
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WIDTH, HEIGHT, SCALE = 512, 768, 2.5
@@ -56,12 +62,14 @@ def main() -> None:
     weights = resolve_weights(
         options.model, denoise=None, folders=weights_folders(), cache=Path("weights"), download=False
     )
-    engine = open_torch_engine(load_network(weights, None), options.device, options.precision)
-    official = open_official(weights, engine)
+    engines = open_torch_engines(
+        load_network(weights, None), choose_device(options.device), precision=options.precision
+    )
+    official = open_official(weights, engines[0])
     with tempfile.TemporaryDirectory() as folder:
         pages = cut_pages(Path(folder) / "pages", options.pages)
-        seconds = measure(pages, options.rounds, engine, official, weights)
-    report = summarise(seconds, options.pages, engine, weights)
+        seconds = measure(pages, options.rounds, engines, official, weights)
+    report = summarise(seconds, options.pages, engines[0], weights)
     print(json.dumps(report, indent=2))
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -98,35 +106,42 @@ def cut_pages(folder: Path, count: int) -> list[Path]:
 
 
 def measure(
-    pages: list[Path], rounds: int, engine: Engine, official: object, weights: ResolvedWeights
+    pages: list[Path], rounds: int, engines: Sequence[Engine], official: object, weights: ResolvedWeights
 ) -> dict[str, list[float]]:
     """Seconds a page of each of the three, once for each round."""
     decoded = [prepare(decode(path.read_bytes(), max_pixels=10**9)) for path in pages]
-    alone(engine, decoded[:1])  # the first call of a network prepares it
+    alone(engines, decoded[:1] * len(engines))  # the first call of a network prepares it
     if official is not None:
         official_loop(official, pages[:1], pages[0].parent)
     seconds: dict[str, list[float]] = {"alone": [], "whole": [], "official": []}
     share = len(pages) // rounds
     for number in range(rounds):
         part = slice(number * share, (number + 1) * share)
-        seconds["alone"].append(alone(engine, decoded[part]) / share)
-        seconds["whole"].append(whole(engine, pages[part], weights) / share)
+        seconds["alone"].append(alone(engines, decoded[part]) / share)
+        seconds["whole"].append(whole(engines, pages[part], weights) / share)
         if official is not None:
             seconds["official"].append(official_loop(official, pages[part], pages[0].parent) / share)
         print(f"round {number + 1}: " + ", ".join(f"{k} {v[-1]:.3f} s" for k, v in seconds.items() if v))
     return seconds
 
 
-def alone(engine: Engine, pages: list[Pixels]) -> float:
+def alone(engines: Sequence[Engine], pages: list[Pixels]) -> float:
     """Seconds for the network and the resampling, from pixels to pixels."""
-    limit = engine.batch_limit(HEIGHT, WIDTH)
+    limit = engines[0].batch_limit(HEIGHT, WIDTH)
+    batches = deque(pages[first : first + limit] for first in range(0, len(pages), limit))
+
+    def work(engine: Engine) -> None:
+        with suppress(IndexError):
+            while True:
+                upscale_pages(engine, batches.popleft(), target_size(WIDTH, HEIGHT, SCALE))
+
     start = time.perf_counter()
-    for first in range(0, len(pages), limit):
-        upscale_pages(engine, pages[first : first + limit], target_size(WIDTH, HEIGHT, SCALE))
+    with ThreadPoolExecutor(len(engines)) as pool:
+        list(pool.map(work, engines))
     return time.perf_counter() - start
 
 
-def whole(engine: Engine, pages: list[Path], weights: ResolvedWeights) -> float:
+def whole(engines: Sequence[Engine], pages: list[Path], weights: ResolvedWeights) -> float:
     """Seconds for a run over a folder of these pages, from its header to its end."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "in"
@@ -143,7 +158,9 @@ def whole(engine: Engine, pages: list[Path], weights: ResolvedWeights) -> float:
             if isinstance(event, JobStarted):
                 started = time.perf_counter()
 
-        finished = run_job(settings, on_event=note, open_engines=lambda *_: [_Kept(engine)])
+        finished = run_job(
+            settings, on_event=note, open_engines=lambda *_: [_Kept(engine) for engine in engines]
+        )
         assert finished.done == len(pages)
         return time.perf_counter() - started
 
@@ -162,7 +179,6 @@ class _Kept:
 def open_official(weights: ResolvedWeights, engine: Engine) -> object:
     """The official program over the same weights, or None where it is not installed."""
     from comic_upscale.errors import SettingsError
-    from comic_upscale.upscaling.device import choose_device
     from comic_upscale.upscaling.reference_engine import RealESRGANEngine
 
     try:

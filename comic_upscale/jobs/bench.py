@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -109,13 +110,21 @@ def bench(
         files = [draw_page(number) for number in range(DRAWN)]
         target = find_target(*SIZE, settings.asked_size).size
         tell("the network alone")
-        alone = sum(_alone(engine, files, target, seconds / 3 / len(engines)) for engine in engines)
+        alone = _all_alone(engines, files, target, seconds / 3)
         pages = min(max(round(seconds / 2 * alone), LEAST_PAGES), MOST_PAGES)
         tell(f"a whole run of {pages:,} pages")
         return _whole(settings, engines, files, pages, alone, target, loading)
     finally:
         for engine in engines:
             engine.close()
+
+
+def _all_alone(
+    engines: Sequence[Engine], files: Sequence[bytes], target: tuple[int, int], seconds: float
+) -> float:
+    """Pages a second of all engines, working at the same time as they do in a run."""
+    with ThreadPoolExecutor(len(engines)) as pool:
+        return sum(pool.map(lambda engine: _alone(engine, files, target, seconds), engines))
 
 
 def _alone(engine: Engine, files: Sequence[bytes], target: tuple[int, int], seconds: float) -> float:

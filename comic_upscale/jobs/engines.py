@@ -14,7 +14,7 @@ OpenEngines: TypeAlias = Callable[[JobSettings, ResolvedWeights], list[Engine]]
 
 
 def open_engines(settings: JobSettings, weights: ResolvedWeights) -> list[Engine]:
-    """Load the network and put it on every device that the settings name, an engine for each.
+    """Load the network and put it on every device that the settings name, with as many engines as suit it.
 
     Raises:
         WeightsError: the file is no network that can do this.
@@ -24,20 +24,17 @@ def open_engines(settings: JobSettings, weights: ResolvedWeights) -> list[Engine
     if settings.backend == "realesrgan":
         return _official(settings, weights)
     from comic_upscale.models.network import load_network
-    from comic_upscale.upscaling.device import choose_precision, parse_devices
-    from comic_upscale.upscaling.torch_engine import TorchEngine
+    from comic_upscale.upscaling.device import parse_devices
+    from comic_upscale.upscaling.torch_engine import open_torch_engines
 
     devices = parse_devices(settings.device)
     network = load_network(weights, settings.denoise)
     return [
-        TorchEngine(
-            network,
-            device=device,
-            precision=choose_precision(settings.precision, device, network),
-            batch=settings.batch,
-            tile=settings.tile,
-        )
+        engine
         for device in devices
+        for engine in open_torch_engines(
+            network, device, precision=settings.precision, batch=settings.batch, tile=settings.tile
+        )
     ]
 
 

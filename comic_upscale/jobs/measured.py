@@ -29,6 +29,9 @@ LEAST_PAGES = 20
 _FAR = re.compile(r"(?P<place>[^ ]+): (?P<what>.+)")
 """How a run that another machine did calls its device: ``gpu-box: NVIDIA GeForce RTX 4090``."""
 
+_SHARED = re.compile(r", (?P<places>\d+) pages at once")
+"""How a processor tells that several engines share it: ``cpu (2 threads, 2 pages at once)``."""
+
 _IN_BRACKETS = re.compile(r"\w+(?::\d+)? \((?P<what>.+)\)")
 
 
@@ -44,7 +47,7 @@ def hardware_name(device: str, processor: str) -> str:
         cards = far["what"].split(", ")
         return f"{len(cards)} x {cards[0]}" if len(set(cards)) < len(cards) else far["what"]
     names = []
-    for each in re.split(r", (?=\w+(?::\d+)? \()", device):
+    for each in re.split(r", (?=\w+(?::\d+)? \()", _SHARED.sub("", device)):
         match = _IN_BRACKETS.fullmatch(each)
         what = each if match is None else match["what"]
         names.append(f"{processor} ({what})" if each.startswith("cpu") else what)
@@ -141,16 +144,19 @@ def _measured(run: dict[str, Any], ledger: Path, processor: str) -> Measured:
         network_seconds=run["network_seconds"],
         host_seconds=run["host_seconds"],
         whole_seconds=run["whole_seconds"],
-        devices=_count_devices(run["device"]),
+        devices=count_places(run["device"]),
         workers=settings.get("workers", 1),
         tflop_per_page=None if model is None else model.tflop_per_page,
         versions=json.loads(run["versions"]),
     )
 
 
-def _count_devices(device: str) -> int:
+def count_places(device: str) -> int:
+    """How many batches the devices of a run take at the same time: one each, and as many as share a processor."""
     if (far := _FAR.fullmatch(device)) is not None:
         return len(far["what"].split(", "))
+    if (shared := _SHARED.search(device)) is not None:
+        return int(shared["places"])
     return len(re.findall(r"(?:^|, )\w+(?::\d+)? \(|^\w+$", device)) or 1
 
 

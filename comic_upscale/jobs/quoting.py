@@ -15,7 +15,7 @@ from comic_upscale.costs.rates import Measured
 from comic_upscale.costs.work import Work, spread_sample
 from comic_upscale.errors import InputError, PageError
 from comic_upscale.jobs.engines import OpenEngines, open_engines
-from comic_upscale.jobs.measured import encoder, hardware_name, processor_name
+from comic_upscale.jobs.measured import count_places, encoder, hardware_name, processor_name
 from comic_upscale.jobs.preview import Preview
 from comic_upscale.jobs.progress import Event, JobStarted, Listener
 from comic_upscale.jobs.records import PageDone
@@ -195,7 +195,7 @@ def measure_run(
         network_seconds=sum(page.seconds["upscale"] for page in done),
         host_seconds=sum(sum(page.seconds.values()) - page.seconds["upscale"] for page in done),
         whole_seconds=finished.seconds,
-        devices=device.count(" (") or 1,
+        devices=count_places(device),
         workers=settings.workers,
         start_seconds=round(started_at[0] - begin, 3),
         doubt=doubt_of_ratio([(page.width * page.height, page.seconds["upscale"]) for page in done]),

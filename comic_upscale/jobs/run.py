@@ -9,7 +9,7 @@ import itertools
 import logging
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from comic_upscale.costs.spending import Spending
 from comic_upscale.errors import ComicUpscaleError, InputError, SettingsError
@@ -321,7 +321,7 @@ class _Run:
         await self._on_ledger(
             self._ledger.set_device,
             run_id,
-            device=", ".join(engine.device for engine in engines),
+            device=_devices(engines),
             precision=engines[0].precision,
         )
         pipeline = Pipeline(
@@ -400,7 +400,7 @@ class _Run:
             model=self._model.name,
             model_auto=self._model.auto,
             native_scale=native_scale,
-            device=", ".join(engine.device for engine in engines) or None,
+            device=_devices(engines) or None,
             precision=engines[0].precision if engines else None,
             batch="auto" if settings.batch is None else str(settings.batch),
             workers=settings.workers,
@@ -490,6 +490,11 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found
+
+
+def _devices(engines: Sequence[Engine]) -> str:
+    """The devices in words, each once: engines that share one say so in its name."""
+    return ", ".join(dict.fromkeys(engine.device for engine in engines))
 
 
 @contextlib.contextmanager

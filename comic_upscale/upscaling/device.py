@@ -146,8 +146,13 @@ def precision_name(precision: torch.dtype) -> str:
     return next(name for name, dtype in PRECISIONS.items() if dtype == precision)
 
 
-def describe(device: torch.device) -> str:
-    """Return the device in words: ``"cuda:0 (NVIDIA H200)"``, ``"cpu (2 threads)"``."""
+def describe(device: torch.device, *, pages_at_once: int = 1) -> str:
+    """Return the device in words: ``"cuda:0 (NVIDIA H200)"``, ``"cpu (2 threads)"``.
+
+    Args:
+        device: what to describe.
+        pages_at_once: how many engines share it; told where it is more than one.
+    """
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     if device.type == "xpu":
@@ -155,7 +160,8 @@ def describe(device: torch.device) -> str:
     if device.type == "mps":
         return "mps (Apple GPU)"
     threads = torch.get_num_threads()
-    return f"{device} ({threads} thread{'s' if threads != 1 else ''})"
+    shared = f", {pages_at_once} pages at once" if pages_at_once > 1 else ""
+    return f"{device} ({threads} thread{'s' if threads != 1 else ''}{shared})"
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -136,5 +136,5 @@ def _shuffle_and_add(detail: torch.Tensor, pages: torch.Tensor, native: torch.Te
     torch.add(
         shuffled,
         pages[:, :, :, None, :, None],
-        out=native.unflatten(2, (height, scale)).unflatten(4, (width, scale)),
+        out=native.view(n, channels, height, scale, width, scale),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import groupby
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from comic_upscale.errors import DeviceError, PageError, SettingsError
 from comic_upscale.models.network import Network
 from comic_upscale.pages.page import SampleArray
+from comic_upscale.upscaling.cores import SharedCores
 from comic_upscale.upscaling.device import (
     choose_device,
     choose_precision,
@@ -27,7 +28,38 @@ from comic_upscale.upscaling.faults import is_lost_device, is_too_much
 from comic_upscale.upscaling.limits import Limits
 from comic_upscale.upscaling.network_pass import NetworkPass, white
 from comic_upscale.upscaling.resample import resample
+from comic_upscale.upscaling.strips import goes_in_strips
 from comic_upscale.upscaling.tiling import SMALLEST_TILE, Tile, default_overlap, padded_size, plan_tiles
+
+
+def open_torch_engines(
+    network: Network,
+    device: torch.device,
+    *,
+    precision: str = "auto",
+    batch: int | None = None,
+    tile: int | None = None,
+) -> list[TorchEngine]:
+    """Return the engines that together make the most of a device, to be used at the same time.
+
+    That is one, but for a network that goes through the processor in strips: there one for each core.
+
+    Raises:
+        SettingsError, DeviceError: as `open_torch_engine`.
+    """
+    cores = SharedCores(torch.get_num_threads())
+    alone = device.type != "cpu" or not goes_in_strips(network.module) or cores.pages_at_once == 1
+    return [
+        TorchEngine(
+            network,
+            device=device,
+            precision=choose_precision(precision, device, network),
+            batch=batch,
+            tile=tile,
+            cores=None if alone else cores,
+        )
+        for _ in range(1 if alone else cores.pages_at_once)
+    ]
 
 
 def open_torch_engine(
@@ -62,6 +94,7 @@ class TorchEngine:
         batch: windows at once, at least 1; None to find out.
         tile: the longest side of a window in pixels, at least 64; 0 never to cut a page; None to find out.
         overlap: pixels that a tile sees around what it makes; None for what suits the network.
+        cores: the processor's, where other engines work on them at the same time; None for all that torch takes.
 
     Raises:
         SettingsError: a number is out of its range, or the network's channels are not 3 to 3 or 1 to 1.
@@ -77,15 +110,17 @@ class TorchEngine:
         batch: int | None = None,
         tile: int | None = None,
         overlap: int | None = None,
+        cores: SharedCores | None = None,
     ) -> None:
         _check_settings(network, batch, tile, overlap)
         if device.type == "cuda":
             forbid_tf32()
         self.native_scale = network.native_scale
-        self.device = describe(device)
+        self.device = describe(device, pages_at_once=1 if cores is None else cores.pages_at_once)
         self.precision = precision_name(precision)
         self._network = network
         self._device = device
+        self._cores = cores
         self._dtype = precision
         self._batch = batch
         self._tile = tile
@@ -122,12 +157,15 @@ class TorchEngine:
         """
         pixels = _checked(batch)
         width, height = batch.target_size
-        with self._telling_of_a_lost_device(), torch.inference_mode():
+        share = nullcontext() if self._cores is None else self._cores.share()
+        with self._telling_of_a_lost_device(), torch.inference_mode(), share:
             return self._upscale(pixels, (height, width), safest=batch.safest)
 
     def close(self) -> None:
         """Give the device's memory back. The engine is not used afterwards."""
         self._stages.clear()
+        if self._cores is not None:
+            self._cores.give_back()
         # A device that is lost has nothing to give back, and has been told of.
         with suppress(RuntimeError):
             release_memory(self._device)
