@@ -23,9 +23,8 @@ import torch
 
 from comic_upscale.upscaling.lanczos import Span, dense_weights, input_span
 
-CPU_BLOCK = 64
-"""Output pixels of one block on a CPU: few, so that little of a block is zeros, but not so few that on a busy
-machine the threads wait for each other more than they compute."""
+CPU_BLOCK = 16
+"""Output pixels of one block on a CPU: few, so that little of a block is zeros."""
 GPU_BLOCK = 128
 """Output pixels of one block on an accelerator: large enough that a launch has work."""
 

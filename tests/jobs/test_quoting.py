@@ -14,7 +14,7 @@ from comic_upscale.costs.prices import listed_offers
 from comic_upscale.costs.rates import Measured
 from comic_upscale.errors import InputError, SettingsError
 from comic_upscale.jobs.bench import bench
-from comic_upscale.jobs.measured import from_ledgers, hardware_name, keep, kept
+from comic_upscale.jobs.measured import count_places, from_ledgers, hardware_name, keep, kept
 from comic_upscale.jobs.preview import preview
 from comic_upscale.jobs.quotes import Question, is_over_budget, quotes_for
 from comic_upscale.jobs.quoting import LEAST_DOUBT, count_work, doubt_of_ratio, imagined_work, run_pilot
@@ -149,12 +149,26 @@ def test_a_run_elsewhere_is_a_measurement_of_its_card_and_not_of_this_machine(
     ("device", "name"),
     [
         ("cuda:0 (NVIDIA H200)", "NVIDIA H200"), ("cpu (2 threads)", "EPYC (2 threads)"), ("fake", "fake"),
+        ("cpu (2 threads, 2 pages at once)", "EPYC (2 threads)"),
         ("cuda:0 (Tesla T4), cuda:1 (Tesla T4)", "2 x Tesla T4"), ("mps (Apple GPU)", "Apple GPU"),
         ("gpu-box: NVIDIA H200", "NVIDIA H200"), ("root@203.0.113.7:40022: Tesla T4, Tesla T4", "2 x Tesla T4"),
     ],
 )  # fmt: skip
 def test_hardware_is_called_by_its_card_or_its_processor(device: str, name: str) -> None:
     assert hardware_name(device, "EPYC") == name
+
+
+@pytest.mark.parametrize(
+    ("device", "places"),
+    [
+        ("cuda:0 (NVIDIA H200)", 1), ("cuda:0 (Tesla T4), cuda:1 (Tesla T4)", 2), ("cpu (2 threads)", 1),
+        ("cpu (8 threads, 8 pages at once)", 8), ("fake", 1), ("gpu-box: Tesla T4, Tesla T4", 2),
+    ],
+)  # fmt: skip
+def test_how_many_pages_are_in_the_network_at_once_is_known_from_the_devices(
+    device: str, places: int
+) -> None:
+    assert count_places(device) == places
 
 
 def test_measurements_are_kept_replaced_and_read_again(tmp_path: Path) -> None:
