@@ -36,7 +36,7 @@ from comic_upscale.pages.decode import decode
 from comic_upscale.pages.size import target_size
 from comic_upscale.upscaling.engine import Batch, Engine
 from comic_upscale.upscaling.pages import prepare
-from comic_upscale.upscaling.torch_engine import open_torch_engine
+from comic_upscale.upscaling.torch_engine import TorchEngine, open_torch_engines
 
 RESULTS = Path(__file__).parent / "results"
 OURS, OURS_FP32, OFFICIAL = "comic-upscale run", "comic-upscale run, fp32", "official loop (RealESRGANer)"
@@ -63,10 +63,13 @@ def main() -> None:
     network = load_network(weights, None)
     with tempfile.TemporaryDirectory() as folder:
         pages = cut_pages(Path(folder) / "pages", options.pages)
-        engines = {name: open_torch_engine(network, "cpu", name) for name in ("auto", "fp32")}
+        engines = {
+            name: open_torch_engines(network, torch.device("cpu"), precision=name)
+            for name in ("auto", "fp32")
+        }
         loops, runs = gather(network, weights, engines, threads)
         decoded = [prepare(decode(path.read_bytes(), max_pixels=10**9)) for path in pages]
-        networks = {f"network alone, {name}": engine for name, engine in engines.items()}
+        networks = {f"network alone, {name}": side_by_side for name, side_by_side in engines.items()}
         for loop in loops.values():
             loop(pages[:1])  # the first page prepares what is to be prepared
         seconds: dict[str, list[float]] = {name: [] for name in (*loops, *networks)}
@@ -75,15 +78,15 @@ def main() -> None:
             part = slice(number * share, (number + 1) * share)
             for name, loop in loops.items():
                 seconds[name].append(loop(pages[part]) / share)
-            for name, engine in networks.items():
-                seconds[name].append(alone(engine, decoded[part]) / share)
+            for name, side_by_side in networks.items():
+                seconds[name].append(alone(side_by_side, decoded[part]) / share)
             print(", ".join(f"{name} {values[-1]:.2f} s" for name, values in seconds.items()), flush=True)
-        distances = {name: distance(run, engines["fp32"], pages[0]) for name, run in runs.items()}
+        distances = {name: distance(run, engines["fp32"][0], pages[0]) for name, run in runs.items()}
     report = {
         **facts(threads),
         "model": weights.model_name,
         "page": f"512x768 x{SCALE}, PNG, {options.pages} pages",
-        "our_precision": engines["auto"].precision,
+        "our_precision": engines["auto"][0].precision,
         "seconds_a_page": {
             name: {"median": round(statistics.median(values), 3), "rounds": [round(v, 3) for v in values]}
             for name, values in seconds.items()
@@ -96,14 +99,14 @@ def main() -> None:
 
 
 def gather(
-    network: Network, weights: ResolvedWeights, engines: dict[str, Engine], threads: int
+    network: Network, weights: ResolvedWeights, engines: dict[str, list[TorchEngine]], threads: int
 ) -> tuple[dict[str, Loop], dict[str, Run]]:
     """Return what takes part, by name: loops over files, and the bare runs of the other runtimes."""
     loops: dict[str, Loop] = {
         OURS: lambda pages: whole(engines["auto"], pages, weights),
         OURS_FP32: lambda pages: whole(engines["fp32"], pages, weights),
     }
-    official = open_official(weights, engines["fp32"])
+    official = open_official(weights, engines["fp32"][0])
     if official is not None:
         loops[OFFICIAL] = lambda pages: official_loop(official, pages, pages[0].parent)
     runs: dict[str, Run] = {}
