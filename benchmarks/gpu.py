@@ -47,7 +47,7 @@ from comic_upscale.pages.decode import decode
 from comic_upscale.pages.page import Pixels
 from comic_upscale.pages.size import target_size
 from comic_upscale.upscaling.pages import prepare, upscale_pages
-from comic_upscale.upscaling.torch_engine import TorchEngine, open_torch_engine
+from comic_upscale.upscaling.torch_engine import TorchEngine, open_torch_engine, open_torch_engines
 
 RESULTS = Path(__file__).parent / "results"
 USER_JOB = 10_000
@@ -286,13 +286,14 @@ def files_to_files(
 ) -> dict[str, object]:
     """Pages a second of whole runs, the engine alone and the official loop; the card's use; dollars."""
     network = load_network(weights, None)
-    engine = open_torch_engine(network, str(bench.device))
+    engines = open_torch_engines(network, bench.device)
+    engine = engines[0]
     decoded = [prepare(decode(path.read_bytes(), max_pixels=10**9)) for path in pages]
     for _ in range(2):  # the first pages tell what a batch may be
-        alone(engine, decoded[: min(len(decoded), 64)])
-    alone_s = alone(engine, decoded) / len(decoded)
+        alone(engines, decoded[: min(len(decoded), 64)])
+    alone_s = alone(engines, decoded) / len(decoded)
     with _card_use(bench) as use:
-        whole_s = whole(engine, pages, weights) / len(pages)
+        whole_s = whole(engines, pages, weights) / len(pages)
     found: dict[str, object] = {
         "pages": len(pages),
         "precision": engine.precision,
