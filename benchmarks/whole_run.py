@@ -31,6 +31,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from comic_upscale.jobs.progress import Event, JobStarted
 from comic_upscale.jobs.run import run_job, versions
@@ -98,7 +99,10 @@ def cut_pages(folder: Path, count: int) -> list[Path]:
                 top = (37 * len(pages)) % (image.height - HEIGHT + 1)
                 page = image.convert("RGB").crop((left, top, left + WIDTH, top + HEIGHT))
             path = folder / f"{len(pages):03d}.png"
-            page.save(path)
+            # No two files are the same, since the second would be a copy of the first one's output.
+            number = PngInfo()
+            number.add_text("page", str(len(pages)))
+            page.save(path, pnginfo=number)
             pages.append(path)
         if len(pages) == before:
             raise SystemExit(f"no page of at least {WIDTH}x{HEIGHT} in {comics} or examples/")

@@ -173,6 +173,8 @@ def summary_lines(event: JobFinished) -> list[str]:
     if event.done_now:
         took = f"{event.done_now:,} now in {duration(event.seconds)}, {rate(event.pages_per_second)}"
         lines.append(took)
+        if event.copied_now:
+            lines.append(f"{event.copied_now:,} of them copied: the same as other pages, byte for byte")
     elif event.state == "finished" and not event.failed and not event.carried_now:
         lines.append("nothing was left to do")
     if event.carried_now:

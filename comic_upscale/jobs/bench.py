@@ -172,7 +172,8 @@ def _whole(
         source = Path(folder) / "in"
         source.mkdir()
         for number in range(pages):
-            (source / f"{number:05d}.png").write_bytes(files[number % len(files)])
+            # What stands behind the end of a PNG is passed over, but no two files are the same: a copy is no work.
+            (source / f"{number:05d}.png").write_bytes(files[number % len(files)] + b"%d" % number)
         trial = replace(
             settings, input=source, output=Path(folder) / "out", ledger=None, price=None, max_cost=None
         )

@@ -433,12 +433,16 @@ class FarPipeline(Pipeline):
 
     async def _put_in_place(self, page: FarPage, data: bytes) -> None:
         works, self._waiting[page.name].works = self._waiting[page.name].works, []
-        for work in works:
+        for place, work in enumerate(works):
             work.encoded, work.output_sha256 = data, page.sha256
             work.size = (page.width, page.height)
             work.target = (page.output_width, page.output_height)
-            work.seconds = dict(page.seconds)
             work.notes = (page.notes,) if page.notes else ()
+            if place == 0:
+                work.seconds = dict(page.seconds)
+            else:
+                # The others cost nothing there: they are the same page.
+                work.copied_from = works[0].page.source
             try:
                 self._output.check()
                 await self._placed(work)

@@ -15,6 +15,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import psutil
 from sqlite_utils import Database
@@ -273,6 +274,34 @@ class Ledger:
             cursor = self._db.execute(SELECT_ROWS, [job_id])
             return [PageRow(*row) for row in cursor]
 
+    def computed(self, job_id: int, sizes: Set[int]) -> list[tuple[int, str, str]]:
+        """The pages of a job that are done, are no copies and whose sources have one of these sizes.
+
+        Returns:
+            (row id, SHA-256 of the source, output) of each.
+        """
+        with self._explained():
+            cursor = self._db.execute(
+                "select id, source_sha256, output from pages where job_id = ? and state = 'done'"
+                " and source_sha256 is not null and copied_from is null"
+                " and source_size in (select value from json_each(?)) order by id",
+                [job_id, json.dumps(sorted(sizes))],
+            )
+            return [(int(row_id), str(sha256), str(output)) for row_id, sha256, output in cursor]
+
+    def done_page(self, row_id: int) -> dict[str, Any] | None:
+        """A page that is done, by its columns, as `read_done_pages` has it; None if it is not done any more."""
+        with self._explained():
+            cursor = self._db.execute(
+                "select pages.*, volumes.source as volume_source, volumes.output as volume_output from pages"
+                " left join pages as volumes on volumes.id = pages.volume_id"
+                " where pages.id = ? and pages.state = 'done'",
+                [row_id],
+            )
+            names = [column[0] for column in cursor.description]
+            row = cursor.fetchone()
+            return None if row is None else dict(zip(names, row, strict=True))
+
     def names(self, job_id: int, suffixes: Set[str]) -> dict[str, str]:
         """How earlier jobs over the same folders named the outputs with suffixes such as ``.png``.
 
@@ -418,7 +447,7 @@ class Ledger:
         columns = (
             "source, source_size, source_mtime_ns, source_sha256, state, attempts, finished_at, width, height,"
             " output, output_width, output_height, output_size, output_sha256, notes, kind,"
-            " error_kind"
+            " error_kind, copied_from"
         )
         with self._explained(), self._db.atomic():
             cursor = self._db.execute(
@@ -502,7 +531,7 @@ class Ledger:
                 self._db.execute(
                     "update pages set state = 'working', claimed = 1 + (claimed > 0),"
                     " attempts = attempts + 1, run_id = ?, finished_at = null,"
-                    " error_kind = null, error = null, notes = null where id = ?",
+                    " error_kind = null, error = null, notes = null, copied_from = null where id = ?",
                     [run_id, row_id],
                 )
 
@@ -586,9 +615,9 @@ class Ledger:
         with self._explained(), self._db.atomic():
             self._db.execute(
                 "update pages set (state, claimed, source_sha256, finished_at, width, height, output_width,"
-                " output_height, output_size, output_sha256, notes) = (select state, claimed, source_sha256,"
-                " finished_at, width, height, output_width, output_height, output_size, output_sha256, notes"
-                " from pages where id = ?) where id = ?",
+                " output_height, output_size, output_sha256, notes, copied_from) = (select state, claimed,"
+                " source_sha256, finished_at, width, height, output_width, output_height, output_size,"
+                " output_sha256, notes, copied_from from pages where id = ?) where id = ?",
                 [owner.row_id, row_id],
             )
 
@@ -609,12 +638,12 @@ class Ledger:
             "update pages set state = 'done', claimed = 0, finished_at = ?, source_sha256 = ?, width = ?, height = ?,"
             " output_width = ?, output_height = ?, output_size = ?, output_sha256 = ?, decode_seconds = ?,"
             " upscale_seconds = ?, encode_seconds = ?, place_seconds = ?, error_kind = null, error = null,"
-            " notes = ?, scores = ?, suspect = ? where id = ?",
+            " notes = ?, scores = ?, suspect = ?, copied_from = ? where id = ?",
             [
                 time, page.source_sha256, page.width, page.height, page.output_width, page.output_height,
                 page.output_size, page.output_sha256, *_stage_seconds(page.seconds),
                 "; ".join(page.notes) or None, json.dumps(page.scores) if page.scores else None,
-                "; ".join(page.suspect) or None, page.row_id,
+                "; ".join(page.suspect) or None, page.copied_from, page.row_id,
             ],
         )  # fmt: skip
 

@@ -126,8 +126,17 @@ def _without_the_line(found: Measured) -> Measured:
     return replace(found, whole_seconds=busiest)
 
 
+def _without_other_pages(run: dict[str, Any], devices: int, workers: int) -> float:
+    """How long a run would have taken for the pages of its network alone, without copies and pages that only shrank."""
+    busiest = max(run["network_seconds"] / devices, run["host_seconds"] / workers)
+    whole: float = run["whole_seconds"]
+    own: float = max(whole - run["other_seconds"] / workers, busiest)
+    return min(whole, own)
+
+
 def _measured(run: dict[str, Any], ledger: Path, processor: str) -> Measured:
     settings = json.loads(run["settings"])
+    devices, workers = count_places(run["device"]), settings.get("workers", 1)
     model = CATALOGUE.get(run["model"])
     return Measured(
         hardware=hardware_name(run["device"], processor),
@@ -143,9 +152,9 @@ def _measured(run: dict[str, Any], ledger: Path, processor: str) -> Measured:
         format=encoder(settings.get("format", "png"), settings.get("quality")),
         network_seconds=run["network_seconds"],
         host_seconds=run["host_seconds"],
-        whole_seconds=run["whole_seconds"],
-        devices=count_places(run["device"]),
-        workers=settings.get("workers", 1),
+        whole_seconds=_without_other_pages(run, devices, workers),
+        devices=devices,
+        workers=workers,
         tflop_per_page=None if model is None else model.tflop_per_page,
         versions=json.loads(run["versions"]),
     )

@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ParamSpec, TypeAlias, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 from comic_upscale.costs.spending import Spending
 from comic_upscale.errors import ANIMATED, ComicUpscaleError, DeviceError, InputError, PageError
@@ -31,12 +32,13 @@ from comic_upscale.gate.verdict import Verdict
 from comic_upscale.jobs.binding import Binder
 from comic_upscale.jobs.files import OutputFolder, place_output, read_source, to_the_end
 from comic_upscale.jobs.flow import CEILING, BatchAssembler, PixelBudget, StopRequest
-from comic_upscale.jobs.gatekeeper import SUSPECT, Gatekeeper, recorded_scores
+from comic_upscale.jobs.gatekeeper import SMALLEST, SUSPECT, Gatekeeper, recorded_scores
 from comic_upscale.jobs.ledger import Ledger, OutputOwner
 from comic_upscale.jobs.ledger_thread import LedgerThread
 from comic_upscale.jobs.plan import Plan, PlannedPage, may_write
 from comic_upscale.jobs.progress import STAGES, Listener, Progress, RateMeter, StageMeter
 from comic_upscale.jobs.records import LARGE_ENOUGH, PageDone, PageFailed, PageResult, PageSkipped
+from comic_upscale.jobs.twins import Key, Twins, copied_notes, read_output
 from comic_upscale.jobs.volumes import PlannedVolume
 from comic_upscale.pages.containers import Shelf
 from comic_upscale.pages.decode import decode, read_header
@@ -87,6 +89,10 @@ class _Work:
     lane: int = 0
     """Which of the engines did it."""
     verdict: Verdict | None = None
+    original: Mapping[str, Any] | None = None
+    """The row of the same page whose output this one gets."""
+    copied_from: str | None = None
+    """The source of that page."""
     encoded: bytes = b""
     output_sha256: str = ""
     notes: tuple[str, ...] = ()
@@ -159,11 +165,18 @@ class Pipeline:
         self._meters["upscale"] = StageMeter(len(engines))
         self._rate = RateMeter()
         self._gatekeeper = Gatekeeper()
+        self._twins: Twins[_Work] = Twins(
+            plan.twins.sizes,
+            {(sha256, self._format_of(output)): row_id for row_id, sha256, output in plan.twins.done},
+        )
+        self._freed: _Queue = asyncio.Queue()
         self._in_hand: str | None = None
         self._output = OutputFolder(settings.output)
         self._source_folders = source_folders
         self.done = 0
         """Pages done by this run."""
+        self.copied = 0
+        """Those of them whose outputs were copied from the same page."""
         self.doing: str | None = None
         """What the run does besides pages, in words."""
         self._adopted = 0
@@ -183,7 +196,8 @@ class Pipeline:
                 group.create_task(self._bind())
                 async with asyncio.TaskGroup() as stages:
                     stages.create_task(self._feed())
-                    stages.create_task(self._stage(self._to_decode, self._decode, self._assembler.close))
+                    stages.create_task(self._stage(self._to_decode, self._decode, self._end_decoding))
+                    stages.create_task(self._go_on())
                     stages.create_task(self._upscale_all())
                     stages.create_task(self._stage(self._to_encode, self._encode, self._end(self._to_place)))
                     stages.create_task(self._stage(self._to_place, self._place, lambda: None))
@@ -275,6 +289,8 @@ class Pipeline:
             reason = f"larger than {bounds}: {work.size[0]}x{work.size[1]} already"
             await self._results.put(_skipped(work, LARGE_ENOUGH, reason))
             return
+        if header.width * header.height <= self._settings.max_pixels and await self._shared(work, data):
+            return
         self._aim(work)
         if header.width * header.height <= self._settings.max_pixels:
             check_target(*work.target, self._format(work))
@@ -290,6 +306,67 @@ class Pipeline:
             self._assembler.add((pixels.color.shape, pixels.bits, pixels.alpha is None, work.target), work)
         else:
             await self._to_encode.put(work)
+
+    async def _shared(self, work: _Work, data: bytes) -> bool:
+        """Whether a page needs no work of its own: it waits for the same one, or has got its output."""
+        if not self._twins.may_have(len(data)):
+            return False
+        if not work.sha256:
+            work.sha256 = await self._in_workers("decode", work, _sha256, data)
+        key = (work.sha256, self._format(work))
+        if not self._twins.begin(key, work.page.row_id, work, data):
+            return True
+        if not await self._take_over(work, key):
+            return False
+        self._let_go(work.page.row_id)
+        work.ready = time.perf_counter()
+        await self._to_place.put(work)
+        return True
+
+    async def _take_over(self, work: _Work, key: Key) -> bool:
+        """Give a page the output of the same one, if one is done that this run would make just so."""
+        row_id = self._twins.done(key)
+        if row_id is None:
+            return False
+        page = await self._on_ledger(self._ledger.done_page, row_id)
+        if page is not None and page["source_sha256"] == work.sha256 and self._is_as_good(page):
+            work.budget = await self._budget.take(page["output_width"] * page["output_height"])
+            output = await self._in_workers("decode", work, read_output, self._settings.output, page)
+            if output is not None:
+                work.encoded, work.output_sha256, work.original = output, page["output_sha256"], page
+                work.size = (page["width"], page["height"])
+                work.target = (page["output_width"], page["output_height"])
+                work.copied_from, work.notes = page["source"], copied_notes(page)
+                return True
+            self._drop([work])
+        self._twins.forget(key)
+        return False
+
+    def _is_as_good(self, page: Mapping[str, Any]) -> bool:
+        """Whether a page that is done was looked at as this run looks at its pages."""
+        settings, size = self._settings, (page["width"], page["height"])
+        if settings.strict and page["suspect"]:
+            return False
+        judged = min(size) >= SMALLEST and grows(size, (page["output_width"], page["output_height"]))
+        return bool(page["scores"]) or not (settings.gate and judged)
+
+    def _let_go(self, row_id: int, *, done: bool = False) -> None:
+        """Free the pages that waited for a page that is settled."""
+        works, data = self._twins.settled(row_id, done=done)
+        for work in works:
+            work.data = data
+            self._freed.put_nowait(work)
+
+    async def _go_on(self) -> None:
+        """Take on the pages that have waited for others."""
+        while (work := await self._freed.get()) is not None:
+            await self._attempt(self._decode, work)
+            self._twins.went_on()
+
+    async def _end_decoding(self) -> None:
+        await self._twins.until_nobody_waits()
+        self._freed.put_nowait(None)
+        self._assembler.close()
 
     async def _read(self, work: _Work) -> bytes:
         """The bytes of a page's source."""
@@ -317,7 +394,10 @@ class Pipeline:
             work.notes += () if how is None else (how,)
 
     def _format(self, work: _Work) -> OutputFormat:
-        return written_format(extension_of(work.page.output), self._settings.format)
+        return self._format_of(work.page.output)
+
+    def _format_of(self, output: str) -> OutputFormat:
+        return written_format(extension_of(output), self._settings.format)
 
     def _decoded(self, work: _Work, data: bytes) -> Pixels:
         settings = self._settings
@@ -328,7 +408,7 @@ class Pipeline:
             icc=settings.icc,
             animated=settings.animated,
         )
-        work.sha256 = hashlib.sha256(data).hexdigest()
+        work.sha256 = work.sha256 or _sha256(data)
         if (pixels.width, pixels.height) != work.size:
             # A file that says only behind its pixels how they lie.
             work.size = (pixels.width, pixels.height)
@@ -352,6 +432,8 @@ class Pipeline:
             self._watch_spending(sum(work.size[0] * work.size[1] for work in works))
             if self._stop.requested:
                 self._drop(works)
+                for work in works:
+                    self._let_go(work.page.row_id)
                 continue
             self._in_hand = works[0].page.source
             for work in await self._upscaled(lane, works):
@@ -465,7 +547,7 @@ class Pipeline:
         finally:
             self._meters["place"].end()
         work.seconds["place"] = time.perf_counter() - start
-        if self._spending is not None:
+        if self._spending is not None and work.original is None:
             after = ("encode", "place")
             self._spending.note_tail(sum(work.seconds[stage] + work.waited[stage] for stage in after))
         self._drop([work])
@@ -493,6 +575,7 @@ class Pipeline:
                     self._count(result)
                     self._emit(result)
                     self._settle(result.row_id)
+                    self._let_go(result.row_id, done=isinstance(result, PageDone))
 
     def _settle(self, row_id: int) -> None:
         """Note that a page needs no more work; the last one of a volume sends this to be bound."""
@@ -517,18 +600,7 @@ class Pipeline:
 
         async def worker() -> None:
             while (work := await source.get()) is not None:
-                try:
-                    await step(work)
-                except PageError as error:
-                    await self._fail(work, error)
-                except MemoryError:
-                    await self._fail(work, PageError("out-of-memory", "not enough memory for this page"))
-                except ComicUpscaleError:
-                    raise
-                except Exception as error:
-                    # Nobody foresaw it, but one strange file must not end a run.
-                    log.exception("%s failed on %s", step.__name__, work.page.source)
-                    await self._fail(work, PageError("internal", f"an unforeseen error: {error!r}"))
+                await self._attempt(step, work)
             source.put_nowait(None)
 
         async with asyncio.TaskGroup() as group:
@@ -536,6 +608,21 @@ class Pipeline:
                 group.create_task(worker())
         if (last := at_end()) is not None:
             await last
+
+    async def _attempt(self, step: Callable[[_Work], Awaitable[None]], work: _Work) -> None:
+        """Take a page through a step; whatever hits this page alone becomes its failure."""
+        try:
+            await step(work)
+        except PageError as error:
+            await self._fail(work, error)
+        except MemoryError:
+            await self._fail(work, PageError("out-of-memory", "not enough memory for this page"))
+        except ComicUpscaleError:
+            raise
+        except Exception as error:
+            # Nobody foresaw it, but one strange file must not end a run.
+            log.exception("%s failed on %s", step.__name__, work.page.source)
+            await self._fail(work, PageError("internal", f"an unforeseen error: {error!r}"))
 
     @staticmethod
     def _end(queue: _Queue) -> Callable[[], Awaitable[None]]:
@@ -573,7 +660,11 @@ class Pipeline:
         )
 
     def _count(self, result: PageResult) -> None:
-        self._rate.count()
+        copied = isinstance(result, PageDone) and result.copied_from is not None
+        self.copied += copied
+        if not copied:
+            # A copy says nothing of how long the pages to come will take.
+            self._rate.count()
         if isinstance(result, PageDone):
             self.done += 1
             return
@@ -620,6 +711,24 @@ class Pipeline:
         )
 
 
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _scores(work: _Work) -> dict[str, float]:
+    if work.verdict is not None:
+        return recorded_scores(work.verdict)
+    recorded = None if work.original is None else work.original["scores"]
+    return json.loads(recorded) if recorded else {}
+
+
+def _suspect(work: _Work) -> tuple[str, ...]:
+    if work.verdict is not None:
+        return work.verdict.reasons
+    recorded = None if work.original is None else work.original["suspect"]
+    return (recorded,) if recorded else ()
+
+
 def _result(work: _Work) -> PageDone:
     return PageDone(
         row_id=work.page.row_id,
@@ -635,8 +744,9 @@ def _result(work: _Work) -> PageDone:
         seconds=work.seconds,
         notes=work.notes,
         waited={stage: round(seconds, 4) for stage, seconds in work.waited.items()},
-        scores={} if work.verdict is None else recorded_scores(work.verdict),
-        suspect=() if work.verdict is None else work.verdict.reasons,
+        scores=_scores(work),
+        suspect=_suspect(work),
+        copied_from=work.copied_from,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from comic_upscale.errors import ANIMATED, PageError
 from comic_upscale.jobs.ledger import Ledger, OutputOwner
 from comic_upscale.jobs.records import LARGE_ENOUGH, VOLUME, PageFailed, PageRow, is_allowed
+from comic_upscale.jobs.twins import NO_TWINS, MaybeTwins, shared_sizes
 from comic_upscale.jobs.volumes import (
     PlannedVolume,
     by_volume,
@@ -63,6 +65,8 @@ class Plan:
     """Volumes to be bound: at once those that wait for no page, the others after their pages."""
     refused: tuple[PageFailed, ...] = ()
     """Volumes that this run found that it cannot do; recorded already, and among the failed."""
+    twins: MaybeTwins = NO_TWINS
+    """Which pages may be the same as others."""
 
     @property
     def total(self) -> int:
@@ -204,7 +208,27 @@ def make_plan(
         for page in pages
         if page.source in todo and page.source not in volume_plan.held_back
     )
-    return Plan(in_order, **counts, volumes=tuple(volume_plan.planned), refused=tuple(volume_plan.refused))
+    return Plan(
+        in_order,
+        **counts,
+        volumes=tuple(volume_plan.planned),
+        refused=tuple(volume_plan.refused),
+        twins=_maybe_twins(ledger, job_id, pages, todo.keys(), gone),
+    )
+
+
+def _maybe_twins(
+    ledger: Ledger, job_id: int, pages: Sequence[Page], todo: Set[str], gone: Iterable[PageRow]
+) -> MaybeTwins:
+    """See which of the pages to be done may be the same as others, also as some that were renamed since."""
+    sizes = shared_sizes(
+        (page.size for page in pages if page.source in todo),
+        itertools.chain(
+            (page.size for page in pages if page.source not in todo),
+            (row.source_size for row in gone if row.state == "done"),
+        ),
+    )
+    return MaybeTwins(sizes, tuple(ledger.computed(job_id, sizes)) if sizes else ())
 
 
 def _take_over_moved_volumes(

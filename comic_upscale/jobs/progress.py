@@ -130,6 +130,8 @@ class JobFinished:
     """Dollars an hour of this run."""
     suspects: int = 0
     """Pages done that a person should look at."""
+    copied_now: int = 0
+    """Pages among ``done_now`` that are the same as others, byte for byte, and got copies of their outputs."""
 
 
 Event: TypeAlias = (

@@ -28,6 +28,7 @@ MIGRATION_NAMES = (
     "m005_early_gray",
     "m006_price",
     "m007_gate",
+    "m008_copies",
 )
 """The migrations that this version knows, oldest first; ``schema.py`` has their statements."""
 
@@ -134,6 +135,8 @@ class PageDone:
     """Why a person should look at it, in words."""
     waited: dict[str, float] = field(default_factory=dict)
     """Seconds that the page waited before upscale, encode and place."""
+    copied_from: str | None = None
+    """The source of the same page, byte for byte, whose output this one's was copied from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -361,7 +361,10 @@ _SELECT_RUNS = (
     " sum(pages.upscale_seconds) as network_seconds,"
     " sum(pages.decode_seconds + pages.encode_seconds + pages.place_seconds) as host_seconds,"
     " (julianday(max(pages.finished_at)) - julianday(min(pages.finished_at))) * 86400.0"
-    " * count(*) / (count(*) - 1) as whole_seconds"
+    " * count(*) / (count(*) - 1) as whole_seconds,"
+    " (select coalesce(sum(coalesce(decode_seconds, 0) + coalesce(encode_seconds, 0) + coalesce(place_seconds, 0)), 0)"
+    " from pages as others where others.run_id = runs.id and others.state = 'done'"
+    " and others.upscale_seconds is null) as other_seconds"
     " from runs join pages on pages.run_id = runs.id join jobs on jobs.id = runs.job_id"
     " where pages.state = 'done' and pages.upscale_seconds is not null and runs.device <> ''"
     " group by runs.id having count(*) >= ? and whole_seconds > 0 order by runs.id desc"
@@ -372,7 +375,8 @@ def read_runs(ledger: Path, *, least: int) -> list[dict[str, Any]]:
     """What the runs of a ledger did and how long that took, the newest first; errors as `read_status`.
 
     Pages that went past the network, and runs of fewer pages than ``least`` (2 or more), are left out.
-    ``whole_seconds`` is the time from the first page to the last.
+    ``whole_seconds`` is the time from the first page to the last, ``other_seconds`` what the workers spent
+    meanwhile on pages that went past the network.
     """
     with _reading(ledger) as connection:
         cursor = connection.execute(_SELECT_RUNS, [max(least, 2)])
@@ -497,9 +501,12 @@ def _knows_volumes(connection: sqlite3.Connection) -> bool:
 
 def _rate(connection: sqlite3.Connection, run_id: int) -> float | None:
     """Pages a second over the last pages that a run finished; None before its second one."""
+    columns = {column[1] for column in connection.execute("pragma table_info(pages)")}
+    # A copy says nothing of how long a page takes.
+    own = " and copied_from is null" if "copied_from" in columns else ""
     first, last, count = connection.execute(
         "select min(at), max(at), count(*) from (select julianday(finished_at) * 86400.0 as at from pages"
-        " where run_id = ? and finished_at is not null order by finished_at desc limit ?)",
+        f" where run_id = ? and finished_at is not null{own} order by finished_at desc limit ?)",
         [run_id, RATE_OVER_PAGES],
     ).fetchone()
     if count < 2 or last - first <= 0:

@@ -345,7 +345,15 @@ class _Run:
         # A stop that came when the last page was already in hand interrupted nothing.
         interrupted = pipeline.progress().pending > 0
         state, reason = ("interrupted", self._stop.reason) if interrupted else ("finished", None)
-        return await self._finish(job_id, run_id, state, reason, done_now=pipeline.done, seconds=seconds)
+        return await self._finish(
+            job_id,
+            run_id,
+            state,
+            reason,
+            done_now=pipeline.done,
+            seconds=seconds,
+            copied_now=pipeline.copied,
+        )
 
     async def _upscale_elsewhere(
         self,
@@ -382,7 +390,15 @@ class _Run:
         state, reason = "finished", None
         if pipeline.progress().pending > 0:
             state, reason = "interrupted", self._stop.reason or f"remote {elsewhere.ask} does no more"
-        return await self._finish(job_id, run_id, state, reason, done_now=pipeline.done, seconds=seconds)
+        return await self._finish(
+            job_id,
+            run_id,
+            state,
+            reason,
+            done_now=pipeline.done,
+            seconds=seconds,
+            copied_now=pipeline.copied,
+        )
 
     def _header(self, plan: Plan, native_scale: int | None, engines: list[Engine]) -> JobStarted:
         settings = self._settings
@@ -448,7 +464,15 @@ class _Run:
         return copied, refused
 
     async def _finish(
-        self, job_id: int, run_id: int, state: str, reason: str | None, *, done_now: int, seconds: float
+        self,
+        job_id: int,
+        run_id: int,
+        state: str,
+        reason: str | None,
+        *,
+        done_now: int,
+        seconds: float,
+        copied_now: int = 0,
     ) -> JobFinished:
         copied, refused = await self._carry(job_id)
         await self._on_ledger(self._ledger.end_run, run_id, state, reason)
@@ -478,6 +502,7 @@ class _Run:
             spent=None if self._spending is None else round(self._spending.spent(), 6),
             price=None if self._spending is None else self._spending.price,
             suspects=suspects,
+            copied_now=copied_now,
         )
         self._emit(finished)
         return finished

@@ -68,6 +68,12 @@ def m007_gate(db: Database) -> None:
     )
 
 
+@MIGRATIONS()
+def m008_copies(db: Database) -> None:
+    """Of a page whose output was copied: the source of the same page that it was copied from."""
+    db.execute("alter table pages add column copied_from text")
+
+
 _M001 = (
     """
     create table jobs (
