@@ -1,6 +1,6 @@
-"""Samples that Pillow has no place for: more than 8 bits in colour, and JPEG XL.
+"""Samples that Pillow has no place for: more than 8 bits in colour.
 
-Pillow reads 16-bit RGB and RGBA as 8-bit without a word. imagecodecs (libpng, libjxl) and tifffile, of one
+Pillow reads 16-bit RGB and RGBA as 8-bit without a word. imagecodecs (libpng) and tifffile, of one
 maker, read them whole; both are imported only where such a page comes.
 """
 
@@ -12,7 +12,6 @@ import re
 import numpy as np
 from PIL import Image
 
-from comic_upscale.pages.jxl import decode_jxl
 from comic_upscale.pages.orientation import upright
 from comic_upscale.pages.page import SampleArray
 
@@ -26,7 +25,7 @@ _PPM_BYTES, _BOXES = 4096, 65536
 
 
 def read_deep(image: Image.Image, data: bytes, bits: int) -> SampleArray | None:
-    """Read a page that Pillow would read at 8 bits, or not at all.
+    """Read a page that Pillow would read at 8 bits.
 
     Args:
         image: opened from ``data``, loaded.
@@ -40,8 +39,6 @@ def read_deep(image: Image.Image, data: bytes, bits: int) -> SampleArray | None:
     Raises:
         Exception: whatever the libraries find wrong with the file.
     """
-    if image.format == "JXL":
-        return decode_jxl(data)
     if image.format == "PNG" and bits == 16:
         return _read_png(data, image.size)
     colored = image.mode in ("RGB", "RGBA", "LA")

@@ -18,14 +18,14 @@ from comic_upscale.pages.color import (
 )
 from comic_upscale.pages.deep import read_deep, wide_bits
 from comic_upscale.pages.gray import is_gray, to_gray
-from comic_upscale.pages.jxl import lost_profile
+from comic_upscale.pages.jxl import decode_jxl, lost_profile
 from comic_upscale.pages.page import SampleArray, UInt8Array
 from comic_upscale.settings import GrayMode, IccMode
 
 _BITS_PER_SAMPLE = 258
 _PHOTOMETRIC = 262
 _WIDE = "samples of more than 8 bits: read at 8 bits"
-_NOT_SRGB = "ICC profile left out: that of a JPEG XL cannot be read, its colours are taken for sRGB's"
+_NOT_SRGB = "ICC profile left out: that of a JPEG XL cannot be read here, its colours are taken for sRGB's"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,11 +87,13 @@ def to_samples(image: Image.Image, depth: Depth, data: bytes = b"") -> Samples:
     """
     notes: list[str] = []
     profile: bytes | None = image.info.get("icc_profile") or None
-    deep = read_deep(image, data, depth.bits)
-    if deep is not None:
-        color, alpha = _apart(deep)
-        if image.format == "JXL" and lost_profile(data):
+    if image.format == "JXL":
+        together, profile = decode_jxl(data)
+        color, alpha = _apart(together)
+        if profile is None and lost_profile(data):
             notes.append(_NOT_SRGB)
+    elif (deep := read_deep(image, data, depth.bits)) is not None:
+        color, alpha = _apart(deep)
     elif image.mode in ("CMYK", "LAB"):
         color, alpha = np.array(cmyk_to_rgb(image) if image.mode == "CMYK" else lab_to_rgb(image)), None
         notes.append(f"{image.mode}: converted to sRGB")
