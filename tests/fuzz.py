@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import tifffile
 from PIL import Image, ImageCms
 
 from comic_upscale.errors import PageError
@@ -74,6 +75,17 @@ def image_seeds() -> list[bytes]:
     ):
         file = io.BytesIO()
         picture.save(file, kind, **options)
+        made.append(file.getvalue())
+    # TIFFs that Pillow has no mode for.
+    share = color.astype(np.float32) / 255
+    for samples, about in (
+        (share, {"photometric": "rgb", "tile": (16, 16)}),
+        (share[:, :, :2].astype(np.float16), {"photometric": "minisblack", "extrasamples": ["assocalpha"]}),
+        (deep[:, :, :2], {"photometric": "minisblack", "extrasamples": ["unassalpha"], "compression": "lzw"}),
+        (deep.astype(np.uint32) << 16, {"photometric": "rgb", "compression": "zlib"}),
+    ):
+        file = io.BytesIO()
+        tifffile.imwrite(file, samples, **about)
         made.append(file.getvalue())
     return made
 

@@ -14,6 +14,7 @@ from comic_upscale.errors import PageError
 from comic_upscale.pages.color import gray_to_srgb, to_srgb
 from comic_upscale.pages.gray import eight_bits
 from comic_upscale.pages.jxl import decode_jxl, encode_jxl
+from comic_upscale.pages.libjxl import carries
 from comic_upscale.pages.metadata import read_density, sized_exif, with_density
 from comic_upscale.pages.page import Metadata, Pixels, SampleArray, UInt8Array
 from comic_upscale.pages.png import check_png, with_chunks, write_png, write_png_at_once
@@ -91,7 +92,7 @@ def encode(
 
     PNG, TIFF and lossless WebP and JPEG XL keep every sample, alpha and the colour under transparent pixels;
     gray stays one channel in all but WebP. PNG, TIFF and JPEG XL keep 16 bits. JPEG has no transparency: the
-    page is laid on white. A page that is meant for JPEG XL is converted to sRGB.
+    page is laid on white. Where `libjxl` cannot be reached, a page that is meant for JPEG XL is converted to sRGB.
 
     Args:
         pixels: the page.
@@ -182,7 +183,7 @@ def left_out(pixels: Pixels, format: OutputFormat, asked: OutputFormat) -> tuple
         notes.append(f"16-bit samples: written at 8 bits, all that {_NAMES[format]} is written with")
     if pixels.alpha is not None and format == "jpeg":
         notes.append("transparency: laid on white, since JPEG has none")
-    if pixels.icc_profile is not None and format == "jxl":
+    if pixels.icc_profile is not None and format == "jxl" and not carries(pixels.icc_profile):
         notes.append("ICC profile: converted to sRGB for JPEG XL")
     if pixels.metadata.text and format != "png":
         names = ", ".join(keyword for keyword, _ in pixels.metadata.text)
@@ -256,7 +257,7 @@ def _image(pixels: Pixels) -> Image.Image:
 
 def _from_array(color: SampleArray, alpha: SampleArray | None) -> Image.Image:
     if alpha is not None:
-        return Image.fromarray(np.dstack((color, alpha)))
+        return Image.fromarray(_together(color, alpha))
     return Image.fromarray(np.ascontiguousarray(color[:, :, 0] if color.shape[2] == 1 else color))
 
 
@@ -270,7 +271,7 @@ def _png(pixels: Pixels, level: int | None) -> bytes:
         return write_png_at_once(pixels.color, pixels.alpha, **way)
     import imagecodecs
 
-    samples = pixels.color if pixels.alpha is None else np.dstack((pixels.color, pixels.alpha))
+    samples = _together(pixels.color, pixels.alpha)
     if samples.shape[2] == 1:
         samples = samples[:, :, 0]
     png = bytes(imagecodecs.png_encode(np.ascontiguousarray(samples), level=level))
@@ -301,11 +302,15 @@ def _avif(pixels: Pixels, quality: int) -> bytes:
 
 def _jxl(pixels: Pixels, quality: int | None) -> bytes:
     color = pixels.color
-    if pixels.icc_profile is not None:
-        converted = to_srgb(color, pixels.icc_profile)
-        color = color if converted is None else converted
-    samples = color if pixels.alpha is None else np.dstack((color, pixels.alpha))
-    return encode_jxl(samples, quality, pixels.metadata)
+    profile = pixels.icc_profile
+    if profile is not None and not carries(profile):
+        converted = to_srgb(color, profile)
+        color, profile = (color if converted is None else converted), None
+    return encode_jxl(_together(color, pixels.alpha), quality, pixels.metadata, profile)
+
+
+def _together(color: SampleArray, alpha: SampleArray | None) -> SampleArray:
+    return color if alpha is None else np.dstack((color, alpha))
 
 
 def _tiff(pixels: Pixels) -> bytes:

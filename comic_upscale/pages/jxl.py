@@ -1,4 +1,4 @@
-"""JPEG XL, by libjxl through imagecodecs: the header and the boxes here, the pixels there.
+"""JPEG XL, by libjxl: the header and the boxes here, the pixels through imagecodecs, or with a profile by `libjxl`.
 
 Source: ISO/IEC 18181-1 (the codestream's first fields) and 18181-2 (the boxes around it).
 """
@@ -13,6 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from PIL.ImageFile import ImageFile
 
+from comic_upscale.errors import PageError
+from comic_upscale.pages.libjxl import decode_with_profile, encode_with_profile
 from comic_upscale.pages.page import Metadata, SampleArray
 
 _SIGNATURE = b"\0\0\0\x0cJXL \r\n\x87\n"
@@ -21,7 +23,9 @@ _CODESTREAM = b"\xff\x0a"
 _HEADER_BYTES = 64
 _RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 _SIDE_BITS = (9, 13, 18, 30)
-_ALPHA, _DEPTH = 0, 1
+_ALPHA, _DEPTH, _BLACK = 0, 1, 4
+_MULTIPLIED = -1
+"""Our number for an alpha by which the colours are multiplied."""
 _D65, _SRGB_PRIMARIES, _LINEAR, _SRGB = 1, 1, 8, 13
 _USUAL_CURVES = (1, _SRGB)
 """The curves of BT.709 and sRGB pass for sRGB."""
@@ -56,15 +60,24 @@ class JxlImageFile(ImageFile):
         return None
 
 
-def decode_jxl(data: bytes) -> SampleArray:
+def decode_jxl(data: bytes) -> tuple[SampleArray, bytes | None]:
     """Decode a JPEG XL, upright; of an animation the first frame.
 
     Returns:
-        uint8 or uint16, height x width x channels (gray, gray and alpha, RGB, RGBA).
+        uint8 or uint16, height x width x channels (gray, gray and alpha, RGB, RGBA); and the profile that they are
+        in, None for sRGB. Where `libjxl` cannot be reached there is none: see `lost_profile`.
 
     Raises:
+        PageError: ``"damaged"`` for a picture in CMYK.
         Exception: whatever libjxl finds wrong with the file.
     """
+    header = _read_header(data)
+    if header.space == "cmyk":
+        raise PageError(
+            "damaged", "The file is a JPEG XL in CMYK, which is not read: save it as TIFF or as JPEG."
+        )
+    if header.is_special and (found := decode_with_profile(data, header.size)) is not None:
+        return found
     import imagecodecs
 
     samples = np.asarray(imagecodecs.jpegxl_decode(data, 0))
@@ -74,13 +87,13 @@ def decode_jxl(data: bytes) -> SampleArray:
         samples = np.rint(np.nan_to_num(samples.astype(np.float64)).clip(0, 1) * 65535).astype(np.uint16)
     if samples.ndim != 3 or samples.dtype not in (np.uint8, np.uint16) or samples.shape[2] > 4:
         raise ValueError(f"samples of {samples.dtype} {samples.shape} are not understood")
-    return _bent(samples) if _read_header(data).space == "linear" else samples
+    return _bent(samples) if header.space == "linear" else samples, None
 
 
 def lost_profile(data: bytes) -> bool:
-    """Tell whether a JPEG XL's samples come in a colour space that only its own profile describes.
+    """Tell whether samples that came without a profile are in a colour space that only their own one describes.
 
-    libjxl gives lossy ones in sRGB's primaries; the profile itself does not come through imagecodecs.
+    Lossy ones are not: libjxl gives them in sRGB's primaries where nobody asks for the profile.
     """
     return _read_header(data).space == "other"
 
@@ -93,14 +106,34 @@ def _bent(samples: SampleArray) -> SampleArray:
     return _through(samples, np.rint(curve * top).astype(samples.dtype), samples.shape[2])
 
 
-def encode_jxl(samples: SampleArray, quality: int | None, metadata: Metadata) -> bytes:
-    """Encode sRGB samples as a JPEG XL, with EXIF and XMP in its boxes.
+def encode_jxl(
+    samples: SampleArray, quality: int | None, metadata: Metadata, profile: bytes | None = None
+) -> bytes:
+    """Encode samples as a JPEG XL, with EXIF and XMP in its boxes.
 
     Args:
         samples: uint8 or uint16, height x width x 1 to 4.
         quality: 1 to 100 as libjpeg counts it; None for lossless.
         metadata: its resolution is left out, for which JPEG XL has no place but EXIF.
+        profile: that the samples are in and the file shall carry, one that `libjxl.carries`; None for sRGB.
+
+    Raises:
+        ValueError: libjxl does not take the profile.
     """
+    stream = _stream(samples, quality) if profile is None else _profiled(samples, quality, profile)
+    return _with_boxes(stream, metadata)
+
+
+def _profiled(samples: SampleArray, quality: int | None, profile: bytes) -> bytes:
+    distance = None if quality is None else _distance(quality)
+    stream = encode_with_profile(np.ascontiguousarray(samples), profile, distance=distance, effort=_EFFORT)
+    if stream is None:
+        raise ValueError("libjxl does not take the ICC profile")
+    return stream
+
+
+def _stream(samples: SampleArray, quality: int | None) -> bytes:
+    """Encode sRGB samples."""
     import imagecodecs
 
     picture = np.ascontiguousarray(samples[:, :, 0] if samples.shape[2] == 1 else samples)
@@ -111,8 +144,10 @@ def encode_jxl(samples: SampleArray, quality: int | None, metadata: Metadata) ->
         if samples.dtype == np.uint16:
             picture = _light(picture, samples.shape[2])
         stream = bytes(imagecodecs.jpegxl_encode(picture, distance=_distance(quality), **options))
-    if samples.dtype == np.uint16:
-        stream = _called_srgb(stream)
+    return _called_srgb(stream) if samples.dtype == np.uint16 else stream
+
+
+def _with_boxes(stream: bytes, metadata: Metadata) -> bytes:
     boxes = b""
     if metadata.exif is not None:
         boxes += _box(b"Exif", bytes(4) + metadata.exif)
@@ -221,13 +256,18 @@ class _Bits:
         return self.choose((0, 0), (1, 0), (2, 4), (18, 6))
 
 
+Space = Literal["srgb", "linear", "other", "cmyk"]
+
+
 @dataclass(frozen=True, slots=True)
 class _Header:
     size: tuple[int, int]
     """(width, height), upright."""
     animated: bool = False
-    space: Literal["srgb", "linear", "other"] = "srgb"
-    """What libjxl gives the samples in."""
+    space: Space = "srgb"
+    """What libjxl gives the samples in, unless it is asked for the profile."""
+    is_special: bool = False
+    """A profile is inside or needed, or the colours are multiplied by alpha: nothing that imagecodecs tells of."""
     curve: int = 0
     """Where in the file, in bits, the four begin that say "linear", where the samples are and no profile is inside."""
 
@@ -251,8 +291,8 @@ def _read_header(data: bytes) -> _Header:
         if animated:
             _pass_animation(bits)
     try:
-        space = _read_space(bits)
-        return _Header((width, height), animated, space, 8 * start + bits.at - 4)
+        space, is_special = _read_space(bits)
+        return _Header((width, height), animated, space, is_special, 8 * start + bits.at - 4)
     except EOFError:
         # Names of channels may be longer than what is read here.
         return _Header((width, height), animated)
@@ -265,34 +305,40 @@ def _pass_animation(bits: _Bits) -> None:
     bits.take(1)
 
 
-def _read_space(bits: _Bits) -> Literal["srgb", "linear", "other"]:
+def _read_space(bits: _Bits) -> tuple[Space, bool]:
+    """Return the space, and whether the picture is one of those that `_Header` calls special."""
     _pass_depth(bits)
     bits.take(1)
-    for _ in range(bits.choose((0, 0), (1, 0), (2, 4), (1, 12))):
-        _pass_channel(bits)
+    kinds = [_pass_channel(bits) for _ in range(bits.choose((0, 0), (1, 0), (2, 4), (1, 12)))]
+    if _BLACK in kinds:
+        return "cmyk", False
+    multiplied = _MULTIPLIED in kinds
     perceptual = bits.take(1)
     if bits.take(1):
-        return "srgb"
+        return "srgb", multiplied
     if bits.take(1):  # a profile
-        return "linear" if perceptual else "other"
+        return "linear" if perceptual else "other", True
     gray = bits.enum() == 1
     usual = bits.enum() == _D65 and (gray or bits.enum() == _SRGB_PRIMARIES) and not bits.take(1)
     curve = bits.enum() if usual else None
-    return "linear" if curve == _LINEAR else "srgb" if curve in _USUAL_CURVES else "other"
+    space: Space = "linear" if curve == _LINEAR else "srgb" if curve in _USUAL_CURVES else "other"
+    return space, multiplied or space == "other"
 
 
-def _pass_channel(bits: _Bits) -> None:
+def _pass_channel(bits: _Bits) -> int:
+    """Read over what is said of a channel, and return its kind."""
     if bits.take(1):  # alpha, of 8 bits
-        return
+        return _ALPHA
     kind = bits.enum()
     _pass_depth(bits)
     bits.choose((0, 0), (3, 0), (4, 0), (1, 3))
     for _ in range(bits.choose((0, 0), (0, 4), (16, 5), (48, 10))):
         bits.take(8)
     if kind == _ALPHA:
-        bits.take(1)
-    elif kind != _DEPTH:
+        return _MULTIPLIED if bits.take(1) else _ALPHA
+    if kind not in (_DEPTH, _BLACK):
         raise EOFError("a channel that comics do not have")
+    return kind
 
 
 def _pass_depth(bits: _Bits) -> None:

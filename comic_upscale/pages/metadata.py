@@ -62,7 +62,7 @@ def read_metadata(image: Image.Image) -> tuple[Metadata, tuple[str, ...]]:
     if is_tiff and _ACROSS not in getattr(image, "tag_v2", {}):
         # Pillow makes one up: one pixel an inch.
         dpi = None
-    if dpi is not None and orientation_of(image) >= _LYING:
+    if dpi is not None and (orientation_of(image) >= _LYING or getattr(image, "was_lying", False)):
         dpi = dpi[::-1]
     exif = upright_exif(exif) if exif else None
     if dpi is None and exif:

@@ -38,7 +38,7 @@ def upright(samples: SampleArray, orientation: int) -> SampleArray:
     """Turn and mirror samples as an EXIF orientation from 1 to 8 asks.
 
     Args:
-        samples: height x width, or height x width x channels.
+        samples: of any type, height x width, or height x width x channels.
         orientation: as ``orientation_of`` returns it.
 
     Returns:

@@ -17,7 +17,7 @@ import re
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, Any
 
 from PIL import Image, UnidentifiedImageError
 from PIL.AvifImagePlugin import AvifImageFile
@@ -50,6 +50,39 @@ class _QuietJpegFile(JpegImageFile):
         pass
 
 
+class WideTiffFile(TiffImageFile):
+    """A TIFF, also one of samples that Pillow has no mode for: of that its size, tags, profile and resolution.
+
+    The pixels of such a one come by ``read_deep``.
+    """
+
+    is_wide = False
+    was_lying = False
+    """Its sides are exchanged as it is turned upright; Pillow forgets that."""
+
+    def _setup(self) -> None:
+        self.was_lying = self.tag_v2.get(_ORIENTATION) in range(5, 9)
+        try:
+            super()._setup()
+        except SyntaxError as error:
+            if "unknown pixel mode" not in str(error):
+                raise
+            # All that Pillow knows by then: the tags, and the size by them.
+            self.is_wide = True
+            self._mode = "RGB"
+            self.tile = []
+            if isinstance(profile := self.tag_v2.get(_ICC_PROFILE), bytes):
+                self.info["icc_profile"] = profile
+            across, down = self.tag_v2.get(_ACROSS), self.tag_v2.get(_DOWN)
+            unit = {_INCH: 1.0, _CENTIMETRE: 2.54}.get(self.tag_v2.get(_UNIT, _INCH))
+            if unit is not None and across and down:
+                self.info["dpi"] = (float(across) * unit, float(down) * unit)
+
+    def load(self) -> Any:
+        """Load the pixels where Pillow can."""
+        return None if self.is_wide else super().load()
+
+
 def _open_heic(file: IO[bytes], name: str) -> ImageFile:
     # Here and not above: libheif is loaded for the few who have such pages.
     from pi_heif import HeifImageFile
@@ -71,10 +104,12 @@ _READERS: dict[str, Callable[[IO[bytes], str], ImageFile]] = {
     "PPM": PpmImageFile,
     "QOI": QoiImageFile,
     "TGA": TgaImageFile,
-    "TIFF": TiffImageFile,
+    "TIFF": WideTiffFile,
     "WEBP": WebPImageFile,
 }
 _HEAD = 64
+_ORIENTATION, _ACROSS, _DOWN, _UNIT, _ICC_PROFILE = 274, 282, 283, 296, 34675
+_INCH, _CENTIMETRE = 2, 3
 # What Pillow and its libraries say when the file ends too early.
 _CUT_SHORT = re.compile(
     r"truncat|unexpected end|end of (data|file)|not enough|premature|ran out|incomplete", re.I

@@ -16,16 +16,18 @@ from comic_upscale.pages.color import (
     profile_space,
     to_srgb,
 )
-from comic_upscale.pages.deep import read_deep, wide_bits
+from comic_upscale.pages.deep import fit, read_deep, wide_bits
 from comic_upscale.pages.gray import is_gray, to_gray
-from comic_upscale.pages.jxl import lost_profile
+from comic_upscale.pages.jxl import decode_jxl, lost_profile
+from comic_upscale.pages.named import named_profile
 from comic_upscale.pages.page import SampleArray, UInt8Array
 from comic_upscale.settings import GrayMode, IccMode
 
 _BITS_PER_SAMPLE = 258
 _PHOTOMETRIC = 262
+_SAMPLE_FORMAT = 339
 _WIDE = "samples of more than 8 bits: read at 8 bits"
-_NOT_SRGB = "ICC profile left out: that of a JPEG XL cannot be read, its colours are taken for sRGB's"
+_NOT_SRGB = "ICC profile left out: that of a JPEG XL cannot be read here, its colours are taken for sRGB's"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,11 +89,13 @@ def to_samples(image: Image.Image, depth: Depth, data: bytes = b"") -> Samples:
     """
     notes: list[str] = []
     profile: bytes | None = image.info.get("icc_profile") or None
-    deep = read_deep(image, data, depth.bits)
-    if deep is not None:
-        color, alpha = _apart(deep)
-        if image.format == "JXL" and lost_profile(data):
+    if image.format == "JXL":
+        together, profile = decode_jxl(data)
+        color, alpha = _apart(together)
+        if profile is None and lost_profile(data):
             notes.append(_NOT_SRGB)
+    elif (deep := read_deep(image, data, depth.bits)) is not None:
+        color, alpha = _apart(deep)
     elif image.mode in ("CMYK", "LAB"):
         color, alpha = np.array(cmyk_to_rgb(image) if image.mode == "CMYK" else lab_to_rgb(image)), None
         notes.append(f"{image.mode}: converted to sRGB")
@@ -104,7 +108,10 @@ def to_samples(image: Image.Image, depth: Depth, data: bytes = b"") -> Samples:
         color, alpha = _narrow(image, depth)
         if depth.bits > 8:
             notes.append(_WIDE)
-    color, profile, problem = _fitted(color, profile)
+    if profile is None and image.mode not in ("CMYK", "LAB"):
+        color, profile, problem = _named(color, image, data)
+    else:
+        color, profile, problem = _fitted(color, profile)
     return Samples(color, alpha, profile, (*notes, *([problem] if problem else [])))
 
 
@@ -132,6 +139,22 @@ def as_asked(samples: Samples, gray: GrayMode, icc: IccMode) -> Samples:
             color, profile = (color if converted is None else converted), None
         color = np.repeat(color, 3, axis=2)
     return Samples(color, samples.alpha, profile, notes)
+
+
+def _named(
+    color: SampleArray, image: Image.Image, data: bytes
+) -> tuple[SampleArray, bytes | None, str | None]:
+    """Return the samples with the profile that their file names by numbers, if it does, and a note about it."""
+    try:
+        profile = named_profile(image.format, image.info, data)
+    except ValueError as error:
+        return color, None, str(error)
+    if profile is None:
+        return color, None, None
+    if color.shape[2] == 3:
+        return color, profile, "colour space named by numbers: written as an ICC profile"
+    converted = neutral_to_srgb(color, profile)
+    return (color if converted is None else converted), None, "gamma of the file: worked into the shades"
 
 
 def _fitted(color: SampleArray, profile: bytes | None) -> tuple[SampleArray, bytes | None, str | None]:
@@ -205,27 +228,19 @@ def _wide(image: Image.Image, depth: Depth) -> tuple[SampleArray, SampleArray | 
         if depth.inverted:
             gray = (65535 - gray).astype(np.uint16)
     else:
-        gray = _fit(values, 65535 if image.format == "PPM" else None)
+        if values.dtype == np.int32 and _is_unsigned(image):
+            # Pillow holds them as signed: the lighter half would be below 0.
+            values = values.view(np.uint32)
+        gray = fit(values, 65535 if image.format == "PPM" else None)
     alpha = None
     if isinstance(key, int):
         alpha = np.where(values != key, np.iinfo(gray.dtype).max, 0).astype(gray.dtype)
     return gray[:, :, None], alpha
 
 
-def _fit(values: NDArray[np.generic], top: float | None) -> SampleArray:
-    """Bring numbers of an unknown range to 0..65535, or to 0..255 where that is what they are.
-
-    Negative and undefined ones become 0.
-    """
-    numbers = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)
-    if top is None:
-        # The file does not say what white is: the least of the usual ranges that holds the values.
-        most = float(numbers.max())
-        usual = (65535.0, 255.0, 1.0) if values.dtype.kind == "f" else (65535.0, 255.0)
-        top = min((white for white in usual if most <= white), default=most)
-        if top == 255.0 and (numbers == np.rint(numbers)).all():
-            return numbers.astype(np.uint8)
-    return np.rint(numbers.clip(max=top) * (65535 / top)).astype(np.uint16)
+def _is_unsigned(image: Image.Image) -> bool:
+    tags = getattr(image, "tag_v2", None)
+    return image.format == "TIFF" and tags is not None and tags.get(_SAMPLE_FORMAT, (1,))[0] == 1
 
 
 def _split(image: Image.Image) -> tuple[UInt8Array, UInt8Array]:

@@ -431,3 +431,36 @@ def test_comicbox_opens_the_result(make_job: MakeJob, tmp_path: Path, comics_dir
         page = Image.open(io.BytesIO(box.get_page_by_index(0)))
         assert page.size == (228, 320)
         assert "Captain Science" in str(box.to_dict())
+
+
+def test_comicbox_finds_all_pages_of_a_real_volume_in_their_order(
+    make_job: MakeJob, tmp_path: Path, comics_dir: Path
+) -> None:
+    comicbox = pytest.importorskip("comicbox.box")
+    source = comics_dir / "odd" / "stump__science_comics_001.cbz"
+    if not source.is_file():
+        pytest.skip("the real volume is not here")
+    with zipfile.ZipFile(source) as archive:
+        inside = {name: archive.read(name) for name in sorted(archive.namelist())}
+    sizes = [Image.open(io.BytesIO(data)).size for data in inside.values()]
+    pages = "".join(
+        f'<Page Image="{number}" ImageWidth="{width}" ImageHeight="{height}" ImageSize="1"/>'
+        for number, (width, height) in enumerate(sizes)
+    )
+    info = f"<ComicInfo><Series>Science Comics</Series><Number>1</Number><Pages>{pages}</Pages></ComicInfo>"
+    book = make_zip(tmp_path / "in" / source.name, {**inside, "ComicInfo.xml": info.encode()})
+    assert run(make_job(input=book, gate=False)).done == 36
+    (made,) = (tmp_path / "out").glob("*.cbz")
+    with comicbox.Comicbox(made) as box:
+        names = [str(name) for name in box.get_page_filenames()]
+        assert names == [name.replace(".jpeg", ".png") for name in inside]
+        assert "Science Comics" in str(box.to_dict())
+        for number in (0, 35):
+            page = Image.open(io.BytesIO(box.get_page_by_index(number)))
+            assert page.size == (2 * sizes[number][0], 2 * sizes[number][1])
+    out = read_cbz(made)
+    told = ET.fromstring(out["ComicInfo.xml"]).findall("Pages/Page")
+    assert [(page.get("ImageWidth"), page.get("ImageHeight"), page.get("ImageSize")) for page in told] == [
+        (str(2 * width), str(2 * height), str(len(out[name])))
+        for (width, height), name in zip(sizes, names, strict=True)
+    ]

@@ -32,6 +32,8 @@ ODD_FAILURES = {
     "pngsuite__xhdn0g08.png": "damaged",
     "pngsuite__xs1n0g01.png": "not-an-image",
 }
+NAMED = " | colour space named by numbers: written as an ICC profile"
+SHADES = " | gamma of the file: worked into the shades"
 # The rest of a name: width x height, channels, A with alpha, p with a profile, and the notes.
 ODD_PAGES = {
     "climatefrogs__c_005.jpg": "2048x2048 1 | ICC profile left out: it is for RGB, the page is GRAY",
@@ -56,15 +58,15 @@ ODD_PAGES = {
     "pillow__iss634.webp": "245x245 3 A | animated: first of 42 frames",
     "pillow__la.tga": "64x64 1 A",
     "pillow__orientation_rectangle.jpg": "1x2 3",
-    "pillow__pil123p.png": "162x150 3 A",
+    "pillow__pil123p.png": f"162x150 3 A p{NAMED}",
     "pillow__pport_g4.tif": "2548x3296 1 p",
     "pillow__sugarshack.mpo": "640x480 3 | multi-page: first of 2 frames",
     "pillow__uncompressed_la.png": "128x128 1 A",
     "pillow__xmp_tags_orientation.png": "326x268 3 A p",
-    "pngsuite__basi6a16.png": "32x32 3 16 A",
-    "pngsuite__basn4a16.png": "32x32 1 16 A",
-    "pngsuite__tbbn3p08.png": "32x32 3 A",
-    "pngsuite__tbwn0g16.png": "32x32 1 16 A",
+    "pngsuite__basi6a16.png": f"32x32 3 16 A p{NAMED}",
+    "pngsuite__basn4a16.png": f"32x32 1 16 A{SHADES}",
+    "pngsuite__tbbn3p08.png": f"32x32 3 A p{NAMED}",
+    "pngsuite__tbwn0g16.png": f"32x32 1 16 A{SHADES}",
     "poignant__dwemthy-back-castle-anim.gif": "1017x634 3 A | animated: first of 7 frames",
 }
 

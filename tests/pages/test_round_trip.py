@@ -133,7 +133,6 @@ def test_lossless_webp(before: Pixels) -> None:
 @settings(max_examples=25)
 @given(pages())
 def test_lossless_jxl(before: Pixels) -> None:
-    before = replace(before, icc_profile=None)
     data = encode(before, format="jxl")
     check_encoded(data, (before.width, before.height))
     after = decode(data, max_pixels=LIMIT)
@@ -285,7 +284,7 @@ def test_what_a_format_does_not_hold_is_told() -> None:
     page = Pixels(np.zeros((2, 2, 3), np.uint16), np.zeros((2, 2), np.uint16), SRGB)
     assert left_out(page, "png", "png") == ()
     assert len(left_out(page, "jpeg", "jpeg")) == 2
-    assert len(left_out(page, "jxl", "jxl")) == 1
+    assert left_out(page, "jxl", "jxl") == ()
 
 
 def test_a_lossless_page_with_the_name_of_a_jpeg_is_told() -> None:
