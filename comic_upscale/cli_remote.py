@@ -18,9 +18,10 @@ from comic_upscale.environment import ssh_files
 from comic_upscale.errors import RemoteError, SettingsError
 
 if TYPE_CHECKING:
-    from comic_upscale.jobs.elsewhere import Ask, Elsewhere
+    from comic_upscale.jobs.elsewhere import Elsewhere
     from comic_upscale.jobs.flow import StopRequest
     from comic_upscale.jobs.report import JobStatus
+    from comic_upscale.jobs.workplace import Ask
     from comic_upscale.remote.connection import Connection, HostKey
     from comic_upscale.remote.machine import Machine
 
@@ -77,6 +78,14 @@ RemotePython = Annotated[
         "--remote-python", metavar="FILE", help="Python there, 3.11 or newer; left out: the one with PyTorch."
     ),
 ]
+AnImage = Annotated[
+    str | None,
+    typer.Option(
+        "--container", metavar="IMAGE|FILE",
+        help="Work in a container of this image, by the Docker there; it is pulled, or loaded from a FILE.tar[.gz] of "
+        "`docker save`, where it is not there. Left out: a virtual environment.",
+    ),
+]  # fmt: skip
 Patience = Annotated[
     float,
     typer.Option("--patience", metavar="SECONDS", help="How long a line that broke is tried to be mended."),
@@ -102,6 +111,7 @@ class Reach:
     remote_dir: str
     remote_python: str | None
     patience: float
+    container: str | None = None
 
     def machine(
         self, options: Sequence[str] = (), *, given_up: Callable[[], bool] = lambda: False
@@ -124,8 +134,30 @@ class Reach:
             LinePatience(self.patience, lambda seconds: _wait(seconds, given_up), _tell_lost),
             base=self.remote_dir,
             python=self.remote_python,
+            container=self._image(),
             options=options,
         )
+
+    def _image(self) -> str | Path | None:
+        """The image by its name, or the file that it is in.
+
+        Raises:
+            SettingsError: it is neither.
+        """
+        from comic_upscale.remote.container import is_image_name
+
+        if self.container is None:
+            return None
+        if self.container.endswith((".tar", ".tar.gz", ".tgz")):
+            path = Path(self.container).expanduser()
+            if not path.is_file():
+                raise SettingsError(
+                    f"--container: {path} is not there; `docker save IMAGE | gzip >{path}` makes it"
+                )
+            return path
+        if not is_image_name(self.container):
+            raise SettingsError(f"--container: {self.container!r} names no image")
+        return self.container
 
     def _ask(self, key: HostKey) -> bool:
         typer.echo(f"The key of {key.name} is not known: {key.kind}\n  {key.fingerprint}", err=True)
@@ -198,8 +230,10 @@ def _options_there(ctx: typer.Context) -> list[str]:
             continue
         value = ctx.params[str(parameter.name)]
         name = max(parameter.opts, key=len)
-        if isinstance(value, bool):
-            options += [name] if value else []
+        if value is False:
+            options += parameter.secondary_opts
+        elif value is True:
+            options += [name]
         else:
             options += [name, "auto" if value is None else str(value)]
     return options
@@ -279,11 +313,12 @@ def _step(name: Ask, summary: str) -> None:
         accept_new_host_key: AcceptKey = False,
         remote_dir: RemoteDir = "comic-upscale",
         remote_python: RemotePython = None,
+        container: AnImage = None,
         patience: Patience = 300.0,
     ) -> None:
         reach = Reach(
             host=host, port=port, identity=identity, ssh_config=ssh_config, accept_new_host_key=accept_new_host_key,
-            remote_dir=remote_dir, remote_python=remote_python, patience=patience,
+            remote_dir=remote_dir, remote_python=remote_python, patience=patience, container=container,
         )  # fmt: skip
         _as_run(ctx, RemoteDoor(reach, name))
 
@@ -313,6 +348,7 @@ def upscale(
     accept_new_host_key: AcceptKey = False,
     remote_dir: RemoteDir = "comic-upscale",
     remote_python: RemotePython = None,
+    container: AnImage = None,
     patience: Patience = 300.0,
     poll: Poll = POLL_SECONDS,
     when_done: Annotated[
@@ -326,7 +362,7 @@ def upscale(
     """Send pages, let them be upscaled there, bring each home once it is done; takes the options of `run`."""
     reach = Reach(
         host=host, port=port, identity=identity, ssh_config=ssh_config, accept_new_host_key=accept_new_host_key,
-        remote_dir=remote_dir, remote_python=remote_python, patience=patience,
+        remote_dir=remote_dir, remote_python=remote_python, patience=patience, container=container,
     )  # fmt: skip
     _as_run(ctx, RemoteDoor(reach, "upscale", poll=poll, when_done=when_done))
 

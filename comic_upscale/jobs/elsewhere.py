@@ -10,22 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, Literal, ParamSpec, Protocol, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, ParamSpec, TypeVar
 
 from comic_upscale.errors import EXIT_CEILING, ComicUpscaleError, PageError, RemoteError
 from comic_upscale.jobs.flow import CEILING
 from comic_upscale.jobs.pipeline import CLAIM_PAGES, Pipeline, _first, _result, _skipped, _Work
 from comic_upscale.jobs.progress import StageMeter
-from comic_upscale.jobs.records import LEFT_AS_THEY_ARE
-from comic_upscale.models.weights import ResolvedWeights
+from comic_upscale.jobs.records import LEFT_AS_THEY_ARE, PageDone
+from comic_upscale.jobs.workplace import Ask, FarPage, News, Workplace
 from comic_upscale.pages.decode import read_header
 from comic_upscale.pages.encode import check_encoded
 from comic_upscale.pages.formats import output_extension
 from comic_upscale.pages.size import find_target
-from comic_upscale.settings import JobSettings
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -42,92 +41,6 @@ MOST_STARTS = 3
 _ROOM_FOR_HEADERS = 1 << 20
 _BYTES_A_PIXEL = 9
 """No format of ours needs more, with four channels of 16 bits; what claims to is not fetched."""
-
-
-Ask = Literal["upscale", "push", "run", "pull"]
-"""What is asked of the other machine: everything, or one step of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """What the other machine computes with."""
-
-    name: str
-    """``box: NVIDIA GeForce RTX 4090``."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FarPage:
-    """What became of a page elsewhere, as that machine says."""
-
-    name: str
-    """Of the page as it was sent."""
-    state: Literal["done", "failed", "skipped"]
-    width: int = 0
-    height: int = 0
-    output_width: int = 0
-    output_height: int = 0
-    size: int = 0
-    """Bytes of the output."""
-    sha256: str = ""
-    """Of the output."""
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    notes: str = ""
-    kind: str = ""
-    """Of a failure."""
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class News:
-    """What has happened elsewhere since the last time."""
-
-    alive: bool
-    """Whether pages are still being worked on there."""
-    exit_code: int | None
-    """Of the last run; None where it goes on, never was, or ended without a word."""
-    pages: tuple[FarPage, ...]
-
-
-class Workplace(Protocol):
-    """Another machine that upscales pages. Its methods block, are called from one thread, and may be repeated.
-
-    Each raises `RemoteError` where the machine cannot do its part; a line that broke is mended by itself,
-    as far as that is possible.
-    """
-
-    def has_accelerator(self) -> bool:
-        """Whether it has a device that is faster than a processor."""
-
-    def prepare(self, weights: ResolvedWeights, fingerprint: str, settings: JobSettings) -> Device:
-        """Make everything ready but the pages."""
-
-    def held(self) -> frozenset[str]:
-        """The names of the pages that are there, whole."""
-
-    def send(self, pages: Sequence[tuple[str, bytes]]) -> None:
-        """Send pages; each is called ``HASH.EXTENSION``. Each is there whole, or not at all."""
-
-    def forget(self, names: Iterable[str]) -> None:
-        """Remove pages and what became of them."""
-
-    def start(self, *, retry_failed: bool) -> None:
-        """Let a run begin that outlives the connection; nothing happens where one goes on."""
-
-    def stop(self) -> object:
-        """Let the run end after what it has in hand, as Ctrl-C does."""
-
-    def news(self) -> News:
-        """Ask what is new."""
-
-    def fetch(self, names: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
-        """Fetch outputs by their names, each of at most so many bytes; what is not there is left out."""
-
-    def complaint(self) -> str:
-        """What the last run there said before it ended."""
-
-    def close(self) -> None:
-        """Hang up; what was started goes on."""
 
 
 @dataclass(frozen=True)
@@ -395,7 +308,13 @@ class FarPipeline(Pipeline):
                 sizes[output] = page.size
             except PageError as error:
                 refused[page.name] = error
-        for output, data in await self._on_line(self._fetched, sizes):
+        fetched = await self._on_line(self._fetched, sizes)
+        for output in sizes.keys() - fetched.keys():
+            refused[output] = PageError(
+                "remote",
+                "the other machine says that it is done, and gives no file; --retry-failed does it again",
+            )
+        for output, data in fetched.items():
             page = batch[output]
             try:
                 await self._in_pool(_check, data, page)
@@ -411,12 +330,8 @@ class FarPipeline(Pipeline):
             for work in works:
                 await self._fail(work, reason)
 
-    def _fetched(self, sizes: Mapping[str, int]) -> list[tuple[str, bytes]]:
-        found: dict[str, bytes] = {}
-        for name, data in self._place_of_work.fetch(sizes):
-            if name in sizes:
-                found[name] = data
-        return list(found.items())
+    def _fetched(self, sizes: Mapping[str, int]) -> dict[str, bytes]:
+        return {name: data for name, data in self._place_of_work.fetch(sizes) if name in sizes}
 
     def _check_promise(self, page: FarPage) -> None:
         """Refuse an output that cannot be this page's, before it is fetched."""
@@ -449,7 +364,7 @@ class FarPipeline(Pipeline):
             except PageError as error:
                 await self._fail(work, error)
             else:
-                await self._results.put(_result(work))
+                await self._results.put(_as_judged(_result(work), page))
             self._in_hand, self.doing = work.page.source, None
 
     # What these share
@@ -490,6 +405,11 @@ def _batches(wanted: Mapping[str, FarPage]) -> Iterator[dict[str, FarPage]]:
         yield batch
 
 
+def _as_judged(done: PageDone, page: FarPage) -> PageDone:
+    """A page as the gate elsewhere has marked it."""
+    return replace(done, scores=dict(page.scores), suspect=(page.suspect,) if page.suspect else ())
+
+
 def _check(data: bytes, page: FarPage) -> None:
     """Compare a fetched output with what the ledger elsewhere recorded, and see that it decodes."""
     if len(data) != page.size or hashlib.sha256(data).hexdigest() != page.sha256:
@@ -497,6 +417,3 @@ def _check(data: bytes, page: FarPage) -> None:
             "remote", "what came is not what the ledger elsewhere recorded; --retry-failed does it again"
         )
     check_encoded(data, (page.output_width, page.output_height))
-
-
-__all__ = ["Ask", "Device", "Elsewhere", "FarPage", "FarPipeline", "News", "Workplace"]

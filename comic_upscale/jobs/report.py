@@ -221,8 +221,7 @@ def read_suspects(ledger: Path) -> list[Suspect]:
 
 
 def _suspects(connection: sqlite3.Connection, job_id: int) -> list[Suspect]:
-    columns = {column[1] for column in connection.execute("pragma table_info(pages)")}
-    if "suspect" not in columns:
+    if not _knows_suspects(connection):
         return []
     cursor = connection.execute(
         "select source, output, suspect, scores from pages"
@@ -233,6 +232,11 @@ def _suspects(connection: sqlite3.Connection, job_id: int) -> list[Suspect]:
         Suspect(source, output, reasons, json.loads(scores or "{}"))
         for source, output, reasons, scores in cursor
     ]
+
+
+def _knows_suspects(connection: sqlite3.Connection) -> bool:
+    """Whether a ledger has been touched since there is a gate."""
+    return "suspect" in {column[1] for column in connection.execute("pragma table_info(pages)")}
 
 
 def read_done_pages(ledger: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -261,10 +265,11 @@ def read_settled_pages(ledger: Path, since: str = "") -> Iterator[dict[str, Any]
     """
     with _reading(ledger) as connection:
         job = _newest_job(connection, ledger)
+        judged = ", scores, suspect" if _knows_suspects(connection) else ""
         cursor = connection.execute(
             "select source, state, finished_at as at, width, height, output_width, output_height, output_size,"
             " output_sha256, decode_seconds, upscale_seconds, encode_seconds, place_seconds, notes,"
-            " error_kind as kind, error as reason from pages"
+            f" error_kind as kind, error as reason{judged} from pages"
             " where job_id = ? and state in ('done', 'failed', 'skipped') and finished_at >= ? order by finished_at",
             [job["id"], since],
         )

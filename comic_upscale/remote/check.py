@@ -123,7 +123,7 @@ class Findings:
             oldest = ".".join(map(str, OLDEST_PYTHON))
             found.append(
                 f"it has no Python {oldest} or newer that can make environments: apt-get install python3-venv, or "
-                "name one with --remote-python"
+                f"name one with --remote-python{', or an image for its Docker with --container' if self.docker else ''}"
             )
         elif not self.python.torch and self.free_bytes < TORCH_BYTES:
             found.append(
@@ -155,19 +155,23 @@ def look_at(connection: Connection, base: str, *, python: str | None = None) -> 
     Raises:
         RemoteError: it has no shell that answers.
     """
-    pythons = [python] if python is not None else USUAL_PYTHONS
-    script = (
-        _PROBE.replace("@MARK@", _MARK)
-        .replace("@BASE@", shlex.quote(base))
-        .replace("@PROGRAMS@", " ".join(NEEDED_PROGRAMS))
-        .replace("@PYTHONS@", " ".join(map(shlex.quote, pythons)))
-    )
-    ended = connection.run("sh -s", feed=[script.encode()])
+    ended = connection.run("sh -s", feed=[probe(base, python).encode()])
     findings = read_findings(ended.output.decode(errors="replace"))
     if findings is None:
         said = printable_tail(ended.errors or ended.output.decode(errors="replace"))
         raise RemoteError(f"{connection.address.name} has no shell that answers: {said or 'it said nothing'}")
     return findings
+
+
+def probe(base: str, python: str | None = None) -> str:
+    """A script for ``sh`` that says what there is, in lines for `read_findings`; arguments as for `look_at`."""
+    pythons = [python] if python is not None else USUAL_PYTHONS
+    return (
+        _PROBE.replace("@MARK@", _MARK)
+        .replace("@BASE@", shlex.quote(base))
+        .replace("@PROGRAMS@", " ".join(NEEDED_PROGRAMS))
+        .replace("@PYTHONS@", " ".join(map(shlex.quote, pythons)))
+    )
 
 
 def read_findings(text: str) -> Findings | None:

@@ -8,10 +8,12 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, cast
 
-from comic_upscale.jobs.elsewhere import FarPage
+from comic_upscale.jobs.workplace import FarPage
 
 _NAME = re.compile(r"[0-9a-f]{64}\.[a-z0-9]{1,5}")
 _HASH = re.compile(r"[0-9a-f]{64}")
+_SCORE = re.compile(r"[a-z_]{1,40}")
+_MOST_SCORES = 32
 _STAGES = ("decode", "upscale", "encode", "place")
 _LONGEST_TEXT = 500
 _LARGEST_NUMBER = 1 << 40
@@ -61,7 +63,25 @@ def _read_page(said: dict[str, Any]) -> FarPage | None:
         notes=notes,
         kind=re.sub(r"[^a-z0-9-]", "", _text(said.get("kind")))[:40] or "remote",
         reason=_text(said.get("reason")) or notes or "it says no reason",
+        scores=_scores(said.get("scores")),
+        suspect=_text(said.get("suspect")),
     )
+
+
+def _scores(value: object) -> dict[str, float]:
+    """The gate's scores, which the ledger keeps as JSON in a text."""
+    try:
+        said = json.loads(value) if isinstance(value, str) else None
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(said, dict):
+        return {}
+    good = {name: number for name, number in said.items() if _SCORE.fullmatch(name) and _is_score(number)}
+    return dict(list(good.items())[:_MOST_SCORES])
+
+
+def _is_score(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e6
 
 
 def _number(value: object) -> int:

@@ -4,7 +4,9 @@
 
     BASE/environments/KEY/    Python with this very version of the package
     BASE/weights/KEY/         the network's files
-    BASE/jobs/NAME/           one job: input/, output/ with its ledger, run.log, run.pid, run.exit
+    BASE/images/              what an image is called that came as a file
+    BASE/jobs/NAME/           one job: input/, output/ with its ledger, run.log, run.pid, run.exit, and python.sh,
+                              which is our Python, in an environment or in a container
 
 Every step may be repeated, so a line that breaks is taken up again, and the same command does nothing twice.
 """
@@ -19,17 +21,18 @@ import re
 import shlex
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from comic_upscale.errors import RemoteError
-from comic_upscale.jobs.elsewhere import Device, FarPage, News
+from comic_upscale.errors import InputError, RemoteError
 from comic_upscale.jobs.measured import PROCESSOR
+from comic_upscale.jobs.workplace import Device, FarPage, News
 from comic_upscale.models.weights import ResolvedWeights
 from comic_upscale.remote.bundle import build_wheel
 from comic_upscale.remote.check import Findings, look_at
-from comic_upscale.remote.connection import Connection, patiently, printable_tail
+from comic_upscale.remote.connection import Connection, Ended, patiently, printable_tail
+from comic_upscale.remote.container import Container, is_image_name, load, pull
 from comic_upscale.remote.listing import is_page_name, read_lines
 from comic_upscale.settings import MARKER_FOLDER, JobSettings, path_text
 
@@ -45,6 +48,8 @@ MOST_NEWS_BYTES = 1 << 28
 """More than any ledger has to tell."""
 
 _ROOM_FOR_TAR = 1 << 20
+_HASHED_A_SECOND = 50e6
+"""Bytes that the slowest machine hashes in a second: it says nothing meanwhile."""
 _PIECE_BYTES = 1 << 18
 
 # The lock is the kernel's and goes with its processes: the run, or whatever is left of it.
@@ -68,9 +73,9 @@ cd @JOB@
 flock -n run.lock true || exit 0
 rm -f run.pid run.exit
 cat >launch.sh
-XDG_STATE_HOME=@BASE@/state XDG_CACHE_HOME=@BASE@/cache
-export XDG_STATE_HOME XDG_CACHE_HOME
-setsid sh launch.sh @JOB@ @COMMAND@ </dev/null >/dev/null 2>&1 &
+AS=comic-upscale-${PWD##*/}
+export AS
+setsid sh launch.sh @JOB@ sh python.sh @ARGUMENTS@ </dev/null >/dev/null 2>&1 &
 tries=0
 while [ ! -e run.pid ] && [ ! -e run.exit ] && [ "$tries" -lt 100 ]; do sleep 0.1; tries=$((tries + 1)); done
 """
@@ -81,7 +86,13 @@ cd @JOB@ 2>/dev/null || { echo alive=0; echo; exit 0; }
 if flock -n run.lock true; then echo alive=0; else echo alive=1; fi
 if [ -f run.exit ]; then echo "exit=$(head -c 8 run.exit)"; fi
 echo
-if [ -f @LEDGER@ ]; then exec @PYTHON@ -m comic_upscale remote listing --ledger @LEDGER@ --since @SINCE@; fi
+if [ -f @LEDGER@ ]; then exec sh python.sh -m comic_upscale remote listing --ledger @LEDGER@ --since @SINCE@; fi
+"""
+
+_PYTHON = """
+XDG_STATE_HOME=@BASE@/state XDG_CACHE_HOME=@BASE@/cache
+export XDG_STATE_HOME XDG_CACHE_HOME
+exec @PYTHON@ "$@"
 """
 
 _STOP = r"""
@@ -156,6 +167,7 @@ class Machine:
         patience: with the line.
         base: our folder there, absolute or below the home folder.
         python: the Python to take there, in place of looking for one.
+        container: the image whose Python to take, by its name, or a file that ``docker save`` wrote.
         options: of ``comic-upscale run``, for the run there.
     """
 
@@ -166,18 +178,21 @@ class Machine:
         *,
         base: str = DEFAULT_BASE,
         python: str | None = None,
+        container: str | Path | None = None,
         options: Sequence[str] = (),
     ) -> None:
         self._connect = connect
         self._patience = patience
         self._asked_base = base
         self._asked_python = python
+        self._asked_container = container
+        self._container: Container | None = None
         self._options = list(options)
         self._connection: Connection | None = None
         self._base: str | None = None
         self._findings: Findings | None = None
         self._job = ""
-        self._run_command: list[str] = []
+        self._run_arguments: list[str] = []
         self._since = ""
         self._key = ""
 
@@ -206,8 +221,10 @@ class Machine:
             raise RemoteError(f"{self.name} cannot do the work: {'; '.join(complaints)}")
         self._install(findings)
         self.open_job(job_name(fingerprint, settings))
-        self._run_command = [
-            self._python(), "-m", "comic_upscale", "run", "--input", f"{self._job}/input",
+        self._put_python()
+        # Below our folder: a container sees nothing else.
+        self._run_arguments = [
+            "-m", "comic_upscale", "run", "--input", f"{self._job}/input",
             "--output", f"{self._job}/output", "--sidecars", "skip", *self._send_weights(weights), *self._options,
             # Said even where it was not: a job of an earlier version goes on as it began.
             "--gray", settings.gray_mode,
@@ -234,7 +251,7 @@ class Machine:
             RemoteError: what arrived is not what was sent; the disk may be full.
         """
         # Nothing but the standard library, and not even site-packages looked for: it starts at once.
-        command = [self._any_python(), "-I", "-S", "-c", _RECEIVE, self._job]
+        command = [*self._any_python(), "-I", "-S", "-c", _RECEIVE, self._job]
         broke = False
 
         def step(connection: Connection) -> None:
@@ -259,22 +276,28 @@ class Machine:
 
     def start(self, *, retry_failed: bool) -> None:
         """Let a run begin that outlives the connection; nothing happens where one goes on."""
-        command = [*self._run_command, *(["--retry-failed"] if retry_failed else [])]
-        script = self._filled(_START).replace("@COMMAND@", shlex.join(command))
+        arguments = [*self._run_arguments, *(["--retry-failed"] if retry_failed else [])]
+        script = self._filled(_START).replace("@ARGUMENTS@", shlex.join(arguments))
         self._check(script, feed=lambda: [_LAUNCH.encode()])
 
     def news(self) -> News:
         """Ask whether the run there lives, and what it has settled since the last time."""
-        ledger = f"output/{MARKER_FOLDER}/ledger.sqlite3"
+        # From the root on: a container begins in another folder.
+        ledger = f"{self._job}/output/{MARKER_FOLDER}/ledger.sqlite3"
         script = (
             self._filled(_NEWS)
-            .replace("@LEDGER@", ledger)
-            .replace("@PYTHON@", shlex.quote(self._python()))
+            .replace("@LEDGER@", shlex.quote(ledger))
             .replace("@SINCE@", shlex.quote(self._since or "0"))
         )
-        answer = self._patiently(lambda connection: _bounded(connection, script, (), MOST_NEWS_BYTES))
-        head, _, listing = answer.decode(errors="replace").partition("\n\n")
+        ended = self._patiently(lambda connection: _bounded(connection, script, (), MOST_NEWS_BYTES))
+        head, _, listing = ended.output.decode(errors="replace").partition("\n\n")
         said = dict(line.split("=", 1) for line in head.splitlines() if "=" in line)
+        # While it runs, its ledger may not be ready to be read; afterwards nothing would change any more.
+        if said.get("alive") != "1" and ended.code not in (0, InputError.exit_code):
+            raise RemoteError(
+                f"{self.name} cannot tell what became of its pages: {printable_tail(ended.errors) or 'no word'}. What "
+                f"is home stays; `rm -r {self._job}` there, and the same command begins anew with the rest"
+            )
         pages: list[FarPage] = []
         for page, at in read_lines(listing):
             pages.append(page)
@@ -295,9 +318,9 @@ class Machine:
         most = sum(names.values()) + len(names) * 4096 + _ROOM_FOR_TAR
         wanted = "\n".join(names).encode() + b"\n"
         command = f"cd {shlex.quote(self._job)}/output && tar -cf - -T - 2>/dev/null; exit 0"
-        data = self._patiently(lambda connection: _bounded(connection, command, [wanted], most))
+        ended = self._patiently(lambda connection: _bounded(connection, command, [wanted], most))
         try:
-            with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
+            with tarfile.open(fileobj=io.BytesIO(ended.output), mode="r:") as archive:
                 for member in archive:
                     if member.type == tarfile.REGTYPE and member.size <= names.get(member.name, -1):
                         file = archive.extractfile(member)
@@ -338,9 +361,11 @@ class Machine:
     def findings(self) -> Findings:
         """What the machine has; looked at once."""
         if self._findings is None:
-            self._findings = self._patiently(
-                lambda connection: look_at(connection, self._asked_base, python=self._asked_python)
-            )
+            outside = None if self._asked_container is not None else self._asked_python
+            found = self._patiently(lambda connection: look_at(connection, self._asked_base, python=outside))
+            if self._asked_container is not None:
+                found = self._look_inside(found, self._asked_container)
+            self._findings = found
         return self._findings
 
     def jobs(self) -> list[str]:
@@ -371,10 +396,8 @@ class Machine:
         Raises:
             RemoteError: the job has not begun.
         """
-        script = (
-            f"cd {shlex.quote(self.base())}/environments && python=$(ls -1td */bin/python | head -n 1) && "
-            f'"$PWD/$python" -m comic_upscale status --json --job {shlex.quote(self._job)}/output'
-        )
+        job = shlex.quote(self._job)
+        script = f"test -f {job}/python.sh && exec sh {job}/python.sh -m comic_upscale status --json --job {job}/output"
         ended = self._patiently(lambda connection: connection.run(script))
         try:
             said = json.loads(ended.output)
@@ -456,9 +479,54 @@ class Machine:
     def _python(self) -> str:
         return f"{self._environment()}/bin/python"
 
-    def _any_python(self) -> str:
+    def _any_python(self) -> list[str]:
         """A Python there: ours where it is installed, else the one that the user named."""
-        return self._python() if self._key else self._asked_python or "python3"
+        return ["sh", f"{self._job}/python.sh"] if self._key else [self._asked_python or "python3"]
+
+    def _put_python(self) -> None:
+        """Say in the job's folder how our Python is called, for every later command too."""
+        script = (
+            self._filled(_PYTHON).replace("@PYTHON@", shlex.quote(self._python()))
+            if self._container is None
+            else self._container.python_script(self._python())
+        )
+        self._check(
+            f"mkdir -p {shlex.quote(self._job)} && cd {shlex.quote(self._job)} && cat >python.sh.new && "
+            "mv python.sh.new python.sh",
+            feed=lambda: [script.encode()],
+        )
+
+    def _look_inside(self, host: Findings, asked: str | Path) -> Findings:
+        """Have the image on the machine, and look at what it brings."""
+        if not host.docker:
+            raise RemoteError(f"{self.name} has no Docker engine that answers: leave --container out")
+        image = self._load_image(asked) if isinstance(asked, Path) else asked
+        if isinstance(asked, str):
+            self._patiently(lambda connection: pull(connection, asked))
+        container = Container(image, self.base(), bool(host.gpus))
+        self._container = container
+        return self._patiently(lambda connection: container.look(connection, host, self._asked_python))
+
+    def _load_image(self, path: Path) -> str:
+        """Send an image that is a file here, once; return what it is called there."""
+        sha256 = _hash_of(path)
+        place = f"{self.base()}/images/{sha256[:16]}"
+        said = (
+            self._check(f"cat {shlex.quote(place)}.name 2>/dev/null; true").decode(errors="replace").strip()
+        )
+        if is_image_name(said):
+            there = self._patiently(
+                lambda connection: connection.run(f"docker image inspect {shlex.quote(said)} >/dev/null 2>&1")
+            )
+            if there.code == 0:
+                return said
+        self._put_file(f"{place}.tar", path, sha256)
+        image = self._patiently(lambda connection: load(connection, f"{place}.tar"))
+        self._check(
+            f"cat >{shlex.quote(place)}.name && rm -f {shlex.quote(place)}.tar",
+            feed=lambda: [image.encode()],
+        )
+        return image
 
     def _install(self, findings: Findings) -> None:
         from comic_upscale.version import __version__
@@ -466,20 +534,23 @@ class Machine:
         wheel = build_wheel()
         python = findings.python
         assert python is not None
-        self._key = hashlib.sha256(f"{wheel.sha256} {python.path}".encode()).hexdigest()[:16]
+        image = "" if self._container is None else self._container.image
+        self._key = hashlib.sha256(f"{wheel.sha256} {python.path} {image}".encode()).hexdigest()[:16]
         ready = self._patiently(
             lambda connection: connection.run(f"test -f {shlex.quote(self._environment())}/.ready")
         )
         if ready.code == 0:
             return
         place = f"{self._environment()}/{wheel.name}"
-        self._put(place, wheel.data, wheel.sha256)
+        self._put(place, wheel.sha256, len(wheel.data), lambda start: _pieces(wheel.data, start))
         script = (
             _INSTALL.replace("@ENVIRONMENT@", shlex.quote(self._environment()))
             .replace("@PARENT@", shlex.quote(python.path))
             .replace("@WHEEL@", shlex.quote(place))
             .replace("@VERSION@", __version__)
         )
+        if self._container is not None:
+            script = self._container.shell(script)
         try:
             self._check(script, silence=INSTALL_SECONDS)
         except RemoteError as error:
@@ -504,13 +575,20 @@ class Machine:
 
     def _put_file(self, place: str, path: Path, sha256: str) -> None:
         try:
-            data = path.read_bytes()
+            size = path.stat().st_size
         except OSError as error:
-            raise RemoteError(f"{path_text(path)} cannot be read: {error.strerror or error}") from error
-        self._put(place, data, sha256)
+            raise _unreadable(path, error) from error
+        self._put(place, sha256, size, lambda start: _pieces_of_file(path, start))
 
-    def _put(self, place: str, data: bytes, sha256: str) -> None:
-        """Send one file to its place, unless it is there; what a broken line left of it is not sent again."""
+    def _put(self, place: str, sha256: str, size: int, pieces: Callable[[int], Iterable[bytes]]) -> None:
+        """Send one file to its place, unless it is there; what a broken line left of it is not sent again.
+
+        Args:
+            place: there.
+            sha256: of the whole.
+            size: of the whole, bytes.
+            pieces: of the rest from a byte on.
+        """
         quoted, part = shlex.quote(place), shlex.quote(f"{place}.part")
 
         def step(connection: Connection) -> None:
@@ -520,16 +598,17 @@ class Machine:
             ).decode(errors="replace")
             if said.strip() == "there":
                 return
-            begun = int(said) if said.strip().isdigit() else 0
-            if begun > len(data):
+            begun = int(said) if re.fullmatch(r"\s*\d{1,15}\s*", said) else 0
+            if begun > size:
                 connection.check(f"rm -f {part}")
                 begun = 0
             # A line that broke leaves a piece to go on from; a whole file with another hash is of no use.
             connection.check(
-                f"cat >>{part}; [ $(wc -c <{part}) -ge {len(data)} ] || {{ echo 'the disk is full' >&2; exit 1; }}; "
+                f"cat >>{part}; [ $(wc -c <{part}) -ge {size} ] || {{ echo 'the disk is full' >&2; exit 1; }}; "
                 f'if [ "$(sha256sum <{part} | cut -c 1-64)" = {sha256} ]; then mv {part} {quoted}; else rm -f {part}; '
                 "echo 'a file did not arrive as it was sent' >&2; exit 1; fi",
-                feed=_pieces(data[begun:]),
+                feed=pieces(begun),
+                silence=max(60.0, size / _HASHED_A_SECOND),
             )
 
         self._patiently(step)
@@ -549,14 +628,36 @@ def _as_stream(pages: Sequence[tuple[str, bytes]]) -> Iterator[bytes]:
     )
 
 
-def _pieces(data: bytes) -> Iterator[bytes]:
+def _pieces(data: bytes, begin: int = 0) -> Iterator[bytes]:
     view = memoryview(data)
-    for start in range(0, len(view), _PIECE_BYTES):
+    for start in range(begin, len(view), _PIECE_BYTES):
         yield bytes(view[start : start + _PIECE_BYTES])
 
 
-def _bounded(connection: Connection, command: str, feed: Iterable[bytes], most: int) -> bytes:
-    """The output of a command, which must not be longer than promised."""
+def _pieces_of_file(path: Path, begin: int) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            file.seek(begin)
+            while piece := file.read(_PIECE_BYTES):
+                yield piece
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> RemoteError:
+    return RemoteError(f"{path_text(path)} cannot be read: {error.strerror or error}")
+
+
+def _hash_of(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _bounded(connection: Connection, command: str, feed: Iterable[bytes], most: int) -> Ended:
+    """Run a command whose output must not be longer than promised."""
     collected = bytearray()
 
     def take(piece: bytes) -> None:
@@ -564,5 +665,5 @@ def _bounded(connection: Connection, command: str, feed: Iterable[bytes], most: 
         if len(collected) > most:
             raise RemoteError(f"{connection.address.name} sends more than it said")
 
-    connection.run(command, feed=feed, sink=take)
-    return bytes(collected)
+    ended = connection.run(command, feed=feed, sink=take)
+    return replace(ended, output=bytes(collected))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,9 +15,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from comic_upscale.jobs.elsewhere import Device, Elsewhere, FarPage, News
+from comic_upscale.jobs.elsewhere import Elsewhere
 from comic_upscale.jobs.progress import JobFinished
+from comic_upscale.jobs.report import read_suspects
 from comic_upscale.jobs.run import run_job
+from comic_upscale.jobs.workplace import Device, FarPage, News
 from comic_upscale.models.weights import ResolvedWeights
 from comic_upscale.remote.check import read_findings
 from comic_upscale.remote.listing import is_page_name, read_lines
@@ -67,6 +71,49 @@ def test_rubbish_and_control_characters() -> None:
     bad = {**DONE, "width": -1, "output_size": 10**30, "decode_seconds": float("nan"), "height": True}
     ((page, _),) = read_lines(json.dumps(bad))
     assert (page.width, page.size, page.height, dict(page.seconds)) == (0, 0, 0, {})
+
+
+def test_what_the_gate_there_says_of_a_page() -> None:
+    said = {"scores": json.dumps({"psnr": 31.5, "seam": 2}), "suspect": "tinted by 9.0 levels; \x1b[31mred"}
+    ((page, _),) = read_lines(json.dumps({**DONE, **said}))
+    assert (dict(page.scores), page.suspect) == (
+        {"psnr": 31.5, "seam": 2},
+        "tinted by 9.0 levels; ?[31mred",
+    )
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        ["psnr"],
+        "{",
+        "[" * 100_000,
+        "[1]",
+        json.dumps({"psnr": float("nan"), "ssim": float("inf"), "tint": True, "seam": "9", "../x": 1, "": 1}),
+        json.dumps({"psnr": 10**400}),
+    ],
+)
+def test_scores_that_are_none(scores: object) -> None:
+    ((page, _),) = read_lines(json.dumps({**DONE, "scores": scores, "suspect": ["x"]}))
+    assert (dict(page.scores), page.suspect) == ({}, "")
+
+
+def test_scores_without_end() -> None:
+    many = json.dumps({"a" * (1 + number % 40) + "_" * (number // 40): number for number in range(900)})
+    ((page, _),) = read_lines(json.dumps({**DONE, "scores": many}))
+    assert len(page.scores) <= 32
+
+
+def test_a_machine_that_is_asked_every_few_seconds_answers_without_what_a_run_needs(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv[1:] = ['remote', 'listing', '--ledger', 'none']\n"
+        "from comic_upscale.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print('imported:', [name for name in ('torch', 'numpy', 'sqlite_utils', 'paramiko') if name in sys.modules])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert ended.stdout.splitlines()[-1:] == ["imported: []"], ended.stdout + ended.stderr
 
 
 def test_names_of_pages() -> None:
@@ -184,6 +231,16 @@ def test_an_honest_machine_brings_everything_home_under_our_names(tmp_path: Path
         name for name in tree(tmp_path) if ".comic-upscale/" not in name and not name.startswith("pages")
     }
     assert found == {"any.safetensors", "out/0.png", "out/1.png", "out/2.png"}
+
+
+def test_pages_that_are_suspect_there_are_suspect_here(tmp_path: Path, any_weights: Path) -> None:
+    workplace = HostileWorkplace(scores={"psnr": 12.5}, suspect="tinted by 9.0 levels")
+    finished = run_at(workplace, tmp_path, any_weights)
+    assert (finished.done, finished.suspects) == (3, 3)
+    listed = read_suspects(tmp_path / "out" / ".comic-upscale" / "ledger.sqlite3")
+    assert [(page.source, page.reasons, page.scores) for page in listed] == [
+        (f"{number}.png", "tinted by 9.0 levels", {"psnr": 12.5}) for number in range(3)
+    ]
 
 
 @pytest.mark.parametrize(
