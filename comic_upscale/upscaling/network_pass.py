@@ -7,6 +7,7 @@ import copy
 import torch
 
 from comic_upscale.models.network import Network
+from comic_upscale.upscaling.fold import find_fold
 from comic_upscale.upscaling.strips import StripwiseCompact, goes_in_strips
 
 
@@ -28,6 +29,9 @@ class NetworkPass:
         self.in_strips = device.type == "cpu" and goes_in_strips(network.module)
         """Whether windows of any size go through without much memory, a few rows at a time."""
         self._channels = network.input_channels
+        self._scale = network.native_scale
+        # On an accelerator one shape for all pages of a batch is worth more.
+        self._reach = network.receptive_radius if self.in_strips else None
         if self.in_strips:
             self._module: torch.nn.Module = StripwiseCompact(network.module, precision).eval()
             self._precision = torch.float32
@@ -42,7 +46,7 @@ class NetworkPass:
         return channels if self._channels == 1 else 1
 
     def __call__(self, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Run the windows through the network.
+        """Run the windows through the network, without rows that come out as others do.
 
         Gray windows go through an RGB network as three equal channels, whose mean is taken; RGB windows
         go through a gray network channel by channel.
@@ -54,6 +58,13 @@ class NetworkPass:
             The native pixels, N x C x height*scale x width*scale in the precision or float32, 0..1; and float32, N:
             a number for each window that is finite where all that the network gave for it is.
         """
+        fold = None if self._reach is None else find_fold(windows, self._reach)
+        if fold is None:
+            return self._run(windows)
+        native, finite = self._run(fold.folded(windows))
+        return fold.unfolded(native, self._scale), finite
+
+    def _run(self, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         n, height, width, channels = windows.shape
         # Samples at the end of each pixel are channels last already: the move of axes copies nothing.
         x = windows.permute(0, 3, 1, 2).to(self._precision).div_(white(windows.dtype))
