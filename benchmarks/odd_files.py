@@ -2,10 +2,11 @@
 
 ::
 
-    python benchmarks/odd_files.py PAGES... [--format auto] [--output FILE]
+    python benchmarks/odd_files.py PAGES... [--model NAME] [--format auto] [--output FILE]
 
-A small random network stands for a real one, so that the table tells of reading and writing alone. Each
-file, an image or a volume, is a run of its own in a process of its own, whose largest memory is listed with it.
+Each file, an image or a volume, is a run of its own in a process of its own, whose largest memory is listed with it.
+Without --model a small random network stands for a real one, and the table tells of reading and writing alone: its
+pages are not looked at before they are written, since all would be suspect.
 """
 
 from __future__ import annotations
@@ -26,20 +27,22 @@ def main() -> None:
     """Run every file and print a line for each."""
     parser = argparse.ArgumentParser(description="List what becomes of odd files.")
     parser.add_argument("pages", nargs="+", type=Path, help="images and volumes, or folders of them")
+    parser.add_argument("--model", help="name of a model, or a file of weights")
     parser.add_argument("--format", default="png")
     parser.add_argument("--scale", type=float, default=2.0)
     parser.add_argument("--output", type=Path, help="where to write the table as JSON")
     asked = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        weights = Path(folder) / "tiny-x2.safetensors"
-        make_weights(weights)
+        model = asked.model or made_weights(Path(folder))
         for path in files(asked.pages):
-            rows.append(in_a_process(path, weights, asked.format, asked.scale))
+            row = in_a_process(path, model, asked.format, asked.scale, gate=bool(asked.model))
+            rows.append({**row, "model": asked.model})
             print(line(rows[-1]), flush=True)
+            if asked.output:
+                text = json.dumps(rows, indent=1, ensure_ascii=False)
+                asked.output.write_text(text + "\n", encoding="utf-8")
     print(summary(rows))
-    if asked.output:
-        asked.output.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def files(paths: list[Path]) -> list[Path]:
@@ -47,25 +50,27 @@ def files(paths: list[Path]) -> list[Path]:
     return [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
 
 
-def make_weights(path: Path) -> None:
-    """Write a compact network of x2 with few random weights."""
+def made_weights(folder: Path) -> str:
+    """Write a compact network of x2 with few random weights, and return where."""
     import torch
     from safetensors.torch import save_file
     from spandrel.architectures.Compact import Compact
 
     torch.manual_seed(1)
     state = Compact(num_feat=8, num_conv=1, upscale=2).state_dict()
+    path = folder / "tiny-x2.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+    return str(path)
 
 
-def in_a_process(path: Path, weights: Path, format: str, scale: float) -> dict[str, Any]:
+def in_a_process(path: Path, model: str, format: str, scale: float, *, gate: bool) -> dict[str, Any]:
     """Run one image in a process of its own; a crash of it is a row of the table."""
     # A fork, so that torch is imported once for all: its memory counts in each.
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
 
     def work() -> None:
-        sender.send(run_one(path, weights, format=format, scale=scale))
+        sender.send(run_one(path, model, format=format, scale=scale, gate=gate))
 
     process = context.Process(target=work)
     process.start()
@@ -79,7 +84,7 @@ def in_a_process(path: Path, weights: Path, format: str, scale: float) -> dict[s
     return row
 
 
-def run_one(path: Path, weights: Path, *, format: str, scale: float) -> dict[str, Any]:
+def run_one(path: Path, model: str, *, format: str, scale: float, gate: bool) -> dict[str, Any]:
     """Upscale one image into a folder that is thrown away, and describe what stands there."""
     from comic_upscale import JobSettings, run_job
     from comic_upscale.errors import ComicUpscaleError
@@ -93,7 +98,8 @@ def run_one(path: Path, weights: Path, *, format: str, scale: float) -> dict[str
         (place / path.name).write_bytes(path.read_bytes())
         output = Path(folder) / "out"
         settings = JobSettings(
-            input=place, output=output, scale=scale, model=str(weights), device="cpu", workers=1,
+            input=place, output=output, scale=scale, model=model, device="cpu", workers=1,
+            gate=gate,
             format=format,  # type: ignore[arg-type]
         )  # fmt: skip
         start = time.perf_counter()

@@ -3,7 +3,9 @@
     python benchmarks/pixels.py PAGES... [--model NAME] [--scale 2.5] [--json FILE] [--sheet FILE]
 
 Each page goes through the whole of the pixels, from file to file; what the network gave is measured before it is
-finished and after, so that what finishing does can be seen. White lines on transparency are drawn here.
+finished and after, so that what finishing does can be seen. What stands before two underscores in a page's name is
+its series, and a line sums up each. White lines on transparency are drawn here. The sheet shows the part of every
+page with the strongest contrasts at 100 %, beside the same part of the source, enlarged.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -31,6 +34,9 @@ from comic_upscale.upscaling.engine import Engine
 from comic_upscale.upscaling.pages import finish, prepare, upscale_pages
 
 MOST_PIXELS = 1 << 27
+SIDE = 300
+"""Pixels of the parts that the sheet shows."""
+GROUND = (70, 110, 150)
 
 
 def main() -> None:
@@ -47,16 +53,16 @@ def main() -> None:
     for path in asked.pages:
         row, before, after = measure_page(engine, path, asked.scale)
         rows.append(row)
-        pictures += [before, after]
+        pictures += liveliest(before, after)
         print(json.dumps(row), flush=True)
     lines, before, after = measure_lines(engine, asked.scale)
-    pictures += [before, after]
+    pictures += liveliest(before, after)
     print(json.dumps(lines), flush=True)
+    series = sum_up(rows)
+    print(json.dumps(series, indent=1))
     if asked.json:
-        write_report(
-            {**facts(1), "model": asked.model, "scale": asked.scale, "pages": rows, "white lines": lines},
-            asked.json,
-        )
+        about = {**facts(1), "model": asked.model, "scale": asked.scale}
+        write_report({**about, "series": series, "pages": rows, "white lines": lines}, asked.json)
     if asked.sheet:
         contact_sheet(pictures).save(asked.sheet)
 
@@ -108,7 +114,10 @@ def measure_page(engine: Engine, path: Path, scale: float) -> tuple[dict[str, An
 def solid_figures(page: Pixels, raw: Pixels, written: Pixels, value: int) -> dict[str, Any] | None:
     """Tell of all that lies two pixels inside flat white, or black, how much is that still; None for no such place."""
     top = np.iinfo(page.color.dtype).max
-    solid = solid_map(np.where(page.color == value * (top // 255), top, top // 2).astype(page.color.dtype))
+    is_solid = page.color == value * (top // 255)
+    if page.alpha is not None:
+        is_solid &= page.alpha[:, :, None] > 0
+    solid = solid_map(np.where(is_solid, top, top // 2).astype(page.color.dtype))
     if solid is None:
         return None
     # The map itself, enlarged, marks the places.
@@ -119,15 +128,53 @@ def solid_figures(page: Pixels, raw: Pixels, written: Pixels, value: int) -> dic
         found = eight_bits(result.color)[places]
         wrong = (found != value).any(axis=1)
         farthest = int(np.abs(found.astype(np.int16) - value).max())
-        off[name] = {"share off": round(float(wrong.mean()), 6), "levels off at most": farthest}
-    return {"share of the page": round(float(places.mean()), 4), **off}
+        off[name] = {"samples off": int(wrong.sum()), "levels off at most": farthest}
+    return {"share of the page": round(float(places.mean()), 4), "samples": int(places.sum()), **off}
 
 
 def shift(before: Pixels, after: Pixels) -> float:
-    """Return by how many grey levels the mean of the worst channel has moved."""
+    """Return by how many grey levels the mean of the worst channel has moved, of what can be seen."""
     levels = np.iinfo(before.color.dtype).max / 255
-    means = [page.color.mean(axis=(0, 1), dtype=np.float64) for page in (before, after)]
-    return round(float(np.abs(means[0] - means[1]).max() / levels), 3)
+    return round(float(np.abs(seen_mean(before) - seen_mean(after)).max() / levels), 3)
+
+
+def seen_mean(page: Pixels) -> NDArray[np.float64]:
+    """Return the mean of every channel, each pixel counted by its opacity."""
+    if page.alpha is None:
+        return page.color.mean(axis=(0, 1), dtype=np.float64)
+    # A row at a time: the products of a large page would take gigabytes.
+    sums = sum(weights.astype(np.float64) @ row for row, weights in zip(page.color, page.alpha, strict=True))
+    return np.asarray(sums / max(1, page.alpha.sum(dtype=np.int64)), np.float64)
+
+
+def sum_up(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return for every series how many pages came out gray, and the worst of their figures."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row["page"].partition("__")[0], []).append(row)
+    return {
+        name: {
+            "pages": len(pages),
+            "written gray": sum(row["channels written"] == 1 for row in pages),
+            "largest chroma of those": max(
+                (row.get("largest chroma written", 0) for row in pages), default=0
+            ),
+            **{kind: _solid_of(pages, kind) for kind in ("flat white", "flat black")},
+            "mean moves by at most": {
+                state: max(row["mean moves by"][state] for row in pages)
+                for state in ("the network", "written")
+            },
+        }
+        for name, pages in groups.items()
+    }
+
+
+def _solid_of(pages: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    """Return on how many pages there is flat white or black, and how much of it is off in all."""
+    found = [row[kind] for row in pages if row[kind] is not None]
+    samples = sum(one["samples"] for one in found)
+    off = {state: sum(one[state]["samples off"] for one in found) for state in ("the network", "written")}
+    return {"pages": len(found), "samples": samples, "samples off": off}
 
 
 def measure_lines(engine: Engine, scale: float) -> tuple[dict[str, Any], Pixels, Pixels]:
@@ -154,23 +201,49 @@ def measure_lines(engine: Engine, scale: float) -> tuple[dict[str, Any], Pixels,
     )
 
 
-def contact_sheet(pages: list[Pixels], side: int = 360) -> Image.Image:
-    """Show pages two by two, source and output of each, on a ground that white and transparency stand out from."""
-    rows = (len(pages) + 1) // 2
-    sheet = Image.new("RGB", (2 * side + 12, rows * (side + 4)), (70, 110, 150))
-    for number, page in enumerate(pages):
-        color = eight_bits(page.color)
-        picture = Image.fromarray(color.repeat(3, axis=2) if color.shape[2] == 1 else color)
-        mask = None if page.alpha is None else Image.fromarray(eight_bits(page.alpha))
-        # The output is shown at the same size as the source: what differs is then no matter of size.
-        share = side / max(picture.size)
-        small = (max(1, round(picture.width * share)), max(1, round(picture.height * share)))
-        place = (4 + (number % 2) * (side + 4), 2 + number // 2 * (side + 4))
-        sheet.paste(
-            picture.resize(small, Image.Resampling.LANCZOS),
-            place,
-            None if mask is None else mask.resize(small, Image.Resampling.LANCZOS),
-        )
+def liveliest(before: Pixels, after: Pixels, side: int = SIDE) -> list[Image.Image]:
+    """Return the part of an output with the strongest contrasts, and before it the same part of its source.
+
+    Both are ``side`` pixels a side at most: the output as it is, the source enlarged by Lanczos.
+    """
+    width, height = min(side, after.width), min(side, after.height)
+    spread = {
+        (top, left): float(after.color[top : top + height : 4, left : left + width : 4].std())
+        for top in _starts(after.height, height)
+        for left in _starts(after.width, width)
+    }
+    top, left = max(spread, key=spread.__getitem__)
+    box = (left, top, left + width, top + height)
+    across, down = before.width / after.width, before.height / after.height
+    source = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+    return [
+        _on_blue(before).resize((width, height), Image.Resampling.LANCZOS, source),
+        _on_blue(after).crop(box),
+    ]
+
+
+def _starts(length: int, part: int) -> list[int]:
+    """Return where parts of an axis begin, the last one at its end."""
+    return [*range(0, length - part, part), length - part]
+
+
+def _on_blue(page: Pixels) -> Image.Image:
+    """Lay a page on a ground that white and transparency stand out from."""
+    color = eight_bits(page.color)
+    picture = Image.fromarray(color.repeat(3, axis=2) if color.shape[2] == 1 else color)
+    if page.alpha is None:
+        return picture
+    return Image.composite(
+        picture, Image.new("RGB", picture.size, GROUND), Image.fromarray(eight_bits(page.alpha))
+    )
+
+
+def contact_sheet(pictures: list[Image.Image], columns: int = 6, side: int = SIDE) -> Image.Image:
+    """Show pictures of ``side`` pixels at most in rows, left to right."""
+    step = side + 4
+    sheet = Image.new("RGB", (columns * step, -(-len(pictures) // columns) * step), GROUND)
+    for number, picture in enumerate(pictures):
+        sheet.paste(picture, (2 + number % columns * step, 2 + number // columns * step))
     return sheet
 
 

@@ -89,7 +89,7 @@ def decode(
 
     Raises:
         PageError: ``"empty"``, ``"not-an-image"``, ``"truncated"``, ``"damaged"``, ``"too-large"``,
-            ``"out-of-memory"``, and ``"animated"`` where that is to be skipped.
+            ``"unsupported"``, ``"out-of-memory"``, and ``"animated"`` where that is to be skipped.
     """
     with page_errors(data), io.BytesIO(data) as file:
         image = open_image(file, max_pixels=max_pixels)

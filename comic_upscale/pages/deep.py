@@ -135,7 +135,7 @@ def _read_wide_tiff(data: bytes, size: tuple[int, int]) -> SampleArray:
         kind, channels = page.dtype, page.samplesperpixel
         if page.photometric not in _WIDE or kind is None or kind.str[1:] not in _WIDE_TYPES or channels > 5:
             raise PageError(
-                "damaged",
+                "unsupported",
                 f"The file is a TIFF of a kind that is not read ({kind}, {channels} channels, colours of kind "
                 f"{int(page.photometric)}): save it as RGB of 8 or 16 bits.",
             )

@@ -68,13 +68,13 @@ def decode_jxl(data: bytes) -> tuple[SampleArray, bytes | None]:
         in, None for sRGB. Where `libjxl` cannot be reached there is none: see `lost_profile`.
 
     Raises:
-        PageError: ``"damaged"`` for a picture in CMYK.
+        PageError: ``"unsupported"`` for a picture in CMYK.
         Exception: whatever libjxl finds wrong with the file.
     """
     header = _read_header(data)
     if header.space == "cmyk":
         raise PageError(
-            "damaged", "The file is a JPEG XL in CMYK, which is not read: save it as TIFF or as JPEG."
+            "unsupported", "The file is a JPEG XL in CMYK, which is not read: save it as TIFF or as JPEG."
         )
     if header.is_special and (found := decode_with_profile(data, header.size)) is not None:
         return found

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from comic_upscale.gate import scores
 from comic_upscale.gate.scores import compare
 from comic_upscale.gate.verdict import default_bounds, judge
 from comic_upscale.pages.page import UInt8Array
@@ -133,3 +134,29 @@ def test_the_bounds_are_those_of_the_package() -> None:
     bounds = default_bounds()
     assert 0 < bounds.ssim < 1
     assert bounds.psnr > 0
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("size", "target"), [((601, 1307), (240, 523)), ((90, 700), (30, 300)), ((70, 80), (60, 50))]
+)
+def test_a_page_shrunk_in_strips_is_the_same(
+    size: tuple[int, int], target: tuple[int, int], channels: int
+) -> None:
+    page = np.random.default_rng(8).integers(0, 256, (size[1], size[0], channels), np.uint8)
+    whole = Image.fromarray(page.squeeze()).resize(target, Image.Resampling.HAMMING, reducing_gap=1.0)
+    assert (scores._shrunk(page, *target).squeeze() == np.asarray(whole)).all()
+
+
+def test_a_large_page_is_never_copied_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = []
+
+    def watched(array: UInt8Array) -> Image.Image:
+        copied.append(array.nbytes)
+        return fromarray(array)
+
+    fromarray = Image.fromarray
+    monkeypatch.setattr(Image, "fromarray", watched)
+    page = np.zeros((6000, 2000, 3), np.uint8)
+    assert scores._shrunk(page, 800, 2400).shape == (2400, 800, 3)
+    assert max(copied) <= page.nbytes / 4

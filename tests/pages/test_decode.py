@@ -466,6 +466,7 @@ def test_hostile_bytes_never_escape(format: str, changes: list[tuple[float, int]
                 "damaged",
                 "not-an-image",
                 "too-large",
+                "unsupported",
                 "out-of-memory",
             )
             assert error.reason

@@ -6,6 +6,7 @@ import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
+from PIL.JpegImagePlugin import JpegImageFile, get_sampling
 
 from comic_upscale.errors import PageError
 from comic_upscale.pages.decode import decode
@@ -168,3 +169,14 @@ def test_no_memory(monkeypatch: pytest.MonkeyPatch, format: OutputFormat) -> Non
     with pytest.raises(PageError) as caught:
         encode(page(), format=format)
     assert caught.value.kind == "out-of-memory"
+
+
+@pytest.mark.parametrize("quality", [None, 40, 95])
+def test_colour_has_as_many_samples_as_light(quality: int | None) -> None:
+    """Thin coloured lettering is what 4:2:0 ruins."""
+    with Image.open(io.BytesIO(encode(page(), format="jpeg", quality=quality))) as image:
+        assert isinstance(image, JpegImageFile)
+        assert get_sampling(image) == 0
+    avif = encode(page(), format="avif", quality=quality)
+    # AV1's configuration: bits 3 and 2 of the third byte say that colour is halved across and down.
+    assert avif[avif.index(b"av1C") + 6] & 0b1100 == 0

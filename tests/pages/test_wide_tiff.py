@@ -113,7 +113,7 @@ def test_what_is_not_read_is_said() -> None:
     data = tiff(SHADES, photometric="cielab")
     with pytest.raises(PageError, match="uint16, 3 channels") as caught:
         decode(data, max_pixels=LIMIT)
-    assert caught.value.kind == "damaged"
+    assert caught.value.kind == "unsupported"
     with pytest.raises(PageError) as caught:
         decode(data[:-200], max_pixels=LIMIT)
 
