@@ -80,13 +80,14 @@ tries=0
 while [ ! -e run.pid ] && [ ! -e run.exit ] && [ "$tries" -lt 100 ]; do sleep 0.1; tries=$((tries + 1)); done
 """
 
-# Whether it lives is asked before what it has done: of a run that has ended, the listing is then the last word.
+# Whether it lives is asked before what it has done: of a run that has ended, the listing is then the last word, and
+# tells everything, since a clock that was set back makes new pages look old.
 _NEWS = r"""
 cd @JOB@ 2>/dev/null || { echo alive=0; echo; exit 0; }
-if flock -n run.lock true; then echo alive=0; else echo alive=1; fi
+if flock -n run.lock true; then since=0; echo alive=0; else since=@SINCE@; echo alive=1; fi
 if [ -f run.exit ]; then echo "exit=$(head -c 8 run.exit)"; fi
 echo
-if [ -f @LEDGER@ ]; then exec sh python.sh -m comic_upscale remote listing --ledger @LEDGER@ --since @SINCE@; fi
+if [ -f @LEDGER@ ]; then exec sh python.sh -m comic_upscale remote listing --ledger @LEDGER@ --since "$since"; fi
 """
 
 _PYTHON = """
