@@ -382,7 +382,10 @@ class _Run:
         state, reason = "finished", None
         if pipeline.progress().pending > 0:
             state, reason = "interrupted", self._stop.reason or f"remote {elsewhere.ask} does no more"
-        return await self._finish(job_id, run_id, state, reason, done_now=pipeline.done, seconds=seconds)
+        step = None if self._stop.requested or elsewhere.ask == "upscale" else elsewhere.ask
+        return await self._finish(
+            job_id, run_id, state, reason, done_now=pipeline.done, seconds=seconds, step=step
+        )
 
     def _header(self, plan: Plan, native_scale: int | None, engines: list[Engine]) -> JobStarted:
         settings = self._settings
@@ -448,7 +451,15 @@ class _Run:
         return copied, refused
 
     async def _finish(
-        self, job_id: int, run_id: int, state: str, reason: str | None, *, done_now: int, seconds: float
+        self,
+        job_id: int,
+        run_id: int,
+        state: str,
+        reason: str | None,
+        *,
+        done_now: int,
+        seconds: float,
+        step: str | None = None,
     ) -> JobFinished:
         copied, refused = await self._carry(job_id)
         await self._on_ledger(self._ledger.end_run, run_id, state, reason)
@@ -475,6 +486,7 @@ class _Run:
             carried_now=copied,
             warnings=tuple(f"{file.source} was not copied: {file.reason}" for file in refused),
             stopped_by=self._stop.kind if state == "interrupted" else None,
+            step=step,
             spent=None if self._spending is None else round(self._spending.spent(), 6),
             price=None if self._spending is None else self._spending.price,
             suspects=suspects,

@@ -414,11 +414,11 @@ class Machine:
     def log(self, sink: Callable[[bytes], None], *, lines: int, follow: bool) -> None:
         """Hand on what the runs of the chosen job said; with ``follow``, until the run ends."""
         job = shlex.quote(self._job)
-        command = f"cd {job} && touch run.log && tail -n {int(lines)} run.log"
+        command = f"cd {job} || exit 1; touch run.log; tail -n {int(lines)} run.log"
         if follow:
-            # Until the lock is free: the run is over.
+            # Until the lock is free: the run is over. `tail` stands alone in the background, to be what is ended.
             command = (
-                f"cd {job} && touch run.log && tail -n {int(lines)} -f run.log & tail=$!; cd {job} && "
+                f"cd {job} || exit 1; touch run.log; tail -n {int(lines)} -f run.log & tail=$!; "
                 "flock run.lock true; sleep 1; kill $tail"
             )
         self._patiently(lambda connection: connection.run(command, sink=sink, silence=86400.0))

@@ -151,6 +151,8 @@ def test_forty_pages_end_to_end_whatever_is_cut_and_killed(
     assert f"{PAGES - 2} of {PAGES - 2} done" in out
     code, out, err = remote("logs", *box.options(), "--lines", 5)
     assert f"{PAGES - 2} of {PAGES - 2} pages done" in out, err
+    code, out, err = remote("logs", *box.options(), "--lines", 1, "--follow")
+    assert (code, len(out.splitlines())) == (0, 1), "it ends with the run"
     code, out, err = remote("stop", *box.options())
     assert (code, "no run was there" in out) == (0, True), err
 
@@ -162,9 +164,10 @@ def test_a_machine_that_is_lost_costs_only_what_had_not_come_home(
         draw(tmp_path / "pages" / f"{number}.png", number)
     asked = ["--input", tmp_path / "pages", "--model", tiny_weights, "--device", "cpu"]
     marker = tmp_path / "done"
-    for step in ("push", "run"):
+    for step, follows in (("push", "remote run"), ("run", "remote status")):
         code, out, err = remote(step, *box.step(), *asked)
         assert code == 0, out + err
+        assert follows in out + err
     wait_for(lambda: not box.runs())
     code, out, err = remote("pull", *box.step(), *asked)
     assert code == 0, out + err
