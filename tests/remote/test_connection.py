@@ -79,6 +79,19 @@ def test_of_a_stream_that_breaks_off_only_the_rest_is_sent_again(
         assert (box.base / "jobs" / "job" / "input" / name).read_bytes() == data
 
 
+def test_an_answer_without_end_is_not_taken_in(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("comic_upscale.remote.connection.MOST_ANSWER_BYTES", 1 << 20)
+    line = Connection(find_address("box", files_of(box)), never)
+    try:
+        with pytest.raises(RemoteError, match="without end"):
+            line.run("yes")
+        ended = line.run("yes | head -c 3000000 >&2; echo the last word >&2")
+        assert ended.errors.endswith("the last word\n")
+        assert len(ended.errors) < 1 << 20
+    finally:
+        line.close()
+
+
 def machine_at(box: Box) -> Machine:
     patience = Patience(0, lambda seconds: True, lambda reason: None)
     machine = Machine(
