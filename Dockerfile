@@ -28,7 +28,7 @@ COPY scripts/idle_watchdog.sh scripts/install_image.sh scripts/entrypoint.sh /bu
 
 # Models to have in the image, fetched from the official releases and checked by their hashes; none for "".
 ARG MODELS=RealESRGAN_x4plus_anime_6B
-RUN /build/scripts/install_image.sh --source /build --prefix /opt/comic-upscale --python python3 --models "${MODELS}" && \
+RUN PIP_NO_CACHE_DIR=1 /build/scripts/install_image.sh --source /build --prefix /opt/comic-upscale --python python3 --models "${MODELS}" && \
     rm -rf /build
 
 RUN useradd --uid 10001 --create-home upscaler && \

@@ -13,6 +13,7 @@ from comic_upscale.cli_models import WeightsDir
 from comic_upscale.environment import (
     default_workers,
     own_prices,
+    process_seconds,
     rates_folder,
     state_folder,
     weights_cache,
@@ -234,11 +235,13 @@ def _count(
             encoder=coder,
         )
         return work, 0, None
+    # All that a run imports before its input is imported by now.
+    started_in = process_seconds()
     plan = preview(settings)
     trial = None
     if pilot is not None:
         if not quiet:
             typer.echo(f"trying {pilot} pages here...", err=True)
-        trial = run_pilot(plan, settings, pilot)
+        trial = run_pilot(plan, settings, pilot, started_in=started_in)
     work = count_work(plan, settings, trial)
     return work, len(plan.pages) - work.pages, trial

@@ -64,6 +64,15 @@ def ssh_files(config: Path | None = None) -> SshFiles:
     )
 
 
+def process_seconds() -> float:
+    """How long this process has been there: what starting Python and importing took, at the start of a command."""
+    import time
+
+    import psutil
+
+    return max(0.0, time.time() - psutil.Process().create_time())
+
+
 def default_workers() -> int:
     """One thread for each core that this process may use, from 2 to 16."""
     count: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)

@@ -163,6 +163,14 @@ def stopping_line(event: Progress) -> str:
     return f"stopping ({event.stopping}): finishing what is in hand; Ctrl-C ends it at once"
 
 
+NEXT_STEPS = {
+    "push": "the pages are there; `comic-upscale remote run` with the same options lets the work begin",
+    "run": "the work goes on there; `comic-upscale remote status` tells how far it is, `remote pull` brings pages home",
+    "pull": "what is done there by now is here; the same command later brings the rest",
+}
+"""By the steps of ``comic-upscale remote``: what follows where pages are left."""
+
+
 def summary_lines(event: JobFinished) -> list[str]:
     """How a run ended, for a person."""
     skipped = f", {event.skipped:,} skipped" if event.skipped else ""
@@ -193,6 +201,8 @@ def summary_lines(event: JobFinished) -> list[str]:
         lines.append(spent_line(event.spent, event.price, None))
     if event.stopped_by is not None:
         lines.append(f"stopped early ({event.reason}); the same command with a higher --max-cost continues")
+    elif event.state == "interrupted" and event.step is not None:
+        lines.append(NEXT_STEPS[event.step])
     elif event.state == "interrupted":
         lines.append(f"stopped early ({event.reason}); the same command continues")
     lines.append(f"output: {_short(event.output)}")

@@ -48,7 +48,7 @@ step() {
 }
 
 step "$python" -m venv "$prefix"
-pip=("$prefix/bin/python" -m pip install --quiet --no-cache-dir --disable-pip-version-check)
+pip=("$prefix/bin/python" -m pip install --quiet --disable-pip-version-check)
 if [ -n "$parent" ]; then
     if [ -z "$dry_run" ]; then
         packages=$("$parent" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')

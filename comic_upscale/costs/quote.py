@@ -114,7 +114,7 @@ def quote_here(
     begin = Range.around(start_seconds, 0.5) if work.pages else FREE
     nothing = "the pages are here"
     parts = {
-        "start-up": part(begin, "reading the input and loading the network, as measured"),
+        "start-up": part(begin, "starting, reading the input and loading the network, as measured"),
         "upload": part(FREE, nothing),
         "compute": part(rate.seconds(work), rate.source),
         "download": part(FREE, f"{nothing}; {work.download_basis}"),

@@ -66,6 +66,9 @@ class Measured:
     workers: int = 1
     start_seconds: float = 0.0
     """Before the first page: reading the input, loading the network."""
+    once_seconds: float | None = None
+    """Of the whole, what a run has once, however many pages: the first page's reading and what it took longer than
+    the others in the network, the last one's writing. None where that is not known."""
     doubt: float = _SAME_MACHINE
     """Standard error of the rate, as a share, where single pages say it."""
     bytes_doubt: float = _SAME_MACHINE
@@ -137,7 +140,8 @@ def measured_rate(found: Measured, network: Network) -> Rate:
     """The rate of a machine that was measured, also with another network.
 
     What keeps it busiest, network or workers, goes with the pixels. The rest of the clock's time is a pipeline
-    that fills and drains: once in a run, or, at the most, with every page.
+    that fills and drains, once in a run, as far as that is known, and gaps between the pages, which go with them, too.
+    Where it is not known it is likely all once and, at the most, all gaps.
 
     Raises:
         SettingsError: it was another network, and the arithmetic of one of the two is not known.
@@ -145,10 +149,12 @@ def measured_rate(found: Measured, network: Network) -> Rate:
     devices_seconds = found.network_seconds / found.devices
     workers_seconds = found.host_seconds / found.workers
     busiest = max(devices_seconds, workers_seconds)
-    idle = max(found.whole_seconds - busiest, 0.0)
-    most = max(found.whole_seconds, busiest) / busiest if busiest else 1.0
+    whole = max(found.whole_seconds, busiest)
+    once = whole - busiest if found.once_seconds is None else min(found.once_seconds, whole)
+    # How much longer than busy a page takes; less than 1 where the first page's delay was busy, too.
+    stretch, most = ((whole - once) / busiest, whole / busiest) if busiest else (1.0, 1.0)
     doubt = min(2 * found.doubt, 0.9)
-    width = Range(1 - doubt, 1.0, (1 + doubt) * most)
+    width = Range((1 - doubt) * min(stretch, 1.0), stretch, (1 + doubt) * most)
     # How the arithmetic differs widens the network's time alone.
     other = Range.exactly(1.0)
     source = f"measured on {found.hardware}, {found.origin} of {found.date}, {found.pages:,} pages"
@@ -163,7 +169,7 @@ def measured_rate(found: Measured, network: Network) -> Rate:
         source += f" with {found.model}, by the ratio of arithmetic"
         basis = "computed"
     return Rate(
-        fixed_seconds=Range(0.0, idle, idle)
+        fixed_seconds=Range(0.0, once, max(once, whole - busiest))
         if found.network_pixels or found.output_pixels
         else Range(0, 0, 0),
         seconds_per_pixel=width * other * (devices_seconds / max(found.network_pixels, 1)),

@@ -124,6 +124,8 @@ class JobFinished:
     """A sentence for each such file that was not copied."""
     stopped_by: str | None = None
     """``max-cost`` where the ceiling interrupted the run; None otherwise."""
+    step: str | None = None
+    """``push``, ``run`` or ``pull`` where another machine was asked for no more than that step; None otherwise."""
     spent: float | None = None
     """Dollars that the job has cost, its earlier runs included; None where no price was ever said."""
     price: float | None = None

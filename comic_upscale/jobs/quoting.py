@@ -103,6 +103,7 @@ def run_pilot(
     settings: JobSettings,
     count: int,
     *,
+    started_in: float = 0.0,
     on_event: Listener | None = None,
     open_engines: OpenEngines = open_engines,
 ) -> Measured:
@@ -114,6 +115,7 @@ def run_pilot(
         preview: of the job.
         settings: of the job.
         count: pages to do.
+        started_in: seconds that the program took before it could begin with this, as a run would.
         on_event: told of what happens.
         open_engines: as for `run_job`.
 
@@ -142,9 +144,10 @@ def run_pilot(
             max_failures=None,
             copy_others=False,
         )
-        return measure_run(
+        found = measure_run(
             trial, origin=f"pilot of {len(chosen)} pages", on_event=on_event, open_engines=open_engines
         )
+    return dataclasses.replace(found, start_seconds=round(found.start_seconds + started_in, 3))
 
 
 def measure_run(
@@ -198,6 +201,7 @@ def measure_run(
         devices=count_places(device),
         workers=settings.workers,
         start_seconds=round(started_at[0] - begin, 3),
+        once_seconds=round(_once(done), 3),
         doubt=doubt_of_ratio([(page.width * page.height, page.seconds["upscale"]) for page in done]),
         bytes_doubt=doubt_of_ratio(
             [(page.output_width * page.output_height, page.output_size) for page in done]
@@ -205,6 +209,20 @@ def measure_run(
         tflop_per_page=None if model is None else model.tflop_per_page,
         versions=versions(),
     )
+
+
+def _once(pages: Sequence[PageDone]) -> float:
+    """Seconds that a run has once: filling the pipeline, the network's first page, draining it.
+
+    Args:
+        pages: in the order in which they were recorded, at least one.
+    """
+    first, last, others = pages[0], pages[-1], pages[1:]
+    pixels = sum(page.width * page.height for page in others)
+    pace = sum(page.seconds["upscale"] for page in others) / pixels if pixels else 0.0
+    late = first.seconds["upscale"] - pace * first.width * first.height if pixels else 0.0
+    drain = sum(seconds for stage, seconds in last.seconds.items() if stage not in ("decode", "upscale"))
+    return first.seconds.get("decode", 0.0) + max(late, 0.0) + drain
 
 
 def doubt_of_ratio(pages: Sequence[tuple[int, float]]) -> float:

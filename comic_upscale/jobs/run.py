@@ -390,6 +390,7 @@ class _Run:
         state, reason = "finished", None
         if pipeline.progress().pending > 0:
             state, reason = "interrupted", self._stop.reason or f"remote {elsewhere.ask} does no more"
+        step = None if self._stop.requested or elsewhere.ask == "upscale" else elsewhere.ask
         return await self._finish(
             job_id,
             run_id,
@@ -398,6 +399,7 @@ class _Run:
             done_now=pipeline.done,
             seconds=seconds,
             copied_now=pipeline.copied,
+            step=step,
         )
 
     def _header(self, plan: Plan, native_scale: int | None, engines: list[Engine]) -> JobStarted:
@@ -473,6 +475,7 @@ class _Run:
         done_now: int,
         seconds: float,
         copied_now: int = 0,
+        step: str | None = None,
     ) -> JobFinished:
         copied, refused = await self._carry(job_id)
         await self._on_ledger(self._ledger.end_run, run_id, state, reason)
@@ -499,6 +502,7 @@ class _Run:
             carried_now=copied,
             warnings=tuple(f"{file.source} was not copied: {file.reason}" for file in refused),
             stopped_by=self._stop.kind if state == "interrupted" else None,
+            step=step,
             spent=None if self._spending is None else round(self._spending.spent(), 6),
             price=None if self._spending is None else self._spending.price,
             suspects=suspects,

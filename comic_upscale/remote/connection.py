@@ -33,6 +33,12 @@ CHUNK_BYTES = 1 << 18
 WINDOW_BYTES = 1 << 24
 """What may be on the way to us unconfirmed: enough for a fast line with a long delay."""
 
+MOST_ANSWER_BYTES = 1 << 28
+"""More than any answer that is waited for; a machine may be hostile, or mad."""
+
+MOST_COMPLAINT_BYTES = 1 << 16
+"""How much of what a command complains of is kept: the end."""
+
 SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
 
 
@@ -160,7 +166,13 @@ def _run(
     silence: float,
 ) -> Ended:
     collected = bytearray()
-    take = sink or collected.extend
+
+    def collect(piece: bytes) -> None:
+        collected.extend(piece)
+        if len(collected) > MOST_ANSWER_BYTES:
+            raise RemoteError("the other machine answers without end")
+
+    take = sink or collect
     channel.settimeout(silence)
     channel.exec_command(command)
     # A command that ends early closes its input: what it said tells why, not the failed write.
@@ -172,9 +184,9 @@ def _run(
     while piece := channel.recv(CHUNK_BYTES):
         take(piece)
         while channel.recv_stderr_ready():
-            errors += channel.recv_stderr(CHUNK_BYTES)
+            errors = (errors + channel.recv_stderr(CHUNK_BYTES))[-MOST_COMPLAINT_BYTES:]
     while piece := channel.recv_stderr(CHUNK_BYTES):
-        errors += piece
+        errors = (errors + piece)[-MOST_COMPLAINT_BYTES:]
     if not channel.status_event.wait(silence):
         raise ConnectionLostError("the other machine does not say how a command ended")
     transport = channel.get_transport()

@@ -80,13 +80,14 @@ tries=0
 while [ ! -e run.pid ] && [ ! -e run.exit ] && [ "$tries" -lt 100 ]; do sleep 0.1; tries=$((tries + 1)); done
 """
 
-# Whether it lives is asked before what it has done: of a run that has ended, the listing is then the last word.
+# Whether it lives is asked before what it has done: of a run that has ended, the listing is then the last word, and
+# tells everything, since a clock that was set back makes new pages look old.
 _NEWS = r"""
 cd @JOB@ 2>/dev/null || { echo alive=0; echo; exit 0; }
-if flock -n run.lock true; then echo alive=0; else echo alive=1; fi
+if flock -n run.lock true; then since=0; echo alive=0; else since=@SINCE@; echo alive=1; fi
 if [ -f run.exit ]; then echo "exit=$(head -c 8 run.exit)"; fi
 echo
-if [ -f @LEDGER@ ]; then exec sh python.sh -m comic_upscale remote listing --ledger @LEDGER@ --since @SINCE@; fi
+if [ -f @LEDGER@ ]; then exec sh python.sh -m comic_upscale remote listing --ledger @LEDGER@ --since "$since"; fi
 """
 
 _PYTHON = """
@@ -413,11 +414,11 @@ class Machine:
     def log(self, sink: Callable[[bytes], None], *, lines: int, follow: bool) -> None:
         """Hand on what the runs of the chosen job said; with ``follow``, until the run ends."""
         job = shlex.quote(self._job)
-        command = f"cd {job} && touch run.log && tail -n {int(lines)} run.log"
+        command = f"cd {job} || exit 1; touch run.log; tail -n {int(lines)} run.log"
         if follow:
-            # Until the lock is free: the run is over.
+            # Until the lock is free: the run is over. `tail` stands alone in the background, to be what is ended.
             command = (
-                f"cd {job} && touch run.log && tail -n {int(lines)} -f run.log & tail=$!; cd {job} && "
+                f"cd {job} || exit 1; touch run.log; tail -n {int(lines)} -f run.log & tail=$!; "
                 "flock run.lock true; sleep 1; kill $tail"
             )
         self._patiently(lambda connection: connection.run(command, sink=sink, silence=86400.0))

@@ -63,6 +63,19 @@ def measured(**changes: object) -> Measured:
     return Measured(**{**values, **changes})  # type: ignore[arg-type]
 
 
+def test_what_a_run_has_once_is_not_quoted_for_every_page_and_gaps_between_pages_are() -> None:
+    # Ten pages: 1 s to fill and drain, 2 s late in the network, 8 s busy beside that, 3 s of gaps.
+    found = measured(
+        pages=10, network_pixels=10 * PAGE, network_seconds=10.0, host_seconds=1.0, devices=1, workers=1,
+        whole_seconds=14.0, once_seconds=3.0, output_pixels=10 * 1280 * 1920,
+    )  # fmt: skip
+    seconds = measured_rate(found, Network(model="m", tflop_per_page=1.0)).seconds(work(60))
+    assert seconds.likely == pytest.approx(3 + 60 * (8 + 3) / 10)
+    assert seconds.low < seconds.likely < seconds.high
+    unknown = measured_rate(replace(found, once_seconds=None), Network(model="m", tflop_per_page=1.0))
+    assert unknown.seconds(work(60)).likely == pytest.approx(4 + 60 * 10 / 10)
+
+
 @given(ranges, ranges)
 def test_sums_and_maxima_stay_in_order(one: Range, other: Range) -> None:
     for result in (one + other, one.at_least(other), total([one, other])):

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import socket
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from comic_upscale.jobs.quoting import LEAST_DOUBT, count_work, doubt_of_ratio, 
 from comic_upscale.jobs.run import run_job
 from comic_upscale.models.catalogue import CATALOGUE
 from comic_upscale.sizes import Width
+from comic_upscale.upscaling.engine import Batch
 from tests.archives import make_zip, pictures
 from tests.costs.test_costs import measured
 from tests.fakes import NearestEngine, pause
@@ -87,6 +89,23 @@ def test_a_pilot_does_real_pages_and_leaves_nothing_behind(make_settings: MakeSe
     (paid,) = quotes_for(work, Question(model=settings.model, pilot=found, price=3600.0))
     assert paid.dollars is not None
     assert paid.dollars.likely == pytest.approx(paid.seconds.likely), "a dollar a second"
+
+
+def test_a_pilot_tells_what_a_run_has_once_from_what_it_has_with_every_page(
+    make_settings: MakeSettings, pages: Path
+) -> None:
+    late = [1.5]
+
+    def slow_at_first(_: Batch) -> None:
+        time.sleep(late.pop() if late else 0.02)
+
+    settings = make_settings()
+    found = run_pilot(
+        preview(settings), settings, 5, started_in=7.0, open_engines=lambda *_: [NearestEngine(slow_at_first)]
+    )
+    assert found.once_seconds is not None
+    assert 1.0 < found.once_seconds < found.whole_seconds
+    assert found.start_seconds > 7.0
 
 
 def test_a_pilot_takes_pages_out_of_volumes(make_settings: MakeSettings, tmp_path: Path) -> None:
@@ -259,7 +278,6 @@ def test_bench_measures_network_and_run_and_is_quoted_from(
 
 def test_a_network_that_cannot_do_a_page_is_said(make_settings: MakeSettings) -> None:
     from comic_upscale.errors import DeviceError, PageError
-    from comic_upscale.upscaling.engine import Batch
 
     def no_memory(_: Batch) -> None:
         raise PageError("out-of-memory", "not enough")

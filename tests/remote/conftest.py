@@ -184,3 +184,19 @@ def remote(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Invoke:
         return result.exit_code, result.stdout, result.stderr
 
     return invoke
+
+
+class small_disk:  # noqa: N801 - reads like the function that it is
+    """A file system of its own at a folder, or a skip."""
+
+    def __init__(self, folder: Path, size: str) -> None:
+        self._folder, self._size = folder, size
+
+    def __enter__(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        command = ["mount", "-t", "tmpfs", "-o", f"size={self._size}", "tmpfs", str(self._folder)]
+        if os.getuid() != 0 or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("a small disk can only be mounted by root")
+
+    def __exit__(self, *_: object) -> None:
+        subprocess.run(["umount", "--lazy", str(self._folder)], check=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import sys
@@ -76,6 +77,76 @@ def test_of_a_stream_that_breaks_off_only_the_rest_is_sent_again(
     assert 0 < streams[1] < 40
     for name, data in pages:
         assert (box.base / "jobs" / "job" / "input" / name).read_bytes() == data
+
+
+def test_an_answer_without_end_is_not_taken_in(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("comic_upscale.remote.connection.MOST_ANSWER_BYTES", 1 << 20)
+    line = Connection(find_address("box", files_of(box)), never)
+    try:
+        with pytest.raises(RemoteError, match="without end"):
+            line.run("yes")
+        ended = line.run("yes | head -c 3000000 >&2; echo the last word >&2")
+        assert ended.errors.endswith("the last word\n")
+        assert len(ended.errors) < 1 << 20
+    finally:
+        line.close()
+
+
+def machine_at(box: Box) -> Machine:
+    patience = Patience(0, lambda seconds: True, lambda reason: None)
+    machine = Machine(
+        lambda: Connection(find_address("box", files_of(box)), never), patience, base=str(box.base),
+        python=sys.executable,
+    )  # fmt: skip
+    machine.open_job("job")
+    return machine
+
+
+def test_only_plain_files_of_the_size_that_was_promised_are_taken(box: Box, tmp_path: Path) -> None:
+    output = box.base / "jobs" / "job" / "output"
+    output.mkdir(parents=True)
+    names = [f"{digit * 64}.png" for digit in "01234"]
+    (tmp_path / "secret").write_bytes(b"not a page")
+    (output / names[0]).write_bytes(b"a page")
+    (output / names[1]).symlink_to(tmp_path / "secret")
+    (output / names[2]).mkdir()
+    (output / names[3]).write_bytes(b"longer than it says")
+    machine = machine_at(box)
+    try:
+        assert dict(machine.fetch(dict.fromkeys(names, 10))) == {names[0]: b"a page"}
+        (output / names[3]).write_bytes(bytes(3 << 20))
+        with pytest.raises(RemoteError, match="more than it said"):
+            dict(machine.fetch(dict.fromkeys(names, 10)))
+    finally:
+        machine.close()
+
+
+def test_what_a_machine_tells_of_its_ledger(box: Box) -> None:
+    """A run that has ended tells everything; a ledger that cannot be read is said, but not while a run goes on."""
+    job = box.base / "jobs" / "job"
+    ledger = job / "output" / ".comic-upscale" / "ledger.sqlite3"
+    ledger.parent.mkdir(parents=True)
+    name = f"{'a' * 64}.png"
+    line = json.dumps({"source": name, "state": "failed", "at": "2099-01-01", "kind": "truncated"})
+    (job / "python.sh").write_text(f"echo \"$@\" >>{job}/asked\necho '{line}'\n")
+    machine = machine_at(box)
+    try:
+        assert not machine.news().alive
+        ledger.touch()
+        assert [page.name for page in machine.news().pages] == [name]
+        with (job / "run.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            assert machine.news().alive
+            assert "--since 2099-01-01" in (job / "asked").read_text().splitlines()[-1]
+            (job / "python.sh").write_text("echo 'error: the ledger is damaged' >&2; exit 6\n")
+            assert machine.news().pages == ()
+        with pytest.raises(RemoteError, match=r"the ledger is damaged.*rm -r .*begins anew"):
+            machine.news()
+        (job / "python.sh").write_text(f'echo "$@" >>{job}/asked\n')
+        machine.news()
+        assert "--since 0" in (job / "asked").read_text().splitlines()[-1], "a clock may have been set back"
+    finally:
+        machine.close()
 
 
 def test_an_unknown_key_is_shown_and_asked_about_and_remembered(box: Box) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from comic_upscale.errors import OutputError
 from comic_upscale.jobs.elsewhere import Elsewhere
 from comic_upscale.jobs.progress import JobFinished
 from comic_upscale.jobs.report import read_suspects
@@ -25,6 +26,7 @@ from comic_upscale.remote.check import read_findings
 from comic_upscale.remote.listing import is_page_name, read_lines
 from comic_upscale.settings import JobSettings
 from tests.jobs.conftest import draw
+from tests.remote.conftest import small_disk
 
 NAME = f"{'a' * 64}.png"
 DONE = {
@@ -114,6 +116,16 @@ def test_a_machine_that_is_asked_every_few_seconds_answers_without_what_a_run_ne
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert ended.stdout.splitlines()[-1:] == ["imported: []"], ended.stdout + ended.stderr
+
+
+def test_a_machine_of_yesterday_lacks_what_it_needs() -> None:
+    lines = ("system=Linux x", "free_kib=99999999", "missing=tar", "python=/usr/bin/python3|3.8.10|||1")
+    found = read_findings("\n".join(f"comic-upscale-probe {line}" for line in lines))
+    assert found is not None
+    assert found.python is None
+    tar, python = found.complaints()
+    assert "lacks tar: apt-get install" in tar
+    assert "no Python 3.11 or newer" in python
 
 
 def test_names_of_pages() -> None:
@@ -262,6 +274,32 @@ def test_a_lie_makes_a_failed_page_and_no_file(
     assert not list((tmp_path / "out").glob("*.png"))
     assert {kind for _, kind, _ in finished.failures} == {"remote"}
     assert sorted(workplace.forgotten) == sorted(workplace.names), "so that --retry-failed does them again"
+
+
+def test_a_page_that_is_promised_and_not_given_has_failed(tmp_path: Path, any_weights: Path) -> None:
+    class Stingy(HostileWorkplace):
+        def fetch(self, names: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
+            yield from list(super().fetch(names))[:-1]
+
+    workplace = Stingy()
+    finished = run_at(workplace, tmp_path, any_weights)
+    assert (finished.done, finished.failed) == (2, 1)
+    assert "gives no file" in finished.failures[0][2]
+    assert len(workplace.forgotten) == 1
+
+
+def test_a_full_disk_here_ends_the_run_and_the_same_command_continues(
+    tmp_path: Path, any_weights: Path
+) -> None:
+    workplace = HostileWorkplace()
+    ledger = tmp_path / "ledger.sqlite3"
+    with small_disk(tmp_path / "out", "64k"):
+        with pytest.raises(OutputError, match=r"full|space|room"):
+            run_at(workplace, tmp_path, any_weights, pages=40, ledger=ledger)
+        subprocess.run(["mount", "-o", "remount,size=20m", str(tmp_path / "out")], check=True)
+        finished = run_at(workplace, tmp_path, any_weights, pages=40, ledger=ledger)
+        assert (finished.done, finished.failed) == (40, 0)
+        assert len(list((tmp_path / "out").glob("*.png"))) == 40
 
 
 def test_what_is_not_ours_is_not_overwritten(tmp_path: Path, any_weights: Path) -> None:

