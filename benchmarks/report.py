@@ -4,8 +4,8 @@ Usage: python -m benchmarks.report [--pages 60 10000] [--keep FOLDER] [--json FI
 
 The pages are the drawn ones of `examples/`, 512 x 768 pixels, and their outputs are made of them by Lanczos at
 2.5x, since what a network makes does not matter here. A job has them many times over, as links. Its ledger
-is written through the ledger's own interface, times and seconds made up but for the files' own hashes
-and sizes. Made is from the start of the process to its end, wall time and
+is written through the ledger's own interface, times and seconds made up but for the files' own hashes,
+sizes and scores of the gate. Made is from the start of the process to its end, wall time and
 processor time (which a busy machine does not stretch); opened is until the browser's load event, in
 Debian's chromium without a window, where that and selenium are installed.
 """
@@ -26,11 +26,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from benchmarks.machine import cores, facts, write_report
 from benchmarks.validation import REPOSITORY
 from comic_upscale.evaluation.trial import lanczos
+from comic_upscale.gate.verdict import judge
+from comic_upscale.jobs.gatekeeper import recorded_scores
 from comic_upscale.jobs.ledger import Ledger
 from comic_upscale.jobs.records import PageDone, PageFailed
 from comic_upscale.pages.page import Page
@@ -50,6 +53,8 @@ class Sample:
     source: Path
     output: Path
     size: tuple[int, int]
+    scores: dict[str, float]
+    """The gate's, as a run would have recorded them."""
 
 
 def main() -> None:
@@ -75,8 +80,11 @@ def make_samples(folder: Path) -> list[Sample]:
     for source in sorted((REPOSITORY / "examples" / "pages").glob("0*.png")):
         with Image.open(source) as image:
             output = folder / f"output-{source.name}"
-            lanczos(image.convert("RGB"), SCALE).save(output, compress_level=1)
-            samples.append(Sample(source, output, image.size))
+            page = image.convert("RGB")
+            larger = lanczos(page, SCALE)
+            larger.save(output, compress_level=1)
+            scores = recorded_scores(judge(np.asarray(page), np.asarray(larger)))
+            samples.append(Sample(source, output, image.size, scores))
     return samples
 
 
@@ -144,7 +152,7 @@ def make_job(folder: Path, samples: list[Sample], count: int) -> Path:
                 row_id=row, source=name, output=name, source_sha256=hashes[number % len(samples)],
                 width=width, height=height,
                 output_width=round(SCALE * width), output_height=round(SCALE * height),
-                output_size=sample.output.stat().st_size, output_sha256="0" * 64,
+                output_size=sample.output.stat().st_size, output_sha256="0" * 64, scores=sample.scores,
                 seconds={stage: value * chance.uniform(0.7, 1.6) for stage, value in SECONDS_A_PAGE.items()},
             )
         )  # fmt: skip

@@ -174,7 +174,7 @@ class _Kept:
 
     def __init__(self, engine: Engine) -> None:
         self.native_scale, self.device, self.precision = engine.native_scale, engine.device, engine.precision
-        self.batch_limit, self.upscale = engine.batch_limit, engine.upscale
+        self.batch_limit, self.upscale, self.borders = engine.batch_limit, engine.upscale, engine.borders
 
     def close(self) -> None:
         """Stay open."""

@@ -29,8 +29,8 @@ def report(
     look_at: Annotated[
         int,
         typer.Option(
-            "--look-at", metavar="N", help="Compare so many pages with their sources; of more, a sample, always the "
-            "same one.",
+            "--look-at", metavar="N", help="Compare so many of the pages that the gate has not scored; of more, a "
+            "sample, always the same one.",
         ),
     ] = 200,
     show: Annotated[

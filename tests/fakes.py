@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from comic_upscale.pages.page import UInt8Array
+from comic_upscale.pages.page import Borders, UInt8Array
 from comic_upscale.upscaling.engine import Batch
 
 
@@ -43,6 +43,9 @@ class NearestEngine:
         rows = np.arange(height) * batch.pixels.shape[1] // height
         columns = np.arange(width) * batch.pixels.shape[2] // width
         return batch.pixels[:, rows][:, :, columns]
+
+    def borders(self, batch: Batch) -> Borders:
+        return Borders()
 
     def close(self) -> None:
         self.closed = True

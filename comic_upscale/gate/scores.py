@@ -1,41 +1,47 @@
 """How a larger page compares with the page that it was made from: numbers that are cheap to get.
 
-The larger page is shrunk to the size of its source, where the two should be the same but for what the
-network cleaned away. What went wrong then stands out: in the whole page (swapped, black, tinted,
-shifted), in a part of it (a tile from elsewhere), or along a line (a seam).
+Both pages are shrunk to half the size of the source, where they should be the same but for what the network
+cleaned away, and sharper lines than the source's count for less than at its own size. What went wrong
+stands out there: in the whole page (swapped, black, tinted, shifted) or in a part of it (a tile from elsewhere). Where
+tiles meet, the larger page itself is looked at (``seams.py``).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageStat
+from PIL import Image
 
-from comic_upscale.pages.page import UInt8Array
+from comic_upscale.gate.seams import worst_seam
+from comic_upscale.pages.page import NO_BORDERS, Borders, UInt8Array
 
+PART = 2
+"""The pages are compared at this part of the source's sides. Half of it: at 2, 2.5 and 3 times the output is then
+reduced by a whole number, which takes a third of the time of any other way."""
 BLOCK = 32
 """Side of the squares that parts of a page are compared in, in source pixels."""
-LARGE = 4_194_304
-"""Pixels of a source from which both pages are compared at this size: it keeps the memory bounded."""
-_SSIM_BLOCK = 8
+LARGE = 1_048_576
+"""Pixels to which both pages are shrunk at most: it bounds the time that a large page takes."""
+_SQUARE = 8
+"""Side of the squares that likeness of structure is measured in, in shrunk pixels; two of them are a `BLOCK`."""
 _SSIM_C1, _SSIM_C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-_REACH = 3
-"""Source pixels around a solid pixel that must be solid too: the shrink mixes in no more than that."""
-_FEWEST_SOLID = 64
-"""Solid pixels below which nothing is said of a page's white or black."""
+_REACH = 2
+"""Shrunk pixels around a solid pixel that must be solid too: the network draws the edges of ink anew."""
+_FEWEST_SOLID = 16
+"""Solid pixels, shrunk, below which nothing is said of a page's white or black."""
+_AT_ONCE = 48_000_000
+"""Samples of a page that are shrunk at once; of a larger page an eighth of that."""
+_FILTER_REACH = 2
+"""Shrunk pixels around a row that the filter may look at."""
 _FAINT = 6
 """Levels between the channels of a pixel that still count as gray: what JPEG leaves in a gray scan."""
-_SEAM_SPAN = 64
-"""Rows or columns that a line is followed for, at least, to be a seam rather than part of a drawing."""
-
-_DRAWN_STEP = 4.0
-"""Levels of a step in the source, in the mean along a column, from which a line is taken as drawn."""
-_LEAST_STEP = 0.1
-"""Levels that count as the usual step at least: a page without any difference has no seam."""
-_ROWS = 256
-"""Rows of the larger page that are shrunk at once."""
+_INK = 245.0
+"""Levels of luma below which a pixel is none of paper, whose tint may be cut off at white."""
+_LEAST_INK = 0.005
+"""Part of a page below which its ink tells nothing of a tint."""
 
 Floats = NDArray[np.float32]
 
@@ -45,15 +51,16 @@ class Scores:
     """What was measured of one page. Levels are of 0..255, lengths in pixels of the source."""
 
     psnr: float
-    """Luma of the shrunk page against the source, dB; 99 where they are equal."""
+    """Luma of the shrunk page against the shrunk source, dB; 99 where they are equal."""
     ssim: float
-    """Mean structural similarity of luma over squares of 8 pixels; 1 where they are equal."""
+    """Mean structural similarity of luma over squares of 16 source pixels; 1 where they are equal."""
     worst_block: float
     """Root of the mean squared difference of luma in the worst square of `BLOCK` pixels, levels."""
     brightness: float
     """Mean difference over the page and its channels, levels."""
     tint: float
-    """How far the mean difference of a channel lies from that of all channels, levels; 0 for gray pages."""
+    """How far the mean difference of a channel lies from that of all channels, over the page or over all of
+    it that is not paper, levels; 0 for gray pages."""
     shift: float
     """How far the picture lies from where it was, by the differences along its edges."""
     white_drift: float
@@ -63,105 +70,154 @@ class Scores:
     chroma: float
     """Mean distance between the channels where the source has next to none, levels."""
     seam: float
-    """The strongest step of the difference along a straight line, over what is usual on the page."""
+    """How much the worst border between two tiles stands out from what lies beside it, levels; 0 without tiles."""
     contrast: float
     """Standard deviation of luma over that of the source; 1 for a source that is flat itself."""
     contrast_levels: float
     """Standard deviation of the source's luma, levels: a flat source cannot lose its contrast."""
 
 
-def compare(source: UInt8Array, larger: UInt8Array) -> Scores:
+def compare(source: UInt8Array, larger: UInt8Array, borders: Borders = NO_BORDERS) -> Scores:
     """Measure a page against the one that it was made from.
 
     Args:
         source: uint8, height x width x C, C 3 or 1.
         larger: uint8, any larger height x width x the same C.
+        borders: where tiles meet in the larger page.
     """
     height, width = source.shape[:2]
-    if height * width > LARGE:
-        share = (LARGE / (height * width)) ** 0.5
-        height, width = max(1, round(height * share)), max(1, round(width * share))
-        source = _shrunk(source, width, height)
-    small = _shrunk(larger, width, height)
-    before, after = _luma(source), _luma(small)
+    # An odd row or column at the end is left out: half a pixel less would move all others.
+    used = (_even(width) / width, _even(height) / height)
+    size = _common_size(_even(width), _even(height))
+    ratio = _even(height) / size[1]
+    small_source, small = _shrunk(source, size, used), _shrunk(larger, size, used)
+    before, after = _luma(small_source), _luma(small)
     difference = after - before
-    mean_square = float(np.square(difference).mean())
+    mean_square = float(np.vdot(difference, difference)) / difference.size
     deviation = float(before.std())
-    moves = np.subtract(_means(small), _means(source))
+    brightness, tint = _moves(small_source, small, before)
+    squares = _Squares.of(before, after)
     return Scores(
         psnr=99.0 if mean_square < 1e-5 else float(10 * np.log10(255**2 / mean_square)),
-        ssim=_ssim(before, after),
-        worst_block=_worst_block(difference),
-        brightness=abs(float(moves.mean())),
-        tint=float(np.abs(moves - moves.mean()).max()),
-        shift=_shift(before, difference),
+        ssim=squares.similarity(),
+        worst_block=squares.worst_difference(max(1, round(BLOCK / ratio / _SQUARE))),
+        brightness=brightness,
+        tint=tint,
+        shift=_shift(before, difference) * ratio,
         white_drift=_drift(before, after, 255),
         black_drift=_drift(before, after, 0),
-        chroma=_chroma(source, small),
-        seam=max(_seam(before, difference), _seam(before.T, difference.T)),
+        chroma=_chroma(small_source, small),
+        seam=worst_seam(source, larger, borders),
         contrast=float(after.std()) / deviation if deviation >= 1 else 1.0,
         contrast_levels=deviation,
     )
 
 
-def _shrunk(larger: UInt8Array, width: int, height: int) -> UInt8Array:
-    plane = larger[:, :, 0] if larger.shape[2] == 1 else larger
-    # Of two pixels and more the whole part is a plain mean, which takes half of the time off.
-    across, down = max(1, plane.shape[1] // width), max(1, plane.shape[0] // height)
-    box = (0, 0, plane.shape[1] / across, plane.shape[0] / down)
-    # As quick as a triangle, and sharper; a box would take two pixels here and three there at 2.5 times.
-    image = _reduced(plane, across, down).resize((width, height), Image.Resampling.HAMMING, box)
-    return np.asarray(image).reshape(height, width, -1)
+def _even(length: int) -> int:
+    return max(1, length // PART * PART)
 
 
-def _reduced(plane: UInt8Array, across: int, down: int) -> Image.Image:
-    """Shrink by whole factors, some rows at a time: Pillow's own copy of a large page takes 600 MB and more."""
-    if (across, down) == (1, 1):
-        return Image.fromarray(np.ascontiguousarray(plane))
-    rows = down * max(1, _ROWS // down)
-    strips = (np.ascontiguousarray(plane[start : start + rows]) for start in range(0, len(plane), rows))
-    return Image.fromarray(
-        np.concatenate([np.asarray(Image.fromarray(strip).reduce((across, down))) for strip in strips])
+def _common_size(width: int, height: int) -> tuple[int, int]:
+    """Return the width and height at which a page of this size is compared."""
+    share = min(1 / PART, (LARGE / (height * width)) ** 0.5)
+    return max(1, round(width * share)), max(1, round(height * share))
+
+
+def _shrunk(pixels: UInt8Array, size: tuple[int, int], used: tuple[float, float]) -> UInt8Array:
+    """Return the used part of a page, from its upper left corner, at this width and height."""
+    width, height = pixels.shape[1] * used[0], pixels.shape[0] * used[1]
+    is_whole = all(
+        abs(long / short - round(long / short)) < 1e-6
+        for long, short in zip((width, height), size, strict=True)
     )
+    # By a whole number a plain mean does it all. By another it may do the first half: after more of it, what is left
+    # would take the nearest pixel in place of a mean, and move things by up to half a pixel.
+    gap, margin = (1.0, 0) if is_whole else (2.0, _FILTER_REACH)
+    # Pillow copies what it is given: of a large page some rows at a time.
+    rows = size[1] if pixels.size <= _AT_ONCE else max(1, size[1] * _AT_ONCE // (8 * pixels.size))
+    ratio = height / size[1]
+    small = []
+    for first in range(0, size[1], rows):
+        last = min(first + rows, size[1])
+        above = max(0, math.floor(ratio * (first - margin) + 1e-6))
+        part = pixels[above : math.ceil(ratio * (last + margin) - 1e-6)]
+        image = Image.fromarray(np.ascontiguousarray(part[:, :, 0] if part.shape[2] == 1 else part))
+        box = (0.0, ratio * first - above, width, min(ratio * last - above, float(part.shape[0])))
+        small.append(
+            np.asarray(
+                image.resize((size[0], last - first), Image.Resampling.HAMMING, box=box, reducing_gap=gap)
+            )
+        )
+    return np.concatenate(small).reshape(size[1], size[0], -1)
 
 
 def _luma(pixels: UInt8Array) -> Floats:
     if pixels.shape[2] == 1:
         return pixels[:, :, 0].astype(np.float32)
-    return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"), dtype=np.float32)
+    return np.asarray(Image.fromarray(pixels).convert("L"), dtype=np.float32)
 
 
-def _ssim(before: Floats, after: Floats) -> float:
-    """SSIM with plain means over squares that do not overlap; on pages of less than a square, 1."""
-    a, b = _squares(before, _SSIM_BLOCK), _squares(after, _SSIM_BLOCK)
-    if a.size == 0:
-        return 1.0
-    mean_a, mean_b = a.mean(axis=(1, 3)), b.mean(axis=(1, 3))
-    square_a = np.square(a).mean(axis=(1, 3)) - np.square(mean_a)
-    square_b = np.square(b).mean(axis=(1, 3)) - np.square(mean_b)
-    both = (a * b).mean(axis=(1, 3)) - mean_a * mean_b
-    similar = (2 * mean_a * mean_b + _SSIM_C1) * (2 * both + _SSIM_C2)
-    scale = (np.square(mean_a) + np.square(mean_b) + _SSIM_C1) * (square_a + square_b + _SSIM_C2)
-    return float((similar / scale).mean())
+@dataclass(frozen=True, slots=True)
+class _Squares:
+    """Means of luma over squares of `_SQUARE` pixels, and of its products: rows x columns each."""
+
+    before: Floats
+    after: Floats
+    before_squared: Floats
+    after_squared: Floats
+    product: Floats
+
+    @classmethod
+    def of(cls, before: Floats, after: Floats) -> _Squares:
+        """Measure; what is left at the right and at the bottom edge counts with the last square of each row."""
+        pairs = (before, after, before * before, after * after, before * after)
+        return cls(*map(_means_of_squares, pairs))
+
+    def similarity(self) -> float:
+        """Return SSIM with plain means over squares that do not overlap."""
+        square_before = self.before_squared - self.before * self.before
+        square_after = self.after_squared - self.after * self.after
+        both = self.product - self.before * self.after
+        similar = (2 * self.before * self.after + _SSIM_C1) * (2 * both + _SSIM_C2)
+        means = self.before * self.before + self.after * self.after + _SSIM_C1
+        return float((similar / (means * (square_before + square_after + _SSIM_C2))).mean())
+
+    def worst_difference(self, side: int) -> float:
+        """Return the root of the mean squared difference in the worst block of so many squares a side, levels."""
+        difference = self.before_squared + self.after_squared - 2 * self.product
+        rows, columns = (max(1, length - side + 1) for length in difference.shape)
+        # Blocks at every square: a tile from elsewhere seldom lies on a grid.
+        whole = sum(
+            difference[down : down + rows, right : right + columns]
+            for down in range(min(side, difference.shape[0]))
+            for right in range(min(side, difference.shape[1]))
+        )
+        count = min(side, difference.shape[0]) * min(side, difference.shape[1])
+        return float(np.sqrt(max(0.0, float(np.max(whole))) / count))
 
 
-def _worst_block(difference: Floats) -> float:
-    squares = _squares(np.square(difference), BLOCK)
-    if squares.size == 0:
-        return float(np.sqrt(np.square(difference).mean()))
-    return float(np.sqrt(squares.mean(axis=(1, 3)).max()))
+def _means_of_squares(plane: Floats) -> Floats:
+    """Return means over squares; row by row first, which NumPy adds up many at a time."""
+    height, width = plane.shape
+    rows, columns = max(1, height // _SQUARE), max(1, width // _SQUARE)
+    starts_down, starts_right = np.arange(rows) * _SQUARE, np.arange(columns) * _SQUARE
+    sums: Floats = np.add.reduceat(np.add.reduceat(plane, starts_down, axis=0), starts_right, axis=1)
+    heights = np.diff(starts_down, append=height).astype(np.float32)
+    widths = np.diff(starts_right, append=width).astype(np.float32)
+    sums /= heights[:, None] * widths
+    return sums
 
 
-def _squares(plane: Floats, side: int) -> Floats:
-    """Cut a plane into squares: rows of squares x side x columns of squares x side; edges are left out."""
-    rows, columns = plane.shape[0] // side, plane.shape[1] // side
-    return plane[: rows * side, : columns * side].reshape(rows, side, columns, side)
-
-
-def _means(pixels: UInt8Array) -> list[float]:
-    """The mean of each channel, by Pillow's histogram: ten times as fast as NumPy along samples three apart."""
-    plane = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
-    return ImageStat.Stat(Image.fromarray(np.ascontiguousarray(plane))).mean
+def _moves(source: UInt8Array, small: UInt8Array, luma: Floats) -> tuple[float, float]:
+    """Return how far the whole page has become brighter or darker, and how far its channels lie apart, levels."""
+    channels = source.shape[2]
+    difference = np.subtract(small, source, dtype=np.float32).reshape(-1, channels)
+    ink = (luma < _INK).reshape(-1).astype(np.float32)
+    everywhere = np.full(len(difference), 1 / len(difference), np.float32)
+    # One product for both means: NumPy's own mean along samples three apart takes ten times as long.
+    whole, inked = np.stack((everywhere, ink / max(1.0, float(ink.sum())))) @ difference
+    apart = [whole] if ink.mean() < _LEAST_INK else [whole, inked]
+    return abs(float(whole.mean())), max(float(np.abs(each - each.mean()).max()) for each in apart)
 
 
 def _shift(before: Floats, difference: Floats) -> float:
@@ -182,7 +238,11 @@ def _shift(before: Floats, difference: Floats) -> float:
 
 
 def _drift(before: Floats, after: Floats, level: int) -> float:
-    solid = _eroded(_eroded(before == level).T).T
+    solid = before == level
+    # Most pages have hardly any pure black: no need to look around it.
+    if np.count_nonzero(solid) < _FEWEST_SOLID:
+        return 0.0
+    solid = _eroded(_eroded(solid).T).T
     if np.count_nonzero(solid) < _FEWEST_SOLID:
         return 0.0
     return abs(float(after[solid].mean()) - level)
@@ -214,27 +274,3 @@ def _spread(pixels: UInt8Array) -> UInt8Array:
     red, green, blue = pixels[:, :, 0], pixels[:, :, 1], pixels[:, :, 2]
     highest = np.maximum(np.maximum(red, green), blue)
     return highest - np.minimum(np.minimum(red, green), blue)
-
-
-def _seam(before: Floats, difference: Floats) -> float:
-    """The strongest step between two columns, over the page's usual one, away from edges of the drawing."""
-    height, width = difference.shape
-    pieces = height // _SEAM_SPAN
-    if pieces == 0 or width < 16:
-        return 0.0
-    # Signed, so that the texture of the difference cancels out and a seam's own step is left. A seam runs
-    # across the page: the median over pieces of it is not moved by an edge that is drawn in some.
-    step = np.median(np.abs(_steps(difference, pieces)), axis=0)
-    drawn = np.median(np.abs(_steps(before, pieces)), axis=0)
-    # The shrink blurs a panel's border, which is straight as well: its neighbours say nothing of seams.
-    near = np.lib.stride_tricks.sliding_window_view(np.pad(drawn, _REACH), 2 * _REACH + 1).max(axis=1)
-    plain = near < _DRAWN_STEP
-    if np.count_nonzero(plain) < 16:
-        return 0.0
-    return float(step[plain].max()) / (float(np.median(step[plain])) + _LEAST_STEP)
-
-
-def _steps(plane: Floats, pieces: int) -> Floats:
-    """Mean step from each column to the next, in pieces of `_SEAM_SPAN` rows: pieces x width - 1."""
-    rows = plane[: pieces * _SEAM_SPAN].reshape(pieces, _SEAM_SPAN, plane.shape[1])
-    return np.diff(rows.mean(axis=1), axis=1)

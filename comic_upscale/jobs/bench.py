@@ -21,7 +21,7 @@ from comic_upscale.jobs.quoting import measure_run
 from comic_upscale.jobs.records import PageDone
 from comic_upscale.models.weights import resolve_weights
 from comic_upscale.pages.decode import decode
-from comic_upscale.pages.page import Pixels, SampleArray
+from comic_upscale.pages.page import Borders, Pixels, SampleArray
 from comic_upscale.pages.size import find_target
 from comic_upscale.settings import JobSettings
 from comic_upscale.upscaling.engine import Batch, Engine
@@ -225,6 +225,10 @@ class _Kept:
     def upscale(self, batch: Batch) -> SampleArray:
         """As the engine's."""
         return self._engine.upscale(batch)
+
+    def borders(self, batch: Batch) -> Borders:
+        """As the engine's."""
+        return self._engine.borders(batch)
 
     def close(self) -> None:
         """Stay open."""

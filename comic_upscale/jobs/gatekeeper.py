@@ -40,7 +40,7 @@ class Gatekeeper:
             source: as the network was given it.
             page: as it would be written.
         """
-        return judge(source.color, page.color)
+        return judge(source.color, page.color, page.borders)
 
     def wants_again(self, verdict: Verdict) -> bool:
         """Whether a page should be done again by the safest path."""

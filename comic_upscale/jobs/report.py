@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import socket
 import sqlite3
@@ -50,6 +51,7 @@ _SELECT_DONE = (
     " from pages left join pages as volumes on volumes.id = pages.volume_id"
     f" where pages.job_id = ? and pages.state = 'done' and pages.kind = '{PAGE}' order by pages.id"
 )
+_OF_SUSPECTS = "from pages where job_id = ? and state = 'done' and suspect is not null"
 _SELECT_OLD_DONE = (
     "select *, null as volume_source, null as volume_output from pages"
     " where job_id = ? and state = 'done' order by id"
@@ -153,7 +155,7 @@ def read_status(ledger: Path) -> JobStatus:
         run = _row(connection, "select * from runs where job_id = ? order by id desc limit 1", job["id"])
         rate = None if run is None else _rate(connection, run["id"])
         volumes, volumes_done = _volumes(connection, job["id"])
-        suspects = len(_suspects(connection, job["id"]))
+        suspects = _count_suspects(connection, job["id"])
         price, spent = _spent(connection, job["id"], run)
     pending = counts.get("pending", 0) + counts.get("working", 0)
     total, done = sum(counts.values()), counts.get("done", 0)
@@ -220,16 +222,46 @@ def read_suspects(ledger: Path) -> list[Suspect]:
         return _suspects(connection, _newest_job(connection, ledger)["id"])
 
 
+def recorded_numbers(text: object) -> dict[str, float]:
+    """Return the numbers of a column that should hold them by name as JSON; those that are none are left out.
+
+    Args:
+        text: as it stands in the ledger, which people and programs may have changed.
+    """
+    try:
+        found = json.loads(text) if isinstance(text, str) else {}
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {name: number for name, value in found.items() if (number := _finite(value)) is not None}
+
+
+def _finite(value: object) -> float | None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _count_suspects(connection: sqlite3.Connection, job_id: int) -> int:
+    if not _knows_suspects(connection):
+        return 0
+    return int(connection.execute(f"select count(*) {_OF_SUSPECTS}", [job_id]).fetchone()[0])
+
+
 def _suspects(connection: sqlite3.Connection, job_id: int) -> list[Suspect]:
     if not _knows_suspects(connection):
         return []
     cursor = connection.execute(
-        "select source, output, suspect, scores from pages"
-        " where job_id = ? and state = 'done' and suspect is not null order by id",
+        f"select source, output, suspect, scores {_OF_SUSPECTS} order by id",
         [job_id],
     )
     return [
-        Suspect(source, output, reasons, json.loads(scores or "{}"))
+        Suspect(source, output, reasons, recorded_numbers(scores))
         for source, output, reasons, scores in cursor
     ]
 

@@ -63,6 +63,20 @@ class Metadata:
 NO_METADATA: Final = Metadata()
 
 
+@dataclass(frozen=True, slots=True)
+class Borders:
+    """Where the tiles meet that a page was put together from, in its own pixels."""
+
+    rows: tuple[int, ...] = ()
+    """The first row of every row of tiles but the uppermost, ascending."""
+    columns: tuple[int, ...] = ()
+    """The first column of every column of tiles but the leftmost, ascending."""
+
+
+NO_BORDERS: Final = Borders()
+"""Of a page that was made in one piece."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Pixels:
     """The samples of one page, upright (orientation already applied), and what must go out with them."""
@@ -83,6 +97,8 @@ class Pixels:
     """Where the page is pure white or black, at the size of its source; see ``solid.py``."""
     tone: NDArray[np.float32] | None = None
     """The averages of the source's broad areas; see ``tone.py``."""
+    borders: Borders = NO_BORDERS
+    """Where tiles meet in ``color``, for the gate to look at."""
 
     @property
     def width(self) -> int:

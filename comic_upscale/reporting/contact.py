@@ -41,7 +41,7 @@ def _pair(view: View, kind: str, number: int) -> Image.Image:
         samples = np.asarray(after.convert("RGB"))
         box = busiest_region(detail(as_pixels(Image.fromarray(samples)).color), (SIDE, SIDE))
         pieces = (before.convert("RGB").resize(after.size, Image.Resampling.BICUBIC), after.convert("RGB"))
-        like = view.chosen.looked.likeness
+        like = view.likeness
         figures = f"{like.psnr:.1f} dB" + ("" if like.ssim is None else f", SSIM {like.ssim:.3f}")
         labels = (f"{kind} {number}, {figures}", printable(view.chosen.looked.row["source"]))
         canvases = [_square(piece.crop(box)) for piece in pieces]

@@ -1,4 +1,8 @@
-"""Looking at the pages of a job again: which of them, how like their sources they are, and which stand out."""
+"""Looking at the pages of a job again: which of them, how like their sources they are, and which stand out.
+
+Pages that the gate has looked at have their scores in the ledger, so that none of their files is opened for
+choosing; others are compared here. The two are ranked apart, since the gate compares at half the size.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from typing import Any, TypeAlias
 from comic_upscale.errors import PageError
 from comic_upscale.evaluation.likeness import Likeness, likeness
 from comic_upscale.jobs.originals import Outputs, Sources
+from comic_upscale.jobs.report import recorded_numbers
 from comic_upscale.pages.decode import decode
 from comic_upscale.pages.page import Pixels
 
@@ -27,10 +32,18 @@ MOST_OUTPUT_PIXELS = 400_000_000
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """A page that was compared with its source."""
+    """A page that was compared with its source, here or by the gate."""
 
     row: Row
-    likeness: Likeness
+    marks: Mapping[str, float]
+    """What it may be the worst by, in words, and how it stands there: the least is the worst."""
+    likeness: Likeness | None
+    """As compared here; None for a page that the gate has scored."""
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether the gate has asked for a look."""
+        return bool(self.row.get("suspect"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +64,9 @@ class Choice:
     random: tuple[Chosen, ...]
     """Taken at random, in the order of the job; none of the worst among them."""
     looked_at: int
-    """Pages that were compared."""
+    """Pages that were compared, by the gate or for this."""
+    by_gate: int
+    """Of these, the pages whose scores stood in the ledger."""
     done: int
     """Pages of the job that are done."""
     left_out: dict[str, int]
@@ -106,23 +121,27 @@ def choose(
     workers: int,
     on_looked: OnLooked | None = None,
 ) -> Choice:
-    """Compare a sample of pages with their sources, and choose the worst and some at random.
+    """Choose the worst pages and some at random, by the ledger's scores, or by comparing a sample of those without.
 
-    The worst are taken in turn by three orders, the lowest SSIM, the lowest PSNR and the largest shift of a
-    channel, since each sees faults that the others miss.
+    Suspect pages come first. The worst are taken in turn by several orders, the lowest SSIM, the lowest PSNR, the
+    largest shift of a channel and, where the gate has looked, the worst part, since each sees faults that the
+    others miss.
 
     Args:
         rows: the pages that are done.
         gallery: to read them from.
-        look_at: pages that are compared; of more, a sample.
+        look_at: pages without scores that are compared; of more, a sample.
         show: pages of each kind to choose.
         seed: the same gives the same sample.
         workers: threads that compare.
         on_looked: told of each page.
     """
     chance = random.Random(seed)
-    sample = list(rows) if len(rows) <= look_at else chance.sample(list(rows), look_at)
-    looked: list[Looked] = []
+    looked = [known for row in rows if (known := _by_gate(row)) is not None]
+    by_gate = len(looked)
+    scored = {each.row["id"] for each in looked}
+    others = [row for row in rows if row["id"] not in scored]
+    sample = others if len(others) <= look_at else chance.sample(others, look_at)
     left_out: Counter[str] = Counter()
     for number, found in enumerate(_compared(gallery.in_reading_order(sample), gallery, workers), 1):
         if isinstance(found, Looked):
@@ -140,6 +159,7 @@ def choose(
         worst=tuple(worst),
         random=tuple(Chosen(each, ()) for each in some),
         looked_at=len(looked),
+        by_gate=by_gate,
         done=len(rows),
         left_out=dict(left_out),
     )
@@ -169,24 +189,60 @@ def _compare(row: Row, data: tuple[bytes, bytes] | PageError) -> Looked | PageEr
     if isinstance(data, PageError):
         return data
     try:
-        return Looked(row, likeness(*decode_both(row, data)))
+        return _by_likeness(row, likeness(*decode_both(row, data)))
     except PageError as error:
         return error
 
 
+def _by_likeness(row: Row, found: Likeness) -> Looked:
+    marks = {"lowest PSNR": found.psnr, "largest shift": -found.largest_shift}
+    if found.ssim is not None:
+        marks = {"lowest SSIM": found.ssim, **marks}
+    return Looked(row, marks, found)
+
+
+def _by_gate(row: Row) -> Looked | None:
+    """Return a page by the scores that the ledger has of it; None where it has none that can be used."""
+    scores = recorded_numbers(row.get("scores"))
+    try:
+        marks = {
+            "lowest SSIM": scores["ssim"],
+            "lowest PSNR": scores["psnr"],
+            "largest shift": -(abs(scores["brightness"]) + abs(scores["tint"])),
+            "worst part": -scores["worst_block"],
+        }
+    except KeyError:
+        return None
+    return Looked(row, marks, None)
+
+
 def _worst(looked: Sequence[Looked], count: int) -> list[Chosen]:
-    """Take pages in turn from the ends of three orders, and say which ends they were at."""
-    orders = {
-        "lowest SSIM": sorted(
-            (each for each in looked if each.likeness.ssim is not None),
-            key=lambda each: each.likeness.ssim or 0.0,
-        ),
-        "lowest PSNR": sorted(looked, key=lambda each: each.likeness.psnr),
-        "largest shift": sorted(looked, key=lambda each: -each.likeness.largest_shift),
-    }
+    """Take suspect pages, and then others, each the worst of them."""
+    suspects = _in_turn([each for each in looked if each.is_suspect], count)
+    rest = _in_turn([each for each in looked if not each.is_suspect], count - len(suspects))
+    said = [
+        Chosen(each.looked, (f"suspect: {each.looked.row['suspect']}", *each.reasons)) for each in suspects
+    ]
+    return [*said, *rest]
+
+
+def _orders(looked: Sequence[Looked]) -> list[tuple[str, list[Looked]]]:
+    """Return the orders that pages stand in, each with its name; those compared here apart from the gate's."""
+    orders = []
+    for here in (True, False):
+        group = [each for each in looked if (each.likeness is not None) is here]
+        for name in dict.fromkeys(name for each in group for name in each.marks):
+            standing = [each for each in group if name in each.marks]
+            orders.append((name, sorted(standing, key=lambda each: each.marks[name])))
+    return orders
+
+
+def _in_turn(looked: Sequence[Looked], count: int) -> list[Chosen]:
+    """Take pages in turn from the ends of all orders, and say which ends they were at."""
+    orders = _orders(looked)
     chosen: dict[int, tuple[Looked, list[str]]] = {}
-    for place in range(len(looked)):
-        for reason, order in orders.items():
+    for place in range(len(looked) if count > 0 else 0):
+        for reason, order in orders:
             if place >= len(order) or (len(chosen) >= count and id(order[place]) not in chosen):
                 continue
             what = reason if place == 0 else f"{reason}, place {place + 1}"

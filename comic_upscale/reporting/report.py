@@ -44,7 +44,7 @@ MARK = "<!-- report of comic-upscale -->"
 """A file that begins so is ours, and may be replaced."""
 
 LOOK_AT = 200
-"""Pages that are compared with their sources, unless more are asked for."""
+"""Pages without scores that are compared with their sources, unless more are asked for."""
 
 SHOW = 20
 """Pages of each kind that are shown."""
@@ -94,7 +94,7 @@ def make_report(
 
     Args:
         ledger: of the job, which need not be finished.
-        look_at: pages that are compared; of a larger job, a sample, always the same.
+        look_at: pages without scores that are compared; of more, a sample, always the same.
         show: pages of each kind, worst and random.
         workers: threads.
         on_step: told how far it is.

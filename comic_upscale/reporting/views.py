@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from comic_upscale.evaluation.likeness import brought_together, difference
+from comic_upscale.evaluation.likeness import Likeness, brought_together, difference, likeness
 from comic_upscale.evaluation.picture import WHITE, Box, as_image, busiest_region, detail, flatten
 from comic_upscale.pages.color import profile_space
 from comic_upscale.pages.page import Pixels, UInt8Array
@@ -37,6 +37,8 @@ class View:
     """A page that is shown: the same cut of its source and of its output."""
 
     chosen: Chosen
+    likeness: Likeness
+    """Of the output as it is now, at its source's size."""
     width: int
     """Of the cut, in pixels of the output."""
     height: int
@@ -58,6 +60,9 @@ def make_view(chosen: Chosen, source: Pixels, output: Pixels) -> View:
         chosen: the page; one that was chosen for a reason is cut where it differs.
         source: decoded.
         output: decoded.
+
+    Raises:
+        PageError: the two cannot be compared.
     """
     # An output without transparency was laid on white.
     ground = WHITE if output.alpha is None else _GRAY
@@ -69,6 +74,7 @@ def make_view(chosen: Chosen, source: Pixels, output: Pixels) -> View:
     is_whole = box == (0, 0, width, height)
     return View(
         chosen=chosen,
+        likeness=chosen.looked.likeness or likeness(source, output),
         width=outer[2] - outer[0],
         height=outer[3] - outer[1],
         before=_webp(_cut(before, box), source.icc_profile),

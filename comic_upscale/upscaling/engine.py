@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from comic_upscale.pages.page import SampleArray
+from comic_upscale.pages.page import Borders, SampleArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +50,13 @@ class Engine(Protocol):
             PageError: this batch cannot be done, others may (out of memory at the smallest tile,
                 numbers that are not finite even in fp32).
             DeviceError: nothing can be done on this device any more.
+        """
+        ...
+
+    def borders(self, batch: Batch) -> Borders:
+        """Return where tiles meet in what `upscale` gives for such a batch as things stand now.
+
+        Asked right after it, and for the gate alone: no border for a page that goes through in one piece.
         """
         ...
 

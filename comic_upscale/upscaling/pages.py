@@ -9,7 +9,7 @@ import numpy as np
 
 from comic_upscale.errors import PageError
 from comic_upscale.pages.alpha import bleed_color
-from comic_upscale.pages.page import Pixels, SampleArray
+from comic_upscale.pages.page import NO_BORDERS, Pixels, SampleArray
 from comic_upscale.pages.solid import restore_solid, solid_map
 from comic_upscale.pages.tone import restore_tone, tone_map
 from comic_upscale.upscaling.engine import Batch, Engine
@@ -55,6 +55,7 @@ def upscale_pages(
         raise ValueError("pages of one batch must have one shape and type, and all alpha or none")
     colors = _upscale_each(engine, [page.color for page in pages], target_size, safest)
     alphas = _upscale_alphas(engine, [page.alpha for page in pages], target_size, safest)
+    borders = engine.borders(Batch(pages[0].color[np.newaxis], target_size, safest)) if pages else NO_BORDERS
     results: list[Pixels | PageError] = []
     for page, color, alpha in zip(pages, colors, alphas, strict=True):
         if isinstance(color, PageError):
@@ -62,7 +63,7 @@ def upscale_pages(
         elif isinstance(alpha, PageError):
             results.append(alpha)
         else:
-            results.append(replace(page, color=color, alpha=alpha))
+            results.append(replace(page, color=color, alpha=alpha, borders=borders))
     return results
 
 

@@ -25,7 +25,7 @@ import torch
 from comic_upscale.errors import DeviceError, PageError, SettingsError, WeightsError
 from comic_upscale.models.network import read_state
 from comic_upscale.pages.gray import eight_bits
-from comic_upscale.pages.page import SampleArray, UInt8Array
+from comic_upscale.pages.page import Borders, SampleArray, UInt8Array
 from comic_upscale.upscaling.device import describe, release_memory
 from comic_upscale.upscaling.engine import Batch
 from comic_upscale.upscaling.faults import is_lost_device, is_too_much
@@ -68,6 +68,7 @@ class RealESRGANEngine:
         self.device = describe(device)
         self.precision = "fp16" if half else "fp32"
         self._torch_device = device
+        self._tile = tile
         try:
             with _as_official_file(weights, state) as path:
                 self._program = program.utils.RealESRGANer(
@@ -113,6 +114,16 @@ class RealESRGANEngine:
             "out-of-memory", f"{self.device} has too little memory for this page: use smaller tiles"
         )
 
+    def borders(self, batch: Batch) -> Borders:
+        """Return where the program's tiles meet; they begin at every so many pixels of the page."""
+        if not self._tile:
+            return Borders()
+        width, height = batch.target_size
+        return Borders(
+            rows=_starts(self._tile, batch.pixels.shape[1], height),
+            columns=_starts(self._tile, batch.pixels.shape[2], width),
+        )
+
     def close(self) -> None:
         """Give the device's memory back. The engine is not used afterwards."""
         self._program = None
@@ -129,6 +140,11 @@ class RealESRGANEngine:
             native = np.rint(native.mean(axis=2, keepdims=True))
             return np.asarray(native, dtype=np.uint8)
         return np.ascontiguousarray(native[:, :, ::-1], dtype=np.uint8)
+
+
+def _starts(tile: int, length: int, target: int) -> tuple[int, ...]:
+    """Return where the tiles of an axis but the first begin on the target's, each to the nearest pixel."""
+    return tuple(round(place * target / length) for place in range(tile, length, tile))
 
 
 def _import_program() -> Any:

@@ -17,9 +17,11 @@ around it wherever the page goes on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from comic_upscale.pages.page import Borders
 from comic_upscale.upscaling.lanczos import Span, input_span
 
 SMALLEST_TILE = 64
@@ -113,6 +115,14 @@ def plan_tiles(
             axis.place([tile.cell for tile in plan], length) for axis, plan in zip(axes, plans, strict=True)
         ]
     return [Tile(row.window, column.window, row.cell, column.cell) for row in plans[0] for column in plans[1]]
+
+
+def borders_of(tiles: Sequence[Tile]) -> Borders:
+    """Return where the cells of a plan meet on the target."""
+    return Borders(
+        rows=tuple(sorted({tile.cell_rows.start for tile in tiles} - {0})),
+        columns=tuple(sorted({tile.cell_columns.start for tile in tiles} - {0})),
+    )
 
 
 @dataclass(frozen=True, slots=True)

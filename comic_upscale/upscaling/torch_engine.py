@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from comic_upscale.errors import DeviceError, PageError, SettingsError
 from comic_upscale.models.network import Network
-from comic_upscale.pages.page import SampleArray
+from comic_upscale.pages.page import Borders, SampleArray
 from comic_upscale.upscaling.cores import SharedCores
 from comic_upscale.upscaling.device import (
     choose_device,
@@ -29,7 +29,14 @@ from comic_upscale.upscaling.limits import Limits
 from comic_upscale.upscaling.network_pass import NetworkPass, white
 from comic_upscale.upscaling.resample import resample
 from comic_upscale.upscaling.strips import goes_in_strips
-from comic_upscale.upscaling.tiling import SMALLEST_TILE, Tile, default_overlap, padded_size, plan_tiles
+from comic_upscale.upscaling.tiling import (
+    SMALLEST_TILE,
+    Tile,
+    borders_of,
+    default_overlap,
+    padded_size,
+    plan_tiles,
+)
 
 
 def open_torch_engines(
@@ -161,6 +168,16 @@ class TorchEngine:
         with self._telling_of_a_lost_device(), torch.inference_mode(), share:
             return self._upscale(pixels, (height, width), safest=batch.safest)
 
+    def borders(self, batch: Batch) -> Borders:
+        """Return where tiles meet in what `upscale` gives for such a batch as things stand now.
+
+        A page that was done again in float32 after its numbers had overflowed may have been cut elsewhere.
+        """
+        width, height = batch.target_size
+        stage = self._stage(self._precision_for(batch.pixels, safest=batch.safest))
+        overlap = self._overlap_for(safest=batch.safest)
+        return borders_of(self._plan(stage, batch.pixels.shape[1:3], (height, width), overlap))
+
     def close(self) -> None:
         """Give the device's memory back. The engine is not used afterwards."""
         self._stages.clear()
@@ -183,9 +200,9 @@ class TorchEngine:
             ) from error
 
     def _upscale(self, pixels: SampleArray, target: tuple[int, int], *, safest: bool) -> SampleArray:
-        precision = torch.float32 if safest or pixels.dtype == np.uint16 else self._dtype
+        precision = self._precision_for(pixels, safest=safest)
         stage = self._stage(precision)
-        overlap = self._overlap * (2 if safest else 1)
+        overlap = self._overlap_for(safest=safest)
         result, finite = self._patiently(stage, pixels, target, overlap)
         if precision == torch.float32:
             suspects = ~finite
@@ -207,6 +224,12 @@ class TorchEngine:
                 "the network gives no finite numbers for this page, not even in fp32: try other weights",
             )
         return result
+
+    def _precision_for(self, pixels: SampleArray, *, safest: bool) -> torch.dtype:
+        return torch.float32 if safest or pixels.dtype == np.uint16 else self._dtype
+
+    def _overlap_for(self, *, safest: bool) -> int:
+        return self._overlap * (2 if safest else 1)
 
     def _patiently(
         self, stage: _Stage, pixels: SampleArray, target: tuple[int, int], overlap: int

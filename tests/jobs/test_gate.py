@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from comic_upscale.cli import app
 from comic_upscale.jobs import gatekeeper
 from comic_upscale.jobs.progress import Event, JobFinished
 from comic_upscale.jobs.report import read_failures, read_status, read_suspects
 from comic_upscale.jobs.run import run_job
-from comic_upscale.pages.page import SampleArray
+from comic_upscale.pages.page import Borders, SampleArray
 from comic_upscale.settings import JobSettings
 from comic_upscale.upscaling.engine import Batch, Engine
 from tests.fakes import NearestEngine
@@ -33,6 +36,20 @@ class FaultyEngine(NearestEngine):
         self.safest += batch.safest
         page = super().upscale(batch)
         return page if batch.safest and self._heals else page[:, ::-1]
+
+
+class SeamedEngine(NearestEngine):
+    """Says that it works in two tiles side by side, and makes the right one darker; not by the safest path."""
+
+    def upscale(self, batch: Batch) -> SampleArray:
+        page = super().upscale(batch).copy()
+        if not batch.safest:
+            half = page[:, :, page.shape[2] // 2 :]
+            half[:] = np.maximum(half, 6) - 6
+        return page
+
+    def borders(self, batch: Batch) -> Borders:
+        return Borders(columns=(batch.target_size[0] // 2,))
 
 
 @pytest.fixture
@@ -79,6 +96,21 @@ def test_a_suspect_page_is_done_again_by_the_safest_path(pages: Path, tiny_weigh
     assert all("done again" in note for note in notes)
 
 
+def test_a_seam_where_the_engine_says_that_tiles_meet_is_seen_and_mended(
+    pages: Path, tiny_weights: Path
+) -> None:
+    flat = np.full((300, 200, 3), 180, np.uint8)
+    flat[40:120, 30:90] = (60, 90, 20)
+    for number, path in enumerate(sorted(pages.iterdir())):
+        flat[:4, :4] = number
+        Image.fromarray(flat).save(path)
+    finished = run(pages, tiny_weights, SeamedEngine())
+    assert (finished.done, finished.suspects) == (3, 0)
+    with sqlite3.connect(pages.parent / "out" / ".comic-upscale" / "ledger.sqlite3") as connection:
+        notes = [row[0] for row in connection.execute("select notes from pages")]
+    assert all("done again" in note for note in notes)
+
+
 def test_a_page_that_stays_suspect_is_kept_and_marked(pages: Path, tiny_weights: Path) -> None:
     finished = run(pages, tiny_weights, FaultyEngine(heals=False))
     ledger = pages.parent / "out" / ".comic-upscale" / "ledger.sqlite3"
@@ -88,6 +120,23 @@ def test_a_page_that_stays_suspect_is_kept_and_marked(pages: Path, tiny_weights:
     assert [page.source for page in suspects] == ["001.png", "002.png", "003.png"]
     assert all("source" in page.reasons and page.scores["psnr"] < 30 for page in suspects)
     assert all((pages.parent / "out" / page.output).is_file() for page in suspects)
+
+
+def test_scores_that_somebody_has_spoilt_are_left_out_of_the_list(pages: Path, tiny_weights: Path) -> None:
+    run(pages, tiny_weights, FaultyEngine(heals=False))
+    ledger = pages.parent / "out" / ".comic-upscale" / "ledger.sqlite3"
+    spoilt = ("not json", '{"psnr": NaN, "ssim": "low", "tint": 1.5}', None)
+    with sqlite3.connect(ledger) as connection:
+        for number, scores in enumerate(spoilt, 1):
+            connection.execute("update pages set scores = ? where source = ?", [scores, f"00{number}.png"])
+        connection.execute("update pages set suspect = ? where source = '002.png'", ["\x1b[31m<b>\n"])
+    assert read_status(ledger).suspects == 3
+    assert [page.scores for page in read_suspects(ledger)] == [{}, {"tint": 1.5}, {}]
+    told = CliRunner().invoke(app, ["status", "--ledger", str(ledger), "--suspects", "--json"])
+    assert told.exit_code == 0
+    assert len(json.loads(told.stdout)["suspects"]) == 3
+    shown = CliRunner().invoke(app, ["status", "--ledger", str(ledger), "--suspects"])
+    assert "\x1b[31m" not in shown.stdout and "002.png" in shown.stdout
 
 
 def test_strict_makes_it_a_failure_that_can_be_tried_again(pages: Path, tiny_weights: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import re
 import shutil
 import sqlite3
@@ -19,7 +20,7 @@ from comic_upscale.cli import app
 from comic_upscale.errors import SettingsError
 from comic_upscale.evaluation.likeness import Likeness
 from comic_upscale.reporting.contact import contact_sheet
-from comic_upscale.reporting.looking import Looked, _worst
+from comic_upscale.reporting.looking import Looked, _by_gate, _by_likeness, _worst
 from comic_upscale.reporting.report import Report, as_html, make_report, write_report
 from comic_upscale.reporting.timeline import make_timeline
 from comic_upscale.reporting.views import LONGEST_SIDE, MOST_PIXELS
@@ -75,7 +76,7 @@ def make_once(report: Report, **changes: int) -> Report:
 
 def test_the_worst_are_taken_in_turn_by_each_measure() -> None:
     def looked(psnr: float, ssim: float, shift: float) -> Looked:
-        return Looked({"source": f"{psnr}"}, Likeness(psnr, ssim, (shift,)))
+        return _by_likeness({"source": f"{psnr}"}, Likeness(psnr, ssim, (shift,)))
 
     low_ssim, low_psnr, tinted = looked(40, 0.5, 0), looked(10, 0.9, 0), looked(41, 0.99, -9)
     rest = [looked(30 + number, 0.95 + number / 1000, 0.1) for number in range(5)]
@@ -83,6 +84,62 @@ def test_the_worst_are_taken_in_turn_by_each_measure() -> None:
     assert [each.looked for each in chosen] == [low_ssim, low_psnr, tinted]
     assert [each.reasons[0] for each in chosen] == ["lowest SSIM", "lowest PSNR", "largest shift"]
     assert _worst([], 3) == []
+
+
+GOOD = {"psnr": 45.0, "ssim": 0.99, "brightness": 0.1, "tint": 0.1, "worst_block": 3.0}
+
+
+def scored(number: int, suspect: str | None = None, **scores: float) -> dict[str, object]:
+    return {"id": number, "suspect": suspect, "scores": json.dumps({**GOOD, **scores})}
+
+
+def test_pages_with_scores_are_ranked_by_them_and_suspects_come_first() -> None:
+    rows = [scored(number) for number in range(6)]
+    rows += [
+        scored(6, psnr=30.0, worst_block=30.0),
+        scored(7, ssim=0.9),
+        scored(8, "tinted by 3.0 levels", tint=3.0),
+    ]
+    looked = [found for row in rows if (found := _by_gate(row)) is not None]
+    chosen = _worst(looked, 3)
+    assert [each.looked.row["id"] for each in chosen] == [8, 7, 6]
+    assert chosen[0].reasons[0] == "suspect: tinted by 3.0 levels"
+    assert [each.reasons[0] for each in chosen[1:]] == ["lowest SSIM", "lowest PSNR"]
+    assert "worst part" in chosen[2].reasons
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        None, "", "null", "[]", "[1, 2]", "{", b"\x00\xff", 7, "NaN", "[" * 100_000, '{"psnr": "high"}',
+        json.dumps({**GOOD, "psnr": float("nan")}), json.dumps({**GOOD, "ssim": None}),
+        json.dumps({**GOOD, "tint": 10**400}), json.dumps({**GOOD, "worst_block": True}),
+    ],
+)  # fmt: skip
+def test_scores_that_are_none_are_not_used(scores: object) -> None:
+    assert _by_gate({"id": 1, "scores": scores}) is None
+
+
+def test_a_report_opens_no_page_that_it_has_scores_of_but_those_it_shows(job: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "scored"
+    shutil.copytree(job, copy)
+    ledger = copy / ".comic-upscale" / "ledger.sqlite3"
+    connection = sqlite3.connect(ledger)
+    connection.execute("update pages set scores = ?", [json.dumps(GOOD)])
+    connection.execute(
+        "update pages set scores = ?, suspect = ? where source = 'page05.png'",
+        [json.dumps({**GOOD, "ssim": 0.5}), "<b>flat</b>\nwhere the source is not"],
+    )
+    connection.commit()
+    connection.close()
+    for number in range(1, 4):
+        (copy / f"page0{number}.png").unlink()
+    found = make_report(ledger, show=1, workers=1)
+    assert (found.choice.looked_at, found.choice.by_gate, found.choice.left_out) == (14, 14, {})
+    assert found.worst[0].chosen.looked.row["source"] == "page05.png"
+    assert found.worst[0].likeness.psnr > 10
+    text = as_html(found)
+    assert "as it was made" in text and "<b>flat</b>" not in text and "&lt;b&gt;flat" in text
 
 
 def test_it_is_one_file_that_needs_nothing_else(html: Path, read: Reader) -> None:

@@ -18,6 +18,7 @@ from spandrel.architectures.ESRGAN import ESRGAN
 from comic_upscale.errors import SettingsError, WeightsError
 from comic_upscale.models.network import Network
 from comic_upscale.models.weights import resolve_weights
+from comic_upscale.pages.page import Borders
 from comic_upscale.upscaling.engine import Batch
 from comic_upscale.upscaling.reference_engine import INSTALL, RealESRGANEngine
 from comic_upscale.upscaling.torch_engine import TorchEngine
@@ -125,7 +126,9 @@ def test_tiles_and_targets_are_honoured_without_a_word(
 ) -> None:
     source = crop(comics_dir, "haruko__01.jpg", "RGB", (120, 200, 220, 270))
     whole = RealESRGANEngine(animevideo_weights, device=CPU).upscale(Batch(source, (251, 176)))
-    tiled = RealESRGANEngine(animevideo_weights, device=CPU, tile=48).upscale(Batch(source, (251, 176)))
+    engine = RealESRGANEngine(animevideo_weights, device=CPU, tile=48)
+    tiled = engine.upscale(Batch(source, (251, 176)))
+    assert engine.borders(Batch(source, (251, 176))) == Borders(rows=(121,), columns=(120, 241))
     assert whole.shape == tiled.shape == (1, 176, 251, 3)
     # Its 10 pixels of padding are fewer than the 18 that the network sees, so a seam is left.
     assert np.abs(whole.astype(int) - tiled.astype(int)).mean() < 0.5

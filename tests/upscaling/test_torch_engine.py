@@ -12,6 +12,7 @@ from spandrel.architectures.ESRGAN import ESRGAN
 
 from comic_upscale.errors import DeviceError, PageError, SettingsError
 from comic_upscale.models.network import Network
+from comic_upscale.pages.page import Borders
 from comic_upscale.upscaling.engine import Batch
 from comic_upscale.upscaling.torch_engine import TorchEngine, open_torch_engine
 
@@ -113,6 +114,32 @@ def test_tiled_equals_untiled(compact: Network, target: tuple[int, int]) -> None
     whole = open_engine(compact, tile=0).upscale(batch)
     # The overlap is the reach of the network, so that nothing but the order of sums may differ.
     assert worst(open_engine(compact, tile=64).upscale(batch), whole) <= 1
+
+
+def test_the_engine_says_where_its_tiles_meet_and_that_whole_pages_have_none(compact: Network) -> None:
+    batch = Batch(pages(1, 300, 75), (188, 750))
+    assert open_engine(compact, tile=0).borders(batch) == Borders()
+    engine = open_engine(compact, tile=64)
+    borders = engine.borders(batch)
+    assert borders.rows and borders.columns
+    assert all(0 < row < 750 for row in borders.rows) and list(borders.rows) == sorted(borders.rows)
+    # Twice the overlap leaves less of each window, so that there are more tiles and more borders.
+    safest = engine.borders(Batch(batch.pixels, batch.target_size, safest=True))
+    assert len(safest.rows) > len(borders.rows)
+
+
+def test_without_overlap_pages_differ_near_these_borders_alone(compact: Network) -> None:
+    batch = Batch(pages(1, 120, 100), (250, 300))
+    engine = open_engine(compact, tile=64, overlap=0)
+    apart = (engine.upscale(batch)[0] != open_engine(compact, tile=0).upscale(batch)[0]).any(axis=2)
+    rows, columns = np.arange(300), np.arange(250)
+    borders = engine.borders(batch)
+    assert compact.receptive_radius is not None
+    reach = 2.5 * (compact.receptive_radius + 4)
+    near_row = np.min([np.abs(rows - row) for row in borders.rows], axis=0) <= reach
+    near_column = np.min([np.abs(columns - column) for column in borders.columns], axis=0) <= reach
+    assert apart.any()
+    assert not apart[~near_row][:, ~near_column].any() and not (near_row.all() or near_column.all())
 
 
 def test_tiles_of_a_network_that_folds_pixels_begin_at_its_squares(make_network: MakeNetwork) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from comic_upscale.errors import DeviceError, PageError
-from comic_upscale.pages.page import Pixels, UInt8Array
+from comic_upscale.pages.page import Borders, Pixels, UInt8Array
 from comic_upscale.upscaling.engine import Batch
 from comic_upscale.upscaling.pages import prepare, upscale_pages
 
@@ -32,6 +32,9 @@ class Doubler:
         assert (height, width) == (batch.pixels.shape[1] * 2, batch.pixels.shape[2] * 2)
         return batch.pixels.repeat(2, axis=1).repeat(2, axis=2)
 
+    def borders(self, batch: Batch) -> Borders:
+        return Borders(rows=(batch.target_size[1] // 2,))
+
     def close(self) -> None:
         """Nothing is held."""
 
@@ -55,6 +58,7 @@ def test_pages_come_back_in_order_with_profile_and_notes() -> None:
         assert isinstance(result, Pixels)
         assert (result.height, result.width, result.alpha) == (8, 12, None)
         assert (result.color == page.color[0, 0, 0]).all()
+        assert result.borders == Borders(rows=(4,))
         assert (result.icc_profile, result.notes) == (page.icc_profile, page.notes)
 
 
