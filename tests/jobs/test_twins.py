@@ -310,7 +310,8 @@ def test_copies_do_not_count_for_rates(make_job: MakeJob, tmp_path: Path) -> Non
     (measured,) = from_ledgers([settings.ledger_path], counted["host"], "some processor")
     assert measured.pages == counted["pages"]
     assert measured.whole_seconds <= counted["whole_seconds"]
-    assert measured.whole_seconds >= measured.network_seconds * 0.999
+    # The rate is taken from the first page that is done to the last: what the first took is not in it.
+    assert measured.whole_seconds >= measured.network_seconds * 0.9
 
 
 def test_a_ceiling_holds_with_copies(make_job: MakeJob, tmp_path: Path) -> None:
