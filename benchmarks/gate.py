@@ -47,7 +47,7 @@ MARGIN = 1.5
 """By how much a bound lies beyond the worst right page of those that it was set from."""
 LEAST = {
     "worst_block": 8.0, "brightness": 0.5, "tint": 0.5, "shift": 0.1, "white_drift": 0.5, "black_drift": 0.5,
-    "chroma": 1.0, "seam": 1.2,
+    "chroma": 1.0, "tile_shift": 0.1, "seam": 1.2,
 }  # fmt: skip
 """Levels and pixels of the source below which a bound is never set: nobody sees less."""
 MOST = {"ssim": 0.95, "contrast": 0.9}

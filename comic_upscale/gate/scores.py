@@ -9,7 +9,9 @@ tiles meet, the larger page itself is looked at (``seams.py``).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +34,10 @@ _REACH = 2
 """Shrunk pixels around a solid pixel that must be solid too: the network draws the edges of ink anew."""
 _FEWEST_SOLID = 16
 """Solid pixels, shrunk, below which nothing is said of a page's white or black."""
+_LEAST_TILE = 24
+"""Shrunk pixels of a tile's side below which nothing is said of it by itself."""
+_LEAST_GRADIENT = 9.0
+"""Mean of the squared gradient, levels a pixel, below which nothing can be said of where things lie."""
 _AT_ONCE = 48_000_000
 """Samples of a page that are shrunk at once; of a larger page an eighth of that."""
 _FILTER_REACH = 2
@@ -69,6 +75,8 @@ class Scores:
     """Mean distance from 0 where the source is solid black, levels; 0 where there is none."""
     chroma: float
     """Mean distance between the channels where the source has next to none, levels."""
+    tile_shift: float
+    """As ``shift``, of the tile where it is greatest; 0 without tiles."""
     seam: float
     """How much the worst border between two tiles stands out from what lies beside it, levels; 0 without tiles."""
     contrast: float
@@ -97,6 +105,7 @@ def compare(source: UInt8Array, larger: UInt8Array, borders: Borders = NO_BORDER
     deviation = float(before.std())
     brightness, tint = _moves(small_source, small, before)
     squares = _Squares.of(before, after)
+    tiles = _tiles(borders, larger.shape, before.shape)
     return Scores(
         psnr=99.0 if mean_square < 1e-5 else float(10 * np.log10(255**2 / mean_square)),
         ssim=squares.similarity(),
@@ -107,10 +116,26 @@ def compare(source: UInt8Array, larger: UInt8Array, borders: Borders = NO_BORDER
         white_drift=_drift(before, after, 255),
         black_drift=_drift(before, after, 0),
         chroma=_chroma(small_source, small),
+        tile_shift=max((_shift(before[tile], difference[tile]) * ratio for tile in tiles), default=0.0),
         seam=worst_seam(source, larger, borders),
         contrast=float(after.std()) / deviation if deviation >= 1 else 1.0,
         contrast_levels=deviation,
     )
+
+
+def _tiles(
+    borders: Borders, larger: tuple[int, ...], small: tuple[int, ...]
+) -> Iterator[tuple[slice, slice]]:
+    """Yield where each tile lies in the shrunk pages; nothing for a page in one piece, or for slivers."""
+    if borders == NO_BORDERS:
+        return
+    rows, columns = (
+        pairwise((0, *(round(place * length / whole) for place in places), length))
+        for places, whole, length in zip((borders.rows, borders.columns), larger, small, strict=False)
+    )
+    for (top, bottom), (left, right) in product(rows, columns):
+        if min(bottom - top, right - left) >= _LEAST_TILE:
+            yield slice(top, bottom), slice(left, right)
 
 
 def _even(length: int) -> int:
@@ -231,6 +256,8 @@ def _shift(before: Floats, difference: Floats) -> float:
         [[np.vdot(down, down), np.vdot(down, right)], [np.vdot(down, right), np.vdot(right, right)]],
         dtype=np.float64,
     )
+    if float(np.trace(products)) < _LEAST_GRADIENT * inner.size:
+        return 0.0
     if np.linalg.det(products) < 1e-3 * float(np.trace(products)) ** 2 + 1e-6:
         return 0.0
     toward = np.array([np.vdot(down, inner), np.vdot(right, inner)], dtype=np.float64)

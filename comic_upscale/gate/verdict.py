@@ -29,6 +29,7 @@ class Bounds:
     white_drift: float
     black_drift: float
     chroma: float
+    tile_shift: float
     seam: float
     contrast: float
     """The least part of the source's contrast that must be left."""
@@ -97,6 +98,10 @@ def reasons(scores: Scores, bounds: Bounds) -> tuple[str, ...]:
         (scores.chroma > bounds.chroma, f"colour of {scores.chroma:.1f} levels on gray"),
         (scores.white_drift > bounds.white_drift, f"white paper off by {scores.white_drift:.1f} levels"),
         (scores.black_drift > bounds.black_drift, f"solid black off by {scores.black_drift:.1f} levels"),
+        (
+            scores.tile_shift > bounds.tile_shift,
+            f"a tile shifted by {scores.tile_shift:.2f} pixels of the source",
+        ),
         (scores.seam > bounds.seam, f"a seam between tiles, {scores.seam:.1f} levels"),
     )
     return tuple(text for is_beyond, text in checks if is_beyond)

@@ -125,9 +125,12 @@ def test_a_tile_that_does_not_fit_its_neighbours_is_a_seam_where_tiles_meet(numb
     assert compare(page, _darker_tile(larger)).seam == 0
 
 
-def test_a_displaced_tile_is_suspect() -> None:
-    page = _page()
-    assert judge(page, _displaced_tile(_larger(page)), BORDERS).is_suspect
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_a_displaced_tile_is_found_by_itself(number: int) -> None:
+    page = _page(number)
+    displaced = _displaced_tile(_larger(page))
+    assert any("a tile shifted by 1." in text for text in judge(page, displaced, BORDERS).reasons)
+    assert compare(page, displaced).tile_shift == 0
 
 
 @pytest.mark.parametrize("place", [428, 429, 430, 431, 432])
