@@ -22,6 +22,23 @@ def draw(path: Path, seed: int, size: tuple[int, int] = (24, 32), mode: str = "R
     return path
 
 
+MakeJob = Callable[..., JobSettings]
+
+
+@pytest.fixture
+def make_job(tmp_path: Path, tiny_weights: Path) -> MakeJob:
+    """Settings from `in` to `out` at 2x by a tiny network, with changes."""
+
+    def make(**changes: object) -> JobSettings:
+        values: dict[str, object] = {
+            "input": tmp_path / "in", "output": tmp_path / "out", "model": str(tiny_weights), "workers": 2,
+            "scale": 2.0,
+        }  # fmt: skip
+        return JobSettings(**{**values, **changes})  # type: ignore[arg-type]
+
+    return make
+
+
 @pytest.fixture
 def pages(tmp_path: Path) -> Path:
     """Twelve pages in two folders, three shapes, gray and colour and with alpha."""

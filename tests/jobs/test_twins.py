@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,21 +32,7 @@ from comic_upscale.settings import JobSettings
 from comic_upscale.upscaling.engine import Batch
 from tests.archives import make_7z, make_tar, make_zip, picture, pictures, read_cbz
 from tests.fakes import NearestEngine, pause
-from tests.jobs.conftest import draw
-
-MakeJob = Callable[..., JobSettings]
-
-
-@pytest.fixture
-def make_job(tmp_path: Path, tiny_weights: Path) -> MakeJob:
-    def make(**changes: object) -> JobSettings:
-        values: dict[str, object] = {
-            "input": tmp_path / "in", "output": tmp_path / "out", "model": str(tiny_weights), "workers": 2,
-            "scale": 2.0,
-        }  # fmt: skip
-        return JobSettings(**{**values, **changes})  # type: ignore[arg-type]
-
-    return make
+from tests.jobs.conftest import MakeJob, draw
 
 
 def run(settings: JobSettings, engine: NearestEngine | None = None, **more: object) -> JobFinished:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import sqlite3
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -20,20 +19,7 @@ from comic_upscale.jobs.run import run_job
 from comic_upscale.settings import JobSettings
 from tests.archives import make_7z, make_zip, picture, pictures, read_cbz
 from tests.fakes import NearestEngine
-
-MakeJob = Callable[..., JobSettings]
-
-
-@pytest.fixture
-def make_job(tmp_path: Path, tiny_weights: Path) -> MakeJob:
-    def make(**changes: object) -> JobSettings:
-        values: dict[str, object] = {
-            "input": tmp_path / "in", "output": tmp_path / "out", "model": str(tiny_weights), "workers": 2,
-            "scale": 2.0,
-        }  # fmt: skip
-        return JobSettings(**{**values, **changes})  # type: ignore[arg-type]
-
-    return make
+from tests.jobs.conftest import MakeJob
 
 
 def run(settings: JobSettings, events: list[Event] | None = None) -> JobFinished:
