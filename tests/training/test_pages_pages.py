@@ -5,22 +5,16 @@ from random import Random
 import numpy as np
 import pytest
 
-from training.pages import GRAY_KINDS, KINDS, DrawnPage, draw_lettered_page, draw_page, fonts
+from training.pages import GRAY_KINDS, KINDS, DrawnPage, draw_lettered_page, draw_page
 
 SIZE = {"width": 240, "height": 360}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _fonts() -> None:
-    try:
-        fonts.find("latin")
-        fonts.find("japanese")
-    except fonts.MissingFontsError as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("comic_fonts")
 
 
 @pytest.fixture(scope="module")
-def pages() -> list[DrawnPage]:
+def pages(comic_fonts: None) -> list[DrawnPage]:
     """Small pages, three of each kind."""
     kinds = [_kind(seed) for seed in range(100)]
     return [draw_page(seed, **SIZE) for kind in KINDS for seed in _first(kinds, kind)]

@@ -14,7 +14,7 @@ from comic_upscale.models.weights import resolve_weights
 from training.checkpoint import Progress, Recipe
 from training.ground_truth import draw_lettering, read_lettering, shared_pages, validation_paths
 from training.objective import loss
-from training.pages import draw_lettered_page, fonts
+from training.pages import draw_lettered_page
 from training.patches import Patches, PatchSettings
 from training.train import begin, learning_rate, main, train_step
 
@@ -35,15 +35,6 @@ def shared(tmp_path: Path) -> Path:
         json.dumps([{"file": name, "licence": licence} for name, licence in entries])
     )
     return folder
-
-
-@pytest.fixture
-def comic_fonts() -> None:
-    try:
-        fonts.find("latin")
-        fonts.find("japanese")
-    except fonts.MissingFontsError as error:
-        pytest.skip(str(error))
 
 
 def _load(path: Path) -> Network:
