@@ -12,6 +12,8 @@ from comic_upscale.upscaling.tiling import SMALLEST_TILE
 
 LARGEST_BATCH = 32
 """Windows at once, however much memory there is: more give nothing but latency."""
+HUGE_PIXELS = 16_777_216
+"""A page of more pixels takes so much memory by itself that little may be taken beside it."""
 MEMORY_SHARE = 0.8
 """The part of the free memory that a batch may take; the rest is for fragments and what was not measured."""
 
@@ -26,6 +28,8 @@ class AutoLimits:
     """The longest side in pixels of the windows of a larger page."""
     batch_pixels: int
     """Pixels of all windows of a batch together; one window may have more."""
+    huge_tile: int | None = None
+    """The same for a page of more than `HUGE_PIXELS`; None for no other."""
 
 
 AUTO_LIMITS = {
@@ -34,7 +38,7 @@ AUTO_LIMITS = {
     # A batch gives nothing there, and alone the result of a page is the same to the bit in every run.
     "cpu": AutoLimits(whole_pixels=131_072, tile=448, batch_pixels=1),
     # In strips layers take next to nothing: what counts is the native page, of 100 to 200 bytes a pixel of input.
-    "cpu in strips": AutoLimits(whole_pixels=2_097_152, tile=1448, batch_pixels=1),
+    "cpu in strips": AutoLimits(whole_pixels=2_097_152, tile=1448, batch_pixels=1, huge_tile=724),
     # 4 MP of 64 features at the size of the input stay below 2^31 elements eight times over.
     "cuda": AutoLimits(whole_pixels=4_194_304, tile=2048, batch_pixels=4_194_304),
 }
@@ -69,14 +73,16 @@ class Limits:
 
     def longest(self, height: int, width: int) -> int | None:
         """Return the longest side of a window for a page of this size, in pixels; None for the whole page."""
-        asked: int | None
-        if self._tile is not None:
-            asked = self._tile or None
-        else:
-            asked = None if height * width <= self._auto.whole_pixels else self._auto.tile
+        asked = self._suited(height * width) if self._tile is None else self._tile or None
         if self._longest is None:
             return asked
         return self._longest if asked is None else min(asked, self._longest)
+
+    def _suited(self, pixels: int) -> int | None:
+        auto = self._auto
+        if pixels <= auto.whole_pixels:
+            return None
+        return auto.huge_tile if auto.huge_tile is not None and pixels > HUGE_PIXELS else auto.tile
 
     def batch(self, height: int, width: int, free: int | None) -> int:
         """Return how many windows of this size to take at once, at least 1.

@@ -20,12 +20,13 @@ from comic_upscale.upscaling.device import (
     describe,
     forbid_tf32,
     free_memory,
+    little_memory_kept,
     precision_name,
     release_memory,
 )
 from comic_upscale.upscaling.engine import Batch
 from comic_upscale.upscaling.faults import is_lost_device, is_too_much
-from comic_upscale.upscaling.limits import Limits
+from comic_upscale.upscaling.limits import HUGE_PIXELS, Limits
 from comic_upscale.upscaling.network_pass import NetworkPass, white
 from comic_upscale.upscaling.resample import resample
 from comic_upscale.upscaling.strips import goes_in_strips
@@ -165,7 +166,9 @@ class TorchEngine:
         pixels = _checked(batch)
         width, height = batch.target_size
         share = nullcontext() if self._cores is None else self._cores.share()
-        with self._telling_of_a_lost_device(), torch.inference_mode(), share:
+        is_huge = self._device.type == "cpu" and pixels[0, ..., 0].size > HUGE_PIXELS
+        memory = little_memory_kept() if is_huge else nullcontext()
+        with self._telling_of_a_lost_device(), torch.inference_mode(), share, memory:
             return self._upscale(pixels, (height, width), safest=batch.safest)
 
     def borders(self, batch: Batch) -> Borders:

@@ -24,6 +24,13 @@ def test_a_cpu_takes_one_and_cuts_alike_whatever_its_memory() -> None:
     assert limits.longest(3000, 2000) == limits.longest(768, 512) is not None
 
 
+def test_a_huge_page_leaves_less_memory_to_its_windows() -> None:
+    limits = Limits("cpu in strips", batch=None, tile=None, measured=False)
+    assert limits.longest(1400, 1400) is None
+    assert limits.longest(4000, 4000) == 1448
+    assert limits.longest(5000, 5000) == 724
+
+
 def test_the_user_decides() -> None:
     limits = Limits("cpu", batch=5, tile=128, measured=False)
     assert limits.batch(768, 512, None) == 5
