@@ -4,7 +4,8 @@ Usage: python -m benchmarks.gate [--pages 60] [--planted 200] [--outputs FOLDER]
 
 * clean: pieces of real pages through every model at hand at several scales, judged as a run judges them, with borders
   as if they had been done in tiles (which makes the same bits with these networks on a CPU). The bounds are
-  set (--set) from every other page; how many outputs are beyond them is counted over all and over the other pages.
+  set (--set) from every other page, those of a model of which there are enough outputs from these alone; how many
+  outputs are beyond them is counted over all and over the other pages.
 * planted: outputs of the package's own model with one fault each, at two places. *At the engine*: what a run puts right
   afterwards (tone, solid white and black) counts as mended, where nothing that can be seen is left of the
   fault. *In what is written*: the gate is alone with it.
@@ -29,8 +30,8 @@ from benchmarks.gate_faults import FAULTS, Scene
 from benchmarks.gate_pages import OWN, PLANS, Made, made, made_without_overlap, open_network, tile_borders
 from benchmarks.machine import facts, write_report
 from benchmarks.whole_run import REPOSITORY
-from comic_upscale.gate.scores import Scores, compare
-from comic_upscale.gate.verdict import Bounds, default_bounds, judge, reasons
+from comic_upscale.gate.scores import Handed, Scores, compare
+from comic_upscale.gate.verdict import Bounds, default_bounds, hand_over, judge, reasons
 from comic_upscale.pages.decode import decode
 from comic_upscale.pages.encode import encode
 from comic_upscale.pages.page import Borders, Pixels, SampleArray
@@ -39,6 +40,7 @@ from comic_upscale.upscaling.torch_engine import open_torch_engine
 
 RESULT = REPOSITORY / "benchmarks" / "results" / "gate-cpu.json"
 BOUNDS = REPOSITORY / "comic_upscale" / "gate" / "thresholds.toml"
+ANY = "any other model"
 LEFT = 2.0
 """Levels, in the mean over any square of 32 pixels, below which nothing that can be seen is left of a fault."""
 LOW_IS_BAD = ("psnr", "ssim", "contrast")
@@ -46,12 +48,15 @@ PLACES = ("at the engine", "in what is written")
 MARGIN = 1.5
 """By how much a bound lies beyond the worst right page of those that it was set from."""
 LEAST = {
-    "worst_block": 8.0, "brightness": 0.5, "tint": 0.5, "shift": 0.1, "white_drift": 0.5, "black_drift": 0.5,
-    "chroma": 1.0, "tile_shift": 0.1, "seam": 1.2,
+    "worst_block": 8.0, "brightness": 0.5, "tint": 1.0, "shift": 0.1, "white_drift": 0.5, "black_drift": 0.5,
+    "chroma": 3.0, "tile_shift": 0.1, "seam": 1.2, "tile_step": 1.0, "handed_tint": 1.0, "handed_tone": 1.0,
+    "handed_white": 0.5, "handed_black": 0.5,
 }  # fmt: skip
 """Levels and pixels of the source below which a bound is never set: nobody sees less."""
 MOST = {"ssim": 0.95, "contrast": 0.9}
 """Above which a bound is never set: a network that is softer than those at hand makes no faulty pages."""
+ENOUGH = 50
+"""Outputs, among those that bounds are set from, for a model to have bounds of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +87,14 @@ def main() -> None:
     if options.set:
         BOUNDS.write_text(bounds_text(judged), encoding="utf-8")
         default_bounds.cache_clear()
-    bounds = default_bounds()
     own = [each for each in outputs if each.model == OWN]
     report = {
         **facts(torch.get_num_threads()),
         "weights": {
             plan.model: found[0] for plan in PLANS if (found := open_network(plan.model)) is not None
         },
-        "bounds": asdict(bounds),
-        "clean": clean(judged, bounds),
+        "bounds": {model: asdict(default_bounds(model)) for model in (ANY, OWN)},
+        "clean": clean(judged),
         "planted": planted(own, options.planted),
         "tiles_without_overlap": without_overlap(unlapped),
         "time": timed(),
@@ -108,8 +112,10 @@ def judge_clean(outputs: list[Made]) -> list[Judged]:
     names = sorted({each.file for each in outputs})
     judged = []
     for each in outputs:
-        page = finished(each, each.output())
-        scores = compare(each.page.color, page.color, tile_borders(each))
+        output = each.output()
+        borders = tile_borders(each)
+        handed = hand_over(each.page.color, output, borders)
+        scores = compare(each.page.color, finished(each, output).color, borders, handed)
         judged.append(Judged(each, scores, names.index(each.file) % 2 == 0))
     return judged
 
@@ -122,6 +128,32 @@ def finished(each: Made, output: SampleArray) -> Pixels:
 def bounds_text(judged: list[Judged]) -> str:
     """Return the file of bounds: beyond the worst right page of every other page by `MARGIN`."""
     seen = [each for each in judged if each.sets_bounds]
+    counts = Counter(each.made.model for each in seen)
+    lines = [
+        "# The worst scores that a page may have before a person should look at it; what each means: scores.py.",
+        "# Written by `python -m benchmarks.gate --set`.",
+        "[origin]",
+        f'pages = "{len({each.made.file for each in seen})} of the real pages of the project, every other one"',
+        f'outputs = "{", ".join(f"{count} of {model}" for model, count in sorted(counts.items()))}"',
+        f'rule = "{MARGIN:g} times as far from perfect as the worst of these outputs; never nearer than can be seen"',
+        'figures = "benchmarks/results/gate-cpu.json"',
+        "",
+        "# Of all models together.",
+        "[bounds]",
+        *bound_lines(seen),
+    ]
+    for model, count in sorted(counts.items()):
+        if count >= ENOUGH:
+            lines += [
+                "",
+                f"[bounds_of.{model}]",
+                *bound_lines([each for each in seen if each.made.model == model]),
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def bound_lines(seen: list[Judged]) -> list[str]:
+    """Return a line for each bound that these outputs give."""
     bounds = {}
     for score in fields(Bounds):
         values = [getattr(each.scores, score.name) for each in seen]
@@ -133,25 +165,16 @@ def bounds_text(judged: list[Judged]) -> str:
             bounds[score.name] = round(min(MOST[score.name], 1 - MARGIN * (1 - min(values))), 3)
         else:
             bounds[score.name] = round(max(LEAST[score.name], MARGIN * max(values)), 2)
-    models = Counter(each.made.model for each in seen)
-    lines = [
-        "# The worst scores that a page may have before a person should look at it; what each means: scores.py.",
-        "# Written by `python -m benchmarks.gate --set`.",
-        "[origin]",
-        f'pages = "{len({each.made.file for each in seen})} of the real pages of the project, every other one"',
-        f'outputs = "{", ".join(f"{count} of {model}" for model, count in sorted(models.items()))}"',
-        f'rule = "{MARGIN:g} times as far from perfect as the worst of these outputs; never nearer than can be seen"',
-        'figures = "benchmarks/results/gate-cpu.json"',
-        "",
-        "[bounds]",
-        *(f"{name} = {float(value)}" for name, value in bounds.items()),
-    ]
-    return "\n".join(lines) + "\n"
+    return [f"{name} = {float(value)}" for name, value in bounds.items()]
 
 
-def clean(judged: list[Judged], bounds: Bounds) -> dict[str, object]:
+def clean(judged: list[Judged]) -> dict[str, object]:
     """Count the false alarms, and give the distributions."""
-    alarms = {each.made.label: why for each in judged if (why := reasons(each.scores, bounds))}
+    alarms = {
+        each.made.label: why
+        for each in judged
+        if (why := reasons(each.scores, default_bounds(each.made.model)))
+    }
     unseen = [each for each in judged if not each.sets_bounds]
     models = sorted({each.made.model for each in judged})
     return {
@@ -196,6 +219,7 @@ def planted(outputs: list[Made], count: int) -> dict[str, dict[str, object]]:
         if other is None:
             continue
         output, borders = each.output(), tile_borders(each)
+        right_handed = hand_over(each.page.color, output, borders)
         right = finished(each, output)
         scale = output.shape[0] / each.page.height
         for name, plant in FAULTS.items():
@@ -205,9 +229,11 @@ def planted(outputs: list[Made], count: int) -> dict[str, dict[str, object]]:
             written = plant(Scene(right.color, other, borders, scale, chance))
             if at_engine is None or written is None:
                 continue
+            # What an engine hands over is changed in place as it is finished.
+            handed = (hand_over(each.page.color, at_engine, borders), right_handed)
             pages = (finished(each, at_engine), replace(right, color=written))
-            for place, page in zip(PLACES, pages, strict=True):
-                outcome = what_becomes(each, right, page, borders)
+            for place, before, page in zip(PLACES, handed, pages, strict=True):
+                outcome = what_becomes(each, right, page, borders, before)
                 tallies[name][place][outcome] += 1
                 missed[name] += [f"{each.label}, {place}"] if outcome == "missed" else []
     return {
@@ -240,9 +266,10 @@ def another(outputs: list[Made], index: int) -> SampleArray | None:
     return None
 
 
-def what_becomes(each: Made, right: Pixels, page: Pixels, borders: Borders) -> str:
+def what_becomes(each: Made, right: Pixels, page: Pixels, borders: Borders, handed: Handed) -> str:
     """Tell whether the gate catches a page, or, where it does not, whether the fault is gone."""
-    if judge(each.page.color, page.color, borders).is_suspect:
+    bounds = default_bounds(each.model)
+    if judge(each.page.color, page.color, borders, handed=handed, bounds=bounds).is_suspect:
         return "caught"
     return "mended" if largest_change(right.color, page.color) < LEFT else "missed"
 
@@ -261,7 +288,8 @@ def without_overlap(outputs: list[tuple[Made, SampleArray, Borders]]) -> dict[st
     counts: Counter[str] = Counter()
     for each, output, borders in outputs:
         right = finished(each, each.output())
-        counts[what_becomes(each, right, finished(each, output), borders)] += 1
+        handed = hand_over(each.page.color, output, borders)
+        counts[what_becomes(each, right, finished(each, output), borders, handed)] += 1
     return told(counts)
 
 
@@ -289,7 +317,7 @@ def timed() -> dict[str, float]:
         "read": best(lambda: prepare(decode(data, max_pixels=10**9))),
         "network": best(lambda: upscale_pages(engine, [page], target)),
         "finish": best(lambda: finish(replace(result, color=result.color.copy()))),
-        "gate": best(lambda: judge(page.color, done.color)),
+        "gate": best(lambda: judge(page.color, done.color, handed=hand_over(page.color, result.color))),
         "write": best(lambda: encode(done, format="png")),
     }
     return {

@@ -55,7 +55,7 @@ SCALES = (1.5, 2.0, 2.25, 2.5, 3.0, 3.5, 4.0)
 """For the models that take long: a pass of the network costs minutes, another scale next to nothing."""
 OWN = "comic-compact-x3"
 PLANS = (
-    Plan(OWN, (2.5, 2.0, 3.0), 1),
+    Plan(OWN, (2.5, 2.0, 3.0, 2.25, 1.5), 1),
     Plan("realesr-animevideov3", SCALES, 7),
     Plan("realesr-general-x4v3.from-ncnn-fp16.pth", SCALES, 14),
 )

@@ -4,6 +4,9 @@ Both pages are shrunk to half the size of the source, where they should be the s
 cleaned away, and sharper lines than the source's count for less than at its own size. What went wrong
 stands out there: in the whole page (swapped, black, tinted, shifted) or in a part of it (a tile from elsewhere). Where
 tiles meet, the larger page itself is looked at (``seams.py``).
+
+A run puts tone and solid places right before it writes a page, and so hides part of what an engine did wrong. Hence
+the page is seen twice: as the engine handed it over (`Handed`), and as it is written.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from comic_upscale.gate.seams import worst_seam
+from comic_upscale.gate.seams import worst_seam, worst_step
 from comic_upscale.pages.page import NO_BORDERS, Borders, UInt8Array
 
 PART = 2
@@ -48,6 +51,10 @@ _INK = 245.0
 """Levels of luma below which a pixel is none of paper, whose tint may be cut off at white."""
 _LEAST_INK = 0.005
 """Part of a page below which its ink tells nothing of a tint."""
+_CALM = 4
+"""Levels of luma between a shrunk pixel and its neighbours up to which nothing is drawn there."""
+_FEWEST_CALM = 200
+"""Shrunk pixels without drawing that are not paper, below which nothing is said of their tone."""
 
 Floats = NDArray[np.float32]
 
@@ -83,21 +90,51 @@ class Scores:
     """Standard deviation of luma over that of the source; 1 for a source that is flat itself."""
     contrast_levels: float
     """Standard deviation of the source's luma, levels: a flat source cannot lose its contrast."""
+    tile_step: float
+    """How much lighter or darker than its neighbour a tile is, levels; 0 without tiles."""
+    handed_tint: float
+    """As ``tint``, before anything was put right."""
+    handed_tone: float
+    """Mean difference of a channel where nothing is drawn, but for paper, before anything was put right, levels; 0
+    where there is no such place."""
+    handed_white: float
+    """As ``white_drift``, before anything was put right."""
+    handed_black: float
+    """As ``black_drift``, before anything was put right."""
 
 
-def compare(source: UInt8Array, larger: UInt8Array, borders: Borders = NO_BORDERS) -> Scores:
+@dataclass(frozen=True, slots=True, eq=False)
+class Handed:
+    """What is kept of a page as the engine handed it over."""
+
+    small: UInt8Array
+    """Shrunk to the size at which pages are compared."""
+    seam: float
+    """As `Scores.seam`."""
+
+    @classmethod
+    def over(cls, source: UInt8Array, larger: UInt8Array, borders: Borders = NO_BORDERS) -> Handed:
+        """Keep what `compare` will ask of a page before anything in it is put right; arguments as there."""
+        size, used = _compared(source)
+        return cls(_shrunk(larger, size, used), worst_seam(source, larger, borders))
+
+
+def compare(
+    source: UInt8Array,
+    larger: UInt8Array,
+    borders: Borders = NO_BORDERS,
+    handed: Handed | None = None,
+) -> Scores:
     """Measure a page against the one that it was made from.
 
     Args:
         source: uint8, height x width x C, C 3 or 1.
         larger: uint8, any larger height x width x the same C.
         borders: where tiles meet in the larger page.
+        handed: of the same page before anything in it was put right; None where nothing was.
     """
-    height, width = source.shape[:2]
-    # An odd row or column at the end is left out: half a pixel less would move all others.
-    used = (_even(width) / width, _even(height) / height)
-    size = _common_size(_even(width), _even(height))
-    ratio = _even(height) / size[1]
+    size, used = _compared(source)
+    ratio = _even(source.shape[0]) / size[1]
     small_source, small = _shrunk(source, size, used), _shrunk(larger, size, used)
     before, after = _luma(small_source), _luma(small)
     difference = after - before
@@ -105,7 +142,16 @@ def compare(source: UInt8Array, larger: UInt8Array, borders: Borders = NO_BORDER
     deviation = float(before.std())
     brightness, tint = _moves(small_source, small, before)
     squares = _Squares.of(before, after)
-    tiles = _tiles(borders, larger.shape, before.shape)
+    borders_there = _borders_at(borders, larger.shape, before.shape)
+    tiles = list(_tiles(borders_there, before.shape))
+    seam = worst_seam(source, larger, borders)
+    step = worst_step(difference, borders_there)
+    if handed is None:
+        handed_small, handed_luma = small, after
+    else:
+        handed_small, handed_luma = handed.small, _luma(handed.small)
+        seam = max(seam, handed.seam)
+        step = max(step, worst_step(handed_luma - before, borders_there))
     return Scores(
         psnr=99.0 if mean_square < 1e-5 else float(10 * np.log10(255**2 / mean_square)),
         ssim=squares.similarity(),
@@ -117,22 +163,40 @@ def compare(source: UInt8Array, larger: UInt8Array, borders: Borders = NO_BORDER
         black_drift=_drift(before, after, 0),
         chroma=_chroma(small_source, small),
         tile_shift=max((_shift(before[tile], difference[tile]) * ratio for tile in tiles), default=0.0),
-        seam=worst_seam(source, larger, borders),
+        seam=seam,
         contrast=float(after.std()) / deviation if deviation >= 1 else 1.0,
         contrast_levels=deviation,
+        tile_step=step,
+        handed_tint=_moves(small_source, handed_small, before)[1],
+        handed_tone=_tone(small_source, handed_small, before),
+        handed_white=_drift(before, handed_luma, 255),
+        handed_black=_drift(before, handed_luma, 0),
     )
 
 
-def _tiles(
-    borders: Borders, larger: tuple[int, ...], small: tuple[int, ...]
-) -> Iterator[tuple[slice, slice]]:
-    """Yield where each tile lies in the shrunk pages; nothing for a page in one piece, or for slivers."""
-    if borders == NO_BORDERS:
-        return
+def _compared(source: UInt8Array) -> tuple[tuple[int, int], tuple[float, float]]:
+    """Return the width and height at which a page is compared, and the part of its own that is used."""
+    height, width = source.shape[:2]
+    # An odd row or column at the end is left out: half a pixel less would move all others.
+    used = (_even(width) / width, _even(height) / height)
+    return _common_size(_even(width), _even(height)), used
+
+
+def _borders_at(borders: Borders, larger: tuple[int, ...], small: tuple[int, ...]) -> Borders:
+    """Return where borders of the larger page lie in the shrunk one."""
     rows, columns = (
-        pairwise((0, *(round(place * length / whole) for place in places), length))
+        tuple(round(place * length / whole) for place in places)
         for places, whole, length in zip((borders.rows, borders.columns), larger, small, strict=False)
     )
+    return Borders(rows, columns)
+
+
+def _tiles(borders: Borders, shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
+    """Yield where each tile lies in a page of this shape; nothing for a page in one piece, or for slivers."""
+    if borders == NO_BORDERS:
+        return
+    rows = pairwise((0, *borders.rows, shape[0]))
+    columns = pairwise((0, *borders.columns, shape[1]))
     for (top, bottom), (left, right) in product(rows, columns):
         if min(bottom - top, right - left) >= _LEAST_TILE:
             yield slice(top, bottom), slice(left, right)
@@ -243,6 +307,29 @@ def _moves(source: UInt8Array, small: UInt8Array, luma: Floats) -> tuple[float, 
     whole, inked = np.stack((everywhere, ink / max(1.0, float(ink.sum())))) @ difference
     apart = [whole] if ink.mean() < _LEAST_INK else [whole, inked]
     return abs(float(whole.mean())), max(float(np.abs(each - each.mean()).max()) for each in apart)
+
+
+def _tone(source: UInt8Array, small: UInt8Array, luma: Floats) -> float:
+    """Return the mean difference of the channel where it is greatest, over what is neither paper nor drawn on."""
+    levels = luma.astype(np.uint8)
+    lowest, highest = levels.copy(), levels.copy()
+    for axis in (0, 1):
+        _among_neighbours(np.minimum, lowest, axis)
+        _among_neighbours(np.maximum, highest, axis)
+    calm = (highest - lowest <= _CALM) & (levels < _INK)
+    count = np.count_nonzero(calm)
+    if count < _FEWEST_CALM:
+        return 0.0
+    difference = np.subtract(small, source, dtype=np.float32).reshape(-1, source.shape[2])
+    # One product for the sums: NumPy's own along samples three apart take ten times as long.
+    return float(np.abs(calm.reshape(-1).astype(np.float32) @ difference).max()) / count
+
+
+def _among_neighbours(choose: np.ufunc, plane: UInt8Array, axis: int) -> None:
+    """Put in every pixel's place, along an axis, what is chosen among it and its neighbours on both sides."""
+    source, chosen = np.moveaxis(plane.copy(), axis, 0), np.moveaxis(plane, axis, 0)
+    choose(chosen[1:], source[:-1], out=chosen[1:])
+    choose(chosen[:-1], source[1:], out=chosen[:-1])
 
 
 def _shift(before: Floats, difference: Floats) -> float:

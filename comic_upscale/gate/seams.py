@@ -1,8 +1,9 @@
-"""Whether the tiles of a page fit together: a line that lies exactly where two of them meet.
+"""Whether the tiles of a page fit together: a jump that lies exactly where two of them meet.
 
-A seam is a jump where the source has none, as long as the tile's side. Both pages are looked at across each border:
-in the larger one the bend of the third order, which is next to nothing where a picture is smooth, however steep;
-in the source how much is drawn there, since a line that the artist drew bends as well, and hides a seam from the eye.
+It is looked for in two ways. `worst_seam` takes the larger page as it is, for seams that are fine: across each border
+the bend of the third order, which is next to nothing where a picture is smooth, however steep; and the source, since
+a line that the artist drew bends as well, and hides a seam from the eye. `worst_step` takes the difference from the
+source, for a tile that is lighter or darker than its neighbours: it sees that in drawings and screentone too.
 """
 
 from __future__ import annotations
@@ -26,6 +27,13 @@ _BEND_OF_A_STEP = 1.5
 """The bend of the third order, as measured here, where a step of one level is."""
 _CALM = 6.0
 """Levels of the source around a border at which its pixels count half."""
+_BAND = 4
+"""Shrunk pixels on either side of a border whose means are compared, but for those next to it: a border may run
+through the middle of one."""
+_ELSEWHERE = np.array([-36, -30, -24, -18, -12, 12, 18, 24, 30, 36])
+"""Shrunk pixels from a border at which the same is measured: what a network does to a picture is no less there."""
+_SHORTEST = 24
+"""Shrunk pixels of a tile's side below which nothing is said of it."""
 
 Floats = NDArray[np.float32]
 
@@ -47,6 +55,50 @@ def worst_seam(source: UInt8Array, larger: UInt8Array, borders: Borders) -> floa
     return max([0.0, *upright, *lying])
 
 
+def worst_step(difference: Floats, borders: Borders) -> float:
+    """Return by how much a tile is lighter or darker than its neighbour than any two places beside their border.
+
+    Args:
+        difference: of the larger page from its source, in levels of luma, height x width, both shrunk.
+        borders: where tiles meet in it.
+
+    Returns:
+        Levels, of the worst border; 0 without borders.
+    """
+    height, width = difference.shape
+    upright = _worst_step(difference, (0, *borders.rows, height), borders.columns)
+    lying = _worst_step(difference.T, (0, *borders.columns, width), borders.rows)
+    return max(0.0, upright, lying)
+
+
+def _worst_step(difference: Floats, ends: tuple[int, ...], places: tuple[int, ...]) -> float:
+    """Return the same for borders that are columns, each in pieces from end to end."""
+    worst = 0.0
+    for top, bottom in pairwise(ends):
+        if bottom - top < _SHORTEST or not places:
+            continue
+        steps = _steps(difference[top:bottom].mean(axis=0, dtype=np.float64))
+        for place in places:
+            beside = _ELSEWHERE + place
+            beside = beside[(beside >= 0) & (beside < len(steps))]
+            worst = max(worst, float(steps[place] - np.max(steps[beside], initial=0.0)))
+    return worst
+
+
+def _steps(profile: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return for each place how far the means of the bands on both its sides lie apart; 0 where one is not whole."""
+    steps = np.zeros(len(profile))
+    reach = _BAND + 1
+    if len(profile) <= 2 * reach:
+        return steps
+    sums = np.concatenate(([0.0], np.cumsum(profile)))
+    bands = (sums[_BAND:] - sums[:-_BAND]) / _BAND
+    # A place with one shrunk pixel left out on either side of it.
+    places = np.arange(reach, len(profile) - reach)
+    steps[places] = np.abs(bands[places + 1] - bands[places - reach])
+    return steps
+
+
 def _stands_out(source: UInt8Array, larger: UInt8Array, column: int, ends: tuple[int, ...]) -> float:
     """Return the same for one column, in pieces from end to end."""
     width = larger.shape[1]
@@ -60,7 +112,7 @@ def _stands_out(source: UInt8Array, larger: UInt8Array, column: int, ends: tuple
 
 
 def _excess(bends: Floats, weights: Floats, steps: Floats) -> float:
-    """Return by how many levels the bend in the middle is stronger than those beside it, and than what is drawn there.
+    """Return by how many levels the bend in the middle is stronger than any beside it, and than what is drawn there.
 
     Args:
         bends: of each pixel along the border, at ``2 * REACH - 3`` places across it.
@@ -72,12 +124,13 @@ def _excess(bends: Floats, weights: Floats, steps: Floats) -> float:
         return 0.0
     means = weights @ bends / total
     middle = REACH - 2
-    # The bend of a single jump is felt one place further, too; what lies beyond is the picture's own.
+    # The bend of a single jump is felt one place further, too; what lies beyond is the picture's own. Of that the
+    # strongest, not the mean: screentone bends in step with itself.
     beside = np.concatenate((means[: middle - 1], means[middle + 2 :]))
     # Signed within a piece, so that paper and screentone cancel out, and an edge that was drawn is left.
     starts = np.arange(0, len(steps), _PIECE)
     drawn = float(np.abs(np.add.reduceat(weights * steps, starts)).sum()) / total
-    return max(0.0, float(means[middle] - beside.mean()) - _BEND_OF_A_STEP * drawn)
+    return max(0.0, float(means[middle] - beside.max()) - _BEND_OF_A_STEP * drawn)
 
 
 def _drawn(source: UInt8Array, shape: tuple[int, ...], column: int) -> tuple[Floats, Floats]:

@@ -12,7 +12,7 @@ from importlib.resources import files
 
 import numpy as np
 
-from comic_upscale.gate.scores import Scores, compare
+from comic_upscale.gate.scores import Handed, Scores, compare
 from comic_upscale.pages.page import NO_BORDERS, Borders, SampleArray, UInt8Array
 
 
@@ -35,6 +35,11 @@ class Bounds:
     """The least part of the source's contrast that must be left."""
     contrast_levels: float
     """Sources of less contrast than this are not asked for it."""
+    tile_step: float
+    handed_tint: float
+    handed_tone: float
+    handed_white: float
+    handed_black: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +57,30 @@ class Verdict:
 
 
 @cache
-def default_bounds() -> Bounds:
-    """Return the bounds that come with the package."""
+def default_bounds(model: str | None = None) -> Bounds:
+    """Return the bounds that come with the package for a model, by its name; those of all models for any other."""
     text = files("comic_upscale.gate").joinpath("thresholds.toml").read_text("utf-8")
-    return Bounds(**tomllib.loads(text)["bounds"])
+    content = tomllib.loads(text)
+    return Bounds(**content["bounds_of"].get(model, content["bounds"]))
+
+
+def hand_over(source: SampleArray, larger: SampleArray, borders: Borders = NO_BORDERS) -> Handed:
+    """Keep what `judge` will ask of a page as the engine made it, before anything in it is put right.
+
+    Args:
+        source: uint8 or uint16, height x width x C, C 3 or 1.
+        larger: of the same type, any larger height x width x the same C.
+        borders: where tiles meet in the larger page.
+    """
+    return Handed.over(_high_bytes(source), _high_bytes(larger), borders)
 
 
 def judge(
     source: SampleArray,
     larger: SampleArray,
     borders: Borders = NO_BORDERS,
+    *,
+    handed: Handed | None = None,
     bounds: Bounds | None = None,
 ) -> Verdict:
     """Hold a page against its source.
@@ -70,9 +89,10 @@ def judge(
         source: uint8 or uint16, height x width x C, C 3 or 1.
         larger: of the same type, any larger height x width x the same C.
         borders: where tiles meet in the larger page.
-        bounds: None for those that come with the package.
+        handed: what `hand_over` kept of the same page; None where nothing in it was put right.
+        bounds: None for those of all models.
     """
-    scores = compare(_high_bytes(source), _high_bytes(larger), borders)
+    scores = compare(_high_bytes(source), _high_bytes(larger), borders, handed)
     return Verdict(scores, reasons(scores, bounds or default_bounds()))
 
 
@@ -103,5 +123,22 @@ def reasons(scores: Scores, bounds: Bounds) -> tuple[str, ...]:
             f"a tile shifted by {scores.tile_shift:.2f} pixels of the source",
         ),
         (scores.seam > bounds.seam, f"a seam between tiles, {scores.seam:.1f} levels"),
+        (scores.tile_step > bounds.tile_step, f"a seam: a tile off by {scores.tile_step:.1f} levels"),
+        (
+            scores.handed_tint > bounds.handed_tint,
+            f"tinted by {scores.handed_tint:.1f} levels before tone was put right",
+        ),
+        (
+            scores.handed_tone > bounds.handed_tone,
+            f"flat areas off by {scores.handed_tone:.1f} levels before tone was put right",
+        ),
+        (
+            scores.handed_white > bounds.handed_white,
+            f"white paper off by {scores.handed_white:.1f} levels before it was put right",
+        ),
+        (
+            scores.handed_black > bounds.handed_black,
+            f"solid black off by {scores.handed_black:.1f} levels before it was put right",
+        ),
     )
     return tuple(text for is_beyond, text in checks if is_beyond)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from comic_upscale.gate.verdict import Verdict, judge
+from comic_upscale.gate.verdict import Verdict, default_bounds, hand_over, judge
 from comic_upscale.pages.page import Pixels
+from comic_upscale.upscaling.pages import finish
 
 SUSPECT = "suspect"
 """The kind of a page that failed because it is suspect, with ``--strict``."""
@@ -22,25 +23,32 @@ class Gatekeeper:
     """Holds pages against their sources, and remembers whether doing them again has helped.
 
     Used from the loop's thread and from workers: what it counts changes on the loop's thread alone.
+
+    Args:
+        model: name of the model whose bounds to hold pages to.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, model: str) -> None:
         self._again = self._mended = 0
+        self._bounds = default_bounds(model)
 
     @staticmethod
     def wants(source: Pixels) -> bool:
         """Whether a page is large enough to be judged."""
         return min(source.width, source.height) >= SMALLEST
 
-    @staticmethod
-    def look(source: Pixels, page: Pixels) -> Verdict:
-        """Judge a page; called from a worker.
+    def finished(self, source: Pixels, page: Pixels) -> tuple[Pixels, Verdict]:
+        """Finish a page, and judge it as it was and as it is then; called from a worker.
 
         Args:
             source: as the network was given it.
-            page: as it would be written.
+            page: as the engine handed it over.
         """
-        return judge(source.color, page.color, page.borders)
+        # Before anything is put right, in place.
+        handed = hand_over(source.color, page.color, page.borders)
+        page = finish(page)
+        verdict = judge(source.color, page.color, page.borders, handed=handed, bounds=self._bounds)
+        return page, verdict
 
     def wants_again(self, verdict: Verdict) -> bool:
         """Whether a page should be done again by the safest path."""

@@ -164,7 +164,7 @@ class Pipeline:
         self._meters = {stage: StageMeter(workers) for stage in STAGES}
         self._meters["upscale"] = StageMeter(len(engines))
         self._rate = RateMeter()
-        self._gatekeeper = Gatekeeper()
+        self._gatekeeper = Gatekeeper(settings.model)
         self._twins: Twins[_Work] = Twins(
             plan.twins.sizes,
             {(sha256, self._format_of(output)): row_id for row_id, sha256, output in plan.twins.done},
@@ -501,11 +501,15 @@ class Pipeline:
             PageError: it stays suspect, and the settings are strict.
         """
         assert work.pixels is not None
-        work.pixels, verdict = await self._in_workers("encode", work, self._judged, work.pixels, before)
+        work.pixels, verdict = await self._in_workers(
+            "encode", work, self._gatekeeper.finished, before, work.pixels
+        )
         if self._gatekeeper.wants_again(verdict):
             again = (await self._through(work.lane, [before], work.target, safest=True))[0]
             if not isinstance(again, PageError):
-                page, second = await self._in_workers("encode", work, self._judged, again, before)
+                page, second = await self._in_workers(
+                    "encode", work, self._gatekeeper.finished, before, again
+                )
                 self._gatekeeper.note_again(second)
                 # Only where it helped: what a run makes of a page must not hang on which pages it met before.
                 if not second.is_suspect:
@@ -514,10 +518,6 @@ class Pipeline:
         work.verdict = verdict
         if verdict.is_suspect and self._settings.strict:
             raise PageError(SUSPECT, "; ".join(verdict.reasons))
-
-    def _judged(self, pixels: Pixels, before: Pixels) -> tuple[Pixels, Verdict]:
-        pixels = finish(pixels)
-        return pixels, self._gatekeeper.look(before, pixels)
 
     def _encoded(self, work: _Work) -> tuple[bytes, str]:
         pixels, work.pixels = work.pixels, None

@@ -17,8 +17,9 @@ from PIL import Image
 
 from comic_upscale.gate import scores
 from comic_upscale.gate.scores import compare
-from comic_upscale.gate.verdict import default_bounds, judge
-from comic_upscale.pages.page import Borders, Pixels, UInt8Array
+from comic_upscale.gate.seams import worst_step
+from comic_upscale.gate.verdict import Verdict, default_bounds, hand_over, judge
+from comic_upscale.pages.page import NO_BORDERS, Borders, Pixels, UInt8Array
 from comic_upscale.upscaling.pages import finish, prepare
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "pages").glob("0*.png"))
@@ -99,6 +100,42 @@ def test_each_fault_is_named(fault: Fault, reason: str) -> None:
     assert any(reason in text for text in verdict.reasons), verdict
 
 
+def _judged_as_in_a_run(page: UInt8Array, handed_over: UInt8Array, borders: Borders = NO_BORDERS) -> Verdict:
+    handed = hand_over(page, handed_over, borders)
+    bounds = default_bounds("comic-compact-x3")
+    return judge(page, _written(page, handed_over), borders, handed=handed, bounds=bounds)
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_what_a_run_puts_right_is_known_by_what_the_engine_handed_over(number: int) -> None:
+    page = _page(number)
+    larger = _larger(page)
+    assert _judged_as_in_a_run(page, larger).reasons == ()
+    tinted = _judged_as_in_a_run(page, _tinted(larger)).reasons
+    assert any("before tone was put right" in text for text in tinted), tinted
+    off_white = _judged_as_in_a_run(page, _off_white(larger)).reasons
+    has_white = float(np.mean(page.min(axis=2) == 255)) > 0.02
+    assert ("white paper off by 3.0 levels before it was put right" in off_white) == has_white
+
+
+def test_black_that_a_run_puts_back_is_known_by_what_the_engine_handed_over() -> None:
+    page = _page().copy()
+    page[100:300, 50:250] = 0
+    verdict = _judged_as_in_a_run(page, np.maximum(_larger(page), 3))
+    assert "solid black off by 3.0 levels before it was put right" in verdict.reasons
+
+
+def test_a_gray_page_that_is_lighter_where_nothing_is_drawn_is_known() -> None:
+    page = np.full((200, 300, 1), 255, np.uint8)
+    page[50:150, 50:150] = 100
+    larger = _larger(page)
+    # White cannot be any lighter, so a page of it is hardly lighter in the mean.
+    lighter = (larger.astype(np.int16) + 4).clip(0, 255).astype(np.uint8)
+    assert _judged_as_in_a_run(page, larger).reasons == ()
+    reasons = _judged_as_in_a_run(page, lighter).reasons
+    assert any("flat areas off by 4.0 levels before tone was put right" in text for text in reasons), reasons
+
+
 BORDERS = Borders(rows=(700,), columns=(430, 860))
 """Of two rows of three tiles, as an engine may say that it has cut a page."""
 
@@ -123,6 +160,34 @@ def test_a_tile_that_does_not_fit_its_neighbours_is_a_seam_where_tiles_meet(numb
     verdict = judge(page, _darker_tile(larger), BORDERS)
     assert any("a seam between tiles" in text for text in verdict.reasons), verdict
     assert compare(page, _darker_tile(larger)).seam == 0
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+@pytest.mark.parametrize("tile_first", [True, False])
+def test_a_darker_tile_is_found_in_drawings_too(number: int, tile_first: bool) -> None:
+    """Also after a run has put the tone right, which spreads the difference over what lies around."""
+    page = _page(number)
+    larger = _larger(page)
+    if tile_first:
+        verdict = _judged_as_in_a_run(page, _darker_tile(larger), BORDERS)
+    else:
+        written = _darker_tile(_written(page, larger))
+        verdict = judge(page, written, BORDERS, handed=hand_over(page, larger, BORDERS))
+    assert verdict.scores.tile_step > 2
+    assert _judged_as_in_a_run(page, larger, BORDERS).scores.tile_step < 0.5
+
+
+def test_a_step_is_one_of_the_border_and_not_of_what_the_network_does_everywhere() -> None:
+    stripes = np.tile(np.where(np.arange(240) // 6 % 2 == 0, 5, -5).astype(np.float32), (100, 1))
+    borders = Borders(columns=(120,))
+    assert worst_step(stripes, borders) == 0
+    tile = np.zeros((100, 240), np.float32)
+    tile[:, 120:] = 5
+    assert worst_step(tile, borders) == pytest.approx(5)
+    assert worst_step(tile.T, Borders(rows=(120,))) == pytest.approx(5)
+    assert worst_step(tile, Borders(columns=(60,))) == 0
+    assert worst_step(tile, NO_BORDERS) == 0
+    assert worst_step(tile[:8, :8], Borders(rows=(3,), columns=(5,))) == 0
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
@@ -222,6 +287,13 @@ def test_the_bounds_are_those_of_the_package_and_say_where_they_come_from() -> N
     assert bounds.psnr > 0
     text = files("comic_upscale.gate").joinpath("thresholds.toml").read_text("utf-8")
     assert set(tomllib.loads(text)["origin"]) == {"pages", "outputs", "rule", "figures"}
+
+
+def test_a_model_that_was_measured_by_itself_has_bounds_of_its_own() -> None:
+    ours, any_other = default_bounds("comic-compact-x3"), default_bounds()
+    assert ours.handed_tone < any_other.handed_tone
+    assert ours.psnr > any_other.psnr
+    assert default_bounds("of-somebody.pth") == any_other
 
 
 @pytest.mark.parametrize(("larger", "size"), [((1200, 800), (400, 600)), ((1210, 803), (321, 484))])

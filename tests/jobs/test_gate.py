@@ -52,6 +52,13 @@ class SeamedEngine(NearestEngine):
         return Borders(columns=(batch.target_size[0] // 2,))
 
 
+class GrayingEngine(NearestEngine):
+    """Gives white as 252; also by the safest path."""
+
+    def upscale(self, batch: Batch) -> SampleArray:
+        return np.minimum(super().upscale(batch), 252)
+
+
 @pytest.fixture
 def pages(tmp_path: Path) -> Path:
     folder = tmp_path / "pages"
@@ -109,6 +116,20 @@ def test_a_seam_where_the_engine_says_that_tiles_meet_is_seen_and_mended(
     with sqlite3.connect(pages.parent / "out" / ".comic-upscale" / "ledger.sqlite3") as connection:
         notes = [row[0] for row in connection.execute("select notes from pages")]
     assert all("done again" in note for note in notes)
+
+
+def test_what_a_run_puts_right_is_told_as_well(pages: Path, tiny_weights: Path) -> None:
+    white = np.full((300, 200, 3), 255, np.uint8)
+    white[40:120, 30:90] = (60, 90, 20)
+    for path in sorted(pages.iterdir())[1:]:
+        path.unlink()
+    Image.fromarray(white).save(pages / "001.png")
+    finished = run(pages, tiny_weights, GrayingEngine())
+    assert (finished.done, finished.suspects) == (1, 1)
+    suspects = read_suspects(pages.parent / "out" / ".comic-upscale" / "ledger.sqlite3")
+    assert "white paper off by 3.0 levels before it was put right" in suspects[0].reasons
+    with Image.open(pages.parent / "out" / "001.png") as after:
+        assert after.convert("RGB").getpixel((300, 500)) == (255, 255, 255)
 
 
 def test_a_page_that_stays_suspect_is_kept_and_marked(pages: Path, tiny_weights: Path) -> None:
