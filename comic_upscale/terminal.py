@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm
 
-from comic_upscale.jobs.progress import Event, Fetching, JobFinished, JobStarted, Preparing, Progress
+from comic_upscale.jobs.progress import Event, Fetching, JobFinished, JobStarted, Preparing, Progress, Sending
 from comic_upscale.jobs.records import PageDone, PageFailed, PageSkipped, VolumeDone
 from comic_upscale.version import __version__
 from comic_upscale.wording import (
@@ -92,6 +92,8 @@ class LogDisplay:
             self._line(event.what)
         elif isinstance(event, Fetching):
             self._at_interval(f"fetching {event.name}: {event.done_bytes:,} of {event.total_bytes:,} bytes")
+        elif isinstance(event, Sending):
+            self._at_interval(f"sending {event.name}: {event.done_bytes:,} of {event.total_bytes:,} bytes")
         elif isinstance(event, JobStarted):
             self._start = self._last = time.monotonic()
             for label, text in header_lines(event):
@@ -164,9 +166,10 @@ class LiveDisplay:
         if isinstance(event, Preparing):
             self._status.update(Text(event.what))
             self._status.start()
-        elif isinstance(event, Fetching):
+        elif isinstance(event, (Fetching, Sending)):
+            doing = "fetching" if isinstance(event, Fetching) else "sending"
             share = f"{event.done_bytes / 1e6:.1f} of {event.total_bytes / 1e6:.1f} MB"
-            self._status.update(Text(f"fetching {event.name}: {share}"))
+            self._status.update(Text(printable(f"{doing} {event.name}: {share}")))
         elif isinstance(event, JobStarted):
             self._status.stop()
             self._console.print(_header(event))

@@ -34,6 +34,15 @@ class Fetching:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sending:
+    """A large file is on its way to another machine: weights, or an image."""
+
+    name: str
+    done_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobStarted:
     """The header: what will be done, with what, and where it is recorded."""
 
@@ -139,6 +148,7 @@ class JobFinished:
 Event: TypeAlias = (
     Preparing
     | Fetching
+    | Sending
     | JobStarted
     | PageDone
     | PageFailed

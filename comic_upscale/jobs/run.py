@@ -25,7 +25,7 @@ from comic_upscale.jobs.ledger_thread import LedgerThread
 from comic_upscale.jobs.lock import hold_job
 from comic_upscale.jobs.pipeline import Pipeline
 from comic_upscale.jobs.plan import Plan, make_plan, source_folders
-from comic_upscale.jobs.progress import Event, Fetching, JobFinished, JobStarted, Listener, Preparing
+from comic_upscale.jobs.progress import Event, Fetching, JobFinished, JobStarted, Listener, Preparing, Sending
 from comic_upscale.jobs.records import CarriedFile
 from comic_upscale.models.download import OnProgress
 from comic_upscale.models.weights import ResolvedWeights, resolve_weights
@@ -87,6 +87,8 @@ async def run_job_async(
     """Upscale every page of a job that is not done yet; as `run_job`, in the running event loop."""
     emit = on_event or _ignore
     stop = stop or StopRequest()
+    if elsewhere is not None:
+        elsewhere.workplace.report_to(_from_a_thread(emit, Sending))
     model = await asyncio.to_thread(named_model, settings)
     emit(Preparing(what="reading the input"))
     discovery = await asyncio.to_thread(find_pages, settings)
@@ -153,10 +155,14 @@ async def _choose(
 
 def _fetching(emit: Listener) -> OnProgress:
     """What tells of a download from the thread that it is on."""
+    return _from_a_thread(emit, Fetching)
+
+
+def _from_a_thread(emit: Listener, kind: type[Fetching] | type[Sending]) -> OnProgress:
     loop = asyncio.get_running_loop()
 
     def on_progress(name: str, done: int, total: int) -> None:
-        loop.call_soon_threadsafe(emit, Fetching(name=name, done_bytes=done, total_bytes=total))
+        loop.call_soon_threadsafe(emit, kind(name=name, done_bytes=done, total_bytes=total))
 
     return on_progress
 

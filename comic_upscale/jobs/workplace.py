@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -66,6 +66,12 @@ class Workplace(Protocol):
     Each raises `RemoteError` where the machine cannot do its part; a line that broke is mended by itself,
     as far as that is possible.
     """
+
+    def report_to(self, listener: Callable[[str, int, int], None]) -> None:
+        """Tell from now on how far a large file is on its way, with its name, the bytes sent and all of them.
+
+        The listener is called from the thread that a method is called from, now and then.
+        """
 
     def has_accelerator(self) -> bool:
         """Whether it has a device that is faster than a processor."""

@@ -20,6 +20,7 @@ import platform
 import re
 import shlex
 import tarfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,6 +52,8 @@ _ROOM_FOR_TAR = 1 << 20
 _HASHED_A_SECOND = 50e6
 """Bytes that the slowest machine hashes in a second: it says nothing meanwhile."""
 _PIECE_BYTES = 1 << 18
+_TELL_SECONDS = 0.5
+"""Between two words on how far a file is."""
 
 # The lock is the kernel's and goes with its processes: the run, or whatever is left of it.
 _LAUNCH = r"""
@@ -196,6 +199,7 @@ class Machine:
         self._run_arguments: list[str] = []
         self._since = ""
         self._key = ""
+        self._on_sent: Callable[[str, int, int], None] = _nobody
 
     def close(self) -> None:
         """Hang up; what was started goes on."""
@@ -204,6 +208,10 @@ class Machine:
             self._connection = None
 
     # As a workplace
+
+    def report_to(self, listener: Callable[[str, int, int], None]) -> None:
+        """Tell from now on how far weights and images are: name, bytes sent, all bytes."""
+        self._on_sent = listener
 
     def has_accelerator(self) -> bool:
         """Whether it has a card that its Python can use, or will be able to."""
@@ -608,11 +616,25 @@ class Machine:
                 f"cat >>{part}; [ $(wc -c <{part}) -ge {size} ] || {{ echo 'the disk is full' >&2; exit 1; }}; "
                 f'if [ "$(sha256sum <{part} | cut -c 1-64)" = {sha256} ]; then mv {part} {quoted}; else rm -f {part}; '
                 "echo 'a file did not arrive as it was sent' >&2; exit 1; fi",
-                feed=pieces(begun),
+                feed=self._told(place.rpartition("/")[2], pieces(begun), begun, size),
                 silence=max(60.0, size / _HASHED_A_SECOND),
             )
 
         self._patiently(step)
+
+    def _told(self, name: str, pieces: Iterable[bytes], begun: int, size: int) -> Iterator[bytes]:
+        """Hand pieces on, and tell now and then how far they are."""
+        sent, told = begun, time.monotonic()
+        for piece in pieces:
+            yield piece
+            sent += len(piece)
+            if time.monotonic() - told >= _TELL_SECONDS:
+                told = time.monotonic()
+                self._on_sent(name, sent, size)
+
+
+def _nobody(name: str, done: int, total: int) -> None:
+    """Listen to nothing."""
 
 
 def job_name(fingerprint: str, settings: JobSettings) -> str:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
 import pytest
 import typer
 
+from comic_upscale import terminal
 from comic_upscale.cli import app
 from comic_upscale.cli_remote import _options_there
 from comic_upscale.errors import RemoteError
+from comic_upscale.remote import machine
 from comic_upscale.remote.container import Container, is_image_name
 from tests.jobs.conftest import draw
 from tests.remote.conftest import Box, Invoke
@@ -117,6 +120,31 @@ def test_an_image_from_a_file_is_sent_and_loaded_once(
     assert [words[0] for words in asked(docker)].count("load") == 1
     assert not list((box.base / "images").glob("*.tar*"))
     assert len(list(box.job().glob("input/*"))) == 1
+
+
+def test_how_far_a_large_file_is_can_be_seen(
+    box: Box,
+    docker: Path,
+    remote: Invoke,
+    tmp_path: Path,
+    tiny_weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine, "_TELL_SECONDS", 0.0)
+    monkeypatch.setattr(terminal, "LOG_INTERVAL_SECONDS", 0.0)
+    draw(tmp_path / "pages" / "0.png", 0)
+    size = 1_000_000
+    (tmp_path / "image.tar").write_text("example/upscale:1\n".ljust(size))
+    options = ["--container", tmp_path / "image.tar", "--input", tmp_path / "pages", "--model", tiny_weights]
+    code, out, err = remote("push", *box.step(), *options)
+    assert code == 0, out + err
+    said = re.findall(r"sending ([\w.-]+): ([\d,]+) of ([\d,]+) bytes", out)
+    image = [int(done.replace(",", "")) for name, done, _ in said if name.endswith(".tar")]
+    assert len(image) >= 3
+    assert image == sorted(set(image))
+    assert image[-1] == size
+    weights = f"{tiny_weights.stat().st_size:,}"
+    assert (f"model{tiny_weights.suffix}", weights, weights) in said
 
 
 def test_what_docker_cannot_do_is_said(box: Box, docker: Path, remote: Invoke, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +157,9 @@ class HostileWorkplace:
         self.outputs: dict[str, bytes] = {}
         self.forgotten: list[str] = []
         self.stopped = False
+
+    def report_to(self, listener: Callable[[str, int, int], None]) -> None:
+        pass
 
     def has_accelerator(self) -> bool:
         return False

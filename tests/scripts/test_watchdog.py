@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -204,3 +205,30 @@ def test_what_cannot_be_is_refused(options: list[str]) -> None:
     ended = subprocess.run(["bash", str(SCRIPT), *options], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: ")
+
+
+UNIT = SCRIPT.parent / "idle-watchdog.service"
+
+
+def _unit_here(tmp_path: Path) -> Path:
+    """The unit with the script where it is, in place of where it is to be copied."""
+    unit = tmp_path / UNIT.name
+    unit.write_text(UNIT.read_text().replace("/usr/local/bin/idle_watchdog.sh", str(SCRIPT)))
+    return unit
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="apt-get install systemd")
+def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+    verified = subprocess.run(
+        ["systemd-analyze", "verify", str(_unit_here(tmp_path))], capture_output=True, text=True
+    )
+    assert (verified.returncode, verified.stderr) == (0, "")
+
+
+def test_the_command_of_the_unit_is_one_that_the_script_takes(tmp_path: Path) -> None:
+    text = _unit_here(tmp_path).read_text()
+    (command,) = (line.partition("=")[2] for line in text.splitlines() if line.startswith("ExecStart="))
+    soon = ["--dry-run", "--every", "1", "--ttl", "1"]
+    ran = subprocess.run([*shlex.split(command), *soon], capture_output=True, text=True, timeout=30)
+    assert ran.returncode == 0, ran.stderr
+    assert "shutdown -h now" in ran.stdout + ran.stderr
