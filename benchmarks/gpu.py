@@ -38,6 +38,7 @@ from safetensors.torch import save_file
 from spandrel.architectures.Compact import Compact
 from spandrel.architectures.ESRGAN import ESRGAN
 
+from benchmarks.arithmetic import flops
 from benchmarks.machine import facts, write_report
 from benchmarks.whole_run import HEIGHT, WIDTH, alone, cut_pages, official_loop, open_official, whole
 from comic_upscale.errors import PageError
@@ -268,17 +269,6 @@ def _later(make: Callable[[], torch.nn.Module], pages: torch.Tensor) -> Callable
         return made[0](pages)
 
     return run
-
-
-def flops(module: torch.nn.Module, height: int, width: int) -> float:
-    """Return the floating-point operations of one page: those of its convolutions, counted by torch."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    # Counted on a small page and scaled: convolutions cost by the pixel.
-    side = 64
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        module.eval()(torch.rand(1, 3, side, side))
-    return float(counter.get_total_flops()) * height * width / side**2
 
 
 def files_to_files(

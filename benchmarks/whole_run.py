@@ -8,6 +8,7 @@ pages, and the figures that count are the ratios. Loading a network is left out 
 * alone: ``TorchEngine.upscale`` over pixels that are decoded already, one call a page or batch, by as many engines
   at once as a run has.
 * whole: ``run_job`` from its first page to its last, reading, checking, writing, flushing, recording.
+* ceiling: matrix products in the engine's precision on the processor, and the network's share of that rate.
 * official: the loop of ``inference_realesrgan.py``: ``cv2.imread``, ``RealESRGANer.enhance``,
   ``cv2.imwrite``, with the same weights, the same precision and the same target size.
 """
@@ -33,6 +34,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from benchmarks.arithmetic import flops, matmul_rate
 from comic_upscale.jobs.progress import Event, JobStarted
 from comic_upscale.jobs.run import run_job, versions
 from comic_upscale.models.network import load_network
@@ -41,7 +43,7 @@ from comic_upscale.pages.decode import decode
 from comic_upscale.pages.page import Pixels
 from comic_upscale.pages.size import target_size
 from comic_upscale.settings import JobSettings
-from comic_upscale.upscaling.device import choose_device
+from comic_upscale.upscaling.device import PRECISIONS, choose_device
 from comic_upscale.upscaling.engine import Engine
 from comic_upscale.upscaling.pages import prepare, upscale_pages
 from comic_upscale.upscaling.torch_engine import open_torch_engines
@@ -69,8 +71,10 @@ def main() -> None:
     official = open_official(weights, engines[0])
     with tempfile.TemporaryDirectory() as folder:
         pages = cut_pages(Path(folder) / "pages", options.pages)
-        seconds = measure(pages, options.rounds, engines, official, weights)
+        seconds, rates = measure(pages, options.rounds, engines, official, weights)
     report = summarise(seconds, options.pages, engines[0], weights)
+    if rates:
+        report["arithmetic"] = arithmetic(seconds["alone"], rates, weights)
     print(json.dumps(report, indent=2))
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -111,13 +115,14 @@ def cut_pages(folder: Path, count: int) -> list[Path]:
 
 def measure(
     pages: list[Path], rounds: int, engines: Sequence[Engine], official: object, weights: ResolvedWeights
-) -> dict[str, list[float]]:
-    """Seconds a page of each of the three, once for each round."""
+) -> tuple[dict[str, list[float]], list[float]]:
+    """Seconds a page of each of the three, and of a processor its operations a second, once for each round."""
     decoded = [prepare(decode(path.read_bytes(), max_pixels=10**9)) for path in pages]
     alone(engines, decoded[:1] * len(engines))  # the first call of a network prepares it
     if official is not None:
         official_loop(official, pages[:1], pages[0].parent)
     seconds: dict[str, list[float]] = {"alone": [], "whole": [], "official": []}
+    rates: list[float] = []
     share = len(pages) // rounds
     for number in range(rounds):
         part = slice(number * share, (number + 1) * share)
@@ -125,8 +130,21 @@ def measure(
         seconds["whole"].append(whole(engines, pages[part], weights) / share)
         if official is not None:
             seconds["official"].append(official_loop(official, pages[part], pages[0].parent) / share)
+        if engines[0].device.startswith("cpu"):
+            rates.append(matmul_rate(PRECISIONS[engines[0].precision]))
         print(f"round {number + 1}: " + ", ".join(f"{k} {v[-1]:.3f} s" for k, v in seconds.items() if v))
-    return seconds
+    return seconds, rates
+
+
+def arithmetic(alone: list[float], rates: list[float], weights: ResolvedWeights) -> dict[str, float]:
+    """What the network asks of the processor for a page, and its share of the matrix products' rate."""
+    asked = flops(load_network(weights, None).module, HEIGHT, WIDTH)
+    shares = [asked / seconds / rate for seconds, rate in zip(alone, rates, strict=True)]
+    return {
+        "gflop_a_page": round(asked / 1e9, 1),
+        "matmul_gflop_a_second": round(statistics.median(rates) / 1e9, 1),
+        "network_alone_share": round(statistics.median(shares), 3),
+    }
 
 
 def alone(engines: Sequence[Engine], pages: list[Pixels]) -> float:
