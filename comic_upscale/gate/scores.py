@@ -11,6 +11,7 @@ the page is seen twice: as the engine handed it over (`Handed`), and as it is wr
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -168,7 +169,7 @@ def compare(
         contrast_levels=deviation,
         tile_step=step,
         handed_tint=_moves(small_source, handed_small, before)[1],
-        handed_tone=_tone(small_source, handed_small, before),
+        handed_tone=_tone(small_source, handed_small, before, source),
         handed_white=_drift(before, handed_luma, 255),
         handed_black=_drift(before, handed_luma, 0),
     )
@@ -309,20 +310,34 @@ def _moves(source: UInt8Array, small: UInt8Array, luma: Floats) -> tuple[float, 
     return abs(float(whole.mean())), max(float(np.abs(each - each.mean()).max()) for each in apart)
 
 
-def _tone(source: UInt8Array, small: UInt8Array, luma: Floats) -> float:
+def _tone(source: UInt8Array, small: UInt8Array, luma: Floats, unshrunk: UInt8Array) -> float:
     """Return the mean difference of the channel where it is greatest, over what is neither paper nor drawn on."""
     levels = luma.astype(np.uint8)
     lowest, highest = levels.copy(), levels.copy()
     for axis in (0, 1):
         _among_neighbours(np.minimum, lowest, axis)
         _among_neighbours(np.maximum, highest, axis)
-    calm = (highest - lowest <= _CALM) & (levels < _INK)
+    calm = (highest - lowest <= _CALM) & (levels < _INK) & (_grain(unshrunk, luma.shape) <= _CALM)
     count = np.count_nonzero(calm)
     if count < _FEWEST_CALM:
         return 0.0
     difference = np.subtract(small, source, dtype=np.float32).reshape(-1, source.shape[2])
     # One product for the sums: NumPy's own along samples three apart take ten times as long.
     return float(np.abs(calm.reshape(-1).astype(np.float32) @ difference).max()) / count
+
+
+def _grain(source: UInt8Array, shape: tuple[int, ...]) -> UInt8Array:
+    """Return how far apart the four pixels of the source are at each shrunk one: dots that the shrink has made flat."""
+    channel = source[:, :, source.shape[2] // 2]
+    rows, columns = (
+        np.arange(short) * (_even(long) // PART) // short * PART
+        for short, long in zip(shape, source.shape, strict=False)
+    )
+    if min(source.shape[:2]) < PART:
+        return np.zeros(shape, np.uint8)
+    corners = [channel[rows + down][:, columns + right] for down in (0, 1) for right in (0, 1)]
+    highest, lowest = (functools.reduce(choose, corners) for choose in (np.maximum, np.minimum))
+    return highest - lowest
 
 
 def _among_neighbours(choose: np.ufunc, plane: UInt8Array, axis: int) -> None:

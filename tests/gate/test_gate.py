@@ -136,6 +136,16 @@ def test_a_gray_page_that_is_lighter_where_nothing_is_drawn_is_known() -> None:
     assert any("flat areas off by 4.0 levels before tone was put right" in text for text in reasons), reasons
 
 
+def test_dots_that_the_comparison_makes_flat_are_no_flat_area() -> None:
+    page = np.full((200, 300, 1), 255, np.uint8)
+    page[50:150:2, 50:150:2] = page[51:150:2, 51:150:2] = 0
+    # What a network makes of dots finer than it can draw: a gray, and seldom quite theirs.
+    larger = np.full((500, 750, 1), 255, np.uint8)
+    larger[125:375, 125:375] = 140
+    assert hand_over(page, larger).small[50, 50] == 140
+    assert judge(page, larger, handed=hand_over(page, larger)).scores.handed_tone == 0
+
+
 BORDERS = Borders(rows=(700,), columns=(430, 860))
 """Of two rows of three tiles, as an engine may say that it has cut a page."""
 
