@@ -159,7 +159,7 @@ class Binder:
         """Write, check and place the CBZ; on the binder's thread."""
         shelved = self._shelf.volume(volume.source)
         assert shelved.contents is not None
-        notes = _notes(pages.values(), bound=bool(volume.output))
+        notes = (*shelved.contents.notes, *_notes(pages.values(), bound=bool(volume.output)))
         size, digest = 0, ""
         if volume.output:
             target = self._settings.output / volume.output

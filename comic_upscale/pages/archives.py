@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import errno
 import logging
+import posixpath
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -246,26 +247,33 @@ class TarContainer:
         self._path, self._rules = path, rules
         with volume_errors():
             self._tar = tarfile.open(path, "r:")  # noqa: SIM115 - closed by close()
-        self._infos: list[tarfile.TarInfo] | None = None
+        self._listing: list[tuple[str, tarfile.TarInfo]] | None = None
 
     def entries(self) -> list[Entry]:
         """The directory: the headers, from one to the next."""
-        return [Entry(info.name, info.size, _tar_kind(info)) for info in self._listed()]
+        return [Entry(name, info.size, _tar_kind(info)) for name, info in self._listed()]
 
-    def _listed(self) -> list[tarfile.TarInfo]:
-        if self._infos is None:
+    def _listed(self) -> list[tuple[str, tarfile.TarInfo]]:
+        """The names, and where the bytes of each are: of a hard link, those of the file before it that it names."""
+        if self._listing is None:
             tally = Tally(self._path, self._rules)
-            infos = []
+            listing = []
+            files: dict[str, tarfile.TarInfo] = {}
             with volume_errors():
-                for info in self._tar:
+                for header in self._tar:
+                    info = header
+                    if header.islnk():
+                        info = files.get(posixpath.normpath(header.linkname), header)
+                    if info.isreg():
+                        files[posixpath.normpath(header.name)] = info
                     tally.add(info.size)
-                    infos.append(info)
-            self._infos = infos
-        return self._infos
+                    listing.append((header.name, info))
+            self._listing = listing
+        return self._listing
 
     def read(self, index: int) -> bytes:
         """The bytes of a member."""
-        info = self._listed()[index]
+        _, info = self._listed()[index]
         if info.size > MAX_MEMBER_BYTES:
             raise too_large(info.size)
         with volume_errors("member"):
@@ -303,6 +311,9 @@ class LibarchiveContainer:
         self._stack = contextlib.ExitStack()
         self._walk: Iterator[Any] = iter(())
         self._at = -1
+        self._places: dict[str, int] = {}
+        """Where the files are that were come by, for the hard links behind them."""
+        self._last_linked: tuple[int, bytes] | None = None
         self._broken: PageError | None = None
 
     def entries(self) -> list[Entry]:
@@ -312,9 +323,11 @@ class LibarchiveContainer:
         self._rewind()
         with self._errors():
             for number, entry in enumerate(self._walk):
-                size = entry.size or 0
+                original = self._note(entry, number)
+                size = (entry.size or 0) if original is None else found[original].size
+                kind = _libarchive_kind(entry) if original is None else "file"
                 tally.add(size)
-                found.append(Entry(_text(entry, number), size, _libarchive_kind(entry), _is_locked(entry)))
+                found.append(Entry(_text(entry, number), size, kind, _is_locked(entry)))
         self._close()
         return found
 
@@ -325,6 +338,7 @@ class LibarchiveContainer:
         if index <= self._at or self._at < 0:
             self._rewind()
         entry: Any = None
+        original: int | None = None
         try:
             with self._errors():
                 while self._at < index:
@@ -332,11 +346,32 @@ class LibarchiveContainer:
                     if entry is None:
                         raise damaged("volume", "it ends too early")
                     self._at += 1
+                    original = self._note(entry, self._at)
         except PageError as error:
             # What follows cannot be reached either: do not try anew from the front for each page.
             self._broken = error
             raise
-        return self._joined(entry)
+        return self._joined(entry) if original is None else self._linked(original)
+
+    def _note(self, entry: Any, number: int) -> int | None:
+        """Remember where an entry is; of a hard link, return the place of the file before it that it names."""
+        name = posixpath.normpath(_text(entry, number))
+        original = None
+        if entry.islnk:
+            link = entry.linkpath
+            link = decode_names([link])[0] if isinstance(link, bytes) else link or ""
+            original = self._places.get(posixpath.normpath(link))
+            # A walk that came by here before has noted the link itself; a file lies before its links.
+            original = original if original is not None and original < number else None
+        if original is not None or entry.isfile:
+            self._places[name] = number if original is None else original
+        return original
+
+    def _linked(self, index: int) -> bytes:
+        """The bytes of the file that a hard link names. The last one is kept: going back is dear."""
+        if self._last_linked is None or self._last_linked[0] != index:
+            self._last_linked = index, self.read(index)
+        return self._last_linked[1]
 
     def _joined(self, entry: Any) -> bytes:
         parts: list[bytes] = []

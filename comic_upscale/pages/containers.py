@@ -26,7 +26,7 @@ from comic_upscale.pages.formats import (
     VOLUME_EXTENSIONS,
     extension_of,
 )
-from comic_upscale.pages.members import is_litter, safe_name
+from comic_upscale.pages.members import is_litter, is_merely_hidden, safe_name
 from comic_upscale.pages.naming import free_name, output_names, valid_names
 from comic_upscale.pages.order import fold, natural_key
 from comic_upscale.pages.pdf import PdfContainer
@@ -133,6 +133,8 @@ def _names(entries: Sequence[Entry]) -> tuple[dict[int, str], list[str]]:
             left_out["whose names lead outside"] += 1
             continue
         if is_litter(name):
+            if is_merely_hidden(name) and extension_of(name) in IMAGE_EXTENSIONS:
+                left_out["that are hidden images (their names begin with a dot)"] += 1
             continue
         if name in taken:
             stem, suffix = posixpath.splitext(name)

@@ -111,6 +111,17 @@ def test_a_solid_volume_and_pages_beside_it(make_job: MakeJob, tmp_path: Path) -
     assert (tmp_path / "out" / "cover.png").is_file()
 
 
+def test_what_a_volume_left_out_is_noted_in_the_ledger(make_job: MakeJob, tmp_path: Path) -> None:
+    make_zip(tmp_path / "in" / "v.cbz", {"a: intro.png": picture(1), "../x.png": picture(2), ".h.png": b""})
+    settings = make_job()
+    events: list[Event] = []
+    assert run(settings, events).done == 1
+    assert list(read_cbz(tmp_path / "out" / "v.cbz")) == ["a_ intro.png"]
+    (notes,) = [event.notes for event in events if isinstance(event, VolumeDone)]
+    assert [note.split(" that ")[0].split(" whose ")[0] for note in notes] == ["1 member(s)", "1 member(s)"]
+    assert query(settings, "select notes from pages where kind = 'volume'") == [("; ".join(notes),)]
+
+
 def test_one_volume_as_the_input(make_job: MakeJob, tmp_path: Path) -> None:
     path = make_zip(tmp_path / "v.cbz", pictures(3))
     before = path.read_bytes()

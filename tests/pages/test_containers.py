@@ -133,7 +133,11 @@ def test_encodings_are_told_apart(raw: bytes, name: str) -> None:
         ("/abs.jpg", None),
         ("\\\\server\\share.jpg", None),
         ("C:\\win.jpg", None),
-        ("c:win.jpg", None),
+        ("c:/win.jpg", None),
+        ("c:win.jpg", "c_win.jpg"),
+        ("a: intro.png", "a_ intro.png"),
+        ("b/a:b?.png", "b/a_b?.png"),
+        ("12: intro.png", "12: intro.png"),
         ("..", None),
         ("", None),
         ("./a//b/./1.jpg", "a/b/1.jpg"),
@@ -183,6 +187,58 @@ def test_links_and_devices_are_left_out_and_said(tmp_path: Path) -> None:
         archive.addfile(info, io.BytesIO(picture(1)))
     assert list(targets(path)) == ["page.png"]
     assert "3 member(s) that are links or devices were left out" in contents(path).notes
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_hard_links_inside_a_tar_are_the_pages_that_they_name(tmp_path: Path, mode: str) -> None:
+    path = make_tar(tmp_path / "v.cbt", {"a/1.png": picture(1), "a/2.png": picture(2)}, mode)
+    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+        for name in ("a/1.png", "a/2.png"):
+            info = tarfile.TarInfo(name)
+            info.size = len(picture(int(name[2])))
+            archive.addfile(info, io.BytesIO(picture(int(name[2]))))
+        for name, target in (
+            ("a/3.png", "a/1.png"),
+            ("a/4.png", "./a/3.png"),
+            ("a/5.png", "a/6.png"),  # a file that comes later: no archiver writes that
+            ("a/6.png", "a/2.png"),
+            ("a/7.png", "../../etc/passwd"),
+            ("a/8.png", "a/8.png"),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.LNKTYPE, target
+            archive.addfile(info)
+    wanted = {"a/1.png": 1, "a/2.png": 2, "a/3.png": 1, "a/4.png": 1, "a/6.png": 2}
+    assert read_all(path) == {name: picture(number) for name, number in wanted.items()}
+    assert "3 member(s) that are links or devices were left out" in contents(path).notes
+    container = open_container(path, RULES)
+    backwards = {member.name: container.read(member.index) for member in reversed(contents(path).members)}
+    container.close()
+    assert backwards == read_all(path)
+
+
+def test_hard_links_count_towards_a_bomb(tmp_path: Path) -> None:
+    for mode in ("w", "w:gz"):
+        path = tmp_path / "v.cbt"
+        with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+            info = tarfile.TarInfo("1.png")
+            info.size = 1000
+            archive.addfile(info, io.BytesIO(bytes(1000)))
+            for number in range(9):
+                info = tarfile.TarInfo(f"l{number}.png")
+                info.type, info.linkname = tarfile.LNKTYPE, "1.png"
+                archive.addfile(info)
+        assert "--max-unpacked" in refusal(path, VolumeRules(max_unpacked=9999)).reason
+        assert len(contents(path, VolumeRules(max_unpacked=10_000)).pages) == 10
+
+
+def test_hidden_images_are_left_out_and_said(tmp_path: Path) -> None:
+    hidden = (".hidden.png", "a/.b/1.png", "._1.png", "__MACOSX/.2.png", ".DS_Store")
+    path = make_zip(tmp_path / "v.cbz", {**dict.fromkeys(hidden, picture(2)), "1.png": picture(1)})
+    assert list(targets(path)) == ["1.png"]
+    assert contents(path).notes == (
+        "2 member(s) that are hidden images (their names begin with a dot) were left out",
+    )
 
 
 def test_a_link_in_a_zip(tmp_path: Path) -> None:
