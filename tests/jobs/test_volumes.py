@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from PIL import Image
 
+from comic_upscale.jobs.export import read_export
 from comic_upscale.jobs.preview import preview
 from comic_upscale.jobs.progress import Event, JobFinished
 from comic_upscale.jobs.records import PageDone, PageFailed, VolumeDone
@@ -320,6 +321,23 @@ def test_volumes_as_folders(make_job: MakeJob, tmp_path: Path) -> None:
     made = sorted(str(path.relative_to(settings.output)) for path in settings.output.rglob("*.png"))
     assert made == ["a/v/2.png", "a/v/sub/1.png", "a/w/p01.png"]
     assert run_without_engine(settings).volumes_done == 2
+
+
+def test_from_cbz_to_folder_and_back(make_job: MakeJob, tmp_path: Path) -> None:
+    make_zip(tmp_path / "in" / "set.zip", pictures(2))
+    out = tmp_path / "out"
+    assert run(make_job()).volumes_done == 1
+    folder = make_job(archive_output="folder")
+    assert run(folder).volumes_done == 1
+    assert sorted(path.name for path in (out / "set").iterdir()) == ["p01.png", "p02.png"]
+    assert not (out / ".comic-upscale" / "volumes").exists()
+    assert [row.file for row in read_export(folder.ledger_path).rows] == ["set/p01.png", "set/p02.png"]
+    # Each kind keeps its own names, also past a job of the other kind.
+    assert run(make_job(scale=3.0)).volumes_done == 1
+    assert list(read_cbz(out / "set.cbz")) == ["p01.png", "p02.png"]
+    assert run(make_job(archive_output="folder", scale=3.0)).volumes_done == 1
+    assert sorted(path.name for path in (out / "set").iterdir()) == ["p01.png", "p02.png"]
+    assert Image.open(io.BytesIO((out / "set" / "p01.png").read_bytes())).size == (72, 96)
 
 
 def test_a_hundred_volumes_one_damaged_stop_resume_and_retry(make_job: MakeJob, tmp_path: Path) -> None:
