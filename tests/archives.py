@@ -70,15 +70,27 @@ def make_7z(path: Path, members: Members, options: str = "compression-level=1") 
     return path
 
 
-def encrypt_flags(path: Path) -> Path:
-    """Mark every member of a ZIP as encrypted, as their headers would say it."""
+def encrypt_flags(path: Path, name: str = "") -> Path:
+    """Mark every member of a ZIP, or those of a name, as encrypted, as their headers would say it."""
     data = bytearray(path.read_bytes())
-    for magic, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+    for magic, at, name_at in ((b"PK\x03\x04", 6, 30), (b"PK\x01\x02", 8, 46)):
         start = data.find(magic)
         while start >= 0:
-            data[start + at] |= 1
+            if data.startswith(name.encode(), start + name_at):
+                data[start + at] |= 1
             start = data.find(magic, start + 4)
     path.write_bytes(bytes(data))
+    return path
+
+
+def break_checksum(path: Path, *names: str) -> Path:
+    """Let the checksums of members of a ZIP be wrong, in the directory and before the members; the bytes are right."""
+    with zipfile.ZipFile(path) as archive:
+        wrong = {archive.getinfo(name).CRC.to_bytes(4, "little") for name in names}
+    data = path.read_bytes()
+    for checksum in wrong:
+        data = data.replace(checksum, bytes(byte ^ 0xFF for byte in checksum))
+    path.write_bytes(data)
     return path
 
 

@@ -302,7 +302,9 @@ class Ledger:
             row = cursor.fetchone()
             return None if row is None else dict(zip(names, row, strict=True))
 
-    def names(self, job_id: int, suffixes: Set[str], *, below: str = "", not_below: str = "") -> dict[str, str]:
+    def names(
+        self, job_id: int, suffixes: Set[str], *, below: str = "", not_below: str = ""
+    ) -> dict[str, str]:
         """How earlier jobs over the same folders named the outputs with suffixes such as ``.png``.
 
         Args:

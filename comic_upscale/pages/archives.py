@@ -8,6 +8,7 @@ those before it.
 from __future__ import annotations
 
 import contextlib
+import copy
 import ctypes
 import errno
 import logging
@@ -63,6 +64,13 @@ class Container(Protocol):
 
         Raises:
             PageError: it cannot be read.
+        """
+
+    def salvage(self, index: int) -> bytes:
+        """All bytes of a member, even where its checksum is wrong.
+
+        Raises:
+            PageError: they cannot be had.
         """
 
     def close(self) -> None:
@@ -198,7 +206,16 @@ class ZipContainer:
 
     def read(self, index: int) -> bytes:
         """The bytes of a member; its checksum is right."""
-        info = self._infos[index]
+        return self._unpacked(self._infos[index])
+
+    def salvage(self, index: int) -> bytes:
+        """All bytes of a member, even where its checksum is wrong."""
+        info = copy.copy(self._infos[index])
+        # What has none is not checked; each program that reads the page sees then what is wrong with it.
+        del info.CRC
+        return self._unpacked(info)
+
+    def _unpacked(self, info: zipfile.ZipInfo) -> bytes:
         if info.file_size > MAX_MEMBER_BYTES:
             raise too_large(info.file_size)
         # By its entry and not by its name, which two members may share.
@@ -282,6 +299,10 @@ class TarContainer:
         if len(data) != info.size:
             raise damaged("member", f"{len(data):,} bytes instead of {info.size:,}")
         return data
+
+    def salvage(self, index: int) -> bytes:
+        """The same: a tar has no checksums of what it holds."""
+        return self.read(index)
 
     def close(self) -> None:
         """Close the file."""
@@ -391,6 +412,10 @@ class LibarchiveContainer:
         if entry.size is not None and entry.size != size:
             raise damaged("member", f"{size:,} bytes instead of {entry.size:,}")
         return b"".join(parts)
+
+    def salvage(self, index: int) -> bytes:
+        """The same as `read`: libarchive does not give out the end of what has a wrong checksum."""
+        return self.read(index)
 
     def _rewind(self) -> None:
         self._close()

@@ -6,7 +6,7 @@ import os
 import posixpath
 import threading
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from comic_upscale.errors import PageError
@@ -71,7 +71,8 @@ def list_volume(path: Path, rules: VolumeRules, *, extension: str) -> Contents:
         extension: of the outputs, without the dot.
 
     Returns:
-        Its members. Litter of systems, folders, links and names that lead outside are left out.
+        Its members. Litter of systems, folders, links, names that lead outside, and what is no page and protected
+        by a password are left out.
 
     Raises:
         PageError: it cannot be opened; ``NO_PAGES``; ``"encrypted"``; ``"bomb"``.
@@ -96,8 +97,12 @@ def list_volume(path: Path, rules: VolumeRules, *, extension: str) -> Contents:
         names = _in_reading_order(pages, names)
     if not pages:
         raise PageError(NO_PAGES, "The volume holds no image.")
-    if any(entries[index].encrypted for index in names):
+    if any(entries[index].encrypted for index in pages):
         raise encrypted()
+    locked = {index for index in names if entries[index].encrypted}
+    if locked:
+        notes.append(f"{len(locked)} member(s) that are protected by a password were left out")
+        names = {index: name for index, name in names.items() if index not in locked}
     nested = sum(extension_of(name) in ARCHIVE_EXTENSIONS for name in names.values())
     if nested:
         notes.append(f"{nested} archive(s) inside were not opened, and are carried along as they are")
@@ -232,11 +237,26 @@ class Shelf:
             PageError: ``"changed"`` where the volume is no longer the file that was listed; else as
                 `Container.read`.
         """
+        return self._asked(source, lambda container: container.read(index))
+
+    def salvage(self, source: str, index: int) -> bytes:
+        """All bytes of a member, even where its checksum is wrong.
+
+        Args:
+            source: of the volume.
+            index: of the member.
+
+        Raises:
+            PageError: as `read`; they cannot be had.
+        """
+        return self._asked(source, lambda container: container.salvage(index))
+
+    def _asked(self, source: str, ask: Callable[[Container], bytes]) -> bytes:
         while True:
             opened = self._opened(source)
             with opened.lock:
                 if not opened.closed:
-                    return opened.container.read(index)
+                    return ask(opened.container)
 
     def _opened(self, source: str) -> _OpenVolume:
         with self._lock:

@@ -18,7 +18,7 @@ from comic_upscale.jobs.records import PageDone, PageFailed, VolumeDone
 from comic_upscale.jobs.report import read_failures, read_status
 from comic_upscale.jobs.run import run_job
 from comic_upscale.settings import JobSettings
-from tests.archives import make_7z, make_zip, picture, pictures, read_cbz
+from tests.archives import break_checksum, make_7z, make_zip, picture, pictures, read_cbz
 from tests.fakes import NearestEngine
 from tests.jobs.conftest import MakeJob
 
@@ -181,6 +181,44 @@ def test_the_untouched_page_takes_the_place_of_one_that_failed(make_job: MakeJob
     finished = run(kept)
     assert (finished.failed, finished.done_now, finished.volumes_done) == (0, 1, 1)
     assert "p09.jxl" not in read_cbz(tmp_path / "out" / "v.cbz")
+
+
+def test_what_is_no_page_and_cannot_be_read_is_left_out_and_said(make_job: MakeJob, tmp_path: Path) -> None:
+    extra = {"info.txt": b"by us", "ComicInfo.xml": COMICINFO}
+    path = make_zip(tmp_path / "in" / "v.cbz", {**pictures(2), **extra, "good.txt": b"good"})
+    break_checksum(path, *extra)
+    settings = make_job()
+    finished = run(settings)
+    assert (finished.done, finished.failed, finished.volumes_done) == (2, 0, 1)
+    assert list(read_cbz(tmp_path / "out" / "v.cbz")) == ["p01.png", "p02.png", "good.txt"]
+    assert query(settings, "select notes from pages where kind = 'volume'") == [
+        ("2 member(s) that cannot be read were left out: info.txt, ComicInfo.xml",)
+    ]
+    assert run_without_engine(settings).volumes_done == 1
+
+
+def test_a_page_of_a_wrong_checksum_goes_in_untouched(make_job: MakeJob, tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "in" / "v.cbz", {**pictures(3), "ComicInfo.xml": COMICINFO})
+    break_checksum(path, "p02.png")
+    finished = run(make_job(keep_original_on_failure=True))
+    assert (finished.done, finished.failed, finished.volumes_done) == (2, 1, 1)
+    assert read_cbz(tmp_path / "out" / "v.cbz")["p02.png"] == pictures(3)["p02.png"]
+
+
+def test_a_page_of_which_not_even_the_bytes_are_to_be_had(make_job: MakeJob, tmp_path: Path) -> None:
+    # One that is packed, and broken where it is.
+    path = make_zip(tmp_path / "in" / "v.cbz", {"1.png": picture(1), "2.png": bytes(5000)})
+    data = bytearray(path.read_bytes())
+    at = data.index(b"2.png") + len(b"2.png")
+    data[at] ^= 0xFF
+    path.write_bytes(bytes(data))
+    finished = run(make_job(keep_original_on_failure=True))
+    assert (finished.done, finished.volumes_done) == (1, 0)
+    reasons = {source: reason for source, _, reason in finished.failures}
+    assert reasons["v.cbz"].startswith(
+        "2.png failed, and cannot be put in as it is either. The member is damaged"
+    )
+    assert not (tmp_path / "out" / "v.cbz").exists()
 
 
 def test_a_cbz_that_is_gone_is_made_again_page_by_page(make_job: MakeJob, tmp_path: Path) -> None:

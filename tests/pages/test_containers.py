@@ -315,6 +315,13 @@ def test_encrypted_volumes_are_refused(tmp_path: Path) -> None:
     assert "password" in refusal(path).reason
 
 
+def test_an_encrypted_member_that_is_no_page_is_left_out_and_said(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "v.cbz", {**pictures(2), "info.txt": b"secret"})
+    assert list(targets(encrypt_flags(path, "info.txt"))) == ["p01.png", "p02.png"]
+    assert contents(path).notes == ("1 member(s) that are protected by a password were left out",)
+    assert refusal(encrypt_flags(path, "p02.png")).kind == "encrypted"
+
+
 def test_encrypted_7z(tmp_path: Path) -> None:
     py7zr = pytest.importorskip("py7zr")
     for hide_names in (False, True):
