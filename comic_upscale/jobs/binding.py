@@ -234,7 +234,8 @@ class _Binding:
 
     def write(self, file: IO[bytes]) -> None:
         """Write the members, one at a time."""
-        write_cbz(file, self._members())
+        assert self.volume.contents is not None
+        write_cbz(file, self._members(), self.volume.contents.comment)
 
     def check(self, path: Path) -> None:
         """Read back what was written, and let go of what it replaces."""

@@ -51,6 +51,8 @@ class Container(Protocol):
 
     in_order: bool
     """Whether reading goes from the front to the back: members are best read in the directory's order."""
+    comment: bytes
+    """Of the archive as a whole; empty where its kind has none."""
 
     def entries(self) -> list[Entry]:
         """The directory.
@@ -191,6 +193,7 @@ class ZipContainer:
         self._path, self._rules = path, rules
         with volume_errors():
             self._zip = zipfile.ZipFile(path)
+        self.comment = self._zip.comment
         self._infos = self._zip.infolist()
 
     def entries(self) -> list[Entry]:
@@ -259,6 +262,7 @@ class TarContainer:
     """
 
     in_order = False
+    comment = b""
 
     def __init__(self, path: Path, rules: VolumeRules) -> None:
         self._path, self._rules = path, rules
@@ -325,6 +329,7 @@ class LibarchiveContainer:
     """
 
     in_order = True
+    comment = b""
 
     def __init__(self, path: Path, rules: VolumeRules) -> None:
         self._path, self._rules = path, rules

@@ -110,7 +110,7 @@ def list_volume(path: Path, rules: VolumeRules, *, extension: str) -> Contents:
     members = tuple(
         Member(index, name, entries[index].size, targets.get(index)) for index, name in names.items()
     )
-    return Contents(members, container.in_order, tuple(notes))
+    return Contents(members, container.in_order, tuple(notes), container.comment)
 
 
 def is_volume_name(name: str) -> bool:

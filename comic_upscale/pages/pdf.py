@@ -36,6 +36,7 @@ class PdfContainer:
     """
 
     in_order = True
+    comment = b""
 
     def __init__(self, path: Path, rules: VolumeRules) -> None:
         self._path, self._rules = path, rules

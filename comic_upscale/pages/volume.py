@@ -38,6 +38,8 @@ class Contents:
     order in which they stand."""
     notes: tuple[str, ...] = ()
     """What was left out, and other things to know, a sentence each."""
+    comment: bytes = b""
+    """Of a ZIP as a whole, where ComicBookLover and others keep what they know of the comic."""
 
     @property
     def pages(self) -> tuple[Member, ...]:

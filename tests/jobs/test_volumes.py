@@ -95,6 +95,19 @@ def test_a_volume_becomes_a_cbz_of_the_same_order_and_names(make_job: MakeJob, t
     assert run_without_engine(settings).done == 3
 
 
+def test_the_comment_of_a_zip_goes_along(make_job: MakeJob, tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "in" / "v.cbz", pictures(2))
+    comment = b'{"ComicBookInfo/1.0": {"series": "S"}}'.ljust(0xFFFF)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = comment
+    settings = make_job()
+    assert run(settings).volumes_done == 1
+    with zipfile.ZipFile(tmp_path / "out" / "v.cbz") as archive:
+        assert archive.comment == comment
+        assert archive.testzip() is None
+    assert run_without_engine(settings).volumes_done == 1
+
+
 def test_the_same_pages_give_the_same_bytes(make_job: MakeJob, tmp_path: Path) -> None:
     make_zip(tmp_path / "in" / "v.cbz", {**pictures(5), "ComicInfo.xml": COMICINFO})
     first, second = make_job(output=tmp_path / "a"), make_job(output=tmp_path / "b", workers=1)
