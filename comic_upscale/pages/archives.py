@@ -13,8 +13,10 @@ import ctypes
 import errno
 import logging
 import posixpath
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ MAX_MEMBER_BYTES = 512 << 20
 """The most bytes that one member may unpack to: it is held in memory."""
 
 _UTF8_FLAG, _ENCRYPTED_FLAG = 0x800, 0x1
+_UNICODE_PATH = 0x7075
 _SMALLEST_BOMB = 64 << 20
 _BLOCK = 1 << 16
 
@@ -234,13 +237,42 @@ class ZipContainer:
 
 
 def _zip_names(infos: list[zipfile.ZipInfo]) -> list[str]:
-    """The names; those that do not say that they are UTF-8 are read anew from their bytes."""
-    plain = [at for at, info in enumerate(infos) if not info.flag_bits & _UTF8_FLAG]
+    """The names; those that do not say that they are UTF-8 are read anew from their bytes, or from beside them."""
     names = [info.filename for info in infos]
-    raw = [names[at].encode("cp437", "replace") for at in plain]
-    for at, name in zip(plain, decode_names(raw), strict=True):
+    plain: dict[int, bytes] = {}
+    for at, info in enumerate(infos):
+        if info.flag_bits & _UTF8_FLAG:
+            continue
+        # The bytes as they stand there: some versions of Python have put another name into `filename`.
+        raw = info.orig_filename.encode("cp437", "replace")
+        beside = _name_beside(info.extra, raw)
+        if beside is None:
+            plain[at] = raw.partition(b"\0")[0]
+        else:
+            names[at] = beside
+    for at, name in zip(plain, decode_names(list(plain.values())), strict=True):
         names[at] = name
     return names
+
+
+def _name_beside(extra: bytes, raw: bytes) -> str | None:
+    """The name that Info-ZIP keeps in the field 0x7075, in UTF-8; None if there is none, or it is of another name.
+
+    Source: APPNOTE.TXT of PKWARE, 4.6.9.
+    """
+    at = 0
+    while at + 4 <= len(extra):
+        kind, size = struct.unpack_from("<HH", extra, at)
+        field = extra[at + 4 : at + 4 + size]
+        if kind == _UNICODE_PATH and len(field) > 5 and field[0] == 1:
+            if int.from_bytes(field[1:5], "little") != zlib.crc32(raw):
+                return None
+            try:
+                return field[5:].decode()
+            except UnicodeDecodeError:
+                return None
+        at += 4 + size
+    return None
 
 
 def _zip_kind(info: zipfile.ZipInfo) -> Kind:

@@ -27,7 +27,7 @@ from comic_upscale.pages.formats import (
     extension_of,
 )
 from comic_upscale.pages.members import is_litter, is_merely_hidden, safe_name
-from comic_upscale.pages.naming import free_name, output_names, valid_names
+from comic_upscale.pages.naming import free_number, output_names, valid_names
 from comic_upscale.pages.order import fold, natural_key
 from comic_upscale.pages.pdf import PdfContainer
 from comic_upscale.pages.volume import Contents, Member, Volume
@@ -127,6 +127,8 @@ def _names(entries: Sequence[Entry]) -> tuple[dict[int, str], list[str]]:
     left_out: Counter[str] = Counter()
     names: dict[int, str] = {}
     taken: set[str] = set()
+    folded: set[str] = set()
+    counts: dict[str, int] = {}
     for index, entry in enumerate(entries):
         if entry.kind == "folder":
             continue
@@ -143,10 +145,12 @@ def _names(entries: Sequence[Entry]) -> tuple[dict[int, str], list[str]]:
             continue
         if name in taken:
             stem, suffix = posixpath.splitext(name)
-            name = free_name(stem, suffix, {fold(other) for other in taken})
+            free, counts[name] = free_number(stem, suffix, folded, after=counts.get(name, 1))
+            name = free
             left_out["renamed"] += 1
         names[index] = name
         taken.add(name)
+        folded.add(fold(name))
     renamed = left_out.pop("renamed", 0)
     notes = [f"{count} member(s) {what} were left out" for what, count in left_out.items()]
     if renamed:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import subprocess
 import sys
 import tarfile
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from comic_upscale.errors import PageError
-from comic_upscale.pages import archives, members
+from comic_upscale.pages import archives, containers, members, naming
 from comic_upscale.pages.containers import Shelf, list_volume, open_container
 from comic_upscale.pages.page import Page
 from comic_upscale.pages.volume import Contents, Volume
@@ -107,6 +109,21 @@ def test_names_of_old_japanese_zips(tmp_path: Path) -> None:
         rename_in_zip(path, str(at).encode() + b"a" * (len(name) - 1), name)
     assert list(targets(path)) == names
     assert list(read_all(path).values()) == [picture(0), picture(1)]
+
+
+def test_the_unicode_name_beside_the_plain_one_counts_where_it_belongs_to_it(tmp_path: Path) -> None:
+    def info(name: str, unicode_name: bytes, of: bytes) -> zipfile.ZipInfo:
+        field = b"\1" + zlib.crc32(of).to_bytes(4, "little") + unicode_name
+        member = zipfile.ZipInfo(name)
+        member.extra = b"UT\5\0\1abcd" + struct.pack("<HH", 0x7075, len(field)) + field
+        return member
+
+    with zipfile.ZipFile(tmp_path / "v.cbz", "w") as archive:
+        archive.writestr(info("__1.png", "第一1.png".encode(), b"__1.png"), picture(1))
+        archive.writestr(info("2.png", "第二2.png".encode(), b"was renamed"), picture(2))
+        archive.writestr(info("3.png", b"\xff.png", b"3.png"), picture(3))
+        archive.writestr(info("4.png", b"../../4.png", b"4.png"), picture(4))
+    assert read_all(tmp_path / "v.cbz") == {"第一1.png": picture(1), "2.png": picture(2), "3.png": picture(3)}
 
 
 @pytest.mark.parametrize(
@@ -266,6 +283,21 @@ def test_two_members_of_one_name_are_both_read(tmp_path: Path) -> None:
     assert read_all(path) == {"1.png": picture(1), "1_2.png": picture(2), "1.PNG": picture(3)}
     outputs = [str(target) for target in targets(path).values()]
     assert len({output.lower() for output in outputs}) == 3
+
+
+def test_thousands_of_members_of_one_name_are_named_in_linear_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = make_zip(tmp_path / "v.cbz", [("p.png", b"x")] * 3000, zipfile.ZIP_STORED)
+    calls = []
+    for module in (containers, naming):
+        monkeypatch.setattr(module, "fold", lambda name, fold=module.fold: (calls.append(1), fold(name))[1])
+    listed = contents(path)
+    assert [member.name for member in listed.members[:3]] == ["p.png", "p_2.png", "p_3.png"]
+    assert listed.members[-1].name == "p_3000.png"
+    assert len(calls) < 10 * 3000
 
 
 def test_archives_inside_are_carried_along_and_said(tmp_path: Path) -> None:
