@@ -332,9 +332,9 @@ class _Binding:
             return None
         return updated(data, self._facts()) if is_comicinfo(member.name) else data
 
-    def _facts(self) -> list[PageFacts]:
+    def _facts(self) -> list[PageFacts | None]:
         """The sizes of all pages in the order in which a reader shows them: that of their names."""
-        facts = []
+        facts: list[PageFacts | None] = []
         for _, member in sorted(self._named(), key=lambda named: natural_key(named[0])):
             page = self._page(member)
             if page is not None and page.state == "done":
@@ -343,10 +343,10 @@ class _Binding:
                 facts.append(self._facts_of_original(member))
         return facts
 
-    def _facts_of_original(self, member: Member) -> PageFacts:
+    def _facts_of_original(self, member: Member) -> PageFacts | None:
         data = self._original(member)
         try:
             header = read_header(data)
         except PageError:
-            return PageFacts(0, 0, len(data))
+            return None
         return PageFacts(header.width, header.height, len(data))

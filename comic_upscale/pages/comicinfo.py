@@ -31,7 +31,7 @@ def is_comicinfo(name: str) -> bool:
     return posixpath.basename(name).lower() == NAME
 
 
-def updated(xml: bytes, pages: Sequence[PageFacts]) -> bytes:
+def updated(xml: bytes, pages: Sequence[PageFacts | None]) -> bytes:
     """Write the sizes of pages into a ``ComicInfo.xml``.
 
     Only pages that it lists and that are there are touched; all else stays, comments too. A file without
@@ -39,7 +39,8 @@ def updated(xml: bytes, pages: Sequence[PageFacts]) -> bytes:
 
     Args:
         xml: the file.
-        pages: in the order in which a reader shows them; ``Page@Image`` counts them from 0.
+        pages: in the order in which a reader shows them; ``Page@Image`` counts them from 0. None leaves what stands
+            there of a page.
 
     Returns:
         The file, as UTF-8 where anything was changed.
@@ -51,17 +52,32 @@ def updated(xml: bytes, pages: Sequence[PageFacts]) -> bytes:
         root = ET.fromstring(xml, parser)
     except (ET.ParseError, ValueError, LookupError):
         return xml
-    listed = root.findall("./Pages/Page")
+    listed = root.findall("./{*}Pages/{*}Page")
     if not listed:
         return xml
+    _name_plainly(root)
     for page in listed:
         number = page.get("Image", "")
         if not (number.isascii() and number.isdecimal() and len(number) < 7 and int(number) < len(pages)):
             continue
         facts = pages[int(number)]
+        if facts is None:
+            continue
         page.set("ImageSize", str(facts.size))
         page.set("ImageWidth", str(facts.width))
         page.set("ImageHeight", str(facts.height))
     buffer = BytesIO()
     ET.ElementTree(root).write(buffer, encoding="utf-8", xml_declaration=True)
     return buffer.getvalue() + b"\n"
+
+
+def _name_plainly(root: ET.Element) -> None:
+    """Make the root's namespace, where it has one, the default: ElementTree would call it ns0."""
+    if not root.tag.startswith("{"):
+        return
+    namespace = root.tag[1:].partition("}")[0]
+    for element in root.iter():
+        # A comment has a function for its tag.
+        if isinstance(element.tag, str):
+            element.tag = element.tag.removeprefix(f"{{{namespace}}}")
+    root.set("xmlns", namespace)

@@ -234,6 +234,16 @@ def test_a_page_of_which_not_even_the_bytes_are_to_be_had(make_job: MakeJob, tmp
     assert not (tmp_path / "out" / "v.cbz").exists()
 
 
+def test_what_comicinfo_says_of_a_page_that_nobody_can_read_stays(make_job: MakeJob, tmp_path: Path) -> None:
+    make_zip(tmp_path / "in" / "v.cbz", {**pictures(3), "p01.png": b"broken", "ComicInfo.xml": COMICINFO})
+    assert run(make_job(keep_original_on_failure=True)).volumes_done == 1
+    listed = ET.fromstring(read_cbz(tmp_path / "out" / "v.cbz")["ComicInfo.xml"]).findall("Pages/Page")
+    assert [(page.get("ImageWidth"), page.get("ImageSize") is None) for page in listed] == [
+        ("24", True),
+        ("48", False),
+    ]
+
+
 def test_a_cbz_that_is_gone_is_made_again_page_by_page(make_job: MakeJob, tmp_path: Path) -> None:
     make_zip(tmp_path / "in" / "v.cbz", pictures(3))
     settings = make_job()
