@@ -111,10 +111,16 @@ EPUB_CONTAINER = b"""<container xmlns="urn:oasis:names:tc:opendocument:xmlns:con
 <rootfile full-path="OPS/package.opf"/></rootfiles></container>"""
 
 
-def epub(spine: list[tuple[str, str]], files: dict[str, bytes]) -> dict[str, bytes]:
+def epub(
+    spine: list[tuple[str, str]], files: dict[str, bytes], *, metadata: str = "", direction: str = "ltr"
+) -> dict[str, bytes]:
     items = "".join(f'<item id="{name}" href="{href}"/>' for name, href in spine)
     order = "".join(f'<itemref idref="{name}"/>' for name, _ in spine)
-    package = f"<package xmlns='http://www.idpf.org/2007/opf'><manifest>{items}</manifest><spine>{order}</spine></package>"
+    package = (
+        f"<package xmlns='http://www.idpf.org/2007/opf'><metadata xmlns:dc='http://purl.org/dc/elements/1.1/'>"
+        f"{metadata}</metadata><manifest>{items}</manifest>"
+        f"<spine page-progression-direction='{direction}'>{order}</spine></package>"
+    )
     return {
         "mimetype": b"application/epub+zip",
         "META-INF/container.xml": EPUB_CONTAINER,

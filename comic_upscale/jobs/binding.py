@@ -324,6 +324,8 @@ class _Binding:
 
     def _beside(self, member: Member) -> bytes | None:
         """The bytes of what is no page; None where nobody can read them."""
+        if member.content is not None:
+            return member.content
         try:
             data = self.shelf.read(self.volume.entry.source, member.index)
         except PageError as error:

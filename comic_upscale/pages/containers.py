@@ -19,7 +19,9 @@ from comic_upscale.pages.archives import (
     encrypted,
     volume_errors,
 )
-from comic_upscale.pages.epub import spine_images
+from comic_upscale.pages.comicinfo import NAME as COMICINFO
+from comic_upscale.pages.comicinfo import is_comicinfo, written
+from comic_upscale.pages.epub import Book, read_book
 from comic_upscale.pages.formats import (
     ARCHIVE_EXTENSIONS,
     IMAGE_EXTENSIONS,
@@ -81,20 +83,26 @@ def list_volume(path: Path, rules: VolumeRules, *, extension: str) -> Contents:
     try:
         entries = container.entries()
         names, notes = _names(entries)
-        spine: list[str] | None = None
+        book: Book | None = None
         if _is_epub(path, names):
-            spine = spine_images({name: index for index, name in names.items()}, container.read)
+            book = read_book({name: index for index, name in names.items()}, container.read)
     finally:
         container.close()
     pages = [index for index, name in names.items() if extension_of(name) in IMAGE_EXTENSIONS]
-    if spine is not None:
+    made: list[Member] = []
+    if book is not None:
         index_of = {name: index for index, name in names.items()}
         left_out = len(pages)
-        pages = [index_of[name] for name in spine]
+        pages = [index_of[name] for name in book.images]
         left_out -= len(pages)
         if left_out:
             notes.append(f"{left_out} image(s) that the spine of the EPUB does not hold were left out")
+        comicinfo = next((index for name, index in index_of.items() if is_comicinfo(name)), None)
         names = _in_reading_order(pages, names)
+        if comicinfo is not None:
+            names[comicinfo] = COMICINFO
+        elif (content := written(book.facts)) is not None:
+            made.append(Member(-1, COMICINFO, len(content), None, content))
     if not pages:
         raise PageError(NO_PAGES, "The volume holds no image.")
     if any(entries[index].encrypted for index in pages):
@@ -110,7 +118,7 @@ def list_volume(path: Path, rules: VolumeRules, *, extension: str) -> Contents:
     members = tuple(
         Member(index, name, entries[index].size, targets.get(index)) for index, name in names.items()
     )
-    return Contents(members, container.in_order, tuple(notes), container.comment)
+    return Contents((*members, *made), container.in_order, tuple(notes), container.comment)
 
 
 def is_volume_name(name: str) -> bool:

@@ -213,7 +213,8 @@ def _in_volume(opened: _Opened, output: str) -> list[OtherFile]:
     by_stem = {folder: pages_by_stem(names) for folder, names in pages.items()}
     files = []
     for member in opened.contents.members:
-        if member.is_page:
+        # What was made of an EPUB's own words is for readers of CBZs.
+        if member.is_page or member.content is not None:
             continue
         folder, name = posixpath.split(member.name)
         own_pages = tuple(

@@ -18,7 +18,7 @@ from comic_upscale.jobs.records import PageDone, PageFailed, VolumeDone
 from comic_upscale.jobs.report import read_failures, read_status
 from comic_upscale.jobs.run import run_job
 from comic_upscale.settings import JobSettings
-from tests.archives import break_checksum, make_7z, make_zip, picture, pictures, read_cbz
+from tests.archives import break_checksum, epub, make_7z, make_zip, picture, pictures, read_cbz
 from tests.fakes import NearestEngine
 from tests.jobs.conftest import MakeJob
 
@@ -114,6 +114,19 @@ def test_the_same_pages_give_the_same_bytes(make_job: MakeJob, tmp_path: Path) -
     run(first)
     run(second)
     assert (tmp_path / "a" / "v.cbz").read_bytes() == (tmp_path / "b" / "v.cbz").read_bytes()
+
+
+def test_an_epub_becomes_a_cbz_that_says_how_it_is_read(make_job: MakeJob, tmp_path: Path) -> None:
+    inside = epub(
+        [("a", "1.png")], {"OPS/1.png": picture(1)}, metadata="<dc:title>T</dc:title>", direction="rtl"
+    )
+    make_zip(tmp_path / "in" / "v.epub", inside)
+    assert run(make_job()).volumes_done == 1
+    made = read_cbz(tmp_path / "out" / "v.cbz")
+    assert list(made) == ["1.png", "ComicInfo.xml"]
+    assert b"<Title>T</Title><Manga>YesAndRightToLeft</Manga>" in made["ComicInfo.xml"]
+    assert run(make_job(archive_output="folder")).carried_now == 0
+    assert [path.name for path in (tmp_path / "out" / "v").iterdir()] == ["1.png"]
 
 
 def test_a_solid_volume_and_pages_beside_it(make_job: MakeJob, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import warnings
 import zipfile
 import zlib
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 from PIL import Image
@@ -453,6 +454,28 @@ def test_an_epub_gives_its_pages_in_the_order_of_its_spine(tmp_path: Path) -> No
     assert "1 image(s) that the spine" in listed.notes[0]
 
 
+def test_the_comicinfo_of_an_epub_goes_along_and_else_one_is_made_of_its_package(tmp_path: Path) -> None:
+    pages = {"OPS/2.png": picture(1), "OPS/1.png": picture(2)}
+    spine = [("b", "2.png"), ("a", "1.png")]
+    words = {
+        "metadata": "<dc:title>Haruko &amp; \n co</dc:title><dc:title>Second</dc:title><dc:language>ja</dc:language>",
+        "direction": "rtl",
+    }
+    own = {"META-INF/comicinfo.xml": b"<ComicInfo><Title>own</Title></ComicInfo>"}
+    path = make_zip(tmp_path / "own.epub", epub(spine, {**pages, **own}, **words))
+    assert read_all(path) == {
+        "ComicInfo.xml": own["META-INF/comicinfo.xml"], "0001_2.png": picture(1), "0002_1.png": picture(2)
+    }  # fmt: skip
+    made = contents(make_zip(tmp_path / "v.epub", epub(spine, pages, **words))).members[-1]
+    assert (made.name, made.is_page) == ("ComicInfo.xml", False)
+    assert made.content is not None
+    assert [(element.tag, element.text) for element in ET.fromstring(made.content)] == [
+        ("Title", "Haruko & co"), ("LanguageISO", "ja"), ("Manga", "YesAndRightToLeft")
+    ]  # fmt: skip
+    silent = contents(make_zip(tmp_path / "silent.epub", epub(spine, pages)))
+    assert [member.content for member in silent.members] == [None, None]
+
+
 def test_an_epub_whose_pages_are_encrypted(tmp_path: Path) -> None:
     files = epub([("one", "1.png")], {"OPS/1.png": picture(1)})
     files["META-INF/encryption.xml"] = b"<e><CipherReference URI='OPS/1.png'/></e>"
@@ -547,7 +570,7 @@ EXPECTED = {
     "comicbox__pdf_0.pdf": (1, 0),
     "comicbox__test_pdf.pdf": (4, 0),
     "made__cp932_names.cbz": (2, 0),
-    "made__page-blanche.epub": (7, 0),
+    "made__page-blanche.epub": (7, 1),
     "made__unicode_nested_ハルコ.cbz": (4, 0),
     "made__zipslip.cbz": (1, 0),
     "stump__book-complex-tree.rar": (15, 1),
