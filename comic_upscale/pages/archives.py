@@ -245,7 +245,7 @@ def _zip_names(infos: list[zipfile.ZipInfo]) -> list[str]:
             continue
         # The bytes as they stand there: some versions of Python have put another name into `filename`.
         raw = info.orig_filename.encode("cp437", "replace")
-        beside = _name_beside(info.extra, raw)
+        beside = name_beside(info.extra, raw)
         if beside is None:
             plain[at] = raw.partition(b"\0")[0]
         else:
@@ -255,8 +255,12 @@ def _zip_names(infos: list[zipfile.ZipInfo]) -> list[str]:
     return names
 
 
-def _name_beside(extra: bytes, raw: bytes) -> str | None:
+def name_beside(extra: bytes, raw: bytes) -> str | None:
     """The name that Info-ZIP keeps in the field 0x7075, in UTF-8; None if there is none, or it is of another name.
+
+    Args:
+        extra: the extra fields of a member.
+        raw: the bytes of the plain name, which the field has a checksum of.
 
     Source: APPNOTE.TXT of PKWARE, 4.6.9.
     """
