@@ -270,7 +270,11 @@ def run(
         ),
     ] = "keep",
     animated: Annotated[
-        str, typer.Option(metavar="first|skip", help="Of an animated page, take the first frame, or skip it.")
+        str,
+        typer.Option(
+            metavar="first|skip",
+            help="Of an animation, or a TIFF of several pages, take the first, or skip it.",
+        ),
     ] = "first",
     sidecars: Annotated[
         str,

@@ -146,7 +146,7 @@ class JobSettings:
     icc: IccMode = "keep"
     """``keep``: pages stay in the space of their profile, and carry it; ``srgb``: all are converted."""
     animated: AnimatedMode = "first"
-    """Of an animated page, take the ``first`` frame, or ``skip`` it."""
+    """Of an animation or a TIFF of several pages, take the ``first``, or ``skip`` it."""
     backend: str = "torch"
     """``torch``, or ``realesrgan`` for the official program."""
     device: str = "auto"

@@ -70,15 +70,27 @@ def make_7z(path: Path, members: Members, options: str = "compression-level=1") 
     return path
 
 
-def encrypt_flags(path: Path) -> Path:
-    """Mark every member of a ZIP as encrypted, as their headers would say it."""
+def encrypt_flags(path: Path, name: str = "") -> Path:
+    """Mark every member of a ZIP, or those of a name, as encrypted, as their headers would say it."""
     data = bytearray(path.read_bytes())
-    for magic, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+    for magic, at, name_at in ((b"PK\x03\x04", 6, 30), (b"PK\x01\x02", 8, 46)):
         start = data.find(magic)
         while start >= 0:
-            data[start + at] |= 1
+            if data.startswith(name.encode(), start + name_at):
+                data[start + at] |= 1
             start = data.find(magic, start + 4)
     path.write_bytes(bytes(data))
+    return path
+
+
+def break_checksum(path: Path, *names: str) -> Path:
+    """Let the checksums of members of a ZIP be wrong, in the directory and before the members; the bytes are right."""
+    with zipfile.ZipFile(path) as archive:
+        wrong = {archive.getinfo(name).CRC.to_bytes(4, "little") for name in names}
+    data = path.read_bytes()
+    for checksum in wrong:
+        data = data.replace(checksum, bytes(byte ^ 0xFF for byte in checksum))
+    path.write_bytes(data)
     return path
 
 
@@ -99,10 +111,16 @@ EPUB_CONTAINER = b"""<container xmlns="urn:oasis:names:tc:opendocument:xmlns:con
 <rootfile full-path="OPS/package.opf"/></rootfiles></container>"""
 
 
-def epub(spine: list[tuple[str, str]], files: dict[str, bytes]) -> dict[str, bytes]:
+def epub(
+    spine: list[tuple[str, str]], files: dict[str, bytes], *, metadata: str = "", direction: str = "ltr"
+) -> dict[str, bytes]:
     items = "".join(f'<item id="{name}" href="{href}"/>' for name, href in spine)
     order = "".join(f'<itemref idref="{name}"/>' for name, _ in spine)
-    package = f"<package xmlns='http://www.idpf.org/2007/opf'><manifest>{items}</manifest><spine>{order}</spine></package>"
+    package = (
+        f"<package xmlns='http://www.idpf.org/2007/opf'><metadata xmlns:dc='http://purl.org/dc/elements/1.1/'>"
+        f"{metadata}</metadata><manifest>{items}</manifest>"
+        f"<spine page-progression-direction='{direction}'>{order}</spine></package>"
+    )
     return {
         "mimetype": b"application/epub+zip",
         "META-INF/container.xml": EPUB_CONTAINER,

@@ -153,7 +153,7 @@ def outcome(path: Path, pages: int = 8) -> str:
     try:
         for member in listed.members[:pages]:
             try:
-                data = container.read(member.index)
+                data = container.read(member.index) if member.content is None else member.content
                 if member.is_page:
                     decode(data, max_pixels=RULES.max_pixels)
             except PageError as error:

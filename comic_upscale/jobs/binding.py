@@ -15,7 +15,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -35,6 +35,10 @@ from comic_upscale.pages.discover import LOOSE_PAGES
 from comic_upscale.pages.order import natural_key
 from comic_upscale.pages.volume import Member, Volume
 from comic_upscale.settings import JobSettings
+
+_UNREADABLE = ("damaged", "encrypted", "unsupported", "too-large")
+"""Kinds of failure of a member that no second try mends."""
+_MOST_NAMES = 3
 
 
 class _PagesLostError(PageError):
@@ -159,12 +163,13 @@ class Binder:
         """Write, check and place the CBZ; on the binder's thread."""
         shelved = self._shelf.volume(volume.source)
         assert shelved.contents is not None
-        notes = _notes(pages.values(), bound=bool(volume.output))
+        notes = (*shelved.contents.notes, *_notes(pages.values(), bound=bool(volume.output)))
         size, digest = 0, ""
         if volume.output:
             target = self._settings.output / volume.output
             with _Binding(self._settings.output, shelved, self._shelf, pages, target) as binding:
                 size, digest = build_output(target, volume.row_id, binding.write, binding.check)
+                notes += binding.notes()
         return VolumeDone(
             row_id=volume.row_id,
             source=volume.source,
@@ -214,6 +219,8 @@ class _Binding:
     pages: Mapping[str, BoundPage]
     target: Path
     _old: zipfile.ZipFile | None = None
+    _written: list[str] = field(default_factory=list)
+    _left_out: list[str] = field(default_factory=list)
 
     def __enter__(self) -> _Binding:
         # The CBZ that stands there holds the pages that were bound before.
@@ -227,13 +234,22 @@ class _Binding:
 
     def write(self, file: IO[bytes]) -> None:
         """Write the members, one at a time."""
-        write_cbz(file, self._members())
+        assert self.volume.contents is not None
+        write_cbz(file, self._members(), self.volume.contents.comment)
 
     def check(self, path: Path) -> None:
         """Read back what was written, and let go of what it replaces."""
-        check_cbz(path, [name for name, _ in self._named()])
+        check_cbz(path, self._written)
         if self._old is not None:
             self._old.close()
+
+    def notes(self) -> tuple[str, ...]:
+        """Say what could not be read and is no page."""
+        if not self._left_out:
+            return ()
+        more = ", ..." if len(self._left_out) > _MOST_NAMES else ""
+        names = ", ".join(self._left_out[:_MOST_NAMES])
+        return (f"{len(self._left_out)} member(s) that cannot be read were left out: {names}{more}",)
 
     def _named(self) -> list[tuple[str, Member]]:
         """The members under the names that they get."""
@@ -253,6 +269,8 @@ class _Binding:
 
     def _members(self) -> Iterator[tuple[str, bytes]]:
         lost: list[str] = []
+        self._written.clear()
+        self._left_out.clear()
         for name, member in self._named():
             page = self._page(member)
             if page is not None and page.state == "done":
@@ -260,10 +278,14 @@ class _Binding:
                 if data is None:
                     lost.append(page_source(self.volume, member.name))
                     continue
-            else:
+            elif member.is_page:
                 data = self._original(member)
-                if is_comicinfo(name):
-                    data = updated(data, self._facts())
+            else:
+                data = self._beside(member)
+                if data is None:
+                    self._left_out.append(member.name)
+                    continue
+            self._written.append(name)
             yield name, data
         if lost:
             raise _PagesLostError(lost)
@@ -283,11 +305,38 @@ class _Binding:
         return None
 
     def _original(self, member: Member) -> bytes:
-        return self.shelf.read(self.volume.entry.source, member.index)
+        """The bytes of an untouched page.
 
-    def _facts(self) -> list[PageFacts]:
+        Raises:
+            PageError: it is not to be had; the reason says which.
+        """
+        source = self.volume.entry.source
+        try:
+            return self.shelf.read(source, member.index)
+        except PageError as error:
+            if error.kind not in _UNREADABLE:
+                raise
+        try:
+            return self.shelf.salvage(source, member.index)
+        except PageError as error:
+            reason = f"{member.name} failed, and cannot be put in as it is either. {error.reason}"
+            raise PageError(error.kind, reason) from None
+
+    def _beside(self, member: Member) -> bytes | None:
+        """The bytes of what is no page; None where nobody can read them."""
+        if member.content is not None:
+            return member.content
+        try:
+            data = self.shelf.read(self.volume.entry.source, member.index)
+        except PageError as error:
+            if error.kind not in _UNREADABLE:
+                raise
+            return None
+        return updated(data, self._facts()) if is_comicinfo(member.name) else data
+
+    def _facts(self) -> list[PageFacts | None]:
         """The sizes of all pages in the order in which a reader shows them: that of their names."""
-        facts = []
+        facts: list[PageFacts | None] = []
         for _, member in sorted(self._named(), key=lambda named: natural_key(named[0])):
             page = self._page(member)
             if page is not None and page.state == "done":
@@ -296,10 +345,10 @@ class _Binding:
                 facts.append(self._facts_of_original(member))
         return facts
 
-    def _facts_of_original(self, member: Member) -> PageFacts:
+    def _facts_of_original(self, member: Member) -> PageFacts | None:
         data = self._original(member)
         try:
             header = read_header(data)
         except PageError:
-            return PageFacts(0, 0, len(data))
+            return None
         return PageFacts(header.width, header.height, len(data))

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO
 
-from comic_upscale.errors import OutputError
+from comic_upscale.errors import OutputError, PageError
 from comic_upscale.jobs.files import HITS_EVERY_PAGE, flush_folder
 from comic_upscale.jobs.plan import is_among_sources, sha256_of
 from comic_upscale.jobs.records import LEFT_AS_THEY_ARE, CarriedFile, PageRow
+from comic_upscale.pages.containers import Shelf
 from comic_upscale.pages.discover import Discovery
 from comic_upscale.pages.order import fold
 from comic_upscale.pages.page import Page
@@ -44,7 +47,7 @@ class NotCarried:
 
 
 def plan_errands(
-    discovery: Discovery, rows: Iterable[PageRow], *, sidecars: bool, others: bool
+    discovery: Discovery, rows: Iterable[PageRow], *, sidecars: bool, others: bool, members: bool
 ) -> list[Errand | NotCarried]:
     """Return what is to be copied, by what has become of the pages.
 
@@ -53,6 +56,7 @@ def plan_errands(
         rows: the pages of the job, in the ledger.
         sidecars: whether the sidecars of pages that are done go beside their outputs.
         others: whether all other files go along, and pages that were left as they are, with their sidecars.
+        members: whether what belongs to no page goes along from volumes whose pages go into folders.
     """
     done: dict[str, str] = {}
     left: set[str] = set()
@@ -71,7 +75,10 @@ def plan_errands(
             wanted += [
                 Errand(file, sidecar_output(file, page, done[page])) for page in file.pages if page in done
             ]
-        if others and (not file.pages or (sidecars and any(page in left for page in file.pages))):
+        if file.member is not None:
+            if members and not file.pages:
+                wanted.append(Errand(file, file.output))
+        elif others and (not file.pages or (sidecars and any(page in left for page in file.pages))):
             wanted.append(Errand(file, file.output))
     if others:
         # A page of a volume went into the volume's output.
@@ -88,6 +95,7 @@ def carry(
     known: Mapping[str, CarriedFile],
     settings: JobSettings,
     source_folders: Set[str],
+    shelf: Shelf,
 ) -> Iterator[CarriedFile | NotCarried]:
     """Copy what has not been copied, or has changed, and tell of each file that was or could not be.
 
@@ -96,17 +104,20 @@ def carry(
         known: what was copied before, by output.
         settings: of the job.
         source_folders: where the pages really are; nothing is written there.
+        shelf: reads the volumes.
 
     Raises:
         OutputError: nothing can be written any more.
     """
-    for errand in errands:
+    for errand in sorted(errands, key=_place_in_volume):
         before = known.get(errand.output)
         target = settings.output / errand.output
         if before is not None and _is_as_recorded(errand.file, before) and os.path.lexists(target):
             continue
         try:
-            yield _carry_one(errand, before, target, settings, source_folders)
+            yield _carry_one(errand, before, target, settings, source_folders, shelf)
+        except PageError as error:
+            yield NotCarried(errand.file.source, error.reason)
         except OSError as error:
             if error.errno in HITS_EVERY_PAGE:
                 raise OutputError(
@@ -122,9 +133,10 @@ def _carry_one(
     target: Path,
     settings: JobSettings,
     source_folders: Set[str],
+    shelf: Shelf,
 ) -> CarriedFile | NotCarried:
     file = errand.file
-    if target.exists() and target.samefile(file.path):
+    if file.member is None and target.exists() and target.samefile(file.path):
         return _record(errand, sha256_of(target) or "")
     real_parent, real_output = Path(os.path.realpath(target.parent)), Path(os.path.realpath(settings.output))
     if not real_parent.is_relative_to(real_output):
@@ -135,34 +147,57 @@ def _carry_one(
         if target.is_dir():
             return NotCarried(file.source, f"a folder stands where it belongs: {errand.output}")
         standing, ours = sha256_of(target), None if before is None else before.sha256
-        if standing is not None and standing == sha256_of(file.path):
+        if standing is not None and standing == _sha256_of_source(file, shelf):
             # There already: a run that was killed between the copy and its record, or the user's own copy.
             return _record(errand, standing)
         if standing != ours and not settings.overwrite:
             whose = "was edited since it was copied" if ours else "exists and was not written by this job"
             return NotCarried(file.source, f"{errand.output} {whose}: move it away, or allow --overwrite")
-    return _record(errand, _copy(file.path, target))
+    with _opened(file, shelf) as reader:
+        return _record(errand, _copy(reader, target))
 
 
-def _copy(source: Path, target: Path) -> str:
+def _opened(file: OtherFile, shelf: Shelf) -> IO[bytes]:
+    """Open a file, or read it out of its volume.
+
+    Raises:
+        PageError: the volume does not give it out.
+    """
+    if file.member is None:
+        return file.path.open("rb")
+    return io.BytesIO(shelf.read(file.member.volume, file.member.index))
+
+
+def _sha256_of_source(file: OtherFile, shelf: Shelf) -> str | None:
+    if file.member is None:
+        return sha256_of(file.path)
+    return hashlib.sha256(shelf.read(file.member.volume, file.member.index)).hexdigest()
+
+
+def _place_in_volume(errand: Errand) -> tuple[str, int]:
+    """A key that sorts what is in volumes into the order in which it is best read, behind all other files."""
+    member = errand.file.member
+    return ("", 0) if member is None else (member.volume, member.index)
+
+
+def _copy(reader: IO[bytes], target: Path) -> str:
     """Copy a file to its place, whole or not at all, and return the SHA-256 of what was copied."""
     # One name is enough: a job carries one file at a time, and what a kill left behind is written over.
     part = target.with_name(".comic-upscale-carry.part")
     digest = hashlib.sha256()
-    with source.open("rb") as reader:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("wb") as writer:
-                while chunk := reader.read(_CHUNK):
-                    digest.update(chunk)
-                    writer.write(chunk)
-                writer.flush()
-                os.fsync(writer.fileno())
-            part.replace(target)
-        except OSError:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
-            raise
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with part.open("wb") as writer:
+            while chunk := reader.read(_CHUNK):
+                digest.update(chunk)
+                writer.write(chunk)
+            writer.flush()
+            os.fsync(writer.fileno())
+        part.replace(target)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
     flush_folder(target.parent)
     return digest.hexdigest()
 

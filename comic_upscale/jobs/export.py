@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
 import json
 import os
-from collections.abc import Iterable
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, TypeAlias, get_args
+from pathlib import Path, PurePath, PurePosixPath
+from typing import IO, Any, Literal, TypeAlias, TypeVar, get_args
 
 from comic_upscale.errors import OutputError, SettingsError
 from comic_upscale.jobs.originals import Outputs, output_folder, source_folder
@@ -54,7 +56,8 @@ class ExportRow:
     model: str
     model_sha256: str
     caption: str | None
-    """The text of the page's ``.txt`` or ``.caption``: the one beside the output, else the one beside the source."""
+    """The text of the page's ``.txt`` or ``.caption``: the one beside the output, else the one beside the source;
+    of a page in a CBZ the one in there."""
     volume: str | None
     """The CBZ that the page is in, relative to the output folder; None for a file of its own."""
 
@@ -89,26 +92,27 @@ def read_export(ledger: Path) -> Export:
     sources = source_folder(job)
     outputs = Outputs(folder)
     there = [(file, page) for page in pages if (file := outputs.file_of(page)) is not None]
-    rows = [
-        ExportRow(
-            file=file,
-            source=page["source"],
-            source_sha256=page["source_sha256"],
-            source_bytes=page["source_size"],
-            source_width=page["width"],
-            source_height=page["height"],
-            sha256=page["output_sha256"],
-            bytes=page["output_size"],
-            width=page["output_width"],
-            height=page["output_height"],
-            scale=round(page["output_height"] / page["height"], 4),
-            model=job["model"],
-            model_sha256=job["model_sha256"],
-            caption=_caption(folder / file, sources / page["source"]),
-            volume=page["volume_output"] or None,
-        )
-        for file, page in there
-    ]
+    with contextlib.closing(_Captions(folder, sources)) as captions:
+        rows = [
+            ExportRow(
+                file=file,
+                source=page["source"],
+                source_sha256=page["source_sha256"],
+                source_bytes=page["source_size"],
+                source_width=page["width"],
+                source_height=page["height"],
+                sha256=page["output_sha256"],
+                bytes=page["output_size"],
+                width=page["output_width"],
+                height=page["output_height"],
+                scale=round(page["output_height"] / page["height"], 4),
+                model=job["model"],
+                model_sha256=job["model_sha256"],
+                caption=captions.of(file, page),
+                volume=page["volume_output"] or None,
+            )
+            for file, page in there
+        ]
     rows.sort(key=lambda row: natural_key(row.source))
     return Export(folder, tuple(rows), len(pages) - len(there))
 
@@ -182,22 +186,87 @@ def write_export(text: str, path: Path, *, overwrite: bool) -> None:
     write_whole(data, path)
 
 
-def _caption(output: Path, source: Path) -> str | None:
-    for page in (output, source):
+class _Captions:
+    """The captions of pages, in files or in CBZs, of which the last one stays open.
+
+    Args:
+        outputs: the output folder.
+        sources: the folder that the sources are relative to.
+    """
+
+    def __init__(self, outputs: Path, sources: Path) -> None:
+        self._outputs, self._sources = outputs, sources
+        self._volume: str | None = None
+        self._archive: zipfile.ZipFile | None = None
+        self._members: frozenset[str] = frozenset()
+
+    def of(self, file: str, page: Mapping[str, Any]) -> str | None:
+        """The caption of a page; None if it has none.
+
+        Args:
+            file: as `Outputs.file_of` gives it.
+            page: a row of `read_done_pages`.
+        """
+        volume = page["volume_output"]
+        if not volume:
+            beside = (self._outputs / file, self._sources / page["source"])
+            return _first(_text(path) for path in _caption_names(beside))
+        self._open(volume)
+        inside = (
+            PurePosixPath(file.removeprefix(f"{volume}/")),
+            PurePosixPath(page["source"].removeprefix(f"{page['volume_source']}/")),
+        )
+        return _first(self._text(str(name)) for name in _caption_names(inside))
+
+    def _open(self, volume: str) -> None:
+        if volume == self._volume:
+            return
+        self.close()
+        self._volume = volume
+        with contextlib.suppress(OSError, zipfile.BadZipFile):
+            self._archive = zipfile.ZipFile(self._outputs / volume)
+            self._members = frozenset(self._archive.namelist())
+
+    def _text(self, name: str) -> str | None:
+        if self._archive is None or name not in self._members:
+            return None
+        # Whatever a ZIP that somebody edited may raise.
+        with contextlib.suppress(Exception), self._archive.open(name) as file:
+            return _decoded(file)
+        return None
+
+    def close(self) -> None:
+        """Close the CBZ that is open."""
+        if self._archive is not None:
+            self._archive.close()
+        self._volume, self._archive, self._members = None, None, frozenset()
+
+
+_AnyPath = TypeVar("_AnyPath", bound=PurePath)
+
+
+def _caption_names(pages: Iterable[_AnyPath]) -> Iterator[_AnyPath]:
+    """The names that the caption of a page may have, by the names that the page has."""
+    for page in pages:
         for extension in CAPTION_EXTENSIONS:
-            for path in (page.with_suffix(f".{extension}"), page.with_name(f"{page.name}.{extension}")):
-                text = _text(path)
-                if text is not None:
-                    return text
-    return None
+            yield page.with_suffix(f".{extension}")
+            yield page.with_name(f"{page.name}.{extension}")
+
+
+def _first(texts: Iterable[str | None]) -> str | None:
+    return next((text for text in texts if text is not None), None)
 
 
 def _text(path: Path) -> str | None:
     try:
         with path.open("rb") as file:
-            return file.read(_LONGEST_CAPTION).decode("utf-8-sig", errors="replace").strip()
+            return _decoded(file)
     except OSError:
         return None
+
+
+def _decoded(file: IO[bytes]) -> str:
+    return file.read(_LONGEST_CAPTION).decode("utf-8-sig", errors="replace").strip()
 
 
 def _is_same(one: Path, other: Path) -> bool:

@@ -302,8 +302,16 @@ class Ledger:
             row = cursor.fetchone()
             return None if row is None else dict(zip(names, row, strict=True))
 
-    def names(self, job_id: int, suffixes: Set[str]) -> dict[str, str]:
+    def names(
+        self, job_id: int, suffixes: Set[str], *, below: str = "", not_below: str = ""
+    ) -> dict[str, str]:
         """How earlier jobs over the same folders named the outputs with suffixes such as ``.png``.
+
+        Args:
+            job_id: of the job whose folders count.
+            suffixes: of the outputs, with their dots.
+            below: the folder that the outputs are in; empty for any.
+            not_below: a folder that they are not in; empty for none.
 
         Returns:
             Source to output; the latest job counts.
@@ -319,6 +327,8 @@ class Ledger:
                 str(source): str(output)
                 for source, output in cursor
                 if PurePosixPath(str(output)).suffix in suffixes
+                and (not below or str(output).startswith(f"{below}/"))
+                and not (not_below and str(output).startswith(f"{not_below}/"))
             }
 
     def add_pages(

@@ -161,8 +161,11 @@ def make_plan(
     rows = volume_plan.page_rows
     found = {page.source for page in pages}
     taken = {fold(row.output) for row in every_row}
-    names = ledger.names(job_id, {PurePosixPath(page.output).suffix for page in pages})
-    avoid = taken | {fold(output) for output in names.values()}
+    suffixes = {PurePosixPath(page.output).suffix for page in pages}
+    # Where a page waits for its volume is no name for a file, nor the other way round.
+    waiting_names = ledger.names(job_id, suffixes, below=LOOSE_PAGES)
+    names = ledger.names(job_id, suffixes, not_below=LOOSE_PAGES)
+    avoid = taken | {fold(output) for output in (*names.values(), *waiting_names.values())}
     volume_plan.register(taken)
     new: list[Page] = []
     reopened: list[tuple[int, int, int]] = []
@@ -172,7 +175,8 @@ def make_plan(
     for page in pages:
         row = rows.get(page.source)
         if row is None:
-            new.append(_with_free_output(page, names.get(page.source), taken, avoid))
+            of_its_kind = waiting_names if page.output.startswith(f"{LOOSE_PAGES}/") else names
+            new.append(_with_free_output(page, of_its_kind.get(page.source), taken, avoid))
             continue
         action = decide(
             row,

@@ -86,7 +86,7 @@ class Preview:
     sidecars: int
     """Files that go beside the outputs with their pages."""
     others: int
-    """Other files that would be copied; 0 unless that is asked for."""
+    """Other files that would be copied: where that is asked for, and out of volumes that become folders."""
 
 
 OnPage: TypeAlias = Callable[[PagePreview], None]
@@ -149,6 +149,9 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
         if volume.failure is not None:
             tell(_unopened(volume, volume.failure[1]))
     sidecars = sum(bool(file.pages) for file in discovery.files)
+    others = sum(
+        not file.pages and (settings.copy_others or file.member is not None) for file in discovery.files
+    )
     known = [value for value in measured.values() if value is not None]
     return Preview(
         input=path_text(settings.input),
@@ -163,7 +166,7 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
         estimated_bytes=sum(page.estimated_bytes or 0 for page in pages),
         bytes_per_pixel=round(sum(known) / len(known), 4) if known and len(known) == len(measured) else None,
         sidecars=sidecars if settings.sidecars == "copy" else 0,
-        others=len(discovery.files) - sidecars if settings.copy_others else 0,
+        others=others,
     )
 
 

@@ -449,26 +449,30 @@ class _Run:
         """Copy what belongs to the pages that are done; return how many files, and those that could not be."""
         settings, discovery = self._settings, self._discovery
         sidecars = settings.sidecars == "copy"
-        if not (settings.copy_others or (sidecars and discovery.files)):
+        in_volumes = any(file.member is not None for file in discovery.files)
+        if not (settings.copy_others or in_volumes or (sidecars and discovery.files)):
             return 0, []
         rows = await self._on_ledger(self._ledger.rows, job_id)
         # After a stop what is done is made whole, and nothing new is begun.
-        others = settings.copy_others and not self._stop.requested
-        errands = plan_errands(discovery, rows, sidecars=sidecars, others=others)
+        members = not self._stop.requested
+        others = settings.copy_others and members
+        errands = plan_errands(discovery, rows, sidecars=sidecars, others=others, members=members)
         known = await self._on_ledger(self._ledger.carried, settings.output)
-        results = carry(
-            [errand for errand in errands if isinstance(errand, Errand)],
-            known,
-            settings,
-            source_folders(discovery.pages),
-        )
         copied = 0
         refused = [errand for errand in errands if isinstance(errand, NotCarried)]
-        while batch := await asyncio.to_thread(list, itertools.islice(results, CARRIED_AT_ONCE)):
-            files = [result for result in batch if isinstance(result, CarriedFile)]
-            await self._on_ledger(self._ledger.record_carried, job_id, files)
-            copied += len(files)
-            refused += [result for result in batch if isinstance(result, NotCarried)]
+        with contextlib.closing(Shelf(discovery.volumes, settings.volume_rules)) as shelf:
+            results = carry(
+                [errand for errand in errands if isinstance(errand, Errand)],
+                known,
+                settings,
+                source_folders(discovery.pages),
+                shelf,
+            )
+            while batch := await asyncio.to_thread(list, itertools.islice(results, CARRIED_AT_ONCE)):
+                files = [result for result in batch if isinstance(result, CarriedFile)]
+                await self._on_ledger(self._ledger.record_carried, job_id, files)
+                copied += len(files)
+                refused += [result for result in batch if isinstance(result, NotCarried)]
         return copied, refused
 
     async def _finish(

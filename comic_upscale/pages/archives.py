@@ -8,11 +8,15 @@ those before it.
 from __future__ import annotations
 
 import contextlib
+import copy
 import ctypes
 import errno
 import logging
+import posixpath
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +30,7 @@ MAX_MEMBER_BYTES = 512 << 20
 """The most bytes that one member may unpack to: it is held in memory."""
 
 _UTF8_FLAG, _ENCRYPTED_FLAG = 0x800, 0x1
+_UNICODE_PATH = 0x7075
 _SMALLEST_BOMB = 64 << 20
 _BLOCK = 1 << 16
 
@@ -49,6 +54,8 @@ class Container(Protocol):
 
     in_order: bool
     """Whether reading goes from the front to the back: members are best read in the directory's order."""
+    comment: bytes
+    """Of the archive as a whole; empty where its kind has none."""
 
     def entries(self) -> list[Entry]:
         """The directory.
@@ -62,6 +69,13 @@ class Container(Protocol):
 
         Raises:
             PageError: it cannot be read.
+        """
+
+    def salvage(self, index: int) -> bytes:
+        """All bytes of a member, even where its checksum is wrong.
+
+        Raises:
+            PageError: they cannot be had.
         """
 
     def close(self) -> None:
@@ -182,6 +196,7 @@ class ZipContainer:
         self._path, self._rules = path, rules
         with volume_errors():
             self._zip = zipfile.ZipFile(path)
+        self.comment = self._zip.comment
         self._infos = self._zip.infolist()
 
     def entries(self) -> list[Entry]:
@@ -197,7 +212,16 @@ class ZipContainer:
 
     def read(self, index: int) -> bytes:
         """The bytes of a member; its checksum is right."""
-        info = self._infos[index]
+        return self._unpacked(self._infos[index])
+
+    def salvage(self, index: int) -> bytes:
+        """All bytes of a member, even where its checksum is wrong."""
+        info = copy.copy(self._infos[index])
+        # What has none is not checked; each program that reads the page sees then what is wrong with it.
+        del info.CRC
+        return self._unpacked(info)
+
+    def _unpacked(self, info: zipfile.ZipInfo) -> bytes:
         if info.file_size > MAX_MEMBER_BYTES:
             raise too_large(info.file_size)
         # By its entry and not by its name, which two members may share.
@@ -213,13 +237,46 @@ class ZipContainer:
 
 
 def _zip_names(infos: list[zipfile.ZipInfo]) -> list[str]:
-    """The names; those that do not say that they are UTF-8 are read anew from their bytes."""
-    plain = [at for at, info in enumerate(infos) if not info.flag_bits & _UTF8_FLAG]
+    """The names; those that do not say that they are UTF-8 are read anew from their bytes, or from beside them."""
     names = [info.filename for info in infos]
-    raw = [names[at].encode("cp437", "replace") for at in plain]
-    for at, name in zip(plain, decode_names(raw), strict=True):
+    plain: dict[int, bytes] = {}
+    for at, info in enumerate(infos):
+        if info.flag_bits & _UTF8_FLAG:
+            continue
+        # The bytes as they stand there: some versions of Python have put another name into `filename`.
+        raw = info.orig_filename.encode("cp437", "replace")
+        beside = name_beside(info.extra, raw)
+        if beside is None:
+            plain[at] = raw.partition(b"\0")[0]
+        else:
+            names[at] = beside
+    for at, name in zip(plain, decode_names(list(plain.values())), strict=True):
         names[at] = name
     return names
+
+
+def name_beside(extra: bytes, raw: bytes) -> str | None:
+    """The name that Info-ZIP keeps in the field 0x7075, in UTF-8; None if there is none, or it is of another name.
+
+    Args:
+        extra: the extra fields of a member.
+        raw: the bytes of the plain name, which the field has a checksum of.
+
+    Source: APPNOTE.TXT of PKWARE, 4.6.9.
+    """
+    at = 0
+    while at + 4 <= len(extra):
+        kind, size = struct.unpack_from("<HH", extra, at)
+        field = extra[at + 4 : at + 4 + size]
+        if kind == _UNICODE_PATH and len(field) > 5 and field[0] == 1:
+            if int.from_bytes(field[1:5], "little") != zlib.crc32(raw):
+                return None
+            try:
+                return field[5:].decode()
+            except UnicodeDecodeError:
+                return None
+        at += 4 + size
+    return None
 
 
 def _zip_kind(info: zipfile.ZipInfo) -> Kind:
@@ -241,31 +298,39 @@ class TarContainer:
     """
 
     in_order = False
+    comment = b""
 
     def __init__(self, path: Path, rules: VolumeRules) -> None:
         self._path, self._rules = path, rules
         with volume_errors():
             self._tar = tarfile.open(path, "r:")  # noqa: SIM115 - closed by close()
-        self._infos: list[tarfile.TarInfo] | None = None
+        self._listing: list[tuple[str, tarfile.TarInfo]] | None = None
 
     def entries(self) -> list[Entry]:
         """The directory: the headers, from one to the next."""
-        return [Entry(info.name, info.size, _tar_kind(info)) for info in self._listed()]
+        return [Entry(name, info.size, _tar_kind(info)) for name, info in self._listed()]
 
-    def _listed(self) -> list[tarfile.TarInfo]:
-        if self._infos is None:
+    def _listed(self) -> list[tuple[str, tarfile.TarInfo]]:
+        """The names, and where the bytes of each are: of a hard link, those of the file before it that it names."""
+        if self._listing is None:
             tally = Tally(self._path, self._rules)
-            infos = []
+            listing = []
+            files: dict[str, tarfile.TarInfo] = {}
             with volume_errors():
-                for info in self._tar:
+                for header in self._tar:
+                    info = header
+                    if header.islnk():
+                        info = files.get(posixpath.normpath(header.linkname), header)
+                    if info.isreg():
+                        files[posixpath.normpath(header.name)] = info
                     tally.add(info.size)
-                    infos.append(info)
-            self._infos = infos
-        return self._infos
+                    listing.append((header.name, info))
+            self._listing = listing
+        return self._listing
 
     def read(self, index: int) -> bytes:
         """The bytes of a member."""
-        info = self._listed()[index]
+        _, info = self._listed()[index]
         if info.size > MAX_MEMBER_BYTES:
             raise too_large(info.size)
         with volume_errors("member"):
@@ -274,6 +339,10 @@ class TarContainer:
         if len(data) != info.size:
             raise damaged("member", f"{len(data):,} bytes instead of {info.size:,}")
         return data
+
+    def salvage(self, index: int) -> bytes:
+        """The same: a tar has no checksums of what it holds."""
+        return self.read(index)
 
     def close(self) -> None:
         """Close the file."""
@@ -296,6 +365,7 @@ class LibarchiveContainer:
     """
 
     in_order = True
+    comment = b""
 
     def __init__(self, path: Path, rules: VolumeRules) -> None:
         self._path, self._rules = path, rules
@@ -303,6 +373,9 @@ class LibarchiveContainer:
         self._stack = contextlib.ExitStack()
         self._walk: Iterator[Any] = iter(())
         self._at = -1
+        self._places: dict[str, int] = {}
+        """Where the files are that were come by, for the hard links behind them."""
+        self._last_linked: tuple[int, bytes] | None = None
         self._broken: PageError | None = None
 
     def entries(self) -> list[Entry]:
@@ -312,9 +385,11 @@ class LibarchiveContainer:
         self._rewind()
         with self._errors():
             for number, entry in enumerate(self._walk):
-                size = entry.size or 0
+                original = self._note(entry, number)
+                size = (entry.size or 0) if original is None else found[original].size
+                kind = _libarchive_kind(entry) if original is None else "file"
                 tally.add(size)
-                found.append(Entry(_text(entry, number), size, _libarchive_kind(entry), _is_locked(entry)))
+                found.append(Entry(_text(entry, number), size, kind, _is_locked(entry)))
         self._close()
         return found
 
@@ -325,6 +400,7 @@ class LibarchiveContainer:
         if index <= self._at or self._at < 0:
             self._rewind()
         entry: Any = None
+        original: int | None = None
         try:
             with self._errors():
                 while self._at < index:
@@ -332,11 +408,32 @@ class LibarchiveContainer:
                     if entry is None:
                         raise damaged("volume", "it ends too early")
                     self._at += 1
+                    original = self._note(entry, self._at)
         except PageError as error:
             # What follows cannot be reached either: do not try anew from the front for each page.
             self._broken = error
             raise
-        return self._joined(entry)
+        return self._joined(entry) if original is None else self._linked(original)
+
+    def _note(self, entry: Any, number: int) -> int | None:
+        """Remember where an entry is; of a hard link, return the place of the file before it that it names."""
+        name = posixpath.normpath(_text(entry, number))
+        original = None
+        if entry.islnk:
+            link = entry.linkpath
+            link = decode_names([link])[0] if isinstance(link, bytes) else link or ""
+            original = self._places.get(posixpath.normpath(link))
+            # A walk that came by here before has noted the link itself; a file lies before its links.
+            original = original if original is not None and original < number else None
+        if original is not None or entry.isfile:
+            self._places[name] = number if original is None else original
+        return original
+
+    def _linked(self, index: int) -> bytes:
+        """The bytes of the file that a hard link names. The last one is kept: going back is dear."""
+        if self._last_linked is None or self._last_linked[0] != index:
+            self._last_linked = index, self.read(index)
+        return self._last_linked[1]
 
     def _joined(self, entry: Any) -> bytes:
         parts: list[bytes] = []
@@ -356,6 +453,10 @@ class LibarchiveContainer:
         if entry.size is not None and entry.size != size:
             raise damaged("member", f"{size:,} bytes instead of {entry.size:,}")
         return b"".join(parts)
+
+    def salvage(self, index: int) -> bytes:
+        """The same as `read`: libarchive does not give out the end of what has a wrong checksum."""
+        return self.read(index)
 
     def _rewind(self) -> None:
         self._close()

@@ -14,16 +14,19 @@ from comic_upscale.errors import PageError
 _FIRST_DAY = (1980, 1, 1, 0, 0, 0)
 _UNIX = 3
 _PLAIN_FILE = 0o100644 << 16
+_LONGEST_COMMENT = 0xFFFF
 
 
-def write_cbz(file: IO[bytes], members: Iterable[tuple[str, bytes]]) -> None:
+def write_cbz(file: IO[bytes], members: Iterable[tuple[str, bytes]], comment: bytes = b"") -> None:
     """Write a CBZ whose members are stored as they are: images do not shrink by being packed again.
 
     Args:
         file: open for writing, and seekable.
         members: (name, content) in their order; taken one at a time.
+        comment: of the archive; of more than 65,535 bytes the first of these.
     """
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        archive.comment = comment[:_LONGEST_COMMENT]
         for name, data in members:
             info = zipfile.ZipInfo(name, _FIRST_DAY)
             # Python's own choice differs between systems.

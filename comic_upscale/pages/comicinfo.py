@@ -1,4 +1,4 @@
-"""Bring the page sizes of a ``ComicInfo.xml`` up to date."""
+"""Bring the page sizes of a ``ComicInfo.xml`` up to date, or write one where a volume says the same otherwise."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from io import BytesIO
 from xml.etree import ElementTree as ET
 
-NAME = "comicinfo.xml"
-"""The file's name, in lower case: it is written in several ways."""
+NAME = "ComicInfo.xml"
+"""The file's name; it is written in several ways."""
 
 _XSI = "http://www.w3.org/2001/XMLSchema-instance"
 
@@ -26,12 +26,40 @@ class PageFacts:
     """Bytes of its file."""
 
 
+@dataclass(frozen=True, slots=True)
+class ComicFacts:
+    """What a volume that has no ``ComicInfo.xml`` says of itself."""
+
+    title: str
+    """Empty where it has none."""
+    language: str
+    """By ISO 639 or BCP 47; empty where it is not said."""
+    right_to_left: bool
+    """Whether it is read from right to left."""
+
+
+def written(facts: ComicFacts) -> bytes | None:
+    """Write a ``ComicInfo.xml`` of what is known; None where that is nothing."""
+    root = ET.Element("ComicInfo")
+    # In the order of its schema.
+    for name, value in (
+        ("Title", facts.title),
+        ("LanguageISO", facts.language),
+        ("Manga", "YesAndRightToLeft" if facts.right_to_left else ""),
+    ):
+        if value:
+            ET.SubElement(root, name).text = value
+    if root.find("Title") is None and root.find("Manga") is None:
+        return None
+    return _as_file(root)
+
+
 def is_comicinfo(name: str) -> bool:
     """Whether a member is a ``ComicInfo.xml``, in whatever folder."""
-    return posixpath.basename(name).lower() == NAME
+    return posixpath.basename(name).lower() == NAME.lower()
 
 
-def updated(xml: bytes, pages: Sequence[PageFacts]) -> bytes:
+def updated(xml: bytes, pages: Sequence[PageFacts | None]) -> bytes:
     """Write the sizes of pages into a ``ComicInfo.xml``.
 
     Only pages that it lists and that are there are touched; all else stays, comments too. A file without
@@ -39,7 +67,8 @@ def updated(xml: bytes, pages: Sequence[PageFacts]) -> bytes:
 
     Args:
         xml: the file.
-        pages: in the order in which a reader shows them; ``Page@Image`` counts them from 0.
+        pages: in the order in which a reader shows them; ``Page@Image`` counts them from 0. None leaves what stands
+            there of a page.
 
     Returns:
         The file, as UTF-8 where anything was changed.
@@ -51,17 +80,36 @@ def updated(xml: bytes, pages: Sequence[PageFacts]) -> bytes:
         root = ET.fromstring(xml, parser)
     except (ET.ParseError, ValueError, LookupError):
         return xml
-    listed = root.findall("./Pages/Page")
+    listed = root.findall("./{*}Pages/{*}Page")
     if not listed:
         return xml
+    _name_plainly(root)
     for page in listed:
         number = page.get("Image", "")
         if not (number.isascii() and number.isdecimal() and len(number) < 7 and int(number) < len(pages)):
             continue
         facts = pages[int(number)]
+        if facts is None:
+            continue
         page.set("ImageSize", str(facts.size))
         page.set("ImageWidth", str(facts.width))
         page.set("ImageHeight", str(facts.height))
+    return _as_file(root)
+
+
+def _as_file(root: ET.Element) -> bytes:
     buffer = BytesIO()
     ET.ElementTree(root).write(buffer, encoding="utf-8", xml_declaration=True)
     return buffer.getvalue() + b"\n"
+
+
+def _name_plainly(root: ET.Element) -> None:
+    """Make the root's namespace, where it has one, the default: ElementTree would call it ns0."""
+    if not root.tag.startswith("{"):
+        return
+    namespace = root.tag[1:].partition("}")[0]
+    for element in root.iter():
+        # A comment has a function for its tag.
+        if isinstance(element.tag, str):
+            element.tag = element.tag.removeprefix(f"{{{namespace}}}")
+    root.set("xmlns", namespace)

@@ -6,7 +6,7 @@ import os
 import posixpath
 import threading
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from comic_upscale.errors import PageError
@@ -19,15 +19,17 @@ from comic_upscale.pages.archives import (
     encrypted,
     volume_errors,
 )
-from comic_upscale.pages.epub import spine_images
+from comic_upscale.pages.comicinfo import NAME as COMICINFO
+from comic_upscale.pages.comicinfo import is_comicinfo, written
+from comic_upscale.pages.epub import Book, read_book
 from comic_upscale.pages.formats import (
     ARCHIVE_EXTENSIONS,
     IMAGE_EXTENSIONS,
     VOLUME_EXTENSIONS,
     extension_of,
 )
-from comic_upscale.pages.members import is_litter, safe_name
-from comic_upscale.pages.naming import free_name, output_names, valid_names
+from comic_upscale.pages.members import is_litter, is_merely_hidden, safe_name
+from comic_upscale.pages.naming import free_number, output_names, valid_names
 from comic_upscale.pages.order import fold, natural_key
 from comic_upscale.pages.pdf import PdfContainer
 from comic_upscale.pages.volume import Contents, Member, Volume
@@ -71,7 +73,8 @@ def list_volume(path: Path, rules: VolumeRules, *, extension: str) -> Contents:
         extension: of the outputs, without the dot.
 
     Returns:
-        Its members. Litter of systems, folders, links and names that lead outside are left out.
+        Its members. Litter of systems, folders, links, names that lead outside, and what is no page and protected
+        by a password are left out.
 
     Raises:
         PageError: it cannot be opened; ``NO_PAGES``; ``"encrypted"``; ``"bomb"``.
@@ -80,24 +83,34 @@ def list_volume(path: Path, rules: VolumeRules, *, extension: str) -> Contents:
     try:
         entries = container.entries()
         names, notes = _names(entries)
-        spine: list[str] | None = None
+        book: Book | None = None
         if _is_epub(path, names):
-            spine = spine_images({name: index for index, name in names.items()}, container.read)
+            book = read_book({name: index for index, name in names.items()}, container.read)
     finally:
         container.close()
     pages = [index for index, name in names.items() if extension_of(name) in IMAGE_EXTENSIONS]
-    if spine is not None:
+    made: list[Member] = []
+    if book is not None:
         index_of = {name: index for index, name in names.items()}
         left_out = len(pages)
-        pages = [index_of[name] for name in spine]
+        pages = [index_of[name] for name in book.images]
         left_out -= len(pages)
         if left_out:
             notes.append(f"{left_out} image(s) that the spine of the EPUB does not hold were left out")
+        comicinfo = next((index for name, index in index_of.items() if is_comicinfo(name)), None)
         names = _in_reading_order(pages, names)
+        if comicinfo is not None:
+            names[comicinfo] = COMICINFO
+        elif (content := written(book.facts)) is not None:
+            made.append(Member(-1, COMICINFO, len(content), None, content))
     if not pages:
         raise PageError(NO_PAGES, "The volume holds no image.")
-    if any(entries[index].encrypted for index in names):
+    if any(entries[index].encrypted for index in pages):
         raise encrypted()
+    locked = {index for index in names if entries[index].encrypted}
+    if locked:
+        notes.append(f"{len(locked)} member(s) that are protected by a password were left out")
+        names = {index: name for index, name in names.items() if index not in locked}
     nested = sum(extension_of(name) in ARCHIVE_EXTENSIONS for name in names.values())
     if nested:
         notes.append(f"{nested} archive(s) inside were not opened, and are carried along as they are")
@@ -105,7 +118,7 @@ def list_volume(path: Path, rules: VolumeRules, *, extension: str) -> Contents:
     members = tuple(
         Member(index, name, entries[index].size, targets.get(index)) for index, name in names.items()
     )
-    return Contents(members, container.in_order, tuple(notes))
+    return Contents((*members, *made), container.in_order, tuple(notes), container.comment)
 
 
 def is_volume_name(name: str) -> bool:
@@ -122,6 +135,8 @@ def _names(entries: Sequence[Entry]) -> tuple[dict[int, str], list[str]]:
     left_out: Counter[str] = Counter()
     names: dict[int, str] = {}
     taken: set[str] = set()
+    folded: set[str] = set()
+    counts: dict[str, int] = {}
     for index, entry in enumerate(entries):
         if entry.kind == "folder":
             continue
@@ -133,13 +148,17 @@ def _names(entries: Sequence[Entry]) -> tuple[dict[int, str], list[str]]:
             left_out["whose names lead outside"] += 1
             continue
         if is_litter(name):
+            if is_merely_hidden(name) and extension_of(name) in IMAGE_EXTENSIONS:
+                left_out["that are hidden images (their names begin with a dot)"] += 1
             continue
         if name in taken:
             stem, suffix = posixpath.splitext(name)
-            name = free_name(stem, suffix, {fold(other) for other in taken})
+            free, counts[name] = free_number(stem, suffix, folded, after=counts.get(name, 1))
+            name = free
             left_out["renamed"] += 1
         names[index] = name
         taken.add(name)
+        folded.add(fold(name))
     renamed = left_out.pop("renamed", 0)
     notes = [f"{count} member(s) {what} were left out" for what, count in left_out.items()]
     if renamed:
@@ -230,11 +249,26 @@ class Shelf:
             PageError: ``"changed"`` where the volume is no longer the file that was listed; else as
                 `Container.read`.
         """
+        return self._asked(source, lambda container: container.read(index))
+
+    def salvage(self, source: str, index: int) -> bytes:
+        """All bytes of a member, even where its checksum is wrong.
+
+        Args:
+            source: of the volume.
+            index: of the member.
+
+        Raises:
+            PageError: as `read`; they cannot be had.
+        """
+        return self._asked(source, lambda container: container.salvage(index))
+
+    def _asked(self, source: str, ask: Callable[[Container], bytes]) -> bytes:
         while True:
             opened = self._opened(source)
             with opened.lock:
                 if not opened.closed:
-                    return opened.container.read(index)
+                    return ask(opened.container)
 
     def _opened(self, source: str) -> _OpenVolume:
         with self._lock:

@@ -13,7 +13,7 @@ from comic_upscale.pages.formats import is_lossless
 from comic_upscale.pages.metadata import read_metadata
 from comic_upscale.pages.orientation import orientation_of, read_tag, upright
 from comic_upscale.pages.page import Pixels
-from comic_upscale.pages.reader import count_frames, open_image, page_errors
+from comic_upscale.pages.reader import count_frames, count_pages, open_image, page_errors
 from comic_upscale.pages.samples import as_asked, depth_of, to_samples
 from comic_upscale.settings import AnimatedMode, GrayMode, IccMode
 
@@ -82,7 +82,7 @@ def decode(
             colour one channel too; ``off`` makes all three.
         icc: ``keep`` leaves the samples in the space of the file's profile, which goes along; ``srgb``
             converts them.
-        animated: of a file with several frames, read the ``first`` or ``skip`` it.
+        animated: of an animation or a TIFF of several pages, read the ``first`` or ``skip`` it.
 
     Returns:
         The page, its arrays contiguous and writable; ``notes`` say what was left out.
@@ -102,6 +102,9 @@ def decode(
             raise PageError(
                 ANIMATED, f"The page is an animation of {frames} frames: --animated first takes one."
             )
+        if frames > 1 and image.format == "TIFF" and animated == "skip" and (pages := count_pages(image)) > 1:
+            # Not so the other pictures of a telephone's JPEG or HEIC, which are of the same page.
+            raise PageError(ANIMATED, f"The file holds {pages} pages: --animated first takes the first.")
         # After loading: some formats keep their metadata behind the pixels.
         samples = to_samples(image, depth_of(image, data), data)
         orientation = orientation_of(image)

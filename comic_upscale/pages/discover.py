@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import stat
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,7 +42,8 @@ class Discovery:
     ``"output of comic-upscale"``. Hidden files and the litter of operating systems are not counted, nor are
     sidecars."""
     files: tuple[OtherFile, ...] = ()
-    """What is no page: the sidecars of pages, and the other files, archives without pages among them."""
+    """What is no page: the sidecars of pages, and the other files, archives without pages among them; and what is
+    beside the pages in volumes whose pages go into folders."""
     warnings: tuple[str, ...] = ()
     """A sentence for each thing that the user may want to mend."""
     volumes: tuple[Volume, ...] = ()
@@ -119,8 +121,13 @@ def _single_volume(path: Path, status: os.stat_result, reading: _Reading) -> Dis
     except PageError as error:
         raise InputError(f"{path} cannot be upscaled. {error.reason}") from None
     opened = _Opened(Page(source, path, "", status.st_size, status.st_mtime_ns), contents, None)
-    volume, pages = reading.placed(opened, "", reading.names([source], taken=())[source])
-    return Discovery(tuple(pages), warnings=_notes([volume]), volumes=(volume,))
+    placed = reading.placed(opened, "", reading.names([source], taken=())[source])
+    return Discovery(
+        tuple(placed.pages),
+        files=tuple(placed.files),
+        warnings=_notes([placed.volume]),
+        volumes=(placed.volume,),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +137,16 @@ class _Opened:
     entry: Page
     contents: Contents | None
     failure: tuple[str, str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A volume, and where what is in it goes."""
+
+    volume: Volume
+    pages: list[Page]
+    files: list[OtherFile]
+    """What goes beside the pages into their folder; none where a CBZ takes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +175,7 @@ class _Reading:
             folded.add(fold(outputs[name]))
         return outputs
 
-    def placed(self, opened: _Opened, folder: str, name: str) -> tuple[Volume, list[Page]]:
+    def placed(self, opened: _Opened, folder: str, name: str) -> _Placed:
         """Say where a volume and its pages go.
 
         Args:
@@ -176,7 +193,38 @@ class _Reading:
             where = MemberOf(entry.source, member.index)
             source = f"{entry.source}/{member.name}"
             pages.append(Page(source, entry.path, output, member.size, entry.mtime_ns, where))
-        return Volume(entry, opened.contents, opened.failure), pages
+        files = _in_volume(opened, f"{folder}{name}") if self.archive_output == "folder" else []
+        return _Placed(Volume(entry, opened.contents, opened.failure), pages, files)
+
+
+def _in_volume(opened: _Opened, output: str) -> list[OtherFile]:
+    """What is beside the pages of a volume.
+
+    Args:
+        opened: the archive.
+        output: the folder that its pages go into.
+    """
+    if opened.contents is None:
+        return []
+    entry = opened.entry
+    pages: defaultdict[str, list[str]] = defaultdict(list)
+    for page in opened.contents.pages:
+        pages[posixpath.dirname(page.name)].append(posixpath.basename(page.name))
+    by_stem = {folder: pages_by_stem(names) for folder, names in pages.items()}
+    files = []
+    for member in opened.contents.members:
+        # What was made of an EPUB's own words is for readers of CBZs.
+        if member.is_page or member.content is not None:
+            continue
+        folder, name = posixpath.split(member.name)
+        own_pages = tuple(
+            f"{entry.source}/{posixpath.join(folder, page)}"
+            for page in sidecar_of(name, by_stem.get(folder, {}))
+        )
+        where = MemberOf(entry.source, member.index)
+        source, target = f"{entry.source}/{member.name}", f"{output}/{member.name}"
+        files.append(OtherFile(source, entry.path, target, member.size, entry.mtime_ns, own_pages, where))
+    return files
 
 
 def _notes(volumes: Sequence[Volume]) -> tuple[str, ...]:
@@ -200,7 +248,7 @@ class _Folder:
     """Prefix of the outputs of what is inside."""
 
 
-_Found: TypeAlias = _Folder | Page | tuple[Volume, list[Page]]
+_Found: TypeAlias = _Folder | Page | _Placed
 
 
 class _Walk:
@@ -244,9 +292,10 @@ class _Walk:
             item = stack.pop()
             if isinstance(item, Page):
                 self._pages.append(item)
-            elif isinstance(item, tuple):
-                self._volumes.append(item[0])
-                self._pages.extend(item[1])
+            elif isinstance(item, _Placed):
+                self._volumes.append(item.volume)
+                self._pages.extend(item.pages)
+                self._files.extend(item.files)
             else:
                 stack.extend(reversed(self._list(item, is_root=is_root)))
                 is_root = False

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
 from xml.etree import ElementTree as ET
 
 from comic_upscale.errors import PageError
+from comic_upscale.pages.comicinfo import ComicFacts
 from comic_upscale.pages.formats import IMAGE_EXTENSIONS, extension_of
 
 _LARGEST_TEXT = 4 << 20
 
 
-def spine_images(names: Mapping[str, int], read: Callable[[int], bytes]) -> list[str]:
-    """Find the images of an EPUB in reading order.
+@dataclass(frozen=True, slots=True)
+class Book:
+    """What a comic needs of an EPUB."""
+
+    images: list[str]
+    """Names of images in reading order, each once: those that the spine holds, or that its documents show."""
+    facts: ComicFacts
+    """What its package says of it."""
+
+
+def read_book(names: Mapping[str, int], read: Callable[[int], bytes]) -> Book:
+    """Find the images of an EPUB in reading order, and what it says of itself.
 
     Args:
         names: the place of each file in the archive, by its name.
         read: returns the bytes of a file by its place.
-
-    Returns:
-        Names of images, each once: those that the spine holds, or that its documents show.
 
     Raises:
         PageError: ``"damaged"``: it says nowhere what its spine is. ``"encrypted"``: its pages are.
@@ -38,7 +47,8 @@ def spine_images(names: Mapping[str, int], read: Callable[[int], bytes]) -> list
 
     package = _package(text("META-INF/container.xml"))
     images: dict[str, None] = {}
-    for document in _spine(text(package), posixpath.dirname(package)):
+    described = _parse(text(package))
+    for document in _spine(described, posixpath.dirname(package)):
         if document not in names:
             continue
         shown = [document] if _is_image(document) else _shown(text(document), posixpath.dirname(document))
@@ -48,7 +58,7 @@ def spine_images(names: Mapping[str, int], read: Callable[[int], bytes]) -> list
         raise PageError(
             "encrypted", "The pages of this EPUB are encrypted: it can only be read by its shop's app."
         )
-    return list(images)
+    return Book(list(images), _facts(described))
 
 
 def _package(container: bytes) -> str:
@@ -58,11 +68,24 @@ def _package(container: bytes) -> str:
     raise _broken("META-INF/container.xml names no package")
 
 
-def _spine(package: bytes, folder: str) -> list[str]:
+def _facts(package: ET.Element) -> ComicFacts:
+    found: dict[str, str] = {}
+    right_to_left = False
+    for element in package.iter():
+        tag, words = _tag(element), " ".join((element.text or "").split())
+        if tag in ("title", "language") and words:
+            # The main title is the first one.
+            found.setdefault(tag, words)
+        elif tag == "spine":
+            right_to_left = element.get("page-progression-direction") == "rtl"
+    return ComicFacts(found.get("title", ""), found.get("language", ""), right_to_left)
+
+
+def _spine(package: ET.Element, folder: str) -> list[str]:
     """The paths of the documents of the spine."""
     paths: dict[str, str] = {}
     order: list[str] = []
-    for element in _parse(package).iter():
+    for element in package.iter():
         if _tag(element) == "item":
             paths[element.get("id", "")] = _resolve(folder, element.get("href", ""))
         elif _tag(element) == "itemref":

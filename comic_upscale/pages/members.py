@@ -15,6 +15,7 @@ _LONGEST_PART = 240
 """Bytes of one part of a name; file systems hold 255, and an output's suffix may be longer."""
 
 _DRIVE = re.compile(r"[A-Za-z]:")
+_ROOT = re.compile(r"/|[A-Za-z]:/")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # Two Japanese characters in a row, or one that no Latin letter touches: read as CP932, "Köln" has the
 # second kind alone, but between letters.
@@ -25,6 +26,12 @@ _IS_JAPANESE = re.compile(f"{_JAPANESE}{{2}}|(?<![A-Za-z]){_JAPANESE}(?![A-Za-z]
 def is_litter(name: str) -> bool:
     """Tell whether a member was made by a system: hidden, ``__MACOSX``, ``Thumbs.db`` and the like."""
     return any(part.startswith(".") or part.lower() in LITTER for part in name.split("/"))
+
+
+def is_merely_hidden(name: str) -> bool:
+    """Tell whether litter may be something that a person hid: its name begins with a dot, and not as macOS's do."""
+    parts = name.split("/")
+    return not any(part.startswith("._") or part.lower() in LITTER for part in parts)
 
 
 def decode_names(raw: Sequence[bytes]) -> list[str]:
@@ -50,11 +57,13 @@ def decode_names(raw: Sequence[bytes]) -> list[str]:
 def safe_name(name: str) -> str | None:
     r"""Return a member's name as a relative POSIX path that stays inside, or None where it does not.
 
-    Backslashes are taken for slashes, as Windows programs write them. Nothing is made of a name with a
-    drive, a leading slash or ``..``: what such a member was to overwrite is nothing that a comic needs.
+    Backslashes are taken for slashes, as Windows programs write them. Nothing is made of a name that begins
+    with a slash or at a drive's root (``C:/``), or has ``..``: what such a member was to overwrite is nothing that
+    a comic needs. In any other part that looks like a drive, as ``a: intro.png`` does, the colon becomes ``_``,
+    since Windows would leave the folder for it.
     """
     path = name.replace("\\", "/")
-    if path.startswith("/") or _DRIVE.match(path):
+    if _ROOT.match(path):
         return None
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if not parts or ".." in parts:
@@ -64,6 +73,8 @@ def safe_name(name: str) -> str | None:
 
 def _part(part: str) -> str:
     part = _CONTROL.sub("_", part).encode(errors="replace").decode()
+    if _DRIVE.match(part):
+        part = f"{part[0]}_{part[2:]}"
     encoded = part.encode()
     if len(encoded) <= _LONGEST_PART:
         return part

@@ -101,11 +101,22 @@ def free_name(stem: str, suffix: str, taken: Collection[str]) -> str:
         taken: folded names.
     """
     name = f"{stem}{suffix}"
-    count = 1
-    while fold(name) in taken:
-        count += 1
-        name = f"{stem}_{count}{suffix}"
-    return name
+    return name if fold(name) not in taken else free_number(stem, suffix, taken)[0]
+
+
+def free_number(stem: str, suffix: str, taken: Collection[str], *, after: int = 1) -> tuple[str, int]:
+    """Return ``stem_N + suffix`` that is not taken, and its N.
+
+    Args:
+        stem: the name without what must stay at its end.
+        suffix: what must stay at the end, with its dot.
+        taken: folded names.
+        after: the last N that is known to be taken, for many names of one stem.
+    """
+    number = after + 1
+    while fold(f"{stem}_{number}{suffix}") in taken:
+        number += 1
+    return f"{stem}_{number}{suffix}", number
 
 
 def _stem(name: str) -> str:

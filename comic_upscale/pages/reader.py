@@ -110,6 +110,7 @@ _READERS: dict[str, Callable[[IO[bytes], str], ImageFile]] = {
 _HEAD = 64
 _ORIENTATION, _ACROSS, _DOWN, _UNIT, _ICC_PROFILE = 274, 282, 283, 296, 34675
 _INCH, _CENTIMETRE = 2, 3
+_SUBFILE, _REDUCED = 254, 1
 # What Pillow and its libraries say when the file ends too early.
 _CUT_SHORT = re.compile(
     r"truncat|unexpected end|end of (data|file)|not enough|premature|ran out|incomplete", re.I
@@ -159,6 +160,23 @@ def count_frames(image: ImageFile) -> int:
         return max(1, int(getattr(image, "n_frames", 1)))
     except Exception:
         return 2 if getattr(image, "is_animated", False) else 1
+
+
+def count_pages(image: ImageFile) -> int:
+    """Return how many of the pictures in a TIFF are pages of their own, and no smaller copies of another; at least 1.
+
+    Moves through the whole file, and back to its first picture.
+    """
+    pages = 0
+    for at in range(count_frames(image)):
+        try:
+            image.seek(at)
+            kind = int(getattr(image, "tag_v2", {}).get(_SUBFILE, 0))
+        except Exception:
+            break
+        pages += not kind & _REDUCED
+    image.seek(0)
+    return max(1, pages)
 
 
 @contextmanager

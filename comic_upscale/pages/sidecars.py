@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from comic_upscale.pages.formats import extension_of
+from comic_upscale.pages.page import MemberOf
 
 SIDECAR_EXTENSIONS = ("txt", "caption", "json", "xmp")
 """Captions of training sets, and metadata; lower case, without the dot."""
@@ -18,12 +19,12 @@ CAPTION_EXTENSIONS = ("txt", "caption")
 
 @dataclass(frozen=True, slots=True)
 class OtherFile:
-    """A file of the input that is no page."""
+    """A file of the input that is no page; or one inside a volume whose pages go into a folder."""
 
     source: str
-    """POSIX path relative to the input folder; valid Unicode."""
+    """POSIX path relative to the input folder, through the volume where it is in one; valid Unicode."""
     path: Path
-    """Where the file is."""
+    """Where the file is, or its volume."""
     output: str
     """Its POSIX path relative to the output folder, were it copied under its own name."""
     size: int
@@ -32,6 +33,8 @@ class OtherFile:
     """Modification time, nanoseconds since the epoch."""
     pages: tuple[str, ...] = ()
     """The sources of the pages that it is a sidecar of; none for any other file."""
+    member: MemberOf | None = None
+    """For a file inside a volume, where there; ``mtime_ns`` is then the volume's."""
 
 
 def pages_by_stem(names: Iterable[str]) -> Mapping[str, Sequence[str]]:

@@ -20,6 +20,8 @@ class Member:
     target: str | None
     """For a page: the POSIX path that its output has in the new volume. None for any other file, which is
     copied as it is."""
+    content: bytes | None = None
+    """Of a file that is not in the source but made of what that says; its ``index`` is then -1."""
 
     @property
     def is_page(self) -> bool:
@@ -32,12 +34,14 @@ class Contents:
     """What is in a volume."""
 
     members: tuple[Member, ...]
-    """In the order of the source; of an EPUB, the pages alone, in the order of its spine."""
+    """In the order of the source; of an EPUB, the pages in the order of its spine, and a ``ComicInfo.xml``."""
     in_order: bool
     """Whether reading goes through the file from its beginning, so that pages are best asked for in the
     order in which they stand."""
     notes: tuple[str, ...] = ()
     """What was left out, and other things to know, a sentence each."""
+    comment: bytes = b""
+    """Of a ZIP as a whole, where ComicBookLover and others keep what they know of the comic."""
 
     @property
     def pages(self) -> tuple[Member, ...]:

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from comic_upscale.jobs import carry as carrying
+from comic_upscale.jobs.export import read_export
 from comic_upscale.jobs.progress import JobFinished
 from comic_upscale.jobs.run import run_job
 from comic_upscale.settings import JobSettings
 from comic_upscale.sizes import Bounds
+from tests.archives import break_checksum, make_7z, make_zip, picture
 from tests.fakes import NearestEngine
 from tests.jobs.conftest import draw
 
@@ -70,6 +72,67 @@ def test_a_second_run_copies_nothing_and_a_changed_sidecar_alone(settings: JobSe
     assert (finished.done_now, finished.carried_now) == (0, 2)
     assert others(settings.output)["deep/b.caption"] == "another"
     assert others(settings.output)["a.txt"] == "this is a.txt"
+
+
+@pytest.fixture
+def zipped(settings: JobSettings, tmp_path: Path) -> JobSettings:
+    """A training set in a ZIP, to become a folder."""
+    inside = {
+        "1.png": picture(1), "1.txt": b"one", "2.jpg": picture(2, format="JPEG"), "2.txt": b"two",
+        "deep/3.jpg": picture(3, format="JPEG"), "deep/3.jpg.caption": b"three", "deep/notes.md": b"notes",
+        "ComicInfo.xml": b"<ComicInfo/>", "deep/1.txt": b"of no page here",
+    }  # fmt: skip
+    make_zip(tmp_path / "zips" / "set.zip", inside)
+    return dataclasses.replace(settings, input=tmp_path / "zips", archive_output="folder")
+
+
+CAPTIONS_OF_ZIPPED = {"set.zip/1.png": "one", "set.zip/2.jpg": "two", "set.zip/deep/3.jpg": "three"}
+
+
+def test_what_is_beside_the_pages_in_a_volume_goes_into_its_folder(zipped: JobSettings) -> None:
+    finished = run(zipped)
+    assert (finished.done, finished.carried_now, finished.warnings) == (3, 6, ())
+    extra = {"set/deep/notes.md": "notes", "set/ComicInfo.xml": "<ComicInfo/>"}
+    assert others(zipped.output) == {
+        **extra, "set/1.txt": "one", "set/2.txt": "two", "set/deep/3.png.caption": "three",
+        "set/deep/1.txt": "of no page here",
+    }  # fmt: skip
+    assert {row.source: row.caption for row in read_export(zipped.ledger_path).rows} == CAPTIONS_OF_ZIPPED
+    assert run(zipped).carried_now == 0
+    (zipped.output / "set" / "1.txt").write_text("edited")
+    assert run(zipped).carried_now == 0
+    make_zip(zipped.input / "set.zip", {"1.png": picture(1), "1.txt": b"new", "deep/notes.md": b"notes"})
+    finished = run(zipped)
+    assert [warning.split(" was ")[0] for warning in finished.warnings] == ["set.zip/1.txt"]
+    assert others(zipped.output)["set/1.txt"] == "edited"
+
+
+def test_captions_in_a_volume_can_be_left(zipped: JobSettings) -> None:
+    assert run(zipped, sidecars="skip").carried_now == 3
+    assert others(zipped.output).keys() == {"set/deep/notes.md", "set/ComicInfo.xml", "set/deep/1.txt"}
+
+
+def test_captions_come_out_of_a_cbz(zipped: JobSettings) -> None:
+    assert run(zipped, archive_output="cbz").carried_now == 0
+    rows = read_export(zipped.ledger_path).rows
+    assert {row.source: row.caption for row in rows} == CAPTIONS_OF_ZIPPED
+
+
+@pytest.mark.parametrize("kind", ["7z", "zip with a damaged file"])
+def test_what_is_beside_the_pages_of_other_volumes(settings: JobSettings, tmp_path: Path, kind: str) -> None:
+    inside = {"z.txt": b"z", "1.png": picture(1), "a.md": b"a"}
+    if kind == "7z":
+        make_7z(tmp_path / "zips" / "v.cb7", inside)
+    else:
+        break_checksum(make_zip(tmp_path / "zips" / "v.cbz", inside), "a.md")
+    finished = run(settings, input=tmp_path / "zips", archive_output="folder")
+    assert (finished.done, finished.volumes_done) == (1, 1)
+    if kind == "7z":
+        assert others(settings.output) == {"v/z.txt": "z", "v/a.md": "a"}
+        assert finished.warnings == ()
+    else:
+        assert others(settings.output) == {"v/z.txt": "z"}
+        assert ["a.md" in warning for warning in finished.warnings] == [True]
 
 
 def test_sidecars_can_be_left_and_other_files_taken_along(settings: JobSettings) -> None:

@@ -11,13 +11,14 @@ from xml.etree import ElementTree as ET
 import pytest
 from PIL import Image
 
+from comic_upscale.jobs.export import read_export
 from comic_upscale.jobs.preview import preview
 from comic_upscale.jobs.progress import Event, JobFinished
 from comic_upscale.jobs.records import PageDone, PageFailed, VolumeDone
 from comic_upscale.jobs.report import read_failures, read_status
 from comic_upscale.jobs.run import run_job
 from comic_upscale.settings import JobSettings
-from tests.archives import make_7z, make_zip, picture, pictures, read_cbz
+from tests.archives import break_checksum, epub, make_7z, make_zip, picture, pictures, read_cbz
 from tests.fakes import NearestEngine
 from tests.jobs.conftest import MakeJob
 
@@ -94,12 +95,38 @@ def test_a_volume_becomes_a_cbz_of_the_same_order_and_names(make_job: MakeJob, t
     assert run_without_engine(settings).done == 3
 
 
+def test_the_comment_of_a_zip_goes_along(make_job: MakeJob, tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "in" / "v.cbz", pictures(2))
+    comment = b'{"ComicBookInfo/1.0": {"series": "S"}}'.ljust(0xFFFF)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = comment
+    settings = make_job()
+    assert run(settings).volumes_done == 1
+    with zipfile.ZipFile(tmp_path / "out" / "v.cbz") as archive:
+        assert archive.comment == comment
+        assert archive.testzip() is None
+    assert run_without_engine(settings).volumes_done == 1
+
+
 def test_the_same_pages_give_the_same_bytes(make_job: MakeJob, tmp_path: Path) -> None:
     make_zip(tmp_path / "in" / "v.cbz", {**pictures(5), "ComicInfo.xml": COMICINFO})
     first, second = make_job(output=tmp_path / "a"), make_job(output=tmp_path / "b", workers=1)
     run(first)
     run(second)
     assert (tmp_path / "a" / "v.cbz").read_bytes() == (tmp_path / "b" / "v.cbz").read_bytes()
+
+
+def test_an_epub_becomes_a_cbz_that_says_how_it_is_read(make_job: MakeJob, tmp_path: Path) -> None:
+    inside = epub(
+        [("a", "1.png")], {"OPS/1.png": picture(1)}, metadata="<dc:title>T</dc:title>", direction="rtl"
+    )
+    make_zip(tmp_path / "in" / "v.epub", inside)
+    assert run(make_job()).volumes_done == 1
+    made = read_cbz(tmp_path / "out" / "v.cbz")
+    assert list(made) == ["1.png", "ComicInfo.xml"]
+    assert b"<Title>T</Title><Manga>YesAndRightToLeft</Manga>" in made["ComicInfo.xml"]
+    assert run(make_job(archive_output="folder")).carried_now == 0
+    assert [path.name for path in (tmp_path / "out" / "v").iterdir()] == ["1.png"]
 
 
 def test_a_solid_volume_and_pages_beside_it(make_job: MakeJob, tmp_path: Path) -> None:
@@ -109,6 +136,17 @@ def test_a_solid_volume_and_pages_beside_it(make_job: MakeJob, tmp_path: Path) -
     assert (finished.done, finished.total) == (10, 10)
     assert list(read_cbz(tmp_path / "out" / "v.cbz")) == [*pictures(9), "note.txt"]
     assert (tmp_path / "out" / "cover.png").is_file()
+
+
+def test_what_a_volume_left_out_is_noted_in_the_ledger(make_job: MakeJob, tmp_path: Path) -> None:
+    make_zip(tmp_path / "in" / "v.cbz", {"a: intro.png": picture(1), "../x.png": picture(2), ".h.png": b""})
+    settings = make_job()
+    events: list[Event] = []
+    assert run(settings, events).done == 1
+    assert list(read_cbz(tmp_path / "out" / "v.cbz")) == ["a_ intro.png"]
+    (notes,) = [event.notes for event in events if isinstance(event, VolumeDone)]
+    assert [note.split(" that ")[0].split(" whose ")[0] for note in notes] == ["1 member(s)", "1 member(s)"]
+    assert query(settings, "select notes from pages where kind = 'volume'") == [("; ".join(notes),)]
 
 
 def test_one_volume_as_the_input(make_job: MakeJob, tmp_path: Path) -> None:
@@ -169,6 +207,54 @@ def test_the_untouched_page_takes_the_place_of_one_that_failed(make_job: MakeJob
     finished = run(kept)
     assert (finished.failed, finished.done_now, finished.volumes_done) == (0, 1, 1)
     assert "p09.jxl" not in read_cbz(tmp_path / "out" / "v.cbz")
+
+
+def test_what_is_no_page_and_cannot_be_read_is_left_out_and_said(make_job: MakeJob, tmp_path: Path) -> None:
+    extra = {"info.txt": b"by us", "ComicInfo.xml": COMICINFO}
+    path = make_zip(tmp_path / "in" / "v.cbz", {**pictures(2), **extra, "good.txt": b"good"})
+    break_checksum(path, *extra)
+    settings = make_job()
+    finished = run(settings)
+    assert (finished.done, finished.failed, finished.volumes_done) == (2, 0, 1)
+    assert list(read_cbz(tmp_path / "out" / "v.cbz")) == ["p01.png", "p02.png", "good.txt"]
+    assert query(settings, "select notes from pages where kind = 'volume'") == [
+        ("2 member(s) that cannot be read were left out: info.txt, ComicInfo.xml",)
+    ]
+    assert run_without_engine(settings).volumes_done == 1
+
+
+def test_a_page_of_a_wrong_checksum_goes_in_untouched(make_job: MakeJob, tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "in" / "v.cbz", {**pictures(3), "ComicInfo.xml": COMICINFO})
+    break_checksum(path, "p02.png")
+    finished = run(make_job(keep_original_on_failure=True))
+    assert (finished.done, finished.failed, finished.volumes_done) == (2, 1, 1)
+    assert read_cbz(tmp_path / "out" / "v.cbz")["p02.png"] == pictures(3)["p02.png"]
+
+
+def test_a_page_of_which_not_even_the_bytes_are_to_be_had(make_job: MakeJob, tmp_path: Path) -> None:
+    # One that is packed, and broken where it is.
+    path = make_zip(tmp_path / "in" / "v.cbz", {"1.png": picture(1), "2.png": bytes(5000)})
+    data = bytearray(path.read_bytes())
+    at = data.index(b"2.png") + len(b"2.png")
+    data[at] ^= 0xFF
+    path.write_bytes(bytes(data))
+    finished = run(make_job(keep_original_on_failure=True))
+    assert (finished.done, finished.volumes_done) == (1, 0)
+    reasons = {source: reason for source, _, reason in finished.failures}
+    assert reasons["v.cbz"].startswith(
+        "2.png failed, and cannot be put in as it is either. The member is damaged"
+    )
+    assert not (tmp_path / "out" / "v.cbz").exists()
+
+
+def test_what_comicinfo_says_of_a_page_that_nobody_can_read_stays(make_job: MakeJob, tmp_path: Path) -> None:
+    make_zip(tmp_path / "in" / "v.cbz", {**pictures(3), "p01.png": b"broken", "ComicInfo.xml": COMICINFO})
+    assert run(make_job(keep_original_on_failure=True)).volumes_done == 1
+    listed = ET.fromstring(read_cbz(tmp_path / "out" / "v.cbz")["ComicInfo.xml"]).findall("Pages/Page")
+    assert [(page.get("ImageWidth"), page.get("ImageSize") is None) for page in listed] == [
+        ("24", True),
+        ("48", False),
+    ]
 
 
 def test_a_cbz_that_is_gone_is_made_again_page_by_page(make_job: MakeJob, tmp_path: Path) -> None:
@@ -309,6 +395,23 @@ def test_volumes_as_folders(make_job: MakeJob, tmp_path: Path) -> None:
     made = sorted(str(path.relative_to(settings.output)) for path in settings.output.rglob("*.png"))
     assert made == ["a/v/2.png", "a/v/sub/1.png", "a/w/p01.png"]
     assert run_without_engine(settings).volumes_done == 2
+
+
+def test_from_cbz_to_folder_and_back(make_job: MakeJob, tmp_path: Path) -> None:
+    make_zip(tmp_path / "in" / "set.zip", pictures(2))
+    out = tmp_path / "out"
+    assert run(make_job()).volumes_done == 1
+    folder = make_job(archive_output="folder")
+    assert run(folder).volumes_done == 1
+    assert sorted(path.name for path in (out / "set").iterdir()) == ["p01.png", "p02.png"]
+    assert not (out / ".comic-upscale" / "volumes").exists()
+    assert [row.file for row in read_export(folder.ledger_path).rows] == ["set/p01.png", "set/p02.png"]
+    # Each kind keeps its own names, also past a job of the other kind.
+    assert run(make_job(scale=3.0)).volumes_done == 1
+    assert list(read_cbz(out / "set.cbz")) == ["p01.png", "p02.png"]
+    assert run(make_job(archive_output="folder", scale=3.0)).volumes_done == 1
+    assert sorted(path.name for path in (out / "set").iterdir()) == ["p01.png", "p02.png"]
+    assert Image.open(io.BytesIO((out / "set" / "p01.png").read_bytes())).size == (72, 96)
 
 
 def test_a_hundred_volumes_one_damaged_stop_resume_and_retry(make_job: MakeJob, tmp_path: Path) -> None:

@@ -40,6 +40,29 @@ def test_what_lists_no_pages_comes_back_as_it_is(xml: bytes) -> None:
     assert updated(xml, [PageFacts(1, 2, 3)]) == xml
 
 
+@pytest.mark.parametrize("prefix", ["", "c:"])
+def test_a_file_with_a_namespace_is_brought_up_to_date_and_keeps_it(prefix: str) -> None:
+    where = f"xmlns{prefix and ':c'}='urn:comics' xmlns:xsi='http://www.w3.org/2001/XMLSchema-instance'"
+    inside = "<Series>S</Series><!-- kept --><Pages><Page Image='0' ImageWidth='1'/></Pages></ComicInfo>"
+    xml = f"<ComicInfo {where} xsi:schemaLocation='x y'>{inside}".replace("</", f"</{prefix}")
+    for name in ("ComicInfo ", "Series", "Pages", "Page "):
+        xml = xml.replace(f"<{name}", f"<{prefix}{name}")
+    new = updated(xml.encode(), [PageFacts(10, 20, 30)])
+    (page,) = ET.fromstring(new).findall("./{urn:comics}Pages/{urn:comics}Page")
+    assert page.attrib == {"Image": "0", "ImageSize": "30", "ImageWidth": "10", "ImageHeight": "20"}
+    assert ET.fromstring(new).findtext("{urn:comics}Series") == "S"
+    assert b"ns0" not in new
+    assert b"<!-- kept -->" in new
+    assert b'xsi:schemaLocation="x y"' in new
+
+
+def test_what_is_not_known_of_a_page_stays_as_it_stood() -> None:
+    new = updated(XML, [None, PageFacts(40, 50, 60)])
+    old_pages, pages = ([page.attrib for page in ET.fromstring(xml).iter("Page")] for xml in (XML, new))
+    assert pages[0] == old_pages[0]
+    assert pages[1]["ImageWidth"] == "40"
+
+
 def test_entities_do_not_grow_without_end() -> None:
     lol = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
     bomb = (

@@ -280,6 +280,27 @@ def test_an_animation_is_skipped_when_asked() -> None:
     assert caught.value.kind == "animated"
 
 
+@pytest.mark.parametrize(("second", "pages"), [(0, 2), (2, 2), (1, 1)])
+def test_a_tiff_of_several_pages_is_skipped_when_asked_but_not_for_a_thumbnail(
+    second: int, pages: int
+) -> None:
+    from comic_upscale.errors import PageError
+
+    shades = [Image.new("RGB", (4, 4), shade) for shade in ("red", "blue")]
+    shades[1].encoderinfo = {"tiffinfo": {254: second}}
+    buffer = io.BytesIO()
+    shades[0].save(buffer, "TIFF", save_all=True, append_images=shades[1:])
+    taken = decode(buffer.getvalue(), max_pixels=LIMIT)
+    assert taken.notes == ("multi-page: first of 2 frames",)
+    if pages == 1:
+        same = decode(buffer.getvalue(), max_pixels=LIMIT, animated="skip")
+        assert (same.color == taken.color).all()
+        return
+    with pytest.raises(PageError, match="2 pages: --animated first") as caught:
+        decode(buffer.getvalue(), max_pixels=LIMIT, animated="skip")
+    assert caught.value.kind == "animated"
+
+
 def test_what_a_format_does_not_hold_is_told() -> None:
     page = Pixels(np.zeros((2, 2, 3), np.uint16), np.zeros((2, 2), np.uint16), SRGB)
     assert left_out(page, "png", "png") == ()
