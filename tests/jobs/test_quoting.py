@@ -231,6 +231,16 @@ def test_without_a_card_named_this_machine_comes_first_and_then_the_cheapest() -
     assert len(dollars) == len(listed_offers())
 
 
+def test_a_network_of_ones_own_that_was_measured_last_does_not_stand_in_the_way_of_auto() -> None:
+    mine = measured(model="mine.safetensors", tflop_per_page=None)
+    offers = tuple(listed_offers())
+    alone = quotes_for(imagined(), Question(model="auto", offers=offers, found=(mine,)))  # type: ignore[arg-type]
+    assert len(alone) == len(offers)
+    assert all(quote.seller for quote in alone), "this machine was not measured with a network that is known"
+    older = Question(model="auto", offers=offers, found=(mine, of_ours(hardware="EPYC (2 threads)")))
+    assert quotes_for(imagined(), older)[0].model == OURS.name  # type: ignore[arg-type]
+
+
 def test_what_cannot_be_quoted_says_what_to_do() -> None:
     work = imagined()
     offers = tuple(listed_offers())
