@@ -80,8 +80,12 @@ def test_over_the_budget_is_exit_code_1(pages: Path) -> None:
 
 def test_a_price_of_ones_own_and_a_list_of_ones_own(tmp_path: Path) -> None:
     asked = ("cost", "--pages", 2000, "--gpu", "RTX 4090", "--json")
-    (quote,) = json.loads(invoke(*asked, "--price", 0.2)[1])["quotes"]
-    assert quote["hour"] == {"low": 0.2, "likely": 0.2, "high": 0.2}
+    quotes = json.loads(invoke(*asked, "--price", 0.2)[1])["quotes"]
+    assert {quote["seller"] for quote in quotes} == {"as vast", "as RunPod community"}
+    assert all(quote["hour"] == {"low": 0.2, "likely": 0.2, "high": 0.2} for quote in quotes)
+    out = invoke("cost", "--pages", 2000, "--gpu", "RTX 4090", "--price", 0.2)[1]
+    assert max(map(len, out.splitlines())) <= 80
+    assert "an hour as you say; traffic and storage of RunPod community" in " ".join(out.split())
     own = tmp_path / "config" / "comic-upscale" / "prices.toml"
     own.parent.mkdir(parents=True)
     own.write_text(
