@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from comic_upscale.environment import ssh_files
-from comic_upscale.errors import RemoteError, SettingsError
+from comic_upscale.errors import ComicUpscaleError, RemoteError, SettingsError
 
 if TYPE_CHECKING:
     from comic_upscale.jobs.elsewhere import Elsewhere
     from comic_upscale.jobs.flow import StopRequest
+    from comic_upscale.jobs.progress import JobFinished
     from comic_upscale.jobs.report import JobStatus
     from comic_upscale.jobs.workplace import Ask
     from comic_upscale.remote.connection import Connection, HostKey
@@ -176,7 +177,8 @@ class RemoteDoor:
         reach: the machine.
         ask: what it shall do.
         poll: seconds between two questions for what is new.
-        when_done: a command of the user's for when every page is home.
+        when_done: a command of the user's for when nothing is left that the machine could do: every page is home,
+            or has failed.
 
     Raises:
         SettingsError: a time that makes no sense.
@@ -210,15 +212,31 @@ class RemoteDoor:
         finally:
             machine.close()
 
-    def finish(self, code: int, pending: int) -> int:
+    def finish(self, code: int, finished: JobFinished) -> int:
         """Return the exit code of the command, after what the user wants done at the end."""
         if self._ask != "upscale":
             # One step of several leaves pages to do, and has done what it was asked.
-            return 0 if code == 1 and pending else code
-        if code == 0 and self._when_done is not None:
-            typer.echo(f"every page is here: {self._when_done}", err=True)
-            return subprocess.run(self._when_done, shell=True, check=False).returncode
-        return code
+            return 0 if code == 1 and finished.pending else code
+        if self._when_done is None:
+            return code
+        if finished.state != "finished" or finished.pending:
+            typer.echo(self._not_run(f"{finished.pending:,} pages are left"), err=True)
+            return code
+        # A page that failed is not tried again before somebody looks at it: nothing keeps the machine.
+        rest = f"; {finished.failed:,} failed, which this machine does not mend" if finished.failed else ""
+        typer.echo(f"every page that could be done is here{rest}: {self._when_done}", err=True)
+        ended = subprocess.run(self._when_done, shell=True, check=False).returncode
+        if ended:
+            typer.echo(f"it failed with exit code {ended}: THE MACHINE STILL BILLS", err=True)
+        return ended or code
+
+    def note_on(self, error: ComicUpscaleError) -> None:
+        """Say below an error that ended the command what the user must not take for done."""
+        if self._when_done is not None:
+            error.add_note(self._not_run("the command ended early"))
+
+    def _not_run(self, why: str) -> str:
+        return f"--when-done was NOT run, since {why}: THE MACHINE STILL BILLS"
 
 
 def _options_there(ctx: typer.Context) -> list[str]:
@@ -257,7 +275,11 @@ def _as_run(ctx: typer.Context, door: RemoteDoor) -> None:
     group = cast(Any, ctx.find_root().command)
     command = group.commands["run"]
     with command.make_context(ctx.info_name, list(ctx.args), parent=ctx.parent, obj=door) as inner:
-        command.invoke(inner)
+        try:
+            command.invoke(inner)
+        except ComicUpscaleError as error:
+            door.note_on(error)
+            raise
 
 
 @remote.command()
@@ -355,7 +377,8 @@ def upscale(
         str | None,
         typer.Option(
             "--when-done", metavar="COMMAND",
-            help="Run this here once every page is home: the provider's command that destroys the machine.",
+            help="Run this here once every page is home or has failed: the provider's command that destroys the "
+            "machine. Where the command ends before that, its last line says that this was not run.",
         ),
     ] = None,
 ) -> None:  # fmt: skip
