@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,8 +27,8 @@ def printable(text: str) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """``7 s``, ``3:05`` or ``2:10:00``; a dash for what is not known."""
-    if seconds is None:
+    """``7 s``, ``3:05`` or ``2:10:00``; a dash for what is not known, or without end."""
+    if seconds is None or not math.isfinite(seconds):
         return "-"
     if seconds < 60:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"

@@ -75,6 +75,14 @@ def test_rubbish_and_control_characters() -> None:
     assert (page.width, page.size, page.height, dict(page.seconds)) == (0, 0, 0, {})
 
 
+@pytest.mark.parametrize("number", [10**400, -(10**400), 1e400, -1, True, "9", None, [1]])
+def test_numbers_that_are_none_are_left_out(number: object) -> None:
+    names = [name for name in DONE if name.endswith(("width", "height", "size"))]
+    names += [f"{stage}_seconds" for stage in ("decode", "upscale", "encode", "place")]
+    ((page, _),) = read_lines(json.dumps({**DONE, **dict.fromkeys(names, number)}))
+    assert (page.width, page.height, page.output_width, page.size, dict(page.seconds)) == (0, 0, 0, 0, {})
+
+
 def test_what_the_gate_there_says_of_a_page() -> None:
     said = {"scores": json.dumps({"psnr": 31.5, "seam": 2}), "suspect": "tinted by 9.0 levels; \x1b[31mred"}
     ((page, _),) = read_lines(json.dumps({**DONE, **said}))
