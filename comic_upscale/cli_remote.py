@@ -429,7 +429,7 @@ def status(
     ctx.find_root().meta["json"] = as_json
     with _at_job(host, port, identity, ssh_config, accept_new_host_key, remote_dir, job) as (machine, name):
         while True:
-            report = _as_status(machine.status())
+            report = _as_status(machine.status(), host)
             if as_json:
                 typer.echo(json.dumps({field.name: getattr(report, field.name) for field in fields(report)}))
             elif watch:
@@ -443,24 +443,45 @@ def status(
             time.sleep(5.0)
 
 
-def _as_status(said: dict[str, Any]) -> JobStatus:
-    """Read what another machine says of itself; values that are not as they should be are left out."""
+def _as_status(said: dict[str, Any], host: str) -> JobStatus:
+    """Read what another machine says of a job; what need not be there and is not as it should be is left out.
+
+    Raises:
+        RemoteError: it makes no sense without what is left.
+    """
     from comic_upscale.jobs.report import JobStatus
 
-    values: dict[str, Any] = {}
-    for field in fields(JobStatus):
-        value = said.get(field.name)
-        kind = str(field.type)
-        if kind.startswith("str"):
-            values[field.name] = (
-                str(value)[:500] if isinstance(value, str) else None if "None" in kind else ""
-            )
-        elif kind == "bool":
-            values[field.name] = value is True
-        else:
-            number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e12
-            values[field.name] = value if number else None if "None" in kind else 0
-    return JobStatus(**values)
+    values: dict[str, Any] = {
+        field.name: _plain(said.get(field.name), str(field.type)) for field in fields(JobStatus)
+    }
+    status = JobStatus(**values)
+    counts = (status.done, status.failed, status.skipped, status.pending)
+    known = status.state in ("running", "stopped", "finished") and 0 <= status.percent <= 100
+    counted = all(_is_count(said.get(name)) for name in ("total", "done", "failed", "skipped", "pending"))
+    placed = not status.alive or None not in (status.pid, status.host, status.started_at)
+    if not (known and counted and placed and sum(counts) == status.total):
+        raise RemoteError(
+            f"{host} says of the job what cannot be understood: its ledger may be damaged, or of another version. "
+            "`comic-upscale remote logs` shows what the run itself says"
+        )
+    return status
+
+
+def _plain(value: object, kind: str) -> object:
+    """A value of a status by the kind that its field has; what that field has for nothing where it is none of it."""
+    nothing = None if "None" in kind else False if kind == "bool" else "" if kind == "str" else 0
+    if kind == "bool":
+        return value is True
+    if kind.startswith("str"):
+        return value[:500] if isinstance(value, str) else nothing
+    if kind.startswith("int"):
+        return value if _is_count(value) else nothing
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e12
+    return value if number else nothing
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1e12
 
 
 @remote.command()

@@ -130,9 +130,9 @@ def _best_here(question: Question, own: Sequence[Measured]) -> Measured | None:
         known = found is None or found.model_sha256 == network.identity or network.tflop_per_page
         return found if known else None
     # A network of the user's own says nothing of those that auto chooses among: its arithmetic is not known.
-    known = [each for each in own if each.model in CATALOGUE]
-    choices = (each for each in known if each.model in (ON_AN_ACCELERATOR, EVERYWHERE))
-    return next(choices, None) or next(iter(known), None)
+    catalogued = [each for each in own if each.model in CATALOGUE]
+    choices = (each for each in catalogued if each.model in (ON_AN_ACCELERATOR, EVERYWHERE))
+    return next(choices, None) or next(iter(catalogued), None)
 
 
 def _quote_card(work: Work, question: Question, asked: str) -> list[Quote]:

@@ -28,7 +28,12 @@ class Dying(Rented):
 
 
 def upscale_at(
-    machine: Rented, remote: Invoke, folder: Path, monkeypatch: pytest.MonkeyPatch, command: str, *more: object
+    machine: Rented,
+    remote: Invoke,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    *more: object,
 ) -> tuple[int, str]:
     """``remote upscale`` of three pages there; returns the exit code and what it said at last."""
     monkeypatch.setattr(Reach, "machine", lambda *_, **__: machine)
@@ -57,7 +62,11 @@ def test_a_page_that_cannot_be_read_does_not_keep_the_machine(
 
 @pytest.mark.parametrize(
     ("machine", "options", "exit_code"),
-    [(Dying, (), 9), (Rented, ("--price", 3600, "--max-cost", 0.001), 8), (Rented, ("--input", "not-there"), 3)],
+    [
+        (Dying, (), 9),
+        (Rented, ("--price", 3600, "--max-cost", 0.001), 8),
+        (Rented, ("--input", "not-there"), 3),
+    ],
 )
 def test_a_command_that_was_not_run_is_the_last_word(
     machine: type[Rented],
