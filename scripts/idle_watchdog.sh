@@ -10,7 +10,8 @@ usage: idle_watchdog.sh [options] --then COMMAND
 
 Runs COMMAND (by sh) once the machine has been idle for so long, or has lived for so long.
 Idle is: the GPU is used less than --gpu-below percent, and no page was finished (nothing changed in the
-folders watched, the ledgers among it), and no transfer went on (the network moved less than --net-below).
+folders watched but heartbeats, locks, logs and reports), and no transfer went on (the network moved less than
+--net-below).
 A process that is alive and does nothing does not count as work.
 
   --watch DIR        a folder whose files tell of finished pages; may be given more than once
@@ -78,12 +79,19 @@ gpu_use() {
         awk '/^ *[0-9]+/ { if ($1 > most) most = $1; seen = 1 } END { if (seen) print most + 0 }'
 }
 
+# Where this script writes itself, whatever it is called: with --log, or as its caller redirected it.
+own=()
+for each in "/proc/$$/fd/1" "/proc/$$/fd/2"; do
+    if [ -e "$each" ]; then own+=(-o -samefile "$each"); fi
+done
+
 # A number that changes when a page is finished: how many files there are and when the newest changed.
-# The ledger (and its -wal) is among them; part files are not, since a run that hangs may still have one open.
-# Heartbeats alone change a ledger, so ledgers count only by the pages beside them where there are pages.
+# Not among them is what also changes without a page: ledgers (heartbeats alone change those), locks, logs, reports,
+# and part files, since a run that hangs may still have one open.
 pages_mark() {
-    find -L "${watched[@]}" \( -name 'ledger.sqlite3*' -o -name '*.part' -o -name '*.log' -o -name 'run.lock' \
-        -o -name '*.pid' \) -prune -o -type f -printf '%T@\n' 2>/dev/null |
+    find -L "${watched[@]}" \( -name 'ledger.sqlite3*' -o -name '*.part' -o -name '*.log' -o -name '*.lock' \
+        -o -name '*.pid' -o -name '*.html' -o -name nohup.out ${own[@]+"${own[@]}"} \) -prune \
+        -o -type f -printf '%T@\n' 2>/dev/null |
         awk '{ count++; if ($1 > newest) newest = $1 } END { printf "%d/%.3f", count, newest }'
 }
 

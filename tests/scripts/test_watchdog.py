@@ -121,6 +121,21 @@ def test_pages_that_are_finished_keep_it_and_heartbeats_do_not(
     assert process.wait(1) == 0
 
 
+def test_what_changes_without_a_page_does_not_keep_it(
+    watchdog: Watchdog, watched: Path, tmp_path: Path
+) -> None:
+    # Its own log lies in the folder that it watches, and is called as the user likes.
+    process = watchdog("--log", str(watched / "what happens"))
+    until = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < until:
+        for name in ("started.lock", "report.html", "run.log"):
+            (watched / name).write_text(str(time.monotonic()))
+        time.sleep(0.5)
+    assert process.wait(1) == 0
+    assert (tmp_path / "over").exists()
+    assert "busy" not in (watched / "what happens").read_text()
+
+
 @pytest.mark.skipif(shutil.which("sqlite3") is None, reason="sqlite3 is not here: apt-get install sqlite3")
 def test_pages_that_only_the_ledger_tells_of_keep_it(
     watchdog: Watchdog, watched: Path, tmp_path: Path
