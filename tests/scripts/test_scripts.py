@@ -188,6 +188,21 @@ def test_run_upscale_in_a_container(programs: Path, tmp_path: Path) -> None:
     assert (tmp_path / "asked").read_text().count("--detach") == 1
 
 
+@pytest.mark.skipif(not (REPOSITORY / "docker-compose.yml").is_file(), reason="needs the source tree")
+@pytest.mark.parametrize("shell", ["bash", "sh"])
+def test_what_the_compose_file_tells_to_type_hands_over_who_one_is(tmp_path: Path, shell: str) -> None:
+    text = (REPOSITORY / "docker-compose.yml").read_text()
+    (told,) = re.findall(r"^ *# +(\S+=.*docker compose up)$", text, re.MULTILINE)
+    (user,) = re.findall(r'^ *user: "(.+)"$', text, re.MULTILINE)
+    # The real compose takes `user` apart by the same rules as a shell.
+    (tmp_path / "docker").write_text(f'#!/bin/sh\nprintf %s "{user}"\n')
+    (tmp_path / "docker").chmod(0o755)
+    ended = subprocess.run(
+        [shell, "-c", told], capture_output=True, text=True, env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    )
+    assert (ended.stdout, ended.stderr) == (f"{os.getuid()}:{os.getgid()}", "")
+
+
 @pytest.mark.skipif(not (REPOSITORY / "Dockerfile").is_file(), reason="needs the source tree")
 def test_the_steps_of_the_image_in_an_empty_folder(tmp_path: Path, tiny_weights: Path) -> None:
     source = tmp_path / "build"
