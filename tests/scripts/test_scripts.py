@@ -11,7 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 
+from comic_upscale.cli import app
+from comic_upscale.environment import weights_folders
 from tests.conftest import REPOSITORY
 from tests.jobs.conftest import draw
 from tests.remote.conftest import Box, box, shared_base
@@ -186,6 +189,44 @@ def test_run_upscale_in_a_container(programs: Path, tmp_path: Path) -> None:
     ended = run("run_upscale.sh", *arguments, PATH=path)
     assert "works already" in ended.stdout
     assert (tmp_path / "asked").read_text().count("--detach") == 1
+
+
+def test_the_container_knows_every_command_and_takes_the_rest_for_options_of_run(tmp_path: Path) -> None:
+    entry = Path(shutil.copy(SCRIPTS / "entrypoint.sh", tmp_path))
+    (tmp_path / "comic-upscale").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "comic-upscale").chmod(0o755)
+
+    def said(*arguments: str) -> str:
+        return subprocess.run(["sh", entry, *arguments], capture_output=True, text=True, check=True).stdout
+
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert "cost" in commands
+    for name in commands:
+        assert said(name, "--some", "thing") == f"{name} --some thing\n"
+    assert said("--scale", "2").startswith("run --input /input --output /output --ledger ")
+
+
+@pytest.mark.skipif(not (REPOSITORY / "Dockerfile").is_file(), reason="needs the source tree")
+def test_weights_of_ones_own_do_not_hide_those_of_the_image(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = re.search(r"COMIC_UPSCALE_WEIGHTS=(\S+)", (REPOSITORY / "Dockerfile").read_text())
+    baked = re.search(r"--prefix (\S+)", (REPOSITORY / "Dockerfile").read_text())
+    assert image is not None
+    assert baked is not None
+    monkeypatch.setenv("COMIC_UPSCALE_WEIGHTS", image[1])
+    searched = [str(folder) for folder in weights_folders(None)]
+    for name in ("in", "mine"):
+        (tmp_path / name).mkdir()
+    ended = run(
+        "run_upscale.sh", "--dry-run", "--docker", "image:1", "--weights", tmp_path / "mine", tmp_path / "in",
+        tmp_path / "out", PATH=f"{programs}:{os.environ['PATH']}",
+    )  # fmt: skip
+    mounted = re.search(rf"{tmp_path / 'mine'}:(\S+):ro", ended.stdout)
+    assert mounted is not None, ended.stderr
+    assert mounted[1] in searched
+    assert mounted[1] != f"{baked[1]}/weights"
+    assert f"{baked[1]}/weights" in searched
 
 
 @pytest.mark.skipif(not (REPOSITORY / "docker-compose.yml").is_file(), reason="needs the source tree")
