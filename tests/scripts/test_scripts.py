@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -113,10 +115,68 @@ def test_upload_sends_resumes_and_counts(box: Box, tree: Path, tmp_path: Path, w
     assert "0 to send" in run("upload.sh", *options, tree, f"box:{there}").stdout
 
 
+@pytest.mark.parametrize("way", ["--tar", "rsync"])
+def test_upload_follows_links_and_names_those_that_lead_nowhere(
+    box: Box, tree: Path, tmp_path: Path, way: str
+) -> None:
+    if way == "rsync" and shutil.which("rsync") is None:
+        pytest.skip("apt-get install rsync")
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "more").mkdir(parents=True)
+    for name in ("7.png", "more/8.png"):
+        (elsewhere / name).write_bytes(name.encode())
+    (tree / "linked.png").symlink_to(elsewhere / "7.png")
+    (tree / "same.png").symlink_to(tree / "1.png")
+    (tree / "linked folder").symlink_to(elsewhere / "more")
+    (tree / "lost.png").symlink_to(elsewhere / "none.png")
+    there = tmp_path / "there"
+    options = ["--ssh-config", box.folder / "ssh_config", *(["--tar"] if way == "--tar" else [])]
+    ended = run("upload.sh", *options, tree, f"box:{there}")
+    assert ended.returncode == 0, ended.stderr
+    assert "all 9 files are there" in ended.stdout
+    assert "left out: ./lost.png leads nowhere" in ended.stderr
+    sent = contents(there)
+    assert not [path for path in there.rglob("*") if path.is_symlink()]
+    assert (sent["linked.png"], sent["linked folder/8.png"], len(sent)) == (b"7.png", b"more/8.png", 9)
+    assert "0 to send" in run("upload.sh", *options, tree, f"box:{there}").stdout
+
+
+@pytest.mark.parametrize("way", ["--tar", "rsync"])
+def test_upload_finds_the_home_folder_and_machines_with_ipv6_addresses(
+    box: Box, tree: Path, tmp_path: Path, way: str
+) -> None:
+    if way == "rsync" and shutil.which("rsync") is None:
+        pytest.skip("apt-get install rsync")
+    config = tmp_path / "config"
+    # Both are the machine of the tests, whatever this one's network knows of IPv6.
+    config.write_text((box.folder / "ssh_config").read_text().replace("Host box", "Host box ::1"))
+    with (box.folder / "known_hosts").open("a") as known:
+        known.write(f"[::1]:{box.port} {' '.join((box.folder / 'host_key.pub').read_text().split()[:2])}\n")
+    options = ["--ssh-config", config, *(["--tar"] if way == "--tar" else [])]
+    there = tmp_path / "[there]"
+    assert "6 to send" in run("upload.sh", *options, "--dry-run", tree, f"[::1]:{there}").stdout
+    ended = run("upload.sh", *options, tree, f"{getpass.getuser()}@[::1]:{there}")
+    assert ended.returncode == 0, ended.stderr
+    assert contents(there) == contents(tree)
+    # Below the home folder of whoever logs in there: a name that nobody has, taken away again.
+    name = f"comic-upscale test {tmp_path.name} {os.getpid()}"
+    home = Path(pwd.getpwuid(os.getuid()).pw_dir)
+    try:
+        ended = run("upload.sh", *options, tree, f"box:~/{name}")
+        assert ended.returncode == 0, ended.stderr
+        assert contents(home / name) == contents(tree)
+        assert not (home / "~" / name).exists()
+    finally:
+        shutil.rmtree(home / name, ignore_errors=True)
+        shutil.rmtree(home / "~" / name, ignore_errors=True)
+
+
 def test_upload_says_what_it_cannot_do(box: Box, tree: Path) -> None:
     config = box.folder / "ssh_config"
     assert run("upload.sh", "--ssh-config", config, tree, "box").returncode == 2
     assert run("upload.sh", "--ssh-config", config, tree, "-oProxyCommand=x:y").returncode == 2
+    for target in ("[-oProxyCommand=x]:y", "[box]:y", "[::1]", "box:~other/y"):
+        assert run("upload.sh", "--ssh-config", config, tree, target).returncode == 2, target
     assert run("upload.sh", "--ssh-config", config, tree / "none", "box:x").returncode == 1
     box.stop()
     assert run("upload.sh", "--ssh-config", config, tree, "box:x").returncode == 1
