@@ -98,7 +98,7 @@ SELECT_START_SECONDS = (
     " ended_at, heartbeat_at)) - julianday(started_at)))"
     " from runs where job_id = ? and host = ? and device != '' and instr(device, ': ') = 0"
 )
-"""How long the quickest run of a job on devices of a machine's own took to its first page, or to its end without one."""
+"""How long the quickest run of a job on a machine's own devices took to its first page, or to its end without one."""
 
 
 @dataclass(frozen=True, slots=True)
