@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,15 @@ def test_a_quote_says_time_dollars_split_range_and_sources(pages: Path) -> None:
         assert source in out
     assert max(map(len, out.splitlines())) <= 80
     assert not (pages.parent / "pages-x2.5").exists()
+
+
+def test_few_pixels_are_told_with_digits_that_say_something(pages: Path) -> None:
+    out = invoke("cost", "--input", pages)[1]
+    match = re.match(r"3 pages: (\S+) megapixels in, (\S+) out\nup (\S+) kB", out)
+    assert match is not None, out
+    assert 0 < float(match[1]) < float(match[2]) < 1
+    assert float(match[3]) > 0
+    assert invoke("cost", "--pages", 10000)[1].startswith("10,000 pages: 3,932 megapixels in, 24,576 out")
 
 
 def test_every_listed_card_fits_the_screen(pages: Path) -> None:
