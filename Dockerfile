@@ -35,8 +35,9 @@ RUN useradd --uid 10001 --create-home upscaler && \
     mkdir -p /input /output /ledger && \
     chown upscaler /output /ledger && chmod 1777 /output /ledger
 USER 10001
+# A user's own weights are mounted at /weights, beside those of the image and not over them.
 ENV PATH=/opt/comic-upscale/bin:$PATH \
-    COMIC_UPSCALE_WEIGHTS=/opt/comic-upscale/weights \
+    COMIC_UPSCALE_WEIGHTS=/weights:/opt/comic-upscale/weights \
     COMIC_UPSCALE_LEDGER=/ledger/ledger.sqlite3 \
     XDG_STATE_HOME=/tmp/state XDG_CACHE_HOME=/tmp/cache
 VOLUME ["/input", "/output", "/ledger"]

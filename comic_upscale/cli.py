@@ -58,6 +58,8 @@ class ErrorsAsExitCodes(typer.core.TyperGroup):
                 print(json.dumps({"event": "error", "message": str(error), "exit_code": error.exit_code}))  # noqa: T201
             else:
                 typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
+            for note in getattr(error, "__notes__", ()):
+                typer.echo(note, err=True)
             raise typer.Exit(error.exit_code) from error
 
 
@@ -448,7 +450,7 @@ def run(
         code, finished = _run(
             settings, stop, elsewhere=elsewhere, as_json=as_json, verbose=verbose, quiet=quiet
         )
-    raise typer.Exit(code if door is None else door.finish(code, finished.pending))
+    raise typer.Exit(code if door is None else door.finish(code, finished))
 
 
 def _run(

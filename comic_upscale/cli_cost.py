@@ -85,7 +85,11 @@ def cost(
         ),
     ] = None,
     price: Annotated[
-        float | None, typer.Option(metavar="$/h", help="What an hour costs, in place of the listed prices.")
+        float | None,
+        typer.Option(
+            metavar="$/h",
+            help="What an hour costs, in place of the listed prices; traffic and storage cost what is listed.",
+        ),
     ] = None,
     prices: Annotated[
         Path | None,

@@ -32,6 +32,12 @@ def evaluate(
         Path | None,
         typer.Option("--candidate", metavar="PATH", help="What to compare with them; paired by name, suffixes aside."),
     ] = None,
+    allow_missing: Annotated[
+        bool,
+        typer.Option(
+            "--allow-missing", help="Pictures without a partner of their name may be: they are listed, and no failure."
+        ),
+    ] = False,
     input: Annotated[
         Path | None,
         typer.Option("--input", "-i", metavar="PATH", help="Pages of yours: shrunk, restored by each model, compared."),
@@ -79,7 +85,7 @@ def evaluate(
     elif reference is not None and candidate is not None and input is None:
         comparison = _compare(reference, candidate, limit, device)
         _tell_comparison(comparison, output, as_json=as_json)
-        if comparison.failed:
+        if comparison.failed or not (comparison.is_whole or allow_missing):
             raise typer.Exit(EXIT_SOME_FAILED)
     else:
         raise SettingsError(
@@ -149,7 +155,7 @@ def _tell_comparison(comparison: Comparison, folder: Path | None, *, as_json: bo
     written = tables.comparison_json(comparison)
     if folder is not None:
         write_whole(written.encode(), folder / "comparison.json")
-        write_whole(tables.as_csv(rows).encode(), folder / "comparison.csv")
+        write_whole(tables.as_csv(rows + tables.missing_rows(comparison)).encode(), folder / "comparison.csv")
     if as_json:
         typer.echo(written, nl=False)
         return

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from comic_upscale.environment import ssh_files
-from comic_upscale.errors import RemoteError, SettingsError
+from comic_upscale.errors import ComicUpscaleError, RemoteError, SettingsError
 
 if TYPE_CHECKING:
     from comic_upscale.jobs.elsewhere import Elsewhere
     from comic_upscale.jobs.flow import StopRequest
+    from comic_upscale.jobs.progress import JobFinished
     from comic_upscale.jobs.report import JobStatus
     from comic_upscale.jobs.workplace import Ask
     from comic_upscale.remote.connection import Connection, HostKey
@@ -176,7 +177,8 @@ class RemoteDoor:
         reach: the machine.
         ask: what it shall do.
         poll: seconds between two questions for what is new.
-        when_done: a command of the user's for when every page is home.
+        when_done: a command of the user's for when nothing is left that the machine could do: every page is home,
+            or has failed.
 
     Raises:
         SettingsError: a time that makes no sense.
@@ -210,15 +212,31 @@ class RemoteDoor:
         finally:
             machine.close()
 
-    def finish(self, code: int, pending: int) -> int:
+    def finish(self, code: int, finished: JobFinished) -> int:
         """Return the exit code of the command, after what the user wants done at the end."""
         if self._ask != "upscale":
             # One step of several leaves pages to do, and has done what it was asked.
-            return 0 if code == 1 and pending else code
-        if code == 0 and self._when_done is not None:
-            typer.echo(f"every page is here: {self._when_done}", err=True)
-            return subprocess.run(self._when_done, shell=True, check=False).returncode
-        return code
+            return 0 if code == 1 and finished.pending else code
+        if self._when_done is None:
+            return code
+        if finished.state != "finished" or finished.pending:
+            typer.echo(self._not_run(f"{finished.pending:,} pages are left"), err=True)
+            return code
+        # A page that failed is not tried again before somebody looks at it: nothing keeps the machine.
+        rest = f"; {finished.failed:,} failed, which this machine does not mend" if finished.failed else ""
+        typer.echo(f"every page that could be done is here{rest}: {self._when_done}", err=True)
+        ended = subprocess.run(self._when_done, shell=True, check=False).returncode
+        if ended:
+            typer.echo(f"it failed with exit code {ended}: THE MACHINE STILL BILLS", err=True)
+        return ended or code
+
+    def note_on(self, error: ComicUpscaleError) -> None:
+        """Say below an error that ended the command what the user must not take for done."""
+        if self._when_done is not None:
+            error.add_note(self._not_run("the command ended early"))
+
+    def _not_run(self, why: str) -> str:
+        return f"--when-done was NOT run, since {why}: THE MACHINE STILL BILLS"
 
 
 def _options_there(ctx: typer.Context) -> list[str]:
@@ -257,7 +275,11 @@ def _as_run(ctx: typer.Context, door: RemoteDoor) -> None:
     group = cast(Any, ctx.find_root().command)
     command = group.commands["run"]
     with command.make_context(ctx.info_name, list(ctx.args), parent=ctx.parent, obj=door) as inner:
-        command.invoke(inner)
+        try:
+            command.invoke(inner)
+        except ComicUpscaleError as error:
+            door.note_on(error)
+            raise
 
 
 @remote.command()
@@ -355,7 +377,8 @@ def upscale(
         str | None,
         typer.Option(
             "--when-done", metavar="COMMAND",
-            help="Run this here once every page is home: the provider's command that destroys the machine.",
+            help="Run this here once every page is home or has failed: the provider's command that destroys the "
+            "machine. Where the command ends before that, its last line says that this was not run.",
         ),
     ] = None,
 ) -> None:  # fmt: skip
@@ -406,7 +429,7 @@ def status(
     ctx.find_root().meta["json"] = as_json
     with _at_job(host, port, identity, ssh_config, accept_new_host_key, remote_dir, job) as (machine, name):
         while True:
-            report = _as_status(machine.status())
+            report = _as_status(machine.status(), host)
             if as_json:
                 typer.echo(json.dumps({field.name: getattr(report, field.name) for field in fields(report)}))
             elif watch:
@@ -420,24 +443,45 @@ def status(
             time.sleep(5.0)
 
 
-def _as_status(said: dict[str, Any]) -> JobStatus:
-    """Read what another machine says of itself; values that are not as they should be are left out."""
+def _as_status(said: dict[str, Any], host: str) -> JobStatus:
+    """Read what another machine says of a job; what need not be there and is not as it should be is left out.
+
+    Raises:
+        RemoteError: it makes no sense without what is left.
+    """
     from comic_upscale.jobs.report import JobStatus
 
-    values: dict[str, Any] = {}
-    for field in fields(JobStatus):
-        value = said.get(field.name)
-        kind = str(field.type)
-        if kind.startswith("str"):
-            values[field.name] = (
-                str(value)[:500] if isinstance(value, str) else None if "None" in kind else ""
-            )
-        elif kind == "bool":
-            values[field.name] = value is True
-        else:
-            number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e12
-            values[field.name] = value if number else None if "None" in kind else 0
-    return JobStatus(**values)
+    values: dict[str, Any] = {
+        field.name: _plain(said.get(field.name), str(field.type)) for field in fields(JobStatus)
+    }
+    status = JobStatus(**values)
+    counts = (status.done, status.failed, status.skipped, status.pending)
+    known = status.state in ("running", "stopped", "finished") and 0 <= status.percent <= 100
+    counted = all(_is_count(said.get(name)) for name in ("total", "done", "failed", "skipped", "pending"))
+    placed = not status.alive or None not in (status.pid, status.host, status.started_at)
+    if not (known and counted and placed and sum(counts) == status.total):
+        raise RemoteError(
+            f"{host} says of the job what cannot be understood: its ledger may be damaged, or of another version. "
+            "`comic-upscale remote logs` shows what the run itself says"
+        )
+    return status
+
+
+def _plain(value: object, kind: str) -> object:
+    """A value of a status by the kind that its field has; what that field has for nothing where it is none of it."""
+    nothing = None if "None" in kind else False if kind == "bool" else "" if kind == "str" else 0
+    if kind == "bool":
+        return value is True
+    if kind.startswith("str"):
+        return value[:500] if isinstance(value, str) else nothing
+    if kind.startswith("int"):
+        return value if _is_count(value) else nothing
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e12
+    return value if number else nothing
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1e12
 
 
 @remote.command()

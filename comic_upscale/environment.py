@@ -14,8 +14,9 @@ WEIGHTS_VARIABLE = "COMIC_UPSCALE_WEIGHTS"
 
 
 def weights_folders(weights_dir: Path | None) -> tuple[Path, ...]:
-    """Where weights are looked for, in this order, before the cache."""
-    folders = [weights_dir, os.environ.get(WEIGHTS_VARIABLE) or None, "weights"]
+    """Where weights are looked for, in this order, before the cache; the variable may name several, as PATH does."""
+    named = os.environ.get(WEIGHTS_VARIABLE, "").split(os.pathsep)
+    folders = [weights_dir, *filter(None, named), "weights"]
     return tuple(Path(folder).expanduser() for folder in folders if folder is not None)
 
 

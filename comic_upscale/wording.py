@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,8 +27,8 @@ def printable(text: str) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """``7 s``, ``3:05`` or ``2:10:00``; a dash for what is not known."""
-    if seconds is None:
+    """``7 s``, ``3:05`` or ``2:10:00``; a dash for what is not known, or without end."""
+    if seconds is None or not math.isfinite(seconds):
         return "-"
     if seconds < 60:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
@@ -91,8 +92,15 @@ def plan_summary(preview: Preview) -> list[str]:
 
 
 def megabytes(size: int) -> str:
-    """``12.3 MB``, or ``1.24 GB`` where that reads better."""
+    """``12.3 MB``, or ``1.24 GB`` or ``3.1 kB`` where that reads better."""
+    if 0 < size < 1e5:
+        return f"{size / 1e3:,.1f} kB"
     return f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+
+
+def megapixels(pixels: int) -> str:
+    """``1,234``, ``2.5`` or ``0.06``: two digits that say something at least."""
+    return f"{pixels / 1e6:,.0f}" if pixels >= 1e7 else f"{pixels / 1e6:.2g}"
 
 
 def _model_of_plan(preview: Preview) -> str:

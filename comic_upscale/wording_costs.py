@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from comic_upscale.costs.quote import PARTS, Quote
 from comic_upscale.costs.ranges import Range
 from comic_upscale.costs.work import Work
-from comic_upscale.wording import duration, megabytes, money, printable, rate
+from comic_upscale.wording import duration, megabytes, megapixels, money, printable, rate
 
 if TYPE_CHECKING:
     from comic_upscale.jobs.bench import BenchResult
@@ -27,8 +27,8 @@ def work_lines(work: Work, passed: int) -> list[str]:
     rest = f", {passed:,} more need nothing" if passed else ""
     size = work.download_bytes
     return [
-        f"{work.pages:,} pages{rest}: {work.network_pixels / 1e6:,.0f} megapixels in, "
-        f"{work.output_pixels / 1e6:,.0f} out",
+        f"{work.pages:,} pages{rest}: {megapixels(work.network_pixels)} megapixels in, "
+        f"{megapixels(work.output_pixels)} out",
         f"up {megabytes(work.upload_bytes)}, down about {megabytes(round(size.likely))} "
         f"({megabytes(round(size.low))} to {megabytes(round(size.high))})",
     ]

@@ -2,7 +2,7 @@
 # What the container runs: /input into /output, with the ledger on a volume of its own.
 #
 #   (options)        comic-upscale run --input /input --output /output --ledger /ledger/ledger.sqlite3 (options)
-#   status|models|export|watchdog|remote ...   that command of comic-upscale
+#   status|cost|report|models ...   that command of comic-upscale, and so any other of its commands
 #   --health         0 while the ledger can be read and the run that it tells of lives, or has ended by itself
 set -eu
 here=$(dirname "$0")
@@ -18,7 +18,8 @@ case ${1:-} in
             *'"run_state": "died"'* | *'"run_state": "failed"'*) exit 1 ;;
         esac
         exit 0 ;;
-    run | status | models | export | watchdog | remote) exec "$here/comic-upscale" "$@" ;;
+    run | status | export | cost | bench | report | evaluate | watchdog | models | remote)
+        exec "$here/comic-upscale" "$@" ;;
 esac
 exec "$here/comic-upscale" run --input "${COMIC_UPSCALE_INPUT:-/input}" --output "${COMIC_UPSCALE_OUTPUT:-/output}" \
     --ledger "$ledger" "$@"

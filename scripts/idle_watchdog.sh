@@ -10,7 +10,8 @@ usage: idle_watchdog.sh [options] --then COMMAND
 
 Runs COMMAND (by sh) once the machine has been idle for so long, or has lived for so long.
 Idle is: the GPU is used less than --gpu-below percent, and no page was finished (nothing changed in the
-folders watched, the ledgers among it), and no transfer went on (the network moved less than --net-below).
+folders watched but heartbeats, locks, logs and reports), and no transfer went on (the network moved less than
+--net-below).
 A process that is alive and does nothing does not count as work.
 
   --watch DIR        a folder whose files tell of finished pages; may be given more than once
@@ -24,8 +25,10 @@ A process that is alive and does nothing does not count as work.
   --interface NAME   the network's interface; may be given more than once (all but the loopback)
   --log FILE         where to write what is seen and decided (standard output)
   --retry SECONDS    how often COMMAND is tried again where it fails (60)
+  --limit SECONDS    how long COMMAND may take; then it is ended, and tried again like one that failed (300)
   --then COMMAND     such as: 'shutdown -h now', 'docker stop comic-upscale',
-                     'vastai destroy instance 123', 'runpodctl remove pod abc'
+                     'vastai destroy instance 123', 'runpodctl remove pod abc';
+                     it has no input, so that one that asks something gets no answer instead of waiting for it
   --dry-run          say what would be done, and do not run COMMAND
   -h, --help         this
 
@@ -36,13 +39,13 @@ HELP
 fail() { printf 'error: %s\n' "$1" >&2; exit 2; }
 whole() { case $2 in '' | *[!0-9]*) fail "$1 takes a whole number, not '$2'" ;; esac; }
 
-idle=300 grace=600 ttl=0 every=15 gpu_below=5 net_below=20000 retry=60 log='' command='' dry_run=''
+idle=300 grace=600 ttl=0 every=15 gpu_below=5 net_below=20000 retry=60 limit=300 log='' command='' dry_run=''
 watched=() interfaces=()
 while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) usage; exit 0 ;;
         --dry-run) dry_run=yes; shift; continue ;;
-        --watch | --idle | --grace | --ttl | --every | --gpu-below | --net-below | --interface | --log | --retry | --then)
+        --watch | --idle | --grace | --ttl | --every | --gpu-below | --net-below | --interface | --log | --retry | --limit | --then)
             [ $# -ge 2 ] || fail "$1 needs a value" ;;
         *) fail "unknown option $1; --help shows them" ;;
     esac
@@ -57,12 +60,14 @@ while [ $# -gt 0 ]; do
         --interface) interfaces+=("$2") ;;
         --log) log=$2 ;;
         --retry) whole "$1" "$2"; retry=$2 ;;
+        --limit) whole "$1" "$2"; limit=$2 ;;
         --then) command=$2 ;;
     esac
     shift 2
 done
 [ -n "$command" ] || fail "--then says what to do: there is no default"
 [ "$every" -ge 1 ] || fail "--every must be at least 1"
+[ "$limit" -ge 1 ] || fail "--limit must be at least 1"
 [ ${#watched[@]} -gt 0 ] || watched=("$HOME/comic-upscale/jobs")
 if [ -n "$log" ]; then exec >>"$log" 2>&1 || exit 2; fi
 
@@ -78,12 +83,19 @@ gpu_use() {
         awk '/^ *[0-9]+/ { if ($1 > most) most = $1; seen = 1 } END { if (seen) print most + 0 }'
 }
 
+# Where this script writes itself, whatever it is called: with --log, or as its caller redirected it.
+own=()
+for each in "/proc/$$/fd/1" "/proc/$$/fd/2"; do
+    if [ -e "$each" ]; then own+=(-o -samefile "$each"); fi
+done
+
 # A number that changes when a page is finished: how many files there are and when the newest changed.
-# The ledger (and its -wal) is among them; part files are not, since a run that hangs may still have one open.
-# Heartbeats alone change a ledger, so ledgers count only by the pages beside them where there are pages.
+# Not among them is what also changes without a page: ledgers (heartbeats alone change those), locks, logs, reports,
+# and part files, since a run that hangs may still have one open.
 pages_mark() {
-    find -L "${watched[@]}" \( -name 'ledger.sqlite3*' -o -name '*.part' -o -name '*.log' -o -name 'run.lock' \
-        -o -name '*.pid' \) -prune -o -type f -printf '%T@\n' 2>/dev/null |
+    find -L "${watched[@]}" \( -name 'ledger.sqlite3*' -o -name '*.part' -o -name '*.log' -o -name '*.lock' \
+        -o -name '*.pid' -o -name '*.html' -o -name nohup.out ${own[@]+"${own[@]}"} \) -prune \
+        -o -type f -printf '%T@\n' 2>/dev/null |
         awk '{ count++; if ($1 > newest) newest = $1 } END { printf "%d/%.3f", count, newest }'
 }
 
@@ -109,6 +121,27 @@ net_bytes() {
         END { printf "%.0f", sum }' /proc/net/dev 2>/dev/null || echo 0
 }
 
+# COMMAND in a process group of its own, so that all of it can be ended; nobody answers what it may ask.
+run_command() {
+    set -m
+    sh -c "$command" </dev/null &
+    local pid=$! left=$limit
+    set +m
+    while kill -0 "$pid" 2>/dev/null; do
+        if [ "$left" -le 0 ]; then
+            say "it took longer than $limit s, and is ended"
+            kill -TERM -- "-$pid" 2>/dev/null
+            sleep 2
+            kill -KILL -- "-$pid" 2>/dev/null
+            wait "$pid" 2>/dev/null
+            return 1
+        fi
+        sleep 1
+        left=$((left - 1))
+    done
+    wait "$pid"
+}
+
 act() {
     say "$1"
     if [ -n "$dry_run" ]; then
@@ -118,7 +151,7 @@ act() {
     # A machine that nobody watches any more must end: whatever fails is tried again.
     while :; do
         say "running: $command"
-        if sh -c "$command"; then say "it succeeded"; exit 0; fi
+        if run_command; then say "it succeeded"; exit 0; fi
         say "it failed; again in $retry s"
         sleep "$retry"
     done

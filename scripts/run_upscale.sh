@@ -64,7 +64,7 @@ if [ -n "$image" ]; then
     else
         command+=(--env COMIC_UPSCALE_LEDGER=/output/.comic-upscale/ledger.sqlite3)
     fi
-    [ -z "$weights" ] || command+=(--volume "$weights:/opt/comic-upscale/weights:ro")
+    [ -z "$weights" ] || command+=(--volume "$weights:/weights:ro")
     command+=("$image" "$@")
     if [ -n "$dry_run" ]; then show "${command[@]}"; exit 0; fi
     command -v docker >/dev/null || fail "there is no docker here: leave --docker out" 1

@@ -57,17 +57,22 @@ class Spending:
         with self._lock:
             self._tail_seconds = max(self._tail_seconds, ENDING_SECONDS + seconds)
 
-    def allows(self, pixels: int = 0) -> bool:
+    def allows(self, pixels: int = 0, seconds: float = 0.0) -> bool:
         """Whether so many more input pixels can be taken on, and brought to their record, below the ceiling.
+
+        Args:
+            pixels: of the next batch.
+            seconds: that something else will take before it.
 
         Before anything was measured the first batch is taken on: only it can say what a batch takes.
         """
         if self.most is None:
             return True
         with self._lock:
-            more = pixels * self._seconds_per_pixel + self._tail_seconds
+            more = seconds + pixels * self._seconds_per_pixel + self._tail_seconds
         return self.spent() + dollars(more, self.price) <= self.most
 
-    def why(self) -> str:
-        """The reason to stop, for a person."""
-        return f"--max-cost ${self.most:g}: ${self.spent():.4g} spent at ${self.price:g} an hour"
+    def why(self, seconds: float = 0.0) -> str:
+        """The reason to stop, for a person; with the seconds that `allows` was asked about."""
+        ahead = f", and {seconds:.0f} s go by before the first page" if seconds >= 1 else ""
+        return f"--max-cost ${self.most:g}: ${self.spent():.4g} spent at ${self.price:g} an hour{ahead}"

@@ -26,7 +26,7 @@ class Pair:
     """Two pictures of one name."""
 
     name: str
-    """The path inside both folders, without the suffix; the same for both."""
+    """The path inside both folders: without the suffix, or with it where several pictures have one name without."""
     reference: Page
     candidate: Page
 
@@ -54,7 +54,7 @@ class Comparison:
     only_candidate: list[str] = field(default_factory=list)
     """Candidates without an original."""
     ambiguous: list[str] = field(default_factory=list)
-    """Names that several pictures of one folder have, which are not compared."""
+    """Names that several pictures have and that do not say which belongs to which, so that these are not compared."""
 
     @property
     def scored(self) -> list[Compared]:
@@ -65,6 +65,11 @@ class Comparison:
     def failed(self) -> list[Compared]:
         """The pairs that could not be compared."""
         return [pair for pair in self.pairs if pair.scores is None]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every picture has found its partner, compared or not."""
+        return not (self.only_reference or self.only_candidate or self.ambiguous)
 
 
 class Pictures:
@@ -108,16 +113,15 @@ class Pictures:
         """Close the volumes."""
         self._shelf.close()
 
-    def by_name(self) -> tuple[dict[str, Page], list[str]]:
-        """The pictures by their names without the suffix, and the names that several have.
+    def by_name(self) -> dict[str, list[Page]]:
+        """The pictures by their names without the suffix.
 
         ``v01.cbz/012.png`` and ``v01.cbr/012.jpg`` are of one name, as a volume and what became of it are.
         """
         groups: dict[str, list[Page]] = {}
         for page in self.pages:
             groups.setdefault(_name(page), []).append(page)
-        single = {name: pages[0] for name, pages in groups.items() if len(pages) == 1}
-        return single, sorted((name for name in groups if name not in single), key=natural_key)
+        return groups
 
 
 def _name(page: Page) -> str:
@@ -150,26 +154,44 @@ def compare_folders(
     Raises:
         InputError: no name is in both.
     """
-    ours, ambiguous = references.by_name()
-    theirs, also_ambiguous = candidates.by_name()
-    unclear = {*ambiguous, *also_ambiguous}
-    names = sorted((name for name in ours if name in theirs), key=natural_key)
-    if not names:
+    pairs, comparison = _paired(references.by_name(), candidates.by_name())
+    if not pairs:
         raise InputError(
             "no two pictures have one name (their suffixes may differ), so nothing can be compared: in the "
-            f"reference there is {_some(ours)}, among the candidates {_some(theirs)}"
+            f"reference there is {_some(references)}, among the candidates {_some(candidates)}"
         )
-    comparison = Comparison(
-        only_reference=[name for name in ours if name not in theirs and name not in unclear],
-        only_candidate=[name for name in theirs if name not in ours and name not in unclear],
-        ambiguous=sorted(unclear, key=natural_key),
-    )
-    pairs = (Pair(name, ours[name], theirs[name]) for name in names)
-    for number, compared in enumerate(_compared(pairs, references, candidates, metrics), 1):
+    for number, compared in enumerate(_compared(iter(pairs), references, candidates, metrics), 1):
         comparison.pairs.append(compared)
         if on_pair is not None:
-            on_pair(number, len(names))
+            on_pair(number, len(pairs))
     return comparison
+
+
+def _paired(ours: dict[str, list[Page]], theirs: dict[str, list[Page]]) -> tuple[list[Pair], Comparison]:
+    """Find the partners: by the name without its suffix where that is clear, else by the whole name.
+
+    Returns:
+        The pairs, in the order of their names, and a comparison that tells of the others.
+    """
+    pairs: list[Pair] = []
+    rest = Comparison()
+    for name in sorted({*ours, *theirs}, key=natural_key):
+        originals, pictures = ours.get(name, []), theirs.get(name, [])
+        if len(originals) == len(pictures) == 1:
+            pairs.append(Pair(name, originals[0], pictures[0]))
+            continue
+        exact = {page.source: page for page in pictures}
+        same = [Pair(page.source, page, exact[page.source]) for page in originals if page.source in exact]
+        pairs += same
+        taken = {pair.name for pair in same}
+        left = [page.source for page in originals if page.source not in taken]
+        also_left = [page.source for page in pictures if page.source not in taken]
+        if left and also_left:
+            rest.ambiguous.append(name)
+        else:
+            rest.only_reference += [name] if len(originals) == 1 and left else left
+            rest.only_candidate += [name] if len(pictures) == 1 and also_left else also_left
+    return pairs, rest
 
 
 def _compared(
@@ -185,5 +207,5 @@ def _compared(
             yield Compared(pair.name, None, error.kind, error.reason)
 
 
-def _some(names: dict[str, Page]) -> str:
-    return ", ".join(sorted(names, key=natural_key)[:3]) or "none of a single name"
+def _some(pictures: Pictures) -> str:
+    return ", ".join(sorted(pictures.by_name(), key=natural_key)[:3])

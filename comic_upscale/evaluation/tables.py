@@ -44,6 +44,20 @@ def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
     ]
 
 
+def missing_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """One row for each picture that has no partner, or none that is clear; columns as `comparison_rows`."""
+    reasons = (
+        ("there is no candidate of this name", comparison.only_reference),
+        ("there is no original of this name", comparison.only_candidate),
+        ("several pictures have this name", comparison.ambiguous),
+    )
+    return [
+        {"name": name, **dict.fromkeys(SCORES), "error": reason, "notes": None}
+        for reason, names in reasons
+        for name in names
+    ]
+
+
 def comparison_means(comparison: Comparison) -> dict[str, float | None]:
     """The mean of each score over the pairs that have it."""
     rows = comparison_rows(comparison)

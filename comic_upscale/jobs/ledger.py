@@ -32,6 +32,7 @@ from comic_upscale.jobs.records import (
     SELECT_PRICE,
     SELECT_ROWS,
     SELECT_SPENT,
+    SELECT_START_SECONDS,
     VOLUME,
     AutoJob,
     CarriedFile,
@@ -234,6 +235,12 @@ class Ledger:
         with self._explained():
             price = self._db.execute(SELECT_PRICE, [job_id]).fetchone()
             return None if price is None else price[0], self._db.execute(SELECT_SPENT, [job_id]).fetchone()[0]
+
+    def start_seconds(self, job_id: int) -> float:
+        """How long runs of a job take on this machine until their first page is done, at least; 0 where not known."""
+        with self._explained():
+            found = self._db.execute(SELECT_START_SECONDS, [job_id, socket.gethostname()]).fetchone()[0]
+            return max(0.0, found or 0.0)
 
     def set_device(self, run_id: int, *, device: str, precision: str) -> None:
         """Record what a run computes with, once its network is loaded."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from comic_upscale.costs.prices import Offer, offers_for
 from comic_upscale.costs.quote import Quote, quote_here, quote_rented
@@ -34,7 +34,7 @@ class Question:
     gpus: tuple[str, ...] = ()
     """Cards by name; none: every card with a price, and this machine where it was measured."""
     price: float | None = None
-    """Dollars an hour in place of the listed ones."""
+    """Dollars an hour in place of the listed ones; traffic and storage stay as they are listed."""
     link_mbps: float | None = None
     workers: int | None = None
     """Threads of a rented machine; None: as its offer says, else as assumed."""
@@ -129,8 +129,10 @@ def _best_here(question: Question, own: Sequence[Measured]) -> Measured | None:
         found = best_for(network.model, network.identity, own)
         known = found is None or found.model_sha256 == network.identity or network.tflop_per_page
         return found if known else None
-    choices = (each for each in own if each.model in (ON_AN_ACCELERATOR, EVERYWHERE))
-    return next(iter(choices), None) or next(iter(own), None)
+    # A network of the user's own says nothing of those that auto chooses among: its arithmetic is not known.
+    catalogued = [each for each in own if each.model in CATALOGUE]
+    choices = (each for each in catalogued if each.model in (ON_AN_ACCELERATOR, EVERYWHERE))
+    return next(choices, None) or next(iter(catalogued), None)
 
 
 def _quote_card(work: Work, question: Question, asked: str) -> list[Quote]:
@@ -175,14 +177,40 @@ def _rate(
 
 
 def _offers(question: Question, card: str) -> list[Offer]:
-    if question.price is not None:
-        return [
-            Offer(card=card, seller="your price", hour=Range.exactly(question.price), source="as you say")
-        ]
+    """The offers of a card, with the user's price of an hour where one was said.
+
+    Raises:
+        SettingsError: there is none.
+    """
     offers = offers_for(card, question.offers)
+    if question.price is not None:
+        return _at_own_price(card, offers, Range.exactly(question.price))
     if not offers:
         raise SettingsError(
             f"no price of a {card} is listed: say one with --price, such as --price 0.20, or list it in a file of "
             "your own with --prices FILE"
         )
     return offers
+
+
+def _at_own_price(card: str, offers: Iterable[Offer], hour: Range) -> list[Offer]:
+    """The listed offers at the user's price of an hour: traffic and storage cost what they did.
+
+    Those that differ in the hour alone are one by now. A card that nobody lists has that hour and nothing else.
+    """
+    own = {
+        (offer.egress_gb, offer.storage_gb_month, offer.vcpus): replace(
+            offer,
+            seller=f"as {offer.seller}",
+            hour=hour,
+            source=f"an hour as you say; traffic and storage of {offer.seller}: {offer.source}",
+        )
+        for offer in reversed(list(offers))
+    }
+    unlisted = Offer(
+        card=card,
+        seller="your price",
+        hour=hour,
+        source="an hour as you say; traffic and storage are not counted: no offer of this card is listed",
+    )
+    return list(reversed(own.values())) or [unlisted]

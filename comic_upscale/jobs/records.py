@@ -92,6 +92,14 @@ SELECT_SPENT = (
 )
 """What the runs of a job have cost, in dollars; one that is alive counts up to its last heartbeat."""
 
+SELECT_START_SECONDS = (
+    "select min(86400 * (julianday(coalesce("
+    "(select min(finished_at) from pages where run_id = runs.id and upscale_seconds is not null),"
+    " ended_at, heartbeat_at)) - julianday(started_at)))"
+    " from runs where job_id = ? and host = ? and device != '' and instr(device, ': ') = 0"
+)
+"""How long the quickest run of a job on a machine's own devices took to its first page, or to its end without one."""
+
 
 @dataclass(frozen=True, slots=True)
 class AutoJob:

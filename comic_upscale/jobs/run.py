@@ -249,9 +249,8 @@ class _Run:
         try:
             if not plan.todo:
                 return await self._bind_only(job_id, run_id, plan, binder)
-            if self._spending is not None and not self._spending.allows():
-                # Not a second of loading more: the money is gone.
-                self._stop.request(self._spending.why(), CEILING)
+            # Loading is paid for, too: not begun where the money does not last to the first page.
+            if self._is_at_ceiling(await self._start_seconds(job_id)):
                 self._tell_beginning(plan, None, [])
                 return await self._finish(
                     job_id, run_id, "interrupted", self._stop.reason, done_now=0, seconds=0.0
@@ -264,6 +263,19 @@ class _Run:
                 return await self._upscale(job_id, run_id, plan, engines, binder)
         finally:
             binder.shut_down()
+
+    async def _start_seconds(self, job_id: int) -> float:
+        """How long it takes to the first page, as far as earlier runs of the job tell; elsewhere nobody knows."""
+        if self._spending is None or self._elsewhere is not None:
+            return 0.0
+        return await self._on_ledger(self._ledger.start_seconds, job_id)
+
+    def _is_at_ceiling(self, seconds: float = 0.0) -> bool:
+        """Stop where the money does not last for so many more seconds; say whether."""
+        if self._spending is None or self._spending.allows(seconds=seconds):
+            return False
+        self._stop.request(self._spending.why(seconds), CEILING)
+        return True
 
     async def _bind_only(self, job_id: int, run_id: int, plan: Plan, binder: Binder) -> JobFinished:
         """Do what needs no network: bind volumes whose pages are all done."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, cast
@@ -90,7 +89,8 @@ def _number(value: object) -> int:
 
 
 def _seconds(value: object) -> float | None:
-    good = isinstance(value, (int, float)) and math.isfinite(value) and 0 <= value < 1e6
+    # Compared and never converted first: a whole number may be larger than any float.
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e6
     return float(cast(float, value)) if good else None
 
 

@@ -217,6 +217,7 @@ def _summary(report: Report) -> list[tuple[str, str]]:
     lines = [
         ("pages", _counts(status)),
         ("working time", f"{duration(timeline.seconds)} in {runs}"),
+        ("starting and loading", duration(timeline.start_seconds)),
         ("rate", rate(timeline.rate)),
         ("sources", megabytes(report.source_bytes)),
         ("outputs", _outputs(report)),

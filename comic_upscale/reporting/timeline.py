@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 STAGES = ("decode", "upscale", "encode", "place")
@@ -50,7 +50,9 @@ class Timeline:
     """The working time of a job."""
 
     seconds: float
-    """Of all runs together, without the pauses between them."""
+    """Of all runs together from their first page on, without the pauses between them."""
+    start_seconds: float
+    """What all runs together took before that: reading the input, loading the network."""
     pages: int
     """Pages finished in them."""
     bins: tuple[Bin, ...]
@@ -78,7 +80,7 @@ def make_timeline(runs: Sequence[Mapping[str, Any]], pages: Sequence[Mapping[str
         time = _time(page["finished_at"])
         if page["run_id"] is not None and time is not None:
             finished.setdefault(page["run_id"], []).append((time, page))
-    total = 0.0
+    total = starting = 0.0
     starts: list[float] = []
     placed: list[tuple[float, Mapping[str, Any]]] = []
     for run in runs:
@@ -87,11 +89,15 @@ def make_timeline(runs: Sequence[Mapping[str, Any]], pages: Sequence[Mapping[str
         if start is None or not mine:
             continue
         ends = [_time(run["ended_at"]) or _time(run["heartbeat_at"]) or start, *(time for time, _ in mine)]
+        # As the run itself counts: not before the first page was in hand.
+        first = max(start, min(time - timedelta(seconds=_whole(page)) for time, page in mine))
         starts.append(total)
-        placed += [(total + max(0.0, (time - start).total_seconds()), page) for time, page in mine]
-        total += (max(ends) - start).total_seconds()
+        placed += [(total + max(0.0, (time - first).total_seconds()), page) for time, page in mine]
+        total += max(0.0, (max(ends) - first).total_seconds())
+        starting += (first - start).total_seconds()
     return Timeline(
         seconds=total,
+        start_seconds=starting,
         pages=len(placed),
         bins=_bins(placed, total),
         starts=tuple(starts[1:]),
@@ -112,6 +118,11 @@ def _bins(placed: Sequence[tuple[float, Mapping[str, Any]]], total: float) -> tu
         Bin(number * width, width, len(group), tuple(_mean(group, stage) for stage in STAGES))
         for number, group in enumerate(groups)
     )
+
+
+def _whole(page: Mapping[str, Any]) -> float:
+    """Seconds of a page in all its stages."""
+    return sum((page[f"{stage}_seconds"] or 0.0 for stage in STAGES), start=0.0)
 
 
 def _mean(pages: Sequence[Mapping[str, Any]], stage: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,15 @@ def test_a_quote_says_time_dollars_split_range_and_sources(pages: Path) -> None:
     assert not (pages.parent / "pages-x2.5").exists()
 
 
+def test_few_pixels_are_told_with_digits_that_say_something(pages: Path) -> None:
+    out = invoke("cost", "--input", pages)[1]
+    match = re.match(r"3 pages: (\S+) megapixels in, (\S+) out\nup (\S+) kB", out)
+    assert match is not None, out
+    assert 0 < float(match[1]) < float(match[2]) < 1
+    assert float(match[3]) > 0
+    assert invoke("cost", "--pages", 10000)[1].startswith("10,000 pages: 3,932 megapixels in, 24,576 out")
+
+
 def test_every_listed_card_fits_the_screen(pages: Path) -> None:
     code, out, _ = invoke("cost", "--pages", 10000)
     assert code == 0
@@ -80,8 +90,12 @@ def test_over_the_budget_is_exit_code_1(pages: Path) -> None:
 
 def test_a_price_of_ones_own_and_a_list_of_ones_own(tmp_path: Path) -> None:
     asked = ("cost", "--pages", 2000, "--gpu", "RTX 4090", "--json")
-    (quote,) = json.loads(invoke(*asked, "--price", 0.2)[1])["quotes"]
-    assert quote["hour"] == {"low": 0.2, "likely": 0.2, "high": 0.2}
+    quotes = json.loads(invoke(*asked, "--price", 0.2)[1])["quotes"]
+    assert {quote["seller"] for quote in quotes} == {"as vast", "as RunPod community"}
+    assert all(quote["hour"] == {"low": 0.2, "likely": 0.2, "high": 0.2} for quote in quotes)
+    out = invoke("cost", "--pages", 2000, "--gpu", "RTX 4090", "--price", 0.2)[1]
+    assert max(map(len, out.splitlines())) <= 80
+    assert "an hour as you say; traffic and storage of RunPod community" in " ".join(out.split())
     own = tmp_path / "config" / "comic-upscale" / "prices.toml"
     own.parent.mkdir(parents=True)
     own.write_text(

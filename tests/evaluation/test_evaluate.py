@@ -76,7 +76,9 @@ def test_folders_are_paired_by_name_and_what_cannot_be_compared_is_said(
     assert scores["deep/size"]["psnr"] is None and "34 x 50" in scores["deep/size"]["error"]
     assert told["means"]["psnr"] == pytest.approx((160 + scores["noisy"]["psnr"]) / 3, abs=1e-4)
     with (tmp_path / "o" / "comparison.csv").open(encoding="utf-8", newline="") as file:
-        assert [row["name"] for row in csv.DictReader(file)] == ["deep/size", "noisy", "same", "wide"]
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["deep/size", "noisy", "same", "wide", "alone"]
+    assert (rows["alone"]["psnr"], rows["alone"]["error"]) == ("", "there is no candidate of this name")
     assert "SSIM" in out and "noisy" in out
 
 
@@ -92,15 +94,43 @@ def test_a_volume_is_paired_with_what_became_of_it(tmp_path: Path, drawing: Imag
     assert (code, pair["name"], pair["psnr"]) == (0, "v1/p01", 80)
 
 
-def test_names_of_several_pictures_are_not_guessed(tmp_path: Path, drawing: Image.Image) -> None:
-    for name in ("a/p.png", "a/p.webp", "a/q.png", "b/p.png", "b/q.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        drawing.save(tmp_path / name)
+def compared(
+    folder: Path, drawing: Image.Image, names: str, *more: object
+) -> tuple[int, dict[str, list[str]]]:
+    """Compare the folders ``a`` and ``b`` that hold one drawing under these names: exit code, and what was told."""
+    for name in names.split():
+        (folder / name).parent.mkdir(exist_ok=True)
+        drawing.save(folder / name)
     code, out, _ = evaluate(
-        "--reference", tmp_path / "a", "--candidate", tmp_path / "b", "--device", "cpu", "--json"
+        "--reference", folder / "a", "--candidate", folder / "b", "--device", "cpu", "--json", *more
     )
     told = json.loads(out)
-    assert (code, [pair["name"] for pair in told["pairs"]], told["ambiguous"]) == (0, ["q"], ["p"])
+    return code, {**told, "pairs": [pair["name"] for pair in told["pairs"]]}
+
+
+def test_names_of_several_pictures_are_not_guessed(tmp_path: Path, drawing: Image.Image) -> None:
+    code, told = compared(tmp_path, drawing, "a/p.png a/p.webp a/q.png b/p.tiff b/q.png")
+    assert (code, told["pairs"], told["ambiguous"]) == (1, ["q"], ["p"])
+
+
+def test_of_several_pictures_of_one_name_those_with_the_same_suffix_belong_together(
+    tmp_path: Path, drawing: Image.Image
+) -> None:
+    code, told = compared(
+        tmp_path, drawing, "a/dup.png b/dup.png b/dup.webp a/two.png a/two.webp b/two.png b/two.webp"
+    )
+    assert (told["pairs"], told["ambiguous"]) == (["dup.png", "two.png", "two.webp"], [])
+    assert (code, told["only_reference"], told["only_candidate"]) == (1, [], ["dup.webp"])
+
+
+def test_a_partner_that_is_missing_is_a_failure_unless_it_may_be(
+    tmp_path: Path, drawing: Image.Image
+) -> None:
+    names = "a/1.png a/2.png b/1.png"
+    code, told = compared(tmp_path, drawing, names)
+    assert (code, told["pairs"], told["only_reference"]) == (1, ["1"], ["2"])
+    assert compared(tmp_path, drawing, names, "--allow-missing")[0] == 0
+    assert compared(tmp_path, drawing, "b/2.webp")[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,39 @@ def test_without_money_left_no_network_is_loaded(make_settings: MakeSettings) ->
     assert again.price == PRICE, "the job remembers its price"
 
 
+def test_a_run_that_could_only_load_its_network_is_not_begun(make_settings: MakeSettings) -> None:
+    def load(*_: object) -> list[NearestEngine]:
+        time.sleep(1.5)
+        return [NearestEngine(pause(PAGE_SECONDS))]
+
+    first = run_job(make_settings(price=PRICE, max_cost=4.0), open_engines=load)
+    assert first.stopped_by == "max-cost"
+    assert first.done
+    assert first.spent is not None
+
+    def refuse(*_: object) -> list[NearestEngine]:
+        raise AssertionError("the network was loaded")
+
+    # Enough for a second and for the end, which is kept back; not for loading.
+    again = run_job(make_settings(max_cost=first.spent + 2.2), open_engines=refuse)  # type: ignore[arg-type]
+    assert (again.stopped_by, again.done_now) == ("max-cost", 0)
+    assert again.reason is not None
+    assert "before the first page" in again.reason
+    assert run_job(make_settings(max_cost=first.spent + 100), open_engines=load).state == "finished"
+
+
+def test_a_network_that_took_too_long_to_load_is_given_no_page(make_settings: MakeSettings) -> None:
+    def load(*_: object) -> list[NearestEngine]:
+        time.sleep(3)
+        return [NearestEngine()]
+
+    settings = make_settings(price=PRICE, max_cost=3.5)
+    finished = run_job(settings, open_engines=load)
+    assert (finished.stopped_by, finished.done) == ("max-cost", 0)
+    with sqlite3.connect(settings.ledger_path) as ledger:
+        assert ledger.execute("select sum(attempts) from pages").fetchone() == (0,), "none is even read"
+
+
 def test_a_ceiling_without_a_price_is_refused(make_settings: MakeSettings) -> None:
     with pytest.raises(SettingsError, match=r"--price 0\.20"):
         go(make_settings(max_cost=1))

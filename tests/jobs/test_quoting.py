@@ -231,6 +231,16 @@ def test_without_a_card_named_this_machine_comes_first_and_then_the_cheapest() -
     assert len(dollars) == len(listed_offers())
 
 
+def test_a_network_of_ones_own_that_was_measured_last_does_not_stand_in_the_way_of_auto() -> None:
+    mine = measured(model="mine.safetensors", tflop_per_page=None)
+    offers = tuple(listed_offers())
+    alone = quotes_for(imagined(), Question(model="auto", offers=offers, found=(mine,)))  # type: ignore[arg-type]
+    assert len(alone) == len(offers)
+    assert all(quote.seller for quote in alone), "this machine was not measured with a network that is known"
+    older = Question(model="auto", offers=offers, found=(mine, of_ours(hardware="EPYC (2 threads)")))
+    assert quotes_for(imagined(), older)[0].model == OURS.name  # type: ignore[arg-type]
+
+
 def test_what_cannot_be_quoted_says_what_to_do() -> None:
     work = imagined()
     offers = tuple(listed_offers())
@@ -239,7 +249,25 @@ def test_what_cannot_be_quoted_says_what_to_do() -> None:
     with pytest.raises(SettingsError, match="--price"):
         quotes_for(work, Question(model=OURS.name, gpus=("RTX 3060",), offers=offers))  # type: ignore[arg-type]
     priced = Question(model=OURS.name, gpus=("RTX 3060",), offers=offers, price=0.1)
-    assert len(quotes_for(work, priced)) == 1  # type: ignore[arg-type]
+    (alone,) = quotes_for(work, priced)  # type: ignore[arg-type]
+    assert "traffic and storage are not counted" in alone.price_source
+
+
+def test_a_price_of_ones_own_replaces_the_hour_and_leaves_traffic_and_storage() -> None:
+    question = Question(model=OURS.name, gpus=("T4",), offers=tuple(listed_offers()))
+    listed = quotes_for(imagined(), question)[0]  # type: ignore[arg-type]
+    assert listed.hour is not None
+    # At the listed price nothing changes, and offers that differ in the hour alone are one.
+    (same,) = quotes_for(imagined(), dataclasses.replace(question, price=listed.hour.likely))  # type: ignore[arg-type]
+    assert same.dollars is not None
+    assert listed.dollars is not None
+    assert same.dollars.likely == pytest.approx(listed.dollars.likely)
+    assert "traffic and storage of AWS g4dn.xlarge spot" in same.price_source
+    # For nothing an hour only the traffic is left to pay: 0.09 dollars for each GB that comes home.
+    (free,) = quotes_for(imagined(), dataclasses.replace(question, price=0.0))  # type: ignore[arg-type]
+    home = free.parts["download"].dollars
+    assert home is not None
+    assert home.likely == pytest.approx(1000 * 1280 * 1920 * 1.22 * 1e-9 * 0.09)
 
 
 def test_a_budget_is_kept_by_the_likely_cost_of_the_cheapest() -> None:

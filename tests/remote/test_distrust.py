@@ -14,7 +14,10 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from comic_upscale.cli import app
+from comic_upscale.cli_remote import Reach
 from comic_upscale.errors import OutputError
 from comic_upscale.jobs.elsewhere import Elsewhere
 from comic_upscale.jobs.progress import JobFinished
@@ -73,6 +76,82 @@ def test_rubbish_and_control_characters() -> None:
     bad = {**DONE, "width": -1, "output_size": 10**30, "decode_seconds": float("nan"), "height": True}
     ((page, _),) = read_lines(json.dumps(bad))
     assert (page.width, page.size, page.height, dict(page.seconds)) == (0, 0, 0, {})
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400), 1e400, -1, True, "9", None, [1]])
+def test_numbers_that_are_none_are_left_out(number: object) -> None:
+    names = [name for name in DONE if name.endswith(("width", "height", "size"))]
+    names += [f"{stage}_seconds" for stage in ("decode", "upscale", "encode", "place")]
+    ((page, _),) = read_lines(json.dumps({**DONE, **dict.fromkeys(names, number)}))
+    assert (page.width, page.height, page.output_width, page.size, dict(page.seconds)) == (0, 0, 0, 0, {})
+
+
+STATUS: dict[str, object] = {
+    "state": "running", "total": 9, "done": 5, "failed": 1, "skipped": 0, "pending": 3, "percent": 66.7, "alive": True,
+    "pid": 77, "host": "box", "started_at": "2026-01-01T00:00:00+00:00", "model": "m", "input": "i", "output": "o",
+}  # fmt: skip
+
+
+def status_of(
+    said: dict[str, object], monkeypatch: pytest.MonkeyPatch, *options: str
+) -> tuple[int, str, str]:
+    """``remote status`` of a machine that says this."""
+
+    class Answering:
+        def choose_job(self, _: str | None) -> str:
+            return "job"
+
+        def status(self) -> dict[str, object]:
+            return json.loads(json.dumps(said))  # type: ignore[no-any-return]
+
+        def close(self) -> None:
+            return None
+
+    monkeypatch.setattr(Reach, "machine", lambda *_, **__: Answering())
+    result = CliRunner().invoke(app, ["remote", "status", "box", *options])
+    assert isinstance(result.exception, SystemExit | None), result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_a_status_that_is_as_it_should_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, _ = status_of(STATUS, monkeypatch)
+    assert (code, "5 of 9 done" in out, "process 77 on box" in out) == (0, True, True)
+    assert json.loads(status_of(STATUS, monkeypatch, "--json")[1])["pending"] == 3
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"state": "stopped", "alive": False, "last_seen": "yesterday"},
+        {"state": "stopped", "alive": False, "last_seen": "2026-01-01T00:00:00", "eta_seconds": 10**400},
+        {"suspects": "many", "price": True, "spent": float("nan"), "device": ["x"], "eta_seconds": 1e-320},
+    ],
+)
+def test_what_need_not_be_there_is_left_out_of_a_status(
+    odd: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, err = status_of({**STATUS, **odd}, monkeypatch)
+    assert (code, "5 of 9 done" in out) == (0, True), err
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"total": 0}, {"total": "9"}, {"total": None}, {"done": 5.5, "failed": 0.5}, {"done": True, "failed": 5},
+        {"state": None}, {"state": "flying"}, {"percent": 900}, {"pid": None}, {"host": 7}, {"started_at": None},
+        {"pending": 10**400},
+    ],
+)  # fmt: skip
+def test_a_status_without_what_it_needs_is_not_understood(
+    odd: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, err = status_of({**STATUS, **odd}, monkeypatch)
+    assert (code, out) == (9, "")
+    assert "box says of the job what cannot be understood" in err
+
+
+def test_nothing_is_no_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert status_of({}, monkeypatch)[0] == 9
 
 
 def test_what_the_gate_there_says_of_a_page() -> None:

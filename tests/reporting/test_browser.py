@@ -158,6 +158,14 @@ def test_it_fits_a_phone(page: Any) -> None:
         size = page.execute_script("return parseFloat(getComputedStyle(document.body).fontSize);")
         assert size >= 14
         assert state(page)["stage"] <= 390
+        # Letters of a chart are as large as its scale makes them.
+        letters = page.execute_script(
+            "return [...document.querySelectorAll('.chart svg')].map(svg => parseFloat(getComputedStyle(svg).fontSize)"
+            " * svg.getBoundingClientRect().width / svg.viewBox.baseVal.width);"
+        )
+        assert letters and min(letters) >= 10
+        scrolls = "return [...document.querySelectorAll('.chart')].every(c => c.clientWidth < c.scrollWidth);"
+        assert page.execute_script(scrolls)
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 

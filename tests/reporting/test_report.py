@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import sqlite3
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,12 +20,15 @@ from typer.testing import CliRunner
 from comic_upscale.cli import app
 from comic_upscale.errors import SettingsError
 from comic_upscale.evaluation.likeness import Likeness
+from comic_upscale.jobs.run import run_job
 from comic_upscale.reporting.contact import contact_sheet
 from comic_upscale.reporting.looking import Looked, _by_gate, _by_likeness, _worst
 from comic_upscale.reporting.report import Report, as_html, make_report, write_report
 from comic_upscale.reporting.timeline import make_timeline
 from comic_upscale.reporting.views import LONGEST_SIDE, MOST_PIXELS
-from tests.reporting.conftest import SPOILT
+from comic_upscale.settings import JobSettings
+from tests.fakes import NearestEngine, pause
+from tests.reporting.conftest import SPOILT, page
 
 
 class Reader(HTMLParser):
@@ -264,17 +268,38 @@ def test_the_command_writes_report_and_sheet(
     assert CliRunner().invoke(app, ["report", "--job", str(tmp_path)]).exit_code == 3
 
 
+def test_a_report_counts_the_time_as_its_run_did_and_loading_beside_it(tmp_path: Path) -> None:
+    def slowly(*_: object) -> list[NearestEngine]:
+        time.sleep(3)
+        return [NearestEngine(pause(0.3))]
+
+    (tmp_path / "in").mkdir()
+    for number in range(4):
+        page(number).save(tmp_path / "in" / f"{number}.png")
+    (tmp_path / "any.pth").write_bytes(b"weights")
+    settings = JobSettings(
+        input=tmp_path / "in", output=tmp_path / "out", model=str(tmp_path / "any.pth"), workers=1
+    )
+    finished = run_job(settings, open_engines=slowly)
+    found = make_report(settings.ledger_path, workers=1)
+    assert found.timeline.start_seconds >= 2.9
+    assert found.timeline.seconds == pytest.approx(finished.seconds, rel=0.3)
+    text = re.sub(r"\s+", " ", Reader(as_html(found)).text)
+    assert "starting and loading" in text
+    assert re.search(r"sources\s*\d+\.\d kB", text), "small files are told in what they have"
+
+
 def test_the_time_of_runs_is_put_together_without_the_pauses() -> None:
     def run(number: int, start: str, end: str | None) -> dict[str, object]:
         return {"id": number, "started_at": start, "ended_at": end, "heartbeat_at": end or start}
 
-    def page(run_id: int | None, at: str, seconds: float) -> dict[str, object]:
+    def done(run_id: int | None, at: str, seconds: float) -> dict[str, object]:
         times = {f"{stage}_seconds": seconds for stage in ("decode", "upscale", "encode")}
         return {"run_id": run_id, "finished_at": at, "place_seconds": None, **times}
 
-    first = [page(1, f"2026-01-01T10:00:{second:02}Z", 1.0) for second in range(10, 60, 10)]
-    second = [page(2, f"2026-01-05T08:00:{second:02}Z", 3.0) for second in (10, 20, 30, 40)]
-    taken_over = [page(None, "2026-01-02T00:00:00Z", 9.0)]
+    first = [done(1, f"2026-01-01T10:00:{second:02}Z", 1.0) for second in range(10, 60, 10)]
+    second = [done(2, f"2026-01-05T08:00:{second:02}Z", 3.0) for second in (10, 20, 30, 40)]
+    taken_over = [done(None, "2026-01-02T00:00:00Z", 9.0)]
     timeline = make_timeline(
         [
             run(1, "2026-01-01T10:00:00Z", "2026-01-01T10:01:00Z"),
@@ -283,9 +308,11 @@ def test_the_time_of_runs_is_put_together_without_the_pauses() -> None:
         ],
         [*first, *second, *taken_over],
     )
-    assert (timeline.seconds, timeline.pages, timeline.starts) == (100, 9, (60.0,))
+    # The first page of the first run was 3 s in its stages, so work began after 7 s; that of the second 9 s, after 1 s.
+    assert (timeline.seconds, timeline.pages, timeline.starts) == (53 + 39, 9, (53.0,))
+    assert timeline.start_seconds == 7 + 1
     assert sum(each.pages for each in timeline.bins) == 9
-    assert timeline.rate == pytest.approx(0.09)
+    assert timeline.rate == pytest.approx(9 / 92)
     assert timeline.bins[0].stages == (1, 1, 1, 0) and timeline.bins[-1].stages == (3, 3, 3, 0)
     assert [spread.stage for spread in timeline.spreads] == ["decode", "upscale", "encode"]
     assert make_timeline([], []).bins == ()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -11,7 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 
+from comic_upscale.cli import app
+from comic_upscale.environment import weights_folders
 from tests.conftest import REPOSITORY
 from tests.jobs.conftest import draw
 from tests.remote.conftest import Box, box, shared_base
@@ -110,10 +115,68 @@ def test_upload_sends_resumes_and_counts(box: Box, tree: Path, tmp_path: Path, w
     assert "0 to send" in run("upload.sh", *options, tree, f"box:{there}").stdout
 
 
+@pytest.mark.parametrize("way", ["--tar", "rsync"])
+def test_upload_follows_links_and_names_those_that_lead_nowhere(
+    box: Box, tree: Path, tmp_path: Path, way: str
+) -> None:
+    if way == "rsync" and shutil.which("rsync") is None:
+        pytest.skip("apt-get install rsync")
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "more").mkdir(parents=True)
+    for name in ("7.png", "more/8.png"):
+        (elsewhere / name).write_bytes(name.encode())
+    (tree / "linked.png").symlink_to(elsewhere / "7.png")
+    (tree / "same.png").symlink_to(tree / "1.png")
+    (tree / "linked folder").symlink_to(elsewhere / "more")
+    (tree / "lost.png").symlink_to(elsewhere / "none.png")
+    there = tmp_path / "there"
+    options = ["--ssh-config", box.folder / "ssh_config", *(["--tar"] if way == "--tar" else [])]
+    ended = run("upload.sh", *options, tree, f"box:{there}")
+    assert ended.returncode == 0, ended.stderr
+    assert "all 9 files are there" in ended.stdout
+    assert "left out: ./lost.png leads nowhere" in ended.stderr
+    sent = contents(there)
+    assert not [path for path in there.rglob("*") if path.is_symlink()]
+    assert (sent["linked.png"], sent["linked folder/8.png"], len(sent)) == (b"7.png", b"more/8.png", 9)
+    assert "0 to send" in run("upload.sh", *options, tree, f"box:{there}").stdout
+
+
+@pytest.mark.parametrize("way", ["--tar", "rsync"])
+def test_upload_finds_the_home_folder_and_machines_with_ipv6_addresses(
+    box: Box, tree: Path, tmp_path: Path, way: str
+) -> None:
+    if way == "rsync" and shutil.which("rsync") is None:
+        pytest.skip("apt-get install rsync")
+    config = tmp_path / "config"
+    # Both are the machine of the tests, whatever this one's network knows of IPv6.
+    config.write_text((box.folder / "ssh_config").read_text().replace("Host box", "Host box ::1"))
+    with (box.folder / "known_hosts").open("a") as known:
+        known.write(f"[::1]:{box.port} {' '.join((box.folder / 'host_key.pub').read_text().split()[:2])}\n")
+    options = ["--ssh-config", config, *(["--tar"] if way == "--tar" else [])]
+    there = tmp_path / "[there]"
+    assert "6 to send" in run("upload.sh", *options, "--dry-run", tree, f"[::1]:{there}").stdout
+    ended = run("upload.sh", *options, tree, f"{getpass.getuser()}@[::1]:{there}")
+    assert ended.returncode == 0, ended.stderr
+    assert contents(there) == contents(tree)
+    # Below the home folder of whoever logs in there: a name that nobody has, taken away again.
+    name = f"comic-upscale test {tmp_path.name} {os.getpid()}"
+    home = Path(pwd.getpwuid(os.getuid()).pw_dir)
+    try:
+        ended = run("upload.sh", *options, tree, f"box:~/{name}")
+        assert ended.returncode == 0, ended.stderr
+        assert contents(home / name) == contents(tree)
+        assert not (home / "~" / name).exists()
+    finally:
+        shutil.rmtree(home / name, ignore_errors=True)
+        shutil.rmtree(home / "~" / name, ignore_errors=True)
+
+
 def test_upload_says_what_it_cannot_do(box: Box, tree: Path) -> None:
     config = box.folder / "ssh_config"
     assert run("upload.sh", "--ssh-config", config, tree, "box").returncode == 2
     assert run("upload.sh", "--ssh-config", config, tree, "-oProxyCommand=x:y").returncode == 2
+    for target in ("[-oProxyCommand=x]:y", "[box]:y", "[::1]", "box:~other/y"):
+        assert run("upload.sh", "--ssh-config", config, tree, target).returncode == 2, target
     assert run("upload.sh", "--ssh-config", config, tree / "none", "box:x").returncode == 1
     box.stop()
     assert run("upload.sh", "--ssh-config", config, tree, "box:x").returncode == 1
@@ -186,6 +249,59 @@ def test_run_upscale_in_a_container(programs: Path, tmp_path: Path) -> None:
     ended = run("run_upscale.sh", *arguments, PATH=path)
     assert "works already" in ended.stdout
     assert (tmp_path / "asked").read_text().count("--detach") == 1
+
+
+def test_the_container_knows_every_command_and_takes_the_rest_for_options_of_run(tmp_path: Path) -> None:
+    entry = Path(shutil.copy(SCRIPTS / "entrypoint.sh", tmp_path))
+    (tmp_path / "comic-upscale").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "comic-upscale").chmod(0o755)
+
+    def said(*arguments: str) -> str:
+        return subprocess.run(["sh", entry, *arguments], capture_output=True, text=True, check=True).stdout
+
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert "cost" in commands
+    for name in commands:
+        assert said(name, "--some", "thing") == f"{name} --some thing\n"
+    assert said("--scale", "2").startswith("run --input /input --output /output --ledger ")
+
+
+@pytest.mark.skipif(not (REPOSITORY / "Dockerfile").is_file(), reason="needs the source tree")
+def test_weights_of_ones_own_do_not_hide_those_of_the_image(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = re.search(r"COMIC_UPSCALE_WEIGHTS=(\S+)", (REPOSITORY / "Dockerfile").read_text())
+    baked = re.search(r"--prefix (\S+)", (REPOSITORY / "Dockerfile").read_text())
+    assert image is not None
+    assert baked is not None
+    monkeypatch.setenv("COMIC_UPSCALE_WEIGHTS", image[1])
+    searched = [str(folder) for folder in weights_folders(None)]
+    for name in ("in", "mine"):
+        (tmp_path / name).mkdir()
+    ended = run(
+        "run_upscale.sh", "--dry-run", "--docker", "image:1", "--weights", tmp_path / "mine", tmp_path / "in",
+        tmp_path / "out", PATH=f"{programs}:{os.environ['PATH']}",
+    )  # fmt: skip
+    mounted = re.search(rf"{tmp_path / 'mine'}:(\S+):ro", ended.stdout)
+    assert mounted is not None, ended.stderr
+    assert mounted[1] in searched
+    assert mounted[1] != f"{baked[1]}/weights"
+    assert f"{baked[1]}/weights" in searched
+
+
+@pytest.mark.skipif(not (REPOSITORY / "docker-compose.yml").is_file(), reason="needs the source tree")
+@pytest.mark.parametrize("shell", ["bash", "sh"])
+def test_what_the_compose_file_tells_to_type_hands_over_who_one_is(tmp_path: Path, shell: str) -> None:
+    text = (REPOSITORY / "docker-compose.yml").read_text()
+    (told,) = re.findall(r"^ *# +(\S+=.*docker compose up)$", text, re.MULTILINE)
+    (user,) = re.findall(r'^ *user: "(.+)"$', text, re.MULTILINE)
+    # The real compose takes `user` apart by the same rules as a shell.
+    (tmp_path / "docker").write_text(f'#!/bin/sh\nprintf %s "{user}"\n')
+    (tmp_path / "docker").chmod(0o755)
+    ended = subprocess.run(
+        [shell, "-c", told], capture_output=True, text=True, env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    )
+    assert (ended.stdout, ended.stderr) == (f"{os.getuid()}:{os.getgid()}", "")
 
 
 @pytest.mark.skipif(not (REPOSITORY / "Dockerfile").is_file(), reason="needs the source tree")

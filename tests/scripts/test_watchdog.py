@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.conftest import REPOSITORY
@@ -68,7 +69,11 @@ def watchdog(tmp_path: Path, watched: Path) -> Iterator[Watchdog]:
             "--interface", "none", "--log", str(tmp_path / "log"), *options, "--then", then,
         ]  # fmt: skip
         process = subprocess.Popen(
-            command, env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}, text=True
+            command,
+            # An input that stays open and never says anything, as a terminal that nobody sits at.
+            stdin=subprocess.PIPE,
+            env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"},
+            text=True,
         )
         running.append(process)
         return process
@@ -78,6 +83,8 @@ def watchdog(tmp_path: Path, watched: Path) -> Iterator[Watchdog]:
         if process.poll() is None:
             process.kill()
         process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
 
 
 def test_an_idle_machine_is_ended_after_the_time_of_idleness(watchdog: Watchdog, tmp_path: Path) -> None:
@@ -119,6 +126,21 @@ def test_pages_that_are_finished_keep_it_and_heartbeats_do_not(
         (watched / ".comic-upscale-7.part").write_bytes(b"half a page")
         time.sleep(0.5)
     assert process.wait(1) == 0
+
+
+def test_what_changes_without_a_page_does_not_keep_it(
+    watchdog: Watchdog, watched: Path, tmp_path: Path
+) -> None:
+    # Its own log lies in the folder that it watches, and is called as the user likes.
+    process = watchdog("--log", str(watched / "what happens"))
+    until = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < until:
+        for name in ("started.lock", "report.html", "run.log"):
+            (watched / name).write_text(str(time.monotonic()))
+        time.sleep(0.5)
+    assert process.wait(1) == 0
+    assert (tmp_path / "over").exists()
+    assert "busy" not in (watched / "what happens").read_text()
 
 
 @pytest.mark.skipif(shutil.which("sqlite3") is None, reason="sqlite3 is not here: apt-get install sqlite3")
@@ -187,6 +209,31 @@ def test_without_a_card_pages_and_transfers_decide_and_a_command_that_fails_is_t
     assert (tmp_path / "log").read_text().count("running:") == 2
 
 
+def test_a_command_that_hangs_is_ended_with_all_its_children_and_tried_again(
+    watchdog: Watchdog, tmp_path: Path
+) -> None:
+    then = f"test -e {tmp_path}/second && exit; touch {tmp_path}/second; sleep 617 & sleep 618; wait"
+    assert watchdog("--idle", "1", "--retry", "1", "--limit", "1", then=then).wait(60) == 0
+    log = (tmp_path / "log").read_text()
+    assert "longer than 1 s" in log
+    assert log.count("running:") == 2
+    assert not [
+        p
+        for p in psutil.process_iter(["cmdline"])
+        if p.info["cmdline"] in (["sleep", "617"], ["sleep", "618"])
+    ]
+
+
+def test_a_command_that_asks_something_does_not_wait_for_an_answer(
+    watchdog: Watchdog, tmp_path: Path
+) -> None:
+    then = f"read answer; echo asked >{tmp_path}/asked"
+    began = time.monotonic()
+    assert watchdog("--idle", "1", then=then).wait(60) == 0
+    assert time.monotonic() - began < 30
+    assert (tmp_path / "asked").exists()
+
+
 def test_a_signal_ends_the_watch_and_not_the_machine(watchdog: Watchdog, tmp_path: Path) -> None:
     process = watchdog("--idle", "100")
     until = time.monotonic() + 30
@@ -199,7 +246,14 @@ def test_a_signal_ends_the_watch_and_not_the_machine(watchdog: Watchdog, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "options", [[], ["--then"], ["--idle", "soon", "--then", "x"], ["--what", "--then", "x"]]
+    "options",
+    [
+        [],
+        ["--then"],
+        ["--idle", "soon", "--then", "x"],
+        ["--what", "--then", "x"],
+        ["--limit", "0", "--then", "x"],
+    ],
 )
 def test_what_cannot_be_is_refused(options: list[str]) -> None:
     ended = subprocess.run(["bash", str(SCRIPT), *options], capture_output=True, text=True, timeout=60)
