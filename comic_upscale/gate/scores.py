@@ -41,7 +41,8 @@ _FEWEST_SOLID = 16
 _LEAST_TILE = 24
 """Shrunk pixels of a tile's side below which nothing is said of it by itself."""
 _LEAST_GRADIENT = 9.0
-"""Mean of the squared gradient, levels a pixel, below which nothing can be said of where things lie."""
+"""Mean of the squared gradient, levels a pixel, in the direction where it is least, below which nothing can be said of
+where things lie."""
 _AT_ONCE = 48_000_000
 """Samples of a page that are shrunk at once; of a larger page an eighth of that."""
 _FILTER_REACH = 2
@@ -358,9 +359,8 @@ def _shift(before: Floats, difference: Floats) -> float:
         [[np.vdot(down, down), np.vdot(down, right)], [np.vdot(down, right), np.vdot(right, right)]],
         dtype=np.float64,
     )
-    if float(np.trace(products)) < _LEAST_GRADIENT * inner.size:
-        return 0.0
-    if np.linalg.det(products) < 1e-3 * float(np.trace(products)) ** 2 + 1e-6:
+    # Lines of one direction alone do not tell where they lie along it.
+    if float(np.linalg.eigvalsh(products)[0]) < _LEAST_GRADIENT * inner.size:
         return 0.0
     toward = np.array([np.vdot(down, inner), np.vdot(right, inner)], dtype=np.float64)
     return float(np.linalg.norm(np.linalg.solve(products, -toward)))

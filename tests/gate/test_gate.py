@@ -208,6 +208,23 @@ def test_a_displaced_tile_is_found_by_itself(number: int) -> None:
     assert compare(page, displaced).tile_shift == 0
 
 
+def test_lines_of_one_direction_do_not_tell_where_they_lie_along_it() -> None:
+    down, right = np.mgrid[:256, :256] * (2 * np.pi / 16)
+
+    def drawn(grain: int) -> UInt8Array:
+        # Strong upright lines, and a faint grain across them, which a network may draw anywhere.
+        levels = 128 + 30 * np.sin(right) + 2 * np.sin(down + grain * 2 * np.pi / 16)
+        return np.repeat(levels.round().astype(np.uint8)[:, :, None], 3, axis=2)
+
+    page, moved = drawn(0), drawn(2).repeat(2, axis=0).repeat(2, axis=1)
+    assert compare(page, moved).shift == 0
+    lines = np.roll(drawn(0).repeat(2, axis=0).repeat(2, axis=1), 2, axis=1)
+    turned = np.maximum(page, page.transpose(1, 0, 2))
+    assert compare(turned, np.maximum(lines, lines.transpose(1, 0, 2))).shift == pytest.approx(
+        2**0.5, abs=0.2
+    )
+
+
 @pytest.mark.parametrize("place", [428, 429, 430, 431, 432])
 def test_a_line_that_was_drawn_where_tiles_meet_is_no_seam(place: int) -> None:
     page = np.full((400, 500, 3), 255, np.uint8)
