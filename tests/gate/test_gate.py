@@ -17,7 +17,7 @@ from PIL import Image
 
 from comic_upscale.gate import scores
 from comic_upscale.gate.scores import compare
-from comic_upscale.gate.seams import worst_step
+from comic_upscale.gate.seams import worst_seam, worst_step
 from comic_upscale.gate.verdict import Verdict, default_bounds, hand_over, judge
 from comic_upscale.pages.page import NO_BORDERS, Borders, Pixels, UInt8Array
 from comic_upscale.upscaling.pages import finish, prepare
@@ -231,6 +231,19 @@ def test_a_line_that_was_drawn_where_tiles_meet_is_no_seam(place: int) -> None:
     page[:, round(place / 2.5) :] = (90, 120, 200)
     page[:, round(place / 2.5) : round(place / 2.5) + 2] = 0
     assert judge(page, _larger(page), BORDERS).reasons == ()
+
+
+@pytest.mark.parametrize("place", range(300, 312))
+def test_a_faint_screentone_bends_in_step_with_itself_and_is_no_seam(place: int) -> None:
+    dots = np.tile(np.array([120, 120, 128, 120], np.uint8), 150)
+    larger = np.repeat(np.repeat(dots[None, :], 400, axis=0)[:, :, None], 3, axis=2)
+    page = np.asarray(Image.fromarray(larger).resize((300, 200), Image.Resampling.BOX))
+    borders = Borders(columns=(place,))
+    assert worst_seam(page, larger, borders) == 0
+    faulty = larger.copy()
+    faulty[:, place:] -= 5
+    # Here it is the step of the difference that shows.
+    assert compare(page, faulty, borders).tile_step > 4
 
 
 def test_borders_at_the_very_edge_and_many_of_them_do_no_harm() -> None:

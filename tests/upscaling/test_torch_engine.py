@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from spandrel.architectures.ESRGAN import ESRGAN
 from comic_upscale.errors import DeviceError, PageError, SettingsError
 from comic_upscale.models.network import Network
 from comic_upscale.pages.page import Borders
+from comic_upscale.upscaling import torch_engine
 from comic_upscale.upscaling.engine import Batch
 from comic_upscale.upscaling.torch_engine import TorchEngine, open_torch_engine
 
@@ -353,3 +356,23 @@ def test_the_real_network_is_the_same_to_the_bit_in_tiles(animevideo_weights: Pa
     whole = open_engine(network, tile=0).upscale(Batch(source, (375, 350)))
     tiled = open_engine(network, tile=128).upscale(Batch(source, (375, 350)))
     assert worst(tiled, whole) <= 1
+
+
+def test_a_huge_page_is_done_with_little_memory_kept_and_no_other_is(
+    compact: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[str] = []
+
+    @contextmanager
+    def noted() -> Iterator[None]:
+        kept.append("in")
+        yield
+        kept.append("out")
+
+    monkeypatch.setattr(torch_engine, "HUGE_PIXELS", 100 * 100)
+    monkeypatch.setattr(torch_engine, "little_memory_kept", noted)
+    engine = TorchEngine(compact, device=CPU)
+    engine.upscale(Batch(np.zeros((1, 100, 100, 3), np.uint8), (200, 200)))
+    assert kept == []
+    engine.upscale(Batch(np.zeros((1, 100, 101, 3), np.uint8), (202, 200)))
+    assert kept == ["in", "out"]
