@@ -145,7 +145,7 @@ def compare(
     brightness, tint = _moves(small_source, small, before)
     squares = _Squares.of(before, after)
     borders_there = _borders_at(borders, larger.shape, before.shape)
-    tiles = list(_tiles(borders_there, before.shape))
+    tiles = _tiles(borders_there, before.shape)
     seam = worst_seam(source, larger, borders)
     step = worst_step(difference, borders_there)
     if handed is None:
