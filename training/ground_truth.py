@@ -18,7 +18,7 @@ Pixels = NDArray[np.uint8]
 _FREE = ("CC BY ", "CC0", "Public domain")
 _VALIDATION = "CC BY-SA"
 _DRAWN_SIZE = (640, 960)
-_READING_X_HEIGHT = (8.0, 16.0)
+_READING_X_HEIGHT = (8.0, 20.0)
 """Of a small x on a page that can be read aloud, in pixels of the truth: small print once it is shrunk."""
 _AIR = 24
 """Pixels of the page that are kept around lettering: the balloon and something of what lies behind it."""

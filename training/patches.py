@@ -22,7 +22,7 @@ SHRINKS = ((2.0, 0.4), (2.5, 0.4), (3.0, 0.2))
 """By how much ground truth is shrunk, and how often: the scales that pages are asked at, and the network's own."""
 _MARGIN = 12
 """Pixels of ground truth kept around a crop, for the kernel that shrinks it."""
-_GRAY_SHARE, _NEGATIVE_SHARE, _SWAP_SHARE, _SOFT_SHARE = 0.12, 0.08, 0.3, 0.45
+_GRAY_SHARE, _NEGATIVE_SHARE, _SWAP_SHARE = 0.12, 0.08, 0.3
 
 
 class Batch(NamedTuple):
@@ -46,28 +46,38 @@ class PatchSettings:
     """Of everything that is drawn."""
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Pages of one kind, and how patches are made of them."""
+
+    pages: Sequence[NDArray[np.uint8]]
+    """uint8 RGB, height x width x 3, each side at least 3 x patch; one is drawn in proportion to its area."""
+    share: float
+    """Of all patches, beside the shares of the other sources."""
+    soft_share: float = 0.45
+    """Of its truths, those that are softened."""
+    turned: bool = True
+    """Whether its patches are turned and mirrored too: a drawing may be, lettering is not."""
+
+
 class Patches(Dataset[Batch]):
     """Item ``i`` is the batch of step ``i``.
 
     Args:
-        groups: the pages (uint8 RGB, height x width x 3, each side at least 3 x patch) by where they are
-            from, and the share of the patches that each group gives; a page is drawn in proportion to
-            its area.
+        sources: the pages by where they are from.
         settings: sizes and the seed.
         steps: how many batches there are.
     """
 
     def __init__(
-        self,
-        groups: Sequence[tuple[Sequence[NDArray[np.uint8]], float]],
-        settings: PatchSettings,
-        steps: int,
-        first: int = 0,
+        self, sources: Sequence[Source], settings: PatchSettings, steps: int, first: int = 0
     ) -> None:
-        self._pages = [pages for pages, _ in groups]
-        self._shares = np.array([share for _, share in groups]) / sum(share for _, share in groups)
+        self._sources = sources
+        self._shares = np.array([source.share for source in sources]) / sum(
+            source.share for source in sources
+        )
         self._areas = [
-            _in_proportion([page.shape[0] * page.shape[1] for page in pages]) for pages in self._pages
+            _in_proportion([page.shape[0] * page.shape[1] for page in source.pages]) for source in sources
         ]
         self._settings = settings
         self._first, self._steps = first, steps
@@ -84,20 +94,18 @@ class Patches(Dataset[Batch]):
         return Batch(_as_tensor(small), _as_tensor(truth))
 
     def _pair(self, factor: float, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        page = self._draw_page(rng)
+        number = int(rng.choice(len(self._sources), p=self._shares))
+        source = self._sources[number]
+        page = source.pages[int(rng.choice(len(source.pages), p=self._areas[number]))]
         side = round(self._settings.patch * factor)
         truth, box = _crop(page, side, rng)
-        truth = _vary(truth, rng)
+        truth = _vary(truth, source.soft_share, rng)
         small = shrink(Image.fromarray(truth), (self._settings.patch, self._settings.patch), box, rng)
         spoiled = np.asarray(spoil(small, rng))
         left, top = box[0], box[1]
         truth = truth[top : top + side, left : left + side]
-        turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
+        turns, mirrored = (int(rng.integers(4)), bool(rng.integers(2))) if source.turned else (0, False)
         return _turn(spoiled, turns, mirrored), _turn(truth, turns, mirrored)
-
-    def _draw_page(self, rng: np.random.Generator) -> NDArray[np.uint8]:
-        group = int(rng.choice(len(self._pages), p=self._shares))
-        return self._pages[group][int(rng.choice(len(self._areas[group]), p=self._areas[group]))]
 
 
 def batches(patches: Patches, *, workers: int) -> Iterator[Batch]:
@@ -119,7 +127,7 @@ def _crop(
     return cut, (before, above, before + side, above + side)
 
 
-def _vary(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+def _vary(pixels: NDArray[np.uint8], soft_share: float, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Show the same drawing in other colours, in gray, as its negative (white lines on black), or softer.
 
     Some pages are soft in the original, scans and glows among them: without such truths a network learns
@@ -132,7 +140,7 @@ def _vary(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uin
         pixels = np.repeat(luma[..., None], 3, axis=2)
     if rng.random() < _NEGATIVE_SHARE:
         pixels = 255 - pixels
-    if rng.random() < _SOFT_SHARE:
+    if rng.random() < soft_share:
         soft = Image.fromarray(np.ascontiguousarray(pixels)).filter(
             ImageFilter.GaussianBlur(float(rng.uniform(0.3, 1.2)))
         )

@@ -32,7 +32,7 @@ from training.ground_truth import (
     validation_paths,
 )
 from training.objective import loss
-from training.patches import SHRINKS, Batch, Patches, PatchSettings, batches
+from training.patches import SHRINKS, Batch, Patches, PatchSettings, Source, batches
 from training.validation import Tracks, psnr_by_track, tracks
 
 _WARM_UP = 500
@@ -240,19 +240,21 @@ def run_stretch(
 def _patches(recipe: Recipe, drawings: Path, shared: Path, first: int) -> Patches:
     # The largest crop is that of the largest shrink.
     smallest_side = math.ceil(recipe.patch * max(factor for factor, _ in SHRINKS))
-    groups = []
+    sources = []
     if recipe.drawn:
         paths = draw_pages(drawings, recipe.drawn, seed=recipe.seed * 1_000_000, processes=2)
-        groups.append(
-            (read_pages(paths), recipe.drawn_share - (recipe.lettered_share if recipe.lettered else 0))
+        sources.append(
+            Source(read_pages(paths), recipe.drawn_share - (recipe.lettered_share if recipe.lettered else 0))
         )
     if recipe.lettered:
         paths = draw_lettering(drawings, recipe.lettered, seed=recipe.seed * 1_000_000, processes=2)
-        groups.append((read_lettering(paths, smallest_side=smallest_side), recipe.lettered_share))
+        lettering = read_lettering(paths, smallest_side=smallest_side)
+        # Crisp and upright, as print is: softened truths close the gaps that tell letters apart.
+        sources.append(Source(lettering, recipe.lettered_share, soft_share=0.1, turned=False))
     if recipe.shared:
         real = [pixels for _, pixels in shared_pages(shared, smallest_side=smallest_side)]
-        groups.append((real, 1 - recipe.drawn_share))
-    return Patches(groups, PatchSettings(recipe.batch, recipe.patch, recipe.seed), recipe.steps, first)
+        sources.append(Source(real, 1 - recipe.drawn_share))
+    return Patches(sources, PatchSettings(recipe.batch, recipe.patch, recipe.seed), recipe.steps, first)
 
 
 def _say(out: Path, progress: Progress, losses: list[float], scores: dict[str, float]) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from training.objective import loss, shrink_to
-from training.patches import SHRINKS, Patches, PatchSettings, batches
+from training.patches import SHRINKS, Patches, PatchSettings, Source, batches
 
 
 def _pages(count: int = 2) -> list[np.ndarray]:
@@ -25,7 +25,7 @@ SETTINGS = PatchSettings(batch=3, patch=16, seed=4)
 
 
 def _patches(steps: int = 12, first: int = 0) -> Patches:
-    return Patches([(_pages(), 0.5), (_pages(1), 0.5)], SETTINGS, steps, first)
+    return Patches([Source(_pages(), 0.5), Source(_pages(1), 0.5)], SETTINGS, steps, first)
 
 
 def test_sizes_and_range() -> None:
@@ -90,3 +90,27 @@ def test_no_difference_is_no_loss_and_luma_counts_more_than_chroma() -> None:
     brighter = truth + 0.1
     other_colour = truth + torch.tensor([0.1, -0.1 * 0.299 / 0.587, 0.0])[None, :, None, None]
     assert loss(brighter, truth) > 2 * loss(other_colour, truth)
+
+
+def test_a_source_says_whether_its_truths_are_turned_and_softened() -> None:
+    # Light above, dark below: seen from any other side, the gradient points elsewhere.
+    page = np.repeat(np.linspace(200, 50, 120, dtype=np.uint8)[:, None, None], 120, axis=1)
+    page = np.repeat(page, 3, axis=2)
+    as_it_is = Patches([Source([page], 1.0, soft_share=0.0, turned=False)], SETTINGS, 12)
+    any_way = Patches([Source([page], 1.0, soft_share=0.0)], SETTINGS, 12)
+
+    def upright(patches: Patches) -> list[bool]:
+        """Whether the rows of a truth are each of one level, so that it lies as the page does, or on its head."""
+        truths = (truth for index in range(12) for truth in patches[index].truth)
+        return [bool((truth - truth[..., :1]).abs().max() == 0) for truth in truths]
+
+    assert all(upright(as_it_is))
+    assert {True, False} == set(upright(any_way))
+
+    noise = np.random.default_rng(1).integers(0, 256, (120, 120, 3), dtype=np.uint8)
+
+    def contrast(soft_share: float) -> float:
+        patches = Patches([Source([noise], 1.0, soft_share=soft_share)], SETTINGS, 4)
+        return float(torch.cat([patches[index].truth.flatten() for index in range(4)]).std())
+
+    assert contrast(1.0) < 0.8 * contrast(0.0)

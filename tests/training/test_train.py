@@ -15,7 +15,7 @@ from training.checkpoint import Progress, Recipe
 from training.ground_truth import draw_lettering, read_lettering, shared_pages, validation_paths
 from training.objective import loss
 from training.pages import draw_lettered_page
-from training.patches import Patches, PatchSettings
+from training.patches import Patches, PatchSettings, Source
 from training.train import begin, learning_rate, main, train_step
 
 CPU = torch.device("cpu")
@@ -124,7 +124,9 @@ def test_training_learns() -> None:
     disc = (np.hypot(rows % 25 - 12, columns % 25 - 12) < 8).astype(np.uint8) * 255
     recipe = Recipe(features=16, convolutions=2, steps=150, batch=4, patch=16, rate=3e-3, drawn=0)
     progress: Progress = begin(recipe, CPU)
-    patches = Patches([([np.repeat(disc[..., None], 3, axis=2)], 1.0)], PatchSettings(4, 16, 1), recipe.steps)
+    patches = Patches(
+        [Source([np.repeat(disc[..., None], 3, axis=2)], 1.0)], PatchSettings(4, 16, 1), recipe.steps
+    )
     made, enlarged = 0.0, 0.0
     for step in range(recipe.steps):
         batch = patches[step]
