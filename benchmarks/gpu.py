@@ -12,6 +12,8 @@ report is written after each; a part that would begin after the minutes are over
   torch_tensorrt is installed.
 * files: whole runs over pages of 512x768 to 2.5x, beside the engine alone over the same pages and the
   official loop; how busy the card was, sampled; what 10,000 pages cost at the prices given.
+* engines: two and three engines on the card at the same time, in one stream and in a stream each: while one waits
+  for its copies or stacks its pages, the others keep the card at work.
 * memory: pages with the allocator capped, which must all come out.
 """
 
@@ -45,8 +47,9 @@ from comic_upscale.errors import PageError
 from comic_upscale.models.network import load_network
 from comic_upscale.models.weights import ResolvedWeights, resolve_weights
 from comic_upscale.pages.decode import decode
-from comic_upscale.pages.page import Pixels
+from comic_upscale.pages.page import Pixels, SampleArray
 from comic_upscale.pages.size import target_size
+from comic_upscale.upscaling.engine import Batch, Engine
 from comic_upscale.upscaling.pages import prepare, upscale_pages
 from comic_upscale.upscaling.torch_engine import TorchEngine, open_torch_engine, open_torch_engines
 
@@ -150,6 +153,11 @@ def main() -> None:
             bench.part(
                 f"files {name}",
                 lambda name=name, count=count: files_to_files(bench, weights[name], pages[:count], prices),
+            )
+        for name in ("compact-16",) if small else ("compact-16", "rrdb-6"):
+            bench.part(
+                f"engines {name}",
+                lambda name=name: side_by_side(bench, weights[name], pages[: len(pages) // 2]),
             )
         bench.part("memory", lambda: capped_memory(bench, weights["compact-16"]))
 
@@ -307,6 +315,45 @@ def files_to_files(
         }
     found["psnr_db_to_fp32"] = _distance_to_fp32(bench, weights, engine, decoded[0])
     return found
+
+
+def side_by_side(bench: Bench, weights: ResolvedWeights, pages: list[Path]) -> list[dict[str, object]]:
+    """Milliseconds a page, from pixels to pixels, of one engine and of several at once on the same card."""
+    network = load_network(weights, None)
+    decoded = [prepare(decode(path.read_bytes(), max_pixels=10**9)) for path in pages]
+    rows: list[dict[str, object]] = []
+    for count, streams in ((1, False), (2, False), (2, True), (3, True)):
+        engines: list[Engine] = [open_torch_engine(network, str(bench.device)) for _ in range(count)]
+        if streams and bench.is_cuda:
+            engines = [InOwnStream(engine, bench.device) for engine in engines]
+        row: dict[str, object] = {"engines": count, "a stream each": streams}
+        rows.append(row)
+        try:
+            for engine in engines:  # the first pages of each tell it what a batch may be
+                for _ in range(2):
+                    alone([engine], decoded[:64])
+            with _card_use(bench) as use:
+                row["ms_a_page"] = round(alone(engines, decoded) / len(decoded) * 1e3, 3)
+            row["card_busy_percent"] = round(statistics.mean(use), 1) if use else None
+        except PageError as error:
+            row["failed"] = str(error)
+        for engine in engines:
+            engine.close()
+    return rows
+
+
+class InOwnStream:
+    """An engine whose work goes into a CUDA stream of its own, so that its copies pass the work of others."""
+
+    def __init__(self, engine: Engine, device: torch.device) -> None:
+        self.native_scale, self.device, self.precision = engine.native_scale, engine.device, engine.precision
+        self.batch_limit, self.borders, self.close = engine.batch_limit, engine.borders, engine.close
+        self._engine, self._stream = engine, torch.cuda.Stream(device)
+
+    def upscale(self, batch: Batch) -> SampleArray:
+        """Upscale in the stream; the current stream is a thread's own, so others are not touched."""
+        with torch.cuda.stream(self._stream):
+            return self._engine.upscale(batch)
 
 
 def _distance_to_fp32(

@@ -24,13 +24,14 @@ from PIL import Image
 
 from benchmarks.machine import facts, write_report
 from benchmarks.whole_run import SCALE, cut_pages
-from comic_upscale.gate.verdict import judge
+from comic_upscale.jobs.gatekeeper import Gatekeeper
+from comic_upscale.models.auto import EVERYWHERE
 from comic_upscale.pages.decode import decode
 from comic_upscale.pages.encode import check_encoded, encode
 from comic_upscale.pages.page import Pixels
 from comic_upscale.pages.size import target_size
 from comic_upscale.settings import OutputFormat
-from comic_upscale.upscaling.pages import finish, prepare
+from comic_upscale.upscaling.pages import prepare
 
 FORMATS: dict[str, tuple[OutputFormat, int | None]] = {
     "png": ("png", None),
@@ -61,6 +62,7 @@ def measure(files: list[bytes]) -> dict[str, object]:
     reading = [seconds(lambda data=data: prepare(decode(data, max_pixels=10**9))) for data in files]
     inputs = sum(page.width * page.height for page in pages) / 1e6
     outputs = sum(page.width * page.height for page in larger) / 1e6
+    gate = Gatekeeper(EVERYWHERE)
     encoding: dict[str, dict[str, float]] = {}
     for name, (format, quality) in FORMATS.items():
         written: list[bytes] = []
@@ -68,8 +70,7 @@ def measure(files: list[bytes]) -> dict[str, object]:
         def work(
             source: Pixels, page: Pixels, format: OutputFormat = format, quality: int | None = quality
         ) -> None:
-            page = finish(page)
-            judge(source.color, page.color)
+            page, _ = gate.finished(source, page)
             data = encode(page, format=format, quality=quality)
             check_encoded(data, (page.width, page.height))
             hashlib.sha256(data)

@@ -35,6 +35,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from benchmarks.arithmetic import flops, matmul_rate
+from comic_upscale.errors import PageError
 from comic_upscale.jobs.progress import Event, JobStarted
 from comic_upscale.jobs.run import run_job, versions
 from comic_upscale.models.network import load_network
@@ -148,14 +149,20 @@ def arithmetic(alone: list[float], rates: list[float], weights: ResolvedWeights)
 
 
 def alone(engines: Sequence[Engine], pages: list[Pixels]) -> float:
-    """Seconds for the network and the resampling, from pixels to pixels."""
+    """Seconds for the network and the resampling, from pixels to pixels.
+
+    Raises:
+        PageError: a page could not be done; the seconds would say nothing.
+    """
     limit = engines[0].batch_limit(HEIGHT, WIDTH)
     batches = deque(pages[first : first + limit] for first in range(0, len(pages), limit))
 
     def work(engine: Engine) -> None:
         with suppress(IndexError):
             while True:
-                upscale_pages(engine, batches.popleft(), target_size(WIDTH, HEIGHT, SCALE))
+                for result in upscale_pages(engine, batches.popleft(), target_size(WIDTH, HEIGHT, SCALE)):
+                    if isinstance(result, PageError):
+                        raise result
 
     start = time.perf_counter()
     with ThreadPoolExecutor(len(engines)) as pool:
