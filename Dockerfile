@@ -28,7 +28,11 @@ COPY scripts/idle_watchdog.sh scripts/install_image.sh scripts/entrypoint.sh /bu
 
 # Models to have in the image, fetched from the official releases and checked by their hashes; none for "".
 ARG MODELS=RealESRGAN_x4plus_anime_6B
-RUN PIP_NO_CACHE_DIR=1 /build/scripts/install_image.sh --source /build --prefix /opt/comic-upscale --python python3 --models "${MODELS}" && \
+# PyTorch for the CUDA of the base: the newest one of PyPI wants a newer driver than the base asks for, and without
+# it the card would not be seen.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cu128
+RUN PIP_NO_CACHE_DIR=1 /build/scripts/install_image.sh --source /build --prefix /opt/comic-upscale --python python3 \
+        --torch-index "${TORCH_INDEX}" --models "${MODELS}" && \
     rm -rf /build
 
 RUN useradd --uid 10001 --create-home upscaler && \

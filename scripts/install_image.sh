@@ -13,6 +13,8 @@ beside it.
   --prefix DIR     where to install; made
   --python NAME    the Python to take (python3)
   --models NAMES   official models to fetch and check, with spaces between
+  --torch-index URL
+                   take PyTorch from this index, such as https://download.pytorch.org/whl/cu128; else from pip's own
   --packages-of PYTHON
                    take what is required from this Python's environment, and download nothing
   --dry-run        say what would be done
@@ -22,12 +24,12 @@ HELP
 
 fail() { printf 'error: %s\n' "$1" >&2; exit 2; }
 
-source='' prefix='' python=python3 models='' parent='' dry_run=''
+source='' prefix='' python=python3 models='' torch_index='' parent='' dry_run=''
 while [ $# -gt 0 ]; do
     case $1 in
         -h | --help) usage; exit 0 ;;
         --dry-run) dry_run=yes; shift; continue ;;
-        --source | --prefix | --python | --models | --packages-of) [ $# -ge 2 ] || fail "$1 needs a value" ;;
+        --source | --prefix | --python | --models | --torch-index | --packages-of) [ $# -ge 2 ] || fail "$1 needs a value" ;;
         *) fail "unknown option $1; --help shows them" ;;
     esac
     case $1 in
@@ -35,6 +37,7 @@ while [ $# -gt 0 ]; do
         --prefix) prefix=$2 ;;
         --python) python=$2 ;;
         --models) models=$2 ;;
+        --torch-index) torch_index=$2 ;;
         --packages-of) parent=$2 ;;
     esac
     shift 2
@@ -57,6 +60,8 @@ if [ -n "$parent" ]; then
     fi
     step "${pip[@]}" --no-index --no-deps --no-build-isolation --force-reinstall "$source"
 else
+    # One after the other: from both at once pip would take whichever is newer.
+    [ -z "$torch_index" ] || step "${pip[@]}" --index-url "$torch_index" torch torchvision
     step "${pip[@]}" "$source"
 fi
 step install -m 755 "$source/scripts/entrypoint.sh" "$prefix/bin/entrypoint.sh"

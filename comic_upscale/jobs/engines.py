@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from comic_upscale.errors import SettingsError
@@ -36,6 +36,14 @@ def open_engines(settings: JobSettings, weights: ResolvedWeights) -> list[Engine
             network, device, precision=settings.precision, batch=settings.batch, tile=settings.tile
         )
     ]
+
+
+def idle_card(settings: JobSettings, engines: Sequence[Engine]) -> str | None:
+    """Return why the CPU works although this machine has a card, where that was not asked for; else None."""
+    from comic_upscale.upscaling.device import unused_card
+
+    on_cpu = bool(engines) and all(engine.device.startswith("cpu") for engine in engines)
+    return unused_card() if on_cpu and settings.device == "auto" else None
 
 
 def _official(settings: JobSettings, weights: ResolvedWeights) -> list[Engine]:

@@ -58,7 +58,10 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 PIXEL_BUDGET = 96_000_000
-"""Output pixels in flight: some 40 pages of 1280 x 1920, at most about 600 MB decoded and encoded."""
+"""Output pixels in flight for each accelerator: some 40 pages of 1280 x 1920, at most about 600 MB decoded and
+encoded."""
+WORKER_BUDGET = 24_000_000
+"""Output pixels in flight for each worker, where that is more: pages of large scans, too, shall keep all at work."""
 
 CLAIM_PAGES = 16
 """Pages that are claimed in the ledger in one transaction."""
@@ -67,6 +70,12 @@ TICK_SECONDS = 0.5
 
 BUSY_ENOUGH = 0.5
 """A stage that is less busy than this holds nobody back."""
+
+
+def pixel_budget(workers: int, engines: Sequence[Engine]) -> int:
+    """Return how many output pixels may be in flight, from decoding to their place."""
+    cards = sum(not engine.device.startswith("cpu") for engine in engines)
+    return max(PIXEL_BUDGET * max(1, cards), WORKER_BUDGET * workers)
 
 
 @dataclass(slots=True)
@@ -154,11 +163,12 @@ class Pipeline:
         workers = settings.workers
         self._to_decode: _Queue = asyncio.Queue(workers)
         self._assembler: BatchAssembler[_Work] = BatchAssembler()
-        self._to_encode: _Queue = asyncio.Queue(workers)
+        # Without a bound, which the budget is: a device need not wait for the encoders to take its batch.
+        self._to_encode: _Queue = asyncio.Queue()
         self._to_place: _Queue = asyncio.Queue(workers)
         self._results: asyncio.Queue[PageResult | None] = asyncio.Queue(64)
         self._to_bind: asyncio.Queue[PlannedVolume | None] = asyncio.Queue()
-        self._budget = PixelBudget(PIXEL_BUDGET)
+        self._budget = PixelBudget(pixel_budget(workers, engines))
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="worker")
         self._devices = [ThreadPoolExecutor(1, thread_name_prefix="device") for _ in engines]
         self._meters = {stage: StageMeter(workers) for stage in STAGES}

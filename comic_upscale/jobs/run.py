@@ -17,7 +17,7 @@ from comic_upscale.jobs.binding import Binder
 from comic_upscale.jobs.carry import Errand, NotCarried, carry, plan_errands
 from comic_upscale.jobs.choice import ChosenModel, as_begun, choose_model, kept_model, named_model
 from comic_upscale.jobs.elsewhere import Elsewhere, FarPipeline
-from comic_upscale.jobs.engines import OpenEngines, open_engines
+from comic_upscale.jobs.engines import OpenEngines, idle_card, open_engines
 from comic_upscale.jobs.files import part_path
 from comic_upscale.jobs.flow import CEILING, StopRequest
 from comic_upscale.jobs.ledger import Ledger
@@ -441,12 +441,15 @@ class _Run:
             batch="auto" if settings.batch is None else str(settings.batch),
             workers=settings.workers,
             passed_over=dict(self._discovery.passed_over),
-            warnings=self._warnings(native_scale),
+            warnings=self._warnings(native_scale, engines),
             volumes=len(self._discovery.volumes),
         )
 
-    def _warnings(self, native_scale: int | None) -> tuple[str, ...]:
+    def _warnings(self, native_scale: int | None, engines: Sequence[Engine]) -> tuple[str, ...]:
         warnings = list(self._discovery.warnings)
+        idle = idle_card(self._settings, engines)
+        if idle is not None:
+            warnings.append(idle)
         if self._model.note is not None:
             warnings.append(self._model.note)
         scale = self._settings.scale

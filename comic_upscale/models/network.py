@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,8 @@ class Network:
     receptive_radius: int | None
     """How many input pixels to each side an output pixel depends on, exactly; None where that is
     unknown or too many to overlap tiles by."""
+    widest: int = 0
+    """Elements of the largest tensor between two layers, for a pixel of input; 0 where that is unknown."""
 
 
 def load_network(weights: ResolvedWeights, denoise: float | None) -> Network:
@@ -227,8 +229,7 @@ def _build(state: dict[str, torch.Tensor], path: Path) -> Network:
         square=bool(descriptor.size_requirements.square),
         receptive_radius=_receptive_radius(module),
     )
-    _try_out(network, path)
-    return network
+    return replace(network, widest=_try_out(network, path))
 
 
 def _sizes(module: torch.nn.Module, requirements: spandrel.SizeRequirements) -> tuple[int, int]:
@@ -250,10 +251,23 @@ def _receptive_radius(module: torch.nn.Module) -> int | None:
     return sum(int(convolution.kernel_size[0]) // 2 for convolution in convolutions)
 
 
-def _try_out(network: Network, path: Path) -> None:
-    """Run the smallest page, since a few networks of spandrel return tuples or need more than a page."""
+def _try_out(network: Network, path: Path) -> int:
+    """Run the smallest page, since a few networks of spandrel return tuples or need more than a page.
+
+    Returns:
+        Elements of the largest tensor between two layers, for a pixel of input, rounded up.
+    """
     side = -(-max(network.minimum, 8) // network.multiple_of) * network.multiple_of
     page = torch.full((1, network.input_channels, side, side), 0.5)
+    largest = page.numel()
+
+    def look(_module: torch.nn.Module, given: tuple[object, ...], made: object) -> None:
+        nonlocal largest
+        # What is given, too: functions between the layers, such as an enlargement, have no hooks.
+        tensors = (each for each in (*given, made) if isinstance(each, torch.Tensor))
+        largest = max(largest, *(each.numel() for each in tensors), 0)
+
+    hooks = [part.register_forward_hook(look) for part in network.module.modules()]
     try:
         with torch.no_grad():
             result = network.module(page)
@@ -261,6 +275,9 @@ def _try_out(network: Network, path: Path) -> None:
         raise _no_model(
             path, f"it is a network ({network.architecture}) that does not run on a page"
         ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
     larger = side * network.native_scale
     if not isinstance(result, torch.Tensor) or result.shape != (1, network.output_channels, larger, larger):
         raise _no_model(
@@ -270,6 +287,7 @@ def _try_out(network: Network, path: Path) -> None:
         raise WeightsError(
             f"{path} is damaged: the network returns NaN or infinity for gray. Fetch it again."
         )
+    return -(-largest // (side * side))
 
 
 def _shape(tensor: torch.Tensor) -> str:

@@ -62,6 +62,12 @@ exit 0
 """
 
 
+LEAST_DRIVER = {11: 450, 12: 525, 13: 580}
+"""NVIDIA's oldest driver for each CUDA: https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html"""
+TORCH_FOR_CUDA_12 = "https://download.pytorch.org/whl/cu128"
+"""The PyTorch of PyPI is for CUDA 13."""
+
+
 @dataclass(frozen=True, slots=True)
 class FoundPython:
     """A Python of the other machine."""
@@ -112,6 +118,17 @@ class Findings:
         )
         return wanted
 
+    @property
+    def driver(self) -> int | None:
+        """The major version of the oldest driver of its cards; None where there is none, or it tells none."""
+        majors = (_number(gpu.driver.split(".")[0]) for gpu in self.gpus)
+        return min(filter(None, majors), default=None)
+
+    @property
+    def torch_index(self) -> str | None:
+        """Where PyTorch for the cards' driver is to be had, where the newest one of PyPI would not see them."""
+        return None if self.driver is None or self.driver >= LEAST_DRIVER[13] else TORCH_FOR_CUDA_12
+
     def complaints(self) -> list[str]:
         """What keeps the machine from doing the work, a sentence each; empty where nothing does."""
         found = []
@@ -141,6 +158,13 @@ class Findings:
             found.append("PyTorch will be installed there, several GB: an image that has it saves the time")
         elif python is not None and self.gpus and not python.cuda:
             found.append("its PyTorch is built without CUDA: the card would lie idle")
+        elif python is not None and self.driver is not None:
+            least = LEAST_DRIVER.get(_number(python.cuda.split(".")[0]), 0)
+            if self.driver < least:
+                found.append(
+                    f"its PyTorch is for CUDA {python.cuda}, which wants a driver of {least} or newer, and it has "
+                    f"{self.driver}: the card would lie idle. Choose another image, or a machine with a newer driver"
+                )
         return found
 
 

@@ -142,6 +142,7 @@ print("\n".join(dict.fromkeys(paths)))
 PY
 mv parents.txt "$(bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/parents.pth"
 bin/python -m pip --version >/dev/null 2>&1 || bin/python -m ensurepip >/dev/null
+@TORCH@
 bin/python -m pip install --quiet --disable-pip-version-check --root-user-action ignore \
     --no-deps --force-reinstall @WHEEL@ >&2
 bin/python -m pip install --quiet --disable-pip-version-check --root-user-action ignore \
@@ -149,6 +150,17 @@ bin/python -m pip install --quiet --disable-pip-version-check --root-user-action
 bin/python -m comic_upscale --version
 : >.ready
 """
+
+
+def install_torch(findings: Findings) -> str:
+    """The line that installs PyTorch for a driver that the newest one is too new for; empty where none is wanted."""
+    python, index = findings.python, findings.torch_index
+    if python is None or python.torch or index is None:
+        return ""
+    return (
+        "bin/python -m pip install --quiet --disable-pip-version-check --root-user-action ignore "
+        f"--index-url {shlex.quote(index)} torch torchvision >&2"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -557,6 +569,7 @@ class Machine:
             .replace("@PARENT@", shlex.quote(python.path))
             .replace("@WHEEL@", shlex.quote(place))
             .replace("@VERSION@", __version__)
+            .replace("@TORCH@", install_torch(findings))
         )
         if self._container is not None:
             script = self._container.shell(script)

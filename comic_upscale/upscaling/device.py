@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -32,6 +35,8 @@ _M_MMAP_THRESHOLD = -3
 _SMALL_BUFFER, _LARGE_BUFFER = 4 << 20, 32 << 20
 """Bytes. The larger is what glibc comes to by itself once such buffers were freed."""
 
+_NVIDIA = Path("/dev/nvidiactl")
+"""There wherever NVIDIA's driver for Linux is loaded, in containers that were given a card, too."""
 _KINDS = ("cuda", "xpu", "mps")
 _NAME = re.compile(r"(?P<kind>cuda|xpu|mps|cpu)(?::(?P<index>\d+))?")
 
@@ -233,6 +238,17 @@ def forbid_tf32() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
+def unused_card() -> str | None:
+    """Return, in words, that this machine has an NVIDIA card which torch cannot use, and what to do; else None.
+
+    Then ``"auto"`` means the CPU, some forty times as slow, on a machine that is perhaps paid for its card.
+    """
+    has_card = _NVIDIA.exists() or (os.name == "nt" and shutil.which("nvidia-smi") is not None)
+    if not has_card or _count("cuda"):
+        return None
+    return f"there is an NVIDIA card, but torch {torch.__version__} does not see it. {_way_out('cuda')}"
+
+
 def _count(kind: str) -> int:
     """Return how many devices of a kind torch sees."""
     with warnings.catch_warnings():
@@ -264,7 +280,8 @@ def _way_out(kind: str) -> str:
         return (
             "This torch was built with CUDA, so the driver or the card is what is missing: check that "
             "nvidia-smi lists the card (in Docker: start with --gpus all) and that the driver is new enough "
-            f"for CUDA {torch.version.cuda}."
+            f"for CUDA {torch.version.cuda} (580 for CUDA 13, 525 for CUDA 12). For an older driver: pip install "
+            "--force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cu128."
         )
     if kind == "xpu":
         return (
@@ -275,9 +292,11 @@ def _way_out(kind: str) -> str:
 
 
 def _try_out(device: torch.device) -> None:
-    """Compute one sum there: a card that torch has no kernels for is seen now, not at the first page."""
+    """Compute a little there: a card that torch has no kernels for is seen now, not at the first page."""
     try:
-        torch.ones(1, device=device).add_(1).cpu()
+        # A product and a convolution, whose libraries begin here, while all of the memory is free.
+        square = torch.ones(8, 8, device=device)
+        torch.nn.functional.conv2d((square @ square)[None, None], square[None, None, :3, :3]).cpu()
     except RuntimeError as error:
         first = str(error).splitlines()[0]
         raise DeviceError(

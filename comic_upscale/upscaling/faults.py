@@ -10,6 +10,10 @@ _TOO_MUCH = (
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # a handle is made at the first product, which may find the memory full
+    "CUDNN_STATUS_NOT_INITIALIZED",
+    "unable to find an engine",  # cuDNN, where none gets its workspace
+    "No execution plans support the graph",
     "MPS backend out of memory",
     "INT_MAX",  # a tensor of 2^31 elements or more, which some kernels do not take
     "canUse32BitIndexMath",

@@ -14,6 +14,9 @@ LARGEST_BATCH = 32
 """Windows at once, however much memory there is: more give nothing but latency."""
 HUGE_PIXELS = 16_777_216
 """A page of more pixels takes so much memory by itself that little may be taken beside it."""
+LARGEST_TENSOR = 2**31 - 1
+"""Elements: beyond, kernels leave their quick ways, and some of older releases of PyTorch compute nonsense
+(nearest-neighbour enlargement, channels last, before 2.7: https://github.com/pytorch/pytorch/issues/141831)."""
 MEMORY_SHARE = 0.8
 """The part of the free memory that a batch may take; the rest is for fragments and what was not measured."""
 
@@ -39,7 +42,7 @@ AUTO_LIMITS = {
     "cpu": AutoLimits(whole_pixels=131_072, tile=448, batch_pixels=1),
     # In strips layers take next to nothing: what counts is the native page, of 100 to 200 bytes a pixel of input.
     "cpu in strips": AutoLimits(whole_pixels=2_097_152, tile=1448, batch_pixels=1, huge_tile=724),
-    # 4 MP of 64 features at the size of the input stay below 2^31 elements eight times over.
+    # Bounds that hold for every network; what is wider than 512 elements a pixel is bounded by `LARGEST_TENSOR`.
     "cuda": AutoLimits(whole_pixels=4_194_304, tile=2048, batch_pixels=4_194_304),
 }
 """By type of device, and by how it is used."""
@@ -55,13 +58,18 @@ class Limits:
         batch: windows at once, at least 1; None to find out.
         tile: the longest side of a window in pixels; 0 never to cut; None to find out.
         measured: whether the engine will report ``learn``, so that a batch waits for the first of them.
+        widest: elements of the network's largest tensor for a pixel of input; 0 where that is no matter.
     """
 
-    def __init__(self, kind: str, *, batch: int | None, tile: int | None, measured: bool) -> None:
+    def __init__(
+        self, kind: str, *, batch: int | None, tile: int | None, measured: bool, widest: int = 0
+    ) -> None:
         self._auto = AUTO_LIMITS.get(kind, OTHER_LIMITS)
         self._batch = batch
         self._tile = tile
         self._measured = measured
+        self._indexed = LARGEST_TENSOR // widest if widest else None
+        """Pixels of a batch, and of a window, with which no tensor is too large."""
         self._most_pixels: int | None = None
         """Pixels of a batch to which running out of memory has led."""
         self._longest: int | None = None
@@ -74,9 +82,15 @@ class Limits:
     def longest(self, height: int, width: int) -> int | None:
         """Return the longest side of a window for a page of this size, in pixels; None for the whole page."""
         asked = self._suited(height * width) if self._tile is None else self._tile or None
-        if self._longest is None:
-            return asked
-        return self._longest if asked is None else min(asked, self._longest)
+        sides = [
+            side for side in (asked, self._indexed_side(height * width), self._longest) if side is not None
+        ]
+        return min(sides, default=None)
+
+    def _indexed_side(self, pixels: int) -> int | None:
+        if self._indexed is None or pixels <= self._indexed or self._tile == 0:
+            return None
+        return max(SMALLEST_TILE, math.isqrt(self._indexed))
 
     def _suited(self, pixels: int) -> int | None:
         auto = self._auto
@@ -101,8 +115,9 @@ class Limits:
             count = min(LARGEST_BATCH, self._auto.batch_pixels // pixels)
             if self._cost and free is not None:
                 count = min(count, int(MEMORY_SHARE * free / (self._cost * pixels)))
-        if self._most_pixels is not None:
-            count = min(count, self._most_pixels // pixels)
+        for most in (self._most_pixels, self._indexed):
+            if most is not None:
+                count = min(count, most // pixels)
         return max(1, count)
 
     def wants(self, pixels: int) -> bool:

@@ -15,6 +15,7 @@ than the width, which no page does that keeps its shape.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -97,6 +98,19 @@ def resample(
         blocks = axis_blocks(source_h, target_h, rows, picture.device)
         picture = _vertical(picture, blocks, origin[0] + needed.start)
     return picture
+
+
+def prepare_resample(
+    source_size: tuple[int, int],
+    target_size: Sequence[int],
+    rows: Span,
+    columns: Span,
+    device: torch.device,
+) -> None:
+    """Have the coefficients that `resample` will want for a cell on the device; arguments as there."""
+    for source, target, outputs in zip(source_size, target_size, (rows, columns), strict=True):
+        if source != target:
+            axis_blocks(source, target, outputs, device)
 
 
 def _horizontal(picture: torch.Tensor, blocks: tuple[AxisBlock, ...], first: int) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from itertools import groupby
@@ -28,7 +29,7 @@ from comic_upscale.upscaling.engine import Batch
 from comic_upscale.upscaling.faults import is_lost_device, is_too_much
 from comic_upscale.upscaling.limits import HUGE_PIXELS, Limits
 from comic_upscale.upscaling.network_pass import NetworkPass, white
-from comic_upscale.upscaling.resample import resample
+from comic_upscale.upscaling.resample import prepare_resample, resample
 from comic_upscale.upscaling.strips import goes_in_strips
 from comic_upscale.upscaling.tiling import (
     SMALLEST_TILE,
@@ -38,6 +39,11 @@ from comic_upscale.upscaling.tiling import (
     padded_size,
     plan_tiles,
 )
+
+log = logging.getLogger(__name__)
+
+HOPELESS_AFTER = 4
+"""So many pages in a row that overflow in half precision: then it is the card's way, or the network's."""
 
 
 def open_torch_engines(
@@ -133,6 +139,8 @@ class TorchEngine:
         self._batch = batch
         self._tile = tile
         self._overlap = default_overlap(network.receptive_radius) if overlap is None else overlap
+        self._overflows = 0
+        """Pages in a row that only float32 could do."""
         self._stages: dict[torch.dtype, _Stage] = {}
         try:
             self._stage(precision)
@@ -211,8 +219,10 @@ class TorchEngine:
             suspects = ~finite
         else:
             # Some cards answer overflow in half precision with black pages instead of NaN.
-            black = np.array([not page.any() for page in result]) & np.array([page.any() for page in pixels])
-            suspects = ~finite | black
+            pairs = zip(result, pixels, strict=True)
+            suspects = ~finite | [_is_black(made) and not _is_black(page) for made, page in pairs]
+            if not suspects.all():
+                self._overflows = 0
         for index in np.flatnonzero(suspects):
             page = slice(int(index), int(index) + 1)
             if precision != torch.float32:
@@ -221,12 +231,22 @@ class TorchEngine:
                 )
                 if again_finite.all():
                     result[page] = again
+                    self._note_overflow()
                     continue
             raise PageError(
                 "not-finite",
                 "the network gives no finite numbers for this page, not even in fp32: try other weights",
             )
         return result
+
+    def _note_overflow(self) -> None:
+        """Give half precision up where page after page overflows in it: some cards compute it wrong."""
+        self._overflows += 1
+        if self._overflows >= HOPELESS_AFTER and self._dtype != torch.float32:
+            log.warning(
+                "%s: %s overflows on every page, so the rest is done in fp32", self.device, self.precision
+            )
+            self._dtype, self.precision = torch.float32, precision_name(torch.float32)
 
     def _precision_for(self, pixels: SampleArray, *, safest: bool) -> torch.dtype:
         return torch.float32 if safest or pixels.dtype == np.uint16 else self._dtype
@@ -315,6 +335,11 @@ class TorchEngine:
                 ]
             )
         pixels = x.shape[0] * x.shape[1] * x.shape[2] * stage.forward.planes(x.shape[3])
+        for index in dict.fromkeys(tile for tile, _ in windows):
+            # Before the network: a copy of what is new among the coefficients waits for all that is queued.
+            prepare_resample(
+                whole, result.shape[1:3], tiles[index].cell_rows, tiles[index].cell_columns, self._device
+            )
         measure = stage.limits.wants(pixels)
         before = _start_measuring(self._device) if measure else 0
         native, finite = stage.forward(x)
@@ -384,6 +409,7 @@ class TorchEngine:
                     batch=self._batch,
                     tile=self._tile,
                     measured=self._device.type == "cuda",
+                    widest=0 if forward.in_strips else self._network.widest,
                 ),
             )
         return self._stages[precision]
@@ -428,6 +454,11 @@ def _checked(batch: Batch) -> SampleArray:
     if min(batch.target_size) < 1:
         raise ValueError(f"a target of {batch.target_size} pixels cannot be")
     return pixels
+
+
+def _is_black(page: SampleArray) -> bool:
+    # A few pixels tell of nearly every page that it is not; a look at all takes milliseconds.
+    return not page[::16, ::16].any() and not page.any()
 
 
 def _runs(length: int, step: int) -> Iterator[slice]:

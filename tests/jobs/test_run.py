@@ -28,7 +28,7 @@ from comic_upscale.errors import (
     OutputError,
     PageError,
 )
-from comic_upscale.jobs import files
+from comic_upscale.jobs import files, pipeline
 from comic_upscale.jobs.flow import StopRequest
 from comic_upscale.jobs.lock import hold_job
 from comic_upscale.jobs.progress import Event, JobFinished, JobStarted, Progress
@@ -891,3 +891,45 @@ def test_what_stands_in_its_place_is_whole_at_every_moment(
     # Everything but the rename had happened, and nobody could have seen any of it.
     assert outputs(settings.output) == before
     assert run(settings).done == 12
+
+
+def test_a_device_does_not_wait_for_the_encoders(
+    make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, total = make_settings(workers=2, input=tmp_path / "alike"), 16
+    for number in range(total):
+        draw(settings.input / f"{number}.png", number)
+    decoded, upscaled = threading.Semaphore(0), threading.Event()
+    decode, encode = pipeline.decode, pipeline.encode
+    seen: list[int] = []
+
+    def noted(*args: object, **kwargs: object) -> object:
+        page = decode(*args, **kwargs)  # type: ignore[arg-type]
+        decoded.release()
+        return page
+
+    def after_the_last_batch(*args: object, **kwargs: object) -> bytes:
+        assert upscaled.wait(10)
+        return encode(*args, **kwargs)  # type: ignore[arg-type]
+
+    def note(batch: Batch) -> None:
+        if not seen:
+            # The workers decode, too: from here on they may all be held up by encoding.
+            assert all(decoded.acquire(timeout=10) for _ in range(total))
+        seen.append(len(batch.pixels))
+        if sum(seen) == total:
+            upscaled.set()
+
+    monkeypatch.setattr(pipeline, "decode", noted)
+    monkeypatch.setattr(pipeline, "encode", after_the_last_batch)
+    assert run(settings, NearestEngine(note, limit=4)).done == total
+
+
+def test_more_workers_and_cards_may_have_more_in_flight() -> None:
+    card, cpu = NearestEngine(), NearestEngine()
+    card.device, cpu.device = "cuda:0 (card)", "cpu (1 thread)"
+    few = pipeline.pixel_budget(4, [cpu])
+    assert pipeline.pixel_budget(2, [cpu, cpu]) == pipeline.pixel_budget(4, [card]) == few
+    assert pipeline.pixel_budget(4, [card] * 3) == 3 * few
+    # Sixteen workers with pages of 38 megapixels, all at work and a batch beside them.
+    assert pipeline.pixel_budget(16, [card]) > 9 * 38_000_000

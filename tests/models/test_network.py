@@ -383,3 +383,9 @@ def test_loading_is_quick(animevideo_weights: Path) -> None:
     began = time.perf_counter()
     _load(animevideo_weights)
     assert time.perf_counter() - began < 10
+
+
+def test_the_widest_tensor_of_a_network(tmp_path: Path, animevideo_weights: Path) -> None:
+    # 64 features at the size of the input; 16 at four times its sides, more than 144 in a dense block.
+    assert _load(animevideo_weights).widest == 64
+    assert _load(_save(tmp_path / "rrdb.pth", _rrdbnet(3, 16, 1))).widest == 16 * 16

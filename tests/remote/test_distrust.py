@@ -27,6 +27,7 @@ from comic_upscale.jobs.workplace import Device, FarPage, News
 from comic_upscale.models.weights import ResolvedWeights
 from comic_upscale.remote.check import read_findings
 from comic_upscale.remote.listing import is_page_name, read_lines
+from comic_upscale.remote.machine import install_torch
 from comic_upscale.settings import JobSettings
 from tests.jobs.conftest import draw
 from tests.remote.conftest import small_disk
@@ -205,6 +206,32 @@ def test_a_machine_of_yesterday_lacks_what_it_needs() -> None:
     tar, python = found.complaints()
     assert "lacks tar: apt-get install" in tar
     assert "no Python 3.11 or newer" in python
+
+
+@pytest.mark.parametrize(
+    ("driver", "torch", "remark", "index"),
+    [
+        ("570.86.10", "2.15.0|13.2", "wants a driver of 580 or newer, and it has 570", True),
+        ("580.65.06", "2.15.0|13.2", None, False),
+        ("535.54.03", "2.7.0|12.8", None, True),
+        ("470.1", "2.7.0|12.8", "525 or newer", True),
+        ("[N/A]", "2.7.0|12.8", None, False),
+        ("570.86.10", "|", "PyTorch will be installed", True),
+        ("590.1", "|", "PyTorch will be installed", False),
+    ],
+)  # fmt: skip
+def test_a_driver_too_old_for_pytorch(driver: str, torch: str, remark: str | None, index: bool) -> None:
+    lines = ("system=Linux x", "free_kib=99999999", f"gpu=RTX 3090, 24564, {driver}",
+             f"python=/usr/bin/python3|3.12.1|{torch}|1")  # fmt: skip
+    found = read_findings("\n".join(f"comic-upscale-probe {line}" for line in lines))
+    assert found is not None
+    remarks = found.remarks()
+    assert len(remarks) == (remark is not None)
+    assert remark is None or remark in remarks[0]
+    installs = install_torch(found)
+    # What is there is not replaced; a PyTorch that is to come is one for the driver.
+    assert bool(installs) == (index and torch == "|")
+    assert not installs or "--index-url https://download.pytorch.org/whl/cu128 torch torchvision" in installs
 
 
 def test_names_of_pages() -> None:

@@ -3,12 +3,16 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from comic_upscale.errors import DeviceError, SettingsError
+from comic_upscale.jobs.engines import idle_card
 from comic_upscale.models.network import Network
+from comic_upscale.settings import JobSettings
 from comic_upscale.upscaling import device as device_module
 from comic_upscale.upscaling.device import (
     all_accelerators,
@@ -19,6 +23,7 @@ from comic_upscale.upscaling.device import (
     precision_for,
 )
 from comic_upscale.upscaling.faults import is_lost_device, is_too_much
+from tests.fakes import NearestEngine
 from tests.upscaling.conftest import MakeNetwork
 
 no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a card that must not be there")
@@ -45,6 +50,27 @@ def test_an_absent_card_says_what_is_there_and_what_to_do(name: str) -> None:
 def test_a_card_that_cannot_be_is_absent_everywhere() -> None:
     with pytest.raises(DeviceError, match="cuda:4000 is not there"):
         choose_device("cuda:4000")
+
+
+@no_cuda
+def test_a_card_that_torch_does_not_see_is_told_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(device_module, "_NVIDIA", tmp_path / "nvidiactl")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert device_module.unused_card() is None
+    (tmp_path / "nvidiactl").touch()
+    told = device_module.unused_card()
+    assert told is not None
+    assert "NVIDIA card" in told
+    assert "driver" in told or "--index-url" in told
+    # What the user asked for is no surprise.
+    engine = NearestEngine()
+    engine.device = "cpu (2 threads)"
+    settings = JobSettings(input=tmp_path, output=tmp_path / "out")
+    assert idle_card(settings, [engine]) == told
+    assert idle_card(replace(settings, device="cpu"), [engine]) is None
+    assert idle_card(settings, []) is None
+    engine.device = "mps (Apple GPU)"
+    assert idle_card(settings, [engine]) is None
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:-1", "cpu:0x", "", "CUDA"])
@@ -137,6 +163,13 @@ def test_a_precision_is_what_was_asked_for_or_refused(compact: Network) -> None:
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False, True),
         (RuntimeError("CUDA error: device-side assert triggered"), False, True),
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), False, True),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+            True,
+            False,
+        ),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"), True, False),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), True, False),
         (RuntimeError("Expected a CUDA tensor"), False, False),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False, False),
         (ValueError("CUDA error"), False, False),

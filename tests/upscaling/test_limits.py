@@ -64,3 +64,23 @@ def test_windows_that_cannot_be_made_smaller_end_the_search() -> None:
 def test_a_page_that_is_never_to_be_cut_is_not() -> None:
     limits = Limits("cpu", batch=None, tile=0, measured=False)
     assert not limits.shrink(1, 4000, 4000)
+
+
+def test_no_tensor_has_more_elements_than_an_index_can_tell() -> None:
+    # RRDB of x4: 64 features at the native size.
+    limits = Limits("cuda", batch=None, tile=None, measured=True, widest=64 * 16)
+    limits.learn(768 * 512, 768 * 512)
+    assert limits.batch(768, 512, 100 * GIB) == 5
+    assert limits.longest(1024, 1024) is None
+    longest = limits.longest(2000, 1500)
+    assert longest is not None
+    assert 1400 < longest < 1449
+    # What the user says is bounded by it, too; a page that is never to be cut goes whole.
+    assert Limits("cuda", batch=99, tile=None, measured=True, widest=1024).batch(768, 512, None) == 5
+    assert Limits("cuda", batch=None, tile=4000, measured=True, widest=1024).longest(5000, 5000) == 1448
+    assert Limits("cuda", batch=None, tile=0, measured=True, widest=1024).longest(5000, 5000) is None
+    # A compact network, at the size of the input, is bounded by its constants first.
+    narrow = Limits("cuda", batch=None, tile=None, measured=True, widest=64)
+    narrow.learn(768 * 512, 768 * 512)
+    assert narrow.batch(768, 512, 100 * GIB) == 10
+    assert narrow.longest(2000, 2000) is None

@@ -17,7 +17,7 @@ from comic_upscale.models.network import Network
 from comic_upscale.pages.page import Borders
 from comic_upscale.upscaling import torch_engine
 from comic_upscale.upscaling.engine import Batch
-from comic_upscale.upscaling.torch_engine import TorchEngine, open_torch_engine
+from comic_upscale.upscaling.torch_engine import HOPELESS_AFTER, TorchEngine, open_torch_engine
 
 from .conftest import MakeNetwork
 
@@ -80,8 +80,14 @@ class Overflowing(Enlarge):
         super().__init__()
         self.wrong = wrong
         self.always = always
+        self.dtypes: list[torch.dtype] = []
+
+    def __deepcopy__(self, _memo: object) -> Overflowing:
+        # It has no weights: engines share it, so that a test sees what it was called with.
+        return self
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.dtypes.append(x.dtype)
         result = super().forward(x)
         if self.always or x.dtype != torch.float32:
             bright = x.amax(dim=(1, 2, 3)) > 0.9
@@ -273,6 +279,32 @@ def test_overflow_in_half_precision_is_done_again_in_float32(
     engine = open_engine(make_network(Overflowing(wrong)), precision=torch.float16, batch=3, tile=tile)
     result = engine.upscale(Batch(source, (360, 320)))
     assert worst(result, source.repeat(4, axis=1).repeat(4, axis=2)) <= 1
+
+
+def test_half_precision_is_given_up_where_every_page_overflows(make_network: MakeNetwork) -> None:
+    module = Overflowing(float("nan"))
+    engine = open_engine(make_network(module), precision=torch.float16)
+    bright, dark = (Batch(np.full((1, 8, 8, 3), level, np.uint8), (16, 16)) for level in (255, 99))
+    for _ in range(HOPELESS_AFTER - 1):
+        assert engine.upscale(bright).min() == 255
+    # One page that half precision can do shows that the card can.
+    assert engine.upscale(dark).min() == 99
+    for number in range(HOPELESS_AFTER):
+        assert engine.precision == "fp16", number
+        engine.upscale(bright)
+    assert engine.precision == "fp32"
+    before = len(module.dtypes)
+    assert engine.upscale(bright).min() == 255
+    assert module.dtypes[before:] == [torch.float32]
+
+
+def test_a_page_with_one_pixel_that_is_not_black_is_not_black(make_network: MakeNetwork) -> None:
+    source = np.zeros((1, 40, 40, 3), np.uint8)
+    source[0, 5, 7] = 200
+    engine = open_engine(make_network(Overflowing(0.0, always=False)), precision=torch.float16)
+    engine.upscale(Batch(source, (80, 80)))
+    source[0, 5, 7] = 255
+    assert engine.upscale(Batch(source, (160, 160)))[0, 22, 30].min() > 200
 
 
 def test_a_black_page_is_black_and_no_failure(make_network: MakeNetwork) -> None:
