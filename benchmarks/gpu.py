@@ -1,36 +1,46 @@
-"""What a card can do, and what we make of it: ceilings, networks alone, files to files, memory that runs out.
+"""What a card can do, and what we make of it: ceilings, files to files, memory that runs out, networks alone.
 
 Usage: python -m benchmarks.gpu [--device cuda] [--minutes 9] [--prices 0.30,2.50] [--json FILE]
-       python -m benchmarks.gpu --device cpu --minutes 2      (tries every part on a small scale)
+       python -m benchmarks.gpu --device cpu --minutes 3      (tries every part on a small scale)
 
-Weights are random: speed does not depend on them. The parts come in the order of their worth, and the
-report is written after each; a part that would begin after the minutes are over is left out and named.
+Weights are random: speed does not depend on them. The parts come in the order of their worth, and the report is
+written after each piece of one. After the minutes, counted from the start of Python, nothing begins any more; what
+is known to take long (a compiler) does not begin where less is left. What was left out is named.
 
 * ceilings: matrix products and copies, the measure for all that follows.
-* networks: compact with 16 and 32 convolutions, RRDB with 6 and 23 blocks, and x2 with pixel-unshuffle, by
-  batch, precision and memory format, eager, compiled, and captured as a CUDA graph; TensorRT where
-  torch_tensorrt is installed.
-* files: whole runs over pages of 512x768 to 2.5x, beside the engine alone over the same pages and the
-  official loop; how busy the card was, sampled; what 10,000 pages cost at the prices given.
+* files: whole runs over pages of 512x768 to 2.5x with as many workers as ``run`` takes by itself, beside the engine
+  alone over the same pages and the official loop; how busy the card was, sampled; what 10,000 pages cost at the prices
+  given. Without the gate: it would find what random weights draw suspect, and have pages done again. So the host's
+  work for judging a page (``host_work.py``) is not in these figures.
 * engines: two and three engines on the card at the same time, in one stream and in a stream each: while one waits
   for its copies or stacks its pages, the others keep the card at work.
 * memory: pages with the allocator capped, which must all come out.
+* network: compact with 16 and 32 convolutions, RRDB with 6 and 23 blocks, and x2 with pixel-unshuffle, by batch,
+  precision and memory format, eager and captured as a CUDA graph.
+* compiled: the same networks in one precision and batch, by torch.compile, and by TensorRT where torch_tensorrt is
+  installed.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import datetime as dt
+import functools
+import gc
+import importlib.util
 import itertools
 import os
+import re
 import shutil
 import statistics
 import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,20 +52,26 @@ from spandrel.architectures.ESRGAN import ESRGAN
 
 from benchmarks.arithmetic import flops
 from benchmarks.machine import facts, write_report
-from benchmarks.whole_run import HEIGHT, WIDTH, alone, cut_pages, official_loop, open_official, whole
+from benchmarks.whole_run import HEIGHT, SCALE, WIDTH, alone, cut_pages, official_loop, open_official, whole
+from comic_upscale.environment import default_workers, process_seconds
 from comic_upscale.errors import PageError
-from comic_upscale.models.network import load_network
+from comic_upscale.models.network import Network, load_network
 from comic_upscale.models.weights import ResolvedWeights, resolve_weights
 from comic_upscale.pages.decode import decode
 from comic_upscale.pages.page import Pixels, SampleArray
 from comic_upscale.pages.size import target_size
+from comic_upscale.upscaling.device import choose_device, release_memory
 from comic_upscale.upscaling.engine import Batch, Engine
 from comic_upscale.upscaling.pages import prepare, upscale_pages
-from comic_upscale.upscaling.torch_engine import TorchEngine, open_torch_engine, open_torch_engines
+from comic_upscale.upscaling.torch_engine import open_torch_engine, open_torch_engines
 
 RESULTS = Path(__file__).parent / "results"
 USER_JOB = 10_000
 """Pages of the job whose cost is told."""
+ROUND_SECONDS = 10.0
+"""So much of the engine's time a round over pages takes at most: fewer pages for a slow network or card."""
+MEMORY_CAP = 2 << 30
+"""Bytes that the allocator is capped to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +80,42 @@ class Case:
 
     name: str
     make: Callable[[], torch.nn.Module]
+    compile_seconds: float
+    """What a compiler may take for it, by guess: less is not begun with."""
 
 
 CASES = (
-    Case("compact-16", lambda: Compact(num_feat=64, num_conv=16, upscale=4)),
-    Case("compact-32", lambda: Compact(num_feat=64, num_conv=32, upscale=4)),
-    Case("rrdb-6", lambda: ESRGAN(num_filters=64, num_blocks=6, scale=4, plus=False)),
-    Case("rrdb-23", lambda: ESRGAN(num_filters=64, num_blocks=23, scale=4, plus=False)),
-    Case("rrdb-23-x2", lambda: ESRGAN(in_nc=12, num_blocks=23, scale=4, shuffle_factor=2)),
+    Case("compact-16", lambda: Compact(num_feat=64, num_conv=16, upscale=4), 40),
+    Case("rrdb-6", lambda: ESRGAN(num_filters=64, num_blocks=6, scale=4, plus=False), 60),
+    Case("rrdb-23", lambda: ESRGAN(num_filters=64, num_blocks=23, scale=4, plus=False), 120),
+    Case("compact-32", lambda: Compact(num_feat=64, num_conv=32, upscale=4), 60),
+    Case("rrdb-23-x2", lambda: ESRGAN(in_nc=12, num_blocks=23, scale=4, shuffle_factor=2), 120),
 )
+"""In the order of their worth."""
+WITH_FILES = ("compact-16", "rrdb-6", "rrdb-23")
+SIDE_BY_SIDE = ("compact-16", "rrdb-6")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One measurement of a part."""
+
+    name: str
+    measure: Callable[[], dict[str, object]]
+    seconds: float = 0
+    """What it may take: it does not begin where less is left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """Pages of 512 x 768, each as a file and decoded."""
+
+    files: list[Path]
+    decoded: list[Pixels]
+
+    def first(self, count: int) -> Pages:
+        """Return so many of them."""
+        return Pages(self.files[:count], self.decoded[:count])
 
 
 class Bench:
@@ -80,51 +123,85 @@ class Bench:
 
     Args:
         device: where to run.
-        minutes: after which no part begins any more.
+        seconds: from now, after which nothing begins any more.
         path: of the report.
     """
 
-    def __init__(self, device: torch.device, minutes: float, path: Path) -> None:
+    def __init__(self, device: torch.device, seconds: float, path: Path) -> None:
         self.device, self.is_cuda = device, device.type == "cuda"
-        self._end = time.monotonic() + 60 * minutes
+        self._end = time.monotonic() + seconds
         self._path = path
-        threads = torch.get_num_threads()
-        self.report: dict[str, object] = {**facts(threads), "device": _device_facts(device), "left_out": []}
+        self.left_out: list[str] = []
+        """Names of parts, and of pieces with their part's."""
+        self.report: dict[str, object] = {
+            **facts(torch.get_num_threads()),
+            "device": _device_facts(device),
+            "left_out": self.left_out,
+        }
 
-    def part(self, name: str, measure: Callable[[], object]) -> None:
-        """Measure one part and write the report; what fails is in it, and the rest goes on."""
-        if time.monotonic() > self._end:
-            left_out = self.report["left_out"]
-            assert isinstance(left_out, list)
-            left_out.append(name)
+    def part(self, name: str, pieces: Iterable[Piece]) -> None:
+        """Measure the pieces of one part, and write the report after each.
+
+        What fails is told in the report, and the rest goes on: it must not cost a rented card's other figures.
+
+        Args:
+            name: of the part.
+            pieces: as they come; what they stand on is made when they are asked for, and not where the part is
+                left out.
+        """
+        if not self._lasts(0):
+            self.left_out.append(name)
+            self._write()
             return
-        started = time.monotonic()
-        try:
-            found = measure()
-        except Exception as error:  # one part's failure must not cost a rented card's other figures
-            found = {"failed": f"{type(error).__name__}: {error}".splitlines()[0]}
+        found: dict[str, object] = {}
         self.report[name] = found
-        print(f"{name} ({time.monotonic() - started:.0f} s): {found}", flush=True)
-        write_report(self.report, self._path)
-        if self.is_cuda:
-            torch.cuda.empty_cache()
+        try:
+            for piece in pieces:
+                if self._lasts(piece.seconds):
+                    self._measure(name, piece, found)
+                else:
+                    self.left_out.append(f"{name}: {piece.name}")
+        except Exception as error:  # what the pieces stand on
+            found["failed"] = _in_a_line(error)
+            print(f"{name}: {found['failed']}", flush=True)
+        self._write()
+        gc.collect()
+        with contextlib.suppress(RuntimeError):  # of a card that an earlier piece has lost
+            release_memory(self.device)
 
     def seconds(self, work: Callable[[], object], repeats: int = 10) -> float:
         """Return the median seconds of one call, after two that do not count."""
         for _ in range(2):
             work()
-        times = []
-        for _ in range(repeats if self.is_cuda else 2):
-            self._wait()
-            start = time.perf_counter()
-            work()
-            self._wait()
-            times.append(time.perf_counter() - start)
-        return statistics.median(times)
+        return statistics.median(self.once(work) for _ in range(repeats if self.is_cuda else 2))
+
+    def once(self, work: Callable[[], object]) -> float:
+        """Return the seconds of one call, from an idle device to an idle device."""
+        self._wait()
+        start = time.perf_counter()
+        work()
+        self._wait()
+        return time.perf_counter() - start
+
+    def _measure(self, part: str, piece: Piece, found: dict[str, object]) -> None:
+        started = time.monotonic()
+        try:
+            figures = piece.measure()
+        except Exception as error:  # out of memory, a compiler that is not there, an error in what we measure
+            figures = {"failed": _in_a_line(error)}
+        found[piece.name] = figures
+        print(f"{part}: {piece.name} ({time.monotonic() - started:.0f} s): {figures}", flush=True)
+        self._write()
+
+    def _lasts(self, seconds: float) -> bool:
+        return time.monotonic() + seconds < self._end
 
     def _wait(self) -> None:
         if self.is_cuda:
             torch.cuda.synchronize(self.device)
+
+    def _write(self) -> None:
+        write_report(self.report, self._path)
 
 
 def main() -> None:
@@ -136,114 +213,353 @@ def main() -> None:
     parser.add_argument("--prices", default="0.30,2.50", help="dollars an hour, with commas")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    device = torch.device(options.device)
-    path = options.json or RESULTS / f"gpu-{device.type}.json"
-    bench = Bench(device, options.minutes, path)
     prices = [float(price) for price in options.prices.split(",")]
+    device = choose_device(options.device)
+    if device.type == "cuda":
+        # Streams and graphs belong to the current card.
+        torch.cuda.set_device(device)
+    # Importing torch is paid for, too. Where the system tells a wrong start, it shall not cost all the minutes.
+    spent = min(process_seconds(), 60.0)
+    bench = Bench(device, 60 * options.minutes - spent, options.json or RESULTS / f"gpu-{device.type}.json")
     small = not bench.is_cuda
-    with tempfile.TemporaryDirectory() as folder:
-        pages = cut_pages(Path(folder) / "pages", 2 if small else options.pages)
-        weights = {case.name: _random_weights(case, Path(folder)) for case in CASES}
-        bench.part("ceilings", lambda: ceilings(bench))
-        for case in CASES[:1] if small else (CASES[0], CASES[2], CASES[3], CASES[1], CASES[4]):
-            bench.part(f"network {case.name}", lambda case=case: network_alone(bench, case, small))
-        for name in ("compact-16",) if small else ("compact-16", "rrdb-6", "rrdb-23"):
-            # The slow networks show their rate on fewer pages.
-            count = len(pages) if name == "compact-16" else len(pages) // 4
-            bench.part(
-                f"files {name}",
-                lambda name=name, count=count: files_to_files(bench, weights[name], pages[:count], prices),
-            )
-        for name in ("compact-16",) if small else ("compact-16", "rrdb-6"):
-            bench.part(
-                f"engines {name}",
-                lambda name=name: side_by_side(bench, weights[name], pages[: len(pages) // 2]),
-            )
-        bench.part("memory", lambda: capped_memory(bench, weights["compact-16"]))
+    cases = CASES[:1] if small else CASES
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        pages = read(cut_pages(folder / "pages", 2 if small else options.pages))
+        networks = {case.name: random_network(case) for case in cases}
+        weights = {
+            name: save_weights(network, folder / f"{name}.safetensors") for name, network in networks.items()
+        }
+        bench.part("ceilings", ceilings(bench))
+        for name in WITH_FILES[: len(cases)]:
+            bench.part(f"files {name}", files_to_files(bench, weights[name], pages, prices))
+        for name in SIDE_BY_SIDE[: len(cases)]:
+            bench.part(f"engines {name}", side_by_side(bench, weights[name], pages))
+        bench.part("memory", capped_memory(bench, weights["compact-16"]))
+        for case in cases:
+            bench.part(f"network {case.name}", network_alone(bench, case, networks[case.name]))
+        for case in cases:
+            bench.part(f"compiled {case.name}", network_compiled(bench, case, networks[case.name]))
 
 
-def ceilings(bench: Bench) -> dict[str, object]:
+def read(files: list[Path]) -> Pages:
+    """Decode pages, on all cores."""
+    with ThreadPoolExecutor() as pool:
+        return Pages(
+            files, list(pool.map(lambda path: prepare(decode(path.read_bytes(), max_pixels=10**9)), files))
+        )
+
+
+def ceilings(bench: Bench) -> Iterator[Piece]:
     """Matrix products in TFLOP/s by precision, and copies in GB/s."""
-    side = 8192 if bench.is_cuda else 512
-    found: dict[str, object] = {}
     for precision in (torch.float16, torch.bfloat16, torch.float32)[0 if bench.is_cuda else 2 :]:
-        a, b = (torch.randn(side, side, device=bench.device, dtype=precision) for _ in range(2))
-        seconds = bench.seconds(lambda a=a, b=b: a @ b)
-        found[f"matmul {precision} TFLOP/s"] = round(2 * side**3 / seconds / 1e12, 3)
+        yield Piece(f"matmul {_short(precision)}", functools.partial(_products, bench, precision))
+    yield Piece("copies", functools.partial(_copies, bench))
+
+
+def _products(bench: Bench, precision: torch.dtype) -> dict[str, object]:
+    side = 8192 if bench.is_cuda else 512
+    a, b = (torch.randn(side, side, device=bench.device, dtype=precision) for _ in range(2))
+    return {"tflops": round(2 * side**3 / bench.seconds(lambda: a @ b) / 1e12, 3)}
+
+
+def _copies(bench: Bench) -> dict[str, object]:
     size = 1 << (30 if bench.is_cuda else 26)
     here = torch.empty(size, dtype=torch.uint8, device=bench.device)
     other = torch.empty_like(here)
-    found["copy on the device GB/s"] = round(2 * size / bench.seconds(lambda: other.copy_(here)) / 1e9, 1)
+    # Read and written.
+    rates = {"on the device": 2 * size / bench.seconds(lambda: other.copy_(here))}
     if bench.is_cuda:
         pinned = torch.empty(size, dtype=torch.uint8, pin_memory=True)
-        to = bench.seconds(lambda: here.copy_(pinned, non_blocking=True))
-        back = bench.seconds(lambda: pinned.copy_(here, non_blocking=True))
-        found |= {
-            "to the device GB/s": round(size / to / 1e9, 1),
-            "from the device GB/s": round(size / back / 1e9, 1),
+        rates["to the device"] = size / bench.seconds(lambda: here.copy_(pinned, non_blocking=True))
+        rates["from the device"] = size / bench.seconds(lambda: pinned.copy_(here, non_blocking=True))
+    return {f"{name} GB/s": round(rate / 1e9, 1) for name, rate in rates.items()}
+
+
+def files_to_files(
+    bench: Bench, weights: ResolvedWeights, pages: Pages, prices: list[float]
+) -> Iterator[Piece]:
+    """Milliseconds a page of the engine alone, whole runs and the official loop; the card's use; dollars."""
+    network = load_network(weights, None)
+    engines = open_torch_engines(network, bench.device)
+    spent: dict[str, float] = {}
+
+    def by_itself() -> dict[str, object]:
+        spent["alone"] = alone(engines, some.decoded) / len(some.files)
+        return {
+            "pages": len(some.files),
+            "precision": engines[0].precision,
+            "batch": engines[0].batch_limit(HEIGHT, WIDTH),
+            "ms_a_page": round(spent["alone"] * 1e3, 2),
         }
-    return found
 
+    def whole_run() -> dict[str, object]:
+        workers = default_workers()
+        with _card_use(bench) as use:
+            seconds = whole(engines, some.files, weights, workers=workers, gate=False)
+        spent["whole"] = seconds / len(some.files)
+        return {
+            "pages": len(some.files),
+            "workers": workers,
+            "gate": False,
+            "ms_a_page": round(spent["whole"] * 1e3, 2),
+            "rate_over_alone": _ratio(spent.get("alone"), spent["whole"]),
+            "card_busy_percent": _mean(use),
+            f"dollars_for_{USER_JOB}_pages": {
+                f"{price}/h": round(spent["whole"] * USER_JOB / 3600 * price, 3) for price in prices
+            },
+        }
 
-def network_alone(bench: Bench, case: Case, small: bool) -> list[dict[str, object]]:
-    """Milliseconds a page of 512x768 and TFLOP/s, by batch, precision, memory format and way of running."""
-    rows: list[dict[str, object]] = []
-    height, width = (96, 64) if small else (HEIGHT, WIDTH)
-    # Compact networks leave a card idle unless many pages go at once; RRDB fills it with few.
-    sizes = (1,) if small else ((1, 4, 16) if case.name.startswith("compact") else (1, 4))
-    precisions = (torch.float16, torch.bfloat16) if bench.is_cuda else (torch.float32,)
-    work = flops(case.make(), height, width)
-    for precision, layout in itertools.product(precisions, (torch.channels_last, torch.contiguous_format)):
-        if layout is torch.contiguous_format and precision is not precisions[0]:
-            continue  # the format's worth shows in one precision
-        module = case.make().to(bench.device, precision).to(memory_format=layout).eval()
-        for batch in sizes:
-            pages = torch.rand(batch, 3, height, width, device=bench.device, dtype=precision)
-            pages = pages.contiguous(memory_format=layout)
-            for way, run in ways(bench, module, pages, layout):
-                row: dict[str, object] = {
-                    "precision": str(precision).removeprefix("torch."),
-                    "channels_last": layout is torch.channels_last,
-                    "batch": batch,
-                    "way": way,
-                }
-                try:
-                    with torch.inference_mode():
-                        started = time.perf_counter()
-                        run()
-                        row["first_call_s"] = round(time.perf_counter() - started, 2)
-                        seconds = bench.seconds(run, repeats=5) / batch
-                    row |= {"ms_a_page": round(seconds * 1e3, 3), "tflops": round(work / seconds / 1e12, 2)}
-                except Exception as error:  # out of memory, or a compiler that is not there
-                    row["failed"] = f"{type(error).__name__}: {error}".splitlines()[0][:160]
-                rows.append(row)
-    return rows
+    def official() -> dict[str, object]:
+        program = open_official(weights, engines[0])
+        if program is None:  # why has been printed
+            return {"absent": True}
+        few = some.files[: max(1, min(20, len(some.files) // 4))]
+        official_loop(program, few[:1], few[0].parent)
+        seconds = official_loop(program, few, few[0].parent) / len(few)
+        return {
+            "pages": len(few),
+            "ms_a_page": round(seconds * 1e3, 2),
+            "whole_rate_over_official": _ratio(seconds, spent.get("whole")),
+        }
 
-
-def ways(
-    bench: Bench, module: torch.nn.Module, pages: torch.Tensor, layout: torch.memory_format
-) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Yield the ways of running a network on these pages, by name."""
-    yield "eager", lambda: module(pages)
-    if layout is torch.contiguous_format:
-        return
-    compiled = torch.compile(module, dynamic=False)
-    yield "compiled", lambda: compiled(pages)
-    if not bench.is_cuda:
-        return
-    yield "captured", _captured(module, pages)
-    with contextlib.suppress(ImportError):
-        import torch_tensorrt  # type: ignore[import-not-found]
-
-        yield (
-            "TensorRT",
-            _later(
-                lambda: torch_tensorrt.compile(
-                    module, inputs=[pages], enabled_precisions={pages.dtype}, min_block_size=1
-                ),
-                pages,
-            ),
+    try:
+        some = pages.first(_in_a_round(engines, pages))
+        yield Piece("engine alone", by_itself)
+        yield Piece("whole run", whole_run)
+        yield Piece("official loop", official)
+        yield Piece(
+            "distance to fp32",
+            lambda: {"psnr_db": _distance_to_fp32(bench, network, engines[0], some.decoded[0])},
         )
+    finally:
+        for engine in engines:
+            engine.close()
+
+
+def side_by_side(bench: Bench, weights: ResolvedWeights, pages: Pages) -> Iterator[Piece]:
+    """Milliseconds a page, from pixels to pixels, of one engine and of several at once on the same card."""
+    network = load_network(weights, None)
+    for count, streams in ((1, False), (2, False), (2, True), (3, True)):
+        where = "a stream each" if streams else "one stream"
+        yield Piece(
+            f"{count} in {where}", functools.partial(_at_once, bench, network, pages, count, streams=streams)
+        )
+
+
+def _at_once(bench: Bench, network: Network, pages: Pages, count: int, *, streams: bool) -> dict[str, object]:
+    opened = [open_torch_engine(network, str(bench.device)) for _ in range(count)]
+    try:
+        engines: list[Engine] = [*opened]
+        if streams and bench.is_cuda:
+            engines = [InOwnStream(engine, bench.device) for engine in opened]
+        # The first pages of each tell it what a batch may be.
+        some = pages.first(min(_in_a_round([engine], pages) for engine in engines))
+        with _card_use(bench) as use:
+            seconds = alone(engines, some.decoded) / len(some.decoded)
+        return {
+            "engines": count,
+            "a stream each": streams,
+            "pages": len(some.decoded),
+            "ms_a_page": round(seconds * 1e3, 3),
+            "card_busy_percent": _mean(use),
+        }
+    finally:
+        for engine in opened:
+            engine.close()
+
+
+def _in_a_round(engines: Sequence[Engine], pages: Pages) -> int:
+    """Let engines find out what a batch may be, and return how many pages they do in `ROUND_SECONDS`, at most all.
+
+    Raises:
+        PageError: a page could not be done.
+    """
+    alone(engines, pages.decoded[: len(engines)])
+    few = pages.decoded[: 2 * len(engines) * engines[0].batch_limit(HEIGHT, WIDTH)]
+    # The first batch of a size makes room for it, and is slow.
+    each = min(alone(engines, few) for _ in range(2)) / len(few)
+    return max(1, min(len(pages.decoded), int(ROUND_SECONDS / each)))
+
+
+class InOwnStream:
+    """An engine whose work goes into a CUDA stream of its own, so that its copies pass the work of others."""
+
+    def __init__(self, engine: Engine, device: torch.device) -> None:
+        self.native_scale, self.device, self.precision = engine.native_scale, engine.device, engine.precision
+        self.batch_limit, self.borders, self.close = engine.batch_limit, engine.borders, engine.close
+        self._engine, self._stream = engine, torch.cuda.Stream(device)
+
+    def upscale(self, batch: Batch) -> SampleArray:
+        """Upscale in the stream; the current stream is a thread's own, so others are not touched."""
+        with torch.cuda.stream(self._stream):
+            return self._engine.upscale(batch)
+
+
+def _distance_to_fp32(bench: Bench, network: Network, engine: Engine, page: Pixels) -> float:
+    """Return the PSNR in dB between an engine's page and float32's, of random weights: far too low means a fault.
+
+    Raises:
+        PageError: a page could not be done.
+    """
+    plain = open_torch_engine(network, str(bench.device), "fp32")
+    try:
+        ours, exact = (
+            upscale_pages(each, [page], target_size(WIDTH, HEIGHT, SCALE))[0] for each in (engine, plain)
+        )
+    finally:
+        plain.close()
+    if isinstance(ours, PageError):
+        raise ours
+    if isinstance(exact, PageError):
+        raise exact
+    error = np.square(ours.color.astype(np.float64) - exact.color).mean()
+    return round(float(10 * np.log10(255**2 / max(error, 1e-9))), 1)
+
+
+@contextlib.contextmanager
+def _card_use(bench: Bench) -> Iterator[list[float]]:
+    """Give a list that fills with the card's use in percent, five times a second, while the block runs."""
+    samples: list[float] = []
+    if not bench.is_cuda or shutil.which("nvidia-smi") is None:
+        yield samples
+        return
+    command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "200"]
+    command += ["-i", name_for_nvidia_smi(bench.device.index or 0)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watcher:
+        assert watcher.stdout is not None
+        lines = watcher.stdout
+
+        def listen() -> None:
+            for line in lines:
+                with contextlib.suppress(ValueError):  # "[N/A]", as for a part of a card
+                    samples.append(float(line))
+
+        reader = threading.Thread(target=listen, daemon=True)
+        reader.start()
+        try:
+            yield samples
+        finally:
+            watcher.terminate()
+            reader.join(timeout=5)
+
+
+def name_for_nvidia_smi(index: int) -> str:
+    """Return what nvidia-smi calls a card that torch counts: it counts those that are hidden from torch, too."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",")[index].strip() if visible else str(index)
+
+
+def _mean(samples: list[float]) -> float | None:
+    return round(statistics.fmean(samples), 1) if samples else None
+
+
+def _ratio(one: float | None, other: float | None) -> float | None:
+    return round(one / other, 3) if one is not None and other is not None else None
+
+
+def capped_memory(bench: Bench, weights: ResolvedWeights) -> Iterator[Piece]:
+    """Upscale pages of growing size with a capped allocator: each must come out, in tiles where it must."""
+    if bench.is_cuda:
+        all_memory = torch.cuda.get_device_properties(bench.device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, MEMORY_CAP / all_memory), bench.device)
+    try:
+        engine = open_torch_engine(load_network(weights, None), str(bench.device))
+        # What does not fit is done in smaller pieces; the engine remembers from page to page.
+        for side in (512, 1024, 2048, 4096) if bench.is_cuda else (256,):
+            yield Piece(f"{side}x{side}", functools.partial(_doubled, engine, side))
+        engine.close()
+    finally:
+        if bench.is_cuda:
+            torch.cuda.set_per_process_memory_fraction(1.0, bench.device)
+
+
+def _doubled(engine: Engine, side: int) -> dict[str, object]:
+    """Upscale a square page to twice its size.
+
+    Raises:
+        PageError: it did not come out.
+    """
+    rng = np.random.default_rng(side)
+    page = Pixels(color=rng.integers(0, 256, (side, side, 3), dtype=np.uint8))
+    start = time.perf_counter()
+    result = upscale_pages(engine, [page], (side * 2, side * 2))[0]
+    if isinstance(result, PageError):
+        raise result
+    return {"seconds": round(time.perf_counter() - start, 2)}
+
+
+def network_alone(bench: Bench, case: Case, module: torch.nn.Module) -> Iterator[Piece]:
+    """Milliseconds a page of 512x768 and TFLOP/s, by batch, precision, memory format and way of running."""
+    work = flops(module, *_page_size(bench))
+    precisions = (torch.float16, torch.bfloat16) if bench.is_cuda else (torch.float32,)
+    for precision, layout in itertools.product(precisions, (torch.channels_last, torch.contiguous_format)):
+        contiguous = layout is torch.contiguous_format
+        if contiguous and precision is not precisions[0]:
+            continue  # the format's worth shows in one precision
+        for batch in _batches(bench, case):
+            for way in ("eager", "captured") if bench.is_cuda and not contiguous else ("eager",):
+                setup = Setup(way, precision, layout, batch)
+                yield Piece(str(setup), functools.partial(timed, bench, module, setup, work))
+
+
+def network_compiled(bench: Bench, case: Case, module: torch.nn.Module) -> Iterator[Piece]:
+    """The same by compilers, in the first precision and the largest batch, channels last: each takes its time."""
+    work = flops(module, *_page_size(bench))
+    precision = torch.float16 if bench.is_cuda else torch.float32
+    has_tensorrt = bench.is_cuda and importlib.util.find_spec("torch_tensorrt") is not None
+    for way in ("compiled", "TensorRT") if has_tensorrt else ("compiled",):
+        setup = Setup(way, precision, torch.channels_last, _batches(bench, case)[-1])
+        yield Piece(
+            str(setup), functools.partial(timed, bench, module, setup, work), seconds=case.compile_seconds
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """How a network is run."""
+
+    way: str
+    """One of `WAYS`."""
+    precision: torch.dtype
+    layout: torch.memory_format
+    batch: int
+    """Pages at once."""
+
+    def __str__(self) -> str:
+        layout = "channels last" if self.layout is torch.channels_last else "contiguous"
+        return f"{_short(self.precision)}, {layout}, batch {self.batch}, {self.way}"
+
+
+def timed(bench: Bench, module: torch.nn.Module, setup: Setup, work: float) -> dict[str, object]:
+    """Seconds of a network's first call, which compiles or captures, and figures of the later ones.
+
+    Args:
+        bench: where and how to measure.
+        module: is copied.
+        setup: how to run it.
+        work: floating-point operations of one page.
+    """
+    placed = copy.deepcopy(module).to(bench.device, setup.precision).to(memory_format=setup.layout).eval()
+    height, width = _page_size(bench)
+    pages = torch.rand(setup.batch, 3, height, width, device=bench.device, dtype=setup.precision)
+    run = WAYS[setup.way](placed, pages.contiguous(memory_format=setup.layout))
+    with torch.inference_mode():
+        first = bench.once(run)
+        seconds = bench.seconds(run, repeats=5) / setup.batch
+    return {
+        "precision": _short(setup.precision),
+        "channels_last": setup.layout is torch.channels_last,
+        "batch": setup.batch,
+        "way": setup.way,
+        "first_call_s": round(first, 2),
+        "ms_a_page": round(seconds * 1e3, 3),
+        "tflops": round(work / seconds / 1e12, 2),
+    }
+
+
+def _eager(module: torch.nn.Module, pages: torch.Tensor) -> Callable[[], object]:
+    return lambda: module(pages)
 
 
 def _captured(module: torch.nn.Module, pages: torch.Tensor) -> Callable[[], object]:
@@ -267,162 +583,109 @@ def _captured(module: torch.nn.Module, pages: torch.Tensor) -> Callable[[], obje
     return run
 
 
-def _later(make: Callable[[], torch.nn.Module], pages: torch.Tensor) -> Callable[[], object]:
-    """Return a module's run that makes the module at its first call."""
+def _compiled(module: torch.nn.Module, pages: torch.Tensor) -> Callable[[], object]:
+    """Return the network as torch.compile makes it at its first call."""
+    # All sizes of a class share one ``forward``, which is compiled but a few times and then left as it is.
+    torch.compiler.reset()
+    compiled = torch.compile(module, dynamic=False)
+    return lambda: compiled(pages)
+
+
+def _by_tensorrt(module: torch.nn.Module, pages: torch.Tensor) -> Callable[[], object]:
+    """Return the network as TensorRT makes it at its first call."""
     made: list[torch.nn.Module] = []
 
     def run() -> object:
         if not made:
-            made.append(make())
+            import torch_tensorrt  # type: ignore[import-not-found]
+
+            # It traces the network, which tensors of the inference mode are not made for.
+            with torch.inference_mode(False), torch.no_grad():
+                made.append(
+                    torch_tensorrt.compile(
+                        module, inputs=[pages], enabled_precisions={pages.dtype}, min_block_size=1
+                    )
+                )
         return made[0](pages)
 
     return run
 
 
-def files_to_files(
-    bench: Bench, weights: ResolvedWeights, pages: list[Path], prices: list[float]
-) -> dict[str, object]:
-    """Pages a second of whole runs, the engine alone and the official loop; the card's use; dollars."""
-    network = load_network(weights, None)
-    engines = open_torch_engines(network, bench.device)
-    engine = engines[0]
-    decoded = [prepare(decode(path.read_bytes(), max_pixels=10**9)) for path in pages]
-    for _ in range(2):  # the first pages tell what a batch may be
-        alone(engines, decoded[: min(len(decoded), 64)])
-    alone_s = alone(engines, decoded) / len(decoded)
-    with _card_use(bench) as use:
-        whole_s = whole(engines, pages, weights) / len(pages)
-    found: dict[str, object] = {
-        "pages": len(pages),
-        "precision": engine.precision,
-        "batch": engine.batch_limit(HEIGHT, WIDTH),
-        "engine_alone_ms": round(alone_s * 1e3, 2),
-        "whole_run_ms": round(whole_s * 1e3, 2),
-        "whole_rate_over_alone": round(alone_s / whole_s, 3),
-        "card_busy_percent": round(statistics.mean(use), 1) if use else None,
-        f"dollars_for_{USER_JOB}_pages": {
-            f"{price}/h": round(whole_s * USER_JOB / 3600 * price, 3) for price in prices
-        },
-    }
-    official = open_official(weights, engine)
-    if official is not None:
-        some = pages[: max(1, min(20, len(pages) // 4))]
-        official_loop(official, some[:1], some[0].parent)
-        official_s = official_loop(official, some, some[0].parent) / len(some)
-        found |= {
-            "official_loop_ms": round(official_s * 1e3, 2),
-            "whole_rate_over_official": round(official_s / whole_s, 2),
-        }
-    found["psnr_db_to_fp32"] = _distance_to_fp32(bench, weights, engine, decoded[0])
-    return found
+WAYS = {"eager": _eager, "captured": _captured, "compiled": _compiled, "TensorRT": _by_tensorrt}
+"""What makes a call out of a network and the pages that it shall run on."""
 
 
-def side_by_side(bench: Bench, weights: ResolvedWeights, pages: list[Path]) -> list[dict[str, object]]:
-    """Milliseconds a page, from pixels to pixels, of one engine and of several at once on the same card."""
-    network = load_network(weights, None)
-    decoded = [prepare(decode(path.read_bytes(), max_pixels=10**9)) for path in pages]
-    rows: list[dict[str, object]] = []
-    for count, streams in ((1, False), (2, False), (2, True), (3, True)):
-        engines: list[Engine] = [open_torch_engine(network, str(bench.device)) for _ in range(count)]
-        if streams and bench.is_cuda:
-            engines = [InOwnStream(engine, bench.device) for engine in engines]
-        row: dict[str, object] = {"engines": count, "a stream each": streams}
-        rows.append(row)
-        try:
-            for engine in engines:  # the first pages of each tell it what a batch may be
-                for _ in range(2):
-                    alone([engine], decoded[:64])
-            with _card_use(bench) as use:
-                row["ms_a_page"] = round(alone(engines, decoded) / len(decoded) * 1e3, 3)
-            row["card_busy_percent"] = round(statistics.mean(use), 1) if use else None
-        except PageError as error:
-            row["failed"] = str(error)
-        for engine in engines:
-            engine.close()
-    return rows
+def _page_size(bench: Bench) -> tuple[int, int]:
+    """Height and width of the pages for a network alone."""
+    return (HEIGHT, WIDTH) if bench.is_cuda else (96, 64)
 
 
-class InOwnStream:
-    """An engine whose work goes into a CUDA stream of its own, so that its copies pass the work of others."""
-
-    def __init__(self, engine: Engine, device: torch.device) -> None:
-        self.native_scale, self.device, self.precision = engine.native_scale, engine.device, engine.precision
-        self.batch_limit, self.borders, self.close = engine.batch_limit, engine.borders, engine.close
-        self._engine, self._stream = engine, torch.cuda.Stream(device)
-
-    def upscale(self, batch: Batch) -> SampleArray:
-        """Upscale in the stream; the current stream is a thread's own, so others are not touched."""
-        with torch.cuda.stream(self._stream):
-            return self._engine.upscale(batch)
+def _batches(bench: Bench, case: Case) -> tuple[int, ...]:
+    """Pages at once, ascending. Compact networks leave a card idle unless many go at once; RRDB fills it with few."""
+    if not bench.is_cuda:
+        return (1,)
+    return (1, 4, 16) if case.name.startswith("compact") else (1, 4)
 
 
-def _distance_to_fp32(
-    bench: Bench, weights: ResolvedWeights, engine: TorchEngine, page: Pixels
-) -> float | None:
-    plain = open_torch_engine(load_network(weights, None), str(bench.device), "fp32")
-    size = target_size(WIDTH, HEIGHT, 2.5)
-    ours, exact = (upscale_pages(each, [page], size)[0] for each in (engine, plain))
-    if isinstance(ours, PageError) or isinstance(exact, PageError):
-        return None
-    error = np.square(ours.color.astype(np.float64) - exact.color).mean()
-    return round(float(10 * np.log10(255**2 / max(error, 1e-9))), 1)
+def random_network(case: Case) -> torch.nn.Module:
+    """Return a network with random weights whose pictures are neither black nor flat, without gradients.
 
-
-@contextlib.contextmanager
-def _card_use(bench: Bench) -> Iterator[list[float]]:
-    """Give a list that fills with the card's use in percent, five times a second, while the block runs."""
-    samples: list[float] = []
-    if not bench.is_cuda or shutil.which("nvidia-smi") is None:
-        yield samples
-        return
-    command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "200"]
-    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
-        command += ["-i", visible.split(",")[0]]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watcher:
-        assert watcher.stdout is not None
-        lines = watcher.stdout
-        reader = threading.Thread(target=lambda: samples.extend(float(line) for line in lines), daemon=True)
-        reader.start()
-        try:
-            yield samples
-        finally:
-            watcher.terminate()
-            reader.join(timeout=5)
-
-
-def capped_memory(bench: Bench, weights: ResolvedWeights) -> dict[str, object]:
-    """Upscale pages of growing size with a capped allocator: each must come out, in tiles where it must."""
-    if bench.is_cuda:
-        whole_memory = torch.cuda.get_device_properties(bench.device).total_memory
-        torch.cuda.set_per_process_memory_fraction(2 * 2**30 / whole_memory, bench.device)
-    rng = np.random.default_rng(1)
-    found: dict[str, object] = {}
-    try:
-        engine = open_torch_engine(load_network(weights, None), str(bench.device))
-        for side in (256,) if not bench.is_cuda else (512, 1024, 2048, 4096):
-            page = Pixels(color=rng.integers(0, 256, (side, side, 3), dtype=np.uint8))
-            start = time.perf_counter()
-            result = upscale_pages(engine, [page], (side * 2, side * 2))[0]
-            seconds = time.perf_counter() - start
-            found[f"{side}x{side}"] = (
-                str(result) if isinstance(result, PageError) else f"done in {seconds:.2f} s"
-            )
-        engine.close()
-    finally:
-        if bench.is_cuda:
-            torch.cuda.set_per_process_memory_fraction(1.0, bench.device)
-    return found
-
-
-def _random_weights(case: Case, folder: Path) -> ResolvedWeights:
+    Numbers keep their size from layer to layer: vanishing ones would cost a card less current than real ones do.
+    A compact network adds its input, so it makes that a little rough; others draw around middle gray. Black pages would
+    be taken for an overflow, and be done again in float32.
+    """
     torch.manual_seed(1)
-    module = case.make()
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.mul_(0.1)  # so that half precision does not overflow
-    path = folder / f"{case.name}.safetensors"
-    save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, path)
-    return resolve_weights(str(path), denoise=None, folders=[], cache=folder, download=False)
+    module = case.make().eval().requires_grad_(False)
+    # The last that is defined makes the pixels, in both architectures.
+    convolutions = [part for part in module.modules() if isinstance(part, torch.nn.Conv2d)]
+    for convolution in convolutions:
+        torch.nn.init.kaiming_normal_(convolution.weight, a=0.2)
+        torch.nn.init.zeros_(convolution.bias)
+    last = convolutions[-1]
+    seen: list[torch.Tensor] = []
+    with last.register_forward_hook(lambda _part, _given, made: seen.append(made)):
+        module(torch.rand(1, 3, 32, 32))
+    around, spread = (0.0, 0.005) if isinstance(module, Compact) else (0.5, 0.05)
+    last.weight.mul_(spread / seen[0].std())
+    torch.nn.init.constant_(last.bias, around)
+    return module
+
+
+def save_weights(module: torch.nn.Module, path: Path) -> ResolvedWeights:
+    """Write a network's weights to a ``.safetensors`` file, under names that the official program knows, too."""
+    save_file(
+        {official_name(name): tensor.contiguous() for name, tensor in module.state_dict().items()}, path
+    )
+    return resolve_weights(str(path), denoise=None, folders=[], cache=path.parent, download=False)
+
+
+_OFFICIAL = {
+    "model.0": "conv_first",
+    "model.3": "conv_up1",
+    "model.6": "conv_up2",
+    "model.8": "conv_hr",
+    "model.10": "conv_last",
+}
+_IN_BLOCK = re.compile(r"model\.1\.sub\.(\d+)\.RDB(\d)\.conv(\d)\.0")
+
+
+def official_name(name: str) -> str:
+    """Return what the official program calls a tensor of an RRDB network; those of compact ones have one name."""
+    layer, _, kind = name.rpartition(".")
+    if match := _IN_BLOCK.fullmatch(layer):
+        return f"body.{match[1]}.rdb{match[2]}.conv{match[3]}.{kind}"
+    if layer.startswith("model.1.sub."):  # after the blocks, under the next number
+        return f"conv_body.{kind}"
+    return f"{_OFFICIAL.get(layer, layer)}.{kind}"
+
+
+def _short(precision: torch.dtype) -> str:
+    """Return a type's name without the package's: ``"float16"``."""
+    return str(precision).removeprefix("torch.")
+
+
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
 def _device_facts(device: torch.device) -> dict[str, object]:

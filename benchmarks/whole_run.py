@@ -35,7 +35,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from benchmarks.arithmetic import flops, matmul_rate
-from comic_upscale.errors import PageError
+from comic_upscale.errors import ComicUpscaleError, PageError
 from comic_upscale.jobs.progress import Event, JobStarted
 from comic_upscale.jobs.run import run_job, versions
 from comic_upscale.models.network import load_network
@@ -93,25 +93,37 @@ def cut_pages(folder: Path, count: int) -> list[Path]:
     folder.mkdir(parents=True)
     comics = Path(os.environ.get("COMIC_UPSCALE_COMICS") or REPOSITORY.parent / "shared" / "comics") / "dev"
     sources = sorted(comics.glob("*")) or sorted((REPOSITORY / "examples" / "pages").glob("*.png"))
-    pages: list[Path] = []
-    while len(pages) < count:
-        before = len(pages)
-        for source in sources:
-            with Image.open(source) as image:
-                if len(pages) == count or image.width < WIDTH or image.height < HEIGHT or image.width > 1600:
-                    continue
-                left = (image.width - WIDTH) // 2
-                top = (37 * len(pages)) % (image.height - HEIGHT + 1)
-                page = image.convert("RGB").crop((left, top, left + WIDTH, top + HEIGHT))
-            path = folder / f"{len(pages):03d}.png"
-            # No two files are the same, since the second would be a copy of the first one's output.
-            number = PngInfo()
-            number.add_text("page", str(len(pages)))
-            page.save(path, pnginfo=number)
-            pages.append(path)
-        if len(pages) == before:
-            raise SystemExit(f"no page of at least {WIDTH}x{HEIGHT} in {comics} or examples/")
-    return pages
+    usable = [source for source in sources if _is_usable(source)]
+    if not usable:
+        raise SystemExit(f"no page of at least {WIDTH}x{HEIGHT} in {comics} or examples/")
+    with ThreadPoolExecutor() as pool:
+        # Each is decoded once, however many pages come of it.
+        originals = list(pool.map(_decoded, usable[:count]))
+        return list(
+            pool.map(lambda number: _cut(originals[number % len(usable)], folder, number), range(count))
+        )
+
+
+def _is_usable(source: Path) -> bool:
+    """Tell by the header whether a page is large enough, and not far larger."""
+    with Image.open(source) as image:
+        return WIDTH <= image.width <= 1600 and image.height >= HEIGHT
+
+
+def _decoded(source: Path) -> Image.Image:
+    with Image.open(source) as image:
+        return image.convert("RGB")
+
+
+def _cut(original: Image.Image, folder: Path, number: int) -> Path:
+    left = (original.width - WIDTH) // 2
+    top = (37 * number) % (original.height - HEIGHT + 1)
+    path = folder / f"{number:03d}.png"
+    # No two files are the same, since the second would be a copy of the first one's output.
+    note = PngInfo()
+    note.add_text("page", str(number))
+    original.crop((left, top, left + WIDTH, top + HEIGHT)).save(path, pnginfo=note)
+    return path
 
 
 def measure(
@@ -170,15 +182,35 @@ def alone(engines: Sequence[Engine], pages: list[Pixels]) -> float:
     return time.perf_counter() - start
 
 
-def whole(engines: Sequence[Engine], pages: list[Path], weights: ResolvedWeights) -> float:
-    """Seconds for a run over a folder of these pages, from its header to its end."""
+def whole(
+    engines: Sequence[Engine],
+    pages: list[Path],
+    weights: ResolvedWeights,
+    *,
+    workers: int = 2,
+    gate: bool = True,
+) -> float:
+    """Seconds for a run over a folder of these pages, from its header to its end.
+
+    Args:
+        engines: what upscales; they stay open.
+        pages: files, which are copied before the clock begins.
+        weights: of the engines.
+        workers: threads that decode and encode.
+        gate: whether every page is held against its source; suspect ones are done again, which takes its time.
+    """
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "in"
         source.mkdir()
         for page in pages:
             shutil.copy(page, source)
         settings = JobSettings(
-            input=source, output=Path(folder) / "out", scale=SCALE, model=str(weights.path), workers=2
+            input=source,
+            output=Path(folder) / "out",
+            scale=SCALE,
+            model=str(weights.path),
+            workers=workers,
+            gate=gate,
         )
         started = 0.0
 
@@ -206,14 +238,14 @@ class _Kept:
 
 
 def open_official(weights: ResolvedWeights, engine: Engine) -> object:
-    """The official program over the same weights, or None where it is not installed."""
-    from comic_upscale.errors import SettingsError
+    """The official program over the same weights, or None where it is not installed or does not take them."""
     from comic_upscale.upscaling.reference_engine import RealESRGANEngine
 
     try:
-        device = choose_device("auto" if engine.device.startswith("cuda") else "cpu")
+        # An engine's words begin with the name of its device: "cuda:1 (NVIDIA H200)".
+        device = choose_device(engine.device.split()[0])
         return RealESRGANEngine(weights.path, device=device, half=engine.precision == "fp16")._program
-    except SettingsError as error:
+    except ComicUpscaleError as error:
         print(f"without the official program: {error}")
         return None
 
