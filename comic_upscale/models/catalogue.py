@@ -68,7 +68,7 @@ def _file(name: str, release: str, size: int, sha256: str) -> WeightsFile:
 # The network that comes with the package. Whoever puts another file at weights/comic-compact-x3.safetensors
 # changes these four lines with it, and nothing else; the tests hold them against the file.
 _OWN_SIZE = 633_324
-_OWN_SHA256 = "75b05be006ca67bdcea499befc1c80d1ec98ce0beb79f714d4128560514a94d7"
+_OWN_SHA256 = "8f276e09dc4ea5b87a12039420556e338500c89925ae19ba04bad0c1922de079"
 _OWN_FEATURES = 32
 _OWN_CONVOLUTIONS = 16
 
