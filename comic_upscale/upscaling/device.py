@@ -244,7 +244,9 @@ def unused_card() -> str | None:
     Then ``"auto"`` means the CPU, some forty times as slow, on a machine that is perhaps paid for its card.
     """
     has_card = _NVIDIA.exists() or (os.name == "nt" and shutil.which("nvidia-smi") is not None)
-    if not has_card or _count("cuda"):
+    # Hidden on purpose, by naming no card.
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
+    if not has_card or hidden or _count("cuda"):
         return None
     return f"there is an NVIDIA card, but torch {torch.__version__} does not see it. {_way_out('cuda')}"
 
@@ -274,7 +276,7 @@ def _way_out(kind: str) -> str:
     if kind == "cuda" and torch.version.cuda is None and torch.version.hip is None:
         return (
             "This torch was built without CUDA: put one with CUDA in its place, "
-            "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu128."
+            "pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cu128."
         )
     if kind == "cuda":
         return (
