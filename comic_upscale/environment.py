@@ -74,13 +74,6 @@ def process_seconds() -> float:
     return max(0.0, time.time() - psutil.Process().create_time())
 
 
-def total_memory() -> int:
-    """Bytes of memory of this machine."""
-    import psutil
-
-    return int(psutil.virtual_memory().total)
-
-
 def default_workers() -> int:
     """One thread for each core that this process may use, from 2 to 16."""
     count: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)

@@ -27,12 +27,11 @@ from functools import partial
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 from comic_upscale.costs.spending import Spending
-from comic_upscale.environment import total_memory
 from comic_upscale.errors import ANIMATED, ComicUpscaleError, DeviceError, InputError, PageError
 from comic_upscale.gate.verdict import Verdict
 from comic_upscale.jobs.binding import Binder
 from comic_upscale.jobs.files import OutputFolder, place_output, read_source, to_the_end
-from comic_upscale.jobs.flow import CEILING, BatchAssembler, PixelBudget, StopRequest
+from comic_upscale.jobs.flow import CEILING, BatchAssembler, PixelBudget, StopRequest, total_memory
 from comic_upscale.jobs.gatekeeper import SMALLEST, SUSPECT, Gatekeeper, recorded_scores
 from comic_upscale.jobs.ledger import Ledger, OutputOwner
 from comic_upscale.jobs.ledger_thread import LedgerThread

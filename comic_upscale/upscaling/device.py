@@ -244,11 +244,12 @@ def unused_card() -> str | None:
     Then ``"auto"`` means the CPU, some forty times as slow, on a machine that is perhaps paid for its card.
     """
     has_card = _NVIDIA.exists() or (os.name == "nt" and shutil.which("nvidia-smi") is not None)
-    # Hidden on purpose, by naming no card.
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
-    if not has_card or hidden or _count("cuda"):
+    if not has_card or _count("cuda"):
         return None
-    return f"there is an NVIDIA card, but torch {torch.__version__} does not see it. {_way_out('cuda')}"
+    return (
+        f"there is an NVIDIA card, but torch {torch.__version__} does not see it, and the CPU works in its place. "
+        f"{_way_out('cuda')} Where CUDA_VISIBLE_DEVICES hides it on purpose, say --device cpu."
+    )
 
 
 def _count(kind: str) -> int:
