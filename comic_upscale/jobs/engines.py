@@ -40,10 +40,13 @@ def open_engines(settings: JobSettings, weights: ResolvedWeights) -> list[Engine
 
 def idle_card(settings: JobSettings, engines: Sequence[Engine]) -> str | None:
     """Return why the CPU works although this machine has a card, where that was not asked for; else None."""
+    on_cpu = bool(engines) and all(engine.device.startswith("cpu") for engine in engines)
+    if not on_cpu or settings.device != "auto":
+        return None
+    # Where there is an engine, torch is there already; a run with nothing to do goes without.
     from comic_upscale.upscaling.device import unused_card
 
-    on_cpu = bool(engines) and all(engine.device.startswith("cpu") for engine in engines)
-    return unused_card() if on_cpu and settings.device == "auto" else None
+    return unused_card()
 
 
 def _official(settings: JobSettings, weights: ResolvedWeights) -> list[Engine]:

@@ -40,6 +40,14 @@ class StopRequest:
         return self._event.is_set()
 
 
+def total_memory() -> int:
+    """Bytes of memory of this machine."""
+    # Where an engine is, and not before: the import takes its time.
+    import psutil
+
+    return int(psutil.virtual_memory().total)
+
+
 class PixelBudget:
     """Bounds how many pixels are in flight, first come first served.
 

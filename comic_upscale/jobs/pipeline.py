@@ -1,4 +1,4 @@
-"""The pipeline: pages flow through stages, each a few coroutines between bounded queues.
+"""The pipeline: pages flow through stages, each a few coroutines between queues with bounds.
 
 ::
 
@@ -31,7 +31,7 @@ from comic_upscale.errors import ANIMATED, ComicUpscaleError, DeviceError, Input
 from comic_upscale.gate.verdict import Verdict
 from comic_upscale.jobs.binding import Binder
 from comic_upscale.jobs.files import OutputFolder, place_output, read_source, to_the_end
-from comic_upscale.jobs.flow import CEILING, BatchAssembler, PixelBudget, StopRequest
+from comic_upscale.jobs.flow import CEILING, BatchAssembler, PixelBudget, StopRequest, total_memory
 from comic_upscale.jobs.gatekeeper import SMALLEST, SUSPECT, Gatekeeper, recorded_scores
 from comic_upscale.jobs.ledger import Ledger, OutputOwner
 from comic_upscale.jobs.ledger_thread import LedgerThread
@@ -61,7 +61,10 @@ PIXEL_BUDGET = 96_000_000
 """Output pixels in flight for each accelerator: some 40 pages of 1280 x 1920, at most about 600 MB decoded and
 encoded."""
 WORKER_BUDGET = 24_000_000
-"""Output pixels in flight for each worker, where that is more: pages of large scans, too, shall keep all at work."""
+"""Output pixels in flight for each worker beside an accelerator, where that is more: large scans, too, shall keep all
+at work."""
+MEMORY_BYTES = 32
+"""Of the machine's memory for each output pixel in flight, at least: what is in flight takes a quarter at most."""
 
 CLAIM_PAGES = 16
 """Pages that are claimed in the ledger in one transaction."""
@@ -75,7 +78,11 @@ BUSY_ENOUGH = 0.5
 def pixel_budget(workers: int, engines: Sequence[Engine]) -> int:
     """Return how many output pixels may be in flight, from decoding to their place."""
     cards = sum(not engine.device.startswith("cpu") for engine in engines)
-    return max(PIXEL_BUDGET * max(1, cards), WORKER_BUDGET * workers)
+    if not cards:
+        # The processor is at work in any case.
+        return PIXEL_BUDGET
+    wanted = max(PIXEL_BUDGET * cards, WORKER_BUDGET * workers)
+    return max(PIXEL_BUDGET, min(wanted, total_memory() // MEMORY_BYTES))
 
 
 @dataclass(slots=True)
@@ -163,7 +170,7 @@ class Pipeline:
         workers = settings.workers
         self._to_decode: _Queue = asyncio.Queue(workers)
         self._assembler: BatchAssembler[_Work] = BatchAssembler()
-        # Without a bound, which the budget is: a device need not wait for the encoders to take its batch.
+        # Bounded by `_next_batch`: what a device has done is not to wait for the encoders on the device.
         self._to_encode: _Queue = asyncio.Queue()
         self._to_place: _Queue = asyncio.Queue(workers)
         self._results: asyncio.Queue[PageResult | None] = asyncio.Queue(64)
@@ -179,6 +186,8 @@ class Pipeline:
             plan.twins.sizes,
             {(sha256, self._format_of(output)): row_id for row_id, sha256, output in plan.twins.done},
         )
+        self._encoding = asyncio.Event()
+        self._largest_batch = 1
         self._freed: _Queue = asyncio.Queue()
         self._in_hand: str | None = None
         self._output = OutputFolder(settings.output)
@@ -438,7 +447,7 @@ class Pipeline:
         def limit(work: _Work) -> int:
             return engine.batch_limit(work.size[1], work.size[0])
 
-        while works := await self._assembler.take(limit):
+        while works := await self._next_batch(limit):
             self._watch_spending(sum(work.size[0] * work.size[1] for work in works))
             if self._stop.requested:
                 self._drop(works)
@@ -448,6 +457,15 @@ class Pipeline:
             self._in_hand = works[0].page.source
             for work in await self._upscaled(lane, works):
                 await self._to_encode.put(work)
+
+    async def _next_batch(self, limit: Callable[[_Work], int]) -> list[_Work]:
+        """Take a batch once no more than one of each device waits for the encoders: so a stop costs a batch or two."""
+        while self._to_encode.qsize() > self._settings.workers + self._largest_batch * len(self._engines):
+            self._encoding.clear()
+            await self._encoding.wait()
+        works = await self._assembler.take(limit)
+        self._largest_batch = max(self._largest_batch, len(works))
+        return works
 
     async def _through(
         self, lane: int, pages: list[Pixels], target: tuple[int, int], *, safest: bool = False
@@ -494,6 +512,7 @@ class Pipeline:
         return good
 
     async def _encode(self, work: _Work) -> None:
+        self._encoding.set()
         left_device = work.ready
         if work.before is not None:
             await self._look(work, work.before)

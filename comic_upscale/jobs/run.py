@@ -336,12 +336,7 @@ class _Run:
         self, job_id: int, run_id: int, plan: Plan, engines: list[Engine], binder: Binder
     ) -> JobFinished:
         self._tell_beginning(plan, engines[0].native_scale, engines)
-        await self._on_ledger(
-            self._ledger.set_device,
-            run_id,
-            device=_devices(engines),
-            precision=engines[0].precision,
-        )
+        await self._record_device(run_id, engines)
         pipeline = Pipeline(
             settings=self._settings,
             fingerprint=self._fingerprint,
@@ -360,6 +355,7 @@ class _Run:
         start = time.monotonic()
         await pipeline.run()
         seconds = time.monotonic() - start
+        await self._record_device(run_id, engines)
         # A stop that came when the last page was already in hand interrupted nothing.
         interrupted = pipeline.progress().pending > 0
         state, reason = ("interrupted", self._stop.reason) if interrupted else ("finished", None)
@@ -371,6 +367,12 @@ class _Run:
             done_now=pipeline.done,
             seconds=seconds,
             copied_now=pipeline.copied,
+        )
+
+    async def _record_device(self, run_id: int, engines: list[Engine]) -> None:
+        """Record what computes; at the end once more, since an engine may have given half precision up."""
+        await self._on_ledger(
+            self._ledger.set_device, run_id, device=_devices(engines), precision=engines[0].precision
         )
 
     async def _upscale_elsewhere(

@@ -59,7 +59,8 @@ class Network:
     """How many input pixels to each side an output pixel depends on, exactly; None where that is
     unknown or too many to overlap tiles by."""
     widest: int = 0
-    """Elements of the largest tensor between two layers, for a pixel of input; 0 where that is unknown."""
+    """Elements of the largest tensor between two layers, for a pixel of input; 0 where that is unknown, as for
+    all but compact networks and RRDB."""
 
 
 def load_network(weights: ResolvedWeights, denoise: float | None) -> Network:
@@ -229,7 +230,9 @@ def _build(state: dict[str, torch.Tensor], path: Path) -> Network:
         square=bool(descriptor.size_requirements.square),
         receptive_radius=_receptive_radius(module),
     )
-    return replace(network, widest=_try_out(network, path))
+    widest = _try_out(network, path)
+    # Others pad so small a page by themselves, or have tensors that grow otherwise than the page.
+    return replace(network, widest=widest) if isinstance(module, Compact | ESRGAN) else network
 
 
 def _sizes(module: torch.nn.Module, requirements: spandrel.SizeRequirements) -> tuple[int, int]:

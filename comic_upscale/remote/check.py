@@ -156,6 +156,11 @@ class Findings:
         python = self.python
         if python is not None and not python.torch:
             found.append("PyTorch will be installed there, several GB: an image that has it saves the time")
+            if self.driver is not None and self.driver < LEAST_DRIVER[12]:
+                found.append(
+                    f"its driver is {self.driver}, and today's PyTorch wants {LEAST_DRIVER[12]} or newer: the card "
+                    "would lie idle. Choose a machine with a newer driver"
+                )
         elif python is not None and self.gpus and not python.cuda:
             found.append("its PyTorch is built without CUDA: the card would lie idle")
         elif python is not None and self.driver is not None:

@@ -246,7 +246,10 @@ def unused_card() -> str | None:
     has_card = _NVIDIA.exists() or (os.name == "nt" and shutil.which("nvidia-smi") is not None)
     if not has_card or _count("cuda"):
         return None
-    return f"there is an NVIDIA card, but torch {torch.__version__} does not see it. {_way_out('cuda')}"
+    return (
+        f"there is an NVIDIA card, but torch {torch.__version__} does not see it, and the CPU works in its place. "
+        f"{_way_out('cuda')} Where CUDA_VISIBLE_DEVICES hides it on purpose, say --device cpu."
+    )
 
 
 def _count(kind: str) -> int:
@@ -274,7 +277,7 @@ def _way_out(kind: str) -> str:
     if kind == "cuda" and torch.version.cuda is None and torch.version.hip is None:
         return (
             "This torch was built without CUDA: put one with CUDA in its place, "
-            "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cu128."
+            "pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cu128."
         )
     if kind == "cuda":
         return (

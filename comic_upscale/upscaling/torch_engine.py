@@ -26,7 +26,7 @@ from comic_upscale.upscaling.device import (
     release_memory,
 )
 from comic_upscale.upscaling.engine import Batch
-from comic_upscale.upscaling.faults import is_lost_device, is_too_much
+from comic_upscale.upscaling.faults import is_lost_device, is_perhaps_broken, is_too_much
 from comic_upscale.upscaling.limits import HUGE_PIXELS, Limits
 from comic_upscale.upscaling.network_pass import NetworkPass, white
 from comic_upscale.upscaling.resample import prepare_resample, resample
@@ -43,7 +43,7 @@ from comic_upscale.upscaling.tiling import (
 log = logging.getLogger(__name__)
 
 HOPELESS_AFTER = 4
-"""So many pages in a row that overflow in half precision: then it is the card's way, or the network's."""
+"""So many batches in a row that overflow in half precision: then it is the card's way, or the network's."""
 
 
 def open_torch_engines(
@@ -140,7 +140,7 @@ class TorchEngine:
         self._tile = tile
         self._overlap = default_overlap(network.receptive_radius) if overlap is None else overlap
         self._overflows = 0
-        """Pages in a row that only float32 could do."""
+        """Batches in a row of which only float32 could do every page."""
         self._stages: dict[torch.dtype, _Stage] = {}
         try:
             self._stage(precision)
@@ -221,8 +221,7 @@ class TorchEngine:
             # Some cards answer overflow in half precision with black pages instead of NaN.
             pairs = zip(result, pixels, strict=True)
             suspects = ~finite | [_is_black(made) and not _is_black(page) for made, page in pairs]
-            if not suspects.all():
-                self._overflows = 0
+        mended = 0
         for index in np.flatnonzero(suspects):
             page = slice(int(index), int(index) + 1)
             if precision != torch.float32:
@@ -231,17 +230,19 @@ class TorchEngine:
                 )
                 if again_finite.all():
                     result[page] = again
-                    self._note_overflow()
+                    mended += not _is_black(again[0])
                     continue
             raise PageError(
                 "not-finite",
                 "the network gives no finite numbers for this page, not even in fp32: try other weights",
             )
+        if precision != torch.float32:
+            self._note_overflows(every_page=mended == len(pixels))
         return result
 
-    def _note_overflow(self) -> None:
-        """Give half precision up where page after page overflows in it: some cards compute it wrong."""
-        self._overflows += 1
+    def _note_overflows(self, *, every_page: bool) -> None:
+        """Give half precision up where batch after batch overflows in it: some cards compute it wrong."""
+        self._overflows = self._overflows + 1 if every_page else 0
         if self._overflows >= HOPELESS_AFTER and self._dtype != torch.float32:
             log.warning(
                 "%s: %s overflows on every page, so the rest is done in fp32", self.device, self.precision
@@ -266,10 +267,16 @@ class TorchEngine:
             except (RuntimeError, MemoryError) as error:
                 if not is_too_much(error):
                     raise
+                broken = _first_line(error) if is_perhaps_broken(error) else None
             # Out here on purpose: within ``except`` the error still holds every tensor of the failed attempt.
             release_memory(self._device)
             window = (tiles[0].rows.length, tiles[0].columns.length)
             if not stage.limits.shrink(count, *window):
+                if broken is not None:
+                    raise DeviceError(
+                        f"{self.device} failed even with the smallest tiles: {broken}. Check that the driver and "
+                        "PyTorch fit the card, or use --device cpu."
+                    )
                 way_out = (
                     "let pages be cut into tiles" if self._tile == 0 else "close other programs that use it"
                 )
@@ -409,7 +416,7 @@ class TorchEngine:
                     batch=self._batch,
                     tile=self._tile,
                     measured=self._device.type == "cuda",
-                    widest=0 if forward.in_strips else self._network.widest,
+                    widest=0 if forward.in_strips else self._network.widest * forward.planes(3),
                 ),
             )
         return self._stages[precision]

@@ -896,7 +896,8 @@ def test_what_stands_in_its_place_is_whole_at_every_moment(
 def test_a_device_does_not_wait_for_the_encoders(
     make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings, total = make_settings(workers=2, input=tmp_path / "alike"), 16
+    # A batch of one or two and a batch of four wait for two encoders; the device has a third one to do.
+    settings, total = make_settings(workers=2, input=tmp_path / "alike"), 9
     for number in range(total):
         draw(settings.input / f"{number}.png", number)
     decoded, upscaled = threading.Semaphore(0), threading.Event()
@@ -925,11 +926,32 @@ def test_a_device_does_not_wait_for_the_encoders(
     assert run(settings, NearestEngine(note, limit=4)).done == total
 
 
-def test_more_workers_and_cards_may_have_more_in_flight() -> None:
+def test_the_precision_that_a_run_ends_with_is_recorded(make_settings: MakeSettings) -> None:
+    engine = NearestEngine()
+    engine.precision = "fp16"
+
+    def give_up(_batch: Batch) -> None:
+        engine.precision = "fp32"
+
+    engine._before = give_up
+    settings = make_settings()
+    run(settings, engine)
+    with sqlite3.connect(settings.ledger_path) as ledger:
+        assert ledger.execute("select precision from runs").fetchall() == [("fp32",)]
+
+
+def test_more_workers_and_cards_may_have_more_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
     card, cpu = NearestEngine(), NearestEngine()
     card.device, cpu.device = "cuda:0 (card)", "cpu (1 thread)"
+    memory = 64 << 30
+    monkeypatch.setattr(pipeline, "total_memory", lambda: memory)
     few = pipeline.pixel_budget(4, [cpu])
-    assert pipeline.pixel_budget(2, [cpu, cpu]) == pipeline.pixel_budget(4, [card]) == few
+    assert pipeline.pixel_budget(16, [cpu] * 16) == pipeline.pixel_budget(4, [card]) == few
     assert pipeline.pixel_budget(4, [card] * 3) == 3 * few
-    # Sixteen workers with pages of 38 megapixels, all at work and a batch beside them.
+    # Sixteen workers with pages of 38 megapixels, most of them at work and a batch beside them.
     assert pipeline.pixel_budget(16, [card]) > 9 * 38_000_000
+    # Where memory is small, it stays as it was.
+    memory = 8 << 30
+    assert few <= pipeline.pixel_budget(16, [card]) < 3 * few
+    memory = 2 << 30
+    assert pipeline.pixel_budget(16, [card]) == few

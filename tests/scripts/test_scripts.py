@@ -304,6 +304,21 @@ def test_what_the_compose_file_tells_to_type_hands_over_who_one_is(tmp_path: Pat
     assert (ended.stdout, ended.stderr) == (f"{os.getuid()}:{os.getgid()}", "")
 
 
+def test_the_image_takes_pytorch_from_its_own_index_first() -> None:
+    arguments = ["--source", REPOSITORY, "--prefix", "/opt/x", "--dry-run"]
+    plain = run("install_image.sh", *arguments).stdout
+    steps = run("install_image.sh", *arguments, "--torch-index", "https://example.org/cu128").stdout
+    assert "--index-url" not in plain
+    (torch,) = (
+        line
+        for line in steps.splitlines()
+        if "--index-url https://example.org/cu128 torch torchvision" in line
+    )
+    (package,) = (line for line in steps.splitlines() if line.endswith(str(REPOSITORY)))
+    assert steps.index(torch) < steps.index(package)
+    assert steps.replace(f"{torch}\n", "") == plain
+
+
 @pytest.mark.skipif(not (REPOSITORY / "Dockerfile").is_file(), reason="needs the source tree")
 def test_the_steps_of_the_image_in_an_empty_folder(tmp_path: Path, tiny_weights: Path) -> None:
     source = tmp_path / "build"

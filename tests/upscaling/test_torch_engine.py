@@ -289,6 +289,9 @@ def test_half_precision_is_given_up_where_every_page_overflows(make_network: Mak
         assert engine.upscale(bright).min() == 255
     # One page that half precision can do shows that the card can.
     assert engine.upscale(dark).min() == 99
+    most = Batch(np.concatenate([bright.pixels] * HOPELESS_AFTER + [dark.pixels]), (16, 16))
+    for _ in range(HOPELESS_AFTER):
+        assert engine.upscale(most)[-1].max() == 99
     for number in range(HOPELESS_AFTER):
         assert engine.precision == "fp16", number
         engine.upscale(bright)
@@ -296,6 +299,22 @@ def test_half_precision_is_given_up_where_every_page_overflows(make_network: Mak
     before = len(module.dtypes)
     assert engine.upscale(bright).min() == 255
     assert module.dtypes[before:] == [torch.float32]
+
+
+def test_pages_that_come_out_black_in_float32_too_say_nothing_of_half_precision(
+    make_network: MakeNetwork,
+) -> None:
+    module = Overflowing(0.0, always=True)
+    engine = open_engine(make_network(module), precision=torch.float16)
+    for _ in range(2 * HOPELESS_AFTER):
+        assert not engine.upscale(Batch(np.full((1, 8, 8, 3), 255, np.uint8), (16, 16))).any()
+    assert engine.precision == "fp16"
+
+
+def test_a_library_that_does_not_fit_the_card_ends_the_run(make_network: MakeNetwork) -> None:
+    error = RuntimeError("GET was unable to find an engine to execute this computation")
+    with pytest.raises(DeviceError, match=r"unable to find an engine.*driver"):
+        open_engine(make_network(Failing(error))).upscale(Batch(pages(1, 200, 200), (400, 400)))
 
 
 def test_a_page_with_one_pixel_that_is_not_black_is_not_black(make_network: MakeNetwork) -> None:
