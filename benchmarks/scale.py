@@ -46,7 +46,7 @@ AT_ONCE = 16
 """Pages that are claimed, and here recorded, in one transaction; a run does the same."""
 
 SAMPLE = 30
-"""Transactions at either end that are timed, each with as many pages; the pages between go in one."""
+"""Transactions at either end that are timed."""
 
 
 def main() -> None:
@@ -150,9 +150,8 @@ def work_off(ledger: Ledger, run: int, todo: Sequence[PlannedPage], output: Path
     first, middle, last = todo[:timed_pages], todo[timed_pages:-timed_pages], todo[-timed_pages:]
     rates = {}
     for name, pages in (("first", first), ("middle", middle), ("last", last)):
-        size = AT_ONCE if name != "middle" else max(len(middle), 1)
         claiming, recording = [], []
-        for batch in batches(pages, size):
+        for batch in batches(pages, AT_ONCE):
             results = [done(page) for page in batch]
             start = time.process_time()
             ledger.claim(run, output, [(page.row_id, page.output) for page in batch])
