@@ -175,12 +175,12 @@ def test_the_quotes_are_of_a_size_that_can_be() -> None:
     """A slip of a unit is a thousandfold: ten thousand pages are hours at most, and no less than writing them."""
     for card, model, workers in itertools.product(known_cards(), MODELS, (4, 16)):
         seconds = computed_rate(card, network(model), format="png", workers=workers).seconds(work(10_000))
-        writing = 10_000 * 2.4576 * 0.0278 / workers
+        writing = 10_000 * 2.4576 * 0.033 / workers
         assert writing <= seconds.likely < 36 * 3600, (card, model)
     # Eight threads write 10,000 pages of 2.46 megapixels at 0.028 s a megapixel in a minute and a half.
     assert computed_rate("H100", network("comic-compact-x3"), format="png", workers=8).seconds(
         work(10_000)
-    ).likely == pytest.approx(10_000 * 2.4576 * 0.0278 / 8, rel=0.01)
+    ).likely == pytest.approx(10_000 * 2.4576 * 0.033 / 8, rel=0.01)
 
 
 def test_half_the_workers_of_a_quick_network_take_twice_the_time() -> None:
