@@ -37,6 +37,9 @@ _SMALL_BUFFER, _LARGE_BUFFER = 4 << 20, 32 << 20
 
 _NVIDIA = Path("/dev/nvidiactl")
 """There wherever NVIDIA's driver for Linux is loaded, in containers that were given a card, too."""
+_FOR_CUDA_12 = (
+    "pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cu128"
+)
 _KINDS = ("cuda", "xpu", "mps")
 _NAME = re.compile(r"(?P<kind>cuda|xpu|mps|cpu)(?::(?P<index>\d+))?")
 
@@ -275,16 +278,13 @@ def _way_out(kind: str) -> str:
     if _count(kind):
         return f"Count them from {kind}:0."
     if kind == "cuda" and torch.version.cuda is None and torch.version.hip is None:
-        return (
-            "This torch was built without CUDA: put one with CUDA in its place, "
-            "pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cu128."
-        )
+        return f"This torch was built without CUDA: put one with CUDA in its place, {_FOR_CUDA_12}."
     if kind == "cuda":
         return (
             "This torch was built with CUDA, so the driver or the card is what is missing: check that "
             "nvidia-smi lists the card (in Docker: start with --gpus all) and that the driver is new enough "
-            f"for CUDA {torch.version.cuda} (580 for CUDA 13, 525 for CUDA 12). For an older driver: pip install "
-            "--force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cu128."
+            f"for CUDA {torch.version.cuda} (580 for CUDA 13, 525 for CUDA 12). For an older driver: "
+            f"{_FOR_CUDA_12}."
         )
     if kind == "xpu":
         return (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from benchmarks.whole_run import HEIGHT, WIDTH, cut_pages, open_official
 from comic_upscale.models.network import load_network
 from comic_upscale.upscaling.engine import Batch
 from comic_upscale.upscaling.torch_engine import TorchEngine
+from tests.programs import needs_program
 
 CPU = torch.device("cpu")
 SMALL = (
@@ -93,10 +93,9 @@ def test_saved_weights_are_the_network(case: Case, tmp_path: Path) -> None:
     assert torch.equal(again(page), module(page))
 
 
+@needs_program
 @each_small
 def test_the_official_program_takes_the_weights(case: Case, tmp_path: Path) -> None:
-    if importlib.util.find_spec("realesrgan") is None:
-        pytest.skip("the official program is not installed")
     weights = save_weights(random_network(case), tmp_path / "random.safetensors")
     engine = TorchEngine(load_network(weights, None), device=CPU)
     program = open_official(weights, engine)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import sys
 from pathlib import Path
@@ -20,15 +19,13 @@ from comic_upscale.models.network import Network
 from comic_upscale.models.weights import resolve_weights
 from comic_upscale.pages.page import Borders
 from comic_upscale.upscaling.engine import Batch
-from comic_upscale.upscaling.reference_engine import INSTALL, RealESRGANEngine
+from comic_upscale.upscaling.reference_engine import RealESRGANEngine
 from comic_upscale.upscaling.torch_engine import TorchEngine
+from tests.programs import needs_program
 
 from .conftest import MakeNetwork
 
 CPU = torch.device("cpu")
-needs_program = pytest.mark.skipif(
-    importlib.util.find_spec("realesrgan") is None, reason=f"the official program is not installed: {INSTALL}"
-)
 
 
 def crop(comics_dir: Path, name: str, mode: str, box: tuple[int, int, int, int]) -> NDArray[np.uint8]:
