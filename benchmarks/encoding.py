@@ -23,9 +23,9 @@ from PIL import Image
 
 from benchmarks.machine import facts, write_report
 from benchmarks.whole_run import SCALE, cut_pages
-from comic_upscale.pages.encode import check_encoded, encode
-from comic_upscale.pages.page import Pixels, UInt8Array
-from comic_upscale.pages.png import RUN_LENGTHS
+from comic_upscale.imaging.codecs.png import RUN_LENGTHS
+from comic_upscale.imaging.encode import check_encoded, encode
+from comic_upscale.imaging.pixels import Pixels, UInt8Array
 
 RESULT = Path(__file__).parent / "results" / "encoding-cpu.json"
 FILTERS = {"none": 8, "sub": 16, "up": 32, "average": 64, "Paeth": 128}

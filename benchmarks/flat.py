@@ -28,13 +28,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from comic_upscale.engines.torch.device import choose_precision
+from comic_upscale.engines.torch.fold import find_fold
+from comic_upscale.engines.torch.network_pass import NetworkPass
 from comic_upscale.errors import PageError
+from comic_upscale.imaging.decode import decode
 from comic_upscale.models.network import load_network
 from comic_upscale.models.weights import resolve_weights
-from comic_upscale.pages.decode import decode
-from comic_upscale.upscaling.device import choose_precision
-from comic_upscale.upscaling.fold import find_fold
-from comic_upscale.upscaling.network_pass import NetworkPass
 
 Samples = NDArray[np.uint8]
 

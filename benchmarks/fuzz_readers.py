@@ -24,7 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from comic_upscale.pages.formats import IMAGE_EXTENSIONS
+from comic_upscale.imaging.formats import IMAGE_EXTENSIONS
 from tests.fuzz import image_outcome, image_seeds, mutate, outcome, seeds
 
 ARCHIVES = (".cbz", ".cbr", ".cb7", ".cbt", ".epub", ".pdf")

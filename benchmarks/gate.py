@@ -30,13 +30,13 @@ from benchmarks.gate_faults import FAULTS, Scene
 from benchmarks.gate_pages import OWN, PLANS, Made, made, made_without_overlap, open_network, tile_borders
 from benchmarks.machine import facts, write_report
 from benchmarks.whole_run import REPOSITORY
-from comic_upscale.gate.scores import Handed, Scores, compare
-from comic_upscale.gate.verdict import Bounds, default_bounds, hand_over, judge, reasons
-from comic_upscale.pages.decode import decode
-from comic_upscale.pages.encode import encode
-from comic_upscale.pages.page import Borders, Pixels, SampleArray
-from comic_upscale.upscaling.pages import finish, prepare, upscale_pages
-from comic_upscale.upscaling.torch_engine import open_torch_engine
+from comic_upscale.engines.pages import finish, prepare, upscale_pages
+from comic_upscale.engines.torch.engine import open_torch_engine
+from comic_upscale.gate.scores import RawOutput, Scores, compare
+from comic_upscale.gate.verdict import Bounds, default_bounds, judge, measure_raw_output, reasons
+from comic_upscale.imaging.decode import decode
+from comic_upscale.imaging.encode import encode
+from comic_upscale.imaging.pixels import Borders, Pixels, SampleArray
 
 RESULT = REPOSITORY / "benchmarks" / "results" / "gate-cpu.json"
 BOUNDS = REPOSITORY / "comic_upscale" / "gate" / "thresholds.toml"
@@ -114,7 +114,7 @@ def judge_clean(outputs: list[Made]) -> list[Judged]:
     for each in outputs:
         output = each.output()
         borders = tile_borders(each)
-        handed = hand_over(each.page.color, output, borders)
+        handed = measure_raw_output(each.page.color, output, borders)
         scores = compare(each.page.color, finished(each, output).color, borders, handed)
         judged.append(Judged(each, scores, names.index(each.file) % 2 == 0))
     return judged
@@ -219,7 +219,7 @@ def planted(outputs: list[Made], count: int) -> dict[str, dict[str, object]]:
         if other is None:
             continue
         output, borders = each.output(), tile_borders(each)
-        right_handed = hand_over(each.page.color, output, borders)
+        right_handed = measure_raw_output(each.page.color, output, borders)
         right = finished(each, output)
         scale = output.shape[0] / each.page.height
         for name, plant in FAULTS.items():
@@ -230,7 +230,7 @@ def planted(outputs: list[Made], count: int) -> dict[str, dict[str, object]]:
             if at_engine is None or written is None:
                 continue
             # What an engine hands over is changed in place as it is finished.
-            handed = (hand_over(each.page.color, at_engine, borders), right_handed)
+            handed = (measure_raw_output(each.page.color, at_engine, borders), right_handed)
             pages = (finished(each, at_engine), replace(right, color=written))
             for place, before, page in zip(PLACES, handed, pages, strict=True):
                 outcome = what_becomes(each, right, page, borders, before)
@@ -266,7 +266,7 @@ def another(outputs: list[Made], index: int) -> SampleArray | None:
     return None
 
 
-def what_becomes(each: Made, right: Pixels, page: Pixels, borders: Borders, handed: Handed) -> str:
+def what_becomes(each: Made, right: Pixels, page: Pixels, borders: Borders, handed: RawOutput) -> str:
     """Tell whether the gate catches a page, or, where it does not, whether the fault is gone."""
     bounds = default_bounds(each.model)
     if judge(each.page.color, page.color, borders, handed=handed, bounds=bounds).is_suspect:
@@ -288,7 +288,7 @@ def without_overlap(outputs: list[tuple[Made, SampleArray, Borders]]) -> dict[st
     counts: Counter[str] = Counter()
     for each, output, borders in outputs:
         right = finished(each, each.output())
-        handed = hand_over(each.page.color, output, borders)
+        handed = measure_raw_output(each.page.color, output, borders)
         counts[what_becomes(each, right, finished(each, output), borders, handed)] += 1
     return told(counts)
 
@@ -317,7 +317,9 @@ def timed() -> dict[str, float]:
         "read": best(lambda: prepare(decode(data, max_pixels=10**9))),
         "network": best(lambda: upscale_pages(engine, [page], target)),
         "finish": best(lambda: finish(replace(result, color=result.color.copy()))),
-        "gate": best(lambda: judge(page.color, done.color, handed=hand_over(page.color, result.color))),
+        "gate": best(
+            lambda: judge(page.color, done.color, handed=measure_raw_output(page.color, result.color))
+        ),
         "write": best(lambda: encode(done, format="png")),
     }
     return {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from comic_upscale.pages.page import Borders, SampleArray
+from comic_upscale.imaging.pixels import Borders, SampleArray
 
 FAINT = 6
 """Levels between the channels of a pixel that is gray to the eye."""

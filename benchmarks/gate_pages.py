@@ -17,20 +17,20 @@ import numpy as np
 import torch
 
 from benchmarks.whole_run import REPOSITORY, weights_folders
+from comic_upscale.engines.base import Batch
+from comic_upscale.engines.pages import prepare
+from comic_upscale.engines.torch.device import choose_precision
+from comic_upscale.engines.torch.engine import TorchEngine
+from comic_upscale.engines.torch.network_pass import NetworkPass
+from comic_upscale.engines.torch.resample import resample
+from comic_upscale.engines.torch.tiling import DEFAULT_OVERLAP, borders_of, plan_tiles
 from comic_upscale.errors import WeightsError
+from comic_upscale.imaging.decode import decode
+from comic_upscale.imaging.gray import is_gray, to_gray
+from comic_upscale.imaging.pixels import Borders, Pixels, SampleArray
+from comic_upscale.imaging.target_size import target_size
 from comic_upscale.models.network import Network, load_network
 from comic_upscale.models.weights import resolve_weights
-from comic_upscale.pages.decode import decode
-from comic_upscale.pages.gray import is_gray, to_gray
-from comic_upscale.pages.page import Borders, Pixels, SampleArray
-from comic_upscale.pages.size import target_size
-from comic_upscale.upscaling.device import choose_precision
-from comic_upscale.upscaling.engine import Batch
-from comic_upscale.upscaling.network_pass import NetworkPass
-from comic_upscale.upscaling.pages import prepare
-from comic_upscale.upscaling.resample import resample
-from comic_upscale.upscaling.tiling import DEFAULT_OVERLAP, borders_of, plan_tiles
-from comic_upscale.upscaling.torch_engine import TorchEngine
 
 PIECE = (384, 576)
 """Width and height of a piece, at most."""

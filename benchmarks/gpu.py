@@ -53,17 +53,17 @@ from spandrel.architectures.ESRGAN import ESRGAN
 from benchmarks.arithmetic import flops
 from benchmarks.machine import facts, write_report
 from benchmarks.whole_run import HEIGHT, SCALE, WIDTH, alone, cut_pages, official_loop, open_official, whole
-from comic_upscale.environment import default_workers, process_seconds
+from comic_upscale.commands.environment import default_workers, process_seconds
+from comic_upscale.engines.base import Batch, Engine
+from comic_upscale.engines.pages import prepare, upscale_pages
+from comic_upscale.engines.torch.device import choose_device, release_memory
+from comic_upscale.engines.torch.engine import open_torch_engine, open_torch_engines
 from comic_upscale.errors import PageError
+from comic_upscale.imaging.decode import decode
+from comic_upscale.imaging.pixels import Pixels, SampleArray
+from comic_upscale.imaging.target_size import target_size
 from comic_upscale.models.network import Network, load_network
 from comic_upscale.models.weights import ResolvedWeights, resolve_weights
-from comic_upscale.pages.decode import decode
-from comic_upscale.pages.page import Pixels, SampleArray
-from comic_upscale.pages.size import target_size
-from comic_upscale.upscaling.device import choose_device, release_memory
-from comic_upscale.upscaling.engine import Batch, Engine
-from comic_upscale.upscaling.pages import prepare, upscale_pages
-from comic_upscale.upscaling.torch_engine import open_torch_engine, open_torch_engines
 
 RESULTS = Path(__file__).parent / "results"
 USER_JOB = 10_000

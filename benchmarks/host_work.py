@@ -24,14 +24,14 @@ from PIL import Image
 
 from benchmarks.machine import facts, write_report
 from benchmarks.whole_run import SCALE, cut_pages
-from comic_upscale.jobs.gatekeeper import Gatekeeper
-from comic_upscale.models.auto import EVERYWHERE
-from comic_upscale.pages.decode import decode
-from comic_upscale.pages.encode import check_encoded, encode
-from comic_upscale.pages.page import Pixels
-from comic_upscale.pages.size import target_size
-from comic_upscale.settings import OutputFormat
-from comic_upscale.upscaling.pages import prepare
+from comic_upscale.engines.pages import prepare
+from comic_upscale.execution.local.quality_gate import QualityGate
+from comic_upscale.imaging.decode import decode
+from comic_upscale.imaging.encode import check_encoded, encode
+from comic_upscale.imaging.pixels import Pixels
+from comic_upscale.imaging.target_size import target_size
+from comic_upscale.models.default_model import CPU_DEFAULT
+from comic_upscale.settings.job import OutputFormat
 
 FORMATS: dict[str, tuple[OutputFormat, int | None]] = {
     "png": ("png", None),
@@ -62,7 +62,7 @@ def measure(files: list[bytes]) -> dict[str, object]:
     reading = [seconds(lambda data=data: prepare(decode(data, max_pixels=10**9))) for data in files]
     inputs = sum(page.width * page.height for page in pages) / 1e6
     outputs = sum(page.width * page.height for page in larger) / 1e6
-    gate = Gatekeeper(EVERYWHERE)
+    gate = QualityGate(CPU_DEFAULT)
     encoding: dict[str, dict[str, float]] = {}
     for name, (format, quality) in FORMATS.items():
         written: list[bytes] = []

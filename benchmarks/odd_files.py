@@ -88,8 +88,8 @@ def run_one(path: Path, model: str, *, format: str, scale: float, gate: bool) ->
     """Upscale one image into a folder that is thrown away, and describe what stands there."""
     from comic_upscale import JobSettings, run_job
     from comic_upscale.errors import ComicUpscaleError
-    from comic_upscale.jobs.progress import Event
-    from comic_upscale.jobs.records import PageDone, PageFailed, VolumeDone
+    from comic_upscale.execution.events import Event
+    from comic_upscale.ledger.records import PageDone, PageFailed, VolumeDone
 
     events: list[Event] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -129,8 +129,8 @@ def run_one(path: Path, model: str, *, format: str, scale: float, gate: bool) ->
 
 def describe(path: Path) -> dict[str, Any]:
     """Say what an output is, as comic-upscale reads it again."""
-    from comic_upscale.pages.color import profile_space
-    from comic_upscale.pages.decode import decode
+    from comic_upscale.imaging.color import profile_space
+    from comic_upscale.imaging.decode import decode
 
     data = path.read_bytes()
     page = decode(data, max_pixels=1 << 30)
@@ -150,8 +150,8 @@ def describe(path: Path) -> dict[str, Any]:
 
 def describe_volume(path: Path) -> dict[str, Any]:
     """Say what the CBZ of a volume holds."""
-    from comic_upscale.pages.decode import decode
-    from comic_upscale.pages.formats import IMAGE_EXTENSIONS, extension_of
+    from comic_upscale.imaging.decode import decode
+    from comic_upscale.imaging.formats import IMAGE_EXTENSIONS, extension_of
 
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from comic_upscale.engines.base import Batch
+from comic_upscale.engines.realesrgan import RealESRGANEngine
+from comic_upscale.engines.torch.engine import TorchEngine
 from comic_upscale.models.network import load_network
 from comic_upscale.models.weights import resolve_weights
-from comic_upscale.upscaling.engine import Batch
-from comic_upscale.upscaling.reference_engine import RealESRGANEngine
-from comic_upscale.upscaling.torch_engine import TorchEngine
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = (

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.validation import AbsentError
-from comic_upscale.pages.page import UInt8Array
+from comic_upscale.imaging.pixels import UInt8Array
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,14 +24,14 @@ from PIL import Image, ImageDraw
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import facts, write_report
+from comic_upscale.engines.base import Engine
+from comic_upscale.engines.pages import finish, prepare, upscale_pages
 from comic_upscale.errors import PageError
-from comic_upscale.pages.decode import decode
-from comic_upscale.pages.encode import encode
-from comic_upscale.pages.gray import colourfulness, eight_bits
-from comic_upscale.pages.page import Pixels
-from comic_upscale.pages.solid import restore_solid, solid_map
-from comic_upscale.upscaling.engine import Engine
-from comic_upscale.upscaling.pages import finish, prepare, upscale_pages
+from comic_upscale.imaging.decode import decode
+from comic_upscale.imaging.encode import encode
+from comic_upscale.imaging.flat_areas import restore_solid, solid_map
+from comic_upscale.imaging.gray import colourfulness, eight_bits
+from comic_upscale.imaging.pixels import Pixels
 
 MOST_PIXELS = 1 << 27
 SIDE = 300
@@ -69,9 +69,9 @@ def main() -> None:
 
 def open_engine(model: str) -> Engine:
     """Load a network on the CPU."""
+    from comic_upscale.engines.torch.engine import open_torch_engine
     from comic_upscale.models.network import load_network
     from comic_upscale.models.weights import resolve_weights
-    from comic_upscale.upscaling.torch_engine import open_torch_engine
 
     weights = resolve_weights(model, denoise=None, folders=[Path("weights")], cache=Path(), download=False)
     return open_torch_engine(load_network(weights, None), "cpu")

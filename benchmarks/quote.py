@@ -24,8 +24,8 @@ from PIL import Image
 
 from benchmarks.machine import facts, write_report
 from benchmarks.whole_run import REPOSITORY, cut_pages, weights_folders
-from comic_upscale.jobs.report import read_status
-from comic_upscale.settings import JobSettings
+from comic_upscale.ledger.queries import read_status
+from comic_upscale.settings.job import JobSettings
 
 WITHIN = 0.15
 """What a quote promises: to be off by no more than this share."""

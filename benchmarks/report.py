@@ -32,12 +32,12 @@ from PIL import Image
 from benchmarks.machine import cores, facts, write_report
 from benchmarks.validation import REPOSITORY
 from comic_upscale.evaluation.trial import lanczos
+from comic_upscale.execution.local.quality_gate import recorded_scores
 from comic_upscale.gate.verdict import judge
-from comic_upscale.jobs.gatekeeper import recorded_scores
-from comic_upscale.jobs.ledger import Ledger
-from comic_upscale.jobs.records import PageDone, PageFailed
-from comic_upscale.pages.page import Page
-from comic_upscale.settings import JobSettings
+from comic_upscale.ledger.records import PageDone, PageFailed
+from comic_upscale.ledger.writer import Ledger
+from comic_upscale.library.page import Page
+from comic_upscale.settings.job import JobSettings
 
 RESULT = REPOSITORY / "benchmarks" / "results" / "report-cpu.json"
 SCALE = 2.5

@@ -30,13 +30,13 @@ from benchmarks.machine import cores, facts, write_report
 from benchmarks.peers import NcnnNetwork, PeerNetwork
 from benchmarks.validation import AbsentError
 from benchmarks.whole_run import SCALE, alone, cut_pages, official_loop, open_official, weights_folders, whole
+from comic_upscale.engines.base import Batch, Engine
+from comic_upscale.engines.pages import prepare
+from comic_upscale.engines.torch.engine import TorchEngine, open_torch_engines
+from comic_upscale.imaging.decode import decode
+from comic_upscale.imaging.target_size import target_size
 from comic_upscale.models.network import Network, load_network
 from comic_upscale.models.weights import ResolvedWeights, resolve_weights
-from comic_upscale.pages.decode import decode
-from comic_upscale.pages.size import target_size
-from comic_upscale.upscaling.engine import Batch, Engine
-from comic_upscale.upscaling.pages import prepare
-from comic_upscale.upscaling.torch_engine import TorchEngine, open_torch_engines
 
 RESULTS = Path(__file__).parent / "results"
 OURS, OURS_FP32, OFFICIAL = "comic-upscale run", "comic-upscale run, fp32", "official loop (RealESRGANer)"

@@ -32,13 +32,14 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from comic_upscale.jobs.ledger import Ledger
-from comic_upscale.jobs.plan import PlannedPage, make_plan
-from comic_upscale.jobs.progress import Event
-from comic_upscale.jobs.records import PageDone
-from comic_upscale.jobs.run import find_pages, run_job
+from comic_upscale.execution.events import Event
+from comic_upscale.jobs.run import run_job
+from comic_upscale.ledger.records import PageDone
+from comic_upscale.ledger.writer import Ledger
 from comic_upscale.models.weights import identify_weights
-from comic_upscale.settings import JobSettings
+from comic_upscale.planning.discovery import find_pages
+from comic_upscale.planning.plan import PlannedPage, make_plan
+from comic_upscale.settings.job import JobSettings
 
 T = TypeVar("T")
 

@@ -19,10 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.machine import facts, write_report
-from comic_upscale.jobs.elsewhere import SEND_BYTES, SEND_PAGES
-from comic_upscale.remote.address import SshFiles, find_address
-from comic_upscale.remote.connection import Connection
-from comic_upscale.remote.machine import Machine, Patience
+from comic_upscale.execution.remote import SEND_BYTES, SEND_PAGES
+from comic_upscale.execution.ssh.address import SshFiles, find_address
+from comic_upscale.execution.ssh.connection import Connection
+from comic_upscale.execution.ssh.machine import Machine, Patience
 
 
 class Server:

@@ -18,10 +18,10 @@ import piq
 import torch
 from PIL import Image
 
+from comic_upscale.engines.base import Batch
+from comic_upscale.engines.torch.engine import open_torch_engine
 from comic_upscale.models.network import load_network
 from comic_upscale.models.weights import resolve_weights
-from comic_upscale.upscaling.engine import Batch
-from comic_upscale.upscaling.torch_engine import open_torch_engine
 
 SIDE = 480
 LONGEST = 3000

@@ -35,19 +35,19 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from benchmarks.arithmetic import flops, matmul_rate
+from comic_upscale.engines.base import Engine
+from comic_upscale.engines.pages import prepare, upscale_pages
+from comic_upscale.engines.torch.device import PRECISIONS, choose_device
+from comic_upscale.engines.torch.engine import open_torch_engines
 from comic_upscale.errors import ComicUpscaleError, PageError
-from comic_upscale.jobs.progress import Event, JobStarted
+from comic_upscale.execution.events import Event, JobStarted
+from comic_upscale.imaging.decode import decode
+from comic_upscale.imaging.pixels import Pixels
+from comic_upscale.imaging.target_size import target_size
 from comic_upscale.jobs.run import run_job, versions
 from comic_upscale.models.network import load_network
 from comic_upscale.models.weights import ResolvedWeights, resolve_weights
-from comic_upscale.pages.decode import decode
-from comic_upscale.pages.page import Pixels
-from comic_upscale.pages.size import target_size
-from comic_upscale.settings import JobSettings
-from comic_upscale.upscaling.device import PRECISIONS, choose_device
-from comic_upscale.upscaling.engine import Engine
-from comic_upscale.upscaling.pages import prepare, upscale_pages
-from comic_upscale.upscaling.torch_engine import open_torch_engines
+from comic_upscale.settings.job import JobSettings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WIDTH, HEIGHT, SCALE = 512, 768, 2.5
@@ -239,7 +239,7 @@ class _Kept:
 
 def open_official(weights: ResolvedWeights, engine: Engine) -> object:
     """The official program over the same weights, or None where it is not installed or does not take them."""
-    from comic_upscale.upscaling.reference_engine import RealESRGANEngine
+    from comic_upscale.engines.realesrgan import RealESRGANEngine
 
     try:
         # An engine's words begin with the name of its device: "cuda:1 (NVIDIA H200)".

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any
 from comic_upscale.version import __version__
 
 if TYPE_CHECKING:
+    from comic_upscale.engines.upscaler import Upscaler, upscale_image
     from comic_upscale.errors import ComicUpscaleError
     from comic_upscale.jobs.run import run_job
-    from comic_upscale.settings import JobSettings
-    from comic_upscale.upscaling.upscaler import Upscaler, upscale_image
+    from comic_upscale.settings.job import JobSettings
 
 __all__ = ["ComicUpscaleError", "JobSettings", "Upscaler", "__version__", "run_job", "upscale_image"]
 
 _HOMES = {
     "ComicUpscaleError": "comic_upscale.errors",
-    "JobSettings": "comic_upscale.settings",
-    "Upscaler": "comic_upscale.upscaling.upscaler",
+    "JobSettings": "comic_upscale.settings.job",
+    "Upscaler": "comic_upscale.engines.upscaler",
     "run_job": "comic_upscale.jobs.run",
-    "upscale_image": "comic_upscale.upscaling.upscaler",
+    "upscale_image": "comic_upscale.engines.upscaler",
 }
 
 

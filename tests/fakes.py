@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from comic_upscale.pages.page import Borders, UInt8Array
-from comic_upscale.upscaling.engine import Batch
+from comic_upscale.engines.base import Batch
+from comic_upscale.imaging.pixels import Borders, UInt8Array
 
 
 class NearestEngine:

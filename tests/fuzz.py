@@ -13,12 +13,12 @@ import tifffile
 from PIL import Image, ImageCms
 
 from comic_upscale.errors import PageError
-from comic_upscale.pages.containers import list_volume, open_container
-from comic_upscale.pages.decode import decode
-from comic_upscale.pages.encode import check_encoded, encode
-from comic_upscale.pages.metadata import with_density
-from comic_upscale.pages.page import Metadata, Pixels
-from comic_upscale.settings import OutputFormat, VolumeRules
+from comic_upscale.imaging.decode import decode
+from comic_upscale.imaging.encode import check_encoded, encode
+from comic_upscale.imaging.metadata import with_density
+from comic_upscale.imaging.pixels import Metadata, Pixels
+from comic_upscale.library.volume_reader import list_volume, open_container
+from comic_upscale.settings.job import OutputFormat, VolumeRules
 from tests.archives import as_jpeg_pdf, epub, make_7z, make_tar, make_zip, pictures, smooth
 
 RULES = VolumeRules(max_members=2000, max_unpacked=256 << 20, max_pixels=4_000_000)

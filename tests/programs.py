@@ -6,7 +6,7 @@ import importlib.util
 
 import pytest
 
-from comic_upscale.upscaling.reference_engine import INSTALL
+from comic_upscale.engines.realesrgan import INSTALL
 
 needs_program = pytest.mark.skipif(
     importlib.util.find_spec("realesrgan") is None, reason=f"the official program is not installed: {INSTALL}"

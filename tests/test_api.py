@@ -12,8 +12,8 @@ from PIL import Image
 
 import comic_upscale
 from comic_upscale import Upscaler, upscale_image
+from comic_upscale.engines import upscaler as upscaler_module
 from comic_upscale.errors import InputError, PageError, SettingsError, WeightsError
-from comic_upscale.upscaling import upscaler as upscaler_module
 
 
 @pytest.fixture(scope="module")

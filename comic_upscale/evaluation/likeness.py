@@ -22,7 +22,7 @@ from comic_upscale.evaluation.picture import (
     is_transparent,
     luma,
 )
-from comic_upscale.pages.page import Pixels, UInt8Array
+from comic_upscale.imaging.pixels import Pixels, UInt8Array
 
 
 @dataclass(frozen=True, slots=True)

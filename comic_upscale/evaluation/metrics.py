@@ -15,7 +15,7 @@ import numpy as np
 
 from comic_upscale.errors import DeviceError, PageError
 from comic_upscale.evaluation.picture import BLACK, WHITE, check_transparency, flatten, is_transparent
-from comic_upscale.pages.page import Pixels, UInt8Array
+from comic_upscale.imaging.pixels import Pixels, UInt8Array
 
 if TYPE_CHECKING:
     import torch

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from comic_upscale.errors import InputError, PageError
 from comic_upscale.evaluation.metrics import Metrics, Scores
-from comic_upscale.pages.containers import Shelf
-from comic_upscale.pages.decode import decode
-from comic_upscale.pages.discover import Discovery, discover
-from comic_upscale.pages.order import natural_key
-from comic_upscale.pages.page import Page, Pixels
-from comic_upscale.settings import VolumeRules
+from comic_upscale.imaging.decode import decode
+from comic_upscale.imaging.pixels import Pixels
+from comic_upscale.library.discover import Discovery, discover
+from comic_upscale.library.page import Page
+from comic_upscale.library.sorting import natural_key
+from comic_upscale.library.volume_reader import VolumeCache
+from comic_upscale.settings.job import VolumeRules
 
 OnPair = Callable[[int, int], None]
 """Told how many pairs were compared, and of how many."""
@@ -90,7 +91,7 @@ class Pictures:
         self.pages = found.pages
         if not self.pages:
             raise InputError(f"{root} holds no image: give a folder of images or volumes, or one of these")
-        self._shelf = Shelf(found.volumes, rules)
+        self._shelf = VolumeCache(found.volumes, rules)
 
     def open(self, page: Page) -> Pixels:
         """Decode a picture.

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from comic_upscale.errors import PageError
-from comic_upscale.pages.gray import eight_bits
-from comic_upscale.pages.page import Pixels, SampleArray, UInt8Array
+from comic_upscale.imaging.gray import eight_bits
+from comic_upscale.imaging.pixels import Pixels, SampleArray, UInt8Array
 
 Box: TypeAlias = tuple[int, int, int, int]
 """Left, top, right and bottom, in pixels; right and bottom lie outside."""

@@ -26,12 +26,12 @@ from comic_upscale.evaluation.shrunk import (
     spread,
     without_needless_color,
 )
+from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.models.catalogue import CATALOGUE
-from comic_upscale.pages.page import Pixels
-from comic_upscale.sizes import choose_size
+from comic_upscale.settings.sizes import choose_size
 
 if TYPE_CHECKING:
-    from comic_upscale.upscaling.upscaler import Upscaler
+    from comic_upscale.engines.upscaler import Upscaler
 
 LANCZOS = "Lanczos"
 """No network at all: what every model must be better than."""
@@ -56,7 +56,7 @@ OnTurn = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Entrant:
+class Candidate:
     """A model that takes part, not opened yet."""
 
     name: str
@@ -125,7 +125,7 @@ class Trial:
 
 def run_trial(
     pictures: Pictures,
-    entrants: Sequence[Entrant],
+    entrants: Sequence[Candidate],
     metrics: Metrics,
     *,
     scale: float,
@@ -231,7 +231,7 @@ def lanczos(image: Image.Image, factor: float) -> Image.Image:
     return image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.LANCZOS)
 
 
-def network_entrant(model: str, *, device: str, folders: Sequence[Path], cache: Path | None) -> Entrant:
+def network_entrant(model: str, *, device: str, folders: Sequence[Path], cache: Path | None) -> Candidate:
     """Return a model of the catalogue, or a file of weights, as an entrant.
 
     Args:
@@ -240,14 +240,14 @@ def network_entrant(model: str, *, device: str, folders: Sequence[Path], cache: 
         folders: to look for weights in.
         cache: where downloaded weights are kept; None: nothing is downloaded.
     """
-    from comic_upscale.upscaling.upscaler import Upscaler
+    from comic_upscale.engines.upscaler import Upscaler
 
     def open_it() -> AbstractContextManager[Restore]:
         return _open_network(
             lambda: Upscaler(model, device=device, weights_folders=folders, weights_cache=cache)
         )
 
-    return Entrant(model if model in CATALOGUE else Path(model).stem, open_it)
+    return Candidate(model if model in CATALOGUE else Path(model).stem, open_it)
 
 
 @contextmanager

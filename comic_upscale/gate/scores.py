@@ -6,7 +6,7 @@ stands out there: in the whole page (swapped, black, tinted, shifted) or in a pa
 tiles meet, the larger page itself is looked at (``seams.py``).
 
 A run puts tone and solid places right before it writes a page, and so hides part of what an engine did wrong. Hence
-the page is seen twice: as the engine handed it over (`Handed`), and as it is written.
+the page is seen twice: as the engine handed it over (`RawOutput`), and as it is written.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from comic_upscale.gate.seams import worst_seam, worst_step
-from comic_upscale.pages.page import NO_BORDERS, Borders, UInt8Array
+from comic_upscale.imaging.pixels import NO_BORDERS, Borders, UInt8Array
 
 PART = 2
 """The pages are compared at this part of the source's sides. Half of it: at 2, 2.5 and 3 times the output is then
@@ -106,7 +106,7 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Handed:
+class RawOutput:
     """What is kept of a page as the engine handed it over."""
 
     small: UInt8Array
@@ -115,7 +115,7 @@ class Handed:
     """As `Scores.seam`."""
 
     @classmethod
-    def over(cls, source: UInt8Array, larger: UInt8Array, borders: Borders = NO_BORDERS) -> Handed:
+    def over(cls, source: UInt8Array, larger: UInt8Array, borders: Borders = NO_BORDERS) -> RawOutput:
         """Keep what `compare` will ask of a page before anything in it is put right; arguments as there."""
         size, used = _compared(source)
         return cls(_shrunk(larger, size, used), worst_seam(source, larger, borders))
@@ -125,7 +125,7 @@ def compare(
     source: UInt8Array,
     larger: UInt8Array,
     borders: Borders = NO_BORDERS,
-    handed: Handed | None = None,
+    handed: RawOutput | None = None,
 ) -> Scores:
     """Measure a page against the one that it was made from.
 

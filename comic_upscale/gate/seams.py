@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from comic_upscale.pages.page import Borders, UInt8Array
+from comic_upscale.imaging.pixels import Borders, UInt8Array
 
 REACH = 8
 """Pixels of the larger page on either side of a border that are looked at."""

@@ -12,8 +12,8 @@ from importlib.resources import files
 
 import numpy as np
 
-from comic_upscale.gate.scores import Handed, Scores, compare
-from comic_upscale.pages.page import NO_BORDERS, Borders, SampleArray, UInt8Array
+from comic_upscale.gate.scores import RawOutput, Scores, compare
+from comic_upscale.imaging.pixels import NO_BORDERS, Borders, SampleArray, UInt8Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def default_bounds(model: str | None = None) -> Bounds:
     return Bounds(**content["bounds_of"].get(model, content["bounds"]))
 
 
-def hand_over(source: SampleArray, larger: SampleArray, borders: Borders = NO_BORDERS) -> Handed:
+def measure_raw_output(source: SampleArray, larger: SampleArray, borders: Borders = NO_BORDERS) -> RawOutput:
     """Keep what `judge` will ask of a page as the engine made it, before anything in it is put right.
 
     Args:
@@ -72,7 +72,7 @@ def hand_over(source: SampleArray, larger: SampleArray, borders: Borders = NO_BO
         larger: of the same type, any larger height x width x the same C.
         borders: where tiles meet in the larger page.
     """
-    return Handed.over(_high_bytes(source), _high_bytes(larger), borders)
+    return RawOutput.over(_high_bytes(source), _high_bytes(larger), borders)
 
 
 def judge(
@@ -80,7 +80,7 @@ def judge(
     larger: SampleArray,
     borders: Borders = NO_BORDERS,
     *,
-    handed: Handed | None = None,
+    handed: RawOutput | None = None,
     bounds: Bounds | None = None,
 ) -> Verdict:
     """Hold a page against its source.
@@ -89,7 +89,7 @@ def judge(
         source: uint8 or uint16, height x width x C, C 3 or 1.
         larger: of the same type, any larger height x width x the same C.
         borders: where tiles meet in the larger page.
-        handed: what `hand_over` kept of the same page; None where nothing in it was put right.
+        handed: what `measure_raw_output` kept of the same page; None where nothing in it was put right.
         bounds: None for those of all models.
     """
     scores = compare(_high_bytes(source), _high_bytes(larger), borders, handed)

@@ -1,1 +1,1 @@
-"""Jobs: the ledger that remembers every page, and the pipeline that does them."""
+"""Jobs: one run of a job from beginning to end."""

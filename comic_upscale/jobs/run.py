@@ -12,28 +12,43 @@ import time
 from collections.abc import Iterator, Sequence
 
 from comic_upscale.costs.spending import Spending
-from comic_upscale.errors import ComicUpscaleError, InputError, SettingsError
-from comic_upscale.jobs.binding import Binder
-from comic_upscale.jobs.carry import Errand, NotCarried, carry, plan_errands
-from comic_upscale.jobs.choice import ChosenModel, as_begun, choose_model, kept_model, named_model
-from comic_upscale.jobs.elsewhere import Elsewhere, FarPipeline
-from comic_upscale.jobs.engines import OpenEngines, idle_card, open_engines
-from comic_upscale.jobs.files import part_path
-from comic_upscale.jobs.flow import CEILING, StopRequest
-from comic_upscale.jobs.ledger import Ledger
-from comic_upscale.jobs.ledger_thread import LedgerThread
-from comic_upscale.jobs.lock import hold_job
-from comic_upscale.jobs.pipeline import Pipeline
-from comic_upscale.jobs.plan import Plan, make_plan, source_folders
-from comic_upscale.jobs.progress import Event, Fetching, JobFinished, JobStarted, Listener, Preparing, Sending
-from comic_upscale.jobs.records import CarriedFile
+from comic_upscale.engines.base import Engine
+from comic_upscale.engines.registry import OpenEngines, open_engines, unused_gpu_warning
+from comic_upscale.errors import ComicUpscaleError, SettingsError
+from comic_upscale.execution.events import (
+    Event,
+    Fetching,
+    JobFinished,
+    JobStarted,
+    Listener,
+    Preparing,
+    Sending,
+)
+from comic_upscale.execution.local.flow import CEILING, StopRequest
+from comic_upscale.execution.local.pipeline import Pipeline
+from comic_upscale.execution.remote import RemoteExecutor, RemoteOptions
+from comic_upscale.jobs.sidecar_copy import CopyFailure, CopyTask, carry, plan_copies
+from comic_upscale.jobs.volume_writer import VolumeWriter
+from comic_upscale.ledger.async_ledger import AsyncLedger
+from comic_upscale.ledger.lock import hold_job
+from comic_upscale.ledger.records import CopiedFile
+from comic_upscale.ledger.writer import Ledger
+from comic_upscale.library.discover import Discovery
+from comic_upscale.library.volume_reader import VolumeCache
 from comic_upscale.models.download import OnProgress
 from comic_upscale.models.weights import ResolvedWeights, resolve_weights
-from comic_upscale.pages.containers import Shelf
-from comic_upscale.pages.discover import Discovery, discover
-from comic_upscale.pages.formats import output_extension
-from comic_upscale.settings import JobSettings, default_ledger, path_text
-from comic_upscale.upscaling.engine import Engine
+from comic_upscale.planning.discovery import find_pages
+from comic_upscale.planning.model_selection import (
+    SelectedModel,
+    choose_model,
+    kept_model,
+    named_model,
+    with_legacy_gray,
+)
+from comic_upscale.planning.plan import Plan, make_plan, source_folders
+from comic_upscale.settings.job import JobSettings
+from comic_upscale.settings.paths import default_ledger, path_text
+from comic_upscale.storage.local import part_path
 from comic_upscale.version import __version__
 
 log = logging.getLogger(__name__)
@@ -50,7 +65,7 @@ def run_job(
     on_event: Listener | None = None,
     stop: StopRequest | None = None,
     open_engines: OpenEngines = open_engines,
-    elsewhere: Elsewhere | None = None,
+    elsewhere: RemoteOptions | None = None,
 ) -> JobFinished:
     """Upscale every page of a job that is not done yet, and return how it ended.
 
@@ -82,17 +97,17 @@ async def run_job_async(
     on_event: Listener | None = None,
     stop: StopRequest | None = None,
     open_engines: OpenEngines = open_engines,
-    elsewhere: Elsewhere | None = None,
+    elsewhere: RemoteOptions | None = None,
 ) -> JobFinished:
     """Upscale every page of a job that is not done yet; as `run_job`, in the running event loop."""
     emit = on_event or _ignore
     stop = stop or StopRequest()
     if elsewhere is not None:
-        elsewhere.workplace.report_to(_from_a_thread(emit, Sending))
+        elsewhere.workplace.on_progress(_from_a_thread(emit, Sending))
     model = await asyncio.to_thread(named_model, settings)
     emit(Preparing(what="reading the input"))
     discovery = await asyncio.to_thread(find_pages, settings)
-    on_ledger = LedgerThread()
+    on_ledger = AsyncLedger()
     try:
         with hold_job(settings.output, settings.ledger_path):
             ledger = await on_ledger(Ledger, settings.ledger_path)
@@ -102,7 +117,7 @@ async def run_job_async(
                 if model is None:
                     model = await _choose(settings, ledger, on_ledger, emit, elsewhere)
                 early = await on_ledger(ledger.early_jobs, settings.output)
-                settings = as_begun(model.settle(settings), model, early)
+                settings = with_legacy_gray(model.settle(settings), model, early)
                 run = _Run(settings, discovery, model, ledger, on_ledger, emit, stop, open_engines, elsewhere)
                 return await run.go()
             finally:
@@ -111,36 +126,13 @@ async def run_job_async(
         on_ledger.shut_down()
 
 
-def find_pages(settings: JobSettings) -> Discovery:
-    """Discover the pages of a job.
-
-    Raises:
-        InputError: the input is not there, or holds no page; the message says what it does hold.
-    """
-    discovery = discover(
-        settings.input,
-        extension=output_extension(settings.format),
-        exclude=[settings.output],
-        rules=settings.volume_rules,
-        archive_output=settings.archive_output,
-    )
-    if not discovery.pages and not discovery.volumes:
-        passed_over = ", ".join(f"{count} {reason}" for reason, count in discovery.passed_over.items())
-        raise InputError(
-            f"{settings.input} holds no image"
-            + (f" (passed over: {passed_over})" if passed_over else "")
-            + ": give a folder of PNG, JPEG, WebP or other images or of CBZ and other volumes, or one of these"
-        )
-    return discovery
-
-
 async def _choose(
     settings: JobSettings,
     ledger: Ledger,
-    on_ledger: LedgerThread,
+    on_ledger: AsyncLedger,
     emit: Listener,
-    elsewhere: Elsewhere | None,
-) -> ChosenModel:
+    elsewhere: RemoteOptions | None,
+) -> SelectedModel:
     """Return the model that ``auto`` stands for: the one that the job has already, or else one for it."""
     earlier = await on_ledger(ledger.auto_jobs, settings.output)
     kept = await asyncio.to_thread(kept_model, settings, earlier)
@@ -174,13 +166,13 @@ class _Run:
         self,
         settings: JobSettings,
         discovery: Discovery,
-        model: ChosenModel,
+        model: SelectedModel,
         ledger: Ledger,
-        on_ledger: LedgerThread,
+        on_ledger: AsyncLedger,
         emit: Listener,
         stop: StopRequest,
         open_engines: OpenEngines,
-        elsewhere: Elsewhere | None,
+        elsewhere: RemoteOptions | None,
     ) -> None:
         self._elsewhere = elsewhere
         self._settings = settings
@@ -192,7 +184,7 @@ class _Run:
         self._emit = emit
         self._stop = stop
         self._open_engines = open_engines
-        self._shelf = Shelf(discovery.volumes, settings.volume_rules)
+        self._shelf = VolumeCache(discovery.volumes, settings.volume_rules)
         self._spending: Spending | None = None
 
     async def go(self) -> JobFinished:
@@ -236,7 +228,7 @@ class _Run:
                 await self._on_ledger(self._ledger.heartbeat, run_id)
 
     async def _work(self, job_id: int, run_id: int, plan: Plan) -> JobFinished:
-        binder = Binder(
+        binder = VolumeWriter(
             settings=self._settings,
             fingerprint=self._fingerprint,
             plan=plan,
@@ -277,7 +269,7 @@ class _Run:
         self._stop.request(self._spending.why(seconds), CEILING)
         return True
 
-    async def _bind_only(self, job_id: int, run_id: int, plan: Plan, binder: Binder) -> JobFinished:
+    async def _bind_only(self, job_id: int, run_id: int, plan: Plan, binder: VolumeWriter) -> JobFinished:
         """Do what needs no network: bind volumes whose pages are all done."""
         self._tell_beginning(plan, None, [])
         for volume in binder.ready():
@@ -333,7 +325,7 @@ class _Run:
         )
 
     async def _upscale(
-        self, job_id: int, run_id: int, plan: Plan, engines: list[Engine], binder: Binder
+        self, job_id: int, run_id: int, plan: Plan, engines: list[Engine], binder: VolumeWriter
     ) -> JobFinished:
         self._tell_beginning(plan, engines[0].native_scale, engines)
         await self._record_device(run_id, engines)
@@ -381,15 +373,15 @@ class _Run:
         run_id: int,
         plan: Plan,
         weights: ResolvedWeights,
-        binder: Binder,
-        elsewhere: Elsewhere,
+        binder: VolumeWriter,
+        elsewhere: RemoteOptions,
     ) -> JobFinished:
         self._emit(Preparing(what="making the other machine ready"))
         workplace = elsewhere.workplace
         device = await asyncio.to_thread(workplace.prepare, weights, self._fingerprint, self._settings)
         self._tell_beginning(plan, None, [])
         await self._on_ledger(self._ledger.set_device, run_id, device=device.name, precision="")
-        pipeline = FarPipeline(
+        pipeline = RemoteExecutor(
             settings=self._settings,
             fingerprint=self._fingerprint,
             plan=plan,
@@ -449,7 +441,7 @@ class _Run:
 
     def _warnings(self, native_scale: int | None, engines: Sequence[Engine]) -> tuple[str, ...]:
         warnings = list(self._discovery.warnings)
-        idle = idle_card(self._settings, engines)
+        idle = unused_gpu_warning(self._settings, engines)
         if idle is not None:
             warnings.append(idle)
         if self._model.note is not None:
@@ -462,7 +454,7 @@ class _Run:
             )
         return tuple(warnings)
 
-    async def _carry(self, job_id: int) -> tuple[int, list[NotCarried]]:
+    async def _carry(self, job_id: int) -> tuple[int, list[CopyFailure]]:
         """Copy what belongs to the pages that are done; return how many files, and those that could not be."""
         settings, discovery = self._settings, self._discovery
         sidecars = settings.sidecars == "copy"
@@ -473,23 +465,23 @@ class _Run:
         # After a stop what is done is made whole, and nothing new is begun.
         members = not self._stop.requested
         others = settings.copy_others and members
-        errands = plan_errands(discovery, rows, sidecars=sidecars, others=others, members=members)
+        errands = plan_copies(discovery, rows, sidecars=sidecars, others=others, members=members)
         known = await self._on_ledger(self._ledger.carried, settings.output)
         copied = 0
-        refused = [errand for errand in errands if isinstance(errand, NotCarried)]
-        with contextlib.closing(Shelf(discovery.volumes, settings.volume_rules)) as shelf:
+        refused = [errand for errand in errands if isinstance(errand, CopyFailure)]
+        with contextlib.closing(VolumeCache(discovery.volumes, settings.volume_rules)) as shelf:
             results = carry(
-                [errand for errand in errands if isinstance(errand, Errand)],
+                [errand for errand in errands if isinstance(errand, CopyTask)],
                 known,
                 settings,
                 source_folders(discovery.pages),
                 shelf,
             )
             while batch := await asyncio.to_thread(list, itertools.islice(results, CARRIED_AT_ONCE)):
-                files = [result for result in batch if isinstance(result, CarriedFile)]
+                files = [result for result in batch if isinstance(result, CopiedFile)]
                 await self._on_ledger(self._ledger.record_carried, job_id, files)
                 copied += len(files)
-                refused += [result for result in batch if isinstance(result, NotCarried)]
+                refused += [result for result in batch if isinstance(result, CopyFailure)]
         return copied, refused
 
     async def _finish(

@@ -19,9 +19,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from comic_upscale.console.text import duration, megabytes, model_name, printable, rate
 from comic_upscale.errors import OutputError, PageError, SettingsError
-from comic_upscale.jobs.originals import Outputs, Sources, output_folder
-from comic_upscale.jobs.report import (
+from comic_upscale.jobs.job_files import Outputs, Sources, output_folder
+from comic_upscale.ledger.queries import (
     Failure,
     JobStatus,
     read_done_pages,
@@ -29,13 +30,12 @@ from comic_upscale.jobs.report import (
     read_run_rows,
     read_status,
 )
-from comic_upscale.pages.whole import write_whole
 from comic_upscale.reporting.charts import rate_chart, stage_chart
-from comic_upscale.reporting.looking import Choice, Chosen, Gallery, choose, decode_both
+from comic_upscale.reporting.inspection import Choice, Chosen, Gallery, choose, decode_both
 from comic_upscale.reporting.timeline import Timeline, make_timeline
 from comic_upscale.reporting.views import MOST_PIXELS, QUALITY, View, data_uri, make_view
+from comic_upscale.storage.atomic import write_whole
 from comic_upscale.version import __version__
-from comic_upscale.wording import duration, megabytes, model_name, printable, rate
 
 NAME = "report.html"
 """What the report is called in the output folder."""

@@ -11,9 +11,9 @@ from PIL import Image
 
 from comic_upscale.evaluation.likeness import Likeness, brought_together, difference, likeness
 from comic_upscale.evaluation.picture import WHITE, Box, as_image, busiest_region, detail, flatten
-from comic_upscale.pages.color import profile_space
-from comic_upscale.pages.page import Pixels, UInt8Array
-from comic_upscale.reporting.looking import Chosen
+from comic_upscale.imaging.color import profile_space
+from comic_upscale.imaging.pixels import Pixels, UInt8Array
+from comic_upscale.reporting.inspection import Chosen
 
 MOST_PIXELS = 800_000
 """Output pixels of a cut: about 150 kB, so that a report of forty pages stays at a few MB."""

@@ -15,9 +15,9 @@ from spandrel.architectures.ESRGAN import ESRGAN
 
 from benchmarks.gpu import CASES, Bench, Case, Piece, name_for_nvidia_smi, random_network, save_weights
 from benchmarks.whole_run import HEIGHT, WIDTH, cut_pages, open_official
+from comic_upscale.engines.base import Batch
+from comic_upscale.engines.torch.engine import TorchEngine
 from comic_upscale.models.network import load_network
-from comic_upscale.upscaling.engine import Batch
-from comic_upscale.upscaling.torch_engine import TorchEngine
 from tests.programs import needs_program
 
 CPU = torch.device("cpu")

@@ -20,10 +20,10 @@ from comic_upscale.evaluation.flat import FlatGround
 from comic_upscale.evaluation.metrics import Metrics, Scores
 from comic_upscale.evaluation.pairs import Pictures
 from comic_upscale.evaluation.tables import trial_chart
-from comic_upscale.evaluation.trial import LANCZOS, Entrant, Restore, Standing, Trial, Turn, run_trial
+from comic_upscale.evaluation.trial import LANCZOS, Candidate, Restore, Standing, Trial, Turn, run_trial
 from comic_upscale.evaluation.verdict import judge
-from comic_upscale.pages.size import find_target
-from comic_upscale.sizes import Scale
+from comic_upscale.imaging.target_size import find_target
+from comic_upscale.settings.sizes import Scale
 from tests.evaluation.conftest import noisy
 
 
@@ -208,7 +208,7 @@ def test_a_piece_shrinks_and_grows_back_to_its_own_size(
         yield restore
 
     pictures = Pictures(tmp_path, max_pixels=10**6)
-    trial = run_trial(pictures, [Entrant("any", opened)], Metrics(), scale=scale, quality=None, sample=None)
+    trial = run_trial(pictures, [Candidate("any", opened)], Metrics(), scale=scale, quality=None, sample=None)
     assert len(trial.standings[1].turns) == 1, "a size that differs would have been refused"
     assert 160 <= sizes[-1][0] <= 173 and 240 <= sizes[-1][1] <= 251
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageChops
 from comic_upscale.errors import PageError
 from comic_upscale.evaluation.metrics import PERFECT_PSNR, Metrics
 from comic_upscale.evaluation.picture import as_pixels, luma
-from comic_upscale.pages.page import Pixels
+from comic_upscale.imaging.pixels import Pixels
 from tests.evaluation.conftest import noisy
 
 

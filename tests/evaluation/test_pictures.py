@@ -11,7 +11,7 @@ from comic_upscale.evaluation.flat import flat_ground
 from comic_upscale.evaluation.likeness import likeness
 from comic_upscale.evaluation.picture import as_pixels, busiest_region, detail, flatten, luma
 from comic_upscale.evaluation.trial import lanczos
-from comic_upscale.pages.page import Pixels
+from comic_upscale.imaging.pixels import Pixels
 
 
 def test_luma_is_bt601_in_full_range() -> None:

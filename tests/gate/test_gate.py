@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from comic_upscale.engines.pages import finish, prepare
 from comic_upscale.gate import scores
 from comic_upscale.gate.scores import compare
 from comic_upscale.gate.seams import worst_seam, worst_step
-from comic_upscale.gate.verdict import Verdict, default_bounds, hand_over, judge
-from comic_upscale.pages.page import NO_BORDERS, Borders, Pixels, UInt8Array
-from comic_upscale.upscaling.pages import finish, prepare
+from comic_upscale.gate.verdict import Verdict, default_bounds, judge, measure_raw_output
+from comic_upscale.imaging.pixels import NO_BORDERS, Borders, Pixels, UInt8Array
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "pages").glob("0*.png"))
 Fault = Callable[[UInt8Array], UInt8Array]
@@ -101,7 +101,7 @@ def test_each_fault_is_named(fault: Fault, reason: str) -> None:
 
 
 def _judged_as_in_a_run(page: UInt8Array, handed_over: UInt8Array, borders: Borders = NO_BORDERS) -> Verdict:
-    handed = hand_over(page, handed_over, borders)
+    handed = measure_raw_output(page, handed_over, borders)
     bounds = default_bounds("comic-compact-x3")
     return judge(page, _written(page, handed_over), borders, handed=handed, bounds=bounds)
 
@@ -142,8 +142,8 @@ def test_dots_that_the_comparison_makes_flat_are_no_flat_area() -> None:
     # What a network makes of dots finer than it can draw: a gray, and seldom quite theirs.
     larger = np.full((500, 750, 1), 255, np.uint8)
     larger[125:375, 125:375] = 140
-    assert hand_over(page, larger).small[50, 50] == 140
-    assert judge(page, larger, handed=hand_over(page, larger)).scores.handed_tone == 0
+    assert measure_raw_output(page, larger).small[50, 50] == 140
+    assert judge(page, larger, handed=measure_raw_output(page, larger)).scores.handed_tone == 0
 
 
 BORDERS = Borders(rows=(700,), columns=(430, 860))
@@ -182,7 +182,7 @@ def test_a_darker_tile_is_found_in_drawings_too(number: int, tile_first: bool) -
         verdict = _judged_as_in_a_run(page, _darker_tile(larger), BORDERS)
     else:
         written = _darker_tile(_written(page, larger))
-        verdict = judge(page, written, BORDERS, handed=hand_over(page, larger, BORDERS))
+        verdict = judge(page, written, BORDERS, handed=measure_raw_output(page, larger, BORDERS))
     assert verdict.scores.tile_step > 2
     assert _judged_as_in_a_run(page, larger, BORDERS).scores.tile_step < 0.5
 

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.jobs.conftest import draw
+from tests.conftest import draw
 
 # A real run in a real process; only the network is exchanged for a quick one.
 PROGRAM = """
 import sys
 from pathlib import Path
 from comic_upscale.jobs.run import run_job
-from comic_upscale.settings import JobSettings
+from comic_upscale.settings.job import JobSettings
 from tests.fakes import NearestEngine, pause
 settings = JobSettings(input=Path(sys.argv[1]), output=Path(sys.argv[2]), model=sys.argv[3], workers=2)
 finished = run_job(settings, open_engines=lambda *_: [NearestEngine(pause(0.004), limit=4)])

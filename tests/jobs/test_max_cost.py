@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from comic_upscale.errors import SettingsError
-from comic_upscale.jobs.progress import JobFinished
-from comic_upscale.jobs.report import read_status
+from comic_upscale.execution.events import JobFinished
 from comic_upscale.jobs.run import run_job
-from comic_upscale.settings import JobSettings
+from comic_upscale.ledger.queries import read_status
+from comic_upscale.settings.job import JobSettings
+from tests.conftest import MakeSettings
 from tests.fakes import NearestEngine, pause
-from tests.jobs.conftest import MakeSettings
 
 PAGE_SECONDS = 0.3
 PRICE = 3600.0
@@ -144,7 +144,7 @@ def test_a_ledger_of_before_prices_is_read(make_settings: MakeSettings, tmp_path
 
 
 def test_pages_tell_how_long_they_waited(make_settings: MakeSettings) -> None:
-    from comic_upscale.jobs.records import PageDone
+    from comic_upscale.ledger.records import PageDone
 
     done: list[PageDone] = []
 

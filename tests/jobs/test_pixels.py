@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from comic_upscale.jobs.preview import preview
-from comic_upscale.jobs.progress import Event, JobFinished
-from comic_upscale.jobs.records import PageSkipped
+from comic_upscale.execution.events import Event, JobFinished
+from comic_upscale.imaging.decode import decode
+from comic_upscale.imaging.encode import encode
+from comic_upscale.imaging.pixels import Metadata, Pixels
 from comic_upscale.jobs.run import run_job
-from comic_upscale.pages.decode import decode
-from comic_upscale.pages.encode import encode
-from comic_upscale.pages.page import Metadata, Pixels
-from comic_upscale.settings import JobSettings
+from comic_upscale.ledger.records import PageSkipped
+from comic_upscale.planning.preview import preview
+from comic_upscale.settings.job import JobSettings
 from tests.fakes import NearestEngine
 
 

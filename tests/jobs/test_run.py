@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from comic_upscale.engines.base import Batch
 from comic_upscale.errors import (
     ComicUpscaleError,
     DeviceError,
@@ -28,17 +29,17 @@ from comic_upscale.errors import (
     OutputError,
     PageError,
 )
-from comic_upscale.jobs import files, pipeline
-from comic_upscale.jobs.flow import StopRequest
-from comic_upscale.jobs.lock import hold_job
-from comic_upscale.jobs.progress import Event, JobFinished, JobStarted, Progress
-from comic_upscale.jobs.records import PageDone, PageFailed
-from comic_upscale.jobs.report import read_failures, read_status
+from comic_upscale.execution.events import Event, JobFinished, JobStarted, Progress
+from comic_upscale.execution.local import pipeline
+from comic_upscale.execution.local.flow import StopRequest
 from comic_upscale.jobs.run import run_job
-from comic_upscale.settings import FailureLimit, JobSettings
-from comic_upscale.upscaling.engine import Batch
+from comic_upscale.ledger.lock import hold_job
+from comic_upscale.ledger.queries import read_failures, read_status
+from comic_upscale.ledger.records import PageDone, PageFailed
+from comic_upscale.settings.job import FailureLimit, JobSettings
+from comic_upscale.storage import local as files
+from tests.conftest import MakeSettings, draw
 from tests.fakes import NearestEngine, pause
-from tests.jobs.conftest import MakeSettings, draw
 
 
 def run(settings: JobSettings, engine: NearestEngine | None = None, **kwargs: object) -> JobFinished:
@@ -526,7 +527,7 @@ def test_parts_of_a_dead_run_are_swept(make_settings: MakeSettings) -> None:
 def test_a_fault_at_any_step_is_the_failure_of_its_page(
     make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception, kind: str
 ) -> None:
-    from comic_upscale.jobs import pipeline
+    from comic_upscale.execution.local import pipeline
 
     real = getattr(pipeline, step)
     calls = []
@@ -547,7 +548,7 @@ def test_a_fault_at_any_step_is_the_failure_of_its_page(
 def test_a_broken_ledger_during_the_run_ends_it(
     make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from comic_upscale.jobs.ledger import Ledger
+    from comic_upscale.ledger.writer import Ledger
 
     def fail(self: Ledger, results: object) -> None:
         with self._explained():

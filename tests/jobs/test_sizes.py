@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from comic_upscale.jobs.preview import preview
-from comic_upscale.jobs.progress import Event, JobFinished
-from comic_upscale.jobs.records import PageDone, PageSkipped
+from comic_upscale.execution.events import Event, JobFinished
 from comic_upscale.jobs.run import run_job
-from comic_upscale.settings import JobSettings
-from comic_upscale.sizes import Bounds, Fit, LongSide, Print, Width
+from comic_upscale.ledger.records import PageDone, PageSkipped
+from comic_upscale.planning.preview import preview
+from comic_upscale.settings.job import JobSettings
+from comic_upscale.settings.sizes import Bounds, Fit, LongSide, Print, Width
+from tests.conftest import draw
 from tests.fakes import NearestEngine
-from tests.jobs.conftest import draw
 
 
 @pytest.fixture

@@ -11,16 +11,16 @@ from xml.etree import ElementTree as ET
 import pytest
 from PIL import Image
 
-from comic_upscale.jobs.export import read_export
-from comic_upscale.jobs.preview import preview
-from comic_upscale.jobs.progress import Event, JobFinished
-from comic_upscale.jobs.records import PageDone, PageFailed, VolumeDone
-from comic_upscale.jobs.report import read_failures, read_status
+from comic_upscale.execution.events import Event, JobFinished
 from comic_upscale.jobs.run import run_job
-from comic_upscale.settings import JobSettings
+from comic_upscale.ledger.queries import read_failures, read_status
+from comic_upscale.ledger.records import PageDone, PageFailed, VolumeDone
+from comic_upscale.planning.preview import preview
+from comic_upscale.reporting.export import read_export
+from comic_upscale.settings.job import JobSettings
 from tests.archives import break_checksum, epub, make_7z, make_zip, picture, pictures, read_cbz
+from tests.conftest import MakeJob
 from tests.fakes import NearestEngine
-from tests.jobs.conftest import MakeJob
 
 
 def run(settings: JobSettings, events: list[Event] | None = None) -> JobFinished:
@@ -424,7 +424,7 @@ def test_a_hundred_volumes_one_damaged_stop_resume_and_retry(make_job: MakeJob, 
     damaged.write_bytes(good[:200])
     settings = make_job()
 
-    from comic_upscale.jobs.flow import StopRequest
+    from comic_upscale.execution.local.flow import StopRequest
 
     stop, seen = StopRequest(), []
 

@@ -13,12 +13,12 @@ from xml.etree import ElementTree as ET
 import pytest
 from PIL import Image
 
-from comic_upscale.jobs.export import as_text, read_export
-from comic_upscale.jobs.preview import preview
-from comic_upscale.jobs.progress import JobFinished
+from comic_upscale.execution.events import JobFinished
 from comic_upscale.jobs.run import run_job
-from comic_upscale.settings import JobSettings
-from comic_upscale.sizes import Bounds, LongSide
+from comic_upscale.planning.preview import preview
+from comic_upscale.reporting.export import as_text, read_export
+from comic_upscale.settings.job import JobSettings
+from comic_upscale.settings.sizes import Bounds, LongSide
 from tests.archives import make_zip, picture, pictures, read_cbz
 from tests.fakes import NearestEngine
 

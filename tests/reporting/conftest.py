@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from comic_upscale.jobs.run import run_job
 from comic_upscale.reporting.report import Report, make_report, write_report
-from comic_upscale.settings import JobSettings
+from comic_upscale.settings.job import JobSettings
 from tests.archives import make_zip
 from tests.fakes import NearestEngine
 

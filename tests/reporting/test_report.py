@@ -22,11 +22,11 @@ from comic_upscale.errors import SettingsError
 from comic_upscale.evaluation.likeness import Likeness
 from comic_upscale.jobs.run import run_job
 from comic_upscale.reporting.contact import contact_sheet
-from comic_upscale.reporting.looking import Looked, _by_gate, _by_likeness, _worst
+from comic_upscale.reporting.inspection import Looked, _by_gate, _by_likeness, _worst
 from comic_upscale.reporting.report import Report, as_html, make_report, write_report
 from comic_upscale.reporting.timeline import make_timeline
 from comic_upscale.reporting.views import LONGEST_SIDE, MOST_PIXELS
-from comic_upscale.settings import JobSettings
+from comic_upscale.settings.job import JobSettings
 from tests.fakes import NearestEngine, pause
 from tests.reporting.conftest import SPOILT, page
 

@@ -16,10 +16,9 @@ import pytest
 import typer
 
 from comic_upscale.cli import app
-from comic_upscale.environment import weights_folders
-from tests.conftest import REPOSITORY
-from tests.jobs.conftest import draw
-from tests.remote.conftest import Box, box, shared_base
+from comic_upscale.commands.environment import weights_folders
+from tests.conftest import REPOSITORY, draw
+from tests.execution.ssh.conftest import Box, box, shared_base
 
 __all__ = ["box", "shared_base"]
 

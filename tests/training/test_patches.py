@@ -76,7 +76,7 @@ def test_input_and_truth_show_the_same_place() -> None:
 
 
 def test_the_shrink_of_training_is_that_of_the_program() -> None:
-    from comic_upscale.upscaling.resample import resample
+    from comic_upscale.engines.torch.resample import resample
 
     # Away from black and white, where the program cuts what overshoots between its passes.
     pixels = torch.rand(1, 3, 48, 48, generator=torch.Generator().manual_seed(1)) * 0.4 + 0.3

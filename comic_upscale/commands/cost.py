@@ -1,0 +1,252 @@
+"""The command ``comic-upscale cost``."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from comic_upscale.commands.environment import (
+    default_workers,
+    own_prices,
+    process_seconds,
+    rates_folder,
+    state_folder,
+    weights_cache,
+    weights_folders,
+)
+from comic_upscale.commands.models import WeightsDir
+from comic_upscale.errors import SettingsError
+
+if TYPE_CHECKING:
+    from comic_upscale.costs.rates import Measured
+    from comic_upscale.costs.work import Work
+    from comic_upscale.settings.job import JobSettings
+    from comic_upscale.settings.sizes import Size
+
+EXIT_OVER_BUDGET = 1
+_SOURCE_BYTES_A_PIXEL = 1.3
+"""Of a page that is only imagined: about what a PNG of 512 x 768 has."""
+
+
+def cost(
+    ctx: typer.Context,
+    input: Annotated[
+        Path | None,
+        typer.Option("--input", "-i", metavar="PATH", help="What `run` would be given; headers alone are read."),
+    ] = None,
+    pages: Annotated[
+        int | None,
+        typer.Option("--pages", metavar="N", help="Instead of an input: so many pages, which need not be there."),
+    ] = None,
+    page_size: Annotated[str, typer.Option(metavar="WxH", help="With --pages: their size.")] = "512x768",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="As for `run`: what is done there is not counted."),
+    ] = None,
+    scale: Annotated[float | None, typer.Option("--scale", "-s", show_default="2.5", help="As for `run`.")] = None,
+    width: Annotated[int | None, typer.Option(metavar="N", help="As for `run`.")] = None,
+    height: Annotated[int | None, typer.Option(metavar="N", help="As for `run`.")] = None,
+    long_side: Annotated[int | None, typer.Option(metavar="N", help="As for `run`.")] = None,
+    fit: Annotated[str | None, typer.Option(metavar="WxH", help="As for `run`.")] = None,
+    print: Annotated[str | None, typer.Option("--print", metavar="WxHmm", help="As for `run`.")] = None,
+    dpi: Annotated[float | None, typer.Option(metavar="N", show_default="300", help="As for `run`.")] = None,
+    bleed: Annotated[str | None, typer.Option(metavar="LENGTH", help="As for `run`.")] = None,
+    skip_larger_than: Annotated[str | None, typer.Option(metavar="WxH|N", help="As for `run`.")] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", "-m", metavar="NAME|FILE",
+            help="As for `run`; auto is RealESRGAN_x4plus_anime_6B on a card for rent.",
+        ),
+    ] = "auto",
+    denoise: Annotated[float | None, typer.Option(help="As for `run`.", metavar="0..1")] = None,
+    weights_dir: WeightsDir = None,
+    format: Annotated[
+        str, typer.Option("--format", "-f", help="As for `run`: the bytes to carry home depend on it.")
+    ] = "png",
+    quality: Annotated[int | None, typer.Option(metavar="N", help="As for `run`.")] = None,
+    device: Annotated[str, typer.Option("--device", "-d", help="For --pilot: as for `run`.")] = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers", "-w", help="Threads of a rented machine, and of --pilot; left out: as its offer says."
+        ),
+    ] = None,
+    gpu: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--gpu", metavar="NAME",
+            help="Quote for this card, such as 'RTX 4090'; may be given several times. Left out: this machine, where "
+            "`bench`, --pilot or an earlier run measured it, and every card with a price.",
+        ),
+    ] = None,
+    price: Annotated[
+        float | None,
+        typer.Option(
+            metavar="$/h",
+            help="What an hour costs, in place of the listed prices; traffic and storage cost what is listed.",
+        ),
+    ] = None,
+    prices: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A price list of your own, in the form of comic_upscale/costs/prices.toml; its cards stand in "
+            "place of ours. Left out: prices.toml in your configuration folder (on Linux "
+            "~/.config/comic-upscale), if there.",
+        ),
+    ] = None,
+    link_mbps: Annotated[
+        float | None, typer.Option(metavar="N", help="Your line, in megabits a second; left out: assumed, 20 to 500.")
+    ] = None,
+    pilot: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Upscale N of the pages here, spread over their sizes, and quote this machine from them."
+        ),
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(metavar="$", help="Exit with 1 if no quote that has a price is likely within so many dollars."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:  # fmt: skip
+    """Say what a run would take and cost, on this machine and on cards for rent, before anything is paid."""
+    from comic_upscale.console.quote_text import common_lines, quote_lines, quotes_as_json, work_lines
+    from comic_upscale.costs.prices import listed_offers
+    from comic_upscale.estimates.history import from_ledgers, kept, processor_name
+    from comic_upscale.estimates.quotes import Question, is_over_budget, quotes_for
+    from comic_upscale.ledger.recent import known_ledgers
+    from comic_upscale.settings.job import JobSettings
+    from comic_upscale.settings.paths import default_output
+    from comic_upscale.settings.sizes import Bounds, choose_size
+
+    ctx.find_root().meta["json"] = as_json
+    _check(input, pages, pilot, price=price, budget=budget, link_mbps=link_mbps, workers=workers)
+    size = choose_size(
+        scale=scale,
+        width=width,
+        height=height,
+        long_side=long_side,
+        fit=fit,
+        paper=print,
+        dpi=dpi,
+        bleed=bleed,
+    )
+    settings = JobSettings(
+        input=input or Path("pages"),
+        output=output or default_output(input or Path("pages"), size),
+        size=size,
+        skip_larger_than=None if skip_larger_than is None else Bounds.parse(skip_larger_than),
+        model=model,
+        denoise=denoise,
+        format=cast(Any, format),
+        quality=quality,
+        device=device,
+        workers=default_workers() if workers is None else workers,
+        weights_folders=weights_folders(weights_dir),
+        weights_cache=weights_cache(),
+    )
+    work, passed, trial = _count(settings, size, pages, page_size, pilot, quiet=as_json)
+    processor = processor_name()
+    found = kept(rates_folder()) + from_ledgers(
+        known_ledgers(state_folder()), socket.gethostname(), processor
+    )
+    quotes = quotes_for(
+        work,
+        Question(
+            model=model,
+            gpus=tuple(gpu or ()),
+            price=price,
+            link_mbps=link_mbps,
+            workers=workers,
+            denoise=denoise,
+            offers=tuple(listed_offers(prices or own_prices())),
+            found=tuple(found),
+            pilot=trial,
+        ),
+    )
+    over = None if budget is None else is_over_budget(quotes, budget)
+    if as_json:
+        typer.echo(quotes_as_json(work, quotes, budget, over))
+    else:
+        columns = min(max(shutil.get_terminal_size().columns, 60), 120)
+        for line in work_lines(work, passed):
+            typer.echo(line)
+        for quote in quotes:
+            typer.echo()
+            for line in quote_lines(quote, budget, columns):
+                typer.echo(line)
+        for line in common_lines(quotes, columns):
+            typer.echo(line)
+    if over:
+        raise typer.Exit(EXIT_OVER_BUDGET)
+
+
+def _check(
+    input: Path | None, pages: int | None, pilot: int | None, *, workers: int | None, **amounts: float | None
+) -> None:
+    """Refuse what contradicts itself.
+
+    Raises:
+        SettingsError: as said.
+    """
+    if (input is None) == (pages is None):
+        raise SettingsError(
+            "say what to quote: either --input PATH, or --pages N for pages that need not be there"
+        )
+    if pages is not None and pages < 1:
+        raise SettingsError(f"--pages must be at least 1, not {pages}")
+    if pilot is not None and (pilot < 1 or input is None):
+        raise SettingsError("--pilot takes a number of pages, at least 1, of an --input")
+    if workers is not None and workers < 1:
+        raise SettingsError(f"--workers must be at least 1, not {workers}")
+    for name, amount in amounts.items():
+        if amount is not None and not 0 <= amount < float("inf"):
+            raise SettingsError(f"--{name.replace('_', '-')} must be a number of 0 or more, not {amount}")
+    if amounts["link_mbps"] == 0:
+        raise SettingsError("--link-mbps must be above 0")
+
+
+def _count(
+    settings: JobSettings, size: Size, pages: int | None, page_size: str, pilot: int | None, *, quiet: bool
+) -> tuple[Work, int, Measured | None]:
+    """Count the work, of an input or of pages that are imagined, and try some of the pages if that is asked for.
+
+    Returns:
+        The work, how many pages need nothing, and what the pilot took.
+    """
+    from comic_upscale.estimates.history import encoder
+    from comic_upscale.estimates.workload import count_work, imagined_work, run_pilot
+    from comic_upscale.planning.preview import ASSUMED_BYTES_PER_PIXEL, preview
+    from comic_upscale.settings.sizes import Bounds, Scale
+
+    if pages is not None:
+        if not isinstance(size, Scale):
+            raise SettingsError("--pages goes with --scale; for other sizes give an --input")
+        bounds = Bounds.parse(page_size)
+        coder = encoder(settings.format, settings.quality)
+        lossless = "lossless" if coder in ("png", "webp") else "lossy"
+        work = imagined_work(
+            pages,
+            (bounds.width, bounds.height),
+            size.factor,
+            upload_bytes=round(bounds.width * bounds.height * _SOURCE_BYTES_A_PIXEL),
+            bytes_per_pixel=ASSUMED_BYTES_PER_PIXEL[settings.format, lossless, "colour"],
+            encoder=coder,
+        )
+        return work, 0, None
+    # All that a run imports before its input is imported by now.
+    started_in = process_seconds()
+    plan = preview(settings)
+    trial = None
+    if pilot is not None:
+        if not quiet:
+            typer.echo(f"trying {pilot} pages here...", err=True)
+        trial = run_pilot(plan, settings, pilot, started_in=started_in)
+    work = count_work(plan, settings, trial)
+    return work, len(plan.pages) - work.pages, trial

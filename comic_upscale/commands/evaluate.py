@@ -1,0 +1,246 @@
+"""The command ``comic-upscale evaluate``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from comic_upscale.commands.environment import weights_cache, weights_folders
+from comic_upscale.commands.models import WeightsDir
+from comic_upscale.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from comic_upscale.evaluation.metrics import Metrics
+    from comic_upscale.evaluation.pairs import Comparison
+    from comic_upscale.evaluation.trial import Trial
+
+EXIT_SOME_FAILED = 1
+
+
+def evaluate(
+    ctx: typer.Context,
+    reference: Annotated[
+        Path | None, typer.Option("--reference", metavar="PATH", help="Originals: a folder, an image or a volume.")
+    ] = None,
+    candidate: Annotated[
+        Path | None,
+        typer.Option("--candidate", metavar="PATH", help="What to compare with them; paired by name, suffixes aside."),
+    ] = None,
+    allow_missing: Annotated[
+        bool,
+        typer.Option(
+            "--allow-missing", help="Pictures without a partner of their name may be: they are listed, and no failure."
+        ),
+    ] = False,
+    input: Annotated[
+        Path | None,
+        typer.Option("--input", "-i", metavar="PATH", help="Pages of yours: shrunk, restored by each model, compared."),
+    ] = None,
+    scale: Annotated[
+        float, typer.Option("--scale", "-s", help="With --input: how many times, above 1 and up to 8.")
+    ] = 2.5,
+    models: Annotated[
+        str,
+        typer.Option(
+            "--models", "-m", metavar="NAME|FILE,...", help="With --input: models with commas between; plain Lanczos "
+            "always takes part.",
+        ),
+    ] = "comic-compact-x3,realesr-animevideov3",
+    sample: Annotated[
+        int, typer.Option("--sample", metavar="N", help="With --input: so many pages, evenly spread; 0 for all.")
+    ] = 8,
+    jpeg: Annotated[
+        int,
+        typer.Option("--jpeg", metavar="QUALITY", help="With --input: also as JPEG of this quality; 0: clean alone."),
+    ] = 75,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Write JSON and CSV there, too, and with --input a chart and a sheet."
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda, cuda:1, xpu or mps.")] = "auto",
+    weights_dir: WeightsDir = None,
+    max_pixels: Annotated[
+        int | None, typer.Option(metavar="N", help="Refuse pages of more pixels than this.", show_default="89,478,485")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output, nothing else.")] = False,
+) -> None:  # fmt: skip
+    """Measure quality: two folders against each other, or which model restores your own pages best, and how fast."""
+    ctx.find_root().meta["json"] = as_json
+    from comic_upscale.settings.job import DEFAULT_MAX_PIXELS
+
+    limit = DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels
+    if input is not None and reference is None and candidate is None:
+        trial = _try_models(
+            input, limit, scale=scale, models=models, sample=sample, jpeg=jpeg, device=device, weights_dir=weights_dir
+        )  # fmt: skip
+        _tell_trial(trial, output, as_json=as_json)
+    elif reference is not None and candidate is not None and input is None:
+        comparison = _compare(reference, candidate, limit, device)
+        _tell_comparison(comparison, output, as_json=as_json)
+        if comparison.failed or not (comparison.is_whole or allow_missing):
+            raise typer.Exit(EXIT_SOME_FAILED)
+    else:
+        raise SettingsError(
+            "say either --reference DIR and --candidate DIR, to compare two folders, or --input DIR, to try "
+            "models on pages of yours"
+        )
+
+
+def _metrics(device: str) -> Metrics:
+    from comic_upscale.engines.torch.device import parse_devices
+    from comic_upscale.evaluation.metrics import Metrics
+
+    return Metrics(str(parse_devices(device)[0]))
+
+
+def _compare(reference: Path, candidate: Path, limit: int, device: str) -> Comparison:
+    from comic_upscale.evaluation.pairs import Pictures, compare_folders
+
+    with (
+        closing(Pictures(reference, max_pixels=limit)) as originals,
+        closing(Pictures(candidate, max_pixels=limit)) as pictures,
+        _bar() as tell,
+    ):
+        metrics = _metrics(device)
+        return compare_folders(
+            originals, pictures, metrics, lambda done, total: tell("comparing", done, total)
+        )
+
+
+def _try_models(
+    input: Path,
+    limit: int,
+    *,
+    scale: float,
+    models: str,
+    sample: int,
+    jpeg: int,
+    device: str,
+    weights_dir: Path | None,
+) -> Trial:
+    from comic_upscale.evaluation.pairs import Pictures
+    from comic_upscale.evaluation.trial import network_entrant, run_trial
+
+    names = list(dict.fromkeys(name.strip() for name in models.split(",") if name.strip()))
+    if not names:
+        raise SettingsError("--models names no model: give one or more, with commas between")
+    folders, cache = weights_folders(weights_dir), weights_cache()
+    entrants = [network_entrant(name, device=device, folders=folders, cache=cache) for name in names]
+    with closing(Pictures(input, max_pixels=limit)) as pictures, _bar() as tell:
+        return run_trial(
+            pictures,
+            entrants,
+            _metrics(device),
+            scale=scale,
+            quality=jpeg or None,
+            sample=sample or None,
+            on_turn=tell,
+        )
+
+
+def _tell_comparison(comparison: Comparison, folder: Path | None, *, as_json: bool) -> None:
+    from comic_upscale.console.text import printable
+    from comic_upscale.evaluation import tables
+    from comic_upscale.storage.atomic import write_whole
+
+    rows = tables.comparison_rows(comparison)
+    written = tables.comparison_json(comparison)
+    if folder is not None:
+        write_whole(written.encode(), folder / "comparison.json")
+        write_whole(tables.as_csv(rows + tables.missing_rows(comparison)).encode(), folder / "comparison.csv")
+    if as_json:
+        typer.echo(written, nl=False)
+        return
+    scored = [row for row in rows if row["error"] is None]
+    if len(scored) > 1:
+        scored.append({"name": "mean", **tables.comparison_means(comparison)})
+    _print_table("name", scored, tables.SCORES)
+    for pair in comparison.failed:
+        typer.echo(printable(f"not compared: {pair.name}: {pair.reason} [{pair.kind}]"), err=True)
+    for pair in comparison.scored:
+        if pair.notes:
+            typer.echo(printable(f"note: {pair.name}: {'; '.join(pair.notes)}"), err=True)
+    for what, names in (
+        ("without a candidate", comparison.only_reference),
+        ("without an original", comparison.only_candidate),
+        ("whose name several pictures have", comparison.ambiguous),
+    ):
+        if names:
+            more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+            typer.echo(printable(f"note: {len(names):,} {what}: {', '.join(names[:3])}{more}"), err=True)
+
+
+def _tell_trial(trial: Trial, folder: Path | None, *, as_json: bool) -> None:
+    from comic_upscale.console.text import printable
+    from comic_upscale.evaluation import tables
+    from comic_upscale.evaluation.verdict import judge
+    from comic_upscale.storage.atomic import write_whole
+
+    rows = tables.trial_rows(trial)
+    written = tables.trial_json(trial)
+    if folder is not None:
+        write_whole(written.encode(), folder / "evaluation.json")
+        write_whole(tables.as_csv(rows).encode(), folder / "evaluation.csv")
+        write_whole(tables.as_csv(tables.turn_rows(trial)).encode(), folder / "pages.csv")
+        write_whole(tables.trial_chart(trial).encode(), folder / "chart.svg")
+        write_whole(tables.trial_sheet(trial), folder / "sheet.png")
+    if as_json:
+        typer.echo(written, nl=False)
+        return
+    for track in dict.fromkeys(row["track"] for row in rows):
+        typer.echo(f"\n{track}, x{trial.scale:g}, {len(trial.pages)} pages")
+        columns = (*tables.SCORES, "white_kept", "black_kept", "seconds_a_page")
+        _print_table("model", [row for row in rows if row["track"] == track], columns)
+    for name, reason in trial.left_out.items():
+        typer.echo(printable(f"left out: {name}: {reason}"), err=True)
+    verdict = judge(trial)
+    typer.echo(
+        f"\nseconds are for a page of {trial.page_pixels / 1e6:.2g} megapixels, the mean of yours, at "
+        f"x{trial.scale:g}, by the pixels that were restored here"
+    )
+    typer.echo(printable(f"recommended: {verdict.recommended}\n  {verdict.why}").replace("\\x0a", "\n"))
+    if folder is not None:
+        typer.echo(f"written into {folder}: evaluation.json, evaluation.csv, pages.csv, chart.svg, sheet.png")
+
+
+def _print_table(first: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """A table for people; columns that nothing was measured for are left out."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from comic_upscale.console.text import printable
+    from comic_upscale.evaluation.tables import TITLES, shown
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column(first)
+    told = [column for column in columns if any(row[column] is not None for row in rows)]
+    for column in told:
+        table.add_column(TITLES.get(column, column.replace("_", " ")), justify="right")
+    for row in rows:
+        table.add_row(Text(printable(str(row[first]))), *(shown(column, row[column]) for column in told))
+    Console(highlight=False).print(table)
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on standard error; nothing where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+
+        def tell(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        yield tell

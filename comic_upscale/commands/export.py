@@ -1,0 +1,59 @@
+"""The command ``comic-upscale export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from comic_upscale.commands.environment import state_folder
+from comic_upscale.errors import SettingsError
+
+
+def export(
+    job: Annotated[Path | None, typer.Option("--job", metavar="DIR", help="The output folder of a job.")] = None,
+    ledger: Annotated[Path | None, typer.Option("--ledger", metavar="FILE", help="The ledger itself.")] = None,
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format", "-f", metavar="imagefolder|csv|jsonl",
+            help="imagefolder: a metadata.jsonl beside the pages, with file_name and text, as Hugging Face's datasets "
+            "load it. csv and jsonl: everything that the ledger knows of a page.",
+        ),
+    ] = "imagefolder",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="PATH",
+            help="File to write; left out: metadata.jsonl among the pages for imagefolder, else standard output.",
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that says something else.")] = False,
+) -> None:  # fmt: skip
+    """Write what a training set needs: pages, sources, hashes, sizes, model and captions, from the ledger."""
+    from comic_upscale.ledger.recent import choose_ledger
+    from comic_upscale.reporting.export import (
+        EXPORT_FORMATS,
+        as_text,
+        metadata_path,
+        read_export,
+        write_export,
+    )
+
+    if format not in EXPORT_FORMATS:
+        raise SettingsError(f"--format must be one of {', '.join(EXPORT_FORMATS)}, not {format!r}")
+    found = read_export(choose_ledger(job, ledger, state_folder()))
+    path = metadata_path(found, output) if format == "imagefolder" else output
+    rows = found.files if format == "imagefolder" else found.rows
+    text = as_text(rows, format, suffix=".jsonl" if path is None else path.suffix)
+    if path is None:
+        typer.echo(text.encode(), nl=False)
+    else:
+        write_export(text, path, overwrite=overwrite)
+    left_out = f"; {found.missing:,} left out, whose outputs are not in their places" if found.missing else ""
+    if len(rows) < len(found.rows):
+        left_out += (
+            f"; {len(found.rows) - len(rows):,} left out, which are in volumes: csv and jsonl name them"
+        )
+    typer.echo(f"{len(rows):,} pages exported{f' into {path}' if path else ''}{left_out}", err=True)

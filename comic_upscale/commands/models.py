@@ -1,0 +1,158 @@
+"""The commands under ``comic-upscale models``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from comic_upscale.commands.environment import weights_cache, weights_folders
+from comic_upscale.errors import WeightsError
+
+if TYPE_CHECKING:
+    from comic_upscale.models.catalogue import Model
+
+models = typer.Typer(
+    no_args_is_help=True, help="The models known by name: list, fetch, check, and find their files."
+)
+
+NamesArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="[NAME]...", help="Models by name; left out: all.")
+]
+
+
+def _places(weights_dir: Path | None) -> tuple[tuple[Path, ...], Path]:
+    return weights_folders(weights_dir), weights_cache()
+
+
+def _chosen(names: list[str] | None) -> list[Model]:
+    from comic_upscale.models.catalogue import CATALOGUE, find_model
+
+    return [find_model(name) for name in names] if names else list(CATALOGUE.values())
+
+
+WeightsDir = Annotated[
+    Path | None,
+    typer.Option("--weights-dir", metavar="DIR", help="Folder to look for weights in, before all others."),
+]
+
+
+@models.command("list")
+def list_models(
+    weights_dir: WeightsDir = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Show every model: factor, what it is for, size, licence, and whether it is on this machine."""
+    from comic_upscale.models.weights import where
+
+    folders, cache = _places(weights_dir)
+    rows: list[dict[str, Any]] = []
+    for model in _chosen(None):
+        found = where(model, folders, cache)
+        rows.append(
+            {
+                "name": model.name,
+                "scale": model.native_scale,
+                "purpose": model.purpose,
+                "megabytes": round(sum(file.size for file in model.files) / 1e6, 1),
+                "licence": model.licence,
+                "bundled": model.weights.bundled,
+                "present": found[0][1] is not None,
+                "path": None if found[0][1] is None else str(found[0][1]),
+            }
+        )
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for title in ("name", "factor", "MB", "licence", "here"):
+        table.add_column(title, no_wrap=True, justify="right" if title == "MB" else "left")
+    for row in rows:
+        here = "no" if not row["present"] else "in the package" if row["bundled"] else "yes"
+        table.add_row(row["name"], f"x{row['scale']}", f"{row['megabytes']}", row["licence"], here)
+    console = Console(highlight=False)
+    console.print(table)
+    for row in rows:
+        console.print(Text(f"\n{row['name']}\n  {row['purpose']}"))
+
+
+@models.command()
+def fetch(
+    names: NamesArgument = None,
+    weights_dir: WeightsDir = None,
+) -> None:
+    """Download weights from the official releases, and check them.
+
+    What is here already, and what comes with the package, is only checked.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from comic_upscale.models.weights import resolve_weights
+
+    folders, cache = _places(weights_dir)
+    for model in _chosen(names):
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(model.name, total=None)
+            weights = resolve_weights(
+                model.name,
+                # Below full strength both files of a model with two are needed.
+                denoise=0.5 if model.denoise_weights else None,
+                folders=[weights_dir] if weights_dir else folders,
+                cache=weights_dir or cache,
+                on_progress=lambda name, done, total, bar=bar, task=task: bar.update(  # type: ignore[misc]
+                    task, description=name, completed=done, total=total
+                ),
+            )
+        for path in (weights.path, weights.denoise_path):
+            if path is not None:
+                typer.echo(f"{path}: ok")
+
+
+@models.command()
+def verify(names: NamesArgument = None, weights_dir: WeightsDir = None) -> None:
+    """Check the weights on this machine against the official hashes."""
+    from comic_upscale.models.weights import REINSTALL
+    from comic_upscale.models.weights import verify as check
+
+    folders, cache = _places(weights_dir)
+    wrong, remedies = [], set()
+    for model in _chosen(names):
+        for result in check(model, folders, cache):
+            typer.echo(f"{result.path or result.file.name}: {result.state}")
+            bundled = result.file.bundled
+            # Of what can be downloaded, only what was asked for need be here.
+            if result.state == "wrong hash" or (result.state == "missing" and (names or bundled)):
+                wrong.append(str(result.path or result.file.name))
+                remedies.add(
+                    REINSTALL if bundled else "Delete what is wrong and run `comic-upscale models fetch`"
+                )
+    if wrong:
+        raise WeightsError(f"missing, or not as published: {', '.join(wrong)}. {'. '.join(sorted(remedies))}")
+
+
+@models.command()
+def path(
+    name: Annotated[str | None, typer.Argument(help="A model by name; left out: the folders.")] = None,
+    weights_dir: WeightsDir = None,
+) -> None:
+    """Print where the weights of a model are; without a name, the folders that are searched, in order."""
+    from comic_upscale.models.weights import REINSTALL, where
+
+    folders, cache = _places(weights_dir)
+    if name is None:
+        for folder in (*folders, cache):
+            typer.echo(str(folder.absolute()))
+        return
+    (model,) = _chosen([name])
+    for file, found in where(model, folders, cache):
+        if found is None:
+            remedy = f"`comic-upscale models fetch {model.name}` downloads it"
+            raise WeightsError(f"{file.name} is not on this machine. {REINSTALL if file.bundled else remedy}")
+        typer.echo(str(found))

@@ -1,0 +1,95 @@
+"""The command ``comic-upscale report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from comic_upscale.commands.environment import default_workers, state_folder
+
+if TYPE_CHECKING:
+    from comic_upscale.reporting.report import OnStep
+
+
+def report(
+    job: Annotated[Path | None, typer.Option("--job", metavar="DIR", help="The output folder of a job.")] = None,
+    ledger: Annotated[Path | None, typer.Option("--ledger", metavar="FILE", help="The ledger itself.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="The file; left out: report.html in the output folder."),
+    ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            "--sheet", metavar="FILE", help="Also a contact sheet as a PNG: pieces before and after, for a chat."
+        ),
+    ] = None,
+    look_at: Annotated[
+        int,
+        typer.Option(
+            "--look-at", metavar="N", help="Compare so many of the pages that the gate has not scored; of more, a "
+            "sample, always the same one.",
+        ),
+    ] = 200,
+    show: Annotated[
+        int, typer.Option("--show", metavar="N", help="Show so many of the worst pages, and of random ones.")
+    ] = 20,
+    open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a file that is no report of ours, too.")
+    ] = False,
+) -> None:  # fmt: skip
+    """Write a report of a job: one HTML file with its figures, failures, and its worst pages before and after.
+
+    It opens anywhere, without a network. A job that still runs has a report of what is done.
+    """
+    from comic_upscale.ledger.queries import read_status
+    from comic_upscale.ledger.recent import choose_ledger
+    from comic_upscale.reporting.report import default_path, make_report, write_report
+
+    path = choose_ledger(job, ledger, state_folder())
+    target = output or default_path(path, read_status(path))
+    with _Steps() as on_step:
+        made = make_report(path, look_at=look_at, show=show, workers=default_workers(), on_step=on_step)
+    size = write_report(made, target, overwrite=overwrite)
+    choice = made.choice
+    looked = f"{choice.looked_at:,} of {choice.done:,} pages looked at"
+    typer.echo(f"{target} ({size / 1e6:.1f} MB; {looked})")
+    for reason, count in choice.left_out.items():
+        typer.echo(f"note: {count:,} could not be compared: {reason}", err=True)
+    if sheet is not None:
+        from comic_upscale.reporting.contact import contact_sheet
+        from comic_upscale.storage.atomic import write_whole
+
+        write_whole(contact_sheet(made), sheet)
+        typer.echo(f"{sheet}")
+    if open_it:
+        import webbrowser
+
+        if not webbrowser.open(target.absolute().as_uri()):
+            typer.echo("note: no browser could be started; open the file yourself", err=True)
+
+
+class _Steps:
+    """A bar on standard error while pages are looked at; nothing where that is no terminal."""
+
+    def __enter__(self) -> OnStep:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        console = Console(stderr=True)
+        self._bar = Progress(console=console, transient=True, disable=not console.is_terminal)
+        self._bar.start()
+        tasks: dict[str, object] = {}
+
+        def on_step(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = self._bar.add_task(what, total=total)
+            self._bar.update(tasks[what], completed=done)  # type: ignore[arg-type]
+
+        return on_step
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()

@@ -1,0 +1,93 @@
+"""``comic-upscale status``: how far a job is."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from comic_upscale.commands.environment import state_folder
+
+
+def status(
+    ctx: typer.Context,
+    job: Annotated[
+        Path | None, typer.Option("--job", metavar="DIR", help="The output folder of a job.")
+    ] = None,
+    ledger: Annotated[
+        Path | None, typer.Option("--ledger", metavar="FILE", help="The ledger itself.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep showing until the run ends.")] = False,
+    failures: Annotated[
+        bool, typer.Option("--failures", help="List every page that failed, and why.")
+    ] = False,
+    suspects: Annotated[
+        bool, typer.Option("--suspects", help="List every page that should be looked at, and why.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Tell how far a job is, from its ledger alone; without arguments, the job you started last."""
+    ctx.find_root().meta["json"] = as_json
+    from comic_upscale.ledger.recent import choose_ledger
+
+    path = choose_ledger(job, ledger, state_folder())
+    if watch:
+        _watch(path, as_json=as_json)
+    if failures or suspects or not watch:
+        _print_status(path, failures=failures, suspects=suspects, as_json=as_json)
+
+
+def _print_status(ledger: Path, *, failures: bool, suspects: bool, as_json: bool) -> None:
+    from comic_upscale.console.text import failure_line, printable, status_lines
+    from comic_upscale.ledger.queries import read_failures, read_status, read_suspects
+
+    report = read_status(ledger)
+    failed = read_failures(ledger) if failures else []
+    doubted = read_suspects(ledger) if suspects else []
+    if as_json:
+        extra: dict[str, object] = {}
+        if failures:
+            extra["failures"] = [asdict(failure) for failure in failed]
+        if suspects:
+            # In place of their number.
+            extra["suspects"] = [asdict(page) for page in doubted]
+        typer.echo(json.dumps({**asdict(report), **extra}))
+        return
+    for line in status_lines(report):
+        typer.echo(line)
+    for failure in failed:
+        typer.echo(printable(f"  {failure_line(failure.source, failure.kind, failure.reason)}"))
+    for page in doubted:
+        typer.echo(printable(f"  suspect: {page.source}: {page.reasons}"))
+
+
+def _watch(ledger: Path, *, as_json: bool) -> None:
+    """Show the status every second or two, until no run is alive."""
+    from comic_upscale.console.text import status_lines
+    from comic_upscale.ledger.queries import read_status
+
+    if as_json or not sys.stdout.isatty():
+        while True:
+            report = read_status(ledger)
+            line = json.dumps(asdict(report)) if as_json else status_lines(report)[0]
+            typer.echo(line)
+            if not report.alive:
+                return
+            time.sleep(2.0 if as_json else 10.0)
+
+    from rich.live import Live
+    from rich.text import Text
+
+    report = read_status(ledger)
+    with Live(refresh_per_second=4) as live:
+        while True:
+            report = read_status(ledger)
+            live.update(Text("\n".join(status_lines(report))))
+            if not report.alive:
+                return
+            time.sleep(1.0)

@@ -1,0 +1,1 @@
+"""Text and live displays for a terminal."""

@@ -1,0 +1,242 @@
+"""Showing a run to a person or a program: a live bar on a terminal, lines in a log, JSON in a pipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+from rich.text import Text
+from tqdm import tqdm
+
+from comic_upscale.console.text import (
+    duration,
+    header_lines,
+    page_line,
+    printable,
+    rate,
+    stopping_line,
+    summary_lines,
+)
+from comic_upscale.execution.events import (
+    Event,
+    Fetching,
+    JobFinished,
+    JobStarted,
+    Preparing,
+    Progress,
+    Sending,
+)
+from comic_upscale.ledger.records import PageDone, PageFailed, PageSkipped, VolumeDone
+from comic_upscale.version import __version__
+
+LOG_INTERVAL_SECONDS = 10.0
+
+
+class Display(Protocol):
+    """Shows events. Called on the thread of the event loop."""
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was; called once, whatever happened."""
+
+
+def event_as_json(event: Event) -> str:
+    """One event as one line of JSON; its kind is under ``event``, such as ``page_done``."""
+    name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
+    return json.dumps({"event": name, **dataclasses.asdict(event)})
+
+
+class JsonDisplay:
+    """One JSON object a line on standard output, and nothing else there."""
+
+    def __init__(self, on_broken_pipe: Callable[[], None]) -> None:
+        self._on_broken_pipe = on_broken_pipe
+
+    def __call__(self, event: Event) -> None:
+        """Print one event."""
+        write_line(event_as_json(event), self._on_broken_pipe)
+
+    def close(self) -> None:
+        """Nothing to put back."""
+
+
+class QuietDisplay:
+    """Only what went wrong, on standard error."""
+
+    def __call__(self, event: Event) -> None:
+        """Print a failure; pass over everything else."""
+        if isinstance(event, PageFailed):
+            print(printable(f"failed: {event.source}: {event.reason}"), file=sys.stderr)  # noqa: T201
+
+    def close(self) -> None:
+        """Nothing to put back."""
+
+
+class LogDisplay:
+    """Lines for a log (nohup, Docker, SSH): whole lines, at an interval, without control characters."""
+
+    def __init__(self, on_broken_pipe: Callable[[], None], *, verbose: bool) -> None:
+        self._on_broken_pipe = on_broken_pipe
+        self._verbose = verbose
+        self._stopping = False
+        self._start = self._last = time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        """Print what belongs in a log."""
+        if isinstance(event, Preparing):
+            self._line(event.what)
+        elif isinstance(event, Fetching):
+            self._at_interval(f"fetching {event.name}: {event.done_bytes:,} of {event.total_bytes:,} bytes")
+        elif isinstance(event, Sending):
+            self._at_interval(f"sending {event.name}: {event.done_bytes:,} of {event.total_bytes:,} bytes")
+        elif isinstance(event, JobStarted):
+            self._start = self._last = time.monotonic()
+            for label, text in header_lines(event):
+                self._line(f"{label:>11}: {text}")
+            for warning in event.warnings:
+                self._line(f"note: {printable(warning)}")
+        elif isinstance(event, PageFailed):
+            self._line(printable(f"failed: {event.source}: {event.reason}"))
+        elif isinstance(event, (PageDone, PageSkipped, VolumeDone)) and self._verbose:
+            self._line(page_line(event))
+        elif isinstance(event, Progress):
+            if event.stopping and not self._stopping:
+                self._stopping = True
+                self._line(stopping_line(event))
+            self._at_interval(self._meter(event))
+        elif isinstance(event, JobFinished):
+            for line in summary_lines(event):
+                self._line(line)
+
+    def _meter(self, event: Progress) -> str:
+        meter = tqdm.format_meter(
+            event.total - event.pending,
+            event.total,
+            time.monotonic() - self._start,
+            ncols=60,
+            ascii=True,
+            unit="page",
+            rate=event.pages_per_second,
+        )
+        held = f", held back by {event.bottleneck}" if event.bottleneck else ""
+        failed = f", {event.failed} failed" if event.failed else ""
+        doing = f", {event.doing}" if event.doing else ""
+        return f"{meter}{failed}{held}{doing}"
+
+    def _at_interval(self, line: str) -> None:
+        if time.monotonic() - self._last >= LOG_INTERVAL_SECONDS:
+            self._last = time.monotonic()
+            self._line(line)
+
+    def _line(self, line: str) -> None:
+        write_line(line, self._on_broken_pipe)
+
+    def close(self) -> None:
+        """Nothing to put back."""
+
+
+class LiveDisplay:
+    """A bar that moves, on a terminal."""
+
+    def __init__(self, *, verbose: bool) -> None:
+        self._console = Console(highlight=False)
+        self._verbose = verbose
+        self._status = self._console.status("starting")
+        self._live: Live | None = None
+        self._bar = RichProgress(
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
+            MofNCompleteColumn(),
+            TextColumn("pages"),
+            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[eta]}"),
+            TextColumn("{task.fields[failed]}", style="red"),
+            console=self._console,
+            expand=True,
+        )
+        self._task = self._bar.add_task("", total=None, rate="", eta="", failed="")
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        if isinstance(event, Preparing):
+            self._status.update(Text(event.what))
+            self._status.start()
+        elif isinstance(event, (Fetching, Sending)):
+            doing = "fetching" if isinstance(event, Fetching) else "sending"
+            share = f"{event.done_bytes / 1e6:.1f} of {event.total_bytes / 1e6:.1f} MB"
+            self._status.update(Text(printable(f"{doing} {event.name}: {share}")))
+        elif isinstance(event, JobStarted):
+            self._status.stop()
+            self._console.print(_header(event))
+            for warning in event.warnings:
+                self._console.print(Text(f"note: {printable(warning)}", style="yellow"))
+        elif isinstance(event, PageFailed):
+            self._console.print(Text(printable(f"failed: {event.source}: {event.reason}"), style="red"))
+        elif isinstance(event, (PageDone, PageSkipped, VolumeDone)) and self._verbose:
+            self._console.print(Text(page_line(event), style="dim"))
+        elif isinstance(event, Progress):
+            self._show(event)
+        elif isinstance(event, JobFinished):
+            self.close()
+            for number, line in enumerate(summary_lines(event)):
+                self._console.print(Text(line, style="bold" if number == 0 else ""))
+
+    def _show(self, event: Progress) -> None:
+        if self._live is None:
+            self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+            self._live.start()
+        self._bar.update(
+            self._task,
+            total=event.total,
+            completed=event.total - event.pending,
+            rate=rate(event.pages_per_second),
+            eta=f"{duration(event.eta_seconds)} left" if event.eta_seconds else "",
+            failed=f"{event.failed} failed" if event.failed else "",
+        )
+        in_hand = f"in hand: {printable(event.in_hand)}" if event.in_hand else "reading the first pages"
+        in_hand = event.doing or in_hand
+        held = f"   held back by: {event.bottleneck}" if event.bottleneck else ""
+        text = stopping_line(event) if event.stopping else in_hand + held
+        self._live.update(Group(self._bar, Text(text, style="dim", no_wrap=True, overflow="ellipsis")))
+
+    def close(self) -> None:
+        """Stop moving and give the cursor back."""
+        self._status.stop()
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def write_line(line: str, on_broken_pipe: Callable[[], None]) -> None:
+    """Print a line at once; if nobody reads any more, say so and write to nowhere from then on."""
+    try:
+        print(line, flush=True)  # noqa: T201
+    except OSError:
+        silence_stdout()
+        on_broken_pipe()
+
+
+def silence_stdout() -> None:
+    """Let standard output lead nowhere; Python would complain of a broken one again when it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _header(event: JobStarted) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row(Text("comic-upscale", style="bold"), Text(__version__))
+    for label, text in header_lines(event):
+        grid.add_row(Text(label, style="dim"), Text(text))
+    return grid

@@ -1,0 +1,294 @@
+"""What is said to a person: numbers, headers, summaries, as plain lines without control characters."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from comic_upscale.ledger.queries import JobStatus, seconds_since
+from comic_upscale.ledger.records import PageDone, PageSkipped, VolumeDone
+from comic_upscale.settings.paths import MARKER_FOLDER
+
+if TYPE_CHECKING:
+    from comic_upscale.execution.events import JobFinished, JobStarted, Progress
+    from comic_upscale.planning.preview import PagePreview, Preview
+
+
+SHOWN_WARNINGS = 10
+
+
+def printable(text: str) -> str:
+    """The text without control characters: names come from strangers, and a terminal obeys them."""
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+
+
+def duration(seconds: float | None) -> str:
+    """``7 s``, ``3:05`` or ``2:10:00``; a dash for what is not known, or without end."""
+    if seconds is None or not math.isfinite(seconds):
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def rate(pages_per_second: float | None) -> str:
+    """``2.4 pages/s``, or ``3.1 s/page`` where that reads better; a dash for what is not known."""
+    if not pages_per_second:
+        return "-"
+    if pages_per_second < 1:
+        return f"{1 / pages_per_second:.1f} s/page"
+    return f"{pages_per_second:.1f} pages/s"
+
+
+def preview_as_json(value: Preview) -> str:
+    """A preview as one line of JSON."""
+    return json.dumps(dataclasses.asdict(value))
+
+
+def plan_line(page: PagePreview) -> str:
+    """What a run would do with a page, as a row of a table; columns have a width, so that rows can come one by one."""
+    size = "" if page.size is None else f"{page.size[0]}x{page.size[1]}"
+    target = "" if page.target_size is None else f"{page.target_size[0]}x{page.target_size[1]}"
+    arrow = "->" if target else "  "
+    weight = "" if page.estimated_bytes is None else megabytes(page.estimated_bytes)
+    note = f"  ({page.note})" if page.note else ""
+    row = f"{page.action:>10}  {size:>11} {arrow} {target:<11} {page.color or '':<6} {weight:>9}  {page.source}{note}"
+    return printable(row)
+
+
+def plan_header() -> str:
+    """The names of the columns of `plan_line`."""
+    return f"{'':>10}  {'pixels':>11}    {'become':<11} {'kind':<6} {'about':>9}  page"
+
+
+def plan_summary(preview: Preview) -> list[str]:
+    """What a run would do in all, for a person."""
+    counts = ", ".join(f"{count:,} {what}" for what, count in preview.counts.items())
+    passed_over = ", ".join(f"{reason}: {count:,}" for reason, count in preview.passed_over.items())
+    lines = [
+        f"{len(preview.pages):,} pages: {counts}" + (f"; passed over: {passed_over}" if passed_over else "")
+    ]
+    if preview.estimated_bytes:
+        basis = "assumed"
+        if preview.bytes_per_pixel is not None:
+            basis = f"{preview.bytes_per_pixel:.2f} bytes a pixel, measured by this ledger"
+        lines.append(f"outputs: about {megabytes(preview.estimated_bytes)} ({basis})")
+    along = [
+        f"{count:,} {what}{'s' if count != 1 else ''}"
+        for count, what in ((preview.sidecars, "sidecar"), (preview.others, "other file"))
+        if count
+    ]
+    if along:
+        lines.append(f"copied along: {', '.join(along)}")
+    lines.append(f"model {_model_of_plan(preview)}, {preview.size}, into {_short(preview.output)}")
+    lines.append("nothing was written (--dry-run)")
+    return [printable(line) for line in lines]
+
+
+def megabytes(size: int) -> str:
+    """``12.3 MB``, or ``1.24 GB`` or ``3.1 kB`` where that reads better."""
+    if 0 < size < 1e5:
+        return f"{size / 1e3:,.1f} kB"
+    return f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+
+
+def megapixels(pixels: int) -> str:
+    """``1,234``, ``2.5`` or ``0.06``: two digits that say something at least."""
+    return f"{pixels / 1e6:,.0f}" if pixels >= 1e7 else f"{pixels / 1e6:.2g}"
+
+
+def _model_of_plan(preview: Preview) -> str:
+    from comic_upscale.models.default_model import CPU_DEFAULT, GPU_DEFAULT
+    from comic_upscale.settings.job import AUTO_MODEL
+
+    if preview.model == AUTO_MODEL:
+        return f"{AUTO_MODEL} ({GPU_DEFAULT} on a GPU, where it can be had, else {CPU_DEFAULT})"
+    return model_name(preview.model, chosen=preview.model_auto)
+
+
+def model_name(name: str, *, chosen: bool) -> str:
+    """A model as it is named in a line: ``comic-compact-x3 (auto)`` where it was chosen by us."""
+    return f"{name} (auto)" if chosen else name
+
+
+def header_lines(event: JobStarted) -> list[tuple[str, str]]:
+    """What a person should know before the work begins, as (label, text)."""
+    counts = [f"{event.total:,} page{'s' if event.total != 1 else ''}"]
+    counts += [
+        f"{count:,} {what}"
+        for count, what in (
+            (event.done, "done before"),
+            (event.failed, "failed before"),
+            (event.skipped, "skipped"),
+            (event.todo, "to do"),
+        )
+        if count and count != event.total
+    ]
+    if event.volumes:
+        counts.append(f"{event.volumes:,} volume{'s' if event.volumes != 1 else ''}")
+    passed_over = ", ".join(f"{reason}: {count:,}" for reason, count in event.passed_over.items() if count)
+    lines = [
+        ("input", f"{_short(event.input)}: {', '.join(counts)}"),
+        ("output", _short(event.output)),
+        ("ledger", _short(event.ledger)),
+    ]
+    if passed_over:
+        lines.insert(1, ("passed over", passed_over))
+    if event.device is not None:
+        model = model_name(event.model, chosen=event.model_auto)
+        lines.insert(-2, ("model", f"{model}, x{event.native_scale} network, {event.size}"))
+        lines.insert(
+            -2,
+            (
+                "device",
+                f"{event.device}, {event.precision}, batch {event.batch}, "
+                f"{event.workers} worker{'s' if event.workers != 1 else ''}",
+            ),
+        )
+    return [(label, printable(text)) for label, text in lines]
+
+
+def page_line(event: PageDone | PageSkipped | VolumeDone) -> str:
+    """What became of a page or a volume, with its notes."""
+    if isinstance(event, PageSkipped):
+        return printable(f"skipped: {event.source}: {event.reason}")
+    notes = f": {'; '.join(event.notes)}" if event.notes else ""
+    if isinstance(event, VolumeDone):
+        return printable(f"complete: {event.output or event.source} ({event.pages} pages){notes}")
+    # While it waits for the others of its volume its output has no name that means anything.
+    name = event.source if event.output.startswith(f"{MARKER_FOLDER}/") else event.output
+    return printable(f"done: {name} ({event.output_width}x{event.output_height}){notes}")
+
+
+def stopping_line(event: Progress) -> str:
+    """What a run does between being asked to stop and its end."""
+    return f"stopping ({event.stopping}): finishing what is in hand; Ctrl-C ends it at once"
+
+
+NEXT_STEPS = {
+    "push": "the pages are there; `comic-upscale remote run` with the same options lets the work begin",
+    "run": "the work goes on there; `comic-upscale remote status` tells how far it is, `remote pull` brings pages home",
+    "pull": "what is done there by now is here; the same command later brings the rest",
+}
+"""By the steps of ``comic-upscale remote``: what follows where pages are left."""
+
+
+def summary_lines(event: JobFinished) -> list[str]:
+    """How a run ended, for a person."""
+    skipped = f", {event.skipped:,} skipped" if event.skipped else ""
+    pending = f", {event.pending:,} left" if event.pending else ""
+    lines = [f"{event.done:,} of {event.total:,} pages done, {event.failed:,} failed{skipped}{pending}"]
+    if event.volumes:
+        lines.append(volumes_line(event.volumes, event.volumes_done))
+    if event.done_now:
+        took = f"{event.done_now:,} now in {duration(event.seconds)}, {rate(event.pages_per_second)}"
+        lines.append(took)
+        if event.copied_now:
+            lines.append(f"{event.copied_now:,} of them copied: the same as other pages, byte for byte")
+    elif event.state == "finished" and not event.failed and not event.carried_now:
+        lines.append("nothing was left to do")
+    if event.carried_now:
+        lines.append(f"{event.carried_now:,} file{'s' if event.carried_now != 1 else ''} copied along")
+    lines += [f"  note: {warning}" for warning in event.warnings[:SHOWN_WARNINGS]]
+    if len(event.warnings) > SHOWN_WARNINGS:
+        lines.append(f"  and {len(event.warnings) - SHOWN_WARNINGS:,} more files that were not copied")
+    lines += [f"  {failure_line(source, kind, reason)}" for source, kind, reason in event.failures]
+    if event.failed > len(event.failures):
+        lines.append(f"  and {event.failed - len(event.failures):,} more: comic-upscale status --failures")
+    if event.failed:
+        lines.append("--retry-failed tries the failed pages again")
+    if event.suspects:
+        lines.append(suspects_line(event.suspects))
+    if event.spent is not None and event.price is not None:
+        lines.append(spent_line(event.spent, event.price, None))
+    if event.stopped_by is not None:
+        lines.append(f"stopped early ({event.reason}); the same command with a higher --max-cost continues")
+    elif event.state == "interrupted" and event.step is not None:
+        lines.append(NEXT_STEPS[event.step])
+    elif event.state == "interrupted":
+        lines.append(f"stopped early ({event.reason}); the same command continues")
+    lines.append(f"output: {_short(event.output)}")
+    return [printable(line) for line in lines]
+
+
+def suspects_line(count: int) -> str:
+    """How many pages should be looked at, and where they are listed."""
+    what = "1 page is" if count == 1 else f"{count:,} pages are"
+    return f"{what} suspect: comic-upscale status --suspects lists them, comic-upscale report shows them"
+
+
+def money(amount: float | None) -> str:
+    """``$1.20``, ``$0.042`` or ``<$0.001``: cents, and what is less than ten of them more closely; a dash for None."""
+    if amount is None:
+        return "-"
+    if amount >= 0.1 or amount == 0:
+        return f"${amount:,.2f}"
+    return f"${amount:.3f}" if amount >= 0.001 else "<$0.001"
+
+
+def spent_line(spent: float, price: float, to_come: float | None) -> str:
+    """What a job has cost and what it will, as far as known."""
+    more = f", about {money(to_come)} to come" if to_come else ""
+    return f"spent: {money(spent)}{more}, at {money(price)} an hour"
+
+
+def volumes_line(volumes: int, done: int) -> str:
+    """How many volumes are complete."""
+    return f"{done:,} of {volumes:,} volume{'s' if volumes != 1 else ''} complete"
+
+
+def failure_line(source: str, kind: str, reason: str) -> str:
+    """What became of a page or a volume that is not done."""
+    return f"{'incomplete' if kind == 'incomplete' else 'failed'}: {source}: {reason} [{kind}]"
+
+
+def status_lines(report: JobStatus) -> list[str]:
+    """How far a job is, for a person."""
+    skipped = f", {report.skipped:,} skipped" if report.skipped else ""
+    lines = [
+        f"{report.state}: {report.percent:g} %, {report.done:,} of {report.total:,} done, "
+        f"{report.failed:,} failed{skipped}, {report.pending:,} to do"
+    ]
+    if report.volumes:
+        lines.append(volumes_line(report.volumes, report.volumes_done))
+    if report.suspects:
+        lines.append(suspects_line(report.suspects))
+    if report.alive:
+        left = "" if report.eta_seconds is None else f", {duration(report.eta_seconds)} left"
+        lines.append(f"{rate(report.pages_per_second)}{left}")
+    elif report.last_seen is not None:
+        ago = duration(seconds_since(report.last_seen))
+        how = {
+            "died": "the run died without a word",
+            "interrupted": f"the run was stopped ({report.run_error})",
+            "failed": f"the run ended on an error: {report.run_error}",
+        }.get(report.run_state or "", "the run ended")
+        lines.append(f"not running: {how}, last seen {ago} ago")
+    if report.spent is not None and report.price is not None:
+        lines.append(spent_line(report.spent, report.price, report.to_come))
+    if report.alive:
+        lines.append(f"process {report.pid} on {report.host}, since {report.started_at}")
+    device = f" on {report.device}, {report.precision}" if report.device else ""
+    lines += [
+        f"input:  {report.input}",
+        f"output: {report.output}",
+        f"model:  {model_name(report.model, chosen=report.model_auto)}{device}",
+        f"ledger: {report.ledger}",
+    ]
+    if report.state == "stopped":
+        lines.append("run the same command again to continue")
+    return [printable(line) for line in lines]
+
+
+def _short(path: str) -> str:
+    """The path as seen from here, where that is shorter."""
+    with contextlib.suppress(ValueError, OSError):
+        relative = str(Path(path).relative_to(Path.cwd()))
+        return relative if relative != "." else path
+    return path

@@ -1,0 +1,1 @@
+"""Engines: whatever takes a batch of pixels and returns larger ones."""

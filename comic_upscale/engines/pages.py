@@ -1,0 +1,106 @@
+"""Pages through an engine: colour and alpha apart, and a failure for the guilty page alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from comic_upscale.engines.base import Batch, Engine
+from comic_upscale.errors import PageError
+from comic_upscale.imaging.alpha import bleed_color
+from comic_upscale.imaging.flat_areas import restore_solid, solid_map
+from comic_upscale.imaging.pixels import NO_BORDERS, Pixels, SampleArray
+from comic_upscale.imaging.tone import restore_tone, tone_map
+
+
+def prepare(page: Pixels) -> Pixels:
+    """Return the page as the network should see it: hidden colour taken from the visible pixels nearby.
+
+    So no hidden colour shows at the edges of what is visible. How light the page is, and where it is pure
+    white or black, is noted for `finish`. Costs time on the host, none on a device.
+    """
+    color = page.color if page.alpha is None else bleed_color(page.color, page.alpha)
+    return replace(page, color=color, solid=solid_map(color, page.alpha), tone=tone_map(color))
+
+
+def finish(page: Pixels) -> Pixels:
+    """Return an upscaled page as it should be seen: as light as its source, and pure white and black where that was.
+
+    Costs time on the host, none on a device.
+    """
+    return restore_solid(restore_tone(page))
+
+
+def upscale_pages(
+    engine: Engine, pages: Sequence[Pixels], target_size: tuple[int, int], *, conservative: bool = False
+) -> list[Pixels | PageError]:
+    """Return each page at the target size, or why it could not be done, in the order given.
+
+    Transparency is upscaled as a gray page of its own. Profile and notes come along.
+
+    Args:
+        engine: what upscales.
+        pages: as `prepare` returns them, of one shape and type, all with alpha or all without; the results are
+            for `finish`.
+        target_size: (width, height) in pixels.
+        conservative: as `Batch` has it.
+
+    Raises:
+        DeviceError: the engine's device failed.
+        ValueError: the pages are not alike.
+    """
+    if len({(page.color.shape, page.color.dtype, page.alpha is None) for page in pages}) > 1:
+        raise ValueError("pages of one batch must have one shape and type, and all alpha or none")
+    colors = _upscale_each(engine, [page.color for page in pages], target_size, conservative)
+    alphas = _upscale_alphas(engine, [page.alpha for page in pages], target_size, conservative)
+    borders = (
+        engine.borders(Batch(pages[0].color[np.newaxis], target_size, conservative)) if pages else NO_BORDERS
+    )
+    results: list[Pixels | PageError] = []
+    for page, color, alpha in zip(pages, colors, alphas, strict=True):
+        if isinstance(color, PageError):
+            results.append(color)
+        elif isinstance(alpha, PageError):
+            results.append(alpha)
+        else:
+            results.append(replace(page, color=color, alpha=alpha, borders=borders))
+    return results
+
+
+def _upscale_alphas(
+    engine: Engine, alphas: Sequence[SampleArray | None], target_size: tuple[int, int], conservative: bool
+) -> list[SampleArray | PageError | None]:
+    """Upscale planes of height x width, the flat ones without the engine."""
+    width, height = target_size
+    results: list[SampleArray | PageError | None] = [None] * len(alphas)
+    uneven = []
+    for index, alpha in enumerate(alphas):
+        if alpha is None:
+            continue
+        if alpha.min() == alpha.max():
+            # A network may make 254 of 255: what was opaque stays so, and costs nothing.
+            results[index] = np.full((height, width), alpha.flat[0], dtype=alpha.dtype)
+        else:
+            uneven.append((index, alpha[:, :, np.newaxis]))
+    planes = _upscale_each(engine, [plane for _, plane in uneven], target_size, conservative)
+    for (index, _), plane in zip(uneven, planes, strict=True):
+        results[index] = plane if isinstance(plane, PageError) else plane[:, :, 0]
+    return results
+
+
+def _upscale_each(
+    engine: Engine, pages: Sequence[SampleArray], target_size: tuple[int, int], conservative: bool
+) -> list[SampleArray | PageError]:
+    """Upscale all at once; where that fails each alone, so that one page fails for its own reasons only."""
+    if not pages:
+        return []
+    try:
+        # One page, perhaps a large one, need not be copied.
+        batch = pages[0][np.newaxis] if len(pages) == 1 else np.stack(pages)
+        return list(engine.upscale(Batch(batch, target_size, conservative)))
+    except PageError as error:
+        if len(pages) == 1:
+            return [error]
+    return [result for page in pages for result in _upscale_each(engine, [page], target_size, conservative)]

@@ -1,0 +1,481 @@
+"""The engine that runs any network which torch can: whole pages where they fit, even tiles where not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from itertools import groupby
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from comic_upscale.engines.base import Batch
+from comic_upscale.engines.torch.cores import SharedCores
+from comic_upscale.engines.torch.device import (
+    choose_device,
+    choose_precision,
+    describe,
+    forbid_tf32,
+    free_memory,
+    little_memory_kept,
+    precision_name,
+    release_memory,
+)
+from comic_upscale.engines.torch.device_errors import is_lost_device, is_perhaps_broken, is_too_much
+from comic_upscale.engines.torch.limits import HUGE_PIXELS, Limits
+from comic_upscale.engines.torch.network_pass import NetworkPass, white
+from comic_upscale.engines.torch.resample import prepare_resample, resample
+from comic_upscale.engines.torch.strips import goes_in_strips
+from comic_upscale.engines.torch.tiling import (
+    SMALLEST_TILE,
+    Tile,
+    borders_of,
+    default_overlap,
+    padded_size,
+    plan_tiles,
+)
+from comic_upscale.errors import DeviceError, PageError, SettingsError
+from comic_upscale.imaging.pixels import Borders, SampleArray
+from comic_upscale.models.network import Network
+
+log = logging.getLogger(__name__)
+
+HOPELESS_AFTER = 4
+"""So many batches in a row that overflow in half precision: then it is the card's way, or the network's."""
+
+
+def open_torch_engines(
+    network: Network,
+    device: torch.device,
+    *,
+    precision: str = "auto",
+    batch: int | None = None,
+    tile: int | None = None,
+) -> list[TorchEngine]:
+    """Return the engines that together make the most of a device, to be used at the same time.
+
+    That is one, but for a network that goes through the processor in strips: there one for each core.
+
+    Raises:
+        SettingsError, DeviceError: as `open_torch_engine`.
+    """
+    cores = SharedCores(torch.get_num_threads())
+    alone = device.type != "cpu" or not goes_in_strips(network.module) or cores.pages_at_once == 1
+    return [
+        TorchEngine(
+            network,
+            device=device,
+            precision=choose_precision(precision, device, network),
+            batch=batch,
+            tile=tile,
+            cores=None if alone else cores,
+        )
+        for _ in range(1 if alone else cores.pages_at_once)
+    ]
+
+
+def open_torch_engine(
+    network: Network,
+    device_name: str = "auto",
+    precision: str = "auto",
+    batch: int | None = None,
+    tile: int | None = None,
+) -> TorchEngine:
+    """Return a ``TorchEngine`` by the names that ``choose_device`` and ``choose_precision`` take.
+
+    Raises:
+        SettingsError: a name or number is none that can be, or the network does not work in the precision.
+        DeviceError: the device is not there, or does not work.
+    """
+    device = choose_device(device_name)
+    return TorchEngine(
+        network, device=device, precision=choose_precision(precision, device, network), batch=batch, tile=tile
+    )
+
+
+class TorchEngine:
+    """An ``Engine`` over a torch network.
+
+    What does not fit is done in smaller pieces, and the engine remembers. A page whose numbers overflow
+    in half precision is done again in float32.
+
+    Args:
+        network: what to run; it is copied, so that several engines may share it.
+        device: where.
+        precision: float32, float16 or bfloat16.
+        batch: windows at once, at least 1; None to find out.
+        tile: the longest side of a window in pixels, at least 64; 0 never to cut a page; None to find out.
+        overlap: pixels that a tile sees around what it makes; None for what suits the network.
+        cores: the processor's, where other engines work on them at the same time; None for all that torch takes.
+
+    Raises:
+        SettingsError: a number is out of its range, or the network's channels are not 3 to 3 or 1 to 1.
+        DeviceError: the device does not take the network.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        device: torch.device,
+        precision: torch.dtype = torch.float32,
+        batch: int | None = None,
+        tile: int | None = None,
+        overlap: int | None = None,
+        cores: SharedCores | None = None,
+    ) -> None:
+        _check_settings(network, batch, tile, overlap)
+        if device.type == "cuda":
+            forbid_tf32()
+        self.native_scale = network.native_scale
+        self.device = describe(device, pages_at_once=1 if cores is None else cores.pages_at_once)
+        self.precision = precision_name(precision)
+        self._network = network
+        self._device = device
+        self._cores = cores
+        self._dtype = precision
+        self._batch = batch
+        self._tile = tile
+        self._overlap = default_overlap(network.receptive_radius) if overlap is None else overlap
+        self._overflows = 0
+        """Batches in a row of which only float32 could do every page."""
+        self._stages: dict[torch.dtype, _Stage] = {}
+        try:
+            self._stage(precision)
+        except (RuntimeError, MemoryError) as error:
+            raise DeviceError(f"{self.device} does not take the network: {_first_line(error)}") from error
+
+    def batch_limit(self, height: int, width: int) -> int:
+        """Return how many pages of this shape to hand over at once now, at least 1.
+
+        1 until the first page has shown what one costs, on a CPU, and for pages of more tiles than a batch.
+        """
+        with self._telling_of_a_lost_device():
+            stage = self._stage(self._dtype)
+            # The target's size moves windows by a few pixels only: native size stands for all.
+            native = (height * self.native_scale, width * self.native_scale)
+            tiles = self._plan(stage, (height, width), native, self._overlap)
+            return max(1, self._at_once(stage, tiles, channels=3) // len(tiles))
+
+    def upscale(self, batch: Batch) -> SampleArray:
+        """Return the pages at their target size and in their own type: N x height x width x C.
+
+        Pages of 16 bits are computed in float32: half precision would hold no more than 8 to 11 of them. The
+        conservative way is float32, with tiles that see twice as far.
+
+        Raises:
+            PageError: ``"out-of-memory"`` where not even the smallest tile fits, ``"not-finite"`` where the
+                network's numbers are not finite in float32 either.
+            DeviceError: the device failed; the engine is of no use any more.
+            ValueError: the batch is not what ``Batch`` says.
+        """
+        pixels = _checked(batch)
+        width, height = batch.target_size
+        share = nullcontext() if self._cores is None else self._cores.share()
+        is_huge = self._device.type == "cpu" and pixels[0, ..., 0].size > HUGE_PIXELS
+        memory = little_memory_kept() if is_huge else nullcontext()
+        with self._telling_of_a_lost_device(), torch.inference_mode(), share, memory:
+            return self._upscale(pixels, (height, width), conservative=batch.conservative)
+
+    def borders(self, batch: Batch) -> Borders:
+        """Return where tiles meet in what `upscale` gives for such a batch as things stand now.
+
+        A page that was done again in float32 after its numbers had overflowed may have been cut elsewhere.
+        """
+        width, height = batch.target_size
+        stage = self._stage(self._precision_for(batch.pixels, conservative=batch.conservative))
+        overlap = self._overlap_for(conservative=batch.conservative)
+        return borders_of(self._plan(stage, batch.pixels.shape[1:3], (height, width), overlap))
+
+    def close(self) -> None:
+        """Give the device's memory back. The engine is not used afterwards."""
+        self._stages.clear()
+        if self._cores is not None:
+            self._cores.give_back()
+        # A device that is lost has nothing to give back, and has been told of.
+        with suppress(RuntimeError):
+            release_memory(self._device)
+
+    @contextmanager
+    def _telling_of_a_lost_device(self) -> Iterator[None]:
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not is_lost_device(error):
+                raise
+            raise DeviceError(
+                f"{self.device} failed: {_first_line(error)}. Run the same command again: what is done stays "
+                "done. If it fails again, check the card (nvidia-smi) and its driver."
+            ) from error
+
+    def _upscale(self, pixels: SampleArray, target: tuple[int, int], *, conservative: bool) -> SampleArray:
+        precision = self._precision_for(pixels, conservative=conservative)
+        stage = self._stage(precision)
+        overlap = self._overlap_for(conservative=conservative)
+        result, finite = self._patiently(stage, pixels, target, overlap)
+        if precision == torch.float32:
+            suspects = ~finite
+        else:
+            # Some cards answer overflow in half precision with black pages instead of NaN.
+            pairs = zip(result, pixels, strict=True)
+            suspects = ~finite | [_is_black(made) and not _is_black(page) for made, page in pairs]
+        mended = 0
+        for index in np.flatnonzero(suspects):
+            page = slice(int(index), int(index) + 1)
+            if precision != torch.float32:
+                again, again_finite = self._patiently(
+                    self._stage(torch.float32), pixels[page], target, overlap
+                )
+                if again_finite.all():
+                    result[page] = again
+                    mended += not _is_black(again[0])
+                    continue
+            raise PageError(
+                "not-finite",
+                "the network gives no finite numbers for this page, not even in fp32: try other weights",
+            )
+        if precision != torch.float32:
+            self._note_overflows(every_page=mended == len(pixels))
+        return result
+
+    def _note_overflows(self, *, every_page: bool) -> None:
+        """Give half precision up where batch after batch overflows in it: some cards compute it wrong."""
+        self._overflows = self._overflows + 1 if every_page else 0
+        if self._overflows >= HOPELESS_AFTER and self._dtype != torch.float32:
+            log.warning(
+                "%s: %s overflows on every page, so the rest is done in fp32", self.device, self.precision
+            )
+            self._dtype, self.precision = torch.float32, precision_name(torch.float32)
+
+    def _precision_for(self, pixels: SampleArray, *, conservative: bool) -> torch.dtype:
+        return torch.float32 if conservative or pixels.dtype == np.uint16 else self._dtype
+
+    def _overlap_for(self, *, conservative: bool) -> int:
+        return self._overlap * (2 if conservative else 1)
+
+    def _patiently(
+        self, stage: _Stage, pixels: SampleArray, target: tuple[int, int], overlap: int
+    ) -> tuple[SampleArray, NDArray[np.bool_]]:
+        """Run the pages, in smaller pieces whenever memory does not suffice; see ``_run``."""
+        while True:
+            tiles = self._plan(stage, pixels.shape[1:3], target, overlap)
+            count = min(self._at_once(stage, tiles, pixels.shape[3]), len(pixels) * len(tiles))
+            try:
+                return self._run(stage, pixels, target, tiles, count)
+            except (RuntimeError, MemoryError) as error:
+                if not is_too_much(error):
+                    raise
+                broken = _first_line(error) if is_perhaps_broken(error) else None
+            # Out here on purpose: within ``except`` the error still holds every tensor of the failed attempt.
+            release_memory(self._device)
+            window = (tiles[0].rows.length, tiles[0].columns.length)
+            if not stage.limits.shrink(count, *window):
+                if broken is not None:
+                    raise DeviceError(
+                        f"{self.device} failed even with the smallest tiles: {broken}. Check that the driver and "
+                        "PyTorch fit the card, or use --device cpu."
+                    )
+                way_out = (
+                    "let pages be cut into tiles" if self._tile == 0 else "close other programs that use it"
+                )
+                raise PageError(
+                    "out-of-memory",
+                    f"{self.device} has no memory for {window[1]}x{window[0]} pixels at once: {way_out}",
+                )
+
+    def _run(
+        self, stage: _Stage, pixels: SampleArray, target: tuple[int, int], tiles: list[Tile], count: int
+    ) -> tuple[SampleArray, NDArray[np.bool_]]:
+        """Run the pages through the network, at most ``count`` windows at once.
+
+        Returns:
+            The pages at their target size, and for each whether the network's numbers are finite.
+        """
+        height, width = self._padded(pixels.shape[1:3])
+        bottom, right = height - pixels.shape[1], width - pixels.shape[2]
+        # torch wants memory that may be written; a page that has it need not be copied.
+        padded = np.require(pixels, requirements=["C", "W"])
+        if bottom or right:
+            padded = np.pad(pixels, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="reflect")
+        on_cuda = self._device.type == "cuda"
+        shape = (len(pixels), *target, pixels.shape[3])
+        samples = torch.uint16 if pixels.dtype == np.uint16 else torch.uint8
+        result = torch.empty(shape, dtype=samples, pin_memory=on_cuda)
+        marks = torch.zeros(len(pixels), dtype=torch.float32, device=self._device)
+        for group in _runs(len(pixels), max(1, count // len(tiles))):
+            source = torch.from_numpy(padded[group])
+            if on_cuda:
+                # Pinned, so that the host need not wait; the allocator holds the memory until it is copied.
+                source = source.pin_memory()
+            source = source.to(self._device, non_blocking=on_cuda)
+            windows = [(tile, page) for tile in range(len(tiles)) for page in range(len(source))]
+            for chunk in _runs(len(windows), count):
+                self._run_chunk(
+                    stage, source, tiles, windows[chunk], result[group], marks[group], pixels.shape[1:3]
+                )
+        # The only wait for the device: the copies of whole pages above lie before it in the same stream.
+        finite: NDArray[np.bool_] = torch.isfinite(marks).cpu().numpy()
+        return result.numpy(), finite
+
+    def _run_chunk(
+        self,
+        stage: _Stage,
+        source: torch.Tensor,
+        tiles: list[Tile],
+        windows: list[tuple[int, int]],
+        result: torch.Tensor,
+        marks: torch.Tensor,
+        page_size: tuple[int, ...],
+    ) -> None:
+        """Run windows, given as (tile, page), through the network at once and write their cells and marks."""
+        scale = self.native_scale
+        whole = (page_size[0] * scale, page_size[1] * scale)
+        if len(tiles) == 1:
+            x = source[windows[0][1] : windows[-1][1] + 1]
+        else:
+            x = torch.stack(
+                [
+                    source[page, slice(*tiles[index].rows), slice(*tiles[index].columns)]
+                    for index, page in windows
+                ]
+            )
+        pixels = x.shape[0] * x.shape[1] * x.shape[2] * stage.forward.planes(x.shape[3])
+        for index in dict.fromkeys(tile for tile, _ in windows):
+            # Before the network: a copy of what is new among the coefficients waits for all that is queued.
+            prepare_resample(
+                whole, result.shape[1:3], tiles[index].cell_rows, tiles[index].cell_columns, self._device
+            )
+        measure = stage.limits.wants(pixels)
+        before = _start_measuring(self._device) if measure else 0
+        native, finite = stage.forward(x)
+        done = 0
+        # Windows of one tile lie together, whatever their page, and share the weights of the resampling.
+        for index, same in groupby(windows, key=lambda window: window[0]):
+            tile, pages = tiles[index], [page for _, page in same]
+            made = slice(done, done + len(pages))
+            place = slice(pages[0], pages[-1] + 1)
+            marks[place] += finite[made]
+            cell = resample(
+                native[made],
+                source_size=whole,
+                target_size=(result.shape[1], result.shape[2]),
+                origin=(tile.rows.start * scale, tile.columns.start * scale),
+                rows=tile.cell_rows,
+                columns=tile.cell_columns,
+            )
+            done = made.stop
+            cell = cell.clamp_(0, 1).mul_(white(result.dtype)).round_().to(result.dtype)
+            cell = cell.permute(0, 2, 3, 1).contiguous()
+            target = result[place, slice(*tile.cell_rows), slice(*tile.cell_columns)]
+            # Only whole pages are one piece of the pinned result, to be filled while the host goes on.
+            target.copy_(cell, non_blocking=target.is_contiguous())
+        if measure:
+            stage.limits.learn(pixels, torch.cuda.max_memory_allocated(self._device) - before)
+
+    def _plan(
+        self, stage: _Stage, page: tuple[int, ...], target: tuple[int, int], overlap: int
+    ) -> list[Tile]:
+        network = self._network
+        return plan_tiles(
+            (page[0], page[1]),
+            target,
+            native_scale=self.native_scale,
+            longest=stage.limits.longest(page[0], page[1]),
+            overlap=overlap,
+            multiple_of=network.multiple_of,
+            minimum=network.minimum,
+            square=network.square,
+        )
+
+    def _padded(self, page: tuple[int, ...]) -> tuple[int, int]:
+        network = self._network
+        return padded_size(
+            page[0],
+            page[1],
+            multiple_of=network.multiple_of,
+            minimum=network.minimum,
+            square=network.square,
+        )
+
+    def _at_once(self, stage: _Stage, tiles: list[Tile], channels: int) -> int:
+        """Return how many windows go through the network at once."""
+        height, width = tiles[0].rows.length, tiles[0].columns.length
+        planes = stage.forward.planes(channels)
+        return stage.limits.batch(height, width * planes, free_memory(self._device))
+
+    def _stage(self, precision: torch.dtype) -> _Stage:
+        """Return the network in a precision, made at its first use: float32 may never be needed."""
+        if precision not in self._stages:
+            forward = NetworkPass(self._network, self._device, precision)
+            self._stages[precision] = _Stage(
+                forward,
+                Limits(
+                    "cpu in strips" if forward.in_strips else self._device.type,
+                    batch=self._batch,
+                    tile=self._tile,
+                    measured=self._device.type == "cuda",
+                    widest=0 if forward.in_strips else self._network.widest * forward.planes(3),
+                ),
+            )
+        return self._stages[precision]
+
+
+class _Stage:
+    """The network in one precision, and what it takes at once in it."""
+
+    def __init__(self, forward: NetworkPass, limits: Limits) -> None:
+        self.forward = forward
+        self.limits = limits
+
+
+def _check_settings(network: Network, batch: int | None, tile: int | None, overlap: int | None) -> None:
+    channels = (network.input_channels, network.output_channels)
+    if channels not in ((3, 3), (1, 1)):
+        raise SettingsError(
+            f"this network turns {channels[0]} channels into {channels[1]}: use one for RGB or for gray pages"
+        )
+    if batch is not None and batch < 1:
+        raise SettingsError(f"a batch of {batch} cannot be: use 1 or more, or leave it to be found out")
+    if tile is not None and tile != 0 and tile < SMALLEST_TILE:
+        raise SettingsError(
+            f"tiles of {tile} pixels are too small: use {SMALLEST_TILE} or more, or 0 for none"
+        )
+    if overlap is not None and overlap < 0:
+        raise SettingsError(f"an overlap of {overlap} pixels cannot be: use 0 or more")
+
+
+def _checked(batch: Batch) -> SampleArray:
+    """Return the pixels of a batch that is what ``Batch`` says."""
+    pixels = batch.pixels
+    if (
+        pixels.dtype not in (np.uint8, np.uint16)
+        or pixels.ndim != 4
+        or pixels.shape[3] not in (1, 3)
+        or 0 in pixels.shape
+    ):
+        raise ValueError(
+            f"pixels are {pixels.dtype} {pixels.shape}, not uint8 or uint16 N x height x width x 3 or 1"
+        )
+    if min(batch.target_size) < 1:
+        raise ValueError(f"a target of {batch.target_size} pixels cannot be")
+    return pixels
+
+
+def _is_black(page: SampleArray) -> bool:
+    # A few pixels tell of nearly every page that it is not; a look at all takes milliseconds.
+    return not page[::16, ::16].any() and not page.any()
+
+
+def _runs(length: int, step: int) -> Iterator[slice]:
+    return (slice(start, min(start + step, length)) for start in range(0, length, step))
+
+
+def _start_measuring(device: torch.device) -> int:
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,83 @@
+"""One network on one device in one precision: windows of samples in, native pixels as floats out."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from comic_upscale.engines.torch.fold import find_fold
+from comic_upscale.engines.torch.strips import StripwiseCompact, goes_in_strips
+from comic_upscale.models.network import Network
+
+
+def white(samples: torch.dtype) -> int:
+    """Return the largest sample of a type: 255 for uint8, 65535 for uint16."""
+    return torch.iinfo(samples).max
+
+
+class NetworkPass:
+    """Runs a network in its own copy, so that several devices and precisions can share the loaded one.
+
+    Args:
+        network: as loaded; it is left as it is.
+        device: where to run.
+        precision: float32, float16 or bfloat16.
+    """
+
+    def __init__(self, network: Network, device: torch.device, precision: torch.dtype) -> None:
+        self.in_strips = device.type == "cpu" and goes_in_strips(network.module)
+        """Whether windows of any size go through without much memory, a few rows at a time."""
+        self._channels = network.input_channels
+        self._scale = network.native_scale
+        # On an accelerator one shape for all pages of a batch is worth more.
+        self._reach = network.receptive_radius if self.in_strips else None
+        if self.in_strips:
+            self._module: torch.nn.Module = StripwiseCompact(network.module, precision).eval()
+            self._precision = torch.float32
+            return
+        # Channels last is what tensor cores and oneDNN compute in; other orders are converted at every layer.
+        module = copy.deepcopy(network.module).to(device=device, dtype=precision)
+        self._module = module.to(memory_format=torch.channels_last).eval()
+        self._precision = precision
+
+    def planes(self, channels: int) -> int:
+        """Return how many times a window of so many channels goes through the network."""
+        return channels if self._channels == 1 else 1
+
+    def __call__(self, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run the windows through the network, without rows that come out as others do.
+
+        Gray windows go through an RGB network as three equal channels, whose mean is taken; RGB windows
+        go through a gray network channel by channel.
+
+        Args:
+            windows: uint8 or uint16, N x height x width x C on the device, C 3 or 1.
+
+        Returns:
+            The native pixels, N x C x height*scale x width*scale in the precision or float32, 0..1; and float32, N:
+            a number for each window that is finite where all that the network gave for it is.
+        """
+        fold = None if self._reach is None else find_fold(windows, self._reach)
+        if fold is None:
+            return self._run(windows)
+        native, finite = self._run(fold.folded(windows))
+        return fold.unfolded(native, self._scale), finite
+
+    def _run(self, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        n, height, width, channels = windows.shape
+        # Samples at the end of each pixel are channels last already: the move of axes copies nothing.
+        x = windows.permute(0, 3, 1, 2).to(self._precision).div_(white(windows.dtype))
+        if channels == 1 and self._channels == 3:
+            x = x.expand(-1, 3, -1, -1)
+        elif channels == 3 and self._channels == 1:
+            x = x.reshape(n * 3, 1, height, width)
+        native: torch.Tensor = self._module(x.contiguous(memory_format=torch.channels_last))
+        if channels == 3 and self._channels == 1:
+            native = native.reshape(n, 3, *native.shape[2:])
+        # A sum carries any NaN or infinity along, in one read of the pixels; clamping would hide infinity.
+        finite = native.sum(dim=(1, 2, 3), dtype=torch.float32)
+        native = native.clamp_(0, 1)
+        if channels == 1 and self._channels == 3:
+            native = native.mean(dim=1, keepdim=True)
+        return native, finite

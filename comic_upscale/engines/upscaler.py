@@ -1,0 +1,220 @@
+"""The Python interface for single images: load a network once, then upscale what comes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import cast
+
+import numpy as np
+from PIL import Image
+
+from comic_upscale.engines.pages import finish, prepare, upscale_pages
+from comic_upscale.engines.torch.device import all_accelerators
+from comic_upscale.engines.torch.engine import open_torch_engine
+from comic_upscale.errors import InputError, OutputError, PageError, SettingsError
+from comic_upscale.imaging.decode import decode
+from comic_upscale.imaging.encode import check_encoded, check_target, encode
+from comic_upscale.imaging.pixels import Pixels, UInt8Array
+from comic_upscale.imaging.shrink import shrink
+from comic_upscale.imaging.target_size import find_target, grows
+from comic_upscale.models.default_model import Choice, check_auto, choose_model, is_auto
+from comic_upscale.models.network import load_network
+from comic_upscale.models.weights import resolve_weights
+from comic_upscale.settings.job import AUTO_MODEL, DEFAULT_MAX_PIXELS, FORMATS, OutputFormat
+from comic_upscale.settings.sizes import Print, Size, choose_size
+
+_FORMAT_OF_SUFFIX: dict[str, OutputFormat] = {
+    **{f".{name}": name for name in FORMATS if name != "auto"},
+    ".jpg": "jpeg",
+    ".tif": "tiff",
+}
+
+
+class Upscaler:
+    """A network on a device, ready for image after image. Use it from one thread at a time.
+
+    ::
+
+        with Upscaler() as upscaler:
+            larger = upscaler.upscale(Image.open("page.png"), scale=2.5)
+
+    Args:
+        model: a name of the catalogue, or the path of a ``.pth`` or ``.safetensors`` file. ``"auto"`` is
+            RealESRGAN_x4plus_anime_6B on an accelerator where its weights can be had, and else
+            comic-compact-x3, which comes with the package.
+        denoise: 0 to 1, for models with a second set of weights.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"xpu"`` or ``"mps"``.
+        precision: ``"auto"``, ``"fp32"``, ``"fp16"`` or ``"bf16"``.
+        batch: images in one call of the network; None for as many as fit.
+        tile: longest side in pixels that goes through the network whole; None for as large as fits.
+        weights_folders: searched for weights in this order.
+        weights_cache: where weights are downloaded to; None: nothing is downloaded.
+
+    Raises:
+        WeightsError: the weights are not there, or are no network.
+        DeviceError: the device is not there.
+        SettingsError: a setting out of its range.
+    """
+
+    def __init__(
+        self,
+        model: str = AUTO_MODEL,
+        *,
+        denoise: float | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        batch: int | None = None,
+        tile: int | None = None,
+        weights_folders: Sequence[Path] = (),
+        weights_cache: Path | None = None,
+    ) -> None:
+        cache, download = weights_cache or Path(), weights_cache is not None
+        choice = Choice(model)
+        if is_auto(model):
+            check_auto(denoise)
+            choice = choose_model(
+                accelerator=all_accelerators(device), folders=weights_folders, cache=cache, download=download
+            )
+        weights = resolve_weights(
+            choice.model, denoise=denoise, folders=weights_folders, cache=cache, download=download
+        )
+        network = load_network(weights, denoise)
+        self._engine = open_torch_engine(network, device, precision=precision, batch=batch, tile=tile)
+        self.model = weights.model_name
+        """The model's name in the catalogue, or the name of the file."""
+        self.note = choice.note
+        """Why ``"auto"`` fell back on the model of the package; None where it did not."""
+        self.native_scale = self._engine.native_scale
+        """The network's own factor."""
+        self.device = self._engine.device
+        """The device in words."""
+        self.precision = self._engine.precision
+        """What the network computes in."""
+
+    def upscale(
+        self, image: Image.Image | UInt8Array, scale: float | None = None, *, size: Size | None = None
+    ) -> Image.Image:
+        """Return an image ``round(width * scale)`` by ``round(height * scale)``, or of the size asked for.
+
+        An image that is as large already is made smaller, or returned as it is, without the network.
+
+        Args:
+            image: a Pillow image of mode L, LA, RGB or RGBA, or uint8 height x width (gray), or
+                height x width x 1 to 4 (gray, gray and alpha, RGB, RGBA).
+            scale: above 1, at most 8; 2.5 where no size is given either.
+            size: instead of a scale, such as ``Width(2000)`` of ``comic_upscale.settings.sizes``.
+
+        Returns:
+            An image of the same mode.
+
+        Raises:
+            PageError: the device has no memory for it, the network gives no finite numbers, or the image is
+                far too small for the size.
+            SettingsError: the scale or the image is none that can be.
+            DeviceError: the device failed.
+        """
+        return _to_image(self.upscale_pixels(_to_pixels(image), _one_size(scale, size)))
+
+    def upscale_pixels(self, page: Pixels, size: Size | float) -> Pixels:
+        """Return a decoded page at its target size, by a size or a scale; errors as `upscale`."""
+        wish = choose_size(scale=size) if isinstance(size, int | float) else size
+        target = find_target(page.width, page.height, wish).size
+        if not grows((page.width, page.height), target):
+            return shrink(prepare(page), target)
+        (result,) = upscale_pages(self._engine, [prepare(page)], target)
+        if isinstance(result, PageError):
+            raise result
+        return finish(result)
+
+    def close(self) -> None:
+        """Give the device's memory back."""
+        self._engine.close()
+
+    def __enter__(self) -> Upscaler:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def upscale_image(
+    source: Path | str,
+    target: Path | str,
+    *,
+    scale: float | None = None,
+    size: Size | None = None,
+    upscaler: Upscaler,
+    quality: int | None = None,
+) -> None:
+    """Upscale one image file into another, whose suffix (.png, .webp, .jpg, .avif, .jxl, .tif) says its format.
+
+    The target is written whole or not at all; an existing one is replaced. Scale and size are as for
+    `Upscaler.upscale`; for a `Print` the file says its density.
+
+    Raises:
+        InputError: the source cannot be read.
+        PageError: it is no image, is damaged, or is too large for the format.
+        SettingsError: the target's suffix is no format that can be written.
+        OutputError: the target cannot be written.
+    """
+    source, target = Path(source), Path(target)
+    format = _FORMAT_OF_SUFFIX.get(target.suffix.lower())
+    if format is None:
+        raise SettingsError(f"{target.name} must end in {', '.join(_FORMAT_OF_SUFFIX)}")
+    try:
+        data = source.read_bytes()
+    except OSError as error:
+        raise InputError(f"{source} cannot be read: {error.strerror or error}") from error
+    page = decode(data, max_pixels=DEFAULT_MAX_PIXELS, gray="auto")
+    wish = _one_size(scale, size)
+    pixels = find_target(page.width, page.height, wish).size
+    check_target(*pixels, format)
+    dpi = wish.dpi if isinstance(wish, Print) else None
+    encoded = encode(upscaler.upscale_pixels(page, wish), format=format, quality=quality, dpi=dpi)
+    check_encoded(encoded, pixels)
+    _write(encoded, target)
+
+
+def _one_size(scale: float | None, size: Size | None) -> Size:
+    if scale is not None and size is not None:
+        raise SettingsError("a scale and a size each say how large the image shall be: give one")
+    return choose_size(scale=scale) if size is None else size
+
+
+def _write(data: bytes, target: Path) -> None:
+    try:
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".comic-upscale-", delete=False) as part:
+            part.write(data)
+            part.flush()
+            os.fsync(part.fileno())
+        Path(part.name).replace(target)
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error
+
+
+def _to_pixels(image: Image.Image | UInt8Array) -> Pixels:
+    if isinstance(image, Image.Image):
+        if image.mode not in ("L", "LA", "RGB", "RGBA"):
+            raise SettingsError(
+                f"an image of mode {image.mode} must first be converted to L, LA, RGB or RGBA"
+            )
+        image = cast(UInt8Array, np.asarray(image))
+    samples = image[:, :, np.newaxis] if image.ndim == 2 else image
+    if samples.dtype != np.uint8 or samples.ndim != 3 or not 1 <= samples.shape[2] <= 4 or 0 in samples.shape:
+        raise SettingsError(
+            f"an image must be uint8 height x width x 1 to 4, not {samples.dtype} {samples.shape}"
+        )
+    if samples.shape[2] in (2, 4):
+        return Pixels(np.ascontiguousarray(samples[:, :, :-1]), np.ascontiguousarray(samples[:, :, -1]))
+    return Pixels(np.ascontiguousarray(samples))
+
+
+def _to_image(page: Pixels) -> Image.Image:
+    planes = page.color if page.alpha is None else np.dstack([page.color, page.alpha])
+    return Image.fromarray(planes.squeeze(2) if planes.shape[2] == 1 else planes)

@@ -1,0 +1,1 @@
+"""Time and money, estimated before a run from measured rates."""

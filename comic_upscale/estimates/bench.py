@@ -1,0 +1,257 @@
+"""Measuring this machine in about a minute: the network alone, and a whole run from files to files."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+
+from comic_upscale.costs.rates import Measured
+from comic_upscale.engines.base import Batch, Engine
+from comic_upscale.engines.pages import prepare, upscale_pages
+from comic_upscale.engines.registry import OpenEngines, open_engines
+from comic_upscale.errors import DeviceError, PageError
+from comic_upscale.estimates.bench_pages import SIZE, draw_page
+from comic_upscale.estimates.workload import measure_run
+from comic_upscale.execution.events import STAGES, Event
+from comic_upscale.imaging.decode import decode
+from comic_upscale.imaging.pixels import Borders, Pixels, SampleArray
+from comic_upscale.imaging.target_size import find_target
+from comic_upscale.ledger.records import PageDone
+from comic_upscale.models.weights import resolve_weights
+from comic_upscale.planning.model_selection import choose_model, named_model
+from comic_upscale.settings.job import JobSettings
+
+DRAWN = 8
+"""Different pages that are drawn; a longer run takes them again under other names."""
+
+LEAST_PAGES, MOST_PAGES = 6, 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One stage of the whole run."""
+
+    seconds_a_page: float
+    busy: float
+    """Share of its places that were at work, 0 to 1."""
+    waited_a_page: float | None
+    """Seconds that a page waited before it; None for the first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchResult:
+    """What a machine was measured at."""
+
+    measured: Measured
+    """What ``cost`` quotes from."""
+    page: tuple[int, int]
+    target: tuple[int, int]
+    batch: int
+    """Pages in one call of the network, once it was known what a page takes."""
+    alone_pages_per_second: float
+    """The network alone, from pixels to pixels."""
+    whole_pages_per_second: float
+    """A run from files to files."""
+    alone_megapixels_per_second: float
+    """Of input."""
+    whole_megapixels_per_second: float
+    """Of input."""
+    network_idle: float
+    """Share of the run in which the devices had no page, 0 to 1."""
+    stages: dict[str, Stage]
+    peak_memory_bytes: int
+    """Of this process."""
+    peak_device_bytes: int | None
+    """Of the first CUDA device; None without one."""
+
+
+Tell = Callable[[str], None]
+
+
+def bench(
+    settings: JobSettings,
+    *,
+    seconds: float = 60.0,
+    tell: Tell = lambda what: None,
+    open_engines: OpenEngines = open_engines,
+) -> BenchResult:
+    """Measure this machine with the model, devices and format of the settings.
+
+    Args:
+        settings: its input and output are not looked at.
+        seconds: about how long to measure; loading comes on top.
+        tell: told what is being done.
+        open_engines: as for `run_job`.
+
+    Raises:
+        WeightsError, DeviceError, SettingsError: as a run would.
+        DeviceError: the network cannot do a page.
+    """
+    tell("choosing and loading the network")
+    begin = time.perf_counter()
+    choice = named_model(settings) or choose_model(settings, lambda name, done, total: None)
+    settings = choice.settle(settings)
+    weights = resolve_weights(
+        settings.model,
+        denoise=settings.denoise,
+        folders=settings.weights_folders,
+        cache=settings.weights_cache or settings.output,
+        download=settings.weights_cache is not None,
+    )
+    engines = open_engines(settings, weights)
+    try:
+        loading = time.perf_counter() - begin
+        files = [draw_page(number) for number in range(DRAWN)]
+        target = find_target(*SIZE, settings.asked_size).size
+        tell("the network alone")
+        alone = _all_alone(engines, files, target, seconds / 3)
+        pages = min(max(round(seconds / 2 * alone), LEAST_PAGES), MOST_PAGES)
+        tell(f"a whole run of {pages:,} pages")
+        return _whole(settings, engines, files, pages, alone, target, loading)
+    finally:
+        for engine in engines:
+            engine.close()
+
+
+def _all_alone(
+    engines: Sequence[Engine], files: Sequence[bytes], target: tuple[int, int], seconds: float
+) -> float:
+    """Pages a second of all engines, working at the same time as they do in a run."""
+    with ThreadPoolExecutor(len(engines)) as pool:
+        return sum(pool.map(lambda engine: _alone(engine, files, target, seconds), engines))
+
+
+def _alone(engine: Engine, files: Sequence[bytes], target: tuple[int, int], seconds: float) -> float:
+    """Pages a second from pixels to pixels; the first call, which prepares the network, left out."""
+    pages = [prepare(decode(data, max_pixels=SIZE[0] * SIZE[1])) for data in files]
+    _run_engine(engine, pages[:1], target)
+    _run_engine(engine, _batch(pages, engine), target)
+    done, start = 0, time.perf_counter()
+    while done == 0 or time.perf_counter() - start < seconds:
+        batch = _batch(pages, engine)
+        _run_engine(engine, batch, target)
+        done += len(batch)
+    return done / (time.perf_counter() - start)
+
+
+def _batch(pages: Sequence[Pixels], engine: Engine) -> list[Pixels]:
+    limit = engine.batch_limit(SIZE[1], SIZE[0])
+    return [pages[number % len(pages)] for number in range(limit)]
+
+
+def _run_engine(engine: Engine, pages: Sequence[Pixels], target: tuple[int, int]) -> None:
+    for result in upscale_pages(engine, pages, target):
+        if isinstance(result, PageError):
+            raise DeviceError(
+                f"{engine.device} cannot do a page of {SIZE[0]}x{SIZE[1]}: {result.reason}"
+            ) from result
+
+
+def _whole(
+    settings: JobSettings,
+    engines: list[Engine],
+    files: Sequence[bytes],
+    pages: int,
+    alone: float,
+    target: tuple[int, int],
+    loading: float,
+) -> BenchResult:
+    done: list[PageDone] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, PageDone):
+            done.append(event)
+
+    with tempfile.TemporaryDirectory(prefix="comic-upscale-bench-") as folder:
+        source = Path(folder) / "in"
+        source.mkdir()
+        for number in range(pages):
+            # What stands behind the end of a PNG is passed over, but no two files are the same: a copy is no work.
+            (source / f"{number:05d}.png").write_bytes(files[number % len(files)] + b"%d" % number)
+        trial = replace(
+            settings, input=source, output=Path(folder) / "out", ledger=None, price=None, max_cost=None
+        )
+        kept: list[Engine] = [_Kept(engine) for engine in engines]
+        measured = measure_run(trial, origin="bench", on_event=note, open_engines=lambda *_: kept)
+    measured = replace(measured, start_seconds=round(measured.start_seconds + loading, 3))
+    whole = measured.pages / measured.whole_seconds
+    pixels = SIZE[0] * SIZE[1] / 1e6
+    return BenchResult(
+        measured=measured,
+        page=SIZE,
+        target=target,
+        batch=max(engine.batch_limit(SIZE[1], SIZE[0]) for engine in engines),
+        alone_pages_per_second=round(alone, 4),
+        whole_pages_per_second=round(whole, 4),
+        alone_megapixels_per_second=round(alone * pixels, 4),
+        whole_megapixels_per_second=round(whole * pixels, 4),
+        network_idle=round(
+            max(0.0, 1 - measured.network_seconds / measured.devices / measured.whole_seconds), 4
+        ),
+        stages={name: _stage(name, done, measured) for name in STAGES},
+        peak_memory_bytes=peak_memory(),
+        peak_device_bytes=_peak_device(engines),
+    )
+
+
+def _stage(name: str, pages: Sequence[PageDone], run: Measured) -> Stage:
+    seconds = sum(page.seconds.get(name, 0.0) for page in pages)
+    places = run.devices if name == "upscale" else run.workers
+    waited = [page.waited[name] for page in pages if name in page.waited]
+    return Stage(
+        seconds_a_page=round(seconds / len(pages), 5),
+        busy=round(min(seconds / (run.whole_seconds * places), 1.0), 4),
+        waited_a_page=round(sum(waited) / len(waited), 5) if waited else None,
+    )
+
+
+class _Kept:
+    """The same engine for the run, which would close it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.native_scale, self.device, self.precision = engine.native_scale, engine.device, engine.precision
+
+    def batch_limit(self, height: int, width: int) -> int:
+        """As the engine's."""
+        return self._engine.batch_limit(height, width)
+
+    def upscale(self, batch: Batch) -> SampleArray:
+        """As the engine's."""
+        return self._engine.upscale(batch)
+
+    def borders(self, batch: Batch) -> Borders:
+        """As the engine's."""
+        return self._engine.borders(batch)
+
+    def close(self) -> None:
+        """Stay open."""
+
+
+def peak_memory() -> int:
+    """The most memory that this process has held, bytes."""
+    try:
+        import resource
+    except ImportError:
+        memory = psutil.Process().memory_info()
+        # Windows alone tells the peak here.
+        return int(getattr(memory, "peak_wset", memory.rss))
+    import sys
+
+    # Linux counts in KiB, macOS in bytes.
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(most if sys.platform == "darwin" else most * 1024)
+
+
+def _peak_device(engines: Sequence[Engine]) -> int | None:
+    if not engines[0].device.startswith("cuda"):
+        return None
+    import torch
+
+    return int(torch.cuda.max_memory_reserved(torch.device(engines[0].device.split(" ")[0])))

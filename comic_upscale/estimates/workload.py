@@ -1,0 +1,275 @@
+"""From an input to a quote: counting its pixels, and trying some of its pages here."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path, PurePosixPath
+
+from comic_upscale.costs.ranges import Range
+from comic_upscale.costs.rates import Measured
+from comic_upscale.costs.work import Work, spread_sample
+from comic_upscale.engines.registry import OpenEngines, open_engines
+from comic_upscale.errors import InputError, PageError
+from comic_upscale.estimates.history import count_places, encoder, hardware_name, processor_name
+from comic_upscale.execution.events import Event, JobStarted, Listener
+from comic_upscale.imaging.target_size import grows, target_size
+from comic_upscale.jobs.run import run_job, versions
+from comic_upscale.ledger.records import PageDone
+from comic_upscale.library.page import Page
+from comic_upscale.library.volume_reader import VolumeCache
+from comic_upscale.models.catalogue import CATALOGUE
+from comic_upscale.models.weights import identify_weights
+from comic_upscale.planning.discovery import find_pages
+from comic_upscale.planning.preview import Preview
+from comic_upscale.settings.job import JobSettings
+
+LEAST_DOUBT = 0.075
+"""Half of what two runs over even pages may differ by, as a share: a machine has other things to do, too."""
+
+_MEASURED_BYTES = 0.1
+_ASSUMED_BYTES = Range(0.67, 1.0, 1.33)
+
+
+def count_work(preview: Preview, settings: JobSettings, pilot: Measured | None = None) -> Work:
+    """Count what a run has before it, from what the headers say.
+
+    Args:
+        preview: of the job.
+        settings: of the job.
+        pilot: pages of this input that were done, for the bytes of an output.
+    """
+    todo = [page for page in preview.pages if page.action == "do" and page.size and page.target_size]
+    through = [page for page in todo if grows(page.size or (0, 0), page.target_size or (0, 0))]
+    output_pixels = sum(width * height for width, height in (page.target_size or (0, 0) for page in todo))
+    estimated = float(sum(page.estimated_bytes or 0 for page in todo))
+    if pilot is not None and pilot.output_pixels:
+        each = pilot.output_bytes / pilot.output_pixels
+        sizes = Range.around(output_pixels * each, max(2 * pilot.bytes_doubt, _MEASURED_BYTES))
+        basis = f"{each:.2f} bytes a pixel, measured on {pilot.pages} of these pages"
+    elif preview.bytes_per_pixel is not None:
+        sizes = Range.around(estimated, _MEASURED_BYTES)
+        basis = f"{preview.bytes_per_pixel:.2f} bytes a pixel, measured by this job"
+    else:
+        sizes = _ASSUMED_BYTES * estimated
+        basis = "bytes a pixel as six real pages had, single ones from two thirds to four thirds of it"
+    return Work(
+        pages=len(todo),
+        network_pixels=sum(width * height for width, height in (page.size or (0, 0) for page in through)),
+        output_pixels=output_pixels,
+        upload_bytes=sum(page.source_bytes for page in todo),
+        download_bytes=sizes,
+        download_basis=basis,
+        format=encoder(settings.format, settings.quality),
+    )
+
+
+def imagined_work(
+    pages: int,
+    size: tuple[int, int],
+    scale: float,
+    *,
+    upload_bytes: int,
+    bytes_per_pixel: float,
+    encoder: str,
+) -> Work:
+    """Count the work of so many pages of one size that need not be there.
+
+    Args:
+        pages: how many.
+        size: (width, height) of each, pixels.
+        scale: output over input.
+        upload_bytes: of one source.
+        bytes_per_pixel: of an output.
+        encoder: as `Work.format`.
+    """
+    width, height = target_size(*size, scale)
+    return Work(
+        pages=pages,
+        network_pixels=pages * size[0] * size[1],
+        output_pixels=pages * width * height,
+        upload_bytes=pages * upload_bytes,
+        download_bytes=_ASSUMED_BYTES * (bytes_per_pixel * pages * width * height),
+        download_basis=f"{bytes_per_pixel:g} bytes a pixel, as six real pages had on average",
+        format=encoder,
+    )
+
+
+def run_pilot(
+    preview: Preview,
+    settings: JobSettings,
+    count: int,
+    *,
+    started_in: float = 0.0,
+    on_event: Listener | None = None,
+    open_engines: OpenEngines = open_engines,
+) -> Measured:
+    """Upscale some pages of an input here, spread over their sizes, and return what that took.
+
+    The outputs are made as a run would make them, in a temporary folder, and thrown away.
+
+    Args:
+        preview: of the job.
+        settings: of the job.
+        count: pages to do.
+        started_in: seconds that the program took before it could begin with this, as a run would.
+        on_event: told of what happens.
+        open_engines: as for `run_job`.
+
+    Raises:
+        InputError: there is no page to do, or none could be done.
+        WeightsError, DeviceError, OutputError: as a run would.
+    """
+    sizes = {
+        page.source: page.size[0] * page.size[1]
+        for page in preview.pages
+        if page.action == "do" and page.size and page.target_size and grows(page.size, page.target_size)
+    }
+    sources = list(sizes)
+    if not sources:
+        raise InputError("there is no page left to try: the pages are done, or large enough already")
+    chosen = {sources[place] for place in spread_sample([sizes[source] for source in sources], count)}
+    with tempfile.TemporaryDirectory(prefix="comic-upscale-pilot-") as folder:
+        _gather(chosen, settings, Path(folder) / "in")
+        trial = dataclasses.replace(
+            settings,
+            input=Path(folder) / "in",
+            output=Path(folder) / "out",
+            ledger=None,
+            price=None,
+            max_cost=None,
+            max_failures=None,
+            copy_others=False,
+        )
+        found = measure_run(
+            trial, origin=f"pilot of {len(chosen)} pages", on_event=on_event, open_engines=open_engines
+        )
+    return dataclasses.replace(found, start_seconds=round(found.start_seconds + started_in, 3))
+
+
+def measure_run(
+    settings: JobSettings,
+    *,
+    origin: str,
+    on_event: Listener | None = None,
+    open_engines: OpenEngines = open_engines,
+) -> Measured:
+    """Run a job that has nothing behind it, and return what it took.
+
+    Raises:
+        InputError: no page could be done.
+    """
+    started: list[JobStarted] = []
+    started_at: list[float] = []
+    done: list[PageDone] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, JobStarted):
+            started.append(event)
+            started_at.append(time.perf_counter())
+        elif isinstance(event, PageDone) and "upscale" in event.seconds:
+            done.append(event)
+        if on_event is not None:
+            on_event(event)
+
+    begin = time.perf_counter()
+    finished = run_job(settings, on_event=note, open_engines=open_engines)
+    if not done:
+        why = f": {finished.failures[0][0]}: {finished.failures[0][2]}" if finished.failures else ""
+        raise InputError(f"no page could be done, so that nothing was measured{why}")
+    name, identity = _identify(settings, started[0].model)
+    model = CATALOGUE.get(name)
+    device = started[0].device or ""
+    return Measured(
+        hardware=hardware_name(device, processor_name()),
+        model=name,
+        model_sha256=identity,
+        precision=started[0].precision or "",
+        origin=origin,
+        date=_today(),
+        pages=len(done),
+        network_pixels=sum(page.width * page.height for page in done),
+        output_pixels=sum(page.output_width * page.output_height for page in done),
+        output_bytes=sum(page.output_size for page in done),
+        format=encoder(settings.format, settings.quality),
+        network_seconds=sum(page.seconds["upscale"] for page in done),
+        host_seconds=sum(sum(page.seconds.values()) - page.seconds["upscale"] for page in done),
+        whole_seconds=finished.seconds,
+        devices=count_places(device),
+        workers=settings.workers,
+        start_seconds=round(started_at[0] - begin, 3),
+        once_seconds=round(_once(done), 3),
+        doubt=doubt_of_ratio([(page.width * page.height, page.seconds["upscale"]) for page in done]),
+        bytes_doubt=doubt_of_ratio(
+            [(page.output_width * page.output_height, page.output_size) for page in done]
+        ),
+        tflop_per_page=None if model is None else model.tflop_per_page,
+        versions=versions(),
+    )
+
+
+def _once(pages: Sequence[PageDone]) -> float:
+    """Seconds that a run has once: filling the pipeline, the network's first page, draining it.
+
+    Args:
+        pages: in the order in which they were recorded, at least one.
+    """
+    first, last, others = pages[0], pages[-1], pages[1:]
+    pixels = sum(page.width * page.height for page in others)
+    pace = sum(page.seconds["upscale"] for page in others) / pixels if pixels else 0.0
+    late = first.seconds["upscale"] - pace * first.width * first.height if pixels else 0.0
+    drain = sum(seconds for stage, seconds in last.seconds.items() if stage not in ("decode", "upscale"))
+    return first.seconds.get("decode", 0.0) + max(late, 0.0) + drain
+
+
+def doubt_of_ratio(pages: Sequence[tuple[int, float]]) -> float:
+    """The standard error of seconds (or bytes) over pixels, as a share of it, by how single pages differ.
+
+    Args:
+        pages: (pixels, seconds or bytes) of each.
+    """
+    seconds = sum(each for _, each in pages)
+    if len(pages) < 2 or seconds <= 0:
+        return 0.5
+    ratio = seconds / sum(pixels for pixels, _ in pages)
+    squares = sum((each - ratio * pixels) ** 2 for pixels, each in pages)
+    error = math.sqrt(squares / (len(pages) * (len(pages) - 1)))
+    return max(LEAST_DOUBT, min(error / (seconds / len(pages)), 0.5))
+
+
+def _gather(chosen: set[str], settings: JobSettings, folder: Path) -> None:
+    """Put the chosen pages into a folder, in the order of the input."""
+    folder.mkdir(parents=True)
+    discovery = find_pages(settings)
+    with closing(VolumeCache(discovery.volumes, settings.volume_rules)) as shelf:
+        pages = [page for page in discovery.pages if page.source in chosen]
+        for number, page in enumerate(pages):
+            target = folder / f"{number:05d}{PurePosixPath(page.source).suffix}"
+            try:
+                target.write_bytes(_content(page, shelf))
+            except PageError as error:
+                raise InputError(f"{page.source} cannot be read: {error.reason}") from error
+
+
+def _content(page: Page, shelf: VolumeCache) -> bytes:
+    where = page.member
+    if where is not None:
+        return shelf.read(where.volume, where.index)
+    try:
+        return page.path.read_bytes()
+    except OSError as error:
+        raise PageError("unreadable", error.strerror or str(error)) from error
+
+
+def _identify(settings: JobSettings, model: str) -> tuple[str, str]:
+    """Name and hash of the network that ran; ``auto`` stands for the one that the run names."""
+    named = model if settings.model.strip().casefold() == "auto" else settings.model
+    return identify_weights(named, denoise=settings.denoise)
+
+
+def _today() -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime())

@@ -1,0 +1,1 @@
+"""Pages processed on this machine."""

@@ -1,0 +1,1 @@
+"""Remote machines, reached over SSH."""

@@ -1,0 +1,1 @@
+"""Pixels: decoding, encoding, colour, gray, alpha and tone."""

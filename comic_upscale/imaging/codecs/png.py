@@ -1,0 +1,244 @@
+"""PNG, as far as Pillow does not go: chunks beside the pixels, 16 bits in colour, and pages too large to copy.
+
+Source: the PNG specification, third edition (W3C).
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from comic_upscale.imaging.pixels import NO_METADATA, Metadata, SampleArray, UInt8Array
+
+RUN_LENGTHS = zlib.Z_RLE
+"""Matches at distance one only, which is what filtered, smooth pixels have."""
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_HEADER_END = len(_SIGNATURE) + 25
+_COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
+_STRIP_BYTES = 8 << 20
+_METRES_AN_INCH = 0.0254
+_UP, _SUB = 2, 1
+_LAST_FILTER = 4
+_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+_AT_ONCE = 400 << 20
+"""Bytes of rows that are unpacked at once to be checked."""
+
+
+def with_chunks(png: bytes, profile: bytes | None, metadata: Metadata) -> bytes:
+    """Put a profile, EXIF, XMP and the resolution into a PNG that has none.
+
+    Args:
+        png: a whole file.
+        profile: an ICC profile for the file's colour type.
+        metadata: of the page.
+    """
+    extra = b"".join(_extra_chunks(profile, metadata))
+    return png[:_HEADER_END] + extra + png[_HEADER_END:] if extra else png
+
+
+def write_png_at_once(
+    color: SampleArray,
+    alpha: SampleArray | None,
+    *,
+    profile: bytes | None = None,
+    metadata: Metadata = NO_METADATA,
+) -> bytes:
+    """Encode samples as a PNG quickly: every row less the one above, packed by libdeflate at level 1.
+
+    On upscaled pages that is as small as libpng with any one filter, in half of its time
+    (benchmarks/encoding.py). Beside the samples it takes room for all rows and for the file.
+
+    Args:
+        color: uint8 or uint16, height x width x 3 or 1.
+        alpha: of the same type, height x width; None for none.
+        profile: an ICC profile for these channels.
+        metadata: of the page.
+    """
+    import imagecodecs
+
+    samples = _as_bytes(color, alpha)
+    rows = np.empty((samples.shape[0], samples.shape[1] + 1), np.uint8)
+    rows[:, 0] = _UP
+    rows[0, 1:] = samples[0]
+    np.subtract(samples[1:], samples[:-1], out=rows[1:, 1:])
+    # Any buffer will do; the library's type hints name fewer.
+    flat: Any = rows.reshape(-1)
+    packed = bytes(imagecodecs.deflate_encode(flat, level=1, raw=False))
+    head = [_SIGNATURE, _chunk(b"IHDR", _header(color, alpha)), *_extra_chunks(profile, metadata)]
+    return b"".join((*head, _chunk(b"IDAT", packed), _chunk(b"IEND", b"")))
+
+
+def write_png(
+    color: SampleArray,
+    alpha: SampleArray | None,
+    *,
+    profile: bytes | None = None,
+    metadata: Metadata = NO_METADATA,
+    level: int = 1,
+    strategy: int = RUN_LENGTHS,
+) -> bytes:
+    """Encode samples as a PNG a strip of rows at a time: beside them and the file, little memory is taken.
+
+    Args:
+        color: uint8 or uint16, height x width x 3 or 1.
+        alpha: of the same type, height x width; None for none.
+        profile: an ICC profile for these channels.
+        metadata: of the page.
+        level: 0 to 9, zlib's.
+        strategy: zlib's.
+    """
+    step = (color.shape[2] + (alpha is not None)) * color.dtype.itemsize
+    # Not a list to be joined: of a large page even the file is hundreds of megabytes.
+    file = io.BytesIO()
+    file.write(
+        _SIGNATURE + _chunk(b"IHDR", _header(color, alpha)) + b"".join(_extra_chunks(profile, metadata))
+    )
+    press = zlib.compressobj(level, zlib.DEFLATED, zlib.MAX_WBITS, 9, strategy)
+    for strip in _filtered_strips(color, alpha, step):
+        if packed := press.compress(strip):
+            file.write(_chunk(b"IDAT", packed))
+    file.write(_chunk(b"IDAT", press.flush()) + _chunk(b"IEND", b""))
+    return file.getvalue()
+
+
+def check_png(data: bytes) -> tuple[tuple[int, int], str]:
+    """Prove that a PNG which ``encode`` wrote can be read, without making its pixels.
+
+    Every chunk's sum is checked, the rows are unpacked and counted, and that each has a filter that there is.
+
+    Returns:
+        (width, height) in pixels, and Pillow's mode; that is empty for 16 bits.
+
+    Raises:
+        ValueError: it cannot be read.
+        zlib.error, imagecodecs.DeflateError: the packed rows are damaged.
+    """
+    width, height, bits, kind = struct.unpack_from(">LLBB", data, len(_SIGNATURE) + 8)
+    channels = {number: count for count, number in _COLOR_TYPES.items()}[kind]
+    row = 1 + width * channels * bits // 8
+    packed = list(_packed_rows(data))
+    filters = _filters_at_once(packed, row, height) if row * height <= _AT_ONCE else _filters(packed, row)
+    if len(filters) != height:
+        raise ValueError("rows are missing")
+    if max(filters, default=0) > _LAST_FILTER:
+        raise ValueError("a row has a filter that is not PNG's")
+    return (width, height), _MODES[channels] if bits == 8 else ""
+
+
+def _packed_rows(data: bytes) -> Iterator[memoryview]:
+    """Yield what the IDAT chunks hold, once every chunk was compared with its sum."""
+    view = memoryview(data)
+    at = len(_SIGNATURE)
+    while at + 12 <= len(data):
+        (length,) = struct.unpack_from(">L", data, at)
+        end = at + 8 + length
+        if end + 4 > len(data) or zlib.crc32(view[at + 4 : end]) != int.from_bytes(
+            view[end : end + 4], "big"
+        ):
+            raise ValueError("a chunk is damaged")
+        if data[at + 4 : at + 8] == b"IDAT":
+            yield view[at + 8 : end]
+        at = end + 4
+
+
+def _filters_at_once(packed: list[memoryview], row: int, height: int) -> bytes:
+    """Return the first byte of every row; libdeflate is three times as fast as zlib, and wants all at once."""
+    import imagecodecs
+
+    rows = imagecodecs.deflate_decode(b"".join(packed), raw=False, out=row * height)
+    if len(rows) != row * height:
+        raise ValueError("rows are missing")
+    return bytes(rows[::row])
+
+
+def _filters(packed: list[memoryview], row: int) -> bytes:
+    """Return the first byte of every row, a few megabytes at a time."""
+    unpack = zlib.decompressobj()
+    filters, unpacked = bytearray(), 0
+    for rows in _unpacked(unpack, packed):
+        filters += rows[-unpacked % row :: row]
+        unpacked += len(rows)
+    if not unpack.eof or unpacked % row:
+        raise ValueError("rows are missing")
+    return bytes(filters)
+
+
+def _unpacked(unpack: zlib._Decompress, packed: list[memoryview]) -> Iterator[bytes]:
+    for chunk in packed:
+        waiting: bytes | memoryview = chunk
+        while waiting:
+            yield unpack.decompress(waiting, _STRIP_BYTES)
+            waiting = unpack.unconsumed_tail
+    yield unpack.flush()
+
+
+def _header(color: SampleArray, alpha: SampleArray | None) -> bytes:
+    height, width, channels = color.shape
+    kind = _COLOR_TYPES[channels + (alpha is not None)]
+    return struct.pack(">LLBBBBB", width, height, 8 * color.dtype.itemsize, kind, 0, 0, 0)
+
+
+def _filtered_strips(color: SampleArray, alpha: SampleArray | None, step: int) -> Iterator[bytes]:
+    """Yield rows, each after its filter's number; a row takes the filter whose bytes are smaller in sum."""
+    height, width = color.shape[:2]
+    rows = max(1, _STRIP_BYTES // (width * step))
+    above = np.zeros((1, width * step), np.uint8)
+    for start in range(0, height, rows):
+        strip = _as_bytes(color[start : start + rows], None if alpha is None else alpha[start : start + rows])
+        before = np.concatenate((above, strip[:-1]))
+        up = strip - before
+        sub = strip.copy()
+        sub[:, step:] -= strip[:, :-step]
+        better = _cost(up) <= _cost(sub)
+        out = np.empty((len(strip), strip.shape[1] + 1), np.uint8)
+        out[:, 0] = np.where(better, _UP, _SUB)
+        out[:, 1:] = np.where(better[:, None], up, sub)
+        above = strip[-1:]
+        yield out.tobytes()
+
+
+def _as_bytes(color: SampleArray, alpha: SampleArray | None) -> UInt8Array:
+    """Return rows of bytes, samples in the order of the file and with their high byte first."""
+    samples = color if alpha is None else np.dstack((color, alpha))
+    if samples.dtype == np.uint16:
+        samples = samples.astype(">u2")
+    return np.ascontiguousarray(samples).view(np.uint8).reshape(len(samples), -1)
+
+
+def _cost(filtered: UInt8Array) -> NDArray[np.int64]:
+    sums: NDArray[np.int64] = np.abs(filtered.view(np.int8).astype(np.int16)).sum(axis=1, dtype=np.int64)
+    return sums
+
+
+def _extra_chunks(profile: bytes | None, metadata: Metadata) -> Iterator[bytes]:
+    if profile is not None:
+        yield _chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(profile))
+    if metadata.dpi is not None:
+        across, down = (round(value / _METRES_AN_INCH) for value in metadata.dpi)
+        yield _chunk(b"pHYs", struct.pack(">LLB", across, down, 1))
+    if metadata.exif is not None:
+        yield _chunk(b"eXIf", metadata.exif)
+    if metadata.xmp is not None:
+        yield _chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata.xmp)
+    for keyword, words in metadata.text:
+        yield _text_chunk(keyword, words)
+
+
+def _text_chunk(keyword: str, words: str) -> bytes:
+    """Plain where Latin-1 has all the letters, since some readers know nothing else."""
+    key = keyword.encode("latin-1", "replace").replace(b"\0", b"?")
+    try:
+        return _chunk(b"tEXt", key + b"\0" + words.replace("\0", "").encode("latin-1"))
+    except UnicodeEncodeError:
+        return _chunk(b"iTXt", key + b"\0\0\0\0\0" + words.replace("\0", "").encode("utf-8", "replace"))
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">L", len(data)) + kind + data + struct.pack(">L", zlib.crc32(data, zlib.crc32(kind)))

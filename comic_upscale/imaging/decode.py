@@ -1,0 +1,150 @@
+"""Read a page: from the bytes of an image file to upright samples of 8 or 16 bits."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL.ImageFile import ImageFile
+
+from comic_upscale.errors import ANIMATED, PageError
+from comic_upscale.imaging.formats import is_lossless
+from comic_upscale.imaging.metadata import read_metadata
+from comic_upscale.imaging.orientation import orientation_of, read_tag, upright
+from comic_upscale.imaging.pixels import Pixels
+from comic_upscale.imaging.reader import count_frames, count_pages, open_image, page_errors
+from comic_upscale.imaging.samples import as_asked, depth_of, to_samples
+from comic_upscale.settings.job import AnimatedMode, GrayMode, IccMode
+
+_PICTURES_IN_MPF = 0xB001
+# Fewer zero bytes than this may be the padding of a program.
+_BLANK_TAIL = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the first bytes of an image file say."""
+
+    width: int
+    """Pixels, upright."""
+    height: int
+    """Pixels, upright."""
+    mode: str
+    """Pillow's mode, such as ``"RGB"``."""
+    format: str
+    """Pillow's name of the format, such as ``"PNG"``."""
+    frames: int
+    """Frames or pages in the file, at least 1."""
+
+
+def read_header(source: bytes | Path) -> Header:
+    """Read the header of an image, not its pixels.
+
+    Args:
+        source: the file's bytes, or where it is.
+
+    Returns:
+        The header. The size is that of ``decode``'s result, unless a PNG says only after its pixels how
+        they lie.
+
+    Raises:
+        PageError: as ``decode``, for what the header shows; ``"unreadable"`` if the file cannot be read.
+    """
+    with (
+        page_errors(source if isinstance(source, bytes) else b""),
+        io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file,
+    ):
+        image = open_image(file)
+        width, height = image.size
+        if orientation_of(image) >= 5:
+            width, height = height, width
+        return Header(width, height, image.mode, image.format or "", _frames(image))
+
+
+def decode(
+    data: bytes,
+    *,
+    max_pixels: int,
+    gray: GrayMode = "keep",
+    icc: IccMode = "keep",
+    animated: AnimatedMode = "first",
+) -> Pixels:
+    """Decode an image file to upright samples, of 16 bits where the file has more than 8.
+
+    Palettes and all other colour spaces become RGB; transparency of any kind becomes alpha. Nothing outside
+    is read or changed, so any number of threads may decode at once.
+
+    Args:
+        data: the whole file.
+        max_pixels: the largest width x height to decode.
+        gray: ``keep`` leaves a gray file one channel and an RGB one three; ``auto`` makes pages without
+            colour one channel too; ``off`` makes all three.
+        icc: ``keep`` leaves the samples in the space of the file's profile, which goes along; ``srgb``
+            converts them.
+        animated: of an animation or a TIFF of several pages, read the ``first`` or ``skip`` it.
+
+    Returns:
+        The page, its arrays contiguous and writable; ``notes`` say what was left out.
+
+    Raises:
+        PageError: ``"empty"``, ``"not-an-image"``, ``"truncated"``, ``"damaged"``, ``"too-large"``,
+            ``"unsupported"``, ``"out-of-memory"``, and ``"animated"`` where that is to be skipped.
+    """
+    with page_errors(data), io.BytesIO(data) as file:
+        image = open_image(file, max_pixels=max_pixels)
+        if image.format == "JPEG":
+            _check_tail(data, file.tell())
+        image.load()
+        frames = _frames(image)
+        multi_page = image.format in ("TIFF", "JPEG", "HEIF")
+        if frames > 1 and not multi_page and animated == "skip":
+            raise PageError(
+                ANIMATED, f"The page is an animation of {frames} frames: --animated first takes one."
+            )
+        if frames > 1 and image.format == "TIFF" and animated == "skip" and (pages := count_pages(image)) > 1:
+            # Not so the other pictures of a telephone's JPEG or HEIC, which are of the same page.
+            raise PageError(ANIMATED, f"The file holds {pages} pages: --animated first takes the first.")
+        # After loading: some formats keep their metadata behind the pixels.
+        samples = to_samples(image, depth_of(image, data), data)
+        orientation = orientation_of(image)
+        metadata, notes = read_metadata(image)
+        # The picture itself is copied by now, and a large one is hundreds of megabytes.
+        image.close()
+        samples = as_asked(samples, gray, icc)
+        notes = (*samples.notes, *notes)
+        if frames > 1:
+            kind = "multi-page" if multi_page else "animated"
+            notes = (f"{kind}: first of {frames} frames", *notes)
+        return Pixels(
+            color=upright(samples.color, orientation),
+            alpha=None if samples.alpha is None else upright(samples.alpha, orientation),
+            icc_profile=samples.icc_profile,
+            notes=notes,
+            metadata=metadata,
+            lossless=is_lossless(data),
+        )
+
+
+def _frames(image: ImageFile) -> int:
+    if image.format == "JPEG":
+        # Read as a plain JPEG, a multi-picture file (MPO) still tells how many pictures follow.
+        pictures = read_tag(image.info.get("mp", b""), _PICTURES_IN_MPF)
+        return pictures or 1
+    return count_frames(image)
+
+
+def _check_tail(data: bytes, start: int) -> None:
+    """Refuse a JPEG whose end is missing and made up with zero bytes.
+
+    That is what a download or a copy leaves behind that reserved the space and then stopped. libjpeg
+    takes the zeros for flat gray and finishes without a word.
+
+    Args:
+        data: the file.
+        start: where the compressed samples begin; a thumbnail before has an end of its own.
+    """
+    if data.endswith(bytes(_BLANK_TAIL)) and data.find(b"\xff\xd9", start) < 0:
+        raise PageError(
+            "truncated", "The file is cut short: its end is only zero bytes. Copy or download it again."
+        )

@@ -1,0 +1,235 @@
+"""Carrying along what is no page: sidecars beside the outputs, and other files on request.
+
+As with outputs: written beside its place, flushed, renamed, then recorded; and what the ledger does not know
+is never overwritten. A copy that was edited since is left alone until its source changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from comic_upscale.errors import OutputError, PageError
+from comic_upscale.ledger.records import LEFT_AS_THEY_ARE, CopiedFile, PageRow
+from comic_upscale.library.discover import Discovery
+from comic_upscale.library.page import Page
+from comic_upscale.library.sidecars import OtherFile, sidecar_output
+from comic_upscale.library.sorting import fold
+from comic_upscale.library.volume_reader import VolumeCache
+from comic_upscale.planning.plan import is_among_sources, sha256_of
+from comic_upscale.settings.job import JobSettings
+from comic_upscale.storage.local import HITS_EVERY_PAGE, flush_folder
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class CopyTask:
+    """A file to be copied, unless it has been."""
+
+    file: OtherFile
+    output: str
+    """Where to, relative to the output folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class CopyFailure:
+    """A file that was not copied, and why."""
+
+    source: str
+    reason: str
+
+
+def plan_copies(
+    discovery: Discovery, rows: Iterable[PageRow], *, sidecars: bool, others: bool, members: bool
+) -> list[CopyTask | CopyFailure]:
+    """Return what is to be copied, by what has become of the pages.
+
+    Args:
+        discovery: of the input.
+        rows: the pages of the job, in the ledger.
+        sidecars: whether the sidecars of pages that are done go beside their outputs.
+        others: whether all other files go along, and pages that were left as they are, with their sidecars.
+        members: whether what belongs to no page goes along from volumes whose pages go into folders.
+    """
+    done: dict[str, str] = {}
+    left: set[str] = set()
+    taken: set[str] = set()
+    for row in rows:
+        taken.add(fold(row.output))
+        if row.state == "done":
+            done[row.source] = row.output
+        elif row.state == "skipped" and row.error_kind in LEFT_AS_THEY_ARE:
+            left.add(row.source)
+            # A page in its output's format keeps its name, and that name is its own.
+            taken.discard(fold(row.output))
+    wanted: list[CopyTask] = []
+    for file in discovery.files:
+        if sidecars:
+            wanted += [
+                CopyTask(file, sidecar_output(file, page, done[page])) for page in file.pages if page in done
+            ]
+        if file.member is not None:
+            if members and not file.pages:
+                wanted.append(CopyTask(file, file.output))
+        elif others and (not file.pages or (sidecars and any(page in left for page in file.pages))):
+            wanted.append(CopyTask(file, file.output))
+    if others:
+        # A page of a volume went into the volume's output.
+        wanted += [
+            CopyTask(_as_file(page), _own_name(page))
+            for page in discovery.pages
+            if page.source in left and page.member is None
+        ]
+    return list(_each_to_its_place(wanted, taken))
+
+
+def carry(
+    errands: Sequence[CopyTask],
+    known: Mapping[str, CopiedFile],
+    settings: JobSettings,
+    source_folders: Set[str],
+    shelf: VolumeCache,
+) -> Iterator[CopiedFile | CopyFailure]:
+    """Copy what has not been copied, or has changed, and tell of each file that was or could not be.
+
+    Args:
+        errands: what is to be copied.
+        known: what was copied before, by output.
+        settings: of the job.
+        source_folders: where the pages really are; nothing is written there.
+        shelf: reads the volumes.
+
+    Raises:
+        OutputError: nothing can be written any more.
+    """
+    for errand in sorted(errands, key=_place_in_volume):
+        before = known.get(errand.output)
+        target = settings.output / errand.output
+        if before is not None and _is_as_recorded(errand.file, before) and os.path.lexists(target):
+            continue
+        try:
+            yield _carry_one(errand, before, target, settings, source_folders, shelf)
+        except PageError as error:
+            yield CopyFailure(errand.file.source, error.reason)
+        except OSError as error:
+            if error.errno in HITS_EVERY_PAGE:
+                raise OutputError(
+                    f"{target.parent} cannot take any more files: {error.strerror}. What is done is recorded; "
+                    "make room, then run the same command again"
+                ) from error
+            yield CopyFailure(errand.file.source, f"cannot be copied: {error.strerror or error}")
+
+
+def _carry_one(
+    errand: CopyTask,
+    before: CopiedFile | None,
+    target: Path,
+    settings: JobSettings,
+    source_folders: Set[str],
+    shelf: VolumeCache,
+) -> CopiedFile | CopyFailure:
+    file = errand.file
+    if file.member is None and target.exists() and target.samefile(file.path):
+        return _record(errand, sha256_of(target) or "")
+    real_parent, real_output = Path(os.path.realpath(target.parent)), Path(os.path.realpath(settings.output))
+    if not real_parent.is_relative_to(real_output):
+        return CopyFailure(file.source, f"{errand.output} would be written outside the output folder")
+    if is_among_sources(target, file.path, settings.input, settings.output, source_folders):
+        return CopyFailure(file.source, f"{errand.output} would be written among the sources")
+    if os.path.lexists(target):
+        if target.is_dir():
+            return CopyFailure(file.source, f"a folder stands where it belongs: {errand.output}")
+        standing, ours = sha256_of(target), None if before is None else before.sha256
+        if standing is not None and standing == _sha256_of_source(file, shelf):
+            # There already: a run that was killed between the copy and its record, or the user's own copy.
+            return _record(errand, standing)
+        if standing != ours and not settings.overwrite:
+            whose = "was edited since it was copied" if ours else "exists and was not written by this job"
+            return CopyFailure(file.source, f"{errand.output} {whose}: move it away, or allow --overwrite")
+    with _opened(file, shelf) as reader:
+        return _record(errand, _copy(reader, target))
+
+
+def _opened(file: OtherFile, shelf: VolumeCache) -> IO[bytes]:
+    """Open a file, or read it out of its volume.
+
+    Raises:
+        PageError: the volume does not give it out.
+    """
+    if file.member is None:
+        return file.path.open("rb")
+    return io.BytesIO(shelf.read(file.member.volume, file.member.index))
+
+
+def _sha256_of_source(file: OtherFile, shelf: VolumeCache) -> str | None:
+    if file.member is None:
+        return sha256_of(file.path)
+    return hashlib.sha256(shelf.read(file.member.volume, file.member.index)).hexdigest()
+
+
+def _place_in_volume(errand: CopyTask) -> tuple[str, int]:
+    """A key that sorts what is in volumes into the order in which it is best read, behind all other files."""
+    member = errand.file.member
+    return ("", 0) if member is None else (member.volume, member.index)
+
+
+def _copy(reader: IO[bytes], target: Path) -> str:
+    """Copy a file to its place, whole or not at all, and return the SHA-256 of what was copied."""
+    # One name is enough: a job carries one file at a time, and what a kill left behind is written over.
+    part = target.with_name(".comic-upscale-carry.part")
+    digest = hashlib.sha256()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with part.open("wb") as writer:
+            while chunk := reader.read(_CHUNK):
+                digest.update(chunk)
+                writer.write(chunk)
+            writer.flush()
+            os.fsync(writer.fileno())
+        part.replace(target)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+    flush_folder(target.parent)
+    return digest.hexdigest()
+
+
+def _record(errand: CopyTask, sha256: str) -> CopiedFile:
+    file = errand.file
+    return CopiedFile(file.source, errand.output, file.size, file.mtime_ns, sha256)
+
+
+def _is_as_recorded(file: OtherFile, before: CopiedFile) -> bool:
+    now = (file.source, file.size, file.mtime_ns)
+    return now == (before.source, before.source_size, before.source_mtime_ns)
+
+
+def _each_to_its_place(
+    wanted: Iterable[CopyTask], taken: Collection[str]
+) -> Iterator[CopyTask | CopyFailure]:
+    """Let no two files have one place, and none that of a page."""
+    places = set(taken)
+    for errand in wanted:
+        place = fold(errand.output)
+        if place in places:
+            yield CopyFailure(errand.file.source, f"another file has its place {errand.output}")
+        else:
+            places.add(place)
+            yield errand
+
+
+def _as_file(page: Page) -> OtherFile:
+    return OtherFile(page.source, page.path, _own_name(page), page.size, page.mtime_ns)
+
+
+def _own_name(page: Page) -> str:
+    """Where a page goes that is copied as it is: where its output would be, but under its own name."""
+    return str(PurePosixPath(page.output).with_name(PurePosixPath(page.source).name))

@@ -1,0 +1,354 @@
+"""Binding volumes: the finished pages of an archive become one CBZ, in their order, with what was beside them.
+
+A CBZ is written beside its place, flushed, read back, renamed and only then recorded; its loose pages are
+removed last. A kill in between costs nothing: the next run finds all pages done and binds again, to the
+same bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import posixpath
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from comic_upscale.errors import PageError
+from comic_upscale.execution.events import Listener
+from comic_upscale.imaging.decode import read_header
+from comic_upscale.ledger.async_ledger import AsyncLedger
+from comic_upscale.ledger.records import LEFT_AS_THEY_ARE, PageFailed, VolumeDone
+from comic_upscale.ledger.writer import BoundPage, Ledger
+from comic_upscale.library.cbz import check_cbz, write_cbz
+from comic_upscale.library.comicinfo import PageFacts, is_comicinfo, updated
+from comic_upscale.library.discover import LOOSE_PAGES
+from comic_upscale.library.sorting import natural_key
+from comic_upscale.library.volume import Member, Volume
+from comic_upscale.library.volume_reader import VolumeCache
+from comic_upscale.planning.plan import Plan, check_volume_output
+from comic_upscale.planning.volumes import PlannedVolume, page_source, why_incomplete
+from comic_upscale.settings.job import JobSettings
+from comic_upscale.storage.local import build_output, to_the_end
+
+_UNREADABLE = ("damaged", "encrypted", "unsupported", "too-large")
+"""Kinds of failure of a member that no second try mends."""
+_MOST_NAMES = 3
+
+
+class _PagesLostError(PageError):
+    """Finished pages are no longer where they waited; they are to be done again."""
+
+    def __init__(self, sources: list[str]) -> None:
+        super().__init__(
+            "page-lost",
+            f"{len(sources)} finished page(s) are gone or were changed: run the same command again",
+        )
+        self.sources = sources
+
+
+class VolumeWriter:
+    """Binds the volumes of a plan, each when its last page is settled.
+
+    Args:
+        settings: of the job.
+        fingerprint: of the job.
+        plan: of the run.
+        volumes: that were found.
+        ledger: open on its thread.
+        ledger_thread: that thread.
+        run_id: the run to claim under.
+        emit: is told of what was bound, and what could not be.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: JobSettings,
+        fingerprint: str,
+        plan: Plan,
+        volumes: tuple[Volume, ...],
+        ledger: Ledger,
+        ledger_thread: AsyncLedger,
+        run_id: int,
+        emit: Listener,
+    ) -> None:
+        self._settings = settings
+        self._fingerprint = fingerprint
+        self._ledger = ledger
+        self._on_ledger = ledger_thread
+        self._run_id = run_id
+        self._emit = emit
+        # Its own, since its place in a volume is not that of the pages that are decoded meanwhile.
+        self._shelf = VolumeCache(volumes, settings.volume_rules)
+        self._planned = {volume.source: volume for volume in plan.volumes}
+        self._open = {volume.source: volume.todo for volume in plan.volumes}
+        self._volume_of = {page.row_id: page.member.volume for page in plan.todo if page.member is not None}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="binder")
+
+    def ready(self) -> list[PlannedVolume]:
+        """The volumes that wait for no page of this run."""
+        return [volume for volume in self._planned.values() if volume.todo == 0]
+
+    def settled(self, row_id: int) -> PlannedVolume | None:
+        """Note that a page is done, skipped or failed, and return its volume if it was the last one of it."""
+        source = self._volume_of.get(row_id)
+        if source is None or source not in self._open:
+            return None
+        self._open[source] -= 1
+        return self._planned[source] if self._open[source] == 0 else None
+
+    async def bind(self, volume: PlannedVolume) -> None:
+        """Put a volume in its place and record it; or record why it cannot be.
+
+        Raises:
+            OutputError: no output can be written any more.
+            LedgerError: the ledger cannot be used.
+        """
+        try:
+            pages = await self._on_ledger(self._claim, volume)
+            if pages is None:
+                return
+            done = await to_the_end(self._in_thread(volume, pages))
+        except _PagesLostError as error:
+            await self._on_ledger(self._reopen, error.sources, volume)
+            await self._fail(volume, error)
+        except PageError as error:
+            await self._fail(volume, error)
+        else:
+            await self._on_ledger(self._ledger.record_volumes, [done])
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._sweep, volume, pages)
+            self._emit(done)
+
+    async def _in_thread(self, volume: PlannedVolume, pages: Mapping[str, BoundPage]) -> VolumeDone:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._bound, volume, pages)
+
+    async def _fail(self, volume: PlannedVolume, error: PageError) -> None:
+        failure = PageFailed(row_id=volume.row_id, source=volume.source, kind=error.kind, reason=error.reason)
+        await self._on_ledger(self._ledger.record, [failure])
+        self._emit(failure)
+
+    def _claim(self, volume: PlannedVolume) -> Mapping[str, BoundPage] | None:
+        """Claim a volume, on the ledger's thread; None if it has to wait for pages."""
+        pages = self._ledger.bound_pages(volume.row_id)
+        contents = self._shelf.volume(volume.source).contents
+        assert contents is not None
+        sources = [f"{volume.source}/{member.name}" for member in contents.pages]
+        states = [pages[source].state for source in sources if source in pages]
+        failed = states.count("failed")
+        if any(not pages[source].is_settled for source in sources if source in pages):
+            return None
+        if failed and not self._settings.keep_original_on_failure:
+            self._ledger.wait_for_pages([(volume.row_id, why_incomplete(failed, len(sources)))])
+            return None
+        check_volume_output(self._ledger, volume, self._settings, self._fingerprint)
+        if volume.output:
+            self._ledger.claim(self._run_id, self._settings.output, [(volume.row_id, volume.output)])
+        return pages
+
+    def _reopen(self, sources: list[str], volume: PlannedVolume) -> None:
+        shelved = self._shelf.volume(volume.source)
+        assert shelved.contents is not None
+        sizes = {page_source(shelved, member.name): member.size for member in shelved.contents.pages}
+        rows = self._ledger.page_ids(volume.row_id)
+        mtime_ns = shelved.entry.mtime_ns
+        self._ledger.reopen((rows[source], sizes[source], mtime_ns) for source in sources)
+
+    def _bound(self, volume: PlannedVolume, pages: Mapping[str, BoundPage]) -> VolumeDone:
+        """Write, check and place the CBZ; on the binder's thread."""
+        shelved = self._shelf.volume(volume.source)
+        assert shelved.contents is not None
+        notes = (*shelved.contents.notes, *_notes(pages.values(), bound=bool(volume.output)))
+        size, digest = 0, ""
+        if volume.output:
+            target = self._settings.output / volume.output
+            with _OpenVolume(self._settings.output, shelved, self._shelf, pages, target) as binding:
+                size, digest = build_output(target, volume.row_id, binding.write, binding.check)
+                notes += binding.notes()
+        return VolumeDone(
+            row_id=volume.row_id,
+            source=volume.source,
+            output=volume.output,
+            pages=len(shelved.contents.pages),
+            output_size=size,
+            output_sha256=digest,
+            notes=notes,
+        )
+
+    def _sweep(self, volume: PlannedVolume, pages: Mapping[str, BoundPage]) -> None:
+        """Remove the loose pages of a bound volume, and the folders that are empty then."""
+        if not volume.output:
+            return
+        top = self._settings.output / LOOSE_PAGES
+        for page in pages.values():
+            loose = self._settings.output / page.output
+            if loose.is_relative_to(top):
+                with contextlib.suppress(OSError):
+                    loose.unlink(missing_ok=True)
+                    for folder in loose.parents:
+                        if not folder.is_relative_to(top):
+                            break
+                        folder.rmdir()
+
+    def shut_down(self) -> None:
+        """End the thread and close the volumes."""
+        self._thread.shutdown()
+        self._shelf.close()
+
+
+def _notes(pages: Iterable[BoundPage], *, bound: bool) -> tuple[str, ...]:
+    """Say which pages of a volume are not upscaled: in its CBZ they are as in the source, in a folder left out."""
+    what = "as in the source" if bound else "left out"
+    left = [page for page in pages if page.is_settled and page.state != "done"]
+    counts = Counter(LEFT_AS_THEY_ARE.get(page.error_kind or "", "failed") for page in left)
+    return tuple(f"{count} page(s) {what}: {reason}" for reason, count in counts.items())
+
+
+@dataclass(slots=True)
+class _OpenVolume:
+    """What goes into one CBZ."""
+
+    output_folder: Path
+    volume: Volume
+    shelf: VolumeCache
+    pages: Mapping[str, BoundPage]
+    target: Path
+    _old: zipfile.ZipFile | None = None
+    _written: list[str] = field(default_factory=list)
+    _left_out: list[str] = field(default_factory=list)
+
+    def __enter__(self) -> _OpenVolume:
+        # The CBZ that stands there holds the pages that were bound before.
+        with contextlib.suppress(OSError, zipfile.BadZipFile):
+            self._old = zipfile.ZipFile(self.target)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._old is not None:
+            self._old.close()
+
+    def write(self, file: IO[bytes]) -> None:
+        """Write the members, one at a time."""
+        assert self.volume.contents is not None
+        write_cbz(file, self._members(), self.volume.contents.comment)
+
+    def check(self, path: Path) -> None:
+        """Read back what was written, and let go of what it replaces."""
+        check_cbz(path, self._written)
+        if self._old is not None:
+            self._old.close()
+
+    def notes(self) -> tuple[str, ...]:
+        """Say what could not be read and is no page."""
+        if not self._left_out:
+            return ()
+        more = ", ..." if len(self._left_out) > _MOST_NAMES else ""
+        names = ", ".join(self._left_out[:_MOST_NAMES])
+        return (f"{len(self._left_out)} member(s) that cannot be read were left out: {names}{more}",)
+
+    def _named(self) -> list[tuple[str, Member]]:
+        """The members under the names that they get."""
+        assert self.volume.contents is not None
+        return [(self._name(member), member) for member in self.volume.contents.members]
+
+    def _name(self, member: Member) -> str:
+        page = self._page(member)
+        if page is None or page.state == "done":
+            return member.target or member.name
+        # The untouched page keeps its own suffix: it is what it was.
+        assert member.target is not None
+        return posixpath.splitext(member.target)[0] + posixpath.splitext(member.name)[1]
+
+    def _page(self, member: Member) -> BoundPage | None:
+        return self.pages.get(page_source(self.volume, member.name)) if member.is_page else None
+
+    def _members(self) -> Iterator[tuple[str, bytes]]:
+        lost: list[str] = []
+        self._written.clear()
+        self._left_out.clear()
+        for name, member in self._named():
+            page = self._page(member)
+            if page is not None and page.state == "done":
+                data = self._finished(name, page)
+                if data is None:
+                    lost.append(page_source(self.volume, member.name))
+                    continue
+            elif member.is_page:
+                data = self._original(member)
+            else:
+                data = self._beside(member)
+                if data is None:
+                    self._left_out.append(member.name)
+                    continue
+            self._written.append(name)
+            yield name, data
+        if lost:
+            raise _PagesLostError(lost)
+
+    def _finished(self, name: str, page: BoundPage) -> bytes | None:
+        """The bytes of a finished page, where it waits or from the CBZ that it stands in; None if it is lost."""
+        loose = self.output_folder / page.output
+        with contextlib.suppress(OSError):
+            data = loose.read_bytes()
+            if hashlib.sha256(data).hexdigest() == page.sha256:
+                return data
+        if self._old is not None:
+            with contextlib.suppress(Exception):  # whatever a ZIP that somebody edited may raise
+                data = self._old.read(name)
+                if hashlib.sha256(data).hexdigest() == page.sha256:
+                    return data
+        return None
+
+    def _original(self, member: Member) -> bytes:
+        """The bytes of an untouched page.
+
+        Raises:
+            PageError: it is not to be had; the reason says which.
+        """
+        source = self.volume.entry.source
+        try:
+            return self.shelf.read(source, member.index)
+        except PageError as error:
+            if error.kind not in _UNREADABLE:
+                raise
+        try:
+            return self.shelf.salvage(source, member.index)
+        except PageError as error:
+            reason = f"{member.name} failed, and cannot be put in as it is either. {error.reason}"
+            raise PageError(error.kind, reason) from None
+
+    def _beside(self, member: Member) -> bytes | None:
+        """The bytes of what is no page; None where nobody can read them."""
+        if member.content is not None:
+            return member.content
+        try:
+            data = self.shelf.read(self.volume.entry.source, member.index)
+        except PageError as error:
+            if error.kind not in _UNREADABLE:
+                raise
+            return None
+        return updated(data, self._facts()) if is_comicinfo(member.name) else data
+
+    def _facts(self) -> list[PageFacts | None]:
+        """The sizes of all pages in the order in which a reader shows them: that of their names."""
+        facts: list[PageFacts | None] = []
+        for _, member in sorted(self._named(), key=lambda named: natural_key(named[0])):
+            page = self._page(member)
+            if page is not None and page.state == "done":
+                facts.append(PageFacts(page.width or 0, page.height or 0, page.size or 0))
+            elif member.is_page:
+                facts.append(self._facts_of_original(member))
+        return facts
+
+    def _facts_of_original(self, member: Member) -> PageFacts | None:
+        data = self._original(member)
+        try:
+            header = read_header(data)
+        except PageError:
+            return None
+        return PageFacts(header.width, header.height, len(data))

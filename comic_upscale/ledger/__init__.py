@@ -1,0 +1,1 @@
+"""The ledger: the SQLite file that records every page of a job."""

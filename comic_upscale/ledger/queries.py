@@ -1,0 +1,559 @@
+"""What a ledger tells to another process: the progress of a job, read without disturbing its run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import socket
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from comic_upscale.costs.spending import dollars
+from comic_upscale.errors import InputError, LedgerError, LedgerVersionError
+from comic_upscale.ledger.records import (
+    COUNT_VOLUMES,
+    COUNTED,
+    INCOMPLETE,
+    MIGRATION_NAMES,
+    MIGRATION_SET,
+    MIGRATIONS_TABLE,
+    PAGE,
+    SELECT_AUTO_JOBS,
+    SELECT_EARLY_JOBS,
+    SELECT_OLD_ROWS,
+    SELECT_PRICE,
+    SELECT_ROWS,
+    SELECT_SPENT,
+    AutoJob,
+    PageRow,
+    explained,
+    is_allowed,
+)
+from comic_upscale.settings.paths import LEDGER_NAME, MARKER_FOLDER, default_ledger, path_text
+
+ALIVE_WITHIN_SECONDS = 30.0
+"""A run on another host counts as alive for so long after its last heartbeat."""
+
+RATE_OVER_PAGES = 200
+"""The rate is taken over the last so many pages, so that it follows the pages of the moment."""
+
+
+_SELECT_DONE = (
+    "select pages.*, volumes.source as volume_source, volumes.output as volume_output"
+    " from pages left join pages as volumes on volumes.id = pages.volume_id"
+    f" where pages.job_id = ? and pages.state = 'done' and pages.kind = '{PAGE}' order by pages.id"
+)
+_OF_SUSPECTS = "from pages where job_id = ? and state = 'done' and suspect is not null"
+_SELECT_OLD_DONE = (
+    "select *, null as volume_source, null as volume_output from pages"
+    " where job_id = ? and state = 'done' order by id"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStatus:
+    """How far a job is, by its ledger."""
+
+    state: str
+    """``running``, ``stopped`` (pages are left, nobody works on them) or ``finished``."""
+    total: int
+    done: int
+    failed: int
+    skipped: int
+    pending: int
+    percent: float
+    pages_per_second: float | None
+    eta_seconds: float | None
+    alive: bool
+    last_seen: str | None
+    """When the last run was last heard of, ISO 8601 UTC."""
+    run_state: str | None
+    """``running``, ``finished``, ``interrupted``, ``failed``, or ``died``; None before the first run."""
+    run_error: str | None
+    started_at: str | None
+    ended_at: str | None
+    host: str | None
+    pid: int | None
+    device: str | None
+    precision: str | None
+    model: str
+    model_auto: bool
+    """Whether ``auto`` chose the model."""
+    input: str
+    output: str
+    ledger: str
+    job_id: int
+    volumes: int = 0
+    """Archives of the job."""
+    volumes_done: int = 0
+    """Those of them whose outputs are complete."""
+    price: float | None = None
+    """Dollars an hour, as the last run that was told a price was told it."""
+    suspects: int = 0
+    """Pages done that a person should look at."""
+    spent: float | None = None
+    """Dollars that the job's runs have cost; None where no price is known."""
+    to_come: float | None = None
+    """Dollars that the pages left will cost at the last run's rate; None where price or rate is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A page that failed, a volume that did or that waits for such a page, and why."""
+
+    source: str
+    kind: str
+    reason: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A page that is done and that a person should look at."""
+
+    source: str
+    output: str
+    """Relative to the output folder."""
+    reasons: str
+    scores: dict[str, float]
+    """By the names of ``gate/scores.py``."""
+
+
+def find_ledger(folder: Path) -> Path:
+    """The ledger of an output folder.
+
+    Raises:
+        InputError: there is none; the message says where one would be.
+    """
+    ledger = default_ledger(folder)
+    if not ledger.is_file():
+        raise InputError(
+            f"{folder} holds no ledger (looked for {MARKER_FOLDER}/{LEDGER_NAME}): name the output folder of "
+            "a job with --job, or the file itself with --ledger"
+        )
+    return ledger
+
+
+def read_status(ledger: Path) -> JobStatus:
+    """Tell how far the newest job of a ledger is.
+
+    Raises:
+        InputError: the file is not there, or holds no job yet.
+        LedgerError: it cannot be read.
+    """
+    with _reading(ledger) as connection:
+        job = _newest_job(connection, ledger)
+        counts = _counts(connection, job["id"])
+        run = _row(connection, "select * from runs where job_id = ? order by id desc limit 1", job["id"])
+        rate = None if run is None else _rate(connection, run["id"])
+        volumes, volumes_done = _volumes(connection, job["id"])
+        suspects = _count_suspects(connection, job["id"])
+        price, spent = _spent(connection, job["id"], run)
+    pending = counts.get("pending", 0) + counts.get("working", 0)
+    total, done = sum(counts.values()), counts.get("done", 0)
+    alive = run is not None and is_alive(run)
+    state = "running" if alive else "stopped" if pending or not total else "finished"
+    last: dict[str, Any] = run or {}
+    run_state = last.get("state")
+    eta = None
+    if pending == 0:
+        eta = 0.0
+    elif rate and alive:
+        eta = round(pending / rate, 1)
+    return JobStatus(
+        state=state,
+        total=total,
+        done=done,
+        failed=counts.get("failed", 0),
+        skipped=counts.get("skipped", 0),
+        pending=pending,
+        percent=round(100 * (total - pending) / total, 1) if total else 0.0,
+        pages_per_second=None if rate is None else round(rate, 4),
+        eta_seconds=eta,
+        alive=alive,
+        last_seen=last.get("heartbeat_at"),
+        run_state="died" if run_state == "running" and not alive else run_state,
+        run_error=last.get("error"),
+        started_at=last.get("started_at"),
+        ended_at=last.get("ended_at"),
+        host=last.get("host"),
+        pid=last.get("pid"),
+        device=last.get("device") or None,
+        precision=last.get("precision") or None,
+        model=job["model"],
+        # Not there in a ledger that no newer run has touched.
+        model_auto=bool(job.get("model_auto")),
+        input=job["input"],
+        output=job["output"],
+        ledger=path_text(ledger.absolute()),
+        job_id=job["id"],
+        volumes=volumes,
+        volumes_done=volumes_done,
+        price=price,
+        suspects=suspects,
+        spent=spent,
+        to_come=_to_come(price, pending, rate),
+    )
+
+
+def read_failures(ledger: Path) -> list[Failure]:
+    """The failed pages of the newest job of a ledger, in the order of discovery; errors as `read_status`."""
+    with _reading(ledger) as connection:
+        job = _newest_job(connection, ledger)
+        cursor = connection.execute(
+            "select source, error_kind, error, attempts from pages where job_id = ?"
+            " and (state = 'failed' or error_kind = ?) order by id",
+            [job["id"], INCOMPLETE],
+        )
+        return [Failure(*row) for row in cursor]
+
+
+def read_suspects(ledger: Path) -> list[Suspect]:
+    """The pages of the newest job that a person should look at, in the order of discovery; errors as `read_status`."""
+    with _reading(ledger) as connection:
+        return _suspects(connection, _newest_job(connection, ledger)["id"])
+
+
+def recorded_numbers(text: object) -> dict[str, float]:
+    """Return the numbers of a column that should hold them by name as JSON; those that are none are left out.
+
+    Args:
+        text: as it stands in the ledger, which people and programs may have changed.
+    """
+    try:
+        found = json.loads(text) if isinstance(text, str) else {}
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {name: number for name, value in found.items() if (number := _finite(value)) is not None}
+
+
+def _finite(value: object) -> float | None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _count_suspects(connection: sqlite3.Connection, job_id: int) -> int:
+    if not _knows_suspects(connection):
+        return 0
+    return int(connection.execute(f"select count(*) {_OF_SUSPECTS}", [job_id]).fetchone()[0])
+
+
+def _suspects(connection: sqlite3.Connection, job_id: int) -> list[Suspect]:
+    if not _knows_suspects(connection):
+        return []
+    cursor = connection.execute(
+        f"select source, output, suspect, scores {_OF_SUSPECTS} order by id",
+        [job_id],
+    )
+    return [
+        Suspect(source, output, reasons, recorded_numbers(scores))
+        for source, output, reasons, scores in cursor
+    ]
+
+
+def _knows_suspects(connection: sqlite3.Connection) -> bool:
+    """Whether a ledger has been touched since there is a gate."""
+    return "suspect" in {column[1] for column in connection.execute("pragma table_info(pages)")}
+
+
+def read_done_pages(ledger: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The newest job of a ledger, and its pages that are done, by their columns; errors as `read_status`.
+
+    ``volume_source`` and ``volume_output`` are those of the volume that a page is in, None for any other page.
+    """
+    with _reading(ledger) as connection:
+        job = _newest_job(connection, ledger)
+        query = _SELECT_DONE if _knows_volumes(connection) else _SELECT_OLD_DONE
+        cursor = connection.execute(query, [job["id"]])
+        names = [column[0] for column in cursor.description]
+        return job, [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+def read_settled_pages(ledger: Path, since: str = "") -> Iterator[dict[str, Any]]:
+    """What became of the pages of the newest job, of those in a volume too; errors as `read_status`.
+
+    Args:
+        ledger: the file.
+        since: only of pages that were settled at this time or later, ISO 8601 as the ledger writes it.
+
+    Returns:
+        For each page ``source``, ``state`` (done, failed or skipped), ``at`` and what the ledger knows of its
+        output.
+    """
+    with _reading(ledger) as connection:
+        job = _newest_job(connection, ledger)
+        judged = ", scores, suspect" if _knows_suspects(connection) else ""
+        cursor = connection.execute(
+            "select source, state, finished_at as at, width, height, output_width, output_height, output_size,"
+            " output_sha256, decode_seconds, upscale_seconds, encode_seconds, place_seconds, notes,"
+            f" error_kind as kind, error as reason{judged} from pages"
+            " where job_id = ? and state in ('done', 'failed', 'skipped') and finished_at >= ? order by finished_at",
+            [job["id"], since],
+        )
+        names = [column[0] for column in cursor.description]
+        for row in cursor:
+            yield dict(zip(names, row, strict=True))
+
+
+def read_run_rows(ledger: Path) -> list[dict[str, Any]]:
+    """The runs of the newest job of a ledger, by their columns, in their order; errors as `read_status`."""
+    with _reading(ledger) as connection:
+        job = _newest_job(connection, ledger)
+        cursor = connection.execute("select * from runs where job_id = ? order by id", [job["id"]])
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+def read_rows(ledger: Path, *, input: Path, output: Path, fingerprint: str) -> list[PageRow]:
+    """The pages of a job, without touching the ledger; none if there is no ledger or no such job."""
+    if not ledger.is_file():
+        return []
+    with _reading(ledger) as connection:
+        job = _row(
+            connection,
+            "select id from jobs where input = ? and output = ? and fingerprint = ?",
+            path_text(input),
+            _recorded(connection, ledger, output),
+            fingerprint,
+        )
+        if job is None:
+            return []
+        query = SELECT_ROWS if _knows_volumes(connection) else SELECT_OLD_ROWS
+        return [PageRow(*row) for row in connection.execute(query, [job["id"]])]
+
+
+def _recorded(connection: sqlite3.Connection, ledger: Path, output: Path) -> str:
+    """The name that a ledger has for an output folder: that of before it was moved, which only a run changes."""
+    if ledger == default_ledger(output):
+        names = [str(row[0]) for row in connection.execute("select distinct output from jobs limit 2")]
+        if len(names) == 1:
+            return names[0]
+    return path_text(output)
+
+
+def read_auto_jobs(ledger: Path, output: Path) -> list[AutoJob]:
+    """What `Ledger.auto_jobs` returns, without touching the ledger; none if there is no ledger."""
+    if not ledger.is_file():
+        return []
+    with _reading(ledger) as connection:
+        columns = {column[1] for column in connection.execute("pragma table_info(jobs)")}
+        if "model_auto" not in columns:
+            return []
+        cursor = connection.execute(SELECT_AUTO_JOBS, [_recorded(connection, ledger, output)])
+        return [AutoJob(*row) for row in cursor]
+
+
+def read_early_jobs(ledger: Path, output: Path) -> set[str]:
+    """What `Ledger.early_jobs` returns, without touching the ledger; none if there is no ledger."""
+    if not ledger.is_file():
+        return set()
+    with _reading(ledger) as connection:
+        columns = {column[1] for column in connection.execute("pragma table_info(jobs)")}
+        # The migration that adds the column says so of every job that is there.
+        query = (
+            SELECT_EARLY_JOBS if "early_gray" in columns else SELECT_EARLY_JOBS.replace("early_gray and ", "")
+        )
+        return {str(row[0]) for row in connection.execute(query, [_recorded(connection, ledger, output)])}
+
+
+def read_bytes_per_pixel(ledger: Path, *, suffix: str, quality: int | None) -> float | None:
+    """How many bytes an output pixel has cost so far, by the pages done; None where none is.
+
+    Args:
+        ledger: need not be there.
+        suffix: of the outputs that count, such as ``.png``.
+        quality: that they were written in.
+    """
+    if not ledger.is_file():
+        return None
+    with _reading(ledger) as connection:
+        size, pixels = connection.execute(
+            "select sum(output_size), sum(output_width * output_height) from pages"
+            " join jobs on jobs.id = pages.job_id where state = 'done' and pages.output like ?"
+            " and json_extract(jobs.settings, '$.quality') is ?",
+            [f"%{suffix}", quality],
+        ).fetchone()
+    return size / pixels if pixels else None
+
+
+_SELECT_RUNS = (
+    "select runs.id, runs.host, runs.device, runs.precision, runs.versions, runs.started_at, jobs.model,"
+    " jobs.model_sha256, jobs.settings, count(*) as pages, sum(pages.width * pages.height) as network_pixels,"
+    " sum(pages.output_width * pages.output_height) as output_pixels, sum(pages.output_size) as output_bytes,"
+    " sum(pages.upscale_seconds) as network_seconds,"
+    " sum(pages.decode_seconds + pages.encode_seconds + pages.place_seconds) as host_seconds,"
+    " (julianday(max(pages.finished_at)) - julianday(min(pages.finished_at))) * 86400.0"
+    " * count(*) / (count(*) - 1) as whole_seconds,"
+    " (select coalesce(sum(coalesce(decode_seconds, 0) + coalesce(encode_seconds, 0) + coalesce(place_seconds, 0)), 0)"
+    " from pages as others where others.run_id = runs.id and others.state = 'done'"
+    " and others.upscale_seconds is null) as other_seconds"
+    " from runs join pages on pages.run_id = runs.id join jobs on jobs.id = runs.job_id"
+    " where pages.state = 'done' and pages.upscale_seconds is not null and runs.device <> ''"
+    " group by runs.id having count(*) >= ? and whole_seconds > 0 order by runs.id desc"
+)
+
+
+def read_runs(ledger: Path, *, least: int) -> list[dict[str, Any]]:
+    """What the runs of a ledger did and how long that took, the newest first; errors as `read_status`.
+
+    Pages that went past the network, and runs of fewer pages than ``least`` (2 or more), are left out.
+    ``whole_seconds`` is the time from the first page to the last, ``other_seconds`` what the workers spent
+    meanwhile on pages that went past the network.
+    """
+    with _reading(ledger) as connection:
+        cursor = connection.execute(_SELECT_RUNS, [max(least, 2)])
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+def describe_holder(ledger: Path) -> str:
+    """Say in words which process works on a ledger; never fails."""
+    with contextlib.suppress(LedgerError, InputError), _reading(ledger) as connection:
+        run = _row(connection, "select * from runs where state = 'running' order by id desc limit 1")
+        if run is not None and is_alive(run):
+            return f"process {run['pid']} on {run['host']}, since {run['started_at']}"
+    return "a process that has just begun"
+
+
+def is_alive(run: dict[str, Any]) -> bool:
+    """Whether the process of a run that has not ended still lives.
+
+    On this host the process table knows (its start time tells it from a later process of the same
+    number); of another host only the heartbeat is known.
+    """
+    if run["state"] != "running":
+        return False
+    if run["host"] == socket.gethostname():
+        try:
+            process = psutil.Process(run["pid"])
+            same = abs(process.create_time() - run["process_started"]) < 1.0
+            return same and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+        except psutil.AccessDenied:
+            return True
+    return seconds_since(run["heartbeat_at"]) < ALIVE_WITHIN_SECONDS
+
+
+def seconds_since(time: str) -> float:
+    """Seconds from an ISO 8601 time to now; infinite for what is no time."""
+    try:
+        return (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds()
+    except (TypeError, ValueError):
+        return float("inf")
+
+
+@contextlib.contextmanager
+def _reading(ledger: Path) -> Iterator[sqlite3.Connection]:
+    if not ledger.is_file():
+        raise InputError(f"there is no ledger at {ledger}")
+    with explained(ledger):
+        # In a folder that cannot be written SQLite cannot share a ledger; without a journal nobody writes it.
+        still = not is_allowed(ledger.parent, os.W_OK) and not Path(f"{ledger}-wal").exists()
+        mode = "immutable=1" if still else "mode=ro"
+        connection = sqlite3.connect(f"{ledger.absolute().as_uri()}?{mode}", uri=True, timeout=5)
+        try:
+            _check_version(connection, ledger)
+            yield connection
+        finally:
+            connection.close()
+
+
+def _check_version(connection: sqlite3.Connection, ledger: Path) -> None:
+    table = MIGRATIONS_TABLE
+    found = connection.execute("select count(*) from sqlite_master where name = ?", [table]).fetchone()[0]
+    if not found:
+        raise InputError(f"{ledger} is not a ledger of comic-upscale")
+    applied = connection.execute(f"select name from {table} where migration_set = ?", [MIGRATION_SET])
+    unknown = {str(row[0]) for row in applied} - set(MIGRATION_NAMES)
+    if unknown:
+        raise LedgerVersionError(
+            f"{ledger} was written by a newer comic-upscale: update with "
+            "`pip install --upgrade comic-upscale` to read it"
+        )
+
+
+def _newest_job(connection: sqlite3.Connection, ledger: Path) -> dict[str, Any]:
+    job = _row(
+        connection,
+        "select jobs.* from jobs left join runs on runs.job_id = jobs.id"
+        " order by coalesce(runs.started_at, jobs.created_at) desc, jobs.id desc limit 1",
+    )
+    if job is None:
+        raise InputError(f"the ledger {ledger} holds no job yet")
+    return job
+
+
+def _spent(
+    connection: sqlite3.Connection, job_id: int, run: dict[str, Any] | None
+) -> tuple[float | None, float | None]:
+    """What an hour costs, and what a job has cost, in dollars; None where no run of it was told a price."""
+    if run is None or "price" not in run:
+        return None, None
+    price = connection.execute(SELECT_PRICE, [job_id]).fetchone()
+    if price is None:
+        return None, None
+    return price[0], round(connection.execute(SELECT_SPENT, [job_id]).fetchone()[0], 6)
+
+
+def _to_come(price: float | None, pending: int, rate: float | None) -> float | None:
+    if price is None or (pending and not rate):
+        return None
+    return round(dollars(pending / rate, price), 6) if rate else 0.0
+
+
+def _counts(connection: sqlite3.Connection, job_id: int) -> dict[str, int]:
+    counted = COUNTED if _knows_volumes(connection) else "true"
+    query = f"select state, count(*) from pages where job_id = ? and {counted} group by state"
+    return dict(connection.execute(query, [job_id]).fetchall())
+
+
+def _volumes(connection: sqlite3.Connection, job_id: int) -> tuple[int, int]:
+    """How many volumes a job has, and how many of them are done."""
+    if not _knows_volumes(connection):
+        return 0, 0
+    count, done = connection.execute(COUNT_VOLUMES, [job_id]).fetchone()
+    return int(count), int(done or 0)
+
+
+def _knows_volumes(connection: sqlite3.Connection) -> bool:
+    """Whether a run of a version that knows volumes has touched the ledger."""
+    return any(column[1] == "kind" for column in connection.execute("pragma table_info(pages)"))
+
+
+def _rate(connection: sqlite3.Connection, run_id: int) -> float | None:
+    """Pages a second over the last pages that a run finished; None before its second one."""
+    columns = {column[1] for column in connection.execute("pragma table_info(pages)")}
+    # A copy says nothing of how long a page takes.
+    own = " and copied_from is null" if "copied_from" in columns else ""
+    first, last, count = connection.execute(
+        "select min(at), max(at), count(*) from (select julianday(finished_at) * 86400.0 as at from pages"
+        f" where run_id = ? and finished_at is not null{own} order by finished_at desc limit ?)",
+        [run_id, RATE_OVER_PAGES],
+    ).fetchone()
+    if count < 2 or last - first <= 0:
+        return None
+    return float((count - 1) / (last - first))
+
+
+def _row(connection: sqlite3.Connection, query: str, *values: object) -> dict[str, Any] | None:
+    cursor = connection.execute(query, values)
+    row = cursor.fetchone()
+    if row is None:
+        return None
+    return dict(zip([column[0] for column in cursor.description], row, strict=True))

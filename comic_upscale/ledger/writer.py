@@ -1,0 +1,702 @@
+"""The ledger: one SQLite file that remembers every page of a job.
+
+A ledger belongs to the thread that opened it (SQLite's own rule). It is in WAL mode, so other
+processes read it while a run writes. Every commit is flushed to the disk (``synchronous=full``): what
+the ledger says is done survives the plug being pulled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import psutil
+from sqlite_utils import Database
+
+from comic_upscale.errors import LedgerDamagedError, LedgerVersionError
+from comic_upscale.ledger.records import (
+    COUNT_VOLUMES,
+    COUNTED,
+    INCOMPLETE,
+    LEFT_AS_THEY_ARE,
+    MIGRATION_NAMES,
+    SELECT_AUTO_JOBS,
+    SELECT_EARLY_JOBS,
+    SELECT_PRICE,
+    SELECT_ROWS,
+    SELECT_SPENT,
+    SELECT_START_SECONDS,
+    VOLUME,
+    AutoJob,
+    CopiedFile,
+    PageDone,
+    PageFailed,
+    PageResult,
+    PageRow,
+    PageSkipped,
+    VolumeDone,
+    damaged,
+    explained,
+    now,
+)
+from comic_upscale.ledger.schema import MIGRATIONS
+from comic_upscale.library.page import Page
+from comic_upscale.settings.paths import path_text
+
+_NO_VOLUMES: Mapping[str, int] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class OutputOwner:
+    """Who wrote an output file, by the ledger: a page of some job with its fingerprint."""
+
+    input: str
+    fingerprint: str
+    row_id: int
+    source: str
+    source_sha256: str | None
+    state: str
+    output_size: int | None
+    claimed: int
+    """Above 0 while it is open whether what stands at the output is this page's: it was in hand when a run
+    died."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoundPage:
+    """The output of a page that belongs into a volume."""
+
+    state: str
+    output: str
+    """Where it waits, relative to the output folder; it may stand in the volume already."""
+    width: int | None
+    height: int | None
+    size: int | None
+    sha256: str | None
+    error_kind: str | None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing more becomes of it in this run: done, failed, or left as it is."""
+        skipped = self.state == "skipped" and self.error_kind in LEFT_AS_THEY_ARE
+        return skipped or self.state in ("done", "failed")
+
+
+class Ledger:
+    """The open ledger, for the one run that holds the job's lock.
+
+    Args:
+        path: the file; made, with its folder, if it is not there.
+
+    Raises:
+        LedgerError: the file cannot be opened or written.
+        LedgerVersionError: it was written by a newer version.
+        LedgerDamagedError: it is not a ledger, or SQLite finds it broken.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with self._explained():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Plugins of sqlite-utils are not ours to run, and looking for them takes time.
+            self._db = Database(sqlite3.connect(path, timeout=30), execute_plugins=False)
+            try:
+                self._check_whose_it_is()
+                self._db.enable_wal()
+                self._db.execute("pragma synchronous = full")
+                self._db.execute("pragma foreign_keys = on")
+                MIGRATIONS.apply(self._db)
+            except BaseException:
+                self._db.close()
+                raise
+
+    def _check_whose_it_is(self) -> None:
+        complaint = self._db.execute("pragma quick_check(1)").fetchone()[0]
+        if complaint != "ok":
+            raise LedgerDamagedError(damaged(self.path, complaint))
+        tables = set(self._db.table_names())
+        if tables and MIGRATIONS.migrations_table not in tables:
+            raise LedgerDamagedError(
+                f"{self.path} is a database, but not a ledger of comic-upscale: choose another --ledger"
+            )
+        unknown = {applied.name for applied in MIGRATIONS.applied(self._db)} - set(MIGRATION_NAMES)
+        if unknown:
+            raise LedgerVersionError(
+                f"{self.path} was written by a newer comic-upscale ({', '.join(sorted(unknown))}): "
+                "update with `pip install --upgrade comic-upscale`, or choose another --output"
+            )
+
+    def close(self) -> None:
+        """Close the file; what was recorded stays."""
+        with contextlib.suppress(sqlite3.Error):
+            self._db.close()
+
+    # Jobs and runs
+
+    def open_job(
+        self,
+        *,
+        input: Path,
+        output: Path,
+        fingerprint: str,
+        settings: str,
+        model: str,
+        model_sha256: str,
+        model_auto: bool = False,
+    ) -> int:
+        """Return the id of the job with this input, output and fingerprint; made if it is new.
+
+        A model that ``auto`` chose once stays so marked, also when it is named later.
+        """
+        with self._explained(), self._db.atomic():
+            self._db.execute(
+                "insert or ignore into jobs"
+                " (input, output, fingerprint, settings, model, model_sha256, created_at)"
+                " values (?, ?, ?, ?, ?, ?, ?)",
+                [path_text(input), path_text(output), fingerprint, settings, model, model_sha256, now()],
+            )
+            row = self._db.execute(
+                "select id from jobs where input = ? and output = ? and fingerprint = ?",
+                [path_text(input), path_text(output), fingerprint],
+            ).fetchone()
+            self._db.execute(
+                "update jobs set settings = ?, model_auto = max(model_auto, ?) where id = ?",
+                [settings, model_auto, row[0]],
+            )
+            return int(row[0])
+
+    def auto_jobs(self, output: Path) -> list[AutoJob]:
+        """The jobs into a folder whose model ``auto`` chose, the newest first."""
+        with self._explained():
+            cursor = self._db.execute(SELECT_AUTO_JOBS, [path_text(output)])
+            return [AutoJob(*row) for row in cursor]
+
+    def early_jobs(self, output: Path) -> set[str]:
+        """The fingerprints of the jobs into a folder that a version began which kept every page's channels."""
+        with self._explained():
+            cursor = self._db.execute(SELECT_EARLY_JOBS, [path_text(output)])
+            return {str(row[0]) for row in cursor}
+
+    def move_jobs(self, output: Path) -> None:
+        """Say that the output folder of every job of this ledger is now ``output``.
+
+        For a ledger in its own place inside the output folder, which may have been moved with it. A ledger
+        of jobs into several folders is left as it is.
+        """
+        with self._explained(), self._db.atomic():
+            self._db.execute(
+                "update jobs set output = ? where (select count(distinct output) from jobs) = 1",
+                [path_text(output)],
+            )
+
+    def start_run(
+        self,
+        job_id: int,
+        *,
+        versions: dict[str, str],
+        device: str = "",
+        precision: str = "",
+        price: float | None = None,
+    ) -> int:
+        """Record that this process begins to work on a job, and return the id of the run.
+
+        A run that is still marked as running must be dead, since the caller holds the lock: it is
+        closed as interrupted at its last heartbeat.
+        """
+        time = now()
+        with self._explained(), self._db.atomic():
+            self._db.execute(
+                "update runs set state = 'interrupted', ended_at = heartbeat_at,"
+                " error = 'the process ended without a word' where state = 'running'"
+            )
+            cursor = self._db.execute(
+                "insert into runs (job_id, state, started_at, heartbeat_at, host, pid, process_started,"
+                " device, precision, versions, price) values (?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    job_id, time, time, socket.gethostname(), os.getpid(), psutil.Process().create_time(),
+                    device, precision, json.dumps(versions), price,
+                ],
+            )  # fmt: skip
+            assert cursor.lastrowid is not None
+            return cursor.lastrowid
+
+    def spent(self, job_id: int) -> tuple[float | None, float]:
+        """What an hour cost the job's last run that was told, and what all its runs have cost, in dollars.
+
+        A run without a price counts for nothing; one that died counts up to its last heartbeat.
+        """
+        with self._explained():
+            price = self._db.execute(SELECT_PRICE, [job_id]).fetchone()
+            return None if price is None else price[0], self._db.execute(SELECT_SPENT, [job_id]).fetchone()[0]
+
+    def start_seconds(self, job_id: int) -> float:
+        """How long runs of a job take on this machine until their first page is done, at least; 0 where not known."""
+        with self._explained():
+            found = self._db.execute(SELECT_START_SECONDS, [job_id, socket.gethostname()]).fetchone()[0]
+            return max(0.0, found or 0.0)
+
+    def set_device(self, run_id: int, *, device: str, precision: str) -> None:
+        """Record what a run computes with, once its network is loaded."""
+        with self._explained(), self._db.atomic():
+            self._db.execute(
+                "update runs set device = ?, precision = ?, heartbeat_at = ? where id = ?",
+                [device, precision, now(), run_id],
+            )
+
+    def heartbeat(self, run_id: int) -> None:
+        """Record that the run is alive."""
+        with self._explained(), self._db.atomic():
+            self._db.execute("update runs set heartbeat_at = ? where id = ?", [now(), run_id])
+
+    def end_run(self, run_id: int, state: str, error: str | None = None) -> None:
+        """Record the end of a run: ``finished``, ``interrupted`` or ``failed``.
+
+        Pages that it had claimed and not finished are pending again. Only after an error may one of them
+        have been placed and not recorded, so only then do their claims stay open.
+        """
+        time = now()
+        with self._explained(), self._db.atomic():
+            self._db.execute(
+                "update pages set state = 'pending', claimed = case when ? then 1 else claimed = 2 end"
+                " where run_id = ? and state = 'working'",
+                [state == "failed", run_id],
+            )
+            self._db.execute(
+                "update runs set state = ?, error = ?, heartbeat_at = ?, ended_at = ? where id = ?",
+                [state, error, time, time, run_id],
+            )
+
+    # Pages
+
+    def rows(self, job_id: int) -> list[PageRow]:
+        """Every page of a job, in the order in which they were discovered."""
+        with self._explained():
+            cursor = self._db.execute(SELECT_ROWS, [job_id])
+            return [PageRow(*row) for row in cursor]
+
+    def computed(self, job_id: int, sizes: Set[int]) -> list[tuple[int, str, str]]:
+        """The pages of a job that are done, are no copies and whose sources have one of these sizes.
+
+        Returns:
+            (row id, SHA-256 of the source, output) of each.
+        """
+        with self._explained():
+            cursor = self._db.execute(
+                "select id, source_sha256, output from pages where job_id = ? and state = 'done'"
+                " and source_sha256 is not null and copied_from is null"
+                " and source_size in (select value from json_each(?)) order by id",
+                [job_id, json.dumps(sorted(sizes))],
+            )
+            return [(int(row_id), str(sha256), str(output)) for row_id, sha256, output in cursor]
+
+    def done_page(self, row_id: int) -> dict[str, Any] | None:
+        """A page that is done, by its columns, as `read_done_pages` has it; None if it is not done any more."""
+        with self._explained():
+            cursor = self._db.execute(
+                "select pages.*, volumes.source as volume_source, volumes.output as volume_output from pages"
+                " left join pages as volumes on volumes.id = pages.volume_id"
+                " where pages.id = ? and pages.state = 'done'",
+                [row_id],
+            )
+            names = [column[0] for column in cursor.description]
+            row = cursor.fetchone()
+            return None if row is None else dict(zip(names, row, strict=True))
+
+    def names(
+        self, job_id: int, suffixes: Set[str], *, below: str = "", not_below: str = ""
+    ) -> dict[str, str]:
+        """How earlier jobs over the same folders named the outputs with suffixes such as ``.png``.
+
+        Args:
+            job_id: of the job whose folders count.
+            suffixes: of the outputs, with their dots.
+            below: the folder that the outputs are in; empty for any.
+            not_below: a folder that they are not in; empty for none.
+
+        Returns:
+            Source to output; the latest job counts.
+        """
+        with self._explained():
+            cursor = self._db.execute(
+                "select pages.source, pages.output from pages join jobs on jobs.id = pages.job_id"
+                " where (jobs.input, jobs.output) = (select input, output from jobs where id = ?)"
+                " and jobs.id <> ? order by pages.id",
+                [job_id, job_id],
+            )
+            return {
+                str(source): str(output)
+                for source, output in cursor
+                if PurePosixPath(str(output)).suffix in suffixes
+                and (not below or str(output).startswith(f"{below}/"))
+                and not (not_below and str(output).startswith(f"{not_below}/"))
+            }
+
+    def add_pages(
+        self, job_id: int, pages: Sequence[Page], volume_ids: Mapping[str, int] = _NO_VOLUMES
+    ) -> list[int]:
+        """Record pages that are to be done, and return their row ids in the same order.
+
+        Args:
+            job_id: of the job.
+            pages: new to it.
+            volume_ids: the row of each volume that pages are in, by its source.
+        """
+        with self._explained(), self._db.atomic():
+            return [
+                int(
+                    self._db.execute(
+                        "insert into pages (job_id, source, source_size, source_mtime_ns, state, output, volume_id)"
+                        " values (?, ?, ?, ?, 'pending', ?, ?)",
+                        [
+                            job_id, page.source, page.size, page.mtime_ns, page.output,
+                            volume_ids[page.member.volume] if page.member else None,
+                        ],
+                    ).lastrowid
+                    or 0
+                )
+                for page in pages
+            ]  # fmt: skip
+
+    def add_volumes(self, job_id: int, volumes: Sequence[Page]) -> list[int]:
+        """Record volumes whose pages are to be done, as files, and return their row ids in the same order."""
+        with self._explained(), self._db.atomic():
+            return [
+                int(
+                    self._db.execute(
+                        "insert into pages (job_id, source, source_size, source_mtime_ns, state, output, kind)"
+                        " values (?, ?, ?, ?, 'pending', ?, ?)",
+                        [job_id, entry.source, entry.size, entry.mtime_ns, entry.output, VOLUME],
+                    ).lastrowid
+                    or 0
+                )
+                for entry in volumes
+            ]
+
+    def bound_pages(self, volume_id: int) -> dict[str, BoundPage]:
+        """What the ledger knows of the outputs of a volume's pages, by their source."""
+        with self._explained():
+            cursor = self._db.execute(
+                "select source, state, output, output_width, output_height, output_size, output_sha256,"
+                " error_kind from pages where volume_id = ?",
+                [volume_id],
+            )
+            return {row[0]: BoundPage(*row[1:]) for row in cursor}
+
+    def page_ids(self, volume_id: int) -> dict[str, int]:
+        """The rows of a volume's pages, by their source."""
+        with self._explained():
+            cursor = self._db.execute("select source, id from pages where volume_id = ?", [volume_id])
+            return {str(source): int(row_id) for source, row_id in cursor}
+
+    def record_volumes(self, volumes: Iterable[VolumeDone]) -> None:
+        """Record volumes whose outputs stand in their places."""
+        with self._explained(), self._db.atomic():
+            for volume in volumes:
+                self._db.execute(
+                    "update pages set state = 'done', claimed = 0, finished_at = null, output_size = ?,"
+                    " output_sha256 = ?, error_kind = null, error = null, notes = ? where id = ?",
+                    [
+                        volume.output_size,
+                        volume.output_sha256,
+                        "; ".join(volume.notes) or None,
+                        volume.row_id,
+                    ],
+                )
+
+    def wait_for_pages(self, waiting: Iterable[tuple[int, str]]) -> None:
+        """Record that volumes wait for pages that failed.
+
+        Args:
+            waiting: (row id, reason) of each volume.
+        """
+        with self._explained(), self._db.atomic():
+            for row_id, reason in waiting:
+                self._db.execute(
+                    "update pages set state = 'pending', error_kind = ?, error = ? where id = ?",
+                    [INCOMPLETE, reason, row_id],
+                )
+
+    def volume_counts(self, job_id: int) -> tuple[int, int]:
+        """How many volumes of a job there are, and how many are done; those no longer there left out."""
+        with self._explained():
+            row = self._db.execute(COUNT_VOLUMES, [job_id]).fetchone()
+            return int(row[0]), int(row[1] or 0)
+
+    def volume_sources(self, job_id: int) -> set[str]:
+        """The sources of the volumes that a job knows."""
+        with self._explained():
+            cursor = self._db.execute(
+                "select source from pages where job_id = ? and kind = ?", [job_id, VOLUME]
+            )
+            return {str(row[0]) for row in cursor}
+
+    def find_matching_volume(
+        self, output_folder: Path, fingerprint: str, entry: Page, size: int
+    ) -> int | None:
+        """The row of the same volume in another job with this fingerprint, which made the output that stands.
+
+        Args:
+            output_folder: of both jobs.
+            fingerprint: of both jobs.
+            entry: the volume: with this source, size and time.
+            size: bytes of the output that stands.
+        """
+        with self._explained():
+            row = self._db.execute(
+                "select pages.id from pages join jobs on jobs.id = pages.job_id where jobs.output = ?"
+                " and jobs.fingerprint = ? and pages.kind = ? and pages.state = 'done' and pages.source = ?"
+                " and pages.source_size = ? and pages.source_mtime_ns = ? and pages.output = ?"
+                " and pages.output_size = ? order by pages.id desc limit 1",
+                [
+                    path_text(output_folder), fingerprint, VOLUME, entry.source, entry.size, entry.mtime_ns,
+                    entry.output, size,
+                ],
+            ).fetchone()  # fmt: skip
+            return None if row is None else int(row[0])
+
+    def adopt_volume(self, job_id: int, twin: int) -> None:
+        """Take over a volume and its pages, just as they stand, into another job that has none of them."""
+        columns = (
+            "source, source_size, source_mtime_ns, source_sha256, state, attempts, finished_at, width, height,"
+            " output, output_width, output_height, output_size, output_sha256, notes, kind,"
+            " error_kind, copied_from"
+        )
+        with self._explained(), self._db.atomic():
+            cursor = self._db.execute(
+                f"insert into pages (job_id, {columns}) select ?, {columns} from pages where id = ?",
+                [job_id, twin],
+            )
+            self._db.execute(
+                f"insert into pages (job_id, volume_id, {columns}) select ?, ?, {columns} from pages"
+                " where volume_id = ? and (state = 'done' or error_kind in (?, ?))",
+                [job_id, cursor.lastrowid, twin, *LEFT_AS_THEY_ARE],
+            )
+
+    def reopen(self, changes: Iterable[tuple[int, int, int]]) -> None:
+        """Make pages pending again.
+
+        Args:
+            changes: (row id, bytes of the source, its modification time in ns), as they are now.
+        """
+        with self._explained(), self._db.atomic():
+            for row_id, size, mtime_ns in changes:
+                self._db.execute(
+                    "update pages set state = 'pending', error_kind = null, error = null,"
+                    " source_size = ?, source_mtime_ns = ? where id = ?",
+                    [size, mtime_ns, row_id],
+                )
+
+    def touch(self, changes: Iterable[tuple[int, int, int]]) -> None:
+        """Note the new size and time of sources whose content did not change; arguments as `reopen`."""
+        with self._explained(), self._db.atomic():
+            for row_id, size, mtime_ns in changes:
+                self._db.execute(
+                    "update pages set source_size = ?, source_mtime_ns = ? where id = ?",
+                    [size, mtime_ns, row_id],
+                )
+
+    def skip(self, row_ids: Iterable[int], reason: str) -> None:
+        """Record pages as skipped, for a reason."""
+        with self._explained(), self._db.atomic():
+            for row_id in row_ids:
+                self._db.execute(
+                    "update pages set state = 'skipped', error_kind = null, error = null, notes = ?"
+                    " where id = ?",
+                    [reason, row_id],
+                )
+
+    def owners(self, output_folder: Path, output: str) -> list[OutputOwner]:
+        """The pages, of any job into this folder, that wrote the file ``output`` or may have."""
+        with self._explained():
+            cursor = self._db.execute(
+                "select jobs.input, jobs.fingerprint, pages.id, pages.source, pages.source_sha256,"
+                " pages.state, pages.output_size, pages.claimed"
+                " from pages join jobs on jobs.id = pages.job_id"
+                " where pages.output = ? and jobs.output = ?"
+                " and (pages.claimed > 0 or pages.output_size is not null)",
+                [output, path_text(output_folder)],
+            )
+            return [OutputOwner(*row) for row in cursor]
+
+    def claim(self, run_id: int, output_folder: Path, claims: Iterable[tuple[int, str]]) -> None:
+        """Record, before anything of them is written, that this run takes pages in hand.
+
+        Until the claim is settled, by the page's result or a graceful end of the run, whatever stands at
+        its output is ours: after a crash between placing a file and recording it, the page is done again
+        over that file. Another job's page that had the same output is no longer done, since its file is
+        about to go. A claim that a dead run left open is 2 from here on, and 1 again if this run does not
+        come to do the page.
+
+        Args:
+            run_id: this run.
+            output_folder: the folder of this job.
+            claims: (row id, output relative to the folder) of each page.
+        """
+        folder = path_text(output_folder)
+        with self._explained(), self._db.atomic():
+            for row_id, output in claims:
+                self._db.execute(
+                    "update pages set state = 'pending' where output = ? and state = 'done' and id <> ?"
+                    " and job_id in (select id from jobs where output = ?)",
+                    [output, row_id, folder],
+                )
+                self._db.execute(
+                    "update pages set state = 'working', claimed = 1 + (claimed > 0),"
+                    " attempts = attempts + 1, run_id = ?, finished_at = null,"
+                    " error_kind = null, error = null, notes = null, copied_from = null where id = ?",
+                    [run_id, row_id],
+                )
+
+    def abandoned(self, output: Path) -> list[tuple[int, str]]:
+        """The pages that dead runs into a folder had in hand: (row id, output). Parts may lie about."""
+        with self._explained():
+            cursor = self._db.execute(
+                "select pages.id, pages.output from pages join jobs on jobs.id = pages.job_id"
+                " where jobs.output = ? and pages.claimed > 0",
+                [path_text(output)],
+            )
+            return [(int(row_id), str(output)) for row_id, output in cursor]
+
+    def carried(self, output_folder: Path) -> dict[str, CopiedFile]:
+        """What was copied into a folder beside its outputs, by any job: output to file, the latest."""
+        with self._explained():
+            cursor = self._db.execute(
+                "select source, carried.output, source_size, source_mtime_ns, sha256 from carried"
+                " join jobs on jobs.id = carried.job_id where jobs.output = ? order by copied_at, carried.id",
+                [path_text(output_folder)],
+            )
+            return {str(row[1]): CopiedFile(*row) for row in cursor}
+
+    def record_carried(self, job_id: int, files: Iterable[CopiedFile]) -> None:
+        """Record files as copied; what was known of the same outputs is replaced."""
+        time = now()
+        with self._explained(), self._db.atomic():
+            for file in files:
+                self._db.execute(
+                    "insert or replace into carried (job_id, source, output, source_size, source_mtime_ns, sha256,"
+                    " copied_at) values (?, ?, ?, ?, ?, ?, ?)",
+                    [
+                        job_id,
+                        file.source,
+                        file.output,
+                        file.source_size,
+                        file.source_mtime_ns,
+                        file.sha256,
+                        time,
+                    ],
+                )
+
+    def failures(self, job_id: int, limit: int) -> list[tuple[str, str, str]]:
+        """The first ``limit`` failed pages, and volumes that wait for some, in the order of discovery.
+
+        Returns:
+            (source, kind, reason) of each.
+        """
+        with self._explained():
+            return [
+                (row[0], row[1], row[2])
+                for row in self._db.execute(
+                    "select source, error_kind, error from pages where job_id = ?"
+                    " and (state = 'failed' or error_kind = ?) order by id limit ?",
+                    [job_id, INCOMPLETE, limit],
+                )
+            ]
+
+    def suspects(self, job_id: int) -> int:
+        """How many pages of a job are done and suspect."""
+        with self._explained():
+            cursor = self._db.execute(
+                "select count(*) from pages where job_id = ? and state = 'done' and suspect is not null",
+                [job_id],
+            )
+            return int(cursor.fetchone()[0])
+
+    def counts(self, job_id: int) -> dict[str, int]:
+        """How many pages of a job are in each state; states without a page are left out.
+
+        A volume that failed as a whole counts as a page.
+        """
+        with self._explained():
+            cursor = self._db.execute(
+                f"select state, count(*) from pages where job_id = ? and {COUNTED} group by state", [job_id]
+            )
+            return {str(state): int(count) for state, count in cursor}
+
+    def adopt(self, row_id: int, owner: OutputOwner) -> None:
+        """Take over what another job recorded of the same page under the same fingerprint."""
+        with self._explained(), self._db.atomic():
+            self._db.execute(
+                "update pages set (state, claimed, source_sha256, finished_at, width, height, output_width,"
+                " output_height, output_size, output_sha256, notes, copied_from) = (select state, claimed,"
+                " source_sha256, finished_at, width, height, output_width, output_height, output_size,"
+                " output_sha256, notes, copied_from from pages where id = ?) where id = ?",
+                [owner.row_id, row_id],
+            )
+
+    def record(self, results: Iterable[PageResult]) -> None:
+        """Record what became of pages, all in one transaction."""
+        time = now()
+        with self._explained(), self._db.atomic():
+            for result in results:
+                if isinstance(result, PageDone):
+                    self._record_done(result, time)
+                elif isinstance(result, PageSkipped):
+                    self._record_skipped(result, time)
+                else:
+                    self._record_failed(result, time)
+
+    def _record_done(self, page: PageDone, time: str) -> None:
+        self._db.execute(
+            "update pages set state = 'done', claimed = 0, finished_at = ?, source_sha256 = ?, width = ?, height = ?,"
+            " output_width = ?, output_height = ?, output_size = ?, output_sha256 = ?, decode_seconds = ?,"
+            " upscale_seconds = ?, encode_seconds = ?, place_seconds = ?, error_kind = null, error = null,"
+            " notes = ?, scores = ?, suspect = ?, copied_from = ? where id = ?",
+            [
+                time, page.source_sha256, page.width, page.height, page.output_width, page.output_height,
+                page.output_size, page.output_sha256, *_stage_seconds(page.seconds),
+                "; ".join(page.notes) or None, json.dumps(page.scores) if page.scores else None,
+                "; ".join(page.suspect) or None, page.copied_from, page.row_id,
+            ],
+        )  # fmt: skip
+
+        # What another job's dead run may have left at this output is gone now.
+        self._db.execute(
+            "update pages set claimed = 0, state = case state when 'working' then 'pending' else state end"
+            " where output = ? and id <> ? and claimed > 0 and job_id in (select id from jobs where output ="
+            " (select jobs.output from jobs join pages on pages.job_id = jobs.id where pages.id = ?))",
+            [page.output, page.row_id, page.row_id],
+        )
+
+    def _record_skipped(self, page: PageSkipped, time: str) -> None:
+        self._db.execute(
+            "update pages set state = 'skipped', claimed = (claimed = 2), finished_at = ?, width = ?, height = ?,"
+            " error_kind = ?, error = null, notes = ? where id = ?",
+            [time, page.width, page.height, page.kind, page.reason, page.row_id],
+        )
+
+    def _record_failed(self, page: PageFailed, time: str) -> None:
+        self._db.execute(
+            "update pages set state = 'failed', claimed = (claimed = 2), finished_at = ?,"
+            " decode_seconds = ?, upscale_seconds = ?, encode_seconds = ?, place_seconds = ?,"
+            " error_kind = ?, error = ? where id = ?",
+            [time, *_stage_seconds(page.seconds), page.kind, page.reason, page.row_id],
+        )
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        with explained(self.path):
+            yield
+
+
+def _stage_seconds(seconds: dict[str, float]) -> list[float | None]:
+    return [
+        None if stage not in seconds else round(seconds[stage], 4)
+        for stage in ("decode", "upscale", "encode", "place")
+    ]

@@ -1,0 +1,149 @@
+"""What an output is called, so that no two pages of a folder write the same file."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+
+from comic_upscale.imaging.formats import extension_of, output_extension
+from comic_upscale.library.sorting import fold, natural_key
+
+_LONGEST_NAME = 250
+"""Bytes; file systems hold 255, and a number may follow to tell a name from others."""
+
+_SURROGATES = re.compile("[%\ud800-\udfff]")
+
+
+def output_names(names: Iterable[str], *, extension: str, folders: Iterable[str] = ()) -> dict[str, str]:
+    """Name the outputs of the pages of one folder.
+
+    The output of ``a.jpg`` is ``a.png``. Pages that would share it are told apart: the one that already
+    has the output's extension keeps the plain name if it is the only such, the others become
+    ``a_jpg.png``, and where that is taken ``a_jpg_2.png``. The result depends on the set of names alone.
+
+    Args:
+        names: file names, all different.
+        extension: the outputs' extension without the dot; empty where each page keeps its own format.
+        folders: names of folders beside the outputs, which no output may take.
+
+    Returns:
+        For each name its output's name; no two alike even where upper and lower case or the
+        normalisation of Unicode make no difference.
+    """
+    sharing: defaultdict[str, list[str]] = defaultdict(list)
+    ends = {name: extension or output_extension("auto", name) for name in names}
+    for name, end in ends.items():
+        sharing[fold(f"{_short(_stem(name), end)}.{end}")].append(name)
+    forbidden = {fold(folder) for folder in folders}
+    # Every plain name counts as taken, also one that nobody gets: "a_jpg.png" of a page "a.jpg" must
+    # not depend on what becomes of a page "a_jpg.webp".
+    taken = forbidden | sharing.keys()
+    outputs: dict[str, str] = {}
+    others: list[str] = []
+    for plain, group in sharing.items():
+        keepers = group if len(group) == 1 else [name for name in group if extension_of(name) == ends[name]]
+        if len(keepers) != 1 or plain in forbidden:
+            keepers = []
+        outputs.update((name, f"{_short(_stem(name), ends[name])}.{ends[name]}") for name in keepers)
+        others.extend(name for name in group if name not in keepers)
+    for name in sorted(others, key=natural_key):
+        # A file without an extension cannot be a page; the name stays whole all the same.
+        marked = "_".join(filter(None, (_stem(name), extension_of(name))))
+        outputs[name] = free_name(_short(marked, ends[name]), f".{ends[name]}", taken)
+        taken.add(fold(outputs[name]))
+    return outputs
+
+
+def folder_names(names: Iterable[str]) -> dict[str, str]:
+    """Name the output folders of the folders beside each other: ``Vol``, and for ``vol`` then ``vol_2``.
+
+    Args:
+        names: folder names, all different.
+
+    Returns:
+        For each name its output folder's name, no two alike as ``output_names`` understands it.
+    """
+    ordered = sorted(names, key=natural_key)
+    plain = {fold(name) for name in ordered}
+    taken: set[str] = set()
+    outputs: dict[str, str] = {}
+    for name in ordered:
+        outputs[name] = name if fold(name) not in taken else free_name(name, "", plain | taken)
+        taken.add(fold(outputs[name]))
+    return outputs
+
+
+def valid_names(names: Collection[str]) -> dict[str, str]:
+    r"""Give every name of a folder a form that is valid Unicode, no two alike.
+
+    Valid names stay as they are. In the others, which Python marks with surrogates, a byte that is no
+    Unicode becomes ``%FF`` and the percent sign itself ``%25``.
+    """
+    valid = {name: name for name in names if _is_valid(name)}
+    for name in sorted(set(names) - valid.keys()):
+        escaped = _SURROGATES.sub(_escape, name)
+        # Some other file may really be called that.
+        while escaped in valid:
+            escaped = f"%{escaped}"
+        valid[name] = escaped
+        valid[escaped] = escaped
+    return {name: valid[name] for name in names}
+
+
+def free_name(stem: str, suffix: str, taken: Collection[str]) -> str:
+    """Return ``stem + suffix``, or with ``_2``, ``_3``, ... after the stem if that is taken.
+
+    Args:
+        stem: the name without what must stay at its end.
+        suffix: what must stay at the end, with its dot.
+        taken: folded names.
+    """
+    name = f"{stem}{suffix}"
+    return name if fold(name) not in taken else free_number(stem, suffix, taken)[0]
+
+
+def free_number(stem: str, suffix: str, taken: Collection[str], *, after: int = 1) -> tuple[str, int]:
+    """Return ``stem_N + suffix`` that is not taken, and its N.
+
+    Args:
+        stem: the name without what must stay at its end.
+        suffix: what must stay at the end, with its dot.
+        taken: folded names.
+        after: the last N that is known to be taken, for many names of one stem.
+    """
+    number = after + 1
+    while fold(f"{stem}_{number}{suffix}") in taken:
+        number += 1
+    return f"{stem}_{number}{suffix}", number
+
+
+def _stem(name: str) -> str:
+    stem, dot, _ = name.rpartition(".")
+    return stem if dot and stem else name
+
+
+def _short(stem: str, extension: str) -> str:
+    """The stem, cut and marked with a hash where the whole name would be too long for a file system."""
+    room = _LONGEST_NAME - len(extension) - 1
+    encoded = stem.encode()
+    if len(encoded) <= room:
+        return stem
+    mark = f"~{hashlib.sha256(encoded).hexdigest()[:8]}"
+    return encoded[: room - len(mark)].decode(errors="ignore") + mark
+
+
+def _is_valid(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"%{code - 0xDC00:02X}"
+    return "%25" if match[0] == "%" else f"%u{code:04X}"

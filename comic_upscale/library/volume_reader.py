@@ -1,0 +1,296 @@
+"""Volumes: open an archive of any kind, tell its pages from its other files, and read them."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import threading
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from comic_upscale.errors import PageError
+from comic_upscale.imaging.formats import (
+    ARCHIVE_EXTENSIONS,
+    IMAGE_EXTENSIONS,
+    VOLUME_EXTENSIONS,
+    extension_of,
+)
+from comic_upscale.library.archives import (
+    Container,
+    Entry,
+    LibarchiveContainer,
+    TarContainer,
+    ZipContainer,
+    encrypted,
+    volume_errors,
+)
+from comic_upscale.library.comicinfo import NAME as COMICINFO
+from comic_upscale.library.comicinfo import is_comicinfo, written
+from comic_upscale.library.epub import Book, read_book
+from comic_upscale.library.member_names import is_litter, is_merely_hidden, safe_name
+from comic_upscale.library.naming import free_number, output_names, valid_names
+from comic_upscale.library.pdf import PdfContainer
+from comic_upscale.library.sorting import fold, natural_key
+from comic_upscale.library.volume import Contents, Member, Volume
+from comic_upscale.settings.job import VolumeRules
+
+NO_PAGES = "no-pages"
+"""The kind of failure of a volume without an image."""
+
+_OPEN_AT_ONCE = 4
+_COMPRESSED_TARS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
+
+
+def open_container(path: Path, rules: VolumeRules) -> Container:
+    """Open an archive by what it is, whatever it is called.
+
+    Raises:
+        PageError: it is no archive, cannot be opened, or a library that it needs is missing.
+    """
+    with volume_errors(), path.open("rb") as file:
+        head = file.read(512)
+    if head.startswith((b"Rar!", b"7z\xbc\xaf\x27\x1c", *_COMPRESSED_TARS)):
+        return LibarchiveContainer(path, rules)
+    if b"%PDF-" in head:
+        return PdfContainer(path, rules)
+    if head[257:262] == b"ustar" or (
+        extension_of(path.name) in ("cbt", "tar") and not head.startswith(b"PK")
+    ):
+        return TarContainer(path, rules)
+    if not head:
+        raise PageError("empty", "The volume is empty (0 bytes): copy or download it again.")
+    # A ZIP may begin with anything; its directory is at its end.
+    return ZipContainer(path, rules)
+
+
+def list_volume(path: Path, rules: VolumeRules, *, extension: str) -> Contents:
+    """Read the directory of a volume, and of an EPUB its spine; no page is read.
+
+    Args:
+        path: the archive.
+        rules: which volumes are refused.
+        extension: of the outputs, without the dot.
+
+    Returns:
+        Its members. Litter of systems, folders, links, names that lead outside, and what is no page and protected
+        by a password are left out.
+
+    Raises:
+        PageError: it cannot be opened; ``NO_PAGES``; ``"encrypted"``; ``"bomb"``.
+    """
+    container = open_container(path, rules)
+    try:
+        entries = container.entries()
+        names, notes = _names(entries)
+        book: Book | None = None
+        if _is_epub(path, names):
+            book = read_book({name: index for index, name in names.items()}, container.read)
+    finally:
+        container.close()
+    pages = [index for index, name in names.items() if extension_of(name) in IMAGE_EXTENSIONS]
+    made: list[Member] = []
+    if book is not None:
+        index_of = {name: index for index, name in names.items()}
+        left_out = len(pages)
+        pages = [index_of[name] for name in book.images]
+        left_out -= len(pages)
+        if left_out:
+            notes.append(f"{left_out} image(s) that the spine of the EPUB does not hold were left out")
+        comicinfo = next((index for name, index in index_of.items() if is_comicinfo(name)), None)
+        names = _in_reading_order(pages, names)
+        if comicinfo is not None:
+            names[comicinfo] = COMICINFO
+        elif (content := written(book.facts)) is not None:
+            made.append(Member(-1, COMICINFO, len(content), None, content))
+    if not pages:
+        raise PageError(NO_PAGES, "The volume holds no image.")
+    if any(entries[index].encrypted for index in pages):
+        raise encrypted()
+    locked = {index for index in names if entries[index].encrypted}
+    if locked:
+        notes.append(f"{len(locked)} member(s) that are protected by a password were left out")
+        names = {index: name for index, name in names.items() if index not in locked}
+    nested = sum(extension_of(name) in ARCHIVE_EXTENSIONS for name in names.values())
+    if nested:
+        notes.append(f"{nested} archive(s) inside were not opened, and are carried along as they are")
+    targets = _targets({index: names[index] for index in pages}, extension)
+    members = tuple(
+        Member(index, name, entries[index].size, targets.get(index)) for index, name in names.items()
+    )
+    return Contents((*members, *made), container.in_order, tuple(notes), container.comment)
+
+
+def is_volume_name(name: str) -> bool:
+    """Whether a file is a comic by its name: one without a page is then a failure and not just passed over."""
+    return extension_of(name) in VOLUME_EXTENSIONS
+
+
+def _names(entries: Sequence[Entry]) -> tuple[dict[int, str], list[str]]:
+    """Give every member that counts a safe name that no other has.
+
+    Returns:
+        Index to name in the order of the directory; and what was left out, in sentences.
+    """
+    left_out: Counter[str] = Counter()
+    names: dict[int, str] = {}
+    taken: set[str] = set()
+    folded: set[str] = set()
+    counts: dict[str, int] = {}
+    for index, entry in enumerate(entries):
+        if entry.kind == "folder":
+            continue
+        if entry.kind != "file":
+            left_out["that are links or devices"] += 1
+            continue
+        name = safe_name(entry.name)
+        if name is None:
+            left_out["whose names lead outside"] += 1
+            continue
+        if is_litter(name):
+            if is_merely_hidden(name) and extension_of(name) in IMAGE_EXTENSIONS:
+                left_out["that are hidden images (their names begin with a dot)"] += 1
+            continue
+        if name in taken:
+            stem, suffix = posixpath.splitext(name)
+            free, counts[name] = free_number(stem, suffix, folded, after=counts.get(name, 1))
+            name = free
+            left_out["renamed"] += 1
+        names[index] = name
+        taken.add(name)
+        folded.add(fold(name))
+    renamed = left_out.pop("renamed", 0)
+    notes = [f"{count} member(s) {what} were left out" for what, count in left_out.items()]
+    if renamed:
+        notes.append(f"{renamed} member(s) of a name that another has were given a number")
+    valid = valid_names(list(names.values()))
+    return {index: valid[name] for index, name in names.items()}, notes
+
+
+def _is_epub(path: Path, names: dict[int, str]) -> bool:
+    return extension_of(path.name) == "epub" or "META-INF/container.xml" in names.values()
+
+
+def _in_reading_order(pages: list[int], names: dict[int, str]) -> dict[int, str]:
+    """The pages of an EPUB under their own names, with numbers before them where these would sort otherwise.
+
+    What reads a CBZ sorts its pages by name.
+    """
+    short = [posixpath.basename(names[index]) for index in pages]
+    folded = {fold(name) for name in short}
+    if len(folded) == len(short) and short == sorted(short, key=natural_key):
+        return dict(zip(pages, short, strict=True))
+    return {index: f"{at:04d}_{name}" for at, (index, name) in enumerate(zip(pages, short, strict=True), 1)}
+
+
+def _targets(pages: dict[int, str], extension: str) -> dict[int, str]:
+    """Name the outputs of pages inside the new volume, folder by folder."""
+    folders: defaultdict[str, list[int]] = defaultdict(list)
+    for index, name in pages.items():
+        folders[posixpath.dirname(name)].append(index)
+    below = {parent for folder in folders for parent in _parents(folder)}
+    targets: dict[int, str] = {}
+    for folder, indices in folders.items():
+        own = {index: posixpath.basename(pages[index]) for index in indices}
+        beside = [posixpath.basename(other) for other in below if posixpath.dirname(other) == folder]
+        outputs = output_names(own.values(), extension=extension, folders=beside)
+        targets.update((index, posixpath.join(folder, outputs[name])) for index, name in own.items())
+    return targets
+
+
+def _parents(folder: str) -> list[str]:
+    parts = folder.split("/") if folder else []
+    return ["/".join(parts[: end + 1]) for end in range(len(parts))]
+
+
+class _OpenVolume:
+    def __init__(self, container: Container) -> None:
+        self.container = container
+        self.lock = threading.Lock()
+        self.closed = False
+
+    def close(self) -> None:
+        with self.lock:
+            self.closed = True
+            self.container.close()
+
+
+class VolumeCache:
+    """Where volumes are read from: keeps the last few open. Any number of threads may read.
+
+    Args:
+        volumes: those of the job.
+        rules: as they were listed by.
+    """
+
+    def __init__(self, volumes: Iterable[Volume], rules: VolumeRules) -> None:
+        self._volumes = {volume.entry.source: volume for volume in volumes}
+        self._rules = rules
+        self._open: OrderedDict[str, _OpenVolume] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def volume(self, source: str) -> Volume:
+        """The volume of this source."""
+        return self._volumes[source]
+
+    def in_order(self, source: str) -> bool:
+        """Whether the pages of a volume should be read in their order."""
+        contents = self._volumes[source].contents
+        return contents is not None and contents.in_order
+
+    def read(self, source: str, index: int) -> bytes:
+        """The bytes of a member.
+
+        Args:
+            source: of the volume.
+            index: of the member.
+
+        Raises:
+            PageError: ``"changed"`` where the volume is no longer the file that was listed; else as
+                `Container.read`.
+        """
+        return self._asked(source, lambda container: container.read(index))
+
+    def salvage(self, source: str, index: int) -> bytes:
+        """All bytes of a member, even where its checksum is wrong.
+
+        Args:
+            source: of the volume.
+            index: of the member.
+
+        Raises:
+            PageError: as `read`; they cannot be had.
+        """
+        return self._asked(source, lambda container: container.salvage(index))
+
+    def _asked(self, source: str, ask: Callable[[Container], bytes]) -> bytes:
+        while True:
+            opened = self._opened(source)
+            with opened.lock:
+                if not opened.closed:
+                    return ask(opened.container)
+
+    def _opened(self, source: str) -> _OpenVolume:
+        with self._lock:
+            opened = self._open.get(source)
+            if opened is None:
+                opened = self._open[source] = _OpenVolume(self._container(source))
+            self._open.move_to_end(source)
+            oldest = self._open.popitem(last=False)[1] if len(self._open) > _OPEN_AT_ONCE else None
+        if oldest is not None:
+            oldest.close()
+        return opened
+
+    def _container(self, source: str) -> Container:
+        entry = self._volumes[source].entry
+        with volume_errors():
+            status = os.stat(entry.path)  # noqa: PTH116 - for its two numbers
+        if (status.st_size, status.st_mtime_ns) != (entry.size, entry.mtime_ns):
+            raise PageError("changed", "The volume was changed during the run: run the same command again.")
+        return open_container(entry.path, self._rules)
+
+    def close(self) -> None:
+        """Close all volumes."""
+        with self._lock:
+            while self._open:
+                self._open.popitem()[1].close()

@@ -1,0 +1,526 @@
+"""Deciding what is left to do: the pages that were found against what the ledger remembers.
+
+The ledger is trusted, but cheaply verified: the source by size and time (by hash where those moved),
+the output by being there with its recorded size.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import itertools
+import os
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from comic_upscale.errors import ANIMATED, PageError
+from comic_upscale.imaging.target_size import is_larger
+from comic_upscale.ledger.records import LARGE_ENOUGH, VOLUME, PageFailed, PageRow, is_allowed
+from comic_upscale.ledger.writer import Ledger, OutputOwner
+from comic_upscale.library.discover import LOOSE_PAGES
+from comic_upscale.library.naming import free_name
+from comic_upscale.library.page import MemberOf, Page
+from comic_upscale.library.sorting import fold
+from comic_upscale.library.volume import Volume
+from comic_upscale.library.volume_reader import VolumeCache
+from comic_upscale.planning.duplicates import NO_DUPLICATES, DuplicateCandidates, shared_sizes
+from comic_upscale.planning.volumes import (
+    PlannedVolume,
+    by_volume,
+    is_complete,
+    standing_pages,
+    waits,
+    why_incomplete,
+)
+from comic_upscale.settings.job import JobSettings
+from comic_upscale.settings.paths import MARKER_FOLDER, path_text
+from comic_upscale.settings.sizes import Bounds
+
+GONE = "no longer in the input"
+OUTPUT_EXISTS = "output-exists"
+"""The kind of failure that is looked at anew by every run, since the user may have made room."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedPage:
+    """A page that a run will take on."""
+
+    row_id: int
+    source: str
+    path: Path
+    output: str
+    member: MemberOf | None = None
+    """For a page inside a volume, where there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run has before it."""
+
+    todo: tuple[PlannedPage, ...]
+    done: int
+    failed: int
+    skipped: int
+    volumes: tuple[PlannedVolume, ...] = ()
+    """Volumes to be bound: at once those that wait for no page, the others after their pages."""
+    refused: tuple[PageFailed, ...] = ()
+    """Volumes that this run found that it cannot do; recorded already, and among the failed."""
+    twins: DuplicateCandidates = NO_DUPLICATES
+    """Which pages may be the same as others."""
+
+    @property
+    def total(self) -> int:
+        """Pages of the job."""
+        return len(self.todo) + self.done + self.failed + self.skipped
+
+
+class Action(enum.Enum):
+    """What becomes of a page that the ledger already has."""
+
+    KEEP = "as recorded"
+    NOTE_TIME = "as recorded, but the file's time moved"
+    DO = "to be done"
+
+
+def decide(
+    row: PageRow,
+    page: Page,
+    output_folder: Path,
+    *,
+    retry_failed: bool,
+    bounds: Bounds | None = None,
+    stands: bool = False,
+    shelf: VolumeCache | None = None,
+) -> Action:
+    """Decide what to do with a page, by its row, its file and its output.
+
+    Args:
+        row: of the page.
+        page: as it was found.
+        output_folder: of the job.
+        retry_failed: whether failed pages are tried again.
+        bounds: above which pages are skipped.
+        stands: whether its output is known to stand in a volume.
+        shelf: reads volumes; needed for a page inside one.
+    """
+    same_stat = (row.source_size, row.source_mtime_ns) == (page.size, page.mtime_ns)
+    if row.state == "done":
+        if not same_stat and not _same_content(row, page, shelf):
+            return Action.DO
+        if not stands and not _has_size(output_folder / row.output, row.output_size):
+            return Action.DO
+        return Action.KEEP if same_stat else Action.NOTE_TIME
+    if row.state == "failed":
+        again = retry_failed or not same_stat or _may_have_mended(row, page)
+        return Action.DO if again else Action.KEEP
+    if row.state == "skipped" and row.error_kind == LARGE_ENOUGH and same_stat and bounds is not None:
+        still = is_larger((row.width or 0, row.height or 0), bounds)
+        return Action.KEEP if still else Action.DO
+    if row.state == "skipped" and row.error_kind == ANIMATED and same_stat:
+        # Whether such pages are skipped is part of the job.
+        return Action.KEEP
+    return Action.DO
+
+
+def _may_have_mended(row: PageRow, page: Page) -> bool:
+    """Whether a page failed for a reason outside itself that may be gone: it is looked at by every run."""
+    if row.error_kind == "vanished":
+        return page.path.exists()
+    if row.error_kind == "permission":
+        return is_allowed(page.path, os.R_OK)
+    return row.error_kind in (OUTPUT_EXISTS, "output", "unreadable", "library", "changed")
+
+
+def make_plan(
+    ledger: Ledger,
+    job_id: int,
+    pages: Sequence[Page],
+    settings: JobSettings,
+    *,
+    volumes: Sequence[Volume] = (),
+    fingerprint: str = "",
+    shelf: VolumeCache | None = None,
+) -> Plan:
+    """Bring the ledger up to date with the pages that were found, and return what is to be done.
+
+    Pages in the ledger that were not found, and were not done, are recorded as skipped.
+
+    Args:
+        ledger: open.
+        job_id: of the job.
+        pages: that were found.
+        settings: of the job.
+        volumes: that were found.
+        fingerprint: of the job.
+        shelf: reads the volumes; needed where there are any.
+    """
+    output_folder = settings.output
+    _take_over_moved_volumes(ledger, job_id, volumes, output_folder, fingerprint)
+    every_row = ledger.rows(job_id)
+    volume_plan = _VolumePlan(ledger, job_id, settings, volumes, by_volume(pages), every_row)
+    rows = volume_plan.page_rows
+    found = {page.source for page in pages}
+    taken = {fold(row.output) for row in every_row}
+    suffixes = {PurePosixPath(page.output).suffix for page in pages}
+    # Where a page waits for its volume is no name for a file, nor the other way round.
+    waiting_names = ledger.names(job_id, suffixes, below=LOOSE_PAGES)
+    names = ledger.names(job_id, suffixes, not_below=LOOSE_PAGES)
+    avoid = taken | {fold(output) for output in (*names.values(), *waiting_names.values())}
+    volume_plan.register(taken)
+    new: list[Page] = []
+    reopened: list[tuple[int, int, int]] = []
+    moved: list[tuple[int, int, int]] = []
+    todo: dict[str, PlannedPage] = {}
+    counts = {"done": 0, "failed": 0, "skipped": 0}
+    for page in pages:
+        row = rows.get(page.source)
+        if row is None:
+            of_its_kind = waiting_names if page.output.startswith(f"{LOOSE_PAGES}/") else names
+            new.append(_with_free_output(page, of_its_kind.get(page.source), taken, avoid))
+            continue
+        action = decide(
+            row,
+            page,
+            output_folder,
+            retry_failed=settings.retry_failed,
+            bounds=settings.skip_larger_than,
+            stands=page.source in volume_plan.standing,
+            shelf=shelf,
+        )
+        change = (row.id, page.size, page.mtime_ns)
+        if action is Action.DO:
+            if row.state != "pending" or row.source_mtime_ns != page.mtime_ns or row.source_size != page.size:
+                reopened.append(change)
+            todo[page.source] = PlannedPage(row.id, page.source, page.path, row.output, page.member)
+            continue
+        if action is Action.NOTE_TIME:
+            moved.append(change)
+        counts[row.state] += 1
+    gone = [row for row in rows.values() if row.source not in found]
+    ledger.reopen(reopened)
+    ledger.touch(moved)
+    ledger.skip([row.id for row in gone if row.state not in ("done", "skipped")], GONE)
+    counts["done"] += sum(row.state == "done" for row in gone)
+    counts["skipped"] += sum(row.state != "done" for row in gone)
+    for row_id, page in zip(ledger.add_pages(job_id, new, volume_plan.row_ids), new, strict=True):
+        todo[page.source] = PlannedPage(row_id, page.source, page.path, page.output, page.member)
+    volume_plan.decide(todo, fingerprint)
+    counts["failed"] += volume_plan.failed
+    counts["skipped"] += len(volume_plan.held_back)
+    in_order = tuple(
+        todo[page.source]
+        for page in pages
+        if page.source in todo and page.source not in volume_plan.held_back
+    )
+    return Plan(
+        in_order,
+        **counts,
+        volumes=tuple(volume_plan.planned),
+        refused=tuple(volume_plan.refused),
+        twins=_duplicate_candidates(ledger, job_id, pages, todo.keys(), gone),
+    )
+
+
+def _duplicate_candidates(
+    ledger: Ledger, job_id: int, pages: Sequence[Page], todo: Set[str], gone: Iterable[PageRow]
+) -> DuplicateCandidates:
+    """See which of the pages to be done may be the same as others, also as some that were renamed since."""
+    sizes = shared_sizes(
+        (page.size for page in pages if page.source in todo),
+        itertools.chain(
+            (page.size for page in pages if page.source not in todo),
+            (row.source_size for row in gone if row.state == "done"),
+        ),
+    )
+    return DuplicateCandidates(sizes, tuple(ledger.computed(job_id, sizes)) if sizes else ())
+
+
+def _take_over_moved_volumes(
+    ledger: Ledger, job_id: int, volumes: Sequence[Volume], output_folder: Path, fingerprint: str
+) -> None:
+    """Take over volumes that another job did just so: the input folder was moved."""
+    if not volumes:
+        return
+    known = ledger.volume_sources(job_id)
+    for volume in volumes:
+        entry = volume.entry
+        if volume.contents is None or not entry.output or entry.source in known:
+            continue
+        try:
+            size = (output_folder / entry.output).stat().st_size
+        except OSError:
+            continue
+        twin = ledger.find_matching_volume(output_folder, fingerprint, entry, size)
+        if twin is not None:
+            ledger.adopt_volume(job_id, twin)
+
+
+class _VolumePlan:
+    """What is to be done with volumes; ``register``, then look at the pages, then ``decide``."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        job_id: int,
+        settings: JobSettings,
+        volumes: Sequence[Volume],
+        pages: dict[str, list[Page]],
+        rows: Iterable[PageRow],
+    ) -> None:
+        self._ledger, self._job_id, self._settings = ledger, job_id, settings
+        self._volumes, self._pages = volumes, pages
+        self._rows: dict[str, PageRow] = {}
+        self.page_rows: dict[str, PageRow] = {}
+        for row in rows:
+            (self._rows if row.kind == VOLUME else self.page_rows)[row.source] = row
+        self._standing = {
+            volume.entry.source: standing_pages(
+                volume, self._rows.get(volume.entry.source), self.page_rows, settings.output
+            )
+            for volume in volumes
+        }
+        self.standing = frozenset().union(*self._standing.values())
+        """Sources of the pages whose outputs stand in volumes."""
+        self.row_ids: dict[str, int] = {}
+        """The row of each volume, by its source."""
+        self.planned: list[PlannedVolume] = []
+        self.refused: list[PageFailed] = []
+        self.failed = 0
+        """Volumes that failed as a whole, now or before."""
+        self.held_back: set[str] = set()
+        """Sources of pages that are not done now, since their volume could not be written."""
+
+    def register(self, taken: set[str]) -> None:
+        """Give every volume a row, and a free output.
+
+        Args:
+            taken: folded outputs that the job has; those of new volumes are added.
+        """
+        self.row_ids = {source: row.id for source, row in self._rows.items()}
+        names = self._ledger.names(self._job_id, {".cbz"})
+        avoid = taken | {fold(output) for output in names.values()}
+        new = []
+        for volume in self._volumes:
+            entry = volume.entry
+            if entry.source in self._rows:
+                continue
+            if entry.output:
+                entry = _with_free_output(entry, names.get(entry.source), taken, avoid)
+            new.append(entry)
+        for row_id, entry in zip(self._ledger.add_volumes(self._job_id, new), new, strict=True):
+            self.row_ids[entry.source] = row_id
+            self._rows[entry.source] = PageRow(
+                row_id,
+                entry.source,
+                entry.size,
+                entry.mtime_ns,
+                None,
+                "pending",
+                entry.output,
+                None,
+                None,
+                kind=VOLUME,
+            )
+        found = {volume.entry.source for volume in self._volumes}
+        gone = [row for row in self._rows.values() if row.source not in found]
+        self._ledger.skip([row.id for row in gone if row.state not in ("done", "skipped")], GONE)
+
+    def decide(self, todo: Mapping[str, PlannedPage], fingerprint: str) -> None:
+        """Decide about every volume, now that it is known which of its pages are to be done."""
+        waiting: list[tuple[int, str]] = []
+        reopened: list[tuple[int, int, int]] = []
+        for volume in self._volumes:
+            row = self._rows[volume.entry.source]
+            if volume.failure is not None:
+                self._refuse(volume, row, *volume.failure)
+                continue
+            pages = self._pages.get(volume.entry.source, [])
+            open_pages = [page.source for page in pages if page.source in todo]
+            failed = sum(
+                page.source not in todo and self.page_rows[page.source].state == "failed" for page in pages
+            )
+            standing = self._standing[volume.entry.source]
+            complete = is_complete(volume, row, self.page_rows, standing, self._settings.output)
+            if not open_pages and complete and not self._has_leftovers(pages):
+                continue
+            if not open_pages and failed and not self._settings.keep_original_on_failure:
+                if not waits(row):
+                    waiting.append((row.id, why_incomplete(failed, len(pages))))
+                continue
+            planned = PlannedVolume(row.id, row.source, volume.entry.path, row.output, len(open_pages))
+            try:
+                check_volume_output(self._ledger, planned, self._settings, fingerprint)
+            except PageError as error:
+                self._refuse(volume, row, error.kind, error.reason)
+                self.held_back.update(open_pages)
+                self._ledger.skip(
+                    [todo[source].row_id for source in open_pages],
+                    "the output of its volume cannot be written",
+                )
+                continue
+            reopened.append((row.id, volume.entry.size, volume.entry.mtime_ns))
+            self.planned.append(planned)
+        self._ledger.reopen(reopened)
+        self._ledger.wait_for_pages(waiting)
+
+    def _has_leftovers(self, pages: Sequence[Page]) -> bool:
+        """Whether loose pages of a volume that is bound lie about still: a run died before it removed them."""
+        top = self._settings.output / LOOSE_PAGES
+        folders = {(self._settings.output / self.page_rows[page.source].output).parent for page in pages}
+        return any(folder.is_relative_to(top) and folder.is_dir() for folder in folders)
+
+    def _refuse(self, volume: Volume, row: PageRow, kind: str, reason: str) -> None:
+        self.failed += 1
+        if (row.state, row.error_kind) != ("failed", kind) or self._settings.retry_failed:
+            self.refused.append(PageFailed(row_id=row.id, source=row.source, kind=kind, reason=reason))
+            self._ledger.record(self.refused[-1:])
+
+
+def check_volume_output(
+    ledger: Ledger, volume: PlannedVolume, settings: JobSettings, fingerprint: str
+) -> None:
+    """Check that the CBZ of a volume may be written.
+
+    Raises:
+        PageError: something stands there that this ledger does not know.
+    """
+    if not volume.output:
+        return
+    try:
+        may_write(
+            ledger,
+            PlannedPage(volume.row_id, volume.source, volume.path, volume.output),
+            input=settings.input,
+            output_folder=settings.output,
+            fingerprint=fingerprint,
+            overwrite=settings.overwrite,
+            source_folders=frozenset((os.path.realpath(volume.path.parent),)),
+        )
+    except OSError as error:
+        raise PageError("output", f"the output cannot be looked at: {error.strerror or error}") from None
+
+
+def may_write(
+    ledger: Ledger,
+    page: PlannedPage,
+    *,
+    input: Path,
+    output_folder: Path,
+    fingerprint: str,
+    overwrite: bool,
+    source_folders: Set[str] = frozenset(),
+) -> OutputOwner | None:
+    """Check that a page's output may be written.
+
+    Args:
+        ledger: open.
+        page: to be done.
+        input: of the job.
+        output_folder: of the job.
+        fingerprint: of the job.
+        overwrite: whether files that the ledger does not know may be replaced.
+        source_folders: where the job's pages really are, links followed; nothing is written there.
+
+    Returns:
+        The owner to adopt the page from, where another job recorded the very same work (same content,
+        same fingerprint: the input folder was moved); else None.
+
+    Raises:
+        PageError: something stands at the output that this ledger does not know.
+    """
+    target = output_folder / page.output
+    if is_among_sources(target, page.path, input, output_folder, source_folders):
+        raise PageError(
+            OUTPUT_EXISTS, f"{page.output} would be written among the sources: choose another --output"
+        )
+    if not os.path.lexists(target):
+        return None
+    if target.is_dir():
+        raise PageError(OUTPUT_EXISTS, f"a folder stands where the output belongs: {page.output}")
+    size = target.stat().st_size if target.exists() else -1
+    for owner in ledger.owners(output_folder, page.output):
+        known_size = bool(owner.claimed) or owner.output_size == size
+        if owner.input == path_text(input) and owner.source == page.source and known_size:
+            return None
+        if (
+            owner.output_size == size
+            and owner.state == "done"
+            and page.member is None
+            and (owner.fingerprint, owner.source) == (fingerprint, page.source)
+            and owner.source_sha256 == sha256_of(page.path)
+        ):
+            return owner
+    # Nobody else writes into the marker folder.
+    if overwrite or page.output.startswith(f"{MARKER_FOLDER}/"):
+        return None
+    raise PageError(
+        OUTPUT_EXISTS,
+        f"{page.output} exists and was not written by this job: move it away, or allow --overwrite",
+    )
+
+
+def source_folders(pages: Iterable[Page]) -> frozenset[str]:
+    """The folders that pages are really in, links followed."""
+    return frozenset(os.path.realpath(folder) for folder in {page.path.parent for page in pages})
+
+
+def is_among_sources(
+    target: Path, source: Path, input: Path, output_folder: Path, source_folders: Set[str]
+) -> bool:
+    """Whether an output would land among the sources, and not in an output folder inside the input."""
+    if not input.is_dir():
+        return target.exists() and source.exists() and target.samefile(source)
+    real_parent = Path(os.path.realpath(target.parent))
+    real_input, real_output = Path(os.path.realpath(input)), Path(os.path.realpath(output_folder))
+    inside = real_output.is_relative_to(real_input) and real_parent.is_relative_to(real_output)
+    return str(real_parent) in source_folders or (real_parent.is_relative_to(real_input) and not inside)
+
+
+def sha256_of(path: Path) -> str | None:
+    """The SHA-256 of a file, hexadecimal; None if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def _same_content(row: PageRow, page: Page, shelf: VolumeCache | None) -> bool:
+    return row.source_size == page.size and row.source_sha256 == _content_sha256(page, shelf)
+
+
+def _content_sha256(page: Page, shelf: VolumeCache | None) -> str | None:
+    if page.member is None or shelf is None:
+        return sha256_of(page.path)
+    try:
+        return hashlib.sha256(shelf.read(page.member.volume, page.member.index)).hexdigest()
+    except PageError:
+        return None
+
+
+def _has_size(path: Path, size: int | None) -> bool:
+    try:
+        return path.stat().st_size == size
+    except OSError:
+        return False
+
+
+def _with_free_output(page: Page, earlier: str | None, taken: set[str], avoid: set[str]) -> Page:
+    """The page with an output that no page of the job has, since recorded names stay as they are.
+
+    Args:
+        page: new to the job.
+        earlier: the name that an earlier job over the same folders gave it: kept, so that each page finds
+            its own file again.
+        taken: folded names that pages of the job have; the page's is added.
+        avoid: the same, and the names that earlier jobs gave to any page; the page's is added.
+    """
+    output = PurePosixPath(page.output)
+    if earlier is not None and PurePosixPath(earlier).suffix == output.suffix and fold(earlier) not in taken:
+        free = earlier
+    else:
+        free = free_name(str(output.with_suffix("")), output.suffix, avoid)
+    taken.add(fold(free))
+    avoid.add(fold(free))
+    return replace(page, output=free)

@@ -1,0 +1,268 @@
+"""What a run would do, without doing or writing anything."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import TypeAlias
+
+from comic_upscale.errors import PageError
+from comic_upscale.imaging.decode import Header, read_header
+from comic_upscale.imaging.formats import extension_of, written_format
+from comic_upscale.imaging.target_size import find_target, grows, is_larger
+from comic_upscale.ledger.queries import read_auto_jobs, read_bytes_per_pixel, read_early_jobs, read_rows
+from comic_upscale.ledger.records import LEFT_AS_THEY_ARE, PAGE, VOLUME, PageRow
+from comic_upscale.library.page import Page
+from comic_upscale.library.volume import Volume
+from comic_upscale.library.volume_reader import VolumeCache
+from comic_upscale.planning.discovery import find_pages
+from comic_upscale.planning.model_selection import (
+    SelectedModel,
+    foreseen_model,
+    kept_model,
+    named_model,
+    with_legacy_gray,
+)
+from comic_upscale.planning.plan import Action, decide
+from comic_upscale.planning.volumes import standing_pages
+from comic_upscale.settings.job import AUTO_MODEL, JobSettings
+from comic_upscale.settings.paths import path_text
+
+_GRAY_MODES = frozenset(("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F"))
+
+ASSUMED_BYTES_PER_PIXEL = {
+    ("png", "lossless", "gray"): 0.52,
+    ("png", "lossless", "colour"): 1.22,
+    ("webp", "lossless", "gray"): 0.67,
+    ("webp", "lossless", "colour"): 0.9,
+    ("webp", "lossy", "gray"): 0.2,
+    ("webp", "lossy", "colour"): 0.15,
+    ("jpeg", "lossy", "gray"): 0.34,
+    ("jpeg", "lossy", "colour"): 0.34,
+}
+"""Output bytes of an output pixel, for a ledger that has measured none yet: the mean over six real pages at 2.5x,
+WebP lossy at quality 90, JPEG at 95; single pages were from two thirds to four thirds of it."""
+_ASSUMED_OF_ANY_OTHER = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PagePreview:
+    """What would become of one page."""
+
+    source: str
+    output: str
+    action: str
+    """``do``, ``skip``, ``refuse`` (it will fail, the note says why), ``done`` (already), ``failed`` (before, not
+    tried again) or ``unreadable``."""
+    size: tuple[int, int] | None
+    """(width, height), upright; None where the header cannot be read."""
+    target_size: tuple[int, int] | None
+    color: str | None = None
+    """``gray`` or ``colour``, as far as the header tells: a colour file may hold nothing but gray."""
+    estimated_bytes: int | None = None
+    """Of the output; None where none will be written."""
+    note: str | None = None
+    source_bytes: int = 0
+    """Of the source."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """What a run would do."""
+
+    input: str
+    output: str
+    model: str
+    """Its name; ``auto`` where only the run, which looks at the devices, can choose."""
+    model_auto: bool
+    """Whether ``auto`` chooses the model, or chose it when the job began."""
+    scale: float | None
+    """None where pages are sized in another way."""
+    size: str
+    """How large pages shall be, in words."""
+    pages: tuple[PagePreview, ...]
+    counts: dict[str, int]
+    passed_over: dict[str, int]
+    estimated_bytes: int
+    """Of all outputs to be written."""
+    bytes_per_pixel: float | None
+    """What this ledger has measured, on which the estimate rests; None where a stated constant stands in."""
+    sidecars: int
+    """Files that go beside the outputs with their pages."""
+    others: int
+    """Other files that would be copied: where that is asked for, and out of volumes that become folders."""
+
+
+OnPage: TypeAlias = Callable[[PagePreview], None]
+
+
+def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
+    """Find the pages, read their headers, and tell what a run would do with each.
+
+    Args:
+        settings: of the job.
+        on_page: told of each page as soon as its header is read, in order.
+
+    Raises:
+        InputError, WeightsError, LedgerError: as a run would.
+    """
+    discovery = find_pages(settings)
+    model = _model(settings)
+    if model is not None:
+        early = read_early_jobs(settings.ledger_path, settings.output)
+        settings = with_legacy_gray(settings, model, early)
+    every_row = [] if model is None else _rows(settings, model)
+    rows = {row.source: row for row in every_row if row.kind == PAGE}
+    volume_rows = {row.source: row for row in every_row if row.kind == VOLUME}
+    standing: set[str] = set()
+    for volume in discovery.volumes:
+        standing |= standing_pages(volume, volume_rows.get(volume.entry.source), rows, settings.output)
+    measured = {
+        suffix: read_bytes_per_pixel(settings.ledger_path, suffix=suffix, quality=settings.quality)
+        for suffix in {PurePosixPath(page.output).suffix for page in discovery.pages}
+    }
+
+    def planned(page: Page, shelf: VolumeCache) -> PagePreview:
+        row = rows.get(page.source)
+        if row is None:
+            return _preview_page(page, "do", settings, measured, shelf)
+        decision = decide(
+            row,
+            page,
+            settings.output,
+            retry_failed=settings.retry_failed,
+            bounds=settings.skip_larger_than,
+            stands=page.source in standing,
+            shelf=shelf,
+        )
+        skipped = row.state == "skipped" and row.error_kind in LEFT_AS_THEY_ARE
+        action = "do" if decision is Action.DO else "skip" if skipped else row.state
+        return _preview_page(replace(page, output=row.output), action, settings, measured, shelf)
+
+    pages = []
+
+    def tell(page: PagePreview) -> None:
+        pages.append(page)
+        if on_page is not None:
+            on_page(page)
+
+    with closing(VolumeCache(discovery.volumes, settings.volume_rules)) as shelf:
+        for page in discovery.pages:
+            tell(planned(page, shelf))
+    for volume in discovery.volumes:
+        if volume.failure is not None:
+            tell(_unopened(volume, volume.failure[1]))
+    sidecars = sum(bool(file.pages) for file in discovery.files)
+    others = sum(
+        not file.pages and (settings.copy_others or file.member is not None) for file in discovery.files
+    )
+    known = [value for value in measured.values() if value is not None]
+    return Preview(
+        input=path_text(settings.input),
+        output=path_text(settings.output),
+        model=AUTO_MODEL if model is None else model.name,
+        model_auto=model is None or model.auto,
+        scale=settings.scale,
+        size=str(settings.asked_size),
+        pages=tuple(pages),
+        counts=dict(Counter(page.action for page in pages)),
+        passed_over=dict(discovery.passed_over),
+        estimated_bytes=sum(page.estimated_bytes or 0 for page in pages),
+        bytes_per_pixel=round(sum(known) / len(known), 4) if known and len(known) == len(measured) else None,
+        sidecars=sidecars if settings.sidecars == "copy" else 0,
+        others=others,
+    )
+
+
+def _model(settings: JobSettings) -> SelectedModel | None:
+    """Return the model of the job as far as it is known without asking a device; None where it is not."""
+    named = named_model(settings)
+    if named is not None:
+        return named
+    earlier = read_auto_jobs(settings.ledger_path, settings.output)
+    return kept_model(settings, earlier) or foreseen_model(settings)
+
+
+def _rows(settings: JobSettings, model: SelectedModel) -> list[PageRow]:
+    return read_rows(
+        settings.ledger_path,
+        input=settings.input,
+        output=settings.output,
+        fingerprint=settings.fingerprint(model.identity),
+    )
+
+
+def _unopened(volume: Volume, reason: str) -> PagePreview:
+    return _without_size(volume.entry, "unreadable", reason)
+
+
+def _preview_page(
+    page: Page, action: str, settings: JobSettings, measured: Mapping[str, float | None], shelf: VolumeCache
+) -> PagePreview:
+    try:
+        where = page.member
+        header = read_header(page.path if where is None else shelf.read(where.volume, where.index))
+    except PageError as error:
+        # Only the run itself is the judge of a page; here it is a warning.
+        return _without_size(page, "unreadable" if action == "do" else action, error.reason)
+    size = (header.width, header.height)
+    told = PagePreview(
+        source=page.source,
+        output=page.output,
+        action=action,
+        size=size,
+        target_size=None,
+        color="gray" if header.mode in _GRAY_MODES else "colour",
+        source_bytes=page.size,
+    )
+    bounds = settings.skip_larger_than
+    if action in ("do", "skip") and bounds is not None and is_larger(size, bounds):
+        goes_in = "; goes into its volume as it is" if _is_bound(page, settings) else ""
+        return replace(told, action="skip", note=f"larger than {bounds} already{goes_in}")
+    try:
+        target = find_target(*size, settings.asked_size)
+    except PageError as error:
+        return replace(told, action="refuse" if action == "do" else action, note=error.reason)
+    notes = list(target.notes)
+    if size[0] * size[1] > settings.max_pixels:
+        notes.append(f"more than --max-pixels {settings.max_pixels:,}")
+    if not grows(size, target.size):
+        notes.append("large enough: no network")
+    return replace(
+        told,
+        target_size=target.size,
+        estimated_bytes=_estimate(header, page, target.size, settings, measured) if action == "do" else None,
+        note="; ".join(notes) or None,
+    )
+
+
+def _is_bound(page: Page, settings: JobSettings) -> bool:
+    return page.member is not None and settings.archive_output == "cbz"
+
+
+def _without_size(page: Page, action: str, note: str) -> PagePreview:
+    return PagePreview(
+        source=page.source, output=page.output, action=action, size=None, target_size=None, note=note
+    )
+
+
+def _estimate(
+    header: Header,
+    page: Page,
+    target: tuple[int, int],
+    settings: JobSettings,
+    measured: Mapping[str, float | None],
+) -> int:
+    """Return about how many bytes an output will have."""
+    a_pixel = measured[PurePosixPath(page.output).suffix]
+    if a_pixel is None:
+        format = written_format(extension_of(page.output), settings.format)
+        can_be_either = format in ("webp", "jxl")
+        lossless = format in ("png", "tiff") or (can_be_either and settings.quality is None)
+        kind = "gray" if header.mode in _GRAY_MODES else "colour"
+        key = (format, "lossless" if lossless else "lossy", kind)
+        a_pixel = ASSUMED_BYTES_PER_PIXEL.get(key, _ASSUMED_OF_ANY_OTHER)
+    return round(target[0] * target[1] * a_pixel)

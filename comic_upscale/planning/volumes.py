@@ -1,0 +1,116 @@
+"""Deciding what is left to do of volumes: which pages stand in an output already, and which to bind.
+
+A volume is bound, that is, put together as a CBZ, once every page of it is done. Until then its finished
+pages wait in the marker folder; once it is recorded they are removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from comic_upscale.ledger.records import INCOMPLETE, PageRow
+from comic_upscale.library.cbz import read_members
+from comic_upscale.library.page import Page
+from comic_upscale.library.volume import Volume
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedVolume:
+    """A volume that a run may bind."""
+
+    row_id: int
+    source: str
+    path: Path
+    output: str
+    """Where the CBZ goes, relative to the output folder; empty where the pages go into a folder."""
+    todo: int
+    """Pages that this run does first."""
+
+
+def standing_pages(
+    volume: Volume, row: PageRow | None, rows: Mapping[str, PageRow], output_folder: Path
+) -> frozenset[str]:
+    """The sources of a volume's done pages that stand in its CBZ.
+
+    A CBZ of another size than recorded is looked into: whoever added tags to it has not changed the pages,
+    and a run that died may have put it there just before recording it.
+
+    Args:
+        volume: as it was found.
+        row: of the volume; None if it is new.
+        rows: of the job's pages, by source.
+        output_folder: of the job.
+    """
+    if volume.contents is None or row is None or not row.output:
+        return frozenset()
+    target = output_folder / row.output
+    if row.output_size is None and row.state == "pending" and not target.exists():
+        return frozenset()
+    pages = {f"{volume.entry.source}/{member.name}": member.target for member in volume.contents.pages}
+    done = {source for source in pages if source in rows and rows[source].state == "done"}
+    if row.output_size is not None and _size(target) == row.output_size and row.state == "done":
+        return frozenset(done)
+    held = read_members(target)
+    return frozenset(source for source in done if held.get(pages[source] or "") == rows[source].output_size)
+
+
+def is_complete(
+    volume: Volume, row: PageRow, rows: Mapping[str, PageRow], standing: frozenset[str], output_folder: Path
+) -> bool:
+    """Whether nothing is left to do for a volume whose pages are all done, or failed and given up.
+
+    Args:
+        volume: as it was found.
+        row: of the volume.
+        rows: of the job's pages, by source.
+        standing: what ``standing_pages`` returned.
+        output_folder: of the job.
+    """
+    same_stat = (row.source_size, row.source_mtime_ns) == (volume.entry.size, volume.entry.mtime_ns)
+    if row.state != "done" or not same_stat:
+        return False
+    if not row.output:
+        return True
+    sources = [page_source(volume, name) for name in _page_names(volume)]
+    done = [source for source in sources if source in rows and rows[source].state == "done"]
+    return (output_folder / row.output).is_file() and all(source in standing for source in done)
+
+
+def page_source(volume: Volume, name: str) -> str:
+    """The source of a page of a volume, which is its key in the ledger."""
+    return f"{volume.entry.source}/{name}"
+
+
+def why_incomplete(failed: int, total: int) -> str:
+    """Say that a volume waits for pages."""
+    return (
+        f"{failed} of its {total} pages failed; the finished ones are kept. --retry-failed tries again, "
+        "--keep-original-on-failure puts the untouched pages in"
+    )
+
+
+def by_volume(pages: Iterable[Page]) -> dict[str, list[Page]]:
+    """The pages that are in volumes, by the volume's source, in their order."""
+    found: dict[str, list[Page]] = {}
+    for page in pages:
+        if page.member is not None:
+            found.setdefault(page.member.volume, []).append(page)
+    return found
+
+
+def waits(row: PageRow) -> bool:
+    """Whether a volume is known to wait for pages that failed."""
+    return row.error_kind == INCOMPLETE
+
+
+def _page_names(volume: Volume) -> Sequence[str]:
+    return [member.name for member in volume.contents.pages] if volume.contents else []
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None

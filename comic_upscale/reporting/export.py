@@ -1,0 +1,273 @@
+"""What a training set needs to know of a finished job, from its ledger: one row a page, as CSV or JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePath, PurePosixPath
+from typing import IO, Any, Literal, TypeAlias, TypeVar, get_args
+
+from comic_upscale.errors import OutputError, SettingsError
+from comic_upscale.jobs.job_files import Outputs, output_folder, source_folder
+from comic_upscale.ledger.queries import read_done_pages
+from comic_upscale.library.sidecars import CAPTION_EXTENSIONS
+from comic_upscale.library.sorting import natural_key
+from comic_upscale.storage.atomic import write_whole
+
+ExportFormat: TypeAlias = Literal["imagefolder", "csv", "jsonl"]
+EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
+
+METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
+"""What Hugging Face's ``imagefolder`` looks for beside the pictures."""
+
+_LONGEST_CAPTION = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportRow:
+    """A page that is done."""
+
+    file: str
+    """The output, relative to the output folder; of a page in a volume the CBZ and the page's name in it,
+    ``v01.cbz/012.png``."""
+    source: str
+    """Relative to the input folder; of a page in a volume the volume and the page's name in it."""
+    source_sha256: str
+    source_bytes: int
+    source_width: int
+    source_height: int
+    sha256: str
+    """Of the output."""
+    bytes: int
+    """Of the output."""
+    width: int
+    """Of the output, pixels."""
+    height: int
+    """Of the output, pixels."""
+    scale: float
+    """Output height over source height."""
+    model: str
+    model_sha256: str
+    caption: str | None
+    """The text of the page's ``.txt`` or ``.caption``: the one beside the output, else the one beside the source;
+    of a page in a CBZ the one in there."""
+    volume: str | None
+    """The CBZ that the page is in, relative to the output folder; None for a file of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """The rows of a job, and where they belong."""
+
+    folder: Path
+    """The output folder."""
+    rows: tuple[ExportRow, ...]
+    """In natural order of the sources, whatever the order in which they were done."""
+    missing: int
+    """Pages that the ledger has as done and whose output is no longer there, or waits for the other pages of its
+    volume: left out."""
+
+    @property
+    def files(self) -> tuple[ExportRow, ...]:
+        """The rows of pages that are files of their own: all that an imagefolder can hold."""
+        return tuple(row for row in self.rows if row.volume is None)
+
+
+def read_export(ledger: Path) -> Export:
+    """Return the pages of the newest job of a ledger that are done.
+
+    Raises:
+        InputError: the file is not there, or holds no job yet.
+        LedgerError: it cannot be read.
+    """
+    job, pages = read_done_pages(ledger)
+    folder = output_folder(ledger, job)
+    sources = source_folder(job)
+    outputs = Outputs(folder)
+    there = [(file, page) for page in pages if (file := outputs.file_of(page)) is not None]
+    with contextlib.closing(_Captions(folder, sources)) as captions:
+        rows = [
+            ExportRow(
+                file=file,
+                source=page["source"],
+                source_sha256=page["source_sha256"],
+                source_bytes=page["source_size"],
+                source_width=page["width"],
+                source_height=page["height"],
+                sha256=page["output_sha256"],
+                bytes=page["output_size"],
+                width=page["output_width"],
+                height=page["output_height"],
+                scale=round(page["output_height"] / page["height"], 4),
+                model=job["model"],
+                model_sha256=job["model_sha256"],
+                caption=captions.of(file, page),
+                volume=page["volume_output"] or None,
+            )
+            for file, page in there
+        ]
+    rows.sort(key=lambda row: natural_key(row.source))
+    return Export(folder, tuple(rows), len(pages) - len(there))
+
+
+def as_text(rows: Iterable[ExportRow], format: ExportFormat, *, suffix: str = ".jsonl") -> str:
+    """Write rows as text: the same rows, the same text.
+
+    Args:
+        rows: of an export.
+        format: ``imagefolder`` has a ``file_name`` and a ``text`` (empty where there is no caption), the others
+            everything.
+        suffix: of an imagefolder's metadata: ``.jsonl`` or ``.csv``.
+    """
+    if format == "imagefolder":
+        records: list[dict[str, object]] = [
+            {"file_name": row.file, "text": row.caption or ""} for row in rows
+        ]
+        columns = ["file_name", "text"]
+    else:
+        records = [dataclasses.asdict(row) for row in rows]
+        columns = [field.name for field in dataclasses.fields(ExportRow)]
+        suffix = f".{format}"
+    if suffix == ".csv":
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+        return buffer.getvalue()
+    return "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records)
+
+
+def metadata_path(export: Export, wish: Path | None) -> Path:
+    """Return where the metadata of an imagefolder goes: ``metadata.jsonl`` in the output folder.
+
+    Args:
+        export: of the job.
+        wish: ``metadata.jsonl`` or ``metadata.csv`` in that folder, or the folder; None for the default.
+
+    Raises:
+        SettingsError: it is anywhere else, where nothing would find the pictures.
+    """
+    path = export.folder / METADATA_NAMES[0] if wish is None else wish
+    if path.is_dir():
+        path = path / METADATA_NAMES[0]
+    if path.name not in METADATA_NAMES or not _is_same(path.parent, export.folder):
+        raise SettingsError(
+            f"an imagefolder has its metadata beside the pictures: leave --output out, or name "
+            f"{' or '.join(str(export.folder / name) for name in METADATA_NAMES)}"
+        )
+    return path
+
+
+def write_export(text: str, path: Path, *, overwrite: bool) -> None:
+    """Write an export, whole or not at all; where the same stands already, nothing is done.
+
+    Raises:
+        SettingsError: another file stands there, and may not be replaced.
+        OutputError: it cannot be written.
+    """
+    data = text.encode()
+    try:
+        if os.path.lexists(path):
+            if path.is_file() and path.read_bytes() == data:
+                return
+            if not overwrite or path.is_dir():
+                raise SettingsError(
+                    f"{path} exists and says something else: allow --overwrite, or choose another --output"
+                )
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+    write_whole(data, path)
+
+
+class _Captions:
+    """The captions of pages, in files or in CBZs, of which the last one stays open.
+
+    Args:
+        outputs: the output folder.
+        sources: the folder that the sources are relative to.
+    """
+
+    def __init__(self, outputs: Path, sources: Path) -> None:
+        self._outputs, self._sources = outputs, sources
+        self._volume: str | None = None
+        self._archive: zipfile.ZipFile | None = None
+        self._members: frozenset[str] = frozenset()
+
+    def of(self, file: str, page: Mapping[str, Any]) -> str | None:
+        """The caption of a page; None if it has none.
+
+        Args:
+            file: as `Outputs.file_of` gives it.
+            page: a row of `read_done_pages`.
+        """
+        volume = page["volume_output"]
+        if not volume:
+            beside = (self._outputs / file, self._sources / page["source"])
+            return _first(_text(path) for path in _caption_names(beside))
+        self._open(volume)
+        inside = (
+            PurePosixPath(file.removeprefix(f"{volume}/")),
+            PurePosixPath(page["source"].removeprefix(f"{page['volume_source']}/")),
+        )
+        return _first(self._text(str(name)) for name in _caption_names(inside))
+
+    def _open(self, volume: str) -> None:
+        if volume == self._volume:
+            return
+        self.close()
+        self._volume = volume
+        with contextlib.suppress(OSError, zipfile.BadZipFile):
+            self._archive = zipfile.ZipFile(self._outputs / volume)
+            self._members = frozenset(self._archive.namelist())
+
+    def _text(self, name: str) -> str | None:
+        if self._archive is None or name not in self._members:
+            return None
+        # Whatever a ZIP that somebody edited may raise.
+        with contextlib.suppress(Exception), self._archive.open(name) as file:
+            return _decoded(file)
+        return None
+
+    def close(self) -> None:
+        """Close the CBZ that is open."""
+        if self._archive is not None:
+            self._archive.close()
+        self._volume, self._archive, self._members = None, None, frozenset()
+
+
+_AnyPath = TypeVar("_AnyPath", bound=PurePath)
+
+
+def _caption_names(pages: Iterable[_AnyPath]) -> Iterator[_AnyPath]:
+    """The names that the caption of a page may have, by the names that the page has."""
+    for page in pages:
+        for extension in CAPTION_EXTENSIONS:
+            yield page.with_suffix(f".{extension}")
+            yield page.with_name(f"{page.name}.{extension}")
+
+
+def _first(texts: Iterable[str | None]) -> str | None:
+    return next((text for text in texts if text is not None), None)
+
+
+def _text(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            return _decoded(file)
+    except OSError:
+        return None
+
+
+def _decoded(file: IO[bytes]) -> str:
+    return file.read(_LONGEST_CAPTION).decode("utf-8-sig", errors="replace").strip()
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)

@@ -1,0 +1,278 @@
+"""How large pages shall be: asked for in exactly one way, by a factor, by pixels or by paper.
+
+These are the wishes alone, checked when made; ``imaging/target_size.py`` says what becomes of a page.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from comic_upscale.errors import SettingsError
+
+MIN_SCALE, MAX_SCALE, DEFAULT_SCALE = 1.0, 8.0, 2.5
+LONGEST_SIDE = 100_000
+"""Pixels; more is a slip of the finger."""
+DEFAULT_DPI = 300.0
+
+_UNITS = {"mm": 1.0, "cm": 10.0, "in": 25.4}
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_PIXELS = re.compile(r"(\d+)\s*[xX\u00d7]\s*(\d+)")
+_PAPER = re.compile(rf"{_NUMBER}\s*[xX\u00d7]\s*{_NUMBER}\s*(mm|cm|in)")
+_LENGTH = re.compile(rf"{_NUMBER}\s*(mm|cm|in)")
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Every page so many times as large."""
+
+    factor: float
+    """Above 1 and at most 8."""
+
+    def __post_init__(self) -> None:
+        """Check the factor."""
+        _require(
+            math.isfinite(self.factor) and MIN_SCALE < self.factor <= MAX_SCALE,
+            f"--scale must be above {MIN_SCALE:g} and at most {MAX_SCALE:g}, not {self.factor:g}",
+        )
+
+    def __str__(self) -> str:
+        return f"scale {self.factor:g}"
+
+    @property
+    def label(self) -> str:
+        """What a folder of such pages is called after."""
+        return f"x{self.factor:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Width:
+    """Every page so wide."""
+
+    pixels: int
+
+    def __post_init__(self) -> None:
+        """Check the number."""
+        _check_pixels("--width", self.pixels)
+
+    def __str__(self) -> str:
+        return f"width {self.pixels}"
+
+    @property
+    def label(self) -> str:
+        """What a folder of such pages is called after."""
+        return f"w{self.pixels}"
+
+
+@dataclass(frozen=True, slots=True)
+class Height:
+    """Every page so high."""
+
+    pixels: int
+
+    def __post_init__(self) -> None:
+        """Check the number."""
+        _check_pixels("--height", self.pixels)
+
+    def __str__(self) -> str:
+        return f"height {self.pixels}"
+
+    @property
+    def label(self) -> str:
+        """What a folder of such pages is called after."""
+        return f"h{self.pixels}"
+
+
+@dataclass(frozen=True, slots=True)
+class LongSide:
+    """The longer side of every page so long."""
+
+    pixels: int
+
+    def __post_init__(self) -> None:
+        """Check the number."""
+        _check_pixels("--long-side", self.pixels)
+
+    def __str__(self) -> str:
+        return f"long side {self.pixels}"
+
+    @property
+    def label(self) -> str:
+        """What a folder of such pages is called after."""
+        return f"long{self.pixels}"
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Every page as large as fits within so many pixels, keeping its shape."""
+
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        _check_pixels("--fit", self.width)
+        _check_pixels("--fit", self.height)
+
+    def __str__(self) -> str:
+        return f"fit {self.width}x{self.height}"
+
+    @property
+    def label(self) -> str:
+        """What a folder of such pages is called after."""
+        return f"fit{self.width}x{self.height}"
+
+
+@dataclass(frozen=True, slots=True)
+class Print:
+    """Every page for a sheet of paper, at so many dots per inch, keeping its shape.
+
+    With a bleed the page covers the sheet and the bleed around it, and what lies beyond is cut off by the
+    printer; without, it lies whole within the sheet, and the rest of the sheet stays blank.
+    """
+
+    width_mm: float
+    """Of the trimmed sheet."""
+    height_mm: float
+    dpi: float = DEFAULT_DPI
+    bleed_mm: float | None = None
+    """What is printed beyond the sheet on each side; 0 for a page that covers the sheet and no more."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for side in (self.width_mm, self.height_mm):
+            _require(5 <= side <= 5000, f"--print takes a sheet of 5 to 5000 mm a side, not {side:g} mm")
+        _require(30 <= self.dpi <= 2400, f"--dpi must be between 30 and 2400, not {self.dpi:g}")
+        _require(
+            self.bleed_mm is None or 0 <= self.bleed_mm <= min(self.width_mm, self.height_mm) / 2,
+            "--bleed must be at least 0 and at most half of the sheet's shorter side",
+        )
+
+    def __str__(self) -> str:
+        bleed = "" if self.bleed_mm is None else f", bleed {self.bleed_mm:g} mm"
+        return f"print {self.width_mm:g}x{self.height_mm:g} mm at {self.dpi:g} dpi{bleed}"
+
+    @property
+    def label(self) -> str:
+        """What a folder of such pages is called after."""
+        return f"print{self.width_mm:g}x{self.height_mm:g}mm-{self.dpi:g}dpi"
+
+
+Size: TypeAlias = Scale | Width | Height | LongSide | Fit | Print
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The size up to which a page counts as small, in pixels: one that does not fit within is larger."""
+
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        _check_pixels("--skip-larger-than", self.width)
+        _check_pixels("--skip-larger-than", self.height)
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+    @classmethod
+    def parse(cls, text: str) -> Bounds:
+        """Read ``"2000x3000"``, or ``"3000"`` for the longer side.
+
+        Raises:
+            SettingsError: it is neither.
+        """
+        if text.strip().isascii() and text.strip().isdigit():
+            return cls(int(text), int(text))
+        return cls(*_parse_pixels("--skip-larger-than", text, "such as 2000x3000, or 3000 for the long side"))
+
+
+def choose_size(
+    *,
+    scale: float | None = None,
+    width: int | None = None,
+    height: int | None = None,
+    long_side: int | None = None,
+    fit: str | None = None,
+    paper: str | None = None,
+    dpi: float | None = None,
+    bleed: str | None = None,
+) -> Size:
+    """Return the one size that is asked for; scale 2.5 where none is.
+
+    Args:
+        scale: output over input.
+        width: pixels.
+        height: pixels.
+        long_side: pixels.
+        fit: ``"1600x2400"``, pixels.
+        paper: ``"170x260mm"`` or ``"6.69x10.24in"``.
+        dpi: dots per inch, for ``paper``; None for 300.
+        bleed: ``"3mm"``, for ``paper``.
+
+    Raises:
+        SettingsError: sizes are asked for in two ways, or one is none that can be.
+    """
+    asked = {
+        "--scale": scale, "--width": width, "--height": height, "--long-side": long_side, "--fit": fit,
+        "--print": paper,
+    }  # fmt: skip
+    named = [name for name, value in asked.items() if value is not None]
+    if len(named) > 1:
+        hint = " (--fit WxH keeps within both)" if named == ["--width", "--height"] else ""
+        raise SettingsError(
+            f"{' and '.join(named)} each say how large pages shall be: give one of them{hint}"
+        )
+    if paper is None:
+        for name, given in (("--dpi", dpi), ("--bleed", bleed)):
+            _require(
+                given is None,
+                f"{name} belongs to --print, such as --print 170x260mm: add it, or leave {name} out",
+            )
+    if width is not None:
+        return Width(width)
+    if height is not None:
+        return Height(height)
+    if long_side is not None:
+        return LongSide(long_side)
+    if fit is not None:
+        return Fit(*_parse_pixels("--fit", fit, "such as 1600x2400"))
+    if paper is not None:
+        return _parse_paper(paper, DEFAULT_DPI if dpi is None else dpi, bleed)
+    return Scale(DEFAULT_SCALE if scale is None else scale)
+
+
+def _parse_pixels(name: str, text: str, such_as: str) -> tuple[int, int]:
+    match = _PIXELS.fullmatch(text.strip())
+    if match is None:
+        raise SettingsError(f"{name} takes a size in pixels {such_as}, not {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def _parse_paper(text: str, dpi: float, bleed: str | None) -> Print:
+    match = _PAPER.fullmatch(text.strip().lower())
+    if match is None:
+        raise SettingsError(f"--print takes a sheet such as 170x260mm or 6.69x10.24in, not {text!r}")
+    unit = _UNITS[match[3]]
+    return Print(
+        float(match[1]) * unit, float(match[2]) * unit, dpi, None if bleed is None else _length(bleed)
+    )
+
+
+def _length(text: str) -> float:
+    match = _LENGTH.fullmatch(text.strip().lower())
+    if match is None:
+        raise SettingsError(f"--bleed takes a length such as 3mm or 0.125in, not {text!r}")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def _check_pixels(name: str, pixels: int) -> None:
+    _require(1 <= pixels <= LONGEST_SIDE, f"{name} must be between 1 and {LONGEST_SIDE} pixels, not {pixels}")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise SettingsError(message)

@@ -1,0 +1,224 @@
+"""``status``, ``models``, ``--help`` and ``--version``: quick, light, complete."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from comic_upscale.cli import app
+from comic_upscale.ledger.records import PageFailed
+from comic_upscale.ledger.writer import Ledger
+from comic_upscale.library.page import Page
+from comic_upscale.models import weights
+from comic_upscale.version import __version__
+from tests.commands.test_run import invoke, own_state
+
+__all__ = ["own_state"]
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    """The output folder of a job of three pages, one failed, whose run was interrupted."""
+    output = tmp_path / "out"
+    ledger = Ledger(output / ".comic-upscale" / "ledger.sqlite3")
+    job_id = ledger.open_job(
+        input=tmp_path / "in", output=output, fingerprint="f", settings="{}", model="m", model_sha256="h"
+    )
+    rows = ledger.add_pages(job_id, [Page(f"{n}.png", tmp_path, f"{n}.png", 1, 1) for n in range(3)])
+    run = ledger.start_run(job_id, device="cpu", precision="fp32", versions={})
+    ledger.record([PageFailed(row_id=rows[0], source="0.png", kind="truncated", reason="cut \x1b[31m short")])
+    ledger.end_run(run, "interrupted", "SIGTERM")
+    ledger.close()
+    return output
+
+
+def test_status_in_words(job: Path) -> None:
+    code, out, _ = invoke("status", "--job", job, "--failures")
+    assert code == 0
+    assert out.startswith("stopped: 33.3 %, 0 of 3 done, 1 failed, 2 to do")
+    assert "the run was stopped (SIGTERM)" in out
+    assert "failed: 0.png: cut \\x1b[31m short [truncated]" in out
+    assert "run the same command again" in out
+
+
+def test_status_as_json(job: Path) -> None:
+    code, out, _ = invoke(
+        "status", "--ledger", job / ".comic-upscale" / "ledger.sqlite3", "--json", "--failures"
+    )
+    report = json.loads(out)
+    assert code == 0
+    for field in (
+        "state",
+        "total",
+        "done",
+        "failed",
+        "skipped",
+        "pending",
+        "pages_per_second",
+        "eta_seconds",
+    ):
+        assert field in report
+    assert (report["state"], report["total"], report["failed"], report["pending"]) == ("stopped", 3, 1, 2)
+    assert report["failures"][0]["source"] == "0.png"
+
+
+def test_status_that_watches_ends_with_the_run(job: Path) -> None:
+    assert invoke("status", "--job", job, "--watch")[0] == 0
+
+
+def test_status_of_nothing(tmp_path: Path) -> None:
+    code, _, err = invoke("status")
+    assert code == 3
+    assert "--job" in err
+    assert invoke("status", "--job", tmp_path)[0] == 3
+    (tmp_path / "x.sqlite3").write_bytes(b"not a database at all, but text" * 100)
+    assert invoke("status", "--ledger", tmp_path / "x.sqlite3")[0] == 6
+
+
+def test_models_list() -> None:
+    code, out, _ = invoke("models", "list")
+    assert code == 0
+    for text in ("RealESRGAN_x4plus_anime_6B", "realesr-animevideov3", "x2", "BSD-3-Clause", "no"):
+        assert text in out
+    rows = json.loads(invoke("models", "list", "--json")[1])
+    assert {row["name"]: row["scale"] for row in rows}["RealESRGAN_x2plus"] == 2
+
+
+def test_the_model_of_the_package_is_shown_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "comic-compact-x3"
+    assert re.search(rf"{name} +x3 +0\.\d +MIT +in the package", invoke("models", "list")[1])
+    row = json.loads(invoke("models", "list", "--json")[1])[0]
+    assert (row["name"], row["bundled"], row["present"]) == (name, True, True)
+    path = Path(invoke("models", "path", name)[1].strip())
+    assert path.name == f"{name}.safetensors"
+    assert path.is_file()
+    for command in ("verify", "fetch"):
+        assert invoke("models", command, name)[:2] == (0, f"{path}: ok\n")
+
+    monkeypatch.setattr(weights, "BUNDLED_FOLDERS", (tmp_path / "nowhere",))
+    assert json.loads(invoke("models", "list", "--json")[1])[0]["present"] is False
+    for command in (["verify"], ["verify", name], ["fetch", name], ["path", name]):
+        code, _, err = invoke("models", *command)
+        assert code == 4
+        assert "install the package again" in err
+        assert "models fetch" not in err
+
+
+def test_models_verify_and_path(animevideo_weights: Path, tmp_path: Path) -> None:
+    folder = ["--weights-dir", animevideo_weights.parent]
+    code, out, _ = invoke("models", "verify", "realesr-animevideov3", *folder)
+    assert (code, out.strip()) == (0, f"{animevideo_weights}: ok")
+    assert invoke("models", "path", "realesr-animevideov3", *folder)[1].strip() == str(animevideo_weights)
+    assert str(animevideo_weights.parent) in invoke("models", "path", *folder)[1]
+    (tmp_path / animevideo_weights.name).write_bytes(animevideo_weights.read_bytes()[:-1])
+    code, out, err = invoke("models", "verify", "--weights-dir", tmp_path)
+    assert code == 4
+    assert "wrong hash" in out
+    assert "models fetch" in err
+    code, _, err = invoke("models", "path", "RealESRGAN_x4plus", "--weights-dir", tmp_path)
+    assert code == 4
+    assert "models fetch RealESRGAN_x4plus" in err
+
+
+def test_models_fetch_checks_what_is_here(animevideo_weights: Path) -> None:
+    code, out, _ = invoke(
+        "models", "fetch", "realesr-animevideov3", "--weights-dir", animevideo_weights.parent
+    )
+    assert (code, out.strip()) == (0, f"{animevideo_weights}: ok")
+
+
+def test_version() -> None:
+    assert invoke("--version")[1].strip() == f"comic-upscale {__version__}"
+    module = subprocess.run(
+        [sys.executable, "-m", "comic_upscale", "--version"], capture_output=True, text=True
+    )
+    assert module.stdout.strip() == f"comic-upscale {__version__}"
+
+
+def commands(group: typer.Typer) -> list[list[str]]:
+    click_group = typer.main.get_command(group)
+    found: list[list[str]] = []
+    for name, command in click_group.commands.items():  # type: ignore[attr-defined]
+        found += [[name, inner] for inner in getattr(command, "commands", [])] or [[name]]
+    return found
+
+
+@pytest.mark.parametrize("command", commands(app), ids=" ".join)
+def test_every_command_and_option_has_help(command: list[str]) -> None:
+    code, out, _ = invoke(*command, "--help")
+    assert code == 0
+    node = typer.main.get_command(app)
+    for name in command:
+        node = node.commands[name]  # type: ignore[attr-defined]
+    assert node.help
+    for parameter in node.params:
+        if parameter.param_type_name == "option":
+            assert parameter.help, f"{' '.join(command)} {parameter.name} has no help"
+            assert max(parameter.opts, key=len) in out
+
+
+def test_shell_completion_is_there() -> None:
+    result = CliRunner().invoke(app, ["--show-completion", "bash"])
+    assert "comic" in result.stdout or result.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["status"], ["models", "list"], ["run", "--help"]], ids=" ".join
+)
+def test_light_commands_do_not_import_torch(job: Path, arguments: list[str]) -> None:
+    watched = ["torch", "numpy", "PIL", "spandrel", "sqlite_utils", "requests"]
+    program = (
+        "import sys; from comic_upscale.cli import app\n"
+        f"try: app({arguments!r})\n"
+        "except SystemExit: pass\n"
+        f"print('imported:', [name for name in {watched!r} if name in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout
+    assert re.search(r"imported: \[\]$", out.strip()), out
+
+
+@pytest.mark.parametrize("model", ["named", "auto"])
+@pytest.mark.parametrize("then", ["run", "dry run"])
+def test_a_run_with_nothing_to_do_does_not_import_torch(
+    tmp_path: Path, tiny_weights: Path, model: str, then: str
+) -> None:
+    from tests.conftest import draw
+
+    draw(tmp_path / "pages" / "0.png", 0)
+    arguments = ["run", "--input", str(tmp_path / "pages")]
+    arguments += ["--model", str(tiny_weights)] if model == "named" else []
+    assert invoke(*arguments, "--device", "cpu")[0] == 0
+    # From here on it is not said that it is a CPU: whoever wants to know has to ask for the device.
+    arguments += ["--dry-run"] if then == "dry run" else []
+    program = (
+        "import sys; from comic_upscale.cli import app\n"
+        f"try: app({arguments!r})\n"
+        "except SystemExit: pass\n"
+        "print('imported:', 'torch' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout
+    assert ("1 done" if then == "dry run" else "nothing was left to do") in out
+    assert out.strip().endswith("imported: False")
+
+
+def test_a_dry_run_of_a_new_job_does_not_import_torch(tmp_path: Path) -> None:
+    from tests.conftest import draw
+
+    draw(tmp_path / "pages" / "0.png", 0)
+    arguments = ["run", "--input", str(tmp_path / "pages"), "--dry-run"]
+    program = (
+        "import sys; from comic_upscale.cli import app\n"
+        f"try: app({arguments!r})\n"
+        "except SystemExit: pass\n"
+        "print('imported:', [name for name in ('torch', 'requests') if name in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout
+    assert "1 do" in out
+    assert out.strip().endswith("imported: []")

@@ -1,0 +1,262 @@
+"""``comic-upscale run`` as a user meets it: what is printed, what is written, how it exits."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from comic_upscale.cli import app
+from comic_upscale.models import weights
+from tests.archives import make_zip, pictures, read_cbz
+from tests.conftest import draw
+
+
+@pytest.fixture(autouse=True)
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the user's own notes out of it, and the user's terminal too."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.delenv("COMIC_UPSCALE_WEIGHTS", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def pages(tmp_path: Path) -> Path:
+    for number in range(3):
+        draw(tmp_path / "pages" / f"{number}.png", number)
+    return tmp_path / "pages"
+
+
+def invoke(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_a_folder_becomes_a_folder_beside_it(pages: Path, tiny_weights: Path) -> None:
+    code, out, err = invoke(
+        "run", "--input", pages, "--model", tiny_weights, "--workers", 2, "--device", "cpu"
+    )
+    assert (code, err) == (0, "")
+    for text in ("3 pages", "tiny-x4.safetensors", "scale 2.5", "cpu", "2 workers", "ledger.sqlite3"):
+        assert text in out
+    assert "3 of 3 pages done, 0 failed" in out
+    assert sorted(path.name for path in (pages.parent / "pages-x2.5").glob("*.png")) == [
+        "0.png",
+        "1.png",
+        "2.png",
+    ]
+    code, out, _ = invoke("run", "--input", pages, "--model", tiny_weights)
+    assert code == 0
+    assert "nothing was left to do" in out
+
+
+def test_without_a_model_the_header_and_status_say_which_was_chosen(pages: Path) -> None:
+    code, out, _ = invoke("run", "--input", pages, "--device", "cpu")
+    assert code == 0
+    assert "model: comic-compact-x3 (auto), x3 network, scale 2.5" in out
+    assert "model:  comic-compact-x3 (auto) on cpu" in invoke("status")[1]
+    assert json.loads(invoke("status", "--json")[1])["model_auto"] is True
+    code, out, _ = invoke("run", "--input", pages, "--device", "cpu", "--model", "comic-compact-x3")
+    assert code == 0
+    assert "nothing was left to do" in out
+
+
+def test_a_dry_run_says_what_auto_is_as_far_as_it_knows(pages: Path) -> None:
+    out = invoke("run", "--input", pages, "--dry-run")[1]
+    assert "model auto (RealESRGAN_x4plus_anime_6B on a GPU" in out
+    assert (
+        "model comic-compact-x3 (auto)" in invoke("run", "--input", pages, "--dry-run", "--device", "cpu")[1]
+    )
+
+
+def test_weights_of_the_package_that_are_missing(
+    pages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "BUNDLED_FOLDERS", (tmp_path / "nowhere",))
+    code, _, err = invoke("run", "--input", pages, "--device", "cpu")
+    assert code == 4
+    assert "comic-compact-x3.safetensors is missing" in err
+    assert "install the package again" in err
+
+
+def test_one_image(pages: Path, tiny_weights: Path) -> None:
+    code, _, _ = invoke("run", "--input", pages / "0.png", "--model", tiny_weights, "--scale", 3)
+    assert code == 0
+    with Image.open(pages / "0-x3" / "0.png") as image:
+        assert image.size == (72, 96)
+
+
+def test_one_volume(tmp_path: Path, tiny_weights: Path) -> None:
+    volume = make_zip(tmp_path / "v.cbz", {**pictures(2), "bad.png": b"bad"})
+    arguments = ("run", "--input", volume, "--model", tiny_weights, "--scale", 2)
+    code, out, _ = invoke(*arguments, "--verbose")
+    assert code == 1
+    assert "0 of 1 volume complete" in out
+    assert "incomplete: v.cbz: 1 of its 3 pages failed" in out
+    assert "incomplete: v.cbz" in invoke("status", "--failures")[1]
+    code, out, _ = invoke(*arguments, "--keep-original-on-failure", "--verbose")
+    assert code == 1  # a page did fail
+    assert "complete: v.cbz (3 pages)" in out
+    assert "1 of 1 volume complete" in invoke("status")[1]
+    assert list(read_cbz(tmp_path / "v-x2" / "v.cbz")) == ["p01.png", "p02.png", "bad.png"]
+
+
+def test_a_volume_that_breaks_a_limit(tmp_path: Path) -> None:
+    volume = make_zip(tmp_path / "v.cbz", pictures(2))
+    code, _, err = invoke("run", "--input", volume, "--max-members", 1)
+    assert (code, "--max-members allows more" in err) == (3, True)
+    assert invoke("run", "--input", volume, "--max-unpacked", "lots")[0] == 2
+
+
+def test_json_is_events_and_nothing_else(pages: Path, tiny_weights: Path) -> None:
+    (pages / "bad.png").write_bytes(b"bad")
+    code, out, _ = invoke("run", "--input", pages, "--model", tiny_weights, "--json")
+    events = [json.loads(line) for line in out.splitlines()]
+    assert code == 1
+    kinds = [event["event"] for event in events]
+    assert {"preparing", "job_started", "page_done", "page_failed", "progress", "job_finished"} == set(kinds)
+    assert events[-1]["done"] == 3
+    code, out, _ = invoke("run", "--input", pages / "nowhere", "--json")
+    assert code == 3
+    assert json.loads(out.splitlines()[-1])["exit_code"] == 3
+
+
+def test_quiet_says_only_what_went_wrong(pages: Path, tiny_weights: Path) -> None:
+    (pages / "bad.png").write_bytes(b"bad")
+    code, out, err = invoke("run", "--input", pages, "--model", tiny_weights, "--quiet")
+    assert (code, out) == (1, "")
+    assert err.startswith("failed: bad.png: ")
+
+
+def test_dry_run_tells_everything_and_writes_nothing(pages: Path, tiny_weights: Path) -> None:
+    (pages / "bad.png").write_bytes(b"bad")
+    before = sorted(pages.parent.rglob("*"))
+    code, out, _ = invoke("run", "--input", pages, "--model", tiny_weights, "--dry-run")
+    assert code == 0
+    assert re.search(r"24x32 -> 60x80 .* 0\.png", out)
+    assert "1 unreadable" in out
+    code, out, _ = invoke("run", "--input", pages, "--model", tiny_weights, "--dry-run", "--json")
+    assert json.loads(out)["counts"] == {"do": 3, "unreadable": 1}
+    assert sorted(pages.parent.rglob("*")) == before
+
+
+def test_a_scale_above_the_network_is_said_once(pages: Path, tiny_weights: Path) -> None:
+    code, out, _ = invoke("run", "--input", pages, "--model", tiny_weights, "--scale", 6)
+    assert code == 0
+    assert out.count("resampling") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--scale", "0.5"], 2, "--scale"),
+        (["--scale", "many"], 2, "--scale"),
+        (["--batch", "many"], 2, "auto"),
+        (["--format", "bmp"], 2, "--format"),
+        (["--quality", "80"], 2, "--format webp or jpeg"),
+        (["--max-failures", "lots"], 2, "--max-failures"),
+        (["--denoise", "0.5"], 2, "realesr-general-x4v3"),
+        (["--denoise", "0.5", "--model", "auto"], 2, "realesr-general-x4v3"),
+        (["--device", "cuda:77", "--model", "auto"], 5, "cuda"),
+        (["--output", "pages"], 2, "--output"),
+        (["--output", ""], 2, "empty"),
+        (["--input", ""], 2, "empty"),
+        (["--input", "/"], 2, "--output"),
+        (["--workers", "0"], 2, "--workers"),
+        (["--max-pixels", "0"], 2, "--max-pixels"),
+        (["--input", "nowhere"], 3, "nowhere"),
+        (["--model", "RealESRGAN_x4plus_anime6B"], 4, "RealESRGAN_x4plus_anime_6B"),
+        (["--model", "./nothing.pth"], 4, "nothing.pth"),
+        (["--device", "cuda:77"], 5, "cuda"),
+        (["--device", "cpu,cpu"], 2, "named twice"),
+        (["--device", "gpu"], 2, "cuda:0"),
+        (["--ledger", "pages/0.png"], 6, "ledger"),
+    ],
+    ids=str,
+)
+def test_every_mistake_has_its_exit_code_and_a_way_out(
+    pages: Path, tiny_weights: Path, arguments: list[str], code: int, says: str
+) -> None:
+    found, out, err = invoke("run", "--input", pages, "--model", tiny_weights, *arguments)
+    assert found == code
+    assert "pages done" not in out
+    assert says in re.sub(r"[\s│]+", " ", err)
+    assert "Traceback" not in err
+
+
+def test_a_file_that_is_no_network(pages: Path, tmp_path: Path) -> None:
+    (tmp_path / "fake.pth").write_bytes(b"no weights at all")
+    code, _, err = invoke("run", "--input", pages, "--model", tmp_path / "fake.pth")
+    assert code == 4
+    assert "fake.pth" in err
+
+
+def test_weights_are_found_through_the_environment_and_by_option(
+    pages: Path, animevideo_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMIC_UPSCALE_WEIGHTS", str(animevideo_weights.parent))
+    run = ["run", "--input", pages, "--model", "realesr-animevideov3"]
+    assert invoke(*run)[0] == 0
+    monkeypatch.delenv("COMIC_UPSCALE_WEIGHTS")
+    assert invoke(*run, "--weights-dir", animevideo_weights.parent, "--scale", 2)[0] == 0
+
+
+def test_hostile_names_do_not_command_the_terminal(pages: Path, tiny_weights: Path) -> None:
+    (pages / "\x1b]0;owned\x07[red]x.png").write_bytes(b"bad")
+    code, out, _ = invoke("run", "--input", pages, "--model", tiny_weights)
+    assert code == 1
+    assert "\x1b" not in out
+    assert "[red]x.png" in out
+
+
+def test_a_reader_that_goes_away_stops_the_run_quietly(
+    pages: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "comic_upscale", "run", "--input", str(pages), "--model", str(tiny_weights),
+               "--json"]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ))
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    error = process.stderr.read().decode()
+    process.stderr.close()
+    assert process.wait(60) in (0, 1)
+    assert "Traceback" not in error
+    assert "BrokenPipe" not in error
+
+
+def test_json_is_ascii_so_that_any_terminal_passes_it_on(pages: Path, tiny_weights: Path) -> None:
+    draw(pages / "漫画é.png", 9)
+    _, out, _ = invoke("run", "--input", pages, "--model", tiny_weights, "--json")
+    assert out.isascii()
+    assert "漫画é.png" in [json.loads(line).get("source") for line in out.splitlines()]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_an_output_that_cannot_be_written_stops_the_run_quietly(pages: Path, tiny_weights: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "comic_upscale",
+        "run",
+        "--input",
+        str(pages),
+        "--model",
+        str(tiny_weights),
+    ]
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    assert ended.returncode in (0, 1)
+    assert "Traceback" not in ended.stderr

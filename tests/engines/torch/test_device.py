@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from comic_upscale.engines.registry import unused_gpu_warning
+from comic_upscale.engines.torch import device as device_module
+from comic_upscale.engines.torch.device import (
+    all_accelerators,
+    choose_device,
+    choose_precision,
+    describe,
+    parse_devices,
+    precision_for,
+)
+from comic_upscale.engines.torch.device_errors import is_lost_device, is_too_much
+from comic_upscale.errors import DeviceError, SettingsError
+from comic_upscale.models.network import Network
+from comic_upscale.settings.job import JobSettings
+from tests.engines.conftest import MakeNetwork
+from tests.fakes import NearestEngine
+
+no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a card that must not be there")
+CPU = torch.device("cpu")
+
+
+def test_the_cpu_is_always_there() -> None:
+    assert choose_device("cpu") == CPU
+    assert describe(CPU).startswith("cpu (")
+
+
+def test_auto_finds_a_device() -> None:
+    assert choose_device("auto").type in ("cuda", "xpu", "mps", "cpu")
+
+
+@no_cuda
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:1"])
+def test_an_absent_card_says_what_is_there_and_what_to_do(name: str) -> None:
+    with pytest.raises(DeviceError, match=r"cpu.*--device auto") as caught:
+        choose_device(name)
+    assert "nvidia-smi" in str(caught.value) or "--index-url" in str(caught.value)
+
+
+def test_a_card_that_cannot_be_is_absent_everywhere() -> None:
+    with pytest.raises(DeviceError, match="cuda:4000 is not there"):
+        choose_device("cuda:4000")
+
+
+@no_cuda
+def test_a_card_that_torch_does_not_see_is_told_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(device_module, "_NVIDIA", tmp_path / "nvidiactl")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert device_module.unused_gpu() is None
+    (tmp_path / "nvidiactl").touch()
+    told = device_module.unused_gpu()
+    assert told is not None
+    assert "NVIDIA card" in told
+    assert "driver" in told or "--index-url" in told
+    # What the user asked for is no surprise.
+    engine = NearestEngine()
+    engine.device = "cpu (2 threads)"
+    settings = JobSettings(input=tmp_path, output=tmp_path / "out")
+    assert unused_gpu_warning(settings, [engine]) == told
+    assert unused_gpu_warning(replace(settings, device="cpu"), [engine]) is None
+    assert unused_gpu_warning(settings, []) is None
+    engine.device = "mps (Apple GPU)"
+    assert unused_gpu_warning(settings, [engine]) is None
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:-1", "cpu:0x", "", "CUDA"])
+def test_another_name_is_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match="no device is called"):
+        choose_device(name)
+
+
+def test_devices_are_parsed_in_order_and_named_once() -> None:
+    assert parse_devices(" cpu ") == [CPU]
+    with pytest.raises(SettingsError, match="twice"):
+        parse_devices("cpu,cpu")
+    with pytest.raises(SettingsError, match="no device is named"):
+        parse_devices(" , ")
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [("auto", True), ("cuda:0,cuda:1", True), ("mps", True), ("cpu", False), ("cuda:0,cpu", False)],
+)
+def test_accelerators_are_what_is_more_than_a_cpu(
+    names: str, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert all_accelerators("cpu") is False
+    monkeypatch.setattr(
+        device_module, "choose_device", lambda name: torch.device("cuda" if name == "auto" else name)
+    )
+    assert all_accelerators(names) is expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "capability", "half", "bfloat16", "expected"),
+    [
+        ("cuda", (9, 0), True, True, torch.float16),
+        ("cuda", (7, 0), True, True, torch.float16),
+        ("cuda", (6, 1), True, True, torch.float32),
+        ("cuda", (9, 0), False, True, torch.bfloat16),
+        ("cuda", (7, 5), False, True, torch.float32),
+        ("cuda", (9, 0), False, False, torch.float32),
+        ("xpu", None, True, True, torch.float16),
+        ("xpu", None, False, True, torch.bfloat16),
+        ("mps", None, True, True, torch.float32),
+        ("cpu", None, True, True, torch.float32),
+    ],
+)
+def test_auto_precision(
+    kind: str, capability: tuple[int, int] | None, half: bool, bfloat16: bool, expected: torch.dtype
+) -> None:
+    chosen = precision_for("auto", kind, capability, supports_half=half, supports_bfloat16=bfloat16)
+    assert chosen == expected
+
+
+@pytest.mark.parametrize(("has_it", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_compact_network_runs_in_bfloat16_on_a_cpu_that_has_it(
+    compact: Network,
+    make_network: MakeNetwork,
+    monkeypatch: pytest.MonkeyPatch,
+    has_it: bool,
+    expected: torch.dtype,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_it}, raising=False)
+    assert choose_precision("auto", CPU, compact) == expected
+    assert choose_precision("auto", CPU, make_network(torch.nn.Upsample(scale_factor=4))) == torch.float32
+
+
+def test_a_torch_that_does_not_tell_what_the_cpu_can_computes_in_float32(
+    compact: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert choose_precision("auto", CPU, compact) == torch.float32
+
+
+def test_a_precision_is_what_was_asked_for_or_refused(compact: Network) -> None:
+    assert choose_precision("fp32", CPU, compact) == torch.float32
+    assert choose_precision("bf16", CPU, compact) == torch.bfloat16
+    with pytest.raises(SettingsError, match=r"does not work in fp16.*fp32, bf16"):
+        precision_for("fp16", "cuda", (9, 0), supports_half=False, supports_bfloat16=True)
+    with pytest.raises(SettingsError, match="no precision is called"):
+        choose_precision("int8", CPU, compact)
+
+
+@pytest.mark.parametrize(
+    ("error", "too_much", "lost"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True, False),
+        (MemoryError(), True, False),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), True, False),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried"), True, False),
+        (RuntimeError("CUDA error: out of memory"), True, False),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False, True),
+        (RuntimeError("CUDA error: device-side assert triggered"), False, True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), False, True),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+            True,
+            False,
+        ),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"), True, False),
+        (RuntimeError("GET was unable to find an engine to execute this computation"), True, False),
+        (RuntimeError("Expected a CUDA tensor"), False, False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False, False),
+        (ValueError("CUDA error"), False, False),
+    ],
+)
+def test_what_an_exception_means(error: Exception, too_much: bool, lost: bool) -> None:
+    assert is_too_much(error) is too_much
+    assert is_lost_device(error) is lost
+
+
+_LEFT_OVER = """
+import numpy as np
+from pathlib import Path
+from comic_upscale.engines.torch.device import little_memory_kept
+
+def resident():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmRSS"))
+
+def left_over():
+    before = resident()
+    buffers = [np.ones(8 << 20, np.uint8) for _ in range(30)]
+    # Lies behind the others, so that not even the end of them can be given back.
+    pins.append(np.ones(100_000, np.uint8))
+    buffers.clear()
+    return resident() - before
+
+pins = []
+# Once a buffer of this size was freed, glibc takes smaller ones from what it keeps.
+np.ones(31 << 20, np.uint8)
+with little_memory_kept():
+    print(left_over())
+print(left_over())
+before = resident()
+with little_memory_kept():
+    pass
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc" or sys.platform != "linux", reason="is about glibc's allocator"
+)
+def test_freed_buffers_go_back_to_the_system_where_little_memory_is_kept() -> None:
+    # A process of its own: other tests leave gaps in which these buffers would find their place.
+    ran = subprocess.run([sys.executable, "-c", _LEFT_OVER], capture_output=True, text=True, check=True)
+    within, outside, given_back = map(int, ran.stdout.split())
+    assert within < 40
+    # How much glibc keeps without our help is its own affair; whatever it was is given back afterwards.
+    assert given_back > outside - 40

@@ -1,0 +1,96 @@
+"""Budget and assembler: bounded, fair, and never waiting for what will not come."""
+
+from __future__ import annotations
+
+import asyncio
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from comic_upscale.execution.local.flow import BatchAssembler, PixelBudget
+
+
+@given(st.lists(st.integers(1, 250), min_size=1, max_size=40))
+def test_the_budget_is_never_exceeded_and_everyone_gets_through(costs: list[int]) -> None:
+    in_flight = peak = served = 0
+
+    async def page(budget: PixelBudget, cost: int) -> None:
+        nonlocal in_flight, peak, served
+        taken = await budget.take(cost)
+        assert taken == min(cost, 100)
+        in_flight += taken
+        peak = max(peak, in_flight)
+        await asyncio.sleep(0)
+        in_flight -= taken
+        budget.give_back(taken)
+        served += 1
+
+    async def everyone() -> None:
+        budget = PixelBudget(100)
+        await asyncio.wait_for(asyncio.gather(*(page(budget, cost) for cost in costs)), 5)
+
+    asyncio.run(everyone())
+    assert peak <= 100
+    assert served == len(costs)
+
+
+def test_a_large_page_is_not_passed_by_for_ever_by_small_ones() -> None:
+    order: list[str] = []
+
+    async def scenario() -> None:
+        budget = PixelBudget(10)
+        await budget.take(6)
+
+        async def taker(name: str, pixels: int) -> None:
+            await budget.take(pixels)
+            order.append(name)
+
+        waiting = [asyncio.create_task(taker("large", 10)), asyncio.create_task(taker("small", 1))]
+        await asyncio.sleep(0)
+        budget.give_back(6)
+        await asyncio.sleep(0.01)
+        assert order == ["large"]
+        budget.give_back(10)
+        await asyncio.gather(*waiting)
+
+    asyncio.run(scenario())
+    assert order == ["large", "small"]
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=30), st.integers(1, 5), st.lists(st.booleans(), max_size=30))
+def test_every_item_comes_out_once_in_batches_of_one_key(
+    keys: list[str], limit: int, pauses: list[bool]
+) -> None:
+    items = list(enumerate(keys))
+
+    async def scenario() -> list[list[tuple[int, str]]]:
+        assembler: BatchAssembler[tuple[int, str]] = BatchAssembler()
+
+        async def fill() -> None:
+            for number, item in enumerate(items):
+                assembler.add(item[1], item)
+                if number < len(pauses) and pauses[number]:
+                    await asyncio.sleep(0)
+            assembler.close()
+
+        filling = asyncio.create_task(fill())
+        batches = []
+        while batch := await asyncio.wait_for(assembler.take(lambda _: limit), 5):
+            batches.append(batch)
+        await filling
+        return batches
+
+    batches = asyncio.run(scenario())
+    assert sorted(item for batch in batches for item in batch) == items
+    assert all(len({key for _, key in batch}) == 1 and len(batch) <= limit for batch in batches)
+
+
+def test_a_full_batch_goes_before_an_older_partial_one() -> None:
+    async def scenario() -> list[int]:
+        assembler: BatchAssembler[int] = BatchAssembler()
+        assembler.add("odd", 0)
+        for item in (1, 2, 3):
+            assembler.add("even", item)
+        return await assembler.take(lambda _: 2)
+
+    assert asyncio.run(scenario()) == [1, 2]

@@ -1,0 +1,42 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from comic_upscale.imaging.pixels import Pixels
+from comic_upscale.imaging.tone import ENOUGH, restore_tone, tone_map
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_a_page_that_became_lighter_is_as_dark_as_before(kind: type[np.uint8 | np.uint16]) -> None:
+    unit = np.iinfo(kind).max // 255
+    random = np.random.default_rng(1)
+    source = (random.integers(60, 200, (90, 70, 3)) * unit).astype(kind)
+    larger = (source + kind(5 * unit)).repeat(2, axis=0).repeat(2, axis=1)
+    result = restore_tone(Pixels(larger.copy(), tone=tone_map(source)))
+    assert result.tone is None
+    assert np.abs(result.color.mean(axis=(0, 1)) - source.mean(axis=(0, 1))).max() <= ENOUGH * unit
+    # Only the level moves: what is drawn stays.
+    assert (
+        np.abs(np.diff(result.color.astype(int), axis=0) - np.diff(larger.astype(int), axis=0)).max()
+        <= unit + 1
+    )
+
+
+def test_a_page_that_kept_its_tone_is_left_to_the_bit() -> None:
+    source = np.random.default_rng(2).integers(0, 256, (40, 40, 1), np.uint8)
+    larger = source.repeat(2, axis=0).repeat(2, axis=1)
+    assert restore_tone(Pixels(larger, tone=tone_map(source))).color is larger
+
+
+@given(
+    st.integers(1, 80), st.integers(1, 80), st.integers(1, 99), st.integers(1, 99), st.integers(0, 2**32 - 1)
+)
+def test_any_sizes(height: int, width: int, rows: int, columns: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    source = random.integers(0, 256, (height, width, 1), np.uint8)
+    tone = tone_map(source)
+    assert tone.shape == (-(-height // 32), -(-width // 32), 1)
+    target = (max(rows, tone.shape[0]), max(columns, tone.shape[1]))
+    result = restore_tone(Pixels(np.full((*target, 1), 128, np.uint8), tone=tone))
+    assert result.color.shape[:2] == target

@@ -1,0 +1,178 @@
+"""The status of a job, from its ledger alone."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from comic_upscale.errors import InputError, LedgerDamagedError
+from comic_upscale.ledger.queries import find_ledger, read_failures, read_status
+from comic_upscale.ledger.recent import newest_ledger, remember_ledger
+from comic_upscale.ledger.records import PageDone, PageFailed, now
+from comic_upscale.ledger.writer import Ledger
+from comic_upscale.library.page import Page
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "ledger.sqlite3")
+
+
+def add_job(ledger: Ledger, count: int, tmp_path: Path) -> tuple[int, list[int]]:
+    job = ledger.open_job(
+        input=tmp_path / "in",
+        output=tmp_path / "out",
+        fingerprint="f",
+        settings="{}",
+        model="m",
+        model_sha256="h",
+    )
+    pages = [Page(f"{n}.png", tmp_path / f"{n}.png", f"{n}.png", 1, 1) for n in range(count)]
+    return job, ledger.add_pages(job, pages)
+
+
+def done(row_id: int) -> PageDone:
+    return PageDone(
+        row_id=row_id, source="", output="", source_sha256="s", width=1, height=1, output_width=2,
+        output_height=2, output_size=3, output_sha256="o", seconds={},
+    )  # fmt: skip
+
+
+def start(ledger: Ledger, job: int) -> int:
+    return ledger.start_run(job, device="cpu", precision="fp32", versions={})
+
+
+def change(ledger: Ledger, statement: str, *values: object) -> None:
+    connection = sqlite3.connect(ledger.path)
+    connection.execute(statement, values)
+    connection.commit()
+    connection.close()
+
+
+def test_a_running_job(ledger: Ledger, tmp_path: Path) -> None:
+    job, rows = add_job(ledger, 10, tmp_path)
+    run = start(ledger, job)
+    ledger.claim(run, tmp_path / "out", [(row, "x") for row in rows[:6]])
+    for row in rows[:4]:
+        ledger.record([done(row)])
+        time.sleep(0.02)
+    ledger.record([PageFailed(row_id=rows[4], source="4.png", kind="truncated", reason="cut off")])
+    status = read_status(ledger.path)
+    assert (status.state, status.alive, status.pid) == ("running", True, os.getpid())
+    assert (status.total, status.done, status.failed, status.skipped, status.pending) == (10, 4, 1, 0, 5)
+    assert status.pages_per_second is not None
+    assert 1 < status.pages_per_second < 60
+    assert status.eta_seconds == pytest.approx(5 / status.pages_per_second, abs=0.06)
+    assert [(f.source, f.kind, f.reason, f.attempts) for f in read_failures(ledger.path)] == [
+        ("4.png", "truncated", "cut off", 1)
+    ]
+
+
+def test_a_run_whose_process_is_gone_is_not_alive(ledger: Ledger, tmp_path: Path) -> None:
+    job, _ = add_job(ledger, 2, tmp_path)
+    run = start(ledger, job)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    change(ledger, "update runs set pid = ? where id = ?", gone.pid, run)
+    status = read_status(ledger.path)
+    assert (status.state, status.alive, status.run_state) == ("stopped", False, "died")
+    assert status.last_seen is not None
+    assert status.eta_seconds is None
+
+
+def test_a_later_process_with_the_same_number_is_not_the_run(ledger: Ledger, tmp_path: Path) -> None:
+    job, _ = add_job(ledger, 1, tmp_path)
+    start(ledger, job)
+    change(ledger, "update runs set process_started = process_started - 1000")
+    assert not read_status(ledger.path).alive
+
+
+@pytest.mark.parametrize(
+    ("last_seen", "alive"), [("now", True), ("2020-01-01T00:00:00.000Z", False), ("?", False)]
+)
+def test_a_run_on_another_host_is_judged_by_its_heartbeat(
+    ledger: Ledger, tmp_path: Path, last_seen: str, alive: bool
+) -> None:
+    job, _ = add_job(ledger, 1, tmp_path)
+    start(ledger, job)
+    time_seen = now() if last_seen == "now" else last_seen
+    change(ledger, "update runs set host = ?, heartbeat_at = ?", socket.gethostname() + "-other", time_seen)
+    assert read_status(ledger.path).alive is alive
+
+
+def test_a_finished_job(ledger: Ledger, tmp_path: Path) -> None:
+    job, rows = add_job(ledger, 2, tmp_path)
+    run = start(ledger, job)
+    ledger.claim(run, tmp_path / "out", [(row, "x") for row in rows])
+    ledger.record([done(row) for row in rows])
+    ledger.end_run(run, "finished")
+    status = read_status(ledger.path)
+    assert (status.state, status.run_state, status.percent, status.eta_seconds) == (
+        "finished",
+        "finished",
+        100.0,
+        0,
+    )
+
+
+def test_the_newest_job_of_a_ledger_is_the_one_started_last(ledger: Ledger, tmp_path: Path) -> None:
+    first, _ = add_job(ledger, 1, tmp_path)
+    ledger.open_job(
+        input=tmp_path / "b",
+        output=tmp_path / "out",
+        fingerprint="g",
+        settings="{}",
+        model="m",
+        model_sha256="h",
+    )
+    time.sleep(0.005)
+    start(ledger, first)
+    assert read_status(ledger.path).job_id == first
+
+
+def test_reading_leaves_no_trace_and_does_not_wait_for_a_writer(ledger: Ledger, tmp_path: Path) -> None:
+    add_job(ledger, 1, tmp_path)
+    writer = sqlite3.connect(ledger.path)
+    writer.execute("begin immediate")
+    began = time.monotonic()
+    assert read_status(ledger.path).total == 1
+    assert time.monotonic() - began < 2
+    writer.rollback()
+    writer.close()
+
+
+def test_what_is_no_ledger(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--ledger"):
+        find_ledger(tmp_path)
+    with pytest.raises(InputError):
+        read_status(tmp_path / "none.sqlite3")
+    (tmp_path / "text").write_text("this is a text file and no database" * 200)
+    with pytest.raises(LedgerDamagedError):
+        read_status(tmp_path / "text")
+    connection = sqlite3.connect(tmp_path / "foreign.sqlite3")
+    connection.execute("create table t (x)")
+    connection.commit()
+    connection.close()
+    with pytest.raises(InputError, match="not a ledger"):
+        read_status(tmp_path / "foreign.sqlite3")
+
+
+def test_the_job_that_was_started_last_is_remembered(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    assert newest_ledger(state) is None
+    ledgers = [tmp_path / name for name in ("a.sqlite3", "b.sqlite3")]
+    for number, path in enumerate(ledgers):
+        path.touch()
+        remember_ledger(state, path)
+        os.utime(next(iter(sorted(state.glob("*.job"), key=lambda p: p.stat().st_mtime_ns, reverse=True))),
+                 (number + 1, number + 1))  # fmt: skip
+    assert newest_ledger(state) == ledgers[1]
+    ledgers[1].unlink()
+    assert newest_ledger(state) == ledgers[0]

@@ -1,0 +1,265 @@
+"""The model of a job that was left to us: chosen once, told, recorded, kept."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from comic_upscale.engines.torch import device
+from comic_upscale.errors import DeviceError, SettingsError
+from comic_upscale.execution.events import Event, JobFinished, JobStarted
+from comic_upscale.jobs.run import run_job
+from comic_upscale.ledger.queries import read_status
+from comic_upscale.models.weights import ResolvedWeights, resolve_weights
+from comic_upscale.planning.preview import preview
+from comic_upscale.settings.job import JobSettings
+from tests.conftest import MakeSettings, draw
+from tests.fakes import NearestEngine
+
+OWN, LARGE = "comic-compact-x3", "RealESRGAN_x4plus_anime_6B"
+
+
+class Ran:
+    """One run over a fake engine: how it ended, what it said, and which weights the engine was given."""
+
+    def __init__(self, settings: JobSettings) -> None:
+        self.events: list[Event] = []
+        self.weights: list[ResolvedWeights] = []
+
+        def open_engines(_: JobSettings, weights: ResolvedWeights) -> list[NearestEngine]:
+            self.weights.append(weights)
+            return [NearestEngine()]
+
+        self.finished: JobFinished = run_job(
+            settings,
+            open_engines=open_engines,  # type: ignore[arg-type]
+            on_event=self.events.append,
+        )
+        self.started = next(event for event in self.events if isinstance(event, JobStarted))
+        self.done_now = self.finished.done_now
+
+    @property
+    def model(self) -> str:
+        """The model of the header, which is the one of the engine."""
+        assert [weights.model_name for weights in self.weights] in ([], [self.started.model])
+        return self.started.model
+
+
+def bundled_weights() -> Path:
+    return resolve_weights(OWN, denoise=None, folders=[], cache=Path()).path
+
+
+def jobs(settings: JobSettings) -> list[tuple[str, int]]:
+    connection = sqlite3.connect(settings.ledger_path)
+    rows = connection.execute("select model, model_auto from jobs order by id").fetchall()
+    connection.close()
+    return rows
+
+
+@pytest.fixture
+def make_auto(make_settings: MakeSettings, crisp_weights: Path) -> Callable[..., JobSettings]:
+    """Settings that leave the model to us, on a CPU, with the large model's weights at hand."""
+
+    def make(**changes: object) -> JobSettings:
+        values = {"model": "auto", "device": "cpu", "weights_folders": (crisp_weights.parent,)}
+        return make_settings(**{**values, **changes})
+
+    return make
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which every device but the CPU is there."""
+    monkeypatch.setattr(
+        device, "choose_device", lambda name: torch.device("cpu" if name == "cpu" else "cuda:0")
+    )
+
+
+@pytest.fixture
+def no_question(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Call it, and from then on no device may be asked for."""
+
+    def refuse(name: str) -> torch.device:
+        raise AssertionError(f"the device {name} was asked for")
+
+    return lambda: monkeypatch.setattr(device, "choose_device", refuse)
+
+
+def test_auto_is_the_default(tmp_path: Path) -> None:
+    assert JobSettings(input=tmp_path / "in", output=tmp_path / "out").model == "auto"
+
+
+def test_a_cpu_gets_the_model_of_the_package(make_auto: Callable[..., JobSettings]) -> None:
+    settings = make_auto()
+    ran = Ran(settings)
+    assert (ran.model, ran.started.model_auto, ran.started.warnings) == (OWN, True, ())
+    assert jobs(settings) == [(OWN, 1)]
+    status = read_status(settings.ledger_path)
+    assert (status.model, status.model_auto) == (OWN, True)
+
+
+def test_a_named_model_is_not_said_to_be_chosen(make_auto: Callable[..., JobSettings]) -> None:
+    settings = make_auto(model=OWN)
+    assert Ran(settings).started.model_auto is False
+    assert read_status(settings.ledger_path).model_auto is False
+
+
+def test_a_card_gets_the_large_model(make_auto: Callable[..., JobSettings], card: None) -> None:
+    ran = Ran(make_auto(device="auto"))
+    assert (ran.model, ran.started.model_auto, ran.started.warnings) == (LARGE, True, ())
+
+
+def test_a_cpu_beside_a_card_gets_the_model_of_the_package(
+    make_auto: Callable[..., JobSettings], card: None
+) -> None:
+    assert Ran(make_auto(device="cuda,cpu")).model == OWN
+
+
+def test_a_card_without_the_weights_gets_ours_and_a_note(
+    make_auto: Callable[..., JobSettings], card: None
+) -> None:
+    ran = Ran(make_auto(device="cuda", weights_folders=()))
+    assert ran.model == OWN
+    (note,) = ran.started.warnings
+    for part in (OWN, f"{LARGE}.pth is not on this machine", "This job stays with"):
+        assert part in note
+
+
+def test_a_job_keeps_its_model_on_another_device(
+    make_auto: Callable[..., JobSettings], no_question: Callable[[], None]
+) -> None:
+    settings = make_auto()
+    Ran(settings)
+    draw(settings.input / "more.png", 99)
+    no_question()
+    ran = Ran(make_auto(device="cuda"))
+    assert (ran.model, ran.started.model_auto, ran.done_now) == (OWN, True, 1)
+    assert jobs(settings) == [(OWN, 1)]
+
+
+def test_a_job_that_began_on_a_card_keeps_the_large_model_on_a_cpu(
+    make_auto: Callable[..., JobSettings], card: None, no_question: Callable[[], None]
+) -> None:
+    settings = make_auto(device="cuda")
+    Ran(settings)
+    draw(settings.input / "more.png", 99)
+    no_question()
+    ran = Ran(make_auto(device="cpu"))
+    assert (ran.model, ran.done_now) == (LARGE, 1)
+
+
+def test_naming_the_model_that_was_chosen_is_the_same_job(
+    make_auto: Callable[..., JobSettings], card: None
+) -> None:
+    settings = make_auto()
+    Ran(settings)
+    assert Ran(make_auto(model=OWN)).done_now == 0
+    assert jobs(settings) == [(OWN, 1)]
+    # And it stays the one that auto goes on with.
+    ran = Ran(make_auto(device="cuda"))
+    assert (ran.model, ran.done_now) == (OWN, 0)
+
+
+def test_auto_that_comes_to_the_model_that_was_named_is_the_same_job(
+    make_auto: Callable[..., JobSettings], card: None
+) -> None:
+    settings = make_auto(model=OWN)
+    Ran(settings)
+    assert Ran(make_auto()).done_now == 0
+    assert Ran(make_auto(device="cuda")).done_now == 0
+    assert jobs(settings) == [(OWN, 1)]
+
+
+def test_only_another_name_changes_the_model(make_auto: Callable[..., JobSettings]) -> None:
+    settings = make_auto()
+    Ran(settings)
+    ran = Ran(make_auto(model=LARGE))
+    assert (ran.model, ran.done_now) == (LARGE, 12)
+    assert jobs(settings) == [(OWN, 1), (LARGE, 0)]
+
+
+def test_a_model_that_was_only_ever_named_is_not_kept(make_auto: Callable[..., JobSettings]) -> None:
+    settings = make_auto(model=LARGE)
+    Ran(settings)
+    ran = Ran(make_auto())
+    assert (ran.model, ran.done_now) == (OWN, 12)
+    assert jobs(settings) == [(LARGE, 0), (OWN, 1)]
+
+
+def test_a_job_that_began_with_the_file_of_the_package_is_continued(
+    make_auto: Callable[..., JobSettings],
+) -> None:
+    # By path its model is called after the file; that is no name of the catalogue.
+    path = str(bundled_weights())
+    assert Ran(make_auto(model=path)).model == "comic-compact-x3.safetensors"
+    for _ in range(2):
+        assert Ran(make_auto()).done_now == 0
+
+
+def test_other_settings_are_another_job_and_another_choice(
+    make_auto: Callable[..., JobSettings], card: None
+) -> None:
+    Ran(make_auto(scale=2))
+    assert Ran(make_auto(scale=3, device="cuda")).model == LARGE
+
+
+def test_folders_that_were_moved_keep_their_model(
+    make_auto: Callable[..., JobSettings], card: None, tmp_path: Path
+) -> None:
+    settings = make_auto()
+    Ran(settings)
+    settings.input.rename(tmp_path / "moved")
+    settings.output.rename(tmp_path / "moved-out")
+    ran = Ran(make_auto(input=tmp_path / "moved", output=tmp_path / "moved-out", device="cuda"))
+    assert (ran.model, ran.finished.done, ran.finished.failed) == (OWN, 12, 0)
+
+
+def test_a_ledger_from_before_auto_is_read_and_brought_up_to_date(
+    make_auto: Callable[..., JobSettings],
+) -> None:
+    settings = make_auto(model=OWN)
+    Ran(settings)
+    connection = sqlite3.connect(settings.ledger_path)
+    connection.execute("alter table jobs drop column model_auto")
+    connection.execute("delete from _sqlite_migrations where name = 'm002_model_auto'")
+    connection.commit()
+    connection.close()
+    assert read_status(settings.ledger_path).model_auto is False
+    assert preview(make_auto()).counts == {"done": 12}
+    assert Ran(make_auto()).done_now == 0
+    assert jobs(settings) == [(OWN, 1)]
+
+
+def test_a_preview_asks_no_device(
+    make_auto: Callable[..., JobSettings], no_question: Callable[[], None]
+) -> None:
+    planned = preview(make_auto(device="cpu"))
+    assert (planned.model, planned.model_auto, planned.counts) == (OWN, True, {"do": 12})
+    settings = make_auto()
+    Ran(settings)
+    no_question()
+    planned = preview(make_auto(device="cuda"))
+    assert (planned.model, planned.model_auto, planned.counts) == (OWN, True, {"done": 12})
+    planned = preview(make_auto(device="cuda", scale=3))
+    assert (planned.model, planned.model_auto, planned.counts) == ("auto", True, {"do": 12})
+
+
+def test_a_denoise_strength_is_refused_before_anything_is_written(
+    make_auto: Callable[..., JobSettings],
+) -> None:
+    settings = make_auto(denoise=0.5)
+    with pytest.raises(SettingsError, match="realesr-general-x4v3"):
+        run_job(settings)
+    assert not settings.output.exists()
+
+
+def test_a_device_that_is_not_there_starts_no_job(make_auto: Callable[..., JobSettings]) -> None:
+    settings = make_auto(device="cuda:4000")
+    with pytest.raises(DeviceError, match="cuda:4000"):
+        run_job(settings)
+    assert jobs(settings) == []
+    assert Ran(make_auto()).finished.done == 12
