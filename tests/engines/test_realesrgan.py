@@ -21,9 +21,8 @@ from comic_upscale.errors import SettingsError, WeightsError
 from comic_upscale.imaging.pixels import Borders
 from comic_upscale.models.network import Network
 from comic_upscale.models.weights import resolve_weights
+from tests.engines.conftest import MakeNetwork
 from tests.programs import needs_program
-
-from .conftest import MakeNetwork
 
 CPU = torch.device("cpu")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from misbehaving_server import Server, running
+
+from tests.models.misbehaving_server import Server, running
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from misbehaving_server import PAYLOAD, Server, answer
 
 from comic_upscale.errors import SettingsError
 from comic_upscale.models.catalogue import CATALOGUE, Model
@@ -17,6 +16,7 @@ from comic_upscale.models.default_model import (
     choose_model,
     is_auto,
 )
+from tests.models.misbehaving_server import PAYLOAD, Server, answer
 
 
 @pytest.fixture

@@ -14,7 +14,11 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from misbehaving_server import (
+
+from comic_upscale.errors import WeightsError
+from comic_upscale.models.catalogue import WeightsFile
+from comic_upscale.models.download import Patience, fetch
+from tests.models.misbehaving_server import (
     PAYLOAD,
     Server,
     answer,
@@ -25,10 +29,6 @@ from misbehaving_server import (
     serve,
     serve_whole,
 )
-
-from comic_upscale.errors import WeightsError
-from comic_upscale.models.catalogue import WeightsFile
-from comic_upscale.models.download import Patience, fetch
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 QUICK = Patience(tries=3, pause=0.01, connect_timeout=2, silence_timeout=2)

@@ -6,12 +6,12 @@ import math
 from pathlib import Path
 
 import pytest
-from misbehaving_server import PAYLOAD, Server
 
 from comic_upscale.errors import SettingsError, WeightsError
 from comic_upscale.models import weights as weights_module
 from comic_upscale.models.catalogue import CATALOGUE, Model, WeightsFile
 from comic_upscale.models.weights import locate, resolve_weights, verify, where
+from tests.models.misbehaving_server import PAYLOAD, Server
 
 Catalogue = dict[str, Model]
 

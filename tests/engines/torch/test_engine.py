@@ -18,8 +18,7 @@ from comic_upscale.engines.torch.engine import HOPELESS_AFTER, TorchEngine, open
 from comic_upscale.errors import DeviceError, PageError, SettingsError
 from comic_upscale.imaging.pixels import Borders
 from comic_upscale.models.network import Network
-
-from .conftest import MakeNetwork
+from tests.engines.conftest import MakeNetwork
 
 CPU = torch.device("cpu")
 
