@@ -88,11 +88,13 @@ class Upscaler:
         """The model's name in the catalogue, or the name of the file."""
         self.note = choice.note
         """Why ``"auto"`` fell back on the model of the package; None where it did not."""
-        self.native_scale = self._engine.native_scale
+        info = self._engine.info
+        assert info.native_scale is not None
+        self.native_scale = info.native_scale
         """The network's own factor."""
-        self.device = self._engine.device
+        self.device = str(info.device)
         """The device in words."""
-        self.precision = self._engine.precision
+        self.precision = info.precision
         """What the network computes in."""
 
     def upscale(

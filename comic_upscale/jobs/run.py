@@ -12,8 +12,14 @@ import time
 from collections.abc import Iterator, Sequence
 
 from comic_upscale.costs.spending import Spending
-from comic_upscale.engines.base import Engine
-from comic_upscale.engines.registry import OpenEngines, open_engines, unused_gpu_warning
+from comic_upscale.engines.base import Engine, devices_in_words
+from comic_upscale.engines.registry import (
+    OpenEngines,
+    check_remote,
+    open_engines,
+    prepare_engine,
+    unused_gpu_warning,
+)
 from comic_upscale.errors import ComicUpscaleError, SettingsError
 from comic_upscale.execution.events import (
     Event,
@@ -36,11 +42,12 @@ from comic_upscale.ledger.writer import Ledger
 from comic_upscale.library.discover import Discovery
 from comic_upscale.library.volume_reader import VolumeCache
 from comic_upscale.models.download import OnProgress
-from comic_upscale.models.weights import ResolvedWeights, resolve_weights
+from comic_upscale.models.weights import ResolvedWeights
 from comic_upscale.planning.discovery import find_pages
 from comic_upscale.planning.model_selection import (
     SelectedModel,
     choose_model,
+    job_fingerprint,
     kept_model,
     named_model,
     with_legacy_gray,
@@ -103,6 +110,7 @@ async def run_job_async(
     emit = on_event or _ignore
     stop = stop or StopRequest()
     if elsewhere is not None:
+        check_remote(settings)
         elsewhere.workplace.on_progress(_from_a_thread(emit, Sending))
     model = await asyncio.to_thread(named_model, settings)
     emit(Preparing(what="reading the input"))
@@ -178,7 +186,7 @@ class _Run:
         self._settings = settings
         self._discovery = discovery
         self._model = model
-        self._fingerprint = settings.fingerprint(model.identity)
+        self._fingerprint = job_fingerprint(settings, model.identity)
         self._ledger = ledger
         self._on_ledger = on_ledger
         self._emit = emit
@@ -249,8 +257,10 @@ class _Run:
                 )
             weights = await self._weights()
             if self._elsewhere is not None:
+                if weights is None:
+                    raise SettingsError(f"--engine {self._settings.backend} has no weights to send")
                 return await self._upscale_elsewhere(job_id, run_id, plan, weights, binder, self._elsewhere)
-            self._emit(Preparing(what=f"loading {weights.model_name}"))
+            self._emit(Preparing(what=f"loading {self._model.name}"))
             with _closing(await asyncio.to_thread(self._open_engines, self._settings, weights)) as engines:
                 return await self._upscale(job_id, run_id, plan, engines, binder)
         finally:
@@ -311,23 +321,13 @@ class _Run:
         )
         return job_id, plan
 
-    async def _weights(self) -> ResolvedWeights:
-        settings = self._settings
-        cache = settings.weights_cache
-        return await asyncio.to_thread(
-            resolve_weights,
-            settings.model,
-            denoise=settings.denoise,
-            folders=settings.weights_folders,
-            cache=cache or settings.output,
-            download=cache is not None,
-            on_progress=_fetching(self._emit),
-        )
+    async def _weights(self) -> ResolvedWeights | None:
+        return await asyncio.to_thread(prepare_engine, self._settings, _fetching(self._emit))
 
     async def _upscale(
         self, job_id: int, run_id: int, plan: Plan, engines: list[Engine], binder: VolumeWriter
     ) -> JobFinished:
-        self._tell_beginning(plan, engines[0].native_scale, engines)
+        self._tell_beginning(plan, engines[0].info.native_scale, engines)
         await self._record_device(run_id, engines)
         pipeline = Pipeline(
             settings=self._settings,
@@ -364,7 +364,10 @@ class _Run:
     async def _record_device(self, run_id: int, engines: list[Engine]) -> None:
         """Record what computes; at the end once more, since an engine may have given half precision up."""
         await self._on_ledger(
-            self._ledger.set_device, run_id, device=_devices(engines), precision=engines[0].precision
+            self._ledger.set_device,
+            run_id,
+            device=devices_in_words(engines),
+            precision=engines[0].info.precision,
         )
 
     async def _upscale_elsewhere(
@@ -430,8 +433,8 @@ class _Run:
             model=self._model.name,
             model_auto=self._model.auto,
             native_scale=native_scale,
-            device=_devices(engines) or None,
-            precision=engines[0].precision if engines else None,
+            device=devices_in_words(engines) or None,
+            precision=engines[0].info.precision if engines else None,
             batch="auto" if settings.batch is None else str(settings.batch),
             workers=settings.workers,
             passed_over=dict(self._discovery.passed_over),
@@ -446,6 +449,7 @@ class _Run:
             warnings.append(idle)
         if self._model.note is not None:
             warnings.append(self._model.note)
+        warnings += dict.fromkeys(warning for engine in engines for warning in engine.info.warnings)
         scale = self._settings.scale
         if native_scale is not None and scale is not None and scale > native_scale:
             warnings.append(
@@ -538,11 +542,6 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found
-
-
-def _devices(engines: Sequence[Engine]) -> str:
-    """The devices in words, each once: engines that share one say so in its name."""
-    return ", ".join(dict.fromkeys(engine.device for engine in engines))
 
 
 @contextlib.contextmanager

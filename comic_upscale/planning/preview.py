@@ -22,6 +22,7 @@ from comic_upscale.planning.discovery import find_pages
 from comic_upscale.planning.model_selection import (
     SelectedModel,
     foreseen_model,
+    job_fingerprint,
     kept_model,
     named_model,
     with_legacy_gray,
@@ -191,7 +192,7 @@ def _rows(settings: JobSettings, model: SelectedModel) -> list[PageRow]:
         settings.ledger_path,
         input=settings.input,
         output=settings.output,
-        fingerprint=settings.fingerprint(model.identity),
+        fingerprint=job_fingerprint(settings, model.identity),
     )
 
 

@@ -16,13 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from comic_upscale.engines.base import Batch
+from comic_upscale.engines.base import Batch, Upscaled
 from comic_upscale.errors import OutputError, PageError
 from comic_upscale.estimates.history import from_ledgers
 from comic_upscale.execution.events import Event, JobFinished
 from comic_upscale.execution.local import pipeline as pipeline_module
 from comic_upscale.execution.local.flow import StopRequest
-from comic_upscale.imaging.pixels import SampleArray
 from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.queries import read_runs, read_status
 from comic_upscale.ledger.records import PageDone, PageFailed
@@ -139,7 +138,7 @@ class _FailsFirst(NearestEngine):
         super().__init__(pause(0.05))
         self._failed = False
 
-    def upscale(self, batch: Batch) -> SampleArray:
+    def upscale(self, batch: Batch) -> Upscaled:
         if not self._failed:
             self._failed = True
             raise PageError("not-finite", "the first one fails")
@@ -237,8 +236,8 @@ def judged_page(path: Path) -> Path:
 
 
 class _Upside(NearestEngine):
-    def upscale(self, batch: Batch) -> SampleArray:
-        return super().upscale(batch)[:, ::-1]
+    def upscale(self, batch: Batch) -> Upscaled:
+        return Upscaled(super().upscale(batch).pixels[:, ::-1])
 
 
 def test_a_copy_has_the_scores_of_its_page(make_job: MakeJob, tmp_path: Path) -> None:

@@ -12,13 +12,14 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from comic_upscale.engines.base import Batch
+from comic_upscale.engines.base import Batch, DeviceInfo
 from comic_upscale.errors import (
     ComicUpscaleError,
     DeviceError,
@@ -929,10 +930,10 @@ def test_a_device_does_not_wait_for_the_encoders(
 
 def test_the_precision_that_a_run_ends_with_is_recorded(make_settings: MakeSettings) -> None:
     engine = NearestEngine()
-    engine.precision = "fp16"
+    engine.info = replace(engine.info, precision="fp16")
 
     def give_up(_batch: Batch) -> None:
-        engine.precision = "fp32"
+        engine.info = replace(engine.info, precision="fp32")
 
     engine._before = give_up
     settings = make_settings()
@@ -943,7 +944,8 @@ def test_the_precision_that_a_run_ends_with_is_recorded(make_settings: MakeSetti
 
 def test_more_workers_and_cards_may_have_more_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
     card, cpu = NearestEngine(), NearestEngine()
-    card.device, cpu.device = "cuda:0 (card)", "cpu (1 thread)"
+    card.info = replace(card.info, device=DeviceInfo("cuda", 0, "card"))
+    cpu.info = replace(cpu.info, device=DeviceInfo("cpu", name="1 thread"))
     memory = 64 << 30
     monkeypatch.setattr(pipeline, "total_memory", lambda: memory)
     few = pipeline.pixel_budget(4, [cpu])

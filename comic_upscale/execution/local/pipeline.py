@@ -77,7 +77,7 @@ BUSY_ENOUGH = 0.5
 
 def pixel_budget(workers: int, engines: Sequence[Engine]) -> int:
     """Return how many output pixels may be in flight, from decoding to their place."""
-    cards = sum(not engine.device.startswith("cpu") for engine in engines)
+    cards = sum(not engine.info.device.is_cpu for engine in engines)
     if not cards:
         # The processor is at work in any case.
         return PIXEL_BUDGET
@@ -181,7 +181,7 @@ class Pipeline:
         self._meters = {stage: StageMeter(workers) for stage in STAGES}
         self._meters["upscale"] = StageMeter(len(engines))
         self._rate = RateMeter()
-        self._gatekeeper = QualityGate(settings.model)
+        self._gatekeeper = QualityGate(engines[0].info if engines else None)
         self._twins: Deduplicator[PageInFlight] = Deduplicator(
             plan.twins.sizes,
             {(sha256, self._format_of(output)): row_id for row_id, sha256, output in plan.twins.done},
@@ -409,7 +409,7 @@ class Pipeline:
         work.target, work.notes = target.size, target.notes
         # By a scale all pages grow alike, and the header of the run says how.
         if self._settings.size is not None:
-            how = describe_growth(work.size, work.target, self._engines[0].native_scale)
+            how = describe_growth(work.size, work.target, self._engines[0].info.native_scale)
             work.notes += () if how is None else (how,)
 
     def _format(self, work: PageInFlight) -> OutputFormat:
@@ -484,7 +484,7 @@ class Pipeline:
         except Exception as error:
             log.exception("the engine failed")
             raise DeviceError(
-                f"the network failed on {engine.device} in an unforeseen way: {error!r}. Run the same command "
+                f"the network failed on {engine.info.device} in an unforeseen way: {error!r}. Run the same command "
                 "again; if it fails again, try --device cpu or --precision fp32, and report it"
             ) from error
         finally:
@@ -508,6 +508,7 @@ class Pipeline:
                 await self._fail(work, result)
             else:
                 work.pixels, work.lane = result, lane
+                work.notes = _joined(work.notes, result.notes)
                 good.append(work)
         return good
 
@@ -543,7 +544,7 @@ class Pipeline:
                 # Only where it helped: what a run makes of a page must not hang on which pages it met before.
                 if not second.is_suspect:
                     work.pixels, verdict = page, second
-                    work.notes = (*work.notes, "done again: it came out suspect")
+                    work.notes = _joined(work.notes, (*again.notes, "done again: it came out suspect"))
         work.verdict = verdict
         if verdict.is_suspect and self._settings.strict:
             raise PageError(SUSPECT, "; ".join(verdict.reasons))
@@ -738,6 +739,11 @@ class Pipeline:
             stopping=self._stop.reason,
             doing=self.doing,
         )
+
+
+def _joined(notes: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
+    """Return notes with more of them, each once."""
+    return tuple(dict.fromkeys((*notes, *more)))
 
 
 def _sha256(data: bytes) -> str:
