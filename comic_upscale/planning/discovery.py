@@ -20,7 +20,7 @@ def find_pages(settings: JobSettings, store: SourceStore | None = None) -> Disco
         InputError: the input is not there, or holds no page; the message says what it does hold.
     """
     discovery = discover(
-        settings.input,
+        settings.input if store is None else store.root,
         extension=output_extension(settings.format),
         exclude=[settings.output],
         rules=settings.volume_rules,
