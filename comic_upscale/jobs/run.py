@@ -10,6 +10,7 @@ import logging
 import platform
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from comic_upscale.costs.spending import Spending
 from comic_upscale.engines.base import Engine
@@ -106,10 +107,11 @@ async def run_job_async(
         elsewhere.workplace.on_progress(_from_a_thread(emit, Sending))
     model = await asyncio.to_thread(named_model, settings)
     emit(Preparing(what="reading the input"))
-    stores = open_stores(settings.input, settings.output)
-    discovery = await asyncio.to_thread(find_pages, settings, stores.sources)
+    files = ThreadPoolExecutor(settings.workers, thread_name_prefix="files")
     on_ledger = AsyncLedger()
     try:
+        stores = open_stores(settings.input, settings.output, files)
+        discovery = await asyncio.to_thread(find_pages, settings, stores.sources)
         with hold_job(settings.output, settings.ledger_path):
             ledger = await on_ledger(Ledger, settings.ledger_path)
             try:
@@ -127,6 +129,7 @@ async def run_job_async(
                 await on_ledger(ledger.close)
     finally:
         on_ledger.shut_down()
+        files.shutdown()
 
 
 async def _choose(

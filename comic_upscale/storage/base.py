@@ -1,13 +1,14 @@
-"""Where the pages of a job come from, and where its outputs go: what a job asks of either, wherever that is.
+"""The stores of a job: the interface to its sources, and the interface to its outputs.
 
-Everything that a job knows of a place is in these two interfaces. So a job that reads from folders and writes to
-folders, and one that reads from object storage, are the same job.
+A job reads and writes through these two interfaces only. It does not know whether they stand for folders or for
+object storage.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -24,27 +25,27 @@ MAX_SOURCE_BYTES = 1 << 30
 _CHUNK = 1 << 20
 
 Token: TypeAlias = int | str
-"""What tells one unfinished write from another: the number of a row, or a word. ASCII letters and digits."""
+"""Identifies an unfinished write: the number of a row, or a word of ASCII letters and digits."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """What a store knows of an object without reading it."""
+    """The metadata of an object."""
 
     size: int
-    """Bytes; -1 where nothing can be read, as behind a link to nowhere."""
+    """Bytes; -1 for a link that leads nowhere."""
     mtime_ns: int
-    """When it was written last, nanoseconds since the epoch."""
+    """Time of the last change, nanoseconds since the epoch."""
     kind: Literal["file", "folder", "other"] = "file"
-    """``other`` is what neither can be read nor holds anything: a link to nowhere, a pipe, a device."""
+    """``other`` is neither a file nor a folder: a link that leads nowhere, a pipe, a device."""
 
 
 class FileStatus(Protocol):
-    """What `SourceEntry.stat` returns: the part of `os.stat_result` that a job asks for."""
+    """The result of `SourceEntry.stat`: the part of `os.stat_result` that discovery uses."""
 
     @property
     def st_mode(self) -> int:
-        """Its kind, as `os.stat_result` has it."""
+        """Its kind, as in `os.stat_result`."""
 
     @property
     def st_size(self) -> int:
@@ -52,28 +53,28 @@ class FileStatus(Protocol):
 
     @property
     def st_mtime_ns(self) -> int:
-        """When it was written last, nanoseconds since the epoch."""
+        """Time of the last change, nanoseconds since the epoch."""
 
 
 class SourceEntry(Protocol):
-    """An entry of a folder of sources. An `os.DirEntry` is one.
+    """An entry of a folder of sources. `os.DirEntry` has this interface.
 
-    Links are followed. Each method raises `OSError` where the answer cannot be had.
+    Links are followed. Each method raises `OSError` if the entry cannot be looked at.
     """
 
     @property
     def name(self) -> str:
-        """Its name in the folder; bytes that are no Unicode are surrogates, as in `os.fsdecode`."""
+        """Its name in the folder. Bytes that are not Unicode become surrogates, as in `os.fsdecode`."""
 
     @property
     def path(self) -> str:
         """Its address."""
 
     def is_dir(self) -> bool:
-        """Whether it can be listed in its turn."""
+        """Whether it is a folder."""
 
     def is_file(self) -> bool:
-        """Whether it can be read."""
+        """Whether it is a regular file."""
 
     def is_symlink(self) -> bool:
         """Whether it is a link."""
@@ -85,31 +86,32 @@ class SourceEntry(Protocol):
 class SourceStore(Protocol):
     """A folder of sources, or a single file. Any number of threads may use it.
 
-    An object is named by its *address*, a `Path` that `list` or `address` has given and that means nothing to
-    anybody but the store: for a folder on this machine it is the path, for object storage the key.
+    An object has an *address*, a `Path` that comes from `list` or `address`. Only the store interprets it: the local
+    store as a path, object storage as a key.
     """
 
     root: Path
     """The address of the input itself."""
 
     def is_there(self) -> bool:
-        """Whether the input is to be had at all: its drive is mounted, its server answers."""
+        """Whether the input can be reached: its drive is mounted, its server answers."""
 
     def is_folder(self) -> bool:
         """Whether the input is a folder and not a single file.
 
         Raises:
-            OSError: it cannot be told.
+            OSError: the input cannot be looked at.
         """
 
     def address(self, name: str) -> Path:
         """The address of an object by its name.
 
         Args:
-            name: POSIX path relative to the input folder; of an input that is a single file, relative to its folder.
+            name: POSIX path relative to the input folder. If the input is a single file, relative to the folder of
+                that file.
 
         Raises:
-            PageError: `GONE`; the name leads out of the folder.
+            PageError: `GONE`: the name leads out of the folder.
         """
 
     def list(self, folder: str) -> Sequence[SourceEntry]:
@@ -123,44 +125,44 @@ class SourceStore(Protocol):
         """
 
     def identity(self, folder: str) -> Hashable | None:
-        """What tells one real folder from another, also where links lead to it; None if it cannot be found.
+        """A value that is equal for two addresses of one real folder; None if it cannot be found.
 
         Args:
             folder: its address, as text.
         """
 
     def real_folder(self, path: Path | None = None) -> PurePath:
-        """The folder that an object is really in, links followed; comparable with `OutputStore.real_folder`.
+        """The folder of an object with links resolved; comparable with `OutputStore.real_folder`.
 
         Args:
             path: address of the object; None for the input folder itself.
         """
 
     def stat(self, path: Path) -> StoredObject:
-        """What is known of an object.
+        """The metadata of an object.
 
         Raises:
-            OSError: nothing is known; `FileNotFoundError` where it is not there.
+            OSError: the object cannot be looked at; `FileNotFoundError` if it does not exist.
         """
 
     def exists(self, path: Path) -> bool:
-        """Whether an object is there; False also where it cannot be told."""
+        """Whether an object exists; False if it cannot be looked at."""
 
     def may_read(self, path: Path) -> bool:
-        """Whether an object is there and may be read."""
+        """Whether an object exists and may be read."""
 
     def open(self, path: Path) -> IO[bytes]:
-        """Open an object for reading at any place; of a remote one, no more is fetched than is read.
+        """Open an object for reading; the file is seekable. A remote store fetches only the ranges that are read.
 
         Raises:
-            OSError: it cannot be opened; `FileNotFoundError` where it is not there, `PermissionError` where it
-                may not be read.
+            OSError: the object cannot be opened; `FileNotFoundError` if it does not exist, `PermissionError` if
+                it may not be read.
         """
 
     def local_path(self, path: Path) -> contextlib.AbstractContextManager[Path]:
-        """A file of this machine with the object's content, for libraries that open files by name.
+        """A local file with the content of an object, for libraries that open files by name.
 
-        The file is there as long as the context lasts, and must not be changed.
+        The file exists until the context ends. It must not be changed.
 
         Raises:
             OSError: as `open`.
@@ -178,66 +180,67 @@ class SourceStore(Protocol):
 
 
 class OutputStore(Protocol):
-    """The place where the outputs of a job go. Any number of threads may use it.
+    """The destination of the outputs of a job. Any number of threads may use it.
 
-    Objects are named by POSIX paths relative to the store. A name that leads out of it is refused: for reading as
-    `GONE`, for writing as a failure of kind ``output``. Writing is whole or not at all: at no instant does anything
-    but a whole object stand under a name, whatever is killed when, and what has been put is on the disk.
-    There is no renaming: not every store can, and no job needs it.
+    Objects are named by POSIX paths relative to the store. A name that leads out of the store is refused with a
+    `PageError`, of kind `GONE` for reading and of kind ``output`` for everything else.
+
+    Writes are atomic and durable. A name never stands for a partial object, even if the process is killed. When
+    a write returns, the object is on the disk. There is no rename: not every store has one, and no job needs it.
     """
 
     def prepare(self) -> None:
-        """Prove that the store can be written to, and remember which one it is. Once, before the first output.
+        """Check that the store is writable, and remember its identity for `check`. Called once, before the first write.
 
         Raises:
-            OutputError: it cannot be written to.
+            OutputError: the store cannot be written to.
         """
 
     def check(self) -> None:
-        """Make sure that the store is still the one that `prepare` found: not moved, not unmounted.
+        """Check that the store is still the one that `prepare` found: not moved, not unmounted.
 
-        Every write does it by itself. Without `prepare` there is nothing to compare with.
+        Every write includes this check. Before `prepare` there is nothing to compare with, and the check passes.
 
         Raises:
-            OutputError: it is not.
+            OutputError: the store is another one, or gone.
         """
 
     def stat(self, name: str) -> StoredObject | None:
-        """What stands under a name; None where nothing can be seen there.
+        """The metadata of an object; None if there is none.
 
-        A store may answer from a listing that it keeps up to date with its own writes.
+        A store may answer from a listing that it updates with its own writes.
 
         Raises:
-            PageError: ``output``: something stands there and cannot be looked at.
+            PageError: ``output``: the object exists and cannot be looked at.
         """
 
     def read(self, name: str) -> bytes:
         """The bytes of an object.
 
         Raises:
-            PageError: `GONE`: it is not there, or cannot be read.
+            PageError: `GONE`: the object does not exist or cannot be read.
         """
 
     def open(self, name: str) -> IO[bytes]:
-        """Open an object for reading at any place, such as a CBZ; of a remote one, no more is fetched than is read.
+        """Open an object for reading; the file is seekable. A remote store fetches only the ranges that are read.
 
         Raises:
-            PageError: `GONE`: it is not there, or cannot be read.
+            PageError: `GONE`: the object does not exist or cannot be read.
         """
 
     async def put(self, name: str, data: bytes, token: Token) -> None:
-        """Write an object; one of this name is replaced.
+        """Write an object, or replace the one of this name.
 
-        A caller that is cancelled meanwhile waits until it is clear what has become of the object.
+        A caller that is cancelled still waits until the write has ended.
 
         Args:
             name: of the object.
             data: all of it.
-            token: of the page. `sweep` finds what an unfinished write has left by name and token.
+            token: identifies this write. `sweep` finds an unfinished write by name and token.
 
         Raises:
-            PageError: ``output``: this one object cannot be written.
-            OutputError: none can.
+            PageError: ``output``: this object cannot be written.
+            OutputError: no object can be written.
         """
 
     def build(
@@ -247,65 +250,65 @@ class OutputStore(Protocol):
         write: Callable[[IO[bytes]], None],
         check: Callable[[IO[bytes]], None],
     ) -> tuple[int, str]:
-        """Write an object piece by piece, read it back, and let it stand only if it is right; on the calling thread.
+        """Write an object piece by piece and check it before it appears; on the calling thread.
 
         Args:
-            name: of the object; one of this name is replaced.
+            name: of the object; an earlier one of this name is replaced.
             token: as for `put`.
-            write: writes the content into a file that is empty, open for reading and writing, and seekable.
-            check: reads the same file after it was flushed, from wherever it seeks to; raises where it is not
-                right. It is the last moment at which what the name had before may be open.
+            write: writes the content into an empty file, which is readable, writable and seekable.
+            check: reads the flushed file, from its beginning; raises if the content is wrong. It closes the earlier
+                object of this name, if ``write`` has read that.
 
         Returns:
             (bytes, SHA-256 in hexadecimal) of the object.
 
         Raises:
-            PageError: ``output``: this one object cannot be written; or what ``write`` and ``check`` raise.
-            OutputError: none can.
+            PageError: ``output``: this object cannot be written; or the error of ``write`` or ``check``.
+            OutputError: no object can be written.
         """
 
     def copy(self, name: str, reader: IO[bytes], token: Token) -> tuple[int, str]:
-        """Write an object from a file that is read to its end; on the calling thread.
+        """Write an object from a file, which is read to its end; on the calling thread.
 
         Args:
-            name: of the object; one of this name is replaced.
+            name: of the object; an earlier one of this name is replaced.
             reader: open for reading.
             token: as for `put`.
 
         Returns:
-            (bytes, SHA-256 in hexadecimal) of what was copied.
+            (bytes, SHA-256 in hexadecimal) of the object.
 
         Raises:
-            PageError: ``output``: this one object cannot be read or written.
-            OutputError: none can.
+            PageError: ``output``: this file cannot be read, or this object cannot be written.
+            OutputError: no object can be written.
         """
 
     def delete(self, names: Iterable[str], *, below: str) -> None:
-        """Delete objects, and the folders that held nothing else; what cannot be deleted stays.
+        """Delete objects, and the folders that become empty. Objects that cannot be deleted stay.
 
         Args:
-            names: of the objects; those that are not below ``below`` stay.
-            below: name of a folder; it is the last one to go.
+            names: of the objects. Objects outside ``below`` stay.
+            below: name of a folder. It is deleted too if it becomes empty; folders above it are not.
         """
 
     def sweep(self, unfinished: Iterable[tuple[str, Token]]) -> None:
-        """Remove what unfinished writes of a run that died have left; what cannot be removed stays.
+        """Remove the remains of unfinished writes. Remains that cannot be removed stay.
 
         Args:
             unfinished: (name, token) of each write.
         """
 
     def real_folder(self, name: str | None = None) -> PurePath:
-        """The folder that an object is, or would be, really in, links followed.
+        """The folder of an object with links resolved, whether the object exists or not.
 
-        It is comparable with `SourceStore.real_folder`: an output that would land among the sources is found by it.
+        It is comparable with `SourceStore.real_folder`. The comparison finds outputs that would land among sources.
 
         Args:
             name: of the object; None for the store itself.
         """
 
     def is_same(self, name: str, path: Path) -> bool:
-        """Whether an object is the very one that a source is, and not just equal; False where either is missing.
+        """Whether an object and a source are one and the same; False if either does not exist.
 
         Args:
             name: of the object.
@@ -314,26 +317,31 @@ class OutputStore(Protocol):
 
 
 def check_name(name: str, kind: str) -> str:
-    """Return a name of a store, unless it leads out of it; a ledger that somebody else made may hold any.
+    """Return a name if it stays inside the store. Names come from ledgers, and a ledger may come from a stranger.
 
     Args:
         name: POSIX path.
         kind: of the error.
 
     Raises:
-        PageError: it is absolute, has a ``..`` in it, or is no name at all.
+        PageError: the name is empty or absolute, or contains ``..``.
     """
-    path = PurePath(name)
-    if not name or "\0" in name or path.is_absolute() or path.drive or path.root or ".." in path.parts:
+    if os.name == "posix":
+        # The same as below, in a tenth of the time: planning asks for each page.
+        leads_out = not name or name[0] == "/" or ".." in name.split("/")
+    else:
+        path = PurePath(name)
+        leads_out = not name or bool(path.anchor) or ".." in path.parts
+    if leads_out or "\0" in name:
         raise PageError(kind, "The ledger names a file outside of the job's folders.")
     return name
 
 
 def sha256_of_file(file: IO[bytes]) -> str:
-    """The SHA-256 of a file from where it stands to its end, hexadecimal.
+    """The SHA-256 of a file from its current position to its end, hexadecimal.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     digest = hashlib.sha256()
     while chunk := file.read(_CHUNK):
@@ -351,7 +359,7 @@ def sha256_of(outputs: OutputStore, name: str) -> str | None:
 
 
 def size_of(outputs: OutputStore, name: str) -> int | None:
-    """The bytes of an output; None where there is no file, or none that can be looked at."""
+    """The bytes of an output; None if there is no such file or it cannot be looked at."""
     try:
         found = outputs.stat(name)
     except PageError:

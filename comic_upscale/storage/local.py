@@ -1,6 +1,6 @@
-"""Sources and outputs in folders of this machine.
+"""The stores of this machine: sources and outputs in folders.
 
-What hits one object (no permission, vanished, a name too long) is a `PageError`; what hits every object
+An error of one object (no permission, vanished, a name too long) is a `PageError`. An error of every object
 (disk full, the device of the output gone) is an `OutputError`.
 """
 
@@ -38,7 +38,7 @@ _LEADS_NOWHERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
 
 async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
-    """Await work that a cancellation must not leave half done: it is waited for, then cancelled."""
+    """Await work that must not be left half done. A cancellation takes effect when the work has ended."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
@@ -48,11 +48,11 @@ async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
 
 
 class LocalSourceStore:
-    """A folder of this machine, or a single file; a `SourceStore`. An address is the path.
+    """A `SourceStore` over a local folder or a single file. Addresses are paths.
 
     Args:
-        root: the folder or the file; it need not be there.
-        executor: its threads read; None for those of the event loop.
+        root: the folder or the file; it need not exist.
+        executor: runs `read`; None for the default executor of the event loop.
     """
 
     def __init__(self, root: Path, executor: Executor | None = None) -> None:
@@ -60,7 +60,7 @@ class LocalSourceStore:
         self._executor = executor
 
     def is_there(self) -> bool:
-        """Whether the input is to be had at all."""
+        """Whether the input exists."""
         return os.path.exists(self.root)  # noqa: PTH110 - False also where it cannot be told
 
     def is_folder(self) -> bool:
@@ -78,7 +78,7 @@ class LocalSourceStore:
             return [*entries]
 
     def identity(self, folder: str) -> Hashable | None:
-        """The numbers of a folder's device and of the folder on it."""
+        """The device and inode numbers of a folder."""
         try:
             status = os.stat(folder)  # noqa: PTH116 - a str here: this runs once for every folder
         except OSError:
@@ -87,7 +87,7 @@ class LocalSourceStore:
         return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
 
     def real_folder(self, path: Path | None = None) -> Path:
-        """The folder that a file is really in, links followed."""
+        """The folder of a file, with links resolved."""
         return Path(os.path.realpath(self.root if path is None else path.parent))
 
     def stat(self, path: Path) -> StoredObject:
@@ -95,11 +95,11 @@ class LocalSourceStore:
         return _stored(path.stat())
 
     def exists(self, path: Path) -> bool:
-        """Whether a file is there, links followed."""
+        """Whether a file exists, links followed."""
         return os.path.exists(path)  # noqa: PTH110 - False also where it cannot be told
 
     def may_read(self, path: Path) -> bool:
-        """Whether a file is there and may be read."""
+        """Whether a file exists and may be read."""
         return os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids)
 
     def open(self, path: Path) -> IO[bytes]:
@@ -133,14 +133,14 @@ class LocalSourceStore:
 
 
 class LocalOutputStore:
-    """An output folder of this machine; an `OutputStore`.
+    """An `OutputStore` over a local folder.
 
-    An output is written under a short hidden name beside its place, flushed to the disk, renamed, and then the
-    folder is flushed.
+    An output is written under a short hidden name beside its place, flushed to the disk and renamed. Then its folder
+    is flushed.
 
     Args:
-        folder: the output folder. For `prepare`, its marker folder has to exist.
-        executor: its threads write; None for those of the event loop.
+        folder: the output folder. `prepare` needs its marker folder.
+        executor: runs `put`; None for the default executor of the event loop.
     """
 
     def __init__(self, folder: Path, executor: Executor | None = None) -> None:
@@ -149,7 +149,7 @@ class LocalOutputStore:
         self._marker: tuple[int, int] | None = None
 
     def prepare(self) -> None:
-        """Prove that the folder can be written to, and remember which one it is."""
+        """Check that the folder is writable, and remember its identity."""
         self._marker = _identity(self._folder / MARKER_FOLDER)
         if self._marker is None:
             raise self._moved_away()
@@ -163,7 +163,7 @@ class LocalOutputStore:
             ) from error
 
     def check(self) -> None:
-        """Make sure that the folder is still there: not moved, not unmounted."""
+        """Check that the folder was neither moved nor unmounted."""
         if self._marker is not None and _identity(self._folder / MARKER_FOLDER) != self._marker:
             raise self._moved_away()
 
@@ -174,16 +174,16 @@ class LocalOutputStore:
         )
 
     def stat(self, name: str) -> StoredObject | None:
-        """Size, time and kind of what stands under a name, links followed."""
-        path = self._folder / check_name(name, "output")
+        """Size, time and kind of an output, links followed."""
+        path = f"{self._folder}{os.sep}{check_name(name, 'output')}"
         try:
-            status = path.lstat()
+            status = os.lstat(path)
         except OSError:
             return None
         if not stat.S_ISLNK(status.st_mode):
             return _stored(status)
         try:
-            return _stored(path.stat())
+            return _stored(os.stat(path))  # noqa: PTH116 - a str here: planning asks for each page
         except OSError as error:
             if error.errno in _LEADS_NOWHERE:
                 return StoredObject(-1, status.st_mtime_ns, "other")
@@ -206,7 +206,7 @@ class LocalOutputStore:
             raise _gone() from error
 
     async def put(self, name: str, data: bytes, token: Token) -> None:
-        """Write an output whole or not at all, on a thread."""
+        """Write an output on a thread."""
         await to_the_end(self._in_thread(self._put, name, data, token))
 
     def _put(self, name: str, data: bytes, token: Token) -> None:
@@ -226,7 +226,7 @@ class LocalOutputStore:
         write: Callable[[IO[bytes]], None],
         check: Callable[[IO[bytes]], None],
     ) -> tuple[int, str]:
-        """Write an output piece by piece beside its place, flush it, check it, then rename it."""
+        """Write an output piece by piece, flush and check it, then rename it to its place."""
         target = self._target(name)
         try:
             with self._part(target, token) as part:
@@ -243,7 +243,7 @@ class LocalOutputStore:
         return size, digest
 
     def copy(self, name: str, reader: IO[bytes], token: Token) -> tuple[int, str]:
-        """Copy a file beside its place, flush it, then rename it."""
+        """Copy a file, flush the copy, then rename it to its place."""
         target = self._target(name)
         digest, size = hashlib.sha256(), 0
         try:
@@ -261,7 +261,7 @@ class LocalOutputStore:
         return size, digest.hexdigest()
 
     def delete(self, names: Iterable[str], *, below: str) -> None:
-        """Delete outputs, and the folders that are empty then."""
+        """Delete outputs, and the folders that become empty."""
         top = self._folder / check_name(below, "output")
         folders: set[Path] = set()
         for name in names:
@@ -275,7 +275,7 @@ class LocalOutputStore:
                 folder.rmdir()
 
     def sweep(self, unfinished: Iterable[tuple[str, Token]]) -> None:
-        """Remove the unfinished files of a run that died."""
+        """Remove the unfinished files of a run that was killed."""
         tokens: dict[Path, set[str]] = {}
         for name, token in unfinished:
             with contextlib.suppress(PageError):
@@ -285,26 +285,26 @@ class LocalOutputStore:
             sweep_parts(folder, of_it)
 
     def real_folder(self, name: str | None = None) -> Path:
-        """The folder that an output is, or would be, really in, links followed."""
+        """The folder of an output, with links resolved."""
         folder = self._folder if name is None else (self._folder / check_name(name, "output")).parent
         return Path(os.path.realpath(folder))
 
     def is_same(self, name: str, path: Path) -> bool:
-        """Whether an output is the very file that a source is, by whatever link."""
+        """Whether an output and a source are one file, also through links."""
         try:
             return (self._folder / check_name(name, "output")).samefile(path)
         except OSError:
             return False
 
     def _target(self, name: str) -> Path:
-        """The place of an output that is about to be written."""
+        """The path of an output that is about to be written."""
         target = self._folder / check_name(name, "output")
         self.check()
         return target
 
     @contextlib.contextmanager
     def _part(self, target: Path, token: Token) -> Iterator[Part]:
-        """A new file beside a place, in a folder that is made if it is not there."""
+        """An unfinished file beside its place, in a folder that is created if necessary."""
         with contextlib.ExitStack() as stack:
             try:
                 part = stack.enter_context(open_part(target, token))
@@ -314,7 +314,7 @@ class LocalOutputStore:
             yield part
 
     def _make_folders(self, folder: Path) -> None:
-        """Make a folder and those above it, but never the output folder: where that is missing, it was moved."""
+        """Create a folder and its parents, except the output folder itself: if that is missing, it was moved."""
         if not self._folder.is_dir():
             raise self._moved_away()
         for each in reversed((folder, *folder.parents)):
@@ -338,7 +338,7 @@ def _stored(status: os.stat_result) -> StoredObject:
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
-    """What tells a folder from another; None where there is none, or a link in its place."""
+    """The device and inode numbers of a folder; None if it does not exist or is a link."""
     try:
         status = folder.lstat()
     except OSError:
@@ -351,7 +351,7 @@ def _gone() -> PageError:
 
 
 def _read(reader: IO[bytes]) -> bytes:
-    """The next piece of a file that is copied; an error of its disk says nothing of ours."""
+    """The next piece of a file that is being copied. An error concerns this file, not the output disk."""
     try:
         return reader.read(_CHUNK)
     except OSError as error:

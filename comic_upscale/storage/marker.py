@@ -1,4 +1,4 @@
-"""The hidden folder that marks an output folder as ours: made, or trusted only if nobody else has put it there."""
+"""The marker folder, which makes a folder an output folder of ours: created, or checked before it is trusted."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from comic_upscale.settings.paths import MARKER_FOLDER
 
 
 def make_marker_folder(output: Path) -> Path:
-    """Make the marker folder of an output folder, or look at the one that is there; return it.
+    """Create the marker folder of an output folder, or check the existing one; return it.
 
-    Ledger, lock and finished pages of volumes are in it, under names that everybody knows. So it has to be a real
-    folder, and one of the user's own or of whoever owns the output folder.
+    It holds the ledger, the lock and the finished pages of volumes, under names that anybody can guess. So it must be
+    a real folder. It must belong to the user, to the owner of the output folder, or to root.
 
     Args:
-        output: the output folder; made if it is not there.
+        output: the output folder; created if it does not exist.
 
     Raises:
-        OutputError: it is a link or a file, or belongs to another user.
-        OSError: it cannot be made.
+        OutputError: the marker folder is a link or a file, or belongs to another user.
+        OSError: it cannot be created.
     """
     marker = output / MARKER_FOLDER
     output.mkdir(parents=True, exist_ok=True)

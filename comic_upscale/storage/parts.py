@@ -1,7 +1,7 @@
-"""Writing a file beside its place, then renaming it: nobody ever sees half of it, and no link is ever followed.
+"""Unfinished files: each is created beside its place, and renamed once it is complete.
 
-Whoever prepared a folder may have put links there under the names that unfinished files have. So an unfinished
-file is always a new one (``O_EXCL``), and what stands in its way is removed, not written to.
+Somebody else may have prepared the folder, with links under the names of our unfinished files. So each unfinished file
+is created exclusively (``O_EXCL``), which follows no link. A leftover under its name is removed, never written to.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HITS_EVERY_PAGE = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENODEV, errno.ENOTCONN, errno.ESTALE,
     errno.ETIMEDOUT, errno.EHOSTDOWN,
 }  # fmt: skip
-"""Errors that no other page or file would be spared."""
+"""Errors that every other page or file would meet too."""
 
 _PREFIX, _SUFFIX = ".comic-upscale-", ".part"
 _TRIES = 100
@@ -35,12 +35,12 @@ _in_use_lock = threading.Lock()
 
 
 def part_path(target: Path, token: int | str) -> Path:
-    """Where a file is written before it is moved to its place: beside it, hidden, short."""
+    """The path of the unfinished file: beside its place, hidden, short."""
     return target.with_name(f"{_PREFIX}{token}{_SUFFIX}")
 
 
 class Part:
-    """A new file beside a place; what `open_part` gives.
+    """An unfinished file, as `open_part` yields it.
 
     Args:
         path: of the file.
@@ -54,26 +54,26 @@ class Part:
         """Whether it is in its place."""
 
     def flush(self) -> None:
-        """Bring what was written to the disk.
+        """Flush the content to the disk.
 
         Raises:
-            OSError: that failed.
+            OSError: the flush failed.
         """
         self.file.flush()
         os.fsync(self.file.fileno())
 
     def move_to(self, target: Path) -> None:
-        """Close the file and move it to its place; what stood there is replaced.
+        """Close the file and rename it to its place, over an earlier file.
 
         Raises:
-            OSError: that failed; what stood there still stands.
+            OSError: the rename failed, and an earlier file is unchanged; or the folder could not be flushed.
         """
         self.file.close()
         _rename(self.path, target)
         self.moved = True
 
     def discard(self) -> None:
-        """Close the file and remove it; nothing is raised where that fails."""
+        """Close and remove the file. Errors are ignored."""
         with contextlib.suppress(OSError):
             self.file.close()
         with contextlib.suppress(OSError):
@@ -82,15 +82,15 @@ class Part:
 
 @contextlib.contextmanager
 def open_part(target: Path, token: int | str) -> Iterator[Part]:
-    """Make a new file beside a place, with the mode that new files have; it is gone at the end unless it was moved.
+    """Create an unfinished file with the usual permissions, and remove it at the end unless it was moved.
 
     Args:
-        target: the place; its folder exists.
-        token: names the file. What an earlier one left under the name is removed; while another thread has
-            the name in use, the file gets a name of its own.
+        target: the place of the finished file; its folder exists.
+        token: part of the name. A leftover of this name is removed. If another thread uses the name, the file gets
+            a random one.
 
     Raises:
-        OSError: the file cannot be made.
+        OSError: the file cannot be created.
     """
     fixed = part_path(target, token)
     with _in_use_lock:
@@ -110,12 +110,12 @@ def open_part(target: Path, token: int | str) -> Iterator[Part]:
 
 
 def _create(fixed: Path | None, target: Path, token: int | str) -> Part:
-    """Make the file under its fixed name, or else under one that nobody can know."""
+    """Create the file under its fixed name, or else under a random one."""
     if fixed is not None:
         try:
             return _new(fixed)
         except FileExistsError:
-            # What a run that died has left, or what somebody has put there.
+            # A leftover of a run that was killed, or something that somebody put there.
             with contextlib.suppress(OSError):
                 fixed.unlink()
                 return _new(fixed)
@@ -154,7 +154,7 @@ def flush_folder(path: Path) -> None:
 
 
 def sweep_parts(folder: Path, tokens: set[str]) -> None:
-    """Remove the unfinished files of some tokens from a folder; what cannot be removed stays."""
+    """Remove the unfinished files of some tokens from a folder. Files that cannot be removed stay."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for name in [entry.name for entry in entries]:
             if name.startswith(_PREFIX) and name.endswith(_SUFFIX):

@@ -1,7 +1,8 @@
-"""Which stores the input and the output of a job are."""
+"""Choosing the stores of a job."""
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from comic_upscale.storage.local import LocalOutputStore, LocalSourceStore
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """Where a job reads and writes."""
+    """The stores of a job."""
 
     sources: SourceStore
     """The input."""
@@ -19,11 +20,12 @@ class Stores:
     """The output folder."""
 
 
-def open_stores(input: Path, output: Path) -> Stores:
-    """Return the stores of a job. Nothing is opened or written yet.
+def open_stores(input: Path, output: Path, executor: Executor | None = None) -> Stores:
+    """Return the stores of a job. This reads and writes nothing.
 
     Args:
         input: a folder or a file.
-        output: a folder; it need not be there.
+        output: a folder; it need not exist.
+        executor: runs what blocks; None for the default executor of the event loop.
     """
-    return Stores(LocalSourceStore(input), LocalOutputStore(output))
+    return Stores(LocalSourceStore(input, executor), LocalOutputStore(output, executor))
