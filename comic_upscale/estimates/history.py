@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import platform
 import re
 import sqlite3
@@ -21,6 +20,7 @@ from comic_upscale.ledger.queries import read_runs
 from comic_upscale.ledger.records import PROCESSOR
 from comic_upscale.models.catalogue import CATALOGUE
 from comic_upscale.settings.paths import path_text
+from comic_upscale.storage.atomic import write_whole
 
 LEAST_PAGES = 20
 """A run of fewer pages says more about its beginning and its end than about a rate."""
@@ -102,13 +102,7 @@ def keep(found: Measured, folder: Path) -> Path:
     """Keep a measurement in the user's folder, in the place of an older one of the same; return where."""
     key = "\n".join((found.hardware, found.model_sha256, found.precision, found.format))
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    with part.open("w", encoding="utf-8") as file:
-        json.dump(asdict(found), file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    write_whole(json.dumps(asdict(found), indent=2).encode(), path)
     return path
 
 

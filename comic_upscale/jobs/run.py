@@ -10,6 +10,7 @@ import logging
 import platform
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from comic_upscale.costs.spending import Spending
 from comic_upscale.engines.base import Engine, devices_in_words
@@ -40,7 +41,7 @@ from comic_upscale.ledger.lock import hold_job
 from comic_upscale.ledger.records import CopiedFile
 from comic_upscale.ledger.writer import Ledger
 from comic_upscale.library.discover import Discovery
-from comic_upscale.library.volume_reader import VolumeCache
+from comic_upscale.library.source_reader import SourceReader
 from comic_upscale.models.download import OnProgress
 from comic_upscale.models.weights import ResolvedWeights
 from comic_upscale.planning.discovery import find_pages
@@ -55,7 +56,7 @@ from comic_upscale.planning.model_selection import (
 from comic_upscale.planning.plan import Plan, make_plan, source_folders
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.paths import default_ledger, path_text
-from comic_upscale.storage.local import part_path
+from comic_upscale.storage.stores import Stores, open_stores
 from comic_upscale.version import __version__
 
 log = logging.getLogger(__name__)
@@ -114,9 +115,11 @@ async def run_job_async(
         elsewhere.workplace.on_progress(_from_a_thread(emit, Sending))
     model = await asyncio.to_thread(named_model, settings)
     emit(Preparing(what="reading the input"))
-    discovery = await asyncio.to_thread(find_pages, settings)
+    files = ThreadPoolExecutor(settings.workers, thread_name_prefix="files")
     on_ledger = AsyncLedger()
     try:
+        stores = open_stores(settings.input, settings.output, files)
+        discovery = await asyncio.to_thread(find_pages, settings, stores.sources)
         with hold_job(settings.output, settings.ledger_path):
             ledger = await on_ledger(Ledger, settings.ledger_path)
             try:
@@ -126,12 +129,15 @@ async def run_job_async(
                     model = await _choose(settings, ledger, on_ledger, emit, elsewhere)
                 early = await on_ledger(ledger.early_jobs, settings.output)
                 settings = with_legacy_gray(model.settle(settings), model, early)
-                run = _Run(settings, discovery, model, ledger, on_ledger, emit, stop, open_engines, elsewhere)
+                run = _Run(
+                    settings, stores, discovery, model, ledger, on_ledger, emit, stop, open_engines, elsewhere
+                )
                 return await run.go()
             finally:
                 await on_ledger(ledger.close)
     finally:
         on_ledger.shut_down()
+        files.shutdown()
 
 
 async def _choose(
@@ -173,6 +179,7 @@ class _Run:
     def __init__(
         self,
         settings: JobSettings,
+        stores: Stores,
         discovery: Discovery,
         model: SelectedModel,
         ledger: Ledger,
@@ -192,11 +199,12 @@ class _Run:
         self._emit = emit
         self._stop = stop
         self._open_engines = open_engines
-        self._shelf = VolumeCache(discovery.volumes, settings.volume_rules)
+        self._stores = stores
+        self._sources = SourceReader(stores.sources, discovery.volumes, settings.volume_rules)
         self._spending: Spending | None = None
 
     async def go(self) -> JobFinished:
-        with contextlib.closing(self._shelf):
+        with contextlib.closing(self._sources):
             return await self._go()
 
     async def _go(self) -> JobFinished:
@@ -240,6 +248,7 @@ class _Run:
             settings=self._settings,
             fingerprint=self._fingerprint,
             plan=plan,
+            stores=self._stores,
             volumes=self._discovery.volumes,
             ledger=self._ledger,
             ledger_thread=self._on_ledger,
@@ -307,17 +316,18 @@ class _Run:
             model_sha256=self._model.identity,
             model_auto=self._model.auto,
         )
-        for row_id, output in self._ledger.abandoned(settings.output):
-            with contextlib.suppress(OSError):
-                part_path(settings.output / output, row_id).unlink(missing_ok=True)
+        self._stores.outputs.sweep(
+            (output, row_id) for row_id, output in self._ledger.abandoned(settings.output)
+        )
         plan = make_plan(
             self._ledger,
             job_id,
             self._discovery.pages,
             settings,
+            sources=self._sources,
+            outputs=self._stores.outputs,
             volumes=self._discovery.volumes,
             fingerprint=self._fingerprint,
-            shelf=self._shelf,
         )
         return job_id, plan
 
@@ -333,8 +343,9 @@ class _Run:
             settings=self._settings,
             fingerprint=self._fingerprint,
             plan=plan,
-            source_folders=source_folders(self._discovery.pages),
-            shelf=self._shelf,
+            source_folders=source_folders(self._discovery.pages, self._stores.sources),
+            sources=self._sources,
+            outputs=self._stores.outputs,
             binder=binder,
             engines=engines,
             ledger=self._ledger,
@@ -388,8 +399,9 @@ class _Run:
             settings=self._settings,
             fingerprint=self._fingerprint,
             plan=plan,
-            source_folders=source_folders(self._discovery.pages),
-            shelf=self._shelf,
+            source_folders=source_folders(self._discovery.pages, self._stores.sources),
+            sources=self._sources,
+            outputs=self._stores.outputs,
             binder=binder,
             ledger=self._ledger,
             ledger_thread=self._on_ledger,
@@ -473,13 +485,15 @@ class _Run:
         known = await self._on_ledger(self._ledger.carried, settings.output)
         copied = 0
         refused = [errand for errand in errands if isinstance(errand, CopyFailure)]
-        with contextlib.closing(VolumeCache(discovery.volumes, settings.volume_rules)) as shelf:
+        store = self._stores.sources
+        with contextlib.closing(SourceReader(store, discovery.volumes, settings.volume_rules)) as sources:
             results = carry(
                 [errand for errand in errands if isinstance(errand, CopyTask)],
                 known,
-                settings,
-                source_folders(discovery.pages),
-                shelf,
+                sources,
+                self._stores.outputs,
+                source_folders(discovery.pages, store),
+                overwrite=settings.overwrite,
             )
             while batch := await asyncio.to_thread(list, itertools.islice(results, CARRIED_AT_ONCE)):
                 files = [result for result in batch if isinstance(result, CopiedFile)]

@@ -28,7 +28,7 @@ from comic_upscale.ledger.records import PageDone, PageFailed
 from comic_upscale.planning.duplicates import shared_sizes
 from comic_upscale.reporting.export import read_export
 from comic_upscale.settings.job import JobSettings
-from comic_upscale.storage import local as files_module
+from comic_upscale.storage import parts as files_module
 from tests.archives import make_7z, make_tar, make_zip, picture, pictures, read_cbz
 from tests.conftest import REPOSITORY, MakeJob, draw
 from tests.fakes import NearestEngine, pause

@@ -38,7 +38,8 @@ from comic_upscale.ledger.lock import hold_job
 from comic_upscale.ledger.queries import read_failures, read_status
 from comic_upscale.ledger.records import PageDone, PageFailed
 from comic_upscale.settings.job import FailureLimit, JobSettings
-from comic_upscale.storage import local as files
+from comic_upscale.storage import parts as files
+from comic_upscale.storage.local import LocalOutputStore
 from tests.conftest import MakeSettings, draw
 from tests.fakes import NearestEngine, pause
 
@@ -521,7 +522,7 @@ def test_parts_of_a_dead_run_are_swept(make_settings: MakeSettings) -> None:
     assert not part.exists()
 
 
-@pytest.mark.parametrize("step", ["read_header", "decode", "encode", "check_encoded", "place_output"])
+@pytest.mark.parametrize("step", ["read_header", "decode", "encode", "check_encoded", "put"])
 @pytest.mark.parametrize(
     ("error", "kind"), [(RuntimeError("a bug"), "internal"), (MemoryError(), "out-of-memory")], ids=str
 )
@@ -530,7 +531,8 @@ def test_a_fault_at_any_step_is_the_failure_of_its_page(
 ) -> None:
     from comic_upscale.execution.local import pipeline
 
-    real = getattr(pipeline, step)
+    where = LocalOutputStore if step == "put" else pipeline
+    real = getattr(where, step)
     calls = []
 
     def stumble(*args: object, **kwargs: object) -> object:
@@ -539,7 +541,7 @@ def test_a_fault_at_any_step_is_the_failure_of_its_page(
             raise error
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(pipeline, step, stumble)
+    monkeypatch.setattr(where, step, stumble)
     finished = run(make_settings())
     assert (finished.done, finished.failed, finished.pending) == (11, 1, 0)
     assert finished.failures[0][1] == kind
