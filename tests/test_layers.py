@@ -55,7 +55,7 @@ NEVER = {
     "console": HEAVY | WEB,
 }
 # Packages that one place alone may import.
-ONLY = {"fastapi": {"server", "worker"}, "ray": {"execution"}}
+ONLY = {"fastapi": {"server", "worker"}, "ray": {"execution"}, "typer": {"commands", "cli"}}
 # Only these may talk to the user, and read the environment.
 TALKING = {"commands", "console/display.py", "cli", "__main__"}
 

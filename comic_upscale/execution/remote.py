@@ -345,7 +345,7 @@ class RemoteExecutor(Pipeline):
         width, height = self._waiting[page.name].works[0].size
         if (page.width, page.height) not in ((width, height), (height, width)):
             raise PageError("remote", "the other machine speaks of another page than the one that was sent")
-        target = find_target(page.width, page.height, self._settings.asked_size).size
+        target = find_target(page.width, page.height, self._settings.size).size
         if (page.output_width, page.output_height) != target:
             raise PageError(
                 "remote", f"the other machine made {page.output_width}x{page.output_height} of it"

@@ -441,7 +441,7 @@ class _Run:
             failed=plan.failed,
             skipped=plan.skipped,
             scale=settings.scale,
-            size=str(settings.asked_size),
+            size=str(settings.size),
             model=self._model.name,
             model_auto=self._model.auto,
             native_scale=native_scale,

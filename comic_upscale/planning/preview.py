@@ -170,7 +170,7 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
         model=AUTO_MODEL if model is None else model.name,
         model_auto=model is None or model.auto,
         scale=settings.scale,
-        size=str(settings.asked_size),
+        size=str(settings.size),
         pages=tuple(pages),
         counts=dict(Counter(page.action for page in pages)),
         passed_over=dict(discovery.passed_over),
@@ -231,7 +231,7 @@ def _preview_page(
         goes_in = "; goes into its volume as it is" if _is_bound(page, settings) else ""
         return replace(told, action="skip", note=f"larger than {bounds} already{goes_in}")
     try:
-        target = find_target(*size, settings.asked_size)
+        target = find_target(*size, settings.size)
     except PageError as error:
         return replace(told, action="refuse" if action == "do" else action, note=error.reason)
     notes = list(target.notes)

@@ -394,11 +394,11 @@ class Pipeline:
 
     def _set_target(self, work: PageInFlight) -> None:
         """Settle what size a page shall have, and note what a person should know of it."""
-        size = self._settings.asked_size
+        size = self._settings.size
         target = find_target(*work.size, size)
         work.target, work.notes = target.size, target.notes
         # By a scale all pages grow alike, and the header of the run says how.
-        if self._settings.size is not None:
+        if self._settings.scale is None:
             how = describe_growth(work.size, work.target, self._engines[0].info.native_scale)
             work.notes += () if how is None else (how,)
 
