@@ -31,9 +31,9 @@ from comic_upscale.imaging.encode import check_encoded, encode
 from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.imaging.target_size import target_size
 from comic_upscale.models.default_model import CPU_DEFAULT
-from comic_upscale.settings.job import OutputFormat
+from comic_upscale.settings.job import FormatName
 
-FORMATS: dict[str, tuple[OutputFormat, int | None]] = {
+FORMATS: dict[str, tuple[FormatName, int | None]] = {
     "png": ("png", None),
     "webp": ("webp", None),
     "webp-lossy": ("webp", 90),
@@ -68,7 +68,7 @@ def measure(files: list[bytes]) -> dict[str, object]:
         written: list[bytes] = []
 
         def work(
-            source: Pixels, page: Pixels, format: OutputFormat = format, quality: int | None = quality
+            source: Pixels, page: Pixels, format: FormatName = format, quality: int | None = quality
         ) -> None:
             page, _ = gate.finished(source, page)
             data = encode(page, format=format, quality=quality)

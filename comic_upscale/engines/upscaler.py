@@ -24,10 +24,10 @@ from comic_upscale.imaging.target_size import find_target, grows
 from comic_upscale.models.default_model import Choice, check_auto, choose_model, is_auto
 from comic_upscale.models.network import load_network
 from comic_upscale.models.weights import resolve_weights
-from comic_upscale.settings.job import AUTO_MODEL, DEFAULT_MAX_PIXELS, FORMATS, OutputFormat
+from comic_upscale.settings.job import AUTO_MODEL, DEFAULT_MAX_PIXELS, FORMATS, FormatName
 from comic_upscale.settings.sizes import Print, Size, choose_size
 
-_FORMAT_OF_SUFFIX: dict[str, OutputFormat] = {
+_FORMAT_OF_SUFFIX: dict[str, FormatName] = {
     **{f".{name}": name for name in FORMATS if name != "auto"},
     ".jpg": "jpeg",
     ".tif": "tiff",

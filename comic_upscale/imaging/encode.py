@@ -20,7 +20,7 @@ from comic_upscale.imaging.gray import eight_bits
 from comic_upscale.imaging.metadata import read_density, sized_exif, with_density
 from comic_upscale.imaging.pixels import Metadata, Pixels, SampleArray, UInt8Array
 from comic_upscale.imaging.reader import open_image
-from comic_upscale.settings.job import OutputFormat
+from comic_upscale.settings.job import FormatName
 
 DEFAULT_JPEG_QUALITY = 95
 DEFAULT_AVIF_QUALITY = 90
@@ -39,19 +39,19 @@ _AVIF_SPEED = 8
 # Bytes that a segment of a JPEG holds.
 _LARGEST_SEGMENT = 65533
 
-_NAMES: dict[OutputFormat, str] = {
+_NAMES: dict[FormatName, str] = {
     "png": "PNG", "webp": "WebP", "jpeg": "JPEG", "avif": "AVIF", "jxl": "JPEG XL", "tiff": "TIFF",
 }  # fmt: skip
 # PNG's own limit is 2**31 - 1; a TIFF holds 4 GiB, and libtiff's sides are as long as may be.
-_LONGEST_SIDE: dict[OutputFormat, int] = {
+_LONGEST_SIDE: dict[FormatName, int] = {
     "png": 2**31 - 1, "webp": 16383, "jpeg": 65535, "avif": 65536, "jxl": 2**30, "tiff": 2**31 - 1,
 }  # fmt: skip
-_MOST_PIXELS: dict[OutputFormat, int] = {"avif": 2**28, "tiff": 2**32 // 16}
+_MOST_PIXELS: dict[FormatName, int] = {"avif": 2**28, "tiff": 2**32 // 16}
 _DEEP_FORMATS = frozenset(("png", "tiff", "jxl"))
 _DENSITY_IN_EXIF = frozenset(("webp", "avif", "jxl"))
 
 
-def check_target(width: int, height: int, format: OutputFormat) -> None:
+def check_target(width: int, height: int, format: FormatName) -> None:
     """Make sure that a format can hold a page, before any work goes into it.
 
     Args:
@@ -83,7 +83,7 @@ def check_target(width: int, height: int, format: OutputFormat) -> None:
 def encode(
     pixels: Pixels,
     *,
-    format: OutputFormat,
+    format: FormatName,
     quality: int | None = None,
     png_level: int | None = None,
     dpi: float | None = None,
@@ -137,7 +137,7 @@ def encode(
         raise PageError("encode", f"The page could not be encoded as {_NAMES[format]}: {error}") from None
 
 
-def _metadata(pixels: Pixels, format: OutputFormat, dpi: float | None) -> Metadata:
+def _metadata(pixels: Pixels, format: FormatName, dpi: float | None) -> Metadata:
     """Return what is written beside the pixels: EXIF with the page's size now, and with the density asked for."""
     metadata, exif = pixels.metadata, pixels.metadata.exif
     if exif is not None:
@@ -149,9 +149,7 @@ def _metadata(pixels: Pixels, format: OutputFormat, dpi: float | None) -> Metada
     return replace(metadata, exif=exif, dpi=density)
 
 
-def lossy_quality(
-    pixels: Pixels, format: OutputFormat, asked: OutputFormat, quality: int | None
-) -> int | None:
+def lossy_quality(pixels: Pixels, format: FormatName, asked: FormatName, quality: int | None) -> int | None:
     """Return the quality for ``encode``, such that with ``auto`` a lossless page stays lossless and a lossy one lossy.
 
     Args:
@@ -167,7 +165,7 @@ def lossy_quality(
     return DEFAULT_LOSSY_WEBP_QUALITY if quality is None else quality
 
 
-def left_out(pixels: Pixels, format: OutputFormat, asked: OutputFormat) -> tuple[str, ...]:
+def left_out(pixels: Pixels, format: FormatName, asked: FormatName) -> tuple[str, ...]:
     """Tell what of a page its file will not hold, a sentence each.
 
     Args:
@@ -238,7 +236,7 @@ def _has_its_end(data: bytes) -> bool:
     return data.endswith((b"IEND\xaeB`\x82", b"\xff\xd9"))
 
 
-def _most_pixels(format: OutputFormat) -> int | None:
+def _most_pixels(format: FormatName) -> int | None:
     # Pillow's own guard in its WebP plugin, which stands for the whole process: a larger file could be
     # written and then not be checked.
     if format == "webp" and Image.MAX_IMAGE_PIXELS is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from comic_upscale.settings.job import OutputFormat
+from comic_upscale.settings.job import FormatName
 
 # fmt: off
 IMAGE_EXTENSIONS = frozenset((
@@ -19,7 +19,7 @@ VOLUME_EXTENSIONS = frozenset(("cbz", "cbr", "cb7", "cbt", "epub", "pdf"))
 ARCHIVE_EXTENSIONS = VOLUME_EXTENSIONS | {"zip", "rar", "7z", "tar"}
 """Extensions of containers that may hold pages, lower case, without the dot."""
 
-_SAME: dict[str, OutputFormat] = {
+_SAME: dict[str, FormatName] = {
     **dict.fromkeys(("jpg", "jpeg", "jpe", "jfif", "mpo", "heic", "heif", "hif"), "jpeg"),
     **dict.fromkeys(("avif", "avifs"), "avif"),
     **dict.fromkeys(("tif", "tiff"), "tiff"),
@@ -57,13 +57,13 @@ _NOT_IMAGES = (
     (b"<?xml", "XML text"),
 )
 
-_WRITTEN: dict[OutputFormat, str] = {
+_WRITTEN: dict[FormatName, str] = {
     "png": "png", "webp": "webp", "jpeg": "jpg", "avif": "avif", "jxl": "jxl", "tiff": "tif",
 }  # fmt: skip
 """The extension of the files of a format."""
 
 
-def output_extension(format: OutputFormat, source: str = "") -> str:
+def output_extension(format: FormatName, source: str = "") -> str:
     """Return the extension of the outputs of a format, without the dot; empty for ``auto`` without a source.
 
     Args:
@@ -87,7 +87,7 @@ def extension_of(name: str) -> str:
     return extension.lower() if dot and stem else ""
 
 
-def written_format(extension: str, asked: OutputFormat) -> OutputFormat:
+def written_format(extension: str, asked: FormatName) -> FormatName:
     """Return the format in which a page is written.
 
     Args:

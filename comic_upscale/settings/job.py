@@ -14,8 +14,8 @@ from comic_upscale.errors import SettingsError
 from comic_upscale.settings.paths import absolute, default_ledger, path_text
 from comic_upscale.settings.sizes import Bounds, Scale, Size, choose_size
 
-OutputFormat: TypeAlias = Literal["auto", "png", "webp", "jpeg", "avif", "jxl", "tiff"]
-FORMATS: tuple[OutputFormat, ...] = get_args(OutputFormat)
+FormatName: TypeAlias = Literal["auto", "png", "webp", "jpeg", "avif", "jxl", "tiff"]
+FORMATS: tuple[FormatName, ...] = get_args(FormatName)
 GrayMode: TypeAlias = Literal["auto", "keep", "off"]
 IccMode: TypeAlias = Literal["keep", "srgb"]
 AnimatedMode: TypeAlias = Literal["first", "skip"]
@@ -128,7 +128,7 @@ class JobSettings:
     """``auto``, a name of the catalogue, or the path of a ``.pth`` or ``.safetensors`` file."""
     denoise: float | None = None
     """0 (keep the grain) to 1 (smooth); only for a model with a second set of weights."""
-    format: OutputFormat = "png"
+    format: FormatName = "png"
     """``png``, ``webp``, ``jpeg``, ``avif``, ``jxl`` or ``tiff``; ``auto``: as each page's own file."""
     quality: int | None = None
     """1 to 100 for formats that can lose; None: JPEG 95, AVIF 90, WebP and JPEG XL lossless. With the format
