@@ -32,7 +32,6 @@ from comic_upscale.imaging.decode import decode
 from comic_upscale.imaging.encode import check_encoded, encode
 from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.imaging.target_size import target_size
-from comic_upscale.models.default_model import CPU_DEFAULT
 from comic_upscale.settings.job import FormatName
 
 
@@ -68,7 +67,7 @@ def measure(files: list[bytes], rounds: int = 1) -> dict[str, Any]:
     reading = [seconds(lambda data=data: prepare(decode(data, max_pixels=10**9))) for data in files]
     inputs = sum(page.width * page.height for page in pages) / 1e6
     outputs = sum(page.width * page.height for page in larger) / 1e6
-    gate = QualityGate(CPU_DEFAULT)
+    gate = QualityGate()
     encoding: dict[str, dict[str, float]] = {}
     for name, (format, quality) in encodings().items():
         written: list[bytes] = []

@@ -366,7 +366,6 @@ class RemoteExecutor(Pipeline):
                 # The others cost nothing there: they are the same page.
                 work.copied_from = works[0].page.source
             try:
-                self._output.check()
                 await self._placed(work)
             except PageError as error:
                 await self._fail(work, error)

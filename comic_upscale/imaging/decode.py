@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from PIL.ImageFile import ImageFile
 
@@ -40,11 +42,11 @@ class Header:
     """Whether the file keeps every sample."""
 
 
-def read_header(source: bytes | Path) -> Header:
+def read_header(source: bytes | Path | Callable[[], IO[bytes]]) -> Header:
     """Read the header of an image, not its pixels.
 
     Args:
-        source: the file's bytes, or where it is.
+        source: the file's bytes, where it is, or a function that opens it.
 
     Returns:
         The header. The size is that of ``decode``'s result, unless a PNG says only after its pixels how
@@ -55,7 +57,7 @@ def read_header(source: bytes | Path) -> Header:
     """
     with (
         page_errors(source if isinstance(source, bytes) else b""),
-        io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file,
+        _opened(source) as file,
     ):
         image = open_image(file)
         width, height = image.size
@@ -65,6 +67,12 @@ def read_header(source: bytes | Path) -> Header:
         file.seek(0)
         lossless = is_lossless(file.read(HEAD_BYTES))
         return Header(width, height, image.mode, image.format or "", frames, lossless)
+
+
+def _opened(source: bytes | Path | Callable[[], IO[bytes]]) -> IO[bytes]:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    return source.open("rb") if isinstance(source, Path) else source()
 
 
 def decode(

@@ -11,11 +11,11 @@ import asyncio
 import hashlib
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from comic_upscale.errors import PageError
 from comic_upscale.jobs.job_files import Outputs
+from comic_upscale.storage.base import OutputStore
 
 T = TypeVar("T")
 
@@ -107,15 +107,15 @@ class Deduplicator(Generic[T]):
         await self._nobody_waits.wait()
 
 
-def read_output(folder: Path, page: Mapping[str, Any]) -> bytes | None:
+def read_output(outputs: OutputStore, page: Mapping[str, Any]) -> bytes | None:
     """The bytes of a recorded output, from its file or its volume; None if they are gone or not the recorded ones.
 
     Args:
-        folder: the output folder.
+        outputs: of the job.
         page: a row of `Ledger.done_page`.
     """
     try:
-        data = Outputs(folder).read(page)
+        data = Outputs(outputs).read(page)
     except PageError:
         return None
     except Exception:  # whatever a ZIP that somebody edited may raise

@@ -10,10 +10,17 @@ import logging
 import platform
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from comic_upscale.costs.spending import Spending
-from comic_upscale.engines.base import Engine
-from comic_upscale.engines.registry import OpenEngines, open_engines, unused_gpu_warning
+from comic_upscale.engines.base import Engine, devices_in_words
+from comic_upscale.engines.registry import (
+    OpenEngines,
+    check_remote,
+    open_engines,
+    prepare_engine,
+    unused_gpu_warning,
+)
 from comic_upscale.errors import ComicUpscaleError, SettingsError
 from comic_upscale.execution.events import (
     Event,
@@ -34,13 +41,14 @@ from comic_upscale.ledger.lock import hold_job
 from comic_upscale.ledger.records import CopiedFile
 from comic_upscale.ledger.writer import Ledger
 from comic_upscale.library.discover import Discovery
-from comic_upscale.library.volume_reader import VolumeCache
+from comic_upscale.library.source_reader import SourceReader
 from comic_upscale.models.download import OnProgress
-from comic_upscale.models.weights import ResolvedWeights, resolve_weights
+from comic_upscale.models.weights import ResolvedWeights
 from comic_upscale.planning.discovery import find_pages
 from comic_upscale.planning.model_selection import (
     SelectedModel,
     choose_model,
+    job_fingerprint,
     kept_model,
     named_model,
     with_legacy_gray,
@@ -48,7 +56,7 @@ from comic_upscale.planning.model_selection import (
 from comic_upscale.planning.plan import Plan, make_plan, source_folders
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.paths import default_ledger, path_text
-from comic_upscale.storage.local import part_path
+from comic_upscale.storage.stores import Stores, open_stores
 from comic_upscale.version import __version__
 
 log = logging.getLogger(__name__)
@@ -103,12 +111,15 @@ async def run_job_async(
     emit = on_event or _ignore
     stop = stop or StopRequest()
     if elsewhere is not None:
+        check_remote(settings)
         elsewhere.workplace.on_progress(_from_a_thread(emit, Sending))
     model = await asyncio.to_thread(named_model, settings)
     emit(Preparing(what="reading the input"))
-    discovery = await asyncio.to_thread(find_pages, settings)
+    files = ThreadPoolExecutor(settings.workers, thread_name_prefix="files")
     on_ledger = AsyncLedger()
     try:
+        stores = open_stores(settings.input, settings.output, files)
+        discovery = await asyncio.to_thread(find_pages, settings, stores.sources)
         with hold_job(settings.output, settings.ledger_path):
             ledger = await on_ledger(Ledger, settings.ledger_path)
             try:
@@ -118,12 +129,15 @@ async def run_job_async(
                     model = await _choose(settings, ledger, on_ledger, emit, elsewhere)
                 early = await on_ledger(ledger.early_jobs, settings.output)
                 settings = with_legacy_gray(model.settle(settings), model, early)
-                run = _Run(settings, discovery, model, ledger, on_ledger, emit, stop, open_engines, elsewhere)
+                run = _Run(
+                    settings, stores, discovery, model, ledger, on_ledger, emit, stop, open_engines, elsewhere
+                )
                 return await run.go()
             finally:
                 await on_ledger(ledger.close)
     finally:
         on_ledger.shut_down()
+        files.shutdown()
 
 
 async def _choose(
@@ -165,6 +179,7 @@ class _Run:
     def __init__(
         self,
         settings: JobSettings,
+        stores: Stores,
         discovery: Discovery,
         model: SelectedModel,
         ledger: Ledger,
@@ -178,17 +193,18 @@ class _Run:
         self._settings = settings
         self._discovery = discovery
         self._model = model
-        self._fingerprint = settings.fingerprint(model.identity)
+        self._fingerprint = job_fingerprint(settings, model.identity)
         self._ledger = ledger
         self._on_ledger = on_ledger
         self._emit = emit
         self._stop = stop
         self._open_engines = open_engines
-        self._shelf = VolumeCache(discovery.volumes, settings.volume_rules)
+        self._stores = stores
+        self._sources = SourceReader(stores.sources, discovery.volumes, settings.volume_rules)
         self._spending: Spending | None = None
 
     async def go(self) -> JobFinished:
-        with contextlib.closing(self._shelf):
+        with contextlib.closing(self._sources):
             return await self._go()
 
     async def _go(self) -> JobFinished:
@@ -232,6 +248,7 @@ class _Run:
             settings=self._settings,
             fingerprint=self._fingerprint,
             plan=plan,
+            stores=self._stores,
             volumes=self._discovery.volumes,
             ledger=self._ledger,
             ledger_thread=self._on_ledger,
@@ -249,8 +266,10 @@ class _Run:
                 )
             weights = await self._weights()
             if self._elsewhere is not None:
+                if weights is None:
+                    raise SettingsError(f"--engine {self._settings.backend} has no weights to send")
                 return await self._upscale_elsewhere(job_id, run_id, plan, weights, binder, self._elsewhere)
-            self._emit(Preparing(what=f"loading {weights.model_name}"))
+            self._emit(Preparing(what=f"loading {self._model.name}"))
             with _closing(await asyncio.to_thread(self._open_engines, self._settings, weights)) as engines:
                 return await self._upscale(job_id, run_id, plan, engines, binder)
         finally:
@@ -297,44 +316,36 @@ class _Run:
             model_sha256=self._model.identity,
             model_auto=self._model.auto,
         )
-        for row_id, output in self._ledger.abandoned(settings.output):
-            with contextlib.suppress(OSError):
-                part_path(settings.output / output, row_id).unlink(missing_ok=True)
+        self._stores.outputs.sweep(
+            (output, row_id) for row_id, output in self._ledger.abandoned(settings.output)
+        )
         plan = make_plan(
             self._ledger,
             job_id,
             self._discovery.pages,
             settings,
+            sources=self._sources,
+            outputs=self._stores.outputs,
             volumes=self._discovery.volumes,
             fingerprint=self._fingerprint,
-            shelf=self._shelf,
         )
         return job_id, plan
 
-    async def _weights(self) -> ResolvedWeights:
-        settings = self._settings
-        cache = settings.weights_cache
-        return await asyncio.to_thread(
-            resolve_weights,
-            settings.model,
-            denoise=settings.denoise,
-            folders=settings.weights_folders,
-            cache=cache or settings.output,
-            download=cache is not None,
-            on_progress=_fetching(self._emit),
-        )
+    async def _weights(self) -> ResolvedWeights | None:
+        return await asyncio.to_thread(prepare_engine, self._settings, _fetching(self._emit))
 
     async def _upscale(
         self, job_id: int, run_id: int, plan: Plan, engines: list[Engine], binder: VolumeWriter
     ) -> JobFinished:
-        self._tell_beginning(plan, engines[0].native_scale, engines)
+        self._tell_beginning(plan, engines[0].info.native_scale, engines)
         await self._record_device(run_id, engines)
         pipeline = Pipeline(
             settings=self._settings,
             fingerprint=self._fingerprint,
             plan=plan,
-            source_folders=source_folders(self._discovery.pages),
-            shelf=self._shelf,
+            source_folders=source_folders(self._discovery.pages, self._stores.sources),
+            sources=self._sources,
+            outputs=self._stores.outputs,
             binder=binder,
             engines=engines,
             ledger=self._ledger,
@@ -364,7 +375,10 @@ class _Run:
     async def _record_device(self, run_id: int, engines: list[Engine]) -> None:
         """Record what computes; at the end once more, since an engine may have given half precision up."""
         await self._on_ledger(
-            self._ledger.set_device, run_id, device=_devices(engines), precision=engines[0].precision
+            self._ledger.set_device,
+            run_id,
+            device=devices_in_words(engines),
+            precision=engines[0].info.precision,
         )
 
     async def _upscale_elsewhere(
@@ -385,8 +399,9 @@ class _Run:
             settings=self._settings,
             fingerprint=self._fingerprint,
             plan=plan,
-            source_folders=source_folders(self._discovery.pages),
-            shelf=self._shelf,
+            source_folders=source_folders(self._discovery.pages, self._stores.sources),
+            sources=self._sources,
+            outputs=self._stores.outputs,
             binder=binder,
             ledger=self._ledger,
             ledger_thread=self._on_ledger,
@@ -430,8 +445,8 @@ class _Run:
             model=self._model.name,
             model_auto=self._model.auto,
             native_scale=native_scale,
-            device=_devices(engines) or None,
-            precision=engines[0].precision if engines else None,
+            device=devices_in_words(engines) or None,
+            precision=engines[0].info.precision if engines else None,
             batch="auto" if settings.batch is None else str(settings.batch),
             workers=settings.workers,
             passed_over=dict(self._discovery.passed_over),
@@ -446,6 +461,7 @@ class _Run:
             warnings.append(idle)
         if self._model.note is not None:
             warnings.append(self._model.note)
+        warnings += dict.fromkeys(warning for engine in engines for warning in engine.info.warnings)
         scale = self._settings.scale
         if native_scale is not None and scale is not None and scale > native_scale:
             warnings.append(
@@ -469,13 +485,15 @@ class _Run:
         known = await self._on_ledger(self._ledger.carried, settings.output)
         copied = 0
         refused = [errand for errand in errands if isinstance(errand, CopyFailure)]
-        with contextlib.closing(VolumeCache(discovery.volumes, settings.volume_rules)) as shelf:
+        store = self._stores.sources
+        with contextlib.closing(SourceReader(store, discovery.volumes, settings.volume_rules)) as sources:
             results = carry(
                 [errand for errand in errands if isinstance(errand, CopyTask)],
                 known,
-                settings,
-                source_folders(discovery.pages),
-                shelf,
+                sources,
+                self._stores.outputs,
+                source_folders(discovery.pages, store),
+                overwrite=settings.overwrite,
             )
             while batch := await asyncio.to_thread(list, itertools.islice(results, CARRIED_AT_ONCE)):
                 files = [result for result in batch if isinstance(result, CopiedFile)]
@@ -538,11 +556,6 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found
-
-
-def _devices(engines: Sequence[Engine]) -> str:
-    """The devices in words, each once: engines that share one say so in its name."""
-    return ", ".join(dict.fromkeys(engine.device for engine in engines))
 
 
 @contextlib.contextmanager

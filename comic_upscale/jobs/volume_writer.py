@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO
 
 from comic_upscale.errors import PageError
@@ -25,7 +24,7 @@ from comic_upscale.imaging.decode import read_header
 from comic_upscale.ledger.async_ledger import AsyncLedger
 from comic_upscale.ledger.records import LEFT_AS_THEY_ARE, PageFailed, VolumeDone
 from comic_upscale.ledger.writer import BoundPage, Ledger
-from comic_upscale.library.cbz import check_cbz, write_cbz
+from comic_upscale.library.cbz import check_cbz, open_cbz, write_cbz
 from comic_upscale.library.comicinfo import PageFacts, is_comicinfo, updated
 from comic_upscale.library.discover import LOOSE_PAGES
 from comic_upscale.library.sorting import natural_key
@@ -34,7 +33,9 @@ from comic_upscale.library.volume_reader import VolumeCache
 from comic_upscale.planning.plan import Plan, check_volume_output
 from comic_upscale.planning.volumes import PlannedVolume, page_source, why_incomplete
 from comic_upscale.settings.job import JobSettings
-from comic_upscale.storage.local import build_output, to_the_end
+from comic_upscale.storage.base import OutputStore
+from comic_upscale.storage.local import to_the_end
+from comic_upscale.storage.stores import Stores
 
 _UNREADABLE = ("damaged", "encrypted", "unsupported", "too-large")
 """Kinds of failure of a member that no second try mends."""
@@ -59,6 +60,7 @@ class VolumeWriter:
         settings: of the job.
         fingerprint: of the job.
         plan: of the run.
+        stores: of the job.
         volumes: that were found.
         ledger: open on its thread.
         ledger_thread: that thread.
@@ -72,6 +74,7 @@ class VolumeWriter:
         settings: JobSettings,
         fingerprint: str,
         plan: Plan,
+        stores: Stores,
         volumes: tuple[Volume, ...],
         ledger: Ledger,
         ledger_thread: AsyncLedger,
@@ -85,7 +88,8 @@ class VolumeWriter:
         self._run_id = run_id
         self._emit = emit
         # Its own, since its place in a volume is not that of the pages that are decoded meanwhile.
-        self._shelf = VolumeCache(volumes, settings.volume_rules)
+        self._shelf = VolumeCache(volumes, settings.volume_rules, stores.sources)
+        self._stores = stores
         self._planned = {volume.source: volume for volume in plan.volumes}
         self._open = {volume.source: volume.todo for volume in plan.volumes}
         self._volume_of = {page.row_id: page.member.volume for page in plan.todo if page.member is not None}
@@ -146,7 +150,14 @@ class VolumeWriter:
         if failed and not self._settings.keep_original_on_failure:
             self._ledger.wait_for_pages([(volume.row_id, why_incomplete(failed, len(sources)))])
             return None
-        check_volume_output(self._ledger, volume, self._settings, self._fingerprint)
+        check_volume_output(
+            self._ledger,
+            volume,
+            self._settings,
+            self._fingerprint,
+            self._stores.sources,
+            self._stores.outputs,
+        )
         if volume.output:
             self._ledger.claim(self._run_id, self._settings.output, [(volume.row_id, volume.output)])
         return pages
@@ -166,9 +177,9 @@ class VolumeWriter:
         notes = (*shelved.contents.notes, *_notes(pages.values(), bound=bool(volume.output)))
         size, digest = 0, ""
         if volume.output:
-            target = self._settings.output / volume.output
-            with _OpenVolume(self._settings.output, shelved, self._shelf, pages, target) as binding:
-                size, digest = build_output(target, volume.row_id, binding.write, binding.check)
+            outputs = self._stores.outputs
+            with _OpenVolume(outputs, shelved, self._shelf, pages, volume.output) as binding:
+                size, digest = outputs.build(volume.output, volume.row_id, binding.write, binding.check)
                 notes += binding.notes()
         return VolumeDone(
             row_id=volume.row_id,
@@ -182,18 +193,8 @@ class VolumeWriter:
 
     def _sweep(self, volume: PlannedVolume, pages: Mapping[str, BoundPage]) -> None:
         """Remove the loose pages of a bound volume, and the folders that are empty then."""
-        if not volume.output:
-            return
-        top = self._settings.output / LOOSE_PAGES
-        for page in pages.values():
-            loose = self._settings.output / page.output
-            if loose.is_relative_to(top):
-                with contextlib.suppress(OSError):
-                    loose.unlink(missing_ok=True)
-                    for folder in loose.parents:
-                        if not folder.is_relative_to(top):
-                            break
-                        folder.rmdir()
+        if volume.output:
+            self._stores.outputs.delete((page.output for page in pages.values()), below=LOOSE_PAGES)
 
     def shut_down(self) -> None:
         """End the thread and close the volumes."""
@@ -213,35 +214,35 @@ def _notes(pages: Iterable[BoundPage], *, bound: bool) -> tuple[str, ...]:
 class _OpenVolume:
     """What goes into one CBZ."""
 
-    output_folder: Path
+    outputs: OutputStore
     volume: Volume
     shelf: VolumeCache
     pages: Mapping[str, BoundPage]
-    target: Path
+    output: str
+    """Its name among the outputs."""
     _old: zipfile.ZipFile | None = None
+    _held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     _written: list[str] = field(default_factory=list)
     _left_out: list[str] = field(default_factory=list)
 
     def __enter__(self) -> _OpenVolume:
         # The CBZ that stands there holds the pages that were bound before.
-        with contextlib.suppress(OSError, zipfile.BadZipFile):
-            self._old = zipfile.ZipFile(self.target)
+        with contextlib.suppress(PageError, OSError, zipfile.BadZipFile):
+            self._old = self._held.enter_context(open_cbz(self.outputs, self.output))
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._old is not None:
-            self._old.close()
+        self._held.close()
 
     def write(self, file: IO[bytes]) -> None:
         """Write the members, one at a time."""
         assert self.volume.contents is not None
         write_cbz(file, self._members(), self.volume.contents.comment)
 
-    def check(self, path: Path) -> None:
+    def check(self, file: IO[bytes]) -> None:
         """Read back what was written, and let go of what it replaces."""
-        check_cbz(path, self._written)
-        if self._old is not None:
-            self._old.close()
+        check_cbz(file, self._written)
+        self._held.close()
 
     def notes(self) -> tuple[str, ...]:
         """Say what could not be read and is no page."""
@@ -292,9 +293,8 @@ class _OpenVolume:
 
     def _finished(self, name: str, page: BoundPage) -> bytes | None:
         """The bytes of a finished page, where it waits or from the CBZ that it stands in; None if it is lost."""
-        loose = self.output_folder / page.output
-        with contextlib.suppress(OSError):
-            data = loose.read_bytes()
+        with contextlib.suppress(PageError):
+            data = self.outputs.read(page.output)
             if hashlib.sha256(data).hexdigest() == page.sha256:
                 return data
         if self._old is not None:

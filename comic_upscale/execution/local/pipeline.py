@@ -24,12 +24,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import PurePath
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 from comic_upscale.costs.spending import Spending
 from comic_upscale.engines.base import Engine
 from comic_upscale.engines.pages import finish, prepare, upscale_pages
-from comic_upscale.errors import ANIMATED, ComicUpscaleError, DeviceError, InputError, PageError
+from comic_upscale.errors import ANIMATED, ComicUpscaleError, DeviceError, PageError
 from comic_upscale.execution.events import STAGES, Listener, Progress, RateMeter, StageMeter
 from comic_upscale.execution.local.flow import CEILING, BatchAssembler, PixelBudget, StopRequest, total_memory
 from comic_upscale.execution.local.quality_gate import SMALLEST, SUSPECT, QualityGate, recorded_scores
@@ -45,12 +46,12 @@ from comic_upscale.jobs.volume_writer import VolumeWriter
 from comic_upscale.ledger.async_ledger import AsyncLedger
 from comic_upscale.ledger.records import LARGE_ENOUGH, PageDone, PageFailed, PageResult, PageSkipped
 from comic_upscale.ledger.writer import Ledger, OutputOwner
-from comic_upscale.library.volume_reader import VolumeCache
+from comic_upscale.library.source_reader import SourceReader
 from comic_upscale.planning.plan import Plan, PlannedPage, may_write
 from comic_upscale.planning.volumes import PlannedVolume
 from comic_upscale.settings.job import FormatName, JobSettings
 from comic_upscale.settings.sizes import Print
-from comic_upscale.storage.local import OutputFolder, place_output, read_source, to_the_end
+from comic_upscale.storage.base import OutputStore
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ BUSY_ENOUGH = 0.5
 
 def pixel_budget(workers: int, engines: Sequence[Engine]) -> int:
     """Return how many output pixels may be in flight, from decoding to their place."""
-    cards = sum(not engine.device.startswith("cpu") for engine in engines)
+    cards = sum(not engine.info.device.is_cpu for engine in engines)
     if not cards:
         # The processor is at work in any case.
         return PIXEL_BUDGET
@@ -127,7 +128,8 @@ class Pipeline:
         fingerprint: of the job.
         plan: what there is to do, and the counts to begin from.
         source_folders: where the pages really are; nothing is written there.
-        shelf: reads the pages that are in volumes.
+        sources: reads the pages.
+        outputs: takes the outputs.
         binder: puts volumes together once their pages are settled.
         engines: one for each device, all taking from the same pages.
         ledger: open on its thread.
@@ -144,8 +146,9 @@ class Pipeline:
         settings: JobSettings,
         fingerprint: str,
         plan: Plan,
-        source_folders: frozenset[str],
-        shelf: VolumeCache,
+        source_folders: frozenset[PurePath],
+        sources: SourceReader,
+        outputs: OutputStore,
         binder: VolumeWriter,
         engines: Sequence[Engine],
         ledger: Ledger,
@@ -159,7 +162,8 @@ class Pipeline:
         self._spending = spending
         self._fingerprint = fingerprint
         self._plan = plan
-        self._shelf = shelf
+        self._sources = sources
+        self._outputs = outputs
         self._binder = binder
         self._engines = engines
         self._ledger = ledger
@@ -181,7 +185,7 @@ class Pipeline:
         self._meters = {stage: StageMeter(workers) for stage in STAGES}
         self._meters["upscale"] = StageMeter(len(engines))
         self._rate = RateMeter()
-        self._gatekeeper = QualityGate(settings.model)
+        self._gatekeeper = QualityGate(engines[0].info if engines else None)
         self._twins: Deduplicator[PageInFlight] = Deduplicator(
             plan.twins.sizes,
             {(sha256, self._format_of(output)): row_id for row_id, sha256, output in plan.twins.done},
@@ -190,7 +194,7 @@ class Pipeline:
         self._largest_batch = 1
         self._freed: _Queue = asyncio.Queue()
         self._in_hand: str | None = None
-        self._output = OutputFolder(settings.output)
+        self._outputs.prepare()
         self._source_folders = source_folders
         self.done = 0
         """Pages done by this run."""
@@ -252,8 +256,7 @@ class Pipeline:
 
     async def _feed_page(self, work: PageInFlight) -> None:
         """Hand a page on; one of a volume that is read from front to back is read here, in its turn."""
-        member = work.page.member
-        if member is not None and self._shelf.in_order(member.volume):
+        if self._sources.in_order(work.page):
             if self._stop.requested:
                 return
             try:
@@ -273,18 +276,14 @@ class Pipeline:
                 owner = may_write(
                     self._ledger,
                     page,
-                    input=self._settings.input,
-                    output_folder=self._settings.output,
+                    settings=self._settings,
                     fingerprint=self._fingerprint,
-                    overwrite=self._settings.overwrite,
+                    sources=self._sources.store,
+                    outputs=self._outputs,
                     source_folders=self._source_folders,
                 )
             except PageError as error:
                 refused.append(_failure(PageInFlight(page), error))
-                continue
-            except OSError as error:
-                reason = f"the output cannot be looked at: {error.strerror or error}"
-                refused.append(_failure(PageInFlight(page), PageError("output", reason)))
                 continue
             if owner is None:
                 claimed.append(page)
@@ -350,7 +349,7 @@ class Pipeline:
         page = await self._on_ledger(self._ledger.done_page, row_id)
         if page is not None and page["source_sha256"] == work.sha256 and self._is_as_good(page):
             work.budget = await self._budget.take(page["output_width"] * page["output_height"])
-            output = await self._in_workers("decode", work, read_output, self._settings.output, page)
+            output = await self._in_workers("decode", work, read_output, self._outputs, page)
             if output is not None:
                 work.encoded, work.output_sha256, work.original = output, page["output_sha256"], page
                 work.size = (page["width"], page["height"])
@@ -388,19 +387,10 @@ class Pipeline:
         self._assembler.close()
 
     async def _read(self, work: PageInFlight) -> bytes:
-        """The bytes of a page's source."""
-        member = work.page.member
-        try:
-            if member is None:
-                return await to_the_end(read_source(work.page.path, self._workers))
-            return await self._in_workers("decode", work, self._shelf.read, member.volume, member.index)
-        except PageError:
-            if not self._settings.input.exists():
-                raise InputError(
-                    f"{self._settings.input} is gone: moved away, or its drive. Put it back, then run the same "
-                    "command again"
-                ) from None
-            raise
+        """The bytes of a page's source; reading out of a volume counts as decoding."""
+        if work.page.member is None:
+            return await self._sources.read(work.page)
+        return await self._in_workers("decode", work, self._sources.read_now, work.page)
 
     def _set_target(self, work: PageInFlight) -> None:
         """Settle what size a page shall have, and note what a person should know of it."""
@@ -409,7 +399,7 @@ class Pipeline:
         work.target, work.notes = target.size, target.notes
         # By a scale all pages grow alike, and the header of the run says how.
         if self._settings.size is not None:
-            how = describe_growth(work.size, work.target, self._engines[0].native_scale)
+            how = describe_growth(work.size, work.target, self._engines[0].info.native_scale)
             work.notes += () if how is None else (how,)
 
     def _format(self, work: PageInFlight) -> FormatName:
@@ -484,7 +474,7 @@ class Pipeline:
         except Exception as error:
             log.exception("the engine failed")
             raise DeviceError(
-                f"the network failed on {engine.device} in an unforeseen way: {error!r}. Run the same command "
+                f"the network failed on {engine.info.device} in an unforeseen way: {error!r}. Run the same command "
                 "again; if it fails again, try --device cpu or --precision fp32, and report it"
             ) from error
         finally:
@@ -508,6 +498,7 @@ class Pipeline:
                 await self._fail(work, result)
             else:
                 work.pixels, work.lane = result, lane
+                work.notes = _joined(work.notes, result.notes)
                 good.append(work)
         return good
 
@@ -543,7 +534,7 @@ class Pipeline:
                 # Only where it helped: what a run makes of a page must not hang on which pages it met before.
                 if not second.is_suspect:
                     work.pixels, verdict = page, second
-                    work.notes = (*work.notes, "done again: it came out suspect")
+                    work.notes = _joined(work.notes, (*again.notes, "done again: it came out suspect"))
         work.verdict = verdict
         if verdict.is_suspect and self._settings.strict:
             raise PageError(SUSPECT, "; ".join(verdict.reasons))
@@ -571,7 +562,6 @@ class Pipeline:
         work.waited["place"] = start - work.ready
         self._meters["place"].begin()
         try:
-            self._output.check()
             await self._placed(work)
         finally:
             self._meters["place"].end()
@@ -583,8 +573,7 @@ class Pipeline:
         await self._results.put(_result(work))
 
     async def _placed(self, work: PageInFlight) -> None:
-        target = self._settings.output / work.page.output
-        await to_the_end(place_output(work.encoded, target, work.page.row_id, self._workers))
+        await self._outputs.put(work.page.output, work.encoded, work.page.row_id)
 
     async def _record(self) -> None:
         """Write results to the ledger, as many in a transaction as have come, and tell of them."""
@@ -614,7 +603,7 @@ class Pipeline:
 
     async def _bind(self) -> None:
         while (volume := await self._to_bind.get()) is not None:
-            self._output.check()
+            self._outputs.check()
             await self._binder.bind(volume)
 
     # What the stages share
@@ -738,6 +727,11 @@ class Pipeline:
             stopping=self._stop.reason,
             doing=self.doing,
         )
+
+
+def _joined(notes: tuple[str, ...], more: tuple[str, ...]) -> tuple[str, ...]:
+    """Return notes with more of them, each once."""
+    return tuple(dict.fromkeys((*notes, *more)))
 
 
 def _sha256(data: bytes) -> str:
