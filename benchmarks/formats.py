@@ -2,12 +2,13 @@
 
 Usage: python -m benchmarks.formats [--rounds 3] [--json FILE]
 
-The result stands in the formats' descriptors, as what a quote assumes where nothing was measured. The first formats
-were measured on other pages and on another processor, so the figures of the others are brought there: bytes by the
-ratio that PNG, and for lossy ones JPEG, has to what it had there, seconds by the ratio of the first formats together.
+The descriptors of the formats contain the result. An estimate assumes it if nothing was measured. The first formats
+were measured on other pages and another processor, so the figures of all others are scaled to these. Bytes of
+lossless formats are scaled by the ratio of PNG's bytes there and here, those of lossy formats by JPEG's, and seconds
+by the ratio of the first formats together.
 
-Seconds are those of ``host_work.py``. Bytes are of six whole pages, one of each of six series, at 2.5x by
-``comic-compact-x3``, once in gray and once in colour.
+Seconds are measured as in ``host_work.py``. Bytes are those of six whole pages, each of another series, at 2.5x by
+``comic-compact-x3``, in gray and in colour.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from comic_upscale.imaging.pixels import Pixels
 
 RESULT = Path(__file__).parent / "results" / "formats-cpu.json"
 FIRST = ("png", "webp", "webp-lossy", "jpeg")
-"""The encodings that were measured before, whose figures the others are brought to."""
+"""The encodings that were measured before. The figures of the others are scaled to theirs."""
 PAGES = (
     "bobby__Bobby-Make-Believe_1915__0.jpg",
     "climatefrogs__climate-frogs-webtoons-en-12.jpg",
@@ -89,7 +90,7 @@ def weigh(mode: str) -> dict[str, float]:
 def assume(
     bytes_per_pixel: dict[str, dict[str, float]], seconds: dict[str, dict[str, float]]
 ) -> dict[str, dict[str, Any]]:
-    """Bring the figures of all but the first encodings to the pages and the processor of these."""
+    """Scale the figures of all other encodings to the pages and the processor of the first ones."""
     known = {name: assumed for name in FIRST if (assumed := find_assumed(name)) is not None}
     pace = sum(assumed.seconds.likely for assumed in known.values()) / sum(
         seconds[name]["seconds_a_megapixel"] for name in FIRST
