@@ -172,24 +172,21 @@ def _count(
     Returns:
         The work, how many pages need nothing, and what the pilot took.
     """
-    from comic_upscale.estimates.history import encoder
     from comic_upscale.estimates.workload import count_work, imagined_work, run_pilot
-    from comic_upscale.planning.preview import ASSUMED_BYTES_PER_PIXEL, preview
+    from comic_upscale.planning.preview import preview
     from comic_upscale.settings.sizes import Bounds
 
     if pages is not None:
         if settings.scale is None:
             raise SettingsError("--pages goes with --scale; for other sizes give an --input")
         bounds = Bounds.parse(page_size)
-        coder = encoder(settings.format, settings.quality)
-        lossless = "lossless" if coder in ("png", "webp") else "lossy"
         work = imagined_work(
             pages,
             (bounds.width, bounds.height),
             settings.scale,
             upload_bytes=round(bounds.width * bounds.height * _SOURCE_BYTES_A_PIXEL),
-            bytes_per_pixel=ASSUMED_BYTES_PER_PIXEL[settings.format, lossless, "colour"],
-            encoder=coder,
+            format=settings.format,
+            quality=settings.quality,
         )
         return work, 0, None
     # All that a run imports before its input is imported by now.

@@ -14,6 +14,7 @@ from comic_upscale.engines.pages import finish, prepare, upscale_pages
 from comic_upscale.engines.torch.device import all_accelerators
 from comic_upscale.engines.torch.engine import open_torch_engine
 from comic_upscale.errors import InputError, PageError, SettingsError
+from comic_upscale.imaging.codecs import FORMATS
 from comic_upscale.imaging.decode import decode
 from comic_upscale.imaging.encode import check_encoded, check_target, encode
 from comic_upscale.imaging.pixels import Pixels, UInt8Array
@@ -22,15 +23,9 @@ from comic_upscale.imaging.target_size import find_target, grows
 from comic_upscale.models.default_model import Choice, check_auto, choose_model, is_auto
 from comic_upscale.models.network import load_network
 from comic_upscale.models.weights import resolve_weights
-from comic_upscale.settings.job import AUTO_MODEL, DEFAULT_MAX_PIXELS, FORMATS, OutputFormat
+from comic_upscale.settings.job import AUTO_MODEL, DEFAULT_MAX_PIXELS, FormatName
 from comic_upscale.settings.sizes import Print, Size, choose_size
 from comic_upscale.storage.atomic import write_whole
-
-_FORMAT_OF_SUFFIX: dict[str, OutputFormat] = {
-    **{f".{name}": name for name in FORMATS if name != "auto"},
-    ".jpg": "jpeg",
-    ".tif": "tiff",
-}
 
 
 class Upscaler:
@@ -165,9 +160,10 @@ def upscale_image(
         OutputError: the target cannot be written.
     """
     source, target = Path(source), Path(target)
-    format = _FORMAT_OF_SUFFIX.get(target.suffix.lower())
+    formats = _formats_by_suffix()
+    format = formats.get(target.suffix.lower())
     if format is None:
-        raise SettingsError(f"{target.name} must end in {', '.join(_FORMAT_OF_SUFFIX)}")
+        raise SettingsError(f"{target.name} must end in {', '.join(formats)}")
     try:
         data = source.read_bytes()
     except OSError as error:
@@ -180,6 +176,11 @@ def upscale_image(
     encoded = encode(upscaler.upscale_pixels(page, wish), format=format, quality=quality, dpi=dpi)
     check_encoded(encoded, pixels)
     write_whole(encoded, target, make_folders=False)
+
+
+def _formats_by_suffix() -> dict[str, FormatName]:
+    named = {f".{name}": name for name in FORMATS}
+    return named | {f".{format.extension}": name for name, format in FORMATS.items()}
 
 
 def _one_size(scale: float | None, size: Size | None) -> Size:

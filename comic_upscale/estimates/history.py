@@ -11,14 +11,16 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from comic_upscale.costs.rates import Measured
 from comic_upscale.engines.base import DeviceInfo
 from comic_upscale.errors import ComicUpscaleError
+from comic_upscale.imaging.codecs import FORMATS
 from comic_upscale.ledger.queries import read_runs
 from comic_upscale.ledger.records import PROCESSOR
 from comic_upscale.models.catalogue import CATALOGUE
+from comic_upscale.settings.job import FormatName
 from comic_upscale.settings.paths import path_text
 from comic_upscale.storage.atomic import write_whole
 
@@ -93,9 +95,15 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def encoder(format: str, quality: int | None) -> str:
-    """The key of the encoder's rate: ``png``, ``webp``, ``webp-lossy`` or ``jpeg``."""
-    return "webp-lossy" if format == "webp" and quality is not None else format
+def encoding_of(format: str, quality: int | None) -> str:
+    """Name what a run writes its pages as: ``png``, ``webp-lossy``; ``auto`` if each page keeps its format.
+
+    Args:
+        format: from its settings, perhaps of another version.
+        quality: from its settings.
+    """
+    known = FORMATS.get(cast(FormatName, format))
+    return format if known is None else known.encoding(quality)
 
 
 def keep(found: Measured, folder: Path) -> Path:
@@ -171,7 +179,7 @@ def _measured(run: dict[str, Any], recorded: Sequence[DeviceInfo], ledger: Path,
         network_pixels=run["network_pixels"],
         output_pixels=run["output_pixels"],
         output_bytes=run["output_bytes"],
-        format=encoder(settings.get("format", "png"), settings.get("quality")),
+        format=encoding_of(settings.get("format", "png"), settings.get("quality")),
         network_seconds=run["network_seconds"],
         host_seconds=run["host_seconds"],
         whole_seconds=_without_other_pages(run, devices, workers),

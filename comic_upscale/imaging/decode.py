@@ -11,7 +11,7 @@ from typing import IO
 from PIL.ImageFile import ImageFile
 
 from comic_upscale.errors import ANIMATED, PageError
-from comic_upscale.imaging.formats import is_lossless
+from comic_upscale.imaging.formats import HEAD_BYTES, is_lossless
 from comic_upscale.imaging.metadata import read_metadata
 from comic_upscale.imaging.orientation import orientation_of, read_tag, upright
 from comic_upscale.imaging.pixels import Pixels
@@ -38,6 +38,8 @@ class Header:
     """Pillow's name of the format, such as ``"PNG"``."""
     frames: int
     """Frames or pages in the file, at least 1."""
+    lossless: bool
+    """Whether the file keeps every sample."""
 
 
 def read_header(source: bytes | Path | Callable[[], IO[bytes]]) -> Header:
@@ -61,7 +63,10 @@ def read_header(source: bytes | Path | Callable[[], IO[bytes]]) -> Header:
         width, height = image.size
         if orientation_of(image) >= 5:
             width, height = height, width
-        return Header(width, height, image.mode, image.format or "", _frames(image))
+        frames = _frames(image)
+        file.seek(0)
+        lossless = is_lossless(file.read(HEAD_BYTES))
+        return Header(width, height, image.mode, image.format or "", frames, lossless)
 
 
 def _opened(source: bytes | Path | Callable[[], IO[bytes]]) -> IO[bytes]:

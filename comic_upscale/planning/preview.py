@@ -11,7 +11,9 @@ from pathlib import PurePosixPath
 from typing import TypeAlias
 
 from comic_upscale.errors import PageError
-from comic_upscale.imaging.decode import Header, read_header
+from comic_upscale.imaging.codecs import FORMATS
+from comic_upscale.imaging.decode import read_header
+from comic_upscale.imaging.encode import check_target, quality_for
 from comic_upscale.imaging.formats import extension_of, written_format
 from comic_upscale.imaging.target_size import find_target, grows, is_larger
 from comic_upscale.ledger.queries import read_auto_jobs, read_bytes_per_pixel, read_early_jobs, read_rows
@@ -36,20 +38,6 @@ from comic_upscale.storage.stores import open_stores
 
 _GRAY_MODES = frozenset(("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F"))
 
-ASSUMED_BYTES_PER_PIXEL = {
-    ("png", "lossless", "gray"): 0.52,
-    ("png", "lossless", "colour"): 1.22,
-    ("webp", "lossless", "gray"): 0.67,
-    ("webp", "lossless", "colour"): 0.9,
-    ("webp", "lossy", "gray"): 0.2,
-    ("webp", "lossy", "colour"): 0.15,
-    ("jpeg", "lossy", "gray"): 0.34,
-    ("jpeg", "lossy", "colour"): 0.34,
-}
-"""Output bytes of an output pixel, for a ledger that has measured none yet: the mean over six real pages at 2.5x,
-WebP lossy at quality 90, JPEG at 95; single pages were from two thirds to four thirds of it."""
-_ASSUMED_OF_ANY_OTHER = 1.0
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PagePreview:
@@ -70,6 +58,8 @@ class PagePreview:
     note: str | None = None
     source_bytes: int = 0
     """Of the source."""
+    encoding: str | None = None
+    """What the output is written as: ``png``, ``webp-lossy``; None if none will be written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,16 +224,28 @@ def _preview_page(
         target = find_target(*size, settings.size)
     except PageError as error:
         return replace(told, action="refuse" if action == "do" else action, note=error.reason)
+    format = written_format(extension_of(page.output), settings.format)
+    if action == "do":
+        try:
+            check_target(*target.size, format)
+        except PageError as error:
+            return replace(told, action="refuse", target_size=target.size, note=error.reason)
     notes = list(target.notes)
     if size[0] * size[1] > settings.max_pixels:
         notes.append(f"more than --max-pixels {settings.max_pixels:,}")
     if not grows(size, target.size):
         notes.append("large enough: no network")
+    told = replace(told, target_size=target.size, note="; ".join(notes) or None)
+    if action != "do":
+        return told
+    quality = quality_for(format, settings.format, settings.quality, lossless=header.lossless)
+    a_pixel = measured[PurePosixPath(page.output).suffix]
+    if a_pixel is None:
+        a_pixel = FORMATS[format].assumed(quality).bytes_per_pixel(gray=told.color == "gray")
     return replace(
         told,
-        target_size=target.size,
-        estimated_bytes=_estimate(header, page, target.size, settings, measured) if action == "do" else None,
-        note="; ".join(notes) or None,
+        encoding=FORMATS[format].encoding(quality),
+        estimated_bytes=round(target.size[0] * target.size[1] * a_pixel),
     )
 
 
@@ -255,22 +257,3 @@ def _without_size(page: Page, action: str, note: str) -> PagePreview:
     return PagePreview(
         source=page.source, output=page.output, action=action, size=None, target_size=None, note=note
     )
-
-
-def _estimate(
-    header: Header,
-    page: Page,
-    target: tuple[int, int],
-    settings: JobSettings,
-    measured: Mapping[str, float | None],
-) -> int:
-    """Return about how many bytes an output will have."""
-    a_pixel = measured[PurePosixPath(page.output).suffix]
-    if a_pixel is None:
-        format = written_format(extension_of(page.output), settings.format)
-        can_be_either = format in ("webp", "jxl")
-        lossless = format in ("png", "tiff") or (can_be_either and settings.quality is None)
-        kind = "gray" if header.mode in _GRAY_MODES else "colour"
-        key = (format, "lossless" if lossless else "lossy", kind)
-        a_pixel = ASSUMED_BYTES_PER_PIXEL.get(key, _ASSUMED_OF_ANY_OTHER)
-    return round(target[0] * target[1] * a_pixel)

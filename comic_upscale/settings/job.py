@@ -36,9 +36,9 @@ from comic_upscale.settings.processing import (
     NETWORK,
     AnimatedMode,
     ArchiveOutput,
+    FormatName,
     GrayMode,
     IccMode,
-    OutputFormat,
     ProcessingSettings,
 )
 from comic_upscale.settings.resources import ResourceSettings
@@ -46,12 +46,25 @@ from comic_upscale.settings.run import RunSettings
 from comic_upscale.settings.sizes import Scale, Size, number_text
 
 __all__ = [
-    "AUTO_MODEL", "DEFAULT_MAX_MEMBERS", "DEFAULT_MAX_PIXELS", "DEFAULT_MAX_RATIO", "DEFAULT_MAX_UNPACKED",
-    "DEFAULT_PDF_DPI", "FORMATS", "AnimatedMode", "ArchiveOutput", "FailureLimit", "GrayMode", "IccMode",
-    "JobSettings", "OutputFormat", "VolumeRules", "parse_bytes",
+    "AUTO_MODEL",
+    "DEFAULT_MAX_MEMBERS",
+    "DEFAULT_MAX_PIXELS",
+    "DEFAULT_MAX_RATIO",
+    "DEFAULT_MAX_UNPACKED",
+    "DEFAULT_PDF_DPI",
+    "FORMATS",
+    "AnimatedMode",
+    "ArchiveOutput",
+    "FailureLimit",
+    "FormatName",
+    "GrayMode",
+    "IccMode",
+    "JobSettings",
+    "VolumeRules",
+    "parse_bytes",
 ]  # fmt: skip
 
-FORMATS: tuple[OutputFormat, ...] = get_args(OutputFormat)
+FORMATS: tuple[FormatName, ...] = get_args(FormatName)
 
 
 GROUPS: Mapping[str, type[Any]] = {

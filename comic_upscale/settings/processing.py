@@ -26,7 +26,7 @@ from comic_upscale.settings.sizes import (
     size_text,
 )
 
-OutputFormat: TypeAlias = Literal["auto", "png", "webp", "jpeg", "avif", "jxl", "tiff"]
+FormatName: TypeAlias = Literal["auto", "png", "webp", "jpeg", "avif", "jxl", "tiff"]
 GrayMode: TypeAlias = Literal["auto", "keep", "off"]
 IccMode: TypeAlias = Literal["keep", "srgb"]
 AnimatedMode: TypeAlias = Literal["first", "skip"]
@@ -217,7 +217,7 @@ class ProcessingSettings:
         ),
     ] = ()  # fmt: skip
     format: Annotated[
-        OutputFormat,
+        FormatName,
         Opt(
             "Format of the outputs. auto: each page in the format of its own file.",
             flags=("--format", "-f"), panel=OUTPUTS, fingerprint="always",

@@ -49,7 +49,7 @@ from comic_upscale.ledger.writer import Ledger, OutputOwner
 from comic_upscale.library.source_reader import SourceReader
 from comic_upscale.planning.plan import Plan, PlannedPage, may_write
 from comic_upscale.planning.volumes import PlannedVolume
-from comic_upscale.settings.job import JobSettings, OutputFormat
+from comic_upscale.settings.job import FormatName, JobSettings
 from comic_upscale.settings.sizes import Print
 from comic_upscale.storage.base import OutputStore
 
@@ -402,10 +402,10 @@ class Pipeline:
             how = describe_growth(work.size, work.target, self._engines[0].info.native_scale)
             work.notes += () if how is None else (how,)
 
-    def _format(self, work: PageInFlight) -> OutputFormat:
+    def _format(self, work: PageInFlight) -> FormatName:
         return self._format_of(work.page.output)
 
-    def _format_of(self, output: str) -> OutputFormat:
+    def _format_of(self, output: str) -> FormatName:
         return written_format(extension_of(output), self._settings.format)
 
     def _decoded(self, work: PageInFlight, data: bytes) -> Pixels:
