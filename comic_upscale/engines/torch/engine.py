@@ -8,11 +8,12 @@ from contextlib import contextmanager, nullcontext, suppress
 from itertools import groupby
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 
 from comic_upscale.engines.base import Batch, EngineInfo, Upscaled
-from comic_upscale.engines.limits import HUGE_PIXELS, Limits
+from comic_upscale.engines.limits import HUGE_PIXELS, LARGEST_TENSOR, Limits
 from comic_upscale.engines.tiling import (
     SMALLEST_TILE,
     Tile,
@@ -33,17 +34,24 @@ from comic_upscale.engines.torch.device import (
     release_memory,
 )
 from comic_upscale.engines.torch.device_errors import is_lost_device, is_perhaps_broken, is_too_much
+from comic_upscale.engines.torch.examination import Examination, examine
 from comic_upscale.engines.torch.network_pass import NetworkPass, white
 from comic_upscale.engines.torch.resample import prepare_resample, resample
 from comic_upscale.engines.torch.strips import goes_in_strips
 from comic_upscale.errors import DeviceError, PageError, SettingsError
-from comic_upscale.imaging.pixels import Borders, SampleArray
+from comic_upscale.imaging.pixels import NO_BORDERS, Borders, SampleArray
 from comic_upscale.models.network import Network
 
 log = logging.getLogger(__name__)
 
 NAME = "torch"
 """The engine's name in the registry."""
+
+MEMORY_FOR_WHOLE = 0.5
+"""The part of the free memory that a whole page may take on a CPU, for a network that is better given whole pages."""
+
+IN_TILES = "cut into tiles, though this network looks at a whole page at once: tones may differ between tiles"
+"""The note of a page that such a network was not given whole."""
 
 HOPELESS_AFTER = 4
 """So many batches in a row that overflow in half precision: then it is the card's way, or the network's."""
@@ -145,8 +153,12 @@ class TorchEngine:
         self._overflows = 0
         """Batches in a row of which only float32 could do every page."""
         self._stages: dict[torch.dtype, _Stage] = {}
+        self._examination: Examination | None = None
+        """Of the network; None until a page would be cut into tiles."""
         try:
             self._stage(precision)
+            if tile:
+                self._examine()
         except (RuntimeError, MemoryError) as error:
             raise DeviceError(
                 f"{self._device_info} does not take the network: {_first_line(error)}"
@@ -163,6 +175,7 @@ class TorchEngine:
             native_scale=self._network.native_scale,
             # Elsewhere libraries choose among their kernels by what is free and by what they have timed.
             deterministic=self._device_info.is_cpu,
+            warnings=self._warnings(),
         )
 
     def batch_limit(self, height: int, width: int) -> int:
@@ -219,11 +232,20 @@ class TorchEngine:
                 "done. If it fails again, check the card (nvidia-smi) and its driver."
             ) from error
 
+    def _warnings(self) -> tuple[str, ...]:
+        if self._tile and self._examination is not None and self._examination.sees_whole:
+            return (
+                f"this network looks at a whole page at once, so pages in tiles of {self._tile} pixels come out "
+                "other than whole ones: leave out --tile, and pages go whole where memory allows",
+            )
+        return ()
+
     def _upscale(self, pixels: SampleArray, target: tuple[int, int], *, conservative: bool) -> Upscaled:
         precision = self._precision_for(pixels, conservative=conservative)
         stage = self._stage(precision)
         overlap = self._overlap_for(conservative=conservative)
         result, finite, borders = self._run_with_fallback(stage, pixels, target, overlap)
+        in_tiles = borders != NO_BORDERS
         if precision == torch.float32:
             suspects = ~finite
         else:
@@ -242,6 +264,7 @@ class TorchEngine:
                     mended += not _is_black(again[0])
                     # Its tiles may be smaller; a place without a seam tells the gate nothing.
                     borders = borders.joined(other_borders)
+                    in_tiles |= other_borders != NO_BORDERS
                     continue
             raise PageError(
                 "not-finite",
@@ -249,7 +272,7 @@ class TorchEngine:
             )
         if precision != torch.float32:
             self._note_overflows(every_page=mended == len(pixels))
-        return Upscaled(result, borders)
+        return Upscaled(result, borders, notes=(IN_TILES,) if in_tiles and self._sees_whole() else ())
 
     def _note_overflows(self, *, every_page: bool) -> None:
         """Give half precision up where batch after batch overflows in it: some cards compute it wrong."""
@@ -278,6 +301,8 @@ class TorchEngine:
         """
         while True:
             tiles = self._plan(stage, pixels.shape[1:3], target, overlap)
+            if len(tiles) > 1 and self._prefers_whole(stage):
+                tiles = self._plan(stage, pixels.shape[1:3], target, overlap)
             count = min(self._at_once(stage, tiles, pixels.shape[3]), len(pixels) * len(tiles))
             try:
                 return *self._run(stage, pixels, target, tiles, count), borders_of(tiles)
@@ -391,6 +416,38 @@ class TorchEngine:
         if measure:
             stage.limits.learn(pixels, torch.cuda.max_memory_allocated(self._device) - before)
 
+    def _sees_whole(self) -> bool:
+        """Whether the network is known to look at a whole page at once."""
+        return self._examination is not None and self._examination.sees_whole
+
+    def _prefers_whole(self, stage: _Stage) -> bool:
+        """Examine the network before its first tiles; tell whether fewer pages are to be cut from now on."""
+        if stage.is_examined:
+            return False
+        stage.is_examined = True
+        self._examine()
+        found = self._examination
+        if found is None or not found.sees_whole:
+            return False
+        pixels = int(LARGEST_TENSOR / max(found.elements_per_pixel, 1.0))
+        if self._device_info.is_cpu:
+            # Elsewhere a page that does not fit is an error that leads to smaller pieces; here it may end the process.
+            room = MEMORY_FOR_WHOLE * psutil.virtual_memory().available
+            pixels = min(pixels, int(room / max(found.bytes_per_pixel, 1.0)))
+        stage.limits.prefer_whole(pixels)
+        return True
+
+    def _examine(self) -> None:
+        if self._examination is not None or self._network.is_local:
+            return
+        try:
+            self._examination = examine(self._stage(self._dtype).forward, self._network)
+        except (RuntimeError, MemoryError) as error:
+            if not is_too_much(error):
+                raise
+            # Not even this fits: then no page goes whole, and nothing is known.
+            self._examination = Examination(sees_whole=False, bytes_per_pixel=0, elements_per_pixel=0)
+
     def _plan(
         self, stage: _Stage, page: tuple[int, ...], target: tuple[int, int], overlap: int
     ) -> list[Tile]:
@@ -445,6 +502,8 @@ class _Stage:
     def __init__(self, forward: NetworkPass, limits: Limits) -> None:
         self.forward = forward
         self.limits = limits
+        self.is_examined = False
+        """Whether its limits know of the network's examination."""
 
 
 def _check_settings(network: Network, batch: int | None, tile: int | None, overlap: int | None) -> None:
