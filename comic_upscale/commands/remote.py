@@ -19,11 +19,11 @@ from comic_upscale.errors import ComicUpscaleError, RemoteError, SettingsError
 
 if TYPE_CHECKING:
     from comic_upscale.execution.events import JobFinished
-    from comic_upscale.execution.local.flow import StopRequest
     from comic_upscale.execution.remote import RemoteOptions
     from comic_upscale.execution.remote_host import RemoteStep
     from comic_upscale.execution.ssh.connection import Connection, HostKey
     from comic_upscale.execution.ssh.machine import Machine
+    from comic_upscale.execution.stop import StopRequest
     from comic_upscale.ledger.queries import JobStatus
 
 remote = typer.Typer(

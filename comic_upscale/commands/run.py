@@ -22,8 +22,8 @@ from comic_upscale.errors import EXIT_CEILING
 if TYPE_CHECKING:
     from comic_upscale.console.display import Display
     from comic_upscale.execution.events import Event, JobFinished
-    from comic_upscale.execution.local.flow import StopRequest
     from comic_upscale.execution.remote import RemoteOptions
+    from comic_upscale.execution.stop import StopRequest
     from comic_upscale.planning.preview import PagePreview
     from comic_upscale.settings.job import JobSettings
 
@@ -361,7 +361,7 @@ def run(
     if dry_run:
         _show_plan(settings, as_json=as_json)
         return
-    from comic_upscale.execution.local.flow import StopRequest
+    from comic_upscale.execution.stop import StopRequest
 
     stop = StopRequest()
     door = ctx.find_object(RemoteSession)

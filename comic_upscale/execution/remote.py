@@ -17,7 +17,6 @@ from typing import Any, ParamSpec, TypeVar
 
 from comic_upscale.errors import EXIT_CEILING, ComicUpscaleError, PageError, RemoteError
 from comic_upscale.execution.events import StageMeter
-from comic_upscale.execution.local.flow import CEILING
 from comic_upscale.execution.local.pipeline import (
     CLAIM_PAGES,
     PageInFlight,
@@ -27,6 +26,7 @@ from comic_upscale.execution.local.pipeline import (
     _skipped,
 )
 from comic_upscale.execution.remote_host import PollResult, RemoteHost, RemotePageResult, RemoteStep
+from comic_upscale.execution.stop import CEILING
 from comic_upscale.imaging.decode import read_header
 from comic_upscale.imaging.encode import check_encoded
 from comic_upscale.imaging.formats import output_extension

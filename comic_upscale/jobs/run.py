@@ -24,9 +24,9 @@ from comic_upscale.execution.events import (
     Preparing,
     Sending,
 )
-from comic_upscale.execution.local.flow import CEILING, StopRequest
 from comic_upscale.execution.local.pipeline import Pipeline
 from comic_upscale.execution.remote import RemoteExecutor, RemoteOptions
+from comic_upscale.execution.stop import CEILING, StopRequest
 from comic_upscale.jobs.sidecar_copy import CopyFailure, CopyTask, carry, plan_copies
 from comic_upscale.jobs.volume_writer import VolumeWriter
 from comic_upscale.ledger.async_ledger import AsyncLedger

@@ -21,7 +21,7 @@ from comic_upscale.errors import OutputError, PageError
 from comic_upscale.estimates.history import from_ledgers
 from comic_upscale.execution.events import Event, JobFinished
 from comic_upscale.execution.local import pipeline as pipeline_module
-from comic_upscale.execution.local.flow import StopRequest
+from comic_upscale.execution.stop import StopRequest
 from comic_upscale.imaging.pixels import SampleArray
 from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.queries import read_runs, read_status

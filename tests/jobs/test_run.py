@@ -31,7 +31,7 @@ from comic_upscale.errors import (
 )
 from comic_upscale.execution.events import Event, JobFinished, JobStarted, Progress
 from comic_upscale.execution.local import pipeline
-from comic_upscale.execution.local.flow import StopRequest
+from comic_upscale.execution.stop import StopRequest
 from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.lock import hold_job
 from comic_upscale.ledger.queries import read_failures, read_status

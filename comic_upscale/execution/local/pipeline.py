@@ -30,9 +30,11 @@ from comic_upscale.costs.spending import Spending
 from comic_upscale.engines.base import Engine
 from comic_upscale.engines.pages import finish, prepare, upscale_pages
 from comic_upscale.errors import ANIMATED, ComicUpscaleError, DeviceError, InputError, PageError
+from comic_upscale.execution.budget import Budget
 from comic_upscale.execution.events import STAGES, Listener, Progress, RateMeter, StageMeter
-from comic_upscale.execution.local.flow import CEILING, BatchAssembler, PixelBudget, StopRequest, total_memory
+from comic_upscale.execution.local.flow import BatchAssembler, total_memory
 from comic_upscale.execution.local.quality_gate import SMALLEST, SUSPECT, QualityGate, recorded_scores
+from comic_upscale.execution.stop import CEILING, StopRequest
 from comic_upscale.gate.verdict import Verdict
 from comic_upscale.imaging.decode import decode, read_header
 from comic_upscale.imaging.encode import check_encoded, check_target, encode, left_out, lossy_quality
@@ -175,7 +177,7 @@ class Pipeline:
         self._to_place: _Queue = asyncio.Queue(workers)
         self._results: asyncio.Queue[PageResult | None] = asyncio.Queue(64)
         self._to_bind: asyncio.Queue[PlannedVolume | None] = asyncio.Queue()
-        self._budget = PixelBudget(pixel_budget(workers, engines))
+        self._budget = Budget(pixel_budget(workers, engines))
         self._workers = ThreadPoolExecutor(workers, thread_name_prefix="worker")
         self._devices = [ThreadPoolExecutor(1, thread_name_prefix="device") for _ in engines]
         self._meters = {stage: StageMeter(workers) for stage in STAGES}
