@@ -196,7 +196,7 @@ class RemoteSession:
 
     @contextmanager
     def open(self, ctx: typer.Context, stop: StopRequest) -> Iterator[RemoteOptions]:
-        """The machine as a workplace, called and ready to be asked; hung up at the end.
+        """The machine as a remote host, connected and ready to be asked; disconnected at the end.
 
         Args:
             ctx: of the command ``run``, whose options go along.

@@ -365,10 +365,8 @@ def run(
 
     stop = StopRequest()
     door = ctx.find_object(RemoteSession)
-    with nullcontext() if door is None else door.open(ctx, stop) as elsewhere:
-        code, finished = _run(
-            settings, stop, elsewhere=elsewhere, as_json=as_json, verbose=verbose, quiet=quiet
-        )
+    with nullcontext() if door is None else door.open(ctx, stop) as remote:
+        code, finished = _run(settings, stop, remote=remote, as_json=as_json, verbose=verbose, quiet=quiet)
     raise typer.Exit(code if door is None else door.finish(code, finished))
 
 
@@ -376,24 +374,20 @@ def _run(
     settings: JobSettings,
     stop: StopRequest,
     *,
-    elsewhere: RemoteOptions | None,
+    remote: RemoteOptions | None,
     as_json: bool,
     verbose: bool,
     quiet: bool,
 ) -> tuple[int, JobFinished]:
     """Run a job under the eyes of a display, and return the exit code and how it ended."""
-    from comic_upscale.jobs.run import run_job
-    from comic_upscale.ledger.recent import remember_ledger
+    from comic_upscale.jobs.service import JobService
 
     display = _choose_display(stop, as_json=as_json, verbose=verbose, quiet=quiet)
 
-    remembered = muted = False
+    muted = False
 
     def on_event(event: Event) -> None:
-        nonlocal remembered, muted
-        if not remembered and settings.ledger_path.is_file():
-            remember_ledger(state_folder(), settings.ledger_path)
-            remembered = True
+        nonlocal muted
         if muted:
             return
         try:
@@ -405,7 +399,8 @@ def _run(
 
     try:
         with _stopping_on_signals(stop, display) as received:
-            finished = run_job(settings, on_event=on_event, stop=stop, elsewhere=elsewhere)
+            service = JobService(state_folder())
+            finished = service.run(settings, on_event=on_event, stop=stop, remote=remote)
     finally:
         display.close()
     return _exit_code(finished, received), finished
@@ -467,10 +462,11 @@ def _stopping_on_signals(stop: StopRequest, display: Display) -> Iterator[list[i
 
 def _show_plan(settings: JobSettings, *, as_json: bool) -> None:
     from comic_upscale.console.text import plan_header, plan_line, plan_summary, preview_as_json
-    from comic_upscale.planning.preview import preview
+    from comic_upscale.jobs.service import JobService
 
+    service = JobService(state_folder())
     if as_json:
-        typer.echo(preview_as_json(preview(settings)))
+        typer.echo(preview_as_json(service.preview(settings)))
         return
     begun = False
 
@@ -481,7 +477,7 @@ def _show_plan(settings: JobSettings, *, as_json: bool) -> None:
             begun = True
         typer.echo(plan_line(page))
 
-    for line in plan_summary(preview(settings, on_page)):
+    for line in plan_summary(service.preview(settings, on_page)):
         typer.echo(line)
 
 

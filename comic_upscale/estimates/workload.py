@@ -18,7 +18,8 @@ from comic_upscale.errors import InputError, PageError
 from comic_upscale.estimates.history import count_places, encoder, hardware_name, processor_name
 from comic_upscale.execution.events import Event, JobStarted, Listener
 from comic_upscale.imaging.target_size import grows, target_size
-from comic_upscale.jobs.run import run_job, versions
+from comic_upscale.jobs.begin import versions
+from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.records import PageDone
 from comic_upscale.library.page import Page
 from comic_upscale.library.volume_reader import VolumeCache
