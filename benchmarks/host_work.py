@@ -30,7 +30,6 @@ from comic_upscale.imaging.decode import decode
 from comic_upscale.imaging.encode import check_encoded, encode
 from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.imaging.target_size import target_size
-from comic_upscale.models.default_model import CPU_DEFAULT
 from comic_upscale.settings.job import OutputFormat
 
 FORMATS: dict[str, tuple[OutputFormat, int | None]] = {
@@ -62,7 +61,7 @@ def measure(files: list[bytes]) -> dict[str, object]:
     reading = [seconds(lambda data=data: prepare(decode(data, max_pixels=10**9))) for data in files]
     inputs = sum(page.width * page.height for page in pages) / 1e6
     outputs = sum(page.width * page.height for page in larger) / 1e6
-    gate = QualityGate(CPU_DEFAULT)
+    gate = QualityGate()
     encoding: dict[str, dict[str, float]] = {}
     for name, (format, quality) in FORMATS.items():
         written: list[bytes] = []

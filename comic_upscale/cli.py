@@ -17,6 +17,7 @@ import typer.core
 
 from comic_upscale.commands.bench import bench
 from comic_upscale.commands.cost import cost
+from comic_upscale.commands.engines import engines
 from comic_upscale.commands.evaluate import evaluate
 from comic_upscale.commands.export import export
 from comic_upscale.commands.models import models
@@ -127,6 +128,7 @@ app.command(
     "  comic-upscale evaluate --input pages/ --models comic-compact-x3,realesr-animevideov3 --output trial/"
 )(evaluate)
 app.add_typer(models, name="models")
+app.add_typer(engines, name="engines")
 app.add_typer(remote, name="remote")
 app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},

@@ -252,6 +252,8 @@ def _options_there(ctx: typer.Context) -> list[str]:
             options += parameter.secondary_opts
         elif value is True:
             options += [name]
+        elif isinstance(value, list | tuple):
+            options += [word for each in value for word in (name, str(each))]
         else:
             options += [name, "auto" if value is None else str(value)]
     return options

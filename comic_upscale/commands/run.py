@@ -158,8 +158,26 @@ def run(
     ] = "auto",
     backend: Annotated[
         str,
-        typer.Option(help="torch, or realesrgan: the official program, slower, for comparing (an extra to install)."),
+        typer.Option(
+            "--engine", "--backend", metavar="NAME",
+            help="What upscales: torch; realesrgan, the official program; onnx, for an ONNX network; command, for a "
+            "program of yours; or another that `comic-upscale engines list` shows.",
+        ),
     ] = "torch",
+    engine_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--engine-option", metavar="NAME=VALUE",
+            help="An option of the engine's own, as `comic-upscale engines show NAME` lists them; may be repeated.",
+        ),
+    ] = None,
+    engine_command: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COMMAND",
+            help="With --engine command: the program and its arguments, such as 'tool -i {in} -o {out}'.",
+        ),
+    ] = None,
     format: Annotated[
         str,
         typer.Option(
@@ -292,6 +310,7 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what went wrong.")] = False,
 ) -> None:  # fmt: skip
     """Upscale every page of a folder, one image or one volume; what is done already is skipped."""
+    from comic_upscale.settings.engines import parse_engine_options
     from comic_upscale.settings.job import (
         DEFAULT_MAX_MEMBERS,
         DEFAULT_MAX_PIXELS,
@@ -330,6 +349,9 @@ def run(
         icc=cast(Any, icc),
         animated=cast(Any, animated),
         backend=backend,
+        engine_options=parse_engine_options(
+            [*(engine_option or ()), *(() if engine_command is None else (f"command={engine_command}",))]
+        ),
         device=device,
         precision=precision,
         batch=batch,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +13,7 @@ from PIL import Image
 from comic_upscale.engines.pages import finish, prepare, upscale_pages
 from comic_upscale.engines.torch.device import all_accelerators
 from comic_upscale.engines.torch.engine import open_torch_engine
-from comic_upscale.errors import InputError, OutputError, PageError, SettingsError
+from comic_upscale.errors import InputError, PageError, SettingsError
 from comic_upscale.imaging.decode import decode
 from comic_upscale.imaging.encode import check_encoded, check_target, encode
 from comic_upscale.imaging.pixels import Pixels, UInt8Array
@@ -26,6 +24,7 @@ from comic_upscale.models.network import load_network
 from comic_upscale.models.weights import resolve_weights
 from comic_upscale.settings.job import AUTO_MODEL, DEFAULT_MAX_PIXELS, FORMATS, OutputFormat
 from comic_upscale.settings.sizes import Print, Size, choose_size
+from comic_upscale.storage.atomic import write_whole
 
 _FORMAT_OF_SUFFIX: dict[str, OutputFormat] = {
     **{f".{name}": name for name in FORMATS if name != "auto"},
@@ -88,11 +87,13 @@ class Upscaler:
         """The model's name in the catalogue, or the name of the file."""
         self.note = choice.note
         """Why ``"auto"`` fell back on the model of the package; None where it did not."""
-        self.native_scale = self._engine.native_scale
+        info = self._engine.info
+        assert info.native_scale is not None
+        self.native_scale = info.native_scale
         """The network's own factor."""
-        self.device = self._engine.device
+        self.device = str(info.device)
         """The device in words."""
-        self.precision = self._engine.precision
+        self.precision = info.precision
         """What the network computes in."""
 
     def upscale(
@@ -178,24 +179,13 @@ def upscale_image(
     dpi = wish.dpi if isinstance(wish, Print) else None
     encoded = encode(upscaler.upscale_pixels(page, wish), format=format, quality=quality, dpi=dpi)
     check_encoded(encoded, pixels)
-    _write(encoded, target)
+    write_whole(encoded, target, make_folders=False)
 
 
 def _one_size(scale: float | None, size: Size | None) -> Size:
     if scale is not None and size is not None:
         raise SettingsError("a scale and a size each say how large the image shall be: give one")
     return choose_size(scale=scale) if size is None else size
-
-
-def _write(data: bytes, target: Path) -> None:
-    try:
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".comic-upscale-", delete=False) as part:
-            part.write(data)
-            part.flush()
-            os.fsync(part.fileno())
-        Path(part.name).replace(target)
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error
 
 
 def _to_pixels(image: Image.Image | UInt8Array) -> Pixels:

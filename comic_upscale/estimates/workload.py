@@ -13,7 +13,8 @@ from pathlib import Path, PurePosixPath
 from comic_upscale.costs.ranges import Range
 from comic_upscale.costs.rates import Measured
 from comic_upscale.costs.work import Work, spread_sample
-from comic_upscale.engines.registry import OpenEngines, open_engines
+from comic_upscale.engines.base import DeviceInfo, Engine
+from comic_upscale.engines.registry import OpenEngines, identify, open_engines
 from comic_upscale.errors import InputError, PageError
 from comic_upscale.estimates.history import count_places, encoder, hardware_name, processor_name
 from comic_upscale.execution.events import Event, JobStarted, Listener
@@ -24,7 +25,8 @@ from comic_upscale.ledger.records import PageDone
 from comic_upscale.library.page import Page
 from comic_upscale.library.volume_reader import VolumeCache
 from comic_upscale.models.catalogue import CATALOGUE
-from comic_upscale.models.weights import identify_weights
+from comic_upscale.models.default_model import is_auto
+from comic_upscale.models.weights import ResolvedWeights
 from comic_upscale.planning.discovery import find_pages
 from comic_upscale.planning.preview import Preview
 from comic_upscale.settings.job import JobSettings
@@ -177,16 +179,23 @@ def measure_run(
         if on_event is not None:
             on_event(event)
 
+    devices: list[DeviceInfo] = []
+
+    def opening(settings: JobSettings, weights: ResolvedWeights | None) -> list[Engine]:
+        engines = open_engines(settings, weights)
+        # Engines that share a device name it alike.
+        devices[:] = dict.fromkeys(engine.info.device for engine in engines)
+        return engines
+
     begin = time.perf_counter()
-    finished = run_job(settings, on_event=note, open_engines=open_engines)
+    finished = run_job(settings, on_event=note, open_engines=opening)
     if not done:
         why = f": {finished.failures[0][0]}: {finished.failures[0][2]}" if finished.failures else ""
         raise InputError(f"no page could be done, so that nothing was measured{why}")
     name, identity = _identify(settings, started[0].model)
     model = CATALOGUE.get(name)
-    device = started[0].device or ""
     return Measured(
-        hardware=hardware_name(device, processor_name()),
+        hardware=hardware_name(devices, processor_name()),
         model=name,
         model_sha256=identity,
         precision=started[0].precision or "",
@@ -200,7 +209,7 @@ def measure_run(
         network_seconds=sum(page.seconds["upscale"] for page in done),
         host_seconds=sum(sum(page.seconds.values()) - page.seconds["upscale"] for page in done),
         whole_seconds=finished.seconds,
-        devices=count_places(device),
+        devices=count_places(devices),
         workers=settings.workers,
         start_seconds=round(started_at[0] - begin, 3),
         once_seconds=round(_once(done), 3),
@@ -268,8 +277,7 @@ def _content(page: Page, shelf: VolumeCache) -> bytes:
 
 def _identify(settings: JobSettings, model: str) -> tuple[str, str]:
     """Name and hash of the network that ran; ``auto`` stands for the one that the run names."""
-    named = model if settings.model.strip().casefold() == "auto" else settings.model
-    return identify_weights(named, denoise=settings.denoise)
+    return identify(dataclasses.replace(settings, model=model) if is_auto(settings.model) else settings)
 
 
 def _today() -> str:

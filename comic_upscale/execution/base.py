@@ -138,12 +138,19 @@ class Executor(Protocol):
         """
 
     async def open(
-        self, settings: JobSettings, *, fingerprint: str, spending: Spending | None, on_progress: Listener
+        self,
+        settings: JobSettings,
+        *,
+        model: str,
+        fingerprint: str,
+        spending: Spending | None,
+        on_progress: Listener,
     ) -> ExecutorInfo:
         """Make everything ready but the pages: weights, networks, devices.
 
         Args:
             settings: of the job: what decides its pixels, and the resources that may be used.
+            model: what computes, in words.
             fingerprint: of the job, by which a machine knows it again.
             spending: the meter of the run, asked before each batch where the executor computes by itself.
             on_progress: is told of what takes a moment (`Preparing`, `Fetching`, `Sending`), on the loop's thread.

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
 from comic_upscale.costs.spending import Spending
-from comic_upscale.errors import EXIT_CEILING, PageError, RemoteError
+from comic_upscale.engines.registry import prepare_engine
+from comic_upscale.errors import EXIT_CEILING, PageError, RemoteError, SettingsError
 from comic_upscale.execution.base import (
     Activity,
     ExecutorInfo,
@@ -31,7 +32,6 @@ from comic_upscale.execution.base import (
 from comic_upscale.execution.events import Fetching, Listener, Preparing, Sending, StageMeter, from_thread
 from comic_upscale.execution.remote_host import PollResult, RemoteHost, RemotePageResult, RemoteStep
 from comic_upscale.execution.stop import CEILING, StopRequest
-from comic_upscale.execution.weights import find_weights
 from comic_upscale.imaging.decode import read_header
 from comic_upscale.imaging.encode import check_encoded
 from comic_upscale.imaging.target_size import find_target
@@ -208,11 +208,19 @@ class RemoteExecutor:
         return await self._connection.call(self._host.has_accelerator)
 
     async def open(
-        self, settings: JobSettings, *, fingerprint: str, spending: Spending | None, on_progress: Listener
+        self,
+        settings: JobSettings,
+        *,
+        model: str,
+        fingerprint: str,
+        spending: Spending | None,
+        on_progress: Listener,
     ) -> ExecutorInfo:
         """Install what is missing there, and send the weights; see `Executor.open`."""
         self._host.on_progress(from_thread(on_progress, Sending))
-        weights = await asyncio.to_thread(find_weights, settings, from_thread(on_progress, Fetching))
+        weights = await asyncio.to_thread(prepare_engine, settings, from_thread(on_progress, Fetching))
+        if weights is None:
+            raise SettingsError(f"--engine {settings.backend} has no weights to send")
         on_progress(Preparing(what="making the other machine ready"))
         device = await self._connection.call(self._host.prepare, weights, fingerprint, settings)
         self._session = _Session(

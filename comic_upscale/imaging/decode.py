@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from PIL.ImageFile import ImageFile
 
@@ -38,11 +40,11 @@ class Header:
     """Frames or pages in the file, at least 1."""
 
 
-def read_header(source: bytes | Path) -> Header:
+def read_header(source: bytes | Path | Callable[[], IO[bytes]]) -> Header:
     """Read the header of an image, not its pixels.
 
     Args:
-        source: the file's bytes, or where it is.
+        source: the file's bytes, where it is, or a function that opens it.
 
     Returns:
         The header. The size is that of ``decode``'s result, unless a PNG says only after its pixels how
@@ -53,13 +55,19 @@ def read_header(source: bytes | Path) -> Header:
     """
     with (
         page_errors(source if isinstance(source, bytes) else b""),
-        io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file,
+        _opened(source) as file,
     ):
         image = open_image(file)
         width, height = image.size
         if orientation_of(image) >= 5:
             width, height = height, width
         return Header(width, height, image.mode, image.format or "", _frames(image))
+
+
+def _opened(source: bytes | Path | Callable[[], IO[bytes]]) -> IO[bytes]:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    return source.open("rb") if isinstance(source, Path) else source()
 
 
 def decode(

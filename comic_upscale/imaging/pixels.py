@@ -40,6 +40,13 @@ class Borders:
     columns: tuple[int, ...] = ()
     """The first column of every column of tiles but the leftmost, ascending."""
 
+    def joined(self, other: Borders) -> Borders:
+        """Return the borders of both."""
+        return Borders(
+            rows=tuple(sorted({*self.rows, *other.rows})),
+            columns=tuple(sorted({*self.columns, *other.columns})),
+        )
+
 
 NO_BORDERS: Final = Borders()
 """Of a page that was made in one piece."""

@@ -7,6 +7,7 @@ import contextlib
 import importlib.metadata
 import platform
 from collections.abc import AsyncIterator
+from concurrent.futures import Executor as Pool
 
 from comic_upscale.costs.spending import Spending
 from comic_upscale.errors import ComicUpscaleError, SettingsError
@@ -17,12 +18,13 @@ from comic_upscale.ledger.async_ledger import AsyncLedger
 from comic_upscale.ledger.lock import hold_job
 from comic_upscale.ledger.writer import Ledger
 from comic_upscale.library.discover import Discovery
-from comic_upscale.library.volume_reader import VolumeCache
+from comic_upscale.library.source_reader import SourceReader
 from comic_upscale.planning.plan import Plan, make_plan, source_folders
 from comic_upscale.planning.resolve import ResolvedJob
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.paths import default_ledger
-from comic_upscale.storage.local import part_path
+from comic_upscale.storage.base import OutputStore
+from comic_upscale.storage.stores import Stores
 from comic_upscale.version import __version__
 
 HEARTBEAT_SECONDS = 5.0
@@ -54,7 +56,8 @@ async def open_ledger(settings: JobSettings) -> AsyncIterator[tuple[Ledger, Asyn
 async def begin_run(
     job: ResolvedJob,
     discovery: Discovery,
-    volumes: VolumeCache,
+    stores: Stores,
+    files: Pool,
     ledger: Ledger,
     on_ledger: AsyncLedger,
     emit: Listener,
@@ -65,7 +68,8 @@ async def begin_run(
     Args:
         job: with nothing left open.
         discovery: of its input.
-        volumes: reads the pages that are in volumes.
+        stores: where the input is, and where outputs go.
+        files: threads that read and write files.
         ledger: open on its thread.
         on_ledger: that thread.
         emit: takes the events.
@@ -75,7 +79,8 @@ async def begin_run(
         SettingsError: a ceiling without a price.
         LedgerError: the ledger cannot be used.
     """
-    job_id, plan = await on_ledger(_plan, job, discovery, volumes, ledger)
+    sources = SourceReader(stores.sources, discovery.volumes, job.settings.volume_rules)
+    job_id, plan = await on_ledger(_plan, job, discovery, sources, stores.outputs, ledger)
     spending = await on_ledger(_meter, job.settings, ledger, job_id)
     price = None if spending is None else spending.price
     run_id = await on_ledger(ledger.start_run, job_id, versions=versions(), price=price)
@@ -84,8 +89,10 @@ async def begin_run(
         yield JobContext(
             job=job,
             discovery=discovery,
-            source_folders=source_folders(discovery.pages),
-            volumes=volumes,
+            source_folders=source_folders(discovery.pages, stores.sources),
+            stores=stores,
+            files=files,
+            sources=sources,
             ledger=ledger,
             on_ledger=on_ledger,
             job_id=job_id,
@@ -102,9 +109,12 @@ async def begin_run(
         raise
     finally:
         heartbeats.cancel()
+        sources.close()
 
 
-def _plan(job: ResolvedJob, discovery: Discovery, volumes: VolumeCache, ledger: Ledger) -> tuple[int, Plan]:
+def _plan(
+    job: ResolvedJob, discovery: Discovery, sources: SourceReader, outputs: OutputStore, ledger: Ledger
+) -> tuple[int, Plan]:
     """Open the job in the ledger and see what is left of it; on the ledger's thread."""
     settings = job.settings
     job_id = ledger.open_job(
@@ -116,17 +126,16 @@ def _plan(job: ResolvedJob, discovery: Discovery, volumes: VolumeCache, ledger: 
         model_sha256=job.model.identity,
         model_auto=job.model.auto,
     )
-    for row_id, output in ledger.abandoned(settings.output):
-        with contextlib.suppress(OSError):
-            part_path(settings.output / output, row_id).unlink(missing_ok=True)
+    outputs.sweep((output, row_id) for row_id, output in ledger.abandoned(settings.output))
     plan = make_plan(
         ledger,
         job_id,
         discovery.pages,
         settings,
+        sources=sources,
+        outputs=outputs,
         volumes=discovery.volumes,
         fingerprint=job.fingerprint,
-        shelf=volumes,
     )
     return job_id, plan
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor as Pool
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from comic_upscale.costs.spending import Spending
 from comic_upscale.execution.events import Listener
@@ -10,10 +12,11 @@ from comic_upscale.execution.stop import CEILING, StopRequest
 from comic_upscale.ledger.async_ledger import AsyncLedger
 from comic_upscale.ledger.writer import Ledger
 from comic_upscale.library.discover import Discovery
-from comic_upscale.library.volume_reader import VolumeCache
+from comic_upscale.library.source_reader import SourceReader
 from comic_upscale.planning.plan import Plan
 from comic_upscale.planning.resolve import ResolvedJob
 from comic_upscale.settings.job import JobSettings
+from comic_upscale.storage.stores import Stores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,10 +26,14 @@ class JobContext:
     job: ResolvedJob
     discovery: Discovery
     """What was found in the input."""
-    source_folders: frozenset[str]
+    source_folders: frozenset[PurePath]
     """Where the pages really are, links followed; nothing is written there."""
-    volumes: VolumeCache
-    """Reads the pages that are in volumes."""
+    stores: Stores
+    """Where the input is, and where outputs go."""
+    files: Pool
+    """Threads that read and write files."""
+    sources: SourceReader
+    """Reads pages and other files of the input."""
     ledger: Ledger
     """Used on its own thread alone."""
     on_ledger: AsyncLedger

@@ -11,9 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Set
-from concurrent.futures import Executor as Pool
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from comic_upscale.errors import PageError
@@ -23,6 +21,7 @@ from comic_upscale.imaging.target_size import grows, is_larger
 from comic_upscale.jobs.context import JobContext
 from comic_upscale.jobs.job_files import Outputs
 from comic_upscale.settings.job import JobSettings
+from comic_upscale.storage.base import OutputStore
 
 T = TypeVar("T")
 
@@ -102,13 +101,12 @@ class Copy:
 
 
 async def copy_output(
-    context: JobContext, pool: Pool, original: int, *, row_id: int, source_sha256: str, seconds: float
+    context: JobContext, original: int, *, row_id: int, source_sha256: str, seconds: float
 ) -> Copy | None:
     """Return the output of a page that is done for another page of the same bytes.
 
     Args:
         context: of the run.
-        pool: reads the output.
         original: row of the page that is done.
         row_id: of the page that is to have its output.
         source_sha256: of both.
@@ -121,7 +119,7 @@ async def copy_output(
     if page is None or page["source_sha256"] != source_sha256 or not _is_as_good(page, context.settings):
         return None
     start = time.perf_counter()
-    data = await run_in(pool, read_output, context.settings.output, page)
+    data = await run_in(context.files, read_output, context.stores.outputs, page)
     if data is None:
         return None
     ended = time.perf_counter()
@@ -156,15 +154,15 @@ def _is_as_good(page: Mapping[str, Any], settings: JobSettings) -> bool:
     return bool(page["scores"]) or not (settings.gate and judged)
 
 
-def read_output(folder: Path, page: Mapping[str, Any]) -> bytes | None:
+def read_output(outputs: OutputStore, page: Mapping[str, Any]) -> bytes | None:
     """The bytes of a recorded output, from its file or its volume; None if they are gone or not the recorded ones.
 
     Args:
-        folder: the output folder.
+        outputs: of the job.
         page: a row of `Ledger.done_page`.
     """
     try:
-        data = Outputs(folder).read(page)
+        data = Outputs(outputs).read(page)
     except PageError:
         return None
     except Exception:  # whatever a ZIP that somebody edited may raise

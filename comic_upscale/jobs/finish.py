@@ -11,7 +11,7 @@ from comic_upscale.execution.events import JobFinished
 from comic_upscale.jobs.context import JobContext
 from comic_upscale.jobs.sidecar_copy import CopyFailure, CopyTask, carry, plan_copies
 from comic_upscale.ledger.records import CopiedFile
-from comic_upscale.library.volume_reader import VolumeCache
+from comic_upscale.library.source_reader import SourceReader
 from comic_upscale.settings.paths import path_text
 
 SHOWN_FAILURES = 20
@@ -100,13 +100,15 @@ async def _copy_files(context: JobContext) -> tuple[int, list[CopyFailure]]:
     known = await on_ledger(context.ledger.carried, settings.output)
     copied = 0
     refused = [copy for copy in copies if isinstance(copy, CopyFailure)]
-    with contextlib.closing(VolumeCache(discovery.volumes, settings.volume_rules)) as volumes:
+    store = context.stores.sources
+    with contextlib.closing(SourceReader(store, discovery.volumes, settings.volume_rules)) as sources:
         results = carry(
             [copy for copy in copies if isinstance(copy, CopyTask)],
             known,
-            settings,
+            sources,
+            context.stores.outputs,
             context.source_folders,
-            volumes,
+            overwrite=settings.overwrite,
         )
         while batch := await asyncio.to_thread(list, itertools.islice(results, COPIED_AT_ONCE)):
             files = [result for result in batch if isinstance(result, CopiedFile)]

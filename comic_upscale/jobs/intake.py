@@ -15,12 +15,11 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from concurrent.futures import Executor as Pool
 from dataclasses import dataclass
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from comic_upscale.errors import InputError, PageError
+from comic_upscale.errors import PageError
 from comic_upscale.execution.base import PageTask, SourceBytes, as_page_error, run_in, sha256_of_source
 from comic_upscale.execution.budget import Budget
 from comic_upscale.execution.events import StageMeter
@@ -32,7 +31,6 @@ from comic_upscale.jobs.recorder import Recorder
 from comic_upscale.ledger.writer import OutputOwner
 from comic_upscale.planning.plan import PlannedPage, may_write
 from comic_upscale.settings.job import OutputFormat
-from comic_upscale.storage.local import read_source, to_the_end
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -73,17 +71,15 @@ class _Claims:
     """Those whose outputs must not be written, and why."""
 
 
-class SourceReader:
-    """Reads the files of pages.
+class PageReader:
+    """Reads the files of pages, and tells how busy that keeps the threads.
 
     Args:
         context: of the run.
-        pool: threads to read on.
     """
 
-    def __init__(self, context: JobContext, pool: Pool) -> None:
+    def __init__(self, context: JobContext) -> None:
         self._context = context
-        self._pool = pool
         self._meter = StageMeter(context.settings.workers)
 
     async def read(self, page: PlannedPage) -> SourceBytes:
@@ -93,19 +89,9 @@ class SourceReader:
             PageError: it cannot be read.
             InputError: the whole input is gone.
         """
-        member = page.member
-        try:
-            if member is None:
-                return SourceBytes(await to_the_end(read_source(page.path, self._pool)))
-            data, seconds = await self._timed(self._context.volumes.read, member.volume, member.index)
-            return SourceBytes(data, seconds)
-        except PageError:
-            input = self._context.settings.input
-            if not input.exists():
-                raise InputError(
-                    f"{input} is gone: moved away, or its drive. Put it back, then run the same command again"
-                ) from None
-            raise
+        if page.member is None:
+            return SourceBytes(await self._context.sources.read(page))
+        return SourceBytes(*await self._timed(self._context.sources.read_now, page))
 
     async def hash(self, data: bytes) -> tuple[str, float]:
         """Return the SHA-256 of a page's file, and the seconds that it took."""
@@ -113,7 +99,7 @@ class SourceReader:
 
     def reads_in_order(self, page: PlannedPage) -> bool:
         """Whether a page is in a volume that is read from front to back."""
-        return page.member is not None and self._context.volumes.in_order(page.member.volume)
+        return self._context.sources.in_order(page)
 
     def busy(self) -> float:
         """How busy unpacking and hashing is, 0 to 1."""
@@ -126,7 +112,7 @@ class SourceReader:
 
         self._meter.begin()
         try:
-            return await run_in(self._pool, timed)
+            return await run_in(self._context.files, timed)
         finally:
             self._meter.end()
 
@@ -138,15 +124,13 @@ class Intake:
         context: of the run.
         recorder: takes the pages that no executor needs to see: refused, adopted, unreadable, copied.
         open_pages: knows of each page that has waited for another one until it goes on.
-        pool: threads to read on.
     """
 
-    def __init__(self, context: JobContext, recorder: Recorder, open_pages: OpenPages, pool: Pool) -> None:
+    def __init__(self, context: JobContext, recorder: Recorder, open_pages: OpenPages) -> None:
         self._context = context
         self._recorder = recorder
         self._open = open_pages
-        self._pool = pool
-        self._reader = SourceReader(context, pool)
+        self._reader = PageReader(context)
         self._todo = iter(context.plan.todo)
         self._again: list[_Incoming] = []
         self._ahead = Budget(READ_AHEAD_BYTES)
@@ -242,18 +226,14 @@ class Intake:
                 owner = may_write(
                     context.ledger,
                     page,
-                    input=settings.input,
-                    output_folder=settings.output,
+                    settings=settings,
                     fingerprint=context.fingerprint,
-                    overwrite=settings.overwrite,
+                    sources=context.stores.sources,
+                    outputs=context.stores.outputs,
                     source_folders=context.source_folders,
                 )
             except PageError as error:
                 claims.refused.append((page, error))
-                continue
-            except OSError as error:
-                reason = f"the output cannot be looked at: {error.strerror or error}"
-                claims.refused.append((page, PageError("output", reason)))
                 continue
             if owner is None:
                 claims.claimed.append(page)
@@ -301,7 +281,6 @@ class Intake:
                 return True
             copy = await copy_output(
                 self._context,
-                self._pool,
                 original,
                 row_id=row_id,
                 source_sha256=incoming.key[0],

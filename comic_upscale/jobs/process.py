@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import Executor as Pool
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 
 from comic_upscale.errors import ComicUpscaleError, first_error
@@ -32,25 +30,20 @@ async def process_pages(context: JobContext, executor: Executor, volume_writer: 
     Raises:
         OutputError, InputError, DeviceError, RemoteError, LedgerError: what ended the run early.
     """
-    pool = ThreadPoolExecutor(context.settings.workers, thread_name_prefix="files")
     try:
-        return await _Process(context, executor, volume_writer, pool).run()
+        return await _Process(context, executor, volume_writer).run()
     except* ComicUpscaleError as group_error:
         raise first_error(group_error) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 class _Process:
-    def __init__(
-        self, context: JobContext, executor: Executor, volume_writer: VolumeWriter, pool: Pool
-    ) -> None:
+    def __init__(self, context: JobContext, executor: Executor, volume_writer: VolumeWriter) -> None:
         self._context = context
         self._executor = executor
         self._tally = Tally(context.plan)
         self._open = OpenPages()
-        self._recorder = Recorder(context, volume_writer, self._tally, self._open, pool)
-        self._intake = Intake(context, self._recorder, self._open, pool)
+        self._recorder = Recorder(context, volume_writer, self._tally, self._open)
+        self._intake = Intake(context, self._recorder, self._open)
 
     async def run(self) -> Tally:
         async with asyncio.TaskGroup() as group:

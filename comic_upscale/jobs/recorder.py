@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor as Pool
 from dataclasses import dataclass
 
 from comic_upscale.errors import PageError
@@ -26,7 +25,6 @@ from comic_upscale.jobs.volume_writer import VolumeWriter
 from comic_upscale.ledger.records import PageDone, PageFailed, PageResult
 from comic_upscale.planning.plan import PlannedPage
 from comic_upscale.planning.volumes import PlannedVolume
-from comic_upscale.storage.local import OutputFolder, place_output, to_the_end
 
 HELD_BYTES = 32 << 20
 """Bytes of outputs that wait to be placed before an executor is asked for the next one: a page of more is placed
@@ -52,7 +50,6 @@ class Recorder:
         volume_writer: writes volumes once their pages are settled.
         tally: counts what becomes of pages.
         open_pages: knows of each page that was taken until it is recorded.
-        pool: threads to write files on.
 
     Raises:
         OutputError: the output folder cannot be written to.
@@ -64,14 +61,13 @@ class Recorder:
         volume_writer: VolumeWriter,
         tally: Tally,
         open_pages: OpenPages,
-        pool: Pool,
     ) -> None:
         self._context = context
         self._volume_writer = volume_writer
         self._tally = tally
         self._open = open_pages
-        self._pool = pool
-        self._output = OutputFolder(context.settings.output)
+        self._outputs = context.stores.outputs
+        self._outputs.prepare()
         self._pages: dict[int, PlannedPage] = {page.row_id: page for page in context.plan.todo}
         workers = context.settings.workers
         self._to_place: asyncio.Queue[_ToPlace | None] = asyncio.Queue(workers)
@@ -159,18 +155,13 @@ class Recorder:
         start = time.perf_counter()
         self._meter.begin()
         try:
-            self._output.check()
-            await self._write(page, outcome.data)
+            await self._outputs.put(page.output, outcome.data, page.row_id)
         except Exception as error:
             failure = as_page_error(error, page.source)
             return failed_page(page.row_id, page.source, failure, seconds=outcome.seconds)
         finally:
             self._meter.end()
         return self._done(page, item, start, time.perf_counter())
-
-    async def _write(self, page: PlannedPage, data: bytes) -> None:
-        target = self._context.settings.output / page.output
-        await to_the_end(place_output(data, target, page.row_id, self._pool))
 
     def _done(self, page: PlannedPage, item: _ToPlace, start: float, ended: float) -> PageDone:
         """What is recorded of a page whose output was written between two moments."""
@@ -250,5 +241,5 @@ class Recorder:
 
     async def _write_volumes(self) -> None:
         while (volume := await self._volumes.get()) is not None:
-            self._output.check()
+            self._outputs.check()
             await self._volume_writer.write(volume)

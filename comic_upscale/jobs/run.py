@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
+from concurrent.futures import ThreadPoolExecutor
 
-from comic_upscale.engines.registry import OpenEngines, open_engines
+from comic_upscale.engines.registry import OpenEngines, check_remote, open_engines
 from comic_upscale.execution.base import Executor
 from comic_upscale.execution.events import Event, Fetching, JobFinished, Listener, Preparing, from_thread
 from comic_upscale.execution.local.executor import LocalExecutor
@@ -20,11 +20,11 @@ from comic_upscale.jobs.process import process_pages
 from comic_upscale.jobs.volume_writer import VolumeWriter
 from comic_upscale.ledger.async_ledger import AsyncLedger
 from comic_upscale.ledger.writer import Ledger
-from comic_upscale.library.volume_reader import VolumeCache
 from comic_upscale.planning.discovery import find_pages
 from comic_upscale.planning.model_selection import SelectedModel, choose_model, named_model
 from comic_upscale.planning.resolve import JobHistory, ResolvedJob, resolve
 from comic_upscale.settings.job import JobSettings
+from comic_upscale.storage.stores import open_stores
 
 
 def run_job(
@@ -71,17 +71,21 @@ async def run_job_async(
     emit = on_event or _ignore
     executor: Executor = LocalExecutor(open_engines) if remote is None else RemoteExecutor(remote)
     stop = stop or StopRequest()
+    files = ThreadPoolExecutor(settings.workers, thread_name_prefix="files")
     try:
+        if executor.is_remote:
+            check_remote(settings)
         model = await asyncio.to_thread(named_model, settings)
         emit(Preparing(what="reading the input"))
-        discovery = await asyncio.to_thread(find_pages, settings)
+        stores = open_stores(settings.input, settings.output, files)
+        discovery = await asyncio.to_thread(find_pages, settings, stores.sources)
         async with open_ledger(settings) as (ledger, on_ledger):
             job = await _resolve(settings, model, executor, ledger, on_ledger, emit)
-            with contextlib.closing(VolumeCache(discovery.volumes, settings.volume_rules)) as volumes:
-                async with begin_run(job, discovery, volumes, ledger, on_ledger, emit, stop) as context:
-                    return await _do(context, executor)
+            async with begin_run(job, discovery, stores, files, ledger, on_ledger, emit, stop) as context:
+                return await _do(context, executor)
     finally:
         await executor.close()
+        files.shutdown()
 
 
 async def _resolve(
@@ -137,6 +141,7 @@ async def _process(context: JobContext, executor: Executor, volume_writer: Volum
     """Do the pages that are left."""
     info = await executor.open(
         context.settings,
+        model=context.job.model.name,
         fingerprint=context.fingerprint,
         spending=context.spending,
         on_progress=context.emit,

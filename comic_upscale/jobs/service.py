@@ -68,9 +68,7 @@ class JobService:
 
         def note(event: Event) -> None:
             nonlocal noted
-            if not noted and settings.ledger_path.is_file():
-                remember_ledger(self._state_folder, settings.ledger_path)
-                noted = True
+            noted = noted or remember_ledger(self._state_folder, settings.ledger_path)
             on_event(event)
 
         return run_job(settings, on_event=note, stop=stop, remote=remote)

@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO
 
 from comic_upscale.errors import PageError
@@ -24,7 +23,7 @@ from comic_upscale.imaging.decode import read_header
 from comic_upscale.jobs.context import JobContext
 from comic_upscale.ledger.records import LEFT_AS_THEY_ARE, PageFailed, VolumeDone
 from comic_upscale.ledger.writer import BoundPage
-from comic_upscale.library.cbz import check_cbz, write_cbz
+from comic_upscale.library.cbz import check_cbz, open_cbz, write_cbz
 from comic_upscale.library.comicinfo import PageFacts, is_comicinfo, updated
 from comic_upscale.library.discover import LOOSE_PAGES
 from comic_upscale.library.sorting import natural_key
@@ -32,7 +31,8 @@ from comic_upscale.library.volume import Member, Volume
 from comic_upscale.library.volume_reader import VolumeCache
 from comic_upscale.planning.plan import check_volume_output
 from comic_upscale.planning.volumes import PlannedVolume, page_source, why_incomplete
-from comic_upscale.storage.local import build_output, to_the_end
+from comic_upscale.storage.base import OutputStore
+from comic_upscale.storage.local import to_the_end
 
 _UNREADABLE = ("damaged", "encrypted", "unsupported", "too-large")
 """Kinds of failure of a member that no second try mends."""
@@ -64,7 +64,9 @@ class VolumeWriter:
         self._ledger = context.ledger
         self._on_ledger = context.on_ledger
         # Its own, since its place in a volume is not that of the pages that are decoded meanwhile.
-        self._volumes = VolumeCache(context.discovery.volumes, context.settings.volume_rules)
+        self._volumes = VolumeCache(
+            context.discovery.volumes, context.settings.volume_rules, context.stores.sources
+        )
         self._planned = {volume.source: volume for volume in plan.volumes}
         self._open = {volume.source: volume.todo for volume in plan.volumes}
         self._volume_of = {page.row_id: page.member.volume for page in plan.todo if page.member is not None}
@@ -125,7 +127,14 @@ class VolumeWriter:
         if failed and not self._settings.keep_original_on_failure:
             self._ledger.wait_for_pages([(volume.row_id, why_incomplete(failed, len(sources)))])
             return None
-        check_volume_output(self._ledger, volume, self._settings, self._context.fingerprint)
+        check_volume_output(
+            self._ledger,
+            volume,
+            self._settings,
+            self._context.fingerprint,
+            self._context.stores.sources,
+            self._context.stores.outputs,
+        )
         if volume.output:
             self._ledger.claim(self._context.run_id, self._settings.output, [(volume.row_id, volume.output)])
         return pages
@@ -145,9 +154,9 @@ class VolumeWriter:
         notes = (*found.contents.notes, *_notes(pages.values(), bound=bool(volume.output)))
         size, digest = 0, ""
         if volume.output:
-            target = self._settings.output / volume.output
-            with _OpenVolume(self._settings.output, found, self._volumes, pages, target) as archive:
-                size, digest = build_output(target, volume.row_id, archive.write, archive.check)
+            outputs = self._context.stores.outputs
+            with _OpenVolume(outputs, found, self._volumes, pages, volume.output) as archive:
+                size, digest = outputs.build(volume.output, volume.row_id, archive.write, archive.check)
                 notes += archive.notes()
         return VolumeDone(
             row_id=volume.row_id,
@@ -161,18 +170,9 @@ class VolumeWriter:
 
     def _sweep(self, volume: PlannedVolume, pages: Mapping[str, BoundPage]) -> None:
         """Remove the loose pages of a bound volume, and the folders that are empty then."""
-        if not volume.output:
-            return
-        top = self._settings.output / LOOSE_PAGES
-        for page in pages.values():
-            loose = self._settings.output / page.output
-            if loose.is_relative_to(top):
-                with contextlib.suppress(OSError):
-                    loose.unlink(missing_ok=True)
-                    for folder in loose.parents:
-                        if not folder.is_relative_to(top):
-                            break
-                        folder.rmdir()
+        if volume.output:
+            outputs = self._context.stores.outputs
+            outputs.delete((page.output for page in pages.values()), below=LOOSE_PAGES)
 
     def shut_down(self) -> None:
         """End the thread and close the volumes."""
@@ -192,35 +192,35 @@ def _notes(pages: Iterable[BoundPage], *, bound: bool) -> tuple[str, ...]:
 class _OpenVolume:
     """What goes into one CBZ."""
 
-    output_folder: Path
+    outputs: OutputStore
     volume: Volume
     volumes: VolumeCache
     pages: Mapping[str, BoundPage]
-    target: Path
+    output: str
+    """Its name among the outputs."""
     _old: zipfile.ZipFile | None = None
+    _held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     _written: list[str] = field(default_factory=list)
     _left_out: list[str] = field(default_factory=list)
 
     def __enter__(self) -> _OpenVolume:
         # The CBZ that stands there holds the pages that were bound before.
-        with contextlib.suppress(OSError, zipfile.BadZipFile):
-            self._old = zipfile.ZipFile(self.target)
+        with contextlib.suppress(PageError, OSError, zipfile.BadZipFile):
+            self._old = self._held.enter_context(open_cbz(self.outputs, self.output))
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._old is not None:
-            self._old.close()
+        self._held.close()
 
     def write(self, file: IO[bytes]) -> None:
         """Write the members, one at a time."""
         assert self.volume.contents is not None
         write_cbz(file, self._members(), self.volume.contents.comment)
 
-    def check(self, path: Path) -> None:
+    def check(self, file: IO[bytes]) -> None:
         """Read back what was written, and let go of what it replaces."""
-        check_cbz(path, self._written)
-        if self._old is not None:
-            self._old.close()
+        check_cbz(file, self._written)
+        self._held.close()
 
     def notes(self) -> tuple[str, ...]:
         """Say what could not be read and is no page."""
@@ -271,9 +271,8 @@ class _OpenVolume:
 
     def _finished(self, name: str, page: BoundPage) -> bytes | None:
         """The bytes of a finished page, where it waits or from the CBZ that it stands in; None if it is lost."""
-        loose = self.output_folder / page.output
-        with contextlib.suppress(OSError):
-            data = loose.read_bytes()
+        with contextlib.suppress(PageError):
+            data = self.outputs.read(page.output)
             if hashlib.sha256(data).hexdigest() == page.sha256:
                 return data
         if self._old is not None:

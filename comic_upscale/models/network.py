@@ -61,6 +61,8 @@ class Network:
     widest: int = 0
     """Elements of the largest tensor between two layers, for a pixel of input; 0 where that is unknown, as for
     all but compact networks and RRDB."""
+    identity: str = ""
+    """The hash of its weights, 64 hexadecimal digits: `ResolvedWeights.identity`; empty for one that is no file's."""
 
 
 def load_network(weights: ResolvedWeights, denoise: float | None) -> Network:
@@ -89,7 +91,7 @@ def load_network(weights: ResolvedWeights, denoise: float | None) -> Network:
             raise WeightsError(
                 f"{weights.path} and {weights.denoise_path} cannot be mixed: {error}"
             ) from error
-    return _build(state, weights.path)
+    return replace(_build(state, weights.path), identity=weights.identity)
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:

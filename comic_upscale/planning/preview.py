@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import PurePosixPath
 from typing import TypeAlias
 
@@ -16,8 +17,8 @@ from comic_upscale.imaging.target_size import find_target, grows, is_larger
 from comic_upscale.ledger.queries import read_auto_jobs, read_bytes_per_pixel, read_early_jobs, read_rows
 from comic_upscale.ledger.records import LEFT_AS_THEY_ARE, PAGE, VOLUME, PageRow
 from comic_upscale.library.page import Page
+from comic_upscale.library.source_reader import SourceReader
 from comic_upscale.library.volume import Volume
-from comic_upscale.library.volume_reader import VolumeCache
 from comic_upscale.planning.discovery import find_pages
 from comic_upscale.planning.model_selection import foreseen_model, named_model
 from comic_upscale.planning.plan import Action, decide
@@ -25,6 +26,7 @@ from comic_upscale.planning.resolve import JobHistory, ResolvedJob, resolve
 from comic_upscale.planning.volumes import standing_pages
 from comic_upscale.settings.job import AUTO_MODEL, JobSettings
 from comic_upscale.settings.paths import path_text
+from comic_upscale.storage.stores import open_stores
 
 _GRAY_MODES = frozenset(("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F"))
 
@@ -104,7 +106,8 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
     Raises:
         InputError, WeightsError, LedgerError: as a run would.
     """
-    discovery = find_pages(settings)
+    stores = open_stores(settings.input, settings.output)
+    discovery = find_pages(settings, stores.sources)
     job = _resolve(settings)
     if job is not None:
         settings = job.settings
@@ -113,28 +116,28 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
     volume_rows = {row.source: row for row in every_row if row.kind == VOLUME}
     standing: set[str] = set()
     for volume in discovery.volumes:
-        standing |= standing_pages(volume, volume_rows.get(volume.entry.source), rows, settings.output)
+        standing |= standing_pages(volume, volume_rows.get(volume.entry.source), rows, stores.outputs)
     measured = {
         suffix: read_bytes_per_pixel(settings.ledger_path, suffix=suffix, quality=settings.quality)
         for suffix in {PurePosixPath(page.output).suffix for page in discovery.pages}
     }
 
-    def planned(page: Page, shelf: VolumeCache) -> PagePreview:
+    def planned(page: Page, sources: SourceReader) -> PagePreview:
         row = rows.get(page.source)
         if row is None:
-            return _preview_page(page, "do", settings, measured, shelf)
+            return _preview_page(page, "do", settings, measured, sources)
         decision = decide(
             row,
             page,
-            settings.output,
+            sources,
+            stores.outputs,
             retry_failed=settings.retry_failed,
             bounds=settings.skip_larger_than,
             stands=page.source in standing,
-            shelf=shelf,
         )
         skipped = row.state == "skipped" and row.error_kind in LEFT_AS_THEY_ARE
         action = "do" if decision is Action.DO else "skip" if skipped else row.state
-        return _preview_page(replace(page, output=row.output), action, settings, measured, shelf)
+        return _preview_page(replace(page, output=row.output), action, settings, measured, sources)
 
     pages = []
 
@@ -143,9 +146,9 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
         if on_page is not None:
             on_page(page)
 
-    with closing(VolumeCache(discovery.volumes, settings.volume_rules)) as shelf:
+    with closing(SourceReader(stores.sources, discovery.volumes, settings.volume_rules)) as sources:
         for page in discovery.pages:
-            tell(planned(page, shelf))
+            tell(planned(page, sources))
     for volume in discovery.volumes:
         if volume.failure is not None:
             tell(_unopened(volume, volume.failure[1]))
@@ -194,11 +197,15 @@ def _unopened(volume: Volume, reason: str) -> PagePreview:
 
 
 def _preview_page(
-    page: Page, action: str, settings: JobSettings, measured: Mapping[str, float | None], shelf: VolumeCache
+    page: Page,
+    action: str,
+    settings: JobSettings,
+    measured: Mapping[str, float | None],
+    sources: SourceReader,
 ) -> PagePreview:
     try:
-        where = page.member
-        header = read_header(page.path if where is None else shelf.read(where.volume, where.index))
+        inside = page.member is not None
+        header = read_header(sources.read_now(page) if inside else partial(sources.open, page))
     except PageError as error:
         # Only the run itself is the judge of a page; here it is a warning.
         return _without_size(page, "unreadable" if action == "do" else action, error.reason)

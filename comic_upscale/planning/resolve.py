@@ -8,7 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from comic_upscale.ledger.records import AutoJob
-from comic_upscale.planning.model_selection import SelectedModel, kept_model, with_legacy_gray
+from comic_upscale.planning.model_selection import (
+    SelectedModel,
+    job_fingerprint,
+    kept_model,
+    with_legacy_gray,
+)
 from comic_upscale.settings.job import JobSettings
 
 
@@ -52,4 +57,4 @@ def resolve(
     if model is None:
         return None
     settled = with_legacy_gray(model.settle(settings), model, history.early_jobs)
-    return ResolvedJob(settled, model, settled.fingerprint(model.identity))
+    return ResolvedJob(settled, model, job_fingerprint(settled, model.identity))

@@ -21,7 +21,7 @@ from typing import Any
 
 from comic_upscale.console.text import duration, megabytes, model_name, printable, rate
 from comic_upscale.errors import OutputError, PageError, SettingsError
-from comic_upscale.jobs.job_files import Outputs, Sources, output_folder
+from comic_upscale.jobs.job_files import Outputs, Sources, job_stores, output_folder
 from comic_upscale.ledger.queries import (
     Failure,
     JobStatus,
@@ -108,7 +108,8 @@ def make_report(
         raise SettingsError("pages to look at, pages to show and workers must each be at least 1")
     job, rows = read_done_pages(ledger)
     runs = read_run_rows(ledger)
-    sources, outputs = Sources(job), Outputs(output_folder(ledger, job))
+    stores = job_stores(ledger, job)
+    sources, outputs = Sources(job, stores.sources), Outputs(stores.outputs)
     gallery = Gallery(sources, outputs)
 
     def tell(what: str) -> Callable[[int, int], None] | None:

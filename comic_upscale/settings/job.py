@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from comic_upscale.errors import SettingsError
+from comic_upscale.settings.engines import EngineOptions, as_engine_options, check_engine
 from comic_upscale.settings.paths import absolute, default_ledger, path_text
 from comic_upscale.settings.sizes import Bounds, Scale, Size, choose_size
 
@@ -22,7 +23,6 @@ AnimatedMode: TypeAlias = Literal["first", "skip"]
 ArchiveOutput: TypeAlias = Literal["cbz", "folder"]
 ARCHIVE_OUTPUTS: tuple[ArchiveOutput, ...] = get_args(ArchiveOutput)
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
-BACKENDS = ("torch", "realesrgan")
 SIDECARS = ("copy", "skip")
 
 AUTO_MODEL = "auto"
@@ -143,7 +143,9 @@ class JobSettings:
     animated: AnimatedMode = "first"
     """Of an animation or a TIFF of several pages, take the ``first``, or ``skip`` it."""
     backend: str = "torch"
-    """``torch``, or ``realesrgan`` for the official program."""
+    """The engine: ``torch``, ``realesrgan`` (the official program), ``onnx``, ``command``, or another package's."""
+    engine_options: EngineOptions = ()
+    """Options of the engine's own; given as a mapping or as pairs, held as pairs of texts in order of their names."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``xpu``, ``mps``, or several with commas between."""
     precision: str = "auto"
@@ -211,9 +213,8 @@ class JobSettings:
             self.precision in PRECISIONS,
             f"--precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}",
         )
-        _require(
-            self.backend in BACKENDS, f"--backend must be one of {', '.join(BACKENDS)}, not {self.backend!r}"
-        )
+        check_engine(self.backend)
+        object.__setattr__(self, "engine_options", as_engine_options(self.engine_options))
         _require(
             self.quality is None or 1 <= self.quality <= 100,
             f"--quality must be between 1 and 100, not {self.quality}",
@@ -298,14 +299,16 @@ class JobSettings:
         """How this job reads volumes."""
         return VolumeRules(self.max_members, self.max_unpacked, self.max_ratio, self.pdf_dpi, self.max_pixels)
 
-    def fingerprint(self, model_identity: str) -> str:
+    def fingerprint(self, model_identity: str, engine_options: EngineOptions = ()) -> str:
         """Hash what decides the pixels and the bytes of an output, 32 hexadecimal digits.
 
         Same page and same fingerprint are the same work. Precision and tile go in as asked, so that
         ``auto`` continues on another machine; batch, device and workers do not change what comes out.
 
         Args:
-            model_identity: the hash of the weights.
+            model_identity: what computes: for a network the hash of its weights.
+            engine_options: those of the engine's own options that decide pixels and are not at their defaults, as
+                the engine registry knows them.
         """
         parts: dict[str, object] = {
             "model": model_identity,
@@ -333,6 +336,8 @@ class JobSettings:
             parts["archive_output"] = self.archive_output
         if self.pdf_dpi != DEFAULT_PDF_DPI:
             parts["pdf_dpi"] = self.pdf_dpi
+        if engine_options:
+            parts["engine_options"] = dict(engine_options)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
     def as_json(self) -> str:
@@ -346,6 +351,7 @@ class JobSettings:
         for name in ("size", "skip_larger_than"):
             value = getattr(self, name)
             fields[name] = None if value is None else str(value)
+        fields["engine_options"] = dict(self.engine_options)
         fields["weights_folders"] = [path_text(folder) for folder in self.weights_folders]
         return json.dumps(fields, ensure_ascii=False)
 

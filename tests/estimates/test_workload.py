@@ -16,7 +16,14 @@ from comic_upscale.costs.rates import Measured
 from comic_upscale.engines.base import Batch
 from comic_upscale.errors import InputError, SettingsError
 from comic_upscale.estimates.bench import bench
-from comic_upscale.estimates.history import count_places, from_ledgers, hardware_name, keep, kept
+from comic_upscale.estimates.history import (
+    count_places,
+    from_ledgers,
+    hardware_name,
+    keep,
+    kept,
+    parse_recorded_devices,
+)
 from comic_upscale.estimates.quotes import Question, is_over_budget, quotes_for
 from comic_upscale.estimates.workload import LEAST_DOUBT, count_work, doubt_of_ratio, imagined_work, run_pilot
 from comic_upscale.jobs.run import run_job
@@ -174,7 +181,7 @@ def test_a_run_elsewhere_is_a_measurement_of_its_card_and_not_of_this_machine(
     ],
 )  # fmt: skip
 def test_hardware_is_called_by_its_card_or_its_processor(device: str, name: str) -> None:
-    assert hardware_name(device, "EPYC") == name
+    assert hardware_name(parse_recorded_devices(device).devices, "EPYC") == name
 
 
 @pytest.mark.parametrize(
@@ -187,7 +194,7 @@ def test_hardware_is_called_by_its_card_or_its_processor(device: str, name: str)
 def test_how_many_pages_are_in_the_network_at_once_is_known_from_the_devices(
     device: str, places: int
 ) -> None:
-    assert count_places(device) == places
+    assert count_places(parse_recorded_devices(device).devices) == places
 
 
 def test_measurements_are_kept_replaced_and_read_again(tmp_path: Path) -> None:

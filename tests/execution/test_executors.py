@@ -54,7 +54,9 @@ class Side:
             self.machine = self.kind(self.folder / "machine", engine)
             executor = RemoteExecutor(RemoteOptions(self.machine, poll=0.1))
         try:
-            await executor.open(settings, fingerprint="f" * 32, spending=None, on_progress=lambda event: None)
+            await executor.open(
+                settings, model="any", fingerprint="f" * 32, spending=None, on_progress=lambda event: None
+            )
             yield executor
         finally:
             await executor.close()

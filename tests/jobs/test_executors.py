@@ -24,7 +24,8 @@ from comic_upscale.jobs.run import run_job_async
 from comic_upscale.ledger.records import PageDone
 from comic_upscale.ledger.writer import Ledger
 from comic_upscale.settings.job import FailureLimit, JobSettings
-from comic_upscale.storage import local as files
+from comic_upscale.storage import parts
+from comic_upscale.storage.local import LocalOutputStore, LocalSourceStore
 from tests.archives import make_7z, make_zip, picture, pictures
 from tests.conftest import draw
 from tests.fakes import NearestEngine, pause
@@ -187,7 +188,7 @@ def test_the_next_of_equal_pages_follows_one_whose_output_could_not_be_written(
     draw(tmp_path / "in" / "00.png", 1)
     for number in range(1, 5):
         shutil.copy(tmp_path / "in" / "00.png", tmp_path / "in" / f"{number:02}.png")
-    rename, renamed = files._rename, []
+    rename, renamed = parts._rename, []
 
     def refuse_the_first(part: Path, target: Path) -> None:
         renamed.append(target)
@@ -198,7 +199,7 @@ def test_the_next_of_equal_pages_follows_one_whose_output_could_not_be_written(
             renamed.pop()
         rename(part, target)
 
-    monkeypatch.setattr(files, "_rename", refuse_the_first)
+    monkeypatch.setattr(parts, "_rename", refuse_the_first)
     finished = side.run(make_settings())
     assert (finished.done, finished.failed, finished.copied_now) == (4, 1, 3)
     assert finished.failures[0][1] == "output"
@@ -282,7 +283,7 @@ def test_the_header_tells_of_devices_of_this_machine_alone(
 FAULTS = {
     "claiming": (Ledger, "claim"),
     "looking at an output": (intake, "may_write"),
-    "reading": (intake, "read_source"),
+    "reading": (LocalSourceStore, "read"),
     "hashing": (intake, "sha256_of_source"),
     "copying": (deduplication, "read_output"),
     "header": (steps, "read_header"),
@@ -292,7 +293,7 @@ FAULTS = {
     "encoding": (steps, "encode"),
     "checking": (steps, "check_encoded"),
     "checking what came": (remote_module, "check_encoded"),
-    "placing": (recorder, "place_output"),
+    "placing": (LocalOutputStore, "put"),
     "recording": (Ledger, "record"),
     "recording a volume": (Ledger, "record_volumes"),
 }

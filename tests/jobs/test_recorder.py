@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,11 @@ from comic_upscale.jobs.progress import OpenPages, Tally
 from comic_upscale.jobs.recorder import Recorder
 from comic_upscale.jobs.volume_writer import VolumeWriter
 from comic_upscale.ledger.records import PageFailed
-from comic_upscale.library.volume_reader import VolumeCache
 from comic_upscale.planning.discovery import find_pages
 from comic_upscale.planning.model_selection import SelectedModel
 from comic_upscale.planning.resolve import JobHistory, resolve
 from comic_upscale.settings.job import JobSettings
+from comic_upscale.storage.stores import open_stores
 from tests.conftest import draw
 
 TIMEOUT = 60.0
@@ -43,23 +43,23 @@ async def run_of(settings: JobSettings) -> AsyncIterator[JobContext]:
     """A run that has begun, over the pages that are there."""
     job = resolve(settings, JobHistory(), SelectedModel("any", "0" * 64))
     assert job is not None
-    discovery = find_pages(settings)
-    async with open_ledger(settings) as (ledger, on_ledger):
-        with closing(VolumeCache([], settings.volume_rules)) as volumes:
-            async with begin_run(
-                job, discovery, volumes, ledger, on_ledger, lambda event: None, StopRequest()
-            ) as context:
-                yield context
+    with ThreadPoolExecutor(2) as files:
+        stores = open_stores(settings.input, settings.output, files)
+        discovery = find_pages(settings, stores.sources)
+        async with (
+            open_ledger(settings) as (ledger, on_ledger),
+            begin_run(
+                job, discovery, stores, files, ledger, on_ledger, lambda event: None, StopRequest()
+            ) as context,
+        ):
+            yield context
 
 
 def with_recorder(settings: JobSettings, test: Callable[[JobContext, Recorder, OpenPages], Any]) -> None:
     async def work() -> None:
         async with run_of(settings) as context:
             writer, open_pages = VolumeWriter(context), OpenPages()
-            with ThreadPoolExecutor(2) as pool:
-                await test(
-                    context, Recorder(context, writer, Tally(context.plan), open_pages, pool), open_pages
-                )
+            await test(context, Recorder(context, writer, Tally(context.plan), open_pages), open_pages)
             writer.shut_down()
 
     asyncio.run(asyncio.wait_for(work(), TIMEOUT))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from comic_upscale.engines.base import Engine
+from comic_upscale.engines.base import Engine, EngineInfo, devices_in_words
 from comic_upscale.engines.pages import upscale_pages
 from comic_upscale.engines.registry import unused_gpu_warning
 from comic_upscale.errors import ComicUpscaleError, DeviceError, PageError
@@ -30,7 +30,7 @@ MEMORY_BYTES = 32
 
 def pixel_budget(workers: int, engines: Sequence[Engine]) -> int:
     """Return how many output pixels may be in flight, from decoding until somebody takes the outcome."""
-    gpus = sum(not engine.device.startswith("cpu") for engine in engines)
+    gpus = sum(not engine.info.device.is_cpu for engine in engines)
     if not gpus:
         # The processor is at work in any case.
         return PIXEL_BUDGET
@@ -55,22 +55,22 @@ class Devices:
         return len(self._engines)
 
     @property
-    def native_scale(self) -> int:
-        """The network's own factor."""
-        return self._engines[0].native_scale
+    def engine(self) -> EngineInfo:
+        """What is known of the engines: they differ in their devices alone."""
+        return self._engines[0].info
 
-    def idle_gpu(self, settings: JobSettings) -> tuple[str, ...]:
-        """Say why a GPU of this machine is not used, where nobody asked for that."""
-        warning = unused_gpu_warning(settings, self._engines)
-        return () if warning is None else (warning,)
+    def warnings(self, settings: JobSettings) -> tuple[str, ...]:
+        """What the user should know of the engines, and of a GPU that is not used."""
+        idle = unused_gpu_warning(settings, self._engines)
+        own = dict.fromkeys(warning for engine in self._engines for warning in engine.info.warnings)
+        return (*(() if idle is None else (idle,)), *own)
 
     def info(self) -> ExecutorInfo:
         """Return what the engines compute with now."""
         return ExecutorInfo(
-            # Each device once: engines that share one say so in its name.
-            device=", ".join(dict.fromkeys(engine.device for engine in self._engines)),
-            precision=self._engines[0].precision,
-            native_scale=self.native_scale,
+            device=devices_in_words(self._engines),
+            precision=self.engine.precision,
+            native_scale=self.engine.native_scale,
         )
 
     def pixel_budget(self, workers: int) -> int:
@@ -112,7 +112,7 @@ class Devices:
         except Exception as error:
             log.exception("the engine failed")
             raise DeviceError(
-                f"the network failed on {engine.device} in an unforeseen way: {error!r}. Run the same command "
+                f"the network failed on {engine.info.device} in an unforeseen way: {error!r}. Run the same command "
                 "again; if it fails again, try --device cpu or --precision fp32, and report it"
             ) from error
         finally:

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 
 from comic_upscale.costs.spending import Spending
-from comic_upscale.engines.registry import OpenEngines
+from comic_upscale.engines.registry import OpenEngines, prepare_engine
 from comic_upscale.execution.base import Activity, ExecutorInfo, PageOutcome, PageTask
 from comic_upscale.execution.events import Fetching, Listener, Preparing, from_thread
 from comic_upscale.execution.local.devices import Devices
@@ -15,7 +15,6 @@ from comic_upscale.execution.local.pipeline import Pipeline, Tools, Workers
 from comic_upscale.execution.local.quality_gate import QualityGate
 from comic_upscale.execution.local.steps import PageSteps
 from comic_upscale.execution.stop import StopRequest
-from comic_upscale.execution.weights import find_weights
 from comic_upscale.settings.job import JobSettings
 
 
@@ -38,23 +37,29 @@ class LocalExecutor:
         return None
 
     async def open(
-        self, settings: JobSettings, *, fingerprint: str, spending: Spending | None, on_progress: Listener
+        self,
+        settings: JobSettings,
+        *,
+        model: str,
+        fingerprint: str,
+        spending: Spending | None,
+        on_progress: Listener,
     ) -> ExecutorInfo:
         """Find the weights and load the network onto every device; see `Executor.open`."""
         fetching = from_thread(on_progress, Fetching)
-        weights = await asyncio.to_thread(find_weights, settings, fetching)
-        on_progress(Preparing(what=f"loading {weights.model_name}"))
+        weights = await asyncio.to_thread(prepare_engine, settings, fetching)
+        on_progress(Preparing(what=f"loading {model}"))
         devices = Devices(await asyncio.to_thread(self._open_engines, settings, weights))
         self._tools = Tools(
             settings=settings,
-            steps=PageSteps(settings, devices.native_scale),
+            steps=PageSteps(settings, devices.engine.native_scale),
             devices=devices,
             workers=Workers(settings.workers),
-            gate=QualityGate(settings.model),
+            gate=QualityGate(devices.engine),
             spending=spending,
             activity=self.activity,
         )
-        return replace(devices.info(), warnings=devices.idle_gpu(settings))
+        return replace(devices.info(), warnings=devices.warnings(settings))
 
     def info(self) -> ExecutorInfo:
         """Return what the engines compute with now."""

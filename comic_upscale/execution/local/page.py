@@ -50,6 +50,10 @@ class PageInFlight:
         """Count time as spent in a stage."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
+    def add_notes(self, notes: tuple[str, ...]) -> None:
+        """Note more that a person should know, each sentence once."""
+        self.notes = tuple(dict.fromkeys((*self.notes, *notes)))
+
     def upscaled(self, data: bytes, sha256: str) -> PageOutcome:
         """Return the outcome of a page that is done.
 

@@ -242,6 +242,7 @@ class Pipeline:
                 await self._fail(page, result)
             else:
                 page.pixels, page.engine_index = result, engine_index
+                page.add_notes(result.notes)
                 good.append(page)
         return good
 
@@ -267,14 +268,14 @@ class Pipeline:
         page.pixels, verdict = await workers.run("encode", page, gate.finished, before, page.pixels)
         if gate.wants_again(verdict):
             devices = self._tools.devices
-            again = await devices.run_engine(page.engine_index, [before], page.target, conservative=True)
-            if not isinstance(again[0], PageError):
-                pixels, second = await workers.run("encode", page, gate.finished, before, again[0])
+            (again,) = await devices.run_engine(page.engine_index, [before], page.target, conservative=True)
+            if not isinstance(again, PageError):
+                pixels, second = await workers.run("encode", page, gate.finished, before, again)
                 gate.note_again(second)
                 # Only where it helped: what a run makes of a page must not depend on which pages it met before.
                 if not second.is_suspect:
                     page.pixels, verdict = pixels, second
-                    page.notes = (*page.notes, "done again: it came out suspect")
+                    page.add_notes((*again.notes, "done again: it came out suspect"))
         page.verdict = verdict
         if verdict.is_suspect and self._tools.settings.strict:
             raise PageError(SUSPECT, "; ".join(verdict.reasons))

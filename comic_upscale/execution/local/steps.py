@@ -21,10 +21,10 @@ class PageSteps:
 
     Args:
         settings: of the job.
-        native_scale: the network's own factor, for what is told of a page's size.
+        native_scale: the network's own factor, for what is told of a page's size; None where it makes any size.
     """
 
-    def __init__(self, settings: JobSettings, native_scale: int) -> None:
+    def __init__(self, settings: JobSettings, native_scale: int | None) -> None:
         self._settings = settings
         self._native_scale = native_scale
 

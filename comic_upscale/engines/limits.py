@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from comic_upscale.engines.torch.tiling import SMALLEST_TILE
+from comic_upscale.engines.tiling import SMALLEST_TILE
 
 LARGEST_BATCH = 32
 """Windows at once, however much memory there is: more give nothing but latency."""
