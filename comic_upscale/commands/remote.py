@@ -207,16 +207,16 @@ class RemoteSession:
         raise typer.Exit(self._work(job, resources, shown))
 
     def _work(self, job: JobSettings, resources: Mapping[str, Any], shown: ShowOptions) -> int:
-        from comic_upscale.execution.local.flow import StopRequest
         from comic_upscale.execution.remote import RemoteOptions
+        from comic_upscale.execution.stop import StopRequest
 
         stop = StopRequest()
         machine = self.reach.machine(resources, given_up=lambda: stop.requested)
         try:
             # Before anything moves on the terminal: there may be a question about the host key.
             machine.base()
-            elsewhere = RemoteOptions(machine, self.step, self.options.poll)
-            code, finished = run_shown(job, stop, shown, elsewhere=elsewhere)
+            remote_options = RemoteOptions(machine, self.step, self.options.poll)
+            code, finished = run_shown(job, stop, shown, remote=remote_options)
         finally:
             machine.close()
         return self._finish(code, finished)

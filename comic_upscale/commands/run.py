@@ -31,8 +31,8 @@ from comic_upscale.settings.processing import DEFAULT_SIZE
 if TYPE_CHECKING:
     from comic_upscale.console.display import Display
     from comic_upscale.execution.events import Event, JobFinished
-    from comic_upscale.execution.local.flow import StopRequest
     from comic_upscale.execution.remote import RemoteOptions
+    from comic_upscale.execution.stop import StopRequest
     from comic_upscale.planning.preview import PagePreview
 
 EXIT_SOME_FAILED = 1
@@ -73,7 +73,7 @@ def run(
     ] = None,
 ) -> None:  # fmt: skip
     """Upscale every page of a job that is not done."""
-    from comic_upscale.execution.local.flow import StopRequest
+    from comic_upscale.execution.stop import StopRequest
 
     shown = ShowOptions(**show.values())
     recorded = {} if settings is None else _read_settings(settings)
@@ -116,7 +116,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 
 def run_shown(
-    settings: JobSettings, stop: StopRequest, shown: ShowOptions, *, elsewhere: RemoteOptions | None = None
+    settings: JobSettings, stop: StopRequest, shown: ShowOptions, *, remote: RemoteOptions | None = None
 ) -> tuple[int, JobFinished]:
     """Run a job, print what happens, and return the exit code and how it ended.
 
@@ -124,20 +124,16 @@ def run_shown(
         settings: of the job.
         stop: ends the run gracefully; signals request it.
         shown: what is printed.
-        elsewhere: a remote machine that processes the pages.
+        remote: a remote machine that processes the pages.
     """
-    from comic_upscale.jobs.run import run_job
-    from comic_upscale.ledger.recent import remember_ledger
+    from comic_upscale.jobs.service import JobService
 
     display = _choose_display(stop, shown)
 
-    remembered = muted = False
+    muted = False
 
     def on_event(event: Event) -> None:
-        nonlocal remembered, muted
-        if not remembered and settings.ledger_path.is_file():
-            remember_ledger(state_folder(), settings.ledger_path)
-            remembered = True
+        nonlocal muted
         if muted:
             return
         try:
@@ -149,7 +145,8 @@ def run_shown(
 
     try:
         with _stopping_on_signals(stop, display) as received:
-            finished = run_job(settings, on_event=on_event, stop=stop, elsewhere=elsewhere)
+            service = JobService(state_folder())
+            finished = service.run(settings, on_event=on_event, stop=stop, remote=remote)
     finally:
         display.close()
     return _exit_code(finished, received), finished
@@ -212,10 +209,11 @@ def _stopping_on_signals(stop: StopRequest, display: Display) -> Iterator[list[i
 def show_plan(settings: JobSettings, *, as_json: bool) -> None:
     """Print what a run would do."""
     from comic_upscale.console.text import plan_header, plan_line, plan_summary, preview_as_json
-    from comic_upscale.planning.preview import preview
+    from comic_upscale.jobs.service import JobService
 
+    service = JobService(state_folder())
     if as_json:
-        typer.echo(preview_as_json(preview(settings)))
+        typer.echo(preview_as_json(service.preview(settings)))
         return
     begun = False
 
@@ -226,7 +224,7 @@ def show_plan(settings: JobSettings, *, as_json: bool) -> None:
             begun = True
         typer.echo(plan_line(page))
 
-    for line in plan_summary(preview(settings, on_page)):
+    for line in plan_summary(service.preview(settings, on_page)):
         typer.echo(line)
 
 

@@ -22,7 +22,8 @@ from comic_upscale.execution.events import Event, JobStarted, Listener
 from comic_upscale.imaging.codecs import FORMATS, find_assumed
 from comic_upscale.imaging.encode import quality_for
 from comic_upscale.imaging.target_size import grows, target_size
-from comic_upscale.jobs.run import run_job, versions
+from comic_upscale.jobs.begin import versions
+from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.records import PageDone
 from comic_upscale.library.page import Page
 from comic_upscale.library.volume_reader import VolumeCache

@@ -1,7 +1,7 @@
-"""Binding volumes: the finished pages of an archive become one CBZ, in their order, with what was beside them.
+"""Writing volumes: the finished pages of an archive become one CBZ, in their order, with what was beside them.
 
 A CBZ is written beside its place, flushed, read back, renamed and only then recorded; its loose pages are
-removed last. A kill in between costs nothing: the next run finds all pages done and binds again, to the
+removed last. A kill in between costs nothing: the next run finds all pages done and writes it again, to the
 same bytes.
 """
 
@@ -19,23 +19,20 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from comic_upscale.errors import PageError
-from comic_upscale.execution.events import Listener
 from comic_upscale.imaging.decode import read_header
-from comic_upscale.ledger.async_ledger import AsyncLedger
+from comic_upscale.jobs.context import JobContext
 from comic_upscale.ledger.records import LEFT_AS_THEY_ARE, PageFailed, VolumeDone
-from comic_upscale.ledger.writer import BoundPage, Ledger
+from comic_upscale.ledger.writer import BoundPage
 from comic_upscale.library.cbz import check_cbz, open_cbz, write_cbz
 from comic_upscale.library.comicinfo import PageFacts, is_comicinfo, updated
 from comic_upscale.library.discover import LOOSE_PAGES
 from comic_upscale.library.sorting import natural_key
 from comic_upscale.library.volume import Member, Volume
 from comic_upscale.library.volume_reader import VolumeCache
-from comic_upscale.planning.plan import Plan, check_volume_output
+from comic_upscale.planning.plan import check_volume_output
 from comic_upscale.planning.volumes import PlannedVolume, page_source, why_incomplete
-from comic_upscale.settings.job import JobSettings
 from comic_upscale.storage.base import OutputStore
 from comic_upscale.storage.local import to_the_end
-from comic_upscale.storage.stores import Stores
 
 _UNREADABLE = ("damaged", "encrypted", "unsupported", "too-large")
 """Kinds of failure of a member that no second try mends."""
@@ -54,46 +51,26 @@ class _PagesLostError(PageError):
 
 
 class VolumeWriter:
-    """Binds the volumes of a plan, each when its last page is settled.
+    """Writes the volumes of a plan, each when its last page is settled.
 
     Args:
-        settings: of the job.
-        fingerprint: of the job.
-        plan: of the run.
-        stores: of the job.
-        volumes: that were found.
-        ledger: open on its thread.
-        ledger_thread: that thread.
-        run_id: the run to claim under.
-        emit: is told of what was bound, and what could not be.
+        context: of the run, whose events tell which volumes were written, and which could not be.
     """
 
-    def __init__(
-        self,
-        *,
-        settings: JobSettings,
-        fingerprint: str,
-        plan: Plan,
-        stores: Stores,
-        volumes: tuple[Volume, ...],
-        ledger: Ledger,
-        ledger_thread: AsyncLedger,
-        run_id: int,
-        emit: Listener,
-    ) -> None:
-        self._settings = settings
-        self._fingerprint = fingerprint
-        self._ledger = ledger
-        self._on_ledger = ledger_thread
-        self._run_id = run_id
-        self._emit = emit
+    def __init__(self, context: JobContext) -> None:
+        plan = context.plan
+        self._context = context
+        self._settings = context.settings
+        self._ledger = context.ledger
+        self._on_ledger = context.on_ledger
         # Its own, since its place in a volume is not that of the pages that are decoded meanwhile.
-        self._shelf = VolumeCache(volumes, settings.volume_rules, stores.sources)
-        self._stores = stores
+        self._volumes = VolumeCache(
+            context.discovery.volumes, context.settings.volume_rules, context.stores.sources
+        )
         self._planned = {volume.source: volume for volume in plan.volumes}
         self._open = {volume.source: volume.todo for volume in plan.volumes}
         self._volume_of = {page.row_id: page.member.volume for page in plan.todo if page.member is not None}
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="binder")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="volumes")
 
     def ready(self) -> list[PlannedVolume]:
         """The volumes that wait for no page of this run."""
@@ -107,7 +84,7 @@ class VolumeWriter:
         self._open[source] -= 1
         return self._planned[source] if self._open[source] == 0 else None
 
-    async def bind(self, volume: PlannedVolume) -> None:
+    async def write(self, volume: PlannedVolume) -> None:
         """Put a volume in its place and record it; or record why it cannot be.
 
         Raises:
@@ -127,20 +104,20 @@ class VolumeWriter:
         else:
             await self._on_ledger(self._ledger.record_volumes, [done])
             await asyncio.get_running_loop().run_in_executor(self._thread, self._sweep, volume, pages)
-            self._emit(done)
+            self._context.emit(done)
 
     async def _in_thread(self, volume: PlannedVolume, pages: Mapping[str, BoundPage]) -> VolumeDone:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._bound, volume, pages)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._build, volume, pages)
 
     async def _fail(self, volume: PlannedVolume, error: PageError) -> None:
         failure = PageFailed(row_id=volume.row_id, source=volume.source, kind=error.kind, reason=error.reason)
         await self._on_ledger(self._ledger.record, [failure])
-        self._emit(failure)
+        self._context.emit(failure)
 
     def _claim(self, volume: PlannedVolume) -> Mapping[str, BoundPage] | None:
         """Claim a volume, on the ledger's thread; None if it has to wait for pages."""
         pages = self._ledger.bound_pages(volume.row_id)
-        contents = self._shelf.volume(volume.source).contents
+        contents = self._volumes.volume(volume.source).contents
         assert contents is not None
         sources = [f"{volume.source}/{member.name}" for member in contents.pages]
         states = [pages[source].state for source in sources if source in pages]
@@ -154,38 +131,38 @@ class VolumeWriter:
             self._ledger,
             volume,
             self._settings,
-            self._fingerprint,
-            self._stores.sources,
-            self._stores.outputs,
+            self._context.fingerprint,
+            self._context.stores.sources,
+            self._context.stores.outputs,
         )
         if volume.output:
-            self._ledger.claim(self._run_id, self._settings.output, [(volume.row_id, volume.output)])
+            self._ledger.claim(self._context.run_id, self._settings.output, [(volume.row_id, volume.output)])
         return pages
 
     def _reopen(self, sources: list[str], volume: PlannedVolume) -> None:
-        shelved = self._shelf.volume(volume.source)
-        assert shelved.contents is not None
-        sizes = {page_source(shelved, member.name): member.size for member in shelved.contents.pages}
+        found = self._volumes.volume(volume.source)
+        assert found.contents is not None
+        sizes = {page_source(found, member.name): member.size for member in found.contents.pages}
         rows = self._ledger.page_ids(volume.row_id)
-        mtime_ns = shelved.entry.mtime_ns
+        mtime_ns = found.entry.mtime_ns
         self._ledger.reopen((rows[source], sizes[source], mtime_ns) for source in sources)
 
-    def _bound(self, volume: PlannedVolume, pages: Mapping[str, BoundPage]) -> VolumeDone:
-        """Write, check and place the CBZ; on the binder's thread."""
-        shelved = self._shelf.volume(volume.source)
-        assert shelved.contents is not None
-        notes = (*shelved.contents.notes, *_notes(pages.values(), bound=bool(volume.output)))
+    def _build(self, volume: PlannedVolume, pages: Mapping[str, BoundPage]) -> VolumeDone:
+        """Write, check and place the CBZ; on the thread of volumes."""
+        found = self._volumes.volume(volume.source)
+        assert found.contents is not None
+        notes = (*found.contents.notes, *_notes(pages.values(), bound=bool(volume.output)))
         size, digest = 0, ""
         if volume.output:
-            outputs = self._stores.outputs
-            with _OpenVolume(outputs, shelved, self._shelf, pages, volume.output) as binding:
-                size, digest = outputs.build(volume.output, volume.row_id, binding.write, binding.check)
-                notes += binding.notes()
+            outputs = self._context.stores.outputs
+            with _OpenVolume(outputs, found, self._volumes, pages, volume.output) as archive:
+                size, digest = outputs.build(volume.output, volume.row_id, archive.write, archive.check)
+                notes += archive.notes()
         return VolumeDone(
             row_id=volume.row_id,
             source=volume.source,
             output=volume.output,
-            pages=len(shelved.contents.pages),
+            pages=len(found.contents.pages),
             output_size=size,
             output_sha256=digest,
             notes=notes,
@@ -194,12 +171,13 @@ class VolumeWriter:
     def _sweep(self, volume: PlannedVolume, pages: Mapping[str, BoundPage]) -> None:
         """Remove the loose pages of a bound volume, and the folders that are empty then."""
         if volume.output:
-            self._stores.outputs.delete((page.output for page in pages.values()), below=LOOSE_PAGES)
+            outputs = self._context.stores.outputs
+            outputs.delete((page.output for page in pages.values()), below=LOOSE_PAGES)
 
     def shut_down(self) -> None:
         """End the thread and close the volumes."""
         self._thread.shutdown()
-        self._shelf.close()
+        self._volumes.close()
 
 
 def _notes(pages: Iterable[BoundPage], *, bound: bool) -> tuple[str, ...]:
@@ -216,7 +194,7 @@ class _OpenVolume:
 
     outputs: OutputStore
     volume: Volume
-    shelf: VolumeCache
+    volumes: VolumeCache
     pages: Mapping[str, BoundPage]
     output: str
     """Its name among the outputs."""
@@ -312,12 +290,12 @@ class _OpenVolume:
         """
         source = self.volume.entry.source
         try:
-            return self.shelf.read(source, member.index)
+            return self.volumes.read(source, member.index)
         except PageError as error:
             if error.kind not in _UNREADABLE:
                 raise
         try:
-            return self.shelf.salvage(source, member.index)
+            return self.volumes.salvage(source, member.index)
         except PageError as error:
             reason = f"{member.name} failed, and cannot be put in as it is either. {error.reason}"
             raise PageError(error.kind, reason) from None
@@ -327,7 +305,7 @@ class _OpenVolume:
         if member.content is not None:
             return member.content
         try:
-            data = self.shelf.read(self.volume.entry.source, member.index)
+            data = self.volumes.read(self.volume.entry.source, member.index)
         except PageError as error:
             if error.kind not in _UNREADABLE:
                 raise

@@ -51,6 +51,8 @@ class PlannedPage:
     output: str
     member: MemberOf | None = None
     """For a page inside a volume, where there."""
+    size: int = 0
+    """Bytes of the source, as discovery found them; 0 where nobody knows before it is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class Plan:
     """Volumes to be bound: at once those that wait for no page, the others after their pages."""
     refused: tuple[PageFailed, ...] = ()
     """Volumes that this run found that it cannot do; recorded already, and among the failed."""
-    twins: DuplicateCandidates = NO_DUPLICATES
+    duplicates: DuplicateCandidates = NO_DUPLICATES
     """Which pages may be the same as others."""
 
     @property
@@ -194,7 +196,9 @@ def make_plan(
         if action is Action.DO:
             if row.state != "pending" or row.source_mtime_ns != page.mtime_ns or row.source_size != page.size:
                 reopened.append(change)
-            todo[page.source] = PlannedPage(row.id, page.source, page.path, row.output, page.member)
+            todo[page.source] = PlannedPage(
+                row.id, page.source, page.path, row.output, page.member, page.size
+            )
             continue
         if action is Action.NOTE_TIME:
             moved.append(change)
@@ -206,7 +210,7 @@ def make_plan(
     counts["done"] += sum(row.state == "done" for row in gone)
     counts["skipped"] += sum(row.state != "done" for row in gone)
     for row_id, page in zip(ledger.add_pages(job_id, new, volume_plan.row_ids), new, strict=True):
-        todo[page.source] = PlannedPage(row_id, page.source, page.path, page.output, page.member)
+        todo[page.source] = PlannedPage(row_id, page.source, page.path, page.output, page.member, page.size)
     volume_plan.decide(todo, fingerprint)
     counts["failed"] += volume_plan.failed
     counts["skipped"] += len(volume_plan.held_back)
@@ -220,7 +224,7 @@ def make_plan(
         **counts,
         volumes=tuple(volume_plan.planned),
         refused=tuple(volume_plan.refused),
-        twins=_duplicate_candidates(ledger, job_id, pages, todo.keys(), gone),
+        duplicates=_duplicate_candidates(ledger, job_id, pages, todo.keys(), gone),
     )
 
 

@@ -22,15 +22,9 @@ from comic_upscale.library.page import Page
 from comic_upscale.library.source_reader import SourceReader
 from comic_upscale.library.volume import Volume
 from comic_upscale.planning.discovery import find_pages
-from comic_upscale.planning.model_selection import (
-    SelectedModel,
-    foreseen_model,
-    job_fingerprint,
-    kept_model,
-    named_model,
-    with_legacy_gray,
-)
+from comic_upscale.planning.model_selection import foreseen_model, named_model
 from comic_upscale.planning.plan import Action, decide
+from comic_upscale.planning.resolve import JobHistory, ResolvedJob, resolve
 from comic_upscale.planning.volumes import standing_pages
 from comic_upscale.settings.job import AUTO_MODEL, JobSettings
 from comic_upscale.settings.paths import path_text
@@ -104,11 +98,10 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
     """
     stores = open_stores(settings.input, settings.output)
     discovery = find_pages(settings, stores.sources)
-    model = _model(settings)
-    if model is not None:
-        early = read_early_jobs(settings.ledger_path, settings.output)
-        settings = with_legacy_gray(settings, model, early)
-    every_row = [] if model is None else _rows(settings, model)
+    job = _resolve(settings)
+    if job is not None:
+        settings = job.settings
+    every_row = [] if job is None else _rows(job)
     rows = {row.source: row for row in every_row if row.kind == PAGE}
     volume_rows = {row.source: row for row in every_row if row.kind == VOLUME}
     standing: set[str] = set()
@@ -157,8 +150,8 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
     return Preview(
         input=path_text(settings.input),
         output=path_text(settings.output),
-        model=AUTO_MODEL if model is None else model.name,
-        model_auto=model is None or model.auto,
+        model=AUTO_MODEL if job is None else job.model.name,
+        model_auto=job is None or job.model.auto,
         scale=settings.scale,
         size=str(settings.size),
         pages=tuple(pages),
@@ -171,21 +164,21 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
     )
 
 
-def _model(settings: JobSettings) -> SelectedModel | None:
-    """Return the model of the job as far as it is known without asking a device; None where it is not."""
-    named = named_model(settings)
-    if named is not None:
-        return named
-    earlier = read_auto_jobs(settings.ledger_path, settings.output)
-    return kept_model(settings, earlier) or foreseen_model(settings)
+def _resolve(settings: JobSettings) -> ResolvedJob | None:
+    """Return the job as far as it is known without asking a device; None where its model is not."""
+    ledger, output = settings.ledger_path, settings.output
+    model = named_model(settings)
+    history = JobHistory(
+        tuple(read_auto_jobs(ledger, output)) if model is None else (),
+        frozenset(read_early_jobs(ledger, output)),
+    )
+    return resolve(settings, history, model) or resolve(settings, history, foreseen_model(settings))
 
 
-def _rows(settings: JobSettings, model: SelectedModel) -> list[PageRow]:
+def _rows(job: ResolvedJob) -> list[PageRow]:
+    settings = job.settings
     return read_rows(
-        settings.ledger_path,
-        input=settings.input,
-        output=settings.output,
-        fingerprint=job_fingerprint(settings, model.identity),
+        settings.ledger_path, input=settings.input, output=settings.output, fingerprint=job.fingerprint
     )
 
 

@@ -20,8 +20,9 @@ from comic_upscale.engines.base import Batch, Upscaled
 from comic_upscale.errors import OutputError, PageError
 from comic_upscale.estimates.history import from_ledgers
 from comic_upscale.execution.events import Event, JobFinished
-from comic_upscale.execution.local import pipeline as pipeline_module
-from comic_upscale.execution.local.flow import StopRequest
+from comic_upscale.execution.local import steps
+from comic_upscale.execution.stop import StopRequest
+from comic_upscale.jobs import intake
 from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.queries import read_runs, read_status
 from comic_upscale.ledger.records import PageDone, PageFailed
@@ -312,15 +313,16 @@ def test_a_job_without_twins_hashes_nothing_twice_and_asks_no_ledger(
     sizes = [path.stat().st_size for path in (tmp_path / "in").iterdir()]
     assert len(set(sizes)) == 6
     asked = threading.Event()
-    monkeypatch.setattr(pipeline_module.Pipeline, "_take_over", lambda *_: asked.set())
+    monkeypatch.setattr(intake, "copy_output", lambda *_: asked.set())
     hashed: list[int] = []
-    sha256 = pipeline_module._sha256
+    sha256 = steps.sha256_of_source
 
     def counted(data: bytes) -> str:
         hashed.append(len(data))
         return sha256(data)
 
-    monkeypatch.setattr(pipeline_module, "_sha256", counted)
+    for module in (intake, steps):
+        monkeypatch.setattr(module, "sha256_of_source", counted)
     assert run(make_job()).done == 6
     assert not asked.is_set()
     assert sorted(hashed) == sorted(sizes)

@@ -31,8 +31,8 @@ from comic_upscale.errors import (
     PageError,
 )
 from comic_upscale.execution.events import Event, JobFinished, JobStarted, Progress
-from comic_upscale.execution.local import pipeline
-from comic_upscale.execution.local.flow import StopRequest
+from comic_upscale.execution.local import devices, steps
+from comic_upscale.execution.stop import StopRequest
 from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.lock import hold_job
 from comic_upscale.ledger.queries import read_failures, read_status
@@ -529,9 +529,7 @@ def test_parts_of_a_dead_run_are_swept(make_settings: MakeSettings) -> None:
 def test_a_fault_at_any_step_is_the_failure_of_its_page(
     make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception, kind: str
 ) -> None:
-    from comic_upscale.execution.local import pipeline
-
-    where = LocalOutputStore if step == "put" else pipeline
+    where = LocalOutputStore if step == "put" else steps
     real = getattr(where, step)
     calls = []
 
@@ -905,7 +903,7 @@ def test_a_device_does_not_wait_for_the_encoders(
     for number in range(total):
         draw(settings.input / f"{number}.png", number)
     decoded, upscaled = threading.Semaphore(0), threading.Event()
-    decode, encode = pipeline.decode, pipeline.encode
+    decode, encode = steps.decode, steps.encode
     seen: list[int] = []
 
     def noted(*args: object, **kwargs: object) -> object:
@@ -925,8 +923,8 @@ def test_a_device_does_not_wait_for_the_encoders(
         if sum(seen) == total:
             upscaled.set()
 
-    monkeypatch.setattr(pipeline, "decode", noted)
-    monkeypatch.setattr(pipeline, "encode", after_the_last_batch)
+    monkeypatch.setattr(steps, "decode", noted)
+    monkeypatch.setattr(steps, "encode", after_the_last_batch)
     assert run(settings, NearestEngine(note, limit=4)).done == total
 
 
@@ -949,14 +947,14 @@ def test_more_workers_and_cards_may_have_more_in_flight(monkeypatch: pytest.Monk
     card.info = replace(card.info, device=DeviceInfo("cuda", 0, "card"))
     cpu.info = replace(cpu.info, device=DeviceInfo("cpu", name="1 thread"))
     memory = 64 << 30
-    monkeypatch.setattr(pipeline, "total_memory", lambda: memory)
-    few = pipeline.pixel_budget(4, [cpu])
-    assert pipeline.pixel_budget(16, [cpu] * 16) == pipeline.pixel_budget(4, [card]) == few
-    assert pipeline.pixel_budget(4, [card] * 3) == 3 * few
+    monkeypatch.setattr(devices, "total_memory", lambda: memory)
+    few = devices.pixel_budget(4, [cpu])
+    assert devices.pixel_budget(16, [cpu] * 16) == devices.pixel_budget(4, [card]) == few
+    assert devices.pixel_budget(4, [card] * 3) == 3 * few
     # Sixteen workers with pages of 38 megapixels, most of them at work and a batch beside them.
-    assert pipeline.pixel_budget(16, [card]) > 9 * 38_000_000
+    assert devices.pixel_budget(16, [card]) > 9 * 38_000_000
     # Where memory is small, it stays as it was.
     memory = 8 << 30
-    assert few <= pipeline.pixel_budget(16, [card]) < 3 * few
+    assert few <= devices.pixel_budget(16, [card]) < 3 * few
     memory = 2 << 30
-    assert pipeline.pixel_budget(16, [card]) == few
+    assert devices.pixel_budget(16, [card]) == few

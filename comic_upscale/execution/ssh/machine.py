@@ -1,4 +1,4 @@
-"""Another machine as a workplace: our folder there, what is installed in it, and the run that it keeps going.
+"""A remote machine over SSH: our folder there, what is installed in it, and the run that it keeps going.
 
 ::
 
@@ -222,7 +222,7 @@ class Machine:
             self._connection.close()
             self._connection = None
 
-    # As a workplace
+    # As a remote host
 
     def on_progress(self, listener: Callable[[str, int, int], None]) -> None:
         """Tell from now on how far weights and images are: name, bytes sent, all bytes."""
