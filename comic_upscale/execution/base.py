@@ -1,9 +1,8 @@
-"""The seam between a job and whatever does its pages: tasks go in, outcomes come out.
+"""The interface between a job and its executors: tasks go in, outcomes come out.
 
-A job claims its pages, hands each to an executor as a task, and puts in its place and records what comes back. An
-executor knows no ledger, no plan, no volume and no output folder. So the pipeline of this machine, a remote machine
-over SSH and whatever comes next are all the same to a job, and however many machines compute, one process alone
-writes the ledger.
+A job claims its pages, hands each to an executor as a task, writes the output to its place and records it. An executor
+knows no ledger, no plan, no volume and no output folder. So a job treats the pipeline of this machine, a remote machine
+over SSH and any later executor alike. However many machines compute, one process writes the ledger.
 """
 
 from __future__ import annotations
@@ -35,32 +34,32 @@ class SourceBytes:
 
     data: bytes
     seconds: float = 0.0
-    """Seconds of a thread's work that getting it took: unpacking it, drawing it, hashing it."""
+    """Seconds of thread time for unpacking, drawing and hashing it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageTask:
-    """A page that an executor should do."""
+    """A page for an executor."""
 
     row_id: int
-    """Names the task; no two tasks of a run have one."""
+    """Identifies the task within a run."""
     source: str
-    """What the user calls the page."""
+    """The user's name of the page."""
     format: FormatName
     """The format of the output; never ``auto``."""
     extension: str
     """The extension of the output's name, without the dot."""
     read: Callable[[], Awaitable[SourceBytes]]
-    """Return the page's file; asked once, when its turn has come.
+    """Return the page's file. Called at most once.
 
-    Raises `PageError` where this page cannot be read, and `InputError` where none can any more."""
+    Raises `PageError` if this page cannot be read, and `InputError` if no page can."""
     sha256: str = ""
-    """Of the page's file, hexadecimal, where it is known already; else empty."""
+    """Of the page's file, hexadecimal; empty if it is not known yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageUpscaled:
-    """A page that is done: its output, encoded and checked, which nobody has written yet."""
+    """A finished page: its output, encoded and checked, not written anywhere yet."""
 
     row_id: int
     source_sha256: str
@@ -75,66 +74,66 @@ class PageUpscaled:
     sha256: str
     """Of the output."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """Seconds in each of the stages that the executor has; see ``PageDone``."""
+    """Seconds in each stage of the executor; see ``PageDone``."""
     waited: Mapping[str, float] = field(default_factory=dict)
     """Seconds that the page waited before stages."""
     notes: tuple[str, ...] = ()
     """What a person should know, a sentence each."""
     scores: Mapping[str, float] = field(default_factory=dict)
-    """How the page compares with its source, by the names of ``gate/scores.py``; empty where nobody looked."""
+    """Comparison with the source, by the names of ``gate/scores.py``; empty if the gate did not see the page."""
     suspect: tuple[str, ...] = ()
     """Why a person should look at it; empty for a page that passed."""
     made_at: float | None = None
-    """When it was finished, by ``time.perf_counter``; None where its way to the output folder is not measured."""
+    """Time at which it was finished, by ``time.perf_counter``; None if the time to its place is not measured."""
 
 
 PageOutcome: TypeAlias = PageUpscaled | PageFailed | PageSkipped
-"""What became of a task: a value, also where it failed."""
+"""The result of a task. A failure is a value too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutorInfo:
-    """What an executor computes with."""
+    """The devices and the network of an executor."""
 
     device: str
     """In words, for the ledger: ``"cuda:0 (NVIDIA H200)"``, ``"box: NVIDIA H200"``."""
     precision: str
-    """``"fp32"``, ``"fp16"`` or ``"bf16"``; empty where the executor cannot tell."""
+    """``"fp32"``, ``"fp16"`` or ``"bf16"``; empty if unknown."""
     native_scale: int | None
-    """The network's own factor; None where the executor cannot tell."""
+    """The network's own factor; None if unknown, or if the engine makes any size."""
     step: str | None = None
-    """The one step that the executor takes with its tasks and no more; None for all of the way."""
+    """The only step that the executor takes, such as ``"push"``; None if it takes all of them."""
     warnings: tuple[str, ...] = ()
     """What the user should know of the devices, a sentence each."""
 
 
 @dataclass(slots=True)
 class Activity:
-    """What an executor is at, for a display; changed on the loop's thread."""
+    """The current activity of an executor, for a display; changed on the loop's thread."""
 
     in_hand: str | None = None
-    """The source of the page that entered a network last."""
+    """Source of the page that entered the network last."""
     doing: str | None = None
-    """What is done besides pages, in words."""
+    """Work other than pages, in words."""
 
 
 class Executor(Protocol):
-    """Does pages. Opened once, asked any number of times to process tasks, and closed, all in one event loop."""
+    """Processes pages. It is opened once, processes tasks any number of times, and is closed, in one event loop."""
 
     is_remote: bool
-    """Whether a remote machine computes, whose stages and devices are not this run's to show."""
+    """Whether a remote machine computes. Its stages and devices are not shown by this run."""
     activity: Activity
-    """What it is at now."""
+    """The current activity."""
 
     async def has_accelerator(self, settings: JobSettings, on_progress: Listener) -> bool | None:
-        """Tell, before it is opened, whether it computes on accelerators alone.
+        """Return, before it is opened, whether it computes on accelerators only.
 
         Args:
             settings: of the job; the model may be ``auto`` still.
             on_progress: as for `open`.
 
         Returns:
-            None where that is for the devices of this machine to say, as the settings name them.
+            None if the devices of this machine decide that, as the settings name them.
         """
 
     async def open(
@@ -146,44 +145,44 @@ class Executor(Protocol):
         spending: Spending | None,
         on_progress: Listener,
     ) -> ExecutorInfo:
-        """Make everything ready but the pages: weights, networks, devices.
+        """Prepare everything but the pages: weights, networks, devices.
 
         Args:
-            settings: of the job: what decides its pixels, and the resources that may be used.
-            model: what computes, in words.
-            fingerprint: of the job, by which a machine knows it again.
-            spending: the meter of the run, asked before each batch where the executor computes by itself.
-            on_progress: is told of what takes a moment (`Preparing`, `Fetching`, `Sending`), on the loop's thread.
+            settings: of the job: those that decide its pixels, and its resources.
+            model: name of the model.
+            fingerprint: of the job, by which a machine recognises it.
+            spending: the meter of the run. An executor that computes itself asks it before each batch.
+            on_progress: gets the events `Preparing`, `Fetching` and `Sending`, on the loop's thread.
 
         Raises:
             WeightsError: no weights.
             DeviceError: a device is not there.
-            RemoteError: another machine cannot do the work.
+            RemoteError: the remote machine cannot do the work.
         """
 
     def info(self) -> ExecutorInfo:
-        """Return what it computes with now: it may give half precision up on the way."""
+        """Return its current state: an engine may give up half precision during a run."""
 
     def process(self, tasks: AsyncIterator[PageTask], stop: StopRequest) -> AsyncGenerator[PageOutcome, None]:
-        """Do tasks, and give each one's outcome as soon as it is there, in any order.
+        """Process tasks, and yield the outcome of each as soon as it is ready, in any order.
 
-        Each task gets one outcome, unless a stop is asked for, or the executor takes one step only: then those
-        that it has not begun get none. After the end it may be asked again. An outcome counts as held by the
-        executor until the next one is asked for.
+        Each task gets one outcome. After a stop, or if the executor takes only one step, tasks that were not begun
+        get none. `process` may be called again after its end. The executor accounts for the memory of an outcome
+        until the next one is requested.
 
         Args:
-            tasks: ends once nothing follows that does not depend on an outcome.
-            stop: asks for an early end; the executor asks for it itself where the money does not last.
+            tasks: its end must not depend on outcomes.
+            stop: requests an early end. The executor requests it itself if the money does not last.
 
         Raises:
-            DeviceError, RemoteError, InputError: what ended the work; what was in hand is lost.
+            DeviceError, RemoteError, InputError: the error that ended the work; pages in flight are lost.
         """
 
     def busy(self) -> dict[str, float]:
-        """How busy each of its stages on this machine is, 0 to 1."""
+        """Return how busy each of its stages on this machine is, 0 to 1."""
 
     async def close(self) -> None:
-        """Let go of everything, whether it was opened or not."""
+        """Release everything, whether it was opened or not."""
 
 
 def failed_page(
@@ -194,14 +193,14 @@ def failed_page(
     size: tuple[int, int] = (0, 0),
     seconds: Mapping[str, float] | None = None,
 ) -> PageFailed | PageSkipped:
-    """Return the outcome of a page that could not be done, or that the settings pass over as an animation.
+    """Return the outcome of a page that failed, or that is skipped as an animation.
 
     Args:
         row_id: of the page.
         source: of the page.
-        error: what became of it.
-        size: (width, height) of the source, as far as it is known.
-        seconds: that it took in the stages.
+        error: the reason.
+        size: (width, height) of the source, if known.
+        seconds: in each stage.
     """
     if error.kind == ANIMATED:
         return skipped_page(row_id, source, error.kind, error.reason, size=size, seconds=seconds)
@@ -219,7 +218,7 @@ def skipped_page(
     size: tuple[int, int],
     seconds: Mapping[str, float] | None = None,
 ) -> PageSkipped:
-    """Return the outcome of a page that is left as it is; arguments as for `failed_page`."""
+    """Return the outcome of a page that is skipped; arguments as for `failed_page`."""
     return PageSkipped(
         row_id=row_id,
         source=source,
@@ -237,14 +236,14 @@ def sha256_of_source(data: bytes) -> str:
 
 
 def as_page_error(error: Exception, source: str) -> PageError:
-    """Return what failed one page, as its failure; nobody may have foreseen it.
+    """Turn an error of one page into its failure, also an unforeseen one.
 
     Args:
-        error: that a step with one page raised.
+        error: raised by a step with one page.
         source: of the page.
 
     Raises:
-        ComicUpscaleError: the error itself, where it concerns more than this page.
+        ComicUpscaleError: the error itself, if it concerns more than this page.
     """
     if isinstance(error, PageError):
         return error

@@ -162,10 +162,10 @@ Listener: TypeAlias = Callable[[Event], None]
 
 
 def from_thread(emit: Listener, kind: type[Fetching] | type[Sending]) -> Callable[[str, int, int], None]:
-    """Return what a download or an upload on another thread tells its progress: name, bytes done, bytes in all.
+    """Return a callback for the progress of a transfer on another thread: name, bytes done, bytes in total.
 
     Args:
-        emit: takes the events, on the thread of the loop that runs now.
+        emit: gets the events, on the thread of the running loop.
         kind: of the events.
     """
     loop = asyncio.get_running_loop()

@@ -43,27 +43,27 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 SEND_BYTES, SEND_PAGES = 32 << 20, 2000
-"""What is sent in one piece: at most this much is sent again where the connection breaks."""
+"""Sent in one piece: at most this much is sent again after the connection breaks."""
 
 FETCH_BYTES, FETCH_PAGES = 32 << 20, 100
-"""What is fetched in one piece, and held in memory."""
+"""Fetched in one piece, and held in memory."""
 
 MOST_STARTS = 3
 """A remote run that dies this often without finishing a page is not started again."""
 
 _ROOM_FOR_HEADERS = 1 << 20
 _BYTES_A_PIXEL = 9
-"""No format of ours needs more, with four channels of 16 bits; what claims to is not fetched."""
+"""No format of ours needs more, with four channels of 16 bits; a larger file is not fetched."""
 
 
 @dataclass(frozen=True)
 class RemoteOptions:
-    """A remote machine, and what it is asked to do."""
+    """A remote machine, and the step that it takes."""
 
     host: RemoteHost
     step: RemoteStep = "upscale"
     poll: float = 3.0
-    """Seconds between two questions for what is new."""
+    """Seconds between two polls."""
 
 
 @dataclass(slots=True)
@@ -75,15 +75,15 @@ class _Content:
     size: tuple[int, int] = (0, 0)
     """(width, height), upright."""
     tasks: list[PageTask] = field(default_factory=list)
-    """Those that have no outcome yet."""
+    """Tasks without an outcome yet."""
     told: RemotePageResult | None = None
-    """What the machine said last of the page."""
+    """The latest answer of the machine about the page."""
     failure: PageError | None = None
-    """Why it cannot be done, for every task with this content."""
+    """The reason why every task with this content fails."""
 
 
 class _Connection:
-    """The one thread that speaks with the remote machine."""
+    """The one thread that talks to the remote machine."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="remote")
@@ -98,7 +98,7 @@ class _Connection:
 
 
 class _RemoteRun:
-    """The run on the remote machine: whether it lives, what it has settled, and starting it again.
+    """The run on the remote machine: whether it is alive, its results, and starting it again.
 
     Args:
         host: the remote machine.
@@ -112,30 +112,30 @@ class _RemoteRun:
         self._settled: set[str] = set()
         self._settled_at_start = 0
         self.starts = 0
-        """How often it was started since a page was last finished."""
+        """Starts since the last finished page."""
         self.retries = retry_failed
-        """Whether its next start tries failed pages again."""
+        """Whether its next start retries failed pages."""
 
     async def poll(self, known: Collection[str]) -> PollResult:
-        """Ask what is new.
+        """Ask for new results.
 
         Args:
             known: names of pages that are there or were sent.
         """
         result = await self._connection.call(self._host.poll)
-        # What was told last is told again with what is new.
+        # The last answers are repeated with the new ones.
         self._settled |= {page.name for page in result.pages if page.name in known}
         return result
 
     async def start_again(self, result: PollResult, stop: StopRequest) -> None:
-        """Let the next run begin there, unless the last one ended for a reason that it would meet again.
+        """Start the next run there, unless the last one ended for a reason that would end it again.
 
         Args:
-            result: what was new last: no run is alive.
-            stop: asked for where the money has run out there.
+            result: of the last poll; no run is alive.
+            stop: requested if the money has run out there.
 
         Raises:
-            RemoteError: it would, or several have ended without finishing a page.
+            RemoteError: it would, or several runs have ended without finishing a page.
         """
         if self.starts:
             await self._judge(result, stop)
@@ -154,7 +154,7 @@ class _RemoteRun:
         self.starts += 1
 
     async def _judge(self, result: PollResult, stop: StopRequest) -> None:
-        """Stop where the run ended for a reason that starting it again does not repair."""
+        """Stop if the run ended for a reason that another start does not repair."""
         if result.exit_code in (0, 1, None) or result.exit_code == 128 + 9:
             return
         said = await self._connection.call(self._host.last_error)
@@ -168,24 +168,24 @@ class _RemoteRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Session:
-    """What a remote executor has once it is open."""
+    """The state of an open remote executor."""
 
     device: str
-    """What the machine computes with, in words."""
+    """The devices of the machine, in words."""
     size: Size
     """How large pages become."""
     run: _RemoteRun
     workers: ThreadPoolExecutor
-    """Look at pages, and check outputs."""
+    """Threads that look at pages and check outputs."""
     meter: StageMeter
     """How busy looking at pages is."""
 
 
 class RemoteExecutor:
-    """Does pages on a remote machine; an `Executor`.
+    """Processes pages on a remote machine; an `Executor`.
 
     Args:
-        remote: the machine, which stays open at the end.
+        remote: the machine; it stays open at the end.
     """
 
     is_remote = True
@@ -216,7 +216,7 @@ class RemoteExecutor:
         spending: Spending | None,
         on_progress: Listener,
     ) -> ExecutorInfo:
-        """Install what is missing there, and send the weights; see `Executor.open`."""
+        """Install missing parts there, and send the weights; see `Executor.open`."""
         self._host.on_progress(from_thread(on_progress, Sending))
         weights = await asyncio.to_thread(prepare_engine, settings, from_thread(on_progress, Fetching))
         if weights is None:
@@ -233,7 +233,7 @@ class RemoteExecutor:
         return self.info()
 
     def info(self) -> ExecutorInfo:
-        """Return what the machine said of itself."""
+        """Return what the machine reported about itself."""
         return ExecutorInfo(
             device=self._opened().device,
             precision="",
@@ -244,7 +244,7 @@ class RemoteExecutor:
     async def process(
         self, tasks: AsyncIterator[PageTask], stop: StopRequest
     ) -> AsyncGenerator[PageOutcome, None]:
-        """Send tasks, and fetch what becomes of them, as far as the step goes; see `Executor.process`."""
+        """Send tasks and fetch their outputs, as far as the step goes; see `Executor.process`."""
         async for outcome in self._send_all(tasks, stop):
             yield outcome
         if self._step != "push" and not stop.requested and self._count_open():
@@ -256,15 +256,15 @@ class RemoteExecutor:
                 async for outcome in self._work_off(stop):
                     yield outcome
         if stop.kind == CEILING:
-            # What is paid for is the time there.
+            # The machine bills for its time.
             await self._connection.call(self._host.stop)
 
     def busy(self) -> dict[str, float]:
-        """How busy looking at pages is, 0 to 1; the network and the encoders are on the remote machine."""
+        """Return how busy looking at pages is, 0 to 1; network and encoders are on the remote machine."""
         return {"decode": self._opened().meter.sample()}
 
     async def close(self) -> None:
-        """End the threads; the machine goes on with what it has begun."""
+        """End the threads; the machine continues with its run."""
         self._connection.close()
         if self._session is not None:
             self._session.workers.shutdown(cancel_futures=True)
@@ -275,7 +275,7 @@ class RemoteExecutor:
     async def _send_all(
         self, tasks: AsyncIterator[PageTask], stop: StopRequest
     ) -> AsyncGenerator[PageOutcome, None]:
-        """Look at every page that is to be done, and send those that are not there yet."""
+        """Look at every page, and send those that are not there yet."""
         if self._held is None:
             self._held = await self._connection.call(self._host.list_pages)
         held = self._held
@@ -294,7 +294,7 @@ class RemoteExecutor:
                 yield self._fail(content, task, content.failure)
                 continue
             if content.told is not None and not content.tasks:
-                # What was told of it is taken up once more, for this task.
+                # The machine need not repeat its answer for this task.
                 self._told.append(content.told)
             content.tasks.append(task)
             if data is None or name in held or self._step in ("run", "pull"):
@@ -312,14 +312,14 @@ class RemoteExecutor:
         if batch and not stop.requested:
             await self._send(batch)
         if not stop.requested:
-            # What is no longer asked for must not be worked on.
+            # Pages that nobody wants any more must not be worked on.
             stale = held - self._contents.keys()
             await self._connection.call(self._host.delete, stale)
             self._held = held - stale
         self.activity.doing = None
 
     async def _name(self, task: PageTask) -> tuple[str, bytes | None]:
-        """Return what a page is called on the remote machine, and its bytes where it is new to this executor.
+        """Return the remote name of a page, and its bytes if this executor has not seen them.
 
         Raises:
             PageError: it cannot be read, or is no image.
@@ -334,7 +334,7 @@ class RemoteExecutor:
             content = await run_in(session.workers, _look_at, source.data, task.sha256)
         finally:
             session.meter.end()
-        # Called as its output will be: pages of one content that become one output are one page there.
+        # With the extension of its output: pages of one content that become one output are one page there.
         name = f"{content.sha256}.{task.extension}"
         if name in self._contents:
             return name, None
@@ -348,10 +348,10 @@ class RemoteExecutor:
         self.activity.doing = f"{self._sent_pages:,} pages sent, {self._sent_bytes / 1e6:,.1f} MB"
 
     async def _work_meanwhile(self, stop: StopRequest) -> None:
-        """Let the machine work on what it has while more is sent; its outputs are fetched after that.
+        """Let the machine work while more is sent; its outputs are fetched after that.
 
-        A run there knows the pages that were there when it began. So one that has ended is followed by the
-        next, and a GPU waits for the connection, not for its end.
+        A run knows the pages that were there when it began. So the next one starts when it has ended, and the GPU
+        does not wait until everything is sent.
         """
         if self._step != "upscale" or stop.requested:
             return
@@ -362,7 +362,7 @@ class RemoteExecutor:
     # And back
 
     async def _work_off(self, stop: StopRequest) -> AsyncGenerator[PageOutcome, None]:
-        """Let the remote machine work, fetch what it finishes, and see that it goes on."""
+        """Let the remote machine work, fetch finished pages, and start the next run when one ends."""
         run = self._opened().run
         self.activity.doing = "the other machine works on the first pages"
         result = await self._poll()
@@ -384,13 +384,13 @@ class RemoteExecutor:
                 yield outcome
 
     async def _poll(self) -> PollResult:
-        """Ask what is new, and keep it for fetching it."""
+        """Poll, and keep the answers for `_fetch_done`."""
         result = await self._opened().run.poll((self._held or frozenset()) | self._contents.keys())
         self._told += result.pages
         return result
 
     def _take_failures(self) -> Iterator[PageOutcome]:
-        """Give out what the run that has ended could not do; before its end it might still try."""
+        """Yield the failures of the run that has ended; before its end it might retry."""
         for content in self._contents.values():
             told = content.told
             if told is None or told.state == "done":
@@ -399,21 +399,21 @@ class RemoteExecutor:
                 yield self._fail(content, task, PageError(told.kind, told.reason))
 
     def _fail(self, content: _Content, task: PageTask, error: PageError) -> PageOutcome:
-        """Return the outcome of a task that failed; every other task with its content fails for the same reason."""
+        """Return the outcome of a task that failed; other tasks with its content fail for the same reason."""
         content.failure = error
         if content.told is not None and content.told.state == "skipped":
             return skipped_page(task.row_id, task.source, error.kind, error.reason, size=content.size)
         return failed_page(task.row_id, task.source, error, size=content.size)
 
     async def _fetch_done(self, stop: StopRequest) -> AsyncGenerator[PageOutcome, None]:
-        """Fetch what was told of as done, and check it; note what failed."""
+        """Fetch and check the pages that are reported as done; note those that failed."""
         told, self._told = self._told, []
         wanted: dict[str, RemotePageResult] = {}
         for page in told:
             content = self._contents.get(page.name)
             if content is None or not content.tasks:
                 continue
-            # Other skips are of earlier days: it was deleted there for a while.
+            # Other skips are older: the page was deleted there for a while.
             if page.state == "skipped" and page.kind not in LEFT_AS_THEY_ARE:
                 continue
             content.told = page
@@ -449,7 +449,7 @@ class RemoteExecutor:
             for outcome in self._take_done(batch[name], data):
                 yield outcome
         if refused:
-            # Its next run does them again, and no bad copy is taken for a good one.
+            # The next run does them again; a bad file must not be taken for a good one.
             await self._connection.call(self._host.delete, list(refused))
         for name, reason in refused.items():
             content = self._contents[name]
@@ -460,10 +460,10 @@ class RemoteExecutor:
         return {name: data for name, data in self._host.fetch(sizes) if name in sizes}
 
     def _check_promise(self, page: RemotePageResult) -> None:
-        """Refuse an output that cannot be this page's, before it is fetched.
+        """Refuse an output that cannot belong to this page, before it is fetched.
 
         Raises:
-            PageError: it cannot.
+            PageError: it is refused.
         """
         width, height = self._contents[page.name].size
         if (page.width, page.height) not in ((width, height), (height, width)):
@@ -477,7 +477,7 @@ class RemoteExecutor:
             raise PageError("remote", f"the other machine says that it has {page.size:,} bytes")
 
     def _take_done(self, page: RemotePageResult, data: bytes) -> Iterator[PageOutcome]:
-        """Give out an output to the tasks that wait for it; the first one has its seconds, the others cost nothing."""
+        """Yield an output for each task that waits for it; only the first one gets the seconds."""
         content = self._contents[page.name]
         for place, task in enumerate(_taken(content)):
             self.activity.in_hand, self.activity.doing = task.source, None
@@ -503,7 +503,7 @@ class RemoteExecutor:
         return self._session
 
     def _count_open(self) -> int:
-        """Tasks that have no outcome yet."""
+        """Tasks without an outcome yet."""
         return sum(len(content.tasks) for content in self._contents.values())
 
     def _open_names(self) -> set[str]:
@@ -514,13 +514,13 @@ class RemoteExecutor:
 
 
 def _taken(content: _Content) -> list[PageTask]:
-    """Take the tasks that wait for a content."""
+    """Remove and return the tasks that wait for a content."""
     tasks, content.tasks = content.tasks, []
     return tasks
 
 
 def _look_at(data: bytes, sha256: str) -> _Content:
-    """Read the header of a page, and hash it where that has not been done.
+    """Read the header of a page, and hash the page unless that is done.
 
     Raises:
         PageError: it is no image that can be read.
@@ -550,10 +550,10 @@ def _batches(wanted: Mapping[str, RemotePageResult]) -> Iterator[dict[str, Remot
 
 
 def _check(data: bytes, page: RemotePageResult) -> None:
-    """Compare a fetched output with what the remote ledger recorded, and see that it decodes.
+    """Compare a fetched output with the remote ledger, and check that it decodes.
 
     Raises:
-        PageError: it is another one, or cannot be read.
+        PageError: it differs, or cannot be read.
     """
     if len(data) != page.size or hashlib.sha256(data).hexdigest() != page.sha256:
         raise PageError(

@@ -1,4 +1,4 @@
-"""Asking a run to stop: one flag that any thread or signal handler may raise. Imports nothing."""
+"""The request to stop a run, which any thread or signal handler may make."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The beginning of a run: the job is held, its ledger opened, what is left is planned, and the run put on record."""
+"""The start of a run: the job is locked, its ledger opened, the rest of it planned, and the run recorded."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HEARTBEAT_SECONDS = 5.0
 
 @contextlib.asynccontextmanager
 async def open_ledger(settings: JobSettings) -> AsyncIterator[tuple[Ledger, AsyncLedger]]:
-    """Hold a job, and open its ledger on a thread of its own.
+    """Lock a job, and open its ledger on a thread of its own.
 
     Raises:
         LedgerError: the ledger cannot be used, or another run holds the job.
@@ -63,12 +63,12 @@ async def begin_run(
     emit: Listener,
     stop: StopRequest,
 ) -> AsyncIterator[JobContext]:
-    """Plan a run and put it on record; what ends it early is put on record, too.
+    """Plan a run and record it. If an error ends it early, the error is recorded too.
 
     Args:
         job: with nothing left open.
         discovery: of its input.
-        stores: where the input is, and where outputs go.
+        stores: the input and the output folder.
         files: threads that read and write files.
         ledger: open on its thread.
         on_ledger: that thread.

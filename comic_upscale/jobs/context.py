@@ -1,4 +1,4 @@
-"""What is settled once for a run, and what all of its parts share."""
+"""The values that a run settles once and that all of its parts share."""
 
 from __future__ import annotations
 
@@ -24,24 +24,25 @@ class JobContext:
     """One run of one job."""
 
     job: ResolvedJob
+    """The job, with nothing left open."""
     discovery: Discovery
-    """What was found in the input."""
+    """The pages and other files of the input."""
     source_folders: frozenset[PurePath]
     """Where the pages really are, links followed; nothing is written there."""
     stores: Stores
-    """Where the input is, and where outputs go."""
+    """The input and the output folder."""
     files: Pool
     """Threads that read and write files."""
     sources: SourceReader
     """Reads pages and other files of the input."""
     ledger: Ledger
-    """Used on its own thread alone."""
+    """Used on its own thread only."""
     on_ledger: AsyncLedger
     """That thread."""
     job_id: int
     """Of the job in the ledger."""
     plan: Plan
-    """What there is to do, and the counts to begin from."""
+    """The pages to do, and the counts to start from."""
     run_id: int
     """Of this run in the ledger."""
     emit: Listener
@@ -49,7 +50,7 @@ class JobContext:
     stop: StopRequest
     """Asks for a graceful stop."""
     spending: Spending | None
-    """The meter that may call for one; None where nothing is paid."""
+    """The meter of the run; None if the job has no price."""
 
     @property
     def settings(self) -> JobSettings:
@@ -62,7 +63,7 @@ class JobContext:
         return self.job.fingerprint
 
     def is_at_ceiling(self, seconds: float = 0.0) -> bool:
-        """Ask for a stop where the money does not last for this many more seconds; say whether."""
+        """Request a stop if the job cannot pay for this many more seconds; return whether it cannot."""
         if self.spending is None or self.spending.allows(seconds=seconds):
             return False
         self.stop.request(self.spending.why(seconds), CEILING)

@@ -1,8 +1,8 @@
-"""Pages that are the same, byte for byte: blanks, credits at the end of every volume. One of them is computed.
+"""Identical pages: blanks, credits at the end of every volume. One of them is computed.
 
-Only a page whose size in bytes another page of the job has is looked at here, and discovery knows all sizes. When
-identical pages are in flight, only the first is a task for the executor. The others wait for what becomes of it,
-without holding anything: then each gets a copy of the recorded output, or the next of them is the first.
+Only pages that share their size in bytes with another page of the job are looked at. Discovery knows all sizes. When
+identical pages are in flight, only the first is a task for the executor. The others wait without holding a worker or
+their bytes. Then each gets a copy of the recorded output. If the first failed, the next one takes its place.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from comic_upscale.storage.base import OutputStore
 T = TypeVar("T")
 
 Key: TypeAlias = tuple[str, str]
-"""The SHA-256 of a source, and the format that its output is written in: within a job, what decides an output."""
+"""The SHA-256 of a source, and the format of its output. Within a job the two decide the output."""
 
 
 @dataclass(slots=True)
@@ -36,26 +36,26 @@ class _InFlight(Generic[T]):
 
 
 class Deduplicator(Generic[T]):
-    """Knows which pages are in flight or done that others may be the same as. Used on the loop's thread alone.
+    """Knows the pages in flight and done that others may be identical to. Used on the loop's thread only.
 
     Args:
         sizes: bytes of sources that several pages have.
-        done: the row of a page that is done, by what decides its output.
+        done: the row of a page that is done, by its key.
     """
 
     def __init__(self, sizes: Set[int], done: Mapping[Key, int]) -> None:
-        # A page has no bytes yet where it is drawn: those of a PDF.
+        # Pages of a PDF have no size before they are drawn.
         self._sizes = sizes - {0}
         self._done = dict(done)
         self._in_flight: dict[int, _InFlight[T]] = {}
         self._first: dict[Key, _InFlight[T]] = {}
 
     def may_have_duplicates(self, size: int) -> bool:
-        """Whether a page of this many bytes may be the same as another one."""
+        """Whether a page of this many bytes may be identical to another one."""
         return size in self._sizes
 
     def waits(self, key: Key, page: T) -> bool:
-        """Let a page wait where the same one is in flight; False where none is."""
+        """Let a page wait if an identical one is in flight; return whether it waits."""
         first = self._first.get(key)
         if first is None:
             return False
@@ -63,11 +63,11 @@ class Deduplicator(Generic[T]):
         return True
 
     def begin(self, key: Key, row_id: int) -> None:
-        """Note that a page is in flight from now on, as the first of its kind."""
+        """Note that a page is in flight as the first of its kind."""
         self._first[key] = self._in_flight[row_id] = _InFlight(key)
 
     def done(self, key: Key) -> int | None:
-        """The row of a page that is done and may be copied, as far as is known."""
+        """The row of a page that is done and may be copied; None if none is known."""
         return self._done.get(key)
 
     def forget(self, key: Key, row_id: int) -> None:
@@ -79,7 +79,7 @@ class Deduplicator(Generic[T]):
         """Note that a page is no longer in flight, and return those that waited for it.
 
         Args:
-            row_id: of the page; for one that is no first, nobody waits.
+            row_id: of the page.
             done: whether it is recorded as done, so that the others can have its output.
         """
         first = self._in_flight.pop(row_id, None)
@@ -93,7 +93,7 @@ class Deduplicator(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """The output of a page that is done, for another one that is the same."""
+    """The output of a page that is done, for an identical one."""
 
     outcome: PageUpscaled
     copied_from: str
@@ -113,7 +113,7 @@ async def copy_output(
         seconds: that reading and hashing the page took.
 
     Returns:
-        None where the output is no longer there or not the recorded one, or this run would not make it just so.
+        None if the output is gone, is not the recorded one, or would be different in this run.
     """
     page = await context.on_ledger(context.ledger.done_page, original)
     if page is None or page["source_sha256"] != source_sha256 or not _is_as_good(page, context.settings):
@@ -142,7 +142,7 @@ async def copy_output(
 
 
 def _is_as_good(page: Mapping[str, Any], settings: JobSettings) -> bool:
-    """Whether a page that is done is as this run would make it: neither refused, nor left, nor unseen by its gate."""
+    """Whether this run would make the page too, and its gate has seen it."""
     size = (page["width"], page["height"])
     if size[0] * size[1] > settings.max_pixels:
         return False
@@ -155,7 +155,7 @@ def _is_as_good(page: Mapping[str, Any], settings: JobSettings) -> bool:
 
 
 def read_output(outputs: OutputStore, page: Mapping[str, Any]) -> bytes | None:
-    """The bytes of a recorded output, from its file or its volume; None if they are gone or not the recorded ones.
+    """Return the bytes of a recorded output, from its file or its volume; None if they are gone or others.
 
     Args:
         outputs: of the job.

@@ -1,4 +1,4 @@
-"""The end of a run: what belongs to the pages is copied, the ledger told, and all of it summed up."""
+"""The end of a run: sidecars are copied, the run is recorded as ended, and summed up."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class RunEnd:
     copied_now: int = 0
     """Those of them whose outputs were copied from the same page."""
     seconds: float = 0.0
-    """That the pages took."""
+    """Seconds from the first page to the last."""
     step: str | None = None
-    """The one step of a remote run that was asked for, where it came to its end."""
+    """The one step of a remote run that was requested and has ended; None for all of them."""
 
 
 async def finish_run(context: JobContext, end: RunEnd) -> JobFinished:
@@ -86,7 +86,7 @@ async def finish_run(context: JobContext, end: RunEnd) -> JobFinished:
 
 
 async def _copy_files(context: JobContext) -> tuple[int, list[CopyFailure]]:
-    """Copy what belongs to the pages that are done; return how many files, and those that could not be copied."""
+    """Copy the sidecars of finished pages; return how many files, and those that could not be copied."""
     settings, discovery, on_ledger = context.settings, context.discovery, context.on_ledger
     sidecars = settings.sidecars == "copy"
     in_volumes = any(file.member is not None for file in discovery.files)

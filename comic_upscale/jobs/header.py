@@ -1,4 +1,4 @@
-"""The header of a run: what will be done, with what, and what the user should know of it before."""
+"""The header of a run: its pages, its devices, and warnings."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from comic_upscale.settings.paths import path_text
 
 
 def announce(context: JobContext, info: ExecutorInfo | None) -> None:
-    """Emit the header of a run, and the volumes that were found not to be possible.
+    """Emit the header of a run, and the volumes that it cannot do.
 
     Args:
         context: of the run.
-        info: what this machine computes with; None where it computes nothing.
+        info: the devices of this machine; None if it computes nothing.
     """
     context.emit(_header(context, info))
     for failure in context.plan.refused:

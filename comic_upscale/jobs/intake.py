@@ -1,12 +1,12 @@
-"""Where the tasks of a run come from: pages are claimed, read ahead where that is needed, and each content goes once.
+"""The intake of a run: it claims pages, reads some of them ahead, and makes one task of each content.
 
 ::
 
     plan ─▶ claim ─▶ prepare ─▶ tasks
             ledger   threads
 
-Pages that may be the same as others are looked at in *prepare*. A page that waited for one that failed becomes a task
-after it: in the same round while there are pages to claim, else in a round of its own.
+*Prepare* looks at pages that may be identical to others. If such a page waited for one that failed, it becomes a task
+itself: in the same round while there are pages to claim, else in a round of its own.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CLAIM_PAGES = 16
 """Pages that are claimed in the ledger in one transaction."""
 
 READ_AHEAD_BYTES = 64 << 20
-"""Bytes of pages that are read before an executor takes them; a page of more waits alone."""
+"""Bytes of pages that may wait in memory for an executor; a larger page waits alone."""
 
 
 @dataclass(slots=True)
@@ -48,31 +48,31 @@ class _Incoming:
 
     page: PlannedPage
     key: Key | None = None
-    """What decides its output; known only of a page that may have duplicates."""
+    """Decides its output; known only for a page that may have duplicates."""
     is_first: bool = False
     """Whether others of its key wait for it."""
     data: bytes | None = None
-    """Its file, where it was read ahead."""
+    """Its file, if it was read ahead."""
     budget: int = 0
     """Bytes that it holds of the budget."""
     seconds: float = 0.0
-    """Seconds of a thread's work that it has taken."""
+    """Seconds of thread time that it has taken."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Claims:
-    """What became of pages that were to be claimed."""
+    """The result of claiming pages."""
 
     claimed: list[PlannedPage]
-    """Those that are this run's now."""
+    """Pages that belong to this run now."""
     adopted: list[int]
-    """Rows of those that another job has done."""
+    """Rows of pages that another job has done."""
     refused: list[tuple[PlannedPage, PageError]]
-    """Those whose outputs must not be written, and why."""
+    """Pages whose outputs must not be written, and why."""
 
 
 class PageReader:
-    """Reads the files of pages, and tells how busy that keeps the threads.
+    """Reads the files of pages, and measures how busy that keeps the threads.
 
     Args:
         context: of the run.
@@ -122,8 +122,8 @@ class Intake:
 
     Args:
         context: of the run.
-        recorder: takes the pages that no executor needs to see: refused, adopted, unreadable, copied.
-        open_pages: knows of each page that has waited for another one until it goes on.
+        recorder: takes the pages that need no executor: refused, adopted, unreadable, copied.
+        open_pages: counts released pages until they go on.
     """
 
     def __init__(self, context: JobContext, recorder: Recorder, open_pages: OpenPages) -> None:
@@ -144,7 +144,7 @@ class Intake:
 
     @property
     def has_more(self) -> bool:
-        """Whether pages have come free that need a round of their own."""
+        """Whether released pages need a round of their own."""
         return bool(self._again)
 
     async def feed(self) -> None:
@@ -162,20 +162,20 @@ class Intake:
         await self._ready.put(None)
 
     async def tasks(self) -> AsyncIterator[PageTask]:
-        """The tasks of a round, while `feed` runs; ends with the last one."""
+        """Yield the tasks of a round while `feed` runs; ends with the last one."""
         while (incoming := await self._ready.get()) is not None:
-            # What was read ahead is the executor's from here on.
+            # From here on the executor holds the bytes.
             self._give_back(incoming)
             yield self._task(incoming)
 
     def recorded(self, row_id: int, done: bool) -> None:
-        """Free the pages that waited for a page that is recorded."""
+        """Release the pages that waited for a page that is recorded."""
         for incoming in self._deduplicator.settled(row_id, done=done):
             self._open.begin()
             self._released.put_nowait(incoming)
 
     async def resume(self) -> None:
-        """Take on the pages that have come free, until cancelled."""
+        """Process released pages until cancelled."""
         while True:
             incoming = await self._released.get()
             if not self._context.stop.requested:
@@ -190,7 +190,7 @@ class Intake:
 
     async def _bring(self, to_prepare: asyncio.Queue[_Incoming | None]) -> None:
         async def bring(incoming: _Incoming) -> None:
-            # In its turn, where its volume is read from front to back; other pages are read when they are needed.
+            # Volumes that are read from front to back are read here, in order; other pages when they are needed.
             if self._reader.reads_in_order(incoming.page):
                 await self._read_ahead(incoming)
             await to_prepare.put(incoming)
@@ -255,7 +255,7 @@ class Intake:
         to_prepare.put_nowait(None)
 
     async def _prepare(self, incoming: _Incoming) -> None:
-        """Hand a page on, unless it is the same as one that is in flight or done."""
+        """Pass a page on, unless it is identical to one that is in flight or done."""
         if not incoming.is_first and self._deduplicator.may_have_duplicates(incoming.page.size):
             await self._identify(incoming)
             if not await self._admit(incoming):
@@ -270,7 +270,7 @@ class Intake:
         incoming.key = (sha256, self._format_of(incoming.page.output))
 
     async def _admit(self, incoming: _Incoming) -> bool:
-        """Whether a page is to be computed: it waits for the same one, or gets its output, or is the first."""
+        """Return whether a page is to be computed; else it waits for an identical one, or has got its output."""
         assert incoming.key is not None
         row_id = incoming.page.row_id
         while not self._deduplicator.waits(incoming.key, incoming):
@@ -306,7 +306,7 @@ class Intake:
             incoming.seconds += source.seconds
 
     async def _attempt(self, step: Callable[[_Incoming], Awaitable[None]], incoming: _Incoming) -> None:
-        """Take a page through a step; whatever hits this page alone becomes its failure."""
+        """Run a step for a page; an error of this page alone becomes its failure."""
         try:
             await step(incoming)
         except Exception as error:
@@ -328,7 +328,7 @@ class Intake:
         )
 
     async def _read(self, incoming: _Incoming) -> SourceBytes:
-        """Give a page's file to an executor, and let go of it."""
+        """Hand a page's file to the executor; it is not kept here."""
         data, incoming.data = incoming.data, None
         if data is not None:
             return SourceBytes(data, incoming.seconds)
@@ -339,7 +339,7 @@ class Intake:
         return written_format(extension_of(output), self._context.settings.format)
 
     def _drop(self, incoming: _Incoming) -> None:
-        """Let go of what was read ahead."""
+        """Drop what was read ahead."""
         incoming.data = None
         self._give_back(incoming)
 

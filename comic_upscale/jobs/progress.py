@@ -1,4 +1,4 @@
-"""How far a run is: what it has counted, and what a display is shown of it twice a second."""
+"""The progress of a run: its counts, and the event that a display gets twice a second."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Tally:
 
     @property
     def pending(self) -> int:
-        """Pages of the plan that nothing has become of yet."""
+        """Pages of the plan without a result yet."""
         return len(self._plan.todo) - self.done - self.adopted - self.failed - self.skipped
 
     def count(self, result: PageResult) -> None:
-        """Take in what became of a page."""
+        """Count the result of a page."""
         copied = isinstance(result, PageDone) and result.copied_from is not None
         self.copied += copied
         if not copied:
@@ -55,12 +55,12 @@ class Tally:
             self.failed += 1
 
     def progress(self, activity: Activity, busy: Mapping[str, float], stopping: str | None) -> Progress:
-        """How far the run is at this moment.
+        """Return the progress of the run at this moment.
 
         Args:
-            activity: what the executor is at.
+            activity: of the executor.
             busy: how busy each stage is, 0 to 1.
-            stopping: why the run is about to stop; None where it is not.
+            stopping: the reason of a stop; None if none is requested.
         """
         pending, rate = self.pending, self._rate.rate()
         busy = {stage: round(share, 3) for stage, share in busy.items()}
@@ -82,7 +82,7 @@ class Tally:
 
 
 class OpenPages:
-    """How many pages are on their way to their record, so that their end can be waited for."""
+    """Counts the pages on their way to their record, so that a run can wait for the last one."""
 
     def __init__(self) -> None:
         self._open = 0
@@ -90,16 +90,16 @@ class OpenPages:
         self._none.set()
 
     def begin(self) -> None:
-        """One more is on its way."""
+        """Count one more."""
         self._open += 1
         self._none.clear()
 
     def end(self) -> None:
-        """One less is on its way."""
+        """Count one less."""
         self._open -= 1
         if self._open == 0:
             self._none.set()
 
     async def wait(self) -> None:
-        """Wait until none is on its way."""
+        """Wait until there is none."""
         await self._none.wait()

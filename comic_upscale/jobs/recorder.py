@@ -1,4 +1,4 @@
-"""What becomes of outcomes: outputs are put in their places, recorded, told of, and volumes are written.
+"""The recorder of a run: it writes outputs to their places, records and reports them, and writes volumes.
 
 ::
 
@@ -6,7 +6,7 @@
                 threads  ledger's  1 thread
                          thread
 
-An output is in its place before the ledger says so, and the ledger has been flushed before anybody is told.
+An output is in its place before the ledger says so. The ledger is flushed before an event reports the page.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from comic_upscale.planning.plan import PlannedPage
 from comic_upscale.planning.volumes import PlannedVolume
 
 HELD_BYTES = 32 << 20
-"""Bytes of outputs that wait to be placed before an executor is asked for the next one: a page of more is placed
-before that."""
+"""Bytes of outputs that may wait for the disk while an executor is asked for the next one. A larger output is written
+first."""
 
 MOST_RESULTS = 64
 """Results that wait for the ledger."""
@@ -49,7 +49,7 @@ class Recorder:
         context: of the run.
         volume_writer: writes volumes once their pages are settled.
         tally: counts what becomes of pages.
-        open_pages: knows of each page that was taken until it is recorded.
+        open_pages: counts each page from `take` to its record.
 
     Raises:
         OutputError: the output folder cannot be written to.
@@ -96,11 +96,11 @@ class Recorder:
             stages.create_task(self._write_volumes())
 
     async def take(self, outcome: PageOutcome, *, copied_from: str | None = None) -> None:
-        """Take an outcome on; returns once there is room for the next one.
+        """Accept an outcome; returns once there is room for the next one.
 
         Args:
             outcome: of a page of the plan.
-            copied_from: the source of the page whose output this is, where it is a copy.
+            copied_from: for a copy, the source of the page whose output this is.
         """
         self._open.begin()
         try:
@@ -109,7 +109,7 @@ class Recorder:
                 return
             await self._to_place.put(_ToPlace(outcome, copied_from))
         except asyncio.CancelledError:
-            # It was not taken, so nobody is to wait for its record.
+            # It was not accepted, so nobody may wait for its record.
             self._open.end()
             raise
         self._held += len(outcome.data)
@@ -118,7 +118,7 @@ class Recorder:
             await self._placed.wait()
 
     async def take_failure(self, page: PlannedPage, error: PageError) -> None:
-        """Take on that a page could not be done."""
+        """Accept that a page could not be done."""
         await self.take(failed_page(page.row_id, page.source, error))
 
     def take_adopted(self, row_id: int) -> None:
@@ -131,7 +131,7 @@ class Recorder:
         return self._meter.sample()
 
     async def finish(self) -> None:
-        """Say that nothing follows; what was taken has been recorded."""
+        """End `run`. Call it once everything accepted is recorded."""
         await self._to_place.put(None)
         await self._results.put(None)
         await self._volumes.put(None)
@@ -143,13 +143,13 @@ class Recorder:
             result = await self._place(item)
             self._held -= len(item.outcome.data)
             self._placed.set()
-            # Not held on to while the ledger is waited for.
+            # Not kept in memory while waiting for the ledger.
             del item
             await self._results.put(result)
         self._to_place.put_nowait(None)
 
     async def _place(self, item: _ToPlace) -> PageResult:
-        """Put an output in its place; whatever hits this page alone becomes its failure."""
+        """Write an output to its place; an error of this page alone becomes its failure."""
         outcome = item.outcome
         page = self._pages[outcome.row_id]
         start = time.perf_counter()
@@ -164,7 +164,7 @@ class Recorder:
         return self._done(page, item, start, time.perf_counter())
 
     def _done(self, page: PlannedPage, item: _ToPlace, start: float, ended: float) -> PageDone:
-        """What is recorded of a page whose output was written between two moments."""
+        """Return the record of a page whose output was written between two moments."""
         outcome = item.outcome
         seconds, waited = dict(outcome.seconds), dict(outcome.waited)
         if outcome.made_at is not None:
@@ -191,7 +191,7 @@ class Recorder:
         )
 
     def _note_tail(self, seconds: dict[str, float], waited: dict[str, float]) -> None:
-        """Tell the meter what a page took from its device to its place."""
+        """Tell the meter how long a page took from its device to its place."""
         if self._context.spending is not None:
             after = ("encode", "place")
             self._context.spending.note_tail(sum(seconds[stage] + waited[stage] for stage in after))
@@ -199,7 +199,7 @@ class Recorder:
     # Recording
 
     async def _record_all(self, on_recorded: Callable[[int, bool], None]) -> None:
-        """Write results to the ledger, as many in a transaction as have come, and tell of them."""
+        """Record results, as many in a transaction as are there, and report them."""
         ended = False
         while not ended:
             results: list[PageResult] = []
@@ -234,7 +234,7 @@ class Recorder:
     # Volumes
 
     def _settle(self, row_id: int) -> None:
-        """Note that a page needs no more work; the last one of a volume sends this to be written."""
+        """Note that a page needs no more work; after the last page of a volume, the volume is written."""
         volume = self._volume_writer.settled(row_id)
         if volume is not None:
             self._volumes.put_nowait(volume)

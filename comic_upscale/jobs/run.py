@@ -44,7 +44,7 @@ def run_job(
         on_event: told of everything that happens, on the calling thread.
         stop: set it from another thread or a signal handler to stop gracefully.
         open_engines: makes the engines; another one can be given in place of the torch network.
-        remote: a remote machine that does the pages, in place of engines.
+        remote: a remote machine that processes the pages, in place of engines.
 
     Raises:
         InputError: no input, or no page in it.
@@ -52,7 +52,7 @@ def run_job(
         DeviceError: the device is not there, or died.
         LedgerError: the ledger cannot be used, or another run holds it.
         OutputError: the output folder cannot be written, or is full.
-        RemoteError: the remote machine cannot do it.
+        RemoteError: the remote machine cannot do the work.
     """
     return asyncio.run(
         run_job_async(settings, on_event=on_event, stop=stop, open_engines=open_engines, remote=remote)
@@ -96,7 +96,7 @@ async def _resolve(
     on_ledger: AsyncLedger,
     emit: Listener,
 ) -> ResolvedJob:
-    """Settle what the job is; a model is chosen only where no earlier job of its kind has one."""
+    """Settle the job; a model is chosen only if no earlier job of its kind has one."""
     history = JobHistory(
         tuple(await on_ledger(ledger.auto_jobs, settings.output)) if model is None else (),
         frozenset(await on_ledger(ledger.early_jobs, settings.output)),
@@ -113,12 +113,12 @@ async def _resolve(
 
 
 async def _do(context: JobContext, executor: Executor) -> JobFinished:
-    """Do what is planned, and finish the run."""
+    """Do the plan, and finish the run."""
     volume_writer = VolumeWriter(context)
     try:
         if not context.plan.todo:
             return await finish_run(context, await _write_volumes(context, volume_writer))
-        # Loading is paid for, too: not begun where the money does not last to the first page.
+        # Loading costs money too: it does not start if the money would not last to the first page.
         if context.is_at_ceiling(await _start_seconds(context, executor)):
             announce(context, None)
             return await finish_run(context, _interrupted(context))
@@ -128,7 +128,7 @@ async def _do(context: JobContext, executor: Executor) -> JobFinished:
 
 
 async def _write_volumes(context: JobContext, volume_writer: VolumeWriter) -> RunEnd:
-    """Do what needs no network: write volumes whose pages are all done."""
+    """Write the volumes whose pages are all done; no network is needed."""
     announce(context, None)
     for volume in volume_writer.ready():
         if context.stop.requested:
@@ -174,7 +174,7 @@ async def _record_device(context: JobContext, executor: Executor) -> None:
 
 
 async def _start_seconds(context: JobContext, executor: Executor) -> float:
-    """How long it takes to the first page, as far as earlier runs of the job tell."""
+    """Return the seconds to the first page, as far as earlier runs of the job show."""
     if context.spending is None or executor.is_remote:
         return 0.0
     return await context.on_ledger(context.ledger.start_seconds, context.job_id)

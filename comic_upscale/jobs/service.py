@@ -1,7 +1,6 @@
-"""Jobs as whoever offers them to people sees them: previewed, run, stopped, and asked how far they are.
+"""The interface to jobs for commands and other front ends: preview, run, status.
 
-The commands use it, and so does whatever else is to offer jobs. It prints nothing and exits nowhere. Imports nothing
-heavy until a job is previewed or run, so that asking for a status answers at once.
+It prints nothing and does not exit. Heavy imports wait until a job is previewed or run, so a status answers at once.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ class JobService:
     """The jobs of one user.
 
     Args:
-        state_folder: where it is noted which jobs were run.
+        state_folder: records which jobs were run.
     """
 
     def __init__(self, state_folder: Path) -> None:
         self._state_folder = state_folder
 
     def preview(self, settings: JobSettings, on_page: OnPage | None = None) -> Preview:
-        """Tell what a run would do, and write nothing; arguments and errors as of `planning.preview.preview`."""
+        """Return what a run would do; nothing is written. Arguments and errors as `planning.preview.preview`."""
         from comic_upscale.planning.preview import preview
 
         return preview(settings, on_page)
@@ -51,13 +50,13 @@ class JobService:
         stop: StopRequest,
         remote: RemoteOptions | None = None,
     ) -> JobFinished:
-        """Run a job to its end, and note it as the one that was run last.
+        """Run a job to its end, and remember it as the latest one.
 
         Args:
             settings: what to do.
             on_event: told of everything that happens, on the calling thread.
             stop: stops it gracefully, from any thread.
-            remote: a remote machine that does the pages.
+            remote: a remote machine that processes the pages.
 
         Raises:
             ComicUpscaleError: as `run_job`.
@@ -78,7 +77,7 @@ class JobService:
 
         Args:
             job: its output folder.
-            ledger: the ledger itself; without either, that of the job that was run last.
+            ledger: the ledger itself. Without either, the ledger of the latest job.
 
         Raises:
             SettingsError: it is named in two ways.
@@ -87,7 +86,7 @@ class JobService:
         return choose_ledger(job, ledger, self._state_folder)
 
     def status(self, ledger: Path) -> JobStatus:
-        """How far a job is; errors as of `ledger.queries.read_status`."""
+        """The progress of a job; errors as `ledger.queries.read_status`."""
         return read_status(ledger)
 
     def failures(self, ledger: Path) -> list[Failure]:

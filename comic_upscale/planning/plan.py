@@ -52,7 +52,7 @@ class PlannedPage:
     member: MemberOf | None = None
     """For a page inside a volume, where there."""
     size: int = 0
-    """Bytes of the source, as discovery found them; 0 where nobody knows before it is read."""
+    """Bytes of the source, as discovery found them; 0 if unknown before it is read."""
 
 
 @dataclass(frozen=True, slots=True)

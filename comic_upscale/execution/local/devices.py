@@ -1,4 +1,4 @@
-"""The engines of this machine, each with a thread of its own. What a run knows of an engine, it knows from here."""
+"""The engines of this machine, each with a thread of its own. No other module here asks an engine anything."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ MEMORY_BYTES = 32
 
 
 def pixel_budget(workers: int, engines: Sequence[Engine]) -> int:
-    """Return how many output pixels may be in flight, from decoding until somebody takes the outcome."""
+    """Return how many output pixels may be in flight, from decoding to the outcome."""
     gpus = sum(not engine.info.device.is_cpu for engine in engines)
     if not gpus:
-        # The processor is at work in any case.
+        # The processor is busy in any case.
         return PIXEL_BUDGET
     wanted = max(PIXEL_BUDGET * gpus, WORKER_BUDGET * workers)
     return max(PIXEL_BUDGET, min(wanted, total_memory() // MEMORY_BYTES))
@@ -42,7 +42,7 @@ class Devices:
     """Engines at work; used on the loop's thread.
 
     Args:
-        engines: at least one; they take from the same pages.
+        engines: at least one; they share the pages.
     """
 
     def __init__(self, engines: Sequence[Engine]) -> None:
@@ -56,17 +56,17 @@ class Devices:
 
     @property
     def engine(self) -> EngineInfo:
-        """What is known of the engines: they differ in their devices alone."""
+        """The engines' information; they differ only in their devices."""
         return self._engines[0].info
 
     def warnings(self, settings: JobSettings) -> tuple[str, ...]:
-        """What the user should know of the engines, and of a GPU that is not used."""
+        """Warnings of the engines, and about an unused GPU."""
         idle = unused_gpu_warning(settings, self._engines)
         own = dict.fromkeys(warning for engine in self._engines for warning in engine.info.warnings)
         return (*(() if idle is None else (idle,)), *own)
 
     def info(self) -> ExecutorInfo:
-        """Return what the engines compute with now."""
+        """Return the current devices and precision."""
         return ExecutorInfo(
             device=devices_in_words(self._engines),
             precision=self.engine.precision,
@@ -84,19 +84,19 @@ class Devices:
     async def run_engine(
         self, engine_index: int, pages: list[Pixels], target: tuple[int, int], *, conservative: bool = False
     ) -> list[Pixels | PageError]:
-        """Take pages of one shape through the network of a device.
+        """Run pages of one shape through the network of a device.
 
         Args:
             engine_index: of the engine.
             pages: as `prepare` returns them.
-            target: (width, height) in pixels that they get.
-            conservative: whether by the most conservative path, however slow.
+            target: (width, height) of the results, pixels.
+            conservative: use the most conservative path, however slow.
 
         Returns:
             Each page at its target size, or why it could not be done, in the order given.
 
         Raises:
-            DeviceError: the device can do nothing any more.
+            DeviceError: the device has failed.
         """
         engine = self._engines[engine_index]
         self.meter.begin()

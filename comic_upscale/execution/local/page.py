@@ -1,4 +1,4 @@
-"""A page on its way through the stages, with what they have made of it so far."""
+"""A page on its way through the stages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from comic_upscale.imaging.pixels import Pixels
 
 @dataclass(slots=True)
 class PageInFlight:
-    """A task in work."""
+    """A task with the results of the stages so far."""
 
     task: PageTask
     size: tuple[int, int] = (0, 0)
@@ -23,23 +23,23 @@ class PageInFlight:
     target: tuple[int, int] = (0, 0)
     """(width, height) of the output."""
     budget: int = 0
-    """Pixels that it holds of the budget."""
+    """Its share of the pixel budget."""
     sha256: str = ""
     """Of the source."""
     pixels: Pixels | None = None
-    """As the last stage left them."""
+    """The result of the last stage."""
     before: Pixels | None = None
-    """As the network was given it, kept for the quality gate."""
+    """The network's input, kept for the quality gate."""
     engine_index: int = 0
-    """Which of the engines did it."""
+    """The engine that processed it."""
     verdict: Verdict | None = None
     notes: tuple[str, ...] = ()
     ready: float = 0.0
-    """When the last stage was done with it, by `time.perf_counter`."""
+    """End of the last stage, by `time.perf_counter`."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Seconds in each stage."""
     waited: dict[str, float] = field(default_factory=dict)
-    """Seconds that it waited before a stage."""
+    """Seconds of waiting before a stage."""
 
     @property
     def input_pixels(self) -> int:
@@ -51,11 +51,11 @@ class PageInFlight:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
     def add_notes(self, notes: tuple[str, ...]) -> None:
-        """Note more that a person should know, each sentence once."""
+        """Add notes, each sentence once."""
         self.notes = tuple(dict.fromkeys((*self.notes, *notes)))
 
     def upscaled(self, data: bytes, sha256: str) -> PageOutcome:
-        """Return the outcome of a page that is done.
+        """Return the outcome of a finished page.
 
         Args:
             data: the output.
@@ -79,12 +79,12 @@ class PageInFlight:
         )
 
     def skipped(self, kind: str, reason: str) -> PageOutcome:
-        """Return the outcome of a page that is left as it is."""
+        """Return the outcome of a skipped page."""
         task = self.task
         return skipped_page(task.row_id, task.source, kind, reason, size=self.size, seconds=self.seconds)
 
     def failed(self, error: PageError) -> PageOutcome:
-        """Return the outcome of a page that could not be done."""
+        """Return the outcome of a failed page."""
         task = self.task
         return failed_page(task.row_id, task.source, error, size=self.size, seconds=self.seconds)
 

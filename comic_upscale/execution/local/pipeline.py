@@ -47,22 +47,22 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 MOST_OUTCOMES = 64
-"""Outcomes that wait to be taken: failures hold nothing of the budget, and must not pile up either."""
+"""Outcomes that may wait: failures take nothing of the budget, and must not pile up either."""
 
 _Queue: TypeAlias = "asyncio.Queue[PageInFlight | None]"
-"""None says that nothing follows; each reader puts it back for the next."""
+"""None marks the end; each reader puts it back for the next."""
 
 
 class Workers:
-    """The threads that decode and encode, and how busy they are.
+    """The threads that decode and encode, with their meters.
 
     Args:
-        count: of threads.
+        count: number of threads.
     """
 
     def __init__(self, count: int) -> None:
         self.count = count
-        """Threads."""
+        """Number of threads."""
         self.meters = {stage: StageMeter(count) for stage in ("decode", "encode")}
         """How busy each stage is."""
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="worker")
@@ -70,7 +70,7 @@ class Workers:
     async def run(
         self, stage: str, page: PageInFlight, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run a function on a thread, counted as a page's time in a stage."""
+        """Run a function on a thread, and count its time for a page and a stage."""
 
         def timed() -> tuple[T, float]:
             start = time.perf_counter()
@@ -91,33 +91,33 @@ class Workers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tools:
-    """What the pipeline of an executor works with, from its opening to its end."""
+    """The parts that the pipelines of one executor share."""
 
     settings: JobSettings
-    """Of the job: what decides its pixels."""
+    """Of the job."""
     steps: PageSteps
     devices: Devices
     workers: Workers
     gate: QualityGate
     spending: Spending | None
-    """Asked before each batch; None where nothing is paid."""
+    """Asked before each batch; None if the job has no price."""
     activity: Activity
-    """Is told which page is in hand."""
+    """Shows which page is in hand."""
 
 
 class Pipeline:
     """Takes tasks through all stages; used once.
 
     Args:
-        tools: to work with.
-        stop: asks for an early end.
+        tools: of the executor.
+        stop: requests an early end.
     """
 
     def __init__(self, tools: Tools, stop: StopRequest) -> None:
         self._tools = tools
         self._stop = stop
         workers = tools.workers.count
-        # A task may hold its page's file: what waits here is counted by nobody.
+        # A task may hold its page's file, which no budget counts here.
         self._to_decode: _Queue = asyncio.Queue(1)
         self._assembler: BatchAssembler[PageInFlight] = BatchAssembler()
         # Bounded by `_next_batch`: what a device has done is not to wait for the encoders on the device.
@@ -128,7 +128,7 @@ class Pipeline:
         self._budget = Budget(tools.devices.pixel_budget(workers))
 
     async def process(self, tasks: AsyncIterator[PageTask]) -> AsyncGenerator[PageOutcome, None]:
-        """Do tasks, as far as a stop allows; see `Executor.process`."""
+        """Process tasks, as far as a stop allows; see `Executor.process`."""
         # In a task of its own: a task group must not be open where a generator yields.
         work = asyncio.create_task(self._work(tasks))
         work.add_done_callback(self._end)
@@ -154,7 +154,7 @@ class Pipeline:
             raise first_error(group_error) from None
 
     def _end(self, work: asyncio.Task[None]) -> None:
-        """Wake whoever waits for an outcome, where none will follow for an error; what is not taken is lost."""
+        """After an error, wake the reader; outcomes that it has not taken are lost."""
         if work.cancelled() or work.exception() is not None:
             while not self._outcomes.empty():
                 self._outcomes.get_nowait()
@@ -206,7 +206,7 @@ class Pipeline:
     async def _upscale(self, engine_index: int) -> None:
         devices = self._tools.devices
         while pages := await self._next_batch(lambda page: devices.batch_limit(engine_index, page.size)):
-            self._ask_for_money(input_pixels(pages))
+            self._check_spending(input_pixels(pages))
             if self._stop.requested:
                 for page in pages:
                     self._drop(page)
@@ -226,7 +226,7 @@ class Pipeline:
         return pages
 
     async def _upscale_batch(self, engine_index: int, pages: list[PageInFlight]) -> list[PageInFlight]:
-        """Take pages through the network; the outcomes of those that fail go out, the others are returned."""
+        """Run pages through the network; return those that succeeded, and pass the failures on."""
         before = [page.pixels for page in pages if page.pixels is not None]
         start = time.perf_counter()
         results = await self._tools.devices.run_engine(engine_index, before, pages[0].target)
@@ -258,7 +258,7 @@ class Pipeline:
         await self._outcomes.put((page.upscaled(data, sha256), budget))
 
     async def _check_quality(self, page: PageInFlight, before: Pixels) -> None:
-        """Hold a page against its source; a suspect one is done again by the conservative path, once.
+        """Compare a page with its source; a suspect one is done again by the conservative path, once.
 
         Raises:
             PageError: it stays suspect, and the settings are strict.
@@ -272,7 +272,7 @@ class Pipeline:
             if not isinstance(again, PageError):
                 pixels, second = await workers.run("encode", page, gate.finished, before, again)
                 gate.note_again(second)
-                # Only where it helped: what a run makes of a page must not depend on which pages it met before.
+                # Only if it helped: the output of a page must not depend on the pages before it.
                 if not second.is_suspect:
                     page.pixels, verdict = pixels, second
                     page.add_notes((*again.notes, "done again: it came out suspect"))
@@ -306,14 +306,14 @@ class Pipeline:
                 group.create_task(worker())
         await at_end()
 
-    def _ask_for_money(self, pixels: int) -> None:
-        """Ask for a stop where a batch of so many input pixels could cost more than the job may."""
+    def _check_spending(self, pixels: int) -> None:
+        """Request a stop if a batch of this many input pixels could cost more than the job may."""
         spending = self._tools.spending
         if spending is not None and not spending.allows(pixels):
             self._stop.request(spending.why(), CEILING)
 
     def _drop(self, page: PageInFlight) -> None:
-        """Give back what a page took from the budget, and its memory."""
+        """Release a page's share of the budget, and its memory."""
         self._budget.give_back(page.budget)
         page.budget = 0
         page.pixels = page.before = None

@@ -1,4 +1,4 @@
-"""What the stages do with one page, by the settings: the work itself, on whatever thread it is called."""
+"""The work of the stages on one page, by the settings; it runs on the calling thread."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from comic_upscale.settings.sizes import Print
 
 
 class PageSteps:
-    """Decoding and encoding, as a job wants them.
+    """Decoding and encoding by the settings of a job.
 
     Args:
         settings: of the job.
-        native_scale: the network's own factor, for what is told of a page's size; None where it makes any size.
+        native_scale: the network's own factor, for notes on sizes; None if the engine makes any size.
     """
 
     def __init__(self, settings: JobSettings, native_scale: int | None) -> None:
@@ -29,22 +29,22 @@ class PageSteps:
         self._native_scale = native_scale
 
     def read_header(self, data: bytes) -> Header:
-        """Read what the first bytes of a page's file say.
+        """Read the header of a page's file.
 
         Raises:
-            PageError: it is no image that can be read.
+            PageError: it is not a readable image.
         """
         return read_header(data)
 
     def why_left(self, size: tuple[int, int]) -> str | None:
-        """Say why a page of this size is left as it is; None where it is to be done."""
+        """Return why a page of this size is skipped; None if it is to be done."""
         bounds = self._settings.skip_larger_than
         if bounds is None or not is_larger(size, bounds):
             return None
         return f"larger than {bounds}: {size[0]}x{size[1]} already"
 
     def set_target(self, page: PageInFlight) -> None:
-        """Settle what size a page gets, and note what a person should know of it.
+        """Set the target size of a page, and its notes.
 
         Raises:
             PageError: it cannot have that size.
@@ -57,7 +57,7 @@ class PageSteps:
             page.notes += () if how is None else (how,)
 
     def pixels_in_flight(self, page: PageInFlight) -> int:
-        """Return what a page takes of the budget: 0 where decoding will refuse it.
+        """Return a page's share of the pixel budget: 0 if decoding will refuse it.
 
         Raises:
             PageError: its format cannot hold the output.
@@ -68,7 +68,7 @@ class PageSteps:
         return max(page.target[0] * page.target[1], page.input_pixels)
 
     def decode(self, page: PageInFlight, data: bytes) -> Pixels:
-        """Decode a page, and prepare it for the network, or shrink it where it need not grow.
+        """Decode a page, and prepare it for the network, or shrink it if it need not grow.
 
         Raises:
             PageError: it cannot be decoded.
@@ -83,14 +83,14 @@ class PageSteps:
         )
         page.sha256 = page.task.sha256 or sha256_of_source(data)
         if (pixels.width, pixels.height) != page.size:
-            # A file that says only behind its pixels how they lie.
+            # Some files give their orientation only after the pixels.
             page.size = (pixels.width, pixels.height)
             self.set_target(page)
         pixels = prepare(pixels)
         return pixels if grows(page.size, page.target) else shrink(pixels, page.target)
 
     def encode(self, page: PageInFlight) -> tuple[bytes, str]:
-        """Encode a page that a network or `decode` has left at its target size, and check the file.
+        """Encode a page at its target size, and check the file.
 
         Returns:
             The output, and its SHA-256 in hexadecimal.
@@ -110,7 +110,7 @@ class PageSteps:
             png_level=settings.png_level,
             dpi=settings.size.dpi if isinstance(settings.size, Print) else None,
         )
-        # Gone before the check decodes a second copy: a large page has over a gigabyte.
+        # Freed before the check decodes a second copy: a large page takes over a gigabyte.
         del pixels
         check_encoded(data, page.target)
         return data, hashlib.sha256(data).hexdigest()
