@@ -19,6 +19,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,7 @@ from functools import partial
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 from comic_upscale.costs.spending import Spending
-from comic_upscale.engines.base import Engine
+from comic_upscale.engines.base import Engine, interrupt
 from comic_upscale.engines.pages import finish, prepare, upscale_pages
 from comic_upscale.errors import ANIMATED, ComicUpscaleError, DeviceError, InputError, PageError
 from comic_upscale.execution.events import STAGES, Listener, Progress, RateMeter, StageMeter
@@ -227,6 +228,10 @@ class Pipeline:
         except* ComicUpscaleError as group_error:
             raise _first(group_error) from None
         finally:
+            if sys.exc_info()[0] is not None:
+                # The threads of the devices are waited for: what they do is of no use any more.
+                for engine in self._engines:
+                    interrupt(engine)
             self._workers.shutdown(cancel_futures=True)
             for thread in self._devices:
                 thread.shutdown(cancel_futures=True)
