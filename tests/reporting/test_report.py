@@ -261,7 +261,7 @@ def test_the_command_writes_report_and_sheet(
     arguments = ["report", "--job", str(job), "--output", str(target), "--sheet", str(sheet), "--show", "4"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert "14 of 14 pages looked at" in result.stdout
+    assert "14 of 14 pages compared" in result.stdout
     assert target.read_bytes().startswith(b"<!-- report of comic-upscale -->")
     with Image.open(sheet) as image:
         image.load()
