@@ -18,7 +18,9 @@ def report(
     ledger: Annotated[Path | None, typer.Option("--ledger", metavar="FILE", help="The ledger file of a job.")] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="File to write. Default: report.html in its folder."),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="File to write. Default: report.html in the output folder."
+        ),
     ] = None,
     sheet: Annotated[
         Path | None,
