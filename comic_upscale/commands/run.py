@@ -181,6 +181,10 @@ def _stop_on_signals(stop: StopRequest, display: Display) -> Iterator[list[int]]
         received.append(number)
         if len(received) > 1:
             display.close()
+            # Imported only where a program of the user's was run.
+            program = sys.modules.get("comic_upscale.engines.program")
+            if program is not None:
+                program.kill_running()
             os._exit(128 + number)
         stop.request(signal.Signals(number).name)
 

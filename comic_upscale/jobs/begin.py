@@ -79,37 +79,38 @@ async def begin_run(
         SettingsError: there is a cost ceiling but no price.
         LedgerError: the ledger cannot be used.
     """
-    sources = SourceReader(stores.sources, discovery.volumes, job.settings.volume_rules)
-    job_id, plan = await on_ledger(_plan, job, discovery, sources, stores.outputs, ledger)
-    spending = await on_ledger(_meter, job.settings, ledger, job_id)
-    price = None if spending is None else spending.price
-    run_id = await on_ledger(ledger.start_run, job_id, versions=versions(), price=price)
-    heartbeats = asyncio.create_task(_keep_alive(ledger, on_ledger, run_id))
-    try:
-        yield JobContext(
-            job=job,
-            discovery=discovery,
-            source_folders=source_folders(discovery.pages, stores.sources),
-            stores=stores,
-            files=files,
-            sources=sources,
-            ledger=ledger,
-            on_ledger=on_ledger,
-            job_id=job_id,
-            plan=plan,
-            run_id=run_id,
-            emit=emit,
-            stop=stop,
-            spending=spending,
-        )
-    except BaseException as error:
-        # The ledger itself may be broken, or its disk full: report the first error.
-        with contextlib.suppress(ComicUpscaleError):
-            await on_ledger(ledger.end_run, run_id, "failed", str(error) or repr(error))
-        raise
-    finally:
-        heartbeats.cancel()
-        sources.close()
+    with contextlib.closing(
+        SourceReader(stores.sources, discovery.volumes, job.settings.volume_rules)
+    ) as sources:
+        job_id, plan = await on_ledger(_plan, job, discovery, sources, stores.outputs, ledger)
+        spending = await on_ledger(_meter, job.settings, ledger, job_id)
+        price = None if spending is None else spending.price
+        run_id = await on_ledger(ledger.start_run, job_id, versions=versions(), price=price)
+        heartbeats = asyncio.create_task(_keep_alive(ledger, on_ledger, run_id))
+        try:
+            yield JobContext(
+                job=job,
+                discovery=discovery,
+                source_folders=source_folders(discovery.pages, stores.sources),
+                stores=stores,
+                files=files,
+                sources=sources,
+                ledger=ledger,
+                on_ledger=on_ledger,
+                job_id=job_id,
+                plan=plan,
+                run_id=run_id,
+                emit=emit,
+                stop=stop,
+                spending=spending,
+            )
+        except BaseException as error:
+            # The ledger itself may be broken, or its disk full: report the first error.
+            with contextlib.suppress(ComicUpscaleError):
+                await on_ledger(ledger.end_run, run_id, "failed", str(error) or repr(error))
+            raise
+        finally:
+            heartbeats.cancel()
 
 
 def _plan(

@@ -24,6 +24,7 @@ class JobContext:
     """One run of one job."""
 
     job: ResolvedJob
+    """The job, with nothing left open."""
     discovery: Discovery
     """The contents of the input."""
     source_folders: frozenset[PurePath]

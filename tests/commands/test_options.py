@@ -145,7 +145,7 @@ def test_a_word_that_is_no_command() -> None:
         (["--batch", "many"], "--batch must be auto or a whole number, not 'many'"),
         (["--pdf-dpi", "5"], "--pdf-dpi must be between 36 and 1200, not 5"),
         (["--fit", "5"], "--fit takes a size in pixels"),
-        (["--width", "5", "--scale", "2"], "--scale and --width each say"),
+        (["--width", "5", "--scale", "2"], "--scale and --width exclude each other"),
         (["--format", "bmp"], "--format must be one of auto, png"),
     ],
     ids=str,
@@ -181,7 +181,7 @@ def test_settings_from_a_file_come_before_the_defaults_and_after_the_command_lin
     assert json.loads(invoke(*arguments, "--scale", 3)[1])["size"] == "scale 3"
     file.write_text('{"pdf_dip": 1}')
     code, out, _ = invoke(*arguments)
-    assert (code, "do you mean 'pdf_dpi'" in json.loads(out)["message"]) == (2, True)
+    assert (code, "did you mean 'pdf_dpi'" in json.loads(out)["message"]) == (2, True)
     file.write_text('{"pdf_dpi": "1"}')
     assert "processing.pdf_dpi must be a whole number" in json.loads(invoke(*arguments)[1])["message"]
     file.write_text("[1]")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from comic_upscale.engines.base import Engine, EngineInfo, devices_in_words
+from comic_upscale.engines.base import Engine, EngineInfo, devices_in_words, interrupt
 from comic_upscale.engines.pages import upscale_pages
 from comic_upscale.engines.registry import unused_gpu_warning
 from comic_upscale.errors import ComicUpscaleError, DeviceError, PageError
@@ -119,7 +119,10 @@ class Devices:
             self.meter.end()
 
     def close(self) -> None:
-        """End the threads, and release the memory of the devices."""
+        """Interrupt the engines, end the threads, and release the memory of the devices."""
+        # The result of a batch in progress is no longer needed.
+        for engine in self._engines:
+            interrupt(engine)
         for thread in self._threads:
             thread.shutdown(cancel_futures=True)
         for engine in self._engines:

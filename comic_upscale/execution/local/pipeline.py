@@ -54,15 +54,15 @@ _Queue: TypeAlias = "asyncio.Queue[PageInFlight | None]"
 
 
 class Workers:
-    """The threads that decode and encode, and how busy they are.
+    """The threads that decode and encode, with their meters.
 
     Args:
-        count: of threads.
+        count: number of threads.
     """
 
     def __init__(self, count: int) -> None:
         self.count = count
-        """Threads."""
+        """Number of threads."""
         self.meters = {stage: StageMeter(count) for stage in ("decode", "encode")}
         """How busy each stage is."""
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="worker")
@@ -206,7 +206,7 @@ class Pipeline:
     async def _upscale(self, engine_index: int) -> None:
         devices = self._tools.devices
         while pages := await self._next_batch(lambda page: devices.batch_limit(engine_index, page.size)):
-            self._check_ceiling(input_pixels(pages))
+            self._check_spending(input_pixels(pages))
             if self._stop.requested:
                 for page in pages:
                     self._drop(page)
@@ -306,7 +306,7 @@ class Pipeline:
                 group.create_task(worker())
         await at_end()
 
-    def _check_ceiling(self, pixels: int) -> None:
+    def _check_spending(self, pixels: int) -> None:
         """Request a stop if a batch of this many input pixels could exceed the cost ceiling."""
         spending = self._tools.spending
         if spending is not None and not spending.allows(pixels):
