@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL.ImageFile import ImageFile
 
 from comic_upscale.errors import ANIMATED, PageError
+from comic_upscale.imaging.drawn import notes_of
 from comic_upscale.imaging.formats import is_lossless
 from comic_upscale.imaging.metadata import read_metadata
 from comic_upscale.imaging.orientation import orientation_of, read_tag, upright
@@ -112,7 +113,7 @@ def decode(
         # The picture itself is copied by now, and a large one is hundreds of megabytes.
         image.close()
         samples = as_asked(samples, gray, icc)
-        notes = (*samples.notes, *notes)
+        notes = (*notes_of(data), *samples.notes, *notes)
         if frames > 1:
             kind = "multi-page" if multi_page else "animated"
             notes = (f"{kind}: first of {frames} frames", *notes)
