@@ -1,4 +1,4 @@
-"""What is to be said of a page that was drawn, kept with its pixels: a comment in a PPM or PGM.
+"""Pages that were drawn: a PPM or PGM, which is quick to write and to read, and in it what is to be said of it.
 
 A page's bytes go through queues and to other machines, and are decoded elsewhere; what was done to make them
 is known only where they were drawn.
@@ -6,8 +6,11 @@ is known only where they were drawn.
 
 from __future__ import annotations
 
+import io
 import re
 from dataclasses import dataclass
+
+from PIL import Image
 
 _COMMENT = re.compile(rb"P[56]\n# drawn: (\d{1,6}) dpi of (\d{1,6})\n")
 
@@ -43,3 +46,13 @@ def notes_of(data: bytes) -> tuple[str, ...]:
     if images > dpi:
         return (f"drawn at {dpi} dpi, and its images have {images}: --max-pixels bounds it",)
     return (f"drawn at {dpi} dpi, which is that of its images",)
+
+
+def as_png(data: bytes) -> bytes:
+    """A drawn page as a PNG, for those who read it; anything else as it is."""
+    if not data.startswith((b"P5\n", b"P6\n")):
+        return data
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(data), formats=["PPM"]) as image:
+        image.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -19,14 +19,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from comic_upscale.errors import PageError
+from comic_upscale.errors import ComicUpscaleError, PageError
 from comic_upscale.execution.events import Listener
 from comic_upscale.imaging.decode import read_header
+from comic_upscale.imaging.drawn import as_png
+from comic_upscale.imaging.formats import extension_of
 from comic_upscale.ledger.async_ledger import AsyncLedger
 from comic_upscale.ledger.records import LEFT_AS_THEY_ARE, PageFailed, VolumeDone
 from comic_upscale.ledger.writer import BoundPage, Ledger
 from comic_upscale.library.cbz import check_cbz, write_cbz
-from comic_upscale.library.comicinfo import PageFacts, is_comicinfo, updated
+from comic_upscale.library.comicinfo import OddComicInfoError, PageFacts, is_comicinfo, updated
 from comic_upscale.library.discover import LOOSE_PAGES
 from comic_upscale.library.sorting import natural_key
 from comic_upscale.library.volume import Member, Volume
@@ -120,6 +122,12 @@ class VolumeWriter:
             await self._fail(volume, error)
         except PageError as error:
             await self._fail(volume, error)
+        except ComicUpscaleError:
+            raise
+        except Exception as error:
+            # Nothing that a volume holds may end a run, be it that nobody foresaw it.
+            reason = f"The volume cannot be put together: an unforeseen error ({error!r})."
+            await self._fail(volume, PageError("internal", reason))
         else:
             await self._on_ledger(self._ledger.record_volumes, [done])
             await asyncio.get_running_loop().run_in_executor(self._thread, self._sweep, volume, pages)
@@ -221,6 +229,7 @@ class _OpenVolume:
     _old: zipfile.ZipFile | None = None
     _written: list[str] = field(default_factory=list)
     _left_out: list[str] = field(default_factory=list)
+    _odd: list[str] = field(default_factory=list)
 
     def __enter__(self) -> _OpenVolume:
         # The CBZ that stands there holds the pages that were bound before.
@@ -244,12 +253,13 @@ class _OpenVolume:
             self._old.close()
 
     def notes(self) -> tuple[str, ...]:
-        """Say what could not be read and is no page."""
+        """Say what could not be read and is no page, and what was not brought up to date."""
         if not self._left_out:
-            return ()
+            return tuple(self._odd)
         more = ", ..." if len(self._left_out) > _MOST_NAMES else ""
         names = ", ".join(self._left_out[:_MOST_NAMES])
-        return (f"{len(self._left_out)} member(s) that cannot be read were left out: {names}{more}",)
+        left_out = f"{len(self._left_out)} member(s) that cannot be read were left out: {names}{more}"
+        return (left_out, *self._odd)
 
     def _named(self) -> list[tuple[str, Member]]:
         """The members under the names that they get."""
@@ -271,6 +281,7 @@ class _OpenVolume:
         lost: list[str] = []
         self._written.clear()
         self._left_out.clear()
+        self._odd.clear()
         for name, member in self._named():
             page = self._page(member)
             if page is not None and page.state == "done":
@@ -312,10 +323,13 @@ class _OpenVolume:
         """
         source = self.volume.entry.source
         try:
-            return self.shelf.read(source, member.index)
+            data = self.shelf.read(source, member.index)
         except PageError as error:
             if error.kind not in _UNREADABLE:
                 raise
+        else:
+            # Pages of a PDF are drawn as what no reader shows.
+            return as_png(data) if extension_of(member.name) == "png" else data
         try:
             return self.shelf.salvage(source, member.index)
         except PageError as error:
@@ -332,7 +346,13 @@ class _OpenVolume:
             if error.kind not in _UNREADABLE:
                 raise
             return None
-        return updated(data, self._facts()) if is_comicinfo(member.name) else data
+        if not is_comicinfo(member.name):
+            return data
+        try:
+            return updated(data, self._facts())
+        except OddComicInfoError as error:
+            self._odd.append(f"{member.name} was carried along as it is: {error.reason}")
+            return data
 
     def _facts(self) -> list[PageFacts | None]:
         """The sizes of all pages in the order in which a reader shows them: that of their names."""
