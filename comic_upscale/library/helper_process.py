@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import json
 import os
 import struct
@@ -25,6 +26,7 @@ _FRAME = struct.Struct(">IQ")
 _LONGEST_JSON = 1 << 20
 _LOOKS = 0.25
 """Seconds between two looks at what a request has used."""
+_PIPE = 1 << 20
 _LAST_WORDS = 2.0
 """Seconds that a child has to end by itself."""
 
@@ -46,13 +48,11 @@ class HelperLostError(Exception):
 
     Args:
         reason: what happened, as the end of a sentence: ``"took more than 60 s"``.
-        over_limit: whether it was ended for what it used.
     """
 
-    def __init__(self, reason: str, *, over_limit: bool) -> None:
+    def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.over_limit = over_limit
 
 
 class Helper:
@@ -84,12 +84,16 @@ class Helper:
             assert child.stdin is not None
             assert child.stdout is not None
             watch = _Watch(child, limits)
-            with watch:
-                try:
+            answer = None
+            try:
+                with watch, contextlib.suppress(OSError, ValueError):
                     write_message(child.stdin, request)
                     answer = read_message(child.stdout)
-                except (OSError, ValueError):
-                    answer = None
+            except BaseException:
+                # A signal broke this off: what comes from the child from now on answers nobody's question.
+                child.kill()
+                self._end(child)
+                raise
             if answer is None:
                 self._end(child)
                 raise watch.lost(child.returncode)
@@ -102,11 +106,18 @@ class Helper:
         return child is not None and self._owner == os.getpid() and child.poll() is None
 
     def close(self) -> None:
-        """End the child, if there is one."""
-        with self._lock:
-            if self._child is not None and self._owner == os.getpid():
+        """End the child, if there is one, also while somebody waits for its answer."""
+        child = self._child
+        if child is None or self._owner != os.getpid():
+            return
+        if not self._lock.acquire(timeout=_LAST_WORDS):
+            child.kill()
+            self._lock.acquire()
+        try:
+            if self._child is not None:
                 self._end(self._child)
-            self._child = None
+        finally:
+            self._lock.release()
 
     def _running(self) -> subprocess.Popen[bytes]:
         child = self._child
@@ -121,12 +132,15 @@ class Helper:
         return self._child
 
     def _start(self) -> subprocess.Popen[bytes]:
+        if getattr(sys, "frozen", False) or not sys.executable:
+            # What stands in its place is a program that would begin anew.
+            raise OSError(errno.ENOEXEC, "there is no Python to run it")
         # With the paths of this process, however these came about; nothing of its main module is run again.
         code = (
             "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
             f"import {self._module} as module; module.main()"
         )
-        return subprocess.Popen(
+        child = subprocess.Popen(
             [sys.executable, "-c", code, json.dumps(sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -135,6 +149,8 @@ class Helper:
             start_new_session=True,
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
+        _widen(child.stdout)
+        return child
 
     def _end(self, child: subprocess.Popen[bytes]) -> None:
         self._child = None
@@ -147,6 +163,16 @@ class Helper:
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+
+
+def _widen(pipe: IO[bytes] | None) -> None:
+    """Let a pipe hold more at a time, where the system can do that: pages are megabytes."""
+    if pipe is None or sys.platform != "linux":
+        return
+    import fcntl
+
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE)
 
 
 @dataclass(slots=True)
@@ -172,10 +198,10 @@ class _Watch:
     def lost(self, code: int | None) -> HelperLostError:
         """What to say of a child that gave no answer."""
         if self._over:
-            return HelperLostError(self._over, over_limit=True)
-        # Killed by the system: for the time or the memory that it was allowed, or for what it tried to do.
-        how = f"ended by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
-        return HelperLostError(how, over_limit=False)
+            return HelperLostError(self._over)
+        # By the system: for the time or the memory that it was allowed, or for what it tried to do.
+        how = f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
+        return HelperLostError(how)
 
     def _look(self) -> None:
         if self._done.wait(_LOOKS):

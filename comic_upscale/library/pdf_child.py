@@ -124,10 +124,13 @@ class _Document:
         self._pdf.close()
 
     def _images(self) -> ImageDictionaries | None:
+        from pypdfium2 import raw
+
         if not self._has_looked:
             self._has_looked = True
             with contextlib.suppress(OSError, ValueError):
-                self._dictionaries = ImageDictionaries(self._path)
+                is_encrypted = raw.FPDF_GetSecurityHandlerRevision(self._pdf) != -1
+                self._dictionaries = ImageDictionaries(self._path, is_encrypted=is_encrypted)
         return self._dictionaries
 
     def _preference(self, name: bytes) -> bytes:

@@ -18,6 +18,8 @@ from typing import Any
 _MOST_STREAMS = 200_000
 _LONGEST_DICTIONARY = 1 << 16
 _DEEPEST = 32
+_TAIL = 64
+"""Bytes that are compared before all the others."""
 _PADDING = 48
 """Bytes that encryption may add to a stream."""
 _HEADER = re.compile(rb"(?<!\d)(\d{1,10})[\0\t\n\f\r ]+\d{1,5}[\0\t\n\f\r ]+obj(?![A-Za-z])")
@@ -71,15 +73,19 @@ class ImageDictionaries:
 
     Args:
         path: the file.
+        is_encrypted: whether the data of its images stands there in another way than it is given out.
 
     Raises:
         OSError: it cannot be read.
         ValueError: it is empty.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, is_encrypted: bool = False) -> None:
+        self._is_encrypted = is_encrypted
         with path.open("rb") as file:
             self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.may_hide_forms = False
+        """Whether a form may be switched off, with the images in it."""
         self._by_number: dict[int, _Stream] = {}
         self._by_size: defaultdict[tuple[int, int], list[_Stream]] = defaultdict(list)
         self._read()
@@ -97,13 +103,10 @@ class ImageDictionaries:
         """
         sized = (*self._by_size.get(size, ()), *self._by_size.get((0, 0), ()))
         known = [stream for stream in sized if self._by_number[stream.number] is stream]
-        found = [stream for stream in known if self._data[stream.start : stream.start + len(data)] == data]
-        if not found:
-            found = [
-                stream
-                for stream in known
-                if stream.length is None or 0 < stream.length - len(data) <= _PADDING
-            ]
+        if self._is_encrypted:
+            found = [one for one in known if one.length is None or 0 <= one.length - len(data) <= _PADDING]
+        else:
+            found = [one for one in known if self._stands_at(one.start, data)]
         if not found:
             return None
         facts = [self._facts(stream.entries) for stream in found]
@@ -116,6 +119,11 @@ class ImageDictionaries:
     def close(self) -> None:
         """Close the file."""
         self._data.close()
+
+    def _stands_at(self, start: int, data: bytes) -> bool:
+        # First its end: images of one book often begin alike, and are of one size.
+        end = start + len(data)
+        return self._data[max(start, end - _TAIL) : end] == data[-_TAIL:] and self._data[start:end] == data
 
     def _facts(self, entries: Mapping[str, Any]) -> ImageFacts:
         masks = [entries[key] for key in ("SMask", "Mask") if entries.get(key) is not None]
@@ -149,6 +157,7 @@ class ImageDictionaries:
             text = text[headers[-1].end() :] if headers else text
             length = _LENGTH.search(text)
             at = self._behind(start, int(length[1]) if length else None)
+            self.may_hide_forms |= b"/OC" in text and b"/Form" in text
             if headers and b"Image" in text:
                 self._take(text, int(headers[-1][1]), start)
         # More than any comic has: nothing is known of such a file's images.

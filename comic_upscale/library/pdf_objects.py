@@ -124,6 +124,7 @@ class PlacedImage:
     """What of the page it may paint on; None for everything."""
     is_certain: bool
     """Nothing is known that changes how it looks: no odd clip, no transparency, nothing that may hide it."""
+    is_in_form: bool
 
     @property
     def box(self) -> Box:
@@ -260,8 +261,9 @@ def _walk(page: Any, display: Matrix, found: PageObjects) -> None:
         if kind == raw.FPDF_PAGEOBJ_FORM:
             stack.append(_children(page, _Place(handle, matrix, clip, is_certain, place.depth + 1)))
             continue
-        image = PlacedImage(handle, order, matrix, place.matrix, clip, is_certain)
-        if image.seen.within(found.box).area > 0:
+        is_in_form = place.handle is not None
+        image = PlacedImage(handle, order, matrix, place.matrix, clip, is_certain, is_in_form)
+        if all(map(math.isfinite, matrix)) and image.seen.within(found.box).area > 0:
             found.images.append(image)
 
 

@@ -10,7 +10,7 @@ import ctypes
 import io
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -112,7 +112,7 @@ class KnownImage:
     @property
     def finest(self) -> float:
         """Pixels a point along the side that has more of them."""
-        return max(self.resolution)
+        return max(*self.resolution, 1e-6)
 
     @property
     def has_square_pixels(self) -> bool:
@@ -178,7 +178,7 @@ class PdfPage:
             PageError: ``"too-large"``.
         """
         objects = read_objects(self._page)
-        images = [self._known(shown) for shown in objects.images]
+        images = [known for shown in objects.images if all((known := self._known(shown)).samples)]
         cover = next((image for image in reversed(images) if _hides_all(image, objects)), None)
         below = -1 if cover is None else cover.shown.order
         images = [image for image in images if image.shown.order >= below]
@@ -198,6 +198,8 @@ class PdfPage:
     def _known(self, shown: PlacedImage) -> KnownImage:
         size = _pixel_size(shown.handle)
         dictionaries = self._dictionaries()
+        if dictionaries is not None and dictionaries.may_hide_forms and shown.is_in_form:
+            shown = replace(shown, is_certain=False)
         data = b"" if dictionaries is None else _raw_data(shown.handle)
         facts = dictionaries.find(size, data) if dictionaries is not None and data else None
         mask = (0, 0) if facts is None else facts.mask_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import os
@@ -429,6 +430,16 @@ def test_what_the_page_does_to_an_image(tmp_path: Path, reason: str) -> None:
     assert shown[98:106, 58:66].min() >= 250
 
 
+def test_a_form_that_is_switched_off_is_not_seen(tmp_path: Path) -> None:
+    pdf = Pdf()
+    ref = pdf.jpeg(HIDDEN)
+    form = pdf.form(
+        "q 240 0 0 360 0 0 cm /A Do Q", "0 0 240 360", f"/XObject << /A {ref} >>", f"/OC {optional(pdf)}"
+    )
+    pdf.page("/F Do", f"/XObject << /F {form} >>", box="0 0 240 360")
+    assert gray(page(pdf, tmp_path)).min() == 255
+
+
 def test_a_note_that_is_stuck_on_a_page_is_seen(tmp_path: Path) -> None:
     pdf = Pdf()
     ink = pdf.form("0 g 0 0 9 9 re f", "0 0 9 9")
@@ -572,6 +583,22 @@ def test_spaces_that_are_no_plain_ones_are_drawn(tmp_path: Path, name: str) -> N
     assert decode(data, max_pixels=1 << 20).color.shape == (360, 240, 3)
 
 
+def test_what_the_resources_of_a_page_do_to_the_colours_of_an_image(tmp_path: Path) -> None:
+    inverted = "<< /FunctionType 2 /Domain [0 1] /C0 [1] /C1 [0] /N 1 >>"
+    pdf = Pdf()
+    ref = pdf.jpeg(SPOT)
+    states = f"/ColorSpace << /DefaultRGB {pdf.add(CAL)} >>"
+    pdf.page("q 240 0 0 360 0 0 cm /A Do Q", f"/XObject << /A {ref} >> {states}", box="0 0 240 360")
+    pdf.page(
+        "/G gs q 240 0 0 360 0 0 cm /A Do Q",
+        f"/XObject << /A {pdf.jpeg(TITLE)} >> /ExtGState << /G << /TR {pdf.add(inverted)} >> >>",
+        box="0 0 240 360",
+    )
+    calibrated, turned_round = read(pdf, tmp_path)
+    assert calibrated.startswith(b"P6")
+    assert np.median(decode(turned_round, max_pixels=1 << 20).color) == 0
+
+
 def test_cmyk_is_drawn_at_the_size_of_its_image(tmp_path: Path) -> None:
     pdf = Pdf()
     pdf.show(pdf.jpeg(noise((240, 360), 15).convert("CMYK")), "240 0 0 360 0 0", box="0 0 240 360")
@@ -681,6 +708,56 @@ def test_an_image_in_the_midst_of_the_content(tmp_path: Path) -> None:
     assert np.array_equal(gray(page(pdf, tmp_path)), np.asarray(samples))
 
 
+PAD = bytes.fromhex("28bf4e5e4e758a4164004e56fffa01082e2e00b6d0683e802f0ca9fe6453697a")
+
+
+def rc4(key: bytes, data: bytes) -> bytes:
+    state, j, out = list(range(256)), 0, bytearray()
+    for i in range(256):
+        j = (j + state[i] + key[i % len(key)]) % 256
+        state[i], state[j] = state[j], state[i]
+    i = j = 0
+    for byte in data:
+        i = (i + 1) % 256
+        j = (j + state[i]) % 256
+        state[i], state[j] = state[j], state[i]
+        out.append(byte ^ state[(state[i] + state[j]) % 256])
+    return bytes(out)
+
+
+def locked(pdf: Pdf, path: Path) -> Path:
+    """The file as shops sell it: encrypted, by a password that nobody needs for reading (standard handler, 40 bits)."""
+    owner = rc4(hashlib.md5(PAD).digest()[:5], PAD)
+    name = b"0123456789abcdef"
+    key = hashlib.md5(PAD + owner + struct.pack("<i", -4) + name).digest()[:5]
+    for at, body in enumerate(pdf.objects[2:], 2):
+        head, mark, rest = body.partition(b"\nstream\n")
+        if mark:
+            data = rest.removesuffix(b"\nendstream")
+            one = hashlib.md5(key + struct.pack("<I", at + 1)[:3] + b"\0\0").digest()[:10]
+            pdf.objects[at] = head + mark + rc4(one, data) + b"\nendstream"
+    lock = f"/Encrypt << /Filter /Standard /V 1 /R 2 /P -4 /O <{owner.hex()}> /U <{rc4(key, PAD).hex()}> >>"
+    whole = pdf.bytes().replace(
+        b"/Root 1 0 R", f"/Root 1 0 R {lock} /ID [<{name.hex()}> <{name.hex()}>]".encode()
+    )
+    path.write_bytes(whole)
+    return path
+
+
+def test_an_encrypted_file_is_read_like_another(tmp_path: Path) -> None:
+    image = noise((240, 360), 19)
+    jpeg = as_jpeg(image)
+    for mask in (None, Image.new("L", (240, 360), 0)):
+        pdf = Pdf()
+        entries = "" if mask is None else f"/SMask {pdf.raw(mask)}"
+        pdf.show(pdf.image(image, entries, jpeg, "/DCTDecode"), "240 0 0 360 0 0", box="0 0 240 360")
+        container = open_container(locked(pdf, tmp_path / "v.pdf"), VolumeRules())
+        data = container.read(0)
+        container.close()
+        assert (data == jpeg) == (mask is None)
+        assert mask is None or decode(data, max_pixels=1 << 20).color.min() == 255
+
+
 def test_names_in_dictionaries_may_be_written_in_other_ways(tmp_path: Path) -> None:
     pdf = Pdf()
     mask = pdf.raw(Image.new("L", (240, 360), 0))
@@ -760,7 +837,7 @@ def forms(levels: int) -> Pdf:
 def test_a_page_without_end_fails_and_the_others_do_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pdf_module, "SECONDS", 2.0)
+    monkeypatch.setattr(pdf_module, "SECONDS", 1.0)
     container = open_container(forms(7).save(tmp_path / "v.pdf"), VolumeRules())
     for _ in range(2):
         with pytest.raises(PageError) as caught:
