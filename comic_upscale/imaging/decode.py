@@ -11,6 +11,7 @@ from typing import IO
 from PIL.ImageFile import ImageFile
 
 from comic_upscale.errors import ANIMATED, PageError
+from comic_upscale.imaging.drawn import notes_of
 from comic_upscale.imaging.formats import HEAD_BYTES, is_lossless
 from comic_upscale.imaging.metadata import read_metadata
 from comic_upscale.imaging.missing_end import LACKS_END, complete_jpeg, complete_jpeg2000
@@ -122,7 +123,7 @@ def decode(
         # The picture itself is copied by now, and a large one is hundreds of megabytes.
         image.close()
         samples = as_asked(samples, gray, icc)
-        notes = (*file_notes, *samples.notes, *notes)
+        notes = (*file_notes, *notes_of(data), *samples.notes, *notes)
         if frames > 1:
             kind = "multi-page" if multi_page else "animated"
             notes = (f"{kind}: first of {frames} frames", *notes)

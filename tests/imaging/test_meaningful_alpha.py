@@ -75,7 +75,9 @@ def read(data: bytes) -> Pixels:
     return decode(data, max_pixels=LIMIT, gray="auto")
 
 
-@pytest.mark.parametrize("make", [bmp, ico, lambda samples: tga(samples, 8), lambda samples: tiff(samples, None)])
+@pytest.mark.parametrize(
+    "make", [bmp, ico, lambda samples: tga(samples, 8), lambda samples: tiff(samples, None)]
+)
 def test_an_alpha_of_zeros_in_a_format_that_has_filler(make: object) -> None:
     result = read(make(rgba(0)))  # type: ignore[operator]
     assert (result.color == COLOR).all()
