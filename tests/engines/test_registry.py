@@ -164,6 +164,14 @@ def test_the_official_program_mixes_no_weights(make_settings: MakeSettings) -> N
         named_model(make_settings(model="realesr-general-x4v3", denoise=0.5, backend="realesrgan"))
 
 
+def test_only_engines_whose_settings_and_weights_are_all_run_remotely(make_settings: MakeSettings) -> None:
+    for name in ("torch", "realesrgan"):
+        registry.check_remote(make_settings(backend=name))
+    for name in ("onnx", "command"):
+        with pytest.raises(SettingsError, match=f"--engine {name} runs on this machine only"):
+            registry.check_remote(make_settings(backend=name))
+
+
 def test_the_device_in_words_is_as_it_always_was() -> None:
     assert str(DeviceInfo("cuda", 0, "NVIDIA H200")) == "cuda:0 (NVIDIA H200)"
     assert str(DeviceInfo("cpu", name="2 threads")) == "cpu (2 threads)"
