@@ -44,7 +44,8 @@ from comic_upscale.execution.events import Event, JobStarted
 from comic_upscale.imaging.decode import decode
 from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.imaging.target_size import target_size
-from comic_upscale.jobs.run import run_job, versions
+from comic_upscale.jobs.begin import versions
+from comic_upscale.jobs.run import run_job
 from comic_upscale.models.network import load_network
 from comic_upscale.models.weights import ResolvedWeights, resolve_weights
 from comic_upscale.settings.job import JobSettings

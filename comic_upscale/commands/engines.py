@@ -12,9 +12,7 @@ from comic_upscale.errors import SettingsError
 if TYPE_CHECKING:
     from comic_upscale.engines.base import EngineFactory
 
-engines = typer.Typer(
-    no_args_is_help=True, help="What can upscale pages: list the engines, show their options."
-)
+engines = typer.Typer(no_args_is_help=True, add_completion=False)
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 

@@ -100,7 +100,7 @@ def bench(
     try:
         loading = time.perf_counter() - begin
         files = [draw_page(number) for number in range(DRAWN)]
-        target = find_target(*SIZE, settings.asked_size).size
+        target = find_target(*SIZE, settings.size).size
         tell("the network alone")
         alone = _all_alone(engines, files, target, seconds / 3)
         pages = min(max(round(seconds / 2 * alone), LEAST_PAGES), MOST_PAGES)

@@ -5,22 +5,24 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import platform
 import re
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from comic_upscale.costs.rates import Measured
 from comic_upscale.engines.base import DeviceInfo
 from comic_upscale.errors import ComicUpscaleError
+from comic_upscale.imaging.codecs import FORMATS
 from comic_upscale.ledger.queries import read_runs
 from comic_upscale.ledger.records import PROCESSOR
 from comic_upscale.models.catalogue import CATALOGUE
+from comic_upscale.settings.job import FormatName
 from comic_upscale.settings.paths import path_text
+from comic_upscale.storage.atomic import write_whole
 
 LEAST_PAGES = 20
 """A run of fewer pages says more about its beginning and its end than about a rate."""
@@ -93,22 +95,22 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def encoder(format: str, quality: int | None) -> str:
-    """The key of the encoder's rate: ``png``, ``webp``, ``webp-lossy`` or ``jpeg``."""
-    return "webp-lossy" if format == "webp" and quality is not None else format
+def encoding_of(format: str, quality: int | None) -> str:
+    """Name what a run writes its pages as: ``png``, ``webp-lossy``; ``auto`` if each page keeps its format.
+
+    Args:
+        format: from its settings, perhaps of another version.
+        quality: from its settings.
+    """
+    known = FORMATS.get(cast(FormatName, format))
+    return format if known is None else known.encoding(quality)
 
 
 def keep(found: Measured, folder: Path) -> Path:
     """Keep a measurement in the user's folder, in the place of an older one of the same; return where."""
     key = "\n".join((found.hardware, found.model_sha256, found.precision, found.format))
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    with part.open("w", encoding="utf-8") as file:
-        json.dump(asdict(found), file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    write_whole(json.dumps(asdict(found), indent=2).encode(), path)
     return path
 
 
@@ -177,7 +179,7 @@ def _measured(run: dict[str, Any], recorded: Sequence[DeviceInfo], ledger: Path,
         network_pixels=run["network_pixels"],
         output_pixels=run["output_pixels"],
         output_bytes=run["output_bytes"],
-        format=encoder(settings.get("format", "png"), settings.get("quality")),
+        format=encoding_of(settings.get("format", "png"), settings.get("quality")),
         network_seconds=run["network_seconds"],
         host_seconds=run["host_seconds"],
         whole_seconds=_without_other_pages(run, devices, workers),

@@ -6,20 +6,24 @@ import dataclasses
 import math
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path, PurePosixPath
 
-from comic_upscale.costs.ranges import Range
+from comic_upscale.costs.ranges import Range, total
 from comic_upscale.costs.rates import Measured
 from comic_upscale.costs.work import Work, spread_sample
 from comic_upscale.engines.base import DeviceInfo, Engine
 from comic_upscale.engines.registry import OpenEngines, identify, open_engines
 from comic_upscale.errors import InputError, PageError
-from comic_upscale.estimates.history import count_places, encoder, hardware_name, processor_name
+from comic_upscale.estimates.history import count_places, encoding_of, hardware_name, processor_name
 from comic_upscale.execution.events import Event, JobStarted, Listener
+from comic_upscale.imaging.codecs import FORMATS, find_assumed
+from comic_upscale.imaging.encode import quality_for
 from comic_upscale.imaging.target_size import grows, target_size
-from comic_upscale.jobs.run import run_job, versions
+from comic_upscale.jobs.begin import versions
+from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.records import PageDone
 from comic_upscale.library.page import Page
 from comic_upscale.library.volume_reader import VolumeCache
@@ -27,8 +31,8 @@ from comic_upscale.models.catalogue import CATALOGUE
 from comic_upscale.models.default_model import is_auto
 from comic_upscale.models.weights import ResolvedWeights
 from comic_upscale.planning.discovery import find_pages
-from comic_upscale.planning.preview import Preview
-from comic_upscale.settings.job import JobSettings
+from comic_upscale.planning.preview import PagePreview, Preview
+from comic_upscale.settings.job import FormatName, JobSettings
 
 LEAST_DOUBT = 0.075
 """Half of what two runs over even pages may differ by, as a share: a machine has other things to do, too."""
@@ -66,8 +70,22 @@ def count_work(preview: Preview, settings: JobSettings, pilot: Measured | None =
         upload_bytes=sum(page.source_bytes for page in todo),
         download_bytes=sizes,
         download_basis=basis,
-        format=encoder(settings.format, settings.quality),
+        encode_seconds=_encode_seconds(todo, output_pixels),
+        format=encoding_of(settings.format, settings.quality),
     )
+
+
+def _encode_seconds(pages: Sequence[PagePreview], output_pixels: int) -> Range:
+    """Return the assumed CPU seconds for a megapixel of output, the mean over the pages' formats."""
+    if not output_pixels:
+        return Range.exactly(0.0)
+    pixels: Counter[str] = Counter()
+    for page in pages:
+        width, height = page.target_size or (0, 0)
+        pixels[page.encoding or ""] += width * height
+    assumed = ((find_assumed(encoding), count) for encoding, count in pixels.items())
+    shares = (each.seconds * (count / output_pixels) for each, count in assumed if each is not None)
+    return total(shares).rounded(6)
 
 
 def imagined_work(
@@ -76,28 +94,33 @@ def imagined_work(
     scale: float,
     *,
     upload_bytes: int,
-    bytes_per_pixel: float,
-    encoder: str,
+    format: FormatName,
+    quality: int | None,
 ) -> Work:
-    """Count the work of so many pages of one size that need not be there.
+    """Count the work of imagined pages of one size: PNG, in colour.
 
     Args:
         pages: how many.
         size: (width, height) of each, pixels.
         scale: output over input.
         upload_bytes: of one source.
-        bytes_per_pixel: of an output.
-        encoder: as `Work.format`.
+        format: of the outputs.
+        quality: 1 to 100, or None.
     """
     width, height = target_size(*size, scale)
+    written = FORMATS["png" if format == "auto" else format]
+    assumed = written.assumed(quality_for(written.name, format, quality, lossless=True))
+    bytes_per_pixel = assumed.bytes_per_pixel(gray=False)
+    as_png = " as PNG" if format == "auto" else ""
     return Work(
         pages=pages,
         network_pixels=pages * size[0] * size[1],
         output_pixels=pages * width * height,
         upload_bytes=pages * upload_bytes,
         download_bytes=_ASSUMED_BYTES * (bytes_per_pixel * pages * width * height),
-        download_basis=f"{bytes_per_pixel:g} bytes a pixel, as six real pages had on average",
-        format=encoder,
+        download_basis=f"{bytes_per_pixel:g} bytes a pixel, as six real pages had{as_png} on average",
+        encode_seconds=assumed.seconds,
+        format=written.encoding(quality),
     )
 
 
@@ -204,7 +227,7 @@ def measure_run(
         network_pixels=sum(page.width * page.height for page in done),
         output_pixels=sum(page.output_width * page.output_height for page in done),
         output_bytes=sum(page.output_size for page in done),
-        format=encoder(settings.format, settings.quality),
+        format=encoding_of(settings.format, settings.quality),
         network_seconds=sum(page.seconds["upscale"] for page in done),
         host_seconds=sum(sum(page.seconds.values()) - page.seconds["upscale"] for page in done),
         whole_seconds=finished.seconds,

@@ -14,6 +14,11 @@ SampleArray: TypeAlias = NDArray[np.uint8 | np.uint16]
 """Samples of a page, all of 8 or all of 16 bits: 255 or 65535 is white."""
 
 
+def join_alpha(color: SampleArray, alpha: SampleArray | None) -> SampleArray:
+    """Return samples with transparency, if there is any, as their last channel: height x width x 1 to 4."""
+    return color if alpha is None else np.dstack((color, alpha))
+
+
 @dataclass(frozen=True, slots=True)
 class Metadata:
     """What a file says about its page beside the pixels, as bytes that are handed on."""

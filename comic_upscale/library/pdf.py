@@ -5,6 +5,7 @@ PDFium is not safe between threads, not even on different files: one lock covers
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
 from pathlib import Path
@@ -13,7 +14,15 @@ from typing import Any
 from PIL import Image, ImageChops, ImageStat
 
 from comic_upscale.errors import PageError
-from comic_upscale.library.archives import MAX_MEMBER_BYTES, Entry, Tally, damaged, encrypted, volume_errors
+from comic_upscale.library.archives import (
+    MAX_MEMBER_BYTES,
+    Entry,
+    Tally,
+    closing_on_error,
+    damaged,
+    encrypted,
+    volume_errors,
+)
 from comic_upscale.settings.job import VolumeRules
 
 _PDFIUM = threading.RLock()
@@ -31,6 +40,11 @@ class PdfContainer:
     shown, which scanners add to be searched, does not count. A page that is one image of another kind is
     drawn at the image's own size; any other page at ``rules.pdf_dpi``.
 
+    Args:
+        path: a file of this machine.
+        rules: the limits.
+        held: closed with the container, also where this raises.
+
     Raises:
         PageError: it cannot be opened.
     """
@@ -38,15 +52,16 @@ class PdfContainer:
     in_order = True
     comment = b""
 
-    def __init__(self, path: Path, rules: VolumeRules) -> None:
+    def __init__(self, path: Path, rules: VolumeRules, held: contextlib.ExitStack | None = None) -> None:
         self._path, self._rules = path, rules
-        with _PDFIUM, volume_errors():
+        self._held = held or contextlib.ExitStack()
+        with _PDFIUM, volume_errors(), closing_on_error(self._held):
             self._pdf = _open(path)
 
     def entries(self) -> list[Entry]:
         """One for each page, ``0001.png``; of what format it is shows when it is read."""
-        tally = Tally(self._path, self._rules)
         with _PDFIUM, volume_errors():
+            tally = Tally(self._path.stat().st_size, self._rules)
             count = len(self._pdf)
         for _ in range(count):
             tally.add(0)
@@ -101,6 +116,7 @@ class PdfContainer:
         """Close the file."""
         with _PDFIUM:
             self._pdf.close()
+        self._held.close()
 
 
 def _open(path: Path) -> Any:
