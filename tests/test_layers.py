@@ -55,7 +55,6 @@ ONLY = {
     "typer": {"commands", "cli"},
     "onnxruntime": {"engines/onnx.py"},
     "spandrel": {"models", "engines/torch/strips.py"},
-    "typer": {"commands", "cli"},
 }
 # Modules of a heavy room that must do without: the seam for engines, and the engines that need no torch.
 LIGHT = {
