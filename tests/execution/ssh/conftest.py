@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -58,17 +59,14 @@ class Box:
 
     def cut(self) -> None:
         """Break every connection, as a network that goes away; what was started detached lives on."""
-        for process in self._sessions():
-            process.kill()
+        self._kill_sessions()
 
     def stop(self) -> None:
         """Switch the machine off, as far as SSH goes."""
         if self.server is not None:
             # Held still first, so that it has no child that nobody has seen.
             self.server.send_signal(signal.SIGSTOP)
-            for process in psutil.Process(self.server.pid).children(recursive=True):
-                if process.name().startswith("sshd"):
-                    process.kill()
+            self._kill_sessions()
             self.server.kill()
             self.server.wait(10)
             self.server = None
@@ -90,14 +88,16 @@ class Box:
                 found.append(process)
         return found
 
+    def _kill_sessions(self) -> None:
+        for process in self._sessions():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
     def _sessions(self) -> list[psutil.Process]:
         if self.server is None:
             return []
-        return [
-            process
-            for process in psutil.Process(self.server.pid).children(recursive=True)
-            if process.name().startswith("sshd")
-        ]
+        children = psutil.Process(self.server.pid).children(recursive=True)
+        return [process for process in children if _is_alive_and_named(process, "sshd")]
 
     def new_host_key(self) -> None:
         for path in self.folder.glob("host_key*"):
@@ -107,6 +107,14 @@ class Box:
     def job(self) -> Path:
         (job,) = (self.base / "jobs").iterdir()
         return job
+
+
+def _is_alive_and_named(process: psutil.Process, prefix: str) -> bool:
+    """Whether it is a living process of this name; a process may end while it is looked at."""
+    try:
+        return process.name().startswith(prefix)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def make_key(path: Path) -> None:
