@@ -63,7 +63,7 @@ def _read(text: str, name: str) -> list[Offer]:
         return [_offer(entry) for entry in tomllib.loads(text).get("offer", [])]
     except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
         raise SettingsError(
-            f"{name} is no price list: {error!r}. Each [[offer]] has card, hour = [least, most] and date"
+            f"{name} is not a price list: {error!r}. Each [[offer]] has card, hour = [least, most] and date"
         ) from error
 
 

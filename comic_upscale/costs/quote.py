@@ -112,7 +112,7 @@ def quote_here(
         )
 
     begin = Range.around(start_seconds, 0.5) if work.pages else FREE
-    nothing = "the pages are here"
+    nothing = "the pages are already on this machine"
     parts = {
         "start-up": part(begin, "starting, reading the input and loading the network, as measured"),
         "upload": part(FREE, nothing),

@@ -169,16 +169,16 @@ def measured_rate(found: Measured, network: Network, *, encoding: float = 1.0) -
     if not _same_network(found, network):
         if not found.tflop_per_page or not network.tflop_per_page:
             raise SettingsError(
-                f"how much work {network.model} has with a page is not known: quote from some with --pilot 10, or "
-                "run `comic-upscale bench --model` with it"
+                f"the speed of {network.model} is not known: estimate it from your pages with --pilot 10, or run "
+                "`comic-upscale bench --model` with it"
             )
         other = _OTHER_MODEL * (network.tflop_per_page / found.tflop_per_page)
-        source += f" with {found.model}, by the ratio of arithmetic"
+        source += f" with {found.model}, scaled by the ratio of arithmetic"
         basis = "computed"
     host = width
     if encoding != 1.0:
         host = width * _OTHER_FORMAT * encoding
-        source += f", written as {found.format}: workers by the ratio of the formats"
+        source += f", written as {found.format}: workers scaled by the ratio of the formats"
     return Rate(
         fixed_seconds=Range(0.0, once, max(once, whole - busiest))
         if found.network_pixels or found.output_pixels
@@ -197,13 +197,13 @@ def _same_network(found: Measured, network: Network) -> bool:
 
 
 def computed_rate(card: str, network: Network, *, encode_seconds: Range, workers: int | None = None) -> Rate:
-    """The rate of a card that was not measured: computed, from published ones or from its peak.
+    """Compute the rate of a GPU that was not measured, from published rates or from its peak.
 
     Args:
-        card: a name of the reference.
-        network: of the catalogue.
+        card: a name in the reference.
+        network: a network of the catalogue.
         encode_seconds: as `Work.encode_seconds`.
-        workers: threads of its machine; None for as many as such machines have.
+        workers: threads of its machine; None for the usual number.
 
     Raises:
         SettingsError: the arithmetic of the network is not known.
@@ -211,8 +211,8 @@ def computed_rate(card: str, network: Network, *, encode_seconds: Range, workers
     data = reference()
     if network.tflop_per_page is None:
         raise SettingsError(
-            f"how much work {network.model} has with a page is not known, so that nothing can be computed for a "
-            f"{card}: take a model of `comic-upscale models list`, or quote for this machine with --pilot 10"
+            f"the amount of work of {network.model} is not known, so nothing can be computed for {card}: use a model "
+            "from `comic-upscale models list`, or estimate this machine with --pilot 10"
         )
     tflops, source, factors = _tflops_of(card, _entry(network.model).get("kind", "rrdb"))
     factors.append(_range(data["torch_over_tensorrt"]))
@@ -239,12 +239,12 @@ def computed_rate(card: str, network: Network, *, encode_seconds: Range, workers
 
 
 def _tflops_of(card: str, kind: str) -> tuple[float, str, list[Range]]:
-    """10^12 operations a second that a card is taken to get through, whence, and what makes it doubtful."""
+    """Return the assumed 10^12 operations a second of a GPU, the source, and the factors of uncertainty."""
     data = reference()
     published = [entry for entry in data["published"] if entry["card"] == card]
     for entry in sorted(published, key=lambda entry: entry["kind"] != kind):
         tflops = float(entry["per_second"] * entry["tflop"])
-        source = f"computed from {entry['per_second']:g}/s of a {entry['source']}, {_day(entry)}"
+        source = f"computed from {entry['per_second']:g}/s ({entry['source']}, {_day(entry)})"
         factors = [] if entry["kind"] == kind else [_range(data["other_kind"])]
         return tflops, source, factors
     peaks = {entry["name"]: float(entry["peak_tflops"]) for entry in data["card"]}
@@ -255,8 +255,8 @@ def _tflops_of(card: str, kind: str) -> tuple[float, str, list[Range]]:
     ]
     middle = statistics.median(shares)
     source = (
-        f"computed from its peak of {peaks[card]:g} TFLOP/s, of which cards published for such networks get "
-        f"{min(shares):.0%} to {max(shares):.0%}"
+        f"computed from its peak of {peaks[card]:g} TFLOP/s, of which published GPUs reach {min(shares):.0%} to "
+        f"{max(shares):.0%} with such networks"
     )
     return peaks[card] * middle, source, [Range(min(shares) / middle, 1.0, max(shares) / middle)]
 
@@ -270,19 +270,19 @@ def _range(entry: dict[str, Any], unit: str = "") -> Range:
 
 
 def start_up() -> tuple[Range, str]:
-    """Seconds before the first page on a rented machine, and where that is from."""
+    """Return the seconds before the first page on a rented machine, and the source of that figure."""
     entry = reference()["start_up"]
     return _range(entry, "_seconds"), str(entry["source"])
 
 
 def link(mbps: float | None) -> tuple[Range, str]:
-    """Seconds for a byte over the line, and where that is from.
+    """Return the seconds that a byte takes over the connection, and the source of that figure.
 
     Args:
-        mbps: 10^6 bits a second; None for what is assumed.
+        mbps: 10^6 bits a second; None for the assumed speed.
     """
     if mbps is not None:
-        return Range.around(8 / (mbps * 1e6), 0.1), f"{mbps:g} Mbit/s, as you say"
+        return Range.around(8 / (mbps * 1e6), 0.1), f"{mbps:g} Mbit/s, your --link-mbps"
     entry = reference()["link"]
     return (_range(entry, "_mbps") * 1e6).inverse() * 8, f"{entry['likely_mbps']} Mbit/s, {entry['source']}"
 

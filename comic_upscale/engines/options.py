@@ -1,12 +1,12 @@
-"""An engine's own options: a frozen dataclass, from which reading, checking and help are derived.
+"""Engine-specific options: a frozen dataclass, from which reading, checking and help are derived.
 
 ::
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Options:
-        threads: Annotated[int | None, Option("Threads to compute with.", least=1, decides_pixels=False)] = None
+        threads: Annotated[int | None, Option("Number of threads.", least=1, decides_pixels=False)] = None
 
-A field is a ``str``, ``int``, ``float``, ``bool`` or ``Literal``, or one of them or None; ``auto`` reads as None.
+A field has the type ``str``, ``int``, ``float``, ``bool`` or ``Literal``, optionally with None; ``auto`` reads as None.
 """
 
 from __future__ import annotations
@@ -28,35 +28,35 @@ _WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What must be known of an option besides its type."""
+    """The definition of an option besides its type and default."""
 
     help: str
     """A sentence for users."""
     least: float | None = None
-    """The smallest number that it may be; None for no bound."""
+    """The smallest allowed number; None for no bound."""
     most: float | None = None
-    """The largest number that it may be; None for no bound."""
+    """The largest allowed number; None for no bound."""
     decides_pixels: bool = True
-    """Whether another value makes other pixels: then it is part of a job's fingerprint where it is not the default."""
+    """Whether the value changes the pixels. If so, a value other than the default is part of the job's fingerprint."""
 
 
 @dataclass(frozen=True, slots=True)
 class OptionHelp:
-    """An option in words."""
+    """The description of an option."""
 
     name: str
-    """As ``--engine-option`` takes it."""
+    """The name for ``--engine-option``."""
     values: str
-    """What it may be: ``"a number, 1 or more"``, ``"fast|exact"``."""
+    """The allowed values: ``"a number, 1 or more"``, ``"fast|exact"``."""
     default: str
-    """What it is where it is left out; empty for one that must be given."""
+    """The default; empty for a required option."""
     help: str
-    """What it does."""
+    """The effect of the option."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Definition:
-    """A field of an options class, taken apart."""
+    """The parsed field of an options class."""
 
     field: Field[Any]
     type: Any
@@ -74,11 +74,11 @@ def read_options(kind: type, given: EngineOptions, engine: str) -> Any:
 
     Args:
         kind: the options class.
-        given: as the settings hold them.
+        given: the options in the settings.
         engine: the engine's name, for messages.
 
     Raises:
-        SettingsError: an option that the engine does not have, a value that it cannot have, or one that is missing.
+        SettingsError: the engine has no such option, a value is not allowed, or a required option is missing.
     """
     known = {each.field.name: each for each in _definitions(kind)}
     values = {}
@@ -89,13 +89,13 @@ def read_options(kind: type, given: EngineOptions, engine: str) -> Any:
     for name, definition in known.items():
         if name not in values and definition.default is MISSING:
             raise SettingsError(
-                f"--engine {engine} needs --engine-option {name}=...: {definition.option.help}"
+                f"--engine {engine} needs --engine-option {name}=VALUE: {definition.option.help}"
             )
     return kind(**values)
 
 
 def pixel_options(options: Any) -> EngineOptions:
-    """Return the options that decide pixels and are not at their defaults, in order of their names."""
+    """Return the options that decide pixels and differ from their defaults, sorted by name."""
     changed = (
         (each.field.name, getattr(options, each.field.name))
         for each in _definitions(type(options))
@@ -105,7 +105,7 @@ def pixel_options(options: Any) -> EngineOptions:
 
 
 def describe_options(kind: type) -> list[OptionHelp]:
-    """Return the options of an options class in words, in their order."""
+    """Return descriptions of the options of an options class, in their order."""
     return [
         OptionHelp(
             name=each.field.name,
@@ -127,7 +127,9 @@ def _definitions(kind: type) -> list[_Definition]:
             option = next((each for each in more if isinstance(each, Option)), option)
         plain = [part for part in get_args(hint) if part is not NoneType] if _is_union(hint) else [hint]
         if len(plain) != 1:
-            raise TypeError(f"the option {item.name} of {kind.__name__} may be of one type or None")
+            raise TypeError(
+                f"the option {item.name} of {kind.__name__} must have one type, optionally with None"
+            )
         found.append(
             _Definition(item, plain[0], len(plain) < len(get_args(hint)) and _is_union(hint), option)
         )
@@ -158,7 +160,7 @@ def _read(definition: _Definition, text: str, engine: str) -> Any:
 
 
 def _convert(kind: Any, text: str) -> Any:
-    """Return a text as a type; ValueError where it is none of it."""
+    """Convert a text to a type; ValueError if that is not possible."""
     if get_origin(kind) is Literal:
         if text not in get_args(kind):
             raise ValueError(text)
@@ -185,7 +187,7 @@ def _values(definition: _Definition) -> str:
     if kind is bool:
         return auto + "true|false"
     if kind not in (int, float):
-        return auto + "a text"
+        return auto + "text"
     words = "a whole number" if kind is int else "a number"
     if option.least is not None and option.most is not None:
         return f"{auto}{words} from {option.least:g} to {option.most:g}"

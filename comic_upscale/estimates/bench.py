@@ -92,7 +92,7 @@ def bench(
         WeightsError, DeviceError, SettingsError: as a run would.
         DeviceError: the network cannot do a page.
     """
-    tell("choosing and loading the network")
+    tell("selecting and loading the network")
     begin = time.perf_counter()
     choice = named_model(settings) or choose_model(settings, lambda name, done, total: None)
     settings = choice.settle(settings)
@@ -141,7 +141,7 @@ def _run_engine(engine: Engine, pages: Sequence[Pixels], target: tuple[int, int]
     for result in upscale_pages(engine, pages, target):
         if isinstance(result, PageError):
             raise DeviceError(
-                f"{engine.info.device} cannot do a page of {SIZE[0]}x{SIZE[1]}: {result.reason}"
+                f"{engine.info.device} cannot upscale a page of {SIZE[0]}x{SIZE[1]}: {result.reason}"
             ) from result
 
 

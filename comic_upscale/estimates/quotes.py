@@ -91,7 +91,7 @@ def is_over_budget(quotes: Sequence[Quote], budget: float) -> bool:
     """
     priced = [quote for quote in quotes if quote.dollars is not None]
     if not priced:
-        raise SettingsError("--budget needs to know what an hour costs: add --price, such as --price 0.20")
+        raise SettingsError("--budget needs the price of an hour: add --price, such as --price 0.20")
     return all(quote.is_over(budget) for quote in priced)
 
 
@@ -120,7 +120,7 @@ def _quote_here(work: Work, question: Question) -> Quote | None:
         model=network.model,
         start_seconds=found.start_seconds,
         hour=None if question.price is None else Range.exactly(question.price),
-        price_source="as you say" if question.price is not None else "",
+        price_source="your --price" if question.price is not None else "",
     )
 
 
@@ -142,8 +142,8 @@ def _quote_card(work: Work, question: Question, asked: str) -> list[Quote]:
     measured = best_for(network.model, network.identity, _on_card(card or asked, question.found))
     if card is None and measured is None:
         raise SettingsError(
-            f"no card called {asked!r} is known, nor was one measured: known are {', '.join(known_cards())}. On that "
-            "machine itself, `comic-upscale bench` measures it"
+            f"there is no GPU {asked!r} in the price and rate lists, and none was measured: use one of "
+            f"{', '.join(known_cards())}, or run `comic-upscale bench` on a machine with that GPU"
         )
     return [
         quote_rented(
@@ -199,8 +199,7 @@ def _offers(question: Question, card: str) -> list[Offer]:
         return _at_own_price(card, offers, Range.exactly(question.price))
     if not offers:
         raise SettingsError(
-            f"no price of a {card} is listed: say one with --price, such as --price 0.20, or list it in a file of "
-            "your own with --prices FILE"
+            f"no price is listed for {card}: add --price, such as --price 0.20, or a price list with --prices FILE"
         )
     return offers
 
@@ -215,7 +214,7 @@ def _at_own_price(card: str, offers: Iterable[Offer], hour: Range) -> list[Offer
             offer,
             seller=f"as {offer.seller}",
             hour=hour,
-            source=f"an hour as you say; traffic and storage of {offer.seller}: {offer.source}",
+            source=f"your --price; traffic and storage of {offer.seller}: {offer.source}",
         )
         for offer in reversed(list(offers))
     }
@@ -223,6 +222,6 @@ def _at_own_price(card: str, offers: Iterable[Offer], hour: Range) -> list[Offer
         card=card,
         seller="your price",
         hour=hour,
-        source="an hour as you say; traffic and storage are not counted: no offer of this card is listed",
+        source="your --price; traffic and storage are not counted, as no offer with this GPU is listed",
     )
     return list(reversed(own.values())) or [unlisted]

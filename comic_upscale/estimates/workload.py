@@ -62,7 +62,7 @@ def count_work(preview: Preview, settings: JobSettings, pilot: Measured | None =
         basis = f"{preview.bytes_per_pixel:.2f} bytes a pixel, measured by this job"
     else:
         sizes = _ASSUMED_BYTES * estimated
-        basis = "bytes a pixel as six real pages had, single ones from two thirds to four thirds of it"
+        basis = "bytes a pixel, the average of six real pages (single pages: two thirds to four thirds of it)"
     return Work(
         pages=len(todo),
         network_pixels=sum(width * height for width, height in (page.size or (0, 0) for page in through)),
@@ -118,7 +118,7 @@ def imagined_work(
         output_pixels=pages * width * height,
         upload_bytes=pages * upload_bytes,
         download_bytes=_ASSUMED_BYTES * (bytes_per_pixel * pages * width * height),
-        download_basis=f"{bytes_per_pixel:g} bytes a pixel, as six real pages had{as_png} on average",
+        download_basis=f"{bytes_per_pixel:g} bytes a pixel, the average of six real pages{as_png}",
         encode_seconds=assumed.seconds,
         format=written.encoding(quality),
     )
@@ -156,7 +156,7 @@ def run_pilot(
     }
     sources = list(sizes)
     if not sources:
-        raise InputError("there is no page left to try: the pages are done, or large enough already")
+        raise InputError("no page is left for a pilot: all pages are done or already large enough")
     chosen = {sources[place] for place in spread_sample([sizes[source] for source in sources], count)}
     with tempfile.TemporaryDirectory(prefix="comic-upscale-pilot-") as folder:
         _gather(chosen, settings, Path(folder) / "in")
@@ -213,7 +213,7 @@ def measure_run(
     finished = run_job(settings, on_event=note, open_engines=opening)
     if not done:
         why = f": {finished.failures[0][0]}: {finished.failures[0][2]}" if finished.failures else ""
-        raise InputError(f"no page could be done, so that nothing was measured{why}")
+        raise InputError(f"no page could be upscaled, so nothing was measured{why}")
     name, identity = _identify(settings, started[0].model)
     model = CATALOGUE.get(name)
     return Measured(

@@ -120,11 +120,11 @@ def check_sizes(picture: Pixels, original: Pixels) -> None:
         (width, height), (wanted_width, wanted_height) = sizes
         raise PageError(
             "sizes-differ",
-            f"The picture is {width} x {height} and its original {wanted_width} x {wanted_height}: only "
-            "pictures of one size can be compared.",
+            f"The image is {width} x {height}, the original {wanted_width} x {wanted_height}. Only images of the "
+            "same size can be compared.",
         )
     if min(sizes[0]) < SMALLEST_SIDE:
-        raise PageError("too-small", f"A picture needs {SMALLEST_SIDE} pixels a side to be scored.")
+        raise PageError("too-small", f"An image needs at least {SMALLEST_SIDE} pixels a side to be scored.")
 
 
 def to_tensor(samples: UInt8Array, device: torch.device) -> torch.Tensor:

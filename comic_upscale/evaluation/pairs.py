@@ -90,7 +90,9 @@ class Pictures:
         found: Discovery = discover(root, extension="png", rules=rules)
         self.pages = found.pages
         if not self.pages:
-            raise InputError(f"{root} holds no image: give a folder of images or volumes, or one of these")
+            raise InputError(
+                f"{root} contains no image: give a folder of images or volumes, or a single image or volume"
+            )
         self._shelf = VolumeCache(found.volumes, rules)
 
     def open(self, page: Page) -> Pixels:
@@ -158,8 +160,8 @@ def compare_folders(
     pairs, comparison = _paired(references.by_name(), candidates.by_name())
     if not pairs:
         raise InputError(
-            "no two pictures have one name (their suffixes may differ), so nothing can be compared: in the "
-            f"reference there is {_some(references)}, among the candidates {_some(candidates)}"
+            "no image of the reference has the same name as a candidate (suffixes may differ), so nothing can be "
+            f"compared: the reference has {_some(references)}, the candidates have {_some(candidates)}"
         )
     for number, compared in enumerate(_compared(iter(pairs), references, candidates, metrics), 1):
         comparison.pairs.append(compared)

@@ -111,6 +111,6 @@ def check_transparency(one: Pixels, other: Pixels) -> None:
     if is_transparent(one) != is_transparent(other):
         raise PageError(
             "transparency",
-            "One picture is transparent and the other is not, so they cannot be compared: lay both on the "
-            "same ground first.",
+            "Only one of the two images is transparent, so they cannot be compared. Flatten both onto the same "
+            "background first.",
         )

@@ -47,9 +47,9 @@ def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
 def missing_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """One row for each picture that has no partner, or none that is clear; columns as `comparison_rows`."""
     reasons = (
-        ("there is no candidate of this name", comparison.only_reference),
-        ("there is no original of this name", comparison.only_candidate),
-        ("several pictures have this name", comparison.ambiguous),
+        ("no candidate has this name", comparison.only_reference),
+        ("no original has this name", comparison.only_candidate),
+        ("several images have this name", comparison.ambiguous),
     )
     return [
         {"name": name, **dict.fromkeys(SCORES), "error": reason, "notes": None}

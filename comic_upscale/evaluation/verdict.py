@@ -68,15 +68,15 @@ def _on_page(standing: Standing, page: str) -> float:
 def _why(trial: Trial, best: Standing, chosen: Standing, as_good: int) -> str:
     pages = f"{len(trial.pages)} page{'s' if len(trial.pages) != 1 else ''}"
     seconds = chosen.seconds(trial.page_pixels)
-    told = f"{chosen.name}: SSIM {_fidelity(chosen):.4f} over {pages}, about {seconds:.2g} s a page"
+    summary = f"{chosen.name}: SSIM {_fidelity(chosen):.4f} over {pages}, about {seconds:.2g} s a page"
     if chosen.name == LANCZOS:
-        return f"{told}. No model is more faithful to these pages than plain resampling"
+        return f"{summary}. No model is more faithful to these pages than plain resampling"
     if chosen is best:
         if as_good > 1:
-            return f"{told}. The most faithful, and none that is just as good is quicker"
-        return f"{told}. The most faithful, by more than the pages disagree among themselves"
+            return f"{summary}. It is the most faithful, and no model that is as good is faster"
+        return f"{summary}. It is the most faithful, by a margin larger than the spread between pages"
     times = best.seconds(trial.page_pixels) / seconds
     return (
-        f"{told}. {best.name} is ahead by {statistics.fmean(_gaps(chosen, best)):.4f} SSIM, which is too little "
-        f"to see or to be sure of, and takes {times:.1f} times as long"
+        f"{summary}. {best.name} is ahead by {statistics.fmean(_gaps(chosen, best)):.4f} SSIM, too small to "
+        f"see or to be significant, and takes {times:.1f} times as long"
     )

@@ -127,9 +127,9 @@ def reasons(scores: Scores, bounds: Bounds) -> tuple[str, ...]:
     """Say in words what is beyond its bound, the gravest first."""
     has_contrast = scores.contrast_levels >= bounds.contrast_levels
     checks = (
-        (has_contrast and scores.contrast < bounds.contrast, "flat where the source is not"),
+        (has_contrast and scores.contrast < bounds.contrast, "flat, though the source is not"),
         (scores.psnr < bounds.psnr, f"unlike its source: {scores.psnr:.1f} dB"),
-        (scores.ssim < bounds.ssim, f"another structure than its source: SSIM {scores.ssim:.3f}"),
+        (scores.ssim < bounds.ssim, f"structure differs from its source: SSIM {scores.ssim:.3f}"),
         (
             scores.worst_block > bounds.worst_block,
             f"a part unlike its source: {scores.worst_block:.0f} levels",
@@ -148,19 +148,19 @@ def reasons(scores: Scores, bounds: Bounds) -> tuple[str, ...]:
         (scores.tile_step > bounds.tile_step, f"a seam: a tile off by {scores.tile_step:.1f} levels"),
         (
             scores.handed_tint > bounds.handed_tint,
-            f"tinted by {scores.handed_tint:.1f} levels before tone was put right",
+            f"tinted by {scores.handed_tint:.1f} levels before tone correction",
         ),
         (
             scores.handed_tone > bounds.handed_tone,
-            f"flat areas off by {scores.handed_tone:.1f} levels before tone was put right",
+            f"flat areas off by {scores.handed_tone:.1f} levels before tone correction",
         ),
         (
             scores.handed_white > bounds.handed_white,
-            f"white paper off by {scores.handed_white:.1f} levels before it was put right",
+            f"white paper off by {scores.handed_white:.1f} levels before correction",
         ),
         (
             scores.handed_black > bounds.handed_black,
-            f"solid black off by {scores.handed_black:.1f} levels before it was put right",
+            f"solid black off by {scores.handed_black:.1f} levels before correction",
         ),
     )
     return tuple(text for is_beyond, text in checks if is_beyond)

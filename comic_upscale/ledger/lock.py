@@ -40,7 +40,7 @@ def hold_job(output: Path, ledger: Path) -> Iterator[None]:
             except Timeout:
                 raise LedgerBusyError(
                     f"another run is working on {output}: {describe_holder(ledger)}. Wait for it, or stop it; "
-                    f"`comic-upscale status --job {output}` tells how far it is"
+                    f"`comic-upscale status --job {output}` shows its progress"
                 ) from None
             except OSError as error:
                 raise _not_writable(path.parent, error) from error
@@ -64,4 +64,4 @@ def _refuse_other_files(ledger: Path) -> None:
     except OSError as error:
         raise LedgerError(f"the ledger {ledger} cannot be opened: {error.strerror or error}") from error
     if head and head != SQLITE_HEAD:
-        raise LedgerDamagedError(f"{ledger} is not a ledger of comic-upscale: choose another --ledger")
+        raise LedgerDamagedError(f"{ledger} is not a comic-upscale ledger: choose another --ledger")

@@ -134,7 +134,7 @@ def find_ledger(folder: Path) -> Path:
     ledger = default_ledger(folder)
     if not ledger.is_file():
         raise InputError(
-            f"{folder} holds no ledger (looked for {MARKER_FOLDER}/{LEDGER_NAME}): name the output folder of "
+            f"{folder} contains no ledger (expected {MARKER_FOLDER}/{LEDGER_NAME}): name the output folder of "
             "a job with --job, or the file itself with --ledger"
         )
     return ledger
@@ -425,7 +425,7 @@ def describe_holder(ledger: Path) -> str:
         run = _row(connection, "select * from runs where state = 'running' order by id desc limit 1")
         if run is not None and is_alive(run):
             return f"process {run['pid']} on {run['host']}, since {run['started_at']}"
-    return "a process that has just begun"
+    return "a process that has just started"
 
 
 def is_alive(run: dict[str, Any]) -> bool:
@@ -476,7 +476,7 @@ def _check_version(connection: sqlite3.Connection, ledger: Path) -> None:
     table = MIGRATIONS_TABLE
     found = connection.execute("select count(*) from sqlite_master where name = ?", [table]).fetchone()[0]
     if not found:
-        raise InputError(f"{ledger} is not a ledger of comic-upscale")
+        raise InputError(f"{ledger} is not a comic-upscale ledger")
     applied = connection.execute(f"select name from {table} where migration_set = ?", [MIGRATION_SET])
     unknown = {str(row[0]) for row in applied} - {migration.name for migration in MIGRATIONS}
     if unknown:

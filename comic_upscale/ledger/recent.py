@@ -52,12 +52,12 @@ def choose_ledger(job: Path | None, ledger: Path | None, state_folder: Path) -> 
         InputError: there is none.
     """
     if job is not None and ledger is not None:
-        raise SettingsError("--job and --ledger name the same thing in two ways: give one")
+        raise SettingsError("--job and --ledger exclude each other: give one of them")
     if ledger is not None:
         return ledger
     if job is not None:
         return find_ledger(job)
     newest = newest_ledger(state_folder)
     if newest is None:
-        raise InputError("no job of yours is known here: name one with --job DIR or --ledger FILE")
+        raise InputError("no recent job is known: name one with --job DIR or --ledger FILE")
     return newest

@@ -225,24 +225,24 @@ def is_allowed(path: Path, mode: int) -> bool:
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn what SQLite raises over the ledger at ``path`` into errors that say what to do."""
+    """Translate SQLite's errors about the ledger at ``path`` into errors that say what to do."""
     try:
         yield
     except sqlite3.OperationalError as error:
-        # Out of room, read-only, locked by a tool of the user's: the file itself is well.
+        # The disk is full, the file is read-only, or another program locks it. The file itself is intact.
         raise LedgerError(
-            f"the ledger {path} cannot be used: {error}. See that the disk has room, that the folder is "
-            "writable, and that no other program keeps the file locked; then run the same command again"
+            f"the ledger {path} cannot be used: {error}. Check that the disk has free space, that the "
+            "folder is writable, and that no other program locks the file. Then run the same command again"
         ) from error
     except sqlite3.DatabaseError as error:
-        raise LedgerDamagedError(damaged(path, str(error))) from error
+        raise LedgerDamagedError(damage_message(path, str(error))) from error
     except OSError as error:
         raise LedgerError(f"the ledger {path} cannot be opened: {error.strerror or error}") from error
 
 
-def damaged(path: Path, complaint: str) -> str:
-    """Say that a ledger is broken, and what to do."""
+def damage_message(path: Path, reason: str) -> str:
+    """Return the message for a damaged ledger, with what to do."""
     return (
-        f"the ledger {path} is damaged ({complaint}). The pages that were written are safe. Try "
-        "`sqlite3 LEDGER .recover` on a copy; or move the file away and start again with --overwrite"
+        f"the ledger {path} is damaged ({reason}). The written pages are safe. Try `sqlite3 LEDGER .recover` on a "
+        "copy, or move the file away and run the job again with --overwrite"
     )

@@ -42,7 +42,7 @@ from comic_upscale.ledger.records import (
     PageRow,
     PageSkipped,
     VolumeDone,
-    damaged,
+    damage_message,
     explained,
     now,
     stage_seconds,
@@ -126,14 +126,14 @@ class Ledger:
                 raise
 
     def _check_whose_it_is(self) -> None:
-        complaint = self._db.execute("pragma quick_check(1)").fetchone()[0]
-        if complaint != "ok":
-            raise LedgerDamagedError(damaged(self.path, complaint))
+        result = self._db.execute("pragma quick_check(1)").fetchone()[0]
+        if result != "ok":
+            raise LedgerDamagedError(damage_message(self.path, result))
         tables = set(self._db.table_names())
         migrations = _migrations()
         if tables and migrations.migrations_table not in tables:
             raise LedgerDamagedError(
-                f"{self.path} is a database, but not a ledger of comic-upscale: choose another --ledger"
+                f"{self.path} is a database, but not a comic-upscale ledger: choose another --ledger"
             )
         known = {migration.name for migration in MIGRATIONS}
         unknown = {applied.name for applied in migrations.applied(self._db)} - known

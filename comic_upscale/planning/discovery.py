@@ -31,7 +31,7 @@ def find_pages(settings: JobSettings, store: SourceStore | None = None) -> Disco
         passed_over = ", ".join(f"{count} {reason}" for reason, count in discovery.passed_over.items())
         raise InputError(
             f"{settings.input} holds no image"
-            + (f" (passed over: {passed_over})" if passed_over else "")
+            + (f" (ignored: {passed_over})" if passed_over else "")
             + ": give a folder of PNG, JPEG, WebP or other images or of CBZ and other volumes, or one of these"
         )
     return discovery

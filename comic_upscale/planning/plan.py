@@ -80,7 +80,7 @@ class Action(enum.Enum):
     """What becomes of a page that the ledger already has."""
 
     KEEP = "as recorded"
-    NOTE_TIME = "as recorded, but the file's time moved"
+    NOTE_TIME = "as recorded, but with another modification time"
     DO = "to be done"
 
 
@@ -450,17 +450,17 @@ def may_write(
     try:
         among_sources = is_among_sources(page.output, page.path, sources, outputs, source_folders)
     except OSError as error:
-        reason = f"the output cannot be looked at: {error.strerror or error}"
+        reason = f"the output cannot be read: {error.strerror or error}"
         raise PageError("output", reason) from None
     if among_sources:
         raise PageError(
-            OUTPUT_EXISTS, f"{page.output} would be written among the sources: choose another --output"
+            OUTPUT_EXISTS, f"{page.output} would be written into the input folder: choose another --output"
         )
     standing = outputs.stat(page.output)
     if standing is None:
         return None
     if standing.kind == "folder":
-        raise PageError(OUTPUT_EXISTS, f"a folder stands where the output belongs: {page.output}")
+        raise PageError(OUTPUT_EXISTS, f"a folder is in the way of the output: {page.output}. Move it away")
     for owner in ledger.owners(settings.output, page.output):
         known_size = bool(owner.claimed) or owner.output_size == standing.size
         if owner.input == path_text(settings.input) and owner.source == page.source and known_size:

@@ -88,7 +88,7 @@ def why_incomplete(failed: int, total: int) -> str:
     """Say that a volume waits for pages."""
     return (
         f"{failed} of its {total} pages failed; the finished ones are kept. --retry-failed tries again, "
-        "--keep-original-on-failure puts the untouched pages in"
+        "--keep-original-on-failure puts the original pages into the CBZ"
     )
 
 

@@ -161,7 +161,7 @@ def metadata_path(export: Export, wish: Path | None) -> Path:
         path = path / METADATA_NAMES[0]
     if path.name not in METADATA_NAMES or not _is_same(path.parent, export.folder):
         raise SettingsError(
-            f"an imagefolder has its metadata beside the pictures: leave --output out, or name "
+            f"an imagefolder has its metadata beside the images: leave --output out, or use "
             f"{' or '.join(str(export.folder / name) for name in METADATA_NAMES)}"
         )
     return path
@@ -181,7 +181,7 @@ def write_export(text: str, path: Path, *, overwrite: bool) -> None:
                 return
             if not overwrite or path.is_dir():
                 raise SettingsError(
-                    f"{path} exists and says something else: allow --overwrite, or choose another --output"
+                    f"{path} exists with other content: allow --overwrite, or choose another --output"
                 )
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error

@@ -105,7 +105,9 @@ def make_report(
         LedgerError: it cannot be read.
     """
     if look_at < 1 or show < 1 or workers < 1:
-        raise SettingsError("pages to look at, pages to show and workers must each be at least 1")
+        raise SettingsError(
+            "the numbers of pages to compare, pages to show and workers must each be at least 1"
+        )
     job, rows = read_done_pages(ledger)
     runs = read_run_rows(ledger)
     stores = job_stores(ledger, job)
@@ -125,7 +127,7 @@ def make_report(
             workers=workers,
             on_looked=tell("comparing pages with their sources"),
         )
-        views = _views([*choice.worst, *choice.random], gallery, tell("cutting pictures"))
+        views = _views([*choice.worst, *choice.random], gallery, tell("cropping images"))
     return Report(
         status=read_status(ledger),
         settings=json.loads(job["settings"]),
@@ -193,7 +195,7 @@ def as_html(report: Report) -> str:
         kinds=Counter(failure.kind for failure in report.failures).most_common(),
         groups=[
             ("worst", "Least like their sources", report.worst),
-            ("random", "Taken at random", report.random),
+            ("random", "Chosen at random", report.random),
         ],
         charts=[Markup(chart) for chart in _charts(report) if chart is not None],
         stages=report.timeline.spreads,
@@ -224,7 +226,7 @@ def _summary(report: Report) -> list[tuple[str, str]]:
         ("outputs", _outputs(report)),
         ("model", model_name(status.model, chosen=status.model_auto)),
         ("size", _size(report.settings)),
-        ("device", "; ".join(devices) or "none was needed"),
+        ("device", "; ".join(devices) or "not needed"),
         ("machine", ", ".join(hosts) or "-"),
         ("input", status.input),
         ("output", status.output),
@@ -300,7 +302,9 @@ def _check_free(path: Path, beginning: bytes) -> None:
     except OSError as error:
         raise OutputError(f"{path} cannot be read: {error.strerror or error}") from error
     if not ours:
-        raise SettingsError(f"{path} is no report of ours: allow --overwrite, or choose another --output")
+        raise SettingsError(
+            f"{path} is not a report of comic-upscale: allow --overwrite, or choose another --output"
+        )
 
 
 def default_path(ledger: Path, status: JobStatus) -> Path:

@@ -189,7 +189,7 @@ class MemoryOutputStore:
         with self._lock:
             found = self._objects.get(check_name(name, GONE))
         if found is None:
-            raise PageError(GONE, "The output is not in its place any more.")
+            raise PageError(GONE, "The output no longer exists.")
         return found[0]
 
     def open(self, name: str) -> IO[bytes]:
