@@ -53,9 +53,7 @@ def find_factory(name: str) -> EngineFactory:
         # This is another package's code. Whatever it raises, the user must know where the error comes from.
         raise SettingsError(f"the engine {name} ({origins}) cannot be loaded: {error!r}") from error
     if not all(has):
-        raise SettingsError(
-            f"the engine {name} ({origins}) is not an EngineFactory: an entry point of {GROUP} must be one"
-        )
+        raise SettingsError(f"the engine {name} ({origins}) is not an EngineFactory, which {GROUP} requires")
     return factory
 
 

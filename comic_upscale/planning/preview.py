@@ -1,4 +1,4 @@
-"""What a run would do, without doing or writing anything."""
+"""Preview a run, without processing or writing anything."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _GRAY_MODES = frozenset(("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PagePreview:
-    """What would become of one page."""
+    """The preview of one page."""
 
     source: str
     output: str
@@ -58,7 +58,7 @@ class PagePreview:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """What a run would do."""
+    """The preview of a run."""
 
     input: str
     output: str
@@ -87,11 +87,11 @@ OnPage: TypeAlias = Callable[[PagePreview], None]
 
 
 def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
-    """Find the pages, read their headers, and tell what a run would do with each.
+    """Find the pages, read their headers, and return what a run would do with each.
 
     Args:
-        settings: of the job.
-        on_page: told of each page as soon as its header is read, in order.
+        settings: settings of the job.
+        on_page: called for each page as soon as its header is read, in order.
 
     Raises:
         InputError, WeightsError, LedgerError: as a run would.
@@ -165,7 +165,7 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
 
 
 def _resolve(settings: JobSettings) -> ResolvedJob | None:
-    """Return the job as far as it is known without asking a device; None where its model is not."""
+    """Return the resolved job, if that is possible without checking a device; None if its model is not known."""
     ledger, output = settings.ledger_path, settings.output
     model = named_model(settings)
     history = JobHistory(
@@ -197,7 +197,7 @@ def _preview_page(
         inside = page.member is not None
         header = read_header(sources.read_now(page) if inside else partial(sources.open, page))
     except PageError as error:
-        # Only the run itself is the judge of a page; here it is a warning.
+        # Only the run itself decides about a page. In a preview, this is a warning.
         return _without_size(page, "unreadable" if action == "do" else action, error.reason)
     size = (header.width, header.height)
     told = PagePreview(

@@ -1,6 +1,6 @@
-"""Settling what a job is, once, before anything is planned: its model, how gray pages are written, its fingerprint.
+"""Resolve a job once, before anything is planned: its model, its gray mode and its fingerprint.
 
-A run and a preview of it both ask here, so what `--dry-run` shows is what a run does.
+A run and its preview both use this module, so a run does what `--dry-run` shows.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from comic_upscale.settings.job import JobSettings
 
 @dataclass(frozen=True, slots=True)
 class JobHistory:
-    """What a ledger knows of earlier jobs into the same folder, as far as it decides what a job is."""
+    """What the ledger knows of earlier jobs into the same folder, as far as resolving a job needs it."""
 
     auto_jobs: tuple[AutoJob, ...] = ()
-    """Jobs whose model ``auto`` chose, the newest first."""
+    """Jobs whose model ``auto`` selected, the newest first."""
     early_jobs: frozenset[str] = frozenset()
-    """Fingerprints of jobs that a version began which kept every page's channels."""
+    """Fingerprints of jobs that began before ``--gray`` existed."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedJob:
-    """A job with nothing left open."""
+    """A job whose model, gray mode and fingerprint are decided."""
 
     settings: JobSettings
-    """With the model in the place of ``auto``, and with ``gray`` as the job began."""
+    """Settings with the model instead of ``auto``, and with the ``gray`` mode with which the job began."""
     model: SelectedModel
-    """What the job computes with."""
+    """The model of the job."""
     fingerprint: str
     """The hash of what decides the outputs, 32 hexadecimal digits."""
 
@@ -42,15 +42,15 @@ class ResolvedJob:
 def resolve(
     settings: JobSettings, history: JobHistory, model: SelectedModel | None = None
 ) -> ResolvedJob | None:
-    """Settle what a job is.
+    """Resolve a job.
 
     Args:
-        settings: as they were asked for.
-        history: of the output folder.
-        model: that the settings name, or that was chosen for a new job; None where ``auto`` leaves it open.
+        settings: the requested settings.
+        history: earlier jobs into the output folder.
+        model: the model in the settings, or the one selected for a new job; None if ``auto`` is still open.
 
     Returns:
-        The job; None where ``auto`` leaves the model open and no earlier job has settled it.
+        The job; None if the model is ``auto`` and no earlier job decides it.
     """
     if model is None:
         model = kept_model(settings, history.auto_jobs)
