@@ -261,9 +261,9 @@ def _take_over_moved_volumes(
         size = size_of(outputs, entry.output)
         if size is None:
             continue
-        twin = ledger.find_matching_volume(output_folder, fingerprint, entry, size)
-        if twin is not None:
-            ledger.adopt_volume(job_id, twin)
+        matching = ledger.find_matching_volume(output_folder, fingerprint, entry, size)
+        if matching is not None:
+            ledger.adopt_volume(job_id, matching)
 
 
 class _VolumePlan:
@@ -294,15 +294,15 @@ class _VolumePlan:
             for volume in volumes
         }
         self.standing = frozenset().union(*self._standing.values())
-        """Sources of the pages whose outputs stand in volumes."""
+        """Sources of the pages whose outputs are in finished volumes."""
         self.row_ids: dict[str, int] = {}
         """The row of each volume, by its source."""
         self.planned: list[PlannedVolume] = []
         self.refused: list[PageFailed] = []
         self.failed = 0
-        """Volumes that failed as a whole, now or before."""
+        """Volumes that failed as a whole, in this run or an earlier one."""
         self.held_back: set[str] = set()
-        """Sources of pages that are not done now, since their volume could not be written."""
+        """Sources of pages that are not processed now, because their volume could not be written."""
 
     def register(self, taken: set[str]) -> None:
         """Give every volume a row, and a free output.

@@ -40,20 +40,20 @@ class PagePreview:
     source: str
     output: str
     action: str
-    """``do``, ``skip``, ``refuse`` (it will fail, the note says why), ``done`` (already), ``failed`` (before, not
-    tried again) or ``unreadable``."""
+    """``do``, ``skip``, ``refuse`` (it will fail; the note says why), ``done`` (already), ``failed`` (earlier, not
+    retried) or ``unreadable``."""
     size: tuple[int, int] | None
-    """(width, height), upright; None where the header cannot be read."""
+    """(width, height), upright; None if the header cannot be read."""
     target_size: tuple[int, int] | None
     color: str | None = None
-    """``gray`` or ``colour``, as far as the header tells: a colour file may hold nothing but gray."""
+    """``gray`` or ``colour`` according to the header. A colour file may contain only gray."""
     estimated_bytes: int | None = None
-    """Of the output; None where none will be written."""
+    """Bytes of the output; None if none will be written."""
     note: str | None = None
     source_bytes: int = 0
     """Of the source."""
     encoding: str | None = None
-    """What the output is written as: ``png``, ``webp-lossy``; None if none will be written."""
+    """Encoding of the output: ``png``, ``webp-lossy``; None if none will be written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,24 +63,24 @@ class Preview:
     input: str
     output: str
     model: str
-    """Its name; ``auto`` where only the run, which looks at the devices, can choose."""
+    """Name of the model; ``auto`` if only the run can select it, because it checks the devices."""
     model_auto: bool
-    """Whether ``auto`` chooses the model, or chose it when the job began."""
+    """Whether ``auto`` selects the model, or selected it when the job began."""
     scale: float | None
-    """None where pages are sized in another way."""
+    """The requested scale; None for a size of another kind."""
     size: str
-    """How large pages shall be, in words."""
+    """The requested size as text."""
     pages: tuple[PagePreview, ...]
     counts: dict[str, int]
     passed_over: dict[str, int]
     estimated_bytes: int
-    """Of all outputs to be written."""
+    """Bytes of all outputs to be written."""
     bytes_per_pixel: float | None
-    """What this ledger has measured, on which the estimate rests; None where a stated constant stands in."""
+    """The basis of the estimate as measured in this ledger; None if a constant is used."""
     sidecars: int
-    """Files that go beside the outputs with their pages."""
+    """Sidecar files that would be copied beside the outputs of their pages."""
     others: int
-    """Other files that would be copied: where that is asked for, and out of volumes that become folders."""
+    """Other files that would be copied: with ``--copy-others``, and from volumes that become folders."""
 
 
 OnPage: TypeAlias = Callable[[PagePreview], None]
