@@ -117,7 +117,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     # Unwraps "params_ema" before "params", as the official loader does, and strips "module.".
     state: dict[str, Any] = spandrel.canonicalize_state_dict(dict(content))
     if not state or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
-        raise _no_model(path, "it contains more than tensors by name")
+        raise _no_model(path, "it does not consist of named tensors")
     for name, tensor in state.items():
         # torch verifies no checksum. Flipped bits appear as numbers, often absurd ones.
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):

@@ -197,7 +197,7 @@ def test_a_folder_that_cannot_be_made_is_told(server: Server, tmp_path: Path) ->
 def test_a_folder_that_may_not_be_written_is_told(server: Server, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:
-        assert "allow writing" in _fails(server.file(), tmp_path)
+        assert "is writable" in _fails(server.file(), tmp_path)
     finally:
         tmp_path.chmod(0o700)
 

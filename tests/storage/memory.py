@@ -174,7 +174,7 @@ class MemoryOutputStore:
     def check(self) -> None:
         if self.full:
             raise OutputError(
-                "the store cannot take any more pages: make room, then run the same command again"
+                "no more pages can be written to the store. Free some space, then run the same command again"
             )
 
     def stat(self, name: str) -> StoredObject | None:

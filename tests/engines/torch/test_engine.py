@@ -256,7 +256,7 @@ def test_out_of_memory_leads_to_smaller_batches_then_smaller_tiles(
 
 def test_a_tile_too_large_even_at_its_smallest_fails_its_page(make_network: MakeNetwork) -> None:
     engine = open_engine(make_network(Hungry(10)))
-    with pytest.raises(PageError, match="no memory for") as caught:
+    with pytest.raises(PageError, match="too little memory for") as caught:
         engine.upscale(Batch(pages(1, 100, 120), (480, 400)))
     assert caught.value.kind == "out-of-memory"
     small = pages(1, 2, 3)
