@@ -1,4 +1,4 @@
-"""What a trial says: which model restores most faithfully, and which one is worth its time."""
+"""The conclusion of a trial: the most faithful model, and the recommended one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from comic_upscale.evaluation.trial import LANCZOS, Standing, Trial
 
 JUST_AS_GOOD = 0.003
-"""SSIM by which one model may be behind another and still count as just as faithful: nobody sees it."""
+"""The largest difference in SSIM with which two models count as equally faithful. It is invisible."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,20 +19,20 @@ class Verdict:
     most_faithful: str
     """The highest mean SSIM over all pages and tracks."""
     recommended: str
-    """The quickest of those that are just as faithful."""
+    """The fastest of the models that are as faithful."""
     why: str
-    """In a sentence or two."""
+    """The reason, in a sentence or two."""
 
 
 def judge(trial: Trial) -> Verdict:
-    """Recommend a model: the quickest of those whose SSIM is that of the best.
+    """Recommend a model: the fastest of those whose SSIM is as good as the best.
 
-    That is so where the mean of the differences, page by page, is at most `JUST_AS_GOOD`, or no more than
-    twice its own standard error, so that other pages might well turn it round. SSIM on luma decides, since it
-    looks at structure, which is what lines and lettering are; the other scores stand beside it in the table.
+    It is as good if the mean of the differences, page by page, is at most `JUST_AS_GOOD`, or at most twice its standard
+    error, so that other pages could reverse it. SSIM of luma decides, because it measures structure, and lines and
+    lettering are structure. The table shows the other scores too.
 
     Args:
-        trial: with at least one page.
+        trial: a trial with at least one page.
     """
     best = max(trial.standings, key=_fidelity)
     as_good = [standing for standing in trial.standings if _is_as_good(standing, best)]
@@ -51,12 +51,12 @@ def _is_as_good(standing: Standing, best: Standing) -> bool:
     mean = statistics.fmean(gaps)
     if mean <= JUST_AS_GOOD:
         return True
-    # Of two or three pages no error can be told.
+    # Two or three pages give no standard error.
     return len(gaps) >= 4 and mean <= 2 * statistics.stdev(gaps) / math.sqrt(len(gaps))
 
 
 def _gaps(standing: Standing, best: Standing) -> list[float]:
-    """How far a model is behind on each page, in SSIM, means over the tracks."""
+    """Return the distance in SSIM from the best model on each page, as means over the tracks."""
     pages = dict.fromkeys(turn.page for turn in best.turns)
     return [_on_page(best, page) - _on_page(standing, page) for page in pages]
 

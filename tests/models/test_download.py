@@ -131,7 +131,7 @@ def test_gives_up_on_a_connection_that_always_breaks(server: Server, tmp_path: P
         handler.connection.shutdown(socket.SHUT_RDWR)
 
     server.steps = [cut, nothing, nothing]
-    assert "3 tries" in _fails(server.file(), tmp_path)
+    assert "3 attempts" in _fails(server.file(), tmp_path)
     assert _names(tmp_path) == []
 
 
