@@ -165,7 +165,7 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
 
 
 def _resolve(settings: JobSettings) -> ResolvedJob | None:
-    """Return the resolved job, if that is possible without checking a device; None if its model is not known."""
+    """Return the job if it is known without asking a device; else None."""
     ledger, output = settings.ledger_path, settings.output
     model = named_model(settings)
     history = JobHistory(

@@ -1,6 +1,6 @@
-"""Resolve a job once, before anything is planned: its model, its gray mode and its fingerprint.
+"""Resolving a job before it is planned: its model, how gray pages are written, and its fingerprint.
 
-A run and its preview both use this module, so a run does what `--dry-run` shows.
+A run and its preview both use this module, so `--dry-run` shows what a run does.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from comic_upscale.settings.job import JobSettings
 
 @dataclass(frozen=True, slots=True)
 class JobHistory:
-    """What the ledger knows of earlier jobs into the same folder, as far as resolving a job needs it."""
+    """The earlier jobs into the same folder that influence a new one."""
 
     auto_jobs: tuple[AutoJob, ...] = ()
-    """Jobs whose model ``auto`` selected, the newest first."""
+    """Jobs whose model was chosen by ``auto``, newest first."""
     early_jobs: frozenset[str] = frozenset()
-    """Fingerprints of jobs that began before ``--gray`` existed."""
+    """Fingerprints of jobs that began when every page kept its channels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class ResolvedJob:
     model: SelectedModel
     """The model of the job."""
     fingerprint: str
-    """The hash of what decides the outputs, 32 hexadecimal digits."""
+    """The hash of everything that decides the outputs, 32 hexadecimal digits."""
 
 
 def resolve(
@@ -45,12 +45,12 @@ def resolve(
     """Resolve a job.
 
     Args:
-        settings: the requested settings.
-        history: earlier jobs into the output folder.
-        model: the model in the settings, or the one selected for a new job; None if ``auto`` is still open.
+        settings: as requested.
+        history: of the output folder.
+        model: named by the settings, or chosen for a new job; None if ``auto`` leaves it open.
 
     Returns:
-        The job; None if the model is ``auto`` and no earlier job decides it.
+        The job; None if ``auto`` leaves the model open and no earlier job has settled it.
     """
     if model is None:
         model = kept_model(settings, history.auto_jobs)

@@ -18,6 +18,8 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
     {
         "torch": "comic_upscale.engines.torch.factory",
         "realesrgan": "comic_upscale.engines.realesrgan",
+        "onnx": "comic_upscale.engines.onnx",
+        "command": "comic_upscale.engines.command",
     }
 )
 """The engines of this package: for each name, the module with its ``FACTORY``."""

@@ -73,6 +73,12 @@ def test_bounds_and_choices_are_checked_in_words(wrong: dict[str, Any], message:
     assert str(raised.value) == message
 
 
+@pytest.mark.parametrize("wrong", [-1.0, float("inf"), float("nan")])
+def test_amounts_of_money_are_finite_and_not_negative(wrong: float) -> None:
+    with pytest.raises(SettingsError, match=r"^--price must be a number of dollars, at least 0, not "):
+        settings(price=wrong)
+
+
 def test_who_asks_decides_how_an_option_is_called() -> None:
     with pytest.raises(SettingsError, match=r"^--pdf-dpi must be between 36 and 1200, not 5$"):
         settings(pdf_dpi=5)

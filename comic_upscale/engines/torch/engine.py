@@ -12,8 +12,10 @@ import psutil
 import torch
 from numpy.typing import NDArray
 
+from comic_upscale.engines import reach
 from comic_upscale.engines.base import Batch, EngineInfo, Upscaled
 from comic_upscale.engines.limits import HUGE_PIXELS, LARGEST_TENSOR, Limits
+from comic_upscale.engines.reach import IN_TILES, tiles_warning
 from comic_upscale.engines.tiling import (
     SMALLEST_TILE,
     Tile,
@@ -47,14 +49,8 @@ log = logging.getLogger(__name__)
 NAME = "torch"
 """The engine's name in the registry."""
 
-MEMORY_FOR_WHOLE = 0.5
-"""The share of the free memory that a whole page may use on a CPU, for a network that needs whole pages."""
-
-IN_TILES = "cut into tiles, though this network looks at a whole page at once: tones may differ between tiles"
-"""The note of a page that was cut for such a network."""
-
 OVERFLOWS_BEFORE_FP32 = 4
-"""Half precision is given up after this many batches in a row overflow: the GPU or the network cannot use it."""
+"""So many batches in a row that overflow in half precision: then it is the card's way, or the network's."""
 
 
 def open_torch_engines(
@@ -232,10 +228,7 @@ class TorchEngine:
 
     def _warnings(self) -> tuple[str, ...]:
         if self._tile and self._examination is not None and self._examination.sees_whole:
-            return (
-                f"this network looks at a whole page at once, so tiles of {self._tile} pixels change the result: "
-                "leave out --tile, and pages stay whole where memory allows",
-            )
+            return (tiles_warning("leave out --tile, and pages go whole where memory allows"),)
         return ()
 
     def _upscale(self, pixels: SampleArray, target: tuple[int, int], *, conservative: bool) -> Upscaled:
@@ -433,7 +426,7 @@ class TorchEngine:
         if self._device_info.is_cpu:
             # On a GPU, a page that does not fit raises an error, and smaller pieces follow. On a CPU, it may end the
             # process.
-            room = MEMORY_FOR_WHOLE * psutil.virtual_memory().available
+            room = reach.MEMORY_FOR_WHOLE * psutil.virtual_memory().available
             pixels = min(pixels, int(room / max(found.bytes_per_pixel, 1.0)))
         stage.limits.prefer_whole(pixels)
         return True
