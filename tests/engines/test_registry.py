@@ -171,7 +171,7 @@ def test_only_engines_whose_settings_and_weights_are_all_run_remotely(make_setti
     for name in ("torch", "realesrgan"):
         registry.check_remote(make_settings(backend=name))
     for name in ("onnx", "command"):
-        with pytest.raises(SettingsError, match=f"--engine {name} runs on this machine only"):
+        with pytest.raises(SettingsError, match=f"--engine {name} cannot run on a remote machine"):
             registry.check_remote(make_settings(backend=name))
 
 

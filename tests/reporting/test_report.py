@@ -218,7 +218,7 @@ def test_what_is_gone_or_changed_is_said_and_not_compared(job: Path, tmp_path: P
     found = make_report(ledger, workers=1).choice
     assert found.looked_at == 11
     assert found.left_out == {
-        "The output is not in its place any more.": 1,
+        "The output no longer exists.": 1,
         "The source has changed since it was upscaled.": 1,
         "The ledger names a file outside of the job's folders.": 1,
     }

@@ -61,7 +61,7 @@ def test_a_card_that_torch_does_not_see_is_told_of(monkeypatch: pytest.MonkeyPat
     (tmp_path / "nvidiactl").touch()
     told = device_module.unused_gpu()
     assert told is not None
-    assert "NVIDIA card" in told
+    assert "NVIDIA GPU" in told
     assert "driver" in told or "--index-url" in told
     # What the user asked for is no surprise.
     engine = NearestEngine()

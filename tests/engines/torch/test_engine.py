@@ -380,7 +380,7 @@ def test_the_engine_says_what_it_is(compact: Network) -> None:
 
 
 def test_settings_out_of_range_are_refused(compact: Network, make_network: MakeNetwork) -> None:
-    with pytest.raises(SettingsError, match="batch of 0"):
+    with pytest.raises(SettingsError, match="batch must be 1 or more"):
         open_engine(compact, batch=0)
     with pytest.raises(SettingsError, match="too small"):
         open_engine(compact, tile=20)
