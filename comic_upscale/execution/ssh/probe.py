@@ -156,7 +156,9 @@ class MachineReport:
             found.append("it has no working NVIDIA GPU: pages would be upscaled on its CPU, slowly")
         python = self.python
         if python is not None and not python.torch:
-            found.append("PyTorch, several GB, will be installed: an image with PyTorch saves the time")
+            found.append(
+                "PyTorch will be installed, which takes several GB: an image with PyTorch saves the time"
+            )
             if self.driver is not None and self.driver < LEAST_DRIVER[12]:
                 found.append(
                     f"its driver is {self.driver}, but PyTorch needs {LEAST_DRIVER[12]} or newer: the GPU would not be "

@@ -204,7 +204,7 @@ def test_a_machine_of_yesterday_lacks_what_it_needs() -> None:
     assert found is not None
     assert found.python is None
     tar, python = found.errors()
-    assert "lacks tar: apt-get install" in tar
+    assert "lacks tar: run apt-get install" in tar
     assert "no Python 3.11 or newer" in python
 
 
