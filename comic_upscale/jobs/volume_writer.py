@@ -17,13 +17,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import IO
 
-from comic_upscale.errors import PageError
+from comic_upscale.errors import ComicUpscaleError, PageError
 from comic_upscale.imaging.decode import read_header
+from comic_upscale.imaging.drawn import as_png
+from comic_upscale.imaging.formats import extension_of
 from comic_upscale.jobs.context import JobContext
 from comic_upscale.ledger.records import LEFT_AS_THEY_ARE, PageFailed, VolumeDone
 from comic_upscale.ledger.writer import BoundPage
 from comic_upscale.library.cbz import check_cbz, open_cbz, write_cbz
-from comic_upscale.library.comicinfo import PageFacts, is_comicinfo, updated
+from comic_upscale.library.comicinfo import OddComicInfoError, PageFacts, is_comicinfo, updated
 from comic_upscale.library.discover import LOOSE_PAGES
 from comic_upscale.library.sorting import natural_key
 from comic_upscale.library.volume import Member, Volume
@@ -100,6 +102,12 @@ class VolumeWriter:
             await self._fail(volume, error)
         except PageError as error:
             await self._fail(volume, error)
+        except ComicUpscaleError:
+            raise
+        except Exception as error:
+            # Nothing that a volume holds may end a run, be it that nobody foresaw it.
+            reason = f"The volume cannot be put together: an unforeseen error ({error!r})."
+            await self._fail(volume, PageError("internal", reason))
         else:
             await self._on_ledger(self._ledger.record_volumes, [done])
             await asyncio.get_running_loop().run_in_executor(self._thread, self._sweep, volume, pages)
@@ -201,6 +209,7 @@ class _OpenVolume:
     _open_files: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     _written: list[str] = field(default_factory=list)
     _left_out: list[str] = field(default_factory=list)
+    _odd: list[str] = field(default_factory=list)
 
     def __enter__(self) -> _OpenVolume:
         # An existing CBZ contains the pages of earlier runs.
@@ -222,12 +231,13 @@ class _OpenVolume:
         self._open_files.close()
 
     def notes(self) -> tuple[str, ...]:
-        """Return a note on other members that could not be read."""
+        """Return notes on other members that could not be read or updated."""
         if not self._left_out:
-            return ()
+            return tuple(self._odd)
         more = ", ..." if len(self._left_out) > _MOST_NAMES else ""
         names = ", ".join(self._left_out[:_MOST_NAMES])
-        return (f"{len(self._left_out)} unreadable member(s) left out: {names}{more}",)
+        left_out = f"{len(self._left_out)} unreadable member(s) left out: {names}{more}"
+        return (left_out, *self._odd)
 
     def _names_and_members(self) -> list[tuple[str, Member]]:
         """Return the members with their names in the CBZ."""
@@ -249,6 +259,7 @@ class _OpenVolume:
         lost: list[str] = []
         self._written.clear()
         self._left_out.clear()
+        self._odd.clear()
         for name, member in self._names_and_members():
             page = self._page(member)
             if page is not None and page.state == "done":
@@ -289,10 +300,13 @@ class _OpenVolume:
         """
         source = self.volume.entry.source
         try:
-            return self.volumes.read(source, member.index)
+            data = self.volumes.read(source, member.index)
         except PageError as error:
             if error.kind not in _UNREADABLE:
                 raise
+        else:
+            # Pages of a PDF are drawn as what no reader shows.
+            return as_png(data) if extension_of(member.name) == "png" else data
         try:
             return self.volumes.salvage(source, member.index)
         except PageError as error:
@@ -309,7 +323,13 @@ class _OpenVolume:
             if error.kind not in _UNREADABLE:
                 raise
             return None
-        return updated(data, self._facts()) if is_comicinfo(member.name) else data
+        if not is_comicinfo(member.name):
+            return data
+        try:
+            return updated(data, self._facts())
+        except OddComicInfoError as error:
+            self._odd.append(f"{member.name} was carried along as it is: {error.reason}")
+            return data
 
     def _facts(self) -> list[PageFacts | None]:
         """Return the facts of all pages, in reading order, which is the order of their names."""

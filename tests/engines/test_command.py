@@ -24,7 +24,7 @@ from comic_upscale.engines import registry
 from comic_upscale.engines.base import Batch, Upscaled
 from comic_upscale.engines.command import CommandEngine, CommandOptions
 from comic_upscale.errors import DeviceError, PageError, SettingsError
-from comic_upscale.execution.local.flow import StopRequest
+from comic_upscale.execution.stop import StopRequest
 from comic_upscale.imaging.pixels import SampleArray
 from comic_upscale.jobs.run import run_job
 from comic_upscale.planning.model_selection import named_model
@@ -308,17 +308,17 @@ def test_a_run_that_breaks_does_not_wait_for_the_program(
     )  # fmt: skip
     assert preview(settings).counts["do"] == 1
 
-    class Broken(Exception):
+    class BrokenError(Exception):
         pass
 
     def on_event(event: object) -> None:
         if (tmp_path / "notes").is_file():
-            raise Broken
+            raise BrokenError
 
     start = time.monotonic()
     with pytest.raises(BaseException) as raised:
         run_job(settings, on_event=on_event)
-    assert isinstance(raised.value, Broken | BaseExceptionGroup)
+    assert isinstance(raised.value, BrokenError | BaseExceptionGroup)
     assert time.monotonic() - start < 120
     assert_gone(wait_for(tmp_path / "notes"))
 
