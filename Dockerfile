@@ -1,11 +1,11 @@
-# One image that does the job:
+# The image of comic-upscale:
 #
 #   docker build --tag comic-upscale .
 #   docker run --rm --gpus all -v "$PWD/pages:/input:ro" -v "$PWD/out:/output" -v "$PWD/ledger:/ledger" \
 #       --user "$(id -u):$(id -g)" comic-upscale --scale 2.5
 #
-# What is installed, and how, is scripts/install_image.sh, which is tested without Docker.
-# CUDA's libraries come with PyTorch's wheels; of the base only the driver's side is used.
+# scripts/install_image.sh installs everything; it is tested without Docker.
+# The CUDA libraries come with PyTorch's wheels. The base image only provides access to the driver.
 ARG BASE=nvidia/cuda:12.8.1-base-ubuntu24.04
 FROM ${BASE}
 
@@ -15,7 +15,7 @@ LABEL org.opencontainers.image.title="comic-upscale" \
 
 ENV DEBIAN_FRONTEND=noninteractive PYTHONUNBUFFERED=1
 
-# The release's security updates are wanted, so no version is named.
+# No versions are pinned, so that the image gets security updates.
 # hadolint ignore=DL3008
 RUN apt-get update && \
     apt-get install --yes --no-install-recommends python3 python3-venv libarchive13t64 && \
@@ -26,10 +26,10 @@ COPY comic_upscale /build/comic_upscale
 COPY weights/comic-compact-x3.safetensors /build/weights/
 COPY scripts/idle_watchdog.sh scripts/install_image.sh scripts/entrypoint.sh /build/scripts/
 
-# Models to have in the image, fetched from the official releases and checked by their hashes; none for "".
+# Models in the image, downloaded from the official releases and checked by hash; "" for none.
 ARG MODELS=RealESRGAN_x4plus_anime_6B
-# PyTorch for the CUDA of the base: the newest one of PyPI wants a newer driver than the base asks for, and without
-# it the card would not be seen.
+# PyTorch for the CUDA of the base image. The newest PyTorch on PyPI needs a newer driver than the base image requires,
+# and would not see the GPU with an older one.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cu128
 RUN PIP_NO_CACHE_DIR=1 /build/scripts/install_image.sh --source /build --prefix /opt/comic-upscale --python python3 \
         --torch-index "${TORCH_INDEX}" --models "${MODELS}" && \
@@ -39,14 +39,14 @@ RUN useradd --uid 10001 --create-home upscaler && \
     mkdir -p /input /output /ledger && \
     chown upscaler /output /ledger && chmod 1777 /output /ledger
 USER 10001
-# A user's own weights are mounted at /weights, beside those of the image and not over them.
+# The user's own weights are mounted at /weights, so they do not hide those of the image.
 ENV PATH=/opt/comic-upscale/bin:$PATH \
     COMIC_UPSCALE_WEIGHTS=/weights:/opt/comic-upscale/weights \
     COMIC_UPSCALE_LEDGER=/ledger/ledger.sqlite3 \
     XDG_STATE_HOME=/tmp/state XDG_CACHE_HOME=/tmp/cache
 VOLUME ["/input", "/output", "/ledger"]
 
-# Well while the ledger can be read, and the run that it tells of lives; a job of days has no other sign.
+# Healthy while the ledger is readable and its run is alive. A job of several days gives no other sign of life.
 HEALTHCHECK --interval=60s --timeout=20s --start-period=10m \
     CMD ["/opt/comic-upscale/bin/entrypoint.sh", "--health"]
 ENTRYPOINT ["/opt/comic-upscale/bin/entrypoint.sh"]

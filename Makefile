@@ -1,6 +1,6 @@
-# Two commands do everything on a fresh machine with Python 3.11 or newer:
-#   make demo    environment, then the example pages upscaled
-#   make test    environment, then the whole suite
+# On a fresh machine with Python 3.11 or newer:
+#   make demo    makes the environment and upscales the example pages
+#   make test    makes the environment and runs the whole test suite
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

@@ -141,7 +141,7 @@ def bounds_text(judged: list[Judged]) -> str:
     seen = [each for each in judged if each.sets_bounds]
     counts = Counter(each.made.model for each in seen)
     lines = [
-        "# The worst scores that a page may have before a person should look at it; what each means: scores.py.",
+        "# The worst scores of a page that passes the gate. scores.py explains each score.",
         "# Written by `python -m benchmarks.gate --set`.",
         "[origin]",
         f'pages = "{len({each.made.file for each in seen})} of the real pages of the project, every other one"',
@@ -149,14 +149,14 @@ def bounds_text(judged: list[Judged]) -> str:
         f'rule = "{MARGIN:g} times as far from perfect as the worst of these outputs; never nearer than can be seen"',
         'figures = "benchmarks/results/gate-cpu.json"',
         "",
-        "# Of all models together: for every engine that has no bounds of its own.",
+        "# Bounds of all models together, for engines without their own.",
         "[bounds]",
         *bound_lines(seen),
         "",
-        "# Of a class of engines, by `EngineInfo.fidelity`: [bounds_of_fidelity.generative] is not measured yet.",
+        "# Bounds by `EngineInfo.fidelity`. [bounds_of_fidelity.generative] is not measured yet.",
         "[bounds_of_fidelity]",
         "",
-        "# Of single networks, known by the hash of their weights.",
+        "# Bounds of single networks, identified by the hash of their weights.",
     ]
     parts = []
     for model, count in sorted(counts.items()):

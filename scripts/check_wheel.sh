@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Install by the image's own steps into an empty folder, with nothing of this user's in sight, and let its entry point
-# upscale a page there; then put the built wheel in the place of the package, and upscale a page with the model that it
-# brings, offline.
-#
-# usage: check_wheel.sh PYTHON      PYTHON has the package `build` and hatchling
+# Install into an empty folder by the steps of the image, without this user's files, and upscale a page with its entry
+# point. Then replace the package by the built wheel, and upscale a page offline with the bundled model.
 set -euo pipefail
+usage='usage: check_wheel.sh PYTHON
+
+Checks that the wheel and the steps of the image install into an empty folder and upscale a page. PYTHON is an
+interpreter with the packages build and hatchling.'
+case ${1:-} in -h | --help) echo "$usage"; exit 0 ;; esac
 python=${1:?usage: check_wheel.sh PYTHON}
 python=$(cd "$(dirname "$python")" && pwd)/$(basename "$python")
 cd "$(dirname "$0")/.."
@@ -13,7 +15,7 @@ trap 'rm -rf "$folder"' EXIT
 
 "$python" -m build --quiet --wheel --no-isolation --outdir "$folder/dist" .
 
-# What the Dockerfile copies, and nothing else.
+# Copy exactly what the Dockerfile copies.
 grep '^COPY ' Dockerfile | while read -r _ words; do
     target=$folder${words##* }
     for name in ${words% *}; do
@@ -21,7 +23,7 @@ grep '^COPY ' Dockerfile | while read -r _ words; do
     done
 done
 echo "installing by the steps of the image into an empty folder ..."
-# No variable of this shell's but where programs are, and how this user reaches packages.
+# Pass no variable of this shell except the paths of programs and the access to packages.
 alone=(env -i PATH="$PATH" HOME="$HOME")
 while read -r name; do alone+=("$name=${!name}"); done < <(compgen -e | grep -iE '^PIP_|^SSL_|_CA_|_proxy$')
 "${alone[@]}" "$folder/build/scripts/install_image.sh" --source "$folder/build" --prefix "$folder/opt" \
@@ -36,12 +38,12 @@ from PIL import Image
 Image.effect_noise((40, 60), 60).convert("RGB").save("page.png")
 Image.effect_noise((40, 60), 60).convert("RGB").save("input/1.png")
 PY
-# As in the container: a user without rights, who may write into two folders.
+# As in the container: an unprivileged user who may write into two folders.
 chmod 755 "$folder" && chmod 1777 output ledger
 user=()
 if [ "$(id -u)" = 0 ] && command -v setpriv >/dev/null; then
     user=(setpriv --reuid 10001 --regid 10001 --clear-groups)
-    # A Python below /root is nobody else's; asked through `env`, since a right that was had a moment ago still opens it.
+    # Other users cannot run a Python below /root. `env` makes sure that the check runs without root's capabilities.
     "${user[@]}" env "$folder/opt/bin/comic-upscale" --version >/dev/null 2>&1 || user=()
 fi
 entry=("${user[@]}" env -i PATH="$folder/opt/bin:$PATH" HOME=/ XDG_STATE_HOME="$folder/ledger/state"
@@ -52,14 +54,14 @@ entry=("${user[@]}" env -i PATH="$folder/opt/bin:$PATH" HOME=/ XDG_STATE_HOME="$
 [ -f output/1.png ]
 
 "$folder/opt/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall "$folder"/dist/*.whl
-# No way out, and no file of this user's: what is needed has to be in the wheel.
+# No network and no files of this user: everything needed must be in the wheel.
 export HTTPS_PROXY=http://127.0.0.1:9 https_proxy=http://127.0.0.1:9
 export XDG_CACHE_HOME=$folder/cache XDG_STATE_HOME=$folder/state
 unset COMIC_UPSCALE_WEIGHTS
 weights=$("$folder/opt/bin/comic-upscale" models path comic-compact-x3)
 case $weights in
     "$folder"/opt/lib/*) ;;
-    *) echo "error: the weights are not those of the wheel: $weights" >&2; exit 1 ;;
+    *) echo "error: these are not the weights of the wheel: $weights" >&2; exit 1 ;;
 esac
 "$folder/opt/bin/comic-upscale" run --input page.png --scale 2.5 --device cpu --quiet
 "$folder/opt/bin/comic-upscale" status --job page-x2.5 | grep --fixed-strings 'comic-compact-x3 (auto)'
@@ -69,7 +71,7 @@ from PIL import Image
 with Image.open("page-x2.5/page.png") as page:
     assert page.size == (100, 150), page.size
 PY
-# Its template is data of the package.
+# The report's template is package data.
 "$folder/opt/bin/comic-upscale" report --job page-x2.5
 grep --quiet '</html>' page-x2.5/report.html
-echo "the image's steps and the wheel install into an empty folder, and upscale a page: $("$folder/opt/bin/comic-upscale" --version)"
+echo "the steps of the image and the wheel install into an empty folder and upscale a page: $("$folder/opt/bin/comic-upscale" --version)"

@@ -1,9 +1,9 @@
 #!/bin/sh
-# What the container runs: /input into /output, with the ledger on a volume of its own.
+# Entry point of the container: upscales /input into /output, with the ledger in its own Docker volume.
 #
 #   (options)        comic-upscale run --input /input --output /output --ledger /ledger/ledger.sqlite3 (options)
-#   status|cost|report|models ...   that command of comic-upscale, and so any other of its commands
-#   --health         0 while the ledger can be read and the run that it tells of lives, or has ended by itself
+#   status|cost|report|models ...   this command of comic-upscale; the same for its other commands
+#   --health         exit code 0 while the ledger is readable and its last run is alive, finished or interrupted
 set -eu
 here=$(dirname "$0")
 ledger=${COMIC_UPSCALE_LEDGER:-/ledger/ledger.sqlite3}
@@ -11,10 +11,10 @@ ledger=${COMIC_UPSCALE_LEDGER:-/ledger/ledger.sqlite3}
 case ${1:-} in
     -h | --help | --version) exec "$here/comic-upscale" "$@" ;;
     --health)
-        # Before the first page there is no ledger yet: the time to start is the health check's own.
+        # There is no ledger before the run starts. The start period of the health check covers that time.
         [ -f "$ledger" ] || exit 1
-        said=$("$here/comic-upscale" status --ledger "$ledger" --json) || exit 1
-        case $said in
+        status=$("$here/comic-upscale" status --ledger "$ledger" --json) || exit 1
+        case $status in
             *'"run_state": "died"'* | *'"run_state": "failed"'*) exit 1 ;;
         esac
         exit 0 ;;

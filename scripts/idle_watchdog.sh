@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Watch a rented machine, and run a command once it does nothing: stop the container, shut down, destroy.
-# Needs no Python: nvidia-smi, find, awk and /proc are all that it asks.
+# Watch a rented machine, and run a command when it is idle: stop the container, shut down, destroy.
+# Needs no Python, only nvidia-smi, find, awk and /proc.
 set -u
 
 usage() {
@@ -8,29 +8,31 @@ usage() {
 usage: idle_watchdog.sh [options] --then COMMAND
        idle_watchdog.sh [options] --then COMMAND --dry-run
 
-Runs COMMAND (by sh) once the machine has been idle for so long, or has lived for so long.
-Idle is: the GPU is used less than --gpu-below percent, and no page was finished (nothing changed in the
-folders watched but heartbeats, locks, logs and reports), and no transfer went on (the network moved less than
---net-below).
-A process that is alive and does nothing does not count as work.
+Runs COMMAND with sh when the machine has been idle for --idle seconds, or running for --ttl seconds.
+The machine is idle while all of these hold:
+  - the GPU is used less than --gpu-below percent
+  - no page was finished: nothing changed in the watched folders except heartbeats, locks, logs and reports
+  - no transfer is in progress: the network moved less than --net-below
+A process that is alive but idle does not count as work.
 
-  --watch DIR        a folder whose files tell of finished pages; may be given more than once
-                     (left out: ~/comic-upscale/jobs)
-  --idle SECONDS     how long all of that has to hold (300)
-  --grace SECONDS    how long after the start nothing is decided: images are pulled, weights loaded (600)
-  --ttl SECONDS      run COMMAND after so long whatever happens; 0 for never (0)
-  --every SECONDS    how often it is looked (15)
-  --gpu-below N      percent (5)
-  --net-below BYTES  a second, in both directions together, without the loopback (20000)
-  --interface NAME   the network's interface; may be given more than once (all but the loopback)
-  --log FILE         where to write what is seen and decided (standard output)
-  --retry SECONDS    how often COMMAND is tried again where it fails (60)
-  --limit SECONDS    how long COMMAND may take; then it is ended, and tried again like one that failed (300)
+  --watch DIR        folder in which finished pages appear; can be repeated
+                     (default: ~/comic-upscale/jobs)
+  --idle SECONDS     run COMMAND after this much idle time (default: 300)
+  --grace SECONDS    decide nothing for this long after the start, while images are pulled and weights
+                     loaded (default: 600)
+  --ttl SECONDS      run COMMAND after this time in any case; 0 for never (default: 0)
+  --every SECONDS    time between two checks (default: 15)
+  --gpu-below N      percent of GPU use below which the GPU is idle (default: 5)
+  --net-below BYTES  bytes per second, both directions together, below which the network is idle (default: 20000)
+  --interface NAME   network interface to count; can be repeated (default: all except the loopback)
+  --log FILE         write observations and decisions here (default: standard output)
+  --retry SECONDS    wait this long before COMMAND is retried after a failure (default: 60)
+  --limit SECONDS    end COMMAND after this time and retry it as after a failure (default: 300)
   --then COMMAND     such as: 'shutdown -h now', 'docker stop comic-upscale',
                      'vastai destroy instance 123', 'runpodctl remove pod abc';
-                     it has no input, so that one that asks something gets no answer instead of waiting for it
-  --dry-run          say what would be done, and do not run COMMAND
-  -h, --help         this
+                     it gets no input, so a command that asks a question cannot wait for an answer
+  --dry-run          print what would be done; do not run COMMAND
+  -h, --help         show this help
 
 Exit codes: 0 COMMAND ran and succeeded (or --dry-run decided), 2 usage, 143 stopped by SIGTERM.
 HELP
@@ -65,7 +67,7 @@ while [ $# -gt 0 ]; do
     esac
     shift 2
 done
-[ -n "$command" ] || fail "--then says what to do: there is no default"
+[ -n "$command" ] || fail "--then is required: there is no default"
 [ "$every" -ge 1 ] || fail "--every must be at least 1"
 [ "$limit" -ge 1 ] || fail "--limit must be at least 1"
 [ ${#watched[@]} -gt 0 ] || watched=("$HOME/comic-upscale/jobs")
@@ -73,25 +75,25 @@ if [ -n "$log" ]; then exec >>"$log" 2>&1 || exit 2; fi
 
 say() { printf '%s %s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$1"; }
 
-# Seconds that only ever grow: a clock that is set does not end the machine. SECONDS would follow it.
+# A monotonic clock, so that setting the time does not end the machine. SECONDS follows the wall clock.
 uptime_seconds() { awk '{ print int($1) }' /proc/uptime 2>/dev/null || date +%s; }
 
-# The busiest card, in percent; nothing where there is none, or its driver hangs.
+# Use of the busiest GPU in percent; empty if there is none, or if its driver hangs.
 gpu_use() {
     command -v nvidia-smi >/dev/null 2>&1 || return 0
     timeout 20 nvidia-smi --query-gpu=utilization.gpu --format=csv,noheader,nounits 2>/dev/null |
         awk '/^ *[0-9]+/ { if ($1 > most) most = $1; seen = 1 } END { if (seen) print most + 0 }'
 }
 
-# Where this script writes itself, whatever it is called: with --log, or as its caller redirected it.
+# The file that this script itself writes: from --log, or from its caller's redirection.
 own=()
 for each in "/proc/$$/fd/1" "/proc/$$/fd/2"; do
     if [ -e "$each" ]; then own+=(-o -samefile "$each"); fi
 done
 
-# A number that changes when a page is finished: how many files there are and when the newest changed.
-# Not among them is what also changes without a page: ledgers (heartbeats alone change those), locks, logs, reports,
-# and part files, since a run that hangs may still have one open.
+# A text that changes when a page is finished: the number of files and the time of the newest.
+# Files that also change without a page do not count: ledgers (heartbeats change them), locks, logs, reports,
+# and part files, because a run that hangs may still have one open.
 pages_mark() {
     find -L "${watched[@]}" \( -name 'ledger.sqlite3*' -o -name '*.part' -o -name '*.log' -o -name '*.lock' \
         -o -name '*.pid' -o -name '*.html' -o -name nohup.out ${own[@]+"${own[@]}"} \) -prune \
@@ -99,7 +101,7 @@ pages_mark() {
         awk '{ count++; if ($1 > newest) newest = $1 } END { printf "%d/%.3f", count, newest }'
 }
 
-# Pages that ledgers call done, where sqlite3 is there to ask: counts also pages that are removed once fetched.
+# Pages that are done in the ledgers, if sqlite3 is installed. This also counts pages that were removed after fetching.
 ledger_mark() {
     command -v sqlite3 >/dev/null 2>&1 || return 0
     find -L "${watched[@]}" -name ledger.sqlite3 -type f 2>/dev/null | while IFS= read -r ledger; do
@@ -109,7 +111,7 @@ ledger_mark() {
     done | tr '\n' ' '
 }
 
-# Bytes that went over the network so far, in both directions.
+# Bytes sent and received over the network so far.
 net_bytes() {
     awk -v wanted=" ${interfaces[*]:-} " '
         /:/ {
@@ -121,7 +123,7 @@ net_bytes() {
         END { printf "%.0f", sum }' /proc/net/dev 2>/dev/null || echo 0
 }
 
-# COMMAND in a process group of its own, so that all of it can be ended; nobody answers what it may ask.
+# Run COMMAND in its own process group, so that all of it can be ended. It has no input.
 run_command() {
     set -m
     sh -c "$command" </dev/null &
@@ -129,7 +131,7 @@ run_command() {
     set +m
     while kill -0 "$pid" 2>/dev/null; do
         if [ "$left" -le 0 ]; then
-            say "it took longer than $limit s, and is ended"
+            say "the command took longer than $limit s and is ended"
             kill -TERM -- "-$pid" 2>/dev/null
             sleep 2
             kill -KILL -- "-$pid" 2>/dev/null
@@ -148,11 +150,11 @@ act() {
         say "would run: $command"
         exit 0
     fi
-    # A machine that nobody watches any more must end: whatever fails is tried again.
+    # A machine that is no longer watched must end, so a failed command is retried.
     while :; do
         say "running: $command"
-        if run_command; then say "it succeeded"; exit 0; fi
-        say "it failed; again in $retry s"
+        if run_command; then say "the command succeeded"; exit 0; fi
+        say "the command failed; retrying in $retry s"
         sleep "$retry"
     done
 }
@@ -168,7 +170,7 @@ say "watching ${watched[*]}: idle $idle s, grace $grace s, time to live $ttl s, 
 while :; do
     sleep "$every"
     now=$(uptime_seconds)
-    if [ "$ttl" -gt 0 ] && [ $((now - began)) -ge "$ttl" ]; then act "the time to live of $ttl s is over"; fi
+    if [ "$ttl" -gt 0 ] && [ $((now - began)) -ge "$ttl" ]; then act "the time to live of $ttl s has ended"; fi
 
     why=''
     gpu=$(gpu_use)

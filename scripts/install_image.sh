@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# Install comic-upscale into a folder of its own: what the Dockerfile does, and what is tested without Docker.
+# Install comic-upscale into its own folder. The Dockerfile runs this script; it is tested without Docker.
 set -euo pipefail
 
 usage() {
     cat <<'HELP'
 usage: install_image.sh --source DIR --prefix DIR [options]
 
-Makes a virtual environment at the prefix, installs the source into it, and puts weights and the entry point
-beside it.
+Makes a virtual environment at the prefix and installs the source, the entry point and weights into it.
 
   --source DIR     the source tree
-  --prefix DIR     where to install; made
-  --python NAME    the Python to take (python3)
-  --models NAMES   official models to fetch and check, with spaces between
+  --prefix DIR     folder to install into; it is created
+  --python NAME    the Python to use (default: python3)
+  --models NAMES   official models to download and check, separated by spaces
   --torch-index URL
-                   take PyTorch from this index, such as https://download.pytorch.org/whl/cu128; else from pip's own
+                   install PyTorch from this index, such as https://download.pytorch.org/whl/cu128
+                   (default: pip's index)
   --packages-of PYTHON
-                   take what is required from this Python's environment, and download nothing
-  --dry-run        say what would be done
-  -h, --help       this
+                   use the packages of this Python's environment, and download nothing
+  --dry-run        print what would be done
+  -h, --help       show this help
 HELP
 }
 
@@ -43,7 +43,7 @@ while [ $# -gt 0 ]; do
     shift 2
 done
 if [ -z "$source" ] || [ -z "$prefix" ]; then fail "needs --source and --prefix; --help shows how"; fi
-[ -f "$source/pyproject.toml" ] || fail "$source holds no pyproject.toml"
+[ -f "$source/pyproject.toml" ] || fail "$source contains no pyproject.toml"
 
 step() {
     printf '+ %s\n' "$*"
@@ -60,7 +60,7 @@ if [ -n "$parent" ]; then
     fi
     step "${pip[@]}" --no-index --no-deps --no-build-isolation --force-reinstall "$source"
 else
-    # One after the other: from both at once pip would take whichever is newer.
+    # In two steps: given both indexes at once, pip would install whichever PyTorch is newer.
     [ -z "$torch_index" ] || step "${pip[@]}" --index-url "$torch_index" torch torchvision
     step "${pip[@]}" "$source"
 fi

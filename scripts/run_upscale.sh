@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# Start comic-upscale so that it outlives this session, in a container or bare; the same command continues.
+# Start comic-upscale detached from this terminal, in a container or directly. The same command continues a job.
 set -euo pipefail
 
 usage() {
     cat <<'HELP'
 usage: run_upscale.sh [options] INPUT OUTPUT [-- OPTIONS OF comic-upscale run]
 
-Starts `comic-upscale run` over INPUT into OUTPUT, detached from this terminal. What it says goes to
-OUTPUT/.comic-upscale/run.log. Run again while it works, it says so and starts nothing; run again later, it
+Starts `comic-upscale run` from INPUT into OUTPUT, detached from this terminal. Its output goes to
+OUTPUT/.comic-upscale/run.log. If the job is already running, nothing is started. If it has stopped, it
 continues.
 
-  --docker IMAGE   in a container of this image, with all GPUs; left out: the comic-upscale of this machine
-  --name NAME      of the container (comic-upscale)
-  --ledger DIR     keep the ledger in this folder (inside OUTPUT); mounted on its own in a container
-  --weights DIR    folder with weights of your own
-  --cpu            without a GPU
-  --dry-run        say what would be started
-  -h, --help       this
+  --docker IMAGE   run in a container of this image, with all GPUs (default: the installed comic-upscale)
+  --name NAME      name of the container (default: comic-upscale)
+  --ledger DIR     folder for the ledger, mounted separately in a container (default: inside OUTPUT)
+  --weights DIR    folder with your own weights
+  --cpu            use no GPU
+  --dry-run        print the command that would be started
+  -h, --help       show this help
 
-Exit codes: 0 it runs, 1 it could not be started, 2 usage.
+Exit codes: 0 it is running, 1 it could not be started, 2 usage.
 HELP
 }
 
@@ -46,10 +46,10 @@ while [ $# -gt 0 ]; do
     shift
 done
 [ ${#places[@]} -eq 2 ] || fail "needs INPUT and OUTPUT; --help shows how"
-[ -e "${places[0]}" ] || fail "${places[0]} is not there" 1
+[ -e "${places[0]}" ] || fail "${places[0]} does not exist" 1
 input=$(realpath -- "${places[0]}") output=$(realpath -m -- "${places[1]}")
 [ -z "$ledger" ] || ledger=$(realpath -m -- "$ledger")
-[ -z "$weights" ] || weights=$(realpath -e -- "$weights") || fail "the folder of weights is not there" 1
+[ -z "$weights" ] || weights=$(realpath -e -- "$weights") || fail "the folder of weights does not exist" 1
 [ -z "$cpu" ] || set -- --device cpu "$@"
 
 show() { printf '%q ' "$@"; echo; }
@@ -58,7 +58,7 @@ if [ -n "$image" ]; then
     command=(docker run --detach --name "$name" --user "$(id -u):$(id -g)")
     [ -n "$cpu" ] || command+=(--gpus all)
     command+=(--volume "$input:/input:ro" --volume "$output:/output")
-    # The image keeps it on a volume of its own, which without a folder would go with the container.
+    # The image keeps the ledger in its own volume, which would be removed with the container.
     if [ -n "$ledger" ]; then
         command+=(--volume "$ledger:/ledger")
     else
@@ -67,15 +67,15 @@ if [ -n "$image" ]; then
     [ -z "$weights" ] || command+=(--volume "$weights:/weights:ro")
     command+=("$image" "$@")
     if [ -n "$dry_run" ]; then show "${command[@]}"; exit 0; fi
-    command -v docker >/dev/null || fail "there is no docker here: leave --docker out" 1
+    command -v docker >/dev/null || fail "docker is not installed: leave --docker out" 1
     if [ "$(docker inspect --format '{{.State.Running}}' "$name" 2>/dev/null)" = true ]; then
-        echo "$name works already: docker logs --follow $name"
+        echo "$name is already running: docker logs --follow $name"
         exit 0
     fi
     mkdir -p "$output" ${ledger:+"$ledger"}
     docker rm "$name" >/dev/null 2>&1 || true
     "${command[@]}" >/dev/null || fail "the container could not be started" 1
-    echo "$name works: docker logs --follow $name"
+    echo "$name is running: docker logs --follow $name"
     exit 0
 fi
 
@@ -84,13 +84,13 @@ command=(comic-upscale run --input "$input" --output "$output")
 [ -z "$weights" ] || command+=(--weights-dir "$weights")
 command+=("$@")
 if [ -n "$dry_run" ]; then show "${command[@]}"; exit 0; fi
-command -v comic-upscale >/dev/null || fail "comic-upscale is not installed here: pip install comic-upscale" 1
+command -v comic-upscale >/dev/null || fail "comic-upscale is not installed: pip install comic-upscale" 1
 mkdir -p "$output/.comic-upscale" ${ledger:+"$ledger"}
 log=$output/.comic-upscale/run.log
-# The lock goes with the run, so a dead one is never taken for a living one.
+# The lock ends with the run, so a dead run never looks alive.
 exec 9>"$output/.comic-upscale/started.lock"
 if ! flock --nonblock 9; then
-    echo "it works already: tail -f $log"
+    echo "it is already running: tail -f $log"
     exit 0
 fi
 setsid nohup "${command[@]}" </dev/null >>"$log" 2>&1 &
@@ -98,6 +98,6 @@ pid=$!
 sleep 1
 if ! kill -0 "$pid" 2>/dev/null && ! wait "$pid"; then
     tail -n 5 "$log" >&2
-    fail "it ended at once" 1
+    fail "the run ended at once" 1
 fi
-echo "it works: tail -f $log, or comic-upscale status --job $output"
+echo "it is running: tail -f $log, or comic-upscale status --job $output"

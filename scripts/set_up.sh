@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
-# Make the development environment: the package in place, its tools, and the official program for the
-# parity test where it can be installed (Python 3.11 and 3.12; its last release does not build on 3.13).
-#
-# usage: set_up.sh FOLDER      PYTHON names the interpreter, 3.11 or newer
+# Make the development environment: an editable install, the tools, and the official program for the parity test where
+# it can be installed (Python 3.11 and 3.12; its last release does not build on 3.13).
 set -euo pipefail
-folder=${1:?usage: set_up.sh FOLDER}
+usage='usage: set_up.sh FOLDER
+
+Makes a virtual environment in FOLDER with comic-upscale (editable) and its development tools. Set PYTHON to the
+interpreter to use, 3.11 or newer (default: python3).'
+case ${1:-} in -h | --help) echo "$usage"; exit 0 ;; esac
+folder=${1:?"$usage"}
 python=${PYTHON:-python3}
 
 "$python" - <<'PY' || { echo "error: $python is older than Python 3.11: set PYTHON to a newer one" >&2; exit 1; }
@@ -14,7 +17,7 @@ PY
 
 "$python" -m venv "$folder"
 "$folder/bin/python" -m pip install --quiet --upgrade "pip>=25.1"
-# As users get it: PyTorch by its plain requirement, several GB with CUDA's libraries on Linux.
+# PyTorch as users get it, from the plain requirement: several GB with the CUDA libraries on Linux.
 echo "installing comic-upscale and its tools into $folder (several GB, some minutes) ..."
 "$folder/bin/python" -m pip install --quiet --constraint constraints.txt --editable . --group dev
 

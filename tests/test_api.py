@@ -103,7 +103,7 @@ def test_without_a_name_an_accelerator_gets_the_large_model_or_a_note(
         assert upscaler.native_scale == 4
     with Upscaler(device="cpu") as upscaler:
         assert upscaler.model == "comic-compact-x3"
-        assert "downloading is off" in str(upscaler.note)
+        assert "downloads are off" in str(upscaler.note)
 
 
 def test_every_public_name_is_there_and_importing_costs_nothing() -> None:

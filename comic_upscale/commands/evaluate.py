@@ -126,17 +126,17 @@ def _try_models(
     folders: tuple[Path, ...],
 ) -> Trial:
     from comic_upscale.evaluation.pairs import Pictures
-    from comic_upscale.evaluation.trial import network_entrant, run_trial
+    from comic_upscale.evaluation.trial import network_candidate, run_trial
 
     names = list(dict.fromkeys(name.strip() for name in models.split(",") if name.strip()))
     if not names:
         raise SettingsError("--models is empty: give one or more models, separated by commas")
     cache = weights_cache()
-    entrants = [network_entrant(name, device=device, folders=folders, cache=cache) for name in names]
+    candidates = [network_candidate(name, device=device, folders=folders, cache=cache) for name in names]
     with closing(Pictures(input, max_pixels=limit)) as pictures, _bar() as on_step:
         return run_trial(
             pictures,
-            entrants,
+            candidates,
             _metrics(device),
             scale=scale,
             quality=jpeg or None,

@@ -1,1 +1,1 @@
-"""What a job costs: arithmetic over counts of pixels, and rates and prices as data. Knows no torch and no job."""
+"""The cost of a job: arithmetic over counts of pixels, with rates and prices as data. Independent of torch and jobs."""

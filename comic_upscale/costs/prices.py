@@ -1,4 +1,4 @@
-"""What cards cost by the hour: a dated list, and the user's own in front of it."""
+"""Hourly prices of GPUs: a dated list, preceded by the user's own."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ FREE = Range.exactly(0.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """A card for rent."""
+    """An offer of a rented GPU."""
 
     card: str
     seller: str
     hour: Range
     """Dollars an hour."""
     egress_gb: Range = FREE
-    """Dollars for a GB that leaves the machine."""
+    """Dollars per GB sent from the machine."""
     storage_gb_month: Range = FREE
-    """Dollars for a GB kept for a month."""
+    """Dollars per GB stored for a month."""
     vcpus: int | None = None
-    """Threads of the machine, where the offer fixes them."""
+    """Threads of the machine, if the offer guarantees them."""
     source: str = ""
-    """In words, with the day."""
+    """The source of the price as text, with its date."""
 
 
 def listed_offers(own: Path | None = None) -> list[Offer]:
-    """The price list; with a file of the user's own, whose cards stand in place of the same in ours.
+    """Return the price list. The user's own file replaces all offers of the GPUs that it lists.
 
     Raises:
-        SettingsError: the file cannot be read, or says something that no price can be.
+        SettingsError: the file cannot be read, or contains an invalid price.
     """
     ours = _read(files(__package__).joinpath("prices.toml").read_text(encoding="utf-8"), "prices.toml")
     if own is None:
@@ -54,7 +54,7 @@ def listed_offers(own: Path | None = None) -> list[Offer]:
 
 
 def offers_for(card: str, offers: Iterable[Offer]) -> list[Offer]:
-    """The offers of a card."""
+    """Return the offers with a GPU."""
     return [offer for offer in offers if plain_name(offer.card) == plain_name(card)]
 
 
@@ -63,7 +63,7 @@ def _read(text: str, name: str) -> list[Offer]:
         return [_offer(entry) for entry in tomllib.loads(text).get("offer", [])]
     except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
         raise SettingsError(
-            f"{name} is no price list: {error!r}. Each [[offer]] has card, hour = [least, most] and date"
+            f"{name} is not a price list: {error!r}. Each [[offer]] has card, hour = [least, most] and date"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""A quote: how long a job takes on a machine and what that costs, split into its parts."""
+"""A quote: the estimated time and cost of a job on a machine, by parts."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ PARTS = ("start-up", "upload", "compute", "download", "storage")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One part of a job: what it takes and what it costs."""
+    """The time and cost of one part of a job."""
 
     seconds: Range
     dollars: Range | None
-    """None where no price is known."""
+    """None if no price is known."""
     source: str
-    """Where the figures are from, in words."""
+    """The source of the figures, as text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quote:
-    """What a job would take on one machine."""
+    """The estimated time and cost of a job on one machine."""
 
     hardware: str
     seller: str
-    """Who rents it out; empty for the user's own machine."""
+    """The seller; empty for the user's own machine."""
     model: str
     pages: int
     hour: Range | None
@@ -45,26 +45,26 @@ class Quote:
     """The sum of the parts'; None where no price is known."""
 
     def is_over(self, budget: float) -> bool:
-        """Whether it will likely cost more than so many dollars; no without a price."""
+        """Return whether the likely cost is above the budget in dollars; False without a price."""
         return self.dollars is not None and self.dollars.likely > budget
 
     def may_be_over(self, budget: float) -> bool:
-        """Whether it can cost more than so many dollars."""
+        """Return whether the highest cost is above the budget in dollars."""
         return self.dollars is not None and self.dollars.high > budget
 
 
 def quote_rented(
     work: Work, rate: Rate, offer: Offer, *, hardware: str, model: str, link_mbps: float | None = None
 ) -> Quote:
-    """Quote a job on a rented machine: there, up, through, and home again, one after the other.
+    """Estimate a job on a rented machine: start-up, upload, compute and download, one after the other.
 
     Args:
-        work: what is to be done.
-        rate: of the machine.
+        work: the work of the job.
+        rate: rate of the machine.
         offer: its price.
-        hardware: its card.
+        hardware: its GPU.
         model: the network.
-        link_mbps: 10^6 bits a second between here and there; None for what is assumed.
+        link_mbps: speed of the connection in 10^6 bits a second; None for the assumed speed.
     """
     second = offer.hour * (1 / 3600)
     begin, begin_source = start_up()
@@ -86,7 +86,7 @@ def quote_rented(
         ),
         "storage": Part(
             seconds=FREE,
-            # Kept for the time that the machine is: it goes with it.
+            # Storage is paid for as long as the machine exists.
             dollars=kept_gb * offer.storage_gb_month * (span * (1 / 3600 / HOURS_A_MONTH)),
             source=offer.source,
         ),
@@ -104,7 +104,7 @@ def quote_here(
     hour: Range | None = None,
     price_source: str = "",
 ) -> Quote:
-    """Quote a job on the machine that the pages are on: nothing is carried, and perhaps nothing is paid."""
+    """Estimate a job on the machine that has the pages: there are no transfers, and perhaps no price."""
 
     def part(seconds: Range, source: str) -> Part:
         return Part(
@@ -112,7 +112,7 @@ def quote_here(
         )
 
     begin = Range.around(start_seconds, 0.5) if work.pages else FREE
-    nothing = "the pages are here"
+    nothing = "the pages are already on this machine"
     parts = {
         "start-up": part(begin, "starting, reading the input and loading the network, as measured"),
         "upload": part(FREE, nothing),

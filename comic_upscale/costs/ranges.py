@@ -1,4 +1,4 @@
-"""A figure that is not known exactly: the least, the likely and the most that it may be."""
+"""A figure that is not known exactly: its lowest, likely and highest value."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Three figures in order, none below zero; an exact one has them all equal.
+    """Three figures in ascending order, none below zero. For an exact figure, all three are equal.
 
     Raises:
         ValueError: they are not in order, or not finite.
@@ -26,44 +26,44 @@ class Range:
 
     @classmethod
     def exactly(cls, value: float) -> Range:
-        """A figure that is known."""
+        """Return an exact figure."""
         return cls(value, value, value)
 
     @classmethod
     def around(cls, value: float, share: float) -> Range:
-        """A figure that may be off by a share of it either way, such as 0.1; at most all of it downwards."""
+        """Return a figure with a relative error in both directions, such as 0.1. It never goes below zero."""
         return cls(value * max(0.0, 1 - share), value, value * (1 + share))
 
     @classmethod
     def between(cls, low: float, high: float) -> Range:
-        """A figure of which only the ends are known; the likely one is half way."""
+        """Return a figure with known limits. The likely value is halfway between them."""
         return cls(low, (low + high) / 2, high)
 
     def __add__(self, other: Range) -> Range:
-        """The sum, end by end: both may be high at once."""
+        """Return the sum, lowest to lowest and highest to highest: both may be high at once."""
         return Range(self.low + other.low, self.likely + other.likely, self.high + other.high)
 
     def __mul__(self, other: Range | float) -> Range:
-        """The product, end by end."""
+        """Return the product, lowest by lowest and highest by highest."""
         if isinstance(other, Range):
             return Range(self.low * other.low, self.likely * other.likely, self.high * other.high)
         return Range(self.low * other, self.likely * other, self.high * other)
 
     def at_least(self, other: Range) -> Range:
-        """The larger of two, end by end: of two things done side by side the slower one counts."""
+        """Return the larger of two, value by value: if two things run in parallel, the slower one counts."""
         return Range(max(self.low, other.low), max(self.likely, other.likely), max(self.high, other.high))
 
     def inverse(self) -> Range:
-        """One over it; all three must be above zero."""
+        """Return the reciprocal; all three values must be above zero."""
         return Range(1 / self.high, 1 / self.likely, 1 / self.low)
 
     def rounded(self, digits: int) -> Range:
-        """The same with so many decimals."""
+        """Return the range rounded to this many decimals."""
         return Range(round(self.low, digits), round(self.likely, digits), round(self.high, digits))
 
 
 def total(parts: Iterable[Range]) -> Range:
-    """The sum of all, end by end; zero for none."""
+    """Return the sum of all, value by value; zero for none."""
     result = Range.exactly(0.0)
     for part in parts:
         result = result + part
@@ -71,10 +71,9 @@ def total(parts: Iterable[Range]) -> Range:
 
 
 def product_of_independent(factors: Iterable[Range]) -> Range:
-    """The product of factors above zero whose doubts have nothing to do with each other.
+    """Return the product of independent factors above zero.
 
-    That all are at their worst at once is then unlikely: the distances, as ratios, add up like the sides of a
-    right triangle instead of one after the other.
+    It is unlikely that all are at their worst at once. So their relative errors, as ratios, are added in quadrature.
     """
     likely, down, up = 1.0, 0.0, 0.0
     for factor in factors:

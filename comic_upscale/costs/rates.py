@@ -1,4 +1,4 @@
-"""How fast a card works: as it was measured, else as computed from what others published for it."""
+"""The speed of machines: measured, or computed from rates that others published."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from comic_upscale.costs.work import Work
 from comic_upscale.errors import SettingsError
 
 PAGE_PIXELS = 512 * 768
-"""The page that a model's arithmetic is given for."""
+"""The page for which a model's arithmetic is given."""
 
 _SAME_MACHINE = 0.1
-"""How far two runs of the same work on the same machine may lie apart, as a share."""
+"""The relative difference between two runs of the same work on the same machine."""
 _OTHER_MODEL = Range(0.67, 1.0, 1.5)
-"""How far the ratio of two networks' arithmetic may miss that of their times on one machine."""
+"""The error of the ratio of two networks' arithmetic as an estimate for the ratio of their times on one machine."""
 _OTHER_FORMAT = Range(0.67, 1.0, 1.5)
-"""How far the ratio of two formats' assumed seconds may miss that of their times on one machine."""
+"""The error of the ratio of two formats' assumed seconds as an estimate for the ratio of their times on one machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
-    """A network, as far as its speed depends on it."""
+    """The properties of a network that decide its speed."""
 
     model: str
     """Name in the catalogue, or of the file."""
@@ -40,15 +40,15 @@ class Network:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """Pages that this program did, and the time that they took."""
+    """A measurement: pages that were upscaled, and their times."""
 
     hardware: str
-    """The card, such as ``NVIDIA H200``, or processor and threads: ``AMD EPYC (2 threads)``."""
+    """The GPU, such as ``NVIDIA H200``, or processor and threads: ``AMD EPYC (2 threads)``."""
     model: str
     model_sha256: str
     precision: str
     origin: str
-    """``bench``, ``pilot``, or the ledger that it was read from."""
+    """``bench``, ``pilot``, or the ledger of the measurement."""
     date: str
     """ISO 8601, the day."""
     pages: int
@@ -59,46 +59,46 @@ class Measured:
     format: str
     """As `Work.format`."""
     network_seconds: float
-    """Busy time of the devices, all together."""
+    """Busy time of all devices together."""
     host_seconds: float
-    """Busy time of the workers, all together."""
+    """Busy time of all workers together."""
     whole_seconds: float
-    """By the clock, from the first page to the last record."""
+    """Wall time from the first page to the last record."""
     devices: int = 1
     workers: int = 1
     start_seconds: float = 0.0
-    """Before the first page: reading the input, loading the network."""
+    """Wall time before the first page: reading the input, loading the network."""
     once_seconds: float | None = None
-    """Of the whole, what a run has once, however many pages: the first page's reading and what it took longer than
-    the others in the network, the last one's writing. None where that is not known."""
+    """The part of the wall time that occurs once in a run with any number of pages: reading the first page, its extra
+    time in the network, and writing the last page. None if unknown."""
     doubt: float = _SAME_MACHINE
-    """Standard error of the rate, as a share, where single pages say it."""
+    """Relative standard error of the rate, from single pages if known."""
     bytes_doubt: float = _SAME_MACHINE
-    """The same of the bytes that an output pixel has."""
+    """Relative standard error of the bytes per output pixel."""
     tflop_per_page: float | None = None
     """Of the network."""
     versions: dict[str, str] | None = None
     here: bool = True
-    """Whether it was this machine, not one whose ledger came home."""
+    """Whether it was measured on this machine, and not on a remote machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
-    """What a machine needs for pixels, and where that is from."""
+    """The time that a machine needs per pixel, and the source of that figure."""
 
     fixed_seconds: Range
-    """Once in a run: filling the pipeline and draining it."""
+    """Time once in a run: filling and draining the pipeline."""
     seconds_per_pixel: Range
-    """By the network, for an input pixel."""
+    """Time of the network per input pixel."""
     host_seconds_per_pixel: Range
-    """By all workers together, for an output pixel."""
+    """Time of all workers together per output pixel."""
     basis: str
     """``measured`` or ``computed``."""
     source: str
-    """In words."""
+    """The source of the rate, as text."""
 
     def seconds(self, work: Work) -> Range:
-        """How long the pages take: network and workers go side by side, so the slower of them counts."""
+        """Return the time for the pages. Network and workers run in parallel, so the slower of them counts."""
         network = self.seconds_per_pixel * work.network_pixels
         host = self.host_seconds_per_pixel * work.output_pixels
         return self.fixed_seconds + network.at_least(host) if work.pages else Range.exactly(0.0)
@@ -106,17 +106,17 @@ class Rate:
 
 @functools.cache
 def reference() -> dict[str, Any]:
-    """The file of reference rates, as it is."""
+    """Return the content of the file of reference rates."""
     return tomllib.loads(files(__package__).joinpath("rates.toml").read_text(encoding="utf-8"))
 
 
 def known_cards() -> list[str]:
-    """The cards that a rate can be computed for."""
+    """Return the GPUs for which a rate can be computed."""
     return [str(card["name"]) for card in reference()["card"]]
 
 
 def plain_name(name: str) -> str:
-    """A card's name without what is said of every such card: ``NVIDIA GeForce RTX 4090`` is ``rtx 4090``."""
+    """Return the name of a GPU without the vendor and brand: ``rtx 4090`` for ``NVIDIA GeForce RTX 4090``."""
     words = [word for word in name.casefold().replace("-", " ").split() if word not in _SAID_OF_MANY]
     return " ".join(words)
 
@@ -127,7 +127,7 @@ _SAID_OF_MANY = frozenset(
 
 
 def find_card(name: str) -> str | None:
-    """The card of the reference that a name means: its memory may be said behind it; None for none."""
+    """Return the GPU of the reference with this name, which may be followed by its memory; None if there is none."""
     wanted = plain_name(name).split()
     matches = [card for card in known_cards() if _begins(wanted, plain_name(card).split())]
     return max(matches, key=len, default=None)
@@ -139,46 +139,46 @@ def _begins(words: Sequence[str], with_these: Sequence[str]) -> bool:
 
 
 def measured_rate(found: Measured, network: Network, *, encoding: float = 1.0) -> Rate:
-    """The rate of a machine that was measured, also with another network or another format.
+    """Return the rate of a measured machine, possibly for another network or format.
 
-    What keeps it busiest, network or workers, goes with the pixels. The rest of the clock's time is a pipeline
-    that fills and drains, once in a run, as far as that is known, and gaps between the pages, which go with them, too.
-    Where it is not known it is likely all once and, at the most, all gaps.
+    The time of the bottleneck, network or workers, is proportional to the pixels. The rest of the wall time is
+    filling and draining the pipeline, once in a run, and gaps between the pages, which are proportional too. If the
+    split is unknown, the likely value takes all of it as once, the highest value all of it as gaps.
 
     Args:
-        found: measured.
-        network: to be quoted.
-        encoding: assumed worker time of an output pixel, over that of the format that was measured.
+        found: the measurement.
+        network: the network to estimate.
+        encoding: assumed worker time of an output pixel, relative to that of the measured format.
 
     Raises:
-        SettingsError: it was another network, and the arithmetic of one of the two is not known.
+        SettingsError: the measured network is another one, and the arithmetic of one of the two is unknown.
     """
     devices_seconds = found.network_seconds / found.devices
     workers_seconds = found.host_seconds / found.workers
     busiest = max(devices_seconds, workers_seconds)
     whole = max(found.whole_seconds, busiest)
     once = whole - busiest if found.once_seconds is None else min(found.once_seconds, whole)
-    # How much longer than busy a page takes; less than 1 where the first page's delay was busy, too.
+    # Wall time of a page relative to its busy time; below 1 if the first page's delay was busy time too.
     stretch, most = ((whole - once) / busiest, whole / busiest) if busiest else (1.0, 1.0)
     doubt = min(2 * found.doubt, 0.9)
     width = Range((1 - doubt) * min(stretch, 1.0), stretch, (1 + doubt) * most)
-    # How the arithmetic differs widens the network's time alone.
+    # The uncertainty of the arithmetic only affects the time of the network.
     other = Range.exactly(1.0)
     source = f"measured on {found.hardware}, {found.origin} of {found.date}, {found.pages:,} pages"
     basis = "measured"
     if not _same_network(found, network):
         if not found.tflop_per_page or not network.tflop_per_page:
             raise SettingsError(
-                f"how much work {network.model} has with a page is not known: quote from some with --pilot 10, or "
-                "run `comic-upscale bench --model` with it"
+                f"the speed of {network.model} is not known: estimate it from your pages with --pilot 10, or run "
+                "`comic-upscale bench --model` with it"
             )
         other = _OTHER_MODEL * (network.tflop_per_page / found.tflop_per_page)
-        source += f" with {found.model}, by the ratio of arithmetic"
+        source += f" with {found.model}, scaled by the ratio of arithmetic"
         basis = "computed"
     host = width
     if encoding != 1.0:
         host = width * _OTHER_FORMAT * encoding
-        source += f", written as {found.format}: workers by the ratio of the formats"
+        source += f", written as {found.format}: workers scaled by the ratio of the formats"
     return Rate(
         fixed_seconds=Range(0.0, once, max(once, whole - busiest))
         if found.network_pixels or found.output_pixels
@@ -197,13 +197,13 @@ def _same_network(found: Measured, network: Network) -> bool:
 
 
 def computed_rate(card: str, network: Network, *, encode_seconds: Range, workers: int | None = None) -> Rate:
-    """The rate of a card that was not measured: computed, from published ones or from its peak.
+    """Compute the rate of a GPU that was not measured, from published rates or from its peak.
 
     Args:
-        card: a name of the reference.
-        network: of the catalogue.
+        card: a name in the reference.
+        network: a network of the catalogue.
         encode_seconds: as `Work.encode_seconds`.
-        workers: threads of its machine; None for as many as such machines have.
+        workers: threads of its machine; None for the usual number.
 
     Raises:
         SettingsError: the arithmetic of the network is not known.
@@ -211,8 +211,8 @@ def computed_rate(card: str, network: Network, *, encode_seconds: Range, workers
     data = reference()
     if network.tflop_per_page is None:
         raise SettingsError(
-            f"how much work {network.model} has with a page is not known, so that nothing can be computed for a "
-            f"{card}: take a model of `comic-upscale models list`, or quote for this machine with --pilot 10"
+            f"the amount of work of {network.model} is not known, so nothing can be computed for {card}: use a model "
+            "from `comic-upscale models list`, or estimate this machine with --pilot 10"
         )
     tflops, source, factors = _tflops_of(card, _entry(network.model).get("kind", "rrdb"))
     factors.append(_range(data["torch_over_tensorrt"]))
@@ -231,7 +231,7 @@ def computed_rate(card: str, network: Network, *, encode_seconds: Range, workers
     return Rate(
         fixed_seconds=Range.exactly(0.0),
         seconds_per_pixel=seconds,
-        # Formats say seconds for a megapixel.
+        # Formats give seconds per megapixel.
         host_seconds_per_pixel=host * 1e-6,
         basis="computed",
         source=source,
@@ -239,12 +239,12 @@ def computed_rate(card: str, network: Network, *, encode_seconds: Range, workers
 
 
 def _tflops_of(card: str, kind: str) -> tuple[float, str, list[Range]]:
-    """10^12 operations a second that a card is taken to get through, whence, and what makes it doubtful."""
+    """Return the assumed 10^12 operations a second of a GPU, the source, and the factors of uncertainty."""
     data = reference()
     published = [entry for entry in data["published"] if entry["card"] == card]
     for entry in sorted(published, key=lambda entry: entry["kind"] != kind):
         tflops = float(entry["per_second"] * entry["tflop"])
-        source = f"computed from {entry['per_second']:g}/s of a {entry['source']}, {_day(entry)}"
+        source = f"computed from {entry['per_second']:g}/s ({entry['source']}, {_day(entry)})"
         factors = [] if entry["kind"] == kind else [_range(data["other_kind"])]
         return tflops, source, factors
     peaks = {entry["name"]: float(entry["peak_tflops"]) for entry in data["card"]}
@@ -255,8 +255,8 @@ def _tflops_of(card: str, kind: str) -> tuple[float, str, list[Range]]:
     ]
     middle = statistics.median(shares)
     source = (
-        f"computed from its peak of {peaks[card]:g} TFLOP/s, of which cards published for such networks get "
-        f"{min(shares):.0%} to {max(shares):.0%}"
+        f"computed from its peak of {peaks[card]:g} TFLOP/s, of which published GPUs reach {min(shares):.0%} to "
+        f"{max(shares):.0%} with such networks"
     )
     return peaks[card] * middle, source, [Range(min(shares) / middle, 1.0, max(shares) / middle)]
 
@@ -270,19 +270,19 @@ def _range(entry: dict[str, Any], unit: str = "") -> Range:
 
 
 def start_up() -> tuple[Range, str]:
-    """Seconds before the first page on a rented machine, and where that is from."""
+    """Return the seconds before the first page on a rented machine, and the source of that figure."""
     entry = reference()["start_up"]
     return _range(entry, "_seconds"), str(entry["source"])
 
 
 def link(mbps: float | None) -> tuple[Range, str]:
-    """Seconds for a byte over the line, and where that is from.
+    """Return the seconds that a byte takes over the connection, and the source of that figure.
 
     Args:
-        mbps: 10^6 bits a second; None for what is assumed.
+        mbps: 10^6 bits a second; None for the assumed speed.
     """
     if mbps is not None:
-        return Range.around(8 / (mbps * 1e6), 0.1), f"{mbps:g} Mbit/s, as you say"
+        return Range.around(8 / (mbps * 1e6), 0.1), f"{mbps:g} Mbit/s, your --link-mbps"
     entry = reference()["link"]
     return (_range(entry, "_mbps") * 1e6).inverse() * 8, f"{entry['likely_mbps']} Mbit/s, {entry['source']}"
 

@@ -1,4 +1,4 @@
-"""What a job has cost so far, and stopping it before it costs more than it may."""
+"""The cost of a job so far, and the check that stops it before it exceeds its ceiling."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from collections.abc import Callable
 SECONDS_AN_HOUR = 3600.0
 
 ENDING_SECONDS = 1.0
-"""Kept back for what ends a run behind its last page: records, closing, handing the device back."""
+"""Reserve for the end of a run after its last page: records, closing, releasing the device."""
 
 
 def dollars(seconds: float, price: float) -> float:
-    """What so many seconds cost at so many dollars an hour."""
+    """Return the cost of a time in seconds at a price in dollars per hour."""
     return seconds * price / SECONDS_AN_HOUR
 
 
 class Spending:
-    """The meter of one run, from the moment that it is made; may be read from any thread.
+    """The meter of one run. It starts when it is created, and any thread may read it.
 
     Args:
-        price: dollars an hour.
-        most: the ceiling in dollars, for the whole job; None for none.
-        before: dollars that earlier runs of the job have cost.
-        clock: seconds, going forward.
+        price: dollars per hour.
+        most: the ceiling in dollars for the whole job; None for no ceiling.
+        before: cost of the job's earlier runs in dollars.
+        clock: a monotonic clock in seconds.
     """
 
     def __init__(
@@ -44,27 +44,27 @@ class Spending:
         self._tail_seconds = ENDING_SECONDS
 
     def spent(self) -> float:
-        """Dollars that the job has cost by now, earlier runs included."""
+        """Return the cost of the job so far in dollars, including earlier runs."""
         return self._before + dollars(self._clock() - self._start, self.price)
 
     def note_batch(self, pixels: int, seconds: float) -> None:
-        """Remember what a batch took on its device; the slowest counts."""
+        """Record the time of a batch on its device. The slowest batch counts."""
         with self._lock:
             self._seconds_per_pixel = max(self._seconds_per_pixel, seconds / max(pixels, 1))
 
     def note_tail(self, seconds: float) -> None:
-        """Remember what a page took from its device to its record; the slowest counts."""
+        """Record the time of a page from its device to its record. The slowest page counts."""
         with self._lock:
             self._tail_seconds = max(self._tail_seconds, ENDING_SECONDS + seconds)
 
     def allows(self, pixels: int = 0, seconds: float = 0.0) -> bool:
-        """Whether so many more input pixels can be taken on, and brought to their record, below the ceiling.
+        """Return whether a batch of this many input pixels can be processed and recorded below the ceiling.
 
         Args:
-            pixels: of the next batch.
-            seconds: that something else will take before it.
+            pixels: input pixels of the next batch.
+            seconds: time that something else needs first.
 
-        Before anything was measured the first batch is taken on: only it can say what a batch takes.
+        Before anything is measured, the first batch is allowed, because only it can show the time of a batch.
         """
         if self.most is None:
             return True
@@ -73,6 +73,6 @@ class Spending:
         return self.spent() + dollars(more, self.price) <= self.most
 
     def why(self, seconds: float = 0.0) -> str:
-        """The reason to stop, for a person; with the seconds that `allows` was asked about."""
+        """Return the reason to stop as text, with the seconds given to `allows`."""
         ahead = f", and {seconds:.0f} s go by before the first page" if seconds >= 1 else ""
         return f"--max-cost ${self.most:g}: ${self.spent():.4g} spent at ${self.price:g} an hour{ahead}"

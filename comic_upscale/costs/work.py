@@ -1,4 +1,4 @@
-"""How much there is to do, in counts that need no picture: pages, pixels, bytes."""
+"""The amount of work in counts: pages, pixels, bytes."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from comic_upscale.costs.ranges import Range
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What a run has before it."""
+    """The work of a run."""
 
     pages: int
     network_pixels: int
     """Input pixels that go through the network."""
     output_pixels: int
-    """Pixels to be encoded."""
+    """Pixels to encode."""
     upload_bytes: int
-    """Of the sources."""
+    """Bytes of the sources."""
     download_bytes: Range
-    """Of the outputs."""
+    """Bytes of the outputs."""
     download_basis: str
-    """Where the bytes of an output are from, in words."""
+    """The basis of the bytes of an output, as text."""
     encode_seconds: Range
-    """Assumed CPU seconds of one worker for a megapixel of output; the mean if pages have several formats."""
+    """Assumed CPU seconds of one worker per megapixel of output; the mean if pages have several formats."""
     format: str = "png"
-    """What the outputs are written as: ``png``, ``webp-lossy``; ``auto`` if each page keeps its format."""
+    """Encoding of the outputs: ``png``, ``webp-lossy``; ``auto`` if each page keeps its format."""
 
 
 def spread_sample(sizes: Sequence[int], count: int) -> list[int]:
-    """Choose pages that stand for all: in the order of their sizes, at even distances.
+    """Choose representative pages: sorted by size, at even distances.
 
     Args:
         sizes: pixels of each page, in the order of the input.
-        count: how many to choose, at least 1.
+        count: number of pages to choose, at least 1.
 
     Returns:
-        Places in ``sizes``, in their order; all of them where there are no more than ``count``.
+        Indexes into ``sizes``, in order; all of them if there are at most ``count``.
     """
-    # The sort is stable, so that among pages of one size the choice is spread over the input.
+    # The sort is stable, so pages of equal size are chosen evenly over the input.
     by_size = sorted(range(len(sizes)), key=sizes.__getitem__)
     count = min(count, len(sizes))
     return sorted(by_size[(2 * number + 1) * len(sizes) // (2 * count)] for number in range(count))

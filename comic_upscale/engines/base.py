@@ -1,7 +1,7 @@
-"""The seam for engines: whatever takes a batch of pixels and gives larger ones.
+"""The interface of engines: an engine takes a batch of pages and returns them enlarged.
 
-The pipeline knows this module and nothing behind it. The torch network is one engine, the official
-program another, a fake one serves the tests; `registry.py` opens them.
+The pipeline depends on this module alone. PyTorch networks are one engine, the official program is another, and the
+tests use a fake one. `registry.py` opens them.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ if TYPE_CHECKING:
     from comic_upscale.models.weights import ResolvedWeights
 
 OnProgress: TypeAlias = Callable[[str, int, int], None]
-"""Told of a download: the file's name, bytes done and bytes in all."""
+"""Called during a download with the file's name, the bytes done and the total bytes."""
 
 Fidelity: TypeAlias = Literal["faithful", "generative"]
-"""``faithful``: an engine keeps what is drawn; ``generative``: it may draw anew what was not there."""
+"""``faithful``: the engine keeps the drawing. ``generative``: it may draw details that the source does not have."""
 Billing: TypeAlias = Literal["time", "call"]
-"""``time``: an engine costs what its machine costs; ``call``: each call is billed on its own."""
+"""``time``: the engine costs the price of its machine. ``call``: each call is billed."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceInfo:
-    """What an engine computes on."""
+    """The device on which an engine computes."""
 
     kind: str
-    """``"cpu"``, ``"cuda"``, ``"xpu"``, ``"mps"``, or a word of the engine's own, without spaces."""
+    """``"cpu"``, ``"cuda"``, ``"xpu"``, ``"mps"``, or another word that the engine defines, without spaces."""
     index: int | None = None
-    """Which of its kind; None where its kind is not numbered."""
+    """The number of the device among those of its kind; None for a kind without numbers."""
     name: str = ""
-    """What a person calls it: ``"NVIDIA H200"``, ``"2 threads"``; empty where nothing is known."""
+    """A name for people: ``"NVIDIA H200"``, ``"2 threads"``; empty if unknown."""
     pages_at_once: int = 1
-    """How many engines share it, at least 1."""
+    """The number of engines that share the device, at least 1."""
 
     @property
     def is_cpu(self) -> bool:
-        """Whether the engine computes on the processor that also decodes and encodes."""
+        """Whether the engine computes on the CPU, which also decodes and encodes."""
         return self.kind == "cpu"
 
     def __str__(self) -> str:
-        """In words, for the header and the ledger: ``"cuda:0 (NVIDIA H200)"``, ``"cpu (2 threads)"``."""
+        """Return the text for the header and the ledger: ``"cuda:0 (NVIDIA H200)"``, ``"cpu (2 threads)"``."""
         place = self.kind if self.index is None else f"{self.kind}:{self.index}"
         shared = f"{self.pages_at_once} pages at once" if self.pages_at_once > 1 else ""
         what = ", ".join(part for part in (self.name, shared) if part)
@@ -54,28 +54,29 @@ class DeviceInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
-    """What must be known of an open engine; changes during a run only where an engine changes its precision."""
+    """The properties of an open engine. They change during a run only if the engine changes its precision."""
 
     name: str
     """The engine's name in the registry: ``"torch"``."""
     identity: str
-    """What its pixels depend on, besides its options: for a network the hash of its weights, 64 hexadecimal digits."""
+    """Identifies what computes the pixels, besides the options: for a network, the hash of its weights. 64 hexadecimal
+    digits."""
     device: DeviceInfo
-    """What it computes on."""
+    """The device on which it computes."""
     precision: str
-    """``"fp32"``, ``"fp16"`` or ``"bf16"``: what it really computes in; empty where that is not known."""
+    """The precision that is actually used: ``"fp32"``, ``"fp16"`` or ``"bf16"``; empty if unknown."""
     native_scale: int | None
-    """The network's own factor; None where the engine makes any size by itself."""
+    """The network's own factor; None if the engine produces any size directly."""
     fidelity: Fidelity = "faithful"
-    """Chooses the bounds of the gate."""
+    """Selects the bounds of the quality gate."""
     deterministic: bool = False
     """Whether the same page gives the same bits on the same device in every run."""
     billing: Billing = "time"
-    """What is paid for."""
+    """How the engine is billed."""
     max_pixels: int | None = None
-    """The most pixels (width x height) of a page that the engine takes; None for no bound."""
+    """The most pixels (width x height) of a page that the engine accepts; None for no limit."""
     warnings: tuple[str, ...] = ()
-    """What the user should know before the first page, a sentence each."""
+    """Warnings for the user before the first page, one sentence each."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,23 +86,23 @@ class Batch:
     pixels: SampleArray
     """uint8 or uint16, N x height x width x C; C is 3 (RGB) or 1 (gray)."""
     target_size: tuple[int, int]
-    """(width, height) in pixels that every page of the batch shall have."""
+    """The requested (width, height) of every page of the batch, in pixels."""
     conservative: bool = False
-    """By the most conservative path, however slow; set for pages that the quality gate rejected."""
+    """Use the most conservative path, however slow; set for pages that the quality gate rejected."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Upscaled:
-    """What an engine made of a batch."""
+    """The output of an engine for one batch."""
 
     pixels: SampleArray
-    """The pages at their target size and in their own type: N x height x width x C."""
+    """The pages at their target size, in the sample type of the input: N x height x width x C."""
     borders: Borders = NO_BORDERS
-    """Where tiles meet in any of the pages, for the gate to look at; none where all went through in one piece."""
+    """The borders between tiles in any of the pages, which the gate examines; empty if all pages were whole."""
     cost: float = 0.0
-    """Dollars that the call was billed at; 0 where time is billed."""
+    """Dollars billed for the call; 0 if time is billed."""
     notes: tuple[str, ...] = ()
-    """What a person should know of these pages, a sentence each."""
+    """Notes about these pages for the user, one sentence each."""
 
 
 class Engine(Protocol):
@@ -113,126 +114,126 @@ class Engine(Protocol):
 
     @property
     def info(self) -> EngineInfo:
-        """What is known of the engine now."""
+        """The engine's current properties."""
         ...
 
     def batch_limit(self, height: int, width: int) -> int:
-        """How many pages of this shape the engine takes at once now, at least 1.
+        """Return how many pages of this shape the engine currently accepts in one batch, at least 1.
 
-        The answer may grow as the engine learns what a page costs, and shrinks after out-of-memory.
+        The limit may grow as the engine measures the memory that a page needs. It shrinks after out-of-memory.
         """
         ...
 
     def upscale(self, batch: Batch) -> Upscaled:
-        """Return the pages at their target size and in their own type, and where tiles meet in them.
+        """Return the pages at their target size, in the sample type of the input, with the borders between tiles.
 
-        Page i of the result depends on page i of the batch alone.
+        Page i of the result depends only on page i of the batch.
 
         Raises:
-            PageError: this batch cannot be done, others may (out of memory at the smallest tile,
-                numbers that are not finite even in fp32).
-            DeviceError: nothing can be done on this device any more.
+            PageError: this batch failed, others may succeed (out of memory at the smallest tile, numbers that are
+                not finite even in fp32).
+            DeviceError: the device failed and can no longer be used.
         """
         ...
 
     def close(self) -> None:
-        """Give the device's memory back. The engine is not used afterwards; closing it again does nothing."""
+        """Release the device's memory. The engine is not used afterwards; closing it again does nothing."""
         ...
 
 
 class Identity(NamedTuple):
-    """What a job computes with, in short."""
+    """Identifies what computes the pixels of a job."""
 
     name: str
-    """For people: the name of a model, a file or a program."""
+    """A name for people: of a model, a file or a program."""
     digest: str
-    """64 hexadecimal digits, equal for two jobs exactly where the same thing computes; part of the fingerprint."""
+    """64 hexadecimal digits; equal for two jobs exactly if the same thing computes. Part of the fingerprint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
-    """What a job wants to compute with, as it was asked for."""
+    """The engine, model and options that a job requests."""
 
     engine: str
     """The engine's name in the registry."""
     model: str
-    """A name of the catalogue, or a path; ``"auto"`` where nothing was asked for."""
+    """A name in the catalogue, or a path; ``"auto"`` if none was requested."""
     denoise: float | None
-    """0..1; None for no wish."""
+    """0..1; None if not specified."""
     options: Any
     """An instance of the factory's ``options``."""
     weights_folders: tuple[Path, ...]
-    """Searched for weights, in this order."""
+    """Folders to search for weights, in this order."""
     weights_cache: Path
-    """Where downloads go to; searched last."""
+    """Folder for downloads; searched last."""
     download: bool
-    """Whether the network may be used."""
+    """Whether weights may be downloaded."""
     weights: ResolvedWeights | None = None
-    """The files to compute with; set by `EngineFactory.prepare`, None for an engine that has none."""
+    """The weights; set by `EngineFactory.prepare`, None for an engine without weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineResources:
-    """What an engine may take of the machine that it runs on."""
+    """The resources that an engine may use on its machine."""
 
     device: str = "auto"
-    """``"auto"``, ``"cpu"``, ``"cuda:1"``, or several with commas between."""
+    """``"auto"``, ``"cpu"``, ``"cuda:1"``, or several separated by commas."""
     precision: str = "auto"
     """``"auto"``, ``"fp32"``, ``"fp16"`` or ``"bf16"``."""
     batch: int | None = None
-    """Pages in one call; None: as many as fit."""
+    """Pages in one call; None for as many as fit."""
     tile: int | None = None
-    """The longest side in input pixels that goes through in one piece; None: as large as fits."""
+    """The longest side in input pixels that is processed in one piece; None for as large as fits."""
 
 
 class EngineFactory(Protocol):
-    """Opens the engines of one kind. Importing its module must be light: no torch, no network.
+    """Opens the engines of one kind. Its module must be cheap to import: no torch, no network access.
 
-    A class that inherits from this one needs ``name``, ``options``, `identify` and `open`; all else has a default.
+    A subclass must define ``name``, ``options``, `identify` and `open`. Everything else has a default.
     """
 
     name: ClassVar[str]
-    """As ``--engine`` takes it."""
+    """The name for ``--engine``."""
     summary: ClassVar[str] = ""
     """One line for ``engines list``."""
     options: ClassVar[type]
-    """A frozen dataclass of the engine's own options, see `options.py`."""
+    """A frozen dataclass of the engine-specific options, see `options.py`."""
     packages: ClassVar[tuple[str, ...]] = ()
-    """Packages, by the names that they are imported by, that must be installed for the engine."""
+    """Import names of the packages that the engine requires."""
     install: ClassVar[str] = ""
-    """The command that installs them."""
+    """The command that installs these packages."""
     uses_catalogue: ClassVar[bool] = False
     """Whether ``--model`` names a model of the catalogue, so that ``auto`` stands for one of them."""
     runs_remotely: ClassVar[bool] = False
-    """Whether its settings and weights are all that a remote machine needs."""
+    """Whether a remote machine can run the engine with the settings and the weights alone."""
 
     def identify(self, spec: EngineSpec) -> Identity:
-        """Return what would compute, without fetching anything.
+        """Return the identity of what would compute, without downloading anything.
 
         Raises:
-            SettingsError, WeightsError: there is no such thing, or it cannot do what the spec asks.
+            SettingsError, WeightsError: it does not exist, or cannot do what the spec requests.
         """
         ...
 
     def prepare(self, spec: EngineSpec, on_progress: OnProgress | None = None) -> EngineSpec:
-        """Put weights in place, or check a key; return the spec with what was found.
+        """Find or download weights, or check a key; return the spec with the weights.
 
         Raises:
-            SettingsError, WeightsError: as `identify`, or it cannot be had.
+            SettingsError, WeightsError: as `identify`, or the weights cannot be obtained.
         """
         return spec
 
     def open(self, spec: EngineSpec, resources: EngineResources) -> list[Engine]:
-        """Open the engines that together make the most of the resources, to be used at the same time.
+        """Open the engines that together use the resources best. They are used at the same time.
 
         Args:
-            spec: as `prepare` returned it.
-            resources: what they may take.
+            spec: the result of `prepare`.
+            resources: the resources that they may use.
 
         Raises:
-            WeightsError: the file is nothing that can be computed with.
-            DeviceError: a device is not there.
-            SettingsError: the engine cannot do what is asked.
+            WeightsError: the engine cannot use the weights.
+            DeviceError: a device does not exist.
+            SettingsError: the engine cannot do what is requested.
         """
         ...
 
@@ -245,7 +246,7 @@ def interrupt(engine: Engine) -> None:
 
 
 def check_batch_size(info: EngineInfo, batch: Batch) -> None:
-    """Refuse pages of more pixels than an engine takes.
+    """Refuse pages with more pixels than the engine accepts.
 
     Raises:
         PageError: ``"too-large"``.
@@ -254,10 +255,11 @@ def check_batch_size(info: EngineInfo, batch: Batch) -> None:
     if info.max_pixels is not None and height * width > info.max_pixels:
         raise PageError(
             "too-large",
-            f"{width}x{height} pixels are more than the {info.max_pixels:,} that the engine {info.name} takes",
+            f"the page has {width}x{height} pixels, more than the {info.max_pixels:,} that the engine {info.name} "
+            "accepts",
         )
 
 
 def devices_in_words(engines: Sequence[Engine]) -> str:
-    """Return the devices of engines in words, each once; engines that share one say so in its name."""
+    """Return the devices of engines as text, each device once. The text says if several engines share a device."""
     return ", ".join(dict.fromkeys(str(engine.info.device) for engine in engines))

@@ -1,4 +1,4 @@
-"""Factories of engines that run the networks of the catalogue, or a user's own file of weights."""
+"""The base class for factories of engines that run networks from the catalogue or from a file of weights."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from comic_upscale.models.weights import identify_weights, resolve_weights
 
 
 class CatalogueFactory(EngineFactory):
-    """Finds weights by name or by path; what opens them is for the engines."""
+    """Finds weights by name or by path. A subclass opens the engines."""
 
     uses_catalogue = True
     runs_remotely = True
 
     def identify(self, spec: EngineSpec) -> Identity:
-        """Return name and hash of the weights; a known name has the hash of the catalogue, and no file is read."""
+        """Return name and hash of the weights. For a catalogue name the hash is known, and no file is read."""
         if spec.model.lower().endswith(".onnx"):
             raise SettingsError(f"{spec.model} is an ONNX network: add --engine onnx")
         return Identity(*identify_weights(spec.model, denoise=spec.denoise))

@@ -105,9 +105,11 @@ class CommandFactory(EngineFactory):
     def identify(self, spec: EngineSpec) -> Identity:
         """Return the program's name, and a hash of the command and its scale; what the program is remains unknown."""
         if spec.model.strip().casefold() != "auto":
-            raise SettingsError("--engine command has no --model: name it in the command")
+            raise SettingsError("--engine command does not use --model: add the model to the command")
         if spec.denoise is not None:
-            raise SettingsError("--engine command has no --denoise: say it in the command")
+            raise SettingsError(
+                "--engine command does not support --denoise: add the strength to the command"
+            )
         words = split_command(spec.options.command)
         content = json.dumps([NAME, words, spec.options.scale])
         return Identity(Path(words[0]).name, hashlib.sha256(content.encode()).hexdigest())
@@ -126,7 +128,9 @@ class CommandFactory(EngineFactory):
             "--tile": resources.tile is not None,
         }
         if given := [name for name, is_given in asked.items() if is_given]:
-            raise SettingsError(f"--engine command has no {' and no '.join(given)}: say it in the command")
+            raise SettingsError(
+                f"--engine command does not support {' and '.join(given)}: add it to the command"
+            )
         _, identity = self.identify(spec)
         return [CommandEngine(spec.options, identity=identity) for _ in range(spec.options.processes)]
 
@@ -149,8 +153,8 @@ def split_command(command: str) -> list[str]:
     for needed in ("{in}", "{out}"):
         if not any(needed in word for word in words[1:]):
             raise SettingsError(
-                f"--engine-command needs {needed} among its arguments, for the path of the picture that "
-                f"{'comes in' if needed == '{in}' else 'goes out'}, such as 'tool -i {{in}} -o {{out}}'"
+                f"--engine-command needs the argument {needed}, for the path of the "
+                f"{'input' if needed == '{in}' else 'output'} image, such as 'tool -i {{in}} -o {{out}}'"
             )
     return words
 
@@ -172,7 +176,7 @@ def find_program(words: Sequence[str]) -> list[str]:
         path = Path(word)
         if word and not path.is_absolute() and (path.is_file() or (has_separator and path.exists())):
             raise SettingsError(
-                f"--engine-command: the program runs in a temporary folder, where {word!r} is not: write "
+                f"--engine-command: the program runs in a temporary folder, where {word!r} does not exist: use "
                 f"{path.absolute()}"
             )
     return [str(Path(program).absolute()), *words[1:]]
@@ -278,10 +282,10 @@ class CommandEngine:
         if self._is_closed:
             raise DeviceError(f"{what} was stopped")
         if ended.timed_out:
-            said = f"; its last words: {ended.last_words}" if ended.last_words else ""
+            said = f"; its last output: {ended.last_words}" if ended.last_words else ""
             raise PageError(
                 TIMEOUT,
-                f"{what} took longer than {self._options.timeout:g} s and was killed{said}. For more time: "
+                f"{what} took longer than {self._options.timeout:g} s and was killed{said}. To allow more time: "
                 "--engine-option timeout=SECONDS",
             )
         if ended.code:
@@ -296,14 +300,16 @@ class CommandEngine:
         try:
             weight = result.stat().st_size
             if weight > most * _BYTES_A_PIXEL:
-                raise PageError(FAILED, f"{what} wrote {weight:,} bytes, more than any larger page has")
+                raise PageError(FAILED, f"{what} wrote {weight:,} bytes, more than any enlarged page has")
             color = decode(result.read_bytes(), max_pixels=most, gray="off").color
         except OSError as error:
-            raise PageError(FAILED, f"{what} wrote what cannot be read: {error.strerror or error}") from error
+            raise PageError(
+                FAILED, f"{what} wrote a file that cannot be read: {error.strerror or error}"
+            ) from error
         except PageError as error:
             if error.kind == FAILED:
                 raise
-            raise PageError(FAILED, f"{what} wrote what is no picture: {error.reason}") from error
+            raise PageError(FAILED, f"{what} wrote a file that is not an image: {error.reason}") from error
         samples = eight_bits(color)
         return np.repeat(samples, 3, axis=2) if samples.shape[2] == 1 else samples
 
@@ -341,11 +347,11 @@ def _to_target(
         if not is_whole and not (is_enough and keeps_shape):
             raise PageError(
                 FAILED,
-                f"the program made {width}x{height} of {size[0]}x{size[1]}, where {target[0]}x{target[1]} is asked "
-                "for: neither that, nor larger, nor a whole number of times the page",
+                f"the program made {width}x{height} of {size[0]}x{size[1]}, but {target[0]}x{target[1]} is requested. "
+                "Its output must have that size, be larger, or be a whole multiple of the page",
             )
         if not is_enough:
-            notes = (f"the program enlarged {factor} times, the rest is resampling",)
+            notes = (f"the program enlarged {factor} times; resampling did the rest",)
         picture = Image.fromarray(made).resize(target, Image.Resampling.LANCZOS)
         made = np.asarray(picture, np.uint8)
     if gray:

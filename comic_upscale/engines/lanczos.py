@@ -1,4 +1,4 @@
-"""The Lanczos-3 kernel as numbers: which pixels of an axis an output sees, and with what weights.
+"""The coefficients of the Lanczos-3 kernel: the input pixels of each output pixel along an axis, and their weights.
 
 Source: Pillow's ``src/libImaging/Resample.c``, whose definition of the coefficients this follows.
 """
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SUPPORT = 3.0
-"""Half width of the kernel, in pixels of whichever side of the resize is coarser."""
+"""Half the width of the kernel, in pixels of the coarser of the two images."""
 
 
 class Span(NamedTuple):
@@ -27,7 +27,7 @@ class Span(NamedTuple):
 
 
 def input_span(in_size: int, out_size: int, outputs: Span) -> Span:
-    """Tell which inputs of an axis the outputs need: nothing outside of it has a weight.
+    """Return the inputs of an axis that the outputs need. No input outside of this run has a weight.
 
     Args:
         in_size: pixels of the whole source axis, at least 1.
@@ -44,7 +44,7 @@ def input_span(in_size: int, out_size: int, outputs: Span) -> Span:
 
 
 def dense_weights(in_size: int, out_size: int, outputs: Span) -> tuple[Span, NDArray[np.float32]]:
-    """Return the coefficients of a run of outputs, as of the whole axis wherever the run lies.
+    """Return the coefficients of a run of outputs. They equal those of the whole axis, wherever the run is.
 
     Args:
         in_size: pixels of the whole source axis, at least 1.
@@ -52,7 +52,7 @@ def dense_weights(in_size: int, out_size: int, outputs: Span) -> tuple[Span, NDA
         outputs: a run within ``[0, out_size)``, not empty.
 
     Returns:
-        The inputs that the run needs, and float32 ``outputs.length x inputs.length``, each row of sum 1.
+        The inputs that the run needs, and float32 ``outputs.length x inputs.length``; each row sums to 1.
     """
     places = np.arange(outputs.start, outputs.stop, dtype=np.int64)
     first, last = _bounds(in_size, out_size, places)
@@ -73,11 +73,11 @@ def dense_weights(in_size: int, out_size: int, outputs: Span) -> tuple[Span, NDA
 def _bounds(
     in_size: int, out_size: int, outputs: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return for each output the first input that it sees, and the one after the last."""
+    """Return for each output the first input that it uses, and the one after the last."""
     scale = in_size / out_size
     support = SUPPORT * max(scale, 1.0)
     centers = (outputs + 0.5) * scale
-    # astype cuts towards zero as the cast in Pillow's C does.
+    # astype truncates towards zero, as the cast in Pillow's C code does.
     first = np.maximum((centers - support + 0.5).astype(np.int64), 0)
     last = np.minimum((centers + support + 0.5).astype(np.int64), in_size)
     return first, last

@@ -109,7 +109,7 @@ class OnnxFactory(EngineFactory):
         if spec.model.strip().casefold() == "auto":
             raise SettingsError("--engine onnx needs a network: add --model FILE.onnx")
         if spec.denoise is not None:
-            raise SettingsError("--engine onnx has no --denoise: leave it out")
+            raise SettingsError("--engine onnx does not support --denoise: leave it out")
         path = Path(spec.model)
         file = read_onnx(path)
         if file.custom:
@@ -129,7 +129,9 @@ class OnnxFactory(EngineFactory):
         assert spec.weights is not None
         names = [name.strip() for name in resources.device.split(",") if name.strip()]
         if not names or len(set(names)) < len(names):
-            raise SettingsError(f"--device {resources.device!r} must name one device, or several once each")
+            raise SettingsError(
+                f"--device {resources.device!r} must be one device, or several different ones"
+            )
         return [
             OnnxEngine(
                 spec.weights.path,
@@ -198,7 +200,7 @@ class OnnxEngine:
         self._input, self._output, self._precision = _input_and_output(self._session, path)
         if resources.precision not in ("auto", self._precision):
             raise SettingsError(
-                f"{path} computes in {self._precision}, whatever --precision says: leave it out"
+                f"{path} computes in {self._precision}, so --precision has no effect: leave it out"
             )
         self._shape = self._try_out()
         self._overlap = DEFAULT_OVERLAP if options.overlap is None else options.overlap
@@ -206,9 +208,15 @@ class OnnxEngine:
         self._limits = Limits(self._device.kind, batch=resources.batch, tile=tile, measured=False)
         self._sees_whole: bool | None = None
         """Whether the network looks at a whole page at once; None until that matters."""
-        warnings = [f"onnxruntime lists {name} and cannot load it: {self._device} works" for name in unable]
+        warnings = [
+            f"onnxruntime lists {name} but cannot load it, so {self._device} is used" for name in unable
+        ]
         if (tile or self._shape.fixed) and self._looks_at_whole_pages():
-            why = "it takes no larger pieces" if self._shape.fixed else "leave out --tile, if memory allows"
+            why = (
+                "it does not accept larger pieces"
+                if self._shape.fixed
+                else "leave out --tile, if memory allows"
+            )
             warnings.append(tiles_warning(why))
         self._info = EngineInfo(
             name=NAME,
@@ -257,7 +265,7 @@ class OnnxEngine:
                 if self._shape.fixed is not None or not self._limits.shrink(count, *window):
                     raise PageError(
                         "out-of-memory",
-                        f"{self._device} has no memory for {window[1]}x{window[0]} pixels at once: close other "
+                        f"{self._device} has too little memory for {window[1]}x{window[0]} pixels: close other "
                         "programs that use it",
                     ) from error
         in_tiles = len(tiles) > 1 and bool(self._sees_whole)
@@ -307,7 +315,7 @@ class OnnxEngine:
         if channels is None:
             channels = 3 if self._makes(3, _TRIED, _TRIED) is not None else 1
         if channels not in (1, 3):
-            raise _no_network(self._path, f"it takes {channels} channels, where RGB needs 3 and gray 1")
+            raise _no_network(self._path, f"it takes {channels} channels, but RGB needs 3 and gray 1")
         if height is not None and width is not None:
             scale = self._factor(channels, height, width)
             return _Shape(channels, scale, 1, 0, (height, width), count is None)
@@ -318,7 +326,7 @@ class OnnxEngine:
         if taken is None:
             # For the message: what it makes of the simplest of all sizes.
             self._factor(channels, _TRIED, _TRIED)
-            raise _no_network(self._path, "it takes no size that was tried")
+            raise _no_network(self._path, "it accepts none of the sizes that were tried")
         scale = self._factor(channels, _TRIED + taken, _TRIED + taken)
         least = -(-_LEAST // taken) * taken
         minimum = least if self._makes(channels, least, least) == scale else _TRIED
@@ -349,11 +357,11 @@ class OnnxEngine:
         except PageError as error:
             raise _no_network(self._path, f"it does not run on an image: {error.reason}") from error
         except _OutOfMemoryError as error:
-            raise DeviceError(f"{self._device} has no memory for {self._path.name}") from error
+            raise DeviceError(f"{self._device} has too little memory for {self._path.name}") from error
         shape = "x".join(str(side) for side in made.shape)
         raise _no_network(
             self._path,
-            f"it makes {shape} of 1x{channels}x{height}x{width}, no image larger by a whole number",
+            f"it makes {shape} of 1x{channels}x{height}x{width}, not an image enlarged by a whole number",
         )
 
     # Pages
@@ -404,7 +412,8 @@ class OnnxEngine:
             native = self._run(np.ascontiguousarray(x))
         if not np.isfinite(native.sum(dtype=np.float64)):
             raise PageError(
-                "not-finite", "the network gives no finite numbers for this page: try another network"
+                "not-finite",
+                "the network gives numbers that are not finite for this page: try another network",
             )
         native = np.clip(native, 0, 1)
         return native.mean(axis=1, keepdims=True) if channels == 1 and takes == 3 else native
@@ -538,7 +547,7 @@ def _providers(
     kind = _OTHER_NAMES.get(kind, kind)
     if kind not in PROVIDERS or not ((number.isascii() and number.isdigit()) or not number):
         raise SettingsError(
-            f"--engine onnx knows no device {device!r}: use auto, cpu, cuda, cuda:1, dml or coreml, or "
+            f"--engine onnx has no device {device!r}: use auto, cpu, cuda, cuda:1, dml or coreml, or "
             "--engine-option provider=NAME"
         )
     if PROVIDERS[kind] not in available:

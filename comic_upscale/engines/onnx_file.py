@@ -81,9 +81,9 @@ def read_onnx(path: Path) -> OnnxFile:
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, UnicodeDecodeError, RecursionError):
-        raise WeightsError(f"{path} is damaged, or no ONNX file.") from None
+        raise WeightsError(f"{path} is damaged, or not an ONNX file.") from None
     if not seen.has_graph:
-        raise WeightsError(f"{path} is damaged, or no ONNX file.")
+        raise WeightsError(f"{path} is damaged, or not an ONNX file.")
     custom = sorted(
         f"{domain}.{name}"
         for domain, name in seen.operators

@@ -32,16 +32,16 @@ _KINDS: Mapping[Any, str] = {bool: "true or false", int: "a whole number", float
 
 @dataclass(frozen=True, slots=True)
 class OptionHelp:
-    """An option in words."""
+    """The description of an option."""
 
     name: str
-    """As ``--engine-option`` takes it."""
+    """The name for ``--engine-option``."""
     values: str
     """What it may be: ``"a number, at least 1"``, ``"fast|exact"``."""
     default: str
-    """What it is where it is left out; empty for one that must be given."""
+    """The default; empty for a required option."""
     help: str
-    """What it does."""
+    """The effect of the option."""
 
 
 def read_options(kind: type, given: EngineOptions, engine: str) -> Any:
@@ -49,11 +49,11 @@ def read_options(kind: type, given: EngineOptions, engine: str) -> Any:
 
     Args:
         kind: the dataclass.
-        given: as the settings hold them.
+        given: the options in the settings.
         engine: the engine's name, for messages.
 
     Raises:
-        SettingsError: an option that the engine does not have, a value that it cannot have, or one that is missing.
+        SettingsError: the engine has no such option, a value is not allowed, or a required option is missing.
     """
     known = {each.name: each for each in definitions(kind)}
     values = {}

@@ -1,4 +1,4 @@
-"""Pages through an engine: colour and alpha apart, and a failure for the guilty page alone."""
+"""Run pages through an engine: colour and alpha separately; a failure affects only the page that caused it."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from comic_upscale.imaging.tone import restore_tone, tone_map
 
 
 def prepare(page: Pixels) -> Pixels:
-    """Return the page as the network should see it: hidden colour taken from the visible pixels nearby.
+    """Return the page for the network: hidden colour is replaced by that of nearby visible pixels.
 
-    So no hidden colour shows at the edges of what is visible. How light the page is, and where it is pure
-    white or black, is noted for `finish`. Costs time on the host, none on a device.
+    So no hidden colour appears at the edges of visible areas. The tone of the page and its pure white and black areas
+    are recorded for `finish`. This runs on the CPU, not on the device.
     """
     color = page.color if page.alpha is None else bleed_color(page.color, page.alpha)
     return replace(page, color=color, solid=solid_map(color, page.alpha), tone=tone_map(color))
 
 
 def finish(page: Pixels) -> Pixels:
-    """Return an upscaled page as it should be seen: as light as its source, and pure white and black where that was.
+    """Restore the tone of the source in an upscaled page, and its pure white and black areas.
 
-    Costs time on the host, none on a device.
+    This runs on the CPU, not on the device.
     """
     return restore_solid(restore_tone(page))
 
@@ -36,20 +36,20 @@ def finish(page: Pixels) -> Pixels:
 def upscale_pages(
     engine: Engine, pages: Sequence[Pixels], target_size: tuple[int, int], *, conservative: bool = False
 ) -> list[Pixels | PageError]:
-    """Return each page at the target size, or why it could not be done, in the order given.
+    """Return each page at the target size, or the error that it caused, in the order given.
 
-    Transparency is upscaled as a gray page of its own. Profile and notes come along.
+    Transparency is upscaled as a separate gray page. Profile and notes are kept.
 
     Args:
-        engine: what upscales.
-        pages: as `prepare` returns them, of one shape and type, all with alpha or all without; the results are
-            for `finish`.
+        engine: the engine.
+        pages: pages from `prepare`, of one shape and type, all with alpha or all without. The results are for
+            `finish`.
         target_size: (width, height) in pixels.
-        conservative: as `Batch` has it.
+        conservative: as in `Batch`.
 
     Raises:
         DeviceError: the engine's device failed.
-        ValueError: the pages are not alike.
+        ValueError: the pages differ in shape, type or alpha.
     """
     if len({(page.color.shape, page.color.dtype, page.alpha is None) for page in pages}) > 1:
         raise ValueError("pages of one batch must have one shape and type, and all alpha or none")
@@ -72,7 +72,7 @@ def upscale_pages(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Larger:
-    """What an engine made of one page, or of its alpha."""
+    """The output of an engine for one page, or for its alpha."""
 
     samples: SampleArray
     """Height x width x C."""
@@ -83,7 +83,7 @@ class _Larger:
 def _upscale_alphas(
     engine: Engine, alphas: Sequence[SampleArray | None], target_size: tuple[int, int], conservative: bool
 ) -> list[_Larger | PageError | None]:
-    """Upscale planes of height x width, the flat ones without the engine."""
+    """Upscale planes of height x width. Flat planes do not go through the engine."""
     width, height = target_size
     results: list[_Larger | PageError | None] = [None] * len(alphas)
     uneven = []
@@ -91,7 +91,7 @@ def _upscale_alphas(
         if alpha is None:
             continue
         if alpha.min() == alpha.max():
-            # A network may make 254 of 255: what was opaque stays so, and costs nothing.
+            # A network may turn 255 into 254. This way, an opaque page stays opaque at no cost.
             results[index] = _Larger(np.full((height, width, 1), alpha.flat[0], dtype=alpha.dtype))
         else:
             uneven.append((index, alpha[:, :, np.newaxis]))
@@ -104,11 +104,11 @@ def _upscale_alphas(
 def _upscale_each(
     engine: Engine, pages: Sequence[SampleArray], target_size: tuple[int, int], conservative: bool
 ) -> list[_Larger | PageError]:
-    """Upscale all at once; where that fails each alone, so that one page fails for its own reasons only."""
+    """Upscale all pages in one batch. If that fails, upscale each alone, so that only the pages at fault fail."""
     if not pages:
         return []
     try:
-        # One page, perhaps a large one, need not be copied.
+        # A single page, perhaps a large one, is not copied.
         pixels = pages[0][np.newaxis] if len(pages) == 1 else np.stack(pages)
         batch = Batch(pixels, target_size, conservative)
         check_batch_size(engine.info, batch)

@@ -1,7 +1,7 @@
-"""Whether a network looks at all of what it is given at once, so that a page in tiles comes out other than whole.
+"""Test whether a network looks at its whole input at once, so that a page in tiles differs from the whole page.
 
-Squeeze-and-excitation, as in Real-CUGAN and waifu2x's cunet, multiplies every channel by a number that is made of
-the mean over the whole input. Normalization over a page, and attention over all of it, do the like.
+Squeeze-and-excitation, as in Real-CUGAN and waifu2x's cunet, multiplies every channel by a number computed from the
+mean over the whole input. Normalization and attention over the whole page have the same effect.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ MEMORY_FOR_WHOLE = 0.5
 """The part of the free memory that a whole page may take on a CPU, for a network that is better given whole pages."""
 
 SIDE = 64
-"""Pixels of the side of the picture that is tried, at least."""
+"""The smallest side of the test image, in pixels."""
 FAR = 32
-"""Pixels between what is changed and what is compared: the overlap of tiles."""
+"""Pixels between the changed strip and the compared strip: the overlap of tiles."""
 _EDGE = (SIDE - FAR) // 2
-"""Pixels of both strips, at opposite sides of the picture."""
+"""Width in pixels of the two strips, at opposite sides of the test image."""
 _SEEN = 1.0
-"""Levels by which the far strip moves where a network looks at it all. Of six networks with squeeze-and-excitation
-(Real-CUGAN and cunet) the least was 8.9; rounding alone moves it by half a level."""
+"""Change of the far strip, in levels, above which a network looks at the whole input. Of six networks with
+squeeze-and-excitation (Real-CUGAN and cunet) the smallest change was 8.9. Rounding alone changes it by half a level."""
 
 
 def tiles_warning(why: str) -> str:
@@ -45,15 +45,15 @@ def tiles_warning(why: str) -> str:
 
 
 def tried_side(minimum: int, multiple_of: int) -> int:
-    """Return the side of a picture to try a network with: at least `SIDE`, and as the network takes it."""
+    """Return the side of the test image for a network: at least `SIDE`, and a size that the network accepts."""
     return -(-max(SIDE, minimum) // multiple_of) * multiple_of
 
 
 def sees_far(run: Run, channels: int, size: tuple[int, int] = (SIDE, SIDE)) -> bool:
     """Tell whether what a network makes at one side of a picture depends on what is drawn at the other.
 
-    The picture is given to the network twice, with a white strip and with a black one at its right; the left
-    side is compared.
+    The network gets the test image twice, with a white and with a black strip at the right. The left sides of the
+    two outputs are compared.
 
     Args:
         run: the network.
@@ -71,7 +71,7 @@ def sees_far(run: Run, channels: int, size: tuple[int, int] = (SIDE, SIDE)) -> b
 
 
 def tried_picture(size: tuple[int, int], channels: int) -> UInt8Array:
-    """Return a picture of squares, each of noise around black or white: height x width x C."""
+    """Return the test image, squares of noise around black or white: height x width x C."""
     rng = np.random.default_rng(1)
     squares = rng.integers(0, 2, (-(-size[0] // 8), -(-size[1] // 8), channels))
     drawn = squares.repeat(8, axis=0).repeat(8, axis=1)[: size[0], : size[1]] * 204

@@ -1,7 +1,7 @@
-"""The official program as an engine: ``realesrgan.RealESRGANer``, for comparing with.
+"""The official program as an engine, for comparison: ``realesrgan.RealESRGANer``.
 
-Its packages are the extra ``[realesrgan]`` and are imported at the first use. They have had no release
-since 2022, and import one module that torchvision has removed; it is put in its place before.
+Its packages are in the extra ``[realesrgan]`` and are imported at the first use. They have had no release since 2022
+and import a module that torchvision has removed. A replacement for it is installed first.
 """
 
 from __future__ import annotations
@@ -45,30 +45,30 @@ NAME = "realesrgan"
 """The engine's name in the registry."""
 
 INSTALL = 'pip install "comic-upscale[realesrgan]"'
-"""What brings the official program."""
+"""The command that installs the official program."""
 
 _GONE = "torchvision.transforms.functional_tensor"
-"""The module that basicsr 1.4.2 imports and torchvision has removed in 0.17."""
+"""The module that basicsr 1.4.2 imports and torchvision 0.17 removed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RealESRGANOptions:
-    """The engine ``realesrgan`` has no options of its own: it runs as the program does by default."""
+    """The engine ``realesrgan`` has no options. It runs with the program's defaults."""
 
 
 class RealESRGANFactory(CatalogueFactory):
     """Opens ``RealESRGANEngine``, one for each device."""
 
     name = NAME
-    summary = "The official program, slower, for comparing."
+    summary = "The official program, for comparison. Slower."
     options = RealESRGANOptions
     packages = ("realesrgan", "basicsr", "cv2")
     install = INSTALL
 
     def identify(self, spec: EngineSpec) -> Identity:
-        """As its base class; a mix of two files is refused, since the program is given one."""
+        """As in the base class. A mix of two files is refused, because the program takes one file."""
         if spec.denoise is not None and spec.denoise < 1:
-            raise SettingsError(f"--engine {NAME} has no --denoise: use torch")
+            raise SettingsError(f"--engine {NAME} does not support --denoise: use --engine torch")
         return super().identify(spec)
 
     def open(self, spec: EngineSpec, resources: EngineResources) -> list[Engine]:
@@ -77,13 +77,13 @@ class RealESRGANFactory(CatalogueFactory):
 
         assert spec.weights is not None
         if resources.precision == "bf16":
-            raise SettingsError(f"--engine {NAME} has no --precision bf16: use torch")
+            raise SettingsError(f"--engine {NAME} does not support --precision bf16: use --engine torch")
         devices = parse_devices(resources.device)
         return [
             RealESRGANEngine(
                 spec.weights.path,
                 device=device,
-                # As the program itself: half precision unless told otherwise, where there is a GPU for it.
+                # As the program itself: half precision by default on a GPU.
                 half=resources.precision == "fp16"
                 or (resources.precision == "auto" and device.type == "cuda"),
                 tile=resources.tile or 0,
@@ -97,24 +97,23 @@ FACTORY = RealESRGANFactory()
 
 
 class RealESRGANEngine:
-    """An ``Engine`` that is the official program, with the defaults of its ``inference_realesrgan.py``.
+    """An ``Engine`` around the official program, with the defaults of its ``inference_realesrgan.py``.
 
-    Each page goes through ``RealESRGANer.enhance``, which rounds to 8 bits at the native size; from there it
-    is brought to the target with ``cv2.INTER_LANCZOS4``, the very call that the program makes for its
-    ``outscale``, but to the exact size, where the program rounds down. Gray pages go in as RGB, and the mean
-    of the three channels comes out.
+    Each page goes through ``RealESRGANer.enhance``, which rounds to 8 bits at the native size. It is then resampled
+    to the target with ``cv2.INTER_LANCZOS4``, the call that the program makes for its ``outscale``. The size is exact,
+    while the program rounds down. Gray pages are passed as RGB, and the mean of the three channels is returned.
 
     Args:
-        weights: the path of an official ``.pth`` file, or of a ``.safetensors`` file of such a network.
-        device: where to run.
-        half: whether to compute in float16, as the program does unless told ``--fp32``.
-        tile: the side of its tiles in pixels (10 pixels of padding come on top); 0 for whole pages.
-        identity: the hash of the weights, where that is known.
+        weights: the path of an official ``.pth`` file, or of a ``.safetensors`` file with such a network.
+        device: the device.
+        half: whether to compute in float16, as the program does without ``--fp32``.
+        tile: the side of its tiles in pixels, without 10 pixels of padding; 0 for whole pages.
+        identity: the hash of the weights, if known.
 
     Raises:
-        SettingsError: the packages are not installed, or a setting is out of its range.
-        WeightsError: the file is no network that the official program runs.
-        DeviceError: the device does not take the network.
+        SettingsError: the packages are not installed, or a setting is out of range.
+        WeightsError: the official program cannot run the network in the file.
+        DeviceError: the device cannot hold the network.
     """
 
     def __init__(
@@ -130,7 +129,7 @@ class RealESRGANEngine:
         from comic_upscale.engines.torch.device_errors import is_lost_device, is_too_much
 
         if tile < 0:
-            raise SettingsError(f"tiles of {tile} pixels cannot be: use 0 for whole pages, or more")
+            raise SettingsError(f"the tile size must be 0 (whole pages) or more, not {tile}")
         program = _import_program()
         state = _read_state(weights)
         model, scale = _build_model(state, weights)
@@ -158,12 +157,12 @@ class RealESRGANEngine:
                 )
         except RuntimeError as error:
             if is_lost_device(error) or is_too_much(error):
-                raise DeviceError(f"{self._info.device} does not take the network: {error}") from error
+                raise DeviceError(f"{self._info.device} cannot hold the network: {error}") from error
             raise WeightsError(f"{weights} does not fit the official network: {error}") from error
 
     @property
     def info(self) -> EngineInfo:
-        """What is known of the engine."""
+        """The engine's properties."""
         return self._info
 
     def batch_limit(self, height: int, width: int) -> int:
@@ -171,10 +170,10 @@ class RealESRGANEngine:
         return 1
 
     def upscale(self, batch: Batch) -> Upscaled:
-        """Return the pages at their target size and in their own type, and where the program's tiles meet.
+        """Return the pages at their target size, in the sample type of the input, with the borders between tiles.
 
-        The program tells 16 bits by whether a page holds a sample above 256, which is wrong for a dark one;
-        so such pages go through at 8 bits, and come back spread to 16.
+        The program takes a page for 16 bits if a sample is above 256, which is wrong for dark pages. So pages of 16
+        bits are processed at 8 bits, and the result is scaled to 16.
 
         Raises:
             PageError: ``"out-of-memory"``: the page, or one of its tiles, does not fit.
@@ -199,7 +198,7 @@ class RealESRGANEngine:
         )
 
     def _borders(self, batch: Batch) -> Borders:
-        """Return where the program's tiles meet; they begin at every so many pixels of the page."""
+        """Return the borders between the program's tiles, which start at multiples of the tile size."""
         if not self._tile:
             return Borders()
         width, height = batch.target_size
@@ -209,7 +208,7 @@ class RealESRGANEngine:
         )
 
     def close(self) -> None:
-        """Give the device's memory back. The engine is not used afterwards."""
+        """Release the device's memory. The engine is not used afterwards."""
         from comic_upscale.engines.torch.device import release_memory
 
         self._program = None
@@ -229,19 +228,19 @@ class RealESRGANEngine:
 
 
 def _starts(tile: int, length: int, target: int) -> tuple[int, ...]:
-    """Return where the tiles of an axis but the first begin on the target's, each to the nearest pixel."""
+    """Return the starts of all tiles of an axis except the first, in target pixels, each rounded."""
     return tuple(round(place * target / length) for place in range(tile, length, tile))
 
 
 def _import_program() -> Any:
-    """Return the package ``realesrgan``, speaking to the log instead of the terminal.
+    """Return the package ``realesrgan``, with its output redirected from the terminal to the log.
 
     Raises:
-        SettingsError: it or a package that it needs is not installed.
+        SettingsError: it or one of its requirements is not installed.
     """
     try:
         with warnings.catch_warnings():
-            # Code of 2022 on the libraries of today: what they say of it is nothing that a user can act on.
+            # Code from 2022 on current libraries: a user cannot act on their warnings.
             warnings.simplefilter("ignore")
             if _GONE not in sys.modules and importlib.util.find_spec(_GONE) is None:
                 functional = importlib.import_module("torchvision.transforms.functional")
@@ -251,17 +250,17 @@ def _import_program() -> Any:
             program = importlib.import_module("realesrgan")
     except ImportError as error:
         raise SettingsError(
-            f"the official program cannot be imported ({error}): {INSTALL}, or use the engine torch"
+            f"the official program cannot be imported ({error}): {INSTALL}, or use --engine torch"
         ) from error
-    # The program reports tiles and failures with ``print``; a name in its module goes before the built-in one.
-    program.utils.print = _hear
+    # The program reports tiles and failures with ``print``. A name in its module hides the built-in function.
+    program.utils.print = _log_print
     return program
 
 
-def _hear(*words: object) -> None:
-    """Take what the program prints: tiles to the log, an error as the error that it is.
+def _log_print(*words: object) -> None:
+    """Replace ``print`` in the program: log its messages, and raise the errors that it prints.
 
-    After it has printed an error the program goes on and writes the previous tile's pixels once more.
+    After printing an error, the program would continue and write the pixels of the previous tile again.
     """
     if len(words) > 1 and isinstance(words[1], RuntimeError):
         raise words[1]
@@ -269,10 +268,10 @@ def _hear(*words: object) -> None:
 
 
 def _build_model(state: Mapping[str, torch.Tensor], weights: Path) -> tuple[torch.nn.Module, int]:
-    """Return the official network that the weights fit, not yet filled, and its factor.
+    """Return the official network for these weights, without the weights, and its factor.
 
     Raises:
-        WeightsError: the tensors are of neither of the two official kinds.
+        WeightsError: the tensors belong to neither of the two official architectures.
     """
     if "body.0.weight" in state:
         compact = importlib.import_module("realesrgan.archs.srvgg_arch").SRVGGNetCompact
@@ -285,7 +284,7 @@ def _build_model(state: Mapping[str, torch.Tensor], weights: Path) -> tuple[torc
     if "conv_first.weight" in state:
         rrdb = importlib.import_module("basicsr.archs.rrdbnet_arch").RRDBNet
         first, growth = state["conv_first.weight"], state["body.0.rdb1.conv1.weight"]
-        # Pixels folded in squares of 2 or 4 before the first convolution make up for what follows, always x4.
+        # The network always enlarges x4. A pixel-unshuffle by 2 or 4 before the first convolution compensates for it.
         scale = {12: 2, 48: 1}.get(first.shape[1], 4)
         blocks = 1 + max(int(match[1]) for name in state if (match := re.match(r"body\.(\d+)\.", name)))
         return rrdb(
@@ -297,13 +296,14 @@ def _build_model(state: Mapping[str, torch.Tensor], weights: Path) -> tuple[torc
             num_grow_ch=growth.shape[0],
         ), scale
     raise WeightsError(
-        f"{weights} is neither SRVGGNetCompact nor RRDBNet, all that the official program runs: use the engine torch"
+        f"{weights} is neither SRVGGNetCompact nor RRDBNet, and the official program runs no other network: use "
+        "--engine torch"
     )
 
 
 @contextmanager
 def _as_official_file(weights: Path, state: Mapping[str, torch.Tensor]) -> Iterator[Path]:
-    """Give the path of a file that the program can load: it knows ``.pth`` alone."""
+    """Yield the path of a file that the program can load. It only reads ``.pth``."""
     if not _is_safetensors(weights):
         yield weights
         return
@@ -329,12 +329,12 @@ def _read_state(weights: Path) -> Mapping[str, torch.Tensor]:
     try:
         content = torch.load(weights, map_location="cpu", weights_only=True)
     except Exception as error:
-        # torch promises no set of errors for a file that it cannot read.
+        # torch does not document its errors for a file that it cannot read.
         raise WeightsError(f"{weights} cannot be read as an official .pth file: {error}") from error
     for name in ("params_ema", "params"):
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             state: dict[str, torch.Tensor] = content[name]
             return state
     raise WeightsError(
-        f"{weights} has no params or params_ema, which the official program needs: use the engine torch"
+        f"{weights} has no params or params_ema, which the official program needs: use --engine torch"
     )

@@ -32,10 +32,10 @@ _PARTS = (*EngineFactory.__annotations__, "identify", "prepare", "open")
 
 
 def find_factory(name: str) -> EngineFactory:
-    """Return the factory of the engine of this name.
+    """Return the factory of the engine with this name.
 
     Raises:
-        SettingsError: there is no such engine, or the package that it comes from cannot be used.
+        SettingsError: there is no such engine, or its package cannot be used.
     """
     if name in BUILT_IN:
         factory: EngineFactory = importlib.import_module(BUILT_IN[name]).FACTORY
@@ -50,20 +50,20 @@ def find_factory(name: str) -> EngineFactory:
         factory = loaded() if isinstance(loaded, type) else loaded
         has = [hasattr(factory, part) for part in _PARTS]
     except Exception as error:
-        # Another package's code: whatever it raises, the user must know whose it is.
+        # This is another package's code. Whatever it raises, the user must know where the error comes from.
         raise SettingsError(f"the engine {name} ({origins}) cannot be loaded: {error!r}") from error
     if not all(has):
-        raise SettingsError(f"the engine {name} ({origins}) is no EngineFactory, which {GROUP} must name")
+        raise SettingsError(f"the engine {name} ({origins}) is not an EngineFactory, which {GROUP} requires")
     return factory
 
 
 def missing_packages(factory: EngineFactory) -> list[str]:
-    """Return the packages that an engine needs and that are not installed; nothing is imported."""
+    """Return the required packages that are not installed. Nothing is imported."""
     return [name for name in factory.packages if importlib.util.find_spec(name) is None]
 
 
 def spec_of(settings: JobSettings, weights: ResolvedWeights | None = None) -> EngineSpec:
-    """Return what a job's settings ask for.
+    """Return the engine, model and options that a job's settings request.
 
     Raises:
         SettingsError: there is no such engine, or it has no such option.
@@ -82,7 +82,7 @@ def spec_of(settings: JobSettings, weights: ResolvedWeights | None = None) -> En
 
 
 def identify(settings: JobSettings) -> Identity:
-    """Return what a job computes with; its model must be settled where the engine uses the catalogue.
+    """Return the identity of what computes a job's pixels. The model must not be ``auto`` any more.
 
     Raises:
         SettingsError, WeightsError: as `EngineFactory.identify`.
@@ -91,7 +91,7 @@ def identify(settings: JobSettings) -> Identity:
 
 
 def fingerprinted_options(settings: JobSettings) -> EngineOptions:
-    """Return the engine options that a job's fingerprint holds.
+    """Return the engine options that are part of a job's fingerprint.
 
     Raises:
         SettingsError: as `spec_of`.
@@ -100,7 +100,7 @@ def fingerprinted_options(settings: JobSettings) -> EngineOptions:
 
 
 def prepare_engine(settings: JobSettings, on_progress: OnProgress | None = None) -> ResolvedWeights | None:
-    """Put in place what a job's engine needs, and return the weights; None for an engine that has none.
+    """Find or download the weights of a job's engine and return them; None for an engine without weights.
 
     Raises:
         SettingsError, WeightsError: as `EngineFactory.prepare`.
@@ -109,11 +109,11 @@ def prepare_engine(settings: JobSettings, on_progress: OnProgress | None = None)
 
 
 def open_engines(settings: JobSettings, weights: ResolvedWeights | None) -> list[Engine]:
-    """Open the engines that a job asks for, on every device that its settings name.
+    """Open the engines that a job requests, on every device in its settings.
 
     Args:
-        settings: of the job.
-        weights: as `prepare_engine` returned them.
+        settings: settings of the job.
+        weights: the result of `prepare_engine`.
 
     Raises:
         SettingsError, WeightsError, DeviceError: as `EngineFactory.open`.
@@ -133,18 +133,20 @@ def check_remote(settings: JobSettings) -> None:
     """Refuse a job whose engine cannot run on a remote machine.
 
     Raises:
-        SettingsError: it cannot.
+        SettingsError: the engine cannot run remotely.
     """
     if not find_factory(settings.backend).runs_remotely:
-        raise SettingsError(f"--engine {settings.backend} runs on this machine only: leave out `remote`")
+        raise SettingsError(
+            f"--engine {settings.backend} cannot run on a remote machine: use `comic-upscale run`"
+        )
 
 
 def unused_gpu_warning(settings: JobSettings, engines: Sequence[Engine]) -> str | None:
-    """Return why the CPU works although this machine has a GPU, where that was not asked for; else None."""
+    """Return a warning if the CPU is used by default although this machine has a GPU; otherwise None."""
     on_cpu = bool(engines) and all(engine.info.device.is_cpu for engine in engines)
     if not on_cpu or settings.device != "auto" or not find_factory(settings.backend).uses_catalogue:
         return None
-    # Where there is such an engine, torch is there already; a run with nothing to do goes without.
+    # With such an engine, torch is already imported. A run without work does not import it.
     from comic_upscale.engines.torch.device import unused_gpu
 
     return unused_gpu()

@@ -1,7 +1,7 @@
-"""Even tiles of equal size that together make every pixel of the target once: geometry alone, no torch.
+"""Cut a page into even tiles that together produce every pixel of the target once. Geometry only, no torch.
 
-A tile is a *window* of the page that goes through the network, and the *cell* of the target that is
-taken from it. The two axes are planned apart, and every tile is a row's plan with a column's plan.
+A tile has a *window* of the page, which goes through the network, and a *cell* of the target, which is taken from the
+output. The two axes are planned separately; every tile combines one row and one column.
 
 ::
 
@@ -11,8 +11,8 @@ taken from it. The two axes are planned apart, and every tile is a row's plan wi
               |                        |<------------->|
     cells     |<--------->|<---------->|<------------->|     on the target, even, without gap or overlap
 
-Every input pixel that a cell's resampling touches lies in its window, and ``overlap`` more pixels
-around it wherever the page goes on.
+A window contains every input pixel that the resampling of its cell uses, and ``overlap`` more pixels around them
+wherever the page continues.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from comic_upscale.engines.lanczos import Span, input_span
 from comic_upscale.imaging.pixels import Borders
 
 SMALLEST_TILE = 64
-"""Pixels: below this side a window is mostly overlap."""
+"""Pixels. A smaller window would be mostly overlap."""
 DEFAULT_OVERLAP = 32
-"""Pixels of overlap where the network's reach is not known, or too long to pay for."""
+"""Pixels of overlap if the network's receptive radius is unknown, or too large to be worthwhile."""
 LONGEST_OVERLAP = 48
-"""A network whose reach is at most this gets all of it, so that tiled and untiled pages agree."""
+"""A network with a receptive radius of at most this gets its full radius, so that tiled and untiled pages agree."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A window of the padded page, and the cell of the target that is taken from it."""
+    """A window of the padded page, and the cell of the target that it produces."""
 
     rows: Span
     """The window's rows, in input pixels."""
@@ -54,7 +54,7 @@ class AxisTile(NamedTuple):
 
 
 def default_overlap(receptive_radius: int | None) -> int:
-    """Return the overlap in input pixels for a network whose output depends on inputs that far away."""
+    """Return the overlap in input pixels for a network with this receptive radius."""
     if receptive_radius is not None and receptive_radius <= LONGEST_OVERLAP:
         return receptive_radius
     return DEFAULT_OVERLAP
@@ -63,7 +63,7 @@ def default_overlap(receptive_radius: int | None) -> int:
 def padded_size(
     height: int, width: int, *, multiple_of: int = 1, minimum: int = 0, square: bool = False
 ) -> tuple[int, int]:
-    """Return (height, width) of the page padded at its bottom and right to what the network takes."""
+    """Return (height, width) of the page, padded at the bottom and right to a size that the network accepts."""
 
     def up(length: int) -> int:
         return -(-max(length, minimum) // multiple_of) * multiple_of
@@ -99,7 +99,7 @@ def plan_tiles(
         fixed: (height, width) of the only windows that the network takes, in place of the four before.
 
     Returns:
-        At least one tile. All windows have one size and lie inside the page as ``padded_size`` gives it.
+        At least one tile. All windows have the same size and are inside the padded page (``padded_size``).
         The cells cover the target exactly once.
     """
     if fixed is not None:
@@ -113,7 +113,7 @@ def plan_tiles(
     ]
     plans = [axis.plan(longest) for axis in axes]
     if square and plans[0][0].window.length != plans[1][0].window.length:
-        # The padded page is square too, so the longer window fits along either axis.
+        # The padded page is also square, so the longer window fits along both axes.
         length = max(plan[0].window.length for plan in plans)
         plans = [
             axis.place([tile.cell for tile in plan], length) for axis, plan in zip(axes, plans, strict=True)
@@ -141,7 +141,7 @@ def _crossed(plans: Sequence[Sequence[AxisTile]]) -> list[Tile]:
 
 
 def borders_of(tiles: Sequence[Tile]) -> Borders:
-    """Return where the cells of a plan meet on the target."""
+    """Return the borders between the cells of a plan on the target."""
     return Borders(
         rows=tuple(sorted({tile.cell_rows.start for tile in tiles} - {0})),
         columns=tuple(sorted({tile.cell_columns.start for tile in tiles} - {0})),
@@ -150,7 +150,7 @@ def borders_of(tiles: Sequence[Tile]) -> Borders:
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """What one axis of a plan depends on; lengths in pixels."""
+    """The parameters of one axis of a plan; lengths in pixels."""
 
     page: int
     padded: int
@@ -161,23 +161,23 @@ class _Axis:
     minimum: int
 
     def plan(self, longest: int | None) -> list[AxisTile]:
-        """Return as few even cells as have windows no longer than ``longest``."""
+        """Return the fewest even cells whose windows are no longer than ``longest``."""
         if longest is None or self.padded <= longest:
             return self.place([Span(0, self.target)], self.padded)
-        # Too few on purpose: the overlap comes on top, and the loop finds how many more that makes.
+        # Too few on purpose: the overlap is not counted yet, and the loop adds the cells that it needs.
         count = min(max(2, self.padded // longest), self.target)
         while True:
             cells = self._even_cells(count)
             length = max(self._aligned(self._need(cell)).length for cell in cells)
             if length <= longest or count == self.target:
                 return self.place(cells, min(max(length, self.minimum), self.padded))
-            # A step in proportion to what is missing, so that small windows on long pages are found soon.
+            # The step is proportional to the excess, so that small windows on long pages are found quickly.
             slack = max(longest - 2 * self._margin(), 1)
             over = (length - 2 * self._margin()) / slack
             count = min(max(count + 1, int(count * over * 0.9)), self.target)
 
     def place(self, cells: list[Span], length: int) -> list[AxisTile]:
-        """Give each cell a window of that length around what it needs, inside the padded page."""
+        """Give each cell a window of this length around its input, inside the padded page."""
         tiles = []
         for cell in cells:
             need = self._aligned(self._need(cell))
@@ -191,19 +191,19 @@ class _Axis:
         return [Span(cuts[index], cuts[index + 1]) for index in range(count)]
 
     def _need(self, cell: Span) -> Span:
-        """Return the input pixels that a cell depends on, overlap and all."""
+        """Return the input pixels on which a cell depends, including the overlap."""
         native = input_span(self.page * self.native_scale, self.target, cell)
         start = native.start // self.native_scale - self.overlap
         stop = -(-native.stop // self.native_scale) + self.overlap
         return Span(max(0, start), min(self.padded, stop))
 
     def _aligned(self, need: Span) -> Span:
-        # A network that folds pixels in squares (pixel-unshuffle) sees another picture from an odd start.
+        # A network with pixel-unshuffle gives another result if the window starts between two of its squares.
         start = need.start // self.multiple_of * self.multiple_of
         stop = -(-need.stop // self.multiple_of) * self.multiple_of
         return Span(start, stop)
 
     def _margin(self) -> int:
-        """Return about how much longer than its cell a window is, on each side."""
+        """Return roughly how many pixels a window extends beyond its cell on each side."""
         native = self.page * self.native_scale
         return self.overlap + int(3 * max(native / self.target, 1.0) / self.native_scale) + 1

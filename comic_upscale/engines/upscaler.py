@@ -1,4 +1,4 @@
-"""The Python interface for single images: load a network once, then upscale what comes."""
+"""The Python interface for single images: load a network once, then upscale any number of images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from comic_upscale.storage.atomic import write_whole
 
 
 class Upscaler:
-    """A network on a device, ready for image after image. Use it from one thread at a time.
+    """A network on a device, ready to upscale images. Use it from one thread at a time.
 
     ::
 
@@ -38,20 +38,20 @@ class Upscaler:
 
     Args:
         model: a name of the catalogue, or the path of a ``.pth`` or ``.safetensors`` file. ``"auto"`` is
-            RealESRGAN_x4plus_anime_6B on an accelerator where its weights can be had, and else
-            comic-compact-x3, which comes with the package.
+            RealESRGAN_x4plus_anime_6B on a GPU if its weights are available, and otherwise comic-compact-x3,
+            which is part of the package.
         denoise: 0 to 1, for models with a second set of weights.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"xpu"`` or ``"mps"``.
         precision: ``"auto"``, ``"fp32"``, ``"fp16"`` or ``"bf16"``.
         batch: images in one call of the network; None for as many as fit.
-        tile: longest side in pixels that goes through the network whole; None for as large as fits.
-        weights_folders: searched for weights in this order.
-        weights_cache: where weights are downloaded to; None: nothing is downloaded.
+        tile: longest side in pixels that the network processes in one piece; None for as large as fits.
+        weights_folders: folders to search for weights, in this order.
+        weights_cache: folder for downloaded weights; None to download nothing.
 
     Raises:
-        WeightsError: the weights are not there, or are no network.
-        DeviceError: the device is not there.
-        SettingsError: a setting out of its range.
+        WeightsError: the weights are missing, or are not a network.
+        DeviceError: the device does not exist.
+        SettingsError: a setting is out of range.
     """
 
     def __init__(
@@ -81,44 +81,44 @@ class Upscaler:
         self.model = weights.model_name
         """The model's name in the catalogue, or the name of the file."""
         self.note = choice.note
-        """Why ``"auto"`` fell back on the model of the package; None where it did not."""
+        """Why ``"auto"`` fell back to the bundled model; None if it did not."""
         info = self._engine.info
         assert info.native_scale is not None
         self.native_scale = info.native_scale
         """The network's own factor."""
         self.device = str(info.device)
-        """The device in words."""
+        """The device as text."""
         self.precision = info.precision
-        """What the network computes in."""
+        """The precision of the network."""
 
     def upscale(
         self, image: Image.Image | UInt8Array, scale: float | None = None, *, size: Size | None = None
     ) -> Image.Image:
-        """Return an image ``round(width * scale)`` by ``round(height * scale)``, or of the size asked for.
+        """Return an image of ``round(width * scale)`` by ``round(height * scale)``, or of the requested size.
 
-        An image that is as large already is made smaller, or returned as it is, without the network.
+        An image that is already that large is shrunk, or returned unchanged, without the network.
 
         Args:
             image: a Pillow image of mode L, LA, RGB or RGBA, or uint8 height x width (gray), or
                 height x width x 1 to 4 (gray, gray and alpha, RGB, RGBA).
-            scale: above 1, at most 8; 2.5 where no size is given either.
-            size: instead of a scale, such as ``Width(2000)`` of ``comic_upscale.settings.sizes``.
+            scale: above 1, at most 8; 2.5 if no size is given either.
+            size: instead of a scale, such as ``Width(2000)`` from ``comic_upscale.settings.sizes``.
 
         Returns:
             An image of the same mode.
 
         Raises:
-            PageError: the device has no memory for it, the network gives no finite numbers, or the image is
-                far too small for the size.
-            SettingsError: the scale or the image is none that can be.
+            PageError: the device has too little memory, the network gives numbers that are not finite, or the image
+                is far too small for the size.
+            SettingsError: the scale or the image is not valid.
             DeviceError: the device failed.
         """
         return _to_image(self.upscale_pixels(_to_pixels(image), _one_size(scale, size)))
 
     def upscale_pixels(self, page: Pixels, size: Size | float) -> Pixels:
-        """Return a decoded page at its target size, by a size or a scale; errors as `upscale`."""
-        wish = choose_size(scale=size) if isinstance(size, int | float) else size
-        target = find_target(page.width, page.height, wish).size
+        """Return a decoded page at its target size, given as a size or a scale; errors as in `upscale`."""
+        requested = choose_size(scale=size) if isinstance(size, int | float) else size
+        target = find_target(page.width, page.height, requested).size
         if not grows((page.width, page.height), target):
             return shrink(prepare(page), target)
         (result,) = upscale_pages(self._engine, [prepare(page)], target)
@@ -127,7 +127,7 @@ class Upscaler:
         return finish(result)
 
     def close(self) -> None:
-        """Give the device's memory back."""
+        """Release the device's memory."""
         self._engine.close()
 
     def __enter__(self) -> Upscaler:
@@ -148,15 +148,15 @@ def upscale_image(
     upscaler: Upscaler,
     quality: int | None = None,
 ) -> None:
-    """Upscale one image file into another, whose suffix (.png, .webp, .jpg, .avif, .jxl, .tif) says its format.
+    """Upscale one image file into another, whose suffix (.png, .webp, .jpg, .avif, .jxl, .tif) sets the format.
 
-    The target is written whole or not at all; an existing one is replaced. Scale and size are as for
-    `Upscaler.upscale`; for a `Print` the file says its density.
+    The target is written completely or not at all. An existing file is replaced. Scale and size are as in
+    `Upscaler.upscale`. With a `Print`, the resolution is written into the file.
 
     Raises:
         InputError: the source cannot be read.
-        PageError: it is no image, is damaged, or is too large for the format.
-        SettingsError: the target's suffix is no format that can be written.
+        PageError: the source is not an image, is damaged, or is too large for the format.
+        SettingsError: the target's suffix is not a supported format.
         OutputError: the target cannot be written.
     """
     source, target = Path(source), Path(target)
@@ -169,11 +169,11 @@ def upscale_image(
     except OSError as error:
         raise InputError(f"{source} cannot be read: {error.strerror or error}") from error
     page = decode(data, max_pixels=DEFAULT_MAX_PIXELS, gray="auto")
-    wish = _one_size(scale, size)
-    pixels = find_target(page.width, page.height, wish).size
+    requested = _one_size(scale, size)
+    pixels = find_target(page.width, page.height, requested).size
     check_target(*pixels, format)
-    dpi = wish.dpi if isinstance(wish, Print) else None
-    encoded = encode(upscaler.upscale_pixels(page, wish), format=format, quality=quality, dpi=dpi)
+    dpi = requested.dpi if isinstance(requested, Print) else None
+    encoded = encode(upscaler.upscale_pixels(page, requested), format=format, quality=quality, dpi=dpi)
     check_encoded(encoded, pixels)
     write_whole(encoded, target, make_folders=False)
 
@@ -193,7 +193,7 @@ def _to_pixels(image: Image.Image | UInt8Array) -> Pixels:
     if isinstance(image, Image.Image):
         if image.mode not in ("L", "LA", "RGB", "RGBA"):
             raise SettingsError(
-                f"an image of mode {image.mode} must first be converted to L, LA, RGB or RGBA"
+                f"an image of mode {image.mode} is not supported: convert it to L, LA, RGB or RGBA"
             )
         image = cast(UInt8Array, np.asarray(image))
     samples = image[:, :, np.newaxis] if image.ndim == 2 else image

@@ -1,1 +1,1 @@
-"""Time and money, estimated before a run from measured rates."""
+"""Estimates of time and cost before a run, from measured rates."""

@@ -1,4 +1,4 @@
-"""Measuring this machine in about a minute: the network alone, and a whole run from files to files."""
+"""Measure this machine in about a minute: the network alone, and a whole run from files to files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from comic_upscale.planning.model_selection import choose_model, named_model
 from comic_upscale.settings.job import JobSettings
 
 DRAWN = 8
-"""Different pages that are drawn; a longer run takes them again under other names."""
+"""The number of different drawn pages. A longer run uses them again under other names."""
 
 LEAST_PAGES, MOST_PAGES = 6, 2000
 
@@ -38,21 +38,21 @@ class Stage:
 
     seconds_a_page: float
     busy: float
-    """Share of its places that were at work, 0 to 1."""
+    """Share of its capacity that was in use, 0 to 1."""
     waited_a_page: float | None
-    """Seconds that a page waited before it; None for the first."""
+    """Seconds that a page waited before this stage; None for the first stage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchResult:
-    """What a machine was measured at."""
+    """The measurements of a machine."""
 
     measured: Measured
-    """What ``cost`` quotes from."""
+    """The measurement from which ``cost`` estimates."""
     page: tuple[int, int]
     target: tuple[int, int]
     batch: int
-    """Pages in one call of the network, once it was known what a page takes."""
+    """Pages in one call of the network, after the memory of a page was measured."""
     alone_pages_per_second: float
     """The network alone, from pixels to pixels."""
     whole_pages_per_second: float
@@ -62,12 +62,12 @@ class BenchResult:
     whole_megapixels_per_second: float
     """Of input."""
     network_idle: float
-    """Share of the run in which the devices had no page, 0 to 1."""
+    """Share of the run in which the devices were idle, 0 to 1."""
     stages: dict[str, Stage]
     peak_memory_bytes: int
-    """Of this process."""
+    """Peak memory of this process."""
     peak_device_bytes: int | None
-    """Of the first CUDA device; None without one."""
+    """Peak memory of the first CUDA device; None without one."""
 
 
 Tell = Callable[[str], None]
@@ -83,16 +83,16 @@ def bench(
     """Measure this machine with the model, devices and format of the settings.
 
     Args:
-        settings: its input and output are not looked at.
-        seconds: about how long to measure; loading comes on top.
-        tell: told what is being done.
+        settings: settings of the run; input and output are ignored.
+        seconds: approximate time of the measurement, without loading.
+        tell: called with the name of each step.
         open_engines: as for `run_job`.
 
     Raises:
-        WeightsError, DeviceError, SettingsError: as a run would.
-        DeviceError: the network cannot do a page.
+        WeightsError, DeviceError, SettingsError: as in a run.
+        DeviceError: the network cannot upscale a page.
     """
-    tell("choosing and loading the network")
+    tell("selecting and loading the network")
     begin = time.perf_counter()
     choice = named_model(settings) or choose_model(settings, lambda name, done, total: None)
     settings = choice.settle(settings)
@@ -114,13 +114,13 @@ def bench(
 def _all_alone(
     engines: Sequence[Engine], files: Sequence[bytes], target: tuple[int, int], seconds: float
 ) -> float:
-    """Pages a second of all engines, working at the same time as they do in a run."""
+    """Return the pages per second of all engines together, running at the same time as in a run."""
     with ThreadPoolExecutor(len(engines)) as pool:
         return sum(pool.map(lambda engine: _alone(engine, files, target, seconds), engines))
 
 
 def _alone(engine: Engine, files: Sequence[bytes], target: tuple[int, int], seconds: float) -> float:
-    """Pages a second from pixels to pixels; the first call, which prepares the network, left out."""
+    """Return the pages per second from pixels to pixels, without the first call, which prepares the network."""
     pages = [prepare(decode(data, max_pixels=SIZE[0] * SIZE[1])) for data in files]
     _run_engine(engine, pages[:1], target)
     _run_engine(engine, _batch(pages, engine), target)
@@ -141,7 +141,7 @@ def _run_engine(engine: Engine, pages: Sequence[Pixels], target: tuple[int, int]
     for result in upscale_pages(engine, pages, target):
         if isinstance(result, PageError):
             raise DeviceError(
-                f"{engine.info.device} cannot do a page of {SIZE[0]}x{SIZE[1]}: {result.reason}"
+                f"{engine.info.device} cannot upscale a page of {SIZE[0]}x{SIZE[1]}: {result.reason}"
             ) from result
 
 
@@ -164,7 +164,8 @@ def _whole(
         source = Path(folder) / "in"
         source.mkdir()
         for number in range(pages):
-            # What stands behind the end of a PNG is passed over, but no two files are the same: a copy is no work.
+            # Bytes after the end of a PNG are ignored. They make every file different, because duplicates are not
+            # processed.
             (source / f"{number:05d}.png").write_bytes(files[number % len(files)] + b"%d" % number)
         trial = replace(
             settings, input=source, output=Path(folder) / "out", ledger=None, price=None, max_cost=None
@@ -204,7 +205,7 @@ def _stage(name: str, pages: Sequence[PageDone], run: Measured) -> Stage:
 
 
 class _Kept:
-    """The same engine for the run, which would close it."""
+    """A wrapper that keeps the engine open when the run closes it."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -227,12 +228,12 @@ class _Kept:
 
 
 def peak_memory() -> int:
-    """The most memory that this process has held, bytes."""
+    """Return the peak memory of this process in bytes."""
     try:
         import resource
     except ImportError:
         memory = psutil.Process().memory_info()
-        # Windows alone tells the peak here.
+        # Only Windows reports the peak here.
         return int(getattr(memory, "peak_wset", memory.rss))
     import sys
 

@@ -1,7 +1,7 @@
-"""Pages to measure with where the user has given none: panels, hatching, tones and balloons, always the same ones.
+"""Drawn pages for measurements without the user's own: panels, hatching, tones and balloons, always the same ones.
 
-What a network computes does not depend on what a page shows, but what an encoder makes of it does: so these have
-hard lines, flat tones, a gradient and grain, in about the shares that a printed page has.
+The time of a network does not depend on the content of a page, but that of an encoder does. So these pages have hard
+lines, flat tones, a gradient and grain, in about the proportions of a printed page.
 """
 
 from __future__ import annotations

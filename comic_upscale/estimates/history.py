@@ -1,4 +1,4 @@
-"""What this user's own runs say about speed: kept from ``bench``, and read from ledgers."""
+"""The measurement history of this user: stored by ``bench``, and read from ledgers."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ from comic_upscale.settings.paths import path_text
 from comic_upscale.storage.atomic import write_whole
 
 LEAST_PAGES = 20
-"""A run of fewer pages says more about its beginning and its end than about a rate."""
+"""A run with fewer pages is dominated by its start and its end, and gives no rate."""
 
 _REMOTE = re.compile(r"(?P<host>[^ ]+): (?P<what>.+)")
-"""How the ledger names the devices of a run on a remote machine: ``gpu-box: NVIDIA GeForce RTX 4090``."""
+"""The devices of a run on a remote machine in the ledger: ``gpu-box: NVIDIA GeForce RTX 4090``."""
 
 _DEVICE = re.compile(r"(?P<kind>\w+)(?::(?P<index>\d+))?(?: \((?P<what>.+)\))?")
-"""How it names one here: ``cuda:0 (NVIDIA H200)``, ``cpu (2 threads, 2 pages at once)``, or with no brackets."""
+"""A local device in the ledger: ``cuda:0 (NVIDIA H200)``, ``cpu (2 threads, 2 pages at once)``, or without brackets."""
 _SHARED = re.compile(r"(?:(?P<name>.+), )?(?P<pages>\d+) pages at once")
 _NEXT = re.compile(r", (?=\w+(?::\d+)? \()")
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedDevices:
-    """What a ledger says of the devices of a run."""
+    """The devices of a run, as recorded in a ledger."""
 
     devices: tuple[DeviceInfo, ...]
     """At least one."""
     is_remote: bool
-    """Whether a remote machine did the run."""
+    """Whether it was a remote run."""
 
 
 def parse_recorded_devices(text: str) -> RecordedDevices:
-    """Read the devices of a run as a ledger has them: the words of `DeviceInfo`, or those of a remote machine.
+    """Parse the devices of a run from the text in a ledger: that of `DeviceInfo`, or that of a remote machine.
 
-    A ledger holds no more than these words, so this is the one place that reads them back.
+    A ledger contains only this text. This is the only function that parses it.
     """
     if (remote := _REMOTE.fullmatch(text)) is not None:
         names = remote["what"].split(", ")
@@ -71,11 +71,11 @@ def _parse_device(text: str) -> DeviceInfo:
 
 
 def hardware_name(devices: Sequence[DeviceInfo], processor: str) -> str:
-    """What devices are called in a quote: their GPUs, or the processor with its threads.
+    """Return the name of devices in a quote: their GPUs, or the processor with its threads.
 
     Args:
-        devices: of a run, at least one.
-        processor: of the machine.
+        devices: devices of a run, at least one.
+        processor: processor of the machine.
     """
     names = [
         (f"{processor} ({each.name})" if each.name else processor) if each.is_cpu else each.name or each.kind
@@ -87,7 +87,7 @@ def hardware_name(devices: Sequence[DeviceInfo], processor: str) -> str:
 
 
 def processor_name() -> str:
-    """This machine's processor, as far as the system tells it."""
+    """Return the name of this machine's processor, as reported by the system."""
     with contextlib.suppress(OSError, UnicodeDecodeError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -107,7 +107,7 @@ def encoding_of(format: str, quality: int | None) -> str:
 
 
 def keep(found: Measured, folder: Path) -> Path:
-    """Keep a measurement in the user's folder, in the place of an older one of the same; return where."""
+    """Store a measurement in the user's folder, replacing an older one of the same kind; return its path."""
     key = "\n".join((found.hardware, found.model_sha256, found.precision, found.format))
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
     write_whole(json.dumps(asdict(found), indent=2).encode(), path)
@@ -115,7 +115,7 @@ def keep(found: Measured, folder: Path) -> Path:
 
 
 def kept(folder: Path) -> list[Measured]:
-    """The measurements of a folder, the newest first; files that are none are passed over."""
+    """Return the measurements in a folder, the newest first. Other files are ignored."""
     known = {field.name for field in fields(Measured)}
     found = []
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
@@ -126,12 +126,12 @@ def kept(folder: Path) -> list[Measured]:
 
 
 def from_ledgers(ledgers: Iterable[Path], host: str, processor: str) -> list[Measured]:
-    """What the runs of some ledgers say, the newest first; ledgers that cannot be read are passed over.
+    """Return measurements from the runs in ledgers, the newest first. Unreadable ledgers are ignored.
 
     Args:
         ledgers: the files.
-        host: this machine's name: of another machine's processor nothing is known.
-        processor: this machine's.
+        host: name of this machine. The processor of another machine is unknown.
+        processor: processor of this machine.
     """
     found = []
     for ledger in ledgers:
@@ -142,22 +142,23 @@ def from_ledgers(ledgers: Iterable[Path], host: str, processor: str) -> list[Mea
                 if here or not recorded.devices[0].is_cpu:
                     measured = _measured(run, recorded.devices, ledger, processor)
                     if recorded.is_remote:
-                        measured = _without_the_line(measured)
+                        measured = _without_transfer(measured)
                     found.append(replace(measured, here=here))
     return sorted(found, key=lambda each: each.date, reverse=True)
 
 
-def _without_the_line(found: Measured) -> Measured:
-    """A run elsewhere: its pages were recorded as they came home, which says nothing of the machine.
+def _without_transfer(found: Measured) -> Measured:
+    """Return the measurement of a remote run without its transfers.
 
-    What kept it busiest stands for the whole; the line is quoted on its own.
+    Its pages were recorded when they were downloaded, so the wall time says nothing about the machine. The busy time of
+    the bottleneck is used instead. The connection is estimated separately.
     """
     busiest = max(found.network_seconds / found.devices, found.host_seconds / found.workers)
     return replace(found, whole_seconds=busiest)
 
 
 def _without_other_pages(run: dict[str, Any], devices: int, workers: int) -> float:
-    """How long a run would have taken for the pages of its network alone, without copies and pages that only shrank."""
+    """Return the time of a run for the pages that went through the network, without copies and shrunk pages."""
     busiest = max(run["network_seconds"] / devices, run["host_seconds"] / workers)
     whole: float = run["whole_seconds"]
     own: float = max(whole - run["other_seconds"] / workers, busiest)
@@ -191,17 +192,17 @@ def _measured(run: dict[str, Any], recorded: Sequence[DeviceInfo], ledger: Path,
 
 
 def count_places(devices: Sequence[DeviceInfo]) -> int:
-    """How many batches the devices of a run take at the same time: one each, and as many as share a processor."""
+    """Return how many batches the devices of a run process at once: one each, or the number that share a processor."""
     return sum(each.pages_at_once for each in devices)
 
 
 def best_for(model: str, identity: str, found: Sequence[Measured]) -> Measured | None:
-    """The measurement to quote from: of this network, else of another one whose arithmetic is known.
+    """Return the measurement to estimate from: of this network, or of another one with known arithmetic.
 
     Args:
         model: name of the network.
-        identity: hash of its weights; empty where not known.
-        found: on one machine, the newest first.
+        identity: hash of its weights; empty if unknown.
+        found: measurements on one machine, the newest first.
     """
     same = [each for each in found if each.model_sha256 == identity or (not identity and each.model == model)]
     return next(iter(same or [each for each in found if each.tflop_per_page]), None)

@@ -1,4 +1,4 @@
-"""Quotes for one job on several machines: this one where it was measured, and cards for rent."""
+"""Quotes for one job on several machines: this one, if it was measured, and rented GPUs."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ from comic_upscale.models.weights import identify_weights
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What to quote, beside the work itself."""
+    """The parameters of quotes, besides the work itself."""
 
     model: str
-    """A name of the catalogue, a file, or ``auto``: on a card for rent the model that it takes on a GPU."""
+    """A name in the catalogue, a file, or ``auto``, which on a rented GPU means the default for GPUs."""
     gpus: tuple[str, ...] = ()
-    """Cards by name; none: every card with a price, and this machine where it was measured."""
+    """GPUs by name; empty for every GPU with a price, and this machine if it was measured."""
     price: float | None = None
-    """Dollars an hour in place of the listed ones; traffic and storage stay as they are listed."""
+    """Dollars per hour instead of the listed price. Traffic and storage keep their listed prices."""
     link_mbps: float | None = None
     workers: int | None = None
-    """Threads of a rented machine; None: as its offer says, else as assumed."""
+    """Threads of a rented machine; None for those of its offer, or the assumed number."""
     denoise: float | None = None
     offers: tuple[Offer, ...] = ()
     found: tuple[Measured, ...] = field(default=())
-    """What was measured, the newest first."""
+    """Measurements, the newest first."""
     pilot: Measured | None = None
-    """Pages of this very input, done here a moment ago."""
+    """The measurement of a pilot with pages of this input on this machine."""
 
 
 def network_called(model: str, denoise: float | None = None) -> Network:
-    """A network by its name or file, with its arithmetic where the catalogue knows it.
+    """Return a network by its name or file, with its arithmetic if the catalogue knows it.
 
     Raises:
         WeightsError: there is no such model.
@@ -61,17 +61,17 @@ def network_called(model: str, denoise: float | None = None) -> Network:
 
 
 def quotes_for(work: Work, question: Question) -> list[Quote]:
-    """Quote a job: this machine first, then the cards, the cheapest offer of all first.
+    """Return the quotes for a job: this machine first, then GPUs, the cheapest offer first.
 
     Raises:
-        SettingsError: a card is not known, or has no price; or nothing can be quoted at all.
+        SettingsError: a GPU is unknown or has no price, or nothing can be estimated.
     """
     here = _quote_here(work, question)
     cards = question.gpus or tuple(
         dict.fromkeys(offer.card for offer in question.offers if find_card(offer.card) is not None)
     )
     rented: list[Quote] = []
-    # A file of the user's own has no known arithmetic: without a card named, this machine is all there is to say.
+    # The arithmetic of the user's own file is unknown. Without --gpu, only this machine can be estimated.
     if (
         question.gpus
         or here is None
@@ -84,14 +84,14 @@ def quotes_for(work: Work, question: Question) -> list[Quote]:
 
 
 def is_over_budget(quotes: Sequence[Quote], budget: float) -> bool:
-    """Whether no machine that has a price will likely do it for so many dollars.
+    """Return whether the likely cost on every machine with a price is above the budget in dollars.
 
     Raises:
-        SettingsError: none has a price.
+        SettingsError: no machine has a price.
     """
     priced = [quote for quote in quotes if quote.dollars is not None]
     if not priced:
-        raise SettingsError("--budget needs to know what an hour costs: add --price, such as --price 0.20")
+        raise SettingsError("--budget needs the price of an hour: add --price, such as --price 0.20")
     return all(quote.is_over(budget) for quote in priced)
 
 
@@ -100,7 +100,7 @@ def _on_a_card(model: str) -> str:
 
 
 def _quote_here(work: Work, question: Question) -> Quote | None:
-    """The quote for this machine; None where nothing was measured on it, or only cards are asked for."""
+    """Return the quote for this machine; None if it was not measured, or only GPUs are requested."""
     found = question.pilot
     if found is None and not question.gpus:
         own = [each for each in question.found if each.here]
@@ -120,7 +120,7 @@ def _quote_here(work: Work, question: Question) -> Quote | None:
         model=network.model,
         start_seconds=found.start_seconds,
         hour=None if question.price is None else Range.exactly(question.price),
-        price_source="as you say" if question.price is not None else "",
+        price_source="your --price" if question.price is not None else "",
     )
 
 
@@ -130,7 +130,7 @@ def _best_here(question: Question, own: Sequence[Measured]) -> Measured | None:
         found = best_for(network.model, network.identity, own)
         known = found is None or found.model_sha256 == network.identity or network.tflop_per_page
         return found if known else None
-    # A network of the user's own says nothing of those that auto chooses among: its arithmetic is not known.
+    # A measurement with the user's own network says nothing about auto's defaults, as its arithmetic is unknown.
     catalogued = [each for each in own if each.model in CATALOGUE]
     choices = (each for each in catalogued if each.model in (GPU_DEFAULT, CPU_DEFAULT))
     return next(choices, None) or next(iter(catalogued), None)
@@ -142,8 +142,8 @@ def _quote_card(work: Work, question: Question, asked: str) -> list[Quote]:
     measured = best_for(network.model, network.identity, _on_card(card or asked, question.found))
     if card is None and measured is None:
         raise SettingsError(
-            f"no card called {asked!r} is known, nor was one measured: known are {', '.join(known_cards())}. On that "
-            "machine itself, `comic-upscale bench` measures it"
+            f"there is no GPU {asked!r} in the price and rate lists, and none was measured: use one of "
+            f"{', '.join(known_cards())}, or run `comic-upscale bench` on a machine with that GPU"
         )
     return [
         quote_rented(
@@ -159,7 +159,7 @@ def _quote_card(work: Work, question: Question, asked: str) -> list[Quote]:
 
 
 def _on_card(card: str, found: Iterable[Measured]) -> list[Measured]:
-    """What was measured on a card, however its driver calls it."""
+    """Return the measurements on a GPU, under any name that its driver gives it."""
     return [each for each in found if find_card(each.hardware) == card or each.hardware == card]
 
 
@@ -189,33 +189,32 @@ def _encoding_ratio(work: Work, found: Measured) -> float:
 
 
 def _offers(question: Question, card: str) -> list[Offer]:
-    """The offers of a card, with the user's price of an hour where one was said.
+    """Return the offers with a GPU, with the user's price of an hour if one was given.
 
     Raises:
-        SettingsError: there is none.
+        SettingsError: there is no price.
     """
     offers = offers_for(card, question.offers)
     if question.price is not None:
         return _at_own_price(card, offers, Range.exactly(question.price))
     if not offers:
         raise SettingsError(
-            f"no price of a {card} is listed: say one with --price, such as --price 0.20, or list it in a file of "
-            "your own with --prices FILE"
+            f"no price is listed for {card}: add --price, such as --price 0.20, or a price list with --prices FILE"
         )
     return offers
 
 
 def _at_own_price(card: str, offers: Iterable[Offer], hour: Range) -> list[Offer]:
-    """The listed offers at the user's price of an hour: traffic and storage cost what they did.
+    """Return the listed offers with the user's price of an hour. Traffic and storage keep their prices.
 
-    Those that differ in the hour alone are one by now. A card that nobody lists has that hour and nothing else.
+    Offers that differed only by the price of an hour become one. A GPU without an offer only has the price of an hour.
     """
     own = {
         (offer.egress_gb, offer.storage_gb_month, offer.vcpus): replace(
             offer,
             seller=f"as {offer.seller}",
             hour=hour,
-            source=f"an hour as you say; traffic and storage of {offer.seller}: {offer.source}",
+            source=f"your --price; traffic and storage of {offer.seller}: {offer.source}",
         )
         for offer in reversed(list(offers))
     }
@@ -223,6 +222,6 @@ def _at_own_price(card: str, offers: Iterable[Offer], hour: Range) -> list[Offer
         card=card,
         seller="your price",
         hour=hour,
-        source="an hour as you say; traffic and storage are not counted: no offer of this card is listed",
+        source="your --price; traffic and storage are not counted, as no offer with this GPU is listed",
     )
     return list(reversed(own.values())) or [unlisted]

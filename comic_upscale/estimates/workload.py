@@ -1,4 +1,4 @@
-"""From an input to a quote: counting its pixels, and trying some of its pages here."""
+"""The workload of an input: count its pixels, and measure some of its pages on this machine."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ from comic_upscale.planning.preview import PagePreview, Preview
 from comic_upscale.settings.job import FormatName, JobSettings
 
 LEAST_DOUBT = 0.075
-"""Half of what two runs over even pages may differ by, as a share: a machine has other things to do, too."""
+"""The smallest relative error: half the difference between two runs over equal pages on a machine with other work."""
 
 _MEASURED_BYTES = 0.1
 _ASSUMED_BYTES = Range(0.67, 1.0, 1.33)
 
 
 def count_work(preview: Preview, settings: JobSettings, pilot: Measured | None = None) -> Work:
-    """Count what a run has before it, from what the headers say.
+    """Count the work of a run from the headers of its pages.
 
     Args:
-        preview: of the job.
-        settings: of the job.
-        pilot: pages of this input that were done, for the bytes of an output.
+        preview: preview of the job.
+        settings: settings of the job.
+        pilot: measurement with pages of this input, for the bytes of an output.
     """
     todo = [page for page in preview.pages if page.action == "do" and page.size and page.target_size]
     through = [page for page in todo if grows(page.size or (0, 0), page.target_size or (0, 0))]
@@ -62,7 +62,7 @@ def count_work(preview: Preview, settings: JobSettings, pilot: Measured | None =
         basis = f"{preview.bytes_per_pixel:.2f} bytes a pixel, measured by this job"
     else:
         sizes = _ASSUMED_BYTES * estimated
-        basis = "bytes a pixel as six real pages had, single ones from two thirds to four thirds of it"
+        basis = "bytes a pixel, the average of six real pages (single pages: two thirds to four thirds of it)"
     return Work(
         pages=len(todo),
         network_pixels=sum(width * height for width, height in (page.size or (0, 0) for page in through)),
@@ -118,7 +118,7 @@ def imagined_work(
         output_pixels=pages * width * height,
         upload_bytes=pages * upload_bytes,
         download_bytes=_ASSUMED_BYTES * (bytes_per_pixel * pages * width * height),
-        download_basis=f"{bytes_per_pixel:g} bytes a pixel, as six real pages had{as_png} on average",
+        download_basis=f"{bytes_per_pixel:g} bytes a pixel, the average of six real pages{as_png}",
         encode_seconds=assumed.seconds,
         format=written.encoding(quality),
     )
@@ -133,21 +133,21 @@ def run_pilot(
     on_event: Listener | None = None,
     open_engines: OpenEngines = open_engines,
 ) -> Measured:
-    """Upscale some pages of an input here, spread over their sizes, and return what that took.
+    """Upscale some pages of an input on this machine, of different sizes, and return the measurement.
 
-    The outputs are made as a run would make them, in a temporary folder, and thrown away.
+    The outputs are written as in a run, into a temporary folder, and deleted.
 
     Args:
-        preview: of the job.
-        settings: of the job.
-        count: pages to do.
-        started_in: seconds that the program took before it could begin with this, as a run would.
-        on_event: told of what happens.
+        preview: preview of the job.
+        settings: settings of the job.
+        count: number of pages.
+        started_in: seconds that the program needed before this call, as in a run.
+        on_event: called for each event.
         open_engines: as for `run_job`.
 
     Raises:
-        InputError: there is no page to do, or none could be done.
-        WeightsError, DeviceError, OutputError: as a run would.
+        InputError: no page is left, or none could be upscaled.
+        WeightsError, DeviceError, OutputError: as in a run.
     """
     sizes = {
         page.source: page.size[0] * page.size[1]
@@ -156,7 +156,7 @@ def run_pilot(
     }
     sources = list(sizes)
     if not sources:
-        raise InputError("there is no page left to try: the pages are done, or large enough already")
+        raise InputError("no page is left for a pilot: all pages are done or already large enough")
     chosen = {sources[place] for place in spread_sample([sizes[source] for source in sources], count)}
     with tempfile.TemporaryDirectory(prefix="comic-upscale-pilot-") as folder:
         _gather(chosen, settings, Path(folder) / "in")
@@ -183,10 +183,10 @@ def measure_run(
     on_event: Listener | None = None,
     open_engines: OpenEngines = open_engines,
 ) -> Measured:
-    """Run a job that has nothing behind it, and return what it took.
+    """Run a new job and return the measurement.
 
     Raises:
-        InputError: no page could be done.
+        InputError: no page could be upscaled.
     """
     started: list[JobStarted] = []
     started_at: list[float] = []
@@ -205,7 +205,7 @@ def measure_run(
 
     def opening(settings: JobSettings, weights: ResolvedWeights | None) -> list[Engine]:
         engines = open_engines(settings, weights)
-        # Engines that share a device name it alike.
+        # Engines that share a device have equal device infos.
         devices[:] = dict.fromkeys(engine.info.device for engine in engines)
         return engines
 
@@ -213,7 +213,7 @@ def measure_run(
     finished = run_job(settings, on_event=note, open_engines=opening)
     if not done:
         why = f": {finished.failures[0][0]}: {finished.failures[0][2]}" if finished.failures else ""
-        raise InputError(f"no page could be done, so that nothing was measured{why}")
+        raise InputError(f"no page could be upscaled, so nothing was measured{why}")
     name, identity = _identify(settings, started[0].model)
     model = CATALOGUE.get(name)
     return Measured(
@@ -245,10 +245,10 @@ def measure_run(
 
 
 def _once(pages: Sequence[PageDone]) -> float:
-    """Seconds that a run has once: filling the pipeline, the network's first page, draining it.
+    """Return the seconds that occur once in a run: filling the pipeline, the network's first page, draining it.
 
     Args:
-        pages: in the order in which they were recorded, at least one.
+        pages: pages in the order of their records, at least one.
     """
     first, last, others = pages[0], pages[-1], pages[1:]
     pixels = sum(page.width * page.height for page in others)
@@ -259,10 +259,10 @@ def _once(pages: Sequence[PageDone]) -> float:
 
 
 def doubt_of_ratio(pages: Sequence[tuple[int, float]]) -> float:
-    """The standard error of seconds (or bytes) over pixels, as a share of it, by how single pages differ.
+    """Return the relative standard error of seconds (or bytes) per pixel, from the differences between pages.
 
     Args:
-        pages: (pixels, seconds or bytes) of each.
+        pages: (pixels, seconds or bytes) of each page.
     """
     seconds = sum(each for _, each in pages)
     if len(pages) < 2 or seconds <= 0:
@@ -298,7 +298,7 @@ def _content(page: Page, shelf: VolumeCache) -> bytes:
 
 
 def _identify(settings: JobSettings, model: str) -> tuple[str, str]:
-    """Name and hash of the network that ran; ``auto`` stands for the one that the run names."""
+    """Return name and hash of the network of the run; for ``auto``, the network that the run reports."""
     return identify(dataclasses.replace(settings, model=model) if is_auto(settings.model) else settings)
 
 

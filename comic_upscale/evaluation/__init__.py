@@ -1,1 +1,1 @@
-"""How good pages came out: scores against originals, likeness to sources, and which model does best."""
+"""Evaluation of quality: scores against originals, likeness to sources, and comparison of models."""

@@ -1,4 +1,4 @@
-"""Whether flat white and black ground stayed exactly white and black."""
+"""Check whether flat white and black areas stayed exactly white and black."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 
 NEIGHBOURHOOD = 9
-"""Side in input pixels of the square that must be flat for its middle to count as flat ground."""
+"""Side, in input pixels, of the square that must be flat for its centre to count as a flat area."""
 
 
 @dataclass(frozen=True, slots=True)
 class FlatGround:
-    """Output pixels on flat white or black ground, and how many of them came out exactly white or black."""
+    """Output pixels in flat white or black areas, and how many of them are exactly white or black."""
 
     white: int
     white_kept: int
@@ -22,12 +22,12 @@ class FlatGround:
 
 
 def flat_ground(source: Image.Image, output: Image.Image) -> FlatGround:
-    """Count flat white and black ground that stayed exactly so.
+    """Count the pixels in flat white and black areas that stayed exactly white and black.
 
     Args:
-        source: what the model got. Its pixel is flat white (black) ground where all of the 9 x 9 around it is
-            255 (0) in every channel.
-        output: what the model made of it, larger by any factor.
+        source: the input of the model. A pixel is in a flat white (black) area if all of the 9 x 9 pixels around it
+            are 255 (0) in every channel.
+        output: the output of the model, larger by any factor.
     """
     darkest, lightest = _extremes(source)
     white = darkest.filter(ImageFilter.MinFilter(NEIGHBOURHOOD)).point(lambda level: 255 * (level == 255))
@@ -45,7 +45,7 @@ def flat_ground(source: Image.Image, output: Image.Image) -> FlatGround:
 
 
 def _extremes(image: Image.Image) -> tuple[Image.Image, Image.Image]:
-    """The darkest and the lightest channel of each pixel, as mode L."""
+    """Return the darkest and the lightest channel of each pixel, as mode L."""
     darkest, *others = bands = image.split()
     for band in others:
         darkest = ImageChops.darker(darkest, band)

@@ -1,7 +1,7 @@
-"""How much an upscaled page is still its source: shrunk back to the source's size and compared with it.
+"""Compare an upscaled page with its source, at the size of the source.
 
-That cannot tell a good page from a very good one (detail that the network added is gone again), but it
-tells a page that went wrong: another picture, a tint, a black or shifted tile, lettering that was lost.
+The comparison cannot distinguish a good page from a very good one, because shrinking removes the detail that the
+network added. It finds faults: another image, a tint, a black or shifted tile, lost lettering.
 """
 
 from __future__ import annotations
@@ -27,34 +27,33 @@ from comic_upscale.imaging.pixels import Pixels, UInt8Array
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
-    """What an output shrunk back has in common with its source."""
+    """The likeness of a shrunk output and its source."""
 
     psnr: float
-    """Decibels on luma; at most 80, which is the same picture."""
+    """PSNR of luma in decibels; at most 80, for equal images."""
     ssim: float | None
-    """On luma, at most 1; None for a side below 11 pixels."""
+    """SSIM of luma, at most 1; None if a side has fewer than 11 pixels."""
     shift: tuple[float, ...]
-    """Gray levels of 255 by which the mean of each channel (gray, or red, green and blue) lies above the
-    source's."""
+    """Difference of the mean of each channel (gray, or red, green and blue) from the source's, in levels of 255."""
 
     @property
     def largest_shift(self) -> float:
-        """The largest of the shifts, without its sign."""
+        """The largest absolute shift."""
         return max(abs(level) for level in self.shift)
 
 
 def likeness(source: Pixels, output: Pixels) -> Likeness:
     """Compare an output with its source, at the size of the smaller of the two.
 
-    Transparent pages are compared on white and on black, and the worse counts.
+    Transparent pages are compared on white and on black, and the worse result counts.
 
     Args:
         source: the page.
-        output: what became of it, of the same shape.
+        output: its output, of the same proportions.
 
     Raises:
-        PageError: ``"transparency"`` where only one of the two is transparent, unless the output was laid
-            on white since its format has no transparency.
+        PageError: ``"transparency"`` if only one of the two is transparent, unless the output was flattened onto
+            white because its format has no transparency.
     """
     if is_transparent(source) and output.alpha is None:
         source = Pixels(flatten(source, WHITE))
@@ -68,14 +67,14 @@ def likeness(source: Pixels, output: Pixels) -> Likeness:
 
 
 def brought_together(source: Pixels, output: Pixels, ground: int = WHITE) -> tuple[UInt8Array, UInt8Array]:
-    """Return source and output at one size and in one number of channels.
+    """Return source and output at the same size and with the same number of channels.
 
-    The larger one is shrunk by Pillow's Lanczos, antialiased, as pages are.
+    The larger one is shrunk with Pillow's antialiased Lanczos, as pages are.
 
     Args:
         source: the page.
-        output: what became of it.
-        ground: what transparent pages are laid on.
+        output: its output.
+        ground: background of transparent pages.
     """
     size = (min(source.width, output.width), min(source.height, output.height))
     one, other = (_resized(flatten(page, ground), size) for page in (source, output))
@@ -87,7 +86,7 @@ def brought_together(source: Pixels, output: Pixels, ground: int = WHITE) -> tup
 
 
 def difference(source: UInt8Array, output: UInt8Array) -> NDArray[np.float32]:
-    """Return how far apart two pictures of one size are at each pixel, in gray levels of luma."""
+    """Return the difference of two images of the same size at each pixel, in levels of luma."""
     apart: NDArray[np.float32] = np.abs(luma(source) - luma(output))
     return apart
 

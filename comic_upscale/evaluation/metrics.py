@@ -1,8 +1,7 @@
-"""How near a picture comes to its original: PSNR, SSIM, MS-SSIM, GMSD and LPIPS, on the device that is asked for.
+"""Scores of an image against its original: PSNR, SSIM, MS-SSIM, GMSD and LPIPS, on a chosen device.
 
-The measures are those of `piq`, on the luma of BT.601 in full range, borders included, as
-`benchmarks/quality.py` has always used them. PSNR alone is computed here, one line: piq adds a constant
-to the error, which at 50 dB is already seen in the third digit.
+The scores come from `piq`, on the luma of BT.601 in full range, borders included, as in `benchmarks/quality.py`. Only
+PSNR is computed here, in one line: piq adds a constant to the error, which at 50 dB changes the third digit.
 """
 
 from __future__ import annotations
@@ -21,44 +20,44 @@ if TYPE_CHECKING:
     import torch
 
 PERFECT_PSNR = 80.0
-"""Decibels that stand for an exact copy, and the most that is told."""
+"""The highest PSNR in decibels, which stands for an exact copy."""
 
 SMALLEST_SIDE = 11
-"""Pixels that SSIM's window has."""
+"""Side of SSIM's window in pixels."""
 
 SMALLEST_SIDE_MS = 161
-"""Pixels that MS-SSIM needs, which halves a picture four times."""
+"""Shortest side for MS-SSIM in pixels, which halves an image four times."""
 
 LPIPS_FILES = ("vgg16-397923af.pth", "lpips_weights.pt")
-"""The weights that LPIPS needs, as torch.hub keeps them; 528 MB, never downloaded by us."""
+"""The weights for LPIPS in torch.hub's folder; 528 MB, never downloaded by comic-upscale."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """The distance of one picture from its original."""
+    """The scores of one image against its original."""
 
     psnr: float
     """Decibels; higher is better, at most 80, which is an exact copy."""
     ssim: float
-    """At most 1, which is an exact copy."""
+    """At most 1, for an exact copy."""
     ms_ssim: float | None
-    """The same over five scales; None for a side below 161 pixels."""
+    """SSIM over five scales; None if a side has fewer than 161 pixels."""
     gmsd: float
-    """Deviation of the gradients' likeness; lower is better, 0 for an exact copy."""
+    """Gradient magnitude similarity deviation; lower is better, 0 for an exact copy."""
     shift: float
-    """Gray levels by which the mean of some channel differs, of 255; the largest. Luma does not see a tint."""
+    """Largest difference of a channel's mean, in levels of 255. It shows a tint, which luma does not."""
     lpips: float | None = None
-    """Learned perceptual distance; lower is better. None where its weights are not on this machine."""
+    """Learned perceptual distance; lower is better. None if its weights are not on this machine."""
 
 
 class Metrics:
-    """Scores pictures one by one on a device; nothing of them is kept.
+    """Scores images one by one on a device. It keeps no images.
 
     Args:
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or ``xpu``.
 
     Raises:
-        DeviceError: the device is not there.
+        DeviceError: the device does not exist.
     """
 
     def __init__(self, device: str = "cpu") -> None:
@@ -77,14 +76,14 @@ class Metrics:
         return self._lpips is not None
 
     def score(self, picture: Pixels, original: Pixels) -> Scores:
-        """Return the scores of a picture.
+        """Return the scores of an image.
 
-        Gray is compared with colour as colour of three equal channels. Transparent pictures are compared on
-        white and on black, and the worse of each score counts, so that what differs shows on one of them.
+        To compare gray with colour, gray becomes three equal channels. Transparent images are compared on white and
+        on black, and the worse of each score counts, so that differences are visible on one of them.
 
         Args:
-            picture: to be scored.
-            original: of the same size, and transparent if the picture is.
+            picture: the image.
+            original: its original, of the same size, and transparent if the image is.
 
         Raises:
             PageError: ``"sizes-differ"``, ``"transparency"``, ``"too-small"`` (a side below 11 pixels).
@@ -114,24 +113,24 @@ class Metrics:
 
 
 def check_sizes(picture: Pixels, original: Pixels) -> None:
-    """Refuse pictures of two sizes, or too small for a score; errors as `Metrics.score`."""
+    """Refuse images of different sizes, or too small for a score; errors as in `Metrics.score`."""
     sizes = [(page.width, page.height) for page in (picture, original)]
     if sizes[0] != sizes[1]:
         (width, height), (wanted_width, wanted_height) = sizes
         raise PageError(
             "sizes-differ",
-            f"The picture is {width} x {height} and its original {wanted_width} x {wanted_height}: only "
-            "pictures of one size can be compared.",
+            f"The image is {width} x {height}, the original {wanted_width} x {wanted_height}. Only images of the "
+            "same size can be compared.",
         )
     if min(sizes[0]) < SMALLEST_SIDE:
-        raise PageError("too-small", f"A picture needs {SMALLEST_SIDE} pixels a side to be scored.")
+        raise PageError("too-small", f"An image needs at least {SMALLEST_SIDE} pixels a side to be scored.")
 
 
 def to_tensor(samples: UInt8Array, device: torch.device) -> torch.Tensor:
     """Return uint8 height x width x channels as float32 1 x channels x height x width, 0..255, on a device."""
     import torch
 
-    # The bytes travel, not the floats; a copy, since torch does not take what is read-only.
+    # Bytes are transferred, not floats. They are copied, because torch does not accept read-only memory.
     planes = torch.from_numpy(np.array(samples.transpose(2, 0, 1), order="C")).to(device)
     return planes[None].float()
 
@@ -158,7 +157,7 @@ def ssim(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 def shifts(one: torch.Tensor, other: torch.Tensor) -> list[float]:
-    """Return by how many gray levels the mean of each channel of the first lies above the second's."""
+    """Return the difference of the channel means of the first and the second image, in levels."""
     return [float(level) for level in (one - other).mean((0, 2, 3))]
 
 
@@ -181,7 +180,7 @@ def _rgb(picture: torch.Tensor) -> torch.Tensor:
 
 
 def _open_lpips(device: torch.device) -> Any:
-    """Return piq's LPIPS where its weights lie in torch.hub's folder; None, without a download, where not."""
+    """Return piq's LPIPS if its weights are in torch.hub's folder; otherwise None, without a download."""
     import torch
 
     folder = Path(torch.hub.get_dir()) / "checkpoints"
@@ -198,7 +197,7 @@ def _open_lpips(device: torch.device) -> Any:
 
 
 def _worst(scores: list[Scores]) -> Scores:
-    """Take the worse of each score."""
+    """Return the worse of each score."""
 
     def worse(name: str, of: Any) -> float | None:
         values = [value for each in scores if (value := getattr(each, name)) is not None]

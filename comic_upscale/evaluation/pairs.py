@@ -1,4 +1,4 @@
-"""Two folders compared: every picture of one against its original in the other, paired by name."""
+"""Compare two folders: every image of one with its original in the other, paired by name."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from comic_upscale.library.volume_reader import VolumeCache
 from comic_upscale.settings.job import VolumeRules
 
 OnPair = Callable[[int, int], None]
-"""Told how many pairs were compared, and of how many."""
+"""Called with the number of pairs compared, and the total."""
 
 _DEEP = "samples of more than 8 bits: compared at 8 bits"
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two pictures of one name."""
+    """Two images with the same name."""
 
     name: str
-    """The path inside both folders: without the suffix, or with it where several pictures have one name without."""
+    """The path inside both folders, with the suffix only if several images have the same name without it."""
     reference: Page
     candidate: Page
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What became of a pair: scores, or why there are none."""
+    """The result of a pair: scores, or why there are none."""
 
     name: str
     scores: Scores | None
@@ -42,12 +42,12 @@ class Compared:
     """Of the failure."""
     reason: str | None = None
     notes: tuple[str, ...] = ()
-    """What decoding had to leave out, such as bits beyond eight."""
+    """Notes on the decoding, such as bits beyond eight that were dropped."""
 
 
 @dataclass(slots=True)
 class Comparison:
-    """Two folders against each other."""
+    """The comparison of two folders."""
 
     pairs: list[Compared] = field(default_factory=list)
     only_reference: list[str] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Comparison:
     only_candidate: list[str] = field(default_factory=list)
     """Candidates without an original."""
     ambiguous: list[str] = field(default_factory=list)
-    """Names that several pictures have and that do not say which belongs to which, so that these are not compared."""
+    """Names of several images whose partners are not clear, so they are not compared."""
 
     @property
     def scored(self) -> list[Compared]:
@@ -69,19 +69,19 @@ class Comparison:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every picture has found its partner, compared or not."""
+        """Whether every image has a partner, compared or not."""
         return not (self.only_reference or self.only_candidate or self.ambiguous)
 
 
 class Pictures:
-    """The pictures of a folder, of one file or of a volume, by name.
+    """The images of a folder, a file or a volume, by name.
 
     Args:
-        root: where they are.
+        root: the folder, file or volume.
         max_pixels: the largest width x height to decode.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no image.
     """
 
     def __init__(self, root: Path, *, max_pixels: int) -> None:
@@ -90,17 +90,19 @@ class Pictures:
         found: Discovery = discover(root, extension="png", rules=rules)
         self.pages = found.pages
         if not self.pages:
-            raise InputError(f"{root} holds no image: give a folder of images or volumes, or one of these")
-        self._shelf = VolumeCache(found.volumes, rules)
+            raise InputError(
+                f"{root} contains no image: give a folder of images or volumes, or a single image or volume"
+            )
+        self._volumes = VolumeCache(found.volumes, rules)
 
     def open(self, page: Page) -> Pixels:
-        """Decode a picture.
+        """Decode an image.
 
         Raises:
-            PageError: it cannot be read or decoded.
+            PageError: the image cannot be read or decoded.
         """
         if page.member is not None:
-            data = self._shelf.read(page.member.volume, page.member.index)
+            data = self._volumes.read(page.member.volume, page.member.index)
         else:
             try:
                 data = page.path.read_bytes()
@@ -112,12 +114,12 @@ class Pictures:
 
     def close(self) -> None:
         """Close the volumes."""
-        self._shelf.close()
+        self._volumes.close()
 
     def by_name(self) -> dict[str, list[Page]]:
-        """The pictures by their names without the suffix.
+        """Return the images by their names without suffixes.
 
-        ``v01.cbz/012.png`` and ``v01.cbr/012.jpg`` are of one name, as a volume and what became of it are.
+        ``v01.cbz/012.png`` and ``v01.cbr/012.jpg`` have the same name, as a volume and its output have.
         """
         groups: dict[str, list[Page]] = {}
         for page in self.pages:
@@ -126,7 +128,7 @@ class Pictures:
 
 
 def _name(page: Page) -> str:
-    """The source without the suffixes of the image and of the volume that it is in."""
+    """Return the source without the suffixes of the image and of its volume."""
     if page.member is None:
         return _without_suffix(page.source)
     inside = page.source.removeprefix(f"{page.member.volume}/")
@@ -142,24 +144,24 @@ def _without_suffix(path: str) -> str:
 def compare_folders(
     references: Pictures, candidates: Pictures, metrics: Metrics, on_pair: OnPair | None = None
 ) -> Comparison:
-    """Score every candidate against the reference of its name, one pair in memory at a time.
+    """Score every candidate against the reference with its name. Only one pair is in memory at a time.
 
-    A pair that cannot be compared (sizes that differ, a damaged file) is listed with its reason.
+    A pair that cannot be compared (different sizes, a damaged file) is listed with a reason.
 
     Args:
         references: the originals.
-        candidates: to be scored.
-        metrics: to score by.
-        on_pair: told of each.
+        candidates: the images to score.
+        metrics: computes the scores.
+        on_pair: called for each pair.
 
     Raises:
-        InputError: no name is in both.
+        InputError: the two have no name in common.
     """
     pairs, comparison = _paired(references.by_name(), candidates.by_name())
     if not pairs:
         raise InputError(
-            "no two pictures have one name (their suffixes may differ), so nothing can be compared: in the "
-            f"reference there is {_some(references)}, among the candidates {_some(candidates)}"
+            "no image of the reference has the same name as a candidate (suffixes may differ), so nothing can be "
+            f"compared: the reference has {_some(references)}, the candidates have {_some(candidates)}"
         )
     for number, compared in enumerate(_compared(iter(pairs), references, candidates, metrics), 1):
         comparison.pairs.append(compared)
@@ -169,10 +171,10 @@ def compare_folders(
 
 
 def _paired(ours: dict[str, list[Page]], theirs: dict[str, list[Page]]) -> tuple[list[Pair], Comparison]:
-    """Find the partners: by the name without its suffix where that is clear, else by the whole name.
+    """Find the partners: by the name without suffix if that is clear, otherwise by the whole name.
 
     Returns:
-        The pairs, in the order of their names, and a comparison that tells of the others.
+        The pairs, in the order of their names, and a comparison that lists the others.
     """
     pairs: list[Pair] = []
     rest = Comparison()

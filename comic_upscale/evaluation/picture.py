@@ -1,4 +1,4 @@
-"""Pages as pictures that can be compared: one ground below them, eight bits, and the region worth a look."""
+"""Prepare pages for comparison: flatten them, reduce them to eight bits, and find the region with the most detail."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from comic_upscale.imaging.gray import eight_bits
 from comic_upscale.imaging.pixels import Pixels, SampleArray, UInt8Array
 
 Box: TypeAlias = tuple[int, int, int, int]
-"""Left, top, right and bottom, in pixels; right and bottom lie outside."""
+"""Left, top, right and bottom, in pixels; right and bottom are exclusive."""
 
 WHITE, BLACK = 255, 0
 
@@ -24,7 +24,7 @@ def as_pixels(image: Image.Image) -> Pixels:
     """Return a Pillow image as a page.
 
     Args:
-        image: of mode L, LA, RGB or RGBA; any other is converted to RGB.
+        image: an image of mode L, LA, RGB or RGBA; other modes are converted to RGB.
     """
     if image.mode not in ("L", "LA", "RGB", "RGBA"):
         image = image.convert("RGB")
@@ -35,16 +35,16 @@ def as_pixels(image: Image.Image) -> Pixels:
 
 
 def is_transparent(page: Pixels) -> bool:
-    """Whether anything of a page can be seen through."""
+    """Return whether any pixel of a page is transparent."""
     return page.alpha is not None and bool((page.alpha < np.iinfo(page.alpha.dtype).max).any())
 
 
 def flatten(page: Pixels, ground: int) -> UInt8Array:
-    """Lay a page on a ground.
+    """Flatten a page onto a background.
 
     Args:
-        page: of any depth.
-        ground: the gray level below it, 0 to 255; without transparency it has no part.
+        page: a page of any bit depth.
+        ground: gray level of the background, 0 to 255; ignored without transparency.
 
     Returns:
         uint8, height x width x 1 or 3.
@@ -70,13 +70,13 @@ def luma(samples: UInt8Array) -> NDArray[np.float32]:
     """
     if samples.shape[2] == 1:
         return samples[:, :, 0].astype(np.float32)
-    # White is a rounding error above 255.
+    # Rounding makes white slightly larger than 255.
     levels: NDArray[np.float32] = np.clip(samples.astype(np.float32) @ _LUMA, 0, 255)
     return levels
 
 
 def detail(samples: SampleArray) -> NDArray[np.float32]:
-    """Return how much is drawn at each pixel: the length of the luma's gradient, height x width."""
+    """Return the amount of detail at each pixel: the magnitude of the luma's gradient, height x width."""
     if min(samples.shape[:2]) < 2:
         return np.zeros(samples.shape[:2], np.float32)
     rows, columns = np.gradient(luma(eight_bits(samples)))
@@ -85,11 +85,11 @@ def detail(samples: SampleArray) -> NDArray[np.float32]:
 
 
 def busiest_region(energy: NDArray[np.float32], size: tuple[int, int]) -> Box:
-    """Return where a region of a size holds the most of something.
+    """Return the region of a given size with the largest sum.
 
     Args:
-        energy: how much of it is at each pixel, height x width.
-        size: (width, height) of the region; cut to the page.
+        energy: the value of each pixel, height x width.
+        size: (width, height) of the region; limited to the page.
     """
     page_height, page_width = energy.shape
     width, height = min(size[0], page_width), min(size[1], page_height)
@@ -103,7 +103,7 @@ def busiest_region(energy: NDArray[np.float32], size: tuple[int, int]) -> Box:
 
 
 def check_transparency(one: Pixels, other: Pixels) -> None:
-    """Refuse to compare a page that can be seen through with one that cannot.
+    """Refuse to compare a transparent page with one that is not.
 
     Raises:
         PageError: ``"transparency"``.
@@ -111,6 +111,6 @@ def check_transparency(one: Pixels, other: Pixels) -> None:
     if is_transparent(one) != is_transparent(other):
         raise PageError(
             "transparency",
-            "One picture is transparent and the other is not, so they cannot be compared: lay both on the "
-            "same ground first.",
+            "Only one of the two images is transparent, so they cannot be compared. Flatten both onto the same "
+            "background first.",
         )

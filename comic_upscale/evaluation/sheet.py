@@ -1,4 +1,4 @@
-"""Sheets of pictures beside each other under their labels, as one PNG."""
+"""Sheets of labelled images side by side, as one PNG."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 LABEL, GAP = 24, 8
-"""Pixels: height of a line of text, and space between pictures."""
+"""Pixels: height of a line of text, and space between images."""
 
 _PAPER, _INK = "white", "black"
 
 
 def row_of(pictures: Sequence[tuple[str, Image.Image]]) -> Image.Image:
-    """Return pictures, all of one size, side by side under their labels."""
+    """Return images of the same size side by side under their labels."""
     width, height = pictures[0][1].size
     canvas = Image.new("RGB", (len(pictures) * (width + GAP) - GAP, height + LABEL), _PAPER)
     for number, (label, picture) in enumerate(pictures):
@@ -25,7 +25,7 @@ def row_of(pictures: Sequence[tuple[str, Image.Image]]) -> Image.Image:
 
 
 def under(title: str, rows: Sequence[Image.Image], *, columns: int = 1) -> Image.Image:
-    """Return rows below each other, or in several columns, under a title; narrower ones have paper beside them."""
+    """Return rows below each other, or in several columns, under a title. Narrower rows are padded with white."""
     width = max((row.width for row in rows), default=400)
     height = max((row.height for row in rows), default=0)
     columns = max(1, min(columns, len(rows)))
@@ -40,14 +40,14 @@ def under(title: str, rows: Sequence[Image.Image], *, columns: int = 1) -> Image
 
 
 def as_png(image: Image.Image) -> bytes:
-    """Return a picture as the bytes of a PNG."""
+    """Return an image as the bytes of a PNG."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
 def _write(canvas: Image.Image, place: tuple[int, int], text: str, room: int) -> None:
-    """Write as much of a text as there is room for; its end, where names differ, is kept."""
+    """Write as much of a text as fits. Its end is kept, because names differ there."""
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
     shown = text
     while draw.textlength(shown, font=font) > room and len(text) > 1:

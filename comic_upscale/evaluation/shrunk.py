@@ -1,4 +1,4 @@
-"""Shrinking a page as scans and web pages are shrunk, so that what a model makes of it can be compared with it."""
+"""Shrink an original as scans and web pages are shrunk, so that a model's output can be compared with it."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """One way in which originals are shrunk."""
+    """One way of shrinking originals."""
 
     name: str
     factor: float
-    """Original sides over shrunk sides."""
+    """Original size divided by shrunk size."""
     quality: int | None
-    """Of the JPEG that the shrunk page goes through; None for none."""
+    """Quality of the JPEG compression after shrinking; None for no JPEG."""
 
     @property
     def noisy(self) -> bool:
-        """Whether there are JPEG artefacts to be cleaned away."""
+        """Whether there are JPEG artefacts to remove."""
         return self.quality is not None
 
 
 def shrink_original(original: Image.Image, track: Track) -> Image.Image:
-    """Return the page as a model gets it: antialiased bicubic, through JPEG where the track says so."""
+    """Return the input for a model: the page shrunk with antialiased bicubic, and through JPEG if the track has one."""
     width, height = (max(1, round(side / track.factor)) for side in original.size)
     small = original.resize((width, height), Image.Resampling.BICUBIC)
     return small if track.quality is None else through_jpeg(small, track.quality)
 
 
 def through_jpeg(image: Image.Image, quality: int) -> Image.Image:
-    """Return the image as it comes out of a JPEG: Pillow's defaults, 4:2:0 for colour, gray for mode L."""
+    """Return the image after JPEG compression with Pillow's defaults, 4:2:0 for colour, gray for mode L."""
     data = io.BytesIO()
     image.save(data, "JPEG", quality=quality)
     with Image.open(data) as decoded:
@@ -46,19 +46,19 @@ def through_jpeg(image: Image.Image, quality: int) -> Image.Image:
 
 
 def crop_middle(image: Image.Image, width: int, height: int) -> Image.Image:
-    """Return the middle of an image; it must be at least that large."""
+    """Return the centre of an image, which must be at least that large."""
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
 
 
 def without_needless_color(image: Image.Image) -> Image.Image:
-    """Return an RGB image as mode L where all its pixels are gray: its JPEG would be a gray one."""
+    """Return an RGB image as mode L if all its pixels are gray, because its JPEG would be gray too."""
     red, green, blue = np.asarray(image).transpose(2, 0, 1)
     return Image.fromarray(red.copy()) if (red == green).all() and (red == blue).all() else image
 
 
 def spread(items: Sequence[Item], count: int | None) -> list[Item]:
-    """Return so many of the items, evenly spread, in their order; all of them for None."""
+    """Return ``count`` items, evenly spread, in order; all items for None."""
     if count is None or count >= len(items):
         return list(items)
     return [items[(2 * number + 1) * len(items) // (2 * count)] for number in range(count)]

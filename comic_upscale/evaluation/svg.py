@@ -1,6 +1,6 @@
-"""The few charts that are drawn, as SVG: no library, no network, readable on a light and on a dark page.
+"""Charts as SVG, without a library or network access, readable on light and dark pages.
 
-Colours are CSS variables with a fallback, so that a page that an SVG stands in can set its own.
+Colours are CSS variables with a fallback, so that the page around an SVG can set its own.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from html import escape
 
 WIDTH, HEIGHT = 720, 260
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 28, 34
-"""Pixels around the plot, for what stands beside the axes."""
+"""Pixels around the plot, for the labels of the axes."""
 
 COLORS = ("#3b7dd8", "#d9822b", "#2f9e6e", "#a855c7", "#c2413b", "#8a8f98")
-"""Told apart with and without red-green blindness, on white and on black."""
+"""Colours that can be distinguished with red-green blindness, on white and on black."""
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """How values become pixels along one side."""
+    """The mapping from values to pixels along one side."""
 
     low: float
     high: float
     ticks: tuple[float, ...]
 
     def part(self, value: float) -> float:
-        """Where a value is between the ends, 0 to 1."""
+        """Return the position of a value between the ends, 0 to 1."""
         return (value - self.low) / (self.high - self.low)
 
 
 def axis(low: float, high: float, *, ticks: int = 5) -> Axis:
-    """Return an axis over a range, with round numbers on it, ends included in the range."""
+    """Return an axis over a range, with round numbers and the ends included."""
     if not high > low:
         high = low + (abs(low) or 1.0)
     step = _round_step((high - low) / ticks)
@@ -55,16 +55,16 @@ def lay_out(
     y_label: str,
     x_texts: Sequence[str] | None = None,
 ) -> str:
-    """Return an SVG: axes, their numbers, and what was drawn between them.
+    """Return an SVG with axes, their numbers and the content.
 
     Args:
-        horizontal: its values.
-        vertical: its values.
-        drawn: elements of SVG, by `x_of` and `y_of`.
-        title: what is shown, also for those who hear it.
-        x_label: what the horizontal values are.
-        y_label: what the vertical values are.
-        x_texts: what to write at the horizontal ticks instead of their numbers.
+        horizontal: the horizontal axis.
+        vertical: the vertical axis.
+        drawn: SVG elements, positioned with `x_of` and `y_of`.
+        title: the title, also for screen readers.
+        x_label: label of the horizontal axis.
+        y_label: label of the vertical axis.
+        x_texts: texts for the horizontal ticks instead of numbers.
     """
     rows = [
         f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
@@ -91,15 +91,15 @@ def lay_out(
 
 
 def x_of(horizontal: Axis, value: float) -> float:
-    """The pixel of a value along the horizontal axis."""
+    """Return the pixel of a value along the horizontal axis."""
     return LEFT + horizontal.part(value) * (WIDTH - LEFT - RIGHT)
 
 
 def y_of(vertical: Axis, value: float) -> float:
-    """The pixel of a value along the vertical axis."""
+    """Return the pixel of a value along the vertical axis."""
     return HEIGHT - BOTTOM - vertical.part(value) * (HEIGHT - TOP - BOTTOM)
 
 
 def number(value: float) -> str:
-    """A number as it stands beside an axis: no more digits than it needs."""
+    """Return the label of a number, with no more digits than necessary."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

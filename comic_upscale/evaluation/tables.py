@@ -19,7 +19,7 @@ from comic_upscale.evaluation.verdict import judge
 
 SCORES = tuple(field.name for field in dataclasses.fields(Scores))
 DIGITS = {"psnr": 2, "ssim": 4, "ms_ssim": 4, "gmsd": 4, "shift": 2, "lpips": 4, "seconds_a_page": 2}
-"""Digits behind the point that say something, for people."""
+"""Meaningful decimals of each score."""
 
 TITLES = {
     "psnr": "PSNR dB",
@@ -32,7 +32,7 @@ TITLES = {
 
 
 def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """One row a pair: its name, its scores, and why there are none where there are none."""
+    """Return one row per pair: its name, and its scores or why there are none."""
     return [
         {
             "name": pair.name,
@@ -45,11 +45,11 @@ def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def missing_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """One row for each picture that has no partner, or none that is clear; columns as `comparison_rows`."""
+    """Return one row for each image without a clear partner; columns as in `comparison_rows`."""
     reasons = (
-        ("there is no candidate of this name", comparison.only_reference),
-        ("there is no original of this name", comparison.only_candidate),
-        ("several pictures have this name", comparison.ambiguous),
+        ("no candidate has this name", comparison.only_reference),
+        ("no original has this name", comparison.only_candidate),
+        ("several images have this name", comparison.ambiguous),
     )
     return [
         {"name": name, **dict.fromkeys(SCORES), "error": reason, "notes": None}
@@ -59,13 +59,13 @@ def missing_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def comparison_means(comparison: Comparison) -> dict[str, float | None]:
-    """The mean of each score over the pairs that have it."""
+    """Return the mean of each score over the pairs that have it."""
     rows = comparison_rows(comparison)
     return {name: _mean([row[name] for row in rows]) for name in SCORES}
 
 
 def comparison_json(comparison: Comparison) -> str:
-    """Everything about a comparison as JSON."""
+    """Return a complete comparison as JSON."""
     return _as_json(
         {
             "pairs": comparison_rows(comparison),
@@ -80,7 +80,7 @@ def comparison_json(comparison: Comparison) -> str:
 
 
 def trial_rows(trial: Trial) -> list[dict[str, Any]]:
-    """One row a model and track, and one over all tracks: means over pages, and seconds a page."""
+    """Return one row per model and track, and one over all tracks: means over pages, and seconds per page."""
     tracks = [*trial.tracks, None] if len(trial.tracks) > 1 else [*trial.tracks]
     return [_standing_row(trial, standing, track) for track in tracks for standing in trial.standings]
 
@@ -97,7 +97,7 @@ def _standing_row(trial: Trial, standing: Standing, track: str | None) -> dict[s
 
 
 def turn_rows(trial: Trial) -> list[dict[str, Any]]:
-    """One row a turn, for those who want to look further."""
+    """Return one row per turn, for further analysis."""
     return [
         {
             "model": standing.name,
@@ -113,7 +113,7 @@ def turn_rows(trial: Trial) -> list[dict[str, Any]]:
 
 
 def trial_json(trial: Trial) -> str:
-    """Everything about a trial as JSON, its recommendation too."""
+    """Return a complete trial as JSON, with its recommendation."""
     return _as_json(
         {
             "scale": trial.scale,
@@ -128,7 +128,7 @@ def trial_json(trial: Trial) -> str:
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of the same columns as CSV, what is not known left empty."""
+    """Return rows with equal columns as CSV. Unknown values are empty."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
@@ -137,7 +137,7 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def trial_chart(trial: Trial) -> str:
-    """Fidelity (SSIM, means over all tracks) against seconds a page, a point a model, as SVG."""
+    """Return a chart of fidelity (SSIM, mean over all tracks) against seconds per page, a point per model, as SVG."""
     points = [
         (standing.name, standing.seconds(trial.page_pixels), standing.mean("ssim") or 0.0)
         for standing in trial.standings
@@ -164,12 +164,12 @@ def trial_chart(trial: Trial) -> str:
 
 
 def trial_sheet(trial: Trial) -> bytes:
-    """A piece of each of some pages, the original and what each model made of it, at 200 %, as PNG."""
+    """Return crops of some pages, the original and the output of each model, at 200 %, as PNG."""
     return as_png(under(f"x{trial.scale:g}, {trial.tracks[-1]}: the original first, at 200 %", trial.rows))
 
 
 def shown(name: str, value: float | None) -> str:
-    """A score as it is told to people; a dash for what was not measured."""
+    """Return a score as text; a dash if it was not measured."""
     return "-" if value is None else f"{value:.{DIGITS.get(name, 4)}f}"
 
 

@@ -1,4 +1,4 @@
-"""Which model for my comics: pages of one's own shrunk, restored by each model, and compared with themselves."""
+"""Find the best model for the user's comics: shrink pages, restore them with each model, compare with the original."""
 
 from __future__ import annotations
 
@@ -34,30 +34,30 @@ if TYPE_CHECKING:
     from comic_upscale.engines.upscaler import Upscaler
 
 LANCZOS = "Lanczos"
-"""No network at all: what every model must be better than."""
+"""Plain resampling, which every model must beat."""
 
 CROP = (640, 960)
-"""Width and height of the piece of a page that is used."""
+"""Width and height of the crop of a page that is used."""
 
 SMALLEST = 160
-"""Pixels of the shorter side of a page that is used; below, nothing would be left after shrinking."""
+"""Shortest side of a page in pixels. A smaller page would have too little left after shrinking."""
 
 DETAIL = 200
-"""Side in pixels of the piece that a sheet shows, at 200 %."""
+"""Side in pixels of the crop in a sheet, shown at 200 %."""
 
 ROWS = 8
 """Pages on a sheet."""
 
 Restore = Callable[[Image.Image, float], Image.Image]
-"""Takes an image of mode L or RGB and a factor, and gives the image so many times as large."""
+"""Takes an image of mode L or RGB and a factor, and returns the image enlarged by the factor."""
 
 OnTurn = Callable[[str, int, int], None]
-"""Told whose turn it was, how many turns are over, and of how many."""
+"""Called with the name of the model, the number of finished turns, and the total."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A model that takes part, not opened yet."""
+    """A model in the trial, not opened yet."""
 
     name: str
     open: Callable[[], AbstractContextManager[Restore]]
@@ -65,14 +65,14 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one model made of one page, shrunk in one way."""
+    """The result of one model for one page and track."""
 
     page: str
     track: str
     seconds: float
-    """Of restoring, without reading and scoring."""
+    """Seconds of restoring, without reading and scoring."""
     pixels: int
-    """Of the shrunk page, which the model got."""
+    """Pixels of the shrunk page."""
     scores: Scores
     flat: FlatGround
 
@@ -85,7 +85,7 @@ class Standing:
     turns: list[Turn] = field(default_factory=list)
 
     def mean(self, score: str, track: str | None = None) -> float | None:
-        """The mean of a score of `Scores` over the turns, of one track or of all; None where there is none."""
+        """Return the mean of a score in `Scores` over the turns, of one track or all; None if there is none."""
         values = [
             value
             for turn in self.turns
@@ -94,38 +94,38 @@ class Standing:
         return statistics.fmean(values) if values else None
 
     def kept(self, color: str, track: str | None = None) -> float | None:
-        """The share of flat ``white`` or ``black`` ground that stayed so; None where there is no such ground."""
+        """Return the share of flat ``white`` or ``black`` areas that stayed so; None without such areas."""
         grounds = [turn.flat for turn in self.turns if track in (None, turn.track)]
         there = sum(getattr(ground, color) for ground in grounds)
         kept = sum(getattr(ground, f"{color}_kept") for ground in grounds)
         return kept / there if there else None
 
     def seconds(self, pixels: float) -> float:
-        """About how many seconds a page of so many pixels takes: the median of the rates of the turns."""
+        """Return the approximate seconds for a page with this many pixels, from the median rate of the turns."""
         return pixels * statistics.median(turn.seconds / turn.pixels for turn in self.turns)
 
 
 @dataclass(slots=True)
 class Trial:
-    """What came of a trial."""
+    """The results of a trial."""
 
     scale: float
     tracks: tuple[str, ...]
     standings: list[Standing]
-    """In the order in which the models were named, `LANCZOS` first."""
+    """The models in the order given, `LANCZOS` first."""
     pages: list[str]
     """The pages that were used."""
     page_pixels: float
-    """Mean pixels of whole pages, as they are in the input: what a page means in seconds a page."""
+    """Mean pixels of whole pages in the input, on which seconds per page are based."""
     left_out: dict[str, str]
     """Pages that were not used, and why."""
     rows: list[Image.Image] = field(default_factory=list)
-    """For a sheet: a piece of a page, the original and what each model made of it on the last track."""
+    """Rows of a sheet: crops of a page, of the original and of each model's output on the last track."""
 
 
 def run_trial(
     pictures: Pictures,
-    entrants: Sequence[Candidate],
+    candidates: Sequence[Candidate],
     metrics: Metrics,
     *,
     scale: float,
@@ -133,23 +133,23 @@ def run_trial(
     sample: int | None,
     on_turn: OnTurn | None = None,
 ) -> Trial:
-    """Shrink pages, let every model restore them, in turns, and score what comes out.
+    """Shrink pages, restore them with every model in turn, and score the results.
 
-    Of each page the middle of at most 640 x 960 is used, cut so that it shrinks to whole pixels nearly, and
-    laid on white. The models take turns on each page, in an order that moves on from page to page, so that
-    a machine that is busy for a while is so for all of them.
+    The centre of each page is used, at most 640 x 960, with sides that shrink to nearly whole pixels, flattened onto
+    white. The models take turns on each page, in an order that rotates from page to page. So if the machine is busy for
+    a while, that affects all models equally.
 
     Args:
-        pictures: one's own pages.
-        entrants: the models; plain Lanczos always takes part.
-        metrics: to score by.
-        scale: how many times the pages are shrunk and enlarged, above 1 and up to 8.
-        quality: of the JPEG that the shrunk pages go through in a second track; None for the clean track alone.
-        sample: pages to use, evenly spread; None for all.
-        on_turn: told of each turn.
+        pictures: the user's pages.
+        candidates: the models; plain Lanczos always takes part.
+        metrics: computes the scores.
+        scale: factor by which pages are shrunk and enlarged, above 1 and up to 8.
+        quality: JPEG quality of a second track; None for the clean track alone.
+        sample: number of pages to use, evenly spread; None for all.
+        on_turn: called for each turn.
 
     Raises:
-        SettingsError: a number out of its range.
+        SettingsError: a number is out of range.
         InputError: no page could be used.
         WeightsError, DeviceError: a model cannot be opened.
     """
@@ -160,11 +160,11 @@ def run_trial(
     trial = Trial(scale, tuple(track.name for track in tracks), [], [], 0.0, {})
     with ExitStack() as stack:
         opened: list[tuple[Standing, Restore]] = [(Standing(LANCZOS), lanczos)]
-        for entrant in entrants:
-            restore = stack.enter_context(entrant.open())
-            # The first call of a network prepares it.
+        for candidate in candidates:
+            restore = stack.enter_context(candidate.open())
+            # The first call prepares the network.
             restore(Image.new("RGB", (64, 96), "gray"), scale)
-            opened.append((Standing(entrant.name), restore))
+            opened.append((Standing(candidate.name), restore))
         trial.standings = [standing for standing, _ in opened]
         turns = deque(opened)
         pages = spread(pictures.pages, sample)
@@ -202,16 +202,17 @@ def run_trial(
 
 
 def usable_piece(page: Pixels, scale: float) -> Image.Image:
-    """Return the middle of a page as mode L (where it has no colour) or RGB, transparency laid on white.
+    """Return the centre of a page as mode L (without colour) or RGB, with transparency flattened onto white.
 
-    Its sides are such that they shrink and grow back to themselves.
+    Shrinking and enlarging returns its exact size.
 
     Raises:
         PageError: ``"too-small"``.
     """
     if min(page.width, page.height) < SMALLEST:
         raise PageError(
-            "too-small", f"The page is {page.width} x {page.height}; a side needs {SMALLEST} pixels."
+            "too-small",
+            f"The page is {page.width} x {page.height}; each side needs at least {SMALLEST} pixels.",
         )
     width, height = (
         _fitting(min(limit, side), scale) for limit, side in zip(CROP, (page.width, page.height), strict=True)
@@ -222,23 +223,23 @@ def usable_piece(page: Pixels, scale: float) -> Image.Image:
 
 
 def _fitting(side: int, scale: float) -> int:
-    """The longest side, at most so long, that is the scale times a whole number, rounded as pages are."""
+    """Return the longest side up to ``side`` that is a multiple of the scale, rounded as pages are."""
     return round(int(side / scale) * scale)
 
 
 def lanczos(image: Image.Image, factor: float) -> Image.Image:
-    """Return the image enlarged by Pillow's Lanczos."""
+    """Return the image enlarged with Pillow's Lanczos."""
     return image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.LANCZOS)
 
 
-def network_entrant(model: str, *, device: str, folders: Sequence[Path], cache: Path | None) -> Candidate:
-    """Return a model of the catalogue, or a file of weights, as an entrant.
+def network_candidate(model: str, *, device: str, folders: Sequence[Path], cache: Path | None) -> Candidate:
+    """Return a model from the catalogue, or a file of weights, as a candidate.
 
     Args:
         model: its name or its file.
-        device: to compute on.
-        folders: to look for weights in.
-        cache: where downloaded weights are kept; None: nothing is downloaded.
+        device: the device.
+        folders: folders to search for weights.
+        cache: folder for downloaded weights; None to download nothing.
     """
     from comic_upscale.engines.upscaler import Upscaler
 
@@ -268,7 +269,7 @@ def _take_turn(
 
 
 def _row(page: str, original: Image.Image, outputs: Sequence[tuple[str, Image.Image]]) -> Image.Image:
-    """Put the piece of a page with the most detail side by side, at 200 %."""
+    """Put the crops of a page with the most detail side by side, at 200 %."""
     box = busiest_region(detail(as_pixels(original).color), (DETAIL, DETAIL))
     size = (2 * (box[2] - box[0]), 2 * (box[3] - box[1]))
     pictures = [(page, original), *outputs]
@@ -278,7 +279,7 @@ def _row(page: str, original: Image.Image, outputs: Sequence[tuple[str, Image.Im
 
 
 def _check(scale: float, quality: int | None, sample: int | None) -> None:
-    choose_size(scale=scale)  # which says what is wrong with a scale
+    choose_size(scale=scale)  # raises the error for an invalid scale
     if quality is not None and not 1 <= quality <= 100:
         raise SettingsError(f"--jpeg must be a quality from 1 to 100, not {quality}")
     if sample is not None and sample < 1:

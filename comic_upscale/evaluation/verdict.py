@@ -1,4 +1,4 @@
-"""What a trial says: which model restores most faithfully, and which one is worth its time."""
+"""The conclusion of a trial: the most faithful model, and the recommended one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from comic_upscale.evaluation.trial import LANCZOS, Standing, Trial
 
 JUST_AS_GOOD = 0.003
-"""SSIM by which one model may be behind another and still count as just as faithful: nobody sees it."""
+"""The largest difference in SSIM with which two models count as equally faithful. It is invisible."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,20 +19,20 @@ class Verdict:
     most_faithful: str
     """The highest mean SSIM over all pages and tracks."""
     recommended: str
-    """The quickest of those that are just as faithful."""
+    """The fastest of the models that are as faithful."""
     why: str
-    """In a sentence or two."""
+    """The reason, in a sentence or two."""
 
 
 def judge(trial: Trial) -> Verdict:
-    """Recommend a model: the quickest of those whose SSIM is that of the best.
+    """Recommend a model: the fastest of those whose SSIM is as good as the best.
 
-    That is so where the mean of the differences, page by page, is at most `JUST_AS_GOOD`, or no more than
-    twice its own standard error, so that other pages might well turn it round. SSIM on luma decides, since it
-    looks at structure, which is what lines and lettering are; the other scores stand beside it in the table.
+    It is as good if the mean of the differences, page by page, is at most `JUST_AS_GOOD`, or at most twice its standard
+    error, so that other pages could reverse it. SSIM of luma decides, because it measures structure, and lines and
+    lettering are structure. The table shows the other scores too.
 
     Args:
-        trial: with at least one page.
+        trial: a trial with at least one page.
     """
     best = max(trial.standings, key=_fidelity)
     as_good = [standing for standing in trial.standings if _is_as_good(standing, best)]
@@ -51,12 +51,12 @@ def _is_as_good(standing: Standing, best: Standing) -> bool:
     mean = statistics.fmean(gaps)
     if mean <= JUST_AS_GOOD:
         return True
-    # Of two or three pages no error can be told.
+    # Two or three pages give no standard error.
     return len(gaps) >= 4 and mean <= 2 * statistics.stdev(gaps) / math.sqrt(len(gaps))
 
 
 def _gaps(standing: Standing, best: Standing) -> list[float]:
-    """How far a model is behind on each page, in SSIM, means over the tracks."""
+    """Return the distance in SSIM from the best model on each page, as means over the tracks."""
     pages = dict.fromkeys(turn.page for turn in best.turns)
     return [_on_page(best, page) - _on_page(standing, page) for page in pages]
 
@@ -68,15 +68,15 @@ def _on_page(standing: Standing, page: str) -> float:
 def _why(trial: Trial, best: Standing, chosen: Standing, as_good: int) -> str:
     pages = f"{len(trial.pages)} page{'s' if len(trial.pages) != 1 else ''}"
     seconds = chosen.seconds(trial.page_pixels)
-    told = f"{chosen.name}: SSIM {_fidelity(chosen):.4f} over {pages}, about {seconds:.2g} s a page"
+    summary = f"{chosen.name}: SSIM {_fidelity(chosen):.4f} over {pages}, about {seconds:.2g} s a page"
     if chosen.name == LANCZOS:
-        return f"{told}. No model is more faithful to these pages than plain resampling"
+        return f"{summary}. No model is more faithful to these pages than plain resampling"
     if chosen is best:
         if as_good > 1:
-            return f"{told}. The most faithful, and none that is just as good is quicker"
-        return f"{told}. The most faithful, by more than the pages disagree among themselves"
+            return f"{summary}. It is the most faithful, and no model that is as good is faster"
+        return f"{summary}. It is the most faithful, by a margin larger than the spread between pages"
     times = best.seconds(trial.page_pixels) / seconds
     return (
-        f"{told}. {best.name} is ahead by {statistics.fmean(_gaps(chosen, best)):.4f} SSIM, which is too little "
-        f"to see or to be sure of, and takes {times:.1f} times as long"
+        f"{summary}. {best.name} is ahead by {statistics.fmean(_gaps(chosen, best)):.4f} SSIM, too small to "
+        f"see or to be significant, and takes {times:.1f} times as long"
     )

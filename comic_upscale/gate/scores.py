@@ -1,12 +1,12 @@
-"""How a larger page compares with the page that it was made from: numbers that are cheap to get.
+"""Compare an upscaled page with its source, by scores that are cheap to compute.
 
-Both pages are shrunk to half the size of the source, where they should be the same but for what the network
-cleaned away, and sharper lines than the source's count for less than at its own size. What went wrong
-stands out there: in the whole page (swapped, black, tinted, shifted) or in a part of it (a tile from elsewhere). Where
-tiles meet, the larger page itself is looked at (``seams.py``).
+Both pages are shrunk to half the size of the source. There they should be equal, except for noise that the network
+removed, and lines sharper than those of the source count less than at full size. Faults are visible there, in the
+whole page (swapped, black, tinted, shifted) or in a part of it (a wrong tile). Along the borders between tiles, the
+upscaled page itself is examined (``seams.py``).
 
-A run puts tone and solid places right before it writes a page, and so hides part of what an engine did wrong. Hence
-the page is seen twice: as the engine handed it over (`RawOutput`), and as it is written.
+A run corrects tone and solid areas before it writes a page, which hides some faults of the engine. So a page is
+measured twice: as the raw output of the engine (`RawOutput`), and as it is written.
 """
 
 from __future__ import annotations
@@ -25,69 +25,68 @@ from comic_upscale.gate.seams import worst_seam, worst_step
 from comic_upscale.imaging.pixels import NO_BORDERS, Borders, UInt8Array
 
 PART = 2
-"""The pages are compared at this part of the source's sides. Half of it: at 2, 2.5 and 3 times the output is then
-reduced by a whole number, which takes a third of the time of any other way."""
+"""Pages are compared at this fraction (1 / PART) of the source's sides. With a half, an output at 2, 2.5 or 3 times is
+reduced by a whole number, which takes a third of the time."""
 BLOCK = 32
-"""Side of the squares that parts of a page are compared in, in source pixels."""
+"""Side of the blocks in which parts of a page are compared, in source pixels."""
 LARGE = 1_048_576
-"""Pixels to which both pages are shrunk at most: it bounds the time that a large page takes."""
+"""The most pixels of both shrunk pages. It limits the time for a large page."""
 _SQUARE = 8
-"""Side of the squares that likeness of structure is measured in, in shrunk pixels; two of them are a `BLOCK`."""
+"""Side of the squares in which structural similarity is measured, in shrunk pixels; two of them make a `BLOCK`."""
 _SSIM_C1, _SSIM_C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 _REACH = 2
-"""Shrunk pixels around a solid pixel that must be solid too: the network draws the edges of ink anew."""
+"""Shrunk pixels around a solid pixel that must be solid too, because the network redraws the edges of ink."""
 _FEWEST_SOLID = 16
-"""Solid pixels, shrunk, below which nothing is said of a page's white or black."""
+"""With fewer solid shrunk pixels, the white or black of a page is not scored."""
 _LEAST_TILE = 24
-"""Shrunk pixels of a tile's side below which nothing is said of it by itself."""
+"""A tile with a shorter side, in shrunk pixels, is not scored separately."""
 _LEAST_GRADIENT = 9.0
-"""Mean of the squared gradient, levels a pixel, in the direction where it is least, below which nothing can be said of
-where things lie."""
+"""The smallest mean squared gradient in its weakest direction, in levels per pixel, with which a shift is scored."""
 _AT_ONCE = 48_000_000
-"""Samples of a page that are shrunk at once; of a larger page an eighth of that."""
+"""A page with at most this many samples is shrunk in one piece, a larger page in pieces of an eighth of it."""
 _FILTER_REACH = 2
-"""Shrunk pixels around a row that the filter may look at."""
+"""Shrunk pixels around a row that the filter may use."""
 _FAINT = 6
-"""Levels between the channels of a pixel that still count as gray: what JPEG leaves in a gray scan."""
+"""The most levels between the channels of a gray pixel, as JPEG leaves them in a gray scan."""
 _INK = 245.0
-"""Levels of luma below which a pixel is none of paper, whose tint may be cut off at white."""
+"""Luma below which a pixel is not paper. The tint of paper may be clipped at white."""
 _LEAST_INK = 0.005
-"""Part of a page below which its ink tells nothing of a tint."""
+"""With a smaller share of ink, the tint of the ink is not scored."""
 _CALM = 4
-"""Levels of luma between a shrunk pixel and its neighbours up to which nothing is drawn there."""
+"""The most levels of luma between a shrunk pixel and its neighbours if nothing is drawn there."""
 _FEWEST_CALM = 200
-"""Shrunk pixels without drawing that are not paper, below which nothing is said of their tone."""
+"""With fewer shrunk pixels that are neither drawing nor paper, their tone is not scored."""
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What was measured of one page. Levels are of 0..255, lengths in pixels of the source."""
+    """The scores of one page. Levels are 0..255, lengths are in pixels of the source."""
 
     psnr: float
-    """Luma of the shrunk page against the shrunk source, dB; 99 where they are equal."""
+    """Luma of the shrunk page against the shrunk source, dB; 99 if they are equal."""
     ssim: float
-    """Mean structural similarity of luma over squares of 16 source pixels; 1 where they are equal."""
+    """Mean structural similarity of luma over squares of 16 source pixels; 1 if they are equal."""
     worst_block: float
     """Root of the mean squared difference of luma in the worst square of `BLOCK` pixels, levels."""
     brightness: float
     """Mean difference over the page and its channels, levels."""
     tint: float
-    """How far the mean difference of a channel lies from that of all channels, over the page or over all of
-    it that is not paper, levels; 0 for gray pages."""
+    """Largest deviation of a channel's mean difference from that of all channels, over the page or over everything
+    except paper, levels; 0 for gray pages."""
     shift: float
-    """How far the picture lies from where it was, by the differences along its edges."""
+    """Shift of the image, estimated from the differences along its edges."""
     white_drift: float
-    """Mean distance from 255 where the source is solid white, levels; 0 where there is none."""
+    """Mean distance from 255 where the source is solid white, levels; 0 without such areas."""
     black_drift: float
-    """Mean distance from 0 where the source is solid black, levels; 0 where there is none."""
+    """Mean distance from 0 where the source is solid black, levels; 0 without such areas."""
     chroma: float
-    """Mean distance between the channels where the source has next to none, levels."""
+    """Mean distance between the channels where the source is almost gray, levels."""
     tile_shift: float
-    """As ``shift``, of the tile where it is greatest; 0 without tiles."""
+    """``shift`` of the tile in which it is largest; 0 without tiles."""
     seam: float
-    """How much the worst border between two tiles stands out from what lies beside it, levels; 0 without tiles."""
+    """How much the worst border between two tiles stands out from its surroundings, levels; 0 without tiles."""
     contrast: float
     """Standard deviation of luma over that of the source; 1 for a source that is flat itself."""
     contrast_levels: float
@@ -95,28 +94,28 @@ class Scores:
     tile_step: float
     """How much lighter or darker than its neighbour a tile is, levels; 0 without tiles."""
     handed_tint: float
-    """As ``tint``, before anything was put right."""
+    """``tint`` of the raw output."""
     handed_tone: float
-    """Mean difference of a channel where nothing is drawn, but for paper, before anything was put right, levels; 0
-    where there is no such place."""
+    """Mean difference of a channel in the raw output where nothing is drawn, except on paper, levels; 0 without such
+    areas."""
     handed_white: float
-    """As ``white_drift``, before anything was put right."""
+    """``white_drift`` of the raw output."""
     handed_black: float
-    """As ``black_drift``, before anything was put right."""
+    """``black_drift`` of the raw output."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RawOutput:
-    """What is kept of a page as the engine handed it over."""
+    """Measurements of the raw output of an engine."""
 
     small: UInt8Array
-    """Shrunk to the size at which pages are compared."""
+    """The page, shrunk to the size at which pages are compared."""
     seam: float
-    """As `Scores.seam`."""
+    """`Scores.seam` of the raw output."""
 
     @classmethod
     def over(cls, source: UInt8Array, larger: UInt8Array, borders: Borders = NO_BORDERS) -> RawOutput:
-        """Keep what `compare` will ask of a page before anything in it is put right; arguments as there."""
+        """Measure the raw output for `compare`, before it is corrected; arguments as there."""
         size, used = _compared(source)
         return cls(_shrunk(larger, size, used), worst_seam(source, larger, borders))
 
@@ -127,13 +126,13 @@ def compare(
     borders: Borders = NO_BORDERS,
     handed: RawOutput | None = None,
 ) -> Scores:
-    """Measure a page against the one that it was made from.
+    """Score an upscaled page against its source.
 
     Args:
         source: uint8, height x width x C, C 3 or 1.
         larger: uint8, any larger height x width x the same C.
-        borders: where tiles meet in the larger page.
-        handed: of the same page before anything in it was put right; None where nothing was.
+        borders: the borders between tiles in the upscaled page.
+        handed: the raw output of the same page; None if nothing was corrected.
     """
     size, used = _compared(source)
     ratio = _even(source.shape[0]) / size[1]
@@ -177,15 +176,15 @@ def compare(
 
 
 def _compared(source: UInt8Array) -> tuple[tuple[int, int], tuple[float, float]]:
-    """Return the width and height at which a page is compared, and the part of its own that is used."""
+    """Return the width and height at which a page is compared, and the share of its own size that is used."""
     height, width = source.shape[:2]
-    # An odd row or column at the end is left out: half a pixel less would move all others.
+    # An odd last row or column is left out, because half a pixel would move all others.
     used = (_even(width) / width, _even(height) / height)
     return _common_size(_even(width), _even(height)), used
 
 
 def _borders_at(borders: Borders, larger: tuple[int, ...], small: tuple[int, ...]) -> Borders:
-    """Return where borders of the larger page lie in the shrunk one."""
+    """Return the positions of the borders in the shrunk page."""
     rows, columns = (
         tuple(round(place * length / whole) for place in places)
         for places, whole, length in zip((borders.rows, borders.columns), larger, small, strict=False)
@@ -194,7 +193,7 @@ def _borders_at(borders: Borders, larger: tuple[int, ...], small: tuple[int, ...
 
 
 def _tiles(borders: Borders, shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
-    """Yield where each tile lies in a page of this shape; nothing for a page in one piece, or for slivers."""
+    """Yield the area of each tile in a page of this shape; nothing for a page in one piece, or for narrow tiles."""
     if borders == NO_BORDERS:
         return
     rows = pairwise((0, *borders.rows, shape[0]))
@@ -221,10 +220,10 @@ def _shrunk(pixels: UInt8Array, size: tuple[int, int], used: tuple[float, float]
         abs(long / short - round(long / short)) < 1e-6
         for long, short in zip((width, height), size, strict=True)
     )
-    # By a whole number a plain mean does it all. By another it may do the first half: after more of it, what is left
-    # would take the nearest pixel in place of a mean, and move things by up to half a pixel.
+    # For a whole number, a plain mean is enough. Otherwise a mean may do the first half of the reduction. After more
+    # of it, the rest would use the nearest pixel instead of a mean, and move the image by up to half a pixel.
     gap, margin = (1.0, 0) if is_whole else (2.0, _FILTER_REACH)
-    # Pillow copies what it is given: of a large page some rows at a time.
+    # Pillow copies its input, so a large page is processed in groups of rows.
     rows = size[1] if pixels.size <= _AT_ONCE else max(1, size[1] * _AT_ONCE // (8 * pixels.size))
     ratio = height / size[1]
     small = []
@@ -260,7 +259,7 @@ class _Squares:
 
     @classmethod
     def of(cls, before: Floats, after: Floats) -> _Squares:
-        """Measure; what is left at the right and at the bottom edge counts with the last square of each row."""
+        """Measure. The rest at the right and bottom edges is added to the last square of each row."""
         pairs = (before, after, before * before, after * after, before * after)
         return cls(*map(_means_of_squares, pairs))
 
@@ -274,10 +273,10 @@ class _Squares:
         return float((similar / (means * (square_before + square_after + _SSIM_C2))).mean())
 
     def worst_difference(self, side: int) -> float:
-        """Return the root of the mean squared difference in the worst block of so many squares a side, levels."""
+        """Return the root mean squared difference of the worst block with ``side`` squares a side, levels."""
         difference = self.before_squared + self.after_squared - 2 * self.product
         rows, columns = (max(1, length - side + 1) for length in difference.shape)
-        # Blocks at every square: a tile from elsewhere seldom lies on a grid.
+        # Blocks start at every square, because a wrong tile is seldom aligned with a grid.
         whole = sum(
             difference[down : down + rows, right : right + columns]
             for down in range(min(side, difference.shape[0]))
@@ -288,7 +287,7 @@ class _Squares:
 
 
 def _means_of_squares(plane: Floats) -> Floats:
-    """Return means over squares; row by row first, which NumPy adds up many at a time."""
+    """Return means over squares. Rows are summed first, because NumPy adds many of them at a time."""
     height, width = plane.shape
     rows, columns = max(1, height // _SQUARE), max(1, width // _SQUARE)
     starts_down, starts_right = np.arange(rows) * _SQUARE, np.arange(columns) * _SQUARE
@@ -300,19 +299,19 @@ def _means_of_squares(plane: Floats) -> Floats:
 
 
 def _moves(source: UInt8Array, small: UInt8Array, luma: Floats) -> tuple[float, float]:
-    """Return how far the whole page has become brighter or darker, and how far its channels lie apart, levels."""
+    """Return the change in brightness of the whole page, and the spread of its channels, levels."""
     channels = source.shape[2]
     difference = np.subtract(small, source, dtype=np.float32).reshape(-1, channels)
     ink = (luma < _INK).reshape(-1).astype(np.float32)
     everywhere = np.full(len(difference), 1 / len(difference), np.float32)
-    # One product for both means: NumPy's own mean along samples three apart takes ten times as long.
+    # One product for both means. NumPy's mean over samples with a stride of three takes ten times as long.
     whole, inked = np.stack((everywhere, ink / max(1.0, float(ink.sum())))) @ difference
     apart = [whole] if ink.mean() < _LEAST_INK else [whole, inked]
     return abs(float(whole.mean())), max(float(np.abs(each - each.mean()).max()) for each in apart)
 
 
 def _tone(source: UInt8Array, small: UInt8Array, luma: Floats, unshrunk: UInt8Array) -> float:
-    """Return the mean difference of the channel where it is greatest, over what is neither paper nor drawn on."""
+    """Return the largest mean difference of a channel, over areas that are neither paper nor drawing."""
     levels = luma.astype(np.uint8)
     lowest, highest = levels.copy(), levels.copy()
     for axis in (0, 1):
@@ -323,12 +322,12 @@ def _tone(source: UInt8Array, small: UInt8Array, luma: Floats, unshrunk: UInt8Ar
     if count < _FEWEST_CALM:
         return 0.0
     difference = np.subtract(small, source, dtype=np.float32).reshape(-1, source.shape[2])
-    # One product for the sums: NumPy's own along samples three apart take ten times as long.
+    # One product for the sums. NumPy's sums over samples with a stride of three take ten times as long.
     return float(np.abs(calm.reshape(-1).astype(np.float32) @ difference).max()) / count
 
 
 def _grain(source: UInt8Array, shape: tuple[int, ...]) -> UInt8Array:
-    """Return how far apart the four pixels of the source are at each shrunk one: dots that the shrink has made flat."""
+    """Return the spread of the four source pixels of each shrunk pixel. It shows dots that shrinking made flat."""
     channel = source[:, :, source.shape[2] // 2]
     rows, columns = (
         np.arange(short) * (_even(long) // PART) // short * PART
@@ -342,14 +341,14 @@ def _grain(source: UInt8Array, shape: tuple[int, ...]) -> UInt8Array:
 
 
 def _among_neighbours(choose: np.ufunc, plane: UInt8Array, axis: int) -> None:
-    """Put in every pixel's place, along an axis, what is chosen among it and its neighbours on both sides."""
+    """Replace every pixel by the minimum or maximum of itself and its neighbours along an axis."""
     source, chosen = np.moveaxis(plane.copy(), axis, 0), np.moveaxis(plane, axis, 0)
     choose(chosen[1:], source[:-1], out=chosen[1:])
     choose(chosen[:-1], source[1:], out=chosen[:-1])
 
 
 def _shift(before: Floats, difference: Floats) -> float:
-    """The move that explains the difference best, by least squares over the gradient (Lucas and Kanade, 1981)."""
+    """Return the shift that best explains the difference: least squares over the gradient (Lucas and Kanade, 1981)."""
     if min(before.shape) < 3:
         return 0.0
     down = (before[2:, 1:-1] - before[:-2, 1:-1]) / 2
@@ -359,7 +358,7 @@ def _shift(before: Floats, difference: Floats) -> float:
         [[np.vdot(down, down), np.vdot(down, right)], [np.vdot(down, right), np.vdot(right, right)]],
         dtype=np.float64,
     )
-    # Lines of one direction alone do not tell where they lie along it.
+    # Lines in a single direction do not show a shift along it.
     if float(np.linalg.eigvalsh(products)[0]) < _LEAST_GRADIENT * inner.size:
         return 0.0
     toward = np.array([np.vdot(down, inner), np.vdot(right, inner)], dtype=np.float64)
@@ -368,7 +367,7 @@ def _shift(before: Floats, difference: Floats) -> float:
 
 def _drift(before: Floats, after: Floats, level: int) -> float:
     solid = before == level
-    # Most pages have hardly any pure black: no need to look around it.
+    # Most pages have hardly any pure black. Then its surroundings need no check.
     if np.count_nonzero(solid) < _FEWEST_SOLID:
         return 0.0
     solid = _eroded(_eroded(solid).T).T
@@ -378,7 +377,7 @@ def _drift(before: Floats, after: Floats, level: int) -> float:
 
 
 def _eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Keep what is set with `_REACH` neighbours above and below; the page's edge counts as set."""
+    """Keep the pixels whose `_REACH` neighbours above and below are also set. Beyond the page, pixels count as set."""
     kept = mask.copy()
     for step in range(1, _REACH + 1):
         kept[:-step] &= mask[step:]
@@ -391,7 +390,7 @@ def _chroma(source: UInt8Array, small: UInt8Array) -> float:
         return 0.0
     before = _spread(source)
     gray = before <= _FAINT
-    # On a page of colour the odd gray pixel lies at an edge, where the shrink mixes colours.
+    # On a colour page, the few gray pixels are at edges, where shrinking mixes colours.
     if 2 * np.count_nonzero(gray) < gray.size:
         return 0.0
     after = _spread(small)
@@ -399,7 +398,7 @@ def _chroma(source: UInt8Array, small: UInt8Array) -> float:
 
 
 def _spread(pixels: UInt8Array) -> UInt8Array:
-    """Levels between the highest and the lowest channel of each pixel."""
+    """Return the levels between the highest and the lowest channel of each pixel."""
     red, green, blue = pixels[:, :, 0], pixels[:, :, 1], pixels[:, :, 2]
     highest = np.maximum(np.maximum(red, green), blue)
     return highest - np.minimum(np.minimum(red, green), blue)

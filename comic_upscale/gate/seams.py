@@ -1,9 +1,9 @@
-"""Whether the tiles of a page fit together: a jump that lies exactly where two of them meet.
+"""Find seams: jumps exactly at the borders between tiles.
 
-It is looked for in two ways. `worst_seam` takes the larger page as it is, for seams that are fine: across each border
-the bend of the third order, which is next to nothing where a picture is smooth, however steep; and the source, since
-a line that the artist drew bends as well, and hides a seam from the eye. `worst_step` takes the difference from the
-source, for a tile that is lighter or darker than its neighbours: it sees that in drawings and screentone too.
+There are two methods. `worst_seam` examines the upscaled page for fine seams. It uses the third difference across each
+border, which is close to zero in smooth images, however steep. It also uses the source, because a drawn line causes a
+third difference too, and hides a seam from the eye. `worst_step` examines the difference from the source, for a tile
+that is lighter or darker than its neighbours. It also works in drawings and screentone.
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ from numpy.typing import NDArray
 from comic_upscale.imaging.pixels import Borders, UInt8Array
 
 REACH = 8
-"""Pixels of the larger page on either side of a border that are looked at."""
+"""Pixels of the upscaled page that are examined on either side of a border."""
 _FEWEST = 24
-"""Pixels of a border, at least, that lie in a calm part of the source, for anything to be said of it."""
+"""With fewer pixels in flat parts of the source, a border is not scored."""
 _LEAST_CALM = 0.02
-"""Part of a border, in the mean of its weights, that must be calm."""
+"""The smallest share of a border, by the mean of its weights, that must be flat."""
 _PIECE = 48
-"""Pixels of the larger page along a border that a drawn edge keeps its sign for, at least."""
+"""A drawn edge keeps its sign for at least this many pixels of the upscaled page along a border."""
 _BEND_OF_A_STEP = 1.5
-"""The bend of the third order, as measured here, where a step of one level is."""
+"""The third difference, as measured here, of a step of one level."""
 _CALM = 6.0
-"""Levels of the source around a border at which its pixels count half."""
+"""Levels of contrast in the source around a border with which its pixels have half weight."""
 _BAND = 4
-"""Shrunk pixels on either side of a border whose means are compared, but for those next to it: a border may run
-through the middle of one."""
+"""Width in shrunk pixels of the bands on either side of a border whose means are compared. The pixels next to the
+border are left out, because it may run through the middle of one."""
 _ELSEWHERE = np.array([-36, -30, -24, -18, -12, 12, 18, 24, 30, 36])
-"""Shrunk pixels from a border at which the same is measured: what a network does to a picture is no less there."""
+"""Distances from a border, in shrunk pixels, of the reference measurements. A network changes pages equally there."""
 _SHORTEST = 24
-"""Shrunk pixels of a tile's side below which nothing is said of it."""
+"""A tile with a shorter side, in shrunk pixels, is not scored."""
 
 Floats = NDArray[np.float32]
 
 
 def worst_seam(source: UInt8Array, larger: UInt8Array, borders: Borders) -> float:
-    """Return how much the worst side of a tile stands out from what lies beside it, in levels; 0 without borders.
+    """Return how much the worst border of a tile stands out from its surroundings, in levels; 0 without borders.
 
     Args:
         source: uint8, height x width x C.
-        larger: uint8, larger, of as many channels.
-        borders: where tiles meet in the larger page.
+        larger: uint8, the upscaled page, with the same number of channels.
+        borders: the borders between tiles in the upscaled page.
     """
     height, width = larger.shape[:2]
     rows = (0, *borders.rows, height)
@@ -56,14 +56,14 @@ def worst_seam(source: UInt8Array, larger: UInt8Array, borders: Borders) -> floa
 
 
 def worst_step(difference: Floats, borders: Borders) -> float:
-    """Return by how much a tile is lighter or darker than its neighbour than any two places beside their border.
+    """Return how much more a tile differs in tone from its neighbour than areas beside their border do.
 
     Args:
-        difference: of the larger page from its source, in levels of luma, height x width, both shrunk.
-        borders: where tiles meet in it.
+        difference: difference of the upscaled page from its source, both shrunk, in levels of luma, height x width.
+        borders: the borders between tiles in it.
 
     Returns:
-        Levels, of the worst border; 0 without borders.
+        Levels, for the worst border; 0 without borders.
     """
     height, width = difference.shape
     upright = _worst_step(difference, (0, *borders.rows, height), borders.columns)
@@ -72,7 +72,7 @@ def worst_step(difference: Floats, borders: Borders) -> float:
 
 
 def _worst_step(difference: Floats, ends: tuple[int, ...], places: tuple[int, ...]) -> float:
-    """Return the same for borders that are columns, each in pieces from end to end."""
+    """Return the result of `worst_step` for borders that are columns, each in pieces between ``ends``."""
     worst = 0.0
     for top, bottom in pairwise(ends):
         if bottom - top < _SHORTEST or not places:
@@ -86,21 +86,21 @@ def _worst_step(difference: Floats, ends: tuple[int, ...], places: tuple[int, ..
 
 
 def _steps(profile: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return for each place how far the means of the bands on both its sides lie apart; 0 where one is not whole."""
+    """Return for each position the difference between the means of the bands on both sides; 0 near the ends."""
     steps = np.zeros(len(profile))
     reach = _BAND + 1
     if len(profile) <= 2 * reach:
         return steps
     sums = np.concatenate(([0.0], np.cumsum(profile)))
     bands = (sums[_BAND:] - sums[:-_BAND]) / _BAND
-    # A place with one shrunk pixel left out on either side of it.
+    # One shrunk pixel is left out on either side of each position.
     places = np.arange(reach, len(profile) - reach)
     steps[places] = np.abs(bands[places + 1] - bands[places - reach])
     return steps
 
 
 def _stands_out(source: UInt8Array, larger: UInt8Array, column: int, ends: tuple[int, ...]) -> float:
-    """Return the same for one column, in pieces from end to end."""
+    """Return the result of `worst_seam` for one column, in pieces between ``ends``."""
     width = larger.shape[1]
     if column < REACH or column + REACH > width:
         return 0.0
@@ -112,32 +112,32 @@ def _stands_out(source: UInt8Array, larger: UInt8Array, column: int, ends: tuple
 
 
 def _excess(bends: Floats, weights: Floats, steps: Floats) -> float:
-    """Return by how many levels the bend in the middle is stronger than any beside it, and than what is drawn there.
+    """Return by how many levels the third difference in the middle exceeds those beside it and those of the drawing.
 
     Args:
-        bends: of each pixel along the border, at ``2 * REACH - 3`` places across it.
-        weights: of each pixel along the border.
-        steps: of each pixel along the border, of the source.
+        bends: third differences of each pixel along the border, at ``2 * REACH - 3`` positions across it.
+        weights: weight of each pixel along the border.
+        steps: step of the source at each pixel along the border.
     """
     total = float(weights.sum())
     if total < max(_FEWEST, _LEAST_CALM * len(weights)):
         return 0.0
     means = weights @ bends / total
     middle = REACH - 2
-    # The bend of a single jump is felt one place further, too; what lies beyond is the picture's own. Of that the
-    # strongest, not the mean: screentone bends in step with itself.
+    # A single jump also affects the next position. Everything beyond belongs to the image. The maximum counts and not
+    # the mean, because third differences of screentone are periodic.
     beside = np.concatenate((means[: middle - 1], means[middle + 2 :]))
-    # Signed within a piece, so that paper and screentone cancel out, and an edge that was drawn is left.
+    # With signs within a piece, so that paper and screentone cancel out, and a drawn edge remains.
     starts = np.arange(0, len(steps), _PIECE)
     drawn = float(np.abs(np.add.reduceat(weights * steps, starts)).sum()) / total
     return max(0.0, float(means[middle] - beside.max()) - _BEND_OF_A_STEP * drawn)
 
 
 def _drawn(source: UInt8Array, shape: tuple[int, ...], column: int) -> tuple[Floats, Floats]:
-    """Look at the source along a border of the larger page.
+    """Examine the source along a border of the upscaled page.
 
     Returns:
-        For each pixel along it how calm the source is there, 0 to 1, and its step across the border, levels.
+        For each pixel along it, how flat the source is there, 0 to 1, and its step across the border, levels.
     """
     scale = shape[1] / source.shape[1]
     first = max(0, int((column - REACH) / scale))

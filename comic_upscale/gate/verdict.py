@@ -1,6 +1,6 @@
-"""Which pages a person should look at: scores held against bounds that were measured.
+"""Find suspect pages: compare scores with measured bounds.
 
-The bounds are data, `thresholds.toml`, with what they were measured on.
+The bounds and the material on which they were measured are in `thresholds.toml`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from comic_upscale.imaging.pixels import NO_BORDERS, Borders, SampleArray, UInt8
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The worst scores that a page may have; what they mean: `Scores`."""
+    """The worst scores of a page that passes. `Scores` explains them."""
 
     psnr: float
     ssim: float
@@ -33,9 +33,9 @@ class Bounds:
     tile_shift: float
     seam: float
     contrast: float
-    """The least part of the source's contrast that must be left."""
+    """The smallest share of the source's contrast that must remain."""
     contrast_levels: float
-    """Sources of less contrast than this are not asked for it."""
+    """Contrast is not checked for sources with less contrast than this."""
     tile_step: float
     handed_tint: float
     handed_tone: float
@@ -45,27 +45,27 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the gate says of a page."""
+    """The verdict of the gate on a page."""
 
     scores: Scores
     reasons: tuple[str, ...]
-    """In words, what a person should look at; empty for a page that passes."""
+    """Why the page is suspect, as text; empty for a page that passes."""
 
     @property
     def is_suspect(self) -> bool:
-        """Whether the page should be looked at."""
+        """Whether the page is suspect."""
         return bool(self.reasons)
 
 
 def bounds_for(identity: str, fidelity: str = "faithful") -> Bounds:
-    """Return the bounds that come with the package for what makes pages.
+    """Return the bounds for an engine.
 
     Args:
-        identity: the hash of a network's weights. A network that was measured has bounds of its own.
-        fidelity: the class of the engine, as `EngineInfo.fidelity`; for what was not measured.
+        identity: the hash of a network's weights. Each measured network has its own bounds.
+        fidelity: the engine's `EngineInfo.fidelity`, for networks that were not measured.
 
     Returns:
-        The bounds of that network, else those of its class, else those of all models together.
+        The bounds of the network, or of its class, or of all models together.
     """
     table = thresholds()
     for model in table["measured"].values():
@@ -81,18 +81,18 @@ def default_bounds() -> Bounds:
 
 @cache
 def thresholds() -> dict[str, Any]:
-    """Return the bounds that come with the package, as `thresholds.toml` has them."""
+    """Return the content of `thresholds.toml`."""
     text = files("comic_upscale.gate").joinpath("thresholds.toml").read_text("utf-8")
     return tomllib.loads(text)
 
 
 def measure_raw_output(source: SampleArray, larger: SampleArray, borders: Borders = NO_BORDERS) -> RawOutput:
-    """Keep what `judge` will ask of a page as the engine made it, before anything in it is put right.
+    """Measure the raw output of the engine for `judge`, before it is corrected.
 
     Args:
         source: uint8 or uint16, height x width x C, C 3 or 1.
-        larger: of the same type, any larger height x width x the same C.
-        borders: where tiles meet in the larger page.
+        larger: the same type, any larger height x width x the same C.
+        borders: the borders between tiles in the upscaled page.
     """
     return RawOutput.over(_high_bytes(source), _high_bytes(larger), borders)
 
@@ -105,31 +105,31 @@ def judge(
     handed: RawOutput | None = None,
     bounds: Bounds | None = None,
 ) -> Verdict:
-    """Hold a page against its source.
+    """Judge an upscaled page by its source.
 
     Args:
         source: uint8 or uint16, height x width x C, C 3 or 1.
-        larger: of the same type, any larger height x width x the same C.
-        borders: where tiles meet in the larger page.
-        handed: what `measure_raw_output` kept of the same page; None where nothing in it was put right.
-        bounds: None for those of all models.
+        larger: the same type, any larger height x width x the same C.
+        borders: the borders between tiles in the upscaled page.
+        handed: the result of `measure_raw_output` for the same page; None if nothing was corrected.
+        bounds: None for the bounds of all models.
     """
     scores = compare(_high_bytes(source), _high_bytes(larger), borders, handed)
     return Verdict(scores, reasons(scores, bounds or default_bounds()))
 
 
 def _high_bytes(samples: SampleArray) -> UInt8Array:
-    """Return samples at 8 bits, 16 cut off: a fifth of the time that rounding takes, and both pages alike."""
+    """Return samples at 8 bits. Truncation takes a fifth of the time of rounding, and is the same for both pages."""
     return (samples if samples.dtype == np.uint8 else samples >> 8).astype(np.uint8, copy=False)
 
 
 def reasons(scores: Scores, bounds: Bounds) -> tuple[str, ...]:
-    """Say in words what is beyond its bound, the gravest first."""
+    """Return the scores that are out of bounds, as text, the most serious first."""
     has_contrast = scores.contrast_levels >= bounds.contrast_levels
     checks = (
-        (has_contrast and scores.contrast < bounds.contrast, "flat where the source is not"),
+        (has_contrast and scores.contrast < bounds.contrast, "flat, though the source is not"),
         (scores.psnr < bounds.psnr, f"unlike its source: {scores.psnr:.1f} dB"),
-        (scores.ssim < bounds.ssim, f"another structure than its source: SSIM {scores.ssim:.3f}"),
+        (scores.ssim < bounds.ssim, f"structure differs from its source: SSIM {scores.ssim:.3f}"),
         (
             scores.worst_block > bounds.worst_block,
             f"a part unlike its source: {scores.worst_block:.0f} levels",
@@ -148,19 +148,19 @@ def reasons(scores: Scores, bounds: Bounds) -> tuple[str, ...]:
         (scores.tile_step > bounds.tile_step, f"a seam: a tile off by {scores.tile_step:.1f} levels"),
         (
             scores.handed_tint > bounds.handed_tint,
-            f"tinted by {scores.handed_tint:.1f} levels before tone was put right",
+            f"tinted by {scores.handed_tint:.1f} levels before tone correction",
         ),
         (
             scores.handed_tone > bounds.handed_tone,
-            f"flat areas off by {scores.handed_tone:.1f} levels before tone was put right",
+            f"flat areas off by {scores.handed_tone:.1f} levels before tone correction",
         ),
         (
             scores.handed_white > bounds.handed_white,
-            f"white paper off by {scores.handed_white:.1f} levels before it was put right",
+            f"white paper off by {scores.handed_white:.1f} levels before correction",
         ),
         (
             scores.handed_black > bounds.handed_black,
-            f"solid black off by {scores.handed_black:.1f} levels before it was put right",
+            f"solid black off by {scores.handed_black:.1f} levels before correction",
         ),
     )
     return tuple(text for is_beyond, text in checks if is_beyond)

@@ -74,7 +74,7 @@ class Outputs:
                     return archive.read(name)
             return self._store.read(page["output"])
         except (OSError, zipfile.BadZipFile, KeyError) as error:
-            raise PageError(GONE, "The output is not in its place any more.") from error
+            raise PageError(GONE, "The output no longer exists.") from error
 
     def _name_of(self, page: Mapping[str, Any]) -> str | None:
         """Return the name of a page in its CBZ; None if it is not there."""

@@ -1,4 +1,4 @@
-"""The thread that a ledger belongs to."""
+"""The thread of a ledger."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ class AsyncLedger:
         )
 
     def shut_down(self) -> None:
-        """Wait for what was asked, then end the thread."""
+        """Wait for all calls, then end the thread."""
         self._thread.shutdown()

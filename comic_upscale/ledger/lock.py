@@ -1,4 +1,4 @@
-"""One run at a time for a job: a lock that the operating system gives back when its holder dies."""
+"""One run at a time for a job: a lock that the operating system releases when its holder dies."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SQLITE_HEAD = b"SQLite format 3\0"
 
 @contextlib.contextmanager
 def hold_job(output: Path, ledger: Path) -> Iterator[None]:
-    """Hold the output folder, and a ledger that is kept elsewhere, for the length of a run.
+    """Lock the output folder, and a ledger outside of it, for the duration of a run.
 
     Raises:
-        LedgerBusyError: a living run holds one of them; the message says which process.
-        OutputError: the folder cannot be made or written to, or its marker folder is a link or another user's.
+        LedgerBusyError: another run holds one of the locks. The message names its process.
+        OutputError: the folder cannot be created or written to, or its marker folder is a link or another user's.
     """
     if ledger != default_ledger(output):
         _refuse_other_files(ledger)
@@ -40,7 +40,7 @@ def hold_job(output: Path, ledger: Path) -> Iterator[None]:
             except Timeout:
                 raise LedgerBusyError(
                     f"another run is working on {output}: {describe_holder(ledger)}. Wait for it, or stop it; "
-                    f"`comic-upscale status --job {output}` tells how far it is"
+                    f"`comic-upscale status --job {output}` shows its progress"
                 ) from None
             except OSError as error:
                 raise _not_writable(path.parent, error) from error
@@ -55,7 +55,7 @@ def _not_writable(folder: Path, error: OSError) -> OutputError:
 
 
 def _refuse_other_files(ledger: Path) -> None:
-    """Leave no lock beside a file that is no database at all."""
+    """Refuse a file that is not a database, so that no lock file is created beside it."""
     try:
         with ledger.open("rb") as file:
             head = file.read(len(SQLITE_HEAD))
@@ -64,4 +64,4 @@ def _refuse_other_files(ledger: Path) -> None:
     except OSError as error:
         raise LedgerError(f"the ledger {ledger} cannot be opened: {error.strerror or error}") from error
     if head and head != SQLITE_HEAD:
-        raise LedgerDamagedError(f"{ledger} is not a ledger of comic-upscale: choose another --ledger")
+        raise LedgerDamagedError(f"{ledger} is not a comic-upscale ledger: choose another --ledger")

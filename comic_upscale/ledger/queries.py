@@ -1,4 +1,4 @@
-"""What a ledger tells to another process: the progress of a job, read without disturbing its run."""
+"""Read a ledger from another process: the progress of a job, without disturbing its run."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ from comic_upscale.ledger.schema import MIGRATION_SET, MIGRATIONS, MIGRATIONS_TA
 from comic_upscale.settings.paths import LEDGER_NAME, MARKER_FOLDER, default_ledger, path_text
 
 ALIVE_WITHIN_SECONDS = 30.0
-"""A run on another host counts as alive for so long after its last heartbeat."""
+"""A run on another host counts as alive for this long after its last heartbeat."""
 
 RATE_OVER_PAGES = 200
-"""The rate is taken over the last so many pages, so that it follows the pages of the moment."""
+"""The number of recent pages over which the rate is measured, so that it follows the current pages."""
 
 
 _SELECT_DONE = (
@@ -58,10 +58,10 @@ _SELECT_OLD_DONE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobStatus:
-    """How far a job is, by its ledger."""
+    """The progress of a job, from its ledger."""
 
     state: str
-    """``running``, ``stopped`` (pages are left, nobody works on them) or ``finished``."""
+    """``running``, ``stopped`` (pages are left and no run is active) or ``finished``."""
     total: int
     done: int
     failed: int
@@ -72,7 +72,7 @@ class JobStatus:
     eta_seconds: float | None
     alive: bool
     last_seen: str | None
-    """When the last run was last heard of, ISO 8601 UTC."""
+    """Time of the last sign of life of the last run, ISO 8601 UTC."""
     run_state: str | None
     """``running``, ``finished``, ``interrupted``, ``failed``, or ``died``; None before the first run."""
     run_error: str | None
@@ -84,28 +84,28 @@ class JobStatus:
     precision: str | None
     model: str
     model_auto: bool
-    """Whether ``auto`` chose the model."""
+    """Whether ``auto`` selected the model."""
     input: str
     output: str
     ledger: str
     job_id: int
     volumes: int = 0
-    """Archives of the job."""
+    """Volumes of the job."""
     volumes_done: int = 0
-    """Those of them whose outputs are complete."""
+    """Volumes whose outputs are complete."""
     price: float | None = None
-    """Dollars an hour, as the last run that was told a price was told it."""
+    """Dollars per hour in the last run that had a price."""
     suspects: int = 0
-    """Pages done that a person should look at."""
+    """Finished pages that are suspect."""
     spent: float | None = None
-    """Dollars that the job's runs have cost; None where no price is known."""
+    """Cost of the job's runs in dollars; None if no price is known."""
     to_come: float | None = None
-    """Dollars that the pages left will cost at the last run's rate; None where price or rate is not known."""
+    """Expected cost of the pages left, in dollars, at the last run's rate; None if price or rate is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A page that failed, a volume that did or that waits for such a page, and why."""
+    """A page or volume that failed, or a volume that waits for a failed page, and why."""
 
     source: str
     kind: str
@@ -115,37 +115,37 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A page that is done and that a person should look at."""
+    """A finished page that is suspect."""
 
     source: str
     output: str
     """Relative to the output folder."""
     reasons: str
     scores: dict[str, float]
-    """By the names of ``gate/scores.py``."""
+    """Scores by the names in ``gate/scores.py``."""
 
 
 def find_ledger(folder: Path) -> Path:
-    """The ledger of an output folder.
+    """Return the ledger of an output folder.
 
     Raises:
-        InputError: there is none; the message says where one would be.
+        InputError: there is none. The message gives the expected place.
     """
     ledger = default_ledger(folder)
     if not ledger.is_file():
         raise InputError(
-            f"{folder} holds no ledger (looked for {MARKER_FOLDER}/{LEDGER_NAME}): name the output folder of "
+            f"{folder} contains no ledger (expected {MARKER_FOLDER}/{LEDGER_NAME}): name the output folder of "
             "a job with --job, or the file itself with --ledger"
         )
     return ledger
 
 
 def read_status(ledger: Path) -> JobStatus:
-    """Tell how far the newest job of a ledger is.
+    """Return the progress of the newest job of a ledger.
 
     Raises:
-        InputError: the file is not there, or holds no job yet.
-        LedgerError: it cannot be read.
+        InputError: the file does not exist, or contains no job yet.
+        LedgerError: the file cannot be read.
     """
     with _reading(ledger) as connection:
         job = _newest_job(connection, ledger)
@@ -187,7 +187,7 @@ def read_status(ledger: Path) -> JobStatus:
         device=last.get("device") or None,
         precision=last.get("precision") or None,
         model=job["model"],
-        # Not there in a ledger that no newer run has touched.
+        # A ledger that no newer run has opened lacks this column.
         model_auto=bool(job.get("model_auto")),
         input=job["input"],
         output=job["output"],
@@ -203,7 +203,7 @@ def read_status(ledger: Path) -> JobStatus:
 
 
 def read_failures(ledger: Path) -> list[Failure]:
-    """The failed pages of the newest job of a ledger, in the order of discovery; errors as `read_status`."""
+    """Return the failed pages of the newest job of a ledger, in the order of discovery; errors as in `read_status`."""
     with _reading(ledger) as connection:
         job = _newest_job(connection, ledger)
         cursor = connection.execute(
@@ -215,16 +215,16 @@ def read_failures(ledger: Path) -> list[Failure]:
 
 
 def read_suspects(ledger: Path) -> list[Suspect]:
-    """The pages of the newest job that a person should look at, in the order of discovery; errors as `read_status`."""
+    """Return the suspect pages of the newest job, in the order of discovery; errors as in `read_status`."""
     with _reading(ledger) as connection:
         return _suspects(connection, _newest_job(connection, ledger)["id"])
 
 
 def recorded_numbers(text: object) -> dict[str, float]:
-    """Return the numbers of a column that should hold them by name as JSON; those that are none are left out.
+    """Return the numbers in a JSON column, by name. Values that are not numbers are left out.
 
     Args:
-        text: as it stands in the ledger, which people and programs may have changed.
+        text: the text in the ledger, which people and programs may have changed.
     """
     try:
         found = json.loads(text) if isinstance(text, str) else {}
@@ -265,14 +265,14 @@ def _suspects(connection: sqlite3.Connection, job_id: int) -> list[Suspect]:
 
 
 def _knows_suspects(connection: sqlite3.Connection) -> bool:
-    """Whether a ledger has been touched since there is a gate."""
+    """Return whether a version with the quality gate has opened the ledger."""
     return "suspect" in {column[1] for column in connection.execute("pragma table_info(pages)")}
 
 
 def read_done_pages(ledger: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The newest job of a ledger, and its pages that are done, by their columns; errors as `read_status`.
+    """Return the newest job of a ledger and its finished pages, by their columns; errors as in `read_status`.
 
-    ``volume_source`` and ``volume_output`` are those of the volume that a page is in, None for any other page.
+    ``volume_source`` and ``volume_output`` are those of the volume that contains the page, None for any other page.
     """
     with _reading(ledger) as connection:
         job = _newest_job(connection, ledger)
@@ -283,15 +283,14 @@ def read_done_pages(ledger: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]
 
 
 def read_settled_pages(ledger: Path, since: str = "") -> Iterator[dict[str, Any]]:
-    """What became of the pages of the newest job, of those in a volume too; errors as `read_status`.
+    """Return the results of the newest job's pages, including those in volumes; errors as in `read_status`.
 
     Args:
         ledger: the file.
-        since: only of pages that were settled at this time or later, ISO 8601 as the ledger writes it.
+        since: only pages with a result at this time or later, ISO 8601 as in the ledger.
 
     Returns:
-        For each page ``source``, ``state`` (done, failed or skipped), ``at`` and what the ledger knows of its
-        output.
+        For each page ``source``, ``state`` (done, failed or skipped), ``at`` and the recorded columns of its output.
     """
     with _reading(ledger) as connection:
         job = _newest_job(connection, ledger)
@@ -309,7 +308,7 @@ def read_settled_pages(ledger: Path, since: str = "") -> Iterator[dict[str, Any]
 
 
 def read_run_rows(ledger: Path) -> list[dict[str, Any]]:
-    """The runs of the newest job of a ledger, by their columns, in their order; errors as `read_status`."""
+    """Return the runs of the newest job of a ledger, by their columns, in order; errors as in `read_status`."""
     with _reading(ledger) as connection:
         job = _newest_job(connection, ledger)
         cursor = connection.execute("select * from runs where job_id = ? order by id", [job["id"]])
@@ -318,7 +317,7 @@ def read_run_rows(ledger: Path) -> list[dict[str, Any]]:
 
 
 def read_rows(ledger: Path, *, input: Path, output: Path, fingerprint: str) -> list[PageRow]:
-    """The pages of a job, without touching the ledger; none if there is no ledger or no such job."""
+    """Return the pages of a job without changing the ledger; none if there is no ledger or no such job."""
     if not ledger.is_file():
         return []
     with _reading(ledger) as connection:
@@ -336,7 +335,7 @@ def read_rows(ledger: Path, *, input: Path, output: Path, fingerprint: str) -> l
 
 
 def _recorded(connection: sqlite3.Connection, ledger: Path, output: Path) -> str:
-    """The name that a ledger has for an output folder: that of before it was moved, which only a run changes."""
+    """Return the output folder as recorded. It may be out of date until the next run updates it."""
     if ledger == default_ledger(output):
         names = [str(row[0]) for row in connection.execute("select distinct output from jobs limit 2")]
         if len(names) == 1:
@@ -345,7 +344,7 @@ def _recorded(connection: sqlite3.Connection, ledger: Path, output: Path) -> str
 
 
 def read_auto_jobs(ledger: Path, output: Path) -> list[AutoJob]:
-    """What `Ledger.auto_jobs` returns, without touching the ledger; none if there is no ledger."""
+    """Return the result of `Ledger.auto_jobs` without changing the ledger; none if there is no ledger."""
     if not ledger.is_file():
         return []
     with _reading(ledger) as connection:
@@ -357,12 +356,12 @@ def read_auto_jobs(ledger: Path, output: Path) -> list[AutoJob]:
 
 
 def read_early_jobs(ledger: Path, output: Path) -> set[str]:
-    """What `Ledger.early_jobs` returns, without touching the ledger; none if there is no ledger."""
+    """Return the result of `Ledger.early_jobs` without changing the ledger; none if there is no ledger."""
     if not ledger.is_file():
         return set()
     with _reading(ledger) as connection:
         columns = {column[1] for column in connection.execute("pragma table_info(jobs)")}
-        # The migration that adds the column says so of every job that is there.
+        # The migration that adds the column sets it for every existing job.
         query = (
             SELECT_EARLY_JOBS if "early_gray" in columns else SELECT_EARLY_JOBS.replace("early_gray and ", "")
         )
@@ -370,12 +369,12 @@ def read_early_jobs(ledger: Path, output: Path) -> set[str]:
 
 
 def read_bytes_per_pixel(ledger: Path, *, suffix: str, quality: int | None) -> float | None:
-    """How many bytes an output pixel has cost so far, by the pages done; None where none is.
+    """Return the bytes per output pixel so far, from the finished pages; None if there are none.
 
     Args:
-        ledger: need not be there.
-        suffix: of the outputs that count, such as ``.png``.
-        quality: that they were written in.
+        ledger: the file; it need not exist.
+        suffix: suffix of the outputs that count, such as ``.png``.
+        quality: quality with which they were written.
     """
     if not ledger.is_file():
         return None
@@ -407,11 +406,11 @@ _SELECT_RUNS = (
 
 
 def read_runs(ledger: Path, *, least: int) -> list[dict[str, Any]]:
-    """What the runs of a ledger did and how long that took, the newest first; errors as `read_status`.
+    """Return the work and the times of the runs in a ledger, the newest first; errors as in `read_status`.
 
-    Pages that went past the network, and runs of fewer pages than ``least`` (2 or more), are left out.
-    ``whole_seconds`` is the time from the first page to the last, ``other_seconds`` what the workers spent
-    meanwhile on pages that went past the network.
+    Pages that did not go through the network, and runs with fewer pages than ``least`` (2 or more), are left out.
+    ``whole_seconds`` is the time from the first page to the last. ``other_seconds`` is the time that workers spent in
+    between on pages that did not go through the network.
     """
     with _reading(ledger) as connection:
         cursor = connection.execute(_SELECT_RUNS, [max(least, 2)])
@@ -420,19 +419,19 @@ def read_runs(ledger: Path, *, least: int) -> list[dict[str, Any]]:
 
 
 def describe_holder(ledger: Path) -> str:
-    """Say in words which process works on a ledger; never fails."""
+    """Return the process that is working on a ledger, as text. It never raises an error."""
     with contextlib.suppress(LedgerError, InputError), _reading(ledger) as connection:
         run = _row(connection, "select * from runs where state = 'running' order by id desc limit 1")
         if run is not None and is_alive(run):
             return f"process {run['pid']} on {run['host']}, since {run['started_at']}"
-    return "a process that has just begun"
+    return "a process that has just started"
 
 
 def is_alive(run: dict[str, Any]) -> bool:
-    """Whether the process of a run that has not ended still lives.
+    """Return whether the process of a run that has not ended is still alive.
 
-    On this host the process table knows (its start time tells it from a later process of the same
-    number); of another host only the heartbeat is known.
+    On this host, the process table decides, with the start time in case the PID was reused. On another host, only the
+    heartbeat is known.
     """
     if run["state"] != "running":
         return False
@@ -449,7 +448,7 @@ def is_alive(run: dict[str, Any]) -> bool:
 
 
 def seconds_since(time: str) -> float:
-    """Seconds from an ISO 8601 time to now; infinite for what is no time."""
+    """Return the seconds from an ISO 8601 time to now; infinity if the text is not a time."""
     try:
         return (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds()
     except (TypeError, ValueError):
@@ -461,7 +460,7 @@ def _reading(ledger: Path) -> Iterator[sqlite3.Connection]:
     if not ledger.is_file():
         raise InputError(f"there is no ledger at {ledger}")
     with explained(ledger):
-        # In a folder that cannot be written SQLite cannot share a ledger; without a journal nobody writes it.
+        # SQLite cannot share a ledger in a read-only folder. Without a journal, no process is writing to it.
         still = not is_allowed(ledger.parent, os.W_OK) and not Path(f"{ledger}-wal").exists()
         mode = "immutable=1" if still else "mode=ro"
         connection = sqlite3.connect(f"{ledger.absolute().as_uri()}?{mode}", uri=True, timeout=5)
@@ -476,7 +475,7 @@ def _check_version(connection: sqlite3.Connection, ledger: Path) -> None:
     table = MIGRATIONS_TABLE
     found = connection.execute("select count(*) from sqlite_master where name = ?", [table]).fetchone()[0]
     if not found:
-        raise InputError(f"{ledger} is not a ledger of comic-upscale")
+        raise InputError(f"{ledger} is not a comic-upscale ledger")
     applied = connection.execute(f"select name from {table} where migration_set = ?", [MIGRATION_SET])
     unknown = {str(row[0]) for row in applied} - {migration.name for migration in MIGRATIONS}
     if unknown:
@@ -500,7 +499,7 @@ def _newest_job(connection: sqlite3.Connection, ledger: Path) -> dict[str, Any]:
 def _spent(
     connection: sqlite3.Connection, job_id: int, run: dict[str, Any] | None
 ) -> tuple[float | None, float | None]:
-    """What an hour costs, and what a job has cost, in dollars; None where no run of it was told a price."""
+    """Return the price of an hour and the cost of a job so far, in dollars; None if no run had a price."""
     if run is None or "price" not in run:
         return None, None
     price = connection.execute(SELECT_PRICE, [job_id]).fetchone()
@@ -522,7 +521,7 @@ def _counts(connection: sqlite3.Connection, job_id: int) -> dict[str, int]:
 
 
 def _volumes(connection: sqlite3.Connection, job_id: int) -> tuple[int, int]:
-    """How many volumes a job has, and how many of them are done."""
+    """Return the number of volumes of a job, and of those that are done."""
     if not _knows_volumes(connection):
         return 0, 0
     count, done = connection.execute(COUNT_VOLUMES, [job_id]).fetchone()
@@ -530,14 +529,14 @@ def _volumes(connection: sqlite3.Connection, job_id: int) -> tuple[int, int]:
 
 
 def _knows_volumes(connection: sqlite3.Connection) -> bool:
-    """Whether a run of a version that knows volumes has touched the ledger."""
+    """Return whether a version with volumes has opened the ledger."""
     return any(column[1] == "kind" for column in connection.execute("pragma table_info(pages)"))
 
 
 def _rate(connection: sqlite3.Connection, run_id: int) -> float | None:
-    """Pages a second over the last pages that a run finished; None before its second one."""
+    """Return the pages per second over the last finished pages of a run; None before its second page."""
     columns = {column[1] for column in connection.execute("pragma table_info(pages)")}
-    # A copy says nothing of how long a page takes.
+    # A copied page does not show how long a page takes.
     own = " and copied_from is null" if "copied_from" in columns else ""
     first, last, count = connection.execute(
         "select min(at), max(at), count(*) from (select julianday(finished_at) * 86400.0 as at from pages"

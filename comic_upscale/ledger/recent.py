@@ -1,7 +1,7 @@
-"""Which jobs this user started, newest first, so that ``status`` needs no argument.
+"""The jobs that this user started, newest first, so that ``status`` needs no argument.
 
-A folder with one small file for each ledger, named by the hash of the ledger's path: starting a job
-touches its file, and two jobs never write the same one.
+A folder contains one small file for each ledger, named by the hash of the ledger's path. Starting a job writes its
+file, and two jobs never write the same file.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from comic_upscale.ledger.queries import find_ledger
 
 
 def remember_ledger(folder: Path, ledger: Path) -> bool:
-    """Note that a job with this ledger begins now, once it is there; a state folder that cannot be written is no error.
+    """Record that a job with this ledger starts now, if the ledger exists. A read-only state folder is not an error.
 
     Returns:
-        Whether the ledger is there.
+        Whether the ledger exists.
     """
     if not ledger.is_file():
         return False
@@ -31,12 +31,12 @@ def remember_ledger(folder: Path, ledger: Path) -> bool:
 
 
 def newest_ledger(folder: Path) -> Path | None:
-    """The ledger of the job that was started last and is still there; None if there is none."""
+    """Return the ledger of the job that was started last, among those that still exist; None if there is none."""
     return next(iter(known_ledgers(folder)), None)
 
 
 def known_ledgers(folder: Path) -> list[Path]:
-    """The ledgers of all jobs of this user that are still there, the one started last first."""
+    """Return the ledgers of all jobs of this user that still exist, the one started last first."""
     found: list[tuple[int, Path]] = []
     with contextlib.suppress(OSError):
         for note in folder.glob("*.job"):
@@ -45,19 +45,19 @@ def known_ledgers(folder: Path) -> list[Path]:
 
 
 def choose_ledger(job: Path | None, ledger: Path | None, state_folder: Path) -> Path:
-    """Return the ledger that a user means: by the output folder of a job, by its file, or the one started last.
+    """Return the requested ledger: by the output folder of a job, by its file, or the one started last.
 
     Raises:
-        SettingsError: it is named in two ways.
-        InputError: there is none.
+        SettingsError: both a job and a ledger are given.
+        InputError: there is no ledger.
     """
     if job is not None and ledger is not None:
-        raise SettingsError("--job and --ledger name the same thing in two ways: give one")
+        raise SettingsError("--job and --ledger exclude each other: give one of them")
     if ledger is not None:
         return ledger
     if job is not None:
         return find_ledger(job)
     newest = newest_ledger(state_folder)
     if newest is None:
-        raise InputError("no job of yours is known here: name one with --job DIR or --ledger FILE")
+        raise InputError("no recent job is known: name one with --job DIR or --ledger FILE")
     return newest

@@ -1,6 +1,6 @@
-"""What stands in a ledger, in the form that the other modules speak of it. Light: imports no library.
+"""The records of a ledger, as the other modules use them. It imports no library.
 
-Reading a ledger (``queries.py``) needs this much and no more, so that ``status`` answers at once.
+Reading a ledger (``queries.py``) needs only this module, so that ``status`` is fast.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ PROCESSOR = "processor"
 """The device name recorded for a remote machine without a GPU."""
 
 LARGE_ENOUGH = "large-enough"
-"""The kind of a page that was skipped for its size; looked at anew where the bounds change."""
+"""The kind of a page that was skipped for its size. It is checked again if the bounds change."""
 
 LEFT_AS_THEY_ARE = {LARGE_ENOUGH: "large enough already", ANIMATED: "animated"}
-"""The kinds of pages that the settings leave out, in words: volumes have them as they were."""
+"""The kinds of pages that the settings leave out, as text. Volumes contain them unchanged."""
 
 INCOMPLETE = "incomplete"
-"""The kind that a volume has while it waits for pages that failed."""
+"""The kind of a volume that waits for failed pages."""
 
 
 @dataclass(slots=True)
 class PageRow:
-    """What the ledger knows of a page, as far as deciding what to do with it needs."""
+    """The columns of a page that planning needs."""
 
     id: int
     source: str
@@ -48,7 +48,7 @@ class PageRow:
     width: int | None = None
     height: int | None = None
     kind: str = PAGE
-    """``page``, or ``volume``: the archive that pages are in, which becomes an output of its own."""
+    """``page``, or ``volume``: an archive that contains pages and becomes an output itself."""
 
 
 SELECT_ROWS = (
@@ -58,26 +58,26 @@ SELECT_ROWS = (
 """The columns of `PageRow` for every page and volume of a job."""
 
 SELECT_OLD_ROWS = SELECT_ROWS.replace(", kind", "")
-"""The same for a ledger of before there were volumes."""
+"""The same for a ledger from a version without volumes."""
 
 COUNTED = f"(pages.kind = '{PAGE}' or pages.state = 'failed')"
-"""What counts among the pages of a job: pages, and volumes that failed as a whole."""
+"""The rows that count as pages of a job: pages, and volumes that failed as a whole."""
 
 COUNT_VOLUMES = (
     "select count(*), sum(state = 'done') from pages"
     f" where job_id = ? and kind = '{VOLUME}' and state <> 'skipped'"
 )
-"""How many volumes a job has, and how many of them are done."""
+"""The number of volumes of a job, and of those that are done."""
 
 
 SELECT_PRICE = "select price from runs where job_id = ? and price is not null order by id desc limit 1"
-"""What an hour cost the last run of a job that was told."""
+"""The price of an hour in the last run of a job that had a price."""
 
 SELECT_SPENT = (
     "select coalesce(sum(price * 24 * (julianday(coalesce(ended_at, heartbeat_at)) - julianday(started_at))), 0.0)"
     " from runs where job_id = ? and price is not null"
 )
-"""What the runs of a job have cost, in dollars; one that is alive counts up to its last heartbeat."""
+"""The cost of all runs of a job in dollars. A run that is alive counts up to its last heartbeat."""
 
 SELECT_START_SECONDS = (
     "select min(86400 * (julianday(coalesce("
@@ -85,12 +85,12 @@ SELECT_START_SECONDS = (
     " ended_at, heartbeat_at)) - julianday(started_at)))"
     " from runs where job_id = ? and host = ? and device != '' and instr(device, ': ') = 0"
 )
-"""How long the quickest run of a job on a machine's own devices took to its first page, or to its end without one."""
+"""The shortest time from the start of a local run of a job to its first page, or to its end without one."""
 
 
 @dataclass(frozen=True, slots=True)
 class AutoJob:
-    """A job whose model was chosen by ``auto``: what continuing it needs to know."""
+    """A job whose model was selected by ``auto``, with the columns needed to continue it."""
 
     model: str
     model_sha256: str
@@ -100,16 +100,16 @@ class AutoJob:
 SELECT_AUTO_JOBS = (
     "select model, model_sha256, fingerprint from jobs where model_auto and output = ? order by id desc"
 )
-"""The columns of `AutoJob` for every such job into a folder, whatever its input was called; newest first."""
+"""The columns of `AutoJob` for every such job into a folder, with any input; newest first."""
 
 
 SELECT_EARLY_JOBS = "select fingerprint from jobs where early_gray and output = ?"
-"""The jobs into a folder that began when every page kept the channels that it is stored with."""
+"""The jobs into a folder that began before ``--gray`` existed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageDone:
-    """A page whose output stands in its place; what the ledger keeps of it."""
+    """A finished page, as the ledger records it."""
 
     row_id: int
     source: str
@@ -125,13 +125,13 @@ class PageDone:
     """Seconds in each of the stages decode, upscale (its share of the batch), encode, place."""
     notes: tuple[str, ...] = ()
     scores: dict[str, float] = field(default_factory=dict)
-    """How the page compares with its source, by the names of ``gate/scores.py``; empty where it was not looked at."""
+    """Scores of the comparison with its source, by the names in ``gate/scores.py``; empty if it was not compared."""
     suspect: tuple[str, ...] = ()
-    """Why a person should look at it, in words."""
+    """Why the page is suspect, as text."""
     waited: dict[str, float] = field(default_factory=dict)
     """Seconds that the page waited before upscale, encode and place."""
     copied_from: str | None = None
-    """The source of the same page, byte for byte, whose output this one's was copied from."""
+    """The source of the identical page from which the output was copied."""
 
     COLUMNS: ClassVar = (
         "source_sha256", "width", "height", "output_width", "output_height", "output_size", "output_sha256",
@@ -153,7 +153,7 @@ class PageDone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeDone:
-    """A volume whose output stands in its place, with all its pages."""
+    """A finished volume, with all its pages."""
 
     row_id: int
     source: str
@@ -166,7 +166,7 @@ class VolumeDone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageFailed:
-    """A page, or a whole volume, that could not be done, and why."""
+    """A page or a whole volume that failed, and why."""
 
     row_id: int
     source: str
@@ -177,7 +177,7 @@ class PageFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageSkipped:
-    """A page that was left as it is, and why."""
+    """A page that was skipped, and why."""
 
     row_id: int
     source: str
@@ -190,7 +190,7 @@ class PageSkipped:
 
 @dataclass(frozen=True, slots=True)
 class CopiedFile:
-    """A file that is no page and was copied beside the outputs."""
+    """A file that is not a page and was copied beside the outputs."""
 
     source: str
     output: str
@@ -198,15 +198,15 @@ class CopiedFile:
     source_size: int
     source_mtime_ns: int
     sha256: str
-    """Of what was copied."""
+    """SHA-256 of the copied content."""
 
 
 PageResult: TypeAlias = PageDone | PageFailed | PageSkipped
-"""What becomes of a page that a run takes on."""
+"""The result of a page in a run."""
 
 
 def stage_seconds(seconds: dict[str, float]) -> list[float | None]:
-    """The seconds of decode, upscale, encode and place, as the ledger keeps them; None for a stage not reached."""
+    """Return the seconds of decode, upscale, encode and place for the ledger; None for a stage not reached."""
     return [
         None if stage not in seconds else round(seconds[stage], 4)
         for stage in ("decode", "upscale", "encode", "place")
@@ -214,35 +214,35 @@ def stage_seconds(seconds: dict[str, float]) -> list[float | None]:
 
 
 def now() -> str:
-    """The time as the ledger writes it: ISO 8601, UTC, milliseconds."""
+    """Return the current time for the ledger: ISO 8601, UTC, milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def is_allowed(path: Path, mode: int) -> bool:
-    """`os.access` for the user that this process acts as."""
+    """Return `os.access` for the effective user of this process."""
     return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn what SQLite raises over the ledger at ``path`` into errors that say what to do."""
+    """Translate SQLite's errors about the ledger at ``path`` into errors that say what to do."""
     try:
         yield
     except sqlite3.OperationalError as error:
-        # Out of room, read-only, locked by a tool of the user's: the file itself is well.
+        # The disk is full, the file is read-only, or another program locks it. The file itself is intact.
         raise LedgerError(
-            f"the ledger {path} cannot be used: {error}. See that the disk has room, that the folder is "
-            "writable, and that no other program keeps the file locked; then run the same command again"
+            f"the ledger {path} cannot be used: {error}. Check that the disk has free space, that the "
+            "folder is writable, and that no other program locks the file. Then run the same command again"
         ) from error
     except sqlite3.DatabaseError as error:
-        raise LedgerDamagedError(damaged(path, str(error))) from error
+        raise LedgerDamagedError(damage_message(path, str(error))) from error
     except OSError as error:
         raise LedgerError(f"the ledger {path} cannot be opened: {error.strerror or error}") from error
 
 
-def damaged(path: Path, complaint: str) -> str:
-    """Say that a ledger is broken, and what to do."""
+def damage_message(path: Path, reason: str) -> str:
+    """Return the message for a damaged ledger, with what to do."""
     return (
-        f"the ledger {path} is damaged ({complaint}). The pages that were written are safe. Try "
-        "`sqlite3 LEDGER .recover` on a copy; or move the file away and start again with --overwrite"
+        f"the ledger {path} is damaged ({reason}). The written pages are safe. Try `sqlite3 LEDGER .recover` on a "
+        "copy, or move the file away and run the job again with --overwrite"
     )

@@ -1,8 +1,8 @@
-"""The ledger: one SQLite file that remembers every page of a job.
+"""The ledger: one SQLite file that records every page of a job.
 
-A ledger belongs to the thread that opened it (SQLite's own rule). It is in WAL mode, so other
-processes read it while a run writes. Every commit is flushed to the disk (``synchronous=full``): what
-the ledger says is done survives the plug being pulled.
+Only the thread that opened a ledger may use it (a rule of SQLite). The file is in WAL mode, so other processes can
+read it while a run writes. Every commit is flushed to the disk (``synchronous=full``), so recorded pages survive a
+power cut.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from comic_upscale.ledger.records import (
     PageRow,
     PageSkipped,
     VolumeDone,
-    damaged,
+    damage_message,
     explained,
     now,
     stage_seconds,
@@ -58,12 +58,12 @@ _UPDATE_DONE = (
     + ", ".join(f"{column} = ?" for column in PageDone.COLUMNS)
     + " where id = ?"
 )
-"""Records a finished page: its time, its columns, its row."""
+"""Records a finished page. Parameters: its time, its columns, its row."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutputOwner:
-    """Who wrote an output file, by the ledger: a page of some job with its fingerprint."""
+    """The page, with its job and fingerprint, that wrote an output file according to the ledger."""
 
     input: str
     fingerprint: str
@@ -73,17 +73,16 @@ class OutputOwner:
     state: str
     output_size: int | None
     claimed: int
-    """Above 0 while it is open whether what stands at the output is this page's: it was in hand when a run
-    died."""
+    """Above 0 if the page was in flight when a run died, so that the file may or may not be its output."""
 
 
 @dataclass(frozen=True, slots=True)
 class BoundPage:
-    """The output of a page that belongs into a volume."""
+    """The output of a page of a volume."""
 
     state: str
     output: str
-    """Where it waits, relative to the output folder; it may stand in the volume already."""
+    """Where it waits, relative to the output folder. It may already be in the volume."""
     width: int | None
     height: int | None
     size: int | None
@@ -92,31 +91,31 @@ class BoundPage:
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing more becomes of it in this run: done, failed, or left as it is."""
+        """Whether its result is final in this run: done, failed or skipped."""
         skipped = self.state == "skipped" and self.error_kind in LEFT_AS_THEY_ARE
         return skipped or self.state in ("done", "failed")
 
 
 class Ledger:
-    """The open ledger, for the one run that holds the job's lock.
+    """The open ledger, for the run that holds the job's lock.
 
     Args:
-        path: the file; made, with its folder, if it is not there.
+        path: the file; created with its folder if it does not exist.
 
     Raises:
         LedgerError: the file cannot be opened or written.
         LedgerVersionError: it was written by a newer version.
-        LedgerDamagedError: it is not a ledger, or SQLite finds it broken.
+        LedgerDamagedError: it is not a ledger, or SQLite finds it damaged.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with self._explained():
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Plugins of sqlite-utils are not ours to run, and looking for them takes time.
+            # Plugins of sqlite-utils are not wanted, and searching for them takes time.
             self._db = Database(sqlite3.connect(path, timeout=30), execute_plugins=False)
             try:
-                self._check_whose_it_is()
+                self._check_schema()
                 self._db.enable_wal()
                 self._db.execute("pragma synchronous = full")
                 self._db.execute("pragma foreign_keys = on")
@@ -125,15 +124,15 @@ class Ledger:
                 self._db.close()
                 raise
 
-    def _check_whose_it_is(self) -> None:
-        complaint = self._db.execute("pragma quick_check(1)").fetchone()[0]
-        if complaint != "ok":
-            raise LedgerDamagedError(damaged(self.path, complaint))
+    def _check_schema(self) -> None:
+        result = self._db.execute("pragma quick_check(1)").fetchone()[0]
+        if result != "ok":
+            raise LedgerDamagedError(damage_message(self.path, result))
         tables = set(self._db.table_names())
         migrations = _migrations()
         if tables and migrations.migrations_table not in tables:
             raise LedgerDamagedError(
-                f"{self.path} is a database, but not a ledger of comic-upscale: choose another --ledger"
+                f"{self.path} is a database, but not a comic-upscale ledger: choose another --ledger"
             )
         known = {migration.name for migration in MIGRATIONS}
         unknown = {applied.name for applied in migrations.applied(self._db)} - known
@@ -144,7 +143,7 @@ class Ledger:
             )
 
     def close(self) -> None:
-        """Close the file; what was recorded stays."""
+        """Close the file. All records are kept."""
         with contextlib.suppress(sqlite3.Error):
             self._db.close()
 
@@ -161,9 +160,9 @@ class Ledger:
         model_sha256: str,
         model_auto: bool = False,
     ) -> int:
-        """Return the id of the job with this input, output and fingerprint; made if it is new.
+        """Return the id of the job with this input, output and fingerprint. A new job is created.
 
-        A model that ``auto`` chose once stays so marked, also when it is named later.
+        A model that ``auto`` selected once stays marked as such, even if it is named later.
         """
         with self._explained(), self._db.atomic():
             self._db.execute(
@@ -183,22 +182,22 @@ class Ledger:
             return int(row[0])
 
     def auto_jobs(self, output: Path) -> list[AutoJob]:
-        """The jobs into a folder whose model ``auto`` chose, the newest first."""
+        """Return the jobs into a folder whose model ``auto`` selected, the newest first."""
         with self._explained():
             cursor = self._db.execute(SELECT_AUTO_JOBS, [path_text(output)])
             return [AutoJob(*row) for row in cursor]
 
     def early_jobs(self, output: Path) -> set[str]:
-        """The fingerprints of the jobs into a folder that a version began which kept every page's channels."""
+        """Return the fingerprints of the jobs into a folder that began before ``--gray`` existed."""
         with self._explained():
             cursor = self._db.execute(SELECT_EARLY_JOBS, [path_text(output)])
             return {str(row[0]) for row in cursor}
 
     def move_jobs(self, output: Path) -> None:
-        """Say that the output folder of every job of this ledger is now ``output``.
+        """Set the output folder of every job of this ledger to ``output``.
 
-        For a ledger in its own place inside the output folder, which may have been moved with it. A ledger
-        of jobs into several folders is left as it is.
+        This is for a ledger inside the output folder, which may have been moved with it. A ledger with jobs into
+        several folders is not changed.
         """
         with self._explained(), self._db.atomic():
             self._db.execute(
@@ -215,10 +214,10 @@ class Ledger:
         precision: str = "",
         price: float | None = None,
     ) -> int:
-        """Record that this process begins to work on a job, and return the id of the run.
+        """Record that this process starts to work on a job, and return the id of the run.
 
-        A run that is still marked as running must be dead, since the caller holds the lock: it is
-        closed as interrupted at its last heartbeat.
+        A run that is still marked as running must be dead, because the caller holds the lock. It is closed as
+        interrupted at its last heartbeat.
         """
         time = now()
         with self._explained(), self._db.atomic():
@@ -238,22 +237,22 @@ class Ledger:
             return cursor.lastrowid
 
     def spent(self, job_id: int) -> tuple[float | None, float]:
-        """What an hour cost the job's last run that was told, and what all its runs have cost, in dollars.
+        """Return the price of an hour in the last run that had a price, and the cost of all runs, in dollars.
 
-        A run without a price counts for nothing; one that died counts up to its last heartbeat.
+        A run without a price does not count. A run that died counts up to its last heartbeat.
         """
         with self._explained():
             price = self._db.execute(SELECT_PRICE, [job_id]).fetchone()
             return None if price is None else price[0], self._db.execute(SELECT_SPENT, [job_id]).fetchone()[0]
 
     def start_seconds(self, job_id: int) -> float:
-        """How long runs of a job take on this machine until their first page is done, at least; 0 where not known."""
+        """Return the shortest time until the first page of a run of a job on this machine; 0 if unknown."""
         with self._explained():
             found = self._db.execute(SELECT_START_SECONDS, [job_id, socket.gethostname()]).fetchone()[0]
             return max(0.0, found or 0.0)
 
     def set_device(self, run_id: int, *, device: str, precision: str) -> None:
-        """Record what a run computes with, once its network is loaded."""
+        """Record the device and precision of a run, when its network is loaded."""
         with self._explained(), self._db.atomic():
             self._db.execute(
                 "update runs set device = ?, precision = ?, heartbeat_at = ? where id = ?",
@@ -268,8 +267,8 @@ class Ledger:
     def end_run(self, run_id: int, state: str, error: str | None = None) -> None:
         """Record the end of a run: ``finished``, ``interrupted`` or ``failed``.
 
-        Pages that it had claimed and not finished are pending again. Only after an error may one of them
-        have been placed and not recorded, so only then do their claims stay open.
+        Pages that it had claimed and not finished become pending again. Only after an error may one of them have been
+        placed without being recorded, so only then do their claims stay open.
         """
         time = now()
         with self._explained(), self._db.atomic():
@@ -286,13 +285,13 @@ class Ledger:
     # Pages
 
     def rows(self, job_id: int) -> list[PageRow]:
-        """Every page of a job, in the order in which they were discovered."""
+        """Return every page of a job, in the order of discovery."""
         with self._explained():
             cursor = self._db.execute(SELECT_ROWS, [job_id])
             return [PageRow(*row) for row in cursor]
 
     def computed(self, job_id: int, sizes: Set[int]) -> list[tuple[int, str, str]]:
-        """The pages of a job that are done, are no copies and whose sources have one of these sizes.
+        """Return the finished pages of a job that are not copies and whose sources have one of these sizes.
 
         Returns:
             (row id, SHA-256 of the source, output) of each.
@@ -307,7 +306,7 @@ class Ledger:
             return [(int(row_id), str(sha256), str(output)) for row_id, sha256, output in cursor]
 
     def done_page(self, row_id: int) -> dict[str, Any] | None:
-        """A page that is done, by its columns, as `read_done_pages` has it; None if it is not done any more."""
+        """Return a finished page by its columns, as in `read_done_pages`; None if it is no longer done."""
         with self._explained():
             cursor = self._db.execute(
                 "select pages.*, volumes.source as volume_source, volumes.output as volume_output from pages"
@@ -322,16 +321,16 @@ class Ledger:
     def names(
         self, job_id: int, suffixes: Set[str], *, below: str = "", not_below: str = ""
     ) -> dict[str, str]:
-        """How earlier jobs over the same folders named the outputs with suffixes such as ``.png``.
+        """Return the output names of earlier jobs over the same folders, for suffixes such as ``.png``.
 
         Args:
-            job_id: of the job whose folders count.
-            suffixes: of the outputs, with their dots.
-            below: the folder that the outputs are in; empty for any.
-            not_below: a folder that they are not in; empty for none.
+            job_id: id of the job with these folders.
+            suffixes: suffixes of the outputs, with their dots.
+            below: only outputs in this folder; empty for any.
+            not_below: no outputs in this folder; empty for no restriction.
 
         Returns:
-            Source to output; the latest job counts.
+            Output names by source. The latest job counts.
         """
         with self._explained():
             cursor = self._db.execute(
@@ -351,12 +350,12 @@ class Ledger:
     def add_pages(
         self, job_id: int, pages: Sequence[Page], volume_ids: Mapping[str, int] = _NO_VOLUMES
     ) -> list[int]:
-        """Record pages that are to be done, and return their row ids in the same order.
+        """Record pending pages, and return their row ids in the same order.
 
         Args:
-            job_id: of the job.
-            pages: new to it.
-            volume_ids: the row of each volume that pages are in, by its source.
+            job_id: id of the job.
+            pages: pages that are new to the job.
+            volume_ids: the rows of the volumes that contain pages, by source.
         """
         with self._explained(), self._db.atomic():
             return [
@@ -375,7 +374,7 @@ class Ledger:
             ]  # fmt: skip
 
     def add_volumes(self, job_id: int, volumes: Sequence[Page]) -> list[int]:
-        """Record volumes whose pages are to be done, as files, and return their row ids in the same order."""
+        """Record pending volumes, as files, and return their row ids in the same order."""
         with self._explained(), self._db.atomic():
             return [
                 int(
@@ -390,7 +389,7 @@ class Ledger:
             ]
 
     def bound_pages(self, volume_id: int) -> dict[str, BoundPage]:
-        """What the ledger knows of the outputs of a volume's pages, by their source."""
+        """Return the recorded outputs of a volume's pages, by source."""
         with self._explained():
             cursor = self._db.execute(
                 "select source, state, output, output_width, output_height, output_size, output_sha256,"
@@ -400,13 +399,13 @@ class Ledger:
             return {row[0]: BoundPage(*row[1:]) for row in cursor}
 
     def page_ids(self, volume_id: int) -> dict[str, int]:
-        """The rows of a volume's pages, by their source."""
+        """Return the rows of a volume's pages, by source."""
         with self._explained():
             cursor = self._db.execute("select source, id from pages where volume_id = ?", [volume_id])
             return {str(source): int(row_id) for source, row_id in cursor}
 
     def record_volumes(self, volumes: Iterable[VolumeDone]) -> None:
-        """Record volumes whose outputs stand in their places."""
+        """Record finished volumes."""
         with self._explained(), self._db.atomic():
             for volume in volumes:
                 self._db.execute(
@@ -421,7 +420,7 @@ class Ledger:
                 )
 
     def wait_for_pages(self, waiting: Iterable[tuple[int, str]]) -> None:
-        """Record that volumes wait for pages that failed.
+        """Record that volumes wait for failed pages.
 
         Args:
             waiting: (row id, reason) of each volume.
@@ -434,13 +433,13 @@ class Ledger:
                 )
 
     def volume_counts(self, job_id: int) -> tuple[int, int]:
-        """How many volumes of a job there are, and how many are done; those no longer there left out."""
+        """Return the number of volumes of a job, and of those that are done. Removed volumes do not count."""
         with self._explained():
             row = self._db.execute(COUNT_VOLUMES, [job_id]).fetchone()
             return int(row[0]), int(row[1] or 0)
 
     def volume_sources(self, job_id: int) -> set[str]:
-        """The sources of the volumes that a job knows."""
+        """Return the sources of the volumes of a job."""
         with self._explained():
             cursor = self._db.execute(
                 "select source from pages where job_id = ? and kind = ?", [job_id, VOLUME]
@@ -450,13 +449,13 @@ class Ledger:
     def find_matching_volume(
         self, output_folder: Path, fingerprint: str, entry: Page, size: int
     ) -> int | None:
-        """The row of the same volume in another job with this fingerprint, which made the output that stands.
+        """Return the row of the same volume in another job with this fingerprint that wrote the existing output.
 
         Args:
-            output_folder: of both jobs.
-            fingerprint: of both jobs.
-            entry: the volume: with this source, size and time.
-            size: bytes of the output that stands.
+            output_folder: output folder of both jobs.
+            fingerprint: fingerprint of both jobs.
+            entry: the volume with its source, size and time.
+            size: bytes of the existing output.
         """
         with self._explained():
             row = self._db.execute(
@@ -471,8 +470,8 @@ class Ledger:
             ).fetchone()  # fmt: skip
             return None if row is None else int(row[0])
 
-    def adopt_volume(self, job_id: int, twin: int) -> None:
-        """Take over a volume and its pages, just as they stand, into another job that has none of them."""
+    def adopt_volume(self, job_id: int, matching: int) -> None:
+        """Copy a volume and its pages unchanged into another job that has none of them."""
         columns = (
             "source, source_size, source_mtime_ns, source_sha256, state, attempts, finished_at, width, height,"
             " output, output_width, output_height, output_size, output_sha256, notes, kind,"
@@ -481,12 +480,12 @@ class Ledger:
         with self._explained(), self._db.atomic():
             cursor = self._db.execute(
                 f"insert into pages (job_id, {columns}) select ?, {columns} from pages where id = ?",
-                [job_id, twin],
+                [job_id, matching],
             )
             self._db.execute(
                 f"insert into pages (job_id, volume_id, {columns}) select ?, ?, {columns} from pages"
                 " where volume_id = ? and (state = 'done' or error_kind in (?, ?))",
-                [job_id, cursor.lastrowid, twin, *LEFT_AS_THEY_ARE],
+                [job_id, cursor.lastrowid, matching, *LEFT_AS_THEY_ARE],
             )
 
     def reopen(self, changes: Iterable[tuple[int, int, int]]) -> None:
@@ -504,7 +503,7 @@ class Ledger:
                 )
 
     def touch(self, changes: Iterable[tuple[int, int, int]]) -> None:
-        """Note the new size and time of sources whose content did not change; arguments as `reopen`."""
+        """Record the new size and time of sources whose content did not change; arguments as in `reopen`."""
         with self._explained(), self._db.atomic():
             for row_id, size, mtime_ns in changes:
                 self._db.execute(
@@ -523,7 +522,7 @@ class Ledger:
                 )
 
     def owners(self, output_folder: Path, output: str) -> list[OutputOwner]:
-        """The pages, of any job into this folder, that wrote the file ``output`` or may have."""
+        """Return the pages, of any job into this folder, that wrote or may have written the file ``output``."""
         with self._explained():
             cursor = self._db.execute(
                 "select jobs.input, jobs.fingerprint, pages.id, pages.source, pages.source_sha256,"
@@ -536,13 +535,12 @@ class Ledger:
             return [OutputOwner(*row) for row in cursor]
 
     def claim(self, run_id: int, output_folder: Path, claims: Iterable[tuple[int, str]]) -> None:
-        """Record, before anything of them is written, that this run takes pages in hand.
+        """Record that this run starts to process pages, before any output is written.
 
-        Until the claim is settled, by the page's result or a graceful end of the run, whatever stands at
-        its output is ours: after a crash between placing a file and recording it, the page is done again
-        over that file. Another job's page that had the same output is no longer done, since its file is
-        about to go. A claim that a dead run left open is 2 from here on, and 1 again if this run does not
-        come to do the page.
+        A claim is open until the page has a result or the run ends gracefully. Until then, the file at its output
+        counts as ours: after a crash between placing a file and recording it, the page is processed again and
+        replaces that file. A page of another job with the same output is no longer done, because its file will be
+        replaced. A claim that a dead run left open becomes 2, and 1 again if this run does not process the page.
 
         Args:
             run_id: this run.
@@ -565,7 +563,7 @@ class Ledger:
                 )
 
     def abandoned(self, output: Path) -> list[tuple[int, str]]:
-        """The pages that dead runs into a folder had in hand: (row id, output). Parts may lie about."""
+        """Return the pages that were in flight in dead runs into a folder: (row id, output). Part files may exist."""
         with self._explained():
             cursor = self._db.execute(
                 "select pages.id, pages.output from pages join jobs on jobs.id = pages.job_id"
@@ -575,7 +573,7 @@ class Ledger:
             return [(int(row_id), str(output)) for row_id, output in cursor]
 
     def carried(self, output_folder: Path) -> dict[str, CopiedFile]:
-        """What was copied into a folder beside its outputs, by any job: output to file, the latest."""
+        """Return the files that any job copied beside the outputs of a folder: the latest file by output."""
         with self._explained():
             cursor = self._db.execute(
                 "select source, carried.output, source_size, source_mtime_ns, sha256 from carried"
@@ -585,7 +583,7 @@ class Ledger:
             return {str(row[1]): CopiedFile(*row) for row in cursor}
 
     def record_carried(self, job_id: int, files: Iterable[CopiedFile]) -> None:
-        """Record files as copied; what was known of the same outputs is replaced."""
+        """Record copied files. Earlier records of the same outputs are replaced."""
         time = now()
         with self._explained(), self._db.atomic():
             for file in files:
@@ -604,7 +602,7 @@ class Ledger:
                 )
 
     def failures(self, job_id: int, limit: int) -> list[tuple[str, str, str]]:
-        """The first ``limit`` failed pages, and volumes that wait for some, in the order of discovery.
+        """Return the first ``limit`` failed pages and volumes that wait for failed pages, in the order of discovery.
 
         Returns:
             (source, kind, reason) of each.
@@ -620,7 +618,7 @@ class Ledger:
             ]
 
     def suspects(self, job_id: int) -> int:
-        """How many pages of a job are done and suspect."""
+        """Return the number of finished pages of a job that are suspect."""
         with self._explained():
             cursor = self._db.execute(
                 "select count(*) from pages where job_id = ? and state = 'done' and suspect is not null",
@@ -629,7 +627,7 @@ class Ledger:
             return int(cursor.fetchone()[0])
 
     def counts(self, job_id: int) -> dict[str, int]:
-        """How many pages of a job are in each state; states without a page are left out.
+        """Return the number of pages of a job in each state. States without a page are left out.
 
         A volume that failed as a whole counts as a page.
         """
@@ -640,7 +638,7 @@ class Ledger:
             return {str(state): int(count) for state, count in cursor}
 
     def adopt(self, row_id: int, owner: OutputOwner) -> None:
-        """Take over what another job recorded of the same page under the same fingerprint."""
+        """Copy the record of the same page from another job with the same fingerprint."""
         with self._explained(), self._db.atomic():
             self._db.execute(
                 "update pages set (state, claimed, source_sha256, finished_at, width, height, output_width,"
@@ -651,7 +649,7 @@ class Ledger:
             )
 
     def record(self, results: Iterable[PageResult]) -> None:
-        """Record what became of pages, all in one transaction."""
+        """Record the results of pages, all in one transaction."""
         time = now()
         with self._explained(), self._db.atomic():
             for result in results:
@@ -665,7 +663,7 @@ class Ledger:
     def _record_done(self, page: PageDone, time: str) -> None:
         self._db.execute(_UPDATE_DONE, [time, *page.values(), page.row_id])
 
-        # What another job's dead run may have left at this output is gone now.
+        # A file that another job's dead run may have left at this output has been replaced.
         self._db.execute(
             "update pages set claimed = 0, state = case state when 'working' then 'pending' else state end"
             " where output = ? and id <> ? and claimed > 0 and job_id in (select id from jobs where output ="
@@ -696,7 +694,7 @@ class Ledger:
 
 @cache
 def _migrations() -> Migrations:
-    """The migrations of `schema`, as sqlite-utils applies them."""
+    """Return the migrations of `schema` for sqlite-utils."""
     migrations = Migrations(MIGRATION_SET)
     for migration in MIGRATIONS:
         migrations(name=migration.name)(_applying(migration.statements))

@@ -1,7 +1,7 @@
-"""The models known by name: where their weights come from, how to know them, and what a page costs.
+"""The models known by name: source and hash of their weights, and the work for one page.
 
-Sizes and hashes are of the files as they were published; arithmetic is that of the convolutions for
-one 512 x 768 page, so the ratio of two models' numbers is about the ratio of their times.
+Sizes and hashes are those of the published files. The arithmetic is that of the convolutions for one page of 512 x 768,
+so the ratio of two models' numbers is roughly the ratio of their times.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _LICENCE = "BSD-3-Clause"
 
 @dataclass(frozen=True, slots=True)
 class WeightsFile:
-    """One file of weights as it was published."""
+    """One published file of weights."""
 
     name: str
-    """The bare file name, with its suffix."""
+    """The file name with its suffix."""
     url: str
-    """Where it can be downloaded, in full; empty for a file that comes with the package."""
+    """The complete URL of the download; empty for a bundled file."""
     size: int
     """Bytes."""
     sha256: str
@@ -32,32 +32,32 @@ class WeightsFile:
 
     @property
     def bundled(self) -> bool:
-        """Whether the file comes with the package; such a file is never downloaded."""
+        """Whether the file is part of the package. Such a file is never downloaded."""
         return not self.url
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model that can be asked for by name."""
+    """A model known by name."""
 
     name: str
     """The official name, without a suffix."""
     native_scale: int
     """The network's own factor."""
     purpose: str
-    """A short phrase for users: what it is good at, and its cost beside the others."""
+    """A short phrase for users: its strengths, and its cost compared with the others."""
     licence: str
     """The licence of the weights, as an SPDX identifier."""
     tflop_per_page: float
     """Arithmetic for one page of 512 x 768 pixels, in 10^12 floating-point operations."""
     weights: WeightsFile
-    """The weights; alone they denoise at full strength where ``denoise_weights`` exist."""
+    """The weights. If ``denoise_weights`` exist, these denoise at full strength."""
     denoise_weights: WeightsFile | None = None
-    """The twin that leaves noise alone, mixed in below a denoise strength of 1; None where there is none."""
+    """The weights without denoising, mixed in if the denoise strength is below 1; None if the model has none."""
 
     @property
     def files(self) -> tuple[WeightsFile, ...]:
-        """Every file that the model can need, the weights first."""
+        """Every file that the model may need, the weights first."""
         return (self.weights,) if self.denoise_weights is None else (self.weights, self.denoise_weights)
 
 
@@ -65,8 +65,8 @@ def _file(name: str, release: str, size: int, sha256: str) -> WeightsFile:
     return WeightsFile(name, f"{_RELEASES}/{release}/{name}", size, sha256)
 
 
-# The network that comes with the package. Whoever puts another file at weights/comic-compact-x3.safetensors
-# changes these four lines with it, and nothing else; the tests hold them against the file.
+# The bundled network. To replace the file weights/comic-compact-x3.safetensors, change these four lines and nothing
+# else. The tests compare them with the file.
 _OWN_SIZE = 633_324
 _OWN_SHA256 = "8f276e09dc4ea5b87a12039420556e338500c89925ae19ba04bad0c1922de079"
 _OWN_FEATURES = 32
@@ -74,7 +74,7 @@ _OWN_CONVOLUTIONS = 16
 
 
 def _own_tflop(scale: int) -> float:
-    """Return the arithmetic of our SRVGGNetCompact for 512 x 768 pixels: all its convolutions are 3 x 3."""
+    """Return the arithmetic of the bundled SRVGGNetCompact for 512 x 768 pixels. All its convolutions are 3 x 3."""
     features = _OWN_FEATURES
     channels = 3 * features + _OWN_CONVOLUTIONS * features**2 + features * 3 * scale**2
     return round(2 * 9 * channels * 512 * 768 / 1e12, 2)
@@ -84,8 +84,8 @@ _MODELS = (
     Model(
         name="comic-compact-x3",
         native_scale=3,
-        purpose="comics and manga of all kinds, drawn pages kept faithful: a quarter of the work of "
-        "realesr-animevideov3, and needs no download",
+        purpose="comics and manga of all kinds, true to the drawing: a quarter of the work of "
+        "realesr-animevideov3, no download",
         licence="MIT",
         tflop_per_page=_own_tflop(3),
         weights=WeightsFile("comic-compact-x3.safetensors", "", _OWN_SIZE, _OWN_SHA256),
@@ -164,18 +164,18 @@ _MODELS = (
 )
 
 CATALOGUE: Mapping[str, Model] = MappingProxyType({model.name: model for model in _MODELS})
-"""Every model known by name, the one that comes with the package first."""
+"""Every model known by name, the bundled one first."""
 
 
 def find_model(name: str, catalogue: Mapping[str, Model] = CATALOGUE) -> Model:
-    """Return the model of this name, whatever its case and with or without ``.pth``.
+    """Return the model with this name, in any case and with or without ``.pth``.
 
     Args:
-        name: as the user wrote it.
-        catalogue: where to look.
+        name: the name that the user gave.
+        catalogue: the models to search.
 
     Raises:
-        WeightsError: there is no such model; the message offers the nearest names and lists all.
+        WeightsError: there is no such model. The message suggests similar names and lists all.
     """
     by_plain_name = {model.name.casefold(): model for model in catalogue.values()}
     plain = name.strip().casefold().removesuffix(".pth")
@@ -186,6 +186,6 @@ def find_model(name: str, catalogue: Mapping[str, Model] = CATALOGUE) -> Model:
     hint = f" Did you mean {' or '.join(by_plain_name[each].name for each in near)}?" if near else ""
     raise WeightsError(
         f"There is no model named {name!r}.{hint} "
-        f"Known by name: {', '.join(model.name for model in catalogue.values())}. "
+        f"The models are: {', '.join(model.name for model in catalogue.values())}. "
         "The path of a .pth or .safetensors file works too."
     )

@@ -1,6 +1,6 @@
-"""Which model ``auto`` stands for: the crispest one where there is a device for it, else our own.
+"""The model that ``auto`` stands for: the crispest one on a GPU, otherwise the bundled one.
 
-Whether there is such a device is for the caller to say: nothing here imports torch.
+The caller decides whether there is a GPU. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from comic_upscale.models.weights import no_denoise, resolve_weights
 from comic_upscale.settings.job import AUTO_MODEL
 
 GPU_DEFAULT = "RealESRGAN_x4plus_anime_6B"
-"""The choice where every device is an accelerator: too slow for a CPU, and 18 MB to fetch."""
+"""The default if every device is a GPU. It is too slow for a CPU, and a download of 18 MB."""
 
 CPU_DEFAULT = "comic-compact-x3"
-"""The choice for a CPU, and wherever the other one is not to be had: it comes with the package."""
+"""The default on a CPU, and if the other model is not available. It is part of the package."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What ``auto`` stands for here and now."""
+    """The model that ``auto`` stands for."""
 
     model: str
-    """A name of the catalogue."""
+    """A name in the catalogue."""
     note: str | None = None
-    """Why it is not the model that the device calls for; None where it is."""
+    """Why the default of the device is not used; None if it is."""
 
 
 def is_auto(model: str) -> bool:
-    """Tell whether the user leaves the choice to us, whatever the case."""
+    """Return whether the model is ``auto``, in any case."""
     return model.strip().casefold() == AUTO_MODEL
 
 
 def check_auto(denoise: float | None) -> None:
-    """Refuse a denoise strength: neither choice has one, and it is no reason to take a third unasked.
+    """Refuse a denoise strength. Neither default has one, and a third model must be requested by name.
 
     Raises:
-        SettingsError: a strength is given; the message names the model that has one.
+        SettingsError: a strength is given. The message names the model that has one.
     """
     if denoise is not None:
         raise no_denoise(f"--model {AUTO_MODEL}")
@@ -56,15 +56,15 @@ def choose_model(
     on_progress: OnProgress | None = None,
     catalogue: Mapping[str, Model] = CATALOGUE,
 ) -> Choice:
-    """Return the model to take, with its weights on this machine.
+    """Return the model to use. Its weights are then on this machine.
 
-    Never fails for want of a connection: it falls back on our own model, and says so.
+    Without a connection it falls back to the bundled model, with a note, instead of failing.
 
     Args:
-        accelerator: whether the work will be done on something faster than a CPU.
-        folders: where the user keeps weights.
-        cache: the folder that downloads go to; made when needed.
-        download: False to stay off the network.
+        accelerator: whether every device is faster than a CPU.
+        folders: folders with the user's weights.
+        cache: folder for downloads; created when needed.
+        download: False to never use the network.
         on_progress: called with the file's name, bytes done and bytes in all during a download.
         catalogue: the models known by name.
     """
@@ -81,5 +81,5 @@ def choose_model(
             catalogue=catalogue,
         )
     except WeightsError as error:
-        return Choice(CPU_DEFAULT, f"auto takes {CPU_DEFAULT} in place of {GPU_DEFAULT}: {error}")
+        return Choice(CPU_DEFAULT, f"auto uses {CPU_DEFAULT} instead of {GPU_DEFAULT}: {error}")
     return Choice(GPU_DEFAULT)

@@ -1,7 +1,7 @@
-"""From files of weights to a torch network that the device code can run.
+"""Load files of weights as a torch network that the device code can run.
 
-``spandrel`` recognises the architecture from the tensors; reading the file is done here, so that
-nothing but tensors is ever unpickled, whatever its suffix says.
+``spandrel`` recognises the architecture from the tensors. This module reads the file itself, so that only tensors are
+ever unpickled, whatever the suffix.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _PURPOSES = {
     "Inpainting": "fills holes under a mask",
     "Restoration": "cleans images without enlarging them (1x)",
 }
-_WAY_OUT = "Choose a model from the catalogue, or a super-resolution network for single images."
+_WAY_OUT = "Use a model from the catalogue, or a super-resolution network for single images."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Network:
-    """A network ready to run, and what its caller must know of it."""
+    """A network that is ready to run, and its properties."""
 
     module: torch.nn.Module
     """In evaluation mode, float32, on the CPU, without gradients. Takes N x ``input_channels`` x H x W
-    in 0..1 and returns N x ``output_channels`` x H*``native_scale`` x W*``native_scale``, not clamped."""
+    in 0..1 and returns N x ``output_channels`` x H*``native_scale`` x W*``native_scale``, not clipped."""
     native_scale: int
     """The network's own factor, at least 2."""
     input_channels: int
@@ -49,46 +49,46 @@ class Network:
     architecture: str
     """The architecture's name, such as ``"ESRGAN"``."""
     multiple_of: int
-    """H and W must be multiples of this, and a tile must begin at one, since the network looks at its
-    input in squares of this side."""
+    """H, W and the start of a tile must be multiples of this, because the network divides its input into squares with
+    this side."""
     minimum: int
-    """The least H and W, in pixels."""
+    """The smallest H and W, in pixels."""
     square: bool
     """Whether H must equal W."""
     receptive_radius: int | None
-    """How many input pixels to each side an output pixel depends on, exactly; None where that is
-    unknown or too many to overlap tiles by."""
+    """The exact number of input pixels on each side on which an output pixel depends; None if unknown or too large for
+    the overlap of tiles."""
     widest: int = 0
-    """Elements of the largest tensor between two layers, for a pixel of input; 0 where that is unknown, as for
-    all but compact networks and RRDB."""
+    """Elements of the largest tensor between two layers, per pixel of input; 0 if unknown, as for all networks except
+    compact ones and RRDB."""
     is_local: bool = False
-    """Whether it is known to be a chain of convolutions alone, so that no pixel depends on the whole page."""
+    """Whether the network is known to consist only of convolutions, so that no pixel depends on the whole page."""
     identity: str = ""
-    """The hash of its weights, 64 hexadecimal digits: `ResolvedWeights.identity`; empty for one that is no file's."""
+    """The hash of its weights, 64 hexadecimal digits (`ResolvedWeights.identity`); empty without a file."""
 
 
 def load_network(weights: ResolvedWeights, denoise: float | None) -> Network:
-    """Return the network of these weights, mixed with their denoise twin where the strength asks for it.
+    """Return the network of these weights, mixed with the denoise weights if the strength requires it.
 
     Args:
         weights: files on this machine.
-        denoise: 0..1; 1 and None are the base weights alone, as in the official program.
+        denoise: 0..1; 1 and None use the base weights alone, as in the official program.
 
     Raises:
         SettingsError: the strength is outside 0..1, or needs denoise weights that were not resolved.
-        WeightsError: a file is missing, damaged or unsafe, or holds no network that enlarges single
-            RGB or gray images.
+        WeightsError: a file is missing, damaged or unsafe, or does not contain a network that enlarges single RGB
+            or gray images.
     """
     check_denoise(denoise)
     state = read_state(weights.path)
     if denoise is not None and mixes(denoise):
         if weights.denoise_path is None:
             raise SettingsError(
-                f"{weights.model_name} has no denoise weights to mix in: leave the denoise strength out."
+                f"{weights.model_name} has no denoise weights to mix in: leave out --denoise."
             )
-        twin = read_state(weights.denoise_path)
+        denoise_state = read_state(weights.denoise_path)
         try:
-            state = mix_weights(state, twin, denoise)
+            state = mix_weights(state, denoise_state, denoise)
         except WeightsError as error:
             raise WeightsError(
                 f"{weights.path} and {weights.denoise_path} cannot be mixed: {error}"
@@ -97,31 +97,31 @@ def load_network(weights: ResolvedWeights, denoise: float | None) -> Network:
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of a file by name, on the CPU, averaged ones (``params_ema``) where there are any.
+    """Return the tensors of a file by name, on the CPU; the averaged ones (``params_ema``) if the file has them.
 
-    Only tensors are read: a pickle that would run code is refused before it does.
+    Only tensors are read. A pickle that would run code is refused before it can.
 
     Args:
-        path: a ``.safetensors`` file, or one that ``torch.save`` wrote.
+        path: a ``.safetensors`` file, or a file that ``torch.save`` wrote.
 
     Raises:
-        WeightsError: the file is missing, damaged, unsafe, or no set of tensors.
+        WeightsError: the file is missing, damaged, unsafe, or not a set of tensors.
     """
     if not path.is_file():
         raise WeightsError(
-            f"{path} does not exist or is no file. Give the path of a .pth or .safetensors file."
+            f"{path} does not exist or is not a file. Give the path of a .pth or .safetensors file."
         )
     content = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_pickle(path)
     if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
-        raise _no_model(path, f"it holds a {type(content).__name__}, not tensors by name")
+        raise _no_model(path, f"it contains a {type(content).__name__}, not tensors by name")
     # Unwraps "params_ema" before "params", as the official loader does, and strips "module.".
     state: dict[str, Any] = spandrel.canonicalize_state_dict(dict(content))
     if not state or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
-        raise _no_model(path, "it does not hold tensors by name alone")
+        raise _no_model(path, "it does not consist of named tensors")
     for name, tensor in state.items():
-        # torch checks no checksum: flipped bits come through as numbers, often absurd ones.
+        # torch verifies no checksum. Flipped bits appear as numbers, often absurd ones.
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise WeightsError(f"{path} is damaged: {name} holds NaN or infinity. Fetch it again.")
+            raise WeightsError(f"{path} is damaged: {name} contains NaN or infinity. Download it again.")
     return state
 
 
@@ -135,18 +135,18 @@ def mix_weights(
 
     Args:
         base: the weights that denoise, by name.
-        denoise: the twin that leaves noise alone, with the same names and shapes.
+        denoise: the weights without denoising, with the same names and shapes.
         strength: 0..1.
 
     Raises:
         WeightsError: names or shapes differ.
     """
     if odd := sorted(base.keys() ^ denoise.keys()):
-        raise WeightsError(f"they are not of one network: {odd[0]} is only in one of them.")
+        raise WeightsError(f"they belong to different networks: {odd[0]} is only in one of them.")
     for name, tensor in base.items():
         if tensor.shape != denoise[name].shape:
             raise WeightsError(
-                f"they are not of one network: {name} is {_shape(tensor)} in one and "
+                f"they belong to different networks: {name} is {_shape(tensor)} in one and "
                 f"{_shape(denoise[name])} in the other."
             )
     return {
@@ -162,7 +162,9 @@ def _read_safetensors(path: Path) -> Mapping[str, torch.Tensor]:
     try:
         return load_file(path, device="cpu")
     except SafetensorError as error:
-        raise WeightsError(f"{path} is damaged or no safetensors file: {error}. Fetch it again.") from error
+        raise WeightsError(
+            f"{path} is damaged or not a safetensors file: {error}. Download it again."
+        ) from error
     except OSError as error:
         raise _unreadable(path, error) from error
 
@@ -170,9 +172,9 @@ def _read_safetensors(path: Path) -> Mapping[str, torch.Tensor]:
 def _read_pickle(path: Path) -> object:
     try:
         with warnings.catch_warnings():
-            # Of a TorchScript archive torch warns first and then refuses it; the refusal is enough.
+            # torch warns of a TorchScript archive before it refuses it. The refusal is enough.
             warnings.simplefilter("ignore", UserWarning)
-            # The official files carry CUDA locations, and there may be no CUDA here.
+            # The official files contain CUDA locations, and this machine may not have CUDA.
             content: object = torch.load(path, map_location="cpu", weights_only=True)
             return content
     except OSError as error:
@@ -180,26 +182,26 @@ def _read_pickle(path: Path) -> object:
     except pickle.UnpicklingError as error:
         if "Unsupported global" in str(error) or "unsupported GLOBAL" in str(error):
             raise WeightsError(
-                f"{path} was refused: beside tensors it names code to run on loading. Do not use it; get the "
-                "model from its author, as .safetensors where there is a choice."
+                f"{path} was refused: it would run code when loaded. Do not use it. Get the model from its author, "
+                "as .safetensors if possible."
             ) from error
         raise _damaged(path) from error
     except Exception as error:
-        # torch promises no set of errors for broken bytes: RuntimeError, EOFError, KeyError,
-        # UnicodeDecodeError and more have been seen, and all mean the same.
+        # torch does not document its errors for damaged files. RuntimeError, EOFError, KeyError, UnicodeDecodeError
+        # and others were observed, and all mean the same.
         if "TorchScript" in str(error):
             raise _no_model(path, "it is a compiled TorchScript program, not weights") from error
         raise _damaged(path) from error
 
 
 def _build(state: dict[str, torch.Tensor], path: Path) -> Network:
-    """Recognise the architecture, fill it, and check that it does what ``Network`` promises."""
+    """Recognise the architecture, load the weights, and check that the network does what ``Network`` promises."""
     try:
         descriptor = spandrel.MAIN_REGISTRY.load(state)
     except spandrel.UnsupportedModelError as error:
-        raise _no_model(path, "its tensors are of no architecture that spandrel knows") from error
+        raise _no_model(path, "its architecture is not known to spandrel") from error
     except Exception as error:
-        # Detection goes by a few names; what only resembles an architecture fails anywhere within it.
+        # Detection uses a few names. Weights that only resemble an architecture can fail anywhere.
         raise _no_model(path, "its tensors resemble a known architecture but do not fit it") from error
     architecture = str(descriptor.architecture.name)
     if descriptor.purpose != "SR" or isinstance(descriptor, spandrel.MaskedImageModelDescriptor):
@@ -207,7 +209,7 @@ def _build(state: dict[str, torch.Tensor], path: Path) -> Network:
         raise _no_model(path, f"it is a network ({architecture}) that {what}")
     if descriptor.scale < 2:
         raise _no_model(
-            path, f"it is a network ({architecture}) of {descriptor.scale}x, which enlarges nothing"
+            path, f"it is a network ({architecture}) of {descriptor.scale}x, which does not enlarge images"
         )
     channels = (descriptor.input_channels, descriptor.output_channels)
     if channels not in ((3, 3), (1, 1)):
@@ -217,7 +219,7 @@ def _build(state: dict[str, torch.Tensor], path: Path) -> Network:
             f"it is a network ({architecture}) with {channels[0]} channels in{several} and "
             f"{channels[1]} out, where RGB needs 3 and gray 1",
         )
-    # Annotated, since what spandrel says of its modules depends on its version.
+    # Annotated, because the type in spandrel depends on its version.
     module: torch.nn.Module = descriptor.model
     module = module.float().eval().requires_grad_(False)
     multiple_of, minimum = _sizes(module, descriptor.size_requirements)
@@ -235,7 +237,7 @@ def _build(state: dict[str, torch.Tensor], path: Path) -> Network:
         receptive_radius=_receptive_radius(module),
     )
     widest = _try_out(network, path)
-    # Others pad so small a page by themselves, or have tensors that grow otherwise than the page.
+    # Other networks pad such a small page, or have tensors that do not grow with the page.
     if isinstance(module, Compact | ESRGAN):
         return replace(network, widest=widest, is_local=True)
     return network
@@ -244,27 +246,27 @@ def _build(state: dict[str, torch.Tensor], path: Path) -> Network:
 def _sizes(module: torch.nn.Module, requirements: spandrel.SizeRequirements) -> tuple[int, int]:
     """Return (multiple_of, minimum) in pixels."""
     if isinstance(module, ESRGAN) and module.shuffle_factor:
-        # spandrel says 4 for every pixel-unshuffle; the squares are as large as the factor, and the
-        # official program pads x2plus to even sizes. Two more columns would change the page's edge.
+        # spandrel reports 4 for every pixel-unshuffle. The squares have the side of the factor, and the official
+        # program pads x2plus to even sizes. Two more columns would change the edge of the page.
         factor = int(module.shuffle_factor)
         return factor, max(2, factor)
     return int(requirements.multiple_of), int(requirements.minimum)
 
 
 def _receptive_radius(module: torch.nn.Module) -> int | None:
-    """Return the exact reach of a chain of 3x3 convolutions in input pixels, None for other networks."""
+    """Return the exact receptive radius of a chain of 3x3 convolutions in input pixels; None for other networks."""
     if not isinstance(module, Compact):
         return None
-    # All its convolutions work at the size of the input; the nearest-neighbour base reaches nowhere.
+    # All its convolutions work at the size of the input. The nearest-neighbour base adds no radius.
     convolutions = [part for part in module.modules() if isinstance(part, torch.nn.Conv2d)]
     return sum(int(convolution.kernel_size[0]) // 2 for convolution in convolutions)
 
 
 def _try_out(network: Network, path: Path) -> int:
-    """Run the smallest page, since a few networks of spandrel return tuples or need more than a page.
+    """Run the network on the smallest page: some networks in spandrel return tuples or need more inputs.
 
     Returns:
-        Elements of the largest tensor between two layers, for a pixel of input, rounded up.
+        Elements of the largest tensor between two layers, per pixel of input, rounded up.
     """
     side = -(-max(network.minimum, 8) // network.multiple_of) * network.multiple_of
     page = torch.full((1, network.input_channels, side, side), 0.5)
@@ -272,7 +274,7 @@ def _try_out(network: Network, path: Path) -> int:
 
     def look(_module: torch.nn.Module, given: tuple[object, ...], made: object) -> None:
         nonlocal largest
-        # What is given, too: functions between the layers, such as an enlargement, have no hooks.
+        # The inputs count too: functions between layers, such as an enlargement, have no hooks.
         tensors = (each for each in (*given, made) if isinstance(each, torch.Tensor))
         largest = max(largest, *(each.numel() for each in tensors), 0)
 
@@ -290,11 +292,11 @@ def _try_out(network: Network, path: Path) -> int:
     larger = side * network.native_scale
     if not isinstance(result, torch.Tensor) or result.shape != (1, network.output_channels, larger, larger):
         raise _no_model(
-            path, f"it is a network ({network.architecture}) that returns more than the larger page"
+            path, f"it is a network ({network.architecture}) that does not return one enlarged page"
         )
     if not bool(torch.isfinite(result).all()):
         raise WeightsError(
-            f"{path} is damaged: the network returns NaN or infinity for gray. Fetch it again."
+            f"{path} is damaged: the network returns NaN or infinity for a gray image. Download it again."
         )
     return -(-largest // (side * side))
 
@@ -308,7 +310,9 @@ def _unreadable(path: Path, error: OSError) -> WeightsError:
 
 
 def _damaged(path: Path) -> WeightsError:
-    return WeightsError(f"{path} is damaged, cut short, or no file of weights. Delete it and fetch it again.")
+    return WeightsError(
+        f"{path} is damaged, cut short, or not a file of weights. Delete it and download it again."
+    )
 
 
 def _no_model(path: Path, why: str) -> WeightsError:

@@ -1,6 +1,6 @@
-"""Files of weights on disk: finding them, knowing them by their hash, and saying which pixels they make.
+"""Files of weights on disk: find them, check their hashes, and identify the network that they form.
 
-Nothing here reads what is inside a file; ``network.py`` does.
+The content of files is read in ``network.py``, not here.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from comic_upscale.models.digest import sha256_of
 from comic_upscale.models.download import OnProgress, fetch
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
-"""What a file of weights may end in to be taken for one without a folder in front."""
+"""Suffixes by which a name without a folder counts as a file of weights."""
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 BUNDLED_FOLDERS = (_PACKAGE / "weights", _PACKAGE.parent / "weights")
-"""Where files that come with the package are: inside it once it is installed, beside it in a clone."""
+"""The folders of bundled files: inside the installed package, or beside it in a clone."""
 
-REINSTALL = "It comes with comic-upscale: install the package again (in a clone: git checkout weights)"
-"""What to do about a file of the package that is missing or has other bytes."""
+REINSTALL = "It is part of comic-upscale: install the package again (in a clone: git checkout weights)"
+"""The advice for a bundled file that is missing or has other bytes."""
 
 State: TypeAlias = Literal["ok", "missing", "wrong hash"]
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedWeights:
-    """The files that a run computes with, found on this machine and known by their hashes."""
+    """The files of weights that a run uses, on this machine and with their hashes."""
 
     model_name: str
     """The name in the catalogue, or the name of the file."""
@@ -41,38 +41,37 @@ class ResolvedWeights:
     sha256: str
     """SHA-256 of ``path``."""
     denoise_path: Path | None = None
-    """The weights to mix in, None where nothing is mixed."""
+    """The weights to mix in; None if nothing is mixed."""
     denoise_sha256: str | None = None
-    """SHA-256 of ``denoise_path``, None exactly where that is None."""
+    """SHA-256 of ``denoise_path``; None exactly if that is None."""
     model: Model | None = None
-    """The entry in the catalogue, None for a file of the user's own."""
+    """The entry in the catalogue; None for the user's own file."""
 
     @property
     def identity(self) -> str:
-        """64 hexadecimal digits: equal for two resolutions exactly where the same weights are used.
+        """64 hexadecimal digits, equal exactly if the same weights are used.
 
-        A file has the same identity by name and by path. The strength of a mix is a setting and has
-        no part in it.
+        A file has the same identity by name and by path. The strength of a mix is a setting and not part of it.
         """
         return identity_of(self.sha256, self.denoise_sha256)
 
 
 class FileCheck(NamedTuple):
-    """What ``verify`` says of one file."""
+    """The result of ``verify`` for one file."""
 
     file: WeightsFile
-    """The file as it was published."""
+    """The published file."""
     path: Path | None
-    """Where it was found."""
+    """The path of the file."""
     state: State
-    """``"missing"`` exactly where ``path`` is None."""
+    """``"missing"`` exactly if ``path`` is None."""
 
 
 def locate(file: WeightsFile, folders: Sequence[Path]) -> Path | None:
-    """Return the path of the file in the first folder that has it, None where none does.
+    """Return the path of the file in the first folder that has it; None if no folder does.
 
-    The hash is not looked at. Folders that do not exist are passed over. A file that comes with the package
-    is looked for in ``BUNDLED_FOLDERS`` alone: one that an older version left elsewhere is not this one.
+    The hash is not checked. Folders that do not exist are ignored. A bundled file is searched only in
+    ``BUNDLED_FOLDERS``: a copy elsewhere, from an older version, is another file.
     """
     if file.bundled:
         folders = BUNDLED_FOLDERS
@@ -80,9 +79,9 @@ def locate(file: WeightsFile, folders: Sequence[Path]) -> Path | None:
 
 
 def where(model: Model, folders: Sequence[Path], cache: Path) -> list[tuple[WeightsFile, Path | None]]:
-    """Return where each file of the model is, in the order of ``Model.files``; None where it is not.
+    """Return the path of each file of the model, in the order of ``Model.files``; None for a missing file.
 
-    Answers at once: no file is read.
+    It is fast, because no file is read.
     """
     return [(file, locate(file, [*folders, cache])) for file in model.files]
 
@@ -91,7 +90,7 @@ def verify(model: Model, folders: Sequence[Path], cache: Path) -> list[FileCheck
     """Hash each file of the model that is on this machine, in the order of ``Model.files``.
 
     Raises:
-        WeightsError: a file is there but cannot be read.
+        WeightsError: a file exists but cannot be read.
     """
     checks = []
     for file, path in where(model, folders, cache):
@@ -103,17 +102,17 @@ def verify(model: Model, folders: Sequence[Path], cache: Path) -> list[FileCheck
 
 
 def check_denoise(denoise: float | None) -> None:
-    """Accept a denoise strength of 0 (leave noise alone) to 1 (the most), or None for no wish.
+    """Accept a denoise strength of 0 (no denoising) to 1 (the most), or None.
 
     Raises:
-        SettingsError: anything else, NaN among it.
+        SettingsError: any other value, including NaN.
     """
     if denoise is not None and not 0 <= denoise <= 1:
-        raise SettingsError(f"The denoise strength must be from 0 to 1, not {denoise:g}.")
+        raise SettingsError(f"The denoise strength must be between 0 and 1, not {denoise:g}.")
 
 
 def mixes(denoise: float | None) -> bool:
-    """Tell whether this strength needs the second weights: 1 and no wish are the base weights alone."""
+    """Return whether this strength needs the denoise weights. With 1 or None, the base weights are used alone."""
     return denoise is not None and denoise < 1
 
 
@@ -127,25 +126,25 @@ def resolve_weights(
     on_progress: OnProgress | None = None,
     catalogue: Mapping[str, Model] = CATALOGUE,
 ) -> ResolvedWeights:
-    """Return the weights that the user asked for, on this machine and, for a known name, the official bytes.
+    """Return the requested weights. They are on this machine, and for a catalogue name they have the official bytes.
 
-    The folders are searched in order, then the cache; what is in none of them is downloaded into the
-    cache. What comes with the package is taken from there. Every file is hashed once.
+    The folders are searched in order, then the cache. Weights found in none of these are downloaded into the cache.
+    Bundled weights come from the package. Every file is hashed once.
 
     Args:
-        model: a name in the catalogue, or the path of a file: whatever contains a separator, or ends
-            in one of ``SUFFIXES`` and exists.
-        denoise: 0..1, for models with denoise weights only; None for no wish.
-        folders: where the user keeps weights.
-        cache: the folder that downloads go to; made when needed.
-        download: False to stay off the network.
+        model: a name in the catalogue, or the path of a file: any text that contains a separator, or that ends in
+            one of ``SUFFIXES`` and exists.
+        denoise: 0..1, only for models with denoise weights; None if not specified.
+        folders: folders with the user's weights.
+        cache: folder for downloads; created when needed.
+        download: False to never use the network.
         on_progress: called with the file's name, bytes done and bytes in all during a download.
         catalogue: the models known by name.
 
     Raises:
         SettingsError: the strength is outside 0..1, or the model has no denoise weights.
-        WeightsError: the name is unknown, a file of the package is missing, another file is missing and
-            could not or may not be fetched, or a file under an official name has other bytes.
+        WeightsError: the name is unknown, a bundled file is missing, another file is missing and could not or may
+            not be downloaded, or a file with an official name has other bytes.
     """
     check_denoise(denoise)
     if _is_path(model):
@@ -163,8 +162,8 @@ def resolve_weights(
             raise WeightsError(f"{file.name} is missing from {BUNDLED_FOLDERS[0]}. {REINSTALL}.")
         if not download:
             raise WeightsError(
-                f"{file.name} is not on this machine and downloading is off. Fetch {file.url} and put it "
-                f"at {(folders[0] if folders else cache) / file.name}."
+                f"{file.name} is not on this machine and downloads are off. Download {file.url} and "
+                f"save it as {(folders[0] if folders else cache) / file.name}."
             )
         return fetch(file, cache, on_progress)
 
@@ -172,7 +171,7 @@ def resolve_weights(
     return ResolvedWeights(
         model_name=entry.name,
         path=obtain(entry.weights),
-        # obtain() let nothing else through, so that no file is hashed a second time.
+        # obtain() accepts no other hash, so the file is not hashed again.
         sha256=entry.weights.sha256,
         denoise_path=None if mixed is None else obtain(mixed),
         denoise_sha256=None if mixed is None else mixed.sha256,
@@ -183,9 +182,9 @@ def resolve_weights(
 def identify_weights(
     model: str, *, denoise: float | None, catalogue: Mapping[str, Model] = CATALOGUE
 ) -> tuple[str, str]:
-    """Return (model name, identity) as ``resolve_weights`` would, without fetching or even finding files.
+    """Return (model name, identity) as ``resolve_weights`` would, without downloading or finding files.
 
-    A known name has the hashes of the catalogue; only a file of the user's own is read.
+    The hashes of a catalogue name are known. Only the user's own file is read.
 
     Raises:
         SettingsError, WeightsError: as ``resolve_weights``.
@@ -202,7 +201,7 @@ def identify_weights(
 
 
 def identity_of(sha256: str, denoise_sha256: str | None) -> str:
-    """64 hexadecimal digits for one file of weights, or for two that are mixed."""
+    """Return 64 hexadecimal digits for one file of weights, or for two mixed files."""
     if denoise_sha256 is None:
         return sha256
     return hashlib.sha256(f"{sha256}+{denoise_sha256}".encode()).hexdigest()
@@ -224,20 +223,20 @@ def _resolve_file(path: Path, denoise: float | None, catalogue: Mapping[str, Mod
 
 
 def no_denoise(name: str, catalogue: Mapping[str, Model] = CATALOGUE) -> SettingsError:
-    """Return the error for a denoise strength that the model of this name does not have."""
+    """Return the error for a model without a denoise strength."""
     able = [model.name for model in catalogue.values() if model.denoise_weights is not None]
     hint = f"use {' or '.join(able)}, or " if able else ""
-    return SettingsError(f"{name} has no denoise strength: {hint}leave the strength out.")
+    return SettingsError(f"{name} has no denoise strength: {hint}leave out --denoise.")
 
 
 def _check(path: Path, file: WeightsFile) -> None:
-    """Refuse other bytes under an official name: they would make other pixels without a word."""
+    """Refuse other bytes under an official name. They would silently give other pixels."""
     found = sha256_of(path)
     if found == file.sha256:
         return
     size = path.stat().st_size
     sizes = "" if size == file.size else f" It has {size:,} bytes, the official file has {file.size:,}."
-    remedy = REINSTALL if file.bundled else f"Delete it and fetch it again from {file.url}"
+    remedy = REINSTALL if file.bundled else f"Delete it and download it again from {file.url}"
     raise WeightsError(
         f"{path} is not the official {file.name}: its SHA-256 is {found}, expected {file.sha256}.{sizes} "
         f"{remedy}, or, if you trust it, pass it as --model {path}."

@@ -1,1 +1,1 @@
-"""What a run has to do, settled before it begins."""
+"""Planning: find pages and decide what a run must do, before it starts."""

@@ -1,4 +1,4 @@
-"""Which pages a job has."""
+"""Find the pages of a job."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ def find_pages(settings: JobSettings, store: SourceStore | None = None) -> Disco
     """Discover the pages of a job.
 
     Args:
-        settings: of the job.
-        store: where the input is; None for a folder or a file of this machine.
+        settings: settings of the job.
+        store: the store of the input; None for a folder or file on this machine.
 
     Raises:
-        InputError: the input is not there, or holds no page; the message says what it does hold.
+        InputError: the input does not exist, or contains no page. The message says what it contains.
     """
     discovery = discover(
         settings.input if store is None else store.root,
@@ -31,7 +31,7 @@ def find_pages(settings: JobSettings, store: SourceStore | None = None) -> Disco
         passed_over = ", ".join(f"{count} {reason}" for reason, count in discovery.passed_over.items())
         raise InputError(
             f"{settings.input} holds no image"
-            + (f" (passed over: {passed_over})" if passed_over else "")
+            + (f" (ignored: {passed_over})" if passed_over else "")
             + ": give a folder of PNG, JPEG, WebP or other images or of CBZ and other volumes, or one of these"
         )
     return discovery

@@ -1,4 +1,4 @@
-"""Which pages may be duplicates, by their sizes alone, before any of them is read."""
+"""Find pages that may be duplicates, by file size alone, before any is read."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class DuplicateCandidates:
-    """What is known of pages that may be the same before any of them is read."""
+    """Pages that may be duplicates, known before any is read."""
 
     sizes: frozenset[int] = frozenset()
-    """Bytes of sources that several pages have, one of which is to be done."""
+    """File sizes, in bytes, that a pending page shares with another page."""
     done: tuple[tuple[int, str, str], ...] = ()
-    """Pages of such sizes that went through the network already: (row id, SHA-256 of the source, output)."""
+    """Finished pages with such sizes: (row id, SHA-256 of the source, output)."""
 
 
 NO_DUPLICATES = DuplicateCandidates()
 
 
 def shared_sizes(todo: Iterable[int], others: Iterable[int]) -> frozenset[int]:
-    """Return the sizes that a page to be done has in common with any other page.
+    """Return the sizes that a pending page shares with any other page.
 
     Args:
-        todo: bytes of the sources that are to be done.
+        todo: bytes of the pending sources.
         others: bytes of all other sources.
     """
     counts, known = Counter(todo), frozenset(others)

@@ -1,7 +1,7 @@
-"""Which model a job computes with: the one that was named, or for ``auto`` one that it then keeps.
+"""Select the model of a job: the named one, or for ``auto`` one that the job then keeps.
 
-A job that began with one model goes on with it, wherever it is continued and whatever ``auto`` would
-choose there: half a volume in another hand would show.
+A job continues with the model that it began with, on any machine and whatever ``auto`` would select there. Otherwise
+half of a volume would look different.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from comic_upscale.settings.job import JobSettings
 
 @dataclass(frozen=True, slots=True)
 class SelectedModel:
-    """The model of a job, known by its weights."""
+    """The model of a job, identified by its weights."""
 
     name: str
     """The name in the catalogue, or the name of the file."""
     identity: str
-    """What computes, as the engine identifies it, 64 hexadecimal digits: for a network the hash of its weights."""
+    """The engine's identity of what computes, 64 hexadecimal digits; for a network, the hash of its weights."""
     auto: bool = False
     """Whether ``auto`` chose it."""
     note: str | None = None
-    """What the user should know of the choice."""
+    """A note for the user about the selection."""
 
     def settle(self, settings: JobSettings) -> JobSettings:
-        """Return the settings with this model in the place of ``auto``."""
+        """Return the settings with this model instead of ``auto``."""
         return replace(settings, model=self.name) if self.auto else settings
 
 
 def job_fingerprint(settings: JobSettings, identity: str) -> str:
-    """Return the fingerprint of a job, the engine's own options included.
+    """Return the fingerprint of a job, including the engine-specific options.
 
     Args:
-        settings: of the job.
+        settings: settings of the job.
         identity: as `SelectedModel.identity`.
     """
     return settings.fingerprint(identity, registry.fingerprinted_options(settings))
@@ -49,12 +49,14 @@ def job_fingerprint(settings: JobSettings, identity: str) -> str:
 def with_legacy_gray(
     settings: JobSettings, model: SelectedModel, fingerprints: Collection[str]
 ) -> JobSettings:
-    """Return the settings with ``gray`` as the job began, where nothing is asked for: half a book would differ.
+    """Return the settings with the ``gray`` mode with which the job began, if the user did not specify one.
+
+    So one book is not written in two styles.
 
     Args:
-        settings: of the job.
-        model: of the job.
-        fingerprints: of the jobs into the same folder that began when every page kept its channels.
+        settings: settings of the job.
+        model: model of the job.
+        fingerprints: fingerprints of the jobs into the same folder that began before ``--gray`` existed.
     """
     kept = replace(settings, gray="keep")
     return (
@@ -63,10 +65,10 @@ def with_legacy_gray(
 
 
 def named_model(settings: JobSettings) -> SelectedModel | None:
-    """Return the model that the settings name, or whatever their engine computes with; None for ``auto``.
+    """Return the model in the settings, or what their engine computes with; None for ``auto``.
 
     Raises:
-        SettingsError: the denoise strength is none that the model has, or the engine's options are wrong.
+        SettingsError: the model has no denoise strength, or the engine's options are wrong.
         WeightsError: there is no such model.
     """
     if auto.is_auto(settings.model) and registry.find_factory(settings.backend).uses_catalogue:
@@ -76,16 +78,16 @@ def named_model(settings: JobSettings) -> SelectedModel | None:
 
 
 def kept_model(settings: JobSettings, jobs: Iterable[AutoJob]) -> SelectedModel | None:
-    """Return the model of the first job that differs from these settings in nothing but ``auto``.
+    """Return the model of the first job that differs from these settings only by ``auto``.
 
-    It is known by its weights: the same file can have been named by its path. Weights that this version no
-    longer knows cannot be kept.
+    The weights identify it, because the same file may have been given by its path. Weights that this version does
+    not know cannot be kept.
 
     Args:
-        settings: with the model ``auto``.
-        jobs: those into the same folder whose model ``auto`` chose, the newest first.
+        settings: settings with the model ``auto``.
+        jobs: jobs into the same folder whose model ``auto`` selected, the newest first.
     """
-    # How gray pages are written is settled after the model, and perhaps as the job began.
+    # The gray mode is decided after the model, and may be the one with which the job began.
     wishes = [settings, *([replace(settings, gray="keep")] if settings.gray is None else [])]
     for job in jobs:
         name = _names_by_weights().get(job.model_sha256)
@@ -97,7 +99,7 @@ def kept_model(settings: JobSettings, jobs: Iterable[AutoJob]) -> SelectedModel 
 
 
 def foreseen_model(settings: JobSettings) -> SelectedModel | None:
-    """Return what ``auto`` will choose for a new job where that is certain without looking at devices."""
+    """Return the model that ``auto`` selects for a new job, if that is certain without checking the devices."""
     if any(name.strip() == "cpu" for name in settings.device.split(",")):
         return _chosen(auto.CPU_DEFAULT)
     return None
@@ -106,16 +108,16 @@ def foreseen_model(settings: JobSettings) -> SelectedModel | None:
 def choose_model(
     settings: JobSettings, on_progress: OnProgress, accelerator: bool | None = None
 ) -> SelectedModel:
-    """Choose for a new job, by its devices and by what can be had; imports torch, and may download.
+    """Select a model for a new job by its devices and the available weights. Imports torch, and may download.
 
     Args:
-        settings: with the model ``auto``.
-        on_progress: of a download.
-        accelerator: whether the work is done on one, where that is known; else the devices here are asked.
+        settings: settings with the model ``auto``.
+        on_progress: called during a download.
+        accelerator: whether the job runs on a GPU; None to check the devices of this machine.
 
     Raises:
-        DeviceError: a device is not there, or does not work.
-        SettingsError: the devices are not named as they should be.
+        DeviceError: a device does not exist or does not work.
+        SettingsError: the list of devices is not valid.
     """
     if accelerator is None:
         from comic_upscale.engines.torch.device import all_accelerators

@@ -1,7 +1,7 @@
-"""Deciding what is left to do: the pages that were found against what the ledger remembers.
+"""Decide what is left to do: compare the pages that were found with the ledger.
 
-The ledger is trusted, but cheaply verified: the source by size and time (by hash where those moved),
-the output by being there with its recorded size.
+The ledger is trusted after a cheap check. The source must have its recorded size and time (or, if those changed, its
+recorded hash), and the output must exist with its recorded size.
 """
 
 from __future__ import annotations
@@ -38,37 +38,37 @@ from comic_upscale.storage.base import OutputStore, SourceStore, sha256_of_file,
 
 GONE = "no longer in the input"
 OUTPUT_EXISTS = "output-exists"
-"""The kind of failure that is looked at anew by every run, since the user may have made room."""
+"""The kind of a failure that every run checks again, because the user may have moved the file away."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedPage:
-    """A page that a run will take on."""
+    """A page that a run will process."""
 
     row_id: int
     source: str
     path: Path
     output: str
     member: MemberOf | None = None
-    """For a page inside a volume, where there."""
+    """The place of a page inside a volume; None for any other page."""
     size: int = 0
     """Bytes of the source, as discovery found them; 0 if unknown before it is read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run has before it."""
+    """The work of a run."""
 
     todo: tuple[PlannedPage, ...]
     done: int
     failed: int
     skipped: int
     volumes: tuple[PlannedVolume, ...] = ()
-    """Volumes to be bound: at once those that wait for no page, the others after their pages."""
+    """Volumes to write: those without pending pages at once, the others after their pages."""
     refused: tuple[PageFailed, ...] = ()
-    """Volumes that this run found that it cannot do; recorded already, and among the failed."""
+    """Volumes that this run cannot write. They are already recorded and counted as failed."""
     duplicates: DuplicateCandidates = NO_DUPLICATES
-    """Which pages may be the same as others."""
+    """Pages that may be duplicates of others."""
 
     @property
     def total(self) -> int:
@@ -77,10 +77,10 @@ class Plan:
 
 
 class Action(enum.Enum):
-    """What becomes of a page that the ledger already has."""
+    """The decision about a page that the ledger already has."""
 
     KEEP = "as recorded"
-    NOTE_TIME = "as recorded, but the file's time moved"
+    NOTE_TIME = "as recorded, but with another modification time"
     DO = "to be done"
 
 
@@ -94,16 +94,16 @@ def decide(
     bounds: Bounds | None = None,
     stands: bool = False,
 ) -> Action:
-    """Decide what to do with a page, by its row, its file and its output.
+    """Decide what to do with a page, from its row, its file and its output.
 
     Args:
-        row: of the page.
-        page: as it was found.
-        sources: of the job.
-        outputs: of the job.
-        retry_failed: whether failed pages are tried again.
-        bounds: above which pages are skipped.
-        stands: whether its output is known to stand in a volume.
+        row: row of the page in the ledger.
+        page: the page that was found.
+        sources: store of the job's sources.
+        outputs: store of the job's outputs.
+        retry_failed: whether failed pages are retried.
+        bounds: pages larger than this are skipped.
+        stands: whether its output is known to be in a finished volume.
     """
     same_stat = (row.source_size, row.source_mtime_ns) == (page.size, page.mtime_ns)
     if row.state == "done":
@@ -125,7 +125,7 @@ def decide(
 
 
 def _may_have_mended(row: PageRow, page: Page, store: SourceStore) -> bool:
-    """Whether a page failed for a reason outside itself that may be gone: it is looked at by every run."""
+    """Return whether a page failed for an external reason that may be gone. Every run checks such pages again."""
     if row.error_kind == "vanished":
         return store.exists(page.path)
     if row.error_kind == "permission":
@@ -144,19 +144,19 @@ def make_plan(
     volumes: Sequence[Volume] = (),
     fingerprint: str = "",
 ) -> Plan:
-    """Bring the ledger up to date with the pages that were found, and return what is to be done.
+    """Update the ledger with the pages that were found, and return the work of the run.
 
-    Pages in the ledger that were not found, and were not done, are recorded as skipped.
+    Unfinished pages of the ledger that were not found are recorded as skipped.
 
     Args:
-        ledger: open.
-        job_id: of the job.
-        pages: that were found.
-        settings: of the job.
-        sources: of the job.
-        outputs: of the job.
-        volumes: that were found.
-        fingerprint: of the job.
+        ledger: the open ledger.
+        job_id: id of the job.
+        pages: the pages that were found.
+        settings: settings of the job.
+        sources: store of the job's sources.
+        outputs: store of the job's outputs.
+        volumes: the volumes that were found.
+        fingerprint: fingerprint of the job.
     """
     _take_over_moved_volumes(ledger, job_id, volumes, settings.output, outputs, fingerprint)
     every_row = ledger.rows(job_id)
@@ -236,7 +236,7 @@ class _Names:
         self.taken = {fold(row.output) for row in rows}
         """Folded names that pages and volumes of the job have."""
         suffixes = {PurePosixPath(page.output).suffix for page in pages}
-        # Where a page waits for its volume is no name for a file, nor the other way round.
+        # The waiting place of a page in a volume is never the name of an output file, and vice versa.
         self._waiting = ledger.names(job_id, suffixes, below=LOOSE_PAGES)
         self._files = ledger.names(job_id, suffixes, not_below=LOOSE_PAGES)
         earlier = (*self._files.values(), *self._waiting.values())
@@ -251,7 +251,7 @@ class _Names:
 def _duplicate_candidates(
     ledger: Ledger, job_id: int, pages: Sequence[Page], todo: Set[str], gone: Iterable[PageRow]
 ) -> DuplicateCandidates:
-    """See which of the pages to be done may be the same as others, also as some that were renamed since."""
+    """Return which pending pages may be duplicates of others, including pages that were renamed since."""
     sizes = shared_sizes(
         (page.size for page in pages if page.source in todo),
         itertools.chain(
@@ -270,7 +270,7 @@ def _take_over_moved_volumes(
     outputs: OutputStore,
     fingerprint: str,
 ) -> None:
-    """Take over volumes that another job did just so: the input folder was moved."""
+    """Adopt finished volumes from another job with the same settings: the input folder was moved."""
     if not volumes:
         return
     known = ledger.volume_sources(job_id)
@@ -281,13 +281,13 @@ def _take_over_moved_volumes(
         size = size_of(outputs, entry.output)
         if size is None:
             continue
-        twin = ledger.find_matching_volume(output_folder, fingerprint, entry, size)
-        if twin is not None:
-            ledger.adopt_volume(job_id, twin)
+        matching = ledger.find_matching_volume(output_folder, fingerprint, entry, size)
+        if matching is not None:
+            ledger.adopt_volume(job_id, matching)
 
 
 class _VolumePlan:
-    """What is to be done with volumes; ``register``, then look at the pages, then ``decide``."""
+    """Decides about volumes: call ``register``, then plan the pages, then call ``decide``."""
 
     def __init__(
         self,
@@ -314,21 +314,21 @@ class _VolumePlan:
             for volume in volumes
         }
         self.standing = frozenset().union(*self._standing.values())
-        """Sources of the pages whose outputs stand in volumes."""
+        """Sources of the pages whose outputs are in finished volumes."""
         self.row_ids: dict[str, int] = {}
         """The row of each volume, by its source."""
         self.planned: list[PlannedVolume] = []
         self.refused: list[PageFailed] = []
         self.failed = 0
-        """Volumes that failed as a whole, now or before."""
+        """Volumes that failed as a whole, in this run or an earlier one."""
         self.held_back: set[str] = set()
-        """Sources of pages that are not done now, since their volume could not be written."""
+        """Sources of pages that are not processed now, because their volume could not be written."""
 
     def register(self, taken: set[str]) -> None:
         """Give every volume a row, and a free output.
 
         Args:
-            taken: folded outputs that the job has; those of new volumes are added.
+            taken: case-folded output names of the job; those of new volumes are added.
         """
         self.row_ids = {source: row.id for source, row in self._rows.items()}
         names = self._ledger.names(self._job_id, {".cbz"})
@@ -360,7 +360,7 @@ class _VolumePlan:
         self._ledger.skip([row.id for row in gone if row.state not in ("done", "skipped")], GONE)
 
     def decide(self, todo: Mapping[str, PlannedPage], fingerprint: str) -> None:
-        """Decide about every volume, now that it is known which of its pages are to be done."""
+        """Decide about every volume, after its pending pages are known."""
         waiting: list[tuple[int, str]] = []
         reopened: list[tuple[int, int, int]] = []
         for volume in self._volumes:
@@ -400,7 +400,7 @@ class _VolumePlan:
         self._ledger.wait_for_pages(waiting)
 
     def _has_leftovers(self, pages: Sequence[Page]) -> bool:
-        """Whether loose pages of a volume that is bound lie about still: a run died before it removed them."""
+        """Return whether loose pages of a finished volume still exist, because a run died before it removed them."""
         folders = {str(PurePosixPath(self.page_rows[page.source].output).parent) for page in pages}
         return any(
             folder.startswith(f"{LOOSE_PAGES}/") and _is_folder(self._outputs, folder) for folder in folders
@@ -424,7 +424,7 @@ def check_volume_output(
     """Check that the CBZ of a volume may be written.
 
     Raises:
-        PageError: something stands there that this ledger does not know.
+        PageError: a file that this ledger does not know is in the way.
     """
     if not volume.output:
         return
@@ -452,35 +452,35 @@ def may_write(
     """Check that a page's output may be written.
 
     Args:
-        ledger: open.
-        page: to be done.
-        settings: of the job.
-        fingerprint: of the job.
-        sources: of the job.
-        outputs: of the job.
-        source_folders: where the job's pages really are, links followed; nothing is written there.
+        ledger: the open ledger.
+        page: the page.
+        settings: settings of the job.
+        fingerprint: fingerprint of the job.
+        sources: store of the job's sources.
+        outputs: store of the job's outputs.
+        source_folders: the folders of the job's pages, with links resolved; nothing is written there.
 
     Returns:
-        The owner to adopt the page from, where another job recorded the very same work (same content,
-        same fingerprint: the input folder was moved); else None.
+        The owner to adopt the page from, if another job recorded the same work (same content and fingerprint, because
+        the input folder was moved); otherwise None.
 
     Raises:
-        PageError: something stands at the output that this ledger does not know, or cannot be looked at.
+        PageError: a file that this ledger does not know is in the way, or the output cannot be read.
     """
     try:
         among_sources = is_among_sources(page.output, page.path, sources, outputs, source_folders)
     except OSError as error:
-        reason = f"the output cannot be looked at: {error.strerror or error}"
+        reason = f"the output cannot be read: {error.strerror or error}"
         raise PageError("output", reason) from None
     if among_sources:
         raise PageError(
-            OUTPUT_EXISTS, f"{page.output} would be written among the sources: choose another --output"
+            OUTPUT_EXISTS, f"{page.output} would be written into the input folder: choose another --output"
         )
     standing = outputs.stat(page.output)
     if standing is None:
         return None
     if standing.kind == "folder":
-        raise PageError(OUTPUT_EXISTS, f"a folder stands where the output belongs: {page.output}")
+        raise PageError(OUTPUT_EXISTS, f"a folder is in the way of the output: {page.output}. Move it away")
     for owner in ledger.owners(settings.output, page.output):
         known_size = bool(owner.claimed) or owner.output_size == standing.size
         if owner.input == path_text(settings.input) and owner.source == page.source and known_size:
@@ -503,7 +503,7 @@ def may_write(
 
 
 def source_folders(pages: Iterable[Page], store: SourceStore) -> frozenset[PurePath]:
-    """The folders that pages are really in, links followed."""
+    """Return the folders of pages, with links resolved."""
     one_of_each = {page.path.parent: page.path for page in pages}
     return frozenset(store.real_folder(path) for path in one_of_each.values())
 
@@ -515,18 +515,18 @@ def is_among_sources(
     outputs: OutputStore,
     source_folders: Set[PurePath],
 ) -> bool:
-    """Whether an output would land among the sources, and not in an output folder inside the input.
+    """Return whether an output would be written into a source folder, and not into an output folder inside the input.
 
     Args:
-        output: its name.
-        source: address of the source that it is made from.
-        sources: of the job.
-        outputs: of the job.
-        source_folders: as `source_folders` returns them.
+        output: name of the output.
+        source: address of its source.
+        sources: store of the job's sources.
+        outputs: store of the job's outputs.
+        source_folders: the result of `source_folders`.
 
     Raises:
         PageError: the output's name leads out of the store.
-        OSError: it cannot be told.
+        OSError: the folders cannot be checked.
     """
     if not sources.is_folder():
         return outputs.is_same(output, source)
@@ -557,14 +557,13 @@ def _is_folder(outputs: OutputStore, name: str) -> bool:
 
 
 def _with_free_output(page: Page, earlier: str | None, taken: set[str], avoid: set[str]) -> Page:
-    """The page with an output that no page of the job has, since recorded names stay as they are.
+    """Return the page with an output name that is free in the job. Recorded names never change.
 
     Args:
-        page: new to the job.
-        earlier: the name that an earlier job over the same folders gave it: kept, so that each page finds
-            its own file again.
-        taken: folded names that pages of the job have; the page's is added.
-        avoid: the same, and the names that earlier jobs gave to any page; the page's is added.
+        page: a page that is new to the job.
+        earlier: its name in an earlier job over the same folders. It is kept, so that the page finds its file again.
+        taken: case-folded names of the job's pages; the page's name is added.
+        avoid: ``taken`` and all names in earlier jobs; the page's name is added.
     """
     output = PurePosixPath(page.output)
     if earlier is not None and PurePosixPath(earlier).suffix == output.suffix and fold(earlier) not in taken:

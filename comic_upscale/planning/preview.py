@@ -1,4 +1,4 @@
-"""What a run would do, without doing or writing anything."""
+"""Preview a run, without processing or writing anything."""
 
 from __future__ import annotations
 
@@ -35,63 +35,63 @@ _GRAY_MODES = frozenset(("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PagePreview:
-    """What would become of one page."""
+    """The preview of one page."""
 
     source: str
     output: str
     action: str
-    """``do``, ``skip``, ``refuse`` (it will fail, the note says why), ``done`` (already), ``failed`` (before, not
-    tried again) or ``unreadable``."""
+    """``do``, ``skip``, ``refuse`` (it will fail; the note says why), ``done`` (already), ``failed`` (earlier, not
+    retried) or ``unreadable``."""
     size: tuple[int, int] | None
-    """(width, height), upright; None where the header cannot be read."""
+    """(width, height), upright; None if the header cannot be read."""
     target_size: tuple[int, int] | None
     color: str | None = None
-    """``gray`` or ``colour``, as far as the header tells: a colour file may hold nothing but gray."""
+    """``gray`` or ``colour`` according to the header. A colour file may contain only gray."""
     estimated_bytes: int | None = None
-    """Of the output; None where none will be written."""
+    """Bytes of the output; None if none will be written."""
     note: str | None = None
     source_bytes: int = 0
     """Of the source."""
     encoding: str | None = None
-    """What the output is written as: ``png``, ``webp-lossy``; None if none will be written."""
+    """Encoding of the output: ``png``, ``webp-lossy``; None if none will be written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """What a run would do."""
+    """The preview of a run."""
 
     input: str
     output: str
     model: str
-    """Its name; ``auto`` where only the run, which looks at the devices, can choose."""
+    """Name of the model; ``auto`` if only the run can select it, because it checks the devices."""
     model_auto: bool
-    """Whether ``auto`` chooses the model, or chose it when the job began."""
+    """Whether ``auto`` selects the model, or selected it when the job began."""
     scale: float | None
-    """None where pages are sized in another way."""
+    """The requested scale; None for a size of another kind."""
     size: str
-    """How large pages shall be, in words."""
+    """The requested size as text."""
     pages: tuple[PagePreview, ...]
     counts: dict[str, int]
     passed_over: dict[str, int]
     estimated_bytes: int
-    """Of all outputs to be written."""
+    """Bytes of all outputs to be written."""
     bytes_per_pixel: float | None
-    """What this ledger has measured, on which the estimate rests; None where a stated constant stands in."""
+    """The basis of the estimate as measured in this ledger; None if a constant is used."""
     sidecars: int
-    """Files that go beside the outputs with their pages."""
+    """Sidecar files that would be copied beside the outputs of their pages."""
     others: int
-    """Other files that would be copied: where that is asked for, and out of volumes that become folders."""
+    """Other files that would be copied: with ``--copy-others``, and from volumes that become folders."""
 
 
 OnPage: TypeAlias = Callable[[PagePreview], None]
 
 
 def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
-    """Find the pages, read their headers, and tell what a run would do with each.
+    """Find the pages, read their headers, and return what a run would do with each.
 
     Args:
-        settings: of the job.
-        on_page: told of each page as soon as its header is read, in order.
+        settings: settings of the job.
+        on_page: called for each page as soon as its header is read, in order.
 
     Raises:
         InputError, WeightsError, LedgerError: as a run would.
@@ -197,7 +197,7 @@ def _preview_page(
         inside = page.member is not None
         header = read_header(sources.read_now(page) if inside else partial(sources.open, page))
     except PageError as error:
-        # Only the run itself is the judge of a page; here it is a warning.
+        # Only the run itself decides about a page. In a preview, this is a warning.
         return _without_size(page, "unreadable" if action == "do" else action, error.reason)
     size = (header.width, header.height)
     told = PagePreview(

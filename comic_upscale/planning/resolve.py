@@ -29,10 +29,10 @@ class JobHistory:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedJob:
-    """A job with nothing left open."""
+    """A job whose model, gray mode and fingerprint are decided."""
 
     settings: JobSettings
-    """With the model in the place of ``auto``, and with ``gray`` as the job began."""
+    """Settings with the model instead of ``auto``, and with the ``gray`` mode with which the job began."""
     model: SelectedModel
     """The model of the job."""
     fingerprint: str

@@ -1,7 +1,7 @@
-"""Deciding what is left to do of volumes: which pages stand in an output already, and which to bind.
+"""Decide what is left to do for volumes: which pages are in a finished CBZ, and which volumes to write.
 
-A volume is bound, that is, put together as a CBZ, once every page of it is done. Until then its finished
-pages wait in the marker folder; once it is recorded they are removed.
+A volume is written as a CBZ when all its pages are done. Until then, its finished pages wait in the marker folder. They
+are removed when the volume is recorded.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from comic_upscale.storage.base import OutputStore, size_of
 
 @dataclass(frozen=True, slots=True)
 class PlannedVolume:
-    """A volume that a run may bind."""
+    """A volume that a run may write."""
 
     row_id: int
     source: str
     path: Path
     output: str
-    """Where the CBZ goes, relative to the output folder; empty where the pages go into a folder."""
+    """The CBZ, relative to the output folder; empty if the pages go into a folder."""
     todo: int
-    """Pages that this run does first."""
+    """Pages that this run processes first."""
 
 
 def standing_pages(
     volume: Volume, row: PageRow | None, rows: Mapping[str, PageRow], outputs: OutputStore
 ) -> frozenset[str]:
-    """The sources of a volume's done pages that stand in its CBZ.
+    """Return the sources of a volume's finished pages that are in its CBZ.
 
-    A CBZ of another size than recorded is looked into: whoever added tags to it has not changed the pages,
-    and a run that died may have put it there just before recording it.
+    If the CBZ does not have the recorded size, its content is checked. The user may have added tags without changing
+    the pages, or a run may have died after writing the CBZ and before recording it.
 
     Args:
-        volume: as it was found.
-        row: of the volume; None if it is new.
-        rows: of the job's pages, by source.
-        outputs: of the job.
+        volume: the volume that was found.
+        row: row of the volume; None if it is new.
+        rows: rows of the job's pages, by source.
+        outputs: store of the job's outputs.
     """
     if volume.contents is None or row is None or not row.output:
         return frozenset()
@@ -88,7 +88,7 @@ def why_incomplete(failed: int, total: int) -> str:
     """Say that a volume waits for pages."""
     return (
         f"{failed} of its {total} pages failed; the finished ones are kept. --retry-failed tries again, "
-        "--keep-original-on-failure puts the untouched pages in"
+        "--keep-original-on-failure puts the original pages into the CBZ"
     )
 
 

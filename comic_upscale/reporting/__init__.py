@@ -1,1 +1,1 @@
-"""What is shown of a job to the eye: the report as one HTML file, and the contact sheet."""
+"""Reports of a job: one HTML file, the contact sheet, and exports."""

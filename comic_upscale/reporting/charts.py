@@ -11,10 +11,10 @@ _UNITS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
 
 
 def rate_chart(timeline: Timeline) -> str | None:
-    """Return pages a second over the working time, as SVG; None where too few pages have a time."""
+    """Return a chart of pages per second over the working time, as SVG; None if too few pages have a time."""
     if not timeline.bins:
         return None
-    # What a slow machine does is better read as pages an hour than as 0.003 a second.
+    # The rate of a slow machine is easier to read as pages per minute than as 0.003 per second.
     per, unit = (1.0, "second") if (timeline.rate or 0) >= 1 else (60.0, "minute")
     if (timeline.rate or 0) * 60 < 1:
         per, unit = 3600.0, "hour"
@@ -40,7 +40,7 @@ def rate_chart(timeline: Timeline) -> str | None:
 
 
 def stage_chart(timeline: Timeline) -> str | None:
-    """Return the mean seconds a page in each stage, one upon the other, as SVG; None where nothing was timed."""
+    """Return a stacked chart of the mean seconds per page in each stage, as SVG; None if nothing was timed."""
     most = max((sum(each.stages) for each in timeline.bins), default=0.0)
     if most <= 0:
         return None
@@ -77,13 +77,13 @@ def _time_axis(timeline: Timeline) -> tuple[Axis, str]:
 
 
 def _texts(horizontal: Axis) -> list[str]:
-    """The numbers at the ticks, in the unit that the axis is told in."""
+    """Return the numbers at the ticks, in the unit of the axis."""
     seconds = next((seconds for seconds, _ in _UNITS if horizontal.high >= 2 * seconds), 1.0)
     return [f"{tick / seconds:g}" for tick in horizontal.ticks]
 
 
 def _path(horizontal: Axis, vertical: Axis, values: list[tuple[Bin, float]]) -> str:
-    """Steps: a piece of time has one value."""
+    """Return a stepped path: each piece of time has one value."""
     parts: list[str] = []
     for each, value in values:
         left, right = x_of(horizontal, each.start), x_of(horizontal, each.start + each.seconds)

@@ -1,4 +1,4 @@
-"""The contact sheet of a job: a piece of each page that stands out, before and after, for terminals and chats."""
+"""The contact sheet of a job: crops of the worst and of random pages, before and after, for terminals and chats."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COLUMNS = 2
 
 
 def contact_sheet(report: Report) -> bytes:
-    """Return a PNG: the worst pages and then some taken at random, each a piece before and after at 100 %."""
+    """Return a PNG with crops of the worst pages and of random ones, each before and after at 100 %."""
     worst, some = report.worst[:PAIRS], report.random[:PAIRS]
     pairs = [_pair(view, "worst", number) for number, view in enumerate(worst, 1)]
     pairs += [_pair(view, "random", number) for number, view in enumerate(some, 1)]
@@ -49,7 +49,7 @@ def _pair(view: View, kind: str, number: int) -> Image.Image:
 
 
 def _square(piece: Image.Image) -> Image.Image:
-    """Put a smaller piece onto the size of the others."""
+    """Pad a smaller crop to the size of the others."""
     canvas = Image.new("RGB", (SIDE, SIDE), "#ddd")
     canvas.paste(piece, ((SIDE - piece.width) // 2, (SIDE - piece.height) // 2))
     return canvas

@@ -1,4 +1,4 @@
-"""What a training set needs to know of a finished job, from its ledger: one row a page, as CSV or JSON."""
+"""Export a finished job for a training set, from its ledger: one row per page, as CSV or JSON."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ ExportFormat: TypeAlias = Literal["imagefolder", "csv", "jsonl"]
 EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
-"""What Hugging Face's ``imagefolder`` looks for beside the pictures."""
+"""The metadata files that Hugging Face's ``imagefolder`` expects beside the images."""
 
 _LONGEST_CAPTION = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportRow:
-    """A page that is done."""
+    """A finished page."""
 
     file: str
     """The output, relative to the output folder; of a page in a volume the CBZ and the page's name in it,
@@ -59,36 +59,35 @@ class ExportRow:
     model: str
     model_sha256: str
     caption: str | None
-    """The text of the page's ``.txt`` or ``.caption``: the one beside the output, else the one beside the source;
-    of a page in a CBZ the one in there."""
+    """The text of the page's ``.txt`` or ``.caption``: the file beside the output, or else beside the source; for a
+    page in a CBZ, the file in the CBZ."""
     volume: str | None
-    """The CBZ that the page is in, relative to the output folder; None for a file of its own."""
+    """The CBZ that contains the page, relative to the output folder; None for a separate file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """The rows of a job, and where they belong."""
+    """The rows of a job, and their folder."""
 
     folder: Path
     """The output folder."""
     rows: tuple[ExportRow, ...]
-    """In natural order of the sources, whatever the order in which they were done."""
+    """The rows in natural order of the sources."""
     missing: int
-    """Pages that the ledger has as done and whose output is no longer there, or waits for the other pages of its
-    volume: left out."""
+    """Pages left out: done in the ledger, but their output no longer exists or waits for other pages of its volume."""
 
     @property
     def files(self) -> tuple[ExportRow, ...]:
-        """The rows of pages that are files of their own: all that an imagefolder can hold."""
+        """The rows of pages that are separate files. An imagefolder can contain no others."""
         return tuple(row for row in self.rows if row.volume is None)
 
 
 def read_export(ledger: Path) -> Export:
-    """Return the pages of the newest job of a ledger that are done.
+    """Return the finished pages of the newest job of a ledger.
 
     Raises:
-        InputError: the file is not there, or holds no job yet.
-        LedgerError: it cannot be read.
+        InputError: the file does not exist, or contains no job yet.
+        LedgerError: the file cannot be read.
     """
     job, pages = read_done_pages(ledger)
     stores = job_stores(ledger, job)
@@ -120,13 +119,13 @@ def read_export(ledger: Path) -> Export:
 
 
 def as_text(rows: Iterable[ExportRow], format: ExportFormat, *, suffix: str = ".jsonl") -> str:
-    """Write rows as text: the same rows, the same text.
+    """Return rows as text. The same rows always give the same text.
 
     Args:
-        rows: of an export.
-        format: ``imagefolder`` has a ``file_name`` and a ``text`` (empty where there is no caption), the others
-            everything.
-        suffix: of an imagefolder's metadata: ``.jsonl`` or ``.csv``.
+        rows: rows of an export.
+        format: ``imagefolder`` has only ``file_name`` and ``text`` (empty without a caption), the others have all
+            columns.
+        suffix: suffix of an imagefolder's metadata: ``.jsonl`` or ``.csv``.
     """
     if format == "imagefolder":
         records: list[dict[str, object]] = [
@@ -147,32 +146,32 @@ def as_text(rows: Iterable[ExportRow], format: ExportFormat, *, suffix: str = ".
 
 
 def metadata_path(export: Export, wish: Path | None) -> Path:
-    """Return where the metadata of an imagefolder goes: ``metadata.jsonl`` in the output folder.
+    """Return the path of the metadata of an imagefolder, by default ``metadata.jsonl`` in the output folder.
 
     Args:
-        export: of the job.
+        export: export of the job.
         wish: ``metadata.jsonl`` or ``metadata.csv`` in that folder, or the folder; None for the default.
 
     Raises:
-        SettingsError: it is anywhere else, where nothing would find the pictures.
+        SettingsError: the path is anywhere else, where the images would not be found.
     """
     path = export.folder / METADATA_NAMES[0] if wish is None else wish
     if path.is_dir():
         path = path / METADATA_NAMES[0]
     if path.name not in METADATA_NAMES or not _is_same(path.parent, export.folder):
         raise SettingsError(
-            f"an imagefolder has its metadata beside the pictures: leave --output out, or name "
+            f"an imagefolder has its metadata beside the images: leave --output out, or use "
             f"{' or '.join(str(export.folder / name) for name in METADATA_NAMES)}"
         )
     return path
 
 
 def write_export(text: str, path: Path, *, overwrite: bool) -> None:
-    """Write an export, whole or not at all; where the same stands already, nothing is done.
+    """Write an export completely or not at all. A file with the same content is left as it is.
 
     Raises:
-        SettingsError: another file stands there, and may not be replaced.
-        OutputError: it cannot be written.
+        SettingsError: another file exists and may not be replaced.
+        OutputError: the export cannot be written.
     """
     data = text.encode()
     try:
@@ -181,7 +180,7 @@ def write_export(text: str, path: Path, *, overwrite: bool) -> None:
                 return
             if not overwrite or path.is_dir():
                 raise SettingsError(
-                    f"{path} exists and says something else: allow --overwrite, or choose another --output"
+                    f"{path} exists with other content: allow --overwrite, or choose another --output"
                 )
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
@@ -189,7 +188,7 @@ def write_export(text: str, path: Path, *, overwrite: bool) -> None:
 
 
 class _Captions:
-    """The captions of pages, in files or in CBZs, of which the last one stays open.
+    """Reads the captions of pages from files or CBZs. The last CBZ stays open.
 
     Args:
         stores: of the job.
@@ -203,7 +202,7 @@ class _Captions:
         self._members: frozenset[str] = frozenset()
 
     def of(self, file: str, page: Mapping[str, Any]) -> str | None:
-        """The caption of a page; None if it has none.
+        """Return the caption of a page; None if it has none.
 
         Args:
             file: as `Outputs.file_of` gives it.
@@ -217,7 +216,7 @@ class _Captions:
         return _first(self._text(name) for each in inside for name in _caption_names(each))
 
     def _beside(self, output: str, source: str) -> Iterator[str | None]:
-        """The captions beside an output, then those beside its source; None for each that is not there."""
+        """Yield the captions beside an output, then those beside its source; None for each missing one."""
         for name in _caption_names(output):
             yield _text(partial(self._stores.outputs.open, name))
         for name in _caption_names(source):
@@ -238,7 +237,7 @@ class _Captions:
     def _text(self, name: str) -> str | None:
         if self._archive is None or name not in self._members:
             return None
-        # Whatever a ZIP that somebody edited may raise.
+        # A ZIP that somebody edited may raise any error.
         with contextlib.suppress(Exception), self._archive.open(name) as file:
             return _decoded(file)
         return None
@@ -250,7 +249,7 @@ class _Captions:
 
 
 def _caption_names(page: str) -> Iterator[str]:
-    """The names that the caption of a page may have, by the name that the page has."""
+    """Yield the possible names of a page's caption, from the page's name."""
     path = PurePosixPath(page)
     for extension in CAPTION_EXTENSIONS:
         yield str(path.with_suffix(f".{extension}"))

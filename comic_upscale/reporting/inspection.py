@@ -1,7 +1,7 @@
-"""Looking at the pages of a job again: which of them, how like their sources they are, and which stand out.
+"""Inspect the finished pages of a job: sample them, compare them with their sources, and choose those to show.
 
-Pages that the gate has looked at have their scores in the ledger, so that none of their files is opened for
-choosing; others are compared here. The two are ranked apart, since the gate compares at half the size.
+Pages that the gate scored have their scores in the ledger, so no file is opened to choose them. Other pages are
+compared here. The two kinds are ranked separately, because the gate compares at half the size.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from comic_upscale.jobs.job_files import Outputs, Sources
 from comic_upscale.ledger.queries import recorded_numbers
 
 Row: TypeAlias = Mapping[str, Any]
-"""A page that is done, by the columns of the ledger, as `read_done_pages` gives it."""
+"""A finished page by the columns of the ledger, from `read_done_pages`."""
 
 OnLooked: TypeAlias = Callable[[int, int], None]
-"""Told how many pages were looked at, and of how many."""
+"""Called with the number of pages compared, and the total."""
 
 MOST_OUTPUT_PIXELS = 400_000_000
-"""An output of more pixels is not opened again."""
+"""Larger outputs are not opened again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,45 +36,45 @@ class Looked:
 
     row: Row
     marks: Mapping[str, float]
-    """What it may be the worst by, in words, and how it stands there: the least is the worst."""
+    """Its value in each ranking, by the name of the ranking. The lowest value is the worst."""
     likeness: Likeness | None
-    """As compared here; None for a page that the gate has scored."""
+    """The result of the comparison here; None for a page that the gate scored."""
 
     @property
     def is_suspect(self) -> bool:
-        """Whether the gate has asked for a look."""
+        """Whether the gate found the page suspect."""
         return bool(self.row.get("suspect"))
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A page to be shown."""
+    """A page to show."""
 
     looked: Looked
     reasons: tuple[str, ...]
-    """Why this one, in words: what it is the worst by; empty for one taken at random."""
+    """Why it was chosen: the rankings in which it is the worst; empty for a random page."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The pages of a job that are worth showing."""
+    """The pages of a job to show."""
 
     worst: tuple[Chosen, ...]
-    """The least like their sources, the worst first."""
+    """The pages least like their sources, the worst first."""
     random: tuple[Chosen, ...]
-    """Taken at random, in the order of the job; none of the worst among them."""
+    """Random pages other than the worst, in the order of the job."""
     looked_at: int
-    """Pages that were compared, by the gate or for this."""
+    """Pages that were compared, by the gate or here."""
     by_gate: int
-    """Of these, the pages whose scores stood in the ledger."""
+    """Pages among these with scores in the ledger."""
     done: int
-    """Pages of the job that are done."""
+    """Finished pages of the job."""
     left_out: dict[str, int]
-    """Pages that could not be compared: how many for each reason."""
+    """The number of pages that could not be compared, for each reason."""
 
 
 class Gallery:
-    """The pages of a job as pixels, source and output; open while in use.
+    """Reads sources and outputs of a job's pages; open while in use.
 
     Args:
         sources: of the job.
@@ -86,10 +86,10 @@ class Gallery:
         self._outputs = outputs
 
     def read(self, row: Row) -> tuple[bytes, bytes]:
-        """The bytes of the source and of the output of a page.
+        """Return the bytes of a page's source and output.
 
         Raises:
-            PageError: one of them is gone, or the source is another by now.
+            PageError: one of them is gone, or the source has changed.
         """
         return self._sources.read(row), self._outputs.read(row)
 
@@ -121,20 +121,19 @@ def choose(
     workers: int,
     on_looked: OnLooked | None = None,
 ) -> Choice:
-    """Choose the worst pages and some at random, by the ledger's scores, or by comparing a sample of those without.
+    """Choose the worst pages and some random ones, by the scores in the ledger or by comparing a sample of the others.
 
-    Suspect pages come first. The worst are taken in turn by several orders, the lowest SSIM, the lowest PSNR, the
-    largest shift of a channel and, where the gate has looked, the worst part, since each sees faults that the
-    others miss.
+    Suspect pages come first. The others are taken in turn from several rankings, because each finds faults that the
+    others miss: lowest SSIM, lowest PSNR, largest shift of a channel and, for pages with scores, worst part.
 
     Args:
-        rows: the pages that are done.
-        gallery: to read them from.
-        look_at: pages without scores that are compared; of more, a sample.
+        rows: the finished pages.
+        gallery: reads the pages.
+        look_at: the number of pages without scores to compare; of more pages, a sample.
         show: pages of each kind to choose.
-        seed: the same gives the same sample.
-        workers: threads that compare.
-        on_looked: told of each page.
+        seed: the same seed gives the same sample.
+        workers: threads for the comparison.
+        on_looked: called for each page.
     """
     chance = random.Random(seed)
     looked = [known for row in rows if (known := _by_gate(row)) is not None]
@@ -166,7 +165,7 @@ def choose(
 
 
 def _compared(rows: Sequence[Row], gallery: Gallery, workers: int) -> Iterator[Looked | PageError]:
-    """Read pages one after another and compare them in threads; a few are in memory at once."""
+    """Read pages one after another and compare them in threads. Only a few are in memory at once."""
     waiting: deque[Future[Looked | PageError]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for row, data in _bytes_of(rows, gallery):
@@ -202,7 +201,7 @@ def _by_likeness(row: Row, found: Likeness) -> Looked:
 
 
 def _by_gate(row: Row) -> Looked | None:
-    """Return a page by the scores that the ledger has of it; None where it has none that can be used."""
+    """Return a page with its scores from the ledger; None if it has no usable scores."""
     scores = recorded_numbers(row.get("scores"))
     try:
         marks = {
@@ -217,7 +216,7 @@ def _by_gate(row: Row) -> Looked | None:
 
 
 def _worst(looked: Sequence[Looked], count: int) -> list[Chosen]:
-    """Take suspect pages, and then others, each the worst of them."""
+    """Choose suspect pages and then others, the worst of each."""
     suspects = _in_turn([each for each in looked if each.is_suspect], count)
     rest = _in_turn([each for each in looked if not each.is_suspect], count - len(suspects))
     said = [
@@ -227,7 +226,7 @@ def _worst(looked: Sequence[Looked], count: int) -> list[Chosen]:
 
 
 def _orders(looked: Sequence[Looked]) -> list[tuple[str, list[Looked]]]:
-    """Return the orders that pages stand in, each with its name; those compared here apart from the gate's."""
+    """Return the rankings with their names, separately for pages compared here and pages scored by the gate."""
     orders = []
     for here in (True, False):
         group = [each for each in looked if (each.likeness is not None) is here]
@@ -238,7 +237,7 @@ def _orders(looked: Sequence[Looked]) -> list[tuple[str, list[Looked]]]:
 
 
 def _in_turn(looked: Sequence[Looked], count: int) -> list[Chosen]:
-    """Take pages in turn from the ends of all orders, and say which ends they were at."""
+    """Choose pages in turn from the top of all rankings, with the rankings that they lead."""
     orders = _orders(looked)
     chosen: dict[int, tuple[Looked, list[str]]] = {}
     for place in range(len(looked) if count > 0 else 0):

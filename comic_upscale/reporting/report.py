@@ -1,8 +1,7 @@
-"""The report of a job: what its ledger knows and what its pages show, put into one HTML file.
+"""The report of a job: figures from its ledger and crops of its pages, in one HTML file.
 
-The file needs no network and no server: pictures, style and script are in it, and its content security policy
-lets the browser fetch nothing. All names in it come from strangers: the template escapes them, and no script
-runs but the one whose hash the policy names.
+The file needs no network and no server. It contains images, style and script, and its content security policy forbids
+all requests. File names are untrusted: the template escapes them, and the policy allows only the script with its hash.
 """
 
 from __future__ import annotations
@@ -38,13 +37,13 @@ from comic_upscale.storage.atomic import write_whole
 from comic_upscale.version import __version__
 
 NAME = "report.html"
-"""What the report is called in the output folder."""
+"""The name of the report in the output folder."""
 
 MARK = "<!-- report of comic-upscale -->"
-"""A file that begins so is ours, and may be replaced."""
+"""The first line of a report. A file that starts with it may be replaced."""
 
 LOOK_AT = 200
-"""Pages without scores that are compared with their sources, unless more are asked for."""
+"""The default number of pages without scores to compare with their sources."""
 
 SHOW = 20
 """Pages of each kind that are shown."""
@@ -57,12 +56,12 @@ _HIDDEN_SETTINGS = frozenset(
 )
 
 OnStep = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and of how much."""
+"""Called with the name of the step, the amount done, and the total."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Everything that a report shows."""
+    """The content of a report."""
 
     status: JobStatus
     settings: Mapping[str, Any]
@@ -73,7 +72,7 @@ class Report:
     output_bytes: int
     """Of all pages that are done."""
     typical_size: tuple[int, int] | None
-    """Median width and height of the outputs; None where none is done."""
+    """Median width and height of the outputs; None if no page is done."""
     failures: Sequence[Failure]
     choice: Choice
     worst: Sequence[View]
@@ -90,22 +89,24 @@ def make_report(
     workers: int = 2,
     on_step: OnStep | None = None,
 ) -> Report:
-    """Read the newest job of a ledger, compare pages with their sources, and cut those that are shown.
+    """Read the newest job of a ledger, compare pages with their sources, and crop those to show.
 
     Args:
-        ledger: of the job, which need not be finished.
-        look_at: pages without scores that are compared; of more, a sample, always the same.
+        ledger: ledger of the job. The job need not be finished.
+        look_at: the number of pages without scores to compare; of more pages, always the same sample.
         show: pages of each kind, worst and random.
         workers: threads.
-        on_step: told how far it is.
+        on_step: called with the progress.
 
     Raises:
-        SettingsError: a number below 1.
-        InputError: the ledger is not there, or holds no job.
-        LedgerError: it cannot be read.
+        SettingsError: a number is below 1.
+        InputError: the ledger does not exist, or contains no job.
+        LedgerError: the ledger cannot be read.
     """
     if look_at < 1 or show < 1 or workers < 1:
-        raise SettingsError("pages to look at, pages to show and workers must each be at least 1")
+        raise SettingsError(
+            "the numbers of pages to compare, pages to show and workers must each be at least 1"
+        )
     job, rows = read_done_pages(ledger)
     runs = read_run_rows(ledger)
     stores = job_stores(ledger, job)
@@ -125,7 +126,7 @@ def make_report(
             workers=workers,
             on_looked=tell("comparing pages with their sources"),
         )
-        views = _views([*choice.worst, *choice.random], gallery, tell("cutting pictures"))
+        views = _views([*choice.worst, *choice.random], gallery, tell("cropping images"))
     return Report(
         status=read_status(ledger),
         settings=json.loads(job["settings"]),
@@ -145,7 +146,7 @@ def make_report(
 def _views(
     chosen: Sequence[Chosen], gallery: Gallery, tell: Callable[[int, int], None] | None
 ) -> dict[int, View]:
-    """Cut the pages that are shown, one at a time; one that has gone meanwhile is left out."""
+    """Crop the pages to show, one at a time. Pages that are gone by now are left out."""
     by_row = {each.looked.row["id"]: each for each in chosen}
     views: dict[int, View] = {}
     for number, row in enumerate(gallery.in_reading_order([each.looked.row for each in chosen]), 1):
@@ -167,7 +168,7 @@ def _typical(sizes: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
 
 
 def as_html(report: Report) -> str:
-    """Return a report as one HTML file: the same report, the same text."""
+    """Return a report as one HTML file. The same report always gives the same text."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -193,7 +194,7 @@ def as_html(report: Report) -> str:
         kinds=Counter(failure.kind for failure in report.failures).most_common(),
         groups=[
             ("worst", "Least like their sources", report.worst),
-            ("random", "Taken at random", report.random),
+            ("random", "Chosen at random", report.random),
         ],
         charts=[Markup(chart) for chart in _charts(report) if chart is not None],
         stages=report.timeline.spreads,
@@ -210,7 +211,7 @@ def _charts(report: Report) -> list[str | None]:
 
 
 def _summary(report: Report) -> list[tuple[str, str]]:
-    """What stands at the top, as (label, text)."""
+    """Return the summary as (label, text)."""
     status, timeline = report.status, report.timeline
     devices = dict.fromkeys(f"{run['device']}, {run['precision']}" for run in report.runs if run["device"])
     hosts = dict.fromkeys(run["host"] for run in report.runs)
@@ -224,7 +225,7 @@ def _summary(report: Report) -> list[tuple[str, str]]:
         ("outputs", _outputs(report)),
         ("model", model_name(status.model, chosen=status.model_auto)),
         ("size", _size(report.settings)),
-        ("device", "; ".join(devices) or "none was needed"),
+        ("device", "; ".join(devices) or "not needed"),
         ("machine", ", ".join(hosts) or "-"),
         ("input", status.input),
         ("output", status.output),
@@ -235,7 +236,7 @@ def _summary(report: Report) -> list[tuple[str, str]]:
 
 
 def _size(settings: Mapping[str, Any]) -> str:
-    """The size that a job's settings ask for: ``x2.5``, or another one in words; earlier versions had a scale apart."""
+    """Return the requested size: ``x2.5``, or the text of another size. Earlier versions had a separate scale."""
     size = settings.get("size")
     if not size:
         return f"x{settings.get('scale') or '?'}"
@@ -262,7 +263,7 @@ def _outputs(report: Report) -> str:
 
 
 def _settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The settings that were set, in words; paths are said elsewhere."""
+    """Return the settings that differ from their defaults, as text, without paths."""
     return [
         (name.replace("_", " "), printable(str(value)))
         for name, value in settings.items()
@@ -271,16 +272,16 @@ def _settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def write_report(report: Report, path: Path, *, overwrite: bool = False) -> int:
-    """Write a report as HTML, whole or not at all, and return its bytes; an earlier report is replaced.
+    """Write a report as HTML, completely or not at all, and return its bytes. An earlier report is replaced.
 
     Args:
-        report: to be written.
-        path: of the file.
-        overwrite: replace a file that is no report of ours, too.
+        report: the report.
+        path: path of the file.
+        overwrite: also replace a file that is not a report of comic-upscale.
 
     Raises:
-        SettingsError: such a file stands there.
-        OutputError: it cannot be written.
+        SettingsError: such a file exists.
+        OutputError: the report cannot be written.
     """
     if not overwrite:
         _check_free(path, f"{MARK}\n".encode())
@@ -300,9 +301,11 @@ def _check_free(path: Path, beginning: bytes) -> None:
     except OSError as error:
         raise OutputError(f"{path} cannot be read: {error.strerror or error}") from error
     if not ours:
-        raise SettingsError(f"{path} is no report of ours: allow --overwrite, or choose another --output")
+        raise SettingsError(
+            f"{path} is not a report of comic-upscale: allow --overwrite, or choose another --output"
+        )
 
 
 def default_path(ledger: Path, status: JobStatus) -> Path:
-    """Where a report goes: ``report.html`` in the output folder."""
+    """Return the default path of a report: ``report.html`` in the output folder."""
     return output_folder(ledger, {"output": status.output}) / NAME

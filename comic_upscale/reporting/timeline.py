@@ -1,4 +1,4 @@
-"""How a job went over its time: pages a second and seconds a stage, from what the ledger recorded."""
+"""The progress of a job over time: pages per second and seconds per stage, from the ledger."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any
 STAGES = ("decode", "upscale", "encode", "place")
 
 BINS = 60
-"""Points of a chart at most."""
+"""The most points of a chart."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """A piece of the time in which runs worked."""
+    """A piece of the working time."""
 
     start: float
-    """Seconds of work before it, the pauses between runs left out."""
+    """Seconds of work before it, without pauses between runs."""
     seconds: float
-    """How long it is."""
+    """Its length."""
     pages: int
     """Pages that were finished in it."""
     stages: tuple[float, ...]
-    """Mean seconds a page in each of `STAGES`; 0 where no page was finished."""
+    """Mean seconds per page in each of `STAGES`; 0 if no page was finished."""
 
     @property
     def rate(self) -> float:
@@ -35,7 +35,7 @@ class Bin:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Seconds of a stage over the pages."""
+    """The distribution of a stage's seconds over the pages."""
 
     stage: str
     median: float
@@ -50,15 +50,15 @@ class Timeline:
     """The working time of a job."""
 
     seconds: float
-    """Of all runs together from their first page on, without the pauses between them."""
+    """Time of all runs from their first page on, without pauses between them."""
     start_seconds: float
-    """What all runs together took before that: reading the input, loading the network."""
+    """Time of all runs before their first page: reading the input, loading the network."""
     pages: int
     """Pages finished in them."""
     bins: tuple[Bin, ...]
-    """In order; none where too few pages have a time."""
+    """The pieces of time, in order; empty if too few pages have a time."""
     starts: tuple[float, ...]
-    """Where each run but the first begins, in seconds of work."""
+    """The start of each run except the first, in seconds of work."""
     spreads: tuple[Spread, ...]
     """For each stage that was timed."""
 
@@ -69,11 +69,11 @@ class Timeline:
 
 
 def make_timeline(runs: Sequence[Mapping[str, Any]], pages: Sequence[Mapping[str, Any]]) -> Timeline:
-    """Put the runs of a job one after another, and the pages into them.
+    """Arrange the runs of a job one after another, with their pages.
 
     Args:
-        runs: by the columns of the ledger, in order.
-        pages: those that are done; one that was taken over from another job has no run, and no time.
+        runs: runs by the columns of the ledger, in order.
+        pages: finished pages. A page adopted from another job has no run and no time.
     """
     finished: dict[int, list[tuple[datetime, Mapping[str, Any]]]] = {}
     for page in pages:
@@ -89,7 +89,7 @@ def make_timeline(runs: Sequence[Mapping[str, Any]], pages: Sequence[Mapping[str
         if start is None or not mine:
             continue
         ends = [_time(run["ended_at"]) or _time(run["heartbeat_at"]) or start, *(time for time, _ in mine)]
-        # As the run itself counts: not before the first page was in hand.
+        # As in the run itself, time starts with the first page.
         first = max(start, min(time - timedelta(seconds=_whole(page)) for time, page in mine))
         starts.append(total)
         placed += [(total + max(0.0, (time - first).total_seconds()), page) for time, page in mine]
@@ -106,7 +106,7 @@ def make_timeline(runs: Sequence[Mapping[str, Any]], pages: Sequence[Mapping[str
 
 
 def _bins(placed: Sequence[tuple[float, Mapping[str, Any]]], total: float) -> tuple[Bin, ...]:
-    # A few pages a point, or it is noise.
+    # Each point needs a few pages, otherwise it is noise.
     count = min(BINS, len(placed) // 3)
     if count < 2 or total <= 0:
         return ()
@@ -121,7 +121,7 @@ def _bins(placed: Sequence[tuple[float, Mapping[str, Any]]], total: float) -> tu
 
 
 def _whole(page: Mapping[str, Any]) -> float:
-    """Seconds of a page in all its stages."""
+    """Return the seconds of a page in all its stages."""
     return sum((page[f"{stage}_seconds"] or 0.0 for stage in STAGES), start=0.0)
 
 

@@ -1,4 +1,4 @@
-"""A page before and after, cut and packed small enough to travel inside a report."""
+"""Crops of a page before and after, encoded small enough for a report."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from comic_upscale.imaging.pixels import Pixels, UInt8Array
 from comic_upscale.reporting.inspection import Chosen
 
 MOST_PIXELS = 800_000
-"""Output pixels of a cut: about 150 kB, so that a report of forty pages stays at a few MB."""
+"""The most output pixels of a crop: about 150 kB, so that a report of forty pages has only a few MB."""
 
 LONGEST_SIDE = 4096
-"""Output pixels of the longer side of a cut; WebP itself ends at 16383."""
+"""The longest side of a crop, in output pixels. WebP's own limit is 16383."""
 
 QUALITY = 85
-"""Of the WebP that pictures in a report are."""
+"""WebP quality of the images in a report."""
 
 THUMBNAIL = 220
-"""Longest side of the whole page in small."""
+"""Longest side of the thumbnail of the whole page."""
 
 _LARGEST_PROFILE = 8192
 _GRAY = 150
-"""Below what is transparent: white lines and black ones can be seen on it."""
+"""Background of transparent pages. White and black lines are visible on it."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A page that is shown: the same cut of its source and of its output."""
+    """A page to show: the same crop of its source and of its output."""
 
     chosen: Chosen
     likeness: Likeness
@@ -44,27 +44,27 @@ class View:
     height: int
     """Of the cut, in pixels of the output."""
     before: bytes
-    """WebP of the cut of the source, at the source's own size."""
+    """WebP of the crop of the source, at the source's size."""
     after: bytes
-    """WebP of the cut of the output, pixel by pixel."""
+    """WebP of the crop of the output, at full resolution."""
     whole: bytes | None
-    """WebP of the whole output in small; None where the cut is the whole page."""
+    """WebP thumbnail of the whole output; None if the crop is the whole page."""
     place: tuple[float, float, float, float]
-    """Where on the page the cut is: left, top, width and height, each as a part of 1."""
+    """Position of the crop on the page: left, top, width and height, 0 to 1."""
 
 
 def make_view(chosen: Chosen, source: Pixels, output: Pixels) -> View:
-    """Cut a page where it is worth a look: where it differs most from its source, or has the most detail.
+    """Crop a page where it differs most from its source, or where it has the most detail.
 
     Args:
-        chosen: the page; one that was chosen for a reason is cut where it differs.
-        source: decoded.
-        output: decoded.
+        chosen: the page. A page that was chosen for a reason is cropped where it differs.
+        source: the decoded source.
+        output: the decoded output.
 
     Raises:
         PageError: the two cannot be compared.
     """
-    # An output without transparency was laid on white.
+    # An output without transparency was flattened onto white.
     ground = WHITE if output.alpha is None else _GRAY
     before, after = flatten(source, ground), flatten(output, ground)
     box = _region(chosen, source, output, ground)
@@ -85,29 +85,29 @@ def make_view(chosen: Chosen, source: Pixels, output: Pixels) -> View:
 
 
 def data_uri(webp: bytes) -> str:
-    """Return a picture as an address that needs no network."""
+    """Return an image as a data URI."""
     return f"data:image/webp;base64,{base64.b64encode(webp).decode('ascii')}"
 
 
 def _region(chosen: Chosen, source: Pixels, output: Pixels, ground: int) -> Box:
-    """Where to cut, in pixels of the source."""
+    """Return the area to crop, in pixels of the source."""
     size = _cut_size(source, output)
     if size == (source.width, source.height):
         return 0, 0, source.width, source.height
     one, other = brought_together(source, output, ground)
     energy = difference(one, other) if chosen.reasons else detail(one)
     box = busiest_region(energy, size)
-    # Where the output is smaller than the source, the two were compared at its size.
+    # If the output is smaller than the source, the two were compared at its size.
     return _scaled(box, (source.width / one.shape[1], source.height / one.shape[0]))
 
 
 def _cut_size(source: Pixels, output: Pixels) -> tuple[int, int]:
-    """Width and height of the cut in pixels of the source: the page's shape, as far as that goes."""
+    """Return width and height of the crop in pixels of the source, with the page's proportions if possible."""
     pixels = output.width * output.height
     if pixels <= MOST_PIXELS and max(output.width, output.height) <= LONGEST_SIDE:
         return source.width, source.height
     part = min(1.0, math.sqrt(MOST_PIXELS / pixels))
-    # A strip is cut to a piece that a screen can show.
+    # A long strip is cropped to a part that fits on a screen.
     width, height = output.width * part, output.height * part
     if max(width, height) > 2 * min(width, height):
         width, height = (

@@ -292,7 +292,7 @@ def parse_size(text: str) -> Size:
     except ValueError:
         pass
     raise SettingsError(
-        "--size must be a text such as 'scale 2.5', 'width 2000', 'fit 1600x2400' or 'print 170x260 mm at 300 dpi', "
+        "--size must be text such as 'scale 2.5', 'width 2000', 'fit 1600x2400' or 'print 170x260 mm at 300 dpi', "
         f"not {text!r}"
     )
 

@@ -125,7 +125,7 @@ class LocalSourceStore:
                     )
                 return file.read()
         except FileNotFoundError:
-            raise PageError("vanished", "the file is no longer there, or is a link to nowhere") from None
+            raise PageError("vanished", "the file no longer exists, or is a broken link") from None
         except PermissionError:
             raise PageError("permission", "no permission to read the file") from None
         except OSError as error:
@@ -169,8 +169,7 @@ class LocalOutputStore:
 
     def _moved_away(self) -> OutputError:
         return OutputError(
-            f"{self._folder} is no longer the folder that it was: moved away, or its drive is gone. Put it "
-            "back, then run the same command again"
+            f"{self._folder} was moved, or its drive was removed. Put it back, then run the same command again"
         )
 
     def stat(self, name: str) -> StoredObject | None:
@@ -187,7 +186,7 @@ class LocalOutputStore:
         except OSError as error:
             if error.errno in _LEADS_NOWHERE:
                 return StoredObject(-1, status.st_mtime_ns, "other")
-            raise PageError("output", f"the output cannot be looked at: {_words(error)}") from None
+            raise PageError("output", f"the output cannot be read: {_words(error)}") from None
 
     def read(self, name: str) -> bytes:
         """The bytes of an output."""
@@ -347,7 +346,7 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 
 
 def _gone() -> PageError:
-    return PageError(GONE, "The output is not in its place any more.")
+    return PageError(GONE, "The output no longer exists.")
 
 
 def _read(reader: IO[bytes]) -> bytes:
@@ -370,8 +369,8 @@ def _place_error(error: OSError, target: Path) -> OutputError | PageError:
 
 def _no_more(what: str, error: OSError, target: Path) -> OutputError:
     return OutputError(
-        f"{target.parent} cannot take any more {what}: {error.strerror}. What is done is recorded; "
-        "make room, then run the same command again"
+        f"no more {what} can be written to {target.parent}: {error.strerror}. All finished pages are recorded. "
+        "Free some space, then run the same command again"
     )
 
 

@@ -100,7 +100,7 @@ def test_a_price_of_ones_own_and_a_list_of_ones_own(tmp_path: Path) -> None:
     assert all(quote["hour"] == {"low": 0.2, "likely": 0.2, "high": 0.2} for quote in quotes)
     out = invoke("cost", "--pages", 2000, "--gpu", "RTX 4090", "--price", 0.2)[1]
     assert max(map(len, out.splitlines())) <= 80
-    assert "an hour as you say; traffic and storage of RunPod community" in unwrapped(out)
+    assert "your --price; traffic and storage of RunPod community" in unwrapped(out)
     own = tmp_path / "config" / "comic-upscale" / "prices.toml"
     own.parent.mkdir(parents=True)
     own.write_text(

@@ -179,7 +179,7 @@ def test_a_scale_above_the_network_is_said_once(pages: Path, tiny_weights: Path)
         (["--model", "RealESRGAN_x4plus_anime6B"], 4, "RealESRGAN_x4plus_anime_6B"),
         (["--model", "./nothing.pth"], 4, "nothing.pth"),
         (["--device", "cuda:77"], 5, "cuda"),
-        (["--device", "cpu,cpu"], 2, "named twice"),
+        (["--device", "cpu,cpu"], 2, "contains cpu twice"),
         (["--device", "gpu"], 2, "cuda:0"),
         (["--ledger", "pages/0.png"], 6, "ledger"),
     ],

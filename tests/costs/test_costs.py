@@ -265,7 +265,7 @@ def test_a_measurement_in_another_format_counts_for_the_network_as_it_is_and_for
     assert other.host_seconds_per_pixel.likely == pytest.approx(3 * same.host_seconds_per_pixel.likely)
     assert other.host_seconds_per_pixel.low < 3 * same.host_seconds_per_pixel.low
     assert "written as png" not in same.source
-    assert "written as png: workers by the ratio of the formats" in other.source
+    assert "written as png: workers scaled by the ratio of the formats" in other.source
 
 
 def test_the_users_own_prices_stand_in_place_of_ours(tmp_path: Path) -> None:

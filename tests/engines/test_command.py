@@ -91,7 +91,7 @@ def test_a_whole_factor_is_resampled_to_the_target(target: tuple[int, int]) -> N
 def test_a_program_of_too_small_a_factor_is_told_of() -> None:
     made = upscale("repeat", (150, 100), scale=2)
     assert made.pixels.shape == (1, 100, 150, 3)
-    assert made.notes == ("the program enlarged 2 times, the rest is resampling",)
+    assert made.notes == ("the program enlarged 2 times; resampling did the rest",)
 
 
 def test_what_is_larger_than_asked_is_shrunk() -> None:
@@ -101,7 +101,7 @@ def test_what_is_larger_than_asked_is_shrunk() -> None:
 def test_an_odd_size_is_refused() -> None:
     error = failure("odd")
     assert error.kind == "command"
-    assert "made 65x20 of 30x20, where 60x40 is asked for" in error.reason
+    assert "made 65x20 of 30x20, but 60x40 is requested" in error.reason
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_an_odd_size_is_refused() -> None:
     [
         ("fails", "ended with exit code 3: [31mout of luck [0m"),
         ("nothing", "wrote no output to {out}; it ended with exit code 0: did not feel like it"),
-        ("text", "wrote what is no picture"),
+        ("text", "wrote a file that is not an image"),
     ],
 )
 def test_what_goes_wrong_is_said_in_printable_words(how: str, reason: str) -> None:
@@ -159,7 +159,7 @@ def test_a_slow_program_is_killed_with_what_it_has_started(
     monkeypatch.setenv("TOOL_NOTES", str(tmp_path / "notes"))
     error = failure("slow", timeout=3.0)
     assert error.kind == "command-timeout"
-    assert "took longer than 3 s and was killed; its last words: half way there" in error.reason
+    assert "took longer than 3 s and was killed; its last output: half way there" in error.reason
     assert_gone(wait_for(tmp_path / "notes"))
 
 
@@ -206,9 +206,9 @@ def test_files_are_arguments_whatever_they_are_called(
     [
         ("", "is empty"),
         ("tool 'unmatched {in} {out}", "cannot be split into words"),
-        ("tool {in}", "needs {out} among its arguments"),
-        ("tool -o {out}", "needs {in} among its arguments"),
-        ("{in} {out}", "needs {in} among its arguments"),
+        ("tool {in}", "needs the argument {out}"),
+        ("tool -o {out}", "needs the argument {in}"),
+        ("{in} {out}", "needs the argument {in}"),
     ],
 )
 def test_commands_that_cannot_be(text: str, message: str, make_settings: MakeSettings) -> None:
@@ -230,7 +230,7 @@ def test_relative_paths_in_the_command_are_refused(tmp_path: Path, monkeypatch: 
     (tmp_path / "up.py").write_text("", encoding="utf-8")
     text = f"{shlex.quote(sys.executable)} up.py {{in}} {{out}}"
     with pytest.raises(
-        SettingsError, match=r"runs in a temporary folder, where 'up\.py' is not: write .*up\.py"
+        SettingsError, match=r"runs in a temporary folder, where 'up\.py' does not exist: use .*up\.py"
     ):
         CommandEngine(CommandOptions(command=text))
 
@@ -238,11 +238,11 @@ def test_relative_paths_in_the_command_are_refused(tmp_path: Path, monkeypatch: 
 def test_settings_that_a_command_does_not_have(make_settings: MakeSettings, tiny_weights: Path) -> None:
     options = {"command": command("repeat")}
     plain = make_settings(backend="command", model="auto", engine_options=options)
-    with pytest.raises(SettingsError, match="no --model"):
+    with pytest.raises(SettingsError, match="does not use --model"):
         named_model(replace(plain, model=str(tiny_weights)))
-    with pytest.raises(SettingsError, match="no --denoise"):
+    with pytest.raises(SettingsError, match="does not support --denoise"):
         named_model(replace(plain, denoise=0.5))
-    with pytest.raises(SettingsError, match="no --device and no --tile"):
+    with pytest.raises(SettingsError, match="does not support --device and --tile"):
         registry.open_engines(replace(plain, device="cpu", tile=64), None)
     with pytest.raises(SettingsError, match="needs --engine-option command="):
         named_model(replace(plain, engine_options=()))

@@ -209,7 +209,7 @@ def test_a_network_that_looks_at_a_whole_page_is_given_whole_pages(
 
 def test_a_whole_page_network_of_one_size_is_warned_of(tmp_path: Path) -> None:
     engine = open_onnx(export(Squeeze(), tmp_path / "fixed.onnx", size=(64, 64), fixed=True))
-    assert "takes no larger pieces" in engine.info.warnings[0]
+    assert "does not accept larger pieces" in engine.info.warnings[0]
     assert engine.upscale(Batch(drawn(1, 90, 90), (180, 180))).notes == (IN_TILES,)
 
 
@@ -380,7 +380,7 @@ def test_files_that_are_no_networks(tmp_path: Path) -> None:
         read_onnx(tmp_path)
     for content in (b"", b"not a network at all", b"\x08\x09"):
         (tmp_path / "bad.onnx").write_bytes(content)
-        with pytest.raises(WeightsError, match=r"bad\.onnx is damaged, or no ONNX file"):
+        with pytest.raises(WeightsError, match=r"bad\.onnx is damaged, or not an ONNX file"):
             read_onnx(tmp_path / "bad.onnx")
 
 
@@ -399,7 +399,7 @@ def test_devices_and_providers(exported: Path) -> None:
     engine = open_onnx(exported, threads=1, provider="cpu")
     assert str(engine.info.device) == "cpu (onnxruntime, 1 thread)"
     for wrong in ("tpu", "cuda:x", "cuda:-1"):
-        with pytest.raises(SettingsError, match="knows no device"):
+        with pytest.raises(SettingsError, match="has no device"):
             OnnxEngine(exported, identity="", device=wrong)
     with pytest.raises(SettingsError, match="no provider 'nothing' here: it has"):
         open_onnx(exported, provider="nothing")
@@ -414,7 +414,7 @@ def test_settings_that_an_onnx_network_does_not_have(make_settings: MakeSettings
 
     with pytest.raises(SettingsError, match="add --model"):
         named_model(make_settings(backend="onnx", model="auto"))
-    with pytest.raises(SettingsError, match="no --denoise"):
+    with pytest.raises(SettingsError, match="does not support --denoise"):
         named_model(make_settings(backend="onnx", model=str(exported), denoise=0.5))
     with pytest.raises(SettingsError, match="add --engine onnx"):
         named_model(make_settings(model=str(exported)))

@@ -153,5 +153,5 @@ def test_without_the_program_the_error_says_how_to_get_it(
 
 
 def test_a_tile_below_zero_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="tiles of -1"):
+    with pytest.raises(SettingsError, match="tile size must be 0"):
         RealESRGANEngine(tmp_path / "any.pth", device=CPU, tile=-1)

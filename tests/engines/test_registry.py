@@ -163,7 +163,7 @@ def test_a_job_with_another_option_is_another_job(make_settings: MakeSettings) -
 
 
 def test_the_official_program_mixes_no_weights(make_settings: MakeSettings) -> None:
-    with pytest.raises(SettingsError, match="no --denoise"):
+    with pytest.raises(SettingsError, match="does not support --denoise"):
         named_model(make_settings(model="realesr-general-x4v3", denoise=0.5, backend="realesrgan"))
 
 
@@ -171,7 +171,7 @@ def test_only_engines_whose_settings_and_weights_are_all_run_remotely(make_setti
     for name in ("torch", "realesrgan"):
         registry.check_remote(make_settings(backend=name))
     for name in ("onnx", "command"):
-        with pytest.raises(SettingsError, match=f"--engine {name} runs on this machine only"):
+        with pytest.raises(SettingsError, match=f"--engine {name} cannot run on a remote machine"):
             registry.check_remote(make_settings(backend=name))
 
 
@@ -242,7 +242,7 @@ def test_an_engine_that_cannot_be_loaded_is_named_with_its_package(
         SettingsError, match=r"broken \(broken_engine:Factory\) cannot be loaded.*out of order"
     ):
         run_job(make_settings(backend="broken"))
-    with pytest.raises(SettingsError, match="is no EngineFactory"):
+    with pytest.raises(SettingsError, match="is not an EngineFactory"):
         run_job(make_settings(backend="odd"))
     listed = json.loads(CliRunner().invoke(app, ["engines", "list", "--json"]).stdout)
     assert [row["installed"] for row in listed if row["name"] in ("broken", "odd")] == [False, False]

@@ -128,7 +128,7 @@ def test_a_pilot_takes_pages_out_of_volumes(make_settings: MakeSettings, tmp_pat
 def test_a_pilot_of_nothing_is_refused(make_settings: MakeSettings) -> None:
     run_job(make_settings(), open_engines=fake)
     settings = make_settings()
-    with pytest.raises(InputError, match="no page left to try"):
+    with pytest.raises(InputError, match="no page is left for a pilot"):
         run_pilot(preview(settings), settings, 3, open_engines=fake)
 
 

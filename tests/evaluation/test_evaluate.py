@@ -66,7 +66,7 @@ def test_folders_are_paired_by_name_and_what_cannot_be_compared_is_said(
         "--reference", reference, "--candidate", candidate, "--device", "cpu", "--output", tmp_path / "o"
     )
     assert code == 1, "one pair could not be compared"
-    assert "not compared: deep/size: The picture is 34 x 50" in err
+    assert "not compared: deep/size: The image is 34 x 50" in err
     assert "1 without a candidate: alone" in err
     assert "note: wide: samples of more than 8 bits" in err
     told = json.loads((tmp_path / "o" / "comparison.json").read_text(encoding="utf-8"))
@@ -78,7 +78,7 @@ def test_folders_are_paired_by_name_and_what_cannot_be_compared_is_said(
     with (tmp_path / "o" / "comparison.csv").open(encoding="utf-8", newline="") as file:
         rows = {row["name"]: row for row in csv.DictReader(file)}
     assert list(rows) == ["deep/size", "noisy", "same", "wide", "alone"]
-    assert (rows["alone"]["psnr"], rows["alone"]["error"]) == ("", "there is no candidate of this name")
+    assert (rows["alone"]["psnr"], rows["alone"]["error"]) == ("", "no candidate has this name")
     assert "SSIM" in out and "noisy" in out
 
 
@@ -161,7 +161,7 @@ def test_folders_without_a_common_name_are_an_error(tmp_path: Path, drawing: Ima
         (tmp_path / name).parent.mkdir()
         drawing.save(tmp_path / name)
     code, _, err = evaluate("--reference", tmp_path / "a", "--candidate", tmp_path / "b", "--device", "cpu")
-    assert (code, "no two pictures have one name" in err) == (3, True)
+    assert (code, "no image of the reference has the same name" in err) == (3, True)
 
 
 def test_models_are_tried_on_ones_own_pages(tmp_path: Path, tiny_weights: Path, drawing: Image.Image) -> None:

@@ -125,7 +125,7 @@ def test_what_a_run_puts_right_is_told_as_well(pages: Path, tiny_weights: Path) 
     finished = run(pages, tiny_weights, GrayingEngine())
     assert (finished.done, finished.suspects) == (1, 1)
     suspects = read_suspects(pages.parent / "out" / ".comic-upscale" / "ledger.sqlite3")
-    assert "white paper off by 3.0 levels before it was put right" in suspects[0].reasons
+    assert "white paper off by 3.0 levels before correction" in suspects[0].reasons
     with Image.open(pages.parent / "out" / "001.png") as after:
         assert after.convert("RGB").getpixel((300, 500)) == (255, 255, 255)
 

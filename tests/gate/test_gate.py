@@ -92,8 +92,8 @@ def test_a_page_that_was_only_made_larger_passes(number: int, mode: str, scale: 
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        (np.zeros_like, "flat where the source is not"),
-        (lambda larger: np.full_like(larger, 128), "flat where the source is not"),
+        (np.zeros_like, "flat, though the source is not"),
+        (lambda larger: np.full_like(larger, 128), "flat, though the source is not"),
         (lambda larger: _larger(_page(2)), "unlike its source"),
         (_with_a_tile_from_elsewhere, "a part unlike its source"),
         (_tinted, "tinted by"),
@@ -121,17 +121,17 @@ def test_what_a_run_puts_right_is_known_by_what_the_engine_handed_over(number: i
     larger = _larger(page)
     assert _judged_as_in_a_run(page, larger).reasons == ()
     tinted = _judged_as_in_a_run(page, _tinted(larger)).reasons
-    assert any("before tone was put right" in text for text in tinted), tinted
+    assert any("before tone correction" in text for text in tinted), tinted
     off_white = _judged_as_in_a_run(page, _off_white(larger)).reasons
     has_white = float(np.mean(page.min(axis=2) == 255)) > 0.02
-    assert ("white paper off by 3.0 levels before it was put right" in off_white) == has_white
+    assert ("white paper off by 3.0 levels before correction" in off_white) == has_white
 
 
 def test_black_that_a_run_puts_back_is_known_by_what_the_engine_handed_over() -> None:
     page = _page().copy()
     page[100:300, 50:250] = 0
     verdict = _judged_as_in_a_run(page, np.maximum(_larger(page), 3))
-    assert "solid black off by 3.0 levels before it was put right" in verdict.reasons
+    assert "solid black off by 3.0 levels before correction" in verdict.reasons
 
 
 def test_a_gray_page_that_is_lighter_where_nothing_is_drawn_is_known() -> None:
@@ -142,7 +142,7 @@ def test_a_gray_page_that_is_lighter_where_nothing_is_drawn_is_known() -> None:
     lighter = (larger.astype(np.int16) + 4).clip(0, 255).astype(np.uint8)
     assert _judged_as_in_a_run(page, larger).reasons == ()
     reasons = _judged_as_in_a_run(page, lighter).reasons
-    assert any("flat areas off by 4.0 levels before tone was put right" in text for text in reasons), reasons
+    assert any("flat areas off by 4.0 levels before tone correction" in text for text in reasons), reasons
 
 
 def test_dots_that_the_comparison_makes_flat_are_no_flat_area() -> None:

@@ -399,7 +399,7 @@ def test_a_full_disk_ends_a_run_of_copies_and_the_next_one_continues(
 
     with monkeypatch.context() as context:
         context.setattr(files_module, "_rename", full)
-        with pytest.raises(OutputError, match="make room"):
+        with pytest.raises(OutputError, match="Free some space"):
             run(settings)
     assert not list(settings.output.glob(".*.part"))
     engine = NearestEngine()

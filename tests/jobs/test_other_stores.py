@@ -120,7 +120,7 @@ def test_a_store_that_is_full_ends_the_run_and_the_next_one_continues(
     def fill(_: object) -> None:
         outputs.full = len(outputs.names) >= 2
 
-    with pytest.raises(OutputError, match="make room"):
+    with pytest.raises(OutputError, match="Free some space"):
         run(NearestEngine(fill))
     with sqlite3.connect(settings.ledger_path) as ledger:
         assert ledger.execute("select count(*) from pages where state = 'done'").fetchone()[0] < 10

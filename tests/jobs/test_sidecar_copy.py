@@ -230,7 +230,7 @@ def test_a_full_disk_leaves_no_part_behind(settings: JobSettings, monkeypatch: p
 
     run(settings, sidecars="skip")
     monkeypatch.setattr(parts.os, "fsync", full)
-    with pytest.raises(OutputError, match="make room"):
+    with pytest.raises(OutputError, match="Free some space"):
         run(settings)
     assert not list(settings.output.rglob("*carry.part"))
     monkeypatch.undo()

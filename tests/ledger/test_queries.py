@@ -160,7 +160,7 @@ def test_what_is_no_ledger(tmp_path: Path) -> None:
     connection.execute("create table t (x)")
     connection.commit()
     connection.close()
-    with pytest.raises(InputError, match="not a ledger"):
+    with pytest.raises(InputError, match="not a comic-upscale ledger"):
         read_status(tmp_path / "foreign.sqlite3")
 
 

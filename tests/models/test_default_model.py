@@ -73,7 +73,7 @@ def test_without_a_download_it_falls_back_and_says_why(
 ) -> None:
     choice = choose_model(accelerator=True, folders=[], cache=tmp_path, download=False, catalogue=catalogue)
     assert choice.model == CPU_DEFAULT
-    for part in (CPU_DEFAULT, GPU_DEFAULT, "downloading is off"):
+    for part in (CPU_DEFAULT, GPU_DEFAULT, "downloads are off"):
         assert part in str(choice.note)
     assert server.ranges == []
 

@@ -248,7 +248,7 @@ def test_a_mix_without_the_twin_is_refused(tiny_weights: Path) -> None:
     load_network(weights, 1)
     with pytest.raises(SettingsError, match="no denoise weights"):
         load_network(weights, 0.5)
-    with pytest.raises(SettingsError, match="from 0 to 1"):
+    with pytest.raises(SettingsError, match="between 0 and 1"):
         load_network(weights, 2)
 
 
@@ -287,7 +287,7 @@ def test_a_pickle_that_runs_code_is_refused_before_it_does(tmp_path: Path, suffi
         path.write_bytes(pickle.dumps(_Harm(harm), protocol=int(form[-1])))
     # Of newer pickles torch reads not even the first instruction.
     understood = suffix != ".safetensors" and form != "pickle 5"
-    _fails(path, "refused: beside tensors it names code" if understood else "damaged")
+    _fails(path, "refused: it would run code" if understood else "damaged")
     assert not harm.exists()
 
 
@@ -311,7 +311,7 @@ def test_a_truncated_safetensors_file_is_told(tiny_weights: Path, tmp_path: Path
 def test_another_file_is_told(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "page.pth"
     path.write_bytes(content)
-    _fails(path, "damaged, cut short, or no file of weights")
+    _fails(path, "damaged, cut short, or not a file of weights")
 
 
 def test_flipped_bits_that_give_no_numbers_are_told(animevideo_weights: Path, tmp_path: Path) -> None:
@@ -332,18 +332,18 @@ def test_a_torchscript_archive_is_told(tmp_path: Path) -> None:
 
 def test_a_missing_file_and_a_folder_are_told(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.pth", tmp_path):
-        with pytest.raises(WeightsError, match="does not exist or is no file"):
+        with pytest.raises(WeightsError, match="does not exist or is not a file"):
             load_network(ResolvedWeights("absent", path, "0" * 64), None)
 
 
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        ([torch.zeros(1)], "holds a list"),
+        ([torch.zeros(1)], "contains a list"),
         ({1: torch.zeros(1)}, "not tensors by name"),
-        ({}, "tensors by name alone"),
-        ({"params": {"a": torch.zeros(1), "b": 3}}, "tensors by name alone"),
-        ({"encoder.weight": torch.zeros(1), "b": torch.zeros(1)}, "no architecture that spandrel knows"),
+        ({}, "does not consist of named tensors"),
+        ({"params": {"a": torch.zeros(1), "b": 3}}, "does not consist of named tensors"),
+        ({"encoder.weight": torch.zeros(1), "b": torch.zeros(1)}, "architecture is not known to spandrel"),
         ({"body.0.weight": torch.zeros(1), "body.1.weight": torch.zeros(1)}, "resemble a known"),
     ],
 )
@@ -370,7 +370,7 @@ def test_a_network_for_something_else_says_what_it_is(
 def test_a_network_that_returns_more_than_a_page_is_told(tmp_path: Path) -> None:
     small = {"num_feats": [8] * 4, "num_blocks": [1] * 4, "downscales": [1, 1, 2, 1]}
     module = MMRealSR(num_in_ch=3, num_out_ch=3, scale=4, num_feat=8, num_block=2, num_grow_ch=8, **small)
-    _fails(_save(tmp_path / "pair.pth", module.state_dict()), "returns more than the larger page")
+    _fails(_save(tmp_path / "pair.pth", module.state_dict()), "does not return one enlarged page")
 
 
 def test_weights_that_overflow_are_told(tmp_path: Path) -> None:

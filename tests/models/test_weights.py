@@ -179,7 +179,7 @@ def test_the_strength_is_no_part_of_the_identity(catalogue: Catalogue, tmp_path:
 
 @pytest.mark.parametrize("denoise", [-0.1, 1.1, math.nan, math.inf])
 def test_a_strength_out_of_range_is_refused(catalogue: Catalogue, tmp_path: Path, denoise: float) -> None:
-    with pytest.raises(SettingsError, match="from 0 to 1"):
+    with pytest.raises(SettingsError, match="between 0 and 1"):
         resolve_weights("general-x4", denoise=denoise, folders=[], cache=tmp_path, catalogue=catalogue)
 
 

@@ -77,7 +77,7 @@ def test_a_file_that_says_something_else_is_not_replaced_unasked(job: Path) -> N
 
 def test_metadata_has_its_place_and_gone_outputs_are_left_out(job: Path, tmp_path: Path) -> None:
     code, _, err = export("--job", job, "--output", tmp_path / "metadata.jsonl")
-    assert (code, "beside the pictures" in err) == (2, True)
+    assert (code, "beside the images" in err) == (2, True)
     (job / "p2.png").unlink()
     code, _, err = export("--job", job, "--output", job / "metadata.csv")
     assert (code, "left out 1 whose outputs are missing" in err) == (0, True)

@@ -144,7 +144,7 @@ def test_a_report_opens_no_page_that_it_has_scores_of_but_those_it_shows(job: Pa
     assert found.worst[0].chosen.looked.row["source"] == "page05.png"
     assert found.worst[0].likeness.psnr > 10
     text = as_html(found)
-    assert "as it was made" in text and "<b>flat</b>" not in text and "&lt;b&gt;flat" in text
+    assert "during the run" in text and "<b>flat</b>" not in text and "&lt;b&gt;flat" in text
 
 
 def test_it_is_one_file_that_needs_nothing_else(html: Path, read: Reader) -> None:
@@ -179,7 +179,7 @@ def test_it_says_what_was_done_what_failed_and_why(read: Reader) -> None:
     assert "14 of 16 done, 2 failed" in text
     assert "1 of 1 complete" in text
     assert "1 empty" in text and "empty.png" in text and "The file is empty (0 bytes)" in text
-    assert "14 of 14 pages that are done were looked at:" in text
+    assert "14 of 14 finished pages were compared:" in text
     assert "any.pth" in text and "x2.5" in text and "fake, fp32" in text
     assert sum(tag == "svg" for tag, _ in read.elements) == 2
 
@@ -200,7 +200,7 @@ def test_a_sample_is_said_to_be_one_and_is_always_the_same(ledger: Path) -> None
     one, other = (make_report(ledger, look_at=6, show=2, workers=1) for _ in range(2))
     names = [[chosen.looked.row["source"] for chosen in each.choice.random] for each in (one, other)]
     assert names[0] == names[1] and one.choice.looked_at == 6
-    assert re.search(r"6 of 14 pages that are done were looked at,\s+a sample", as_html(one))
+    assert re.search(r"6 of 14 finished pages were compared,\s+a sample", as_html(one))
     with pytest.raises(SettingsError):
         make_report(ledger, look_at=0)
 
@@ -218,7 +218,7 @@ def test_what_is_gone_or_changed_is_said_and_not_compared(job: Path, tmp_path: P
     found = make_report(ledger, workers=1).choice
     assert found.looked_at == 11
     assert found.left_out == {
-        "The output is not in its place any more.": 1,
+        "The output no longer exists.": 1,
         "The source has changed since it was upscaled.": 1,
         "The ledger names a file outside of the job's folders.": 1,
     }

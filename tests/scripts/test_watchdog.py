@@ -196,7 +196,7 @@ def test_a_machine_that_works_for_ever_is_ended_by_its_time_to_live(
     set_gpu(tmp_path, 100)
     process = watchdog("--ttl", "3", "--grace", "600")
     assert process.wait(60) == 0
-    assert "time to live of 3 s is over" in (tmp_path / "log").read_text()
+    assert "time to live of 3 s has ended" in (tmp_path / "log").read_text()
 
 
 def test_without_a_card_pages_and_transfers_decide_and_a_command_that_fails_is_tried_again(

@@ -174,7 +174,7 @@ class MemoryOutputStore:
     def check(self) -> None:
         if self.full:
             raise OutputError(
-                "the store cannot take any more pages: make room, then run the same command again"
+                "no more pages can be written to the store. Free some space, then run the same command again"
             )
 
     def stat(self, name: str) -> StoredObject | None:
@@ -189,7 +189,7 @@ class MemoryOutputStore:
         with self._lock:
             found = self._objects.get(check_name(name, GONE))
         if found is None:
-            raise PageError(GONE, "The output is not in its place any more.")
+            raise PageError(GONE, "The output no longer exists.")
         return found[0]
 
     def open(self, name: str) -> IO[bytes]:

@@ -134,7 +134,7 @@ def test_a_full_disk_is_told_and_leaves_what_was_there(write: Write, tmp_path: P
         write(store, "1.png", b"x" * 60_000)
         before = names_in(folder)
         for name in ("1.png", "a/2.png"):
-            with pytest.raises(OutputError, match="make room"):
+            with pytest.raises(OutputError, match="Free some space"):
                 write(store, name, b"y" * 300_000)
         assert names_in(folder) == before
         assert store.read("1.png") == b"x" * 60_000
@@ -201,12 +201,12 @@ def test_a_folder_that_was_moved_is_not_made_again(
     store: LocalOutputStore, folder: Path, write: Write, name: str
 ) -> None:
     folder.rename(folder.with_name("moved"))
-    with pytest.raises(OutputError, match="no longer the folder"):
+    with pytest.raises(OutputError, match="was moved, or its drive"):
         write(store, name, b"x")
     assert not folder.exists()
     # Another one in its place.
     (folder / ".comic-upscale").mkdir(parents=True)
-    with pytest.raises(OutputError, match="no longer the folder"):
+    with pytest.raises(OutputError, match="was moved, or its drive"):
         write(store, name, b"x")
     assert names_in(folder) == []
 
@@ -222,13 +222,13 @@ def test_a_folder_that_moves_while_an_output_is_written_is_not_made_again(
         folder.rename(folder.with_name("moved"))
 
     monkeypatch.setattr(LocalOutputStore, "check", move_after)
-    with pytest.raises(OutputError, match="no longer the folder"):
+    with pytest.raises(OutputError, match="was moved, or its drive"):
         write(store, "a/1.png", b"x")
     assert not folder.exists()
 
 
 def test_a_store_without_its_marker_is_not_prepared(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="no longer the folder"):
+    with pytest.raises(OutputError, match="was moved, or its drive"):
         LocalOutputStore(tmp_path).prepare()
 
 

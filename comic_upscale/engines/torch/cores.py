@@ -1,7 +1,7 @@
-"""The processor's cores, shared by engines that work side by side.
+"""The CPU cores, shared by engines that run in parallel.
 
-Two pages with a core each are done sooner than one after the other with both: threads that share a
-layer wait for each other at its end, all the more where a core is at times taken by decoding or encoding.
+Two pages with one core each finish sooner than one after the other with two cores. Threads that share a layer wait for
+each other at its end, and longer if decoding or encoding takes one of the cores.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from contextlib import contextmanager
 import torch
 
 MOST_AT_ONCE = 16
-"""Pages at once, however many cores there are: each has a native page in memory."""
+"""The most pages at once on any number of cores. Each needs the memory of a native page."""
 
 
 class SharedCores:
-    """Gives whoever works as many threads as there are cores for it now; safe from any thread.
+    """Divides the cores among the engines that are currently working. Safe from any thread.
 
     Args:
-        count: threads that torch may use altogether, at least 1.
+        count: threads that torch may use in total, at least 1.
     """
 
     def __init__(self, count: int) -> None:
@@ -30,19 +30,19 @@ class SharedCores:
 
     @property
     def pages_at_once(self) -> int:
-        """How many engines should share the cores."""
+        """The number of engines that should share the cores."""
         return min(self._count, MOST_AT_ONCE)
 
     @contextmanager
     def share(self) -> Iterator[int]:
-        """Let this thread's torch use a fair part of the cores, all of them where nobody else works.
+        """Let torch use a fair share of the cores in this thread: all of them if no other engine is working.
 
-        The part is that of the moment at which work begins; it is given to the ``with`` block.
+        The share is decided when the work begins. It is the value of the ``with`` statement.
         """
         with self._lock:
             self._busy += 1
             threads = max(1, self._count // self._busy)
-            # Within the lock: torch keeps the number for its threads, but also one for threads to come.
+            # Inside the lock, because torch also stores the number for new threads.
             torch.set_num_threads(threads)
         try:
             yield threads
@@ -51,5 +51,5 @@ class SharedCores:
                 self._busy -= 1
 
     def give_back(self) -> None:
-        """Let torch use all cores again, in this thread and in those to come."""
+        """Let torch use all cores again, in this thread and in new threads."""
         torch.set_num_threads(self._count)

@@ -1,4 +1,4 @@
-"""Which device a page is upscaled on, and in which precision."""
+"""Selection of the device and its precision."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ FAST_BFLOAT16 = (8, 0)
 """CUDA capability from which bfloat16 is computed in hardware: Ampere."""
 
 _M_MMAP_THRESHOLD = -3
-"""glibc's number for the size from which a buffer is the system's own, and goes back to it when it is freed."""
+"""glibc's parameter for the size above which a buffer is allocated with mmap and returned to the system when freed."""
 _SMALL_BUFFER, _LARGE_BUFFER = 4 << 20, 32 << 20
-"""Bytes. The larger is what glibc comes to by itself once such buffers were freed."""
+"""Bytes. The larger is the value that glibc chooses itself after such buffers were freed."""
 
 _NVIDIA = Path("/dev/nvidiactl")
-"""There wherever NVIDIA's driver for Linux is loaded, in containers that were given a card, too."""
+"""Exists if NVIDIA's driver for Linux is loaded, also in containers with access to a GPU."""
 _FOR_CUDA_12 = (
     "pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cu128"
 )
@@ -46,24 +46,24 @@ _NAME = re.compile(r"(?P<kind>cuda|xpu|mps|cpu)(?::(?P<index>\d+))?")
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of that name, tried out.
+    """Return the device with this name, after testing it.
 
     Args:
-        name: ``"auto"`` (the first of CUDA, XPU, MPS and CPU that is there), ``"cpu"``, ``"cuda"``,
-            ``"cuda:1"``, ``"xpu"``, ``"mps"``.
+        name: ``"auto"`` (the first of CUDA, XPU, MPS and CPU that exists), ``"cpu"``, ``"cuda"``, ``"cuda:1"``,
+            ``"xpu"``, ``"mps"``.
 
     Returns:
-        The device, with its index where its kind is numbered.
+        The device, with its index if its kind is numbered.
 
     Raises:
-        SettingsError: the name is none of these.
-        DeviceError: the device is not there, or does not work.
+        SettingsError: the name is not one of these.
+        DeviceError: the device does not exist or does not work.
     """
     if name == "auto":
         name = next((kind for kind in _KINDS if _count(kind)), "cpu")
     match = _NAME.fullmatch(name)
     if match is None:
-        raise SettingsError(f"no device is called {name!r}: use auto, cpu, cuda, cuda:0, cuda:1, xpu or mps")
+        raise SettingsError(f"there is no device {name!r}: use auto, cpu, cuda, cuda:0, cuda:1, xpu or mps")
     kind, index = match["kind"], int(match["index"] or 0)
     if kind == "cpu":
         return torch.device("cpu")
@@ -75,31 +75,31 @@ def choose_device(name: str) -> torch.device:
 
 
 def parse_devices(names: str) -> list[torch.device]:
-    """Return the devices of a list with commas, such as ``"cuda:0,cuda:1"``, in its order.
+    """Return the devices of a comma-separated list, such as ``"cuda:0,cuda:1"``, in its order.
 
     Raises:
-        SettingsError: the list is empty, or a device is named twice.
-        DeviceError: one of them is not there, or does not work.
+        SettingsError: the list is empty, or contains a device twice.
+        DeviceError: a device does not exist or does not work.
     """
     devices = [choose_device(name.strip()) for name in names.split(",") if name.strip()]
     if not devices:
-        raise SettingsError("no device is named: use auto, cpu, cuda, or several as in cuda:0,cuda:1")
+        raise SettingsError("--device is empty: use auto, cpu, cuda, or several such as cuda:0,cuda:1")
     for device in devices:
         if devices.count(device) > 1:
-            raise SettingsError(f"{device} is named twice in {names!r}: name each device once")
+            raise SettingsError(f"{names!r} contains {device} twice: give each device once")
     return devices
 
 
 def all_accelerators(names: str) -> bool:
-    """Tell whether every device of a list, as `parse_devices` reads it, is more than a CPU; errors as there."""
+    """Return whether no device in a list is a CPU; list and errors as in `parse_devices`."""
     return all(device.type != "cpu" for device in parse_devices(names))
 
 
 def choose_precision(asked: str, device: torch.device, network: Network) -> torch.dtype:
-    """Return the precision to compute in: what was asked for, or for ``"auto"`` the fastest that is right.
+    """Return the precision: the requested one, or for ``"auto"`` the fastest that gives correct results.
 
     Raises:
-        SettingsError: the precision has another name, or the network does not work in it.
+        SettingsError: there is no such precision, or the network does not work in it.
     """
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
     return precision_for(
@@ -113,11 +113,11 @@ def choose_precision(asked: str, device: torch.device, network: Network) -> torc
 
 
 def cpu_has_bfloat16() -> bool:
-    """Tell whether the CPU multiplies in bfloat16 by itself (AVX512-BF16 or AMX): twice as fast as float32.
+    """Return whether the CPU has instructions for bfloat16 (AVX512-BF16 or AMX), twice as fast as float32.
 
-    Without these instructions torch computes it too, slowly.
+    Without them, torch emulates bfloat16 slowly.
     """
-    # Old releases of torch do not say what the CPU can.
+    # Old releases of torch do not report the capabilities of the CPU.
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
@@ -131,18 +131,18 @@ def precision_for(
     supports_bfloat16: bool,
     quick_bfloat16: bool = False,
 ) -> torch.dtype:
-    """Decide ``choose_precision`` from facts alone.
+    """Decide the result of ``choose_precision`` from plain values.
 
     Args:
         asked: ``"auto"``, ``"fp32"``, ``"fp16"`` or ``"bf16"``.
         kind: the device's type, such as ``"cuda"``.
-        capability: of a CUDA device; None for others.
+        capability: capability of a CUDA device; None for others.
         supports_half: whether the network works in float16.
         supports_bfloat16: whether the network works in bfloat16.
-        quick_bfloat16: whether a CPU computes this network faster in bfloat16, and as well.
+        quick_bfloat16: whether a CPU computes this network faster in bfloat16, with results as good.
 
     Raises:
-        SettingsError: the precision has another name, or the network does not work in it.
+        SettingsError: there is no such precision, or the network does not work in it.
     """
     if asked == "auto":
         quick = kind == "xpu" or (capability is not None and capability >= FAST_HALF)
@@ -151,7 +151,7 @@ def precision_for(
         quick = quick_bfloat16 or kind == "xpu" or (capability is not None and capability >= FAST_BFLOAT16)
         return torch.bfloat16 if quick and supports_bfloat16 else torch.float32
     if asked not in PRECISIONS:
-        raise SettingsError(f"no precision is called {asked!r}: use auto, fp32, fp16 or bf16")
+        raise SettingsError(f"there is no precision {asked!r}: use auto, fp32, fp16 or bf16")
     supported = {"fp32": True, "fp16": supports_half, "bf16": supports_bfloat16}
     if not supported[asked]:
         can = ", ".join(name for name, does in supported.items() if does)
@@ -165,11 +165,11 @@ def precision_name(precision: torch.dtype) -> str:
 
 
 def device_info(device: torch.device, *, pages_at_once: int = 1) -> DeviceInfo:
-    """Return what a device is, its name in words: ``"NVIDIA H200"``, ``"2 threads"``.
+    """Return the description of a device, with a name for people: ``"NVIDIA H200"``, ``"2 threads"``.
 
     Args:
-        device: what to describe.
-        pages_at_once: how many engines share it.
+        device: the device.
+        pages_at_once: the number of engines that share it.
     """
     name = ""
     if device.type == "cuda":
@@ -185,9 +185,9 @@ def device_info(device: torch.device, *, pages_at_once: int = 1) -> DeviceInfo:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Return the bytes that a CUDA device can still give, this process's unused reserve included.
+    """Return the free bytes of a CUDA device, including this process's unused reserve.
 
-    None for any other device: how much a page costs is measured on CUDA alone.
+    None for any other device, because the memory of a page is measured only on CUDA.
     """
     if device.type != "cuda":
         return None
@@ -196,7 +196,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def release_memory(device: torch.device) -> None:
-    """Give memory that the device's allocator keeps in reserve back, so that other sizes can be had."""
+    """Release the reserve of the device's allocator, so that buffers of other sizes can be allocated."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "xpu":
@@ -207,9 +207,9 @@ def release_memory(device: torch.device) -> None:
 
 @contextmanager
 def little_memory_kept() -> Iterator[None]:
-    """Have the C library give buffers back as soon as they are freed, at the price of getting them anew.
+    """Make the C library return buffers to the system as soon as they are freed. New buffers then cost more.
 
-    glibc keeps up to 640 MB between the windows of a page of 45 megapixels. RemoteOptions this does nothing.
+    glibc keeps up to 640 MB between the windows of a page of 45 megapixels. With other C libraries this does nothing.
     """
     library = _glibc()
     if library is None:
@@ -233,35 +233,35 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def forbid_tf32() -> None:
-    """Make float32 mean float32 on CUDA, for this process and for good.
+    """Compute float32 in full precision on CUDA, for the rest of this process.
 
-    By default cuDNN rounds the inputs of float32 convolutions to TF32's 10 bits of mantissa, as many
-    as float16 has: "fp32" would be no more exact than "fp16", and so would the resampling be where
-    matrix products were allowed it. The switch belongs to the process and the engines of several devices
-    run on threads of their own, so it is set once and never back.
+    By default, cuDNN rounds the inputs of float32 convolutions to TF32, with 10 bits of mantissa as in float16. Then
+    "fp32" would be no more exact than "fp16". With TF32 in matrix products, the same would apply to the resampling.
+    The switch is global to the process, and the engines of several devices run in several threads. So it is set once
+    and never reset.
     """
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
 
 
 def unused_gpu() -> str | None:
-    """Return, in words, that this machine has an NVIDIA card which torch cannot use, and what to do; else None.
+    """Return a warning if this machine has an NVIDIA GPU that torch cannot use, with what to do; otherwise None.
 
-    Then ``"auto"`` means the CPU, some forty times as slow, on a machine that is perhaps paid for its card.
+    In that case ``"auto"`` means the CPU, about forty times slower, on a machine perhaps rented for its GPU.
     """
-    has_card = _NVIDIA.exists() or (os.name == "nt" and shutil.which("nvidia-smi") is not None)
-    if not has_card or _count("cuda"):
+    has_gpu = _NVIDIA.exists() or (os.name == "nt" and shutil.which("nvidia-smi") is not None)
+    if not has_gpu or _count("cuda"):
         return None
     return (
-        f"there is an NVIDIA card, but torch {torch.__version__} does not see it, and the CPU works in its place. "
-        f"{_way_out('cuda')} Where CUDA_VISIBLE_DEVICES hides it on purpose, say --device cpu."
+        f"this machine has an NVIDIA GPU, but torch {torch.__version__} does not see it, so the CPU is used. "
+        f"{_way_out('cuda')} If CUDA_VISIBLE_DEVICES hides the GPU on purpose, use --device cpu."
     )
 
 
 def _count(kind: str) -> int:
-    """Return how many devices of a kind torch sees."""
+    """Return the number of devices of a kind that torch sees."""
     with warnings.catch_warnings():
-        # With a driver that is missing or too old torch warns; ``_absent`` says it as part of the error.
+        # torch warns if the driver is missing or too old. The error from ``_absent`` covers that.
         warnings.simplefilter("ignore")
         if kind == "cuda":
             return torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -271,21 +271,21 @@ def _count(kind: str) -> int:
 
 
 def _absent(name: str, kind: str) -> str:
-    """Say what is there in place of the device, and what to do."""
+    """Return the message for a device that does not exist: the devices that do, and what to do."""
     there = [f"{other}:{index}" for other in _KINDS for index in range(_count(other))]
     seen = f"torch {torch.__version__} sees {', '.join([*there, 'cpu'])}"
-    return f"{name} is not there: {seen}. {_way_out(kind)} Or use --device auto."
+    return f"there is no device {name}: {seen}. {_way_out(kind)} Or use --device auto."
 
 
 def _way_out(kind: str) -> str:
     if _count(kind):
-        return f"Count them from {kind}:0."
+        return f"Numbers start at {kind}:0."
     if kind == "cuda" and torch.version.cuda is None and torch.version.hip is None:
-        return f"This torch was built without CUDA: put one with CUDA in its place, {_FOR_CUDA_12}."
+        return f"This torch was built without CUDA. Install one with CUDA: {_FOR_CUDA_12}."
     if kind == "cuda":
         return (
-            "This torch was built with CUDA, so the driver or the card is what is missing: check that "
-            "nvidia-smi lists the card (in Docker: start with --gpus all) and that the driver is new enough "
+            "This torch was built with CUDA, so the driver or the GPU is missing. Check that nvidia-smi lists the "
+            "GPU (in Docker: start with --gpus all) and that the driver is new enough "
             f"for CUDA {torch.version.cuda} (580 for CUDA 13, 525 for CUDA 12). For an older driver: "
             f"{_FOR_CUDA_12}."
         )
@@ -298,14 +298,14 @@ def _way_out(kind: str) -> str:
 
 
 def _try_out(device: torch.device) -> None:
-    """Compute a little there: a card that torch has no kernels for is seen now, not at the first page."""
+    """Test the device with a small computation. This finds a GPU without kernels in torch before the first page."""
     try:
-        # A product and a convolution, whose libraries begin here, while all of the memory is free.
+        # A product and a convolution initialise their libraries while all of the memory is free.
         square = torch.ones(8, 8, device=device)
         torch.nn.functional.conv2d((square @ square)[None, None], square[None, None, :3, :3]).cpu()
     except RuntimeError as error:
         first = str(error).splitlines()[0]
         raise DeviceError(
-            f"{device} is there but does not work: {first}. Check nvidia-smi, and whether torch "
-            f"{torch.__version__} still supports this card. Or use --device cpu."
+            f"{device} exists but does not work: {first}. Check nvidia-smi, and whether torch "
+            f"{torch.__version__} still supports this GPU. Or use --device cpu."
         ) from error

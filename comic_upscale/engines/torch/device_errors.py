@@ -1,4 +1,4 @@
-"""What an exception from torch means: too much at once, or a device that is lost."""
+"""Classify exceptions from torch: the work was too large, or the device is lost."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _TOO_MUCH = (
     "INT_MAX",  # a tensor of 2^31 elements or more, which some kernels do not take
     "canUse32BitIndexMath",
 )
-"""Phrases by which a plain RuntimeError says that a smaller piece of work would pass."""
+"""Phrases in a plain RuntimeError that mean that a smaller piece of work may succeed."""
 
 _PERHAPS_BROKEN = (
-    "CUBLAS_STATUS_NOT_INITIALIZED",  # a handle is made at the first product, which may find the memory full
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # a handle is created at the first product, when the memory may be full
     "CUDNN_STATUS_NOT_INITIALIZED",
-    "unable to find an engine",  # cuDNN, where none gets its workspace
+    "unable to find an engine",  # cuDNN, if no engine gets its workspace
     "No execution plans support the graph",
 )
-"""Phrases that mostly mean the same, but are also what a library says that does not fit the card."""
+"""Phrases that mostly mean the same, but also occur if a library does not support the GPU."""
 
 _LOST = (
     "CUDA error",
@@ -35,11 +35,11 @@ _LOST = (
     "UR_RESULT_ERROR",  # XPU
     "MPS backend",
 )
-"""Phrases by which a plain RuntimeError says that the device failed."""
+"""Phrases in a plain RuntimeError that mean that the device failed."""
 
 
 def is_too_much(error: BaseException) -> bool:
-    """Tell whether less work at once may pass: memory ran out, or an index did."""
+    """Return whether a smaller piece of work may succeed: memory or an index range was exceeded."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     phrases = (*_TOO_MUCH, *_PERHAPS_BROKEN)
@@ -47,15 +47,15 @@ def is_too_much(error: BaseException) -> bool:
 
 
 def is_perhaps_broken(error: BaseException) -> bool:
-    """Tell whether an error that means too much at once is the device's own where the least is too much, too."""
+    """Return whether a "too much" error may mean a broken device, namely if it occurs with the smallest work too."""
     return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _PERHAPS_BROKEN)
 
 
 def is_lost_device(error: BaseException) -> bool:
-    """Tell whether the device failed, so that no page can be done on it any more."""
+    """Return whether the device failed and can no longer be used."""
     if is_too_much(error):
         return False
-    # torch has a class of its own for this since 2.8.
+    # torch has had a class for this since 2.8.
     accelerator = getattr(torch, "AcceleratorError", None)
     if accelerator is not None and isinstance(error, accelerator):
         return True

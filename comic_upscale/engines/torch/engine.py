@@ -1,4 +1,4 @@
-"""The engine that runs any network which torch can: whole pages where they fit, even tiles where not."""
+"""The engine for PyTorch networks: whole pages if they fit, otherwise even tiles."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 NAME = "torch"
 """The engine's name in the registry."""
 
-HOPELESS_AFTER = 4
+OVERFLOWS_BEFORE_FP32 = 4
 """So many batches in a row that overflow in half precision: then it is the card's way, or the network's."""
 
 
@@ -62,12 +62,12 @@ def open_torch_engines(
     tile: int | None = None,
     overlap: int | None = None,
 ) -> list[TorchEngine]:
-    """Return the engines that together make the most of a device, to be used at the same time.
+    """Return the engines that together use a device best. They are used at the same time.
 
-    That is one, but for a network that goes through the processor in strips: there one for each core.
+    It is one engine, except for a network that runs in strips on a CPU: then it is one per core.
 
     Raises:
-        SettingsError, DeviceError: as `open_torch_engine`.
+        SettingsError, DeviceError: as in `open_torch_engine`.
     """
     cores = SharedCores(torch.get_num_threads())
     alone = device.type != "cpu" or not goes_in_strips(network.module) or cores.pages_at_once == 1
@@ -92,11 +92,11 @@ def open_torch_engine(
     batch: int | None = None,
     tile: int | None = None,
 ) -> TorchEngine:
-    """Return a ``TorchEngine`` by the names that ``choose_device`` and ``choose_precision`` take.
+    """Return a ``TorchEngine``, with the names of ``choose_device`` and ``choose_precision``.
 
     Raises:
-        SettingsError: a name or number is none that can be, or the network does not work in the precision.
-        DeviceError: the device is not there, or does not work.
+        SettingsError: a name or number is not valid, or the network does not work in the precision.
+        DeviceError: the device does not exist or does not work.
     """
     device = choose_device(device_name)
     return TorchEngine(
@@ -105,23 +105,23 @@ def open_torch_engine(
 
 
 class TorchEngine:
-    """An ``Engine`` over a torch network.
+    """An ``Engine`` for a torch network.
 
-    What does not fit is done in smaller pieces, and the engine remembers. A page whose numbers overflow
-    in half precision is done again in float32.
+    A batch that does not fit into memory is processed in smaller pieces, and the engine remembers the limit. A page
+    that overflows in half precision is processed again in float32.
 
     Args:
-        network: what to run; it is copied, so that several engines may share it.
-        device: where.
+        network: the network; it is copied, so that several engines may share it.
+        device: the device.
         precision: float32, float16 or bfloat16.
-        batch: windows at once, at least 1; None to find out.
-        tile: the longest side of a window in pixels, at least 64; 0 never to cut a page; None to find out.
-        overlap: pixels that a tile sees around what it makes; None for what suits the network.
-        cores: the processor's, where other engines work on them at the same time; None for all that torch takes.
+        batch: windows in a batch, at least 1; None for automatic.
+        tile: the longest side of a window in pixels, at least 64; 0 to never cut a page; None for automatic.
+        overlap: pixels of input around the cell of a tile; None for the network's default.
+        cores: the CPU cores shared with other engines; None to use all threads of torch.
 
     Raises:
-        SettingsError: a number is out of its range, or the network's channels are not 3 to 3 or 1 to 1.
-        DeviceError: the device does not take the network.
+        SettingsError: a number is out of range, or the network's channels are not 3 to 3 or 1 to 1.
+        DeviceError: the device cannot hold the network.
     """
 
     def __init__(
@@ -147,85 +147,83 @@ class TorchEngine:
         self._tile = tile
         self._overlap = default_overlap(network.receptive_radius) if overlap is None else overlap
         self._overflows = 0
-        """Batches in a row of which only float32 could do every page."""
+        """Consecutive batches in which every page needed float32."""
         self._stages: dict[torch.dtype, _Stage] = {}
         self._examination: Examination | None = None
-        """Of the network; None until a page would be cut into tiles."""
+        """The examination of the network; None before the first page that would be cut into tiles."""
         try:
             self._stage(precision)
             if tile:
                 self._examine()
         except (RuntimeError, MemoryError) as error:
-            raise DeviceError(
-                f"{self._device_info} does not take the network: {_first_line(error)}"
-            ) from error
+            raise DeviceError(f"{self._device_info} cannot hold the network: {_first_line(error)}") from error
 
     @property
     def info(self) -> EngineInfo:
-        """What is known of the engine now: its precision changes where half precision is given up."""
+        """The engine's current properties. Its precision changes if half precision is given up."""
         return EngineInfo(
             name=NAME,
             identity=self._network.identity,
             device=self._device_info,
             precision=precision_name(self._dtype),
             native_scale=self._network.native_scale,
-            # Elsewhere libraries choose among their kernels by what is free and by what they have timed.
+            # On other devices, libraries choose kernels by free memory and by timing.
             deterministic=self._device_info.is_cpu,
             warnings=self._warnings(),
         )
 
     def batch_limit(self, height: int, width: int) -> int:
-        """Return how many pages of this shape to hand over at once now, at least 1.
+        """Return how many pages of this shape the engine currently accepts in one batch, at least 1.
 
-        1 until the first page has shown what one costs, on a CPU, and for pages of more tiles than a batch.
+        It is 1 on a CPU, before the memory of the first page is measured, and for pages with more tiles than a batch.
         """
-        with self._telling_of_a_lost_device():
+        with self._translate_lost_device():
             stage = self._stage(self._dtype)
-            # The target's size moves windows by a few pixels only: native size stands for all.
+            # The target size moves windows only by a few pixels, so the native size represents all.
             scale = self._network.native_scale
             native = (height * scale, width * scale)
             tiles = self._plan(stage, (height, width), native, self._overlap)
             return max(1, self._at_once(stage, tiles, channels=3) // len(tiles))
 
     def upscale(self, batch: Batch) -> Upscaled:
-        """Return the pages at their target size and in their own type, and where tiles meet in them.
+        """Return the pages at their target size, in the sample type of the input, with the borders between tiles.
 
-        Pages of 16 bits are computed in float32: half precision would hold no more than 8 to 11 of them. The
-        conservative way is float32, with tiles that see twice as far.
+        Pages of 16 bits are computed in float32, because half precision only has 8 to 11 bits. The conservative path
+        is float32 with twice the overlap.
 
         Raises:
-            PageError: ``"out-of-memory"`` where not even the smallest tile fits, ``"not-finite"`` where the
-                network's numbers are not finite in float32 either.
-            DeviceError: the device failed; the engine is of no use any more.
-            ValueError: the batch is not what ``Batch`` says.
+            PageError: ``"out-of-memory"`` if not even the smallest tile fits, ``"not-finite"`` if the network's
+                numbers are not finite even in float32.
+            DeviceError: the device failed; the engine can no longer be used.
+            ValueError: the batch does not have the form of ``Batch``.
         """
         pixels = _checked(batch)
         width, height = batch.target_size
         share = nullcontext() if self._cores is None else self._cores.share()
         is_huge = self._device.type == "cpu" and pixels[0, ..., 0].size > HUGE_PIXELS
         memory = little_memory_kept() if is_huge else nullcontext()
-        with self._telling_of_a_lost_device(), torch.inference_mode(), share, memory:
+        with self._translate_lost_device(), torch.inference_mode(), share, memory:
             return self._upscale(pixels, (height, width), conservative=batch.conservative)
 
     def close(self) -> None:
-        """Give the device's memory back. The engine is not used afterwards."""
+        """Release the device's memory. The engine is not used afterwards."""
         self._stages.clear()
         if self._cores is not None:
             self._cores.give_back()
-        # A device that is lost has nothing to give back, and has been told of.
+        # A lost device has no memory to release, and its failure was already reported.
         with suppress(RuntimeError):
             release_memory(self._device)
 
     @contextmanager
-    def _telling_of_a_lost_device(self) -> Iterator[None]:
+    def _translate_lost_device(self) -> Iterator[None]:
         try:
             yield
         except (RuntimeError, MemoryError) as error:
             if not is_lost_device(error):
                 raise
             raise DeviceError(
-                f"{self._device_info} failed: {_first_line(error)}. Run the same command again: what is done stays "
-                "done. If it fails again, check the card (nvidia-smi) and its driver."
+                f"{self._device_info} failed: {_first_line(error)}. Run the same command again; finished pages are "
+                "kept. If it fails again, check the GPU (nvidia-smi) and its driver."
             ) from error
 
     def _warnings(self) -> tuple[str, ...]:
@@ -242,10 +240,10 @@ class TorchEngine:
         if precision == torch.float32:
             suspects = ~finite
         else:
-            # Some cards answer overflow in half precision with black pages instead of NaN.
+            # Some GPUs return black pages instead of NaN when half precision overflows.
             pairs = zip(result, pixels, strict=True)
             suspects = ~finite | [_is_black(made) and not _is_black(page) for made, page in pairs]
-        mended = 0
+        repaired = 0
         for index in np.flatnonzero(suspects):
             page = slice(int(index), int(index) + 1)
             if precision != torch.float32:
@@ -254,25 +252,25 @@ class TorchEngine:
                 )
                 if again_finite.all():
                     result[page] = again
-                    mended += not _is_black(again[0])
-                    # Its tiles may be smaller; a place without a seam tells the gate nothing.
+                    repaired += not _is_black(again[0])
+                    # Its tiles may be smaller. A border without a seam does no harm in the gate.
                     borders = borders.joined(other_borders)
                     in_tiles |= other_borders != NO_BORDERS
                     continue
             raise PageError(
                 "not-finite",
-                "the network gives no finite numbers for this page, not even in fp32: try other weights",
+                "the network gives numbers that are not finite for this page, even in fp32: try other weights",
             )
         if precision != torch.float32:
-            self._note_overflows(every_page=mended == len(pixels))
+            self._note_overflows(every_page=repaired == len(pixels))
         return Upscaled(result, borders, notes=(IN_TILES,) if in_tiles and self._sees_whole() else ())
 
     def _note_overflows(self, *, every_page: bool) -> None:
-        """Give half precision up where batch after batch overflows in it: some cards compute it wrong."""
+        """Give up half precision if batch after batch overflows. Some GPUs compute it wrong."""
         self._overflows = self._overflows + 1 if every_page else 0
-        if self._overflows >= HOPELESS_AFTER and self._dtype != torch.float32:
+        if self._overflows >= OVERFLOWS_BEFORE_FP32 and self._dtype != torch.float32:
             log.warning(
-                "%s: %s overflows on every page, so the rest is done in fp32",
+                "%s: %s overflows on every page, so the remaining pages are upscaled in fp32",
                 self._device_info,
                 precision_name(self._dtype),
             )
@@ -287,10 +285,10 @@ class TorchEngine:
     def _run_with_fallback(
         self, stage: _Stage, pixels: SampleArray, target: tuple[int, int], overlap: int
     ) -> tuple[SampleArray, NDArray[np.bool_], Borders]:
-        """Run the pages, in smaller pieces whenever memory does not suffice; see ``_run``.
+        """Run the pages, in smaller pieces whenever they do not fit into memory; see ``_run``.
 
         Returns:
-            The pages at their target size, for each whether its numbers are finite, and where its tiles meet.
+            The pages at their target size, for each whether its numbers are finite, and the borders between tiles.
         """
         while True:
             tiles = self._plan(stage, pixels.shape[1:3], target, overlap)
@@ -303,21 +301,23 @@ class TorchEngine:
                 if not is_too_much(error):
                     raise
                 broken = _first_line(error) if is_perhaps_broken(error) else None
-            # Out here on purpose: within ``except`` the error still holds every tensor of the failed attempt.
+            # Outside of ``except`` on purpose: inside, the error still references every tensor of the failed attempt.
             release_memory(self._device)
             window = (tiles[0].rows.length, tiles[0].columns.length)
             if not stage.limits.shrink(count, *window):
                 if broken is not None:
                     raise DeviceError(
                         f"{self._device_info} failed even with the smallest tiles: {broken}. Check that the driver and "
-                        "PyTorch fit the card, or use --device cpu."
+                        "PyTorch support the GPU, or use --device cpu."
                     )
                 way_out = (
-                    "let pages be cut into tiles" if self._tile == 0 else "close other programs that use it"
+                    "allow pages to be cut into tiles"
+                    if self._tile == 0
+                    else "close other programs that use the device"
                 )
                 raise PageError(
                     "out-of-memory",
-                    f"{self._device_info} has no memory for {window[1]}x{window[0]} pixels at once: {way_out}",
+                    f"{self._device_info} has too little memory for {window[1]}x{window[0]} pixels: {way_out}",
                 )
 
     def _run(
@@ -330,7 +330,7 @@ class TorchEngine:
         """
         height, width = self._padded(pixels.shape[1:3])
         bottom, right = height - pixels.shape[1], width - pixels.shape[2]
-        # torch wants memory that may be written; a page that has it need not be copied.
+        # torch needs writable memory. A page that already has it is not copied.
         padded = np.require(pixels, requirements=["C", "W"])
         if bottom or right:
             padded = np.pad(pixels, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="reflect")
@@ -342,7 +342,7 @@ class TorchEngine:
         for group in _runs(len(pixels), max(1, count // len(tiles))):
             source = torch.from_numpy(padded[group])
             if on_cuda:
-                # Pinned, so that the host need not wait; the allocator holds the memory until it is copied.
+                # Pinned, so that the host does not wait. The allocator keeps the memory until it is copied.
                 source = source.pin_memory()
             source = source.to(self._device, non_blocking=on_cuda)
             windows = [(tile, page) for tile in range(len(tiles)) for page in range(len(source))]
@@ -350,7 +350,7 @@ class TorchEngine:
                 self._run_chunk(
                     stage, source, tiles, windows[chunk], result[group], marks[group], pixels.shape[1:3]
                 )
-        # The only wait for the device: the copies of whole pages above lie before it in the same stream.
+        # The only wait for the device. The copies of whole pages above come before it in the same stream.
         finite: NDArray[np.bool_] = torch.isfinite(marks).cpu().numpy()
         return result.numpy(), finite
 
@@ -364,7 +364,7 @@ class TorchEngine:
         marks: torch.Tensor,
         page_size: tuple[int, ...],
     ) -> None:
-        """Run windows, given as (tile, page), through the network at once and write their cells and marks."""
+        """Run windows, given as (tile, page), through the network in one batch, and write their cells and marks."""
         scale = self._network.native_scale
         whole = (page_size[0] * scale, page_size[1] * scale)
         if len(tiles) == 1:
@@ -378,7 +378,7 @@ class TorchEngine:
             )
         pixels = x.shape[0] * x.shape[1] * x.shape[2] * stage.forward.planes(x.shape[3])
         for index in dict.fromkeys(tile for tile, _ in windows):
-            # Before the network: a copy of what is new among the coefficients waits for all that is queued.
+            # Before the network, because copying new coefficients waits for everything in the queue.
             prepare_resample(
                 whole, result.shape[1:3], tiles[index].cell_rows, tiles[index].cell_columns, self._device
             )
@@ -386,7 +386,7 @@ class TorchEngine:
         before = _start_measuring(self._device) if measure else 0
         native, finite = stage.forward(x)
         done = 0
-        # Windows of one tile lie together, whatever their page, and share the weights of the resampling.
+        # Windows of one tile are adjacent, whatever their page, and share the weights of the resampling.
         for index, same in groupby(windows, key=lambda window: window[0]):
             tile, pages = tiles[index], [page for _, page in same]
             made = slice(done, done + len(pages))
@@ -404,7 +404,7 @@ class TorchEngine:
             cell = cell.clamp_(0, 1).mul_(white(result.dtype)).round_().to(result.dtype)
             cell = cell.permute(0, 2, 3, 1).contiguous()
             target = result[place, slice(*tile.cell_rows), slice(*tile.cell_columns)]
-            # Only whole pages are one piece of the pinned result, to be filled while the host goes on.
+            # Only whole pages are contiguous in the pinned result, and are copied while the host continues.
             target.copy_(cell, non_blocking=target.is_contiguous())
         if measure:
             stage.limits.learn(pixels, torch.cuda.max_memory_allocated(self._device) - before)
@@ -414,7 +414,7 @@ class TorchEngine:
         return self._examination is not None and self._examination.sees_whole
 
     def _prefers_whole(self, stage: _Stage) -> bool:
-        """Examine the network before its first tiles; tell whether fewer pages are to be cut from now on."""
+        """Examine the network before its first tiles; return whether fewer pages are cut from now on."""
         if stage.is_examined:
             return False
         stage.is_examined = True
@@ -424,7 +424,8 @@ class TorchEngine:
             return False
         pixels = int(LARGEST_TENSOR / max(found.elements_per_pixel, 1.0))
         if self._device_info.is_cpu:
-            # Elsewhere a page that does not fit is an error that leads to smaller pieces; here it may end the process.
+            # On a GPU, a page that does not fit raises an error, and smaller pieces follow. On a CPU, it may end the
+            # process.
             room = reach.MEMORY_FOR_WHOLE * psutil.virtual_memory().available
             pixels = min(pixels, int(room / max(found.bytes_per_pixel, 1.0)))
         stage.limits.prefer_whole(pixels)
@@ -438,7 +439,7 @@ class TorchEngine:
         except (RuntimeError, MemoryError) as error:
             if not is_too_much(error):
                 raise
-            # Not even this fits: then no page goes whole, and nothing is known.
+            # Not even the test image fits. Then no page stays whole, and nothing is known of the network.
             self._examination = Examination(sees_whole=False, bytes_per_pixel=0, elements_per_pixel=0)
 
     def _plan(
@@ -473,7 +474,7 @@ class TorchEngine:
         return stage.limits.batch(height, width * planes, free_memory(self._device))
 
     def _stage(self, precision: torch.dtype) -> _Stage:
-        """Return the network in a precision, made at its first use: float32 may never be needed."""
+        """Return the network in a precision. It is created at its first use, because float32 may never be needed."""
         if precision not in self._stages:
             forward = NetworkPass(self._network, self._device, precision)
             self._stages[precision] = _Stage(
@@ -490,13 +491,13 @@ class TorchEngine:
 
 
 class _Stage:
-    """The network in one precision, and what it takes at once in it."""
+    """The network in one precision, and its limits."""
 
     def __init__(self, forward: NetworkPass, limits: Limits) -> None:
         self.forward = forward
         self.limits = limits
         self.is_examined = False
-        """Whether its limits know of the network's examination."""
+        """Whether its limits take the network's examination into account."""
 
 
 def _check_settings(network: Network, batch: int | None, tile: int | None, overlap: int | None) -> None:
@@ -506,17 +507,17 @@ def _check_settings(network: Network, batch: int | None, tile: int | None, overl
             f"this network turns {channels[0]} channels into {channels[1]}: use one for RGB or for gray pages"
         )
     if batch is not None and batch < 1:
-        raise SettingsError(f"a batch of {batch} cannot be: use 1 or more, or leave it to be found out")
+        raise SettingsError(f"the batch must be 1 or more, or None for automatic, not {batch}")
     if tile is not None and tile != 0 and tile < SMALLEST_TILE:
         raise SettingsError(
-            f"tiles of {tile} pixels are too small: use {SMALLEST_TILE} or more, or 0 for none"
+            f"tiles of {tile} pixels are too small: use {SMALLEST_TILE} or more, or 0 for whole pages"
         )
     if overlap is not None and overlap < 0:
-        raise SettingsError(f"an overlap of {overlap} pixels cannot be: use 0 or more")
+        raise SettingsError(f"the overlap must be 0 pixels or more, not {overlap}")
 
 
 def _checked(batch: Batch) -> SampleArray:
-    """Return the pixels of a batch that is what ``Batch`` says."""
+    """Return the pixels of a batch, after checking that it has the form of ``Batch``."""
     pixels = batch.pixels
     if (
         pixels.dtype not in (np.uint8, np.uint16)
@@ -528,12 +529,12 @@ def _checked(batch: Batch) -> SampleArray:
             f"pixels are {pixels.dtype} {pixels.shape}, not uint8 or uint16 N x height x width x 3 or 1"
         )
     if min(batch.target_size) < 1:
-        raise ValueError(f"a target of {batch.target_size} pixels cannot be")
+        raise ValueError(f"the target size must be at least 1x1 pixels, not {batch.target_size}")
     return pixels
 
 
 def _is_black(page: SampleArray) -> bool:
-    # A few pixels tell of nearly every page that it is not; a look at all takes milliseconds.
+    # For nearly every page a few pixels suffice to rule it out. Checking all pixels takes milliseconds.
     return not page[::16, ::16].any() and not page.any()
 
 

@@ -1,7 +1,7 @@
-"""What a network that is not known is examined for before pages are cut into tiles for it.
+"""Examine an unknown network before pages are cut into tiles for it.
 
-It is tried on two small pictures. Two things tell that it looks at a whole page at once: an operation that goes
-over all of the page, whatever it makes of that; and one side of a picture that changes with the other.
+The network runs on two small images. It looks at a whole page at once if one of its operations reduces over the whole
+page, or if one side of the output changes with the other side of the image.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from comic_upscale.models.network import Network
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """What a network does with a page, as far as two small pictures tell."""
+    """Properties of a network, measured on two small images."""
 
     sees_whole: bool
-    """Whether a page in tiles comes out other than the whole page."""
+    """Whether a page in tiles differs from the whole page."""
     bytes_per_pixel: float
-    """The most memory that its tensors take at one time, for a pixel of input."""
+    """Peak memory of its tensors, per pixel of input."""
     elements_per_pixel: float
-    """Elements of its largest tensor, for a pixel of input."""
+    """Elements of its largest tensor, per pixel of input."""
 
 
 def examine(forward: NetworkPass, network: Network) -> Examination:
-    """Try a network on its device and in its precision.
+    """Examine a network on its device and in its precision.
 
     Raises:
-        RuntimeError: as torch raises it, where not even this fits.
+        RuntimeError: from torch, if not even the test image fits into memory.
     """
     channels = network.input_channels
     side = tried_side(network.minimum, network.multiple_of)
@@ -45,14 +45,14 @@ def examine(forward: NetworkPass, network: Network) -> Examination:
         x = torch.from_numpy(picture.copy()).to(forward.device).permute(2, 0, 1)[None] / 255
         return forward.compute(x)[0].float().cpu().numpy()
 
-    # In inference mode torch would not take operations apart into those that are looked for.
+    # In inference mode, torch does not decompose operations into those that `_Watch` recognises.
     with torch.inference_mode(False), torch.no_grad():
         with _Watch() as small:
             run(tried_picture((side, side), channels))
         with _Watch() as large:
             run(tried_picture((2 * side, 2 * side), channels))
         far = large.goes_over_a_page or sees_far(run, channels, (side, side))
-    # Of two sizes, so that what a network adds around a page does not count for every pixel of it.
+    # The difference of two sizes, so that padding around the page is not counted per pixel.
     more = 3 * side * side
     return Examination(
         sees_whole=far,
@@ -62,10 +62,10 @@ def examine(forward: NetworkPass, network: Network) -> Examination:
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While active, looks at every operation and at what it makes.
+    """While active, observes every operation and its results.
 
-    Operations are looked at that are given one page (N = 1): a network that cuts its input into windows has these
-    in the batch, and what goes over a window alone is no finding.
+    Only operations on one page (N = 1) are considered. A network that cuts its input into windows has them in the
+    batch, and an operation over one window is not over the whole page.
     """
 
     _REDUCTIONS: ClassVar = frozenset(
@@ -99,7 +99,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Run an operation, and look at it."""
+        """Run an operation and observe it."""
         call: Callable[..., Any] = func
         made = call(*args, **(kwargs or {}))
         given = dict(zip((each.name for each in func._schema.arguments), args, strict=False)) | dict(
@@ -134,7 +134,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if "group_norm" in name:
             return True
         if "batch_norm" in name:
-            # With the page's own statistics, as instance normalization does; without, those of training count.
+            # Instance normalization uses the statistics of the page itself; otherwise those of the training are used.
             return name.endswith("no_stats") or bool(given.get("training"))
         if page.dim() != 4 or page.shape[2] * page.shape[3] == 1:
             return False

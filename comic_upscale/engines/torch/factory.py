@@ -1,4 +1,4 @@
-"""The registry's entry for the engine that runs networks by torch."""
+"""The registry's entry for the engine that runs networks with torch."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class TorchFactory(CatalogueFactory):
     """Opens ``TorchEngine``, one for each device, or several that share a processor."""
 
     name = "torch"
-    summary = "Any network of spandrel's architectures, by PyTorch: on CPU, CUDA, XPU or MPS. The default."
+    summary = "Networks of all architectures in spandrel, with PyTorch on CPU, CUDA, XPU or MPS. The default."
     options = TorchOptions
 
     def open(self, spec: EngineSpec, resources: EngineResources) -> list[Engine]:
-        """Load the network and put it on every device, with as many engines as suit it."""
+        """Load the network and put it on every device, with the best number of engines for each."""
         from comic_upscale.engines.torch.device import parse_devices
         from comic_upscale.engines.torch.engine import open_torch_engines
         from comic_upscale.models.network import load_network

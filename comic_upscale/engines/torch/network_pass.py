@@ -1,4 +1,4 @@
-"""One network on one device in one precision: windows of samples in, native pixels as floats out."""
+"""One network on one device in one precision: takes windows of samples and returns native pixels as floats."""
 
 from __future__ import annotations
 
@@ -17,58 +17,58 @@ def white(samples: torch.dtype) -> int:
 
 
 class NetworkPass:
-    """Runs a network in its own copy, so that several devices and precisions can share the loaded one.
+    """Runs its own copy of a network, so that several devices and precisions can share the loaded one.
 
     Args:
-        network: as loaded; it is left as it is.
-        device: where to run.
+        network: the loaded network; it is not changed.
+        device: the device.
         precision: float32, float16 or bfloat16.
     """
 
     def __init__(self, network: Network, device: torch.device, precision: torch.dtype) -> None:
         self.in_strips = device.type == "cpu" and goes_in_strips(network.module)
-        """Whether windows of any size go through without much memory, a few rows at a time."""
+        """Whether the network runs a few rows at a time, which needs little memory for windows of any size."""
         self.device = device
-        """Where it runs."""
+        """The device."""
         self._channels = network.input_channels
         self._scale = network.native_scale
-        # On an accelerator one shape for all pages of a batch is worth more.
+        # On a GPU, the same shape for all pages of a batch is worth more.
         self._reach = network.receptive_radius if self.in_strips else None
         if self.in_strips:
             self._module: torch.nn.Module = StripwiseCompact(network.module, precision).eval()
             self._precision = torch.float32
             return
-        # Channels last is what tensor cores and oneDNN compute in; other orders are converted at every layer.
+        # Tensor cores and oneDNN compute in channels-last format. Other formats are converted at every layer.
         module = copy.deepcopy(network.module).to(device=device, dtype=precision)
         self._module = module.to(memory_format=torch.channels_last).eval()
         self._precision = precision
 
     def planes(self, channels: int) -> int:
-        """Return how many times a window of so many channels goes through the network."""
+        """Return how many times a window with this many channels goes through the network."""
         return channels if self._channels == 1 else 1
 
     def compute(self, x: torch.Tensor) -> torch.Tensor:
-        """Return what the network makes of its input, as it is: N x C x height*scale x width*scale.
+        """Return the raw output of the network: N x C x height*scale x width*scale.
 
         Args:
-            x: N x C x height x width on the device, 0..1, C as the network takes it.
+            x: N x C x height x width on the device, 0..1, with the network's number of channels.
         """
         x = x.to(self._precision).contiguous(memory_format=torch.channels_last)
         native: torch.Tensor = self._module(x)
         return native
 
     def __call__(self, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Run the windows through the network, without rows that come out as others do.
+        """Run the windows through the network; equal rows are computed only once.
 
-        Gray windows go through an RGB network as three equal channels, whose mean is taken; RGB windows
-        go through a gray network channel by channel.
+        Gray windows go through an RGB network as three equal channels, and the mean is returned. RGB windows go
+        through a gray network channel by channel.
 
         Args:
             windows: uint8 or uint16, N x height x width x C on the device, C 3 or 1.
 
         Returns:
             The native pixels, N x C x height*scale x width*scale in the precision or float32, 0..1; and float32, N:
-            a number for each window that is finite where all that the network gave for it is.
+            a number for each window that is finite if all outputs of the network for it are finite.
         """
         fold = None if self._reach is None else find_fold(windows, self._reach)
         if fold is None:
@@ -78,7 +78,7 @@ class NetworkPass:
 
     def _run(self, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         n, height, width, channels = windows.shape
-        # Samples at the end of each pixel are channels last already: the move of axes copies nothing.
+        # The samples are already in channels-last order, so moving the axes copies nothing.
         x = windows.permute(0, 3, 1, 2).to(self._precision).div_(white(windows.dtype))
         if channels == 1 and self._channels == 3:
             x = x.expand(-1, 3, -1, -1)
@@ -87,7 +87,7 @@ class NetworkPass:
         native = self.compute(x)
         if channels == 3 and self._channels == 1:
             native = native.reshape(n, 3, *native.shape[2:])
-        # A sum carries any NaN or infinity along, in one read of the pixels; clamping would hide infinity.
+        # A sum shows any NaN or infinity and reads the pixels once. Clamping would hide infinity.
         finite = native.sum(dim=(1, 2, 3), dtype=torch.float32)
         native = native.clamp_(0, 1)
         if channels == 1 and self._channels == 3:

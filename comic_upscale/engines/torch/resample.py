@@ -1,15 +1,14 @@
-"""Antialiased Lanczos-3 to an exact size, on the device that holds the pixels: Pillow's within a grey level.
+"""Antialiased Lanczos-3 to an exact size, on the device that has the pixels. Equals Pillow within one gray level.
 
-Resampling one axis is a product with a banded matrix: an output pixel sees only the few inputs around
-its place. The matrix is applied in blocks of output pixels, each block a small dense matrix over a short
-run of inputs, so that the work grows with the page's sides, not with their squares, and still runs as
-matrix products. Coefficients are those of the whole axis wherever the block lies, so that the cells of
-a tiled page meet without a seam.
+Resampling one axis is a product with a banded matrix: an output pixel uses only the few inputs around its position.
+The matrix is applied in blocks of output pixels. Each block is a small dense matrix over a short run of inputs. So the
+work grows with the sides of the page and not with their squares, and still consists of matrix products. The
+coefficients are those of the whole axis, wherever the block is, so the cells of a tiled page meet without a seam.
 
-As in Pillow, the horizontal pass comes first, and between the passes samples are cut to their range.
-Two things differ: samples are not rounded between the passes, which on pure black-and-white noise adds
-up to a second grey level in places; and Pillow 13 turns the order round where the height shrinks much more
-than the width, which no page does that keeps its shape.
+As in Pillow, the horizontal pass comes first, and samples are clipped to their range between the passes. There are two
+differences. Samples are not rounded between the passes; on pure black-and-white noise this adds up to a second gray
+level in places. And Pillow 13 reverses the order if the height shrinks much more than the width, which does not happen
+to a page that keeps its proportions.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ import torch
 from comic_upscale.engines.lanczos import Span, dense_weights, input_span
 
 CPU_BLOCK = 16
-"""Output pixels of one block on a CPU: few, so that little of a block is zeros."""
+"""Output pixels of one block on a CPU: few, so that a block contains few zeros."""
 GPU_BLOCK = 128
-"""Output pixels of one block on an accelerator: large enough that a launch has work."""
+"""Output pixels of one block on a GPU: enough work for a kernel launch."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,24 +34,24 @@ class AxisBlock:
     """The coefficients of a run of outputs: ``output[outputs] = weights @ input[inputs]``."""
 
     outputs: Span
-    """The outputs made, in pixels of the whole target axis."""
+    """The outputs, in pixels of the whole target axis."""
     inputs: Span
     """The inputs that they need, in pixels of the whole source axis."""
     weights: torch.Tensor
-    """float32, ``outputs.length x inputs.length``, each row of sum 1."""
+    """float32, ``outputs.length x inputs.length``; each row sums to 1."""
 
 
 def axis_blocks(
     in_size: int, out_size: int, outputs: Span, device: torch.device, block: int | None = None
 ) -> tuple[AxisBlock, ...]:
-    """Return the coefficients of the outputs in blocks, in order, on the device; calls repeat for free.
+    """Return the coefficients of the outputs in blocks, in order, on the device. Results are cached.
 
     Args:
         in_size: pixels of the whole source axis, at least 1.
         out_size: pixels of the whole target axis, at least 1.
         outputs: a run within ``[0, out_size)``, not empty.
-        device: where the weights shall lie.
-        block: outputs of one block; None for what suits the device.
+        device: the device for the weights.
+        block: outputs of one block; None for the device's default.
     """
     return _cached_blocks(in_size, out_size, outputs, str(device), block or _block_length(device))
 
@@ -66,33 +65,33 @@ def resample(
     rows: Span | None = None,
     columns: Span | None = None,
 ) -> torch.Tensor:
-    """Resample a window of a picture to a cell of the target, as if the whole picture were resampled.
+    """Resample a window of an image to a cell of the target, as if the whole image were resampled.
 
     Args:
         pixels: float, N x C x height x width, values 0..1, any memory format: the window.
         source_size: (height, width) of the whole source in pixels.
         target_size: (height, width) of the whole target in pixels.
         origin: (row, column) of the window's first pixel in the whole source.
-        rows: rows of the target to make; None for all. The window must hold ``input_span`` of them.
-        columns: likewise the columns.
+        rows: rows of the target to compute; None for all. The window must contain their ``input_span``.
+        columns: the same for columns.
 
     Returns:
         float32, N x C x ``rows`` x ``columns``, contiguous; a little outside 0..1 where Lanczos overshoots.
 
     Raises:
-        ValueError: the window does not hold every pixel that the cell needs.
+        ValueError: the window does not contain every pixel that the cell needs.
     """
     (source_h, source_w), (target_h, target_w) = source_size, target_size
     rows = rows or Span(0, target_h)
     columns = columns or Span(0, target_w)
-    # Only the rows that the second pass will read go through the first.
+    # Only the rows that the second pass reads go through the first.
     needed = _within(input_span(source_h, target_h, rows), origin[0], pixels.shape[2])
     seen = _within(input_span(source_w, target_w, columns), origin[1], pixels.shape[3])
-    # The float32 and contiguous copy, made once here, is what lets every block be one plain matrix product.
+    # With this contiguous float32 copy, every block is one plain matrix product.
     picture = pixels[:, :, needed.start : needed.stop, seen.start : seen.stop].to(torch.float32).contiguous()
     if source_w != target_w:
         blocks = axis_blocks(source_w, target_w, columns, picture.device)
-        # Pillow holds 8 bits between the passes, hence the cut: without it hard edges would differ.
+        # Pillow stores 8 bits between the passes. Without clipping, hard edges would differ.
         picture = _horizontal(picture, blocks, origin[1] + seen.start).clamp_(0, 1)
     if source_h != target_h:
         blocks = axis_blocks(source_h, target_h, rows, picture.device)
@@ -107,14 +106,14 @@ def prepare_resample(
     columns: Span,
     device: torch.device,
 ) -> None:
-    """Have the coefficients that `resample` will want for a cell on the device; arguments as there."""
+    """Put the coefficients that `resample` needs for a cell on the device; arguments as there."""
     for source, target, outputs in zip(source_size, target_size, (rows, columns), strict=True):
         if source != target:
             axis_blocks(source, target, outputs, device)
 
 
 def _horizontal(picture: torch.Tensor, blocks: tuple[AxisBlock, ...], first: int) -> torch.Tensor:
-    """Apply the blocks along the width of a contiguous picture whose first column is column ``first``."""
+    """Apply the blocks along the width of a contiguous image whose first column is column ``first``."""
     n, channels, height, width = picture.shape
     start = blocks[0].outputs.start
     result = picture.new_empty((n * channels * height, blocks[-1].outputs.stop - start))
@@ -127,7 +126,7 @@ def _horizontal(picture: torch.Tensor, blocks: tuple[AxisBlock, ...], first: int
 
 
 def _vertical(picture: torch.Tensor, blocks: tuple[AxisBlock, ...], first: int) -> torch.Tensor:
-    """Apply the blocks along the height of a contiguous picture whose first row is row ``first``."""
+    """Apply the blocks along the height of a contiguous image whose first row is row ``first``."""
     n, channels, height, width = picture.shape
     start = blocks[0].outputs.start
     result = picture.new_empty((n * channels, blocks[-1].outputs.stop - start, width))
@@ -140,10 +139,12 @@ def _vertical(picture: torch.Tensor, blocks: tuple[AxisBlock, ...], first: int) 
 
 
 def _within(needed: Span, origin: int, length: int) -> Span:
-    """Move a run of the whole axis into a window of it, and refuse one that is not inside."""
+    """Translate a run of the whole axis into a window; refuse a run that is not inside."""
     moved = Span(needed.start - origin, needed.stop - origin)
     if moved.start < 0 or moved.stop > length:
-        raise ValueError(f"the window [{origin}, {origin + length}) does not hold the inputs {tuple(needed)}")
+        raise ValueError(
+            f"the window [{origin}, {origin + length}) does not contain the inputs {tuple(needed)}"
+        )
     return moved
 
 
@@ -155,7 +156,7 @@ def _block_length(device: torch.device) -> int:
 def _cached_blocks(
     in_size: int, out_size: int, outputs: Span, device: str, block: int
 ) -> tuple[AxisBlock, ...]:
-    # Even blocks: a short last one would be a product of a bad shape.
+    # Even blocks, because a short last block would be an inefficient product.
     count = math.ceil(outputs.length / block)
     cuts = [outputs.start + outputs.length * index // count for index in range(count + 1)]
     return tuple(_dense_block(in_size, out_size, Span(*cut), device) for cut in pairwise(cuts))
@@ -163,6 +164,6 @@ def _cached_blocks(
 
 def _dense_block(in_size: int, out_size: int, outputs: Span, device: str) -> AxisBlock:
     inputs, weights = dense_weights(in_size, out_size, outputs)
-    # inference_mode(False): the blocks outlive the call that made them.
+    # inference_mode(False), because the blocks outlive the call that created them.
     with torch.inference_mode(False):
         return AxisBlock(outputs, inputs, torch.from_numpy(weights).to(device))

@@ -1,18 +1,18 @@
-"""The compact network on a CPU, a few rows at a time through all its layers: same numbers, warm caches.
+"""Run the compact network on a CPU, a few rows at a time through all layers: same numbers, warm caches.
 
-A layer of a whole page is tens of megabytes that are written to memory, read back by the next layer and
-returned to the system, which clears them again for the one after. Strips of a few rows stay in the
-caches. Every layer keeps the last two rows of what it was given, as the next strip's first output row
-needs them; so nothing is computed twice, which tiles with their overlap do.
+For a whole page, a layer writes tens of megabytes to memory, and the next layer reads them. Then they are returned to
+the system, which clears them for the layer after. Strips of a few rows stay in the caches. Every layer keeps the last
+two rows of its input, because the first output row of the next strip needs them. So nothing is computed twice, unlike
+with tiles and their overlap.
 
 ::
 
     page      |. . 0 1 2 3|4 5 6 7|8 9 . .|      the dots are rows outside of the page, which count as zeros
-    layer 1   |  . . 0 1 2|3 4 5 6|7 8 9 .|      each layer lags one row behind the one before:
+    layer 1   |  . . 0 1 2|3 4 5 6|7 8 9 .|      each layer lags one row behind the previous layer:
     layer 2   |    . . 0 1|2 3 4 5|6 7 8 9|      it needs the row below
 
-All strips of a page have one height in all layers, so that a page of a new size costs oneDNN three new
-convolutions (first, inner, last), as it does at once, and not one for every layer of every odd strip.
+All strips of a page have the same height in all layers. So oneDNN prepares three convolutions for a page of a new size
+(first, inner, last), as for a whole page, and not one for every layer of every odd strip.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from spandrel.architectures.Compact import Compact  # type: ignore[import-untype
 from torch.nn import functional
 
 _STRIP_PIXELS = 24_576
-"""Pixels of one strip: few enough for the caches, enough that threads and calls pay (half and twice
-as many were within the noise of the machine that it was measured on)."""
+"""Pixels of one strip: few enough for the caches, enough to make threads and calls worthwhile. Half and twice as many
+were within the noise of the measurement."""
 
 
 def goes_in_strips(network: torch.nn.Module) -> bool:
-    """Tell whether `StripwiseCompact` can run the network."""
+    """Return whether `StripwiseCompact` can run the network."""
     return isinstance(network, Compact) and all(
         layer.kernel_size == (3, 3) for layer in network.body if isinstance(layer, torch.nn.Conv2d)
     )
 
 
 def _strips(all_rows: int, pixels_a_row: int) -> tuple[int, int]:
-    """Return how many rows a strip has and how many strips there are, with few rows beyond the page."""
-    wished = min(max(1, round(pixels_a_row * all_rows / _STRIP_PIXELS)), all_rows)
-    counts = range(max(1, wished * 3 // 4), min(wished * 4 // 3, all_rows) + 1)
+    """Return the rows per strip and the number of strips, so that few rows are beyond the page."""
+    wanted = min(max(1, round(pixels_a_row * all_rows / _STRIP_PIXELS)), all_rows)
+    counts = range(max(1, wanted * 3 // 4), min(wanted * 4 // 3, all_rows) + 1)
     choices = [(-(-all_rows // count), count) for count in counts]
     return min(choices, key=lambda choice: (choice[0] * choice[1], -choice[1]))
 
@@ -46,12 +46,12 @@ def _strips(all_rows: int, pixels_a_row: int) -> tuple[int, int]:
 class StripwiseCompact(torch.nn.Module):
     """A compact network (SRVGGNetCompact) of 3x3 convolutions, for inference on a CPU.
 
-    In float32 it gives what the network gives, to the bit. In bfloat16 only the chain of layers is
-    computed in it; input, output and their sum are float32, since bfloat16 cannot tell 256 levels apart.
+    In float32 the result equals that of the network to the bit. In bfloat16 only the chain of layers uses it. Input,
+    output and their sum are float32, because bfloat16 cannot distinguish 256 levels.
 
     Args:
-        network: as spandrel loads it; it is copied.
-        precision: of the chain of layers, float32 or bfloat16.
+        network: the network from spandrel; it is copied.
+        precision: precision of the chain of layers, float32 or bfloat16.
     """
 
     def __init__(self, network: Compact, precision: torch.dtype) -> None:
@@ -66,14 +66,14 @@ class StripwiseCompact(torch.nn.Module):
         n, channels, height, width = pages.shape
         scale = self._scale
         native = pages.new_empty((n, channels, height * scale, width * scale))
-        # The last layer has seen all of the page when so many rows have gone into the first.
+        # The last layer has processed the whole page after this many rows went into the first layer.
         all_rows = height + self._lag
         rows, count = _strips(all_rows, n * width)
         signal = functional.pad(pages.to(self._precision), (0, 0, 0, rows * count - height))
         signal = signal.contiguous(memory_format=torch.channels_last)
         kept: dict[int, torch.Tensor] = {}
         for top in range(0, rows * count, rows):
-            detail = self._through_the_layers(signal[:, :, top : top + rows], top, height, kept)
+            detail = self._run_layers(signal[:, :, top : top + rows], top, height, kept)
             first = top - self._lag
             ready = slice(max(first, 0), min(first + rows, height))
             if ready.start >= ready.stop:
@@ -86,23 +86,23 @@ class StripwiseCompact(torch.nn.Module):
             )
         return native
 
-    def _through_the_layers(
+    def _run_layers(
         self, strip: torch.Tensor, first: int, height: int, kept: dict[int, torch.Tensor]
     ) -> torch.Tensor:
-        """Return what the last layer makes of a strip: as many rows, as many rows further up as there are layers.
+        """Return the output of the last layer for a strip: the same number of rows, shifted up by one row per layer.
 
         Args:
             strip: rows of the page, in the layers' precision.
-            first: which row of the page is the strip's first.
-            height: of the page; what lies outside of it is zero before every layer.
-            kept: by layer, the last two rows that it was given; none before the first strip.
+            first: the row of the page that is the strip's first row.
+            height: height of the page; rows outside of it are zero before every layer.
+            kept: for each layer, the last two rows of its input; empty before the first strip.
         """
         for index, layer in enumerate(self._layers):
             if isinstance(layer, torch.nn.Conv2d):
                 given = (
                     torch.cat((kept[index], strip), dim=2)
                     if index in kept
-                    # Two rows of zeros above; padding keeps the channels last, which joining with zeros does not.
+                    # Two rows of zeros above. Padding keeps the channels-last format; concatenation does not.
                     else functional.pad(strip, (0, 0, 2, 0))
                 )
                 kept[index] = given[:, :, -2:].clone(memory_format=torch.channels_last)
@@ -118,18 +118,18 @@ class StripwiseCompact(torch.nn.Module):
 
 
 def _shuffle_and_add(detail: torch.Tensor, pages: torch.Tensor, native: torch.Tensor, scale: int) -> None:
-    """Put what the last layer says on top of the enlarged page: pixel shuffle, nearest neighbour and sum in one.
+    """Add the output of the last layer to the enlarged page: pixel shuffle, nearest neighbour and sum in one pass.
 
-    Each by itself is a pass over the native pixels, together they took five times as long.
+    Separately, each is a pass over the native pixels, and the three took five times as long.
 
     Args:
         detail: float32, N x C*scale*scale x height x width.
         pages: float32, N x C x height x width.
-        native: float32, N x C x height*scale x width*scale, contiguous in memory along its last axis; is filled.
+        native: the result; float32, N x C x height*scale x width*scale, contiguous in memory along its last axis.
         scale: the network's own factor.
     """
     n, channels, height, width = pages.shape
-    # Neither view copies: all three are seen as N x C x height x scale x width x scale.
+    # The views copy nothing. All three have the shape N x C x height x scale x width x scale.
     shuffled = (
         detail.permute(0, 2, 3, 1).view(n, height, width, channels, scale, scale).permute(0, 3, 1, 4, 2, 5)
     )

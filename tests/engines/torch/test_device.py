@@ -49,7 +49,7 @@ def test_an_absent_card_says_what_is_there_and_what_to_do(name: str) -> None:
 
 
 def test_a_card_that_cannot_be_is_absent_everywhere() -> None:
-    with pytest.raises(DeviceError, match="cuda:4000 is not there"):
+    with pytest.raises(DeviceError, match="there is no device cuda:4000"):
         choose_device("cuda:4000")
 
 
@@ -61,7 +61,7 @@ def test_a_card_that_torch_does_not_see_is_told_of(monkeypatch: pytest.MonkeyPat
     (tmp_path / "nvidiactl").touch()
     told = device_module.unused_gpu()
     assert told is not None
-    assert "NVIDIA card" in told
+    assert "NVIDIA GPU" in told
     assert "driver" in told or "--index-url" in told
     # What the user asked for is no surprise.
     engine = NearestEngine()
@@ -76,7 +76,7 @@ def test_a_card_that_torch_does_not_see_is_told_of(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:-1", "cpu:0x", "", "CUDA"])
 def test_another_name_is_refused(name: str) -> None:
-    with pytest.raises(SettingsError, match="no device is called"):
+    with pytest.raises(SettingsError, match="there is no device"):
         choose_device(name)
 
 
@@ -84,7 +84,7 @@ def test_devices_are_parsed_in_order_and_named_once() -> None:
     assert parse_devices(" cpu ") == [CPU]
     with pytest.raises(SettingsError, match="twice"):
         parse_devices("cpu,cpu")
-    with pytest.raises(SettingsError, match="no device is named"):
+    with pytest.raises(SettingsError, match="--device is empty"):
         parse_devices(" , ")
 
 
@@ -149,7 +149,7 @@ def test_a_precision_is_what_was_asked_for_or_refused(compact: Network) -> None:
     assert choose_precision("bf16", CPU, compact) == torch.bfloat16
     with pytest.raises(SettingsError, match=r"does not work in fp16.*fp32, bf16"):
         precision_for("fp16", "cuda", (9, 0), supports_half=False, supports_bfloat16=True)
-    with pytest.raises(SettingsError, match="no precision is called"):
+    with pytest.raises(SettingsError, match="there is no precision"):
         choose_precision("int8", CPU, compact)
 
 

@@ -14,7 +14,7 @@ from spandrel.architectures.ESRGAN import ESRGAN
 
 from comic_upscale.engines.base import Batch
 from comic_upscale.engines.torch import engine as torch_engine
-from comic_upscale.engines.torch.engine import HOPELESS_AFTER, TorchEngine, open_torch_engine
+from comic_upscale.engines.torch.engine import OVERFLOWS_BEFORE_FP32, TorchEngine, open_torch_engine
 from comic_upscale.errors import DeviceError, PageError, SettingsError
 from comic_upscale.imaging.pixels import Borders
 from comic_upscale.models.network import Network
@@ -256,7 +256,7 @@ def test_out_of_memory_leads_to_smaller_batches_then_smaller_tiles(
 
 def test_a_tile_too_large_even_at_its_smallest_fails_its_page(make_network: MakeNetwork) -> None:
     engine = open_engine(make_network(Hungry(10)))
-    with pytest.raises(PageError, match="no memory for") as caught:
+    with pytest.raises(PageError, match="too little memory for") as caught:
         engine.upscale(Batch(pages(1, 100, 120), (480, 400)))
     assert caught.value.kind == "out-of-memory"
     small = pages(1, 2, 3)
@@ -285,14 +285,14 @@ def test_half_precision_is_given_up_where_every_page_overflows(make_network: Mak
     module = Overflowing(float("nan"))
     engine = open_engine(make_network(module), precision=torch.float16)
     bright, dark = (Batch(np.full((1, 8, 8, 3), level, np.uint8), (16, 16)) for level in (255, 99))
-    for _ in range(HOPELESS_AFTER - 1):
+    for _ in range(OVERFLOWS_BEFORE_FP32 - 1):
         assert engine.upscale(bright).pixels.min() == 255
     # One page that half precision can do shows that the card can.
     assert engine.upscale(dark).pixels.min() == 99
-    most = Batch(np.concatenate([bright.pixels] * HOPELESS_AFTER + [dark.pixels]), (16, 16))
-    for _ in range(HOPELESS_AFTER):
+    most = Batch(np.concatenate([bright.pixels] * OVERFLOWS_BEFORE_FP32 + [dark.pixels]), (16, 16))
+    for _ in range(OVERFLOWS_BEFORE_FP32):
         assert engine.upscale(most).pixels[-1].max() == 99
-    for number in range(HOPELESS_AFTER):
+    for number in range(OVERFLOWS_BEFORE_FP32):
         assert engine.info.precision == "fp16", number
         engine.upscale(bright)
     assert engine.info.precision == "fp32"
@@ -306,7 +306,7 @@ def test_pages_that_come_out_black_in_float32_too_say_nothing_of_half_precision(
 ) -> None:
     module = Overflowing(0.0, always=True)
     engine = open_engine(make_network(module), precision=torch.float16)
-    for _ in range(2 * HOPELESS_AFTER):
+    for _ in range(2 * OVERFLOWS_BEFORE_FP32):
         assert not engine.upscale(Batch(np.full((1, 8, 8, 3), 255, np.uint8), (16, 16))).pixels.any()
     assert engine.info.precision == "fp16"
 
@@ -380,7 +380,7 @@ def test_the_engine_says_what_it_is(compact: Network) -> None:
 
 
 def test_settings_out_of_range_are_refused(compact: Network, make_network: MakeNetwork) -> None:
-    with pytest.raises(SettingsError, match="batch of 0"):
+    with pytest.raises(SettingsError, match="batch must be 1 or more"):
         open_engine(compact, batch=0)
     with pytest.raises(SettingsError, match="too small"):
         open_engine(compact, tile=20)
