@@ -32,7 +32,8 @@ from comic_upscale.settings.engines import (
 )
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.options import Opt
-from tests.conftest import MakeSettings
+from tests.conftest import REPOSITORY, MakeSettings
+from tests.docs.markdown import blocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,65 +186,10 @@ def test_the_device_in_words_is_as_it_always_was() -> None:
 # Engines of other packages
 
 
-EXAMPLE = '''
-"""An engine that repeats pixels, as a package of its own."""
-
-from dataclasses import dataclass
-from typing import Annotated
-
-import numpy as np
-
-from annotated_types import Ge, Le
-
-from comic_upscale.engines.base import Batch, DeviceInfo, EngineFactory, EngineInfo, Identity, Upscaled
-from comic_upscale.settings.options import Opt
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NearestOptions:
-    brightness: Annotated[
-        int, Ge(0), Le(255), Opt("Levels that are added to every sample.", fingerprint="if-changed")
-    ] = 0
-
-
-class NearestEngine:
-    def __init__(self, brightness):
-        self.brightness = brightness
-        self.info = EngineInfo(
-            name="nearest",
-            identity="nearest 1",
-            device=DeviceInfo("cpu"),
-            precision="",
-            native_scale=None,
-            deterministic=True,
-        )
-
-    def batch_limit(self, height, width):
-        return 4
-
-    def upscale(self, batch):
-        width, height = batch.target_size
-        rows = np.arange(height) * batch.pixels.shape[1] // height
-        columns = np.arange(width) * batch.pixels.shape[2] // width
-        larger = batch.pixels[:, rows][:, :, columns]
-        most = np.iinfo(larger.dtype).max
-        return Upscaled(np.minimum(larger, most - self.brightness) + larger.dtype.type(self.brightness))
-
-    def close(self):
-        pass
-
-
-class NearestFactory(EngineFactory):
-    name = "nearest"
-    summary = "Repeats pixels."
-    options = NearestOptions
-
-    def identify(self, spec):
-        return Identity("nearest", "0" * 64)
-
-    def open(self, spec, resources):
-        return [NearestEngine(spec.options.brightness)]
-'''
+EXAMPLE = next(
+    block.text for block in blocks(REPOSITORY / "docs" / "engines.md") if block.language == "python"
+)
+"""The engine of the documentation, as a package of its own."""
 
 
 @pytest.fixture
