@@ -52,9 +52,9 @@ NEVER = {
 ONLY = {
     "fastapi": {"server", "worker"},
     "ray": {"execution"},
+    "typer": {"commands", "cli"},
     "onnxruntime": {"engines/onnx.py"},
     "spandrel": {"models", "engines/torch/strips.py"},
-    "typer": {"commands", "cli"},
 }
 # Modules of a heavy room that must do without: the seam for engines, and the engines that need no torch.
 LIGHT = {

@@ -1,8 +1,8 @@
-"""The interface between a job and its executors: tasks go in, outcomes come out.
+"""The interface between a job and an executor: tasks go in, outcomes come out.
 
-A job claims its pages, hands each to an executor as a task, writes the output to its place and records it. An executor
-knows no ledger, no plan, no volume and no output folder. So a job treats the pipeline of this machine, a remote machine
-over SSH and any later executor alike. However many machines compute, one process writes the ledger.
+A job claims its pages, hands each to an executor as a task, then places and records the outcome. An executor knows
+no ledger, no plan, no volume and no output folder. So the local pipeline, a remote machine over SSH and future
+executors look the same to a job. However many machines compute, only one process writes the ledger.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class SourceBytes:
 
     data: bytes
     seconds: float = 0.0
-    """Seconds of thread time for unpacking, drawing and hashing it."""
+    """Thread time spent on getting it, in seconds: unpacking, rendering, hashing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,24 +42,24 @@ class PageTask:
     """A page for an executor."""
 
     row_id: int
-    """Identifies the task within a run."""
+    """Identifies the task; unique in a run."""
     source: str
-    """The user's name of the page."""
+    """The name of the page for the user."""
     format: FormatName
     """The format of the output; never ``auto``."""
     extension: str
     """The extension of the output's name, without the dot."""
     read: Callable[[], Awaitable[SourceBytes]]
-    """Return the page's file. Called at most once.
+    """Returns the file of the page; called once, when the page is needed.
 
-    Raises `PageError` if this page cannot be read, and `InputError` if no page can."""
+    Raises `PageError` if this page cannot be read, and `InputError` if no page can be read any more."""
     sha256: str = ""
-    """Of the page's file, hexadecimal; empty if it is not known yet."""
+    """Of the file of the page, hexadecimal; empty if not known yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageUpscaled:
-    """A finished page: its output, encoded and checked, not written anywhere yet."""
+    """A finished page: its output, encoded and checked, but not written yet."""
 
     row_id: int
     source_sha256: str
@@ -70,70 +70,70 @@ class PageUpscaled:
     output_width: int
     output_height: int
     data: bytes
-    """The output, a whole file."""
+    """The output, a complete file."""
     sha256: str
     """Of the output."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Seconds in each stage of the executor; see ``PageDone``."""
     waited: Mapping[str, float] = field(default_factory=dict)
-    """Seconds that the page waited before stages."""
+    """Seconds that the page waited before each stage."""
     notes: tuple[str, ...] = ()
-    """What a person should know, a sentence each."""
+    """Notes for the user, a sentence each."""
     scores: Mapping[str, float] = field(default_factory=dict)
-    """Comparison with the source, by the names of ``gate/scores.py``; empty if the gate did not see the page."""
+    """How the page compares with its source, by the names of ``gate/scores.py``; empty if the gate did not check it."""
     suspect: tuple[str, ...] = ()
-    """Why a person should look at it; empty for a page that passed."""
+    """Why the gate rejected the page; empty for a page that passed."""
     made_at: float | None = None
-    """Time at which it was finished, by ``time.perf_counter``; None if the time to its place is not measured."""
+    """When it was finished, by ``time.perf_counter``; None if the time until it is placed is not measured."""
 
 
 PageOutcome: TypeAlias = PageUpscaled | PageFailed | PageSkipped
-"""The result of a task. A failure is a value too."""
+"""The result of a task; a failure is a value too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutorInfo:
-    """The devices and the network of an executor."""
+    """The device and network of an executor."""
 
     device: str
-    """In words, for the ledger: ``"cuda:0 (NVIDIA H200)"``, ``"box: NVIDIA H200"``."""
+    """For display and for the ledger: ``"cuda:0 (NVIDIA H200)"``, ``"box: NVIDIA H200"``."""
     precision: str
     """``"fp32"``, ``"fp16"`` or ``"bf16"``; empty if unknown."""
     native_scale: int | None
-    """The network's own factor; None if unknown, or if the engine makes any size."""
+    """The network's own factor; None if unknown."""
     step: str | None = None
-    """The only step that the executor takes, such as ``"push"``; None if it takes all of them."""
+    """The only step that the executor takes with its tasks; None if it completes them."""
     warnings: tuple[str, ...] = ()
-    """What the user should know of the devices, a sentence each."""
+    """Warnings about the devices, a sentence each."""
 
 
 @dataclass(slots=True)
 class Activity:
-    """The current activity of an executor, for a display; changed on the loop's thread."""
+    """What an executor is doing, for a display; changed on the thread of the event loop."""
 
     in_hand: str | None = None
-    """Source of the page that entered the network last."""
+    """The source of the page that last entered a network."""
     doing: str | None = None
-    """Work other than pages, in words."""
+    """Work other than upscaling pages, for display."""
 
 
 class Executor(Protocol):
-    """Processes pages. It is opened once, processes tasks any number of times, and is closed, in one event loop."""
+    """Processes pages. It is opened once, processes tasks any number of times, and is closed, all in one event loop."""
 
     is_remote: bool
-    """Whether a remote machine computes. Its stages and devices are not shown by this run."""
+    """Whether a remote machine computes; the run then shows no stages and devices of its own."""
     activity: Activity
-    """The current activity."""
+    """What it is doing now."""
 
     async def has_accelerator(self, settings: JobSettings, on_progress: Listener) -> bool | None:
-        """Return, before it is opened, whether it computes on accelerators only.
+        """Return, before it is opened, whether it computes on GPUs only.
 
         Args:
-            settings: of the job; the model may be ``auto`` still.
+            settings: of the job; the model may still be ``auto``.
             on_progress: as for `open`.
 
         Returns:
-            None if the devices of this machine decide that, as the settings name them.
+            None if the devices in the settings, on this machine, decide that.
         """
 
     async def open(
@@ -145,44 +145,44 @@ class Executor(Protocol):
         spending: Spending | None,
         on_progress: Listener,
     ) -> ExecutorInfo:
-        """Prepare everything but the pages: weights, networks, devices.
+        """Prepare everything except the pages: weights, networks, devices.
 
         Args:
-            settings: of the job: those that decide its pixels, and its resources.
-            model: name of the model.
-            fingerprint: of the job, by which a machine recognises it.
-            spending: the meter of the run. An executor that computes itself asks it before each batch.
-            on_progress: gets the events `Preparing`, `Fetching` and `Sending`, on the loop's thread.
+            settings: of the job.
+            model: its name, for display.
+            fingerprint: of the job; identifies it on a remote machine.
+            spending: the cost meter of the run; a local executor asks it before each batch.
+            on_progress: called with `Preparing`, `Fetching` and `Sending` events, on the thread of the event loop.
 
         Raises:
-            WeightsError: no weights.
-            DeviceError: a device is not there.
+            WeightsError: the weights are missing.
+            DeviceError: a device is missing.
             RemoteError: the remote machine cannot do the work.
         """
 
     def info(self) -> ExecutorInfo:
-        """Return its current state: an engine may give up half precision during a run."""
+        """Return its current device and precision: it may give up half precision during the run."""
 
     def process(self, tasks: AsyncIterator[PageTask], stop: StopRequest) -> AsyncGenerator[PageOutcome, None]:
         """Process tasks, and yield the outcome of each as soon as it is ready, in any order.
 
-        Each task gets one outcome. After a stop, or if the executor takes only one step, tasks that were not begun
-        get none. `process` may be called again after its end. The executor accounts for the memory of an outcome
-        until the next one is requested.
+        Each task gets one outcome, unless a stop is requested or the executor takes one step only. Tasks that
+        have not started then get none. The method may be called again after the end. An outcome counts as held by
+        the executor until the caller requests the next one.
 
         Args:
-            tasks: its end must not depend on outcomes.
-            stop: requests an early end. The executor requests it itself if the money does not last.
+            tasks: ends when every further task would depend on an outcome.
+            stop: requests an early end; the executor requests it itself at the cost ceiling.
 
         Raises:
-            DeviceError, RemoteError, InputError: the error that ended the work; pages in flight are lost.
+            DeviceError, RemoteError, InputError: the work cannot go on; pages in flight are lost.
         """
 
     def busy(self) -> dict[str, float]:
         """Return how busy each of its stages on this machine is, 0 to 1."""
 
     async def close(self) -> None:
-        """Release everything, whether it was opened or not."""
+        """Release everything; may be called without `open`."""
 
 
 def failed_page(
@@ -193,13 +193,13 @@ def failed_page(
     size: tuple[int, int] = (0, 0),
     seconds: Mapping[str, float] | None = None,
 ) -> PageFailed | PageSkipped:
-    """Return the outcome of a page that failed, or that is skipped as an animation.
+    """Return the outcome of a page that failed, or of an animation that the settings skip.
 
     Args:
         row_id: of the page.
         source: of the page.
-        error: the reason.
-        size: (width, height) of the source, if known.
+        error: why it failed or is skipped.
+        size: (width, height) of the source; zeros if unknown.
         seconds: in each stage.
     """
     if error.kind == ANIMATED:
@@ -231,19 +231,19 @@ def skipped_page(
 
 
 def sha256_of_source(data: bytes) -> str:
-    """The SHA-256 of a page's file, hexadecimal."""
+    """Return the SHA-256 of the file of a page, hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def as_page_error(error: Exception, source: str) -> PageError:
-    """Turn an error of one page into its failure, also an unforeseen one.
+    """Return the failure of a page for any error, even an unexpected one.
 
     Args:
-        error: raised by a step with one page.
+        error: raised by a step for this page.
         source: of the page.
 
     Raises:
-        ComicUpscaleError: the error itself, if it concerns more than this page.
+        ComicUpscaleError: the error itself, if it affects more than this page.
     """
     if isinstance(error, PageError):
         return error
@@ -251,9 +251,9 @@ def as_page_error(error: Exception, source: str) -> PageError:
         return PageError("out-of-memory", "not enough memory for this page")
     if isinstance(error, ComicUpscaleError):
         raise error
-    # One strange file must not end a run.
-    log.error("an unforeseen error with %s", source, exc_info=error)
-    return PageError("internal", f"an unforeseen error: {error!r}")
+    # One unusual file must not end a run.
+    log.error("unexpected error with %s", source, exc_info=error)
+    return PageError("internal", f"unexpected error: {error!r}")
 
 
 async def run_in(pool: Pool, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

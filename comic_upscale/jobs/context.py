@@ -1,4 +1,4 @@
-"""The values that a run settles once and that all of its parts share."""
+"""The context that all parts of a run share."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class JobContext:
     job: ResolvedJob
     """The job, with nothing left open."""
     discovery: Discovery
-    """The pages and other files of the input."""
+    """The contents of the input."""
     source_folders: frozenset[PurePath]
-    """Where the pages really are, links followed; nothing is written there."""
+    """The real folders of the pages, with links resolved; nothing is written there."""
     stores: Stores
-    """The input and the output folder."""
+    """The stores of the input and the outputs."""
     files: Pool
     """Threads that read and write files."""
     sources: SourceReader
@@ -38,32 +38,32 @@ class JobContext:
     ledger: Ledger
     """Used on its own thread only."""
     on_ledger: AsyncLedger
-    """That thread."""
+    """The thread of the ledger."""
     job_id: int
     """Of the job in the ledger."""
     plan: Plan
-    """The pages to do, and the counts to start from."""
+    """The pending work, and the counts at the start."""
     run_id: int
     """Of this run in the ledger."""
     emit: Listener
     """Takes the events."""
     stop: StopRequest
-    """Asks for a graceful stop."""
+    """Requests a graceful stop."""
     spending: Spending | None
-    """The meter of the run; None if the job has no price."""
+    """The cost meter, which may request a stop; None without a price."""
 
     @property
     def settings(self) -> JobSettings:
-        """Of the job, with nothing left open."""
+        """The resolved settings of the job."""
         return self.job.settings
 
     @property
     def fingerprint(self) -> str:
-        """Of the job."""
+        """The fingerprint of the job."""
         return self.job.fingerprint
 
     def is_at_ceiling(self, seconds: float = 0.0) -> bool:
-        """Request a stop if the job cannot pay for this many more seconds; return whether it cannot."""
+        """Request a stop if this many more seconds would exceed the cost ceiling; return whether they would."""
         if self.spending is None or self.spending.allows(seconds=seconds):
             return False
         self.stop.request(self.spending.why(seconds), CEILING)

@@ -1,4 +1,4 @@
-"""The progress of a run: its counts, and the event that a display gets twice a second."""
+"""The progress of a run: its counts, and the event for a display twice a second."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from comic_upscale.ledger.records import PageDone, PageResult, PageSkipped
 from comic_upscale.planning.plan import Plan
 
 BUSY_ENOUGH = 0.5
-"""A stage that is less busy than this holds nobody back."""
+"""A stage that is less busy than this is no bottleneck."""
 
 
 class Tally:
-    """Counts what a run has done. Used on the loop's thread alone.
+    """Counts the results of a run. Used on the thread of the event loop only.
 
     Args:
-        plan: of the run, with the counts to begin from.
+        plan: of the run, with the counts at the start.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -27,17 +27,17 @@ class Tally:
         self.done = 0
         """Pages done by this run."""
         self.copied = 0
-        """Those of them whose outputs were copied from the same page."""
+        """Pages among them that are copies of duplicates."""
         self.failed = 0
         """Pages that failed in this run."""
         self.skipped = 0
-        """Pages that this run left as they are."""
+        """Pages skipped by this run."""
         self.adopted = 0
-        """Pages that another job had done already."""
+        """Pages that another job had already done."""
 
     @property
     def pending(self) -> int:
-        """Pages of the plan without a result yet."""
+        """Pages of the plan without a result."""
         return len(self._plan.todo) - self.done - self.adopted - self.failed - self.skipped
 
     def count(self, result: PageResult) -> None:
@@ -45,7 +45,7 @@ class Tally:
         copied = isinstance(result, PageDone) and result.copied_from is not None
         self.copied += copied
         if not copied:
-            # A copy says nothing of how long the pages to come will take.
+            # A copy does not predict how long the remaining pages will take.
             self._rate.count()
         if isinstance(result, PageDone):
             self.done += 1
@@ -55,12 +55,12 @@ class Tally:
             self.failed += 1
 
     def progress(self, activity: Activity, busy: Mapping[str, float], stopping: str | None) -> Progress:
-        """Return the progress of the run at this moment.
+        """Return the current progress of the run.
 
         Args:
             activity: of the executor.
             busy: how busy each stage is, 0 to 1.
-            stopping: the reason of a stop; None if none is requested.
+            stopping: why the run is stopping; None if it is not.
         """
         pending, rate = self.pending, self._rate.rate()
         busy = {stage: round(share, 3) for stage, share in busy.items()}
@@ -82,7 +82,7 @@ class Tally:
 
 
 class OpenPages:
-    """Counts the pages on their way to their record, so that a run can wait for the last one."""
+    """Counts pages that are not recorded yet, so that a caller can wait for them."""
 
     def __init__(self) -> None:
         self._open = 0
@@ -90,12 +90,12 @@ class OpenPages:
         self._none.set()
 
     def begin(self) -> None:
-        """Count one more."""
+        """Add a page."""
         self._open += 1
         self._none.clear()
 
     def end(self) -> None:
-        """Count one less."""
+        """Remove a page."""
         self._open -= 1
         if self._open == 0:
             self._none.set()

@@ -1,6 +1,7 @@
-"""The interface to jobs for commands and other front ends: preview, run, status.
+"""The interface for user interfaces: preview a job, run it, stop it, and read its status.
 
-It prints nothing and does not exit. Heavy imports wait until a job is previewed or run, so a status answers at once.
+The commands use it, and any other user interface can. It never prints or exits. It imports nothing heavy until a job
+is previewed or run, so that a status is returned at once.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class JobService:
         self._state_folder = state_folder
 
     def preview(self, settings: JobSettings, on_page: OnPage | None = None) -> Preview:
-        """Return what a run would do; nothing is written. Arguments and errors as `planning.preview.preview`."""
+        """Return what a run would do, and write nothing; arguments and errors as for `planning.preview.preview`."""
         from comic_upscale.planning.preview import preview
 
         return preview(settings, on_page)
@@ -50,11 +51,11 @@ class JobService:
         stop: StopRequest,
         remote: RemoteOptions | None = None,
     ) -> JobFinished:
-        """Run a job to its end, and remember it as the latest one.
+        """Run a job to its end, and record it as the most recent one.
 
         Args:
-            settings: what to do.
-            on_event: told of everything that happens, on the calling thread.
+            settings: of the job.
+            on_event: called with every event, on the calling thread.
             stop: stops it gracefully, from any thread.
             remote: a remote machine that processes the pages.
 
@@ -77,22 +78,22 @@ class JobService:
 
         Args:
             job: its output folder.
-            ledger: the ledger itself. Without either, the ledger of the latest job.
+            ledger: the ledger file. Without both, the most recent job is used.
 
         Raises:
-            SettingsError: it is named in two ways.
-            InputError: there is none.
+            SettingsError: both are given.
+            InputError: there is no ledger.
         """
         return choose_ledger(job, ledger, self._state_folder)
 
     def status(self, ledger: Path) -> JobStatus:
-        """The progress of a job; errors as `ledger.queries.read_status`."""
+        """Return the status of a job; errors as for `ledger.queries.read_status`."""
         return read_status(ledger)
 
     def failures(self, ledger: Path) -> list[Failure]:
-        """The pages of a job that failed, and why; errors as `status`."""
+        """Return the failed pages of a job with reasons; errors as for `status`."""
         return read_failures(ledger)
 
     def suspects(self, ledger: Path) -> list[Suspect]:
-        """The pages of a job that a person should look at, and why; errors as `status`."""
+        """Return the suspect pages of a job with reasons; errors as for `status`."""
         return read_suspects(ledger)

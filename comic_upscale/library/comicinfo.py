@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from xml.etree import ElementTree as ET
+from xml.parsers import expat
 
 NAME = "ComicInfo.xml"
 """The file's name; it is written in several ways."""
 
 _XSI = "http://www.w3.org/2001/XMLSchema-instance"
+_LARGEST = 8 << 20
+"""Bytes; with every attribute that there is, 20,000 pages come to half of it."""
+_DEEPEST, _MOST_ELEMENTS = 50, 200_000
+
+
+class OddComicInfoError(Exception):
+    """A ``ComicInfo.xml`` is nothing that a program wrote for readers: it is carried along as it is.
+
+    Args:
+        reason: what is odd about it, as the end of a sentence.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +89,11 @@ def updated(xml: bytes, pages: Sequence[PageFacts | None]) -> bytes:
 
     Returns:
         The file, as UTF-8 where anything was changed.
+
+    Raises:
+        OddComicInfoError: it is larger or deeper than any, or declares entities.
     """
+    _check(xml)
     # Else ElementTree would call it ns0 where a file uses it.
     ET.register_namespace("xsi", _XSI)
     try:
@@ -95,6 +116,38 @@ def updated(xml: bytes, pages: Sequence[PageFacts | None]) -> bytes:
         page.set("ImageWidth", str(facts.width))
         page.set("ImageHeight", str(facts.height))
     return _as_file(root)
+
+
+def _check(xml: bytes) -> None:
+    """Refuse what would take time and memory without end, before a tree is made of it.
+
+    Raises:
+        OddComicInfoError: it is such a file.
+    """
+    if len(xml) > _LARGEST:
+        raise OddComicInfoError(f"it has {len(xml):,} bytes")
+    depth = count = 0
+
+    def start(_name: str, _attributes: object) -> None:
+        nonlocal depth, count
+        depth, count = depth + 1, count + 1
+        if depth > _DEEPEST:
+            raise OddComicInfoError("its elements are nested without end")
+        if count > _MOST_ELEMENTS:
+            raise OddComicInfoError(f"it has more than {_MOST_ELEMENTS:,} elements")
+
+    def end(_name: str) -> None:
+        nonlocal depth
+        depth -= 1
+
+    def entity(*_: object) -> None:
+        raise OddComicInfoError("it declares entities")
+
+    parser = expat.ParserCreate()
+    parser.StartElementHandler, parser.EndElementHandler, parser.EntityDeclHandler = start, end, entity
+    # What is no XML at all is for the caller to find out.
+    with contextlib.suppress(expat.ExpatError, ValueError, LookupError):
+        parser.Parse(xml, True)
 
 
 def _as_file(root: ET.Element) -> bytes:

@@ -2,152 +2,532 @@
 
 from __future__ import annotations
 
+import io
 import posixpath
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from html.parser import HTMLParser
-from urllib.parse import unquote, urlsplit
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote
 from xml.etree import ElementTree as ET
 
-from comic_upscale.errors import PageError
-from comic_upscale.imaging.formats import IMAGE_EXTENSIONS, extension_of
-from comic_upscale.library.comicinfo import ComicFacts
+from PIL import Image, ImageChops
 
-_LARGEST_TEXT = 4 << 20
+from comic_upscale.errors import PageError
+from comic_upscale.imaging.decode import read_header
+from comic_upscale.imaging.formats import IMAGE_EXTENSIONS, extension_of, recognise
+from comic_upscale.imaging.reader import open_image, page_errors
+from comic_upscale.library.archives import MAX_MEMBER_BYTES
+from comic_upscale.library.comicinfo import ComicFacts
+from comic_upscale.library.epub_documents import (
+    Document,
+    DocumentReader,
+    Shown,
+    address_in,
+    decode_text,
+    embedded,
+)
+from comic_upscale.library.markup import Budget, End, Start, Text, tokens
+from comic_upscale.library.member_names import safe_name
+
+_LARGEST_PACKAGE = 4 << 20
+_LARGEST_DOCUMENT = 64 << 20
+_MOST_TEXT = 256 << 20
+"""Bytes of all documents and style sheets of a book."""
+_DEEPEST = 3
+"""Documents in documents."""
+_LITTLE_TEXT = 100
+"""Characters that a page may show beside its image, such as its number."""
+_MOST_NAMES = 3
+_LOOKUP, _FILE = 4, 1000
+"""Work, as a `Budget` counts it, of finding a file by its address, and of reading one."""
+_SMALL, _BLOCK, _ALIKE = 64, 8, 16
+"""Pixels of the pictures, and of the blocks of these, by which a cover and the first page are compared, and the gray
+levels by which these may differ."""
+_AS_WIDE = 0.05
+"""Share by which the shapes of these may differ."""
+_EXTENSIONS = {
+    "PNG": "png", "JPEG": "jpg", "GIF": "gif", "BMP": "bmp", "TIFF": "tif", "JPEG2000": "jp2", "WEBP": "webp",
+    "AVIF": "avif", "HEIC": "heic", "JPEG XL": "jxl", "PPM": "ppm", "QOI": "qoi", "ICO": "ico",
+}  # fmt: skip
+_PACKAGE_NAME = "META-INF/container.xml"
+EMBEDDED = 1 << 40
+"""What is added to the number of an image that stands in a document and has no file: no archive has so many."""
+
+
+@dataclass(frozen=True, slots=True)
+class BookPage:
+    """A page of a book."""
+
+    place: int
+    """Of its file in the archive; from `EMBEDDED` on where its image stands in a document."""
+    name: str
+    """Of its file, without folders, and with an image's extension."""
 
 
 @dataclass(frozen=True, slots=True)
 class Book:
     """What a comic needs of an EPUB."""
 
-    images: list[str]
-    """Names of images in reading order, each once: those that the spine holds, or that its documents show."""
+    pages: list[BookPage]
+    """In reading order; an image that is shown on two pages is there twice."""
     facts: ComicFacts
     """What its package says of it."""
+    embedded: list[bytes]
+    """The images that stand in documents, by their numbers."""
+    notes: tuple[str, ...]
+    """What is not shown as it stands there, a sentence each."""
 
 
-def read_book(names: Mapping[str, int], read: Callable[[int], bytes]) -> Book:
-    """Find the images of an EPUB in reading order, and what it says of itself.
+def read_book(
+    names: Mapping[str, int], sizes: Sequence[int], read: Callable[[int], bytes], *, max_pixels: int
+) -> Book:
+    """Find the pages of an EPUB in reading order, and what it says of itself.
 
     Args:
         names: the place of each file in the archive, by its name.
+        sizes: bytes of the files by their places, as the archive says.
         read: returns the bytes of a file by its place.
+        max_pixels: of images that are looked into: a cover, and what lies behind other images.
 
     Raises:
-        PageError: ``"damaged"``: it says nowhere what its spine is. ``"encrypted"``: its pages are.
+        PageError: ``"damaged"``: it says nowhere what its spine is. ``"encrypted"``: its pages are. ``"bomb"``: it
+            takes too much work. Where it shows none, there are no pages.
     """
+    return _BookReader(names, sizes, read, max_pixels).read()
 
-    def text(name: str) -> bytes:
-        if name not in names:
-            raise _broken(f"{name} is missing")
-        data = read(names[name])
-        if len(data) > _LARGEST_TEXT:
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """A line of the manifest."""
+
+    paths: tuple[str, ...]
+    fallback: str
+    """The id of what a reader shows that cannot show this one."""
+
+
+@dataclass(slots=True)
+class _Package:
+    """What the package document says."""
+
+    folder: str
+    items: dict[str, _Item] = field(default_factory=dict)
+    spine: list[str] = field(default_factory=list)
+    """Ids."""
+    cover_ids: list[str] = field(default_factory=list)
+    cover_paths: list[tuple[str, ...]] = field(default_factory=list)
+    title: str = ""
+    language: str = ""
+    direction: str = ""
+    writing_mode: str = ""
+
+    @property
+    def facts(self) -> ComicFacts:
+        """What goes into a ``ComicInfo.xml``."""
+        by_mode = self.direction not in ("ltr", "rtl") and self.writing_mode.endswith("-rl")
+        return ComicFacts(self.title, self.language, self.direction == "rtl" or by_mode)
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """An image that is there."""
+
+    page: BookPage
+    is_background: bool
+    key: object
+    """What is the same for the same image."""
+
+
+@dataclass(slots=True)
+class _SpineDocument:
+    """What a document of the spine comes to."""
+
+    images: list[_Image] = field(default_factory=list)
+    characters: int = 0
+    missing: list[str] = field(default_factory=list)
+    """Addresses of images that are not there."""
+    is_there: bool = True
+
+
+class _BookReader:
+    def __init__(
+        self, names: Mapping[str, int], sizes: Sequence[int], read: Callable[[int], bytes], max_pixels: int
+    ) -> None:
+        self._names, self._sizes, self._read, self._max_pixels = names, sizes, read, max_pixels
+        self._alike: dict[str, str] = {}
+        for name in names:
+            self._alike.setdefault(_folded(name), name)
+        self._budget = Budget()
+        self._left = _MOST_TEXT
+        self._documents = DocumentReader(self._load, self._budget)
+        self._found: dict[str, _SpineDocument] = {}
+        self._extensions: dict[str, str] = {}
+        self._embedded: dict[bytes, _Image] = {}
+        self._package = _Package("")
+
+    def read(self) -> Book:
+        package = self._package = self._read_package()
+        documents = [self._spine_document(name) for name in package.spine]
+        self._check_locks(package)
+        pages, notes = self._pages(documents)
+        if pages:
+            notes += self._add_cover(package, pages)
+        return Book(pages, package.facts, list(self._embedded), tuple(notes))
+
+    # ---- files
+
+    def _find(self, paths: Iterable[str]) -> str | None:
+        """The name of the first of these files that is there: as it is, or composed otherwise, or in another case."""
+        # By safe names: so the archive's are called here.
+        safe = [name for path in paths for name in (path, safe_name(path)) if name]
+        for name in safe:
+            if name in self._names:
+                return name
+        return next((self._alike[key] for name in safe if (key := _folded(name)) in self._alike), None)
+
+    def _text(self, name: str, largest: int) -> str:
+        place = self._names[name]
+        self._left -= self._sizes[place]
+        if self._sizes[place] > largest or self._left < 0:
             raise _broken(f"{name} is far too large")
-        return data
+        data = self._read(place)
+        if len(data) > largest:
+            raise _broken(f"{name} is far too large")
+        return decode_text(data)
 
-    package = _package(text("META-INF/container.xml"))
-    images: dict[str, None] = {}
-    described = _parse(text(package))
-    for document in _spine(described, posixpath.dirname(package)):
-        if document not in names:
-            continue
-        shown = [document] if _is_image(document) else _shown(text(document), posixpath.dirname(document))
-        images.update((image, None) for image in shown if image in names and _is_image(image))
-    locked = _locked(text("META-INF/encryption.xml")) if "META-INF/encryption.xml" in names else set()
-    if locked & images.keys():
-        raise PageError(
-            "encrypted", "The pages of this EPUB are encrypted: it can only be read by its shop's app."
+    def _load(self, paths: Sequence[str]) -> tuple[str, str] | None:
+        name = self._find(paths)
+        return None if name is None else (self._text(name, _LARGEST_DOCUMENT), name)
+
+    def _extension(self, name: str) -> str:
+        """The extension of an image, by its name or else by its first bytes; empty where it is none."""
+        own = extension_of(name)
+        if own in IMAGE_EXTENSIONS:
+            return own
+        if own in ("xhtml", "html", "htm", "xml", "svg", "css", "ncx", "opf", "js"):
+            return ""
+        if name not in self._extensions:
+            self._budget.spend(_FILE)
+            try:
+                start = self._read(self._names[name])[:64]
+            except PageError:
+                start = b""
+            self._extensions[name] = _EXTENSIONS.get(recognise(start) or "", "")
+        return self._extensions[name]
+
+    # ---- the package
+
+    def _read_package(self) -> _Package:
+        container = self._find([_PACKAGE_NAME])
+        if container is None:
+            packages = [name for name in self._names if extension_of(name) == "opf"]
+            if len(packages) != 1:
+                raise _broken(f"{_PACKAGE_NAME} is missing")
+            path = packages[0]
+        else:
+            path = self._package_path(container)
+        found = self._find([path])
+        if found is None:
+            raise _broken(f"{path} is missing")
+        return self._described(self._text(found, _LARGEST_PACKAGE), posixpath.dirname(found))
+
+    def _package_path(self, container: str) -> str:
+        for element in self._elements(self._text(container, _LARGEST_PACKAGE)):
+            if element.name == "rootfile" and (path := element.attributes.get("full-path")):
+                return posixpath.normpath(path)
+        raise _broken(f"{_PACKAGE_NAME} names no package")
+
+    def _described(self, text: str, folder: str) -> _Package:
+        package = _Package(folder)
+        for element in self._elements(text):
+            found, words = element.attributes, " ".join(element.text.split())
+            if element.name == "item":
+                self._take_item(package, found)
+            elif element.name == "itemref":
+                package.spine.append(found.get("idref", ""))
+            elif element.name == "title":
+                # The main title is the first one.
+                package.title = package.title or words
+            elif element.name == "language":
+                package.language = package.language or words
+            elif element.name == "spine":
+                package.direction = found.get("page-progression-direction", "")
+            elif element.name == "reference" and found.get("type", "").lower() == "cover":
+                package.cover_paths.append(address_in(folder, found.get("href", "")))
+            elif element.name == "meta":
+                self._take_meta(package, found)
+        return package
+
+    def _take_item(self, package: _Package, found: Mapping[str, str]) -> None:
+        name = found.get("id", "")
+        package.items[name] = _Item(
+            address_in(package.folder, found.get("href", "")), found.get("fallback", "")
         )
-    return Book(list(images), _facts(described))
+        if "cover-image" in found.get("properties", "").split():
+            package.cover_ids.insert(0, name)
+
+    def _take_meta(self, package: _Package, found: Mapping[str, str]) -> None:
+        name, content = found.get("name", "").lower(), found.get("content", "")
+        if name == "cover" and content:
+            package.cover_ids.append(content)
+            package.cover_paths.append(address_in(package.folder, content))
+        elif name == "primary-writing-mode":
+            package.writing_mode = content.lower()
+
+    def _elements(self, text: str) -> list[_Flat]:
+        """The elements of an XML file in their order; of one that is not well-formed as far as it can be read."""
+        # What declares entities is read as if it did not: a few lines of them may come to any size.
+        if "<!ENTITY" not in text:
+            try:
+                return [
+                    _Flat(_tag(one), dict(one.attrib), one.text or "") for one in ET.fromstring(text).iter()
+                ]
+            except (ET.ParseError, ValueError, LookupError) as error:
+                problem = str(error)
+        else:
+            problem = "it declares entities"
+        found: list[_Flat] = []
+        closed: set[str] = set()
+        for token in tokens(text, self._budget):
+            if isinstance(token, Start):
+                found.append(_Flat(token.name, token.attributes, ""))
+            elif isinstance(token, End):
+                closed.add(token.name)
+            elif isinstance(token, Text) and found:
+                found[-1].text += token.text
+        if not closed & {"package", "container", "encryption"}:
+            raise _broken(problem)
+        return found
+
+    def _check_locks(self, package: _Package) -> None:
+        name = self._find(["META-INF/encryption.xml"])
+        if name is None:
+            return
+        locked = {
+            self._find(
+                [
+                    posixpath.normpath(unquote(element.attributes.get("URI", ""))),
+                    element.attributes.get("URI", ""),
+                ]
+            )
+            for element in self._elements(self._text(name, _LARGEST_PACKAGE))
+            if element.name.lower() == "cipherreference"
+        }
+        shown = {self._find(item.paths) for name in package.spine if (item := package.items.get(name))}
+        files = {image.key for document in self._found.values() for image in document.images}
+        if (locked - {None}) & (shown | files):
+            raise PageError(
+                "encrypted", "The pages of this EPUB are encrypted: it can only be read by its shop's app."
+            )
+
+    # ---- the spine
+
+    def _spine_document(self, name: str) -> _SpineDocument:
+        """What the first of a document and its fallbacks shows that shows anything."""
+        seen: set[str] = set()
+        first: _SpineDocument | None = None
+        while name not in seen and (item := self._package.items.get(name)) is not None:
+            seen.add(name)
+            found = self._document(item.paths)
+            if found.images:
+                return found
+            first = first or found
+            name = item.fallback
+        return first or _SpineDocument(is_there=False)
+
+    def _document(self, paths: Sequence[str], depth: int = 0) -> _SpineDocument:
+        """What a document shows, or the image that it is; read once however often it is asked for."""
+        name = self._find(paths)
+        if name is None:
+            return _SpineDocument(is_there=False)
+        if name not in self._found:
+            # Before it is read: it may show itself.
+            self._found[name] = _SpineDocument()
+            self._found[name] = self._read_document(name, depth)
+        return self._found[name]
+
+    def _read_document(self, name: str, depth: int) -> _SpineDocument:
+        if (extension := self._extension(name)) != "":
+            return _SpineDocument([self._file(name, extension, is_background=False)])
+        return self._resolved(self._documents.read(self._text(name, _LARGEST_DOCUMENT), name), depth)
+
+    def _resolved(self, document: Document, depth: int) -> _SpineDocument:
+        """The images of a document that are there, each once."""
+        found = _SpineDocument(characters=document.characters)
+        once: dict[object, _Image] = {}
+        for shown in document.images:
+            images, is_there = self._images(shown, depth)
+            if not is_there:
+                found.missing.append(shown.addresses[0][:100])
+            for image in images:
+                once.setdefault(image.key, image)
+        found.images = list(once.values())
+        return found
+
+    def _images(self, shown: Shown, depth: int) -> tuple[list[_Image], bool]:
+        """What a reader shows of an image that a document names; and whether anything is there."""
+        is_there = False
+        for address in shown.addresses:
+            self._budget.spend(_LOOKUP)
+            if address[:5].lower() == "data:":
+                images = self._written_in(address, shown, depth)
+                is_there = True
+            else:
+                name = self._find(address_in(shown.folder, address))
+                if name is None:
+                    continue
+                is_there = True
+                images = self._of_file(name, shown, depth)
+            if images:
+                return images, True
+        return [], is_there
+
+    def _of_file(self, name: str, shown: Shown, depth: int) -> list[_Image]:
+        if (extension := self._extension(name)) != "":
+            return [self._file(name, extension, is_background=shown.is_background)]
+        if depth >= _DEEPEST or extension_of(name) not in ("svg", "xhtml", "html", "htm", "xml"):
+            return []
+        inside = self._document([name], depth + 1)
+        return [_Image(image.page, shown.is_background, image.key) for image in inside.images]
+
+    def _written_in(self, address: str, shown: Shown, depth: int) -> list[_Image]:
+        """An image whose bytes stand in a document."""
+        kind, data = embedded(address)
+        if kind.startswith(("image/svg", "text/")) and depth < _DEEPEST:
+            document = self._documents.read(decode_text(data), posixpath.join(shown.folder, "x"))
+            inside = self._resolved(document, depth + 1)
+            return [_Image(image.page, shown.is_background, image.key) for image in inside.images]
+        extension = _EXTENSIONS.get(recognise(data[:64]) or "", "")
+        if not extension or len(data) > MAX_MEMBER_BYTES:
+            return []
+        if data not in self._embedded:
+            number = len(self._embedded)
+            page = BookPage(EMBEDDED + number, f"embedded_{number + 1:04d}.{extension}")
+            self._embedded[data] = _Image(page, False, page.place)
+        known = self._embedded[data]
+        return [_Image(known.page, shown.is_background, known.key)]
+
+    def _file(self, name: str, extension: str, *, is_background: bool) -> _Image:
+        short = posixpath.basename(name)
+        if extension_of(short) != extension:
+            short = f"{posixpath.splitext(short)[0] or short}.{extension}"
+        return _Image(BookPage(self._names[name], short), is_background, name)
+
+    # ---- the pages
+
+    def _pages(self, documents: Sequence[_SpineDocument]) -> tuple[list[BookPage], list[str]]:
+        behind = Counter(
+            key
+            for document in documents
+            for key in {image.key for image in document.images if image.is_background}
+        )
+        pages: list[BookPage] = []
+        seen: set[object] = set()
+        without = left_behind = 0
+        missing: dict[str, None] = {}
+        for document in documents:
+            shown = self._front(document, behind)
+            left_behind += len(document.images) - len(shown)
+            without += not document.images and not document.missing and document.is_there
+            missing.update(dict.fromkeys(document.missing))
+            # An image alone on a page is a page each time, as blanks are; beside others it may be an ornament.
+            alone = len(shown) == 1 and document.characters <= _LITTLE_TEXT
+            pages += [image.page for image in shown if alone or image.key not in seen]
+            seen |= {image.key for image in shown}
+        notes = []
+        if without:
+            notes.append(f"{without} document(s) of the spine that show no image were left out")
+        if gone := sum(not document.is_there for document in documents):
+            notes.append(f"{gone} document(s) of the spine are not in the EPUB")
+        if missing:
+            more = ", ..." if len(missing) > _MOST_NAMES else ""
+            some = ", ".join(list(missing)[:_MOST_NAMES])
+            notes.append(f"{len(missing)} image(s) that its documents show are not in the EPUB: {some}{more}")
+        if left_behind:
+            notes.append(f"{left_behind} background(s) behind other images were left out")
+        return pages, notes
+
+    def _front(self, document: _SpineDocument, behind: Counter[object]) -> list[_Image]:
+        """The images of a document without those that are mere backgrounds of others."""
+        if len({image.is_background for image in document.images}) < 2:
+            return document.images
+        largest = max(self._area(image) for image in document.images if not image.is_background)
+        return [
+            image
+            for image in document.images
+            if not image.is_background or (behind[image.key] == 1 and 2 * self._area(image) >= largest > 0)
+        ]
+
+    def _area(self, image: _Image) -> int:
+        """Pixels; 0 of what cannot be read."""
+        self._budget.spend(_FILE)
+        try:
+            header = read_header(self._bytes(image.page))
+        except PageError:
+            return 0
+        return header.width * header.height
+
+    def _bytes(self, page: BookPage) -> bytes:
+        return (
+            self._read(page.place) if page.place < EMBEDDED else list(self._embedded)[page.place - EMBEDDED]
+        )
+
+    def _add_cover(self, package: _Package, pages: list[BookPage]) -> list[str]:
+        """Put a cover first that is not in the spine; return what is to be said of it."""
+        cover = self._cover(package)
+        if cover is None or cover.page in pages:
+            return []
+        if self._look_alike(cover.page, pages[0]):
+            return ["the cover was left out: the first page is the same picture"]
+        pages.insert(0, cover.page)
+        return ["the cover, which the spine does not hold, was put first"]
+
+    def _cover(self, package: _Package) -> _Image | None:
+        named = [package.items[name].paths for name in package.cover_ids if name in package.items]
+        for paths in (*named, *package.cover_paths):
+            images = self._document(paths).images
+            if images:
+                return images[0]
+        return None
+
+    def _look_alike(self, one: BookPage, other: BookPage) -> bool:
+        try:
+            pictures = [self._small(self._bytes(page)) for page in (one, other)]
+        except PageError:
+            return False
+        if self._bytes(one) == self._bytes(other):
+            return True
+        (first, wide), (second, other_wide) = pictures
+        worst: Any = ImageChops.difference(first, second).getextrema()[1]
+        return bool(abs(wide - other_wide) <= _AS_WIDE * wide and worst <= _ALIKE)
+
+    def _small(self, data: bytes) -> tuple[Image.Image, float]:
+        """A picture made very small, in gray, and how wide it was for its height."""
+        with page_errors(data), io.BytesIO(data) as file:
+            image = open_image(file, max_pixels=self._max_pixels)
+            wide = image.width / image.height
+            image.draft("L", (_SMALL, _SMALL))
+            small = image.convert("L").resize((_SMALL, _SMALL), Image.Resampling.BOX)
+            return small.reduce(_BLOCK), wide
 
 
-def _package(container: bytes) -> str:
-    for element in _parse(container).iter():
-        if _tag(element) == "rootfile" and (path := element.get("full-path")):
-            return posixpath.normpath(path)
-    raise _broken("META-INF/container.xml names no package")
+@dataclass(slots=True)
+class _Flat:
+    """An element without what is inside it."""
 
-
-def _facts(package: ET.Element) -> ComicFacts:
-    found: dict[str, str] = {}
-    right_to_left = False
-    for element in package.iter():
-        tag, words = _tag(element), " ".join((element.text or "").split())
-        if tag in ("title", "language") and words:
-            # The main title is the first one.
-            found.setdefault(tag, words)
-        elif tag == "spine":
-            right_to_left = element.get("page-progression-direction") == "rtl"
-    return ComicFacts(found.get("title", ""), found.get("language", ""), right_to_left)
-
-
-def _spine(package: ET.Element, folder: str) -> list[str]:
-    """The paths of the documents of the spine."""
-    paths: dict[str, str] = {}
-    order: list[str] = []
-    for element in package.iter():
-        if _tag(element) == "item":
-            paths[element.get("id", "")] = _resolve(folder, element.get("href", ""))
-        elif _tag(element) == "itemref":
-            order.append(element.get("idref", ""))
-    return [paths[name] for name in order if name in paths]
-
-
-def _shown(document: bytes, folder: str) -> list[str]:
-    """The paths of the images that a page of XHTML or SVG shows."""
-    finder = _Images()
-    finder.feed(document.decode("utf-8", "replace"))
-    finder.close()
-    return [_resolve(folder, source) for source in finder.sources]
-
-
-class _Images(HTMLParser):
-    """Collects what ``img`` and SVG's ``image`` point to; takes any text, be it broken."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sources: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Take the address of an image."""
-        wanted = {"img": ("src",), "image": ("xlink:href", "href")}.get(tag.rpartition(":")[2], ())
-        found = dict(attrs)
-        self.sources += [source for name in wanted if (source := found.get(name))][:1]
-
-
-def _locked(encryption: bytes) -> set[str]:
-    return {
-        posixpath.normpath(unquote(element.get("URI", "")))
-        for element in _parse(encryption).iter()
-        if _tag(element) == "CipherReference"
-    }
-
-
-def _resolve(folder: str, address: str) -> str:
-    try:
-        parts = urlsplit(address)
-    except ValueError:
-        return ""
-    if parts.scheme or parts.netloc:
-        return ""
-    return posixpath.normpath(posixpath.join(folder, unquote(parts.path)))
-
-
-def _is_image(name: str) -> bool:
-    return extension_of(name) in IMAGE_EXTENSIONS
-
-
-def _parse(data: bytes) -> ET.Element:
-    # Expat itself bounds the growth of entities, and fetches nothing.
-    try:
-        return ET.fromstring(data)
-    except (ET.ParseError, ValueError, LookupError) as error:
-        raise _broken(str(error)) from None
+    name: str
+    attributes: dict[str, str]
+    text: str
 
 
 def _tag(element: ET.Element) -> str:
     tag = element.tag
     return tag.rpartition("}")[2] if isinstance(tag, str) else ""
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _broken(what: str) -> PageError:

@@ -8,6 +8,7 @@ import threading
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import IO
 
 from comic_upscale.errors import PageError
 from comic_upscale.imaging.formats import (
@@ -27,8 +28,8 @@ from comic_upscale.library.archives import (
     volume_errors,
 )
 from comic_upscale.library.comicinfo import NAME as COMICINFO
-from comic_upscale.library.comicinfo import is_comicinfo, written
-from comic_upscale.library.epub import Book, read_book
+from comic_upscale.library.comicinfo import ComicFacts, is_comicinfo, written
+from comic_upscale.library.epub import EMBEDDED, Book, read_book
 from comic_upscale.library.member_names import is_litter, is_merely_hidden, safe_name
 from comic_upscale.library.naming import free_number, output_names, valid_names
 from comic_upscale.library.pdf import PdfContainer
@@ -42,8 +43,10 @@ NO_PAGES = "no-pages"
 """The kind of failure of a volume without an image."""
 
 _OPEN_AT_ONCE = 4
-_COMPRESSED_TARS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
-_BY_LIBARCHIVE = (b"Rar!", b"7z\xbc\xaf\x27\x1c", *_COMPRESSED_TARS)
+_ARCHIVES = (
+    b"Rar!", b"7z\xbc\xaf\x27\x1c", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"
+)  # fmt: skip
+"""How the archives begin that are read from front to back: RAR, 7z, compressed tars."""
 
 
 def open_container(path: Path, rules: VolumeRules, store: SourceStore | None = None) -> Container:
@@ -65,13 +68,19 @@ def open_container(path: Path, rules: VolumeRules, store: SourceStore | None = N
         file = store.open(path)
     with volume_errors(), closing_on_error(file):
         head = file.read(512)
-    by_libarchive = head.startswith(_BY_LIBARCHIVE)
-    if by_libarchive or b"%PDF-" in head:
+    is_pdf = b"%PDF-" in head and not head.startswith(_ARCHIVES)
+    if is_pdf or head.startswith(_ARCHIVES):
         file.close()
         held = contextlib.ExitStack()
         with volume_errors():
             here = held.enter_context(store.local_path(path))
-        return LibarchiveContainer(here, rules, held) if by_libarchive else PdfContainer(here, rules, held)
+        if is_pdf:
+            return PdfContainer(here, rules, held)
+        return _Archive(LibarchiveContainer(here, rules, held), rules)
+    return _Archive(_open_archive(path, head, file, rules), rules)
+
+
+def _open_archive(path: Path, head: bytes, file: IO[bytes], rules: VolumeRules) -> Container:
     if head[257:262] == b"ustar" or (
         extension_of(path.name) in ("cbt", "tar") and not head.startswith(b"PK")
     ):
@@ -101,46 +110,125 @@ def list_volume(
     Raises:
         PageError: it cannot be opened; ``NO_PAGES``; ``"encrypted"``; ``"bomb"``.
     """
-    container = open_container(path, rules, store)
-    try:
-        entries = container.entries()
-        names, notes = _names(entries)
-        book: Book | None = None
-        if _is_epub(path, names):
-            book = read_book({name: index for index, name in names.items()}, container.read)
-    finally:
-        container.close()
-    pages = [index for index, name in names.items() if extension_of(name) in IMAGE_EXTENSIONS]
+    with volume_errors():
+        container = open_container(path, rules, store)
+        try:
+            return _contents(path, container, rules, extension)
+        finally:
+            container.close()
+
+
+def _contents(path: Path, container: Container, rules: VolumeRules, extension: str) -> Contents:
+    entries = container.entries()
+    names, notes = _names(entries)
     made: list[Member] = []
-    if book is not None:
-        index_of = {name: index for index, name in names.items()}
-        left_out = len(pages)
-        pages = [index_of[name] for name in book.images]
-        left_out -= len(pages)
-        if left_out:
-            notes.append(f"{left_out} image(s) that the spine of the EPUB does not hold were left out")
-        comicinfo = next((index for name, index in index_of.items() if is_comicinfo(name)), None)
-        names = _in_reading_order(pages, names)
-        if comicinfo is not None:
-            names[comicinfo] = COMICINFO
-        elif (content := written(book.facts)) is not None:
-            made.append(Member(-1, COMICINFO, len(content), None, content))
+    sizes = {index: entry.size for index, entry in enumerate(entries)}
+    if _is_epub(path, names):
+        book = _read_book(container, names, entries, rules)
+        sizes.update((EMBEDDED + number, len(data)) for number, data in enumerate(book.embedded))
+        items, made, more_notes = _book_items(book, names, rules)
+        notes += more_notes
+    else:
+        items = list(names.items())
+        if isinstance(container, PdfContainer) and container.right_to_left:
+            made = _made_comicinfo(ComicFacts("", "", right_to_left=True))
+    pages = [(index, name) for index, name in items if extension_of(name) in IMAGE_EXTENSIONS]
     if not pages:
         raise PageError(NO_PAGES, "The volume holds no image.")
-    if any(entries[index].encrypted for index in pages):
+    protected = {index for index, entry in enumerate(entries) if entry.encrypted}
+    if any(index in protected for index, _ in pages):
         raise encrypted()
-    locked = {index for index in names if entries[index].encrypted}
+    locked = {index for index, _ in items if index in protected}
     if locked:
         notes.append(f"{len(locked)} member(s) that are protected by a password were left out")
-        names = {index: name for index, name in names.items() if index not in locked}
-    nested = sum(extension_of(name) in ARCHIVE_EXTENSIONS for name in names.values())
+        items = [(index, name) for index, name in items if index not in locked]
+    nested = sum(extension_of(name) in ARCHIVE_EXTENSIONS for _, name in items)
     if nested:
         notes.append(f"{nested} archive(s) inside were not opened, and are carried along as they are")
-    targets = _targets({index: names[index] for index in pages}, extension)
-    members = tuple(
-        Member(index, name, entries[index].size, targets.get(index)) for index, name in names.items()
-    )
+    targets = _targets([name for _, name in pages], extension)
+    members = tuple(Member(index, name, sizes[index], targets.get(name)) for index, name in items)
     return Contents((*members, *made), container.in_order, tuple(notes), container.comment)
+
+
+def _book_items(
+    book: Book, names: dict[int, str], rules: VolumeRules
+) -> tuple[list[tuple[int, str]], list[Member], list[str]]:
+    """The pages of an EPUB in reading order, and its ``ComicInfo.xml``; one that is made; and notes."""
+    images = {index for index, name in names.items() if extension_of(name) in IMAGE_EXTENSIONS}
+    if not book.pages and images:
+        raise PageError(
+            "unsupported",
+            f"No document in the spine of the EPUB shows an image that can be found, and it holds {len(images)}: "
+            "unpack it, and give the folder of its images.",
+        )
+    if len(book.pages) > rules.max_members:
+        raise PageError(
+            "bomb", f"The EPUB shows more than {rules.max_members:,} pages: --max-members allows more."
+        )
+    notes = []
+    left_out = len(images - {page.place for page in book.pages})
+    if left_out:
+        notes.append(f"{left_out} image(s) that the spine of the EPUB does not hold were left out")
+    short = _in_reading_order([page.name for page in book.pages])
+    items = [(page.place, name) for page, name in zip(book.pages, short, strict=True)]
+    comicinfo = next((index for index, name in names.items() if is_comicinfo(name)), None)
+    if comicinfo is not None:
+        return [*items, (comicinfo, COMICINFO)], [], [*notes, *book.notes]
+    return items, _made_comicinfo(book.facts), [*notes, *book.notes]
+
+
+def _made_comicinfo(facts: ComicFacts) -> list[Member]:
+    content = written(facts)
+    return [] if content is None else [Member(-1, COMICINFO, len(content), None, content)]
+
+
+def _read_book(
+    container: Container, names: dict[int, str], entries: Sequence[Entry], rules: VolumeRules
+) -> Book:
+    return read_book(
+        {name: index for index, name in names.items()},
+        [entry.size for entry in entries],
+        container.read,
+        max_pixels=rules.max_pixels,
+    )
+
+
+class _Archive:
+    """An archive; where it is an EPUB, with the images that stand in its documents, from `EMBEDDED` on.
+
+    Args:
+        container: the archive.
+        rules: as it was listed by.
+    """
+
+    def __init__(self, container: Container, rules: VolumeRules) -> None:
+        self._container, self._rules = container, rules
+        self.in_order, self.comment = container.in_order, container.comment
+        self._embedded: list[bytes] | None = None
+
+    def entries(self) -> list[Entry]:
+        """The directory of the archive."""
+        return self._container.entries()
+
+    def read(self, index: int) -> bytes:
+        """The bytes of a member, or of an image in a document."""
+        if index < EMBEDDED:
+            return self._container.read(index)
+        if self._embedded is None:
+            entries = self._container.entries()
+            names, _ = _names(entries)
+            self._embedded = _read_book(self._container, names, entries, self._rules).embedded
+        if index - EMBEDDED >= len(self._embedded):
+            raise PageError("changed", "The volume was changed during the run: run the same command again.")
+        return self._embedded[index - EMBEDDED]
+
+    def salvage(self, index: int) -> bytes:
+        """All bytes of a member, even where its checksum is wrong."""
+        return self._container.salvage(index) if index < EMBEDDED else self.read(index)
+
+    def close(self) -> None:
+        """Close the archive."""
+        self._container.close()
 
 
 def is_volume_name(name: str) -> bool:
@@ -193,30 +281,28 @@ def _is_epub(path: Path, names: dict[int, str]) -> bool:
     return extension_of(path.name) == "epub" or "META-INF/container.xml" in names.values()
 
 
-def _in_reading_order(pages: list[int], names: dict[int, str]) -> dict[int, str]:
+def _in_reading_order(short: Sequence[str]) -> list[str]:
     """The pages of an EPUB under their own names, with numbers before them where these would sort otherwise.
 
     What reads a CBZ sorts its pages by name.
     """
-    short = [posixpath.basename(names[index]) for index in pages]
-    folded = {fold(name) for name in short}
-    if len(folded) == len(short) and short == sorted(short, key=natural_key):
-        return dict(zip(pages, short, strict=True))
-    return {index: f"{at:04d}_{name}" for at, (index, name) in enumerate(zip(pages, short, strict=True), 1)}
+    if len({fold(name) for name in short}) == len(short) and list(short) == sorted(short, key=natural_key):
+        return list(short)
+    return [f"{at:04d}_{name}" for at, name in enumerate(short, 1)]
 
 
-def _targets(pages: dict[int, str], extension: str) -> dict[int, str]:
+def _targets(pages: Iterable[str], extension: str) -> dict[str, str]:
     """Name the outputs of pages inside the new volume, folder by folder."""
-    folders: defaultdict[str, list[int]] = defaultdict(list)
-    for index, name in pages.items():
-        folders[posixpath.dirname(name)].append(index)
+    folders: defaultdict[str, list[str]] = defaultdict(list)
+    for name in pages:
+        folders[posixpath.dirname(name)].append(name)
     below = {parent for folder in folders for parent in _parents(folder)}
-    targets: dict[int, str] = {}
-    for folder, indices in folders.items():
-        own = {index: posixpath.basename(pages[index]) for index in indices}
+    targets: dict[str, str] = {}
+    for folder, names in folders.items():
+        own = {name: posixpath.basename(name) for name in names}
         beside = [posixpath.basename(other) for other in below if posixpath.dirname(other) == folder]
         outputs = output_names(own.values(), extension=extension, folders=beside)
-        targets.update((index, posixpath.join(folder, outputs[name])) for index, name in own.items())
+        targets.update((name, posixpath.join(folder, outputs[short])) for name, short in own.items())
     return targets
 
 
@@ -294,7 +380,8 @@ class VolumeCache:
             opened = self._opened(source)
             with opened.lock:
                 if not opened.closed:
-                    return ask(opened.container)
+                    with volume_errors("member"):
+                        return ask(opened.container)
 
     def _opened(self, source: str) -> _OpenVolume:
         with self._lock:

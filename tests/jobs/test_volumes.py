@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import sqlite3
 import zipfile
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from comic_upscale.execution.events import Event, JobFinished
+from comic_upscale.jobs import volume_writer
 from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.queries import read_failures, read_status
 from comic_upscale.ledger.records import PageDone, PageFailed, VolumeDone
@@ -21,6 +23,7 @@ from comic_upscale.settings.job import JobSettings
 from tests.archives import break_checksum, epub, make_7z, make_zip, picture, pictures, read_cbz
 from tests.conftest import MakeJob
 from tests.fakes import NearestEngine
+from tests.pdfs import Pdf, sheet
 
 
 def run(settings: JobSettings, events: list[Event] | None = None) -> JobFinished:
@@ -200,7 +203,7 @@ def test_the_untouched_page_takes_the_place_of_one_that_failed(make_job: MakeJob
     assert made["p09.jxl"] == b"\xff\x0a strange"
     assert list(made) == ["p01.png", "p02.png", "p03.png", "p09.jxl", "ComicInfo.xml"]
     notes = query(kept, "select notes from pages where kind = 'volume'")
-    assert notes == [("1 page(s) as in the source: failed",)]
+    assert notes == [("1 page(s) unchanged: failed",)]
     assert run_without_engine(kept).volumes_done == 1
     # A retry that mends it puts the new page in.
     make_zip(source, {**pictures(3), "p09.jxl": picture(5), "ComicInfo.xml": COMICINFO})
@@ -218,7 +221,7 @@ def test_what_is_no_page_and_cannot_be_read_is_left_out_and_said(make_job: MakeJ
     assert (finished.done, finished.failed, finished.volumes_done) == (2, 0, 1)
     assert list(read_cbz(tmp_path / "out" / "v.cbz")) == ["p01.png", "p02.png", "good.txt"]
     assert query(settings, "select notes from pages where kind = 'volume'") == [
-        ("2 member(s) that cannot be read were left out: info.txt, ComicInfo.xml",)
+        ("2 unreadable member(s) left out: info.txt, ComicInfo.xml",)
     ]
     assert run_without_engine(settings).volumes_done == 1
 
@@ -242,7 +245,7 @@ def test_a_page_of_which_not_even_the_bytes_are_to_be_had(make_job: MakeJob, tmp
     assert (finished.done, finished.volumes_done) == (1, 0)
     reasons = {source: reason for source, _, reason in finished.failures}
     assert reasons["v.cbz"].startswith(
-        "2.png failed, and cannot be put in as it is either. The member is damaged"
+        "2.png failed, and the original cannot be recovered either. The member is damaged"
     )
     assert not (tmp_path / "out" / "v.cbz").exists()
 
@@ -553,3 +556,96 @@ def test_comicbox_finds_all_pages_of_a_real_volume_in_their_order(
         (str(2 * width), str(2 * height), str(len(out[name])))
         for (width, height), name in zip(sizes, names, strict=True)
     ]
+
+
+DEEP = b"<ComicInfo><Pages><Page Image='0'/></Pages>" + b"<a>" * 3000 + b"</a>" * 3000 + b"</ComicInfo>"
+
+
+def notes_of(settings: JobSettings) -> dict[object, object]:
+    return dict(query(settings, "select source, notes from pages where kind = 'volume'"))  # type: ignore[arg-type]
+
+
+def test_a_comicinfo_that_no_program_writes_goes_along_as_it_is(make_job: MakeJob, tmp_path: Path) -> None:
+    make_zip(tmp_path / "in" / "a.cbz", {**pictures(2), "ComicInfo.xml": DEEP})
+    make_zip(tmp_path / "in" / "b.cbz", {**pictures(2, 1), "ComicInfo.xml": COMICINFO})
+    settings = make_job()
+    finished = run(settings)
+    assert (finished.done, finished.failed, finished.volumes_done) == (4, 0, 2)
+    assert read_cbz(tmp_path / "out" / "a.cbz")["ComicInfo.xml"] == DEEP
+    assert b'ImageWidth="48"' in read_cbz(tmp_path / "out" / "b.cbz")["ComicInfo.xml"]
+    assert notes_of(settings) == {
+        "a.cbz": "ComicInfo.xml was carried along as it is: its elements are nested without end",
+        "b.cbz": None,
+    }
+    assert run_without_engine(settings).volumes_done == 2
+
+
+def test_whatever_a_volume_does_to_its_binding_is_its_own_failure(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def strange(*_: object) -> bytes:
+        raise RecursionError("too deep")
+
+    make_zip(tmp_path / "in" / "a.cbz", {**pictures(2), "ComicInfo.xml": COMICINFO})
+    make_zip(tmp_path / "in" / "b.cbz", pictures(2, 1))
+    settings = make_job()
+    with monkeypatch.context() as patched:
+        patched.setattr(volume_writer, "updated", strange)
+        finished = run(settings)
+    assert (finished.done, finished.failed, finished.volumes_done) == (4, 1, 1)
+    assert [(source, kind) for source, kind, _ in finished.failures] == [("a.cbz", "internal")]
+    # Once that is mended in a later version, the same command completes it.
+    assert run_without_engine(settings).volumes_done == 2
+
+
+def test_a_library_with_hostile_volumes_is_done_but_for_these(make_job: MakeJob, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    document = b"<img src='1.png'/>"
+    images = {"OPS/1.png": picture(1), "OPS/2.png": picture(2)}
+    for name, text in {"sections": b"<![<", "comments": b"<!-- " * 200_000, "tags": b"<a " * 300_000}.items():
+        inside = epub(
+            [("a", "1.xhtml"), ("b", "2.xhtml")], {"OPS/1.xhtml": document, "OPS/2.xhtml": text, **images}
+        )
+        make_zip(folder / f"{name}.epub", inside)
+    pdf = Pdf()
+    pdf.show(pdf.jpeg(sheet((24, 36), [(2, 2, 9, 9)])))
+    (folder / "cut.pdf").write_bytes(pdf.bytes()[:700])
+    pdf.save(folder / "good.pdf")
+    make_zip(folder / "good.cbz", pictures(2, 7))
+    finished = run(make_job())
+    assert finished.volumes_done == finished.volumes - 1 == 5
+    assert [source for source, _, _ in finished.failures] == ["cut.pdf"]
+    assert len(read_cbz(tmp_path / "out" / "good.cbz")) == 2
+
+
+def test_an_epub_of_blanks_and_of_images_in_documents(make_job: MakeJob, tmp_path: Path) -> None:
+    encoded = base64.b64encode(picture(3)).decode()
+    blank, inline = b"<img src='blank.png'/>", f"<img src='data:image/png;base64,{encoded}'/>".encode()
+    files = {
+        "OPS/1.png": picture(1), "OPS/blank.png": picture(2), "OPS/b.xhtml": blank, "OPS/i.xhtml": inline,
+    }  # fmt: skip
+    spine = [("a", "b.xhtml"), ("b", "1.png"), ("c", "b.xhtml"), ("d", "i.xhtml")]
+    make_zip(tmp_path / "in" / "v.epub", epub(spine, files, metadata="<dc:title>T</dc:title>"))
+    settings = make_job()
+    finished = run(settings)
+    assert (finished.done, finished.failed, finished.volumes_done) == (4, 0, 1)
+    made = read_cbz(tmp_path / "out" / "v.cbz")
+    assert list(made) == [
+        "0001_blank.png", "0002_1.png", "0003_blank.png", "0004_embedded_0001.png", "ComicInfo.xml"
+    ]  # fmt: skip
+    assert made["0001_blank.png"] == made["0003_blank.png"]
+    assert Image.open(io.BytesIO(made["0004_embedded_0001.png"])).size == (48, 64)
+    assert run_without_engine(settings).volumes_done == 1
+
+
+def test_a_pdf_that_is_read_from_right_to_left(make_job: MakeJob, tmp_path: Path) -> None:
+    pdf = Pdf()
+    pdf.show(pdf.jpeg(sheet((24, 36), [(2, 2, 9, 9)])), entries="/Rotate 90")
+    pdf.page("q 12 0 0 18 0 0 cm /A Do Q 0 0 3 3 re f", "/XObject << /A 3 0 R >>", box="0 0 12 18")
+    pdf.catalog = "/ViewerPreferences << /Direction /R2L >>"
+    pdf.save(tmp_path / "in" / "v.pdf")
+    settings = make_job()
+    assert run(settings).volumes_done == 1
+    made = read_cbz(tmp_path / "out" / "v.cbz")
+    assert [Image.open(io.BytesIO(made[f"000{at}.png"])).size for at in (1, 2)] == [(72, 48), (50, 76)]
+    assert b"<Manga>YesAndRightToLeft</Manga>" in made["ComicInfo.xml"]

@@ -21,6 +21,7 @@ from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.sizes import Bounds, LongSide
 from tests.archives import make_zip, picture, pictures, read_cbz
 from tests.fakes import NearestEngine
+from tests.pdfs import Pdf
 
 MakeJob = Callable[..., JobSettings]
 
@@ -173,3 +174,17 @@ def test_the_export_names_pages_in_volumes(make_job: MakeJob, tmp_path: Path) ->
     assert json.loads(as_text(found.rows, "jsonl").splitlines()[1])["volume"] == "v.cbz"
     (tmp_path / "out" / "v.cbz").unlink()
     assert read_export(settings.ledger_path).missing == 3
+
+
+def test_a_drawn_page_that_is_large_enough_goes_in_as_readers_know_it(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    pdf = Pdf()
+    pdf.show(pdf.raw(Image.linear_gradient("L").resize((24, 36))), "24 0 0 36 0 0", box="0 0 24 36")
+    pdf.show(pdf.raw(Image.linear_gradient("L").resize((90, 60))), "90 0 0 60 0 0", box="0 0 90 60")
+    pdf.save(tmp_path / "in" / "v.pdf")
+    finished = run(make_job(scale=2.0, skip_larger_than=Bounds.parse("50")))
+    assert (finished.done, finished.volumes_done) == (1, 1)
+    path = tmp_path / "out" / "v.cbz"
+    assert sizes(path) == {"0001.png": (48, 72), "0002.png": (90, 60)}
+    assert read_cbz(path)["0002.png"].startswith(b"\x89PNG")

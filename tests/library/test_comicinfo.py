@@ -4,7 +4,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from comic_upscale.library.comicinfo import PageFacts, is_comicinfo, updated
+from comic_upscale.library.comicinfo import OddComicInfoError, PageFacts, is_comicinfo, updated
 
 XML = b"""<?xml version="1.0" encoding="utf-8"?>
 <ComicInfo xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"
@@ -68,9 +68,39 @@ def test_entities_do_not_grow_without_end() -> None:
     bomb = (
         f'<!DOCTYPE x [<!ENTITY l0 "lol">{lol}]><ComicInfo><Pages><Page Image="0"/></Pages>&l9;</ComicInfo>'
     )
-    assert updated(bomb.encode(), [PageFacts(1, 2, 3)]) == bomb.encode()
+    with pytest.raises(OddComicInfoError, match="entities"):
+        updated(bomb.encode(), [PageFacts(1, 2, 3)])
 
 
 def test_its_name_is_written_in_several_ways() -> None:
     assert is_comicinfo("a/comicinfo.XML")
     assert not is_comicinfo("ComicInfo.xml.bak")
+
+
+LISTED = "<Pages><Page Image='0' ImageWidth='1'/></Pages>"
+ODD = {
+    "nested": f"<ComicInfo>{LISTED}{'<a>' * 3000}{'</a>' * 3000}</ComicInfo>",
+    "nested and never closed": f"<ComicInfo>{LISTED}{'<a>' * 3000}",
+    "bytes": f"<ComicInfo>{LISTED}<Notes>{'x' * (8 << 20)}</Notes></ComicInfo>",
+    "elements": f"<ComicInfo>{LISTED}{'<a/>' * 200_001}</ComicInfo>",
+    "entities": f"<!DOCTYPE a [<!ENTITY b 'c'>]><ComicInfo>{LISTED}<Notes>&b;</Notes></ComicInfo>",
+}
+
+
+@pytest.mark.parametrize("reason", ODD)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_what_no_program_writes_is_refused_before_a_tree_is_made_of_it(reason: str, encoding: str) -> None:
+    with pytest.raises(OddComicInfoError) as caught:
+        updated(ODD[reason].encode(encoding), [PageFacts(1, 2, 3)])
+    assert reason.split()[0] in caught.value.reason
+
+
+def test_as_many_pages_as_a_volume_may_have_are_brought_up_to_date() -> None:
+    listed = "".join(
+        f'<Page Image="{at}" Type="Story" DoublePage="false" ImageSize="1" Key="" Bookmark="" ImageWidth="1"/>'
+        for at in range(20_000)
+    )
+    new = updated(
+        f"<ComicInfo><Pages>{listed}</Pages></ComicInfo>".encode(), [PageFacts(40, 50, 60)] * 20_000
+    )
+    assert new.count(b'ImageWidth="40"') == 20_000

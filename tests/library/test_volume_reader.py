@@ -14,10 +14,12 @@ import zlib
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from comic_upscale.errors import PageError
+from comic_upscale.imaging.decode import decode
 from comic_upscale.library import archives, naming
 from comic_upscale.library import member_names as members
 from comic_upscale.library import volume_reader as containers
@@ -504,7 +506,7 @@ def test_a_page_of_a_pdf_that_is_one_jpeg_stays_as_it_is(tmp_path: Path) -> None
     assert pages["0001.png"] == inside
 
 
-def test_a_page_of_a_pdf_that_is_turned_is_drawn_at_its_own_size(tmp_path: Path) -> None:
+def test_a_page_of_a_pdf_that_is_turned_is_its_jpeg_turned(tmp_path: Path) -> None:
     import pypdfium2
 
     path = as_jpeg_pdf(tmp_path / "v.pdf", smooth((300, 420)))
@@ -512,9 +514,11 @@ def test_a_page_of_a_pdf_that_is_turned_is_drawn_at_its_own_size(tmp_path: Path)
     pdf[0].set_rotation(90)
     pdf.save(tmp_path / "turned.pdf")
     pdf.close()
-    page = Image.open(io.BytesIO(read_all(tmp_path / "turned.pdf")["0001.png"]))
-    assert page.format == "PPM"
-    assert page.size == (420, 300)
+    before, turned = (
+        decode(read_all(tmp_path / name)["0001.png"], max_pixels=1 << 20).color
+        for name in ("v.pdf", "turned.pdf")
+    )
+    assert np.array_equal(turned, np.rot90(before, -1))
 
 
 def test_a_page_of_a_pdf_without_an_image_is_drawn_at_the_dpi(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The executor of this machine: engines behind a pipeline."""
+"""The executor of this machine: opens the engines for a job, and runs a pipeline on them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class LocalExecutor:
     """Processes pages on the devices of this machine; an `Executor`.
 
     Args:
-        open_engines: opens the engines; runs on a thread.
+        open_engines: opens the engines; called on a thread.
     """
 
     is_remote = False
@@ -33,7 +33,7 @@ class LocalExecutor:
         self.activity = Activity()
 
     async def has_accelerator(self, settings: JobSettings, on_progress: Listener) -> bool | None:
-        """Return None: the devices that the settings name decide."""
+        """Return None: the devices in the settings decide."""
         return None
 
     async def open(
@@ -45,7 +45,7 @@ class LocalExecutor:
         spending: Spending | None,
         on_progress: Listener,
     ) -> ExecutorInfo:
-        """Prepare the engine and open it on every device; see `Executor.open`."""
+        """Find the weights, and load the network on every device; see `Executor.open`."""
         fetching = from_thread(on_progress, Fetching)
         weights = await asyncio.to_thread(prepare_engine, settings, fetching)
         on_progress(Preparing(what=f"loading {model}"))
@@ -62,7 +62,7 @@ class LocalExecutor:
         return replace(devices.info(), warnings=devices.warnings(settings))
 
     def info(self) -> ExecutorInfo:
-        """Return the current devices and precision."""
+        """Return the current devices and precision of the engines."""
         return self._opened().devices.info()
 
     def process(self, tasks: AsyncIterator[PageTask], stop: StopRequest) -> AsyncGenerator[PageOutcome, None]:

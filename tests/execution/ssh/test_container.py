@@ -127,7 +127,7 @@ def test_how_far_a_large_file_is_can_be_seen(
     tiny_weights: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(machine, "_TELL_SECONDS", 0.0)
+    monkeypatch.setattr(machine, "_PROGRESS_SECONDS", 0.0)
     monkeypatch.setattr(terminal, "LOG_INTERVAL_SECONDS", 0.0)
     draw(tmp_path / "pages" / "0.png", 0)
     size = 1_000_000
@@ -150,7 +150,7 @@ def test_what_docker_cannot_do_is_said(box: Box, docker: Path, remote: Invoke, t
     code, _, err = remote("upscale", *box.step(), "--container", "no/such", *asked_for)
     assert (code, "manifest unknown" in err, "docker save no/such" in err) == (9, True, True), err
     code, _, err = remote("upscale", *box.step(), "--container", "--rm", *asked_for)
-    assert (code, "names no image" in err) == (2, True), err
+    assert (code, "is not an image name" in err) == (2, True), err
     code, _, err = remote("upscale", *box.step(), "--container", tmp_path / "none.tar.gz", *asked_for)
     assert (code, "docker save" in err) == (2, True), err
     # An engine that does not answer.

@@ -1,0 +1,103 @@
+"""Change what a JPEG says beside its samples, and not one sample: how it lies, and its colour profile."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+
+_START = b"\xff\xd8"
+_SCAN, _END = 0xDA, 0xD9
+_APP0, _APP1, _APP2 = 0xE0, 0xE1, 0xE2
+_BARE = frozenset((0x01, *range(0xD0, 0xD9)))
+"""Markers that stand alone, without a length."""
+_EXIF, _XMP, _ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
+_MOST_IN_SEGMENT = 65_519
+"""Bytes of a profile that fit one segment: 65,535 less its length, its name and two numbers."""
+_MOST_SEGMENTS = 255
+_ORIENTATION, _SHORT = 0x0112, 3
+
+
+def with_orientation(jpeg: bytes, orientation: int) -> bytes:
+    """Return a JPEG that lies in another way, whatever its EXIF or XMP said before; both are left out.
+
+    Args:
+        jpeg: the file.
+        orientation: from 1 to 8, as EXIF numbers them; 1 adds no EXIF.
+
+    Returns:
+        The file. One that is no JPEG, or is cut before its samples, comes back as it is.
+    """
+    tiff = struct.pack("<2sHLHHHLHHL", b"II", 42, 8, 1, _ORIENTATION, _SHORT, 1, orientation, 0, 0)
+    added = b"" if orientation == 1 else _segment(_APP1, _EXIF + tiff)
+    return _rewritten(jpeg, lambda marker, data: marker == _APP1 and data.startswith((_EXIF, _XMP)), added)
+
+
+def with_profile(jpeg: bytes, profile: bytes | None) -> bytes:
+    """Return a JPEG with another colour profile, or with none.
+
+    Args:
+        jpeg: the file.
+        profile: an ICC profile of at most 16 MB that fits its samples.
+
+    Returns:
+        The file. One that is no JPEG, or is cut before its samples, comes back as it is.
+
+    Raises:
+        ValueError: the profile is larger than a JPEG holds.
+    """
+    data = profile or b""
+    parts = [data[at : at + _MOST_IN_SEGMENT] for at in range(0, len(data), _MOST_IN_SEGMENT)]
+    if len(parts) > _MOST_SEGMENTS:
+        raise ValueError(f"a JPEG holds no profile of {len(data):,} bytes")
+    added = b"".join(
+        _segment(_APP2, _ICC + bytes((number, len(parts))) + part) for number, part in enumerate(parts, 1)
+    )
+    return _rewritten(jpeg, lambda marker, data: marker == _APP2 and data.startswith(_ICC), added)
+
+
+def _segment(marker: int, data: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data
+
+
+def _rewritten(jpeg: bytes, is_left_out: Callable[[int, bytes], bool], added: bytes) -> bytes:
+    """The file without some of its segments, and with others behind its JFIF header."""
+    pieces = [_START]
+    place = 1
+    end = 0
+    for marker, start, stop in _segments(jpeg):
+        end = stop
+        if is_left_out(marker, jpeg[start + 4 : start + 4 + len(_XMP)]):
+            continue
+        pieces.append(jpeg[start:stop])
+        if marker == _APP0 and place == len(pieces) - 1:
+            place = len(pieces)
+        if marker == _SCAN:
+            break
+    else:
+        return jpeg
+    pieces.insert(place, added)
+    return b"".join((*pieces, jpeg[end:]))
+
+
+def _segments(jpeg: bytes) -> Iterator[tuple[int, int, int]]:
+    """The segments up to the first scan: marker, first byte, byte behind; none behind one that is broken."""
+    if not jpeg.startswith(_START):
+        return
+    at = 2
+    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF:
+        marker = jpeg[at + 1]
+        if marker == 0xFF:
+            # Fill bytes may stand before a marker.
+            at += 1
+            continue
+        if marker in _BARE:
+            yield marker, at, at + 2
+            at += 2
+            continue
+        size = int.from_bytes(jpeg[at + 2 : at + 4], "big")
+        if marker == _END or size < 2:
+            return
+        yield marker, at, at + 2 + size
+        at += 2 + size
+        if marker == _SCAN:
+            return

@@ -1,0 +1,255 @@
+"""A child process that does what may crash, hang or eat memory: it is asked, and ended where it goes too far.
+
+A request is a JSON object, an answer a JSON object and bytes. One request is answered at a time, however many
+threads ask. The child starts with the first request and ends with this process, whatever becomes of that:
+it reads requests until there is nobody left to write one.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import errno
+import json
+import os
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+_FRAME = struct.Struct(">IQ")
+"""Before each message: bytes of its JSON, and of what follows that."""
+_LONGEST_JSON = 1 << 20
+_LOOKS = 0.25
+"""Seconds between two looks at what a request has used."""
+_PIPE = 1 << 20
+_LAST_WORDS = 2.0
+"""Seconds that a child has to end by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may use."""
+
+    seconds: float
+    """Of processor time."""
+    wall_seconds: float
+    """Until the answer, however busy the machine is."""
+    memory: int
+    """Bytes that the child holds in memory."""
+
+
+class HelperLostError(Exception):
+    """The child ended without an answer: by itself, or because a request went beyond its limits.
+
+    Args:
+        reason: what happened, as the end of a sentence: ``"took more than 60 s"``.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Helper:
+    """A child process that runs one module.
+
+    Args:
+        module: its ``main`` reads requests by `read_message` and answers by `write_message`.
+    """
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._owner = 0
+
+    def ask(self, request: Mapping[str, Any], limits: Limits) -> tuple[dict[str, Any], bytes]:
+        """Send a request and wait for its answer.
+
+        Args:
+            request: can be written as JSON.
+            limits: of this request.
+
+        Raises:
+            HelperLostError: there is no answer.
+            OSError: no child can be started.
+        """
+        with self._lock:
+            child = self._running()
+            assert child.stdin is not None
+            assert child.stdout is not None
+            watch = _Watch(child, limits)
+            answer = None
+            try:
+                with watch, contextlib.suppress(OSError, ValueError):
+                    write_message(child.stdin, request)
+                    answer = read_message(child.stdout)
+            except BaseException:
+                # A signal broke this off: what comes from the child from now on answers nobody's question.
+                child.kill()
+                self._end(child)
+                raise
+            if answer is None:
+                self._end(child)
+                raise watch.lost(child.returncode)
+            return answer
+
+    @property
+    def runs(self) -> bool:
+        """Whether there is a child that may remember earlier requests."""
+        child = self._child
+        return child is not None and self._owner == os.getpid() and child.poll() is None
+
+    def close(self) -> None:
+        """End the child, if there is one, also while somebody waits for its answer."""
+        child = self._child
+        if child is None or self._owner != os.getpid():
+            return
+        if not self._lock.acquire(timeout=_LAST_WORDS):
+            child.kill()
+            self._lock.acquire()
+        try:
+            if self._child is not None:
+                self._end(self._child)
+        finally:
+            self._lock.release()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        child = self._child
+        if child is not None and self._owner == os.getpid():
+            if child.poll() is None:
+                return child
+            self._end(child)
+        # After a fork the child is the other process's, and two must not talk to it.
+        self._child, self._owner = self._start(), os.getpid()
+        atexit.unregister(self.close)
+        atexit.register(self.close)
+        return self._child
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        if getattr(sys, "frozen", False) or not sys.executable:
+            # What stands in its place is a program that would begin anew.
+            raise OSError(errno.ENOEXEC, "there is no Python to run it")
+        # With the paths of this process, however these came about; nothing of its main module is run again.
+        code = (
+            "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+            f"import {self._module} as module; module.main()"
+        )
+        child = subprocess.Popen(
+            [sys.executable, "-c", code, json.dumps(sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            # Ctrl-C is for this process, which lets a page go on to its end.
+            start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        )
+        _widen(child.stdout)
+        return child
+
+    def _end(self, child: subprocess.Popen[bytes]) -> None:
+        self._child = None
+        for pipe in (child.stdin, child.stdout):
+            with contextlib.suppress(OSError):
+                if pipe is not None:
+                    pipe.close()
+        try:
+            child.wait(_LAST_WORDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def _widen(pipe: IO[bytes] | None) -> None:
+    """Let a pipe hold more at a time, where the system can do that: pages are megabytes."""
+    if pipe is None or sys.platform != "linux":
+        return
+    import fcntl
+
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE)
+
+
+@dataclass(slots=True)
+class _Watch:
+    """Ends a child that goes beyond its limits while it is asked something."""
+
+    child: subprocess.Popen[bytes]
+    limits: Limits
+    _over: str = ""
+    _done: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def __enter__(self) -> _Watch:
+        self._thread = threading.Thread(target=self._look, name="helper-watch", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        assert self._thread is not None
+        self._thread.join()
+
+    def lost(self, code: int | None) -> HelperLostError:
+        """What to say of a child that gave no answer."""
+        if self._over:
+            return HelperLostError(self._over)
+        # By the system: for the time or the memory that it was allowed, or for what it tried to do.
+        how = f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
+        return HelperLostError(how)
+
+    def _look(self) -> None:
+        if self._done.wait(_LOOKS):
+            return
+        import psutil
+
+        began = time.monotonic()
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(self.child.pid)
+            used_before: float | None = None
+            while not self._done.wait(_LOOKS):
+                used, memory = sum(process.cpu_times()[:2]), process.memory_info().rss
+                used_before = used if used_before is None else used_before
+                if used - used_before > self.limits.seconds:
+                    self._over = f"took more than {self.limits.seconds:g} s"
+                elif time.monotonic() - began > self.limits.wall_seconds:
+                    self._over = f"took more than {self.limits.wall_seconds:g} s"
+                elif memory > self.limits.memory:
+                    self._over = f"took more than {self.limits.memory:,} bytes of memory"
+                if self._over:
+                    self.child.kill()
+                    return
+
+
+def write_message(file: IO[bytes], words: Mapping[str, Any], data: bytes = b"") -> None:
+    """Write a request or an answer.
+
+    Raises:
+        OSError: there is nobody to read it.
+    """
+    head = json.dumps(words).encode()
+    file.write(_FRAME.pack(len(head), len(data)) + head)
+    file.write(data)
+    file.flush()
+
+
+def read_message(file: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
+    """Read a request or an answer; None at the end, or where what comes is none.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no JSON.
+    """
+    frame = file.read(_FRAME.size)
+    if len(frame) < _FRAME.size:
+        return None
+    length, size = _FRAME.unpack(frame)
+    head = file.read(length) if length <= _LONGEST_JSON else b""
+    data = file.read(size) if len(head) == length else b""
+    words = json.loads(head) if len(head) == length and len(data) == size else None
+    return (words, data) if isinstance(words, dict) else None

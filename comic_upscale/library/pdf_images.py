@@ -1,0 +1,297 @@
+"""The dictionaries of a PDF's images: PDFium draws by them and does not show them.
+
+Whether an image has a mask, and how large that is, how its samples are mapped and whether it may be hidden:
+all of this stands in plain text right before the image's data, in encrypted files too. So the file is read
+from stream to stream, past the data, and an image is found again by its size and its data.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_MOST_STREAMS = 200_000
+_LONGEST_DICTIONARY = 1 << 16
+_DEEPEST = 32
+_TAIL = 64
+"""Bytes that are compared before all the others."""
+_PADDING = 48
+"""Bytes that encryption may add to a stream."""
+_HEADER = re.compile(rb"(?<!\d)(\d{1,10})[\0\t\n\f\r ]+\d{1,5}[\0\t\n\f\r ]+obj(?![A-Za-z])")
+_LENGTH = re.compile(rb"/Length[\0\t\n\f\r ]+(\d{1,12})(?![\d.])(?![\0\t\n\f\r ]+\d+[\0\t\n\f\r ]+R)")
+_TOKEN = re.compile(
+    rb"(?:[\0\t\n\f\r ]|%[^\r\n]*)*"
+    rb"(<<|>>|[\[\]{}()]|/[^\0\t\n\f\r ()<>\[\]{}/%]*|<[^<>]*>|[^\0\t\n\f\r ()<>\[\]{}/%]+)"
+)
+_HEX_IN_NAME = re.compile(rb"#([0-9A-Fa-f]{2})")
+_NUMBER = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)")
+
+
+class Name(str):
+    """A name, without its slash."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The number of another object."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What the dictionary of an image says."""
+
+    is_plain: bool
+    """Its samples are shown as they are, all of them: no mask, no mapping, and nothing that may hide it."""
+    is_opaque: bool
+    """Whatever is below it cannot be seen."""
+    mask_size: tuple[int, int]
+    """Width and height of its mask, pixels; zeros where it has none of its own, or it cannot be found."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    number: int
+    """Of its object."""
+    start: int
+    """Where its data begins in the file."""
+    length: int | None
+    """Bytes of its data; None where that stands elsewhere."""
+    entries: Mapping[str, Any]
+
+
+class ImageDictionaries:
+    """The images that stand in a PDF.
+
+    Args:
+        path: the file.
+        is_encrypted: whether the data of its images stands there in another way than it is given out.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is empty.
+    """
+
+    def __init__(self, path: Path, *, is_encrypted: bool = False) -> None:
+        self._is_encrypted = is_encrypted
+        with path.open("rb") as file:
+            self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.may_hide_forms = False
+        """Whether a form may be switched off, with the images in it."""
+        self._by_number: dict[int, _Stream] = {}
+        self._by_size: defaultdict[tuple[int, int], list[_Stream]] = defaultdict(list)
+        self._read()
+
+    def find(self, size: tuple[int, int], data: bytes) -> ImageFacts | None:
+        """What is said of an image.
+
+        Args:
+            size: width and height, pixels.
+            data: as it stands in the file, or decrypted.
+
+        Returns:
+            None if it is not found, as images are that stand in the midst of a page's content. Where the same
+            image stands there more than once, what holds for all of them.
+        """
+        sized = (*self._by_size.get(size, ()), *self._by_size.get((0, 0), ()))
+        known = [stream for stream in sized if self._by_number[stream.number] is stream]
+        if self._is_encrypted:
+            found = [one for one in known if one.length is None or 0 <= one.length - len(data) <= _PADDING]
+        else:
+            found = [one for one in known if self._stands_at(one.start, data)]
+        if not found:
+            return None
+        facts = [self._facts(stream.entries) for stream in found]
+        return ImageFacts(
+            is_plain=all(fact.is_plain for fact in facts),
+            is_opaque=all(fact.is_opaque for fact in facts),
+            mask_size=max((fact.mask_size for fact in facts), key=lambda mask: mask[0] * mask[1]),
+        )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._data.close()
+
+    def _stands_at(self, start: int, data: bytes) -> bool:
+        # First its end: images of one book often begin alike, and are of one size.
+        end = start + len(data)
+        return self._data[max(start, end - _TAIL) : end] == data[-_TAIL:] and self._data[start:end] == data
+
+    def _facts(self, entries: Mapping[str, Any]) -> ImageFacts:
+        masks = [entries[key] for key in ("SMask", "Mask") if entries.get(key) is not None]
+        is_stencil = entries.get("ImageMask") is not None and entries["ImageMask"] is not False
+        # JPEG 2000 may hold its transparency itself.
+        is_opaque = not (masks or is_stencil or "OC" in entries or entries.get("SMaskInData"))
+        sizes = [
+            _size(self._by_number[mask.number].entries)
+            for mask in masks
+            if isinstance(mask, Reference) and mask.number in self._by_number
+        ]
+        return ImageFacts(
+            is_plain=is_opaque and _maps_nothing(entries),
+            is_opaque=is_opaque,
+            mask_size=max(sizes, key=lambda size: size[0] * size[1], default=(0, 0)),
+        )
+
+    def _read(self) -> None:
+        data, at = self._data, 0
+        for _ in range(_MOST_STREAMS):
+            found = data.find(b"stream", at)
+            if found < 0:
+                return
+            after = data[found + 6 : found + 8]
+            if after[:1] not in (b"\r", b"\n") or data[max(0, found - 3) : found] == b"end":
+                at = found + 6
+                continue
+            start = found + (8 if after == b"\r\n" else 7)
+            text = data[max(at, found - _LONGEST_DICTIONARY) : found]
+            headers = list(_HEADER.finditer(text))
+            text = text[headers[-1].end() :] if headers else text
+            length = _LENGTH.search(text)
+            at = self._behind(start, int(length[1]) if length else None)
+            self.may_hide_forms |= b"/OC" in text and b"/Form" in text
+            if headers and b"Image" in text:
+                self._take(text, int(headers[-1][1]), start)
+        # More than any comic has: nothing is known of such a file's images.
+        self._by_size.clear()
+
+    def _behind(self, start: int, length: int | None) -> int:
+        """Where a stream ends: behind as many bytes as it says that it has, or where ``endstream`` stands."""
+        if length is not None and b"endstream" in self._data[start + length : start + length + 16]:
+            return start + length
+        end = self._data.find(b"endstream", start)
+        return end if end >= 0 else len(self._data)
+
+    def _take(self, text: bytes, number: int, start: int) -> None:
+        entries = parse_dictionary(text)
+        if entries is None or entries.get("Subtype") != "Image":
+            return
+        length = entries.get("Length")
+        stream = _Stream(number, start, length if isinstance(length, int) else None, entries)
+        # Of the states that a file went through, the last one counts, and stands last.
+        self._by_number[number] = stream
+        self._by_size[_size(entries)].append(stream)
+
+
+def parse_dictionary(text: bytes) -> dict[str, Any] | None:
+    """Read a dictionary of a PDF.
+
+    Args:
+        text: from its ``<<`` on, or from what is blank before.
+
+    Returns:
+        Names to numbers, names (`Name`), references (`Reference`), lists and dictionaries; strings are None,
+        as is null. None if it is no dictionary, or nested too deeply.
+    """
+    parser = _Parser(text)
+    value = parser.value(0) if parser.next() == b"<<" and parser.back() else None
+    return value if isinstance(value, dict) else None
+
+
+class _Parser:
+    def __init__(self, text: bytes) -> None:
+        self._text = text
+        self._at = 0
+        self._before = 0
+
+    def next(self) -> bytes:
+        """The next token; empty at the end."""
+        match = _TOKEN.match(self._text, self._at)
+        if match is None:
+            return b""
+        self._before, self._at = self._at, match.end()
+        return match[1]
+
+    def back(self) -> bool:
+        """Take the last token back."""
+        self._at = self._before
+        return True
+
+    def value(self, depth: int) -> Any:
+        """The next value; `_Parser` itself where there is none."""
+        token = self.next()
+        if not token or token in (b">>", b"]") or depth > _DEEPEST:
+            return _Parser
+        if token == b"<<":
+            return self._dictionary(depth)
+        if token == b"[":
+            return self._list(depth)
+        if token == b"(":
+            return self._string()
+        if token.startswith(b"/"):
+            return _name(token)
+        return self._word(token)
+
+    def _dictionary(self, depth: int) -> Any:
+        entries: dict[str, Any] = {}
+        while (key := self.next()) != b">>":
+            if not key.startswith(b"/"):
+                return _Parser
+            value = self.value(depth + 1)
+            if value is _Parser:
+                return _Parser
+            entries[_name(key)] = value
+        return entries
+
+    def _list(self, depth: int) -> Any:
+        values: list[Any] = []
+        while self.next() != b"]":
+            self.back()
+            value = self.value(depth + 1)
+            if value is _Parser:
+                return _Parser
+            values.append(value)
+        return values
+
+    def _string(self) -> Any:
+        open_brackets = 1
+        for match in re.finditer(rb"\\.|[()]", self._text[self._at :], re.S):
+            open_brackets += {b"(": 1, b")": -1}.get(match[0], 0)
+            if open_brackets == 0:
+                self._at += match.end()
+                return None
+        return _Parser
+
+    def _word(self, token: bytes) -> Any:
+        if token.isdigit() and len(token) <= 10:
+            at, before = self._at, self._before
+            generation, letter = self.next(), self.next()
+            if generation.isdigit() and letter == b"R":
+                return Reference(int(token))
+            self._at, self._before = at, before
+            return int(token)
+        if _NUMBER.fullmatch(token) and len(token) <= 40:
+            return float(token)
+        return {b"true": True, b"false": False}.get(token)
+
+
+def _name(token: bytes) -> Name:
+    plain = _HEX_IN_NAME.sub(lambda match: bytes((int(match[1], 16),)), token[1:])
+    return Name(plain.decode("latin-1"))
+
+
+def _size(entries: Mapping[str, Any]) -> tuple[int, int]:
+    """Width and height; zeros where they do not stand here."""
+    width, height = entries.get("Width", entries.get("W")), entries.get("Height", entries.get("H"))
+    return (width, height) if isinstance(width, int) and isinstance(height, int) else (0, 0)
+
+
+def _maps_nothing(entries: Mapping[str, Any]) -> bool:
+    """Whether samples are what they look like: no inverted or shortened range, no odd colour transform."""
+    decode = entries.get("Decode")
+    if decode is not None and (
+        not isinstance(decode, list)
+        or any(value != at % 2 or value is True or value is False for at, value in enumerate(decode))
+    ):
+        return False
+    parameters = entries.get("DecodeParms", entries.get("DP"))
+    listed = parameters if isinstance(parameters, list) else [parameters]
+    return all(one is None or (isinstance(one, dict) and "ColorTransform" not in one) for one in listed)

@@ -1,0 +1,525 @@
+"""A page of a PDF as a viewer shows it: the JPEG that it is, or the page drawn on the grid of its finest image.
+
+What a page is, its objects and boxes say. A drawn page has a pixel for each pixel of its image, in the same
+place, so that nothing is resampled; where a page shows more than one image, those of the same grid.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from PIL import Image, ImageChops
+from pypdfium2 import raw
+
+from comic_upscale.errors import PageError
+from comic_upscale.imaging.drawn import Drawn, with_note
+from comic_upscale.imaging.jpeg_segments import with_orientation, with_profile
+from comic_upscale.library.archives import MAX_MEMBER_BYTES
+from comic_upscale.library.pdf_images import ImageDictionaries, ImageFacts
+from comic_upscale.library.pdf_objects import Box, Matrix, PageObjects, PlacedImage, read_objects
+from comic_upscale.settings.job import VolumeRules
+
+_POINTS = 72.0
+_SMALL, _BLOCK = 96, 8
+"""Pixels of the longer side of the pictures that a JPEG and its page are compared by, and of a block of these."""
+_SAME = 16
+"""Gray levels that the worst block may differ by: of real pages it does by 13 at most, and by 19 at least from the
+same page turned or mirrored."""
+_MARGIN = 0.02
+"""Share of a page's longer side by which an image may leave a blank edge and still count as the whole page."""
+_ROUNDING = 1.0
+"""Points by which an image may reach beyond its sheet: boxes are often rounded to whole points."""
+_STRETCHED = 0.02
+"""Share by which an image's pixels may differ from squares and still be shown as squares."""
+_COUNTS = 0.01
+"""Share of a page that images must cover for their resolution to count: a small logo's does not."""
+_INSET = 0.02
+"""Pixels by which an image is drawn smaller on each side: PDFium rounds outwards, and a hair is a whole pixel."""
+_ON_GRID = 0.3
+"""Pixels by which an image may be off the grid of another and still belong to it."""
+_HAIR = 1e-3
+_LEAST = 36 / _POINTS
+"""Pixels a point below which a page is drawn as asked, though it is nothing but images."""
+_SAME_COLOR = 2
+"""Gray levels that nobody sees."""
+_LARGEST_PROFILE = 8 << 20
+_DEVICE_GRAY, _DEVICE_RGB, _ICC_BASED = 1, 2, 7
+"""Colour spaces, as PDFium numbers them."""
+
+_TURNS = (
+    Image.Transpose.FLIP_LEFT_RIGHT,
+    Image.Transpose.ROTATE_180,
+    Image.Transpose.FLIP_TOP_BOTTOM,
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+)
+"""What brings a picture of EXIF's orientations 2 to 8 upright."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownImage:
+    """An image on a page, with its samples and what its dictionary says."""
+
+    shown: PlacedImage
+    size: tuple[int, int]
+    """Width and height of its samples, or of those of its mask where they are more, pixels."""
+    samples: tuple[int, int]
+    """Width and height of its own samples."""
+    facts: ImageFacts | None
+    """None where nothing is known of it but what PDFium tells."""
+    data: bytes
+    """As it is packed in the file."""
+
+    @property
+    def is_straight(self) -> bool:
+        """Whether it is turned by quarters only, to less than half a pixel."""
+        a, b, c, d, _, _ = self.shown.matrix
+        across, down = self.size
+        upright = abs(b) * down <= abs(d) / 2 and abs(c) * across <= abs(a) / 2
+        lying = abs(a) * down <= abs(c) / 2 and abs(d) * across <= abs(b) / 2
+        return upright or lying
+
+    @property
+    def orientation(self) -> int:
+        """How it is to be turned to be shown, as EXIF numbers it."""
+        a, b, c, d, _, _ = self.shown.matrix
+        if abs(a) >= abs(b):
+            return {(True, True): 1, (False, True): 2, (False, False): 3, (True, False): 4}[a > 0, d > 0]
+        return {(False, False): 5, (False, True): 6, (True, True): 7, (True, False): 8}[b > 0, c > 0]
+
+    @property
+    def shown_size(self) -> tuple[int, int]:
+        """Width and height as shown, pixels."""
+        return self.size if self.orientation < 5 else self.size[::-1]
+
+    @property
+    def resolution(self) -> tuple[float, float]:
+        """Pixels a point: across and down as shown if it lies straight, else along its own sides."""
+        if self.is_straight:
+            box = self.shown.box
+            return self.shown_size[0] / max(box.width, 1e-6), self.shown_size[1] / max(box.height, 1e-6)
+        a, b, c, d, _, _ = self.shown.matrix
+        return self.size[0] / max(math.hypot(a, b), 1e-6), self.size[1] / max(math.hypot(c, d), 1e-6)
+
+    @property
+    def finest(self) -> float:
+        """Pixels a point along the side that has more of them."""
+        return max(*self.resolution, 1e-6)
+
+    @property
+    def has_square_pixels(self) -> bool:
+        """Whether its pixels are shown as squares, or nearly."""
+        across, down = self.resolution
+        return abs(across - down) <= _STRETCHED * max(across, down)
+
+    @property
+    def hides(self) -> bool:
+        """Whether nothing of what is below it can be seen."""
+        known = self.facts is not None and self.facts.is_opaque
+        return known and self.shown.is_certain and self.is_straight
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """How a page is drawn."""
+
+    width: int
+    """Pixels."""
+    height: int
+    """Pixels."""
+    places: tuple[tuple[KnownImage, tuple[int, int, int, int]], ...]
+    """Images that are put onto whole pixels, and onto which: left, upper, right and lower edge."""
+    note: Drawn | None
+    """What is to be said."""
+
+
+class PdfPage:
+    """One page.
+
+    Args:
+        document: pypdfium2's.
+        index: of the page.
+        dictionaries: of the images of the file; asked only where a page shows an image.
+        rules: at what resolution pages are drawn, and with how many pixels at most.
+
+    Raises:
+        PdfiumError: it cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        document: Any,
+        index: int,
+        dictionaries: Callable[[], ImageDictionaries | None],
+        rules: VolumeRules,
+    ) -> None:
+        self._page = document[index]
+        self._dictionaries, self._rules = dictionaries, rules
+
+    def close(self) -> None:
+        """Let the page go."""
+        self._page.close()
+
+    def content(self, before_drawing: Callable[[int], None]) -> bytes:
+        """The page as a JPEG, or as a PPM or PGM of what was drawn.
+
+        Args:
+            before_drawing: is told with how many pixels the page, and the images on it, will be drawn.
+
+        Raises:
+            PageError: ``"too-large"``.
+        """
+        objects = read_objects(self._page)
+        images = [known for shown in objects.images if all((known := self._known(shown)).samples)]
+        cover = next((image for image in reversed(images) if _hides_all(image, objects)), None)
+        below = -1 if cover is None else cover.shown.order
+        images = [image for image in images if image.shown.order >= below]
+        # Without an image it does not matter.
+        has_others = not images or objects.has_others(self._page, below)
+        whole = len(images) == 1 and not has_others and _is_whole(images[0], objects)
+        if whole:
+            jpeg = _embedded_jpeg(images[0], self._page)
+            if jpeg is not None and self._looks_like(images[0], *jpeg, objects):
+                return with_turn(jpeg[0], images[0].orientation)
+            drawing = _plan_whole(images[0], self._rules)
+        else:
+            drawing = _plan(objects, images, self._rules, only_images=not has_others)
+        before_drawing(drawing.width * drawing.height + sum(math.prod(image.samples) for image in images))
+        return with_note(_as_file(self._draw(drawing, objects)), drawing.note)
+
+    def _known(self, shown: PlacedImage) -> KnownImage:
+        size = _pixel_size(shown.handle)
+        dictionaries = self._dictionaries()
+        if dictionaries is not None and dictionaries.may_hide_forms and shown.is_in_form:
+            shown = replace(shown, is_certain=False)
+        data = b"" if dictionaries is None else _raw_data(shown.handle)
+        facts = dictionaries.find(size, data) if dictionaries is not None and data else None
+        mask = (0, 0) if facts is None else facts.mask_size
+        return KnownImage(shown, mask if math.prod(mask) > math.prod(size) else size, size, facts, data)
+
+    def _looks_like(
+        self, image: KnownImage, jpeg: bytes, profile: bytes | None, objects: PageObjects
+    ) -> bool:
+        """Whether the page, drawn small, looks like a JPEG everywhere: a second guard, against what is not known."""
+        scale = min(1.0, _SMALL / max(image.shown_size))
+        width, height = (max(1, round(side * scale)) for side in image.shown_size)
+        own = _small_jpeg(jpeg, profile, image.orientation)
+        if own is None:
+            return False
+        shown = self._draw(Drawing(width, height, ((image, (0, 0, width, height)),), None), objects)
+        # Means of blocks, in which what is coarser or finer in one of the two does not show.
+        blocks = own.resize(shown.size, Image.Resampling.BOX).reduce(_BLOCK)
+        difference = ImageChops.difference(blocks, shown.reduce(_BLOCK))
+        worst: Any = max(band.getextrema()[1] for band in difference.split())
+        return bool(worst < _SAME)
+
+    def _draw(self, drawing: Drawing, objects: PageObjects) -> Image.Image:
+        for image, place in drawing.places:
+            _put(image, place, drawing, objects)
+        return _rendered(self._page, drawing.width, drawing.height)
+
+
+def with_turn(jpeg: bytes, orientation: int) -> bytes:
+    """A JPEG that is to be shown turned, and not as its own EXIF may say: a viewer of PDFs does not read that."""
+    with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
+        lies = _own_orientation(image)
+    return jpeg if lies == orientation else with_orientation(jpeg, orientation)
+
+
+def _own_orientation(image: Image.Image) -> int:
+    if not image.info.keys() & {"exif", "xmp"}:
+        return 1
+    # Here and not above: it needs NumPy, and few pages need it.
+    from comic_upscale.imaging.orientation import orientation_of
+
+    return orientation_of(image)
+
+
+def _pixel_size(handle: Any) -> tuple[int, int]:
+    width, height = ctypes.c_uint(), ctypes.c_uint()
+    raw.FPDFImageObj_GetImagePixelSize(handle, width, height)
+    return width.value, height.value
+
+
+def _raw_data(handle: Any) -> bytes:
+    """The data of an image as it is packed in the file."""
+    length = raw.FPDFImageObj_GetImageDataRaw(handle, None, 0)
+    buffer = ctypes.create_string_buffer(length)
+    raw.FPDFImageObj_GetImageDataRaw(handle, buffer, length)
+    return buffer.raw
+
+
+def _hides_all(image: KnownImage, objects: PageObjects) -> bool:
+    """Whether an image covers the page, so that nothing below it is seen."""
+    page = objects.box.grown(-0.5 / image.finest)
+    return image.hides and page.within(image.shown.seen) == page
+
+
+def _is_whole(image: KnownImage, objects: PageObjects) -> bool:
+    """Whether an image is the page: all of it is shown, straight, undistorted, and to the edges or nearly."""
+    if not (image.is_straight and image.has_square_pixels and image.shown.is_certain):
+        return False
+    box, page = image.shown.box, objects.box
+    beyond = (-box.left, -box.bottom, box.right - page.right, box.top - page.top)
+    slack, hair = _MARGIN * max(objects.width, objects.height), 0.5 / image.finest
+    for reach, is_cropped in zip(beyond, objects.is_cropped, strict=True):
+        rounding = hair if is_cropped else max(hair, min(_ROUNDING, slack))
+        if not -slack <= reach <= rounding:
+            return False
+    seen, open_to = image.shown.seen.within(page), box.within(page)
+    return all(abs(own - whole) <= hair for own, whole in zip(seen, open_to, strict=True))
+
+
+def _embedded_jpeg(image: KnownImage, page: Any) -> tuple[bytes, bytes | None] | None:
+    """The JPEG that an image is, with the profile that the PDF gives it; None if it is more than that."""
+    if image.facts is None or not image.facts.is_plain or _filters(image.shown.handle) != [b"DCTDecode"]:
+        return None
+    data = image.data
+    if not data.startswith(b"\xff\xd8\xff") or len(data) > MAX_MEMBER_BYTES:
+        return None
+    try:
+        with Image.open(io.BytesIO(data), formats=["JPEG"]) as jpeg:
+            if jpeg.mode not in ("L", "RGB") or jpeg.size != image.samples:
+                return None
+            mode, own = jpeg.mode, jpeg.info.get("icc_profile")
+    except Exception:
+        # Pillow has many; that the JPEG does not decode is then for the drawing to find out.
+        return None
+    space = _color_space(image.shown.handle, page)
+    if space not in (_ICC_BASED, {"L": _DEVICE_GRAY, "RGB": _DEVICE_RGB}[mode]):
+        return None
+    profile = _profile_of(image.shown.handle, page) if space == _ICC_BASED else b""
+    return None if profile is None else _as_profiled(data, own, profile, mode)
+
+
+def _as_profiled(
+    jpeg: bytes, own: bytes | None, profile: bytes, mode: str
+) -> tuple[bytes, bytes | None] | None:
+    """A JPEG whose profile is the one that the PDF gives it: viewers of PDFs do not look at its own."""
+    wanted = profile if profile and _differs_from_srgb(profile, mode) else None
+    if wanted is None and (own is None or not _differs_from_srgb(own, mode)):
+        return jpeg, None
+    if wanted is not None and wanted == own:
+        return jpeg, wanted
+    try:
+        return with_profile(jpeg, wanted), wanted
+    except ValueError:
+        return None
+
+
+@lru_cache(maxsize=16)
+def _differs_from_srgb(profile: bytes, mode: str) -> bool:
+    """Whether a profile that fits samples of a mode gives them other colours than sRGB does; never a broken one."""
+    import numpy as np
+
+    from comic_upscale.imaging.color import profile_space, to_srgb
+
+    if profile_space(profile) != {"L": "GRAY", "RGB": "RGB"}[mode]:
+        return False
+    ramp = np.arange(0, 256, 15, dtype=np.uint8)
+    colors = (
+        ramp[None, :, None] if mode == "L" else np.stack(np.meshgrid(ramp, ramp, ramp), -1).reshape(1, -1, 3)
+    )
+    shown = to_srgb(np.ascontiguousarray(colors), profile)
+    return shown is not None and bool(np.abs(shown.astype(int) - colors).max() > _SAME_COLOR)
+
+
+def _filters(handle: Any) -> list[bytes]:
+    names = []
+    for at in range(raw.FPDFImageObj_GetImageFilterCount(handle)):
+        buffer = ctypes.create_string_buffer(64)
+        raw.FPDFImageObj_GetImageFilter(handle, at, buffer, len(buffer))
+        names.append(buffer.value)
+    return names
+
+
+def _color_space(handle: Any, page: Any) -> int:
+    facts = raw.FPDF_IMAGEOBJ_METADATA()
+    return int(facts.colorspace) if raw.FPDFImageObj_GetImageMetadata(handle, page, facts) else 0
+
+
+def _profile_of(handle: Any, page: Any) -> bytes | None:
+    """The profile that a PDF gives an image, empty where PDFium finds none; None where it cannot be asked."""
+    ask = getattr(raw, "FPDFImageObj_GetIccProfileDataDecoded", None)
+    if ask is None:
+        return None
+    # Its type has another name on each system.
+    length = ask.argtypes[-1]._type_()
+    ask(handle, page, None, 0, length)
+    if not 0 < length.value <= _LARGEST_PROFILE:
+        return b""
+    buffer = (ctypes.c_uint8 * length.value)()
+    ask(handle, page, buffer, length.value, length)
+    return bytes(buffer)
+
+
+def _small_jpeg(jpeg: bytes, profile: bytes | None, orientation: int) -> Image.Image | None:
+    """A JPEG made small, as it is to be shown; None if it does not decode."""
+    try:
+        with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
+            image.draft(image.mode, (2 * _SMALL, 2 * _SMALL))
+            small = _in_srgb(image, profile)
+    except Exception:
+        # Pillow has many; that the JPEG does not decode is then for the drawing to find out.
+        return None
+    return small if orientation == 1 else small.transpose(_TURNS[orientation - 2])
+
+
+def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    if profile is None:
+        return image.convert("RGB")
+    import numpy as np
+
+    from comic_upscale.imaging.color import to_srgb
+
+    samples = np.asarray(image)
+    shown = to_srgb(samples if samples.ndim == 3 else samples[:, :, None], profile)
+    assert shown is not None  # or the profile would have been passed over
+    return Image.fromarray(shown.squeeze()).convert("RGB")
+
+
+def _plan_whole(image: KnownImage, rules: VolumeRules) -> Drawing:
+    """A drawing of an image that is the page, pixel by pixel.
+
+    Raises:
+        PageError: ``"too-large"``.
+    """
+    width, height = image.shown_size
+    _check(width * height, rules, "raise --max-pixels")
+    return Drawing(width, height, ((image, (0, 0, width, height)),), None)
+
+
+def _plan(
+    objects: PageObjects, images: list[KnownImage], rules: VolumeRules, *, only_images: bool
+) -> Drawing:
+    """Settle the size of a drawing, and which images go onto its pixels as they are.
+
+    Raises:
+        PageError: ``"too-large"``.
+    """
+    asked = rules.pdf_dpi / _POINTS
+    finest = _finest(images, objects)
+    # What is nothing but images gains nothing by being drawn larger than they are.
+    least = _LEAST if only_images else asked
+    if finest is None or finest.finest <= least * (1 + _HAIR):
+        _check(objects.box.area * asked**2, rules, "lower --pdf-dpi, or raise --max-pixels")
+        return Drawing(*_rounded_up(objects, asked), (), None)
+    scale = finest.finest
+    if objects.box.area * scale**2 > rules.max_pixels:
+        _check(objects.box.area * min(asked, scale) ** 2, rules, "lower --pdf-dpi, or raise --max-pixels")
+        bounded = math.sqrt(rules.max_pixels / objects.box.area)
+        width, height = (max(1, math.floor(side * bounded)) for side in (objects.width, objects.height))
+        return Drawing(width, height, (), Drawn(_dpi(bounded), _dpi(scale)))
+    note = Drawn(_dpi(scale), _dpi(scale))
+    if finest.is_straight and finest.has_square_pixels:
+        return _on_grid(objects, images, finest, note)
+    return Drawing(*_rounded_up(objects, scale), (), note)
+
+
+def _check(pixels: float, rules: VolumeRules, way_out: str) -> None:
+    if not 0 < pixels <= rules.max_pixels:
+        raise PageError(
+            "too-large",
+            f"The page would be drawn with {pixels:,.0f} pixels, and the limit is {rules.max_pixels:,}: {way_out}.",
+        )
+
+
+def _dpi(scale: float) -> int:
+    return min(999_999, round(scale * _POINTS))
+
+
+def _rounded_up(objects: PageObjects, scale: float) -> tuple[int, int]:
+    # A hair of a row more is no row: 172.8 points are 360 pixels at 150 dpi and not 361.
+    width, height = (max(1, math.ceil(side * scale - _HAIR)) for side in (objects.width, objects.height))
+    return width, height
+
+
+def _finest(images: list[KnownImage], objects: PageObjects) -> KnownImage | None:
+    """The image at whose resolution a page is drawn: the finest of those that are more than an ornament."""
+    area = 0.0
+    for image in sorted(images, key=lambda image: image.finest, reverse=True):
+        area += image.shown.seen.within(objects.box).area
+        if area >= _COUNTS * objects.box.area:
+            return image
+    return None
+
+
+def _on_grid(objects: PageObjects, images: list[KnownImage], finest: KnownImage, note: Drawn) -> Drawing:
+    """A drawing on the pixels of an image, carried on over the page, and of all images that fit these."""
+    across, down = finest.resolution
+    corner = finest.shown.box
+
+    def edges(box: Box) -> tuple[float, float, float, float]:
+        """A box in pixels: left, upper, right, lower edge."""
+        return (
+            (box.left - corner.left) * across, (corner.top - box.top) * down,
+            (box.right - corner.left) * across, (corner.top - box.bottom) * down,
+        )  # fmt: skip
+
+    left, upper, right, lower = (round(edge) for edge in edges(objects.box))
+    places = []
+    for image in images:
+        exact = edges(image.shown.box)
+        at, down_at = round(exact[0]), round(exact[1])
+        width, height = image.shown_size
+        whole = (at, down_at, at + width, down_at + height)
+        fits = all(abs(edge - pixel) <= _ON_GRID for edge, pixel in zip(exact, whole, strict=True))
+        if fits and image.is_straight:
+            places.append((image, (at - left, down_at - upper, whole[2] - left, whole[3] - upper)))
+    return Drawing(max(1, right - left), max(1, lower - upper), tuple(places), note)
+
+
+def _put(image: KnownImage, place: tuple[int, int, int, int], drawing: Drawing, objects: PageObjects) -> None:
+    """Move an image on its page so that it falls onto these pixels of a drawing."""
+    across, up = objects.width / drawing.width, objects.height / drawing.height
+    left, right = (place[0] + _INSET) * across, (place[2] - _INSET) * across
+    top, bottom = objects.height - (place[1] + _INSET) * up, objects.height - (place[3] - _INSET) * up
+    width, height = right - left, top - bottom
+    matrix = {
+        1: Matrix(width, 0, 0, height, left, bottom),
+        2: Matrix(-width, 0, 0, height, right, bottom),
+        3: Matrix(-width, 0, 0, -height, right, top),
+        4: Matrix(width, 0, 0, -height, left, top),
+        5: Matrix(0, -height, -width, 0, right, top),
+        6: Matrix(0, -height, width, 0, left, top),
+        7: Matrix(0, height, width, 0, left, bottom),
+        8: Matrix(0, height, -width, 0, right, bottom),
+    }[image.orientation]
+    back = image.shown.parent.inverse()
+    if back is not None:
+        raw.FPDFPageObj_SetMatrix(image.shown.handle, raw.FS_MATRIX(*matrix.then(back)))
+
+
+def _rendered(page: Any, width: int, height: int) -> Image.Image:
+    """A page on white, in RGB."""
+    buffer = (ctypes.c_ubyte * (3 * width * height))()
+    bitmap = raw.FPDFBitmap_CreateEx(width, height, raw.FPDFBitmap_BGR, buffer, 3 * width)
+    if not bitmap:
+        raise MemoryError
+    try:
+        raw.FPDFBitmap_FillRect(bitmap, 0, 0, width, height, 0xFFFFFFFF)
+        raw.FPDF_RenderPageBitmap(
+            bitmap, page, 0, 0, width, height, 0, raw.FPDF_ANNOT | raw.FPDF_REVERSE_BYTE_ORDER
+        )
+    finally:
+        raw.FPDFBitmap_Destroy(bitmap)
+    return Image.frombuffer("RGB", (width, height), memoryview(buffer).cast("B"), "raw", "RGB", 0, 1)  # type: ignore[arg-type]
+
+
+def _as_file(picture: Image.Image) -> bytes:
+    """A PPM, or a PGM where the picture has no colour: quick to write and to read."""
+    red, green, blue = picture.split()
+    is_gray = not (
+        ImageChops.difference(red, green).getbbox() or ImageChops.difference(green, blue).getbbox()
+    )
+    buffer = io.BytesIO()
+    (red if is_gray else picture).save(buffer, "PPM")
+    return buffer.getvalue()
