@@ -78,6 +78,6 @@ def show(
 def _lines(factory: EngineFactory, missing: list[str]) -> list[str]:
     from comic_upscale.console.text import printable
 
-    needs = ", ".join(factory.packages) or "nothing besides comic-upscale"
     state = f"not installed: {', '.join(missing)}. {factory.install}" if missing else "installed"
-    return [printable(f"{factory.name}: {factory.summary}"), printable(f"needs: {needs} ({state})")]
+    needs = f"needs {', '.join(factory.packages)} ({state})" if factory.packages else "needs nothing more"
+    return [printable(f"{factory.name}: {factory.summary}"), printable(needs)]

@@ -63,6 +63,8 @@ _TRIED = 64
 """Pixels of the side that a network is first tried with."""
 _LEAST = 8
 """Pixels of the least side that is tried: what takes less is given this."""
+_LEAST_FIXED = 32
+"""Pixels of a side below which a network of one size could not see around what it makes."""
 _WHOLE_BYTES = 12_000
 """Bytes for a pixel of input that a whole page is reckoned with on a CPU: the most of the networks measured by torch
 (Real-CUGAN at x3), since onnxruntime does not tell."""
@@ -317,6 +319,10 @@ class OnnxEngine:
         if channels not in (1, 3):
             raise _no_network(self._path, f"it takes {channels} channels, but RGB needs 3 and gray 1")
         if height is not None and width is not None:
+            if min(height, width) < _LEAST_FIXED:
+                raise _no_network(
+                    self._path, f"it takes {width}x{height} pixels only, too few to cut pages into"
+                )
             scale = self._factor(channels, height, width)
             return _Shape(channels, scale, 1, 0, (height, width), count is None)
         if height is not None or width is not None:

@@ -130,7 +130,7 @@ def test_half_precision_is_found_and_said(compact: Network, tmp_path: Path) -> N
         OnnxEngine(path, identity="", device="cpu", resources=EngineResources(precision="fp32"))
 
 
-@pytest.mark.parametrize("size", [(64, 64), (48, 96), (24, 20)])
+@pytest.mark.parametrize("size", [(64, 64), (48, 96), (32, 40)])
 def test_a_network_of_one_size_only_does_pages_of_any(
     compact: Network, tmp_path: Path, size: tuple[int, int]
 ) -> None:
@@ -264,6 +264,7 @@ def larger() -> list[object]:
         (lambda path: network(path, larger(), shape=(4, 3, "h", "w"), made=(4, 3, "a", "b")), "takes 4 images at once"),
         (lambda path: network(path, larger(), shape=("n", 3, "h", 64), made=("n", 3, "a", 128)), "along one side only"),
         (lambda path: network(path, SAME, shape=("n", 3), made=("n", 3)), "2 dimensions, not 4"),
+        (lambda path: network(path, larger(), shape=(1, 3, 8, 64), made=(1, 3, 16, 128)), "takes 64x8 pixels only"),
         (lambda path: network(path, SAME, kind="UINT8"), r"input is tensor\(uint8\)"),
         (
             lambda path: network(path, [*larger(), node("Identity", ["xx"], ["yy"])], inputs=2, outputs=2),

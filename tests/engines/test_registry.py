@@ -265,6 +265,16 @@ def test_an_engine_that_is_not_there_is_refused_with_those_that_are(tmp_path: Pa
     assert "caffe" in told.stderr
 
 
+def test_what_an_engine_needs_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "needs nothing more" in CliRunner().invoke(app, ["engines", "show", "torch"]).stdout
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    shown = CliRunner().invoke(app, ["engines", "show", "onnx"])
+    assert shown.exit_code == 0
+    assert 'not installed: onnxruntime. pip install "comic-upscale[onnx]"' in shown.stdout
+    listed = CliRunner().invoke(app, ["engines", "list"]).stdout
+    assert any(line.startswith("onnx ") and line.endswith("(not installed)") for line in listed.splitlines())
+
+
 def test_backend_is_another_name_of_the_option_engine(
     pages: Path, tmp_path: Path, tiny_weights: Path
 ) -> None:

@@ -89,6 +89,30 @@ def test_windows_keep_to_the_longest_side_for_any_enlargement(plan: dict[str, ob
         assert max(tiles[0].rows.length, tiles[0].columns.length) <= longest  # type: ignore[operator]
 
 
+@given(
+    page_sides, page_sides, st.floats(1, 16), st.integers(2, 8), st.tuples(*[st.integers(32, 300)] * 2),
+    st.integers(0, 64),
+)  # fmt: skip
+@settings(max_examples=300, deadline=None)
+def test_windows_of_one_size_only_cover_pages_of_any(
+    height: int, width: int, growth: float, scale: int, fixed: tuple[int, int], overlap: int
+) -> None:
+    target = (round(height * growth), round(width * growth))
+    tiles = plan_tiles(
+        (height, width), target, native_scale=scale, longest=None, overlap=overlap, fixed=fixed
+    )
+    assert {(tile.rows.length, tile.columns.length) for tile in tiles} == {fixed}
+    for axis, page in enumerate((height, width)):
+        stops = 0
+        for window, cell in axes(tiles, axis):
+            assert window.start >= 0 and window.stop <= max(page, fixed[axis])
+            native = input_span(page * scale, target[axis], cell)
+            assert window.start <= native.start // scale and -(-native.stop // scale) <= window.stop
+            assert cell.start == stops, "cells meet"
+            stops = cell.stop
+        assert stops == target[axis]
+
+
 @given(page_sides, page_sides)
 def test_a_page_that_fits_goes_whole(height: int, width: int) -> None:
     tiles = plan_tiles(
