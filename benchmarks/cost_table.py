@@ -1,9 +1,9 @@
-"""The README's table of costs, as ``comic-upscale cost`` says them.
+"""The table of costs in docs/cost.md, made from what ``comic-upscale cost`` prints.
 
 Usage: python benchmarks/cost_table.py [--write]
 
-Without a measurement and a price list of one's own, so that the table is the same everywhere. ``--write`` puts it
-into the README between its marks; a test holds that it stands there.
+The table uses no measurement and no price list of the user's own, so it is the same everywhere. ``--write`` puts it
+into docs/cost.md between its marks. A test checks that the page is up to date.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "cost.md"
 BEGIN, END = "<!-- costs: python benchmarks/cost_table.py --write -->\n", "<!-- end of costs -->\n"
 LARGE, OWN = "RealESRGAN_x4plus_anime_6B", "comic-compact-x3"
 LINK = "100"
@@ -29,22 +29,22 @@ Ask = Callable[[list[str]], str]
 
 
 def main() -> None:
-    """Print the table, or write it into the README."""
+    """Print the table, or write it into the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     lines = table(ask_the_command)
     if options.write:
-        README.write_text(replaced(README.read_text(encoding="utf-8"), lines), encoding="utf-8")
+        PAGE.write_text(replaced(PAGE.read_text(encoding="utf-8"), lines), encoding="utf-8")
     else:
         print(lines, end="")
 
 
 def table(ask: Ask) -> str:
-    """The table in Markdown: a card's cheapest offer a row, pages and model a column."""
+    """The table in Markdown: one row for the cheapest offer of each GPU, one column for pages and model."""
     columns = [quotes(ask, pages, model) for pages, model in COLUMNS]
     heads = [f"{pages:,} pages, `{model}`" for pages, model in COLUMNS]
-    lines = ["| card | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    lines = ["| GPU | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for card in columns[0]:
         name = f"{card}: {columns[0][card]['seller']}, {hourly(columns[0][card])}"
         lines.append("| " + " | ".join([name, *(cell(column[card]) for column in columns)]) + " |")
@@ -52,10 +52,10 @@ def table(ask: Ask) -> str:
 
 
 def quotes(ask: Ask, pages: int, model: str) -> dict[str, dict[str, Any]]:
-    """The cheapest quote for each card, by card."""
+    """The cheapest quote for each GPU, by its name."""
     told = json.loads(ask(["cost", "--pages", str(pages), "--model", model, "--link-mbps", LINK, "--json"]))
     best: dict[str, dict[str, Any]] = {}
-    # In the order of the command, the cheapest first.
+    # The command lists the cheapest first.
     for quote in told["quotes"]:
         best.setdefault(quote["hardware"], quote)
     return best
@@ -81,14 +81,14 @@ def hourly(quote: dict[str, Any]) -> str:
 
 
 def replaced(text: str, lines: str) -> str:
-    """The README with the table between its marks."""
+    """The page with the table between its marks."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n{lines}\n{END}{after}"
 
 
 def ask_the_command(arguments: list[str]) -> str:
-    """Run the command in folders where nothing is kept."""
+    """Run the command with empty user folders."""
     with tempfile.TemporaryDirectory() as empty:
         names = ("STATE", "CACHE", "DATA", "CONFIG")
         own = {**os.environ, **{f"XDG_{name}_HOME": empty for name in names}}

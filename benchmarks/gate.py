@@ -33,10 +33,19 @@ from benchmarks.whole_run import REPOSITORY
 from comic_upscale.engines.pages import finish, prepare, upscale_pages
 from comic_upscale.engines.torch.engine import open_torch_engine
 from comic_upscale.gate.scores import RawOutput, Scores, compare
-from comic_upscale.gate.verdict import Bounds, default_bounds, judge, measure_raw_output, reasons
+from comic_upscale.gate.verdict import (
+    Bounds,
+    bounds_for,
+    default_bounds,
+    judge,
+    measure_raw_output,
+    reasons,
+    thresholds,
+)
 from comic_upscale.imaging.decode import decode
 from comic_upscale.imaging.encode import encode
 from comic_upscale.imaging.pixels import Borders, Pixels, SampleArray
+from comic_upscale.models.catalogue import CATALOGUE
 
 RESULT = REPOSITORY / "benchmarks" / "results" / "gate-cpu.json"
 BOUNDS = REPOSITORY / "comic_upscale" / "gate" / "thresholds.toml"
@@ -86,14 +95,16 @@ def main() -> None:
     judged = judge_clean(outputs)
     if options.set:
         BOUNDS.write_text(bounds_text(judged), encoding="utf-8")
-        default_bounds.cache_clear()
+        thresholds.cache_clear()
     own = [each for each in outputs if each.model == OWN]
     report = {
         **facts(torch.get_num_threads()),
         "weights": {
-            plan.model: found[0] for plan in PLANS if (found := open_network(plan.model)) is not None
+            plan.model: found.identity[:12]
+            for plan in PLANS
+            if (found := open_network(plan.model)) is not None
         },
-        "bounds": {model: asdict(default_bounds(model)) for model in (ANY, OWN)},
+        "bounds": {ANY: asdict(default_bounds()), OWN: asdict(bounds_for(CATALOGUE[OWN].weights.sha256))},
         "clean": clean(judged),
         "planted": planted(own, options.planted),
         "tiles_without_overlap": without_overlap(unlapped),
@@ -138,18 +149,26 @@ def bounds_text(judged: list[Judged]) -> str:
         f'rule = "{MARGIN:g} times as far from perfect as the worst of these outputs; never nearer than can be seen"',
         'figures = "benchmarks/results/gate-cpu.json"',
         "",
-        "# Of all models together.",
+        "# Of all models together: for every engine that has no bounds of its own.",
         "[bounds]",
         *bound_lines(seen),
+        "",
+        "# Of a class of engines, by `EngineInfo.fidelity`: [bounds_of_fidelity.generative] is not measured yet.",
+        "[bounds_of_fidelity]",
+        "",
+        "# Of single networks, known by the hash of their weights.",
     ]
+    parts = []
     for model, count in sorted(counts.items()):
         if count >= ENOUGH:
-            lines += [
-                "",
-                f"[bounds_of.{model}]",
-                *bound_lines([each for each in seen if each.made.model == model]),
+            own = [each for each in seen if each.made.model == model]
+            part = [
+                f"[measured.{model}]",
+                f'identity = "{own[0].made.identity}"',
+                f"[measured.{model}.bounds]",
             ]
-    return "\n".join(lines) + "\n"
+            parts.append("\n".join([*part, *bound_lines(own)]))
+    return "\n".join(lines) + "\n" + "\n\n".join(parts) + "\n"
 
 
 def bound_lines(seen: list[Judged]) -> list[str]:
@@ -173,7 +192,7 @@ def clean(judged: list[Judged]) -> dict[str, object]:
     alarms = {
         each.made.label: why
         for each in judged
-        if (why := reasons(each.scores, default_bounds(each.made.model)))
+        if (why := reasons(each.scores, bounds_for(each.made.identity)))
     }
     unseen = [each for each in judged if not each.sets_bounds]
     models = sorted({each.made.model for each in judged})
@@ -268,7 +287,7 @@ def another(outputs: list[Made], index: int) -> SampleArray | None:
 
 def what_becomes(each: Made, right: Pixels, page: Pixels, borders: Borders, handed: RawOutput) -> str:
     """Tell whether the gate catches a page, or, where it does not, whether the fault is gone."""
-    bounds = default_bounds(each.model)
+    bounds = bounds_for(each.identity)
     if judge(each.page.color, page.color, borders, handed=handed, bounds=bounds).is_suspect:
         return "caught"
     return "mended" if largest_change(right.color, page.color) < LEFT else "missed"
@@ -297,7 +316,7 @@ def timed() -> dict[str, float]:
     """Milliseconds of processor time for a page of 512x768 at 2.5x, the best of three, and the gate's share."""
     found = open_network(OWN)
     assert found is not None
-    engine = open_torch_engine(found[1], "cpu")
+    engine = open_torch_engine(found, "cpu")
     data = (REPOSITORY / "examples" / "pages" / "001.png").read_bytes()
     page = prepare(Pixels(decode(data, max_pixels=10**9).color[:768, :512].copy()))
     target = (round(page.width * 2.5), round(page.height * 2.5))

@@ -19,11 +19,11 @@ import torch
 from benchmarks.whole_run import REPOSITORY, weights_folders
 from comic_upscale.engines.base import Batch
 from comic_upscale.engines.pages import prepare
+from comic_upscale.engines.tiling import DEFAULT_OVERLAP, borders_of, plan_tiles
 from comic_upscale.engines.torch.device import choose_precision
 from comic_upscale.engines.torch.engine import TorchEngine
 from comic_upscale.engines.torch.network_pass import NetworkPass
 from comic_upscale.engines.torch.resample import resample
-from comic_upscale.engines.torch.tiling import DEFAULT_OVERLAP, borders_of, plan_tiles
 from comic_upscale.errors import WeightsError
 from comic_upscale.imaging.decode import decode
 from comic_upscale.imaging.gray import is_gray, to_gray
@@ -68,6 +68,8 @@ class Made:
     file: str
     """Of the page."""
     model: str
+    identity: str
+    """The hash of the model's weights."""
     label: str
     """The piece, the model and the scale."""
     page: Pixels
@@ -132,10 +134,10 @@ def made(plan: Plan, count: int, folder: Path, *, kept_only: bool = False) -> It
         folder: keeps the outputs, by the hash of the weights.
         kept_only: leave out what the folder does not have yet.
     """
-    found = open_network(plan.model)
-    if found is None:
+    network = open_network(plan.model)
+    if network is None:
         return
-    name, network = found
+    name = network.identity[:12]
     through = _Through(network)
     model = plan.model.partition(".")[0]
     for label, page in pieces(count, folder)[:: 1 if kept_only else plan.every]:
@@ -145,17 +147,18 @@ def made(plan: Plan, count: int, folder: Path, *, kept_only: bool = False) -> It
                 continue
             through.make(page, paths)
         for scale, path in paths.items():
-            yield Made(label.removesuffix("-gray")[:-2], model, f"{label} {model} x{scale:g}", page, path)
+            file, what = label.removesuffix("-gray")[:-2], f"{label} {model} x{scale:g}"
+            yield Made(file, model, network.identity, what, page, path)
 
 
 def made_without_overlap(
     count: int, folder: Path, *, kept_only: bool = False
 ) -> list[tuple[Made, SampleArray, Borders]]:
     """Return pieces as the engine makes them in tiles that lack their overlap, with where these meet; as `made`."""
-    found = open_network(OWN)
-    if found is None:
+    network = open_network(OWN)
+    if network is None:
         return []
-    name, network = found
+    name = network.identity[:12]
     precision = choose_precision("auto", CPU, network)
     engine = TorchEngine(network, device=CPU, precision=precision, tile=TILE, overlap=0)
     whole = replace(PLANS[0], scales=(UNLAPPED_SCALE,), every=UNLAPPED_EVERY)
@@ -168,8 +171,15 @@ def made_without_overlap(
             if kept_only:
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, engine.upscale(batch)[0])
-        done.append((each, np.load(path), engine.borders(batch)))
+            np.save(path, engine.upscale(batch).pixels[0])
+        tiles = plan_tiles(
+            each.page.color.shape[:2],
+            (height, width),
+            native_scale=network.native_scale,
+            longest=TILE,
+            overlap=0,
+        )
+        done.append((each, np.load(path), borders_of(tiles)))
     return done
 
 
@@ -182,8 +192,8 @@ def tile_borders(each: Made) -> Borders:
     return borders_of(tiles)
 
 
-def open_network(model: str) -> tuple[str, Network] | None:
-    """Return the beginning of the weights' hash and the network, None where they are not here."""
+def open_network(model: str) -> Network | None:
+    """Return the network, None where its weights are not here."""
     folders = weights_folders()
     name = next((str(folder / model) for folder in folders if (folder / model).is_file()), model)
     try:
@@ -191,7 +201,7 @@ def open_network(model: str) -> tuple[str, Network] | None:
     except WeightsError as error:
         print(f"without {model}: {error}")
         return None
-    return weights.identity[:12], load_network(weights, None)
+    return load_network(weights, None)
 
 
 class _Through:
@@ -222,5 +232,5 @@ class _Through:
         if not self._is_checked:
             engine = TorchEngine(self._network, device=CPU, precision=self._precision)
             size = (samples.shape[1], samples.shape[0])
-            assert (engine.upscale(Batch(page.color[None], size))[0] == samples).all()
+            assert (engine.upscale(Batch(page.color[None], size)).pixels[0] == samples).all()
             self._is_checked = True

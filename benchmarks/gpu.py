@@ -54,13 +54,13 @@ from benchmarks.arithmetic import flops
 from benchmarks.machine import facts, write_report
 from benchmarks.whole_run import HEIGHT, SCALE, WIDTH, alone, cut_pages, official_loop, open_official, whole
 from comic_upscale.commands.environment import default_workers, process_seconds
-from comic_upscale.engines.base import Batch, Engine
+from comic_upscale.engines.base import Batch, Engine, Upscaled
 from comic_upscale.engines.pages import prepare, upscale_pages
 from comic_upscale.engines.torch.device import choose_device, release_memory
 from comic_upscale.engines.torch.engine import open_torch_engine, open_torch_engines
 from comic_upscale.errors import PageError
 from comic_upscale.imaging.decode import decode
-from comic_upscale.imaging.pixels import Pixels, SampleArray
+from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.imaging.target_size import target_size
 from comic_upscale.models.network import Network, load_network
 from comic_upscale.models.weights import ResolvedWeights, resolve_weights
@@ -288,7 +288,7 @@ def files_to_files(
         spent["alone"] = alone(engines, some.decoded) / len(some.files)
         return {
             "pages": len(some.files),
-            "precision": engines[0].precision,
+            "precision": engines[0].info.precision,
             "batch": engines[0].batch_limit(HEIGHT, WIDTH),
             "ms_a_page": round(spent["alone"] * 1e3, 2),
         }
@@ -386,11 +386,10 @@ class InOwnStream:
     """An engine whose work goes into a CUDA stream of its own, so that its copies pass the work of others."""
 
     def __init__(self, engine: Engine, device: torch.device) -> None:
-        self.native_scale, self.device, self.precision = engine.native_scale, engine.device, engine.precision
-        self.batch_limit, self.borders, self.close = engine.batch_limit, engine.borders, engine.close
+        self.info, self.batch_limit, self.close = engine.info, engine.batch_limit, engine.close
         self._engine, self._stream = engine, torch.cuda.Stream(device)
 
-    def upscale(self, batch: Batch) -> SampleArray:
+    def upscale(self, batch: Batch) -> Upscaled:
         """Upscale in the stream; the current stream is a thread's own, so others are not touched."""
         with torch.cuda.stream(self._stream):
             return self._engine.upscale(batch)

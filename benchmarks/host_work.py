@@ -1,10 +1,10 @@
 """What one thread spends on a page beside the network: decoding and preparing it, finishing, judging, encoding it.
 
-Usage: python benchmarks/host_work.py [--pages 12] [--json FILE]
+Usage: python -m benchmarks.host_work [--pages 12] [--rounds 1] [--json FILE]
 
 Processor time of the thread, not the clock: that a machine has other work to do does not change it. The pages
-are those of ``whole_run.py``, 512 x 768 of real pages, brought to 2.5x by Lanczos. The result stands in
-``comic_upscale/costs/rates.toml`` as the rate of a core that was not measured itself.
+are those of ``whole_run.py``, 512 x 768 of real pages, brought to 2.5x by Lanczos. The results stand in
+``comic_upscale/costs/rates.toml`` and in the formats' descriptors as the rate of a core that was not measured itself.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -26,58 +27,62 @@ from benchmarks.machine import facts, write_report
 from benchmarks.whole_run import SCALE, cut_pages
 from comic_upscale.engines.pages import prepare
 from comic_upscale.execution.local.quality_gate import QualityGate
+from comic_upscale.imaging.codecs import FORMATS
 from comic_upscale.imaging.decode import decode
 from comic_upscale.imaging.encode import check_encoded, encode
 from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.imaging.target_size import target_size
-from comic_upscale.models.default_model import CPU_DEFAULT
-from comic_upscale.settings.job import OutputFormat
-
-FORMATS: dict[str, tuple[OutputFormat, int | None]] = {
-    "png": ("png", None),
-    "webp": ("webp", None),
-    "webp-lossy": ("webp", 90),
-    "jpeg": ("jpeg", None),
-}
+from comic_upscale.settings.job import FormatName
 
 
 def main() -> None:
     """Measure, print, and write what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pages", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=1, help="a page counts by its quickest")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         files = [path.read_bytes() for path in cut_pages(Path(folder) / "pages", options.pages)]
-    report = {**facts(1), "pages": options.pages, "page": "512x768 to 1280x1920", **measure(files)}
+    what = {"pages": options.pages, "rounds": options.rounds, "page": "512x768 to 1280x1920"}
+    report = {**facts(1), **what, **measure(files, options.rounds)}
     print(json.dumps(report, indent=2))
     if options.json:
         write_report(report, options.json)
 
 
-def measure(files: list[bytes]) -> dict[str, object]:
+def encodings() -> dict[str, tuple[FormatName, int | None]]:
+    """Every way in which a page can be written, with format and quality."""
+    return {
+        format.encoding(quality): (name, quality)
+        for name, format in FORMATS.items()
+        for quality in (format.default_quality, None)
+    }
+
+
+def measure(files: list[bytes], rounds: int = 1) -> dict[str, Any]:
     """Seconds and bytes for a megapixel of output (decoding: of input), the mean over the pages."""
     pages = [prepare(decode(data, max_pixels=10**9)) for data in files]
     larger = [enlarged(page) for page in pages]
     reading = [seconds(lambda data=data: prepare(decode(data, max_pixels=10**9))) for data in files]
     inputs = sum(page.width * page.height for page in pages) / 1e6
     outputs = sum(page.width * page.height for page in larger) / 1e6
-    gate = QualityGate(CPU_DEFAULT)
+    gate = QualityGate()
     encoding: dict[str, dict[str, float]] = {}
-    for name, (format, quality) in FORMATS.items():
+    for name, (format, quality) in encodings().items():
         written: list[bytes] = []
 
         def work(
-            source: Pixels, page: Pixels, format: OutputFormat = format, quality: int | None = quality
+            source: Pixels, page: Pixels, format: FormatName = format, quality: int | None = quality
         ) -> None:
             page, _ = gate.finished(source, page)
             data = encode(page, format=format, quality=quality)
             check_encoded(data, (page.width, page.height))
             hashlib.sha256(data)
-            written.append(data)  # noqa: B023 - used within its own round alone
+            written.append(data)  # noqa: B023 - used within its own format alone
 
         spent = [
-            seconds(lambda source=source, page=page: work(source, page))
+            min(seconds(lambda source=source, page=page: work(source, page)) for _ in range(rounds))
             for source, page in zip(pages, larger, strict=True)
         ]
         encoding[name] = {

@@ -54,14 +54,14 @@ def main() -> None:
         with Image.open(comics / name) as image:
             page = np.asarray(image.convert("RGB"))
         batch = Batch(page[np.newaxis], (page.shape[1] * 4, page.shape[0] * 4))
-        ours = whole.upscale(batch)[0]
-        in_tiles = tiled.upscale(batch)[0]
+        ours = whole.upscale(batch).pixels[0]
+        in_tiles = tiled.upscale(batch).pixels[0]
         print(
             json.dumps(
                 {
                     "page": name,
                     "size": f"{page.shape[1]}x{page.shape[0]}",
-                    "official": compare(ours, official.upscale(batch)[0]),
+                    "official": compare(ours, official.upscale(batch).pixels[0]),
                     "tiled": compare(in_tiles, ours),
                 }
             ),

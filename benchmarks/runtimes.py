@@ -86,7 +86,7 @@ def main() -> None:
         **facts(threads),
         "model": weights.model_name,
         "page": f"512x768 x{SCALE}, PNG, {options.pages} pages",
-        "our_precision": engines["auto"][0].precision,
+        "our_precision": engines["auto"][0].info.precision,
         "seconds_a_page": {
             name: {"median": round(statistics.median(values), 3), "rounds": [round(v, 3) for v in values]}
             for name, values in seconds.items()
@@ -205,7 +205,7 @@ def distance(run: Run, engine: Engine, page: Path) -> float:
     with Image.open(page) as image:
         pixels = np.asarray(image.convert("RGB"))[None]
         size = target_size(image.width, image.height, SCALE)
-    ours = engine.upscale(Batch(pixels, size))[0].astype(np.float64)
+    ours = engine.upscale(Batch(pixels, size)).pixels[0].astype(np.float64)
     error = np.square(np.asarray(larger(run, page), np.float64) - ours).mean()
     return round(float(10 * np.log10(255**2 / max(error, 1e-9))), 1)
 

@@ -36,10 +36,12 @@ from comic_upscale.execution.events import Event
 from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.records import PageDone
 from comic_upscale.ledger.writer import Ledger
+from comic_upscale.library.source_reader import SourceReader
 from comic_upscale.models.weights import identify_weights
 from comic_upscale.planning.discovery import find_pages
 from comic_upscale.planning.plan import PlannedPage, make_plan
 from comic_upscale.settings.job import JobSettings
+from comic_upscale.storage.stores import open_stores
 
 T = TypeVar("T")
 
@@ -108,7 +110,11 @@ def large_ledger(folder: Path, weights: Path, count: int) -> dict[str, object]:
         model=model,
         model_sha256=identity,
     )
-    plan, planning = took(lambda: make_plan(ledger, job, pages, settings))
+    stores = open_stores(settings.input, settings.output)
+    sources = SourceReader(stores.sources, (), settings.volume_rules)
+    plan, planning = took(
+        lambda: make_plan(ledger, job, pages, settings, sources=sources, outputs=stores.outputs)
+    )
     run = ledger.start_run(job, device="cpu", precision="fp32", versions={})
     rates = work_off(ledger, run, plan.todo, settings.output)
     _, ending = took(lambda: ledger.end_run(run, "finished"))

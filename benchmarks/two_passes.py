@@ -42,8 +42,9 @@ def main() -> None:
     weights = resolve_weights(
         options.model, denoise=None, folders=[options.weights_dir], cache=Path(), download=False
     )
-    engine = open_torch_engine(load_network(weights, None), "cpu")
-    native = engine.native_scale
+    network = load_network(weights, None)
+    engine = open_torch_engine(network, "cpu")
+    native = network.native_scale
     paths = sorted(options.pages.iterdir())
     crops = [crop for crop in map(centre_crop, paths[:: max(1, len(paths) // (2 * options.count))]) if crop]
     crops = crops[: options.count]
@@ -54,9 +55,9 @@ def main() -> None:
         for number, crop in enumerate(crops):
             side = round(SIDE / factor)
             small = np.asarray(crop.resize((side, side), Image.Resampling.BOX))[np.newaxis]
-            once = engine.upscale(Batch(small, (SIDE, SIDE)))
-            middle = engine.upscale(Batch(small, (side * native, side * native)))
-            twice = engine.upscale(Batch(middle, (SIDE, SIDE)))
+            once = engine.upscale(Batch(small, (SIDE, SIDE))).pixels
+            middle = engine.upscale(Batch(small, (side * native, side * native))).pixels
+            twice = engine.upscale(Batch(middle, (SIDE, SIDE))).pixels
             rows.append([*compare(crop, once[0]), *compare(crop, twice[0])])
             if options.pictures:
                 options.pictures.mkdir(parents=True, exist_ok=True)

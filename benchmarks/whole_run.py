@@ -44,7 +44,8 @@ from comic_upscale.execution.events import Event, JobStarted
 from comic_upscale.imaging.decode import decode
 from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.imaging.target_size import target_size
-from comic_upscale.jobs.run import run_job, versions
+from comic_upscale.jobs.begin import versions
+from comic_upscale.jobs.run import run_job
 from comic_upscale.models.network import load_network
 from comic_upscale.models.weights import ResolvedWeights, resolve_weights
 from comic_upscale.settings.job import JobSettings
@@ -143,8 +144,8 @@ def measure(
         seconds["whole"].append(whole(engines, pages[part], weights) / share)
         if official is not None:
             seconds["official"].append(official_loop(official, pages[part], pages[0].parent) / share)
-        if engines[0].device.startswith("cpu"):
-            rates.append(matmul_rate(PRECISIONS[engines[0].precision]))
+        if engines[0].info.device.is_cpu:
+            rates.append(matmul_rate(PRECISIONS[engines[0].info.precision]))
         print(f"round {number + 1}: " + ", ".join(f"{k} {v[-1]:.3f} s" for k, v in seconds.items() if v))
     return seconds, rates
 
@@ -230,8 +231,7 @@ class _Kept:
     """The same engine for every run: not closed with the run."""
 
     def __init__(self, engine: Engine) -> None:
-        self.native_scale, self.device, self.precision = engine.native_scale, engine.device, engine.precision
-        self.batch_limit, self.upscale, self.borders = engine.batch_limit, engine.upscale, engine.borders
+        self.info, self.batch_limit, self.upscale = engine.info, engine.batch_limit, engine.upscale
 
     def close(self) -> None:
         """Stay open."""
@@ -242,9 +242,9 @@ def open_official(weights: ResolvedWeights, engine: Engine) -> object:
     from comic_upscale.engines.realesrgan import RealESRGANEngine
 
     try:
-        # An engine's words begin with the name of its device: "cuda:1 (NVIDIA H200)".
-        device = choose_device(engine.device.split()[0])
-        return RealESRGANEngine(weights.path, device=device, half=engine.precision == "fp16")._program
+        kind, index = engine.info.device.kind, engine.info.device.index
+        device = choose_device(kind if index is None else f"{kind}:{index}")
+        return RealESRGANEngine(weights.path, device=device, half=engine.info.precision == "fp16")._program
     except ComicUpscaleError as error:
         print(f"without the official program: {error}")
         return None
@@ -277,8 +277,8 @@ def summarise(
         "pages": pages,
         "page": f"{WIDTH}x{HEIGHT} to {target_size(WIDTH, HEIGHT, SCALE)}, PNG",
         "model": weights.model_name,
-        "device": engine.device,
-        "precision": engine.precision,
+        "device": str(engine.info.device),
+        "precision": engine.info.precision,
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "versions": {**versions(), "numpy": np.__version__},

@@ -110,3 +110,12 @@ class PageError(ComicUpscaleError):
         super().__init__(reason)
         self.kind = kind
         self.reason = reason
+
+
+def first_error(group: BaseExceptionGroup[ComicUpscaleError]) -> ComicUpscaleError:
+    """Return the first plain error of a group of groups: what ended a run of several tasks."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, ComicUpscaleError)
+    return error

@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from comic_upscale.engines.base import Batch
-from comic_upscale.imaging.pixels import Borders, UInt8Array
+from comic_upscale.engines.base import Batch, DeviceInfo, EngineInfo, Upscaled
 
 
 class NearestEngine:
@@ -20,11 +19,15 @@ class NearestEngine:
         limit: pages in a batch.
     """
 
-    native_scale = 4
-    device = "fake"
-    precision = "fp32"
-
     def __init__(self, before: Callable[[Batch], None] | None = None, limit: int = 1) -> None:
+        self.info = EngineInfo(
+            name="fake",
+            identity="fake",
+            device=DeviceInfo("fake"),
+            precision="fp32",
+            native_scale=4,
+            deterministic=True,
+        )
         self._before = before
         self._limit = limit
         self.batches: list[tuple[int, ...]] = []
@@ -34,7 +37,7 @@ class NearestEngine:
     def batch_limit(self, height: int, width: int) -> int:
         return self._limit
 
-    def upscale(self, batch: Batch) -> UInt8Array:
+    def upscale(self, batch: Batch) -> Upscaled:
         self.batches.append(batch.pixels.shape)
         self.threads.add(threading.get_ident())
         if self._before is not None:
@@ -42,10 +45,7 @@ class NearestEngine:
         width, height = batch.target_size
         rows = np.arange(height) * batch.pixels.shape[1] // height
         columns = np.arange(width) * batch.pixels.shape[2] // width
-        return batch.pixels[:, rows][:, :, columns]
-
-    def borders(self, batch: Batch) -> Borders:
-        return Borders()
+        return Upscaled(batch.pixels[:, rows][:, :, columns])
 
     def close(self) -> None:
         self.closed = True

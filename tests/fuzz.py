@@ -18,7 +18,7 @@ from comic_upscale.imaging.encode import check_encoded, encode
 from comic_upscale.imaging.metadata import with_density
 from comic_upscale.imaging.pixels import Metadata, Pixels
 from comic_upscale.library.volume_reader import list_volume, open_container
-from comic_upscale.settings.job import OutputFormat, VolumeRules
+from comic_upscale.settings.job import FormatName, VolumeRules
 from tests.archives import as_jpeg_pdf, epub, make_7z, make_tar, make_zip, pictures, smooth
 
 RULES = VolumeRules(max_members=2000, max_unpacked=256 << 20, max_pixels=4_000_000)
@@ -56,7 +56,7 @@ def image_seeds() -> list[bytes]:
         Pixels(color[:, :, :1]),
         Pixels(deep),
     ]
-    formats: tuple[OutputFormat, ...] = ("png", "webp", "jpeg", "avif", "jxl", "tiff")
+    formats: tuple[FormatName, ...] = ("png", "webp", "jpeg", "avif", "jxl", "tiff")
     made = [encode(page, format=format) for page in pages for format in formats]
     made += [encode(pages[1], format=format, quality=80) for format in ("webp", "jxl")]
     rgb = Image.fromarray(color)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ from PIL import Image
 import comic_upscale
 from comic_upscale import Upscaler, upscale_image
 from comic_upscale.engines import upscaler as upscaler_module
-from comic_upscale.errors import InputError, PageError, SettingsError, WeightsError
+from comic_upscale.errors import InputError, OutputError, PageError, SettingsError, WeightsError
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +55,20 @@ def test_one_file_into_another(upscaler: Upscaler, tmp_path: Path) -> None:
         with Image.open(tmp_path / name) as image:
             assert image.size == (60, 90)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.jpg", "b.png", "b.webp"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege on Windows")
+def test_a_file_is_written_as_the_user_wants_and_through_no_link(upscaler: Upscaler, tmp_path: Path) -> None:
+    Image.effect_noise((20, 30), 50).save(tmp_path / "a.png")
+    precious = tmp_path / "precious.txt"
+    precious.write_bytes(b"precious")
+    (tmp_path / f".comic-upscale-{os.getpid()}.part").symlink_to(precious)
+    upscale_image(tmp_path / "a.png", tmp_path / "b.png", scale=2, upscaler=upscaler)
+    assert precious.read_bytes() == b"precious"
+    assert stat.S_IMODE((tmp_path / "b.png").stat().st_mode) == stat.S_IMODE(precious.stat().st_mode)
+    with pytest.raises(OutputError):
+        upscale_image(tmp_path / "a.png", tmp_path / "none" / "b.png", scale=2, upscaler=upscaler)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png", "precious.txt"]
 
 
 def test_files_that_cannot_be(upscaler: Upscaler, tmp_path: Path) -> None:

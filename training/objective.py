@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import torch
 
-from comic_upscale.engines.torch.lanczos import Span, dense_weights
+from comic_upscale.engines.lanczos import Span, dense_weights
 
 _LUMA = (0.299, 0.587, 0.114)
 """BT.601, the luma of JPEG and of the field's scores."""

@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import typer
 
-from comic_upscale.commands.environment import default_workers, rates_folder, weights_cache, weights_folders
-from comic_upscale.commands.models import WeightsDir
+from comic_upscale.commands.environment import rates_folder
+from comic_upscale.commands.options import Given, takes
+from comic_upscale.commands.run import job_settings
 from comic_upscale.errors import SettingsError
+from comic_upscale.settings.job import JobSettings
+from comic_upscale.settings.options import pick
+
+JOB = pick(
+    JobSettings, "model", "denoise", "weights_folders", "device", "precision", "batch", "tile", "size.scale", "format",
+    "quality", "workers",
+    help={"size.scale": "Output size divided by input size, above 1 and at most 8."},
+)  # fmt: skip
 
 
+@takes(given=JOB)
 def bench(
-    ctx: typer.Context,
-    model: Annotated[
-        str, typer.Option("--model", "-m", metavar="NAME|FILE", help="As for `run`.")
-    ] = "auto",
-    denoise: Annotated[float | None, typer.Option(help="As for `run`.", metavar="0..1")] = None,
-    weights_dir: WeightsDir = None,
-    device: Annotated[str, typer.Option("--device", "-d", help="As for `run`.")] = "auto",
-    precision: Annotated[str, typer.Option(help="As for `run`.")] = "auto",
-    batch: Annotated[
-        int | None, typer.Option(metavar="N", show_default="auto", help="Pages in one call of the network.")
-    ] = None,
-    tile: Annotated[int | None, typer.Option(metavar="N", show_default="auto", help="As for `run`.")] = None,
-    scale: Annotated[float, typer.Option("--scale", "-s", help="As for `run`.")] = 2.5,
-    format: Annotated[str, typer.Option("--format", "-f", help="As for `run`.")] = "png",
-    quality: Annotated[int | None, typer.Option(metavar="N", help="As for `run`.")] = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", "-w", help="As for `run`; left out: one for each core.")
-    ] = None,
+    *,
+    given: Given,
     seconds: Annotated[
         float, typer.Option(metavar="N", help="About how long to measure; loading comes on top.")
     ] = 60.0,
@@ -43,29 +37,11 @@ def bench(
     from comic_upscale.console.quote_text import bench_as_json, bench_lines
     from comic_upscale.estimates.bench import bench as measure
     from comic_upscale.estimates.history import keep as keep_rate
-    from comic_upscale.settings.job import JobSettings
-    from comic_upscale.settings.sizes import Scale
 
-    ctx.find_root().meta["json"] = as_json
     if not 0 < seconds < float("inf"):
         raise SettingsError(f"--seconds must be above 0, not {seconds}")
-    settings = JobSettings(
-        # Neither is looked at: the pages are drawn into a temporary folder.
-        input=Path("pages"),
-        output=Path("pages-bench"),
-        size=Scale(scale),
-        model=model,
-        denoise=denoise,
-        device=device,
-        precision=precision,
-        batch=batch,
-        tile=tile,
-        format=cast(Any, format),
-        quality=quality,
-        workers=default_workers() if workers is None else workers,
-        weights_folders=weights_folders(weights_dir),
-        weights_cache=weights_cache(),
-    )
+    # Neither is looked at: the pages are drawn into a temporary folder.
+    settings = job_settings({"input": Path("pages"), "output": Path("pages-bench"), **given.values()})
 
     def tell(what: str) -> None:
         if not as_json:

@@ -5,77 +5,54 @@ from __future__ import annotations
 import shutil
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from comic_upscale.commands.environment import (
-    default_workers,
-    own_prices,
-    process_seconds,
-    rates_folder,
-    state_folder,
-    weights_cache,
-    weights_folders,
-)
-from comic_upscale.commands.models import WeightsDir
+from comic_upscale.commands.environment import own_prices, process_seconds, rates_folder, state_folder
+from comic_upscale.commands.options import Given, takes
+from comic_upscale.commands.run import job_settings
 from comic_upscale.errors import SettingsError
+from comic_upscale.settings.job import JobSettings
+from comic_upscale.settings.options import pick
 
 if TYPE_CHECKING:
     from comic_upscale.costs.rates import Measured
     from comic_upscale.costs.work import Work
-    from comic_upscale.settings.job import JobSettings
-    from comic_upscale.settings.sizes import Size
 
 EXIT_OVER_BUDGET = 1
 _SOURCE_BYTES_A_PIXEL = 1.3
 """Of a page that is only imagined: about what a PNG of 512 x 768 has."""
 
 
+JOB = pick(
+    JobSettings, "output", "size", "skip_larger_than", "model", "denoise", "weights_folders", "format", "quality",
+    "device", "workers",
+    help={
+        "output": "The output folder that `run` would be given. Pages that are done there are not counted.",
+        "model": "As for `run`. auto is RealESRGAN_x4plus_anime_6B on a rented GPU.",
+        "format": "Format of the outputs: the bytes to download depend on it.",
+        "device": "For --pilot: auto, cpu, cuda, cuda:1, xpu or mps; several with commas: cuda:0,cuda:1.",
+        "workers": "Threads of a rented machine, and of --pilot. Default for a rented machine: as in its offer.",
+    },
+)  # fmt: skip
+INPUT = pick(
+    JobSettings,
+    "input",
+    help={"input": "The input that `run` would be given; only the headers of pages are read."},
+)
+
+
+@takes(source=INPUT, given=JOB)
 def cost(
-    ctx: typer.Context,
-    input: Annotated[
-        Path | None,
-        typer.Option("--input", "-i", metavar="PATH", help="What `run` would be given; headers alone are read."),
-    ] = None,
+    *,
+    source: Given,
     pages: Annotated[
         int | None,
         typer.Option("--pages", metavar="N", help="Instead of an input: so many pages, which need not be there."),
     ] = None,
     page_size: Annotated[str, typer.Option(metavar="WxH", help="With --pages: their size.")] = "512x768",
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="As for `run`: what is done there is not counted."),
-    ] = None,
-    scale: Annotated[float | None, typer.Option("--scale", "-s", show_default="2.5", help="As for `run`.")] = None,
-    width: Annotated[int | None, typer.Option(metavar="N", help="As for `run`.")] = None,
-    height: Annotated[int | None, typer.Option(metavar="N", help="As for `run`.")] = None,
-    long_side: Annotated[int | None, typer.Option(metavar="N", help="As for `run`.")] = None,
-    fit: Annotated[str | None, typer.Option(metavar="WxH", help="As for `run`.")] = None,
-    print: Annotated[str | None, typer.Option("--print", metavar="WxHmm", help="As for `run`.")] = None,
-    dpi: Annotated[float | None, typer.Option(metavar="N", show_default="300", help="As for `run`.")] = None,
-    bleed: Annotated[str | None, typer.Option(metavar="LENGTH", help="As for `run`.")] = None,
-    skip_larger_than: Annotated[str | None, typer.Option(metavar="WxH|N", help="As for `run`.")] = None,
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model", "-m", metavar="NAME|FILE",
-            help="As for `run`; auto is RealESRGAN_x4plus_anime_6B on a card for rent.",
-        ),
-    ] = "auto",
-    denoise: Annotated[float | None, typer.Option(help="As for `run`.", metavar="0..1")] = None,
-    weights_dir: WeightsDir = None,
-    format: Annotated[
-        str, typer.Option("--format", "-f", help="As for `run`: the bytes to carry home depend on it.")
-    ] = "png",
-    quality: Annotated[int | None, typer.Option(metavar="N", help="As for `run`.")] = None,
-    device: Annotated[str, typer.Option("--device", "-d", help="For --pilot: as for `run`.")] = "auto",
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers", "-w", help="Threads of a rented machine, and of --pilot; left out: as its offer says."
-        ),
-    ] = None,
+    given: Given,
     gpu: Annotated[
         list[str] | None,
         typer.Option(
@@ -121,37 +98,12 @@ def cost(
     from comic_upscale.estimates.history import from_ledgers, kept, processor_name
     from comic_upscale.estimates.quotes import Question, is_over_budget, quotes_for
     from comic_upscale.ledger.recent import known_ledgers
-    from comic_upscale.settings.job import JobSettings
-    from comic_upscale.settings.paths import default_output
-    from comic_upscale.settings.sizes import Bounds, choose_size
 
-    ctx.find_root().meta["json"] = as_json
+    asked = given.values()
+    input, workers = source.complete()["input"], asked.get("workers")
     _check(input, pages, pilot, price=price, budget=budget, link_mbps=link_mbps, workers=workers)
-    size = choose_size(
-        scale=scale,
-        width=width,
-        height=height,
-        long_side=long_side,
-        fit=fit,
-        paper=print,
-        dpi=dpi,
-        bleed=bleed,
-    )
-    settings = JobSettings(
-        input=input or Path("pages"),
-        output=output or default_output(input or Path("pages"), size),
-        size=size,
-        skip_larger_than=None if skip_larger_than is None else Bounds.parse(skip_larger_than),
-        model=model,
-        denoise=denoise,
-        format=cast(Any, format),
-        quality=quality,
-        device=device,
-        workers=default_workers() if workers is None else workers,
-        weights_folders=weights_folders(weights_dir),
-        weights_cache=weights_cache(),
-    )
-    work, passed, trial = _count(settings, size, pages, page_size, pilot, quiet=as_json)
+    settings = job_settings({"input": input or Path("pages"), **asked})
+    work, passed, trial = _count(settings, pages, page_size, pilot, quiet=as_json)
     processor = processor_name()
     found = kept(rates_folder()) + from_ledgers(
         known_ledgers(state_folder()), socket.gethostname(), processor
@@ -159,12 +111,12 @@ def cost(
     quotes = quotes_for(
         work,
         Question(
-            model=model,
+            model=settings.model,
             gpus=tuple(gpu or ()),
             price=price,
             link_mbps=link_mbps,
             workers=workers,
-            denoise=denoise,
+            denoise=settings.denoise,
             offers=tuple(listed_offers(prices or own_prices())),
             found=tuple(found),
             pilot=trial,
@@ -213,31 +165,28 @@ def _check(
 
 
 def _count(
-    settings: JobSettings, size: Size, pages: int | None, page_size: str, pilot: int | None, *, quiet: bool
+    settings: JobSettings, pages: int | None, page_size: str, pilot: int | None, *, quiet: bool
 ) -> tuple[Work, int, Measured | None]:
     """Count the work, of an input or of pages that are imagined, and try some of the pages if that is asked for.
 
     Returns:
         The work, how many pages need nothing, and what the pilot took.
     """
-    from comic_upscale.estimates.history import encoder
     from comic_upscale.estimates.workload import count_work, imagined_work, run_pilot
-    from comic_upscale.planning.preview import ASSUMED_BYTES_PER_PIXEL, preview
-    from comic_upscale.settings.sizes import Bounds, Scale
+    from comic_upscale.planning.preview import preview
+    from comic_upscale.settings.sizes import Bounds
 
     if pages is not None:
-        if not isinstance(size, Scale):
+        if settings.scale is None:
             raise SettingsError("--pages goes with --scale; for other sizes give an --input")
         bounds = Bounds.parse(page_size)
-        coder = encoder(settings.format, settings.quality)
-        lossless = "lossless" if coder in ("png", "webp") else "lossy"
         work = imagined_work(
             pages,
             (bounds.width, bounds.height),
-            size.factor,
+            settings.scale,
             upload_bytes=round(bounds.width * bounds.height * _SOURCE_BYTES_A_PIXEL),
-            bytes_per_pixel=ASSUMED_BYTES_PER_PIXEL[settings.format, lossless, "colour"],
-            encoder=coder,
+            format=settings.format,
+            quality=settings.quality,
         )
         return work, 0, None
     # All that a run imports before its input is imported by now.

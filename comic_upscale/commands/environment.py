@@ -13,11 +13,10 @@ if TYPE_CHECKING:
 WEIGHTS_VARIABLE = "COMIC_UPSCALE_WEIGHTS"
 
 
-def weights_folders(weights_dir: Path | None) -> tuple[Path, ...]:
+def weights_folders(*first: Path) -> tuple[Path, ...]:
     """Where weights are looked for, in this order, before the cache; the variable may name several, as PATH does."""
-    named = os.environ.get(WEIGHTS_VARIABLE, "").split(os.pathsep)
-    folders = [weights_dir, *filter(None, named), "weights"]
-    return tuple(Path(folder).expanduser() for folder in folders if folder is not None)
+    named = [Path(folder) for folder in os.environ.get(WEIGHTS_VARIABLE, "").split(os.pathsep) if folder]
+    return tuple(folder.expanduser() for folder in (*first, *named, Path("weights")))
 
 
 def weights_cache() -> Path:

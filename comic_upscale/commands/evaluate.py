@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from comic_upscale.commands.environment import weights_cache, weights_folders
-from comic_upscale.commands.models import WeightsDir
+from comic_upscale.commands.options import Given, takes
 from comic_upscale.errors import SettingsError
+from comic_upscale.settings.job import JobSettings
+from comic_upscale.settings.options import pick
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,10 +23,12 @@ if TYPE_CHECKING:
     from comic_upscale.evaluation.trial import Trial
 
 EXIT_SOME_FAILED = 1
+ONE_DEVICE = "auto, cpu, cuda, cuda:1, xpu or mps."
 
 
+@takes(given=pick(JobSettings, "device", "weights_folders", "max_pixels", help={"device": ONE_DEVICE}))
 def evaluate(
-    ctx: typer.Context,
+    *,
     reference: Annotated[
         Path | None, typer.Option("--reference", metavar="PATH", help="Originals: a folder, an image or a volume.")
     ] = None,
@@ -65,22 +69,17 @@ def evaluate(
             "--output", "-o", metavar="DIR", help="Write JSON and CSV there, too, and with --input a chart and a sheet."
         ),
     ] = None,
-    device: Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda, cuda:1, xpu or mps.")] = "auto",
-    weights_dir: WeightsDir = None,
-    max_pixels: Annotated[
-        int | None, typer.Option(metavar="N", help="Refuse pages of more pixels than this.", show_default="89,478,485")
-    ] = None,
+    given: Given,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output, nothing else.")] = False,
 ) -> None:  # fmt: skip
     """Measure quality: two folders against each other, or which model restores your own pages best, and how fast."""
-    ctx.find_root().meta["json"] = as_json
-    from comic_upscale.settings.job import DEFAULT_MAX_PIXELS
-
-    limit = DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels
+    asked = given.complete()
+    limit, device = asked["max_pixels"], asked["device"]
     if input is not None and reference is None and candidate is None:
+        folders = weights_folders(*asked["weights_folders"])
         trial = _try_models(
-            input, limit, scale=scale, models=models, sample=sample, jpeg=jpeg, device=device, weights_dir=weights_dir
-        )  # fmt: skip
+            input, limit, scale=scale, models=models, sample=sample, jpeg=jpeg, device=device, folders=folders
+        )
         _tell_trial(trial, output, as_json=as_json)
     elif reference is not None and candidate is not None and input is None:
         comparison = _compare(reference, candidate, limit, device)
@@ -124,7 +123,7 @@ def _try_models(
     sample: int,
     jpeg: int,
     device: str,
-    weights_dir: Path | None,
+    folders: tuple[Path, ...],
 ) -> Trial:
     from comic_upscale.evaluation.pairs import Pictures
     from comic_upscale.evaluation.trial import network_entrant, run_trial
@@ -132,7 +131,7 @@ def _try_models(
     names = list(dict.fromkeys(name.strip() for name in models.split(",") if name.strip()))
     if not names:
         raise SettingsError("--models names no model: give one or more, with commas between")
-    folders, cache = weights_folders(weights_dir), weights_cache()
+    cache = weights_cache()
     entrants = [network_entrant(name, device=device, folders=folders, cache=cache) for name in names]
     with closing(Pictures(input, max_pixels=limit)) as pictures, _bar() as tell:
         return run_trial(

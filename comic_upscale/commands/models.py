@@ -9,22 +9,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from comic_upscale.commands.environment import weights_cache, weights_folders
+from comic_upscale.commands.options import Given, takes
 from comic_upscale.errors import WeightsError
+from comic_upscale.settings.job import JobSettings
+from comic_upscale.settings.options import pick
 
 if TYPE_CHECKING:
     from comic_upscale.models.catalogue import Model
 
-models = typer.Typer(
-    no_args_is_help=True, help="The models known by name: list, fetch, check, and find their files."
-)
+models = typer.Typer(no_args_is_help=True, add_completion=False)
+
+WEIGHTS = pick(JobSettings, "weights_folders")
 
 NamesArgument = Annotated[
     list[str] | None, typer.Argument(metavar="[NAME]...", help="Models by name; left out: all.")
 ]
 
 
-def _places(weights_dir: Path | None) -> tuple[tuple[Path, ...], Path]:
-    return weights_folders(weights_dir), weights_cache()
+def _named_folders(given: Given) -> tuple[Path, ...]:
+    """The folders of --weights-dir: one, or none."""
+    folders: tuple[Path, ...] = given.complete()["weights_folders"]
+    return folders
+
+
+def _places(given: Given) -> tuple[tuple[Path, ...], Path]:
+    return weights_folders(*_named_folders(given)), weights_cache()
 
 
 def _chosen(names: list[str] | None) -> list[Model]:
@@ -33,21 +42,16 @@ def _chosen(names: list[str] | None) -> list[Model]:
     return [find_model(name) for name in names] if names else list(CATALOGUE.values())
 
 
-WeightsDir = Annotated[
-    Path | None,
-    typer.Option("--weights-dir", metavar="DIR", help="Folder to look for weights in, before all others."),
-]
-
-
 @models.command("list")
+@takes(given=WEIGHTS)
 def list_models(
-    weights_dir: WeightsDir = None,
+    given: Given,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
 ) -> None:
     """Show every model: factor, what it is for, size, licence, and whether it is on this machine."""
     from comic_upscale.models.weights import where
 
-    folders, cache = _places(weights_dir)
+    folders, cache = _places(given)
     rows: list[dict[str, Any]] = []
     for model in _chosen(None):
         found = where(model, folders, cache)
@@ -83,10 +87,8 @@ def list_models(
 
 
 @models.command()
-def fetch(
-    names: NamesArgument = None,
-    weights_dir: WeightsDir = None,
-) -> None:
+@takes(given=WEIGHTS)
+def fetch(given: Given, names: NamesArgument = None) -> None:
     """Download weights from the official releases, and check them.
 
     What is here already, and what comes with the package, is only checked.
@@ -96,7 +98,8 @@ def fetch(
 
     from comic_upscale.models.weights import resolve_weights
 
-    folders, cache = _places(weights_dir)
+    named = _named_folders(given)
+    folders, cache = (named, named[0]) if named else _places(given)
     for model in _chosen(names):
         with Progress(console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(model.name, total=None)
@@ -104,8 +107,8 @@ def fetch(
                 model.name,
                 # Below full strength both files of a model with two are needed.
                 denoise=0.5 if model.denoise_weights else None,
-                folders=[weights_dir] if weights_dir else folders,
-                cache=weights_dir or cache,
+                folders=folders,
+                cache=cache,
                 on_progress=lambda name, done, total, bar=bar, task=task: bar.update(  # type: ignore[misc]
                     task, description=name, completed=done, total=total
                 ),
@@ -116,12 +119,13 @@ def fetch(
 
 
 @models.command()
-def verify(names: NamesArgument = None, weights_dir: WeightsDir = None) -> None:
+@takes(given=WEIGHTS)
+def verify(given: Given, names: NamesArgument = None) -> None:
     """Check the weights on this machine against the official hashes."""
     from comic_upscale.models.weights import REINSTALL
     from comic_upscale.models.weights import verify as check
 
-    folders, cache = _places(weights_dir)
+    folders, cache = _places(given)
     wrong, remedies = [], set()
     for model in _chosen(names):
         for result in check(model, folders, cache):
@@ -138,14 +142,15 @@ def verify(names: NamesArgument = None, weights_dir: WeightsDir = None) -> None:
 
 
 @models.command()
+@takes(given=WEIGHTS)
 def path(
+    given: Given,
     name: Annotated[str | None, typer.Argument(help="A model by name; left out: the folders.")] = None,
-    weights_dir: WeightsDir = None,
 ) -> None:
     """Print where the weights of a model are; without a name, the folders that are searched, in order."""
     from comic_upscale.models.weights import REINSTALL, where
 
-    folders, cache = _places(weights_dir)
+    folders, cache = _places(given)
     if name is None:
         for folder in (*folders, cache):
             typer.echo(str(folder.absolute()))

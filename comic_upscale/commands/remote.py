@@ -1,4 +1,4 @@
-"""The commands ``comic-upscale remote``: another machine does the work, reached by SSH."""
+"""The commands ``comic-upscale remote``: a remote machine processes the pages, reached by SSH."""
 
 from __future__ import annotations
 
@@ -6,44 +6,38 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from annotated_types import Ge, Le
 
 from comic_upscale.commands.environment import ssh_files
+from comic_upscale.commands.options import Given, takes
+from comic_upscale.commands.run import (
+    JOB,
+    SHOW,
+    ShowOptions,
+    job_settings,
+    run_shown,
+    set_up_logging,
+    show_plan,
+)
 from comic_upscale.errors import ComicUpscaleError, RemoteError, SettingsError
+from comic_upscale.settings.job import JobSettings
+from comic_upscale.settings.options import Opt, check, definitions, pick, sent_names, to_json
 
 if TYPE_CHECKING:
     from comic_upscale.execution.events import JobFinished
-    from comic_upscale.execution.local.flow import StopRequest
-    from comic_upscale.execution.remote import RemoteOptions
     from comic_upscale.execution.remote_host import RemoteStep
     from comic_upscale.execution.ssh.connection import Connection, HostKey
     from comic_upscale.execution.ssh.machine import Machine
     from comic_upscale.ledger.queries import JobStatus
 
-remote = typer.Typer(
-    no_args_is_help=True,
-    help="Let another machine do the work: a rented GPU, or any Linux machine that SSH reaches.",
-)
-
-POLL_SECONDS = 3.0
-
-AS_RUN = {"allow_extra_args": True, "ignore_unknown_options": True}
-"""For commands that take the options of ``run`` besides their own."""
-
-STAYS_HERE = frozenset(
-    (
-        "input", "output", "ledger", "weights_dir", "model", "sidecars", "copy_others", "archive_output",
-        "keep_original_on_failure", "pdf_dpi", "max_members", "max_unpacked", "max_ratio", "overwrite",
-        "retry_failed", "max_failures", "dry_run", "as_json", "verbose", "quiet",
-    )
-)  # fmt: skip
-"""Options of ``run`` that concern this machine; all others go along to the other one."""
+remote = typer.Typer(no_args_is_help=True, add_completion=False)
 
 Host = Annotated[
     str,
@@ -53,48 +47,6 @@ Host = Annotated[
         show_default=False,
     ),
 ]
-Port = Annotated[int | None, typer.Option("--port", metavar="N", help="SSH port, where not in HOST.")]
-Identity = Annotated[
-    Path | None,
-    typer.Option("--identity", metavar="FILE", help="Private key to try first; your agent's are tried too."),
-]
-SshConfig = Annotated[
-    Path | None,
-    typer.Option("--ssh-config", metavar="FILE", help="In place of ~/.ssh/config, as `ssh -F` takes it."),
-]
-AcceptKey = Annotated[
-    bool,
-    typer.Option(
-        "--accept-new-host-key",
-        help="Do not ask about a host key that is unknown. One that changed is always refused.",
-    ),
-]
-RemoteDir = Annotated[
-    str,
-    typer.Option("--remote-dir", metavar="DIR", help="Our folder there, absolute or below the home folder."),
-]
-RemotePython = Annotated[
-    str | None,
-    typer.Option(
-        "--remote-python", metavar="FILE", help="Python there, 3.11 or newer; left out: the one with PyTorch."
-    ),
-]
-AnImage = Annotated[
-    str | None,
-    typer.Option(
-        "--container", metavar="IMAGE|FILE",
-        help="Work in a container of this image, by the Docker there; it is pulled, or loaded from a FILE.tar[.gz] of "
-        "`docker save`, where it is not there. Left out: a virtual environment.",
-    ),
-]  # fmt: skip
-Patience = Annotated[
-    float,
-    typer.Option("--patience", metavar="SECONDS", help="How long a line that broke is tried to be mended."),
-]
-Poll = Annotated[
-    float,
-    typer.Option("--poll", metavar="SECONDS", help="How often the machine is asked what is new."),
-]
 Job = Annotated[
     str | None, typer.Option("--job", metavar="NAME", help="The job there; left out: the one worked on last.")
 ]
@@ -102,29 +54,58 @@ Job = Annotated[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SshOptions:
-    """How the user wants a machine to be reached."""
+    """How the user wants a machine to be reached, and what is ours there."""
 
-    host: str
-    port: int | None
-    identity: Path | None
-    ssh_config: Path | None
-    accept_new_host_key: bool
-    remote_dir: str
-    remote_python: str | None
-    patience: float
-    container: str | None = None
+    host: Annotated[
+        str, Opt("HOST, USER@HOST or USER@HOST:PORT, or a name of ~/.ssh/config.", on_command_line=False)
+    ]
+    port: Annotated[int | None, Opt("SSH port, if it is not part of HOST.", metavar="N")] = None
+    identity: Annotated[
+        Path | None, Opt("Private key to try first. The keys of your agent are tried too.", metavar="FILE")
+    ] = None
+    ssh_config: Annotated[
+        Path | None, Opt("Configuration file in place of ~/.ssh/config, as for `ssh -F`.", metavar="FILE")
+    ] = None
+    accept_new_host_key: Annotated[
+        bool, Opt("Do not ask about an unknown host key. A key that changed is always refused.")
+    ] = False
+    remote_dir: Annotated[
+        str, Opt("Our folder there: absolute, or below the home folder.", metavar="DIR")
+    ] = "comic-upscale"
+    remote_python: Annotated[
+        str | None,
+        Opt("Python there, 3.11 or newer. Default: the one that has PyTorch.", metavar="FILE"),
+    ] = None
+    container: Annotated[
+        str | None,
+        Opt(
+            "Work in a container of this image, with the Docker there. An image that is missing is pulled, or loaded "
+            "from a FILE.tar[.gz] of `docker save`. Default: a virtual environment.",
+            metavar="IMAGE|FILE",
+        ),
+    ] = None  # fmt: skip
+    patience: Annotated[
+        float, Ge(0), Opt("Seconds to keep retrying a lost connection.", metavar="SECONDS")
+    ] = 300.0
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check(self)
 
     def machine(
-        self, options: Sequence[str] = (), *, given_up: Callable[[], bool] = lambda: False
+        self, resources: Mapping[str, Any] | None = None, *, given_up: Callable[[], bool] = lambda: False
     ) -> Machine:
-        """The machine, not called yet."""
+        """The machine, not connected yet.
+
+        Args:
+            resources: what a run there works with, as JSON; what is left out is as that machine has it.
+            given_up: whether nobody waits any longer for a connection that was lost.
+        """
         from comic_upscale.execution.ssh.address import find_address
         from comic_upscale.execution.ssh.connection import Connection
         from comic_upscale.execution.ssh.machine import Machine
         from comic_upscale.execution.ssh.machine import Patience as LinePatience
 
-        if self.patience < 0:
-            raise SettingsError(f"--patience must be 0 or more, not {self.patience:g}")
         address = find_address(self.host, ssh_files(self.ssh_config), port=self.port, identity=self.identity)
 
         def connect() -> Connection:
@@ -136,7 +117,7 @@ class SshOptions:
             base=self.remote_dir,
             python=self.remote_python,
             container=self._image(),
-            options=options,
+            resources=resources or {},
         )
 
     def _image(self) -> str | Path | None:
@@ -170,91 +151,109 @@ class SshOptions:
         return typer.confirm("Is that the machine's own? Then it is remembered", default=False, err=True)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpscaleOptions:
+    """What ``remote upscale`` does besides the work."""
+
+    poll: Annotated[
+        float, Ge(0.1), Le(3600), Opt("Seconds between two polls of the remote machine.", metavar="SECONDS")
+    ] = 3.0
+    when_done: Annotated[
+        str | None,
+        Opt(
+            "Run this command here once every page is downloaded or has failed: your provider's command that destroys "
+            "the machine. If `remote upscale` ends before that, its last line says that this was not run.",
+            metavar="COMMAND",
+        ),
+    ] = None  # fmt: skip
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check(self)
+
+
+SSH, UPSCALE = definitions(SshOptions), definitions(UpscaleOptions)
+
+
+@dataclass(frozen=True, slots=True)
 class RemoteSession:
-    """What stands in the way of ``run`` where another machine does the work.
+    """One command that lets a remote machine process the pages of a job.
 
     Args:
         reach: the machine.
-        ask: what it shall do.
-        poll: seconds between two questions for what is new.
-        when_done: a command of the user's for when nothing is left that the machine could do: every page is home,
-            or has failed.
-
-    Raises:
-        SettingsError: a time that makes no sense.
+        step: all of it, or one step.
+        options: what else is done.
     """
 
-    def __init__(
-        self, reach: SshOptions, ask: RemoteStep, *, poll: float = POLL_SECONDS, when_done: str | None = None
-    ) -> None:
-        if not 0.1 <= poll <= 3600:
-            raise SettingsError(f"--poll must be between 0.1 and 3600 seconds, not {poll:g}")
-        self._reach = reach
-        self._ask = ask
-        self._poll = poll
-        self._when_done = when_done
+    reach: SshOptions
+    step: RemoteStep
+    options: UpscaleOptions
 
-    @contextmanager
-    def open(self, ctx: typer.Context, stop: StopRequest) -> Iterator[RemoteOptions]:
-        """The machine as a workplace, called and ready to be asked; hung up at the end.
+    def run(self, given: Given, show: Given) -> None:
+        """Do what ``comic-upscale run`` does, with the remote machine in the place of the network.
 
-        Args:
-            ctx: of the command ``run``, whose options go along.
-            stop: ends the waiting for a line that broke.
+        Raises:
+            Exit: with the exit code.
+            ComicUpscaleError: the command ended early.
         """
-        from comic_upscale.execution.remote import RemoteOptions
+        shown = ShowOptions(**show.values())
+        asked = given.values()
+        job = job_settings(asked)
+        set_up_logging(verbose=shown.verbose)
+        if shown.dry_run:
+            show_plan(job, as_json=shown.as_json)
+            return
+        resources = to_json(job, sent_names(JobSettings, "if-given") & asked.keys())
+        raise typer.Exit(self._work(job, resources, shown))
 
-        machine = self._reach.machine(_options_there(ctx), given_up=lambda: stop.requested)
+    def _work(self, job: JobSettings, resources: Mapping[str, Any], shown: ShowOptions) -> int:
+        from comic_upscale.execution.remote import RemoteOptions
+        from comic_upscale.execution.stop import StopRequest
+
+        stop = StopRequest()
+        machine = self.reach.machine(resources, given_up=lambda: stop.requested)
         try:
             # Before anything moves on the terminal: there may be a question about the host key.
             machine.base()
-            yield RemoteOptions(machine, self._ask, self._poll)
+            remote_options = RemoteOptions(machine, self.step, self.options.poll)
+            code, finished = run_shown(job, stop, shown, remote=remote_options)
         finally:
             machine.close()
+        return self._finish(code, finished)
 
-    def finish(self, code: int, finished: JobFinished) -> int:
+    def _finish(self, code: int, finished: JobFinished) -> int:
         """Return the exit code of the command, after what the user wants done at the end."""
-        if self._ask != "upscale":
+        if self.step != "upscale":
             # One step of several leaves pages to do, and has done what it was asked.
             return 0 if code == 1 and finished.pending else code
-        if self._when_done is None:
+        when_done = self.options.when_done
+        if when_done is None:
             return code
         if finished.state != "finished" or finished.pending:
-            typer.echo(self._not_run(f"{finished.pending:,} pages are left"), err=True)
+            typer.echo(_not_run(f"{finished.pending:,} pages are left"), err=True)
             return code
         # A page that failed is not tried again before somebody looks at it: nothing keeps the machine.
-        rest = f"; {finished.failed:,} failed, which this machine does not mend" if finished.failed else ""
-        typer.echo(f"every page that could be done is here{rest}: {self._when_done}", err=True)
-        ended = subprocess.run(self._when_done, shell=True, check=False).returncode
+        rest = f"; {finished.failed:,} failed, which the remote machine cannot do" if finished.failed else ""
+        typer.echo(f"every page that could be done is here{rest}: {when_done}", err=True)
+        ended = subprocess.run(when_done, shell=True, check=False).returncode
         if ended:
             typer.echo(f"it failed with exit code {ended}: THE MACHINE STILL BILLS", err=True)
         return ended or code
 
-    def note_on(self, error: ComicUpscaleError) -> None:
-        """Say below an error that ended the command what the user must not take for done."""
-        if self._when_done is not None:
-            error.add_note(self._not_run("the command ended early"))
 
-    def _not_run(self, why: str) -> str:
-        return f"--when-done was NOT run, since {why}: THE MACHINE STILL BILLS"
+def _not_run(why: str) -> str:
+    return f"--when-done was NOT run, since {why}: THE MACHINE STILL BILLS"
 
 
-def _options_there(ctx: typer.Context) -> list[str]:
-    """The options of ``run`` that the user gave and that concern the other machine."""
-    options: list[str] = []
-    for parameter in ctx.command.params:
-        source = ctx.get_parameter_source(parameter.name or "")
-        if source is None or source.name != "COMMANDLINE" or parameter.name in STAYS_HERE:
-            continue
-        value = ctx.params[str(parameter.name)]
-        name = max(parameter.opts, key=len)
-        if value is False:
-            options += parameter.secondary_opts
-        elif value is True:
-            options += [name]
-        else:
-            options += [name, "auto" if value is None else str(value)]
-    return options
+@contextmanager
+def _saying_what_was_not_run(when_done: str | None) -> Iterator[None]:
+    """Say below an error that ends the command that the machine was not given back."""
+    try:
+        yield
+    except ComicUpscaleError as error:
+        if when_done is not None:
+            error.add_note(_not_run("the command ended early"))
+        raise
 
 
 def _wait(seconds: float, given_up: Callable[[], bool]) -> bool:
@@ -270,41 +269,24 @@ def _tell_lost(reason: str) -> None:
     typer.echo(f"note: {reason}; trying again", err=True)
 
 
-def _as_run(ctx: typer.Context, door: RemoteSession) -> None:
-    """Do what ``run`` does with the options that are left, with another machine in the place of the network."""
-    group = cast(Any, ctx.find_root().command)
-    command = group.commands["run"]
-    with command.make_context(ctx.info_name, list(ctx.args), parent=ctx.parent, obj=door) as inner:
-        try:
-            command.invoke(inner)
-        except ComicUpscaleError as error:
-            door.note_on(error)
-            raise
-
-
-@remote.command()
-def check(
-    ctx: typer.Context,
+@remote.command("check")
+@takes(
+    ssh=pick(
+        SshOptions, "port", "identity", "ssh_config", "accept_new_host_key", "remote_dir", "remote_python"
+    )
+)
+def check_machine(
     host: Host,
-    port: Port = None,
-    identity: Identity = None,
-    ssh_config: SshConfig = None,
-    accept_new_host_key: AcceptKey = False,
-    remote_dir: RemoteDir = "comic-upscale",
-    remote_python: RemotePython = None,
+    ssh: Given,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
 ) -> None:
-    """Look at a machine: GPU, driver, disk, Python, PyTorch, Docker; nothing is changed there."""
+    """Check what a machine has: GPU, driver, disk, Python, PyTorch, Docker. Nothing is changed there."""
     from dataclasses import asdict
 
     from comic_upscale.console.text import printable
     from comic_upscale.execution.ssh.probe import describe
 
-    ctx.find_root().meta["json"] = as_json
-    machine = SshOptions(
-        host=host, port=port, identity=identity, ssh_config=ssh_config, accept_new_host_key=accept_new_host_key,
-        remote_dir=remote_dir, remote_python=remote_python, patience=0.0,
-    ).machine()  # fmt: skip
+    machine = SshOptions(host=host, patience=0.0, **ssh.values()).machine()
     try:
         report = machine.report()
     finally:
@@ -326,84 +308,39 @@ def check(
 def _step(name: RemoteStep, summary: str) -> None:
     """Register a command that takes the options of ``run``."""
 
-    def command(
-        ctx: typer.Context,
-        host: Host,
-        port: Port = None,
-        identity: Identity = None,
-        ssh_config: SshConfig = None,
-        accept_new_host_key: AcceptKey = False,
-        remote_dir: RemoteDir = "comic-upscale",
-        remote_python: RemotePython = None,
-        container: AnImage = None,
-        patience: Patience = 300.0,
-    ) -> None:
-        reach = SshOptions(
-            host=host, port=port, identity=identity, ssh_config=ssh_config, accept_new_host_key=accept_new_host_key,
-            remote_dir=remote_dir, remote_python=remote_python, patience=patience, container=container,
-        )  # fmt: skip
-        _as_run(ctx, RemoteSession(reach, name))
+    @takes(ssh=SSH, given=JOB, show=SHOW)
+    def command(host: Host, ssh: Given, given: Given, show: Given) -> None:
+        RemoteSession(SshOptions(host=host, **ssh.values()), name, UpscaleOptions()).run(given, show)
 
-    command.__doc__ = summary
     epilog = f"Example: comic-upscale remote {name} root@203.0.113.7 --input pages/ --scale 2.5"
-    remote.command(name, context_settings=AS_RUN, epilog=epilog)(command)
+    remote.command(name, help=summary, epilog=epilog)(command)
 
 
 _step("push", "Send the package, the weights and the pages; takes the options of `run`, as `upscale` does.")
-_step("run", "Let the run begin there, after `push`, and hang up; takes the same options as `push`.")
-_step("pull", "Fetch what is done by now; takes the same options as `push`.")
+_step("run", "Start the run there, after `push`, and disconnect; takes the same options as `push`.")
+_step("pull", "Download what is done so far; takes the same options as `push`.")
 
 
 @remote.command(
-    context_settings=AS_RUN,
     epilog="Examples:\n\n"
     "  comic-upscale remote upscale root@203.0.113.7:40022 --input pages/ --scale 2.5\n\n"
     "  comic-upscale remote upscale gpu-box --input v01.cbz --width 2000 --when-done 'vastai destroy instance 123'\n\n"
-    "The same command again continues, also with another HOST: pages that are home are not done again.",
+    "The same command again continues, also with another HOST: pages that are downloaded are not done again.",
 )
-def upscale(
-    ctx: typer.Context,
-    host: Host,
-    port: Port = None,
-    identity: Identity = None,
-    ssh_config: SshConfig = None,
-    accept_new_host_key: AcceptKey = False,
-    remote_dir: RemoteDir = "comic-upscale",
-    remote_python: RemotePython = None,
-    container: AnImage = None,
-    patience: Patience = 300.0,
-    poll: Poll = POLL_SECONDS,
-    when_done: Annotated[
-        str | None,
-        typer.Option(
-            "--when-done", metavar="COMMAND",
-            help="Run this here once every page is home or has failed: the provider's command that destroys the "
-            "machine. Where the command ends before that, its last line says that this was not run.",
-        ),
-    ] = None,
-) -> None:  # fmt: skip
-    """Send pages, let them be upscaled there, bring each home once it is done; takes the options of `run`."""
-    reach = SshOptions(
-        host=host, port=port, identity=identity, ssh_config=ssh_config, accept_new_host_key=accept_new_host_key,
-        remote_dir=remote_dir, remote_python=remote_python, patience=patience, container=container,
-    )  # fmt: skip
-    _as_run(ctx, RemoteSession(reach, "upscale", poll=poll, when_done=when_done))
+@takes(ssh=SSH, options=UPSCALE, given=JOB, show=SHOW)
+def upscale(host: Host, ssh: Given, options: Given, given: Given, show: Given) -> None:
+    """Send pages, upscale them there, and download each once it is done; takes the options of `run`."""
+    with _saying_what_was_not_run(options.complete()["when_done"]):
+        reach, more = SshOptions(host=host, **ssh.values()), UpscaleOptions(**options.values())
+        RemoteSession(reach, "upscale", more).run(given, show)
+
+
+LOOKED_AFTER = pick(SshOptions, "port", "identity", "ssh_config", "accept_new_host_key", "remote_dir")
 
 
 @contextmanager
-def _at_job(
-    host: str,
-    port: int | None,
-    identity: Path | None,
-    ssh_config: Path | None,
-    accept: bool,
-    remote_dir: str,
-    job: str | None,
-) -> Iterator[tuple[Machine, str]]:
-    machine = SshOptions(
-        host=host, port=port, identity=identity, ssh_config=ssh_config, accept_new_host_key=accept,
-        remote_dir=remote_dir, remote_python=None, patience=60.0,
-    ).machine()  # fmt: skip
+def _at_job(host: str, ssh: Given, job: str | None) -> Iterator[tuple[Machine, str]]:
+    machine = SshOptions(host=host, patience=60.0, **ssh.values()).machine()
     try:
         yield machine, machine.choose_job(job)
     finally:
@@ -411,23 +348,19 @@ def _at_job(
 
 
 @remote.command()
+@takes(ssh=LOOKED_AFTER)
 def status(
-    ctx: typer.Context,
+    *,
     host: Host,
     job: Job = None,
     watch: Annotated[bool, typer.Option("--watch", help="Keep showing until the run ends.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
-    port: Port = None,
-    identity: Identity = None,
-    ssh_config: SshConfig = None,
-    accept_new_host_key: AcceptKey = False,
-    remote_dir: RemoteDir = "comic-upscale",
+    ssh: Given,
 ) -> None:
-    """Tell how far a job is there."""
+    """Show how far a job is there."""
     from comic_upscale.console.text import printable, status_lines
 
-    ctx.find_root().meta["json"] = as_json
-    with _at_job(host, port, identity, ssh_config, accept_new_host_key, remote_dir, job) as (machine, name):
+    with _at_job(host, ssh, job) as (machine, name):
         while True:
             report = _as_status(machine.status(), host)
             if as_json:
@@ -485,18 +418,16 @@ def _is_count(value: object) -> bool:
 
 
 @remote.command()
+@takes(ssh=LOOKED_AFTER)
 def logs(
+    *,
     host: Host,
     job: Job = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep showing until the run ends.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")] = 50,
-    port: Port = None,
-    identity: Identity = None,
-    ssh_config: SshConfig = None,
-    accept_new_host_key: AcceptKey = False,
-    remote_dir: RemoteDir = "comic-upscale",
+    ssh: Given,
 ) -> None:
-    """Show what the run there says."""
+    """Show what the run there prints."""
     from comic_upscale.console.text import printable
 
     rest = b""
@@ -507,24 +438,22 @@ def logs(
         for line in whole:
             typer.echo(printable(line.decode(errors="replace")))
 
-    with _at_job(host, port, identity, ssh_config, accept_new_host_key, remote_dir, job) as (machine, _):
+    with _at_job(host, ssh, job) as (machine, _):
         machine.log(show, lines=lines, follow=follow)
     if rest:
         show(b"\n")
 
 
 @remote.command()
+@takes(ssh=LOOKED_AFTER)
 def stop(
+    *,
     host: Host,
     job: Job = None,
-    port: Port = None,
-    identity: Identity = None,
-    ssh_config: SshConfig = None,
-    accept_new_host_key: AcceptKey = False,
-    remote_dir: RemoteDir = "comic-upscale",
+    ssh: Given,
 ) -> None:
-    """Stop the run there as Ctrl-C does: what is in hand is finished and recorded. The machine itself goes on."""
-    with _at_job(host, port, identity, ssh_config, accept_new_host_key, remote_dir, job) as (machine, name):
+    """Stop the run there as Ctrl-C does: pages in progress are finished and recorded. The machine keeps running."""
+    with _at_job(host, ssh, job) as (machine, name):
         said = machine.stop()
     if said == "busy":
         raise RemoteError(f"{name} has not stopped yet; ask again with `comic-upscale remote status {host}`")

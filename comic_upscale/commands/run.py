@@ -1,399 +1,139 @@
-"""``comic-upscale run``: upscale the pages of a folder, an image or a volume."""
+"""``comic-upscale run``: upscale the pages of a folder, an image or a volume.
+
+What other commands share with it is here too: the settings of a job as a user asked for them, and a run under the eyes
+of a display.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from comic_upscale.commands.environment import default_workers, state_folder, weights_cache, weights_folders
-from comic_upscale.commands.models import WeightsDir
-from comic_upscale.commands.remote import RemoteSession
-from comic_upscale.errors import EXIT_CEILING
+from comic_upscale.commands.options import Given, takes
+from comic_upscale.errors import EXIT_CEILING, InputError, SettingsError
+from comic_upscale.settings.job import JobSettings, upgraded
+from comic_upscale.settings.options import Opt, definitions, values_from_json
+from comic_upscale.settings.paths import default_output, path_text
+from comic_upscale.settings.processing import DEFAULT_SIZE
 
 if TYPE_CHECKING:
     from comic_upscale.console.display import Display
     from comic_upscale.execution.events import Event, JobFinished
-    from comic_upscale.execution.local.flow import StopRequest
     from comic_upscale.execution.remote import RemoteOptions
+    from comic_upscale.execution.stop import StopRequest
     from comic_upscale.planning.preview import PagePreview
-    from comic_upscale.settings.job import JobSettings
 
 EXIT_SOME_FAILED = 1
 
-
-def _auto_or_number(text: str | int | None) -> int | None:
-    """``auto`` is None; anything else must be a whole number."""
-    if text is None or isinstance(text, int):
-        return text
-    if text.strip().lower() == "auto":
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is neither auto nor a whole number") from None
+JOB = tuple(
+    # On a command line the output folder can be left out: it is then named after the input.
+    replace(option, default=None, nullable=True) if option.name == "output" else option
+    for option in definitions(JobSettings)
+)
+"""The options of a job, as a command takes them."""
 
 
-def _path(text: str | Path) -> Path:
-    """An empty path is a shell variable that was not set, not the folder one happens to be in."""
-    if not str(text):
-        raise typer.BadParameter("the path is empty")
-    return Path(text)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShowOptions:
+    """What a command that runs a job prints."""
+
+    dry_run: Annotated[bool, Opt("Show what would be done, and write nothing.")] = False
+    as_json: Annotated[bool, Opt("Print JSON events, one per line, and nothing else.", flags=("--json",))] = (
+        False
+    )
+    verbose: Annotated[bool, Opt("Name every page, and log details.", flags=("--verbose", "-v"))] = False
+    quiet: Annotated[bool, Opt("Print errors only.", flags=("--quiet", "-q"))] = False
 
 
+SHOW = definitions(ShowOptions)
+
+
+@takes(given=JOB, show=SHOW)
 def run(
-    ctx: typer.Context,
-    input: Annotated[
-        Path,
-        typer.Option(
-            "--input", "-i", metavar="PATH", parser=_path,
-            help="A folder, with all its subfolders; one image; or one volume: CBZ, CBR, CB7, CBT, EPUB, PDF, or "
-            "ZIP, RAR, 7z, tar.",
-        ),
-    ],
-    output: Annotated[
+    given: Given,
+    show: Given,
+    settings: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="DIR", parser=_path,
-            help="Folder for the upscaled pages; left out: beside the input, named after it and the scale.",
+            "--settings", metavar="FILE", hidden=True,
+            help="A JSON object of options by their names; those of the command line go before them.",
         ),
     ] = None,
-    scale: Annotated[
-        float | None,
-        typer.Option(
-            "--scale", "-s", show_default="2.5",
-            help="Output size over input size, above 1 and up to 8. Or say it in pixels or in paper: one of the "
-            "next five; each page then has a factor of its own, at most 16, and one that is larger is shrunk.",
-        ),
-    ] = None,
-    width: Annotated[int | None, typer.Option(metavar="N", help="Every page so many pixels wide.")] = None,
-    height: Annotated[int | None, typer.Option(metavar="N", help="Every page so many pixels high.")] = None,
-    long_side: Annotated[
-        int | None, typer.Option(metavar="N", help="The longer side of every page so many pixels.")
-    ] = None,
-    fit: Annotated[
-        str | None, typer.Option(metavar="WxH", help="As large as fits within these pixels; pages keep their shape.")
-    ] = None,
-    print: Annotated[
-        str | None,
-        typer.Option(
-            "--print", metavar="WxHmm",
-            help="For a sheet of this size after trimming, such as 170x260mm or 6.69x10.24in. Pages keep their "
-            "shape; --dry-run and the ledger say what is cut off or stays blank. A page that lies across is taken "
-            "for a double page.",
-        ),
-    ] = None,
-    dpi: Annotated[
-        float | None,
-        typer.Option(metavar="N", show_default="300", help="With --print: dots per inch, also written into the file."),
-    ] = None,
-    bleed: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LENGTH",
-            help="With --print: let pages cover the sheet and so much beyond it on each side (3mm, 0.125in, 0mm); "
-            "left out, they lie whole within the sheet.",
-        ),
-    ] = None,
-    skip_larger_than: Annotated[
-        str | None,
-        typer.Option(
-            metavar="WxH|N",
-            help="Skip pages that do not fit within so many pixels, or whose long side is longer. They are recorded "
-            "as skipped; --copy-others copies them as they are, and into the CBZ of a volume they always go so.",
-        ),
-    ] = None,
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model", "-m", metavar="NAME|FILE",
-            help="auto, a name from `comic-upscale models list`, or a .pth or .safetensors file. auto is "
-            "RealESRGAN_x4plus_anime_6B on a GPU, where its weights are here or can be fetched, and else "
-            "comic-compact-x3, which needs no download; a job keeps the model that it began with. For 2-2.5x a "
-            "network of x3 or x4 is run whole and then shrunk, which keeps the finest lines; RealESRGAN_x2plus "
-            "works at 2x, a quarter of RealESRGAN_x4plus's time, and above 2x enlarges the rest by resampling.",
-        ),
-    ] = "auto",
-    denoise: Annotated[
-        float | None,
-        typer.Option(
-            help="0 keeps grain, 1 smooths most; for realesr-general-x4v3.", metavar="0..1"
-        ),
-    ] = None,
-    weights_dir: WeightsDir = None,
-    workers: Annotated[
-        int | None,
-        typer.Option("--workers", "-w", help="Threads that decode and encode; left out: one for each core."),
-    ] = None,
-    batch: Annotated[
-        int | None,
-        typer.Option(
-            parser=_auto_or_number, metavar="auto|N", help="Pages in one call of the network.",
-            show_default="auto",
-        ),
-    ] = None,
-    tile: Annotated[
-        int | None,
-        typer.Option(
-            parser=_auto_or_number, metavar="auto|N", show_default="auto",
-            help="Longest side, in input pixels, that goes through the network in one piece.",
-        ),
-    ] = None,
-    device: Annotated[
-        str,
-        typer.Option(
-            "--device", "-d", help="auto, cpu, cuda, cuda:1, xpu or mps; several with commas: cuda:0,cuda:1."
-        ),
-    ] = "auto",
-    precision: Annotated[
-        str, typer.Option(help="auto, fp32, fp16 or bf16. auto takes half precision where the device is fast at it.")
-    ] = "auto",
-    backend: Annotated[
-        str,
-        typer.Option(help="torch, or realesrgan: the official program, slower, for comparing (an extra to install)."),
-    ] = "torch",
-    format: Annotated[
-        str,
-        typer.Option(
-            "--format", "-f",
-            help="png, webp, jpeg, avif, jxl or tiff; auto: each page in the format of its own file.",
-        ),
-    ] = "png",
-    quality: Annotated[
-        int | None,
-        typer.Option(
-            help="1-100, for jpeg (left out: 95), avif (90), webp and jxl (left out: lossless).", metavar="N"
-        ),
-    ] = None,
-    png_level: Annotated[
-        int | None, typer.Option(metavar="0-9", help="How hard PNG is compressed; left out: fast.")
-    ] = None,
-    gray: Annotated[
-        str | None,
-        typer.Option(
-            metavar="auto|keep|off", show_default="auto",
-            help="auto: pages without colour are written with one channel; keep: only those that are stored so; "
-            "off: none.",
-        ),
-    ] = None,
-    icc: Annotated[
-        str,
-        typer.Option(
-            metavar="keep|srgb", help="keep: pages keep their colour profile; srgb: they are converted to sRGB."
-        ),
-    ] = "keep",
-    animated: Annotated[
-        str,
-        typer.Option(
-            metavar="first|skip",
-            help="Of an animation, or a TIFF of several pages, take the first, or skip it.",
-        ),
-    ] = "first",
-    sidecars: Annotated[
-        str,
-        typer.Option(
-            metavar="copy|skip",
-            help="copy: files called like a page (.txt, .caption, .json, .xmp) go beside its output.",
-        ),
-    ] = "copy",
-    copy_others: Annotated[
-        bool,
-        typer.Option(
-            "--copy-others", help="Copy all other files, too, and the pages that --skip-larger-than leaves out."
-        ),
-    ] = False,
-    archive_output: Annotated[
-        str, typer.Option(help="What volumes become: cbz, or folder, a folder of pages each.", metavar="cbz|folder")
-    ] = "cbz",
-    keep_original_on_failure: Annotated[
-        bool,
-        typer.Option(
-            "--keep-original-on-failure",
-            help="Where a page of a volume failed, put the untouched one in, instead of leaving the volume waiting.",
-        ),
-    ] = False,
-    pdf_dpi: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", show_default="150",
-            help="Dots an inch for pages of a PDF that are not simply one image; those that are stay as they are.",
-        ),
-    ] = None,
-    max_members: Annotated[
-        int | None, typer.Option(metavar="N", show_default="20,000", help="Refuse volumes of more files than this.")
-    ] = None,
-    max_unpacked: Annotated[
-        str | None,
-        typer.Option(metavar="BYTES", show_default="16G", help="Refuse volumes that unpack to more than this."),
-    ] = None,
-    max_ratio: Annotated[
-        float | None,
-        typer.Option(
-            metavar="N", show_default="200", help="Refuse volumes that unpack to more than N times their own size."
-        ),
-    ] = None,
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", help="Replace files in the output folder that this tool did not write."),
-    ] = False,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try pages again that failed in an earlier run.")
-    ] = False,
-    gate: Annotated[
-        bool,
-        typer.Option(
-            "--gate/--no-gate",
-            help="Hold every page against its source; one that looks wrong is done again by the conservative path, and "
-            "marked where that does not help (status --suspects).",
-        ),
-    ] = True,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="A page that stays suspect has failed, and is not written.")
-    ] = False,
-    max_failures: Annotated[
-        str | None,
-        typer.Option(metavar="N|N%", help="Stop when more pages than this have failed in this run."),
-    ] = None,
-    max_pixels: Annotated[
-        int | None, typer.Option(metavar="N", help="Refuse pages of more pixels than this.", show_default="89,478,485")
-    ] = None,
-    ledger: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Where to keep the ledger; left out: inside the output folder."),
-    ] = None,
-    price: Annotated[
-        float | None,
-        typer.Option(
-            metavar="$/h",
-            help="What an hour of this machine costs; the job remembers it, and `status` reckons with it.",
-        ),
-    ] = None,
-    max_cost: Annotated[
-        float | None,
-        typer.Option(
-            metavar="$", help="Stop before the job, its earlier runs included, costs more than this; needs a --price.",
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be done, and write nothing.")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON event a line on standard output, nothing else.")
-    ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Name every page, and log details.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what went wrong.")] = False,
 ) -> None:  # fmt: skip
-    """Upscale every page of a folder, one image or one volume; what is done already is skipped."""
-    from comic_upscale.settings.job import (
-        DEFAULT_MAX_MEMBERS,
-        DEFAULT_MAX_PIXELS,
-        DEFAULT_MAX_RATIO,
-        DEFAULT_MAX_UNPACKED,
-        DEFAULT_PDF_DPI,
-        FailureLimit,
-        JobSettings,
-        parse_bytes,
-    )
-    from comic_upscale.settings.paths import default_output
-    from comic_upscale.settings.sizes import Bounds, choose_size
+    """Upscale every page of a job that is not done."""
+    from comic_upscale.execution.stop import StopRequest
 
-    ctx.find_root().meta["json"] = as_json
-    size = choose_size(
-        scale=scale,
-        width=width,
-        height=height,
-        long_side=long_side,
-        fit=fit,
-        paper=print,
-        dpi=dpi,
-        bleed=bleed,
-    )
-    settings = JobSettings(
-        input=input,
-        output=output or default_output(input, size),
-        size=size,
-        skip_larger_than=None if skip_larger_than is None else Bounds.parse(skip_larger_than),
-        model=model,
-        denoise=denoise,
-        format=cast(Any, format),
-        quality=quality,
-        png_level=png_level,
-        gray=cast(Any, gray),
-        icc=cast(Any, icc),
-        animated=cast(Any, animated),
-        backend=backend,
-        device=device,
-        precision=precision,
-        batch=batch,
-        tile=tile,
-        workers=default_workers() if workers is None else workers,
-        max_pixels=DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels,
-        max_failures=None if max_failures is None else FailureLimit.parse(max_failures),
-        sidecars=sidecars,
-        copy_others=copy_others,
-        archive_output=cast(Any, archive_output),
-        keep_original_on_failure=keep_original_on_failure,
-        pdf_dpi=DEFAULT_PDF_DPI if pdf_dpi is None else pdf_dpi,
-        max_members=DEFAULT_MAX_MEMBERS if max_members is None else max_members,
-        max_unpacked=(
-            DEFAULT_MAX_UNPACKED if max_unpacked is None else parse_bytes(max_unpacked, "--max-unpacked")
-        ),
-        max_ratio=DEFAULT_MAX_RATIO if max_ratio is None else max_ratio,
-        overwrite=overwrite,
-        retry_failed=retry_failed,
-        gate=gate,
-        strict=strict,
-        ledger=ledger,
-        price=price,
-        max_cost=max_cost,
-        weights_folders=weights_folders(weights_dir),
-        weights_cache=weights_cache(),
-    )
-    _set_up_logging(verbose)
-    if dry_run:
-        _show_plan(settings, as_json=as_json)
+    shown = ShowOptions(**show.values())
+    recorded = {} if settings is None else _read_settings(settings)
+    job = job_settings({**recorded, **given.values()})
+    set_up_logging(verbose=shown.verbose)
+    if shown.dry_run:
+        show_plan(job, as_json=shown.as_json)
         return
-    from comic_upscale.execution.local.flow import StopRequest
-
-    stop = StopRequest()
-    door = ctx.find_object(RemoteSession)
-    with nullcontext() if door is None else door.open(ctx, stop) as elsewhere:
-        code, finished = _run(
-            settings, stop, elsewhere=elsewhere, as_json=as_json, verbose=verbose, quiet=quiet
-        )
-    raise typer.Exit(code if door is None else door.finish(code, finished))
+    code, _ = run_shown(job, StopRequest(), shown)
+    raise typer.Exit(code)
 
 
-def _run(
-    settings: JobSettings,
-    stop: StopRequest,
-    *,
-    elsewhere: RemoteOptions | None,
-    as_json: bool,
-    verbose: bool,
-    quiet: bool,
+def job_settings(given: Mapping[str, Any]) -> JobSettings:
+    """Return the settings of a job: what was asked for, and for the rest what this machine and this user have.
+
+    Args:
+        given: options by their names; ``input`` is among them.
+
+    Raises:
+        SettingsError: a value is out of its range, or two contradict each other.
+    """
+    values = {"workers": default_workers(), **given}
+    values["weights_folders"] = weights_folders(*given.get("weights_folders", ()))
+    values["weights_cache"] = weights_cache()
+    if values.get("output") is None:
+        values["output"] = default_output(values["input"], values.get("size", DEFAULT_SIZE))
+    return JobSettings(**values)
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path_text(path)} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise SettingsError(f"{path_text(path)} is not JSON: {error}") from None
+    if not isinstance(record, dict):
+        raise SettingsError(f"{path_text(path)} is not a JSON object")
+    return values_from_json(JobSettings, upgraded(record))
+
+
+def run_shown(
+    settings: JobSettings, stop: StopRequest, shown: ShowOptions, *, remote: RemoteOptions | None = None
 ) -> tuple[int, JobFinished]:
-    """Run a job under the eyes of a display, and return the exit code and how it ended."""
-    from comic_upscale.jobs.run import run_job
-    from comic_upscale.ledger.recent import remember_ledger
+    """Run a job, print what happens, and return the exit code and how it ended.
 
-    display = _choose_display(stop, as_json=as_json, verbose=verbose, quiet=quiet)
+    Args:
+        settings: of the job.
+        stop: ends the run gracefully; signals request it.
+        shown: what is printed.
+        remote: a remote machine that processes the pages.
+    """
+    from comic_upscale.jobs.service import JobService
 
-    remembered = muted = False
+    display = _choose_display(stop, shown)
+
+    muted = False
 
     def on_event(event: Event) -> None:
-        nonlocal remembered, muted
-        if not remembered and settings.ledger_path.is_file():
-            remember_ledger(state_folder(), settings.ledger_path)
-            remembered = True
+        nonlocal muted
         if muted:
             return
         try:
@@ -405,7 +145,8 @@ def _run(
 
     try:
         with _stopping_on_signals(stop, display) as received:
-            finished = run_job(settings, on_event=on_event, stop=stop, elsewhere=elsewhere)
+            service = JobService(state_folder())
+            finished = service.run(settings, on_event=on_event, stop=stop, remote=remote)
     finally:
         display.close()
     return _exit_code(finished, received), finished
@@ -419,19 +160,19 @@ def _exit_code(finished: JobFinished, received: list[int]) -> int:
     return EXIT_SOME_FAILED if finished.failed else 0
 
 
-def _choose_display(stop: StopRequest, *, as_json: bool, verbose: bool, quiet: bool) -> Display:
+def _choose_display(stop: StopRequest, shown: ShowOptions) -> Display:
     from comic_upscale.console import display as terminal
 
     def nobody_reads() -> None:
         stop.request("nobody reads the output any more")
 
-    if as_json:
+    if shown.as_json:
         return terminal.JsonDisplay(nobody_reads)
-    if quiet or sys.stdout is None:
+    if shown.quiet or sys.stdout is None:
         return terminal.QuietDisplay()
     if sys.stdout.isatty():
-        return terminal.LiveDisplay(verbose=verbose)
-    return terminal.LogDisplay(nobody_reads, verbose=verbose)
+        return terminal.LiveDisplay(verbose=shown.verbose)
+    return terminal.LogDisplay(nobody_reads, verbose=shown.verbose)
 
 
 @contextmanager
@@ -465,12 +206,14 @@ def _stopping_on_signals(stop: StopRequest, display: Display) -> Iterator[list[i
                 signal.signal(number, handler)
 
 
-def _show_plan(settings: JobSettings, *, as_json: bool) -> None:
+def show_plan(settings: JobSettings, *, as_json: bool) -> None:
+    """Print what a run would do."""
     from comic_upscale.console.text import plan_header, plan_line, plan_summary, preview_as_json
-    from comic_upscale.planning.preview import preview
+    from comic_upscale.jobs.service import JobService
 
+    service = JobService(state_folder())
     if as_json:
-        typer.echo(preview_as_json(preview(settings)))
+        typer.echo(preview_as_json(service.preview(settings)))
         return
     begun = False
 
@@ -481,11 +224,12 @@ def _show_plan(settings: JobSettings, *, as_json: bool) -> None:
             begun = True
         typer.echo(plan_line(page))
 
-    for line in plan_summary(preview(settings, on_page)):
+    for line in plan_summary(service.preview(settings, on_page)):
         typer.echo(line)
 
 
-def _set_up_logging(verbose: bool) -> None:
+def set_up_logging(*, verbose: bool) -> None:
+    """Log to standard error, and keep what other packages say of a file to ourselves."""
     # What Pillow thinks of a strange file is said page by page, by our own decoder.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").addHandler(logging.NullHandler())

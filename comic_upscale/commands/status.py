@@ -7,11 +7,14 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from comic_upscale.commands.environment import state_folder
+
+if TYPE_CHECKING:
+    from comic_upscale.jobs.service import JobService
 
 
 def status(
@@ -33,22 +36,24 @@ def status(
 ) -> None:
     """Tell how far a job is, from its ledger alone; without arguments, the job you started last."""
     ctx.find_root().meta["json"] = as_json
-    from comic_upscale.ledger.recent import choose_ledger
+    from comic_upscale.jobs.service import JobService
 
-    path = choose_ledger(job, ledger, state_folder())
+    service = JobService(state_folder())
+    path = service.find_ledger(job, ledger)
     if watch:
-        _watch(path, as_json=as_json)
+        _watch(service, path, as_json=as_json)
     if failures or suspects or not watch:
-        _print_status(path, failures=failures, suspects=suspects, as_json=as_json)
+        _print_status(service, path, failures=failures, suspects=suspects, as_json=as_json)
 
 
-def _print_status(ledger: Path, *, failures: bool, suspects: bool, as_json: bool) -> None:
+def _print_status(
+    service: JobService, ledger: Path, *, failures: bool, suspects: bool, as_json: bool
+) -> None:
     from comic_upscale.console.text import failure_line, printable, status_lines
-    from comic_upscale.ledger.queries import read_failures, read_status, read_suspects
 
-    report = read_status(ledger)
-    failed = read_failures(ledger) if failures else []
-    doubted = read_suspects(ledger) if suspects else []
+    report = service.status(ledger)
+    failed = service.failures(ledger) if failures else []
+    doubted = service.suspects(ledger) if suspects else []
     if as_json:
         extra: dict[str, object] = {}
         if failures:
@@ -66,14 +71,13 @@ def _print_status(ledger: Path, *, failures: bool, suspects: bool, as_json: bool
         typer.echo(printable(f"  suspect: {page.source}: {page.reasons}"))
 
 
-def _watch(ledger: Path, *, as_json: bool) -> None:
+def _watch(service: JobService, ledger: Path, *, as_json: bool) -> None:
     """Show the status every second or two, until no run is alive."""
     from comic_upscale.console.text import status_lines
-    from comic_upscale.ledger.queries import read_status
 
     if as_json or not sys.stdout.isatty():
         while True:
-            report = read_status(ledger)
+            report = service.status(ledger)
             line = json.dumps(asdict(report)) if as_json else status_lines(report)[0]
             typer.echo(line)
             if not report.alive:
@@ -83,10 +87,10 @@ def _watch(ledger: Path, *, as_json: bool) -> None:
     from rich.live import Live
     from rich.text import Text
 
-    report = read_status(ledger)
+    report = service.status(ledger)
     with Live(refresh_per_second=4) as live:
         while True:
-            report = read_status(ledger)
+            report = service.status(ledger)
             live.update(Text("\n".join(status_lines(report))))
             if not report.alive:
                 return

@@ -10,7 +10,7 @@ import typer
 
 from comic_upscale.errors import RemoteError
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 PLACES = (_PACKAGE / "scripts" / "idle_watchdog.sh", _PACKAGE.parent / "scripts" / "idle_watchdog.sh")
 """Inside an installed package, and beside it in a clone."""
 

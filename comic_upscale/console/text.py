@@ -142,12 +142,13 @@ def header_lines(event: JobStarted) -> list[tuple[str, str]]:
         lines.insert(1, ("passed over", passed_over))
     if event.device is not None:
         model = model_name(event.model, chosen=event.model_auto)
-        lines.insert(-2, ("model", f"{model}, x{event.native_scale} network, {event.size}"))
+        network = "" if event.native_scale is None else f" x{event.native_scale} network,"
+        lines.insert(-2, ("model", f"{model},{network} {event.size}"))
         lines.insert(
             -2,
             (
                 "device",
-                f"{event.device}, {event.precision}, batch {event.batch}, "
+                f"{event.device},{f' {event.precision},' if event.precision else ''} batch {event.batch}, "
                 f"{event.workers} worker{'s' if event.workers != 1 else ''}",
             ),
         )

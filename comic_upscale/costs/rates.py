@@ -22,6 +22,8 @@ _SAME_MACHINE = 0.1
 """How far two runs of the same work on the same machine may lie apart, as a share."""
 _OTHER_MODEL = Range(0.67, 1.0, 1.5)
 """How far the ratio of two networks' arithmetic may miss that of their times on one machine."""
+_OTHER_FORMAT = Range(0.67, 1.0, 1.5)
+"""How far the ratio of two formats' assumed seconds may miss that of their times on one machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,12 +138,17 @@ def _begins(words: Sequence[str], with_these: Sequence[str]) -> bool:
     return list(words[: len(with_these)]) == list(with_these) and all(word.endswith("gb") for word in rest)
 
 
-def measured_rate(found: Measured, network: Network) -> Rate:
-    """The rate of a machine that was measured, also with another network.
+def measured_rate(found: Measured, network: Network, *, encoding: float = 1.0) -> Rate:
+    """The rate of a machine that was measured, also with another network or another format.
 
     What keeps it busiest, network or workers, goes with the pixels. The rest of the clock's time is a pipeline
     that fills and drains, once in a run, as far as that is known, and gaps between the pages, which go with them, too.
     Where it is not known it is likely all once and, at the most, all gaps.
+
+    Args:
+        found: measured.
+        network: to be quoted.
+        encoding: assumed worker time of an output pixel, over that of the format that was measured.
 
     Raises:
         SettingsError: it was another network, and the arithmetic of one of the two is not known.
@@ -168,12 +175,16 @@ def measured_rate(found: Measured, network: Network) -> Rate:
         other = _OTHER_MODEL * (network.tflop_per_page / found.tflop_per_page)
         source += f" with {found.model}, by the ratio of arithmetic"
         basis = "computed"
+    host = width
+    if encoding != 1.0:
+        host = width * _OTHER_FORMAT * encoding
+        source += f", written as {found.format}: workers by the ratio of the formats"
     return Rate(
         fixed_seconds=Range(0.0, once, max(once, whole - busiest))
         if found.network_pixels or found.output_pixels
         else Range(0, 0, 0),
         seconds_per_pixel=width * other * (devices_seconds / max(found.network_pixels, 1)),
-        host_seconds_per_pixel=width * (workers_seconds / max(found.output_pixels, 1)),
+        host_seconds_per_pixel=host * (workers_seconds / max(found.output_pixels, 1)),
         basis=basis,
         source=source,
     )
@@ -185,13 +196,13 @@ def _same_network(found: Measured, network: Network) -> bool:
     return found.model == network.model
 
 
-def computed_rate(card: str, network: Network, *, format: str, workers: int | None = None) -> Rate:
+def computed_rate(card: str, network: Network, *, encode_seconds: Range, workers: int | None = None) -> Rate:
     """The rate of a card that was not measured: computed, from published ones or from its peak.
 
     Args:
         card: a name of the reference.
         network: of the catalogue.
-        format: as `Work.format`.
+        encode_seconds: as `Work.encode_seconds`.
         workers: threads of its machine; None for as many as such machines have.
 
     Raises:
@@ -212,7 +223,7 @@ def computed_rate(card: str, network: Network, *, format: str, workers: int | No
     threads = _range(data["workers"]) if workers is None else Range.exactly(float(workers))
     host = product_of_independent(
         [
-            _range(data["host"]["encode_seconds"][format]),
+            encode_seconds,
             _range(data["host"]["other_processor"]),
             threads.inverse(),
         ]
@@ -220,7 +231,7 @@ def computed_rate(card: str, network: Network, *, format: str, workers: int | No
     return Rate(
         fixed_seconds=Range.exactly(0.0),
         seconds_per_pixel=seconds,
-        # The file gives seconds for a megapixel.
+        # Formats say seconds for a megapixel.
         host_seconds_per_pixel=host * 1e-6,
         basis="computed",
         source=source,

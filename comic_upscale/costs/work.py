@@ -23,8 +23,10 @@ class Work:
     """Of the outputs."""
     download_basis: str
     """Where the bytes of an output are from, in words."""
+    encode_seconds: Range
+    """Assumed CPU seconds of one worker for a megapixel of output; the mean if pages have several formats."""
     format: str = "png"
-    """Key of the encoder's rate: ``png``, ``webp``, ``webp-lossy`` or ``jpeg``."""
+    """What the outputs are written as: ``png``, ``webp-lossy``; ``auto`` if each page keeps its format."""
 
 
 def spread_sample(sizes: Sequence[int], count: int) -> list[int]:

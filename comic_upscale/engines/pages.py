@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from comic_upscale.engines.base import Batch, Engine
+from comic_upscale.engines.base import Batch, Engine, check_batch_size
 from comic_upscale.errors import PageError
 from comic_upscale.imaging.alpha import bleed_color
 from comic_upscale.imaging.flat_areas import restore_solid, solid_map
-from comic_upscale.imaging.pixels import NO_BORDERS, Pixels, SampleArray
+from comic_upscale.imaging.pixels import NO_BORDERS, Borders, Pixels, SampleArray
 from comic_upscale.imaging.tone import restore_tone, tone_map
 
 
@@ -55,9 +55,6 @@ def upscale_pages(
         raise ValueError("pages of one batch must have one shape and type, and all alpha or none")
     colors = _upscale_each(engine, [page.color for page in pages], target_size, conservative)
     alphas = _upscale_alphas(engine, [page.alpha for page in pages], target_size, conservative)
-    borders = (
-        engine.borders(Batch(pages[0].color[np.newaxis], target_size, conservative)) if pages else NO_BORDERS
-    )
     results: list[Pixels | PageError] = []
     for page, color, alpha in zip(pages, colors, alphas, strict=True):
         if isinstance(color, PageError):
@@ -65,41 +62,58 @@ def upscale_pages(
         elif isinstance(alpha, PageError):
             results.append(alpha)
         else:
-            results.append(replace(page, color=color, alpha=alpha, borders=borders))
+            plane, more = (None, ()) if alpha is None else (alpha.samples[:, :, 0], alpha.notes)
+            notes = tuple(dict.fromkeys((*page.notes, *color.notes, *more)))
+            results.append(
+                replace(page, color=color.samples, alpha=plane, borders=color.borders, notes=notes)
+            )
     return results
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Larger:
+    """What an engine made of one page, or of its alpha."""
+
+    samples: SampleArray
+    """Height x width x C."""
+    borders: Borders = NO_BORDERS
+    notes: tuple[str, ...] = ()
 
 
 def _upscale_alphas(
     engine: Engine, alphas: Sequence[SampleArray | None], target_size: tuple[int, int], conservative: bool
-) -> list[SampleArray | PageError | None]:
+) -> list[_Larger | PageError | None]:
     """Upscale planes of height x width, the flat ones without the engine."""
     width, height = target_size
-    results: list[SampleArray | PageError | None] = [None] * len(alphas)
+    results: list[_Larger | PageError | None] = [None] * len(alphas)
     uneven = []
     for index, alpha in enumerate(alphas):
         if alpha is None:
             continue
         if alpha.min() == alpha.max():
             # A network may make 254 of 255: what was opaque stays so, and costs nothing.
-            results[index] = np.full((height, width), alpha.flat[0], dtype=alpha.dtype)
+            results[index] = _Larger(np.full((height, width, 1), alpha.flat[0], dtype=alpha.dtype))
         else:
             uneven.append((index, alpha[:, :, np.newaxis]))
     planes = _upscale_each(engine, [plane for _, plane in uneven], target_size, conservative)
     for (index, _), plane in zip(uneven, planes, strict=True):
-        results[index] = plane if isinstance(plane, PageError) else plane[:, :, 0]
+        results[index] = plane
     return results
 
 
 def _upscale_each(
     engine: Engine, pages: Sequence[SampleArray], target_size: tuple[int, int], conservative: bool
-) -> list[SampleArray | PageError]:
+) -> list[_Larger | PageError]:
     """Upscale all at once; where that fails each alone, so that one page fails for its own reasons only."""
     if not pages:
         return []
     try:
         # One page, perhaps a large one, need not be copied.
-        batch = pages[0][np.newaxis] if len(pages) == 1 else np.stack(pages)
-        return list(engine.upscale(Batch(batch, target_size, conservative)))
+        pixels = pages[0][np.newaxis] if len(pages) == 1 else np.stack(pages)
+        batch = Batch(pixels, target_size, conservative)
+        check_batch_size(engine.info, batch)
+        made = engine.upscale(batch)
+        return [_Larger(samples, made.borders, made.notes) for samples in made.pixels]
     except PageError as error:
         if len(pages) == 1:
             return [error]

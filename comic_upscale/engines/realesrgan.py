@@ -15,28 +15,85 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from comic_upscale.engines.base import Batch
-from comic_upscale.engines.torch.device import describe, release_memory
-from comic_upscale.engines.torch.device_errors import is_lost_device, is_too_much
+from comic_upscale.engines.base import (
+    Batch,
+    Engine,
+    EngineInfo,
+    EngineResources,
+    EngineSpec,
+    Identity,
+    Upscaled,
+)
+from comic_upscale.engines.catalogue import CatalogueFactory
 from comic_upscale.errors import DeviceError, PageError, SettingsError, WeightsError
 from comic_upscale.imaging.gray import eight_bits
-from comic_upscale.imaging.pixels import Borders, SampleArray, UInt8Array
-from comic_upscale.models.network import read_state
+from comic_upscale.imaging.pixels import Borders, UInt8Array
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
+
+NAME = "realesrgan"
+"""The engine's name in the registry."""
 
 INSTALL = 'pip install "comic-upscale[realesrgan]"'
 """What brings the official program."""
 
 _GONE = "torchvision.transforms.functional_tensor"
 """The module that basicsr 1.4.2 imports and torchvision has removed in 0.17."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RealESRGANOptions:
+    """The engine ``realesrgan`` has no options of its own: it runs as the program does by default."""
+
+
+class RealESRGANFactory(CatalogueFactory):
+    """Opens ``RealESRGANEngine``, one for each device."""
+
+    name = NAME
+    summary = "The official program, slower, for comparing."
+    options = RealESRGANOptions
+    packages = ("realesrgan", "basicsr", "cv2")
+    install = INSTALL
+
+    def identify(self, spec: EngineSpec) -> Identity:
+        """As its base class; a mix of two files is refused, since the program is given one."""
+        if spec.denoise is not None and spec.denoise < 1:
+            raise SettingsError(f"--engine {NAME} has no --denoise: use torch")
+        return super().identify(spec)
+
+    def open(self, spec: EngineSpec, resources: EngineResources) -> list[Engine]:
+        """Load the program with the network on every device."""
+        from comic_upscale.engines.torch.device import parse_devices
+
+        assert spec.weights is not None
+        if resources.precision == "bf16":
+            raise SettingsError(f"--engine {NAME} has no --precision bf16: use torch")
+        devices = parse_devices(resources.device)
+        return [
+            RealESRGANEngine(
+                spec.weights.path,
+                device=device,
+                # As the program itself: half precision unless told otherwise, where there is a GPU for it.
+                half=resources.precision == "fp16"
+                or (resources.precision == "auto" and device.type == "cuda"),
+                tile=resources.tile or 0,
+                identity=spec.weights.identity,
+            )
+            for device in devices
+        ]
+
+
+FACTORY = RealESRGANFactory()
 
 
 class RealESRGANEngine:
@@ -52,6 +109,7 @@ class RealESRGANEngine:
         device: where to run.
         half: whether to compute in float16, as the program does unless told ``--fp32``.
         tile: the side of its tiles in pixels (10 pixels of padding come on top); 0 for whole pages.
+        identity: the hash of the weights, where that is known.
 
     Raises:
         SettingsError: the packages are not installed, or a setting is out of its range.
@@ -59,20 +117,37 @@ class RealESRGANEngine:
         DeviceError: the device does not take the network.
     """
 
-    def __init__(self, weights: Path, *, device: torch.device, half: bool = False, tile: int = 0) -> None:
+    def __init__(
+        self,
+        weights: Path,
+        *,
+        device: torch.device,
+        half: bool = False,
+        tile: int = 0,
+        identity: str = "",
+    ) -> None:
+        from comic_upscale.engines.torch.device import device_info
+        from comic_upscale.engines.torch.device_errors import is_lost_device, is_too_much
+
         if tile < 0:
             raise SettingsError(f"tiles of {tile} pixels cannot be: use 0 for whole pages, or more")
         program = _import_program()
         state = _read_state(weights)
-        model, self.native_scale = _build_model(state, weights)
-        self.device = describe(device)
-        self.precision = "fp16" if half else "fp32"
+        model, scale = _build_model(state, weights)
+        self._info = EngineInfo(
+            name=NAME,
+            identity=identity,
+            device=device_info(device),
+            precision="fp16" if half else "fp32",
+            native_scale=scale,
+            deterministic=device.type == "cpu",
+        )
         self._torch_device = device
         self._tile = tile
         try:
             with _as_official_file(weights, state) as path:
                 self._program = program.utils.RealESRGANer(
-                    scale=self.native_scale,
+                    scale=scale,
                     model_path=str(path),
                     model=model,
                     tile=tile,
@@ -83,15 +158,20 @@ class RealESRGANEngine:
                 )
         except RuntimeError as error:
             if is_lost_device(error) or is_too_much(error):
-                raise DeviceError(f"{self.device} does not take the network: {error}") from error
+                raise DeviceError(f"{self._info.device} does not take the network: {error}") from error
             raise WeightsError(f"{weights} does not fit the official network: {error}") from error
+
+    @property
+    def info(self) -> EngineInfo:
+        """What is known of the engine."""
+        return self._info
 
     def batch_limit(self, height: int, width: int) -> int:
         """Return 1: the official program takes one page at a time."""
         return 1
 
-    def upscale(self, batch: Batch) -> SampleArray:
-        """Return the pages at their target size and in their own type: N x height x width x C.
+    def upscale(self, batch: Batch) -> Upscaled:
+        """Return the pages at their target size and in their own type, and where the program's tiles meet.
 
         The program tells 16 bits by whether a page holds a sample above 256, which is wrong for a dark one;
         so such pages go through at 8 bits, and come back spread to 16.
@@ -100,21 +180,25 @@ class RealESRGANEngine:
             PageError: ``"out-of-memory"``: the page, or one of its tiles, does not fit.
             DeviceError: the device failed.
         """
+        from comic_upscale.engines.torch.device import release_memory
+        from comic_upscale.engines.torch.device_errors import is_lost_device, is_too_much
+
         try:
             pages = eight_bits(batch.pixels)
             larger = np.stack([self._upscale_page(page, batch.target_size) for page in pages])
-            return larger if batch.pixels.dtype == np.uint8 else larger.astype(np.uint16) * np.uint16(257)
+            samples = larger if batch.pixels.dtype == np.uint8 else larger.astype(np.uint16) * np.uint16(257)
+            return Upscaled(samples, self._borders(batch))
         except (RuntimeError, MemoryError) as error:
             if is_lost_device(error):
-                raise DeviceError(f"{self.device} failed: {error}") from error
+                raise DeviceError(f"{self._info.device} failed: {error}") from error
             if not is_too_much(error):
                 raise
         release_memory(self._torch_device)
         raise PageError(
-            "out-of-memory", f"{self.device} has too little memory for this page: use smaller tiles"
+            "out-of-memory", f"{self._info.device} has too little memory for this page: use smaller tiles"
         )
 
-    def borders(self, batch: Batch) -> Borders:
+    def _borders(self, batch: Batch) -> Borders:
         """Return where the program's tiles meet; they begin at every so many pixels of the page."""
         if not self._tile:
             return Borders()
@@ -126,6 +210,8 @@ class RealESRGANEngine:
 
     def close(self) -> None:
         """Give the device's memory back. The engine is not used afterwards."""
+        from comic_upscale.engines.torch.device import release_memory
+
         self._program = None
         release_memory(self._torch_device)
 
@@ -165,7 +251,7 @@ def _import_program() -> Any:
             program = importlib.import_module("realesrgan")
     except ImportError as error:
         raise SettingsError(
-            f"the official program cannot be imported ({error}): {INSTALL}, or use the backend torch"
+            f"the official program cannot be imported ({error}): {INSTALL}, or use the engine torch"
         ) from error
     # The program reports tiles and failures with ``print``; a name in its module goes before the built-in one.
     program.utils.print = _hear
@@ -211,7 +297,7 @@ def _build_model(state: Mapping[str, torch.Tensor], weights: Path) -> tuple[torc
             num_grow_ch=growth.shape[0],
         ), scale
     raise WeightsError(
-        f"{weights} is neither SRVGGNetCompact nor RRDBNet, all that the official program runs: use the backend torch"
+        f"{weights} is neither SRVGGNetCompact nor RRDBNet, all that the official program runs: use the engine torch"
     )
 
 
@@ -222,6 +308,8 @@ def _as_official_file(weights: Path, state: Mapping[str, torch.Tensor]) -> Itera
         yield weights
         return
     with tempfile.TemporaryDirectory(prefix="comic-upscale-") as folder:
+        import torch
+
         path = Path(folder) / "weights.pth"
         torch.save({"params": dict(state)}, path)
         yield path
@@ -232,6 +320,10 @@ def _is_safetensors(weights: Path) -> bool:
 
 
 def _read_state(weights: Path) -> Mapping[str, torch.Tensor]:
+    import torch
+
+    from comic_upscale.models.network import read_state
+
     if _is_safetensors(weights):
         return read_state(weights)
     try:
@@ -244,5 +336,5 @@ def _read_state(weights: Path) -> Mapping[str, torch.Tensor]:
             state: dict[str, torch.Tensor] = content[name]
             return state
     raise WeightsError(
-        f"{weights} has no params or params_ema, which the official program needs: use the backend torch"
+        f"{weights} has no params or params_ema, which the official program needs: use the engine torch"
     )

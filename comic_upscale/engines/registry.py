@@ -1,68 +1,154 @@
-"""Opening the engines that a job asks for. Everything heavy is imported here, when it is needed."""
+"""The engines by name: what they are, and opening the ones that a job asks for.
+
+Those of the package are imported at their first use; others come from entry points (`settings/engines.py`).
+"""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from comic_upscale.engines.base import Engine
+from comic_upscale.engines.base import (
+    Engine,
+    EngineFactory,
+    EngineResources,
+    EngineSpec,
+    Identity,
+    OnProgress,
+)
+from comic_upscale.engines.options import pixel_options, read_options
 from comic_upscale.errors import SettingsError
 from comic_upscale.models.weights import ResolvedWeights
+from comic_upscale.settings.engines import BUILT_IN, GROUP, EngineOptions, check_engine, entry_points
 from comic_upscale.settings.job import JobSettings
 
-OpenEngines: TypeAlias = Callable[[JobSettings, ResolvedWeights], list[Engine]]
+OpenEngines: TypeAlias = Callable[[JobSettings, ResolvedWeights | None], list[Engine]]
+"""Opens the engines of a job; the weights are None for an engine that has none."""
 
 
-def open_engines(settings: JobSettings, weights: ResolvedWeights) -> list[Engine]:
-    """Load the network and put it on every device that the settings name, with as many engines as suit it.
+_PARTS = (*EngineFactory.__annotations__, "identify", "prepare", "open")
+
+
+def find_factory(name: str) -> EngineFactory:
+    """Return the factory of the engine of this name.
 
     Raises:
-        WeightsError: the file is no network that can do this.
-        DeviceError: a device is not there.
-        SettingsError: the device or the network cannot do what is asked.
+        SettingsError: there is no such engine, or the package that it comes from cannot be used.
     """
-    if settings.backend == "realesrgan":
-        return _official(settings, weights)
-    from comic_upscale.engines.torch.device import parse_devices
-    from comic_upscale.engines.torch.engine import open_torch_engines
-    from comic_upscale.models.network import load_network
+    if name in BUILT_IN:
+        factory: EngineFactory = importlib.import_module(BUILT_IN[name]).FACTORY
+        return factory
+    check_engine(name)
+    found = entry_points(name)
+    origins = " and ".join(sorted({each.value for each in found}))
+    if len({each.value for each in found}) > 1:
+        raise SettingsError(f"two packages have an engine called {name}: {origins}. Uninstall one of them")
+    try:
+        loaded = found[0].load()
+        factory = loaded() if isinstance(loaded, type) else loaded
+        has = [hasattr(factory, part) for part in _PARTS]
+    except Exception as error:
+        # Another package's code: whatever it raises, the user must know whose it is.
+        raise SettingsError(f"the engine {name} ({origins}) cannot be loaded: {error!r}") from error
+    if not all(has):
+        raise SettingsError(f"the engine {name} ({origins}) is no EngineFactory, which {GROUP} must name")
+    return factory
 
-    devices = parse_devices(settings.device)
-    network = load_network(weights, settings.denoise)
-    return [
-        engine
-        for device in devices
-        for engine in open_torch_engines(
-            network, device, precision=settings.precision, batch=settings.batch, tile=settings.tile
+
+def missing_packages(factory: EngineFactory) -> list[str]:
+    """Return the packages that an engine needs and that are not installed; nothing is imported."""
+    return [name for name in factory.packages if importlib.util.find_spec(name) is None]
+
+
+def spec_of(settings: JobSettings, weights: ResolvedWeights | None = None) -> EngineSpec:
+    """Return what a job's settings ask for.
+
+    Raises:
+        SettingsError: there is no such engine, or it has no such option.
+    """
+    cache = settings.weights_cache
+    return EngineSpec(
+        engine=settings.backend,
+        model=settings.model,
+        denoise=settings.denoise,
+        options=_options(settings),
+        weights_folders=settings.weights_folders,
+        weights_cache=cache or settings.output,
+        download=cache is not None,
+        weights=weights,
+    )
+
+
+def identify(settings: JobSettings) -> Identity:
+    """Return what a job computes with; its model must be settled where the engine uses the catalogue.
+
+    Raises:
+        SettingsError, WeightsError: as `EngineFactory.identify`.
+    """
+    return find_factory(settings.backend).identify(spec_of(settings))
+
+
+def fingerprinted_options(settings: JobSettings) -> EngineOptions:
+    """Return the engine options that a job's fingerprint holds.
+
+    Raises:
+        SettingsError: as `spec_of`.
+    """
+    return pixel_options(_options(settings))
+
+
+def prepare_engine(settings: JobSettings, on_progress: OnProgress | None = None) -> ResolvedWeights | None:
+    """Put in place what a job's engine needs, and return the weights; None for an engine that has none.
+
+    Raises:
+        SettingsError, WeightsError: as `EngineFactory.prepare`.
+    """
+    return find_factory(settings.backend).prepare(spec_of(settings), on_progress).weights
+
+
+def open_engines(settings: JobSettings, weights: ResolvedWeights | None) -> list[Engine]:
+    """Open the engines that a job asks for, on every device that its settings name.
+
+    Args:
+        settings: of the job.
+        weights: as `prepare_engine` returned them.
+
+    Raises:
+        SettingsError, WeightsError, DeviceError: as `EngineFactory.open`.
+    """
+    factory = find_factory(settings.backend)
+    if missing := missing_packages(factory):
+        raise SettingsError(
+            f"--engine {factory.name} needs {', '.join(missing)}, which is not installed: {factory.install}"
         )
-    ]
+    resources = EngineResources(
+        device=settings.device, precision=settings.precision, batch=settings.batch, tile=settings.tile
+    )
+    return factory.open(spec_of(settings, weights), resources)
+
+
+def check_remote(settings: JobSettings) -> None:
+    """Refuse a job whose engine cannot run on a remote machine.
+
+    Raises:
+        SettingsError: it cannot.
+    """
+    if not find_factory(settings.backend).runs_remotely:
+        raise SettingsError(f"--engine {settings.backend} runs on this machine only: leave out `remote`")
 
 
 def unused_gpu_warning(settings: JobSettings, engines: Sequence[Engine]) -> str | None:
-    """Return why the CPU works although this machine has a card, where that was not asked for; else None."""
-    on_cpu = bool(engines) and all(engine.device.startswith("cpu") for engine in engines)
-    if not on_cpu or settings.device != "auto":
+    """Return why the CPU works although this machine has a GPU, where that was not asked for; else None."""
+    on_cpu = bool(engines) and all(engine.info.device.is_cpu for engine in engines)
+    if not on_cpu or settings.device != "auto" or not find_factory(settings.backend).uses_catalogue:
         return None
-    # Where there is an engine, torch is there already; a run with nothing to do goes without.
+    # Where there is such an engine, torch is there already; a run with nothing to do goes without.
     from comic_upscale.engines.torch.device import unused_gpu
 
     return unused_gpu()
 
 
-def _official(settings: JobSettings, weights: ResolvedWeights) -> list[Engine]:
-    from comic_upscale.engines.realesrgan import RealESRGANEngine
-    from comic_upscale.engines.torch.device import parse_devices
-
-    if settings.precision == "bf16" or weights.denoise_path is not None:
-        raise SettingsError("--backend realesrgan has neither --precision bf16 nor --denoise: use torch")
-    devices = parse_devices(settings.device)
-    return [
-        RealESRGANEngine(
-            weights.path,
-            device=device,
-            # As the program itself: half precision unless told otherwise, where there is a card for it.
-            half=settings.precision == "fp16" or (settings.precision == "auto" and device.type == "cuda"),
-            tile=settings.tile or 0,
-        )
-        for device in devices
-    ]
+def _options(settings: JobSettings) -> object:
+    return read_options(find_factory(settings.backend).options, settings.engine_options, settings.backend)

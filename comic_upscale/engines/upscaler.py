@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +13,8 @@ from PIL import Image
 from comic_upscale.engines.pages import finish, prepare, upscale_pages
 from comic_upscale.engines.torch.device import all_accelerators
 from comic_upscale.engines.torch.engine import open_torch_engine
-from comic_upscale.errors import InputError, OutputError, PageError, SettingsError
+from comic_upscale.errors import InputError, PageError, SettingsError
+from comic_upscale.imaging.codecs import FORMATS
 from comic_upscale.imaging.decode import decode
 from comic_upscale.imaging.encode import check_encoded, check_target, encode
 from comic_upscale.imaging.pixels import Pixels, UInt8Array
@@ -24,14 +23,9 @@ from comic_upscale.imaging.target_size import find_target, grows
 from comic_upscale.models.default_model import Choice, check_auto, choose_model, is_auto
 from comic_upscale.models.network import load_network
 from comic_upscale.models.weights import resolve_weights
-from comic_upscale.settings.job import AUTO_MODEL, DEFAULT_MAX_PIXELS, FORMATS, OutputFormat
+from comic_upscale.settings.job import AUTO_MODEL, DEFAULT_MAX_PIXELS, FormatName
 from comic_upscale.settings.sizes import Print, Size, choose_size
-
-_FORMAT_OF_SUFFIX: dict[str, OutputFormat] = {
-    **{f".{name}": name for name in FORMATS if name != "auto"},
-    ".jpg": "jpeg",
-    ".tif": "tiff",
-}
+from comic_upscale.storage.atomic import write_whole
 
 
 class Upscaler:
@@ -88,11 +82,13 @@ class Upscaler:
         """The model's name in the catalogue, or the name of the file."""
         self.note = choice.note
         """Why ``"auto"`` fell back on the model of the package; None where it did not."""
-        self.native_scale = self._engine.native_scale
+        info = self._engine.info
+        assert info.native_scale is not None
+        self.native_scale = info.native_scale
         """The network's own factor."""
-        self.device = self._engine.device
+        self.device = str(info.device)
         """The device in words."""
-        self.precision = self._engine.precision
+        self.precision = info.precision
         """What the network computes in."""
 
     def upscale(
@@ -164,9 +160,10 @@ def upscale_image(
         OutputError: the target cannot be written.
     """
     source, target = Path(source), Path(target)
-    format = _FORMAT_OF_SUFFIX.get(target.suffix.lower())
+    formats = _formats_by_suffix()
+    format = formats.get(target.suffix.lower())
     if format is None:
-        raise SettingsError(f"{target.name} must end in {', '.join(_FORMAT_OF_SUFFIX)}")
+        raise SettingsError(f"{target.name} must end in {', '.join(formats)}")
     try:
         data = source.read_bytes()
     except OSError as error:
@@ -178,24 +175,18 @@ def upscale_image(
     dpi = wish.dpi if isinstance(wish, Print) else None
     encoded = encode(upscaler.upscale_pixels(page, wish), format=format, quality=quality, dpi=dpi)
     check_encoded(encoded, pixels)
-    _write(encoded, target)
+    write_whole(encoded, target, make_folders=False)
+
+
+def _formats_by_suffix() -> dict[str, FormatName]:
+    named = {f".{name}": name for name in FORMATS}
+    return named | {f".{format.extension}": name for name, format in FORMATS.items()}
 
 
 def _one_size(scale: float | None, size: Size | None) -> Size:
     if scale is not None and size is not None:
         raise SettingsError("a scale and a size each say how large the image shall be: give one")
     return choose_size(scale=scale) if size is None else size
-
-
-def _write(data: bytes, target: Path) -> None:
-    try:
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".comic-upscale-", delete=False) as part:
-            part.write(data)
-            part.flush()
-            os.fsync(part.fileno())
-        Path(part.name).replace(target)
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error
 
 
 def _to_pixels(image: Image.Image | UInt8Array) -> Pixels:

@@ -12,18 +12,17 @@ from pathlib import Path
 import psutil
 
 from comic_upscale.costs.rates import Measured
-from comic_upscale.engines.base import Batch, Engine
+from comic_upscale.engines.base import Batch, Engine, EngineInfo, Upscaled
 from comic_upscale.engines.pages import prepare, upscale_pages
-from comic_upscale.engines.registry import OpenEngines, open_engines
+from comic_upscale.engines.registry import OpenEngines, open_engines, prepare_engine
 from comic_upscale.errors import DeviceError, PageError
 from comic_upscale.estimates.bench_pages import SIZE, draw_page
 from comic_upscale.estimates.workload import measure_run
 from comic_upscale.execution.events import STAGES, Event
 from comic_upscale.imaging.decode import decode
-from comic_upscale.imaging.pixels import Borders, Pixels, SampleArray
+from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.imaging.target_size import find_target
 from comic_upscale.ledger.records import PageDone
-from comic_upscale.models.weights import resolve_weights
 from comic_upscale.planning.model_selection import choose_model, named_model
 from comic_upscale.settings.job import JobSettings
 
@@ -97,18 +96,11 @@ def bench(
     begin = time.perf_counter()
     choice = named_model(settings) or choose_model(settings, lambda name, done, total: None)
     settings = choice.settle(settings)
-    weights = resolve_weights(
-        settings.model,
-        denoise=settings.denoise,
-        folders=settings.weights_folders,
-        cache=settings.weights_cache or settings.output,
-        download=settings.weights_cache is not None,
-    )
-    engines = open_engines(settings, weights)
+    engines = open_engines(settings, prepare_engine(settings))
     try:
         loading = time.perf_counter() - begin
         files = [draw_page(number) for number in range(DRAWN)]
-        target = find_target(*SIZE, settings.asked_size).size
+        target = find_target(*SIZE, settings.size).size
         tell("the network alone")
         alone = _all_alone(engines, files, target, seconds / 3)
         pages = min(max(round(seconds / 2 * alone), LEAST_PAGES), MOST_PAGES)
@@ -149,7 +141,7 @@ def _run_engine(engine: Engine, pages: Sequence[Pixels], target: tuple[int, int]
     for result in upscale_pages(engine, pages, target):
         if isinstance(result, PageError):
             raise DeviceError(
-                f"{engine.device} cannot do a page of {SIZE[0]}x{SIZE[1]}: {result.reason}"
+                f"{engine.info.device} cannot do a page of {SIZE[0]}x{SIZE[1]}: {result.reason}"
             ) from result
 
 
@@ -216,19 +208,19 @@ class _Kept:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.native_scale, self.device, self.precision = engine.native_scale, engine.device, engine.precision
+
+    @property
+    def info(self) -> EngineInfo:
+        """As the engine's."""
+        return self._engine.info
 
     def batch_limit(self, height: int, width: int) -> int:
         """As the engine's."""
         return self._engine.batch_limit(height, width)
 
-    def upscale(self, batch: Batch) -> SampleArray:
+    def upscale(self, batch: Batch) -> Upscaled:
         """As the engine's."""
         return self._engine.upscale(batch)
-
-    def borders(self, batch: Batch) -> Borders:
-        """As the engine's."""
-        return self._engine.borders(batch)
 
     def close(self) -> None:
         """Stay open."""
@@ -250,8 +242,9 @@ def peak_memory() -> int:
 
 
 def _peak_device(engines: Sequence[Engine]) -> int | None:
-    if not engines[0].device.startswith("cuda"):
+    device = engines[0].info.device
+    if device.kind != "cuda" or engines[0].info.name != "torch":
         return None
     import torch
 
-    return int(torch.cuda.max_memory_reserved(torch.device(engines[0].device.split(" ")[0])))
+    return int(torch.cuda.max_memory_reserved(torch.device(device.kind, device.index or 0)))

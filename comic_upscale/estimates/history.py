@@ -5,54 +5,85 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import platform
 import re
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from comic_upscale.costs.rates import Measured
+from comic_upscale.engines.base import DeviceInfo
 from comic_upscale.errors import ComicUpscaleError
+from comic_upscale.imaging.codecs import FORMATS
 from comic_upscale.ledger.queries import read_runs
 from comic_upscale.ledger.records import PROCESSOR
 from comic_upscale.models.catalogue import CATALOGUE
+from comic_upscale.settings.job import FormatName
 from comic_upscale.settings.paths import path_text
+from comic_upscale.storage.atomic import write_whole
 
 LEAST_PAGES = 20
 """A run of fewer pages says more about its beginning and its end than about a rate."""
 
-_FAR = re.compile(r"(?P<place>[^ ]+): (?P<what>.+)")
-"""How a run that another machine did calls its device: ``gpu-box: NVIDIA GeForce RTX 4090``."""
+_REMOTE = re.compile(r"(?P<host>[^ ]+): (?P<what>.+)")
+"""How the ledger names the devices of a run on a remote machine: ``gpu-box: NVIDIA GeForce RTX 4090``."""
 
-_SHARED = re.compile(r", (?P<places>\d+) pages at once")
-"""How a processor tells that several engines share it: ``cpu (2 threads, 2 pages at once)``."""
+_DEVICE = re.compile(r"(?P<kind>\w+)(?::(?P<index>\d+))?(?: \((?P<what>.+)\))?")
+"""How it names one here: ``cuda:0 (NVIDIA H200)``, ``cpu (2 threads, 2 pages at once)``, or with no brackets."""
+_SHARED = re.compile(r"(?:(?P<name>.+), )?(?P<pages>\d+) pages at once")
+_NEXT = re.compile(r", (?=\w+(?::\d+)? \()")
 
-_IN_BRACKETS = re.compile(r"\w+(?::\d+)? \((?P<what>.+)\)")
+
+@dataclass(frozen=True, slots=True)
+class RecordedDevices:
+    """What a ledger says of the devices of a run."""
+
+    devices: tuple[DeviceInfo, ...]
+    """At least one."""
+    is_remote: bool
+    """Whether a remote machine did the run."""
 
 
-def hardware_name(device: str, processor: str) -> str:
-    """What a device is called in a quote: its card, or the processor with its threads.
+def parse_recorded_devices(text: str) -> RecordedDevices:
+    """Read the devices of a run as a ledger has them: the words of `DeviceInfo`, or those of a remote machine.
+
+    A ledger holds no more than these words, so this is the one place that reads them back.
+    """
+    if (remote := _REMOTE.fullmatch(text)) is not None:
+        names = remote["what"].split(", ")
+        if names == [PROCESSOR]:
+            return RecordedDevices((DeviceInfo("cpu"),), is_remote=True)
+        return RecordedDevices(tuple(DeviceInfo("gpu", name=name) for name in names), is_remote=True)
+    return RecordedDevices(tuple(_parse_device(each) for each in _NEXT.split(text)), is_remote=False)
+
+
+def _parse_device(text: str) -> DeviceInfo:
+    match = _DEVICE.fullmatch(text)
+    if match is None:
+        return DeviceInfo(text)
+    index = None if match["index"] is None else int(match["index"])
+    what = match["what"] or ""
+    if (shared := _SHARED.fullmatch(what)) is not None:
+        return DeviceInfo(match["kind"], index, shared["name"] or "", int(shared["pages"]))
+    return DeviceInfo(match["kind"], index, what)
+
+
+def hardware_name(devices: Sequence[DeviceInfo], processor: str) -> str:
+    """What devices are called in a quote: their GPUs, or the processor with its threads.
 
     Args:
-        device: as an engine says it: ``"cuda:0 (NVIDIA H200)"``, ``"cpu (2 threads)"``, or several with commas;
-            or as a run elsewhere does: ``"gpu-box: NVIDIA H200"``.
+        devices: of a run, at least one.
         processor: of the machine.
     """
-    if (far := _FAR.fullmatch(device)) is not None:
-        cards = far["what"].split(", ")
-        return f"{len(cards)} x {cards[0]}" if len(set(cards)) < len(cards) else far["what"]
-    names = []
-    for each in re.split(r", (?=\w+(?::\d+)? \()", _SHARED.sub("", device)):
-        match = _IN_BRACKETS.fullmatch(each)
-        what = each if match is None else match["what"]
-        names.append(f"{processor} ({what})" if each.startswith("cpu") else what)
-    first = names[0] if names else device
-    return (
-        first if len(names) < 2 else f"{len(names)} x {first}" if len(set(names)) == 1 else ", ".join(names)
-    )
+    names = [
+        (f"{processor} ({each.name})" if each.name else processor) if each.is_cpu else each.name or each.kind
+        for each in devices
+    ]
+    if len(names) > 1 and len(set(names)) == 1:
+        return f"{len(names)} x {names[0]}"
+    return ", ".join(names)
 
 
 def processor_name() -> str:
@@ -64,22 +95,22 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def encoder(format: str, quality: int | None) -> str:
-    """The key of the encoder's rate: ``png``, ``webp``, ``webp-lossy`` or ``jpeg``."""
-    return "webp-lossy" if format == "webp" and quality is not None else format
+def encoding_of(format: str, quality: int | None) -> str:
+    """Name what a run writes its pages as: ``png``, ``webp-lossy``; ``auto`` if each page keeps its format.
+
+    Args:
+        format: from its settings, perhaps of another version.
+        quality: from its settings.
+    """
+    known = FORMATS.get(cast(FormatName, format))
+    return format if known is None else known.encoding(quality)
 
 
 def keep(found: Measured, folder: Path) -> Path:
     """Keep a measurement in the user's folder, in the place of an older one of the same; return where."""
     key = "\n".join((found.hardware, found.model_sha256, found.precision, found.format))
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    with part.open("w", encoding="utf-8") as file:
-        json.dump(asdict(found), file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    write_whole(json.dumps(asdict(found), indent=2).encode(), path)
     return path
 
 
@@ -106,12 +137,13 @@ def from_ledgers(ledgers: Iterable[Path], host: str, processor: str) -> list[Mea
     for ledger in ledgers:
         with contextlib.suppress(ComicUpscaleError, sqlite3.Error):
             for run in read_runs(ledger, least=LEAST_PAGES):
-                device = str(run["device"])
-                far = _FAR.fullmatch(device) is not None
-                here = run["host"] == host and not far
-                if here or not (device.startswith("cpu") or device.endswith(f": {PROCESSOR}")):
-                    measured = _measured(run, ledger, processor)
-                    found.append(replace(_without_the_line(measured) if far else measured, here=here))
+                recorded = parse_recorded_devices(str(run["device"]))
+                here = run["host"] == host and not recorded.is_remote
+                if here or not recorded.devices[0].is_cpu:
+                    measured = _measured(run, recorded.devices, ledger, processor)
+                    if recorded.is_remote:
+                        measured = _without_the_line(measured)
+                    found.append(replace(measured, here=here))
     return sorted(found, key=lambda each: each.date, reverse=True)
 
 
@@ -132,12 +164,12 @@ def _without_other_pages(run: dict[str, Any], devices: int, workers: int) -> flo
     return min(whole, own)
 
 
-def _measured(run: dict[str, Any], ledger: Path, processor: str) -> Measured:
+def _measured(run: dict[str, Any], recorded: Sequence[DeviceInfo], ledger: Path, processor: str) -> Measured:
     settings = json.loads(run["settings"])
-    devices, workers = count_places(run["device"]), settings.get("workers", 1)
+    devices, workers = count_places(recorded), settings.get("workers", 1)
     model = CATALOGUE.get(run["model"])
     return Measured(
-        hardware=hardware_name(run["device"], processor),
+        hardware=hardware_name(recorded, processor),
         model=run["model"],
         model_sha256=run["model_sha256"],
         precision=run["precision"],
@@ -147,7 +179,7 @@ def _measured(run: dict[str, Any], ledger: Path, processor: str) -> Measured:
         network_pixels=run["network_pixels"],
         output_pixels=run["output_pixels"],
         output_bytes=run["output_bytes"],
-        format=encoder(settings.get("format", "png"), settings.get("quality")),
+        format=encoding_of(settings.get("format", "png"), settings.get("quality")),
         network_seconds=run["network_seconds"],
         host_seconds=run["host_seconds"],
         whole_seconds=_without_other_pages(run, devices, workers),
@@ -158,13 +190,9 @@ def _measured(run: dict[str, Any], ledger: Path, processor: str) -> Measured:
     )
 
 
-def count_places(device: str) -> int:
+def count_places(devices: Sequence[DeviceInfo]) -> int:
     """How many batches the devices of a run take at the same time: one each, and as many as share a processor."""
-    if (far := _FAR.fullmatch(device)) is not None:
-        return len(far["what"].split(", "))
-    if (shared := _SHARED.search(device)) is not None:
-        return int(shared["places"])
-    return len(re.findall(r"(?:^|, )\w+(?::\d+)? \(|^\w+$", device)) or 1
+    return sum(each.pages_at_once for each in devices)
 
 
 def best_for(model: str, identity: str, found: Sequence[Measured]) -> Measured | None:

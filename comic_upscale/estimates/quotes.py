@@ -20,6 +20,7 @@ from comic_upscale.costs.rates import (
 from comic_upscale.costs.work import Work
 from comic_upscale.errors import SettingsError
 from comic_upscale.estimates.history import best_for
+from comic_upscale.imaging.codecs import find_assumed
 from comic_upscale.models.catalogue import CATALOGUE
 from comic_upscale.models.default_model import CPU_DEFAULT, GPU_DEFAULT, is_auto
 from comic_upscale.models.weights import identify_weights
@@ -114,7 +115,7 @@ def _quote_here(work: Work, question: Question) -> Quote | None:
     )
     return quote_here(
         work,
-        measured_rate(found, network),
+        measured_rate(found, network, encoding=_encoding_ratio(work, found)),
         hardware=found.hardware,
         model=network.model,
         start_seconds=found.start_seconds,
@@ -147,7 +148,7 @@ def _quote_card(work: Work, question: Question, asked: str) -> list[Quote]:
     return [
         quote_rented(
             work,
-            _rate(question, card, network, measured, work.format, offer.vcpus),
+            _rate(question, card, network, measured, work, offer.vcpus),
             offer,
             hardware=card or asked,
             model=network.model,
@@ -167,13 +168,24 @@ def _rate(
     card: str | None,
     network: Network,
     measured: Measured | None,
-    format: str,
+    work: Work,
     vcpus: int | None,
 ) -> Rate:
     if measured is not None:
-        return measured_rate(measured, network)
+        return measured_rate(measured, network, encoding=_encoding_ratio(work, measured))
     assert card is not None
-    return computed_rate(card, network, format=format, workers=question.workers or vcpus)
+    return computed_rate(card, network, encode_seconds=work.encode_seconds, workers=question.workers or vcpus)
+
+
+def _encoding_ratio(work: Work, found: Measured) -> float:
+    """Return the assumed worker time of an output pixel, over that of the format that was measured.
+
+    1 for the same format, and for a measurement with ``--format auto``.
+    """
+    assumed = find_assumed(found.format)
+    if found.format == work.format or assumed is None or not work.output_pixels:
+        return 1.0
+    return work.encode_seconds.likely / assumed.seconds.likely
 
 
 def _offers(question: Question, card: str) -> list[Offer]:

@@ -6,27 +6,33 @@ import dataclasses
 import math
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path, PurePosixPath
 
-from comic_upscale.costs.ranges import Range
+from comic_upscale.costs.ranges import Range, total
 from comic_upscale.costs.rates import Measured
 from comic_upscale.costs.work import Work, spread_sample
-from comic_upscale.engines.registry import OpenEngines, open_engines
+from comic_upscale.engines.base import DeviceInfo, Engine
+from comic_upscale.engines.registry import OpenEngines, identify, open_engines
 from comic_upscale.errors import InputError, PageError
-from comic_upscale.estimates.history import count_places, encoder, hardware_name, processor_name
+from comic_upscale.estimates.history import count_places, encoding_of, hardware_name, processor_name
 from comic_upscale.execution.events import Event, JobStarted, Listener
+from comic_upscale.imaging.codecs import FORMATS, find_assumed
+from comic_upscale.imaging.encode import quality_for
 from comic_upscale.imaging.target_size import grows, target_size
-from comic_upscale.jobs.run import run_job, versions
+from comic_upscale.jobs.begin import versions
+from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.records import PageDone
 from comic_upscale.library.page import Page
 from comic_upscale.library.volume_reader import VolumeCache
 from comic_upscale.models.catalogue import CATALOGUE
-from comic_upscale.models.weights import identify_weights
+from comic_upscale.models.default_model import is_auto
+from comic_upscale.models.weights import ResolvedWeights
 from comic_upscale.planning.discovery import find_pages
-from comic_upscale.planning.preview import Preview
-from comic_upscale.settings.job import JobSettings
+from comic_upscale.planning.preview import PagePreview, Preview
+from comic_upscale.settings.job import FormatName, JobSettings
 
 LEAST_DOUBT = 0.075
 """Half of what two runs over even pages may differ by, as a share: a machine has other things to do, too."""
@@ -64,8 +70,22 @@ def count_work(preview: Preview, settings: JobSettings, pilot: Measured | None =
         upload_bytes=sum(page.source_bytes for page in todo),
         download_bytes=sizes,
         download_basis=basis,
-        format=encoder(settings.format, settings.quality),
+        encode_seconds=_encode_seconds(todo, output_pixels),
+        format=encoding_of(settings.format, settings.quality),
     )
+
+
+def _encode_seconds(pages: Sequence[PagePreview], output_pixels: int) -> Range:
+    """Return the assumed CPU seconds for a megapixel of output, the mean over the pages' formats."""
+    if not output_pixels:
+        return Range.exactly(0.0)
+    pixels: Counter[str] = Counter()
+    for page in pages:
+        width, height = page.target_size or (0, 0)
+        pixels[page.encoding or ""] += width * height
+    assumed = ((find_assumed(encoding), count) for encoding, count in pixels.items())
+    shares = (each.seconds * (count / output_pixels) for each, count in assumed if each is not None)
+    return total(shares).rounded(6)
 
 
 def imagined_work(
@@ -74,28 +94,33 @@ def imagined_work(
     scale: float,
     *,
     upload_bytes: int,
-    bytes_per_pixel: float,
-    encoder: str,
+    format: FormatName,
+    quality: int | None,
 ) -> Work:
-    """Count the work of so many pages of one size that need not be there.
+    """Count the work of imagined pages of one size: PNG, in colour.
 
     Args:
         pages: how many.
         size: (width, height) of each, pixels.
         scale: output over input.
         upload_bytes: of one source.
-        bytes_per_pixel: of an output.
-        encoder: as `Work.format`.
+        format: of the outputs.
+        quality: 1 to 100, or None.
     """
     width, height = target_size(*size, scale)
+    written = FORMATS["png" if format == "auto" else format]
+    assumed = written.assumed(quality_for(written.name, format, quality, lossless=True))
+    bytes_per_pixel = assumed.bytes_per_pixel(gray=False)
+    as_png = " as PNG" if format == "auto" else ""
     return Work(
         pages=pages,
         network_pixels=pages * size[0] * size[1],
         output_pixels=pages * width * height,
         upload_bytes=pages * upload_bytes,
         download_bytes=_ASSUMED_BYTES * (bytes_per_pixel * pages * width * height),
-        download_basis=f"{bytes_per_pixel:g} bytes a pixel, as six real pages had on average",
-        format=encoder,
+        download_basis=f"{bytes_per_pixel:g} bytes a pixel, as six real pages had{as_png} on average",
+        encode_seconds=assumed.seconds,
+        format=written.encoding(quality),
     )
 
 
@@ -176,16 +201,23 @@ def measure_run(
         if on_event is not None:
             on_event(event)
 
+    devices: list[DeviceInfo] = []
+
+    def opening(settings: JobSettings, weights: ResolvedWeights | None) -> list[Engine]:
+        engines = open_engines(settings, weights)
+        # Engines that share a device name it alike.
+        devices[:] = dict.fromkeys(engine.info.device for engine in engines)
+        return engines
+
     begin = time.perf_counter()
-    finished = run_job(settings, on_event=note, open_engines=open_engines)
+    finished = run_job(settings, on_event=note, open_engines=opening)
     if not done:
         why = f": {finished.failures[0][0]}: {finished.failures[0][2]}" if finished.failures else ""
         raise InputError(f"no page could be done, so that nothing was measured{why}")
     name, identity = _identify(settings, started[0].model)
     model = CATALOGUE.get(name)
-    device = started[0].device or ""
     return Measured(
-        hardware=hardware_name(device, processor_name()),
+        hardware=hardware_name(devices, processor_name()),
         model=name,
         model_sha256=identity,
         precision=started[0].precision or "",
@@ -195,11 +227,11 @@ def measure_run(
         network_pixels=sum(page.width * page.height for page in done),
         output_pixels=sum(page.output_width * page.output_height for page in done),
         output_bytes=sum(page.output_size for page in done),
-        format=encoder(settings.format, settings.quality),
+        format=encoding_of(settings.format, settings.quality),
         network_seconds=sum(page.seconds["upscale"] for page in done),
         host_seconds=sum(sum(page.seconds.values()) - page.seconds["upscale"] for page in done),
         whole_seconds=finished.seconds,
-        devices=count_places(device),
+        devices=count_places(devices),
         workers=settings.workers,
         start_seconds=round(started_at[0] - begin, 3),
         once_seconds=round(_once(done), 3),
@@ -267,8 +299,7 @@ def _content(page: Page, shelf: VolumeCache) -> bytes:
 
 def _identify(settings: JobSettings, model: str) -> tuple[str, str]:
     """Name and hash of the network that ran; ``auto`` stands for the one that the run names."""
-    named = model if settings.model.strip().casefold() == "auto" else settings.model
-    return identify_weights(named, denoise=settings.denoise)
+    return identify(dataclasses.replace(settings, model=model) if is_auto(settings.model) else settings)
 
 
 def _today() -> str:

@@ -5,6 +5,7 @@ Events are delivered on the thread of the event loop, one at a time, in order.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
@@ -158,6 +159,21 @@ Event: TypeAlias = (
     | JobFinished
 )
 Listener: TypeAlias = Callable[[Event], None]
+
+
+def from_thread(emit: Listener, kind: type[Fetching] | type[Sending]) -> Callable[[str, int, int], None]:
+    """Return what a download or an upload on another thread tells its progress: name, bytes done, bytes in all.
+
+    Args:
+        emit: takes the events, on the thread of the loop that runs now.
+        kind: of the events.
+    """
+    loop = asyncio.get_running_loop()
+
+    def on_progress(name: str, done: int, total: int) -> None:
+        loop.call_soon_threadsafe(emit, kind(name=name, done_bytes=done, total_bytes=total))
+
+    return on_progress
 
 
 class StageMeter:

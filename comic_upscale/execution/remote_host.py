@@ -1,4 +1,4 @@
-"""The seam for another machine: what it is asked, and what it answers. Imports nothing heavy."""
+"""The seam for remote machines: what one is asked, and what it answers. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from comic_upscale.models.weights import ResolvedWeights
 
 RemoteStep = Literal["upscale", "push", "run", "pull"]
-"""What is asked of the other machine: everything, or one step of it."""
+"""What is asked of a remote machine: everything, or one step of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What the other machine computes with."""
+    """What a remote machine computes with."""
 
     name: str
     """``box: NVIDIA GeForce RTX 4090``."""
@@ -25,7 +25,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemotePageResult:
-    """What became of a page elsewhere, as that machine says."""
+    """What became of a page on a remote machine, as that machine says."""
 
     name: str
     """Of the page as it was sent."""
@@ -51,20 +51,20 @@ class RemotePageResult:
 
 @dataclass(frozen=True, slots=True)
 class PollResult:
-    """What has happened elsewhere since the last time."""
+    """What has happened on a remote machine since the last time."""
 
     alive: bool
     """Whether pages are still being worked on there."""
     exit_code: int | None
-    """Of the last run; None where it goes on, never was, or ended without a word."""
+    """Of the last run; None where it goes on, never began, or was killed."""
     pages: tuple[RemotePageResult, ...]
 
 
 class RemoteHost(Protocol):
-    """Another machine that upscales pages. Its methods block, are called from one thread, and may be repeated.
+    """A remote machine that upscales pages. Its methods block, are called from one thread, and may be repeated.
 
-    Each raises `RemoteError` where the machine cannot do its part; a line that broke is mended by itself,
-    as far as that is possible.
+    Each raises `RemoteError` where the machine cannot do its part. A lost connection is retried by the machine
+    itself, as far as that is possible.
     """
 
     def on_progress(self, listener: Callable[[str, int, int], None]) -> None:
@@ -77,7 +77,7 @@ class RemoteHost(Protocol):
         """Whether it has a device that is faster than a processor."""
 
     def prepare(self, weights: ResolvedWeights, fingerprint: str, settings: JobSettings) -> Device:
-        """Make everything ready but the pages."""
+        """Prepare everything but the pages."""
 
     def list_pages(self) -> frozenset[str]:
         """The names of the pages that are there, whole."""
@@ -89,19 +89,19 @@ class RemoteHost(Protocol):
         """Remove pages and what became of them."""
 
     def start(self, *, retry_failed: bool) -> None:
-        """Let a run begin that outlives the connection; nothing happens where one goes on."""
+        """Start a run that outlives the connection; nothing happens while one goes on."""
 
     def stop(self) -> object:
         """Let the run end after what it has in hand, as Ctrl-C does."""
 
     def poll(self) -> PollResult:
-        """RemoteStep what is new."""
+        """Ask what is new."""
 
     def fetch(self, names: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
-        """Fetch outputs by their names, each of at most so many bytes; what is not there is left out."""
+        """Fetch outputs by their names, each of at most the bytes named; what is not there is left out."""
 
     def last_error(self) -> str:
         """What the last run there said before it ended."""
 
     def close(self) -> None:
-        """Hang up; what was started goes on."""
+        """Close the connection; what was started goes on."""

@@ -9,6 +9,7 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 
@@ -56,12 +57,33 @@ class Verdict:
         return bool(self.reasons)
 
 
+def bounds_for(identity: str, fidelity: str = "faithful") -> Bounds:
+    """Return the bounds that come with the package for what makes pages.
+
+    Args:
+        identity: the hash of a network's weights. A network that was measured has bounds of its own.
+        fidelity: the class of the engine, as `EngineInfo.fidelity`; for what was not measured.
+
+    Returns:
+        The bounds of that network, else those of its class, else those of all models together.
+    """
+    table = thresholds()
+    for model in table["measured"].values():
+        if model["identity"] == identity:
+            return Bounds(**model["bounds"])
+    return Bounds(**table["bounds_of_fidelity"].get(fidelity, table["bounds"]))
+
+
+def default_bounds() -> Bounds:
+    """Return the bounds of all models together."""
+    return Bounds(**thresholds()["bounds"])
+
+
 @cache
-def default_bounds(model: str | None = None) -> Bounds:
-    """Return the bounds that come with the package for a model, by its name; those of all models for any other."""
+def thresholds() -> dict[str, Any]:
+    """Return the bounds that come with the package, as `thresholds.toml` has them."""
     text = files("comic_upscale.gate").joinpath("thresholds.toml").read_text("utf-8")
-    content = tomllib.loads(text)
-    return Bounds(**content["bounds_of"].get(model, content["bounds"]))
+    return tomllib.loads(text)
 
 
 def measure_raw_output(source: SampleArray, larger: SampleArray, borders: Borders = NO_BORDERS) -> RawOutput:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from PIL.ImageFile import ImageFile
 
 from comic_upscale.errors import ANIMATED, PageError
 from comic_upscale.imaging.drawn import notes_of
-from comic_upscale.imaging.formats import is_lossless
+from comic_upscale.imaging.formats import HEAD_BYTES, is_lossless
 from comic_upscale.imaging.metadata import read_metadata
 from comic_upscale.imaging.orientation import orientation_of, read_tag, upright
 from comic_upscale.imaging.pixels import Pixels
@@ -37,13 +39,15 @@ class Header:
     """Pillow's name of the format, such as ``"PNG"``."""
     frames: int
     """Frames or pages in the file, at least 1."""
+    lossless: bool
+    """Whether the file keeps every sample."""
 
 
-def read_header(source: bytes | Path) -> Header:
+def read_header(source: bytes | Path | Callable[[], IO[bytes]]) -> Header:
     """Read the header of an image, not its pixels.
 
     Args:
-        source: the file's bytes, or where it is.
+        source: the file's bytes, where it is, or a function that opens it.
 
     Returns:
         The header. The size is that of ``decode``'s result, unless a PNG says only after its pixels how
@@ -54,13 +58,22 @@ def read_header(source: bytes | Path) -> Header:
     """
     with (
         page_errors(source if isinstance(source, bytes) else b""),
-        io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file,
+        _opened(source) as file,
     ):
         image = open_image(file)
         width, height = image.size
         if orientation_of(image) >= 5:
             width, height = height, width
-        return Header(width, height, image.mode, image.format or "", _frames(image))
+        frames = _frames(image)
+        file.seek(0)
+        lossless = is_lossless(file.read(HEAD_BYTES))
+        return Header(width, height, image.mode, image.format or "", frames, lossless)
+
+
+def _opened(source: bytes | Path | Callable[[], IO[bytes]]) -> IO[bytes]:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    return source.open("rb") if isinstance(source, Path) else source()
 
 
 def decode(

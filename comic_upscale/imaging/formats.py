@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from comic_upscale.settings.job import OutputFormat
+from functools import cache
+
+from comic_upscale.imaging.codecs import FORMATS
+from comic_upscale.imaging.codecs.base import OutputFormat
+from comic_upscale.settings.job import FormatName
 
 # fmt: off
 IMAGE_EXTENSIONS = frozenset((
@@ -18,15 +22,6 @@ VOLUME_EXTENSIONS = frozenset(("cbz", "cbr", "cb7", "cbt", "epub", "pdf"))
 
 ARCHIVE_EXTENSIONS = VOLUME_EXTENSIONS | {"zip", "rar", "7z", "tar"}
 """Extensions of containers that may hold pages, lower case, without the dot."""
-
-_SAME: dict[str, OutputFormat] = {
-    **dict.fromkeys(("jpg", "jpeg", "jpe", "jfif", "mpo", "heic", "heif", "hif"), "jpeg"),
-    **dict.fromkeys(("avif", "avifs"), "avif"),
-    **dict.fromkeys(("tif", "tiff"), "tiff"),
-    "webp": "webp",
-    "jxl": "jxl",
-}
-"""The format in which a page is written that shall stay what it is; PNG for all others."""
 
 _STARTS = (
     ("PNG", b"\x89PNG\r\n\x1a\n"),
@@ -57,13 +52,11 @@ _NOT_IMAGES = (
     (b"<?xml", "XML text"),
 )
 
-_WRITTEN: dict[OutputFormat, str] = {
-    "png": "png", "webp": "webp", "jpeg": "jpg", "avif": "avif", "jxl": "jxl", "tiff": "tif",
-}  # fmt: skip
-"""The extension of the files of a format."""
+_ANY_OTHER: FormatName = "png"
+"""With ``--format auto``, the format of pages whose own format is only read."""
 
 
-def output_extension(format: OutputFormat, source: str = "") -> str:
+def output_extension(format: FormatName, source: str = "") -> str:
     """Return the extension of the outputs of a format, without the dot; empty for ``auto`` without a source.
 
     Args:
@@ -72,13 +65,12 @@ def output_extension(format: OutputFormat, source: str = "") -> str:
             means the same (``jpeg`` does not become ``jpg``).
     """
     if format != "auto":
-        return _WRITTEN[format]
+        return FORMATS[format].extension
     if not source:
         return ""
     own = extension_of(source)
-    written = written_format(own, format)
-    same = own in ("jpeg", "jpe", "jfif", "tiff")
-    return own if same else _WRITTEN[written]
+    written = FORMATS[written_format(own, format)]
+    return own if own in written.kept_extensions else written.extension
 
 
 def extension_of(name: str) -> str:
@@ -87,7 +79,7 @@ def extension_of(name: str) -> str:
     return extension.lower() if dot and stem else ""
 
 
-def written_format(extension: str, asked: OutputFormat) -> OutputFormat:
+def written_format(extension: str, asked: FormatName) -> FormatName:
     """Return the format in which a page is written.
 
     Args:
@@ -95,16 +87,37 @@ def written_format(extension: str, asked: OutputFormat) -> OutputFormat:
         asked: by the user; ``auto`` is the page's own format, and PNG for pages of a format that is only read
             (JPEG for HEIC, whose pages have lost what they had to lose).
     """
-    return _SAME.get(extension, "png") if asked == "auto" else asked
+    return _formats_by_extension().get(extension, _ANY_OTHER) if asked == "auto" else asked
+
+
+@cache
+def _formats_by_extension() -> dict[str, FormatName]:
+    return {
+        extension: name
+        for name, format in FORMATS.items()
+        for extension in (format.extension, *format.kept_extensions, *format.adopted_extensions)
+    }
+
+
+HEAD_BYTES = 4096
+"""Bytes from a file's beginning that tell whether it is lossless."""
 
 
 def is_lossless(data: bytes) -> bool:
-    """Tell whether a file of a format that can be either keeps every sample; JPEG, HEIC and AVIF never do."""
+    """Tell whether a file keeps every sample, by its first ``HEAD_BYTES``."""
     name = recognise(data[:64])
-    if name == "WEBP":
-        # A lossless picture is a chunk of its own kind, which stands within the first few.
-        return b"VP8L" in data[:4096] and b"VP8 " not in data[:4096]
-    return name not in ("JPEG", "HEIC", "AVIF")
+    format = _formats_by_name().get(name)
+    return name != "HEIC" if format is None else format.source_is_lossless(data)
+
+
+def find_format(data: bytes) -> OutputFormat | None:
+    """Return the format of a file, by its first 64 bytes; None if pages are not written in it."""
+    return _formats_by_name().get(recognise(data[:64]))
+
+
+@cache
+def _formats_by_name() -> dict[str | None, OutputFormat]:
+    return {format.recognised_as: format for format in FORMATS.values()}
 
 
 def recognise(head: bytes) -> str | None:

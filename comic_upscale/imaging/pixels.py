@@ -14,6 +14,11 @@ SampleArray: TypeAlias = NDArray[np.uint8 | np.uint16]
 """Samples of a page, all of 8 or all of 16 bits: 255 or 65535 is white."""
 
 
+def join_alpha(color: SampleArray, alpha: SampleArray | None) -> SampleArray:
+    """Return samples with transparency, if there is any, as their last channel: height x width x 1 to 4."""
+    return color if alpha is None else np.dstack((color, alpha))
+
+
 @dataclass(frozen=True, slots=True)
 class Metadata:
     """What a file says about its page beside the pixels, as bytes that are handed on."""
@@ -39,6 +44,13 @@ class Borders:
     """The first row of every row of tiles but the uppermost, ascending."""
     columns: tuple[int, ...] = ()
     """The first column of every column of tiles but the leftmost, ascending."""
+
+    def joined(self, other: Borders) -> Borders:
+        """Return the borders of both."""
+        return Borders(
+            rows=tuple(sorted({*self.rows, *other.rows})),
+            columns=tuple(sorted({*self.columns, *other.columns})),
+        )
 
 
 NO_BORDERS: Final = Borders()

@@ -85,15 +85,21 @@ def is_larger(page: tuple[int, int], bounds: Bounds) -> bool:
     return page[0] > bounds.width or page[1] > bounds.height
 
 
-def describe_growth(page: tuple[int, int], target: tuple[int, int], native_scale: int) -> str | None:
-    """Say in words how a page comes to its size where the network alone does not bring it there."""
+def describe_growth(page: tuple[int, int], target: tuple[int, int], native_scale: int | None) -> str | None:
+    """Say in words how a page comes to its size where the network alone does not bring it there.
+
+    Args:
+        page: (width, height) in pixels.
+        target: (width, height) in pixels.
+        native_scale: the network's own factor; None where the engine makes any size by itself.
+    """
     if not grows(page, target):
         same = page == target
         return (
             "large enough: kept at its size" if same else "larger than asked: shrunk by Lanczos, no network"
         )
     factor = factor_of(page, target)
-    if factor <= native_scale:
+    if native_scale is None or factor <= native_scale:
         return None
     # Not a second pass of the network: that measures worse, see benchmarks/two_passes.py.
     return f"enlarged {factor:.2f} times: the network makes {native_scale}x, the rest is resampling"

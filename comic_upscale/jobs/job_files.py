@@ -10,15 +10,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from comic_upscale.errors import PageError
-from comic_upscale.library.cbz import find_member, read_members
+from comic_upscale.library.cbz import find_member, open_cbz, read_members
 from comic_upscale.library.page import Page
 from comic_upscale.library.volume import Volume
 from comic_upscale.library.volume_reader import VolumeCache, list_volume
 from comic_upscale.settings.job import VolumeRules
 from comic_upscale.settings.paths import LEDGER_NAME, MARKER_FOLDER
-
-GONE = "gone"
-"""The kind of a source or an output that is no longer where the ledger has it."""
+from comic_upscale.storage.base import GONE, OutputStore, SourceStore, size_of
+from comic_upscale.storage.stores import Stores, open_stores
 
 
 def output_folder(ledger: Path, job: Mapping[str, Any]) -> Path:
@@ -27,21 +26,25 @@ def output_folder(ledger: Path, job: Mapping[str, Any]) -> Path:
     return ledger.absolute().parent.parent if in_its_place else Path(job["output"])
 
 
-def source_folder(job: Mapping[str, Any]) -> Path:
-    """The folder that the sources of a job are relative to."""
-    folder = Path(job["input"])
-    return folder if folder.is_dir() else folder.parent
+def job_stores(ledger: Path, job: Mapping[str, Any]) -> Stores:
+    """Where the sources of a job were, and where its outputs are.
+
+    Args:
+        ledger: of the job.
+        job: a row of the ledger's jobs.
+    """
+    return open_stores(Path(job["input"]), output_folder(ledger, job))
 
 
 class Outputs:
     """The outputs of a job, in files or in CBZs, of which each directory is read once.
 
     Args:
-        folder: the output folder.
+        store: of the job.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, store: OutputStore) -> None:
+        self._store = store
         self._held: dict[str, dict[str, int]] = {}
 
     def file_of(self, page: Mapping[str, Any]) -> str | None:
@@ -57,7 +60,7 @@ class Outputs:
             name = self._name_of(page)
             return None if name is None else f"{page['volume_output']}/{name}"
         output = str(page["output"])
-        return output if (self._folder / output).is_file() else None
+        return output if size_of(self._store, output) is not None else None
 
     def read(self, page: Mapping[str, Any]) -> bytes:
         """The bytes of the output of a page, also of one that waits for the other pages of its volume.
@@ -67,25 +70,24 @@ class Outputs:
         """
         try:
             if page["volume_output"] and (name := self._name_of(page)) is not None:
-                with zipfile.ZipFile(_inside(self._folder, page["volume_output"])) as archive:
+                with open_cbz(self._store, page["volume_output"]) as archive:
                     return archive.read(name)
-            return _inside(self._folder, page["output"]).read_bytes()
+            return self._store.read(page["output"])
         except (OSError, zipfile.BadZipFile, KeyError) as error:
             raise PageError(GONE, "The output is not in its place any more.") from error
 
     def _name_of(self, page: Mapping[str, Any]) -> str | None:
         """What a page is called in its CBZ; None if it is not there."""
         volume = page["volume_output"]
-        path = self._folder / volume
         held = self._held.get(volume)
         if held is None:
-            held = self._held[volume] = read_members(path)
+            held = self._held[volume] = read_members(self._store, volume)
         inside = PurePosixPath(page["source"].removeprefix(f"{page['volume_source']}/"))
         name = str(inside.with_suffix(PurePosixPath(page["output"]).suffix))
         size, sha256 = page["output_size"], page["output_sha256"]
         if held.get(name) == size and list(held.values()).count(size) == 1:
             return name
-        return find_member(path, name, size, sha256) if size in held.values() else None
+        return find_member(self._store, volume, name, size, sha256) if size in held.values() else None
 
 
 class Sources:
@@ -93,10 +95,11 @@ class Sources:
 
     Args:
         job: a row of the ledger's jobs.
+        store: of the job.
     """
 
-    def __init__(self, job: Mapping[str, Any]) -> None:
-        self._folder = source_folder(job)
+    def __init__(self, job: Mapping[str, Any], store: SourceStore) -> None:
+        self._store = store
         self._rules = _rules(job)
         self._shelves: dict[str, tuple[VolumeCache, dict[str, int]]] = {}
 
@@ -133,9 +136,10 @@ class Sources:
     def _read(self, source: str, volume: str | None) -> bytes:
         if volume is None:
             try:
-                return _inside(self._folder, source).read_bytes()
+                with self._store.open(self._store.address(source)) as file:
+                    return file.read()
             except OSError as error:
-                raise PageError(GONE, "The source is not in its place any more.") from error
+                raise _source_gone() from error
         shelf, members = self._opened(volume)
         if source not in members:
             raise PageError("changed", "The volume does not hold this page any more.")
@@ -144,28 +148,21 @@ class Sources:
     def _opened(self, source: str) -> tuple[VolumeCache, dict[str, int]]:
         """The shelf that a volume stands on, and the places of its pages by their sources."""
         if source not in self._shelves:
-            path = _inside(self._folder, source)
+            path = self._store.address(source)
             try:
-                status = path.stat()
+                status = self._store.stat(path)
             except OSError as error:
-                raise PageError(GONE, "The source is not in its place any more.") from error
-            contents = list_volume(path, self._rules, extension="png")
-            entry = Page(source, path, "", status.st_size, status.st_mtime_ns)
-            shelf = VolumeCache([Volume(entry, contents)], self._rules)
+                raise _source_gone() from error
+            contents = list_volume(path, self._rules, extension="png", store=self._store)
+            entry = Page(source, path, "", status.size, status.mtime_ns)
+            shelf = VolumeCache([Volume(entry, contents)], self._rules, self._store)
             members = {f"{source}/{member.name}": member.index for member in contents.pages}
             self._shelves[source] = shelf, members
         return self._shelves[source]
 
 
-def _inside(folder: Path, name: str) -> Path:
-    """The path of a file of a job; a ledger that somebody else made must not lead to files outside.
-
-    Raises:
-        PageError: `GONE`.
-    """
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        raise PageError(GONE, "The ledger names a file outside of the job's folders.")
-    return folder / name
+def _source_gone() -> PageError:
+    return PageError(GONE, "The source is not in its place any more.")
 
 
 def _rules(job: Mapping[str, Any]) -> VolumeRules:

@@ -6,27 +6,23 @@ is never overwritten. A copy that was edited since is left alone until its sourc
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
-import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import IO
+from pathlib import PurePath, PurePosixPath
 
-from comic_upscale.errors import OutputError, PageError
+from comic_upscale.errors import PageError
 from comic_upscale.ledger.records import LEFT_AS_THEY_ARE, CopiedFile, PageRow
 from comic_upscale.library.discover import Discovery
 from comic_upscale.library.page import Page
 from comic_upscale.library.sidecars import OtherFile, sidecar_output
 from comic_upscale.library.sorting import fold
-from comic_upscale.library.volume_reader import VolumeCache
-from comic_upscale.planning.plan import is_among_sources, sha256_of
-from comic_upscale.settings.job import JobSettings
-from comic_upscale.storage.local import HITS_EVERY_PAGE, flush_folder
+from comic_upscale.library.source_reader import SourceReader
+from comic_upscale.planning.plan import is_among_sources
+from comic_upscale.storage.base import OutputStore, sha256_of
 
-_CHUNK = 1 << 20
+_TOKEN = "carry"
+"""One is enough: a job copies one file at a time, and what a kill left behind is removed by the next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,113 +89,78 @@ def plan_copies(
 def carry(
     errands: Sequence[CopyTask],
     known: Mapping[str, CopiedFile],
-    settings: JobSettings,
-    source_folders: Set[str],
-    shelf: VolumeCache,
+    sources: SourceReader,
+    outputs: OutputStore,
+    source_folders: Set[PurePath],
+    *,
+    overwrite: bool,
 ) -> Iterator[CopiedFile | CopyFailure]:
     """Copy what has not been copied, or has changed, and tell of each file that was or could not be.
 
     Args:
         errands: what is to be copied.
         known: what was copied before, by output.
-        settings: of the job.
+        sources: of the job.
+        outputs: of the job.
         source_folders: where the pages really are; nothing is written there.
-        shelf: reads the volumes.
+        overwrite: whether files that the ledger does not know may be replaced.
 
     Raises:
         OutputError: nothing can be written any more.
     """
     for errand in sorted(errands, key=_place_in_volume):
         before = known.get(errand.output)
-        target = settings.output / errand.output
-        if before is not None and _is_as_recorded(errand.file, before) and os.path.lexists(target):
-            continue
         try:
-            yield _carry_one(errand, before, target, settings, source_folders, shelf)
+            unchanged = before is not None and _is_as_recorded(errand.file, before)
+            if unchanged and outputs.stat(errand.output) is not None:
+                continue
+            yield _carry_one(errand, before, sources, outputs, source_folders, overwrite)
         except PageError as error:
             yield CopyFailure(errand.file.source, error.reason)
         except OSError as error:
-            if error.errno in HITS_EVERY_PAGE:
-                raise OutputError(
-                    f"{target.parent} cannot take any more files: {error.strerror}. What is done is recorded; "
-                    "make room, then run the same command again"
-                ) from error
             yield CopyFailure(errand.file.source, f"cannot be copied: {error.strerror or error}")
 
 
 def _carry_one(
     errand: CopyTask,
     before: CopiedFile | None,
-    target: Path,
-    settings: JobSettings,
-    source_folders: Set[str],
-    shelf: VolumeCache,
+    sources: SourceReader,
+    outputs: OutputStore,
+    source_folders: Set[PurePath],
+    overwrite: bool,
 ) -> CopiedFile | CopyFailure:
-    file = errand.file
-    if file.member is None and target.exists() and target.samefile(file.path):
-        return _record(errand, sha256_of(target) or "")
-    real_parent, real_output = Path(os.path.realpath(target.parent)), Path(os.path.realpath(settings.output))
-    if not real_parent.is_relative_to(real_output):
-        return CopyFailure(file.source, f"{errand.output} would be written outside the output folder")
-    if is_among_sources(target, file.path, settings.input, settings.output, source_folders):
-        return CopyFailure(file.source, f"{errand.output} would be written among the sources")
-    if os.path.lexists(target):
-        if target.is_dir():
-            return CopyFailure(file.source, f"a folder stands where it belongs: {errand.output}")
-        standing, ours = sha256_of(target), None if before is None else before.sha256
-        if standing is not None and standing == _sha256_of_source(file, shelf):
+    file, output = errand.file, errand.output
+    if file.member is None and outputs.is_same(output, file.path):
+        return _record(errand, sha256_of(outputs, output) or "")
+    if not outputs.real_folder(output).is_relative_to(outputs.real_folder()):
+        return CopyFailure(file.source, f"{output} would be written outside the output folder")
+    if is_among_sources(output, file.path, sources.store, outputs, source_folders):
+        return CopyFailure(file.source, f"{output} would be written among the sources")
+    there = outputs.stat(output)
+    if there is not None:
+        if there.kind == "folder":
+            return CopyFailure(file.source, f"a folder stands where it belongs: {output}")
+        standing, ours = sha256_of(outputs, output), None if before is None else before.sha256
+        if standing is not None and standing == _sha256_of_source(file, sources):
             # There already: a run that was killed between the copy and its record, or the user's own copy.
             return _record(errand, standing)
-        if standing != ours and not settings.overwrite:
+        if standing != ours and not overwrite:
             whose = "was edited since it was copied" if ours else "exists and was not written by this job"
-            return CopyFailure(file.source, f"{errand.output} {whose}: move it away, or allow --overwrite")
-    with _opened(file, shelf) as reader:
-        return _record(errand, _copy(reader, target))
+            return CopyFailure(file.source, f"{output} {whose}: move it away, or allow --overwrite")
+    with sources.open(file) as reader:
+        return _record(errand, outputs.copy(output, reader, _TOKEN)[1])
 
 
-def _opened(file: OtherFile, shelf: VolumeCache) -> IO[bytes]:
-    """Open a file, or read it out of its volume.
-
-    Raises:
-        PageError: the volume does not give it out.
-    """
+def _sha256_of_source(file: OtherFile, sources: SourceReader) -> str | None:
     if file.member is None:
-        return file.path.open("rb")
-    return io.BytesIO(shelf.read(file.member.volume, file.member.index))
-
-
-def _sha256_of_source(file: OtherFile, shelf: VolumeCache) -> str | None:
-    if file.member is None:
-        return sha256_of(file.path)
-    return hashlib.sha256(shelf.read(file.member.volume, file.member.index)).hexdigest()
+        return sources.sha256(file)
+    return hashlib.sha256(sources.volumes.read(file.member.volume, file.member.index)).hexdigest()
 
 
 def _place_in_volume(errand: CopyTask) -> tuple[str, int]:
     """A key that sorts what is in volumes into the order in which it is best read, behind all other files."""
     member = errand.file.member
     return ("", 0) if member is None else (member.volume, member.index)
-
-
-def _copy(reader: IO[bytes], target: Path) -> str:
-    """Copy a file to its place, whole or not at all, and return the SHA-256 of what was copied."""
-    # One name is enough: a job carries one file at a time, and what a kill left behind is written over.
-    part = target.with_name(".comic-upscale-carry.part")
-    digest = hashlib.sha256()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with part.open("wb") as writer:
-            while chunk := reader.read(_CHUNK):
-                digest.update(chunk)
-                writer.write(chunk)
-            writer.flush()
-            os.fsync(writer.fileno())
-        part.replace(target)
-    except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise
-    flush_folder(target.parent)
-    return digest.hexdigest()
 
 
 def _record(errand: CopyTask, sha256: str) -> CopiedFile:

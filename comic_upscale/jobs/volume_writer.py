@@ -1,7 +1,7 @@
-"""Binding volumes: the finished pages of an archive become one CBZ, in their order, with what was beside them.
+"""Writing volumes: the finished pages of an archive become one CBZ, in their order, with what was beside them.
 
 A CBZ is written beside its place, flushed, read back, renamed and only then recorded; its loose pages are
-removed last. A kill in between costs nothing: the next run finds all pages done and binds again, to the
+removed last. A kill in between costs nothing: the next run finds all pages done and writes it again, to the
 same bytes.
 """
 
@@ -16,27 +16,25 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO
 
 from comic_upscale.errors import ComicUpscaleError, PageError
-from comic_upscale.execution.events import Listener
 from comic_upscale.imaging.decode import read_header
 from comic_upscale.imaging.drawn import as_png
 from comic_upscale.imaging.formats import extension_of
-from comic_upscale.ledger.async_ledger import AsyncLedger
+from comic_upscale.jobs.context import JobContext
 from comic_upscale.ledger.records import LEFT_AS_THEY_ARE, PageFailed, VolumeDone
-from comic_upscale.ledger.writer import BoundPage, Ledger
-from comic_upscale.library.cbz import check_cbz, write_cbz
+from comic_upscale.ledger.writer import BoundPage
+from comic_upscale.library.cbz import check_cbz, open_cbz, write_cbz
 from comic_upscale.library.comicinfo import OddComicInfoError, PageFacts, is_comicinfo, updated
 from comic_upscale.library.discover import LOOSE_PAGES
 from comic_upscale.library.sorting import natural_key
 from comic_upscale.library.volume import Member, Volume
 from comic_upscale.library.volume_reader import VolumeCache
-from comic_upscale.planning.plan import Plan, check_volume_output
+from comic_upscale.planning.plan import check_volume_output
 from comic_upscale.planning.volumes import PlannedVolume, page_source, why_incomplete
-from comic_upscale.settings.job import JobSettings
-from comic_upscale.storage.local import build_output, to_the_end
+from comic_upscale.storage.base import OutputStore
+from comic_upscale.storage.local import to_the_end
 
 _UNREADABLE = ("damaged", "encrypted", "unsupported", "too-large")
 """Kinds of failure of a member that no second try mends."""
@@ -55,43 +53,26 @@ class _PagesLostError(PageError):
 
 
 class VolumeWriter:
-    """Binds the volumes of a plan, each when its last page is settled.
+    """Writes the volumes of a plan, each when its last page is settled.
 
     Args:
-        settings: of the job.
-        fingerprint: of the job.
-        plan: of the run.
-        volumes: that were found.
-        ledger: open on its thread.
-        ledger_thread: that thread.
-        run_id: the run to claim under.
-        emit: is told of what was bound, and what could not be.
+        context: of the run, whose events tell which volumes were written, and which could not be.
     """
 
-    def __init__(
-        self,
-        *,
-        settings: JobSettings,
-        fingerprint: str,
-        plan: Plan,
-        volumes: tuple[Volume, ...],
-        ledger: Ledger,
-        ledger_thread: AsyncLedger,
-        run_id: int,
-        emit: Listener,
-    ) -> None:
-        self._settings = settings
-        self._fingerprint = fingerprint
-        self._ledger = ledger
-        self._on_ledger = ledger_thread
-        self._run_id = run_id
-        self._emit = emit
+    def __init__(self, context: JobContext) -> None:
+        plan = context.plan
+        self._context = context
+        self._settings = context.settings
+        self._ledger = context.ledger
+        self._on_ledger = context.on_ledger
         # Its own, since its place in a volume is not that of the pages that are decoded meanwhile.
-        self._shelf = VolumeCache(volumes, settings.volume_rules)
+        self._volumes = VolumeCache(
+            context.discovery.volumes, context.settings.volume_rules, context.stores.sources
+        )
         self._planned = {volume.source: volume for volume in plan.volumes}
         self._open = {volume.source: volume.todo for volume in plan.volumes}
         self._volume_of = {page.row_id: page.member.volume for page in plan.todo if page.member is not None}
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="binder")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="volumes")
 
     def ready(self) -> list[PlannedVolume]:
         """The volumes that wait for no page of this run."""
@@ -105,7 +86,7 @@ class VolumeWriter:
         self._open[source] -= 1
         return self._planned[source] if self._open[source] == 0 else None
 
-    async def bind(self, volume: PlannedVolume) -> None:
+    async def write(self, volume: PlannedVolume) -> None:
         """Put a volume in its place and record it; or record why it cannot be.
 
         Raises:
@@ -131,20 +112,20 @@ class VolumeWriter:
         else:
             await self._on_ledger(self._ledger.record_volumes, [done])
             await asyncio.get_running_loop().run_in_executor(self._thread, self._sweep, volume, pages)
-            self._emit(done)
+            self._context.emit(done)
 
     async def _in_thread(self, volume: PlannedVolume, pages: Mapping[str, BoundPage]) -> VolumeDone:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._bound, volume, pages)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._build, volume, pages)
 
     async def _fail(self, volume: PlannedVolume, error: PageError) -> None:
         failure = PageFailed(row_id=volume.row_id, source=volume.source, kind=error.kind, reason=error.reason)
         await self._on_ledger(self._ledger.record, [failure])
-        self._emit(failure)
+        self._context.emit(failure)
 
     def _claim(self, volume: PlannedVolume) -> Mapping[str, BoundPage] | None:
         """Claim a volume, on the ledger's thread; None if it has to wait for pages."""
         pages = self._ledger.bound_pages(volume.row_id)
-        contents = self._shelf.volume(volume.source).contents
+        contents = self._volumes.volume(volume.source).contents
         assert contents is not None
         sources = [f"{volume.source}/{member.name}" for member in contents.pages]
         states = [pages[source].state for source in sources if source in pages]
@@ -154,35 +135,42 @@ class VolumeWriter:
         if failed and not self._settings.keep_original_on_failure:
             self._ledger.wait_for_pages([(volume.row_id, why_incomplete(failed, len(sources)))])
             return None
-        check_volume_output(self._ledger, volume, self._settings, self._fingerprint)
+        check_volume_output(
+            self._ledger,
+            volume,
+            self._settings,
+            self._context.fingerprint,
+            self._context.stores.sources,
+            self._context.stores.outputs,
+        )
         if volume.output:
-            self._ledger.claim(self._run_id, self._settings.output, [(volume.row_id, volume.output)])
+            self._ledger.claim(self._context.run_id, self._settings.output, [(volume.row_id, volume.output)])
         return pages
 
     def _reopen(self, sources: list[str], volume: PlannedVolume) -> None:
-        shelved = self._shelf.volume(volume.source)
-        assert shelved.contents is not None
-        sizes = {page_source(shelved, member.name): member.size for member in shelved.contents.pages}
+        found = self._volumes.volume(volume.source)
+        assert found.contents is not None
+        sizes = {page_source(found, member.name): member.size for member in found.contents.pages}
         rows = self._ledger.page_ids(volume.row_id)
-        mtime_ns = shelved.entry.mtime_ns
+        mtime_ns = found.entry.mtime_ns
         self._ledger.reopen((rows[source], sizes[source], mtime_ns) for source in sources)
 
-    def _bound(self, volume: PlannedVolume, pages: Mapping[str, BoundPage]) -> VolumeDone:
-        """Write, check and place the CBZ; on the binder's thread."""
-        shelved = self._shelf.volume(volume.source)
-        assert shelved.contents is not None
-        notes = (*shelved.contents.notes, *_notes(pages.values(), bound=bool(volume.output)))
+    def _build(self, volume: PlannedVolume, pages: Mapping[str, BoundPage]) -> VolumeDone:
+        """Write, check and place the CBZ; on the thread of volumes."""
+        found = self._volumes.volume(volume.source)
+        assert found.contents is not None
+        notes = (*found.contents.notes, *_notes(pages.values(), bound=bool(volume.output)))
         size, digest = 0, ""
         if volume.output:
-            target = self._settings.output / volume.output
-            with _OpenVolume(self._settings.output, shelved, self._shelf, pages, target) as binding:
-                size, digest = build_output(target, volume.row_id, binding.write, binding.check)
-                notes += binding.notes()
+            outputs = self._context.stores.outputs
+            with _OpenVolume(outputs, found, self._volumes, pages, volume.output) as archive:
+                size, digest = outputs.build(volume.output, volume.row_id, archive.write, archive.check)
+                notes += archive.notes()
         return VolumeDone(
             row_id=volume.row_id,
             source=volume.source,
             output=volume.output,
-            pages=len(shelved.contents.pages),
+            pages=len(found.contents.pages),
             output_size=size,
             output_sha256=digest,
             notes=notes,
@@ -190,23 +178,14 @@ class VolumeWriter:
 
     def _sweep(self, volume: PlannedVolume, pages: Mapping[str, BoundPage]) -> None:
         """Remove the loose pages of a bound volume, and the folders that are empty then."""
-        if not volume.output:
-            return
-        top = self._settings.output / LOOSE_PAGES
-        for page in pages.values():
-            loose = self._settings.output / page.output
-            if loose.is_relative_to(top):
-                with contextlib.suppress(OSError):
-                    loose.unlink(missing_ok=True)
-                    for folder in loose.parents:
-                        if not folder.is_relative_to(top):
-                            break
-                        folder.rmdir()
+        if volume.output:
+            outputs = self._context.stores.outputs
+            outputs.delete((page.output for page in pages.values()), below=LOOSE_PAGES)
 
     def shut_down(self) -> None:
         """End the thread and close the volumes."""
         self._thread.shutdown()
-        self._shelf.close()
+        self._volumes.close()
 
 
 def _notes(pages: Iterable[BoundPage], *, bound: bool) -> tuple[str, ...]:
@@ -221,36 +200,36 @@ def _notes(pages: Iterable[BoundPage], *, bound: bool) -> tuple[str, ...]:
 class _OpenVolume:
     """What goes into one CBZ."""
 
-    output_folder: Path
+    outputs: OutputStore
     volume: Volume
-    shelf: VolumeCache
+    volumes: VolumeCache
     pages: Mapping[str, BoundPage]
-    target: Path
+    output: str
+    """Its name among the outputs."""
     _old: zipfile.ZipFile | None = None
+    _held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     _written: list[str] = field(default_factory=list)
     _left_out: list[str] = field(default_factory=list)
     _odd: list[str] = field(default_factory=list)
 
     def __enter__(self) -> _OpenVolume:
         # The CBZ that stands there holds the pages that were bound before.
-        with contextlib.suppress(OSError, zipfile.BadZipFile):
-            self._old = zipfile.ZipFile(self.target)
+        with contextlib.suppress(PageError, OSError, zipfile.BadZipFile):
+            self._old = self._held.enter_context(open_cbz(self.outputs, self.output))
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._old is not None:
-            self._old.close()
+        self._held.close()
 
     def write(self, file: IO[bytes]) -> None:
         """Write the members, one at a time."""
         assert self.volume.contents is not None
         write_cbz(file, self._members(), self.volume.contents.comment)
 
-    def check(self, path: Path) -> None:
+    def check(self, file: IO[bytes]) -> None:
         """Read back what was written, and let go of what it replaces."""
-        check_cbz(path, self._written)
-        if self._old is not None:
-            self._old.close()
+        check_cbz(file, self._written)
+        self._held.close()
 
     def notes(self) -> tuple[str, ...]:
         """Say what could not be read and is no page, and what was not brought up to date."""
@@ -303,9 +282,8 @@ class _OpenVolume:
 
     def _finished(self, name: str, page: BoundPage) -> bytes | None:
         """The bytes of a finished page, where it waits or from the CBZ that it stands in; None if it is lost."""
-        loose = self.output_folder / page.output
-        with contextlib.suppress(OSError):
-            data = loose.read_bytes()
+        with contextlib.suppress(PageError):
+            data = self.outputs.read(page.output)
             if hashlib.sha256(data).hexdigest() == page.sha256:
                 return data
         if self._old is not None:
@@ -323,7 +301,7 @@ class _OpenVolume:
         """
         source = self.volume.entry.source
         try:
-            data = self.shelf.read(source, member.index)
+            data = self.volumes.read(source, member.index)
         except PageError as error:
             if error.kind not in _UNREADABLE:
                 raise
@@ -331,7 +309,7 @@ class _OpenVolume:
             # Pages of a PDF are drawn as what no reader shows.
             return as_png(data) if extension_of(member.name) == "png" else data
         try:
-            return self.shelf.salvage(source, member.index)
+            return self.volumes.salvage(source, member.index)
         except PageError as error:
             reason = f"{member.name} failed, and cannot be put in as it is either. {error.reason}"
             raise PageError(error.kind, reason) from None
@@ -341,7 +319,7 @@ class _OpenVolume:
         if member.content is not None:
             return member.content
         try:
-            data = self.shelf.read(self.volume.entry.source, member.index)
+            data = self.volumes.read(self.volume.entry.source, member.index)
         except PageError as error:
             if error.kind not in _UNREADABLE:
                 raise

@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 from comic_upscale.errors import LedgerBusyError, LedgerDamagedError, LedgerError, OutputError
 from comic_upscale.ledger.queries import describe_holder
 from comic_upscale.settings.paths import MARKER_FOLDER, default_ledger
+from comic_upscale.storage.marker import make_marker_folder
 
 LOCK_NAME = "run.lock"
 SQLITE_HEAD = b"SQLite format 3\0"
@@ -22,11 +23,15 @@ def hold_job(output: Path, ledger: Path) -> Iterator[None]:
 
     Raises:
         LedgerBusyError: a living run holds one of them; the message says which process.
-        OutputError: the folder cannot be made or written to.
+        OutputError: the folder cannot be made or written to, or its marker folder is a link or another user's.
     """
     if ledger != default_ledger(output):
         _refuse_other_files(ledger)
-    paths = [output / MARKER_FOLDER / LOCK_NAME, ledger.with_name(ledger.name + ".lock")]
+    try:
+        marker = make_marker_folder(output)
+    except OSError as error:
+        raise _not_writable(output / MARKER_FOLDER, error) from error
+    paths = [marker / LOCK_NAME, ledger.with_name(ledger.name + ".lock")]
     with contextlib.ExitStack() as held:
         for path in paths:
             try:
@@ -38,11 +43,15 @@ def hold_job(output: Path, ledger: Path) -> Iterator[None]:
                     f"`comic-upscale status --job {output}` tells how far it is"
                 ) from None
             except OSError as error:
-                raise OutputError(
-                    f"{path.parent} cannot be written to ({error.strerror or error}): choose another --output, "
-                    "or change its permissions"
-                ) from error
+                raise _not_writable(path.parent, error) from error
         yield
+
+
+def _not_writable(folder: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"{folder} cannot be written to ({error.strerror or error}): choose another --output, or change its "
+        "permissions"
+    )
 
 
 def _refuse_other_files(ledger: Path) -> None:

@@ -22,9 +22,6 @@ from comic_upscale.ledger.records import (
     COUNT_VOLUMES,
     COUNTED,
     INCOMPLETE,
-    MIGRATION_NAMES,
-    MIGRATION_SET,
-    MIGRATIONS_TABLE,
     PAGE,
     SELECT_AUTO_JOBS,
     SELECT_EARLY_JOBS,
@@ -37,6 +34,7 @@ from comic_upscale.ledger.records import (
     explained,
     is_allowed,
 )
+from comic_upscale.ledger.schema import MIGRATION_SET, MIGRATIONS, MIGRATIONS_TABLE
 from comic_upscale.settings.paths import LEDGER_NAME, MARKER_FOLDER, default_ledger, path_text
 
 ALIVE_WITHIN_SECONDS = 30.0
@@ -480,7 +478,7 @@ def _check_version(connection: sqlite3.Connection, ledger: Path) -> None:
     if not found:
         raise InputError(f"{ledger} is not a ledger of comic-upscale")
     applied = connection.execute(f"select name from {table} where migration_set = ?", [MIGRATION_SET])
-    unknown = {str(row[0]) for row in applied} - set(MIGRATION_NAMES)
+    unknown = {str(row[0]) for row in applied} - {migration.name for migration in MIGRATIONS}
     if unknown:
         raise LedgerVersionError(
             f"{ledger} was written by a newer comic-upscale: update with "

@@ -15,12 +15,19 @@ from comic_upscale.errors import InputError, SettingsError
 from comic_upscale.ledger.queries import find_ledger
 
 
-def remember_ledger(folder: Path, ledger: Path) -> None:
-    """Note that a job with this ledger begins now. A state folder that cannot be written is no error."""
+def remember_ledger(folder: Path, ledger: Path) -> bool:
+    """Note that a job with this ledger begins now, once it is there; a state folder that cannot be written is no error.
+
+    Returns:
+        Whether the ledger is there.
+    """
+    if not ledger.is_file():
+        return False
     name = hashlib.sha256(os.fsencode(ledger)).hexdigest()[:16]
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.job").write_bytes(os.fsencode(ledger))
+    return True
 
 
 def newest_ledger(folder: Path) -> Path | None:

@@ -6,32 +6,16 @@ Reading a ledger (``queries.py``) needs this much and no more, so that ``status`
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from comic_upscale.errors import ANIMATED, LedgerDamagedError, LedgerError
-
-MIGRATION_SET = "comic_upscale"
-MIGRATIONS_TABLE = "_sqlite_migrations"
-"""Where sqlite-utils notes which migrations a database has seen."""
-
-MIGRATION_NAMES = (
-    "m001_jobs_runs_pages",
-    "m002_model_auto",
-    "m003_carried_files",
-    "m004_volumes",
-    "m005_early_gray",
-    "m006_price",
-    "m007_gate",
-    "m008_copies",
-)
-"""The migrations that this version knows, oldest first; ``schema.py`` has their statements."""
-
 
 PAGE, VOLUME = "page", "volume"
 
@@ -149,6 +133,23 @@ class PageDone:
     copied_from: str | None = None
     """The source of the same page, byte for byte, whose output this one's was copied from."""
 
+    COLUMNS: ClassVar = (
+        "source_sha256", "width", "height", "output_width", "output_height", "output_size", "output_sha256",
+        "decode_seconds", "upscale_seconds", "encode_seconds", "place_seconds",
+        "notes", "scores", "suspect", "copied_from",
+    )  # fmt: skip
+    """The columns of the table ``pages`` that a finished page fills, besides its state and time."""
+
+    def values(self) -> tuple[str | int | float | None, ...]:
+        """The values of ``COLUMNS``, in their order."""
+        return (
+            self.source_sha256, self.width, self.height, self.output_width, self.output_height, self.output_size,
+            self.output_sha256,
+            *stage_seconds(self.seconds),
+            "; ".join(self.notes) or None, json.dumps(self.scores) if self.scores else None,
+            "; ".join(self.suspect) or None, self.copied_from,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeDone:
@@ -202,6 +203,14 @@ class CopiedFile:
 
 PageResult: TypeAlias = PageDone | PageFailed | PageSkipped
 """What becomes of a page that a run takes on."""
+
+
+def stage_seconds(seconds: dict[str, float]) -> list[float | None]:
+    """The seconds of decode, upscale, encode and place, as the ledger keeps them; None for a stage not reached."""
+    return [
+        None if stage not in seconds else round(seconds[stage], 4)
+        for stage in ("decode", "upscale", "encode", "place")
+    ]
 
 
 def now() -> str:

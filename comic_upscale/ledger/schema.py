@@ -1,77 +1,26 @@
-"""The tables of the ledger, as migrations that are only ever added to.
+"""The tables of the ledger, as migrations. New ones are only ever added at the end.
 
-Times are ISO 8601 in UTC, sizes are bytes, dimensions are pixels, durations are seconds.
+Times are ISO 8601 in UTC, sizes are bytes, dimensions are pixels, durations are seconds. This module imports no
+library: reading a ledger needs the names of the migrations, and only writing one needs sqlite-utils.
 """
 
 from __future__ import annotations
 
-from sqlite_utils import Database, Migrations
+from dataclasses import dataclass
 
-from comic_upscale.ledger.records import MIGRATION_SET
-
-MIGRATIONS = Migrations(MIGRATION_SET)
-
-
-@MIGRATIONS()
-def m001_jobs_runs_pages(db: Database) -> None:
-    """Jobs, the runs that worked on them, and every page; two views that read well."""
-    for statement in _M001:
-        db.execute(statement)
+MIGRATION_SET = "comic_upscale"
+MIGRATIONS_TABLE = "_sqlite_migrations"
+"""The table where sqlite-utils records the migrations of a database."""
 
 
-@MIGRATIONS()
-def m002_model_auto(db: Database) -> None:
-    """Whether ``auto`` ever chose the model of a job, which then keeps it."""
-    db.execute("alter table jobs add column model_auto integer not null default 0")
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One step from an older ledger to a newer one."""
 
-
-@MIGRATIONS()
-def m003_carried_files(db: Database) -> None:
-    """The files that are no pages and were copied beside the outputs: sidecars, and others on request."""
-    db.execute(
-        "create table carried (id integer primary key,"
-        " job_id integer not null references jobs (id) on delete cascade,"
-        " source text not null, output text not null, source_size integer not null,"
-        " source_mtime_ns integer not null, sha256 text not null, copied_at text not null,"
-        " unique (job_id, output))"
-    )
-
-
-@MIGRATIONS()
-def m004_volumes(db: Database) -> None:
-    """Volumes are rows beside their pages; in the view, only those that failed count."""
-    for statement in _M004:
-        db.execute(statement)
-
-
-@MIGRATIONS()
-def m005_early_gray(db: Database) -> None:
-    """Which jobs began before gray pages became one channel: they go on as they began."""
-    db.execute("alter table jobs add column early_gray integer not null default 0")
-    db.execute("update jobs set early_gray = 1")
-
-
-@MIGRATIONS()
-def m006_price(db: Database) -> None:
-    """What an hour of a run's machine cost, in dollars, where that was said."""
-    db.execute("alter table runs add column price real")
-
-
-@MIGRATIONS()
-def m007_gate(db: Database) -> None:
-    """How pages compare with their sources, as JSON, and why some should be looked at."""
-    db.execute("alter table pages add column scores text")
-    db.execute("alter table pages add column suspect text")
-    db.execute(
-        "create view suspects as select pages.job_id as job, pages.source, pages.output, pages.suspect as reasons"
-        " from pages where pages.state = 'done' and pages.suspect is not null order by pages.job_id, pages.id"
-    )
-
-
-@MIGRATIONS()
-def m008_copies(db: Database) -> None:
-    """Of a page whose output was copied: the source of the same page that it was copied from."""
-    db.execute("alter table pages add column copied_from text")
+    name: str
+    """Recorded in every ledger that has seen the step, so it never changes."""
+    statements: tuple[str, ...]
+    """SQL, run in this order inside one transaction."""
 
 
 _M001 = (
@@ -186,3 +135,44 @@ _M004 = (
     group by jobs.id
     """,
 )
+
+_M003 = (
+    "create table carried (id integer primary key,"
+    " job_id integer not null references jobs (id) on delete cascade,"
+    " source text not null, output text not null, source_size integer not null,"
+    " source_mtime_ns integer not null, sha256 text not null, copied_at text not null,"
+    " unique (job_id, output))",
+)
+
+_M007 = (
+    "alter table pages add column scores text",
+    "alter table pages add column suspect text",
+    "create view suspects as select pages.job_id as job, pages.source, pages.output, pages.suspect as reasons"
+    " from pages where pages.state = 'done' and pages.suspect is not null order by pages.job_id, pages.id",
+)
+
+MIGRATIONS = (
+    # Jobs, the runs that worked on them, and every page; two views for reading.
+    Migration("m001_jobs_runs_pages", _M001),
+    # Whether `auto` ever chose the model of a job, which then keeps it.
+    Migration("m002_model_auto", ("alter table jobs add column model_auto integer not null default 0",)),
+    # The files that are not pages and were copied beside the outputs: sidecars, and others on request.
+    Migration("m003_carried_files", _M003),
+    # Volumes are rows beside their pages; in the view, only those that failed count.
+    Migration("m004_volumes", _M004),
+    # Which jobs began before gray pages became one channel: they keep the old behaviour.
+    Migration(
+        "m005_early_gray",
+        (
+            "alter table jobs add column early_gray integer not null default 0",
+            "update jobs set early_gray = 1",
+        ),
+    ),
+    # The price of an hour of a run's machine in dollars, where it was given.
+    Migration("m006_price", ("alter table runs add column price real",)),
+    # How pages compare with their sources, as JSON, and why some are suspect.
+    Migration("m007_gate", _M007),
+    # For a page whose output was copied: the source of the identical page.
+    Migration("m008_copies", ("alter table pages add column copied_from text",)),
+)
+"""Every migration that this version knows, oldest first."""

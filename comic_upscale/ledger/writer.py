@@ -12,13 +12,14 @@ import json
 import os
 import socket
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import psutil
-from sqlite_utils import Database
+from sqlite_utils import Database, Migrations
 
 from comic_upscale.errors import LedgerDamagedError, LedgerVersionError
 from comic_upscale.ledger.records import (
@@ -26,7 +27,6 @@ from comic_upscale.ledger.records import (
     COUNTED,
     INCOMPLETE,
     LEFT_AS_THEY_ARE,
-    MIGRATION_NAMES,
     SELECT_AUTO_JOBS,
     SELECT_EARLY_JOBS,
     SELECT_PRICE,
@@ -45,12 +45,20 @@ from comic_upscale.ledger.records import (
     damaged,
     explained,
     now,
+    stage_seconds,
 )
-from comic_upscale.ledger.schema import MIGRATIONS
+from comic_upscale.ledger.schema import MIGRATION_SET, MIGRATIONS
 from comic_upscale.library.page import Page
 from comic_upscale.settings.paths import path_text
 
 _NO_VOLUMES: Mapping[str, int] = {}
+
+_UPDATE_DONE = (
+    "update pages set state = 'done', claimed = 0, finished_at = ?, error_kind = null, error = null, "
+    + ", ".join(f"{column} = ?" for column in PageDone.COLUMNS)
+    + " where id = ?"
+)
+"""Records a finished page: its time, its columns, its row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +120,7 @@ class Ledger:
                 self._db.enable_wal()
                 self._db.execute("pragma synchronous = full")
                 self._db.execute("pragma foreign_keys = on")
-                MIGRATIONS.apply(self._db)
+                _migrations().apply(self._db)
             except BaseException:
                 self._db.close()
                 raise
@@ -122,11 +130,13 @@ class Ledger:
         if complaint != "ok":
             raise LedgerDamagedError(damaged(self.path, complaint))
         tables = set(self._db.table_names())
-        if tables and MIGRATIONS.migrations_table not in tables:
+        migrations = _migrations()
+        if tables and migrations.migrations_table not in tables:
             raise LedgerDamagedError(
                 f"{self.path} is a database, but not a ledger of comic-upscale: choose another --ledger"
             )
-        unknown = {applied.name for applied in MIGRATIONS.applied(self._db)} - set(MIGRATION_NAMES)
+        known = {migration.name for migration in MIGRATIONS}
+        unknown = {applied.name for applied in migrations.applied(self._db)} - known
         if unknown:
             raise LedgerVersionError(
                 f"{self.path} was written by a newer comic-upscale ({', '.join(sorted(unknown))}): "
@@ -653,18 +663,7 @@ class Ledger:
                     self._record_failed(result, time)
 
     def _record_done(self, page: PageDone, time: str) -> None:
-        self._db.execute(
-            "update pages set state = 'done', claimed = 0, finished_at = ?, source_sha256 = ?, width = ?, height = ?,"
-            " output_width = ?, output_height = ?, output_size = ?, output_sha256 = ?, decode_seconds = ?,"
-            " upscale_seconds = ?, encode_seconds = ?, place_seconds = ?, error_kind = null, error = null,"
-            " notes = ?, scores = ?, suspect = ?, copied_from = ? where id = ?",
-            [
-                time, page.source_sha256, page.width, page.height, page.output_width, page.output_height,
-                page.output_size, page.output_sha256, *_stage_seconds(page.seconds),
-                "; ".join(page.notes) or None, json.dumps(page.scores) if page.scores else None,
-                "; ".join(page.suspect) or None, page.copied_from, page.row_id,
-            ],
-        )  # fmt: skip
+        self._db.execute(_UPDATE_DONE, [time, *page.values(), page.row_id])
 
         # What another job's dead run may have left at this output is gone now.
         self._db.execute(
@@ -686,7 +685,7 @@ class Ledger:
             "update pages set state = 'failed', claimed = (claimed = 2), finished_at = ?,"
             " decode_seconds = ?, upscale_seconds = ?, encode_seconds = ?, place_seconds = ?,"
             " error_kind = ?, error = ? where id = ?",
-            [time, *_stage_seconds(page.seconds), page.kind, page.reason, page.row_id],
+            [time, *stage_seconds(page.seconds), page.kind, page.reason, page.row_id],
         )
 
     @contextlib.contextmanager
@@ -695,8 +694,18 @@ class Ledger:
             yield
 
 
-def _stage_seconds(seconds: dict[str, float]) -> list[float | None]:
-    return [
-        None if stage not in seconds else round(seconds[stage], 4)
-        for stage in ("decode", "upscale", "encode", "place")
-    ]
+@cache
+def _migrations() -> Migrations:
+    """The migrations of `schema`, as sqlite-utils applies them."""
+    migrations = Migrations(MIGRATION_SET)
+    for migration in MIGRATIONS:
+        migrations(name=migration.name)(_applying(migration.statements))
+    return migrations
+
+
+def _applying(statements: tuple[str, ...]) -> Callable[[Database], None]:
+    def apply(db: Database) -> None:
+        for statement in statements:
+            db.execute(statement)
+
+    return apply

@@ -12,6 +12,7 @@ import copy
 import ctypes
 import errno
 import logging
+import os
 import posixpath
 import struct
 import tarfile
@@ -20,7 +21,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import IO, Any, Literal, Protocol, TypeAlias
 
 from comic_upscale.errors import PageError
 from comic_upscale.library.member_names import decode_names
@@ -82,16 +83,23 @@ class Container(Protocol):
         """Close the file."""
 
 
+class SupportsClose(Protocol):
+    """What can be closed."""
+
+    def close(self) -> object:
+        """Close it."""
+
+
 class Tally:
     """Counts what an archive says that it holds, and refuses a decompression bomb.
 
     Args:
-        path: the archive.
+        packed: bytes of the archive.
         rules: the limits.
     """
 
-    def __init__(self, path: Path, rules: VolumeRules) -> None:
-        self._packed = max(path.stat().st_size, 1)
+    def __init__(self, packed: int, rules: VolumeRules) -> None:
+        self._packed = max(packed, 1)
         self._rules = rules
         self._count = 0
         self._bytes = 0
@@ -164,6 +172,16 @@ def volume_errors(what: str = "volume") -> Iterator[None]:
         raise damaged(what, error) from None
 
 
+@contextlib.contextmanager
+def closing_on_error(held: SupportsClose) -> Iterator[None]:
+    """Close something if the code inside raises; else it stays open for whoever has it then."""
+    try:
+        yield
+    except BaseException:
+        held.close()
+        raise
+
+
 def damaged(what: str, error: object) -> PageError:
     """Say that a volume or a member is broken."""
     lines = str(error).strip().splitlines()
@@ -186,22 +204,27 @@ def too_large(size: int) -> PageError:
 class ZipContainer:
     """A ZIP, and so a CBZ or an EPUB.
 
+    Args:
+        file: open for reading at any place; closed with the container, also where this raises.
+        rules: the limits.
+
     Raises:
         PageError: it is none.
     """
 
     in_order = False
 
-    def __init__(self, path: Path, rules: VolumeRules) -> None:
-        self._path, self._rules = path, rules
-        with volume_errors():
-            self._zip = zipfile.ZipFile(path)
+    def __init__(self, file: IO[bytes], rules: VolumeRules) -> None:
+        self._file, self._rules = file, rules
+        with volume_errors(), closing_on_error(file):
+            self._size = file.seek(0, os.SEEK_END)
+            self._zip = zipfile.ZipFile(file)
         self.comment = self._zip.comment
         self._infos = self._zip.infolist()
 
     def entries(self) -> list[Entry]:
         """The directory, with names in the encoding that they were written in."""
-        tally = Tally(self._path, self._rules)
+        tally = Tally(self._size, self._rules)
         for info in self._infos:
             tally.add(info.file_size)
         names = _zip_names(self._infos)
@@ -234,6 +257,7 @@ class ZipContainer:
     def close(self) -> None:
         """Close the file."""
         self._zip.close()
+        self._file.close()
 
 
 def _zip_names(infos: list[zipfile.ZipInfo]) -> list[str]:
@@ -293,6 +317,10 @@ def _zip_kind(info: zipfile.ZipInfo) -> Kind:
 class TarContainer:
     """A tar that is not compressed.
 
+    Args:
+        file: open for reading at any place; closed with the container, also where this raises.
+        rules: the limits.
+
     Raises:
         PageError: it is none.
     """
@@ -300,10 +328,12 @@ class TarContainer:
     in_order = False
     comment = b""
 
-    def __init__(self, path: Path, rules: VolumeRules) -> None:
-        self._path, self._rules = path, rules
-        with volume_errors():
-            self._tar = tarfile.open(path, "r:")  # noqa: SIM115 - closed by close()
+    def __init__(self, file: IO[bytes], rules: VolumeRules) -> None:
+        self._file, self._rules = file, rules
+        with volume_errors(), closing_on_error(file):
+            self._size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            self._tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - closed by close()
         self._listing: list[tuple[str, tarfile.TarInfo]] | None = None
 
     def entries(self) -> list[Entry]:
@@ -313,7 +343,7 @@ class TarContainer:
     def _listed(self) -> list[tuple[str, tarfile.TarInfo]]:
         """The names, and where the bytes of each are: of a hard link, those of the file before it that it names."""
         if self._listing is None:
-            tally = Tally(self._path, self._rules)
+            tally = Tally(self._size, self._rules)
             listing = []
             files: dict[str, tarfile.TarInfo] = {}
             with volume_errors():
@@ -347,6 +377,7 @@ class TarContainer:
     def close(self) -> None:
         """Close the file."""
         self._tar.close()
+        self._file.close()
 
 
 def _tar_kind(info: tarfile.TarInfo) -> Kind:
@@ -360,6 +391,11 @@ def _tar_kind(info: tarfile.TarInfo) -> Kind:
 class LibarchiveContainer:
     """A RAR, a 7z or a compressed tar, read by the system's libarchive from the front to the back.
 
+    Args:
+        path: a file of this machine.
+        rules: the limits.
+        held: closed with the container, also where this raises.
+
     Raises:
         PageError: ``"library"`` where libarchive is not installed; or the file is none of these.
     """
@@ -367,9 +403,11 @@ class LibarchiveContainer:
     in_order = True
     comment = b""
 
-    def __init__(self, path: Path, rules: VolumeRules) -> None:
+    def __init__(self, path: Path, rules: VolumeRules, held: contextlib.ExitStack | None = None) -> None:
         self._path, self._rules = path, rules
-        self._library = _libarchive()
+        self._held = held or contextlib.ExitStack()
+        with closing_on_error(self._held):
+            self._library = _libarchive()
         self._stack = contextlib.ExitStack()
         self._walk: Iterator[Any] = iter(())
         self._at = -1
@@ -380,7 +418,8 @@ class LibarchiveContainer:
 
     def entries(self) -> list[Entry]:
         """The directory. The packed data is passed over, not unpacked."""
-        tally = Tally(self._path, self._rules)
+        with volume_errors():
+            tally = Tally(self._path.stat().st_size, self._rules)
         found: list[Entry] = []
         self._rewind()
         with self._errors():
@@ -471,6 +510,7 @@ class LibarchiveContainer:
     def close(self) -> None:
         """Close the file."""
         self._close()
+        self._held.close()
 
     @contextlib.contextmanager
     def _errors(self, what: str = "volume") -> Iterator[None]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import zipfile
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import IO
 
 from comic_upscale.errors import PageError
+from comic_upscale.storage.base import OutputStore
 
 _FIRST_DAY = (1980, 1, 1, 0, 0, 0)
 _UNIX = 3
 _PLAIN_FILE = 0o100644 << 16
 _LONGEST_COMMENT = 0xFFFF
+_UNREADABLE = (PageError, OSError, zipfile.BadZipFile, ValueError, NotImplementedError)
 
 
 def write_cbz(file: IO[bytes], members: Iterable[tuple[str, bytes]], comment: bytes = b"") -> None:
@@ -35,14 +36,18 @@ def write_cbz(file: IO[bytes], members: Iterable[tuple[str, bytes]], comment: by
             archive.writestr(info, data)
 
 
-def check_cbz(path: Path, names: list[str]) -> None:
+def check_cbz(file: IO[bytes], names: list[str]) -> None:
     """Prove that a CBZ that ``write_cbz`` wrote can be read: its directory, and every member's checksum.
+
+    Args:
+        file: open for reading, and seekable.
+        names: of its members, in their order.
 
     Raises:
         PageError: ``"encode"``.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             whole = archive.testzip() is None and archive.namelist() == names
     except zipfile.BadZipFile:
         whole = False
@@ -50,29 +55,39 @@ def check_cbz(path: Path, names: list[str]) -> None:
         raise PageError("encode", "The new volume cannot be read back: the disk may be failing.")
 
 
-def find_member(path: Path, name: str, size: int, sha256: str) -> str | None:
+@contextlib.contextmanager
+def open_cbz(outputs: OutputStore, name: str) -> Iterator[zipfile.ZipFile]:
+    """Open a CBZ among the outputs.
+
+    Raises:
+        PageError: it is not there, or cannot be read.
+        zipfile.BadZipFile, OSError, ValueError, NotImplementedError: it is none, or a strange one.
+    """
+    with outputs.open(name) as file, zipfile.ZipFile(file) as archive:
+        yield archive
+
+
+def find_member(outputs: OutputStore, cbz: str, name: str, size: int, sha256: str) -> str | None:
     """The name of the member of a CBZ with this content; None if there is none.
 
     Args:
-        path: of the CBZ.
-        name: that it most likely has; decides between members that are alike.
+        outputs: where the CBZ is.
+        cbz: its name there.
+        name: that the member most likely has; decides between members that are alike.
         size: bytes of the content.
         sha256: of the content, hexadecimal.
     """
-    with (
-        contextlib.suppress(OSError, zipfile.BadZipFile, ValueError, NotImplementedError),
-        zipfile.ZipFile(path) as archive,
-    ):
+    with contextlib.suppress(*_UNREADABLE), open_cbz(outputs, cbz) as archive:
         for info in sorted(archive.infolist(), key=lambda info: info.filename != name):
             if info.file_size == size and hashlib.sha256(archive.read(info)).hexdigest() == sha256:
                 return info.filename
     return None
 
 
-def read_members(path: Path) -> dict[str, int]:
-    """The members of a CBZ: name to bytes; none if it cannot be read."""
+def read_members(outputs: OutputStore, cbz: str) -> dict[str, int]:
+    """The members of a CBZ among the outputs: name to bytes; none if it cannot be read."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_cbz(outputs, cbz) as archive:
             return {info.filename: info.file_size for info in archive.infolist()}
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+    except _UNREADABLE:
         return {}

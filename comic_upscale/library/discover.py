@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 import stat
 from collections import Counter, defaultdict, deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -22,13 +23,13 @@ from comic_upscale.library.volume import Contents, Volume
 from comic_upscale.library.volume_reader import NO_PAGES, is_volume_name, list_volume
 from comic_upscale.settings.job import ArchiveOutput, VolumeRules
 from comic_upscale.settings.paths import MARKER_FOLDER
+from comic_upscale.storage.base import SourceEntry, SourceStore, StoredObject
+from comic_upscale.storage.local import LocalSourceStore
 
 LOOSE_PAGES = f"{MARKER_FOLDER}/volumes"
 """Where, in the output folder, the finished pages of a volume wait for the others."""
 
 _MOST_NOTES = 20
-
-_Identity = tuple[int, int] | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ def discover(
     exclude: Sequence[Path] = (),
     rules: VolumeRules = VolumeRules(),  # noqa: B008 - frozen
     archive_output: ArchiveOutput = "cbz",
+    store: SourceStore | None = None,
 ) -> Discovery:
     """List the pages below a folder, or the one page or the pages of the one volume that a file is.
 
@@ -71,6 +73,7 @@ def discover(
         exclude: folders that are not entered (the output's); they need not exist.
         rules: how volumes are read, and which are refused.
         archive_output: what volumes become.
+        store: whose input ``root`` is; None for a folder or a file of this machine.
 
     Returns:
         The pages; none, and the counts, if there is nothing to do.
@@ -78,50 +81,52 @@ def discover(
     Raises:
         InputError: ``root`` is missing, unreadable, or neither an image nor a volume that can be opened.
     """
+    store = store or LocalSourceStore(root)
     try:
-        status = root.stat()
+        status = store.stat(root)
     except FileNotFoundError:
         raise InputError(f"{root} does not exist: check the path of the input.") from None
     except OSError as error:
         raise InputError(f"{root} cannot be read ({_words(error)}): check its permissions.") from None
-    reading = _Reading(rules, archive_output, extension)
-    if stat.S_ISDIR(status.st_mode):
+    reading = _Reading(store, rules, archive_output, extension)
+    if status.kind == "folder":
         return _Walk(root, extension, exclude, reading).run()
-    if extension_of(root.name) in ARCHIVE_EXTENSIONS and stat.S_ISREG(status.st_mode):
+    if extension_of(root.name) in ARCHIVE_EXTENSIONS and status.kind == "file":
         return _single_volume(root, status, reading)
-    page = _single(root, status, extension)
-    return Discovery((page,), files=tuple(_beside(page)))
+    page = _single(root, status, reading)
+    return Discovery((page,), files=tuple(_beside(page, store)))
 
 
-def _single(path: Path, status: os.stat_result, extension: str) -> Page:
-    if extension_of(path.name) not in IMAGE_EXTENSIONS or not stat.S_ISREG(status.st_mode):
+def _single(path: Path, status: StoredObject, reading: _Reading) -> Page:
+    if extension_of(path.name) not in IMAGE_EXTENSIONS or status.kind != "file":
         raise InputError(f"{path} is not an image: give an image, an archive, or a folder of these.")
-    if not os.access(path, os.R_OK):
+    if not reading.store.may_read(path):
         raise InputError(f"{path} cannot be read: check its permissions.")
     source = valid_names([path.name])[path.name]
-    output = output_names([source], extension=extension)[source]
-    return Page(source, path, output, status.st_size, status.st_mtime_ns)
+    output = output_names([source], extension=reading.extension)[source]
+    return Page(source, path, output, status.size, status.mtime_ns)
 
 
-def _beside(page: Page) -> list[OtherFile]:
+def _beside(page: Page, store: SourceStore) -> list[OtherFile]:
     """The sidecars of an image that is the whole input."""
     found = []
     for name in candidates(page.path.name):
         path = page.path.with_name(name)
-        if path.is_file():
-            status = path.stat()
-            name = valid_names([name])[name]
-            found.append(OtherFile(name, path, name, status.st_size, status.st_mtime_ns, (page.source,)))
+        with contextlib.suppress(OSError):
+            status = store.stat(path)
+            if status.kind == "file":
+                name = valid_names([name])[name]
+                found.append(OtherFile(name, path, name, status.size, status.mtime_ns, (page.source,)))
     return found
 
 
-def _single_volume(path: Path, status: os.stat_result, reading: _Reading) -> Discovery:
+def _single_volume(path: Path, status: StoredObject, reading: _Reading) -> Discovery:
     source = valid_names([path.name])[path.name]
     try:
-        contents = list_volume(path, reading.rules, extension=reading.extension)
+        contents = list_volume(path, reading.rules, extension=reading.extension, store=reading.store)
     except PageError as error:
         raise InputError(f"{path} cannot be upscaled. {error.reason}") from None
-    opened = _Opened(Page(source, path, "", status.st_size, status.st_mtime_ns), contents, None)
+    opened = _Opened(Page(source, path, "", status.size, status.mtime_ns), contents, None)
     placed = reading.placed(opened, "", reading.names([source], taken=())[source])
     return Discovery(
         tuple(placed.pages),
@@ -154,6 +159,7 @@ class _Placed:
 class _Reading:
     """How volumes are opened and where they go."""
 
+    store: SourceStore
     rules: VolumeRules
     archive_output: ArchiveOutput
     extension: str
@@ -161,7 +167,9 @@ class _Reading:
     def opened(self, entry: Page) -> _Opened:
         """Read the directory of an archive."""
         try:
-            return _Opened(entry, list_volume(entry.path, self.rules, extension=self.extension), None)
+            return _Opened(
+                entry, list_volume(entry.path, self.rules, extension=self.extension, store=self.store), None
+            )
         except PageError as error:
             return _Opened(entry, None, (error.kind, error.reason))
 
@@ -264,8 +272,10 @@ class _Walk:
         self._warnings: list[str] = []
         self._pages: list[Page] = []
         self._files: list[OtherFile] = []
-        self._excluded = {identity for path in exclude if (identity := _identity(path)) is not None}
-        self._entered: set[_Identity] = set()
+        self._store = reading.store
+        excluded = (self._store.identity(os.fspath(path)) for path in exclude)
+        self._excluded = {identity for identity in excluded if identity is not None}
+        self._entered: set[Hashable] = set()
         # Links to folders wait until the real tree is walked, so that a link "latest" never takes the
         # pages of the folder it points to, whose outputs would move with the link.
         self._links: deque[_Folder] = deque()
@@ -303,14 +313,13 @@ class _Walk:
 
     def _list(self, folder: _Folder, *, is_root: bool) -> list[_Found]:
         """Return what is in a folder, in natural order; nothing if it is not to be entered."""
-        identity = _identity(folder.path)
+        identity = self._store.identity(folder.path)
         if identity in self._entered or (identity in self._excluded and not is_root):
             return []
         if identity is not None:
             self._entered.add(identity)
         try:
-            with os.scandir(folder.path) as scan:
-                entries = {entry.name: entry for entry in scan}
+            entries = {entry.name: entry for entry in self._store.list(folder.path)}
         except OSError as error:
             if is_root:
                 raise InputError(
@@ -374,7 +383,7 @@ class _Walk:
         return found
 
     def _take_others(
-        self, folder: _Folder, others: dict[str, os.DirEntry[str]], images: dict[str, os.DirEntry[str]]
+        self, folder: _Folder, others: dict[str, SourceEntry], images: dict[str, SourceEntry]
     ) -> None:
         """Note the files of a folder that are no pages, and count those that belong to none."""
         by_stem = pages_by_stem(images)
@@ -385,15 +394,13 @@ class _Walk:
             if not _is_special(entry):
                 self._take_file(folder, name, entry, pages)
 
-    def _take_file(
-        self, folder: _Folder, name: str, entry: os.DirEntry[str], pages: tuple[str, ...] = ()
-    ) -> None:
+    def _take_file(self, folder: _Folder, name: str, entry: SourceEntry, pages: tuple[str, ...] = ()) -> None:
         size, mtime_ns = _size_and_time(entry)
         source, output = f"{folder.source}{name}", f"{folder.output}{name}"
         self._files.append(OtherFile(source, Path(entry.path), output, size, mtime_ns, pages))
 
     def _open_volumes(
-        self, folder: _Folder, entries: Mapping[str, os.DirEntry[str]], subfolders: Collection[str]
+        self, folder: _Folder, entries: Mapping[str, SourceEntry], subfolders: Collection[str]
     ) -> dict[str, _Opened]:
         """Open the archives of a folder, one after the other; those that are no comics are passed over."""
         volumes: dict[str, _Opened] = {}
@@ -412,7 +419,7 @@ class _Walk:
                 volumes[name] = opened
         return volumes
 
-    def _is_page(self, entry: os.DirEntry[str]) -> bool:
+    def _is_page(self, entry: SourceEntry) -> bool:
         if extension_of(entry.name) not in IMAGE_EXTENSIONS:
             return False
         if _is_special(entry):
@@ -422,7 +429,7 @@ class _Walk:
         return True
 
 
-def _is_folder(entry: os.DirEntry[str], *, or_unknown: bool = False) -> bool:
+def _is_folder(entry: SourceEntry, *, or_unknown: bool = False) -> bool:
     try:
         return entry.is_dir()
     except OSError:
@@ -431,7 +438,7 @@ def _is_folder(entry: os.DirEntry[str], *, or_unknown: bool = False) -> bool:
         return or_unknown and not entry.is_symlink()
 
 
-def _is_special(entry: os.DirEntry[str]) -> bool:
+def _is_special(entry: SourceEntry) -> bool:
     """Tell a pipe, socket or device from a file and from what has vanished."""
     try:
         if entry.is_file():
@@ -441,23 +448,13 @@ def _is_special(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _size_and_time(entry: os.DirEntry[str]) -> tuple[int, int]:
+def _size_and_time(entry: SourceEntry) -> tuple[int, int]:
     try:
         status = entry.stat()
     except OSError:
         # Gone, or a link to nothing: still a page, so that its failure is recorded and not its silence.
         return 0, 0
     return status.st_size, status.st_mtime_ns
-
-
-def _identity(path: str | Path) -> _Identity | None:
-    """Return what tells one real folder from another, or None if it cannot be found."""
-    try:
-        status = os.stat(path)  # noqa: PTH116 - a str here: this runs once for every folder
-    except OSError:
-        return None
-    # Some network and FUSE file systems number nothing: without this all folders would be one.
-    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
 
 
 def _words(error: OSError) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from comic_upscale.errors import PageError
-from comic_upscale.library.archives import Entry, Tally
+from comic_upscale.library.archives import Entry, Tally, closing_on_error, volume_errors
 from comic_upscale.library.helper_process import Helper, HelperLostError, Limits
 from comic_upscale.settings.job import VolumeRules
 
@@ -38,6 +38,11 @@ class PdfContainer:
     drawn: one that is an image at that image's own size, one with images on it at the resolution of the finest, but
     not below ``rules.pdf_dpi``, and one without at that.
 
+    Args:
+        path: a file of this machine.
+        rules: the limits.
+        held: closed with the container, also where this raises.
+
     Raises:
         PageError: it cannot be opened.
     """
@@ -47,16 +52,19 @@ class PdfContainer:
     right_to_left: bool
     """Whether it says that it is read from right to left."""
 
-    def __init__(self, path: Path, rules: VolumeRules) -> None:
+    def __init__(self, path: Path, rules: VolumeRules, held: contextlib.ExitStack | None = None) -> None:
         self._path, self._rules = path, rules
+        self._held = held or contextlib.ExitStack()
         self._over_limits = 0
-        facts = self._ask("volume", do="open")[0]
+        with closing_on_error(self._held):
+            facts = self._ask("volume", do="open")[0]
         self._count = int(facts["pages"])
         self.right_to_left = bool(facts["right_to_left"])
 
     def entries(self) -> list[Entry]:
         """One for each page, ``0001.png``; of what format it is shows when it is read."""
-        tally = Tally(self._path, self._rules)
+        with volume_errors():
+            tally = Tally(self._path.stat().st_size, self._rules)
         for _ in range(self._count):
             tally.add(0)
         digits = max(4, len(str(self._count)))
@@ -83,6 +91,7 @@ class PdfContainer:
         if HELPER.runs:
             with contextlib.suppress(PageError):
                 self._ask("volume", do="close")
+        self._held.close()
 
     def _ask(self, what: str, **request: Any) -> tuple[dict[str, Any], bytes]:
         # The child bounds itself by what a page needs, where the system does that; and here is the most of any page.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import posixpath
 import threading
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import IO
 
 from comic_upscale.errors import PageError
 from comic_upscale.imaging.formats import (
@@ -22,6 +23,7 @@ from comic_upscale.library.archives import (
     LibarchiveContainer,
     TarContainer,
     ZipContainer,
+    closing_on_error,
     encrypted,
     volume_errors,
 )
@@ -34,50 +36,70 @@ from comic_upscale.library.pdf import PdfContainer
 from comic_upscale.library.sorting import fold, natural_key
 from comic_upscale.library.volume import Contents, Member, Volume
 from comic_upscale.settings.job import VolumeRules
+from comic_upscale.storage.base import SourceStore
+from comic_upscale.storage.local import LocalSourceStore
 
 NO_PAGES = "no-pages"
 """The kind of failure of a volume without an image."""
 
 _OPEN_AT_ONCE = 4
-_ARCHIVES = (
-    b"Rar!", b"7z\xbc\xaf\x27\x1c", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"
-)  # fmt: skip
-"""How the archives begin that are read from front to back: RAR, 7z, compressed tars."""
+_COMPRESSED_TARS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
+_BY_LIBARCHIVE = (b"Rar!", b"7z\xbc\xaf\x27\x1c", *_COMPRESSED_TARS)
 
 
-def open_container(path: Path, rules: VolumeRules) -> Container:
+def open_container(path: Path, rules: VolumeRules, store: SourceStore | None = None) -> Container:
     """Open an archive by what it is, whatever it is called.
+
+    A ZIP or a tar is read through the store, so that of a remote one only what is asked for is fetched. The others
+    are opened by libraries that want a file of this machine.
+
+    Args:
+        path: its address.
+        rules: the limits.
+        store: where it is; None for this machine.
 
     Raises:
         PageError: it is no archive, cannot be opened, or a library that it needs is missing.
     """
-    with volume_errors(), path.open("rb") as file:
+    store = store or LocalSourceStore(path)
+    with volume_errors():
+        file = store.open(path)
+    with volume_errors(), closing_on_error(file):
         head = file.read(512)
-    if b"%PDF-" in head and not head.startswith(_ARCHIVES):
-        return PdfContainer(path, rules)
-    return _Archive(_open_archive(path, head, rules), rules)
+    by_libarchive = head.startswith(_BY_LIBARCHIVE)
+    if by_libarchive or b"%PDF-" in head:
+        file.close()
+        held = contextlib.ExitStack()
+        with volume_errors():
+            here = held.enter_context(store.local_path(path))
+        if by_libarchive:
+            return _Archive(LibarchiveContainer(here, rules, held), rules)
+        return PdfContainer(here, rules, held)
+    return _Archive(_open_archive(path, file, head, rules), rules)
 
 
-def _open_archive(path: Path, head: bytes, rules: VolumeRules) -> Container:
-    if head.startswith(_ARCHIVES):
-        return LibarchiveContainer(path, rules)
+def _open_archive(path: Path, file: IO[bytes], head: bytes, rules: VolumeRules) -> Container:
     if head[257:262] == b"ustar" or (
         extension_of(path.name) in ("cbt", "tar") and not head.startswith(b"PK")
     ):
-        return TarContainer(path, rules)
+        return TarContainer(file, rules)
     if not head:
+        file.close()
         raise PageError("empty", "The volume is empty (0 bytes): copy or download it again.")
     # A ZIP may begin with anything; its directory is at its end.
-    return ZipContainer(path, rules)
+    return ZipContainer(file, rules)
 
 
-def list_volume(path: Path, rules: VolumeRules, *, extension: str) -> Contents:
+def list_volume(
+    path: Path, rules: VolumeRules, *, extension: str, store: SourceStore | None = None
+) -> Contents:
     """Read the directory of a volume, and of an EPUB its spine; no page is read.
 
     Args:
-        path: the archive.
+        path: address of the archive.
         rules: which volumes are refused.
         extension: of the outputs, without the dot.
+        store: where it is; None for this machine.
 
     Returns:
         Its members. Litter of systems, folders, links, names that lead outside, and what is no page and protected
@@ -87,7 +109,7 @@ def list_volume(path: Path, rules: VolumeRules, *, extension: str) -> Contents:
         PageError: it cannot be opened; ``NO_PAGES``; ``"encrypted"``; ``"bomb"``.
     """
     with volume_errors():
-        container = open_container(path, rules)
+        container = open_container(path, rules, store)
         try:
             return _contents(path, container, rules, extension)
         finally:
@@ -305,9 +327,13 @@ class VolumeCache:
     Args:
         volumes: those of the job.
         rules: as they were listed by.
+        store: where they are; None for this machine.
     """
 
-    def __init__(self, volumes: Iterable[Volume], rules: VolumeRules) -> None:
+    def __init__(
+        self, volumes: Iterable[Volume], rules: VolumeRules, store: SourceStore | None = None
+    ) -> None:
+        self._store = store or LocalSourceStore(Path())
         self._volumes = {volume.entry.source: volume for volume in volumes}
         self._rules = rules
         self._open: OrderedDict[str, _OpenVolume] = OrderedDict()
@@ -369,10 +395,10 @@ class VolumeCache:
     def _container(self, source: str) -> Container:
         entry = self._volumes[source].entry
         with volume_errors():
-            status = os.stat(entry.path)  # noqa: PTH116 - for its two numbers
-        if (status.st_size, status.st_mtime_ns) != (entry.size, entry.mtime_ns):
+            found = self._store.stat(entry.path)
+        if (found.size, found.mtime_ns) != (entry.size, entry.mtime_ns):
             raise PageError("changed", "The volume was changed during the run: run the same command again.")
-        return open_container(entry.path, self._rules)
+        return open_container(entry.path, self._rules, self._store)
 
     def close(self) -> None:
         """Close all volumes."""

@@ -7,21 +7,19 @@ owner alone, which spoils a cache that several users or a container share.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import os
 import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from io import BufferedRandom
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import IO, TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
 
 from comic_upscale.errors import WeightsError
 from comic_upscale.models.catalogue import WeightsFile
 from comic_upscale.models.digest import sha256_of
+from comic_upscale.storage.base import sha256_of_file
+from comic_upscale.storage.parts import open_part
 
 if TYPE_CHECKING:
     import requests
@@ -79,30 +77,23 @@ def fetch(
     if target.is_file() and sha256_of(target) == file.sha256:
         return target
     by_hand = f"Or fetch {file.url} by hand and put it at {target}."
-    # A name of its own for each process, and one that nobody takes for weights. Opened without
-    # ``tempfile``, whose files only their owner may read.
-    part = cache / f".{file.name}.{secrets.token_hex(4)}.part"
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with part.open("x+b") as out:
-            _download(file, out, on_progress, patience, by_hand)
-            out.flush()
-            os.fsync(out.fileno())
-        part.replace(target)
+        # A name of its own for each process, and one that nobody takes for weights.
+        with open_part(target, secrets.token_hex(4)) as part:
+            _download(file, part.file, on_progress, patience, by_hand)
+            part.flush()
+            part.move_to(target)
     except OSError as error:
         raise WeightsError(
             f"{file.name} could not be written to {cache}: {error.strerror or error}. Free "
             f"{file.size / 1e6:.0f} MB there and allow writing, or choose another folder. {by_hand}"
         ) from error
-    finally:
-        # Whatever went wrong is reported already; a file that cannot be removed adds nothing to it.
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
     return target
 
 
 def _download(
-    file: WeightsFile, out: BufferedRandom, on_progress: OnProgress | None, patience: Patience, by_hand: str
+    file: WeightsFile, out: IO[bytes], on_progress: OnProgress | None, patience: Patience, by_hand: str
 ) -> None:
     """Fill ``out`` with the file's bytes, hash checked, in as many tries as allowed."""
     import requests  # heavy, and needed only where something is fetched
@@ -124,7 +115,7 @@ def _download(
 def _transfer(
     session: requests.Session,
     file: WeightsFile,
-    out: BufferedRandom,
+    out: IO[bytes],
     on_progress: OnProgress | None,
     patience: Patience,
     by_hand: str,
@@ -147,7 +138,7 @@ def _transfer(
     if done < file.size:
         raise _TransferError(f"the connection broke off after {done:,} of {file.size:,} bytes")
     out.seek(0)
-    found = hashlib.file_digest(out, "sha256").hexdigest()
+    found = sha256_of_file(out)
     if found != file.sha256:
         if resumed:  # the two halves may come from two servers that disagree: one clean try decides
             _restart(out)
@@ -155,9 +146,7 @@ def _transfer(
         raise _other_bytes(f"bytes with SHA-256 {found}, expected {file.sha256}", file, by_hand)
 
 
-def _begin(
-    response: requests.Response, start: int, file: WeightsFile, out: BufferedRandom, by_hand: str
-) -> int:
+def _begin(response: requests.Response, start: int, file: WeightsFile, out: IO[bytes], by_hand: str) -> int:
     """Judge the answer's head, bring ``out`` to where its body goes, and return that position in bytes."""
     status = response.status_code
     if status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
@@ -180,7 +169,7 @@ def _begin(
     return position
 
 
-def _restart(out: BufferedRandom) -> None:
+def _restart(out: IO[bytes]) -> None:
     out.seek(0)
     out.truncate()
 

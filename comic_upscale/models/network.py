@@ -61,6 +61,10 @@ class Network:
     widest: int = 0
     """Elements of the largest tensor between two layers, for a pixel of input; 0 where that is unknown, as for
     all but compact networks and RRDB."""
+    is_local: bool = False
+    """Whether it is known to be a chain of convolutions alone, so that no pixel depends on the whole page."""
+    identity: str = ""
+    """The hash of its weights, 64 hexadecimal digits: `ResolvedWeights.identity`; empty for one that is no file's."""
 
 
 def load_network(weights: ResolvedWeights, denoise: float | None) -> Network:
@@ -89,7 +93,7 @@ def load_network(weights: ResolvedWeights, denoise: float | None) -> Network:
             raise WeightsError(
                 f"{weights.path} and {weights.denoise_path} cannot be mixed: {error}"
             ) from error
-    return _build(state, weights.path)
+    return replace(_build(state, weights.path), identity=weights.identity)
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
@@ -232,7 +236,9 @@ def _build(state: dict[str, torch.Tensor], path: Path) -> Network:
     )
     widest = _try_out(network, path)
     # Others pad so small a page by themselves, or have tensors that grow otherwise than the page.
-    return replace(network, widest=widest) if isinstance(module, Compact | ESRGAN) else network
+    if isinstance(module, Compact | ESRGAN):
+        return replace(network, widest=widest, is_local=True)
+    return network
 
 
 def _sizes(module: torch.nn.Module, requirements: spandrel.SizeRequirements) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class DuplicateCandidates:
-    """What is known of twins before a page is read."""
+    """What is known of pages that may be the same before any of them is read."""
 
     sizes: frozenset[int] = frozenset()
     """Bytes of sources that several pages have, one of which is to be done."""

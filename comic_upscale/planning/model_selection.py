@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
+from comic_upscale.engines import registry
 from comic_upscale.ledger.records import AutoJob
 from comic_upscale.models import default_model as auto
 from comic_upscale.models.catalogue import CATALOGUE
@@ -24,7 +25,7 @@ class SelectedModel:
     name: str
     """The name in the catalogue, or the name of the file."""
     identity: str
-    """The hash of the weights, 64 hexadecimal digits."""
+    """What computes, as the engine identifies it, 64 hexadecimal digits: for a network the hash of its weights."""
     auto: bool = False
     """Whether ``auto`` chose it."""
     note: str | None = None
@@ -33,6 +34,16 @@ class SelectedModel:
     def settle(self, settings: JobSettings) -> JobSettings:
         """Return the settings with this model in the place of ``auto``."""
         return replace(settings, model=self.name) if self.auto else settings
+
+
+def job_fingerprint(settings: JobSettings, identity: str) -> str:
+    """Return the fingerprint of a job, the engine's own options included.
+
+    Args:
+        settings: of the job.
+        identity: as `SelectedModel.identity`.
+    """
+    return settings.fingerprint(identity, registry.fingerprinted_options(settings))
 
 
 def with_legacy_gray(
@@ -46,20 +57,22 @@ def with_legacy_gray(
         fingerprints: of the jobs into the same folder that began when every page kept its channels.
     """
     kept = replace(settings, gray="keep")
-    return kept if settings.gray is None and kept.fingerprint(model.identity) in fingerprints else settings
+    return (
+        kept if settings.gray is None and job_fingerprint(kept, model.identity) in fingerprints else settings
+    )
 
 
 def named_model(settings: JobSettings) -> SelectedModel | None:
-    """Return the model that the settings name; None for ``auto``.
+    """Return the model that the settings name, or whatever their engine computes with; None for ``auto``.
 
     Raises:
-        SettingsError: the denoise strength is none that the model has.
+        SettingsError: the denoise strength is none that the model has, or the engine's options are wrong.
         WeightsError: there is no such model.
     """
-    if auto.is_auto(settings.model):
+    if auto.is_auto(settings.model) and registry.find_factory(settings.backend).uses_catalogue:
         auto.check_auto(settings.denoise)
         return None
-    return SelectedModel(*identify_weights(settings.model, denoise=settings.denoise))
+    return SelectedModel(*registry.identify(settings))
 
 
 def kept_model(settings: JobSettings, jobs: Iterable[AutoJob]) -> SelectedModel | None:
@@ -76,7 +89,9 @@ def kept_model(settings: JobSettings, jobs: Iterable[AutoJob]) -> SelectedModel 
     wishes = [settings, *([replace(settings, gray="keep")] if settings.gray is None else [])]
     for job in jobs:
         name = _names_by_weights().get(job.model_sha256)
-        if name is not None and job.fingerprint in [wish.fingerprint(job.model_sha256) for wish in wishes]:
+        if name is not None and job.fingerprint in [
+            job_fingerprint(wish, job.model_sha256) for wish in wishes
+        ]:
             return _chosen(name)
     return None
 

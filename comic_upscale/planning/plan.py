@@ -7,23 +7,21 @@ the output by being there with its recorded size.
 from __future__ import annotations
 
 import enum
-import hashlib
 import itertools
-import os
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from comic_upscale.errors import ANIMATED, PageError
 from comic_upscale.imaging.target_size import is_larger
-from comic_upscale.ledger.records import LARGE_ENOUGH, VOLUME, PageFailed, PageRow, is_allowed
+from comic_upscale.ledger.records import LARGE_ENOUGH, VOLUME, PageFailed, PageRow
 from comic_upscale.ledger.writer import Ledger, OutputOwner
 from comic_upscale.library.discover import LOOSE_PAGES
 from comic_upscale.library.naming import free_name
 from comic_upscale.library.page import MemberOf, Page
 from comic_upscale.library.sorting import fold
+from comic_upscale.library.source_reader import SourceReader
 from comic_upscale.library.volume import Volume
-from comic_upscale.library.volume_reader import VolumeCache
 from comic_upscale.planning.duplicates import NO_DUPLICATES, DuplicateCandidates, shared_sizes
 from comic_upscale.planning.volumes import (
     PlannedVolume,
@@ -36,6 +34,7 @@ from comic_upscale.planning.volumes import (
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.paths import MARKER_FOLDER, path_text
 from comic_upscale.settings.sizes import Bounds
+from comic_upscale.storage.base import OutputStore, SourceStore, sha256_of_file, size_of
 
 GONE = "no longer in the input"
 OUTPUT_EXISTS = "output-exists"
@@ -52,6 +51,8 @@ class PlannedPage:
     output: str
     member: MemberOf | None = None
     """For a page inside a volume, where there."""
+    size: int = 0
+    """Bytes of the source, as discovery found them; 0 where nobody knows before it is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class Plan:
     """Volumes to be bound: at once those that wait for no page, the others after their pages."""
     refused: tuple[PageFailed, ...] = ()
     """Volumes that this run found that it cannot do; recorded already, and among the failed."""
-    twins: DuplicateCandidates = NO_DUPLICATES
+    duplicates: DuplicateCandidates = NO_DUPLICATES
     """Which pages may be the same as others."""
 
     @property
@@ -86,33 +87,33 @@ class Action(enum.Enum):
 def decide(
     row: PageRow,
     page: Page,
-    output_folder: Path,
+    sources: SourceReader,
+    outputs: OutputStore,
     *,
     retry_failed: bool,
     bounds: Bounds | None = None,
     stands: bool = False,
-    shelf: VolumeCache | None = None,
 ) -> Action:
     """Decide what to do with a page, by its row, its file and its output.
 
     Args:
         row: of the page.
         page: as it was found.
-        output_folder: of the job.
+        sources: of the job.
+        outputs: of the job.
         retry_failed: whether failed pages are tried again.
         bounds: above which pages are skipped.
         stands: whether its output is known to stand in a volume.
-        shelf: reads volumes; needed for a page inside one.
     """
     same_stat = (row.source_size, row.source_mtime_ns) == (page.size, page.mtime_ns)
     if row.state == "done":
-        if not same_stat and not _same_content(row, page, shelf):
+        if not same_stat and not _same_content(row, page, sources):
             return Action.DO
-        if not stands and not _has_size(output_folder / row.output, row.output_size):
+        if not stands and size_of(outputs, row.output) != row.output_size:
             return Action.DO
         return Action.KEEP if same_stat else Action.NOTE_TIME
     if row.state == "failed":
-        again = retry_failed or not same_stat or _may_have_mended(row, page)
+        again = retry_failed or not same_stat or _may_have_mended(row, page, sources.store)
         return Action.DO if again else Action.KEEP
     if row.state == "skipped" and row.error_kind == LARGE_ENOUGH and same_stat and bounds is not None:
         still = is_larger((row.width or 0, row.height or 0), bounds)
@@ -123,12 +124,12 @@ def decide(
     return Action.DO
 
 
-def _may_have_mended(row: PageRow, page: Page) -> bool:
+def _may_have_mended(row: PageRow, page: Page, store: SourceStore) -> bool:
     """Whether a page failed for a reason outside itself that may be gone: it is looked at by every run."""
     if row.error_kind == "vanished":
-        return page.path.exists()
+        return store.exists(page.path)
     if row.error_kind == "permission":
-        return is_allowed(page.path, os.R_OK)
+        return store.may_read(page.path)
     return row.error_kind in (OUTPUT_EXISTS, "output", "unreadable", "library", "changed")
 
 
@@ -138,9 +139,10 @@ def make_plan(
     pages: Sequence[Page],
     settings: JobSettings,
     *,
+    sources: SourceReader,
+    outputs: OutputStore,
     volumes: Sequence[Volume] = (),
     fingerprint: str = "",
-    shelf: VolumeCache | None = None,
 ) -> Plan:
     """Bring the ledger up to date with the pages that were found, and return what is to be done.
 
@@ -151,14 +153,16 @@ def make_plan(
         job_id: of the job.
         pages: that were found.
         settings: of the job.
+        sources: of the job.
+        outputs: of the job.
         volumes: that were found.
         fingerprint: of the job.
-        shelf: reads the volumes; needed where there are any.
     """
-    output_folder = settings.output
-    _take_over_moved_volumes(ledger, job_id, volumes, output_folder, fingerprint)
+    _take_over_moved_volumes(ledger, job_id, volumes, settings.output, outputs, fingerprint)
     every_row = ledger.rows(job_id)
-    volume_plan = _VolumePlan(ledger, job_id, settings, volumes, by_volume(pages), every_row)
+    volume_plan = _VolumePlan(
+        ledger, job_id, settings, sources.store, outputs, volumes, by_volume(pages), every_row
+    )
     rows = volume_plan.page_rows
     found = {page.source for page in pages}
     taken = {fold(row.output) for row in every_row}
@@ -182,17 +186,19 @@ def make_plan(
         action = decide(
             row,
             page,
-            output_folder,
+            sources,
+            outputs,
             retry_failed=settings.retry_failed,
             bounds=settings.skip_larger_than,
             stands=page.source in volume_plan.standing,
-            shelf=shelf,
         )
         change = (row.id, page.size, page.mtime_ns)
         if action is Action.DO:
             if row.state != "pending" or row.source_mtime_ns != page.mtime_ns or row.source_size != page.size:
                 reopened.append(change)
-            todo[page.source] = PlannedPage(row.id, page.source, page.path, row.output, page.member)
+            todo[page.source] = PlannedPage(
+                row.id, page.source, page.path, row.output, page.member, page.size
+            )
             continue
         if action is Action.NOTE_TIME:
             moved.append(change)
@@ -204,7 +210,7 @@ def make_plan(
     counts["done"] += sum(row.state == "done" for row in gone)
     counts["skipped"] += sum(row.state != "done" for row in gone)
     for row_id, page in zip(ledger.add_pages(job_id, new, volume_plan.row_ids), new, strict=True):
-        todo[page.source] = PlannedPage(row_id, page.source, page.path, page.output, page.member)
+        todo[page.source] = PlannedPage(row_id, page.source, page.path, page.output, page.member, page.size)
     volume_plan.decide(todo, fingerprint)
     counts["failed"] += volume_plan.failed
     counts["skipped"] += len(volume_plan.held_back)
@@ -218,7 +224,7 @@ def make_plan(
         **counts,
         volumes=tuple(volume_plan.planned),
         refused=tuple(volume_plan.refused),
-        twins=_duplicate_candidates(ledger, job_id, pages, todo.keys(), gone),
+        duplicates=_duplicate_candidates(ledger, job_id, pages, todo.keys(), gone),
     )
 
 
@@ -237,7 +243,12 @@ def _duplicate_candidates(
 
 
 def _take_over_moved_volumes(
-    ledger: Ledger, job_id: int, volumes: Sequence[Volume], output_folder: Path, fingerprint: str
+    ledger: Ledger,
+    job_id: int,
+    volumes: Sequence[Volume],
+    output_folder: Path,
+    outputs: OutputStore,
+    fingerprint: str,
 ) -> None:
     """Take over volumes that another job did just so: the input folder was moved."""
     if not volumes:
@@ -247,9 +258,8 @@ def _take_over_moved_volumes(
         entry = volume.entry
         if volume.contents is None or not entry.output or entry.source in known:
             continue
-        try:
-            size = (output_folder / entry.output).stat().st_size
-        except OSError:
+        size = size_of(outputs, entry.output)
+        if size is None:
             continue
         twin = ledger.find_matching_volume(output_folder, fingerprint, entry, size)
         if twin is not None:
@@ -264,11 +274,14 @@ class _VolumePlan:
         ledger: Ledger,
         job_id: int,
         settings: JobSettings,
+        sources: SourceStore,
+        outputs: OutputStore,
         volumes: Sequence[Volume],
         pages: dict[str, list[Page]],
         rows: Iterable[PageRow],
     ) -> None:
         self._ledger, self._job_id, self._settings = ledger, job_id, settings
+        self._sources, self._outputs = sources, outputs
         self._volumes, self._pages = volumes, pages
         self._rows: dict[str, PageRow] = {}
         self.page_rows: dict[str, PageRow] = {}
@@ -276,7 +289,7 @@ class _VolumePlan:
             (self._rows if row.kind == VOLUME else self.page_rows)[row.source] = row
         self._standing = {
             volume.entry.source: standing_pages(
-                volume, self._rows.get(volume.entry.source), self.page_rows, settings.output
+                volume, self._rows.get(volume.entry.source), self.page_rows, outputs
             )
             for volume in volumes
         }
@@ -341,7 +354,7 @@ class _VolumePlan:
                 page.source not in todo and self.page_rows[page.source].state == "failed" for page in pages
             )
             standing = self._standing[volume.entry.source]
-            complete = is_complete(volume, row, self.page_rows, standing, self._settings.output)
+            complete = is_complete(volume, row, self.page_rows, standing, self._outputs)
             if not open_pages and complete and not self._has_leftovers(pages):
                 continue
             if not open_pages and failed and not self._settings.keep_original_on_failure:
@@ -350,7 +363,9 @@ class _VolumePlan:
                 continue
             planned = PlannedVolume(row.id, row.source, volume.entry.path, row.output, len(open_pages))
             try:
-                check_volume_output(self._ledger, planned, self._settings, fingerprint)
+                check_volume_output(
+                    self._ledger, planned, self._settings, fingerprint, self._sources, self._outputs
+                )
             except PageError as error:
                 self._refuse(volume, row, error.kind, error.reason)
                 self.held_back.update(open_pages)
@@ -366,9 +381,10 @@ class _VolumePlan:
 
     def _has_leftovers(self, pages: Sequence[Page]) -> bool:
         """Whether loose pages of a volume that is bound lie about still: a run died before it removed them."""
-        top = self._settings.output / LOOSE_PAGES
-        folders = {(self._settings.output / self.page_rows[page.source].output).parent for page in pages}
-        return any(folder.is_relative_to(top) and folder.is_dir() for folder in folders)
+        folders = {str(PurePosixPath(self.page_rows[page.source].output).parent) for page in pages}
+        return any(
+            folder.startswith(f"{LOOSE_PAGES}/") and _is_folder(self._outputs, folder) for folder in folders
+        )
 
     def _refuse(self, volume: Volume, row: PageRow, kind: str, reason: str) -> None:
         self.failed += 1
@@ -378,7 +394,12 @@ class _VolumePlan:
 
 
 def check_volume_output(
-    ledger: Ledger, volume: PlannedVolume, settings: JobSettings, fingerprint: str
+    ledger: Ledger,
+    volume: PlannedVolume,
+    settings: JobSettings,
+    fingerprint: str,
+    sources: SourceStore,
+    outputs: OutputStore,
 ) -> None:
     """Check that the CBZ of a volume may be written.
 
@@ -387,39 +408,36 @@ def check_volume_output(
     """
     if not volume.output:
         return
-    try:
-        may_write(
-            ledger,
-            PlannedPage(volume.row_id, volume.source, volume.path, volume.output),
-            input=settings.input,
-            output_folder=settings.output,
-            fingerprint=fingerprint,
-            overwrite=settings.overwrite,
-            source_folders=frozenset((os.path.realpath(volume.path.parent),)),
-        )
-    except OSError as error:
-        raise PageError("output", f"the output cannot be looked at: {error.strerror or error}") from None
+    may_write(
+        ledger,
+        PlannedPage(volume.row_id, volume.source, volume.path, volume.output),
+        settings=settings,
+        fingerprint=fingerprint,
+        sources=sources,
+        outputs=outputs,
+        source_folders=frozenset((sources.real_folder(volume.path),)),
+    )
 
 
 def may_write(
     ledger: Ledger,
     page: PlannedPage,
     *,
-    input: Path,
-    output_folder: Path,
+    settings: JobSettings,
     fingerprint: str,
-    overwrite: bool,
-    source_folders: Set[str] = frozenset(),
+    sources: SourceStore,
+    outputs: OutputStore,
+    source_folders: Set[PurePath] = frozenset(),
 ) -> OutputOwner | None:
     """Check that a page's output may be written.
 
     Args:
         ledger: open.
         page: to be done.
-        input: of the job.
-        output_folder: of the job.
+        settings: of the job.
         fingerprint: of the job.
-        overwrite: whether files that the ledger does not know may be replaced.
+        sources: of the job.
+        outputs: of the job.
         source_folders: where the job's pages really are, links followed; nothing is written there.
 
     Returns:
@@ -427,32 +445,36 @@ def may_write(
         same fingerprint: the input folder was moved); else None.
 
     Raises:
-        PageError: something stands at the output that this ledger does not know.
+        PageError: something stands at the output that this ledger does not know, or cannot be looked at.
     """
-    target = output_folder / page.output
-    if is_among_sources(target, page.path, input, output_folder, source_folders):
+    try:
+        among_sources = is_among_sources(page.output, page.path, sources, outputs, source_folders)
+    except OSError as error:
+        reason = f"the output cannot be looked at: {error.strerror or error}"
+        raise PageError("output", reason) from None
+    if among_sources:
         raise PageError(
             OUTPUT_EXISTS, f"{page.output} would be written among the sources: choose another --output"
         )
-    if not os.path.lexists(target):
+    standing = outputs.stat(page.output)
+    if standing is None:
         return None
-    if target.is_dir():
+    if standing.kind == "folder":
         raise PageError(OUTPUT_EXISTS, f"a folder stands where the output belongs: {page.output}")
-    size = target.stat().st_size if target.exists() else -1
-    for owner in ledger.owners(output_folder, page.output):
-        known_size = bool(owner.claimed) or owner.output_size == size
-        if owner.input == path_text(input) and owner.source == page.source and known_size:
+    for owner in ledger.owners(settings.output, page.output):
+        known_size = bool(owner.claimed) or owner.output_size == standing.size
+        if owner.input == path_text(settings.input) and owner.source == page.source and known_size:
             return None
         if (
-            owner.output_size == size
+            owner.output_size == standing.size
             and owner.state == "done"
             and page.member is None
             and (owner.fingerprint, owner.source) == (fingerprint, page.source)
-            and owner.source_sha256 == sha256_of(page.path)
+            and owner.source_sha256 == _sha256_of_source(sources, page.path)
         ):
             return owner
     # Nobody else writes into the marker folder.
-    if overwrite or page.output.startswith(f"{MARKER_FOLDER}/"):
+    if settings.overwrite or page.output.startswith(f"{MARKER_FOLDER}/"):
         return None
     raise PageError(
         OUTPUT_EXISTS,
@@ -460,50 +482,58 @@ def may_write(
     )
 
 
-def source_folders(pages: Iterable[Page]) -> frozenset[str]:
+def source_folders(pages: Iterable[Page], store: SourceStore) -> frozenset[PurePath]:
     """The folders that pages are really in, links followed."""
-    return frozenset(os.path.realpath(folder) for folder in {page.path.parent for page in pages})
+    one_of_each = {page.path.parent: page.path for page in pages}
+    return frozenset(store.real_folder(path) for path in one_of_each.values())
 
 
 def is_among_sources(
-    target: Path, source: Path, input: Path, output_folder: Path, source_folders: Set[str]
+    output: str,
+    source: Path,
+    sources: SourceStore,
+    outputs: OutputStore,
+    source_folders: Set[PurePath],
 ) -> bool:
-    """Whether an output would land among the sources, and not in an output folder inside the input."""
-    if not input.is_dir():
-        return target.exists() and source.exists() and target.samefile(source)
-    real_parent = Path(os.path.realpath(target.parent))
-    real_input, real_output = Path(os.path.realpath(input)), Path(os.path.realpath(output_folder))
-    inside = real_output.is_relative_to(real_input) and real_parent.is_relative_to(real_output)
-    return str(real_parent) in source_folders or (real_parent.is_relative_to(real_input) and not inside)
+    """Whether an output would land among the sources, and not in an output folder inside the input.
+
+    Args:
+        output: its name.
+        source: address of the source that it is made from.
+        sources: of the job.
+        outputs: of the job.
+        source_folders: as `source_folders` returns them.
+
+    Raises:
+        PageError: the output's name leads out of the store.
+        OSError: it cannot be told.
+    """
+    if not sources.is_folder():
+        return outputs.is_same(output, source)
+    parent = outputs.real_folder(output)
+    real_input, real_output = sources.real_folder(), outputs.real_folder()
+    inside = real_output.is_relative_to(real_input) and parent.is_relative_to(real_output)
+    return parent in source_folders or (parent.is_relative_to(real_input) and not inside)
 
 
-def sha256_of(path: Path) -> str | None:
-    """The SHA-256 of a file, hexadecimal; None if it cannot be read."""
+def _sha256_of_source(store: SourceStore, path: Path) -> str | None:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        with store.open(path) as file:
+            return sha256_of_file(file)
     except OSError:
         return None
 
 
-def _same_content(row: PageRow, page: Page, shelf: VolumeCache | None) -> bool:
-    return row.source_size == page.size and row.source_sha256 == _content_sha256(page, shelf)
+def _same_content(row: PageRow, page: Page, sources: SourceReader) -> bool:
+    return row.source_size == page.size and row.source_sha256 == sources.sha256(page)
 
 
-def _content_sha256(page: Page, shelf: VolumeCache | None) -> str | None:
-    if page.member is None or shelf is None:
-        return sha256_of(page.path)
+def _is_folder(outputs: OutputStore, name: str) -> bool:
     try:
-        return hashlib.sha256(shelf.read(page.member.volume, page.member.index)).hexdigest()
+        found = outputs.stat(name)
     except PageError:
-        return None
-
-
-def _has_size(path: Path, size: int | None) -> bool:
-    try:
-        return path.stat().st_size == size
-    except OSError:
         return False
+    return found is not None and found.kind == "folder"
 
 
 def _with_free_output(page: Page, earlier: str | None, taken: set[str], avoid: set[str]) -> Page:

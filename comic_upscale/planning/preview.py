@@ -6,46 +6,31 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import PurePosixPath
 from typing import TypeAlias
 
 from comic_upscale.errors import PageError
-from comic_upscale.imaging.decode import Header, read_header
+from comic_upscale.imaging.codecs import FORMATS
+from comic_upscale.imaging.decode import read_header
+from comic_upscale.imaging.encode import check_target, quality_for
 from comic_upscale.imaging.formats import extension_of, written_format
 from comic_upscale.imaging.target_size import find_target, grows, is_larger
 from comic_upscale.ledger.queries import read_auto_jobs, read_bytes_per_pixel, read_early_jobs, read_rows
 from comic_upscale.ledger.records import LEFT_AS_THEY_ARE, PAGE, VOLUME, PageRow
 from comic_upscale.library.page import Page
+from comic_upscale.library.source_reader import SourceReader
 from comic_upscale.library.volume import Volume
-from comic_upscale.library.volume_reader import VolumeCache
 from comic_upscale.planning.discovery import find_pages
-from comic_upscale.planning.model_selection import (
-    SelectedModel,
-    foreseen_model,
-    kept_model,
-    named_model,
-    with_legacy_gray,
-)
+from comic_upscale.planning.model_selection import foreseen_model, named_model
 from comic_upscale.planning.plan import Action, decide
+from comic_upscale.planning.resolve import JobHistory, ResolvedJob, resolve
 from comic_upscale.planning.volumes import standing_pages
 from comic_upscale.settings.job import AUTO_MODEL, JobSettings
 from comic_upscale.settings.paths import path_text
+from comic_upscale.storage.stores import open_stores
 
 _GRAY_MODES = frozenset(("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F"))
-
-ASSUMED_BYTES_PER_PIXEL = {
-    ("png", "lossless", "gray"): 0.52,
-    ("png", "lossless", "colour"): 1.22,
-    ("webp", "lossless", "gray"): 0.67,
-    ("webp", "lossless", "colour"): 0.9,
-    ("webp", "lossy", "gray"): 0.2,
-    ("webp", "lossy", "colour"): 0.15,
-    ("jpeg", "lossy", "gray"): 0.34,
-    ("jpeg", "lossy", "colour"): 0.34,
-}
-"""Output bytes of an output pixel, for a ledger that has measured none yet: the mean over six real pages at 2.5x,
-WebP lossy at quality 90, JPEG at 95; single pages were from two thirds to four thirds of it."""
-_ASSUMED_OF_ANY_OTHER = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +52,8 @@ class PagePreview:
     note: str | None = None
     source_bytes: int = 0
     """Of the source."""
+    encoding: str | None = None
+    """What the output is written as: ``png``, ``webp-lossy``; None if none will be written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,38 +96,38 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
     Raises:
         InputError, WeightsError, LedgerError: as a run would.
     """
-    discovery = find_pages(settings)
-    model = _model(settings)
-    if model is not None:
-        early = read_early_jobs(settings.ledger_path, settings.output)
-        settings = with_legacy_gray(settings, model, early)
-    every_row = [] if model is None else _rows(settings, model)
+    stores = open_stores(settings.input, settings.output)
+    discovery = find_pages(settings, stores.sources)
+    job = _resolve(settings)
+    if job is not None:
+        settings = job.settings
+    every_row = [] if job is None else _rows(job)
     rows = {row.source: row for row in every_row if row.kind == PAGE}
     volume_rows = {row.source: row for row in every_row if row.kind == VOLUME}
     standing: set[str] = set()
     for volume in discovery.volumes:
-        standing |= standing_pages(volume, volume_rows.get(volume.entry.source), rows, settings.output)
+        standing |= standing_pages(volume, volume_rows.get(volume.entry.source), rows, stores.outputs)
     measured = {
         suffix: read_bytes_per_pixel(settings.ledger_path, suffix=suffix, quality=settings.quality)
         for suffix in {PurePosixPath(page.output).suffix for page in discovery.pages}
     }
 
-    def planned(page: Page, shelf: VolumeCache) -> PagePreview:
+    def planned(page: Page, sources: SourceReader) -> PagePreview:
         row = rows.get(page.source)
         if row is None:
-            return _preview_page(page, "do", settings, measured, shelf)
+            return _preview_page(page, "do", settings, measured, sources)
         decision = decide(
             row,
             page,
-            settings.output,
+            sources,
+            stores.outputs,
             retry_failed=settings.retry_failed,
             bounds=settings.skip_larger_than,
             stands=page.source in standing,
-            shelf=shelf,
         )
         skipped = row.state == "skipped" and row.error_kind in LEFT_AS_THEY_ARE
         action = "do" if decision is Action.DO else "skip" if skipped else row.state
-        return _preview_page(replace(page, output=row.output), action, settings, measured, shelf)
+        return _preview_page(replace(page, output=row.output), action, settings, measured, sources)
 
     pages = []
 
@@ -149,9 +136,9 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
         if on_page is not None:
             on_page(page)
 
-    with closing(VolumeCache(discovery.volumes, settings.volume_rules)) as shelf:
+    with closing(SourceReader(stores.sources, discovery.volumes, settings.volume_rules)) as sources:
         for page in discovery.pages:
-            tell(planned(page, shelf))
+            tell(planned(page, sources))
     for volume in discovery.volumes:
         if volume.failure is not None:
             tell(_unopened(volume, volume.failure[1]))
@@ -163,10 +150,10 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
     return Preview(
         input=path_text(settings.input),
         output=path_text(settings.output),
-        model=AUTO_MODEL if model is None else model.name,
-        model_auto=model is None or model.auto,
+        model=AUTO_MODEL if job is None else job.model.name,
+        model_auto=job is None or job.model.auto,
         scale=settings.scale,
-        size=str(settings.asked_size),
+        size=str(settings.size),
         pages=tuple(pages),
         counts=dict(Counter(page.action for page in pages)),
         passed_over=dict(discovery.passed_over),
@@ -177,21 +164,21 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
     )
 
 
-def _model(settings: JobSettings) -> SelectedModel | None:
-    """Return the model of the job as far as it is known without asking a device; None where it is not."""
-    named = named_model(settings)
-    if named is not None:
-        return named
-    earlier = read_auto_jobs(settings.ledger_path, settings.output)
-    return kept_model(settings, earlier) or foreseen_model(settings)
+def _resolve(settings: JobSettings) -> ResolvedJob | None:
+    """Return the job as far as it is known without asking a device; None where its model is not."""
+    ledger, output = settings.ledger_path, settings.output
+    model = named_model(settings)
+    history = JobHistory(
+        tuple(read_auto_jobs(ledger, output)) if model is None else (),
+        frozenset(read_early_jobs(ledger, output)),
+    )
+    return resolve(settings, history, model) or resolve(settings, history, foreseen_model(settings))
 
 
-def _rows(settings: JobSettings, model: SelectedModel) -> list[PageRow]:
+def _rows(job: ResolvedJob) -> list[PageRow]:
+    settings = job.settings
     return read_rows(
-        settings.ledger_path,
-        input=settings.input,
-        output=settings.output,
-        fingerprint=settings.fingerprint(model.identity),
+        settings.ledger_path, input=settings.input, output=settings.output, fingerprint=job.fingerprint
     )
 
 
@@ -200,11 +187,15 @@ def _unopened(volume: Volume, reason: str) -> PagePreview:
 
 
 def _preview_page(
-    page: Page, action: str, settings: JobSettings, measured: Mapping[str, float | None], shelf: VolumeCache
+    page: Page,
+    action: str,
+    settings: JobSettings,
+    measured: Mapping[str, float | None],
+    sources: SourceReader,
 ) -> PagePreview:
     try:
-        where = page.member
-        header = read_header(page.path if where is None else shelf.read(where.volume, where.index))
+        inside = page.member is not None
+        header = read_header(sources.read_now(page) if inside else partial(sources.open, page))
     except PageError as error:
         # Only the run itself is the judge of a page; here it is a warning.
         return _without_size(page, "unreadable" if action == "do" else action, error.reason)
@@ -223,19 +214,31 @@ def _preview_page(
         goes_in = "; goes into its volume as it is" if _is_bound(page, settings) else ""
         return replace(told, action="skip", note=f"larger than {bounds} already{goes_in}")
     try:
-        target = find_target(*size, settings.asked_size)
+        target = find_target(*size, settings.size)
     except PageError as error:
         return replace(told, action="refuse" if action == "do" else action, note=error.reason)
+    format = written_format(extension_of(page.output), settings.format)
+    if action == "do":
+        try:
+            check_target(*target.size, format)
+        except PageError as error:
+            return replace(told, action="refuse", target_size=target.size, note=error.reason)
     notes = list(target.notes)
     if size[0] * size[1] > settings.max_pixels:
         notes.append(f"more than --max-pixels {settings.max_pixels:,}")
     if not grows(size, target.size):
         notes.append("large enough: no network")
+    told = replace(told, target_size=target.size, note="; ".join(notes) or None)
+    if action != "do":
+        return told
+    quality = quality_for(format, settings.format, settings.quality, lossless=header.lossless)
+    a_pixel = measured[PurePosixPath(page.output).suffix]
+    if a_pixel is None:
+        a_pixel = FORMATS[format].assumed(quality).bytes_per_pixel(gray=told.color == "gray")
     return replace(
         told,
-        target_size=target.size,
-        estimated_bytes=_estimate(header, page, target.size, settings, measured) if action == "do" else None,
-        note="; ".join(notes) or None,
+        encoding=FORMATS[format].encoding(quality),
+        estimated_bytes=round(target.size[0] * target.size[1] * a_pixel),
     )
 
 
@@ -247,22 +250,3 @@ def _without_size(page: Page, action: str, note: str) -> PagePreview:
     return PagePreview(
         source=page.source, output=page.output, action=action, size=None, target_size=None, note=note
     )
-
-
-def _estimate(
-    header: Header,
-    page: Page,
-    target: tuple[int, int],
-    settings: JobSettings,
-    measured: Mapping[str, float | None],
-) -> int:
-    """Return about how many bytes an output will have."""
-    a_pixel = measured[PurePosixPath(page.output).suffix]
-    if a_pixel is None:
-        format = written_format(extension_of(page.output), settings.format)
-        can_be_either = format in ("webp", "jxl")
-        lossless = format in ("png", "tiff") or (can_be_either and settings.quality is None)
-        kind = "gray" if header.mode in _GRAY_MODES else "colour"
-        key = (format, "lossless" if lossless else "lossy", kind)
-        a_pixel = ASSUMED_BYTES_PER_PIXEL.get(key, _ASSUMED_OF_ANY_OTHER)
-    return round(target[0] * target[1] * a_pixel)

@@ -14,6 +14,7 @@ from comic_upscale.ledger.records import INCOMPLETE, PageRow
 from comic_upscale.library.cbz import read_members
 from comic_upscale.library.page import Page
 from comic_upscale.library.volume import Volume
+from comic_upscale.storage.base import OutputStore, size_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class PlannedVolume:
 
 
 def standing_pages(
-    volume: Volume, row: PageRow | None, rows: Mapping[str, PageRow], output_folder: Path
+    volume: Volume, row: PageRow | None, rows: Mapping[str, PageRow], outputs: OutputStore
 ) -> frozenset[str]:
     """The sources of a volume's done pages that stand in its CBZ.
 
@@ -41,23 +42,23 @@ def standing_pages(
         volume: as it was found.
         row: of the volume; None if it is new.
         rows: of the job's pages, by source.
-        output_folder: of the job.
+        outputs: of the job.
     """
     if volume.contents is None or row is None or not row.output:
         return frozenset()
-    target = output_folder / row.output
-    if row.output_size is None and row.state == "pending" and not target.exists():
+    size = size_of(outputs, row.output)
+    if row.output_size is None and row.state == "pending" and size is None:
         return frozenset()
     pages = {f"{volume.entry.source}/{member.name}": member.target for member in volume.contents.pages}
     done = {source for source in pages if source in rows and rows[source].state == "done"}
-    if row.output_size is not None and _size(target) == row.output_size and row.state == "done":
+    if row.output_size is not None and size == row.output_size and row.state == "done":
         return frozenset(done)
-    held = read_members(target)
+    held = read_members(outputs, row.output)
     return frozenset(source for source in done if held.get(pages[source] or "") == rows[source].output_size)
 
 
 def is_complete(
-    volume: Volume, row: PageRow, rows: Mapping[str, PageRow], standing: frozenset[str], output_folder: Path
+    volume: Volume, row: PageRow, rows: Mapping[str, PageRow], standing: frozenset[str], outputs: OutputStore
 ) -> bool:
     """Whether nothing is left to do for a volume whose pages are all done, or failed and given up.
 
@@ -66,7 +67,7 @@ def is_complete(
         row: of the volume.
         rows: of the job's pages, by source.
         standing: what ``standing_pages`` returned.
-        output_folder: of the job.
+        outputs: of the job.
     """
     same_stat = (row.source_size, row.source_mtime_ns) == (volume.entry.size, volume.entry.mtime_ns)
     if row.state != "done" or not same_stat:
@@ -75,7 +76,7 @@ def is_complete(
         return True
     sources = [page_source(volume, name) for name in _page_names(volume)]
     done = [source for source in sources if source in rows and rows[source].state == "done"]
-    return (output_folder / row.output).is_file() and all(source in standing for source in done)
+    return size_of(outputs, row.output) is not None and all(source in standing for source in done)
 
 
 def page_source(volume: Volume, name: str) -> str:
@@ -107,10 +108,3 @@ def waits(row: PageRow) -> bool:
 
 def _page_names(volume: Volume) -> Sequence[str]:
     return [member.name for member in volume.contents.pages] if volume.contents else []
-
-
-def _size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None

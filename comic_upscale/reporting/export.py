@@ -9,17 +9,20 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePath, PurePosixPath
-from typing import IO, Any, Literal, TypeAlias, TypeVar, get_args
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Literal, TypeAlias, get_args
 
-from comic_upscale.errors import OutputError, SettingsError
-from comic_upscale.jobs.job_files import Outputs, output_folder, source_folder
+from comic_upscale.errors import OutputError, PageError, SettingsError
+from comic_upscale.jobs.job_files import Outputs, job_stores, output_folder
 from comic_upscale.ledger.queries import read_done_pages
+from comic_upscale.library.cbz import open_cbz
 from comic_upscale.library.sidecars import CAPTION_EXTENSIONS
 from comic_upscale.library.sorting import natural_key
 from comic_upscale.storage.atomic import write_whole
+from comic_upscale.storage.stores import Stores
 
 ExportFormat: TypeAlias = Literal["imagefolder", "csv", "jsonl"]
 EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
@@ -88,11 +91,10 @@ def read_export(ledger: Path) -> Export:
         LedgerError: it cannot be read.
     """
     job, pages = read_done_pages(ledger)
-    folder = output_folder(ledger, job)
-    sources = source_folder(job)
-    outputs = Outputs(folder)
+    stores = job_stores(ledger, job)
+    outputs = Outputs(stores.outputs)
     there = [(file, page) for page in pages if (file := outputs.file_of(page)) is not None]
-    with contextlib.closing(_Captions(folder, sources)) as captions:
+    with contextlib.closing(_Captions(stores)) as captions:
         rows = [
             ExportRow(
                 file=file,
@@ -114,7 +116,7 @@ def read_export(ledger: Path) -> Export:
             for file, page in there
         ]
     rows.sort(key=lambda row: natural_key(row.source))
-    return Export(folder, tuple(rows), len(pages) - len(there))
+    return Export(output_folder(ledger, job), tuple(rows), len(pages) - len(there))
 
 
 def as_text(rows: Iterable[ExportRow], format: ExportFormat, *, suffix: str = ".jsonl") -> str:
@@ -190,14 +192,14 @@ class _Captions:
     """The captions of pages, in files or in CBZs, of which the last one stays open.
 
     Args:
-        outputs: the output folder.
-        sources: the folder that the sources are relative to.
+        stores: of the job.
     """
 
-    def __init__(self, outputs: Path, sources: Path) -> None:
-        self._outputs, self._sources = outputs, sources
+    def __init__(self, stores: Stores) -> None:
+        self._stores = stores
         self._volume: str | None = None
         self._archive: zipfile.ZipFile | None = None
+        self._held = contextlib.ExitStack()
         self._members: frozenset[str] = frozenset()
 
     def of(self, file: str, page: Mapping[str, Any]) -> str | None:
@@ -209,22 +211,28 @@ class _Captions:
         """
         volume = page["volume_output"]
         if not volume:
-            beside = (self._outputs / file, self._sources / page["source"])
-            return _first(_text(path) for path in _caption_names(beside))
+            return _first(self._beside(file, page["source"]))
         self._open(volume)
-        inside = (
-            PurePosixPath(file.removeprefix(f"{volume}/")),
-            PurePosixPath(page["source"].removeprefix(f"{page['volume_source']}/")),
-        )
-        return _first(self._text(str(name)) for name in _caption_names(inside))
+        inside = (file.removeprefix(f"{volume}/"), page["source"].removeprefix(f"{page['volume_source']}/"))
+        return _first(self._text(name) for each in inside for name in _caption_names(each))
+
+    def _beside(self, output: str, source: str) -> Iterator[str | None]:
+        """The captions beside an output, then those beside its source; None for each that is not there."""
+        for name in _caption_names(output):
+            yield _text(partial(self._stores.outputs.open, name))
+        for name in _caption_names(source):
+            yield _text(partial(self._open_source, name))
+
+    def _open_source(self, name: str) -> IO[bytes]:
+        return self._stores.sources.open(self._stores.sources.address(name))
 
     def _open(self, volume: str) -> None:
         if volume == self._volume:
             return
         self.close()
         self._volume = volume
-        with contextlib.suppress(OSError, zipfile.BadZipFile):
-            self._archive = zipfile.ZipFile(self._outputs / volume)
+        with contextlib.suppress(PageError, OSError, zipfile.BadZipFile):
+            self._archive = self._held.enter_context(open_cbz(self._stores.outputs, volume))
             self._members = frozenset(self._archive.namelist())
 
     def _text(self, name: str) -> str | None:
@@ -237,31 +245,27 @@ class _Captions:
 
     def close(self) -> None:
         """Close the CBZ that is open."""
-        if self._archive is not None:
-            self._archive.close()
+        self._held.close()
         self._volume, self._archive, self._members = None, None, frozenset()
 
 
-_AnyPath = TypeVar("_AnyPath", bound=PurePath)
-
-
-def _caption_names(pages: Iterable[_AnyPath]) -> Iterator[_AnyPath]:
-    """The names that the caption of a page may have, by the names that the page has."""
-    for page in pages:
-        for extension in CAPTION_EXTENSIONS:
-            yield page.with_suffix(f".{extension}")
-            yield page.with_name(f"{page.name}.{extension}")
+def _caption_names(page: str) -> Iterator[str]:
+    """The names that the caption of a page may have, by the name that the page has."""
+    path = PurePosixPath(page)
+    for extension in CAPTION_EXTENSIONS:
+        yield str(path.with_suffix(f".{extension}"))
+        yield str(path.with_name(f"{path.name}.{extension}"))
 
 
 def _first(texts: Iterable[str | None]) -> str | None:
     return next((text for text in texts if text is not None), None)
 
 
-def _text(path: Path) -> str | None:
+def _text(open: Callable[[], IO[bytes]]) -> str | None:
     try:
-        with path.open("rb") as file:
+        with open() as file:
             return _decoded(file)
-    except OSError:
+    except (OSError, PageError):
         return None
 
 

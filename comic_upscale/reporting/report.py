@@ -21,7 +21,7 @@ from typing import Any
 
 from comic_upscale.console.text import duration, megabytes, model_name, printable, rate
 from comic_upscale.errors import OutputError, PageError, SettingsError
-from comic_upscale.jobs.job_files import Outputs, Sources, output_folder
+from comic_upscale.jobs.job_files import Outputs, Sources, job_stores, output_folder
 from comic_upscale.ledger.queries import (
     Failure,
     JobStatus,
@@ -108,7 +108,8 @@ def make_report(
         raise SettingsError("pages to look at, pages to show and workers must each be at least 1")
     job, rows = read_done_pages(ledger)
     runs = read_run_rows(ledger)
-    sources, outputs = Sources(job), Outputs(output_folder(ledger, job))
+    stores = job_stores(ledger, job)
+    sources, outputs = Sources(job, stores.sources), Outputs(stores.outputs)
     gallery = Gallery(sources, outputs)
 
     def tell(what: str) -> Callable[[int, int], None] | None:
@@ -222,7 +223,7 @@ def _summary(report: Report) -> list[tuple[str, str]]:
         ("sources", megabytes(report.source_bytes)),
         ("outputs", _outputs(report)),
         ("model", model_name(status.model, chosen=status.model_auto)),
-        ("size", report.settings.get("size") or f"x{report.settings.get('scale') or '?'}"),
+        ("size", _size(report.settings)),
         ("device", "; ".join(devices) or "none was needed"),
         ("machine", ", ".join(hosts) or "-"),
         ("input", status.input),
@@ -231,6 +232,14 @@ def _summary(report: Report) -> list[tuple[str, str]]:
     if status.volumes:
         lines.insert(1, ("volumes", f"{status.volumes_done:,} of {status.volumes:,} complete"))
     return [(label, printable(str(text))) for label, text in lines]
+
+
+def _size(settings: Mapping[str, Any]) -> str:
+    """The size that a job's settings ask for: ``x2.5``, or another one in words; earlier versions had a scale apart."""
+    size = settings.get("size")
+    if not size:
+        return f"x{settings.get('scale') or '?'}"
+    return f"x{size.removeprefix('scale ')}" if str(size).startswith("scale ") else str(size)
 
 
 def _counts(status: JobStatus) -> str:

@@ -1,6 +1,8 @@
 """How large pages shall be: asked for in exactly one way, by a factor, by pixels or by paper.
 
-These are the wishes alone, checked when made; ``imaging/target_size.py`` says what becomes of a page.
+These are the wishes alone, checked when made; ``imaging/target_size.py`` says what becomes of a page. As text a size is
+``"scale 2.5"``, ``"width 2000"``, ``"height 3000"``, ``"long side 2400"``, ``"fit 1600x2400"`` or
+``"print 170x260 mm at 300 dpi, bleed 3 mm"``: `size_text` writes it, `parse_size` reads it.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ _NUMBER = r"(\d+(?:\.\d+)?)"
 _PIXELS = re.compile(r"(\d+)\s*[xX\u00d7]\s*(\d+)")
 _PAPER = re.compile(rf"{_NUMBER}\s*[xX\u00d7]\s*{_NUMBER}\s*(mm|cm|in)")
 _LENGTH = re.compile(rf"{_NUMBER}\s*(mm|cm|in)")
+_EXACT = r"([0-9.e+-]+)"
+_PRINT_TEXT = re.compile(rf"print {_EXACT}x{_EXACT} mm at {_EXACT} dpi(?:, bleed {_EXACT} mm)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +247,54 @@ def choose_size(
     if paper is not None:
         return _parse_paper(paper, DEFAULT_DPI if dpi is None else dpi, bleed)
     return Scale(DEFAULT_SCALE if scale is None else scale)
+
+
+def number_text(number: float) -> str:
+    """Return a number as text that is short where that loses nothing, and else exact."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number)
+
+
+def size_text(size: Size) -> str:
+    """Return a size as text that `parse_size` reads as the very same size; mostly what ``str`` gives."""
+    match size:
+        case Scale():
+            return f"scale {number_text(size.factor)}"
+        case Print():
+            bleed = "" if size.bleed_mm is None else f", bleed {number_text(size.bleed_mm)} mm"
+            sheet = f"{number_text(size.width_mm)}x{number_text(size.height_mm)}"
+            return f"print {sheet} mm at {number_text(size.dpi)} dpi{bleed}"
+    return str(size)
+
+
+def parse_size(text: str) -> Size:
+    """Read the text of a size.
+
+    Raises:
+        SettingsError: it is none.
+    """
+    way, _, rest = text.strip().rpartition(" ")
+    try:
+        if (match := _PRINT_TEXT.fullmatch(text.strip())) is not None:
+            width, height, dpi, bleed = match.groups()
+            return Print(float(width), float(height), float(dpi), None if bleed is None else float(bleed))
+        match way:
+            case "scale":
+                return Scale(float(rest))
+            case "width":
+                return Width(int(rest))
+            case "height":
+                return Height(int(rest))
+            case "long side":
+                return LongSide(int(rest))
+            case "fit":
+                return Fit(*_parse_pixels("--fit", rest, "such as 1600x2400"))
+    except ValueError:
+        pass
+    raise SettingsError(
+        "--size must be text such as 'scale 2.5', 'width 2000', 'fit 1600x2400' or 'print 170x260 mm at 300 dpi', "
+        f"not {text!r}"
+    )
 
 
 def _parse_pixels(name: str, text: str, such_as: str) -> tuple[int, int]:

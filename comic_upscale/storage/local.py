@@ -1,6 +1,6 @@
-"""Reading a source and placing an output: file bytes in the event loop, with every error told apart.
+"""The stores of this machine: sources and outputs in folders.
 
-What hits one page (no permission, vanished, a name too long) is a `PageError`; what hits every page
+An error of one object (no permission, vanished, a name too long) is a `PageError`. An error of every object
 (disk full, the device of the output gone) is an `OutputError`.
 """
 
@@ -11,80 +11,34 @@ import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Coroutine
+import stat
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import IO, Any, ParamSpec, TypeVar
 
-import aiofiles
-
 from comic_upscale.errors import OutputError, PageError
 from comic_upscale.settings.paths import MARKER_FOLDER
+from comic_upscale.storage.base import (
+    GONE,
+    MAX_SOURCE_BYTES,
+    SourceEntry,
+    StoredObject,
+    Token,
+    check_name,
+    sha256_of_file,
+)
+from comic_upscale.storage.parts import HITS_EVERY_PAGE, Part, flush_folder, open_part, sweep_parts
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
-MAX_SOURCE_BYTES = 1 << 30
-
-HITS_EVERY_PAGE = {
-    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENODEV, errno.ENOTCONN, errno.ESTALE,
-    errno.ETIMEDOUT, errno.EHOSTDOWN,
-}  # fmt: skip
-"""Errors that no other page or file would be spared."""
-
-
-def part_path(target: Path, row_id: int) -> Path:
-    """Where an output is written before it is moved to its place: beside it, hidden, short."""
-    return target.with_name(f".comic-upscale-{row_id}.part")
-
-
-class OutputFolder:
-    """The output folder of a run, which must stay the one that the run began with.
-
-    Args:
-        path: the folder; its marker folder exists.
-
-    Raises:
-        OutputError: it cannot be written to.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._marker = _identity(path / MARKER_FOLDER)
-        self.check()
-        probe = path / ".comic-upscale-check.part"
-        try:
-            probe.write_bytes(b"")
-            probe.unlink()
-        except OSError as error:
-            raise OutputError(
-                f"{path} cannot be written to ({error.strerror or error}): choose another --output, or change "
-                "its permissions"
-            ) from error
-
-    def check(self) -> None:
-        """Make sure that the folder is still there: not moved, not unmounted.
-
-        Raises:
-            OutputError: it is not.
-        """
-        if self._marker is None or _identity(self._path / MARKER_FOLDER) != self._marker:
-            raise OutputError(
-                f"{self._path} is no longer the folder that it was: moved away, or its drive is gone. Put it "
-                "back, then run the same command again"
-            )
-
-
-def _identity(folder: Path) -> tuple[int, int] | None:
-    try:
-        status = folder.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
+_CHUNK = 1 << 20
+_LEADS_NOWHERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
 
 async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
-    """Await work that a cancellation must not leave half done: it is waited for, then cancelled."""
+    """Await work that must not be left half done. A cancellation takes effect when the work has ended."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
@@ -93,122 +47,333 @@ async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-async def read_source(path: Path, executor: Executor) -> bytes:
-    """Return the bytes of a page's file.
-
-    Raises:
-        PageError: ``vanished``, ``permission``, ``too-large`` or ``unreadable``.
-    """
-    try:
-        async with aiofiles.open(path, "rb", executor=executor) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > MAX_SOURCE_BYTES:
-                raise PageError(
-                    "too-large", f"the file has {size:,} bytes; at most {MAX_SOURCE_BYTES:,} are read"
-                )
-            return await file.read()
-    except FileNotFoundError:
-        raise PageError("vanished", "the file is no longer there, or is a link to nowhere") from None
-    except PermissionError:
-        raise PageError("permission", "no permission to read the file") from None
-    except OSError as error:
-        raise PageError("unreadable", f"the file cannot be read: {error.strerror or error}") from error
-
-
-async def place_output(data: bytes, target: Path, row_id: int, executor: Executor) -> None:
-    """Put a finished output in its place: written beside it, flushed to the disk, then renamed.
-
-    At no instant does a partial file stand at ``target``.
-
-    Raises:
-        PageError: this one output cannot be written.
-        OutputError: none can.
-    """
-    part = part_path(target, row_id)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        async with aiofiles.open(part, "wb", executor=executor) as file:
-            await file.write(data)
-            await file.flush()
-            await _in(executor, os.fsync, file.fileno())
-        await _in(executor, _rename, part, target)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise _place_error(error, target) from error
-
-
-def build_output(
-    target: Path, row_id: int, write: Callable[[IO[bytes]], None], check: Callable[[Path], None]
-) -> tuple[int, str]:
-    """Build an output file piece by piece beside its place, flush it, check it, then rename it.
+class LocalSourceStore:
+    """A `SourceStore` over a local folder or a single file. Addresses are paths.
 
     Args:
-        target: its place.
-        row_id: of its row; names the file until then.
-        write: writes the content.
-        check: reads it back; raises where it is not whole.
-
-    Returns:
-        (bytes, SHA-256 in hexadecimal) of the file.
-
-    Raises:
-        PageError: this one output cannot be written; or what ``write`` and ``check`` raise.
-        OutputError: none can.
+        root: the folder or the file; it need not exist.
+        executor: runs `read`; None for the default executor of the event loop.
     """
-    part = part_path(target, row_id)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("w+b") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-            file.seek(0)
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            size = file.tell()
-        check(part)
-        _rename(part, target)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        if isinstance(error, OSError):
+
+    def __init__(self, root: Path, executor: Executor | None = None) -> None:
+        self.root = root
+        self._executor = executor
+
+    def is_there(self) -> bool:
+        """Whether the input exists."""
+        return os.path.exists(self.root)  # noqa: PTH110 - False also where it cannot be told
+
+    def is_folder(self) -> bool:
+        """Whether the input is a folder and not a single file."""
+        return self.root.is_dir()
+
+    def address(self, name: str) -> Path:
+        """The path of a file by its name relative to the folder."""
+        name = check_name(name, GONE)
+        return (self.root if os.path.isdir(self.root) else self.root.parent) / name  # noqa: PTH112 - never raises
+
+    def list(self, folder: str) -> Sequence[SourceEntry]:
+        """The entries of a folder."""
+        with os.scandir(folder) as entries:
+            return [*entries]
+
+    def identity(self, folder: str) -> Hashable | None:
+        """The device and inode numbers of a folder."""
+        try:
+            status = os.stat(folder)  # noqa: PTH116 - a str here: this runs once for every folder
+        except OSError:
+            return None
+        # Some network and FUSE file systems number nothing: without this all folders would be one.
+        return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
+
+    def real_folder(self, path: Path | None = None) -> Path:
+        """The folder of a file, with links resolved."""
+        return Path(os.path.realpath(self.root if path is None else path.parent))
+
+    def stat(self, path: Path) -> StoredObject:
+        """Size, time and kind of a file, links followed."""
+        return _stored(path.stat())
+
+    def exists(self, path: Path) -> bool:
+        """Whether a file exists, links followed."""
+        return os.path.exists(path)  # noqa: PTH110 - False also where it cannot be told
+
+    def may_read(self, path: Path) -> bool:
+        """Whether a file exists and may be read."""
+        return os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids)
+
+    def open(self, path: Path) -> IO[bytes]:
+        """Open a file for reading."""
+        return path.open("rb")
+
+    def local_path(self, path: Path) -> contextlib.AbstractContextManager[Path]:
+        """The file itself."""
+        return contextlib.nullcontext(path)
+
+    async def read(self, path: Path) -> bytes:
+        """The bytes of a file, read on a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self.read_now, path)
+
+    def read_now(self, path: Path) -> bytes:
+        """The bytes of a file."""
+        try:
+            with path.open("rb", buffering=0) as file:
+                size = os.fstat(file.fileno()).st_size
+                if size > MAX_SOURCE_BYTES:
+                    raise PageError(
+                        "too-large", f"the file has {size:,} bytes; at most {MAX_SOURCE_BYTES:,} are read"
+                    )
+                return file.read()
+        except FileNotFoundError:
+            raise PageError("vanished", "the file is no longer there, or is a link to nowhere") from None
+        except PermissionError:
+            raise PageError("permission", "no permission to read the file") from None
+        except OSError as error:
+            raise PageError("unreadable", f"the file cannot be read: {_words(error)}") from error
+
+
+class LocalOutputStore:
+    """An `OutputStore` over a local folder.
+
+    An output is written under a short hidden name beside its place, flushed to the disk and renamed. Then its folder
+    is flushed.
+
+    Args:
+        folder: the output folder. `prepare` needs its marker folder.
+        executor: runs `put`; None for the default executor of the event loop.
+    """
+
+    def __init__(self, folder: Path, executor: Executor | None = None) -> None:
+        self._folder = folder
+        self._executor = executor
+        self._marker: tuple[int, int] | None = None
+
+    def prepare(self) -> None:
+        """Check that the folder is writable, and remember its identity."""
+        self._marker = _identity(self._folder / MARKER_FOLDER)
+        if self._marker is None:
+            raise self._moved_away()
+        try:
+            with open_part(self._folder / MARKER_FOLDER, "check"):
+                pass
+        except OSError as error:
+            raise OutputError(
+                f"{self._folder} cannot be written to ({_words(error)}): choose another --output, or change "
+                "its permissions"
+            ) from error
+
+    def check(self) -> None:
+        """Check that the folder was neither moved nor unmounted."""
+        if self._marker is not None and _identity(self._folder / MARKER_FOLDER) != self._marker:
+            raise self._moved_away()
+
+    def _moved_away(self) -> OutputError:
+        return OutputError(
+            f"{self._folder} is no longer the folder that it was: moved away, or its drive is gone. Put it "
+            "back, then run the same command again"
+        )
+
+    def stat(self, name: str) -> StoredObject | None:
+        """Size, time and kind of an output, links followed."""
+        path = f"{self._folder}{os.sep}{check_name(name, 'output')}"
+        try:
+            status = os.lstat(path)
+        except OSError:
+            return None
+        if not stat.S_ISLNK(status.st_mode):
+            return _stored(status)
+        try:
+            return _stored(os.stat(path))  # noqa: PTH116 - a str here: planning asks for each page
+        except OSError as error:
+            if error.errno in _LEADS_NOWHERE:
+                return StoredObject(-1, status.st_mtime_ns, "other")
+            raise PageError("output", f"the output cannot be looked at: {_words(error)}") from None
+
+    def read(self, name: str) -> bytes:
+        """The bytes of an output."""
+        with self.open(name) as file:
+            try:
+                return file.read()
+            except OSError as error:
+                raise _gone() from error
+
+    def open(self, name: str) -> IO[bytes]:
+        """Open an output for reading."""
+        path = self._folder / check_name(name, GONE)
+        try:
+            return path.open("rb")
+        except OSError as error:
+            raise _gone() from error
+
+    async def put(self, name: str, data: bytes, token: Token) -> None:
+        """Write an output on a thread."""
+        await to_the_end(self._in_thread(self._put, name, data, token))
+
+    def _put(self, name: str, data: bytes, token: Token) -> None:
+        target = self._target(name)
+        try:
+            with self._part(target, token) as part:
+                part.file.write(data)
+                part.flush()
+                part.move_to(target)
+        except OSError as error:
             raise _place_error(error, target) from error
-        raise
-    return size, digest
+
+    def build(
+        self,
+        name: str,
+        token: Token,
+        write: Callable[[IO[bytes]], None],
+        check: Callable[[IO[bytes]], None],
+    ) -> tuple[int, str]:
+        """Write an output piece by piece, flush and check it, then rename it to its place."""
+        target = self._target(name)
+        try:
+            with self._part(target, token) as part:
+                write(part.file)
+                part.flush()
+                part.file.seek(0)
+                digest = sha256_of_file(part.file)
+                size = part.file.tell()
+                part.file.seek(0)
+                check(part.file)
+                part.move_to(target)
+        except OSError as error:
+            raise _place_error(error, target) from error
+        return size, digest
+
+    def copy(self, name: str, reader: IO[bytes], token: Token) -> tuple[int, str]:
+        """Copy a file, flush the copy, then rename it to its place."""
+        target = self._target(name)
+        digest, size = hashlib.sha256(), 0
+        try:
+            with self._part(target, token) as part:
+                while chunk := _read(reader):
+                    digest.update(chunk)
+                    size += len(chunk)
+                    part.file.write(chunk)
+                part.flush()
+                part.move_to(target)
+        except OSError as error:
+            if error.errno in HITS_EVERY_PAGE:
+                raise _no_more("files", error, target) from error
+            raise _not_copied(error) from error
+        return size, digest.hexdigest()
+
+    def delete(self, names: Iterable[str], *, below: str) -> None:
+        """Delete outputs, and the folders that become empty."""
+        top = self._folder / check_name(below, "output")
+        folders: set[Path] = set()
+        for name in names:
+            with contextlib.suppress(OSError, PageError):
+                path = self._folder / check_name(name, "output")
+                if path.is_relative_to(top):
+                    folders.update(folder for folder in path.parents if folder.is_relative_to(top))
+                    path.unlink(missing_ok=True)
+        for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+    def sweep(self, unfinished: Iterable[tuple[str, Token]]) -> None:
+        """Remove the unfinished files of a run that was killed."""
+        tokens: dict[Path, set[str]] = {}
+        for name, token in unfinished:
+            with contextlib.suppress(PageError):
+                target = self._folder / check_name(name, "output")
+                tokens.setdefault(target.parent, set()).add(str(token))
+        for folder, of_it in tokens.items():
+            sweep_parts(folder, of_it)
+
+    def real_folder(self, name: str | None = None) -> Path:
+        """The folder of an output, with links resolved."""
+        folder = self._folder if name is None else (self._folder / check_name(name, "output")).parent
+        return Path(os.path.realpath(folder))
+
+    def is_same(self, name: str, path: Path) -> bool:
+        """Whether an output and a source are one file, also through links."""
+        try:
+            return (self._folder / check_name(name, "output")).samefile(path)
+        except OSError:
+            return False
+
+    def _target(self, name: str) -> Path:
+        """The path of an output that is about to be written."""
+        target = self._folder / check_name(name, "output")
+        self.check()
+        return target
+
+    @contextlib.contextmanager
+    def _part(self, target: Path, token: Token) -> Iterator[Part]:
+        """An unfinished file beside its place, in a folder that is created if necessary."""
+        with contextlib.ExitStack() as stack:
+            try:
+                part = stack.enter_context(open_part(target, token))
+            except FileNotFoundError:
+                self._make_folders(target.parent)
+                part = stack.enter_context(open_part(target, token))
+            yield part
+
+    def _make_folders(self, folder: Path) -> None:
+        """Create a folder and its parents, except the output folder itself: if that is missing, it was moved."""
+        if not self._folder.is_dir():
+            raise self._moved_away()
+        for each in reversed((folder, *folder.parents)):
+            if each != self._folder and each.is_relative_to(self._folder) and not each.is_dir():
+                each.mkdir(exist_ok=True)
+                flush_folder(each.parent)
+
+    async def _in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.get_running_loop().run_in_executor(
+            self._executor, lambda: function(*args, **kwargs)
+        )
+
+
+def _stored(status: os.stat_result) -> StoredObject:
+    kind = status.st_mode
+    return StoredObject(
+        status.st_size,
+        status.st_mtime_ns,
+        "file" if stat.S_ISREG(kind) else "folder" if stat.S_ISDIR(kind) else "other",
+    )
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """The device and inode numbers of a folder; None if it does not exist or is a link."""
+    try:
+        status = folder.lstat()
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None
+
+
+def _gone() -> PageError:
+    return PageError(GONE, "The output is not in its place any more.")
+
+
+def _read(reader: IO[bytes]) -> bytes:
+    """The next piece of a file that is being copied. An error concerns this file, not the output disk."""
+    try:
+        return reader.read(_CHUNK)
+    except OSError as error:
+        raise _not_copied(error) from error
+
+
+def _not_copied(error: OSError) -> PageError:
+    return PageError("output", f"cannot be copied: {_words(error)}")
 
 
 def _place_error(error: OSError, target: Path) -> OutputError | PageError:
     if error.errno in HITS_EVERY_PAGE:
-        return OutputError(
-            f"{target.parent} cannot take any more pages: {error.strerror}. What is done is recorded; "
-            "make room, then run the same command again"
-        )
-    return PageError("output", f"the output cannot be written: {error.strerror or error}")
+        return _no_more("pages", error, target)
+    return PageError("output", f"the output cannot be written: {_words(error)}")
 
 
-async def _in(executor: Executor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    return await asyncio.get_running_loop().run_in_executor(executor, lambda: function(*args, **kwargs))
+def _no_more(what: str, error: OSError, target: Path) -> OutputError:
+    return OutputError(
+        f"{target.parent} cannot take any more {what}: {error.strerror}. What is done is recorded; "
+        "make room, then run the same command again"
+    )
 
 
-def _rename(part: Path, target: Path) -> None:
-    part.replace(target)
-    flush_folder(target.parent)
-
-
-def flush_folder(path: Path) -> None:
-    """Let a rename in a folder survive the plug being pulled, where the system can.
-
-    Raises:
-        OSError: the disk failed, or is full.
-    """
-    if os.name == "posix":
-        try:
-            folder = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        except OSError as error:
-            # Some file systems cannot flush a folder, some folders may not be read: the page is in its place.
-            if error.errno in HITS_EVERY_PAGE:
-                raise
+def _words(error: OSError) -> str:
+    return error.strerror or str(error)

@@ -1,4 +1,4 @@
-"""The README says of costs what the command says."""
+"""The page about costs says what the command says."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.cost_table import BEGIN, END, README, clock, replaced, table
+from benchmarks.cost_table import BEGIN, END, PAGE, clock, replaced, table
 from comic_upscale.cli import app
 
 
-def test_the_readmes_table_is_what_the_command_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pages_table_is_what_the_command_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("STATE", "CACHE", "DATA", "CONFIG"):
         monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path))
 
@@ -21,7 +21,7 @@ def test_the_readmes_table_is_what_the_command_says(tmp_path: Path, monkeypatch:
         return result.stdout
 
     lines = table(ask)
-    assert f"{BEGIN}\n{lines}\n{END}" in README.read_text(encoding="utf-8"), (
+    assert f"{BEGIN}\n{lines}\n{END}" in PAGE.read_text(encoding="utf-8"), (
         "run: python benchmarks/cost_table.py --write"
     )
 

@@ -77,7 +77,9 @@ def test_random_networks_draw_pictures(case: Case, tmp_path: Path, drawing: Imag
     network = load_network(save_weights(random_network(case), tmp_path / "random.safetensors"), None)
     source = np.asarray(drawing)
     size = (source.shape[1] * 2, source.shape[0] * 2)
-    pages = TorchEngine(network, device=CPU, precision=torch.bfloat16).upscale(Batch(source[None], size))
+    pages = (
+        TorchEngine(network, device=CPU, precision=torch.bfloat16).upscale(Batch(source[None], size)).pixels
+    )
     assert 10 < pages.std() < 120
     assert 60 < pages.mean() < 240
     ends = float(np.mean((pages == 0) | (pages == 255)))
@@ -101,8 +103,8 @@ def test_the_official_program_takes_the_weights(case: Case, tmp_path: Path) -> N
     program = open_official(weights, engine)
     source = np.random.default_rng(1).integers(0, 256, (16, 24, 3), np.uint8)
     theirs, _ = program.enhance(source[:, :, ::-1], outscale=None)  # type: ignore[attr-defined]
-    scale = engine.native_scale
-    ours = engine.upscale(Batch(source[None], (24 * scale, 16 * scale)))[0]
+    scale = engine.info.native_scale
+    ours = engine.upscale(Batch(source[None], (24 * scale, 16 * scale))).pixels[0]
     assert np.abs(ours.astype(int) - theirs[:, :, ::-1]).max() <= 1
 
 

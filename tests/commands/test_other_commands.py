@@ -161,6 +161,8 @@ def test_every_command_and_option_has_help(command: list[str]) -> None:
     for parameter in node.params:
         if parameter.param_type_name == "option":
             assert parameter.help, f"{' '.join(command)} {parameter.name} has no help"
+            if parameter.hidden:
+                continue
             assert max(parameter.opts, key=len) in out
 
 

@@ -29,6 +29,7 @@ def make_network() -> MakeNetwork:
             "minimum": 0,
             "square": False,
             "receptive_radius": None,
+            "is_local": True,
         }
         return Network(module=module.eval().requires_grad_(False), **{**facts, **known})  # type: ignore[arg-type]
 

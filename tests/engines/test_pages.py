@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from comic_upscale.engines.base import Batch
+from comic_upscale.engines.base import Batch, DeviceInfo, EngineInfo, Upscaled
 from comic_upscale.engines.pages import prepare, upscale_pages
 from comic_upscale.errors import DeviceError, PageError
 from comic_upscale.imaging.pixels import Borders, Pixels, UInt8Array
@@ -12,28 +14,27 @@ from comic_upscale.imaging.pixels import Borders, Pixels, UInt8Array
 class Doubler:
     """An engine that repeats pixels, remembers what it was given, and fails at a colour."""
 
-    native_scale = 2
-    device = "test"
-    precision = "fp32"
+    info = EngineInfo(
+        name="test", identity="test", device=DeviceInfo("test"), precision="fp32", native_scale=2
+    )
 
     def __init__(self, poison: int | None = None, error: Exception | None = None) -> None:
         self.poison = poison
         self.error = error or PageError("not-finite", "poisoned")
         self.seen: list[UInt8Array] = []
+        self.notes: tuple[str, ...] = ()
 
     def batch_limit(self, height: int, width: int) -> int:
         return 8
 
-    def upscale(self, batch: Batch) -> UInt8Array:
+    def upscale(self, batch: Batch) -> Upscaled:
         self.seen.append(batch.pixels)
         if self.poison is not None and (batch.pixels == self.poison).any():
             raise self.error
         width, height = batch.target_size
         assert (height, width) == (batch.pixels.shape[1] * 2, batch.pixels.shape[2] * 2)
-        return batch.pixels.repeat(2, axis=1).repeat(2, axis=2)
-
-    def borders(self, batch: Batch) -> Borders:
-        return Borders(rows=(batch.target_size[1] // 2,))
+        larger = batch.pixels.repeat(2, axis=1).repeat(2, axis=2)
+        return Upscaled(larger, Borders(rows=(height // 2,)), notes=self.notes)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -123,3 +124,21 @@ def test_pages_that_are_not_alike_are_refused() -> None:
         upscale_pages(Doubler(), [Pixels(flat(1)), Pixels(flat(1, 1))], (12, 8))
     with pytest.raises(ValueError, match="all alpha or none"):
         upscale_pages(Doubler(), [Pixels(flat(1)), Pixels(flat(1), left_half())], (12, 8))
+
+
+def test_notes_of_the_engine_come_behind_those_of_the_page() -> None:
+    engine = Doubler()
+    engine.notes = ("cut into tiles", "old")
+    (result,) = upscale_pages(engine, [Pixels(flat(10), left_half(), notes=("old",))], (12, 8))
+    assert isinstance(result, Pixels)
+    assert result.notes == ("old", "cut into tiles")
+
+
+def test_a_page_of_more_pixels_than_an_engine_takes_fails_by_itself() -> None:
+    engine = Doubler()
+    engine.info = replace(engine.info, max_pixels=23)
+    (result,) = upscale_pages(engine, [Pixels(flat(10))], (12, 8))
+    assert isinstance(result, PageError)
+    assert (result.kind, engine.seen) == ("too-large", [])
+    engine.info = replace(engine.info, max_pixels=24)
+    assert isinstance(upscale_pages(engine, [Pixels(flat(10))], (12, 8))[0], Pixels)

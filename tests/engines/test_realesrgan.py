@@ -66,8 +66,8 @@ def test_equals_the_official_program_within_a_grey_level(
     batch = Batch(source, (source.shape[2] * 4, source.shape[1] * 4))
     official = RealESRGANEngine(animevideo_weights, device=CPU)
     ours = TorchEngine(loaded(animevideo_weights, make_network), device=CPU)
-    assert (official.native_scale, official.precision) == (4, "fp32")
-    assert worst(ours.upscale(batch), official.upscale(batch)) <= 1
+    assert (official.info.native_scale, official.info.precision) == (4, "fp32")
+    assert worst(ours.upscale(batch).pixels, official.upscale(batch).pixels) <= 1
 
 
 def save_residual_network(path: Path, scale: int) -> None:
@@ -100,9 +100,9 @@ def test_equals_the_official_residual_network(tmp_path: Path, make_network: Make
     source = np.random.default_rng(3).integers(0, 256, (2, 21, 18, 3), np.uint8)
     batch = Batch(source, (18 * scale, 21 * scale))
     official = RealESRGANEngine(path, device=CPU)
-    assert official.native_scale == scale
+    assert official.info.native_scale == scale
     ours = TorchEngine(loaded(path, make_network), device=CPU)
-    assert worst(ours.upscale(batch), official.upscale(batch)) <= 1
+    assert worst(ours.upscale(batch).pixels, official.upscale(batch).pixels) <= 1
 
 
 @needs_program
@@ -111,9 +111,9 @@ def test_equals_the_official_program_on_the_model_of_the_package(make_network: M
     source = np.random.default_rng(4).integers(0, 256, (1, 40, 33, 3), np.uint8)
     batch = Batch(source, (33 * 3, 40 * 3))
     official = RealESRGANEngine(path, device=CPU)
-    assert official.native_scale == 3
+    assert official.info.native_scale == 3
     ours = TorchEngine(loaded(path, make_network), device=CPU)
-    assert worst(ours.upscale(batch), official.upscale(batch)) <= 1
+    assert worst(ours.upscale(batch).pixels, official.upscale(batch).pixels) <= 1
 
 
 @needs_program
@@ -121,10 +121,11 @@ def test_tiles_and_targets_are_honoured_without_a_word(
     animevideo_weights: Path, comics_dir: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     source = crop(comics_dir, "haruko__01.jpg", "RGB", (120, 200, 220, 270))
-    whole = RealESRGANEngine(animevideo_weights, device=CPU).upscale(Batch(source, (251, 176)))
+    whole = RealESRGANEngine(animevideo_weights, device=CPU).upscale(Batch(source, (251, 176))).pixels
     engine = RealESRGANEngine(animevideo_weights, device=CPU, tile=48)
-    tiled = engine.upscale(Batch(source, (251, 176)))
-    assert engine.borders(Batch(source, (251, 176))) == Borders(rows=(121,), columns=(120, 241))
+    made = engine.upscale(Batch(source, (251, 176)))
+    tiled = made.pixels
+    assert made.borders == Borders(rows=(121,), columns=(120, 241))
     assert whole.shape == tiled.shape == (1, 176, 251, 3)
     # Its 10 pixels of padding are fewer than the 18 that the network sees, so a seam is left.
     assert np.abs(whole.astype(int) - tiled.astype(int)).mean() < 0.5
@@ -135,7 +136,7 @@ def test_tiles_and_targets_are_honoured_without_a_word(
 def test_weights_that_it_does_not_run_are_refused(tmp_path: Path) -> None:
     for content in ({"params": {"conv.weight": torch.zeros(1)}}, {"conv.weight": torch.zeros(1)}):
         torch.save(content, tmp_path / "other.pth")
-        with pytest.raises(WeightsError, match="backend torch"):
+        with pytest.raises(WeightsError, match="engine torch"):
             RealESRGANEngine(tmp_path / "other.pth", device=CPU)
     (tmp_path / "broken.pth").write_bytes(b"not weights")
     with pytest.raises(WeightsError, match="cannot be read"):

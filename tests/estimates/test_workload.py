@@ -13,15 +13,25 @@ import pytest
 
 from comic_upscale.costs.prices import listed_offers
 from comic_upscale.costs.rates import Measured
+from comic_upscale.costs.work import Work
 from comic_upscale.engines.base import Batch
 from comic_upscale.errors import InputError, SettingsError
 from comic_upscale.estimates.bench import bench
-from comic_upscale.estimates.history import count_places, from_ledgers, hardware_name, keep, kept
+from comic_upscale.estimates.history import (
+    count_places,
+    from_ledgers,
+    hardware_name,
+    keep,
+    kept,
+    parse_recorded_devices,
+)
 from comic_upscale.estimates.quotes import Question, is_over_budget, quotes_for
 from comic_upscale.estimates.workload import LEAST_DOUBT, count_work, doubt_of_ratio, imagined_work, run_pilot
+from comic_upscale.imaging.codecs import FORMATS
 from comic_upscale.jobs.run import run_job
 from comic_upscale.models.catalogue import CATALOGUE
 from comic_upscale.planning.preview import preview
+from comic_upscale.settings.job import FormatName
 from comic_upscale.settings.sizes import Width
 from tests.archives import make_zip, pictures
 from tests.conftest import MakeSettings, draw
@@ -174,7 +184,7 @@ def test_a_run_elsewhere_is_a_measurement_of_its_card_and_not_of_this_machine(
     ],
 )  # fmt: skip
 def test_hardware_is_called_by_its_card_or_its_processor(device: str, name: str) -> None:
-    assert hardware_name(device, "EPYC") == name
+    assert hardware_name(parse_recorded_devices(device).devices, "EPYC") == name
 
 
 @pytest.mark.parametrize(
@@ -187,7 +197,7 @@ def test_hardware_is_called_by_its_card_or_its_processor(device: str, name: str)
 def test_how_many_pages_are_in_the_network_at_once_is_known_from_the_devices(
     device: str, places: int
 ) -> None:
-    assert count_places(device) == places
+    assert count_places(parse_recorded_devices(device).devices) == places
 
 
 def test_measurements_are_kept_replaced_and_read_again(tmp_path: Path) -> None:
@@ -207,7 +217,39 @@ def test_measurements_are_kept_replaced_and_read_again(tmp_path: Path) -> None:
 
 
 def imagined(pages: int = 1000) -> object:
-    return imagined_work(pages, (512, 768), 2.5, upload_bytes=500_000, bytes_per_pixel=1.22, encoder="png")
+    return imagined_work(pages, (512, 768), 2.5, upload_bytes=500_000, format="png", quality=None)
+
+
+def test_pages_that_need_not_be_there_are_counted_in_their_format() -> None:
+    def imagine(format: FormatName, quality: int | None = None) -> Work:
+        return imagined_work(10, (512, 768), 2.5, upload_bytes=1, format=format, quality=quality)
+
+    pixels = 10 * 1280 * 1920
+    for name, format in FORMATS.items():
+        for quality in (None, 80):
+            work, assumed = imagine(name, quality), format.assumed(quality)
+            assert work.format == format.encoding(quality)
+            assert work.download_bytes.likely == pytest.approx(pixels * assumed.color_bytes)
+            assert work.encode_seconds == assumed.seconds
+    # A page that is not there has no format of its own.
+    kept_format = imagine("auto", 80)
+    assert (kept_format.format, kept_format.download_bytes) == ("png", imagine("png").download_bytes)
+    assert "as PNG" in kept_format.download_basis
+
+
+def test_what_was_measured_in_one_format_is_quoted_for_another(make_settings: MakeSettings) -> None:
+    """The workers keep this machine busiest; AVIF takes them longer, JPEG not as long."""
+    found = of_ours(host_seconds=400.0)
+    plain = make_settings()
+    seconds: dict[str, float] = {}
+    for format in ("png", "jpeg", "avif", "auto"):
+        settings = dataclasses.replace(plain, format=format)
+        work = count_work(preview(settings), settings)
+        (quote, *_) = quotes_for(work, Question(model=OURS.name, found=(found,)))
+        told = quote.parts["compute"].source
+        assert ("written as png" in told) == (format not in ("png", "auto")), "all the pages are PNG"
+        seconds[format] = quote.parts["compute"].seconds.likely
+    assert seconds["jpeg"] < seconds["png"] == seconds["auto"] < seconds["avif"]
 
 
 def test_what_was_measured_on_a_card_goes_before_what_is_computed() -> None:

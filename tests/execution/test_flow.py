@@ -7,14 +7,15 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comic_upscale.execution.local.flow import BatchAssembler, PixelBudget
+from comic_upscale.execution.budget import Budget
+from comic_upscale.execution.local.flow import BatchAssembler
 
 
 @given(st.lists(st.integers(1, 250), min_size=1, max_size=40))
 def test_the_budget_is_never_exceeded_and_everyone_gets_through(costs: list[int]) -> None:
     in_flight = peak = served = 0
 
-    async def page(budget: PixelBudget, cost: int) -> None:
+    async def page(budget: Budget, cost: int) -> None:
         nonlocal in_flight, peak, served
         taken = await budget.take(cost)
         assert taken == min(cost, 100)
@@ -26,7 +27,7 @@ def test_the_budget_is_never_exceeded_and_everyone_gets_through(costs: list[int]
         served += 1
 
     async def everyone() -> None:
-        budget = PixelBudget(100)
+        budget = Budget(100)
         await asyncio.wait_for(asyncio.gather(*(page(budget, cost) for cost in costs)), 5)
 
     asyncio.run(everyone())
@@ -38,7 +39,7 @@ def test_a_large_page_is_not_passed_by_for_ever_by_small_ones() -> None:
     order: list[str] = []
 
     async def scenario() -> None:
-        budget = PixelBudget(10)
+        budget = Budget(10)
         await budget.take(6)
 
         async def taker(name: str, pixels: int) -> None:

@@ -12,10 +12,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from comic_upscale.cli import app
-from comic_upscale.engines.base import Batch, Engine
+from comic_upscale.engines.base import Batch, Engine, Upscaled
 from comic_upscale.execution.events import Event, JobFinished
 from comic_upscale.execution.local import quality_gate as gatekeeper
-from comic_upscale.imaging.pixels import Borders, SampleArray
+from comic_upscale.imaging.pixels import Borders
 from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.queries import read_failures, read_status, read_suspects
 from comic_upscale.settings.job import JobSettings
@@ -33,31 +33,28 @@ class FaultyEngine(NearestEngine):
         self._heals = heals
         self.conservative = 0
 
-    def upscale(self, batch: Batch) -> SampleArray:
+    def upscale(self, batch: Batch) -> Upscaled:
         self.conservative += batch.conservative
         page = super().upscale(batch)
-        return page if batch.conservative and self._heals else page[:, ::-1]
+        return page if batch.conservative and self._heals else Upscaled(page.pixels[:, ::-1])
 
 
 class SeamedEngine(NearestEngine):
     """Says that it works in two tiles side by side, and makes the right one darker; not by the conservative path."""
 
-    def upscale(self, batch: Batch) -> SampleArray:
-        page = super().upscale(batch).copy()
+    def upscale(self, batch: Batch) -> Upscaled:
+        page = super().upscale(batch).pixels.copy()
         if not batch.conservative:
             half = page[:, :, page.shape[2] // 2 :]
             half[:] = np.maximum(half, 6) - 6
-        return page
-
-    def borders(self, batch: Batch) -> Borders:
-        return Borders(columns=(batch.target_size[0] // 2,))
+        return Upscaled(page, Borders(columns=(batch.target_size[0] // 2,)))
 
 
 class GrayingEngine(NearestEngine):
     """Gives white as 252; also by the conservative path."""
 
-    def upscale(self, batch: Batch) -> SampleArray:
-        return np.minimum(super().upscale(batch), 252)
+    def upscale(self, batch: Batch) -> Upscaled:
+        return Upscaled(np.minimum(super().upscale(batch).pixels, 252))
 
 
 @pytest.fixture

@@ -19,10 +19,19 @@ from comic_upscale.engines.pages import finish, prepare
 from comic_upscale.gate import scores
 from comic_upscale.gate.scores import compare
 from comic_upscale.gate.seams import worst_seam, worst_step
-from comic_upscale.gate.verdict import Verdict, default_bounds, judge, measure_raw_output
+from comic_upscale.gate.verdict import (
+    Verdict,
+    bounds_for,
+    default_bounds,
+    judge,
+    measure_raw_output,
+    thresholds,
+)
 from comic_upscale.imaging.pixels import NO_BORDERS, Borders, Pixels, UInt8Array
+from comic_upscale.models.catalogue import CATALOGUE
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "pages").glob("0*.png"))
+OWN = CATALOGUE["comic-compact-x3"].weights.sha256
 Fault = Callable[[UInt8Array], UInt8Array]
 
 
@@ -102,7 +111,7 @@ def test_each_fault_is_named(fault: Fault, reason: str) -> None:
 
 def _judged_as_in_a_run(page: UInt8Array, handed_over: UInt8Array, borders: Borders = NO_BORDERS) -> Verdict:
     handed = measure_raw_output(page, handed_over, borders)
-    bounds = default_bounds("comic-compact-x3")
+    bounds = bounds_for(OWN)
     return judge(page, _written(page, handed_over), borders, handed=handed, bounds=bounds)
 
 
@@ -330,10 +339,24 @@ def test_the_bounds_are_those_of_the_package_and_say_where_they_come_from() -> N
 
 
 def test_a_model_that_was_measured_by_itself_has_bounds_of_its_own() -> None:
-    ours, any_other = default_bounds("comic-compact-x3"), default_bounds()
+    ours, any_other = bounds_for(OWN), default_bounds()
     assert ours.handed_tone < any_other.handed_tone
     assert ours.psnr > any_other.psnr
-    assert default_bounds("of-somebody.pth") == any_other
+    assert bounds_for("0" * 64) == any_other
+
+
+def test_a_measured_model_is_known_by_the_hash_of_its_weights() -> None:
+    measured = thresholds()["measured"]
+    assert measured
+    for name, model in measured.items():
+        assert model["identity"] == CATALOGUE[name].weights.sha256
+
+
+def test_a_class_of_engines_that_was_not_measured_has_the_bounds_of_all_models() -> None:
+    assert "generative" not in thresholds()["bounds_of_fidelity"]
+    assert bounds_for("0" * 64, "generative") == default_bounds()
+    # A network that was measured keeps its own, whatever runs it.
+    assert bounds_for(OWN, "generative") == bounds_for(OWN)
 
 
 @pytest.mark.parametrize(("larger", "size"), [((1200, 800), (400, 600)), ((1210, 803), (321, 484))])

@@ -13,7 +13,7 @@ from PIL import ImageCms
 
 from comic_upscale.errors import PageError
 from comic_upscale.imaging.codecs import libjxl
-from comic_upscale.imaging.codecs.jxl import encode_jxl
+from comic_upscale.imaging.codecs.jxl import write_jxl
 from comic_upscale.imaging.color import to_srgb
 from comic_upscale.imaging.decode import decode
 from comic_upscale.imaging.encode import check_encoded, encode, left_out
@@ -174,7 +174,7 @@ def test_colours_multiplied_by_alpha_are_divided_again(
     alpha = np.full((8, 8), 128, np.uint8)
     halved = np.dstack((np.full((8, 8, 3), (100, 50, 20), np.uint8), alpha))
     # Of a lossy one in sRGB nothing but its alpha tells that it needs libjxl itself.
-    after = decode(encode_jxl(halved, quality, NO_METADATA, SRGB), max_pixels=LIMIT)
+    after = decode(write_jxl(halved, quality, NO_METADATA, SRGB), max_pixels=LIMIT)
     assert (after.icc_profile == SRGB) is (quality is None)
     assert np.abs(after.color.astype(int) - (199, 100, 40)).max() <= error
     assert (after.alpha == 128).all()

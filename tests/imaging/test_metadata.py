@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms, PngImagePlugin
 
-from comic_upscale.imaging.codecs.jxl import decode_jxl, encode_jxl, lost_profile
+from comic_upscale.imaging.codecs.jxl import decode_jxl, lost_profile, write_jxl
 from comic_upscale.imaging.decode import decode
 from comic_upscale.imaging.encode import encode, left_out
 from comic_upscale.imaging.metadata import read_density, upright_exif
@@ -127,7 +127,7 @@ def test_a_gray_avif_carries_no_profile_for_colours() -> None:
 
 def test_packed_boxes_of_a_jpeg_xl_are_opened() -> None:
     exif = telephone(1).tobytes().removeprefix(b"Exif\0\0")
-    plain = encode_jxl(PICTURE, None, Metadata(exif, b"<x/>", None))
+    plain = write_jxl(PICTURE, None, Metadata(exif, b"<x/>", None))
     packed = plain
     for kind, content in ((b"Exif", bytes(4) + exif), (b"xml ", b"<x/>")):
         squeezed = kind + bytes(imagecodecs.brotli_encode(content))
@@ -143,7 +143,7 @@ def test_packed_boxes_of_a_jpeg_xl_are_opened() -> None:
 def test_sixteen_bits_in_jpeg_xl_are_not_called_linear_light(channels: int, quality: int | None) -> None:
     ramp = np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (48, 1))
     samples = np.repeat(ramp[:, :, None], channels, axis=2)
-    data = encode_jxl(samples, quality, NO_METADATA)
+    data = write_jxl(samples, quality, NO_METADATA)
     # Without our own mending: libjxl hands lossy ones out in the curve that the file names.
     raw = np.atleast_3d(imagecodecs.jpegxl_decode(data)).astype(float)
     assert np.abs(raw - samples).mean() < 257

@@ -21,7 +21,7 @@ from comic_upscale.imaging.encode import check_encoded, encode, left_out, lossy_
 from comic_upscale.imaging.metadata import read_density, sized_exif, upright_exif, with_density
 from comic_upscale.imaging.pixels import Metadata, Pixels
 from comic_upscale.imaging.shrink import shrink
-from comic_upscale.settings.job import OutputFormat
+from comic_upscale.settings.job import FormatName
 
 LIMIT = 100_000_000
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -142,7 +142,7 @@ def test_lossless_jxl(before: Pixels) -> None:
 
 @pytest.mark.parametrize("format", ["jpeg", "avif", "webp", "jxl"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_lossy_formats_keep_the_picture_and_what_belongs_to_it(format: OutputFormat, channels: int) -> None:
+def test_lossy_formats_keep_the_picture_and_what_belongs_to_it(format: FormatName, channels: int) -> None:
     ramp = np.linspace(0, 255, 64, dtype=np.uint8)
     color = np.repeat(np.tile(ramp, (64, 1))[:, :, None], channels, axis=2)
     if channels == 3:
@@ -201,7 +201,7 @@ def test_a_density_in_centimetres_is_one_in_inches() -> None:
 
 
 @pytest.mark.parametrize("format", ["png", "jpeg", "webp", "avif", "jxl", "tiff"])
-def test_the_density_asked_for_takes_the_place_of_the_page_s_own(format: OutputFormat) -> None:
+def test_the_density_asked_for_takes_the_place_of_the_page_s_own(format: FormatName) -> None:
     page = Pixels(np.zeros((4, 4, 3), np.uint8), metadata=Metadata(made_exif(), None, (72.0, 72.0)))
     again = decode(encode(page, format=format, dpi=300), max_pixels=LIMIT)
     assert again.metadata.dpi == pytest.approx((300, 300), rel=0.001)

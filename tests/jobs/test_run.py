@@ -12,13 +12,14 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from comic_upscale.engines.base import Batch
+from comic_upscale.engines.base import Batch, DeviceInfo
 from comic_upscale.errors import (
     ComicUpscaleError,
     DeviceError,
@@ -30,14 +31,15 @@ from comic_upscale.errors import (
     PageError,
 )
 from comic_upscale.execution.events import Event, JobFinished, JobStarted, Progress
-from comic_upscale.execution.local import pipeline
-from comic_upscale.execution.local.flow import StopRequest
+from comic_upscale.execution.local import devices, steps
+from comic_upscale.execution.stop import StopRequest
 from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.lock import hold_job
 from comic_upscale.ledger.queries import read_failures, read_status
 from comic_upscale.ledger.records import PageDone, PageFailed
 from comic_upscale.settings.job import FailureLimit, JobSettings
-from comic_upscale.storage import local as files
+from comic_upscale.storage import parts as files
+from comic_upscale.storage.local import LocalOutputStore
 from tests.conftest import MakeSettings, draw
 from tests.fakes import NearestEngine, pause
 
@@ -520,16 +522,15 @@ def test_parts_of_a_dead_run_are_swept(make_settings: MakeSettings) -> None:
     assert not part.exists()
 
 
-@pytest.mark.parametrize("step", ["read_header", "decode", "encode", "check_encoded", "place_output"])
+@pytest.mark.parametrize("step", ["read_header", "decode", "encode", "check_encoded", "put"])
 @pytest.mark.parametrize(
     ("error", "kind"), [(RuntimeError("a bug"), "internal"), (MemoryError(), "out-of-memory")], ids=str
 )
 def test_a_fault_at_any_step_is_the_failure_of_its_page(
     make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception, kind: str
 ) -> None:
-    from comic_upscale.execution.local import pipeline
-
-    real = getattr(pipeline, step)
+    where = LocalOutputStore if step == "put" else steps
+    real = getattr(where, step)
     calls = []
 
     def stumble(*args: object, **kwargs: object) -> object:
@@ -538,7 +539,7 @@ def test_a_fault_at_any_step_is_the_failure_of_its_page(
             raise error
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(pipeline, step, stumble)
+    monkeypatch.setattr(where, step, stumble)
     finished = run(make_settings())
     assert (finished.done, finished.failed, finished.pending) == (11, 1, 0)
     assert finished.failures[0][1] == kind
@@ -902,7 +903,7 @@ def test_a_device_does_not_wait_for_the_encoders(
     for number in range(total):
         draw(settings.input / f"{number}.png", number)
     decoded, upscaled = threading.Semaphore(0), threading.Event()
-    decode, encode = pipeline.decode, pipeline.encode
+    decode, encode = steps.decode, steps.encode
     seen: list[int] = []
 
     def noted(*args: object, **kwargs: object) -> object:
@@ -922,17 +923,17 @@ def test_a_device_does_not_wait_for_the_encoders(
         if sum(seen) == total:
             upscaled.set()
 
-    monkeypatch.setattr(pipeline, "decode", noted)
-    monkeypatch.setattr(pipeline, "encode", after_the_last_batch)
+    monkeypatch.setattr(steps, "decode", noted)
+    monkeypatch.setattr(steps, "encode", after_the_last_batch)
     assert run(settings, NearestEngine(note, limit=4)).done == total
 
 
 def test_the_precision_that_a_run_ends_with_is_recorded(make_settings: MakeSettings) -> None:
     engine = NearestEngine()
-    engine.precision = "fp16"
+    engine.info = replace(engine.info, precision="fp16")
 
     def give_up(_batch: Batch) -> None:
-        engine.precision = "fp32"
+        engine.info = replace(engine.info, precision="fp32")
 
     engine._before = give_up
     settings = make_settings()
@@ -943,16 +944,17 @@ def test_the_precision_that_a_run_ends_with_is_recorded(make_settings: MakeSetti
 
 def test_more_workers_and_cards_may_have_more_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
     card, cpu = NearestEngine(), NearestEngine()
-    card.device, cpu.device = "cuda:0 (card)", "cpu (1 thread)"
+    card.info = replace(card.info, device=DeviceInfo("cuda", 0, "card"))
+    cpu.info = replace(cpu.info, device=DeviceInfo("cpu", name="1 thread"))
     memory = 64 << 30
-    monkeypatch.setattr(pipeline, "total_memory", lambda: memory)
-    few = pipeline.pixel_budget(4, [cpu])
-    assert pipeline.pixel_budget(16, [cpu] * 16) == pipeline.pixel_budget(4, [card]) == few
-    assert pipeline.pixel_budget(4, [card] * 3) == 3 * few
+    monkeypatch.setattr(devices, "total_memory", lambda: memory)
+    few = devices.pixel_budget(4, [cpu])
+    assert devices.pixel_budget(16, [cpu] * 16) == devices.pixel_budget(4, [card]) == few
+    assert devices.pixel_budget(4, [card] * 3) == 3 * few
     # Sixteen workers with pages of 38 megapixels, most of them at work and a batch beside them.
-    assert pipeline.pixel_budget(16, [card]) > 9 * 38_000_000
+    assert devices.pixel_budget(16, [card]) > 9 * 38_000_000
     # Where memory is small, it stays as it was.
     memory = 8 << 30
-    assert few <= pipeline.pixel_budget(16, [card]) < 3 * few
+    assert few <= devices.pixel_budget(16, [card]) < 3 * few
     memory = 2 << 30
-    assert pipeline.pixel_budget(16, [card]) == few
+    assert devices.pixel_budget(16, [card]) == few

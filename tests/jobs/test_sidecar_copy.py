@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from comic_upscale.execution.events import JobFinished
-from comic_upscale.jobs import sidecar_copy as carrying
 from comic_upscale.jobs.run import run_job
 from comic_upscale.reporting.export import read_export
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.sizes import Bounds
+from comic_upscale.storage import parts
 from tests.archives import break_checksum, make_7z, make_zip, picture
 from tests.conftest import draw
 from tests.fakes import NearestEngine
@@ -229,7 +229,7 @@ def test_a_full_disk_leaves_no_part_behind(settings: JobSettings, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     run(settings, sidecars="skip")
-    monkeypatch.setattr(carrying.os, "fsync", full)
+    monkeypatch.setattr(parts.os, "fsync", full)
     with pytest.raises(OutputError, match="make room"):
         run(settings)
     assert not list(settings.output.rglob("*carry.part"))

@@ -427,7 +427,7 @@ def test_a_hundred_volumes_one_damaged_stop_resume_and_retry(make_job: MakeJob, 
     damaged.write_bytes(good[:200])
     settings = make_job()
 
-    from comic_upscale.execution.local.flow import StopRequest
+    from comic_upscale.execution.stop import StopRequest
 
     stop, seen = StopRequest(), []
 

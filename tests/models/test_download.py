@@ -247,3 +247,19 @@ def test_two_processes_may_fetch_at_once(server: Server, tmp_path: Path) -> None
         assert (process.returncode, errors) == (0, "")
     assert _names(tmp_path) == ["model.pth"]
     assert (tmp_path / "model.pth").read_bytes() == PAYLOAD
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege on Windows")
+def test_a_link_under_the_name_of_an_unfinished_file_is_not_followed(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    precious = tmp_path / "precious.txt"
+    precious.write_bytes(b"precious")
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / ".comic-upscale-guessed.part").symlink_to(precious)
+    monkeypatch.setattr("secrets.token_hex", lambda _: "guessed")
+    path = fetch(server.file(), tmp_path / "cache", patience=QUICK)
+    assert not path.is_symlink()
+    assert path.read_bytes() == PAYLOAD
+    assert precious.read_bytes() == b"precious"
+    assert _names(tmp_path / "cache") == ["model.pth"]

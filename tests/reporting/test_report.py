@@ -10,6 +10,7 @@ import re
 import shutil
 import sqlite3
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -266,6 +267,22 @@ def test_the_command_writes_report_and_sheet(
         image.load()
         assert 1000 < image.width < 1300 and image.format == "PNG"
     assert CliRunner().invoke(app, ["report", "--job", str(tmp_path)]).exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("recorded", "told"),
+    [
+        ({"scale": 2.0, "size": None}, "x2.0"),
+        ({"scale": None, "size": "width 2000"}, "width 2000"),
+        ({"size": "scale 2.5"}, "x2.5"),
+        ({"size": "fit 1x2"}, "fit 1x2"),
+    ],
+)
+def test_the_size_of_a_job_of_any_version_is_told(
+    report: Report, recorded: dict[str, object], told: str
+) -> None:
+    text = re.sub(r"\s+", " ", Reader(as_html(replace(report, settings=recorded))).text)
+    assert re.search(rf"size\s*{re.escape(told)}\b", text)
 
 
 def test_a_report_counts_the_time_as_its_run_did_and_loading_beside_it(tmp_path: Path) -> None:

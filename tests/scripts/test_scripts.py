@@ -274,7 +274,7 @@ def test_weights_of_ones_own_do_not_hide_those_of_the_image(
     assert image is not None
     assert baked is not None
     monkeypatch.setenv("COMIC_UPSCALE_WEIGHTS", image[1])
-    searched = [str(folder) for folder in weights_folders(None)]
+    searched = [str(folder) for folder in weights_folders()]
     for name in ("in", "mine"):
         (tmp_path / name).mkdir()
     ended = run(

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from comic_upscale.errors import SettingsError
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.paths import default_output
-from comic_upscale.settings.sizes import Bounds, Fit, Height, LongSide, Print, Scale, Width, choose_size
+from comic_upscale.settings.sizes import (
+    Bounds,
+    Fit,
+    Height,
+    LongSide,
+    Print,
+    Scale,
+    Size,
+    Width,
+    choose_size,
+    parse_size,
+    size_text,
+)
 
 
 def test_each_way_of_asking() -> None:
@@ -68,13 +83,51 @@ def settings(**changes: object) -> JobSettings:
 
 
 def test_settings_take_a_scale_or_a_size() -> None:
-    assert (settings().scale, settings().size) == (2.5, None)
+    assert (settings().scale, settings().size) == (2.5, Scale(2.5))
     assert settings(size=Scale(3)) == settings(scale=3)
     wide = settings(size=Width(2000))
-    assert (wide.scale, wide.asked_size) == (None, Width(2000))
+    assert (wide.scale, wide.size) == (None, Width(2000))
     assert '"size": "width 2000"' in wide.as_json()
     with pytest.raises(SettingsError, match="give one"):
         settings(scale=2, size=Width(2000))
+    with pytest.raises(SettingsError, match="--scale"):
+        settings(scale=1.0)
+
+
+def test_settings_with_another_scale_or_size_keep_one() -> None:
+    assert dataclasses.replace(settings(scale=2), scale=3).size == Scale(3)
+    assert dataclasses.replace(settings(scale=2), workers=1).size == Scale(2)
+    assert dataclasses.replace(settings(scale=2), scale=None, size=Width(9)).scale is None
+    assert dataclasses.replace(settings(size=Width(9)), quality=None).size == Width(9)
+
+
+sheets = st.floats(5, 5000, allow_nan=False)
+some_sizes = (
+    st.builds(Scale, st.floats(1, 8, exclude_min=True))
+    | st.builds(Width, st.integers(1, 100_000))
+    | st.builds(Height, st.integers(1, 100_000))
+    | st.builds(LongSide, st.integers(1, 100_000))
+    | st.builds(Fit, st.integers(1, 100_000), st.integers(1, 100_000))
+    | st.builds(Print, sheets, sheets, st.floats(30, 2400), st.none() | st.floats(0, 2.5))
+)
+
+
+@given(some_sizes)
+def test_a_size_is_read_from_its_text_as_the_very_same(size: Size) -> None:
+    assert parse_size(size_text(size)) == size
+
+
+def test_the_text_of_a_size_is_what_it_shows_where_that_loses_nothing() -> None:
+    for size in (Scale(2.5), Width(9), LongSide(9), Fit(8, 9), Print(170, 260, 300, 3), Print(170, 260)):
+        assert size_text(size) == str(size)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "2.5", "scale", "scale x", "width 2.5", "side 5", "fit 5", "print 1x mm at 3 dpi", "width 0"]
+)
+def test_what_is_no_text_of_a_size(text: str) -> None:
+    with pytest.raises(SettingsError):
+        parse_size(text)
 
 
 def test_a_size_is_part_of_the_fingerprint_and_a_scale_has_the_one_it_always_had() -> None:

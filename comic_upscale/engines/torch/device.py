@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from comic_upscale.engines.base import DeviceInfo
 from comic_upscale.engines.torch.strips import goes_in_strips
 from comic_upscale.errors import DeviceError, SettingsError
 from comic_upscale.models.network import Network
@@ -163,22 +164,24 @@ def precision_name(precision: torch.dtype) -> str:
     return next(name for name, dtype in PRECISIONS.items() if dtype == precision)
 
 
-def describe(device: torch.device, *, pages_at_once: int = 1) -> str:
-    """Return the device in words: ``"cuda:0 (NVIDIA H200)"``, ``"cpu (2 threads)"``.
+def device_info(device: torch.device, *, pages_at_once: int = 1) -> DeviceInfo:
+    """Return what a device is, its name in words: ``"NVIDIA H200"``, ``"2 threads"``.
 
     Args:
         device: what to describe.
-        pages_at_once: how many engines share it; told where it is more than one.
+        pages_at_once: how many engines share it.
     """
+    name = ""
     if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    if device.type == "xpu":
-        return f"{device} ({torch.xpu.get_device_name(device)})"
-    if device.type == "mps":
-        return "mps (Apple GPU)"
-    threads = torch.get_num_threads()
-    shared = f", {pages_at_once} pages at once" if pages_at_once > 1 else ""
-    return f"{device} ({threads} thread{'s' if threads != 1 else ''}{shared})"
+        name = torch.cuda.get_device_name(device)
+    elif device.type == "xpu":
+        name = torch.xpu.get_device_name(device)
+    elif device.type == "mps":
+        name = "Apple GPU"
+    elif device.type == "cpu":
+        threads = torch.get_num_threads()
+        name = f"{threads} thread{'s' if threads != 1 else ''}"
+    return DeviceInfo(device.type, device.index, name, pages_at_once)
 
 
 def free_memory(device: torch.device) -> int | None:

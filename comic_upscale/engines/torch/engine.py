@@ -8,27 +8,13 @@ from contextlib import contextmanager, nullcontext, suppress
 from itertools import groupby
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 
-from comic_upscale.engines.base import Batch
-from comic_upscale.engines.torch.cores import SharedCores
-from comic_upscale.engines.torch.device import (
-    choose_device,
-    choose_precision,
-    describe,
-    forbid_tf32,
-    free_memory,
-    little_memory_kept,
-    precision_name,
-    release_memory,
-)
-from comic_upscale.engines.torch.device_errors import is_lost_device, is_perhaps_broken, is_too_much
-from comic_upscale.engines.torch.limits import HUGE_PIXELS, Limits
-from comic_upscale.engines.torch.network_pass import NetworkPass, white
-from comic_upscale.engines.torch.resample import prepare_resample, resample
-from comic_upscale.engines.torch.strips import goes_in_strips
-from comic_upscale.engines.torch.tiling import (
+from comic_upscale.engines.base import Batch, EngineInfo, Upscaled
+from comic_upscale.engines.limits import HUGE_PIXELS, LARGEST_TENSOR, Limits
+from comic_upscale.engines.tiling import (
     SMALLEST_TILE,
     Tile,
     borders_of,
@@ -36,11 +22,36 @@ from comic_upscale.engines.torch.tiling import (
     padded_size,
     plan_tiles,
 )
+from comic_upscale.engines.torch.cores import SharedCores
+from comic_upscale.engines.torch.device import (
+    choose_device,
+    choose_precision,
+    device_info,
+    forbid_tf32,
+    free_memory,
+    little_memory_kept,
+    precision_name,
+    release_memory,
+)
+from comic_upscale.engines.torch.device_errors import is_lost_device, is_perhaps_broken, is_too_much
+from comic_upscale.engines.torch.examination import Examination, examine
+from comic_upscale.engines.torch.network_pass import NetworkPass, white
+from comic_upscale.engines.torch.resample import prepare_resample, resample
+from comic_upscale.engines.torch.strips import goes_in_strips
 from comic_upscale.errors import DeviceError, PageError, SettingsError
-from comic_upscale.imaging.pixels import Borders, SampleArray
+from comic_upscale.imaging.pixels import NO_BORDERS, Borders, SampleArray
 from comic_upscale.models.network import Network
 
 log = logging.getLogger(__name__)
+
+NAME = "torch"
+"""The engine's name in the registry."""
+
+MEMORY_FOR_WHOLE = 0.5
+"""The part of the free memory that a whole page may take on a CPU, for a network that is better given whole pages."""
+
+IN_TILES = "cut into tiles, though this network looks at a whole page at once: tones may differ between tiles"
+"""The note of a page that such a network was not given whole."""
 
 HOPELESS_AFTER = 4
 """So many batches in a row that overflow in half precision: then it is the card's way, or the network's."""
@@ -53,6 +64,7 @@ def open_torch_engines(
     precision: str = "auto",
     batch: int | None = None,
     tile: int | None = None,
+    overlap: int | None = None,
 ) -> list[TorchEngine]:
     """Return the engines that together make the most of a device, to be used at the same time.
 
@@ -70,6 +82,7 @@ def open_torch_engines(
             precision=choose_precision(precision, device, network),
             batch=batch,
             tile=tile,
+            overlap=overlap,
             cores=None if alone else cores,
         )
         for _ in range(1 if alone else cores.pages_at_once)
@@ -129,9 +142,7 @@ class TorchEngine:
         _check_settings(network, batch, tile, overlap)
         if device.type == "cuda":
             forbid_tf32()
-        self.native_scale = network.native_scale
-        self.device = describe(device, pages_at_once=1 if cores is None else cores.pages_at_once)
-        self.precision = precision_name(precision)
+        self._device_info = device_info(device, pages_at_once=1 if cores is None else cores.pages_at_once)
         self._network = network
         self._device = device
         self._cores = cores
@@ -142,10 +153,30 @@ class TorchEngine:
         self._overflows = 0
         """Batches in a row of which only float32 could do every page."""
         self._stages: dict[torch.dtype, _Stage] = {}
+        self._examination: Examination | None = None
+        """Of the network; None until a page would be cut into tiles."""
         try:
             self._stage(precision)
+            if tile:
+                self._examine()
         except (RuntimeError, MemoryError) as error:
-            raise DeviceError(f"{self.device} does not take the network: {_first_line(error)}") from error
+            raise DeviceError(
+                f"{self._device_info} does not take the network: {_first_line(error)}"
+            ) from error
+
+    @property
+    def info(self) -> EngineInfo:
+        """What is known of the engine now: its precision changes where half precision is given up."""
+        return EngineInfo(
+            name=NAME,
+            identity=self._network.identity,
+            device=self._device_info,
+            precision=precision_name(self._dtype),
+            native_scale=self._network.native_scale,
+            # Elsewhere libraries choose among their kernels by what is free and by what they have timed.
+            deterministic=self._device_info.is_cpu,
+            warnings=self._warnings(),
+        )
 
     def batch_limit(self, height: int, width: int) -> int:
         """Return how many pages of this shape to hand over at once now, at least 1.
@@ -155,12 +186,13 @@ class TorchEngine:
         with self._telling_of_a_lost_device():
             stage = self._stage(self._dtype)
             # The target's size moves windows by a few pixels only: native size stands for all.
-            native = (height * self.native_scale, width * self.native_scale)
+            scale = self._network.native_scale
+            native = (height * scale, width * scale)
             tiles = self._plan(stage, (height, width), native, self._overlap)
             return max(1, self._at_once(stage, tiles, channels=3) // len(tiles))
 
-    def upscale(self, batch: Batch) -> SampleArray:
-        """Return the pages at their target size and in their own type: N x height x width x C.
+    def upscale(self, batch: Batch) -> Upscaled:
+        """Return the pages at their target size and in their own type, and where tiles meet in them.
 
         Pages of 16 bits are computed in float32: half precision would hold no more than 8 to 11 of them. The
         conservative way is float32, with tiles that see twice as far.
@@ -179,16 +211,6 @@ class TorchEngine:
         with self._telling_of_a_lost_device(), torch.inference_mode(), share, memory:
             return self._upscale(pixels, (height, width), conservative=batch.conservative)
 
-    def borders(self, batch: Batch) -> Borders:
-        """Return where tiles meet in what `upscale` gives for such a batch as things stand now.
-
-        A page that was done again in float32 after its numbers had overflowed may have been cut elsewhere.
-        """
-        width, height = batch.target_size
-        stage = self._stage(self._precision_for(batch.pixels, conservative=batch.conservative))
-        overlap = self._overlap_for(conservative=batch.conservative)
-        return borders_of(self._plan(stage, batch.pixels.shape[1:3], (height, width), overlap))
-
     def close(self) -> None:
         """Give the device's memory back. The engine is not used afterwards."""
         self._stages.clear()
@@ -206,15 +228,24 @@ class TorchEngine:
             if not is_lost_device(error):
                 raise
             raise DeviceError(
-                f"{self.device} failed: {_first_line(error)}. Run the same command again: what is done stays "
+                f"{self._device_info} failed: {_first_line(error)}. Run the same command again: what is done stays "
                 "done. If it fails again, check the card (nvidia-smi) and its driver."
             ) from error
 
-    def _upscale(self, pixels: SampleArray, target: tuple[int, int], *, conservative: bool) -> SampleArray:
+    def _warnings(self) -> tuple[str, ...]:
+        if self._tile and self._examination is not None and self._examination.sees_whole:
+            return (
+                f"this network looks at a whole page at once, so pages in tiles of {self._tile} pixels come out "
+                "other than whole ones: leave out --tile, and pages go whole where memory allows",
+            )
+        return ()
+
+    def _upscale(self, pixels: SampleArray, target: tuple[int, int], *, conservative: bool) -> Upscaled:
         precision = self._precision_for(pixels, conservative=conservative)
         stage = self._stage(precision)
         overlap = self._overlap_for(conservative=conservative)
-        result, finite = self._patiently(stage, pixels, target, overlap)
+        result, finite, borders = self._run_with_fallback(stage, pixels, target, overlap)
+        in_tiles = borders != NO_BORDERS
         if precision == torch.float32:
             suspects = ~finite
         else:
@@ -225,12 +256,15 @@ class TorchEngine:
         for index in np.flatnonzero(suspects):
             page = slice(int(index), int(index) + 1)
             if precision != torch.float32:
-                again, again_finite = self._patiently(
+                again, again_finite, other_borders = self._run_with_fallback(
                     self._stage(torch.float32), pixels[page], target, overlap
                 )
                 if again_finite.all():
                     result[page] = again
                     mended += not _is_black(again[0])
+                    # Its tiles may be smaller; a place without a seam tells the gate nothing.
+                    borders = borders.joined(other_borders)
+                    in_tiles |= other_borders != NO_BORDERS
                     continue
             raise PageError(
                 "not-finite",
@@ -238,16 +272,18 @@ class TorchEngine:
             )
         if precision != torch.float32:
             self._note_overflows(every_page=mended == len(pixels))
-        return result
+        return Upscaled(result, borders, notes=(IN_TILES,) if in_tiles and self._sees_whole() else ())
 
     def _note_overflows(self, *, every_page: bool) -> None:
         """Give half precision up where batch after batch overflows in it: some cards compute it wrong."""
         self._overflows = self._overflows + 1 if every_page else 0
         if self._overflows >= HOPELESS_AFTER and self._dtype != torch.float32:
             log.warning(
-                "%s: %s overflows on every page, so the rest is done in fp32", self.device, self.precision
+                "%s: %s overflows on every page, so the rest is done in fp32",
+                self._device_info,
+                precision_name(self._dtype),
             )
-            self._dtype, self.precision = torch.float32, precision_name(torch.float32)
+            self._dtype = torch.float32
 
     def _precision_for(self, pixels: SampleArray, *, conservative: bool) -> torch.dtype:
         return torch.float32 if conservative or pixels.dtype == np.uint16 else self._dtype
@@ -255,15 +291,21 @@ class TorchEngine:
     def _overlap_for(self, *, conservative: bool) -> int:
         return self._overlap * (2 if conservative else 1)
 
-    def _patiently(
+    def _run_with_fallback(
         self, stage: _Stage, pixels: SampleArray, target: tuple[int, int], overlap: int
-    ) -> tuple[SampleArray, NDArray[np.bool_]]:
-        """Run the pages, in smaller pieces whenever memory does not suffice; see ``_run``."""
+    ) -> tuple[SampleArray, NDArray[np.bool_], Borders]:
+        """Run the pages, in smaller pieces whenever memory does not suffice; see ``_run``.
+
+        Returns:
+            The pages at their target size, for each whether its numbers are finite, and where its tiles meet.
+        """
         while True:
             tiles = self._plan(stage, pixels.shape[1:3], target, overlap)
+            if len(tiles) > 1 and self._prefers_whole(stage):
+                tiles = self._plan(stage, pixels.shape[1:3], target, overlap)
             count = min(self._at_once(stage, tiles, pixels.shape[3]), len(pixels) * len(tiles))
             try:
-                return self._run(stage, pixels, target, tiles, count)
+                return *self._run(stage, pixels, target, tiles, count), borders_of(tiles)
             except (RuntimeError, MemoryError) as error:
                 if not is_too_much(error):
                     raise
@@ -274,7 +316,7 @@ class TorchEngine:
             if not stage.limits.shrink(count, *window):
                 if broken is not None:
                     raise DeviceError(
-                        f"{self.device} failed even with the smallest tiles: {broken}. Check that the driver and "
+                        f"{self._device_info} failed even with the smallest tiles: {broken}. Check that the driver and "
                         "PyTorch fit the card, or use --device cpu."
                     )
                 way_out = (
@@ -282,7 +324,7 @@ class TorchEngine:
                 )
                 raise PageError(
                     "out-of-memory",
-                    f"{self.device} has no memory for {window[1]}x{window[0]} pixels at once: {way_out}",
+                    f"{self._device_info} has no memory for {window[1]}x{window[0]} pixels at once: {way_out}",
                 )
 
     def _run(
@@ -330,7 +372,7 @@ class TorchEngine:
         page_size: tuple[int, ...],
     ) -> None:
         """Run windows, given as (tile, page), through the network at once and write their cells and marks."""
-        scale = self.native_scale
+        scale = self._network.native_scale
         whole = (page_size[0] * scale, page_size[1] * scale)
         if len(tiles) == 1:
             x = source[windows[0][1] : windows[-1][1] + 1]
@@ -374,6 +416,38 @@ class TorchEngine:
         if measure:
             stage.limits.learn(pixels, torch.cuda.max_memory_allocated(self._device) - before)
 
+    def _sees_whole(self) -> bool:
+        """Whether the network is known to look at a whole page at once."""
+        return self._examination is not None and self._examination.sees_whole
+
+    def _prefers_whole(self, stage: _Stage) -> bool:
+        """Examine the network before its first tiles; tell whether fewer pages are to be cut from now on."""
+        if stage.is_examined:
+            return False
+        stage.is_examined = True
+        self._examine()
+        found = self._examination
+        if found is None or not found.sees_whole:
+            return False
+        pixels = int(LARGEST_TENSOR / max(found.elements_per_pixel, 1.0))
+        if self._device_info.is_cpu:
+            # Elsewhere a page that does not fit is an error that leads to smaller pieces; here it may end the process.
+            room = MEMORY_FOR_WHOLE * psutil.virtual_memory().available
+            pixels = min(pixels, int(room / max(found.bytes_per_pixel, 1.0)))
+        stage.limits.prefer_whole(pixels)
+        return True
+
+    def _examine(self) -> None:
+        if self._examination is not None or self._network.is_local:
+            return
+        try:
+            self._examination = examine(self._stage(self._dtype).forward, self._network)
+        except (RuntimeError, MemoryError) as error:
+            if not is_too_much(error):
+                raise
+            # Not even this fits: then no page goes whole, and nothing is known.
+            self._examination = Examination(sees_whole=False, bytes_per_pixel=0, elements_per_pixel=0)
+
     def _plan(
         self, stage: _Stage, page: tuple[int, ...], target: tuple[int, int], overlap: int
     ) -> list[Tile]:
@@ -381,7 +455,7 @@ class TorchEngine:
         return plan_tiles(
             (page[0], page[1]),
             target,
-            native_scale=self.native_scale,
+            native_scale=self._network.native_scale,
             longest=stage.limits.longest(page[0], page[1]),
             overlap=overlap,
             multiple_of=network.multiple_of,
@@ -428,6 +502,8 @@ class _Stage:
     def __init__(self, forward: NetworkPass, limits: Limits) -> None:
         self.forward = forward
         self.limits = limits
+        self.is_examined = False
+        """Whether its limits know of the network's examination."""
 
 
 def _check_settings(network: Network, batch: int | None, tile: int | None, overlap: int | None) -> None:

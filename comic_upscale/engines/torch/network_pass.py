@@ -28,6 +28,8 @@ class NetworkPass:
     def __init__(self, network: Network, device: torch.device, precision: torch.dtype) -> None:
         self.in_strips = device.type == "cpu" and goes_in_strips(network.module)
         """Whether windows of any size go through without much memory, a few rows at a time."""
+        self.device = device
+        """Where it runs."""
         self._channels = network.input_channels
         self._scale = network.native_scale
         # On an accelerator one shape for all pages of a batch is worth more.
@@ -44,6 +46,16 @@ class NetworkPass:
     def planes(self, channels: int) -> int:
         """Return how many times a window of so many channels goes through the network."""
         return channels if self._channels == 1 else 1
+
+    def compute(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the network makes of its input, as it is: N x C x height*scale x width*scale.
+
+        Args:
+            x: N x C x height x width on the device, 0..1, C as the network takes it.
+        """
+        x = x.to(self._precision).contiguous(memory_format=torch.channels_last)
+        native: torch.Tensor = self._module(x)
+        return native
 
     def __call__(self, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Run the windows through the network, without rows that come out as others do.
@@ -72,7 +84,7 @@ class NetworkPass:
             x = x.expand(-1, 3, -1, -1)
         elif channels == 3 and self._channels == 1:
             x = x.reshape(n * 3, 1, height, width)
-        native: torch.Tensor = self._module(x.contiguous(memory_format=torch.channels_last))
+        native = self.compute(x)
         if channels == 3 and self._channels == 1:
             native = native.reshape(n, 3, *native.shape[2:])
         # A sum carries any NaN or infinity along, in one read of the pixels; clamping would hide infinity.

@@ -22,7 +22,7 @@ from itertools import pairwise
 
 import torch
 
-from comic_upscale.engines.torch.lanczos import Span, dense_weights, input_span
+from comic_upscale.engines.lanczos import Span, dense_weights, input_span
 
 CPU_BLOCK = 16
 """Output pixels of one block on a CPU: few, so that little of a block is zeros."""

@@ -1,43 +1,13 @@
-"""What regulates the flow between stages: a budget of pixels, a place where equal pages meet, a stop."""
+"""What regulates the flow between stages: the memory there is for it, and the place where equal pages meet."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-
-
-CEILING = "max-cost"
-"""The kind of a stop before a job costs more than it may."""
-
-
-class StopRequest:
-    """Asks a run to stop gracefully; may be set from any thread or signal handler."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        self.reason: str | None = None
-        self.kind: str | None = None
-
-    def request(self, reason: str, kind: str | None = None) -> None:
-        """Ask for the stop; the first reason counts.
-
-        Args:
-            reason: for a person.
-            kind: a short stable word for programs, where they should know it.
-        """
-        if not self._event.is_set():
-            self.reason, self.kind = reason, kind
-            self._event.set()
-
-    @property
-    def requested(self) -> bool:
-        """Whether the run shall stop."""
-        return self._event.is_set()
 
 
 def total_memory() -> int:
@@ -46,34 +16,6 @@ def total_memory() -> int:
     import psutil
 
     return int(psutil.virtual_memory().total)
-
-
-class PixelBudget:
-    """Bounds how many pixels are in flight, first come first served.
-
-    A page larger than the whole budget is let through when nothing else is in flight.
-    """
-
-    def __init__(self, pixels: int) -> None:
-        self._size = pixels
-        self._free = pixels
-        self._turn = asyncio.Lock()
-        self._released = asyncio.Event()
-
-    async def take(self, pixels: int) -> int:
-        """Wait until the pixels are free, take them, and return how many were taken."""
-        pixels = min(pixels, self._size)
-        async with self._turn:
-            while self._free < pixels:
-                self._released.clear()
-                await self._released.wait()
-            self._free -= pixels
-        return pixels
-
-    def give_back(self, pixels: int) -> None:
-        """Free what `take` returned."""
-        self._free += pixels
-        self._released.set()
 
 
 class BatchAssembler(Generic[T]):

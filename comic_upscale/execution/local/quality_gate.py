@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from comic_upscale.engines.base import EngineInfo
 from comic_upscale.engines.pages import finish
-from comic_upscale.gate.verdict import Verdict, default_bounds, judge, measure_raw_output
+from comic_upscale.gate.verdict import Verdict, bounds_for, default_bounds, judge, measure_raw_output
 from comic_upscale.imaging.pixels import Pixels
 
 SUSPECT = "suspect"
@@ -25,12 +26,12 @@ class QualityGate:
     Used from the loop's thread and from workers: what it counts changes on the loop's thread alone.
 
     Args:
-        model: name of the model whose bounds to hold pages to.
+        engine: what makes the pages, whose bounds they are held to; None for the bounds of all models.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, engine: EngineInfo | None = None) -> None:
         self._again = self._mended = 0
-        self._bounds = default_bounds(model)
+        self._bounds = default_bounds() if engine is None else bounds_for(engine.identity, engine.fidelity)
 
     @staticmethod
     def wants(source: Pixels) -> bool:

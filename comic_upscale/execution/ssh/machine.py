@@ -1,12 +1,12 @@
-"""Another machine as a workplace: our folder there, what is installed in it, and the run that it keeps going.
+"""A remote machine over SSH: our folder there, what is installed in it, and the run that it keeps going.
 
 ::
 
     BASE/environments/KEY/    Python with this very version of the package
     BASE/weights/KEY/         the network's files
     BASE/images/              what an image is called that came as a file
-    BASE/jobs/NAME/           one job: input/, output/ with its ledger, run.log, run.pid, run.exit, and python.sh,
-                              which is our Python, in an environment or in a container
+    BASE/jobs/NAME/           one job: input/, output/ with its ledger, settings.json, run.log, run.pid, run.exit, and
+                              python.sh, which is our Python, in an environment or in a container
 
 Every step may be repeated, so a line that breaks is taken up again, and the same command does nothing twice.
 """
@@ -36,6 +36,7 @@ from comic_upscale.execution.ssh.wheel import build_wheel
 from comic_upscale.ledger.records import PROCESSOR
 from comic_upscale.models.weights import ResolvedWeights
 from comic_upscale.settings.job import JobSettings
+from comic_upscale.settings.options import sent_names, to_json
 from comic_upscale.settings.paths import MARKER_FOLDER, path_text
 
 T = TypeVar("T")
@@ -185,7 +186,8 @@ class Machine:
         base: our folder there, absolute or below the home folder.
         python: the Python to take there, in place of looking for one.
         container: the image whose Python to take, by its name, or a file that ``docker save`` wrote.
-        options: of ``comic-upscale run``, for the run there.
+        resources: what a run there works with, as JSON by the names of `ResourceSettings`; what is left out is as that
+            machine has it.
     """
 
     def __init__(
@@ -196,7 +198,7 @@ class Machine:
         base: str = DEFAULT_BASE,
         python: str | None = None,
         container: str | Path | None = None,
-        options: Sequence[str] = (),
+        resources: Mapping[str, Any] | None = None,
     ) -> None:
         self._connect = connect
         self._patience = patience
@@ -204,7 +206,7 @@ class Machine:
         self._asked_python = python
         self._asked_container = container
         self._container: Container | None = None
-        self._options = list(options)
+        self._resources = dict(resources or {})
         self._connection: Connection | None = None
         self._base: str | None = None
         self._findings: MachineReport | None = None
@@ -220,7 +222,7 @@ class Machine:
             self._connection.close()
             self._connection = None
 
-    # As a workplace
+    # As a remote host
 
     def on_progress(self, listener: Callable[[str, int, int], None]) -> None:
         """Tell from now on how far weights and images are: name, bytes sent, all bytes."""
@@ -244,12 +246,12 @@ class Machine:
         self._install(report)
         self.open_job(job_name(fingerprint, settings))
         self._put_python()
+        model, folder = self._send_weights(weights)
+        self._put_settings({**settings_there(settings), **self._resources, "model": model})
         # Below our folder: a container sees nothing else.
         self._run_arguments = [
-            "-m", "comic_upscale", "run", "--input", f"{self._job}/input",
-            "--output", f"{self._job}/output", "--sidecars", "skip", *self._send_weights(weights), *self._options,
-            # Said even where it was not: a job of an earlier version goes on as it began.
-            "--gray", settings.gray_mode,
+            "-m", "comic_upscale", "run", "--input", f"{self._job}/input", "--output", f"{self._job}/output",
+            "--settings", f"{self._job}/settings.json", *(["--weights-dir", folder] if folder else []),
         ]  # fmt: skip
         device = ", ".join(gpu.name for gpu in report.gpus) or PROCESSOR
         return Device(f"{self.name}: {device}")
@@ -518,6 +520,13 @@ class Machine:
             feed=lambda: [script.encode()],
         )
 
+    def _put_settings(self, record: Mapping[str, Any]) -> None:
+        """Put the settings of the run there into the job's folder; a run that goes on has read its own."""
+        self._check(
+            f"cd {shlex.quote(self._job)} && cat >settings.json.new && mv settings.json.new settings.json",
+            feed=lambda: [json.dumps(record).encode()],
+        )
+
     def _look_inside(self, host: MachineReport, asked: str | Path) -> MachineReport:
         """Have the image on the machine, and look at what it brings."""
         if not host.docker:
@@ -581,20 +590,20 @@ class Machine:
                 raise
             raise RemoteError(f"comic-upscale could not be installed: {error}") from error
 
-    def _send_weights(self, weights: ResolvedWeights) -> list[str]:
-        """Send the network's files; return the options of ``run`` that name them."""
+    def _send_weights(self, weights: ResolvedWeights) -> tuple[str, str | None]:
+        """Send the network's files; return the model that a run there names, and the folder that it is in."""
         if weights.model is not None and weights.model.weights.bundled:
-            return ["--model", weights.model_name]
+            return weights.model_name, None
         folder = f"{self.base()}/weights/{weights.identity[:16]}"
         if weights.model is None:
             place = f"{folder}/model{weights.path.suffix.lower()}"
             self._put_file(place, weights.path, weights.sha256)
-            return ["--model", place]
+            return place, None
         self._put_file(f"{folder}/{weights.model.weights.name}", weights.path, weights.sha256)
         if weights.denoise_path is not None and weights.model.denoise_weights is not None:
             name = weights.model.denoise_weights.name
             self._put_file(f"{folder}/{name}", weights.denoise_path, str(weights.denoise_sha256))
-        return ["--model", weights.model_name, "--weights-dir", folder]
+        return weights.model_name, folder
 
     def _put_file(self, place: str, path: Path, sha256: str) -> None:
         try:
@@ -649,6 +658,16 @@ class Machine:
 
 def _nobody(name: str, done: int, total: int) -> None:
     """Listen to nothing."""
+
+
+def settings_there(settings: JobSettings) -> dict[str, Any]:
+    """What a run on the other machine is told of a job, as JSON, besides what it works with.
+
+    It has pages and nothing else: no volumes, no sidecars. How it treats gray pages is told even if nobody asked for
+    it, since a job of an earlier version goes on as it began.
+    """
+    told = to_json(settings, sent_names(type(settings), "always"))
+    return {**told, "gray": settings.gray_mode, "sidecars": "skip"}
 
 
 def job_name(fingerprint: str, settings: JobSettings) -> str:

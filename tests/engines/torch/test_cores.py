@@ -60,31 +60,31 @@ def test_as_many_engines_as_cores_but_not_more_than_memory_is_for(
     compact: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engines = open_torch_engines(compact, CPU)
-    assert [engine.device for engine in engines] == ["cpu (4 threads, 4 pages at once)"] * 4
+    assert [str(engine.info.device) for engine in engines] == ["cpu (4 threads, 4 pages at once)"] * 4
     monkeypatch.setattr(cores_module, "MOST_AT_ONCE", 3)
     assert len(open_torch_engines(compact, CPU)) == 3
     torch.set_num_threads(1)
     (alone,) = open_torch_engines(compact, CPU)
-    assert alone.device == "cpu (1 thread)"
+    assert str(alone.info.device) == "cpu (1 thread)"
 
 
 def test_a_network_that_does_not_go_in_strips_has_one_engine(make_network: MakeNetwork) -> None:
     module = torch.nn.Upsample(scale_factor=4)
     (engine,) = open_torch_engines(make_network(module), CPU)
-    assert engine.device == "cpu (4 threads)"
+    assert str(engine.info.device) == "cpu (4 threads)"
 
 
 def test_side_by_side_engines_give_the_bits_of_one_alone(compact: Network) -> None:
     pages = np.random.default_rng(3).integers(0, 256, (8, 60, 45, 3), np.uint8)
     batches = [Batch(page[np.newaxis], (112, 150)) for page in pages]
     alone = TorchEngine(compact, device=CPU)
-    expected = [alone.upscale(batch) for batch in batches]
+    expected = [alone.upscale(batch).pixels for batch in batches]
     engines = open_torch_engines(compact, CPU, precision="fp32")
     results: dict[int, np.ndarray] = {}  # type: ignore[type-arg]
 
     def work(engine: TorchEngine, numbers: range) -> None:
         for number in numbers:
-            results[number] = engine.upscale(batches[number])
+            results[number] = engine.upscale(batches[number]).pixels
 
     threads = [
         threading.Thread(target=work, args=(engine, range(number, 8, 4)))

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from comic_upscale.engines.base import DeviceInfo
 from comic_upscale.engines.registry import unused_gpu_warning
 from comic_upscale.engines.torch import device as device_module
 from comic_upscale.engines.torch.device import (
     all_accelerators,
     choose_device,
     choose_precision,
-    describe,
+    device_info,
     parse_devices,
     precision_for,
 )
@@ -32,7 +33,7 @@ CPU = torch.device("cpu")
 
 def test_the_cpu_is_always_there() -> None:
     assert choose_device("cpu") == CPU
-    assert describe(CPU).startswith("cpu (")
+    assert str(device_info(CPU)).startswith("cpu (")
 
 
 def test_auto_finds_a_device() -> None:
@@ -64,12 +65,12 @@ def test_a_card_that_torch_does_not_see_is_told_of(monkeypatch: pytest.MonkeyPat
     assert "driver" in told or "--index-url" in told
     # What the user asked for is no surprise.
     engine = NearestEngine()
-    engine.device = "cpu (2 threads)"
+    engine.info = replace(engine.info, device=DeviceInfo("cpu", name="2 threads"))
     settings = JobSettings(input=tmp_path, output=tmp_path / "out")
     assert unused_gpu_warning(settings, [engine]) == told
     assert unused_gpu_warning(replace(settings, device="cpu"), [engine]) is None
     assert unused_gpu_warning(settings, []) is None
-    engine.device = "mps (Apple GPU)"
+    engine.info = replace(engine.info, device=DeviceInfo("mps", name="Apple GPU"))
     assert unused_gpu_warning(settings, [engine]) is None
 
 

@@ -105,13 +105,13 @@ class Failing(Enlarge):
 
 def test_known_pixels_come_out_where_they_should(make_network: MakeNetwork) -> None:
     source = pages(2, 24, 36)
-    result = open_engine(make_network(Enlarge())).upscale(Batch(source, (144, 96)))
+    result = open_engine(make_network(Enlarge())).upscale(Batch(source, (144, 96))).pixels
     assert np.array_equal(result, source.repeat(4, axis=1).repeat(4, axis=2))
 
 
 def test_the_target_is_the_native_page_resampled_as_pillow_does(make_network: MakeNetwork) -> None:
     source = pages(1, 48, 32)
-    result = open_engine(make_network(Enlarge())).upscale(Batch(source, (80, 120)))
+    result = open_engine(make_network(Enlarge())).upscale(Batch(source, (80, 120))).pixels
     native = Image.fromarray(source[0].repeat(4, axis=0).repeat(4, axis=1))
     assert worst(result[0], np.asarray(native.resize((80, 120), Image.Resampling.LANCZOS))) <= 1
 
@@ -119,29 +119,30 @@ def test_the_target_is_the_native_page_resampled_as_pillow_does(make_network: Ma
 @pytest.mark.parametrize("target", [(300, 360), (188, 225), (80, 95), (150, 180), (31, 37)])
 def test_tiled_equals_untiled(compact: Network, target: tuple[int, int]) -> None:
     batch = Batch(pages(2, 90, 75), target)
-    whole = open_engine(compact, tile=0).upscale(batch)
+    whole = open_engine(compact, tile=0).upscale(batch).pixels
     # The overlap is the reach of the network, so that nothing but the order of sums may differ.
-    assert worst(open_engine(compact, tile=64).upscale(batch), whole) <= 1
+    assert worst(open_engine(compact, tile=64).upscale(batch).pixels, whole) <= 1
 
 
 def test_the_engine_says_where_its_tiles_meet_and_that_whole_pages_have_none(compact: Network) -> None:
     batch = Batch(pages(1, 300, 75), (188, 750))
-    assert open_engine(compact, tile=0).borders(batch) == Borders()
+    assert open_engine(compact, tile=0).upscale(batch).borders == Borders()
     engine = open_engine(compact, tile=64)
-    borders = engine.borders(batch)
+    borders = engine.upscale(batch).borders
     assert borders.rows and borders.columns
     assert all(0 < row < 750 for row in borders.rows) and list(borders.rows) == sorted(borders.rows)
     # Twice the overlap leaves less of each window, so that there are more tiles and more borders.
-    conservative = engine.borders(Batch(batch.pixels, batch.target_size, conservative=True))
+    conservative = engine.upscale(Batch(batch.pixels, batch.target_size, conservative=True)).borders
     assert len(conservative.rows) > len(borders.rows)
 
 
 def test_without_overlap_pages_differ_near_these_borders_alone(compact: Network) -> None:
     batch = Batch(pages(1, 120, 100), (250, 300))
     engine = open_engine(compact, tile=64, overlap=0)
-    apart = (engine.upscale(batch)[0] != open_engine(compact, tile=0).upscale(batch)[0]).any(axis=2)
+    made = engine.upscale(batch)
+    apart = (made.pixels[0] != open_engine(compact, tile=0).upscale(batch).pixels[0]).any(axis=2)
     rows, columns = np.arange(300), np.arange(250)
-    borders = engine.borders(batch)
+    borders = made.borders
     assert compact.receptive_radius is not None
     reach = 2.5 * (compact.receptive_radius + 4)
     near_row = np.min([np.abs(rows - row) for row in borders.rows], axis=0) <= reach
@@ -158,8 +159,8 @@ def test_tiles_of_a_network_that_folds_pixels_begin_at_its_squares(make_network:
     batch = Batch(pages(1, 91, 75), (120, 146))
     assert (
         worst(
-            open_engine(network, tile=64, overlap=16).upscale(batch),
-            open_engine(network, tile=0).upscale(batch),
+            open_engine(network, tile=64, overlap=16).upscale(batch).pixels,
+            open_engine(network, tile=0).upscale(batch).pixels,
         )
         <= 1
     )
@@ -168,35 +169,35 @@ def test_tiles_of_a_network_that_folds_pixels_begin_at_its_squares(make_network:
 @pytest.mark.parametrize("tile", [0, 64])
 def test_a_batch_equals_its_pages_one_by_one(compact: Network, tile: int) -> None:
     source = pages(5, 70, 68)
-    together = open_engine(compact, batch=4, tile=tile).upscale(Batch(source, (170, 175)))
+    together = open_engine(compact, batch=4, tile=tile).upscale(Batch(source, (170, 175))).pixels
     engine = open_engine(compact, tile=tile)
-    alone = np.concatenate([engine.upscale(Batch(page[None], (170, 175))) for page in source])
+    alone = np.concatenate([engine.upscale(Batch(page[None], (170, 175))).pixels for page in source])
     assert worst(together, alone) <= 1
 
 
 def test_a_page_does_not_depend_on_its_neighbours(compact: Network) -> None:
     source = pages(3, 40, 30)
     engine = open_engine(compact, batch=3)
-    first = engine.upscale(Batch(source, (60, 80)))
+    first = engine.upscale(Batch(source, (60, 80))).pixels
     source[0], source[2] = 0, 255
-    assert np.array_equal(engine.upscale(Batch(source, (60, 80)))[1], first[1])
+    assert np.array_equal(engine.upscale(Batch(source, (60, 80))).pixels[1], first[1])
 
 
 def test_gray_pages_go_through_an_rgb_network_as_the_mean_of_equal_channels(compact: Network) -> None:
     gray = pages(2, 33, 29, channels=1)
     engine = open_engine(compact)
-    result = engine.upscale(Batch(gray, (116, 132)))
+    result = engine.upscale(Batch(gray, (116, 132))).pixels
     assert result.shape == (2, 132, 116, 1)
-    colored = engine.upscale(Batch(gray.repeat(3, axis=3), (116, 132)))
+    colored = engine.upscale(Batch(gray.repeat(3, axis=3), (116, 132))).pixels
     assert worst(result, np.rint(colored.mean(axis=3, keepdims=True)).astype(np.uint8)) <= 1
 
 
 def test_rgb_pages_go_through_a_gray_network_channel_by_channel(gray_compact: Network) -> None:
     source = pages(2, 33, 29)
     engine = open_engine(gray_compact, batch=2)
-    result = engine.upscale(Batch(source, (58, 66)))
+    result = engine.upscale(Batch(source, (58, 66))).pixels
     for channel in range(3):
-        alone = engine.upscale(Batch(source[..., channel : channel + 1], (58, 66)))
+        alone = engine.upscale(Batch(source[..., channel : channel + 1], (58, 66))).pixels
         assert worst(result[..., channel : channel + 1], alone) <= 1
 
 
@@ -206,14 +207,14 @@ def test_tiny_pages_are_padded_to_what_the_network_takes(
 ) -> None:
     source = pages(1, *size)
     network = make_network(Enlarge(), multiple_of=8, minimum=16, square=True)
-    result = open_engine(network).upscale(Batch(source, (size[1] * 4, size[0] * 4)))
+    result = open_engine(network).upscale(Batch(source, (size[1] * 4, size[0] * 4))).pixels
     assert np.array_equal(result, source.repeat(4, axis=1).repeat(4, axis=2))
 
 
 def test_read_only_and_strided_pages_are_taken(make_network: MakeNetwork) -> None:
     source = pages(1, 24, 36)[:, ::2, ::-1]
     source.flags.writeable = False
-    result = open_engine(make_network(Enlarge())).upscale(Batch(source, (144, 48)))
+    result = open_engine(make_network(Enlarge())).upscale(Batch(source, (144, 48))).pixels
     assert np.array_equal(result, source.repeat(4, axis=1).repeat(4, axis=2))
 
 
@@ -231,8 +232,8 @@ def test_the_loaded_network_is_left_as_it_is(compact: Network) -> None:
 def test_every_precision_is_near_float32(compact: Network, precision: str) -> None:
     batch = Batch(pages(1, 40, 40), (100, 100))
     engine = open_torch_engine(compact, "cpu", precision)
-    assert engine.precision == precision
-    assert worst(engine.upscale(batch), open_engine(compact).upscale(batch)) <= 6
+    assert engine.info.precision == precision
+    assert worst(engine.upscale(batch).pixels, open_engine(compact).upscale(batch).pixels) <= 6
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError, MemoryError])
@@ -243,12 +244,12 @@ def test_out_of_memory_leads_to_smaller_batches_then_smaller_tiles(
     engine = open_engine(make_network(module), batch=4, tile=None, overlap=4)
     source = pages(4, 100, 120)
     expected = source.repeat(4, axis=1).repeat(4, axis=2)
-    assert np.array_equal(engine.upscale(Batch(source, (480, 400))), expected)
+    assert np.array_equal(engine.upscale(Batch(source, (480, 400))).pixels, expected)
     assert module.seen[:3] == [(4, 100, 120), (2, 100, 120), (1, 100, 120)]
     assert max(module.seen[-1][1:]) <= 64
     # What was learnt is remembered: no attempt of the second call fails.
     module.seen.clear()
-    assert np.array_equal(engine.upscale(Batch(source, (480, 400))), expected)
+    assert np.array_equal(engine.upscale(Batch(source, (480, 400))).pixels, expected)
     assert all(n * height * width <= module.most for n, height, width in module.seen)
     assert engine.batch_limit(100, 120) == 1
 
@@ -259,7 +260,7 @@ def test_a_tile_too_large_even_at_its_smallest_fails_its_page(make_network: Make
         engine.upscale(Batch(pages(1, 100, 120), (480, 400)))
     assert caught.value.kind == "out-of-memory"
     small = pages(1, 2, 3)
-    assert engine.upscale(Batch(small, (12, 8))).shape == (1, 8, 12, 3)
+    assert engine.upscale(Batch(small, (12, 8))).pixels.shape == (1, 8, 12, 3)
 
 
 def test_a_page_that_is_never_to_be_cut_says_so_when_it_does_not_fit(make_network: MakeNetwork) -> None:
@@ -276,7 +277,7 @@ def test_overflow_in_half_precision_is_done_again_in_float32(
     source = pages(3, 80, 90) // 2
     source[1] += 128
     engine = open_engine(make_network(Overflowing(wrong)), precision=torch.float16, batch=3, tile=tile)
-    result = engine.upscale(Batch(source, (360, 320)))
+    result = engine.upscale(Batch(source, (360, 320))).pixels
     assert worst(result, source.repeat(4, axis=1).repeat(4, axis=2)) <= 1
 
 
@@ -285,18 +286,18 @@ def test_half_precision_is_given_up_where_every_page_overflows(make_network: Mak
     engine = open_engine(make_network(module), precision=torch.float16)
     bright, dark = (Batch(np.full((1, 8, 8, 3), level, np.uint8), (16, 16)) for level in (255, 99))
     for _ in range(HOPELESS_AFTER - 1):
-        assert engine.upscale(bright).min() == 255
+        assert engine.upscale(bright).pixels.min() == 255
     # One page that half precision can do shows that the card can.
-    assert engine.upscale(dark).min() == 99
+    assert engine.upscale(dark).pixels.min() == 99
     most = Batch(np.concatenate([bright.pixels] * HOPELESS_AFTER + [dark.pixels]), (16, 16))
     for _ in range(HOPELESS_AFTER):
-        assert engine.upscale(most)[-1].max() == 99
+        assert engine.upscale(most).pixels[-1].max() == 99
     for number in range(HOPELESS_AFTER):
-        assert engine.precision == "fp16", number
+        assert engine.info.precision == "fp16", number
         engine.upscale(bright)
-    assert engine.precision == "fp32"
+    assert engine.info.precision == "fp32"
     before = len(module.dtypes)
-    assert engine.upscale(bright).min() == 255
+    assert engine.upscale(bright).pixels.min() == 255
     assert module.dtypes[before:] == [torch.float32]
 
 
@@ -306,8 +307,8 @@ def test_pages_that_come_out_black_in_float32_too_say_nothing_of_half_precision(
     module = Overflowing(0.0, always=True)
     engine = open_engine(make_network(module), precision=torch.float16)
     for _ in range(2 * HOPELESS_AFTER):
-        assert not engine.upscale(Batch(np.full((1, 8, 8, 3), 255, np.uint8), (16, 16))).any()
-    assert engine.precision == "fp16"
+        assert not engine.upscale(Batch(np.full((1, 8, 8, 3), 255, np.uint8), (16, 16))).pixels.any()
+    assert engine.info.precision == "fp16"
 
 
 def test_a_library_that_does_not_fit_the_card_ends_the_run(make_network: MakeNetwork) -> None:
@@ -322,12 +323,12 @@ def test_a_page_with_one_pixel_that_is_not_black_is_not_black(make_network: Make
     engine = open_engine(make_network(Overflowing(0.0, always=False)), precision=torch.float16)
     engine.upscale(Batch(source, (80, 80)))
     source[0, 5, 7] = 255
-    assert engine.upscale(Batch(source, (160, 160)))[0, 22, 30].min() > 200
+    assert engine.upscale(Batch(source, (160, 160))).pixels[0, 22, 30].min() > 200
 
 
 def test_a_black_page_is_black_and_no_failure(make_network: MakeNetwork) -> None:
     engine = open_engine(make_network(Enlarge()), precision=torch.float16)
-    assert not engine.upscale(Batch(np.zeros((2, 8, 8, 3), np.uint8), (16, 16))).any()
+    assert not engine.upscale(Batch(np.zeros((2, 8, 8, 3), np.uint8), (16, 16))).pixels.any()
 
 
 @pytest.mark.parametrize("precision", [torch.float16, torch.float32])
@@ -338,7 +339,7 @@ def test_numbers_that_are_not_finite_in_float32_either_fail_the_page(
     with pytest.raises(PageError) as caught:
         engine.upscale(Batch(np.full((1, 8, 8, 3), 255, np.uint8), (16, 16)))
     assert caught.value.kind == "not-finite"
-    assert engine.upscale(Batch(np.full((1, 8, 8, 3), 99, np.uint8), (16, 16))).min() == 99
+    assert engine.upscale(Batch(np.full((1, 8, 8, 3), 99, np.uint8), (16, 16))).pixels.min() == 99
 
 
 def test_a_lost_device_ends_the_run_and_another_error_is_not_hidden(make_network: MakeNetwork) -> None:
@@ -357,7 +358,7 @@ def test_sixteen_bits_are_not_rounded_to_eight(make_network: MakeNetwork, tile: 
     pixels = np.random.default_rng(3).integers(0, 65536, (1, 70, 90, 3)).astype(np.uint16)
     # A network that rounds to 8 bits in its own precision: such pages go through float32 whatever was asked.
     engine = TorchEngine(repeat, device=torch.device("cpu"), precision=torch.bfloat16, tile=tile)
-    result = engine.upscale(Batch(pixels, (360, 280)))
+    result = engine.upscale(Batch(pixels, (360, 280))).pixels
     assert result.dtype == np.uint16
     assert (result == pixels.repeat(4, axis=1).repeat(4, axis=2)).all()
 
@@ -365,14 +366,15 @@ def test_sixteen_bits_are_not_rounded_to_eight(make_network: MakeNetwork, tile: 
 def test_sixteen_bits_agree_with_eight(compact: Network) -> None:
     eight = np.random.default_rng(4).integers(0, 256, (1, 40, 30, 3), np.uint8)
     engine = open_engine(compact)
-    deep = engine.upscale(Batch(eight.astype(np.uint16) * np.uint16(257), (75, 100)))
-    assert np.abs(deep / 257 - engine.upscale(Batch(eight, (75, 100)))).max() <= 0.51
+    deep = engine.upscale(Batch(eight.astype(np.uint16) * np.uint16(257), (75, 100))).pixels
+    assert np.abs(deep / 257 - engine.upscale(Batch(eight, (75, 100))).pixels).max() <= 0.51
 
 
 def test_the_engine_says_what_it_is(compact: Network) -> None:
     engine = open_torch_engine(compact, "cpu", "fp32")
-    assert (engine.native_scale, engine.precision) == (4, "fp32")
-    assert engine.device.startswith("cpu (")
+    assert (engine.info.native_scale, engine.info.precision) == (4, "fp32")
+    assert engine.info.device.is_cpu and str(engine.info.device).startswith("cpu (")
+    assert engine.info.deterministic and engine.info.warnings == ()
     assert engine.batch_limit(768, 512) == 1
     assert open_engine(compact, batch=6, tile=0).batch_limit(768, 512) == 6
 
@@ -403,8 +405,8 @@ def test_the_real_network_is_the_same_to_the_bit_in_tiles(animevideo_weights: Pa
     path = comics_dir / "dev" / "pc__Pepper-and-Carrot_by-David-Revoy_E17P02_en.png"
     with Image.open(path) as page:
         source = np.asarray(page.convert("RGB").crop((300, 300, 450, 440)))[None]
-    whole = open_engine(network, tile=0).upscale(Batch(source, (375, 350)))
-    tiled = open_engine(network, tile=128).upscale(Batch(source, (375, 350)))
+    whole = open_engine(network, tile=0).upscale(Batch(source, (375, 350))).pixels
+    tiled = open_engine(network, tile=128).upscale(Batch(source, (375, 350))).pixels
     assert worst(tiled, whole) <= 1
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from comic_upscale.engines.torch.lanczos import Span, dense_weights, input_span
+from comic_upscale.engines.lanczos import Span, dense_weights, input_span
 from comic_upscale.engines.torch.resample import axis_blocks, resample
 
 CPU = torch.device("cpu")

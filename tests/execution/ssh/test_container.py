@@ -9,10 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer
 
-from comic_upscale.cli import app
-from comic_upscale.commands.remote import _options_there
 from comic_upscale.console import display as terminal
 from comic_upscale.errors import RemoteError
 from comic_upscale.execution.ssh import machine
@@ -175,24 +172,3 @@ def test_folders_and_cards_as_docker_takes_them() -> None:
     assert "--gpus" not in Container("one", "/x", False).python_script("/p")
     with pytest.raises(RemoteError, match="colon"):
         Container("one", "/a:b", False)
-
-
-def test_options_of_the_run_go_along_and_those_of_this_machine_stay() -> None:
-    run = typer.main.get_group(app).commands["run"]
-    words = [
-        "--input",
-        "x",
-        "--scale",
-        "2",
-        "--no-gate",
-        "--overwrite",
-        "--format",
-        "webp",
-        "--device",
-        "cpu",
-    ]
-    with run.make_context("run", [*words, "--model", "m", "--max-cost", "1", "--price", "2"]) as context:
-        given = _options_there(context)
-    assert sorted(given) == sorted(
-        ["--scale", "2.0", "--no-gate", "--format", "webp", "--device", "cpu", "--max-cost", "1.0", "--price", "2.0"]
-    )  # fmt: skip

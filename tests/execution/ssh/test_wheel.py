@@ -22,7 +22,7 @@ def test_the_wheel_holds_the_running_package_its_weights_and_the_watchdog() -> N
     assert {
         "comic_upscale/cli.py",
         "comic_upscale/py.typed",
-        "comic_upscale/remote/machine.py",
+        "comic_upscale/execution/ssh/machine.py",
     } <= files.keys()
     assert "comic_upscale/weights/comic-compact-x3.safetensors" in files
     assert files["comic_upscale/scripts/idle_watchdog.sh"].startswith(b"#!/usr/bin/env bash")

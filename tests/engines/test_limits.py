@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from comic_upscale.engines.torch.limits import Limits
+from comic_upscale.engines.limits import Limits
 
 GIB = 2**30
 

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from comic_upscale.engines.torch.lanczos import Span, input_span
+from comic_upscale.engines.lanczos import Span, input_span
 from comic_upscale.imaging.pixels import Borders
 
 SMALLEST_TILE = 64

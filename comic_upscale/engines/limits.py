@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from comic_upscale.engines.torch.tiling import SMALLEST_TILE
+from comic_upscale.engines.tiling import SMALLEST_TILE
 
 LARGEST_BATCH = 32
 """Windows at once, however much memory there is: more give nothing but latency."""
@@ -74,6 +74,8 @@ class Limits:
         """Pixels of a batch to which running out of memory has led."""
         self._longest: int | None = None
         """The side of a window to which running out of memory has led."""
+        self._whole = 0
+        """Pixels up to which a page is to go whole, where that is more than suits the device."""
         self._cost = 0.0
         """Bytes per pixel of input; 0 before the first measurement."""
         self._cost_pixels = 0
@@ -94,9 +96,17 @@ class Limits:
 
     def _suited(self, pixels: int) -> int | None:
         auto = self._auto
-        if pixels <= auto.whole_pixels:
+        if pixels <= max(auto.whole_pixels, self._whole):
             return None
-        return auto.huge_tile if auto.huge_tile is not None and pixels > HUGE_PIXELS else auto.tile
+        tile = auto.huge_tile if auto.huge_tile is not None and pixels > HUGE_PIXELS else auto.tile
+        return max(tile, math.isqrt(self._whole))
+
+    def prefer_whole(self, pixels: int) -> None:
+        """Let pages up to so many pixels go whole, and larger ones in windows as large as that.
+
+        What the user said of tiles holds all the same, and so does what running out of memory has taught.
+        """
+        self._whole = pixels
 
     def batch(self, height: int, width: int, free: int | None) -> int:
         """Return how many windows of this size to take at once, at least 1.

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comic_upscale.engines.torch.lanczos import Span, input_span
-from comic_upscale.engines.torch.tiling import Tile, default_overlap, padded_size, plan_tiles
+from comic_upscale.engines.lanczos import Span, input_span
+from comic_upscale.engines.tiling import Tile, default_overlap, padded_size, plan_tiles
 
 page_sides = st.integers(1, 700)
 

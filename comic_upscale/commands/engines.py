@@ -1,0 +1,83 @@
+"""The commands under ``comic-upscale engines``."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from comic_upscale.errors import SettingsError
+
+if TYPE_CHECKING:
+    from comic_upscale.engines.base import EngineFactory
+
+engines = typer.Typer(no_args_is_help=True, add_completion=False)
+
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+
+
+@engines.command("list")
+def list_engines(as_json: AsJson = False) -> None:
+    """Show every engine: what it is, and whether what it needs is installed."""
+    from comic_upscale.console.text import printable
+    from comic_upscale.engines.registry import find_factory, missing_packages
+    from comic_upscale.settings.engines import engine_names
+
+    rows = []
+    for name in engine_names():
+        try:
+            factory = find_factory(name)
+        except SettingsError as error:
+            # A package of somebody else's that is broken: the other engines are listed all the same.
+            rows.append({"name": name, "summary": str(error), "installed": False})
+            continue
+        rows.append({"name": name, "summary": factory.summary, "installed": not missing_packages(factory)})
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    width = max(len(str(row["name"])) for row in rows)
+    for row in rows:
+        note = "" if row["installed"] else " (not installed)"
+        typer.echo(printable(f"{row['name']:{width}}  {row['summary']}{note}"))
+
+
+@engines.command()
+def show(
+    name: Annotated[str, typer.Argument(help="An engine by name.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Show an engine's own options: what each does, what it may be, and what it is where it is left out."""
+    from comic_upscale.engines.options import describe_options
+    from comic_upscale.engines.registry import find_factory, missing_packages
+
+    factory = find_factory(name)
+    missing, options = missing_packages(factory), describe_options(factory.options)
+    if as_json:
+        content = {
+            "name": name,
+            "summary": factory.summary,
+            "missing": missing,
+            "install": factory.install,
+            "options": [
+                {"name": each.name, "values": each.values, "default": each.default, "help": each.help}
+                for each in options
+            ],
+        }
+        typer.echo(json.dumps(content))
+        return
+    for line in _lines(factory, missing):
+        typer.echo(line)
+    if options:
+        typer.echo("\nOptions, each as --engine-option NAME=VALUE:")
+    for each in options:
+        default = f"default {each.default}" if each.default else "must be given"
+        typer.echo(f"\n  {each.name}: {each.values} ({default})\n    {each.help}")
+
+
+def _lines(factory: EngineFactory, missing: list[str]) -> list[str]:
+    from comic_upscale.console.text import printable
+
+    needs = ", ".join(factory.packages) or "nothing besides comic-upscale"
+    state = f"not installed: {', '.join(missing)}. {factory.install}" if missing else "installed"
+    return [printable(f"{factory.name}: {factory.summary}"), printable(f"needs: {needs} ({state})")]

@@ -1,0 +1,57 @@
+"""The registry's entry for the engine that runs networks by torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from comic_upscale.engines.base import Engine, EngineResources, EngineSpec
+from comic_upscale.engines.catalogue import CatalogueFactory
+from comic_upscale.engines.options import Option
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TorchOptions:
+    """Options of the engine ``torch``."""
+
+    overlap: Annotated[
+        int | None,
+        Option(
+            "Input pixels that a tile sees around what it makes; auto: the network's reach where that is known "
+            "and at most 48, else 32.",
+            least=0,
+        ),
+    ] = None
+
+
+class TorchFactory(CatalogueFactory):
+    """Opens ``TorchEngine``, one for each device, or several that share a processor."""
+
+    name = "torch"
+    summary = "Any network of spandrel's architectures, by PyTorch: on CPU, CUDA, XPU or MPS. The default."
+    options = TorchOptions
+
+    def open(self, spec: EngineSpec, resources: EngineResources) -> list[Engine]:
+        """Load the network and put it on every device, with as many engines as suit it."""
+        from comic_upscale.engines.torch.device import parse_devices
+        from comic_upscale.engines.torch.engine import open_torch_engines
+        from comic_upscale.models.network import load_network
+
+        assert spec.weights is not None
+        devices = parse_devices(resources.device)
+        network = load_network(spec.weights, spec.denoise)
+        return [
+            engine
+            for device in devices
+            for engine in open_torch_engines(
+                network,
+                device,
+                precision=resources.precision,
+                batch=resources.batch,
+                tile=resources.tile,
+                overlap=spec.options.overlap,
+            )
+        ]
+
+
+FACTORY = TorchFactory()

@@ -1,0 +1,91 @@
+"""The executor of this machine: its engines, opened for a job, behind a pipeline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
+
+from comic_upscale.costs.spending import Spending
+from comic_upscale.engines.registry import OpenEngines, prepare_engine
+from comic_upscale.execution.base import Activity, ExecutorInfo, PageOutcome, PageTask
+from comic_upscale.execution.events import Fetching, Listener, Preparing, from_thread
+from comic_upscale.execution.local.devices import Devices
+from comic_upscale.execution.local.pipeline import Pipeline, Tools, Workers
+from comic_upscale.execution.local.quality_gate import QualityGate
+from comic_upscale.execution.local.steps import PageSteps
+from comic_upscale.execution.stop import StopRequest
+from comic_upscale.settings.job import JobSettings
+
+
+class LocalExecutor:
+    """Does pages on the devices of this machine; an `Executor`.
+
+    Args:
+        open_engines: makes the engines, on a thread.
+    """
+
+    is_remote = False
+
+    def __init__(self, open_engines: OpenEngines) -> None:
+        self._open_engines = open_engines
+        self._tools: Tools | None = None
+        self.activity = Activity()
+
+    async def has_accelerator(self, settings: JobSettings, on_progress: Listener) -> bool | None:
+        """Leave it to the devices that the settings name."""
+        return None
+
+    async def open(
+        self,
+        settings: JobSettings,
+        *,
+        model: str,
+        fingerprint: str,
+        spending: Spending | None,
+        on_progress: Listener,
+    ) -> ExecutorInfo:
+        """Find the weights and load the network onto every device; see `Executor.open`."""
+        fetching = from_thread(on_progress, Fetching)
+        weights = await asyncio.to_thread(prepare_engine, settings, fetching)
+        on_progress(Preparing(what=f"loading {model}"))
+        devices = Devices(await asyncio.to_thread(self._open_engines, settings, weights))
+        self._tools = Tools(
+            settings=settings,
+            steps=PageSteps(settings, devices.engine.native_scale),
+            devices=devices,
+            workers=Workers(settings.workers),
+            gate=QualityGate(devices.engine),
+            spending=spending,
+            activity=self.activity,
+        )
+        return replace(devices.info(), warnings=devices.warnings(settings))
+
+    def info(self) -> ExecutorInfo:
+        """Return what the engines compute with now."""
+        return self._opened().devices.info()
+
+    def process(self, tasks: AsyncIterator[PageTask], stop: StopRequest) -> AsyncGenerator[PageOutcome, None]:
+        """Take tasks through a pipeline; see `Executor.process`."""
+        return Pipeline(self._opened(), stop).process(tasks)
+
+    def busy(self) -> dict[str, float]:
+        """How busy decoding, the engines and encoding are, 0 to 1."""
+        tools = self._opened()
+        meters = {
+            "decode": tools.workers.meters["decode"],
+            "upscale": tools.devices.meter,
+            "encode": tools.workers.meters["encode"],
+        }
+        return {stage: meter.sample() for stage, meter in meters.items()}
+
+    async def close(self) -> None:
+        """End the threads and close the engines."""
+        if self._tools is not None:
+            self._tools.workers.close()
+            self._tools.devices.close()
+            self._tools = None
+
+    def _opened(self) -> Tools:
+        assert self._tools is not None, "the executor is not open"
+        return self._tools

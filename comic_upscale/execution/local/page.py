@@ -1,0 +1,94 @@
+"""A page on its way through the stages, with what they have made of it so far."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from comic_upscale.errors import PageError
+from comic_upscale.execution.base import PageOutcome, PageTask, PageUpscaled, failed_page, skipped_page
+from comic_upscale.execution.local.quality_gate import recorded_scores
+from comic_upscale.gate.verdict import Verdict
+from comic_upscale.imaging.pixels import Pixels
+
+
+@dataclass(slots=True)
+class PageInFlight:
+    """A task in work."""
+
+    task: PageTask
+    size: tuple[int, int] = (0, 0)
+    """(width, height) of the source, upright."""
+    target: tuple[int, int] = (0, 0)
+    """(width, height) of the output."""
+    budget: int = 0
+    """Pixels that it holds of the budget."""
+    sha256: str = ""
+    """Of the source."""
+    pixels: Pixels | None = None
+    """As the last stage left them."""
+    before: Pixels | None = None
+    """As the network was given it, kept for the quality gate."""
+    engine_index: int = 0
+    """Which of the engines did it."""
+    verdict: Verdict | None = None
+    notes: tuple[str, ...] = ()
+    ready: float = 0.0
+    """When the last stage was done with it, by `time.perf_counter`."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Seconds in each stage."""
+    waited: dict[str, float] = field(default_factory=dict)
+    """Seconds that it waited before a stage."""
+
+    @property
+    def input_pixels(self) -> int:
+        """Pixels of the source."""
+        return self.size[0] * self.size[1]
+
+    def add_seconds(self, stage: str, seconds: float) -> None:
+        """Count time as spent in a stage."""
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+    def add_notes(self, notes: tuple[str, ...]) -> None:
+        """Note more that a person should know, each sentence once."""
+        self.notes = tuple(dict.fromkeys((*self.notes, *notes)))
+
+    def upscaled(self, data: bytes, sha256: str) -> PageOutcome:
+        """Return the outcome of a page that is done.
+
+        Args:
+            data: the output.
+            sha256: of the output.
+        """
+        return PageUpscaled(
+            row_id=self.task.row_id,
+            source_sha256=self.sha256,
+            width=self.size[0],
+            height=self.size[1],
+            output_width=self.target[0],
+            output_height=self.target[1],
+            data=data,
+            sha256=sha256,
+            seconds=self.seconds,
+            waited=self.waited,
+            notes=self.notes,
+            scores={} if self.verdict is None else recorded_scores(self.verdict),
+            suspect=() if self.verdict is None else self.verdict.reasons,
+            made_at=time.perf_counter(),
+        )
+
+    def skipped(self, kind: str, reason: str) -> PageOutcome:
+        """Return the outcome of a page that is left as it is."""
+        task = self.task
+        return skipped_page(task.row_id, task.source, kind, reason, size=self.size, seconds=self.seconds)
+
+    def failed(self, error: PageError) -> PageOutcome:
+        """Return the outcome of a page that could not be done."""
+        task = self.task
+        return failed_page(task.row_id, task.source, error, size=self.size, seconds=self.seconds)
+
+
+def input_pixels(pages: Sequence[PageInFlight]) -> int:
+    """Pixels of the sources of a batch."""
+    return sum(page.input_pixels for page in pages)

@@ -1,0 +1,152 @@
+"""The description of an output format. All facts about a format are in its `OutputFormat`; other code asks it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from comic_upscale.costs.ranges import Range
+
+if TYPE_CHECKING:
+    from comic_upscale.imaging.pixels import Pixels
+    from comic_upscale.settings.job import FormatName
+
+Lossless: TypeAlias = Literal["always", "never", "without-quality"]
+
+LOSSY = "-lossy"
+"""The end of the name of a lossy encoding, in a format that has a lossless one too."""
+
+FIRST_MEASURED = (
+    "bytes: six real pages at 2.5x; seconds: benchmarks/results/host_work-cpu.json, 12 real pages, one thread of an "
+    "AMD EPYC at 2.6 GHz, 2026-11-21"
+)
+"""The source of the figures of PNG, WebP and JPEG. Single pages had from two thirds to four thirds of these bytes."""
+LATER_MEASURED = (
+    "benchmarks/results/formats-cpu.json, six and 12 real pages, one thread of an Intel Xeon at 2.5 GHz, 2026-11-26; "
+    "scaled to the pages and the processor of PNG's figures"
+)
+"""The source of the figures of AVIF, JPEG XL and TIFF."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeOptions:
+    """How a page is encoded."""
+
+    quality: int | None
+    """1 to 100; None for lossless. Never None for a format that always loses."""
+    png_level: int | None = None
+    """0 to 9, how hard zlib tries; None for the fast way. Only PNG looks at it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assumed:
+    """What a page is assumed to cost in a format, until the user's own pages and machine are measured."""
+
+    gray_bytes: float
+    """Output bytes of an output pixel of a gray page."""
+    color_bytes: float
+    """Output bytes of an output pixel of a page in colour."""
+    seconds: Range
+    """CPU seconds of one thread for a megapixel of output: finishing, the gate, encoding, and the check that the
+    file can be read. Twelve pages: the fastest, the mean, the slowest."""
+    source: str
+    """Where the figures come from, with the machine and the date."""
+
+    def bytes_per_pixel(self, *, gray: bool) -> float:
+        """Output bytes of an output pixel."""
+        return self.gray_bytes if gray else self.color_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OutputFormat:
+    """A format that pages are written in: its names, what it can hold, how it is written, what it costs."""
+
+    name: FormatName
+    """Its name in the settings, and of the module that describes it: ``png``."""
+    title: str
+    """Its name in messages: ``PNG``."""
+    recognised_as: str
+    """What `imaging.formats.recognise` calls such a file."""
+    extension: str
+    """Of the files that are written, lower case, without the dot."""
+    kept_extensions: tuple[str, ...] = ()
+    """Other extensions of such files. With ``--format auto`` a page keeps its extension if it is one of these."""
+    adopted_extensions: tuple[str, ...] = ()
+    """Extensions of read-only formats. With ``--format auto`` their pages are written in this format."""
+
+    lossless: Lossless
+    """When every sample is kept; ``without-quality``: if no quality is given."""
+    default_quality: int | None = None
+    """1 to 100: the quality of a lossy page if none is given. None for a format that is always lossless."""
+
+    longest_side: int
+    """The most pixels of a side."""
+    most_pixels: int | None = None
+    """The most pixels of a page; None if only its sides are limited."""
+    ask_most_pixels: Callable[[], int | None] | None = None
+    """Replaces ``most_pixels`` where the limit can change while the program runs."""
+    bits: tuple[int, ...] = (8,)
+    """Bit depths of the samples that are written: 8, or 8 and 16."""
+    gray: bool = True
+    """Whether a gray page is stored as one channel; otherwise as three equal ones."""
+    alpha: bool = True
+    """Whether transparency is stored; otherwise a page is laid on white."""
+    texts: bool = False
+    """Whether the keywords and texts of a PNG are stored."""
+    density_in_exif: bool = False
+    """Whether the resolution is stored in EXIF and nowhere else."""
+
+    encode: Callable[[Pixels, EncodeOptions], bytes]
+    """Return the file of a page whose samples have one of the depths ``bits``. Any exception fails the page."""
+    carries_profile: Callable[[bytes], bool] | None = None
+    """Whether an ICC profile can be stored; if not, the page is converted to sRGB. None: any profile can be."""
+    left_out: Callable[[Pixels], tuple[str, ...]] | None = None
+    """What the file of a page leaves out beyond what the fields above say, a sentence each."""
+    read_again: Callable[[bytes], tuple[tuple[int, int], str]] | None = None
+    """Decode a file, to prove that it can be read. Returns (width, height) and Pillow's mode, which is empty if Pillow
+    has none. None: Pillow decodes it."""
+    is_whole: Callable[[bytes], bool] | None = None
+    """Whether the end of a file is there. None: decoding notices if it is not."""
+    has_lossless_samples: Callable[[bytes], bool] | None = None
+    """Whether a file is lossless, by its first 4096 bytes or more, in a format that can be either. None: every file is
+    assumed to be lossless."""
+
+    assumed_lossless: Assumed | None = None
+    """None for a format that is never lossless."""
+    assumed_lossy: Assumed | None = None
+    """At the default quality. None for a format that is always lossless."""
+
+    def holds(self, width: int, height: int) -> bool:
+        """Whether a page of this width and height, in pixels, can be written."""
+        pixels = self.pixel_limit()
+        return max(width, height) <= self.longest_side and (pixels is None or width * height <= pixels)
+
+    def pixel_limit(self) -> int | None:
+        """Return the most pixels of a page; None if only its sides are limited."""
+        return self.most_pixels if self.ask_most_pixels is None else self.ask_most_pixels()
+
+    def is_lossless(self, quality: int | None) -> bool:
+        """Whether a page that is written with this quality keeps every sample."""
+        return self.lossless == "always" or (self.lossless == "without-quality" and quality is None)
+
+    def encoding(self, quality: int | None) -> str:
+        """Name what a page is written as: ``webp``, or ``webp-lossy`` in a format that could be lossless."""
+        either = self.lossless == "without-quality"
+        return f"{self.name}{LOSSY}" if either and quality is not None else self.name
+
+    def assumed(self, quality: int | None) -> Assumed:
+        """Return the assumed cost of a page that is written with this quality."""
+        found = self.assumed_lossless if self.is_lossless(quality) else self.assumed_lossy
+        assert found is not None, f"{self.title} does not say what it costs"
+        return found
+
+    def source_is_lossless(self, head: bytes) -> bool:
+        """Whether a file of this format keeps every sample.
+
+        Args:
+            head: the first 4096 bytes of the file, or more.
+        """
+        if self.lossless != "without-quality" or self.has_lossless_samples is None:
+            return self.lossless != "never"
+        return self.has_lossless_samples(head)

@@ -1,0 +1,170 @@
+"""The beginning of a run: the job is held, its ledger opened, what is left is planned, and the run put on record."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import platform
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor as Pool
+
+from comic_upscale.costs.spending import Spending
+from comic_upscale.errors import ComicUpscaleError, SettingsError
+from comic_upscale.execution.events import Listener
+from comic_upscale.execution.stop import StopRequest
+from comic_upscale.jobs.context import JobContext
+from comic_upscale.ledger.async_ledger import AsyncLedger
+from comic_upscale.ledger.lock import hold_job
+from comic_upscale.ledger.writer import Ledger
+from comic_upscale.library.discover import Discovery
+from comic_upscale.library.source_reader import SourceReader
+from comic_upscale.planning.plan import Plan, make_plan, source_folders
+from comic_upscale.planning.resolve import ResolvedJob
+from comic_upscale.settings.job import JobSettings
+from comic_upscale.settings.paths import default_ledger
+from comic_upscale.storage.base import OutputStore
+from comic_upscale.storage.stores import Stores
+from comic_upscale.version import __version__
+
+HEARTBEAT_SECONDS = 5.0
+
+
+@contextlib.asynccontextmanager
+async def open_ledger(settings: JobSettings) -> AsyncIterator[tuple[Ledger, AsyncLedger]]:
+    """Hold a job, and open its ledger on a thread of its own.
+
+    Raises:
+        LedgerError: the ledger cannot be used, or another run holds the job.
+        OutputError: the output folder cannot be made.
+    """
+    on_ledger = AsyncLedger()
+    try:
+        with hold_job(settings.output, settings.ledger_path):
+            ledger = await on_ledger(Ledger, settings.ledger_path)
+            try:
+                if settings.ledger_path == default_ledger(settings.output):
+                    await on_ledger(ledger.move_jobs, settings.output)
+                yield ledger, on_ledger
+            finally:
+                await on_ledger(ledger.close)
+    finally:
+        on_ledger.shut_down()
+
+
+@contextlib.asynccontextmanager
+async def begin_run(
+    job: ResolvedJob,
+    discovery: Discovery,
+    stores: Stores,
+    files: Pool,
+    ledger: Ledger,
+    on_ledger: AsyncLedger,
+    emit: Listener,
+    stop: StopRequest,
+) -> AsyncIterator[JobContext]:
+    """Plan a run and put it on record; what ends it early is put on record, too.
+
+    Args:
+        job: with nothing left open.
+        discovery: of its input.
+        stores: where the input is, and where outputs go.
+        files: threads that read and write files.
+        ledger: open on its thread.
+        on_ledger: that thread.
+        emit: takes the events.
+        stop: asks for a graceful stop.
+
+    Raises:
+        SettingsError: a ceiling without a price.
+        LedgerError: the ledger cannot be used.
+    """
+    sources = SourceReader(stores.sources, discovery.volumes, job.settings.volume_rules)
+    job_id, plan = await on_ledger(_plan, job, discovery, sources, stores.outputs, ledger)
+    spending = await on_ledger(_meter, job.settings, ledger, job_id)
+    price = None if spending is None else spending.price
+    run_id = await on_ledger(ledger.start_run, job_id, versions=versions(), price=price)
+    heartbeats = asyncio.create_task(_keep_alive(ledger, on_ledger, run_id))
+    try:
+        yield JobContext(
+            job=job,
+            discovery=discovery,
+            source_folders=source_folders(discovery.pages, stores.sources),
+            stores=stores,
+            files=files,
+            sources=sources,
+            ledger=ledger,
+            on_ledger=on_ledger,
+            job_id=job_id,
+            plan=plan,
+            run_id=run_id,
+            emit=emit,
+            stop=stop,
+            spending=spending,
+        )
+    except BaseException as error:
+        # The ledger may be what broke, or its disk full: the first error is the one to tell.
+        with contextlib.suppress(ComicUpscaleError):
+            await on_ledger(ledger.end_run, run_id, "failed", str(error) or repr(error))
+        raise
+    finally:
+        heartbeats.cancel()
+        sources.close()
+
+
+def _plan(
+    job: ResolvedJob, discovery: Discovery, sources: SourceReader, outputs: OutputStore, ledger: Ledger
+) -> tuple[int, Plan]:
+    """Open the job in the ledger and see what is left of it; on the ledger's thread."""
+    settings = job.settings
+    job_id = ledger.open_job(
+        input=settings.input,
+        output=settings.output,
+        fingerprint=job.fingerprint,
+        settings=settings.as_json(),
+        model=job.model.name,
+        model_sha256=job.model.identity,
+        model_auto=job.model.auto,
+    )
+    outputs.sweep((output, row_id) for row_id, output in ledger.abandoned(settings.output))
+    plan = make_plan(
+        ledger,
+        job_id,
+        discovery.pages,
+        settings,
+        sources=sources,
+        outputs=outputs,
+        volumes=discovery.volumes,
+        fingerprint=job.fingerprint,
+    )
+    return job_id, plan
+
+
+def _meter(settings: JobSettings, ledger: Ledger, job_id: int) -> Spending | None:
+    """The meter of this run, by the price that it or an earlier run was told; on the ledger's thread."""
+    last, before = ledger.spent(job_id)
+    price = last if settings.price is None else settings.price
+    if price is not None:
+        return Spending(price, settings.max_cost, before)
+    if settings.max_cost is not None:
+        raise SettingsError(
+            "--max-cost needs to know what an hour of this machine costs: add --price, such as --price 0.20"
+        )
+    return None
+
+
+async def _keep_alive(ledger: Ledger, on_ledger: AsyncLedger, run_id: int) -> None:
+    """Show other hosts that the run lives, also while it fetches and loads. A broken ledger shows elsewhere."""
+    with contextlib.suppress(ComicUpscaleError):
+        while True:
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            await on_ledger(ledger.heartbeat, run_id)
+
+
+def versions() -> dict[str, str]:
+    """The versions that decide what a run computes, without importing anything heavy."""
+    found = {"comic-upscale": __version__, "python": platform.python_version()}
+    for package in ("torch", "spandrel", "pillow", "numpy"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found

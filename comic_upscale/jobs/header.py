@@ -1,0 +1,59 @@
+"""The header of a run: what will be done, with what, and what the user should know of it before."""
+
+from __future__ import annotations
+
+from comic_upscale.execution.base import ExecutorInfo
+from comic_upscale.execution.events import JobStarted
+from comic_upscale.jobs.context import JobContext
+from comic_upscale.settings.paths import path_text
+
+
+def announce(context: JobContext, info: ExecutorInfo | None) -> None:
+    """Emit the header of a run, and the volumes that were found not to be possible.
+
+    Args:
+        context: of the run.
+        info: what this machine computes with; None where it computes nothing.
+    """
+    context.emit(_header(context, info))
+    for failure in context.plan.refused:
+        context.emit(failure)
+
+
+def _header(context: JobContext, info: ExecutorInfo | None) -> JobStarted:
+    settings, plan, model = context.settings, context.plan, context.job.model
+    return JobStarted(
+        input=path_text(settings.input),
+        output=path_text(settings.output),
+        ledger=path_text(settings.ledger_path),
+        total=plan.total,
+        todo=len(plan.todo),
+        done=plan.done,
+        failed=plan.failed,
+        skipped=plan.skipped,
+        scale=settings.scale,
+        size=str(settings.size),
+        model=model.name,
+        model_auto=model.auto,
+        native_scale=None if info is None else info.native_scale,
+        device=None if info is None else info.device,
+        precision=None if info is None else info.precision,
+        batch="auto" if settings.batch is None else str(settings.batch),
+        workers=settings.workers,
+        passed_over=dict(context.discovery.passed_over),
+        warnings=_warnings(context, info),
+        volumes=len(context.discovery.volumes),
+    )
+
+
+def _warnings(context: JobContext, info: ExecutorInfo | None) -> tuple[str, ...]:
+    warnings = [*context.discovery.warnings, *(() if info is None else info.warnings)]
+    if context.job.model.note is not None:
+        warnings.append(context.job.model.note)
+    scale, native_scale = context.settings.scale, None if info is None else info.native_scale
+    if native_scale is not None and scale is not None and scale > native_scale:
+        warnings.append(
+            f"the network makes {native_scale}x; the rest up to {scale:g}x is resampling, "
+            "which adds size but no detail"
+        )
+    return tuple(warnings)

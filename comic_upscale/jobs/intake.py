@@ -1,0 +1,348 @@
+"""Where the tasks of a run come from: pages are claimed, read ahead where that is needed, and each content goes once.
+
+::
+
+    plan ─▶ claim ─▶ prepare ─▶ tasks
+            ledger   threads
+
+Pages that may be the same as others are looked at in *prepare*. A page that waited for one that failed becomes a task
+after it: in the same round while there are pages to claim, else in a round of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+from comic_upscale.errors import PageError
+from comic_upscale.execution.base import PageTask, SourceBytes, as_page_error, run_in, sha256_of_source
+from comic_upscale.execution.budget import Budget
+from comic_upscale.execution.events import StageMeter
+from comic_upscale.imaging.formats import extension_of, output_extension, written_format
+from comic_upscale.jobs.context import JobContext
+from comic_upscale.jobs.deduplication import Deduplicator, Key, copy_output
+from comic_upscale.jobs.progress import OpenPages
+from comic_upscale.jobs.recorder import Recorder
+from comic_upscale.ledger.writer import OutputOwner
+from comic_upscale.planning.plan import PlannedPage, may_write
+from comic_upscale.settings.job import FormatName
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+CLAIM_PAGES = 16
+"""Pages that are claimed in the ledger in one transaction."""
+
+READ_AHEAD_BYTES = 64 << 20
+"""Bytes of pages that are read before an executor takes them; a page of more waits alone."""
+
+
+@dataclass(slots=True)
+class _Incoming:
+    """A claimed page on its way to becoming a task."""
+
+    page: PlannedPage
+    key: Key | None = None
+    """What decides its output; known only of a page that may have duplicates."""
+    is_first: bool = False
+    """Whether others of its key wait for it."""
+    data: bytes | None = None
+    """Its file, where it was read ahead."""
+    budget: int = 0
+    """Bytes that it holds of the budget."""
+    seconds: float = 0.0
+    """Seconds of a thread's work that it has taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Claims:
+    """What became of pages that were to be claimed."""
+
+    claimed: list[PlannedPage]
+    """Those that are this run's now."""
+    adopted: list[int]
+    """Rows of those that another job has done."""
+    refused: list[tuple[PlannedPage, PageError]]
+    """Those whose outputs must not be written, and why."""
+
+
+class PageReader:
+    """Reads the files of pages, and tells how busy that keeps the threads.
+
+    Args:
+        context: of the run.
+    """
+
+    def __init__(self, context: JobContext) -> None:
+        self._context = context
+        self._meter = StageMeter(context.settings.workers)
+
+    async def read(self, page: PlannedPage) -> SourceBytes:
+        """Return the file of a page, from the input or out of its volume.
+
+        Raises:
+            PageError: it cannot be read.
+            InputError: the whole input is gone.
+        """
+        if page.member is None:
+            return SourceBytes(await self._context.sources.read(page))
+        return SourceBytes(*await self._timed(self._context.sources.read_now, page))
+
+    async def hash(self, data: bytes) -> tuple[str, float]:
+        """Return the SHA-256 of a page's file, and the seconds that it took."""
+        return await self._timed(sha256_of_source, data)
+
+    def reads_in_order(self, page: PlannedPage) -> bool:
+        """Whether a page is in a volume that is read from front to back."""
+        return self._context.sources.in_order(page)
+
+    def busy(self) -> float:
+        """How busy unpacking and hashing is, 0 to 1."""
+        return self._meter.sample()
+
+    async def _timed(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, float]:
+        def timed() -> tuple[T, float]:
+            start = time.perf_counter()
+            return function(*args, **kwargs), time.perf_counter() - start
+
+        self._meter.begin()
+        try:
+            return await run_in(self._context.files, timed)
+        finally:
+            self._meter.end()
+
+
+class Intake:
+    """Turns the pages of a plan into tasks. Used on the loop's thread.
+
+    Args:
+        context: of the run.
+        recorder: takes the pages that no executor needs to see: refused, adopted, unreadable, copied.
+        open_pages: knows of each page that has waited for another one until it goes on.
+    """
+
+    def __init__(self, context: JobContext, recorder: Recorder, open_pages: OpenPages) -> None:
+        self._context = context
+        self._recorder = recorder
+        self._open = open_pages
+        self._reader = PageReader(context)
+        self._todo = iter(context.plan.todo)
+        self._again: list[_Incoming] = []
+        self._ahead = Budget(READ_AHEAD_BYTES)
+        self._ready: asyncio.Queue[_Incoming | None] = asyncio.Queue(context.settings.workers)
+        self._released: asyncio.Queue[_Incoming] = asyncio.Queue()
+        duplicates = context.plan.duplicates
+        self._deduplicator: Deduplicator[_Incoming] = Deduplicator(
+            duplicates.sizes,
+            {(sha256, self._format_of(output)): row_id for row_id, sha256, output in duplicates.done},
+        )
+
+    @property
+    def has_more(self) -> bool:
+        """Whether pages have come free that need a round of their own."""
+        return bool(self._again)
+
+    async def feed(self) -> None:
+        """Claim and prepare the pages of a round, for `tasks`.
+
+        Raises:
+            InputError: the input is gone.
+            LedgerError: the ledger cannot be used.
+        """
+        to_prepare: asyncio.Queue[_Incoming | None] = asyncio.Queue(1)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._bring(to_prepare))
+            for _ in range(self._context.settings.workers):
+                group.create_task(self._prepare_all(to_prepare))
+        await self._ready.put(None)
+
+    async def tasks(self) -> AsyncIterator[PageTask]:
+        """The tasks of a round, while `feed` runs; ends with the last one."""
+        while (incoming := await self._ready.get()) is not None:
+            # What was read ahead is the executor's from here on.
+            self._give_back(incoming)
+            yield self._task(incoming)
+
+    def recorded(self, row_id: int, done: bool) -> None:
+        """Free the pages that waited for a page that is recorded."""
+        for incoming in self._deduplicator.settled(row_id, done=done):
+            self._open.begin()
+            self._released.put_nowait(incoming)
+
+    async def resume(self) -> None:
+        """Take on the pages that have come free, until cancelled."""
+        while True:
+            incoming = await self._released.get()
+            if not self._context.stop.requested:
+                await self._attempt(self._resume, incoming)
+            self._open.end()
+
+    def busy(self) -> float:
+        """How busy reading is, 0 to 1."""
+        return self._reader.busy()
+
+    # Claiming
+
+    async def _bring(self, to_prepare: asyncio.Queue[_Incoming | None]) -> None:
+        async def bring(incoming: _Incoming) -> None:
+            # In its turn, where its volume is read from front to back; other pages are read when they are needed.
+            if self._reader.reads_in_order(incoming.page):
+                await self._read_ahead(incoming)
+            await to_prepare.put(incoming)
+
+        while not self._context.stop.requested:
+            pages = list(itertools.islice(self._todo, CLAIM_PAGES))
+            again, self._again = self._again, []
+            if not pages and not again:
+                break
+            for incoming in [*again, *map(_Incoming, await self._claim(pages))]:
+                if not self._context.stop.requested:
+                    await self._attempt(bring, incoming)
+        await to_prepare.put(None)
+
+    async def _claim(self, pages: Sequence[PlannedPage]) -> list[PlannedPage]:
+        """Claim pages, and return those that are to be done."""
+        if not pages:
+            return []
+        claims = await self._context.on_ledger(self._write_claims, pages)
+        for row_id in claims.adopted:
+            self._recorder.take_adopted(row_id)
+        for page, error in claims.refused:
+            await self._recorder.take_failure(page, error)
+        return claims.claimed
+
+    def _write_claims(self, pages: Sequence[PlannedPage]) -> _Claims:
+        """Claim pages whose outputs may be written; runs on the ledger's thread."""
+        context, settings = self._context, self._context.settings
+        claims = _Claims([], [], [])
+        adoptions: list[tuple[PlannedPage, OutputOwner]] = []
+        for page in pages:
+            try:
+                owner = may_write(
+                    context.ledger,
+                    page,
+                    settings=settings,
+                    fingerprint=context.fingerprint,
+                    sources=context.stores.sources,
+                    outputs=context.stores.outputs,
+                    source_folders=context.source_folders,
+                )
+            except PageError as error:
+                claims.refused.append((page, error))
+                continue
+            if owner is None:
+                claims.claimed.append(page)
+            else:
+                adoptions.append((page, owner))
+        for page, owner in adoptions:
+            context.ledger.adopt(page.row_id, owner)
+            claims.adopted.append(page.row_id)
+        rows = [(page.row_id, page.output) for page in claims.claimed]
+        context.ledger.claim(context.run_id, settings.output, rows)
+        return claims
+
+    # Preparing
+
+    async def _prepare_all(self, to_prepare: asyncio.Queue[_Incoming | None]) -> None:
+        while (incoming := await to_prepare.get()) is not None:
+            if not self._context.stop.requested:
+                await self._attempt(self._prepare, incoming)
+        to_prepare.put_nowait(None)
+
+    async def _prepare(self, incoming: _Incoming) -> None:
+        """Hand a page on, unless it is the same as one that is in flight or done."""
+        if not incoming.is_first and self._deduplicator.may_have_duplicates(incoming.page.size):
+            await self._identify(incoming)
+            if not await self._admit(incoming):
+                return
+        await self._ready.put(incoming)
+
+    async def _identify(self, incoming: _Incoming) -> None:
+        await self._read_ahead(incoming)
+        assert incoming.data is not None
+        sha256, seconds = await self._reader.hash(incoming.data)
+        incoming.seconds += seconds
+        incoming.key = (sha256, self._format_of(incoming.page.output))
+
+    async def _admit(self, incoming: _Incoming) -> bool:
+        """Whether a page is to be computed: it waits for the same one, or gets its output, or is the first."""
+        assert incoming.key is not None
+        row_id = incoming.page.row_id
+        while not self._deduplicator.waits(incoming.key, incoming):
+            original = self._deduplicator.done(incoming.key)
+            if original is None:
+                self._deduplicator.begin(incoming.key, row_id)
+                incoming.is_first = True
+                return True
+            copy = await copy_output(
+                self._context,
+                original,
+                row_id=row_id,
+                source_sha256=incoming.key[0],
+                seconds=incoming.seconds,
+            )
+            if copy is not None:
+                self._drop(incoming)
+                await self._recorder.take(copy.outcome, copied_from=copy.copied_from)
+                return False
+            self._deduplicator.forget(incoming.key, original)
+        self._drop(incoming)
+        return False
+
+    async def _resume(self, incoming: _Incoming) -> None:
+        if await self._admit(incoming):
+            self._again.append(incoming)
+
+    async def _read_ahead(self, incoming: _Incoming) -> None:
+        if incoming.data is None:
+            incoming.budget = await self._ahead.take(incoming.page.size)
+            source = await self._reader.read(incoming.page)
+            incoming.data = source.data
+            incoming.seconds += source.seconds
+
+    async def _attempt(self, step: Callable[[_Incoming], Awaitable[None]], incoming: _Incoming) -> None:
+        """Take a page through a step; whatever hits this page alone becomes its failure."""
+        try:
+            await step(incoming)
+        except Exception as error:
+            failure = as_page_error(error, incoming.page.source)
+            self._drop(incoming)
+            await self._recorder.take_failure(incoming.page, failure)
+
+    # What these share
+
+    def _task(self, incoming: _Incoming) -> PageTask:
+        page = incoming.page
+        return PageTask(
+            row_id=page.row_id,
+            source=page.source,
+            format=self._format_of(page.output),
+            extension=output_extension(self._context.settings.format, page.source),
+            read=partial(self._read, incoming),
+            sha256="" if incoming.key is None else incoming.key[0],
+        )
+
+    async def _read(self, incoming: _Incoming) -> SourceBytes:
+        """Give a page's file to an executor, and let go of it."""
+        data, incoming.data = incoming.data, None
+        if data is not None:
+            return SourceBytes(data, incoming.seconds)
+        source = await self._reader.read(incoming.page)
+        return SourceBytes(source.data, source.seconds + incoming.seconds)
+
+    def _format_of(self, output: str) -> FormatName:
+        return written_format(extension_of(output), self._context.settings.format)
+
+    def _drop(self, incoming: _Incoming) -> None:
+        """Let go of what was read ahead."""
+        incoming.data = None
+        self._give_back(incoming)
+
+    def _give_back(self, incoming: _Incoming) -> None:
+        self._ahead.give_back(incoming.budget)
+        incoming.budget = 0

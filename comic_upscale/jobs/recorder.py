@@ -1,0 +1,245 @@
+"""What becomes of outcomes: outputs are put in their places, recorded, told of, and volumes are written.
+
+::
+
+    outcomes ─▶ place ─▶ record ─▶ write volumes
+                threads  ledger's  1 thread
+                         thread
+
+An output is in its place before the ledger says so, and the ledger has been flushed before anybody is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from comic_upscale.errors import PageError
+from comic_upscale.execution.base import PageOutcome, PageUpscaled, as_page_error, failed_page
+from comic_upscale.execution.events import StageMeter
+from comic_upscale.jobs.context import JobContext
+from comic_upscale.jobs.progress import OpenPages, Tally
+from comic_upscale.jobs.volume_writer import VolumeWriter
+from comic_upscale.ledger.records import PageDone, PageFailed, PageResult
+from comic_upscale.planning.plan import PlannedPage
+from comic_upscale.planning.volumes import PlannedVolume
+
+HELD_BYTES = 32 << 20
+"""Bytes of outputs that wait to be placed before an executor is asked for the next one: a page of more is placed
+before that."""
+
+MOST_RESULTS = 64
+"""Results that wait for the ledger."""
+
+
+@dataclass(frozen=True, slots=True)
+class _ToPlace:
+    """An output on its way to its place."""
+
+    outcome: PageUpscaled
+    copied_from: str | None
+
+
+class Recorder:
+    """Places outputs and records outcomes, the one writer of the ledger. Used on the loop's thread.
+
+    Args:
+        context: of the run.
+        volume_writer: writes volumes once their pages are settled.
+        tally: counts what becomes of pages.
+        open_pages: knows of each page that was taken until it is recorded.
+
+    Raises:
+        OutputError: the output folder cannot be written to.
+    """
+
+    def __init__(
+        self,
+        context: JobContext,
+        volume_writer: VolumeWriter,
+        tally: Tally,
+        open_pages: OpenPages,
+    ) -> None:
+        self._context = context
+        self._volume_writer = volume_writer
+        self._tally = tally
+        self._open = open_pages
+        self._outputs = context.stores.outputs
+        self._outputs.prepare()
+        self._pages: dict[int, PlannedPage] = {page.row_id: page for page in context.plan.todo}
+        workers = context.settings.workers
+        self._to_place: asyncio.Queue[_ToPlace | None] = asyncio.Queue(workers)
+        self._results: asyncio.Queue[PageResult | None] = asyncio.Queue(MOST_RESULTS)
+        self._volumes: asyncio.Queue[PlannedVolume | None] = asyncio.Queue()
+        self._held = 0
+        self._placed = asyncio.Event()
+        self._meter = StageMeter(workers)
+
+    async def run(self, on_recorded: Callable[[int, bool], None]) -> None:
+        """Place, record and write volumes, until `finish`.
+
+        Args:
+            on_recorded: is told of each page that was recorded: its row, and whether it is done.
+
+        Raises:
+            OutputError: no output can be written any more.
+            LedgerError: the ledger cannot be used.
+        """
+        for volume in self._volume_writer.ready():
+            self._volumes.put_nowait(volume)
+        async with asyncio.TaskGroup() as stages:
+            for _ in range(self._context.settings.workers):
+                stages.create_task(self._place_all())
+            stages.create_task(self._record_all(on_recorded))
+            stages.create_task(self._write_volumes())
+
+    async def take(self, outcome: PageOutcome, *, copied_from: str | None = None) -> None:
+        """Take an outcome on; returns once there is room for the next one.
+
+        Args:
+            outcome: of a page of the plan.
+            copied_from: the source of the page whose output this is, where it is a copy.
+        """
+        self._open.begin()
+        try:
+            if not isinstance(outcome, PageUpscaled):
+                await self._results.put(outcome)
+                return
+            await self._to_place.put(_ToPlace(outcome, copied_from))
+        except asyncio.CancelledError:
+            # It was not taken, so nobody is to wait for its record.
+            self._open.end()
+            raise
+        self._held += len(outcome.data)
+        while self._held > HELD_BYTES:
+            self._placed.clear()
+            await self._placed.wait()
+
+    async def take_failure(self, page: PlannedPage, error: PageError) -> None:
+        """Take on that a page could not be done."""
+        await self.take(failed_page(page.row_id, page.source, error))
+
+    def take_adopted(self, row_id: int) -> None:
+        """Note that another job has done a page, which the ledger knows already."""
+        self._tally.adopted += 1
+        self._settle(row_id)
+
+    def busy(self) -> float:
+        """How busy placing is, 0 to 1."""
+        return self._meter.sample()
+
+    async def finish(self) -> None:
+        """Say that nothing follows; what was taken has been recorded."""
+        await self._to_place.put(None)
+        await self._results.put(None)
+        await self._volumes.put(None)
+
+    # Placing
+
+    async def _place_all(self) -> None:
+        while (item := await self._to_place.get()) is not None:
+            result = await self._place(item)
+            self._held -= len(item.outcome.data)
+            self._placed.set()
+            # Not held on to while the ledger is waited for.
+            del item
+            await self._results.put(result)
+        self._to_place.put_nowait(None)
+
+    async def _place(self, item: _ToPlace) -> PageResult:
+        """Put an output in its place; whatever hits this page alone becomes its failure."""
+        outcome = item.outcome
+        page = self._pages[outcome.row_id]
+        start = time.perf_counter()
+        self._meter.begin()
+        try:
+            await self._outputs.put(page.output, outcome.data, page.row_id)
+        except Exception as error:
+            failure = as_page_error(error, page.source)
+            return failed_page(page.row_id, page.source, failure, seconds=outcome.seconds)
+        finally:
+            self._meter.end()
+        return self._done(page, item, start, time.perf_counter())
+
+    def _done(self, page: PlannedPage, item: _ToPlace, start: float, ended: float) -> PageDone:
+        """What is recorded of a page whose output was written between two moments."""
+        outcome = item.outcome
+        seconds, waited = dict(outcome.seconds), dict(outcome.waited)
+        if outcome.made_at is not None:
+            seconds["place"], waited["place"] = ended - start, start - outcome.made_at
+            if item.copied_from is None:
+                self._note_tail(seconds, waited)
+        return PageDone(
+            row_id=page.row_id,
+            source=page.source,
+            output=page.output,
+            source_sha256=outcome.source_sha256,
+            width=outcome.width,
+            height=outcome.height,
+            output_width=outcome.output_width,
+            output_height=outcome.output_height,
+            output_size=len(outcome.data),
+            output_sha256=outcome.sha256,
+            seconds=seconds,
+            notes=outcome.notes,
+            waited={stage: round(amount, 4) for stage, amount in waited.items()},
+            scores=dict(outcome.scores),
+            suspect=outcome.suspect,
+            copied_from=item.copied_from,
+        )
+
+    def _note_tail(self, seconds: dict[str, float], waited: dict[str, float]) -> None:
+        """Tell the meter what a page took from its device to its place."""
+        if self._context.spending is not None:
+            after = ("encode", "place")
+            self._context.spending.note_tail(sum(seconds[stage] + waited[stage] for stage in after))
+
+    # Recording
+
+    async def _record_all(self, on_recorded: Callable[[int, bool], None]) -> None:
+        """Write results to the ledger, as many in a transaction as have come, and tell of them."""
+        ended = False
+        while not ended:
+            results: list[PageResult] = []
+            item = await self._results.get()
+            while item is not None:
+                results.append(item)
+                if self._results.empty():
+                    break
+                item = self._results.get_nowait()
+            ended = item is None
+            if results:
+                await self._record(results)
+                for result in results:
+                    on_recorded(result.row_id, isinstance(result, PageDone))
+                    self._open.end()
+
+    async def _record(self, results: list[PageResult]) -> None:
+        context = self._context
+        await context.on_ledger(context.ledger.record, results)
+        for result in results:
+            self._tally.count(result)
+            if isinstance(result, PageFailed):
+                self._watch_failures()
+            context.emit(result)
+            self._settle(result.row_id)
+
+    def _watch_failures(self) -> None:
+        limit = self._context.settings.max_failures
+        if limit is not None and limit.exceeded(self._tally.failed, self._context.plan.total):
+            self._context.stop.request(f"more pages failed than --max-failures {limit} allows")
+
+    # Volumes
+
+    def _settle(self, row_id: int) -> None:
+        """Note that a page needs no more work; the last one of a volume sends this to be written."""
+        volume = self._volume_writer.settled(row_id)
+        if volume is not None:
+            self._volumes.put_nowait(volume)
+
+    async def _write_volumes(self) -> None:
+        while (volume := await self._volumes.get()) is not None:
+            self._outputs.check()
+            await self._volume_writer.write(volume)

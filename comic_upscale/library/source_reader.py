@@ -1,0 +1,102 @@
+"""Reading the sources of a job: files from their store, members from the volumes that are there."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Protocol
+
+from comic_upscale.errors import InputError, PageError
+from comic_upscale.library.page import MemberOf
+from comic_upscale.library.volume import Volume
+from comic_upscale.library.volume_reader import VolumeCache
+from comic_upscale.settings.job import VolumeRules
+from comic_upscale.storage.base import SourceStore, sha256_of_file
+
+
+class Source(Protocol):
+    """A page or another file of the input, found or planned: where it is."""
+
+    @property
+    def path(self) -> Path:
+        """Its address in the source store; that of its volume, if it is in one."""
+
+    @property
+    def member(self) -> MemberOf | None:
+        """Where in which volume it is; None for a file of its own."""
+
+
+class SourceReader:
+    """Reads the sources of a job. Any number of threads may read.
+
+    Args:
+        store: where the input is.
+        volumes: those of the job.
+        rules: as they were listed by.
+    """
+
+    def __init__(self, store: SourceStore, volumes: Iterable[Volume], rules: VolumeRules) -> None:
+        self.store = store
+        self.volumes = VolumeCache(volumes, rules, store)
+        """Reads what is in volumes."""
+
+    def in_order(self, source: Source) -> bool:
+        """Whether a source is in a volume whose pages should be read in their order."""
+        return source.member is not None and self.volumes.in_order(source.member.volume)
+
+    async def read(self, source: Source) -> bytes:
+        """The bytes of a source, read on a thread.
+
+        Raises:
+            PageError: it cannot be read.
+            InputError: the whole input is gone.
+        """
+        try:
+            if source.member is None:
+                return await self.store.read(source.path)
+            return await asyncio.to_thread(self.volumes.read, source.member.volume, source.member.index)
+        except PageError:
+            await asyncio.to_thread(self._check_input)
+            raise
+
+    def read_now(self, source: Source) -> bytes:
+        """As `read`, on the calling thread."""
+        try:
+            if source.member is None:
+                return self.store.read_now(source.path)
+            return self.volumes.read(source.member.volume, source.member.index)
+        except PageError:
+            self._check_input()
+            raise
+
+    def open(self, source: Source) -> IO[bytes]:
+        """Open a source for reading; one in a volume is read into memory.
+
+        Raises:
+            PageError: the volume does not give it out.
+            OSError: the file cannot be opened.
+        """
+        if source.member is None:
+            return self.store.open(source.path)
+        return io.BytesIO(self.volumes.read(source.member.volume, source.member.index))
+
+    def sha256(self, source: Source) -> str | None:
+        """The SHA-256 of a source, hexadecimal; None if it cannot be read."""
+        try:
+            with self.open(source) as file:
+                return sha256_of_file(file)
+        except (OSError, PageError):
+            return None
+
+    def close(self) -> None:
+        """Close the volumes."""
+        self.volumes.close()
+
+    def _check_input(self) -> None:
+        if not self.store.is_there():
+            raise InputError(
+                f"{self.store.root} is gone: moved away, or its drive. Put it back, then run the same "
+                "command again"
+            ) from None

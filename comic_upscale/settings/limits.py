@@ -1,0 +1,89 @@
+"""Limits of a job: how volumes are read, which are refused, and how many pages may fail."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from comic_upscale.errors import SettingsError
+
+DEFAULT_MAX_PIXELS = 89_478_485
+"""Pillow's own limit against decompression bombs: a 256 MiB RGB image."""
+
+DEFAULT_PDF_DPI = 150
+"""A page of 17 x 26 cm then has about 1000 x 1540 pixels."""
+
+DEFAULT_MAX_MEMBERS = 20_000
+DEFAULT_MAX_UNPACKED = 16 << 30
+DEFAULT_MAX_RATIO = 200.0
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeRules:
+    """How volumes are read, and which are refused as decompression bombs."""
+
+    max_members: int = DEFAULT_MAX_MEMBERS
+    """Files in a volume."""
+    max_unpacked: int = DEFAULT_MAX_UNPACKED
+    """Bytes of all files of a volume, unpacked."""
+    max_ratio: float = DEFAULT_MAX_RATIO
+    """Unpacked bytes over the volume's own; checked above 64 MiB, below which nothing is a bomb."""
+    pdf_dpi: int = DEFAULT_PDF_DPI
+    """Dots per inch at which a PDF page is drawn that is not simply one image."""
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    """The most pixels that a page of a PDF is drawn with."""
+
+
+def parse_bytes(text: str, option: str) -> int:
+    """Read ``"500M"``, ``"16G"`` or ``"1073741824"``; the letters stand for powers of 1024.
+
+    Raises:
+        SettingsError: anything else.
+    """
+    match = re.fullmatch(r"(\d{1,15})\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE | re.ASCII)
+    if match is None:
+        raise SettingsError(f"{option} takes a number of bytes, such as 500M or 16G, not {text!r}")
+    return int(match[1]) << (10 * " KMGT".index(match[2].upper() or " "))
+
+
+@dataclass(frozen=True, slots=True)
+class FailureLimit:
+    """How many pages may fail before a run gives up: a count, or a share of the job's pages."""
+
+    count: int | None = None
+    share: float | None = None
+    """0 to 1."""
+
+    @classmethod
+    def parse(cls, text: str) -> FailureLimit:
+        """Read ``"25"`` or ``"5%"``.
+
+        Raises:
+            SettingsError: anything else, a negative number, or more than 100 %.
+        """
+        try:
+            if text.endswith("%"):
+                share = float(text[:-1]) / 100
+                if not 0 <= share <= 1:
+                    raise ValueError
+                return cls(share=share)
+            count = int(text)
+            if count < 0:
+                raise ValueError
+            return cls(count=count)
+        except ValueError:
+            raise SettingsError(
+                f"--max-failures takes a number or a percentage, such as 25 or 5%, not {text!r}"
+            ) from None
+
+    def exceeded(self, failed: int, total: int) -> bool:
+        """Whether ``failed`` of ``total`` pages is more than allowed."""
+        allowed = self.count if self.count is not None else (self.share or 0.0) * total
+        return failed > allowed
+
+    def __str__(self) -> str:
+        if self.count is not None:
+            return f"{self.count}"
+        share = self.share or 0.0
+        short = f"{share * 100:g}"
+        return f"{short if float(short) / 100 == share else repr(share * 100)}%"

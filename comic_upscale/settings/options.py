@@ -1,0 +1,470 @@
+"""Options once: an option is one field of a frozen dataclass, and everything else is derived from that field.
+
+::
+
+    pdf_dpi: Annotated[int, Ge(36), Le(1200), Opt("Dots per inch for PDF pages.", fingerprint="if-changed")] = 150
+
+The type says the kind and, as a ``Literal``, the choices; ``annotated_types`` say the bounds; `Opt` says the rest.
+From this come the checks, JSON in both directions, the parts of the fingerprint, the record for a remote machine,
+and the options of the command line (``commands/options.py``).
+
+A message names an option as its reader knows it: ``--pdf-dpi`` at a terminal, ``processing.pdf_dpi`` where a program
+asked through `from_json`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import re
+import types
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import MISSING, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    Protocol,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from annotated_types import Ge, GroupedMetadata, Gt, Le, Lt, Predicate
+
+from comic_upscale.errors import SettingsError
+from comic_upscale.settings.paths import path_text
+
+FingerprintRule = Literal["always", "if-changed", "never"]
+"""When an option is part of the fingerprint: ``if-changed`` where it differs from its default, which keeps the jobs
+that began before the option existed."""
+
+Sent = Literal["always", "if-given", "never"]
+"""What a remote machine is told: ``if-given`` only what the user asked for, so that it keeps its own defaults."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Options that belong together; a class of options names its own as ``GROUP``."""
+
+    name: str
+    """How a program calls it, ``processing``; empty for options that stand by themselves."""
+    sent: Sent
+    """What a remote machine is told of them."""
+
+
+class Options(Protocol):
+    """A frozen dataclass whose fields each have an `Opt`."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
+T = TypeVar("T", bound=Options)
+
+
+@dataclass(frozen=True, slots=True)
+class Opt:
+    """What an option is besides its type, bounds and default."""
+
+    help: str
+    """One or a few plain sentences, for the command line and for whoever reads the field."""
+    flags: tuple[str, ...] = ()
+    """On the command line, such as ``("--scale", "-s")``; left out: the field's name. A bool whose default is True
+    gets its ``--no-`` flag by itself."""
+    metavar: str | None = None
+    """What stands for the value in the help; left out: the choices, or the type."""
+    default_text: str | None = None
+    """The default in words, where the value does not say it: ``16G``, ``auto``."""
+    panel: str | None = None
+    """The heading in the help; left out: among the general options."""
+    fingerprint: FingerprintRule = "never"
+    sent: Sent | None = None
+    """What a remote machine is told; left out: as for the group."""
+    parse: Callable[[str], Any] | None = None
+    """Reads the value from text, for the command line and JSON; raises `SettingsError`."""
+    write: Callable[[Any], Any] | None = None
+    """Makes JSON of the value, where it is no JSON by itself: mostly the text that ``parse`` reads."""
+    read: Callable[[Any], Any] | None = None
+    """Makes the value of JSON that is neither text nor of the option's type; raises `SettingsError`."""
+    parts: type | None = None
+    """A dataclass of options that say this one on the command line, together, in its place."""
+    join: Callable[[Mapping[str, Any]], Any] | None = None
+    """Makes the value from the ``parts`` that were given, by name."""
+    on_command_line: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """One option, as read from its field."""
+
+    name: str
+    kind: Any
+    """Its type, without ``None`` and without metadata."""
+    nullable: bool
+    """Whether None is a value."""
+    bounds: tuple[Any, ...]
+    """Of ``annotated_types``."""
+    opt: Opt
+    default: Any
+    """``dataclasses.MISSING`` for an option that must be given."""
+    group: Group
+    parts: tuple[Definition, ...] = ()
+    """The options that say it on the command line; empty where it says itself."""
+
+    @property
+    def flag(self) -> str:
+        """Its name at a terminal: ``--pdf-dpi``."""
+        long = next((flag for flag in self.opt.flags if flag.startswith("--")), as_flag(self.name))
+        return long.partition("/")[0]
+
+    @property
+    def key(self) -> str:
+        """Its name for a program: ``processing.pdf_dpi``."""
+        return f"{self.group.name}.{self.name}" if self.group.name else self.name
+
+    @property
+    def range(self) -> str | None:
+        """What its bounds allow, in words; None where they say no more than not to be negative, or nothing."""
+        trivial = all(
+            isinstance(bound, Predicate) or (isinstance(bound, Ge) and bound.ge in (0, 1))
+            for bound in self.bounds
+        )
+        return None if trivial else _in_words(self.bounds)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The values that it can have; empty where its type names none."""
+        return get_args(self.kind) if get_origin(self.kind) is Literal else ()
+
+    @property
+    def sent(self) -> Sent:
+        """What a remote machine is told of it."""
+        return self.group.sent if self.opt.sent is None else self.opt.sent
+
+    @property
+    def is_required(self) -> bool:
+        """Whether it has no default."""
+        return self.default is MISSING
+
+    def problem(self, value: Any) -> str | None:
+        """What is wrong with a value, as ``must be at least 1``; None where nothing is."""
+        if value is None:
+            return None if self.nullable else "must be given"
+        if self.choices:
+            return None if value in self.choices else f"must be one of {', '.join(self.choices)}"
+        try:
+            within = all(_holds(bound, value) for bound in self.bounds)
+        except TypeError:
+            return f"must be {_KINDS.get(self.kind, 'another value')}"
+        if within:
+            return None
+        return f"must be {self._none()}{_in_words(self.bounds)}"
+
+    def _none(self) -> str:
+        return f"{self.opt.default_text} or " if self.nullable and self.opt.default_text else ""
+
+
+_KINDS: Mapping[Any, str] = {
+    bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path",
+}  # fmt: skip
+
+
+def as_flag(name: str) -> str:
+    """The flag that a name has on the command line: ``--pdf-dpi`` for ``pdf_dpi``."""
+    return f"--{name.replace('_', '-')}"
+
+
+@cache
+def definitions(options: type[Options]) -> tuple[Definition, ...]:
+    """Return the options of a dataclass, in the order of its fields.
+
+    Raises:
+        TypeError: a field is no option.
+    """
+    hints = get_type_hints(options, include_extras=True)
+    return tuple(
+        _define(field, hints[field.name], _group(options, field.name))
+        for field in dataclasses.fields(options)
+    )
+
+
+def pick(
+    options: type[Options], *names: str, help: Mapping[str, str] | None = None
+) -> tuple[Definition, ...]:
+    """Return some options of a dataclass, for a command that shares them; none is required there, or has a heading.
+
+    Args:
+        options: the dataclass.
+        names: of its options; ``size.scale`` is one part of one.
+        help: other words, by name, where an option means something more or less there.
+    """
+
+    def adapted(definition: Definition, name: str) -> Definition:
+        opt = replace(definition.opt, panel=None, help=(help or {}).get(name, definition.opt.help))
+        default = None if definition.is_required else definition.default
+        return replace(definition, opt=opt, default=default, nullable=definition.nullable or default is None)
+
+    known = {definition.name: definition for definition in definitions(options)}
+    picked = []
+    for name in names:
+        whole, _, only = name.partition(".")
+        definition = adapted(known[whole], whole)
+        parts = [part for part in definition.parts if only in ("", part.name)]
+        picked.append(
+            replace(definition, parts=tuple(adapted(part, f"{whole}.{part.name}") for part in parts))
+        )
+    return tuple(picked)
+
+
+def _define(field: dataclasses.Field[Any], hint: Any, group: Group) -> Definition:
+    if get_origin(hint) is not Annotated:
+        raise TypeError(f"{field.name} has no Opt")
+    whole, *metadata = get_args(hint)
+    opts = [item for item in metadata if isinstance(item, Opt)]
+    bounds = tuple(_flat(item for item in metadata if not isinstance(item, Opt)))
+    if len(opts) != 1 or field.default_factory is not MISSING:
+        raise TypeError(f"{field.name} needs one Opt and a plain default")
+    if unknown := [bound for bound in bounds if not isinstance(bound, (Ge, Gt, Le, Lt, Predicate))]:
+        raise TypeError(f"{field.name} has bounds that are not checked: {unknown}")
+    alternatives = get_args(whole) if get_origin(whole) in (Union, types.UnionType) else (whole,)
+    kinds = [kind for kind in alternatives if kind is not types.NoneType]
+    return Definition(
+        name=field.name,
+        kind=kinds[0] if len(kinds) == 1 else whole,
+        nullable=types.NoneType in alternatives,
+        bounds=bounds,
+        opt=opts[0],
+        default=field.default,
+        group=group,
+        parts=() if opts[0].parts is None else definitions(opts[0].parts),
+    )
+
+
+def _flat(metadata: Iterator[Any]) -> Iterator[Any]:
+    for item in metadata:
+        if isinstance(item, GroupedMetadata):
+            yield from _flat(iter(item))
+        else:
+            yield item
+
+
+def _group(options: type[Options], name: str) -> Group:
+    """The group of the class that defines a field."""
+    owner = next(base for base in options.__mro__ if name in inspect.get_annotations(base))
+    group = getattr(owner, "GROUP", None)
+    return group if isinstance(group, Group) else Group("", "never")
+
+
+# Checks
+
+
+def check(options: Options) -> None:
+    """Check every option by its own bounds and choices.
+
+    Raises:
+        SettingsError: a value is outside of them; the message names the option as at a terminal.
+    """
+    for definition in definitions(type(options)):
+        value = getattr(options, definition.name)
+        problem = definition.problem(value)
+        if problem is not None:
+            raise SettingsError(f"{definition.flag} {problem}, not {_shown(value)}")
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise a `SettingsError` with this message unless the condition holds."""
+    if not condition:
+        raise SettingsError(message)
+
+
+def _holds(bound: Any, value: Any) -> bool:
+    match bound:
+        case Ge():
+            return bool(value >= bound.ge)
+        case Gt():
+            return bool(value > bound.gt)
+        case Le():
+            return bool(value <= bound.le)
+        case Lt():
+            return bool(value < bound.lt)
+        case Predicate():
+            return bool(bound.func(value))
+    raise AssertionError(bound)
+
+
+def _in_words(bounds: tuple[Any, ...]) -> str:
+    """All bounds in one phrase: ``between 36 and 1200``."""
+    low = next((bound for bound in bounds if isinstance(bound, (Ge, Gt))), None)
+    high = next((bound for bound in bounds if isinstance(bound, (Le, Lt))), None)
+    if isinstance(low, Ge) and isinstance(high, Le):
+        return f"between {low.ge} and {high.le}"
+    words = []
+    if any(isinstance(bound, Predicate) and bound.func is math.isfinite for bound in bounds):
+        words.append("a finite number" if low is None and high is None else "a number")
+    match low:
+        case Ge():
+            words.append(f"at least {low.ge}")
+        case Gt():
+            words.append(f"above {low.gt}")
+    match high:
+        case Le():
+            words.append(f"at most {high.le}")
+        case Lt():
+            words.append(f"below {high.lt}")
+    return " and ".join(words)
+
+
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else repr(value) if isinstance(value, str) else str(value)
+
+
+# JSON
+
+
+def to_json(options: Options, names: Collection[str] | None = None) -> dict[str, Any]:
+    """Return options as a record that JSON can hold, by their names.
+
+    Args:
+        options: to be written.
+        names: of the options to write; None for all.
+    """
+    return {
+        definition.name: _written(definition, getattr(options, definition.name))
+        for definition in definitions(type(options))
+        if names is None or definition.name in names
+    }
+
+
+def from_json(options: type[T], record: Mapping[str, Any]) -> T:
+    """Make options from a record; what it leaves out has its default.
+
+    Raises:
+        SettingsError: a key is unknown, a required one is missing, or a value cannot be; the message names options
+            as for a program.
+    """
+    values = values_from_json(options, record)
+    for definition in definitions(options):
+        if definition.is_required and definition.name not in values:
+            raise SettingsError(f"{definition.key} is missing")
+    try:
+        return options(**values)
+    except SettingsError as error:
+        raise SettingsError(in_program_words(str(error), options)) from None
+
+
+def values_from_json(options: type[Options], record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a record by the names of their options, as their class takes them.
+
+    Raises:
+        SettingsError: a key is unknown, or a value is of another type; the message names options as for a program.
+    """
+    known = {definition.name: definition for definition in definitions(options)}
+    for name in record:
+        if name not in known:
+            raise SettingsError(f"there is no option {name!r}{_similar(name, known)}")
+    return {name: _read(known[name], value, options) for name, value in record.items()}
+
+
+def _written(definition: Definition, value: Any) -> Any:
+    if value is None:
+        return None
+    if definition.opt.write is not None:
+        return definition.opt.write(value)
+    if isinstance(value, Path):
+        return path_text(value)
+    if isinstance(value, tuple):
+        return [path_text(item) if isinstance(item, Path) else item for item in value]
+    return value
+
+
+def _read(definition: Definition, value: Any, options: type[Options]) -> Any:
+    if value is None:
+        if definition.nullable:
+            return None
+        raise SettingsError(f"{definition.key} must not be null")
+    reader = definition.opt.parse if isinstance(value, str) else definition.opt.read
+    if reader is not None:
+        try:
+            return reader(value)
+        except SettingsError as error:
+            raise SettingsError(in_program_words(str(error), options)) from None
+    kind = str if definition.choices else definition.kind
+    if get_origin(kind) is tuple and isinstance(value, list):
+        (kind, *_) = get_args(kind)
+        return tuple(_plain(definition, kind, item) for item in value)
+    return _plain(definition, kind, value)
+
+
+def _plain(definition: Definition, kind: Any, value: Any) -> Any:
+    """A value of JSON as a simple type; a whole number is a number, too."""
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is Path and isinstance(value, str) and value:
+        return Path(value)
+    if kind in (bool, int, float, str) and type(value) is kind:
+        return value
+    wanted = _KINDS.get(kind, "text" if definition.opt.parse is not None else "a list of texts")
+    raise SettingsError(f"{definition.key} must be {wanted}, not {value!r}")
+
+
+def _similar(name: str, known: Collection[str]) -> str:
+    import difflib
+
+    found = difflib.get_close_matches(name, known, 1)
+    return f": do you mean {found[0]!r}?" if found else ""
+
+
+def in_program_words(message: str, options: type[Options]) -> str:
+    """Return a message with options named as for a program: ``processing.pdf_dpi`` for ``--pdf-dpi``."""
+    names = _program_names(options)
+    return re.sub(r"--[a-z][a-z0-9-]*", lambda match: names.get(match[0], match[0]), message)
+
+
+@cache
+def _program_names(options: type[Options]) -> Mapping[str, str]:
+    names: dict[str, str] = {}
+    for definition in definitions(options):
+        names[definition.flag] = definition.key
+        for part in definition.parts:
+            names[part.flag] = f"{definition.key} ({part.name.replace('_', ' ')})"
+    return names
+
+
+# What is made of them
+
+
+def fingerprint_parts(
+    options: Options, legacy: Mapping[str, Callable[[Any], Mapping[str, object]]]
+) -> dict[str, object]:
+    """Return the options that decide the output, by their rules, as they go into the fingerprint.
+
+    Args:
+        options: of a job.
+        legacy: for options whose key or value differs from their name and JSON: what they put in.
+    """
+    parts: dict[str, object] = {}
+    for definition in definitions(type(options)):
+        value = getattr(options, definition.name)
+        if definition.name in legacy:
+            parts.update(legacy[definition.name](value))
+        elif definition.opt.fingerprint == "always" or (
+            definition.opt.fingerprint == "if-changed" and value != definition.default
+        ):
+            parts[definition.name] = _written(definition, value)
+    return parts
+
+
+def sent_names(options: type[Options], sent: Sent) -> frozenset[str]:
+    """The names of the options that a remote machine is told ``always``, ``if-given`` or ``never``."""
+    return frozenset(definition.name for definition in definitions(options) if definition.sent == sent)
+
+
+def slice_of(options: Options, group: type[T]) -> T:
+    """Return the part of a larger set of options that one group is."""
+    return group(**{definition.name: getattr(options, definition.name) for definition in definitions(group)})

@@ -1,0 +1,82 @@
+"""`ResourceSettings`: what the machine that executes a job works with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from annotated_types import Ge
+
+from comic_upscale.errors import SettingsError
+from comic_upscale.settings.options import Group, Opt, check
+
+MACHINE = "Machine"
+
+
+def parse_auto_or_number(text: str, option: str) -> int | None:
+    """Read a whole number; ``auto`` is None.
+
+    Raises:
+        SettingsError: it is neither.
+    """
+    if text.strip().lower() == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise SettingsError(f"{option} must be auto or a whole number, not {text!r}") from None
+
+
+def _parse_batch(text: str) -> int | None:
+    return parse_auto_or_number(text, "--batch")
+
+
+def _parse_tile(text: str) -> int | None:
+    return parse_auto_or_number(text, "--tile")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourceSettings:
+    """Devices, threads and memory of the machine that executes the job.
+
+    A remote machine is told only those that the user asked for, and keeps its own defaults for the rest.
+
+    Raises:
+        SettingsError: a value out of its range.
+    """
+
+    GROUP: ClassVar[Group] = Group("resources", sent="if-given")
+
+    device: Annotated[
+        str,
+        Opt(
+            "auto, cpu, cuda, cuda:1, xpu or mps; several with commas: cuda:0,cuda:1.",
+            flags=("--device", "-d"), panel=MACHINE,
+        ),
+    ] = "auto"  # fmt: skip
+    batch: Annotated[
+        int | None, Ge(1),
+        Opt(
+            "Pages in one call of the network. auto: as many as fit.",
+            metavar="auto|N", default_text="auto", panel=MACHINE, parse=_parse_batch,
+        ),
+    ] = None  # fmt: skip
+    # As asked, so that auto is the same job on another machine.
+    tile: Annotated[
+        int | None, Ge(64),
+        Opt(
+            "Longest side, in input pixels, that the network processes in one piece. auto: as large as fits.",
+            metavar="auto|N", default_text="auto", panel=MACHINE, parse=_parse_tile, fingerprint="always",
+        ),
+    ] = None  # fmt: skip
+    workers: Annotated[
+        int, Ge(1),
+        Opt(
+            "Threads that decode and encode.",
+            flags=("--workers", "-w"), default_text="one per core", panel=MACHINE,
+        ),
+    ] = 4  # fmt: skip
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        check(self)

@@ -1,0 +1,108 @@
+"""`RunSettings`: how a run goes about its job, on the machine that coordinates it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, TypeAlias
+
+from annotated_types import Ge, Predicate
+
+from comic_upscale.settings.limits import (
+    DEFAULT_MAX_MEMBERS,
+    DEFAULT_MAX_RATIO,
+    DEFAULT_MAX_UNPACKED,
+    FailureLimit,
+    parse_bytes,
+)
+from comic_upscale.settings.options import Group, Opt, check
+from comic_upscale.settings.processing import LIMITS, OUTPUTS, VOLUMES
+
+SidecarsMode: TypeAlias = Literal["copy", "skip"]
+COST = "Cost"
+
+
+def _parse_unpacked(text: str) -> int:
+    return parse_bytes(text, "--max-unpacked")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """What else is copied, what is tried again, and when a run stops. None of it changes a pixel.
+
+    Raises:
+        SettingsError: a value out of its range.
+    """
+
+    GROUP: ClassVar[Group] = Group("run", sent="never")
+
+    sidecars: Annotated[
+        SidecarsMode,
+        Opt(
+            "copy: files named like a page (.txt, .caption, .json, .xmp) are copied beside its output.",
+            panel=OUTPUTS,
+        ),
+    ] = "copy"  # fmt: skip
+    copy_others: Annotated[
+        bool,
+        Opt("Also copy all other files, and the pages that --skip-larger-than leaves out.", panel=OUTPUTS),
+    ] = False
+    overwrite: Annotated[
+        bool, Opt("Replace files in the output folder that this tool did not write.", panel=OUTPUTS)
+    ] = False
+    keep_original_on_failure: Annotated[
+        bool,
+        Opt(
+            "If a page of a volume failed, put the original page into the CBZ, instead of leaving the volume "
+            "unfinished.",
+            panel=VOLUMES,
+        ),
+    ] = False  # fmt: skip
+    max_members: Annotated[
+        int, Ge(1),
+        Opt(
+            "Refuse volumes with more files than this.",
+            metavar="N", default_text=f"{DEFAULT_MAX_MEMBERS:,}", panel=VOLUMES,
+        ),
+    ] = DEFAULT_MAX_MEMBERS  # fmt: skip
+    max_unpacked: Annotated[
+        int, Ge(1),
+        Opt(
+            "Refuse volumes that unpack to more than this.",
+            metavar="BYTES", default_text="16G", panel=VOLUMES, parse=_parse_unpacked,
+        ),
+    ] = DEFAULT_MAX_UNPACKED  # fmt: skip
+    max_ratio: Annotated[
+        float, Ge(1),
+        Opt(
+            "Refuse volumes that unpack to more than N times their own size.",
+            metavar="N", default_text=f"{DEFAULT_MAX_RATIO:g}", panel=VOLUMES,
+        ),
+    ] = DEFAULT_MAX_RATIO  # fmt: skip
+    retry_failed: Annotated[bool, Opt("Retry pages that failed in an earlier run.", panel=LIMITS)] = False
+    max_failures: Annotated[
+        FailureLimit | None,
+        Opt(
+            "Stop when more pages than this have failed in this run.",
+            metavar="N|N%", panel=LIMITS, parse=FailureLimit.parse, write=str,
+        ),
+    ] = None  # fmt: skip
+    # A remote machine is told these two, since it counts the cost of its own time.
+    price: Annotated[
+        float | None, Ge(0), Predicate(math.isfinite),
+        Opt(
+            "Dollars that an hour of this machine costs. The job remembers it, and `status` counts with it.",
+            metavar="$/h", panel=COST, sent="always",
+        ),
+    ] = None  # fmt: skip
+    max_cost: Annotated[
+        float | None, Ge(0), Predicate(math.isfinite),
+        Opt(
+            "Stop before the job, its earlier runs included, costs more dollars than this. Needs --price.",
+            metavar="$", panel=COST, sent="always",
+        ),
+    ] = None  # fmt: skip
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        check(self)

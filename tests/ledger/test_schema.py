@@ -1,0 +1,44 @@
+"""The tables of the ledger: migrations that never change, and records that fill the columns."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+from comic_upscale.ledger.records import PageDone
+from comic_upscale.ledger.schema import MIGRATION_SET, MIGRATIONS, MIGRATIONS_TABLE
+from comic_upscale.ledger.writer import Ledger
+from tests.ledger.test_queries import add_job, done
+
+RECORDED = (
+    "m001_jobs_runs_pages", "m002_model_auto", "m003_carried_files", "m004_volumes", "m005_early_gray", "m006_price",
+    "m007_gate", "m008_copies",
+)  # fmt: skip
+"""Names that ledgers of users hold: another name would make these ledgers look newer than the program."""
+
+
+def test_the_names_of_migrations_stay_and_new_ones_come_at_the_end(tmp_path: Path) -> None:
+    names = tuple(migration.name for migration in MIGRATIONS)
+    assert names[: len(RECORDED)] == RECORDED
+    Ledger(tmp_path / "ledger.sqlite3").close()
+    with sqlite3.connect(tmp_path / "ledger.sqlite3") as ledger:
+        applied = ledger.execute(
+            f"select name from {MIGRATIONS_TABLE} where migration_set = ? order by rowid", [MIGRATION_SET]
+        )
+        assert tuple(name for (name,) in applied) == names
+
+
+def test_every_column_of_a_finished_page_is_recorded(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.sqlite3")
+    _, (row_id,) = add_job(ledger, 1, tmp_path)
+    page = replace(
+        done(row_id), seconds={"decode": 0.25, "upscale": 0.5, "encode": 1.0, "place": 2.0}, notes=("a", "b"),
+        scores={"ssim": 0.5}, suspect=("c",), copied_from="x.png",
+    )  # fmt: skip
+    ledger.record([page])
+    recorded = ledger.done_page(row_id)
+    ledger.close()
+    assert recorded is not None
+    assert tuple(recorded[column] for column in PageDone.COLUMNS) == page.values()
+    assert None not in page.values()

@@ -1,0 +1,105 @@
+"""Fingerprints as they were recorded before they were derived from the options: a job that was begun goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comic_upscale.settings.job import LEGACY_PARTS, FailureLimit, JobSettings
+from comic_upscale.settings.options import definitions
+from comic_upscale.settings.sizes import Bounds, Fit, Height, LongSide, Print, Scale, Width, choose_size
+
+DEFAULTS = "48d9d3a6ac0d9d091df2d5ccfc560588"
+
+# Made by the version that wrote the fingerprint by hand, for the weights called "weights". They never change.
+RECORDED: list[tuple[dict[str, Any], str]] = [
+    ({}, DEFAULTS),
+    ({"scale": 2}, "4955e09c6424cbe076cfc239909c178e"),
+    ({"scale": 2.0}, "4955e09c6424cbe076cfc239909c178e"),
+    ({"scale": 2.123456789}, "26f3d52819bf0df58441df88ff92caf2"),
+    ({"size": Scale(4)}, "378653df3679c62fc53bc13e89012d2a"),
+    ({"size": Width(2000)}, "5ccbcdc32ab28ddfbe8c070f96e87ff1"),
+    ({"size": Height(3000)}, "a0832fa00d9dae724ab07c04265e17aa"),
+    ({"size": LongSide(2400)}, "d4ba9c7568995c2377f1e5cef6449784"),
+    ({"size": Fit(1600, 2400)}, "3e2a838c590ed20ebed46984d51536a9"),
+    ({"size": Print(170, 260)}, "6735a76f8776c1c8e6ec32c550bc0c7c"),
+    (
+        {"size": choose_size(paper="6.69x10.24in", dpi=600, bleed="0.125in")},
+        "013d4689b443ea7e13633c2b22494019",
+    ),
+    ({"size": Print(170, 260, 300, 0)}, "6001b8e811a4af1ff39db233c59485e5"),
+    ({"denoise": 0.5}, "a7076953834e906f43a4db7953acc211"),
+    ({"denoise": 1}, "fd9d9f3a2f0f15bc1695e8afa50695e8"),
+    ({"format": "webp"}, "137dd7904c1e6ea5a2f6fa5a30c9e4c9"),
+    ({"format": "jpeg", "quality": 90}, "bc145d127f6ff87404de091aba93b5f9"),
+    ({"format": "avif", "quality": 70}, "1018a38f08ff170811cbab0a4140e975"),
+    ({"format": "jxl"}, "36c2095d8d70a1996ff312df91a34fc0"),
+    ({"format": "tiff"}, "d023fac236f0923f34c2678480ffbf3e"),
+    ({"format": "auto", "quality": 80}, "3f0f00f9004d5afa131de71dc8daa2ae"),
+    ({"png_level": 0}, "fbed7d3f06bd159c304bc8327496e907"),
+    ({"format": "auto", "png_level": 9}, "fd4ea9081f6f1b680b404faf16997eaa"),
+    ({"gray": "keep"}, "3ca49f2fd6e00d26ba0f28b3148f4cde"),
+    ({"gray": "auto"}, DEFAULTS),
+    ({"gray": "off"}, "9114be71eb9948862c5c658759375491"),
+    ({"icc": "srgb"}, "50a24680503d028f6a61c3eeea0e8e76"),
+    ({"animated": "skip"}, "9a7a1e240af9156824f0e5e39370cb8e"),
+    ({"archive_output": "folder"}, "7bc01cc3c74317ac91ab624fd8bd613a"),
+    ({"pdf_dpi": 300}, "662650215d4f36c0322fbf9f7de8fdb6"),
+    ({"backend": "realesrgan"}, "6a3c712e9092d99f0d48c29bcd8ef127"),
+    ({"tile": 256}, "e551cb802e3da4a19bc8f17884e8653b"),
+    ({"precision": "fp32"}, "b44e61ab4d1c16006b130c8e51689626"),
+    (
+        {
+            "size": Width(1999), "denoise": 0.25, "format": "auto", "quality": 77, "png_level": 3, "gray": "off",
+            "icc": "srgb", "animated": "skip", "archive_output": "folder", "pdf_dpi": 200, "backend": "realesrgan",
+            "tile": 400, "precision": "bf16",
+        },
+        "a418688a93153454f99320181cf3e985",
+    ),
+    (
+        {
+            "model": "x.pth", "device": "cpu", "workers": 9, "batch": 3, "max_pixels": 5,
+            "max_failures": FailureLimit(count=1), "sidecars": "skip", "copy_others": True, "overwrite": True,
+            "retry_failed": True, "strict": True, "keep_original_on_failure": True, "max_members": 7, "max_unpacked": 8,
+            "max_ratio": 9.5, "ledger": Path("l"), "price": 1.0, "max_cost": 2.0, "skip_larger_than": Bounds(5, 5),
+            "weights_folders": (Path("w"),), "weights_cache": Path("c"), "engine_options": {"threads": 2},
+        },
+        DEFAULTS,
+    ),
+    ({"gate": False}, DEFAULTS),
+]  # fmt: skip
+
+
+def settings(**changes: Any) -> JobSettings:
+    return JobSettings(input=Path("pages"), output=Path("out"), **changes)
+
+
+@pytest.mark.parametrize(("changes", "recorded"), RECORDED, ids=str)
+def test_every_job_has_the_fingerprint_that_it_had(changes: dict[str, Any], recorded: str) -> None:
+    assert settings(**changes).fingerprint("weights") == recorded
+
+
+@pytest.mark.parametrize(("changes", "recorded"), RECORDED, ids=str)
+def test_a_job_has_the_same_fingerprint_once_its_record_is_read(
+    changes: dict[str, Any], recorded: str
+) -> None:
+    # A strength that a program gave as a whole number is the one exception: JSON has it back as 1.0.
+    if isinstance(changes.get("denoise"), int):
+        changes = {**changes, "denoise": 1.0}
+        recorded = settings(**changes).fingerprint("weights")
+    assert JobSettings.from_json(settings(**changes).as_json()).fingerprint("weights") == recorded
+
+
+def test_the_table_has_every_option_that_counts_and_every_option_that_does_not() -> None:
+    # A new option: add a line above, with its fingerprint where it has another value than its default.
+    seen = {name for changes, _ in RECORDED for name in changes} - {"scale"}
+    left = {definition.name for definition in definitions(JobSettings)} - seen
+    assert left == {"input", "output"}
+    rules = {
+        definition.name: definition.opt.fingerprint != "never" for definition in definitions(JobSettings)
+    }
+    counted = {name for changes, recorded in RECORDED if recorded != DEFAULTS for name in changes} - {"scale"}
+    assert counted == {name for name, counts in rules.items() if counts}
+    assert set(LEGACY_PARTS) <= counted
