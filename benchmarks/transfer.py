@@ -22,7 +22,7 @@ from benchmarks.machine import facts, write_report
 from comic_upscale.execution.remote import SEND_BYTES, SEND_PAGES
 from comic_upscale.execution.ssh.address import SshFiles, find_address
 from comic_upscale.execution.ssh.connection import Connection
-from comic_upscale.execution.ssh.machine import Machine, Patience
+from comic_upscale.execution.ssh.machine import Machine, RetryPolicy
 
 
 class Server:
@@ -75,9 +75,9 @@ def send_ours(server: Server, source: Path, target: Path) -> None:
     address = find_address(
         "box", SshFiles(user="root", config=server.config, known_hosts=server.folder / "known_hosts")
     )
-    patience = Patience(0, lambda seconds: True, lambda reason: None)
+    retry = RetryPolicy(0, lambda seconds: True, lambda reason: None)
     machine = Machine(
-        lambda: Connection(address, lambda key: False), patience, base=str(target), python=sys.executable
+        lambda: Connection(address, lambda key: False), retry, base=str(target), python=sys.executable
     )
     machine.open_job("benchmark")
     batch: list[tuple[str, bytes]] = []

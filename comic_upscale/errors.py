@@ -3,20 +3,20 @@
 ::
 
     ComicUpscaleError                       exit code
-    ├── SettingsError        the user asked for what cannot be            2
+    ├── SettingsError        the settings are impossible                  2
     ├── InputError           the input is missing, empty or unreadable    3
-    ├── WeightsError         weights are missing, wrong or not a model    4
-    ├── DeviceError          the device is absent, or died on the way     5
+    ├── WeightsError         the weights are missing, wrong or no model   4
+    ├── DeviceError          the device is missing, or failed mid-run     5
     ├── LedgerError          the ledger cannot be used                    6
     │   ├── LedgerBusyError      another run holds the job
     │   ├── LedgerVersionError   written by a newer comic-upscale
     │   └── LedgerDamagedError   not a database, or a broken one
     ├── OutputError          the output folder is full or not writable    7
-    ├── RemoteError          another machine cannot do the work           9
-    │   ├── ConnectionLostError  it cannot be reached, now or any more
-    │   └── HostKeyError         it is not, or may not be, the one it says
-    └── PageError            one page could not be done: a value in the
-                             pipeline, never the end of a run             1
+    ├── RemoteError          the remote machine cannot do the work        9
+    │   ├── ConnectionLostError  it is unreachable, or the connection broke
+    │   └── HostKeyError         its host key is unknown, changed or revoked
+    └── PageError            one page failed: a value in the pipeline,
+                             which never ends a run                       1
 
 A message says what happened and what to do next. Only ``cli.py`` turns an error into an exit code.
 """
@@ -24,20 +24,20 @@ A message says what happened and what to do next. Only ``cli.py`` turns an error
 from __future__ import annotations
 
 EXIT_CEILING = 8
-"""The exit code of a run that stopped below its ``--max-cost``: no error, and not everything done."""
+"""The exit code of a run that ``--max-cost`` stopped: not an error, but pages are left."""
 
 ANIMATED = "animated"
-"""The kind of `PageError` of a page that the settings pass over because it moves: it is skipped, and no failure."""
+"""The kind of `PageError` of an animated page where the settings skip these: the page is skipped, it has not failed."""
 
 
 class ComicUpscaleError(Exception):
-    """Any failure that a user can be told about in one sentence."""
+    """Any failure that one sentence can explain to the user."""
 
     exit_code = 1
 
 
 class SettingsError(ComicUpscaleError):
-    """The settings contradict each other or lie outside their range."""
+    """The settings contradict each other or are out of range."""
 
     exit_code = 2
 
@@ -49,13 +49,13 @@ class InputError(ComicUpscaleError):
 
 
 class WeightsError(ComicUpscaleError):
-    """The weights are missing, could not be fetched, have the wrong hash, or are no image model."""
+    """The weights are missing, could not be downloaded, have the wrong hash, or are not an image model."""
 
     exit_code = 4
 
 
 class DeviceError(ComicUpscaleError):
-    """The device that was asked for is not there, or stopped working during the run."""
+    """The requested device is missing, or failed during the run."""
 
     exit_code = 5
 
@@ -67,15 +67,15 @@ class LedgerError(ComicUpscaleError):
 
 
 class LedgerBusyError(LedgerError):
-    """Another run that is alive holds the lock of this job."""
+    """Another running process holds the lock of this job."""
 
 
 class LedgerVersionError(LedgerError):
-    """The ledger was written by a newer comic-upscale, whose schema this one does not know."""
+    """The ledger was written by a newer comic-upscale, with a schema that this version does not know."""
 
 
 class LedgerDamagedError(LedgerError):
-    """The file is not an SQLite database of comic-upscale, or SQLite finds it broken."""
+    """The file is not an SQLite database of comic-upscale, or SQLite reports it as damaged."""
 
 
 class OutputError(ComicUpscaleError):
@@ -85,24 +85,24 @@ class OutputError(ComicUpscaleError):
 
 
 class RemoteError(ComicUpscaleError):
-    """Another machine cannot do the work: something is missing there, or failed."""
+    """The remote machine cannot do the work: a requirement is missing, or a step failed."""
 
     exit_code = 9
 
 
 class ConnectionLostError(RemoteError):
-    """The other machine cannot be reached, or the line to it broke; trying again may help."""
+    """The remote machine cannot be reached, or the connection broke; a retry may help."""
 
 
 class HostKeyError(RemoteError):
-    """The other machine shows a key that nobody vouches for, or another one than before."""
+    """The host key of the remote machine is unknown and not accepted, has changed, or is revoked."""
 
 
 class PageError(ComicUpscaleError):
-    """One page could not be decoded, upscaled or encoded; the run goes on without it.
+    """One page could not be decoded, upscaled or encoded; the run continues without it.
 
     Args:
-        kind: a short stable word for scripts and for grouping, such as ``"truncated"``.
+        kind: a short stable word for scripts and for grouping, for example ``"truncated"``.
         reason: a sentence for the user.
     """
 
@@ -113,7 +113,7 @@ class PageError(ComicUpscaleError):
 
 
 def first_error(group: BaseExceptionGroup[ComicUpscaleError]) -> ComicUpscaleError:
-    """Return the first plain error of a group of groups: what ended a run of several tasks."""
+    """Return the first error inside nested exception groups: the one that ended a run of several tasks."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

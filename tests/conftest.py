@@ -50,6 +50,12 @@ def comics_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def faults_dir() -> Path:
+    """The folder of small files that came out wrong once, each with what is right, or a skip."""
+    return _folder("COMIC_UPSCALE_FAULTS", SHARED / "faults", "files that came out wrong once")
+
+
+@pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A compact network of x4 with small random weights: real structure, real file, done in a moment."""
     import torch

@@ -26,28 +26,28 @@ def bench(
     *,
     given: Given,
     seconds: Annotated[
-        float, typer.Option(metavar="N", help="About how long to measure; loading comes on top.")
+        float, typer.Option(metavar="N", help="Approximate duration of the measurement, without loading.")
     ] = 60.0,
     keep: Annotated[
-        bool, typer.Option("--keep/--no-keep", help="Keep the rate in your data folder, for `cost`.")
+        bool, typer.Option("--keep/--no-keep", help="Save the rate in your data folder, for `cost`.")
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:  # fmt: skip
-    """Measure this machine: the network alone, and a whole run over drawn pages of 512x768."""
+    """Measure this machine: the network alone, and a complete run over generated pages of 512x768."""
     from comic_upscale.console.quote_text import bench_as_json, bench_lines
     from comic_upscale.estimates.bench import bench as measure
     from comic_upscale.estimates.history import keep as keep_rate
 
     if not 0 < seconds < float("inf"):
         raise SettingsError(f"--seconds must be above 0, not {seconds}")
-    # Neither is looked at: the pages are drawn into a temporary folder.
+    # Neither folder is used: the pages are generated in a temporary folder.
     settings = job_settings({"input": Path("pages"), "output": Path("pages-bench"), **given.values()})
 
-    def tell(what: str) -> None:
+    def on_step(what: str) -> None:
         if not as_json:
             typer.echo(f"{what}...", err=True)
 
-    result = measure(settings, seconds=seconds, tell=tell)
+    result = measure(settings, seconds=seconds, tell=on_step)
     kept = keep_rate(result.measured, rates_folder()) if keep else None
     if as_json:
         typer.echo(bench_as_json(result, None if kept is None else str(kept)))
@@ -55,4 +55,4 @@ def bench(
     for line in bench_lines(result):
         typer.echo(line)
     if kept is not None:
-        typer.echo(f"kept in {kept}: `comic-upscale cost` quotes from it")
+        typer.echo(f"saved in {kept}; `comic-upscale cost` uses it")

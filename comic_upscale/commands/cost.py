@@ -22,24 +22,24 @@ if TYPE_CHECKING:
 
 EXIT_OVER_BUDGET = 1
 _SOURCE_BYTES_A_PIXEL = 1.3
-"""Of a page that is only imagined: about what a PNG of 512 x 768 has."""
+"""Bytes per pixel of an assumed source page: about those of a PNG of 512 x 768."""
 
 
 JOB = pick(
     JobSettings, "output", "size", "skip_larger_than", "model", "denoise", "weights_folders", "format", "quality",
     "device", "workers",
     help={
-        "output": "The output folder that `run` would be given. Pages that are done there are not counted.",
-        "model": "As for `run`. auto is RealESRGAN_x4plus_anime_6B on a rented GPU.",
-        "format": "Format of the outputs: the bytes to download depend on it.",
-        "device": "For --pilot: auto, cpu, cuda, cuda:1, xpu or mps; several with commas: cuda:0,cuda:1.",
-        "workers": "Threads of a rented machine, and of --pilot. Default for a rented machine: as in its offer.",
+        "output": "Output folder of the planned `run`. Pages that are already done are not counted.",
+        "model": "Model as for `run`. On a rented GPU, auto means RealESRGAN_x4plus_anime_6B.",
+        "format": "Output format. It decides how many bytes are downloaded.",
+        "device": "Devices for --pilot: auto, cpu, cuda, cuda:1, xpu or mps; several as cuda:0,cuda:1.",
+        "workers": "Threads of the rented machine and of --pilot. Default for a rented machine: those of its offer.",
     },
 )  # fmt: skip
 INPUT = pick(
     JobSettings,
     "input",
-    help={"input": "The input that `run` would be given; only the headers of pages are read."},
+    help={"input": "Input of the planned `run`. Only the headers of its pages are read."},
 )
 
 
@@ -49,50 +49,54 @@ def cost(
     source: Given,
     pages: Annotated[
         int | None,
-        typer.Option("--pages", metavar="N", help="Instead of an input: so many pages, which need not be there."),
+        typer.Option("--pages", metavar="N", help="Number of pages, in place of an input."),
     ] = None,
-    page_size: Annotated[str, typer.Option(metavar="WxH", help="With --pages: their size.")] = "512x768",
+    page_size: Annotated[str, typer.Option(metavar="WxH", help="Size of the pages, with --pages.")] = "512x768",
     given: Given,
     gpu: Annotated[
         list[str] | None,
         typer.Option(
             "--gpu", metavar="NAME",
-            help="Quote for this card, such as 'RTX 4090'; may be given several times. Left out: this machine, where "
-            "`bench`, --pilot or an earlier run measured it, and every card with a price.",
+            help="GPU to quote, for example 'RTX 4090'. May be repeated. Default: every GPU with a price, and this "
+            "machine if `bench`, --pilot or an earlier run has measured it.",
         ),
     ] = None,
     price: Annotated[
         float | None,
         typer.Option(
             metavar="$/h",
-            help="What an hour costs, in place of the listed prices; traffic and storage cost what is listed.",
+            help="Price of an hour, in place of the listed prices. Traffic and storage keep their listed prices.",
         ),
     ] = None,
     prices: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="A price list of your own, in the form of comic_upscale/costs/prices.toml; its cards stand in "
-            "place of ours. Left out: prices.toml in your configuration folder (on Linux "
-            "~/.config/comic-upscale), if there.",
+            help="Your own price list, in the format of comic_upscale/costs/prices.toml. Its GPUs replace ours. "
+            "Default: prices.toml in your configuration folder (on Linux ~/.config/comic-upscale), if it "
+            "exists.",
         ),
     ] = None,
     link_mbps: Annotated[
-        float | None, typer.Option(metavar="N", help="Your line, in megabits a second; left out: assumed, 20 to 500.")
+        float | None,
+        typer.Option(metavar="N", help="Your connection in megabits per second. Default: a range from 20 to 500."),
     ] = None,
     pilot: Annotated[
         int | None,
         typer.Option(
-            metavar="N", help="Upscale N of the pages here, spread over their sizes, and quote this machine from them."
+            metavar="N", help="Upscale N pages on this machine, of all sizes, and quote it from the measurement."
         ),
     ] = None,
     budget: Annotated[
         float | None,
-        typer.Option(metavar="$", help="Exit with 1 if no quote that has a price is likely within so many dollars."),
+        typer.Option(
+            metavar="$",
+            help="Budget in dollars. Exit code 1 means that no quote with a price is likely to stay within it.",
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:  # fmt: skip
-    """Say what a run would take and cost, on this machine and on cards for rent, before anything is paid."""
+    """Estimate the time and cost of a run, on this machine and on rented GPUs, before you pay anything."""
     from comic_upscale.console.quote_text import common_lines, quote_lines, quotes_as_json, work_lines
     from comic_upscale.costs.prices import listed_offers
     from comic_upscale.estimates.history import from_ledgers, kept, processor_name
@@ -103,7 +107,7 @@ def cost(
     input, workers = source.complete()["input"], asked.get("workers")
     _check(input, pages, pilot, price=price, budget=budget, link_mbps=link_mbps, workers=workers)
     settings = job_settings({"input": input or Path("pages"), **asked})
-    work, passed, trial = _count(settings, pages, page_size, pilot, quiet=as_json)
+    work, unchanged, trial = _count(settings, pages, page_size, pilot, quiet=as_json)
     processor = processor_name()
     found = kept(rates_folder()) + from_ledgers(
         known_ledgers(state_folder()), socket.gethostname(), processor
@@ -127,7 +131,7 @@ def cost(
         typer.echo(quotes_as_json(work, quotes, budget, over))
     else:
         columns = min(max(shutil.get_terminal_size().columns, 60), 120)
-        for line in work_lines(work, passed):
+        for line in work_lines(work, unchanged):
             typer.echo(line)
         for quote in quotes:
             typer.echo()
@@ -142,19 +146,17 @@ def cost(
 def _check(
     input: Path | None, pages: int | None, pilot: int | None, *, workers: int | None, **amounts: float | None
 ) -> None:
-    """Refuse what contradicts itself.
+    """Check the options that this command alone has.
 
     Raises:
-        SettingsError: as said.
+        SettingsError: a value is out of its range, or two options contradict each other.
     """
     if (input is None) == (pages is None):
-        raise SettingsError(
-            "say what to quote: either --input PATH, or --pages N for pages that need not be there"
-        )
+        raise SettingsError("give either --input PATH, or --pages N for a number of pages")
     if pages is not None and pages < 1:
         raise SettingsError(f"--pages must be at least 1, not {pages}")
     if pilot is not None and (pilot < 1 or input is None):
-        raise SettingsError("--pilot takes a number of pages, at least 1, of an --input")
+        raise SettingsError("--pilot must be at least 1, and needs an --input")
     if workers is not None and workers < 1:
         raise SettingsError(f"--workers must be at least 1, not {workers}")
     for name, amount in amounts.items():
@@ -167,10 +169,10 @@ def _check(
 def _count(
     settings: JobSettings, pages: int | None, page_size: str, pilot: int | None, *, quiet: bool
 ) -> tuple[Work, int, Measured | None]:
-    """Count the work, of an input or of pages that are imagined, and try some of the pages if that is asked for.
+    """Count the work of an input, or of an assumed number of pages, and run the pilot if requested.
 
     Returns:
-        The work, how many pages need nothing, and what the pilot took.
+        The work, the number of pages that need no work, and the measurement of the pilot.
     """
     from comic_upscale.estimates.workload import count_work, imagined_work, run_pilot
     from comic_upscale.planning.preview import preview
@@ -178,7 +180,7 @@ def _count(
 
     if pages is not None:
         if settings.scale is None:
-            raise SettingsError("--pages goes with --scale; for other sizes give an --input")
+            raise SettingsError("--pages needs --scale; for other sizes give an --input")
         bounds = Bounds.parse(page_size)
         work = imagined_work(
             pages,
@@ -189,13 +191,13 @@ def _count(
             quality=settings.quality,
         )
         return work, 0, None
-    # All that a run imports before its input is imported by now.
+    # Everything that a run imports before it reads its input is imported by now.
     started_in = process_seconds()
     plan = preview(settings)
     trial = None
     if pilot is not None:
         if not quiet:
-            typer.echo(f"trying {pilot} pages here...", err=True)
+            typer.echo(f"upscaling {pilot} pages as a pilot...", err=True)
         trial = run_pilot(plan, settings, pilot, started_in=started_in)
     work = count_work(plan, settings, trial)
     return work, len(plan.pages) - work.pages, trial

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 engines = typer.Typer(no_args_is_help=True, add_completion=False)
 
-AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @engines.command("list")
 def list_engines(as_json: AsJson = False) -> None:
-    """Show every engine: what it is, and whether what it needs is installed."""
+    """List every engine, and whether its packages are installed."""
     from comic_upscale.console.text import printable
     from comic_upscale.engines.registry import find_factory, missing_packages
     from comic_upscale.settings.engines import engine_names
@@ -29,7 +29,7 @@ def list_engines(as_json: AsJson = False) -> None:
         try:
             factory = find_factory(name)
         except SettingsError as error:
-            # A package of somebody else's that is broken: the other engines are listed all the same.
+            # A broken third-party package must not hide the other engines.
             rows.append({"name": name, "summary": str(error), "installed": False})
             continue
         rows.append({"name": name, "summary": factory.summary, "installed": not missing_packages(factory)})
@@ -44,10 +44,10 @@ def list_engines(as_json: AsJson = False) -> None:
 
 @engines.command()
 def show(
-    name: Annotated[str, typer.Argument(help="An engine by name.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="Name of an engine.", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
-    """Show an engine's own options: what each does, what it may be, and what it is where it is left out."""
+    """Show the options of an engine: purpose, allowed values and default of each."""
     from comic_upscale.engines.options import describe_options
     from comic_upscale.engines.registry import find_factory, missing_packages
 
@@ -71,7 +71,7 @@ def show(
     if options:
         typer.echo("\nOptions, each as --engine-option NAME=VALUE:")
     for each in options:
-        default = f"default {each.default}" if each.default else "must be given"
+        default = f"default {each.default}" if each.default else "required"
         typer.echo(f"\n  {each.name}: {each.values} ({default})\n    {each.help}")
 
 

@@ -1,4 +1,4 @@
-"""What the environment says: variables, the user's folders, the cores. Read for the command line alone."""
+"""The environment of the command line: variables, folders of the user, CPU cores. Only commands read it."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ WEIGHTS_VARIABLE = "COMIC_UPSCALE_WEIGHTS"
 
 
 def weights_folders(*first: Path) -> tuple[Path, ...]:
-    """Where weights are looked for, in this order, before the cache; the variable may name several, as PATH does."""
+    """Return the folders searched for weights before the cache, in order. The variable may list several, like PATH."""
     named = [Path(folder) for folder in os.environ.get(WEIGHTS_VARIABLE, "").split(os.pathsep) if folder]
     return tuple(folder.expanduser() for folder in (*first, *named, Path("weights")))
 
 
 def weights_cache() -> Path:
-    """Where downloaded weights are kept for this user."""
+    """Return the folder for this user's downloaded weights."""
     import platformdirs
 
     return platformdirs.user_cache_path("comic-upscale") / "weights"
 
 
 def state_folder() -> Path:
-    """Where it is noted which jobs this user has started."""
+    """Return the folder that records which jobs this user has started."""
     import platformdirs
 
     return platformdirs.user_state_path("comic-upscale") / "jobs"
 
 
 def rates_folder() -> Path:
-    """Where the rates are kept that this user's machines were measured at."""
+    """Return the folder for the measured rates of this user's machines."""
     import platformdirs
 
     return platformdirs.user_data_path("comic-upscale") / "rates"
 
 
 def own_prices() -> Path | None:
-    """The user's own price list, where there is one."""
+    """Return the user's own price list, if it exists."""
     import platformdirs
 
     path = platformdirs.user_config_path("comic-upscale") / "prices.toml"
@@ -49,10 +49,10 @@ def own_prices() -> Path | None:
 
 
 def ssh_files(config: Path | None = None) -> SshFiles:
-    """The user's files of OpenSSH.
+    """Return the OpenSSH files of the user.
 
     Args:
-        config: in place of ``~/.ssh/config``.
+        config: replaces ``~/.ssh/config``.
     """
     import getpass
 
@@ -65,7 +65,7 @@ def ssh_files(config: Path | None = None) -> SshFiles:
 
 
 def process_seconds() -> float:
-    """How long this process has been there: what starting Python and importing took, at the start of a command."""
+    """Return the age of this process: at the start of a command, the time for starting Python and importing."""
     import time
 
     import psutil
@@ -74,6 +74,6 @@ def process_seconds() -> float:
 
 
 def default_workers() -> int:
-    """One thread for each core that this process may use, from 2 to 16."""
+    """Return one worker for each core that this process may use, from 2 to 16."""
     count: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)
     return max(2, min(count() or 2, 16))

@@ -34,62 +34,62 @@ def evaluate(
     ] = None,
     candidate: Annotated[
         Path | None,
-        typer.Option("--candidate", metavar="PATH", help="What to compare with them; paired by name, suffixes aside."),
+        typer.Option("--candidate", metavar="PATH", help="Images to compare with them, paired by name without suffix."),
     ] = None,
     allow_missing: Annotated[
         bool,
         typer.Option(
-            "--allow-missing", help="Pictures without a partner of their name may be: they are listed, and no failure."
+            "--allow-missing", help="Accept images without a partner: they are listed, but are not failures."
         ),
     ] = False,
     input: Annotated[
         Path | None,
-        typer.Option("--input", "-i", metavar="PATH", help="Pages of yours: shrunk, restored by each model, compared."),
+        typer.Option("--input", "-i", metavar="PATH", help="Your own pages: shrunk, restored by each model, compared."),
     ] = None,
     scale: Annotated[
-        float, typer.Option("--scale", "-s", help="With --input: how many times, above 1 and up to 8.")
+        float, typer.Option("--scale", "-s", help="With --input: the factor, above 1 and at most 8.")
     ] = 2.5,
     models: Annotated[
         str,
         typer.Option(
-            "--models", "-m", metavar="NAME|FILE,...", help="With --input: models with commas between; plain Lanczos "
-            "always takes part.",
+            "--models", "-m", metavar="NAME|FILE,...", help="With --input: models, separated by commas. Lanczos is "
+            "always compared too.",
         ),
     ] = "comic-compact-x3,realesr-animevideov3",
     sample: Annotated[
-        int, typer.Option("--sample", metavar="N", help="With --input: so many pages, evenly spread; 0 for all.")
+        int, typer.Option("--sample", metavar="N", help="With --input: number of pages, evenly spread; 0 for all.")
     ] = 8,
     jpeg: Annotated[
         int,
-        typer.Option("--jpeg", metavar="QUALITY", help="With --input: also as JPEG of this quality; 0: clean alone."),
+        typer.Option("--jpeg", metavar="QUALITY", help="With --input: also test JPEGs of this quality; 0 for none."),
     ] = 75,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="DIR", help="Write JSON and CSV there, too, and with --input a chart and a sheet."
+            "--output", "-o", metavar="DIR", help="Also write JSON and CSV here, with --input a chart and a sheet."
         ),
     ] = None,
     given: Given,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output, nothing else.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only JSON.")] = False,
 ) -> None:  # fmt: skip
-    """Measure quality: two folders against each other, or which model restores your own pages best, and how fast."""
-    asked = given.complete()
-    limit, device = asked["max_pixels"], asked["device"]
+    """Measure quality: compare two folders, or find out which model restores your own pages best, and how fast."""
+    values = given.complete()
+    limit, device = values["max_pixels"], values["device"]
     if input is not None and reference is None and candidate is None:
-        folders = weights_folders(*asked["weights_folders"])
+        folders = weights_folders(*values["weights_folders"])
         trial = _try_models(
             input, limit, scale=scale, models=models, sample=sample, jpeg=jpeg, device=device, folders=folders
         )
-        _tell_trial(trial, output, as_json=as_json)
+        _show_trial(trial, output, as_json=as_json)
     elif reference is not None and candidate is not None and input is None:
         comparison = _compare(reference, candidate, limit, device)
-        _tell_comparison(comparison, output, as_json=as_json)
+        _show_comparison(comparison, output, as_json=as_json)
         if comparison.failed or not (comparison.is_whole or allow_missing):
             raise typer.Exit(EXIT_SOME_FAILED)
     else:
         raise SettingsError(
-            "say either --reference DIR and --candidate DIR, to compare two folders, or --input DIR, to try "
-            "models on pages of yours"
+            "give either --reference DIR and --candidate DIR, to compare two folders, or --input DIR, to try "
+            "models on your own pages"
         )
 
 
@@ -106,11 +106,11 @@ def _compare(reference: Path, candidate: Path, limit: int, device: str) -> Compa
     with (
         closing(Pictures(reference, max_pixels=limit)) as originals,
         closing(Pictures(candidate, max_pixels=limit)) as pictures,
-        _bar() as tell,
+        _bar() as on_step,
     ):
         metrics = _metrics(device)
         return compare_folders(
-            originals, pictures, metrics, lambda done, total: tell("comparing", done, total)
+            originals, pictures, metrics, lambda done, total: on_step("comparing", done, total)
         )
 
 
@@ -130,10 +130,10 @@ def _try_models(
 
     names = list(dict.fromkeys(name.strip() for name in models.split(",") if name.strip()))
     if not names:
-        raise SettingsError("--models names no model: give one or more, with commas between")
+        raise SettingsError("--models is empty: give one or more models, separated by commas")
     cache = weights_cache()
     entrants = [network_entrant(name, device=device, folders=folders, cache=cache) for name in names]
-    with closing(Pictures(input, max_pixels=limit)) as pictures, _bar() as tell:
+    with closing(Pictures(input, max_pixels=limit)) as pictures, _bar() as on_step:
         return run_trial(
             pictures,
             entrants,
@@ -141,11 +141,11 @@ def _try_models(
             scale=scale,
             quality=jpeg or None,
             sample=sample or None,
-            on_turn=tell,
+            on_turn=on_step,
         )
 
 
-def _tell_comparison(comparison: Comparison, folder: Path | None, *, as_json: bool) -> None:
+def _show_comparison(comparison: Comparison, folder: Path | None, *, as_json: bool) -> None:
     from comic_upscale.console.text import printable
     from comic_upscale.evaluation import tables
     from comic_upscale.storage.atomic import write_whole
@@ -170,14 +170,14 @@ def _tell_comparison(comparison: Comparison, folder: Path | None, *, as_json: bo
     for what, names in (
         ("without a candidate", comparison.only_reference),
         ("without an original", comparison.only_candidate),
-        ("whose name several pictures have", comparison.ambiguous),
+        ("with a name that several images share", comparison.ambiguous),
     ):
         if names:
             more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
             typer.echo(printable(f"note: {len(names):,} {what}: {', '.join(names[:3])}{more}"), err=True)
 
 
-def _tell_trial(trial: Trial, folder: Path | None, *, as_json: bool) -> None:
+def _show_trial(trial: Trial, folder: Path | None, *, as_json: bool) -> None:
     from comic_upscale.console.text import printable
     from comic_upscale.evaluation import tables
     from comic_upscale.evaluation.verdict import judge
@@ -202,16 +202,16 @@ def _tell_trial(trial: Trial, folder: Path | None, *, as_json: bool) -> None:
         typer.echo(printable(f"left out: {name}: {reason}"), err=True)
     verdict = judge(trial)
     typer.echo(
-        f"\nseconds are for a page of {trial.page_pixels / 1e6:.2g} megapixels, the mean of yours, at "
-        f"x{trial.scale:g}, by the pixels that were restored here"
+        f"\nseconds are for a page of {trial.page_pixels / 1e6:.2g} megapixels, the mean of your pages, at "
+        f"x{trial.scale:g}, scaled by the pixels restored here"
     )
     typer.echo(printable(f"recommended: {verdict.recommended}\n  {verdict.why}").replace("\\x0a", "\n"))
     if folder is not None:
-        typer.echo(f"written into {folder}: evaluation.json, evaluation.csv, pages.csv, chart.svg, sheet.png")
+        typer.echo(f"written to {folder}: evaluation.json, evaluation.csv, pages.csv, chart.svg, sheet.png")
 
 
 def _print_table(first: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """A table for people; columns that nothing was measured for are left out."""
+    """Print a table. Columns without any value are left out."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -221,17 +221,17 @@ def _print_table(first: str, rows: Sequence[Mapping[str, Any]], columns: Sequenc
 
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column(first)
-    told = [column for column in columns if any(row[column] is not None for row in rows)]
-    for column in told:
+    filled = [column for column in columns if any(row[column] is not None for row in rows)]
+    for column in filled:
         table.add_column(TITLES.get(column, column.replace("_", " ")), justify="right")
     for row in rows:
-        table.add_row(Text(printable(str(row[first]))), *(shown(column, row[column]) for column in told))
+        table.add_row(Text(printable(str(row[first]))), *(shown(column, row[column]) for column in filled))
     Console(highlight=False).print(table)
 
 
 @contextmanager
 def _bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on standard error; nothing where that is no terminal."""
+    """A progress bar on standard error; silent where that is not a terminal."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -239,7 +239,7 @@ def _bar() -> Iterator[Callable[[str, int, int], None]]:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=None)
 
-        def tell(what: str, done: int, total: int) -> None:
+        def on_step(what: str, done: int, total: int) -> None:
             bar.update(task, description=what, completed=done, total=total)
 
-        yield tell
+        yield on_step

@@ -13,25 +13,25 @@ from comic_upscale.errors import SettingsError
 
 def export(
     job: Annotated[Path | None, typer.Option("--job", metavar="DIR", help="The output folder of a job.")] = None,
-    ledger: Annotated[Path | None, typer.Option("--ledger", metavar="FILE", help="The ledger itself.")] = None,
+    ledger: Annotated[Path | None, typer.Option("--ledger", metavar="FILE", help="The ledger file of a job.")] = None,
     format: Annotated[
         str,
         typer.Option(
             "--format", "-f", metavar="imagefolder|csv|jsonl",
-            help="imagefolder: a metadata.jsonl beside the pages, with file_name and text, as Hugging Face's datasets "
-            "load it. csv and jsonl: everything that the ledger knows of a page.",
+            help="imagefolder: a metadata.jsonl beside the pages, with file_name and text, for Hugging Face datasets. "
+            "csv and jsonl: everything that the ledger records about a page.",
         ),
     ] = "imagefolder",
     output: Annotated[
         Path | None,
         typer.Option(
             "--output", "-o", metavar="PATH",
-            help="File to write; left out: metadata.jsonl among the pages for imagefolder, else standard output.",
+            help="File to write. Default: metadata.jsonl beside the pages for imagefolder, else standard output.",
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that says something else.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file with different content.")] = False,
 ) -> None:  # fmt: skip
-    """Write what a training set needs: pages, sources, hashes, sizes, model and captions, from the ledger."""
+    """Write the metadata of a training set: pages, sources, hashes, sizes, model and captions."""
     from comic_upscale.ledger.recent import choose_ledger
     from comic_upscale.reporting.export import (
         EXPORT_FORMATS,
@@ -51,9 +51,7 @@ def export(
         typer.echo(text.encode(), nl=False)
     else:
         write_export(text, path, overwrite=overwrite)
-    left_out = f"; {found.missing:,} left out, whose outputs are not in their places" if found.missing else ""
+    left_out = f"; left out {found.missing:,} whose outputs are missing" if found.missing else ""
     if len(rows) < len(found.rows):
-        left_out += (
-            f"; {len(found.rows) - len(rows):,} left out, which are in volumes: csv and jsonl name them"
-        )
+        left_out += f"; left out {len(found.rows) - len(rows):,} in volumes: csv and jsonl list them"
     typer.echo(f"{len(rows):,} pages exported{f' into {path}' if path else ''}{left_out}", err=True)

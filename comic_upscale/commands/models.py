@@ -22,21 +22,21 @@ models = typer.Typer(no_args_is_help=True, add_completion=False)
 WEIGHTS = pick(JobSettings, "weights_folders")
 
 NamesArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="[NAME]...", help="Models by name; left out: all.")
+    list[str] | None, typer.Argument(metavar="[NAME]...", help="Names of models. Default: all.")
 ]
 
 
 def _named_folders(given: Given) -> tuple[Path, ...]:
-    """The folders of --weights-dir: one, or none."""
+    """Return the folder of --weights-dir, if given."""
     folders: tuple[Path, ...] = given.complete()["weights_folders"]
     return folders
 
 
-def _places(given: Given) -> tuple[tuple[Path, ...], Path]:
+def _search_path(given: Given) -> tuple[tuple[Path, ...], Path]:
     return weights_folders(*_named_folders(given)), weights_cache()
 
 
-def _chosen(names: list[str] | None) -> list[Model]:
+def _find_models(names: list[str] | None) -> list[Model]:
     from comic_upscale.models.catalogue import CATALOGUE, find_model
 
     return [find_model(name) for name in names] if names else list(CATALOGUE.values())
@@ -46,14 +46,14 @@ def _chosen(names: list[str] | None) -> list[Model]:
 @takes(given=WEIGHTS)
 def list_models(
     given: Given,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show every model: factor, what it is for, size, licence, and whether it is on this machine."""
+    """List every model: factor, purpose, size, licence, and whether it is on this machine."""
     from comic_upscale.models.weights import where
 
-    folders, cache = _places(given)
+    folders, cache = _search_path(given)
     rows: list[dict[str, Any]] = []
-    for model in _chosen(None):
+    for model in _find_models(None):
         found = where(model, folders, cache)
         rows.append(
             {
@@ -75,11 +75,11 @@ def list_models(
     from rich.text import Text
 
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for title in ("name", "factor", "MB", "licence", "here"):
+    for title in ("name", "factor", "MB", "licence", "installed"):
         table.add_column(title, no_wrap=True, justify="right" if title == "MB" else "left")
     for row in rows:
-        here = "no" if not row["present"] else "in the package" if row["bundled"] else "yes"
-        table.add_row(row["name"], f"x{row['scale']}", f"{row['megabytes']}", row["licence"], here)
+        installed = "no" if not row["present"] else "in the package" if row["bundled"] else "yes"
+        table.add_row(row["name"], f"x{row['scale']}", f"{row['megabytes']}", row["licence"], installed)
     console = Console(highlight=False)
     console.print(table)
     for row in rows:
@@ -91,7 +91,7 @@ def list_models(
 def fetch(given: Given, names: NamesArgument = None) -> None:
     """Download weights from the official releases, and check them.
 
-    What is here already, and what comes with the package, is only checked.
+    Weights that are already on this machine or part of the package are only checked.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -99,13 +99,13 @@ def fetch(given: Given, names: NamesArgument = None) -> None:
     from comic_upscale.models.weights import resolve_weights
 
     named = _named_folders(given)
-    folders, cache = (named, named[0]) if named else _places(given)
-    for model in _chosen(names):
+    folders, cache = (named, named[0]) if named else _search_path(given)
+    for model in _find_models(names):
         with Progress(console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(model.name, total=None)
             weights = resolve_weights(
                 model.name,
-                # Below full strength both files of a model with two are needed.
+                # A model with two files needs both when the denoise strength is below 1.
                 denoise=0.5 if model.denoise_weights else None,
                 folders=folders,
                 cache=cache,
@@ -125,39 +125,41 @@ def verify(given: Given, names: NamesArgument = None) -> None:
     from comic_upscale.models.weights import REINSTALL
     from comic_upscale.models.weights import verify as check
 
-    folders, cache = _places(given)
-    wrong, remedies = [], set()
-    for model in _chosen(names):
+    folders, cache = _search_path(given)
+    invalid, remedies = [], set()
+    for model in _find_models(names):
         for result in check(model, folders, cache):
             typer.echo(f"{result.path or result.file.name}: {result.state}")
             bundled = result.file.bundled
-            # Of what can be downloaded, only what was asked for need be here.
+            # A model that can be downloaded may be missing, unless the user named it.
             if result.state == "wrong hash" or (result.state == "missing" and (names or bundled)):
-                wrong.append(str(result.path or result.file.name))
+                invalid.append(str(result.path or result.file.name))
                 remedies.add(
-                    REINSTALL if bundled else "Delete what is wrong and run `comic-upscale models fetch`"
+                    REINSTALL if bundled else "Delete the wrong files and run `comic-upscale models fetch`"
                 )
-    if wrong:
-        raise WeightsError(f"missing, or not as published: {', '.join(wrong)}. {'. '.join(sorted(remedies))}")
+    if invalid:
+        raise WeightsError(
+            f"missing, or not as published: {', '.join(invalid)}. {'. '.join(sorted(remedies))}"
+        )
 
 
 @models.command()
 @takes(given=WEIGHTS)
 def path(
     given: Given,
-    name: Annotated[str | None, typer.Argument(help="A model by name; left out: the folders.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Name of a model. Default: print the folders.")] = None,
 ) -> None:
-    """Print where the weights of a model are; without a name, the folders that are searched, in order."""
+    """Print where the weights of a model are, or without a name the folders that are searched, in order."""
     from comic_upscale.models.weights import REINSTALL, where
 
-    folders, cache = _places(given)
+    folders, cache = _search_path(given)
     if name is None:
         for folder in (*folders, cache):
             typer.echo(str(folder.absolute()))
         return
-    (model,) = _chosen([name])
+    (model,) = _find_models([name])
     for file, found in where(model, folders, cache):
         if found is None:
-            remedy = f"`comic-upscale models fetch {model.name}` downloads it"
+            remedy = f"Download it with `comic-upscale models fetch {model.name}`"
             raise WeightsError(f"{file.name} is not on this machine. {REINSTALL if file.bundled else remedy}")
         typer.echo(str(found))

@@ -1,6 +1,6 @@
 """The options of the command line, derived from their definitions in ``settings/``.
 
-A command says which sets of options it takes, each under the name of a parameter, and is handed what the user gave::
+A command names the sets of options that it takes, one for each parameter, and receives the options that the user gave::
 
     @takes(given=definitions(JobSettings))
     def run(given: Given) -> None:
@@ -25,38 +25,38 @@ Command = Callable[..., None]
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What the user gave of a set of options: nothing of the others, so that defaults stay those of who has them."""
+    """The options of a set that the user gave. The others are absent: their owner applies the defaults."""
 
     options: tuple[Definition, ...]
-    words: Mapping[str, Any]
-    """As the command line has them, by the names of its parameters."""
+    raw: Mapping[str, Any]
+    """Values from the command line, by parameter name."""
 
     def values(self) -> dict[str, Any]:
-        """What the options are, by their names, as their dataclass takes them.
+        """Return the given options by name, with the values that their dataclass takes.
 
         Raises:
-            SettingsError: one cannot be read, or two contradict each other.
+            SettingsError: an option cannot be parsed, or two contradict each other.
         """
         found: dict[str, Any] = {}
         for option in self.options:
             if option.parts:
-                said = {part.name: self.words[part.name] for part in option.parts if part.name in self.words}
-                if said and option.opt.join is not None:
-                    found[option.name] = option.opt.join(said)
-            elif option.name in self.words:
-                found[option.name] = _value(option, self.words[option.name])
+                given = {part.name: self.raw[part.name] for part in option.parts if part.name in self.raw}
+                if given and option.opt.join is not None:
+                    found[option.name] = option.opt.join(given)
+            elif option.name in self.raw:
+                found[option.name] = _value(option, self.raw[option.name])
         return found
 
     def complete(self) -> dict[str, Any]:
-        """As `values`, with their defaults for the options that were not given."""
+        """Return all options by name: `values`, and the defaults of the others."""
         return {**{option.name: option.default for option in self.options}, **self.values()}
 
 
 def takes(**sets: tuple[Definition, ...]) -> Callable[[Command], Command]:
-    """Give a command options that are defined elsewhere: in the place of each named parameter, those of a set.
+    """Add sets of options to a command. Each set replaces the parameter of the same name.
 
     Args:
-        sets: by the names of the parameters, which are annotated as `Given`.
+        sets: options by the name of the parameter, which is annotated as `Given`.
     """
 
     def decorate(function: Command) -> Command:
@@ -73,16 +73,16 @@ def takes(**sets: tuple[Definition, ...]) -> Callable[[Command], Command]:
             parameters.append(_parameter_of("_context", typer.Context))
 
         @functools.wraps(function)
-        def command(**words: Any) -> None:
-            ctx = words[context or "_context"]
-            ctx.find_root().meta["json"] = words.get("as_json", False)
-            given = {name: words.pop(name) for options in sets.values() for name in _names(options)}
-            said = {name: word for name, word in given.items() if _is_given(ctx, name)}
+        def command(**arguments: Any) -> None:
+            ctx = arguments[context or "_context"]
+            ctx.find_root().meta["json"] = arguments.get("as_json", False)
+            values = {name: arguments.pop(name) for options in sets.values() for name in _names(options)}
+            given = {name: value for name, value in values.items() if _is_given(ctx, name)}
             if context is None:
-                del words["_context"]
-            function(**words, **{name: _of_set(options, said) for name, options in sets.items()})
+                del arguments["_context"]
+            function(**arguments, **{name: _select(options, given) for name, options in sets.items()})
 
-        # Both, since Typer asks for both.
+        # Typer reads both.
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return command
@@ -95,13 +95,13 @@ def _is_given(ctx: typer.Context, name: str) -> bool:
     return source is not None and source.name != "DEFAULT"
 
 
-def _of_set(options: tuple[Definition, ...], said: Mapping[str, Any]) -> Given:
+def _select(options: tuple[Definition, ...], given: Mapping[str, Any]) -> Given:
     names = set(_names(options))
-    return Given(options, {name: word for name, word in said.items() if name in names})
+    return Given(options, {name: value for name, value in given.items() if name in names})
 
 
-def _on_command_line(options: tuple[Definition, ...]) -> Iterator[Definition]:
-    """The options that a command line has for these: of one that has parts, the parts."""
+def _command_line_options(options: tuple[Definition, ...]) -> Iterator[Definition]:
+    """Yield the options for the command line; an option with parts yields its parts instead."""
     for option in options:
         if option.parts:
             yield from option.parts
@@ -110,11 +110,11 @@ def _on_command_line(options: tuple[Definition, ...]) -> Iterator[Definition]:
 
 
 def _names(options: tuple[Definition, ...]) -> Iterator[str]:
-    return (option.name for option in _on_command_line(options))
+    return (option.name for option in _command_line_options(options))
 
 
 def _parameters(options: tuple[Definition, ...]) -> Iterator[inspect.Parameter]:
-    for option in _on_command_line(options):
+    for option in _command_line_options(options):
         default = inspect.Parameter.empty if option.is_required else _shown_default(option)
         yield _parameter_of(option.name, Annotated[_kind(option), _typer_option(option)], default)
 
@@ -124,7 +124,7 @@ def _parameter_of(name: str, annotation: Any, default: Any = inspect.Parameter.e
 
 
 def _kind(option: Definition) -> Any:
-    """What Typer reads: simple types, which stay words where an option reads its own."""
+    """Return the type for Typer: a simple type, or ``str`` where the option parses its own text."""
     if (option.kind in (bool, int, float, Path) and option.opt.parse is None) or get_origin(
         option.kind
     ) is list:
@@ -135,7 +135,7 @@ def _kind(option: Definition) -> Any:
 
 
 def _shown_default(option: Definition) -> Any:
-    """The default, where Typer shows it as it is; it is never handed on, since only what was given is."""
+    """Return the default where Typer can show it. It is only shown: a command receives just the given options."""
     simple = option.opt.default_text is None and isinstance(option.default, (bool, int, float, str))
     return option.default if simple else None
 
@@ -145,10 +145,10 @@ def _typer_option(option: Definition) -> Any:
     flags = opt.flags or (option.flag,)
     if option.kind is bool and option.default is True and not any("/" in flag for flag in flags):
         flags = (f"{option.flag}/{option.flag.replace('--', '--no-', 1)}", *flags[1:])
-    within = None if any(char.isdigit() for char in opt.metavar or "") else option.range
+    bounds = None if any(char.isdigit() for char in opt.metavar or "") else option.range
     return typer.Option(
         *flags,
-        help=opt.help if within is None else f"{opt.help} {within.capitalize()}.",
+        help=opt.help if bounds is None else f"{opt.help} {bounds.capitalize()}.",
         metavar=opt.metavar or "|".join(option.choices) or None,
         show_default=opt.default_text or True,
         parser=_path if option.kind is Path or _is_several_paths(option) else None,
@@ -169,13 +169,13 @@ def _is_several_paths(option: Definition) -> bool:
 
 
 def _path(text: str | Path) -> Path:
-    """An empty path is a shell variable that was not set, not the folder one happens to be in."""
+    """Refuse an empty path: it comes from an unset shell variable and would mean the current folder."""
     if not str(text):
         raise typer.BadParameter("the path is empty")
     return Path(text)
 
 
-def _value(option: Definition, word: Any) -> Any:
+def _value(option: Definition, raw: Any) -> Any:
     if option.opt.parse is not None:
-        return option.opt.parse(word)
-    return (word,) if _is_several_paths(option) else word
+        return option.opt.parse(raw)
+    return (raw,) if _is_several_paths(option) else raw

@@ -1,4 +1,4 @@
-"""The commands ``comic-upscale remote``: a remote machine processes the pages, reached by SSH."""
+"""The commands ``comic-upscale remote``: a remote machine, reached by SSH, processes the pages."""
 
 from __future__ import annotations
 
@@ -43,44 +43,47 @@ Host = Annotated[
     str,
     typer.Argument(
         metavar="HOST",
-        help="HOST, USER@HOST or USER@HOST:PORT; also a name of your ~/.ssh/config.",
+        help="HOST, USER@HOST or USER@HOST:PORT, or a name from ~/.ssh/config.",
         show_default=False,
     ),
 ]
 Job = Annotated[
-    str | None, typer.Option("--job", metavar="NAME", help="The job there; left out: the one worked on last.")
+    str | None,
+    typer.Option("--job", metavar="NAME", help="Job on the remote machine. Default: the most recent one."),
 ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SshOptions:
-    """How the user wants a machine to be reached, and what is ours there."""
+    """How to reach a machine, and which folder and Python to use there."""
 
     host: Annotated[
-        str, Opt("HOST, USER@HOST or USER@HOST:PORT, or a name of ~/.ssh/config.", on_command_line=False)
+        str, Opt("HOST, USER@HOST or USER@HOST:PORT, or a name from ~/.ssh/config.", on_command_line=False)
     ]
-    port: Annotated[int | None, Opt("SSH port, if it is not part of HOST.", metavar="N")] = None
+    port: Annotated[int | None, Opt("SSH port, if HOST does not name it.", metavar="N")] = None
     identity: Annotated[
-        Path | None, Opt("Private key to try first. The keys of your agent are tried too.", metavar="FILE")
+        Path | None,
+        Opt("Private key to try first. The keys of your SSH agent are tried too.", metavar="FILE"),
     ] = None
     ssh_config: Annotated[
-        Path | None, Opt("Configuration file in place of ~/.ssh/config, as for `ssh -F`.", metavar="FILE")
+        Path | None, Opt("SSH configuration file in place of ~/.ssh/config, as for `ssh -F`.", metavar="FILE")
     ] = None
     accept_new_host_key: Annotated[
-        bool, Opt("Do not ask about an unknown host key. A key that changed is always refused.")
+        bool, Opt("Accept an unknown host key without asking. A changed key is always refused.")
     ] = False
     remote_dir: Annotated[
-        str, Opt("Our folder there: absolute, or below the home folder.", metavar="DIR")
+        str,
+        Opt("Folder to use on the remote machine: absolute, or relative to the home folder.", metavar="DIR"),
     ] = "comic-upscale"
     remote_python: Annotated[
         str | None,
-        Opt("Python there, 3.11 or newer. Default: the one that has PyTorch.", metavar="FILE"),
+        Opt("Python on the remote machine, 3.11 or newer. Default: one that has PyTorch.", metavar="FILE"),
     ] = None
     container: Annotated[
         str | None,
         Opt(
-            "Work in a container of this image, with the Docker there. An image that is missing is pulled, or loaded "
-            "from a FILE.tar[.gz] of `docker save`. Default: a virtual environment.",
+            "Run in a container of this image, with Docker on the remote machine. A missing image is pulled, or "
+            "loaded from a FILE.tar[.gz] of `docker save`. Default: a virtual environment.",
             metavar="IMAGE|FILE",
         ),
     ] = None  # fmt: skip
@@ -95,16 +98,15 @@ class SshOptions:
     def machine(
         self, resources: Mapping[str, Any] | None = None, *, given_up: Callable[[], bool] = lambda: False
     ) -> Machine:
-        """The machine, not connected yet.
+        """Return the machine, not connected yet.
 
         Args:
-            resources: what a run there works with, as JSON; what is left out is as that machine has it.
-            given_up: whether nobody waits any longer for a connection that was lost.
+            resources: resource settings for the run there, as JSON. The machine uses its own defaults for the rest.
+            given_up: returns True when retrying a lost connection should end.
         """
         from comic_upscale.execution.ssh.address import find_address
         from comic_upscale.execution.ssh.connection import Connection
-        from comic_upscale.execution.ssh.machine import Machine
-        from comic_upscale.execution.ssh.machine import Patience as LinePatience
+        from comic_upscale.execution.ssh.machine import Machine, RetryPolicy
 
         address = find_address(self.host, ssh_files(self.ssh_config), port=self.port, identity=self.identity)
 
@@ -113,7 +115,7 @@ class SshOptions:
 
         return Machine(
             connect,
-            LinePatience(self.patience, lambda seconds: _wait(seconds, given_up), _tell_lost),
+            RetryPolicy(self.patience, lambda seconds: _wait(seconds, given_up), _report_loss),
             base=self.remote_dir,
             python=self.remote_python,
             container=self._image(),
@@ -121,10 +123,10 @@ class SshOptions:
         )
 
     def _image(self) -> str | Path | None:
-        """The image by its name, or the file that it is in.
+        """Return the name of the image, or the file to load it from.
 
         Raises:
-            SettingsError: it is neither.
+            SettingsError: --container is neither a valid image name nor an existing file.
         """
         from comic_upscale.execution.ssh.container import is_image_name
 
@@ -134,26 +136,28 @@ class SshOptions:
             path = Path(self.container).expanduser()
             if not path.is_file():
                 raise SettingsError(
-                    f"--container: {path} is not there; `docker save IMAGE | gzip >{path}` makes it"
+                    f"--container: {path} does not exist; create it with `docker save IMAGE | gzip >{path}`"
                 )
             return path
         if not is_image_name(self.container):
-            raise SettingsError(f"--container: {self.container!r} names no image")
+            raise SettingsError(f"--container: {self.container!r} is not an image name")
         return self.container
 
     def _ask(self, key: HostKey) -> bool:
-        typer.echo(f"The key of {key.name} is not known: {key.kind}\n  {key.fingerprint}", err=True)
+        typer.echo(f"The host key of {key.name} is unknown: {key.kind}\n  {key.fingerprint}", err=True)
         if self.accept_new_host_key:
-            typer.echo("It is accepted (--accept-new-host-key) and remembered.", err=True)
+            typer.echo("It is accepted (--accept-new-host-key) and added to the known hosts.", err=True)
             return True
         if not sys.stdin.isatty():
             return False
-        return typer.confirm("Is that the machine's own? Then it is remembered", default=False, err=True)
+        return typer.confirm(
+            "Is this the key of the machine? It is then added to the known hosts", default=False, err=True
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpscaleOptions:
-    """What ``remote upscale`` does besides the work."""
+    """Options of ``remote upscale`` alone."""
 
     poll: Annotated[
         float, Ge(0.1), Le(3600), Opt("Seconds between two polls of the remote machine.", metavar="SECONDS")
@@ -161,8 +165,9 @@ class UpscaleOptions:
     when_done: Annotated[
         str | None,
         Opt(
-            "Run this command here once every page is downloaded or has failed: your provider's command that destroys "
-            "the machine. If `remote upscale` ends before that, its last line says that this was not run.",
+            "Run this command on this machine once every page is downloaded or has failed, for example your "
+            "provider's command that destroys the machine. If `remote upscale` ends earlier, its last line says that "
+            "COMMAND was not run.",
             metavar="COMMAND",
         ),
     ] = None  # fmt: skip
@@ -177,43 +182,43 @@ SSH, UPSCALE = definitions(SshOptions), definitions(UpscaleOptions)
 
 @dataclass(frozen=True, slots=True)
 class RemoteSession:
-    """One command that lets a remote machine process the pages of a job.
+    """One command that has a remote machine process the pages of a job.
 
     Args:
-        reach: the machine.
-        step: all of it, or one step.
-        options: what else is done.
+        ssh: how to reach the machine.
+        step: everything, or one step.
+        options: those of ``remote upscale``.
     """
 
-    reach: SshOptions
+    ssh: SshOptions
     step: RemoteStep
     options: UpscaleOptions
 
     def run(self, given: Given, show: Given) -> None:
-        """Do what ``comic-upscale run`` does, with the remote machine in the place of the network.
+        """Do what ``comic-upscale run`` does, on the remote machine.
 
         Raises:
-            Exit: with the exit code.
+            Exit: always, with the exit code.
             ComicUpscaleError: the command ended early.
         """
         shown = ShowOptions(**show.values())
-        asked = given.values()
-        job = job_settings(asked)
+        values = given.values()
+        job = job_settings(values)
         set_up_logging(verbose=shown.verbose)
         if shown.dry_run:
             show_plan(job, as_json=shown.as_json)
             return
-        resources = to_json(job, sent_names(JobSettings, "if-given") & asked.keys())
-        raise typer.Exit(self._work(job, resources, shown))
+        resources = to_json(job, sent_names(JobSettings, "if-given") & values.keys())
+        raise typer.Exit(self._run_job(job, resources, shown))
 
-    def _work(self, job: JobSettings, resources: Mapping[str, Any], shown: ShowOptions) -> int:
+    def _run_job(self, job: JobSettings, resources: Mapping[str, Any], shown: ShowOptions) -> int:
         from comic_upscale.execution.remote import RemoteOptions
         from comic_upscale.execution.stop import StopRequest
 
         stop = StopRequest()
-        machine = self.reach.machine(resources, given_up=lambda: stop.requested)
+        machine = self.ssh.machine(resources, given_up=lambda: stop.requested)
         try:
-            # Before anything moves on the terminal: there may be a question about the host key.
+            # Connect before the display starts, since there may be a question about the host key.
             machine.base()
             remote_options = RemoteOptions(machine, self.step, self.options.poll)
             code, finished = run_shown(job, stop, shown, remote=remote_options)
@@ -222,32 +227,32 @@ class RemoteSession:
         return self._finish(code, finished)
 
     def _finish(self, code: int, finished: JobFinished) -> int:
-        """Return the exit code of the command, after what the user wants done at the end."""
+        """Run the user's --when-done command if every page is settled; return the exit code."""
         if self.step != "upscale":
-            # One step of several leaves pages to do, and has done what it was asked.
+            # A single step succeeds even though it leaves pages pending.
             return 0 if code == 1 and finished.pending else code
         when_done = self.options.when_done
         if when_done is None:
             return code
         if finished.state != "finished" or finished.pending:
-            typer.echo(_not_run(f"{finished.pending:,} pages are left"), err=True)
+            typer.echo(_not_run(f"{finished.pending:,} pages are pending"), err=True)
             return code
-        # A page that failed is not tried again before somebody looks at it: nothing keeps the machine.
-        rest = f"; {finished.failed:,} failed, which the remote machine cannot do" if finished.failed else ""
-        typer.echo(f"every page that could be done is here{rest}: {when_done}", err=True)
+        # A failed page is not tried again without the user: the machine is no longer needed.
+        rest = f", {finished.failed:,} failed" if finished.failed else ""
+        typer.echo(f"every finished page is downloaded{rest}; running --when-done: {when_done}", err=True)
         ended = subprocess.run(when_done, shell=True, check=False).returncode
         if ended:
-            typer.echo(f"it failed with exit code {ended}: THE MACHINE STILL BILLS", err=True)
+            typer.echo(f"--when-done failed with exit code {ended}: THE MACHINE IS STILL BILLED", err=True)
         return ended or code
 
 
 def _not_run(why: str) -> str:
-    return f"--when-done was NOT run, since {why}: THE MACHINE STILL BILLS"
+    return f"--when-done was NOT run because {why}: THE MACHINE IS STILL BILLED"
 
 
 @contextmanager
-def _saying_what_was_not_run(when_done: str | None) -> Iterator[None]:
-    """Say below an error that ends the command that the machine was not given back."""
+def _note_if_not_run(when_done: str | None) -> Iterator[None]:
+    """Add a note to an error that ends the command: the machine was not returned."""
     try:
         yield
     except ComicUpscaleError as error:
@@ -265,8 +270,8 @@ def _wait(seconds: float, given_up: Callable[[], bool]) -> bool:
     return given_up()
 
 
-def _tell_lost(reason: str) -> None:
-    typer.echo(f"note: {reason}; trying again", err=True)
+def _report_loss(reason: str) -> None:
+    typer.echo(f"note: {reason}; retrying", err=True)
 
 
 @remote.command("check")
@@ -278,9 +283,9 @@ def _tell_lost(reason: str) -> None:
 def check_machine(
     host: Host,
     ssh: Given,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check what a machine has: GPU, driver, disk, Python, PyTorch, Docker. Nothing is changed there."""
+    """Check a machine: GPU, driver, disk, Python, PyTorch, Docker. This changes nothing on it."""
     from dataclasses import asdict
 
     from comic_upscale.console.text import printable
@@ -300,9 +305,9 @@ def check_machine(
         for warning in warnings:
             typer.echo(printable(f"note: {warning}"))
         if not errors:
-            typer.echo("it fits")
+            typer.echo("ready: this machine can upscale pages")
     if errors:
-        raise RemoteError(f"{host} cannot do the work: {'; '.join(errors)}")
+        raise RemoteError(f"{host} does not meet the requirements: {'; '.join(errors)}")
 
 
 def _step(name: RemoteStep, summary: str) -> None:
@@ -316,30 +321,30 @@ def _step(name: RemoteStep, summary: str) -> None:
     remote.command(name, help=summary, epilog=epilog)(command)
 
 
-_step("push", "Send the package, the weights and the pages; takes the options of `run`, as `upscale` does.")
-_step("run", "Start the run there, after `push`, and disconnect; takes the same options as `push`.")
-_step("pull", "Download what is done so far; takes the same options as `push`.")
+_step("push", "Send the package, the weights and the pages. Takes the options of `run`, like `upscale`.")
+_step("run", "Start the remote run, after `push`, and disconnect. Takes the same options as `push`.")
+_step("pull", "Download the pages that are done so far. Takes the same options as `push`.")
 
 
 @remote.command(
     epilog="Examples:\n\n"
     "  comic-upscale remote upscale root@203.0.113.7:40022 --input pages/ --scale 2.5\n\n"
     "  comic-upscale remote upscale gpu-box --input v01.cbz --width 2000 --when-done 'vastai destroy instance 123'\n\n"
-    "The same command again continues, also with another HOST: pages that are downloaded are not done again.",
+    "Run the same command again to continue, even with another HOST. Downloaded pages are not done again.",
 )
 @takes(ssh=SSH, options=UPSCALE, given=JOB, show=SHOW)
 def upscale(host: Host, ssh: Given, options: Given, given: Given, show: Given) -> None:
-    """Send pages, upscale them there, and download each once it is done; takes the options of `run`."""
-    with _saying_what_was_not_run(options.complete()["when_done"]):
-        reach, more = SshOptions(host=host, **ssh.values()), UpscaleOptions(**options.values())
-        RemoteSession(reach, "upscale", more).run(given, show)
+    """Send pages, upscale them remotely, and download each once it is done. Takes the options of `run`."""
+    with _note_if_not_run(options.complete()["when_done"]):
+        connection, own = SshOptions(host=host, **ssh.values()), UpscaleOptions(**options.values())
+        RemoteSession(connection, "upscale", own).run(given, show)
 
 
-LOOKED_AFTER = pick(SshOptions, "port", "identity", "ssh_config", "accept_new_host_key", "remote_dir")
+JOB_SSH = pick(SshOptions, "port", "identity", "ssh_config", "accept_new_host_key", "remote_dir")
 
 
 @contextmanager
-def _at_job(host: str, ssh: Given, job: str | None) -> Iterator[tuple[Machine, str]]:
+def _open_job(host: str, ssh: Given, job: str | None) -> Iterator[tuple[Machine, str]]:
     machine = SshOptions(host=host, patience=60.0, **ssh.values()).machine()
     try:
         yield machine, machine.choose_job(job)
@@ -348,21 +353,21 @@ def _at_job(host: str, ssh: Given, job: str | None) -> Iterator[tuple[Machine, s
 
 
 @remote.command()
-@takes(ssh=LOOKED_AFTER)
+@takes(ssh=JOB_SSH)
 def status(
     *,
     host: Host,
     job: Job = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Keep showing until the run ends.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Update until the run ends.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     ssh: Given,
 ) -> None:
-    """Show how far a job is there."""
+    """Show the progress of a job on the remote machine."""
     from comic_upscale.console.text import printable, status_lines
 
-    with _at_job(host, ssh, job) as (machine, name):
+    with _open_job(host, ssh, job) as (machine, name):
         while True:
-            report = _as_status(machine.status(), host)
+            report = _read_status(machine.status(), host)
             if as_json:
                 typer.echo(json.dumps({field.name: getattr(report, field.name) for field in fields(report)}))
             elif watch:
@@ -376,41 +381,41 @@ def status(
             time.sleep(5.0)
 
 
-def _as_status(said: dict[str, Any], host: str) -> JobStatus:
-    """Read what another machine says of a job; what need not be there and is not as it should be is left out.
+def _read_status(answer: dict[str, Any], host: str) -> JobStatus:
+    """Read the status that a remote machine reports; optional values of a wrong type are dropped.
 
     Raises:
-        RemoteError: it makes no sense without what is left.
+        RemoteError: a required value is missing, or the values contradict each other.
     """
     from comic_upscale.ledger.queries import JobStatus
 
     values: dict[str, Any] = {
-        field.name: _plain(said.get(field.name), str(field.type)) for field in fields(JobStatus)
+        field.name: _coerce(answer.get(field.name), str(field.type)) for field in fields(JobStatus)
     }
     status = JobStatus(**values)
     counts = (status.done, status.failed, status.skipped, status.pending)
     known = status.state in ("running", "stopped", "finished") and 0 <= status.percent <= 100
-    counted = all(_is_count(said.get(name)) for name in ("total", "done", "failed", "skipped", "pending"))
+    counted = all(_is_count(answer.get(name)) for name in ("total", "done", "failed", "skipped", "pending"))
     placed = not status.alive or None not in (status.pid, status.host, status.started_at)
     if not (known and counted and placed and sum(counts) == status.total):
         raise RemoteError(
-            f"{host} says of the job what cannot be understood: its ledger may be damaged, or of another version. "
-            "`comic-upscale remote logs` shows what the run itself says"
+            f"{host} returned an invalid status of the job: its ledger may be damaged, or from another version. "
+            "`comic-upscale remote logs` shows the output of the run"
         )
     return status
 
 
-def _plain(value: object, kind: str) -> object:
-    """A value of a status by the kind that its field has; what that field has for nothing where it is none of it."""
-    nothing = None if "None" in kind else False if kind == "bool" else "" if kind == "str" else 0
+def _coerce(value: object, kind: str) -> object:
+    """Return a value if it fits the type of its field, else the empty value of that type."""
+    empty = None if "None" in kind else False if kind == "bool" else "" if kind == "str" else 0
     if kind == "bool":
         return value is True
     if kind.startswith("str"):
-        return value[:500] if isinstance(value, str) else nothing
+        return value[:500] if isinstance(value, str) else empty
     if kind.startswith("int"):
-        return value if _is_count(value) else nothing
+        return value if _is_count(value) else empty
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e12
-    return value if number else nothing
+    return value if number else empty
 
 
 def _is_count(value: object) -> bool:
@@ -418,16 +423,18 @@ def _is_count(value: object) -> bool:
 
 
 @remote.command()
-@takes(ssh=LOOKED_AFTER)
+@takes(ssh=JOB_SSH)
 def logs(
     *,
     host: Host,
     job: Job = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep showing until the run ends.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")] = 50,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Update until the run ends.")] = False,
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", min=0, help="Number of lines to show from the end.")
+    ] = 50,
     ssh: Given,
 ) -> None:
-    """Show what the run there prints."""
+    """Show the output of the remote run."""
     from comic_upscale.console.text import printable
 
     rest = b""
@@ -438,38 +445,40 @@ def logs(
         for line in whole:
             typer.echo(printable(line.decode(errors="replace")))
 
-    with _at_job(host, ssh, job) as (machine, _):
+    with _open_job(host, ssh, job) as (machine, _):
         machine.log(show, lines=lines, follow=follow)
     if rest:
         show(b"\n")
 
 
 @remote.command()
-@takes(ssh=LOOKED_AFTER)
+@takes(ssh=JOB_SSH)
 def stop(
     *,
     host: Host,
     job: Job = None,
     ssh: Given,
 ) -> None:
-    """Stop the run there as Ctrl-C does: pages in progress are finished and recorded. The machine keeps running."""
-    with _at_job(host, ssh, job) as (machine, name):
-        said = machine.stop()
-    if said == "busy":
-        raise RemoteError(f"{name} has not stopped yet; ask again with `comic-upscale remote status {host}`")
+    """Stop the remote run as Ctrl-C does: pages in flight are finished and recorded. The machine stays rented."""
+    with _open_job(host, ssh, job) as (machine, name):
+        state = machine.stop()
+    if state == "busy":
+        raise RemoteError(
+            f"{name} has not stopped yet; check again with `comic-upscale remote status {host}`"
+        )
     typer.echo(
-        f"{name}: {'stopped' if said == 'stopped' else 'no run was there'}. The machine is still rented."
+        f"{name}: {'stopped' if state == 'stopped' else 'no run was active'}. The machine is still rented."
     )
 
 
 @remote.command(hidden=True)
 def listing(
-    ledger: Annotated[Path, typer.Option("--ledger", metavar="FILE", help="The ledger itself.")],
+    ledger: Annotated[Path, typer.Option("--ledger", metavar="FILE", help="The ledger file.")],
     since: Annotated[
-        str, typer.Option("--since", metavar="TIME", help="Only what was settled then or later.")
+        str, typer.Option("--since", metavar="TIME", help="Only pages settled at this time or later.")
     ] = "",
 ) -> None:
-    """Say what became of every page, for the machine that asked for it."""
+    """Print the result of every page, for the machine that started the run."""
     from comic_upscale.execution.ssh.listing import as_lines
     from comic_upscale.ledger.queries import read_settled_pages
 

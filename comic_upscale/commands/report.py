@@ -15,35 +15,37 @@ if TYPE_CHECKING:
 
 def report(
     job: Annotated[Path | None, typer.Option("--job", metavar="DIR", help="The output folder of a job.")] = None,
-    ledger: Annotated[Path | None, typer.Option("--ledger", metavar="FILE", help="The ledger itself.")] = None,
+    ledger: Annotated[Path | None, typer.Option("--ledger", metavar="FILE", help="The ledger file of a job.")] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="The file; left out: report.html in the output folder."),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="File to write. Default: report.html in the output folder."
+        ),
     ] = None,
     sheet: Annotated[
         Path | None,
         typer.Option(
-            "--sheet", metavar="FILE", help="Also a contact sheet as a PNG: pieces before and after, for a chat."
+            "--sheet", metavar="FILE", help="Also write a contact sheet, a PNG with crops before and after."
         ),
     ] = None,
     look_at: Annotated[
         int,
         typer.Option(
-            "--look-at", metavar="N", help="Compare so many of the pages that the gate has not scored; of more, a "
-            "sample, always the same one.",
+            "--look-at", metavar="N", help="Compare at most N of the pages that the gate has not scored. If "
+            "there are more, a fixed sample is used.",
         ),
     ] = 200,
     show: Annotated[
-        int, typer.Option("--show", metavar="N", help="Show so many of the worst pages, and of random ones.")
+        int, typer.Option("--show", metavar="N", help="Show N of the worst pages and N random ones.")
     ] = 20,
-    open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    open_it: Annotated[bool, typer.Option("--open", help="Open the report in the browser.")] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a file that is no report of ours, too.")
+        bool, typer.Option("--overwrite", help="Also replace a file that is not one of our reports.")
     ] = False,
 ) -> None:  # fmt: skip
     """Write a report of a job: one HTML file with its figures, failures, and its worst pages before and after.
 
-    It opens anywhere, without a network. A job that still runs has a report of what is done.
+    The file opens offline in any browser. While a job runs, its report covers the pages that are done.
     """
     from comic_upscale.ledger.queries import read_status
     from comic_upscale.ledger.recent import choose_ledger
@@ -55,10 +57,10 @@ def report(
         made = make_report(path, look_at=look_at, show=show, workers=default_workers(), on_step=on_step)
     size = write_report(made, target, overwrite=overwrite)
     choice = made.choice
-    looked = f"{choice.looked_at:,} of {choice.done:,} pages looked at"
-    typer.echo(f"{target} ({size / 1e6:.1f} MB; {looked})")
+    compared = f"{choice.looked_at:,} of {choice.done:,} pages compared"
+    typer.echo(f"{target} ({size / 1e6:.1f} MB; {compared})")
     for reason, count in choice.left_out.items():
-        typer.echo(f"note: {count:,} could not be compared: {reason}", err=True)
+        typer.echo(f"note: {count:,} pages could not be compared: {reason}", err=True)
     if sheet is not None:
         from comic_upscale.reporting.contact import contact_sheet
         from comic_upscale.storage.atomic import write_whole
@@ -69,11 +71,11 @@ def report(
         import webbrowser
 
         if not webbrowser.open(target.absolute().as_uri()):
-            typer.echo("note: no browser could be started; open the file yourself", err=True)
+            typer.echo("note: could not start a browser; open the file yourself", err=True)
 
 
 class _Steps:
-    """A bar on standard error while pages are looked at; nothing where that is no terminal."""
+    """A progress bar on standard error while pages are compared; silent where that is not a terminal."""
 
     def __enter__(self) -> OnStep:
         from rich.console import Console

@@ -1,7 +1,6 @@
 """``comic-upscale run``: upscale the pages of a folder, an image or a volume.
 
-What other commands share with it is here too: the settings of a job as a user asked for them, and a run under the eyes
-of a display.
+Other commands share parts of it: building the settings of a job from the options, and running a job with a display.
 """
 
 from __future__ import annotations
@@ -38,22 +37,20 @@ if TYPE_CHECKING:
 EXIT_SOME_FAILED = 1
 
 JOB = tuple(
-    # On a command line the output folder can be left out: it is then named after the input.
+    # --output is optional on the command line: by default the output folder is named after the input.
     replace(option, default=None, nullable=True) if option.name == "output" else option
     for option in definitions(JobSettings)
 )
-"""The options of a job, as a command takes them."""
+"""The options of a job, for a command."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShowOptions:
-    """What a command that runs a job prints."""
+    """Options for what a command that runs a job prints."""
 
-    dry_run: Annotated[bool, Opt("Show what would be done, and write nothing.")] = False
-    as_json: Annotated[bool, Opt("Print JSON events, one per line, and nothing else.", flags=("--json",))] = (
-        False
-    )
-    verbose: Annotated[bool, Opt("Name every page, and log details.", flags=("--verbose", "-v"))] = False
+    dry_run: Annotated[bool, Opt("Show what the run would do, and write nothing.")] = False
+    as_json: Annotated[bool, Opt("Print only JSON events, one per line.", flags=("--json",))] = False
+    verbose: Annotated[bool, Opt("Print every page, and log details.", flags=("--verbose", "-v"))] = False
     quiet: Annotated[bool, Opt("Print errors only.", flags=("--quiet", "-q"))] = False
 
 
@@ -68,11 +65,11 @@ def run(
         Path | None,
         typer.Option(
             "--settings", metavar="FILE", hidden=True,
-            help="A JSON object of options by their names; those of the command line go before them.",
+            help="A JSON object with options by name. Options on the command line override them.",
         ),
     ] = None,
 ) -> None:  # fmt: skip
-    """Upscale every page of a job that is not done."""
+    """Upscale every page of a job that is not done yet."""
     from comic_upscale.execution.stop import StopRequest
 
     shown = ShowOptions(**show.values())
@@ -87,10 +84,10 @@ def run(
 
 
 def job_settings(given: Mapping[str, Any]) -> JobSettings:
-    """Return the settings of a job: what was asked for, and for the rest what this machine and this user have.
+    """Return the settings of a job: the given options, and the defaults of this machine and user for the rest.
 
     Args:
-        given: options by their names; ``input`` is among them.
+        given: options by name; includes ``input``.
 
     Raises:
         SettingsError: a value is out of its range, or two contradict each other.
@@ -118,12 +115,12 @@ def _read_settings(path: Path) -> dict[str, Any]:
 def run_shown(
     settings: JobSettings, stop: StopRequest, shown: ShowOptions, *, remote: RemoteOptions | None = None
 ) -> tuple[int, JobFinished]:
-    """Run a job, print what happens, and return the exit code and how it ended.
+    """Run a job, print its events, and return the exit code and the final event.
 
     Args:
         settings: of the job.
-        stop: ends the run gracefully; signals request it.
-        shown: what is printed.
+        stop: stops the run gracefully; signals set it.
+        shown: what to print.
         remote: a remote machine that processes the pages.
     """
     from comic_upscale.jobs.service import JobService
@@ -139,12 +136,12 @@ def run_shown(
         try:
             display(event)
         except OSError as error:
-            # A terminal that went away must not make pages fail: the run ends as by a signal.
+            # A terminal that went away must not make pages fail: the run stops as after a signal.
             muted = True
-            stop.request(f"the terminal cannot be written to: {error.strerror or error}")
+            stop.request(f"cannot write to the terminal: {error.strerror or error}")
 
     try:
-        with _stopping_on_signals(stop, display) as received:
+        with _stop_on_signals(stop, display) as received:
             service = JobService(state_folder())
             finished = service.run(settings, on_event=on_event, stop=stop, remote=remote)
     finally:
@@ -163,33 +160,37 @@ def _exit_code(finished: JobFinished, received: list[int]) -> int:
 def _choose_display(stop: StopRequest, shown: ShowOptions) -> Display:
     from comic_upscale.console import display as terminal
 
-    def nobody_reads() -> None:
-        stop.request("nobody reads the output any more")
+    def on_broken_pipe() -> None:
+        stop.request("the reader of the output has closed the pipe")
 
     if shown.as_json:
-        return terminal.JsonDisplay(nobody_reads)
+        return terminal.JsonDisplay(on_broken_pipe)
     if shown.quiet or sys.stdout is None:
         return terminal.QuietDisplay()
     if sys.stdout.isatty():
         return terminal.LiveDisplay(verbose=shown.verbose)
-    return terminal.LogDisplay(nobody_reads, verbose=shown.verbose)
+    return terminal.LogDisplay(on_broken_pipe, verbose=shown.verbose)
 
 
 @contextmanager
-def _stopping_on_signals(stop: StopRequest, display: Display) -> Iterator[list[int]]:
-    """While inside: the first Ctrl-C or SIGTERM stops gracefully, the second ends the process at once."""
+def _stop_on_signals(stop: StopRequest, display: Display) -> Iterator[list[int]]:
+    """Inside the block, the first Ctrl-C or SIGTERM stops gracefully, and the second ends the process at once."""
     received: list[int] = []
 
     def handle(number: int, _frame: object) -> None:
         received.append(number)
         if len(received) > 1:
             display.close()
+            # Imported only where a program of the user's was run.
+            program = sys.modules.get("comic_upscale.engines.program")
+            if program is not None:
+                program.kill_running()
             os._exit(128 + number)
         stop.request(signal.Signals(number).name)
 
     names = ("SIGINT", "SIGTERM", "SIGHUP")
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    # nohup works by having SIGHUP ignored: leave it so.
+    # nohup works by ignoring SIGHUP: leave that as it is.
     before = {
         number: signal.getsignal(number)
         for number in numbers
@@ -200,7 +201,7 @@ def _stopping_on_signals(stop: StopRequest, display: Display) -> Iterator[list[i
     try:
         yield received
     finally:
-        # After a signal the process is about to end: a second one must still end it with its own code.
+        # After a signal the process is about to end, and a second signal must still end it with its own code.
         if not received:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -215,13 +216,13 @@ def show_plan(settings: JobSettings, *, as_json: bool) -> None:
     if as_json:
         typer.echo(preview_as_json(service.preview(settings)))
         return
-    begun = False
+    has_header = False
 
     def on_page(page: PagePreview) -> None:
-        nonlocal begun
-        if not begun:
+        nonlocal has_header
+        if not has_header:
             typer.echo(plan_header())
-            begun = True
+            has_header = True
         typer.echo(plan_line(page))
 
     for line in plan_summary(service.preview(settings, on_page)):
@@ -229,11 +230,11 @@ def show_plan(settings: JobSettings, *, as_json: bool) -> None:
 
 
 def set_up_logging(*, verbose: bool) -> None:
-    """Log to standard error, and keep what other packages say of a file to ourselves."""
-    # What Pillow thinks of a strange file is said page by page, by our own decoder.
+    """Log to standard error, and silence the messages of other packages about files."""
+    # Our own decoder reports problems of a file, page by page.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").addHandler(logging.NullHandler())
-    # Tells at every start what an old libarchive lacks, none of which is used.
+    # At every start it lists features that an old libarchive lacks; we use none of them.
     logging.getLogger("libarchive").setLevel(logging.ERROR)
     logging.basicConfig(
         level=logging.INFO if verbose else logging.CRITICAL,

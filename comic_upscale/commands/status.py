@@ -1,4 +1,4 @@
-"""``comic-upscale status``: how far a job is."""
+"""The command ``comic-upscale status``."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def status(
         Path | None, typer.Option("--job", metavar="DIR", help="The output folder of a job.")
     ] = None,
     ledger: Annotated[
-        Path | None, typer.Option("--ledger", metavar="FILE", help="The ledger itself.")
+        Path | None, typer.Option("--ledger", metavar="FILE", help="The ledger file of a job.")
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Keep showing until the run ends.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Update until the run ends.")] = False,
     failures: Annotated[
-        bool, typer.Option("--failures", help="List every page that failed, and why.")
+        bool, typer.Option("--failures", help="List every failed page with its reason.")
     ] = False,
     suspects: Annotated[
-        bool, typer.Option("--suspects", help="List every page that should be looked at, and why.")
+        bool, typer.Option("--suspects", help="List every suspect page with its reasons.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Tell how far a job is, from its ledger alone; without arguments, the job you started last."""
+    """Show the progress of a job, from its ledger. Default: the job that you started last."""
     ctx.find_root().meta["json"] = as_json
     from comic_upscale.jobs.service import JobService
 
@@ -53,26 +53,26 @@ def _print_status(
 
     report = service.status(ledger)
     failed = service.failures(ledger) if failures else []
-    doubted = service.suspects(ledger) if suspects else []
+    suspect_pages = service.suspects(ledger) if suspects else []
     if as_json:
         extra: dict[str, object] = {}
         if failures:
             extra["failures"] = [asdict(failure) for failure in failed]
         if suspects:
-            # In place of their number.
-            extra["suspects"] = [asdict(page) for page in doubted]
+            # Replaces their number.
+            extra["suspects"] = [asdict(page) for page in suspect_pages]
         typer.echo(json.dumps({**asdict(report), **extra}))
         return
     for line in status_lines(report):
         typer.echo(line)
     for failure in failed:
         typer.echo(printable(f"  {failure_line(failure.source, failure.kind, failure.reason)}"))
-    for page in doubted:
+    for page in suspect_pages:
         typer.echo(printable(f"  suspect: {page.source}: {page.reasons}"))
 
 
 def _watch(service: JobService, ledger: Path, *, as_json: bool) -> None:
-    """Show the status every second or two, until no run is alive."""
+    """Show the status again and again, until no run is alive."""
     from comic_upscale.console.text import status_lines
 
     if as_json or not sys.stdout.isatty():

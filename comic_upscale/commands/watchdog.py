@@ -1,4 +1,4 @@
-"""The command ``comic-upscale watchdog``: the shell script of that name, from wherever the package is."""
+"""The command ``comic-upscale watchdog``: runs the shell script from the package."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import typer
 from comic_upscale.errors import RemoteError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-PLACES = (_PACKAGE / "scripts" / "idle_watchdog.sh", _PACKAGE.parent / "scripts" / "idle_watchdog.sh")
-"""Inside an installed package, and beside it in a clone."""
+CANDIDATES = (_PACKAGE / "scripts" / "idle_watchdog.sh", _PACKAGE.parent / "scripts" / "idle_watchdog.sh")
+"""In an installed package, and in a clone."""
 
 
 def watchdog(ctx: typer.Context) -> None:
-    """Watch this machine, and run a command once it does nothing: stop, shut down, destroy.
+    """Watch this machine, and run a command once it is idle: stop, shut down or destroy it.
 
-    All options are those of scripts/idle_watchdog.sh, which this becomes; `comic-upscale watchdog -- --help` shows
-    them. The script itself needs no Python.
+    The process becomes scripts/idle_watchdog.sh, with all options. `comic-upscale watchdog -- --help` lists them.
+    The script itself needs no Python.
     """
-    script = next((path for path in PLACES if path.is_file()), None)
+    script = next((path for path in CANDIDATES if path.is_file()), None)
     if script is None:
-        raise RemoteError("idle_watchdog.sh is missing from the package: install comic-upscale again")
+        raise RemoteError("idle_watchdog.sh is missing from the package: reinstall comic-upscale")
     bash = shutil.which("bash")
     if bash is None:
         raise RemoteError("the watchdog needs bash: install it")

@@ -1,4 +1,4 @@
-"""Showing a run to a person or a program: a live bar on a terminal, lines in a log, JSON in a pipe."""
+"""Displays of a run: a live bar on a terminal, lines in a log, JSON for a program."""
 
 from __future__ import annotations
 
@@ -44,23 +44,23 @@ LOG_INTERVAL_SECONDS = 10.0
 
 
 class Display(Protocol):
-    """Shows events. Called on the thread of the event loop."""
+    """Shows events; called on the thread of the event loop."""
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
 
     def close(self) -> None:
-        """Leave the terminal as it was; called once, whatever happened."""
+        """Restore the terminal; called once, also after an error."""
 
 
 def event_as_json(event: Event) -> str:
-    """One event as one line of JSON; its kind is under ``event``, such as ``page_done``."""
+    """Return an event as one line of JSON. The key ``event`` holds its kind, for example ``page_done``."""
     name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()
     return json.dumps({"event": name, **dataclasses.asdict(event)})
 
 
 class JsonDisplay:
-    """One JSON object a line on standard output, and nothing else there."""
+    """Prints one JSON object per line on standard output, and nothing else."""
 
     def __init__(self, on_broken_pipe: Callable[[], None]) -> None:
         self._on_broken_pipe = on_broken_pipe
@@ -70,23 +70,23 @@ class JsonDisplay:
         write_line(event_as_json(event), self._on_broken_pipe)
 
     def close(self) -> None:
-        """Nothing to put back."""
+        """Do nothing: there is nothing to restore."""
 
 
 class QuietDisplay:
-    """Only what went wrong, on standard error."""
+    """Prints failures only, on standard error."""
 
     def __call__(self, event: Event) -> None:
-        """Print a failure; pass over everything else."""
+        """Print a failure; ignore other events."""
         if isinstance(event, PageFailed):
             print(printable(f"failed: {event.source}: {event.reason}"), file=sys.stderr)  # noqa: T201
 
     def close(self) -> None:
-        """Nothing to put back."""
+        """Do nothing: there is nothing to restore."""
 
 
 class LogDisplay:
-    """Lines for a log (nohup, Docker, SSH): whole lines, at an interval, without control characters."""
+    """Prints lines for a log (nohup, Docker, SSH): complete lines, at intervals, without control characters."""
 
     def __init__(self, on_broken_pipe: Callable[[], None], *, verbose: bool) -> None:
         self._on_broken_pipe = on_broken_pipe
@@ -95,11 +95,13 @@ class LogDisplay:
         self._start = self._last = time.monotonic()
 
     def __call__(self, event: Event) -> None:
-        """Print what belongs in a log."""
+        """Print an event, if it belongs in a log."""
         if isinstance(event, Preparing):
             self._line(event.what)
         elif isinstance(event, Fetching):
-            self._at_interval(f"fetching {event.name}: {event.done_bytes:,} of {event.total_bytes:,} bytes")
+            self._at_interval(
+                f"downloading {event.name}: {event.done_bytes:,} of {event.total_bytes:,} bytes"
+            )
         elif isinstance(event, Sending):
             self._at_interval(f"sending {event.name}: {event.done_bytes:,} of {event.total_bytes:,} bytes")
         elif isinstance(event, JobStarted):
@@ -131,10 +133,10 @@ class LogDisplay:
             unit="page",
             rate=event.pages_per_second,
         )
-        held = f", held back by {event.bottleneck}" if event.bottleneck else ""
+        bottleneck = f", bottleneck: {event.bottleneck}" if event.bottleneck else ""
         failed = f", {event.failed} failed" if event.failed else ""
         doing = f", {event.doing}" if event.doing else ""
-        return f"{meter}{failed}{held}{doing}"
+        return f"{meter}{failed}{bottleneck}{doing}"
 
     def _at_interval(self, line: str) -> None:
         if time.monotonic() - self._last >= LOG_INTERVAL_SECONDS:
@@ -145,11 +147,11 @@ class LogDisplay:
         write_line(line, self._on_broken_pipe)
 
     def close(self) -> None:
-        """Nothing to put back."""
+        """Do nothing: there is nothing to restore."""
 
 
 class LiveDisplay:
-    """A bar that moves, on a terminal."""
+    """Shows a live progress bar on a terminal."""
 
     def __init__(self, *, verbose: bool) -> None:
         self._console = Console(highlight=False)
@@ -175,7 +177,7 @@ class LiveDisplay:
             self._status.update(Text(event.what))
             self._status.start()
         elif isinstance(event, (Fetching, Sending)):
-            doing = "fetching" if isinstance(event, Fetching) else "sending"
+            doing = "downloading" if isinstance(event, Fetching) else "sending"
             share = f"{event.done_bytes / 1e6:.1f} of {event.total_bytes / 1e6:.1f} MB"
             self._status.update(Text(printable(f"{doing} {event.name}: {share}")))
         elif isinstance(event, JobStarted):
@@ -206,14 +208,14 @@ class LiveDisplay:
             eta=f"{duration(event.eta_seconds)} left" if event.eta_seconds else "",
             failed=f"{event.failed} failed" if event.failed else "",
         )
-        in_hand = f"in hand: {printable(event.in_hand)}" if event.in_hand else "reading the first pages"
-        in_hand = event.doing or in_hand
-        held = f"   held back by: {event.bottleneck}" if event.bottleneck else ""
-        text = stopping_line(event) if event.stopping else in_hand + held
+        current = f"in progress: {printable(event.in_hand)}" if event.in_hand else "reading the first pages"
+        current = event.doing or current
+        bottleneck = f"   bottleneck: {event.bottleneck}" if event.bottleneck else ""
+        text = stopping_line(event) if event.stopping else current + bottleneck
         self._live.update(Group(self._bar, Text(text, style="dim", no_wrap=True, overflow="ellipsis")))
 
     def close(self) -> None:
-        """Stop moving and give the cursor back."""
+        """Stop the bar and restore the cursor."""
         self._status.stop()
         if self._live is not None:
             self._live.stop()
@@ -221,7 +223,7 @@ class LiveDisplay:
 
 
 def write_line(line: str, on_broken_pipe: Callable[[], None]) -> None:
-    """Print a line at once; if nobody reads any more, say so and write to nowhere from then on."""
+    """Print a line at once. If the pipe is broken, call ``on_broken_pipe`` and discard all later output."""
     try:
         print(line, flush=True)  # noqa: T201
     except OSError:
@@ -230,7 +232,7 @@ def write_line(line: str, on_broken_pipe: Callable[[], None]) -> None:
 
 
 def silence_stdout() -> None:
-    """Let standard output lead nowhere; Python would complain of a broken one again when it exits."""
+    """Redirect standard output to the null device: Python would report a broken pipe again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,4 +1,4 @@
-"""Quotes and measurements in words: plain lines of at most 80 columns, but for what is wrapped to the screen."""
+"""Quotes and measurements as text: plain lines of at most 80 columns, or wrapped to the screen."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ if TYPE_CHECKING:
     from comic_upscale.estimates.bench import BenchResult
 
 
-def work_lines(work: Work, passed: int) -> list[str]:
-    """What there is to do, for a person.
+def work_lines(work: Work, unchanged: int) -> list[str]:
+    """Return the amount of work as text.
 
     Args:
-        work: counted.
-        passed: pages that nothing is to be done with.
+        work: of the pages.
+        unchanged: number of pages that need no work.
     """
-    rest = f", {passed:,} more need nothing" if passed else ""
+    rest = f" to upscale, {unchanged:,} more need no work" if unchanged else ""
     size = work.download_bytes
     return [
         f"{work.pages:,} pages{rest}: {megapixels(work.network_pixels)} megapixels in, "
         f"{megapixels(work.output_pixels)} out",
-        f"up {megabytes(work.upload_bytes)}, down about {megabytes(round(size.likely))} "
+        f"upload {megabytes(work.upload_bytes)}, download about {megabytes(round(size.likely))} "
         f"({megabytes(round(size.low))} to {megabytes(round(size.high))})",
     ]
 
 
 def quote_lines(quote: Quote, budget: float | None, width: int) -> list[str]:
-    """A quote, for a person: split into its parts, with its range and where each figure is from.
+    """Return a quote as text: its parts, its range and the sources of its figures.
 
     Args:
-        quote: made.
-        budget: dollars; None where none was said.
-        width: of the screen, columns.
+        quote: of one machine.
+        budget: dollars; None without a budget.
+        width: columns of the screen.
     """
     seller = f", {quote.seller}" if quote.seller else ", this machine"
-    hour = "" if quote.hour is None else f", {span(quote.hour, money)} an hour"
+    hour = "" if quote.hour is None else f", {span(quote.hour, money)} per hour"
     lines = [f"{quote.hardware}{seller}{hour}: {quote.model}"]
     lines.append(f"{'':7}" + "".join(f"{name:>9}" for name in PARTS) + f"{'total':>9} {'from .. to':>17}")
     times = [quote.parts[name].seconds for name in PARTS]
@@ -63,7 +63,7 @@ def quote_lines(quote: Quote, budget: float | None, width: int) -> list[str]:
         if quote.is_over(budget):
             lines.append(f"  over the budget of {money(budget)}")
         elif quote.may_be_over(budget):
-            lines.append(f"  likely within the budget of {money(budget)}, but not surely")
+            lines.append(f"  likely within the budget of {money(budget)}, but not certain")
         else:
             lines.append(f"  within the budget of {money(budget)}")
     lines += _wrapped("  compute", quote.parts["compute"].source, width)
@@ -73,14 +73,14 @@ def quote_lines(quote: Quote, budget: float | None, width: int) -> list[str]:
 
 
 def common_lines(quotes: Sequence[Quote], width: int) -> list[str]:
-    """Where the figures are from that all machines for rent share; nothing where there is none."""
+    """Return the sources of the figures that all rented machines share; empty without rented machines."""
     rented = [quote for quote in quotes if quote.seller]
     if not rented:
         return []
     parts = rented[0].parts
     lines = _wrapped("start-up", parts["start-up"].source, width)
     lines += _wrapped("upload, download", parts["download"].source, width)
-    lines.append("storage: for as long as the machine is kept")
+    lines.append("storage: billed for as long as the machine is kept")
     return ["", *(printable(line) for line in lines)]
 
 
@@ -91,14 +91,14 @@ def _wrapped(label: str, text: str, width: int) -> list[str]:
     )
 
 
-def span(values: Range, say: Callable[[float], str]) -> str:
-    """``low..high`` in the words of ``say``; one of them where both read alike."""
-    low, high = say(values.low), say(values.high)
+def span(values: Range, format: Callable[[float], str]) -> str:
+    """Return ``low..high``, each formatted by ``format``, or one of them where both read the same."""
+    low, high = format(values.low), format(values.high)
     return low if low == high else f"{low}..{high}"
 
 
 def quotes_as_json(work: Work, quotes: Sequence[Quote], budget: float | None, over: bool | None) -> str:
-    """Work and quotes as one line of JSON."""
+    """Return work and quotes as one line of JSON."""
     return json.dumps(
         {
             "work": dataclasses.asdict(work),
@@ -118,14 +118,14 @@ def _dollars(amount: float) -> str:
 
 
 def bench_lines(result: BenchResult) -> list[str]:
-    """What a machine was measured at, for a person."""
+    """Return the measurements of a machine as text."""
     run = result.measured
     size = f"{result.page[0]}x{result.page[1]} to {result.target[0]}x{result.target[1]}"
     memory = f"{result.peak_memory_bytes / 1e9:.2f} GB"
     if result.peak_device_bytes is not None:
-        memory += f", on the card {result.peak_device_bytes / 1e9:.2f} GB"
+        memory += f", on the GPU {result.peak_device_bytes / 1e9:.2f} GB"
     lines = [
-        # A line of its own: a processor's name has any length.
+        # On its own line: the name of a processor may be long.
         run.hardware,
         f"{run.model}, {run.precision}",
         f"pages of {size}, {run.format}, batch {result.batch}, {run.workers} workers",
@@ -134,7 +134,7 @@ def bench_lines(result: BenchResult) -> list[str]:
         f"{'network alone':14}{result.alone_pages_per_second:>12.3g}{result.alone_megapixels_per_second:>18.3g}",
         f"{'whole run':14}{result.whole_pages_per_second:>12.3g}{result.whole_megapixels_per_second:>18.3g}",
         "",
-        f"{'':14}{'seconds a page':>16}{'busy':>8}{'waited before':>16}",
+        f"{'':14}{'seconds/page':>16}{'busy':>8}{'waited before':>16}",
     ]
     for name, stage in result.stages.items():
         waited = "" if stage.waited_a_page is None else f"{stage.waited_a_page:.3f} s"
@@ -142,17 +142,17 @@ def bench_lines(result: BenchResult) -> list[str]:
     lines += [
         "",
         f"{run.pages:,} pages in {duration(run.whole_seconds)}, {rate(result.whole_pages_per_second)}; the network "
-        f"had no page for {result.network_idle:.0%} of it",
-        f"peak memory {memory}; before the first page {duration(run.start_seconds)}",
+        f"was idle for {result.network_idle:.0%} of the time",
+        f"peak memory {memory}; start-up before the first page {duration(run.start_seconds)}",
     ]
     return [printable(line) for line in lines]
 
 
 def bench_as_json(result: BenchResult, kept: str | None) -> str:
-    """A measurement as one line of JSON.
+    """Return a measurement as one line of JSON.
 
     Args:
-        result: measured.
-        kept: the file that it was kept in; None where it was not.
+        result: the measurement.
+        kept: the file that it was saved in; None where it was not saved.
     """
     return json.dumps({**dataclasses.asdict(result), "kept": kept})

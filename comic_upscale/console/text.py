@@ -1,4 +1,4 @@
-"""What is said to a person: numbers, headers, summaries, as plain lines without control characters."""
+"""Text for people: numbers, headers and summaries, as plain lines without control characters."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ SHOWN_WARNINGS = 10
 
 
 def printable(text: str) -> str:
-    """The text without control characters: names come from strangers, and a terminal obeys them."""
+    """Return the text with control characters escaped: a terminal obeys them, and file names are not trusted."""
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 
 def duration(seconds: float | None) -> str:
-    """``7 s``, ``3:05`` or ``2:10:00``; a dash for what is not known, or without end."""
+    """Return ``7 s``, ``3:05`` or ``2:10:00``; a dash for an unknown or infinite duration."""
     if seconds is None or not math.isfinite(seconds):
         return "-"
     if seconds < 60:
@@ -38,7 +38,7 @@ def duration(seconds: float | None) -> str:
 
 
 def rate(pages_per_second: float | None) -> str:
-    """``2.4 pages/s``, or ``3.1 s/page`` where that reads better; a dash for what is not known."""
+    """Return ``2.4 pages/s``, or ``3.1 s/page`` for a slow rate; a dash for an unknown rate."""
     if not pages_per_second:
         return "-"
     if pages_per_second < 1:
@@ -47,12 +47,12 @@ def rate(pages_per_second: float | None) -> str:
 
 
 def preview_as_json(value: Preview) -> str:
-    """A preview as one line of JSON."""
+    """Return a preview as one line of JSON."""
     return json.dumps(dataclasses.asdict(value))
 
 
 def plan_line(page: PagePreview) -> str:
-    """What a run would do with a page, as a row of a table; columns have a width, so that rows can come one by one."""
+    """Return the planned action of a page as a table row. Columns have fixed widths, so rows can be printed singly."""
     size = "" if page.size is None else f"{page.size[0]}x{page.size[1]}"
     target = "" if page.target_size is None else f"{page.target_size[0]}x{page.target_size[1]}"
     arrow = "->" if target else "  "
@@ -63,43 +63,43 @@ def plan_line(page: PagePreview) -> str:
 
 
 def plan_header() -> str:
-    """The names of the columns of `plan_line`."""
+    """Return the column titles of `plan_line`."""
     return f"{'':>10}  {'pixels':>11}    {'become':<11} {'kind':<6} {'about':>9}  page"
 
 
 def plan_summary(preview: Preview) -> list[str]:
-    """What a run would do in all, for a person."""
+    """Return a summary of a planned run as text."""
     counts = ", ".join(f"{count:,} {what}" for what, count in preview.counts.items())
     passed_over = ", ".join(f"{reason}: {count:,}" for reason, count in preview.passed_over.items())
     lines = [
-        f"{len(preview.pages):,} pages: {counts}" + (f"; passed over: {passed_over}" if passed_over else "")
+        f"{len(preview.pages):,} pages: {counts}" + (f"; ignored files: {passed_over}" if passed_over else "")
     ]
     if preview.estimated_bytes:
         basis = "assumed"
         if preview.bytes_per_pixel is not None:
-            basis = f"{preview.bytes_per_pixel:.2f} bytes a pixel, measured by this ledger"
+            basis = f"{preview.bytes_per_pixel:.2f} bytes per pixel, measured by this job"
         lines.append(f"outputs: about {megabytes(preview.estimated_bytes)} ({basis})")
-    along = [
+    also = [
         f"{count:,} {what}{'s' if count != 1 else ''}"
         for count, what in ((preview.sidecars, "sidecar"), (preview.others, "other file"))
         if count
     ]
-    if along:
-        lines.append(f"copied along: {', '.join(along)}")
+    if also:
+        lines.append(f"also copied: {', '.join(also)}")
     lines.append(f"model {_model_of_plan(preview)}, {preview.size}, into {_short(preview.output)}")
     lines.append("nothing was written (--dry-run)")
     return [printable(line) for line in lines]
 
 
 def megabytes(size: int) -> str:
-    """``12.3 MB``, or ``1.24 GB`` or ``3.1 kB`` where that reads better."""
+    """Return ``12.3 MB``, ``1.24 GB`` or ``3.1 kB``."""
     if 0 < size < 1e5:
         return f"{size / 1e3:,.1f} kB"
     return f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
 
 
 def megapixels(pixels: int) -> str:
-    """``1,234``, ``2.5`` or ``0.06``: two digits that say something at least."""
+    """Return ``1,234``, ``2.5`` or ``0.06``: at least two significant digits."""
     return f"{pixels / 1e6:,.0f}" if pixels >= 1e7 else f"{pixels / 1e6:.2g}"
 
 
@@ -108,17 +108,17 @@ def _model_of_plan(preview: Preview) -> str:
     from comic_upscale.settings.job import AUTO_MODEL
 
     if preview.model == AUTO_MODEL:
-        return f"{AUTO_MODEL} ({GPU_DEFAULT} on a GPU, where it can be had, else {CPU_DEFAULT})"
+        return f"{AUTO_MODEL} ({GPU_DEFAULT} on a GPU if available, else {CPU_DEFAULT})"
     return model_name(preview.model, chosen=preview.model_auto)
 
 
 def model_name(name: str, *, chosen: bool) -> str:
-    """A model as it is named in a line: ``comic-compact-x3 (auto)`` where it was chosen by us."""
+    """Return the name of a model for display: ``comic-compact-x3 (auto)`` where ``auto`` chose it."""
     return f"{name} (auto)" if chosen else name
 
 
 def header_lines(event: JobStarted) -> list[tuple[str, str]]:
-    """What a person should know before the work begins, as (label, text)."""
+    """Return the header of a run, as (label, text) pairs."""
     counts = [f"{event.total:,} page{'s' if event.total != 1 else ''}"]
     counts += [
         f"{count:,} {what}"
@@ -126,7 +126,7 @@ def header_lines(event: JobStarted) -> list[tuple[str, str]]:
             (event.done, "done before"),
             (event.failed, "failed before"),
             (event.skipped, "skipped"),
-            (event.todo, "to do"),
+            (event.todo, "pending"),
         )
         if count and count != event.total
     ]
@@ -139,7 +139,7 @@ def header_lines(event: JobStarted) -> list[tuple[str, str]]:
         ("ledger", _short(event.ledger)),
     ]
     if passed_over:
-        lines.insert(1, ("passed over", passed_over))
+        lines.insert(1, ("ignored", passed_over))
     if event.device is not None:
         model = model_name(event.model, chosen=event.model_auto)
         network = "" if event.native_scale is None else f" x{event.native_scale} network,"
@@ -156,46 +156,46 @@ def header_lines(event: JobStarted) -> list[tuple[str, str]]:
 
 
 def page_line(event: PageDone | PageSkipped | VolumeDone) -> str:
-    """What became of a page or a volume, with its notes."""
+    """Return the result of a page or a volume, with its notes."""
     if isinstance(event, PageSkipped):
         return printable(f"skipped: {event.source}: {event.reason}")
     notes = f": {'; '.join(event.notes)}" if event.notes else ""
     if isinstance(event, VolumeDone):
         return printable(f"complete: {event.output or event.source} ({event.pages} pages){notes}")
-    # While it waits for the others of its volume its output has no name that means anything.
+    # Until its volume is written, the output has an internal name that means nothing to the user.
     name = event.source if event.output.startswith(f"{MARKER_FOLDER}/") else event.output
     return printable(f"done: {name} ({event.output_width}x{event.output_height}){notes}")
 
 
 def stopping_line(event: Progress) -> str:
-    """What a run does between being asked to stop and its end."""
-    return f"stopping ({event.stopping}): finishing what is in hand; Ctrl-C ends it at once"
+    """Return the line for a run that is stopping."""
+    return f"stopping ({event.stopping}): finishing pages in flight; press Ctrl-C to end at once"
 
 
 NEXT_STEPS = {
-    "push": "the pages are there; `comic-upscale remote run` with the same options lets the work begin",
-    "run": "the work goes on there; `comic-upscale remote status` tells how far it is, `remote pull` brings pages home",
-    "pull": "what is done there by now is here; the same command later brings the rest",
+    "push": "the pages are on the remote machine; `comic-upscale remote run` with the same options starts the run",
+    "run": "the remote run continues; `comic-upscale remote status` shows its progress, `remote pull` downloads pages",
+    "pull": "the finished pages are downloaded; run the same command again for the rest",
 }
-"""By the steps of ``comic-upscale remote``: what follows where pages are left."""
+"""The next step after each step of ``comic-upscale remote``, where pages are pending."""
 
 
 def summary_lines(event: JobFinished) -> list[str]:
-    """How a run ended, for a person."""
+    """Return the summary of a run as text."""
     skipped = f", {event.skipped:,} skipped" if event.skipped else ""
-    pending = f", {event.pending:,} left" if event.pending else ""
+    pending = f", {event.pending:,} pending" if event.pending else ""
     lines = [f"{event.done:,} of {event.total:,} pages done, {event.failed:,} failed{skipped}{pending}"]
     if event.volumes:
         lines.append(volumes_line(event.volumes, event.volumes_done))
     if event.done_now:
-        took = f"{event.done_now:,} now in {duration(event.seconds)}, {rate(event.pages_per_second)}"
-        lines.append(took)
+        now = f"{event.done_now:,} in this run: {duration(event.seconds)}, {rate(event.pages_per_second)}"
+        lines.append(now)
         if event.copied_now:
-            lines.append(f"{event.copied_now:,} of them copied: the same as other pages, byte for byte")
+            lines.append(f"{event.copied_now:,} of them copied from identical pages")
     elif event.state == "finished" and not event.failed and not event.carried_now:
-        lines.append("nothing was left to do")
+        lines.append("nothing left to do")
     if event.carried_now:
-        lines.append(f"{event.carried_now:,} file{'s' if event.carried_now != 1 else ''} copied along")
+        lines.append(f"{event.carried_now:,} other file{'s' if event.carried_now != 1 else ''} copied")
     lines += [f"  note: {warning}" for warning in event.warnings[:SHOWN_WARNINGS]]
     if len(event.warnings) > SHOWN_WARNINGS:
         lines.append(f"  and {len(event.warnings) - SHOWN_WARNINGS:,} more files that were not copied")
@@ -203,29 +203,31 @@ def summary_lines(event: JobFinished) -> list[str]:
     if event.failed > len(event.failures):
         lines.append(f"  and {event.failed - len(event.failures):,} more: comic-upscale status --failures")
     if event.failed:
-        lines.append("--retry-failed tries the failed pages again")
+        lines.append("use --retry-failed to try the failed pages again")
     if event.suspects:
         lines.append(suspects_line(event.suspects))
     if event.spent is not None and event.price is not None:
         lines.append(spent_line(event.spent, event.price, None))
     if event.stopped_by is not None:
-        lines.append(f"stopped early ({event.reason}); the same command with a higher --max-cost continues")
+        lines.append(
+            f"stopped early ({event.reason}); run the same command with a higher --max-cost to continue"
+        )
     elif event.state == "interrupted" and event.step is not None:
         lines.append(NEXT_STEPS[event.step])
     elif event.state == "interrupted":
-        lines.append(f"stopped early ({event.reason}); the same command continues")
+        lines.append(f"stopped early ({event.reason}); run the same command again to continue")
     lines.append(f"output: {_short(event.output)}")
     return [printable(line) for line in lines]
 
 
 def suspects_line(count: int) -> str:
-    """How many pages should be looked at, and where they are listed."""
+    """Return the number of suspect pages, and how to list them."""
     what = "1 page is" if count == 1 else f"{count:,} pages are"
     return f"{what} suspect: comic-upscale status --suspects lists them, comic-upscale report shows them"
 
 
 def money(amount: float | None) -> str:
-    """``$1.20``, ``$0.042`` or ``<$0.001``: cents, and what is less than ten of them more closely; a dash for None."""
+    """Return ``$1.20``, ``$0.042`` or ``<$0.001``: cents, with more digits below ten cents; a dash for None."""
     if amount is None:
         return "-"
     if amount >= 0.1 or amount == 0:
@@ -234,27 +236,27 @@ def money(amount: float | None) -> str:
 
 
 def spent_line(spent: float, price: float, to_come: float | None) -> str:
-    """What a job has cost and what it will, as far as known."""
-    more = f", about {money(to_come)} to come" if to_come else ""
-    return f"spent: {money(spent)}{more}, at {money(price)} an hour"
+    """Return what a job has cost so far, and the expected rest if known."""
+    more = f", about {money(to_come)} to go" if to_come else ""
+    return f"spent: {money(spent)}{more}, at {money(price)} per hour"
 
 
 def volumes_line(volumes: int, done: int) -> str:
-    """How many volumes are complete."""
+    """Return the number of complete volumes as text."""
     return f"{done:,} of {volumes:,} volume{'s' if volumes != 1 else ''} complete"
 
 
 def failure_line(source: str, kind: str, reason: str) -> str:
-    """What became of a page or a volume that is not done."""
+    """Return the line for a page or a volume that is not done."""
     return f"{'incomplete' if kind == 'incomplete' else 'failed'}: {source}: {reason} [{kind}]"
 
 
 def status_lines(report: JobStatus) -> list[str]:
-    """How far a job is, for a person."""
+    """Return the status of a job as text."""
     skipped = f", {report.skipped:,} skipped" if report.skipped else ""
     lines = [
         f"{report.state}: {report.percent:g} %, {report.done:,} of {report.total:,} done, "
-        f"{report.failed:,} failed{skipped}, {report.pending:,} to do"
+        f"{report.failed:,} failed{skipped}, {report.pending:,} pending"
     ]
     if report.volumes:
         lines.append(volumes_line(report.volumes, report.volumes_done))
@@ -266,9 +268,9 @@ def status_lines(report: JobStatus) -> list[str]:
     elif report.last_seen is not None:
         ago = duration(seconds_since(report.last_seen))
         how = {
-            "died": "the run died without a word",
+            "died": "the run died unexpectedly",
             "interrupted": f"the run was stopped ({report.run_error})",
-            "failed": f"the run ended on an error: {report.run_error}",
+            "failed": f"the run failed: {report.run_error}",
         }.get(report.run_state or "", "the run ended")
         lines.append(f"not running: {how}, last seen {ago} ago")
     if report.spent is not None and report.price is not None:
@@ -288,7 +290,7 @@ def status_lines(report: JobStatus) -> list[str]:
 
 
 def _short(path: str) -> str:
-    """The path as seen from here, where that is shorter."""
+    """Return the path relative to the current folder, if it is inside."""
     with contextlib.suppress(ValueError, OSError):
         relative = str(Path(path).relative_to(Path.cwd()))
         return relative if relative != "." else path

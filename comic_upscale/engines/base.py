@@ -105,7 +105,11 @@ class Upscaled:
 
 
 class Engine(Protocol):
-    """Makes pages larger. Used from one thread at a time; may be created on another."""
+    """Makes pages larger. Used from one thread at a time; may be created on another.
+
+    An engine whose calls take long may have a method ``interrupt()``, which any thread may call to have a call that
+    goes on end at once, by a `DeviceError`; the engine is then not used any more. `interrupt` calls it where it is.
+    """
 
     @property
     def info(self) -> EngineInfo:
@@ -231,6 +235,13 @@ class EngineFactory(Protocol):
             SettingsError: the engine cannot do what is asked.
         """
         ...
+
+
+def interrupt(engine: Engine) -> None:
+    """Have an engine end at once what it does, where it can; from any thread."""
+    method: Callable[[], None] | None = getattr(engine, "interrupt", None)
+    if method is not None:
+        method()
 
 
 def check_batch_size(info: EngineInfo, batch: Batch) -> None:

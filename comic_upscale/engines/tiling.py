@@ -82,6 +82,7 @@ def plan_tiles(
     multiple_of: int = 1,
     minimum: int = 0,
     square: bool = False,
+    fixed: tuple[int, int] | None = None,
 ) -> list[Tile]:
     """Cut a page into tiles, row by row; a page that fits in one window is one tile.
 
@@ -95,11 +96,14 @@ def plan_tiles(
         multiple_of: windows start at and, as far as ``longest`` allows, measure multiples of this.
         minimum: the shortest side that the network takes.
         square: whether the network takes only windows as high as wide.
+        fixed: (height, width) of the only windows that the network takes, in place of the four before.
 
     Returns:
         At least one tile. All windows have one size and lie inside the page as ``padded_size`` gives it.
         The cells cover the target exactly once.
     """
+    if fixed is not None:
+        return _plan_fixed(page_size, target_size, native_scale, overlap, fixed)
     padded = padded_size(*page_size, multiple_of=multiple_of, minimum=minimum, square=square)
     if longest is not None:
         overlap = min(overlap, longest // 4)
@@ -114,6 +118,25 @@ def plan_tiles(
         plans = [
             axis.place([tile.cell for tile in plan], length) for axis, plan in zip(axes, plans, strict=True)
         ]
+    return _crossed(plans)
+
+
+def _plan_fixed(
+    page_size: tuple[int, int],
+    target_size: tuple[int, int],
+    native_scale: int,
+    overlap: int,
+    fixed: tuple[int, int],
+) -> list[Tile]:
+    plans = []
+    for page, target, length in zip(page_size, target_size, fixed, strict=True):
+        axis = _Axis(page, max(page, length), target, native_scale, min(overlap, length // 4), 1, length)
+        plans.append(axis.plan(length))
+    return _crossed(plans)
+
+
+def _crossed(plans: Sequence[Sequence[AxisTile]]) -> list[Tile]:
+    """Return every tile that a row's plan and a column's plan make."""
     return [Tile(row.window, column.window, row.cell, column.cell) for row in plans[0] for column in plans[1]]
 
 

@@ -185,7 +185,7 @@ def _formats_by_suffix() -> dict[str, FormatName]:
 
 def _one_size(scale: float | None, size: Size | None) -> Size:
     if scale is not None and size is not None:
-        raise SettingsError("a scale and a size each say how large the image shall be: give one")
+        raise SettingsError("a scale and a size exclude each other: give one of them")
     return choose_size(scale=scale) if size is None else size
 
 

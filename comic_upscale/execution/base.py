@@ -1,9 +1,8 @@
-"""The seam between a job and whatever does its pages: tasks go in, outcomes come out.
+"""The interface between a job and an executor: tasks go in, outcomes come out.
 
-A job claims its pages, hands each to an executor as a task, and puts in its place and records what comes back. An
-executor knows no ledger, no plan, no volume and no output folder. So the pipeline of this machine, a remote machine
-over SSH and whatever comes next are all the same to a job, and however many machines compute, one process alone
-writes the ledger.
+A job claims its pages, hands each to an executor as a task, then places and records the outcome. An executor knows
+no ledger, no plan, no volume and no output folder. So the local pipeline, a remote machine over SSH and future
+executors look the same to a job. However many machines compute, only one process writes the ledger.
 """
 
 from __future__ import annotations
@@ -35,32 +34,32 @@ class SourceBytes:
 
     data: bytes
     seconds: float = 0.0
-    """Seconds of a thread's work that getting it took: unpacking it, drawing it, hashing it."""
+    """Thread time spent on getting it, in seconds: unpacking, rendering, hashing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageTask:
-    """A page that an executor should do."""
+    """A page for an executor."""
 
     row_id: int
-    """Names the task; no two tasks of a run have one."""
+    """Identifies the task; unique in a run."""
     source: str
-    """What the user calls the page."""
+    """The name of the page for the user."""
     format: FormatName
     """The format of the output; never ``auto``."""
     extension: str
     """The extension of the output's name, without the dot."""
     read: Callable[[], Awaitable[SourceBytes]]
-    """Return the page's file; asked once, when its turn has come.
+    """Returns the file of the page; called once, when the page is needed.
 
-    Raises `PageError` where this page cannot be read, and `InputError` where none can any more."""
+    Raises `PageError` if this page cannot be read, and `InputError` if no page can be read any more."""
     sha256: str = ""
-    """Of the page's file, hexadecimal, where it is known already; else empty."""
+    """Of the file of the page, hexadecimal; empty if not known yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageUpscaled:
-    """A page that is done: its output, encoded and checked, which nobody has written yet."""
+    """A finished page: its output, encoded and checked, but not written yet."""
 
     row_id: int
     source_sha256: str
@@ -71,70 +70,70 @@ class PageUpscaled:
     output_width: int
     output_height: int
     data: bytes
-    """The output, a whole file."""
+    """The output, a complete file."""
     sha256: str
     """Of the output."""
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """Seconds in each of the stages that the executor has; see ``PageDone``."""
+    """Seconds in each stage of the executor; see ``PageDone``."""
     waited: Mapping[str, float] = field(default_factory=dict)
-    """Seconds that the page waited before stages."""
+    """Seconds that the page waited before each stage."""
     notes: tuple[str, ...] = ()
-    """What a person should know, a sentence each."""
+    """Notes for the user, a sentence each."""
     scores: Mapping[str, float] = field(default_factory=dict)
-    """How the page compares with its source, by the names of ``gate/scores.py``; empty where nobody looked."""
+    """How the page compares with its source, by the names of ``gate/scores.py``; empty if the gate did not check it."""
     suspect: tuple[str, ...] = ()
-    """Why a person should look at it; empty for a page that passed."""
+    """Why the gate rejected the page; empty for a page that passed."""
     made_at: float | None = None
-    """When it was finished, by ``time.perf_counter``; None where its way to the output folder is not measured."""
+    """When it was finished, by ``time.perf_counter``; None if the time until it is placed is not measured."""
 
 
 PageOutcome: TypeAlias = PageUpscaled | PageFailed | PageSkipped
-"""What became of a task: a value, also where it failed."""
+"""The result of a task; a failure is a value too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutorInfo:
-    """What an executor computes with."""
+    """The device and network of an executor."""
 
     device: str
-    """In words, for the ledger: ``"cuda:0 (NVIDIA H200)"``, ``"box: NVIDIA H200"``."""
+    """For display and for the ledger: ``"cuda:0 (NVIDIA H200)"``, ``"box: NVIDIA H200"``."""
     precision: str
-    """``"fp32"``, ``"fp16"`` or ``"bf16"``; empty where the executor cannot tell."""
+    """``"fp32"``, ``"fp16"`` or ``"bf16"``; empty if unknown."""
     native_scale: int | None
-    """The network's own factor; None where the executor cannot tell."""
+    """The network's own factor; None if unknown."""
     step: str | None = None
-    """The one step that the executor takes with its tasks and no more; None for all of the way."""
+    """The only step that the executor takes with its tasks; None if it completes them."""
     warnings: tuple[str, ...] = ()
-    """What the user should know of the devices, a sentence each."""
+    """Warnings about the devices, a sentence each."""
 
 
 @dataclass(slots=True)
 class Activity:
-    """What an executor is at, for a display; changed on the loop's thread."""
+    """What an executor is doing, for a display; changed on the thread of the event loop."""
 
     in_hand: str | None = None
-    """The source of the page that entered a network last."""
+    """The source of the page that last entered a network."""
     doing: str | None = None
-    """What is done besides pages, in words."""
+    """Work other than upscaling pages, for display."""
 
 
 class Executor(Protocol):
-    """Does pages. Opened once, asked any number of times to process tasks, and closed, all in one event loop."""
+    """Processes pages. It is opened once, processes tasks any number of times, and is closed, all in one event loop."""
 
     is_remote: bool
-    """Whether a remote machine computes, whose stages and devices are not this run's to show."""
+    """Whether a remote machine computes; the run then shows no stages and devices of its own."""
     activity: Activity
-    """What it is at now."""
+    """What it is doing now."""
 
     async def has_accelerator(self, settings: JobSettings, on_progress: Listener) -> bool | None:
-        """Tell, before it is opened, whether it computes on accelerators alone.
+        """Return, before it is opened, whether it computes on GPUs only.
 
         Args:
-            settings: of the job; the model may be ``auto`` still.
+            settings: of the job; the model may still be ``auto``.
             on_progress: as for `open`.
 
         Returns:
-            None where that is for the devices of this machine to say, as the settings name them.
+            None if the devices in the settings, on this machine, decide that.
         """
 
     async def open(
@@ -146,44 +145,44 @@ class Executor(Protocol):
         spending: Spending | None,
         on_progress: Listener,
     ) -> ExecutorInfo:
-        """Make everything ready but the pages: weights, networks, devices.
+        """Prepare everything except the pages: weights, networks, devices.
 
         Args:
-            settings: of the job: what decides its pixels, and the resources that may be used.
-            model: what computes, in words.
-            fingerprint: of the job, by which a machine knows it again.
-            spending: the meter of the run, asked before each batch where the executor computes by itself.
-            on_progress: is told of what takes a moment (`Preparing`, `Fetching`, `Sending`), on the loop's thread.
+            settings: of the job.
+            model: its name, for display.
+            fingerprint: of the job; identifies it on a remote machine.
+            spending: the cost meter of the run; a local executor asks it before each batch.
+            on_progress: called with `Preparing`, `Fetching` and `Sending` events, on the thread of the event loop.
 
         Raises:
-            WeightsError: no weights.
-            DeviceError: a device is not there.
-            RemoteError: another machine cannot do the work.
+            WeightsError: the weights are missing.
+            DeviceError: a device is missing.
+            RemoteError: the remote machine cannot do the work.
         """
 
     def info(self) -> ExecutorInfo:
-        """Return what it computes with now: it may give half precision up on the way."""
+        """Return its current device and precision: it may give up half precision during the run."""
 
     def process(self, tasks: AsyncIterator[PageTask], stop: StopRequest) -> AsyncGenerator[PageOutcome, None]:
-        """Do tasks, and give each one's outcome as soon as it is there, in any order.
+        """Process tasks, and yield the outcome of each as soon as it is ready, in any order.
 
-        Each task gets one outcome, unless a stop is asked for, or the executor takes one step only: then those
-        that it has not begun get none. After the end it may be asked again. An outcome counts as held by the
-        executor until the next one is asked for.
+        Each task gets one outcome, unless a stop is requested or the executor takes one step only. Tasks that
+        have not started then get none. The method may be called again after the end. An outcome counts as held by
+        the executor until the caller requests the next one.
 
         Args:
-            tasks: ends once nothing follows that does not depend on an outcome.
-            stop: asks for an early end; the executor asks for it itself where the money does not last.
+            tasks: ends when every further task would depend on an outcome.
+            stop: requests an early end; the executor requests it itself at the cost ceiling.
 
         Raises:
-            DeviceError, RemoteError, InputError: what ended the work; what was in hand is lost.
+            DeviceError, RemoteError, InputError: the work cannot go on; pages in flight are lost.
         """
 
     def busy(self) -> dict[str, float]:
-        """How busy each of its stages on this machine is, 0 to 1."""
+        """Return how busy each of its stages on this machine is, 0 to 1."""
 
     async def close(self) -> None:
-        """Let go of everything, whether it was opened or not."""
+        """Release everything; may be called without `open`."""
 
 
 def failed_page(
@@ -194,14 +193,14 @@ def failed_page(
     size: tuple[int, int] = (0, 0),
     seconds: Mapping[str, float] | None = None,
 ) -> PageFailed | PageSkipped:
-    """Return the outcome of a page that could not be done, or that the settings pass over as an animation.
+    """Return the outcome of a page that failed, or of an animation that the settings skip.
 
     Args:
         row_id: of the page.
         source: of the page.
-        error: what became of it.
-        size: (width, height) of the source, as far as it is known.
-        seconds: that it took in the stages.
+        error: why it failed or is skipped.
+        size: (width, height) of the source; zeros if unknown.
+        seconds: in each stage.
     """
     if error.kind == ANIMATED:
         return skipped_page(row_id, source, error.kind, error.reason, size=size, seconds=seconds)
@@ -219,7 +218,7 @@ def skipped_page(
     size: tuple[int, int],
     seconds: Mapping[str, float] | None = None,
 ) -> PageSkipped:
-    """Return the outcome of a page that is left as it is; arguments as for `failed_page`."""
+    """Return the outcome of a page that is skipped; arguments as for `failed_page`."""
     return PageSkipped(
         row_id=row_id,
         source=source,
@@ -232,19 +231,19 @@ def skipped_page(
 
 
 def sha256_of_source(data: bytes) -> str:
-    """The SHA-256 of a page's file, hexadecimal."""
+    """Return the SHA-256 of the file of a page, hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def as_page_error(error: Exception, source: str) -> PageError:
-    """Return what failed one page, as its failure; nobody may have foreseen it.
+    """Return the failure of a page for any error, even an unexpected one.
 
     Args:
-        error: that a step with one page raised.
+        error: raised by a step for this page.
         source: of the page.
 
     Raises:
-        ComicUpscaleError: the error itself, where it concerns more than this page.
+        ComicUpscaleError: the error itself, if it affects more than this page.
     """
     if isinstance(error, PageError):
         return error
@@ -252,9 +251,9 @@ def as_page_error(error: Exception, source: str) -> PageError:
         return PageError("out-of-memory", "not enough memory for this page")
     if isinstance(error, ComicUpscaleError):
         raise error
-    # One strange file must not end a run.
-    log.error("an unforeseen error with %s", source, exc_info=error)
-    return PageError("internal", f"an unforeseen error: {error!r}")
+    # One unusual file must not end a run.
+    log.error("unexpected error with %s", source, exc_info=error)
+    return PageError("internal", f"unexpected error: {error!r}")
 
 
 async def run_in(pool: Pool, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -1,4 +1,4 @@
-"""A bound on how much is in flight."""
+"""A limit on the amount of work in flight."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import asyncio
 
 
 class Budget:
-    """Bounds how much is in flight, in pixels or in bytes, first come first served.
+    """Limits the pixels or bytes in flight, first come first served.
 
-    A page larger than the whole budget is let through when nothing else is in flight.
+    A page larger than the whole budget passes when nothing else is in flight.
     """
 
     def __init__(self, size: int) -> None:
@@ -18,7 +18,7 @@ class Budget:
         self._released = asyncio.Event()
 
     async def take(self, amount: int) -> int:
-        """Wait until so much is free, take it, and return how much was taken."""
+        """Wait until this amount is free, take it, and return the amount taken."""
         amount = min(amount, self._size)
         async with self._turn:
             while self._free < amount:
@@ -28,6 +28,6 @@ class Budget:
         return amount
 
     def give_back(self, amount: int) -> None:
-        """Free what `take` returned."""
+        """Return an amount that `take` returned."""
         self._free += amount
         self._released.set()

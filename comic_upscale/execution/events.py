@@ -1,4 +1,4 @@
-"""What a run tells while it works: events, and the meters behind them. Who shows them is not its business.
+"""The events of a run, and the meters behind them. The run does not know who shows them.
 
 Events are delivered on the thread of the event loop, one at a time, in order.
 """
@@ -20,7 +20,7 @@ STAGES = ("decode", "upscale", "encode", "place")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preparing:
-    """Something that takes a moment before the first page: reading the folder, loading the network."""
+    """A preparation that takes a moment, such as reading the folder or loading the network."""
 
     what: str
 
@@ -36,7 +36,7 @@ class Fetching:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sending:
-    """A large file is on its way to another machine: weights, or an image."""
+    """A large file is being sent to a remote machine: weights, or an image."""
 
     name: str
     done_bytes: int
@@ -45,7 +45,7 @@ class Sending:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobStarted:
-    """The header: what will be done, with what, and where it is recorded."""
+    """The header of a run: its pages, model, device and ledger."""
 
     input: str
     output: str
@@ -53,35 +53,35 @@ class JobStarted:
     total: int
     """Pages of the job."""
     todo: int
-    """Pages that this run takes on."""
+    """Pages that this run will process."""
     done: int
-    """Pages done by earlier runs, and still there."""
+    """Pages done by earlier runs, whose outputs still exist."""
     failed: int
     """Pages that failed in earlier runs and are not tried again."""
     skipped: int
     scale: float | None
-    """None where pages are sized in another way."""
+    """None if the size is given in another way."""
     model: str
     native_scale: int | None
-    """The network's own factor; None when there is nothing to do, and so no network."""
+    """The network's own factor; None when there is nothing to do, so no network is loaded."""
     device: str | None
     precision: str | None
     batch: str
     workers: int
     size: str = ""
-    """How large pages shall be, in words: ``"scale 2.5"``, ``"width 2000"``."""
+    """The requested size, for display: ``"scale 2.5"``, ``"width 2000"``."""
     model_auto: bool = False
-    """Whether ``auto`` chose the model, now or when the job began."""
+    """Whether ``auto`` chose the model, now or when the job started."""
     passed_over: dict[str, int] = field(default_factory=dict)
-    """How many files of the input are no pages, by reason."""
+    """The number of ignored files in the input, by reason."""
     warnings: tuple[str, ...] = ()
     volumes: int = 0
-    """Archives that the pages, or some of them, are in."""
+    """Archives that contain pages of the job."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far the run is, twice a second."""
+    """The progress of the run, twice a second."""
 
     total: int
     done: int
@@ -91,23 +91,23 @@ class Progress:
     pages_per_second: float | None
     eta_seconds: float | None
     in_hand: str | None
-    """The source of the page that entered the network last."""
+    """The source of the page that last entered the network."""
     bottleneck: str | None
-    """The stage that holds the others back, once one is seen to."""
+    """The stage that slows down the others, once one is found."""
     busy: dict[str, float]
     """How busy each stage is, 0 to 1."""
     stopping: str | None = None
-    """Why the run is about to stop, once that is asked for."""
+    """Why the run is stopping, once a stop is requested."""
     doing: str | None = None
-    """What the run does besides pages: sending them to another machine."""
+    """Work other than upscaling pages, such as sending them to a remote machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFinished:
-    """The end of a run, whatever it was."""
+    """The end of a run."""
 
     state: str
-    """``finished``, or ``interrupted`` (a stop was asked for, or too many pages failed)."""
+    """``finished``, or ``interrupted`` (by a stop request, or by too many failures)."""
     reason: str | None
     """Why it was interrupted."""
     total: int
@@ -123,27 +123,27 @@ class JobFinished:
     output: str
     ledger: str
     failures: tuple[tuple[str, str, str], ...] = ()
-    """The first failures, and volumes that wait for failed pages: (source, kind, reason)."""
+    """The first failures, and volumes that are incomplete because of failed pages: (source, kind, reason)."""
     volumes: int = 0
     """Archives of the job."""
     volumes_done: int = 0
-    """Those of them whose outputs are complete."""
+    """Archives whose outputs are complete."""
     carried_now: int = 0
-    """Files that are no pages (sidecars, others on request) and that this run copied."""
+    """Other files that this run copied: sidecars, and on request all others."""
     warnings: tuple[str, ...] = ()
-    """A sentence for each such file that was not copied."""
+    """A sentence for each other file that was not copied."""
     stopped_by: str | None = None
-    """``max-cost`` where the ceiling interrupted the run; None otherwise."""
+    """``max-cost`` if the cost ceiling interrupted the run; else None."""
     step: str | None = None
-    """``push``, ``run`` or ``pull`` where another machine was asked for no more than that step; None otherwise."""
+    """``push``, ``run`` or ``pull`` if only this remote step was requested; else None."""
     spent: float | None = None
-    """Dollars that the job has cost, its earlier runs included; None where no price was ever said."""
+    """Dollars that the job has cost, including earlier runs; None if no price is known."""
     price: float | None = None
-    """Dollars an hour of this run."""
+    """Dollars per hour of this run."""
     suspects: int = 0
-    """Pages done that a person should look at."""
+    """Finished pages that the quality gate rejected."""
     copied_now: int = 0
-    """Pages among ``done_now`` that are the same as others, byte for byte, and got copies of their outputs."""
+    """Pages among ``done_now`` that are duplicates, and got copies of other outputs."""
 
 
 Event: TypeAlias = (
@@ -162,10 +162,10 @@ Listener: TypeAlias = Callable[[Event], None]
 
 
 def from_thread(emit: Listener, kind: type[Fetching] | type[Sending]) -> Callable[[str, int, int], None]:
-    """Return what a download or an upload on another thread tells its progress: name, bytes done, bytes in all.
+    """Return a progress callback for a transfer on another thread; it takes name, bytes done and total bytes.
 
     Args:
-        emit: takes the events, on the thread of the loop that runs now.
+        emit: takes the events, on the thread of the current event loop.
         kind: of the events.
     """
     loop = asyncio.get_running_loop()
@@ -177,9 +177,12 @@ def from_thread(emit: Listener, kind: type[Fetching] | type[Sending]) -> Callabl
 
 
 class StageMeter:
-    """How busy a stage is: the share of its places that work at the moment, averaged over some seconds.
+    """How busy a stage is: the share of its workers that are active, averaged over some seconds.
 
-    Counts what is in work, not what has finished, so a page of a minute shows from its first second.
+    It counts active items, not finished ones, so a page that takes a minute shows from its first second.
+
+    Args:
+        places: number of workers.
     """
 
     def __init__(self, places: int) -> None:
@@ -191,17 +194,17 @@ class StageMeter:
         self.busy = 0.0
 
     def begin(self) -> None:
-        """One more item is in work."""
+        """Note that an item has started."""
         self._advance()
         self._active += 1
 
     def end(self) -> None:
-        """One item less is in work."""
+        """Note that an item has ended."""
         self._advance()
         self._active -= 1
 
     def sample(self) -> float:
-        """Return how busy the stage is, 0 to 1; smoothed from call to call."""
+        """Return how busy the stage is, 0 to 1, smoothed over the calls."""
         self._advance()
         elapsed = self._since - self._read_at
         if elapsed > 0:
@@ -218,18 +221,18 @@ class StageMeter:
 
 
 class RateMeter:
-    """Pages a second over the last minute."""
+    """Pages per second over the last minute."""
 
     def __init__(self) -> None:
         self._times: deque[float] = deque()
         self._start = time.monotonic()
 
     def count(self) -> None:
-        """One page has finished."""
+        """Note that a page has finished."""
         self._times.append(time.monotonic())
 
     def rate(self) -> float | None:
-        """Pages a second; None before the first page has finished."""
+        """Return pages per second; None before the first page has finished."""
         instant = time.monotonic()
         while self._times and instant - self._times[0] > RATE_WINDOW_SECONDS:
             self._times.popleft()

@@ -1,8 +1,7 @@
-"""The executor of a remote machine: pages are sent, worked on there, fetched and checked.
+"""The executor for a remote machine: sends pages, has them upscaled there, fetches and checks the outputs.
 
-The remote machine is given pages called by the hash of their content, and gives back pages called the same. So
-whatever it says, nothing of it ever becomes a path. Nothing is sent twice, since a page that is there is there under
-its hash. A machine that is lost costs only the pages that had not been fetched.
+A page is named by the hash of its content, and its output has the same name. So no answer of the remote machine ever
+becomes a path, and no page is sent twice. If the machine is lost, only the pages that were not fetched are lost.
 """
 
 from __future__ import annotations
@@ -43,47 +42,47 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 SEND_BYTES, SEND_PAGES = 32 << 20, 2000
-"""What is sent in one piece: at most this much is sent again where the connection breaks."""
+"""The size of one batch to send: at most this much is sent again after a lost connection."""
 
 FETCH_BYTES, FETCH_PAGES = 32 << 20, 100
-"""What is fetched in one piece, and held in memory."""
+"""The size of one batch to fetch, which is held in memory."""
 
 MOST_STARTS = 3
-"""A remote run that dies this often without finishing a page is not started again."""
+"""A remote run that ends this often without finishing a page is not restarted."""
 
 _ROOM_FOR_HEADERS = 1 << 20
 _BYTES_A_PIXEL = 9
-"""No format of ours needs more, with four channels of 16 bits; what claims to is not fetched."""
+"""More than any of our formats needs for four channels of 16 bits; a larger output is not fetched."""
 
 
 @dataclass(frozen=True)
 class RemoteOptions:
-    """A remote machine, and what it is asked to do."""
+    """A remote machine, and the step to take on it."""
 
     host: RemoteHost
     step: RemoteStep = "upscale"
     poll: float = 3.0
-    """Seconds between two questions for what is new."""
+    """Seconds between two polls."""
 
 
 @dataclass(slots=True)
 class _Content:
-    """Pages of one content and one extension: one page for the remote machine."""
+    """Pages with the same content and extension: a single page for the remote machine."""
 
     sha256: str
     """Of the content."""
     size: tuple[int, int] = (0, 0)
     """(width, height), upright."""
     tasks: list[PageTask] = field(default_factory=list)
-    """Those that have no outcome yet."""
-    told: RemotePageResult | None = None
-    """What the machine said last of the page."""
+    """The tasks without an outcome."""
+    result: RemotePageResult | None = None
+    """The latest result that the machine reported."""
     failure: PageError | None = None
-    """Why it cannot be done, for every task with this content."""
+    """Why every task with this content fails."""
 
 
 class _Connection:
-    """The one thread that speaks with the remote machine."""
+    """The single thread that talks to the remote machine."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="remote")
@@ -98,12 +97,12 @@ class _Connection:
 
 
 class _RemoteRun:
-    """The run on the remote machine: whether it lives, what it has settled, and starting it again.
+    """The run on the remote machine: polls it and restarts it.
 
     Args:
         host: the remote machine.
-        connection: to it.
-        retry_failed: whether pages that failed there before are tried again.
+        connection: to the machine.
+        retry_failed: whether pages that failed there earlier are tried again.
     """
 
     def __init__(self, host: RemoteHost, connection: _Connection, *, retry_failed: bool) -> None:
@@ -112,40 +111,40 @@ class _RemoteRun:
         self._settled: set[str] = set()
         self._settled_at_start = 0
         self.starts = 0
-        """How often it was started since a page was last finished."""
+        """Starts since a page was last finished."""
         self.retries = retry_failed
-        """Whether its next start tries failed pages again."""
+        """Whether the next start tries failed pages again."""
 
     async def poll(self, known: Collection[str]) -> PollResult:
-        """Ask what is new.
+        """Poll the machine.
 
         Args:
-            known: names of pages that are there or were sent.
+            known: names of the pages that are on the machine.
         """
         result = await self._connection.call(self._host.poll)
-        # What was told last is told again with what is new.
+        # A poll repeats the newest results of the one before.
         self._settled |= {page.name for page in result.pages if page.name in known}
         return result
 
-    async def start_again(self, result: PollResult, stop: StopRequest) -> None:
-        """Let the next run begin there, unless the last one ended for a reason that it would meet again.
+    async def restart(self, result: PollResult, stop: StopRequest) -> None:
+        """Start the next remote run, unless the last one ended for a reason that would end this one too.
 
         Args:
-            result: what was new last: no run is alive.
-            stop: asked for where the money has run out there.
+            result: of the last poll; no run is alive.
+            stop: requested if the remote run has reached the cost ceiling.
 
         Raises:
-            RemoteError: it would, or several have ended without finishing a page.
+            RemoteError: there is such a reason, or several runs ended without finishing a page.
         """
         if self.starts:
-            await self._judge(result, stop)
+            await self._check_exit(result, stop)
         if stop.requested:
             return
         if len(self._settled) > self._settled_at_start:
             self.starts = 0
         if self.starts >= MOST_STARTS:
             raise RemoteError(
-                f"the run elsewhere ended {self.starts} times without finishing a page: "
+                f"the remote run ended {self.starts} times without finishing a page: "
                 f"{await self._connection.call(self._host.last_error)}"
             )
         self._settled_at_start = len(self._settled)
@@ -153,39 +152,39 @@ class _RemoteRun:
         await self._connection.call(lambda: self._host.start(retry_failed=retry))
         self.starts += 1
 
-    async def _judge(self, result: PollResult, stop: StopRequest) -> None:
-        """Stop where the run ended for a reason that starting it again does not repair."""
+    async def _check_exit(self, result: PollResult, stop: StopRequest) -> None:
+        """Stop or raise if the last run ended for a reason that a restart does not fix."""
         if result.exit_code in (0, 1, None) or result.exit_code == 128 + 9:
             return
-        said = await self._connection.call(self._host.last_error)
+        error = await self._connection.call(self._host.last_error)
         if result.exit_code == EXIT_CEILING:
-            stop.request(f"the ceiling was reached elsewhere: {said}", CEILING)
+            stop.request(f"the remote run reached the cost ceiling: {error}", CEILING)
             return
         if result.exit_code in (129, 130, 143):
-            raise RemoteError(f"the run elsewhere was stopped: {said}. The same command continues it")
-        raise RemoteError(f"the run elsewhere ended with exit code {result.exit_code}: {said}")
+            raise RemoteError(f"the remote run was stopped: {error}. Run the same command again to continue")
+        raise RemoteError(f"the remote run ended with exit code {result.exit_code}: {error}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Session:
-    """What a remote executor has once it is open."""
+    """The state of an open remote executor."""
 
     device: str
-    """What the machine computes with, in words."""
+    """The device of the machine, for display."""
     size: Size
-    """How large pages become."""
+    """The requested size of the outputs."""
     run: _RemoteRun
     workers: ThreadPoolExecutor
-    """Look at pages, and check outputs."""
+    """Threads that inspect pages and check outputs."""
     meter: StageMeter
-    """How busy looking at pages is."""
+    """How busy these threads are with inspecting."""
 
 
 class RemoteExecutor:
-    """Does pages on a remote machine; an `Executor`.
+    """Processes pages on a remote machine; an `Executor`.
 
     Args:
-        remote: the machine, which stays open at the end.
+        remote: the machine; the caller closes it.
     """
 
     is_remote = True
@@ -198,12 +197,12 @@ class RemoteExecutor:
         self._session: _Session | None = None
         self._contents: dict[str, _Content] = {}
         self._held: frozenset[str] | None = None
-        self._told: list[RemotePageResult] = []
+        self._results: list[RemotePageResult] = []
         self._sent_pages = self._sent_bytes = 0
         self.activity = Activity()
 
     async def has_accelerator(self, settings: JobSettings, on_progress: Listener) -> bool | None:
-        """Ask the machine."""
+        """Ask the machine; see `Executor.has_accelerator`."""
         self._host.on_progress(from_thread(on_progress, Sending))
         return await self._connection.call(self._host.has_accelerator)
 
@@ -216,12 +215,12 @@ class RemoteExecutor:
         spending: Spending | None,
         on_progress: Listener,
     ) -> ExecutorInfo:
-        """Install what is missing there, and send the weights; see `Executor.open`."""
+        """Install missing packages on the machine, and send the weights; see `Executor.open`."""
         self._host.on_progress(from_thread(on_progress, Sending))
         weights = await asyncio.to_thread(prepare_engine, settings, from_thread(on_progress, Fetching))
         if weights is None:
             raise SettingsError(f"--engine {settings.backend} has no weights to send")
-        on_progress(Preparing(what="making the other machine ready"))
+        on_progress(Preparing(what="preparing the remote machine"))
         device = await self._connection.call(self._host.prepare, weights, fingerprint, settings)
         self._session = _Session(
             device=device.name,
@@ -233,7 +232,7 @@ class RemoteExecutor:
         return self.info()
 
     def info(self) -> ExecutorInfo:
-        """Return what the machine said of itself."""
+        """Return the device that the machine reported."""
         return ExecutorInfo(
             device=self._opened().device,
             precision="",
@@ -244,7 +243,7 @@ class RemoteExecutor:
     async def process(
         self, tasks: AsyncIterator[PageTask], stop: StopRequest
     ) -> AsyncGenerator[PageOutcome, None]:
-        """Send tasks, and fetch what becomes of them, as far as the step goes; see `Executor.process`."""
+        """Send tasks and fetch their outputs, as far as the step goes; see `Executor.process`."""
         async for outcome in self._send_all(tasks, stop):
             yield outcome
         if self._step != "push" and not stop.requested and self._count_open():
@@ -253,29 +252,29 @@ class RemoteExecutor:
                 async for outcome in self._fetch_done(stop):
                     yield outcome
             else:
-                async for outcome in self._work_off(stop):
+                async for outcome in self._fetch_until_done(stop):
                     yield outcome
         if stop.kind == CEILING:
-            # What is paid for is the time there.
+            # The remote machine is what costs money.
             await self._connection.call(self._host.stop)
 
     def busy(self) -> dict[str, float]:
-        """How busy looking at pages is, 0 to 1; the network and the encoders are on the remote machine."""
+        """Return how busy inspecting pages is, 0 to 1; the network and the encoders run on the remote machine."""
         return {"decode": self._opened().meter.sample()}
 
     async def close(self) -> None:
-        """End the threads; the machine goes on with what it has begun."""
+        """End the threads; the remote run continues."""
         self._connection.close()
         if self._session is not None:
             self._session.workers.shutdown(cancel_futures=True)
             self._session = None
 
-    # To the remote machine
+    # Sending
 
     async def _send_all(
         self, tasks: AsyncIterator[PageTask], stop: StopRequest
     ) -> AsyncGenerator[PageOutcome, None]:
-        """Look at every page that is to be done, and send those that are not there yet."""
+        """Inspect every page, and send those that the machine does not have yet."""
         if self._held is None:
             self._held = await self._connection.call(self._host.list_pages)
         held = self._held
@@ -293,9 +292,9 @@ class RemoteExecutor:
             if content.failure is not None:
                 yield self._fail(content, task, content.failure)
                 continue
-            if content.told is not None and not content.tasks:
-                # What was told of it is taken up once more, for this task.
-                self._told.append(content.told)
+            if content.result is not None and not content.tasks:
+                # Handle the known result once more, for this task.
+                self._results.append(content.result)
             content.tasks.append(task)
             if data is None or name in held or self._step in ("run", "pull"):
                 continue
@@ -303,26 +302,26 @@ class RemoteExecutor:
             size += len(data)
             if len(batch) >= SEND_PAGES or size >= SEND_BYTES:
                 await self._send(batch)
-                await self._work_meanwhile(stop)
+                await self._keep_running(stop)
                 batch, size = [], 0
         if self._step == "run" and (missing := self._open_names() - held):
             raise RemoteError(
-                f"{len(missing):,} pages are not there yet: `comic-upscale remote push` sends them"
+                f"{len(missing):,} pages are not on the remote machine yet: send them with `comic-upscale remote push`"
             )
         if batch and not stop.requested:
             await self._send(batch)
         if not stop.requested:
-            # What is no longer asked for must not be worked on.
+            # The remote run must not process pages that are no longer part of the job.
             stale = held - self._contents.keys()
             await self._connection.call(self._host.delete, stale)
             self._held = held - stale
         self.activity.doing = None
 
     async def _name(self, task: PageTask) -> tuple[str, bytes | None]:
-        """Return what a page is called on the remote machine, and its bytes where it is new to this executor.
+        """Return the name of a page on the remote machine, and its bytes if its content is new.
 
         Raises:
-            PageError: it cannot be read, or is no image.
+            PageError: the page cannot be read, or is not an image.
         """
         known = f"{task.sha256}.{task.extension}"
         if known in self._contents:
@@ -331,10 +330,10 @@ class RemoteExecutor:
         session = self._opened()
         session.meter.begin()
         try:
-            content = await run_in(session.workers, _look_at, source.data, task.sha256)
+            content = await run_in(session.workers, _inspect, source.data, task.sha256)
         finally:
             session.meter.end()
-        # Called as its output will be: pages of one content that become one output are one page there.
+        # The extension is that of the output: pages with the same content and output are one page there.
         name = f"{content.sha256}.{task.extension}"
         if name in self._contents:
             return name, None
@@ -347,35 +346,35 @@ class RemoteExecutor:
         self._sent_bytes += sum(len(data) for _, data in batch)
         self.activity.doing = f"{self._sent_pages:,} pages sent, {self._sent_bytes / 1e6:,.1f} MB"
 
-    async def _work_meanwhile(self, stop: StopRequest) -> None:
-        """Let the machine work on what it has while more is sent; its outputs are fetched after that.
+    async def _keep_running(self, stop: StopRequest) -> None:
+        """Keep a run going on the machine while more pages are sent; outputs are fetched afterwards.
 
-        A run there knows the pages that were there when it began. So one that has ended is followed by the
-        next, and a GPU waits for the connection, not for its end.
+        A run only processes pages that were there when it began. So when one ends, the next is started, and the
+        GPU need not wait until all pages are sent.
         """
         if self._step != "upscale" or stop.requested:
             return
         result = await self._poll()
         if not result.alive:
-            await self._opened().run.start_again(result, stop)
+            await self._opened().run.restart(result, stop)
 
-    # And back
+    # Fetching
 
-    async def _work_off(self, stop: StopRequest) -> AsyncGenerator[PageOutcome, None]:
-        """Let the remote machine work, fetch what it finishes, and see that it goes on."""
+    async def _fetch_until_done(self, stop: StopRequest) -> AsyncGenerator[PageOutcome, None]:
+        """Fetch outputs as the remote run finishes them, and restart the run while pages are pending."""
         run = self._opened().run
-        self.activity.doing = "the other machine works on the first pages"
+        self.activity.doing = "the remote machine is processing the first pages"
         result = await self._poll()
         async for outcome in self._fetch_done(stop):
             yield outcome
         while not stop.requested:
             if not result.alive:
-                if not run.retries and (run.starts or self._all_told()):
-                    for outcome in self._take_failures():
+                if not run.retries and (run.starts or self._all_have_results()):
+                    for outcome in self._yield_failures():
                         yield outcome
                 if not self._count_open():
                     return
-                await run.start_again(result, stop)
+                await run.restart(result, stop)
             if self._step == "run":
                 return
             await _pause(self._poll_seconds if result.alive else min(self._poll_seconds, 1.0), stop)
@@ -384,39 +383,39 @@ class RemoteExecutor:
                 yield outcome
 
     async def _poll(self) -> PollResult:
-        """Ask what is new, and keep it for fetching it."""
+        """Poll the machine, and keep the results for `_fetch_done`."""
         result = await self._opened().run.poll((self._held or frozenset()) | self._contents.keys())
-        self._told += result.pages
+        self._results += result.pages
         return result
 
-    def _take_failures(self) -> Iterator[PageOutcome]:
-        """Give out what the run that has ended could not do; before its end it might still try."""
+    def _yield_failures(self) -> Iterator[PageOutcome]:
+        """Yield the failures of the run that has ended; before its end it might retry them."""
         for content in self._contents.values():
-            told = content.told
-            if told is None or told.state == "done":
+            result = content.result
+            if result is None or result.state == "done":
                 continue
-            for task in _taken(content):
-                yield self._fail(content, task, PageError(told.kind, told.reason))
+            for task in _pop_tasks(content):
+                yield self._fail(content, task, PageError(result.kind, result.reason))
 
     def _fail(self, content: _Content, task: PageTask, error: PageError) -> PageOutcome:
-        """Return the outcome of a task that failed; every other task with its content fails for the same reason."""
+        """Return the outcome of a failed task; every other task with this content fails for the same reason."""
         content.failure = error
-        if content.told is not None and content.told.state == "skipped":
+        if content.result is not None and content.result.state == "skipped":
             return skipped_page(task.row_id, task.source, error.kind, error.reason, size=content.size)
         return failed_page(task.row_id, task.source, error, size=content.size)
 
     async def _fetch_done(self, stop: StopRequest) -> AsyncGenerator[PageOutcome, None]:
-        """Fetch what was told of as done, and check it; note what failed."""
-        told, self._told = self._told, []
+        """Fetch and check the outputs that were reported as done; remember the other results."""
+        results, self._results = self._results, []
         wanted: dict[str, RemotePageResult] = {}
-        for page in told:
+        for page in results:
             content = self._contents.get(page.name)
             if content is None or not content.tasks:
                 continue
-            # Other skips are of earlier days: it was deleted there for a while.
+            # Other skips are outdated: the page was deleted on the machine for a while.
             if page.state == "skipped" and page.kind not in LEFT_AS_THEY_ARE:
                 continue
-            content.told = page
+            content.result = page
             if page.state == "done":
                 wanted[page.name] = page
         for batch in _batches(wanted):
@@ -430,7 +429,7 @@ class RemoteExecutor:
         sizes = {}
         for name, page in batch.items():
             try:
-                self._check_promise(page)
+                self._check_claim(page)
                 sizes[name] = page.size
             except PageError as error:
                 refused[name] = error
@@ -438,7 +437,7 @@ class RemoteExecutor:
         for name in sizes.keys() - fetched.keys():
             refused[name] = PageError(
                 "remote",
-                "the other machine says that it is done, and gives no file; --retry-failed does it again",
+                "the remote machine reports this page as done but returned no file; use --retry-failed to try again",
             )
         for name, data in fetched.items():
             try:
@@ -446,40 +445,45 @@ class RemoteExecutor:
             except PageError as error:
                 refused[name] = error
                 continue
-            for outcome in self._take_done(batch[name], data):
+            for outcome in self._yield_done(batch[name], data):
                 yield outcome
         if refused:
-            # Its next run does them again, and no bad copy is taken for a good one.
+            # The next remote run does them again, and a bad copy is never taken for a good one.
             await self._connection.call(self._host.delete, list(refused))
         for name, reason in refused.items():
             content = self._contents[name]
-            for task in _taken(content):
+            for task in _pop_tasks(content):
                 yield self._fail(content, task, reason)
 
     def _fetch(self, sizes: Mapping[str, int]) -> dict[str, bytes]:
         return {name: data for name, data in self._host.fetch(sizes) if name in sizes}
 
-    def _check_promise(self, page: RemotePageResult) -> None:
-        """Refuse an output that cannot be this page's, before it is fetched.
+    def _check_claim(self, page: RemotePageResult) -> None:
+        """Check, before an output is fetched, that it can belong to the page.
 
         Raises:
-            PageError: it cannot.
+            PageError: its claimed size is wrong.
         """
         width, height = self._contents[page.name].size
         if (page.width, page.height) not in ((width, height), (height, width)):
-            raise PageError("remote", "the other machine speaks of another page than the one that was sent")
+            raise PageError(
+                "remote", "the remote machine reports a different page size than the page that was sent"
+            )
         target = find_target(page.width, page.height, self._opened().size).size
         if (page.output_width, page.output_height) != target:
             raise PageError(
-                "remote", f"the other machine made {page.output_width}x{page.output_height} of it"
+                "remote",
+                f"the remote machine returned the wrong size: {page.output_width}x{page.output_height}",
             )
         if not 0 < page.size <= target[0] * target[1] * _BYTES_A_PIXEL + _ROOM_FOR_HEADERS:
-            raise PageError("remote", f"the other machine says that it has {page.size:,} bytes")
+            raise PageError(
+                "remote", f"the remote machine reports an impossible file size: {page.size:,} bytes"
+            )
 
-    def _take_done(self, page: RemotePageResult, data: bytes) -> Iterator[PageOutcome]:
-        """Give out an output to the tasks that wait for it; the first one has its seconds, the others cost nothing."""
+    def _yield_done(self, page: RemotePageResult, data: bytes) -> Iterator[PageOutcome]:
+        """Yield an output for each waiting task. The first has the measured seconds; the others took no time."""
         content = self._contents[page.name]
-        for place, task in enumerate(_taken(content)):
+        for index, task in enumerate(_pop_tasks(content)):
             self.activity.in_hand, self.activity.doing = task.source, None
             yield PageUpscaled(
                 row_id=task.row_id,
@@ -490,40 +494,40 @@ class RemoteExecutor:
                 output_height=page.output_height,
                 data=data,
                 sha256=page.sha256,
-                seconds=dict(page.seconds) if place == 0 else {},
+                seconds=dict(page.seconds) if index == 0 else {},
                 notes=(page.notes,) if page.notes else (),
                 scores=dict(page.scores),
                 suspect=(page.suspect,) if page.suspect else (),
             )
 
-    # What these share
+    # Shared
 
     def _opened(self) -> _Session:
         assert self._session is not None, "the executor is not open"
         return self._session
 
     def _count_open(self) -> int:
-        """Tasks that have no outcome yet."""
+        """Return the number of tasks without an outcome."""
         return sum(len(content.tasks) for content in self._contents.values())
 
     def _open_names(self) -> set[str]:
         return {name for name, content in self._contents.items() if content.tasks}
 
-    def _all_told(self) -> bool:
-        return all(content.told is not None for content in self._contents.values() if content.tasks)
+    def _all_have_results(self) -> bool:
+        return all(content.result is not None for content in self._contents.values() if content.tasks)
 
 
-def _taken(content: _Content) -> list[PageTask]:
-    """Take the tasks that wait for a content."""
+def _pop_tasks(content: _Content) -> list[PageTask]:
+    """Return the tasks that wait for a content, and forget them."""
     tasks, content.tasks = content.tasks, []
     return tasks
 
 
-def _look_at(data: bytes, sha256: str) -> _Content:
-    """Read the header of a page, and hash it where that has not been done.
+def _inspect(data: bytes, sha256: str) -> _Content:
+    """Read the header of a page, and hash the page if its hash is unknown.
 
     Raises:
-        PageError: it is no image that can be read.
+        PageError: the page is not a readable image.
     """
     header = read_header(data)
     return _Content(sha256 or sha256_of_source(data), (header.width, header.height))
@@ -550,13 +554,14 @@ def _batches(wanted: Mapping[str, RemotePageResult]) -> Iterator[dict[str, Remot
 
 
 def _check(data: bytes, page: RemotePageResult) -> None:
-    """Compare a fetched output with what the remote ledger recorded, and see that it decodes.
+    """Check that a fetched output is the one that the remote ledger recorded, and that it decodes.
 
     Raises:
-        PageError: it is another one, or cannot be read.
+        PageError: it differs, or cannot be decoded.
     """
     if len(data) != page.size or hashlib.sha256(data).hexdigest() != page.sha256:
         raise PageError(
-            "remote", "what came is not what the ledger elsewhere recorded; --retry-failed does it again"
+            "remote",
+            "the downloaded file differs from the one that the remote machine recorded; use --retry-failed to retry",
         )
     check_encoded(data, (page.output_width, page.output_height))

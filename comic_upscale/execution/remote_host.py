@@ -1,4 +1,4 @@
-"""The seam for remote machines: what one is asked, and what it answers. Imports nothing heavy."""
+"""The interface of a remote machine that upscales pages. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from comic_upscale.models.weights import ResolvedWeights
 
 RemoteStep = Literal["upscale", "push", "run", "pull"]
-"""What is asked of a remote machine: everything, or one step of it."""
+"""What to do on a remote machine: everything, or one step."""
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What a remote machine computes with."""
+    """The device of a remote machine."""
 
     name: str
     """``box: NVIDIA GeForce RTX 4090``."""
@@ -25,10 +25,10 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemotePageResult:
-    """What became of a page on a remote machine, as that machine says."""
+    """The result of a page, as the remote machine reports it."""
 
     name: str
-    """Of the page as it was sent."""
+    """Name under which the page was sent."""
     state: Literal["done", "failed", "skipped"]
     width: int = 0
     height: int = 0
@@ -44,64 +44,64 @@ class RemotePageResult:
     """Of a failure."""
     reason: str = ""
     scores: Mapping[str, float] = field(default_factory=dict)
-    """What the gate measured there, by the names of ``gate/scores.py``."""
+    """The scores of the remote quality gate, by the names of ``gate/scores.py``."""
     suspect: str = ""
-    """Why a person should look at it, as the gate there says; empty for a page that passed."""
+    """Why the remote quality gate rejected the page; empty for a page that passed."""
 
 
 @dataclass(frozen=True, slots=True)
 class PollResult:
-    """What has happened on a remote machine since the last time."""
+    """What has changed on a remote machine since the last poll."""
 
     alive: bool
-    """Whether pages are still being worked on there."""
+    """Whether a run is active there."""
     exit_code: int | None
-    """Of the last run; None where it goes on, never began, or was killed."""
+    """Exit code of the last run; None if it is active, never started, or was killed."""
     pages: tuple[RemotePageResult, ...]
 
 
 class RemoteHost(Protocol):
     """A remote machine that upscales pages. Its methods block, are called from one thread, and may be repeated.
 
-    Each raises `RemoteError` where the machine cannot do its part. A lost connection is retried by the machine
-    itself, as far as that is possible.
+    Each method raises `RemoteError` if the machine cannot do its part. The implementation retries a lost connection
+    itself, as far as possible.
     """
 
     def on_progress(self, listener: Callable[[str, int, int], None]) -> None:
-        """Tell from now on how far a large file is on its way, with its name, the bytes sent and all of them.
+        """Report the progress of large uploads from now on: name, bytes sent, total bytes.
 
-        The listener is called from the thread that a method is called from, now and then.
+        The listener is called on the thread that calls the method, now and then.
         """
 
     def has_accelerator(self) -> bool:
-        """Whether it has a device that is faster than a processor."""
+        """Return whether it has a GPU that can be used."""
 
     def prepare(self, weights: ResolvedWeights, fingerprint: str, settings: JobSettings) -> Device:
-        """Prepare everything but the pages."""
+        """Prepare everything except the pages."""
 
     def list_pages(self) -> frozenset[str]:
-        """The names of the pages that are there, whole."""
+        """Return the names of the pages that are complete on the machine."""
 
     def send(self, pages: Sequence[tuple[str, bytes]]) -> None:
-        """Send pages; each is called ``HASH.EXTENSION``. Each is there whole, or not at all."""
+        """Send pages, each named ``HASH.EXTENSION``. Each arrives complete, or not at all."""
 
     def delete(self, names: Iterable[str]) -> None:
-        """Remove pages and what became of them."""
+        """Remove pages and their outputs."""
 
     def start(self, *, retry_failed: bool) -> None:
-        """Start a run that outlives the connection; nothing happens while one goes on."""
+        """Start a run that outlives the connection; do nothing if one is active."""
 
     def stop(self) -> object:
-        """Let the run end after what it has in hand, as Ctrl-C does."""
+        """Stop the run after its pages in flight, as Ctrl-C does."""
 
     def poll(self) -> PollResult:
-        """Ask what is new."""
+        """Return what has changed since the last poll."""
 
     def fetch(self, names: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
-        """Fetch outputs by their names, each of at most the bytes named; what is not there is left out."""
+        """Fetch outputs by name, each of at most the given number of bytes; skip outputs that do not exist."""
 
     def last_error(self) -> str:
-        """What the last run there said before it ended."""
+        """Return the last output of the last run."""
 
     def close(self) -> None:
-        """Close the connection; what was started goes on."""
+        """Close the connection; a run continues."""

@@ -1,15 +1,15 @@
-"""Asking a run to stop: one flag that any thread or signal handler may raise. Imports nothing."""
+"""A request to stop a run: a flag that any thread or signal handler may set. Imports nothing heavy."""
 
 from __future__ import annotations
 
 import threading
 
 CEILING = "max-cost"
-"""The kind of a stop before a job costs more than it may."""
+"""The kind of a stop because of the cost ceiling."""
 
 
 class StopRequest:
-    """Asks a run to stop gracefully; may be set from any thread or signal handler."""
+    """Requests a graceful stop of a run; may be set from any thread or signal handler."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -17,11 +17,11 @@ class StopRequest:
         self.kind: str | None = None
 
     def request(self, reason: str, kind: str | None = None) -> None:
-        """Ask for the stop; the first reason counts.
+        """Request the stop; the first reason is kept.
 
         Args:
-            reason: for a person.
-            kind: a short stable word for programs, where they should know it.
+            reason: for the user.
+            kind: a short stable word for programs, if they need to tell this stop from others.
         """
         if not self._event.is_set():
             self.reason, self.kind = reason, kind

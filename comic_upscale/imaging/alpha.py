@@ -1,4 +1,4 @@
-"""Colour for pixels that nobody sees."""
+"""Transparency: whether a file means it, and colour for pixels that nobody sees."""
 
 from __future__ import annotations
 
@@ -10,6 +10,55 @@ from comic_upscale.imaging.pixels import SampleArray
 
 _ROWS = 256
 """Rows that are worked on at once; even."""
+_EXTRA_SAMPLES, _ALPHAS = 338, (1, 2)
+_TGA_FOOTER, _TGA_ALPHA_AT = b"TRUEVISION-XFILE.\0", 494
+_TGA_USEFUL = (3, 4)
+_TGA_TRUE_COLOR_OR_GRAY = (2, 3, 10, 11)
+_BOXES = 65536
+
+
+def meaningful_alpha(
+    image: Image.Image, alpha: SampleArray, data: bytes
+) -> tuple[SampleArray | None, str | None]:
+    """Tell transparency from filler: some formats have a fourth byte in which many programs write zeros.
+
+    Programs differ over such files. Photoshop, Windows and DirectXTex show the picture, and so does this.
+
+    Args:
+        image: that the alpha comes from.
+        alpha: uint8 or uint16, height x width, 0 transparent.
+        data: the file.
+
+    Returns:
+        The alpha, None where it means nothing; and a note where that is so, or where nothing of the page is visible.
+    """
+    if image.format == "TGA" and _declares_no_alpha(data):
+        # A file whose fourth bytes are all alike loses nothing.
+        note = None if alpha.min() == alpha.max() else "transparency left out: the TGA says that it has none"
+        return None, note
+    if alpha.any():
+        return alpha, None
+    if image.format in ("TGA", "BMP", "DIB", "ICO") or _is_unspecified(image, data):
+        return None, "transparency left out: it would hide the whole page"
+    return alpha, "the whole page is transparent"
+
+
+def _declares_no_alpha(tga: bytes) -> bool:
+    """Whether a TGA says that its extra bits are no alpha: in its extension area, or else in its header."""
+    if tga.endswith(_TGA_FOOTER) and len(tga) >= 26:
+        extension = int.from_bytes(tga[-26:-22], "little")
+        if extension and extension + _TGA_ALPHA_AT < len(tga):
+            return tga[extension + _TGA_ALPHA_AT] not in _TGA_USEFUL
+    # Of a palette the header counts no such bits, be there transparent colours or not.
+    return tga[2] in _TGA_TRUE_COLOR_OR_GRAY and not tga[17] & 15
+
+
+def _is_unspecified(image: Image.Image, data: bytes) -> bool:
+    """Whether a file has one channel more than its colours need, and does not say that it is an alpha."""
+    if image.format == "TIFF":
+        extra = getattr(image, "tag_v2", {}).get(_EXTRA_SAMPLES, ())
+        return not set(extra if isinstance(extra, tuple) else (extra,)) & set(_ALPHAS)
+    return image.format == "JPEG2000" and b"cdef" not in data[:_BOXES]
 
 
 def bleed_color(color: SampleArray, alpha: SampleArray) -> SampleArray:

@@ -14,15 +14,14 @@ from comic_upscale.errors import ANIMATED, PageError
 from comic_upscale.imaging.drawn import notes_of
 from comic_upscale.imaging.formats import HEAD_BYTES, is_lossless
 from comic_upscale.imaging.metadata import read_metadata
+from comic_upscale.imaging.missing_end import LACKS_END, complete_jpeg, complete_jpeg2000
 from comic_upscale.imaging.orientation import orientation_of, read_tag, upright
 from comic_upscale.imaging.pixels import Pixels
-from comic_upscale.imaging.reader import count_frames, count_pages, open_image, page_errors
+from comic_upscale.imaging.reader import SoundPngFile, count_frames, count_pages, open_image, page_errors
 from comic_upscale.imaging.samples import as_asked, depth_of, to_samples
 from comic_upscale.settings.job import AnimatedMode, GrayMode, IccMode
 
 _PICTURES_IN_MPF = 0xB001
-# Fewer zero bytes than this may be the padding of a program.
-_BLANK_TAIL = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ def read_header(source: bytes | Path | Callable[[], IO[bytes]]) -> Header:
         page_errors(source if isinstance(source, bytes) else b""),
         _opened(source) as file,
     ):
-        image = open_image(file)
+        image = open_image(file, header_only=True)
         width, height = image.size
         if orientation_of(image) >= 5:
             width, height = height, width
@@ -105,10 +104,8 @@ def decode(
         PageError: ``"empty"``, ``"not-an-image"``, ``"truncated"``, ``"damaged"``, ``"too-large"``,
             ``"unsupported"``, ``"out-of-memory"``, and ``"animated"`` where that is to be skipped.
     """
-    with page_errors(data), io.BytesIO(data) as file:
-        image = open_image(file, max_pixels=max_pixels)
-        if image.format == "JPEG":
-            _check_tail(data, file.tell())
+    with page_errors(data):
+        image, data, file_notes = _open_whole(data, max_pixels)
         image.load()
         frames = _frames(image)
         multi_page = image.format in ("TIFF", "JPEG", "HEIF")
@@ -126,7 +123,7 @@ def decode(
         # The picture itself is copied by now, and a large one is hundreds of megabytes.
         image.close()
         samples = as_asked(samples, gray, icc)
-        notes = (*notes_of(data), *samples.notes, *notes)
+        notes = (*notes_of(data), *file_notes, *samples.notes, *notes)
         if frames > 1:
             kind = "multi-page" if multi_page else "animated"
             notes = (f"{kind}: first of {frames} frames", *notes)
@@ -140,25 +137,29 @@ def decode(
         )
 
 
+def _open_whole(data: bytes, max_pixels: int) -> tuple[ImageFile, bytes, tuple[str, ...]]:
+    """Open an image, also one that lacks nothing but its end, or that Pillow would not take for what is beside it.
+
+    Returns:
+        The image, not loaded; the file as it could be read; and what is to be said of that.
+    """
+    file = io.BytesIO(data)
+    image = open_image(file, max_pixels=max_pixels)
+    completed = None
+    if image.format == "JPEG":
+        completed = complete_jpeg(data, file.tell())
+    elif image.format == "JPEG2000":
+        completed = complete_jpeg2000(data)
+    elif isinstance(image, SoundPngFile):
+        return image, image.repaired or data, image.notes
+    if completed is None:
+        return image, data, ()
+    return open_image(io.BytesIO(completed), max_pixels=max_pixels), completed, (LACKS_END,)
+
+
 def _frames(image: ImageFile) -> int:
     if image.format == "JPEG":
         # Read as a plain JPEG, a multi-picture file (MPO) still tells how many pictures follow.
         pictures = read_tag(image.info.get("mp", b""), _PICTURES_IN_MPF)
         return pictures or 1
     return count_frames(image)
-
-
-def _check_tail(data: bytes, start: int) -> None:
-    """Refuse a JPEG whose end is missing and made up with zero bytes.
-
-    That is what a download or a copy leaves behind that reserved the space and then stopped. libjpeg
-    takes the zeros for flat gray and finishes without a word.
-
-    Args:
-        data: the file.
-        start: where the compressed samples begin; a thumbnail before has an end of its own.
-    """
-    if data.endswith(bytes(_BLANK_TAIL)) and data.find(b"\xff\xd9", start) < 0:
-        raise PageError(
-            "truncated", "The file is cut short: its end is only zero bytes. Copy or download it again."
-        )

@@ -79,7 +79,7 @@ def _text(image: Image.Image) -> tuple[tuple[str, str], ...]:
     """The keywords and texts of a PNG but those that hold EXIF, XMP and profiles, which go their own ways."""
     if image.format != "PNG":
         return ()
-    found: dict[str, str] = getattr(image, "text", {})
+    found: dict[str, str] = {**getattr(image, "text", {}), **getattr(image, "hidden_texts", {})}
     return tuple(
         (str(keyword), str(words))
         for keyword, words in found.items()

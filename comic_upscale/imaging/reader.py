@@ -13,10 +13,12 @@ gets a page that is "damaged", with the warning as the reason.
 
 from __future__ import annotations
 
+import io
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import IO, Any
 
 from PIL import Image, UnidentifiedImageError
@@ -37,6 +39,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from comic_upscale.errors import PageError
 from comic_upscale.imaging.codecs.jxl import JxlImageFile
 from comic_upscale.imaging.formats import name_other, recognise
+from comic_upscale.imaging.png_chunks import find_sound_png
 
 
 class _QuietJpegFile(JpegImageFile):
@@ -48,6 +51,17 @@ class _QuietJpegFile(JpegImageFile):
 
     def _read_dpi_from_exif(self) -> None:
         pass
+
+
+class SoundPngFile(PngImageFile):
+    """A PNG that was looked over before."""
+
+    notes: tuple[str, ...] = ()
+    """What was left out of the file for Pillow to read it."""
+    hidden_texts: Mapping[str, str] = MappingProxyType({})
+    """Texts by keywords under which Pillow keeps facts of its own."""
+    repaired: bytes | None = None
+    """The file without what was left out; None where that is the file itself."""
 
 
 class WideTiffFile(TiffImageFile):
@@ -83,6 +97,25 @@ class WideTiffFile(TiffImageFile):
         return None if self.is_wide else super().load()
 
 
+def open_png(file: IO[bytes], name: str = "", *, header_only: bool = False) -> SoundPngFile:
+    """Open a PNG, also one of which parts beside the picture are too large or broken for Pillow.
+
+    Args:
+        file: at any position; must stay open until the pixels are loaded.
+        name: of the file.
+        header_only: the pixels will not be loaded; what is behind them is not looked at.
+    """
+    sound = find_sound_png(file, header_only=header_only)
+    sound.file.seek(0)
+    image = SoundPngFile(sound.file, name)
+    image.notes, image.hidden_texts = sound.notes, sound.texts
+    if sound.file is not file and isinstance(sound.file, io.BytesIO):
+        image.repaired = sound.file.getvalue()
+    if sound.profile is not None:
+        image.info["icc_profile"] = sound.profile
+    return image
+
+
 def _open_heic(file: IO[bytes], name: str) -> ImageFile:
     # Here and not above: libheif is loaded for the few who have such pages.
     from pi_heif import HeifImageFile
@@ -100,7 +133,7 @@ _READERS: dict[str, Callable[[IO[bytes], str], ImageFile]] = {
     "JPEG": _QuietJpegFile,
     "JPEG XL": JxlImageFile,
     "JPEG2000": Jpeg2KImageFile,
-    "PNG": PngImageFile,
+    "PNG": open_png,
     "PPM": PpmImageFile,
     "QOI": QoiImageFile,
     "TGA": TgaImageFile,
@@ -117,12 +150,13 @@ _CUT_SHORT = re.compile(
 )
 
 
-def open_image(file: IO[bytes], *, max_pixels: int | None = None) -> ImageFile:
+def open_image(file: IO[bytes], *, max_pixels: int | None = None, header_only: bool = False) -> ImageFile:
     """Read the header of an image and nothing more.
 
     Args:
         file: the image, at any position; must stay open until the pixels are loaded.
         max_pixels: refuse a larger width x height; None for no limit.
+        header_only: the pixels will not be loaded.
 
     Returns:
         Pillow's image, not yet loaded.
@@ -145,7 +179,7 @@ def open_image(file: IO[bytes], *, max_pixels: int | None = None) -> ImageFile:
         # directory about its size; so look there first.
         _check_size(_icon_size(file), max_pixels)
     file.seek(0)
-    image = _READERS[name](file, "")
+    image = open_png(file, header_only=header_only) if name == "PNG" else _READERS[name](file, "")
     _check_size(image.size, max_pixels)
     return image
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from comic_upscale.imaging.alpha import meaningful_alpha
 from comic_upscale.imaging.cicp import named_profile
 from comic_upscale.imaging.codecs.jxl import decode_jxl, lost_profile
 from comic_upscale.imaging.color import (
@@ -27,6 +28,9 @@ _BITS_PER_SAMPLE = 258
 _PHOTOMETRIC = 262
 _SAMPLE_FORMAT = 339
 _WIDE = "samples of more than 8 bits: read at 8 bits"
+_LARGEST_PROFILE = 1 << 20
+"""Bytes of a profile that an output carries: programs on Pillow refuse a PNG with a larger one."""
+_LARGE_PROFILE = "ICC profile left out: it is larger than 1 MiB, the colours were converted to sRGB"
 _NOT_SRGB = "ICC profile left out: that of a JPEG XL cannot be read here, its colours are taken for sRGB's"
 
 
@@ -112,7 +116,13 @@ def to_samples(image: Image.Image, depth: Depth, data: bytes = b"") -> Samples:
         color, profile, problem = _named(color, image, data)
     else:
         color, profile, problem = _fitted(color, profile)
-    return Samples(color, alpha, profile, (*notes, *([problem] if problem else [])))
+    if problem:
+        notes.append(problem)
+    if alpha is not None:
+        alpha, problem = meaningful_alpha(image, alpha, data)
+        if problem:
+            notes.append(problem)
+    return Samples(color, alpha, profile, tuple(notes))
 
 
 def as_asked(samples: Samples, gray: GrayMode, icc: IccMode) -> Samples:
@@ -127,7 +137,9 @@ def as_asked(samples: Samples, gray: GrayMode, icc: IccMode) -> Samples:
     if profile is not None and icc == "srgb":
         converted = to_srgb(color, profile)
         color, profile = (color if converted is None else converted), None
-    if color.shape[2] == 3 and gray == "auto" and is_gray(color, samples.alpha):
+    # Where nothing is visible, what could be decides.
+    visible = samples.alpha if samples.alpha is not None and samples.alpha.any() else None
+    if color.shape[2] == 3 and gray == "auto" and is_gray(color, visible):
         color = to_gray(color)
         if profile is not None:
             # Equal channels of another space than sRGB: one channel cannot carry the profile.
@@ -166,6 +178,8 @@ def _fitted(color: SampleArray, profile: bytes | None) -> tuple[SampleArray, byt
     if space is None or (space == fitting and not is_usable(profile)):
         return color, None, f"ICC profile left out: it is broken, the page is {fitting}"
     if space == fitting:
+        if len(profile) > _LARGEST_PROFILE and (converted := to_srgb(color, profile)) is not None:
+            return converted, None, _LARGE_PROFILE
         return color, profile, None
     note = f"ICC profile left out: it is for {space}, the page is {fitting}"
     if (space, fitting) == ("RGB", "GRAY"):

@@ -1,4 +1,4 @@
-"""The beginning of a run: the job is held, its ledger opened, what is left is planned, and the run put on record."""
+"""The start of a run: lock the job, open its ledger, plan the pending work, and record the run."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ HEARTBEAT_SECONDS = 5.0
 
 @contextlib.asynccontextmanager
 async def open_ledger(settings: JobSettings) -> AsyncIterator[tuple[Ledger, AsyncLedger]]:
-    """Hold a job, and open its ledger on a thread of its own.
+    """Lock a job, and open its ledger on its own thread.
 
     Raises:
-        LedgerError: the ledger cannot be used, or another run holds the job.
-        OutputError: the output folder cannot be made.
+        LedgerError: the ledger cannot be used, or another run has locked the job.
+        OutputError: the output folder cannot be created.
     """
     on_ledger = AsyncLedger()
     try:
@@ -63,59 +63,60 @@ async def begin_run(
     emit: Listener,
     stop: StopRequest,
 ) -> AsyncIterator[JobContext]:
-    """Plan a run and put it on record; what ends it early is put on record, too.
+    """Plan a run and record it; an error that ends it early is recorded, too.
 
     Args:
-        job: with nothing left open.
+        job: resolved.
         discovery: of its input.
-        stores: where the input is, and where outputs go.
+        stores: of the input and the outputs.
         files: threads that read and write files.
         ledger: open on its thread.
         on_ledger: that thread.
         emit: takes the events.
-        stop: asks for a graceful stop.
+        stop: requests a graceful stop.
 
     Raises:
-        SettingsError: a ceiling without a price.
+        SettingsError: there is a cost ceiling but no price.
         LedgerError: the ledger cannot be used.
     """
-    sources = SourceReader(stores.sources, discovery.volumes, job.settings.volume_rules)
-    job_id, plan = await on_ledger(_plan, job, discovery, sources, stores.outputs, ledger)
-    spending = await on_ledger(_meter, job.settings, ledger, job_id)
-    price = None if spending is None else spending.price
-    run_id = await on_ledger(ledger.start_run, job_id, versions=versions(), price=price)
-    heartbeats = asyncio.create_task(_keep_alive(ledger, on_ledger, run_id))
-    try:
-        yield JobContext(
-            job=job,
-            discovery=discovery,
-            source_folders=source_folders(discovery.pages, stores.sources),
-            stores=stores,
-            files=files,
-            sources=sources,
-            ledger=ledger,
-            on_ledger=on_ledger,
-            job_id=job_id,
-            plan=plan,
-            run_id=run_id,
-            emit=emit,
-            stop=stop,
-            spending=spending,
-        )
-    except BaseException as error:
-        # The ledger may be what broke, or its disk full: the first error is the one to tell.
-        with contextlib.suppress(ComicUpscaleError):
-            await on_ledger(ledger.end_run, run_id, "failed", str(error) or repr(error))
-        raise
-    finally:
-        heartbeats.cancel()
-        sources.close()
+    with contextlib.closing(
+        SourceReader(stores.sources, discovery.volumes, job.settings.volume_rules)
+    ) as sources:
+        job_id, plan = await on_ledger(_plan, job, discovery, sources, stores.outputs, ledger)
+        spending = await on_ledger(_meter, job.settings, ledger, job_id)
+        price = None if spending is None else spending.price
+        run_id = await on_ledger(ledger.start_run, job_id, versions=versions(), price=price)
+        heartbeats = asyncio.create_task(_keep_alive(ledger, on_ledger, run_id))
+        try:
+            yield JobContext(
+                job=job,
+                discovery=discovery,
+                source_folders=source_folders(discovery.pages, stores.sources),
+                stores=stores,
+                files=files,
+                sources=sources,
+                ledger=ledger,
+                on_ledger=on_ledger,
+                job_id=job_id,
+                plan=plan,
+                run_id=run_id,
+                emit=emit,
+                stop=stop,
+                spending=spending,
+            )
+        except BaseException as error:
+            # The ledger itself may be broken, or its disk full: report the first error.
+            with contextlib.suppress(ComicUpscaleError):
+                await on_ledger(ledger.end_run, run_id, "failed", str(error) or repr(error))
+            raise
+        finally:
+            heartbeats.cancel()
 
 
 def _plan(
     job: ResolvedJob, discovery: Discovery, sources: SourceReader, outputs: OutputStore, ledger: Ledger
 ) -> tuple[int, Plan]:
-    """Open the job in the ledger and see what is left of it; on the ledger's thread."""
+    """Open the job in the ledger and plan its pending work; runs on the thread of the ledger."""
     settings = job.settings
     job_id = ledger.open_job(
         input=settings.input,
@@ -141,20 +142,20 @@ def _plan(
 
 
 def _meter(settings: JobSettings, ledger: Ledger, job_id: int) -> Spending | None:
-    """The meter of this run, by the price that it or an earlier run was told; on the ledger's thread."""
+    """Return the cost meter, with the price of this run or an earlier one; runs on the thread of the ledger."""
     last, before = ledger.spent(job_id)
     price = last if settings.price is None else settings.price
     if price is not None:
         return Spending(price, settings.max_cost, before)
     if settings.max_cost is not None:
         raise SettingsError(
-            "--max-cost needs to know what an hour of this machine costs: add --price, such as --price 0.20"
+            "--max-cost needs the price of an hour on this machine: add --price, for example --price 0.20"
         )
     return None
 
 
 async def _keep_alive(ledger: Ledger, on_ledger: AsyncLedger, run_id: int) -> None:
-    """Show other hosts that the run lives, also while it fetches and loads. A broken ledger shows elsewhere."""
+    """Record a heartbeat for other hosts, also during downloads and loading. Ledger errors are reported elsewhere."""
     with contextlib.suppress(ComicUpscaleError):
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
@@ -162,7 +163,7 @@ async def _keep_alive(ledger: Ledger, on_ledger: AsyncLedger, run_id: int) -> No
 
 
 def versions() -> dict[str, str]:
-    """The versions that decide what a run computes, without importing anything heavy."""
+    """Return the versions of the packages that decide the pixels, without importing anything heavy."""
     found = {"comic-upscale": __version__, "python": platform.python_version()}
     for package in ("torch", "spandrel", "pillow", "numpy"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

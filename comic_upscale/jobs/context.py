@@ -1,4 +1,4 @@
-"""What is settled once for a run, and what all of its parts share."""
+"""The context that all parts of a run share."""
 
 from __future__ import annotations
 
@@ -24,45 +24,46 @@ class JobContext:
     """One run of one job."""
 
     job: ResolvedJob
+    """The job, with nothing left open."""
     discovery: Discovery
-    """What was found in the input."""
+    """The contents of the input."""
     source_folders: frozenset[PurePath]
-    """Where the pages really are, links followed; nothing is written there."""
+    """The real folders of the pages, with links resolved; nothing is written there."""
     stores: Stores
-    """Where the input is, and where outputs go."""
+    """The stores of the input and the outputs."""
     files: Pool
     """Threads that read and write files."""
     sources: SourceReader
     """Reads pages and other files of the input."""
     ledger: Ledger
-    """Used on its own thread alone."""
+    """Used on its own thread only."""
     on_ledger: AsyncLedger
-    """That thread."""
+    """The thread of the ledger."""
     job_id: int
     """Of the job in the ledger."""
     plan: Plan
-    """What there is to do, and the counts to begin from."""
+    """The pending work, and the counts at the start."""
     run_id: int
     """Of this run in the ledger."""
     emit: Listener
     """Takes the events."""
     stop: StopRequest
-    """Asks for a graceful stop."""
+    """Requests a graceful stop."""
     spending: Spending | None
-    """The meter that may call for one; None where nothing is paid."""
+    """The cost meter, which may request a stop; None without a price."""
 
     @property
     def settings(self) -> JobSettings:
-        """Of the job, with nothing left open."""
+        """The resolved settings of the job."""
         return self.job.settings
 
     @property
     def fingerprint(self) -> str:
-        """Of the job."""
+        """The fingerprint of the job."""
         return self.job.fingerprint
 
     def is_at_ceiling(self, seconds: float = 0.0) -> bool:
-        """Ask for a stop where the money does not last for this many more seconds; say whether."""
+        """Request a stop if this many more seconds would exceed the cost ceiling; return whether they would."""
         if self.spending is None or self.spending.allows(seconds=seconds):
             return False
         self.stop.request(self.spending.why(seconds), CEILING)

@@ -1,8 +1,8 @@
-"""Pages that are the same, byte for byte: blanks, credits at the end of every volume. One of them is computed.
+"""Deduplication: identical pages, such as blanks or the credits of every volume, are computed only once.
 
-Only a page whose size in bytes another page of the job has is looked at here, and discovery knows all sizes. When
-identical pages are in flight, only the first is a task for the executor. The others wait for what becomes of it,
-without holding anything: then each gets a copy of the recorded output, or the next of them is the first.
+Only pages whose size in bytes occurs more than once are considered; discovery knows all sizes. When identical pages
+are in flight, only the first becomes a task for the executor. The others wait for its outcome without using a worker
+or budget. Then each gets a copy of the recorded output, or, if the first failed, the next one becomes the first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from comic_upscale.storage.base import OutputStore
 T = TypeVar("T")
 
 Key: TypeAlias = tuple[str, str]
-"""The SHA-256 of a source, and the format that its output is written in: within a job, what decides an output."""
+"""The SHA-256 of a source, and its output format: within a job, these decide the output."""
 
 
 @dataclass(slots=True)
@@ -36,26 +36,26 @@ class _InFlight(Generic[T]):
 
 
 class Deduplicator(Generic[T]):
-    """Knows which pages are in flight or done that others may be the same as. Used on the loop's thread alone.
+    """Tracks pages in flight and done that may have duplicates. Used on the thread of the event loop only.
 
     Args:
-        sizes: bytes of sources that several pages have.
-        done: the row of a page that is done, by what decides its output.
+        sizes: sizes in bytes that several sources share.
+        done: the row of a finished page, by its key.
     """
 
     def __init__(self, sizes: Set[int], done: Mapping[Key, int]) -> None:
-        # A page has no bytes yet where it is drawn: those of a PDF.
+        # Rendered pages, those of a PDF, have no size in bytes.
         self._sizes = sizes - {0}
         self._done = dict(done)
         self._in_flight: dict[int, _InFlight[T]] = {}
         self._first: dict[Key, _InFlight[T]] = {}
 
     def may_have_duplicates(self, size: int) -> bool:
-        """Whether a page of this many bytes may be the same as another one."""
+        """Return whether a page of this many bytes may have duplicates."""
         return size in self._sizes
 
     def waits(self, key: Key, page: T) -> bool:
-        """Let a page wait where the same one is in flight; False where none is."""
+        """Add a page to those that wait for an identical page in flight; return False if there is none."""
         first = self._first.get(key)
         if first is None:
             return False
@@ -63,24 +63,24 @@ class Deduplicator(Generic[T]):
         return True
 
     def begin(self, key: Key, row_id: int) -> None:
-        """Note that a page is in flight from now on, as the first of its kind."""
+        """Note that a page is in flight, as the first with its key."""
         self._first[key] = self._in_flight[row_id] = _InFlight(key)
 
     def done(self, key: Key) -> int | None:
-        """The row of a page that is done and may be copied, as far as is known."""
+        """Return the row of a finished page that may be copied, if one is known."""
         return self._done.get(key)
 
     def forget(self, key: Key, row_id: int) -> None:
-        """Note that a page that is done cannot be copied."""
+        """Note that a finished page cannot be copied."""
         if self._done.get(key) == row_id:
             del self._done[key]
 
     def settled(self, row_id: int, *, done: bool) -> list[T]:
-        """Note that a page is no longer in flight, and return those that waited for it.
+        """Note that a page is no longer in flight, and return the pages that waited for it.
 
         Args:
-            row_id: of the page; for one that is no first, nobody waits.
-            done: whether it is recorded as done, so that the others can have its output.
+            row_id: of the page; pages wait only for the first with a key.
+            done: whether it is recorded as done, so its output can be copied.
         """
         first = self._in_flight.pop(row_id, None)
         if first is None:
@@ -93,30 +93,30 @@ class Deduplicator(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """The output of a page that is done, for another one that is the same."""
+    """The output of a finished page, for a duplicate."""
 
     outcome: PageUpscaled
     copied_from: str
-    """The source of the page that is done."""
+    """The source of the finished page."""
 
 
 async def copy_output(
     context: JobContext, original: int, *, row_id: int, source_sha256: str, seconds: float
 ) -> Copy | None:
-    """Return the output of a page that is done for another page of the same bytes.
+    """Return the output of a finished page, as the outcome of a duplicate.
 
     Args:
         context: of the run.
-        original: row of the page that is done.
-        row_id: of the page that is to have its output.
+        original: row of the finished page.
+        row_id: of the duplicate.
         source_sha256: of both.
-        seconds: that reading and hashing the page took.
+        seconds: for reading and hashing the duplicate.
 
     Returns:
-        None where the output is no longer there or not the recorded one, or this run would not make it just so.
+        None if the output is missing or has changed, or if this run would make a different one.
     """
     page = await context.on_ledger(context.ledger.done_page, original)
-    if page is None or page["source_sha256"] != source_sha256 or not _is_as_good(page, context.settings):
+    if page is None or page["source_sha256"] != source_sha256 or not _would_match(page, context.settings):
         return None
     start = time.perf_counter()
     data = await run_in(context.files, read_output, context.stores.outputs, page)
@@ -141,8 +141,8 @@ async def copy_output(
     return Copy(outcome, page["source"])
 
 
-def _is_as_good(page: Mapping[str, Any], settings: JobSettings) -> bool:
-    """Whether a page that is done is as this run would make it: neither refused, nor left, nor unseen by its gate."""
+def _would_match(page: Mapping[str, Any], settings: JobSettings) -> bool:
+    """Return whether this run would give a finished page the same result: not refuse, skip or newly judge it."""
     size = (page["width"], page["height"])
     if size[0] * size[1] > settings.max_pixels:
         return False
@@ -155,7 +155,7 @@ def _is_as_good(page: Mapping[str, Any], settings: JobSettings) -> bool:
 
 
 def read_output(outputs: OutputStore, page: Mapping[str, Any]) -> bytes | None:
-    """The bytes of a recorded output, from its file or its volume; None if they are gone or not the recorded ones.
+    """Return a recorded output, from its file or its volume; None if it is missing or has changed.
 
     Args:
         outputs: of the job.
@@ -165,12 +165,12 @@ def read_output(outputs: OutputStore, page: Mapping[str, Any]) -> bytes | None:
         data = Outputs(outputs).read(page)
     except PageError:
         return None
-    except Exception:  # whatever a ZIP that somebody edited may raise
+    except Exception:  # an edited ZIP may raise anything
         return None
     return data if hashlib.sha256(data).hexdigest() == page["output_sha256"] else None
 
 
 def copied_notes(page: Mapping[str, Any]) -> tuple[str, ...]:
-    """What a person should know of a page that got the output of ``page``."""
+    """Return the notes for a page that got a copy of the output of ``page``."""
     own = (str(page["notes"]),) if page["notes"] else ()
-    return (*own, f"the same page as {page['source']}, whose output was copied")
+    return (*own, f"duplicate of {page['source']}: its output was copied")

@@ -1,4 +1,4 @@
-"""The end of a run: what belongs to the pages is copied, the ledger told, and all of it summed up."""
+"""The end of a run: copy sidecars and other files, update the ledger, and sum up."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 from comic_upscale.execution.events import JobFinished
 from comic_upscale.jobs.context import JobContext
-from comic_upscale.jobs.sidecar_copy import CopyFailure, CopyTask, carry, plan_copies
+from comic_upscale.jobs.sidecar_copy import CopyFailure, CopyTask, copy_files, plan_copies
 from comic_upscale.ledger.records import CopiedFile
 from comic_upscale.library.source_reader import SourceReader
 from comic_upscale.settings.paths import path_text
 
 SHOWN_FAILURES = 20
 COPIED_AT_ONCE = 64
-"""Files that are no pages, copied before the ledger hears of them."""
+"""Files that are copied before the ledger records them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,29 +30,29 @@ class RunEnd:
     done_now: int = 0
     """Pages done by the run."""
     copied_now: int = 0
-    """Those of them whose outputs were copied from the same page."""
+    """Pages among them that are copies of duplicates."""
     seconds: float = 0.0
-    """That the pages took."""
+    """Duration of processing the pages."""
     step: str | None = None
-    """The one step of a remote run that was asked for, where it came to its end."""
+    """The only step of a remote run that was requested, if it completed."""
 
 
 async def finish_run(context: JobContext, end: RunEnd) -> JobFinished:
-    """End a run, and return and emit how it ended.
+    """End a run, and return and emit its last event.
 
     Args:
         context: of the run.
         end: how its pages ended.
 
     Raises:
-        OutputError: no file can be copied any more.
+        OutputError: no more files can be copied.
         LedgerError: the ledger cannot be used.
     """
-    copied, refused = await _copy_files(context)
+    copied, failures = await _copy_files(context)
     ledger, on_ledger, job_id = context.ledger, context.on_ledger, context.job_id
     await on_ledger(ledger.end_run, context.run_id, end.state, end.reason)
     counts = await on_ledger(ledger.counts, job_id)
-    failures = await on_ledger(ledger.failures, job_id, SHOWN_FAILURES)
+    failed_pages = await on_ledger(ledger.failures, job_id, SHOWN_FAILURES)
     volumes, volumes_done = await on_ledger(ledger.volume_counts, job_id)
     suspects = await on_ledger(ledger.suspects, job_id)
     done, seconds, spending = end.done_now, end.seconds, context.spending
@@ -69,11 +69,11 @@ async def finish_run(context: JobContext, end: RunEnd) -> JobFinished:
         pages_per_second=round(done / seconds, 4) if done and seconds else None,
         output=path_text(context.settings.output),
         ledger=path_text(context.settings.ledger_path),
-        failures=tuple(failures),
+        failures=tuple(failed_pages),
         volumes=volumes,
         volumes_done=volumes_done,
         carried_now=copied,
-        warnings=tuple(f"{file.source} was not copied: {file.reason}" for file in refused),
+        warnings=tuple(f"{file.source} was not copied: {file.reason}" for file in failures),
         stopped_by=context.stop.kind if end.state == "interrupted" else None,
         step=end.step,
         spent=None if spending is None else round(spending.spent(), 6),
@@ -86,23 +86,23 @@ async def finish_run(context: JobContext, end: RunEnd) -> JobFinished:
 
 
 async def _copy_files(context: JobContext) -> tuple[int, list[CopyFailure]]:
-    """Copy what belongs to the pages that are done; return how many files, and those that could not be copied."""
+    """Copy the files that belong to finished pages; return the number copied, and the failures."""
     settings, discovery, on_ledger = context.settings, context.discovery, context.on_ledger
     sidecars = settings.sidecars == "copy"
     in_volumes = any(file.member is not None for file in discovery.files)
     if not (settings.copy_others or in_volumes or (sidecars and discovery.files)):
         return 0, []
     rows = await on_ledger(context.ledger.rows, context.job_id)
-    # After a stop what is done is made whole, and nothing new is begun.
+    # After a stop, finished pages still get their sidecars, but no other files are copied.
     members = not context.stop.requested
     others = settings.copy_others and members
     copies = plan_copies(discovery, rows, sidecars=sidecars, others=others, members=members)
     known = await on_ledger(context.ledger.carried, settings.output)
     copied = 0
-    refused = [copy for copy in copies if isinstance(copy, CopyFailure)]
+    failures = [copy for copy in copies if isinstance(copy, CopyFailure)]
     store = context.stores.sources
     with contextlib.closing(SourceReader(store, discovery.volumes, settings.volume_rules)) as sources:
-        results = carry(
+        results = copy_files(
             [copy for copy in copies if isinstance(copy, CopyTask)],
             known,
             sources,
@@ -114,5 +114,5 @@ async def _copy_files(context: JobContext) -> tuple[int, list[CopyFailure]]:
             files = [result for result in batch if isinstance(result, CopiedFile)]
             await on_ledger(context.ledger.record_carried, context.job_id, files)
             copied += len(files)
-            refused += [result for result in batch if isinstance(result, CopyFailure)]
-    return copied, refused
+            failures += [result for result in batch if isinstance(result, CopyFailure)]
+    return copied, failures

@@ -1,4 +1,4 @@
-"""The header of a run: what will be done, with what, and what the user should know of it before."""
+"""The header of a run: its pages, model, device and warnings."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from comic_upscale.settings.paths import path_text
 
 
 def announce(context: JobContext, info: ExecutorInfo | None) -> None:
-    """Emit the header of a run, and the volumes that were found not to be possible.
+    """Emit the header of a run, and the volumes that cannot be processed.
 
     Args:
         context: of the run.
-        info: what this machine computes with; None where it computes nothing.
+        info: the executor of this machine; None if it computes nothing.
     """
     context.emit(_header(context, info))
     for failure in context.plan.refused:
@@ -53,7 +53,7 @@ def _warnings(context: JobContext, info: ExecutorInfo | None) -> tuple[str, ...]
     scale, native_scale = context.settings.scale, None if info is None else info.native_scale
     if native_scale is not None and scale is not None and scale > native_scale:
         warnings.append(
-            f"the network makes {native_scale}x; the rest up to {scale:g}x is resampling, "
-            "which adds size but no detail"
+            f"the network enlarges {native_scale}x; resampling does the rest up to {scale:g}x, "
+            "which adds no detail"
         )
     return tuple(warnings)

@@ -1,12 +1,12 @@
-"""Where the tasks of a run come from: pages are claimed, read ahead where that is needed, and each content goes once.
+"""The intake of a run: claims pages, reads ahead where needed, and makes tasks without duplicates.
 
 ::
 
     plan ─▶ claim ─▶ prepare ─▶ tasks
             ledger   threads
 
-Pages that may be the same as others are looked at in *prepare*. A page that waited for one that failed becomes a task
-after it: in the same round while there are pages to claim, else in a round of its own.
+*Prepare* finds duplicates. A page that waited for a duplicate that failed becomes a task itself: in the same round
+while there are pages to claim, else in another round.
 """
 
 from __future__ import annotations
@@ -39,40 +39,40 @@ CLAIM_PAGES = 16
 """Pages that are claimed in the ledger in one transaction."""
 
 READ_AHEAD_BYTES = 64 << 20
-"""Bytes of pages that are read before an executor takes them; a page of more waits alone."""
+"""Bytes of pages that are read before an executor takes them; a larger page waits alone."""
 
 
 @dataclass(slots=True)
 class _Incoming:
-    """A claimed page on its way to becoming a task."""
+    """A claimed page that is not a task yet."""
 
     page: PlannedPage
     key: Key | None = None
-    """What decides its output; known only of a page that may have duplicates."""
+    """Decides its output; None unless the page may have duplicates."""
     is_first: bool = False
-    """Whether others of its key wait for it."""
+    """Whether it is the first page in flight with its key."""
     data: bytes | None = None
-    """Its file, where it was read ahead."""
+    """Its file, if it was read ahead."""
     budget: int = 0
-    """Bytes that it holds of the budget."""
+    """Bytes that it has taken from the budget."""
     seconds: float = 0.0
-    """Seconds of a thread's work that it has taken."""
+    """Thread time spent on it, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Claims:
-    """What became of pages that were to be claimed."""
+    """The result of claiming pages."""
 
     claimed: list[PlannedPage]
-    """Those that are this run's now."""
+    """Pages that this run now processes."""
     adopted: list[int]
-    """Rows of those that another job has done."""
+    """Rows of pages that another job has done."""
     refused: list[tuple[PlannedPage, PageError]]
-    """Those whose outputs must not be written, and why."""
+    """Pages whose outputs must not be written, and why."""
 
 
 class PageReader:
-    """Reads the files of pages, and tells how busy that keeps the threads.
+    """Reads the files of pages, and measures how busy the threads are.
 
     Args:
         context: of the run.
@@ -83,10 +83,10 @@ class PageReader:
         self._meter = StageMeter(context.settings.workers)
 
     async def read(self, page: PlannedPage) -> SourceBytes:
-        """Return the file of a page, from the input or out of its volume.
+        """Return the file of a page, from the input or from its volume.
 
         Raises:
-            PageError: it cannot be read.
+            PageError: the page cannot be read.
             InputError: the whole input is gone.
         """
         if page.member is None:
@@ -94,15 +94,15 @@ class PageReader:
         return SourceBytes(*await self._timed(self._context.sources.read_now, page))
 
     async def hash(self, data: bytes) -> tuple[str, float]:
-        """Return the SHA-256 of a page's file, and the seconds that it took."""
+        """Return the SHA-256 of the file of a page, and the seconds for hashing it."""
         return await self._timed(sha256_of_source, data)
 
     def reads_in_order(self, page: PlannedPage) -> bool:
-        """Whether a page is in a volume that is read from front to back."""
+        """Return whether a page is in a volume that must be read from front to back."""
         return self._context.sources.in_order(page)
 
     def busy(self) -> float:
-        """How busy unpacking and hashing is, 0 to 1."""
+        """Return how busy unpacking and hashing are, 0 to 1."""
         return self._meter.sample()
 
     async def _timed(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, float]:
@@ -118,12 +118,12 @@ class PageReader:
 
 
 class Intake:
-    """Turns the pages of a plan into tasks. Used on the loop's thread.
+    """Turns the pages of a plan into tasks. Used on the thread of the event loop.
 
     Args:
         context: of the run.
-        recorder: takes the pages that no executor needs to see: refused, adopted, unreadable, copied.
-        open_pages: knows of each page that has waited for another one until it goes on.
+        recorder: takes pages that need no executor: refused, adopted, unreadable, copied.
+        open_pages: counts the pages that resume after waiting for a duplicate.
     """
 
     def __init__(self, context: JobContext, recorder: Recorder, open_pages: OpenPages) -> None:
@@ -144,7 +144,7 @@ class Intake:
 
     @property
     def has_more(self) -> bool:
-        """Whether pages have come free that need a round of their own."""
+        """Whether released pages need another round."""
         return bool(self._again)
 
     async def feed(self) -> None:
@@ -156,26 +156,26 @@ class Intake:
         """
         to_prepare: asyncio.Queue[_Incoming | None] = asyncio.Queue(1)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._bring(to_prepare))
+            group.create_task(self._claim_all(to_prepare))
             for _ in range(self._context.settings.workers):
                 group.create_task(self._prepare_all(to_prepare))
         await self._ready.put(None)
 
     async def tasks(self) -> AsyncIterator[PageTask]:
-        """The tasks of a round, while `feed` runs; ends with the last one."""
+        """Yield the tasks of a round, while `feed` runs."""
         while (incoming := await self._ready.get()) is not None:
-            # What was read ahead is the executor's from here on.
+            # From here on the executor owns the bytes that were read ahead.
             self._give_back(incoming)
             yield self._task(incoming)
 
     def recorded(self, row_id: int, done: bool) -> None:
-        """Free the pages that waited for a page that is recorded."""
+        """Release the pages that waited for a page that is now recorded."""
         for incoming in self._deduplicator.settled(row_id, done=done):
             self._open.begin()
             self._released.put_nowait(incoming)
 
     async def resume(self) -> None:
-        """Take on the pages that have come free, until cancelled."""
+        """Resume released pages, until cancelled."""
         while True:
             incoming = await self._released.get()
             if not self._context.stop.requested:
@@ -188,9 +188,9 @@ class Intake:
 
     # Claiming
 
-    async def _bring(self, to_prepare: asyncio.Queue[_Incoming | None]) -> None:
-        async def bring(incoming: _Incoming) -> None:
-            # In its turn, where its volume is read from front to back; other pages are read when they are needed.
+    async def _claim_all(self, to_prepare: asyncio.Queue[_Incoming | None]) -> None:
+        async def enqueue(incoming: _Incoming) -> None:
+            # A volume that is read from front to back is read here, in order; other pages are read when needed.
             if self._reader.reads_in_order(incoming.page):
                 await self._read_ahead(incoming)
             await to_prepare.put(incoming)
@@ -202,11 +202,11 @@ class Intake:
                 break
             for incoming in [*again, *map(_Incoming, await self._claim(pages))]:
                 if not self._context.stop.requested:
-                    await self._attempt(bring, incoming)
+                    await self._attempt(enqueue, incoming)
         await to_prepare.put(None)
 
     async def _claim(self, pages: Sequence[PlannedPage]) -> list[PlannedPage]:
-        """Claim pages, and return those that are to be done."""
+        """Claim pages, and return those that this run processes."""
         if not pages:
             return []
         claims = await self._context.on_ledger(self._write_claims, pages)
@@ -217,7 +217,7 @@ class Intake:
         return claims.claimed
 
     def _write_claims(self, pages: Sequence[PlannedPage]) -> _Claims:
-        """Claim pages whose outputs may be written; runs on the ledger's thread."""
+        """Claim pages whose outputs may be written; runs on the thread of the ledger."""
         context, settings = self._context, self._context.settings
         claims = _Claims([], [], [])
         adoptions: list[tuple[PlannedPage, OutputOwner]] = []
@@ -255,7 +255,7 @@ class Intake:
         to_prepare.put_nowait(None)
 
     async def _prepare(self, incoming: _Incoming) -> None:
-        """Hand a page on, unless it is the same as one that is in flight or done."""
+        """Pass a page on, unless it is a duplicate of a page in flight or done."""
         if not incoming.is_first and self._deduplicator.may_have_duplicates(incoming.page.size):
             await self._identify(incoming)
             if not await self._admit(incoming):
@@ -270,7 +270,7 @@ class Intake:
         incoming.key = (sha256, self._format_of(incoming.page.output))
 
     async def _admit(self, incoming: _Incoming) -> bool:
-        """Whether a page is to be computed: it waits for the same one, or gets its output, or is the first."""
+        """Return whether to compute a page: False if it waits for a duplicate, or gets a copy of its output."""
         assert incoming.key is not None
         row_id = incoming.page.row_id
         while not self._deduplicator.waits(incoming.key, incoming):
@@ -306,7 +306,7 @@ class Intake:
             incoming.seconds += source.seconds
 
     async def _attempt(self, step: Callable[[_Incoming], Awaitable[None]], incoming: _Incoming) -> None:
-        """Take a page through a step; whatever hits this page alone becomes its failure."""
+        """Run a step for a page; an error that affects only this page becomes its failure."""
         try:
             await step(incoming)
         except Exception as error:
@@ -314,7 +314,7 @@ class Intake:
             self._drop(incoming)
             await self._recorder.take_failure(incoming.page, failure)
 
-    # What these share
+    # Shared
 
     def _task(self, incoming: _Incoming) -> PageTask:
         page = incoming.page
@@ -328,7 +328,7 @@ class Intake:
         )
 
     async def _read(self, incoming: _Incoming) -> SourceBytes:
-        """Give a page's file to an executor, and let go of it."""
+        """Return the file of a page, for an executor, and release it."""
         data, incoming.data = incoming.data, None
         if data is not None:
             return SourceBytes(data, incoming.seconds)
@@ -339,7 +339,7 @@ class Intake:
         return written_format(extension_of(output), self._context.settings.format)
 
     def _drop(self, incoming: _Incoming) -> None:
-        """Let go of what was read ahead."""
+        """Release the bytes that were read ahead."""
         incoming.data = None
         self._give_back(incoming)
 

@@ -1,4 +1,4 @@
-"""Reading again what a job worked on: the source of a page and its output, wherever they are by now."""
+"""Reading the sources and outputs of a job again, even if the folder has moved."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from comic_upscale.storage.stores import Stores, open_stores
 
 
 def output_folder(ledger: Path, job: Mapping[str, Any]) -> Path:
-    """Where the outputs of a job are: a folder that was moved takes its ledger along."""
-    in_its_place = (ledger.name, ledger.parent.name) == (LEDGER_NAME, MARKER_FOLDER)
-    return ledger.absolute().parent.parent if in_its_place else Path(job["output"])
+    """Return the output folder of a job; a folder that was moved contains its ledger."""
+    is_default_place = (ledger.name, ledger.parent.name) == (LEDGER_NAME, MARKER_FOLDER)
+    return ledger.absolute().parent.parent if is_default_place else Path(job["output"])
 
 
 def job_stores(ledger: Path, job: Mapping[str, Any]) -> Stores:
-    """Where the sources of a job were, and where its outputs are.
+    """Return the stores of the sources and outputs of a job.
 
     Args:
         ledger: of the job.
@@ -37,7 +37,7 @@ def job_stores(ledger: Path, job: Mapping[str, Any]) -> Stores:
 
 
 class Outputs:
-    """The outputs of a job, in files or in CBZs, of which each directory is read once.
+    """The outputs of a job, in files or in CBZs. The directory of each CBZ is read once.
 
     Args:
         store: of the job.
@@ -45,16 +45,16 @@ class Outputs:
 
     def __init__(self, store: OutputStore) -> None:
         self._store = store
-        self._held: dict[str, dict[str, int]] = {}
+        self._members: dict[str, dict[str, int]] = {}
 
     def file_of(self, page: Mapping[str, Any]) -> str | None:
-        """Where the output of a page is, relative to the folder: ``v01.cbz/012.png`` for one in a CBZ.
+        """Return the path of the output of a page, relative to the folder; in a CBZ ``v01.cbz/012.png``.
 
         Args:
             page: a row of `read_done_pages`.
 
         Returns:
-            None if it is not in its place, or waits for the other pages of its volume.
+            None if it is missing, or its volume is not written yet.
         """
         if page["volume_output"]:
             name = self._name_of(page)
@@ -63,7 +63,7 @@ class Outputs:
         return output if size_of(self._store, output) is not None else None
 
     def read(self, page: Mapping[str, Any]) -> bytes:
-        """The bytes of the output of a page, also of one that waits for the other pages of its volume.
+        """Return the output of a page, even if its volume is not written yet.
 
         Raises:
             PageError: `GONE`.
@@ -77,21 +77,21 @@ class Outputs:
             raise PageError(GONE, "The output is not in its place any more.") from error
 
     def _name_of(self, page: Mapping[str, Any]) -> str | None:
-        """What a page is called in its CBZ; None if it is not there."""
+        """Return the name of a page in its CBZ; None if it is not there."""
         volume = page["volume_output"]
-        held = self._held.get(volume)
-        if held is None:
-            held = self._held[volume] = read_members(self._store, volume)
+        members = self._members.get(volume)
+        if members is None:
+            members = self._members[volume] = read_members(self._store, volume)
         inside = PurePosixPath(page["source"].removeprefix(f"{page['volume_source']}/"))
         name = str(inside.with_suffix(PurePosixPath(page["output"]).suffix))
         size, sha256 = page["output_size"], page["output_sha256"]
-        if held.get(name) == size and list(held.values()).count(size) == 1:
+        if members.get(name) == size and list(members.values()).count(size) == 1:
             return name
-        return find_member(self._store, volume, name, size, sha256) if size in held.values() else None
+        return find_member(self._store, volume, name, size, sha256) if size in members.values() else None
 
 
 class Sources:
-    """The sources of a job, in files or in archives. Archives are quickest read in the order of their pages.
+    """The sources of a job, in files or in archives. Reading the pages of an archive in order is fastest.
 
     Args:
         job: a row of the ledger's jobs.
@@ -101,37 +101,37 @@ class Sources:
     def __init__(self, job: Mapping[str, Any], store: SourceStore) -> None:
         self._store = store
         self._rules = _rules(job)
-        self._shelves: dict[str, tuple[VolumeCache, dict[str, int]]] = {}
+        self._opened: dict[str, tuple[VolumeCache, dict[str, int]]] = {}
 
     def read(self, page: Mapping[str, Any]) -> bytes:
-        """The bytes of the source of a page.
+        """Return the source of a page.
 
         Args:
             page: a row of `read_done_pages`.
 
         Raises:
-            PageError: `GONE`; ``"changed"`` where it is not the same as when it was upscaled.
+            PageError: `GONE`, or ``"changed"`` if it has changed since it was upscaled.
         """
         data = self._read(str(page["source"]), page["volume_source"])
         if hashlib.sha256(data).hexdigest() != page["source_sha256"]:
-            raise PageError("changed", "The source is not the one any more that was upscaled.")
+            raise PageError("changed", "The source has changed since it was upscaled.")
         return data
 
     def place_of(self, page: Mapping[str, Any]) -> tuple[str, int]:
-        """A key that sorts pages into the order in which they are best read; a page that is gone comes first."""
+        """Return a key that sorts pages into the fastest reading order; missing pages come first."""
         volume = page["volume_source"]
         if volume is None:
             return "", 0
         try:
-            return volume, self._opened(volume)[1].get(str(page["source"]), -1)
+            return volume, self._open(volume)[1].get(str(page["source"]), -1)
         except PageError:
             return volume, -1
 
     def close(self) -> None:
         """Close the archives."""
-        for shelf, _ in self._shelves.values():
-            shelf.close()
-        self._shelves.clear()
+        for cache, _ in self._opened.values():
+            cache.close()
+        self._opened.clear()
 
     def _read(self, source: str, volume: str | None) -> bytes:
         if volume is None:
@@ -139,34 +139,34 @@ class Sources:
                 with self._store.open(self._store.address(source)) as file:
                     return file.read()
             except OSError as error:
-                raise _source_gone() from error
-        shelf, members = self._opened(volume)
+                raise _missing_source() from error
+        cache, members = self._open(volume)
         if source not in members:
-            raise PageError("changed", "The volume does not hold this page any more.")
-        return shelf.read(volume, members[source])
+            raise PageError("changed", "The volume no longer contains this page.")
+        return cache.read(volume, members[source])
 
-    def _opened(self, source: str) -> tuple[VolumeCache, dict[str, int]]:
-        """The shelf that a volume stands on, and the places of its pages by their sources."""
-        if source not in self._shelves:
+    def _open(self, source: str) -> tuple[VolumeCache, dict[str, int]]:
+        """Return the cache of a volume, and the indices of its pages by source."""
+        if source not in self._opened:
             path = self._store.address(source)
             try:
                 status = self._store.stat(path)
             except OSError as error:
-                raise _source_gone() from error
+                raise _missing_source() from error
             contents = list_volume(path, self._rules, extension="png", store=self._store)
             entry = Page(source, path, "", status.size, status.mtime_ns)
-            shelf = VolumeCache([Volume(entry, contents)], self._rules, self._store)
+            cache = VolumeCache([Volume(entry, contents)], self._rules, self._store)
             members = {f"{source}/{member.name}": member.index for member in contents.pages}
-            self._shelves[source] = shelf, members
-        return self._shelves[source]
+            self._opened[source] = cache, members
+        return self._opened[source]
 
 
-def _source_gone() -> PageError:
-    return PageError(GONE, "The source is not in its place any more.")
+def _missing_source() -> PageError:
+    return PageError(GONE, "The source is no longer in its place.")
 
 
 def _rules(job: Mapping[str, Any]) -> VolumeRules:
-    """How a job reads volumes, by its settings in the ledger."""
+    """Return the rules of a job for volumes, from its settings in the ledger."""
     settings = json.loads(job["settings"])
     names = ("max_members", "max_unpacked", "max_ratio", "pdf_dpi", "max_pixels")
     return VolumeRules(**{name: settings[name] for name in names if name in settings})

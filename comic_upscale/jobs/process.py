@@ -1,4 +1,4 @@
-"""The pages of a run: from the plan through an executor to the ledger, the same for every executor.
+"""Processing the pages of a run, the same for every executor.
 
 ``plan → intake → executor.process(tasks) → recorder(outcomes)``
 """
@@ -20,15 +20,15 @@ TICK_SECONDS = 0.5
 
 
 async def process_pages(context: JobContext, executor: Executor, volume_writer: VolumeWriter) -> Tally:
-    """Do the plan of a run, or as much of it as a stop allows, and return what was counted.
+    """Process the plan of a run until its end or a stop, and return the counts.
 
     Args:
         context: of the run.
-        executor: open; it stays so.
+        executor: open; it stays open.
         volume_writer: writes the volumes whose pages are done.
 
     Raises:
-        OutputError, InputError, DeviceError, RemoteError, LedgerError: what ended the run early.
+        OutputError, InputError, DeviceError, RemoteError, LedgerError: the run cannot go on.
     """
     try:
         return await _Process(context, executor, volume_writer).run()
@@ -50,10 +50,10 @@ class _Process:
             ticking = group.create_task(self._tick())
             recording = group.create_task(self._recorder.run(self._intake.recorded))
             resuming = group.create_task(self._intake.resume())
-            # Once before anything is begun: making ready may have used up the money.
+            # Before the first page: preparing may have used up the budget.
             self._context.is_at_ceiling()
             await self._process(group)
-            # What waited for a page that failed.
+            # Pages that waited for a duplicate that failed.
             while self._intake.has_more and not self._context.stop.requested:
                 await self._process(group)
             await self._recorder.finish()
@@ -63,14 +63,14 @@ class _Process:
         return self._tally
 
     async def _process(self, group: asyncio.TaskGroup) -> None:
-        """One round: the tasks that there are now, until each of them is recorded."""
+        """Process one round: all current tasks, until each is recorded."""
         feeding = group.create_task(self._intake.feed())
         async with aclosing(self._executor.process(self._intake.tasks(), self._context.stop)) as outcomes:
             async for outcome in outcomes:
                 await self._recorder.take(outcome)
-                # An output is large, and the next one may take long.
+                # An output is large, and the next one may take a while.
                 del outcome
-        # After a stop nobody takes what it has prepared.
+        # After a stop, nobody takes the prepared tasks.
         feeding.cancel()
         await self._open.wait()
 
@@ -78,7 +78,7 @@ class _Process:
         while True:
             self._context.is_at_ceiling()
             busy = self._executor.busy()
-            # A page is read for its first stage, whoever computes it.
+            # Reading counts towards the first stage, whichever executor computes.
             busy["decode"] = min(1.0, busy.get("decode", 0.0) + self._intake.busy())
             if not self._executor.is_remote:
                 busy["place"] = self._recorder.busy()

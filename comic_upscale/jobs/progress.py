@@ -1,4 +1,4 @@
-"""How far a run is: what it has counted, and what a display is shown of it twice a second."""
+"""The progress of a run: its counts, and the event for a display twice a second."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from comic_upscale.ledger.records import PageDone, PageResult, PageSkipped
 from comic_upscale.planning.plan import Plan
 
 BUSY_ENOUGH = 0.5
-"""A stage that is less busy than this holds nobody back."""
+"""A stage that is less busy than this is no bottleneck."""
 
 
 class Tally:
-    """Counts what a run has done. Used on the loop's thread alone.
+    """Counts the results of a run. Used on the thread of the event loop only.
 
     Args:
-        plan: of the run, with the counts to begin from.
+        plan: of the run, with the counts at the start.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -27,25 +27,25 @@ class Tally:
         self.done = 0
         """Pages done by this run."""
         self.copied = 0
-        """Those of them whose outputs were copied from the same page."""
+        """Pages among them that are copies of duplicates."""
         self.failed = 0
         """Pages that failed in this run."""
         self.skipped = 0
-        """Pages that this run left as they are."""
+        """Pages skipped by this run."""
         self.adopted = 0
-        """Pages that another job had done already."""
+        """Pages that another job had already done."""
 
     @property
     def pending(self) -> int:
-        """Pages of the plan that nothing has become of yet."""
+        """Pages of the plan without a result."""
         return len(self._plan.todo) - self.done - self.adopted - self.failed - self.skipped
 
     def count(self, result: PageResult) -> None:
-        """Take in what became of a page."""
+        """Count the result of a page."""
         copied = isinstance(result, PageDone) and result.copied_from is not None
         self.copied += copied
         if not copied:
-            # A copy says nothing of how long the pages to come will take.
+            # A copy does not predict how long the remaining pages will take.
             self._rate.count()
         if isinstance(result, PageDone):
             self.done += 1
@@ -55,12 +55,12 @@ class Tally:
             self.failed += 1
 
     def progress(self, activity: Activity, busy: Mapping[str, float], stopping: str | None) -> Progress:
-        """How far the run is at this moment.
+        """Return the current progress of the run.
 
         Args:
-            activity: what the executor is at.
+            activity: of the executor.
             busy: how busy each stage is, 0 to 1.
-            stopping: why the run is about to stop; None where it is not.
+            stopping: why the run is stopping; None if it is not.
         """
         pending, rate = self.pending, self._rate.rate()
         busy = {stage: round(share, 3) for stage, share in busy.items()}
@@ -82,7 +82,7 @@ class Tally:
 
 
 class OpenPages:
-    """How many pages are on their way to their record, so that their end can be waited for."""
+    """Counts pages that are not recorded yet, so that a caller can wait for them."""
 
     def __init__(self) -> None:
         self._open = 0
@@ -90,16 +90,16 @@ class OpenPages:
         self._none.set()
 
     def begin(self) -> None:
-        """One more is on its way."""
+        """Add a page."""
         self._open += 1
         self._none.clear()
 
     def end(self) -> None:
-        """One less is on its way."""
+        """Remove a page."""
         self._open -= 1
         if self._open == 0:
             self._none.set()
 
     async def wait(self) -> None:
-        """Wait until none is on its way."""
+        """Wait until there is none."""
         await self._none.wait()

@@ -1,4 +1,4 @@
-"""What becomes of outcomes: outputs are put in their places, recorded, told of, and volumes are written.
+"""The recorder of a run: places outputs, records outcomes, emits events, and has volumes written.
 
 ::
 
@@ -6,7 +6,7 @@
                 threads  ledger's  1 thread
                          thread
 
-An output is in its place before the ledger says so, and the ledger has been flushed before anybody is told.
+An output is in its place before the ledger records it, and the ledger is flushed before the event is emitted.
 """
 
 from __future__ import annotations
@@ -27,29 +27,28 @@ from comic_upscale.planning.plan import PlannedPage
 from comic_upscale.planning.volumes import PlannedVolume
 
 HELD_BYTES = 32 << 20
-"""Bytes of outputs that wait to be placed before an executor is asked for the next one: a page of more is placed
-before that."""
+"""Bytes of outputs that may wait to be placed before the next outcome is taken; a larger output is placed first."""
 
 MOST_RESULTS = 64
-"""Results that wait for the ledger."""
+"""Results that may wait for the ledger."""
 
 
 @dataclass(frozen=True, slots=True)
 class _ToPlace:
-    """An output on its way to its place."""
+    """An output that is not in its place yet."""
 
     outcome: PageUpscaled
     copied_from: str | None
 
 
 class Recorder:
-    """Places outputs and records outcomes, the one writer of the ledger. Used on the loop's thread.
+    """Places outputs and records outcomes, as the only writer of the ledger. Used on the thread of the event loop.
 
     Args:
         context: of the run.
         volume_writer: writes volumes once their pages are settled.
-        tally: counts what becomes of pages.
-        open_pages: knows of each page that was taken until it is recorded.
+        tally: counts results.
+        open_pages: counts pages that were taken but not recorded yet.
 
     Raises:
         OutputError: the output folder cannot be written to.
@@ -78,13 +77,13 @@ class Recorder:
         self._meter = StageMeter(workers)
 
     async def run(self, on_recorded: Callable[[int, bool], None]) -> None:
-        """Place, record and write volumes, until `finish`.
+        """Place outputs, record outcomes and write volumes, until `finish`.
 
         Args:
-            on_recorded: is told of each page that was recorded: its row, and whether it is done.
+            on_recorded: called for each recorded page, with its row and whether it is done.
 
         Raises:
-            OutputError: no output can be written any more.
+            OutputError: no more outputs can be written.
             LedgerError: the ledger cannot be used.
         """
         for volume in self._volume_writer.ready():
@@ -96,11 +95,11 @@ class Recorder:
             stages.create_task(self._write_volumes())
 
     async def take(self, outcome: PageOutcome, *, copied_from: str | None = None) -> None:
-        """Take an outcome on; returns once there is room for the next one.
+        """Take an outcome; return once there is room for the next one.
 
         Args:
             outcome: of a page of the plan.
-            copied_from: the source of the page whose output this is, where it is a copy.
+            copied_from: the source of the original page, if this is a copy of its output.
         """
         self._open.begin()
         try:
@@ -109,7 +108,7 @@ class Recorder:
                 return
             await self._to_place.put(_ToPlace(outcome, copied_from))
         except asyncio.CancelledError:
-            # It was not taken, so nobody is to wait for its record.
+            # It was not taken, so nobody must wait until it is recorded.
             self._open.end()
             raise
         self._held += len(outcome.data)
@@ -118,20 +117,20 @@ class Recorder:
             await self._placed.wait()
 
     async def take_failure(self, page: PlannedPage, error: PageError) -> None:
-        """Take on that a page could not be done."""
+        """Take the failure of a page."""
         await self.take(failed_page(page.row_id, page.source, error))
 
     def take_adopted(self, row_id: int) -> None:
-        """Note that another job has done a page, which the ledger knows already."""
+        """Note a page that another job has done; the ledger already has it."""
         self._tally.adopted += 1
         self._settle(row_id)
 
     def busy(self) -> float:
-        """How busy placing is, 0 to 1."""
+        """Return how busy placing is, 0 to 1."""
         return self._meter.sample()
 
     async def finish(self) -> None:
-        """Say that nothing follows; what was taken has been recorded."""
+        """Note that nothing follows; everything taken must already be recorded."""
         await self._to_place.put(None)
         await self._results.put(None)
         await self._volumes.put(None)
@@ -143,13 +142,13 @@ class Recorder:
             result = await self._place(item)
             self._held -= len(item.outcome.data)
             self._placed.set()
-            # Not held on to while the ledger is waited for.
+            # Released before waiting for the ledger.
             del item
             await self._results.put(result)
         self._to_place.put_nowait(None)
 
     async def _place(self, item: _ToPlace) -> PageResult:
-        """Put an output in its place; whatever hits this page alone becomes its failure."""
+        """Put an output in its place; an error that affects only this page becomes its failure."""
         outcome = item.outcome
         page = self._pages[outcome.row_id]
         start = time.perf_counter()
@@ -161,10 +160,10 @@ class Recorder:
             return failed_page(page.row_id, page.source, failure, seconds=outcome.seconds)
         finally:
             self._meter.end()
-        return self._done(page, item, start, time.perf_counter())
+        return self._build_record(page, item, start, time.perf_counter())
 
-    def _done(self, page: PlannedPage, item: _ToPlace, start: float, ended: float) -> PageDone:
-        """What is recorded of a page whose output was written between two moments."""
+    def _build_record(self, page: PlannedPage, item: _ToPlace, start: float, ended: float) -> PageDone:
+        """Return the record of a page whose output was written from ``start`` to ``ended``."""
         outcome = item.outcome
         seconds, waited = dict(outcome.seconds), dict(outcome.waited)
         if outcome.made_at is not None:
@@ -191,7 +190,7 @@ class Recorder:
         )
 
     def _note_tail(self, seconds: dict[str, float], waited: dict[str, float]) -> None:
-        """Tell the meter what a page took from its device to its place."""
+        """Report to the cost meter how long a page took from its device to its place."""
         if self._context.spending is not None:
             after = ("encode", "place")
             self._context.spending.note_tail(sum(seconds[stage] + waited[stage] for stage in after))
@@ -199,7 +198,7 @@ class Recorder:
     # Recording
 
     async def _record_all(self, on_recorded: Callable[[int, bool], None]) -> None:
-        """Write results to the ledger, as many in a transaction as have come, and tell of them."""
+        """Write results to the ledger, all waiting ones in one transaction, and report them."""
         ended = False
         while not ended:
             results: list[PageResult] = []
@@ -234,7 +233,7 @@ class Recorder:
     # Volumes
 
     def _settle(self, row_id: int) -> None:
-        """Note that a page needs no more work; the last one of a volume sends this to be written."""
+        """Note that a page is settled; after the last page of a volume, the volume is written."""
         volume = self._volume_writer.settled(row_id)
         if volume is not None:
             self._volumes.put_nowait(volume)

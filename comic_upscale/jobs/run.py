@@ -1,4 +1,4 @@
-"""One run of a job from beginning to end: discover, resolve, plan, process, finish."""
+"""One run of a job from start to end: discover, resolve, plan, process, finish."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ def run_job(
 ) -> JobFinished:
     """Upscale every page of a job that is not done yet, and return how it ended.
 
-    Blocks until the end; `run_job_async` does the same in a loop of the caller's.
+    Blocks until the end; `run_job_async` does the same in the event loop of the caller.
 
     Args:
-        settings: what to do.
-        on_event: told of everything that happens, on the calling thread.
+        settings: of the job.
+        on_event: called with every event, on the calling thread.
         stop: set it from another thread or a signal handler to stop gracefully.
-        open_engines: makes the engines; another one can be given in place of the torch network.
-        remote: a remote machine that does the pages, in place of engines.
+        open_engines: opens the engines; replace it to use another engine.
+        remote: a remote machine that processes the pages, in place of engines.
 
     Raises:
-        InputError: no input, or no page in it.
-        WeightsError: no weights.
-        DeviceError: the device is not there, or died.
-        LedgerError: the ledger cannot be used, or another run holds it.
-        OutputError: the output folder cannot be written, or is full.
-        RemoteError: the remote machine cannot do it.
+        InputError: the input does not exist, or contains no page.
+        WeightsError: the weights are missing.
+        DeviceError: the device is missing, or failed.
+        LedgerError: the ledger cannot be used, or another run has locked it.
+        OutputError: the output folder is not writable, or the disk is full.
+        RemoteError: the remote machine cannot do the work.
     """
     return asyncio.run(
         run_job_async(settings, on_event=on_event, stop=stop, open_engines=open_engines, remote=remote)
@@ -67,7 +67,7 @@ async def run_job_async(
     open_engines: OpenEngines = open_engines,
     remote: RemoteOptions | None = None,
 ) -> JobFinished:
-    """Upscale every page of a job that is not done yet; as `run_job`, in the running event loop."""
+    """Upscale every page of a job that is not done yet, like `run_job`, in the running event loop."""
     emit = on_event or _ignore
     executor: Executor = LocalExecutor(open_engines) if remote is None else RemoteExecutor(remote)
     stop = stop or StopRequest()
@@ -82,7 +82,7 @@ async def run_job_async(
         async with open_ledger(settings) as (ledger, on_ledger):
             job = await _resolve(settings, model, executor, ledger, on_ledger, emit)
             async with begin_run(job, discovery, stores, files, ledger, on_ledger, emit, stop) as context:
-                return await _do(context, executor)
+                return await _run(context, executor)
     finally:
         await executor.close()
         files.shutdown()
@@ -96,7 +96,7 @@ async def _resolve(
     on_ledger: AsyncLedger,
     emit: Listener,
 ) -> ResolvedJob:
-    """Settle what the job is; a model is chosen only where no earlier job of its kind has one."""
+    """Resolve the job; a model is chosen only if no earlier job with the same settings has one."""
     history = JobHistory(
         tuple(await on_ledger(ledger.auto_jobs, settings.output)) if model is None else (),
         frozenset(await on_ledger(ledger.early_jobs, settings.output)),
@@ -112,13 +112,13 @@ async def _resolve(
     return job
 
 
-async def _do(context: JobContext, executor: Executor) -> JobFinished:
-    """Do what is planned, and finish the run."""
+async def _run(context: JobContext, executor: Executor) -> JobFinished:
+    """Process the plan, and finish the run."""
     volume_writer = VolumeWriter(context)
     try:
         if not context.plan.todo:
             return await finish_run(context, await _write_volumes(context, volume_writer))
-        # Loading is paid for, too: not begun where the money does not last to the first page.
+        # Loading costs money too: do not start if the budget does not last until the first page.
         if context.is_at_ceiling(await _start_seconds(context, executor)):
             announce(context, None)
             return await finish_run(context, _interrupted(context))
@@ -128,7 +128,7 @@ async def _do(context: JobContext, executor: Executor) -> JobFinished:
 
 
 async def _write_volumes(context: JobContext, volume_writer: VolumeWriter) -> RunEnd:
-    """Do what needs no network: write volumes whose pages are all done."""
+    """Write the volumes whose pages are all done; this needs no network."""
     announce(context, None)
     for volume in volume_writer.ready():
         if context.stop.requested:
@@ -138,7 +138,7 @@ async def _write_volumes(context: JobContext, volume_writer: VolumeWriter) -> Ru
 
 
 async def _process(context: JobContext, executor: Executor, volume_writer: VolumeWriter) -> RunEnd:
-    """Do the pages that are left."""
+    """Process the pending pages."""
     info = await executor.open(
         context.settings,
         model=context.job.model.name,
@@ -151,11 +151,11 @@ async def _process(context: JobContext, executor: Executor, volume_writer: Volum
     start = time.monotonic()
     tally = await process_pages(context, executor, volume_writer)
     seconds = time.monotonic() - start
-    # Once more: an engine may have given half precision up.
+    # Once more, since an engine may have given up half precision.
     await _record_device(context, executor)
-    # A stop that came when the last page was already in hand interrupted nothing.
+    # A stop during the last page interrupted nothing.
     left = tally.pending > 0
-    why = context.stop.reason or (info.step and f"remote {info.step} does no more")
+    why = context.stop.reason or (info.step and f"remote {info.step} is complete")
     return RunEnd(
         state="interrupted" if left else "finished",
         reason=why if left else None,
@@ -174,7 +174,7 @@ async def _record_device(context: JobContext, executor: Executor) -> None:
 
 
 async def _start_seconds(context: JobContext, executor: Executor) -> float:
-    """How long it takes to the first page, as far as earlier runs of the job tell."""
+    """Return the time until the first page, as measured by earlier runs of the job."""
     if context.spending is None or executor.is_remote:
         return 0.0
     return await context.on_ledger(context.ledger.start_seconds, context.job_id)
@@ -185,4 +185,4 @@ def _interrupted(context: JobContext) -> RunEnd:
 
 
 def _ignore(event: Event) -> None:
-    """Take an event and do nothing with it."""
+    """Ignore an event."""

@@ -1,7 +1,7 @@
-"""Jobs as whoever offers them to people sees them: previewed, run, stopped, and asked how far they are.
+"""The interface for user interfaces: preview a job, run it, stop it, and read its status.
 
-The commands use it, and so does whatever else is to offer jobs. It prints nothing and exits nowhere. Imports nothing
-heavy until a job is previewed or run, so that asking for a status answers at once.
+The commands use it, and any other user interface can. It never prints or exits. It imports nothing heavy until a job
+is previewed or run, so that a status is returned at once.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class JobService:
     """The jobs of one user.
 
     Args:
-        state_folder: where it is noted which jobs were run.
+        state_folder: records which jobs were run.
     """
 
     def __init__(self, state_folder: Path) -> None:
         self._state_folder = state_folder
 
     def preview(self, settings: JobSettings, on_page: OnPage | None = None) -> Preview:
-        """Tell what a run would do, and write nothing; arguments and errors as of `planning.preview.preview`."""
+        """Return what a run would do, and write nothing; arguments and errors as for `planning.preview.preview`."""
         from comic_upscale.planning.preview import preview
 
         return preview(settings, on_page)
@@ -51,13 +51,13 @@ class JobService:
         stop: StopRequest,
         remote: RemoteOptions | None = None,
     ) -> JobFinished:
-        """Run a job to its end, and note it as the one that was run last.
+        """Run a job to its end, and record it as the most recent one.
 
         Args:
-            settings: what to do.
-            on_event: told of everything that happens, on the calling thread.
+            settings: of the job.
+            on_event: called with every event, on the calling thread.
             stop: stops it gracefully, from any thread.
-            remote: a remote machine that does the pages.
+            remote: a remote machine that processes the pages.
 
         Raises:
             ComicUpscaleError: as `run_job`.
@@ -78,22 +78,22 @@ class JobService:
 
         Args:
             job: its output folder.
-            ledger: the ledger itself; without either, that of the job that was run last.
+            ledger: the ledger file. Without both, the most recent job is used.
 
         Raises:
-            SettingsError: it is named in two ways.
-            InputError: there is none.
+            SettingsError: both are given.
+            InputError: there is no ledger.
         """
         return choose_ledger(job, ledger, self._state_folder)
 
     def status(self, ledger: Path) -> JobStatus:
-        """How far a job is; errors as of `ledger.queries.read_status`."""
+        """Return the status of a job; errors as for `ledger.queries.read_status`."""
         return read_status(ledger)
 
     def failures(self, ledger: Path) -> list[Failure]:
-        """The pages of a job that failed, and why; errors as `status`."""
+        """Return the failed pages of a job with reasons; errors as for `status`."""
         return read_failures(ledger)
 
     def suspects(self, ledger: Path) -> list[Suspect]:
-        """The pages of a job that a person should look at, and why; errors as `status`."""
+        """Return the suspect pages of a job with reasons; errors as for `status`."""
         return read_suspects(ledger)

@@ -1,7 +1,7 @@
-"""Carrying along what is no page: sidecars beside the outputs, and other files on request.
+"""Copying files that are not pages: sidecars beside the outputs, and other files on request.
 
-As with outputs: written beside its place, flushed, renamed, then recorded; and what the ledger does not know
-is never overwritten. A copy that was edited since is left alone until its source changes.
+Like an output, a copy is written beside its place, flushed, renamed, then recorded. A file that the ledger does not
+know is never overwritten. A copy that was edited is left alone until its source changes.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from comic_upscale.planning.plan import is_among_sources
 from comic_upscale.storage.base import OutputStore, sha256_of
 
 _TOKEN = "carry"
-"""One is enough: a job copies one file at a time, and what a kill left behind is removed by the next one."""
+"""The same for every copy: a job copies one file at a time, and the next copy removes the remains of a kill."""
 
 
 @dataclass(frozen=True, slots=True)
 class CopyTask:
-    """A file to be copied, unless it has been."""
+    """A file to copy, unless it is already copied."""
 
     file: OtherFile
     output: str
-    """Where to, relative to the output folder."""
+    """The target, relative to the output folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +45,14 @@ class CopyFailure:
 def plan_copies(
     discovery: Discovery, rows: Iterable[PageRow], *, sidecars: bool, others: bool, members: bool
 ) -> list[CopyTask | CopyFailure]:
-    """Return what is to be copied, by what has become of the pages.
+    """Return the files to copy, by the results of the pages.
 
     Args:
         discovery: of the input.
         rows: the pages of the job, in the ledger.
-        sidecars: whether the sidecars of pages that are done go beside their outputs.
-        others: whether all other files go along, and pages that were left as they are, with their sidecars.
-        members: whether what belongs to no page goes along from volumes whose pages go into folders.
+        sidecars: whether to copy the sidecars of finished pages beside their outputs.
+        others: whether to copy all other files, and skipped pages with their sidecars.
+        members: whether to copy other members of volumes whose pages are written to folders.
     """
     done: dict[str, str] = {}
     left: set[str] = set()
@@ -63,7 +63,7 @@ def plan_copies(
             done[row.source] = row.output
         elif row.state == "skipped" and row.error_kind in LEFT_AS_THEY_ARE:
             left.add(row.source)
-            # A page in its output's format keeps its name, and that name is its own.
+            # A page that already has the output format keeps its name, which is then free for its copy.
             taken.discard(fold(row.output))
     wanted: list[CopyTask] = []
     for file in discovery.files:
@@ -77,17 +77,17 @@ def plan_copies(
         elif others and (not file.pages or (sidecars and any(page in left for page in file.pages))):
             wanted.append(CopyTask(file, file.output))
     if others:
-        # A page of a volume went into the volume's output.
+        # A page of a volume is already in the output of the volume.
         wanted += [
             CopyTask(_as_file(page), _own_name(page))
             for page in discovery.pages
             if page.source in left and page.member is None
         ]
-    return list(_each_to_its_place(wanted, taken))
+    return list(_refuse_conflicts(wanted, taken))
 
 
-def carry(
-    errands: Sequence[CopyTask],
+def copy_files(
+    tasks: Sequence[CopyTask],
     known: Mapping[str, CopiedFile],
     sources: SourceReader,
     outputs: OutputStore,
@@ -95,60 +95,60 @@ def carry(
     *,
     overwrite: bool,
 ) -> Iterator[CopiedFile | CopyFailure]:
-    """Copy what has not been copied, or has changed, and tell of each file that was or could not be.
+    """Copy files that are not copied yet or have changed, and yield each copy and each failure.
 
     Args:
-        errands: what is to be copied.
-        known: what was copied before, by output.
+        tasks: the files to copy.
+        known: earlier copies, by output.
         sources: of the job.
         outputs: of the job.
-        source_folders: where the pages really are; nothing is written there.
+        source_folders: the real folders of the pages; nothing is written there.
         overwrite: whether files that the ledger does not know may be replaced.
 
     Raises:
-        OutputError: nothing can be written any more.
+        OutputError: no more files can be written.
     """
-    for errand in sorted(errands, key=_place_in_volume):
-        before = known.get(errand.output)
+    for task in sorted(tasks, key=_place_in_volume):
+        before = known.get(task.output)
         try:
-            unchanged = before is not None and _is_as_recorded(errand.file, before)
-            if unchanged and outputs.stat(errand.output) is not None:
+            unchanged = before is not None and _is_as_recorded(task.file, before)
+            if unchanged and outputs.stat(task.output) is not None:
                 continue
-            yield _carry_one(errand, before, sources, outputs, source_folders, overwrite)
+            yield _copy_file(task, before, sources, outputs, source_folders, overwrite)
         except PageError as error:
-            yield CopyFailure(errand.file.source, error.reason)
+            yield CopyFailure(task.file.source, error.reason)
         except OSError as error:
-            yield CopyFailure(errand.file.source, f"cannot be copied: {error.strerror or error}")
+            yield CopyFailure(task.file.source, f"cannot be copied: {error.strerror or error}")
 
 
-def _carry_one(
-    errand: CopyTask,
+def _copy_file(
+    task: CopyTask,
     before: CopiedFile | None,
     sources: SourceReader,
     outputs: OutputStore,
     source_folders: Set[PurePath],
     overwrite: bool,
 ) -> CopiedFile | CopyFailure:
-    file, output = errand.file, errand.output
+    file, output = task.file, task.output
     if file.member is None and outputs.is_same(output, file.path):
-        return _record(errand, sha256_of(outputs, output) or "")
+        return _record(task, sha256_of(outputs, output) or "")
     if not outputs.real_folder(output).is_relative_to(outputs.real_folder()):
         return CopyFailure(file.source, f"{output} would be written outside the output folder")
     if is_among_sources(output, file.path, sources.store, outputs, source_folders):
         return CopyFailure(file.source, f"{output} would be written among the sources")
-    there = outputs.stat(output)
-    if there is not None:
-        if there.kind == "folder":
-            return CopyFailure(file.source, f"a folder stands where it belongs: {output}")
-        standing, ours = sha256_of(outputs, output), None if before is None else before.sha256
-        if standing is not None and standing == _sha256_of_source(file, sources):
-            # There already: a run that was killed between the copy and its record, or the user's own copy.
-            return _record(errand, standing)
-        if standing != ours and not overwrite:
-            whose = "was edited since it was copied" if ours else "exists and was not written by this job"
-            return CopyFailure(file.source, f"{output} {whose}: move it away, or allow --overwrite")
+    existing = outputs.stat(output)
+    if existing is not None:
+        if existing.kind == "folder":
+            return CopyFailure(file.source, f"a folder is in its place: {output}")
+        current, ours = sha256_of(outputs, output), None if before is None else before.sha256
+        if current is not None and current == _sha256_of_source(file, sources):
+            # Already there: a run was killed before it recorded the copy, or the user copied the file.
+            return _record(task, current)
+        if current != ours and not overwrite:
+            why = "was edited since it was copied" if ours else "exists and was not written by this job"
+            return CopyFailure(file.source, f"{output} {why}: move it away, or allow --overwrite")
     with sources.open(file) as reader:
-        return _record(errand, outputs.copy(output, reader, _TOKEN)[1])
+        return _record(task, outputs.copy(output, reader, _TOKEN)[1])
 
 
 def _sha256_of_source(file: OtherFile, sources: SourceReader) -> str | None:
@@ -157,15 +157,15 @@ def _sha256_of_source(file: OtherFile, sources: SourceReader) -> str | None:
     return hashlib.sha256(sources.volumes.read(file.member.volume, file.member.index)).hexdigest()
 
 
-def _place_in_volume(errand: CopyTask) -> tuple[str, int]:
-    """A key that sorts what is in volumes into the order in which it is best read, behind all other files."""
-    member = errand.file.member
+def _place_in_volume(task: CopyTask) -> tuple[str, int]:
+    """Return a key that sorts members of volumes into the fastest reading order, after all other files."""
+    member = task.file.member
     return ("", 0) if member is None else (member.volume, member.index)
 
 
-def _record(errand: CopyTask, sha256: str) -> CopiedFile:
-    file = errand.file
-    return CopiedFile(file.source, errand.output, file.size, file.mtime_ns, sha256)
+def _record(task: CopyTask, sha256: str) -> CopiedFile:
+    file = task.file
+    return CopiedFile(file.source, task.output, file.size, file.mtime_ns, sha256)
 
 
 def _is_as_recorded(file: OtherFile, before: CopiedFile) -> bool:
@@ -173,18 +173,16 @@ def _is_as_recorded(file: OtherFile, before: CopiedFile) -> bool:
     return now == (before.source, before.source_size, before.source_mtime_ns)
 
 
-def _each_to_its_place(
-    wanted: Iterable[CopyTask], taken: Collection[str]
-) -> Iterator[CopyTask | CopyFailure]:
-    """Let no two files have one place, and none that of a page."""
+def _refuse_conflicts(wanted: Iterable[CopyTask], taken: Collection[str]) -> Iterator[CopyTask | CopyFailure]:
+    """Yield each task, or a failure if another file or a page has the same target."""
     places = set(taken)
-    for errand in wanted:
-        place = fold(errand.output)
+    for task in wanted:
+        place = fold(task.output)
         if place in places:
-            yield CopyFailure(errand.file.source, f"another file has its place {errand.output}")
+            yield CopyFailure(task.file.source, f"another file is copied to {task.output}")
         else:
             places.add(place)
-            yield errand
+            yield task
 
 
 def _as_file(page: Page) -> OtherFile:
@@ -192,5 +190,5 @@ def _as_file(page: Page) -> OtherFile:
 
 
 def _own_name(page: Page) -> str:
-    """Where a page goes that is copied as it is: where its output would be, but under its own name."""
+    """Return the target of a page that is copied unchanged: beside its output, under its own name."""
     return str(PurePosixPath(page.output).with_name(PurePosixPath(page.source).name))

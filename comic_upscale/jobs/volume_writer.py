@@ -1,8 +1,7 @@
-"""Writing volumes: the finished pages of an archive become one CBZ, in their order, with what was beside them.
+"""The volume writer: the finished pages of an archive become one CBZ, in order, with the other files of the archive.
 
-A CBZ is written beside its place, flushed, read back, renamed and only then recorded; its loose pages are
-removed last. A kill in between costs nothing: the next run finds all pages done and writes it again, to the
-same bytes.
+A CBZ is written beside its place, flushed, read back, renamed and only then recorded. Its loose pages are removed
+last. A kill in between loses nothing: the next run finds all pages done and writes the same bytes again.
 """
 
 from __future__ import annotations
@@ -37,17 +36,17 @@ from comic_upscale.storage.base import OutputStore
 from comic_upscale.storage.local import to_the_end
 
 _UNREADABLE = ("damaged", "encrypted", "unsupported", "too-large")
-"""Kinds of failure of a member that no second try mends."""
+"""Kinds of failure of a member that a retry does not fix."""
 _MOST_NAMES = 3
 
 
 class _PagesLostError(PageError):
-    """Finished pages are no longer where they waited; they are to be done again."""
+    """Finished pages are missing or changed before their volume was written; they must be done again."""
 
     def __init__(self, sources: list[str]) -> None:
         super().__init__(
             "page-lost",
-            f"{len(sources)} finished page(s) are gone or were changed: run the same command again",
+            f"{len(sources)} finished page(s) are missing or were changed: run the same command again",
         )
         self.sources = sources
 
@@ -56,7 +55,7 @@ class VolumeWriter:
     """Writes the volumes of a plan, each when its last page is settled.
 
     Args:
-        context: of the run, whose events tell which volumes were written, and which could not be.
+        context: of the run; its events report which volumes were written and which failed.
     """
 
     def __init__(self, context: JobContext) -> None:
@@ -65,7 +64,7 @@ class VolumeWriter:
         self._settings = context.settings
         self._ledger = context.ledger
         self._on_ledger = context.on_ledger
-        # Its own, since its place in a volume is not that of the pages that are decoded meanwhile.
+        # A cache of its own, since decoding reads the same volumes at other positions.
         self._volumes = VolumeCache(
             context.discovery.volumes, context.settings.volume_rules, context.stores.sources
         )
@@ -75,11 +74,11 @@ class VolumeWriter:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="volumes")
 
     def ready(self) -> list[PlannedVolume]:
-        """The volumes that wait for no page of this run."""
+        """Return the volumes with no pending page in this run."""
         return [volume for volume in self._planned.values() if volume.todo == 0]
 
     def settled(self, row_id: int) -> PlannedVolume | None:
-        """Note that a page is done, skipped or failed, and return its volume if it was the last one of it."""
+        """Note that a page is done, skipped or failed; return its volume if this was its last page."""
         source = self._volume_of.get(row_id)
         if source is None or source not in self._open:
             return None
@@ -87,10 +86,10 @@ class VolumeWriter:
         return self._planned[source] if self._open[source] == 0 else None
 
     async def write(self, volume: PlannedVolume) -> None:
-        """Put a volume in its place and record it; or record why it cannot be.
+        """Write a volume and record it, or record why it failed.
 
         Raises:
-            OutputError: no output can be written any more.
+            OutputError: no more outputs can be written.
             LedgerError: the ledger cannot be used.
         """
         try:
@@ -106,8 +105,8 @@ class VolumeWriter:
         except ComicUpscaleError:
             raise
         except Exception as error:
-            # Nothing that a volume holds may end a run, be it that nobody foresaw it.
-            reason = f"The volume cannot be put together: an unforeseen error ({error!r})."
+            # No content of a volume may end a run.
+            reason = f"The volume could not be written because of an unforeseen error: {error!r}."
             await self._fail(volume, PageError("internal", reason))
         else:
             await self._on_ledger(self._ledger.record_volumes, [done])
@@ -123,7 +122,7 @@ class VolumeWriter:
         self._context.emit(failure)
 
     def _claim(self, volume: PlannedVolume) -> Mapping[str, BoundPage] | None:
-        """Claim a volume, on the ledger's thread; None if it has to wait for pages."""
+        """Claim a volume, on the thread of the ledger; return None if it has pending pages."""
         pages = self._ledger.bound_pages(volume.row_id)
         contents = self._volumes.volume(volume.source).contents
         assert contents is not None
@@ -156,10 +155,10 @@ class VolumeWriter:
         self._ledger.reopen((rows[source], sizes[source], mtime_ns) for source in sources)
 
     def _build(self, volume: PlannedVolume, pages: Mapping[str, BoundPage]) -> VolumeDone:
-        """Write, check and place the CBZ; on the thread of volumes."""
+        """Write, check and place the CBZ, on the thread of the volume writer."""
         found = self._volumes.volume(volume.source)
         assert found.contents is not None
-        notes = (*found.contents.notes, *_notes(pages.values(), bound=bool(volume.output)))
+        notes = (*found.contents.notes, *_notes(pages.values(), into_cbz=bool(volume.output)))
         size, digest = 0, ""
         if volume.output:
             outputs = self._context.stores.outputs
@@ -177,7 +176,7 @@ class VolumeWriter:
         )
 
     def _sweep(self, volume: PlannedVolume, pages: Mapping[str, BoundPage]) -> None:
-        """Remove the loose pages of a bound volume, and the folders that are empty then."""
+        """Remove the loose pages of a written volume, and folders that are then empty."""
         if volume.output:
             outputs = self._context.stores.outputs
             outputs.delete((page.output for page in pages.values()), below=LOOSE_PAGES)
@@ -188,9 +187,9 @@ class VolumeWriter:
         self._volumes.close()
 
 
-def _notes(pages: Iterable[BoundPage], *, bound: bool) -> tuple[str, ...]:
-    """Say which pages of a volume are not upscaled: in its CBZ they are as in the source, in a folder left out."""
-    what = "as in the source" if bound else "left out"
+def _notes(pages: Iterable[BoundPage], *, into_cbz: bool) -> tuple[str, ...]:
+    """Return notes on pages that are not upscaled: unchanged in a CBZ, left out of a folder."""
+    what = "unchanged" if into_cbz else "left out"
     left = [page for page in pages if page.is_settled and page.state != "done"]
     counts = Counter(LEFT_AS_THEY_ARE.get(page.error_kind or "", "failed") for page in left)
     return tuple(f"{count} page(s) {what}: {reason}" for reason, count in counts.items())
@@ -198,28 +197,28 @@ def _notes(pages: Iterable[BoundPage], *, bound: bool) -> tuple[str, ...]:
 
 @dataclass(slots=True)
 class _OpenVolume:
-    """What goes into one CBZ."""
+    """The content of one CBZ."""
 
     outputs: OutputStore
     volume: Volume
     volumes: VolumeCache
     pages: Mapping[str, BoundPage]
     output: str
-    """Its name among the outputs."""
+    """Name of the CBZ in the output folder."""
     _old: zipfile.ZipFile | None = None
-    _held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    _open_files: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     _written: list[str] = field(default_factory=list)
     _left_out: list[str] = field(default_factory=list)
     _odd: list[str] = field(default_factory=list)
 
     def __enter__(self) -> _OpenVolume:
-        # The CBZ that stands there holds the pages that were bound before.
+        # An existing CBZ contains the pages of earlier runs.
         with contextlib.suppress(PageError, OSError, zipfile.BadZipFile):
-            self._old = self._held.enter_context(open_cbz(self.outputs, self.output))
+            self._old = self._open_files.enter_context(open_cbz(self.outputs, self.output))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._held.close()
+        self._open_files.close()
 
     def write(self, file: IO[bytes]) -> None:
         """Write the members, one at a time."""
@@ -227,21 +226,21 @@ class _OpenVolume:
         write_cbz(file, self._members(), self.volume.contents.comment)
 
     def check(self, file: IO[bytes]) -> None:
-        """Read back what was written, and let go of what it replaces."""
+        """Read back the new CBZ, and close the old one, which it replaces."""
         check_cbz(file, self._written)
-        self._held.close()
+        self._open_files.close()
 
     def notes(self) -> tuple[str, ...]:
-        """Say what could not be read and is no page, and what was not brought up to date."""
+        """Return notes on other members that could not be read or updated."""
         if not self._left_out:
             return tuple(self._odd)
         more = ", ..." if len(self._left_out) > _MOST_NAMES else ""
         names = ", ".join(self._left_out[:_MOST_NAMES])
-        left_out = f"{len(self._left_out)} member(s) that cannot be read were left out: {names}{more}"
+        left_out = f"{len(self._left_out)} unreadable member(s) left out: {names}{more}"
         return (left_out, *self._odd)
 
-    def _named(self) -> list[tuple[str, Member]]:
-        """The members under the names that they get."""
+    def _names_and_members(self) -> list[tuple[str, Member]]:
+        """Return the members with their names in the CBZ."""
         assert self.volume.contents is not None
         return [(self._name(member), member) for member in self.volume.contents.members]
 
@@ -249,7 +248,7 @@ class _OpenVolume:
         page = self._page(member)
         if page is None or page.state == "done":
             return member.target or member.name
-        # The untouched page keeps its own suffix: it is what it was.
+        # An unchanged page keeps its own suffix.
         assert member.target is not None
         return posixpath.splitext(member.target)[0] + posixpath.splitext(member.name)[1]
 
@@ -261,17 +260,17 @@ class _OpenVolume:
         self._written.clear()
         self._left_out.clear()
         self._odd.clear()
-        for name, member in self._named():
+        for name, member in self._names_and_members():
             page = self._page(member)
             if page is not None and page.state == "done":
-                data = self._finished(name, page)
+                data = self._read_finished(name, page)
                 if data is None:
                     lost.append(page_source(self.volume, member.name))
                     continue
             elif member.is_page:
-                data = self._original(member)
+                data = self._read_original(member)
             else:
-                data = self._beside(member)
+                data = self._read_other(member)
                 if data is None:
                     self._left_out.append(member.name)
                     continue
@@ -280,24 +279,24 @@ class _OpenVolume:
         if lost:
             raise _PagesLostError(lost)
 
-    def _finished(self, name: str, page: BoundPage) -> bytes | None:
-        """The bytes of a finished page, where it waits or from the CBZ that it stands in; None if it is lost."""
+    def _read_finished(self, name: str, page: BoundPage) -> bytes | None:
+        """Return a finished page, from its loose file or the old CBZ; None if it is missing or changed."""
         with contextlib.suppress(PageError):
             data = self.outputs.read(page.output)
             if hashlib.sha256(data).hexdigest() == page.sha256:
                 return data
         if self._old is not None:
-            with contextlib.suppress(Exception):  # whatever a ZIP that somebody edited may raise
+            with contextlib.suppress(Exception):  # an edited ZIP may raise anything
                 data = self._old.read(name)
                 if hashlib.sha256(data).hexdigest() == page.sha256:
                     return data
         return None
 
-    def _original(self, member: Member) -> bytes:
-        """The bytes of an untouched page.
+    def _read_original(self, member: Member) -> bytes:
+        """Return a source page, unchanged.
 
         Raises:
-            PageError: it is not to be had; the reason says which.
+            PageError: it cannot be recovered; the reason names it.
         """
         source = self.volume.entry.source
         try:
@@ -306,16 +305,16 @@ class _OpenVolume:
             if error.kind not in _UNREADABLE:
                 raise
         else:
-            # Pages of a PDF are drawn as what no reader shows.
+            # Rendered pages of a PDF are PPM, which readers do not show.
             return as_png(data) if extension_of(member.name) == "png" else data
         try:
             return self.volumes.salvage(source, member.index)
         except PageError as error:
-            reason = f"{member.name} failed, and cannot be put in as it is either. {error.reason}"
+            reason = f"{member.name} failed, and the original cannot be recovered either. {error.reason}"
             raise PageError(error.kind, reason) from None
 
-    def _beside(self, member: Member) -> bytes | None:
-        """The bytes of what is no page; None where nobody can read them."""
+    def _read_other(self, member: Member) -> bytes | None:
+        """Return a member that is not a page; None if it is unreadable."""
         if member.content is not None:
             return member.content
         try:
@@ -329,13 +328,13 @@ class _OpenVolume:
         try:
             return updated(data, self._facts())
         except OddComicInfoError as error:
-            self._odd.append(f"{member.name} was carried along as it is: {error.reason}")
+            self._odd.append(f"{member.name} was copied unchanged, because {error.reason}")
             return data
 
     def _facts(self) -> list[PageFacts | None]:
-        """The sizes of all pages in the order in which a reader shows them: that of their names."""
+        """Return the facts of all pages, in reading order, which is the order of their names."""
         facts: list[PageFacts | None] = []
-        for _, member in sorted(self._named(), key=lambda named: natural_key(named[0])):
+        for _, member in sorted(self._names_and_members(), key=lambda named: natural_key(named[0])):
             page = self._page(member)
             if page is not None and page.state == "done":
                 facts.append(PageFacts(page.width or 0, page.height or 0, page.size or 0))
@@ -344,7 +343,7 @@ class _OpenVolume:
         return facts
 
     def _facts_of_original(self, member: Member) -> PageFacts | None:
-        data = self._original(member)
+        data = self._read_original(member)
         try:
             header = read_header(data)
         except PageError:

@@ -52,7 +52,7 @@ class PlannedPage:
     member: MemberOf | None = None
     """For a page inside a volume, where there."""
     size: int = 0
-    """Bytes of the source, as discovery found them; 0 where nobody knows before it is read."""
+    """Bytes of the source, as discovery found them; 0 if unknown before it is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,13 +165,8 @@ def make_plan(
     )
     rows = volume_plan.page_rows
     found = {page.source for page in pages}
-    taken = {fold(row.output) for row in every_row}
-    suffixes = {PurePosixPath(page.output).suffix for page in pages}
-    # Where a page waits for its volume is no name for a file, nor the other way round.
-    waiting_names = ledger.names(job_id, suffixes, below=LOOSE_PAGES)
-    names = ledger.names(job_id, suffixes, not_below=LOOSE_PAGES)
-    avoid = taken | {fold(output) for output in (*names.values(), *waiting_names.values())}
-    volume_plan.register(taken)
+    names = _Names(ledger, job_id, pages, every_row)
+    volume_plan.register(names.taken)
     new: list[Page] = []
     reopened: list[tuple[int, int, int]] = []
     moved: list[tuple[int, int, int]] = []
@@ -180,8 +175,7 @@ def make_plan(
     for page in pages:
         row = rows.get(page.source)
         if row is None:
-            of_its_kind = waiting_names if page.output.startswith(f"{LOOSE_PAGES}/") else names
-            new.append(_with_free_output(page, of_its_kind.get(page.source), taken, avoid))
+            new.append(names.with_output(page))
             continue
         action = decide(
             row,
@@ -226,6 +220,32 @@ def make_plan(
         refused=tuple(volume_plan.refused),
         duplicates=_duplicate_candidates(ledger, job_id, pages, todo.keys(), gone),
     )
+
+
+class _Names:
+    """Gives each new page an output that no other page has.
+
+    Args:
+        ledger: open.
+        job_id: of the job.
+        pages: that were found.
+        rows: of the job, with the outputs that are taken.
+    """
+
+    def __init__(self, ledger: Ledger, job_id: int, pages: Sequence[Page], rows: Iterable[PageRow]) -> None:
+        self.taken = {fold(row.output) for row in rows}
+        """Folded names that pages and volumes of the job have."""
+        suffixes = {PurePosixPath(page.output).suffix for page in pages}
+        # Where a page waits for its volume is no name for a file, nor the other way round.
+        self._waiting = ledger.names(job_id, suffixes, below=LOOSE_PAGES)
+        self._files = ledger.names(job_id, suffixes, not_below=LOOSE_PAGES)
+        earlier = (*self._files.values(), *self._waiting.values())
+        self._avoid = self.taken | {fold(output) for output in earlier}
+
+    def with_output(self, page: Page) -> Page:
+        """The page with its output, which is taken from now on."""
+        earlier = self._waiting if page.output.startswith(f"{LOOSE_PAGES}/") else self._files
+        return _with_free_output(page, earlier.get(page.source), self.taken, self._avoid)
 
 
 def _duplicate_candidates(

@@ -165,7 +165,7 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
 
 
 def _resolve(settings: JobSettings) -> ResolvedJob | None:
-    """Return the job as far as it is known without asking a device; None where its model is not."""
+    """Return the job if it is known without asking a device; else None."""
     ledger, output = settings.ledger_path, settings.output
     model = named_model(settings)
     history = JobHistory(

@@ -1,6 +1,6 @@
-"""Settling what a job is, once, before anything is planned: its model, how gray pages are written, its fingerprint.
+"""Resolving a job before it is planned: its model, how gray pages are written, and its fingerprint.
 
-A run and a preview of it both ask here, so what `--dry-run` shows is what a run does.
+A run and its preview both use this module, so `--dry-run` shows what a run does.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from comic_upscale.settings.job import JobSettings
 
 @dataclass(frozen=True, slots=True)
 class JobHistory:
-    """What a ledger knows of earlier jobs into the same folder, as far as it decides what a job is."""
+    """The earlier jobs into the same folder that influence a new one."""
 
     auto_jobs: tuple[AutoJob, ...] = ()
-    """Jobs whose model ``auto`` chose, the newest first."""
+    """Jobs whose model was chosen by ``auto``, newest first."""
     early_jobs: frozenset[str] = frozenset()
-    """Fingerprints of jobs that a version began which kept every page's channels."""
+    """Fingerprints of jobs that began when every page kept its channels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +34,23 @@ class ResolvedJob:
     settings: JobSettings
     """With the model in the place of ``auto``, and with ``gray`` as the job began."""
     model: SelectedModel
-    """What the job computes with."""
+    """The model of the job."""
     fingerprint: str
-    """The hash of what decides the outputs, 32 hexadecimal digits."""
+    """The hash of everything that decides the outputs, 32 hexadecimal digits."""
 
 
 def resolve(
     settings: JobSettings, history: JobHistory, model: SelectedModel | None = None
 ) -> ResolvedJob | None:
-    """Settle what a job is.
+    """Resolve a job.
 
     Args:
-        settings: as they were asked for.
+        settings: as requested.
         history: of the output folder.
-        model: that the settings name, or that was chosen for a new job; None where ``auto`` leaves it open.
+        model: named by the settings, or chosen for a new job; None if ``auto`` leaves it open.
 
     Returns:
-        The job; None where ``auto`` leaves the model open and no earlier job has settled it.
+        The job; None if ``auto`` leaves the model open and no earlier job has settled it.
     """
     if model is None:
         model = kept_model(settings, history.auto_jobs)

@@ -1,6 +1,6 @@
-"""The names of the engines and where each is found. Nothing of them is imported here.
+"""The names of the engines, and the module of each. No engine is imported here.
 
-Another package adds an engine by an entry point of the group `GROUP`.
+Another package adds an engine with an entry point in the group `GROUP`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
     {
         "torch": "comic_upscale.engines.torch.factory",
         "realesrgan": "comic_upscale.engines.realesrgan",
+        "onnx": "comic_upscale.engines.onnx",
+        "command": "comic_upscale.engines.command",
     }
 )
-"""The engines that come with the package: the module that holds each one's ``FACTORY``."""
+"""The engines of this package: for each name, the module with its ``FACTORY``."""
 
 GROUP = "comic_upscale.engines"
 """The group of entry points; each names an `EngineFactory`, as a class or an instance."""
 
 EngineOptions: TypeAlias = tuple[tuple[str, str], ...]
-"""Options of an engine's own as the user gave them: names and values, each name once, in order of the names."""
+"""Engine-specific options as the user gave them: (name, value) pairs sorted by name, each name once."""
 
 
 def entry_points(name: str | None = None) -> list[EntryPoint]:
-    """Return the entry points of other packages' engines, or those of one name."""
+    """Return the entry points of engines from other packages: all, or those with this name."""
     import importlib.metadata
 
     found = list(importlib.metadata.entry_points(group=GROUP))
@@ -38,7 +40,7 @@ def entry_points(name: str | None = None) -> list[EntryPoint]:
 
 
 def engine_names() -> tuple[str, ...]:
-    """Return the names of all engines that are known here, those of the package first."""
+    """Return the names of all installed engines, those of this package first."""
     others = sorted({each.name for each in entry_points()} - BUILT_IN.keys())
     return (*BUILT_IN, *others)
 
@@ -54,15 +56,15 @@ def check_engine(name: str) -> None:
 
 
 def as_engine_options(given: Mapping[str, object] | Iterable[tuple[str, object]]) -> EngineOptions:
-    """Return options in their one form; an option that is given twice has its last value.
+    """Return engine options in canonical form. If a name is given twice, the last value counts.
 
     Raises:
-        SettingsError: they are no names with values.
+        SettingsError: the argument is not a mapping or a list of pairs.
     """
     try:
         pairs = dict(given)
     except (TypeError, ValueError):
-        raise SettingsError(f"engine options are names with values, not {given!r}") from None
+        raise SettingsError(f"engine options must be pairs of a name and a value, not {given!r}") from None
     return tuple(sorted((_plain_name(name), _plain_value(value)) for name, value in pairs.items()))
 
 

@@ -70,7 +70,7 @@ FORMATS: tuple[FormatName, ...] = get_args(FormatName)
 GROUPS: Mapping[str, type[Any]] = {
     group.GROUP.name: group for group in (ProcessingSettings, RunSettings, ResourceSettings)
 }
-"""The groups of a job's options, by the names that programs have for them."""
+"""The groups of a job's options, by their names in JSON."""
 
 
 def _size_parts(size: Size) -> Mapping[str, object]:
@@ -84,19 +84,22 @@ def _gray_parts(gray: GrayMode | None) -> Mapping[str, object]:
 
 
 LEGACY_PARTS: Mapping[str, Callable[[Any], Mapping[str, object]]] = {
-    # A job by scale has the fingerprint that it had before there were other sizes.
+    # Keeps the fingerprint of a job with --scale as it was before other sizes existed.
     "size": _size_parts,
-    # A job that keeps what is gray has the fingerprint that it had before there was a choice.
+    # Keeps the fingerprint of a job with --gray keep as it was before --gray existed.
     "gray": _gray_parts,
 }
-"""Options that go into the fingerprint as the first version to have them put them in, so that its jobs go on."""
+"""Options whose part of the fingerprint differs from their name and JSON.
+
+They are hashed as in the first version that had them, so that its jobs continue.
+"""
 
 
 def upgraded(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record of settings as this version writes it: flat, and with one ``size``.
+    """Return a record of settings in the form that this version writes: flat, with one ``size``.
 
-    Earlier versions had a ``scale``, and beside it a ``size`` that was null. The options of a group may stand in an
-    object under the group's name.
+    Earlier versions wrote a ``scale`` and a ``size``, one of them null. The options of a group may be nested in an
+    object with the group's name.
 
     Raises:
         SettingsError: an option is given twice.
@@ -110,9 +113,7 @@ def upgraded(record: Mapping[str, Any]) -> dict[str, Any]:
     if "scale" in flat:
         factor = flat.pop("scale")
         size = flat.pop("size", None)
-        require(
-            factor is None or size is None, "a scale and a size each say how large pages become: give one"
-        )
+        require(factor is None or size is None, "a scale and a size exclude each other: give one of them")
         if factor is not None:
             require(type(factor) in (int, float), f"processing.scale must be a number, not {factor!r}")
             size = f"scale {number_text(factor)}"
@@ -123,16 +124,16 @@ def upgraded(record: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
-    """Everything that a job needs to know. Made once; checked when made.
+    """All settings of a job. Every value is checked when the object is created.
 
-    It is each of its three groups, so that every option is an argument and an attribute of its own; ``processing``,
-    ``run`` and ``resources`` give a group by itself.
+    The class inherits from the three groups, so every option is an argument and an attribute. ``processing``, ``run``
+    and ``resources`` return one group.
 
     Args:
-        scale: the same as ``size=Scale(scale)``.
+        scale: short for ``size=Scale(scale)``.
 
     Raises:
-        SettingsError: a value out of its range, or two that contradict each other.
+        SettingsError: a value is out of range, or two values contradict each other.
     """
 
     GROUP: ClassVar[Group] = Group("", sent="never")
@@ -148,74 +149,79 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
     output: Annotated[
         Path,
         Opt(
-            "Folder for the upscaled pages; the tree of the input is kept. Default: beside the input, named after it "
-            "and the size.",
+            "Folder for the upscaled pages, with the same subfolders as the input. Default: a folder beside the input, "
+            "named after the input and the size.",
             flags=("--output", "-o"), metavar="DIR",
         ),
     ]  # fmt: skip
     ledger: Annotated[
         Path | None,
-        Opt("Where to keep the ledger. Default: inside the output folder.", metavar="FILE"),
+        Opt("File for the ledger. Default: inside the output folder.", metavar="FILE"),
     ] = None
     weights_folders: Annotated[
         tuple[Path, ...],
         Opt(
-            "Folder to search for weights before all others.",
+            "Search this folder for weights first.",
             flags=("--weights-dir",), metavar="DIR", panel=NETWORK,
         ),
     ] = ()  # fmt: skip
     weights_cache: Annotated[
         Path | None,
-        Opt("Where downloaded weights are kept; without it, nothing is downloaded.", on_command_line=False),
+        Opt("Folder for downloaded weights. Without it, nothing is downloaded.", on_command_line=False),
     ] = None
 
     def __post_init__(self, scale: float | None = None) -> None:  # noqa: RUF033 - an InitVar
-        """Make the three paths absolute, and check every value."""
+        """Make the paths absolute, and check every value."""
         for name in ("input", "output", "ledger"):
             if (path := getattr(self, name)) is not None:
                 object.__setattr__(self, name, absolute(path))
-        # Checks the options of all groups, since it asks for those of the whole.
+        # This checks the options of all groups: `check` goes through the fields of the whole class.
         ProcessingSettings.__post_init__(self, scale)
         require(
             self.output.resolve() != self.input.resolve(),
-            "the output folder is the input itself: choose another --output, or leave it out",
+            "the output folder is the input folder: choose another --output, or leave it out",
         )
 
     @property
     def processing(self) -> ProcessingSettings:
-        """What decides what a page becomes."""
+        """The options that decide the pixels of an output."""
         return slice_of(self, ProcessingSettings)
 
     @property
     def run(self) -> RunSettings:
-        """How the run goes about it."""
+        """The options of the run: copies, retries, limits."""
         return slice_of(self, RunSettings)
 
     @property
     def resources(self) -> ResourceSettings:
-        """What the executing machine works with."""
+        """The devices, threads and memory of the executing machine."""
         return slice_of(self, ResourceSettings)
 
     @property
+    def asked_size(self) -> Size:
+        """The same as ``size``, under the name that it had when a scale was kept apart."""
+        return self.size
+
+    @property
     def ledger_path(self) -> Path:
-        """Where the ledger of this job is."""
+        """The path of this job's ledger."""
         return self.ledger or default_ledger(self.output)
 
     @property
     def volume_rules(self) -> VolumeRules:
-        """How this job reads volumes."""
+        """The rules by which this job reads volumes."""
         return VolumeRules(self.max_members, self.max_unpacked, self.max_ratio, self.pdf_dpi, self.max_pixels)
 
     def fingerprint(self, model_identity: str, engine_options: EngineOptions = ()) -> str:
-        """Hash what decides the pixels and the bytes of an output, 32 hexadecimal digits.
+        """Hash everything that decides the pixels and bytes of an output; returns 32 hexadecimal digits.
 
-        Same page and same fingerprint are the same work. Precision and tile go in as asked, so that
-        ``auto`` continues on another machine; batch, device and workers do not change what comes out.
+        The same page with the same fingerprint gives the same output. Precision and tile are hashed as requested, so
+        that a job with ``auto`` continues on another machine. Batch, device and workers do not change the output.
 
         Args:
-            model_identity: what computes: for a network the hash of its weights.
-            engine_options: those of the engine's own options that decide pixels and are not at their defaults, as
-                the engine registry knows them.
+            model_identity: identifies what computes the pixels; for a network, the hash of its weights.
+            engine_options: the engine-specific options that decide pixels and differ from their defaults, from the
+                engine registry.
         """
         parts = {"model": model_identity, **fingerprint_parts(self, LEGACY_PARTS)}
         if engine_options:
@@ -223,18 +229,18 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
     def as_json(self) -> str:
-        """The settings as one line of JSON, for the ledger: one object, each option under its name."""
+        """Return the settings as one line of JSON for the ledger: one object, with a key for each option."""
         return json.dumps(to_json(self), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> JobSettings:
-        """Read what `as_json` wrote, in this version or an earlier one.
+        """Read JSON that `as_json` of this version or an earlier one wrote.
 
-        The options of a group may also stand in an object under the group's name, as a program would write them.
-        A path that is not Unicode cannot be read back, since `as_json` shows it in another way.
+        The options of a group may also be nested in an object with the group's name.
+        A path that is not valid Unicode cannot be read back, because `as_json` escapes it.
 
         Raises:
-            SettingsError: it is no such text; the message names an option as a program does, ``processing.pdf_dpi``.
+            SettingsError: the text is not such JSON. The message names options by their keys, ``processing.pdf_dpi``.
         """
         try:
             record = json.loads(text)

@@ -1,4 +1,4 @@
-"""Limits of a job: how volumes are read, which are refused, and how many pages may fail."""
+"""Limits of a job: how volumes are read, which volumes are refused, and how many pages may fail."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DEFAULT_MAX_PIXELS = 89_478_485
 """Pillow's own limit against decompression bombs: a 256 MiB RGB image."""
 
 DEFAULT_PDF_DPI = 150
-"""A page of 17 x 26 cm then has about 1000 x 1540 pixels."""
+"""At this resolution a page of 17 x 26 cm has about 1000 x 1540 pixels."""
 
 DEFAULT_MAX_MEMBERS = 20_000
 DEFAULT_MAX_UNPACKED = 16 << 30
@@ -23,22 +23,22 @@ class VolumeRules:
     """How volumes are read, and which are refused as decompression bombs."""
 
     max_members: int = DEFAULT_MAX_MEMBERS
-    """Files in a volume."""
+    """The most files in a volume."""
     max_unpacked: int = DEFAULT_MAX_UNPACKED
-    """Bytes of all files of a volume, unpacked."""
+    """The most bytes of all files of a volume together, unpacked."""
     max_ratio: float = DEFAULT_MAX_RATIO
-    """Unpacked bytes over the volume's own; checked above 64 MiB, below which nothing is a bomb."""
+    """The highest ratio of unpacked bytes to the volume's size. Not checked below 64 MiB unpacked."""
     pdf_dpi: int = DEFAULT_PDF_DPI
-    """Dots per inch at which a PDF page is drawn that is not simply one image."""
+    """Resolution in dots per inch for PDF pages that are not one image."""
     max_pixels: int = DEFAULT_MAX_PIXELS
-    """The most pixels that a page of a PDF is drawn with."""
+    """The most pixels with which a PDF page is rendered."""
 
 
 def parse_bytes(text: str, option: str) -> int:
-    """Read ``"500M"``, ``"16G"`` or ``"1073741824"``; the letters stand for powers of 1024.
+    """Read ``"500M"``, ``"16G"`` or ``"1073741824"``; the letters are powers of 1024.
 
     Raises:
-        SettingsError: anything else.
+        SettingsError: the text is anything else.
     """
     match = re.fullmatch(r"(\d{1,15})\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE | re.ASCII)
     if match is None:
@@ -48,7 +48,7 @@ def parse_bytes(text: str, option: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class FailureLimit:
-    """How many pages may fail before a run gives up: a count, or a share of the job's pages."""
+    """The number of pages that may fail before a run stops: a count, or a share of the job's pages."""
 
     count: int | None = None
     share: float | None = None
@@ -59,7 +59,7 @@ class FailureLimit:
         """Read ``"25"`` or ``"5%"``.
 
         Raises:
-            SettingsError: anything else, a negative number, or more than 100 %.
+            SettingsError: the text is anything else, a negative number, or more than 100 %.
         """
         try:
             if text.endswith("%"):
@@ -77,7 +77,7 @@ class FailureLimit:
             ) from None
 
     def exceeded(self, failed: int, total: int) -> bool:
-        """Whether ``failed`` of ``total`` pages is more than allowed."""
+        """Return whether ``failed`` of ``total`` pages is more than allowed."""
         allowed = self.count if self.count is not None else (self.share or 0.0) * total
         return failed > allowed
 

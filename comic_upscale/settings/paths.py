@@ -9,15 +9,15 @@ from comic_upscale.errors import SettingsError
 from comic_upscale.settings.sizes import Size
 
 MARKER_FOLDER = ".comic-upscale"
-"""The hidden folder inside every output folder; it holds the ledger and marks the tree as ours."""
+"""The hidden folder in every output folder. It holds the ledger and marks the folder as an output of this package."""
 
 LEDGER_NAME = "ledger.sqlite3"
 
 
 def default_output(input_path: Path, size: Size | float) -> Path:
-    """The folder beside the input that says what it is: ``pages`` at 2.5 gives ``pages-x2.5``.
+    """Return the default output folder, which is beside the input: ``pages-x2.5`` for ``pages`` at scale 2.5.
 
-    A single image ``cover.png`` gives ``cover-x2.5``; at a width of 2000, ``cover-w2000``.
+    For a single image ``cover.png`` it is ``cover-x2.5``; at a width of 2000, ``cover-w2000``.
 
     Raises:
         SettingsError: the input is the root of a file system.
@@ -25,22 +25,24 @@ def default_output(input_path: Path, size: Size | float) -> Path:
     path = absolute(input_path)
     name = path.stem if path.is_file() else path.name
     if not name:
-        raise SettingsError(f"{path} has no folder beside it: say with --output where the pages go")
+        raise SettingsError(
+            f"{path} is the root of a file system, so there is no folder beside it: add --output"
+        )
     label = size.label if isinstance(size, Size) else f"x{size:g}"
     return path.with_name(f"{name}-{label}")
 
 
 def default_ledger(output: Path) -> Path:
-    """Where the ledger of an output folder is, unless the user says otherwise."""
+    """Return the default path of the ledger of an output folder."""
     return output / MARKER_FOLDER / LEDGER_NAME
 
 
 def path_text(path: Path) -> str:
-    """A path as text that can be kept and shown anywhere: bytes that are no Unicode become ``%FF``."""
+    """Return a path as text that can be stored and printed: bytes that are not valid Unicode become ``%FF``."""
     text = str(path)
     return "".join(f"%{ord(char) - 0xDC00:02X}" if "\udc80" <= char <= "\udcff" else char for char in text)
 
 
 def absolute(path: Path) -> Path:
-    """The path from the root, without ``~`` and ``..``; links stay as the user named them."""
+    """Return the absolute path, without ``~`` and ``..``. Links are not resolved."""
     return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 - resolve() would follow links

@@ -1,4 +1,4 @@
-"""`ProcessingSettings`: what decides what a page becomes, on whatever machine it is processed."""
+"""`ProcessingSettings`: the options that decide the pixels of an output, on any machine."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ArchiveOutput: TypeAlias = Literal["cbz", "folder"]
 Precision: TypeAlias = Literal["auto", "fp32", "fp16", "bf16"]
 
 AUTO_MODEL = "auto"
-"""The model that is no model: which one it stands for is decided when a job begins."""
+"""Stands for a model that is chosen when the job begins."""
 
 DEFAULT_SIZE = Scale(DEFAULT_SCALE)
 
@@ -46,13 +46,13 @@ SIZE, NETWORK, OUTPUTS, VOLUMES, LIMITS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizeOptions:
-    """The options of a command line that say one `Size` together: at most one of the first six."""
+    """The command-line options that together give one `Size`: at most one of the first six, and their details."""
 
     scale: Annotated[
         float | None,
         Opt(
-            "Output size divided by input size, above 1 and at most 8. The next five options ask for a size in pixels "
-            "or on paper instead: each page then gets its own factor, at most 16, and a larger page is shrunk.",
+            "Output size divided by input size, above 1 and at most 8. The next five options set a size in pixels "
+            "or on paper instead. Each page then gets its own factor, at most 16; a page that is larger is shrunk.",
             flags=("--scale", "-s"), default_text=f"{DEFAULT_SCALE:g}", panel=SIZE,
         ),
     ] = None  # fmt: skip
@@ -64,7 +64,7 @@ class SizeOptions:
     fit: Annotated[
         str | None,
         Opt(
-            "Make every page as large as fits within these pixels. Pages keep their shape.",
+            "Make every page as large as fits within W x H pixels. Pages keep their proportions.",
             metavar="WxH",
             panel=SIZE,
         ),
@@ -73,8 +73,8 @@ class SizeOptions:
         str | None,
         Opt(
             "Make every page fit a sheet of this trimmed size, such as 170x260mm or 6.69x10.24in. Pages keep their "
-            "shape; --dry-run and the ledger say what is cut off or stays blank. A landscape page counts as a double "
-            "page.",
+            "proportions; --dry-run and the ledger show how much is cut off or stays blank. A landscape page counts as "
+            "a double page.",
             flags=("--print",), metavar="WxHmm", panel=SIZE,
         ),
     ] = None  # fmt: skip
@@ -88,30 +88,30 @@ class SizeOptions:
     bleed: Annotated[
         str | None,
         Opt(
-            "With --print: make pages cover the sheet and this much beyond it on each side (3mm, 0.125in, 0mm). "
-            "Without it, the whole page fits inside the sheet.",
+            "With --print: make pages cover the sheet and this margin beyond it on each side (3mm, 0.125in, 0mm). "
+            "Without --bleed, the whole page fits inside the sheet.",
             metavar="LENGTH", panel=SIZE,
         ),
     ] = None  # fmt: skip
 
 
 def join_size(given: Mapping[str, Any]) -> Size:
-    """Make a size of the `SizeOptions` that were given.
+    """Return the size that the given `SizeOptions` describe.
 
     Raises:
-        SettingsError: they ask for a size in two ways, or for one that cannot be.
+        SettingsError: two options contradict each other, or a value is impossible.
     """
     return choose_size(**given)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptionWords:
-    """The options of a command line that say the options of an engine's own."""
+    """The command-line options for engine-specific options."""
 
     engine_option: Annotated[
         list[str] | None,
         Opt(
-            "An option of the engine's own, as `comic-upscale engines show NAME` lists them. May be repeated.",
+            "An engine-specific option; `comic-upscale engines show NAME` lists them. Can be repeated.",
             metavar="NAME=VALUE", panel=NETWORK,
         ),
     ] = None  # fmt: skip
@@ -125,10 +125,10 @@ class EngineOptionWords:
 
 
 def join_engine_options(given: Mapping[str, Any]) -> EngineOptions:
-    """Make engine options of the `EngineOptionWords` that were given.
+    """Return the engine options that the given `EngineOptionWords` describe.
 
     Raises:
-        SettingsError: one is no name with a value.
+        SettingsError: a text is not NAME=VALUE.
     """
     command = given.get("engine_command")
     return parse_engine_options(
@@ -137,7 +137,7 @@ def join_engine_options(given: Mapping[str, Any]) -> EngineOptions:
 
 
 class _Factor:
-    """Reads ``scale`` back from the size, where alone it is kept; as the default of the argument it is None."""
+    """Derives the attribute ``scale`` from the size. As the default of the argument, it is None."""
 
     def __get__(self, settings: ProcessingSettings | None, owner: type[Any] | None = None) -> float | None:
         return settings.size.factor if settings is not None and isinstance(settings.size, Scale) else None
@@ -145,19 +145,21 @@ class _Factor:
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessingSettings:
-    """What decides what a page becomes: hashed into the fingerprint, and sent to the machine that processes it.
+    """The options that decide the pixels of an output.
+
+    They are hashed into the fingerprint and sent to the machine that processes the page.
 
     Args:
-        scale: the same as ``size=Scale(scale)``; read back, it is the factor, or None for another size.
+        scale: short for ``size=Scale(scale)``. The attribute is the factor, or None for a size of another kind.
 
     Raises:
-        SettingsError: a value out of its range, or two that contradict each other.
+        SettingsError: a value is out of range, or two values contradict each other.
     """
 
     GROUP: ClassVar[Group] = Group("processing", sent="always")
 
     if TYPE_CHECKING:
-        # To a type checker an argument and an attribute, which it cannot say of an InitVar that has a default.
+        # A type checker cannot see that an InitVar with a default is an argument and also an attribute.
         scale: float | None = None
     else:
         scale: InitVar[float | None] = _Factor()
@@ -165,7 +167,7 @@ class ProcessingSettings:
     size: Annotated[
         Size,
         Opt(
-            "How large pages become: by a factor, in pixels, or on paper.",
+            "Size of the outputs: a factor, pixels, or a sheet of paper.",
             fingerprint="always", parse=parse_size, write=size_text, parts=SizeOptions, join=join_size,
         ),
     ] = DEFAULT_SIZE  # fmt: skip
@@ -173,26 +175,26 @@ class ProcessingSettings:
         Bounds | None,
         Opt(
             "Skip pages that do not fit within WxH pixels, or whose longer side is over N. They are recorded as "
-            "skipped. --copy-others copies them unchanged; the CBZ of a volume always includes them unchanged.",
+            "skipped. --copy-others copies them unchanged. The CBZ of a volume always contains them unchanged.",
             metavar="WxH|N", panel=SIZE, parse=Bounds.parse, write=str,
         ),
     ] = None  # fmt: skip
-    # Hashed by its weights, not by its name; and a remote machine has them under a name of its own.
+    # Hashed by its weights, not by its name. A remote machine stores the weights under another name.
     model: Annotated[
         str,
         Opt(
             "auto, a name from `comic-upscale models list`, or a .pth or .safetensors file. auto is "
-            "RealESRGAN_x4plus_anime_6B on a GPU if its weights are here or can be downloaded, and otherwise "
+            "RealESRGAN_x4plus_anime_6B on a GPU if its weights are installed or can be downloaded, and otherwise "
             "comic-compact-x3, which needs no download. A job keeps the model that it began with. For 2-2.5x, an x3 or "
             "x4 network runs in full and its output is shrunk, which keeps the finest lines. RealESRGAN_x2plus works "
-            "at 2x, in a quarter of RealESRGAN_x4plus's time; above 2x, the rest is resampling.",
+            "at 2x and takes a quarter of the time of RealESRGAN_x4plus; above 2x, resampling does the rest.",
             flags=("--model", "-m"), metavar="NAME|FILE", panel=NETWORK, sent="never",
         ),
     ] = AUTO_MODEL  # fmt: skip
     denoise: Annotated[
         float | None, Ge(0), Le(1),
         Opt(
-            "0 keeps grain, 1 smooths most; for realesr-general-x4v3.",
+            "Denoise strength of realesr-general-x4v3: 0 keeps grain, 1 smooths most.",
             metavar="0..1", panel=NETWORK, fingerprint="always",
         ),
     ] = None  # fmt: skip
@@ -203,87 +205,88 @@ class ProcessingSettings:
     backend: Annotated[
         str,
         Opt(
-            "What upscales: torch; realesrgan, the official program; onnx, for an ONNX network; command, for a program "
-            "of yours; or another that `comic-upscale engines list` shows.",
+            "The program that upscales: torch; realesrgan, the official program; onnx, for ONNX networks; command, for "
+            "your own program. `comic-upscale engines list` shows all.",
             flags=("--engine", "--backend"), metavar="NAME", panel=NETWORK, fingerprint="always",
         ),
     ] = "torch"  # fmt: skip
-    # The registry of engines says which of them are hashed.
+    # The engine registry decides which of them are hashed.
     engine_options: Annotated[
         EngineOptions,
         Opt(
-            "Options of the engine's own, by name.",
+            "Engine-specific options by name.",
             write=dict, read=as_engine_options, parts=EngineOptionWords, join=join_engine_options,
         ),
     ] = ()  # fmt: skip
     format: Annotated[
         FormatName,
         Opt(
-            "Format of the outputs. auto: each page in the format of its own file.",
+            "Format of the outputs. auto: the format of each page's own file.",
             flags=("--format", "-f"), panel=OUTPUTS, fingerprint="always",
         ),
     ] = "png"  # fmt: skip
     quality: Annotated[
         int | None, Ge(1), Le(100),
         Opt(
-            "Default: 95 for jpeg, 90 for avif, lossless for webp and jxl. With --format auto a lossless page "
-            "stays lossless.",
+            "Quality of lossy formats. Default: 95 for jpeg, 90 for avif, lossless for webp and jxl. With --format "
+            "auto, a lossless page stays lossless.",
             metavar="N", panel=OUTPUTS, fingerprint="always",
         ),
     ] = None  # fmt: skip
     png_level: Annotated[
         int | None, Ge(0), Le(9),
         Opt(
-            "How hard PNG is compressed. Default: fast, tuned for upscaled pages.",
+            "PNG compression level, 0 to 9. Default: fast, tuned for upscaled pages.",
             metavar="0-9", panel=OUTPUTS, fingerprint="if-changed",
         ),
     ] = None  # fmt: skip
-    # None is auto, except that a job which an earlier version began, when there was only keep, goes on with keep.
+    # None is auto, except in a job that began before --gray existed: it continues with keep.
     gray: Annotated[
         GrayMode | None,
         Opt(
-            "auto: pages without colour are written with one channel. keep: only pages that are stored so. off: none.",
+            "auto: write pages without colour with one channel. keep: only pages that are stored as gray. off: never.",
             default_text="auto", panel=OUTPUTS, fingerprint="always",
         ),
     ] = None  # fmt: skip
     icc: Annotated[
         IccMode,
         Opt(
-            "keep: pages keep their colour profile. srgb: pages are converted to sRGB.",
+            "keep: keep the colour profile of each page. srgb: convert pages to sRGB.",
             panel=OUTPUTS, fingerprint="if-changed",
         ),
     ] = "keep"  # fmt: skip
     animated: Annotated[
         AnimatedMode,
         Opt(
-            "What becomes of an animation or a TIFF of several pages: take the first picture, or skip the file.",
+            "For an animation or a multi-page TIFF: use the first image, or skip the file.",
             panel=OUTPUTS, fingerprint="if-changed",
         ),
     ] = "first"  # fmt: skip
-    # The next two matter where volumes are read and written, which no remote machine does.
+    # The next two concern reading and writing volumes, which a remote machine never does.
     archive_output: Annotated[
         ArchiveOutput,
         Opt(
-            "What a volume becomes: a CBZ, or a folder of its pages.",
+            "Write a volume as a CBZ or as a folder of pages.",
             panel=VOLUMES, fingerprint="if-changed", sent="never",
         ),
     ] = "cbz"  # fmt: skip
     pdf_dpi: Annotated[
         int, Ge(36), Le(1200),
         Opt(
-            "Dots per inch for PDF pages that are not simply one image. A page that is one image keeps its pixels.",
+            "Resolution in dots per inch for PDF pages that are not one image. A page that is one image keeps its "
+            "pixels.",
             metavar="N", panel=VOLUMES, fingerprint="if-changed", sent="never",
         ),
     ] = DEFAULT_PDF_DPI  # fmt: skip
     gate: Annotated[
         bool,
         Opt(
-            "Compare every page with its source. A page that looks wrong is processed again in the most conservative "
-            "way, and marked if that does not help (status --suspects).",
+            "Compare every page with its source. A page that looks wrong is upscaled again by the most conservative "
+            "path. If it still looks wrong, it is marked as suspect (status --suspects).",
             panel=LIMITS,
         ),
     ] = True  # fmt: skip
-    strict: Annotated[bool, Opt("Fail pages that stay suspect; they are not written.", panel=LIMITS)] = False
+    strict: Annotated[bool, Opt("Fail pages that stay suspect. They are not written.", panel=LIMITS)] = False
     max_pixels: Annotated[
         int, Ge(1),
         Opt(
@@ -293,13 +296,13 @@ class ProcessingSettings:
     ] = DEFAULT_MAX_PIXELS  # fmt: skip
 
     def __post_init__(self, scale: float | None = None) -> None:  # noqa: RUF033 - an InitVar
-        """Take a scale for the size that it is, and check every value."""
+        """Turn a scale into a size, and check every value."""
         size: Size | None = self.size
         if scale is not None:
-            # A size by another scale is taken for the default, or for what `dataclasses.replace` brings along.
+            # A `Scale` beside it is the default, or comes from `dataclasses.replace`.
             require(
                 size is None or isinstance(size, Scale),
-                "a scale and a size each say how large pages become: give one",
+                "a scale and a size exclude each other: give one of them",
             )
             size = Scale(scale)
         object.__setattr__(self, "size", size or DEFAULT_SIZE)
@@ -307,22 +310,20 @@ class ProcessingSettings:
         check(self)
         check_engine(self.backend)
         self._check_formats()
-        require(
-            self.gate or not self.strict, "--strict fails what the gate finds suspect: leave out --no-gate"
-        )
+        require(self.gate or not self.strict, "--strict needs the quality gate: leave out --no-gate")
 
     def _check_formats(self) -> None:
         require(
             not (self.format in ("png", "tiff") and self.quality is not None),
-            f"--quality has no meaning for {self.format.upper()}, which loses nothing: leave it out, or choose "
+            f"--quality has no effect on {self.format.upper()}, which is lossless: leave it out, or choose "
             "--format webp or jpeg",
         )
         require(
             self.png_level is None or self.format in ("png", "auto"),
-            f"--png-level has no meaning for --format {self.format}: leave it out",
+            f"--png-level has no effect on --format {self.format}: leave it out",
         )
 
     @property
     def gray_mode(self) -> GrayMode:
-        """What becomes of gray pages."""
+        """How gray pages are written."""
         return self.gray or "auto"

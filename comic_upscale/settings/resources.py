@@ -1,4 +1,4 @@
-"""`ResourceSettings`: what the machine that executes a job works with."""
+"""`ResourceSettings`: devices, threads and memory of the machine that executes a job."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ MACHINE = "Machine"
 
 
 def parse_auto_or_number(text: str, option: str) -> int | None:
-    """Read a whole number; ``auto`` is None.
+    """Read a whole number; ``auto`` gives None.
 
     Raises:
-        SettingsError: it is neither.
+        SettingsError: the text is neither.
     """
     if text.strip().lower() == "auto":
         return None
@@ -39,10 +39,10 @@ def _parse_tile(text: str) -> int | None:
 class ResourceSettings:
     """Devices, threads and memory of the machine that executes the job.
 
-    A remote machine is told only those that the user asked for, and keeps its own defaults for the rest.
+    Only the options that the user gave are sent to a remote machine. It uses its own defaults for the rest.
 
     Raises:
-        SettingsError: a value out of its range.
+        SettingsError: a value is out of range.
     """
 
     GROUP: ClassVar[Group] = Group("resources", sent="if-given")
@@ -50,22 +50,22 @@ class ResourceSettings:
     device: Annotated[
         str,
         Opt(
-            "auto, cpu, cuda, cuda:1, xpu or mps; several with commas: cuda:0,cuda:1.",
+            "auto, cpu, cuda, cuda:1, xpu or mps. Separate several with commas: cuda:0,cuda:1.",
             flags=("--device", "-d"), panel=MACHINE,
         ),
     ] = "auto"  # fmt: skip
     batch: Annotated[
         int | None, Ge(1),
         Opt(
-            "Pages in one call of the network. auto: as many as fit.",
+            "Pages in one call of the network. auto: as many as fit in memory.",
             metavar="auto|N", default_text="auto", panel=MACHINE, parse=_parse_batch,
         ),
     ] = None  # fmt: skip
-    # As asked, so that auto is the same job on another machine.
+    # Hashed as requested, so that a job with auto continues on another machine.
     tile: Annotated[
         int | None, Ge(64),
         Opt(
-            "Longest side, in input pixels, that the network processes in one piece. auto: as large as fits.",
+            "Longest side in input pixels that the network processes in one piece. auto: as large as fits in memory.",
             metavar="auto|N", default_text="auto", panel=MACHINE, parse=_parse_tile, fingerprint="always",
         ),
     ] = None  # fmt: skip

@@ -1,4 +1,4 @@
-"""`RunSettings`: how a run goes about its job, on the machine that coordinates it."""
+"""`RunSettings`: copies, retries and limits of a run, for the machine that coordinates it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
-from annotated_types import Ge, Predicate
+from annotated_types import Ge, Predicate, Unit
 
 from comic_upscale.settings.limits import (
     DEFAULT_MAX_MEMBERS,
@@ -28,10 +28,10 @@ def _parse_unpacked(text: str) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """What else is copied, what is tried again, and when a run stops. None of it changes a pixel.
+    """What else is copied, what is retried, and when a run stops. No option here changes a pixel.
 
     Raises:
-        SettingsError: a value out of its range.
+        SettingsError: a value is out of range.
     """
 
     GROUP: ClassVar[Group] = Group("run", sent="never")
@@ -39,7 +39,7 @@ class RunSettings:
     sidecars: Annotated[
         SidecarsMode,
         Opt(
-            "copy: files named like a page (.txt, .caption, .json, .xmp) are copied beside its output.",
+            "copy: copy files named like a page (.txt, .caption, .json, .xmp) next to its output. skip: leave them.",
             panel=OUTPUTS,
         ),
     ] = "copy"  # fmt: skip
@@ -48,12 +48,12 @@ class RunSettings:
         Opt("Also copy all other files, and the pages that --skip-larger-than leaves out.", panel=OUTPUTS),
     ] = False
     overwrite: Annotated[
-        bool, Opt("Replace files in the output folder that this tool did not write.", panel=OUTPUTS)
+        bool, Opt("Replace files in the output folder that comic-upscale did not write.", panel=OUTPUTS)
     ] = False
     keep_original_on_failure: Annotated[
         bool,
         Opt(
-            "If a page of a volume failed, put the original page into the CBZ, instead of leaving the volume "
+            "If a page of a volume failed, put the original page into the CBZ instead of leaving the volume "
             "unfinished.",
             panel=VOLUMES,
         ),
@@ -87,18 +87,18 @@ class RunSettings:
             metavar="N|N%", panel=LIMITS, parse=FailureLimit.parse, write=str,
         ),
     ] = None  # fmt: skip
-    # A remote machine is told these two, since it counts the cost of its own time.
+    # Sent to a remote machine, which counts the cost of its own time.
     price: Annotated[
-        float | None, Ge(0), Predicate(math.isfinite),
+        float | None, Ge(0), Predicate(math.isfinite), Unit("dollars"),
         Opt(
-            "Dollars that an hour of this machine costs. The job remembers it, and `status` counts with it.",
+            "Price of this machine in dollars per hour. The job remembers it, and `status` calculates with it.",
             metavar="$/h", panel=COST, sent="always",
         ),
     ] = None  # fmt: skip
     max_cost: Annotated[
-        float | None, Ge(0), Predicate(math.isfinite),
+        float | None, Ge(0), Predicate(math.isfinite), Unit("dollars"),
         Opt(
-            "Stop before the job, its earlier runs included, costs more dollars than this. Needs --price.",
+            "Stop before the job, including its earlier runs, costs more dollars than this. Needs --price.",
             metavar="$", panel=COST, sent="always",
         ),
     ] = None  # fmt: skip

@@ -1,8 +1,8 @@
-"""How large pages shall be: asked for in exactly one way, by a factor, by pixels or by paper.
+"""The requested size of pages: a factor, pixels or a sheet of paper.
 
-These are the wishes alone, checked when made; ``imaging/target_size.py`` says what becomes of a page. As text a size is
-``"scale 2.5"``, ``"width 2000"``, ``"height 3000"``, ``"long side 2400"``, ``"fit 1600x2400"`` or
-``"print 170x260 mm at 300 dpi, bleed 3 mm"``: `size_text` writes it, `parse_size` reads it.
+A size is checked when it is created. ``imaging/target_size.py`` computes the pixels of a page from it. As text a size
+is ``"scale 2.5"``, ``"width 2000"``, ``"height 3000"``, ``"long side 2400"``, ``"fit 1600x2400"`` or
+``"print 170x260 mm at 300 dpi, bleed 3 mm"``; `size_text` writes this text and `parse_size` reads it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from comic_upscale.errors import SettingsError
 
 MIN_SCALE, MAX_SCALE, DEFAULT_SCALE = 1.0, 8.0, 2.5
 LONGEST_SIDE = 100_000
-"""Pixels; more is a slip of the finger."""
+"""Pixels. A larger number is a typing error."""
 DEFAULT_DPI = 300.0
 
 _UNITS = {"mm": 1.0, "cm": 10.0, "in": 25.4}
@@ -30,7 +30,7 @@ _PRINT_TEXT = re.compile(rf"print {_EXACT}x{_EXACT} mm at {_EXACT} dpi(?:, bleed
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Every page so many times as large."""
+    """Every page is enlarged by this factor."""
 
     factor: float
     """Above 1 and at most 8."""
@@ -47,13 +47,13 @@ class Scale:
 
     @property
     def label(self) -> str:
-        """What a folder of such pages is called after."""
+        """The suffix of the default output folder."""
         return f"x{self.factor:g}"
 
 
 @dataclass(frozen=True, slots=True)
 class Width:
-    """Every page so wide."""
+    """Every page gets this width."""
 
     pixels: int
 
@@ -66,13 +66,13 @@ class Width:
 
     @property
     def label(self) -> str:
-        """What a folder of such pages is called after."""
+        """The suffix of the default output folder."""
         return f"w{self.pixels}"
 
 
 @dataclass(frozen=True, slots=True)
 class Height:
-    """Every page so high."""
+    """Every page gets this height."""
 
     pixels: int
 
@@ -85,13 +85,13 @@ class Height:
 
     @property
     def label(self) -> str:
-        """What a folder of such pages is called after."""
+        """The suffix of the default output folder."""
         return f"h{self.pixels}"
 
 
 @dataclass(frozen=True, slots=True)
 class LongSide:
-    """The longer side of every page so long."""
+    """The longer side of every page gets this length."""
 
     pixels: int
 
@@ -104,13 +104,13 @@ class LongSide:
 
     @property
     def label(self) -> str:
-        """What a folder of such pages is called after."""
+        """The suffix of the default output folder."""
         return f"long{self.pixels}"
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Every page as large as fits within so many pixels, keeping its shape."""
+    """Every page becomes as large as fits within these pixels. It keeps its proportions."""
 
     width: int
     height: int
@@ -125,29 +125,31 @@ class Fit:
 
     @property
     def label(self) -> str:
-        """What a folder of such pages is called after."""
+        """The suffix of the default output folder."""
         return f"fit{self.width}x{self.height}"
 
 
 @dataclass(frozen=True, slots=True)
 class Print:
-    """Every page for a sheet of paper, at so many dots per inch, keeping its shape.
+    """Every page gets the size of a sheet of paper at this resolution. It keeps its proportions.
 
-    With a bleed the page covers the sheet and the bleed around it, and what lies beyond is cut off by the
-    printer; without, it lies whole within the sheet, and the rest of the sheet stays blank.
+    With a bleed, the page covers the sheet and the bleed around it, and the printer cuts off the rest. Without a
+    bleed, the whole page fits on the sheet, and the rest of the sheet stays blank.
     """
 
     width_mm: float
-    """Of the trimmed sheet."""
+    """Width of the trimmed sheet."""
     height_mm: float
+    """Height of the trimmed sheet."""
     dpi: float = DEFAULT_DPI
+    """Dots per inch."""
     bleed_mm: float | None = None
-    """What is printed beyond the sheet on each side; 0 for a page that covers the sheet and no more."""
+    """Margin printed beyond the sheet on each side. 0: the page covers exactly the sheet. None: it fits inside."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
         for side in (self.width_mm, self.height_mm):
-            _require(5 <= side <= 5000, f"--print takes a sheet of 5 to 5000 mm a side, not {side:g} mm")
+            _require(5 <= side <= 5000, f"--print takes a sheet with sides of 5 to 5000 mm, not {side:g} mm")
         _require(30 <= self.dpi <= 2400, f"--dpi must be between 30 and 2400, not {self.dpi:g}")
         _require(
             self.bleed_mm is None or 0 <= self.bleed_mm <= min(self.width_mm, self.height_mm) / 2,
@@ -160,7 +162,7 @@ class Print:
 
     @property
     def label(self) -> str:
-        """What a folder of such pages is called after."""
+        """The suffix of the default output folder."""
         return f"print{self.width_mm:g}x{self.height_mm:g}mm-{self.dpi:g}dpi"
 
 
@@ -169,7 +171,7 @@ Size: TypeAlias = Scale | Width | Height | LongSide | Fit | Print
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The size up to which a page counts as small, in pixels: one that does not fit within is larger."""
+    """The largest size, in pixels, of a page that is not skipped."""
 
     width: int
     height: int
@@ -187,7 +189,7 @@ class Bounds:
         """Read ``"2000x3000"``, or ``"3000"`` for the longer side.
 
         Raises:
-            SettingsError: it is neither.
+            SettingsError: the text is neither.
         """
         if text.strip().isascii() and text.strip().isdigit():
             return cls(int(text), int(text))
@@ -205,36 +207,34 @@ def choose_size(
     dpi: float | None = None,
     bleed: str | None = None,
 ) -> Size:
-    """Return the one size that is asked for; scale 2.5 where none is.
+    """Return the requested size; scale 2.5 if none is given.
 
     Args:
-        scale: output over input.
+        scale: output size divided by input size.
         width: pixels.
         height: pixels.
         long_side: pixels.
         fit: ``"1600x2400"``, pixels.
         paper: ``"170x260mm"`` or ``"6.69x10.24in"``.
-        dpi: dots per inch, for ``paper``; None for 300.
-        bleed: ``"3mm"``, for ``paper``.
+        dpi: dots per inch, only with ``paper``; None for 300.
+        bleed: ``"3mm"``, only with ``paper``.
 
     Raises:
-        SettingsError: sizes are asked for in two ways, or one is none that can be.
+        SettingsError: two sizes are given, or a value is impossible.
     """
-    asked = {
+    given_sizes = {
         "--scale": scale, "--width": width, "--height": height, "--long-side": long_side, "--fit": fit,
         "--print": paper,
     }  # fmt: skip
-    named = [name for name, value in asked.items() if value is not None]
+    named = [name for name, value in given_sizes.items() if value is not None]
     if len(named) > 1:
-        hint = " (--fit WxH keeps within both)" if named == ["--width", "--height"] else ""
-        raise SettingsError(
-            f"{' and '.join(named)} each say how large pages shall be: give one of them{hint}"
-        )
+        hint = " (--fit WxH stays within both)" if named == ["--width", "--height"] else ""
+        raise SettingsError(f"{' and '.join(named)} exclude each other: give one of them{hint}")
     if paper is None:
         for name, given in (("--dpi", dpi), ("--bleed", bleed)):
             _require(
                 given is None,
-                f"{name} belongs to --print, such as --print 170x260mm: add it, or leave {name} out",
+                f"{name} needs --print: add --print, such as --print 170x260mm, or leave {name} out",
             )
     if width is not None:
         return Width(width)
@@ -250,13 +250,13 @@ def choose_size(
 
 
 def number_text(number: float) -> str:
-    """Return a number as text that is short where that loses nothing, and else exact."""
+    """Return a number as text: short where that loses nothing, otherwise exact."""
     short = f"{number:g}"
     return short if float(short) == number else repr(number)
 
 
 def size_text(size: Size) -> str:
-    """Return a size as text that `parse_size` reads as the very same size; mostly what ``str`` gives."""
+    """Return a size as text from which `parse_size` reads exactly the same size. Mostly it equals ``str(size)``."""
     match size:
         case Scale():
             return f"scale {number_text(size.factor)}"
@@ -271,7 +271,7 @@ def parse_size(text: str) -> Size:
     """Read the text of a size.
 
     Raises:
-        SettingsError: it is none.
+        SettingsError: the text is not a size.
     """
     way, _, rest = text.strip().rpartition(" ")
     try:
@@ -292,7 +292,7 @@ def parse_size(text: str) -> Size:
     except ValueError:
         pass
     raise SettingsError(
-        "--size must be text such as 'scale 2.5', 'width 2000', 'fit 1600x2400' or 'print 170x260 mm at 300 dpi', "
+        "--size must be a text such as 'scale 2.5', 'width 2000', 'fit 1600x2400' or 'print 170x260 mm at 300 dpi', "
         f"not {text!r}"
     )
 

@@ -47,7 +47,7 @@ def test_a_quote_says_time_dollars_split_range_and_sources(pages: Path) -> None:
     code, out, err = invoke("cost", "--input", pages, "--gpu", "NVIDIA GeForce RTX 4090")
     assert (code, err) == (0, "")
     assert out.startswith("3 pages: ")
-    assert "RTX 4090, RunPod community, $0.34 an hour: RealESRGAN_x4plus_anime_6B" in out
+    assert "RTX 4090, RunPod community, $0.34 per hour: RealESRGAN_x4plus_anime_6B" in out
     for word in (
         "start-up",
         "upload",
@@ -68,7 +68,7 @@ def test_a_quote_says_time_dollars_split_range_and_sources(pages: Path) -> None:
 
 def test_few_pixels_are_told_with_digits_that_say_something(pages: Path) -> None:
     out = invoke("cost", "--input", pages)[1]
-    match = re.match(r"3 pages: (\S+) megapixels in, (\S+) out\nup (\S+) kB", out)
+    match = re.match(r"3 pages: (\S+) megapixels in, (\S+) out\nupload (\S+) kB", out)
     assert match is not None, out
     assert 0 < float(match[1]) < float(match[2]) < 1
     assert float(match[3]) > 0
@@ -115,7 +115,7 @@ def test_a_pilot_quotes_this_machine(pages: Path, tiny_weights: Path) -> None:
         "cost", "--input", pages, "--model", tiny_weights, "--device", "cpu", "--pilot", 2, "--price", 0.2
     )
     assert code == 0, err
-    assert "this machine, $0.20 an hour: tiny-x4.safetensors" in out
+    assert "this machine, $0.20 per hour: tiny-x4.safetensors" in out
     assert "pilot of 2 pages" in unwrapped(out)
     assert not (pages.parent / "pages-x2.5").exists()
 
@@ -159,7 +159,7 @@ def test_bench_prints_a_table_and_keeps_the_rate_for_cost(tiny_weights: Path, tm
         "encode",
         "place",
         "peak memory",
-        "kept in",
+        "saved in",
     ):
         assert word in out
     # The first line is the machine's own name, the last one a path.
@@ -178,13 +178,13 @@ def test_a_ceiling_is_exit_code_8_and_status_tells_what_was_spent(pages: Path, t
     code, out, _ = invoke(*run, "--max-cost", 0.5)
     assert code == 8
     assert "stopped early (--max-cost $0.5" in out
-    assert "higher --max-cost continues" in out
+    assert "higher --max-cost to continue" in out
     code, out, _ = invoke(*run, "--max-cost", 1000)
     assert code == 0
     assert "spent: $" in out
     out = invoke("status")[1]
     assert "spent: $" in out
-    assert "at $3,600.00 an hour" in out
+    assert "at $3,600.00 per hour" in out
     told = json.loads(invoke("status", "--json")[1])
     assert (told["price"], told["to_come"]) == (3600.0, 0.0)
     assert told["spent"] > 0

@@ -17,7 +17,7 @@ from comic_upscale.cli import COMMANDS, app
 from comic_upscale.commands.remote import SshOptions
 from comic_upscale.commands.run import JOB, SHOW
 from comic_upscale.errors import RemoteError
-from comic_upscale.execution.ssh.machine import settings_there
+from comic_upscale.execution.ssh.machine import remote_settings
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.options import Definition, definitions, values_from_json
 from tests.commands.test_run import invoke, own_state
@@ -79,7 +79,7 @@ def test_help_of_shared_options_is_the_same_unless_they_mean_something_else() ->
         if option.name in ("denoise", "tile", "batch", "precision"):
             assert option.opt.help[:30] in said("bench")
     assert "The bytes" not in said("run")
-    assert "the bytes to download depend on it" in said("cost")
+    assert "decides how many bytes are downloaded" in said("cost")
 
 
 def complete(line: str) -> list[str]:
@@ -145,7 +145,7 @@ def test_a_word_that_is_no_command() -> None:
         (["--batch", "many"], "--batch must be auto or a whole number, not 'many'"),
         (["--pdf-dpi", "5"], "--pdf-dpi must be between 36 and 1200, not 5"),
         (["--fit", "5"], "--fit takes a size in pixels"),
-        (["--width", "5", "--scale", "2"], "--scale and --width each say"),
+        (["--width", "5", "--scale", "2"], "--scale and --width exclude each other"),
         (["--format", "bmp"], "--format must be one of auto, png"),
     ],
     ids=str,
@@ -181,7 +181,7 @@ def test_settings_from_a_file_come_before_the_defaults_and_after_the_command_lin
     assert json.loads(invoke(*arguments, "--scale", 3)[1])["size"] == "scale 3"
     file.write_text('{"pdf_dip": 1}')
     code, out, _ = invoke(*arguments)
-    assert (code, "do you mean 'pdf_dpi'" in json.loads(out)["message"]) == (2, True)
+    assert (code, "did you mean 'pdf_dpi'" in json.loads(out)["message"]) == (2, True)
     file.write_text('{"pdf_dpi": "1"}')
     assert "processing.pdf_dpi must be a whole number" in json.loads(invoke(*arguments)[1])["message"]
     file.write_text("[1]")
@@ -225,7 +225,7 @@ def test_a_remote_machine_is_told_what_decides_pixels_and_what_it_costs() -> Non
         input=Path("in"), output=Path("out"), scale=2.0, gate=False, format="webp", price=2.0, max_cost=1.0,
         overwrite=True, pdf_dpi=300, workers=3,
     )  # fmt: skip
-    told = settings_there(settings)
+    told = remote_settings(settings)
     assert json.loads(json.dumps(told)) == told
     assert told.items() >= {
         "size": "scale 2", "gate": False, "format": "webp", "price": 2.0, "max_cost": 1.0, "gray": "auto",
@@ -248,7 +248,7 @@ def test_a_job_on_a_remote_machine_has_the_fingerprint_that_it_had_there() -> No
     here = JobSettings(
         input=Path("in"), output=Path("out"), pdf_dpi=300, archive_output="folder", gray="keep"
     )
-    values = values_from_json(JobSettings, settings_there(here))
+    values = values_from_json(JobSettings, remote_settings(here))
     there = JobSettings(input=Path("there/in"), output=Path("there/out"), **values)
     assert there.fingerprint("weights") == "3ca49f2fd6e00d26ba0f28b3148f4cde"
 
@@ -258,7 +258,7 @@ def test_mistakes_before_a_remote_run_say_that_the_machine_still_bills(pages: Pa
         arguments = ["remote", "upscale", "box", "--input", pages, "--when-done", "false", *wrong]
         code, _, err = invoke(*arguments)
         assert (code, wrong[0] in err) == (2, True)
-        assert "THE MACHINE STILL BILLS" in err.splitlines()[-1]
+        assert "THE MACHINE IS STILL BILLED" in err.splitlines()[-1]
 
 
 def test_a_dry_run_asks_no_machine(pages: Path) -> None:

@@ -42,7 +42,7 @@ def job(tmp_path: Path) -> Path:
 def test_status_in_words(job: Path) -> None:
     code, out, _ = invoke("status", "--job", job, "--failures")
     assert code == 0
-    assert out.startswith("stopped: 33.3 %, 0 of 3 done, 1 failed, 2 to do")
+    assert out.startswith("stopped: 33.3 %, 0 of 3 done, 1 failed, 2 pending")
     assert "the run was stopped (SIGTERM)" in out
     assert "failed: 0.png: cut \\x1b[31m short [truncated]" in out
     assert "run the same command again" in out
@@ -206,7 +206,7 @@ def test_a_run_with_nothing_to_do_does_not_import_torch(
         "print('imported:', 'torch' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout
-    assert ("1 done" if then == "dry run" else "nothing was left to do") in out
+    assert ("1 done" if then == "dry run" else "nothing left to do") in out
     assert out.strip().endswith("imported: False")
 
 

@@ -58,7 +58,7 @@ def test_a_folder_becomes_a_folder_beside_it(pages: Path, tiny_weights: Path) ->
     ]
     code, out, _ = invoke("run", "--input", pages, "--model", tiny_weights)
     assert code == 0
-    assert "nothing was left to do" in out
+    assert "nothing left to do" in out
 
 
 def test_without_a_model_the_header_and_status_say_which_was_chosen(pages: Path) -> None:
@@ -69,7 +69,7 @@ def test_without_a_model_the_header_and_status_say_which_was_chosen(pages: Path)
     assert json.loads(invoke("status", "--json")[1])["model_auto"] is True
     code, out, _ = invoke("run", "--input", pages, "--device", "cpu", "--model", "comic-compact-x3")
     assert code == 0
-    assert "nothing was left to do" in out
+    assert "nothing left to do" in out
 
 
 def test_a_dry_run_says_what_auto_is_as_far_as_it_knows(pages: Path) -> None:

@@ -98,7 +98,7 @@ def test_settings_hold_options_in_one_form() -> None:
     assert from_mapping == (("device", "auto"), ("half", "true"), ("tile_pad", "3"))
     assert from_mapping == parse_engine_options(["half=true", "tile_pad=3", "device=auto"])
     assert as_engine_options(from_mapping) == from_mapping
-    with pytest.raises(SettingsError, match="names with values"):
+    with pytest.raises(SettingsError, match="pairs of a name and a value"):
         as_engine_options([1])  # type: ignore[list-item]
 
 

@@ -98,7 +98,7 @@ def test_a_suspect_page_is_done_again_by_the_safest_path(pages: Path, tiny_weigh
         assert np.abs(small - np.asarray(before, np.int16)).mean() < 20
     with sqlite3.connect(pages.parent / "out" / ".comic-upscale" / "ledger.sqlite3") as connection:
         notes = [row[0] for row in connection.execute("select notes from pages")]
-    assert all("done again" in note for note in notes)
+    assert all("upscaled again" in note for note in notes)
 
 
 def test_a_seam_where_the_engine_says_that_tiles_meet_is_seen_and_mended(
@@ -113,7 +113,7 @@ def test_a_seam_where_the_engine_says_that_tiles_meet_is_seen_and_mended(
     assert (finished.done, finished.suspects) == (3, 0)
     with sqlite3.connect(pages.parent / "out" / ".comic-upscale" / "ledger.sqlite3") as connection:
         notes = [row[0] for row in connection.execute("select notes from pages")]
-    assert all("done again" in note for note in notes)
+    assert all("upscaled again" in note for note in notes)
 
 
 def test_what_a_run_puts_right_is_told_as_well(pages: Path, tiny_weights: Path) -> None:

@@ -76,7 +76,7 @@ def test_pages_that_are_the_same_go_through_the_network_once(make_job: MakeJob, 
     copies = [event for event in events if isinstance(event, PageDone) and event.copied_from]
     original = next(source for source, copied in rows(settings, "source, copied_from") if copied is None)
     assert {event.copied_from for event in copies} == {original}
-    assert all(f"the same page as {original}" in event.notes[-1] for event in copies)
+    assert all(f"duplicate of {original}:" in event.notes[-1] for event in copies)
     assert all(
         row[0] == "done" and row[1] == row[2] for row in rows(settings, "state, width * 2, output_width")
     )

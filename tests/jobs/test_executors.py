@@ -159,7 +159,7 @@ def test_pages_that_are_the_same_are_one_task(
     assert (finished.done, finished.copied_now, side.through) == (13, 11, 2)
     copies = [event for event in side.events if isinstance(event, PageDone) and event.copied_from]
     (original,) = {event.copied_from for event in copies}
-    assert all(f"the same page as {original}" in event.notes[-1] for event in copies)
+    assert all(f"duplicate of {original}:" in event.notes[-1] for event in copies)
     assert len({data for name, data in outputs(settings).items() if name != "other.png"}) == 1
     if side.machine is not None:
         assert len(side.machine.sent) == 2

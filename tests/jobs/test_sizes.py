@@ -109,7 +109,7 @@ def test_pages_larger_than_bounds_are_skipped_for_as_long_as_they_are(settings: 
     assert (finished.done, finished.skipped, finished.pending, finished.state) == (4, 1, 0, "finished")
     assert "large.png" not in sizes(settings.output)
     (skipped,) = [event for event in events if isinstance(event, PageSkipped)]
-    assert skipped.reason == "larger than 50x50: 80x60 already"
+    assert skipped.reason == "already larger than 50x50: 80x60"
     again = run_job(bounded, open_engines=refuse)
     assert (again.done, again.skipped) == (4, 1)
     planned = {page.source: page for page in preview(bounded).pages}

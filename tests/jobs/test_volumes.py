@@ -203,7 +203,7 @@ def test_the_untouched_page_takes_the_place_of_one_that_failed(make_job: MakeJob
     assert made["p09.jxl"] == b"\xff\x0a strange"
     assert list(made) == ["p01.png", "p02.png", "p03.png", "p09.jxl", "ComicInfo.xml"]
     notes = query(kept, "select notes from pages where kind = 'volume'")
-    assert notes == [("1 page(s) as in the source: failed",)]
+    assert notes == [("1 page(s) unchanged: failed",)]
     assert run_without_engine(kept).volumes_done == 1
     # A retry that mends it puts the new page in.
     make_zip(source, {**pictures(3), "p09.jxl": picture(5), "ComicInfo.xml": COMICINFO})
@@ -221,7 +221,7 @@ def test_what_is_no_page_and_cannot_be_read_is_left_out_and_said(make_job: MakeJ
     assert (finished.done, finished.failed, finished.volumes_done) == (2, 0, 1)
     assert list(read_cbz(tmp_path / "out" / "v.cbz")) == ["p01.png", "p02.png", "good.txt"]
     assert query(settings, "select notes from pages where kind = 'volume'") == [
-        ("2 member(s) that cannot be read were left out: info.txt, ComicInfo.xml",)
+        ("2 unreadable member(s) left out: info.txt, ComicInfo.xml",)
     ]
     assert run_without_engine(settings).volumes_done == 1
 
@@ -574,7 +574,7 @@ def test_a_comicinfo_that_no_program_writes_goes_along_as_it_is(make_job: MakeJo
     assert read_cbz(tmp_path / "out" / "a.cbz")["ComicInfo.xml"] == DEEP
     assert b'ImageWidth="48"' in read_cbz(tmp_path / "out" / "b.cbz")["ComicInfo.xml"]
     assert notes_of(settings) == {
-        "a.cbz": "ComicInfo.xml was carried along as it is: its elements are nested without end",
+        "a.cbz": "ComicInfo.xml was copied unchanged, because its elements are nested too deeply",
         "b.cbz": None,
     }
     assert run_without_engine(settings).volumes_done == 2

@@ -80,7 +80,7 @@ def test_metadata_has_its_place_and_gone_outputs_are_left_out(job: Path, tmp_pat
     assert (code, "beside the pictures" in err) == (2, True)
     (job / "p2.png").unlink()
     code, _, err = export("--job", job, "--output", job / "metadata.csv")
-    assert (code, "1 left out" in err) == (0, True)
+    assert (code, "left out 1 whose outputs are missing" in err) == (0, True)
     assert (job / "metadata.csv").read_text(encoding="utf-8").splitlines()[0] == "file_name,text"
     assert export("--job", tmp_path / "nowhere")[0] == 3
     assert export("--job", job, "--format", "parquet")[0] == 2

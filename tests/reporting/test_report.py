@@ -219,7 +219,7 @@ def test_what_is_gone_or_changed_is_said_and_not_compared(job: Path, tmp_path: P
     assert found.looked_at == 11
     assert found.left_out == {
         "The output is not in its place any more.": 1,
-        "The source is not the one any more that was upscaled.": 1,
+        "The source has changed since it was upscaled.": 1,
         "The ledger names a file outside of the job's folders.": 1,
     }
 
@@ -261,7 +261,7 @@ def test_the_command_writes_report_and_sheet(
     arguments = ["report", "--job", str(job), "--output", str(target), "--sheet", str(sheet), "--show", "4"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert "14 of 14 pages looked at" in result.stdout
+    assert "14 of 14 pages compared" in result.stdout
     assert target.read_bytes().startswith(b"<!-- report of comic-upscale -->")
     with Image.open(sheet) as image:
         image.load()

@@ -73,6 +73,12 @@ def test_bounds_and_choices_are_checked_in_words(wrong: dict[str, Any], message:
     assert str(raised.value) == message
 
 
+@pytest.mark.parametrize("wrong", [-1.0, float("inf"), float("nan")])
+def test_amounts_of_money_are_finite_and_not_negative(wrong: float) -> None:
+    with pytest.raises(SettingsError, match=r"^--price must be a number of dollars, at least 0, not "):
+        settings(price=wrong)
+
+
 def test_who_asks_decides_how_an_option_is_called() -> None:
     with pytest.raises(SettingsError, match=r"^--pdf-dpi must be between 36 and 1200, not 5$"):
         settings(pdf_dpi=5)
@@ -192,7 +198,7 @@ def test_what_an_earlier_version_wrote_is_read() -> None:
         ("{", "not JSON"),
         ("[]", "no.* JSON object"),
         ('{"output": "/out"}', "^input is missing"),
-        ('{"input": "/pages", "output": "/out", "pdf_dip": 1}', "no option 'pdf_dip': do you mean 'pdf_dpi'"),
+        ('{"input": "/pages", "output": "/out", "pdf_dip": 1}', "no option 'pdf_dip': did you mean 'pdf_dpi'"),
         ('{"input": "/pages", "output": "/out", "pdf_dpi": "150"}', "processing.pdf_dpi must be a whole number"),
         ('{"input": "/pages", "output": "/out", "pdf_dpi": true}', "whole number, not True"),
         ('{"input": "/pages", "output": "/out", "pdf_dpi": 150.0}', "whole number, not 150.0"),
@@ -204,7 +210,7 @@ def test_what_an_earlier_version_wrote_is_read() -> None:
         ('{"input": "/pages", "output": "/out", "weights_folders": "w"}', "weights_folders must be a list of texts"),
         ('{"input": "/pages", "output": "/out", "weights_folders": [1]}', "weights_folders must be a path"),
         ('{"input": "", "output": "/out"}', "input must be a path"),
-        ('{"input": "/pages", "output": "/out", "engine_options": 5}', "engine options are names with values"),
+        ('{"input": "/pages", "output": "/out", "engine_options": 5}', "engine options must be pairs"),
         ('{"input": "/pages", "output": "/out", "backend": "caffe"}', "processing.backend must be one of torch"),
         ('{"input": "/pages", "output": "/out", "scale": 2, "size": "width 9"}', "give one"),
         ('{"input": "/pages", "output": "/out", "scale": "2"}', "must be a number"),

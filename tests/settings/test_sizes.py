@@ -60,8 +60,8 @@ def test_each_way_of_asking() -> None:
         ({"paper": "170x260mm", "dpi": 5}, "--dpi"),
         ({"paper": "170x260mm", "bleed": "3"}, "--bleed"),
         ({"paper": "170x260mm", "bleed": "200mm"}, "--bleed"),
-        ({"dpi": 300}, "--dpi belongs to --print"),
-        ({"width": 2000, "bleed": "3mm"}, "--bleed belongs to --print"),
+        ({"dpi": 300}, "--dpi needs --print"),
+        ({"width": 2000, "bleed": "3mm"}, "--bleed needs --print"),
     ],
     ids=str,
 )

@@ -12,8 +12,10 @@ import psutil
 import torch
 from numpy.typing import NDArray
 
+from comic_upscale.engines import reach
 from comic_upscale.engines.base import Batch, EngineInfo, Upscaled
 from comic_upscale.engines.limits import HUGE_PIXELS, LARGEST_TENSOR, Limits
+from comic_upscale.engines.reach import IN_TILES, tiles_warning
 from comic_upscale.engines.tiling import (
     SMALLEST_TILE,
     Tile,
@@ -46,12 +48,6 @@ log = logging.getLogger(__name__)
 
 NAME = "torch"
 """The engine's name in the registry."""
-
-MEMORY_FOR_WHOLE = 0.5
-"""The part of the free memory that a whole page may take on a CPU, for a network that is better given whole pages."""
-
-IN_TILES = "cut into tiles, though this network looks at a whole page at once: tones may differ between tiles"
-"""The note of a page that such a network was not given whole."""
 
 HOPELESS_AFTER = 4
 """So many batches in a row that overflow in half precision: then it is the card's way, or the network's."""
@@ -234,10 +230,7 @@ class TorchEngine:
 
     def _warnings(self) -> tuple[str, ...]:
         if self._tile and self._examination is not None and self._examination.sees_whole:
-            return (
-                f"this network looks at a whole page at once, so pages in tiles of {self._tile} pixels come out "
-                "other than whole ones: leave out --tile, and pages go whole where memory allows",
-            )
+            return (tiles_warning("leave out --tile, and pages go whole where memory allows"),)
         return ()
 
     def _upscale(self, pixels: SampleArray, target: tuple[int, int], *, conservative: bool) -> Upscaled:
@@ -432,7 +425,7 @@ class TorchEngine:
         pixels = int(LARGEST_TENSOR / max(found.elements_per_pixel, 1.0))
         if self._device_info.is_cpu:
             # Elsewhere a page that does not fit is an error that leads to smaller pieces; here it may end the process.
-            room = MEMORY_FOR_WHOLE * psutil.virtual_memory().available
+            room = reach.MEMORY_FOR_WHOLE * psutil.virtual_memory().available
             pixels = min(pixels, int(room / max(found.bytes_per_pixel, 1.0)))
         stage.limits.prefer_whole(pixels)
         return True

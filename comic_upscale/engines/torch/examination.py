@@ -48,10 +48,10 @@ def examine(forward: NetworkPass, network: Network) -> Examination:
     # In inference mode torch would not take operations apart into those that are looked for.
     with torch.inference_mode(False), torch.no_grad():
         with _Watch() as small:
-            run(tried_picture(side, channels))
+            run(tried_picture((side, side), channels))
         with _Watch() as large:
-            run(tried_picture(2 * side, channels))
-        far = large.goes_over_a_page or sees_far(run, channels, side)
+            run(tried_picture((2 * side, 2 * side), channels))
+        far = large.goes_over_a_page or sees_far(run, channels, (side, side))
     # Of two sizes, so that what a network adds around a page does not count for every pixel of it.
     more = 3 * side * side
     return Examination(

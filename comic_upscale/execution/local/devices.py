@@ -1,4 +1,4 @@
-"""The engines of this machine, each with a thread of its own. What a run knows of an engine, it knows from here."""
+"""The engines of this machine, each with its own thread. A run accesses engines only through this module."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from comic_upscale.engines.base import Engine, EngineInfo, devices_in_words
+from comic_upscale.engines.base import Engine, EngineInfo, devices_in_words, interrupt
 from comic_upscale.engines.pages import upscale_pages
 from comic_upscale.engines.registry import unused_gpu_warning
 from comic_upscale.errors import ComicUpscaleError, DeviceError, PageError
@@ -21,28 +21,28 @@ from comic_upscale.settings.job import JobSettings
 log = logging.getLogger(__name__)
 
 PIXEL_BUDGET = 96_000_000
-"""Output pixels in flight for each GPU: about 40 pages of 1280 x 1920, at most about 600 MB decoded and encoded."""
+"""Output pixels in flight per GPU: about 40 pages of 1280 x 1920, at most about 600 MB decoded and encoded."""
 WORKER_BUDGET = 24_000_000
-"""Output pixels in flight for each worker beside a GPU, where that is more: large scans keep all workers busy, too."""
+"""Output pixels in flight per worker with a GPU, if that is more: so large scans keep all workers busy, too."""
 MEMORY_BYTES = 32
-"""Bytes of the machine's memory for each output pixel in flight, at least: a quarter of it at most is in flight."""
+"""Bytes of RAM per output pixel in flight: this caps the pages in flight at about a quarter of RAM."""
 
 
 def pixel_budget(workers: int, engines: Sequence[Engine]) -> int:
-    """Return how many output pixels may be in flight, from decoding until somebody takes the outcome."""
+    """Return how many output pixels may be in flight, from decoding until the outcome is taken."""
     gpus = sum(not engine.info.device.is_cpu for engine in engines)
     if not gpus:
-        # The processor is at work in any case.
+        # A CPU is busy in any case.
         return PIXEL_BUDGET
     wanted = max(PIXEL_BUDGET * gpus, WORKER_BUDGET * workers)
     return max(PIXEL_BUDGET, min(wanted, total_memory() // MEMORY_BYTES))
 
 
 class Devices:
-    """Engines at work; used on the loop's thread.
+    """The open engines; used on the thread of the event loop.
 
     Args:
-        engines: at least one; they take from the same pages.
+        engines: at least one; they share the pages.
     """
 
     def __init__(self, engines: Sequence[Engine]) -> None:
@@ -56,17 +56,17 @@ class Devices:
 
     @property
     def engine(self) -> EngineInfo:
-        """What is known of the engines: they differ in their devices alone."""
+        """The info of the engines, which differ only in their devices."""
         return self._engines[0].info
 
     def warnings(self, settings: JobSettings) -> tuple[str, ...]:
-        """What the user should know of the engines, and of a GPU that is not used."""
+        """Return warnings about the engines, and about a GPU that is not used."""
         idle = unused_gpu_warning(settings, self._engines)
         own = dict.fromkeys(warning for engine in self._engines for warning in engine.info.warnings)
         return (*(() if idle is None else (idle,)), *own)
 
     def info(self) -> ExecutorInfo:
-        """Return what the engines compute with now."""
+        """Return the current devices and precision of the engines."""
         return ExecutorInfo(
             device=devices_in_words(self._engines),
             precision=self.engine.precision,
@@ -74,29 +74,29 @@ class Devices:
         )
 
     def pixel_budget(self, workers: int) -> int:
-        """Return how many output pixels may be in flight beside these engines."""
+        """Return how many output pixels may be in flight with these engines."""
         return pixel_budget(workers, self._engines)
 
     def batch_limit(self, engine_index: int, size: tuple[int, int]) -> int:
-        """Return how many pages of a size (width, height) an engine takes at once now."""
+        """Return the current batch size of an engine for pages of a size (width, height)."""
         return self._engines[engine_index].batch_limit(size[1], size[0])
 
     async def run_engine(
         self, engine_index: int, pages: list[Pixels], target: tuple[int, int], *, conservative: bool = False
     ) -> list[Pixels | PageError]:
-        """Take pages of one shape through the network of a device.
+        """Run pages of one shape through the network of an engine.
 
         Args:
             engine_index: of the engine.
-            pages: as `prepare` returns them.
-            target: (width, height) in pixels that they get.
-            conservative: whether by the most conservative path, however slow.
+            pages: as returned by `prepare`.
+            target: (width, height) of the outputs, in pixels.
+            conservative: whether to use the most conservative path, however slow.
 
         Returns:
-            Each page at its target size, or why it could not be done, in the order given.
+            For each page, in order, the page at its target size, or why it failed.
 
         Raises:
-            DeviceError: the device can do nothing any more.
+            DeviceError: the device has failed.
         """
         engine = self._engines[engine_index]
         self.meter.begin()
@@ -112,14 +112,17 @@ class Devices:
         except Exception as error:
             log.exception("the engine failed")
             raise DeviceError(
-                f"the network failed on {engine.info.device} in an unforeseen way: {error!r}. Run the same command "
-                "again; if it fails again, try --device cpu or --precision fp32, and report it"
+                f"unexpected error of the network on {engine.info.device}: {error!r}. Run the same command "
+                "again; if it fails again, try --device cpu or --precision fp32, and report the error"
             ) from error
         finally:
             self.meter.end()
 
     def close(self) -> None:
-        """End the threads, and give the devices' memory back."""
+        """Interrupt the engines, end the threads, and release the memory of the devices."""
+        # The result of a batch in progress is no longer needed.
+        for engine in self._engines:
+            interrupt(engine)
         for thread in self._threads:
             thread.shutdown(cancel_futures=True)
         for engine in self._engines:

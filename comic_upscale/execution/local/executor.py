@@ -1,4 +1,4 @@
-"""The executor of this machine: its engines, opened for a job, behind a pipeline."""
+"""The executor of this machine: opens the engines for a job, and runs a pipeline on them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from comic_upscale.settings.job import JobSettings
 
 
 class LocalExecutor:
-    """Does pages on the devices of this machine; an `Executor`.
+    """Processes pages on the devices of this machine; an `Executor`.
 
     Args:
-        open_engines: makes the engines, on a thread.
+        open_engines: opens the engines; called on a thread.
     """
 
     is_remote = False
@@ -33,7 +33,7 @@ class LocalExecutor:
         self.activity = Activity()
 
     async def has_accelerator(self, settings: JobSettings, on_progress: Listener) -> bool | None:
-        """Leave it to the devices that the settings name."""
+        """Return None: the devices in the settings decide."""
         return None
 
     async def open(
@@ -45,7 +45,7 @@ class LocalExecutor:
         spending: Spending | None,
         on_progress: Listener,
     ) -> ExecutorInfo:
-        """Find the weights and load the network onto every device; see `Executor.open`."""
+        """Find the weights, and load the network on every device; see `Executor.open`."""
         fetching = from_thread(on_progress, Fetching)
         weights = await asyncio.to_thread(prepare_engine, settings, fetching)
         on_progress(Preparing(what=f"loading {model}"))
@@ -62,15 +62,15 @@ class LocalExecutor:
         return replace(devices.info(), warnings=devices.warnings(settings))
 
     def info(self) -> ExecutorInfo:
-        """Return what the engines compute with now."""
+        """Return the current devices and precision of the engines."""
         return self._opened().devices.info()
 
     def process(self, tasks: AsyncIterator[PageTask], stop: StopRequest) -> AsyncGenerator[PageOutcome, None]:
-        """Take tasks through a pipeline; see `Executor.process`."""
+        """Run tasks through a pipeline; see `Executor.process`."""
         return Pipeline(self._opened(), stop).process(tasks)
 
     def busy(self) -> dict[str, float]:
-        """How busy decoding, the engines and encoding are, 0 to 1."""
+        """Return how busy decoding, the engines and encoding are, 0 to 1."""
         tools = self._opened()
         meters = {
             "decode": tools.workers.meters["decode"],

@@ -1,4 +1,4 @@
-"""What regulates the flow between stages: the memory there is for it, and the place where equal pages meet."""
+"""Flow control between stages: the available memory, and the assembly of batches."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ T = TypeVar("T")
 
 
 def total_memory() -> int:
-    """Bytes of memory of this machine."""
-    # Where an engine is, and not before: the import takes its time.
+    """Return the memory of this machine, in bytes."""
+    # Imported only when engines are open, since the import is slow.
     import psutil
 
     return int(psutil.virtual_memory().total)
 
 
 class BatchAssembler(Generic[T]):
-    """Where decoded pages wait for others of their shape.
+    """Collects decoded pages into batches of one shape.
 
-    A device that asks gets a full batch where there is one, else the pages that have waited longest,
-    however few: a partial batch beats an idle device, and at the end of the input nothing waits.
+    A device gets a full batch if there is one, else the pages that have waited longest, however few. A partial batch
+    is better than an idle device, and at the end of the input no page is left waiting.
     """
 
     def __init__(self) -> None:
@@ -31,12 +31,12 @@ class BatchAssembler(Generic[T]):
         self._changed = asyncio.Event()
 
     def add(self, key: Hashable, item: T) -> None:
-        """Let an item wait with those of the same key."""
+        """Add an item to those of the same key."""
         self._buckets.setdefault(key, deque()).append(item)
         self._changed.set()
 
     def close(self) -> None:
-        """Say that no item will follow."""
+        """Note that no item will follow."""
         self._closed = True
         self._changed.set()
 
@@ -44,14 +44,14 @@ class BatchAssembler(Generic[T]):
         """Return the next batch, all of one key; empty when closed and nothing is left.
 
         Args:
-            limit: how many items like this one the device takes at once, at least 1.
+            limit: returns the batch size of the device for items like this one, at least 1.
         """
         while not self._buckets:
             if self._closed:
                 return []
             self._changed.clear()
             await self._changed.wait()
-        # Buckets stand in the order in which their oldest item came.
+        # Buckets are in the order of their oldest items.
         key = next(
             (key for key, bucket in self._buckets.items() if len(bucket) >= limit(bucket[0])),
             next(iter(self._buckets)),

@@ -1,4 +1,4 @@
-"""A page on its way through the stages, with what they have made of it so far."""
+"""A page in flight, and what the stages have made of it so far."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from comic_upscale.imaging.pixels import Pixels
 
 @dataclass(slots=True)
 class PageInFlight:
-    """A task in work."""
+    """A task on its way through the stages."""
 
     task: PageTask
     size: tuple[int, int] = (0, 0)
@@ -23,39 +23,39 @@ class PageInFlight:
     target: tuple[int, int] = (0, 0)
     """(width, height) of the output."""
     budget: int = 0
-    """Pixels that it holds of the budget."""
+    """Pixels that it has taken from the budget."""
     sha256: str = ""
     """Of the source."""
     pixels: Pixels | None = None
-    """As the last stage left them."""
+    """The result of the last stage."""
     before: Pixels | None = None
-    """As the network was given it, kept for the quality gate."""
+    """The input of the network, kept for the quality gate."""
     engine_index: int = 0
-    """Which of the engines did it."""
+    """Index of the engine that upscaled it."""
     verdict: Verdict | None = None
     notes: tuple[str, ...] = ()
     ready: float = 0.0
-    """When the last stage was done with it, by `time.perf_counter`."""
+    """When the last stage finished, by `time.perf_counter`."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Seconds in each stage."""
     waited: dict[str, float] = field(default_factory=dict)
-    """Seconds that it waited before a stage."""
+    """Seconds of waiting before each stage."""
 
     @property
     def input_pixels(self) -> int:
-        """Pixels of the source."""
+        """The number of pixels of the source."""
         return self.size[0] * self.size[1]
 
     def add_seconds(self, stage: str, seconds: float) -> None:
-        """Count time as spent in a stage."""
+        """Add time spent in a stage."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
     def add_notes(self, notes: tuple[str, ...]) -> None:
-        """Note more that a person should know, each sentence once."""
+        """Add notes for the user, each sentence once."""
         self.notes = tuple(dict.fromkeys((*self.notes, *notes)))
 
     def upscaled(self, data: bytes, sha256: str) -> PageOutcome:
-        """Return the outcome of a page that is done.
+        """Return the outcome of the finished page.
 
         Args:
             data: the output.
@@ -79,16 +79,16 @@ class PageInFlight:
         )
 
     def skipped(self, kind: str, reason: str) -> PageOutcome:
-        """Return the outcome of a page that is left as it is."""
+        """Return the outcome of a page that is skipped."""
         task = self.task
         return skipped_page(task.row_id, task.source, kind, reason, size=self.size, seconds=self.seconds)
 
     def failed(self, error: PageError) -> PageOutcome:
-        """Return the outcome of a page that could not be done."""
+        """Return the outcome of a page that failed."""
         task = self.task
         return failed_page(task.row_id, task.source, error, size=self.size, seconds=self.seconds)
 
 
 def input_pixels(pages: Sequence[PageInFlight]) -> int:
-    """Pixels of the sources of a batch."""
+    """Return the number of source pixels of a batch."""
     return sum(page.input_pixels for page in pages)

@@ -1,4 +1,4 @@
-"""The pipeline of this machine: pages flow through stages, each a few coroutines between queues with bounds.
+"""The pipeline of this machine: pages flow through stages, each a few coroutines between bounded queues.
 
 ::
 
@@ -9,7 +9,7 @@
 A page that fails leaves its stage as a value and goes straight to the outcomes. Any other exception of a stage ends
 the pipeline: the task group cancels the rest.
 
-A stop lets pages that have reached a device go on to their outcome. The others are dropped and get none.
+After a stop, pages that have reached a device continue to their outcome. The others are dropped without one.
 """
 
 from __future__ import annotations
@@ -47,22 +47,22 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 MOST_OUTCOMES = 64
-"""Outcomes that wait to be taken: failures hold nothing of the budget, and must not pile up either."""
+"""Outcomes that wait to be taken; also bounds failures, which hold no budget."""
 
 _Queue: TypeAlias = "asyncio.Queue[PageInFlight | None]"
-"""None says that nothing follows; each reader puts it back for the next."""
+"""None marks the end; each reader puts it back for the next."""
 
 
 class Workers:
-    """The threads that decode and encode, and how busy they are.
+    """The threads that decode and encode, with their meters.
 
     Args:
-        count: of threads.
+        count: number of threads.
     """
 
     def __init__(self, count: int) -> None:
         self.count = count
-        """Threads."""
+        """Number of threads."""
         self.meters = {stage: StageMeter(count) for stage in ("decode", "encode")}
         """How busy each stage is."""
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="worker")
@@ -70,7 +70,7 @@ class Workers:
     async def run(
         self, stage: str, page: PageInFlight, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run a function on a thread, counted as a page's time in a stage."""
+        """Run a function on a thread, and add its time to a stage of the page."""
 
         def timed() -> tuple[T, float]:
             start = time.perf_counter()
@@ -91,36 +91,36 @@ class Workers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tools:
-    """What the pipeline of an executor works with, from its opening to its end."""
+    """The resources of a pipeline, from the opening of its executor to the end."""
 
     settings: JobSettings
-    """Of the job: what decides its pixels."""
+    """Of the job."""
     steps: PageSteps
     devices: Devices
     workers: Workers
     gate: QualityGate
     spending: Spending | None
-    """Asked before each batch; None where nothing is paid."""
+    """Asked before each batch; None without a price."""
     activity: Activity
-    """Is told which page is in hand."""
+    """Records the page in progress."""
 
 
 class Pipeline:
-    """Takes tasks through all stages; used once.
+    """Runs tasks through all stages; used once.
 
     Args:
-        tools: to work with.
-        stop: asks for an early end.
+        tools: the resources.
+        stop: requests an early end.
     """
 
     def __init__(self, tools: Tools, stop: StopRequest) -> None:
         self._tools = tools
         self._stop = stop
         workers = tools.workers.count
-        # A task may hold its page's file: what waits here is counted by nobody.
+        # A task may hold the file of its page, and no budget counts tasks in this queue.
         self._to_decode: _Queue = asyncio.Queue(1)
         self._assembler: BatchAssembler[PageInFlight] = BatchAssembler()
-        # Bounded by `_next_batch`: what a device has done is not to wait for the encoders on the device.
+        # Bounded by `_next_batch` instead: a device must not wait for the encoders to take its results.
         self._to_encode: _Queue = asyncio.Queue()
         self._encoding = asyncio.Event()
         self._largest_batch = 1
@@ -128,22 +128,22 @@ class Pipeline:
         self._budget = Budget(tools.devices.pixel_budget(workers))
 
     async def process(self, tasks: AsyncIterator[PageTask]) -> AsyncGenerator[PageOutcome, None]:
-        """Do tasks, as far as a stop allows; see `Executor.process`."""
+        """Process tasks until their end or a stop; see `Executor.process`."""
         # In a task of its own: a task group must not be open where a generator yields.
-        work = asyncio.create_task(self._work(tasks))
-        work.add_done_callback(self._end)
+        stages = asyncio.create_task(self._run_stages(tasks))
+        stages.add_done_callback(self._end)
         try:
             while (item := await self._outcomes.get()) is not None:
                 yield item[0]
                 self._budget.give_back(item[1])
                 # An output is large, and the next one may take long.
                 del item
-            await work
+            await stages
         finally:
-            work.cancel()
-            await asyncio.wait({work})
+            stages.cancel()
+            await asyncio.wait({stages})
 
-    async def _work(self, tasks: AsyncIterator[PageTask]) -> None:
+    async def _run_stages(self, tasks: AsyncIterator[PageTask]) -> None:
         try:
             async with asyncio.TaskGroup() as stages:
                 stages.create_task(self._feed(tasks))
@@ -153,14 +153,14 @@ class Pipeline:
         except* ComicUpscaleError as group_error:
             raise first_error(group_error) from None
 
-    def _end(self, work: asyncio.Task[None]) -> None:
-        """Wake whoever waits for an outcome, where none will follow for an error; what is not taken is lost."""
-        if work.cancelled() or work.exception() is not None:
+    def _end(self, stages: asyncio.Task[None]) -> None:
+        """After an error, wake the reader of outcomes, since none will follow; outcomes not taken are lost."""
+        if stages.cancelled() or stages.exception() is not None:
             while not self._outcomes.empty():
                 self._outcomes.get_nowait()
             self._outcomes.put_nowait(None)
 
-    # The stages, in the order in which a page meets them
+    # The stages, in the order of a page
 
     async def _feed(self, tasks: AsyncIterator[PageTask]) -> None:
         async for task in tasks:
@@ -177,7 +177,7 @@ class Pipeline:
         page.add_seconds("decode", source.seconds)
         header = await workers.run("decode", page, steps.read_header, source.data)
         page.size = (header.width, header.height)
-        if (reason := steps.why_left(page.size)) is not None:
+        if (reason := steps.skip_reason(page.size)) is not None:
             await self._outcomes.put((page.skipped(LARGE_ENOUGH, reason), 0))
             return
         steps.set_target(page)
@@ -206,7 +206,7 @@ class Pipeline:
     async def _upscale(self, engine_index: int) -> None:
         devices = self._tools.devices
         while pages := await self._next_batch(lambda page: devices.batch_limit(engine_index, page.size)):
-            self._ask_for_money(input_pixels(pages))
+            self._check_spending(input_pixels(pages))
             if self._stop.requested:
                 for page in pages:
                     self._drop(page)
@@ -216,7 +216,7 @@ class Pipeline:
                 await self._to_encode.put(page)
 
     async def _next_batch(self, limit: Callable[[PageInFlight], int]) -> list[PageInFlight]:
-        """Take a batch once no more than one of each engine waits for the encoders: so a stop costs a batch or two."""
+        """Take a batch once at most one per engine waits for the encoders, so that a stop costs only a batch or two."""
         tools = self._tools
         while self._to_encode.qsize() > tools.workers.count + self._largest_batch * len(tools.devices):
             self._encoding.clear()
@@ -226,14 +226,14 @@ class Pipeline:
         return pages
 
     async def _upscale_batch(self, engine_index: int, pages: list[PageInFlight]) -> list[PageInFlight]:
-        """Take pages through the network; the outcomes of those that fail go out, the others are returned."""
+        """Run pages through the network; put out the outcomes of failed pages, and return the others."""
         before = [page.pixels for page in pages if page.pixels is not None]
         start = time.perf_counter()
         results = await self._tools.devices.run_engine(engine_index, before, pages[0].target)
         ended = time.perf_counter()
         if self._tools.spending is not None:
             self._tools.spending.note_batch(input_pixels(pages), ended - start)
-        good = []
+        upscaled = []
         for page, result in zip(pages, results, strict=True):
             page.seconds["upscale"] = (ended - start) / len(pages)
             page.waited["upscale"] = start - page.ready
@@ -243,8 +243,8 @@ class Pipeline:
             else:
                 page.pixels, page.engine_index = result, engine_index
                 page.add_notes(result.notes)
-                good.append(page)
-        return good
+                upscaled.append(page)
+        return upscaled
 
     async def _encode(self, page: PageInFlight) -> None:
         self._encoding.set()
@@ -258,7 +258,7 @@ class Pipeline:
         await self._outcomes.put((page.upscaled(data, sha256), budget))
 
     async def _check_quality(self, page: PageInFlight, before: Pixels) -> None:
-        """Hold a page against its source; a suspect one is done again by the conservative path, once.
+        """Compare a page with its source; upscale a suspect page once more, by the conservative path.
 
         Raises:
             PageError: it stays suspect, and the settings are strict.
@@ -272,10 +272,10 @@ class Pipeline:
             if not isinstance(again, PageError):
                 pixels, second = await workers.run("encode", page, gate.finished, before, again)
                 gate.note_again(second)
-                # Only where it helped: what a run makes of a page must not depend on which pages it met before.
+                # Only if it helped: an output must not depend on the pages that the run processed before.
                 if not second.is_suspect:
                     page.pixels, verdict = pixels, second
-                    page.add_notes((*again.notes, "done again: it came out suspect"))
+                    page.add_notes((*again.notes, "upscaled again, since the first result was suspect"))
         page.verdict = verdict
         if verdict.is_suspect and self._tools.settings.strict:
             raise PageError(SUSPECT, "; ".join(verdict.reasons))
@@ -283,7 +283,7 @@ class Pipeline:
     async def _end_encoding(self) -> None:
         await self._outcomes.put(None)
 
-    # What the stages share
+    # Shared by the stages
 
     async def _stage(
         self,
@@ -291,7 +291,7 @@ class Pipeline:
         step: Callable[[PageInFlight], Awaitable[None]],
         at_end: Callable[[], Awaitable[None]],
     ) -> None:
-        """Run a stage: as many coroutines as there are workers, until the source ends."""
+        """Run a stage: one coroutine per worker, until the source ends."""
 
         async def worker() -> None:
             while (page := await source.get()) is not None:
@@ -306,14 +306,14 @@ class Pipeline:
                 group.create_task(worker())
         await at_end()
 
-    def _ask_for_money(self, pixels: int) -> None:
-        """Ask for a stop where a batch of so many input pixels could cost more than the job may."""
+    def _check_spending(self, pixels: int) -> None:
+        """Request a stop if a batch of this many input pixels could exceed the cost ceiling."""
         spending = self._tools.spending
         if spending is not None and not spending.allows(pixels):
             self._stop.request(spending.why(), CEILING)
 
     def _drop(self, page: PageInFlight) -> None:
-        """Give back what a page took from the budget, and its memory."""
+        """Release the budget and the memory of a page."""
         self._budget.give_back(page.budget)
         page.budget = 0
         page.pixels = page.before = None

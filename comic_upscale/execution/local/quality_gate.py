@@ -1,4 +1,4 @@
-"""The gate in a run: which pages are done again, and when that stops being worth it."""
+"""The quality gate in a run: which pages are upscaled again, and when to stop trying."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ SUSPECT = "suspect"
 """The kind of a page that failed because it is suspect, with ``--strict``."""
 
 HOPELESS_AFTER = 8
-"""So many pages that were done again for nothing: then it is the network's way, and no accident."""
-
+"""After this many second attempts without success, the cause is the network, so no further page is repeated."""
 
 SMALLEST = 64
-"""Pixels of a side below which a page is not looked at: a few edges are no ground for a judgement."""
+"""Pages with a shorter side below this many pixels are not judged: they have too few edges."""
 
 
 class QualityGate:
-    """Holds pages against their sources, and remembers whether doing them again has helped.
+    """Compares pages with their sources, and remembers whether second attempts have helped.
 
-    Used from the loop's thread and from workers: what it counts changes on the loop's thread alone.
+    Used from the event loop and from workers; the counters change on the thread of the event loop only.
 
     Args:
-        engine: what makes the pages, whose bounds they are held to; None for the bounds of all models.
+        engine: decides the bounds; None for the default bounds.
     """
 
     def __init__(self, engine: EngineInfo | None = None) -> None:
-        self._again = self._mended = 0
+        self._repeated = self._repaired = 0
         self._bounds = default_bounds() if engine is None else bounds_for(engine.identity, engine.fidelity)
 
     @staticmethod
@@ -39,28 +38,28 @@ class QualityGate:
         return min(source.width, source.height) >= SMALLEST
 
     def finished(self, source: Pixels, page: Pixels) -> tuple[Pixels, Verdict]:
-        """Finish a page, and judge it as it was and as it is then; called from a worker.
+        """Post-process a page, and judge it before and after that; called from a worker.
 
         Args:
-            source: as the network was given it.
-            page: as the engine handed it over.
+            source: the input of the network.
+            page: the raw output of the engine.
         """
-        # Before anything is put right, in place.
-        handed = measure_raw_output(source.color, page.color, page.borders)
+        # Measured first, since `finish` changes the page in place.
+        raw = measure_raw_output(source.color, page.color, page.borders)
         page = finish(page)
-        verdict = judge(source.color, page.color, page.borders, handed=handed, bounds=self._bounds)
+        verdict = judge(source.color, page.color, page.borders, handed=raw, bounds=self._bounds)
         return page, verdict
 
     def wants_again(self, verdict: Verdict) -> bool:
-        """Whether a page should be done again by the conservative path."""
-        return verdict.is_suspect and (self._mended > 0 or self._again < HOPELESS_AFTER)
+        """Return whether a page should be upscaled again, by the conservative path."""
+        return verdict.is_suspect and (self._repaired > 0 or self._repeated < HOPELESS_AFTER)
 
     def note_again(self, verdict: Verdict) -> None:
-        """Take in what became of a page that was done again."""
-        self._again += 1
-        self._mended += not verdict.is_suspect
+        """Record the verdict of a second attempt."""
+        self._repeated += 1
+        self._repaired += not verdict.is_suspect
 
 
 def recorded_scores(verdict: Verdict) -> dict[str, float]:
-    """Return the scores as the ledger keeps them."""
+    """Return the scores for the ledger."""
     return {name: round(float(value), 4) for name, value in asdict(verdict.scores).items()}

@@ -1,4 +1,4 @@
-"""What the stages do with one page, by the settings: the work itself, on whatever thread it is called."""
+"""The work of the stages on one page, by the settings of the job; runs on the calling thread."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from comic_upscale.settings.sizes import Print
 
 
 class PageSteps:
-    """Decoding and encoding, as a job wants them.
+    """Decoding and encoding with the settings of a job.
 
     Args:
         settings: of the job.
-        native_scale: the network's own factor, for what is told of a page's size; None where it makes any size.
+        native_scale: the network's own factor, for notes about sizes; None if the network makes any size.
     """
 
     def __init__(self, settings: JobSettings, native_scale: int | None) -> None:
@@ -29,38 +29,38 @@ class PageSteps:
         self._native_scale = native_scale
 
     def read_header(self, data: bytes) -> Header:
-        """Read what the first bytes of a page's file say.
+        """Read the header of the file of a page.
 
         Raises:
-            PageError: it is no image that can be read.
+            PageError: the file is not a readable image.
         """
         return read_header(data)
 
-    def why_left(self, size: tuple[int, int]) -> str | None:
-        """Say why a page of this size is left as it is; None where it is to be done."""
+    def skip_reason(self, size: tuple[int, int]) -> str | None:
+        """Return why a page of this size is skipped; None if it is not."""
         bounds = self._settings.skip_larger_than
         if bounds is None or not is_larger(size, bounds):
             return None
-        return f"larger than {bounds}: {size[0]}x{size[1]} already"
+        return f"already larger than {bounds}: {size[0]}x{size[1]}"
 
     def set_target(self, page: PageInFlight) -> None:
-        """Settle what size a page gets, and note what a person should know of it.
+        """Set the target size of a page, with notes for the user.
 
         Raises:
-            PageError: it cannot have that size.
+            PageError: the size is not possible.
         """
         target = find_target(*page.size, self._settings.size)
         page.target, page.notes = target.size, target.notes
-        # By a scale all pages grow alike, and the header of the run says how.
+        # With a scale all pages grow alike, and the header of the run shows it.
         if self._settings.scale is None:
             how = describe_growth(page.size, page.target, self._native_scale)
             page.notes += () if how is None else (how,)
 
     def pixels_in_flight(self, page: PageInFlight) -> int:
-        """Return what a page takes of the budget: 0 where decoding will refuse it.
+        """Return the pixels that a page takes from the budget; 0 if decoding will refuse it.
 
         Raises:
-            PageError: its format cannot hold the output.
+            PageError: the output format does not allow the target size.
         """
         if page.input_pixels > self._settings.max_pixels:
             return 0
@@ -68,7 +68,7 @@ class PageSteps:
         return max(page.target[0] * page.target[1], page.input_pixels)
 
     def decode(self, page: PageInFlight, data: bytes) -> Pixels:
-        """Decode a page, and prepare it for the network, or shrink it where it need not grow.
+        """Decode a page, and prepare it for the network, or shrink it if it need not grow.
 
         Raises:
             PageError: it cannot be decoded.
@@ -83,20 +83,20 @@ class PageSteps:
         )
         page.sha256 = page.task.sha256 or sha256_of_source(data)
         if (pixels.width, pixels.height) != page.size:
-            # A file that says only behind its pixels how they lie.
+            # The file gives its orientation only after the pixels.
             page.size = (pixels.width, pixels.height)
             self.set_target(page)
         pixels = prepare(pixels)
         return pixels if grows(page.size, page.target) else shrink(pixels, page.target)
 
     def encode(self, page: PageInFlight) -> tuple[bytes, str]:
-        """Encode a page that a network or `decode` has left at its target size, and check the file.
+        """Encode a page at its target size, and check the file.
 
         Returns:
             The output, and its SHA-256 in hexadecimal.
 
         Raises:
-            PageError: it cannot be encoded, or cannot be read back.
+            PageError: the page cannot be encoded, or the file cannot be read back.
         """
         pixels, page.pixels = page.pixels, None
         assert pixels is not None
@@ -110,7 +110,7 @@ class PageSteps:
             png_level=settings.png_level,
             dpi=settings.size.dpi if isinstance(settings.size, Print) else None,
         )
-        # Gone before the check decodes a second copy: a large page has over a gigabyte.
+        # Released before the check decodes a second copy: a large page has over a gigabyte.
         del pixels
         check_encoded(data, page.target)
         return data, hashlib.sha256(data).hexdigest()

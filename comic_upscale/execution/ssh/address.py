@@ -1,4 +1,4 @@
-"""Where another machine is and how it is reached: what the user said, completed by their OpenSSH configuration."""
+"""The address of a remote machine: the user's target, completed by their OpenSSH configuration."""
 
 from __future__ import annotations
 
@@ -24,40 +24,40 @@ _TARGET = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SshFiles:
-    """The user's files of OpenSSH, and their name here."""
+    """The OpenSSH files of the user, and their local user name."""
 
     user: str
-    """Who logs in where nothing else is said."""
+    """The default user for logging in."""
     config: Path
-    """``~/.ssh/config``, or the file that stands in its place; need not be there."""
+    """``~/.ssh/config``, or its replacement; the file need not exist."""
     known_hosts: Path
     """Where new host keys are written, unless the configuration names another file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """One machine, and the way to it."""
+    """One machine, and how to reach it."""
 
     name: str
-    """What the user called it."""
+    """The name that the user gave it."""
     host: str
     port: int = SSH_PORT
     user: str
     keys: tuple[Path, ...] = ()
-    """Private keys to try, besides the agent's and the usual ones."""
+    """Private keys to try, besides those of the agent and the default ones."""
     only_these_keys: bool = False
-    """Whether the agent's and the usual keys are left alone (``IdentitiesOnly``)."""
+    """Whether the keys of the agent and the default keys are not used (``IdentitiesOnly``)."""
     known_hosts: tuple[Path, ...]
-    """Files of host keys; new ones are written to the first."""
+    """Known-hosts files; new keys are written to the first."""
     key_alias: str | None = None
     """The name that the host key is known under (``HostKeyAlias``)."""
     jumps: tuple[Address, ...] = ()
-    """Machines on the way, the nearest first (``ProxyJump``)."""
+    """Jump hosts, the nearest first (``ProxyJump``)."""
     proxy_command: str | None = None
 
     @property
     def key_name(self) -> str:
-        """How a file of known hosts names this machine: ``host``, or ``[host]:port``."""
+        """The name of this machine in a known-hosts file: ``host``, or ``[host]:port``."""
         if self.key_alias is not None:
             return self.key_alias
         return self.host if self.port == SSH_PORT else f"[{self.host}]:{self.port}"
@@ -66,13 +66,13 @@ class Address:
 def find_address(
     target: str, files: SshFiles, *, port: int | None = None, identity: Path | None = None
 ) -> Address:
-    """Complete what the user said of a machine by their OpenSSH configuration.
+    """Return the address of a machine: the user's target, completed by their OpenSSH configuration.
 
     Args:
-        target: ``host``, ``user@host``, ``user@host:port``, ``ssh://user@host:port``; a host may be a name of
+        target: ``host``, ``user@host``, ``user@host:port``, ``ssh://user@host:port``; a host may be a name from
             the configuration.
         files: the user's.
-        port: overrides the others.
+        port: overrides the port of the target and of the configuration.
         identity: a private key to try first.
 
     Raises:
@@ -124,14 +124,14 @@ def _jumps(found: SSHConfigDict, files: SshFiles, jumped: int) -> tuple[Address,
         return ()
     if jumped >= MOST_JUMPS:
         raise SettingsError(
-            f"{files.config} leads through more than {MOST_JUMPS} jump hosts: is there a circle?"
+            f"{files.config} leads through more than {MOST_JUMPS} jump hosts: check ProxyJump for a loop"
         )
-    way: list[Address] = []
+    hosts: list[Address] = []
     for name in names.split(","):
         jump = _look_up(name.strip(), files, jumped=jumped + 1)
-        # As OpenSSH does: the way to the first one counts, the next are reached through those before.
-        way += [*jump.jumps, replace(jump, jumps=())] if not way else [replace(jump, jumps=())]
-    return tuple(way)
+        # Like OpenSSH: only the first host may need jumps of its own, the next are reached through those before.
+        hosts += [*jump.jumps, replace(jump, jumps=())] if not hosts else [replace(jump, jumps=())]
+    return tuple(hosts)
 
 
 def _proxy_command(found: SSHConfigDict) -> str | None:
@@ -143,8 +143,8 @@ def _split(target: str) -> tuple[str | None, str, int | None]:
     """Split ``user@host:port`` into its parts."""
     text = target.removeprefix("ssh://").rstrip("/")
     match = _TARGET.fullmatch(text)
-    # What begins with a dash would be an option to the programs that names are given to.
+    # A leading dash would turn the name into an option of the programs that receive it.
     if match is None or text.startswith("-"):
-        raise SettingsError(f"{target!r} names no machine: say HOST, USER@HOST or USER@HOST:PORT")
+        raise SettingsError(f"{target!r} is not a machine: give HOST, USER@HOST or USER@HOST:PORT")
     port = match["port"]
     return match["user"], match["six"] or match["host"], None if port is None else int(port)

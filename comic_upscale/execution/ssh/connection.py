@@ -1,7 +1,7 @@
-"""A line to another machine: one SSH connection, commands run over it, bytes streamed both ways.
+"""An SSH connection to a remote machine: it runs commands and streams bytes both ways.
 
-Host keys are the user's affair: a key that is known is compared, one that is unknown is asked about, and one
-that has changed is refused. Nothing is ever waved through.
+The user decides about host keys: a known key is compared, an unknown key is asked about, and a changed key is
+refused. No key is accepted silently.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ T = TypeVar("T")
 
 CONNECT_SECONDS = 20.0
 SILENCE_SECONDS = 60.0
-"""A command that says nothing for so long, and nothing goes to it, is taken for lost."""
+"""After this many seconds without a byte in either direction, the connection counts as lost."""
 
 KEEPALIVE_SECONDS = 15
 CHUNK_BYTES = 1 << 18
 WINDOW_BYTES = 1 << 24
-"""What may be on the way to us unconfirmed: enough for a fast line with a long delay."""
+"""Bytes that may be in transit unconfirmed: enough for a fast connection with high latency."""
 
 MOST_ANSWER_BYTES = 1 << 28
-"""More than any answer that is waited for; a machine may be hostile, or mad."""
+"""More than any expected answer; the machine may be hostile or faulty."""
 
-MOST_COMPLAINT_BYTES = 1 << 16
-"""How much of what a command complains of is kept: the end."""
+MOST_ERROR_BYTES = 1 << 16
+"""How much of the end of a command's standard error is kept."""
 
 SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
 
 
 @dataclass(frozen=True, slots=True)
 class HostKey:
-    """A key that a machine shows."""
+    """The host key that a machine presents."""
 
     name: str
-    """The machine, as files of known hosts name it."""
+    """The machine, as known-hosts files name it."""
     kind: str
     """``ssh-ed25519`` and the like."""
     fingerprint: str
@@ -55,15 +55,15 @@ class HostKey:
 
 
 AskHostKey = Callable[[HostKey], bool]
-"""Asks the user whether an unknown key is the machine's own."""
+"""Asks the user whether to accept an unknown host key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a command on the other machine ended."""
+    """The result of a command on the remote machine."""
 
     code: int
-    """Its exit code; -1 where a signal ended it."""
+    """Exit code; -1 if a signal ended the command."""
     output: bytes
     errors: str
     """What it wrote to standard error."""
@@ -74,12 +74,12 @@ class Connection:
 
     Args:
         address: of the machine.
-        ask: about host keys that are unknown.
+        ask: whether to accept an unknown host key.
 
     Raises:
         ConnectionLostError: the machine cannot be reached.
-        HostKeyError: its key is another one than before, or the user does not know it.
-        RemoteError: it does not let the user in.
+        HostKeyError: its host key has changed, or the user does not accept it.
+        RemoteError: the login failed.
     """
 
     def __init__(self, address: Address, ask: AskHostKey) -> None:
@@ -88,20 +88,20 @@ class Connection:
         try:
             for step in (*address.jumps, address):
                 self._clients.append(
-                    _connected(step, ask, through=self._clients[-1] if self._clients else None)
+                    _connect(step, ask, through=self._clients[-1] if self._clients else None)
                 )
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        """End the connection; what was started on the other machine goes on."""
+        """Close the connection; a run on the remote machine continues."""
         for client in reversed(self._clients):
             with contextlib.suppress(Exception):
                 client.close()
 
     def is_alive(self) -> bool:
-        """Whether the line is not known to be broken."""
+        """Return False if the connection is known to be lost."""
         transport = self._clients[-1].get_transport()
         return transport is not None and transport.is_active()
 
@@ -113,22 +113,22 @@ class Connection:
         sink: Callable[[bytes], None] | None = None,
         silence: float = SILENCE_SECONDS,
     ) -> Ended:
-        """Run a command of the other machine's shell, and wait for its end.
+        """Run a shell command on the remote machine, and wait until it ends.
 
         Args:
             command: for ``sh``.
-            feed: goes to its standard input, which then ends.
-            sink: takes its output as it comes; left out, the output is collected.
-            silence: seconds without a byte in either direction after which the line counts as lost.
+            feed: bytes for its standard input, which is then closed.
+            sink: takes the output as it arrives; by default the output is collected.
+            silence: seconds without a byte in either direction after which the connection counts as lost.
 
         Raises:
-            ConnectionLostError: the line broke.
+            ConnectionLostError: the connection was lost.
         """
-        with _lost_when_broken(self.address):
+        with _translate_errors(self.address):
             transport = self._clients[-1].get_transport()
             if transport is None or not transport.is_active():
                 raise ConnectionLostError(
-                    f"the connection to {self.address.name} is gone: run the same command again"
+                    f"the connection to {self.address.name} is lost: run the same command again"
                 )
             channel = transport.open_session(window_size=WINDOW_BYTES, timeout=CONNECT_SECONDS)
             try:
@@ -140,20 +140,20 @@ class Connection:
         """Run a command that must succeed, and return its output.
 
         Raises:
-            RemoteError: it failed; the message holds what it said.
-            ConnectionLostError: the line broke.
+            RemoteError: the command failed; the message contains its output.
+            ConnectionLostError: the connection was lost.
         """
         ended = self.run(command, feed=feed, silence=silence)
         if ended.code:
-            said = printable_tail(ended.errors or ended.output.decode(errors="replace"))
+            message = printable_tail(ended.errors or ended.output.decode(errors="replace"))
             raise RemoteError(
-                f"{self.address.name}: {said or f'a command failed with exit code {ended.code}'}"
+                f"{self.address.name}: {message or f'a command failed with exit code {ended.code}'}"
             )
         return ended.output
 
 
 def printable_tail(text: str, lines: int = 5) -> str:
-    """The last lines of what a stranger said, without control characters, on one line."""
+    """Return the last lines of untrusted output, without control characters, as one line."""
     kept = [line.strip() for line in text.splitlines() if line.strip()][-lines:]
     return "".join(char if char.isprintable() else "?" for char in "; ".join(kept))[:1000]
 
@@ -170,12 +170,12 @@ def _run(
     def collect(piece: bytes) -> None:
         collected.extend(piece)
         if len(collected) > MOST_ANSWER_BYTES:
-            raise RemoteError("the other machine answers without end")
+            raise RemoteError("the remote machine sent more output than allowed")
 
     take = sink or collect
     channel.settimeout(silence)
     channel.exec_command(command)
-    # A command that ends early closes its input: what it said tells why, not the failed write.
+    # A command that ends early closes its input. Its output tells the reason, the failed write does not.
     with contextlib.suppress(OSError):
         for piece in feed:
             channel.sendall(piece)
@@ -184,20 +184,20 @@ def _run(
     while piece := channel.recv(CHUNK_BYTES):
         take(piece)
         while channel.recv_stderr_ready():
-            errors = (errors + channel.recv_stderr(CHUNK_BYTES))[-MOST_COMPLAINT_BYTES:]
+            errors = (errors + channel.recv_stderr(CHUNK_BYTES))[-MOST_ERROR_BYTES:]
     while piece := channel.recv_stderr(CHUNK_BYTES):
-        errors = (errors + piece)[-MOST_COMPLAINT_BYTES:]
+        errors = (errors + piece)[-MOST_ERROR_BYTES:]
     if not channel.status_event.wait(silence):
-        raise ConnectionLostError("the other machine does not say how a command ended")
+        raise ConnectionLostError("the remote machine did not return the exit code of a command")
     transport = channel.get_transport()
     if channel.exit_status == -1 and not transport.is_active():
-        raise ConnectionLostError("the connection broke while a command ran")
+        raise ConnectionLostError("the connection was lost while a command ran")
     return Ended(channel.exit_status, bytes(collected), errors.decode(errors="replace"))
 
 
 @contextlib.contextmanager
-def _lost_when_broken(address: Address) -> Iterator[None]:
-    """Turn what a broken line raises into one error."""
+def _translate_errors(address: Address) -> Iterator[None]:
+    """Turn the errors of a lost connection into `ConnectionLostError`."""
     import paramiko
 
     try:
@@ -206,13 +206,11 @@ def _lost_when_broken(address: Address) -> Iterator[None]:
         raise
     except (paramiko.SSHException, EOFError, OSError) as error:
         raise ConnectionLostError(
-            f"the connection to {address.name} broke ({error or type(error).__name__}): run the same command again"
+            f"the connection to {address.name} was lost ({error or type(error).__name__}): run the same command again"
         ) from error
 
 
-def _connected(
-    address: Address, ask: AskHostKey, *, through: paramiko.SSHClient | None
-) -> paramiko.SSHClient:
+def _connect(address: Address, ask: AskHostKey, *, through: paramiko.SSHClient | None) -> paramiko.SSHClient:
     import paramiko
 
     logging.getLogger("paramiko").setLevel(logging.CRITICAL)
@@ -222,10 +220,10 @@ def _connected(
         client.set_missing_host_key_policy(_policy(address, ask))
         client.connect(
             address.key_alias or address.host,
-            # An alias is looked for without a port; where to go, the socket knows.
+            # An alias is looked up without a port; the socket below has the real address.
             port=SSH_PORT if address.key_alias else address.port,
             username=address.user,
-            # Several are allowed, which the types do not know.
+            # paramiko accepts a list, but its types do not say so.
             key_filename=cast(Any, [str(path) for path in address.keys if path.is_file()] or None),
             allow_agent=not address.only_these_keys,
             look_for_keys=not address.only_these_keys,
@@ -236,7 +234,7 @@ def _connected(
         )
     except paramiko.BadHostKeyException as error:
         client.close()
-        raise _changed(address, _described(address, error.key)) from error
+        raise _key_changed(address, _describe(address, error.key)) from error
     except paramiko.PasswordRequiredException as error:
         client.close()
         raise RemoteError(
@@ -246,8 +244,8 @@ def _connected(
     except paramiko.AuthenticationException as error:
         client.close()
         raise RemoteError(
-            f"{address.name} does not let {address.user} in: name the user (USER@HOST) and the key (--identity "
-            "FILE), and see that `ssh` itself gets in"
+            f"{address.name} refused the login of {address.user}: name the user (USER@HOST) and the key (--identity "
+            "FILE), and check that `ssh` itself can log in"
         ) from error
     except (paramiko.SSHException, EOFError, OSError) as error:
         client.close()
@@ -261,12 +259,12 @@ def _connected(
     transport = client.get_transport()
     assert transport is not None
     transport.set_keepalive(KEEPALIVE_SECONDS)
-    _notice_silence(transport)
+    _set_tcp_timeout(transport)
     return client
 
 
 def _socket(address: Address, through: paramiko.SSHClient | None) -> Any:
-    """What the connection goes over: the jump host before, a command of the user's, or a socket of its own."""
+    """Return the transport of the connection: the previous jump host, a proxy command, or a new socket."""
     import socket
 
     import paramiko
@@ -279,14 +277,14 @@ def _socket(address: Address, through: paramiko.SSHClient | None) -> Any:
         )
     if address.proxy_command is not None:
         return paramiko.ProxyCommand(address.proxy_command)
-    # Of our own, since the name given to the client is the one that the key is known under.
+    # Our own socket, since the client is given the name of the host key, not the address.
     opened = socket.create_connection((address.host, address.port), timeout=CONNECT_SECONDS)
     opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return opened
 
 
-def _notice_silence(transport: paramiko.Transport) -> None:
-    """Let the system give the line up where nothing that is sent is confirmed: a laptop that was asleep."""
+def _set_tcp_timeout(transport: paramiko.Transport) -> None:
+    """Have the system close the connection when sent data is not confirmed, for example after a laptop slept."""
     import socket
 
     option = getattr(socket, "TCP_USER_TIMEOUT", None)
@@ -298,13 +296,13 @@ def _notice_silence(transport: paramiko.Transport) -> None:
 
 
 def _load_known_hosts(client: paramiko.SSHClient, address: Address) -> None:
-    """Teach the client the keys that are known; lines that it does not understand are passed over one by one."""
+    """Load the known host keys into the client, and skip the lines that it does not understand."""
     from paramiko.hostkeys import HostKeyEntry, InvalidHostKey
 
     known = client.get_host_keys()
     for line in _known_lines(address):
         entry = None
-        # Whole files fail in paramiko over one marked or broken line.
+        # paramiko rejects a whole file for one marked or broken line.
         with contextlib.suppress(InvalidHostKey):
             entry = None if line.startswith("@") else HostKeyEntry.from_line(line)
         if entry is not None and entry.key is not None:
@@ -324,34 +322,32 @@ def _policy(address: Address, ask: AskHostKey) -> paramiko.MissingHostKeyPolicy:
     import paramiko
 
     class AskTheUser(paramiko.MissingHostKeyPolicy):
-        """Called where no key of this machine is known at all; a key of another kind than the known one has changed."""
+        """Called if no key of this machine is known. A key of another kind than the known one counts as changed."""
 
         def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:
-            shown = _described(address, key)
+            shown = _describe(address, key)
             if _is_revoked(address, key):
-                raise HostKeyError(
-                    f"{address.name} shows a key that is marked as revoked: {shown.fingerprint}"
-                )
+                raise HostKeyError(f"{address.name} presents a revoked host key: {shown.fingerprint}")
             if not ask(shown):
                 raise HostKeyError(
-                    f"the key of {shown.name} is unknown: {shown.kind} {shown.fingerprint}. Compare it with what "
-                    "the provider shows; to accept it, answer yes or give --accept-new-host-key"
+                    f"the host key of {shown.name} is unknown: {shown.kind} {shown.fingerprint}. Compare it with the "
+                    "one that the provider shows; to accept it, answer yes or give --accept-new-host-key"
                 )
             _remember(address, hostname, key)
 
     return AskTheUser()
 
 
-def _described(address: Address, key: paramiko.PKey) -> HostKey:
+def _describe(address: Address, key: paramiko.PKey) -> HostKey:
     digest = base64.b64encode(hashlib.sha256(key.asbytes()).digest()).decode().rstrip("=")
     return HostKey(address.key_name, key.get_name(), f"SHA256:{digest}")
 
 
-def _changed(address: Address, shown: HostKey) -> HostKeyError:
+def _key_changed(address: Address, shown: HostKey) -> HostKeyError:
     return HostKeyError(
-        f"the key of {shown.name} is not the one that {address.known_hosts[0]} has: it shows {shown.kind} "
-        f"{shown.fingerprint}. Somebody may sit in between, or the machine was set up anew. If you are sure of the "
-        f"latter: ssh-keygen -f {address.known_hosts[0]} -R '{shown.name}'"
+        f"the host key of {shown.name} differs from the one in {address.known_hosts[0]}: it is now {shown.kind} "
+        f"{shown.fingerprint}. Somebody may intercept the connection, or the machine was reinstalled. If you are sure "
+        f"that it was reinstalled: ssh-keygen -f {address.known_hosts[0]} -R '{shown.name}'"
     )
 
 
@@ -362,7 +358,7 @@ def _is_revoked(address: Address, key: paramiko.PKey) -> bool:
 
 
 def _remember(address: Address, hostname: str, key: paramiko.PKey) -> None:
-    """Add a line to the user's known hosts; the others are left as they are."""
+    """Add a line to the user's known hosts; the other lines stay unchanged."""
     path = address.known_hosts[0]
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -373,24 +369,24 @@ def _remember(address: Address, hostname: str, key: paramiko.PKey) -> None:
             file.write(f"{hostname} {key.get_name()} {key.get_base64()}\n".encode())
     except OSError as error:
         raise HostKeyError(
-            f"the key of {address.name} cannot be written to {path}: {error.strerror or error}"
+            f"the host key of {address.name} cannot be written to {path}: {error.strerror or error}"
         ) from error
 
 
-def patiently(
+def with_retries(
     try_once: Callable[[], T],
     *,
     seconds: float,
     wait: Callable[[float], bool],
     on_lost: Callable[[str], None],
 ) -> T:
-    """Return what a function returns, trying again while the line is lost: after 1, 2, 4, ... 30 seconds.
+    """Call a function, and retry it after a lost connection: after 1, 2, 4, ... 30 seconds.
 
     Args:
         try_once: may raise `ConnectionLostError`.
-        seconds: after which the last such error is final.
-        wait: waits so many seconds; True where nobody wants to wait any longer.
-        on_lost: is told of each loss, in words.
+        seconds: how long to keep retrying.
+        wait: waits this many seconds; returns True when retrying should end.
+        on_lost: called with the reason of each loss.
     """
     until = time.monotonic() + seconds
     pause = 1.0

@@ -1,7 +1,6 @@
-"""Our Python in a container of the other machine: its image brings Python and PyTorch, its Docker runs it.
+"""Our Python in a container on the remote machine: an image with Python and PyTorch, run by Docker.
 
-Our folder there is mounted at its own path, so that every path means the same inside and outside; nothing else of
-the machine is.
+Only our folder is mounted, at its own path, so every path means the same inside and outside the container.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from comic_upscale.execution.ssh.connection import Connection, printable_tail
 from comic_upscale.execution.ssh.probe import MachineReport, probe_script, read_report
 
 PULL_SECONDS = 1800.0
-"""How long Docker may say nothing while it fetches or unpacks an image of several GB."""
+"""How long Docker may stay silent while it pulls or unpacks an image of several GB."""
 
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,250}")
 
 _RUN = """docker run --rm --interactive --user "$(id -u):$(id -g)" --volume @BASE@:@BASE@ --workdir @BASE@ \
 --env HOME=@BASE@ --env XDG_STATE_HOME=@BASE@/state --env XDG_CACHE_HOME=@BASE@/cache"""
 
-# A run has a name, so that there is never a second one: what a client that died has left behind is ended first.
+# A run's container has a name, so there is never a second one: a container left by a client that died is removed first.
 _PYTHON = """
 if [ -n "${AS:-}" ]; then
     docker rm --force "$AS" >/dev/null 2>&1
@@ -36,35 +35,35 @@ exec @RUN@ "$@"
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """An image that is on the other machine, and the folder that its containers see.
+    """An image on the remote machine, and the folder that its containers see.
 
     Raises:
-        RemoteError: Docker could not be given such a folder.
+        RemoteError: Docker cannot mount this folder.
     """
 
     image: str
     base: str
     """Our folder there, absolute."""
     has_gpus: bool
-    """Whether the machine has cards that the run shall see."""
+    """Whether the machine has GPUs for the run."""
 
     def __post_init__(self) -> None:
-        """Refuse what would be two words to Docker."""
+        """Refuse a folder name that Docker would split."""
         if ":" in self.base:
             raise RemoteError(
-                f"a folder with a colon in its name cannot be given to a container: {self.base}; --remote-dir names "
-                "another"
+                f"Docker cannot mount a folder with a colon in its name: {self.base}; choose another one with "
+                "--remote-dir"
             )
 
     def shell(self, script: str) -> str:
-        """A command of the machine's shell that runs a script in a container."""
+        """Return a shell command that runs a script in a container."""
         return f"{self._run()} --entrypoint sh {shlex.quote(self.image)} -c {shlex.quote(script)}"
 
     def python_script(self, python: str) -> str:
-        """A script for ``sh`` that becomes this Python in a container, with the arguments that it is given.
+        """Return a script for ``sh`` that runs this Python in a container, with the arguments of the script.
 
         Args:
-            python: its path inside.
+            python: its path in the container.
         """
         return (
             _PYTHON.replace("@RUN@", self._run())
@@ -73,8 +72,8 @@ class Container:
             .replace("@IMAGE@", shlex.quote(self.image))
         )
 
-    def look(self, connection: Connection, host: MachineReport, python: str | None) -> MachineReport:
-        """What can be worked with there: the machine's own disk and cards, and the image's Python.
+    def probe(self, connection: Connection, host: MachineReport, python: str | None) -> MachineReport:
+        """Return a report of the machine's own disk and GPUs, and of the Python of the image.
 
         Raises:
             RemoteError: the image cannot be run.
@@ -86,9 +85,11 @@ class Container:
         )
         inside = read_report(ended.output.decode(errors="replace"))
         if inside is None:
-            said = printable_tail(ended.errors) or "it said nothing"
-            hint = " (the cards want the NVIDIA Container Toolkit there)" if self.has_gpus else ""
-            raise RemoteError(f"{connection.address.name} could not run the image {self.image}: {said}{hint}")
+            message = printable_tail(ended.errors) or "no message"
+            hint = " (its GPUs need the NVIDIA Container Toolkit)" if self.has_gpus else ""
+            raise RemoteError(
+                f"{connection.address.name} could not run the image {self.image}: {message}{hint}"
+            )
         return replace(host, pythons=inside.pythons)
 
     def _run(self) -> str:
@@ -99,15 +100,15 @@ class Container:
 
 
 def is_image_name(name: str) -> bool:
-    """Whether this can be an image: nothing that Docker would take for an option."""
+    """Return whether this can be the name of an image, and not an option of Docker."""
     return _IMAGE.fullmatch(name) is not None
 
 
 def pull(connection: Connection, image: str) -> None:
-    """Let the machine have an image, from its registry where it is not there yet.
+    """Pull an image on the machine, unless it is there.
 
     Raises:
-        RemoteError: it cannot be had.
+        RemoteError: it cannot be pulled.
     """
     quoted = shlex.quote(image)
     ended = connection.run(
@@ -115,22 +116,22 @@ def pull(connection: Connection, image: str) -> None:
         silence=PULL_SECONDS,
     )
     if ended.code:
-        said = printable_tail(ended.errors) or f"exit code {ended.code}"
+        message = printable_tail(ended.errors) or f"exit code {ended.code}"
         raise RemoteError(
-            f"{connection.address.name} cannot fetch the image {image}: {said}. An image of your own goes there as a "
+            f"{connection.address.name} cannot pull the image {image}: {message}. Send a local image as a "
             f"file: docker save {image} | gzip >image.tar.gz, then --container image.tar.gz"
         )
 
 
 def load(connection: Connection, archive: str) -> str:
-    """Let the machine's Docker take in an image from a file there; return what it is called.
+    """Load an image from a file on the machine into its Docker, and return the name of the image.
 
     Raises:
-        RemoteError: it is none.
+        RemoteError: the file contains no image.
     """
-    said = connection.check(f"docker load --input {shlex.quote(archive)}", silence=PULL_SECONDS)
-    for line in reversed(said.decode(errors="replace").splitlines()):
+    output = connection.check(f"docker load --input {shlex.quote(archive)}", silence=PULL_SECONDS)
+    for line in reversed(output.decode(errors="replace").splitlines()):
         match = re.fullmatch(r"Loaded image(?: ID)?: (\S+)", line.strip())
         if match is not None and is_image_name(match[1]):
             return match[1]
-    raise RemoteError(f"{connection.address.name} took no image from the file")
+    raise RemoteError(f"{connection.address.name} found no image in the file")

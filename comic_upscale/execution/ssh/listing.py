@@ -1,4 +1,4 @@
-"""What a run elsewhere has to tell, as lines of JSON: written there by our own command, read here with distrust."""
+"""The results of a remote run, as lines of JSON: written there by our own command, validated here."""
 
 from __future__ import annotations
 
@@ -19,64 +19,64 @@ _LARGEST_NUMBER = 1 << 40
 
 
 def is_page_name(name: object) -> bool:
-    """Whether this is a name that we give to pages: a hash and an extension, nothing that could be a path."""
+    """Return whether this is a valid name of a page: a hash and an extension, and so never a path."""
     return isinstance(name, str) and _NAME.fullmatch(name) is not None
 
 
 def as_lines(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """Rows of the ledger as lines of JSON."""
+    """Yield rows of the ledger as lines of JSON."""
     for row in rows:
         yield json.dumps({key: value for key, value in row.items() if value is not None})
 
 
 def read_lines(text: str) -> Iterator[tuple[RemotePageResult, str]]:
-    """Read what another machine claims of its pages, each with its time; what is not as it should be is left out."""
+    """Yield the results that a remote machine reports, each with its time; skip invalid ones."""
     for line in text.splitlines():
         try:
-            said = json.loads(line)
+            record = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(said, dict) and (page := _read_page(said)) is not None:
-            yield page, _text(said.get("at"))
+        if isinstance(record, dict) and (page := _read_page(record)) is not None:
+            yield page, _text(record.get("at"))
 
 
-def _read_page(said: dict[str, Any]) -> RemotePageResult | None:
-    name, state = said.get("source"), said.get("state")
+def _read_page(record: dict[str, Any]) -> RemotePageResult | None:
+    name, state = record.get("source"), record.get("state")
     if not is_page_name(name) or state not in ("done", "failed", "skipped"):
         return None
-    digest = said.get("output_sha256")
+    digest = record.get("output_sha256")
     if state == "done" and not (isinstance(digest, str) and _HASH.fullmatch(digest)):
         return None
-    seconds = {stage: _seconds(said.get(f"{stage}_seconds")) for stage in _STAGES}
-    notes = _text(said.get("notes"))
+    seconds = {stage: _seconds(record.get(f"{stage}_seconds")) for stage in _STAGES}
+    notes = _text(record.get("notes"))
     return RemotePageResult(
         name=str(name),
         state=cast(Literal["done", "failed", "skipped"], state),
-        width=_number(said.get("width")),
-        height=_number(said.get("height")),
-        output_width=_number(said.get("output_width")),
-        output_height=_number(said.get("output_height")),
-        size=_number(said.get("output_size")),
+        width=_number(record.get("width")),
+        height=_number(record.get("height")),
+        output_width=_number(record.get("output_width")),
+        output_height=_number(record.get("output_height")),
+        size=_number(record.get("output_size")),
         sha256=str(digest or ""),
         seconds={stage: value for stage, value in seconds.items() if value is not None},
         notes=notes,
-        kind=re.sub(r"[^a-z0-9-]", "", _text(said.get("kind")))[:40] or "remote",
-        reason=_text(said.get("reason")) or notes or "it says no reason",
-        scores=_scores(said.get("scores")),
-        suspect=_text(said.get("suspect")),
+        kind=re.sub(r"[^a-z0-9-]", "", _text(record.get("kind")))[:40] or "remote",
+        reason=_text(record.get("reason")) or notes or "no reason given",
+        scores=_scores(record.get("scores")),
+        suspect=_text(record.get("suspect")),
     )
 
 
 def _scores(value: object) -> dict[str, float]:
-    """The gate's scores, which the ledger keeps as JSON in a text."""
+    """Return the scores of the gate, which the ledger stores as JSON text."""
     try:
-        said = json.loads(value) if isinstance(value, str) else None
+        scores = json.loads(value) if isinstance(value, str) else None
     except (ValueError, RecursionError):
         return {}
-    if not isinstance(said, dict):
+    if not isinstance(scores, dict):
         return {}
-    good = {name: number for name, number in said.items() if _SCORE.fullmatch(name) and _is_score(number)}
-    return dict(list(good.items())[:_MOST_SCORES])
+    valid = {name: number for name, number in scores.items() if _SCORE.fullmatch(name) and _is_score(number)}
+    return dict(list(valid.items())[:_MOST_SCORES])
 
 
 def _is_score(value: object) -> bool:
@@ -84,14 +84,14 @@ def _is_score(value: object) -> bool:
 
 
 def _number(value: object) -> int:
-    good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _LARGEST_NUMBER
-    return cast(int, value) if good else 0
+    valid = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _LARGEST_NUMBER
+    return cast(int, value) if valid else 0
 
 
 def _seconds(value: object) -> float | None:
-    # Compared and never converted first: a whole number may be larger than any float.
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e6
-    return float(cast(float, value)) if good else None
+    # Compare before converting: an integer may be larger than any float.
+    valid = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e6
+    return float(cast(float, value)) if valid else None
 
 
 def _text(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Looking at another machine before anything is sent there: what fits, and what is missing."""
+"""Probing a remote machine before anything is sent to it: what it has, and what is missing."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from comic_upscale.execution.ssh.connection import Connection, printable_tail
 
 OLDEST_PYTHON = (3, 11)
 TORCH_BYTES = 6 << 30
-"""About what PyTorch with CUDA takes on a disk."""
+"""Approximate disk space of PyTorch with CUDA."""
 
 NEEDED_PROGRAMS = ("tar", "sha256sum", "awk", "flock", "setsid")
-"""What every Debian, Ubuntu or rented image has; without one of them nothing can be sent or started."""
+"""Required programs, which every Debian, Ubuntu or rented image has."""
 
 USUAL_PYTHONS = (
     "python3.13", "python3.12", "python3.11", "python3", "python",
     "/venv/main/bin/python", "/opt/conda/bin/python", "/opt/venv/bin/python", "/usr/bin/python3",
 )  # fmt: skip
-"""Where rented images keep the Python that has PyTorch."""
+"""Where rented images usually have the Python with PyTorch."""
 
 _MARK = "comic-upscale-probe"
 
-# Each line begins with a mark, since a login may print a greeting of its own.
+# Each line begins with a mark, since a login may print a greeting.
 _PROBE = r"""
 say() { printf '%s %s=%s\n' @MARK@ "$1" "$2"; }
 base=@BASE@
@@ -47,7 +47,7 @@ torch = cuda = ""
 found = importlib.util.find_spec("torch")
 for folder in found.submodule_search_locations or () if found else ():
     try:
-        # Its own file of versions: importing all of PyTorch takes a while.
+        # Its version file alone: importing PyTorch takes a while.
         facts = runpy.run_path(folder + "/version.py")
         torch, cuda = str(facts["__version__"]), facts.get("cuda") or ""
     except Exception:
@@ -63,32 +63,32 @@ exit 0
 
 
 LEAST_DRIVER = {11: 450, 12: 525, 13: 580}
-"""NVIDIA's oldest driver for each CUDA: https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html"""
+"""Oldest NVIDIA driver for each version of CUDA: https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html"""
 TORCH_FOR_CUDA_12 = "https://download.pytorch.org/whl/cu128"
-"""The PyTorch of PyPI is for CUDA 13."""
+"""PyTorch on PyPI is built for CUDA 13."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundPython:
-    """A Python of the other machine."""
+    """A Python on the remote machine."""
 
     path: str
     version: tuple[int, int, int]
     torch: str
-    """Version of PyTorch; empty where it has none."""
+    """Version of PyTorch; empty without PyTorch."""
     cuda: str
-    """Version of CUDA that this PyTorch is for; empty for none."""
+    """Version of CUDA that this PyTorch is built for; empty without CUDA."""
     can_make_environments: bool
 
     @property
     def is_new_enough(self) -> bool:
-        """Whether comic-upscale runs on it."""
+        """Whether comic-upscale supports this version."""
         return self.version >= (*OLDEST_PYTHON, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class FoundGpu:
-    """A graphics card of the other machine."""
+    """A GPU of the remote machine."""
 
     name: str
     memory_mib: int
@@ -97,103 +97,104 @@ class FoundGpu:
 
 @dataclass(frozen=True, slots=True)
 class MachineReport:
-    """What another machine has."""
+    """What a remote machine has."""
 
     system: str
     free_bytes: int
-    """Where the work would be put."""
+    """Free disk space where our folder is or would be."""
     gpus: tuple[FoundGpu, ...]
     pythons: tuple[FoundPython, ...]
     docker: str | None
-    """Version of the engine that answers; empty where none answers, None without Docker."""
+    """Version of the Docker engine; empty if no engine answers, None without Docker."""
     missing: tuple[str, ...]
-    """Programs that are needed."""
+    """Required programs that are missing."""
 
     @property
     def python(self) -> FoundPython | None:
-        """The Python to take: new enough, and one with PyTorch for the card before one without."""
-        fitting = [python for python in self.pythons if python.is_new_enough and python.can_make_environments]
-        wanted = max(
-            fitting, key=lambda python: (bool(self.gpus and python.cuda), bool(python.torch)), default=None
+        """The Python to use: new enough, preferably with PyTorch for its GPUs."""
+        usable = [python for python in self.pythons if python.is_new_enough and python.can_make_environments]
+        return max(
+            usable, key=lambda python: (bool(self.gpus and python.cuda), bool(python.torch)), default=None
         )
-        return wanted
 
     @property
     def driver(self) -> int | None:
-        """The major version of the oldest driver of its cards; None where there is none, or it tells none."""
+        """The major version of the oldest driver of its GPUs; None if unknown."""
         majors = (_number(gpu.driver.split(".")[0]) for gpu in self.gpus)
         return min(filter(None, majors), default=None)
 
     @property
     def torch_index(self) -> str | None:
-        """Where PyTorch for the cards' driver is to be had, where the newest one of PyPI would not see them."""
+        """The package index of PyTorch for its driver; None where PyTorch from PyPI works."""
         return None if self.driver is None or self.driver >= LEAST_DRIVER[13] else TORCH_FOR_CUDA_12
 
     def errors(self) -> list[str]:
-        """What keeps the machine from doing the work, a sentence each; empty where nothing does."""
+        """Return the requirements that the machine does not meet, a sentence each."""
         found = []
         if not self.system.startswith("Linux"):
-            found.append(f"it runs {self.system or 'an unknown system'}: only Linux is known to work")
+            found.append(f"it runs {self.system or 'an unknown system'}, but only Linux is supported")
         if self.missing:
-            found.append(f"it lacks {', '.join(self.missing)}: apt-get install tar coreutils util-linux mawk")
+            found.append(
+                f"it lacks {', '.join(self.missing)}: run apt-get install tar coreutils util-linux mawk"
+            )
         if self.python is None:
             oldest = ".".join(map(str, OLDEST_PYTHON))
             found.append(
-                f"it has no Python {oldest} or newer that can make environments: apt-get install python3-venv, or "
-                f"name one with --remote-python{', or an image for its Docker with --container' if self.docker else ''}"
+                f"it has no Python {oldest} or newer with venv: run apt-get install python3-venv, or "
+                f"name a Python with --remote-python{', or a Docker image with --container' if self.docker else ''}"
             )
         elif not self.python.torch and self.free_bytes < TORCH_BYTES:
             found.append(
-                f"its disk has {self.free_bytes / 1e9:.1f} GB free, and PyTorch needs {TORCH_BYTES / 1e9:.1f}"
+                f"its disk has {self.free_bytes / 1e9:.1f} GB free, but PyTorch needs {TORCH_BYTES / 1e9:.1f}"
             )
         return found
 
     def warnings(self) -> list[str]:
-        """What the user should know all the same, a sentence each."""
+        """Return warnings for a machine that meets the requirements, a sentence each."""
         found = []
         if not self.gpus:
-            found.append("no NVIDIA card answers: the work would be done on its processor, slowly")
+            found.append("it has no working NVIDIA GPU: pages would be upscaled on its CPU, slowly")
         python = self.python
         if python is not None and not python.torch:
-            found.append("PyTorch will be installed there, several GB: an image that has it saves the time")
+            found.append("PyTorch, several GB, will be installed: an image with PyTorch saves the time")
             if self.driver is not None and self.driver < LEAST_DRIVER[12]:
                 found.append(
-                    f"its driver is {self.driver}, and today's PyTorch wants {LEAST_DRIVER[12]} or newer: the card "
-                    "would lie idle. Choose a machine with a newer driver"
+                    f"its driver is {self.driver}, but PyTorch needs {LEAST_DRIVER[12]} or newer: the GPU would not be "
+                    "used. Choose a machine with a newer driver"
                 )
         elif python is not None and self.gpus and not python.cuda:
-            found.append("its PyTorch is built without CUDA: the card would lie idle")
+            found.append("its PyTorch is built without CUDA: the GPU would not be used")
         elif python is not None and self.driver is not None:
             least = LEAST_DRIVER.get(_number(python.cuda.split(".")[0]), 0)
             if self.driver < least:
                 found.append(
-                    f"its PyTorch is for CUDA {python.cuda}, which wants a driver of {least} or newer, and it has "
-                    f"{self.driver}: the card would lie idle. Choose another image, or a machine with a newer driver"
+                    f"its PyTorch is for CUDA {python.cuda}, which needs driver {least} or newer, but its driver is "
+                    f"{self.driver}: the GPU would not be used. Choose another image, or a machine with a newer driver"
                 )
         return found
 
 
 def probe(connection: Connection, base: str, *, python: str | None = None) -> MachineReport:
-    """Look at a machine; nothing is changed there.
+    """Probe a machine, without changing anything on it.
 
     Args:
         connection: to it.
-        base: the folder that the work would be in, absolute or below the home folder.
-        python: the one to take, in place of looking for one.
+        base: our folder there, absolute or relative to the home folder; it need not exist.
+        python: the Python to use, in place of searching for one.
 
     Raises:
-        RemoteError: it has no shell that answers.
+        RemoteError: no shell answers.
     """
     ended = connection.run("sh -s", feed=[probe_script(base, python).encode()])
     report = read_report(ended.output.decode(errors="replace"))
     if report is None:
-        said = printable_tail(ended.errors or ended.output.decode(errors="replace"))
-        raise RemoteError(f"{connection.address.name} has no shell that answers: {said or 'it said nothing'}")
+        message = printable_tail(ended.errors or ended.output.decode(errors="replace"))
+        raise RemoteError(f"no shell answers on {connection.address.name}: {message or 'no message'}")
     return report
 
 
 def probe_script(base: str, python: str | None = None) -> str:
-    """A script for ``sh`` that says what there is, in lines for `read_report`; arguments as for `probe`."""
+    """Return a script for ``sh`` that prints the lines for `read_report`; arguments as for `probe`."""
     pythons = [python] if python is not None else USUAL_PYTHONS
     return (
         _PROBE.replace("@MARK@", _MARK)
@@ -204,29 +205,29 @@ def probe_script(base: str, python: str | None = None) -> str:
 
 
 def read_report(text: str) -> MachineReport | None:
-    """Read what the probe printed; None where it printed nothing. What is malformed is left out."""
-    said: dict[str, list[str]] = {}
+    """Read the output of the probe script, and skip malformed lines; None if it printed nothing."""
+    values: dict[str, list[str]] = {}
     for line in text.splitlines():
         match = re.fullmatch(rf"{_MARK} (\w+)=(.*)", line)
         if match is not None and match[2].isprintable():
-            said.setdefault(match[1], []).append(match[2].strip())
-    if "system" not in said:
+            values.setdefault(match[1], []).append(match[2].strip())
+    if "system" not in values:
         return None
-    free = _number(said.get("free_kib", ["0"])[0])
+    free = _number(values.get("free_kib", ["0"])[0])
     return MachineReport(
-        system=said["system"][0],
+        system=values["system"][0],
         free_bytes=free << 10,
-        gpus=tuple(gpu for line in said.get("gpu", ()) if (gpu := _gpu(line)) is not None),
-        pythons=_different(
-            python for line in said.get("python", ()) if (python := _python(line)) is not None
+        gpus=tuple(gpu for line in values.get("gpu", ()) if (gpu := _gpu(line)) is not None),
+        pythons=_deduplicate(
+            python for line in values.get("python", ()) if (python := _python(line)) is not None
         ),
-        docker=said["docker"][0] if "docker" in said else None,
-        missing=tuple(said.get("missing", ())),
+        docker=values["docker"][0] if "docker" in values else None,
+        missing=tuple(values.get("missing", ())),
     )
 
 
 def describe(report: MachineReport) -> list[tuple[str, str]]:
-    """The report for a person, as (label, text)."""
+    """Return the report as (label, text) pairs."""
     python = report.python
     lines = [
         ("system", report.system),
@@ -246,7 +247,7 @@ def describe(report: MachineReport) -> list[tuple[str, str]]:
         )
         version = ".".join(map(str, python.version))
         lines.append(("Python", f"{version} at {python.path}{f', {torch}' if torch else ', no PyTorch'}"))
-    lines.append(("Docker", {None: "none", "": "no engine answers"}.get(report.docker, str(report.docker))))
+    lines.append(("Docker", {None: "none", "": "not running"}.get(report.docker, str(report.docker))))
     return lines
 
 
@@ -264,7 +265,7 @@ def _python(line: str) -> FoundPython | None:
     return FoundPython(parts[0], numbers, parts[2], parts[3], parts[4] == "1")
 
 
-def _different(pythons: Iterable[FoundPython]) -> tuple[FoundPython, ...]:
+def _deduplicate(pythons: Iterable[FoundPython]) -> tuple[FoundPython, ...]:
     seen: dict[str, FoundPython] = {}
     for python in pythons:
         seen.setdefault(python.path, python)

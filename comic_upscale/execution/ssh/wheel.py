@@ -1,7 +1,7 @@
-"""What the other machine is given so that it need fetch nothing of ours: the package as a wheel, and the weights.
+"""The running package as a wheel for the remote machine, with the bundled weights.
 
-The wheel is put together from the package that runs here, so it is this very version, from a clone, an
-editable install or an installed wheel alike.
+The wheel is built from the package that runs here, so it is exactly this version, whether that is a clone, an
+editable install or an installed wheel.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Wheel:
 
     @property
     def key(self) -> str:
-        """A short name that no other content has."""
+        """A short name, unique to this content."""
         return self.sha256[:16]
 
 
 def build_wheel() -> Wheel:
-    """Put the running package together as a wheel; the same package gives the same bytes.
+    """Build a wheel from the running package; the same package gives the same bytes.
 
     Raises:
         RemoteError: the package's own files cannot be read.
@@ -52,7 +52,7 @@ def build_wheel() -> Wheel:
         files = dict(sorted(_package_files()))
         files |= _metadata()
     except (OSError, importlib.metadata.PackageNotFoundError) as error:
-        raise RemoteError(f"the files of comic-upscale cannot be read: {error}. Install it again") from error
+        raise RemoteError(f"the files of comic-upscale cannot be read: {error}. Reinstall it") from error
     record = f"comic_upscale-{__version__}.dist-info/RECORD"
     lines = [f"{name},{_record_hash(data)},{len(data)}" for name, data in files.items()]
     files[record] = "\n".join([*lines, f"{record},,", ""]).encode()
@@ -68,7 +68,7 @@ def _package_files() -> Iterator[tuple[str, bytes]]:
     for path in _PACKAGE.rglob("*"):
         if path.is_file() and "__pycache__" not in path.parts:
             yield f"comic_upscale/{path.relative_to(_PACKAGE).as_posix()}", path.read_bytes()
-    # In a clone the bundled weights lie beside the package; in a wheel, inside it.
+    # The bundled weights are beside the package in a clone, and inside it in a wheel.
     for model in CATALOGUE.values():
         for file in model.files:
             found = locate(file, ()) if file.bundled else None
@@ -82,7 +82,7 @@ def _package_files() -> Iterator[tuple[str, bytes]]:
 def _metadata() -> dict[str, bytes]:
     folder = f"comic_upscale-{__version__}.dist-info"
     metadata = importlib.metadata.distribution("comic-upscale").read_text("METADATA") or ""
-    # An editable install may be older than the version that runs.
+    # The metadata of an editable install may be older than the running version.
     head = [
         f"Version: {__version__}" if line.startswith("Version: ") else line for line in metadata.split("\n")
     ]

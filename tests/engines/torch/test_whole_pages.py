@@ -16,11 +16,12 @@ from spandrel.architectures.ESRGAN import ESRGAN
 from spandrel.architectures.PLKSR import RealPLKSR
 from spandrel.architectures.RealCUGAN import UpCunet2x, UpCunet3x
 
+from comic_upscale.engines import reach
 from comic_upscale.engines.base import Batch
 from comic_upscale.engines.limits import AUTO_LIMITS, AutoLimits
-from comic_upscale.engines.reach import sees_far
+from comic_upscale.engines.reach import IN_TILES, sees_far
 from comic_upscale.engines.torch import engine as torch_engine
-from comic_upscale.engines.torch.engine import IN_TILES, TorchEngine, open_torch_engine
+from comic_upscale.engines.torch.engine import TorchEngine, open_torch_engine
 from comic_upscale.engines.torch.examination import examine
 from comic_upscale.engines.torch.network_pass import NetworkPass
 from comic_upscale.execution.events import Event, JobStarted
@@ -125,7 +126,7 @@ def test_one_side_of_a_picture_tells_of_the_other() -> None:
 
     assert not sees_far(local, 3)
     assert sees_far(lambda picture: local(picture) * np.float32(picture.mean() / 255), 3)
-    assert sees_far(lambda picture: local(picture) * np.float32(picture.mean() / 255), 1, side=72)
+    assert sees_far(lambda picture: local(picture) * np.float32(picture.mean() / 255), 1, (64, 72))
 
 
 def test_such_a_network_is_given_whole_pages(make_network: MakeNetwork) -> None:
@@ -155,7 +156,7 @@ def test_tiles_that_are_asked_for_are_warned_of_and_noted(make_network: MakeNetw
 def test_a_page_that_does_not_fit_is_cut_and_noted(
     make_network: MakeNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch_engine, "MEMORY_FOR_WHOLE", 1e-9)
+    monkeypatch.setattr(reach, "MEMORY_FOR_WHOLE", 1e-9)
     made = TorchEngine(squeeze(make_network), device=CPU).upscale(Batch(page(500, 420), (840, 1000)))
     assert made.borders.rows and made.notes == (IN_TILES,)
 

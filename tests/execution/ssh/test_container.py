@@ -150,7 +150,7 @@ def test_what_docker_cannot_do_is_said(box: Box, docker: Path, remote: Invoke, t
     code, _, err = remote("upscale", *box.step(), "--container", "no/such", *asked_for)
     assert (code, "manifest unknown" in err, "docker save no/such" in err) == (9, True, True), err
     code, _, err = remote("upscale", *box.step(), "--container", "--rm", *asked_for)
-    assert (code, "names no image" in err) == (2, True), err
+    assert (code, "is not an image name" in err) == (2, True), err
     code, _, err = remote("upscale", *box.step(), "--container", tmp_path / "none.tar.gz", *asked_for)
     assert (code, "docker save" in err) == (2, True), err
     # An engine that does not answer.

@@ -148,7 +148,7 @@ def test_a_status_without_what_it_needs_is_not_understood(
 ) -> None:
     code, out, err = status_of({**STATUS, **odd}, monkeypatch)
     assert (code, out) == (9, "")
-    assert "box says of the job what cannot be understood" in err
+    assert "box returned an invalid status of the job" in err
 
 
 def test_nothing_is_no_status(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,14 +211,14 @@ def test_a_machine_of_yesterday_lacks_what_it_needs() -> None:
 @pytest.mark.parametrize(
     ("driver", "torch", "remark", "index"),
     [
-        ("570.86.10", "2.15.0|13.2", "wants a driver of 580 or newer, and it has 570", True),
+        ("570.86.10", "2.15.0|13.2", "needs driver 580 or newer, but its driver is 570", True),
         ("580.65.06", "2.15.0|13.2", None, False),
         ("535.54.03", "2.7.0|12.8", None, True),
         ("470.1", "2.7.0|12.8", "525 or newer", True),
         ("[N/A]", "2.7.0|12.8", None, False),
         ("570.86.10", "|", "PyTorch will be installed", True),
         ("590.1", "|", "PyTorch will be installed", False),
-        ("470.1", "|", "its driver is 470, and today's PyTorch wants 525 or newer", True),
+        ("470.1", "|", "its driver is 470, but PyTorch needs 525 or newer", True),
     ],
 )  # fmt: skip
 def test_a_driver_too_old_for_pytorch(driver: str, torch: str, remark: str | None, index: bool) -> None:
@@ -394,7 +394,7 @@ def test_a_page_that_is_promised_and_not_given_has_failed(tmp_path: Path, any_we
     workplace = Stingy()
     finished = run_at(workplace, tmp_path, any_weights)
     assert (finished.done, finished.failed) == (2, 1)
-    assert "gives no file" in finished.failures[0][2]
+    assert "returned no file" in finished.failures[0][2]
     assert len(workplace.forgotten) == 1
 
 

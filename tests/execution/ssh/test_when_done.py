@@ -80,11 +80,11 @@ def test_a_command_that_was_not_run_is_the_last_word(
     code, last = upscale_at(machine(), remote, tmp_path, monkeypatch, command, *options)
     assert (code, (tmp_path / "gone").exists()) == (exit_code, False)
     assert "--when-done was NOT run" in last
-    assert "THE MACHINE STILL BILLS" in last
+    assert "THE MACHINE IS STILL BILLED" in last
 
 
 def test_a_command_that_fails_says_that_the_machine_is_still_there(
     remote: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code, last = upscale_at(Rented(), remote, tmp_path, monkeypatch, "exit 7")
-    assert (code, last) == (7, "it failed with exit code 7: THE MACHINE STILL BILLS")
+    assert (code, last) == (7, "--when-done failed with exit code 7: THE MACHINE IS STILL BILLED")

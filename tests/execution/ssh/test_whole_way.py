@@ -125,7 +125,7 @@ def test_forty_pages_end_to_end_whatever_is_cut_and_killed(
         box.cut()
         said, _ = laptop.communicate(timeout=500)
     assert laptop.returncode == 1, said
-    assert "trying again" in said
+    assert "retrying" in said
     assert "broken.png" in said
 
     ours = outputs(output)
@@ -153,7 +153,7 @@ def test_forty_pages_end_to_end_whatever_is_cut_and_killed(
     code, out, err = remote("logs", *box.options(), "--lines", 1, "--follow")
     assert (code, len(out.splitlines())) == (0, 1), "it ends with the run"
     code, out, err = remote("stop", *box.options())
-    assert (code, "no run was there" in out) == (0, True), err
+    assert (code, "no run was active" in out) == (0, True), err
 
 
 def test_a_machine_that_is_lost_costs_only_what_had_not_come_home(

@@ -1,0 +1,71 @@
+"""The resampling of `torch/resample.py` by numpy alone, for engines that give their pixels to the host.
+
+Antialiased Lanczos-3 to an exact size, Pillow's within a grey level; a window of a picture is resampled to a cell of
+the target as if the whole picture were.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from comic_upscale.engines.lanczos import Span, dense_weights, input_span
+
+Floats: TypeAlias = NDArray[np.float32]
+_BLOCK = 64
+"""Outputs that are made by one product of matrices."""
+
+
+def resample_window(
+    pixels: Floats,
+    *,
+    source_size: tuple[int, int],
+    target_size: tuple[int, int],
+    origin: tuple[int, int] = (0, 0),
+    rows: Span | None = None,
+    columns: Span | None = None,
+) -> Floats:
+    """Resample a window of a picture to a cell of the target.
+
+    Args:
+        pixels: C x height x width, values 0..1: the window.
+        source_size: (height, width) of the whole source in pixels.
+        target_size: (height, width) of the whole target in pixels.
+        origin: (row, column) of the window's first pixel in the whole source.
+        rows: rows of the target to make; None for all. The window must hold what they need.
+        columns: likewise the columns.
+
+    Returns:
+        C x ``rows`` x ``columns``; a little outside 0..1 where Lanczos overshoots.
+    """
+    rows, columns = rows or Span(0, target_size[0]), columns or Span(0, target_size[1])
+    needed = input_span(source_size[0], target_size[0], rows)
+    picture = pixels[:, needed.start - origin[0] : needed.stop - origin[0]]
+    # As in Pillow the horizontal pass comes first, and its samples are cut to their range.
+    picture = _along(picture, source_size[1], target_size[1], columns, origin[1])
+    if source_size[1] != target_size[1]:
+        np.clip(picture, 0, 1, out=picture)
+    turned = _along(picture.transpose(0, 2, 1), source_size[0], target_size[0], rows, needed.start)
+    return turned.transpose(0, 2, 1)
+
+
+def _along(picture: NDArray[Any], in_size: int, out_size: int, outputs: Span, first: int) -> Floats:
+    """Resample the last axis, whose first sample is sample ``first`` of the whole axis."""
+    if in_size == out_size:
+        return np.asarray(picture[:, :, outputs.start - first : outputs.stop - first], np.float32)
+    parts = [
+        picture[:, :, inputs.start - first : inputs.stop - first] @ weights.T
+        for inputs, weights in _blocks(in_size, out_size, outputs)
+    ]
+    return np.concatenate(parts, axis=2)
+
+
+@lru_cache(maxsize=64)
+def _blocks(in_size: int, out_size: int, outputs: Span) -> tuple[tuple[Span, Floats], ...]:
+    starts = range(outputs.start, outputs.stop, _BLOCK)
+    return tuple(
+        dense_weights(in_size, out_size, Span(start, min(start + _BLOCK, outputs.stop))) for start in starts
+    )
