@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, Le
 from PIL import Image
 
 from comic_upscale.engines.base import (
@@ -35,12 +36,12 @@ from comic_upscale.engines.base import (
     OnProgress,
     Upscaled,
 )
-from comic_upscale.engines.options import Option
 from comic_upscale.engines.program import Program
 from comic_upscale.errors import DeviceError, PageError, SettingsError
 from comic_upscale.imaging.decode import decode
 from comic_upscale.imaging.gray import eight_bits
 from comic_upscale.imaging.pixels import SampleArray, UInt8Array
+from comic_upscale.settings.options import Opt
 
 NAME = "command"
 """The engine's name in the registry."""
@@ -61,34 +62,36 @@ class CommandOptions:
 
     command: Annotated[
         str,
-        Option(
+        Opt(
             "The program and its arguments, the same as --engine-command. {in} and {out} stand for the paths of two "
-            "PNG files, {scale} for the whole factor, {width} and {height} for the target size in pixels."
+            "PNG files, {scale} for the whole factor, {width} and {height} for the target size in pixels.",
+            fingerprint="always",
         ),
     ]
     scale: Annotated[
         int | None,
-        Option(
-            "What {scale} stands for; auto: the least whole number that brings the page to its size, at least 2.",
-            least=1,
-            most=_MOST_GROWTH,
+        Ge(1),
+        Le(_MOST_GROWTH),
+        Opt(
+            "The value of {scale}. auto: the smallest whole number, at least 2, that brings the page to its size.",
+            fingerprint="if-changed",
         ),
     ] = None
     timeout: Annotated[
         float,
-        Option("Seconds for a page, after which the program is killed.", least=1, decides_pixels=False),
+        Ge(1),
+        Opt("Seconds for a page, after which the program is killed."),
     ] = 600.0
     processes: Annotated[
         int,
-        Option("Pages at once, each by a process of its own.", least=1, most=64, decides_pixels=False),
+        Ge(1),
+        Le(64),
+        Opt("Pages at once, each by a process of its own."),
     ] = 1
     max_pixels: Annotated[
         int | None,
-        Option(
-            "The most pixels of a page that the program is given; larger ones fail.",
-            least=1,
-            decides_pixels=False,
-        ),
+        Ge(1),
+        Opt("The most pixels of a page that the program is given. Larger pages fail."),
     ] = None
 
 

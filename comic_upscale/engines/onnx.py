@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import psutil
+from annotated_types import Ge
 from numpy.typing import NDArray
 
 from comic_upscale.engines import reach
@@ -31,7 +32,6 @@ from comic_upscale.engines.base import (
 from comic_upscale.engines.host_resample import resample_window
 from comic_upscale.engines.limits import LARGEST_TENSOR, Limits
 from comic_upscale.engines.onnx_file import read_onnx
-from comic_upscale.engines.options import Option
 from comic_upscale.engines.reach import IN_TILES, tiles_warning
 from comic_upscale.engines.tiling import (
     DEFAULT_OVERLAP,
@@ -44,6 +44,7 @@ from comic_upscale.engines.tiling import (
 from comic_upscale.errors import DeviceError, PageError, SettingsError, WeightsError
 from comic_upscale.imaging.pixels import SampleArray, UInt8Array
 from comic_upscale.models.weights import ResolvedWeights
+from comic_upscale.settings.options import Opt
 
 NAME = "onnx"
 """The engine's name in the registry."""
@@ -75,18 +76,22 @@ class OnnxOptions:
 
     provider: Annotated[
         str | None,
-        Option(
-            "What of onnxruntime computes, by its own name, such as OpenVINOExecutionProvider; auto: as --device says.",
-            decides_pixels=False,
+        Opt(
+            "onnxruntime's name of what computes, such as OpenVINOExecutionProvider. auto: as --device says."
         ),
     ] = None
     threads: Annotated[
         int | None,
-        Option("Threads on the CPU; auto: as many as onnxruntime takes.", least=1, decides_pixels=False),
+        Ge(1),
+        Opt("Threads on the CPU. auto: as many as onnxruntime takes."),
     ] = None
     overlap: Annotated[
         int | None,
-        Option(f"Input pixels that a tile sees around what it makes; auto: {DEFAULT_OVERLAP}.", least=0),
+        Ge(0),
+        Opt(
+            f"Input pixels that a tile sees around what it makes. auto: {DEFAULT_OVERLAP}.",
+            fingerprint="if-changed",
+        ),
     ] = None
 
 

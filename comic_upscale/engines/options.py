@@ -1,43 +1,33 @@
-"""An engine's own options: a frozen dataclass, from which reading, checking and help are derived.
+"""An engine's own options: a dataclass of the kind that `settings/options.py` describes, given as names and texts.
 
 ::
 
     @dataclass(frozen=True, slots=True, kw_only=True)
-    class Options:
-        threads: Annotated[int | None, Option("Threads to compute with.", least=1, decides_pixels=False)] = None
+    class MyOptions:
+        strength: Annotated[float, Ge(0), Opt("How much.", fingerprint="if-changed")] = 0.5
+        threads: Annotated[int | None, Ge(1), Opt("Threads to compute with.", default_text="auto")] = None
 
-A field is a ``str``, ``int``, ``float``, ``bool`` or ``Literal``, or one of them or None; ``auto`` reads as None.
+A field is a ``str``, ``int``, ``float``, ``bool`` or ``Literal``, or one of them or None, which is given as ``auto``.
+An option that decides pixels has a ``fingerprint`` rule, so that a job with another value is another job.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
-from dataclasses import MISSING, Field, dataclass, fields
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from comic_upscale.errors import SettingsError
 from comic_upscale.settings.engines import EngineOptions
+from comic_upscale.settings.options import Definition, definitions
 
 _WORDS = {
     "true": True, "yes": True, "on": True, "1": True,
     "false": False, "no": False, "off": False, "0": False,
 }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """What must be known of an option besides its type."""
-
-    help: str
-    """A sentence for users."""
-    least: float | None = None
-    """The smallest number that it may be; None for no bound."""
-    most: float | None = None
-    """The largest number that it may be; None for no bound."""
-    decides_pixels: bool = True
-    """Whether another value makes other pixels: then it is part of a job's fingerprint where it is not the default."""
+_KINDS: Mapping[Any, str] = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,129 +37,84 @@ class OptionHelp:
     name: str
     """As ``--engine-option`` takes it."""
     values: str
-    """What it may be: ``"a number, 1 or more"``, ``"fast|exact"``."""
+    """What it may be: ``"a number, at least 1"``, ``"fast|exact"``."""
     default: str
     """What it is where it is left out; empty for one that must be given."""
     help: str
     """What it does."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Definition:
-    """A field of an options class, taken apart."""
-
-    field: Field[Any]
-    type: Any
-    """Without None: ``int``, ``float``, ``bool``, ``str`` or a ``Literal``."""
-    may_be_none: bool
-    option: Option
-
-    @property
-    def default(self) -> Any:
-        return MISSING if self.field.default is MISSING else self.field.default
-
-
 def read_options(kind: type, given: EngineOptions, engine: str) -> Any:
     """Return an instance of an engine's options.
 
     Args:
-        kind: the options class.
+        kind: the dataclass.
         given: as the settings hold them.
         engine: the engine's name, for messages.
 
     Raises:
         SettingsError: an option that the engine does not have, a value that it cannot have, or one that is missing.
     """
-    known = {each.field.name: each for each in _definitions(kind)}
+    known = {each.name: each for each in definitions(kind)}
     values = {}
     for name, text in given:
         if name not in known:
             raise SettingsError(_unknown(name, engine, list(known)))
         values[name] = _read(known[name], text, engine)
     for name, definition in known.items():
-        if name not in values and definition.default is MISSING:
-            raise SettingsError(
-                f"--engine {engine} needs --engine-option {name}=...: {definition.option.help}"
-            )
+        if name not in values and definition.is_required:
+            raise SettingsError(f"--engine {engine} needs --engine-option {name}=...: {definition.opt.help}")
     return kind(**values)
 
 
 def pixel_options(options: Any) -> EngineOptions:
-    """Return the options that decide pixels and are not at their defaults, in order of their names."""
-    changed = (
-        (each.field.name, getattr(options, each.field.name))
-        for each in _definitions(type(options))
-        if each.option.decides_pixels and getattr(options, each.field.name) != each.default
-    )
-    return tuple(sorted((name, _in_words(value)) for name, value in changed))
+    """Return the options that belong to a job's fingerprint, by their rules, in order of their names."""
+    kind: type = type(options)
+    parts = []
+    for each in definitions(kind):
+        value, rule = getattr(options, each.name), each.opt.fingerprint
+        if rule == "always" or (rule == "if-changed" and value != each.default):
+            parts.append((each.name, _in_words(value)))
+    return tuple(sorted(parts))
 
 
 def describe_options(kind: type) -> list[OptionHelp]:
-    """Return the options of an options class in words, in their order."""
+    """Return the options of a dataclass in words, in their order."""
     return [
         OptionHelp(
-            name=each.field.name,
+            name=each.name,
             values=_values(each),
-            default="" if each.default is MISSING else _in_words(each.default),
-            help=each.option.help,
+            default="" if each.is_required else _in_words(each.default),
+            help=each.opt.help,
         )
-        for each in _definitions(kind)
+        for each in definitions(kind)
     ]
 
 
-def _definitions(kind: type) -> list[_Definition]:
-    hints = get_type_hints(kind, include_extras=True)
-    found = []
-    for item in fields(kind):
-        hint, option = hints[item.name], Option("")
-        if get_origin(hint) is Annotated:
-            hint, *more = get_args(hint)
-            option = next((each for each in more if isinstance(each, Option)), option)
-        plain = [part for part in get_args(hint) if part is not NoneType] if _is_union(hint) else [hint]
-        if len(plain) != 1:
-            raise TypeError(f"the option {item.name} of {kind.__name__} may be of one type or None")
-        found.append(
-            _Definition(item, plain[0], len(plain) < len(get_args(hint)) and _is_union(hint), option)
-        )
-    return found
-
-
-def _is_union(hint: Any) -> bool:
-    return get_origin(hint) in (Union, UnionType)
-
-
-def _read(definition: _Definition, text: str, engine: str) -> Any:
-    if definition.may_be_none and text.strip().lower() == "auto":
+def _read(definition: Definition, text: str, engine: str) -> Any:
+    if definition.nullable and text.strip().lower() == "auto":
         return None
     try:
-        value = _convert(definition.type, text)
+        value = _convert(definition, text)
+        problem = definition.problem(value)
     except ValueError:
-        value = None
-    bounds = definition.option
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    too_small = is_number and bounds.least is not None and value < bounds.least
-    too_large = is_number and bounds.most is not None and value > bounds.most
-    if value is None or too_small or too_large:
+        problem = f"must be {_values(definition)}"
+    if problem is not None:
         raise SettingsError(
-            f"--engine-option {definition.field.name} of the engine {engine} must be {_values(definition)}, "
-            f"not {text!r}"
+            f"--engine-option {definition.name} of the engine {engine} {problem}, not {text!r}"
         )
     return value
 
 
-def _convert(kind: Any, text: str) -> Any:
-    """Return a text as a type; ValueError where it is none of it."""
-    if get_origin(kind) is Literal:
-        if text not in get_args(kind):
-            raise ValueError(text)
-        return text
-    if kind is bool:
+def _convert(definition: Definition, text: str) -> Any:
+    """Return a text as the option's type; ValueError where it is none of it."""
+    if definition.kind is bool:
         if text.strip().lower() not in _WORDS:
             raise ValueError(text)
         return _WORDS[text.strip().lower()]
-    if kind is int:
+    if definition.kind is int:
         return int(text)
-    if kind is float:
+    if definition.kind is float:
         number = float(text)
         if not math.isfinite(number):
             raise ValueError(text)
@@ -177,25 +122,20 @@ def _convert(kind: Any, text: str) -> Any:
     return text
 
 
-def _values(definition: _Definition) -> str:
-    kind, option = definition.type, definition.option
-    auto = "auto, or " if definition.may_be_none else ""
-    if get_origin(kind) is Literal:
-        return auto + "|".join(get_args(kind))
-    if kind is bool:
-        return auto + "true|false"
-    if kind not in (int, float):
-        return auto + "a text"
-    words = "a whole number" if kind is int else "a number"
-    if option.least is not None and option.most is not None:
-        return f"{auto}{words} from {option.least:g} to {option.most:g}"
-    if option.least is not None:
-        return f"{auto}{words}, {option.least:g} or more"
-    return f"{auto}{words}" if option.most is None else f"{auto}{words}, {option.most:g} or less"
+def _values(definition: Definition) -> str:
+    auto = "auto, or " if definition.nullable else ""
+    if definition.choices:
+        return auto + "|".join(definition.choices)
+    bounds = f", {definition.range}" if definition.range else ""
+    return f"{auto}{_KINDS.get(definition.kind, 'text')}{bounds}"
 
 
 def _in_words(value: object) -> str:
-    return "auto" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    if value is None:
+        return "auto"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _unknown(name: str, engine: str, known: list[str]) -> str:

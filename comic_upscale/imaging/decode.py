@@ -123,7 +123,7 @@ def decode(
         # The picture itself is copied by now, and a large one is hundreds of megabytes.
         image.close()
         samples = as_asked(samples, gray, icc)
-        notes = (*notes_of(data), *file_notes, *samples.notes, *notes)
+        notes = (*file_notes, *notes_of(data), *samples.notes, *notes)
         if frames > 1:
             kind = "multi-page" if multi_page else "animated"
             notes = (f"{kind}: first of {frames} frames", *notes)

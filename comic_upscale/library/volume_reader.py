@@ -43,8 +43,10 @@ NO_PAGES = "no-pages"
 """The kind of failure of a volume without an image."""
 
 _OPEN_AT_ONCE = 4
-_COMPRESSED_TARS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
-_BY_LIBARCHIVE = (b"Rar!", b"7z\xbc\xaf\x27\x1c", *_COMPRESSED_TARS)
+_ARCHIVES = (
+    b"Rar!", b"7z\xbc\xaf\x27\x1c", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"
+)  # fmt: skip
+"""How the archives begin that are read from front to back: RAR, 7z, compressed tars."""
 
 
 def open_container(path: Path, rules: VolumeRules, store: SourceStore | None = None) -> Container:
@@ -66,19 +68,19 @@ def open_container(path: Path, rules: VolumeRules, store: SourceStore | None = N
         file = store.open(path)
     with volume_errors(), closing_on_error(file):
         head = file.read(512)
-    by_libarchive = head.startswith(_BY_LIBARCHIVE)
-    if by_libarchive or b"%PDF-" in head:
+    is_pdf = b"%PDF-" in head and not head.startswith(_ARCHIVES)
+    if is_pdf or head.startswith(_ARCHIVES):
         file.close()
         held = contextlib.ExitStack()
         with volume_errors():
             here = held.enter_context(store.local_path(path))
-        if by_libarchive:
-            return _Archive(LibarchiveContainer(here, rules, held), rules)
-        return PdfContainer(here, rules, held)
-    return _Archive(_open_archive(path, file, head, rules), rules)
+        if is_pdf:
+            return PdfContainer(here, rules, held)
+        return _Archive(LibarchiveContainer(here, rules, held), rules)
+    return _Archive(_open_archive(path, head, file, rules), rules)
 
 
-def _open_archive(path: Path, file: IO[bytes], head: bytes, rules: VolumeRules) -> Container:
+def _open_archive(path: Path, head: bytes, file: IO[bytes], rules: VolumeRules) -> Container:
     if head[257:262] == b"ustar" or (
         extension_of(path.name) in ("cbt", "tar") and not head.startswith(b"PK")
     ):

@@ -24,7 +24,7 @@ from comic_upscale.engines import registry
 from comic_upscale.engines.base import Batch, Upscaled
 from comic_upscale.engines.command import CommandEngine, CommandOptions
 from comic_upscale.errors import DeviceError, PageError, SettingsError
-from comic_upscale.execution.local.flow import StopRequest
+from comic_upscale.execution.stop import StopRequest
 from comic_upscale.imaging.pixels import SampleArray
 from comic_upscale.jobs.run import run_job
 from comic_upscale.planning.model_selection import named_model

@@ -12,12 +12,13 @@ from typing import Annotated, Literal
 
 import numpy as np
 import pytest
+from annotated_types import Ge, Gt, Le
 from typer.testing import CliRunner
 
 from comic_upscale.cli import app
 from comic_upscale.engines import registry
 from comic_upscale.engines.base import Batch, DeviceInfo
-from comic_upscale.engines.options import Option, describe_options, pixel_options, read_options
+from comic_upscale.engines.options import describe_options, pixel_options, read_options
 from comic_upscale.errors import SettingsError
 from comic_upscale.jobs.run import run_job
 from comic_upscale.planning.model_selection import job_fingerprint, named_model
@@ -30,16 +31,18 @@ from comic_upscale.settings.engines import (
     parse_engine_options,
 )
 from comic_upscale.settings.job import JobSettings
-from tests.conftest import MakeSettings
+from comic_upscale.settings.options import Opt
+from tests.conftest import REPOSITORY, MakeSettings
+from tests.docs.markdown import blocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    tool: Annotated[str, Option("What to run.")]
-    threads: Annotated[int | None, Option("Threads.", least=1, most=64, decides_pixels=False)] = None
-    strength: Annotated[float, Option("How much.", least=0)] = 0.5
-    way: Annotated[Literal["fast", "exact"], Option("How.")] = "fast"
-    twice: bool = False
+    tool: Annotated[str, Opt("What to run.", fingerprint="always")]
+    threads: Annotated[int | None, Ge(1), Le(64), Opt("Threads.")] = None
+    strength: Annotated[float, Gt(0), Opt("How much.", fingerprint="if-changed")] = 0.5
+    way: Annotated[Literal["fast", "exact"], Opt("How.", fingerprint="if-changed")] = "fast"
+    twice: Annotated[bool, Opt("Whether to do it again.", fingerprint="if-changed")] = False
 
 
 def read(*texts: str) -> Options:
@@ -63,11 +66,11 @@ def test_options_are_read_by_their_types() -> None:
         (["tool"], "NAME=VALUE"),
         (["=1"], "NAME=VALUE"),
         (["tool=x", "thread=1"], "has no option 'thread'.*Did you mean threads"),
-        (["tool=x", "threads=0"], "threads of the engine test must be auto, or a whole number from 1 to 64, not '0'"),
-        (["tool=x", "threads=two"], "whole number from 1 to 64, not 'two'"),
-        (["tool=x", "strength=nan"], "must be a number, 0 or more"),
-        (["tool=x", "way=slow"], r"must be fast\|exact, not 'slow'"),
-        (["tool=x", "twice=maybe"], r"true\|false"),
+        (["tool=x", "threads=0"], "threads of the engine test must be between 1 and 64, not '0'"),
+        (["tool=x", "threads=two"], "must be auto, or a whole number, between 1 and 64, not 'two'"),
+        (["tool=x", "strength=nan"], "must be a number, above 0, not 'nan'"),
+        (["tool=x", "way=slow"], "must be one of fast, exact, not 'slow'"),
+        (["tool=x", "twice=maybe"], "must be true or false, not 'maybe'"),
     ],
 )  # fmt: skip
 def test_options_that_cannot_be_are_refused_with_what_can(texts: list[str], message: str) -> None:
@@ -87,7 +90,7 @@ def test_options_are_described() -> None:
     assert list(described) == ["tool", "threads", "strength", "way", "twice"]
     assert (described["tool"].default, described["tool"].help) == ("", "What to run.")
     assert (described["threads"].values, described["threads"].default) == (
-        "auto, or a whole number from 1 to 64",
+        "auto, or a whole number, between 1 and 64",
         "auto",
     )
     assert described["strength"].default == "0.5"
@@ -164,6 +167,14 @@ def test_the_official_program_mixes_no_weights(make_settings: MakeSettings) -> N
         named_model(make_settings(model="realesr-general-x4v3", denoise=0.5, backend="realesrgan"))
 
 
+def test_only_engines_whose_settings_and_weights_are_all_run_remotely(make_settings: MakeSettings) -> None:
+    for name in ("torch", "realesrgan"):
+        registry.check_remote(make_settings(backend=name))
+    for name in ("onnx", "command"):
+        with pytest.raises(SettingsError, match=f"--engine {name} runs on this machine only"):
+            registry.check_remote(make_settings(backend=name))
+
+
 def test_the_device_in_words_is_as_it_always_was() -> None:
     assert str(DeviceInfo("cuda", 0, "NVIDIA H200")) == "cuda:0 (NVIDIA H200)"
     assert str(DeviceInfo("cpu", name="2 threads")) == "cpu (2 threads)"
@@ -175,61 +186,10 @@ def test_the_device_in_words_is_as_it_always_was() -> None:
 # Engines of other packages
 
 
-EXAMPLE = '''
-"""An engine that repeats pixels, as a package of its own."""
-
-from dataclasses import dataclass
-from typing import Annotated
-
-import numpy as np
-
-from comic_upscale.engines.base import Batch, DeviceInfo, EngineFactory, EngineInfo, Identity, Upscaled
-from comic_upscale.engines.options import Option
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NearestOptions:
-    brightness: Annotated[int, Option("Levels that are added to every sample.", least=0, most=255)] = 0
-
-
-class NearestEngine:
-    def __init__(self, brightness):
-        self.brightness = brightness
-        self.info = EngineInfo(
-            name="nearest",
-            identity="nearest 1",
-            device=DeviceInfo("cpu"),
-            precision="",
-            native_scale=None,
-            deterministic=True,
-        )
-
-    def batch_limit(self, height, width):
-        return 4
-
-    def upscale(self, batch):
-        width, height = batch.target_size
-        rows = np.arange(height) * batch.pixels.shape[1] // height
-        columns = np.arange(width) * batch.pixels.shape[2] // width
-        larger = batch.pixels[:, rows][:, :, columns]
-        most = np.iinfo(larger.dtype).max
-        return Upscaled(np.minimum(larger, most - self.brightness) + larger.dtype.type(self.brightness))
-
-    def close(self):
-        pass
-
-
-class NearestFactory(EngineFactory):
-    name = "nearest"
-    summary = "Repeats pixels."
-    options = NearestOptions
-
-    def identify(self, spec):
-        return Identity("nearest", "0" * 64)
-
-    def open(self, spec, resources):
-        return [NearestEngine(spec.options.brightness)]
-'''
+EXAMPLE = next(
+    block.text for block in blocks(REPOSITORY / "docs" / "engines.md") if block.language == "python"
+)
+"""The engine of the documentation, as a package of its own."""
 
 
 @pytest.fixture
@@ -257,7 +217,7 @@ def test_an_engine_of_another_package_is_listed_shown_and_run(
     listed = json.loads(CliRunner().invoke(app, ["engines", "list", "--json"]).stdout)
     assert listed[-1] == {"name": "nearest", "summary": "Repeats pixels.", "installed": True}
     shown = CliRunner().invoke(app, ["engines", "show", "nearest"]).stdout
-    assert "brightness: a whole number from 0 to 255 (default 0)" in shown
+    assert "brightness: a whole number, between 0 and 255 (default 0)" in shown
     arguments = ["run", "-i", str(pages), "-o", str(tmp_path / "cli"), "--scale", "2", "--engine", "nearest"]
     first = CliRunner().invoke(app, [*arguments, "--engine-option", "brightness=9"])
     assert first.exit_code == 0, first.output

@@ -136,8 +136,8 @@ def test_a_partner_that_is_missing_is_a_failure_unless_it_may_be(
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ((), 2, "say either"),
-        (("--reference", "x"), 2, "say either"),
+        ((), 2, "give either"),
+        (("--reference", "x"), 2, "give either"),
         (("--reference", "none", "--candidate", "none"), 3, "none"),
         (("--input", "pages", "--scale", "9"), 2, "--scale"),
         (("--input", "pages", "--jpeg", "101"), 2, "--jpeg"),

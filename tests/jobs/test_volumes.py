@@ -245,7 +245,7 @@ def test_a_page_of_which_not_even_the_bytes_are_to_be_had(make_job: MakeJob, tmp
     assert (finished.done, finished.volumes_done) == (1, 0)
     reasons = {source: reason for source, _, reason in finished.failures}
     assert reasons["v.cbz"].startswith(
-        "2.png failed, and cannot be put in as it is either. The member is damaged"
+        "2.png failed, and the original cannot be recovered either. The member is damaged"
     )
     assert not (tmp_path / "out" / "v.cbz").exists()
 

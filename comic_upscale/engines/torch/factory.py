@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from annotated_types import Ge
+
 from comic_upscale.engines.base import Engine, EngineResources, EngineSpec
 from comic_upscale.engines.catalogue import CatalogueFactory
-from comic_upscale.engines.options import Option
+from comic_upscale.settings.options import Opt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,10 +18,11 @@ class TorchOptions:
 
     overlap: Annotated[
         int | None,
-        Option(
-            "Input pixels that a tile sees around what it makes; auto: the network's reach where that is known "
-            "and at most 48, else 32.",
-            least=0,
+        Ge(0),
+        Opt(
+            "Input pixels that a tile sees around what it makes. auto: the network's reach if that is known and at "
+            "most 48, otherwise 32.",
+            fingerprint="if-changed",
         ),
     ] = None
 

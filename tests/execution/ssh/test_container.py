@@ -127,7 +127,7 @@ def test_how_far_a_large_file_is_can_be_seen(
     tiny_weights: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(machine, "_TELL_SECONDS", 0.0)
+    monkeypatch.setattr(machine, "_PROGRESS_SECONDS", 0.0)
     monkeypatch.setattr(terminal, "LOG_INTERVAL_SECONDS", 0.0)
     draw(tmp_path / "pages" / "0.png", 0)
     size = 1_000_000
