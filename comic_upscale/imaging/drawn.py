@@ -1,7 +1,6 @@
-"""Pages that were drawn: a PPM or PGM, which is quick to write and to read, and in it what is to be said of it.
+"""Rendered pages: PPM or PGM, which are quick to write and read, with a note as a comment.
 
-A page's bytes go through queues and to other machines, and are decoded elsewhere; what was done to make them
-is known only where they were drawn.
+The bytes of a page go through queues and to remote machines and are decoded there. The note travels with them.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ _COMMENT = re.compile(rb"P[56]\n# drawn: (\d{1,6}) dpi of (\d{1,6})\n")
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """How finely a page was drawn because of the images on it."""
+    """The resolution of a rendered page and of its images."""
 
     dpi: int
-    """Pixels an inch of the drawing."""
+    """Pixels per inch of the rendered page."""
     images: int
-    """Pixels an inch of the images; more than ``dpi`` where these would have been too many pixels."""
+    """Pixels per inch of the images. More than ``dpi`` if that many pixels were not allowed."""
 
 
 def with_note(pnm: bytes, drawn: Drawn | None) -> bytes:
@@ -38,18 +37,18 @@ def with_note(pnm: bytes, drawn: Drawn | None) -> bytes:
 
 
 def notes_of(data: bytes) -> tuple[str, ...]:
-    """The note that an image file holds, in words; none of any other image."""
+    """Return the note in an image file as a sentence, or nothing."""
     match = _COMMENT.match(data)
     if match is None:
         return ()
     dpi, images = int(match[1]), int(match[2])
     if images > dpi:
-        return (f"drawn at {dpi} dpi, and its images have {images}: --max-pixels bounds it",)
-    return (f"drawn at {dpi} dpi, which is that of its images",)
+        return (f"drawn at {dpi} dpi instead of the {images} dpi of its images, because of --max-pixels",)
+    return (f"drawn at {dpi} dpi, the resolution of its images",)
 
 
 def as_png(data: bytes) -> bytes:
-    """A drawn page as a PNG, for those who read it; anything else as it is."""
+    """Convert a rendered page to PNG for readers. Any other file is returned unchanged."""
     if not data.startswith((b"P5\n", b"P6\n")):
         return data
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Change what a JPEG says beside its samples, and not one sample: how it lies, and its colour profile."""
+"""Change the orientation and the colour profile of a JPEG without touching its samples."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ _START = b"\xff\xd8"
 _SCAN, _END = 0xDA, 0xD9
 _APP0, _APP1, _APP2 = 0xE0, 0xE1, 0xE2
 _BARE = frozenset((0x01, *range(0xD0, 0xD9)))
-"""Markers that stand alone, without a length."""
+"""Markers without a length."""
 _EXIF, _XMP, _ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
 _MOST_IN_SEGMENT = 65_519
-"""Bytes of a profile that fit one segment: 65,535 less its length, its name and two numbers."""
+"""Bytes of a profile in one segment: 65,535 less its length, its name and two numbers."""
 _MOST_SEGMENTS = 255
 _ORIENTATION, _SHORT = 0x0112, 3
 
 
 def with_orientation(jpeg: bytes, orientation: int) -> bytes:
-    """Return a JPEG that lies in another way, whatever its EXIF or XMP said before; both are left out.
+    """Return a JPEG with another orientation. Its previous EXIF and XMP are removed.
 
     Args:
         jpeg: the file.
-        orientation: from 1 to 8, as EXIF numbers them; 1 adds no EXIF.
+        orientation: EXIF orientation from 1 to 8. For 1, no EXIF is added.
 
     Returns:
-        The file. One that is no JPEG, or is cut before its samples, comes back as it is.
+        The file. A file that is not a JPEG or ends before its samples is returned unchanged.
     """
     tiff = struct.pack("<2sHLHHHLHHL", b"II", 42, 8, 1, _ORIENTATION, _SHORT, 1, orientation, 0, 0)
     added = b"" if orientation == 1 else _segment(_APP1, _EXIF + tiff)
@@ -40,7 +40,7 @@ def with_profile(jpeg: bytes, profile: bytes | None) -> bytes:
         profile: an ICC profile of at most 16 MB that fits its samples.
 
     Returns:
-        The file. One that is no JPEG, or is cut before its samples, comes back as it is.
+        The file. A file that is not a JPEG or ends before its samples is returned unchanged.
 
     Raises:
         ValueError: the profile is larger than a JPEG holds.
@@ -60,7 +60,7 @@ def _segment(marker: int, data: bytes) -> bytes:
 
 
 def _rewritten(jpeg: bytes, is_left_out: Callable[[int, bytes], bool], added: bytes) -> bytes:
-    """The file without some of its segments, and with others behind its JFIF header."""
+    """Remove some segments, and add others after the JFIF header."""
     pieces = [_START]
     place = 1
     end = 0
@@ -80,7 +80,7 @@ def _rewritten(jpeg: bytes, is_left_out: Callable[[int, bytes], bool], added: by
 
 
 def _segments(jpeg: bytes) -> Iterator[tuple[int, int, int]]:
-    """The segments up to the first scan: marker, first byte, byte behind; none behind one that is broken."""
+    """Yield the segments up to the first scan or a broken one: marker, start, end."""
     if not jpeg.startswith(_START):
         return
     at = 2

@@ -105,8 +105,8 @@ class VolumeWriter:
         except ComicUpscaleError:
             raise
         except Exception as error:
-            # Nothing that a volume holds may end a run, be it that nobody foresaw it.
-            reason = f"The volume cannot be put together: an unforeseen error ({error!r})."
+            # No content of a volume may end a run.
+            reason = f"The volume could not be written because of an unforeseen error: {error!r}."
             await self._fail(volume, PageError("internal", reason))
         else:
             await self._on_ledger(self._ledger.record_volumes, [done])
@@ -305,7 +305,7 @@ class _OpenVolume:
             if error.kind not in _UNREADABLE:
                 raise
         else:
-            # Pages of a PDF are drawn as what no reader shows.
+            # Rendered pages of a PDF are PPM, which readers do not show.
             return as_png(data) if extension_of(member.name) == "png" else data
         try:
             return self.volumes.salvage(source, member.index)
@@ -328,7 +328,7 @@ class _OpenVolume:
         try:
             return updated(data, self._facts())
         except OddComicInfoError as error:
-            self._odd.append(f"{member.name} was carried along as it is: {error.reason}")
+            self._odd.append(f"{member.name} was copied unchanged, because {error.reason}")
             return data
 
     def _facts(self) -> list[PageFacts | None]:

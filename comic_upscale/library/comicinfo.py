@@ -15,15 +15,15 @@ NAME = "ComicInfo.xml"
 
 _XSI = "http://www.w3.org/2001/XMLSchema-instance"
 _LARGEST = 8 << 20
-"""Bytes; with every attribute that there is, 20,000 pages come to half of it."""
+"""Bytes. 20,000 pages with every attribute need half of this."""
 _DEEPEST, _MOST_ELEMENTS = 50, 200_000
 
 
 class OddComicInfoError(Exception):
-    """A ``ComicInfo.xml`` is nothing that a program wrote for readers: it is carried along as it is.
+    """A ``ComicInfo.xml`` exceeds the limits and is copied unchanged.
 
     Args:
-        reason: what is odd about it, as the end of a sentence.
+        reason: a clause such as ``"it declares entities"``.
     """
 
     def __init__(self, reason: str) -> None:
@@ -91,7 +91,7 @@ def updated(xml: bytes, pages: Sequence[PageFacts | None]) -> bytes:
         The file, as UTF-8 where anything was changed.
 
     Raises:
-        OddComicInfoError: it is larger or deeper than any, or declares entities.
+        OddComicInfoError: it is too large, nested too deeply, or declares entities.
     """
     _check(xml)
     # Else ElementTree would call it ns0 where a file uses it.
@@ -119,10 +119,10 @@ def updated(xml: bytes, pages: Sequence[PageFacts | None]) -> bytes:
 
 
 def _check(xml: bytes) -> None:
-    """Refuse what would take time and memory without end, before a tree is made of it.
+    """Check the limits before a tree is built.
 
     Raises:
-        OddComicInfoError: it is such a file.
+        OddComicInfoError: the file exceeds one of them.
     """
     if len(xml) > _LARGEST:
         raise OddComicInfoError(f"it has {len(xml):,} bytes")
@@ -132,7 +132,7 @@ def _check(xml: bytes) -> None:
         nonlocal depth, count
         depth, count = depth + 1, count + 1
         if depth > _DEEPEST:
-            raise OddComicInfoError("its elements are nested without end")
+            raise OddComicInfoError("its elements are nested too deeply")
         if count > _MOST_ELEMENTS:
             raise OddComicInfoError(f"it has more than {_MOST_ELEMENTS:,} elements")
 
@@ -145,7 +145,7 @@ def _check(xml: bytes) -> None:
 
     parser = expat.ParserCreate()
     parser.StartElementHandler, parser.EndElementHandler, parser.EntityDeclHandler = start, end, entity
-    # What is no XML at all is for the caller to find out.
+    # The caller handles files that are not XML.
     with contextlib.suppress(expat.ExpatError, ValueError, LookupError):
         parser.Parse(xml, True)
 

@@ -53,7 +53,7 @@ _EXTENSIONS = {
 }  # fmt: skip
 _PACKAGE_NAME = "META-INF/container.xml"
 EMBEDDED = 1 << 40
-"""What is added to the number of an image that stands in a document and has no file: no archive has so many."""
+"""Added to the number of an image that is embedded in a document. No archive has this many members."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class BookPage:
     """A page of a book."""
 
     place: int
-    """Of its file in the archive; from `EMBEDDED` on where its image stands in a document."""
+    """Index of its file in the archive, or from `EMBEDDED` on for an image embedded in a document."""
     name: str
     """Of its file, without folders, and with an image's extension."""
 
@@ -71,13 +71,13 @@ class Book:
     """What a comic needs of an EPUB."""
 
     pages: list[BookPage]
-    """In reading order; an image that is shown on two pages is there twice."""
+    """In reading order. An image shown on two pages is listed twice."""
     facts: ComicFacts
     """What its package says of it."""
     embedded: list[bytes]
-    """The images that stand in documents, by their numbers."""
+    """Images embedded in documents, in the order of their numbers."""
     notes: tuple[str, ...]
-    """What is not shown as it stands there, a sentence each."""
+    """What was left out or added, one sentence each."""
 
 
 def read_book(
@@ -92,8 +92,8 @@ def read_book(
         max_pixels: of images that are looked into: a cover, and what lies behind other images.
 
     Raises:
-        PageError: ``"damaged"``: it says nowhere what its spine is. ``"encrypted"``: its pages are. ``"bomb"``: it
-            takes too much work. Where it shows none, there are no pages.
+        PageError: ``"damaged"``: it has no readable package. ``"encrypted"``: its pages are encrypted.
+            ``"bomb"``: its documents need too much work.
     """
     return _BookReader(names, sizes, read, max_pixels).read()
 
@@ -104,7 +104,7 @@ class _Item:
 
     paths: tuple[str, ...]
     fallback: str
-    """The id of what a reader shows that cannot show this one."""
+    """Id of the item that a reader shows if it cannot show this one."""
 
 
 @dataclass(slots=True)
@@ -136,12 +136,12 @@ class _Image:
     page: BookPage
     is_background: bool
     key: object
-    """What is the same for the same image."""
+    """Equal for equal images."""
 
 
 @dataclass(slots=True)
 class _SpineDocument:
-    """What a document of the spine comes to."""
+    """A document of the spine, with the images that were found."""
 
     images: list[_Image] = field(default_factory=list)
     characters: int = 0
@@ -276,8 +276,8 @@ class _BookReader:
             package.writing_mode = content.lower()
 
     def _elements(self, text: str) -> list[_Flat]:
-        """The elements of an XML file in their order; of one that is not well-formed as far as it can be read."""
-        # What declares entities is read as if it did not: a few lines of them may come to any size.
+        """Return the elements of an XML file in order. A file that is not well-formed is read leniently."""
+        # Entities are not expanded: a few lines of them can expand to any size.
         if "<!ENTITY" not in text:
             try:
                 return [
@@ -324,7 +324,7 @@ class _BookReader:
     # ---- the spine
 
     def _spine_document(self, name: str) -> _SpineDocument:
-        """What the first of a document and its fallbacks shows that shows anything."""
+        """Read a document of the spine, or the first of its fallbacks that shows an image."""
         seen: set[str] = set()
         first: _SpineDocument | None = None
         while name not in seen and (item := self._package.items.get(name)) is not None:
@@ -337,7 +337,7 @@ class _BookReader:
         return first or _SpineDocument(is_there=False)
 
     def _document(self, paths: Sequence[str], depth: int = 0) -> _SpineDocument:
-        """What a document shows, or the image that it is; read once however often it is asked for."""
+        """Read a document, or an image in its place. Each is read only once."""
         name = self._find(paths)
         if name is None:
             return _SpineDocument(is_there=False)
@@ -353,7 +353,7 @@ class _BookReader:
         return self._resolved(self._documents.read(self._text(name, _LARGEST_DOCUMENT), name), depth)
 
     def _resolved(self, document: Document, depth: int) -> _SpineDocument:
-        """The images of a document that are there, each once."""
+        """Resolve the images of a document, each once."""
         found = _SpineDocument(characters=document.characters)
         once: dict[object, _Image] = {}
         for shown in document.images:
@@ -366,7 +366,7 @@ class _BookReader:
         return found
 
     def _images(self, shown: Shown, depth: int) -> tuple[list[_Image], bool]:
-        """What a reader shows of an image that a document names; and whether anything is there."""
+        """Resolve an image of a document. Also tell whether any of its addresses exists."""
         is_there = False
         for address in shown.addresses:
             self._budget.spend(_LOOKUP)
@@ -392,7 +392,7 @@ class _BookReader:
         return [_Image(image.page, shown.is_background, image.key) for image in inside.images]
 
     def _written_in(self, address: str, shown: Shown, depth: int) -> list[_Image]:
-        """An image whose bytes stand in a document."""
+        """Decode an image that is embedded in a document."""
         kind, data = embedded(address)
         if kind.startswith(("image/svg", "text/")) and depth < _DEEPEST:
             document = self._documents.read(decode_text(data), posixpath.join(shown.folder, "x"))
@@ -431,25 +431,27 @@ class _BookReader:
             left_behind += len(document.images) - len(shown)
             without += not document.images and not document.missing and document.is_there
             missing.update(dict.fromkeys(document.missing))
-            # An image alone on a page is a page each time, as blanks are; beside others it may be an ornament.
+            # An image alone on a page is a page each time, like a blank page. Beside others it may be an ornament.
             alone = len(shown) == 1 and document.characters <= _LITTLE_TEXT
             pages += [image.page for image in shown if alone or image.key not in seen]
             seen |= {image.key for image in shown}
         notes = []
         if without:
-            notes.append(f"{without} document(s) of the spine that show no image were left out")
+            notes.append(f"{without} document(s) in the spine show no image and were left out")
         if gone := sum(not document.is_there for document in documents):
-            notes.append(f"{gone} document(s) of the spine are not in the EPUB")
+            notes.append(f"{gone} document(s) in the spine are missing from the EPUB")
         if missing:
             more = ", ..." if len(missing) > _MOST_NAMES else ""
             some = ", ".join(list(missing)[:_MOST_NAMES])
-            notes.append(f"{len(missing)} image(s) that its documents show are not in the EPUB: {some}{more}")
+            notes.append(
+                f"{len(missing)} image(s) used by its documents are missing from the EPUB: {some}{more}"
+            )
         if left_behind:
             notes.append(f"{left_behind} background(s) behind other images were left out")
         return pages, notes
 
     def _front(self, document: _SpineDocument, behind: Counter[object]) -> list[_Image]:
-        """The images of a document without those that are mere backgrounds of others."""
+        """Return the images of a document, except plain backgrounds behind other images."""
         if len({image.is_background for image in document.images}) < 2:
             return document.images
         largest = max(self._area(image) for image in document.images if not image.is_background)
@@ -460,7 +462,7 @@ class _BookReader:
         ]
 
     def _area(self, image: _Image) -> int:
-        """Pixels; 0 of what cannot be read."""
+        """Return the pixels of an image, or 0 if it cannot be read."""
         self._budget.spend(_FILE)
         try:
             header = read_header(self._bytes(image.page))
@@ -474,14 +476,14 @@ class _BookReader:
         )
 
     def _add_cover(self, package: _Package, pages: list[BookPage]) -> list[str]:
-        """Put a cover first that is not in the spine; return what is to be said of it."""
+        """Add a cover that is not in the spine as the first page, and return a note."""
         cover = self._cover(package)
         if cover is None or cover.page in pages:
             return []
         if self._look_alike(cover.page, pages[0]):
-            return ["the cover was left out: the first page is the same picture"]
+            return ["the cover was left out, because the first page is the same picture"]
         pages.insert(0, cover.page)
-        return ["the cover, which the spine does not hold, was put first"]
+        return ["the cover is not in the spine and was added as the first page"]
 
     def _cover(self, package: _Package) -> _Image | None:
         named = [package.items[name].paths for name in package.cover_ids if name in package.items]
@@ -503,7 +505,7 @@ class _BookReader:
         return bool(abs(wide - other_wide) <= _AS_WIDE * wide and worst <= _ALIKE)
 
     def _small(self, data: bytes) -> tuple[Image.Image, float]:
-        """A picture made very small, in gray, and how wide it was for its height."""
+        """Return a tiny gray copy of an image, and its width divided by its height."""
         with page_errors(data), io.BytesIO(data) as file:
             image = open_image(file, max_pixels=self._max_pixels)
             wide = image.width / image.height

@@ -1,4 +1,4 @@
-"""The images that a document of an EPUB shows: elements, backgrounds by CSS, and what is written into it."""
+"""The images that a document of an EPUB shows: in elements, as CSS backgrounds, and as ``data:`` addresses."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _VOID = frozenset(
     ("img", "image", "embed", "link", "meta", "br", "hr", "input", "source", "base", "col", "wbr")
 )
 _GROUPS = frozenset(("picture", "object"))
-"""Elements of whose images a reader shows one."""
+"""Elements with alternatives, of which a reader shows one."""
 _ALWAYS_HIDDEN = frozenset(("template",))
 _MOST_IMPORTS, _MOST_CLASSES = 64, 100
 _ELEMENT = 4
-"""Work, as a `Budget` counts it, of looking for the background of an element."""
+"""Work of finding the background of an element, as counted by `Budget`."""
 _DEEPEST, _DEEPEST_OPEN = 3, 50
 _COMMENT_IN_STYLE = re.compile(r"<!\[CDATA\[|\]\]>|<!--|-->")
 _COMPOUND = re.compile(r"([.#]?)((?:[\w-]|[^\x00-\x7f]|\\.)+|\*)|(::?)([\w-]+)(?:\([^()]*\))?|\[[^\]]*\]")
@@ -51,11 +51,11 @@ class Shown:
     """An image that a document shows."""
 
     addresses: tuple[str, ...]
-    """As they stand there, relative to ``folder``, or ``data:``. A reader shows one: the first that it has."""
+    """Relative to ``folder``, or ``data:``. A reader shows the first one that exists."""
     folder: str
-    """Of the document or style sheet that they stand in, within the EPUB; no slash at the end."""
+    """Folder of the document or style sheet with the addresses, without a slash at the end."""
     is_background: bool
-    """It lies behind what else there is, by CSS."""
+    """It is a CSS background."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +65,17 @@ class Document:
     images: tuple[Shown, ...]
     """In their order."""
     characters: int
-    """Of its text, but for blanks."""
+    """Characters of its text."""
 
 
 def decode_text(data: bytes) -> str:
-    """The text of an XML, HTML or CSS file: by its first bytes, else as it says, else UTF-8."""
+    """Decode an XML, HTML or CSS file by its byte order mark, its declared encoding, or as UTF-8."""
     for mark, encoding in (
         (codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"),
     ):  # fmt: skip
         if data.startswith(mark):
             return data[len(mark) :].decode(encoding, "replace")
-    # Without a mark: what begins with a tag has a zero byte before or behind it.
+    # UTF-16 without a mark has a zero byte before or after the first bracket.
     start = data.lstrip(b"\0 \t\r\n")[:2]
     if data[:1] == b"\0" and start[:1] == b"<":
         return data.decode("utf-16-be", "replace")
@@ -92,11 +92,11 @@ def decode_text(data: bytes) -> str:
 
 
 def address_in(folder: str, address: str) -> tuple[str, ...]:
-    """The paths in an EPUB that an address may mean, the likeliest first; none if it leads outside.
+    """Return the possible paths of an address in the EPUB, the most likely first. None for addresses outside of it.
 
     Args:
-        folder: of the file that it stands in.
-        address: relative, or from the top where it begins with a slash.
+        folder: folder of the file with the address.
+        address: relative, or absolute within the EPUB.
     """
     address = address.strip()
     try:
@@ -105,7 +105,7 @@ def address_in(folder: str, address: str) -> tuple[str, ...]:
         return ()
     path, found = parts.path, []
     if parts.netloc or (parts.scheme and not (parts.scheme == "file" and path)):
-        # A colon in a name, perhaps; an address of the web is none of ours.
+        # This may be a name with a colon. Web addresses are not in the EPUB.
         if parts.netloc or parts.scheme in ("http", "https", "data", "res", "mailto", "javascript"):
             return ()
         path = address.partition("#")[0].partition("?")[0]
@@ -117,7 +117,7 @@ def address_in(folder: str, address: str) -> tuple[str, ...]:
 
 
 def embedded(address: str) -> tuple[str, bytes]:
-    """What a ``data:`` address holds: its type, lower case, and its bytes; these are empty where they are broken."""
+    """Decode a ``data:`` address to its media type in lower case and its bytes, which are empty if it is broken."""
     head, comma, body = address[5:].partition(",")
     kind, *parameters = (part.strip().lower() for part in head.split(";"))
     if not comma:
@@ -137,7 +137,7 @@ class _Element:
 
     name: str
     keys: frozenset[str]
-    """What selectors may call it: ``name``, ``.class``, ``#id``, ``*``."""
+    """Simple selectors that match it: ``name``, ``.class``, ``#id``, ``*``."""
     order: int
     """Its number in the document."""
     style: str
@@ -145,19 +145,19 @@ class _Element:
     background: str
     """The address of a background by an attribute."""
     images: int
-    """How many images came before."""
+    """Number of images before it."""
 
 
 @dataclass(slots=True)
 class _Style:
-    """What a selector says of backgrounds."""
+    """A selector with the background it sets."""
 
     last: frozenset[str]
-    """What the element must be called."""
+    """Simple selectors that must match the element."""
     before: frozenset[str]
-    """What must have come before it."""
+    """Simple selectors that must match elements before it."""
     weight: tuple[int, int, int, int]
-    """Of all styles that fit an element the one of most weight counts: insisting, its own, ids, others."""
+    """Precedence: ``!important``, ``style`` attribute, ids, then classes and names."""
     address: str | None
     folder: str
 
@@ -167,8 +167,7 @@ class DocumentReader:
     """Reads the documents of one EPUB.
 
     Args:
-        load: returns the text of a file of the EPUB by the paths that it may have, and which of them it has;
-            None if it is not there.
+        load: takes possible paths of a file and returns its text and its path, or None if it does not exist.
         budget: of the whole book.
     """
 
@@ -189,12 +188,12 @@ class DocumentReader:
         return _Reading(self, posixpath.dirname(path)).run(text)
 
     def sheet(self, folder: str, address: str, depth: int = 0) -> list[_Style]:
-        """The styles of a linked sheet and those that it imports; none if it is not there."""
+        """Return the styles of a linked sheet and its imports, or nothing if it does not exist."""
         paths = address_in(folder, address)
         if not paths or depth > _DEEPEST:
             return []
         if paths[0] not in self._sheets:
-            # Before it is read: a sheet may import itself.
+            # Set before reading, because a sheet may import itself.
             self._sheets[paths[0]] = []
             found = self.load(paths)
             if found is not None:
@@ -203,7 +202,7 @@ class DocumentReader:
         return self._sheets[paths[0]]
 
     def styles(self, sheet: Sheet, folder: str, depth: int) -> list[_Style]:
-        """What a sheet says of backgrounds."""
+        """Return the styles in a sheet that set backgrounds."""
         found: list[_Style] = []
         for address in sheet.imports[:_MOST_IMPORTS]:
             found += self.sheet(folder, address, depth + 1)
@@ -230,11 +229,11 @@ class _Reading:
         self._open: list[str] = []
         self._elements: list[_Element] = []
         self._first: dict[str, int] = {}
-        """The number of the first element that is called so."""
+        """Number of the first element that a simple selector matches."""
         self._characters = 0
         self._hidden = ""
         self._group: tuple[str, list[str]] | None = None
-        """A ``picture`` or ``object``, and the addresses of which a reader shows one."""
+        """The open ``picture`` or ``object`` with its alternative addresses."""
 
     def run(self, text: str) -> Document:
         for token in tokens(text, self._reader.budget):
@@ -270,7 +269,7 @@ class _Reading:
             self._open.append(tag.name)
 
     def _take(self, tag: Start) -> None:
-        """Note what a tag shows."""
+        """Collect the images and styles of a tag."""
         found = tag.attributes
         if tag.name == "base" and found.get("href"):
             paths = address_in(self._folder, found["href"] + "x")
@@ -292,7 +291,7 @@ class _Reading:
         if self._group is None:
             self._images.append(Shown(tuple(addresses), self._folder, False))
         elif self._group[0] == "picture" and tag.name == "img":
-            # The sources before it are other forms of it.
+            # The sources before it are alternatives.
             self._group[1][:0] = addresses
         else:
             self._group[1].extend(addresses)
@@ -330,7 +329,7 @@ class _Reading:
                 self._styles += self._reader.sheet(self._folder, match[1])
 
     def _with_backgrounds(self) -> tuple[Shown, ...]:
-        """All images, each where its element begins."""
+        """Return all images and backgrounds in document order."""
         by_key: dict[str, list[tuple[int, _Style]]] = {}
         for number, style in enumerate(self._styles):
             by_key.setdefault(_rarest(style.last), []).append((number, style))
@@ -348,7 +347,7 @@ class _Reading:
     def _background(
         self, element: _Element, by_key: dict[str, list[tuple[int, _Style]]]
     ) -> tuple[str | None, str]:
-        """The address of the background of an element, and the folder that it is relative to."""
+        """Return the address of an element's background and the folder of its style."""
         fitting = []
         for key in element.keys:
             for number, style in by_key.get(key, ()):
@@ -378,7 +377,7 @@ def _is_stylesheet(attributes: dict[str, str]) -> bool:
 
 
 def _background_of(declarations: Sequence[tuple[str, str]]) -> tuple[str | None, bool, bool]:
-    """The image that declarations put behind an element; whether they insist; whether they say anything of it."""
+    """Return the background in declarations, whether it is ``!important``, and whether they set one at all."""
     address, is_important, says = None, False, False
     for name, value in declarations:
         if name not in ("background", "background-image", "content"):
@@ -392,7 +391,7 @@ def _background_of(declarations: Sequence[tuple[str, str]]) -> tuple[str | None,
 
 
 def _selector(selector: str, is_important: bool, address: str | None, folder: str) -> _Style | None:
-    """Read one selector; None for one of a state that a page is not in, or of nothing that is known."""
+    """Parse one selector. None if it is empty or for a state such as ``:hover``."""
     compounds: list[frozenset[str]] = []
     ids = classes = names = 0
     for word in re.sub(r"[>+~]", " ", selector[:1000]).split():
@@ -413,12 +412,12 @@ def _selector(selector: str, is_important: bool, address: str | None, folder: st
 
 
 def _rarest(keys: frozenset[str]) -> str:
-    """Of what an element must be called, what the fewest are: its id, a class, its name."""
+    """Return the most selective simple selector: an id, a class, or a name."""
     return min(keys, key=lambda key: ({"#": 0, ".": 1, "*": 3}.get(key[0], 2), key))
 
 
 def _by_size(srcset: str) -> list[str]:
-    """The addresses of a ``srcset``, the largest image first."""
+    """Return the addresses of a ``srcset``, the largest image first."""
     found = []
     for candidate in re.split(r",\s+", srcset.strip()) if srcset.strip() else ():
         address, _, size = candidate.strip().rstrip(",").partition(" ")

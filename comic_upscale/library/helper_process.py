@@ -1,8 +1,8 @@
-"""A child process that does what may crash, hang or eat memory: it is asked, and ended where it goes too far.
+"""A child process for work that may crash, hang or use too much memory. It is ended if it exceeds its limits.
 
-A request is a JSON object, an answer a JSON object and bytes. One request is answered at a time, however many
-threads ask. The child starts with the first request and ends with this process, whatever becomes of that:
-it reads requests until there is nobody left to write one.
+A request is a JSON object. An answer is a JSON object and bytes. The child answers one request at a time, for any
+number of threads. It starts with the first request and ends with this process, even if that is killed, because it
+reads requests only until its input is closed.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ _LAST_WORDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one request may use."""
+    """The limits of one request."""
 
     seconds: float
-    """Of processor time."""
+    """Processor time."""
     wall_seconds: float
-    """Until the answer, however busy the machine is."""
+    """Time until the answer, also on a busy machine."""
     memory: int
-    """Bytes that the child holds in memory."""
+    """Resident memory of the child, bytes."""
 
 
 class HelperLostError(Exception):
-    """The child ended without an answer: by itself, or because a request went beyond its limits.
+    """The child ended without an answer, by itself or because a request exceeded its limits.
 
     Args:
-        reason: what happened, as the end of a sentence: ``"took more than 60 s"``.
+        reason: a clause such as ``"took more than 60 s"``.
     """
 
     def __init__(self, reason: str) -> None:
@@ -90,7 +90,7 @@ class Helper:
                     write_message(child.stdin, request)
                     answer = read_message(child.stdout)
             except BaseException:
-                # A signal broke this off: what comes from the child from now on answers nobody's question.
+                # A signal interrupted this. The next answer of the child would belong to this request.
                 child.kill()
                 self._end(child)
                 raise
@@ -101,12 +101,12 @@ class Helper:
 
     @property
     def runs(self) -> bool:
-        """Whether there is a child that may remember earlier requests."""
+        """Whether a child is running, which may have state from earlier requests."""
         child = self._child
         return child is not None and self._owner == os.getpid() and child.poll() is None
 
     def close(self) -> None:
-        """End the child, if there is one, also while somebody waits for its answer."""
+        """End the child, if there is one, also while a thread waits for its answer."""
         child = self._child
         if child is None or self._owner != os.getpid():
             return
@@ -125,7 +125,7 @@ class Helper:
             if child.poll() is None:
                 return child
             self._end(child)
-        # After a fork the child is the other process's, and two must not talk to it.
+        # After a fork the child belongs to the other process, and two processes must not talk to it.
         self._child, self._owner = self._start(), os.getpid()
         atexit.unregister(self.close)
         atexit.register(self.close)
@@ -133,9 +133,9 @@ class Helper:
 
     def _start(self) -> subprocess.Popen[bytes]:
         if getattr(sys, "frozen", False) or not sys.executable:
-            # What stands in its place is a program that would begin anew.
+            # The executable of a frozen program is that program, not Python.
             raise OSError(errno.ENOEXEC, "there is no Python to run it")
-        # With the paths of this process, however these came about; nothing of its main module is run again.
+        # With the import paths of this process, and without running its main module again.
         code = (
             "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
             f"import {self._module} as module; module.main()"
@@ -145,7 +145,7 @@ class Helper:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            # Ctrl-C is for this process, which lets a page go on to its end.
+            # Ctrl-C goes to this process only, which finishes the pages in hand.
             start_new_session=True,
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
@@ -166,7 +166,7 @@ class Helper:
 
 
 def _widen(pipe: IO[bytes] | None) -> None:
-    """Let a pipe hold more at a time, where the system can do that: pages are megabytes."""
+    """Enlarge the buffer of a pipe where the system supports it, because pages are megabytes."""
     if pipe is None or sys.platform != "linux":
         return
     import fcntl
@@ -177,7 +177,7 @@ def _widen(pipe: IO[bytes] | None) -> None:
 
 @dataclass(slots=True)
 class _Watch:
-    """Ends a child that goes beyond its limits while it is asked something."""
+    """Ends a child that exceeds its limits during a request."""
 
     child: subprocess.Popen[bytes]
     limits: Limits
@@ -196,10 +196,10 @@ class _Watch:
         self._thread.join()
 
     def lost(self, code: int | None) -> HelperLostError:
-        """What to say of a child that gave no answer."""
+        """Return the error for a child that gave no answer."""
         if self._over:
             return HelperLostError(self._over)
-        # By the system: for the time or the memory that it was allowed, or for what it tried to do.
+        # The system ended it, for its time or memory, or for a fault.
         how = f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
         return HelperLostError(how)
 
@@ -230,7 +230,7 @@ def write_message(file: IO[bytes], words: Mapping[str, Any], data: bytes = b"") 
     """Write a request or an answer.
 
     Raises:
-        OSError: there is nobody to read it.
+        OSError: the other side is closed.
     """
     head = json.dumps(words).encode()
     file.write(_FRAME.pack(len(head), len(data)) + head)
@@ -239,7 +239,7 @@ def write_message(file: IO[bytes], words: Mapping[str, Any], data: bytes = b"") 
 
 
 def read_message(file: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
-    """Read a request or an answer; None at the end, or where what comes is none.
+    """Read a request or an answer. Return None at the end of the file or for an incomplete message.
 
     Raises:
         OSError: it cannot be read.

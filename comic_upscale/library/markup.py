@@ -1,7 +1,7 @@
-"""Read XHTML, SVG and CSS as far as finding images needs it, whatever is wrong with them, in linear time.
+"""A lenient tokenizer for XHTML, SVG and CSS that runs in linear time and reads what finding images needs.
 
-Not ``html.parser``: some broken documents end it with an assertion, and others it reads in quadratic time. Here
-what is never closed ends the document, as it does for browsers, so that nothing is searched for twice.
+``html.parser`` raises AssertionError for some broken documents and needs quadratic time for others. Here an unclosed
+construct ends the document, as in browsers, so nothing is searched for twice.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _URL = re.compile(r"url\(\s*|[\"']", re.IGNORECASE)
 
 
 class Budget:
-    """How much work a book may be; counted and not measured, so that it is the same on every machine."""
+    """The work that a book may cause. It is counted, not timed, so the limit is the same on every machine."""
 
     def __init__(self, work: int = _MOST_WORK) -> None:
         self._left = work
@@ -47,8 +47,8 @@ class Budget:
         if self._left < 0:
             raise PageError(
                 "bomb",
-                "The documents of the EPUB are far more than those of a comic, or made to take time without end: "
-                "unpack it, and give the folder of its images.",
+                "The documents of the EPUB need far more work than those of a comic. Unpack it and use the folder of "
+                "its images.",
             )
 
 

@@ -1,6 +1,6 @@
 """Read the pages of a PDF: the image that a page is, as it is, or else the page drawn.
 
-PDFium does it in a child process, with limits of time and memory: a PDF of two kilobytes can ask for any
+PDFium runs in a child process with limits on time and memory, because a PDF of two kilobytes can need any
 amount of both.
 """
 
@@ -25,7 +25,7 @@ _DRAWING_MEMORY = 1 << 30
 """Bytes for drawing it, beside those of its pixels and of the images on it."""
 _BYTES_PER_PIXEL = 24
 _MOST_OVER_LIMITS = 3
-"""Pages of one PDF that go beyond the limits before no more of it are tried."""
+"""Pages of one PDF that may exceed the limits before its other pages are given up."""
 
 HELPER = Helper("comic_upscale.library.pdf_child")
 
@@ -50,7 +50,7 @@ class PdfContainer:
     in_order = True
     comment = b""
     right_to_left: bool
-    """Whether it says that it is read from right to left."""
+    """Whether the PDF is read from right to left."""
 
     def __init__(self, path: Path, rules: VolumeRules, held: contextlib.ExitStack | None = None) -> None:
         self._path, self._rules = path, rules
@@ -76,7 +76,7 @@ class PdfContainer:
         if self._over_limits >= _MOST_OVER_LIMITS:
             raise PageError(
                 "bomb",
-                f"{self._over_limits} pages of the PDF took too much to draw: its others are not tried.",
+                f"{self._over_limits} pages of this PDF exceeded the limits, so its other pages are not tried.",
             )
         return self._ask(
             "page", do="read", index=index, pdf_dpi=rules.pdf_dpi, max_pixels=rules.max_pixels
@@ -94,7 +94,7 @@ class PdfContainer:
         self._held.close()
 
     def _ask(self, what: str, **request: Any) -> tuple[dict[str, Any], bytes]:
-        # The child bounds itself by what a page needs, where the system does that; and here is the most of any page.
+        # The child also limits itself to what the page needs, if the system supports that.
         most = max(_READING_MEMORY, _DRAWING_MEMORY) + 2 * _BYTES_PER_PIXEL * self._rules.max_pixels
         limits = {
             "seconds": SECONDS, "reading": _READING_MEMORY, "drawing": _DRAWING_MEMORY,
@@ -109,12 +109,13 @@ class PdfContainer:
             self._over_limits += 1
             raise PageError(
                 "bomb",
-                f"The {what} asks for more memory or time than it may have, or is made to crash programs (PDFium "
-                f"{error.reason}): draw it with another program, and give the images.",
+                f"The {what} needs more memory or time than is allowed, or crashes PDFium (which {error.reason}). "
+                "Convert it to images with another program.",
             ) from None
         except OSError as error:
             raise PageError(
-                "unreadable", f"The {what} cannot be read: no process for PDFium starts ({error.strerror})."
+                "unreadable",
+                f"The {what} cannot be read, because the process for PDFium does not start ({error.strerror}).",
             ) from None
         if "kind" in words:
             if words["kind"] == "out-of-memory":

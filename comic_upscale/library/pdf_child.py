@@ -1,7 +1,6 @@
-"""The child process that reads PDFs: PDFium parses what strangers made, and nothing in it bounds what that costs.
+"""The child process that reads PDFs. PDFium parses untrusted files and has no limits on time or memory.
 
-It sets its own limits where the system has them: a request may use so much processor time and memory, and is
-then ended by the system, even where nobody is left to do it.
+Where the system supports it, the process also limits itself, so it ends even if its parent is gone.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from comic_upscale.settings.job import VolumeRules
 
 _OPEN_AT_ONCE = 4
 _LATER = 10
-"""Seconds by which the system ends later what the parent should have ended before."""
+"""Seconds after which the system ends a request that the parent should have ended before."""
 
 
 def main() -> None:
     """Answer requests until there are none."""
-    # What PDFium itself prints must not stand among the answers.
+    # Anything that PDFium prints must not get into the answers.
     with os.fdopen(os.dup(0), "rb") as requests, os.fdopen(os.dup(1), "wb") as answers:
         nothing = os.open(os.devnull, os.O_RDWR)
         os.dup2(nothing, 0)
@@ -92,7 +91,7 @@ class _Document:
         self._has_looked = False
 
     def facts(self) -> dict[str, Any]:
-        """How many pages it has, and from which side it is read."""
+        """Return the number of pages and the reading direction."""
         return {"pages": len(self._pdf), "right_to_left": self._preference(b"Direction") == b"R2L"}
 
     def read(self, index: int, rules: VolumeRules, memory: int, per_pixel: int) -> bytes:
@@ -149,7 +148,7 @@ def _open(path: Path) -> Any:
             "library", "PDF is read by pypdfium2, which is missing: pip install pypdfium2."
         ) from None
     with path.open("rb"):
-        # For the system's own words about a file that is not there or may not be read.
+        # For the system's own error if the file is missing or not readable.
         pass
     try:
         return pypdfium2.PdfDocument(path)

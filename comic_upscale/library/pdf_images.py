@@ -1,8 +1,8 @@
-"""The dictionaries of a PDF's images: PDFium draws by them and does not show them.
+"""The dictionaries of the images in a PDF, which the API of PDFium does not provide.
 
-Whether an image has a mask, and how large that is, how its samples are mapped and whether it may be hidden:
-all of this stands in plain text right before the image's data, in encrypted files too. So the file is read
-from stream to stream, past the data, and an image is found again by its size and its data.
+A dictionary tells whether an image has a mask and of which size, how its samples are mapped, and whether it can be
+hidden. It is plain text directly before the data of the image, also in encrypted files. The file is read from stream
+to stream, skipping the data, and an image is identified by its size and its data.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What the dictionary of an image says."""
+    """Facts from the dictionary of an image."""
 
     is_plain: bool
-    """Its samples are shown as they are, all of them: no mask, no mapping, and nothing that may hide it."""
+    """All its samples are shown unchanged: no mask, no mapping, no optional content."""
     is_opaque: bool
-    """Whatever is below it cannot be seen."""
+    """Nothing below it is visible."""
     mask_size: tuple[int, int]
-    """Width and height of its mask, pixels; zeros where it has none of its own, or it cannot be found."""
+    """Width and height of its mask in pixels, or zeros if it has none or none was found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class ImageDictionaries:
 
     Args:
         path: the file.
-        is_encrypted: whether the data of its images stands there in another way than it is given out.
+        is_encrypted: whether the file is encrypted, so that the data in it differs from the data of `find`.
 
     Raises:
         OSError: it cannot be read.
@@ -85,21 +85,21 @@ class ImageDictionaries:
         with path.open("rb") as file:
             self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.may_hide_forms = False
-        """Whether a form may be switched off, with the images in it."""
+        """Whether a form, with the images in it, may be optional content."""
         self._by_number: dict[int, _Stream] = {}
         self._by_size: defaultdict[tuple[int, int], list[_Stream]] = defaultdict(list)
         self._read()
 
     def find(self, size: tuple[int, int], data: bytes) -> ImageFacts | None:
-        """What is said of an image.
+        """Return the facts of an image.
 
         Args:
             size: width and height, pixels.
-            data: as it stands in the file, or decrypted.
+            data: as stored in the file, decrypted.
 
         Returns:
-            None if it is not found, as images are that stand in the midst of a page's content. Where the same
-            image stands there more than once, what holds for all of them.
+            None if no dictionary is found, as for inline images. If several images have this data, facts that hold
+            for all of them.
         """
         sized = (*self._by_size.get(size, ()), *self._by_size.get((0, 0), ()))
         known = [stream for stream in sized if self._by_number[stream.number] is stream]
@@ -121,7 +121,7 @@ class ImageDictionaries:
         self._data.close()
 
     def _stands_at(self, start: int, data: bytes) -> bool:
-        # First its end: images of one book often begin alike, and are of one size.
+        # The end first: the images of a book often begin alike and have the same size.
         end = start + len(data)
         return self._data[max(start, end - _TAIL) : end] == data[-_TAIL:] and self._data[start:end] == data
 
@@ -160,11 +160,11 @@ class ImageDictionaries:
             self.may_hide_forms |= b"/OC" in text and b"/Form" in text
             if headers and b"Image" in text:
                 self._take(text, int(headers[-1][1]), start)
-        # More than any comic has: nothing is known of such a file's images.
+        # No comic has this many. Nothing is known about the images of such a file.
         self._by_size.clear()
 
     def _behind(self, start: int, length: int | None) -> int:
-        """Where a stream ends: behind as many bytes as it says that it has, or where ``endstream`` stands."""
+        """Return the end of a stream, by its length if that is right, otherwise by ``endstream``."""
         if length is not None and b"endstream" in self._data[start + length : start + length + 16]:
             return start + length
         end = self._data.find(b"endstream", start)
@@ -176,7 +176,7 @@ class ImageDictionaries:
             return
         length = entries.get("Length")
         stream = _Stream(number, start, length if isinstance(length, int) else None, entries)
-        # Of the states that a file went through, the last one counts, and stands last.
+        # After incremental updates the last version of an object counts.
         self._by_number[number] = stream
         self._by_size[_size(entries)].append(stream)
 
@@ -185,11 +185,11 @@ def parse_dictionary(text: bytes) -> dict[str, Any] | None:
     """Read a dictionary of a PDF.
 
     Args:
-        text: from its ``<<`` on, or from what is blank before.
+        text: beginning with its ``<<``, after optional white space.
 
     Returns:
-        Names to numbers, names (`Name`), references (`Reference`), lists and dictionaries; strings are None,
-        as is null. None if it is no dictionary, or nested too deeply.
+        Names to numbers, names (`Name`), references (`Reference`), lists and dictionaries. Strings and null are
+        None. None instead of a dictionary if there is none or it is nested too deeply.
     """
     parser = _Parser(text)
     value = parser.value(0) if parser.next() == b"<<" and parser.back() else None
@@ -285,7 +285,7 @@ def _size(entries: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _maps_nothing(entries: Mapping[str, Any]) -> bool:
-    """Whether samples are what they look like: no inverted or shortened range, no odd colour transform."""
+    """Whether samples are used unchanged: no inverted or limited range, no unusual colour transform."""
     decode = entries.get("Decode")
     if decode is not None and (
         not isinstance(decode, list)

@@ -1,4 +1,4 @@
-"""What stands on a page of a PDF, in the order in which it is painted, and where a viewer shows it."""
+"""The objects on a page of a PDF in painting order, with their positions on the displayed page."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _MOST_OBJECTS = 20_000
 _DEEPEST = 12
 _MOST_ANNOTATIONS = 1_000
 _INVISIBLE_TEXT = (3, 7)
-"""Text that is not painted: what scanners add to be searched, and what only clips what follows."""
+"""Render modes of invisible text: searchable text of scanners, and text that only clips."""
 _STRAIGHT = 1e-3
-"""Share of its length by which an axis may lean and still count as straight."""
+"""Slant of an axis, relative to its length, that still counts as straight."""
 
 
 class Matrix(NamedTuple):
@@ -63,7 +63,7 @@ class Matrix(NamedTuple):
 
     @property
     def is_straight(self) -> bool:
-        """Whether boxes stay boxes: turned by quarters, mirrored, stretched, and no more."""
+        """Whether upright rectangles stay upright rectangles."""
         upright = abs(self.b) <= _STRAIGHT * abs(self.a) and abs(self.c) <= _STRAIGHT * abs(self.d)
         lying = abs(self.a) <= _STRAIGHT * abs(self.b) and abs(self.d) <= _STRAIGHT * abs(self.c)
         return upright or lying
@@ -88,7 +88,7 @@ class Box(NamedTuple):
         return self.top - self.bottom
 
     def within(self, other: Box) -> Box:
-        """What two boxes have in common; it may be inside out."""
+        """Return the intersection with another box, which may be inside out."""
         return Box(
             max(self.left, other.left), max(self.bottom, other.bottom),
             min(self.right, other.right), min(self.top, other.top),
@@ -100,7 +100,7 @@ class Box(NamedTuple):
 
     @property
     def area(self) -> float:
-        """Square points; 0 for one that is inside out."""
+        """Area in square points, 0 if the box is inside out."""
         return max(0.0, self.width) * max(0.0, self.height)
 
 
@@ -110,36 +110,36 @@ UNIT = Box(0, 0, 1, 1)
 
 @dataclass(frozen=True, slots=True)
 class PlacedImage:
-    """An image on a page, as far as PDFium tells of it."""
+    """An image on a page, as PDFium describes it."""
 
     handle: Any
     """PDFium's."""
     order: int
     """Its number in the order of painting."""
     matrix: Matrix
-    """Where its unit square is shown, points of the page as displayed, upwards from its lower left."""
+    """From its unit square to the displayed page, in points from the lower left."""
     parent: Matrix
-    """From its own surroundings (the page, or a form) to the page as displayed."""
+    """From the form or page that contains it to the displayed page."""
     clip: Box | None
-    """What of the page it may paint on; None for everything."""
+    """The part of the page it may paint on, None for all of it."""
     is_certain: bool
-    """Nothing is known that changes how it looks: no odd clip, no transparency, nothing that may hide it."""
+    """Nothing known changes its appearance: only rectangular clips, no transparency, no optional content."""
     is_in_form: bool
 
     @property
     def box(self) -> Box:
-        """What holds it."""
+        """Its bounding box."""
         return self.matrix.bounds(UNIT)
 
     @property
     def seen(self) -> Box:
-        """What of its box a clip leaves."""
+        """The part of its box inside the clip."""
         return self.box if self.clip is None else self.box.within(self.clip)
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A form, or the page itself, whose objects are yet to be looked at."""
+    """A form, or the page itself, whose objects are to be visited."""
 
     handle: Any
     """None for the page."""
@@ -151,20 +151,20 @@ class _Place:
 
 @dataclass(slots=True)
 class PageObjects:
-    """What a page shows."""
+    """The objects of a page."""
 
     width: float
     """Points, as displayed."""
     height: float
     """Points, as displayed."""
     is_cropped: tuple[bool, bool, bool, bool]
-    """Whether a crop box cuts the sheet there: left, bottom, right and top, as displayed."""
+    """Whether a crop box cuts the left, bottom, right and top side, as displayed."""
     images: list[PlacedImage] = field(default_factory=list)
-    """Those that are on the page, in the order of painting."""
+    """Images inside the page, in painting order."""
     _others: list[tuple[int, Any, int, _Place]] = field(default_factory=list)
-    """What is no image: its number in the order of painting, handle, kind and place."""
+    """Other objects: number in painting order, handle, kind and place."""
     _is_cut_short: bool = False
-    """There are more objects than anybody looks at."""
+    """There are too many objects, and not all were visited."""
 
     @property
     def box(self) -> Box:
@@ -172,11 +172,11 @@ class PageObjects:
         return Box(0, 0, self.width, self.height)
 
     def has_others(self, page: Any, above: int = -1) -> bool:
-        """Whether a page shows anything that is no image: painted, on the page, and not only to be searched.
+        """Tell whether the page shows anything other than images.
 
         Args:
-            page: pypdfium2's.
-            above: the number of an image that covers the page; nothing below it is seen.
+            page: of pypdfium2.
+            above: number of an image that covers the page. Objects below it are not visible.
         """
         if self._is_cut_short or _has_annotations(page):
             return True
@@ -193,10 +193,10 @@ class PageObjects:
 
 
 def read_objects(page: Any) -> PageObjects:
-    """List what a page shows.
+    """List the objects of a page.
 
     Args:
-        page: pypdfium2's, loaded.
+        page: of pypdfium2.
     """
     width, height = page.get_size()
     box = Box(*page.get_bbox())
@@ -207,7 +207,7 @@ def read_objects(page: Any) -> PageObjects:
 
 
 def _display(box: Box, turn: int) -> Matrix:
-    """From the page's own points to those of the page as displayed, turned clockwise by degrees."""
+    """Return the transformation from the page's coordinates to the displayed page."""
     return {
         90: Matrix(0, -1, 1, 0, -box.bottom, box.right),
         180: Matrix(-1, 0, 0, -1, box.right, box.top),
@@ -237,8 +237,8 @@ def _children(page: Any, place: _Place) -> Iterator[tuple[_Place, Any]]:
 
 
 def _walk(page: Any, display: Matrix, found: PageObjects) -> None:
-    """Look at every object of a page and of the forms on it."""
-    # A stack and no recursion: forms may be nested as deeply as somebody likes.
+    """Visit every object of a page and of the forms on it."""
+    # A stack and no recursion, because forms can be nested to any depth.
     stack = [_children(page, _Place(None, display, None, True, 0))]
     order = 0
     while stack:
@@ -296,13 +296,13 @@ def _bounds(handle: Any) -> Box:
 
 
 def _clip(handle: Any, place: _Place) -> tuple[Box | None, bool]:
-    """What an object may paint on, and whether that is a box."""
+    """Return the bounding box of an object's clip, and whether the clip is that box."""
     path = raw.FPDFPageObj_GetClipPath(handle)
     count = raw.FPDFClipPath_CountPaths(path) if path else -1
     clip, is_certain = place.clip, place.is_certain
     if count < 0:
         return clip, is_certain
-    # A clip without a path is one by text.
+    # A clip without a path is a text clip.
     is_certain = is_certain and count > 0 and place.matrix.is_straight
     for at in range(count):
         box, is_box = _path_box(path, at)
@@ -313,7 +313,7 @@ def _clip(handle: Any, place: _Place) -> tuple[Box | None, bool]:
 
 
 def _path_box(path: Any, at: int) -> tuple[Box, bool]:
-    """What holds a path of a clip, and whether it is that box itself."""
+    """Return the bounding box of a path of a clip, and whether the path is that box."""
     count = raw.FPDFClipPath_CountPathSegments(path, at)
     points: list[tuple[float, float]] = []
     is_box = 4 <= count <= 6
@@ -335,7 +335,7 @@ def _path_box(path: Any, at: int) -> tuple[Box, bool]:
 
 
 def _may_hide(handle: Any) -> bool:
-    """Whether an object belongs to content that a viewer can switch off, and may have switched off."""
+    """Tell whether an object is optional content, which may be hidden."""
     for at in range(min(raw.FPDFPageObj_CountMarks(handle), 100)):
         mark = raw.FPDFPageObj_GetMark(handle, at)
         name, length = (ctypes.c_ushort * 8)(), ctypes.c_ulong()
@@ -346,7 +346,7 @@ def _may_hide(handle: Any) -> bool:
 
 
 def _has_annotations(page: Any) -> bool:
-    """Whether anything is drawn over a page that is none of its own objects."""
+    """Tell whether visible annotations are drawn over a page."""
     for at in range(min(raw.FPDFPage_GetAnnotCount(page), _MOST_ANNOTATIONS)):
         annotation = raw.FPDFPage_GetAnnot(page, at)
         if not annotation:

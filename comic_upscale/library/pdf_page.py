@@ -1,7 +1,7 @@
-"""A page of a PDF as a viewer shows it: the JPEG that it is, or the page drawn on the grid of its finest image.
+"""A page of a PDF as a viewer shows it: its JPEG, or the page rendered on the pixel grid of its finest image.
 
-What a page is, its objects and boxes say. A drawn page has a pixel for each pixel of its image, in the same
-place, so that nothing is resampled; where a page shows more than one image, those of the same grid.
+The objects and boxes of the page decide which. A rendered page has one pixel for each pixel of its image, so nothing
+is resampled. Other images of the page that fit the same grid are not resampled either.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from comic_upscale.settings.job import VolumeRules
 
 _POINTS = 72.0
 _SMALL, _BLOCK = 96, 8
-"""Pixels of the longer side of the pictures that a JPEG and its page are compared by, and of a block of these."""
+"""Longer side of the thumbnails by which a JPEG is compared with its page, and side of a block in them, pixels."""
 _SAME = 16
-"""Gray levels that the worst block may differ by: of real pages it does by 13 at most, and by 19 at least from the
-same page turned or mirrored."""
+"""Largest difference of a block in gray levels. Real pages differ by at most 13, and by at least 19 from the same page
+turned or mirrored."""
 _MARGIN = 0.02
-"""Share of a page's longer side by which an image may leave a blank edge and still count as the whole page."""
+"""Blank margin, relative to the page's longer side, with which an image still counts as the whole page."""
 _ROUNDING = 1.0
-"""Points by which an image may reach beyond its sheet: boxes are often rounded to whole points."""
+"""Points by which an image may extend beyond its page, because boxes are often rounded to whole points."""
 _STRETCHED = 0.02
-"""Share by which an image's pixels may differ from squares and still be shown as squares."""
+"""Relative difference of the resolutions across and down that still counts as square pixels."""
 _COUNTS = 0.01
-"""Share of a page that images must cover for their resolution to count: a small logo's does not."""
+"""Share of the page that images must cover for their resolution to count. A small logo does not count."""
 _INSET = 0.02
-"""Pixels by which an image is drawn smaller on each side: PDFium rounds outwards, and a hair is a whole pixel."""
+"""Pixels by which an image is placed smaller on each side, because PDFium rounds outwards to whole pixels."""
 _ON_GRID = 0.3
-"""Pixels by which an image may be off the grid of another and still belong to it."""
+"""Pixels by which an image may be off the grid of another image and still be aligned to it."""
 _HAIR = 1e-3
 _LEAST = 36 / _POINTS
-"""Pixels a point below which a page is drawn as asked, though it is nothing but images."""
+"""Pixels per point below which even a page of images alone is rendered at ``pdf_dpi``."""
 _SAME_COLOR = 2
-"""Gray levels that nobody sees."""
+"""Invisible difference in gray levels."""
 _LARGEST_PROFILE = 8 << 20
 _DEVICE_GRAY, _DEVICE_RGB, _ICC_BASED = 1, 2, 7
 """Colour spaces, as PDFium numbers them."""
@@ -61,26 +61,26 @@ _TURNS = (
     Image.Transpose.TRANSVERSE,
     Image.Transpose.ROTATE_90,
 )
-"""What brings a picture of EXIF's orientations 2 to 8 upright."""
+"""Transpositions for the EXIF orientations 2 to 8."""
 
 
 @dataclass(frozen=True, slots=True)
 class KnownImage:
-    """An image on a page, with its samples and what its dictionary says."""
+    """An image on a page, with its size and the facts of its dictionary."""
 
     shown: PlacedImage
     size: tuple[int, int]
-    """Width and height of its samples, or of those of its mask where they are more, pixels."""
+    """Width and height in pixels, of its mask if that is larger."""
     samples: tuple[int, int]
-    """Width and height of its own samples."""
+    """Width and height without its mask, pixels."""
     facts: ImageFacts | None
-    """None where nothing is known of it but what PDFium tells."""
+    """None if its dictionary was not found."""
     data: bytes
-    """As it is packed in the file."""
+    """Its compressed data."""
 
     @property
     def is_straight(self) -> bool:
-        """Whether it is turned by quarters only, to less than half a pixel."""
+        """Whether it is turned by multiples of 90 degrees only, within half a pixel."""
         a, b, c, d, _, _ = self.shown.matrix
         across, down = self.size
         upright = abs(b) * down <= abs(d) / 2 and abs(c) * across <= abs(a) / 2
@@ -89,7 +89,7 @@ class KnownImage:
 
     @property
     def orientation(self) -> int:
-        """How it is to be turned to be shown, as EXIF numbers it."""
+        """Its EXIF orientation on the displayed page."""
         a, b, c, d, _, _ = self.shown.matrix
         if abs(a) >= abs(b):
             return {(True, True): 1, (False, True): 2, (False, False): 3, (True, False): 4}[a > 0, d > 0]
@@ -97,12 +97,12 @@ class KnownImage:
 
     @property
     def shown_size(self) -> tuple[int, int]:
-        """Width and height as shown, pixels."""
+        """Width and height as displayed, pixels."""
         return self.size if self.orientation < 5 else self.size[::-1]
 
     @property
     def resolution(self) -> tuple[float, float]:
-        """Pixels a point: across and down as shown if it lies straight, else along its own sides."""
+        """Pixels per point, across and down as displayed, or along its own sides if it is not straight."""
         if self.is_straight:
             box = self.shown.box
             return self.shown_size[0] / max(box.width, 1e-6), self.shown_size[1] / max(box.height, 1e-6)
@@ -111,44 +111,44 @@ class KnownImage:
 
     @property
     def finest(self) -> float:
-        """Pixels a point along the side that has more of them."""
+        """The higher of its resolutions, pixels per point."""
         return max(*self.resolution, 1e-6)
 
     @property
     def has_square_pixels(self) -> bool:
-        """Whether its pixels are shown as squares, or nearly."""
+        """Whether its pixels are displayed as squares, approximately."""
         across, down = self.resolution
         return abs(across - down) <= _STRETCHED * max(across, down)
 
     @property
     def hides(self) -> bool:
-        """Whether nothing of what is below it can be seen."""
+        """Whether nothing below it is visible."""
         known = self.facts is not None and self.facts.is_opaque
         return known and self.shown.is_certain and self.is_straight
 
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """How a page is drawn."""
+    """The size of a rendered page, and the places of its images."""
 
     width: int
     """Pixels."""
     height: int
     """Pixels."""
     places: tuple[tuple[KnownImage, tuple[int, int, int, int]], ...]
-    """Images that are put onto whole pixels, and onto which: left, upper, right and lower edge."""
+    """Images that are aligned to whole pixels: left, upper, right and lower edge."""
     note: Drawn | None
-    """What is to be said."""
+    """The note of the page."""
 
 
 class PdfPage:
     """One page.
 
     Args:
-        document: pypdfium2's.
+        document: of pypdfium2.
         index: of the page.
-        dictionaries: of the images of the file; asked only where a page shows an image.
-        rules: at what resolution pages are drawn, and with how many pixels at most.
+        dictionaries: returns the dictionaries of the file's images. Called only for pages with images.
+        rules: the resolution and the most pixels of rendered pages.
 
     Raises:
         PdfiumError: it cannot be loaded.
@@ -169,10 +169,10 @@ class PdfPage:
         self._page.close()
 
     def content(self, before_drawing: Callable[[int], None]) -> bytes:
-        """The page as a JPEG, or as a PPM or PGM of what was drawn.
+        """Return the page as a JPEG, or rendered as PPM or PGM.
 
         Args:
-            before_drawing: is told with how many pixels the page, and the images on it, will be drawn.
+            before_drawing: called with the pixels of the rendered page and its images.
 
         Raises:
             PageError: ``"too-large"``.
@@ -182,7 +182,7 @@ class PdfPage:
         cover = next((image for image in reversed(images) if _hides_all(image, objects)), None)
         below = -1 if cover is None else cover.shown.order
         images = [image for image in images if image.shown.order >= below]
-        # Without an image it does not matter.
+        # It does not matter without an image.
         has_others = not images or objects.has_others(self._page, below)
         whole = len(images) == 1 and not has_others and _is_whole(images[0], objects)
         if whole:
@@ -208,14 +208,14 @@ class PdfPage:
     def _looks_like(
         self, image: KnownImage, jpeg: bytes, profile: bytes | None, objects: PageObjects
     ) -> bool:
-        """Whether the page, drawn small, looks like a JPEG everywhere: a second guard, against what is not known."""
+        """Compare a thumbnail of the page with the JPEG, to find effects that the objects do not show."""
         scale = min(1.0, _SMALL / max(image.shown_size))
         width, height = (max(1, round(side * scale)) for side in image.shown_size)
         own = _small_jpeg(jpeg, profile, image.orientation)
         if own is None:
             return False
         shown = self._draw(Drawing(width, height, ((image, (0, 0, width, height)),), None), objects)
-        # Means of blocks, in which what is coarser or finer in one of the two does not show.
+        # Block means do not depend on how each side resamples fine detail.
         blocks = own.resize(shown.size, Image.Resampling.BOX).reduce(_BLOCK)
         difference = ImageChops.difference(blocks, shown.reduce(_BLOCK))
         worst: Any = max(band.getextrema()[1] for band in difference.split())
@@ -228,7 +228,7 @@ class PdfPage:
 
 
 def with_turn(jpeg: bytes, orientation: int) -> bytes:
-    """A JPEG that is to be shown turned, and not as its own EXIF may say: a viewer of PDFs does not read that."""
+    """Return a JPEG with this orientation. PDF viewers ignore the orientation in its own EXIF."""
     with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
         lies = _own_orientation(image)
     return jpeg if lies == orientation else with_orientation(jpeg, orientation)
@@ -237,7 +237,7 @@ def with_turn(jpeg: bytes, orientation: int) -> bytes:
 def _own_orientation(image: Image.Image) -> int:
     if not image.info.keys() & {"exif", "xmp"}:
         return 1
-    # Here and not above: it needs NumPy, and few pages need it.
+    # Imported here because it needs NumPy, and few pages need it.
     from comic_upscale.imaging.orientation import orientation_of
 
     return orientation_of(image)
@@ -250,7 +250,7 @@ def _pixel_size(handle: Any) -> tuple[int, int]:
 
 
 def _raw_data(handle: Any) -> bytes:
-    """The data of an image as it is packed in the file."""
+    """Return the compressed data of an image."""
     length = raw.FPDFImageObj_GetImageDataRaw(handle, None, 0)
     buffer = ctypes.create_string_buffer(length)
     raw.FPDFImageObj_GetImageDataRaw(handle, buffer, length)
@@ -258,13 +258,13 @@ def _raw_data(handle: Any) -> bytes:
 
 
 def _hides_all(image: KnownImage, objects: PageObjects) -> bool:
-    """Whether an image covers the page, so that nothing below it is seen."""
+    """Tell whether an image covers the page, so that nothing below it is visible."""
     page = objects.box.grown(-0.5 / image.finest)
     return image.hides and page.within(image.shown.seen) == page
 
 
 def _is_whole(image: KnownImage, objects: PageObjects) -> bool:
-    """Whether an image is the page: all of it is shown, straight, undistorted, and to the edges or nearly."""
+    """Tell whether an image is the whole page: displayed completely, undistorted, and up to the edges."""
     if not (image.is_straight and image.has_square_pixels and image.shown.is_certain):
         return False
     box, page = image.shown.box, objects.box
@@ -279,7 +279,7 @@ def _is_whole(image: KnownImage, objects: PageObjects) -> bool:
 
 
 def _embedded_jpeg(image: KnownImage, page: Any) -> tuple[bytes, bytes | None] | None:
-    """The JPEG that an image is, with the profile that the PDF gives it; None if it is more than that."""
+    """Return the JPEG of an image with the colour profile of the PDF, or None if the page shows more than that."""
     if image.facts is None or not image.facts.is_plain or _filters(image.shown.handle) != [b"DCTDecode"]:
         return None
     data = image.data
@@ -291,7 +291,7 @@ def _embedded_jpeg(image: KnownImage, page: Any) -> tuple[bytes, bytes | None] |
                 return None
             mode, own = jpeg.mode, jpeg.info.get("icc_profile")
     except Exception:
-        # Pillow has many; that the JPEG does not decode is then for the drawing to find out.
+        # Pillow raises many kinds. Rendering decides what becomes of a broken JPEG.
         return None
     space = _color_space(image.shown.handle, page)
     if space not in (_ICC_BASED, {"L": _DEVICE_GRAY, "RGB": _DEVICE_RGB}[mode]):
@@ -303,7 +303,7 @@ def _embedded_jpeg(image: KnownImage, page: Any) -> tuple[bytes, bytes | None] |
 def _as_profiled(
     jpeg: bytes, own: bytes | None, profile: bytes, mode: str
 ) -> tuple[bytes, bytes | None] | None:
-    """A JPEG whose profile is the one that the PDF gives it: viewers of PDFs do not look at its own."""
+    """Replace the profile of a JPEG by that of the PDF. PDF viewers ignore the JPEG's own profile."""
     wanted = profile if profile and _differs_from_srgb(profile, mode) else None
     if wanted is None and (own is None or not _differs_from_srgb(own, mode)):
         return jpeg, None
@@ -317,7 +317,7 @@ def _as_profiled(
 
 @lru_cache(maxsize=16)
 def _differs_from_srgb(profile: bytes, mode: str) -> bool:
-    """Whether a profile that fits samples of a mode gives them other colours than sRGB does; never a broken one."""
+    """Tell whether a usable profile for this mode gives colours that differ from sRGB."""
     import numpy as np
 
     from comic_upscale.imaging.color import profile_space, to_srgb
@@ -347,11 +347,11 @@ def _color_space(handle: Any, page: Any) -> int:
 
 
 def _profile_of(handle: Any, page: Any) -> bytes | None:
-    """The profile that a PDF gives an image, empty where PDFium finds none; None where it cannot be asked."""
+    """Return the profile of an image in the PDF, empty if there is none, None if PDFium is too old to tell."""
     ask = getattr(raw, "FPDFImageObj_GetIccProfileDataDecoded", None)
     if ask is None:
         return None
-    # Its type has another name on each system.
+    # The name of this type depends on the system.
     length = ask.argtypes[-1]._type_()
     ask(handle, page, None, 0, length)
     if not 0 < length.value <= _LARGEST_PROFILE:
@@ -362,13 +362,13 @@ def _profile_of(handle: Any, page: Any) -> bytes | None:
 
 
 def _small_jpeg(jpeg: bytes, profile: bytes | None, orientation: int) -> Image.Image | None:
-    """A JPEG made small, as it is to be shown; None if it does not decode."""
+    """Return a thumbnail of a JPEG as displayed, or None if it does not decode."""
     try:
         with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
             image.draft(image.mode, (2 * _SMALL, 2 * _SMALL))
             small = _in_srgb(image, profile)
     except Exception:
-        # Pillow has many; that the JPEG does not decode is then for the drawing to find out.
+        # Pillow raises many kinds. Rendering decides what becomes of a broken JPEG.
         return None
     return small if orientation == 1 else small.transpose(_TURNS[orientation - 2])
 
@@ -387,7 +387,7 @@ def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def _plan_whole(image: KnownImage, rules: VolumeRules) -> Drawing:
-    """A drawing of an image that is the page, pixel by pixel.
+    """Plan to render a page that is one image, pixel by pixel.
 
     Raises:
         PageError: ``"too-large"``.
@@ -400,14 +400,14 @@ def _plan_whole(image: KnownImage, rules: VolumeRules) -> Drawing:
 def _plan(
     objects: PageObjects, images: list[KnownImage], rules: VolumeRules, *, only_images: bool
 ) -> Drawing:
-    """Settle the size of a drawing, and which images go onto its pixels as they are.
+    """Choose the size of a rendered page, and the images that are aligned to its pixels.
 
     Raises:
         PageError: ``"too-large"``.
     """
     asked = rules.pdf_dpi / _POINTS
     finest = _finest(images, objects)
-    # What is nothing but images gains nothing by being drawn larger than they are.
+    # Rendering images alone larger than they are gains nothing.
     least = _LEAST if only_images else asked
     if finest is None or finest.finest <= least * (1 + _HAIR):
         _check(objects.box.area * asked**2, rules, "lower --pdf-dpi, or raise --max-pixels")
@@ -437,13 +437,13 @@ def _dpi(scale: float) -> int:
 
 
 def _rounded_up(objects: PageObjects, scale: float) -> tuple[int, int]:
-    # A hair of a row more is no row: 172.8 points are 360 pixels at 150 dpi and not 361.
+    # A rounding error must not add a row: 172.8 points are 360 pixels at 150 dpi, not 361.
     width, height = (max(1, math.ceil(side * scale - _HAIR)) for side in (objects.width, objects.height))
     return width, height
 
 
 def _finest(images: list[KnownImage], objects: PageObjects) -> KnownImage | None:
-    """The image at whose resolution a page is drawn: the finest of those that are more than an ornament."""
+    """Return the image whose resolution counts: the finest one that is more than an ornament."""
     area = 0.0
     for image in sorted(images, key=lambda image: image.finest, reverse=True):
         area += image.shown.seen.within(objects.box).area
@@ -453,7 +453,7 @@ def _finest(images: list[KnownImage], objects: PageObjects) -> KnownImage | None
 
 
 def _on_grid(objects: PageObjects, images: list[KnownImage], finest: KnownImage, note: Drawn) -> Drawing:
-    """A drawing on the pixels of an image, carried on over the page, and of all images that fit these."""
+    """Plan to render a page on the pixel grid of an image, with all images that fit the grid."""
     across, down = finest.resolution
     corner = finest.shown.box
 
@@ -478,7 +478,7 @@ def _on_grid(objects: PageObjects, images: list[KnownImage], finest: KnownImage,
 
 
 def _put(image: KnownImage, place: tuple[int, int, int, int], drawing: Drawing, objects: PageObjects) -> None:
-    """Move an image on its page so that it falls onto these pixels of a drawing."""
+    """Move an image on its page so that it covers exactly these pixels."""
     across, up = objects.width / drawing.width, objects.height / drawing.height
     left, right = (place[0] + _INSET) * across, (place[2] - _INSET) * across
     top, bottom = objects.height - (place[1] + _INSET) * up, objects.height - (place[3] - _INSET) * up
@@ -499,7 +499,7 @@ def _put(image: KnownImage, place: tuple[int, int, int, int], drawing: Drawing, 
 
 
 def _rendered(page: Any, width: int, height: int) -> Image.Image:
-    """A page on white, in RGB."""
+    """Render a page on white, in RGB."""
     buffer = (ctypes.c_ubyte * (3 * width * height))()
     bitmap = raw.FPDFBitmap_CreateEx(width, height, raw.FPDFBitmap_BGR, buffer, 3 * width)
     if not bitmap:

@@ -153,13 +153,13 @@ def _contents(path: Path, container: Container, rules: VolumeRules, extension: s
 def _book_items(
     book: Book, names: dict[int, str], rules: VolumeRules
 ) -> tuple[list[tuple[int, str]], list[Member], list[str]]:
-    """The pages of an EPUB in reading order, and its ``ComicInfo.xml``; one that is made; and notes."""
+    """Return the pages of an EPUB in reading order with its ``ComicInfo.xml``, a generated one, and notes."""
     images = {index for index, name in names.items() if extension_of(name) in IMAGE_EXTENSIONS}
     if not book.pages and images:
         raise PageError(
             "unsupported",
-            f"No document in the spine of the EPUB shows an image that can be found, and it holds {len(images)}: "
-            "unpack it, and give the folder of its images.",
+            "None of the documents in the EPUB's spine shows an image that was found, and the EPUB holds "
+            f"{len(images)}. Unpack it and use the folder of its images.",
         )
     if len(book.pages) > rules.max_members:
         raise PageError(
@@ -194,11 +194,11 @@ def _read_book(
 
 
 class _Archive:
-    """An archive; where it is an EPUB, with the images that stand in its documents, from `EMBEDDED` on.
+    """An archive. In an EPUB, images that are embedded in documents have indices from `EMBEDDED` on.
 
     Args:
         container: the archive.
-        rules: as it was listed by.
+        rules: the rules under which it was listed.
     """
 
     def __init__(self, container: Container, rules: VolumeRules) -> None:
@@ -211,7 +211,7 @@ class _Archive:
         return self._container.entries()
 
     def read(self, index: int) -> bytes:
-        """The bytes of a member, or of an image in a document."""
+        """Return the bytes of a member, or of an image embedded in a document."""
         if index < EMBEDDED:
             return self._container.read(index)
         if self._embedded is None:

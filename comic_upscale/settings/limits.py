@@ -29,7 +29,7 @@ class VolumeRules:
     max_ratio: float = DEFAULT_MAX_RATIO
     """The highest ratio of unpacked bytes to the volume's size. Not checked below 64 MiB unpacked."""
     pdf_dpi: int = DEFAULT_PDF_DPI
-    """Resolution in dots per inch for PDF pages that are not one image."""
+    """Lowest resolution in dots per inch for PDF pages that are not images alone."""
     max_pixels: int = DEFAULT_MAX_PIXELS
     """The most pixels with which a PDF page is rendered."""
 

@@ -273,8 +273,8 @@ class ProcessingSettings:
     pdf_dpi: Annotated[
         int, Ge(36), Le(1200),
         Opt(
-            "Resolution in dots per inch for PDF pages that are not one image. A page that is one image keeps its "
-            "pixels.",
+            "Lowest resolution in dots per inch for PDF pages that are not images alone. Finer images on a page "
+            "raise it. A page of images alone keeps their pixels.",
             metavar="N", panel=VOLUMES, fingerprint="if-changed", sent="never",
         ),
     ] = DEFAULT_PDF_DPI  # fmt: skip

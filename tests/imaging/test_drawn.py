@@ -26,10 +26,10 @@ def test_a_note_goes_along_with_the_pixels(mode: str) -> None:
     assert with_note(plain, None) == plain
     decoded, without = (decode(data, max_pixels=10_000) for data in (noted, plain))
     assert np.array_equal(decoded.color, without.color)
-    assert decoded.notes == ("drawn at 300 dpi, which is that of its images",)
+    assert decoded.notes == ("drawn at 300 dpi, the resolution of its images",)
     assert without.notes == ()
     assert notes_of(with_note(plain, Drawn(200, 600))) == (
-        "drawn at 200 dpi, and its images have 600: --max-pixels bounds it",
+        "drawn at 200 dpi instead of the 600 dpi of its images, because of --max-pixels",
     )
     assert read_header(noted) == read_header(plain)
 

@@ -574,7 +574,7 @@ def test_a_comicinfo_that_no_program_writes_goes_along_as_it_is(make_job: MakeJo
     assert read_cbz(tmp_path / "out" / "a.cbz")["ComicInfo.xml"] == DEEP
     assert b'ImageWidth="48"' in read_cbz(tmp_path / "out" / "b.cbz")["ComicInfo.xml"]
     assert notes_of(settings) == {
-        "a.cbz": "ComicInfo.xml was carried along as it is: its elements are nested without end",
+        "a.cbz": "ComicInfo.xml was copied unchanged, because its elements are nested too deeply",
         "b.cbz": None,
     }
     assert run_without_engine(settings).volumes_done == 2

@@ -212,7 +212,7 @@ def test_images_that_stand_in_documents(tmp_path: Path) -> None:
     assert names[:2] == ["0001_a.png", "0002_embedded_0001.png"]
     assert contents(path).notes == (
         "3 image(s) that the spine of the EPUB does not hold were left out",
-        "1 document(s) of the spine that show no image were left out",
+        "1 document(s) in the spine show no image and were left out",
     )
 
 
@@ -324,7 +324,7 @@ def test_fallbacks_and_documents_beside_the_line(tmp_path: Path) -> None:
     )
     path = make_zip(path, {**inside(path), "OPS/package.opf": package.encode()})
     assert shown(path) == [B, A]
-    assert "2 document(s) of the spine are not in the EPUB" in contents(path).notes
+    assert "2 document(s) in the spine are missing from the EPUB" in contents(path).notes
 
 
 def inside(path: Path) -> dict[str, bytes]:
@@ -353,7 +353,7 @@ def test_a_cover_beside_the_spine_comes_first(tmp_path: Path, way: str) -> None:
     files = {**IMAGES, "c.jpg": COVER, "cover.xhtml": page("<img src='c.jpg'/>")}
     path = book(tmp_path, documents, files, **COVERS[way])  # type: ignore[arg-type]
     assert shown(path) == [COVER, A]
-    assert contents(path).notes[-1] == "the cover, which the spine does not hold, was put first"
+    assert contents(path).notes[-1] == "the cover is not in the spine and was added as the first page"
     # Where the spine holds it, it stays in its place.
     documents["2.xhtml"] = page("<img src='c.jpg'/>")
     assert shown(book(tmp_path, documents, files, **COVERS[way])) == [A, COVER]  # type: ignore[arg-type]
@@ -370,7 +370,7 @@ def test_a_cover_that_is_the_first_page_in_small_is_left_out(tmp_path: Path) -> 
     settings = {"items": '<item id="x" properties="cover-image" href="cover.png"/>'}
     path = book(tmp_path, {"1.xhtml": page("<img src='page.png'/>")}, files, **settings)  # type: ignore[arg-type]
     assert shown(path) == [files["page.png"]]
-    assert contents(path).notes[-1] == "the cover was left out: the first page is the same picture"
+    assert contents(path).notes[-1] == "the cover was left out, because the first page is the same picture"
     broken = book(
         tmp_path,
         {"1.xhtml": page("<img src='page.png'/>")},
@@ -384,7 +384,7 @@ def test_a_cover_that_is_the_first_page_in_small_is_left_out(tmp_path: Path) -> 
 def test_a_novel_with_a_cover_is_no_comic(tmp_path: Path) -> None:
     settings = {"items": '<item id="x" properties="cover-image" href="a.png"/>'}
     path = book(tmp_path, {"1.xhtml": page("<p>words</p>")}, {"a.png": A}, **settings)  # type: ignore[arg-type]
-    with pytest.raises(PageError, match="it holds 1") as caught:
+    with pytest.raises(PageError, match="the EPUB holds 1") as caught:
         contents(path)
     assert caught.value.kind == "unsupported"
 
@@ -402,9 +402,9 @@ def test_what_gives_no_page_is_counted(tmp_path: Path) -> None:
     path = book(tmp_path, documents, IMAGES, spine=[*documents, "4.xhtml"])
     assert contents(path).notes == (
         "3 image(s) that the spine of the EPUB does not hold were left out",
-        "2 document(s) of the spine that show no image were left out",
-        "1 document(s) of the spine are not in the EPUB",
-        "2 image(s) that its documents show are not in the EPUB: gone1.png, http://example.org/x.png",
+        "2 document(s) in the spine show no image and were left out",
+        "1 document(s) in the spine are missing from the EPUB",
+        "2 image(s) used by its documents are missing from the EPUB: gone1.png, http://example.org/x.png",
     )
 
 

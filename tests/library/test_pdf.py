@@ -214,7 +214,7 @@ def test_a_page_number_does_not_cost_half_of_the_pixels(tmp_path: Path) -> None:
     # But for the number itself, not one sample was touched.
     assert np.array_equal(gray(shown)[:600], image[:600])
     assert not np.array_equal(gray(shown)[600:], image[600:])
-    assert shown.notes == ("drawn at 300 dpi, which is that of its images",)
+    assert shown.notes == ("drawn at 300 dpi, the resolution of its images",)
     finer = page(pdf, tmp_path, pdf_dpi=600)
     assert gray(finer).shape == (1440, 960)
     assert finer.notes == ()
@@ -317,7 +317,7 @@ def test_as_many_pixels_as_are_allowed_and_no_more(tmp_path: Path) -> None:
     shown = page(pdf, tmp_path, max_pixels=200_000)
     height, width = gray(shown).shape
     assert 190_000 < width * height <= 200_000
-    assert shown.notes == ("drawn at 228 dpi, and its images have 300: --max-pixels bounds it",)
+    assert shown.notes == ("drawn at 228 dpi instead of the 300 dpi of its images, because of --max-pixels",)
     with pytest.raises(PageError, match="--pdf-dpi") as caught:
         page(pdf, tmp_path, max_pixels=80_000)
     assert caught.value.kind == "too-large"
