@@ -151,6 +151,33 @@ _M007 = (
     " from pages where pages.state = 'done' and pages.suspect is not null order by pages.job_id, pages.id",
 )
 
+_M009 = (
+    "alter table pages add column gone integer not null default 0",
+    "drop view progress",
+    """
+    create view progress as
+    select
+        jobs.id as job,
+        jobs.input,
+        jobs.model,
+        count(pages.id) as total,
+        coalesce(sum(pages.state = 'done'), 0) as done,
+        coalesce(sum(pages.state = 'failed'), 0) as failed,
+        coalesce(sum(pages.state = 'skipped'), 0) as skipped,
+        coalesce(sum(pages.state in ('pending', 'working')), 0) as pending,
+        round(100.0 * coalesce(sum(pages.state = 'done'), 0) / max(count(pages.id), 1), 1) as percent
+    from jobs left join pages
+        on pages.job_id = jobs.id and pages.gone = 0 and (pages.kind = 'page' or pages.state = 'failed')
+    group by jobs.id
+    """,
+    "drop view suspects",
+    "create view suspects as select pages.job_id as job, pages.source, pages.output, pages.suspect as reasons"
+    " from pages where pages.state = 'done' and pages.gone = 0 and pages.suspect is not null"
+    " order by pages.job_id, pages.id",
+    "create view orphans as select pages.job_id as job, pages.source, pages.output from pages where pages.gone = 1"
+    " order by pages.job_id, pages.id",
+)
+
 MIGRATIONS = (
     # Jobs, the runs that worked on them, and every page; two views for reading.
     Migration("m001_jobs_runs_pages", _M001),
@@ -174,5 +201,7 @@ MIGRATIONS = (
     Migration("m007_gate", _M007),
     # For a page whose output was copied: the source of the identical page.
     Migration("m008_copies", ("alter table pages add column copied_from text",)),
+    # Whether the last run found the source: 0 yes; 1 no, and the output is an orphan; 2 no, and nothing is left of it.
+    Migration("m009_gone", _M009),
 )
 """Every migration that this version knows, oldest first."""

@@ -50,6 +50,10 @@ class Discovery:
     """A sentence for each thing that the user may want to mend."""
     volumes: tuple[Volume, ...] = ()
     """The archives that hold pages, and those that could not be opened; in natural order of their source."""
+    unread: tuple[str, ...] = ()
+    """Prefixes of sources below which nothing could be listed: folders without permission, links to what is missing."""
+    empty_folders: tuple[str, ...] = ()
+    """Prefixes of folders that exist and hold nothing at all, as the place of a drive that is not mounted does."""
 
 
 def discover(
@@ -272,6 +276,8 @@ class _Walk:
         self._warnings: list[str] = []
         self._pages: list[Page] = []
         self._files: list[OtherFile] = []
+        self._unread: list[str] = []
+        self._empty: list[str] = []
         self._store = reading.store
         excluded = (self._store.identity(os.fspath(path)) for path in exclude)
         self._excluded = {identity for identity in excluded if identity is not None}
@@ -294,6 +300,8 @@ class _Walk:
             files=tuple(sorted(self._files, key=lambda file: file.source)),
             warnings=(*self._warnings, *_notes(self._volumes)),
             volumes=tuple(self._volumes),
+            unread=tuple(self._unread),
+            empty_folders=tuple(self._empty),
         )
 
     def _walk(self, top: _Folder, *, is_root: bool = False) -> None:
@@ -326,11 +334,14 @@ class _Walk:
                     f"{self._root} cannot be listed ({_words(error)}): check its permissions."
                 ) from None
             self._passed_over["unreadable folder"] += 1
+            self._unread.append(folder.source)
             where = folder.source.rstrip("/")
             self._warnings.append(
                 f"The folder {where} was passed over: it cannot be listed ({_words(error)})."
             )
             return []
+        if not entries and not is_root:
+            self._empty.append(folder.source)
         if not is_root and MARKER_FOLDER in entries and _is_folder(entries[MARKER_FOLDER]):
             self._passed_over["output of comic-upscale"] += 1
             return []
@@ -354,6 +365,8 @@ class _Walk:
             if names[name] not in subfolders
             and extension_of(name) not in IMAGE_EXTENSIONS | ARCHIVE_EXTENSIONS
         }
+        # It may have led to a folder, on a drive that is not mounted now.
+        self._unread += [f"{folder.source}{name}/" for name, entry in others.items() if _leads_nowhere(entry)]
         self._take_others(folder, others, images)
         folder_outputs = folder_names(subfolders)
         outputs = output_names(images, extension=self._extension, folders=folder_outputs.values())
@@ -436,6 +449,14 @@ def _is_folder(entry: SourceEntry, *, or_unknown: bool = False) -> bool:
         # A link that leads nowhere or round in circles is a page that fails if it is called like an
         # image; anything else that cannot be told is tried as a folder, so that it is reported.
         return or_unknown and not entry.is_symlink()
+
+
+def _leads_nowhere(entry: SourceEntry) -> bool:
+    """Tell a link to something that is missing."""
+    try:
+        return entry.is_symlink() and not entry.is_dir() and not entry.is_file()
+    except OSError:
+        return True
 
 
 def _is_special(entry: SourceEntry) -> bool:
