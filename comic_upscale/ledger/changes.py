@@ -293,9 +293,10 @@ class LibraryChanges(LedgerFile):
                 )
                 self._db.execute(
                     "update pages set state = case state when 'done' then 'pending' else state end, claimed = 0"
-                    " where output = ? and id <> ? and output <> '' and (state = 'done' or claimed > 0)"
-                    " and job_id in (select id from jobs where output = ?)",
-                    [move.output, move.row_id, path_text(output_folder)],
+                    " where output = ? and output <> '' and (state = 'done' or claimed > 0)"
+                    " and job_id in (select id from jobs where output = ?)"
+                    " and id not in (select value from json_each(?))",
+                    [move.output, path_text(output_folder), moving],
                 )
 
     def page_rows_of(self, volume_id: int) -> list[tuple[int, str, str, int, str | None]]:
