@@ -31,16 +31,22 @@ HEARTBEAT_SECONDS = 5.0
 
 
 @contextlib.asynccontextmanager
-async def open_ledger(settings: JobSettings) -> AsyncIterator[tuple[Ledger, AsyncLedger]]:
+async def open_ledger(
+    settings: JobSettings, *, begun: bool = False
+) -> AsyncIterator[tuple[Ledger, AsyncLedger]]:
     """Lock a job, and open its ledger on its own thread.
+
+    Args:
+        settings: of the job.
+        begun: whether `has_begun` was true before the input was read.
 
     Raises:
         LedgerError: the ledger cannot be used, or another run has locked the job.
-        OutputError: the output folder cannot be created.
+        OutputError: the output folder cannot be created, or was moved away while the input was read.
     """
     on_ledger = AsyncLedger()
     try:
-        with hold_job(settings.output, settings.ledger_path):
+        with hold_job(settings.output, settings.ledger_path, begun=begun):
             ledger = await on_ledger(Ledger, settings.ledger_path)
             try:
                 if settings.ledger_path == default_ledger(settings.output):

@@ -7,15 +7,18 @@ import shutil
 import sqlite3
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from comic_upscale.engines.base import Batch
-from comic_upscale.errors import InputError
+from comic_upscale.errors import InputError, OutputError
 from comic_upscale.execution.events import JobFinished
+from comic_upscale.jobs import run as run_module
 from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.queries import read_status
+from comic_upscale.library.discover import Discovery
 from comic_upscale.reporting.export import read_export
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.storage.local import LocalOutputStore
@@ -525,6 +528,23 @@ def test_a_volume_that_cannot_be_written_counts_once(make_job: MakeJob, library:
     finished = run(settings)
     assert (finished.total, finished.done, finished.failed, finished.skipped) == (4, 3, 1, 0)
     assert read_status(settings.ledger_path).total == 4
+
+
+def test_an_output_folder_that_is_moved_while_the_input_is_read_leaves_nothing_at_its_place(
+    make_job: MakeJob, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_job()
+    run(settings)
+    find_pages = run_module.find_pages
+
+    def moves(*arguments: Any) -> Discovery:
+        settings.output.rename(tmp_path / "elsewhere")
+        return find_pages(*arguments)
+
+    monkeypatch.setattr(run_module, "find_pages", moves)
+    with pytest.raises(OutputError, match="was moved"):
+        run(settings)
+    assert not settings.output.exists()
 
 
 # Claims of runs that died
