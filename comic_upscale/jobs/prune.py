@@ -158,12 +158,12 @@ class _Pruning:
                 decided.rows.append(row.row_id)
             return
         existing = _stat(self._outputs, row.output) if row.output else None
-        if existing is None:
-            # Nothing is left of it. The pages of a volume in a folder have rows of their own.
+        if existing is None or in_use.get(fold(row.output), set()) - {row.source}:
+            # Nothing is left of it: the file is gone, or another page's now. Pages in folders have rows of their own.
             if row.output or not self._below_empty_folder(row.source):
                 decided.rows.append(row.row_id)
             return
-        file = self._judge(row.source, row.output, row.sha256, existing, in_use)
+        file = self._judge(row.source, row.output, row.sha256, existing)
         decided.files.append(file)
         if file.kept in (None, EDITED):
             decided.rows.append(row.row_id)
@@ -175,28 +175,19 @@ class _Pruning:
             if copy.source in there or copy.source.startswith(self._hidden):
                 continue
             existing = _stat(self._outputs, copy.output)
-            if existing is None:
+            if existing is None or fold(copy.output) in in_use:
                 decided.copies.append(copy.output)
                 continue
-            file = self._judge(copy.source, copy.output, copy.sha256, existing, in_use)
+            file = self._judge(copy.source, copy.output, copy.sha256, existing)
             decided.files.append(file)
             if file.kept in (None, EDITED):
                 decided.copies.append(copy.output)
 
-    def _judge(
-        self,
-        source: str,
-        output: str,
-        sha256: str | None,
-        existing: StoredObject,
-        in_use: Mapping[str, Set[str]],
-    ) -> PrunedFile:
+    def _judge(self, source: str, output: str, sha256: str | None, existing: StoredObject) -> PrunedFile:
         """Decide about one file."""
         kept: str | None = None
         if existing.kind != "file":
             kept = "it is not a file"
-        elif in_use.get(fold(output), set()) - {source}:
-            kept = "it is the output of another page now"
         elif (folder := self._below_empty_folder(source)) is not None:
             kept = f"{folder} is empty: if it belongs to a drive, mount it; if its pages are deleted, delete the folder"
         elif not self._is_inside(source, output):

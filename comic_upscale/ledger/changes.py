@@ -181,7 +181,7 @@ class LibraryChanges(LedgerFile):
                 "select id, source, output, output_sha256 from pages where job_id = ? and gone <> 0 order by id",
                 [job_id],
             )
-            return [GoneOutput(*row) for row in cursor]
+            return [GoneOutput(row[0], str(row[1]), str(row[2]), row[3]) for row in cursor]
 
     def outputs_in_use(self, output_folder: Path) -> dict[str, set[str]]:
         """Return the sources of the finished outputs of all jobs into a folder, by case-folded output.
@@ -208,7 +208,8 @@ class LibraryChanges(LedgerFile):
                 " order by copied_at, carried.id",
                 [job_id],
             )
-            return list({str(row[1]): CopiedFile(*row) for row in cursor}.values())
+            copies = [CopiedFile(str(row[0]), str(row[1]), *row[2:]) for row in cursor]
+            return list({copy.output: copy for copy in copies}.values())
 
     def outputs(self, job_id: int, row_ids: Iterable[int]) -> dict[int, RecordedOutput]:
         """Return the recorded outputs of rows of a job, by row."""
@@ -226,16 +227,21 @@ class LibraryChanges(LedgerFile):
             self._delete_rows(row_ids)
 
     def replace_rows(self, pairs: Iterable[tuple[int, int]]) -> None:
-        """Delete rows whose outputs new pages will replace.
+        """Record that new pages and volumes will replace the outputs of rows whose sources are gone.
+
+        The file at the output counts as one of the new row, so it may be replaced. The old row is deleted. That of a
+        volume stays, because pages may still be copied out of its CBZ until that is replaced.
 
         Args:
-            pairs: (deleted row, row of the new page) of each. The file at the output counts as one of the new page.
+            pairs: (old row, new row) of each.
         """
         with self._explained(), self._db.atomic():
             for old, new in pairs:
                 size = "select output_size from pages where id = ?"
                 self._db.execute(f"update pages set output_size = ({size}) where id = ?", [old, new])
-                self._delete_rows([old])
+                kind = self._db.execute("select kind from pages where id = ?", [old]).fetchone()
+                if kind is not None and kind[0] != VOLUME:
+                    self._delete_rows([old])
 
     def _delete_rows(self, row_ids: Sequence[int], except_ids: str = "[]") -> None:
         chosen = json.dumps(list(row_ids))

@@ -81,7 +81,7 @@ COUNT_VOLUMES = (
 )
 """The number of volumes of a job, and of those that are done."""
 
-COUNT_ORPHANS = f"select count(*) from pages where job_id = ? and gone = {ORPHAN}"
+COUNT_ORPHANS = f"select count(*) from pages where job_id = ? and gone = {ORPHAN} and state = 'done'"
 """The number of outputs of a job whose sources are no longer in the input."""
 
 

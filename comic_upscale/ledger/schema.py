@@ -174,8 +174,8 @@ _M009 = (
     "create view suspects as select pages.job_id as job, pages.source, pages.output, pages.suspect as reasons"
     " from pages where pages.state = 'done' and pages.gone = 0 and pages.suspect is not null"
     " order by pages.job_id, pages.id",
-    "create view orphans as select pages.job_id as job, pages.source, pages.output from pages where pages.gone = 1"
-    " order by pages.job_id, pages.id",
+    "create view orphans as select pages.job_id as job, pages.source, pages.output from pages"
+    " where pages.gone = 1 and pages.state = 'done' order by pages.job_id, pages.id",
 )
 
 MIGRATIONS = (

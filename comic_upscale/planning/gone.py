@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from comic_upscale.errors import PageError
 from comic_upscale.ledger.changes import RecordedOutput
-from comic_upscale.ledger.records import VOLUME, PageRow
+from comic_upscale.ledger.records import PageRow
 from comic_upscale.ledger.writer import Ledger
 from comic_upscale.library.volume import Volume
 from comic_upscale.settings.paths import MARKER_FOLDER
@@ -62,10 +62,9 @@ def is_orphan(row: PageRow, outputs: OutputStore) -> bool:
 
 
 def gives_up(row: PageRow, ledger: Ledger, job_id: int, outputs: OutputStore) -> bool:
-    """Return whether a page whose source is gone gives up the name of its output to a new page.
+    """Return whether a page or volume whose source is gone gives up the name of its output to a new one.
 
-    It does if nothing is left of the output, or if the file is unedited. A volume keeps its CBZ, from which pages that
-    moved to another volume are copied.
+    It does if nothing is left of the output, or if the file is unedited.
 
     Args:
         row: the row, whose source is gone.
@@ -73,7 +72,7 @@ def gives_up(row: PageRow, ledger: Ledger, job_id: int, outputs: OutputStore) ->
         job_id: id of the job.
         outputs: store of the job's outputs.
     """
-    if row.kind == VOLUME or row.output.startswith(f"{MARKER_FOLDER}/"):
+    if not row.output or row.output.startswith(f"{MARKER_FOLDER}/"):
         return False
     try:
         if outputs.stat(row.output) is None:

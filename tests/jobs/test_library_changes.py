@@ -22,7 +22,7 @@ from comic_upscale.library.discover import Discovery
 from comic_upscale.reporting.export import read_export
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.storage.local import LocalOutputStore
-from tests.archives import make_7z, make_zip, pictures, read_cbz
+from tests.archives import make_7z, make_zip, picture, pictures, read_cbz
 from tests.conftest import MakeJob, draw
 from tests.fakes import NearestEngine
 
@@ -160,6 +160,28 @@ def test_a_name_that_changes_its_case_alone(make_job: MakeJob, library: Path) ->
     finished = run_without_engine(settings)
     assert (finished.done, finished.moved_now, finished.orphans) == (4, 1, 0)
     assert set(files(settings.output)) == {"001.png", "002.png", "003.png", "cover.png"}
+
+
+def test_a_folder_that_changes_its_case_alone_keeps_its_sidecars(make_job: MakeJob, library: Path) -> None:
+    draw(library / "PIter" / "1.png", 31)
+    (library / "PIter" / "1.txt").write_text("a caption")
+    settings = make_job()
+    run(settings)
+    (library / "PIter").rename(library / "x")
+    (library / "x").rename(library / "Piter")
+    finished = run_without_engine(settings)
+    assert (finished.done, finished.moved_now, finished.orphans) == (4, 1, 0)
+    assert set(files(settings.output)) == {"001.png", "002.png", "003.png", "Piter/1.png", "Piter/1.txt"}
+    assert "PIter" not in folders(settings.output)
+
+
+def test_a_page_that_was_edited_and_renamed_is_computed(make_job: MakeJob, library: Path) -> None:
+    settings = make_job()
+    run(settings)
+    (library / "001.png").unlink()
+    draw(library / "z.png", 88, size=(26, 32))
+    finished = run(settings)
+    assert (finished.done, finished.done_now, finished.moved_now, finished.orphans) == (3, 1, 0, 1)
 
 
 def test_two_sources_of_one_content_each_keep_an_output(make_job: MakeJob, library: Path) -> None:
@@ -438,6 +460,23 @@ def test_a_volume_that_was_packed_again_needs_no_network(make_job: MakeJob, libr
     finished = run_without_engine(settings)
     assert (finished.done, finished.total, finished.volumes_done, finished.orphans) == (6, 6, 1, 0)
     assert read_cbz(settings.output / "v.cbz") == before
+
+
+def test_a_volume_of_another_kind_takes_the_name_of_the_one_it_replaces(
+    make_job: MakeJob, library: Path
+) -> None:
+    make_7z(library / "v.cb7", pictures(3))
+    settings = make_job()
+    run(settings)
+    (library / "v.cb7").unlink()
+    better = {**pictures(3), "p02.png": picture(90), "p04.png": picture(91)}
+    make_zip(library / "v.cbz", better)
+    finished = run(settings)
+    assert (finished.total, finished.done, finished.done_now, finished.copied_now) == (7, 7, 4, 2)
+    assert (finished.volumes, finished.volumes_done, finished.orphans) == (1, 1, 0)
+    assert set(files(settings.output)) == {"001.png", "002.png", "003.png", "v.cbz"}
+    assert list(read_cbz(settings.output / "v.cbz")) == ["p01.png", "p02.png", "p03.png", "p04.png"]
+    assert run_without_engine(settings).orphans == 0
 
 
 def test_a_renamed_volume_keeps_the_tags_that_somebody_added(make_job: MakeJob, library: Path) -> None:
