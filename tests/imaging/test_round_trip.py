@@ -17,7 +17,7 @@ from comic_upscale.engines.pages import prepare
 from comic_upscale.imaging.codecs import png
 from comic_upscale.imaging.codecs.png import check_png, write_png, write_png_at_once
 from comic_upscale.imaging.decode import decode
-from comic_upscale.imaging.encode import check_encoded, encode, left_out, lossy_quality
+from comic_upscale.imaging.encode import check_encoded, encode, list_omissions, lossy_quality
 from comic_upscale.imaging.metadata import read_density, sized_exif, upright_exif, with_density
 from comic_upscale.imaging.pixels import Metadata, Pixels
 from comic_upscale.imaging.shrink import shrink
@@ -303,15 +303,19 @@ def test_a_tiff_of_several_pages_is_skipped_when_asked_but_not_for_a_thumbnail(
 
 def test_what_a_format_does_not_hold_is_told() -> None:
     page = Pixels(np.zeros((2, 2, 3), np.uint16), np.zeros((2, 2), np.uint16), SRGB)
-    assert left_out(page, "png", "png") == ()
-    assert len(left_out(page, "jpeg", "jpeg")) == 2
-    assert left_out(page, "jxl", "jxl") == ()
+    assert list_omissions(page, "png", "png") == ()
+    assert len(list_omissions(page, "jpeg", "jpeg")) == 2
+    assert list_omissions(page, "jxl", "jxl") == ()
 
 
 def test_a_lossless_page_with_the_name_of_a_jpeg_is_told() -> None:
     page = Pixels(np.zeros((2, 2, 3), np.uint8))
-    assert any("lossless inside" in note for note in left_out(page, "jpeg", "auto"))
-    assert left_out(replace(page, lossless=False), "jpeg", "auto") == left_out(page, "jpeg", "jpeg") == ()
+    assert any("lossless inside" in note for note in list_omissions(page, "jpeg", "auto"))
+    assert (
+        list_omissions(replace(page, lossless=False), "jpeg", "auto")
+        == list_omissions(page, "jpeg", "jpeg")
+        == ()
+    )
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
