@@ -1,4 +1,4 @@
-"""Find the pages of an input by their names, those of volumes by their directories; none is read."""
+"""Find the pages of an input by their names, and those of volumes by their directories. No page is read."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ from comic_upscale.storage.base import SourceEntry, SourceStore, StoredObject
 from comic_upscale.storage.local import LocalSourceStore
 
 LOOSE_PAGES = f"{MARKER_FOLDER}/volumes"
-"""Where, in the output folder, the finished pages of a volume wait for the others."""
+"""The folder within the output for finished pages of volumes that are not complete yet."""
 
 _MOST_NOTES = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """What an input holds."""
+    """The content of an input."""
 
     pages: tuple[Page, ...]
     """In natural order of ``source``."""
     passed_over: dict[str, int] = field(default_factory=dict)
     """How many files (or folders) were left out, for each reason: ``"not an image"``,
     ``"archive without pages"``, ``"not a regular file"``, ``"unreadable folder"``,
-    ``"output of comic-upscale"``. Hidden files and the litter of operating systems are not counted, nor are
-    sidecars."""
+    ``"output of comic-upscale"``. Hidden files, system files such as ``Thumbs.db`` and sidecars are not
+    counted."""
     files: tuple[OtherFile, ...] = ()
-    """What is no page: the sidecars of pages, and the other files, archives without pages among them; and what is
-    beside the pages in volumes whose pages go into folders."""
+    """Files that are not pages: sidecars and other files, including archives without pages. For volumes whose pages
+    go into folders, the other files in the volume too."""
     warnings: tuple[str, ...] = ()
-    """A sentence for each thing that the user may want to mend."""
+    """One sentence for each problem that the user may want to fix."""
     volumes: tuple[Volume, ...] = ()
-    """The archives that hold pages, and those that could not be opened; in natural order of their source."""
+    """Archives with pages, and archives that could not be opened, in natural order of their source."""
 
 
 def discover(
@@ -61,22 +61,21 @@ def discover(
     archive_output: ArchiveOutput = "cbz",
     store: SourceStore | None = None,
 ) -> Discovery:
-    """List the pages below a folder, or the one page or the pages of the one volume that a file is.
+    """List the pages below a folder, the page that a file is, or the pages of the volume that a file is.
 
-    Links are followed, and every real folder is entered once; one that is there by itself goes under its
-    own name rather than under that of a link to it. The result does not depend on the order in which the
-    file system lists names.
+    Links are followed, and every real folder is entered once, under its own name rather than the name of a
+    link to it. The result does not depend on the order in which the file system lists names.
 
     Args:
         root: a folder, an image file, or an archive.
-        extension: the outputs' extension, without the dot: ``"png"``; empty where each keeps its format.
-        exclude: folders that are not entered (the output's); they need not exist.
+        extension: the outputs' extension, without the dot: ``"png"``; empty if each page keeps its format.
+        exclude: folders that are not entered, such as the output folder; they need not exist.
         rules: how volumes are read, and which are refused.
-        archive_output: what volumes become.
-        store: whose input ``root`` is; None for a folder or a file of this machine.
+        archive_output: the form of the outputs of volumes.
+        store: the store of the input; None for a folder or a file of this machine.
 
     Returns:
-        The pages; none, and the counts, if there is nothing to do.
+        The pages, which may be none, and the counts of other files.
 
     Raises:
         InputError: ``root`` is missing, unreadable, or neither an image nor a volume that can be opened.
@@ -99,7 +98,9 @@ def discover(
 
 def _single(path: Path, status: StoredObject, reading: _Reading) -> Page:
     if extension_of(path.name) not in IMAGE_EXTENSIONS or status.kind != "file":
-        raise InputError(f"{path} is not an image: give an image, an archive, or a folder of these.")
+        raise InputError(
+            f"{path} is not an image: give an image, an archive, or a folder with images or archives."
+        )
     if not reading.store.may_read(path):
         raise InputError(f"{path} cannot be read: check its permissions.")
     source = valid_names([path.name])[path.name]
@@ -108,7 +109,7 @@ def _single(path: Path, status: StoredObject, reading: _Reading) -> Page:
 
 
 def _beside(page: Page, store: SourceStore) -> list[OtherFile]:
-    """The sidecars of an image that is the whole input."""
+    """Return the sidecars of an image that is the whole input."""
     found = []
     for name in candidates(page.path.name):
         path = page.path.with_name(name)
@@ -138,7 +139,7 @@ def _single_volume(path: Path, status: StoredObject, reading: _Reading) -> Disco
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """An archive whose directory was read, or could not be; where its output goes is not known yet."""
+    """An archive after the attempt to read its directory. The place of its output is not known yet."""
 
     entry: Page
     contents: Contents | None
@@ -147,17 +148,17 @@ class _Opened:
 
 @dataclass(frozen=True, slots=True)
 class _Placed:
-    """A volume, and where what is in it goes."""
+    """A volume, with the places of its outputs."""
 
     volume: Volume
     pages: list[Page]
     files: list[OtherFile]
-    """What goes beside the pages into their folder; none where a CBZ takes it."""
+    """The other files, which are copied into the folder of the pages; none if a CBZ is written."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """How volumes are opened and where they go."""
+    """How volumes are opened, and the places of their outputs."""
 
     store: SourceStore
     rules: VolumeRules
@@ -174,7 +175,7 @@ class _Reading:
             return _Opened(entry, None, (error.kind, error.reason))
 
     def names(self, names: Collection[str], *, taken: Collection[str]) -> dict[str, str]:
-        """Name what the archives of one folder become, so that no name is in ``taken``."""
+        """Name the outputs of the archives of one folder. No name is in ``taken``."""
         if self.archive_output == "cbz":
             return output_names(names, extension="cbz", folders=taken)
         outputs: dict[str, str] = {}
@@ -185,19 +186,19 @@ class _Reading:
         return outputs
 
     def placed(self, opened: _Opened, folder: str, name: str) -> _Placed:
-        """Say where a volume and its pages go.
+        """Decide the places of the outputs of a volume and its pages.
 
         Args:
             opened: the archive.
             folder: prefix of the outputs of its folder.
-            name: of its own output there.
+            name: of the volume's output in this folder.
         """
         entry = replace(opened.entry, output=f"{folder}{name}" if self.archive_output == "cbz" else "")
         pages = []
         for number, member in enumerate(opened.contents.pages if opened.contents else (), 1):
             output = f"{folder}{name}/{member.target}"
             if self.archive_output == "cbz":
-                # By number, so that no name of an archive becomes a path; the extension is one of ours.
+                # By number, so that no name in an archive becomes a path. The extension is a known one.
                 output = f"{LOOSE_PAGES}/{folder}{name}/{number:05d}.{extension_of(member.target or '')}"
             where = MemberOf(entry.source, member.index)
             source = f"{entry.source}/{member.name}"
@@ -207,11 +208,11 @@ class _Reading:
 
 
 def _in_volume(opened: _Opened, output: str) -> list[OtherFile]:
-    """What is beside the pages of a volume.
+    """Return the files of a volume that are not pages.
 
     Args:
         opened: the archive.
-        output: the folder that its pages go into.
+        output: the folder for its pages.
     """
     if opened.contents is None:
         return []
@@ -222,7 +223,7 @@ def _in_volume(opened: _Opened, output: str) -> list[OtherFile]:
     by_stem = {folder: pages_by_stem(names) for folder, names in pages.items()}
     files = []
     for member in opened.contents.members:
-        # What was made of an EPUB's own words is for readers of CBZs.
+        # The ComicInfo.xml that is built from an EPUB's metadata is only for CBZs.
         if member.is_page or member.content is not None:
             continue
         folder, name = posixpath.split(member.name)
@@ -237,7 +238,7 @@ def _in_volume(opened: _Opened, output: str) -> list[OtherFile]:
 
 
 def _notes(volumes: Sequence[Volume]) -> tuple[str, ...]:
-    """What is to be said of volumes; of very many, only of the first."""
+    """Return the notes on volumes. There is a limit, so of very many volumes only the first have notes."""
     notes = [
         f"{volume.entry.source}: {note}."
         for volume in volumes
@@ -252,16 +253,16 @@ def _notes(volumes: Sequence[Volume]) -> tuple[str, ...]:
 class _Folder:
     path: str
     source: str
-    """Prefix of the sources of what is inside: empty, or ending in a slash."""
+    """Prefix of the sources in this folder: empty, or ending in a slash."""
     output: str
-    """Prefix of the outputs of what is inside."""
+    """Prefix of the outputs of this folder."""
 
 
 _Found: TypeAlias = _Folder | Page | _Placed
 
 
 class _Walk:
-    """One walk through a tree; ``run`` once."""
+    """One walk through a tree. ``run`` may be called once."""
 
     def __init__(self, root: Path, extension: str, exclude: Sequence[Path], reading: _Reading) -> None:
         self._root = root
@@ -276,8 +277,8 @@ class _Walk:
         excluded = (self._store.identity(os.fspath(path)) for path in exclude)
         self._excluded = {identity for identity in excluded if identity is not None}
         self._entered: set[Hashable] = set()
-        # Links to folders wait until the real tree is walked, so that a link "latest" never takes the
-        # pages of the folder it points to, whose outputs would move with the link.
+        # Links to folders are followed after the real tree. Otherwise the pages of a folder could belong to a
+        # link "latest", and their outputs would move with the link.
         self._links: deque[_Folder] = deque()
 
     def run(self) -> Discovery:
@@ -285,7 +286,7 @@ class _Walk:
         if self._links:
             while self._links:
                 self._walk(self._links.popleft())
-            # The pages of a volume stay together and in its order: sorting is stable.
+            # Sorting is stable, so the pages of a volume stay together and in its order.
             self._pages.sort(key=lambda page: natural_key(page.member.volume if page.member else page.source))
             self._volumes.sort(key=lambda volume: natural_key(volume.entry.source))
         return Discovery(
@@ -297,7 +298,7 @@ class _Walk:
         )
 
     def _walk(self, top: _Folder, *, is_root: bool = False) -> None:
-        # A stack and no recursion: a tree may be deeper than Python allows calls to be.
+        # A stack instead of recursion, because a tree may be deeper than Python's call limit.
         stack: list[_Found] = [top]
         while stack:
             item = stack.pop()
@@ -312,7 +313,7 @@ class _Walk:
                 is_root = False
 
     def _list(self, folder: _Folder, *, is_root: bool) -> list[_Found]:
-        """Return what is in a folder, in natural order; nothing if it is not to be entered."""
+        """Return the entries of a folder in natural order; none if it must not be entered."""
         identity = self._store.identity(folder.path)
         if identity in self._entered or (identity in self._excluded and not is_root):
             return []
@@ -327,9 +328,7 @@ class _Walk:
                 ) from None
             self._passed_over["unreadable folder"] += 1
             where = folder.source.rstrip("/")
-            self._warnings.append(
-                f"The folder {where} was passed over: it cannot be listed ({_words(error)})."
-            )
+            self._warnings.append(f"The folder {where} was skipped: it cannot be listed ({_words(error)}).")
             return []
         if not is_root and MARKER_FOLDER in entries and _is_folder(entries[MARKER_FOLDER]):
             self._passed_over["output of comic-upscale"] += 1
@@ -385,7 +384,7 @@ class _Walk:
     def _take_others(
         self, folder: _Folder, others: dict[str, SourceEntry], images: dict[str, SourceEntry]
     ) -> None:
-        """Note the files of a folder that are no pages, and count those that belong to none."""
+        """Note the files of a folder that are not pages, and count those that belong to no page."""
         by_stem = pages_by_stem(images)
         for name, entry in others.items():
             pages = tuple(f"{folder.source}{page}" for page in sidecar_of(name, by_stem))
@@ -402,7 +401,7 @@ class _Walk:
     def _open_volumes(
         self, folder: _Folder, entries: Mapping[str, SourceEntry], subfolders: Collection[str]
     ) -> dict[str, _Opened]:
-        """Open the archives of a folder, one after the other; those that are no comics are passed over."""
+        """Open the archives of a folder one by one. Archives that are not comics are skipped."""
         volumes: dict[str, _Opened] = {}
         for name, entry in entries.items():
             if name in subfolders or extension_of(entry.name) not in ARCHIVE_EXTENSIONS:
@@ -423,7 +422,7 @@ class _Walk:
         if extension_of(entry.name) not in IMAGE_EXTENSIONS:
             return False
         if _is_special(entry):
-            # To read a pipe named like an image would wait for ever.
+            # Reading a pipe that is named like an image would wait for ever.
             self._passed_over["not a regular file"] += 1
             return False
         return True
@@ -433,13 +432,13 @@ def _is_folder(entry: SourceEntry, *, or_unknown: bool = False) -> bool:
     try:
         return entry.is_dir()
     except OSError:
-        # A link that leads nowhere or round in circles is a page that fails if it is called like an
-        # image; anything else that cannot be told is tried as a folder, so that it is reported.
+        # A broken or circular link with the name of an image is a page that fails. Any other entry
+        # that cannot be inspected is treated as a folder, so that it is reported.
         return or_unknown and not entry.is_symlink()
 
 
 def _is_special(entry: SourceEntry) -> bool:
-    """Tell a pipe, socket or device from a file and from what has vanished."""
+    """Return whether a file is a pipe, socket or device. A file that has vanished is not."""
     try:
         if entry.is_file():
             return False
@@ -452,7 +451,7 @@ def _size_and_time(entry: SourceEntry) -> tuple[int, int]:
     try:
         status = entry.stat()
     except OSError:
-        # Gone, or a link to nothing: still a page, so that its failure is recorded and not its silence.
+        # It has vanished, or is a broken link. It stays a page, so that its failure is recorded.
         return 0, 0
     return status.st_size, status.st_mtime_ns
 

@@ -165,7 +165,7 @@ class PdfPage:
         self._dictionaries, self._rules = dictionaries, rules
 
     def close(self) -> None:
-        """Let the page go."""
+        """Close the page."""
         self._page.close()
 
     def content(self, before_drawing: Callable[[int], None]) -> bytes:
@@ -182,7 +182,7 @@ class PdfPage:
         cover = next((image for image in reversed(images) if _hides_all(image, objects)), None)
         below = -1 if cover is None else cover.shown.order
         images = [image for image in images if image.shown.order >= below]
-        # It does not matter without an image.
+        # This does not matter without an image.
         has_others = not images or objects.has_others(self._page, below)
         whole = len(images) == 1 and not has_others and _is_whole(images[0], objects)
         if whole:
@@ -258,13 +258,13 @@ def _raw_data(handle: Any) -> bytes:
 
 
 def _hides_all(image: KnownImage, objects: PageObjects) -> bool:
-    """Tell whether an image covers the page, so that nothing below it is visible."""
+    """Return whether an image covers the page, so that nothing below it is visible."""
     page = objects.box.grown(-0.5 / image.finest)
     return image.hides and page.within(image.shown.seen) == page
 
 
 def _is_whole(image: KnownImage, objects: PageObjects) -> bool:
-    """Tell whether an image is the whole page: displayed completely, undistorted, and up to the edges."""
+    """Return whether an image is the whole page: displayed completely, undistorted, and up to the edges."""
     if not (image.is_straight and image.has_square_pixels and image.shown.is_certain):
         return False
     box, page = image.shown.box, objects.box
@@ -317,7 +317,7 @@ def _as_profiled(
 
 @lru_cache(maxsize=16)
 def _differs_from_srgb(profile: bytes, mode: str) -> bool:
-    """Tell whether a usable profile for this mode gives colours that differ from sRGB."""
+    """Return whether a usable profile for this mode gives colours that differ from sRGB."""
     import numpy as np
 
     from comic_upscale.imaging.color import profile_space, to_srgb
@@ -347,7 +347,7 @@ def _color_space(handle: Any, page: Any) -> int:
 
 
 def _profile_of(handle: Any, page: Any) -> bytes | None:
-    """Return the profile of an image in the PDF, empty if there is none, None if PDFium is too old to tell."""
+    """Return the profile of an image in the PDF: empty if there is none, None if PDFium is too old to report it."""
     ask = getattr(raw, "FPDFImageObj_GetIccProfileDataDecoded", None)
     if ask is None:
         return None
@@ -382,7 +382,7 @@ def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
     samples = np.asarray(image)
     shown = to_srgb(samples if samples.ndim == 3 else samples[:, :, None], profile)
-    assert shown is not None  # or the profile would have been passed over
+    assert shown is not None  # otherwise the profile would have been ignored
     return Image.fromarray(shown.squeeze()).convert("RGB")
 
 
@@ -428,7 +428,7 @@ def _check(pixels: float, rules: VolumeRules, way_out: str) -> None:
     if not 0 < pixels <= rules.max_pixels:
         raise PageError(
             "too-large",
-            f"The page would be drawn with {pixels:,.0f} pixels, and the limit is {rules.max_pixels:,}: {way_out}.",
+            f"The page would be rendered with {pixels:,.0f} pixels, and the limit is {rules.max_pixels:,}: {way_out}.",
         )
 
 
@@ -515,7 +515,7 @@ def _rendered(page: Any, width: int, height: int) -> Image.Image:
 
 
 def _as_file(picture: Image.Image) -> bytes:
-    """A PPM, or a PGM where the picture has no colour: quick to write and to read."""
+    """Return a PPM, or a PGM if the image has no colour. Both are quick to write and to read."""
     red, green, blue = picture.split()
     is_gray = not (
         ImageChops.difference(red, green).getbbox() or ImageChops.difference(green, blue).getbbox()
