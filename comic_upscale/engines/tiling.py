@@ -90,13 +90,13 @@ def plan_tiles(
         page_size: (height, width) of the page in pixels, before padding.
         target_size: (height, width) of the result in pixels.
         native_scale: the network's own factor.
-        longest: the longest side of a window in pixels; None never cuts. It gives way only where one
-            pixel of the target needs more than that.
-        overlap: pixels around what a cell needs; at most a quarter of ``longest`` is used.
-        multiple_of: windows start at and, as far as ``longest`` allows, measure multiples of this.
-        minimum: the shortest side that the network takes.
-        square: whether the network takes only windows as high as wide.
-        fixed: (height, width) of the only windows that the network takes, in place of the four before.
+        longest: the longest side of a window in pixels; None never cuts. A window is longer only if one
+            pixel of the target needs more.
+        overlap: pixels around the input of a cell; at most a quarter of ``longest`` is used.
+        multiple_of: windows start at multiples of this, and their sides are multiples as far as ``longest`` allows.
+        minimum: the shortest side that the network accepts.
+        square: whether the network accepts only square windows.
+        fixed: (height, width) of the only windows that the network accepts, in place of the four before.
 
     Returns:
         At least one tile. All windows have the same size and are inside the padded page (``padded_size``).
