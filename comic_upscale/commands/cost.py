@@ -18,7 +18,7 @@ from comic_upscale.settings.options import pick
 
 if TYPE_CHECKING:
     from comic_upscale.costs.rates import Measured
-    from comic_upscale.costs.work import Work
+    from comic_upscale.costs.workload import Workload
 
 EXIT_OVER_BUDGET = 1
 _SOURCE_BYTES_A_PIXEL = 1.3
@@ -97,9 +97,9 @@ def cost(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:  # fmt: skip
     """Estimate the time and cost of a run, on this machine and on rented GPUs, before you pay anything."""
-    from comic_upscale.console.quote_text import common_lines, quote_lines, quotes_as_json, work_lines
+    from comic_upscale.console.quote_text import common_lines, quote_lines, quotes_as_json, workload_lines
     from comic_upscale.costs.prices import listed_offers
-    from comic_upscale.estimates.history import from_ledgers, kept, processor_name
+    from comic_upscale.estimates.history import from_ledgers, load_measurements, processor_name
     from comic_upscale.estimates.quotes import Question, is_over_budget, quotes_for
     from comic_upscale.ledger.recent import known_ledgers
 
@@ -107,13 +107,13 @@ def cost(
     input, workers = source.complete()["input"], asked.get("workers")
     _check(input, pages, pilot, price=price, budget=budget, link_mbps=link_mbps, workers=workers)
     settings = job_settings({"input": input or Path("pages"), **asked})
-    work, unchanged, trial = _count(settings, pages, page_size, pilot, quiet=as_json)
+    workload, unchanged, trial = _count(settings, pages, page_size, pilot, quiet=as_json)
     processor = processor_name()
-    found = kept(rates_folder()) + from_ledgers(
+    measurements = load_measurements(rates_folder()) + from_ledgers(
         known_ledgers(state_folder()), socket.gethostname(), processor
     )
     quotes = quotes_for(
-        work,
+        workload,
         Question(
             model=settings.model,
             gpus=tuple(gpu or ()),
@@ -122,16 +122,16 @@ def cost(
             workers=workers,
             denoise=settings.denoise,
             offers=tuple(listed_offers(prices or own_prices())),
-            found=tuple(found),
+            measurements=tuple(measurements),
             pilot=trial,
         ),
     )
     over = None if budget is None else is_over_budget(quotes, budget)
     if as_json:
-        typer.echo(quotes_as_json(work, quotes, budget, over))
+        typer.echo(quotes_as_json(workload, quotes, budget, over))
     else:
         columns = min(max(shutil.get_terminal_size().columns, 60), 120)
-        for line in work_lines(work, unchanged):
+        for line in workload_lines(workload, unchanged):
             typer.echo(line)
         for quote in quotes:
             typer.echo()
@@ -168,13 +168,13 @@ def _check(
 
 def _count(
     settings: JobSettings, pages: int | None, page_size: str, pilot: int | None, *, quiet: bool
-) -> tuple[Work, int, Measured | None]:
+) -> tuple[Workload, int, Measured | None]:
     """Count the work of an input, or of an assumed number of pages, and run the pilot if requested.
 
     Returns:
         The work, the number of pages that need no work, and the measurement of the pilot.
     """
-    from comic_upscale.estimates.workload import count_work, imagined_work, run_pilot
+    from comic_upscale.estimates.workload import assume_workload, count_workload, run_pilot
     from comic_upscale.planning.preview import preview
     from comic_upscale.settings.sizes import Bounds
 
@@ -182,7 +182,7 @@ def _count(
         if settings.scale is None:
             raise SettingsError("--pages needs --scale; for other sizes give an --input")
         bounds = Bounds.parse(page_size)
-        work = imagined_work(
+        workload = assume_workload(
             pages,
             (bounds.width, bounds.height),
             settings.scale,
@@ -190,7 +190,7 @@ def _count(
             format=settings.format,
             quality=settings.quality,
         )
-        return work, 0, None
+        return workload, 0, None
     # Everything that a run imports before it reads its input is imported by now.
     started_in = process_seconds()
     plan = preview(settings)
@@ -199,5 +199,5 @@ def _count(
         if not quiet:
             typer.echo(f"upscaling {pilot} pages as a pilot...", err=True)
         trial = run_pilot(plan, settings, pilot, started_in=started_in)
-    work = count_work(plan, settings, trial)
-    return work, len(plan.pages) - work.pages, trial
+    workload = count_workload(plan, settings, trial)
+    return workload, len(plan.pages) - workload.pages, trial

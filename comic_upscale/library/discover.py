@@ -1,4 +1,4 @@
-"""Find the pages of an input by their names, and those of volumes by their directories. No page is read."""
+"""Find the pages of an input by their names, those of volumes by their directories; none is read."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ from comic_upscale.storage.base import SourceEntry, SourceStore, StoredObject
 from comic_upscale.storage.local import LocalSourceStore
 
 LOOSE_PAGES = f"{MARKER_FOLDER}/volumes"
-"""The folder within the output for finished pages of volumes that are not complete yet."""
+"""Where, in the output folder, the finished pages of a volume wait for the others."""
 
 _MOST_NOTES = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """The content of an input."""
+    """What an input holds."""
 
     pages: tuple[Page, ...]
     """In natural order of ``source``."""
     passed_over: dict[str, int] = field(default_factory=dict)
     """How many files (or folders) were left out, for each reason: ``"not an image"``,
     ``"archive without pages"``, ``"not a regular file"``, ``"unreadable folder"``,
-    ``"output of comic-upscale"``. Hidden files, system files such as ``Thumbs.db`` and sidecars are not
-    counted."""
+    ``"output of comic-upscale"``. Hidden files and the litter of operating systems are not counted, nor are
+    sidecars."""
     files: tuple[OtherFile, ...] = ()
-    """Files that are not pages: sidecars and other files, including archives without pages. For volumes whose pages
-    go into folders, the other files in the volume too."""
+    """What is no page: the sidecars of pages, and the other files, archives without pages among them; and what is
+    beside the pages in volumes whose pages go into folders."""
     warnings: tuple[str, ...] = ()
-    """One sentence for each problem that the user may want to fix."""
+    """A sentence for each thing that the user may want to mend."""
     volumes: tuple[Volume, ...] = ()
-    """Archives with pages, and archives that could not be opened, in natural order of their source."""
+    """The archives that hold pages, and those that could not be opened; in natural order of their source."""
 
 
 def discover(
@@ -61,21 +61,22 @@ def discover(
     archive_output: ArchiveOutput = "cbz",
     store: SourceStore | None = None,
 ) -> Discovery:
-    """List the pages below a folder, the page that a file is, or the pages of the volume that a file is.
+    """List the pages below a folder, or the one page or the pages of the one volume that a file is.
 
-    Links are followed, and every real folder is entered once, under its own name rather than the name of a
-    link to it. The result does not depend on the order in which the file system lists names.
+    Links are followed, and every real folder is entered once; one that is there by itself goes under its
+    own name rather than under that of a link to it. The result does not depend on the order in which the
+    file system lists names.
 
     Args:
         root: a folder, an image file, or an archive.
-        extension: the outputs' extension, without the dot: ``"png"``; empty if each page keeps its format.
-        exclude: folders that are not entered, such as the output folder; they need not exist.
+        extension: the outputs' extension, without the dot: ``"png"``; empty where each keeps its format.
+        exclude: folders that are not entered (the output's); they need not exist.
         rules: how volumes are read, and which are refused.
-        archive_output: the form of the outputs of volumes.
-        store: the store of the input; None for a folder or a file of this machine.
+        archive_output: what volumes become.
+        store: whose input ``root`` is; None for a folder or a file of this machine.
 
     Returns:
-        The pages, which may be none, and the counts of other files.
+        The pages; none, and the counts, if there is nothing to do.
 
     Raises:
         InputError: ``root`` is missing, unreadable, or neither an image nor a volume that can be opened.
@@ -98,9 +99,7 @@ def discover(
 
 def _single(path: Path, status: StoredObject, reading: _Reading) -> Page:
     if extension_of(path.name) not in IMAGE_EXTENSIONS or status.kind != "file":
-        raise InputError(
-            f"{path} is not an image: give an image, an archive, or a folder with images or archives."
-        )
+        raise InputError(f"{path} is not an image: give an image, an archive, or a folder of these.")
     if not reading.store.may_read(path):
         raise InputError(f"{path} cannot be read: check its permissions.")
     source = valid_names([path.name])[path.name]
@@ -109,7 +108,7 @@ def _single(path: Path, status: StoredObject, reading: _Reading) -> Page:
 
 
 def _beside(page: Page, store: SourceStore) -> list[OtherFile]:
-    """Return the sidecars of an image that is the whole input."""
+    """The sidecars of an image that is the whole input."""
     found = []
     for name in candidates(page.path.name):
         path = page.path.with_name(name)
@@ -139,7 +138,7 @@ def _single_volume(path: Path, status: StoredObject, reading: _Reading) -> Disco
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """An archive after the attempt to read its directory. The place of its output is not known yet."""
+    """An archive whose directory was read, or could not be; where its output goes is not known yet."""
 
     entry: Page
     contents: Contents | None
@@ -148,17 +147,17 @@ class _Opened:
 
 @dataclass(frozen=True, slots=True)
 class _Placed:
-    """A volume, with the places of its outputs."""
+    """A volume, and where what is in it goes."""
 
     volume: Volume
     pages: list[Page]
     files: list[OtherFile]
-    """The other files, which are copied into the folder of the pages; none if a CBZ is written."""
+    """What goes beside the pages into their folder; none where a CBZ takes it."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """How volumes are opened, and the places of their outputs."""
+    """How volumes are opened and where they go."""
 
     store: SourceStore
     rules: VolumeRules
@@ -175,7 +174,7 @@ class _Reading:
             return _Opened(entry, None, (error.kind, error.reason))
 
     def names(self, names: Collection[str], *, taken: Collection[str]) -> dict[str, str]:
-        """Name the outputs of the archives of one folder. No name is in ``taken``."""
+        """Name what the archives of one folder become, so that no name is in ``taken``."""
         if self.archive_output == "cbz":
             return output_names(names, extension="cbz", folders=taken)
         outputs: dict[str, str] = {}
@@ -186,19 +185,19 @@ class _Reading:
         return outputs
 
     def placed(self, opened: _Opened, folder: str, name: str) -> _Placed:
-        """Decide the places of the outputs of a volume and its pages.
+        """Say where a volume and its pages go.
 
         Args:
             opened: the archive.
             folder: prefix of the outputs of its folder.
-            name: of the volume's output in this folder.
+            name: of its own output there.
         """
         entry = replace(opened.entry, output=f"{folder}{name}" if self.archive_output == "cbz" else "")
         pages = []
         for number, member in enumerate(opened.contents.pages if opened.contents else (), 1):
             output = f"{folder}{name}/{member.target}"
             if self.archive_output == "cbz":
-                # By number, so that no name in an archive becomes a path. The extension is a known one.
+                # By number, so that no name of an archive becomes a path; the extension is one of ours.
                 output = f"{LOOSE_PAGES}/{folder}{name}/{number:05d}.{extension_of(member.target or '')}"
             where = MemberOf(entry.source, member.index)
             source = f"{entry.source}/{member.name}"
@@ -208,11 +207,11 @@ class _Reading:
 
 
 def _in_volume(opened: _Opened, output: str) -> list[OtherFile]:
-    """Return the files of a volume that are not pages.
+    """What is beside the pages of a volume.
 
     Args:
         opened: the archive.
-        output: the folder for its pages.
+        output: the folder that its pages go into.
     """
     if opened.contents is None:
         return []
@@ -223,7 +222,7 @@ def _in_volume(opened: _Opened, output: str) -> list[OtherFile]:
     by_stem = {folder: pages_by_stem(names) for folder, names in pages.items()}
     files = []
     for member in opened.contents.members:
-        # The ComicInfo.xml that is built from an EPUB's metadata is only for CBZs.
+        # What was made of an EPUB's own words is for readers of CBZs.
         if member.is_page or member.content is not None:
             continue
         folder, name = posixpath.split(member.name)
@@ -238,7 +237,7 @@ def _in_volume(opened: _Opened, output: str) -> list[OtherFile]:
 
 
 def _notes(volumes: Sequence[Volume]) -> tuple[str, ...]:
-    """Return the notes on volumes. There is a limit, so of very many volumes only the first have notes."""
+    """What is to be said of volumes; of very many, only of the first."""
     notes = [
         f"{volume.entry.source}: {note}."
         for volume in volumes
@@ -253,16 +252,16 @@ def _notes(volumes: Sequence[Volume]) -> tuple[str, ...]:
 class _Folder:
     path: str
     source: str
-    """Prefix of the sources in this folder: empty, or ending in a slash."""
+    """Prefix of the sources of what is inside: empty, or ending in a slash."""
     output: str
-    """Prefix of the outputs of this folder."""
+    """Prefix of the outputs of what is inside."""
 
 
 _Found: TypeAlias = _Folder | Page | _Placed
 
 
 class _Walk:
-    """One walk through a tree. ``run`` may be called once."""
+    """One walk through a tree; ``run`` once."""
 
     def __init__(self, root: Path, extension: str, exclude: Sequence[Path], reading: _Reading) -> None:
         self._root = root
@@ -277,8 +276,8 @@ class _Walk:
         excluded = (self._store.identity(os.fspath(path)) for path in exclude)
         self._excluded = {identity for identity in excluded if identity is not None}
         self._entered: set[Hashable] = set()
-        # Links to folders are followed after the real tree. Otherwise the pages of a folder could belong to a
-        # link "latest", and their outputs would move with the link.
+        # Links to folders wait until the real tree is walked, so that a link "latest" never takes the
+        # pages of the folder it points to, whose outputs would move with the link.
         self._links: deque[_Folder] = deque()
 
     def run(self) -> Discovery:
@@ -286,7 +285,7 @@ class _Walk:
         if self._links:
             while self._links:
                 self._walk(self._links.popleft())
-            # Sorting is stable, so the pages of a volume stay together and in its order.
+            # The pages of a volume stay together and in its order: sorting is stable.
             self._pages.sort(key=lambda page: natural_key(page.member.volume if page.member else page.source))
             self._volumes.sort(key=lambda volume: natural_key(volume.entry.source))
         return Discovery(
@@ -298,7 +297,7 @@ class _Walk:
         )
 
     def _walk(self, top: _Folder, *, is_root: bool = False) -> None:
-        # A stack instead of recursion, because a tree may be deeper than Python's call limit.
+        # A stack and no recursion: a tree may be deeper than Python allows calls to be.
         stack: list[_Found] = [top]
         while stack:
             item = stack.pop()
@@ -313,7 +312,7 @@ class _Walk:
                 is_root = False
 
     def _list(self, folder: _Folder, *, is_root: bool) -> list[_Found]:
-        """Return the entries of a folder in natural order; none if it must not be entered."""
+        """Return what is in a folder, in natural order; nothing if it is not to be entered."""
         identity = self._store.identity(folder.path)
         if identity in self._entered or (identity in self._excluded and not is_root):
             return []
@@ -328,7 +327,9 @@ class _Walk:
                 ) from None
             self._passed_over["unreadable folder"] += 1
             where = folder.source.rstrip("/")
-            self._warnings.append(f"The folder {where} was skipped: it cannot be listed ({_words(error)}).")
+            self._warnings.append(
+                f"The folder {where} was passed over: it cannot be listed ({_words(error)})."
+            )
             return []
         if not is_root and MARKER_FOLDER in entries and _is_folder(entries[MARKER_FOLDER]):
             self._passed_over["output of comic-upscale"] += 1
@@ -384,7 +385,7 @@ class _Walk:
     def _take_others(
         self, folder: _Folder, others: dict[str, SourceEntry], images: dict[str, SourceEntry]
     ) -> None:
-        """Note the files of a folder that are not pages, and count those that belong to no page."""
+        """Note the files of a folder that are no pages, and count those that belong to none."""
         by_stem = pages_by_stem(images)
         for name, entry in others.items():
             pages = tuple(f"{folder.source}{page}" for page in sidecar_of(name, by_stem))
@@ -401,7 +402,7 @@ class _Walk:
     def _open_volumes(
         self, folder: _Folder, entries: Mapping[str, SourceEntry], subfolders: Collection[str]
     ) -> dict[str, _Opened]:
-        """Open the archives of a folder one by one. Archives that are not comics are skipped."""
+        """Open the archives of a folder, one after the other; those that are no comics are passed over."""
         volumes: dict[str, _Opened] = {}
         for name, entry in entries.items():
             if name in subfolders or extension_of(entry.name) not in ARCHIVE_EXTENSIONS:
@@ -422,7 +423,7 @@ class _Walk:
         if extension_of(entry.name) not in IMAGE_EXTENSIONS:
             return False
         if _is_special(entry):
-            # Reading a pipe that is named like an image would wait for ever.
+            # To read a pipe named like an image would wait for ever.
             self._passed_over["not a regular file"] += 1
             return False
         return True
@@ -432,13 +433,13 @@ def _is_folder(entry: SourceEntry, *, or_unknown: bool = False) -> bool:
     try:
         return entry.is_dir()
     except OSError:
-        # A broken or circular link with the name of an image is a page that fails. Any other entry
-        # that cannot be inspected is treated as a folder, so that it is reported.
+        # A link that leads nowhere or round in circles is a page that fails if it is called like an
+        # image; anything else that cannot be told is tried as a folder, so that it is reported.
         return or_unknown and not entry.is_symlink()
 
 
 def _is_special(entry: SourceEntry) -> bool:
-    """Return whether a file is a pipe, socket or device. A file that has vanished is not."""
+    """Tell a pipe, socket or device from a file and from what has vanished."""
     try:
         if entry.is_file():
             return False
@@ -451,7 +452,7 @@ def _size_and_time(entry: SourceEntry) -> tuple[int, int]:
     try:
         status = entry.stat()
     except OSError:
-        # It has vanished, or is a broken link. It stays a page, so that its failure is recorded.
+        # Gone, or a link to nothing: still a page, so that its failure is recorded and not its silence.
         return 0, 0
     return status.st_size, status.st_mtime_ns
 

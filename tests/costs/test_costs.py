@@ -25,7 +25,7 @@ from comic_upscale.costs.rates import (
     measured_rate,
     reference,
 )
-from comic_upscale.costs.work import Work, spread_sample
+from comic_upscale.costs.workload import Workload, spread_sample
 from comic_upscale.errors import SettingsError
 from comic_upscale.imaging.codecs import FORMATS
 from comic_upscale.models.catalogue import CATALOGUE
@@ -39,8 +39,8 @@ ranges = st.lists(amounts, min_size=3, max_size=3).map(lambda values: Range(*sor
 factors = st.lists(st.floats(0.01, 100), min_size=3, max_size=3).map(lambda values: Range(*sorted(values)))
 
 
-def work(pages: int, **changes: object) -> Work:
-    some = Work(
+def work(pages: int, **changes: object) -> Workload:
+    some = Workload(
         pages=pages,
         network_pixels=pages * PAGE,
         output_pixels=pages * 1280 * 1920,
