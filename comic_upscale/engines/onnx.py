@@ -336,7 +336,7 @@ class OnnxEngine:
     def _looks_at_whole_pages(self) -> bool:
         shape = self._shape
         if self._sees_whole is None:
-            side = reach.tried_side(shape.minimum, shape.multiple_of)
+            side = reach.side_of_test_image(shape.minimum, shape.multiple_of)
             size = shape.fixed or (side, side)
             # The test image is too wide for a network with a small fixed size.
             is_wide_enough = size[1] >= reach.SIDE

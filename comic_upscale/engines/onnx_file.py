@@ -254,7 +254,7 @@ def _read_attribute(view: memoryview, seen: _Seen, depth: int) -> tuple[str, tup
         if number == 1:
             name = _text(value)
         elif number == 8:
-            numbers += [_signed(value)] if isinstance(value, int) else _packed(value)
+            numbers += [_to_signed(value)] if isinstance(value, int) else _read_packed(value)
         elif number in (5, 10):
             numbers += _read_tensor(_message(value), seen)
         elif number in (22, 23):
@@ -282,7 +282,7 @@ def _read_tensor(view: memoryview, seen: _Seen) -> list[int]:
         elif number == 14:
             is_outside = value == 1
         elif number == 7:
-            numbers += [_signed(value)] if isinstance(value, int) else _packed(value)
+            numbers += [_to_signed(value)] if isinstance(value, int) else _read_packed(value)
         elif number == 9 and kind == _INT64 and len(_message(value)) <= 64:
             raw = bytes(_message(value))
             numbers = [
@@ -296,16 +296,16 @@ def _read_tensor(view: memoryview, seen: _Seen) -> list[int]:
     return []
 
 
-def _packed(view: memoryview) -> list[int]:
+def _read_packed(view: memoryview) -> list[int]:
     """Return the first integers of a packed list. A longer list cannot be axes."""
     numbers: list[int] = []
     place = 0
     while place < len(view) and len(numbers) <= 8:
         value, place = _varint(view, place)
-        numbers.append(_signed(value))
+        numbers.append(_to_signed(value))
     return numbers
 
 
-def _signed(value: int) -> int:
+def _to_signed(value: int) -> int:
     value &= (1 << 64) - 1
     return value - (1 << 64) if value >> 63 else value

@@ -42,7 +42,7 @@ def tiles_warning(why: str) -> str:
     return f"this network looks at a whole page at once, so pages in tiles differ from whole pages: {why}"
 
 
-def tried_side(minimum: int, multiple_of: int) -> int:
+def side_of_test_image(minimum: int, multiple_of: int) -> int:
     """Return the side of the test image for a network: at least `SIDE`, and a size that the network accepts."""
     return -(-max(SIDE, minimum) // multiple_of) * multiple_of
 
@@ -58,17 +58,17 @@ def sees_far(run: Run, channels: int, size: tuple[int, int] = (SIDE, SIDE)) -> b
         channels: 1 or 3.
         size: (height, width) of the image in pixels, with a width of at least `SIDE`.
     """
-    picture = tried_picture(size, channels)
+    image = draw_test_image(size, channels)
     made = []
     for level in (255, 0):
-        picture[:, size[1] - _EDGE :] = level
-        result = run(picture)
+        image[:, size[1] - _EDGE :] = level
+        result = run(image)
         factor = result.shape[2] // size[1]
         made.append(np.clip(result[:, :, : _EDGE * factor].astype(np.float64), 0, 1))
     return bool(255 * np.abs(made[0] - made[1]).max() > _SEEN)
 
 
-def tried_picture(size: tuple[int, int], channels: int) -> UInt8Array:
+def draw_test_image(size: tuple[int, int], channels: int) -> UInt8Array:
     """Return the test image, squares of noise around black or white: height x width x C."""
     rng = np.random.default_rng(1)
     squares = rng.integers(0, 2, (-(-size[0] // 8), -(-size[1] // 8), channels))

@@ -45,7 +45,7 @@ class Borders:
     columns: tuple[int, ...] = ()
     """The first pixel column of every column of tiles except the leftmost, ascending."""
 
-    def joined(self, other: Borders) -> Borders:
+    def join(self, other: Borders) -> Borders:
         """Return the borders of both."""
         return Borders(
             rows=tuple(sorted({*self.rows, *other.rows})),

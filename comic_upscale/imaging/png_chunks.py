@@ -177,7 +177,7 @@ class _Inspection:
 
     def _check_text(self, chunk: _Chunk, content: bytes, what: str) -> None:
         keyword, _, text = content.partition(b"\0")
-        packed = _packed(chunk.kind, text)
+        packed = _split_packed(chunk.kind, text)
         if packed is not None:
             if packed[:1] not in (b"", b"\0"):
                 # Pillow accepts an international text like this.
@@ -275,7 +275,7 @@ def _describe(content: bytes) -> str:
     return f'text "{keyword}"' if keyword.isprintable() and len(keyword) <= 79 else "a text"
 
 
-def _packed(kind: bytes, text: bytes) -> bytes | None:
+def _split_packed(kind: bytes, text: bytes) -> bytes | None:
     """Return the compression method of a text, one byte, and the compressed bytes; None for an uncompressed text.
 
     Args:

@@ -227,7 +227,7 @@ class Recorder:
 
     def _watch_failures(self) -> None:
         limit = self._context.settings.max_failures
-        if limit is not None and limit.exceeded(self._tally.failed, self._context.plan.total):
+        if limit is not None and limit.is_exceeded(self._tally.failed, self._context.plan.total):
             self._context.stop.request(f"more pages failed than --max-failures {limit} allows")
 
     # Volumes

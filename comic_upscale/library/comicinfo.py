@@ -76,7 +76,7 @@ def is_comicinfo(name: str) -> bool:
     return posixpath.basename(name).lower() == NAME.lower()
 
 
-def updated(xml: bytes, pages: Sequence[PageFacts | None]) -> bytes:
+def update_page_sizes(xml: bytes, pages: Sequence[PageFacts | None]) -> bytes:
     """Write the sizes of pages into a ``ComicInfo.xml``.
 
     Only pages that exist and are listed in it change. Everything else stays, including comments. A file without

@@ -25,8 +25,8 @@ from comic_upscale.library.epub_documents import (
     DocumentReader,
     Shown,
     address_in,
+    decode_data_address,
     decode_text,
-    embedded,
 )
 from comic_upscale.library.markup import Budget, End, Start, Text, tokens
 from comic_upscale.library.member_names import safe_name
@@ -157,7 +157,7 @@ class _BookReader:
         self._names, self._sizes, self._read, self._max_pixels = names, sizes, read, max_pixels
         self._alike: dict[str, str] = {}
         for name in names:
-            self._alike.setdefault(_folded(name), name)
+            self._alike.setdefault(_fold_name(name), name)
         self._budget = Budget()
         self._left = _MOST_TEXT
         self._documents = DocumentReader(self._load, self._budget)
@@ -184,16 +184,16 @@ class _BookReader:
         for name in safe:
             if name in self._names:
                 return name
-        return next((self._alike[key] for name in safe if (key := _folded(name)) in self._alike), None)
+        return next((self._alike[key] for name in safe if (key := _fold_name(name)) in self._alike), None)
 
     def _text(self, name: str, largest: int) -> str:
         place = self._names[name]
         self._left -= self._sizes[place]
         if self._sizes[place] > largest or self._left < 0:
-            raise _broken(f"{name} is far too large")
+            raise _damage_error(f"{name} is far too large")
         data = self._read(place)
         if len(data) > largest:
-            raise _broken(f"{name} is far too large")
+            raise _damage_error(f"{name} is far too large")
         return decode_text(data)
 
     def _load(self, paths: Sequence[str]) -> tuple[str, str] | None:
@@ -223,22 +223,22 @@ class _BookReader:
         if container is None:
             packages = [name for name in self._names if extension_of(name) == "opf"]
             if len(packages) != 1:
-                raise _broken(f"{_PACKAGE_NAME} is missing")
+                raise _damage_error(f"{_PACKAGE_NAME} is missing")
             path = packages[0]
         else:
             path = self._package_path(container)
         found = self._find([path])
         if found is None:
-            raise _broken(f"{path} is missing")
-        return self._described(self._text(found, _LARGEST_PACKAGE), posixpath.dirname(found))
+            raise _damage_error(f"{path} is missing")
+        return self._describe(self._text(found, _LARGEST_PACKAGE), posixpath.dirname(found))
 
     def _package_path(self, container: str) -> str:
         for element in self._elements(self._text(container, _LARGEST_PACKAGE)):
             if element.name == "rootfile" and (path := element.attributes.get("full-path")):
                 return posixpath.normpath(path)
-        raise _broken(f"{_PACKAGE_NAME} names no package")
+        raise _damage_error(f"{_PACKAGE_NAME} names no package")
 
-    def _described(self, text: str, folder: str) -> _Package:
+    def _describe(self, text: str, folder: str) -> _Package:
         package = _Package(folder)
         for element in self._elements(text):
             found, words = element.attributes, " ".join(element.text.split())
@@ -297,7 +297,7 @@ class _BookReader:
             elif isinstance(token, Text) and found:
                 found[-1].text += token.text
         if not closed & {"package", "container", "encryption"}:
-            raise _broken(problem)
+            raise _damage_error(problem)
         return found
 
     def _check_locks(self, package: _Package) -> None:
@@ -350,9 +350,9 @@ class _BookReader:
     def _read_document(self, name: str, depth: int) -> _SpineDocument:
         if (extension := self._extension(name)) != "":
             return _SpineDocument([self._file(name, extension, is_background=False)])
-        return self._resolved(self._documents.read(self._text(name, _LARGEST_DOCUMENT), name), depth)
+        return self._resolve(self._documents.read(self._text(name, _LARGEST_DOCUMENT), name), depth)
 
-    def _resolved(self, document: Document, depth: int) -> _SpineDocument:
+    def _resolve(self, document: Document, depth: int) -> _SpineDocument:
         """Resolve the images of a document, each once."""
         found = _SpineDocument(characters=document.characters)
         once: dict[object, _Image] = {}
@@ -371,19 +371,19 @@ class _BookReader:
         for address in shown.addresses:
             self._budget.spend(_LOOKUP)
             if address[:5].lower() == "data:":
-                images = self._written_in(address, shown, depth)
+                images = self._decode_embedded(address, shown, depth)
                 is_there = True
             else:
                 name = self._find(address_in(shown.folder, address))
                 if name is None:
                     continue
                 is_there = True
-                images = self._of_file(name, shown, depth)
+                images = self._image_of_file(name, shown, depth)
             if images:
                 return images, True
         return [], is_there
 
-    def _of_file(self, name: str, shown: Shown, depth: int) -> list[_Image]:
+    def _image_of_file(self, name: str, shown: Shown, depth: int) -> list[_Image]:
         if (extension := self._extension(name)) != "":
             return [self._file(name, extension, is_background=shown.is_background)]
         if depth >= _DEEPEST or extension_of(name) not in ("svg", "xhtml", "html", "htm", "xml"):
@@ -391,12 +391,12 @@ class _BookReader:
         inside = self._document([name], depth + 1)
         return [_Image(image.page, shown.is_background, image.key) for image in inside.images]
 
-    def _written_in(self, address: str, shown: Shown, depth: int) -> list[_Image]:
+    def _decode_embedded(self, address: str, shown: Shown, depth: int) -> list[_Image]:
         """Decode an image that is embedded in a document."""
-        kind, data = embedded(address)
+        kind, data = decode_data_address(address)
         if kind.startswith(("image/svg", "text/")) and depth < _DEEPEST:
             document = self._documents.read(decode_text(data), posixpath.join(shown.folder, "x"))
-            inside = self._resolved(document, depth + 1)
+            inside = self._resolve(document, depth + 1)
             return [_Image(image.page, shown.is_background, image.key) for image in inside.images]
         extension = _EXTENSIONS.get(recognise(data[:64]) or "", "")
         if not extension or len(data) > MAX_MEMBER_BYTES:
@@ -528,9 +528,9 @@ def _tag(element: ET.Element) -> str:
     return tag.rpartition("}")[2] if isinstance(tag, str) else ""
 
 
-def _folded(name: str) -> str:
+def _fold_name(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
-def _broken(what: str) -> PageError:
+def _damage_error(what: str) -> PageError:
     return PageError("damaged", f"The EPUB is damaged ({what}): copy or download it again.")

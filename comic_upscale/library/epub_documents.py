@@ -116,7 +116,7 @@ def address_in(folder: str, address: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def embedded(address: str) -> tuple[str, bytes]:
+def decode_data_address(address: str) -> tuple[str, bytes]:
     """Decode a ``data:`` address to its media type in lower case and its bytes, which are empty if it is broken."""
     head, comma, body = address[5:].partition(",")
     kind, *parameters = (part.strip().lower() for part in head.split(";"))
@@ -246,7 +246,7 @@ class _Reading:
             else:
                 self._instruct(token)
         self._close_group()
-        return Document(self._with_backgrounds(), self._characters)
+        return Document(self._add_backgrounds(), self._characters)
 
     def _begin(self, tag: Start) -> None:
         if self._hidden:
@@ -328,7 +328,7 @@ class _Reading:
             if match:
                 self._styles += self._reader.sheet(self._folder, match[1])
 
-    def _with_backgrounds(self) -> tuple[Shown, ...]:
+    def _add_backgrounds(self) -> tuple[Shown, ...]:
         """Return all images and backgrounds in document order."""
         by_key: dict[str, list[tuple[int, _Style]]] = {}
         for number, style in enumerate(self._styles):

@@ -259,7 +259,7 @@ def url_of(value: str) -> str | None:
     else:
         end = value.find(")", begin)
         address = value[begin:end] if end >= 0 else value[begin:]
-    return _unescaped(address.strip()) or None
+    return _unescape(address.strip()) or None
 
 
 def _declaration(words: str) -> tuple[str, str]:
@@ -313,7 +313,7 @@ def _string_end(text: str, at: int, quote: str) -> int:
     return len(text)
 
 
-def _unescaped(value: str) -> str:
+def _unescape(value: str) -> str:
     def plain(match: re.Match[str]) -> str:
         if not match[1]:
             return match[2] if match[2] != "\n" else ""

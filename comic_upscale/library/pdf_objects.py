@@ -87,7 +87,7 @@ class Box(NamedTuple):
         """Up."""
         return self.top - self.bottom
 
-    def within(self, other: Box) -> Box:
+    def intersect(self, other: Box) -> Box:
         """Return the intersection with another box, which may be inside out."""
         return Box(
             max(self.left, other.left), max(self.bottom, other.bottom),
@@ -134,7 +134,7 @@ class PlacedImage:
     @property
     def seen(self) -> Box:
         """Return the part of its box inside the clip."""
-        return self.box if self.clip is None else self.box.within(self.clip)
+        return self.box if self.clip is None else self.box.intersect(self.clip)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +185,8 @@ class PageObjects:
                 return False
             if _is_painted(handle, kind):
                 clip, _ = _clip(handle, place)
-                box = place.matrix.bounds(_bounds(handle)).within(self.box)
-                seen = box if clip is None else box.within(clip)
+                box = place.matrix.bounds(_bounds(handle)).intersect(self.box)
+                seen = box if clip is None else box.intersect(clip)
                 if seen.width >= 0 and seen.height >= 0:
                     return True
         return False
@@ -201,7 +201,7 @@ def read_objects(page: Any) -> PageObjects:
     width, height = page.get_size()
     box = Box(*page.get_bbox())
     turn = page.get_rotation()
-    found = PageObjects(width, height, _cropped(page, box, turn))
+    found = PageObjects(width, height, _find_cropped_sides(page, box, turn))
     _walk(page, _display(box, turn), found)
     return found
 
@@ -215,7 +215,7 @@ def _display(box: Box, turn: int) -> Matrix:
     }.get(turn, Matrix(1, 0, 0, 1, -box.left, -box.bottom))
 
 
-def _cropped(page: Any, box: Box, turn: int) -> tuple[bool, bool, bool, bool]:
+def _find_cropped_sides(page: Any, box: Box, turn: int) -> tuple[bool, bool, bool, bool]:
     media = page.get_mediabox(fallback_ok=False)
     if page.get_cropbox(fallback_ok=False) is None or media is None:
         return (False, False, False, False)
@@ -263,7 +263,7 @@ def _walk(page: Any, display: Matrix, found: PageObjects) -> None:
             continue
         is_in_form = place.handle is not None
         image = PlacedImage(handle, order, matrix, place.matrix, clip, is_certain, is_in_form)
-        if all(map(math.isfinite, matrix)) and image.seen.within(found.box).area > 0:
+        if all(map(math.isfinite, matrix)) and image.seen.intersect(found.box).area > 0:
             found.images.append(image)
 
 
@@ -308,7 +308,7 @@ def _clip(handle: Any, place: _Place) -> tuple[Box | None, bool]:
         box, is_box = _path_box(path, at)
         is_certain = is_certain and is_box
         box = place.matrix.bounds(box)
-        clip = box if clip is None else clip.within(box)
+        clip = box if clip is None else clip.intersect(box)
     return clip, is_certain
 
 

@@ -224,7 +224,7 @@ class PdfPage:
     def _draw(self, drawing: Drawing, objects: PageObjects) -> Image.Image:
         for image, place in drawing.places:
             _put(image, place, drawing, objects)
-        return _rendered(self._page, drawing.width, drawing.height)
+        return _render(self._page, drawing.width, drawing.height)
 
 
 def with_turn(jpeg: bytes, orientation: int) -> bytes:
@@ -260,7 +260,7 @@ def _raw_data(handle: Any) -> bytes:
 def _hides_all(image: KnownImage, objects: PageObjects) -> bool:
     """Return whether an image covers the page, so that nothing below it is visible."""
     page = objects.box.grown(-0.5 / image.finest)
-    return image.hides and page.within(image.shown.seen) == page
+    return image.hides and page.intersect(image.shown.seen) == page
 
 
 def _is_whole(image: KnownImage, objects: PageObjects) -> bool:
@@ -274,7 +274,7 @@ def _is_whole(image: KnownImage, objects: PageObjects) -> bool:
         rounding = hair if is_cropped else max(hair, min(_ROUNDING, slack))
         if not -slack <= reach <= rounding:
             return False
-    seen, open_to = image.shown.seen.within(page), box.within(page)
+    seen, open_to = image.shown.seen.intersect(page), box.intersect(page)
     return all(abs(own - whole) <= hair for own, whole in zip(seen, open_to, strict=True))
 
 
@@ -297,10 +297,10 @@ def _embedded_jpeg(image: KnownImage, page: Any) -> tuple[bytes, bytes | None] |
     if space not in (_ICC_BASED, {"L": _DEVICE_GRAY, "RGB": _DEVICE_RGB}[mode]):
         return None
     profile = _profile_of(image.shown.handle, page) if space == _ICC_BASED else b""
-    return None if profile is None else _as_profiled(data, own, profile, mode)
+    return None if profile is None else _apply_profile(data, own, profile, mode)
 
 
-def _as_profiled(
+def _apply_profile(
     jpeg: bytes, own: bytes | None, profile: bytes, mode: str
 ) -> tuple[bytes, bytes | None] | None:
     """Replace the profile of a JPEG by that of the PDF. PDF viewers ignore the JPEG's own profile."""
@@ -411,7 +411,7 @@ def _plan(
     least = _LEAST if only_images else asked
     if finest is None or finest.finest <= least * (1 + _HAIR):
         _check(objects.box.area * asked**2, rules, "lower --pdf-dpi, or raise --max-pixels")
-        return Drawing(*_rounded_up(objects, asked), (), None)
+        return Drawing(*_round_up(objects, asked), (), None)
     scale = finest.finest
     if objects.box.area * scale**2 > rules.max_pixels:
         _check(objects.box.area * min(asked, scale) ** 2, rules, "lower --pdf-dpi, or raise --max-pixels")
@@ -421,14 +421,14 @@ def _plan(
     note = Drawn(_dpi(scale), _dpi(scale))
     if finest.is_straight and finest.has_square_pixels:
         return _on_grid(objects, images, finest, note)
-    return Drawing(*_rounded_up(objects, scale), (), note)
+    return Drawing(*_round_up(objects, scale), (), note)
 
 
-def _check(pixels: float, rules: VolumeRules, way_out: str) -> None:
+def _check(pixels: float, rules: VolumeRules, advice: str) -> None:
     if not 0 < pixels <= rules.max_pixels:
         raise PageError(
             "too-large",
-            f"The page would be rendered with {pixels:,.0f} pixels, and the limit is {rules.max_pixels:,}: {way_out}.",
+            f"The page would be rendered with {pixels:,.0f} pixels, and the limit is {rules.max_pixels:,}: {advice}.",
         )
 
 
@@ -436,7 +436,7 @@ def _dpi(scale: float) -> int:
     return min(999_999, round(scale * _POINTS))
 
 
-def _rounded_up(objects: PageObjects, scale: float) -> tuple[int, int]:
+def _round_up(objects: PageObjects, scale: float) -> tuple[int, int]:
     # A rounding error must not add a row: 172.8 points are 360 pixels at 150 dpi, not 361.
     width, height = (max(1, math.ceil(side * scale - _HAIR)) for side in (objects.width, objects.height))
     return width, height
@@ -446,7 +446,7 @@ def _finest(images: list[KnownImage], objects: PageObjects) -> KnownImage | None
     """Return the image whose resolution counts: the finest one that is more than an ornament."""
     area = 0.0
     for image in sorted(images, key=lambda image: image.finest, reverse=True):
-        area += image.shown.seen.within(objects.box).area
+        area += image.shown.seen.intersect(objects.box).area
         if area >= _COUNTS * objects.box.area:
             return image
     return None
@@ -498,7 +498,7 @@ def _put(image: KnownImage, place: tuple[int, int, int, int], drawing: Drawing, 
         raw.FPDFPageObj_SetMatrix(image.shown.handle, raw.FS_MATRIX(*matrix.then(back)))
 
 
-def _rendered(page: Any, width: int, height: int) -> Image.Image:
+def _render(page: Any, width: int, height: int) -> Image.Image:
     """Render a page on white, in RGB."""
     buffer = (ctypes.c_ubyte * (3 * width * height))()
     bitmap = raw.FPDFBitmap_CreateEx(width, height, raw.FPDFBitmap_BGR, buffer, 3 * width)

@@ -254,7 +254,7 @@ class TorchEngine:
                     result[page] = again
                     repaired += not _is_black(again[0])
                     # Its tiles may be smaller. A border without a seam does no harm in the gate.
-                    borders = borders.joined(other_borders)
+                    borders = borders.join(other_borders)
                     in_tiles |= other_borders != NO_BORDERS
                     continue
             raise PageError(
