@@ -244,7 +244,7 @@ def test_the_host_rate_is_the_measured_one() -> None:
     assert reference()["host"]["decode_seconds"] == measured_here["decode_seconds_a_megapixel"]
 
 
-def test_a_card_waits_for_the_workers_where_a_format_takes_them_long() -> None:
+def test_a_gpu_waits_for_the_workers_if_a_format_is_slow() -> None:
     quick, slow = (
         computed_rate("H100", network("comic-compact-x3"), encode_seconds=ENCODE * factor, workers=1)
         for factor in (1, 10)

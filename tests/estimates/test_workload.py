@@ -162,7 +162,7 @@ def test_a_run_in_a_ledger_is_a_measurement(make_settings: MakeSettings, pages: 
     assert from_ledgers([settings.ledger_path], "another", "x")[0].here is False
 
 
-def test_a_run_elsewhere_is_a_measurement_of_its_card_and_not_of_this_machine(
+def test_a_remote_run_is_a_measurement_of_its_gpu_and_not_of_this_machine(
     make_settings: MakeSettings, pages: Path
 ) -> None:
     for number in range(20):
@@ -189,7 +189,7 @@ def test_a_run_elsewhere_is_a_measurement_of_its_card_and_not_of_this_machine(
         ("gpu-box: NVIDIA H200", "NVIDIA H200"), ("root@203.0.113.7:40022: Tesla T4, Tesla T4", "2 x Tesla T4"),
     ],
 )  # fmt: skip
-def test_hardware_is_called_by_its_card_or_its_processor(device: str, name: str) -> None:
+def test_hardware_is_named_by_its_gpu_or_its_processor(device: str, name: str) -> None:
     assert hardware_name(parse_recorded_devices(device).devices, "EPYC") == name
 
 
@@ -258,7 +258,7 @@ def test_what_was_measured_in_one_format_is_quoted_for_another(make_settings: Ma
     assert seconds["jpeg"] < seconds["png"] == seconds["auto"] < seconds["avif"]
 
 
-def test_what_was_measured_on_a_card_goes_before_what_is_computed() -> None:
+def test_a_measurement_on_a_gpu_is_preferred_to_a_computed_rate() -> None:
     question = Question(model=OURS.name, gpus=("RTX 4090",), offers=tuple(listed_offers()))
     work = imagined()
     computed = quotes_for(work, question)  # type: ignore[arg-type]
@@ -269,7 +269,7 @@ def test_what_was_measured_on_a_card_goes_before_what_is_computed() -> None:
     assert "measured on NVIDIA GeForce RTX 4090, ledger /l" in better[0].parts["compute"].source
 
 
-def test_without_a_card_named_this_machine_comes_first_and_then_the_cheapest() -> None:
+def test_without_a_named_gpu_this_machine_comes_first_and_then_the_cheapest() -> None:
     found = of_ours(hardware="EPYC (2 threads)")
     question = Question(model=OURS.name, offers=tuple(listed_offers()), measurements=(found,))
     here, *rented = quotes_for(imagined(), question)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What cameras, telephones and other programs write beside the pixels: read, mended and handed on."""
+"""Metadata of cameras, phones and programs: read, corrected and passed on."""
 
 import io
 import struct

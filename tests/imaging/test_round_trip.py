@@ -211,7 +211,7 @@ def test_the_density_asked_for_takes_the_place_of_the_page_s_own(format: FormatN
 
 @settings(max_examples=60)
 @given(st.binary(max_size=60), st.sampled_from([b"II*\0", b"MM\0*"]))
-def test_any_exif_is_mended_or_left_out_and_never_a_failure(tail: bytes, head: bytes) -> None:
+def test_any_exif_is_corrected_or_left_out_and_never_a_failure(tail: bytes, head: bytes) -> None:
     buffer = io.BytesIO()
     Image.new("L", (3, 2)).save(buffer, "JPEG", exif=b"Exif\0\0" + head + tail)
     page = decode(buffer.getvalue(), max_pixels=LIMIT)

@@ -92,18 +92,18 @@ def test_takes_up_a_broken_transfer_where_it_stopped(server: Server, tmp_path: P
     assert 0 < int(second.removeprefix("bytes=").removesuffix("-")) <= len(PAYLOAD) // 2
 
 
-def test_starts_anew_where_the_server_knows_no_range(server: Server, tmp_path: Path) -> None:
+def test_restarts_if_the_server_ignores_the_range(server: Server, tmp_path: Path) -> None:
     server.steps = [cut, serve_whole]
     assert fetch(server.file(), tmp_path, retry_policy=QUICK, timeouts=SHORT).read_bytes() == PAYLOAD
 
 
-def test_starts_anew_where_the_server_refuses_the_range(server: Server, tmp_path: Path) -> None:
+def test_restarts_if_the_server_refuses_the_range(server: Server, tmp_path: Path) -> None:
     server.steps = [cut, answer(416)]
     assert fetch(server.file(), tmp_path, retry_policy=QUICK, timeouts=SHORT).read_bytes() == PAYLOAD
     assert server.ranges[2] is None
 
 
-def test_halves_that_do_not_fit_are_fetched_anew(server: Server, tmp_path: Path) -> None:
+def test_halves_that_do_not_match_are_downloaded_again(server: Server, tmp_path: Path) -> None:
     server.steps = [cut_other, serve]
     assert fetch(server.file(), tmp_path, retry_policy=QUICK, timeouts=SHORT).read_bytes() == PAYLOAD
     assert len(server.ranges) == 3

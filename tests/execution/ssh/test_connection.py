@@ -1,4 +1,4 @@
-"""Reaching another machine: host keys, configurations, jump hosts, lines that break."""
+"""Connecting to a remote machine: host keys, configurations, jump hosts, lost connections."""
 
 from __future__ import annotations
 
