@@ -190,7 +190,7 @@ def _stop_on_signals(stop: StopRequest, display: Display) -> Iterator[list[int]]
 
     names = ("SIGINT", "SIGTERM", "SIGHUP")
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    # nohup works by ignoring SIGHUP: leave that as it is.
+    # nohup makes the process ignore SIGHUP, which must not change.
     before = {
         number: signal.getsignal(number)
         for number in numbers

@@ -211,7 +211,7 @@ def _preview_page(
     )
     bounds = settings.skip_larger_than
     if action in ("do", "skip") and bounds is not None and is_larger(size, bounds):
-        goes_in = "; goes into its volume as it is" if _goes_into_cbz(page, settings) else ""
+        goes_in = "; goes into its volume unchanged" if _goes_into_cbz(page, settings) else ""
         return replace(described, action="skip", note=f"larger than {bounds} already{goes_in}")
     try:
         target = find_target(*size, settings.size)
