@@ -36,7 +36,7 @@ def bench(
     """Measure this machine: the network alone, and a complete run over generated pages of 512x768."""
     from comic_upscale.console.quote_text import bench_as_json, bench_lines
     from comic_upscale.estimates.bench import bench as measure
-    from comic_upscale.estimates.history import keep as keep_rate
+    from comic_upscale.estimates.history import save_measurement
 
     if not 0 < seconds < float("inf"):
         raise SettingsError(f"--seconds must be above 0, not {seconds}")
@@ -48,7 +48,7 @@ def bench(
             typer.echo(f"{what}...", err=True)
 
     result = measure(settings, seconds=seconds, on_step=on_step)
-    saved_to = keep_rate(result.measured, rates_folder()) if keep else None
+    saved_to = save_measurement(result.measured, rates_folder()) if keep else None
     if as_json:
         typer.echo(bench_as_json(result, None if saved_to is None else str(saved_to)))
         return

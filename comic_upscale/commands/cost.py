@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.options import pick
 
 if TYPE_CHECKING:
+    from comic_upscale.costs.quote import Quote
     from comic_upscale.costs.rates import Measured
     from comic_upscale.costs.workload import Workload
 
@@ -97,21 +99,15 @@ def cost(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:  # fmt: skip
     """Estimate the time and cost of a run, on this machine and on rented GPUs, before you pay anything."""
-    from comic_upscale.console.quote_text import common_lines, quote_lines, quotes_as_json, workload_lines
+    from comic_upscale.console.quote_text import quotes_as_json
     from comic_upscale.costs.prices import listed_offers
-    from comic_upscale.estimates.history import from_ledgers, load_measurements, processor_name
     from comic_upscale.estimates.quotes import Question, is_over_budget, quotes_for
-    from comic_upscale.ledger.recent import known_ledgers
 
-    asked = given.values()
-    input, workers = source.complete()["input"], asked.get("workers")
-    _check(input, pages, pilot, price=price, budget=budget, link_mbps=link_mbps, workers=workers)
-    settings = job_settings({"input": input or Path("pages"), **asked})
+    requested = given.values()
+    input, workers = source.complete()["input"], requested.get("workers")
+    _check_options(input, pages, pilot, price=price, budget=budget, link_mbps=link_mbps, workers=workers)
+    settings = job_settings({"input": input or Path("pages"), **requested})
     workload, unchanged, trial = _count(settings, pages, page_size, pilot, quiet=as_json)
-    processor = processor_name()
-    measurements = load_measurements(rates_folder()) + from_ledgers(
-        known_ledgers(state_folder()), socket.gethostname(), processor
-    )
     quotes = quotes_for(
         workload,
         Question(
@@ -122,7 +118,7 @@ def cost(
             workers=workers,
             denoise=settings.denoise,
             offers=tuple(listed_offers(prices or own_prices())),
-            measurements=tuple(measurements),
+            measurements=_known_measurements(),
             pilot=trial,
         ),
     )
@@ -130,20 +126,35 @@ def cost(
     if as_json:
         typer.echo(quotes_as_json(workload, quotes, budget, over))
     else:
-        columns = min(max(shutil.get_terminal_size().columns, 60), 120)
-        for line in workload_lines(workload, unchanged):
-            typer.echo(line)
-        for quote in quotes:
-            typer.echo()
-            for line in quote_lines(quote, budget, columns):
-                typer.echo(line)
-        for line in common_lines(quotes, columns):
-            typer.echo(line)
+        _print_quotes(workload, unchanged, quotes, budget)
     if over:
         raise typer.Exit(EXIT_OVER_BUDGET)
 
 
-def _check(
+def _known_measurements() -> tuple[Measured, ...]:
+    """Return the measurements in the user's folder and in the ledgers of this machine."""
+    from comic_upscale.estimates.history import from_ledgers, load_measurements, processor_name
+    from comic_upscale.ledger.recent import known_ledgers
+
+    recorded = from_ledgers(known_ledgers(state_folder()), socket.gethostname(), processor_name())
+    return (*load_measurements(rates_folder()), *recorded)
+
+
+def _print_quotes(workload: Workload, unchanged: int, quotes: Sequence[Quote], budget: float | None) -> None:
+    from comic_upscale.console.quote_text import common_lines, quote_lines, workload_lines
+
+    columns = min(max(shutil.get_terminal_size().columns, 60), 120)
+    for line in workload_lines(workload, unchanged):
+        typer.echo(line)
+    for quote in quotes:
+        typer.echo()
+        for line in quote_lines(quote, budget, columns):
+            typer.echo(line)
+    for line in common_lines(quotes, columns):
+        typer.echo(line)
+
+
+def _check_options(
     input: Path | None, pages: int | None, pilot: int | None, *, workers: int | None, **amounts: float | None
 ) -> None:
     """Check the options that this command alone has.

@@ -20,7 +20,7 @@ from comic_upscale.imaging.encode import check_encoded, check_target, encode
 from comic_upscale.imaging.pixels import Pixels, UInt8Array
 from comic_upscale.imaging.shrink import shrink
 from comic_upscale.imaging.target_size import find_target, grows
-from comic_upscale.models.default_model import Choice, check_auto, choose_model, is_auto
+from comic_upscale.models.default_model import DefaultModel, check_auto, choose_model, is_auto
 from comic_upscale.models.network import load_network
 from comic_upscale.models.weights import resolve_weights
 from comic_upscale.settings.job import AUTO_MODEL, DEFAULT_MAX_PIXELS, FormatName
@@ -67,7 +67,7 @@ class Upscaler:
         weights_cache: Path | None = None,
     ) -> None:
         cache, download = weights_cache or Path(), weights_cache is not None
-        selected = Choice(model)
+        selected = DefaultModel(model)
         if is_auto(model):
             check_auto(denoise)
             selected = choose_model(

@@ -21,9 +21,9 @@ from comic_upscale.estimates.history import (
     count_places,
     from_ledgers,
     hardware_name,
-    keep,
-    kept,
+    load_measurements,
     parse_recorded_devices,
+    save_measurement,
 )
 from comic_upscale.estimates.quotes import Question, is_over_budget, quotes_for
 from comic_upscale.estimates.workload import (
@@ -208,16 +208,16 @@ def test_how_many_pages_are_in_the_network_at_once_is_known_from_the_devices(
 
 def test_measurements_are_kept_replaced_and_read_again(tmp_path: Path) -> None:
     folder = tmp_path / "rates"
-    assert kept(folder) == []
-    first = keep(measured(date="2026-11-20"), folder)
-    second = keep(measured(whole_seconds=30.0), folder)
+    assert load_measurements(folder) == []
+    first = save_measurement(measured(date="2026-11-20"), folder)
+    second = save_measurement(measured(whole_seconds=30.0), folder)
     assert first == second, "the same machine and network: one file"
-    keep(measured(model_sha256="2" * 64, date="2026-11-19"), folder)
+    save_measurement(measured(model_sha256="2" * 64, date="2026-11-19"), folder)
     (folder / "broken.json").write_text("{", encoding="utf-8")
     (folder / "newer.json").write_text(json.dumps({"unknown": 1}), encoding="utf-8")
     values = json.loads(first.read_text(encoding="utf-8"))
     first.write_text(json.dumps({**values, "of_a_newer_version": 1}), encoding="utf-8")
-    found = kept(folder)
+    found = load_measurements(folder)
     assert [each.date for each in found] == ["2026-11-21", "2026-11-19"]
     assert found[0].whole_seconds == 30.0
 
@@ -334,7 +334,9 @@ def test_bench_measures_network_and_run_and_is_quoted_from(
 ) -> None:
     told: list[str] = []
     engine = NearestEngine(pause(0.05), limit=2)
-    result = bench(make_settings(workers=2), seconds=1.0, tell=told.append, open_engines=lambda *_: [engine])
+    result = bench(
+        make_settings(workers=2), seconds=1.0, on_step=told.append, open_engines=lambda *_: [engine]
+    )
     assert engine.closed
     assert told[-1].startswith("a whole run of ")
     assert result.alone_pages_per_second < 2 / 0.05
@@ -348,8 +350,8 @@ def test_bench_measures_network_and_run_and_is_quoted_from(
     assert 0 <= result.network_idle < 1
     assert result.peak_memory_bytes > 10_000_000
     assert result.peak_device_bytes is None
-    keep(result.measured, tmp_path / "rates")
-    assert kept(tmp_path / "rates") == [result.measured]
+    save_measurement(result.measured, tmp_path / "rates")
+    assert load_measurements(tmp_path / "rates") == [result.measured]
 
 
 def test_a_network_that_cannot_do_a_page_is_said(make_settings: MakeSettings) -> None:

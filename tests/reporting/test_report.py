@@ -23,7 +23,7 @@ from comic_upscale.errors import SettingsError
 from comic_upscale.evaluation.likeness import Likeness
 from comic_upscale.jobs.run import run_job
 from comic_upscale.reporting.contact import contact_sheet
-from comic_upscale.reporting.inspection import Inspected, _by_gate, _by_likeness, _worst
+from comic_upscale.reporting.inspection import Inspected, _by_gate, _by_likeness, _select_worst
 from comic_upscale.reporting.report import Report, as_html, make_report, write_report
 from comic_upscale.reporting.timeline import make_timeline
 from comic_upscale.reporting.views import LONGEST_SIDE, MOST_PIXELS
@@ -85,10 +85,10 @@ def test_the_worst_are_taken_in_turn_by_each_measure() -> None:
 
     low_ssim, low_psnr, tinted = inspected(40, 0.5, 0), inspected(10, 0.9, 0), inspected(41, 0.99, -9)
     rest = [inspected(30 + number, 0.95 + number / 1000, 0.1) for number in range(5)]
-    chosen = _worst([*rest, tinted, low_psnr, low_ssim], 3)
+    chosen = _select_worst([*rest, tinted, low_psnr, low_ssim], 3)
     assert [each.inspected for each in chosen] == [low_ssim, low_psnr, tinted]
     assert [each.reasons[0] for each in chosen] == ["lowest SSIM", "lowest PSNR", "largest shift"]
-    assert _worst([], 3) == []
+    assert _select_worst([], 3) == []
 
 
 GOOD = {"psnr": 45.0, "ssim": 0.99, "brightness": 0.1, "tint": 0.1, "worst_block": 3.0}
@@ -106,7 +106,7 @@ def test_pages_with_scores_are_ranked_by_them_and_suspects_come_first() -> None:
         scored(8, "tinted by 3.0 levels", tint=3.0),
     ]
     inspected = [found for row in rows if (found := _by_gate(row)) is not None]
-    chosen = _worst(inspected, 3)
+    chosen = _select_worst(inspected, 3)
     assert [each.inspected.row["id"] for each in chosen] == [8, 7, 6]
     assert chosen[0].reasons[0] == "suspect: tinted by 3.0 levels"
     assert [each.reasons[0] for each in chosen[1:]] == ["lowest SSIM", "lowest PSNR"]
