@@ -95,7 +95,7 @@ def bench(
     on_step("selecting and loading the network")
     begin = time.perf_counter()
     selected = named_model(settings) or choose_model(settings, lambda name, done, total: None)
-    settings = selected.settle(settings)
+    settings = selected.apply_to(settings)
     engines = open_engines(settings, prepare_engine(settings))
     try:
         loading = time.perf_counter() - begin

@@ -186,7 +186,7 @@ class _Watch:
     _thread: threading.Thread | None = None
 
     def __enter__(self) -> _Watch:
-        self._thread = threading.Thread(target=self._look, name="helper-watch", daemon=True)
+        self._thread = threading.Thread(target=self._check_limits, name="helper-watch", daemon=True)
         self._thread.start()
         return self
 
@@ -203,7 +203,7 @@ class _Watch:
         how = f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
         return HelperLostError(how)
 
-    def _look(self) -> None:
+    def _check_limits(self) -> None:
         if self._done.wait(_LOOKS):
             return
         import psutil

@@ -31,7 +31,7 @@ class SelectedModel:
     note: str | None = None
     """A note for the user about the selection."""
 
-    def settle(self, settings: JobSettings) -> JobSettings:
+    def apply_to(self, settings: JobSettings) -> JobSettings:
         """Return the settings with this model instead of ``auto``."""
         return replace(settings, model=self.name) if self.auto else settings
 

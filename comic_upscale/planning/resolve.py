@@ -56,5 +56,5 @@ def resolve(
         model = find_job_model(settings, history.auto_jobs)
     if model is None:
         return None
-    settled = with_legacy_gray(model.settle(settings), model, history.early_jobs)
-    return ResolvedJob(settled, model, job_fingerprint(settled, model.identity))
+    resolved = with_legacy_gray(model.apply_to(settings), model, history.early_jobs)
+    return ResolvedJob(resolved, model, job_fingerprint(resolved, model.identity))
