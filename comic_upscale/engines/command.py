@@ -80,18 +80,18 @@ class CommandOptions:
     timeout: Annotated[
         float,
         Ge(1),
-        Opt("Seconds for a page, after which the program is killed."),
+        Opt("Seconds after which the program is killed and the page fails."),
     ] = 600.0
     processes: Annotated[
         int,
         Ge(1),
         Le(64),
-        Opt("Pages at once, each by a process of its own."),
+        Opt("Pages at the same time, each in its own process."),
     ] = 1
     max_pixels: Annotated[
         int | None,
         Ge(1),
-        Opt("The most pixels of a page that the program is given. Larger pages fail."),
+        Opt("Pages with more pixels than this fail without the program."),
     ] = None
 
 
@@ -99,7 +99,7 @@ class CommandFactory(EngineFactory):
     """Opens ``CommandEngine``, as many as there are to be processes."""
 
     name = NAME
-    summary = "A program of yours that turns one picture into a larger one (--engine-command)."
+    summary = "Your own program, which turns one picture into a larger one (--engine-command)."
     options = CommandOptions
 
     def identify(self, spec: EngineSpec) -> Identity:

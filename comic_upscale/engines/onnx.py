@@ -79,19 +79,19 @@ class OnnxOptions:
     provider: Annotated[
         str | None,
         Opt(
-            "onnxruntime's name of what computes, such as OpenVINOExecutionProvider. auto: as --device says."
+            "The execution provider of onnxruntime, such as OpenVINOExecutionProvider. auto: by --device."
         ),
     ] = None
     threads: Annotated[
         int | None,
         Ge(1),
-        Opt("Threads on the CPU. auto: as many as onnxruntime takes."),
+        Opt("Threads on the CPU. auto: onnxruntime decides."),
     ] = None
     overlap: Annotated[
         int | None,
         Ge(0),
         Opt(
-            f"Input pixels that a tile sees around what it makes. auto: {DEFAULT_OVERLAP}.",
+            f"Input pixels around a tile that the network sees too. auto: {DEFAULT_OVERLAP}.",
             fingerprint="if-changed",
         ),
     ] = None
@@ -101,7 +101,7 @@ class OnnxFactory(EngineFactory):
     """Opens ``OnnxEngine``, one for each device."""
 
     name = NAME
-    summary = "Any ONNX super-resolution network (--model FILE.onnx), by onnxruntime."
+    summary = "Any ONNX super-resolution network (--model FILE.onnx), with onnxruntime."
     options = OnnxOptions
     packages = ("onnxruntime",)
     install = INSTALL
