@@ -78,9 +78,7 @@ class OnnxOptions:
 
     provider: Annotated[
         str | None,
-        Opt(
-            "The execution provider of onnxruntime, such as OpenVINOExecutionProvider. auto: by --device."
-        ),
+        Opt("The execution provider of onnxruntime, such as OpenVINOExecutionProvider. auto: by --device."),
     ] = None
     threads: Annotated[
         int | None,

@@ -48,7 +48,9 @@ def kinds() -> dict[str, str]:
                 continue
             given = node.args[0]
             for each in (given.body, given.orelse) if isinstance(given, ast.IfExp) else (given,):
-                kind = each.value if isinstance(each, ast.Constant) else constant(path, getattr(each, "id", ""))
+                kind = (
+                    each.value if isinstance(each, ast.Constant) else constant(path, getattr(each, "id", ""))
+                )
                 if kind is not None:
                     found[str(kind)] = f"{path.relative_to(PACKAGE).as_posix()}:{node.lineno}"
     return found
