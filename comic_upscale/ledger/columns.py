@@ -39,7 +39,11 @@ def column(kind: Literal["text", "integer", "real"], migration: str) -> Any:
     return field(default=None, metadata={_KEY: (kind, migration)})
 
 
-@cache
 def columns_of(record: type[Any]) -> tuple[Column, ...]:
     """Return the columns that a record defines, in the order of its fields."""
+    return _read_columns(record)
+
+
+@cache
+def _read_columns(record: Any) -> tuple[Column, ...]:
     return tuple(Column(each.name, *each.metadata[_KEY]) for each in fields(record) if _KEY in each.metadata)
