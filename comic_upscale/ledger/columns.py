@@ -10,9 +10,10 @@ no library.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 _KEY = "column"
 
@@ -39,11 +40,10 @@ def column(kind: Literal["text", "integer", "real"], migration: str) -> Any:
     return field(default=None, metadata={_KEY: (kind, migration)})
 
 
-def columns_of(record: type[Any]) -> tuple[Column, ...]:
-    """Return the columns that a record defines, in the order of its fields."""
-    return _read_columns(record)
-
-
-@cache
-def _read_columns(record: Any) -> tuple[Column, ...]:
+def _columns_of(record: type[Any]) -> tuple[Column, ...]:
     return tuple(Column(each.name, *each.metadata[_KEY]) for each in fields(record) if _KEY in each.metadata)
+
+
+# The types of `cache` take a class for something that cannot be hashed. The ledger asks for every page.
+columns_of = cast(Callable[[type[Any]], tuple[Column, ...]], cache(_columns_of))
+"""Return the columns that a record defines, in the order of its fields."""

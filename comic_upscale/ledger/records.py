@@ -171,9 +171,9 @@ class PageDone(PageFacts):
             self.source_sha256, self.width, self.height, self.output_width, self.output_height, self.output_size,
             self.output_sha256,
             *stage_seconds(self.seconds),
-            "; ".join(self.notes) or None, json.dumps(dict(self.scores)) if self.scores else None,
+            "; ".join(self.notes) or None, json.dumps(self.scores) if self.scores else None,
             "; ".join(self.suspect) or None,
-            *(getattr(self, added.name) for added in columns_of(type(self))),
+            *[getattr(self, added.name) for added in columns_of(type(self))],
         )  # fmt: skip
 
 
