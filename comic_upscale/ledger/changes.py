@@ -16,9 +16,14 @@ from comic_upscale.ledger.records import (
     VOLUME,
     CopiedFile,
     OutputOwner,
+    PageDone,
 )
 from comic_upscale.library.sorting import fold
 from comic_upscale.settings.paths import path_text
+
+# A page that was adopted was not processed here, so it has no seconds.
+_ADOPTED = ", ".join(name for name in PageDone.columns() if not name.endswith("_seconds"))
+"""The columns of a finished page that another job takes over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,12 +338,10 @@ class LibraryChanges(LedgerFile):
 
     def adopt(self, row_id: int, owner: OutputOwner) -> None:
         """Copy the record of the same page from another job with the same fingerprint."""
+        columns = f"state, claimed, finished_at, {_ADOPTED}"
         with self._explained(), self._db.atomic():
             self._db.execute(
-                "update pages set (state, claimed, source_sha256, finished_at, width, height, output_width,"
-                " output_height, output_size, output_sha256, notes, copied_from, scores, suspect) = (select state,"
-                " claimed, source_sha256, finished_at, width, height, output_width, output_height, output_size,"
-                " output_sha256, notes, copied_from, scores, suspect from pages where id = ?) where id = ?",
+                f"update pages set ({columns}) = (select {columns} from pages where id = ?) where id = ?",
                 [owner.row_id, row_id],
             )
 
@@ -379,11 +382,7 @@ class LibraryChanges(LedgerFile):
             matching: row of the volume.
             mtime_ns: time of the archive as it is now; its content is the same.
         """
-        columns = (
-            "source, source_size, source_sha256, state, attempts, finished_at, width, height,"
-            " output, output_width, output_height, output_size, output_sha256, notes, kind,"
-            " error_kind, copied_from, scores, suspect"
-        )
+        columns = f"source, source_size, state, attempts, finished_at, output, kind, error_kind, {_ADOPTED}"
         with self._explained(), self._db.atomic():
             cursor = self._db.execute(
                 f"insert into pages (job_id, source_mtime_ns, {columns}) select ?, ?, {columns} from pages"

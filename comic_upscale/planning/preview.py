@@ -22,7 +22,7 @@ from comic_upscale.library.source_reader import SourceReader
 from comic_upscale.library.volume import Volume
 from comic_upscale.planning.discovery import find_pages
 from comic_upscale.planning.foresight import foresee
-from comic_upscale.planning.model_selection import foreseen_model, named_model
+from comic_upscale.planning.model_selection import named_model, predict_model
 from comic_upscale.planning.resolve import JobHistory, ResolvedJob, resolve
 from comic_upscale.settings.job import AUTO_MODEL, JobSettings
 from comic_upscale.settings.paths import path_text
@@ -109,7 +109,7 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
         }
         pages: list[PagePreview] = []
 
-        def tell(page: PagePreview) -> None:
+        def add(page: PagePreview) -> None:
             pages.append(page)
             if on_page is not None:
                 on_page(page)
@@ -117,11 +117,11 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
         for page in discovery.pages:
             foreseen = foresight.pages[page.source]
             page = replace(page, output=foreseen.output)
-            told = _preview_page(page, foreseen.action, settings, measured, sources)
-            tell(_with_obstacle(told, foreseen.obstacle))
+            described = _preview_page(page, foreseen.action, settings, measured, sources)
+            add(_with_obstacle(described, foreseen.obstacle))
     for volume in discovery.volumes:
         if volume.failure is not None:
-            tell(_unopened(volume, volume.failure[1]))
+            add(_preview_unreadable_volume(volume, volume.failure[1]))
     sidecars = sum(bool(file.pages) for file in discovery.files)
     others = sum(
         not file.pages and (settings.copy_others or file.member is not None) for file in discovery.files
@@ -153,7 +153,7 @@ def _resolve(settings: JobSettings) -> ResolvedJob | None:
         tuple(read_auto_jobs(ledger, output)) if model is None else (),
         frozenset(read_early_jobs(ledger, output)),
     )
-    return resolve(settings, history, model) or resolve(settings, history, foreseen_model(settings))
+    return resolve(settings, history, model) or resolve(settings, history, predict_model(settings))
 
 
 def _with_obstacle(page: PagePreview, obstacle: str | None) -> PagePreview:
@@ -163,7 +163,7 @@ def _with_obstacle(page: PagePreview, obstacle: str | None) -> PagePreview:
     return replace(page, action="refuse", estimated_bytes=None, encoding=None, note=obstacle)
 
 
-def _unopened(volume: Volume, reason: str) -> PagePreview:
+def _preview_unreadable_volume(volume: Volume, reason: str) -> PagePreview:
     return _without_size(volume.entry, "unreadable", reason)
 
 
@@ -181,7 +181,7 @@ def _preview_page(
         # Only the run itself decides about a page. In a preview, this is a warning.
         return _without_size(page, "unreadable" if action == "do" else action, error.reason)
     size = (header.width, header.height)
-    told = PagePreview(
+    described = PagePreview(
         source=page.source,
         output=page.output,
         action=action,
@@ -192,38 +192,38 @@ def _preview_page(
     )
     bounds = settings.skip_larger_than
     if action in ("do", "skip") and bounds is not None and is_larger(size, bounds):
-        goes_in = "; goes into its volume as it is" if _is_bound(page, settings) else ""
-        return replace(told, action="skip", note=f"larger than {bounds} already{goes_in}")
+        goes_in = "; goes into its volume unchanged" if _goes_into_cbz(page, settings) else ""
+        return replace(described, action="skip", note=f"larger than {bounds} already{goes_in}")
     try:
         target = find_target(*size, settings.size)
     except PageError as error:
-        return replace(told, action="refuse" if action == "do" else action, note=error.reason)
+        return replace(described, action="refuse" if action == "do" else action, note=error.reason)
     format = written_format(extension_of(page.output), settings.format)
     if action == "do":
         try:
             check_target(*target.size, format)
         except PageError as error:
-            return replace(told, action="refuse", target_size=target.size, note=error.reason)
+            return replace(described, action="refuse", target_size=target.size, note=error.reason)
     notes = list(target.notes)
     if size[0] * size[1] > settings.max_pixels:
         notes.append(f"more than --max-pixels {settings.max_pixels:,}")
     if not grows(size, target.size):
         notes.append("large enough: no network")
-    told = replace(told, target_size=target.size, note="; ".join(notes) or None)
+    described = replace(described, target_size=target.size, note="; ".join(notes) or None)
     if action != "do":
-        return told
+        return described
     quality = quality_for(format, settings.format, settings.quality, lossless=header.lossless)
     a_pixel = measured[PurePosixPath(page.output).suffix]
     if a_pixel is None:
-        a_pixel = FORMATS[format].assumed(quality).bytes_per_pixel(gray=told.color == "gray")
+        a_pixel = FORMATS[format].assumed(quality).bytes_per_pixel(gray=described.color == "gray")
     return replace(
-        told,
+        described,
         encoding=FORMATS[format].encoding(quality),
         estimated_bytes=round(target.size[0] * target.size[1] * a_pixel),
     )
 
 
-def _is_bound(page: Page, settings: JobSettings) -> bool:
+def _goes_into_cbz(page: Page, settings: JobSettings) -> bool:
     return page.member is not None and settings.archive_output == "cbz"
 
 
