@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import enum
 import itertools
-from collections.abc import Callable, Iterable, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from functools import partial
 
 from comic_upscale.errors import ANIMATED
@@ -22,7 +22,7 @@ from comic_upscale.library.page import Page
 from comic_upscale.library.source_reader import SourceReader
 from comic_upscale.library.volume import Volume
 from comic_upscale.planning.duplicates import NO_DUPLICATES, DuplicateCandidates, shared_sizes
-from comic_upscale.planning.gone import GONE, OUT_OF_SIGHT, find_absent, gives_up, is_orphan
+from comic_upscale.planning.gone import GONE, OUT_OF_SIGHT, Absent, find_absent, gives_up, is_orphan
 from comic_upscale.planning.hashes import HashesSources, SourceHashes
 from comic_upscale.planning.names import OutputNames
 from comic_upscale.planning.output_checks import OUTPUT_EXISTS, PlannedPage
@@ -155,39 +155,12 @@ def make_plan(
         lambda row: row.id in gone and gives_up(row, ledger, job_id, outputs),
     )
     volume_plan.register(names)
-    new: list[Page] = []
-    reopened: list[tuple[int, int, int]] = []
-    moved: list[tuple[int, int, int]] = []
-    todo: dict[str, PlannedPage] = {}
-    for page in pages:
-        row = rows.get(page.source)
-        if row is None:
-            new.append(names.with_output(page))
-            continue
-        action = decide(
-            row,
-            page,
-            hashes,
-            outputs,
-            retry_failed=settings.retry_failed,
-            bounds=settings.skip_larger_than,
-            stands=page.source in volume_plan.standing,
-        )
-        change = (row.id, page.size, page.mtime_ns)
-        if action is Action.DO:
-            if row.state != "pending" or row.source_mtime_ns != page.mtime_ns or row.source_size != page.size:
-                reopened.append(change)
-            todo[page.source] = PlannedPage(
-                row.id, page.source, page.path, row.output, page.member, page.size
-            )
-        elif action is Action.NOTE_TIME:
-            moved.append(change)
-    ledger.reopen(reopened)
-    ledger.touch(moved)
-    for each, why in ((absent.gone, GONE), (absent.out_of_sight, OUT_OF_SIGHT)):
-        ledger.skip([row.id for row in each if row.state not in ("done", "skipped")], why)
-    orphans = {row.id for row in absent.gone if is_orphan(row, outputs)}
-    ledger.mark_gone(job_id, orphans, gone - orphans)
+    decided = _decide_pages(pages, rows, settings, hashes, outputs, volume_plan.standing)
+    todo = decided.todo
+    ledger.reopen(decided.reopened)
+    ledger.touch(decided.same_content)
+    _mark_absent(ledger, job_id, absent, outputs)
+    new = [names.with_output(page) for page in decided.new]
     for row_id, page in zip(ledger.add_pages(job_id, new, volume_plan.row_ids), new, strict=True):
         todo[page.source] = PlannedPage(row_id, page.source, page.path, page.output, page.member, page.size)
     new_rows = {source: page.row_id for source, page in todo.items()} | volume_plan.row_ids
@@ -206,6 +179,73 @@ def make_plan(
         refused=tuple(volume_plan.refused),
         duplicates=_duplicate_candidates(ledger, job_id, pages, todo.keys(), absent.gone),
     )
+
+
+@dataclass(slots=True)
+class _Decided:
+    """The decisions about the pages that were found."""
+
+    todo: dict[str, PlannedPage] = field(default_factory=dict)
+    """Known pages to process, by source."""
+    new: list[Page] = field(default_factory=list)
+    """Pages without a row."""
+    reopened: list[tuple[int, int, int]] = field(default_factory=list)
+    """Rows that become pending, with size and time of their sources."""
+    same_content: list[tuple[int, int, int]] = field(default_factory=list)
+    """Rows whose sources have another time and the same content, with size and time."""
+
+
+def _decide_pages(
+    pages: Iterable[Page],
+    rows: Mapping[str, PageRow],
+    settings: JobSettings,
+    hashes: HashesSources,
+    outputs: OutputStore,
+    standing: Set[str],
+) -> _Decided:
+    """Decide about each page that was found.
+
+    Args:
+        pages: the pages.
+        rows: of the job's pages, by source.
+        settings: settings of the job.
+        hashes: hashes the job's sources.
+        outputs: store of the job's outputs.
+        standing: sources of pages whose outputs are in finished volumes.
+    """
+    decided = _Decided()
+    for page in pages:
+        row = rows.get(page.source)
+        if row is None:
+            decided.new.append(page)
+            continue
+        action = decide(
+            row,
+            page,
+            hashes,
+            outputs,
+            retry_failed=settings.retry_failed,
+            bounds=settings.skip_larger_than,
+            stands=page.source in standing,
+        )
+        change = (row.id, page.size, page.mtime_ns)
+        if action is Action.DO:
+            if row.state != "pending" or row.source_mtime_ns != page.mtime_ns or row.source_size != page.size:
+                decided.reopened.append(change)
+            decided.todo[page.source] = PlannedPage(
+                row.id, page.source, page.path, row.output, page.member, page.size
+            )
+        elif action is Action.NOTE_TIME:
+            decided.same_content.append(change)
+    return decided
+
+
+def _mark_absent(ledger: Ledger, job_id: int, absent: Absent, outputs: OutputStore) -> None:
+    """Record which sources are gone or out of sight. Their unfinished pages are skipped."""
+    for each, why in ((absent.gone, GONE), (absent.out_of_sight, OUT_OF_SIGHT)):
+        ledger.skip([row.id for row in each if row.state not in ("done", "skipped")], why)
+    orphans = {row.id for row in absent.gone if is_orphan(row, outputs)}
+    ledger.mark_gone(job_id, orphans, {row.id for row in absent.gone} - orphans)
 
 
 def _duplicate_candidates(
