@@ -430,6 +430,10 @@ class Ledger(LibraryChanges):
     def failures(self, job_id: int, limit: int) -> list[tuple[str, str, str]]:
         """Return the first ``limit`` failed pages and volumes that wait for failed pages, in the order of discovery.
 
+        Args:
+            job_id: id of the job.
+            limit: the most failures; -1 for all.
+
         Returns:
             (source, kind, reason) of each.
         """

@@ -99,7 +99,9 @@ class _Foreseer:
         rows = self._ledger.rows(prepared.job_id)
         by_source = {row.source: row for row in rows if row.kind == PAGE}
         volumes = {row.source: row for row in rows if row.kind == VOLUME}
-        refused = {failure.source: f"{failure.reason} [{failure.kind}]" for failure in prepared.plan.refused}
+        # Volumes that an earlier run could not write are among the failures, too.
+        failures = self._ledger.failures(prepared.job_id, limit=-1)
+        refused = {source: f"{reason} [{kind}]" for source, kind, reason in failures if source in volumes}
         todo = {page.source: page for page in prepared.plan.todo}
         moved = {each.to for each in prepared.moved}
         pages: dict[str, ForeseenPage] = {}

@@ -16,6 +16,7 @@ from comic_upscale.library.page import Page
 from comic_upscale.library.volume import Volume
 from comic_upscale.planning.gone import Absent
 from comic_upscale.planning.hashes import HashesSources
+from comic_upscale.settings.paths import MARKER_FOLDER
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,12 @@ def find_renamed_pages(
         sources: hashes them.
     """
     recorded = {row.source: row for row in rows if row.kind == PAGE}
-    free = [row for row in absent.gone if row.kind == PAGE and row.state == "done"]
+    # A page that waits for its CBZ, or is in it, has no output of its own.
+    free = [
+        row
+        for row in absent.gone
+        if row.kind == PAGE and row.state == "done" and not row.output.startswith(f"{MARKER_FOLDER}/")
+    ]
     wanting: list[Page] = []
     for page in pages:
         row = recorded.get(page.source)

@@ -71,6 +71,9 @@ def test_outputs_that_exist_already_are_refused_as_the_run_refuses_them(
         "2.png",
         "v.cbz",
     }
+    # The same after a run that could not write them.
+    again = preview(settings)
+    assert {page.source for page in again.pages if page.action == "refuse"} == refused
     allowed = preview(make_job(overwrite=True))
     assert {page.source for page in allowed.pages if page.action == "refuse"} == {"2.png"}
 
