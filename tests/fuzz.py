@@ -17,7 +17,7 @@ from comic_upscale.imaging.decode import decode
 from comic_upscale.imaging.encode import check_encoded, encode
 from comic_upscale.imaging.metadata import with_density
 from comic_upscale.imaging.pixels import Metadata, Pixels
-from comic_upscale.library.volume_reader import list_volume, open_container
+from comic_upscale.library.containers import list_volume, open_container
 from comic_upscale.settings.job import FormatName, VolumeRules
 from tests.archives import as_jpeg_pdf, epub, make_7z, make_tar, make_zip, pictures, smooth
 

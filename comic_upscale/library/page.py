@@ -8,12 +8,14 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class MemberOf:
-    """Where inside which volume a page is."""
+    """Where a page is inside which volume, or a volume inside which archive."""
 
     volume: str
     """Source of the volume, a key of the job's volumes."""
     index: int
     """Place in the volume's directory."""
+    around: MemberOf | None = None
+    """If the volume is inside another archive, its place there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,18 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class Nested:
+    """An archive inside another archive; it is a volume of its own."""
+
+    index: int
+    """Its place in the directory of the archive around it."""
+    name: str
+    """Safe relative POSIX path, unique there."""
+    size: int
+    """Bytes unpacked, as the directory says."""
+
+
+@dataclass(frozen=True, slots=True)
 class Contents:
     """What is in a volume."""
 
@@ -42,6 +54,8 @@ class Contents:
     """What was left out, and other things to know, a sentence each."""
     comment: bytes = b""
     """Of a ZIP as a whole, where ComicBookLover and others keep what they know of the comic."""
+    nested: tuple[Nested, ...] = ()
+    """Archives inside that are volumes of their own. They are not among the members."""
 
     @property
     def pages(self) -> tuple[Member, ...]:
@@ -55,7 +69,8 @@ class Volume:
 
     entry: Page
     """The archive as a file; ``entry.source`` is its key. ``entry.output`` is where the new volume goes:
-    empty where its pages go into a folder instead."""
+    empty where its pages go into a folder instead. For an archive inside another archive, ``entry.path`` is the
+    outermost one, and ``entry.member`` is its place inside."""
     contents: Contents | None
     """None where it could not be opened."""
     failure: tuple[str, str] | None = None

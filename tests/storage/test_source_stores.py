@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from comic_upscale.errors import InputError, PageError
+from comic_upscale.library.containers import list_volume
 from comic_upscale.library.discover import discover
 from comic_upscale.library.page import MemberOf, Page
 from comic_upscale.library.source_reader import SourceReader
-from comic_upscale.library.volume_reader import list_volume
 from comic_upscale.settings.job import VolumeRules
 from comic_upscale.storage.base import GONE, MAX_SOURCE_BYTES
 from comic_upscale.storage.local import LocalSourceStore
