@@ -142,9 +142,10 @@ def _single_volume(path: Path, head: Path, placer: VolumePlacer) -> Discovery:
     source = valid_names([path.name])[path.name]
     opened = placer.open(Page(source, path, "", *_stat_all_parts(path, placer.store)))
     inside = placer.open_inside(opened)
-    if opened.contents is None and not inside:
-        reason = opened.failure[1] if opened.failure else ""
-        raise InputError(f"{path} cannot be upscaled. {reason}")
+    if not any(each.contents for each in (opened, *inside)):
+        failed = inside[0] if inside else opened
+        reason = failed.failure[1] if failed.failure else ""
+        raise InputError(f"{path.parent / failed.entry.source} cannot be upscaled. {reason}")
     names = placer.name_outputs([source], taken=())
     placed = [] if opened.contents is None else [placer.place(opened, "", names[source])]
     placed += placer.place_inside(source, inside, "", names.values() if placed else ())

@@ -32,6 +32,11 @@ from comic_upscale.library.rar_headers import RAR_STARTS, read_rar_facts
 from comic_upscale.settings.job import VolumeRules
 
 _BLOCK = 1 << 16
+_KINDS = {
+    RAR_STARTS[0]: ("rar", "none"), RAR_STARTS[1]: ("rar5", "none"), b"7z\xbc\xaf\x27\x1c": ("7zip", "none"),
+}  # fmt: skip
+"""First bytes of a file: libarchive's names of its format and of its filters."""
+_COMPRESSED_TAR = ("tar", "all")
 
 
 class LibarchiveContainer:
@@ -253,26 +258,28 @@ class LibarchiveContainer:
 
 @contextlib.contextmanager
 def _open_libarchive(library: Any, paths: Sequence[Path], *, are_volumes: bool) -> Iterator[Any]:
+    with paths[0].open("rb") as file:
+        head = file.read(8)
+    # Named, and not left to libarchive, which takes a RAR for a ZIP if its last file is one. A RAR has no filters:
+    # libarchive 3.6 does not seek back through several files after it looked for one.
+    kind, filters = next((kind for start, kind in _KINDS.items() if head.startswith(start)), _COMPRESSED_TAR)
     if len(paths) == 1:
-        with library.file_reader(str(paths[0]), block_size=_BLOCK) as archive:
+        with library.file_reader(str(paths[0]), kind, filters, block_size=_BLOCK) as archive:
             yield archive
     elif are_volumes:
-        with paths[0].open("rb") as file:
-            version = "rar5" if file.read(8) == RAR_STARTS[1] else "rar"
         ffi = library.ffi
         # The binding does not wrap this one.
         open_all = ffi.libarchive.archive_read_open_filenames
         open_all.argtypes = [ffi.c_archive_p, ctypes.POINTER(ctypes.c_char_p), ctypes.c_size_t]
         open_all.restype, open_all.errcheck = ctypes.c_int, ffi.check_int
         names = (ctypes.c_char_p * (len(paths) + 1))(*map(os.fsencode, paths), None)
-        # Without filters: libarchive 3.6 does not seek back through several files after it looked for one.
-        with library.read.new_archive_read(version, "none") as pointer:
+        with library.read.new_archive_read(kind, filters) as pointer:
             open_all(pointer, names, _BLOCK)
             yield library.read.ArchiveRead(pointer)
     else:
         with (
             open_joined([path.open("rb") for path in paths]) as joined,
-            library.stream_reader(joined, block_size=_BLOCK) as archive,
+            library.stream_reader(joined, kind, filters, block_size=_BLOCK) as archive,
         ):
             yield archive
 

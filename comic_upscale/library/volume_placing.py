@@ -127,25 +127,36 @@ class VolumePlacer:
         if not inside:
             return []
         name = whole_name(posixpath.basename(around))
-        own = free_name(name.rpartition(".")[0], "", {fold(name) for name in taken})
-        by_folder: defaultdict[str, dict[str, OpenedVolume]] = defaultdict(dict)
+        own = free_name(name.rpartition(".")[0], "", {fold(other) for other in taken})
+        volumes: defaultdict[str, dict[str, OpenedVolume]] = defaultdict(dict)
+        deeper: defaultdict[str, defaultdict[str, list[OpenedVolume]]] = defaultdict(
+            lambda: defaultdict(list)
+        )
         for opened in inside:
-            below, name = posixpath.split(opened.entry.source.removeprefix(f"{around}/"))
-            by_folder[below][name] = opened
-        placed: dict[str, PlacedVolume] = {}
-        for below, volumes in by_folder.items():
+            child = _child_of(around, opened.entry)
+            below, name = posixpath.split(child.removeprefix(f"{around}/"))
+            if child == opened.entry.source:
+                volumes[below][name] = opened
+            else:
+                deeper[below][child].append(opened)
+        folders = volumes.keys() | deeper.keys()
+        placed = []
+        for below in sorted(folders):
+            place = posixpath.join(folder, own, below, "")
             prefix = f"{below}/" if below else ""
-            # Beside them are folders that hold volumes of their own.
-            beside = {
+            used = {
                 other[len(prefix) :].split("/")[0]
-                for other in by_folder
+                for other in folders
                 if other != below and other.startswith(prefix)
             }
-            names = self.name_outputs(volumes, taken=beside)
-            for name, opened in volumes.items():
-                place = posixpath.join(folder, own, below, "")
-                placed[opened.entry.source] = self.place(opened, place, names[name])
-        return [placed[opened.entry.source] for opened in inside]
+            names = self.name_outputs(volumes[below], taken=used)
+            placed += [self.place(opened, place, names[name]) for name, opened in volumes[below].items()]
+            used |= set(names.values())
+            for child, others in deeper[below].items():
+                found = self.place_inside(child, others, place, used)
+                placed += found
+                used |= {each.folder.removeprefix(place).split("/")[0] for each in found}
+        return sorted(placed, key=lambda each: natural_key(each.volume.entry.source))
 
     def name_outputs(self, names: Collection[str], *, taken: Collection[str]) -> dict[str, str]:
         """Name the outputs of the archives of one folder, so that no name is in ``taken``."""
@@ -183,6 +194,14 @@ class VolumePlacer:
             pages.append(Page(source, entry.path, output, member.size, entry.mtime_ns, where))
         files = _files_of(opened, f"{folder}{name}") if self.archive_output == "folder" else []
         return PlacedVolume(Volume(entry, opened.contents, opened.failure), folder, pages, files)
+
+
+def _child_of(around: str, entry: Page) -> str:
+    """Return the source of the archive that is directly inside another one, and is or holds a volume."""
+    child, member = entry.source, entry.member
+    while member is not None and member.volume != around:
+        child, member = member.volume, member.around
+    return child
 
 
 def _nested_in(around: OpenedVolume, unpacker: Unpacker) -> Sequence[Nested]:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from comic_upscale.errors import InputError, PageError
+from comic_upscale.library.containers import list_volume
 from comic_upscale.library.discover import Discovery, discover
+from comic_upscale.library.nested import find_volume
 from comic_upscale.library.volume_reader import VolumeCache
 from comic_upscale.settings.job import VolumeRules
+from comic_upscale.storage.local import LocalSourceStore
 from tests.archives import epub, make_7z, make_tar, make_zip, needs_libarchive, picture, pictures, smooth
-from tests.rars import make_rar
+from tests.rars import make_rar, make_rar_parts
 
 pytestmark = needs_libarchive
 
@@ -97,14 +101,14 @@ def test_pages_beside_the_volumes_stay_a_volume_of_their_own(tmp_path: Path) -> 
     (tmp_path / "in" / "pack").mkdir()
     found = discover(tmp_path / "in", extension="png")
     assert [(volume.entry.source, volume.entry.output) for volume in found.volumes] == [
-        ("comic.cbz", "comic.cbz"), ("pack.zip", "pack.cbz"), ("pack.zip/v1.cbz", "pack_2/v1.cbz")
+        ("comic.cbz", "comic.cbz"), ("comic.cbz/bonus.cbz", "comic/bonus.cbz"),
+        ("pack.zip", "pack.cbz"), ("pack.zip/v1.cbz", "pack_2/v1.cbz"),
     ]  # fmt: skip
     members = [
         [member.name for member in volume.contents.members] for volume in found.volumes if volume.contents
     ]
-    # What a comic brings along stays in it.
-    assert members == [["1.png", "bonus.cbz"], ["cover.png", "notes.txt"], ["p01.png", "p02.png"]]
-    assert len(read_all(found)) == 4
+    assert members == [["1.png"], ["p01.png", "p02.png"], ["cover.png", "notes.txt"], ["p01.png", "p02.png"]]
+    assert len(read_all(found)) == 6
 
 
 def test_a_zip_of_zips(tmp_path: Path) -> None:
@@ -115,9 +119,98 @@ def test_a_zip_of_zips(tmp_path: Path) -> None:
     make_zip(tmp_path / "in" / "pack.zip", {"v1.zip": volume, "fonts.zip": fonts, "deeper.zip": deeper})
     make_zip(tmp_path / "in" / "fonts.zip", {"a.zip": fonts})
     found = discover(tmp_path / "in", extension="png")
-    # Those inside of others inside are left: nobody packs so, but who wants to fill a disk.
-    assert [volume.entry.source for volume in found.volumes] == ["pack.zip/v1.zip"]
+    assert [(volume.entry.source, volume.entry.output) for volume in found.volumes] == [
+        ("pack.zip/deeper.zip/v.zip", "pack/deeper/v.cbz"), ("pack.zip/v1.zip", "pack/v1.cbz")
+    ]  # fmt: skip
+    assert len(read_all(found)) == 4
     assert found.passed_over == {"archive without pages": 1}
+
+
+def test_volumes_that_are_deep_inside(tmp_path: Path, room: Path) -> None:
+    (tmp_path / "in").mkdir()
+    archives = [make_zip(tmp_path / "0.cbz", pictures(2)).read_bytes()]
+    for depth in range(1, 5):
+        inside = {f"level{depth - 1}.cbz": archives[-1], "page.png": picture(depth)}
+        archives.append(make_zip(tmp_path / f"{depth}.cbz", inside).read_bytes())
+    (tmp_path / "in" / "level3.cbz").write_bytes(archives[3])
+    found = discover(tmp_path / "in", extension="png")
+    assert [volume.failure for volume in found.volumes] == [None] * 4
+    deepest = "level3.cbz/level2.cbz/level1.cbz/level0.cbz"
+    assert [volume.entry.source for volume in found.volumes][-1] == deepest
+    assert [volume.entry.output for volume in found.volumes] == [
+        "level3.cbz", "level3/level2.cbz", "level3/level2/level1.cbz", "level3/level2/level1/level0.cbz"
+    ]  # fmt: skip
+    pages = read_all(found)
+    assert pages[f"{deepest}/p02.png"] == pictures(2)["p02.png"]
+    assert pages["level3.cbz/level2.cbz/level1.cbz/page.png"] == picture(1)
+    assert len(pages) == 5
+    assert list(room.iterdir()) == []
+    # Each is found again by its name alone.
+    store = LocalSourceStore(tmp_path / "in")
+    for volume in found.volumes:
+        again = find_volume(volume.entry.source, VolumeRules(), store)
+        assert again is not None
+        assert (again.path, again.size, again.member) == (
+            volume.entry.path, volume.entry.size, volume.entry.member
+        )  # fmt: skip
+    assert find_volume(f"{deepest}/none.cbz", VolumeRules(), store) is None
+    # One more around them is one too many, and says so.
+    (tmp_path / "in" / "level3.cbz").unlink()
+    (tmp_path / "in" / "level4.cbz").write_bytes(archives[4])
+    *whole, refused = discover(tmp_path / "in", extension="png").volumes
+    assert [volume.failure for volume in whole] == [None] * 4
+    assert refused.entry.source == f"level4.cbz/{deepest}"
+    assert refused.failure is not None
+    assert "inside 3 others" in refused.failure[1]
+
+
+def test_all_volumes_inside_together_are_no_bomb(tmp_path: Path, room: Path) -> None:
+    # Each archive alone is within the limits; unpacked one after the other, they are not.
+    (tmp_path / "in").mkdir()
+    innermost = make_zip(tmp_path / "i.cbz", pictures(1), zipfile.ZIP_STORED).read_bytes()
+    middle = make_zip(tmp_path / "m.zip", {f"{at}.cbz": innermost for at in range(6)}).read_bytes()
+    make_zip(tmp_path / "in" / "pack.zip", {f"{at}.zip": middle for at in range(6)})
+    found = discover(tmp_path / "in", extension="png", rules=VolumeRules(max_members=20))
+    failures = [volume.failure for volume in found.volumes if volume.failure]
+    assert {kind for kind, _ in failures} == {"bomb"}
+    assert "--max-members" in failures[0][1]
+    assert 0 < sum(volume.failure is None for volume in found.volumes) < 20
+    assert list(room.iterdir()) == []
+
+
+def test_an_archive_that_holds_itself(tmp_path: Path) -> None:
+    # As deep as a quine that unpacks to itself, as far as anybody looks.
+    (tmp_path / "in").mkdir()
+    data = make_zip(tmp_path / "x.zip", {"x.zip": b"PK"}).read_bytes()
+    for _ in range(40):
+        data = make_zip(tmp_path / "x.zip", {"x.zip": data}).read_bytes()
+    (tmp_path / "in" / "x.zip").write_bytes(data)
+    (volume,) = discover(tmp_path / "in", extension="png").volumes
+    assert volume.failure is not None
+    assert volume.failure[0] == "unsupported"
+
+
+def test_parts_inside_an_archive_say_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    parts = make_rar_parts(tmp_path, lambda number: f"b.part{number + 1}.rar", pictures(6), 4000)
+    make_zip(tmp_path / "in" / "pack.zip", {part.name: part.read_bytes() for part in parts})
+    found = discover(tmp_path / "in", extension="png")
+    assert found.pages == ()
+    assert {volume.failure and volume.failure[0] for volume in found.volumes} == {"missing-part"}
+    assert all("unpack that first" in (volume.failure or ("", ""))[1] for volume in found.volumes)
+
+
+@pytest.mark.parametrize("name", ["v.cbr", "v.cb7"])
+def test_an_archive_whose_last_file_is_a_zip_is_what_it_is(tmp_path: Path, name: str) -> None:
+    # libarchive takes it for the ZIP whose end it finds at the end of the file.
+    fonts = make_zip(tmp_path / "f.zip", {"a.ttf": b"x"}).read_bytes()
+    inside = {**pictures(3), "fonts.zip": fonts}
+    if name == "v.cbr":
+        path = make_rar(tmp_path / name, inside)
+    else:
+        path = make_7z(tmp_path / name, inside, "compression=store")
+    listed = list_volume(path, VolumeRules(), extension="png")
+    assert [member.name for member in listed.members] == list(inside)
 
 
 @pytest.mark.parametrize("archive_output", ["cbz", "folder"])
@@ -198,6 +291,10 @@ def test_a_disk_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_an_archive_without_volumes_as_the_whole_input(tmp_path: Path) -> None:
-    path = make_zip(tmp_path / "pack.zip", {"a.txt": b"x", "fonts.zip": b"PK"})
+    fonts = make_zip(tmp_path / "f.zip", {"a.ttf": b"x"}).read_bytes()
+    path = make_zip(tmp_path / "pack.zip", {"a.txt": b"x", "fonts.zip": fonts})
     with pytest.raises(InputError, match="holds no image"):
+        discover(path, extension="png")
+    path = make_zip(tmp_path / "broken.zip", {"a.txt": b"x", "a.cbz": b"PK"})
+    with pytest.raises(InputError, match=r"broken\.zip/a\.cbz cannot be upscaled\. The volume is damaged"):
         discover(path, extension="png")

@@ -23,10 +23,12 @@ from comic_upscale.imaging.decode import decode
 from comic_upscale.library import archives, naming, volume_contents
 from comic_upscale.library import member_names as members
 from comic_upscale.library.containers import list_volume, open_container
+from comic_upscale.library.libarchive_archive import LibarchiveContainer
 from comic_upscale.library.name_encodings import decode_names
 from comic_upscale.library.page import Page
 from comic_upscale.library.volume import Contents, Volume
 from comic_upscale.library.volume_reader import VolumeCache
+from comic_upscale.library.zip_archive import name_beside
 from comic_upscale.settings.job import VolumeRules
 from tests.archives import (
     as_jpeg_pdf,
@@ -97,8 +99,8 @@ def test_a_solid_volume_is_read_through_once(tmp_path: Path, monkeypatch: pytest
     container = open_container(path, RULES)
     rewinds = []
     monkeypatch.setattr(
-        archives.LibarchiveContainer, "_rewind",
-        lambda self, rewind=archives.LibarchiveContainer._rewind: (rewinds.append(1), rewind(self)),
+        LibarchiveContainer, "_rewind",
+        lambda self, rewind=LibarchiveContainer._rewind: (rewinds.append(1), rewind(self)),
     )  # fmt: skip
     wanted = list(pictures(12).values())
     assert [container.read(index) for index in (0, 1, 5, 11)] == [wanted[at] for at in (0, 1, 5, 11)]
@@ -136,7 +138,7 @@ def test_the_unicode_name_beside_the_plain_one_counts_where_it_belongs_to_it(tmp
         "第三3.png": picture(3),
     }
     # Newer versions of Python refuse a whole archive for this one.
-    assert archives.name_beside(info("5.png", b"\xff.png", b"5.png").extra, b"5.png") is None
+    assert name_beside(info("5.png", b"\xff.png", b"5.png").extra, b"5.png") is None
 
 
 @pytest.mark.parametrize(
@@ -387,9 +389,9 @@ def test_encrypted_7z(tmp_path: Path) -> None:
         assert kind == "encrypted", hide_names
 
 
-@pytest.mark.parametrize("maker", [make_zip, make_tar, make_7z])
-def test_a_cut_volume_is_damaged(tmp_path: Path, maker: object) -> None:
-    path = maker(tmp_path / "v.cbz", pictures(4))  # type: ignore[operator]
+def test_a_7z_that_is_cut_is_damaged(tmp_path: Path) -> None:
+    # Its directory is at its end. Of other archives, the pages before the cut are read.
+    path = make_7z(tmp_path / "v.cbz", pictures(4))
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(PageError) as caught:
@@ -591,7 +593,7 @@ EXPECTED = {
     "made__cp932_names.cbz": (2, 0),
     "made__page-blanche.epub": (7, 1),
     "made__unicode_nested_ハルコ.cbz": (4, 0),
-    "made__zipslip.cbz": (1, 0),
+    "made__zipslip.cbz": (3, 0),
     "stump__book-complex-tree.rar": (15, 1),
     "stump__book-complex-tree.zip": (15, 1),
     "stump__book-image-format-test.zip": (5, 1),
