@@ -10,7 +10,8 @@ from comic_upscale.errors import PageError
 from comic_upscale.jobs.job_files import Outputs, Sources
 from comic_upscale.ledger.queries import read_done_pages
 from comic_upscale.settings.job import JobSettings
-from tests.archives import make_zip, needs_libarchive, picture, pictures, read_cbz
+from comic_upscale.storage.stores import open_stores
+from tests.archives import make_zip, needs_libarchive, picture, pictures, read_cbz, rename_in_zip
 from tests.conftest import MakeJob
 from tests.jobs.test_volumes import loose, query, run, run_without_engine
 from tests.rars import make_rar_parts
@@ -83,8 +84,9 @@ def test_the_volumes_in_an_archive(make_job: MakeJob, tmp_path: Path, archive_ou
     assert loose(settings) == []
     assert run_without_engine(settings).done == 9
     # Sources and outputs are found again, for reports.
-    sources, outputs = Sources(jobs(settings)), Outputs(settings.output)
-    rows = [dict(row) for row in read_done_pages(settings.ledger_path, int(str(jobs(settings)["id"])))]
+    stores = open_stores(settings.input, settings.output)
+    sources, outputs = Sources(jobs(settings), stores.sources), Outputs(stores.outputs)
+    _, rows = read_done_pages(settings.ledger_path)
     assert len(rows) == 9
     for row in rows:
         at = int(row["volume_source"][-5])
@@ -99,7 +101,7 @@ def test_the_volumes_in_an_archive(make_job: MakeJob, tmp_path: Path, archive_ou
     finished = run(settings)
     assert (finished.done, finished.done_now, finished.failed) == (9, 1, 0)
     (tmp_path / "in" / "pack.zip").unlink()
-    sources = Sources(jobs(settings))
+    sources = Sources(jobs(settings), stores.sources)
     with pytest.raises(PageError):
         sources.read(rows[0])
     sources.close()
@@ -115,9 +117,26 @@ def test_a_cut_zip_gives_the_pages_before_the_cut_and_all_when_it_is_whole(
     finished = run(settings)
     assert finished.failed == 0
     assert 0 < finished.done < 6
-    (note,) = query(settings, "select note from pages where kind = 'volume'")[0]
-    assert "cut short" in str(note)
+    (notes,) = query(settings, "select notes from pages where kind = 'volume'")[0]
+    assert f"the archive is cut short after {finished.done} file(s)" in str(notes)
     path.write_bytes(whole)
     finished = run(settings)
     assert (finished.done, finished.volumes_done) == (6, 1)
     assert list(read_cbz(settings.output / "v.cbz")) == list(pictures(6))
+
+
+def test_a_page_with_a_name_in_an_unknown_encoding_is_found_again(make_job: MakeJob, tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "in" / "v.cbz", {"pabc.png": picture(1), "q.png": picture(2)})
+    rename_in_zip(path, b"pabc.png", b"p\xe8\xf8\x81.png")
+    settings = make_job()
+    finished = run(settings)
+    assert (finished.done, finished.failed) == (2, 0)
+    assert list(read_cbz(settings.output / "v.cbz")) == ["p%E8%F8%81.png", "q.png"]
+    assert run_without_engine(settings).done == 2
+    stores = open_stores(settings.input, settings.output)
+    sources, outputs = Sources(jobs(settings), stores.sources), Outputs(stores.outputs)
+    _, rows = read_done_pages(settings.ledger_path)
+    found = {row["source"]: sources.read(row) for row in rows}
+    assert found == {"v.cbz/p%E8%F8%81.png": picture(1), "v.cbz/q.png": picture(2)}
+    assert all(outputs.read(row).startswith(b"\x89PNG") for row in rows)
+    sources.close()
