@@ -23,9 +23,27 @@ class Piece(NamedTuple):
     """It goes on in the part behind."""
 
 
-def make_rar(path: Path, members: Mapping[str, bytes], version: int = 5) -> Path:
+def make_rar(
+    path: Path, members: Mapping[str, bytes], version: int = 5, *, method: int = 0, encoding: str = "utf-8"
+) -> Path:
+    """Write a RAR in one part.
+
+    Args:
+        path: of the RAR.
+        members: what goes in.
+        version: of the format, 4 or 5.
+        method: that the headers claim; 0 is stored, and more than 5 does not exist.
+        encoding: of the names.
+    """
     path.write_bytes(
-        _volume(version, [Piece(*each, each[1], False, False) for each in members.items()], None, True)
+        _volume(
+            version,
+            [Piece(*each, each[1], False, False) for each in members.items()],
+            None,
+            True,
+            method,
+            encoding,
+        )
     )
     return path
 
@@ -67,8 +85,16 @@ def _fill(members: Mapping[str, bytes], room: int) -> Iterator[list[Piece]]:
         yield pieces
 
 
-def _volume(version: int, pieces: Sequence[Piece], number: int | None, is_last: bool) -> bytes:
-    return _SIGNATURES[version] + (_volume5 if version == 5 else _volume4)(pieces, number, is_last)
+def _volume(
+    version: int,
+    pieces: Sequence[Piece],
+    number: int | None,
+    is_last: bool,
+    method: int = 0,
+    encoding: str = "utf-8",
+) -> bytes:
+    write = _volume5 if version == 5 else _volume4
+    return _SIGNATURES[version] + write(pieces, number, is_last, method, encoding)
 
 
 def _vint(value: int) -> bytes:
@@ -85,16 +111,16 @@ def _block5(content: bytes) -> bytes:
     return struct.pack("<L", zlib.crc32(block)) + block
 
 
-def _volume5(pieces: Sequence[Piece], number: int | None, is_last: bool) -> bytes:
+def _volume5(pieces: Sequence[Piece], number: int | None, is_last: bool, method: int, encoding: str) -> bytes:
     about = _vint(0) if number is None else _vint(1) if number == 0 else _vint(3) + _vint(number)
     data = _block5(b"\1\0" + about)
     for piece in pieces:
         flags = 2 | (8 if piece.goes_on else 0) | (16 if piece.is_split else 0)
         checksum = zlib.crc32(piece.data if piece.is_split else piece.whole)
-        name = piece.name.encode()
+        name = piece.name.encode(encoding)
         data += _block5(
             b"\2" + _vint(flags) + _vint(len(piece.data)) + _vint(4) + _vint(len(piece.whole)) + _vint(0o100644)
-            + struct.pack("<L", checksum) + _vint(0) + _vint(1) + _vint(len(name)) + name
+            + struct.pack("<L", checksum) + _vint(method << 7) + _vint(1) + _vint(len(name)) + name
         ) + piece.data  # fmt: skip
     return data + _block5(b"\5\0" + _vint(0 if is_last else 1))
 
@@ -104,11 +130,11 @@ def _block4(kind: int, flags: int, rest: bytes) -> bytes:
     return struct.pack("<H", zlib.crc32(block) & 0xFFFF) + block
 
 
-def _volume4(pieces: Sequence[Piece], number: int | None, is_last: bool) -> bytes:
+def _volume4(pieces: Sequence[Piece], number: int | None, is_last: bool, method: int, encoding: str) -> bytes:
     flags = 0 if number is None else 0x111 if number == 0 else 0x11
     data = _block4(0x73, flags, bytes(6))
     for piece in pieces:
-        name = piece.name.encode()
+        name = piece.name.encode(encoding)
         checksum = zlib.crc32(piece.data if piece.is_split else piece.whole)
         head = struct.pack(
             "<LLBLLBBHL",
@@ -118,7 +144,7 @@ def _volume4(pieces: Sequence[Piece], number: int | None, is_last: bool) -> byte
             checksum,
             0x21 << 16,
             20,
-            0x30,
+            0x30 + method,
             len(name),
             0o100644,
         )

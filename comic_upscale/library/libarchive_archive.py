@@ -7,6 +7,7 @@ import ctypes
 import logging
 import os
 import posixpath
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from comic_upscale.library.archives import (
 )
 from comic_upscale.library.name_encodings import decode_names
 from comic_upscale.library.parts import open_joined
-from comic_upscale.library.rar_headers import RAR_STARTS, read_rar_facts
+from comic_upscale.library.rar_headers import RAR_STARTS, RarFile, read_rar_facts, read_rar_files
 from comic_upscale.settings.job import VolumeRules
 
 _BLOCK = 1 << 16
@@ -75,6 +76,7 @@ class LibarchiveContainer:
         """Name to index of the files that were passed, for hard links after them."""
         self._last_linked: tuple[int, bytes] | None = None
         self._broken: PageError | None = None
+        self._rar_files: Sequence[RarFile] | None = None
         self.notes: tuple[str, ...] = ()
         """Faults of the archive as a whole."""
 
@@ -91,7 +93,9 @@ class LibarchiveContainer:
                     size = (entry.size or 0) if original is None else found[original].size
                     kind = _libarchive_kind(entry, size) if original is None else "file"
                     tally.add(size)
-                    raw.append(_raw_name(entry, number))
+                    described = self._describe(entry, number)
+                    name = described.raw_name if described is not None else None
+                    raw.append(name or _raw_name(entry, number))
                     found.append(Entry("", size, kind, _is_locked(entry)))
             is_whole = self._is_whole()
         except PageError as error:
@@ -108,6 +112,18 @@ class LibarchiveContainer:
         """Whether a RAR has its end mark. libarchive accepts the end of the file instead."""
         with self._paths[-1].open("rb") as file:
             return not file.read(8).startswith(RAR_STARTS) or read_rar_facts(file).is_whole
+
+    def _describe(self, entry: Any, index: int) -> RarFile | None:
+        """Return what the header of a file in a RAR says; None if that is not known."""
+        if self._rar_files is None:
+            self._rar_files = ()
+            with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+                files = [stack.enter_context(path.open("rb")) for path in self._paths]
+                if files[0].read(8).startswith(RAR_STARTS):
+                    self._rar_files = read_rar_files(files if self._are_volumes else [open_joined(files)])
+        found = self._rar_files[index] if index < len(self._rar_files) else None
+        # The sizes tell whether both lists count in the same way.
+        return found if found is not None and found.size == entry.size else None
 
     def _without_cut(self, found: list[Entry]) -> list[Entry]:
         """Return the entries of an archive that is cut short, without the last one if it is incomplete, and note that.
@@ -130,13 +146,23 @@ class LibarchiveContainer:
         return found
 
     def read(self, index: int) -> bytes:
-        """The bytes of a member. The members between the last one read and this one are unpacked and dropped."""
+        """The bytes of a member; its checksum is right.
+
+        The members between the last one read and this one are unpacked and dropped.
+        """
+        return self._read(index, is_checked=True)
+
+    def salvage(self, index: int) -> bytes:
+        """All bytes of a member, even if its checksum is wrong, as far as libarchive gives them out."""
+        return self._read(index, is_checked=False)
+
+    def _read(self, index: int, *, is_checked: bool) -> bytes:
         entry, original = self._go_to(index)
         if original is not None:
             return self._linked(original)
         if (entry.size or 0) > MAX_MEMBER_BYTES:
             raise too_large(entry.size)
-        return join_pieces(self._unpack(entry))
+        return join_pieces(self._unpack(entry, index, is_checked=is_checked))
 
     def pieces(self, index: int) -> Iterator[bytes]:
         """Yield the bytes of a member in pieces."""
@@ -144,7 +170,7 @@ class LibarchiveContainer:
         if original is not None:
             yield self._linked(original)
         else:
-            yield from self._unpack(entry)
+            yield from self._unpack(entry, index, is_checked=True)
 
     def _go_to(self, index: int) -> tuple[Any, int | None]:
         """Walk to a member. Return it, and for a hard link the index of the file that it names."""
@@ -189,8 +215,9 @@ class LibarchiveContainer:
             self._last_linked = index, self.read(index)
         return self._last_linked[1]
 
-    def _unpack(self, entry: Any) -> Iterator[bytes]:
-        size = 0
+    def _unpack(self, entry: Any, index: int, *, is_checked: bool) -> Iterator[bytes]:
+        size = checksum = 0
+        described = self._describe(entry, index) if is_checked else None
         claimed: int | None = entry.size
         # A member without a size may be as large as the whole volume.
         most = Tally(self._size, self._rules).room() if claimed is None else claimed
@@ -203,15 +230,16 @@ class LibarchiveContainer:
                 size += count
                 if size > most:
                     raise damaged("member", f"it unpacks to more than the {most:,} bytes that it claims")
-                yield buffer.raw[:count]
+                piece = buffer.raw[:count]
+                if described is not None:
+                    checksum = zlib.crc32(piece, checksum)
+                yield piece
         if count < 0:
             raise damaged("member", "its checksum is wrong")
         if claimed is not None and claimed != size:
             raise damaged("member", f"{size:,} bytes instead of {claimed:,}")
-
-    def salvage(self, index: int) -> bytes:
-        """The same as `read`: libarchive does not give out the end of what has a wrong checksum."""
-        return self.read(index)
+        if described is not None and described.checksum not in (None, checksum):
+            raise damaged("member", "its checksum is wrong")
 
     def _rewind(self) -> None:
         self._close()

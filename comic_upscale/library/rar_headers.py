@@ -1,6 +1,8 @@
-"""Read the headers of a RAR, as far as they tell about its parts.
+"""Read from the headers of a RAR what libarchive does not tell.
 
-libarchive reads the files. It does not tell whether a RAR is one of several parts, or whether another part follows.
+libarchive reads the files. It does not tell whether a RAR is one of several parts, or whether another part follows. It
+does not compare the checksums of stored files. In names without Unicode it takes every byte 0x5C for a backslash, though
+that may be half of a Japanese or Chinese character.
 
 Sources: the technical notes of RAR 5.0, and UnRAR's ``headers.hpp``.
 """
@@ -9,13 +11,17 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Literal
 
 RAR_STARTS = (b"Rar!\x1a\x07\0", b"Rar!\x1a\x07\1\0")
 """The first bytes of a RAR of version 4 and of version 5."""
 _MOST_HEADERS = 200_000
+_FILE, _SERVICE, _MAIN, _END_MARK = 0x74, 0x7A, 0x73, 0x7B
+"""Kinds of headers of RAR 4."""
+_HIGH_SIZES, _HAS_UNICODE = 0x100, 0x200
+"""Flags of a file of RAR 4: sizes of more than 32 bits follow, and the name has a Unicode form."""
 _LONGEST_NUMBER = 10
 
 
@@ -33,6 +39,48 @@ class RarFacts:
     """Whether the headers lead to the end mark."""
 
 
+@dataclass(frozen=True, slots=True)
+class RarFile:
+    """A file or a folder in a RAR, as its header describes it."""
+
+    size: int
+    """Bytes unpacked."""
+    checksum: int | None
+    """CRC-32 of the file; None if the header has none."""
+    raw_name: bytes | None
+    """Its name, if that is in an unknown encoding; None if libarchive tells it."""
+
+
+def read_rar_files(parts: Sequence[IO[bytes]]) -> list[RarFile]:
+    """Read the headers of the files of a RAR, in the order of libarchive; none if the headers are encrypted.
+
+    Args:
+        parts: the RAR, or all its parts in their order; seekable. Packed data is not read.
+
+    Raises:
+        OSError: a part cannot be read.
+    """
+    found: list[RarFile] = []
+    for part in parts:
+        for header in _headers_of(part):
+            if header.kind == "unknown" or len(found) > _MOST_HEADERS:
+                return []
+            if header.kind != "file" or header.file is None:
+                continue
+            if header.goes_on and found:
+                # Only the header of the last piece has the checksum of the whole file.
+                found[-1] = header.file
+            else:
+                found.append(header.file)
+    return found
+
+
+def _headers_of(file: IO[bytes]) -> Iterator[_RarHeader]:
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    return _rar5_headers(file, size) if file.read(8) == RAR_STARTS[1] else _rar4_headers(file, size)
+
+
 def read_rar_facts(file: IO[bytes], *, begins_only: bool = False) -> RarFacts:
     """Read the headers of a RAR. Encrypted headers tell nothing.
 
@@ -46,10 +94,9 @@ def read_rar_facts(file: IO[bytes], *, begins_only: bool = False) -> RarFacts:
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     start = file.read(8)
-    headers = _rar5_headers(file, size) if start == RAR_STARTS[1] else _rar4_headers(file, size)
     is_part = more_follow = False
     number: int | None = None
-    for count, header in enumerate(headers):
+    for count, header in enumerate(_headers_of(file)):
         if header.kind == "begin":
             is_part, number = header.is_part, header.number
             if begins_only:
@@ -66,12 +113,15 @@ def read_rar_facts(file: IO[bytes], *, begins_only: bool = False) -> RarFacts:
 
 @dataclass(frozen=True, slots=True)
 class _RarHeader:
-    kind: Literal["begin", "file", "end", "unknown"]
+    kind: Literal["begin", "file", "other", "end", "unknown"]
     end: int
     """Offset of the next header, after the packed data of this one."""
     is_part: bool = False
     number: int | None = None
     more_follow: bool = False
+    goes_on: bool = False
+    """Whether a file began in the part before."""
+    file: RarFile | None = None
 
 
 def _rar5_headers(file: IO[bytes], size: int) -> Iterator[_RarHeader]:
@@ -79,7 +129,7 @@ def _rar5_headers(file: IO[bytes], size: int) -> Iterator[_RarHeader]:
     while at < size:
         file.seek(at)
         # A checksum, then the length of the rest of the header.
-        block = file.read(4 + 3 + 64)
+        block = file.read(4 + 3 + 80)
         fields = _Numbers(block, 4)
         length = fields.next()
         begins = fields.at
@@ -100,8 +150,16 @@ def _rar5_headers(file: IO[bytes], size: int) -> Iterator[_RarHeader]:
         elif kind == 5:
             yield _RarHeader("end", end, more_follow=bool(fields.next() & 1))
             return
+        elif kind == 2:
+            about, unpacked = fields.next(), fields.next()
+            fields.next()  # attributes
+            if about & 2:
+                fields.word()  # time
+            checksum = fields.word() if about & 4 else None
+            described = None if fields.is_short else RarFile(unpacked, checksum, None)
+            yield _RarHeader("file", end, goes_on=bool(flags & 8), file=described)
         else:
-            yield _RarHeader("file", end)
+            yield _RarHeader("other", end)
         at = end
 
 
@@ -113,24 +171,50 @@ def _rar4_headers(file: IO[bytes], size: int) -> Iterator[_RarHeader]:
         kind, flags, length = struct.unpack_from("<BHH", block, 2)
         if length < 7:
             return
-        data = struct.unpack_from("<L", block, 7)[0] if flags & 0x8000 or kind in (0x74, 0x7A) else 0
-        if kind in (0x74, 0x7A) and flags & 0x100:
+        has_data = kind in (_FILE, _SERVICE)
+        data = struct.unpack_from("<L", block, 7)[0] if flags & 0x8000 or has_data else 0
+        if has_data and flags & _HIGH_SIZES:
             data += struct.unpack_from("<L", block, 32)[0] << 32
         end = at + length + data
-        if kind == 0x73:
+        if kind == _MAIN:
             if flags & 0x80:
                 yield _RarHeader("unknown", end)
                 return
             # Only programs since version 3 mark the first part.
             yield _RarHeader("begin", end, bool(flags & 1), 0 if flags & 0x100 else None)
-        elif kind == 0x7B:
+        elif kind == _END_MARK:
             at_number = 7 + (4 if flags & 2 else 0)
             number = struct.unpack_from("<H", block, at_number)[0] if flags & 8 else None
             yield _RarHeader("end", end, number=number, more_follow=bool(flags & 1))
             return
+        elif kind == _FILE:
+            described = _describe_rar4(file, at, block, flags)
+            yield _RarHeader(
+                "file", end, more_follow=bool(flags & 2), goes_on=bool(flags & 1), file=described
+            )
         else:
-            yield _RarHeader("file", end, more_follow=bool(kind == 0x74 and flags & 2))
+            yield _RarHeader("other", end)
         at = end
+
+
+def _describe_rar4(file: IO[bytes], at: int, block: bytes, flags: int) -> RarFile:
+    """Read the header of a file of RAR 4.
+
+    Args:
+        file: the RAR.
+        at: offset of the header.
+        block: its first 48 bytes.
+        flags: its flags.
+    """
+    size, checksum = struct.unpack_from("<L", block, 11)[0], struct.unpack_from("<L", block, 16)[0]
+    name_at, name_length = 32, struct.unpack_from("<H", block, 26)[0]
+    if flags & _HIGH_SIZES:
+        size += struct.unpack_from("<L", block, 36)[0] << 32
+        name_at = 40
+    if flags & _HAS_UNICODE:
+        return RarFile(size, checksum, None)
+    file.seek(at + name_at)
+    return RarFile(size, checksum, file.read(name_length))
 
 
 class _Numbers:
@@ -140,6 +224,13 @@ class _Numbers:
         self._data = data
         self.at = at
         self.is_short = False
+
+    def word(self) -> int:
+        """Read 32 bits; 0 if they are not there."""
+        data = self._data[self.at : self.at + 4]
+        self.is_short |= len(data) < 4
+        self.at += 4
+        return 0 if self.is_short else int.from_bytes(data, "little")
 
     def next(self) -> int:
         """Read the next number; 0 if there is none."""
