@@ -217,8 +217,12 @@ def _check_rar(files: Sequence[Path], store: SourceStore) -> None:
     for at, part in enumerate(files):
         with store.open(part) as file:
             facts = read_rar_facts(file)
-        if not facts.is_part or (facts.number is not None and facts.number != at):
-            raise _missing(files[0].name, f"part {at + 1} is missing: {part.name} is another file")
+        if not facts.is_part:
+            raise _missing(files[0].name, f"part {at + 1} is missing ({part.name} is no part)")
+        if facts.number is not None and facts.number != at:
+            raise _missing(
+                files[0].name, f"part {at + 1} is missing ({part.name} is part {facts.number + 1})"
+            )
         if at + 1 == len(files) and facts.more_follow:
             raise _missing(files[0].name, f"part {at + 2} is missing")
 
@@ -234,7 +238,8 @@ def describe_missing(parts: Parts) -> PageError:
 def _missing(name: str, what: str) -> PageError:
     return PageError(
         MISSING_PART,
-        f"{name} is one of several parts of an archive, and {what}: put all parts into one folder.",
+        f"{name} is one of several parts of an archive, and {what}: put all parts into one folder, under the names that "
+        "they were made with.",
     )
 
 

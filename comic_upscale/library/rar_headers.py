@@ -1,8 +1,8 @@
 """Read from the headers of a RAR what libarchive does not tell.
 
 libarchive reads the files. It does not tell whether a RAR is one of several parts, or whether another part follows. It
-does not compare the checksums of stored files. In names without Unicode it takes every byte 0x5C for a backslash, though
-that may be half of a Japanese or Chinese character.
+does not compare the checksums of stored files. In names without Unicode it takes every byte 0x5C for a backslash, even
+if that is half of a Japanese or Chinese character.
 
 Sources: the technical notes of RAR 5.0, and UnRAR's ``headers.hpp``.
 """

@@ -105,6 +105,7 @@ def test_a_part_whose_name_says_nothing_is_refused(tmp_path: Path) -> None:
     found = discover(tmp_path, extension="png")
     assert len(found.volumes) == len(parts)
     assert {volume.failure[0] for volume in found.volumes if volume.failure} == {"missing-part"}
+    assert "part 1 is missing (scan.cbr is part 3)" in (found.volumes[2].failure or ("", ""))[1]
     assert found.pages == ()
 
 
