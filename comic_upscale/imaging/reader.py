@@ -17,7 +17,7 @@ import io
 import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import MappingProxyType
 from typing import IO, Any
 
@@ -105,6 +105,10 @@ def open_png(file: IO[bytes], name: str = "", *, header_only: bool = False) -> S
         name: of the file.
         header_only: the pixels will not be loaded; what is behind them is not looked at.
     """
+    if header_only:
+        # Size and mode do not depend on what would be left out, and nearly every file opens: only others are inspected.
+        with suppress(Exception):
+            return SoundPngFile(file, name)
     sound = find_sound_png(file, header_only=header_only)
     sound.file.seek(0)
     image = SoundPngFile(sound.file, name)
