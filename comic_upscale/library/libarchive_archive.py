@@ -24,6 +24,7 @@ from comic_upscale.library.archives import (
     encrypted,
     join_pieces,
     note_cut,
+    note_damage,
     too_large,
     volume_errors,
 )
@@ -97,14 +98,15 @@ class LibarchiveContainer:
                     name = described.raw_name if described is not None else None
                     raw.append(name or _raw_name(entry, number))
                     found.append(Entry("", size, kind, _is_locked(entry)))
-            is_whole = self._is_whole()
+            fault = None if self._is_whole() else note_cut
         except PageError as error:
             if error.kind != "damaged" or not found:
                 raise
-            is_whole = False
+            fault = note_cut if "runcated" in error.reason or not self._is_whole() else note_damage
         self._close()
-        if not is_whole:
-            found = self._without_cut(found)
+        if fault is not None:
+            found = self._without_broken_end(found)
+            self.notes = (fault(len(found)),)
         names = decode_names(raw[: len(found)])
         return [replace(entry, name=name) for name, entry in zip(names, found, strict=True)]
 
@@ -125,8 +127,8 @@ class LibarchiveContainer:
         # The sizes tell whether both lists count in the same way.
         return found if found is not None and found.size == entry.size else None
 
-    def _without_cut(self, found: list[Entry]) -> list[Entry]:
-        """Return the entries of an archive that is cut short, without the last one if it is incomplete, and note that.
+    def _without_broken_end(self, found: list[Entry]) -> list[Entry]:
+        """Return the entries of an archive that cannot be read to its end, without the last one if it is incomplete.
 
         Raises:
             PageError: no entry is left.
@@ -142,7 +144,6 @@ class LibarchiveContainer:
         finally:
             self._broken = None
             self._close()
-        self.notes = (note_cut(len(found)),)
         return found
 
     def read(self, index: int) -> bytes:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
+import lzma
 import tarfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -86,6 +90,27 @@ def test_a_sparse_file_of_a_pebibyte(tmp_path: Path) -> None:
         member("1.png", picture(1)) + member("x", b"1\n0\n1\n".ljust(513, b"\0"), pax) + bytes(1024)
     )
     assert refusal(path).kind in ("bomb", "damaged")
+
+
+@needs_libarchive
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_a_hostile_tar_that_is_compressed(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "v.cbt"
+    good = member("1.png", picture(1))
+    for odd in (
+        member("2.png", b"x", {"size": "-1536"}) + member("3.png", picture(3)),
+        header("h", 3 << 20, b"x") + bytes(3 << 20) + member("2.png", picture(2)) + bytes(1024),
+        header("h", 1 << 40, b"x") + bytes(4096),
+    ):
+        path.write_bytes(pack(good + odd))
+        contents = list_volume(path, RULES, extension="png")
+        assert [page.name for page in contents.pages] == ["1.png"]
+        assert "after 1 file(s), and the rest" in contents.notes[0]
+    path.write_bytes(pack(good + header("2.png", 8 << 30) + bytes(1 << 20)))
+    assert refusal(path).kind == "bomb"
+    # Zeros are the end of a tar, however many there are.
+    path.write_bytes(pack(good + bytes(50 << 20)))
+    assert [page.name for page in list_volume(path, RULES, extension="png").pages] == ["1.png"]
 
 
 @needs_libarchive
