@@ -51,6 +51,8 @@ class ZipContainer:
     def __init__(self, file: IO[bytes], rules: VolumeRules, parts: Sequence[int] = (0,)) -> None:
         self._file, self._rules = file, rules
         self._members: list[ZipMember] | None = None
+        self._locked: dict[int, bool] = {}
+        """Offset of a member to whether a password protects it, for those that claim it."""
         with volume_errors(), closing_on_error(file):
             self._size = file.seek(0, os.SEEK_END)
             try:
@@ -79,7 +81,7 @@ class ZipContainer:
         """The directory, with names in the encoding that they were written in."""
         members = self._listed()
         return [
-            Entry(name, member.size, self._kind(member), member.is_encrypted)
+            Entry(name, member.size, self._kind(member), self._is_locked(member))
             for name, member in zip(_zip_names(members), members, strict=True)
         ]
 
@@ -103,6 +105,23 @@ class ZipContainer:
             return "file"
         return kind_of_odd(is_link=kind == _LINK, size=member.size, head=lambda: self._head(member))
 
+    def _is_locked(self, member: ZipMember) -> bool:
+        """Whether a password protects a member. Some programs set the flag on members that unpack without one."""
+        if not member.is_encrypted:
+            return False
+        if member.at not in self._locked:
+            # Where one is protected, the others are taken at their word.
+            self._locked[member.at] = any(self._locked.values()) or not self._unpacks(member)
+        return self._locked[member.at]
+
+    def _unpacks(self, member: ZipMember) -> bool:
+        try:
+            for _ in self._zip.unpack(member):
+                pass
+        except Exception:
+            return False
+        return True
+
     def _head(self, member: ZipMember) -> bytes:
         with contextlib.suppress(Exception):  # a fault is reported when the member is read
             return next(self._zip.unpack(member), b"")
@@ -113,7 +132,7 @@ class ZipContainer:
         return self._unpack(self._listed()[index])
 
     def _unpack(self, member: ZipMember) -> Iterator[bytes]:
-        if member.is_encrypted:
+        if self._is_locked(member):
             raise encrypted()
         with volume_errors("member"):
             yield from self._zip.unpack(member)

@@ -103,6 +103,38 @@ def test_a_member_that_the_directory_has_twice(tmp_path: Path) -> None:
     assert listed(path).notes == ("1 member(s) of a name that another has were given a number",)
 
 
+def test_a_flag_for_encryption_that_lies_loses_no_page(tmp_path: Path) -> None:
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        path = make_zip(tmp_path / "v.cbz", {**pictures(3), "empty.txt": b""}, method)
+        data = bytearray(path.read_bytes())
+        with zipfile.ZipFile(path) as archive:
+            starts = [info.header_offset for info in archive.infolist()]
+        for start in starts:
+            data[start + 6] |= 1
+        at = data.find(b"PK\1\2")
+        while at >= 0:
+            data[at + 8] |= 1
+            at = data.find(b"PK\1\2", at + 4)
+        path.write_bytes(bytes(data))
+        assert read_all(path) == {**pictures(3), "empty.txt": b""}
+        assert listed(path).notes == ()
+
+
+def test_odd_attributes_lose_no_page(tmp_path: Path) -> None:
+    # A folder, a device, a link, and no mode at all: each holds a page.
+    path = tmp_path / "v.cbz"
+    pages = pictures(6)
+    odd = [0o040755 << 16, 0o020644 << 16, 0o120777 << 16, 0, 0x10, (0o040000 << 16) | 0x10]
+    with zipfile.ZipFile(path, "w") as archive:
+        for (name, data), attributes in zip(pages.items(), odd, strict=True):
+            info = zipfile.ZipInfo(name)
+            info.create_system, info.external_attr = 3, attributes
+            archive.writestr(info, data)
+            # What `writestr` makes of no attributes is undone.
+            info.external_attr = attributes
+    assert read_all(path) == pages
+
+
 def test_members_that_share_their_data_are_a_bomb(tmp_path: Path) -> None:
     # The kernel of a "better zip bomb": thousands of members, all of one block of data.
     path = tmp_path / "v.cbz"
