@@ -348,7 +348,7 @@ def test_a_link_out_of_the_folder_is_no_way_round(tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
     path = _with_data_outside(tmp_path / "inner" / "net.onnx", "weights.bin")
     (tmp_path / "inner" / "weights.bin").rename(tmp_path / "weights.bin")
-    with pytest.raises(WeightsError, match="not beside it"):
+    with pytest.raises(WeightsError, match="missing from its folder"):
         read_onnx(path)
     (tmp_path / "inner" / "weights.bin").symlink_to(tmp_path / "weights.bin")
     with pytest.raises(WeightsError, match="outside its folder"):
@@ -402,7 +402,7 @@ def test_devices_and_providers(exported: Path) -> None:
     for wrong in ("tpu", "cuda:x", "cuda:-1"):
         with pytest.raises(SettingsError, match="has no device"):
             OnnxEngine(exported, identity="", device=wrong)
-    with pytest.raises(SettingsError, match="no provider 'nothing' here: it has"):
+    with pytest.raises(SettingsError, match="no provider 'nothing' on this machine: it has"):
         open_onnx(exported, provider="nothing")
     with pytest.raises(SettingsError, match="tiles of 5 pixels"):
         open_onnx(exported, tile=5)
