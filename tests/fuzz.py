@@ -21,7 +21,7 @@ from comic_upscale.imaging.pixels import Metadata, Pixels
 from comic_upscale.library.containers import list_volume, open_container
 from comic_upscale.settings.job import FormatName, VolumeRules
 from tests.archives import as_jpeg_pdf, epub, make_7z, make_tar, make_zip, pictures, smooth
-from tests.rars import make_rar, make_rar_parts
+from tests.rars import make_rar
 
 RULES = VolumeRules(max_members=2000, max_unpacked=256 << 20, max_pixels=4_000_000)
 
@@ -43,7 +43,6 @@ def seeds(folder: Path) -> list[bytes]:
         make_zip(folder / "j", inside, zipfile.ZIP_LZMA),
         make_rar(folder / "k", inside, 4),
         make_rar(folder / "l", inside, 5),
-        *make_rar_parts(folder, lambda number: f"m.part{number + 1}.rar", inside, 4000)[:2],
         as_jpeg_pdf(folder / "h.pdf", smooth((60, 80)), smooth((50, 70))),
     ]
     return [path.read_bytes() for path in made]

@@ -168,8 +168,9 @@ def _may_have_others(path: Path, store: SourceStore) -> bool:
     if is_part_name(path.name):
         return True
     match = _PLAIN.fullmatch(path.name)
-    if match is not None and match["extension"].lower() in ("zip", "cbz"):
-        return any(store.exists(path.with_name(f"{match['stem']}.{first}")) for first in ("z01", "Z01"))
+    stem = match["stem"] if match is not None and match["extension"].lower() in ("zip", "cbz") else None
+    if stem is not None and any(store.exists(path.with_name(f"{stem}.{first}")) for first in ("z01", "Z01")):
+        return True
     with store.open(path) as file:
         return file.read(8).startswith(RAR_STARTS) and read_rar_facts(file, begins_only=True).is_part
 

@@ -590,7 +590,7 @@ def test_whatever_a_volume_does_to_its_binding_is_its_own_failure(
     make_zip(tmp_path / "in" / "b.cbz", pictures(2, 1))
     settings = make_job()
     with monkeypatch.context() as patched:
-        patched.setattr(volume_writer, "updated", strange)
+        patched.setattr(volume_writer, "update_page_sizes", strange)
         finished = run(settings)
     assert (finished.done, finished.failed, finished.volumes_done) == (4, 1, 1)
     assert [(source, kind) for source, kind, _ in finished.failures] == [("a.cbz", "internal")]

@@ -102,6 +102,8 @@ def test_a_part_whose_name_says_nothing_is_refused(tmp_path: Path) -> None:
         folder = tmp_path / str(number)
         folder.mkdir()
         shutil.move(part, folder / "scan.cbr")
+    # The name may even be that of another kind of archive.
+    shutil.move(tmp_path / "1" / "scan.cbr", tmp_path / "1" / "scan.cbz")
     found = discover(tmp_path, extension="png")
     assert len(found.volumes) == len(parts)
     assert {volume.failure[0] for volume in found.volumes if volume.failure} == {"missing-part"}
