@@ -69,7 +69,7 @@ class OnnxOptions:
         int | None,
         Ge(0),
         Opt(
-            f"Overlap of tiles in input pixels. auto: {DEFAULT_OVERLAP}.",
+            f"Input pixels around a tile that the network also sees. auto: {DEFAULT_OVERLAP}.",
             fingerprint="if-changed",
         ),
     ] = None
@@ -79,7 +79,7 @@ class OnnxFactory(EngineFactory):
     """Opens ``OnnxEngine``, one for each device."""
 
     name = NAME
-    summary = "Any ONNX super-resolution network (--model FILE.onnx), by onnxruntime."
+    summary = "Any ONNX super-resolution network (--model FILE.onnx), with onnxruntime."
     options = OnnxOptions
     packages = ("onnxruntime",)
     install = INSTALL

@@ -14,6 +14,7 @@ from comic_upscale.imaging.metadata import read_density, sized_exif, with_densit
 from comic_upscale.imaging.pixels import Metadata, Pixels
 from comic_upscale.imaging.reader import open_image
 from comic_upscale.settings.job import FormatName
+from comic_upscale.settings.processing import ProcessingSettings
 
 
 def check_target(width: int, height: int, format: FormatName) -> None:
@@ -45,8 +46,8 @@ def encode(
     *,
     format: FormatName,
     quality: int | None = None,
-    png_level: int | None = None,
     dpi: float | None = None,
+    settings: ProcessingSettings | None = None,
 ) -> bytes:
     """Encode a page as a file, with its profile, EXIF, XMP and resolution as far as the format holds them.
 
@@ -59,9 +60,9 @@ def encode(
         format: of the file, not ``auto``.
         quality: 1 to 100; formats that are always lossless ignore it. None: lossless if the format can be, otherwise
             its ``default_quality``.
-        png_level: 0 to 9; None for the fast way.
         dpi: the print resolution to record, across and down, in dots per inch. None keeps the resolution of the
-        page's own file.
+            page's own file.
+        settings: of the job, for the options of single formats, such as ``png_level``; None for the defaults.
 
     Returns:
         The whole file.
@@ -83,7 +84,9 @@ def encode(
     if written.lossless == "never" and quality is None:
         quality = written.default_quality
     try:
-        return written.encode(pixels, EncodeOptions(quality=quality, png_level=png_level))
+        return written.encode(
+            pixels, EncodeOptions(quality=quality, settings=settings or ProcessingSettings())
+        )
     except MemoryError:
         raise PageError(
             "out-of-memory", "The machine's memory was not enough to encode the page: use fewer --workers."

@@ -22,6 +22,7 @@ from comic_upscale.imaging.metadata import read_density, sized_exif, upright_exi
 from comic_upscale.imaging.pixels import Metadata, Pixels
 from comic_upscale.imaging.shrink import shrink
 from comic_upscale.settings.job import FormatName
+from comic_upscale.settings.processing import ProcessingSettings
 
 LIMIT = 100_000_000
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -264,7 +265,10 @@ def test_wrong_rows_are_not_proved(
 
 def test_png_levels_trade_time_for_size() -> None:
     ramp = np.tile(np.arange(256, dtype=np.uint8), (64, 4))[:, :, None]
-    sizes = [len(encode(Pixels(ramp), format="png", png_level=level)) for level in (0, 9)]
+    sizes = [
+        len(encode(Pixels(ramp), format="png", settings=ProcessingSettings(png_level=level)))
+        for level in (0, 9)
+    ]
     assert sizes[1] < sizes[0]
 
 

@@ -107,8 +107,8 @@ class PageSteps:
             pixels,
             format=format,
             quality=lossy_quality(pixels, format, settings.format, settings.quality),
-            png_level=settings.png_level,
             dpi=settings.size.dpi if isinstance(settings.size, Print) else None,
+            settings=settings,
         )
         # Released before the check decodes a second copy: a large page has over a gigabyte.
         del pixels

@@ -11,6 +11,7 @@ from comic_upscale.costs.ranges import Range
 if TYPE_CHECKING:
     from comic_upscale.imaging.pixels import Pixels
     from comic_upscale.settings.job import FormatName
+    from comic_upscale.settings.processing import ProcessingSettings
 
 Lossless: TypeAlias = Literal["always", "never", "without-quality"]
 
@@ -35,8 +36,8 @@ class EncodeOptions:
 
     quality: int | None
     """1 to 100; None for lossless. Never None for a format that is always lossy."""
-    png_level: int | None = None
-    """0 to 9, zlib's level; None for the fast method. Only PNG uses it."""
+    settings: ProcessingSettings
+    """Of the job, for options of one format, such as ``png_level``. Use ``quality``, not theirs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

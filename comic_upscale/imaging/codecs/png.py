@@ -39,7 +39,7 @@ _AT_ONCE = 400 << 20
 
 def encode_png(pixels: Pixels, options: EncodeOptions) -> bytes:
     """Encode a page by the fast method, or with the requested zlib level. A large page is written in strips."""
-    level = options.png_level
+    level = options.settings.png_level
     beside: dict[str, Any] = {"profile": pixels.icc_profile, "metadata": pixels.metadata}
     if pixels.width * pixels.height > LARGE_PAGE:
         if level is not None:
