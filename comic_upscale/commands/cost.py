@@ -45,6 +45,7 @@ INPUT = pick(
 )
 
 
+# Most lines of this function declare options that only this command has.
 @takes(source=INPUT, given=JOB)
 def cost(
     *,

@@ -18,8 +18,9 @@ from comic_upscale.ledger.changes import GoneOutput
 from comic_upscale.ledger.lock import hold_job
 from comic_upscale.ledger.queries import read_newest_job
 from comic_upscale.ledger.writer import Ledger
-from comic_upscale.library.discover import LOOSE_PAGES, Discovery
+from comic_upscale.library.discover import Discovery
 from comic_upscale.library.sorting import fold
+from comic_upscale.library.volume_placing import LOOSE_PAGES
 from comic_upscale.planning.discovery import find_pages
 from comic_upscale.planning.output_checks import is_among_sources, source_folders
 from comic_upscale.settings.job import JobSettings

@@ -27,9 +27,9 @@ from comic_upscale.ledger.records import LEFT_AS_THEY_ARE, PageFailed, VolumeDon
 from comic_upscale.ledger.writer import BoundPage
 from comic_upscale.library.cbz import check_cbz, open_cbz, write_cbz
 from comic_upscale.library.comicinfo import OddComicInfoError, PageFacts, is_comicinfo, update_page_sizes
-from comic_upscale.library.discover import LOOSE_PAGES
 from comic_upscale.library.sorting import natural_key
 from comic_upscale.library.volume import Member, Volume
+from comic_upscale.library.volume_placing import LOOSE_PAGES
 from comic_upscale.library.volume_reader import VolumeCache
 from comic_upscale.planning.output_checks import check_volume_output
 from comic_upscale.planning.volumes import PlannedVolume, page_source, why_incomplete

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from comic_upscale.ledger.records import PageRow
-from comic_upscale.library.discover import LOOSE_PAGES
 from comic_upscale.library.naming import free_name
 from comic_upscale.library.page import Page
 from comic_upscale.library.sorting import fold
+from comic_upscale.library.volume_placing import LOOSE_PAGES
 
 
 class OutputNames:

@@ -9,10 +9,10 @@ from pathlib import PurePosixPath
 from comic_upscale.errors import PageError
 from comic_upscale.ledger.records import VOLUME, PageFailed, PageRow
 from comic_upscale.ledger.writer import Ledger
-from comic_upscale.library.discover import LOOSE_PAGES
 from comic_upscale.library.page import Page
 from comic_upscale.library.source_reader import SourceReader
 from comic_upscale.library.volume import Volume
+from comic_upscale.library.volume_placing import LOOSE_PAGES
 from comic_upscale.planning.names import OutputNames
 from comic_upscale.planning.output_checks import PlannedPage, check_volume_output
 from comic_upscale.planning.volumes import (

@@ -12,6 +12,7 @@ import errno
 import hashlib
 import os
 import stat
+import threading
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -147,6 +148,8 @@ class LocalOutputStore:
         self._folder = folder
         self._executor = executor
         self._marker: tuple[int, int] | None = None
+        # A folder that is created for an output must not be deleted as empty before that output is in it.
+        self._folders = threading.Lock()
 
     def prepare(self) -> None:
         """Check that the folder is writable, and remember its identity."""
@@ -264,8 +267,9 @@ class LocalOutputStore:
         source = self._folder / check_name(name, "output")
         target = self._target(to)
         try:
-            self._make_folders(target.parent)
-            source.replace(target)
+            with self._folders:
+                self._make_folders(target.parent)
+                source.replace(target)
             flush_folder(target.parent)
         except OSError as error:
             if error.errno in HITS_EVERY_PAGE:
@@ -290,7 +294,7 @@ class LocalOutputStore:
         kept = (self._folder, self._folder / MARKER_FOLDER)
         inside = {folder for folder in folders if folder.is_relative_to(top) and folder not in kept}
         for folder in sorted(inside, key=lambda folder: len(folder.parts), reverse=True):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError), self._folders:
                 folder.rmdir()
 
     def sweep(self, unfinished: Iterable[tuple[str, Token]]) -> None:
@@ -328,8 +332,9 @@ class LocalOutputStore:
             try:
                 part = stack.enter_context(open_part(target, token))
             except FileNotFoundError:
-                self._make_folders(target.parent)
-                part = stack.enter_context(open_part(target, token))
+                with self._folders:
+                    self._make_folders(target.parent)
+                    part = stack.enter_context(open_part(target, token))
             yield part
 
     def _make_folders(self, folder: Path) -> None:

@@ -101,7 +101,7 @@ def test_what_is_larger_than_asked_is_shrunk() -> None:
 def test_an_odd_size_is_refused() -> None:
     error = failure("odd")
     assert error.kind == "command"
-    assert "made 65x20 of 30x20, but 60x40 is requested" in error.reason
+    assert "turned 30x20 into 65x20, but 60x40 is requested" in error.reason
 
 
 @pytest.mark.parametrize(
