@@ -33,7 +33,8 @@ from comic_upscale.settings.options import Opt, check, definitions, pick, sent_n
 if TYPE_CHECKING:
     from comic_upscale.execution.events import JobFinished
     from comic_upscale.execution.remote_host import RemoteStep
-    from comic_upscale.execution.ssh.connection import Connection, HostKey
+    from comic_upscale.execution.ssh.connection import Connection
+    from comic_upscale.execution.ssh.host_keys import HostKey
     from comic_upscale.execution.ssh.machine import Machine
     from comic_upscale.ledger.queries import JobStatus
 
@@ -162,19 +163,29 @@ class UpscaleOptions:
     poll: Annotated[
         float, Ge(0.1), Le(3600), Opt("Seconds between two polls of the remote machine.", metavar="SECONDS")
     ] = 3.0
+    page_timeout: Annotated[
+        float,
+        Ge(0),
+        Opt(
+            "Stop the remote run and end if it finishes no page for this long. 0: no limit.", metavar="SECONDS"
+        ),
+    ] = 1800.0  # fmt: skip
     when_done: Annotated[
         str | None,
         Opt(
             "Run this command on this machine once every page is downloaded or has failed, for example your "
             "provider's command that destroys the machine. If `remote upscale` ends earlier, its last line says that "
-            "COMMAND was not run.",
-            metavar="COMMAND",
+            "COMMAND was not run. @FILE runs a shell script: other users see the words of a COMMAND, such as a key.",
+            metavar="COMMAND|@FILE",
         ),
     ] = None  # fmt: skip
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
+        """Check the numbers, and that the script exists before hours of work."""
         check(self)
+        script = None if self.when_done is None else _script_of(self.when_done)
+        if script is not None and not script.is_file():
+            raise SettingsError(f"--when-done: {script} does not exist")
 
 
 SSH, UPSCALE = definitions(SshOptions), definitions(UpscaleOptions)
@@ -218,9 +229,11 @@ class RemoteSession:
         stop = StopRequest()
         machine = self.ssh.machine(resources, given_up=lambda: stop.requested)
         try:
-            # Connect before the display starts, since there may be a question about the host key.
-            machine.base()
-            remote_options = RemoteOptions(machine, self.step, self.options.poll)
+            # Connect before the display starts, since there may be a question about the host key. No command runs yet:
+            # the machine has no deadline for the user, but it has one for itself.
+            machine.connect()
+            options = self.options
+            remote_options = RemoteOptions(machine, self.step, options.poll, options.page_timeout)
             code, finished = run_shown(job, stop, shown, remote=remote_options)
         finally:
             machine.close()
@@ -239,11 +252,25 @@ class RemoteSession:
             return code
         # A failed page is not tried again without the user: the machine is no longer needed.
         rest = f", {finished.failed:,} failed" if finished.failed else ""
-        typer.echo(f"every finished page is downloaded{rest}; running --when-done: {when_done}", err=True)
-        ended = subprocess.run(when_done, shell=True, check=False).returncode
+        # The command may contain a key, and this line may be kept.
+        typer.echo(f"every finished page is downloaded{rest}; running --when-done", err=True)
+        ended = _run_when_done(when_done)
         if ended:
             typer.echo(f"--when-done failed with exit code {ended}: THE MACHINE IS STILL BILLED", err=True)
         return ended or code
+
+
+def _script_of(when_done: str) -> Path | None:
+    """Return the script that ``--when-done @FILE`` names; None for a command."""
+    return Path(when_done[1:]).expanduser() if when_done.startswith("@") else None
+
+
+def _run_when_done(when_done: str) -> int:
+    """Run the command or the script of ``--when-done``, and return its exit code."""
+    script = _script_of(when_done)
+    if script is None:
+        return subprocess.run(when_done, shell=True, check=False).returncode
+    return subprocess.run(["sh", str(script.absolute())], check=False).returncode
 
 
 def _not_run(why: str) -> str:
@@ -285,7 +312,10 @@ def check_machine(
     ssh: Given,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check a machine: GPU, driver, disk, Python, PyTorch, Docker. This changes nothing on it."""
+    """Check a machine: GPU, driver, disk, Python, PyTorch, Docker, and a page in both directions.
+
+    Nothing remains on it.
+    """
     from dataclasses import asdict
 
     from comic_upscale.console.text import printable
@@ -294,9 +324,11 @@ def check_machine(
     machine = SshOptions(host=host, patience=0.0, **ssh.values()).machine()
     try:
         report = machine.report()
+        errors, warnings = report.errors(), report.warnings()
+        if not errors:
+            errors += _rehearsal_errors(machine)
     finally:
         machine.close()
-    errors, warnings = report.errors(), report.warnings()
     if as_json:
         typer.echo(json.dumps({**asdict(report), "complaints": errors, "remarks": warnings}))
     else:
@@ -308,6 +340,19 @@ def check_machine(
             typer.echo("ready: this machine can upscale pages")
     if errors:
         raise RemoteError(f"{host} does not meet the requirements: {'; '.join(errors)}")
+
+
+def _rehearsal_errors(machine: Machine) -> list[str]:
+    """Try what a job does; return what fails."""
+    from comic_upscale.errors import ConnectionLostError
+
+    try:
+        machine.rehearse()
+    except ConnectionLostError:
+        raise
+    except RemoteError as error:
+        return [str(error)]
+    return []
 
 
 def _step(name: RemoteStep, summary: str) -> None:
@@ -339,6 +384,9 @@ def upscale(host: Host, ssh: Given, options: Given, given: Given, show: Given) -
         connection, own = SshOptions(host=host, **ssh.values()), UpscaleOptions(**options.values())
         RemoteSession(connection, "upscale", own).run(given, show)
 
+
+LONGEST_LINE = 1 << 16
+"""Bytes of a line of a remote log; a longer one is shown in pieces."""
 
 JOB_SSH = pick(SshOptions, "port", "identity", "ssh_config", "accept_new_host_key", "remote_dir")
 
@@ -442,6 +490,8 @@ def logs(
     def show(piece: bytes) -> None:
         nonlocal rest
         *whole, rest = (rest + piece).split(b"\n")
+        if len(rest) > LONGEST_LINE:
+            whole, rest = [*whole, rest], b""
         for line in whole:
             typer.echo(printable(line.decode(errors="replace")))
 

@@ -50,6 +50,7 @@ from comic_upscale.ledger.records import (
 from comic_upscale.ledger.schema import MIGRATION_SET, MIGRATIONS
 from comic_upscale.library.page import Page
 from comic_upscale.settings.paths import path_text
+from comic_upscale.storage.private import make_private_file
 
 _NO_VOLUMES: Mapping[str, int] = {}
 
@@ -112,6 +113,8 @@ class Ledger:
         self.path = path
         with self._explained():
             path.parent.mkdir(parents=True, exist_ok=True)
+            # SQLite gives its other files the permissions of this one.
+            make_private_file(path)
             # Plugins of sqlite-utils are not wanted, and searching for them takes time.
             self._db = Database(sqlite3.connect(path, timeout=30), execute_plugins=False)
             try:

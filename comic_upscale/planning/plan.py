@@ -69,6 +69,8 @@ class Plan:
     """Volumes that this run cannot write. They are already recorded and counted as failed."""
     duplicates: DuplicateCandidates = NO_DUPLICATES
     """Pages that may be duplicates of others."""
+    renamed: tuple[tuple[str, str], ...] = ()
+    """New pages whose own name the output's file system cannot hold: (the name, the output)."""
 
     @property
     def total(self) -> int:
@@ -165,8 +167,8 @@ def make_plan(
     )
     rows = volume_plan.page_rows
     found = {page.source for page in pages}
-    names = _Names(ledger, job_id, pages, every_row)
-    volume_plan.register(names.taken)
+    names = _Names(ledger, job_id, pages, every_row, outputs)
+    volume_plan.register(names)
     new: list[Page] = []
     reopened: list[tuple[int, int, int]] = []
     moved: list[tuple[int, int, int]] = []
@@ -219,6 +221,7 @@ def make_plan(
         volumes=tuple(volume_plan.planned),
         refused=tuple(volume_plan.refused),
         duplicates=_duplicate_candidates(ledger, job_id, pages, todo.keys(), gone),
+        renamed=tuple(names.renamed),
     )
 
 
@@ -230,9 +233,20 @@ class _Names:
         job_id: of the job.
         pages: that were found.
         rows: of the job, with the outputs that are taken.
+        outputs: of the job, which may not hold every name.
     """
 
-    def __init__(self, ledger: Ledger, job_id: int, pages: Sequence[Page], rows: Iterable[PageRow]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        job_id: int,
+        pages: Sequence[Page],
+        rows: Iterable[PageRow],
+        outputs: OutputStore,
+    ) -> None:
+        self._outputs = outputs
+        self.renamed: list[tuple[str, str]] = []
+        """Names that the outputs cannot hold, and those in their place."""
         self.taken = {fold(row.output) for row in rows}
         """Folded names that pages and volumes of the job have."""
         suffixes = {PurePosixPath(page.output).suffix for page in pages}
@@ -245,7 +259,15 @@ class _Names:
     def with_output(self, page: Page) -> Page:
         """The page with its output, which is taken from now on."""
         earlier = self._waiting if page.output.startswith(f"{LOOSE_PAGES}/") else self._files
-        return _with_free_output(page, earlier.get(page.source), self.taken, self._avoid)
+        return _with_free_output(self.storable(page), earlier.get(page.source), self.taken, self._avoid)
+
+    def storable(self, page: Page) -> Page:
+        """The page with an output that the store can hold."""
+        name = self._outputs.storable_name(page.output)
+        if name == page.output:
+            return page
+        self.renamed.append((page.output, name))
+        return replace(page, output=name)
 
 
 def _duplicate_candidates(
@@ -324,12 +346,13 @@ class _VolumePlan:
         self.held_back: set[str] = set()
         """Sources of pages that are not processed now, because their volume could not be written."""
 
-    def register(self, taken: set[str]) -> None:
+    def register(self, outputs: _Names) -> None:
         """Give every volume a row, and a free output.
 
         Args:
-            taken: case-folded output names of the job; those of new volumes are added.
+            outputs: those of the job; those of new volumes are added.
         """
+        taken = outputs.taken
         self.row_ids = {source: row.id for source, row in self._rows.items()}
         names = self._ledger.names(self._job_id, {".cbz"})
         avoid = taken | {fold(output) for output in names.values()}
@@ -339,7 +362,7 @@ class _VolumePlan:
             if entry.source in self._rows:
                 continue
             if entry.output:
-                entry = _with_free_output(entry, names.get(entry.source), taken, avoid)
+                entry = _with_free_output(outputs.storable(entry), names.get(entry.source), taken, avoid)
             new.append(entry)
         for row_id, entry in zip(self._ledger.add_volumes(self._job_id, new), new, strict=True):
             self.row_ids[entry.source] = row_id
