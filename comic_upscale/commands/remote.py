@@ -107,7 +107,8 @@ class SshOptions:
         """
         from comic_upscale.execution.ssh.address import find_address
         from comic_upscale.execution.ssh.connection import Connection
-        from comic_upscale.execution.ssh.machine import Machine, RetryPolicy
+        from comic_upscale.execution.ssh.link import RetryPolicy
+        from comic_upscale.execution.ssh.machine import Machine
 
         address = find_address(self.host, ssh_files(self.ssh_config), port=self.port, identity=self.identity)
 
@@ -230,7 +231,7 @@ class RemoteSession:
         machine = self.ssh.machine(resources, given_up=lambda: stop.requested)
         try:
             # Connect before the display starts, since there may be a question about the host key. No command runs yet:
-            # the machine has no deadline for the user, but it has one for itself.
+            # commands belong to the run, whose meter counts their time.
             machine.connect()
             options = self.options
             remote_options = RemoteOptions(machine, self.step, options.poll, options.page_timeout)
@@ -483,22 +484,34 @@ def logs(
     ssh: Given,
 ) -> None:
     """Show the output of the remote run."""
-    from comic_upscale.console.text import printable
-
-    rest = b""
-
-    def show(piece: bytes) -> None:
-        nonlocal rest
-        *whole, rest = (rest + piece).split(b"\n")
-        if len(rest) > LONGEST_LINE:
-            whole, rest = [*whole, rest], b""
-        for line in whole:
-            typer.echo(printable(line.decode(errors="replace")))
-
+    shown = _LogLines()
     with _open_job(host, ssh, job) as (machine, _):
-        machine.log(show, lines=lines, follow=follow)
-    if rest:
-        show(b"\n")
+        machine.log(shown.take, lines=lines, follow=follow)
+    shown.end()
+
+
+class _LogLines:
+    """Prints the lines of a stream, without control characters; a line without end is printed in pieces."""
+
+    def __init__(self) -> None:
+        self.rest = b""
+
+    def take(self, piece: bytes) -> None:
+        *lines, self.rest = (self.rest + piece).split(b"\n")
+        for line in lines:
+            self._print(line)
+        if len(self.rest) > LONGEST_LINE:
+            self.end()
+
+    def end(self) -> None:
+        if self.rest:
+            self._print(self.rest)
+        self.rest = b""
+
+    def _print(self, line: bytes) -> None:
+        from comic_upscale.console.text import printable
+
+        typer.echo(printable(line.decode(errors="replace")))
 
 
 @remote.command()

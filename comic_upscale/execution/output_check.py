@@ -15,7 +15,7 @@ from comic_upscale.engines.pages import prepare
 from comic_upscale.errors import PageError
 from comic_upscale.execution.local.quality_gate import QualityGate, recorded_scores
 from comic_upscale.execution.remote_host import RemotePageResult
-from comic_upscale.gate.verdict import Verdict, judge
+from comic_upscale.gate.verdict import Bounds, Verdict, default_bounds, judge
 from comic_upscale.imaging.codecs import FORMATS
 from comic_upscale.imaging.decode import decode, read_header
 from comic_upscale.imaging.encode import check_encoded
@@ -43,7 +43,9 @@ class CheckedOutput:
 
 
 NOT_COMPARED = CheckedOutput({})
-SOURCE_CHANGED = CheckedOutput({}, notes=("not compared with its source, which has changed since it was sent",))
+SOURCE_CHANGED = CheckedOutput(
+    {}, notes=("not compared with its source, which has changed since it was sent",)
+)
 
 
 def check_claim(page: RemotePageResult, source: tuple[int, int], size: Size) -> None:
@@ -62,9 +64,7 @@ def check_claim(page: RemotePageResult, source: tuple[int, int], size: Size) -> 
         raise _refuse("the remote machine reports a different page size than the page that was sent")
     target = find_target(page.width, page.height, size).size
     if (page.output_width, page.output_height) != target:
-        raise _refuse(
-            f"the remote machine returned the wrong size: {page.output_width}x{page.output_height}"
-        )
+        raise _refuse(f"the remote machine returned the wrong size: {page.output_width}x{page.output_height}")
     if not 0 < page.size <= target[0] * target[1] * _BYTES_A_PIXEL + _ROOM_FOR_HEADERS:
         raise _refuse(f"the remote machine reports an impossible file size: {page.size:,} bytes")
 
@@ -123,7 +123,11 @@ def compare(source: bytes, output: bytes, settings: JobSettings) -> CheckedOutpu
     if before.icc_profile != after.icc_profile:
         # The format cannot hold the profile, so the page was converted.
         before = decode(
-            source, max_pixels=settings.max_pixels, gray=settings.gray_mode, icc="srgb", animated=settings.animated
+            source,
+            max_pixels=settings.max_pixels,
+            gray=settings.gray_mode,
+            icc="srgb",
+            animated=settings.animated,
         )
         after = decode(output, max_pixels=target[0] * target[1], icc="srgb")
     verdict = _judge(before, after)
@@ -141,7 +145,32 @@ def _judge(before: Pixels, after: Pixels) -> Verdict:
         source, larger = (
             np.ascontiguousarray(np.broadcast_to(each, (*each.shape[:2], 3))) for each in (source, larger)
         )
-    return judge(source, larger)
+    return judge(source, larger, bounds=default_bounds() if after.lossless else _lossy_bounds())
+
+
+def _lossy_bounds() -> Bounds:
+    """Return bounds for a page that a lossy format has changed after the gate of the other machine saw it.
+
+    JPEG at quality 60 and AVIF at its default tint real pages by one level, which is the bound. What another
+    machine can do wrong on purpose is far beyond.
+    """
+    bounds = default_bounds()
+    return replace(
+        bounds,
+        psnr=bounds.psnr - 3,
+        ssim=bounds.ssim - 0.05,
+        worst_block=bounds.worst_block * 1.5,
+        brightness=bounds.brightness + 2,
+        tint=bounds.tint + 2,
+        chroma=bounds.chroma + 3,
+        white_drift=bounds.white_drift + 2,
+        black_drift=bounds.black_drift + 3,
+        # What the other engine handed over before its corrections cannot be known here.
+        handed_tint=bounds.handed_tint + 2,
+        handed_tone=bounds.handed_tone + 2,
+        handed_white=bounds.handed_white + 2,
+        handed_black=bounds.handed_black + 3,
+    )
 
 
 def _on_white(page: Pixels) -> Pixels:

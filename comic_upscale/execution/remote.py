@@ -397,7 +397,9 @@ class RemoteExecutor:
                 "the remote machine reports this page as done but returned no file; use --retry-failed to try again",
             )
         limit = asyncio.Semaphore(settings.workers)
-        checks = [asyncio.create_task(self._check(batch[name], data, limit)) for name, data in fetched.items()]
+        checks = [
+            asyncio.create_task(self._check(batch[name], data, limit)) for name, data in fetched.items()
+        ]
         try:
             for name, check in zip(list(fetched), checks, strict=True):
                 data = fetched.pop(name)

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from comic_upscale.errors import EXIT_CEILING, ComicUpscaleError, RemoteError
 from comic_upscale.execution.remote_host import PollResult, RemoteHost
@@ -39,7 +39,7 @@ class HostThread:
     def __init__(self, host: RemoteHost) -> None:
         self._host = host
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="remote")
-        self._running: asyncio.Future[object] | None = None
+        self._running: asyncio.Future[Any] | None = None
         self.seconds_left: Callable[[], float | None] = lambda: None
         """Returns how long a call may still go on: None without a limit, 0 if it must end now."""
 

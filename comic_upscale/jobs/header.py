@@ -51,7 +51,7 @@ def _warnings(context: JobContext, info: ExecutorInfo | None) -> tuple[str, ...]
     if renamed := context.plan.renamed:
         name, safe = renamed[0]
         warnings.append(
-            f"the disk of the output holds no name with any of : ? * \" < > | \\: {len(renamed):,} outputs get a safe "
+            f'the disk of the output holds no name with any of : ? * " < > | \\: {len(renamed):,} outputs get a safe '
             f"name, such as {safe} for {name}"
         )
     if context.job.model.note is not None:

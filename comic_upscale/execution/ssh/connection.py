@@ -53,6 +53,8 @@ MOST_ANSWER_BYTES = 1 << 20
 
 MOST_ERROR_BYTES = 1 << 16
 """How much of the end of a command's standard error is kept."""
+MOST_COMPLAINTS = 1 << 24
+"""Bytes on standard error after which a command is broken off: the log of no installation is as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,7 @@ class Connection:
         feed: Iterable[bytes] = (),
         sink: Callable[[bytes], None] | None = None,
         most: int | None = None,
-        seconds: float = COMMAND_SECONDS,
+        seconds: float | None = None,
     ) -> Ended:
         """Run a script in a clean shell on the remote machine, and wait until it ends.
 
@@ -136,8 +138,8 @@ class Connection:
             feed: bytes for its standard input, which is then closed.
             sink: takes the output as it arrives; by default the output is collected.
             most: bytes of output to collect at most. None: `MOST_ANSWER_BYTES`.
-            seconds: how long it may take. Bytes that move in either direction earn more time, as much as they take at
-                `SLOWEST_BYTES`; but it never has more than this from now on.
+            seconds: how long it may take. None: `COMMAND_SECONDS`. Bytes that move in either direction earn as much
+                time as they take at `SLOWEST_BYTES`, but it never has more than this from now on.
 
         Raises:
             ConnectionLostError: the connection was lost, or the command took too long.
@@ -173,7 +175,7 @@ class Connection:
         *,
         feed: Iterable[bytes] = (),
         most: int | None = None,
-        seconds: float = COMMAND_SECONDS,
+        seconds: float | None = None,
     ) -> bytes:
         """Run a script that must succeed, and return its output; arguments as for `run`.
 
@@ -213,18 +215,19 @@ class _Run:
         name: str,
         channel: paramiko.Channel,
         deadline: Deadline,
-        seconds: float,
+        seconds: float | None,
         sink: Callable[[bytes], None] | None,
         most: int | None,
     ) -> None:
         self._name = name
         self._channel = channel
         self._deadline = deadline
-        self._seconds = seconds
+        self._seconds = COMMAND_SECONDS if seconds is None else seconds
         self._sink = sink
         self._most = MOST_ANSWER_BYTES if most is None else most
         self._collected = bytearray()
         self._errors = bytearray()
+        self._complaints = 0
 
     def to_the_end(self, marker: bytes, begin: bytes, feed: Iterable[bytes]) -> Ended:
         """Feed the command, take its output, and return the result."""
@@ -263,7 +266,9 @@ class _Run:
         while not channel.status_event.wait(LOOK_SECONDS):
             self._drain_errors(errors)
         self._drain_errors(errors)
-        if channel.exit_status == -1 and isinstance(broken := channel.get_transport().get_exception(), LimitError):
+        if channel.exit_status == -1 and isinstance(
+            broken := channel.get_transport().get_exception(), LimitError
+        ):
             raise broken
         if self._deadline.expired or (channel.exit_status == -1 and not channel.get_transport().is_active()):
             raise ConnectionLostError(
@@ -280,12 +285,13 @@ class _Run:
             raise RemoteError(f"{self._name} sent more output than expected")
 
     def _drain_errors(self, errors: AfterMarker) -> None:
-        """Take what has come on standard error. It earns no time: a command may complain without end."""
+        """Take what has come on standard error. It earns no time."""
         while self._channel.recv_stderr_ready():
-            piece = errors.take(self._channel.recv_stderr(CHUNK_BYTES))
-            self._errors = (self._errors + piece)[-MOST_ERROR_BYTES:]
-            if self._deadline.expired:
-                return
+            piece = self._channel.recv_stderr(CHUNK_BYTES)
+            self._complaints += len(piece)
+            if self._complaints > MOST_COMPLAINTS:
+                raise RemoteError(f"{self._name} sent more error messages than expected")
+            self._errors = (self._errors + errors.take(piece))[-MOST_ERROR_BYTES:]
 
     def _earn(self, piece: bytes) -> None:
         self._deadline.extend(len(piece) / SLOWEST_BYTES, self._seconds)

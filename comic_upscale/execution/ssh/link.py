@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from comic_upscale.errors import RemoteError
-from comic_upscale.execution.ssh.connection import COMMAND_SECONDS, Connection, Ended, with_retries
+from comic_upscale.execution.ssh.connection import Connection, Ended, with_retries
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ class Link:
             lambda: self._try_once(step), seconds=self._retry.seconds, wait=self._wait, on_lost=self._on_lost
         )
 
-    def run(self, script: str, *, seconds: float = COMMAND_SECONDS) -> Ended:
+    def run(self, script: str, *, seconds: float | None = None) -> Ended:
         """Run a script; arguments as for `Connection.run`."""
         return self.call(lambda connection: connection.run(script, seconds=seconds))
 
@@ -82,7 +82,7 @@ class Link:
         script: str,
         *,
         feed: Callable[[], Iterable[bytes]] = lambda: (),
-        seconds: float = COMMAND_SECONDS,
+        seconds: float | None = None,
     ) -> bytes:
         """Run a script that must succeed, and return its output.
 

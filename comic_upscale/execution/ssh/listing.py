@@ -17,7 +17,7 @@ _STAGES = ("decode", "upscale", "encode", "place")
 _LONGEST_TEXT = 500
 _LONGEST_SENT = 4096
 """Characters. Longer than the scores of a page, which the other side must be able to read."""
-_LONGEST_LINE = 1 << 16
+_LONGEST_LINE = 1 << 18
 """Bytes; the rest of a longer line is read as further lines, which are invalid."""
 _PAGE_LINE = re.compile(rb"([0-9a-f]{64}\.[a-z0-9]{1,5}) (\d{1,12})\n")
 _LARGEST_NUMBER = 1 << 40

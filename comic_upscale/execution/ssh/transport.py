@@ -39,14 +39,14 @@ class _LimitedPacketizer(Packetizer):
         return bytes(super().read_all(n, check_rekey))
 
     def _read_timeout(self, timeout: float) -> bytes:
-        piece = bytes(super()._read_timeout(timeout))
+        piece = bytes(super()._read_timeout(timeout))  # type: ignore[misc]  # the stubs lack it
         self._greeting_bytes += len(piece)
         if self._greeting_bytes > MOST_GREETING_BYTES:
             raise LimitError("its greeting is too long")
         return piece
 
 
-class LimitedPipe(BufferedPipe):
+class LimitedPipe(BufferedPipe):  # type: ignore[type-arg]  # generic in the stubs only
     """The data of a channel that was not read yet.
 
     Args:

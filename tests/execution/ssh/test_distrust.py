@@ -24,8 +24,8 @@ from comic_upscale.execution.remote import RemoteOptions
 from comic_upscale.execution.remote_host import Device, PollResult, RemotePageResult
 from comic_upscale.execution.ssh.listing import is_page_name
 from comic_upscale.execution.ssh.listing import read_lines as read_bytes_lines
-from comic_upscale.execution.ssh.scripts import install_torch
 from comic_upscale.execution.ssh.probe import read_report
+from comic_upscale.execution.ssh.scripts import install_torch
 from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.queries import read_suspects
 from comic_upscale.models.weights import ResolvedWeights
@@ -296,16 +296,21 @@ class HostileWorkplace:
         self.stopped = True
         return "stopped"
 
+    def make(self, source: bytes) -> bytes:
+        """The output of a page, at twice its size."""
+        with Image.open(io.BytesIO(source)) as image:
+            larger = image.resize((image.width * 2, image.height * 2))
+        written = io.BytesIO()
+        larger.save(written, "png")
+        return written.getvalue()
+
     def poll(self) -> PollResult:
         pages = []
         for name, data in self.names.items():
             with Image.open(io.BytesIO(data)) as image:
                 size = image.size
-                larger = image.resize((size[0] * 2, size[1] * 2))
-            written = io.BytesIO()
-            larger.save(written, "png")
-            output = written.getvalue()
-            self.outputs[f"{name.partition('.')[0]}.png"] = output
+            output = self.make(data)
+            self.outputs[name] = output
             said: dict[str, object] = {
                 "name": name, "state": "done", "width": size[0], "height": size[1], "output_width": size[0] * 2,
                 "output_height": size[1] * 2, "size": len(output), "sha256": hashlib.sha256(output).hexdigest(),
