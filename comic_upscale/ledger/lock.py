@@ -54,7 +54,7 @@ def hold_job(output: Path, ledger: Path) -> Iterator[None]:
                 ) from None
             except OSError as error:
                 raise _not_writable(path.parent, error) from error
-        if ledger.exists() and not os.access(ledger, os.W_OK):
+        if ledger.exists() and not _may_write(ledger):
             raise _not_shared(ledger)
         yield
 
@@ -78,6 +78,10 @@ def _refuse_links(path: Path) -> None:
     if not stat.S_ISREG(status.st_mode):
         what = "a link" if stat.S_ISLNK(status.st_mode) else "no file"
         raise OutputError(f"{path} is {what}: remove it if you do not know it, or choose another --output")
+
+
+def _may_write(path: Path) -> bool:
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _not_shared(path: Path) -> OutputError:
