@@ -99,7 +99,11 @@ def test_an_older_lock_is_closed_to_other_users(tmp_path: Path) -> None:
 def test_who_may_not_read_a_lock_cannot_hold_it(shared: Path) -> None:
     with as_user(OWNER, 0o022):
         work(shared)
-    with as_user(65_534, 0o022), pytest.raises(PermissionError), (shared / ".comic-upscale" / "run.lock").open():
+    with (
+        as_user(65_534, 0o022),
+        pytest.raises(PermissionError),
+        (shared / ".comic-upscale" / "run.lock").open(),
+    ):
         pass
 
 
@@ -122,7 +126,10 @@ def test_a_colleague_who_may_not_is_told_so(shared: Path) -> None:
         (shared / ".comic-upscale").mkdir()
         sqlite3.connect(default_ledger(shared)).execute("create table anything (x)").close()
         default_ledger(shared).chmod(0o644)
-    with as_user(COLLEAGUE, 0o002), pytest.raises(OutputError, match=rf"belongs to (user )?{OWNER}.*chmod g\+rw"):
+    with (
+        as_user(COLLEAGUE, 0o002),
+        pytest.raises(OutputError, match=rf"belongs to (user )?{OWNER}.*chmod g\+rw"),
+    ):
         work(shared)
     with as_user(OWNER, 0o022):
         (shared / ".comic-upscale" / "run.lock").unlink(missing_ok=True)
@@ -132,7 +139,8 @@ def test_a_colleague_who_may_not_is_told_so(shared: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["run.lock", "ledger.sqlite3", "ledger.sqlite3.lock", "ledger.sqlite3-wal", "ledger.sqlite3-journal"]
+    "name",
+    ["run.lock", "ledger.sqlite3", "ledger.sqlite3.lock", "ledger.sqlite3-wal", "ledger.sqlite3-journal"],
 )
 def test_a_link_under_the_name_of_a_state_file_is_not_followed(tmp_path: Path, name: str) -> None:
     """It came with an archive, whose files all belong to the user."""

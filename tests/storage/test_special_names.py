@@ -33,7 +33,9 @@ def refusing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     real: Any = os.open
 
     def refuse(path: Any, *arguments: Any, **more: Any) -> int:
-        inside = Path(os.fsdecode(path)).is_relative_to(folder) if isinstance(path, str | bytes | Path) else False
+        inside = (
+            Path(os.fsdecode(path)).is_relative_to(folder) if isinstance(path, str | bytes | Path) else False
+        )
         if inside and SPECIAL & set(str(Path(os.fsdecode(path)).relative_to(folder))):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path))
         return int(real(path, *arguments, **more))
@@ -92,9 +94,7 @@ def check(output: Path, tmp_path: Path, tiny_weights: Path) -> None:
     assert run_into(output, tmp_path, tiny_weights)[:2] == (len(NAMES), 0)
 
 
-def test_a_disk_that_refuses_names_gets_safe_ones(
-    refusing: Path, tmp_path: Path, tiny_weights: Path
-) -> None:
+def test_a_disk_that_refuses_names_gets_safe_ones(refusing: Path, tmp_path: Path, tiny_weights: Path) -> None:
     check(refusing / "out", tmp_path, tiny_weights)
 
 

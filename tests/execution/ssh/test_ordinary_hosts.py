@@ -62,7 +62,9 @@ def test_a_check_finds_what_an_upscale_would(box: Box, remote: Invoke, tmp_path:
     import sys
 
     python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\ncase "$*" in *stdin.buffer*) echo oops; exit 1 ;; esac\nexec {sys.executable} "$@"\n')
+    python.write_text(
+        f'#!/bin/sh\ncase "$*" in *stdin.buffer*) echo oops; exit 1 ;; esac\nexec {sys.executable} "$@"\n'
+    )
     python.chmod(0o755)
     code, out, err = remote("check", *box.options(), "--remote-python", python)
     assert code == 9, out + err
@@ -95,7 +97,9 @@ def test_no_record_here_names_the_machine(
     assert b"sk-secret-key" not in recorded
     assert b"the remote machine" in recorded
     # And nothing there is called like the user's folders.
-    there = [path for path in box.base.rglob("*") if "Secret" in path.name and "environments" not in path.parts]
+    there = [
+        path for path in box.base.rglob("*") if "Secret" in path.name and "environments" not in path.parts
+    ]
     assert not there
     texts = [path.read_bytes() for path in box.job().rglob("*") if path.is_file()]
     assert not [text for text in texts if b"Secret" in text]
