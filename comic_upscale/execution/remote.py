@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from comic_upscale.costs.spending import Spending
 from comic_upscale.engines.registry import prepare_engine
@@ -37,17 +37,21 @@ from comic_upscale.execution.output_check import (
     compare,
 )
 from comic_upscale.execution.remote_host import PollResult, RemoteHost, RemotePageResult, RemoteStep
-from comic_upscale.execution.remote_run import GRACE_SECONDS, STOP_SECONDS, HostThread, RemoteRun
+from comic_upscale.execution.remote_pages import (
+    Content,
+    in_batches,
+    inspect,
+    pause,
+    pop_tasks,
+    seconds_left_after,
+)
+from comic_upscale.execution.remote_run import STOP_SECONDS, HostThread, RemoteRun
 from comic_upscale.execution.stop import CEILING, StopRequest
-from comic_upscale.imaging.decode import read_header
 from comic_upscale.ledger.records import LEFT_AS_THEY_ARE
 from comic_upscale.settings.job import JobSettings
 
 SEND_BYTES, SEND_PAGES = 32 << 20, 2000
 """The size of one batch to send: at most this much is sent again after a lost connection."""
-
-FETCH_BYTES, FETCH_PAGES = 32 << 20, 100
-"""The size of one batch to fetch, which is held in memory."""
 
 PAGE_SECONDS = 1800.0
 """A remote run that finishes no page for this long has not made progress."""
@@ -63,22 +67,6 @@ class RemoteOptions:
     """Seconds between two polls."""
     page_timeout: float = PAGE_SECONDS
     """Seconds without a finished page after which the remote run is stopped; 0 for no limit."""
-
-
-@dataclass(slots=True)
-class _Content:
-    """Pages with the same content and extension: a single page for the remote machine."""
-
-    sha256: str
-    """Of the content."""
-    size: tuple[int, int] = (0, 0)
-    """(width, height), upright."""
-    tasks: list[PageTask] = field(default_factory=list)
-    """The tasks without an outcome."""
-    result: RemotePageResult | None = None
-    """The latest result that the machine reported."""
-    failure: PageError | None = None
-    """Why every task with this content fails."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +100,7 @@ class RemoteExecutor:
         self._page_seconds = remote.page_timeout
         self._thread = HostThread(self._host)
         self._session: _Session | None = None
-        self._contents: dict[str, _Content] = {}
+        self._contents: dict[str, Content] = {}
         self._held: frozenset[str] | None = None
         self._results: list[RemotePageResult] = []
         self._sent_pages = self._sent_bytes = 0
@@ -170,7 +158,7 @@ class RemoteExecutor:
         self, tasks: AsyncIterator[PageTask], stop: StopRequest
     ) -> AsyncGenerator[PageOutcome, None]:
         """Send tasks and fetch their outputs, as far as the step goes; see `Executor.process`."""
-        self._thread.seconds_left = lambda: _seconds_left(stop)
+        self._thread.seconds_left = lambda: seconds_left_after(stop)
         try:
             async for outcome in self._do_step(tasks, stop):
                 yield outcome
@@ -283,7 +271,7 @@ class RemoteExecutor:
         session = self._opened()
         session.meter.begin()
         try:
-            content = await run_in(session.workers, _inspect, source.data, task.sha256)
+            content = await run_in(session.workers, inspect, source.data, task.sha256)
         finally:
             session.meter.end()
         # The extension is that of the output: pages with the same content and output are one page there.
@@ -333,7 +321,7 @@ class RemoteExecutor:
                 await run.check_progress(self._page_seconds)
             if self._step == "run":
                 return
-            await _pause(self._poll_seconds if result.alive else min(self._poll_seconds, 1.0), stop)
+            await pause(self._poll_seconds if result.alive else min(self._poll_seconds, 1.0), stop)
             result = await self._poll()
             async for outcome in self._fetch_done(stop):
                 yield outcome
@@ -350,10 +338,10 @@ class RemoteExecutor:
             result = content.result
             if result is None or result.state == "done":
                 continue
-            for task in _pop_tasks(content):
+            for task in pop_tasks(content):
                 yield self._fail(content, task, PageError(result.kind, result.reason))
 
-    def _fail(self, content: _Content, task: PageTask, error: PageError) -> PageOutcome:
+    def _fail(self, content: Content, task: PageTask, error: PageError) -> PageOutcome:
         """Return the outcome of a failed task; every other task with this content fails for the same reason."""
         content.failure = error
         if content.result is not None and content.result.state == "skipped":
@@ -374,7 +362,7 @@ class RemoteExecutor:
             content.result = page
             if page.state == "done":
                 wanted[page.name] = page
-        for batch in _batches(wanted):
+        for batch in in_batches(wanted):
             if stop.requested:
                 return
             async for outcome in self._fetch_batch(batch):
@@ -418,7 +406,7 @@ class RemoteExecutor:
             await self._thread.call(self._host.delete, list(refused))
         for name, reason in refused.items():
             content = self._contents[name]
-            for task in _pop_tasks(content):
+            for task in pop_tasks(content):
                 yield self._fail(content, task, reason)
 
     def _fetch(self, sizes: Mapping[str, int]) -> dict[str, bytes]:
@@ -453,7 +441,7 @@ class RemoteExecutor:
     ) -> Iterator[PageOutcome]:
         """Yield an output for each waiting task. The first has the measured seconds; the others took no time."""
         content = self._contents[page.name]
-        for index, task in enumerate(_pop_tasks(content)):
+        for index, task in enumerate(pop_tasks(content)):
             self.activity.in_hand, self.activity.doing = task.source, None
             yield PageUpscaled(
                 row_id=task.row_id,
@@ -485,46 +473,3 @@ class RemoteExecutor:
 
     def _all_have_results(self) -> bool:
         return all(content.result is not None for content in self._contents.values() if content.tasks)
-
-
-def _pop_tasks(content: _Content) -> list[PageTask]:
-    """Return the tasks that wait for a content, and forget them."""
-    tasks, content.tasks = content.tasks, []
-    return tasks
-
-
-def _inspect(data: bytes, sha256: str) -> _Content:
-    """Read the header of a page, and hash the page if its hash is unknown.
-
-    Raises:
-        PageError: the page is not a readable image.
-    """
-    header = read_header(data)
-    return _Content(sha256 or sha256_of_source(data), (header.width, header.height))
-
-
-async def _pause(seconds: float, stop: StopRequest) -> None:
-    for _ in range(max(1, round(seconds * 5))):
-        if stop.requested:
-            return
-        await asyncio.sleep(0.2)
-
-
-def _batches(wanted: Mapping[str, RemotePageResult]) -> Iterator[dict[str, RemotePageResult]]:
-    batch: dict[str, RemotePageResult] = {}
-    size = 0
-    for name, page in wanted.items():
-        if batch and (len(batch) >= FETCH_PAGES or size + page.size > FETCH_BYTES):
-            yield batch
-            batch, size = {}, 0
-        batch[name] = page
-        size += page.size
-    if batch:
-        yield batch
-
-
-def _seconds_left(stop: StopRequest) -> float | None:
-    """Return how long a call may still go on."""
-    if not stop.requested:
-        return None
-    return 0.0 if stop.kind == CEILING else GRACE_SECONDS

@@ -28,12 +28,12 @@ from comic_upscale.errors import InputError, RemoteError
 from comic_upscale.execution.remote_host import Device, PollResult, RemotePageResult
 from comic_upscale.execution.ssh import scripts
 from comic_upscale.execution.ssh.connection import Connection, printable_tail
-from comic_upscale.execution.ssh.container import Container, is_image_name, load, pull
+from comic_upscale.execution.ssh.container import Container, pull
+from comic_upscale.execution.ssh.install import Package, install, load_image, send_weights
 from comic_upscale.execution.ssh.link import Link, RetryPolicy
 from comic_upscale.execution.ssh.listing import is_page_name, read_lines, read_pages
 from comic_upscale.execution.ssh.probe import MachineReport, probe
-from comic_upscale.execution.ssh.upload import Uploader, as_stream, hash_of_file, pieces_of
-from comic_upscale.execution.ssh.wheel import build_wheel
+from comic_upscale.execution.ssh.upload import Uploader, as_stream
 from comic_upscale.ledger.records import PROCESSOR
 from comic_upscale.models.weights import ResolvedWeights
 from comic_upscale.settings.job import JobSettings
@@ -42,9 +42,6 @@ from comic_upscale.settings.paths import MARKER_FOLDER, path_text
 
 DEFAULT_BASE = "comic-upscale"
 """Our folder on the remote machine, relative to the home folder."""
-
-INSTALL_SECONDS = 3600.0
-"""How long an installation may take: PyTorch is several GB."""
 
 MOST_POLL_BYTES = 1 << 26
 """More than the answer to a poll needs: 64 MiB are some hundred thousand pages."""
@@ -140,7 +137,7 @@ class Machine:
         self._install(report)
         self.open_job(self._find_job(fingerprint, settings))
         self._put_python()
-        model, folder = self._send_weights(weights)
+        model, folder = send_weights(self._uploader, self.base(), weights)
         self._put_settings({**remote_settings(settings), **self._resources, "model": model})
         # All paths are below our folder: a container sees nothing else.
         self._run_arguments = [
@@ -429,75 +426,22 @@ class Machine:
         """Load or pull the image, and probe its Python."""
         if not host.docker:
             raise RemoteError(f"{self.name} has no Docker engine that answers: omit --container")
-        image = self._load_image(given) if isinstance(given, Path) else given
+        image = (
+            load_image(self._link, self._uploader, f"{self.base()}/images", given)
+            if isinstance(given, Path)
+            else given
+        )
         if isinstance(given, str):
             self._link.call(lambda connection: pull(connection, given))
         container = Container(image, self.base(), bool(host.gpus))
         self._container = container
         return self._link.call(lambda connection: container.probe(connection, host, self._given_python))
 
-    def _load_image(self, path: Path) -> str:
-        """Send an image from a local file, once, and return its name there."""
-        sha256 = hash_of_file(path)
-        place = f"{self.base()}/images/{sha256[:16]}"
-        answer = self._link.check(f"cat {shlex.quote(place)}.name 2>/dev/null; true")
-        name = answer.decode(errors="replace").strip()
-        if is_image_name(name):
-            found = self._link.run(f"docker image inspect {shlex.quote(name)} >/dev/null 2>&1")
-            if found.code == 0:
-                return name
-        self._uploader.put_file(f"{place}.tar", path, sha256)
-        image = self._link.call(lambda connection: load(connection, f"{place}.tar"))
-        self._link.check(
-            f"cat >{shlex.quote(place)}.name && rm -f {shlex.quote(place)}.tar",
-            feed=lambda: [image.encode()],
-        )
-        return image
-
     def _install(self, report: MachineReport) -> None:
-        from comic_upscale.version import __version__
-
-        wheel = build_wheel()
-        python = report.python
-        assert python is not None
         image = "" if self._container is None else self._container.image
-        self._key = hashlib.sha256(f"{wheel.sha256} {python.path} {image}".encode()).hexdigest()[:16]
-        if self._link.run(f"test -f {shlex.quote(self._environment())}/.ready").code == 0:
-            return
-        place = f"{self._environment()}/{wheel.name}"
-        self._uploader.put(place, wheel.sha256, len(wheel.data), lambda start: pieces_of(wheel.data, start))
-        script = scripts.fill(
-            scripts.INSTALL,
-            environment=shlex.quote(self._environment()),
-            parent=shlex.quote(python.path),
-            wheel=shlex.quote(place),
-            version=__version__,
-            torch=scripts.install_torch(report),
-        )
-        if self._container is not None:
-            script = self._container.shell(script)
-        try:
-            self._link.check(script, seconds=INSTALL_SECONDS)
-        except RemoteError as error:
-            if type(error) is not RemoteError:
-                raise
-            raise RemoteError(f"comic-upscale could not be installed: {error}") from error
-
-    def _send_weights(self, weights: ResolvedWeights) -> tuple[str, str | None]:
-        """Send the weights; return the model name for the remote run, and the folder of the weights."""
-        put = self._uploader.put_file
-        if weights.model is not None and weights.model.weights.bundled:
-            return weights.model_name, None
-        folder = f"{self.base()}/weights/{weights.identity[:16]}"
-        if weights.model is None:
-            place = f"{folder}/model{weights.path.suffix.lower()}"
-            put(place, weights.path, weights.sha256)
-            return place, None
-        put(f"{folder}/{weights.model.weights.name}", weights.path, weights.sha256)
-        if weights.denoise_path is not None and weights.model.denoise_weights is not None:
-            name = weights.model.denoise_weights.name
-            put(f"{folder}/{name}", weights.denoise_path, str(weights.denoise_sha256))
-        return weights.model_name, folder
+        package = Package.of(report, image)
+        self._key = package.key
+        install(self._link, self._uploader, package, self._environment(), report, self._container)
 
 
 def remote_settings(settings: JobSettings) -> dict[str, Any]:
