@@ -7,6 +7,7 @@ becomes a path, and no page is sent twice. If the machine is lost, only the page
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -135,7 +136,14 @@ class RemoteExecutor:
         if weights is None:
             raise SettingsError(f"--engine {settings.backend} has no weights to send")
         on_progress(Preparing(what="preparing the remote machine"))
-        device = await self._thread.call(self._host.prepare, weights, fingerprint, settings)
+        try:
+            device = await self._thread.call(self._host.prepare, weights, fingerprint, settings)
+        except RemoteError:
+            if spending is not None and not spending.allows():
+                # A run that an earlier command has started costs money too.
+                with contextlib.suppress(RemoteError):
+                    await self._thread.call_within(STOP_SECONDS, self._host.stop)
+            raise
         self._session = _Session(
             device=device.name,
             settings=settings,
@@ -384,23 +392,13 @@ class RemoteExecutor:
                 "remote",
                 "the remote machine reports this page as done but returned no file; use --retry-failed to try again",
             )
-        limit = asyncio.Semaphore(settings.workers)
-        checks = [
-            asyncio.create_task(self._check(batch[name], data, limit)) for name, data in fetched.items()
-        ]
-        try:
-            for name, check in zip(list(fetched), checks, strict=True):
-                data = fetched.pop(name)
-                try:
-                    checked = await check
-                except PageError as error:
-                    refused[name] = error
-                    continue
-                for outcome in self._yield_done(batch[name], data, checked):
-                    yield outcome
-        finally:
-            for check in checks:
-                check.cancel()
+        for name, checked in (await self._check_all(batch, fetched)).items():
+            data = fetched.pop(name)
+            if isinstance(checked, PageError):
+                refused[name] = checked
+                continue
+            for outcome in self._yield_done(batch[name], data, checked):
+                yield outcome
         if refused:
             # The next remote run does them again, and a bad copy is never taken for a good one.
             await self._thread.call(self._host.delete, list(refused))
@@ -411,6 +409,21 @@ class RemoteExecutor:
 
     def _fetch(self, sizes: Mapping[str, int]) -> dict[str, bytes]:
         return {name: data for name, data in self._host.fetch(sizes) if name in sizes}
+
+    async def _check_all(
+        self, batch: Mapping[str, RemotePageResult], fetched: Mapping[str, bytes]
+    ) -> dict[str, CheckedOutput | PageError]:
+        """Check fetched outputs, several at once. Nothing runs on after this returns or raises."""
+        limit = asyncio.Semaphore(self._opened().settings.workers)
+        results = await asyncio.gather(
+            *(self._check(batch[name], data, limit) for name, data in fetched.items()), return_exceptions=True
+        )
+        checked: dict[str, CheckedOutput | PageError] = {}
+        for name, result in zip(fetched, results, strict=True):
+            if isinstance(result, BaseException) and not isinstance(result, PageError):
+                raise result
+            checked[name] = result
+        return checked
 
     async def _check(self, page: RemotePageResult, data: bytes, limit: asyncio.Semaphore) -> CheckedOutput:
         """Check a fetched output, and compare it with its source.

@@ -24,10 +24,7 @@ def make_private_folder(folder: Path) -> None:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=_FOR_GROUP)
-    mode = stat.S_IMODE(folder.stat().st_mode)
-    # The mask has been applied: it says whether the group may write.
-    if os.name == "posix" and not mode & stat.S_IWGRP:
-        folder.chmod(mode & ~0o077)
+    _close_to_others(folder)
 
 
 def make_private_file(path: Path) -> None:
@@ -44,7 +41,15 @@ def make_private_file(path: Path) -> None:
     except FileExistsError:
         _protect(path)
         return
-    if os.name == "posix":
+    _close_to_others(path)
+
+
+def _close_to_others(path: Path) -> None:
+    """Take all permissions of group and others from something new, unless the user's mask lets the group write."""
+    if os.name != "posix":
+        return
+    # FAT and exFAT have no permissions to change, and refuse.
+    with contextlib.suppress(OSError):
         mode = stat.S_IMODE(path.lstat().st_mode)
         if not mode & stat.S_IWGRP:
             path.chmod(mode & ~0o077)

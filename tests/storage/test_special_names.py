@@ -49,6 +49,11 @@ def refusing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return real_replace(self, target)
 
     monkeypatch.setattr(Path, "replace", replace)
+
+    def no_permissions(self: Path, mode: int, **more: Any) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(self))
+
+    monkeypatch.setattr(Path, "chmod", no_permissions)
     return folder
 
 
