@@ -105,6 +105,10 @@ class RemoteExecutor:
         self._held: frozenset[str] | None = None
         self._results: list[RemotePageResult] = []
         self._sent_pages = self._sent_bytes = 0
+        self._unstarted: set[str] = set()
+        """Pages that were sent since a run began: what the machine says of them is older than they are."""
+        self._missing: set[str] = set()
+        """Pages that were reported as done once, without a file."""
         self.activity = Activity()
 
     async def has_accelerator(self, settings: JobSettings, on_progress: Listener) -> bool | None:
@@ -291,6 +295,7 @@ class RemoteExecutor:
 
     async def _send(self, batch: list[tuple[str, bytes]]) -> None:
         await self._thread.call(self._host.send, batch)
+        self._unstarted.update(name for name, _ in batch)
         self._sent_pages += len(batch)
         self._sent_bytes += sum(len(data) for _, data in batch)
         self.activity.doing = f"{self._sent_pages:,} pages sent, {self._sent_bytes / 1e6:,.1f} MB"
@@ -305,7 +310,7 @@ class RemoteExecutor:
             return
         result = await self._poll()
         if not result.alive:
-            await self._opened().run.restart(result, stop)
+            await self._restart(result, stop)
 
     # Fetching
 
@@ -324,7 +329,7 @@ class RemoteExecutor:
                         yield outcome
                 if not self._count_open():
                     return
-                await run.restart(result, stop)
+                await self._restart(result, stop)
             elif result.alive:
                 await run.check_progress(self._page_seconds)
             if self._step == "run":
@@ -334,10 +339,16 @@ class RemoteExecutor:
             async for outcome in self._fetch_done(stop):
                 yield outcome
 
+    async def _restart(self, result: PollResult, stop: StopRequest) -> None:
+        """Start the next remote run, which knows every page that was sent before."""
+        await self._opened().run.restart(result, stop)
+        if not stop.requested:
+            self._unstarted.clear()
+
     async def _poll(self) -> PollResult:
         """Poll the machine, and keep the results for `_fetch_done`."""
         result = await self._opened().run.poll((self._held or frozenset()) | self._contents.keys())
-        self._results += result.pages
+        self._results += [page for page in result.pages if page.name not in self._unstarted]
         return result
 
     def _yield_failures(self) -> Iterator[PageOutcome]:
@@ -388,6 +399,11 @@ class RemoteExecutor:
                 refused[name] = error
         fetched = await self._thread.call(self._fetch, sizes)
         for name in sizes.keys() - fetched.keys():
+            if name not in self._missing:
+                # A page that was sent again after a failure: the new run has not come to it yet.
+                self._missing.add(name)
+                self._contents[name].result = None
+                continue
             refused[name] = PageError(
                 "remote",
                 "the remote machine reports this page as done but returned no file; use --retry-failed to try again",
@@ -420,9 +436,12 @@ class RemoteExecutor:
         )
         checked: dict[str, CheckedOutput | PageError] = {}
         for name, result in zip(fetched, results, strict=True):
-            if isinstance(result, BaseException) and not isinstance(result, PageError):
+            if isinstance(result, Exception):
+                checked[name] = as_page_error(result, self._contents[name].tasks[0].source)
+            elif isinstance(result, BaseException):
                 raise result
-            checked[name] = result
+            else:
+                checked[name] = result
         return checked
 
     async def _check(self, page: RemotePageResult, data: bytes, limit: asyncio.Semaphore) -> CheckedOutput:

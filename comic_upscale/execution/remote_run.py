@@ -65,7 +65,7 @@ class HostThread:
         """Break off the call in progress, and end the thread."""
         if self._running is not None and not self._running.done():
             self._host.abort()
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._thread.shutdown(cancel_futures=True)
 
     async def _run(self, call: Callable[[], T], seconds_left: Callable[[], float | None]) -> T:
         running = asyncio.get_running_loop().run_in_executor(self._thread, _outcome, call, self._host)
