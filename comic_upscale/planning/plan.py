@@ -16,12 +16,12 @@ from comic_upscale.errors import ANIMATED, PageError
 from comic_upscale.imaging.target_size import is_larger
 from comic_upscale.ledger.records import LARGE_ENOUGH, VOLUME, PageFailed, PageRow
 from comic_upscale.ledger.writer import Ledger, OutputOwner
-from comic_upscale.library.discover import LOOSE_PAGES
 from comic_upscale.library.naming import free_name
 from comic_upscale.library.page import MemberOf, Page
 from comic_upscale.library.sorting import fold
 from comic_upscale.library.source_reader import SourceReader
 from comic_upscale.library.volume import Volume
+from comic_upscale.library.volume_placing import LOOSE_PAGES
 from comic_upscale.planning.duplicates import NO_DUPLICATES, DuplicateCandidates, shared_sizes
 from comic_upscale.planning.volumes import (
     PlannedVolume,

@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import stat
+import threading
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -153,6 +154,8 @@ class LocalOutputStore:
         self._executor = executor
         self._marker: tuple[int, int] | None = None
         self._special_names: bool | None = None
+        # A folder that is created for an output must not be deleted as empty before that output is in it.
+        self._folders = threading.Lock()
 
     def prepare(self) -> None:
         """Check that the folder is writable, and remember its identity."""
@@ -294,7 +297,7 @@ class LocalOutputStore:
                     folders.update(folder for folder in path.parents if folder.is_relative_to(top))
                     path.unlink(missing_ok=True)
         for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError), self._folders:
                 folder.rmdir()
 
     def sweep(self, unfinished: Iterable[tuple[str, Token]]) -> None:
@@ -332,8 +335,9 @@ class LocalOutputStore:
             try:
                 part = stack.enter_context(open_part(target, token))
             except FileNotFoundError:
-                self._make_folders(target.parent)
-                part = stack.enter_context(open_part(target, token))
+                with self._folders:
+                    self._make_folders(target.parent)
+                    part = stack.enter_context(open_part(target, token))
             yield part
 
     def _make_folders(self, folder: Path) -> None:

@@ -241,3 +241,29 @@ def test_the_folder_of_an_output_can_be_compared(outputs: OutputStore) -> None:
     assert outputs.real_folder("a/b/1.png") == top / "a" / "b"
     assert outputs.real_folder("a/1.png").is_relative_to(top)
     outputs.check()
+
+
+def test_a_folder_that_becomes_empty_while_another_output_is_written(outputs: OutputStore) -> None:
+    # One volume is finished and its pages are deleted, while a page of the volume beside it is written.
+    finished = threading.Event()
+
+    def delete_again_and_again() -> None:
+        try:
+            for number in range(150):
+                put(outputs, f"waiting/pack/s/v1/{number}.png", b"x")
+                outputs.delete([f"waiting/pack/s/v1/{number}.png"], below="waiting")
+        finally:
+            finished.set()
+
+    thread = threading.Thread(target=delete_again_and_again)
+    thread.start()
+    number = 0
+    try:
+        while not finished.is_set():
+            put(outputs, f"waiting/pack/s/v2/{number}.png", b"y", token=2)
+            assert outputs.read(f"waiting/pack/s/v2/{number}.png") == b"y"
+            outputs.delete([f"waiting/pack/s/v2/{number}.png"], below="waiting")
+            number += 1
+    finally:
+        thread.join()
+    assert number > 0

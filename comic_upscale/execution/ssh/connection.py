@@ -8,10 +8,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import paramiko
 
@@ -27,10 +26,6 @@ from comic_upscale.execution.ssh.transport import (
     open_channel,
     overflowed,
 )
-
-__all__ = ["Connection", "Ended", "HostKey", "printable_tail", "with_retries"]
-
-T = TypeVar("T")
 
 CONNECT_SECONDS = 20.0
 """How long each step of connecting may take."""
@@ -404,32 +399,3 @@ def _set_tcp_timeout(transport: paramiko.Transport) -> None:
     option = getattr(socket, "TCP_USER_TIMEOUT", None)
     if option is not None and isinstance(transport.sock, socket.socket):
         transport.sock.setsockopt(socket.IPPROTO_TCP, option, int(COMMAND_SECONDS * 1000))
-
-
-def with_retries(
-    try_once: Callable[[], T],
-    *,
-    seconds: float,
-    wait: Callable[[float], bool],
-    on_lost: Callable[[str], None],
-) -> T:
-    """Call a function, and retry it after a lost connection: after 1, 2, 4, ... 30 seconds.
-
-    Args:
-        try_once: may raise `ConnectionLostError`.
-        seconds: how long to keep retrying.
-        wait: waits this many seconds; returns True when retrying should end.
-        on_lost: called with the reason of each loss.
-    """
-    until = time.monotonic() + seconds
-    pause = 1.0
-    while True:
-        try:
-            return try_once()
-        except ConnectionLostError as error:
-            if time.monotonic() + pause > until:
-                raise
-            on_lost(str(error))
-            if wait(pause):
-                raise
-            pause = min(2 * pause, 30.0)

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TypeVar
 
-from comic_upscale.errors import RemoteError
-from comic_upscale.execution.ssh.connection import Connection, Ended, with_retries
+from comic_upscale.errors import ConnectionLostError, RemoteError
+from comic_upscale.execution.ssh.connection import Connection, Ended
+from comic_upscale.retries import RetryPolicy, with_retries
 
 T = TypeVar("T")
 
 _LOOK_SECONDS = 0.2
 """How often a pause looks whether it was aborted."""
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """How a lost connection is retried."""
-
-    seconds: float
-    """How long to keep retrying."""
-    wait: Callable[[float], bool]
-    """Waits this many seconds; returns True when retrying should end."""
-    on_lost: Callable[[str], None]
-    """Called with the reason of each loss."""
 
 
 class Link:
@@ -69,9 +58,8 @@ class Link:
         Raises:
             RemoteError: the step failed, or was aborted.
         """
-        return with_retries(
-            lambda: self._try_once(step), seconds=self._retry.seconds, wait=self._wait, on_lost=self._on_lost
-        )
+        policy = replace(self._retry, wait=self._wait, on_failure=self._on_lost)
+        return with_retries(lambda: self._try_once(step), policy, ConnectionLostError)
 
     def run(self, script: str, *, seconds: float | None = None) -> Ended:
         """Run a script; arguments as for `Connection.run`."""
@@ -140,4 +128,4 @@ class Link:
 
     def _on_lost(self, reason: str) -> None:
         self.close()
-        self._retry.on_lost(reason)
+        self._retry.on_failure(reason)

@@ -30,12 +30,13 @@ from comic_upscale.execution.ssh import scripts
 from comic_upscale.execution.ssh.connection import Connection, printable_tail
 from comic_upscale.execution.ssh.container import Container, pull
 from comic_upscale.execution.ssh.install import Package, install, load_image, send_weights
-from comic_upscale.execution.ssh.link import Link, RetryPolicy
+from comic_upscale.execution.ssh.link import Link
 from comic_upscale.execution.ssh.listing import is_page_name, read_lines, read_pages
 from comic_upscale.execution.ssh.probe import MachineReport, probe
 from comic_upscale.execution.ssh.upload import Uploader, as_stream
 from comic_upscale.ledger.records import PROCESSOR
 from comic_upscale.models.weights import ResolvedWeights
+from comic_upscale.retries import RetryPolicy
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.options import sent_names, to_json
 from comic_upscale.settings.paths import MARKER_FOLDER, path_text

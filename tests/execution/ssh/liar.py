@@ -20,8 +20,8 @@ import paramiko
 from comic_upscale.execution.ssh.address import Address
 from comic_upscale.execution.ssh.connection import Connection
 from comic_upscale.execution.ssh.host_keys import HostKey
-from comic_upscale.execution.ssh.link import RetryPolicy
 from comic_upscale.execution.ssh.machine import Machine
+from comic_upscale.retries import RetryPolicy
 
 _MARKER = re.compile(rb"printf '%s\\n' (comic-upscale-[0-9a-f]{32})\n")
 _COUNT = re.compile(r"count=(\d+)")
