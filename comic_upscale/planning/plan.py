@@ -48,6 +48,8 @@ class Plan:
     """Volumes that this run cannot write. They are already recorded and counted as failed."""
     duplicates: DuplicateCandidates = NO_DUPLICATES
     """Pages that may be duplicates of others."""
+    renamed: tuple[tuple[str, str], ...] = ()
+    """New pages whose own name the output's file system cannot hold: (the name, the output)."""
 
     @property
     def total(self) -> int:
@@ -153,6 +155,7 @@ def make_plan(
         every_row,
         ledger.earlier_names(job_id),
         lambda row: row.id in gone and gives_up(row, ledger, job_id, outputs),
+        outputs.storable_name,
     )
     volume_plan.register(names)
     decided = _decide_pages(pages, rows, settings, hashes, outputs, volume_plan.standing)
@@ -178,6 +181,7 @@ def make_plan(
         volumes=tuple(volume_plan.planned),
         refused=tuple(volume_plan.refused),
         duplicates=_duplicate_candidates(ledger, job_id, pages, todo.keys(), absent.gone),
+        renamed=tuple(names.renamed),
     )
 
 
