@@ -10,6 +10,7 @@ import numpy as np
 from comic_upscale.engines.base import Batch, Engine, check_batch_size
 from comic_upscale.errors import PageError
 from comic_upscale.imaging.alpha import bleed_color
+from comic_upscale.imaging.faint_lines import find_faint_lines, restore_faint_lines
 from comic_upscale.imaging.flat_areas import restore_solid, solid_map
 from comic_upscale.imaging.pixels import NO_BORDERS, Borders, Pixels, SampleArray
 from comic_upscale.imaging.tone import restore_tone, tone_map
@@ -22,7 +23,13 @@ def prepare(page: Pixels) -> Pixels:
     are recorded for `finish`. This runs on the CPU, not on the device.
     """
     color = page.color if page.alpha is None else bleed_color(page.color, page.alpha)
-    return replace(page, color=color, solid=solid_map(color, page.alpha), tone=tone_map(color))
+    return replace(
+        page,
+        color=color,
+        solid=solid_map(color, page.alpha),
+        faint=find_faint_lines(color),
+        tone=tone_map(color),
+    )
 
 
 def finish(page: Pixels) -> Pixels:
@@ -30,7 +37,7 @@ def finish(page: Pixels) -> Pixels:
 
     This runs on the CPU, not on the device.
     """
-    return restore_solid(restore_tone(page))
+    return restore_solid(restore_tone(restore_faint_lines(page)))
 
 
 def upscale_pages(

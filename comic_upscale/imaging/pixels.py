@@ -58,6 +58,20 @@ NO_BORDERS: Final = Borders()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class FaintLines:
+    """The faint lines of a page, at the size of its source; see ``faint_lines.py``."""
+
+    shape: tuple[int, int]
+    """Height and width of the source."""
+    places: NDArray[np.int64]
+    """Of each pixel, counted along the rows; ascending."""
+    samples: SampleArray
+    """Pixels x channels, as the source has them."""
+    is_dark: NDArray[np.bool_]
+    """Of each pixel, whether it lies on white; else it lies on black."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Pixels:
     """The samples of one page, upright (orientation already applied), and what must go out with them."""
 
@@ -75,6 +89,8 @@ class Pixels:
     """Whether the file that the page comes from keeps every sample: False for JPEG and lossy WebP."""
     solid: UInt8Array | None = None
     """Where the page is pure white or black, at the size of its source; see ``flat_areas.py``."""
+    faint: FaintLines | None = None
+    """The source's faint lines; see ``faint_lines.py``."""
     tone: NDArray[np.float32] | None = None
     """The averages of the source's broad areas; see ``tone.py``."""
     borders: Borders = NO_BORDERS

@@ -18,11 +18,11 @@ def shrink(page: Pixels, size: tuple[int, int]) -> Pixels:
         size: (width, height) in pixels, neither above the page's.
     """
     if size == (page.width, page.height):
-        return replace(page, solid=None, tone=None)
+        return replace(page, solid=None, faint=None, tone=None)
     planes = [_resized(page.color[:, :, channel], size) for channel in range(page.color.shape[2])]
     alpha = None if page.alpha is None else _resized(page.alpha, size)
     # Lanczos keeps flat areas and averages by itself, and a pixel covers more of the source than the maps know.
-    return replace(page, color=np.dstack(planes), alpha=alpha, solid=None, tone=None)
+    return replace(page, color=np.dstack(planes), alpha=alpha, solid=None, faint=None, tone=None)
 
 
 def _resized(plane: SampleArray, size: tuple[int, int]) -> SampleArray:
