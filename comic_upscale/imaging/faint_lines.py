@@ -1,11 +1,11 @@
 """Faint lines on white paper, and on solid black: networks take them for noise and leave them out.
 
 At 2x, lines one pixel wide of 245 on white keep none of their ink through comic-compact-x3, those of 240 a tenth to two
-thirds; on black it is the same. So the lines are found in the source, and what the larger page lacks of them is added.
+thirds; on black it is the same. So the lines are found in the source. What the larger page lacks of them is added.
 
-Noise is not restored. A faint pixel counts if most of its surroundings are paper, if it is part of a line, and if no ink
-is near: JPEG and soft brushes leave equally faint pixels around ink. On a page whose paper is clean right beside the
-ink, ink may be near.
+Noise is not restored. A faint pixel counts if most of its surroundings are paper, if it is part of a line, and if no
+ink is near: JPEG and soft brushes leave equally faint pixels around ink. On a page whose paper is clean right beside
+the ink, ink may be near.
 """
 
 from __future__ import annotations
