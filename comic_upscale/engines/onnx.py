@@ -6,7 +6,9 @@ and which is the least. Pages that are too large for one piece go in tiles, as b
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -63,6 +65,8 @@ _TRIED = 64
 """Pixels of the side that a network is first tried with."""
 _LEAST = 8
 """Pixels of the least side that is tried: what takes less is given this."""
+_TRIED_SECONDS = 120.0
+"""Seconds that all the small pictures may take together: far more than a network needs that can do a page."""
 _LEAST_FIXED = 32
 """Pixels of a side below which a network of one size could not see around what it makes."""
 _WHOLE_BYTES = 12_000
@@ -199,12 +203,14 @@ class OnnxEngine:
         # Before onnxruntime opens it: what it refers to must be harmless.
         self._file = read_onnx(path)
         self._session, self._device, unable = _open_session(path, device, options)
+        self._run_options: Any = None
         self._input, self._output, self._precision = _input_and_output(self._session, path)
         if resources.precision not in ("auto", self._precision):
             raise SettingsError(
                 f"{path} computes in {self._precision}, so --precision has no effect: leave it out"
             )
-        self._shape = self._try_out()
+        with self._time_limit(_TRIED_SECONDS):
+            self._shape = self._try_out()
         self._overlap = DEFAULT_OVERLAP if options.overlap is None else options.overlap
         self._tile = tile
         self._limits = Limits(self._device.kind, batch=resources.batch, tile=tile, measured=False)
@@ -289,7 +295,9 @@ class OnnxEngine:
         """
         kind = _TYPES[self._input.type][1]
         try:
-            (made,) = self._session.run([self._output], {self._input.name: windows.astype(kind, copy=False)})
+            (made,) = self._session.run(
+                [self._output], {self._input.name: windows.astype(kind, copy=False)}, self._run_options
+            )
         except MemoryError as error:
             raise _OutOfMemoryError from error
         except Exception as error:
@@ -301,6 +309,30 @@ class OnnxEngine:
                 raise DeviceError(f"{self._device} failed: {reason}. Run the same command again") from error
             raise PageError("network", f"the network does not take this page: {reason}") from error
         return np.asarray(made, np.float32)
+
+    @contextmanager
+    def _time_limit(self, seconds: float) -> Iterator[None]:
+        """Stop the network after some time: a file may hold a loop without end.
+
+        Raises:
+            WeightsError: it was stopped.
+        """
+        from onnxruntime import RunOptions
+
+        options = self._run_options = RunOptions()
+        timer = threading.Timer(seconds, setattr, (options, "terminate", True))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except WeightsError as error:
+            if options.terminate:
+                why = f"it takes more than {seconds:g} seconds for a picture of {_TRIED} pixels a side"
+                raise _no_network(self._path, why) from error
+            raise
+        finally:
+            timer.cancel()
+            self._run_options = None
 
     def _try_out(self) -> _Shape:
         """Find out what the network takes, by small pictures.
