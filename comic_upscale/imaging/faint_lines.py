@@ -196,8 +196,11 @@ def _keep_lines(faint: Places, shape: tuple[int, int]) -> Places:
             found = faint
             for offset in offsets:
                 found = found[thick[found + offset]]
-            for offset in (0, *offsets):
-                line[found + offset] = True
+                if not len(found):
+                    break
+            else:
+                for offset in (0, *offsets):
+                    line[found + offset] = True
         kept |= _grown_along(line, across)
     return np.flatnonzero(kept & plain)
 
