@@ -46,10 +46,6 @@ _LEAST_TILE = 24
 """A tile with a shorter side, in shrunk pixels, is not scored separately."""
 _LEAST_GRADIENT = 9.0
 """The smallest mean squared gradient in its weakest direction, in levels per pixel, with which a shift is scored."""
-_CHANCE = 3.0
-"""Standard errors by which a mean over few pixels, or a shift estimated from them, may be off by chance."""
-_TOGETHER = 4
-"""Side of the squares of shrunk pixels that differ together, because a line or an edge goes through them."""
 _AT_ONCE = 48_000_000
 """A page with at most this many samples is shrunk in one piece, a larger page in pieces of an eighth of it."""
 _FILTER_REACH = 2
@@ -321,10 +317,7 @@ def _means_of_squares(plane: Floats) -> Floats:
 
 
 def _moves(source: UInt8Array, small: UInt8Array, luma: Floats) -> tuple[float, float]:
-    """Return the change in brightness of the whole page, and the spread of its channels, levels.
-
-    Both without what a mean over so few pixels may be off by chance.
-    """
+    """Return the change in brightness of the whole page, and the spread of its channels, levels."""
     channels = source.shape[2]
     difference = np.subtract(small, source, dtype=np.float32).reshape(-1, channels)
     ink = (luma < _INK).reshape(-1).astype(np.float32)
@@ -332,10 +325,7 @@ def _moves(source: UInt8Array, small: UInt8Array, luma: Floats) -> tuple[float, 
     # One product for both means. NumPy's mean over samples with a stride of three takes ten times as long.
     whole, inked = np.stack((everywhere, ink / max(1.0, float(ink.sum())))) @ difference
     apart = [whole] if ink.mean() < _LEAST_INK else [whole, inked]
-    variance = float(np.vdot(difference, difference)) / difference.size - float(whole @ whole) / channels
-    chance = _CHANCE * _TOGETHER * math.sqrt(max(0.0, variance) / len(difference))
-    moves = abs(float(whole.mean())), max(float(np.abs(each - each.mean()).max()) for each in apart)
-    return max(0.0, moves[0] - chance), max(0.0, moves[1] - chance)
+    return abs(float(whole.mean())), max(float(np.abs(each - each.mean()).max()) for each in apart)
 
 
 def _tone(source: UInt8Array, small: UInt8Array, luma: Floats, unshrunk: UInt8Array) -> float:
@@ -387,15 +377,10 @@ def _shift(before: Floats, difference: Floats) -> float:
         dtype=np.float64,
     )
     # Lines in a single direction do not show a shift along it.
-    weakest = float(np.linalg.eigvalsh(products)[0])
-    if weakest < _LEAST_GRADIENT * inner.size:
+    if float(np.linalg.eigvalsh(products)[0]) < _LEAST_GRADIENT * inner.size:
         return 0.0
     toward = np.array([np.vdot(down, inner), np.vdot(right, inner)], dtype=np.float64)
-    shift = np.linalg.solve(products, -toward)
-    # What the shift does not explain, such as lines that the network draws sharper, also moves the estimate by chance.
-    unexplained = max(0.0, float(np.vdot(inner, inner)) + float(shift @ toward)) / inner.size
-    chance = _CHANCE * _TOGETHER * math.sqrt(unexplained / weakest)
-    return max(0.0, float(np.linalg.norm(shift)) - chance)
+    return float(np.linalg.norm(np.linalg.solve(products, -toward)))
 
 
 def _drift(before: Floats, after: Floats, level: int) -> float:
