@@ -23,6 +23,8 @@ SHOWN_WARNINGS = 10
 
 def printable(text: str) -> str:
     """Return the text with control characters escaped: a terminal obeys them, and file names are not trusted."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 

@@ -25,7 +25,7 @@ from comic_upscale.jobs.context import JobContext
 from comic_upscale.ledger.records import LEFT_AS_THEY_ARE, PageFailed, VolumeDone
 from comic_upscale.ledger.writer import BoundPage
 from comic_upscale.library.cbz import check_cbz, open_cbz, write_cbz
-from comic_upscale.library.comicinfo import OddComicInfoError, PageFacts, is_comicinfo, updated
+from comic_upscale.library.comicinfo import OddComicInfoError, PageFacts, is_comicinfo, update_page_sizes
 from comic_upscale.library.discover import LOOSE_PAGES
 from comic_upscale.library.sorting import natural_key
 from comic_upscale.library.volume import Member, Volume
@@ -326,7 +326,7 @@ class _OpenVolume:
         if not is_comicinfo(member.name):
             return data
         try:
-            return updated(data, self._facts())
+            return update_page_sizes(data, self._facts())
         except OddComicInfoError as error:
             self._odd.append(f"{member.name} was copied unchanged, because {error.reason}")
             return data

@@ -9,13 +9,15 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 from comic_upscale.errors import ANIMATED, LedgerDamagedError, LedgerError
+from comic_upscale.ledger.columns import column, columns_of
 
 PAGE, VOLUME = "page", "volume"
 
@@ -108,46 +110,70 @@ SELECT_EARLY_JOBS = "select fingerprint from jobs where early_gray and output = 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PageDone:
-    """A finished page, as the ledger records it."""
+class PageFacts:
+    """The facts about a finished page that its executor knows and the ledger records.
+
+    A field that is a `column` is recorded without further code.
+    """
 
     row_id: int
-    source: str
-    output: str
     source_sha256: str
     width: int
+    """Of the source, pixels, upright."""
     height: int
+    """Of the source, pixels, upright."""
     output_width: int
     output_height: int
-    output_size: int
-    output_sha256: str
-    seconds: dict[str, float]
+    seconds: Mapping[str, float] = field(default_factory=dict)
     """Seconds in each of the stages decode, upscale (its share of the batch), encode, place."""
+    waited: Mapping[str, float] = field(default_factory=dict)
+    """Seconds that the page waited before upscale, encode and place."""
     notes: tuple[str, ...] = ()
-    scores: dict[str, float] = field(default_factory=dict)
+    """Notes for the user, a sentence each."""
+    scores: Mapping[str, float] = field(default_factory=dict)
     """Scores of the comparison with its source, by the names in ``gate/scores.py``; empty if it was not compared."""
     suspect: tuple[str, ...] = ()
-    """Why the page is suspect, as text."""
-    waited: dict[str, float] = field(default_factory=dict)
-    """Seconds that the page waited before upscale, encode and place."""
-    copied_from: str | None = None
+    """Why the quality gate rejected the page; empty for a page that passed."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return the facts by name, as arguments for another record of the page."""
+        return {name: getattr(self, name) for name in _fact_names()}
+
+
+@cache
+def _fact_names() -> tuple[str, ...]:
+    return tuple(each.name for each in fields(PageFacts))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageDone(PageFacts):
+    """A finished page, as the ledger records it."""
+
+    source: str
+    output: str
+    output_size: int
+    output_sha256: str
+    copied_from: str | None = column("text", "m008_copies")
     """The source of the identical page from which the output was copied."""
 
-    COLUMNS: ClassVar = (
-        "source_sha256", "width", "height", "output_width", "output_height", "output_size", "output_sha256",
-        "decode_seconds", "upscale_seconds", "encode_seconds", "place_seconds",
-        "notes", "scores", "suspect", "copied_from",
-    )  # fmt: skip
-    """The columns of the table ``pages`` that a finished page fills, besides its state and time."""
+    @classmethod
+    def columns(cls) -> tuple[str, ...]:
+        """Return the columns of the table ``pages`` that a finished page fills, besides its state and time."""
+        return (
+            "source_sha256", "width", "height", "output_width", "output_height", "output_size", "output_sha256",
+            "decode_seconds", "upscale_seconds", "encode_seconds", "place_seconds", "notes", "scores", "suspect",
+            *(added.name for added in columns_of(cls)),
+        )  # fmt: skip
 
     def values(self) -> tuple[str | int | float | None, ...]:
-        """The values of ``COLUMNS``, in their order."""
+        """Return the values of the `columns`, in their order."""
         return (
             self.source_sha256, self.width, self.height, self.output_width, self.output_height, self.output_size,
             self.output_sha256,
             *stage_seconds(self.seconds),
             "; ".join(self.notes) or None, json.dumps(self.scores) if self.scores else None,
-            "; ".join(self.suspect) or None, self.copied_from,
+            "; ".join(self.suspect) or None,
+            *[getattr(self, added.name) for added in columns_of(type(self))],
         )  # fmt: skip
 
 
@@ -205,7 +231,7 @@ PageResult: TypeAlias = PageDone | PageFailed | PageSkipped
 """The result of a page in a run."""
 
 
-def stage_seconds(seconds: dict[str, float]) -> list[float | None]:
+def stage_seconds(seconds: Mapping[str, float]) -> list[float | None]:
     """Return the seconds of decode, upscale, encode and place for the ledger; None for a stage not reached."""
     return [
         None if stage not in seconds else round(seconds[stage], 4)

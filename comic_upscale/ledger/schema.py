@@ -1,4 +1,4 @@
-"""The tables of the ledger, as migrations. New ones are only ever added at the end.
+"""The tables of the ledger, as migrations. New ones get the next number.
 
 Times are ISO 8601 in UTC, sizes are bytes, dimensions are pixels, durations are seconds. This module imports no
 library: reading a ledger needs the names of the migrations, and only writing one needs sqlite-utils.
@@ -7,6 +7,9 @@ library: reading a ledger needs the names of the migrations, and only writing on
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from comic_upscale.ledger.columns import columns_of
+from comic_upscale.ledger.records import PageDone
 
 MIGRATION_SET = "comic_upscale"
 MIGRATIONS_TABLE = "_sqlite_migrations"
@@ -151,7 +154,7 @@ _M007 = (
     " from pages where pages.state = 'done' and pages.suspect is not null order by pages.job_id, pages.id",
 )
 
-MIGRATIONS = (
+_WRITTEN = (
     # Jobs, the runs that worked on them, and every page; two views for reading.
     Migration("m001_jobs_runs_pages", _M001),
     # Whether `auto` ever chose the model of a job, which then keeps it.
@@ -172,7 +175,18 @@ MIGRATIONS = (
     Migration("m006_price", ("alter table runs add column price real",)),
     # How pages compare with their sources, as JSON, and why some are suspect.
     Migration("m007_gate", _M007),
-    # For a page whose output was copied: the source of the identical page.
-    Migration("m008_copies", ("alter table pages add column copied_from text",)),
+    # m008_copies is a column of `PageDone`.
 )
-"""Every migration that this version knows, oldest first."""
+"""The migrations that are written here; those of single columns follow from the fields of `PageDone`."""
+
+
+def column_migrations(record: type[PageDone]) -> tuple[Migration, ...]:
+    """Return the migrations that add the columns of a record to the table ``pages``."""
+    return tuple(
+        Migration(added.migration, (f"alter table pages add column {added.name} {added.kind}",))
+        for added in columns_of(record)
+    )
+
+
+MIGRATIONS = tuple(sorted((*_WRITTEN, *column_migrations(PageDone)), key=lambda migration: migration.name))
+"""Every migration that this version knows, oldest first: in the order of their names."""

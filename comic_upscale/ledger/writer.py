@@ -55,7 +55,7 @@ _NO_VOLUMES: Mapping[str, int] = {}
 
 _UPDATE_DONE = (
     "update pages set state = 'done', claimed = 0, finished_at = ?, error_kind = null, error = null, "
-    + ", ".join(f"{column} = ?" for column in PageDone.COLUMNS)
+    + ", ".join(f"{column} = ?" for column in PageDone.columns())
     + " where id = ?"
 )
 """Records a finished page. Parameters: its time, its columns, its row."""

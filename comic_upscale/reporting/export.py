@@ -145,17 +145,17 @@ def as_text(rows: Iterable[ExportRow], format: ExportFormat, *, suffix: str = ".
     return "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records)
 
 
-def metadata_path(export: Export, wish: Path | None) -> Path:
+def metadata_path(export: Export, requested: Path | None) -> Path:
     """Return the path of the metadata of an imagefolder, by default ``metadata.jsonl`` in the output folder.
 
     Args:
         export: export of the job.
-        wish: ``metadata.jsonl`` or ``metadata.csv`` in that folder, or the folder; None for the default.
+        requested: ``metadata.jsonl`` or ``metadata.csv`` in that folder, or the folder; None for the default.
 
     Raises:
         SettingsError: the path is anywhere else, where the images would not be found.
     """
-    path = export.folder / METADATA_NAMES[0] if wish is None else wish
+    path = export.folder / METADATA_NAMES[0] if requested is None else requested
     if path.is_dir():
         path = path / METADATA_NAMES[0]
     if path.name not in METADATA_NAMES or not _is_same(path.parent, export.folder):

@@ -181,7 +181,7 @@ def test_a_failed_page_holds_its_volume_until_a_retry(make_job: MakeJob, tmp_pat
         0,
     )
     assert run_without_engine(settings).failed == 1
-    # The page is mended in the source: only it is done again, and the volume is complete.
+    # The page is repaired in the source. Only it is upscaled, and the volume is complete.
     make_zip(source, inside)
     finished = run(settings)
     assert (finished.done, finished.done_now, finished.failed, finished.volumes_done) == (4, 1, 0, 1)
@@ -594,7 +594,7 @@ def test_whatever_a_volume_does_to_its_binding_is_its_own_failure(
         finished = run(settings)
     assert (finished.done, finished.failed, finished.volumes_done) == (4, 1, 1)
     assert [(source, kind) for source, kind, _ in finished.failures] == [("a.cbz", "internal")]
-    # Once that is mended in a later version, the same command completes it.
+    # After a fix in a later version, the same command completes it.
     assert run_without_engine(settings).volumes_done == 2
 
 

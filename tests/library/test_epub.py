@@ -370,7 +370,7 @@ def test_a_cover_that_is_the_first_page_in_small_is_left_out(tmp_path: Path) -> 
     settings = {"items": '<item id="x" properties="cover-image" href="cover.png"/>'}
     path = book(tmp_path, {"1.xhtml": page("<img src='page.png'/>")}, files, **settings)  # type: ignore[arg-type]
     assert shown(path) == [files["page.png"]]
-    assert contents(path).notes[-1] == "the cover was left out, because the first page is the same picture"
+    assert contents(path).notes[-1] == "the cover was left out, because the first page is the same image"
     broken = book(
         tmp_path,
         {"1.xhtml": page("<img src='page.png'/>")},

@@ -211,7 +211,7 @@ def test_a_page_number_does_not_cost_half_of_the_pixels(tmp_path: Path) -> None:
     pdf, image = numbered()
     shown = page(pdf, tmp_path)
     assert gray(shown).shape == image.shape
-    # But for the number itself, not one sample was touched.
+    # Except for the number itself, no sample changed.
     assert np.array_equal(gray(shown)[:600], image[:600])
     assert not np.array_equal(gray(shown)[600:], image[600:])
     assert shown.notes == ("drawn at 300 dpi, the resolution of its images",)

@@ -562,17 +562,17 @@ def volume_of(path: Path, source: str) -> Volume:
     return Volume(Page(source, path, "", status.st_size, status.st_mtime_ns), contents(path))
 
 
-def test_a_shelf_keeps_a_few_volumes_open_and_sees_that_one_changed(tmp_path: Path) -> None:
+def test_a_cache_keeps_a_few_volumes_open_and_sees_that_one_changed(tmp_path: Path) -> None:
     volumes = [volume_of(make_zip(tmp_path / f"{at}.cbz", pictures(2, at)), str(at)) for at in range(8)]
-    shelf = VolumeCache(volumes, RULES)
+    cache = VolumeCache(volumes, RULES)
     for _ in range(2):
         for at in range(8):
-            assert shelf.read(str(at), 1) == pictures(2, at)["p02.png"]
+            assert cache.read(str(at), 1) == pictures(2, at)["p02.png"]
     make_zip(tmp_path / "0.cbz", pictures(3, 5))
     with pytest.raises(PageError) as caught:
-        shelf.read("0", 0)
+        cache.read("0", 0)
     assert caught.value.kind == "changed"
-    shelf.close()
+    cache.close()
 
 
 EXPECTED = {
