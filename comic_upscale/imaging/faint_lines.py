@@ -102,7 +102,8 @@ class _Strip:
         rows += self.above - _EDGE
         columns -= _EDGE
         inside = (rows >= self.rows.start) & (rows < self.rows.stop)
-        return (rows * width + columns)[inside]
+        places: Places = (rows * width + columns)[inside]
+        return places
 
 
 def _find(plane: UInt8Array, *, on_white: bool) -> Places:

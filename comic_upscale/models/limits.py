@@ -130,7 +130,7 @@ _NUMBERS = frozenset(
 """Types that torch turns into float32; it has types of 4 bits that it cannot even copy."""
 
 
-class BoundedTensors(TorchDispatchMode):
+class BoundedTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While active, refuses tensors that are too large before they are made, and too many operations.
 
     Args:
@@ -143,7 +143,7 @@ class BoundedTensors(TorchDispatchMode):
     """
 
     def __init__(self, largest: int, in_all: int | None, calls: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._largest, self._left, self._calls = largest, in_all, calls
 
     @classmethod
