@@ -23,7 +23,7 @@ from comic_upscale.jobs.context import JobContext
 from comic_upscale.jobs.progress import OpenPages, Tally
 from comic_upscale.jobs.volume_writer import VolumeWriter
 from comic_upscale.ledger.records import PageDone, PageFailed, PageResult
-from comic_upscale.planning.plan import PlannedPage
+from comic_upscale.planning.output_checks import PlannedPage
 from comic_upscale.planning.volumes import PlannedVolume
 
 HELD_BYTES = 32 << 20

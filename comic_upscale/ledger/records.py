@@ -62,21 +62,53 @@ SELECT_ROWS = (
 SELECT_OLD_ROWS = SELECT_ROWS.replace(", kind", "")
 """The same for a ledger from a version without volumes."""
 
-COUNTED = f"(pages.kind = '{PAGE}' or pages.state = 'failed')"
-"""The rows that count as pages of a job: pages, and volumes that failed as a whole."""
+THERE = "pages.gone = 0"
+"""The rows whose sources are in the input. Ledgers from versions before `ORPHAN` lack the column."""
+
+ORPHAN, NOTHING_LEFT = 1, 2
+"""Values of the column ``gone``: the source is gone and its output still exists; the source is gone, and no output."""
+
+COUNTED = (
+    f"({THERE} and (case pages.kind when '{PAGE}' then"
+    # A volume that cannot be written counts once, so its pages that wait for it do not count beside it.
+    " not (pages.state = 'skipped' and pages.error_kind is null and exists (select 1 from pages as volumes"
+    " where volumes.id = pages.volume_id and volumes.state = 'failed'))"
+    " else pages.state = 'failed' end))"
+)
+"""The rows that count as pages of a job: pages in the input, and volumes that failed as a whole."""
 
 COUNT_VOLUMES = (
     "select count(*), sum(state = 'done') from pages"
-    f" where job_id = ? and kind = '{VOLUME}' and state <> 'skipped'"
+    f" where job_id = ? and kind = '{VOLUME}' and state <> 'skipped' and {THERE}"
 )
 """The number of volumes of a job, and of those that are done."""
+
+COUNT_ORPHANS = f"select count(*) from pages where job_id = ? and gone = {ORPHAN} and state = 'done'"
+"""The number of outputs of a job whose sources are no longer in the input."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputOwner:
+    """The page, with its job and fingerprint, that wrote an output file according to the ledger."""
+
+    input: str
+    fingerprint: str
+    row_id: int
+    source: str
+    source_sha256: str | None
+    state: str
+    output_size: int | None
+    claimed: int
+    """Above 0 if the page was in flight when a run died, so that the file may or may not be its output."""
 
 
 SELECT_PRICE = "select price from runs where job_id = ? and price is not null order by id desc limit 1"
 """The price of an hour in the last run of a job that had a price."""
 
 SELECT_SPENT = (
-    "select coalesce(sum(price * 24 * (julianday(coalesce(ended_at, heartbeat_at)) - julianday(started_at))), 0.0)"
+    # A clock that was set back during a run must not give money back.
+    "select coalesce(sum(price * 24 * max(0.0,"
+    " julianday(coalesce(ended_at, heartbeat_at)) - julianday(started_at))), 0.0)"
     " from runs where job_id = ? and price is not null"
 )
 """The cost of all runs of a job in dollars. A run that is alive counts up to its last heartbeat."""
@@ -188,6 +220,8 @@ class VolumeDone:
     output_size: int
     output_sha256: str
     notes: tuple[str, ...] = ()
+    source_sha256: str | None = None
+    """Of the archive, by which it is recognised under another name; None if it could not be read again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -154,6 +154,33 @@ _M007 = (
     " from pages where pages.state = 'done' and pages.suspect is not null order by pages.job_id, pages.id",
 )
 
+_M009 = (
+    "alter table pages add column gone integer not null default 0",
+    "drop view progress",
+    """
+    create view progress as
+    select
+        jobs.id as job,
+        jobs.input,
+        jobs.model,
+        count(pages.id) as total,
+        coalesce(sum(pages.state = 'done'), 0) as done,
+        coalesce(sum(pages.state = 'failed'), 0) as failed,
+        coalesce(sum(pages.state = 'skipped'), 0) as skipped,
+        coalesce(sum(pages.state in ('pending', 'working')), 0) as pending,
+        round(100.0 * coalesce(sum(pages.state = 'done'), 0) / max(count(pages.id), 1), 1) as percent
+    from jobs left join pages
+        on pages.job_id = jobs.id and pages.gone = 0 and (pages.kind = 'page' or pages.state = 'failed')
+    group by jobs.id
+    """,
+    "drop view suspects",
+    "create view suspects as select pages.job_id as job, pages.source, pages.output, pages.suspect as reasons"
+    " from pages where pages.state = 'done' and pages.gone = 0 and pages.suspect is not null"
+    " order by pages.job_id, pages.id",
+    "create view orphans as select pages.job_id as job, pages.source, pages.output from pages"
+    " where pages.gone = 1 and pages.state = 'done' order by pages.job_id, pages.id",
+)
+
 _WRITTEN = (
     # Jobs, the runs that worked on them, and every page; two views for reading.
     Migration("m001_jobs_runs_pages", _M001),
@@ -176,6 +203,8 @@ _WRITTEN = (
     # How pages compare with their sources, as JSON, and why some are suspect.
     Migration("m007_gate", _M007),
     # m008_copies is a column of `PageDone`.
+    # Whether the last run found the source: 0 yes; 1 no, and the output is an orphan; 2 no, and nothing is left of it.
+    Migration("m009_gone", _M009),
 )
 """The migrations that are written here; those of single columns follow from the fields of `PageDone`."""
 

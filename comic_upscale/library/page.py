@@ -8,12 +8,14 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class MemberOf:
-    """The position of a page in a volume."""
+    """The position of a page in a volume, or of a volume in an archive around it."""
 
     volume: str
     """Source of the volume, a key of the job's volumes."""
     index: int
     """Index in the volume's directory."""
+    around: MemberOf | None = None
+    """The position of the volume, if it is inside another archive."""
 
 
 @dataclass(frozen=True, slots=True)

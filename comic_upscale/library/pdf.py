@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ class PdfContainer:
 
     in_order = True
     comment = b""
+    notes: Sequence[str] = ()
     right_to_left: bool
     """Whether the PDF is read from right to left."""
 

@@ -29,6 +29,18 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class Nested:
+    """An archive inside another archive; it is a volume of its own."""
+
+    index: int
+    """Its place in the directory of the archive around it."""
+    name: str
+    """Safe relative POSIX path, unique there."""
+    size: int
+    """Bytes unpacked, as the directory says."""
+
+
+@dataclass(frozen=True, slots=True)
 class Contents:
     """The content of a volume."""
 
@@ -40,6 +52,8 @@ class Contents:
     """Notes about parts that were left out and other facts, one sentence each."""
     comment: bytes = b""
     """The comment of a ZIP, in which ComicBookLover and other programs store metadata of the comic."""
+    nested: tuple[Nested, ...] = ()
+    """Archives inside that are volumes of their own. They are not among the members."""
 
     @property
     def pages(self) -> tuple[Member, ...]:
@@ -53,7 +67,8 @@ class Volume:
 
     entry: Page
     """The archive as a file. ``entry.source`` is its key. ``entry.output`` is the path of the new volume, or empty if
-    the pages go into a folder."""
+    the pages go into a folder. For an archive inside another archive, ``entry.path`` is the outermost one, and
+    ``entry.member`` is its position there."""
     contents: Contents | None
     """None if it could not be opened."""
     failure: tuple[str, str] | None = None

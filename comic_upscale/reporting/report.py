@@ -230,6 +230,8 @@ def _summary(report: Report) -> list[tuple[str, str]]:
         ("input", status.input),
         ("output", status.output),
     ]
+    if status.orphans:
+        lines.insert(1, ("outputs without a source", f"{status.orphans:,}, left out of this report"))
     if status.volumes:
         lines.insert(1, ("volumes", f"{status.volumes_done:,} of {status.volumes:,} complete"))
     return [(label, printable(str(text))) for label, text in lines]

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from comic_upscale.errors import PageError
+from comic_upscale.library.containers import list_volume, open_container
 from comic_upscale.library.epub_documents import DocumentReader, decode_text
 from comic_upscale.library.markup import Budget, Start, read_css, tokens
 from comic_upscale.library.volume import Contents
-from comic_upscale.library.volume_reader import list_volume, open_container
 from comic_upscale.settings.job import VolumeRules
 from tests.archives import EPUB_CONTAINER, make_zip, picture
 from tests.conftest import SHARED

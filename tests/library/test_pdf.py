@@ -23,7 +23,7 @@ from comic_upscale.imaging.decode import decode
 from comic_upscale.imaging.orientation import upright
 from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.library import pdf as pdf_module
-from comic_upscale.library.volume_reader import list_volume, open_container
+from comic_upscale.library.containers import list_volume, open_container
 from comic_upscale.settings.job import VolumeRules
 from tests.conftest import SHARED
 from tests.pdfs import Pdf, Ref, sheet, strips
