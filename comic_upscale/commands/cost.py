@@ -143,7 +143,13 @@ def _known_measurements() -> tuple[Measured, ...]:
 
 def _print_quotes(workload: Workload, unchanged: int, quotes: Sequence[Quote], budget: float | None) -> None:
     from comic_upscale.console.quote_text import common_lines, quote_lines, workload_lines
+    from comic_upscale.console.text import page_count
 
+    if not workload.pages:
+        typer.echo(
+            f"nothing to upscale: {page_count(unchanged)} done, skipped or refused (--dry-run lists them)"
+        )
+        return
     columns = min(max(shutil.get_terminal_size().columns, 60), 120)
     for line in workload_lines(workload, unchanged):
         typer.echo(line)
@@ -186,6 +192,7 @@ def _count(
     Returns:
         The work, the number of pages that need no work, and the measurement of the pilot.
     """
+    from comic_upscale.console.text import page_count
     from comic_upscale.estimates.workload import assume_workload, count_workload, run_pilot
     from comic_upscale.planning.preview import preview
     from comic_upscale.settings.sizes import Bounds
@@ -209,7 +216,7 @@ def _count(
     trial = None
     if pilot is not None:
         if not quiet:
-            typer.echo(f"upscaling {pilot} pages as a pilot...", err=True)
+            typer.echo(f"upscaling {page_count(pilot)} as a pilot...", err=True)
         trial = run_pilot(plan, settings, pilot, started_in=started_in)
     workload = count_workload(plan, settings, trial)
     return workload, len(plan.pages) - workload.pages, trial

@@ -32,6 +32,7 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file with different content.")] = False,
 ) -> None:  # fmt: skip
     """Write the metadata of a training set: pages, sources, hashes, sizes, model and captions."""
+    from comic_upscale.console.text import page_count
     from comic_upscale.ledger.recent import choose_ledger
     from comic_upscale.reporting.export import (
         EXPORT_FORMATS,
@@ -56,4 +57,4 @@ def export(
         left_out += f"; left out {found.orphans:,} whose sources are gone: comic-upscale prune removes them"
     if len(rows) < len(found.rows):
         left_out += f"; left out {len(found.rows) - len(rows):,} in volumes: csv and jsonl list them"
-    typer.echo(f"{len(rows):,} pages exported{f' into {path}' if path else ''}{left_out}", err=True)
+    typer.echo(f"{page_count(len(rows))} exported{f' into {path}' if path else ''}{left_out}", err=True)

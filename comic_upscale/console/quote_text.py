@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from comic_upscale.console.text import duration, megabytes, megapixels, money, printable, rate
+from comic_upscale.console.text import duration, megabytes, megapixels, money, page_count, printable, rate
 from comic_upscale.costs.quote import PARTS, Quote
 from comic_upscale.costs.ranges import Range
 from comic_upscale.costs.workload import Workload
@@ -22,12 +22,12 @@ def workload_lines(workload: Workload, unchanged: int) -> list[str]:
 
     Args:
         workload: of the pages.
-        unchanged: number of pages that need no work.
+        unchanged: number of pages that need no work, or cannot be done.
     """
-    rest = f" to upscale, {unchanged:,} more need no work" if unchanged else ""
+    rest = f" to upscale, {unchanged:,} more are not upscaled" if unchanged else ""
     size = workload.download_bytes
     return [
-        f"{workload.pages:,} pages{rest}: {megapixels(workload.network_pixels)} megapixels in, "
+        f"{page_count(workload.pages)}{rest}: {megapixels(workload.network_pixels)} megapixels in, "
         f"{megapixels(workload.output_pixels)} out",
         f"upload {megabytes(workload.upload_bytes)}, download about {megabytes(round(size.likely))} "
         f"({megabytes(round(size.low))} to {megabytes(round(size.high))})",
@@ -143,7 +143,7 @@ def bench_lines(result: BenchResult) -> list[str]:
         lines.append(f"{name:14}{stage.seconds_a_page:>16.3f}{stage.busy:>8.0%}{waited:>16}")
     lines += [
         "",
-        f"{run.pages:,} pages in {duration(run.whole_seconds)}, {rate(result.whole_pages_per_second)}; the network "
+        f"{page_count(run.pages)} in {duration(run.whole_seconds)}, {rate(result.whole_pages_per_second)}; the network "
         f"was idle for {result.network_idle:.0%} of the time",
         f"peak memory {memory}; start-up before the first page {duration(run.start_seconds)}",
     ]

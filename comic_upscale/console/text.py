@@ -40,6 +40,11 @@ def duration(seconds: float | None) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def page_count(count: int) -> str:
+    """Return ``1 page`` or ``2,000 pages``."""
+    return "1 page" if count == 1 else f"{count:,} pages"
+
+
 def rate(pages_per_second: float | None) -> str:
     """Return ``2.4 pages/s``, or ``3.1 s/page`` for a slow rate; a dash for an unknown rate."""
     if not pages_per_second:
@@ -75,7 +80,7 @@ def plan_summary(preview: Preview) -> list[str]:
     counts = ", ".join(f"{count:,} {what}" for what, count in preview.counts.items())
     passed_over = ", ".join(f"{reason}: {count:,}" for reason, count in preview.passed_over.items())
     lines = [
-        f"{len(preview.pages):,} {'page' if len(preview.pages) == 1 else 'pages'}: {counts}"
+        f"{page_count(len(preview.pages))}: {counts}"
         + (f"; ignored files: {passed_over}" if passed_over else "")
     ]
     if preview.estimated_bytes:
@@ -167,7 +172,7 @@ def page_line(event: PageDone | PageSkipped | VolumeDone) -> str:
         return printable(f"skipped: {event.source}: {event.reason}")
     notes = f": {'; '.join(event.notes)}" if event.notes else ""
     if isinstance(event, VolumeDone):
-        return printable(f"complete: {event.output or event.source} ({event.pages} pages){notes}")
+        return printable(f"complete: {event.output or event.source} ({page_count(event.pages)}){notes}")
     # Until its volume is written, the output has an internal name that means nothing to the user.
     name = event.source if event.output.startswith(f"{MARKER_FOLDER}/") else event.output
     return printable(f"done: {name} ({event.output_width}x{event.output_height}){notes}")
@@ -190,7 +195,7 @@ def summary_lines(event: JobFinished) -> list[str]:
     """Return the summary of a run as text."""
     skipped = f", {event.skipped:,} skipped" if event.skipped else ""
     pending = f", {event.pending:,} pending" if event.pending else ""
-    lines = [f"{event.done:,} of {event.total:,} pages done, {event.failed:,} failed{skipped}{pending}"]
+    lines = [f"{event.done:,} of {page_count(event.total)} done, {event.failed:,} failed{skipped}{pending}"]
     if event.volumes:
         lines.append(volumes_line(event.volumes, event.volumes_done))
     if event.done_now:
@@ -233,7 +238,7 @@ def summary_lines(event: JobFinished) -> list[str]:
 
 def suspects_line(count: int) -> str:
     """Return the number of suspect pages, and how to list them."""
-    what = "1 page is" if count == 1 else f"{count:,} pages are"
+    what = f"{page_count(count)} {'is' if count == 1 else 'are'}"
     return f"{what} suspect: comic-upscale status --suspects lists them, comic-upscale report shows them"
 
 

@@ -309,9 +309,23 @@ class CommandEngine:
         except PageError as error:
             if error.kind == FAILED:
                 raise
-            raise PageError(FAILED, f"{what} wrote a file that is not an image: {error.reason}") from error
+            raise PageError(FAILED, f"{what} wrote {_describe_output(error, most)}") from error
         samples = eight_bits(color)
         return np.repeat(samples, 3, axis=2) if samples.shape[2] == 1 else samples
+
+
+def _describe_output(error: PageError, most: int) -> str:
+    """Return what is wrong with an output. The advice of the reader is about files of the user, so it is left out."""
+    match error.kind:
+        case "too-large":
+            return f"an image of more than {most:,} pixels, more than an enlarged page can have"
+        case "empty":
+            return "an empty file"
+        case "truncated":
+            return "an incomplete image"
+        case "not-an-image":
+            return "a file that is not an image"
+    return f"an image that cannot be read ({error.kind})"
 
 
 def _fill_placeholders(word: str, values: dict[str, str]) -> str:

@@ -34,7 +34,7 @@ def check_target(width: int, height: int, format: FormatName) -> None:
     sides = max(width, height) > written.longest_side
     what = f"{written.longest_side} pixels a side" if sides else f"{written.pixel_limit()} pixels in all"
     wider = [other.title for other in FORMATS.values() if other.holds(width, height)]
-    instead = f"choose {' or '.join(wider)}, or a smaller scale" if wider else "choose a smaller scale"
+    instead = f"choose {', '.join(wider)} or a smaller scale" if wider else "choose a smaller scale"
     raise PageError(
         "too-large-for-format",
         f"The page would be {width} x {height} pixels, and {written.title} holds at most {what}: {instead}.",

@@ -75,6 +75,16 @@ def test_few_pixels_are_told_with_digits_that_say_something(pages: Path) -> None
     assert invoke("cost", "--pages", 10000)[1].startswith("10,000 pages: 3,932 megapixels in, 24,576 out")
 
 
+def test_a_job_that_is_done_has_no_cost(pages: Path) -> None:
+    draw(pages.parent / "one" / "0.png", 0)
+    one = ("--input", pages.parent / "one", "--model", "comic-compact-x3")
+    assert invoke("run", *one, "--device", "cpu")[0] == 0
+    code, out, _ = invoke("cost", *one, "--budget", "0.15")
+    assert (code, out) == (0, "nothing to upscale: 1 page done, skipped or refused (--dry-run lists them)\n")
+    code, out, _ = invoke("cost", *one, "--budget", "0.15", "--json")
+    assert (code, json.loads(out)["work"]["pages"]) == (0, 0)
+
+
 def test_every_listed_gpu_fits_the_screen(pages: Path) -> None:
     code, out, _ = invoke("cost", "--pages", 10000)
     assert code == 0

@@ -109,6 +109,9 @@ def test_an_odd_size_is_refused() -> None:
     [
         ("fails", "ended with exit code 3: [31mout of luck [0m"),
         ("nothing", "wrote no output to {out}; it ended with exit code 0: did not feel like it"),
+        ("empty", "wrote an empty file"),
+        ("half", "wrote an incomplete image"),
+        ("huge", "wrote an image of more than 153,600 pixels, more than an enlarged page can have"),
         ("text", "wrote a file that is not an image"),
     ],
 )

@@ -39,6 +39,9 @@ if how == "nothing":
 if how == "text":
     Path(result).write_text("no picture", encoding="utf-8")
     sys.exit(0)
+if how == "empty":
+    Path(result).write_bytes(b"")
+    sys.exit(0)
 if how == "here":
     Path("droppings.txt").write_text("left behind", encoding="utf-8")
     Path(os.environ["TOOL_NOTES"]).write_text(f"{Path.cwd()}\n{source}\n{result}", encoding="utf-8")
@@ -52,4 +55,9 @@ with Image.open(source) as image:
         size = (int(sys.argv[5]) * 2, int(sys.argv[6]) * 2 + 1)
     if how == "odd":
         size = (image.width * 2 + 5, image.height)
+    if how == "huge":
+        size = (image.width * 40, image.height * 40)
     image.resize(size, Image.Resampling.NEAREST).save(result)
+    if how == "half":
+        whole = Path(result).read_bytes()
+        Path(result).write_bytes(whole[: len(whole) // 2])

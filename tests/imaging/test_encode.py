@@ -116,10 +116,10 @@ def test_quality_has_a_range(quality: int) -> None:
 @pytest.mark.parametrize(
     ("format", "size", "words"),
     [
-        ("webp", (16384, 1), "16383 pixels a side: choose PNG or JPEG or AVIF"),
-        ("jpeg", (1, 65501), "65500 pixels a side: choose PNG or"),
-        ("avif", (32769, 1), "32768 pixels a side: choose PNG or JPEG or"),
-        ("webp", (16000, 16000), "pixels in all: choose PNG or JPEG"),
+        ("webp", (16384, 1), "16383 pixels a side: choose PNG, JPEG, AVIF, JPEG XL, TIFF or a smaller scale"),
+        ("jpeg", (1, 65501), "65500 pixels a side: choose PNG, "),
+        ("avif", (32769, 1), "32768 pixels a side: choose PNG, JPEG, "),
+        ("webp", (16000, 16000), "pixels in all: choose PNG, JPEG"),
     ],
 )
 def test_limits_of_formats(format: FormatName, size: tuple[int, int], words: str) -> None:

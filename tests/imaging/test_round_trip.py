@@ -272,6 +272,17 @@ def test_png_levels_trade_time_for_size() -> None:
     assert sizes[1] < sizes[0]
 
 
+@pytest.mark.parametrize("level", [0, 1, 9])
+@pytest.mark.parametrize("shape", [(20000, 1, 1), (1400, 2, 3), (1, 20000, 1), (300, 300, 3)], ids=str)
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_narrow_pages_and_noise_are_written_at_every_png_level(
+    level: int, shape: tuple[int, int, int], depth: type[np.uint8] | type[np.uint16]
+) -> None:
+    noise = np.random.default_rng(1).integers(0, np.iinfo(depth).max, shape).astype(depth)
+    data = encode(Pixels(noise), format="png", settings=ProcessingSettings(png_level=level))
+    assert np.array_equal(decode(data, max_pixels=LIMIT).color, noise)
+
+
 def test_an_animation_is_skipped_when_asked() -> None:
     from comic_upscale.errors import PageError
 
