@@ -110,6 +110,22 @@ COMMANDS = {
         "comic_upscale.commands.remote:remote",
         "Use a remote machine: a rented GPU, or any Linux machine that you can reach by SSH.",
     ),
+    "serve": Entry(
+        "comic_upscale.commands.serve:serve",
+        "Serve a REST interface: uploads become jobs, and a worker on this machine runs them.",
+        "Examples:\n\n"
+        "  comic-upscale serve --data /srv/comic-upscale\n\n"
+        "  comic-upscale serve --host 0.0.0.0 --database postgresql://comics@db/comics\n\n"
+        "It needs more packages: pip install 'comic-upscale[server]'",
+    ),
+    "server": Entry(
+        "comic_upscale.commands.server:server",
+        "Look after a server on its own machine: API keys, and the schema of its database.",
+    ),
+    "worker": Entry(
+        "comic_upscale.commands.worker:worker",
+        "Run the jobs of a server on this machine. `serve` starts such a worker by itself.",
+    ),
 }
 
 

@@ -27,6 +27,8 @@ FLOORS = (
     ("estimates",),
     ("console",),
     ("reporting",),
+    ("server",),
+    ("worker",),
     ("commands",),
     ("cli",),
     ("__main__",),
@@ -36,6 +38,8 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # Packages that a room must do without. What a room may not import at all is not imported lazily either.
 HEAVY = {"torch", "spandrel"}
 WEB = {"pydantic", "fastapi", "starlette"}
+OPENS = {"PIL", "numpy", "imagecodecs", "libarchive", "pi_heif", "pypdfium2", "tifffile", "zipfile"}
+"""Packages that open images and archives. The server takes these from strangers, and only stores them."""
 NEVER = {
     "errors": HEAVY | WEB | {"numpy"},
     "settings": HEAVY | WEB | {"numpy"},
@@ -47,10 +51,14 @@ NEVER = {
     "ledger": HEAVY | WEB,
     "planning": HEAVY | WEB,
     "console": HEAVY | WEB,
+    "server": HEAVY | OPENS,
 }
 # Packages that one place alone may import: a room, or a module.
 ONLY = {
-    "fastapi": {"server", "worker"},
+    "fastapi": {"server"},
+    "starlette": {"server"},
+    "uvicorn": {"server"},
+    "sqlalchemy": {"server", "worker", "commands"},
     "ray": {"execution"},
     "typer": {"commands", "cli"},
     "onnxruntime": {"engines/onnx.py"},

@@ -1,0 +1,74 @@
+"""A server in the process of the test, without a worker, for what needs none."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("fastapi", reason="the server is not installed: pip install 'comic-upscale[server]'")
+pytest.importorskip("httpx", reason="httpx sends the requests of these tests")
+
+import httpx
+
+from comic_upscale.server import accounts, keys
+from comic_upscale.server.app import create_app
+from comic_upscale.server.database.engine import Database
+from comic_upscale.server.database.migrate import migrate
+from comic_upscale.server.services import Services, open_services
+from comic_upscale.server.settings import ServerSettings
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    """An empty database with the schema of this version."""
+    database = Database(f"sqlite+pysqlite:///{tmp_path / 'server.sqlite3'}")
+    migrate(database)
+    yield database
+    database.close()
+
+
+OpenServices = Callable[..., Services]
+
+
+@pytest.fixture
+def open_server(tmp_path: Path) -> Iterator[OpenServices]:
+    """Opens the parts of a server with changed settings."""
+    opened: list[Services] = []
+
+    def open_it(**changes: object) -> Services:
+        settings = ServerSettings(**{"data": tmp_path / "data", **changes})  # type: ignore[arg-type]
+        opened.append(open_services(settings))
+        return opened[-1]
+
+    yield open_it
+    for services in opened:
+        services.close()
+
+
+@pytest.fixture
+def services(open_server: OpenServices) -> Services:
+    return open_server()
+
+
+def make_key(services: Services, name: str, role: accounts.Role = "user") -> str:
+    """Return a new key of a user, who is created if missing."""
+
+    def create(connection: object) -> str:
+        user_id = accounts.ensure_user(connection, name, role)  # type: ignore[arg-type]
+        return keys.create_key(connection, user_id, name, accounts.scopes_of(role)).text  # type: ignore[arg-type]
+
+    return services.database.write(create)
+
+
+@asynccontextmanager
+async def client_of(
+    services: Services, key: str | None = None, address: str = "192.0.2.1"
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a server in this process."""
+    transport = httpx.ASGITransport(create_app(services), client=(address, 1234), raise_app_exceptions=False)
+    headers = {} if key is None else {"X-API-Key": key}
+    async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as client:
+        yield client
