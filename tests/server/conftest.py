@@ -16,16 +16,34 @@ import httpx
 from comic_upscale.server import accounts, keys
 from comic_upscale.server.app import create_app
 from comic_upscale.server.database.engine import Database
-from comic_upscale.server.database.migrate import migrate
-from comic_upscale.server.services import Services, open_services
+from comic_upscale.server.services import Services, open_database, open_services
 from comic_upscale.server.settings import ServerSettings
+from tests.server.postgres import Cluster, missing, running_cluster
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Cluster]:
+    """A PostgreSQL of these tests' own, or a skip."""
+    if reason := missing():
+        pytest.skip(reason)
+    with running_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> ServerSettings:
+    """The settings of a server, on each database."""
+    url = None
+    if request.param == "postgresql":
+        cluster: Cluster = request.getfixturevalue("postgres")
+        url = cluster.new_database()
+    return ServerSettings(data=tmp_path / "data", database=url)
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    """An empty database with the schema of this version."""
-    database = Database(f"sqlite+pysqlite:///{tmp_path / 'server.sqlite3'}")
-    migrate(database)
+def database(settings: ServerSettings) -> Iterator[Database]:
+    """A database with the schema of this version, on each kind of database."""
+    database = open_database(settings, migrating=True)
     yield database
     database.close()
 
