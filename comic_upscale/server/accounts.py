@@ -104,6 +104,15 @@ def find_user(connection: Connection, name: str) -> Mapping[str, Any] | None:
     return None if row is None else dict(row)
 
 
+def set_password(connection: Connection, user_id: str, password_hash: str, *, must_change: bool) -> None:
+    """Give a user a new password. The caller ends the sessions of the user in the same transaction."""
+    connection.execute(
+        sa.update(users)
+        .where(users.c.id == user_id)
+        .values(password_hash=password_hash, must_change_password=must_change)
+    )
+
+
 def ensure_user(connection: Connection, name: str, role: Role) -> str:
     """Return the id of a user, who is created without a password if missing."""
     user = find_user(connection, name)

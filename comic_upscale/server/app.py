@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from starlette.datastructures import MutableHeaders
 
-from comic_upscale.server.api import downloads, health, jobs, uploads
+from comic_upscale.server.api import auth, downloads, health, jobs, uploads
 from comic_upscale.server.api.errors import add_error_handlers, error_response
 from comic_upscale.server.ids import new_id
 from comic_upscale.server.services import Services
@@ -39,7 +39,7 @@ def create_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     add_error_handlers(app)
-    for topic in (uploads, jobs, downloads, health):
+    for topic in (uploads, jobs, downloads, auth, health):
         app.include_router(topic.router)
 
     @app.get("/", include_in_schema=False)

@@ -7,6 +7,7 @@ import re
 import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -86,6 +87,19 @@ def find_account(connection: Connection, text: str) -> tuple[Account, bool] | No
 def record_use(connection: Connection, key_id: str) -> None:
     """Record that a key was used now."""
     connection.execute(sa.update(keys).where(keys.c.id == key_id).values(last_used_at=now_ms()))
+
+
+def list_of(connection: Connection, user_id: str | None) -> list[dict[str, Any]]:
+    """Return the keys of a user, or of all users, without their secrets; the latest comes first."""
+    columns = [column for column in keys.c if column.name != "secret_hash"]
+    owner = () if user_id is None else (keys.c.user_id == user_id,)
+    rows = connection.execute(
+        sa.select(*columns, users.c.name.label("user"))
+        .join(users, users.c.id == keys.c.user_id)
+        .where(*owner)
+        .order_by(keys.c.created_at.desc(), keys.c.id)
+    )
+    return [dict(row) for row in rows.mappings()]
 
 
 def revoke_key(connection: Connection, key_id: str, *, user_id: str | None = None) -> bool:

@@ -7,12 +7,15 @@ from pathlib import Path
 
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
+from sqlalchemy.engine import Connection
 
-from comic_upscale.server.accounts import ANONYMOUS, ensure_user
+from comic_upscale.server import audit
+from comic_upscale.server.accounts import ANONYMOUS, ensure_user, has_admin, set_password
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.migrate import migrate
 from comic_upscale.server.files import FileStore, LocalFiles
 from comic_upscale.server.links import Links
+from comic_upscale.server.passwords import Passwords, check_password
 from comic_upscale.server.secret import load_secrets
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.server.supervisor import Supervisor
@@ -30,6 +33,7 @@ class Services:
     files: FileStore
     links: Links
     limiter: MovingWindowRateLimiter
+    passwords: Passwords
     anonymous_id: str
     """The user that owns uploads without an account."""
     environment_id: str | None
@@ -47,7 +51,8 @@ class Services:
         return [] if self.supervisor is None else self.supervisor.problems()
 
     def close(self) -> None:
-        """Close the database."""
+        """Close the database, and end the threads."""
+        self.passwords.close()
         self.database.close()
 
 
@@ -92,6 +97,21 @@ def make_folder(path: Path) -> None:
         raise OutputError(f"{path} cannot be created: {error.strerror or error}") from error
 
 
+def _seed_admin(settings: ServerSettings, database: Database, passwords: Passwords) -> None:
+    """Create the first administrator, unless there is one."""
+    if database.read(has_admin):
+        return
+    name, password = settings.admin_seed_user, settings.admin_seed_pass or ""
+    hashed = passwords.hash_now(check_password(password, name))
+
+    def create(connection: Connection) -> None:
+        user_id = ensure_user(connection, name, "admin")
+        set_password(connection, user_id, hashed, must_change=True)
+        audit.record(connection, None, "user.create", name, role="admin")
+
+    database.write(create)
+
+
 def open_services(settings: ServerSettings) -> Services:
     """Open everything that a server needs; the caller closes it.
 
@@ -99,8 +119,11 @@ def open_services(settings: ServerSettings) -> Services:
         DatabaseError, OutputError: as `open_database`.
     """
     database = open_database(settings, migrating=True)
+    passwords = Passwords()
     try:
         key_user = None
+        if settings.admin_seed_pass is not None:
+            _seed_admin(settings, database, passwords)
         anonymous = database.write(lambda connection: ensure_user(connection, ANONYMOUS, "anonymous"))
         if settings.api_key is not None:
             key_user = database.write(lambda connection: ensure_user(connection, ENVIRONMENT_USER, "user"))
@@ -110,6 +133,7 @@ def open_services(settings: ServerSettings) -> Services:
             files=open_files(settings),
             links=Links(load_secrets(settings)),
             limiter=MovingWindowRateLimiter(MemoryStorage()),
+            passwords=passwords,
             anonymous_id=anonymous,
             environment_id=key_user,
         )

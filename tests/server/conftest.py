@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("fastapi", reason="the server is not installed: pip install 'comic-upscale[server]'")
-pytest.importorskip("httpx", reason="httpx sends the requests of these tests")
+pytest.importorskip("httpx2", reason="httpx2 sends the requests of these tests")
 
-import httpx
+import httpx2 as httpx
+from fastapi.testclient import TestClient
 
 from comic_upscale.server import accounts, keys
 from comic_upscale.server.app import create_app
@@ -81,12 +82,14 @@ def make_key(services: Services, name: str, role: accounts.Role = "user") -> str
     return services.database.write(create)
 
 
-@asynccontextmanager
-async def client_of(
+@contextmanager
+def client_of(
     services: Services, key: str | None = None, address: str = "192.0.2.1"
-) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a server in this process."""
-    transport = httpx.ASGITransport(create_app(services), client=(address, 1234), raise_app_exceptions=False)
+) -> Iterator[httpx.Client]:
+    """A client of a server in this process, over TLS as behind a proxy."""
     headers = {} if key is None else {"X-API-Key": key}
-    async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as client:
+    with TestClient(
+        create_app(services), base_url="https://server.test", headers=headers, client=(address, 1234),
+        raise_server_exceptions=False, follow_redirects=False,
+    ) as client:  # fmt: skip
         yield client

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2 as httpx
 
 PATIENCE = 120.0
 """Seconds after which something that should happen counts as not happening, also on a busy machine."""

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hmac
+import ipaddress
+import math
+import time
+from dataclasses import replace
 from typing import Annotated, TypeAlias
 
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 from limits import RateLimitItem, RateLimitItemPerMinute
 
-from comic_upscale.server import keys
+from comic_upscale.server import keys, sessions
 from comic_upscale.server.accounts import ANONYMOUS, Account, Scope, scopes_of
+from comic_upscale.server.api import cookies
 from comic_upscale.server.api.errors import ApiError
 from comic_upscale.server.services import ENVIRONMENT_USER, Services
 
@@ -33,18 +38,19 @@ async def find_account(
     _key: Annotated[str | None, Security(_key_header)] = None,
     _token: Annotated[object, Security(_bearer)] = None,
 ) -> Account:
-    """Return who sends a request: the owner of a key, or the anonymous user of a public server.
+    """Return who sends a request: the owner of a key or session, or the anonymous user of a public server.
 
     Raises:
-        ApiError: 401 without a valid key, 429 after too many requests.
+        ApiError: 401 without a valid key or session, 403 without the token of the session or before the first
+            password was changed, 429 after too many requests.
     """
-    text = _key_text(request)
-    account = await _by_key(services, text) if text is not None else None
     address = client_address(request)
+    text = _key_text(request)
+    account = await _by_key(services, text) if text is not None else await _by_session(request, services)
     if account is None and (text is not None or not services.settings.public):
         _limit(services, f"address:{address}")
         raise ApiError(
-            401, "unauthorized", "Send a valid API key in the header X-API-Key.",
+            401, "unauthorized", "Send a valid API key in the header X-API-Key, or log in.",
             headers={"WWW-Authenticate": "Bearer"},
         )  # fmt: skip
     if account is None:
@@ -52,7 +58,35 @@ async def find_account(
             user_id=services.anonymous_id, name=ANONYMOUS, role="anonymous", scopes=scopes_of("anonymous")
         )
     _limit(services, f"address:{address}" if account.is_anonymous else f"user:{account.user_id}")
-    return _from(account, address)
+    return replace(account, address=address)
+
+
+async def find_session(request: Request, services: Services) -> sessions.FoundSession | None:
+    """Return the session of a request's cookie; None if there is none.
+
+    Raises:
+        ApiError: 403, the request changes something and lacks the token of the session.
+    """
+    secret = cookies.read_session(request)
+    if secret is None:
+        return None
+    found = await services.database.read_async(lambda connection: sessions.find(connection, secret))
+    if found is None:
+        return None
+    cookies.check_csrf(request, secret)
+    if found.should_record:
+        session_id = str(found.account.session_id)
+        await services.database.write_async(lambda connection: sessions.record_use(connection, session_id))
+    return found
+
+
+async def _by_session(request: Request, services: Services) -> Account | None:
+    found = await find_session(request, services)
+    if found is not None and found.must_change_password:
+        raise ApiError(
+            403, "password_change_required", "Change your password first: POST /api/v1/auth/password."
+        )
+    return None if found is None else found.account
 
 
 CurrentAccount: TypeAlias = Annotated[Account, Depends(find_account)]
@@ -70,6 +104,16 @@ def require(account: Account, scope: Scope) -> None:
         )
 
 
+def require_person(account: Account) -> None:
+    """Refuse a request without an account.
+
+    Raises:
+        ApiError: 403.
+    """
+    if account.is_anonymous:
+        raise ApiError(403, "forbidden", "This needs an account.")
+
+
 async def find_admin(account: CurrentAccount) -> Account:
     """Return the administrator who sends a request.
 
@@ -85,8 +129,6 @@ AdminAccount: TypeAlias = Annotated[Account, Depends(find_admin)]
 
 def client_address(request: Request) -> str:
     """Return the address of a client. An IPv6 address stands for its network of 64 bits, which has one owner."""
-    import ipaddress
-
     host = request.client.host if request.client else "unknown"
     try:
         address = ipaddress.ip_address(host)
@@ -127,12 +169,6 @@ async def _by_key(services: Services, text: str) -> Account | None:
     return account
 
 
-def _from(account: Account, address: str) -> Account:
-    from dataclasses import replace
-
-    return replace(account, address=address)
-
-
 def _limit(services: Services, who: str) -> None:
     item = RateLimitItemPerMinute(services.settings.rate_limit)
     if not services.limiter.hit(item, who):
@@ -141,9 +177,6 @@ def _limit(services: Services, who: str) -> None:
 
 def too_many(services: Services, item: RateLimitItem, who: str) -> ApiError:
     """Return the error after too many requests, with the seconds to wait."""
-    import math
-    import time
-
     reset, remaining = services.limiter.get_window_stats(item, who)
     wait = max(1, math.ceil(reset - time.time()))
     headers = {

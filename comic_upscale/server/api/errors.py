@@ -12,11 +12,12 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from comic_upscale.errors import ComicUpscaleError, DatabaseError
+from comic_upscale.errors import ComicUpscaleError, DatabaseError, SettingsError
 from comic_upscale.server.files import DiskFullError
 from comic_upscale.server.idempotency import KeyReusedError
 from comic_upscale.server.multipart import UploadError
 from comic_upscale.server.params import FieldError
+from comic_upscale.server.passwords import BusyError
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +114,10 @@ def add_error_handlers(app: FastAPI) -> None:
     async def on_own_error(_request: Request, error: ComicUpscaleError) -> JSONResponse:
         if isinstance(error, FieldError):
             return error_response(400, "invalid", str(error), error.field)
+        if isinstance(error, BusyError):
+            return error_response(503, "busy", str(error), None, {"Retry-After": "5"})
+        if isinstance(error, SettingsError):
+            return error_response(400, "invalid", str(error))
         if isinstance(error, KeyReusedError):
             return error_response(409, "key_reused", str(error), "Idempotency-Key")
         if isinstance(error, DiskFullError):
