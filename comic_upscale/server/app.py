@@ -11,8 +11,8 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from starlette.datastructures import MutableHeaders
 
-from comic_upscale.server.api import auth, downloads, health, jobs, uploads
-from comic_upscale.server.api.errors import add_error_handlers, error_response
+from comic_upscale.server.api import admin, auth, downloads, events, health, jobs, uploads
+from comic_upscale.server.api.errors import add_error_handlers
 from comic_upscale.server.ids import new_id
 from comic_upscale.server.services import Services
 from comic_upscale.version import __version__
@@ -24,7 +24,6 @@ log = logging.getLogger("comic_upscale.access")
 
 MOST_BODY = 1 << 20
 """Bytes of the body of any request but an upload."""
-_UPLOADS = frozenset(("/api/v1/uploads",))
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TOKEN = re.compile(r"(/api/v1/(?:files|bundles/[a-z]+)/)[^/]+")
 
@@ -36,10 +35,13 @@ def create_app(services: Services) -> FastAPI:
         version=__version__,
         description="Upscales comic pages and whole volumes.",
         license_info={"name": "MIT"},
+        max_body_size=MOST_BODY,
+        telemetry={"tracing": False},
     )
     app.state.services = services
     add_error_handlers(app)
-    for topic in (uploads, jobs, downloads, auth, health):
+    # "/jobs/events" comes before "/jobs/{job_id}".
+    for topic in (uploads, events, jobs, downloads, auth, admin, health):
         app.include_router(topic.router)
 
     @app.get("/", include_in_schema=False)
@@ -51,7 +53,7 @@ def create_app(services: Services) -> FastAPI:
 
 
 class _EveryRequest:
-    """Gives a request its id, bounds its body, logs it, and adds the headers of every response."""
+    """Gives a request its id, logs it, and adds the headers of every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -63,7 +65,6 @@ class _EveryRequest:
         given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
         request_id = given if _REQUEST_ID.fullmatch(given) else new_id()
         began, status = time.monotonic(), 500
-        read = 0
 
         async def send_more(message: Message) -> None:
             nonlocal status
@@ -76,26 +77,10 @@ class _EveryRequest:
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
-        async def receive_some() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > MOST_BODY:
-                raise _TooLargeError
-            return message
-
         try:
-            bounded = receive if scope["path"] in _UPLOADS else receive_some
-            await self._app(scope, bounded, send_more)
-        except _TooLargeError:
-            response = error_response(413, "too_large", "The body of the request is too large.")
-            await response(scope, receive, send_more)
+            await self._app(scope, receive, send_more)
         finally:
             log.info(
                 "%s %s %s", scope["method"], _TOKEN.sub(r"\1...", scope["path"]), status,
                 extra={"request_id": request_id, "seconds": round(time.monotonic() - began, 4)},
             )  # fmt: skip
-
-
-class _TooLargeError(Exception):
-    """The body of a request is too large."""

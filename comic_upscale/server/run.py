@@ -14,6 +14,7 @@ import uvicorn
 
 from comic_upscale.errors import DatabaseError, SettingsError
 from comic_upscale.server.app import create_app
+from comic_upscale.server.janitor import Janitor
 from comic_upscale.server.services import Services, make_folder, open_services
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.server.supervisor import Supervisor, WorkerCommand
@@ -105,6 +106,8 @@ class _Running:
                 group.create_task(server.serve(sockets=[each]))
                 for server, each in zip(servers, sockets, strict=True)
             ]
+            janitor = Janitor(self._services.database, self._services.files, settings.data / "work")
+            cleaning = group.create_task(janitor.run())
             working = None
             if self._services.supervisor is not None:
                 working = group.create_task(self._services.supervisor.run())
@@ -112,6 +115,8 @@ class _Running:
                 await asyncio.sleep(0.01)
             self._on_ready(Addresses(*(_url(each) for each in sockets)))
             await self._stop.wait()
+            self._services.hub.close()
+            cleaning.cancel()
             for server in servers:
                 server.should_exit = True
             if self._services.supervisor is not None:

@@ -13,8 +13,10 @@ from comic_upscale.server import audit
 from comic_upscale.server.accounts import ANONYMOUS, ensure_user, has_admin, set_password
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.migrate import migrate
+from comic_upscale.server.events import Hub
 from comic_upscale.server.files import FileStore, LocalFiles
 from comic_upscale.server.links import Links
+from comic_upscale.server.metrics import Metrics
 from comic_upscale.server.passwords import Passwords, check_password
 from comic_upscale.server.secret import load_secrets
 from comic_upscale.server.settings import ServerSettings
@@ -34,6 +36,9 @@ class Services:
     links: Links
     limiter: MovingWindowRateLimiter
     passwords: Passwords
+    hub: Hub
+    """Tells viewers of changes."""
+    metrics: Metrics
     anonymous_id: str
     """The user that owns uploads without an account."""
     environment_id: str | None
@@ -127,10 +132,13 @@ def open_services(settings: ServerSettings) -> Services:
         anonymous = database.write(lambda connection: ensure_user(connection, ANONYMOUS, "anonymous"))
         if settings.api_key is not None:
             key_user = database.write(lambda connection: ensure_user(connection, ENVIRONMENT_USER, "user"))
+        files = open_files(settings)
         return Services(
             settings=settings,
             database=database,
-            files=open_files(settings),
+            files=files,
+            hub=Hub(database),
+            metrics=Metrics(database, files),
             links=Links(load_secrets(settings)),
             limiter=MovingWindowRateLimiter(MemoryStorage()),
             passwords=passwords,
@@ -138,5 +146,6 @@ def open_services(settings: ServerSettings) -> Services:
             environment_id=key_user,
         )
     except BaseException:
+        passwords.close()
         database.close()
         raise

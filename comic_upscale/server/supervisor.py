@@ -28,6 +28,8 @@ CRASH_WAIT_SECONDS = (1.0, 5.0, 30.0, 60.0)
 """Waiting time after the first, second and later crashes in a row."""
 CRASH_LOOP = 2
 """Crashes in a row that make the server degraded."""
+LOOP_SECONDS = 30.0
+"""A worker that lived for longer than this begins a new count of crashes."""
 LAST_WORDS = 20
 """Lines of a worker's errors that are kept."""
 STOP_SECONDS = 120.0
@@ -120,7 +122,7 @@ class Supervisor:
         return bool(found)
 
     async def _run_worker(self) -> None:
-        worker_id = new_id()
+        worker_id, began = new_id(), time.monotonic()
         child = await asyncio.create_subprocess_exec(
             *self._command.arguments, "--worker-id", worker_id,
             env=dict(self._command.environment),
@@ -145,7 +147,8 @@ class Supervisor:
             self._crashes = 0
             log.info("worker ended", extra={"pid": child.pid})
             return
-        self._crashes += 1
+        # A worker that lived for a while did some work: its end is no crash loop.
+        self._crashes = 1 if time.monotonic() - began > LOOP_SECONDS else self._crashes + 1
         wait = CRASH_WAIT_SECONDS[min(self._crashes, len(CRASH_WAIT_SECONDS)) - 1]
         self._not_before = time.monotonic() + wait
         log.error(

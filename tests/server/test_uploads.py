@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import httpx2 as httpx
 import pytest
 import sqlalchemy as sa
+from starlette.requests import ClientDisconnect
 
 from comic_upscale.server import queue
 from comic_upscale.server.database.schema import files, jobs, uploads
 from comic_upscale.server.files import LocalFiles
+from comic_upscale.server.multipart import Limits, Received, UploadReader
 from comic_upscale.server.services import Services
 from tests.server.conftest import OpenServices, client_of, make_key
 
@@ -158,23 +161,30 @@ def test_a_malformed_form_is_refused(services: Services, content_type: str, body
     assert left_over(services) == []
 
 
-def test_an_upload_that_breaks_off_anywhere_leaves_nothing(services: Services) -> None:
+@pytest.mark.parametrize("error", [ClientDisconnect, asyncio.CancelledError])
+def test_an_upload_that_breaks_off_anywhere_leaves_nothing(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
     head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
-    whole = head + b"x" * (3 << 20) + b"\r\n--b--\r\n"
+    whole = head + b"x" * (1 << 20) + b"\r\n" + head + b"y" * (2 << 20) + b"\r\n--b--\r\n"
+    store = LocalFiles(tmp_path)
+    limits = Limits(max_bytes=1 << 30, max_files=9, accept=lambda _name: True)
 
-    def broken(end: int) -> Any:
+    async def pieces(end: int) -> AsyncIterator[bytes]:
         for start in range(0, end, 65536):
             yield whole[start : min(start + 65536, end)]
-        raise ConnectionResetError
+        if end < len(whole):
+            raise error
 
-    headers = {"Content-Type": "multipart/form-data; boundary=b"}
-    with client_of(services, make_key(services, "me")) as client:
-        for end in (1, len(head), len(head) + 5, 1 << 20, 2_500_000, len(whole) - 3):
-            with pytest.raises(ConnectionResetError):
-                client.post("/api/v1/uploads", content=broken(end), headers=headers)
-            assert left_over(services) == []
-        assert client.post("/api/v1/uploads", content=whole, headers=headers).status_code == 202
-    assert len(left_over(services)) == 1
+    async def read(end: int) -> Received:
+        reader = UploadReader(store, lambda number: f"uploads/u/{number}", limits)
+        return await reader.read("multipart/form-data; boundary=b", pieces(end))
+
+    for end in (1, len(head), len(head) + 5, *range(65536, len(whole), 655360), len(whole) - 3):
+        with pytest.raises(error):
+            asyncio.run(read(end))
+        assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert [received.file.size for received in asyncio.run(read(len(whole))).files] == [1 << 20, 2 << 20]
 
 
 def test_a_full_disk_is_507_and_leaves_nothing(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:

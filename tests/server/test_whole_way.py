@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -121,6 +122,24 @@ def test_a_broken_page_fails_its_job_with_a_reason_and_no_path(server: RunningSe
     assert job["pages"] == {"total": 1, "done": 0, "failed": 1}
     assert job["failures"][0]["source"] == "broken.png"
     assert str(server.data) not in str(job)
+
+
+def test_a_viewer_follows_a_job_to_its_end(server: RunningServer, volume: Path) -> None:
+    with server.client() as client:
+        job_id = server.upload(client, volume, factor="2")
+        states, ids = [], []
+        with client.stream("GET", f"/api/v1/jobs/{job_id}/events") as stream:
+            assert stream.headers["content-type"].startswith("text/event-stream")
+            for line in stream.iter_lines():
+                if line.startswith("data:"):
+                    states.append(json.loads(line.removeprefix("data:")))
+                elif line.startswith("id:"):
+                    ids.append(line.removeprefix("id:").strip())
+        assert states[-1]["status"] == "completed"
+        assert ids == [str(state["revision"]) for state in states] == sorted(ids, key=int)
+        headers = {"Last-Event-ID": ids[-1]}
+        assert "data:" not in client.get(f"/api/v1/jobs/{job_id}/events", headers=headers).text
+        assert client.get("/api/v1/jobs/none/events").status_code == 404
 
 
 def test_the_worker_ends_when_idle_and_comes_back(server: RunningServer, page: Path) -> None:

@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from comic_upscale.errors import ComicUpscaleError, DatabaseError, SettingsError
 from comic_upscale.server.files import DiskFullError
@@ -129,6 +130,11 @@ def add_error_handlers(app: FastAPI) -> None:
             )
         log.error("%s", error)
         return error_response(500, "internal", "The server could not do this; its log says why.")
+
+    @app.exception_handler(ClientDisconnect)
+    async def on_disconnect(_request: Request, _error: ClientDisconnect) -> JSONResponse:
+        # Nobody reads this; the log shows the status.
+        return error_response(499, "disconnected", "The client went away.")
 
     @app.exception_handler(Exception)
     async def on_any_error(_request: Request, error: Exception) -> JSONResponse:

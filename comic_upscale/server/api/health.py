@@ -39,6 +39,14 @@ async def show_health(services: Server) -> JSONResponse:
     return JSONResponse(body)
 
 
+@router.get("/metrics", summary="Figures for Prometheus", response_class=PlainTextResponse)
+async def show_metrics(services: Server) -> PlainTextResponse:
+    """Return the figures in the text format of Prometheus, at most a few seconds old."""
+    return PlainTextResponse(
+        await services.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8"
+    )
+
+
 @router.get("/livez", summary="Whether the process answers", response_class=PlainTextResponse)
 async def live() -> str:
     """Return ``ok``."""

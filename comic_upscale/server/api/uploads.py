@@ -77,6 +77,8 @@ def _form() -> dict[str, Any]:
     status_code=202,
     summary="Upload images or comics, and queue a job",
     openapi_extra=_form(),
+    # The reader has limits of its own, from the settings.
+    max_body_size=1 << 62,
     responses={202: {"model": Accepted}, **documented(400, 401, 403, 409, 413, 415, 429, 503, 507)},
 )
 async def upload(
