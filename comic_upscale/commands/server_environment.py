@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from comic_upscale.server.settings import ServerSettings
 
 _PACKAGES = ("alembic", "argon2", "fastapi", "itsdangerous", "limits", "sqlalchemy", "uvicorn", "zipstream")
-_KEPT_FROM_WORKERS = ("SECRET_KEY", "ADMIN_SEED_PASS", "API_KEY")
+_KEPT_FROM_WORKERS = ("SECRET_KEY", "ADMIN_SEED_PASS", "API_KEY", "WEBHOOK_SECRET")
 """Secrets that only the server needs. A worker opens files of strangers."""
 
 

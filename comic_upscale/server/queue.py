@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from comic_upscale.server.database.schema import jobs, now_ms, queue, users
+from comic_upscale.server.database.schema import jobs, now_ms, outbox, queue, users
 
 Lane: TypeAlias = Literal["interactive", "batch"]
 
@@ -208,7 +208,9 @@ def request_cancel(connection: Connection, job_id: str) -> str | None:
         .where(jobs.c.id == job_id, jobs.c.status == "queued")
         .values(status="canceled", finished_at=now_ms(), cancel_requested=True, **_touch())
     )
-    if not canceled.rowcount:
+    if canceled.rowcount:
+        _announce(connection, jobs.c.id == job_id)
+    else:
         connection.execute(
             sa.update(jobs)
             .where(jobs.c.id == job_id, jobs.c.status == "running", ~jobs.c.cancel_requested)
@@ -222,26 +224,26 @@ def set_aside(connection: Connection) -> int:
 
     These are jobs whose cancellation was requested, and jobs that ended their worker `MAX_ATTEMPTS` times.
     """
-    ended = (jobs.c.status == "running", jobs.c.lease_until < now_ms())
-    canceled = connection.execute(
-        sa.update(jobs)
-        .where(*ended, jobs.c.cancel_requested)
-        .values(status="canceled", finished_at=now_ms(), lease_until=None, **_touch())
-    )
-    failed = connection.execute(
-        sa.update(jobs)
-        .where(*ended, jobs.c.attempts >= MAX_ATTEMPTS)
-        .values(
-            status="failed",
-            finished_at=now_ms(),
-            lease_until=None,
-            error_code="set_aside",
-            error=f"The worker ended {MAX_ATTEMPTS} times while it processed this job, so the job was set aside. "
-            "Its pages may need more memory than there is. Requeue it to try again.",
-            **_touch(),
+    gone: dict[str, Any] = {"finished_at": now_ms(), "lease_until": None, **_touch()}
+    canceled = {"status": "canceled", **gone}
+    failed = {
+        "status": "failed",
+        "error_code": "set_aside",
+        "error": f"The worker ended {MAX_ATTEMPTS} times while it processed this job, so the job was set aside. "
+        "Its pages may need more memory than there is. Requeue it to try again.",
+        **gone,
+    }
+    settled: list[str] = []
+    for condition, values in ((jobs.c.cancel_requested, canceled), (jobs.c.attempts >= MAX_ATTEMPTS, failed)):
+        settled += connection.scalars(
+            sa.update(jobs)
+            .where(jobs.c.status == "running", jobs.c.lease_until < now_ms(), condition)
+            .values(values)
+            .returning(jobs.c.id)
         )
-    )
-    return canceled.rowcount + failed.rowcount
+    if settled:
+        _announce(connection, jobs.c.id.in_(settled))
+    return len(settled)
 
 
 def is_paused(connection: Connection) -> bool:
@@ -317,6 +319,18 @@ def _settle(connection: Connection, claimed: Claim, **values: Any) -> None:
     )
     if not settled.rowcount:
         raise LostLeaseError(claimed.job_id)
+    if "finished_at" in values:
+        _announce(connection, jobs.c.id == claimed.job_id)
+
+
+def _announce(connection: Connection, which: sa.ColumnElement[bool]) -> None:
+    """Put the webhooks of jobs that have just ended into the outbox, in the transaction of their end."""
+    ended = sa.select(
+        jobs.c.id, jobs.c.id, sa.literal("webhook"), jobs.c.callback_url, sa.literal({}, sa.JSON), now_ms()
+    ).where(which, jobs.c.callback_url.is_not(None))
+    columns = ["id", "job_id", "kind", "target", "payload", "created_at"]
+    # A job ends once, so its id is the id of its webhook, too.
+    connection.execute(sa.insert(outbox).from_select(columns, ended))
 
 
 def _columns(result: Result) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
 
 import filelock
@@ -14,7 +14,9 @@ import uvicorn
 
 from comic_upscale.errors import DatabaseError, SettingsError
 from comic_upscale.server.app import create_app
+from comic_upscale.server.callbacks import Sender
 from comic_upscale.server.janitor import Janitor
+from comic_upscale.server.outbox import Outbox
 from comic_upscale.server.services import Services, make_folder, open_services
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.server.supervisor import Supervisor, WorkerCommand
@@ -102,26 +104,28 @@ class _Running:
         app = create_app(self._services)
         servers = [_Server(_config(app, settings)) for _ in sockets]
         async with asyncio.TaskGroup() as group:
-            tasks = [
+            for server, each in zip(servers, sockets, strict=True):
                 group.create_task(server.serve(sockets=[each]))
-                for server, each in zip(servers, sockets, strict=True)
-            ]
-            janitor = Janitor(self._services.database, self._services.files, settings.data / "work")
-            cleaning = group.create_task(janitor.run())
-            working = None
+            background = [group.create_task(each) for each in self._background()]
             if self._services.supervisor is not None:
-                working = group.create_task(self._services.supervisor.run())
+                group.create_task(self._services.supervisor.run())
             while not all(server.started for server in servers):  # noqa: ASYNC110 - uvicorn has no event
                 await asyncio.sleep(0.01)
             self._on_ready(Addresses(*(_url(each) for each in sockets)))
             await self._stop.wait()
             self._services.hub.close()
-            cleaning.cancel()
+            for task in background:
+                task.cancel()
             for server in servers:
                 server.should_exit = True
             if self._services.supervisor is not None:
                 await self._services.supervisor.stop()
-            del tasks, working
+
+    def _background(self) -> Iterator[Coroutine[None, None, None]]:
+        services = self._services
+        yield Janitor(services.database, services.files, services.settings.data / "work").run()
+        if services.settings.webhook_secret is not None:
+            yield Outbox(services.database, services.settings.webhook_secret, Sender()).run()
 
 
 class _Server(uvicorn.Server):

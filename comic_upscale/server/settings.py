@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeAlias
@@ -25,6 +26,13 @@ LEAST_SECRET = 16
 
 def _parse_upload_size(text: str) -> int:
     return parse_bytes(text, "--max-upload-size")
+
+
+def _is_webhook_secret(text: str) -> bool:
+    try:
+        return text.startswith("whsec_") and 24 <= len(base64.b64decode(text[6:], validate=True)) <= 64
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +105,13 @@ class ServerSettings:
             on_command_line=False, environment=("API_KEY",), secret=True,
         ),
     ] = None  # fmt: skip
+    webhook_secret: Annotated[
+        str | None,
+        Opt(
+            "Signs webhooks, as Standard Webhooks says: whsec_ and base64. Without it, a callback_url is refused.",
+            on_command_line=False, environment=("WEBHOOK_SECRET",), secret=True,
+        ),
+    ] = None  # fmt: skip
     max_upload_size: Annotated[
         int, Ge(1),
         Opt(
@@ -167,6 +182,11 @@ class ServerSettings:
             require(
                 self.database.startswith(("postgresql://", "postgresql+psycopg://")),
                 "--database must be a URL such as postgresql://user@host/name; without it, the server uses SQLite",
+            )
+        if self.webhook_secret is not None:
+            require(
+                _is_webhook_secret(self.webhook_secret),
+                "WEBHOOK_SECRET must be whsec_ followed by 24 to 64 bytes in base64",
             )
         for name in ("secret_key", "api_key"):
             for secret in (getattr(self, name) or "x" * LEAST_SECRET).split(","):

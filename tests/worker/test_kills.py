@@ -28,9 +28,10 @@ KILLS, VOLUMES, PAGES = 20, 5, 12
 
 def make_volume(folder: Path, number: int) -> Path:
     path = folder / f"volume{number}.cbz"
+    folder.mkdir(exist_ok=True)
     with zipfile.ZipFile(path, "w") as archive:
         for page in range(PAGES):
-            source = draw(folder / "pages" / f"{page}.png", number * 100 + page, size=(72, 96))
+            source = draw(folder.parent / "sources" / f"{page}.png", number * 100 + page, size=(72, 96))
             archive.write(source, f"{page:02}.png")
     return path
 

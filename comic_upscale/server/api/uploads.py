@@ -18,6 +18,7 @@ from comic_upscale.server.accounts import Account
 from comic_upscale.server.api.access import CurrentAccount, Server, require, too_many
 from comic_upscale.server.api.downloads import link_to
 from comic_upscale.server.api.errors import ApiError, documented, not_found
+from comic_upscale.server.callbacks import CallbackError, check_url
 from comic_upscale.server.ids import new_id
 from comic_upscale.server.multipart import Limits, Received, UploadReader
 from comic_upscale.server.params import OPTION_FIELDS, SIZE_FIELDS, FieldError, read_params
@@ -172,7 +173,7 @@ async def _queue(
         raise FieldError("file", "the form has no file: send one in the field file")
     if empty := [file.name for file in received.files if not file.file.size]:
         raise FieldError("file", f"{empty[0][:100]!r} is empty")
-    params, others = _read_fields(received.fields)
+    params, others = _read_fields(services, received.fields)
     settings = services.settings
     keep = settings.anonymous_hours * _HOUR_MS if account.is_anonymous else settings.retention_days * _DAY_MS
     new = jobs.NewJob(
@@ -195,11 +196,17 @@ async def _queue(
     return answer
 
 
-def _read_fields(fields: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+def _read_fields(services: Services, fields: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
     others = {name: text.strip() for name, text in fields.items() if name in _OTHER_FIELDS and text.strip()}
-    for name in ("callback_url", "email"):
-        if name in others:
-            raise FieldError(name, f"this server sends no notifications: leave {name} out")
+    if "email" in others:
+        raise FieldError("email", "this server sends no mail: leave email out")
+    if (url := others.get("callback_url")) is not None:
+        if services.settings.webhook_secret is None:
+            raise FieldError("callback_url", "this server sends no webhooks: leave callback_url out")
+        try:
+            check_url(url)
+        except CallbackError as error:
+            raise FieldError("callback_url", str(error)) from None
     return read_params({name: text for name, text in fields.items() if name not in _OTHER_FIELDS}), others
 
 
