@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from starlette.datastructures import MutableHeaders
 
-from comic_upscale.server.api import admin, auth, downloads, events, health, jobs, uploads
+from comic_upscale.server.api import admin, auth, catalogue, downloads, events, health, jobs, uploads
 from comic_upscale.server.api.errors import add_error_handlers
 from comic_upscale.server.ids import new_id
 from comic_upscale.server.services import Services
@@ -41,7 +41,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.services = services
     add_error_handlers(app)
     # "/jobs/events" comes before "/jobs/{job_id}".
-    for topic in (uploads, events, jobs, downloads, auth, admin, health):
+    for topic in (uploads, events, jobs, downloads, catalogue, auth, admin, health):
         app.include_router(topic.router)
 
     @app.get("/", include_in_schema=False)

@@ -11,7 +11,14 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from comic_upscale.errors import ComicUpscaleError, DatabaseError, InputError, OutputError, SettingsError
+from comic_upscale.errors import (
+    ComicUpscaleError,
+    DatabaseError,
+    DeviceError,
+    InputError,
+    OutputError,
+    SettingsError,
+)
 from comic_upscale.execution.events import JobFinished
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.jobs.service import JobService
@@ -29,6 +36,7 @@ from comic_upscale.settings.options import definitions
 from comic_upscale.settings.paths import MARKER_FOLDER
 from comic_upscale.settings.processing import ProcessingSettings
 from comic_upscale.worker.beat import CANCELED, LOST, STOPPING, Heartbeat
+from comic_upscale.worker.engines import EngineCache
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +68,7 @@ class JobRunner:
         self._settings, self._defaults = settings, defaults
         self._database, self._files, self._stop = database, files, stop
         self._service = JobService(state_folder)
+        self._engines = EngineCache()
         self._job_id: str | None = None
         self._beat: Heartbeat | None = None
 
@@ -70,6 +79,15 @@ class JobRunner:
         if beat is not None:
             beat.has_new_page = False
         return self._job_id, has_new_page
+
+    @property
+    def models(self) -> list[str]:
+        """The models that are loaded."""
+        return self._engines.models
+
+    def close(self) -> None:
+        """Close the engines."""
+        self._engines.close()
 
     def run(self, claimed: queue.Claim) -> None:
         """Run a job to its end, or until a stop, and settle it. Never raises for what went wrong with the job."""
@@ -95,7 +113,9 @@ class JobRunner:
         """Run a job, and return whether it is settled for good, so that its folder can go."""
         try:
             settings = self._prepare(claimed, folder)
-            finished = self._service.run(settings, on_event=beat.take, stop=beat.stop)
+            finished = self._service.run(
+                settings, on_event=beat.take, stop=beat.stop, open_engines=self._engines.open_engines
+            )
             return self._settle(claimed, folder, beat, finished)
         except (queue.LostLeaseError, DatabaseError):
             raise
@@ -105,6 +125,9 @@ class JobRunner:
             return True
         except ComicUpscaleError as error:
             log.error("job %s: %s", claimed.job_id, error)
+            if isinstance(error, DeviceError):
+                # A device that failed may be unusable for the rest of this process; the next worker is a new one.
+                self._stop.request("the device failed")
             code, message = _code(error), _public(error, folder)
             return not self._database.write(
                 lambda connection: queue.retry(connection, claimed, code, message)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from comic_upscale.server.database.engine import Database
 from comic_upscale.server.files import FileStore
 from comic_upscale.server.services import open_database, open_files
 from comic_upscale.server.settings import ServerSettings
+from comic_upscale.worker.devices import describe_gpus
 from comic_upscale.worker.job import JobRunner
 
 log = logging.getLogger(__name__)
@@ -78,6 +80,7 @@ class _Worker:
         try:
             self._run_jobs()
         finally:
+            self._runner.close()
             self._ended.set()
             signs.join()
             self._database.write(lambda connection: workers.end(connection, self._id))
@@ -109,11 +112,11 @@ class _Worker:
     def _give_signs(self) -> None:
         while not self._ended.wait(SIGN_SECONDS):
             job_id, page_done = self._runner.current()
+            sign = partial(
+                workers.seen, worker_id=self._id, job_id=job_id, page_done=page_done, devices=describe_gpus(),
+                models=self._runner.models,
+            )  # fmt: skip
             try:
-                self._database.write(
-                    lambda connection, job_id=job_id, page_done=page_done: workers.seen(  # type: ignore[misc]
-                        connection, self._id, job_id=job_id, page_done=page_done
-                    )
-                )
+                self._database.write(sign)
             except DatabaseError as error:
                 log.error("%s", error)
