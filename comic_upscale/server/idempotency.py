@@ -14,6 +14,7 @@ from comic_upscale.server.accounts import Account
 from comic_upscale.server.database.schema import idempotency, now_ms
 from comic_upscale.server.database.schema import jobs as jobs_table
 from comic_upscale.server.queue import position
+from comic_upscale.server.quotas import check_quotas
 
 KEEP_MS = 86_400_000
 
@@ -45,6 +46,7 @@ def create_once(
 
     Raises:
         KeyReusedError: the key came with another request.
+        QuotaError: the user has sent as much as allowed.
     """
     # Without accounts, keys of different people must not meet.
     owner = f"{account.user_id}:{account.address}"[:64] if account.is_anonymous else account.user_id
@@ -68,6 +70,7 @@ def create_once(
             if found["request_hash"] != request_hash:
                 raise KeyReusedError("this Idempotency-Key was used for another request: choose a new one")
             return Answer(_body(connection, found), is_repeated=True)
+    check_quotas(connection, account, new.received.size)
     row = jobs.create_job(connection, account, new)
     if key is not None:
         connection.execute(

@@ -15,7 +15,7 @@ from comic_upscale.server.services import Services
 from tests.server.conftest import client_of, make_key
 from tests.server.test_access import OTHER, PASSWORD, add_person, log_in
 from tests.server.test_queue import RESULT, taken
-from tests.server.test_uploads import send
+from tests.server.test_uploads import PNG, left_over, send
 
 
 @pytest.fixture
@@ -157,3 +157,20 @@ def test_deleting_a_job_deletes_its_files(services: Services, boss: httpx.Client
         assert client.delete(f"/api/v1/jobs/{job}").status_code == 204
         assert client.get(f"/api/v1/jobs/{job}").status_code == 404
     assert [path for path in (services.settings.data / "files").rglob("*") if path.is_file()] == []
+
+
+def test_a_user_may_have_quotas(services: Services, boss: httpx.Client) -> None:
+    key = make_key(services, "me")
+    limits = {"bytes_per_day": len(PNG) * 2, "pages_per_day": 3}
+    assert boss.patch("/api/v1/admin/users/me", json=limits).json()["bytes_per_day"] == len(PNG) * 2
+    with client_of(services, key) as client:
+        assert [send(client).status_code for _ in range(3)] == [202, 202, 429]
+        refused = send(client)
+        assert refused.json()["error"]["code"] == "quota" and "retry-after" in refused.headers
+        boss.patch("/api/v1/admin/users/me", json={"bytes_per_day": None})
+        held = taken(services.database)
+        services.database.write(lambda c: queue.heartbeat(c, held, pages_total=3))
+        assert send(client).status_code == 429
+        boss.patch("/api/v1/admin/users/me", json={"pages_per_day": None})
+        assert send(client).status_code == 202
+    assert len(left_over(services)) == 3

@@ -24,6 +24,8 @@ router = APIRouter(
     prefix="/api/v1/admin", tags=["administration"], responses=documented(400, 401, 403, 404, 429)
 )
 
+_LIMITS = ("jobs_at_once", "bytes_per_day", "pages_per_day")
+"""Limits of a user; null is none."""
 Limit = Annotated[int, Query(ge=1, le=200)]
 Cursor = Annotated[str | None, Query(max_length=200)]
 
@@ -57,6 +59,8 @@ class UserChange(BaseModel):
     disabled: bool | None = None
     password: Password | None = None
     jobs_at_once: Annotated[int, Field(ge=1, le=1000)] | None = None
+    bytes_per_day: Annotated[int, Field(ge=0, le=1 << 50)] | None = None
+    pages_per_day: Annotated[int, Field(ge=0, le=1 << 31)] | None = None
 
 
 @router.get("/jobs", summary="List the jobs of all users")
@@ -200,7 +204,7 @@ async def change_user(
         user = accounts.find_user(connection, username)
         if user is None or user["role"] == "anonymous":
             raise not_found("user")
-        values = {name: value for name, value in given.items() if value is not None or name == "jobs_at_once"}
+        values = {name: value for name, value in given.items() if value is not None or name in _LIMITS}
         if hashed is not None:
             accounts.set_password(connection, user["id"], hashed, must_change=True)
         if values:
@@ -269,7 +273,7 @@ def _changes(options: dict[str, str]) -> dict[str, Any]:
 
 
 def _user_json(row: Any) -> dict[str, Any]:
-    shown = ("name", "email", "role", "disabled", "must_change_password", "jobs_at_once")
+    shown = ("name", "email", "role", "disabled", "must_change_password", *_LIMITS)
     return {
         **{name: row[name] for name in shown},
         "can_log_in": row["password_hash"] is not None and not row["disabled"],

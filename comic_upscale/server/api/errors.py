@@ -19,6 +19,7 @@ from comic_upscale.server.idempotency import KeyReusedError
 from comic_upscale.server.multipart import UploadError
 from comic_upscale.server.params import FieldError
 from comic_upscale.server.passwords import BusyError
+from comic_upscale.server.quotas import QuotaError
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +122,8 @@ def add_error_handlers(app: FastAPI) -> None:
             return error_response(400, "invalid", str(error))
         if isinstance(error, KeyReusedError):
             return error_response(409, "key_reused", str(error), "Idempotency-Key")
+        if isinstance(error, QuotaError):
+            return error_response(429, "quota", str(error), "file", {"Retry-After": "3600"})
         if isinstance(error, DiskFullError):
             return error_response(507, "insufficient_storage", str(error), None, {"Connection": "close"})
         if isinstance(error, DatabaseError):
