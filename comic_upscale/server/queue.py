@@ -236,14 +236,21 @@ def set_aside(connection: Connection) -> int:
     settled: list[str] = []
     for condition, values in ((jobs.c.cancel_requested, canceled), (jobs.c.attempts >= MAX_ATTEMPTS, failed)):
         settled += connection.scalars(
-            sa.update(jobs)
-            .where(jobs.c.status == "running", jobs.c.lease_until < now_ms(), condition)
-            .values(values)
-            .returning(jobs.c.id)
+            sa.update(jobs).where(*_ended(), condition).values(values).returning(jobs.c.id)
         )
     if settled:
         _announce(connection, jobs.c.id.in_(settled))
     return len(settled)
+
+
+def has_abandoned(connection: Connection) -> bool:
+    """Return whether `set_aside` would settle a job now. Takes no lock."""
+    given_up = sa.or_(jobs.c.cancel_requested, jobs.c.attempts >= MAX_ATTEMPTS)
+    return connection.execute(sa.select(jobs.c.id).where(*_ended(), given_up).limit(1)).first() is not None
+
+
+def _ended() -> tuple[sa.ColumnElement[bool], ...]:
+    return jobs.c.status == "running", jobs.c.lease_until < now_ms()
 
 
 def is_paused(connection: Connection) -> bool:

@@ -113,13 +113,16 @@ class Supervisor:
                 self._child.kill()
 
     async def _has_work(self) -> bool:
+        return bool(await self._quietly(self._look))
+
+    async def _look(self) -> bool:
+        """Return whether there is work, and settle the jobs that no worker will take again."""
         limit = self._settings.jobs_per_user
-        found = await self._quietly(
-            lambda: self._database.read_async(
-                lambda connection: queue.has_work(connection, jobs_per_user=limit)
-            )
+        if await self._database.read_async(queue.has_abandoned):
+            await self._database.write_async(queue.set_aside)
+        return await self._database.read_async(
+            lambda connection: queue.has_work(connection, jobs_per_user=limit)
         )
-        return bool(found)
 
     async def _run_worker(self) -> None:
         worker_id, began = new_id(), time.monotonic()

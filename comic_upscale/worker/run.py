@@ -105,7 +105,11 @@ class _Worker:
     def _claim(self) -> queue.Claim | None:
         limit = self._settings.jobs_per_user
         # Reading first, so that an idle worker never takes the write lock.
-        if not self._database.read(lambda connection: queue.has_work(connection, jobs_per_user=limit)):
+        if not self._database.read(
+            lambda connection: (
+                queue.has_work(connection, jobs_per_user=limit) or queue.has_abandoned(connection)
+            )
+        ):
             return None
         return self._database.write(lambda connection: queue.claim(connection, self._id, jobs_per_user=limit))
 

@@ -33,13 +33,15 @@ def clean_environment(home: Path, **variables: str) -> dict[str, str]:
     return {**kept, "XDG_STATE_HOME": str(home / "state"), "XDG_CACHE_HOME": str(home / "cache"), **variables}
 
 
-def wait_for(what: Any, *, seconds: float = PATIENCE, every: float = 0.05) -> Any:
-    """Call something until it returns a true value, and return that."""
+def wait_for(what: Any, *, seconds: float = PATIENCE, every: float = 0.05, or_not: bool = False) -> Any:
+    """Call something until it returns a true value, and return that; after some seconds fail, or return None."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := what():
             return found
         time.sleep(every)
+    if or_not:
+        return None
     raise AssertionError(f"did not happen within {seconds} seconds")
 
 

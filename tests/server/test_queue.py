@@ -157,9 +157,14 @@ def test_a_worker_that_was_only_slow_keeps_its_job(database: Database) -> None:
 def test_a_job_that_ends_three_workers_is_set_aside(database: Database) -> None:
     job_id = add(database)
     for attempt in (1, 2, 3):
+        assert not database.read(queue.has_abandoned)
         assert taken(database).attempt == attempt
         lose_lease(database, job_id)
+    # Nobody would claim it, so somebody must be told to look: it was once left running for ever.
+    assert not database.read(lambda connection: queue.has_work(connection, jobs_per_user=9))
+    assert database.read(queue.has_abandoned)
     assert claim(database) is None
+    assert not database.read(queue.has_abandoned)
     found = job(database, job_id)
     assert (found["status"], found["error_code"]) == ("failed", "set_aside")
 

@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import subprocess
-import time
 import zipfile
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from tests.server.running import PATIENCE, clean_environment, command, wait_for
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills by signals")
 
-KILLS, VOLUMES, PAGES = 20, 5, 12
+KILLS, VOLUMES, PAGES = 20, 6, 25
 
 
 def make_volume(folder: Path, number: int) -> Path:
@@ -31,7 +30,7 @@ def make_volume(folder: Path, number: int) -> Path:
     folder.mkdir(exist_ok=True)
     with zipfile.ZipFile(path, "w") as archive:
         for page in range(PAGES):
-            source = draw(folder.parent / "sources" / f"{page}.png", number * 100 + page, size=(72, 96))
+            source = draw(folder.parent / "sources" / f"{page}.png", number * 100 + page, size=(128, 160))
             archive.write(source, f"{page:02}.png")
     return path
 
@@ -39,11 +38,6 @@ def make_volume(folder: Path, number: int) -> Path:
 def start_worker(services: Services, home: Path) -> subprocess.Popen[bytes]:
     words = ("worker", "--data", services.settings.data, "--device", "cpu", "--worker-idle-timeout", "600")
     return subprocess.Popen(command(*words), env=clean_environment(home), stderr=subprocess.DEVNULL)
-
-
-def progress(services: Services) -> int:
-    total = sa.select(sa.func.coalesce(sa.func.sum(jobs.c.pages_done), 0))
-    return services.database.read(lambda c: c.scalar(total)) or 0
 
 
 def unfinished(services: Services) -> int:
@@ -75,7 +69,8 @@ def test_nothing_is_lost_twice_or_wrong(open_server: OpenServices, tmp_path: Pat
             try:
                 if kills < KILLS:
                     wait_for(lambda: is_running(services) or not unfinished(services))
-                    time.sleep(dice.uniform(0, 0.6))
+                    # Anywhere from loading the model to the last page of a volume.
+                    wait_for(lambda: not is_running(services), seconds=dice.uniform(0, 6), or_not=True)
                 else:
                     wait_for(lambda: not unfinished(services), seconds=PATIENCE * 3)
                 worker.send_signal(number)
@@ -100,6 +95,27 @@ def test_nothing_is_lost_twice_or_wrong(open_server: OpenServices, tmp_path: Pat
         lambda c: c.scalars(sa.select(files.c.job_id).where(files.c.kind == "result")).all()
     )
     assert sorted(results) == sorted(ids)
+
+
+def test_a_job_that_ends_every_worker_is_set_aside_by_the_next_one(
+    open_server: OpenServices, tmp_path: Path
+) -> None:
+    services = open_server()
+    volume = make_volume(tmp_path / "volumes", 1)
+    with client_of(services, make_key(services, "me")) as client:
+        job_id = client.post("/api/v1/uploads", files=[("file", (volume.name, volume.read_bytes()))]).json()[
+            "job_id"
+        ]
+        for _ in range(queue.MAX_ATTEMPTS):
+            services.database.write(lambda c: queue.claim(c, "dead", jobs_per_user=9))
+            services.database.write(lambda c: queue.end_leases(c, "dead"))
+        worker = start_worker(services, tmp_path)
+        try:
+            wait_for(lambda: client.get(f"/api/v1/jobs/{job_id}").json()["status"] == "failed")
+        finally:
+            worker.kill()
+            worker.wait()
+        assert client.get(f"/api/v1/jobs/{job_id}").json()["error"]["code"] == "set_aside"
 
 
 def test_a_worker_that_was_stopped_past_its_lease_changes_nothing(
