@@ -14,7 +14,7 @@
     ├── DatabaseError        the server's database cannot be used         6
     ├── OutputError          the output folder is full or not writable    7
     ├── RemoteError          the remote machine cannot do the work        9
-    │   ├── ConnectionLostError  it is unreachable, or the connection broke
+    │   ├── ConnectionLostError  it is unreachable, or the connection was lost
     │   └── HostKeyError         its host key is unknown, changed or revoked
     └── PageError            one page failed: a value in the pipeline,
                              which never ends a run                       1
@@ -35,6 +35,15 @@ class ComicUpscaleError(Exception):
     """Any failure that one sentence can explain to the user."""
 
     exit_code = 1
+    private: tuple[str, ...] = ()
+    """Words of the message that belong in no record, such as the address of a rented machine; the longest first."""
+
+    def for_record(self) -> str:
+        """Return the message for a ledger, which may be passed on with the outputs."""
+        message = str(self)
+        for word in self.private:
+            message = message.replace(word, "the remote machine")
+        return message
 
 
 class SettingsError(ComicUpscaleError):
@@ -98,7 +107,7 @@ class RemoteError(ComicUpscaleError):
 
 
 class ConnectionLostError(RemoteError):
-    """The remote machine cannot be reached, or the connection broke; a retry may help."""
+    """The remote machine cannot be reached, or the connection was lost; a retry may help."""
 
 
 class HostKeyError(RemoteError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import zipfile
@@ -11,9 +12,9 @@ from typing import Any
 
 from comic_upscale.errors import PageError
 from comic_upscale.library.cbz import find_member, open_cbz, read_members
-from comic_upscale.library.page import Page
+from comic_upscale.library.nested import Unpacker, find_volume
 from comic_upscale.library.volume import Volume
-from comic_upscale.library.volume_reader import VolumeCache, list_volume
+from comic_upscale.library.volume_reader import VolumeCache
 from comic_upscale.settings.job import VolumeRules
 from comic_upscale.settings.paths import LEDGER_NAME, MARKER_FOLDER
 from comic_upscale.storage.base import GONE, OutputStore, SourceStore, size_of
@@ -148,13 +149,11 @@ class Sources:
     def _open(self, source: str) -> tuple[VolumeCache, dict[str, int]]:
         """Return the cache of a volume, and the indices of its pages by source."""
         if source not in self._opened:
-            path = self._store.address(source)
-            try:
-                status = self._store.stat(path)
-            except OSError as error:
-                raise _missing_source() from error
-            contents = list_volume(path, self._rules, extension="png", store=self._store)
-            entry = Page(source, path, "", status.size, status.mtime_ns)
+            entry = find_volume(source, self._rules, self._store)
+            if entry is None:
+                raise _missing_source()
+            with contextlib.closing(Unpacker(self._rules, self._store)) as unpacker:
+                contents = unpacker.list(entry, extension="png")
             cache = VolumeCache([Volume(entry, contents)], self._rules, self._store)
             members = {f"{source}/{member.name}": member.index for member in contents.pages}
             self._opened[source] = cache, members

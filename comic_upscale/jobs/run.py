@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from comic_upscale.engines.registry import OpenEngines, check_remote, open_engines
+from comic_upscale.errors import RemoteError
 from comic_upscale.execution.base import Executor
 from comic_upscale.execution.events import Event, Fetching, JobFinished, Listener, Preparing, from_thread
 from comic_upscale.execution.local.executor import LocalExecutor
@@ -19,6 +20,7 @@ from comic_upscale.jobs.header import announce
 from comic_upscale.jobs.process import process_pages
 from comic_upscale.jobs.volume_writer import VolumeWriter
 from comic_upscale.ledger.async_ledger import AsyncLedger
+from comic_upscale.ledger.lock import has_begun
 from comic_upscale.ledger.writer import Ledger
 from comic_upscale.planning.discovery import find_pages
 from comic_upscale.planning.model_selection import SelectedModel, choose_model, named_model
@@ -78,8 +80,9 @@ async def run_job_async(
         model = await asyncio.to_thread(named_model, settings)
         emit(Preparing(what="reading the input"))
         stores = open_stores(settings.input, settings.output, files)
+        begun = has_begun(settings.output, settings.ledger_path)
         discovery = await asyncio.to_thread(find_pages, settings, stores.sources)
-        async with open_ledger(settings) as (ledger, on_ledger):
+        async with open_ledger(settings, begun=begun) as (ledger, on_ledger):
             job = await _resolve(settings, model, executor, ledger, on_ledger, emit)
             async with begin_run(job, discovery, stores, files, ledger, on_ledger, emit, stop) as context:
                 return await _run(context, executor)
@@ -139,13 +142,20 @@ async def _write_volumes(context: JobContext, volume_writer: VolumeWriter) -> Ru
 
 async def _process(context: JobContext, executor: Executor, volume_writer: VolumeWriter) -> RunEnd:
     """Process the pending pages."""
-    info = await executor.open(
-        context.settings,
-        model=context.job.model.name,
-        fingerprint=context.fingerprint,
-        spending=context.spending,
-        on_progress=context.emit,
-    )
+    try:
+        info = await executor.open(
+            context.settings,
+            model=context.job.model.name,
+            fingerprint=context.fingerprint,
+            spending=context.spending,
+            on_progress=context.emit,
+        )
+    except RemoteError:
+        # The executor has broken off the preparation, because the money is spent.
+        if not context.is_at_ceiling():
+            raise
+        announce(context, None)
+        return _interrupted(context)
     announce(context, None if executor.is_remote else info)
     await _record_device(context, executor)
     start = time.monotonic()

@@ -11,7 +11,9 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import stat
+import threading
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -34,6 +36,10 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 _CHUNK = 1 << 20
+_SPECIAL = re.compile(r'[\\:*?"<>|\x00-\x1f]')
+_SPECIAL_TOKEN = r'check-\:*?"<>|'
+_NAME_ERRORS = {errno.EINVAL, errno.ENOENT, errno.EILSEQ}
+"""How file systems refuse a name."""
 _LEADS_NOWHERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
 
@@ -147,6 +153,9 @@ class LocalOutputStore:
         self._folder = folder
         self._executor = executor
         self._marker: tuple[int, int] | None = None
+        self._special_names: bool | None = None
+        # A folder that is created for an output must not be deleted as empty before that output is in it.
+        self._folders = threading.Lock()
 
     def prepare(self) -> None:
         """Check that the folder is writable, and remember its identity."""
@@ -166,6 +175,24 @@ class LocalOutputStore:
         """Check that the folder was neither moved nor unmounted."""
         if self._marker is not None and _identity(self._folder / MARKER_FOLDER) != self._marker:
             raise self._moved_away()
+
+    def storable_name(self, name: str) -> str:
+        """The name without the characters that FAT, exFAT and NTFS refuse, if the folder is on such a file system."""
+        safe = "/".join(map(_without_special, name.split("/")))
+        if safe == name or self._holds_special_names():
+            return name
+        return safe
+
+    def _holds_special_names(self) -> bool:
+        """Try it: the file system alone knows, and a mount may hide what it is."""
+        if self._special_names is None:
+            try:
+                with open_part(self._folder / MARKER_FOLDER, _SPECIAL_TOKEN):
+                    self._special_names = True
+            except OSError as error:
+                # Other errors have nothing to do with names, and come again when the output is written.
+                self._special_names = error.errno not in _NAME_ERRORS
+        return self._special_names
 
     def _moved_away(self) -> OutputError:
         return OutputError(
@@ -259,18 +286,39 @@ class LocalOutputStore:
             raise _not_copied(error) from error
         return size, digest.hexdigest()
 
-    def delete(self, names: Iterable[str], *, below: str) -> None:
+    def relocate(self, name: str, to: str) -> None:
+        """Rename an output, and remove the folders that become empty."""
+        source = self._folder / check_name(name, "output")
+        target = self._target(to)
+        try:
+            with self._folders:
+                self._make_folders(target.parent)
+                source.replace(target)
+            flush_folder(target.parent)
+        except OSError as error:
+            if error.errno in HITS_EVERY_PAGE:
+                raise _no_more("files", error, target) from error
+            raise PageError("output", f"the output cannot be moved: {_words(error)}") from error
+        self._remove_empty(source.parents, self._folder)
+
+    def delete(self, names: Iterable[str], *, below: str = "") -> None:
         """Delete outputs, and the folders that become empty."""
-        top = self._folder / check_name(below, "output")
+        top = self._folder / check_name(below, "output") if below else self._folder
         folders: set[Path] = set()
         for name in names:
             with contextlib.suppress(OSError, PageError):
                 path = self._folder / check_name(name, "output")
                 if path.is_relative_to(top):
-                    folders.update(folder for folder in path.parents if folder.is_relative_to(top))
+                    folders.update(path.parents)
                     path.unlink(missing_ok=True)
-        for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
-            with contextlib.suppress(OSError):
+        self._remove_empty(folders, top)
+
+    def _remove_empty(self, folders: Iterable[Path], top: Path) -> None:
+        """Remove those of some folders that are empty: at most ``top`` and below, never the store or its marker."""
+        kept = (self._folder, self._folder / MARKER_FOLDER)
+        inside = {folder for folder in folders if folder.is_relative_to(top) and folder not in kept}
+        for folder in sorted(inside, key=lambda folder: len(folder.parts), reverse=True):
+            with contextlib.suppress(OSError), self._folders:
                 folder.rmdir()
 
     def sweep(self, unfinished: Iterable[tuple[str, Token]]) -> None:
@@ -308,8 +356,9 @@ class LocalOutputStore:
             try:
                 part = stack.enter_context(open_part(target, token))
             except FileNotFoundError:
-                self._make_folders(target.parent)
-                part = stack.enter_context(open_part(target, token))
+                with self._folders:
+                    self._make_folders(target.parent)
+                    part = stack.enter_context(open_part(target, token))
             yield part
 
     def _make_folders(self, folder: Path) -> None:
@@ -334,6 +383,14 @@ def _stored(status: os.stat_result) -> StoredObject:
         status.st_mtime_ns,
         "file" if stat.S_ISREG(kind) else "folder" if stat.S_ISDIR(kind) else "other",
     )
+
+
+def _without_special(part: str) -> str:
+    """Return a part of a name as every file system can hold it."""
+    safe = _SPECIAL.sub("_", part)
+    stripped = safe.rstrip(" .")
+    # FAT drops dots and spaces at the end without a word.
+    return stripped + "_" * (len(safe) - len(stripped)) if stripped else safe
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:

@@ -20,7 +20,7 @@ from spandrel.architectures.Compact import Compact
 from typer.testing import CliRunner
 
 from comic_upscale.cli import app
-from comic_upscale.engines import reach
+from comic_upscale.engines import onnx_network, reach
 from comic_upscale.engines.base import Batch, EngineResources
 from comic_upscale.engines.host_resample import resample_window
 from comic_upscale.engines.lanczos import Span
@@ -258,13 +258,13 @@ def larger() -> list[object]:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: network(path, SAME, made=("n", 3, "h", "w")), "1x3x64x64 of 1x3x64x64"),
-        (lambda path: network(path, larger(), shape=("n", 4, "h", "w"), made=("n", 4, "a", "b")), "takes 4 channels"),
+        (lambda path: network(path, SAME, made=("n", 3, "h", "w")), "turns 1x3x64x64 into 1x3x64x64"),
+        (lambda path: network(path, larger(), shape=("n", 4, "h", "w"), made=("n", 4, "a", "b")), "has 4 channels"),
         (lambda path: network(path, larger(), shape=("n", "h", "w", 3), made=("n", 3, "a", "b")), "NHWC"),
-        (lambda path: network(path, larger(), shape=(4, 3, "h", "w"), made=(4, 3, "a", "b")), "takes 4 images at once"),
-        (lambda path: network(path, larger(), shape=("n", 3, "h", 64), made=("n", 3, "a", 128)), "along one side only"),
+        (lambda path: network(path, larger(), shape=(4, 3, "h", "w"), made=(4, 3, "a", "b")), "only 4 images at once"),
+        (lambda path: network(path, larger(), shape=("n", 3, "h", 64), made=("n", 3, "a", 128)), "only one side"),
         (lambda path: network(path, SAME, shape=("n", 3), made=("n", 3)), "2 dimensions, not 4"),
-        (lambda path: network(path, larger(), shape=(1, 3, 8, 64), made=(1, 3, 16, 128)), "takes 64x8 pixels only"),
+        (lambda path: network(path, larger(), shape=(1, 3, 8, 64), made=(1, 3, 16, 128)), "accepts only 64x8 pixels"),
         (lambda path: network(path, SAME, kind="UINT8"), r"input is tensor\(uint8\)"),
         (
             lambda path: network(path, [*larger(), node("Identity", ["xx"], ["yy"])], inputs=2, outputs=2),
@@ -348,7 +348,7 @@ def test_a_link_out_of_the_folder_is_no_way_round(tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
     path = _with_data_outside(tmp_path / "inner" / "net.onnx", "weights.bin")
     (tmp_path / "inner" / "weights.bin").rename(tmp_path / "weights.bin")
-    with pytest.raises(WeightsError, match="not beside it"):
+    with pytest.raises(WeightsError, match="missing from its folder"):
         read_onnx(path)
     (tmp_path / "inner" / "weights.bin").symlink_to(tmp_path / "weights.bin")
     with pytest.raises(WeightsError, match="outside its folder"):
@@ -402,7 +402,7 @@ def test_devices_and_providers(exported: Path) -> None:
     for wrong in ("tpu", "cuda:x", "cuda:-1"):
         with pytest.raises(SettingsError, match="has no device"):
             OnnxEngine(exported, identity="", device=wrong)
-    with pytest.raises(SettingsError, match="no provider 'nothing' here: it has"):
+    with pytest.raises(SettingsError, match="no provider 'nothing' on this machine: it has"):
         open_onnx(exported, provider="nothing")
     with pytest.raises(SettingsError, match="tiles of 5 pixels"):
         open_onnx(exported, tile=5)
@@ -489,3 +489,56 @@ def test_the_host_resamples_as_torch_does(data: st.DataObject) -> None:
     )[0]
     assert ours.shape == theirs.shape
     assert np.abs(ours - theirs.numpy()).max() < 1e-5
+
+
+# Networks that take all memory, or endless time
+
+
+def _endless(path: Path) -> Path:
+    from onnx import TensorProto, helper
+
+    one_value = [helper.make_tensor_value_info("v2", TensorProto.FLOAT, [1])]
+    body = helper.make_graph(
+        [node("Identity", ["c"], ["c2"]), node("Add", ["v", "one"], ["v2"])],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("v", TensorProto.FLOAT, [1]),
+        ],
+        [helper.make_tensor_value_info("c2", TensorProto.BOOL, []), *one_value],
+    )
+    return network(
+        path,
+        [node("Loop", ["n", "true", "zero"], ["last"], body=body), node("Add", ["x", "last"], ["y"])],
+        initializers=[
+            tensor("n", np.array(2**62)),
+            tensor("true", np.array(True)),
+            tensor("zero", np.zeros(1, np.float32)),
+            tensor("one", np.ones(1, np.float32)),
+        ],
+    )
+
+
+def test_a_network_that_never_ends_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _endless(tmp_path / "endless.onnx")
+    monkeypatch.setattr(onnx_network, "_TRIED_SECONDS", 1.0)
+    with pytest.raises(WeightsError, match="it takes more than 1 seconds for an image of 64 pixels a side"):
+        OnnxEngine(path, identity="0" * 64, device="cpu")
+
+
+@pytest.mark.parametrize("operator", ["ConstantOfShape", "Expand", "Tile", "Resize"])
+def test_a_network_that_makes_far_more_than_a_page_is_refused(tmp_path: Path, operator: str) -> None:
+    sides = tensor("sides", np.array([1, 3, 200_000, 200_000]))
+    inputs = {"ConstantOfShape": ["sides"], "Resize": ["x", "", "", "sides"]}.get(operator, ["x", "sides"])
+    path = network(tmp_path / "huge.onnx", [node(operator, inputs, ["y"])], initializers=[sides])
+    with pytest.raises(WeightsError, match="it makes 120,000,000,000 numbers at once"):
+        read_onnx(path)
+
+
+def test_a_file_of_endless_fields_is_refused_in_time(tmp_path: Path) -> None:
+    """Fifty million fields of two bytes each would take a minute to read."""
+    path = tmp_path / "fields.onnx"
+    path.write_bytes(b"\x08\x01" * 50_000_000)
+    with pytest.raises(WeightsError, match="damaged, or not an ONNX file"):
+        read_onnx(path)

@@ -1,4 +1,4 @@
-"""A container on the other machine: a real SSH server, with a stand-in for `docker` alone."""
+"""A container on the remote machine: a real SSH server, and a stand-in only for `docker`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from comic_upscale.console import display as terminal
 from comic_upscale.errors import RemoteError
-from comic_upscale.execution.ssh import machine
+from comic_upscale.execution.ssh import upload
 from comic_upscale.execution.ssh.container import Container, is_image_name
 from tests.conftest import draw
 from tests.execution.ssh.conftest import Box, Invoke
@@ -127,7 +127,7 @@ def test_how_far_a_large_file_is_can_be_seen(
     tiny_weights: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(machine, "_PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(upload, "_PROGRESS_SECONDS", 0.0)
     monkeypatch.setattr(terminal, "LOG_INTERVAL_SECONDS", 0.0)
     draw(tmp_path / "pages" / "0.png", 0)
     size = 1_000_000
@@ -164,7 +164,7 @@ def test_what_is_no_image(name: str) -> None:
     assert not is_image_name(name)
 
 
-def test_folders_and_cards_as_docker_takes_them() -> None:
+def test_folders_and_gpus_are_passed_to_docker() -> None:
     assert is_image_name("ghcr.io/some/one:1.2@sha256:abc")
     script = Container("one", "/home/a b", True).python_script("/venv/bin/python")
     assert "--volume '/home/a b':'/home/a b'" in script
