@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 from collections.abc import Callable, Coroutine, Iterator
@@ -20,6 +21,8 @@ from comic_upscale.server.outbox import Outbox
 from comic_upscale.server.services import Services, make_folder, open_services
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.server.supervisor import Supervisor, WorkerCommand
+
+log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 15
 """How long open requests may take to finish when the server stops."""
@@ -86,6 +89,7 @@ class _Running:
     def _on_signal(self, number: int) -> None:
         self._signals.append(number)
         if len(self._signals) == 1:
+            log.warning("stopping: open requests end, and the worker finishes its pages in hand")
             self._stop.set()
         elif self._task is not None:
             if self._services.supervisor is not None:

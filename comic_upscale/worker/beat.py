@@ -90,7 +90,8 @@ class Heartbeat:
             with self._lock:
                 progress = dict(self._progress)
             changed = {name: value for name, value in progress.items() if stored.get(name) != value}
-            due = now - stored_at >= STORE_SECONDS
+            # What an earlier worker did counts as progress at once: it resets the number of attempts.
+            due = now - stored_at >= STORE_SECONDS or bool(progress and not stored)
             # A cancellation is told with a heartbeat, so one takes place every second in any case.
             if not due:
                 continue
