@@ -23,7 +23,7 @@ from tests.server.running import PATIENCE, clean_environment, command, wait_for
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills by signals")
 
-KILLS, VOLUMES, PAGES = 20, 6, 20
+KILLS, VOLUMES, PAGES = 20, 4, 20
 
 
 def make_volume(folder: Path, number: int) -> Path:
