@@ -288,7 +288,7 @@ def check_machine(
     """Check a machine: GPU, driver, disk, Python, PyTorch, Docker. This changes nothing on it."""
     from dataclasses import asdict
 
-    from comic_upscale.console.text import printable
+    from comic_upscale.console.printable import printable
     from comic_upscale.execution.ssh.probe import describe
 
     machine = SshOptions(host=host, patience=0.0, **ssh.values()).machine()
@@ -363,7 +363,8 @@ def status(
     ssh: Given,
 ) -> None:
     """Show the progress of a job on the remote machine."""
-    from comic_upscale.console.text import printable, status_lines
+    from comic_upscale.console.printable import printable
+    from comic_upscale.console.text import status_lines
 
     with _open_job(host, ssh, job) as (machine, name):
         while True:
@@ -435,7 +436,7 @@ def logs(
     ssh: Given,
 ) -> None:
     """Show the output of the remote run."""
-    from comic_upscale.console.text import printable
+    from comic_upscale.console.printable import printable
 
     rest = b""
 

@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from comic_upscale.console.printable import printable
 from comic_upscale.ledger.queries import JobStatus, seconds_since
 from comic_upscale.ledger.records import PageDone, PageSkipped, VolumeDone
 from comic_upscale.settings.paths import MARKER_FOLDER
@@ -19,11 +20,6 @@ if TYPE_CHECKING:
 
 
 SHOWN_WARNINGS = 10
-
-
-def printable(text: str) -> str:
-    """Return the text with control characters escaped: a terminal obeys them, and file names are not trusted."""
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 
 def duration(seconds: float | None) -> str:
@@ -266,7 +262,8 @@ def status_lines(report: JobStatus) -> list[str]:
         left = "" if report.eta_seconds is None else f", {duration(report.eta_seconds)} left"
         lines.append(f"{rate(report.pages_per_second)}{left}")
     elif report.last_seen is not None:
-        ago = duration(seconds_since(report.last_seen))
+        # The clock of the machine that wrote the ledger may be ahead of this one.
+        ago = duration(max(0.0, seconds_since(report.last_seen)))
         how = {
             "died": "the run died unexpectedly",
             "interrupted": f"the run was stopped ({report.run_error})",

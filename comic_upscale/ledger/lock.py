@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 
 from comic_upscale.errors import LedgerBusyError, LedgerDamagedError, LedgerError, OutputError
 from comic_upscale.ledger.queries import describe_holder
+from comic_upscale.ledger.recent import names_ledger, note_ledger
 from comic_upscale.settings.paths import MARKER_FOLDER, default_ledger
 from comic_upscale.storage.marker import make_marker_folder
 
@@ -44,6 +45,8 @@ def hold_job(output: Path, ledger: Path) -> Iterator[None]:
                 ) from None
             except OSError as error:
                 raise _not_writable(path.parent, error) from error
+        if ledger != default_ledger(output) and not names_ledger(output, ledger):
+            note_ledger(marker, ledger)
         yield
 
 

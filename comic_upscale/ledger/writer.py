@@ -48,6 +48,7 @@ from comic_upscale.ledger.records import (
     stage_seconds,
 )
 from comic_upscale.ledger.schema import MIGRATION_SET, MIGRATIONS
+from comic_upscale.ledger.values import check_values
 from comic_upscale.library.page import Page
 from comic_upscale.settings.paths import path_text
 
@@ -135,12 +136,13 @@ class Ledger:
                 f"{self.path} is a database, but not a comic-upscale ledger: choose another --ledger"
             )
         known = {migration.name for migration in MIGRATIONS}
-        unknown = {applied.name for applied in migrations.applied(self._db)} - known
+        unknown = {str(applied.name) for applied in migrations.applied(self._db)} - known
         if unknown:
             raise LedgerVersionError(
                 f"{self.path} was written by a newer comic-upscale ({', '.join(sorted(unknown))}): "
                 "update with `pip install --upgrade comic-upscale`, or choose another --output"
             )
+        check_values(self._db.conn, self.path)
 
     def close(self) -> None:
         """Close the file. All records are kept."""
