@@ -180,7 +180,7 @@ class Commands(typer.core.TyperGroup):
             # Words of the command line may be names of files, which a pattern of the shell put there.
             message = getattr(error, "message", None)
             if hasattr(error, "format_message") and isinstance(message, str):
-                error.message = printable_lines(message)
+                error.message = printable_lines(message)  # type: ignore[attr-defined]
             raise
 
 

@@ -29,6 +29,8 @@ _NAME: Final = (
     " and (instr({0}, '..') = 0 or '/' || {0} || '/' not like '%/../%')"
 )
 """A POSIX path relative to a folder of the job; empty for a volume whose pages go into a folder."""
+_OUTPUT: Final = f"{_NAME} and ({{0}} not like '.comic-upscale%' or {{0}} like '.comic-upscale/volumes/%')"
+"""The same for an output. In the marker folder, only pages that wait for their volume are outputs."""
 _PATH: Final = "typeof({0}) = 'text' and {0} <> '' and instr({0}, char(0)) = 0"
 _TIME: Final = (
     "typeof({0}) = 'text' and {0} between '1970' and '3' and julianday({0}) is not null and"
@@ -79,7 +81,7 @@ _PAGES: Final = {
     "finished_at": f"{{0}} is null or {_TIME}",
     "width": _IF_DONE + _SIDE,
     "height": _IF_DONE + _SIDE,
-    "output": _NAME,
+    "output": _OUTPUT,
     "output_width": _IF_DONE + _SIDE,
     "output_height": _IF_DONE + _SIDE,
     "output_size": _IF_DONE + _BYTES,
@@ -101,7 +103,7 @@ _CARRIED: Final = {
     "id": _INTEGER,
     "job_id": _INTEGER,
     "source": _NAME,
-    "output": _NAME,
+    "output": _OUTPUT,
     "source_size": _BYTES,
     "source_mtime_ns": _INTEGER,
     "sha256": _TEXT,

@@ -40,7 +40,9 @@ ODD: dict[str, object] = {
     "object": '{"size": [1], "workers": "many", "pdf_dpi": {}, "scale": 1e999}', "no workers": '{"workers": 0}',
     "odd date": "2024-02-31T25:61:00Z", "far date": "9999-12-31T23:59:59.999Z",
     "early date": "0001-01-01T00:00:00.000Z", "no zone": "2024-02-01T10:00:00", "running": "running", "done": "done",
-    "outside": "../../x.png", "absolute": "/etc/passwd", "device": "/dev/zero", "folder": ".", "long": "x" * 70_000,
+    "outside": "../../x.png", "absolute": "/etc/passwd", "device": "/dev/zero",
+    "folder": ".", "ledger": ".comic-upscale/ledger.sqlite3",
+    "long": "x" * 70_000,
     "a device": "cuda:99999999999999999999999 (x, 0 pages at once)",
 }  # fmt: skip
 """Values by what is odd about them; bytes after "text" are stored as text."""
@@ -101,9 +103,11 @@ class Job:
             connection.execute("attach ? as sound", [str(self.sound)])
             query = "select name from sound.sqlite_master where type = 'table' and name not like 'sqlite_%'"
             for (name,) in connection.execute(query).fetchall():
-                found = [str(each[1]) for each in connection.execute(f"pragma sound.table_info({name})")]
                 key = "" if table == name else " integer primary key"
-                typed = ", ".join(f"{each}{key if each == 'id' else ''}" for each in found)
+                typed = ", ".join(
+                    f"{column}{key if column == 'id' else ''}{'' if default is None else f' default {default}'}"
+                    for _, column, _, _, default, _ in connection.execute(f"pragma sound.table_info({name})")
+                )
                 connection.execute(f"create table main.{name} ({typed})")
                 connection.execute(f"insert into main.{name} select * from sound.{name}")
             connection.commit()

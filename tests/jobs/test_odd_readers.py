@@ -141,7 +141,7 @@ def test_a_picture_whose_header_raises_is_listed(
 
     monkeypatch.setattr(decode, "open_image", fail)
     code, out = run(library, "--dry-run")
-    assert (code, out.count("unreadable")) == (0, 5), out
+    assert (code, "5 pages: 5 unreadable" in out) == (0, True), out
     assert cost(library) == 0
     code, out = run(library)
     assert (code, "failed: page.png" in out) == (1, True), out

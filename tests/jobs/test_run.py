@@ -503,7 +503,7 @@ def test_somebody_elses_database_is_left_alone(make_settings: MakeSettings, tmp_
     connection.commit()
     connection.close()
     before = foreign.read_bytes()
-    with pytest.raises(LedgerDamagedError, match="not a ledger"):
+    with pytest.raises(LedgerDamagedError, match="not a comic-upscale ledger"):
         run(make_settings(ledger=foreign))
     assert foreign.read_bytes() == before
 

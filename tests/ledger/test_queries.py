@@ -95,7 +95,8 @@ def test_a_later_process_with_the_same_number_is_not_the_run(ledger: Ledger, tmp
 
 
 @pytest.mark.parametrize(
-    ("last_seen", "alive"), [("now", True), ("2020-01-01T00:00:00.000Z", False), ("?", False)]
+    ("last_seen", "alive"),
+    [("now", True), ("2020-01-01T00:00:00.000Z", False), ("2999-01-01T00:00:00.000Z", False)],
 )
 def test_a_run_on_another_host_is_judged_by_its_heartbeat(
     ledger: Ledger, tmp_path: Path, last_seen: str, alive: bool
