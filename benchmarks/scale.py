@@ -39,7 +39,8 @@ from comic_upscale.ledger.writer import Ledger
 from comic_upscale.library.source_reader import SourceReader
 from comic_upscale.models.weights import identify_weights
 from comic_upscale.planning.discovery import find_pages
-from comic_upscale.planning.plan import PlannedPage, make_plan
+from comic_upscale.planning.output_checks import PlannedPage
+from comic_upscale.planning.plan import make_plan
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.storage.stores import open_stores
 

@@ -22,7 +22,8 @@ from benchmarks.machine import facts, write_report
 from comic_upscale.execution.remote import SEND_BYTES, SEND_PAGES
 from comic_upscale.execution.ssh.address import SshFiles, find_address
 from comic_upscale.execution.ssh.connection import Connection
-from comic_upscale.execution.ssh.machine import Machine, RetryPolicy
+from comic_upscale.execution.ssh.machine import Machine
+from comic_upscale.retries import RetryPolicy
 
 
 class Server:

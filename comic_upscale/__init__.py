@@ -1,8 +1,8 @@
 """Upscale whole comic libraries with Real-ESRGAN.
 
 The public names: `Upscaler` and `upscale_image` for single images, `JobSettings` and `run_job` for
-folders, `ComicUpscaleError` for whatever goes wrong. Each is imported at its first use, so that
-``import comic_upscale`` costs nothing.
+folders, `ComicUpscaleError` for all errors. Each is imported at its first use, so that
+``import comic_upscale`` is fast.
 """
 
 from __future__ import annotations

@@ -55,6 +55,14 @@ COMMANDS = {
         "  comic-upscale status --job pages-x2.5 --watch\n\n"
         "  comic-upscale status --ledger /data/ledger.sqlite3 --json",
     ),
+    "prune": Entry(
+        "comic_upscale.commands.prune:prune",
+        "List the outputs whose sources are no longer in the input. --yes removes them.",
+        "Examples:\n\n"
+        "  comic-upscale prune --job pages-x2.5\n\n"
+        "  comic-upscale prune --job pages-x2.5 --yes\n\n"
+        "A file that was edited since it was written is never removed.",
+    ),
     "export": Entry(
         "comic_upscale.commands.export:export",
         "Write the metadata of a training set: pages, sources, hashes, sizes, model and captions.",

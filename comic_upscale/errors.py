@@ -13,7 +13,7 @@
     │   └── LedgerDamagedError   not a database, or a broken one
     ├── OutputError          the output folder is full or not writable    7
     ├── RemoteError          the remote machine cannot do the work        9
-    │   ├── ConnectionLostError  it is unreachable, or the connection broke
+    │   ├── ConnectionLostError  it is unreachable, or the connection was lost
     │   └── HostKeyError         its host key is unknown, changed or revoked
     └── PageError            one page failed: a value in the pipeline,
                              which never ends a run                       1
@@ -91,7 +91,7 @@ class RemoteError(ComicUpscaleError):
 
 
 class ConnectionLostError(RemoteError):
-    """The remote machine cannot be reached, or the connection broke; a retry may help."""
+    """The remote machine cannot be reached, or the connection was lost; a retry may help."""
 
 
 class HostKeyError(RemoteError):

@@ -71,8 +71,15 @@ def make_7z(path: Path, members: Members, options: str = "compression-level=1") 
 
 
 def encrypt_flags(path: Path, name: str = "") -> Path:
-    """Mark every member of a ZIP, or those of a name, as encrypted, as their headers would say it."""
+    """Mark every member of a ZIP, or those of a name, as encrypted, and make their content unreadable."""
     data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if info.filename.startswith(name):
+                start = info.header_offset + 30 + len(info.filename.encode()) + len(info.extra)
+                data[start : start + info.compress_size] = bytes(
+                    byte ^ 0x5A for byte in data[start : start + info.compress_size]
+                )
     for magic, at, name_at in ((b"PK\x03\x04", 6, 30), (b"PK\x01\x02", 8, 46)):
         start = data.find(magic)
         while start >= 0:

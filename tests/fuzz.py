@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import io
 import random
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from comic_upscale.imaging.decode import decode
 from comic_upscale.imaging.encode import check_encoded, encode
 from comic_upscale.imaging.metadata import with_density
 from comic_upscale.imaging.pixels import Metadata, Pixels
-from comic_upscale.library.volume_reader import list_volume, open_container
+from comic_upscale.library.containers import list_volume, open_container
 from comic_upscale.settings.job import FormatName, VolumeRules
 from tests.archives import as_jpeg_pdf, epub, make_7z, make_tar, make_zip, pictures, smooth
+from tests.rars import make_rar
 
 RULES = VolumeRules(max_members=2000, max_unpacked=256 << 20, max_pixels=4_000_000)
 
@@ -37,6 +39,10 @@ def seeds(folder: Path) -> list[bytes]:
         make_tar(folder / "e", inside, "w:gz"),
         make_tar(folder / "f", inside, "w:xz"),
         make_7z(folder / "g", inside),
+        make_zip(folder / "i", inside, zipfile.ZIP_BZIP2),
+        make_zip(folder / "j", inside, zipfile.ZIP_LZMA),
+        make_rar(folder / "k", inside, 4),
+        make_rar(folder / "l", inside, 5),
         as_jpeg_pdf(folder / "h.pdf", smooth((60, 80)), smooth((50, 70))),
     ]
     return [path.read_bytes() for path in made]

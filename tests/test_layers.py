@@ -14,7 +14,7 @@ PACKAGE = Path(comic_upscale.__file__).parent
 
 # From the ground up; modules of one floor may import each other only within a room.
 FLOORS = (
-    ("errors", "version"),
+    ("errors", "retries", "version"),
     ("settings",),
     ("costs", "sizes", "storage"),
     ("models",),
@@ -54,13 +54,14 @@ ONLY = {
     "fastapi": {"server", "worker"},
     "ray": {"execution"},
     "typer": {"commands", "cli"},
-    "onnxruntime": {"engines/onnx.py"},
+    "onnxruntime": {"engines/onnx_network.py"},
     "spandrel": {"models", "engines/torch/strips.py"},
 }
 # Modules of a heavy room that must do without: the seam for engines, and the engines that need no torch.
 LIGHT = {
     "engines/base.py", "engines/catalogue.py", "engines/command.py", "engines/host_resample.py", "engines/lanczos.py",
-    "engines/limits.py", "engines/onnx.py", "engines/onnx_file.py", "engines/options.py", "engines/pages.py",
+    "engines/limits.py", "engines/onnx.py", "engines/onnx_file.py", "engines/onnx_network.py",
+    "engines/options.py", "engines/pages.py",
     "engines/reach.py", "engines/tiling.py",
 }  # fmt: skip
 # Only these may talk to the user, and read the environment.

@@ -36,7 +36,7 @@ def bench(
     """Measure this machine: the network alone, and a complete run over generated pages of 512x768."""
     from comic_upscale.console.quote_text import bench_as_json, bench_lines
     from comic_upscale.estimates.bench import bench as measure
-    from comic_upscale.estimates.history import keep as keep_rate
+    from comic_upscale.estimates.history import save_measurement
 
     if not 0 < seconds < float("inf"):
         raise SettingsError(f"--seconds must be above 0, not {seconds}")
@@ -47,12 +47,12 @@ def bench(
         if not as_json:
             typer.echo(f"{what}...", err=True)
 
-    result = measure(settings, seconds=seconds, tell=on_step)
-    kept = keep_rate(result.measured, rates_folder()) if keep else None
+    result = measure(settings, seconds=seconds, on_step=on_step)
+    saved_to = save_measurement(result.measured, rates_folder()) if keep else None
     if as_json:
-        typer.echo(bench_as_json(result, None if kept is None else str(kept)))
+        typer.echo(bench_as_json(result, None if saved_to is None else str(saved_to)))
         return
     for line in bench_lines(result):
         typer.echo(line)
-    if kept is not None:
-        typer.echo(f"saved in {kept}; `comic-upscale cost` uses it")
+    if saved_to is not None:
+        typer.echo(f"saved in {saved_to}; `comic-upscale cost` uses it")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,8 +18,9 @@ from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.options import pick
 
 if TYPE_CHECKING:
+    from comic_upscale.costs.quote import Quote
     from comic_upscale.costs.rates import Measured
-    from comic_upscale.costs.work import Work
+    from comic_upscale.costs.workload import Workload
 
 EXIT_OVER_BUDGET = 1
 _SOURCE_BYTES_A_PIXEL = 1.3
@@ -43,6 +45,7 @@ INPUT = pick(
 )
 
 
+# Most lines of this function declare options that only this command has.
 @takes(source=INPUT, given=JOB)
 def cost(
     *,
@@ -97,23 +100,17 @@ def cost(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:  # fmt: skip
     """Estimate the time and cost of a run, on this machine and on rented GPUs, before you pay anything."""
-    from comic_upscale.console.quote_text import common_lines, quote_lines, quotes_as_json, work_lines
+    from comic_upscale.console.quote_text import quotes_as_json
     from comic_upscale.costs.prices import listed_offers
-    from comic_upscale.estimates.history import from_ledgers, kept, processor_name
     from comic_upscale.estimates.quotes import Question, is_over_budget, quotes_for
-    from comic_upscale.ledger.recent import known_ledgers
 
-    asked = given.values()
-    input, workers = source.complete()["input"], asked.get("workers")
-    _check(input, pages, pilot, price=price, budget=budget, link_mbps=link_mbps, workers=workers)
-    settings = job_settings({"input": input or Path("pages"), **asked})
-    work, unchanged, trial = _count(settings, pages, page_size, pilot, quiet=as_json)
-    processor = processor_name()
-    found = kept(rates_folder()) + from_ledgers(
-        known_ledgers(state_folder()), socket.gethostname(), processor
-    )
+    requested = given.values()
+    input, workers = source.complete()["input"], requested.get("workers")
+    _check_options(input, pages, pilot, price=price, budget=budget, link_mbps=link_mbps, workers=workers)
+    settings = job_settings({"input": input or Path("pages"), **requested})
+    workload, unchanged, trial = _count(settings, pages, page_size, pilot, quiet=as_json)
     quotes = quotes_for(
-        work,
+        workload,
         Question(
             model=settings.model,
             gpus=tuple(gpu or ()),
@@ -122,28 +119,43 @@ def cost(
             workers=workers,
             denoise=settings.denoise,
             offers=tuple(listed_offers(prices or own_prices())),
-            found=tuple(found),
+            measurements=_known_measurements(),
             pilot=trial,
         ),
     )
     over = None if budget is None else is_over_budget(quotes, budget)
     if as_json:
-        typer.echo(quotes_as_json(work, quotes, budget, over))
+        typer.echo(quotes_as_json(workload, quotes, budget, over))
     else:
-        columns = min(max(shutil.get_terminal_size().columns, 60), 120)
-        for line in work_lines(work, unchanged):
-            typer.echo(line)
-        for quote in quotes:
-            typer.echo()
-            for line in quote_lines(quote, budget, columns):
-                typer.echo(line)
-        for line in common_lines(quotes, columns):
-            typer.echo(line)
+        _print_quotes(workload, unchanged, quotes, budget)
     if over:
         raise typer.Exit(EXIT_OVER_BUDGET)
 
 
-def _check(
+def _known_measurements() -> tuple[Measured, ...]:
+    """Return the measurements in the user's folder and in the ledgers of this machine."""
+    from comic_upscale.estimates.history import from_ledgers, load_measurements, processor_name
+    from comic_upscale.ledger.recent import known_ledgers
+
+    recorded = from_ledgers(known_ledgers(state_folder()), socket.gethostname(), processor_name())
+    return (*load_measurements(rates_folder()), *recorded)
+
+
+def _print_quotes(workload: Workload, unchanged: int, quotes: Sequence[Quote], budget: float | None) -> None:
+    from comic_upscale.console.quote_text import common_lines, quote_lines, workload_lines
+
+    columns = min(max(shutil.get_terminal_size().columns, 60), 120)
+    for line in workload_lines(workload, unchanged):
+        typer.echo(line)
+    for quote in quotes:
+        typer.echo()
+        for line in quote_lines(quote, budget, columns):
+            typer.echo(line)
+    for line in common_lines(quotes, columns):
+        typer.echo(line)
+
+
+def _check_options(
     input: Path | None, pages: int | None, pilot: int | None, *, workers: int | None, **amounts: float | None
 ) -> None:
     """Check the options that this command alone has.
@@ -168,13 +180,13 @@ def _check(
 
 def _count(
     settings: JobSettings, pages: int | None, page_size: str, pilot: int | None, *, quiet: bool
-) -> tuple[Work, int, Measured | None]:
+) -> tuple[Workload, int, Measured | None]:
     """Count the work of an input, or of an assumed number of pages, and run the pilot if requested.
 
     Returns:
         The work, the number of pages that need no work, and the measurement of the pilot.
     """
-    from comic_upscale.estimates.workload import count_work, imagined_work, run_pilot
+    from comic_upscale.estimates.workload import assume_workload, count_workload, run_pilot
     from comic_upscale.planning.preview import preview
     from comic_upscale.settings.sizes import Bounds
 
@@ -182,7 +194,7 @@ def _count(
         if settings.scale is None:
             raise SettingsError("--pages needs --scale; for other sizes give an --input")
         bounds = Bounds.parse(page_size)
-        work = imagined_work(
+        workload = assume_workload(
             pages,
             (bounds.width, bounds.height),
             settings.scale,
@@ -190,7 +202,7 @@ def _count(
             format=settings.format,
             quality=settings.quality,
         )
-        return work, 0, None
+        return workload, 0, None
     # Everything that a run imports before it reads its input is imported by now.
     started_in = process_seconds()
     plan = preview(settings)
@@ -199,5 +211,5 @@ def _count(
         if not quiet:
             typer.echo(f"upscaling {pilot} pages as a pilot...", err=True)
         trial = run_pilot(plan, settings, pilot, started_in=started_in)
-    work = count_work(plan, settings, trial)
-    return work, len(plan.pages) - work.pages, trial
+    workload = count_workload(plan, settings, trial)
+    return workload, len(plan.pages) - workload.pages, trial

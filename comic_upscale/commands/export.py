@@ -60,6 +60,8 @@ def export(
     else:
         write_export(text, path, overwrite=overwrite)
     left_out = f"; left out {found.missing:,} whose outputs are missing" if found.missing else ""
+    if found.orphans:
+        left_out += f"; left out {found.orphans:,} whose sources are gone: comic-upscale prune removes them"
     if len(rows) < len(found.rows):
         left_out += f"; left out {len(found.rows) - len(rows):,} in volumes: csv and jsonl list them"
     typer.echo(f"{len(rows):,} pages exported{f' into {path}' if path else ''}{left_out}", err=True)

@@ -106,7 +106,8 @@ class SshOptions:
         """
         from comic_upscale.execution.ssh.address import find_address
         from comic_upscale.execution.ssh.connection import Connection
-        from comic_upscale.execution.ssh.machine import Machine, RetryPolicy
+        from comic_upscale.execution.ssh.machine import Machine
+        from comic_upscale.retries import RetryPolicy
 
         address = find_address(self.host, ssh_files(self.ssh_config), port=self.port, identity=self.identity)
 

@@ -22,7 +22,7 @@ import typer
 from comic_upscale.commands.environment import default_workers, state_folder, weights_cache, weights_folders
 from comic_upscale.commands.options import Given, takes
 from comic_upscale.errors import EXIT_CEILING, InputError, SettingsError
-from comic_upscale.settings.job import JobSettings, upgraded
+from comic_upscale.settings.job import JobSettings, upgrade_record
 from comic_upscale.settings.options import Opt, definitions, values_from_json
 from comic_upscale.settings.paths import default_output, path_text
 from comic_upscale.settings.processing import DEFAULT_SIZE
@@ -109,7 +109,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path_text(path)} is not JSON: {error}") from None
     if not isinstance(record, dict):
         raise SettingsError(f"{path_text(path)} is not a JSON object")
-    return values_from_json(JobSettings, upgraded(record))
+    return values_from_json(JobSettings, upgrade_record(record))
 
 
 def run_shown(
@@ -194,7 +194,7 @@ def _stop_on_signals(stop: StopRequest, display: Display) -> Iterator[list[int]]
 
     names = ("SIGINT", "SIGTERM", "SIGHUP")
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    # nohup works by ignoring SIGHUP: leave that as it is.
+    # nohup makes the process ignore SIGHUP, which must not change.
     before = {
         number: signal.getsignal(number)
         for number in numbers

@@ -12,25 +12,25 @@ from comic_upscale.console.printable import printable
 from comic_upscale.console.text import duration, megabytes, megapixels, money, rate
 from comic_upscale.costs.quote import PARTS, Quote
 from comic_upscale.costs.ranges import Range
-from comic_upscale.costs.work import Work
+from comic_upscale.costs.workload import Workload
 
 if TYPE_CHECKING:
     from comic_upscale.estimates.bench import BenchResult
 
 
-def work_lines(work: Work, unchanged: int) -> list[str]:
+def workload_lines(workload: Workload, unchanged: int) -> list[str]:
     """Return the amount of work as text.
 
     Args:
-        work: of the pages.
+        workload: of the pages.
         unchanged: number of pages that need no work.
     """
     rest = f" to upscale, {unchanged:,} more need no work" if unchanged else ""
-    size = work.download_bytes
+    size = workload.download_bytes
     return [
-        f"{work.pages:,} pages{rest}: {megapixels(work.network_pixels)} megapixels in, "
-        f"{megapixels(work.output_pixels)} out",
-        f"upload {megabytes(work.upload_bytes)}, download about {megabytes(round(size.likely))} "
+        f"{workload.pages:,} pages{rest}: {megapixels(workload.network_pixels)} megapixels in, "
+        f"{megapixels(workload.output_pixels)} out",
+        f"upload {megabytes(workload.upload_bytes)}, download about {megabytes(round(size.likely))} "
         f"({megabytes(round(size.low))} to {megabytes(round(size.high))})",
     ]
 
@@ -67,9 +67,9 @@ def quote_lines(quote: Quote, budget: float | None, width: int) -> list[str]:
             lines.append(f"  likely within the budget of {money(budget)}, but not certain")
         else:
             lines.append(f"  within the budget of {money(budget)}")
-    lines += _wrapped("  compute", quote.parts["compute"].source, width)
+    lines += _wrap("  compute", quote.parts["compute"].source, width)
     if quote.price_source:
-        lines += _wrapped("  price", quote.price_source, width)
+        lines += _wrap("  price", quote.price_source, width)
     return [printable(line) for line in lines]
 
 
@@ -79,13 +79,13 @@ def common_lines(quotes: Sequence[Quote], width: int) -> list[str]:
     if not rented:
         return []
     parts = rented[0].parts
-    lines = _wrapped("start-up", parts["start-up"].source, width)
-    lines += _wrapped("upload, download", parts["download"].source, width)
+    lines = _wrap("start-up", parts["start-up"].source, width)
+    lines += _wrap("upload, download", parts["download"].source, width)
     lines.append("storage: billed for as long as the machine is kept")
     return ["", *(printable(line) for line in lines)]
 
 
-def _wrapped(label: str, text: str, width: int) -> list[str]:
+def _wrap(label: str, text: str, width: int) -> list[str]:
     indent = len(label) - len(label.lstrip())
     return textwrap.wrap(
         f"{label.lstrip()}: {text}", width, initial_indent=" " * indent, subsequent_indent=" " * (indent + 2)
@@ -98,11 +98,13 @@ def span(values: Range, format: Callable[[float], str]) -> str:
     return low if low == high else f"{low}..{high}"
 
 
-def quotes_as_json(work: Work, quotes: Sequence[Quote], budget: float | None, over: bool | None) -> str:
+def quotes_as_json(
+    workload: Workload, quotes: Sequence[Quote], budget: float | None, over: bool | None
+) -> str:
     """Return work and quotes as one line of JSON."""
     return json.dumps(
         {
-            "work": dataclasses.asdict(work),
+            "work": dataclasses.asdict(workload),
             "quotes": [dataclasses.asdict(quote) for quote in quotes],
             "budget": budget,
             "over_budget": over,
@@ -149,11 +151,11 @@ def bench_lines(result: BenchResult) -> list[str]:
     return [printable(line) for line in lines]
 
 
-def bench_as_json(result: BenchResult, kept: str | None) -> str:
+def bench_as_json(result: BenchResult, saved_to: str | None) -> str:
     """Return a measurement as one line of JSON.
 
     Args:
         result: the measurement.
-        kept: the file that it was saved in; None where it was not saved.
+        saved_to: the file with the rate; None if it was not saved.
     """
-    return json.dumps({**dataclasses.asdict(result), "kept": kept})
+    return json.dumps({**dataclasses.asdict(result), "kept": saved_to})

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,6 +83,8 @@ def plan_summary(preview: Preview) -> list[str]:
     ]
     if also:
         lines.append(f"also copied: {', '.join(also)}")
+    if preview.orphans:
+        lines.append(orphans_line(preview.orphans, _short(preview.output)))
     lines.append(f"model {_model_of_plan(preview)}, {preview.size}, into {_short(preview.output)}")
     lines.append("nothing was written (--dry-run)")
     return [printable(line) for line in lines]
@@ -188,8 +191,11 @@ def summary_lines(event: JobFinished) -> list[str]:
         lines.append(now)
         if event.copied_now:
             lines.append(f"{event.copied_now:,} of them copied from identical pages")
-    elif event.state == "finished" and not event.failed and not event.carried_now:
+    elif event.state == "finished" and not event.failed and not event.carried_now and not event.moved_now:
         lines.append("nothing left to do")
+    if event.moved_now:
+        outputs = "1 output" if event.moved_now == 1 else f"{event.moved_now:,} outputs"
+        lines.append(f"{outputs} moved, because the sources were renamed")
     if event.carried_now:
         lines.append(f"{event.carried_now:,} other file{'s' if event.carried_now != 1 else ''} copied")
     lines += [f"  note: {warning}" for warning in event.warnings[:SHOWN_WARNINGS]]
@@ -202,6 +208,8 @@ def summary_lines(event: JobFinished) -> list[str]:
         lines.append("use --retry-failed to try the failed pages again")
     if event.suspects:
         lines.append(suspects_line(event.suspects))
+    if event.orphans:
+        lines.append(orphans_line(event.orphans, _short(event.output)))
     if event.spent is not None and event.price is not None:
         lines.append(spent_line(event.spent, event.price, None))
     if event.stopped_by is not None:
@@ -220,6 +228,12 @@ def suspects_line(count: int) -> str:
     """Return the number of suspect pages, and how to list them."""
     what = "1 page is" if count == 1 else f"{count:,} pages are"
     return f"{what} suspect: comic-upscale status --suspects lists them, comic-upscale report shows them"
+
+
+def orphans_line(count: int, output: str) -> str:
+    """Return the number of outputs without a source, and how to remove them."""
+    what = "1 output has no source" if count == 1 else f"{count:,} outputs have no source"
+    return f"{what} any more: comic-upscale prune --job {shlex.quote(output)} lists them, and removes them with --yes"
 
 
 def money(amount: float | None) -> str:
@@ -258,18 +272,25 @@ def status_lines(report: JobStatus) -> list[str]:
         lines.append(volumes_line(report.volumes, report.volumes_done))
     if report.suspects:
         lines.append(suspects_line(report.suspects))
+    if report.orphans:
+        lines.append(orphans_line(report.orphans, _short(report.output)))
     if report.alive:
         left = "" if report.eta_seconds is None else f", {duration(report.eta_seconds)} left"
         lines.append(f"{rate(report.pages_per_second)}{left}")
     elif report.last_seen is not None:
-        # The clock of the machine that wrote the ledger may be ahead of this one.
-        ago = duration(max(0.0, seconds_since(report.last_seen)))
+        seconds = seconds_since(report.last_seen)
+        # In the future, if a clock was set back or the clock of another host is ahead.
+        seen = (
+            f"{duration(seconds)} ago"
+            if seconds >= 0
+            else f"at {report.last_seen} by the clock of {report.host}"
+        )
         how = {
             "died": "the run died unexpectedly",
             "interrupted": f"the run was stopped ({report.run_error})",
             "failed": f"the run failed: {report.run_error}",
         }.get(report.run_state or "", "the run ended")
-        lines.append(f"not running: {how}, last seen {ago} ago")
+        lines.append(f"not running: {how}, last seen {seen}")
     if report.spent is not None and report.price is not None:
         lines.append(spent_line(report.spent, report.price, report.to_come))
     if report.alive:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from comic_upscale.costs.prices import FREE, HOURS_A_MONTH, Offer
 from comic_upscale.costs.ranges import Range, total
 from comic_upscale.costs.rates import Rate, link, start_up
-from comic_upscale.costs.work import Work
+from comic_upscale.costs.workload import Workload
 
 PARTS = ("start-up", "upload", "compute", "download", "storage")
 
@@ -54,12 +54,12 @@ class Quote:
 
 
 def quote_rented(
-    work: Work, rate: Rate, offer: Offer, *, hardware: str, model: str, link_mbps: float | None = None
+    workload: Workload, rate: Rate, offer: Offer, *, hardware: str, model: str, link_mbps: float | None = None
 ) -> Quote:
     """Estimate a job on a rented machine: start-up, upload, compute and download, one after the other.
 
     Args:
-        work: the work of the job.
+        workload: of the job.
         rate: rate of the machine.
         offer: its price.
         hardware: its GPU.
@@ -69,10 +69,10 @@ def quote_rented(
     second = offer.hour * (1 / 3600)
     begin, begin_source = start_up()
     byte_seconds, line = link(link_mbps)
-    up, down = byte_seconds * work.upload_bytes, byte_seconds * work.download_bytes
-    compute = rate.seconds(work)
-    kept_gb = (work.download_bytes + Range.exactly(work.upload_bytes)) * 1e-9
-    if not work.pages:
+    up, down = byte_seconds * workload.upload_bytes, byte_seconds * workload.download_bytes
+    compute = rate.seconds(workload)
+    stored_gb = (workload.download_bytes + Range.exactly(workload.upload_bytes)) * 1e-9
+    if not workload.pages:
         begin = FREE
     span = total([begin, up, compute, down])
     parts = {
@@ -81,21 +81,21 @@ def quote_rented(
         "compute": Part(seconds=compute, dollars=compute * second, source=rate.source),
         "download": Part(
             seconds=down,
-            dollars=down * second + work.download_bytes * 1e-9 * offer.egress_gb,
-            source=f"{line}; {work.download_basis}",
+            dollars=down * second + workload.download_bytes * 1e-9 * offer.egress_gb,
+            source=f"{line}; {workload.download_basis}",
         ),
         "storage": Part(
             seconds=FREE,
             # Storage is paid for as long as the machine exists.
-            dollars=kept_gb * offer.storage_gb_month * (span * (1 / 3600 / HOURS_A_MONTH)),
+            dollars=stored_gb * offer.storage_gb_month * (span * (1 / 3600 / HOURS_A_MONTH)),
             source=offer.source,
         ),
     }
-    return _quote(parts, work, rate, hardware, offer.seller, model, offer.hour, offer.source)
+    return _quote(parts, workload, rate, hardware, offer.seller, model, offer.hour, offer.source)
 
 
 def quote_here(
-    work: Work,
+    workload: Workload,
     rate: Rate,
     *,
     hardware: str,
@@ -111,21 +111,21 @@ def quote_here(
             seconds=seconds, dollars=None if hour is None else seconds * hour * (1 / 3600), source=source
         )
 
-    begin = Range.around(start_seconds, 0.5) if work.pages else FREE
+    begin = Range.around(start_seconds, 0.5) if workload.pages else FREE
     nothing = "the pages are already on this machine"
     parts = {
         "start-up": part(begin, "starting, reading the input and loading the network, as measured"),
         "upload": part(FREE, nothing),
-        "compute": part(rate.seconds(work), rate.source),
-        "download": part(FREE, f"{nothing}; {work.download_basis}"),
+        "compute": part(rate.seconds(workload), rate.source),
+        "download": part(FREE, f"{nothing}; {workload.download_basis}"),
         "storage": part(FREE, nothing),
     }
-    return _quote(parts, work, rate, hardware, "", model, hour, price_source)
+    return _quote(parts, workload, rate, hardware, "", model, hour, price_source)
 
 
 def _quote(
     parts: dict[str, Part],
-    work: Work,
+    workload: Workload,
     rate: Rate,
     hardware: str,
     seller: str,
@@ -138,7 +138,7 @@ def _quote(
         hardware=hardware,
         seller=seller,
         model=model,
-        pages=work.pages,
+        pages=workload.pages,
         hour=hour,
         price_source=price_source,
         basis=rate.basis,

@@ -12,7 +12,7 @@ from importlib.resources import files
 from typing import Any
 
 from comic_upscale.costs.ranges import Range, product_of_independent
-from comic_upscale.costs.work import Work
+from comic_upscale.costs.workload import Workload
 from comic_upscale.errors import SettingsError
 
 PAGE_PIXELS = 512 * 768
@@ -97,11 +97,11 @@ class Rate:
     source: str
     """The source of the rate, as text."""
 
-    def seconds(self, work: Work) -> Range:
+    def seconds(self, workload: Workload) -> Range:
         """Return the time for the pages. Network and workers run in parallel, so the slower of them counts."""
-        network = self.seconds_per_pixel * work.network_pixels
-        host = self.host_seconds_per_pixel * work.output_pixels
-        return self.fixed_seconds + network.at_least(host) if work.pages else Range.exactly(0.0)
+        network = self.seconds_per_pixel * workload.network_pixels
+        host = self.host_seconds_per_pixel * workload.output_pixels
+        return self.fixed_seconds + network.at_least(host) if workload.pages else Range.exactly(0.0)
 
 
 @functools.cache
@@ -138,7 +138,7 @@ def _begins(words: Sequence[str], with_these: Sequence[str]) -> bool:
     return list(words[: len(with_these)]) == list(with_these) and all(word.endswith("gb") for word in rest)
 
 
-def measured_rate(found: Measured, network: Network, *, encoding: float = 1.0) -> Rate:
+def measured_rate(measured: Measured, network: Network, *, encoding: float = 1.0) -> Rate:
     """Return the rate of a measured machine, possibly for another network or format.
 
     The time of the bottleneck, network or workers, is proportional to the pixels. The rest of the wall time is
@@ -146,54 +146,56 @@ def measured_rate(found: Measured, network: Network, *, encoding: float = 1.0) -
     split is unknown, the likely value takes all of it as once, the highest value all of it as gaps.
 
     Args:
-        found: the measurement.
+        measured: the measurement.
         network: the network to estimate.
         encoding: assumed worker time of an output pixel, relative to that of the measured format.
 
     Raises:
         SettingsError: the measured network is another one, and the arithmetic of one of the two is unknown.
     """
-    devices_seconds = found.network_seconds / found.devices
-    workers_seconds = found.host_seconds / found.workers
+    devices_seconds = measured.network_seconds / measured.devices
+    workers_seconds = measured.host_seconds / measured.workers
     busiest = max(devices_seconds, workers_seconds)
-    whole = max(found.whole_seconds, busiest)
-    once = whole - busiest if found.once_seconds is None else min(found.once_seconds, whole)
+    whole = max(measured.whole_seconds, busiest)
+    once = whole - busiest if measured.once_seconds is None else min(measured.once_seconds, whole)
     # Wall time of a page relative to its busy time; below 1 if the first page's delay was busy time too.
     stretch, most = ((whole - once) / busiest, whole / busiest) if busiest else (1.0, 1.0)
-    doubt = min(2 * found.doubt, 0.9)
+    doubt = min(2 * measured.doubt, 0.9)
     width = Range((1 - doubt) * min(stretch, 1.0), stretch, (1 + doubt) * most)
     # The uncertainty of the arithmetic only affects the time of the network.
     other = Range.exactly(1.0)
-    source = f"measured on {found.hardware}, {found.origin} of {found.date}, {found.pages:,} pages"
+    source = (
+        f"measured on {measured.hardware}, {measured.origin} of {measured.date}, {measured.pages:,} pages"
+    )
     basis = "measured"
-    if not _same_network(found, network):
-        if not found.tflop_per_page or not network.tflop_per_page:
+    if not _same_network(measured, network):
+        if not measured.tflop_per_page or not network.tflop_per_page:
             raise SettingsError(
                 f"the speed of {network.model} is not known: estimate it from your pages with --pilot 10, or run "
                 "`comic-upscale bench --model` with it"
             )
-        other = _OTHER_MODEL * (network.tflop_per_page / found.tflop_per_page)
-        source += f" with {found.model}, scaled by the ratio of arithmetic"
+        other = _OTHER_MODEL * (network.tflop_per_page / measured.tflop_per_page)
+        source += f" with {measured.model}, scaled by the ratio of arithmetic"
         basis = "computed"
     host = width
     if encoding != 1.0:
         host = width * _OTHER_FORMAT * encoding
-        source += f", written as {found.format}: workers scaled by the ratio of the formats"
+        source += f", written as {measured.format}: workers scaled by the ratio of the formats"
     return Rate(
         fixed_seconds=Range(0.0, once, max(once, whole - busiest))
-        if found.network_pixels or found.output_pixels
+        if measured.network_pixels or measured.output_pixels
         else Range(0, 0, 0),
-        seconds_per_pixel=width * other * (devices_seconds / max(found.network_pixels, 1)),
-        host_seconds_per_pixel=host * (workers_seconds / max(found.output_pixels, 1)),
+        seconds_per_pixel=width * other * (devices_seconds / max(measured.network_pixels, 1)),
+        host_seconds_per_pixel=host * (workers_seconds / max(measured.output_pixels, 1)),
         basis=basis,
         source=source,
     )
 
 
-def _same_network(found: Measured, network: Network) -> bool:
-    if network.identity and found.model_sha256:
-        return network.identity == found.model_sha256
-    return found.model == network.model
+def _same_network(measured: Measured, network: Network) -> bool:
+    if network.identity and measured.model_sha256:
+        return network.identity == measured.model_sha256
+    return measured.model == network.model
 
 
 def computed_rate(card: str, network: Network, *, encode_seconds: Range, workers: int | None = None) -> Rate:
@@ -202,7 +204,7 @@ def computed_rate(card: str, network: Network, *, encode_seconds: Range, workers
     Args:
         card: a name in the reference.
         network: a network of the catalogue.
-        encode_seconds: as `Work.encode_seconds`.
+        encode_seconds: as `Workload.encode_seconds`.
         workers: threads of its machine; None for the usual number.
 
     Raises:

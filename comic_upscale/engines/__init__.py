@@ -1,1 +1,1 @@
-"""Engines: whatever takes a batch of pixels and returns larger ones."""
+"""Engines: they take a batch of pages and return them enlarged."""

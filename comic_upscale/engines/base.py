@@ -108,8 +108,8 @@ class Upscaled:
 class Engine(Protocol):
     """Makes pages larger. Used from one thread at a time; may be created on another.
 
-    An engine whose calls take long may have a method ``interrupt()``, which any thread may call to have a call that
-    goes on end at once, by a `DeviceError`; the engine is then not used any more. `interrupt` calls it where it is.
+    An engine with long calls may have a method ``interrupt()``. Any thread may call it, and the current call of the
+    engine then ends at once with a `DeviceError`. The engine is not used afterwards. `interrupt` calls this method.
     """
 
     @property
@@ -239,7 +239,7 @@ class EngineFactory(Protocol):
 
 
 def interrupt(engine: Engine) -> None:
-    """Have an engine end at once what it does, where it can; from any thread."""
+    """Make an engine end its current call at once, if it can. May be called from any thread."""
     method: Callable[[], None] | None = getattr(engine, "interrupt", None)
     if method is not None:
         method()

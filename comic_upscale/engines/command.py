@@ -1,11 +1,11 @@
-"""The engine that lets a program of the user's make each page larger: ``--engine-command "tool -i {in} -o {out}"``.
+"""The engine that runs the user's own program for each page: ``--engine-command "tool -i {in} -o {out}"``.
 
-The program gets a PNG, and writes another. How that comes to the size that is asked for:
+The program reads a PNG and writes another. Its output gets the requested size like this:
 
-* it has that size already: it is taken as it is;
-* both its sides are the same whole number of times the page's: it is resampled to that size;
-* it has at least that size, and the page's shape: it is shrunk to that size;
-* anything else is no larger page, and the page fails.
+* An output of that size is used unchanged.
+* If both sides are the same integer multiple of the page's sides, the output is resampled to that size.
+* If the output is at least that large and has the proportions of the page, it is shrunk to that size.
+* In all other cases the page fails.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ NAME = "command"
 """The engine's name in the registry."""
 PLACEHOLDERS = ("{in}", "{out}", "{scale}", "{width}", "{height}")
 FAILED = "command"
-"""The kind of a page that the program did not make."""
+"""The kind of failure if the program made no valid output."""
 TIMEOUT = "command-timeout"
-"""The kind of a page for which the program took too long."""
+"""The kind of failure if the program took too long."""
 _MOST_GROWTH = 16
-"""Times the page's sides beyond which an output is not read."""
+"""An output with sides of more than this multiple of the page's sides is not read."""
 _BYTES_A_PIXEL = 16
-"""Of an output's file beyond which it is not read: twice what RGBA of 16 bits takes."""
+"""An output file with more bytes per pixel than this is not read. It is twice the size of 16-bit RGBA."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ class CommandOptions:
         str,
         Opt(
             "The program and its arguments, the same as --engine-command. {in} and {out} stand for the paths of two "
-            "PNG files, {scale} for the whole factor, {width} and {height} for the target size in pixels.",
+            "PNG files, {scale} for an integer factor, {width} and {height} for the target size in pixels.",
             fingerprint="always",
         ),
     ]
@@ -73,37 +73,37 @@ class CommandOptions:
         Ge(1),
         Le(_MOST_GROWTH),
         Opt(
-            "The value of {scale}. auto: the smallest whole number, at least 2, that brings the page to its size.",
+            "The value of {scale}. auto: the smallest integer, at least 2, that reaches the target size.",
             fingerprint="if-changed",
         ),
     ] = None
     timeout: Annotated[
         float,
         Ge(1),
-        Opt("Seconds for a page, after which the program is killed."),
+        Opt("Seconds per page. After this time the program is killed."),
     ] = 600.0
     processes: Annotated[
         int,
         Ge(1),
         Le(64),
-        Opt("Pages at once, each by a process of its own."),
+        Opt("Pages at once, each in its own process."),
     ] = 1
     max_pixels: Annotated[
         int | None,
         Ge(1),
-        Opt("The most pixels of a page that the program is given. Larger pages fail."),
+        Opt("The most pixels of a page for the program. Larger pages fail."),
     ] = None
 
 
 class CommandFactory(EngineFactory):
-    """Opens ``CommandEngine``, as many as there are to be processes."""
+    """Opens ``CommandEngine``, one for each process."""
 
     name = NAME
-    summary = "A program of yours that turns one picture into a larger one (--engine-command)."
+    summary = "Your own program that enlarges one image at a time (--engine-command)."
     options = CommandOptions
 
     def identify(self, spec: EngineSpec) -> Identity:
-        """Return the program's name, and a hash of the command and its scale; what the program is remains unknown."""
+        """Return the program's name, and a hash of the command and its scale. The program's content is not hashed."""
         if spec.model.strip().casefold() != "auto":
             raise SettingsError("--engine command does not use --model: add the model to the command")
         if spec.denoise is not None:
@@ -115,19 +115,19 @@ class CommandFactory(EngineFactory):
         return Identity(Path(words[0]).name, hashlib.sha256(content.encode()).hexdigest())
 
     def prepare(self, spec: EngineSpec, on_progress: OnProgress | None = None) -> EngineSpec:
-        """Check that the program is there."""
+        """Check that the program exists."""
         find_program(split_command(spec.options.command))
         return spec
 
     def open(self, spec: EngineSpec, resources: EngineResources) -> list[Engine]:
         """Return an engine for each process."""
-        asked = {
+        requested = {
             "--device": resources.device != "auto",
             "--precision": resources.precision != "auto",
             "--batch": resources.batch is not None,
             "--tile": resources.tile is not None,
         }
-        if given := [name for name, is_given in asked.items() if is_given]:
+        if given := [name for name, is_given in requested.items() if is_given]:
             raise SettingsError(
                 f"--engine command does not support {' and '.join(given)}: add it to the command"
             )
@@ -160,11 +160,11 @@ def split_command(command: str) -> list[str]:
 
 
 def find_program(words: Sequence[str]) -> list[str]:
-    """Return the words with the program's whole path in the place of its name.
+    """Return the words with the program's absolute path instead of its name.
 
     Raises:
-        SettingsError: there is no such program, or an argument is a relative path, which would mean nothing where
-            the program runs.
+        SettingsError: there is no such program, or an argument is a relative path, which would be wrong in the
+            folder where the program runs.
     """
     program = shutil.which(words[0])
     if program is None:
@@ -183,11 +183,11 @@ def find_program(words: Sequence[str]) -> list[str]:
 
 
 class CommandEngine:
-    """An ``Engine`` that runs a program for each page, in a temporary folder of its own.
+    """An ``Engine`` that runs a program for each page, in its own temporary folder.
 
     Args:
-        options: the command, and how it is run.
-        identity: the hash of what it is.
+        options: the command, its limits and its number of processes.
+        identity: the hash from `CommandFactory.identify`.
 
     Raises:
         SettingsError: there is no such program.
@@ -209,22 +209,22 @@ class CommandEngine:
 
     @property
     def info(self) -> EngineInfo:
-        """What is known of the engine."""
+        """The engine's properties."""
         return self._info
 
     def batch_limit(self, height: int, width: int) -> int:
-        """Return 1: the program is given one page at a time."""
+        """Return 1: the program gets one page at a time."""
         return 1
 
     def upscale(self, batch: Batch) -> Upscaled:
-        """Return the pages at their target size and in their own type.
+        """Return the pages at their target size, in the sample type of the input.
 
-        The program is given 8 bits and three channels, and so the pages of 16 bits come back spread to these, the
-        gray ones as the mean of the channels.
+        The program gets 8 bits and three channels. Its output is scaled to 16 bits for pages of 16 bits, and the mean
+        of the channels is returned for gray pages.
 
         Raises:
             PageError: `FAILED`, `TIMEOUT`: the program did not make the page.
-            DeviceError: the program cannot be run any more.
+            DeviceError: the program cannot be started any more.
         """
         larger, notes = [], dict[str, None]()
         for page in batch.pixels:
@@ -234,20 +234,20 @@ class CommandEngine:
         samples: SampleArray = np.stack(larger)
         if batch.pixels.dtype == np.uint16:
             samples = samples.astype(np.uint16) * np.uint16(257)
-            notes["16 bits: the program was given 8"] = None
+            notes["16 bits: the program got 8"] = None
         return Upscaled(samples, notes=tuple(notes))
 
     def interrupt(self) -> None:
-        """Kill the program that runs, from any thread; no other is started."""
+        """Kill the running program, from any thread. No other is started."""
         self._is_closed = True
         self._program.kill()
 
     def close(self) -> None:
-        """Kill the program that runs, if one does. The engine is not used afterwards."""
+        """Kill the running program, if any. The engine is not used afterwards."""
         self.interrupt()
 
     def _upscale_page(self, page: UInt8Array, target: tuple[int, int]) -> tuple[UInt8Array, tuple[str, ...]]:
-        """Return a page at its target size, of as many channels, with notes."""
+        """Return a page at its target size, with the same number of channels, and notes."""
         height, width = page.shape[:2]
         with tempfile.TemporaryDirectory(prefix="comic-upscale-", ignore_cleanup_errors=True) as name:
             folder = Path(name).absolute()
@@ -259,7 +259,7 @@ class CommandEngine:
                 raise PageError(FAILED, f"{source} cannot be written: {error.strerror or error}") from error
             self._run_program(folder, source, result, (width, height), target)
             made = self._read(result, (width, height), target)
-        return _to_target(made, (width, height), target, gray=page.shape[2] == 1)
+        return _resize_to_target(made, (width, height), target, gray=page.shape[2] == 1)
 
     def _run_program(
         self, folder: Path, source: Path, result: Path, size: tuple[int, int], target: tuple[int, int]
@@ -271,7 +271,7 @@ class CommandEngine:
             "{width}": str(target[0]),
             "{height}": str(target[1]),
         }
-        words = [self._words[0], *(_filled(word, values) for word in self._words[1:])]
+        words = [self._words[0], *(_fill_placeholders(word, values) for word in self._words[1:])]
         what = self._info.device.name
         if self._is_closed:
             raise DeviceError(f"{what} was stopped")
@@ -282,10 +282,10 @@ class CommandEngine:
         if self._is_closed:
             raise DeviceError(f"{what} was stopped")
         if ended.timed_out:
-            said = f"; its last output: {ended.last_words}" if ended.last_words else ""
+            last_output = f"; its last output: {ended.last_words}" if ended.last_words else ""
             raise PageError(
                 TIMEOUT,
-                f"{what} took longer than {self._options.timeout:g} s and was killed{said}. To allow more time: "
+                f"{what} took longer than {self._options.timeout:g} s and was killed{last_output}. To allow more time: "
                 "--engine-option timeout=SECONDS",
             )
         if ended.code:
@@ -300,7 +300,7 @@ class CommandEngine:
         try:
             weight = result.stat().st_size
             if weight > most * _BYTES_A_PIXEL:
-                raise PageError(FAILED, f"{what} wrote {weight:,} bytes, more than any enlarged page has")
+                raise PageError(FAILED, f"{what} wrote {weight:,} bytes, more than an enlarged page can have")
             color = decode(result.read_bytes(), max_pixels=most, gray="off").color
         except OSError as error:
             raise PageError(
@@ -314,27 +314,27 @@ class CommandEngine:
         return np.repeat(samples, 3, axis=2) if samples.shape[2] == 1 else samples
 
 
-def _filled(word: str, values: dict[str, str]) -> str:
-    """Return a word with its placeholders filled in; what is filled in is not looked at again."""
+def _fill_placeholders(word: str, values: dict[str, str]) -> str:
+    """Return a word with its placeholders replaced. Placeholders within the replacements are not replaced."""
     for part in PLACEHOLDERS:
         before, found, after = word.partition(part)
         if found:
-            return _filled(before, values) + values[part] + _filled(after, values)
+            return _fill_placeholders(before, values) + values[part] + _fill_placeholders(after, values)
     return word
 
 
 def _least_scale(size: tuple[int, int], target: tuple[int, int]) -> int:
-    """Return the least whole number, 2 at least, that brings a page to its target or beyond."""
-    return max(2, *(-(-asked // side) for side, asked in zip(size, target, strict=True)))
+    """Return the smallest integer factor, at least 2, that reaches the target."""
+    return max(2, *(-(-requested // side) for side, requested in zip(size, target, strict=True)))
 
 
-def _to_target(
+def _resize_to_target(
     made: UInt8Array, size: tuple[int, int], target: tuple[int, int], *, gray: bool
 ) -> tuple[UInt8Array, tuple[str, ...]]:
     """Return the program's output at the target size, by the rule of this module.
 
     Raises:
-        PageError: it is no larger page.
+        PageError: its size does not fit the page.
     """
     width, height = made.shape[1], made.shape[0]
     notes: tuple[str, ...] = ()
@@ -342,13 +342,13 @@ def _to_target(
         factor = width // size[0]
         is_whole = factor >= 1 and (width, height) == (size[0] * factor, size[1] * factor)
         is_enough = width >= target[0] and height >= target[1]
-        # A side may be a pixel off where the program rounds otherwise than we do.
+        # A side may differ by a pixel if the program rounds differently.
         keeps_shape = abs(width * target[1] / target[0] - height) <= max(2.0, height / target[1])
         if not is_whole and not (is_enough and keeps_shape):
             raise PageError(
                 FAILED,
-                f"the program made {width}x{height} of {size[0]}x{size[1]}, but {target[0]}x{target[1]} is requested. "
-                "Its output must have that size, be larger, or be a whole multiple of the page",
+                f"the program turned {size[0]}x{size[1]} into {width}x{height}, but {target[0]}x{target[1]} is "
+                "requested. Its output must have that size, be larger, or be an integer multiple of the page",
             )
         if not is_enough:
             notes = (f"the program enlarged {factor} times; resampling did the rest",)

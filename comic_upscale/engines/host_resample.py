@@ -1,7 +1,7 @@
-"""The resampling of `torch/resample.py` by numpy alone, for engines that give their pixels to the host.
+"""The resampling of `torch/resample.py` in NumPy, for engines that return their pixels to the host.
 
-Antialiased Lanczos-3 to an exact size, Pillow's within a grey level; a window of a picture is resampled to a cell of
-the target as if the whole picture were.
+Antialiased Lanczos-3 to an exact size, which equals Pillow's within one gray level. A window of an image is resampled
+to a cell of the target as if the whole image were resampled.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from comic_upscale.engines.lanczos import Span, dense_weights, input_span
 
 Floats: TypeAlias = NDArray[np.float32]
 _BLOCK = 64
-"""Outputs that are made by one product of matrices."""
+"""The number of outputs of one matrix product."""
 
 
 def resample_window(
@@ -28,15 +28,15 @@ def resample_window(
     rows: Span | None = None,
     columns: Span | None = None,
 ) -> Floats:
-    """Resample a window of a picture to a cell of the target.
+    """Resample a window of an image to a cell of the target.
 
     Args:
         pixels: C x height x width, values 0..1: the window.
         source_size: (height, width) of the whole source in pixels.
         target_size: (height, width) of the whole target in pixels.
         origin: (row, column) of the window's first pixel in the whole source.
-        rows: rows of the target to make; None for all. The window must hold what they need.
-        columns: likewise the columns.
+        rows: rows of the target to compute; None for all. The window must contain their ``input_span``.
+        columns: the same for columns.
 
     Returns:
         C x ``rows`` x ``columns``; a little outside 0..1 where Lanczos overshoots.
@@ -44,7 +44,7 @@ def resample_window(
     rows, columns = rows or Span(0, target_size[0]), columns or Span(0, target_size[1])
     needed = input_span(source_size[0], target_size[0], rows)
     picture = pixels[:, needed.start - origin[0] : needed.stop - origin[0]]
-    # As in Pillow the horizontal pass comes first, and its samples are cut to their range.
+    # As in Pillow, the horizontal pass comes first, and its samples are clipped to their range.
     picture = _along(picture, source_size[1], target_size[1], columns, origin[1])
     if source_size[1] != target_size[1]:
         np.clip(picture, 0, 1, out=picture)

@@ -1,7 +1,7 @@
-"""What an ONNX file says of itself, read without onnxruntime: its operators, and the files that it refers to.
+"""Read facts about an ONNX file without onnxruntime: its operators, and the files that it refers to.
 
-The file may come from a stranger. Of it only a few fields of the protocol buffer are read, each within its bounds;
-weights are passed over. Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+The file is not trusted. Only a few fields of the protocol buffer are read, each within its bounds, and weights are
+skipped. Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ KNOWN_DOMAINS = frozenset(
         "com.microsoft.dml",
     )
 )
-"""Domains of operators that onnxruntime has by itself; all others are custom, and need code from elsewhere."""
+"""Domains of onnxruntime's own operators. All others are custom and need additional code."""
 
 _DEEPEST = 32
-"""Graphs within graphs."""
+"""The deepest nesting of graphs."""
 _OVER_A_PAGE = frozenset(
     ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "InstanceNormalization", "GroupNormalization")
 )
@@ -41,18 +41,18 @@ _INT64 = 7
 
 @dataclass(frozen=True, slots=True)
 class OnnxFile:
-    """An ONNX file as far as it was read."""
+    """Facts about an ONNX file."""
 
     path: Path
     data_files: tuple[Path, ...]
-    """Files beside it that hold its weights, sorted; all are there, and in its folder."""
+    """Files with its weights, sorted. All exist and are in its folder."""
     custom: tuple[str, ...]
-    """Operators that onnxruntime does not have, as ``domain.Operator``, sorted."""
+    """Operators that onnxruntime lacks, as ``domain.Operator``, sorted."""
     goes_over_a_page: bool
-    """Whether an operator brings a whole page down to one number for each channel."""
+    """Whether an operator reduces a whole page to one number per channel."""
 
     def identity(self) -> str:
-        """Return the hash of the file, and of what it refers to: 64 hexadecimal digits.
+        """Return the hash of the file and of the files that it refers to: 64 hexadecimal digits.
 
         Raises:
             WeightsError: one of the files cannot be read.
@@ -65,10 +65,10 @@ class OnnxFile:
 
 
 def read_onnx(path: Path) -> OnnxFile:
-    """Read what an ONNX file says of itself.
+    """Read the facts about an ONNX file.
 
     Raises:
-        WeightsError: it is not there, is no ONNX file, or refers to files outside its folder or that are not there.
+        WeightsError: it does not exist, is not an ONNX file, or refers to files that are missing or outside its folder.
     """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
@@ -76,7 +76,7 @@ def read_onnx(path: Path) -> OnnxFile:
     seen = _Seen()
     try:
         with path.open("rb") as file:
-            # Closed by itself with the last slice of it; an error holds some for as long as it is looked at.
+            # Not closed here, because an exception may still reference slices of it. The last slice closes it.
             _read_model(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)), seen)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -94,24 +94,24 @@ def read_onnx(path: Path) -> OnnxFile:
 
 
 def _data_file(path: Path, location: str) -> Path:
-    """Return the path of a file that the network refers to, where it may be read."""
+    """Return the path of a file that the network refers to, after checking that it may be read."""
     parts = (*PurePosixPath(location).parts, *PureWindowsPath(location).parts)
     absolute = PurePosixPath(location).is_absolute() or PureWindowsPath(location).anchor
     folder = path.parent.resolve()
     found = (folder / location).resolve()
     if absolute or ".." in parts or not location or "\0" in location or not found.is_relative_to(folder):
         raise WeightsError(
-            f"{path} refers to data outside its folder ({location!r}), which is refused: get the network with its "
-            "data beside it, or in one file."
+            f"{path} refers to data outside its folder ({location!r}), which is not allowed: get the network with its "
+            "data in the same folder, or as one file."
         )
     if not found.is_file():
-        raise WeightsError(f"{path} keeps its weights in {location!r}, which is not beside it.")
+        raise WeightsError(f"{path} stores its weights in {location!r}, which is missing from its folder.")
     return found
 
 
 @dataclass(slots=True)
 class _Seen:
-    """What was found on the way through a file."""
+    """The facts that were collected so far."""
 
     has_graph: bool = False
     operators: set[tuple[str, str]] = field(default_factory=set)
@@ -119,14 +119,14 @@ class _Seen:
     locations: set[str] = field(default_factory=set)
     goes_over_a_page: bool = False
     constants: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """Short lists of whole numbers by name: the axes of reductions."""
+    """Short lists of integers by name: the axes of reductions."""
 
 
 def _fields(view: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Yield number and value of each field of a message: a whole number, or the bytes of what has a length.
+    """Yield number and value of each field of a message: an integer, or bytes.
 
     Raises:
-        ValueError: it is no message.
+        ValueError: it is not a message.
     """
     place, end = 0, len(view)
     while place < end:
@@ -208,7 +208,7 @@ def _read_graph(view: memoryview, seen: _Seen, depth: int) -> None:
                     _read_tensor(_message(tensor), seen)
         elif number == 1:
             nodes.append(_message(value))
-    # Behind the initializers, which may hold the axes of a reduction.
+    # After the initializers, which may contain the axes of a reduction.
     for node in nodes:
         _read_node(node, seen, depth)
 
@@ -242,19 +242,19 @@ def _read_node(view: memoryview, seen: _Seen, depth: int) -> None:
     if name in _REDUCTIONS:
         axes = axes or (seen.constants.get(inputs[1], ()) if len(inputs) > 1 else ())
         over = {axis % 4 for axis in axes}
-        # Without axes it goes over everything; NCHW and, between two transpositions, NHWC.
+        # Without axes it reduces over all of them. The layout is NCHW or, between two transpositions, NHWC.
         seen.goes_over_a_page |= (len(inputs) < 2 and not axes) or over >= {2, 3} or over >= {1, 2}
 
 
 def _read_attribute(view: memoryview, seen: _Seen, depth: int) -> tuple[str, tuple[int, ...]]:
-    """Return the name of an attribute, and the whole numbers that it holds."""
+    """Return the name of an attribute, and its integers."""
     name = ""
     numbers: list[int] = []
     for number, value in _fields(view):
         if number == 1:
             name = _text(value)
         elif number == 8:
-            numbers += [_signed(value)] if isinstance(value, int) else _packed(value)
+            numbers += [_to_signed(value)] if isinstance(value, int) else _read_packed(value)
         elif number in (5, 10):
             numbers += _read_tensor(_message(value), seen)
         elif number in (22, 23):
@@ -267,7 +267,7 @@ def _read_attribute(view: memoryview, seen: _Seen, depth: int) -> tuple[str, tup
 
 
 def _read_tensor(view: memoryview, seen: _Seen) -> list[int]:
-    """Note a tensor's file, or its few whole numbers; return these."""
+    """Collect a tensor's file, or its integers if they are few; return these."""
     name, kind, is_outside, location = "", 0, False, ""
     numbers: list[int] = []
     for number, value in _fields(view):
@@ -282,7 +282,7 @@ def _read_tensor(view: memoryview, seen: _Seen) -> list[int]:
         elif number == 14:
             is_outside = value == 1
         elif number == 7:
-            numbers += [_signed(value)] if isinstance(value, int) else _packed(value)
+            numbers += [_to_signed(value)] if isinstance(value, int) else _read_packed(value)
         elif number == 9 and kind == _INT64 and len(_message(value)) <= 64:
             raw = bytes(_message(value))
             numbers = [
@@ -296,16 +296,16 @@ def _read_tensor(view: memoryview, seen: _Seen) -> list[int]:
     return []
 
 
-def _packed(view: memoryview) -> list[int]:
-    """Return the first whole numbers of a packed list; more are no axes."""
+def _read_packed(view: memoryview) -> list[int]:
+    """Return the first integers of a packed list. A longer list cannot be axes."""
     numbers: list[int] = []
     place = 0
     while place < len(view) and len(numbers) <= 8:
         value, place = _varint(view, place)
-        numbers.append(_signed(value))
+        numbers.append(_to_signed(value))
     return numbers
 
 
-def _signed(value: int) -> int:
+def _to_signed(value: int) -> int:
     value &= (1 << 64) - 1
     return value - (1 << 64) if value >> 63 else value

@@ -37,7 +37,7 @@ class OptionHelp:
     name: str
     """The name for ``--engine-option``."""
     values: str
-    """What it may be: ``"a number, at least 1"``, ``"fast|exact"``."""
+    """The allowed values: ``"a number, at least 1"``, ``"fast|exact"``."""
     default: str
     """The default; empty for a required option."""
     help: str
@@ -107,7 +107,7 @@ def _read(definition: Definition, text: str, engine: str) -> Any:
 
 
 def _convert(definition: Definition, text: str) -> Any:
-    """Return a text as the option's type; ValueError where it is none of it."""
+    """Convert a text to the option's type; ValueError if it is not valid."""
     if definition.kind is bool:
         if text.strip().lower() not in _WORDS:
             raise ValueError(text)
@@ -139,7 +139,7 @@ def _in_words(value: object) -> str:
 
 
 def _unknown(name: str, engine: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
+    similar = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {similar[0]}?" if similar else ""
     has = f"it has {', '.join(known)}" if known else "it has none"
     return f"the engine {engine} has no option {name!r}: {has}.{hint}"

@@ -1,4 +1,4 @@
-"""Runs a program of the user's: with a time limit, its last words kept, and killed with all that it has started."""
+"""Run a program of the user with a time limit, keep the end of its output, and kill it with all its children."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import IO
 import psutil
 
 _TAIL_BYTES = 4096
-"""The end of what a program says that is kept."""
+"""How many bytes of the end of a program's output are kept."""
 _REASON_CHARS = 300
-"""The end of that which goes into the reason of a failure."""
+"""How many characters of this go into the reason of a failure."""
 
 _running: set[subprocess.Popen[bytes]] = set()
 _lock = threading.Lock()
@@ -28,11 +28,11 @@ class Ended:
     """How a program ended."""
 
     code: int
-    """Its exit code; negative: the number of the signal that ended it."""
+    """Its exit code, or the negative number of the signal that ended it."""
     timed_out: bool
-    """Whether it was killed since its time was up."""
+    """Whether it was killed because it exceeded its time limit."""
     last_words: str
-    """The end of what it wrote to standard output and standard error, in one line, printable."""
+    """The end of its standard output and standard error, printable and on one line."""
 
     def describe(self) -> str:
         """Return how it ended, for the reason of a failure."""
@@ -40,7 +40,7 @@ class Ended:
         if self.code < 0:
             with contextlib.suppress(ValueError):
                 how = f"was ended by {signal.Signals(-self.code).name}"
-        return f"{how}: {self.last_words}" if self.last_words else f"{how} and said nothing"
+        return f"{how}: {self.last_words}" if self.last_words else f"{how} without any output"
 
 
 class Program:
@@ -53,12 +53,12 @@ class Program:
     def run(self, words: Sequence[str], folder: Path, seconds: float) -> Ended:
         """Run a program in a folder, and wait for its end.
 
-        Standard input is empty. It runs in a session of its own, so that Ctrl-C in the terminal is not meant for it.
+        Standard input is empty. The program runs in its own session, so Ctrl-C in the terminal does not reach it.
 
         Args:
             words: the program and its arguments.
             folder: its working directory.
-            seconds: after which it is killed, and whatever it has started.
+            seconds: the time limit. After it, the program and all that it has started are killed.
 
         Raises:
             OSError: it cannot be started.
@@ -92,12 +92,12 @@ class Program:
             with _lock:
                 _running.discard(process)
                 self._process = None
-        # What it has started in the background may hold the other end; its words are not waited for.
+        # A background process may hold the pipe open, so its end is not waited for.
         reader.join(1)
         return Ended(process.returncode, timed_out, _in_one_line(bytes(tail)))
 
     def kill(self) -> None:
-        """Kill the program that runs, if one does, and any that is started from now on."""
+        """Kill the running program, if any, and every program that is started from now on."""
         self._is_killed = True
         with _lock:
             process = self._process
@@ -106,14 +106,14 @@ class Program:
 
 
 def kill_running() -> None:
-    """Kill every program that runs, for a process that is about to end without a further word."""
-    # Without the lock: a signal handler may come while its own thread holds it.
+    """Kill every running program. For a process that is about to end abruptly."""
+    # Without the lock, because a signal handler may run while its own thread holds it.
     for process in tuple(_running):
         _kill(process)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill a program and whatever it has started, whether or not that has stayed in its session."""
+    """Kill a program and all that it has started, also processes that have left its session."""
     children: list[psutil.Process] = []
     with contextlib.suppress(psutil.Error):
         children = psutil.Process(process.pid).children(recursive=True)
@@ -130,7 +130,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _keep_tail(stream: IO[bytes], tail: bytearray) -> None:
-    """Read to the end, however much it is, and keep the last of it."""
+    """Read to the end, and keep the end of the output in bounded memory."""
     with contextlib.suppress(OSError, ValueError), stream:
         while chunk := os.read(stream.fileno(), 65536):
             tail += chunk

@@ -18,9 +18,9 @@ Run: TypeAlias = Callable[[UInt8Array], NDArray[Any]]
 """Runs a network: height x width x C to C x height*scale x width*scale, floats of 0..1."""
 
 IN_TILES = "cut into tiles, though this network looks at a whole page at once: tones may differ between tiles"
-"""The note of a page that such a network was not given whole."""
+"""The note of a page that was cut into tiles for such a network."""
 MEMORY_FOR_WHOLE = 0.5
-"""The part of the free memory that a whole page may take on a CPU, for a network that is better given whole pages."""
+"""The share of the free memory that a whole page may use on a CPU with such a network."""
 
 SIDE = 64
 """The smallest side of the test image, in pixels."""
@@ -34,23 +34,21 @@ squeeze-and-excitation (Real-CUGAN and cunet) the smallest change was 8.9. Round
 
 
 def tiles_warning(why: str) -> str:
-    """Return what a user should know before pages are cut into tiles for a network that looks at whole pages.
+    """Return the warning for the user that pages are cut into tiles for a network that looks at whole pages.
 
     Args:
-        why: they are cut, and what to do about it: a sentence's end.
+        why: the reason or what to do, as the end of a sentence.
     """
-    return (
-        f"this network looks at a whole page at once, so pages in tiles come out other than whole ones: {why}"
-    )
+    return f"this network looks at a whole page at once, so pages in tiles differ from whole pages: {why}"
 
 
-def tried_side(minimum: int, multiple_of: int) -> int:
+def side_of_test_image(minimum: int, multiple_of: int) -> int:
     """Return the side of the test image for a network: at least `SIDE`, and a size that the network accepts."""
     return -(-max(SIDE, minimum) // multiple_of) * multiple_of
 
 
 def sees_far(run: Run, channels: int, size: tuple[int, int] = (SIDE, SIDE)) -> bool:
-    """Tell whether what a network makes at one side of a picture depends on what is drawn at the other.
+    """Return whether the output of a network at one side of an image depends on the other side of the input.
 
     The network gets the test image twice, with a white and with a black strip at the right. The left sides of the
     two outputs are compared.
@@ -58,19 +56,19 @@ def sees_far(run: Run, channels: int, size: tuple[int, int] = (SIDE, SIDE)) -> b
     Args:
         run: the network.
         channels: 1 or 3.
-        size: (height, width) of the picture in pixels, its width at least `SIDE`.
+        size: (height, width) of the image in pixels, with a width of at least `SIDE`.
     """
-    picture = tried_picture(size, channels)
+    image = draw_test_image(size, channels)
     made = []
     for level in (255, 0):
-        picture[:, size[1] - _EDGE :] = level
-        result = run(picture)
+        image[:, size[1] - _EDGE :] = level
+        result = run(image)
         factor = result.shape[2] // size[1]
         made.append(np.clip(result[:, :, : _EDGE * factor].astype(np.float64), 0, 1))
     return bool(255 * np.abs(made[0] - made[1]).max() > _SEEN)
 
 
-def tried_picture(size: tuple[int, int], channels: int) -> UInt8Array:
+def draw_test_image(size: tuple[int, int], channels: int) -> UInt8Array:
     """Return the test image, squares of noise around black or white: height x width x C."""
     rng = np.random.default_rng(1)
     squares = rng.integers(0, 2, (-(-size[0] // 8), -(-size[1] // 8), channels))

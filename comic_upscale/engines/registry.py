@@ -1,6 +1,6 @@
-"""The engines by name: what they are, and opening the ones that a job asks for.
+"""Find engines by name, and open the engines of a job.
 
-Those of the package are imported at their first use; others come from entry points (`settings/engines.py`).
+The package's own engines are imported at their first use. Others come from entry points (`settings/engines.py`).
 """
 
 from __future__ import annotations

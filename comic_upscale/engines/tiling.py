@@ -90,13 +90,13 @@ def plan_tiles(
         page_size: (height, width) of the page in pixels, before padding.
         target_size: (height, width) of the result in pixels.
         native_scale: the network's own factor.
-        longest: the longest side of a window in pixels; None never cuts. It gives way only where one
-            pixel of the target needs more than that.
-        overlap: pixels around what a cell needs; at most a quarter of ``longest`` is used.
-        multiple_of: windows start at and, as far as ``longest`` allows, measure multiples of this.
-        minimum: the shortest side that the network takes.
-        square: whether the network takes only windows as high as wide.
-        fixed: (height, width) of the only windows that the network takes, in place of the four before.
+        longest: the longest side of a window in pixels; None never cuts. A window is longer only if one
+            pixel of the target needs more.
+        overlap: pixels around the input of a cell; at most a quarter of ``longest`` is used.
+        multiple_of: windows start at multiples of this, and their sides are multiples as far as ``longest`` allows.
+        minimum: the shortest side that the network accepts.
+        square: whether the network accepts only square windows.
+        fixed: (height, width) of the only windows that the network accepts, in place of the four before.
 
     Returns:
         At least one tile. All windows have the same size and are inside the padded page (``padded_size``).
@@ -118,7 +118,7 @@ def plan_tiles(
         plans = [
             axis.place([tile.cell for tile in plan], length) for axis, plan in zip(axes, plans, strict=True)
         ]
-    return _crossed(plans)
+    return _cross(plans)
 
 
 def _plan_fixed(
@@ -132,10 +132,10 @@ def _plan_fixed(
     for page, target, length in zip(page_size, target_size, fixed, strict=True):
         axis = _Axis(page, max(page, length), target, native_scale, min(overlap, length // 4), 1, length)
         plans.append(axis.plan(length))
-    return _crossed(plans)
+    return _cross(plans)
 
 
-def _crossed(plans: Sequence[Sequence[AxisTile]]) -> list[Tile]:
+def _cross(plans: Sequence[Sequence[AxisTile]]) -> list[Tile]:
     """Return every tile that a row's plan and a column's plan make."""
     return [Tile(row.window, column.window, row.cell, column.cell) for row in plans[0] for column in plans[1]]
 
@@ -168,7 +168,7 @@ class _Axis:
         count = min(max(2, self.padded // longest), self.target)
         while True:
             cells = self._even_cells(count)
-            length = max(self._aligned(self._need(cell)).length for cell in cells)
+            length = max(self._align(self._need(cell)).length for cell in cells)
             if length <= longest or count == self.target:
                 return self.place(cells, min(max(length, self.minimum), self.padded))
             # The step is proportional to the excess, so that small windows on long pages are found quickly.
@@ -180,7 +180,7 @@ class _Axis:
         """Give each cell a window of this length around its input, inside the padded page."""
         tiles = []
         for cell in cells:
-            need = self._aligned(self._need(cell))
+            need = self._align(self._need(cell))
             spare = (length - need.length) // 2 // self.multiple_of * self.multiple_of
             start = max(0, min(need.start - spare, self.padded - length))
             tiles.append(AxisTile(Span(start, start + length), cell))
@@ -197,7 +197,7 @@ class _Axis:
         stop = -(-native.stop // self.native_scale) + self.overlap
         return Span(max(0, start), min(self.padded, stop))
 
-    def _aligned(self, need: Span) -> Span:
+    def _align(self, need: Span) -> Span:
         # A network with pixel-unshuffle gives another result if the window starts between two of its squares.
         start = need.start // self.multiple_of * self.multiple_of
         stop = -(-need.stop // self.multiple_of) * self.multiple_of

@@ -20,7 +20,7 @@ from comic_upscale.imaging.encode import check_encoded, check_target, encode
 from comic_upscale.imaging.pixels import Pixels, UInt8Array
 from comic_upscale.imaging.shrink import shrink
 from comic_upscale.imaging.target_size import find_target, grows
-from comic_upscale.models.default_model import Choice, check_auto, choose_model, is_auto
+from comic_upscale.models.default_model import DefaultModel, check_auto, choose_model, is_auto
 from comic_upscale.models.network import load_network
 from comic_upscale.models.weights import resolve_weights
 from comic_upscale.settings.job import AUTO_MODEL, DEFAULT_MAX_PIXELS, FormatName
@@ -67,20 +67,20 @@ class Upscaler:
         weights_cache: Path | None = None,
     ) -> None:
         cache, download = weights_cache or Path(), weights_cache is not None
-        choice = Choice(model)
+        selected = DefaultModel(model)
         if is_auto(model):
             check_auto(denoise)
-            choice = choose_model(
+            selected = choose_model(
                 accelerator=all_accelerators(device), folders=weights_folders, cache=cache, download=download
             )
         weights = resolve_weights(
-            choice.model, denoise=denoise, folders=weights_folders, cache=cache, download=download
+            selected.model, denoise=denoise, folders=weights_folders, cache=cache, download=download
         )
         network = load_network(weights, denoise)
         self._engine = open_torch_engine(network, device, precision=precision, batch=batch, tile=tile)
         self.model = weights.model_name
         """The model's name in the catalogue, or the name of the file."""
-        self.note = choice.note
+        self.note = selected.note
         """Why ``"auto"`` fell back to the bundled model; None if it did not."""
         info = self._engine.info
         assert info.native_scale is not None

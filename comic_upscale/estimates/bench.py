@@ -70,14 +70,14 @@ class BenchResult:
     """Peak memory of the first CUDA device; None without one."""
 
 
-Tell = Callable[[str], None]
+OnStep = Callable[[str], None]
 
 
 def bench(
     settings: JobSettings,
     *,
     seconds: float = 60.0,
-    tell: Tell = lambda what: None,
+    on_step: OnStep = lambda what: None,
     open_engines: OpenEngines = open_engines,
 ) -> BenchResult:
     """Measure this machine with the model, devices and format of the settings.
@@ -85,41 +85,41 @@ def bench(
     Args:
         settings: settings of the run; input and output are ignored.
         seconds: approximate time of the measurement, without loading.
-        tell: called with the name of each step.
+        on_step: called with the name of each step.
         open_engines: as for `run_job`.
 
     Raises:
         WeightsError, DeviceError, SettingsError: as in a run.
         DeviceError: the network cannot upscale a page.
     """
-    tell("selecting and loading the network")
+    on_step("selecting and loading the network")
     begin = time.perf_counter()
-    choice = named_model(settings) or choose_model(settings, lambda name, done, total: None)
-    settings = choice.settle(settings)
+    selected = named_model(settings) or choose_model(settings, lambda name, done, total: None)
+    settings = selected.apply_to(settings)
     engines = open_engines(settings, prepare_engine(settings))
     try:
         loading = time.perf_counter() - begin
         files = [draw_page(number) for number in range(DRAWN)]
         target = find_target(*SIZE, settings.size).size
-        tell("the network alone")
-        alone = _all_alone(engines, files, target, seconds / 3)
+        on_step("the network alone")
+        alone = _time_networks(engines, files, target, seconds / 3)
         pages = min(max(round(seconds / 2 * alone), LEAST_PAGES), MOST_PAGES)
-        tell(f"a whole run of {pages:,} pages")
-        return _whole(settings, engines, files, pages, alone, target, loading)
+        on_step(f"a whole run of {pages:,} pages")
+        return _time_run(settings, engines, files, pages, alone, target, loading)
     finally:
         for engine in engines:
             engine.close()
 
 
-def _all_alone(
+def _time_networks(
     engines: Sequence[Engine], files: Sequence[bytes], target: tuple[int, int], seconds: float
 ) -> float:
     """Return the pages per second of all engines together, running at the same time as in a run."""
     with ThreadPoolExecutor(len(engines)) as pool:
-        return sum(pool.map(lambda engine: _alone(engine, files, target, seconds), engines))
+        return sum(pool.map(lambda engine: _time_network(engine, files, target, seconds), engines))
 
 
-def _alone(engine: Engine, files: Sequence[bytes], target: tuple[int, int], seconds: float) -> float:
+def _time_network(engine: Engine, files: Sequence[bytes], target: tuple[int, int], seconds: float) -> float:
     """Return the pages per second from pixels to pixels, without the first call, which prepares the network."""
     pages = [prepare(decode(data, max_pixels=SIZE[0] * SIZE[1])) for data in files]
     _run_engine(engine, pages[:1], target)
@@ -145,7 +145,7 @@ def _run_engine(engine: Engine, pages: Sequence[Pixels], target: tuple[int, int]
             ) from result
 
 
-def _whole(
+def _time_run(
     settings: JobSettings,
     engines: list[Engine],
     files: Sequence[bytes],
@@ -170,8 +170,8 @@ def _whole(
         trial = replace(
             settings, input=source, output=Path(folder) / "out", ledger=None, price=None, max_cost=None
         )
-        kept: list[Engine] = [_Kept(engine) for engine in engines]
-        measured = measure_run(trial, origin="bench", on_event=note, open_engines=lambda *_: kept)
+        wrapped: list[Engine] = [_NeverClosed(engine) for engine in engines]
+        measured = measure_run(trial, origin="bench", on_event=note, open_engines=lambda *_: wrapped)
     measured = replace(measured, start_seconds=round(measured.start_seconds + loading, 3))
     whole = measured.pages / measured.whole_seconds
     pixels = SIZE[0] * SIZE[1] / 1e6
@@ -204,7 +204,7 @@ def _stage(name: str, pages: Sequence[PageDone], run: Measured) -> Stage:
     )
 
 
-class _Kept:
+class _NeverClosed:
     """A wrapper that keeps the engine open when the run closes it."""
 
     def __init__(self, engine: Engine) -> None:

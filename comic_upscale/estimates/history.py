@@ -107,23 +107,23 @@ def encoding_of(format: str, quality: int | None) -> str:
     return format if known is None else known.encoding(quality)
 
 
-def keep(found: Measured, folder: Path) -> Path:
+def save_measurement(measured: Measured, folder: Path) -> Path:
     """Store a measurement in the user's folder, replacing an older one of the same kind; return its path."""
-    key = "\n".join((found.hardware, found.model_sha256, found.precision, found.format))
+    key = "\n".join((measured.hardware, measured.model_sha256, measured.precision, measured.format))
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
-    write_whole(json.dumps(asdict(found), indent=2).encode(), path)
+    write_whole(json.dumps(asdict(measured), indent=2).encode(), path)
     return path
 
 
-def kept(folder: Path) -> list[Measured]:
+def load_measurements(folder: Path) -> list[Measured]:
     """Return the measurements in a folder, the newest first. Other files are ignored."""
     known = {field.name for field in fields(Measured)}
-    found = []
+    measurements = []
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
         with contextlib.suppress(OSError, ValueError, TypeError):
             values = json.loads(path.read_text(encoding="utf-8"))
-            found.append(Measured(**{name: value for name, value in values.items() if name in known}))
-    return sorted(found, key=lambda each: each.date, reverse=True)
+            measurements.append(Measured(**{name: value for name, value in values.items() if name in known}))
+    return sorted(measurements, key=lambda each: each.date, reverse=True)
 
 
 def from_ledgers(ledgers: Iterable[Path], host: str, processor: str) -> list[Measured]:
@@ -134,28 +134,28 @@ def from_ledgers(ledgers: Iterable[Path], host: str, processor: str) -> list[Mea
         host: name of this machine. The processor of another machine is unknown.
         processor: processor of this machine.
     """
-    found = []
+    measurements = []
     for ledger in ledgers:
         with contextlib.suppress(ComicUpscaleError, sqlite3.Error):
             for run in read_runs(ledger, least=LEAST_PAGES):
                 recorded = parse_recorded_devices(str(run["device"]))
                 here = run["host"] == host and not recorded.is_remote
                 if here or not recorded.devices[0].is_cpu:
-                    measured = _measured(run, recorded.devices, ledger, processor)
+                    measured = _measure_recorded_run(run, recorded.devices, ledger, processor)
                     if recorded.is_remote:
                         measured = _without_transfer(measured)
-                    found.append(replace(measured, here=here))
-    return sorted(found, key=lambda each: each.date, reverse=True)
+                    measurements.append(replace(measured, here=here))
+    return sorted(measurements, key=lambda each: each.date, reverse=True)
 
 
-def _without_transfer(found: Measured) -> Measured:
+def _without_transfer(measured: Measured) -> Measured:
     """Return the measurement of a remote run without its transfers.
 
     Its pages were recorded when they were downloaded, so the wall time says nothing about the machine. The busy time of
     the bottleneck is used instead. The connection is estimated separately.
     """
-    busiest = max(found.network_seconds / found.devices, found.host_seconds / found.workers)
-    return replace(found, whole_seconds=busiest)
+    busiest = max(measured.network_seconds / measured.devices, measured.host_seconds / measured.workers)
+    return replace(measured, whole_seconds=busiest)
 
 
 def _without_other_pages(run: dict[str, Any], devices: int, workers: int) -> float:
@@ -166,7 +166,9 @@ def _without_other_pages(run: dict[str, Any], devices: int, workers: int) -> flo
     return min(whole, own)
 
 
-def _measured(run: dict[str, Any], recorded: Sequence[DeviceInfo], ledger: Path, processor: str) -> Measured:
+def _measure_recorded_run(
+    run: dict[str, Any], recorded: Sequence[DeviceInfo], ledger: Path, processor: str
+) -> Measured:
     settings = recorded_settings(run["settings"])
     devices, workers = count_places(recorded), settings.get("workers") or 1
     model = CATALOGUE.get(run["model"])
@@ -197,13 +199,17 @@ def count_places(devices: Sequence[DeviceInfo]) -> int:
     return sum(each.pages_at_once for each in devices)
 
 
-def best_for(model: str, identity: str, found: Sequence[Measured]) -> Measured | None:
+def best_for(model: str, identity: str, measurements: Sequence[Measured]) -> Measured | None:
     """Return the measurement to estimate from: of this network, or of another one with known arithmetic.
 
     Args:
         model: name of the network.
         identity: hash of its weights; empty if unknown.
-        found: measurements on one machine, the newest first.
+        measurements: on one machine, the newest first.
     """
-    same = [each for each in found if each.model_sha256 == identity or (not identity and each.model == model)]
-    return next(iter(same or [each for each in found if each.tflop_per_page]), None)
+    same = [
+        each
+        for each in measurements
+        if each.model_sha256 == identity or (not identity and each.model == model)
+    ]
+    return next(iter(same or [each for each in measurements if each.tflop_per_page]), None)

@@ -17,7 +17,7 @@ from comic_upscale.costs.rates import (
     known_cards,
     measured_rate,
 )
-from comic_upscale.costs.work import Work
+from comic_upscale.costs.workload import Workload
 from comic_upscale.errors import SettingsError
 from comic_upscale.estimates.history import best_for
 from comic_upscale.imaging.codecs import find_assumed
@@ -41,13 +41,13 @@ class Question:
     """Threads of a rented machine; None for those of its offer, or the assumed number."""
     denoise: float | None = None
     offers: tuple[Offer, ...] = ()
-    found: tuple[Measured, ...] = field(default=())
+    measurements: tuple[Measured, ...] = field(default=())
     """Measurements, the newest first."""
     pilot: Measured | None = None
     """The measurement of a pilot with pages of this input on this machine."""
 
 
-def network_called(model: str, denoise: float | None = None) -> Network:
+def find_network(model: str, denoise: float | None = None) -> Network:
     """Return a network by its name or file, with its arithmetic if the catalogue knows it.
 
     Raises:
@@ -60,13 +60,13 @@ def network_called(model: str, denoise: float | None = None) -> Network:
     )
 
 
-def quotes_for(work: Work, question: Question) -> list[Quote]:
+def quotes_for(workload: Workload, question: Question) -> list[Quote]:
     """Return the quotes for a job: this machine first, then GPUs, the cheapest offer first.
 
     Raises:
         SettingsError: a GPU is unknown or has no price, or nothing can be estimated.
     """
-    here = _quote_here(work, question)
+    here = _quote_here(workload, question)
     cards = question.gpus or tuple(
         dict.fromkeys(offer.card for offer in question.offers if find_card(offer.card) is not None)
     )
@@ -75,10 +75,10 @@ def quotes_for(work: Work, question: Question) -> list[Quote]:
     if (
         question.gpus
         or here is None
-        or network_called(_on_a_card(question.model), question.denoise).tflop_per_page
+        or find_network(_on_a_card(question.model), question.denoise).tflop_per_page
     ):
         for card in cards:
-            rented += _quote_card(work, question, card)
+            rented += _quote_card(workload, question, card)
     rented.sort(key=lambda quote: 0.0 if quote.dollars is None else quote.dollars.likely)
     return rented if here is None else [here, *rented]
 
@@ -99,26 +99,26 @@ def _on_a_card(model: str) -> str:
     return GPU_DEFAULT if is_auto(model) else model
 
 
-def _quote_here(work: Work, question: Question) -> Quote | None:
+def _quote_here(workload: Workload, question: Question) -> Quote | None:
     """Return the quote for this machine; None if it was not measured, or only GPUs are requested."""
-    found = question.pilot
-    if found is None and not question.gpus:
-        own = [each for each in question.found if each.here]
-        found = _best_here(question, own)
-    if found is None:
+    measured = question.pilot
+    if measured is None and not question.gpus:
+        own = [each for each in question.measurements if each.here]
+        measured = _best_here(question, own)
+    if measured is None:
         return None
-    model = found.model if is_auto(question.model) else question.model
+    model = measured.model if is_auto(question.model) else question.model
     network = (
-        Network(model=found.model, identity=found.model_sha256, tflop_per_page=found.tflop_per_page)
-        if found is question.pilot
-        else network_called(model, question.denoise)
+        Network(model=measured.model, identity=measured.model_sha256, tflop_per_page=measured.tflop_per_page)
+        if measured is question.pilot
+        else find_network(model, question.denoise)
     )
     return quote_here(
-        work,
-        measured_rate(found, network, encoding=_encoding_ratio(work, found)),
-        hardware=found.hardware,
+        workload,
+        measured_rate(measured, network, encoding=_encoding_ratio(workload, measured)),
+        hardware=measured.hardware,
         model=network.model,
-        start_seconds=found.start_seconds,
+        start_seconds=measured.start_seconds,
         hour=None if question.price is None else Range.exactly(question.price),
         price_source="your --price" if question.price is not None else "",
     )
@@ -126,41 +126,43 @@ def _quote_here(work: Work, question: Question) -> Quote | None:
 
 def _best_here(question: Question, own: Sequence[Measured]) -> Measured | None:
     if not is_auto(question.model):
-        network = network_called(question.model, question.denoise)
-        found = best_for(network.model, network.identity, own)
-        known = found is None or found.model_sha256 == network.identity or network.tflop_per_page
-        return found if known else None
+        network = find_network(question.model, question.denoise)
+        measured = best_for(network.model, network.identity, own)
+        known = measured is None or measured.model_sha256 == network.identity or network.tflop_per_page
+        return measured if known else None
     # A measurement with the user's own network says nothing about auto's defaults, as its arithmetic is unknown.
     catalogued = [each for each in own if each.model in CATALOGUE]
     choices = (each for each in catalogued if each.model in (GPU_DEFAULT, CPU_DEFAULT))
     return next(choices, None) or next(iter(catalogued), None)
 
 
-def _quote_card(work: Work, question: Question, asked: str) -> list[Quote]:
-    card = find_card(asked)
-    network = network_called(_on_a_card(question.model), question.denoise)
-    measured = best_for(network.model, network.identity, _on_card(card or asked, question.found))
+def _quote_card(workload: Workload, question: Question, requested: str) -> list[Quote]:
+    card = find_card(requested)
+    network = find_network(_on_a_card(question.model), question.denoise)
+    measured = best_for(
+        network.model, network.identity, _select_card(card or requested, question.measurements)
+    )
     if card is None and measured is None:
         raise SettingsError(
-            f"there is no GPU {asked!r} in the price and rate lists, and none was measured: use one of "
+            f"there is no GPU {requested!r} in the price and rate lists, and none was measured: use one of "
             f"{', '.join(known_cards())}, or run `comic-upscale bench` on a machine with that GPU"
         )
     return [
         quote_rented(
-            work,
-            _rate(question, card, network, measured, work, offer.vcpus),
+            workload,
+            _rate(question, card, network, measured, workload, offer.vcpus),
             offer,
-            hardware=card or asked,
+            hardware=card or requested,
             model=network.model,
             link_mbps=question.link_mbps,
         )
-        for offer in _offers(question, card or asked)
+        for offer in _offers(question, card or requested)
     ]
 
 
-def _on_card(card: str, found: Iterable[Measured]) -> list[Measured]:
+def _select_card(card: str, measurements: Iterable[Measured]) -> list[Measured]:
     """Return the measurements on a GPU, under any name that its driver gives it."""
-    return [each for each in found if find_card(each.hardware) == card or each.hardware == card]
+    return [each for each in measurements if find_card(each.hardware) == card or each.hardware == card]
 
 
 def _rate(
@@ -168,24 +170,26 @@ def _rate(
     card: str | None,
     network: Network,
     measured: Measured | None,
-    work: Work,
+    workload: Workload,
     vcpus: int | None,
 ) -> Rate:
     if measured is not None:
-        return measured_rate(measured, network, encoding=_encoding_ratio(work, measured))
+        return measured_rate(measured, network, encoding=_encoding_ratio(workload, measured))
     assert card is not None
-    return computed_rate(card, network, encode_seconds=work.encode_seconds, workers=question.workers or vcpus)
+    return computed_rate(
+        card, network, encode_seconds=workload.encode_seconds, workers=question.workers or vcpus
+    )
 
 
-def _encoding_ratio(work: Work, found: Measured) -> float:
+def _encoding_ratio(workload: Workload, measured: Measured) -> float:
     """Return the assumed worker time of an output pixel, over that of the format that was measured.
 
     1 for the same format, and for a measurement with ``--format auto``.
     """
-    assumed = find_assumed(found.format)
-    if found.format == work.format or assumed is None or not work.output_pixels:
+    assumed = find_assumed(measured.format)
+    if measured.format == workload.format or assumed is None or not workload.output_pixels:
         return 1.0
-    return work.encode_seconds.likely / assumed.seconds.likely
+    return workload.encode_seconds.likely / assumed.seconds.likely
 
 
 def _offers(question: Question, card: str) -> list[Offer]:
@@ -196,7 +200,7 @@ def _offers(question: Question, card: str) -> list[Offer]:
     """
     offers = offers_for(card, question.offers)
     if question.price is not None:
-        return _at_own_price(card, offers, Range.exactly(question.price))
+        return _replace_price(card, offers, Range.exactly(question.price))
     if not offers:
         raise SettingsError(
             f"no price is listed for {card}: add --price, such as --price 0.20, or a price list with --prices FILE"
@@ -204,7 +208,7 @@ def _offers(question: Question, card: str) -> list[Offer]:
     return offers
 
 
-def _at_own_price(card: str, offers: Iterable[Offer], hour: Range) -> list[Offer]:
+def _replace_price(card: str, offers: Iterable[Offer], hour: Range) -> list[Offer]:
     """Return the listed offers with the user's price of an hour. Traffic and storage keep their prices.
 
     Offers that differed only by the price of an hour become one. A GPU without an offer only has the price of an hour.

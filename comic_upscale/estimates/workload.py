@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from comic_upscale.costs.ranges import Range, total
 from comic_upscale.costs.rates import Measured
-from comic_upscale.costs.work import Work, spread_sample
+from comic_upscale.costs.workload import Workload, spread_sample
 from comic_upscale.engines.base import DeviceInfo, Engine
 from comic_upscale.engines.registry import OpenEngines, identify, open_engines
 from comic_upscale.errors import InputError, PageError
@@ -41,7 +41,7 @@ _MEASURED_BYTES = 0.1
 _ASSUMED_BYTES = Range(0.67, 1.0, 1.33)
 
 
-def count_work(preview: Preview, settings: JobSettings, pilot: Measured | None = None) -> Work:
+def count_workload(preview: Preview, settings: JobSettings, pilot: Measured | None = None) -> Workload:
     """Count the work of a run from the headers of its pages.
 
     Args:
@@ -63,7 +63,7 @@ def count_work(preview: Preview, settings: JobSettings, pilot: Measured | None =
     else:
         sizes = _ASSUMED_BYTES * estimated
         basis = "bytes a pixel, the average of six real pages (single pages: two thirds to four thirds of it)"
-    return Work(
+    return Workload(
         pages=len(todo),
         network_pixels=sum(width * height for width, height in (page.size or (0, 0) for page in through)),
         output_pixels=output_pixels,
@@ -88,7 +88,7 @@ def _encode_seconds(pages: Sequence[PagePreview], output_pixels: int) -> Range:
     return total(shares).rounded(6)
 
 
-def imagined_work(
+def assume_workload(
     pages: int,
     size: tuple[int, int],
     scale: float,
@@ -96,7 +96,7 @@ def imagined_work(
     upload_bytes: int,
     format: FormatName,
     quality: int | None,
-) -> Work:
+) -> Workload:
     """Count the work of imagined pages of one size: PNG, in colour.
 
     Args:
@@ -112,7 +112,7 @@ def imagined_work(
     assumed = written.assumed(quality_for(written.name, format, quality, lossless=True))
     bytes_per_pixel = assumed.bytes_per_pixel(gray=False)
     as_png = " as PNG" if format == "auto" else ""
-    return Work(
+    return Workload(
         pages=pages,
         network_pixels=pages * size[0] * size[1],
         output_pixels=pages * width * height,
@@ -170,10 +170,10 @@ def run_pilot(
             max_failures=None,
             copy_others=False,
         )
-        found = measure_run(
+        measured = measure_run(
             trial, origin=f"pilot of {len(chosen)} pages", on_event=on_event, open_engines=open_engines
         )
-    return dataclasses.replace(found, start_seconds=round(found.start_seconds + started_in, 3))
+    return dataclasses.replace(measured, start_seconds=round(measured.start_seconds + started_in, 3))
 
 
 def measure_run(
@@ -277,20 +277,20 @@ def _gather(chosen: set[str], settings: JobSettings, folder: Path) -> None:
     """Put the chosen pages into a folder, in the order of the input."""
     folder.mkdir(parents=True)
     discovery = find_pages(settings)
-    with closing(VolumeCache(discovery.volumes, settings.volume_rules)) as shelf:
+    with closing(VolumeCache(discovery.volumes, settings.volume_rules)) as cache:
         pages = [page for page in discovery.pages if page.source in chosen]
         for number, page in enumerate(pages):
             target = folder / f"{number:05d}{PurePosixPath(page.source).suffix}"
             try:
-                target.write_bytes(_content(page, shelf))
+                target.write_bytes(_content(page, cache))
             except PageError as error:
                 raise InputError(f"{page.source} cannot be read: {error.reason}") from error
 
 
-def _content(page: Page, shelf: VolumeCache) -> bytes:
+def _content(page: Page, cache: VolumeCache) -> bytes:
     where = page.member
     if where is not None:
-        return shelf.read(where.volume, where.index)
+        return cache.read(where.volume, where.index)
     try:
         return page.path.read_bytes()
     except OSError as error:

@@ -62,11 +62,11 @@ def likeness(source: Pixels, output: Pixels) -> Likeness:
 
     grounds = (WHITE, BLACK) if is_transparent(source) else (WHITE,)
     with torch.inference_mode():
-        found = [_compare(*brought_together(source, output, ground)) for ground in grounds]
+        found = [_compare(*match_sizes(source, output, ground)) for ground in grounds]
     return min(found, key=lambda each: each.psnr)
 
 
-def brought_together(source: Pixels, output: Pixels, ground: int = WHITE) -> tuple[UInt8Array, UInt8Array]:
+def match_sizes(source: Pixels, output: Pixels, ground: int = WHITE) -> tuple[UInt8Array, UInt8Array]:
     """Return source and output at the same size and with the same number of channels.
 
     The larger one is shrunk with Pillow's antialiased Lanczos, as pages are.
@@ -77,7 +77,7 @@ def brought_together(source: Pixels, output: Pixels, ground: int = WHITE) -> tup
         ground: background of transparent pages.
     """
     size = (min(source.width, output.width), min(source.height, output.height))
-    one, other = (_resized(flatten(page, ground), size) for page in (source, output))
+    one, other = (_resize(flatten(page, ground), size) for page in (source, output))
     channels = max(one.shape[2], other.shape[2])
     return (
         np.broadcast_to(one, (*one.shape[:2], channels)),
@@ -91,7 +91,7 @@ def difference(source: UInt8Array, output: UInt8Array) -> NDArray[np.float32]:
     return apart
 
 
-def _resized(samples: UInt8Array, size: tuple[int, int]) -> UInt8Array:
+def _resize(samples: UInt8Array, size: tuple[int, int]) -> UInt8Array:
     if (samples.shape[1], samples.shape[0]) == size:
         return samples
     return np.atleast_3d(np.asarray(as_image(samples).resize(size, Image.Resampling.LANCZOS)))

@@ -157,20 +157,20 @@ def compare_folders(
     Raises:
         InputError: the two have no name in common.
     """
-    pairs, comparison = _paired(references.by_name(), candidates.by_name())
+    pairs, comparison = _pair_up(references.by_name(), candidates.by_name())
     if not pairs:
         raise InputError(
             "no image of the reference has the same name as a candidate (suffixes may differ), so nothing can be "
             f"compared: the reference has {_some(references)}, the candidates have {_some(candidates)}"
         )
-    for number, compared in enumerate(_compared(iter(pairs), references, candidates, metrics), 1):
+    for number, compared in enumerate(_compare_pair(iter(pairs), references, candidates, metrics), 1):
         comparison.pairs.append(compared)
         if on_pair is not None:
             on_pair(number, len(pairs))
     return comparison
 
 
-def _paired(ours: dict[str, list[Page]], theirs: dict[str, list[Page]]) -> tuple[list[Pair], Comparison]:
+def _pair_up(ours: dict[str, list[Page]], theirs: dict[str, list[Page]]) -> tuple[list[Pair], Comparison]:
     """Find the partners: by the name without suffix if that is clear, otherwise by the whole name.
 
     Returns:
@@ -197,7 +197,7 @@ def _paired(ours: dict[str, list[Page]], theirs: dict[str, list[Page]]) -> tuple
     return pairs, rest
 
 
-def _compared(
+def _compare_pair(
     pairs: Iterator[Pair], references: Pictures, candidates: Pictures, metrics: Metrics
 ) -> Iterator[Compared]:
     for pair in pairs:

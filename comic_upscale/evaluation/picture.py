@@ -53,8 +53,8 @@ def flatten(page: Pixels, ground: int) -> UInt8Array:
     if page.alpha is None:
         return color
     alpha = eight_bits(page.alpha)[:, :, None].astype(np.float32) / 255
-    laid: UInt8Array = np.rint(color * alpha + ground * (1 - alpha)).astype(np.uint8)
-    return laid
+    flattened: UInt8Array = np.rint(color * alpha + ground * (1 - alpha)).astype(np.uint8)
+    return flattened
 
 
 def as_image(samples: UInt8Array) -> Image.Image:

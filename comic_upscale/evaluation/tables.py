@@ -132,7 +132,7 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows([{key: _shortened(value) for key, value in row.items()} for row in rows])
+    writer.writerows([{key: _shorten(value) for key, value in row.items()} for row in rows])
     return buffer.getvalue()
 
 
@@ -151,7 +151,7 @@ def trial_chart(trial: Trial) -> str:
         place = f'x="{x + 9:.1f}"' if right else f'x="{x - 9:.1f}" text-anchor="end"'
         drawn.append(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{COLORS[number % len(COLORS)]}"/>'
-            f'<text {place} y="{y + 4:.1f}">{_escaped(name)}</text>'
+            f'<text {place} y="{y + 4:.1f}">{_escape(name)}</text>'
         )
     return lay_out(
         horizontal,
@@ -178,7 +178,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-def _shortened(value: Any) -> Any:
+def _shorten(value: Any) -> Any:
     return round(value, 6) if isinstance(value, float) else value
 
 
@@ -188,12 +188,12 @@ def _as_json(value: Any) -> str:
             return {key: plain(each) for key, each in item.items()}
         if isinstance(item, (list, tuple)):
             return [plain(each) for each in item]
-        return _shortened(item)
+        return _shorten(item)
 
     return json.dumps(plain(value), ensure_ascii=False, indent=2) + "\n"
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     from html import escape
 
     return escape(text, quote=True)

@@ -12,14 +12,14 @@ import hashlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Executor as Pool
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ParamSpec, Protocol, TypeAlias, TypeVar
 
 from comic_upscale.costs.spending import Spending
 from comic_upscale.errors import ANIMATED, ComicUpscaleError, PageError
 from comic_upscale.execution.events import Listener
 from comic_upscale.execution.stop import StopRequest
-from comic_upscale.ledger.records import PageFailed, PageSkipped
+from comic_upscale.ledger.records import PageFacts, PageFailed, PageSkipped
 from comic_upscale.settings.job import FormatName, JobSettings
 
 log = logging.getLogger(__name__)
@@ -58,31 +58,13 @@ class PageTask:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PageUpscaled:
+class PageUpscaled(PageFacts):
     """A finished page: its output, encoded and checked, but not written yet."""
 
-    row_id: int
-    source_sha256: str
-    width: int
-    """Of the source, pixels, upright."""
-    height: int
-    """Of the source, pixels, upright."""
-    output_width: int
-    output_height: int
     data: bytes
     """The output, a complete file."""
     sha256: str
     """Of the output."""
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    """Seconds in each stage of the executor; see ``PageDone``."""
-    waited: Mapping[str, float] = field(default_factory=dict)
-    """Seconds that the page waited before each stage."""
-    notes: tuple[str, ...] = ()
-    """Notes for the user, a sentence each."""
-    scores: Mapping[str, float] = field(default_factory=dict)
-    """How the page compares with its source, by the names of ``gate/scores.py``; empty if the gate did not check it."""
-    suspect: tuple[str, ...] = ()
-    """Why the gate rejected the page; empty for a page that passed."""
     made_at: float | None = None
     """When it was finished, by ``time.perf_counter``; None if the time until it is placed is not measured."""
 

@@ -144,6 +144,10 @@ class JobFinished:
     """Finished pages that the quality gate rejected."""
     copied_now: int = 0
     """Pages among ``done_now`` that are duplicates, and got copies of other outputs."""
+    orphans: int = 0
+    """Outputs whose sources are no longer in the input. No other figure counts them."""
+    moved_now: int = 0
+    """Outputs that this run moved because their sources were renamed."""
 
 
 Event: TypeAlias = (

@@ -1,4 +1,4 @@
-"""Transparency: whether a file means it, and colour for pixels that nobody sees."""
+"""Transparency: whether it is real or filler, and colours for invisible pixels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image
 from comic_upscale.imaging.pixels import SampleArray
 
 _ROWS = 256
-"""Rows that are worked on at once; even."""
+"""The rows that are processed at once; an even number."""
 _EXTRA_SAMPLES, _ALPHAS = 338, (1, 2)
 _TGA_FOOTER, _TGA_ALPHA_AT = b"TRUEVISION-XFILE.\0", 494
 _TGA_USEFUL = (3, 4)
@@ -20,21 +20,25 @@ _BOXES = 65536
 def meaningful_alpha(
     image: Image.Image, alpha: SampleArray, data: bytes
 ) -> tuple[SampleArray | None, str | None]:
-    """Tell transparency from filler: some formats have a fourth byte in which many programs write zeros.
+    """Return the alpha if it is real transparency. Many programs fill the fourth byte of some formats with zeros.
 
-    Programs differ over such files. Photoshop, Windows and DirectXTex show the picture, and so does this.
+    Programs differ over such files. Photoshop, Windows and DirectXTex show the image, and so does this function.
 
     Args:
-        image: that the alpha comes from.
+        image: the opened file.
         alpha: uint8 or uint16, height x width, 0 transparent.
         data: the file.
 
     Returns:
-        The alpha, None where it means nothing; and a note where that is so, or where nothing of the page is visible.
+        The alpha, or None if it is filler; and a note if it is filler or the whole page is invisible.
     """
     if image.format == "TGA" and _declares_no_alpha(data):
-        # A file whose fourth bytes are all alike loses nothing.
-        note = None if alpha.min() == alpha.max() else "transparency left out: the TGA says that it has none"
+        # Dropping an alpha that is the same everywhere loses nothing.
+        note = (
+            None
+            if alpha.min() == alpha.max()
+            else "transparency left out: the header of the TGA declares none"
+        )
         return None, note
     if alpha.any():
         return alpha, None
@@ -44,17 +48,17 @@ def meaningful_alpha(
 
 
 def _declares_no_alpha(tga: bytes) -> bool:
-    """Whether a TGA says that its extra bits are no alpha: in its extension area, or else in its header."""
+    """Return whether a TGA declares that its extra bits are not alpha, in its extension area or else in its header."""
     if tga.endswith(_TGA_FOOTER) and len(tga) >= 26:
         extension = int.from_bytes(tga[-26:-22], "little")
         if extension and extension + _TGA_ALPHA_AT < len(tga):
             return tga[extension + _TGA_ALPHA_AT] not in _TGA_USEFUL
-    # Of a palette the header counts no such bits, be there transparent colours or not.
+    # The header of a TGA with a palette never counts such bits, even if colours are transparent.
     return tga[2] in _TGA_TRUE_COLOR_OR_GRAY and not tga[17] & 15
 
 
 def _is_unspecified(image: Image.Image, data: bytes) -> bool:
-    """Whether a file has one channel more than its colours need, and does not say that it is an alpha."""
+    """Return whether a file has one channel more than its colours need and does not declare it as alpha."""
     if image.format == "TIFF":
         extra = getattr(image, "tag_v2", {}).get(_EXTRA_SAMPLES, ())
         return not set(extra if isinstance(extra, tuple) else (extra,)) & set(_ALPHAS)
@@ -62,11 +66,11 @@ def _is_unspecified(image: Image.Image, data: bytes) -> bool:
 
 
 def bleed_color(color: SampleArray, alpha: SampleArray) -> SampleArray:
-    """Give fully transparent pixels the colour of the visible ones near them.
+    """Give fully transparent pixels the colour of visible pixels near them.
 
-    Most programs leave black there, which a network would mix into the visible edge as a dark fringe.
+    Most programs leave black there. A network would mix it into the visible edge as a dark fringe.
     The method is push-pull: colour is averaged down a pyramid, then holes are filled from the level
-    above, so that the cost is a small multiple of the number of pixels whatever the size of the holes.
+    above. The cost is a small multiple of the number of pixels, for holes of any size.
 
     Args:
         color: uint8 or uint16, height x width x C.
@@ -83,7 +87,7 @@ def bleed_color(color: SampleArray, alpha: SampleArray) -> SampleArray:
 
 
 def _fill(color: SampleArray, weight: SampleArray) -> SampleArray:
-    """Fill where ``weight`` is 0; at least one weight is not."""
+    """Fill the pixels whose ``weight`` is 0. At least one weight is above 0."""
     empty = weight == 0
     if not empty.any():
         return color
@@ -91,25 +95,25 @@ def _fill(color: SampleArray, weight: SampleArray) -> SampleArray:
     smaller = _fill(*_halve(color, weight))
     filled = color.copy()
     for channel in range(color.shape[2]):
-        # Bilinear and not nearest: no blocks, which the network would take for edges.
-        level = Image.fromarray(_plane(smaller[:, :, channel]))
+        # Bilinear, because nearest neighbour makes blocks, which the network would treat as edges.
+        level = Image.fromarray(_as_resizable(smaller[:, :, channel]))
         larger = level.resize((width, height), Image.Resampling.BILINEAR, (0, 0, width / 2, height / 2))
         np.copyto(filled[:, :, channel], np.asarray(larger), where=empty, casting="unsafe")
     return filled
 
 
-def _plane(plane: SampleArray) -> NDArray[np.uint8 | np.float32]:
+def _as_resizable(plane: SampleArray) -> NDArray[np.uint8 | np.float32]:
     """Return a plane in a type that Pillow can resize."""
     return np.ascontiguousarray(plane, np.uint8 if plane.dtype == np.uint8 else np.float32)
 
 
 def _halve(color: SampleArray, weight: SampleArray) -> tuple[SampleArray, SampleArray]:
-    """Average 2 x 2 blocks by weight: nearly invisible pixels have hardly a colour of their own."""
+    """Average 2 x 2 blocks by weight, since the colour of a nearly invisible pixel hardly counts."""
     height, width = weight.shape
     half = ((height + 1) // 2, (width + 1) // 2)
     smaller = np.zeros((*half, color.shape[2]), color.dtype)
     largest = np.zeros(half, weight.dtype)
-    # A strip at a time: the sums take eight times the memory of the samples, and stay in the cache like this.
+    # Strip by strip: the sums take eight times the memory of the samples, and a strip of them fits the CPU's cache.
     for start in range(0, height, _ROWS):
         rows = slice(start, start + _ROWS)
         made = slice(start // 2, (start + _ROWS) // 2)

@@ -1,4 +1,4 @@
-"""Colour spaces that a file names by numbers, where others hold an ICC profile: a profile is made of the numbers.
+"""Build an ICC profile for a file that describes its colour space by numbers instead of a profile.
 
 Source: the PNG specification, third edition (gAMA, cHRM, cICP); ITU-T H.273 (the numbers of cICP and nclx).
 """
@@ -21,7 +21,7 @@ _POINTS = {
 }
 _UNKNOWN = 2
 _SRGB_LIKE_POINTS = (1, _UNKNOWN, 5, 6, 7)
-"""Those of old television differ by less than anybody sees."""
+"""The primaries of old television standards. They differ from sRGB's by less than the eye can see."""
 _SRGB_LIKE_CURVES = (1, _UNKNOWN, 6, 13, 14, 15)
 _SRGB_CURVE = 13
 _GAMMAS = {4: 2.2, 5: 2.8, 8: 1.0}
@@ -32,20 +32,20 @@ _HEAD = 65536
 
 
 def named_profile(format: str | None, info: Mapping[Any, Any], data: bytes) -> bytes | None:
-    """Make a profile of what a file without one says about its colours.
+    """Build a profile for a file that has none but describes its colours by numbers.
 
     Args:
-        format: Pillow's name of the file's format; PNG, AVIF and HEIF are looked into.
-        info: what Pillow found in the file.
+        format: Pillow's name of the file's format. Only PNG, AVIF and HEIF have such numbers.
+        info: Pillow's ``Image.info`` of the file.
         data: the file.
 
     Returns:
-        A profile for RGB, the same bytes for the same numbers; None where the file says nothing, or sRGB.
+        A profile for RGB, with the same bytes for the same numbers; None if the file describes nothing, or sRGB.
 
     Raises:
-        ValueError: the file names a space that no profile is made for, such as one of HDR; the words are a note.
+        ValueError: no profile can be built for this space, for example HDR. The message is a note for the page.
     """
-    numbers = _numbers(format, data)
+    numbers = _find_numbers(format, data)
     if numbers is not None:
         points, curve = numbers
         if points in _SRGB_LIKE_POINTS and curve in _SRGB_LIKE_CURVES:
@@ -57,7 +57,7 @@ def named_profile(format: str | None, info: Mapping[Any, Any], data: bytes) -> b
                 f"colour space left out: that of primaries {points} and curve {curve} (H.273) is not read, "
                 f"the colours are taken for sRGB's"
             )
-        return _made(_POINTS[points], _GAMMAS.get(curve))
+        return _build_profile(_POINTS[points], _GAMMAS.get(curve))
     gamma = info.get("gamma")
     if format != "PNG" or "srgb" in info or not isinstance(gamma, float):
         return None
@@ -65,11 +65,11 @@ def named_profile(format: str | None, info: Mapping[Any, Any], data: bytes) -> b
     usual = np.abs(np.subtract(found, _SRGB_POINTS)).max() < _NEAR_POINT
     if not _PLAUSIBLE[0] <= gamma <= _PLAUSIBLE[1] or (usual and abs(gamma - _SRGB_GAMMA) < _NEAR_GAMMA):
         return None
-    return _made(_SRGB_POINTS if usual else tuple(found), 1 / gamma)
+    return _build_profile(_SRGB_POINTS if usual else tuple(found), 1 / gamma)
 
 
-def _numbers(format: str | None, data: bytes) -> tuple[int, int] | None:
-    """Return H.273's numbers for primaries and curve, where a file has them."""
+def _find_numbers(format: str | None, data: bytes) -> tuple[int, int] | None:
+    """Return H.273's numbers for primaries and curve, or None if the file has none."""
     if format == "PNG":
         at = data.find(b"cICP", 0, data.find(b"IDAT"))
         return (data[at + 4], data[at + 5]) if at >= 0 else None
@@ -82,8 +82,8 @@ def _numbers(format: str | None, data: bytes) -> tuple[int, int] | None:
 
 
 @lru_cache(maxsize=16)
-def _made(points: Sequence[float], gamma: float | None) -> bytes | None:
-    """Make a profile of the points of white, red, green and blue, and a gamma (None: sRGB's curve)."""
+def _build_profile(points: Sequence[float], gamma: float | None) -> bytes | None:
+    """Build a profile from the points of white, red, green and blue, and a gamma (None: sRGB's curve)."""
     import imagecodecs
 
     white, red, green, blue = (tuple(points[at : at + 2]) for at in (0, 2, 4, 6))
@@ -99,7 +99,7 @@ def _made(points: Sequence[float], gamma: float | None) -> bytes | None:
     except MemoryError:
         raise
     except Exception:
-        # Points that lie on one line span no colours.
+        # Points on one line span no gamut.
         return None
-    # lcms writes the time into it: the same page must give the same bytes.
+    # lcms writes the current time into the profile, but the same page must give the same bytes.
     return bytes(profile[:24]) + _DATE + bytes(profile[36:])

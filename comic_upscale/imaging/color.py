@@ -1,4 +1,4 @@
-"""Colour profiles: which one fits a page, and the ways from other colour spaces to sRGB."""
+"""Colour profiles: which one fits a page, and conversions from other colour spaces to sRGB."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _FLAGS = ImageCms.Flags.BLACKPOINTCOMPENSATION
 
 
 def profile_space(profile: object) -> str | None:
-    """Return the colour space that an ICC profile says it is for (``"RGB"``, ``"GRAY"``, ``"CMYK"``).
+    """Return the colour space that an ICC profile is for (``"RGB"``, ``"GRAY"``, ``"CMYK"``).
 
-    Only the header is read: a profile that lcms cannot describe may be a good one.
+    Only the header is read, because lcms cannot describe some valid profiles.
 
     Args:
-        profile: the profile's bytes, or whatever stands in their place.
+        profile: the profile's bytes. Any other value is allowed.
 
     Returns:
-        The name without padding; None if this is no profile.
+        The name without padding; None if this is not a profile.
     """
     if not isinstance(profile, bytes) or len(profile) < 128 or profile[36:40] != b"acsp":
         return None
@@ -33,7 +33,7 @@ def profile_space(profile: object) -> str | None:
 
 
 def cmyk_to_rgb(image: Image.Image) -> Image.Image:
-    """Convert a CMYK image to sRGB through its own profile if that can be used, else by plain arithmetic."""
+    """Convert a CMYK image to sRGB by its own profile if lcms accepts it, otherwise by plain arithmetic."""
     profile = image.info.get("icc_profile")
     if isinstance(profile, bytes) and profile_space(profile) == "CMYK":
         converted = _to_srgb(image, profile)
@@ -52,7 +52,7 @@ def lab_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def is_usable(profile: bytes) -> bool:
-    """Tell whether lcms can convert from a profile to sRGB, that is, whether the profile is a sound one."""
+    """Return whether the profile is valid, which means that lcms can convert from it to sRGB."""
     return _transform(profile) is not None
 
 
@@ -74,29 +74,29 @@ def to_srgb(color: SampleArray, profile: bytes) -> SampleArray | None:
     if transform is None:
         return None
     if color.shape[2] == 1:
-        # The shades of gray are 256: converting these is converting the page.
-        return _converted(np.arange(256, dtype=np.uint8)[None, :, None], transform)[0, :, 1][color]
-    return _converted(color, transform)
+        # There are only 256 shades of gray, so a table of them converts the page.
+        return _convert(np.arange(256, dtype=np.uint8)[None, :, None], transform)[0, :, 1][color]
+    return _convert(color, transform)
 
 
 def neutral_to_srgb(gray: SampleArray, profile: bytes) -> SampleArray | None:
-    """Convert gray samples that were the equal channels of a page with an RGB profile to sRGB's shades.
+    """Convert gray samples to sRGB's shades, if they were the equal channels of a page with an RGB profile.
 
-    A profile for RGB does not fit one channel, but what it says about the shades need not be lost.
+    A profile for RGB does not fit one channel, but its tone curve is applied.
 
     Args:
         gray: uint8 or uint16, height x width x 1.
         profile: for RGB.
 
     Returns:
-        The same shape and type, ``gray`` itself where the profile's shades are sRGB's within a grey level;
+        The same shape and type; ``gray`` itself if the profile's shades are within one grey level of sRGB's;
         None if lcms cannot use the profile.
     """
     transform = _transform(profile)
     if transform is None:
         return None
     ramp = np.arange(256, dtype=np.uint8)
-    shades = _converted(np.repeat(ramp[None, :, None], 3, axis=2), transform)[0, :, 1]
+    shades = _convert(np.repeat(ramp[None, :, None], 3, axis=2), transform)[0, :, 1]
     if np.abs(shades.astype(int) - ramp).max() <= 1:
         return gray
     if gray.dtype == np.uint8:
@@ -111,7 +111,7 @@ def gray_to_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
     return _to_srgb(image, profile)
 
 
-def _converted(color: SampleArray, transform: ImageCms.ImageCmsTransform) -> UInt8Array:
+def _convert(color: SampleArray, transform: ImageCms.ImageCmsTransform) -> UInt8Array:
     picture = np.ascontiguousarray(color[:, :, 0] if color.shape[2] == 1 else color)
     converted = ImageCms.applyTransform(Image.fromarray(picture), transform)
     assert converted is not None  # only with inPlace
@@ -144,7 +144,7 @@ def _srgb_bytes() -> bytes:
 
 @lru_cache(maxsize=16)
 def _transform(profile: bytes) -> ImageCms.ImageCmsTransform | None:
-    """Build the way from a profile to sRGB, once for the many pages of a book that share it; None if broken."""
+    """Build the conversion from a profile to sRGB, once for all pages that share it; None if the profile is broken."""
     mode = _SPACES.get(profile_space(profile) or "")
     if mode is None:
         return None
@@ -154,7 +154,7 @@ def _transform(profile: bytes) -> ImageCms.ImageCmsTransform | None:
     except MemoryError:
         raise
     except Exception:
-        # lcms finds fault with many profiles in the wild; none of them is a reason to lose a page.
+        # lcms rejects many profiles in the wild. That is no reason to lose a page.
         return None
 
 

@@ -18,7 +18,7 @@ from comic_upscale.imaging.missing_end import LACKS_END, complete_jpeg, complete
 from comic_upscale.imaging.orientation import orientation_of, read_tag, upright
 from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.imaging.reader import SoundPngFile, count_frames, count_pages, open_image, page_errors
-from comic_upscale.imaging.samples import as_asked, depth_of, to_samples
+from comic_upscale.imaging.samples import convert_samples, depth_of, to_samples
 from comic_upscale.settings.job import AnimatedMode, GrayMode, IccMode
 
 _PICTURES_IN_MPF = 0xB001
@@ -26,7 +26,7 @@ _PICTURES_IN_MPF = 0xB001
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the first bytes of an image file say."""
+    """The header of an image file."""
 
     width: int
     """Pixels, upright."""
@@ -39,25 +39,25 @@ class Header:
     frames: int
     """Frames or pages in the file, at least 1."""
     lossless: bool
-    """Whether the file keeps every sample."""
+    """Whether the file's compression is lossless."""
 
 
 def read_header(source: bytes | Path | Callable[[], IO[bytes]]) -> Header:
     """Read the header of an image, not its pixels.
 
     Args:
-        source: the file's bytes, where it is, or a function that opens it.
+        source: the file's bytes, its path, or a function that opens it.
 
     Returns:
-        The header. The size is that of ``decode``'s result, unless a PNG says only after its pixels how
-        they lie.
+        The header. The size is that of ``decode``'s result, unless a PNG has its orientation only after its
+        pixels.
 
     Raises:
-        PageError: as ``decode``, for what the header shows; ``"unreadable"`` if the file cannot be read.
+        PageError: as ``decode``, for errors that the header shows; ``"unreadable"`` if the file cannot be read.
     """
     with (
         page_errors(source if isinstance(source, bytes) else b""),
-        _opened(source) as file,
+        _open(source) as file,
     ):
         image = open_image(file, header_only=True)
         width, height = image.size
@@ -69,7 +69,7 @@ def read_header(source: bytes | Path | Callable[[], IO[bytes]]) -> Header:
         return Header(width, height, image.mode, image.format or "", frames, lossless)
 
 
-def _opened(source: bytes | Path | Callable[[], IO[bytes]]) -> IO[bytes]:
+def _open(source: bytes | Path | Callable[[], IO[bytes]]) -> IO[bytes]:
     if isinstance(source, bytes):
         return io.BytesIO(source)
     return source.open("rb") if isinstance(source, Path) else source()
@@ -83,26 +83,26 @@ def decode(
     icc: IccMode = "keep",
     animated: AnimatedMode = "first",
 ) -> Pixels:
-    """Decode an image file to upright samples, of 16 bits where the file has more than 8.
+    """Decode an image file to upright samples, with 16 bits if the file has more than 8.
 
-    Palettes and all other colour spaces become RGB; transparency of any kind becomes alpha. Nothing outside
-    is read or changed, so any number of threads may decode at once.
+    Palettes and all other colour spaces become RGB; transparency of any kind becomes alpha. The function uses no
+    global state, so any number of threads may decode at once.
 
     Args:
         data: the whole file.
         max_pixels: the largest width x height to decode.
         gray: ``keep`` leaves a gray file one channel and an RGB one three; ``auto`` makes pages without
             colour one channel too; ``off`` makes all three.
-        icc: ``keep`` leaves the samples in the space of the file's profile, which goes along; ``srgb``
-            converts them.
-        animated: of an animation or a TIFF of several pages, read the ``first`` or ``skip`` it.
+        icc: ``keep`` leaves the samples in the space of the file's profile and returns the profile; ``srgb``
+        converts them.
+        animated: for an animation or a multi-page TIFF, read the ``first`` image or ``skip`` the file.
 
     Returns:
-        The page, its arrays contiguous and writable; ``notes`` say what was left out.
+        The page. Its arrays are contiguous and writable. ``notes`` name the parts of the file that were left out.
 
     Raises:
         PageError: ``"empty"``, ``"not-an-image"``, ``"truncated"``, ``"damaged"``, ``"too-large"``,
-            ``"unsupported"``, ``"out-of-memory"``, and ``"animated"`` where that is to be skipped.
+            ``"unsupported"``, ``"out-of-memory"``, and ``"animated"`` if ``animated`` is ``skip``.
     """
     with page_errors(data):
         image, data, file_notes = _open_whole(data, max_pixels)
@@ -114,15 +114,15 @@ def decode(
                 ANIMATED, f"The page is an animation of {frames} frames: --animated first takes one."
             )
         if frames > 1 and image.format == "TIFF" and animated == "skip" and (pages := count_pages(image)) > 1:
-            # Not so the other pictures of a telephone's JPEG or HEIC, which are of the same page.
+            # The other images in a phone's JPEG or HEIC do not count: they show the same page.
             raise PageError(ANIMATED, f"The file holds {pages} pages: --animated first takes the first.")
-        # After loading: some formats keep their metadata behind the pixels.
+        # After loading, because some formats store metadata after the pixels.
         samples = to_samples(image, depth_of(image, data), data)
         orientation = orientation_of(image)
         metadata, notes = read_metadata(image)
-        # The picture itself is copied by now, and a large one is hundreds of megabytes.
+        # The samples were copied, and a large image takes hundreds of megabytes.
         image.close()
-        samples = as_asked(samples, gray, icc)
+        samples = convert_samples(samples, gray, icc)
         notes = (*file_notes, *notes_of(data), *samples.notes, *notes)
         if frames > 1:
             kind = "multi-page" if multi_page else "animated"
@@ -138,10 +138,10 @@ def decode(
 
 
 def _open_whole(data: bytes, max_pixels: int) -> tuple[ImageFile, bytes, tuple[str, ...]]:
-    """Open an image, also one that lacks nothing but its end, or that Pillow would not take for what is beside it.
+    """Open an image, even if only its end is missing or Pillow would refuse it for its metadata.
 
     Returns:
-        The image, not loaded; the file as it could be read; and what is to be said of that.
+        The image, not loaded; the file in a form that Pillow reads; and notes.
     """
     file = io.BytesIO(data)
     image = open_image(file, max_pixels=max_pixels)
@@ -159,7 +159,7 @@ def _open_whole(data: bytes, max_pixels: int) -> tuple[ImageFile, bytes, tuple[s
 
 def _frames(image: ImageFile) -> int:
     if image.format == "JPEG":
-        # Read as a plain JPEG, a multi-picture file (MPO) still tells how many pictures follow.
+        # A multi-picture file (MPO) that is read as a plain JPEG still has the number of images that follow.
         pictures = read_tag(image.info.get("mp", b""), _PICTURES_IN_MPF)
         return pictures or 1
     return count_frames(image)

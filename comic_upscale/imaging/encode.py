@@ -1,4 +1,4 @@
-"""Write a page: from samples to the bytes of an image file, and prove that they can be read."""
+"""Write a page: encode samples as an image file, and check that the file can be read."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from comic_upscale.imaging.metadata import read_density, sized_exif, with_densit
 from comic_upscale.imaging.pixels import Metadata, Pixels
 from comic_upscale.imaging.reader import open_image
 from comic_upscale.settings.job import FormatName
+from comic_upscale.settings.processing import ProcessingSettings
 
 
 def check_target(width: int, height: int, format: FormatName) -> None:
-    """Make sure that a format can hold a page, before any work goes into it.
+    """Check that a format can hold a page, before any work is done.
 
     Args:
-        width: of the page to be written, pixels.
-        height: of the page to be written, pixels.
-        format: of the file to be written.
+        width: of the output page, in pixels.
+        height: of the output page, in pixels.
+        format: of the output file.
 
     Raises:
         PageError: ``"too-large-for-format"``; the reason names the limit and formats that hold the page.
@@ -45,8 +46,8 @@ def encode(
     *,
     format: FormatName,
     quality: int | None = None,
-    png_level: int | None = None,
     dpi: float | None = None,
+    settings: ProcessingSettings | None = None,
 ) -> bytes:
     """Encode a page as a file, with its profile, EXIF, XMP and resolution as far as the format holds them.
 
@@ -59,9 +60,9 @@ def encode(
         format: of the file, not ``auto``.
         quality: 1 to 100; formats that are always lossless ignore it. None: lossless if the format can be, otherwise
             its ``default_quality``.
-        png_level: 0 to 9; None for the fast way.
-        dpi: dots per inch that the file shall say it is to be printed at, both ways, whatever the page's own
-            file said; None for that.
+        dpi: the print resolution to record, across and down, in dots per inch. None keeps the resolution of the
+            page's own file.
+        settings: of the job, for the options of single formats, such as ``png_level``; None for the defaults.
 
     Returns:
         The whole file.
@@ -78,12 +79,14 @@ def encode(
     written = FORMATS[format]
     metadata = _metadata(pixels, written, dpi)
     if pixels.bits not in written.bits:
-        pixels = _at_eight_bits(pixels)
+        pixels = _to_eight_bits(pixels)
     pixels = replace(pixels, metadata=metadata)
     if written.lossless == "never" and quality is None:
         quality = written.default_quality
     try:
-        return written.encode(pixels, EncodeOptions(quality=quality, png_level=png_level))
+        return written.encode(
+            pixels, EncodeOptions(quality=quality, settings=settings or ProcessingSettings())
+        )
     except MemoryError:
         raise PageError(
             "out-of-memory", "The machine's memory was not enough to encode the page: use fewer --workers."
@@ -93,37 +96,37 @@ def encode(
 
 
 def _metadata(pixels: Pixels, format: OutputFormat, dpi: float | None) -> Metadata:
-    """Return what is written beside the pixels: EXIF with the page's size now, and with the density asked for."""
+    """Return the metadata to write: EXIF gets the page's new size and the requested resolution."""
     metadata, exif = pixels.metadata, pixels.metadata.exif
     if exif is not None:
         exif = sized_exif(exif, pixels.width, pixels.height)
     density = metadata.dpi if dpi is None else (dpi, dpi)
-    # Where EXIF is the only place for it, and where it would say something else.
+    # Where EXIF is the only place for the resolution, and where EXIF has another one.
     if density is not None and (format.density_in_exif or (dpi is not None and exif is not None)):
         exif = exif if exif is not None and read_density(exif) == density else with_density(exif, density)
     return replace(metadata, exif=exif, dpi=density)
 
 
 def lossy_quality(pixels: Pixels, format: FormatName, asked: FormatName, quality: int | None) -> int | None:
-    """Return the quality for ``encode``, such that with ``auto`` a lossless page stays lossless and a lossy one lossy.
+    """Return the quality for ``encode``. With ``auto``, lossless pages stay lossless and lossy pages lossy.
 
     Args:
         pixels: the page.
-        format: that it is written in.
-        asked: by the user, perhaps ``auto``.
-        quality: asked for by the user.
+        format: the format of the output.
+        asked: the format that the user requested, which may be ``auto``.
+        quality: the quality that the user requested.
     """
     return quality_for(format, asked, quality, lossless=pixels.lossless)
 
 
 def quality_for(format: FormatName, asked: FormatName, quality: int | None, *, lossless: bool) -> int | None:
-    """Return the quality that a page is written with, as `lossy_quality`.
+    """Return the quality of an output, like `lossy_quality`.
 
     Args:
-        format: that it is written in.
-        asked: by the user, perhaps ``auto``.
-        quality: asked for by the user.
-        lossless: whether the page's own file keeps every sample.
+        format: the format of the output.
+        asked: the format that the user requested, which may be ``auto``.
+        quality: the quality that the user requested.
+        lossless: whether the page's own file is lossless.
     """
     written = FORMATS[format]
     if asked != "auto" or written.lossless != "without-quality":
@@ -133,18 +136,18 @@ def quality_for(format: FormatName, asked: FormatName, quality: int | None, *, l
     return written.default_quality if quality is None else quality
 
 
-def left_out(pixels: Pixels, format: FormatName, asked: FormatName) -> tuple[str, ...]:
-    """Tell what of a page its file will not hold, a sentence each.
+def list_omissions(pixels: Pixels, format: FormatName, asked: FormatName) -> tuple[str, ...]:
+    """List the parts of a page that its output cannot hold, one sentence each.
 
     Args:
         pixels: the page.
-        format: that it is written in.
-        asked: by the user, perhaps ``auto``.
+        format: the format of the output.
+        asked: the format that the user requested, which may be ``auto``.
     """
     written, title = FORMATS[format], FORMATS[format].title
     notes = []
     if asked == "auto" and pixels.lossless and written.lossless == "never":
-        # The name is given before the file is read, and decides.
+        # The output gets its name, and with it its format, before the file is read.
         notes.append(f"lossless inside: written as the {title} that its name says it is")
     if pixels.bits not in written.bits:
         notes.append(f"16-bit samples: written at 8 bits, all that {title} is written with")
@@ -156,18 +159,18 @@ def left_out(pixels: Pixels, format: FormatName, asked: FormatName) -> tuple[str
     if pixels.metadata.text and not written.texts:
         names = ", ".join(keyword for keyword, _ in pixels.metadata.text)
         notes.append(f"texts of the PNG left out ({names}): {title} has no place for them")
-    if written.left_out is not None:
-        notes += written.left_out(pixels)
+    if written.list_omissions is not None:
+        notes += written.list_omissions(pixels)
     return tuple(notes)
 
 
 def check_encoded(data: bytes, size: tuple[int, int], mode: str | None = None) -> None:
-    """Prove that a page that ``encode`` wrote can be read: decode all of it and compare.
+    """Check that a page that ``encode`` wrote can be read: decode it completely and compare size and mode.
 
     Args:
         data: the file as written.
         size: (width, height) in pixels that it must have.
-        mode: Pillow's mode that it must have; None if any will do.
+        mode: Pillow's mode that it must have; None allows any.
 
     Raises:
         PageError: ``"encode"``.
@@ -177,17 +180,17 @@ def check_encoded(data: bytes, size: tuple[int, int], mode: str | None = None) -
         found = _read_again(data, format)
     except Exception as error:
         raise PageError("encode", f"The written page does not decode: {error}") from None
-    # Decoders are content with all the samples; what we wrote ourselves must be whole.
+    # Decoders accept a file without its end if all samples are there. Our own file must be complete.
     if format is not None and format.is_whole is not None and not format.is_whole(data):
         raise PageError("encode", "The written page decodes, but its end is missing.")
     if found[0] != size:
-        raise PageError("encode", f"The written page is {found[0]} in size and not {size}.")
+        raise PageError("encode", f"The written page has the size {found[0]} instead of {size}.")
     if mode is not None and found[1] not in (mode, ""):
-        raise PageError("encode", f"The written page is of mode {found[1]} and not {mode}.")
+        raise PageError("encode", f"The written page has the mode {found[1]} instead of {mode}.")
 
 
 def _read_again(data: bytes, format: OutputFormat | None) -> tuple[tuple[int, int], str]:
-    """Decode a file, and return its size and Pillow's mode (empty for one that Pillow has no mode for)."""
+    """Decode a file, and return its size and Pillow's mode (empty if Pillow has no mode for it)."""
     if format is not None and format.read_again is not None:
         return format.read_again(data)
     with io.BytesIO(data) as file:
@@ -196,6 +199,6 @@ def _read_again(data: bytes, format: OutputFormat | None) -> tuple[tuple[int, in
         return image.size, image.mode
 
 
-def _at_eight_bits(pixels: Pixels) -> Pixels:
+def _to_eight_bits(pixels: Pixels) -> Pixels:
     alpha = None if pixels.alpha is None else eight_bits(pixels.alpha)
     return replace(pixels, color=eight_bits(pixels.color), alpha=alpha)

@@ -1,6 +1,6 @@
-"""White paper stays white, and solid black black: what a network makes of them is seldom exactly that.
+"""Keep white paper pure white and solid black pure black. Networks seldom return exactly these values.
 
-On real pages flat white comes back as 254 or 253 here and there, and a viewer's background shows the difference.
+On real pages, flat white comes back as 254 or 253 in places, and the difference shows against a viewer's background.
 """
 
 from __future__ import annotations
@@ -13,51 +13,51 @@ from numpy.typing import NDArray
 from comic_upscale.imaging.pixels import Pixels, SampleArray, UInt8Array
 
 REACH = 2
-"""Pixels of the source on all sides that must be solid too: nearer to ink the network draws the edge."""
+"""The source pixels on all sides that must be solid too: closer to ink, the network draws the edge."""
 
 _BLACK, _WHITE, _CLEAR, _OPAQUE = 1, 2, 4, 8
 _ROWS = 256
 
 
 def solid_map(color: SampleArray, alpha: SampleArray | None = None) -> UInt8Array | None:
-    """Find where a page is pure white or black, and wholly clear or opaque, with its surroundings.
+    """Find pixels that are pure white or black, or fully transparent or opaque, as are the pixels around them.
 
     Args:
         color: uint8 or uint16, height x width x 3 or 1.
         alpha: of the same type, height x width.
 
     Returns:
-        uint8, height x width, for `restore_solid`; None where there is no such place.
+        uint8, height x width, for `restore_solid`; None if there are no such pixels.
     """
     top = np.iinfo(color.dtype).max
     found = np.zeros(color.shape[:2], np.uint8)
     for value, mark in ((0, _BLACK), (top, _WHITE)):
-        found[_inner(_all_channels(color, value))] |= mark
+        found[_erode(_equals_in_all_channels(color, value))] |= mark
     if alpha is not None:
         for value, mark in ((0, _CLEAR), (top, _OPAQUE)):
-            found[_inner(alpha == value)] |= mark
+            found[_erode(alpha == value)] |= mark
     return found if found.any() else None
 
 
 def restore_solid(page: Pixels) -> Pixels:
-    """Put pure white, black, clear and opaque back where the page's map says so.
+    """Set the pixels that the page's map marks to pure white or black, or to fully transparent or opaque.
 
     Args:
-        page: upscaled, with the map of its source; the arrays are changed in place where they can be.
+        page: upscaled, with the map of its source. Writable arrays are changed in place.
     """
     solid = page.solid
     if solid is None:
         return page
-    color = _writable(page.color)
-    alpha = None if page.alpha is None else _writable(page.alpha)
+    color = _make_writable(page.color)
+    alpha = None if page.alpha is None else _make_writable(page.alpha)
     _put_back(color, solid, _BLACK, _WHITE)
     if alpha is not None:
         _put_back(alpha[:, :, None], solid, _CLEAR, _OPAQUE)
     return replace(page, color=color, alpha=alpha, solid=None)
 
 
-def _all_channels(color: SampleArray, value: int) -> NDArray[np.bool_]:
-    # Channel by channel: NumPy's all() along samples that lie three apart takes ten times as long.
+def _equals_in_all_channels(color: SampleArray, value: int) -> NDArray[np.bool_]:
+    # Channel by channel: NumPy's all() along interleaved channels takes ten times as long.
     found: NDArray[np.bool_] = color[:, :, 0] == value
     for channel in range(1, color.shape[2]):
         found &= color[:, :, channel] == value
@@ -65,15 +65,18 @@ def _all_channels(color: SampleArray, value: int) -> NDArray[np.bool_]:
 
 
 def _put_back(samples: SampleArray, solid: UInt8Array, lowest: int, highest: int) -> None:
-    """Set samples (height x width x channels, in place) to 0 and to their top where the map has these marks."""
+    """Set samples (height x width x channels, in place) to 0 or to their maximum where the map has these marks."""
     height, width, channels = samples.shape
     top = np.iinfo(samples.dtype).max
-    rows, columns = _places(solid.shape[0], height), np.repeat(_places(solid.shape[1], width), channels)
+    rows, columns = (
+        _source_indices(solid.shape[0], height),
+        np.repeat(_source_indices(solid.shape[1], width), channels),
+    )
     flat = samples.reshape(height, width * channels)
     for start in range(0, height, _ROWS):
         strip = flat[start : start + _ROWS]
         places = rows[start : start + _ROWS]
-        # Widened before its rows are repeated: there are fewer of them.
+        # Widened first, while there are fewer rows.
         marks = solid[places[0] : places[-1] + 1]
         again = places - places[0]
         for mark, change, neutral, value in ((highest, np.maximum, 0, top), (lowest, np.minimum, top, 0)):
@@ -83,13 +86,13 @@ def _put_back(samples: SampleArray, solid: UInt8Array, lowest: int, highest: int
                 change(strip, bound[:, columns][again], out=strip)
 
 
-def _places(source: int, target: int) -> NDArray[np.intp]:
-    """Return for each pixel of the target axis the one of the source in which its middle lies."""
+def _source_indices(source: int, target: int) -> NDArray[np.intp]:
+    """Return the source pixel that contains the centre of each pixel of the target axis."""
     return ((2 * np.arange(target) + 1) * source // (2 * target)).astype(np.intp)
 
 
-def _inner(where: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return where a mark has only marks within reach; beyond the edge of the page all counts as marked."""
+def _erode(where: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the marks that have only marks within reach. Pixels beyond the edge of the page count as marked."""
     for axis in (0, 1):
         if not where.any():
             return where
@@ -103,5 +106,5 @@ def _inner(where: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return where
 
 
-def _writable(samples: SampleArray) -> SampleArray:
+def _make_writable(samples: SampleArray) -> SampleArray:
     return samples if samples.flags.writeable else samples.copy()

@@ -1,4 +1,4 @@
-"""Which files are pages: by extension while discovering, by their first bytes while decoding."""
+"""Recognise image files: by extension during discovery, by their first bytes during decoding."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IMAGE_EXTENSIONS = frozenset((
 """Extensions of image files, lower case, without the dot."""
 
 VOLUME_EXTENSIONS = frozenset(("cbz", "cbr", "cb7", "cbt", "epub", "pdf"))
-"""Extensions of containers that are comics by their name: one without a page is a failure."""
+"""Extensions of containers that can only be comics. Such a file without a page is a failure."""
 
 ARCHIVE_EXTENSIONS = VOLUME_EXTENSIONS | {"zip", "rar", "7z", "tar"}
 """Extensions of containers that may hold pages, lower case, without the dot."""
@@ -53,16 +53,16 @@ _NOT_IMAGES = (
 )
 
 _ANY_OTHER: FormatName = "png"
-"""With ``--format auto``, the format of pages whose own format is only read."""
+"""With ``--format auto``, the output format of pages whose own format is read-only."""
 
 
 def output_extension(format: FormatName, source: str = "") -> str:
-    """Return the extension of the outputs of a format, without the dot; empty for ``auto`` without a source.
+    """Return the extension of outputs in a format, without the dot; empty for ``auto`` without a source.
 
     Args:
-        format: as asked for.
-        source: name of the page; decides where the format is ``auto``, and then keeps an extension that
-            means the same (``jpeg`` does not become ``jpg``).
+        format: the requested format.
+        source: the name of the page. With ``auto`` it decides the format, and an equivalent extension is kept
+        (``jpeg`` does not become ``jpg``).
     """
     if format != "auto":
         return FORMATS[format].extension
@@ -83,9 +83,9 @@ def written_format(extension: str, asked: FormatName) -> FormatName:
     """Return the format in which a page is written.
 
     Args:
-        extension: of the page's own file, or of its output: they lead to the same.
-        asked: by the user; ``auto`` is the page's own format, and PNG for pages of a format that is only read
-            (JPEG for HEIC, whose pages have lost what they had to lose).
+        extension: of the page's own file or of its output; the result is the same.
+        asked: the format that the user requested. ``auto`` means the page's own format. For a read-only format it
+        means PNG, and JPEG for HEIC, whose pages are lossy already.
     """
     return _formats_by_extension().get(extension, _ANY_OTHER) if asked == "auto" else asked
 
@@ -100,18 +100,18 @@ def _formats_by_extension() -> dict[str, FormatName]:
 
 
 HEAD_BYTES = 4096
-"""Bytes from a file's beginning that tell whether it is lossless."""
+"""The number of bytes at the start of a file that show whether it is lossless."""
 
 
 def is_lossless(data: bytes) -> bool:
-    """Tell whether a file keeps every sample, by its first ``HEAD_BYTES``."""
+    """Return whether a file is lossless, by its first ``HEAD_BYTES``."""
     name = recognise(data[:64])
     format = _formats_by_name().get(name)
     return name != "HEIC" if format is None else format.source_is_lossless(data)
 
 
 def find_format(data: bytes) -> OutputFormat | None:
-    """Return the format of a file, by its first 64 bytes; None if pages are not written in it."""
+    """Return the output format of a file by its first 64 bytes; None if its format is read-only."""
     return _formats_by_name().get(recognise(data[:64]))
 
 
@@ -121,7 +121,7 @@ def _formats_by_name() -> dict[str | None, OutputFormat]:
 
 
 def recognise(head: bytes) -> str | None:
-    """Tell an image's format from how the file starts.
+    """Recognise an image's format by the start of the file.
 
     Args:
         head: the first 64 bytes of the file, or more.
@@ -143,7 +143,7 @@ def recognise(head: bytes) -> str | None:
             return "AVIF"
         if brands & _HEIC_BRANDS:
             return "HEIC"
-    # TGA has no magic number; ask for every field that leaves little choice, after all the others.
+    # TGA has no magic number, so it comes last, and every field with few valid values is checked.
     if (
         len(head) >= 18
         and head[1] in (0, 1)
@@ -157,7 +157,7 @@ def recognise(head: bytes) -> str | None:
 
 
 def name_other(head: bytes) -> str | None:
-    """Say in words what a file is that is no image, or None if that cannot be told."""
+    """Return in words what a file is that is not an image; None if it is unknown."""
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     for magic, words in _NOT_IMAGES:
         if start[: len(magic)].lower() == magic.lower():

@@ -1,19 +1,19 @@
-"""Which pages are gray, whatever they are stored as: scans saved as RGB, JPEGs with a breath of colour noise.
+"""Detect gray pages, also when they are stored in colour: scans saved as RGB, JPEGs with slight colour noise.
 
-Measured on 77 real pages and odd files that are stored with three channels or a palette, by the two numbers of
-``colourfulness`` (largest block, cast), in grey levels:
+These are the two numbers of ``colourfulness`` (largest block, cast) in grey levels, measured on 77 real pages and
+odd files that are stored with three channels or a palette:
 
-* 12 of them are gray to the eye and have equal channels: 0.0 and 0.0, newsprint of 1915 and pencil scans too;
-* 2 are ink drawings whose palettes have faint colours, from the scanner's edges and the palette's making: 10.3 and
-  0.26, 13.2 and 0.12;
-* the pages with the least colour that the eye finds have one coloured drawing or bubble among gray: 25.5 and 0.14,
-  43.9 and 0.02, 44.1 and 0.06, and so on up to 255. Their cast is less than that of the gray ones, so the cast alone
-  tells nothing, and the block nearly all;
-* a photograph in faded shades has 4.7 and 1.31: here the cast alone tells.
+* 12 look gray and have equal channels: 0.0 and 0.0. Newsprint of 1915 and pencil scans are among them.
+* 2 are ink drawings whose palettes have faint colours, from the scanner and from building the palette: 10.3 and
+0.26, 13.2 and 0.12.
+* The pages with the least visible colour have one coloured drawing or bubble among gray: 25.5 and 0.14, 43.9 and
+0.02, 44.1 and 0.06, and so on up to 255. Their cast is smaller than that of the gray pages. So the cast alone
+decides nothing, and the block decides nearly everything.
+* A photograph in faded colours has 4.7 and 1.31. Here only the cast shows the colour.
 
-A pale line one pixel wide, such as one of (200, 150, 150) on white, makes 12.5 and goes for gray. Means along runs
-of 16 pixels do not find it: there it has 50, one of the two ink drawings 44.0, and two pages with a coloured drawing
-44.6 and 45.4, so that no bound keeps them apart with room to spare.
+A pale line one pixel wide, such as (200, 150, 150) on white, has 12.5 and counts as gray. Means along runs of 16
+pixels do not help: the line has 50 there, one of the two ink drawings 44.0, and two pages with a coloured drawing
+44.6 and 45.4. No bound separates these with a margin.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from PIL import Image
 from comic_upscale.imaging.pixels import SampleArray, UInt8Array
 
 LARGEST_BLOCK = 14.0
-"""Grey levels by which the channels of any 4 x 4 pixels' mean may differ on a gray page. A single pixel of full
-colour makes 16, so that a page with one spot of colour stays a colour page."""
+"""On a gray page, the channels of the mean of 4 x 4 pixels differ by at most this, in grey levels. A single pixel
+of full colour makes 16, so a page with one spot of colour stays a colour page."""
 LARGEST_CAST = 0.5
-"""Grey levels by which a channel's mean over the page may differ from that of the gray: paper that is yellow
-all over has a colour, however faint, and half a level is what nobody sees."""
+"""On a gray page, a channel's mean over the page differs from the mean of the gray by at most this, in grey levels.
+Yellow paper counts as colour, even if faint; half a level is invisible."""
 
 _BLOCK = 4
 _ROWS = 512
@@ -38,13 +38,13 @@ _RGB_TO_GRAY = np.array([0.299, 0.587, 0.114])
 
 
 def is_gray(color: SampleArray, alpha: SampleArray | None = None) -> bool:
-    """Tell whether an RGB page shows no colour but noise.
+    """Return whether an RGB page shows no colour except noise.
 
     Args:
         color: uint8 or uint16, height x width x 3.
-        alpha: height x width; what is fully transparent does not count.
+        alpha: height x width; fully transparent pixels do not count.
     """
-    # Most pages are in colour, and a few of their pixels tell it.
+    # Most pages are in colour, and a few of their pixels are enough to see it.
     step = _FINEST_LOOK
     few = eight_bits(color[::step, ::step])
     seen = None if alpha is None else alpha[::step, ::step] > 0
@@ -64,12 +64,12 @@ def colourfulness(
 
     Args:
         color: uint8 or uint16, height x width x 3.
-        alpha: height x width; what is fully transparent does not count.
-        enough: stop looking at a block above this.
+        alpha: height x width; fully transparent pixels do not count.
+        enough: the search ends at a block above this.
 
     Returns:
         The largest difference between the channels' means over a block of 4 x 4 pixels, and the largest
-        difference between a channel's mean over the page and that of the gray it would become.
+        difference between a channel's mean over the page and the mean of the resulting gray page.
     """
     height, width = color.shape[:2]
     largest, sums, count = 0.0, np.zeros(3), height * width
@@ -102,7 +102,7 @@ def to_gray(color: SampleArray) -> SampleArray:
 
 
 def eight_bits(samples: SampleArray) -> UInt8Array:
-    """Return samples at 8 bits, rounded; those of 8 bits as they are."""
+    """Return samples rounded to 8 bits. Samples of 8 bits are returned unchanged."""
     if samples.dtype == np.uint8:
         return samples.astype(np.uint8, copy=False)
     return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
@@ -112,7 +112,7 @@ def _largest_block(rows: UInt8Array) -> float:
     height, width = rows.shape[:2]
     if height < _BLOCK or width < _BLOCK:
         return float(np.ptp(rows, axis=2).max())
-    # Blocks at the right and the bottom edge overlap their neighbours, so that none is left out.
+    # Blocks at the right and bottom edges overlap their neighbours, so that they cover every pixel.
     sums = rows[:, : width // _BLOCK * _BLOCK].reshape(height, -1, _BLOCK, 3).sum(axis=2, dtype=np.uint16)
     last = rows[:, -_BLOCK:].sum(axis=1, dtype=np.uint16)[:, None]
     sums = np.concatenate((sums, last), axis=1)

@@ -1,7 +1,7 @@
-"""Samples that Pillow has no place for: more than 8 bits in colour.
+"""Samples that Pillow cannot hold: more than 8 bits in colour.
 
-Pillow reads 16-bit RGB and RGBA as 8-bit without a word. imagecodecs (libpng) and tifffile, of one
-maker, read them whole; both are imported only where such a page comes.
+Pillow silently reads 16-bit RGB and RGBA as 8-bit. imagecodecs (libpng) and tifffile, by one author, read all
+bits. Both are imported only for such a page.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ def read_deep(image: Image.Image, data: bytes, bits: int) -> SampleArray | None:
     Args:
         image: opened from ``data``, loaded.
         data: the file.
-        bits: of a sample, as the file says.
+        bits: of a sample, as the file declares.
 
     Returns:
-        uint8 or uint16, height x width x channels (gray, gray and alpha, RGB, RGBA), lying as Pillow would
-        have them; None where Pillow reads all there is.
+        uint8 or uint16, height x width x channels (gray, gray and alpha, RGB, RGBA), oriented as Pillow
+        returns them; None if Pillow reads all bits.
 
     Raises:
-        Exception: whatever the libraries find wrong with the file.
+        Exception: any error of the libraries about the file.
     """
     if image.format == "PNG" and bits == 16:
         return _read_png(data, image.size)
@@ -60,10 +60,10 @@ def read_deep(image: Image.Image, data: bytes, bits: int) -> SampleArray | None:
 
 
 def wide_bits(format: str | None, data: bytes) -> int:
-    """Return the bits of a sample in a file of a format that Pillow reads at 8 without saying so.
+    """Return the bits of a sample in a file of a format that Pillow silently reads at 8 bits.
 
     Args:
-        format: Pillow's name of it; of any other format the answer is 8.
+        format: Pillow's name of the format; the answer for other formats is 8.
         data: the file.
     """
     if format == "JPEG2000":
@@ -72,7 +72,7 @@ def wide_bits(format: str | None, data: bytes) -> int:
     if format == "PPM" and (header := _PPM.match(data[:_PPM_BYTES])):
         return int(header[3]).bit_length()
     if format in ("AVIF", "HEIF") and (at := data.find(b"pixi", 0, _BOXES)) >= 0:
-        # A version, flags and the number of channels stand before their bits.
+        # Version, flags and the number of channels come before the bits of each channel.
         return max(data[at + 9 : at + 9 + data[at + 8]], default=8)
     return 8
 
@@ -83,7 +83,7 @@ def _read_jpeg2000(image: Image.Image, data: bytes, bits: int) -> SampleArray | 
     samples = np.asarray(imagecodecs.jpeg2k_decode(data))
     if _YCC in data[:_BOXES] or samples.ndim != 3 or samples.dtype != np.uint16:
         return None
-    return _checked(_stretched(samples, 2**bits - 1), image.size)
+    return _check_shape(_stretch(samples, 2**bits - 1), image.size)
 
 
 def _read_ppm(data: bytes) -> SampleArray | None:
@@ -92,10 +92,10 @@ def _read_ppm(data: bytes) -> SampleArray | None:
         return None
     width, height, top = (int(number) for number in header.groups())
     samples = np.frombuffer(data, ">u2", 3 * width * height, header.end()).reshape(height, width, 3)
-    return _checked(_stretched(samples.astype(np.uint16), top), (width, height))
+    return _check_shape(_stretch(samples.astype(np.uint16), top), (width, height))
 
 
-def _stretched(samples: np.ndarray[tuple[int, ...], np.dtype[np.uint16]], top: int) -> SampleArray:
+def _stretch(samples: np.ndarray[tuple[int, ...], np.dtype[np.uint16]], top: int) -> SampleArray:
     """Spread samples from 0..``top`` over all 16 bits."""
     if top == _TOP:
         return samples
@@ -105,8 +105,8 @@ def _stretched(samples: np.ndarray[tuple[int, ...], np.dtype[np.uint16]], top: i
 def _read_png(data: bytes, size: tuple[int, int]) -> SampleArray:
     import imagecodecs
 
-    # A transparent shade becomes alpha on the way, compared in all 16 bits.
-    return _checked(np.asarray(imagecodecs.png_decode(data)), size)
+    # The transparent shade becomes alpha here, compared in all 16 bits.
+    return _check_shape(np.asarray(imagecodecs.png_decode(data)), size)
 
 
 def _read_tiff(image: Image.Image, data: bytes) -> SampleArray | None:
@@ -118,16 +118,16 @@ def _read_tiff(image: Image.Image, data: bytes) -> SampleArray | None:
             return None
         samples = _channels_last(page)
         orientation = _orientation(page)
-        multiplied = _is_multiplied(page)
+        multiplied = _is_premultiplied(page)
     if samples.ndim == 3 and samples.shape[2] > 4:
         return None
-    # Pillow has turned its own samples already, and forgotten the tag.
-    checked = _checked(upright(samples, orientation), image.size)
-    return _divided(checked) if multiplied else checked
+    # Pillow has already rotated its own samples and dropped the tag.
+    checked = _check_shape(upright(samples, orientation), image.size)
+    return _unpremultiply(checked) if multiplied else checked
 
 
 def _read_wide_tiff(data: bytes, size: tuple[int, int]) -> SampleArray:
-    """Read a TIFF of samples that Pillow has no mode for: 32 bits, floating point, gray with alpha of 16 bits."""
+    """Read a TIFF that Pillow has no mode for: 32 bits, floating point, 16-bit gray with alpha."""
     import tifffile
 
     with tifffile.TiffFile(io.BytesIO(data)) as file:
@@ -136,29 +136,29 @@ def _read_wide_tiff(data: bytes, size: tuple[int, int]) -> SampleArray:
         if page.photometric not in _WIDE or kind is None or kind.str[1:] not in _WIDE_TYPES or channels > 5:
             raise PageError(
                 "unsupported",
-                f"The file is a TIFF of a kind that is not read ({kind}, {channels} channels, colours of kind "
-                f"{int(page.photometric)}): save it as RGB of 8 or 16 bits.",
+                f"The file is an unsupported kind of TIFF ({kind}, {channels} channels, photometric interpretation "
+                f"{int(page.photometric)}): save it as RGB with 8 or 16 bits.",
             )
         if sorted((page.imagewidth, page.imagelength)) != sorted(size) or page.imagedepth != 1:
-            raise ValueError("the picture is not of the size that the header says")
+            raise ValueError("the size of the image differs from the header")
         samples = upright(np.atleast_3d(_channels_last(page)), _orientation(page))
         colors = 3 if page.photometric == _RGB else 1
         with_alpha = len(page.extrasamples) > 0 and page.extrasamples[0] in _ALPHAS
-        multiplied, is_inverted = _is_multiplied(page), page.photometric == _WHITE_IS_ZERO
+        multiplied, is_inverted = _is_premultiplied(page), page.photometric == _WHITE_IS_ZERO
     if samples.shape[2] < colors + with_alpha:
-        raise ValueError("the picture has fewer channels than its header says")
-    color = _sixteen_bits(samples[:, :, :colors])
+        raise ValueError("the image has fewer channels than its header declares")
+    color = _to_sixteen_bits(samples[:, :, :colors])
     if is_inverted:
         color = _TOP - color
     if not with_alpha:
         return np.ascontiguousarray(color, np.uint16)
-    alpha = _sixteen_bits(samples[:, :, colors : colors + 1], is_share=True)
+    alpha = _to_sixteen_bits(samples[:, :, colors : colors + 1], is_share=True)
     together = np.concatenate((color, alpha), axis=2)
-    return _divided(together) if multiplied else together
+    return _unpremultiply(together) if multiplied else together
 
 
-def _sixteen_bits(samples: NDArray[np.generic], *, is_share: bool = False) -> NDArray[np.uint16]:
-    """Bring samples to 16 bits; floating point is of 0 to 1 where it is a share, else of the range that it fills."""
+def _to_sixteen_bits(samples: NDArray[np.generic], *, is_share: bool = False) -> NDArray[np.uint16]:
+    """Convert samples to 16 bits. Floating point has the range 0 to 1 if it fits, otherwise the range that it fills."""
     if samples.dtype.kind == "f":
         fitted = fit(samples, 1.0 if is_share else None)
         return (
@@ -174,24 +174,24 @@ def _sixteen_bits(samples: NDArray[np.generic], *, is_share: bool = False) -> ND
 
 
 def _orientation(page: Any) -> int:
-    """Return how a page of a TIFF lies, as EXIF numbers it."""
+    """Return the orientation of a page of a TIFF, as EXIF numbers it."""
     tag = page.tags.get(_ORIENTATION)
     return int(tag.value) if tag is not None and tag.value in range(1, 9) else 1
 
 
 def _channels_last(page: Any) -> NDArray[Any]:
-    """Decode a page of a TIFF, its channels as the last axis also where they are stored one after the other."""
+    """Decode a page of a TIFF. Channels become the last axis, even if they are stored plane by plane."""
     samples: NDArray[Any] = page.asarray()
     return np.moveaxis(samples, 0, 2) if samples.ndim == 3 and page.planarconfig == 2 else samples
 
 
-def _is_multiplied(page: Any) -> bool:
-    """Tell whether the colours of a page of a TIFF are multiplied by its alpha."""
+def _is_premultiplied(page: Any) -> bool:
+    """Return whether the colours of a page of a TIFF are premultiplied by its alpha."""
     return len(page.extrasamples) > 0 and page.extrasamples[0] == _MULTIPLIED
 
 
-def _divided(samples: SampleArray) -> SampleArray:
-    """Divide colours by the alpha behind them, in place, a row at a time; what nobody sees stays as it is."""
+def _unpremultiply(samples: SampleArray) -> SampleArray:
+    """Divide colours by the alpha in the last channel, in place, row by row. Invisible pixels stay unchanged."""
     for row in samples:
         alpha = row[:, -1:].astype(np.uint32)
         seen = np.maximum(alpha, 1)
@@ -201,17 +201,17 @@ def _divided(samples: SampleArray) -> SampleArray:
 
 
 def fit(values: NDArray[np.generic], top: float | None) -> SampleArray:
-    """Bring numbers of an unknown range to 0..65535, or to 0..255 where that is what they are.
+    """Convert numbers of an unknown range to 0..65535, or to 0..255 if that is their range.
 
     Negative and undefined ones become 0.
 
     Args:
         values: of any type.
-        top: what white is; None where nobody says.
+        top: the value of white; None if unknown.
     """
     numbers = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)
     if top is None:
-        # The file does not say what white is: the least of the usual ranges that holds the values.
+        # The file does not declare the value of white, so take the smallest of the usual ranges that holds all values.
         most = float(numbers.max())
         usual = (65535.0, 255.0, 1.0) if values.dtype.kind == "f" else (65535.0, 255.0)
         top = min((white for white in usual if most <= white), default=most)
@@ -222,11 +222,11 @@ def fit(values: NDArray[np.generic], top: float | None) -> SampleArray:
     return np.rint(numbers.clip(max=top) * (65535 / top)).astype(np.uint16)
 
 
-def _checked(
+def _check_shape(
     samples: np.ndarray[tuple[int, ...], np.dtype[np.generic]], size: tuple[int, int]
 ) -> SampleArray:
     if samples.ndim == 2:
         samples = samples[:, :, None]
     if samples.shape[:2] != (size[1], size[0]) or samples.dtype != np.uint16:
-        raise ValueError(f"samples of {samples.dtype} {samples.shape} are not what the header says")
+        raise ValueError(f"the samples ({samples.dtype} {samples.shape}) differ from the header")
     return np.ascontiguousarray(samples, np.uint16)

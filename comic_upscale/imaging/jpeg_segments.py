@@ -12,7 +12,7 @@ _BARE = frozenset((0x01, *range(0xD0, 0xD9)))
 """Markers without a length."""
 _EXIF, _XMP, _ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
 _MOST_IN_SEGMENT = 65_519
-"""Bytes of a profile in one segment: 65,535 less its length, its name and two numbers."""
+"""Bytes of a profile that fit one segment: 65,535 minus its length field, its name and two numbers."""
 _MOST_SEGMENTS = 255
 _ORIENTATION, _SHORT = 0x0112, 3
 
@@ -28,8 +28,8 @@ def with_orientation(jpeg: bytes, orientation: int) -> bytes:
         The file. A file that is not a JPEG or ends before its samples is returned unchanged.
     """
     tiff = struct.pack("<2sHLHHHLHHL", b"II", 42, 8, 1, _ORIENTATION, _SHORT, 1, orientation, 0, 0)
-    added = b"" if orientation == 1 else _segment(_APP1, _EXIF + tiff)
-    return _rewritten(jpeg, lambda marker, data: marker == _APP1 and data.startswith((_EXIF, _XMP)), added)
+    added = b"" if orientation == 1 else _make_segment(_APP1, _EXIF + tiff)
+    return _rewrite(jpeg, lambda marker, data: marker == _APP1 and data.startswith((_EXIF, _XMP)), added)
 
 
 def with_profile(jpeg: bytes, profile: bytes | None) -> bytes:
@@ -48,23 +48,24 @@ def with_profile(jpeg: bytes, profile: bytes | None) -> bytes:
     data = profile or b""
     parts = [data[at : at + _MOST_IN_SEGMENT] for at in range(0, len(data), _MOST_IN_SEGMENT)]
     if len(parts) > _MOST_SEGMENTS:
-        raise ValueError(f"a JPEG holds no profile of {len(data):,} bytes")
+        raise ValueError(f"a JPEG cannot hold a profile of {len(data):,} bytes")
     added = b"".join(
-        _segment(_APP2, _ICC + bytes((number, len(parts))) + part) for number, part in enumerate(parts, 1)
+        _make_segment(_APP2, _ICC + bytes((number, len(parts))) + part)
+        for number, part in enumerate(parts, 1)
     )
-    return _rewritten(jpeg, lambda marker, data: marker == _APP2 and data.startswith(_ICC), added)
+    return _rewrite(jpeg, lambda marker, data: marker == _APP2 and data.startswith(_ICC), added)
 
 
-def _segment(marker: int, data: bytes) -> bytes:
+def _make_segment(marker: int, data: bytes) -> bytes:
     return struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data
 
 
-def _rewritten(jpeg: bytes, is_left_out: Callable[[int, bytes], bool], added: bytes) -> bytes:
+def _rewrite(jpeg: bytes, is_left_out: Callable[[int, bytes], bool], added: bytes) -> bytes:
     """Remove some segments, and add others after the JFIF header."""
     pieces = [_START]
     place = 1
     end = 0
-    for marker, start, stop in _segments(jpeg):
+    for marker, start, stop in _read_segments(jpeg):
         end = stop
         if is_left_out(marker, jpeg[start + 4 : start + 4 + len(_XMP)]):
             continue
@@ -79,15 +80,15 @@ def _rewritten(jpeg: bytes, is_left_out: Callable[[int, bytes], bool], added: by
     return b"".join((*pieces, jpeg[end:]))
 
 
-def _segments(jpeg: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield the segments up to the first scan or a broken one: marker, start, end."""
+def _read_segments(jpeg: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield the segments up to the first scan or the first broken segment: marker, start, end."""
     if not jpeg.startswith(_START):
         return
     at = 2
     while at + 4 <= len(jpeg) and jpeg[at] == 0xFF:
         marker = jpeg[at + 1]
         if marker == 0xFF:
-            # Fill bytes may stand before a marker.
+            # Fill bytes may precede a marker.
             at += 1
             continue
         if marker in _BARE:

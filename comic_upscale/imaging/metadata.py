@@ -1,7 +1,7 @@
-"""EXIF, XMP and resolution: taken from a file, mended where the page was turned or grew, and handed on.
+"""EXIF, XMP and resolution: read from a file, corrected for rotation and the new size, and passed on.
 
-EXIF is changed in place, a number here and there, and never written anew: a camera's own notes hold offsets
-into the structure that no program knows to move.
+Single numbers of EXIF are changed in place. EXIF is never rewritten, because maker notes contain offsets into the
+structure that no program can adjust.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from comic_upscale.imaging.pixels import Metadata
 _ORIENTATION = 0x0112
 _EXIF_DIRECTORY, _GPS_DIRECTORY = 0x8769, 0x8825
 _NOT_MOVED = (0x927C, 0xA005)
-"""A maker's notes, and the directory of what a picture has in common with others."""
+"""The tags of maker notes and of the interoperability directory."""
 _PIXEL_WIDTH, _PIXEL_HEIGHT = 0xA002, 0xA003
 _WIDTH, _HEIGHT = 0x0100, 0x0101
 _ACROSS, _DOWN, _UNIT = 0x011A, 0x011B, 0x0128
@@ -29,24 +29,25 @@ _INCH, _CENTIMETRE = 2, 3
 _SHORT, _LONG, _RATIONAL = 3, 4, 5
 _NUMBERS = {_SHORT: "H", _LONG: "L"}
 _LYING = 5
-"""Of EXIF's orientations, the first whose sides are exchanged."""
+"""The first of EXIF's orientations that swap width and height."""
 _PARTS = 1000
-"""A density is given to the thousandth."""
-# What a TIFF says of the picture and not of its samples: description, maker, model, program, time, artist, rights.
+"""Resolutions are written in thousandths."""
+# The tags of a TIFF that describe the image, not its samples: description, make, model, software, time, artist,
+# copyright.
 _TIFF_TAGS = (270, 271, 272, 305, 306, 315, 33432)
 ByteOrder: TypeAlias = Literal["<", ">"]
 _ORDERS: Final[dict[bytes, ByteOrder]] = {b"II": "<", b"MM": ">"}
 _LONGEST_KEYWORD = 79
 """Characters, by PNG's specification."""
 _MOST_BYTES = 1 << 20
-"""A page's EXIF or XMP of more than this is left out: JPEG holds 64 kB, and nothing reads so much."""
+"""EXIF or XMP with more bytes than this is left out. JPEG holds only 64 kB, and no program reads this much."""
 
 
 def read_metadata(image: Image.Image) -> tuple[Metadata, tuple[str, ...]]:
-    """Take what a loaded image says beside its pixels, upright as these will be.
+    """Read the metadata of a loaded image, and correct it for pixels that are rotated upright.
 
     Returns:
-        The metadata, and a note for each part that is too broken to be handed on.
+        The metadata, and a note for each part that is too broken to pass on.
     """
     notes = []
     is_tiff = image.format == "TIFF"
@@ -60,7 +61,7 @@ def read_metadata(image: Image.Image) -> tuple[Metadata, tuple[str, ...]]:
         xmp = None
     dpi = _dpi(image.info.get("dpi"))
     if is_tiff and _ACROSS not in getattr(image, "tag_v2", {}):
-        # Pillow makes one up: one pixel an inch.
+        # Pillow invents a resolution of one pixel per inch.
         dpi = None
     if dpi is not None and (orientation_of(image) >= _LYING or getattr(image, "was_lying", False)):
         dpi = dpi[::-1]
@@ -76,7 +77,7 @@ def read_metadata(image: Image.Image) -> tuple[Metadata, tuple[str, ...]]:
 
 
 def _text(image: Image.Image) -> tuple[tuple[str, str], ...]:
-    """The keywords and texts of a PNG but those that hold EXIF, XMP and profiles, which go their own ways."""
+    """Return the keywords and texts of a PNG, except EXIF, XMP and profiles, which are passed on separately."""
     if image.format != "PNG":
         return ()
     found: dict[str, str] = {**getattr(image, "text", {}), **getattr(image, "hidden_texts", {})}
@@ -90,7 +91,7 @@ def _text(image: Image.Image) -> tuple[tuple[str, str], ...]:
 
 
 def upright_exif(exif: bytes) -> bytes:
-    """Return EXIF whose orientation is 1, and whose thumbnail is let go where it lay in another way."""
+    """Return EXIF with orientation 1. The thumbnail is dropped if the orientation was another."""
     changed = bytearray(exif)
     order = byte_order(exif)
     for entry in read_directory(exif, first_directory(exif)):
@@ -106,10 +107,10 @@ def upright_exif(exif: bytes) -> bytes:
 
 
 def sized_exif(exif: bytes, width: int, height: int) -> bytes:
-    """Return EXIF that gives this size, in pixels, where it gave one."""
+    """Return EXIF with this size in pixels, if it has a size."""
     changed = bytearray(exif)
     order = byte_order(exif)
-    # Telephones give it in the first directory, cameras in the other one.
+    # Phones store the size in the first directory, cameras in the EXIF directory.
     sizes = {_WIDTH: width, _HEIGHT: height, _PIXEL_WIDTH: width, _PIXEL_HEIGHT: height}
     entries = list(read_directory(exif, first_directory(exif)))
     for parent in tuple(entries):
@@ -118,18 +119,18 @@ def sized_exif(exif: bytes, width: int, height: int) -> bytes:
     for entry in entries:
         size = sizes.get(entry.tag)
         if size is not None and entry.kind in (_SHORT, _LONG):
-            # A LONG fits the same four bytes that hold a SHORT.
+            # A LONG fits into the same four bytes as a SHORT.
             struct.pack_into(f"{order}HLL", changed, entry.at + 2, _LONG, 1, size)
     return bytes(changed)
 
 
 def with_density(exif: bytes | None, dpi: tuple[float, float]) -> bytes:
-    """Return EXIF that gives this resolution, in pixels an inch across and down.
+    """Return EXIF with this resolution, in pixels per inch across and down.
 
-    The first directory is written anew behind everything else, where no offset has to move.
+    A new first directory is appended at the end, so that no offset has to move.
 
     Args:
-        exif: sound, as `read_metadata` gives it; None for none.
+        exif: valid, as `read_metadata` returns it; None for none.
         dpi: above 0.
     """
     exif = exif or struct.pack("<2sHLHL", b"II", 42, 8, 0, 0)
@@ -147,7 +148,7 @@ def with_density(exif: bytes | None, dpi: tuple[float, float]) -> bytes:
 
 
 def read_density(exif: bytes) -> tuple[float, float] | None:
-    """Return the resolution that EXIF gives, in pixels an inch; None where it gives none, or no unit."""
+    """Return the resolution in EXIF, in pixels per inch; None if there is none or it has no unit."""
     found: dict[int, float] = {}
     order = byte_order(exif)
     for entry in read_directory(exif, first_directory(exif)):
@@ -158,7 +159,7 @@ def read_density(exif: bytes) -> tuple[float, float] | None:
                 found[entry.tag] = over / under
             elif entry.tag == _UNIT and entry.kind == _SHORT:
                 found[_UNIT] = struct.unpack_from(f"{order}H", exif, entry.at + 8)[0]
-    # EXIF's own default is the inch; 1 says that the two numbers are no more than the shape of a pixel.
+    # The default unit of EXIF is the inch; 1 means that the numbers are only the aspect ratio of a pixel.
     unit = {_INCH: 1.0, _CENTIMETRE: 2.54}.get(int(found.get(_UNIT, _INCH)))
     if unit is None or _ACROSS not in found or _DOWN not in found:
         return None
@@ -172,7 +173,7 @@ class Entry(NamedTuple):
     kind: int
     """TIFF's number of a type."""
     at: int
-    """Where the entry's 12 bytes begin."""
+    """The offset of the entry's 12 bytes."""
 
 
 def byte_order(exif: bytes) -> ByteOrder:
@@ -181,12 +182,12 @@ def byte_order(exif: bytes) -> ByteOrder:
 
 
 def first_directory(exif: bytes) -> int:
-    """Return where the first directory of EXIF begins."""
+    """Return the offset of the first directory of EXIF."""
     return int(struct.unpack_from(f"{byte_order(exif)}L", exif, 4)[0])
 
 
 def read_directory(exif: bytes, start: int) -> Iterator[Entry]:
-    """Read a directory; one that is broken yields what stands before the break."""
+    """Read a directory. A broken directory yields the entries before the break."""
     order = byte_order(exif)
     try:
         (count,) = struct.unpack_from(f"{order}H", exif, start)
@@ -198,7 +199,7 @@ def read_directory(exif: bytes, start: int) -> Iterator[Entry]:
 
 
 def _turn_density(exif: bytearray) -> None:
-    """Exchange the resolutions across and down: of each, the place where it stands."""
+    """Swap the resolutions across and down by swapping their offsets."""
     entries = read_directory(bytes(exif), first_directory(bytes(exif[:8])))
     places = [entry.at + 8 for entry in entries if entry.tag in (_ACROSS, _DOWN) and entry.kind == _RATIONAL]
     if len(places) == 2:
@@ -216,7 +217,7 @@ def _cut_thumbnail(exif: bytearray) -> None:
 
 
 def _is_sound(exif: bytes) -> bool:
-    """Whether the first directory is whole; what it points to is for the reader to judge."""
+    """Return whether the first directory is complete. The data that it points to are not checked."""
     if exif[:4] not in (b"II*\0", b"MM\0*") or not 8 <= len(exif) <= _MOST_BYTES:
         return False
     try:
@@ -231,16 +232,16 @@ def _upright_xmp(xmp: bytes) -> bytes:
 
 
 def _tiff_tags(image: Image.Image) -> bytes:
-    """Make EXIF of what a TIFF says of its picture, with the directories of the camera and of the place.
+    """Build EXIF from the descriptive tags of a TIFF, with the directories of the camera and of GPS.
 
-    A maker's notes are left: their offsets would point elsewhere.
+    Maker notes are left out, because their offsets would be wrong.
     """
     tags, found, exif = getattr(image, "tag_v2", {}), image.getexif(), Image.Exif()
     for tag in _TIFF_TAGS:
         if isinstance(value := tags.get(tag), str):
             exif[tag] = value
     for directory in (_EXIF_DIRECTORY, _GPS_DIRECTORY):
-        with contextlib.suppress(Exception):  # whatever Pillow finds wrong with a directory that is broken
+        with contextlib.suppress(Exception):  # any error of Pillow about a broken directory
             values = {tag: value for tag, value in found.get_ifd(directory).items() if tag not in _NOT_MOVED}
             if values:
                 exif.get_ifd(directory).update(values)
@@ -252,7 +253,7 @@ def _tiff_tags(image: Image.Image) -> bytes:
 
 
 def _dpi(value: Any) -> tuple[float, float] | None:
-    """Return a resolution that can be one; whatever stands in its place may come."""
+    """Return a resolution if it is valid. The value may be of any type."""
     try:
         across, down = (float(part) for part in value) if value else (0.0, 0.0)
     except (TypeError, ValueError, ZeroDivisionError):

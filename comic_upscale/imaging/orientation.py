@@ -1,7 +1,7 @@
-"""Turn a page upright as its metadata asks.
+"""Rotate a page upright by the orientation in its metadata.
 
-Not ``ImageOps.exif_transpose``: that parses all of the EXIF, warns (``warnings`` is shared by every thread)
-about what it does not like there, and may raise; all that a page needs is one number.
+``ImageOps.exif_transpose`` is not used. It parses all of the EXIF, issues warnings about errors in it (``warnings``
+is shared by all threads), and may raise. A page needs only one number.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from comic_upscale.imaging.pixels import SampleArray
 
 _ORIENTATION = 0x0112
 XMP_ORIENTATION = re.compile(rb"""(tiff:Orientation\s*(?:=\s*["']|>\s*))([1-8])""")
-"""The property in an XMP packet: what stands before its digit, and the digit."""
+"""The orientation in an XMP packet: its name, and its digit."""
 
 
 def orientation_of(image: Image.Image) -> int:
-    """Return how an image lies, from its EXIF or else its XMP: 1 (upright) to 8, as EXIF numbers them.
+    """Return the orientation of an image from its EXIF or else its XMP: 1 (upright) to 8, as EXIF numbers them.
 
-    Metadata that is broken or out of range counts as absent. TIFF, HEIC and JPEG XL are always 1: what reads
-    them turns them itself.
+    Broken metadata and numbers out of range count as absent. TIFF, HEIC and JPEG XL are always 1, because their
+    decoders apply the orientation.
     """
     if image.format in ("TIFF", "HEIF", "JXL"):
         return 1
@@ -35,14 +35,14 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def upright(samples: SampleArray, orientation: int) -> SampleArray:
-    """Turn and mirror samples as an EXIF orientation from 1 to 8 asks.
+    """Rotate and mirror samples by an EXIF orientation from 1 to 8.
 
     Args:
         samples: of any type, height x width, or height x width x channels.
         orientation: as ``orientation_of`` returns it.
 
     Returns:
-        The same, or a contiguous copy whose sides are exchanged for orientations 5 to 8.
+        The same, or a contiguous copy; orientations 5 to 8 swap width and height.
     """
     if orientation == 1:
         return samples
@@ -58,8 +58,8 @@ def read_tag(tiff: bytes, tag: int) -> int | None:
     """Return the first number of a tag in the first directory of a TIFF structure (EXIF is one).
 
     Args:
-        tiff: the structure from its byte order mark on; anything else is allowed.
-        tag: number of a tag of type SHORT or LONG.
+        tiff: the structure from its byte order mark on; any other bytes are allowed.
+        tag: the number of a tag of type SHORT or LONG.
 
     Returns:
         The number; None if the tag is absent or the structure is broken before it.
@@ -85,7 +85,7 @@ def exif_of(image: Image.Image) -> bytes:
     exif = image.info.get("exif")
     if isinstance(exif, bytes):
         return exif.removeprefix(b"Exif\0\0")
-    # ImageMagick's way: three lines of preface, then hexadecimal digits.
+    # ImageMagick writes three lines of preface, then hexadecimal digits.
     text = image.info.get("Raw profile type exif")
     if isinstance(text, str):
         try:

@@ -1,4 +1,4 @@
-"""A page as pixels, with what must be written beside them."""
+"""A page as pixels, with its metadata."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 UInt8Array: TypeAlias = NDArray[np.uint8]
 
 SampleArray: TypeAlias = NDArray[np.uint8 | np.uint16]
-"""Samples of a page, all of 8 or all of 16 bits: 255 or 65535 is white."""
+"""Samples of a page, all with 8 or all with 16 bits: 255 or 65535 is white."""
 
 
 def join_alpha(color: SampleArray, alpha: SampleArray | None) -> SampleArray:
@@ -21,16 +21,16 @@ def join_alpha(color: SampleArray, alpha: SampleArray | None) -> SampleArray:
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What a file says about its page beside the pixels, as bytes that are handed on."""
+    """The metadata of a page's file, as bytes that are passed on."""
 
     exif: bytes | None = None
     """A TIFF structure from its byte order mark on; its orientation, if it has one, is 1."""
     xmp: bytes | None = None
     """An XMP packet; its orientation, if it has one, is 1."""
     dpi: tuple[float, float] | None = None
-    """Pixels an inch across and down, as the file says; upscaling does not change them."""
+    """The file's resolution across and down, in pixels per inch; upscaling does not change it."""
     text: tuple[tuple[str, str], ...] = ()
-    """Keywords and texts of a PNG, such as the parameters that a generator wrote."""
+    """Keywords and texts of a PNG, such as the parameters of a generator."""
 
 
 NO_METADATA: Final = Metadata()
@@ -38,14 +38,14 @@ NO_METADATA: Final = Metadata()
 
 @dataclass(frozen=True, slots=True)
 class Borders:
-    """Where the tiles meet that a page was put together from, in its own pixels."""
+    """The borders between the tiles of a page, in its own pixels."""
 
     rows: tuple[int, ...] = ()
-    """The first row of every row of tiles but the uppermost, ascending."""
+    """The first pixel row of every row of tiles except the uppermost, ascending."""
     columns: tuple[int, ...] = ()
-    """The first column of every column of tiles but the leftmost, ascending."""
+    """The first pixel column of every column of tiles except the leftmost, ascending."""
 
-    def joined(self, other: Borders) -> Borders:
+    def join(self, other: Borders) -> Borders:
         """Return the borders of both."""
         return Borders(
             rows=tuple(sorted({*self.rows, *other.rows})),
@@ -54,31 +54,31 @@ class Borders:
 
 
 NO_BORDERS: Final = Borders()
-"""Of a page that was made in one piece."""
+"""The borders of a page that was upscaled in one piece."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pixels:
-    """The samples of one page, upright (orientation already applied), and what must go out with them."""
+    """The samples of one page, upright (orientation already applied), and its metadata."""
 
     color: SampleArray
     """uint8 or uint16, height x width x 3 (RGB) or height x width x 1 (gray)."""
     alpha: SampleArray | None = None
-    """Of the same type as ``color``, height x width, its largest value opaque; None for a page without
+    """Of the same type as ``color``, height x width; the largest value is opaque. None for a page without
     transparency."""
     icc_profile: bytes | None = None
-    """The ICC profile the samples are in, of the kind that fits ``color`` (RGB or gray); None for sRGB."""
+    """The ICC profile of the samples, which fits ``color`` (RGB or gray); None for sRGB."""
     notes: tuple[str, ...] = ()
-    """What decoding had to leave out, a sentence each (``"animated: first of 7 frames"``)."""
+    """The parts that decoding left out, one sentence each (``"animated: first of 7 frames"``)."""
     metadata: Metadata = NO_METADATA
     lossless: bool = True
-    """Whether the file that the page comes from keeps every sample: False for JPEG and lossy WebP."""
+    """Whether the page's own file is lossless: False for JPEG and lossy WebP."""
     solid: UInt8Array | None = None
-    """Where the page is pure white or black, at the size of its source; see ``flat_areas.py``."""
+    """The map of pure white and black areas, at the size of the source; see ``flat_areas.py``."""
     tone: NDArray[np.float32] | None = None
     """The averages of the source's broad areas; see ``tone.py``."""
     borders: Borders = NO_BORDERS
-    """Where tiles meet in ``color``, for the gate to look at."""
+    """The borders of tiles in ``color``, which the gate checks."""
 
     @property
     def width(self) -> int:

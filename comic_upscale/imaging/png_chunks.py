@@ -1,7 +1,7 @@
-"""Look over the chunks of a PNG before Pillow does, which gives a whole page up for one that it does not like.
+"""Check the chunks of a PNG before Pillow reads it, because Pillow refuses a whole page for one bad chunk.
 
-What a PNG says beside its pixels (texts, profile, resolution, animation) may be too large to unpack, cut off or broken
-while the picture is whole. libpng leaves such a chunk out and goes on; so does this, with a note.
+The metadata of a PNG (texts, profile, resolution, animation) may be too large to unpack, truncated or broken while
+the image is intact. libpng skips such a chunk and continues. This module does the same and adds a note.
 
 Source: the PNG specification, third edition, chapters 5 and 11; the limits are those of Pillow's ``PngImagePlugin``.
 """
@@ -16,18 +16,18 @@ from dataclasses import dataclass, field
 from typing import IO
 
 LARGEST_TEXT = 1 << 20
-"""Bytes that one packed text may unpack to. Pillow refuses the file of a larger one."""
+"""The most bytes that one compressed text may unpack to. Pillow refuses a file with a larger one."""
 MOST_TEXT = 16 << 20
-"""Bytes of all texts together. Pillow refuses a file beyond 64 MiB."""
+"""The most bytes of all texts together. Pillow refuses a file with more than 64 MiB."""
 LARGEST_PROFILE = 16 << 20
-"""Bytes that a packed profile may unpack to."""
+"""The most bytes that a compressed profile may unpack to."""
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _END = b"\0\0\0\0IEND\xaeB`\x82"
 _LONGEST_CHUNK = 2**31 - 1
 _LEAST = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"pHYs": 9}
 _LEAST_TRANSPARENCY = {0: 2, 2: 6}
-"""Bytes of a transparent shade or colour, by the colour type of the picture."""
+"""Bytes of a transparent shade or colour, by the colour type of the image."""
 _WHAT = {
     b"gAMA": "gamma",
     b"cHRM": "colour space",
@@ -37,26 +37,26 @@ _WHAT = {
     b"iCCP": "ICC profile",
     b"eXIf": "EXIF",
 }
-"""What is missing where a chunk is left out."""
+"""What the output lacks if a chunk is left out."""
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 _ELSEWHERE = {"XML:com.adobe.xmp": "XMP", "Raw profile type exif": "EXIF"}
-"""Keywords of texts that are none."""
+"""Keywords of texts that contain something else."""
 _PILLOWS_OWN = frozenset((
     "interlace", "bbox", "default_image", "transparency", "gamma", "chromaticity", "srgb", "dpi", "aspect",
     "icc_profile", "duration", "disposal", "blend", "loop", "timestamp",
 ))  # fmt: skip
-"""Keywords under which Pillow keeps facts about the picture. A text of that name would take their place."""
+"""Keywords under which Pillow stores facts about the image. A text with such a keyword would replace them."""
 
 
 @dataclass(frozen=True, slots=True)
 class SoundPng:
-    """A PNG without the chunks for which Pillow would give it up."""
+    """A PNG without the chunks for which Pillow would refuse it."""
 
     file: IO[bytes]
-    """The file that was given, where nothing had to be left out; else a copy in memory."""
+    """The given file if nothing was left out; otherwise a copy in memory."""
     notes: tuple[str, ...] = ()
-    """What was left out."""
+    """Notes about the parts that were left out."""
     texts: dict[str, str] = field(default_factory=dict)
     """Texts that Pillow must not see, by their keywords."""
     profile: bytes | None = None
@@ -64,14 +64,14 @@ class SoundPng:
 
 
 def find_sound_png(file: IO[bytes], *, header_only: bool = False) -> SoundPng:
-    """Leave out what would keep a PNG from being read although its picture may be whole.
+    """Leave out chunks that would keep a PNG from being read although its image may be intact.
 
-    Critical chunks stay as they are, so that a broken picture fails as before. Where a file ends within or behind the
-    last chunk of its picture, that chunk gets its true length and the file an end.
+    Critical chunks stay unchanged, so a broken image still fails. If a file ends within or after the last chunk of its
+    image, that chunk gets its true length, and the file gets an end.
 
     Args:
-        file: seekable; nothing of the picture is read unless a chunk is left out.
-        header_only: look only at the chunks before the picture.
+        file: seekable. The image is read only if a chunk is left out.
+        header_only: check only the chunks before the image.
     """
     return _Inspection(file, header_only=header_only).result()
 
@@ -80,25 +80,25 @@ def find_sound_png(file: IO[bytes], *, header_only: bool = False) -> SoundPng:
 class _Chunk:
     kind: bytes
     start: int
-    """Where its length stands."""
+    """The offset of its length field."""
     length: int
-    """Bytes of its content, as the chunk says."""
+    """The declared number of bytes of its content."""
 
     @property
     def end(self) -> int:
-        """Where the next chunk begins."""
+        """The offset of the next chunk."""
         return self.start + 12 + self.length
 
 
 class _Inspection:
-    """One look at a file."""
+    """The inspection of one file."""
 
     def __init__(self, file: IO[bytes], *, header_only: bool) -> None:
         self._file = file
         self._header_only = header_only
         self._size = file.seek(0, io.SEEK_END)
         self._chunks = tuple(self._walk())
-        # In the order in which they are made, each once.
+        # In the order of their creation, each once.
         self._notes: dict[str, None] = {}
         self._left_out: set[int] = set()
         self._texts: dict[str, str] = {}
@@ -106,13 +106,13 @@ class _Inspection:
         self._profile: bytes | None = None
 
     def result(self) -> SoundPng:
-        """Look at every chunk."""
+        """Check every chunk."""
         chunks = self._chunks
         header = self._content(chunks[0]) if chunks else b""
         if not chunks or chunks[0].kind != b"IHDR" or len(header) < 13:
             return SoundPng(self._file)
         for chunk in chunks:
-            # A small first letter: the picture can be read without it.
+            # A lower-case first letter means that the image can be read without the chunk.
             if chunk.kind[0] & 0x20 and chunk.kind not in _ANIMATION:
                 self._check(chunk, _LEAST_TRANSPARENCY.get(header[9], 0))
         is_cut = self._is_cut()
@@ -146,7 +146,7 @@ class _Inspection:
             self._notes[note] = None
 
     def _check(self, chunk: _Chunk, least_transparency: int) -> None:
-        """Leave a chunk out that Pillow, or nobody, could read."""
+        """Leave out a chunk that Pillow, or no program, can read."""
         content = self._content(chunk)
         checksum = self._file.read(4)
         is_text = chunk.kind in _TEXTS
@@ -168,7 +168,7 @@ class _Inspection:
         try:
             profile = _unpack(packed[1:], LARGEST_PROFILE)
         except zlib.error:
-            return  # Pillow leaves it out by itself.
+            return  # Pillow leaves it out itself.
         if profile is None:
             self._leave_out(chunk, f"ICC profile left out: it is larger than {LARGEST_PROFILE >> 20} MiB")
         elif len(profile) > LARGEST_TEXT:
@@ -177,10 +177,10 @@ class _Inspection:
 
     def _check_text(self, chunk: _Chunk, content: bytes, what: str) -> None:
         keyword, _, text = content.partition(b"\0")
-        packed = _packed(chunk.kind, text)
+        packed = _split_packed(chunk.kind, text)
         if packed is not None:
             if packed[:1] not in (b"", b"\0"):
-                # Of an international text Pillow does not mind.
+                # Pillow accepts an international text like this.
                 if chunk.kind == b"zTXt":
                     self._leave_out(chunk, f"{what} left out: its compression is unknown")
                 return
@@ -206,7 +206,7 @@ class _Inspection:
                 self._texts[name] = text.decode("latin-1")
 
     def _check_animation(self, size: tuple[int, int], *, is_cut: bool) -> None:
-        """Leave an animation out that is broken: what stays is the picture that programs without animation show."""
+        """Leave out a broken animation. The image remains that programs without animation show."""
         chunks = [chunk for chunk in self._chunks if chunk.kind in _ANIMATION]
         if is_cut and chunks and chunks[-1].end > self._size:
             self._leave_out(chunks.pop())
@@ -215,7 +215,7 @@ class _Inspection:
                 self._leave_out(chunk, "animation left out: it is broken")
 
     def _is_sound_animation(self, chunks: Sequence[_Chunk], size: tuple[int, int]) -> bool:
-        """Whether frames are numbered in their order and lie in the picture, and their number is said once."""
+        """Return whether frames are numbered in order and lie within the image, and their number is declared once."""
         number = counts = 0
         for chunk in chunks:
             self._file.seek(chunk.start + 8)
@@ -238,7 +238,7 @@ class _Inspection:
         return counts == 1
 
     def _is_cut(self) -> bool:
-        """Whether the file ends within or right behind a chunk, its picture having begun."""
+        """Return whether the file ends within or right after a chunk, once the image has begun."""
         last = self._chunks[-1]
         has_picture = any(chunk.kind == b"IDAT" for chunk in self._chunks)
         return has_picture and last.kind != b"IEND" and last.end + 8 > self._size
@@ -250,7 +250,7 @@ class _Inspection:
             if chunk.start in self._left_out:
                 continue
             if chunk.kind == b"IDAT" and chunk.end > self._size:
-                # All that there is of the last one. Whether it is enough, the decoder finds out.
+                # All that exists of the last chunk. The decoder finds out whether it is enough.
                 content = self._content(chunk)
                 copy.write(struct.pack(">L", len(content)) + chunk.kind + content)
                 copy.write(struct.pack(">L", zlib.crc32(chunk.kind + content)))
@@ -267,7 +267,7 @@ class _Inspection:
 
 
 def _describe(content: bytes) -> str:
-    """Say which text a chunk holds."""
+    """Return the name of the text in a chunk."""
     keyword = content.partition(b"\0")[0].decode("latin-1")
     known = _ELSEWHERE.get(keyword)
     if known is not None:
@@ -275,12 +275,12 @@ def _describe(content: bytes) -> str:
     return f'text "{keyword}"' if keyword.isprintable() and len(keyword) <= 79 else "a text"
 
 
-def _packed(kind: bytes, text: bytes) -> bytes | None:
-    """Return the compression method of a text, a byte, and what is packed; None for a text that is not packed.
+def _split_packed(kind: bytes, text: bytes) -> bytes | None:
+    """Return the compression method of a text, one byte, and the compressed bytes; None for an uncompressed text.
 
     Args:
         kind: of the chunk.
-        text: what stands behind its keyword.
+        text: the bytes after its keyword.
     """
     if kind == b"zTXt":
         return text
@@ -291,7 +291,7 @@ def _packed(kind: bytes, text: bytes) -> bytes | None:
 
 
 def _unpack(packed: bytes, most: int) -> bytes | None:
-    """Return what is packed, None where it is more than ``most`` bytes.
+    """Return the uncompressed bytes; None if they are more than ``most``.
 
     Raises:
         zlib.error: it is broken.

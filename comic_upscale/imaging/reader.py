@@ -1,14 +1,14 @@
 """Open images with Pillow from many threads at once: bytes in, a header or a ``PageError`` out.
 
-``Image.open`` is not used, for two reasons that are one: its guard against decompression bombs is a number
-and a warning that belong to the whole process. To set ``Image.MAX_IMAGE_PIXELS`` would change it for the
-program that uses us as a library, and to silence the warning takes ``warnings.catch_warnings``, which is not
-safe between threads. So the format is told here from the first bytes (with that also no other plugin, such
-as EPS, is ever tried), its plugin's class is called directly, and the limit is the caller's ``max_pixels``.
+``Image.open`` is not used, because its guard against decompression bombs is global to the process: a number and a
+warning. Setting ``Image.MAX_IMAGE_PIXELS`` would change it for a program that uses this package as a library.
+Silencing the warning needs ``warnings.catch_warnings``, which is not thread-safe. So the format is recognised here
+by the first bytes, the class of its plugin is called directly, and the limit is the caller's ``max_pixels``. No
+other plugin, such as EPS, is ever tried.
 
-What remains are rare warnings about the tags of odd TIFFs, and lines that Pillow logs or libtiff writes to
-stderr. Only an application may silence those, for its whole process; a host that has made warnings errors
-gets a page that is "damaged", with the warning as the reason.
+Rare warnings about the tags of odd TIFFs remain, and lines that Pillow logs or libtiff writes to stderr. Only an
+application may silence those, for its whole process. If an application turns warnings into errors, such a page is
+"damaged", with the warning as the reason.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import io
 import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import MappingProxyType
 from typing import IO, Any
 
@@ -43,10 +43,9 @@ from comic_upscale.imaging.png_chunks import find_sound_png
 
 
 class _QuietJpegFile(JpegImageFile):
-    """A JPEG whose EXIF is not parsed for the resolution, as Pillow does and warns about what it finds.
+    """A JPEG whose EXIF is not parsed for the resolution. Pillow parses it, and warns about errors in it.
 
-    Called directly, it also stays a JPEG where Pillow would make an MPO of it; the first picture, which
-    is the page, is the same.
+    It also stays a JPEG where Pillow would turn it into an MPO. The first image, which is the page, is the same.
     """
 
     def _read_dpi_from_exif(self) -> None:
@@ -54,25 +53,25 @@ class _QuietJpegFile(JpegImageFile):
 
 
 class SoundPngFile(PngImageFile):
-    """A PNG that was looked over before."""
+    """A PNG whose chunks were checked."""
 
     notes: tuple[str, ...] = ()
-    """What was left out of the file for Pillow to read it."""
+    """Notes about the parts that were left out so that Pillow can read the file."""
     hidden_texts: Mapping[str, str] = MappingProxyType({})
-    """Texts by keywords under which Pillow keeps facts of its own."""
+    """Texts with keywords that Pillow uses for its own facts."""
     repaired: bytes | None = None
-    """The file without what was left out; None where that is the file itself."""
+    """The file without the parts that were left out; None if it is the file itself."""
 
 
 class WideTiffFile(TiffImageFile):
-    """A TIFF, also one of samples that Pillow has no mode for: of that its size, tags, profile and resolution.
+    """A TIFF. If Pillow has no mode for its samples, only its size, tags, profile and resolution are read.
 
-    The pixels of such a one come by ``read_deep``.
+    ``read_deep`` reads the pixels of such a file.
     """
 
     is_wide = False
     was_lying = False
-    """Its sides are exchanged as it is turned upright; Pillow forgets that."""
+    """Rotating it upright swaps width and height. Pillow drops this information."""
 
     def _setup(self) -> None:
         self.was_lying = self.tag_v2.get(_ORIENTATION) in range(5, 9)
@@ -81,7 +80,7 @@ class WideTiffFile(TiffImageFile):
         except SyntaxError as error:
             if "unknown pixel mode" not in str(error):
                 raise
-            # All that Pillow knows by then: the tags, and the size by them.
+            # Pillow has read only the tags by now, and the size from them.
             self.is_wide = True
             self._mode = "RGB"
             self.tile = []
@@ -93,18 +92,22 @@ class WideTiffFile(TiffImageFile):
                 self.info["dpi"] = (float(across) * unit, float(down) * unit)
 
     def load(self) -> Any:
-        """Load the pixels where Pillow can."""
+        """Load the pixels if Pillow can."""
         return None if self.is_wide else super().load()
 
 
 def open_png(file: IO[bytes], name: str = "", *, header_only: bool = False) -> SoundPngFile:
-    """Open a PNG, also one of which parts beside the picture are too large or broken for Pillow.
+    """Open a PNG, even if parts other than the image are too large or broken for Pillow.
 
     Args:
         file: at any position; must stay open until the pixels are loaded.
         name: of the file.
-        header_only: the pixels will not be loaded; what is behind them is not looked at.
+        header_only: the pixels will not be loaded, and the chunks after them are not checked.
     """
+    if header_only:
+        # Size and mode do not depend on what would be left out, and nearly every file opens: only others are inspected.
+        with suppress(Exception):
+            return SoundPngFile(file, name)
     sound = find_sound_png(file, header_only=header_only)
     sound.file.seek(0)
     image = SoundPngFile(sound.file, name)
@@ -117,7 +120,7 @@ def open_png(file: IO[bytes], name: str = "", *, header_only: bool = False) -> S
 
 
 def _open_heic(file: IO[bytes], name: str) -> ImageFile:
-    # Here and not above: libheif is loaded for the few who have such pages.
+    # Imported here, since few users have such pages and need libheif.
     from pi_heif import HeifImageFile
 
     image: ImageFile = HeifImageFile(file, name)
@@ -144,14 +147,14 @@ _HEAD = 64
 _ORIENTATION, _ACROSS, _DOWN, _UNIT, _ICC_PROFILE = 274, 282, 283, 296, 34675
 _INCH, _CENTIMETRE = 2, 3
 _SUBFILE, _REDUCED = 254, 1
-# What Pillow and its libraries say when the file ends too early.
+# Phrases of Pillow and its libraries for a file that ends too early.
 _CUT_SHORT = re.compile(
     r"truncat|unexpected end|end of (data|file)|not enough|premature|ran out|incomplete", re.I
 )
 
 
 def open_image(file: IO[bytes], *, max_pixels: int | None = None, header_only: bool = False) -> ImageFile:
-    """Read the header of an image and nothing more.
+    """Read only the header of an image.
 
     Args:
         file: the image, at any position; must stay open until the pixels are loaded.
@@ -162,8 +165,8 @@ def open_image(file: IO[bytes], *, max_pixels: int | None = None, header_only: b
         Pillow's image, not yet loaded.
 
     Raises:
-        PageError: ``"empty"``, ``"not-an-image"`` or ``"too-large"``. Everything else
-            comes as Pillow raises it; ``page_errors`` around the call turns it into a ``PageError``.
+        PageError: ``"empty"``, ``"not-an-image"`` or ``"too-large"``. All other errors are Pillow's own;
+            ``page_errors`` around the call turns them into a ``PageError``.
     """
     file.seek(0)
     head = file.read(_HEAD)
@@ -172,11 +175,13 @@ def open_image(file: IO[bytes], *, max_pixels: int | None = None, header_only: b
     name = recognise(head)
     if name is None:
         other = name_other(head)
-        what = f"The file is not an image but {other}" if other else "The file is not an image that is known"
+        what = (
+            f"The file is not an image but {other}" if other else "The file is not an image of a known format"
+        )
         raise PageError("not-an-image", f"{what}: remove it, or copy it again.")
     if name == "ICO":
-        # Pillow loads an icon while opening it, and believes the picture inside rather than the
-        # directory about its size; so look there first.
+        # Pillow loads an icon while opening it, and takes the size from the image inside instead of the
+        # directory. So read the size there first.
         _check_size(_icon_size(file), max_pixels)
     file.seek(0)
     image = open_png(file, header_only=header_only) if name == "PNG" else _READERS[name](file, "")
@@ -187,8 +192,8 @@ def open_image(file: IO[bytes], *, max_pixels: int | None = None, header_only: b
 def count_frames(image: ImageFile) -> int:
     """Return how many frames or pages the file of an image holds, at least 1.
 
-    May move through the whole file: load the pixels first. A file that is broken behind its first frame
-    has as many as can be told.
+    May read through the whole file, so load the pixels first. In a file that is broken after its first frame, the
+    readable frames count.
     """
     try:
         return max(1, int(getattr(image, "n_frames", 1)))
@@ -197,9 +202,9 @@ def count_frames(image: ImageFile) -> int:
 
 
 def count_pages(image: ImageFile) -> int:
-    """Return how many of the pictures in a TIFF are pages of their own, and no smaller copies of another; at least 1.
+    """Return how many images in a TIFF are pages and not smaller copies of another page; at least 1.
 
-    Moves through the whole file, and back to its first picture.
+    Reads through the whole file, and returns to its first image.
     """
     pages = 0
     for at in range(count_frames(image)):
@@ -218,7 +223,7 @@ def page_errors(data: bytes = b"") -> Iterator[None]:
     """Turn whatever a decoder raises on a hostile file into a ``PageError``.
 
     Args:
-        data: the file, to tell one that ends too early from one that is damaged.
+        data: the file, to distinguish a truncated file from a damaged one.
 
     Raises:
         PageError: ``"too-large"``, ``"out-of-memory"``, ``"unreadable"``, ``"truncated"``, ``"damaged"``,
@@ -231,7 +236,7 @@ def page_errors(data: bytes = b"") -> Iterator[None]:
     except MemoryError:
         raise _out_of_memory() from None
     except Image.DecompressionBombError as error:
-        # A few plugins ask Pillow's own guard inside. It is the process's and cannot be raised by us.
+        # A few plugins call Pillow's own guard. It is global to the process, so we must not raise it.
         raise PageError("too-large", f"The image is larger than Pillow reads: {_short(error)}.") from None
     except Exception as error:
         message = _short(error)
@@ -259,7 +264,7 @@ def _check_size(size: tuple[int, int], max_pixels: int | None) -> None:
 
 
 def _icon_size(file: IO[bytes]) -> tuple[int, int]:
-    """Return the size of the largest picture inside an icon, by the pictures' own headers."""
+    """Return the size of the largest image inside an icon, by the headers of the images."""
     file.seek(4)
     (count,) = struct.unpack("<H", file.read(2))
     entries = file.read(16 * count)
@@ -279,7 +284,7 @@ def _icon_size(file: IO[bytes]) -> tuple[int, int]:
 
 
 def _ends_early(data: bytes) -> bool:
-    """Tell whether a file that could not be decoded lacks its end."""
+    """Return whether a file that could not be decoded lacks its end."""
     name = recognise(data[:_HEAD])
     if name == "PNG":
         return b"IEND" not in data

@@ -1,4 +1,4 @@
-"""From any of Pillow's modes to gray or RGB of 8 or 16 bits, with alpha apart."""
+"""Convert any of Pillow's modes to gray or RGB with 8 or 16 bits, and separate alpha."""
 
 from __future__ import annotations
 
@@ -29,14 +29,16 @@ _PHOTOMETRIC = 262
 _SAMPLE_FORMAT = 339
 _WIDE = "samples of more than 8 bits: read at 8 bits"
 _LARGEST_PROFILE = 1 << 20
-"""Bytes of a profile that an output carries: programs on Pillow refuse a PNG with a larger one."""
+"""The most bytes of a profile in an output. Programs that use Pillow refuse a PNG with a larger one."""
 _LARGE_PROFILE = "ICC profile left out: it is larger than 1 MiB, the colours were converted to sRGB"
-_NOT_SRGB = "ICC profile left out: that of a JPEG XL cannot be read here, its colours are taken for sRGB's"
+_NOT_SRGB = (
+    "ICC profile left out: this machine cannot read that of a JPEG XL, its colours are treated as sRGB"
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Samples:
-    """What ``Pixels`` holds, before it is turned upright."""
+    """The content of ``Pixels``, before rotation to upright."""
 
     color: SampleArray
     alpha: SampleArray | None
@@ -46,13 +48,13 @@ class Samples:
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """How the file stores its samples, where Pillow's mode does not tell."""
+    """The file's storage of samples, as far as Pillow's mode does not show it."""
 
     bits: int = 8
     gray: bool = False
     """The file is gray, with or without alpha."""
     inverted: bool = False
-    """White is 0, and Pillow has left it so."""
+    """White is 0, and Pillow has not inverted it."""
 
 
 def png_depth(data: bytes) -> Depth:
@@ -63,7 +65,7 @@ def png_depth(data: bytes) -> Depth:
 
 
 def depth_of(image: Image.Image, data: bytes) -> Depth:
-    """Find out how a file stores its samples.
+    """Return how a file stores its samples.
 
     Args:
         image: opened from ``data``, loaded or not.
@@ -80,26 +82,26 @@ def depth_of(image: Image.Image, data: bytes) -> Depth:
 
 
 def to_samples(image: Image.Image, depth: Depth, data: bytes = b"") -> Samples:
-    """Convert a loaded image to gray or RGB, at 16 bits where the file has more than 8.
+    """Convert a loaded image to gray or RGB, with 16 bits if the file has more than 8.
 
     Args:
         image: of any mode.
-        depth: of the file it comes from.
-        data: that file; needed for the samples that Pillow cannot hold.
+        depth: of its file.
+        data: its file, for samples that Pillow cannot hold.
 
     Returns:
-        Contiguous arrays of their own memory, of one type. The profile is kept only if it fits the result
+        Contiguous arrays with their own memory, of one type. The profile is kept only if it fits the result
         and lcms can use it.
     """
     notes: list[str] = []
     profile: bytes | None = image.info.get("icc_profile") or None
     if image.format == "JXL":
         together, profile = decode_jxl(data)
-        color, alpha = _apart(together)
+        color, alpha = _split_array(together)
         if profile is None and lost_profile(data):
             notes.append(_NOT_SRGB)
     elif (deep := read_deep(image, data, depth.bits)) is not None:
-        color, alpha = _apart(deep)
+        color, alpha = _split_array(deep)
     elif image.mode in ("CMYK", "LAB"):
         color, alpha = np.array(cmyk_to_rgb(image) if image.mode == "CMYK" else lab_to_rgb(image)), None
         notes.append(f"{image.mode}: converted to sRGB")
@@ -107,15 +109,15 @@ def to_samples(image: Image.Image, depth: Depth, data: bytes = b"") -> Samples:
             notes.append(_WIDE)
         profile = None
     elif image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        color, alpha = _wide(image, depth)
+        color, alpha = _convert_wide(image, depth)
     else:
-        color, alpha = _narrow(image, depth)
+        color, alpha = _convert_narrow(image, depth)
         if depth.bits > 8:
             notes.append(_WIDE)
     if profile is None and image.mode not in ("CMYK", "LAB"):
-        color, profile, problem = _named(color, image, data)
+        color, profile, problem = _apply_named_profile(color, image, data)
     else:
-        color, profile, problem = _fitted(color, profile)
+        color, profile, problem = _check_profile(color, profile)
     if problem:
         notes.append(problem)
     if alpha is not None:
@@ -125,11 +127,11 @@ def to_samples(image: Image.Image, depth: Depth, data: bytes = b"") -> Samples:
     return Samples(color, alpha, profile, tuple(notes))
 
 
-def as_asked(samples: Samples, gray: GrayMode, icc: IccMode) -> Samples:
-    """Bring samples to the channels and the colour space that the user wants.
+def convert_samples(samples: Samples, gray: GrayMode, icc: IccMode) -> Samples:
+    """Convert samples to the channels and the colour space that the user requested.
 
     Args:
-        samples: as the file has them.
+        samples: of the file.
         gray: ``auto`` makes pages without colour one channel, ``off`` makes every page three.
         icc: ``srgb`` converts to sRGB, after which there is no profile.
     """
@@ -137,12 +139,12 @@ def as_asked(samples: Samples, gray: GrayMode, icc: IccMode) -> Samples:
     if profile is not None and icc == "srgb":
         converted = to_srgb(color, profile)
         color, profile = (color if converted is None else converted), None
-    # Where nothing is visible, what could be decides.
+    # If nothing is visible, all pixels decide.
     visible = samples.alpha if samples.alpha is not None and samples.alpha.any() else None
     if color.shape[2] == 3 and gray == "auto" and is_gray(color, visible):
         color = to_gray(color)
         if profile is not None:
-            # Equal channels of another space than sRGB: one channel cannot carry the profile.
+            # The channels are equal but the space is not sRGB. One channel cannot have a profile for RGB.
             converted = neutral_to_srgb(color, profile)
             color, profile = (color if converted is None else converted), None
     elif color.shape[2] == 1 and gray == "off":
@@ -153,10 +155,10 @@ def as_asked(samples: Samples, gray: GrayMode, icc: IccMode) -> Samples:
     return Samples(color, samples.alpha, profile, notes)
 
 
-def _named(
+def _apply_named_profile(
     color: SampleArray, image: Image.Image, data: bytes
 ) -> tuple[SampleArray, bytes | None, str | None]:
-    """Return the samples with the profile that their file names by numbers, if it does, and a note about it."""
+    """Return the samples with the profile that their file describes by numbers, if any, and a note about it."""
     try:
         profile = named_profile(image.format, image.info, data)
     except ValueError as error:
@@ -169,8 +171,8 @@ def _named(
     return (color if converted is None else converted), None, "gamma of the file: worked into the shades"
 
 
-def _fitted(color: SampleArray, profile: bytes | None) -> tuple[SampleArray, bytes | None, str | None]:
-    """Return the samples, their profile if it is one for them, and a note where it was left out."""
+def _check_profile(color: SampleArray, profile: bytes | None) -> tuple[SampleArray, bytes | None, str | None]:
+    """Return the samples, their profile if it fits them, and a note if it was left out."""
     if profile is None:
         return color, None, None
     fitting = "GRAY" if color.shape[2] == 1 else "RGB"
@@ -183,55 +185,55 @@ def _fitted(color: SampleArray, profile: bytes | None) -> tuple[SampleArray, byt
         return color, profile, None
     note = f"ICC profile left out: it is for {space}, the page is {fitting}"
     if (space, fitting) == ("RGB", "GRAY"):
-        # JPEGs are turned gray by programs that leave the profile in: its shades are what was meant.
+        # Some programs convert a JPEG to gray and keep its RGB profile. Its tone curve is still right.
         converted = neutral_to_srgb(color, profile)
         color = color if converted is None else converted
     return color, None, note
 
 
-def _apart(samples: SampleArray) -> tuple[SampleArray, SampleArray | None]:
+def _split_array(samples: SampleArray) -> tuple[SampleArray, SampleArray | None]:
     if samples.shape[2] in (1, 3):
         return samples, None
     return np.ascontiguousarray(samples[:, :, :-1]), np.ascontiguousarray(samples[:, :, -1])
 
 
-def _narrow(image: Image.Image, depth: Depth) -> tuple[UInt8Array, UInt8Array | None]:
-    """Convert a mode of 8 bits a sample or fewer."""
+def _convert_narrow(image: Image.Image, depth: Depth) -> tuple[UInt8Array, UInt8Array | None]:
+    """Convert a mode with at most 8 bits per sample."""
     mode = image.mode
     key = image.info.get("transparency")
     if mode in ("1", "L"):
         if key is not None and not isinstance(key, int):
-            return _split(image.convert("LA"))
+            return _split_image(image.convert("LA"))
         gray = np.array(image.convert("L") if mode == "1" else image)
-        # PNG gives the transparent shade in the file's own depth; Pillow spreads the samples to 8
-        # bits and leaves the shade of 2 and 4 bits as it is.
+        # PNG stores the transparent shade in the file's own depth. Pillow expands the samples to 8
+        # bits, but not the shade of a file with 2 or 4 bits.
         if key is not None and image.format == "PNG" and depth.bits in (2, 4):
             key = key * 255 // (2**depth.bits - 1)
-        return gray[:, :, None], None if key is None else _opaque(gray != key)
+        return gray[:, :, None], None if key is None else _to_alpha(gray != key)
     if mode == "RGB":
         if key is None:
             return np.array(image), None
         if not isinstance(key, tuple):
-            return _split(image.convert("RGBA"))
-        # Pillow keeps the upper byte of 16-bit samples, and the key whole.
+            return _split_image(image.convert("RGBA"))
+        # Pillow keeps only the upper byte of 16-bit samples, but both bytes of the transparent colour.
         shift = depth.bits - 8 if depth.bits > 8 else 0
         color = np.array(image)
         wanted = np.array([value >> shift for value in key])
-        return color, _opaque((color != wanted).any(axis=2))
+        return color, _to_alpha((color != wanted).any(axis=2))
     if mode == "RGBA" and depth.gray:
-        # 16-bit gray with alpha comes as RGBA, its three colours equal.
-        return _split(image.convert("LA"))
+        # Pillow returns 16-bit gray with alpha as RGBA with three equal channels.
+        return _split_image(image.convert("LA"))
     if mode in ("LA", "RGBA"):
-        return _split(image)
+        return _split_image(image)
     if mode == "La":
-        return _split(image.convert("LA"))
+        return _split_image(image.convert("LA"))
     if mode in ("PA", "RGBa") or (mode == "P" and image.has_transparency_data):
-        return _split(image.convert("RGBA"))
+        return _split_image(image.convert("RGBA"))
     return np.array(image.convert("RGB")), None
 
 
-def _wide(image: Image.Image, depth: Depth) -> tuple[SampleArray, SampleArray | None]:
-    """Convert one channel of more than 8 bits."""
+def _convert_wide(image: Image.Image, depth: Depth) -> tuple[SampleArray, SampleArray | None]:
+    """Convert one channel with more than 8 bits."""
     values = np.asarray(image)
     key = image.info.get("transparency")
     gray: SampleArray
@@ -243,7 +245,7 @@ def _wide(image: Image.Image, depth: Depth) -> tuple[SampleArray, SampleArray | 
             gray = (65535 - gray).astype(np.uint16)
     else:
         if values.dtype == np.int32 and _is_unsigned(image):
-            # Pillow holds them as signed: the lighter half would be below 0.
+            # Pillow stores them as signed numbers, so the lighter half would be negative.
             values = values.view(np.uint32)
         gray = fit(values, 65535 if image.format == "PPM" else None)
     alpha = None
@@ -257,10 +259,10 @@ def _is_unsigned(image: Image.Image) -> bool:
     return image.format == "TIFF" and tags is not None and tags.get(_SAMPLE_FORMAT, (1,))[0] == 1
 
 
-def _split(image: Image.Image) -> tuple[UInt8Array, UInt8Array]:
+def _split_image(image: Image.Image) -> tuple[UInt8Array, UInt8Array]:
     together = np.asarray(image)
     return np.ascontiguousarray(together[:, :, :-1]), np.ascontiguousarray(together[:, :, -1])
 
 
-def _opaque(where: NDArray[np.bool_]) -> UInt8Array:
+def _to_alpha(where: NDArray[np.bool_]) -> UInt8Array:
     return np.where(where, np.uint8(255), np.uint8(0))

@@ -1,4 +1,4 @@
-"""Make a page smaller, where it is larger than asked: antialiased Lanczos, no network."""
+"""Shrink a page that is larger than requested: antialiased Lanczos, without the network."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from comic_upscale.imaging.pixels import Pixels, SampleArray, UInt8Array
 
 
 def shrink(page: Pixels, size: tuple[int, int]) -> Pixels:
-    """Return a page at a smaller size; one that has that size already is returned as it is.
+    """Return a page at a smaller size. A page that already has this size is returned unchanged.
 
     Args:
-        page: with the colour under its transparency taken from what is visible, so that no hidden one shows.
-        size: (width, height) in pixels, neither above the page's.
+        page: fully transparent pixels have colours of visible ones, so that no hidden colour shows.
+        size: (width, height) in pixels, neither larger than the page's.
     """
     if size == (page.width, page.height):
         return replace(page, solid=None, tone=None)
-    planes = [_resized(page.color[:, :, channel], size) for channel in range(page.color.shape[2])]
-    alpha = None if page.alpha is None else _resized(page.alpha, size)
-    # Lanczos keeps flat areas and averages by itself, and a pixel covers more of the source than the maps know.
+    planes = [_resize(page.color[:, :, channel], size) for channel in range(page.color.shape[2])]
+    alpha = None if page.alpha is None else _resize(page.alpha, size)
+    # Lanczos preserves flat areas and averages, and each pixel covers more of the source than the maps allow for.
     return replace(page, color=np.dstack(planes), alpha=alpha, solid=None, tone=None)
 
 
-def _resized(plane: SampleArray, size: tuple[int, int]) -> SampleArray:
+def _resize(plane: SampleArray, size: tuple[int, int]) -> SampleArray:
     if plane.dtype == np.uint8:
         image = Image.fromarray(np.ascontiguousarray(plane))
         small: UInt8Array = np.asarray(image.resize(size, Image.Resampling.LANCZOS), np.uint8)

@@ -1,9 +1,9 @@
-"""A page stays as light as it was: what a network adds or takes in broad areas is given back.
+"""Keep the brightness of broad areas.
 
-Networks draw lines well and lose track of the average, screentone and faint pencil above all.
-realesr-animevideov3 moves the average of 112 x 112 pixels of screened manga by -2.3 levels, of a pencil drawing by
-+4.8, of a dark watercolour by -1.6; comic-compact-x3 moves a whole page of newsprint by 1.6, one of screentone by 0.4
-and one in flat colours by 0.3 (``benchmarks/pixels.py``).
+Networks draw lines well but shift averages, above all those of screentone and faint pencil. For 112 x 112 pixels,
+realesr-animevideov3 shifts the average of screened manga by -2.3 levels, of a pencil drawing by +4.8, and of a dark
+watercolour by -1.6. comic-compact-x3 shifts whole pages: newsprint by 1.6 levels, screentone by 0.4, flat colours by
+0.3 (``benchmarks/pixels.py``).
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from numpy.typing import NDArray
 from comic_upscale.imaging.pixels import Pixels, SampleArray
 
 CELL = 32
-"""Pixels of the source a side over which the average is kept: far coarser than anything drawn with a line."""
+"""The side of a cell whose average is kept, in source pixels. It is far coarser than any drawn line."""
 ENOUGH = 0.25
-"""Grey levels by which the average of a whole page may move before anything is done."""
+"""The average of a page is corrected only if it moved by more than this, in grey levels."""
 
 _ROUNDS = 2
 _ROWS = 64
 
 
 def tone_map(color: SampleArray) -> NDArray[np.float32]:
-    """Return the average of every cell of a page, as `restore_tone` wants it: rows x columns x channels."""
+    """Return the average of every cell of a page for `restore_tone`: rows x columns x channels."""
     height, width = color.shape[:2]
-    return _averages(color, -(-height // CELL), -(-width // CELL))
+    return _average_cells(color, -(-height // CELL), -(-width // CELL))
 
 
 def restore_tone(page: Pixels) -> Pixels:
-    """Bring the averages of an upscaled page back to those of its source, where they have moved.
+    """Restore the averages of an upscaled page to those of its source.
 
-    The difference is spread smoothly, so that it adds no edge and takes none away.
+    The difference is spread smoothly, so it neither adds nor removes edges.
 
     Args:
-        page: upscaled, with the averages of its source; its colour is changed in place where it can be.
+        page: upscaled, with the averages of its source. A writable ``color`` is changed in place.
     """
     tone = page.tone
     if tone is None:
@@ -44,8 +44,8 @@ def restore_tone(page: Pixels) -> Pixels:
     color = page.color
     unit = np.iinfo(color.dtype).max / 255
     for _ in range(_ROUNDS):
-        # Cut at white and black, a first round may not get all the way.
-        difference = tone - _averages(color, *tone.shape[:2])
+        # One round may not be enough, since samples are clipped at white and black.
+        difference = tone - _average_cells(color, *tone.shape[:2])
         if np.abs(difference.mean(axis=(0, 1))).max() <= ENOUGH * unit:
             break
         color = color if color.flags.writeable else color.copy()
@@ -53,7 +53,7 @@ def restore_tone(page: Pixels) -> Pixels:
     return replace(page, color=color, tone=None)
 
 
-def _averages(color: SampleArray, rows: int, columns: int) -> NDArray[np.float32]:
+def _average_cells(color: SampleArray, rows: int, columns: int) -> NDArray[np.float32]:
     height, width, channels = color.shape
     result = np.empty((rows, columns, channels), np.float32)
     starts = np.arange(columns) * width // columns
@@ -66,11 +66,11 @@ def _averages(color: SampleArray, rows: int, columns: int) -> NDArray[np.float32
 
 
 def _add(color: SampleArray, difference: NDArray[np.float32]) -> None:
-    """Add the difference of every cell, from cell to cell in straight lines, a strip of rows at a time."""
+    """Add the difference of every cell, interpolated linearly between cells, strip by strip."""
     height, width = color.shape[:2]
-    before, after, share = _between(width, difference.shape[1])
+    before, after, share = _interpolate(width, difference.shape[1])
     wide = difference[:, before] * (1 - share)[:, None] + difference[:, after] * share[:, None]
-    before, after, share = _between(height, difference.shape[0])
+    before, after, share = _interpolate(height, difference.shape[0])
     top = np.iinfo(color.dtype).max
     for start in range(0, height, _ROWS):
         strip = slice(start, min(start + _ROWS, height))
@@ -81,8 +81,8 @@ def _add(color: SampleArray, difference: NDArray[np.float32]) -> None:
         color[strip] = field
 
 
-def _between(length: int, cells: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
-    """Return for each pixel of an axis the cells whose middles lie before and after it, and the latter's share."""
+def _interpolate(length: int, cells: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """Return for each pixel of an axis the cells whose centres are before and after it, and the latter's weight."""
     place = ((np.arange(length) + 0.5) * cells / length - 0.5).clip(0, cells - 1)
     before = np.minimum(place.astype(np.intp), max(cells - 2, 0))
     return before, np.minimum(before + 1, cells - 1), (place - before).astype(np.float32)

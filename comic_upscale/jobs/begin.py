@@ -19,11 +19,11 @@ from comic_upscale.ledger.lock import hold_job
 from comic_upscale.ledger.writer import Ledger
 from comic_upscale.library.discover import Discovery
 from comic_upscale.library.source_reader import SourceReader
-from comic_upscale.planning.plan import Plan, make_plan, source_folders
+from comic_upscale.planning.output_checks import source_folders
+from comic_upscale.planning.prepare import JobRecord, prepare_job
 from comic_upscale.planning.resolve import ResolvedJob
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.paths import default_ledger
-from comic_upscale.storage.base import OutputStore
 from comic_upscale.storage.stores import Stores
 from comic_upscale.version import __version__
 
@@ -31,16 +31,22 @@ HEARTBEAT_SECONDS = 5.0
 
 
 @contextlib.asynccontextmanager
-async def open_ledger(settings: JobSettings) -> AsyncIterator[tuple[Ledger, AsyncLedger]]:
+async def open_ledger(
+    settings: JobSettings, *, begun: bool = False
+) -> AsyncIterator[tuple[Ledger, AsyncLedger]]:
     """Lock a job, and open its ledger on its own thread.
+
+    Args:
+        settings: of the job.
+        begun: whether `has_begun` was true before the input was read.
 
     Raises:
         LedgerError: the ledger cannot be used, or another run has locked the job.
-        OutputError: the output folder cannot be created.
+        OutputError: the output folder cannot be created, or was moved away while the input was read.
     """
     on_ledger = AsyncLedger()
     try:
-        with hold_job(settings.output, settings.ledger_path):
+        with hold_job(settings.output, settings.ledger_path, begun=begun):
             ledger = await on_ledger(Ledger, settings.ledger_path)
             try:
                 if settings.ledger_path == default_ledger(settings.output):
@@ -82,7 +88,11 @@ async def begin_run(
     with contextlib.closing(
         SourceReader(stores.sources, discovery.volumes, job.settings.volume_rules)
     ) as sources:
-        job_id, plan = await on_ledger(_plan, job, discovery, sources, stores.outputs, ledger)
+        folders = source_folders(discovery.pages, stores.sources)
+        model = job.model
+        record = JobRecord(job.settings, job.fingerprint, model.name, model.identity, model.auto)
+        prepared = await on_ledger(prepare_job, record, discovery, sources, stores.outputs, folders, ledger)
+        job_id = prepared.job_id
         spending = await on_ledger(_meter, job.settings, ledger, job_id)
         price = None if spending is None else spending.price
         run_id = await on_ledger(ledger.start_run, job_id, versions=versions(), price=price)
@@ -92,14 +102,15 @@ async def begin_run(
             yield JobContext(
                 job=job,
                 discovery=discovery,
-                source_folders=source_folders(discovery.pages, stores.sources),
+                source_folders=folders,
                 stores=stores,
                 files=files,
                 sources=sources,
                 ledger=ledger,
                 on_ledger=on_ledger,
                 job_id=job_id,
-                plan=plan,
+                plan=prepared.plan,
+                moved=prepared.moved,
                 run_id=run_id,
                 emit=emit,
                 stop=stop,
@@ -112,34 +123,6 @@ async def begin_run(
             raise
         finally:
             heartbeats.cancel()
-
-
-def _plan(
-    job: ResolvedJob, discovery: Discovery, sources: SourceReader, outputs: OutputStore, ledger: Ledger
-) -> tuple[int, Plan]:
-    """Open the job in the ledger and plan its pending work; runs on the thread of the ledger."""
-    settings = job.settings
-    job_id = ledger.open_job(
-        input=settings.input,
-        output=settings.output,
-        fingerprint=job.fingerprint,
-        settings=settings.as_json(),
-        model=job.model.name,
-        model_sha256=job.model.identity,
-        model_auto=job.model.auto,
-    )
-    outputs.sweep((output, row_id) for row_id, output in ledger.abandoned(settings.output))
-    plan = make_plan(
-        ledger,
-        job_id,
-        discovery.pages,
-        settings,
-        sources=sources,
-        outputs=outputs,
-        volumes=discovery.volumes,
-        fingerprint=job.fingerprint,
-    )
-    return job_id, plan
 
 
 def _meter(settings: JobSettings, ledger: Ledger, job_id: int) -> Spending | None:

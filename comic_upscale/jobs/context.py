@@ -13,6 +13,7 @@ from comic_upscale.ledger.async_ledger import AsyncLedger
 from comic_upscale.ledger.writer import Ledger
 from comic_upscale.library.discover import Discovery
 from comic_upscale.library.source_reader import SourceReader
+from comic_upscale.planning.follow_renames import MovedOutput
 from comic_upscale.planning.plan import Plan
 from comic_upscale.planning.resolve import ResolvedJob
 from comic_upscale.settings.job import JobSettings
@@ -45,6 +46,8 @@ class JobContext:
     """The pending work, and the counts at the start."""
     run_id: int
     """Of this run in the ledger."""
+    moved: tuple[MovedOutput, ...] = ()
+    """Outputs that moved with their renamed sources before the plan was made."""
     emit: Listener
     """Takes the events."""
     stop: StopRequest

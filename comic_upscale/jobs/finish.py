@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from comic_upscale.execution.events import JobFinished
 from comic_upscale.jobs.context import JobContext
-from comic_upscale.jobs.sidecar_copy import CopyFailure, CopyTask, copy_files, plan_copies
+from comic_upscale.jobs.sidecar_copy import CopyFailure, CopyTask, copy_files, find_stale_copies, plan_copies
 from comic_upscale.ledger.records import CopiedFile
 from comic_upscale.library.source_reader import SourceReader
 from comic_upscale.settings.paths import path_text
@@ -55,6 +55,7 @@ async def finish_run(context: JobContext, end: RunEnd) -> JobFinished:
     failed_pages = await on_ledger(ledger.failures, job_id, SHOWN_FAILURES)
     volumes, volumes_done = await on_ledger(ledger.volume_counts, job_id)
     suspects = await on_ledger(ledger.suspects, job_id)
+    orphans = await on_ledger(ledger.count_orphans, job_id)
     done, seconds, spending = end.done_now, end.seconds, context.spending
     finished = JobFinished(
         state=end.state,
@@ -80,6 +81,8 @@ async def finish_run(context: JobContext, end: RunEnd) -> JobFinished:
         price=None if spending is None else spending.price,
         suspects=suspects,
         copied_now=end.copied_now,
+        orphans=orphans,
+        moved_now=len(context.moved),
     )
     context.emit(finished)
     return finished
@@ -90,7 +93,7 @@ async def _copy_files(context: JobContext) -> tuple[int, list[CopyFailure]]:
     settings, discovery, on_ledger = context.settings, context.discovery, context.on_ledger
     sidecars = settings.sidecars == "copy"
     in_volumes = any(file.member is not None for file in discovery.files)
-    if not (settings.copy_others or in_volumes or (sidecars and discovery.files)):
+    if not (settings.copy_others or in_volumes or (sidecars and discovery.files) or context.moved):
         return 0, []
     rows = await on_ledger(context.ledger.rows, context.job_id)
     # After a stop, finished pages still get their sidecars, but no other files are copied.
@@ -98,12 +101,17 @@ async def _copy_files(context: JobContext) -> tuple[int, list[CopyFailure]]:
     others = settings.copy_others and members
     copies = plan_copies(discovery, rows, sidecars=sidecars, others=others, members=members)
     known = await on_ledger(context.ledger.carried, settings.output)
+    tasks = [copy for copy in copies if isinstance(copy, CopyTask)]
+    stale = find_stale_copies(context.moved, discovery, tasks, known, context.stores.outputs)
+    if stale:
+        await asyncio.to_thread(context.stores.outputs.delete, stale)
+        await on_ledger(context.ledger.forget_copies, settings.output, stale)
     copied = 0
     failures = [copy for copy in copies if isinstance(copy, CopyFailure)]
     store = context.stores.sources
     with contextlib.closing(SourceReader(store, discovery.volumes, settings.volume_rules)) as sources:
         results = copy_files(
-            [copy for copy in copies if isinstance(copy, CopyTask)],
+            tasks,
             known,
             sources,
             context.stores.outputs,

@@ -28,8 +28,8 @@ from comic_upscale.jobs.context import JobContext
 from comic_upscale.jobs.deduplication import Deduplicator, Key, copy_output
 from comic_upscale.jobs.progress import OpenPages
 from comic_upscale.jobs.recorder import Recorder
-from comic_upscale.ledger.writer import OutputOwner
-from comic_upscale.planning.plan import PlannedPage, may_write
+from comic_upscale.ledger.records import OutputOwner
+from comic_upscale.planning.output_checks import PlannedPage, may_write
 from comic_upscale.settings.job import FormatName
 
 T = TypeVar("T")
@@ -224,11 +224,11 @@ class Intake:
         for page in pages:
             try:
                 owner = may_write(
-                    context.ledger,
+                    partial(context.ledger.owners, settings.output),
                     page,
                     settings=settings,
                     fingerprint=context.fingerprint,
-                    sources=context.stores.sources,
+                    sources=context.sources,
                     outputs=context.stores.outputs,
                     source_folders=context.source_folders,
                 )

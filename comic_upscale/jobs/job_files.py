@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import zipfile
 from collections.abc import Mapping
@@ -11,9 +12,9 @@ from typing import Any
 from comic_upscale.errors import PageError
 from comic_upscale.ledger.values import recorded_settings
 from comic_upscale.library.cbz import find_member, open_cbz, read_members
-from comic_upscale.library.page import Page
+from comic_upscale.library.nested import Unpacker, find_volume
 from comic_upscale.library.volume import Volume
-from comic_upscale.library.volume_reader import VolumeCache, list_volume
+from comic_upscale.library.volume_reader import VolumeCache
 from comic_upscale.settings.job import VolumeRules
 from comic_upscale.settings.paths import is_default_place
 from comic_upscale.storage.base import GONE, OutputStore, SourceStore, size_of
@@ -173,15 +174,11 @@ class Sources:
     def _open(self, source: str) -> tuple[VolumeCache, dict[str, int]]:
         """Return the cache of a volume, and the indices of its pages by source."""
         if source not in self._opened:
-            path = self._store.address(source)
-            try:
-                status = self._store.stat(path)
-            except OSError as error:
-                raise _missing_source() from error
-            if status.kind != "file":
+            entry = find_volume(source, self._rules, self._store)
+            if entry is None:
                 raise _missing_source()
-            contents = list_volume(path, self._rules, extension="png", store=self._store)
-            entry = Page(source, path, "", status.size, status.mtime_ns)
+            with contextlib.closing(Unpacker(self._rules, self._store)) as unpacker:
+                contents = unpacker.list(entry, extension="png")
             cache = VolumeCache([Volume(entry, contents)], self._rules, self._store)
             members = {f"{source}/{member.name}": member.index for member in contents.pages}
             self._opened[source] = cache, members

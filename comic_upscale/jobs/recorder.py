@@ -23,7 +23,7 @@ from comic_upscale.jobs.context import JobContext
 from comic_upscale.jobs.progress import OpenPages, Tally
 from comic_upscale.jobs.volume_writer import VolumeWriter
 from comic_upscale.ledger.records import PageDone, PageFailed, PageResult
-from comic_upscale.planning.plan import PlannedPage
+from comic_upscale.planning.output_checks import PlannedPage
 from comic_upscale.planning.volumes import PlannedVolume
 
 HELD_BYTES = 32 << 20
@@ -170,22 +170,13 @@ class Recorder:
             seconds["place"], waited["place"] = ended - start, start - outcome.made_at
             if item.copied_from is None:
                 self._note_tail(seconds, waited)
+        rounded = {stage: round(amount, 4) for stage, amount in waited.items()}
         return PageDone(
-            row_id=page.row_id,
+            **{**outcome.facts(), "seconds": seconds, "waited": rounded},
             source=page.source,
             output=page.output,
-            source_sha256=outcome.source_sha256,
-            width=outcome.width,
-            height=outcome.height,
-            output_width=outcome.output_width,
-            output_height=outcome.output_height,
             output_size=len(outcome.data),
             output_sha256=outcome.sha256,
-            seconds=seconds,
-            notes=outcome.notes,
-            waited={stage: round(amount, 4) for stage, amount in waited.items()},
-            scores=dict(outcome.scores),
-            suspect=outcome.suspect,
             copied_from=item.copied_from,
         )
 
@@ -227,7 +218,7 @@ class Recorder:
 
     def _watch_failures(self) -> None:
         limit = self._context.settings.max_failures
-        if limit is not None and limit.exceeded(self._tally.failed, self._context.plan.total):
+        if limit is not None and limit.is_exceeded(self._tally.failed, self._context.plan.total):
             self._context.stop.request(f"more pages failed than --max-failures {limit} allows")
 
     # Volumes

@@ -19,6 +19,7 @@ from comic_upscale.jobs.header import announce
 from comic_upscale.jobs.process import process_pages
 from comic_upscale.jobs.volume_writer import VolumeWriter
 from comic_upscale.ledger.async_ledger import AsyncLedger
+from comic_upscale.ledger.lock import has_begun
 from comic_upscale.ledger.writer import Ledger
 from comic_upscale.planning.discovery import find_pages
 from comic_upscale.planning.model_selection import SelectedModel, choose_model, named_model
@@ -78,8 +79,9 @@ async def run_job_async(
         model = await asyncio.to_thread(named_model, settings)
         emit(Preparing(what="reading the input"))
         stores = open_stores(settings.input, settings.output, files)
+        begun = has_begun(settings.output, settings.ledger_path)
         discovery = await asyncio.to_thread(find_pages, settings, stores.sources)
-        async with open_ledger(settings) as (ledger, on_ledger):
+        async with open_ledger(settings, begun=begun) as (ledger, on_ledger):
             job = await _resolve(settings, model, executor, ledger, on_ledger, emit)
             async with begin_run(job, discovery, stores, files, ledger, on_ledger, emit, stop) as context:
                 return await _run(context, executor)

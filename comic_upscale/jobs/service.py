@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from comic_upscale.execution.events import Event, JobFinished, Listener
     from comic_upscale.execution.remote import RemoteOptions
     from comic_upscale.execution.stop import StopRequest
+    from comic_upscale.jobs.prune import PruneResult
     from comic_upscale.planning.preview import OnPage, Preview
     from comic_upscale.settings.job import JobSettings
 
@@ -93,6 +94,12 @@ class JobService:
     def failures(self, ledger: Path) -> list[Failure]:
         """Return the failed pages of a job with reasons; errors as for `status`."""
         return read_failures(ledger)
+
+    def prune(self, ledger: Path, *, remove: bool, folder: Path | None = None) -> PruneResult:
+        """List or remove the outputs whose sources are gone; arguments and errors as for `jobs.prune.prune`."""
+        from comic_upscale.jobs.prune import prune
+
+        return prune(ledger, remove=remove, folder=folder)
 
     def suspects(self, ledger: Path) -> list[Suspect]:
         """Return the suspect pages of a job with reasons; errors as for `status`."""

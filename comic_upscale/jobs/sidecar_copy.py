@@ -7,18 +7,20 @@ know is never overwritten. A copy that was edited is left alone until its source
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from pathlib import PurePath, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from comic_upscale.errors import PageError
 from comic_upscale.ledger.records import LEFT_AS_THEY_ARE, CopiedFile, PageRow
 from comic_upscale.library.discover import Discovery
 from comic_upscale.library.page import Page
-from comic_upscale.library.sidecars import OtherFile, sidecar_output
+from comic_upscale.library.sidecars import OtherFile, pages_by_stem, sidecar_of, sidecar_output
 from comic_upscale.library.sorting import fold
 from comic_upscale.library.source_reader import SourceReader
-from comic_upscale.planning.plan import is_among_sources
+from comic_upscale.planning.follow_renames import MovedOutput
+from comic_upscale.planning.output_checks import is_among_sources
 from comic_upscale.storage.base import OutputStore, sha256_of
 
 _TOKEN = "carry"
@@ -119,6 +121,42 @@ def copy_files(
             yield CopyFailure(task.file.source, error.reason)
         except OSError as error:
             yield CopyFailure(task.file.source, f"cannot be copied: {error.strerror or error}")
+
+
+def find_stale_copies(
+    moved: Iterable[MovedOutput],
+    discovery: Discovery,
+    tasks: Iterable[CopyTask],
+    known: Mapping[str, CopiedFile],
+    outputs: OutputStore,
+) -> list[str]:
+    """Return the copies of sidecars beside the earlier outputs of renamed pages, if their sources are gone, too.
+
+    Args:
+        moved: the outputs that moved.
+        discovery: of the input.
+        tasks: the copies of this run.
+        known: earlier copies, by output.
+        outputs: of the job; copies that were edited are left out.
+    """
+    there = {file.source for file in discovery.files}
+    wanted = {task.output for task in tasks}
+    by_folder: defaultdict[PurePath, list[CopiedFile]] = defaultdict(list)
+    for copy in known.values():
+        if copy.source not in there and copy.output not in wanted:
+            by_folder[PurePosixPath(copy.source).parent].append(copy)
+    stale: list[str] = []
+    for each in moved:
+        page = PurePosixPath(each.source)
+        for copy in by_folder.get(page.parent, ()):
+            file = OtherFile(copy.source, Path(copy.source), "", copy.source_size, copy.source_mtime_ns)
+            if (
+                sidecar_of(PurePosixPath(copy.source).name, pages_by_stem([page.name]))
+                and copy.output == sidecar_output(file, each.source, each.output)
+                and sha256_of(outputs, copy.output) == copy.sha256
+            ):
+                stale.append(copy.output)
+    return stale
 
 
 def _copy_file(

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import IO
 
 from comic_upscale.errors import ComicUpscaleError, PageError
@@ -25,12 +26,12 @@ from comic_upscale.jobs.context import JobContext
 from comic_upscale.ledger.records import LEFT_AS_THEY_ARE, PageFailed, VolumeDone
 from comic_upscale.ledger.writer import BoundPage
 from comic_upscale.library.cbz import check_cbz, open_cbz, write_cbz
-from comic_upscale.library.comicinfo import OddComicInfoError, PageFacts, is_comicinfo, updated
-from comic_upscale.library.discover import LOOSE_PAGES
+from comic_upscale.library.comicinfo import OddComicInfoError, PageFacts, is_comicinfo, update_page_sizes
 from comic_upscale.library.sorting import natural_key
 from comic_upscale.library.volume import Member, Volume
+from comic_upscale.library.volume_placing import LOOSE_PAGES
 from comic_upscale.library.volume_reader import VolumeCache
-from comic_upscale.planning.plan import check_volume_output
+from comic_upscale.planning.output_checks import check_volume_output
 from comic_upscale.planning.volumes import PlannedVolume, page_source, why_incomplete
 from comic_upscale.storage.base import OutputStore
 from comic_upscale.storage.local import to_the_end
@@ -135,11 +136,11 @@ class VolumeWriter:
             self._ledger.wait_for_pages([(volume.row_id, why_incomplete(failed, len(sources)))])
             return None
         check_volume_output(
-            self._ledger,
+            partial(self._ledger.owners, self._settings.output),
             volume,
             self._settings,
             self._context.fingerprint,
-            self._context.stores.sources,
+            self._context.sources,
             self._context.stores.outputs,
         )
         if volume.output:
@@ -173,7 +174,18 @@ class VolumeWriter:
             output_size=size,
             output_sha256=digest,
             notes=notes,
+            source_sha256=self._hash_of(found),
         )
+
+    def _hash_of(self, volume: Volume) -> str | None:
+        """Return the hash of an archive; None if it is no longer the one that was found."""
+        entry, store = volume.entry, self._context.stores.sources
+        with contextlib.suppress(OSError):
+            sha256 = self._context.sources.sha256(entry)
+            status = store.stat(entry.path)
+            if (status.size, status.mtime_ns) == (entry.size, entry.mtime_ns):
+                return sha256
+        return None
 
     def _sweep(self, volume: PlannedVolume, pages: Mapping[str, BoundPage]) -> None:
         """Remove the loose pages of a written volume, and folders that are then empty."""
@@ -326,7 +338,7 @@ class _OpenVolume:
         if not is_comicinfo(member.name):
             return data
         try:
-            return updated(data, self._facts())
+            return update_page_sizes(data, self._facts())
         except OddComicInfoError as error:
             self._odd.append(f"{member.name} was copied unchanged, because {error.reason}")
             return data

@@ -18,14 +18,29 @@ LOCK_NAME = "run.lock"
 SQLITE_HEAD = b"SQLite format 3\0"
 
 
+def has_begun(output: Path, ledger: Path) -> bool:
+    """Return whether an output folder of ours with this ledger exists."""
+    return ledger.is_file() and (output / MARKER_FOLDER).is_dir()
+
+
 @contextlib.contextmanager
-def hold_job(output: Path, ledger: Path) -> Iterator[None]:
+def hold_job(output: Path, ledger: Path, *, begun: bool = False) -> Iterator[None]:
     """Lock the output folder, and a ledger outside of it, for the duration of a run.
+
+    Args:
+        output: the output folder.
+        ledger: the ledger.
+        begun: whether both existed a moment ago. Then nothing is created in their place.
 
     Raises:
         LedgerBusyError: another run holds one of the locks. The message names its process.
-        OutputError: the folder cannot be created or written to, or its marker folder is a link or another user's.
+        OutputError: the folder cannot be created or written to, or its marker folder is a link or another user's; or it
+            was moved away.
     """
+    if begun and not has_begun(output, ledger):
+        raise OutputError(
+            f"{output} was moved, or its drive was removed. Put it back, then run the same command again"
+        )
     if ledger != default_ledger(output):
         _refuse_other_files(ledger)
     try:

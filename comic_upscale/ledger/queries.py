@@ -19,6 +19,7 @@ import psutil
 from comic_upscale.costs.spending import dollars
 from comic_upscale.errors import InputError, LedgerError, LedgerVersionError
 from comic_upscale.ledger.records import (
+    COUNT_ORPHANS,
     COUNT_VOLUMES,
     COUNTED,
     INCOMPLETE,
@@ -29,6 +30,7 @@ from comic_upscale.ledger.records import (
     SELECT_PRICE,
     SELECT_ROWS,
     SELECT_SPENT,
+    THERE,
     AutoJob,
     PageRow,
     explained,
@@ -41,8 +43,8 @@ from comic_upscale.settings.paths import LEDGER_NAME, MARKER_FOLDER, default_led
 ALIVE_WITHIN_SECONDS = 30.0
 """A run on another host counts as alive for this long after its last heartbeat."""
 
-CLOCK_AHEAD_SECONDS = 86400.0
-"""A heartbeat that is further in the future than this says nothing about a run."""
+CLOCKS_DIFFER_SECONDS = 600.0
+"""The clock of another host may be ahead by this much. A heartbeat from further ahead came from a wrong clock."""
 
 RATE_OVER_PAGES = 200
 """The number of recent pages over which the rate is measured, so that it follows the current pages."""
@@ -51,9 +53,9 @@ RATE_OVER_PAGES = 200
 _SELECT_DONE = (
     "select pages.*, volumes.source as volume_source, volumes.output as volume_output"
     " from pages left join pages as volumes on volumes.id = pages.volume_id"
-    f" where pages.job_id = ? and pages.state = 'done' and pages.kind = '{PAGE}' order by pages.id"
+    f" where pages.job_id = ? and pages.state = 'done' and pages.kind = '{PAGE}' and {THERE} order by pages.id"
 )
-_OF_SUSPECTS = "from pages where job_id = ? and state = 'done' and suspect is not null"
+_OF_SUSPECTS = f"from pages where job_id = ? and state = 'done' and suspect is not null and {THERE}"
 _SELECT_OLD_DONE = (
     "select *, null as volume_source, null as volume_output from pages"
     " where job_id = ? and state = 'done' order by id"
@@ -105,6 +107,8 @@ class JobStatus:
     """Cost of the job's runs in dollars; None if no price is known."""
     to_come: float | None = None
     """Expected cost of the pages left, in dollars, at the last run's rate; None if price or rate is unknown."""
+    orphans: int = 0
+    """Outputs whose sources were no longer in the input at the last run. No other figure counts them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +163,7 @@ def read_status(ledger: Path) -> JobStatus:
         volumes, volumes_done = _volumes(connection, job["id"])
         suspects = _count_suspects(connection, job["id"])
         price, spent = _spent(connection, job["id"], run)
+        orphans = _count_orphans(connection, job["id"])
     pending = counts.get("pending", 0) + counts.get("working", 0)
     total, done = sum(counts.values()), counts.get("done", 0)
     alive = run is not None and is_alive(run)
@@ -203,7 +208,20 @@ def read_status(ledger: Path) -> JobStatus:
         suspects=suspects,
         spent=spent,
         to_come=_to_come(price, pending, rate),
+        orphans=orphans,
     )
+
+
+def copy_ledger(ledger: Path, target: sqlite3.Connection) -> None:
+    """Copy a ledger into an empty database, such as one in memory; errors as in `read_status`."""
+    with _reading(ledger) as connection:
+        connection.backup(target)
+
+
+def read_newest_job(ledger: Path) -> dict[str, Any]:
+    """Return the newest job of a ledger by its columns; errors as in `read_status`."""
+    with _reading(ledger) as connection:
+        return _newest_job(connection, ledger)
 
 
 def read_failures(ledger: Path) -> list[Failure]:
@@ -252,16 +270,15 @@ def _finite(value: object) -> float | None:
 def _count_suspects(connection: sqlite3.Connection, job_id: int) -> int:
     if not _knows_suspects(connection):
         return 0
-    return int(connection.execute(f"select count(*) {_OF_SUSPECTS}", [job_id]).fetchone()[0])
+    query = _for_columns(connection, f"select count(*) {_OF_SUSPECTS}")
+    return int(connection.execute(query, [job_id]).fetchone()[0])
 
 
 def _suspects(connection: sqlite3.Connection, job_id: int) -> list[Suspect]:
     if not _knows_suspects(connection):
         return []
-    cursor = connection.execute(
-        f"select source, output, suspect, scores {_OF_SUSPECTS} order by id",
-        [job_id],
-    )
+    query = f"select source, output, suspect, scores {_OF_SUSPECTS} order by id"
+    cursor = connection.execute(_for_columns(connection, query), [job_id])
     return [
         Suspect(source, output, reasons, recorded_numbers(scores))
         for source, output, reasons, scores in cursor
@@ -281,7 +298,7 @@ def read_done_pages(ledger: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]
     with _reading(ledger) as connection:
         job = _newest_job(connection, ledger)
         query = _SELECT_DONE if _knows_volumes(connection) else _SELECT_OLD_DONE
-        cursor = connection.execute(query, [job["id"]])
+        cursor = connection.execute(_for_columns(connection, query), [job["id"]])
         names = [column[0] for column in cursor.description]
         return job, [dict(zip(names, row, strict=True)) for row in cursor]
 
@@ -448,13 +465,13 @@ def is_alive(run: dict[str, Any]) -> bool:
             return False
         except psutil.AccessDenied:
             return True
-    return -CLOCK_AHEAD_SECONDS < seconds_since(run["heartbeat_at"]) < ALIVE_WITHIN_SECONDS
+    return -CLOCKS_DIFFER_SECONDS < seconds_since(run["heartbeat_at"]) < ALIVE_WITHIN_SECONDS
 
 
 def seconds_since(time: str) -> float:
     """Return the seconds from an ISO 8601 time to now; infinity if the text is not a time.
 
-    They are negative if the clock of the machine that wrote it is ahead of this one.
+    They are negative if the time is in the future, because a clock was set back or another host's clock is ahead.
     """
     try:
         return (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds()
@@ -500,10 +517,13 @@ def _check_version(connection: sqlite3.Connection, ledger: Path) -> None:
 
 
 def _newest_job(connection: sqlite3.Connection, ledger: Path) -> dict[str, Any]:
+    # By the numbers of the runs, since a clock may have been set back between two of them.
     job = _row(
         connection,
-        "select jobs.* from jobs left join runs on runs.job_id = jobs.id"
-        " order by coalesce(runs.started_at, jobs.created_at) desc, jobs.id desc limit 1",
+        "select jobs.* from jobs left join"
+        " (select job_id, max(id) as last_run from runs group by job_id) as runs on runs.job_id = jobs.id order by"
+        " last_run is null and jobs.created_at > coalesce((select started_at from runs order by id desc limit 1), '')"
+        " desc, last_run desc, jobs.id desc limit 1",
     )
     if job is None:
         raise InputError(f"the ledger {ledger} holds no job yet")
@@ -529,7 +549,7 @@ def _to_come(price: float | None, pending: int, rate: float | None) -> float | N
 
 
 def _counts(connection: sqlite3.Connection, job_id: int) -> dict[str, int]:
-    counted = COUNTED if _knows_volumes(connection) else "true"
+    counted = _for_columns(connection, COUNTED) if _knows_volumes(connection) else "true"
     query = f"select state, count(*) from pages where job_id = ? and {counted} group by state"
     return dict(connection.execute(query, [job_id]).fetchall())
 
@@ -538,8 +558,23 @@ def _volumes(connection: sqlite3.Connection, job_id: int) -> tuple[int, int]:
     """Return the number of volumes of a job, and of those that are done."""
     if not _knows_volumes(connection):
         return 0, 0
-    count, done = connection.execute(COUNT_VOLUMES, [job_id]).fetchone()
+    count, done = connection.execute(_for_columns(connection, COUNT_VOLUMES), [job_id]).fetchone()
     return int(count), int(done or 0)
+
+
+def _count_orphans(connection: sqlite3.Connection, job_id: int) -> int:
+    if "gone" not in _page_columns(connection):
+        return 0
+    return int(connection.execute(COUNT_ORPHANS, [job_id]).fetchone()[0])
+
+
+def _for_columns(connection: sqlite3.Connection, query: str) -> str:
+    """Return a query without the condition `THERE` if no version that knows orphans has opened the ledger."""
+    return query if "gone" in _page_columns(connection) else query.replace(THERE, "true")
+
+
+def _page_columns(connection: sqlite3.Connection) -> set[str]:
+    return {str(column[1]) for column in connection.execute("pragma table_info(pages)")}
 
 
 def _knows_volumes(connection: sqlite3.Connection) -> bool:

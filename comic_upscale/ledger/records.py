@@ -9,13 +9,15 @@ import contextlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 from comic_upscale.errors import ANIMATED, LedgerDamagedError, LedgerError
+from comic_upscale.ledger.columns import column, columns_of
 
 PAGE, VOLUME = "page", "volume"
 
@@ -60,21 +62,53 @@ SELECT_ROWS = (
 SELECT_OLD_ROWS = SELECT_ROWS.replace(", kind", "")
 """The same for a ledger from a version without volumes."""
 
-COUNTED = f"(pages.kind = '{PAGE}' or pages.state = 'failed')"
-"""The rows that count as pages of a job: pages, and volumes that failed as a whole."""
+THERE = "pages.gone = 0"
+"""The rows whose sources are in the input. Ledgers from versions before `ORPHAN` lack the column."""
+
+ORPHAN, NOTHING_LEFT = 1, 2
+"""Values of the column ``gone``: the source is gone and its output still exists; the source is gone, and no output."""
+
+COUNTED = (
+    f"({THERE} and (case pages.kind when '{PAGE}' then"
+    # A volume that cannot be written counts once, so its pages that wait for it do not count beside it.
+    " not (pages.state = 'skipped' and pages.error_kind is null and exists (select 1 from pages as volumes"
+    " where volumes.id = pages.volume_id and volumes.state = 'failed'))"
+    " else pages.state = 'failed' end))"
+)
+"""The rows that count as pages of a job: pages in the input, and volumes that failed as a whole."""
 
 COUNT_VOLUMES = (
     "select count(*), sum(state = 'done') from pages"
-    f" where job_id = ? and kind = '{VOLUME}' and state <> 'skipped'"
+    f" where job_id = ? and kind = '{VOLUME}' and state <> 'skipped' and {THERE}"
 )
 """The number of volumes of a job, and of those that are done."""
+
+COUNT_ORPHANS = f"select count(*) from pages where job_id = ? and gone = {ORPHAN} and state = 'done'"
+"""The number of outputs of a job whose sources are no longer in the input."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputOwner:
+    """The page, with its job and fingerprint, that wrote an output file according to the ledger."""
+
+    input: str
+    fingerprint: str
+    row_id: int
+    source: str
+    source_sha256: str | None
+    state: str
+    output_size: int | None
+    claimed: int
+    """Above 0 if the page was in flight when a run died, so that the file may or may not be its output."""
 
 
 SELECT_PRICE = "select price from runs where job_id = ? and price is not null order by id desc limit 1"
 """The price of an hour in the last run of a job that had a price."""
 
 SELECT_SPENT = (
-    "select coalesce(sum(price * 24 * (julianday(coalesce(ended_at, heartbeat_at)) - julianday(started_at))), 0.0)"
+    # A clock that was set back during a run must not give money back.
+    "select coalesce(sum(price * 24 * max(0.0,"
+    " julianday(coalesce(ended_at, heartbeat_at)) - julianday(started_at))), 0.0)"
     " from runs where job_id = ? and price is not null"
 )
 """The cost of all runs of a job in dollars. A run that is alive counts up to its last heartbeat."""
@@ -108,46 +142,70 @@ SELECT_EARLY_JOBS = "select fingerprint from jobs where early_gray and output = 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PageDone:
-    """A finished page, as the ledger records it."""
+class PageFacts:
+    """The facts about a finished page that its executor knows and the ledger records.
+
+    A field that is a `column` is recorded without further code.
+    """
 
     row_id: int
-    source: str
-    output: str
     source_sha256: str
     width: int
+    """Of the source, pixels, upright."""
     height: int
+    """Of the source, pixels, upright."""
     output_width: int
     output_height: int
-    output_size: int
-    output_sha256: str
-    seconds: dict[str, float]
+    seconds: Mapping[str, float] = field(default_factory=dict)
     """Seconds in each of the stages decode, upscale (its share of the batch), encode, place."""
+    waited: Mapping[str, float] = field(default_factory=dict)
+    """Seconds that the page waited before upscale, encode and place."""
     notes: tuple[str, ...] = ()
-    scores: dict[str, float] = field(default_factory=dict)
+    """Notes for the user, a sentence each."""
+    scores: Mapping[str, float] = field(default_factory=dict)
     """Scores of the comparison with its source, by the names in ``gate/scores.py``; empty if it was not compared."""
     suspect: tuple[str, ...] = ()
-    """Why the page is suspect, as text."""
-    waited: dict[str, float] = field(default_factory=dict)
-    """Seconds that the page waited before upscale, encode and place."""
-    copied_from: str | None = None
+    """Why the quality gate rejected the page; empty for a page that passed."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return the facts by name, as arguments for another record of the page."""
+        return {name: getattr(self, name) for name in _fact_names()}
+
+
+@cache
+def _fact_names() -> tuple[str, ...]:
+    return tuple(each.name for each in fields(PageFacts))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageDone(PageFacts):
+    """A finished page, as the ledger records it."""
+
+    source: str
+    output: str
+    output_size: int
+    output_sha256: str
+    copied_from: str | None = column("text", "m008_copies")
     """The source of the identical page from which the output was copied."""
 
-    COLUMNS: ClassVar = (
-        "source_sha256", "width", "height", "output_width", "output_height", "output_size", "output_sha256",
-        "decode_seconds", "upscale_seconds", "encode_seconds", "place_seconds",
-        "notes", "scores", "suspect", "copied_from",
-    )  # fmt: skip
-    """The columns of the table ``pages`` that a finished page fills, besides its state and time."""
+    @classmethod
+    def columns(cls) -> tuple[str, ...]:
+        """Return the columns of the table ``pages`` that a finished page fills, besides its state and time."""
+        return (
+            "source_sha256", "width", "height", "output_width", "output_height", "output_size", "output_sha256",
+            "decode_seconds", "upscale_seconds", "encode_seconds", "place_seconds", "notes", "scores", "suspect",
+            *(added.name for added in columns_of(cls)),
+        )  # fmt: skip
 
     def values(self) -> tuple[str | int | float | None, ...]:
-        """The values of ``COLUMNS``, in their order."""
+        """Return the values of the `columns`, in their order."""
         return (
             self.source_sha256, self.width, self.height, self.output_width, self.output_height, self.output_size,
             self.output_sha256,
             *stage_seconds(self.seconds),
             "; ".join(self.notes) or None, json.dumps(self.scores) if self.scores else None,
-            "; ".join(self.suspect) or None, self.copied_from,
+            "; ".join(self.suspect) or None,
+            *[getattr(self, added.name) for added in columns_of(type(self))],
         )  # fmt: skip
 
 
@@ -162,6 +220,8 @@ class VolumeDone:
     output_size: int
     output_sha256: str
     notes: tuple[str, ...] = ()
+    source_sha256: str | None = None
+    """Of the archive, by which it is recognised under another name; None if it could not be read again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +265,7 @@ PageResult: TypeAlias = PageDone | PageFailed | PageSkipped
 """The result of a page in a run."""
 
 
-def stage_seconds(seconds: dict[str, float]) -> list[float | None]:
+def stage_seconds(seconds: Mapping[str, float]) -> list[float | None]:
     """Return the seconds of decode, upscale, encode and place for the ledger; None for a stage not reached."""
     return [
         None if stage not in seconds else round(seconds[stage], 4)

@@ -1,4 +1,4 @@
-"""The tables of the ledger, as migrations. New ones are only ever added at the end.
+"""The tables of the ledger, as migrations. New ones get the next number.
 
 Times are ISO 8601 in UTC, sizes are bytes, dimensions are pixels, durations are seconds. This module imports no
 library: reading a ledger needs the names of the migrations, and only writing one needs sqlite-utils.
@@ -7,6 +7,9 @@ library: reading a ledger needs the names of the migrations, and only writing on
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from comic_upscale.ledger.columns import columns_of
+from comic_upscale.ledger.records import PageDone
 
 MIGRATION_SET = "comic_upscale"
 MIGRATIONS_TABLE = "_sqlite_migrations"
@@ -151,7 +154,34 @@ _M007 = (
     " from pages where pages.state = 'done' and pages.suspect is not null order by pages.job_id, pages.id",
 )
 
-MIGRATIONS = (
+_M009 = (
+    "alter table pages add column gone integer not null default 0",
+    "drop view progress",
+    """
+    create view progress as
+    select
+        jobs.id as job,
+        jobs.input,
+        jobs.model,
+        count(pages.id) as total,
+        coalesce(sum(pages.state = 'done'), 0) as done,
+        coalesce(sum(pages.state = 'failed'), 0) as failed,
+        coalesce(sum(pages.state = 'skipped'), 0) as skipped,
+        coalesce(sum(pages.state in ('pending', 'working')), 0) as pending,
+        round(100.0 * coalesce(sum(pages.state = 'done'), 0) / max(count(pages.id), 1), 1) as percent
+    from jobs left join pages
+        on pages.job_id = jobs.id and pages.gone = 0 and (pages.kind = 'page' or pages.state = 'failed')
+    group by jobs.id
+    """,
+    "drop view suspects",
+    "create view suspects as select pages.job_id as job, pages.source, pages.output, pages.suspect as reasons"
+    " from pages where pages.state = 'done' and pages.gone = 0 and pages.suspect is not null"
+    " order by pages.job_id, pages.id",
+    "create view orphans as select pages.job_id as job, pages.source, pages.output from pages"
+    " where pages.gone = 1 and pages.state = 'done' order by pages.job_id, pages.id",
+)
+
+_WRITTEN = (
     # Jobs, the runs that worked on them, and every page; two views for reading.
     Migration("m001_jobs_runs_pages", _M001),
     # Whether `auto` ever chose the model of a job, which then keeps it.
@@ -172,7 +202,20 @@ MIGRATIONS = (
     Migration("m006_price", ("alter table runs add column price real",)),
     # How pages compare with their sources, as JSON, and why some are suspect.
     Migration("m007_gate", _M007),
-    # For a page whose output was copied: the source of the identical page.
-    Migration("m008_copies", ("alter table pages add column copied_from text",)),
+    # m008_copies is a column of `PageDone`.
+    # Whether the last run found the source: 0 yes; 1 no, and the output is an orphan; 2 no, and nothing is left of it.
+    Migration("m009_gone", _M009),
 )
-"""Every migration that this version knows, oldest first."""
+"""The migrations that are written here; those of single columns follow from the fields of `PageDone`."""
+
+
+def column_migrations(record: type[PageDone]) -> tuple[Migration, ...]:
+    """Return the migrations that add the columns of a record to the table ``pages``."""
+    return tuple(
+        Migration(added.migration, (f"alter table pages add column {added.name} {added.kind}",))
+        for added in columns_of(record)
+    )
+
+
+MIGRATIONS = tuple(sorted((*_WRITTEN, *column_migrations(PageDone)), key=lambda migration: migration.name))
+"""Every migration that this version knows, oldest first: in the order of their names."""

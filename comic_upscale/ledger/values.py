@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from comic_upscale.errors import LedgerDamagedError
-from comic_upscale.ledger.records import damage_message
+from comic_upscale.ledger.columns import columns_of
+from comic_upscale.ledger.records import PageDone, damage_message
 
 _COUNT: Final = "typeof({0}) = 'integer' and {0} between 0 and 2147483647"
 _BYTES: Final = "typeof({0}) = 'integer' and {0} between 0 and 9007199254740991"
@@ -97,8 +98,10 @@ _PAGES: Final = {
     "volume_id": f"{{0}} is null or {_INTEGER}",
     "scores": f"{{0}} is null or {_TEXT}",
     "suspect": f"{{0}} is null or {_TEXT}",
-    "copied_from": f"{{0}} is null or {_TEXT}",
+    "gone": "typeof({0}) = 'integer' and {0} between 0 and 2",
 }
+_OF_TYPE: Final = {"text": _TEXT, "integer": _INTEGER, "real": _NUMBER}
+"""The rules of the columns that finished pages define themselves, by type."""
 _CARRIED: Final = {
     "id": _INTEGER,
     "job_id": _INTEGER,
@@ -112,7 +115,10 @@ _CARRIED: Final = {
 RULES: Final[Mapping[str, Mapping[str, str]]] = {
     "jobs": _JOBS,
     "runs": _RUNS,
-    "pages": _PAGES,
+    "pages": {
+        **{each.name: f"{{0}} is null or {_OF_TYPE[each.kind]}" for each in columns_of(PageDone)},
+        **_PAGES,
+    },
     "carried": _CARRIED,
 }
 """The condition that every value of a column meets, by table and column. ``{0}`` stands for the column."""

@@ -7,21 +7,17 @@ power cut.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket
-import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import psutil
-from sqlite_utils import Database, Migrations
 
-from comic_upscale.errors import LedgerDamagedError, LedgerVersionError
+from comic_upscale.ledger.changes import LibraryChanges
 from comic_upscale.ledger.records import (
     COUNT_VOLUMES,
     COUNTED,
@@ -42,13 +38,9 @@ from comic_upscale.ledger.records import (
     PageRow,
     PageSkipped,
     VolumeDone,
-    damage_message,
-    explained,
     now,
     stage_seconds,
 )
-from comic_upscale.ledger.schema import MIGRATION_SET, MIGRATIONS
-from comic_upscale.ledger.values import check_values
 from comic_upscale.library.page import Page
 from comic_upscale.settings.paths import path_text
 
@@ -56,25 +48,10 @@ _NO_VOLUMES: Mapping[str, int] = {}
 
 _UPDATE_DONE = (
     "update pages set state = 'done', claimed = 0, finished_at = ?, error_kind = null, error = null, "
-    + ", ".join(f"{column} = ?" for column in PageDone.COLUMNS)
+    + ", ".join(f"{column} = ?" for column in PageDone.columns())
     + " where id = ?"
 )
 """Records a finished page. Parameters: its time, its columns, its row."""
-
-
-@dataclass(frozen=True, slots=True)
-class OutputOwner:
-    """The page, with its job and fingerprint, that wrote an output file according to the ledger."""
-
-    input: str
-    fingerprint: str
-    row_id: int
-    source: str
-    source_sha256: str | None
-    state: str
-    output_size: int | None
-    claimed: int
-    """Above 0 if the page was in flight when a run died, so that the file may or may not be its output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +74,7 @@ class BoundPage:
         return skipped or self.state in ("done", "failed")
 
 
-class Ledger:
+class Ledger(LibraryChanges):
     """The open ledger, for the run that holds the job's lock.
 
     Args:
@@ -108,46 +85,6 @@ class Ledger:
         LedgerVersionError: it was written by a newer version.
         LedgerDamagedError: it is not a ledger, or SQLite finds it damaged.
     """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with self._explained():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Plugins of sqlite-utils are not wanted, and searching for them takes time.
-            self._db = Database(sqlite3.connect(path, timeout=30), execute_plugins=False)
-            try:
-                self._check_schema()
-                self._db.enable_wal()
-                self._db.execute("pragma synchronous = full")
-                self._db.execute("pragma foreign_keys = on")
-                _migrations().apply(self._db)
-            except BaseException:
-                self._db.close()
-                raise
-
-    def _check_schema(self) -> None:
-        result = self._db.execute("pragma quick_check(1)").fetchone()[0]
-        if result != "ok":
-            raise LedgerDamagedError(damage_message(self.path, result))
-        tables = set(self._db.table_names())
-        migrations = _migrations()
-        if tables and migrations.migrations_table not in tables:
-            raise LedgerDamagedError(
-                f"{self.path} is a database, but not a comic-upscale ledger: choose another --ledger"
-            )
-        known = {migration.name for migration in MIGRATIONS}
-        unknown = {str(applied.name) for applied in migrations.applied(self._db)} - known
-        if unknown:
-            raise LedgerVersionError(
-                f"{self.path} was written by a newer comic-upscale ({', '.join(sorted(unknown))}): "
-                "update with `pip install --upgrade comic-upscale`, or choose another --output"
-            )
-        check_values(self._db.conn, self.path)
-
-    def close(self) -> None:
-        """Close the file. All records are kept."""
-        with contextlib.suppress(sqlite3.Error):
-            self._db.close()
 
     # Jobs and runs
 
@@ -194,18 +131,6 @@ class Ledger:
         with self._explained():
             cursor = self._db.execute(SELECT_EARLY_JOBS, [path_text(output)])
             return {str(row[0]) for row in cursor}
-
-    def move_jobs(self, output: Path) -> None:
-        """Set the output folder of every job of this ledger to ``output``.
-
-        This is for a ledger inside the output folder, which may have been moved with it. A ledger with jobs into
-        several folders is not changed.
-        """
-        with self._explained(), self._db.atomic():
-            self._db.execute(
-                "update jobs set output = ? where (select count(distinct output) from jobs) = 1",
-                [path_text(output)],
-            )
 
     def start_run(
         self,
@@ -320,35 +245,6 @@ class Ledger:
             row = cursor.fetchone()
             return None if row is None else dict(zip(names, row, strict=True))
 
-    def names(
-        self, job_id: int, suffixes: Set[str], *, below: str = "", not_below: str = ""
-    ) -> dict[str, str]:
-        """Return the output names of earlier jobs over the same folders, for suffixes such as ``.png``.
-
-        Args:
-            job_id: id of the job with these folders.
-            suffixes: suffixes of the outputs, with their dots.
-            below: only outputs in this folder; empty for any.
-            not_below: no outputs in this folder; empty for no restriction.
-
-        Returns:
-            Output names by source. The latest job counts.
-        """
-        with self._explained():
-            cursor = self._db.execute(
-                "select pages.source, pages.output from pages join jobs on jobs.id = pages.job_id"
-                " where (jobs.input, jobs.output) = (select input, output from jobs where id = ?)"
-                " and jobs.id <> ? order by pages.id",
-                [job_id, job_id],
-            )
-            return {
-                str(source): str(output)
-                for source, output in cursor
-                if PurePosixPath(str(output)).suffix in suffixes
-                and (not below or str(output).startswith(f"{below}/"))
-                and not (not_below and str(output).startswith(f"{not_below}/"))
-            }
-
     def add_pages(
         self, job_id: int, pages: Sequence[Page], volume_ids: Mapping[str, int] = _NO_VOLUMES
     ) -> list[int]:
@@ -412,10 +308,11 @@ class Ledger:
             for volume in volumes:
                 self._db.execute(
                     "update pages set state = 'done', claimed = 0, finished_at = null, output_size = ?,"
-                    " output_sha256 = ?, error_kind = null, error = null, notes = ? where id = ?",
+                    " output_sha256 = ?, source_sha256 = ?, error_kind = null, error = null, notes = ? where id = ?",
                     [
                         volume.output_size,
                         volume.output_sha256,
+                        volume.source_sha256,
                         "; ".join(volume.notes) or None,
                         volume.row_id,
                     ],
@@ -439,56 +336,6 @@ class Ledger:
         with self._explained():
             row = self._db.execute(COUNT_VOLUMES, [job_id]).fetchone()
             return int(row[0]), int(row[1] or 0)
-
-    def volume_sources(self, job_id: int) -> set[str]:
-        """Return the sources of the volumes of a job."""
-        with self._explained():
-            cursor = self._db.execute(
-                "select source from pages where job_id = ? and kind = ?", [job_id, VOLUME]
-            )
-            return {str(row[0]) for row in cursor}
-
-    def find_matching_volume(
-        self, output_folder: Path, fingerprint: str, entry: Page, size: int
-    ) -> int | None:
-        """Return the row of the same volume in another job with this fingerprint that wrote the existing output.
-
-        Args:
-            output_folder: output folder of both jobs.
-            fingerprint: fingerprint of both jobs.
-            entry: the volume with its source, size and time.
-            size: bytes of the existing output.
-        """
-        with self._explained():
-            row = self._db.execute(
-                "select pages.id from pages join jobs on jobs.id = pages.job_id where jobs.output = ?"
-                " and jobs.fingerprint = ? and pages.kind = ? and pages.state = 'done' and pages.source = ?"
-                " and pages.source_size = ? and pages.source_mtime_ns = ? and pages.output = ?"
-                " and pages.output_size = ? order by pages.id desc limit 1",
-                [
-                    path_text(output_folder), fingerprint, VOLUME, entry.source, entry.size, entry.mtime_ns,
-                    entry.output, size,
-                ],
-            ).fetchone()  # fmt: skip
-            return None if row is None else int(row[0])
-
-    def adopt_volume(self, job_id: int, matching: int) -> None:
-        """Copy a volume and its pages unchanged into another job that has none of them."""
-        columns = (
-            "source, source_size, source_mtime_ns, source_sha256, state, attempts, finished_at, width, height,"
-            " output, output_width, output_height, output_size, output_sha256, notes, kind,"
-            " error_kind, copied_from"
-        )
-        with self._explained(), self._db.atomic():
-            cursor = self._db.execute(
-                f"insert into pages (job_id, {columns}) select ?, {columns} from pages where id = ?",
-                [job_id, matching],
-            )
-            self._db.execute(
-                f"insert into pages (job_id, volume_id, {columns}) select ?, ?, {columns} from pages"
-                " where volume_id = ? and (state = 'done' or error_kind in (?, ?))",
-                [job_id, cursor.lastrowid, matching, *LEFT_AS_THEY_ARE],
-            )
 
     def reopen(self, changes: Iterable[tuple[int, int, int]]) -> None:
         """Make pages pending again.
@@ -523,19 +370,6 @@ class Ledger:
                     [reason, row_id],
                 )
 
-    def owners(self, output_folder: Path, output: str) -> list[OutputOwner]:
-        """Return the pages, of any job into this folder, that wrote or may have written the file ``output``."""
-        with self._explained():
-            cursor = self._db.execute(
-                "select jobs.input, jobs.fingerprint, pages.id, pages.source, pages.source_sha256,"
-                " pages.state, pages.output_size, pages.claimed"
-                " from pages join jobs on jobs.id = pages.job_id"
-                " where pages.output = ? and jobs.output = ?"
-                " and (pages.claimed > 0 or pages.output_size is not null)",
-                [output, path_text(output_folder)],
-            )
-            return [OutputOwner(*row) for row in cursor]
-
     def claim(self, run_id: int, output_folder: Path, claims: Iterable[tuple[int, str]]) -> None:
         """Record that this run starts to process pages, before any output is written.
 
@@ -563,16 +397,6 @@ class Ledger:
                     " error_kind = null, error = null, notes = null, copied_from = null where id = ?",
                     [run_id, row_id],
                 )
-
-    def abandoned(self, output: Path) -> list[tuple[int, str]]:
-        """Return the pages that were in flight in dead runs into a folder: (row id, output). Part files may exist."""
-        with self._explained():
-            cursor = self._db.execute(
-                "select pages.id, pages.output from pages join jobs on jobs.id = pages.job_id"
-                " where jobs.output = ? and pages.claimed > 0",
-                [path_text(output)],
-            )
-            return [(int(row_id), str(output)) for row_id, output in cursor]
 
     def carried(self, output_folder: Path) -> dict[str, CopiedFile]:
         """Return the files that any job copied beside the outputs of a folder: the latest file by output."""
@@ -606,6 +430,10 @@ class Ledger:
     def failures(self, job_id: int, limit: int) -> list[tuple[str, str, str]]:
         """Return the first ``limit`` failed pages and volumes that wait for failed pages, in the order of discovery.
 
+        Args:
+            job_id: id of the job.
+            limit: the most failures; -1 for all.
+
         Returns:
             (source, kind, reason) of each.
         """
@@ -623,7 +451,8 @@ class Ledger:
         """Return the number of finished pages of a job that are suspect."""
         with self._explained():
             cursor = self._db.execute(
-                "select count(*) from pages where job_id = ? and state = 'done' and suspect is not null",
+                "select count(*) from pages where job_id = ? and state = 'done' and gone = 0"
+                " and suspect is not null",
                 [job_id],
             )
             return int(cursor.fetchone()[0])
@@ -638,17 +467,6 @@ class Ledger:
                 f"select state, count(*) from pages where job_id = ? and {COUNTED} group by state", [job_id]
             )
             return {str(state): int(count) for state, count in cursor}
-
-    def adopt(self, row_id: int, owner: OutputOwner) -> None:
-        """Copy the record of the same page from another job with the same fingerprint."""
-        with self._explained(), self._db.atomic():
-            self._db.execute(
-                "update pages set (state, claimed, source_sha256, finished_at, width, height, output_width,"
-                " output_height, output_size, output_sha256, notes, copied_from) = (select state, claimed,"
-                " source_sha256, finished_at, width, height, output_width, output_height, output_size,"
-                " output_sha256, notes, copied_from from pages where id = ?) where id = ?",
-                [owner.row_id, row_id],
-            )
 
     def record(self, results: Iterable[PageResult]) -> None:
         """Record the results of pages, all in one transaction."""
@@ -687,25 +505,3 @@ class Ledger:
             " error_kind = ?, error = ? where id = ?",
             [time, *stage_seconds(page.seconds), page.kind, page.reason, page.row_id],
         )
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        with explained(self.path):
-            yield
-
-
-@cache
-def _migrations() -> Migrations:
-    """Return the migrations of `schema` for sqlite-utils."""
-    migrations = Migrations(MIGRATION_SET)
-    for migration in MIGRATIONS:
-        migrations(name=migration.name)(_applying(migration.statements))
-    return migrations
-
-
-def _applying(statements: tuple[str, ...]) -> Callable[[Database], None]:
-    def apply(db: Database) -> None:
-        for statement in statements:
-            db.execute(statement)
-
-    return apply

@@ -1,39 +1,28 @@
-"""Read archives: their directory, and one member at a time, into memory and never onto a disk.
+"""Archives of every kind: their common interface, their limits and their errors.
 
-``zipfile`` and ``tarfile`` of the standard library jump to any member; RAR, 7z and compressed tars are read
-by the system's libarchive from the front to the back, since in a solid archive a page cannot be had without
-those before it.
+`zip_archive` and `tar_archive` jump to any member. `libarchive_archive` reads RAR, 7z and compressed tars from the
+front to the back, because a page of a solid archive cannot be unpacked without the pages before it.
+
+No member is unpacked beyond the size that the directory claims, or beyond the limits of a volume if the directory does
+not claim any. If an archive is cut short, the files before the cut are read, and a note says so.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
-import ctypes
 import errno
-import logging
-import os
-import posixpath
-import struct
-import tarfile
-import zipfile
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any, Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from comic_upscale.errors import PageError
-from comic_upscale.library.member_names import decode_names
+from comic_upscale.imaging.formats import recognise
 from comic_upscale.settings.job import VolumeRules
 
 MAX_MEMBER_BYTES = 512 << 20
 """The most bytes that one member may unpack to: it is held in memory."""
 
-_UTF8_FLAG, _ENCRYPTED_FLAG = 0x800, 0x1
-_UNICODE_PATH = 0x7075
 _SMALLEST_BOMB = 64 << 20
-_BLOCK = 1 << 16
 
 Kind: TypeAlias = Literal["file", "folder", "link", "special"]
 
@@ -58,6 +47,10 @@ class Container(Protocol):
     comment: bytes
     """Of the archive as a whole; empty where its kind has none."""
 
+    @property
+    def notes(self) -> Sequence[str]:
+        """Faults of the archive as a whole, a sentence each; complete after `entries`."""
+
     def entries(self) -> list[Entry]:
         """The directory.
 
@@ -81,6 +74,17 @@ class Container(Protocol):
 
     def close(self) -> None:
         """Close the file."""
+
+
+class Archive(Container, Protocol):
+    """A container of files."""
+
+    def pieces(self, index: int) -> Iterator[bytes]:
+        """Yield the bytes of a member in pieces, for a member that may be too large for memory.
+
+        Raises:
+            PageError: it cannot be read, or does not have the size that the directory claims.
+        """
 
 
 class SupportsClose(Protocol):
@@ -128,6 +132,11 @@ class Tally:
                 f"The volume unpacks to more than {rules.max_ratio:g} times its own size, as decompression "
                 "bombs do: --max-ratio allows more.",
             )
+
+    def room(self) -> int:
+        """Return how many more bytes `add` accepts."""
+        by_ratio = int(max(_SMALLEST_BOMB, self._rules.max_ratio * self._packed))
+        return max(0, min(self._rules.max_unpacked, by_ratio) - self._bytes)
 
 
 @contextlib.contextmanager
@@ -201,379 +210,53 @@ def too_large(size: int) -> PageError:
     )
 
 
-class ZipContainer:
-    """A ZIP, and so a CBZ or an EPUB.
+def note_cut(count: int) -> str:
+    """Say that an archive ends early.
 
     Args:
-        file: open for reading at any place; closed with the container, also where this raises.
-        rules: the limits.
-
-    Raises:
-        PageError: it is none.
+        count: of the files before the cut.
     """
-
-    in_order = False
-
-    def __init__(self, file: IO[bytes], rules: VolumeRules) -> None:
-        self._file, self._rules = file, rules
-        with volume_errors(), closing_on_error(file):
-            self._size = file.seek(0, os.SEEK_END)
-            self._zip = zipfile.ZipFile(file)
-        self.comment = self._zip.comment
-        self._infos = self._zip.infolist()
-
-    def entries(self) -> list[Entry]:
-        """The directory, with names in the encoding that they were written in."""
-        tally = Tally(self._size, self._rules)
-        for info in self._infos:
-            tally.add(info.file_size)
-        names = _zip_names(self._infos)
-        return [
-            Entry(name, info.file_size, _zip_kind(info), bool(info.flag_bits & _ENCRYPTED_FLAG))
-            for name, info in zip(names, self._infos, strict=True)
-        ]
-
-    def read(self, index: int) -> bytes:
-        """The bytes of a member; its checksum is right."""
-        return self._unpacked(self._infos[index])
-
-    def salvage(self, index: int) -> bytes:
-        """All bytes of a member, even where its checksum is wrong."""
-        info = copy.copy(self._infos[index])
-        # What has none is not checked; each program that reads the page sees then what is wrong with it.
-        del info.CRC
-        return self._unpacked(info)
-
-    def _unpacked(self, info: zipfile.ZipInfo) -> bytes:
-        if info.file_size > MAX_MEMBER_BYTES:
-            raise too_large(info.file_size)
-        # By its entry and not by its name, which two members may share.
-        with volume_errors("member"), self._zip.open(info) as file:
-            data = file.read()
-            if len(data) != info.file_size:
-                raise damaged("member", f"{len(data):,} bytes instead of {info.file_size:,}")
-            return data
-
-    def close(self) -> None:
-        """Close the file."""
-        self._zip.close()
-        self._file.close()
+    return (
+        f"the archive is cut short after {count} file(s), and the rest is missing: copy or download it again"
+    )
 
 
-def _zip_names(infos: list[zipfile.ZipInfo]) -> list[str]:
-    """The names; those that do not say that they are UTF-8 are read anew from their bytes, or from beside them."""
-    names = [info.filename for info in infos]
-    plain: dict[int, bytes] = {}
-    for at, info in enumerate(infos):
-        if info.flag_bits & _UTF8_FLAG:
-            continue
-        # The bytes as they stand there: some versions of Python have put another name into `filename`.
-        raw = info.orig_filename.encode("cp437", "replace")
-        beside = name_beside(info.extra, raw)
-        if beside is None:
-            plain[at] = raw.partition(b"\0")[0]
-        else:
-            names[at] = beside
-    for at, name in zip(plain, decode_names(list(plain.values())), strict=True):
-        names[at] = name
-    return names
-
-
-def name_beside(extra: bytes, raw: bytes) -> str | None:
-    """The name that Info-ZIP keeps in the field 0x7075, in UTF-8; None if there is none, or it is of another name.
+def note_damage(count: int) -> str:
+    """Say that an archive cannot be read to its end.
 
     Args:
-        extra: the extra fields of a member.
-        raw: the bytes of the plain name, which the field has a checksum of.
-
-    Source: APPNOTE.TXT of PKWARE, 4.6.9.
+        count: of the files before the damage.
     """
-    at = 0
-    while at + 4 <= len(extra):
-        kind, size = struct.unpack_from("<HH", extra, at)
-        field = extra[at + 4 : at + 4 + size]
-        if kind == _UNICODE_PATH and len(field) > 5 and field[0] == 1:
-            if int.from_bytes(field[1:5], "little") != zlib.crc32(raw):
-                return None
-            try:
-                return field[5:].decode()
-            except UnicodeDecodeError:
-                return None
-        at += 4 + size
-    return None
+    return f"the archive is damaged after {count} file(s), and the rest cannot be found: copy or download it again"
 
 
-def _zip_kind(info: zipfile.ZipInfo) -> Kind:
-    # Not its is_dir(), which stumbles over an empty name.
-    if info.filename.endswith("/"):
-        return "folder"
-    # Unix programs keep the file's type here: 0xA000 is a symbolic link.
-    type_bits = (info.external_attr >> 16) & 0xF000
-    if type_bits == 0xA000:
-        return "link"
-    return "file" if type_bits in (0, 0x8000) else "special"
+def join_pieces(pieces: Iterator[bytes]) -> bytes:
+    """Return a member as one block of bytes.
+
+    Raises:
+        PageError: ``"too-large"``: it has more than `MAX_MEMBER_BYTES`.
+    """
+    parts = []
+    size = 0
+    for piece in pieces:
+        size += len(piece)
+        if size > MAX_MEMBER_BYTES:
+            raise too_large(size)
+        parts.append(piece)
+    return b"".join(parts)
 
 
-class TarContainer:
-    """A tar that is not compressed.
+def kind_of_odd(*, is_link: bool, size: int, head: Callable[[], bytes]) -> Kind:
+    """Return the kind of a member that does not claim to be a plain file.
+
+    Programs fill these attributes with anything. A link holds the name of another file, so a member that holds an image
+    is a file. A folder or a device holds nothing, so a member that holds something is a file.
 
     Args:
-        file: open for reading at any place; closed with the container, also where this raises.
-        rules: the limits.
-
-    Raises:
-        PageError: it is none.
+        is_link: whether it claims to be a link.
+        size: bytes of its content.
+        head: returns the first bytes of its content.
     """
-
-    in_order = False
-    comment = b""
-
-    def __init__(self, file: IO[bytes], rules: VolumeRules) -> None:
-        self._file, self._rules = file, rules
-        with volume_errors(), closing_on_error(file):
-            self._size = file.seek(0, os.SEEK_END)
-            file.seek(0)
-            self._tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - closed by close()
-        self._listing: list[tuple[str, tarfile.TarInfo]] | None = None
-
-    def entries(self) -> list[Entry]:
-        """The directory: the headers, from one to the next."""
-        return [Entry(name, info.size, _tar_kind(info)) for name, info in self._listed()]
-
-    def _listed(self) -> list[tuple[str, tarfile.TarInfo]]:
-        """The names, and where the bytes of each are: of a hard link, those of the file before it that it names."""
-        if self._listing is None:
-            tally = Tally(self._size, self._rules)
-            listing = []
-            files: dict[str, tarfile.TarInfo] = {}
-            with volume_errors():
-                for header in self._tar:
-                    info = header
-                    if header.islnk():
-                        info = files.get(posixpath.normpath(header.linkname), header)
-                    if info.isreg():
-                        files[posixpath.normpath(header.name)] = info
-                    tally.add(info.size)
-                    listing.append((header.name, info))
-            self._listing = listing
-        return self._listing
-
-    def read(self, index: int) -> bytes:
-        """The bytes of a member."""
-        _, info = self._listed()[index]
-        if info.size > MAX_MEMBER_BYTES:
-            raise too_large(info.size)
-        with volume_errors("member"):
-            file = self._tar.extractfile(info) if info.isreg() else None
-            data = b"" if file is None else file.read()
-        if len(data) != info.size:
-            raise damaged("member", f"{len(data):,} bytes instead of {info.size:,}")
-        return data
-
-    def salvage(self, index: int) -> bytes:
-        """The same: a tar has no checksums of what it holds."""
-        return self.read(index)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._tar.close()
-        self._file.close()
-
-
-def _tar_kind(info: tarfile.TarInfo) -> Kind:
-    if info.isdir():
-        return "folder"
-    if info.issym() or info.islnk():
-        return "link"
-    return "file" if info.isreg() else "special"
-
-
-class LibarchiveContainer:
-    """A RAR, a 7z or a compressed tar, read by the system's libarchive from the front to the back.
-
-    Args:
-        path: a file of this machine.
-        rules: the limits.
-        held: closed with the container, also where this raises.
-
-    Raises:
-        PageError: ``"library"`` where libarchive is not installed; or the file is none of these.
-    """
-
-    in_order = True
-    comment = b""
-
-    def __init__(self, path: Path, rules: VolumeRules, held: contextlib.ExitStack | None = None) -> None:
-        self._path, self._rules = path, rules
-        self._held = held or contextlib.ExitStack()
-        with closing_on_error(self._held):
-            self._library = _libarchive()
-        self._stack = contextlib.ExitStack()
-        self._walk: Iterator[Any] = iter(())
-        self._at = -1
-        self._places: dict[str, int] = {}
-        """Where the files are that were come by, for the hard links behind them."""
-        self._last_linked: tuple[int, bytes] | None = None
-        self._broken: PageError | None = None
-
-    def entries(self) -> list[Entry]:
-        """The directory. The packed data is passed over, not unpacked."""
-        with volume_errors():
-            tally = Tally(self._path.stat().st_size, self._rules)
-        found: list[Entry] = []
-        self._rewind()
-        with self._errors():
-            for number, entry in enumerate(self._walk):
-                original = self._note(entry, number)
-                size = (entry.size or 0) if original is None else found[original].size
-                kind = _libarchive_kind(entry) if original is None else "file"
-                tally.add(size)
-                found.append(Entry(_text(entry, number), size, kind, _is_locked(entry)))
-        self._close()
-        return found
-
-    def read(self, index: int) -> bytes:
-        """The bytes of a member; those between the last one read and this one are unpacked and dropped."""
-        if self._broken is not None:
-            raise self._broken
-        if index <= self._at or self._at < 0:
-            self._rewind()
-        entry: Any = None
-        original: int | None = None
-        try:
-            with self._errors():
-                while self._at < index:
-                    entry = next(self._walk, None)
-                    if entry is None:
-                        raise damaged("volume", "it ends too early")
-                    self._at += 1
-                    original = self._note(entry, self._at)
-        except PageError as error:
-            # What follows cannot be reached either: do not try anew from the front for each page.
-            self._broken = error
-            raise
-        return self._joined(entry) if original is None else self._linked(original)
-
-    def _note(self, entry: Any, number: int) -> int | None:
-        """Remember where an entry is; of a hard link, return the place of the file before it that it names."""
-        name = posixpath.normpath(_text(entry, number))
-        original = None
-        if entry.islnk:
-            link = entry.linkpath
-            link = decode_names([link])[0] if isinstance(link, bytes) else link or ""
-            original = self._places.get(posixpath.normpath(link))
-            # A walk that came by here before has noted the link itself; a file lies before its links.
-            original = original if original is not None and original < number else None
-        if original is not None or entry.isfile:
-            self._places[name] = number if original is None else original
-        return original
-
-    def _linked(self, index: int) -> bytes:
-        """The bytes of the file that a hard link names. The last one is kept: going back is dear."""
-        if self._last_linked is None or self._last_linked[0] != index:
-            self._last_linked = index, self.read(index)
-        return self._last_linked[1]
-
-    def _joined(self, entry: Any) -> bytes:
-        parts: list[bytes] = []
-        size = 0
-        # Not the binding's get_blocks(): where libarchive warns of a wrong checksum, that takes the number
-        # of the warning for a count of bytes.
-        buffer = ctypes.create_string_buffer(_BLOCK)
-        read = self._library.ffi.read_data
-        with self._errors("member"):
-            while (count := read(entry._archive_p, buffer, _BLOCK)) > 0:
-                size += count
-                if size > MAX_MEMBER_BYTES:
-                    raise too_large(size)
-                parts.append(buffer.raw[:count])
-        if count < 0:
-            raise damaged("member", "its checksum is wrong")
-        if entry.size is not None and entry.size != size:
-            raise damaged("member", f"{size:,} bytes instead of {entry.size:,}")
-        return b"".join(parts)
-
-    def salvage(self, index: int) -> bytes:
-        """The same as `read`: libarchive does not give out the end of what has a wrong checksum."""
-        return self.read(index)
-
-    def _rewind(self) -> None:
-        self._close()
-        with self._errors():
-            archive = self._stack.enter_context(self._library.file_reader(str(self._path), block_size=_BLOCK))
-        self._walk = iter(archive)
-
-    def _close(self) -> None:
-        self._walk, self._at = iter(()), -1
-        self._stack.close()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._close()
-        self._held.close()
-
-    @contextlib.contextmanager
-    def _errors(self, what: str = "volume") -> Iterator[None]:
-        with volume_errors(what):
-            try:
-                yield
-            except self._library.exception.ArchiveError as error:
-                words = str(error.msg)
-                if "ncrypt" in words or "assphrase" in words:
-                    raise encrypted() from None
-                if "olid archive support" in words:
-                    raise PageError(
-                        "unsupported",
-                        "The volume is a solid RAR of the old format (RAR4), which libarchive does not read: "
-                        "unpack it, or pack it again as CBZ.",
-                    ) from None
-                if not self._path.exists():
-                    raise FileNotFoundError from None
-                raise damaged(what, words) from None
-
-
-def _libarchive() -> Any:
-    """Import the binding, which loads the system's library.
-
-    Raises:
-        PageError: ``"library"``; the reason says what to install.
-    """
-    try:
-        import libarchive
-        import libarchive.exception
-        import libarchive.ffi
-    except Exception:
-        # OSError, TypeError or AttributeError, as the system and the binding please.
-        raise PageError(
-            "library",
-            "CBR, RAR, CB7, 7z and compressed CBT are read by libarchive, which is not installed: Debian and "
-            "Ubuntu: apt-get install libarchive13 (or libarchive13t64); Fedora: dnf install libarchive; macOS: "
-            "brew install libarchive, and set LIBARCHIVE to its libarchive.dylib; Windows: set LIBARCHIVE to "
-            "libarchive.dll.",
-        ) from None
-    # What it thinks of a strange file is said member by member, by ourselves.
-    logging.getLogger("libarchive").addHandler(logging.NullHandler())
-    return libarchive
-
-
-def _text(entry: Any, number: int) -> str:
-    name = entry.pathname
-    if isinstance(name, bytes):
-        return decode_names([name])[0]
-    return name if name else f"unnamed-{number + 1}"
-
-
-def _libarchive_kind(entry: Any) -> Kind:
-    if entry.isdir:
-        return "folder"
-    if entry.issym or entry.islnk:
-        return "link"
-    return "file" if entry.isfile else "special"
-
-
-def _is_locked(entry: Any) -> bool:
-    from libarchive import ffi
-
-    # The binding does not wrap this one. A bare int would be cut to 32 bits: hence the pointer.
-    check = getattr(ffi.libarchive, "archive_entry_is_encrypted", None)
-    return bool(check is not None and check(ctypes.c_void_p(entry._entry_p)))
+    if size == 0:
+        return "link" if is_link else "special"
+    return "link" if is_link and recognise(head()) is None else "file"

@@ -1,4 +1,4 @@
-"""Bring the page sizes of a ``ComicInfo.xml`` up to date, or write one where a volume says the same otherwise."""
+"""Update the page sizes in a ``ComicInfo.xml``, or write one from other metadata of a volume."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from xml.etree import ElementTree as ET
 from xml.parsers import expat
 
 NAME = "ComicInfo.xml"
-"""The file's name; it is written in several ways."""
+"""The usual name of the file. Programs differ in its case."""
 
 _XSI = "http://www.w3.org/2001/XMLSchema-instance"
 _LARGEST = 8 << 20
-"""Bytes. 20,000 pages with every attribute need half of this."""
+"""The largest file, in bytes. 20,000 pages with every attribute need half of this."""
 _DEEPEST, _MOST_ELEMENTS = 50, 200_000
 
 
@@ -33,7 +33,7 @@ class OddComicInfoError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PageFacts:
-    """What a ``ComicInfo.xml`` says of a page that upscaling changes."""
+    """The facts about a page in a ``ComicInfo.xml`` that upscaling changes."""
 
     width: int
     """Pixels."""
@@ -45,20 +45,20 @@ class PageFacts:
 
 @dataclass(frozen=True, slots=True)
 class ComicFacts:
-    """What a volume that has no ``ComicInfo.xml`` says of itself."""
+    """The metadata of a volume without a ``ComicInfo.xml``."""
 
     title: str
-    """Empty where it has none."""
+    """Empty if it has none."""
     language: str
-    """By ISO 639 or BCP 47; empty where it is not said."""
+    """By ISO 639 or BCP 47; empty if unknown."""
     right_to_left: bool
     """Whether it is read from right to left."""
 
 
 def written(facts: ComicFacts) -> bytes | None:
-    """Write a ``ComicInfo.xml`` of what is known; None where that is nothing."""
+    """Return a ``ComicInfo.xml`` with the known facts; None if there are none."""
     root = ET.Element("ComicInfo")
-    # In the order of its schema.
+    # In the order of the schema.
     for name, value in (
         ("Title", facts.title),
         ("LanguageISO", facts.language),
@@ -72,29 +72,28 @@ def written(facts: ComicFacts) -> bytes | None:
 
 
 def is_comicinfo(name: str) -> bool:
-    """Whether a member is a ``ComicInfo.xml``, in whatever folder."""
+    """Return whether a member is a ``ComicInfo.xml``, in any folder."""
     return posixpath.basename(name).lower() == NAME.lower()
 
 
-def updated(xml: bytes, pages: Sequence[PageFacts | None]) -> bytes:
+def update_page_sizes(xml: bytes, pages: Sequence[PageFacts | None]) -> bytes:
     """Write the sizes of pages into a ``ComicInfo.xml``.
 
-    Only pages that it lists and that are there are touched; all else stays, comments too. A file without
-    a list of pages, or that is no XML, comes back as it is.
+    Only pages that exist and are listed in it change. Everything else stays, including comments. A file without
+    a list of pages, or that is not XML, is returned unchanged.
 
     Args:
         xml: the file.
-        pages: in the order in which a reader shows them; ``Page@Image`` counts them from 0. None leaves what stands
-            there of a page.
+        pages: in reading order; ``Page@Image`` counts them from 0. None leaves the facts about a page unchanged.
 
     Returns:
-        The file, as UTF-8 where anything was changed.
+        The file, as UTF-8 if anything was changed.
 
     Raises:
         OddComicInfoError: it is too large, nested too deeply, or declares entities.
     """
     _check(xml)
-    # Else ElementTree would call it ns0 where a file uses it.
+    # Otherwise ElementTree would name it ns0 in a file that uses it.
     ET.register_namespace("xsi", _XSI)
     try:
         parser = ET.XMLParser(target=ET.TreeBuilder(insert_comments=True))
@@ -157,12 +156,12 @@ def _as_file(root: ET.Element) -> bytes:
 
 
 def _name_plainly(root: ET.Element) -> None:
-    """Make the root's namespace, where it has one, the default: ElementTree would call it ns0."""
+    """Make the root's namespace, if any, the default. Otherwise ElementTree would name it ns0."""
     if not root.tag.startswith("{"):
         return
     namespace = root.tag[1:].partition("}")[0]
     for element in root.iter():
-        # A comment has a function for its tag.
+        # The tag of a comment is a function.
         if isinstance(element.tag, str):
             element.tag = element.tag.removeprefix(f"{{{namespace}}}")
     root.set("xmlns", namespace)

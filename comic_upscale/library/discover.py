@@ -4,32 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import os
-import posixpath
 import stat
-from collections import Counter, defaultdict, deque
-from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter, deque
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
 from comic_upscale.errors import InputError, PageError
 from comic_upscale.imaging.formats import ARCHIVE_EXTENSIONS, IMAGE_EXTENSIONS, extension_of
 from comic_upscale.library.member_names import LITTER
-from comic_upscale.library.naming import folder_names, free_name, output_names, valid_names
-from comic_upscale.library.page import MemberOf, Page
+from comic_upscale.library.naming import folder_names, output_names, valid_names
+from comic_upscale.library.page import Page
+from comic_upscale.library.parts import (
+    Parts,
+    are_parts,
+    describe_missing,
+    find_head,
+    group_parts,
+    stat_parts,
+    whole_name,
+)
 from comic_upscale.library.sidecars import OtherFile, candidates, pages_by_stem, sidecar_of
-from comic_upscale.library.sorting import fold, natural_key
-from comic_upscale.library.volume import Contents, Volume
-from comic_upscale.library.volume_reader import NO_PAGES, is_volume_name, list_volume
+from comic_upscale.library.sorting import natural_key
+from comic_upscale.library.volume import Volume
+from comic_upscale.library.volume_contents import is_volume_name
+from comic_upscale.library.volume_placing import OpenedVolume, PlacedVolume, VolumePlacer, describe_notes
 from comic_upscale.settings.job import ArchiveOutput, VolumeRules
 from comic_upscale.settings.paths import MARKER_FOLDER
 from comic_upscale.storage.base import SourceEntry, SourceStore, StoredObject
 from comic_upscale.storage.local import LocalSourceStore
-
-LOOSE_PAGES = f"{MARKER_FOLDER}/volumes"
-"""Where, in the output folder, the finished pages of a volume wait for the others."""
-
-_MOST_NOTES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,10 @@ class Discovery:
     """A sentence for each thing that the user may want to mend."""
     volumes: tuple[Volume, ...] = ()
     """The archives that hold pages, and those that could not be opened; in natural order of their source."""
+    unread: tuple[str, ...] = ()
+    """Prefixes of sources below which nothing could be listed: folders without permission, links to what is missing."""
+    empty_folders: tuple[str, ...] = ()
+    """Prefixes of folders that exist and hold nothing at all, as the place of a drive that is not mounted does."""
 
 
 def discover(
@@ -88,22 +96,24 @@ def discover(
         raise InputError(f"{root} does not exist: check the path of the input.") from None
     except OSError as error:
         raise InputError(f"{root} cannot be read ({_words(error)}): check its permissions.") from None
-    reading = _Reading(store, rules, archive_output, extension)
+    placer = VolumePlacer(store, rules, archive_output, extension)
     if status.kind == "folder":
-        return _Walk(root, extension, exclude, reading).run()
-    if extension_of(root.name) in ARCHIVE_EXTENSIONS and status.kind == "file":
-        return _single_volume(root, status, reading)
-    page = _single(root, status, reading)
+        return _Walk(root, extension, exclude, placer).run()
+    if status.kind == "file":
+        head = _find_head(root, store)
+        if head is not None or extension_of(root.name) in ARCHIVE_EXTENSIONS:
+            return _single_volume(root, head or root, placer)
+    page = _single(root, status, placer)
     return Discovery((page,), files=tuple(_beside(page, store)))
 
 
-def _single(path: Path, status: StoredObject, reading: _Reading) -> Page:
+def _single(path: Path, status: StoredObject, placer: VolumePlacer) -> Page:
     if extension_of(path.name) not in IMAGE_EXTENSIONS or status.kind != "file":
         raise InputError(f"{path} is not an image: give an image, an archive, or a folder of these.")
-    if not reading.store.may_read(path):
+    if not placer.store.may_read(path):
         raise InputError(f"{path} cannot be read: check its permissions.")
     source = valid_names([path.name])[path.name]
-    output = output_names([source], extension=reading.extension)[source]
+    output = output_names([source], extension=placer.extension)[source]
     return Page(source, path, output, status.size, status.mtime_ns)
 
 
@@ -120,132 +130,44 @@ def _beside(page: Page, store: SourceStore) -> list[OtherFile]:
     return found
 
 
-def _single_volume(path: Path, status: StoredObject, reading: _Reading) -> Discovery:
-    source = valid_names([path.name])[path.name]
+def _find_head(path: Path, store: SourceStore) -> Path | None:
     try:
-        contents = list_volume(path, reading.rules, extension=reading.extension, store=reading.store)
-    except PageError as error:
-        raise InputError(f"{path} cannot be upscaled. {error.reason}") from None
-    opened = _Opened(Page(source, path, "", status.size, status.mtime_ns), contents, None)
-    placed = reading.placed(opened, "", reading.names([source], taken=())[source])
+        return find_head(path, store)
+    except OSError:
+        # The fault is reported when the file is opened.
+        return None
+
+
+def _single_volume(path: Path, head: Path, placer: VolumePlacer) -> Discovery:
+    if head != path:
+        raise InputError(
+            f"{path} is one of several parts of an archive: give {head}, which stands for all parts."
+        )
+    source = valid_names([path.name])[path.name]
+    opened = placer.open(Page(source, path, "", *_stat_all_parts(path, placer.store)))
+    inside = placer.open_inside(opened)
+    if not any(each.contents for each in (opened, *inside)):
+        failed = inside[0] if inside else opened
+        reason = failed.failure[1] if failed.failure else ""
+        raise InputError(f"{path.parent / failed.entry.source} cannot be upscaled. {reason}")
+    names = placer.name_outputs([source], taken=())
+    placed = [] if opened.contents is None else [placer.place(opened, "", names[source])]
+    placed += placer.place_inside(source, inside, "", names.values() if placed else ())
     return Discovery(
-        tuple(placed.pages),
-        files=tuple(placed.files),
-        warnings=_notes([placed.volume]),
-        volumes=(placed.volume,),
+        tuple(page for each in placed for page in each.pages),
+        files=tuple(file for each in placed for file in each.files),
+        warnings=describe_notes([each.volume for each in placed]),
+        volumes=tuple(each.volume for each in placed),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """An archive whose directory was read, or could not be; where its output goes is not known yet."""
-
-    entry: Page
-    contents: Contents | None
-    failure: tuple[str, str] | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Placed:
-    """A volume, and where what is in it goes."""
-
-    volume: Volume
-    pages: list[Page]
-    files: list[OtherFile]
-    """What goes beside the pages into their folder; none where a CBZ takes it."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Reading:
-    """How volumes are opened and where they go."""
-
-    store: SourceStore
-    rules: VolumeRules
-    archive_output: ArchiveOutput
-    extension: str
-
-    def opened(self, entry: Page) -> _Opened:
-        """Read the directory of an archive."""
-        try:
-            return _Opened(
-                entry, list_volume(entry.path, self.rules, extension=self.extension, store=self.store), None
-            )
-        except PageError as error:
-            return _Opened(entry, None, (error.kind, error.reason))
-
-    def names(self, names: Collection[str], *, taken: Collection[str]) -> dict[str, str]:
-        """Name what the archives of one folder become, so that no name is in ``taken``."""
-        if self.archive_output == "cbz":
-            return output_names(names, extension="cbz", folders=taken)
-        outputs: dict[str, str] = {}
-        folded = {fold(name) for name in taken}
-        for name in sorted(names, key=natural_key):
-            outputs[name] = free_name(name.rpartition(".")[0], "", folded)
-            folded.add(fold(outputs[name]))
-        return outputs
-
-    def placed(self, opened: _Opened, folder: str, name: str) -> _Placed:
-        """Say where a volume and its pages go.
-
-        Args:
-            opened: the archive.
-            folder: prefix of the outputs of its folder.
-            name: of its own output there.
-        """
-        entry = replace(opened.entry, output=f"{folder}{name}" if self.archive_output == "cbz" else "")
-        pages = []
-        for number, member in enumerate(opened.contents.pages if opened.contents else (), 1):
-            output = f"{folder}{name}/{member.target}"
-            if self.archive_output == "cbz":
-                # By number, so that no name of an archive becomes a path; the extension is one of ours.
-                output = f"{LOOSE_PAGES}/{folder}{name}/{number:05d}.{extension_of(member.target or '')}"
-            where = MemberOf(entry.source, member.index)
-            source = f"{entry.source}/{member.name}"
-            pages.append(Page(source, entry.path, output, member.size, entry.mtime_ns, where))
-        files = _in_volume(opened, f"{folder}{name}") if self.archive_output == "folder" else []
-        return _Placed(Volume(entry, opened.contents, opened.failure), pages, files)
-
-
-def _in_volume(opened: _Opened, output: str) -> list[OtherFile]:
-    """What is beside the pages of a volume.
-
-    Args:
-        opened: the archive.
-        output: the folder that its pages go into.
-    """
-    if opened.contents is None:
-        return []
-    entry = opened.entry
-    pages: defaultdict[str, list[str]] = defaultdict(list)
-    for page in opened.contents.pages:
-        pages[posixpath.dirname(page.name)].append(posixpath.basename(page.name))
-    by_stem = {folder: pages_by_stem(names) for folder, names in pages.items()}
-    files = []
-    for member in opened.contents.members:
-        # What was made of an EPUB's own words is for readers of CBZs.
-        if member.is_page or member.content is not None:
-            continue
-        folder, name = posixpath.split(member.name)
-        own_pages = tuple(
-            f"{entry.source}/{posixpath.join(folder, page)}"
-            for page in sidecar_of(name, by_stem.get(folder, {}))
-        )
-        where = MemberOf(entry.source, member.index)
-        source, target = f"{entry.source}/{member.name}", f"{output}/{member.name}"
-        files.append(OtherFile(source, entry.path, target, member.size, entry.mtime_ns, own_pages, where))
-    return files
-
-
-def _notes(volumes: Sequence[Volume]) -> tuple[str, ...]:
-    """What is to be said of volumes; of very many, only of the first."""
-    notes = [
-        f"{volume.entry.source}: {note}."
-        for volume in volumes
-        if volume.contents
-        for note in volume.contents.notes
-    ]
-    more = len(notes) - _MOST_NOTES
-    return (*notes[:_MOST_NOTES], *([f"{more} more notes on volumes are not shown."] if more > 0 else []))
+def _stat_all_parts(path: Path, store: SourceStore) -> tuple[int, int]:
+    """Return the size and the time of an archive, of all its parts together."""
+    try:
+        return stat_parts(path, store)
+    except (OSError, PageError):
+        # The fault is reported when the archive is opened.
+        return 0, 0
 
 
 @dataclass(slots=True)
@@ -257,22 +179,24 @@ class _Folder:
     """Prefix of the outputs of what is inside."""
 
 
-_Found: TypeAlias = _Folder | Page | _Placed
+_Found: TypeAlias = _Folder | Page | PlacedVolume
 
 
 class _Walk:
     """One walk through a tree; ``run`` once."""
 
-    def __init__(self, root: Path, extension: str, exclude: Sequence[Path], reading: _Reading) -> None:
+    def __init__(self, root: Path, extension: str, exclude: Sequence[Path], placer: VolumePlacer) -> None:
         self._root = root
         self._extension = extension
-        self._reading = reading
+        self._placer = placer
         self._volumes: list[Volume] = []
         self._passed_over: Counter[str] = Counter()
         self._warnings: list[str] = []
         self._pages: list[Page] = []
         self._files: list[OtherFile] = []
-        self._store = reading.store
+        self._unread: list[str] = []
+        self._empty: list[str] = []
+        self._store = placer.store
         excluded = (self._store.identity(os.fspath(path)) for path in exclude)
         self._excluded = {identity for identity in excluded if identity is not None}
         self._entered: set[Hashable] = set()
@@ -292,8 +216,10 @@ class _Walk:
             tuple(self._pages),
             dict(self._passed_over),
             files=tuple(sorted(self._files, key=lambda file: file.source)),
-            warnings=(*self._warnings, *_notes(self._volumes)),
+            warnings=(*self._warnings, *describe_notes(self._volumes)),
             volumes=tuple(self._volumes),
+            unread=tuple(self._unread),
+            empty_folders=tuple(self._empty),
         )
 
     def _walk(self, top: _Folder, *, is_root: bool = False) -> None:
@@ -303,7 +229,7 @@ class _Walk:
             item = stack.pop()
             if isinstance(item, Page):
                 self._pages.append(item)
-            elif isinstance(item, _Placed):
+            elif isinstance(item, PlacedVolume):
                 self._volumes.append(item.volume)
                 self._pages.extend(item.pages)
                 self._files.extend(item.files)
@@ -326,11 +252,14 @@ class _Walk:
                     f"{self._root} cannot be listed ({_words(error)}): check its permissions."
                 ) from None
             self._passed_over["unreadable folder"] += 1
+            self._unread.append(folder.source)
             where = folder.source.rstrip("/")
             self._warnings.append(
                 f"The folder {where} was passed over: it cannot be listed ({_words(error)})."
             )
             return []
+        if not entries and not is_root:
+            self._empty.append(folder.source)
         if not is_root and MARKER_FOLDER in entries and _is_folder(entries[MARKER_FOLDER]):
             self._passed_over["output of comic-upscale"] += 1
             return []
@@ -340,8 +269,16 @@ class _Walk:
             if not name.startswith(".") and name.lower() not in LITTER
         }
         names = valid_names(entries)
+        split = {parts.head: parts for parts in self._find_split(folder.path, entries)}
+        in_parts = {name for parts in split.values() for name in parts.names}
         subfolders = {
             names[name]: entry for name, entry in entries.items() if _is_folder(entry, or_unknown=True)
+        }
+        archives = {
+            names[name]: entry
+            for name, entry in entries.items()
+            if names[name] not in subfolders
+            and (name in split or (name not in in_parts and extension_of(name) in ARCHIVE_EXTENSIONS))
         }
         images = {
             names[name]: entry
@@ -352,34 +289,55 @@ class _Walk:
             names[name]: entry
             for name, entry in entries.items()
             if names[name] not in subfolders
-            and extension_of(name) not in IMAGE_EXTENSIONS | ARCHIVE_EXTENSIONS
+            and names[name] not in archives
+            and name not in in_parts
+            and extension_of(name) not in IMAGE_EXTENSIONS
         }
+        # It may have led to a folder, on a drive that is not mounted now.
+        self._unread += [f"{folder.source}{name}/" for name, entry in others.items() if _leads_nowhere(entry)]
         self._take_others(folder, others, images)
         folder_outputs = folder_names(subfolders)
         outputs = output_names(images, extension=self._extension, folders=folder_outputs.values())
-        volumes = self._open_volumes(
-            folder, {names[name]: entry for name, entry in entries.items()}, subfolders
-        )
+        volumes, inside = self._open_volumes(folder, archives, split)
         taken = [*folder_outputs.values(), *outputs.values()]
-        volume_outputs = self._reading.names(volumes, taken=taken)
+        volume_outputs = self._placer.name_outputs(volumes, taken=taken)
+        taken += volume_outputs.values()
         found: list[_Found] = []
-        for name in sorted([*subfolders, *images, *volumes], key=natural_key):
+        for name in sorted({*subfolders, *images, *volumes, *inside}, key=natural_key):
             source = f"{folder.source}{name}"
             if name in images:
                 entry = images[name]
                 size, mtime_ns = _size_and_time(entry)
                 output = f"{folder.output}{outputs[name]}"
                 found.append(Page(source, Path(entry.path), output, size, mtime_ns))
-                continue
+            elif name in subfolders:
+                entry = subfolders[name]
+                below = _Folder(entry.path, f"{source}/", f"{folder.output}{folder_outputs[name]}/")
+                if entry.is_symlink():
+                    self._links.append(below)
+                else:
+                    found.append(below)
             if name in volumes:
-                found.append(self._reading.placed(volumes[name], folder.output, volume_outputs[name]))
-                continue
-            entry = subfolders[name]
-            below = _Folder(entry.path, f"{source}/", f"{folder.output}{folder_outputs[name]}/")
-            if entry.is_symlink():
-                self._links.append(below)
-            else:
-                found.append(below)
+                found.append(self._placer.place(volumes[name], folder.output, volume_outputs[name]))
+            if name in inside:
+                found += self._place_inside(folder, name, inside[name], taken)
+        return found
+
+    def _place_inside(
+        self, folder: _Folder, name: str, inside: Sequence[OpenedVolume], taken: list[str]
+    ) -> list[PlacedVolume]:
+        """Place the volumes inside an archive, and add the name of their folder to those that are taken."""
+        placed = self._placer.place_inside(f"{folder.source}{name}", inside, folder.output, taken)
+        taken += {each.folder.removeprefix(folder.output).split("/")[0] for each in placed}
+        return placed
+
+    def _find_split(self, folder: str, entries: Mapping[str, SourceEntry]) -> list[Parts]:
+        """Return the archives of a folder that are in several parts."""
+        found = []
+        for parts in group_parts(name for name, entry in entries.items() if not _is_special(entry)):
+            with contextlib.suppress(OSError):
+                if are_parts(Path(folder), parts, self._store):
+                    found.append(parts)
         return found
 
     def _take_others(
@@ -400,24 +358,42 @@ class _Walk:
         self._files.append(OtherFile(source, Path(entry.path), output, size, mtime_ns, pages))
 
     def _open_volumes(
-        self, folder: _Folder, entries: Mapping[str, SourceEntry], subfolders: Collection[str]
-    ) -> dict[str, _Opened]:
-        """Open the archives of a folder, one after the other; those that are no comics are passed over."""
-        volumes: dict[str, _Opened] = {}
-        for name, entry in entries.items():
-            if name in subfolders or extension_of(entry.name) not in ARCHIVE_EXTENSIONS:
-                continue
+        self, folder: _Folder, archives: Mapping[str, SourceEntry], split: Mapping[str, Parts]
+    ) -> tuple[dict[str, OpenedVolume], dict[str, list[OpenedVolume]]]:
+        """Open the archives of a folder, one after the other. Archives without pages and volumes are passed over.
+
+        Args:
+            folder: where they are.
+            archives: by the names of their sources.
+            split: those in several parts, by the names of the files that stand for them.
+
+        Returns:
+            The volumes; and for each archive that holds volumes, those volumes.
+        """
+        volumes: dict[str, OpenedVolume] = {}
+        inside: dict[str, list[OpenedVolume]] = {}
+        for name, entry in archives.items():
             if _is_special(entry):
                 self._passed_over["not a regular file"] += 1
                 continue
-            page = Page(f"{folder.source}{name}", Path(entry.path), "", *_size_and_time(entry))
-            opened = self._reading.opened(page)
-            if opened.failure is not None and opened.failure[0] == NO_PAGES and not is_volume_name(name):
+            parts = split.get(entry.name)
+            path = Path(entry.path)
+            size_and_time = _size_and_time(entry) if parts is None else _stat_all_parts(path, self._store)
+            page = Page(f"{folder.source}{name}", path, "", *size_and_time)
+            if parts is not None and parts.gaps:
+                missing = describe_missing(parts)
+                volumes[name] = OpenedVolume(page, None, (missing.kind, missing.reason))
+                continue
+            opened = self._placer.open(page)
+            nested = self._placer.open_inside(opened)
+            if nested:
+                inside[name] = nested
+            if not opened.is_without_pages or (not nested and is_volume_name(whole_name(entry.name))):
+                volumes[name] = opened
+            elif not nested:
                 self._passed_over["archive without pages"] += 1
                 self._take_file(folder, name, entry)
-            else:
-                volumes[name] = opened
-        return volumes
+        return volumes, inside
 
     def _is_page(self, entry: SourceEntry) -> bool:
         if extension_of(entry.name) not in IMAGE_EXTENSIONS:
@@ -436,6 +412,14 @@ def _is_folder(entry: SourceEntry, *, or_unknown: bool = False) -> bool:
         # A link that leads nowhere or round in circles is a page that fails if it is called like an
         # image; anything else that cannot be told is tried as a folder, so that it is reported.
         return or_unknown and not entry.is_symlink()
+
+
+def _leads_nowhere(entry: SourceEntry) -> bool:
+    """Tell a link to something that is missing."""
+    try:
+        return entry.is_symlink() and not entry.is_dir() and not entry.is_file()
+    except OSError:
+        return True
 
 
 def _is_special(entry: SourceEntry) -> bool:

@@ -1,4 +1,4 @@
-"""The pages of an EPUB in the order in which it is read: that of its spine."""
+"""The pages of an EPUB in reading order, which is the order of its spine."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from comic_upscale.library.epub_documents import (
     DocumentReader,
     Shown,
     address_in,
+    decode_data_address,
     decode_text,
-    embedded,
 )
 from comic_upscale.library.markup import Budget, End, Start, Text, tokens
 from comic_upscale.library.member_names import safe_name
@@ -34,19 +34,19 @@ from comic_upscale.library.member_names import safe_name
 _LARGEST_PACKAGE = 4 << 20
 _LARGEST_DOCUMENT = 64 << 20
 _MOST_TEXT = 256 << 20
-"""Bytes of all documents and style sheets of a book."""
+"""The most bytes of all documents and style sheets of a book."""
 _DEEPEST = 3
-"""Documents in documents."""
+"""The deepest nesting of documents in documents."""
 _LITTLE_TEXT = 100
-"""Characters that a page may show beside its image, such as its number."""
+"""The most characters that a page may show beside its image, such as its number."""
 _MOST_NAMES = 3
 _LOOKUP, _FILE = 4, 1000
 """Work, as a `Budget` counts it, of finding a file by its address, and of reading one."""
 _SMALL, _BLOCK, _ALIKE = 64, 8, 16
-"""Pixels of the pictures, and of the blocks of these, by which a cover and the first page are compared, and the gray
-levels by which these may differ."""
+"""For comparing a cover with the first page: the side of the thumbnails and of blocks in them, in pixels, and the
+largest difference of a block, in gray levels."""
 _AS_WIDE = 0.05
-"""Share by which the shapes of these may differ."""
+"""The largest relative difference of their aspect ratios."""
 _EXTENSIONS = {
     "PNG": "png", "JPEG": "jpg", "GIF": "gif", "BMP": "bmp", "TIFF": "tif", "JPEG2000": "jp2", "WEBP": "webp",
     "AVIF": "avif", "HEIC": "heic", "JPEG XL": "jxl", "PPM": "ppm", "QOI": "qoi", "ICO": "ico",
@@ -63,17 +63,17 @@ class BookPage:
     place: int
     """Index of its file in the archive, or from `EMBEDDED` on for an image embedded in a document."""
     name: str
-    """Of its file, without folders, and with an image's extension."""
+    """The name of its file, without folders and with an image's extension."""
 
 
 @dataclass(frozen=True, slots=True)
 class Book:
-    """What a comic needs of an EPUB."""
+    """The content of an EPUB that a comic needs."""
 
     pages: list[BookPage]
     """In reading order. An image shown on two pages is listed twice."""
     facts: ComicFacts
-    """What its package says of it."""
+    """The metadata in its package document."""
     embedded: list[bytes]
     """Images embedded in documents, in the order of their numbers."""
     notes: tuple[str, ...]
@@ -83,13 +83,13 @@ class Book:
 def read_book(
     names: Mapping[str, int], sizes: Sequence[int], read: Callable[[int], bytes], *, max_pixels: int
 ) -> Book:
-    """Find the pages of an EPUB in reading order, and what it says of itself.
+    """Find the pages of an EPUB in reading order, and its metadata.
 
     Args:
-        names: the place of each file in the archive, by its name.
-        sizes: bytes of the files by their places, as the archive says.
-        read: returns the bytes of a file by its place.
-        max_pixels: of images that are looked into: a cover, and what lies behind other images.
+        names: the index of each file in the archive, by its name.
+        sizes: the declared bytes of each file, by its index.
+        read: returns the bytes of a file by its index.
+        max_pixels: of images that are decoded: a cover, and images behind other images.
 
     Raises:
         PageError: ``"damaged"``: it has no readable package. ``"encrypted"``: its pages are encrypted.
@@ -100,16 +100,16 @@ def read_book(
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """A line of the manifest."""
+    """An item of the manifest."""
 
     paths: tuple[str, ...]
     fallback: str
-    """Id of the item that a reader shows if it cannot show this one."""
+    """The id of the item that a reader shows if it cannot show this one."""
 
 
 @dataclass(slots=True)
 class _Package:
-    """What the package document says."""
+    """The content of the package document."""
 
     folder: str
     items: dict[str, _Item] = field(default_factory=dict)
@@ -124,14 +124,14 @@ class _Package:
 
     @property
     def facts(self) -> ComicFacts:
-        """What goes into a ``ComicInfo.xml``."""
+        """Return the facts for a ``ComicInfo.xml``."""
         by_mode = self.direction not in ("ltr", "rtl") and self.writing_mode.endswith("-rl")
         return ComicFacts(self.title, self.language, self.direction == "rtl" or by_mode)
 
 
 @dataclass(frozen=True, slots=True)
 class _Image:
-    """An image that is there."""
+    """An image that exists."""
 
     page: BookPage
     is_background: bool
@@ -141,12 +141,12 @@ class _Image:
 
 @dataclass(slots=True)
 class _SpineDocument:
-    """A document of the spine, with the images that were found."""
+    """A document of the spine, with its existing images."""
 
     images: list[_Image] = field(default_factory=list)
     characters: int = 0
     missing: list[str] = field(default_factory=list)
-    """Addresses of images that are not there."""
+    """The addresses of missing images."""
     is_there: bool = True
 
 
@@ -157,7 +157,7 @@ class _BookReader:
         self._names, self._sizes, self._read, self._max_pixels = names, sizes, read, max_pixels
         self._alike: dict[str, str] = {}
         for name in names:
-            self._alike.setdefault(_folded(name), name)
+            self._alike.setdefault(_fold_name(name), name)
         self._budget = Budget()
         self._left = _MOST_TEXT
         self._documents = DocumentReader(self._load, self._budget)
@@ -178,22 +178,22 @@ class _BookReader:
     # ---- files
 
     def _find(self, paths: Iterable[str]) -> str | None:
-        """The name of the first of these files that is there: as it is, or composed otherwise, or in another case."""
-        # By safe names: so the archive's are called here.
+        """Return the name of the first of these files that exists, allowing for other normalisation or case."""
+        # Files of the archive are known by safe names.
         safe = [name for path in paths for name in (path, safe_name(path)) if name]
         for name in safe:
             if name in self._names:
                 return name
-        return next((self._alike[key] for name in safe if (key := _folded(name)) in self._alike), None)
+        return next((self._alike[key] for name in safe if (key := _fold_name(name)) in self._alike), None)
 
     def _text(self, name: str, largest: int) -> str:
         place = self._names[name]
         self._left -= self._sizes[place]
         if self._sizes[place] > largest or self._left < 0:
-            raise _broken(f"{name} is far too large")
+            raise _damage_error(f"{name} is far too large")
         data = self._read(place)
         if len(data) > largest:
-            raise _broken(f"{name} is far too large")
+            raise _damage_error(f"{name} is far too large")
         return decode_text(data)
 
     def _load(self, paths: Sequence[str]) -> tuple[str, str] | None:
@@ -201,7 +201,7 @@ class _BookReader:
         return None if name is None else (self._text(name, _LARGEST_DOCUMENT), name)
 
     def _extension(self, name: str) -> str:
-        """The extension of an image, by its name or else by its first bytes; empty where it is none."""
+        """Return the extension of an image by its name or else by its first bytes; empty if it is not an image."""
         own = extension_of(name)
         if own in IMAGE_EXTENSIONS:
             return own
@@ -223,22 +223,22 @@ class _BookReader:
         if container is None:
             packages = [name for name in self._names if extension_of(name) == "opf"]
             if len(packages) != 1:
-                raise _broken(f"{_PACKAGE_NAME} is missing")
+                raise _damage_error(f"{_PACKAGE_NAME} is missing")
             path = packages[0]
         else:
             path = self._package_path(container)
         found = self._find([path])
         if found is None:
-            raise _broken(f"{path} is missing")
-        return self._described(self._text(found, _LARGEST_PACKAGE), posixpath.dirname(found))
+            raise _damage_error(f"{path} is missing")
+        return self._describe(self._text(found, _LARGEST_PACKAGE), posixpath.dirname(found))
 
     def _package_path(self, container: str) -> str:
         for element in self._elements(self._text(container, _LARGEST_PACKAGE)):
             if element.name == "rootfile" and (path := element.attributes.get("full-path")):
                 return posixpath.normpath(path)
-        raise _broken(f"{_PACKAGE_NAME} names no package")
+        raise _damage_error(f"{_PACKAGE_NAME} names no package")
 
-    def _described(self, text: str, folder: str) -> _Package:
+    def _describe(self, text: str, folder: str) -> _Package:
         package = _Package(folder)
         for element in self._elements(text):
             found, words = element.attributes, " ".join(element.text.split())
@@ -297,7 +297,7 @@ class _BookReader:
             elif isinstance(token, Text) and found:
                 found[-1].text += token.text
         if not closed & {"package", "container", "encryption"}:
-            raise _broken(problem)
+            raise _damage_error(problem)
         return found
 
     def _check_locks(self, package: _Package) -> None:
@@ -342,7 +342,7 @@ class _BookReader:
         if name is None:
             return _SpineDocument(is_there=False)
         if name not in self._found:
-            # Before it is read: it may show itself.
+            # Set before reading, because a document may show itself.
             self._found[name] = _SpineDocument()
             self._found[name] = self._read_document(name, depth)
         return self._found[name]
@@ -350,9 +350,9 @@ class _BookReader:
     def _read_document(self, name: str, depth: int) -> _SpineDocument:
         if (extension := self._extension(name)) != "":
             return _SpineDocument([self._file(name, extension, is_background=False)])
-        return self._resolved(self._documents.read(self._text(name, _LARGEST_DOCUMENT), name), depth)
+        return self._resolve(self._documents.read(self._text(name, _LARGEST_DOCUMENT), name), depth)
 
-    def _resolved(self, document: Document, depth: int) -> _SpineDocument:
+    def _resolve(self, document: Document, depth: int) -> _SpineDocument:
         """Resolve the images of a document, each once."""
         found = _SpineDocument(characters=document.characters)
         once: dict[object, _Image] = {}
@@ -366,24 +366,24 @@ class _BookReader:
         return found
 
     def _images(self, shown: Shown, depth: int) -> tuple[list[_Image], bool]:
-        """Resolve an image of a document. Also tell whether any of its addresses exists."""
+        """Resolve an image of a document. Also return whether any of its addresses exists."""
         is_there = False
         for address in shown.addresses:
             self._budget.spend(_LOOKUP)
             if address[:5].lower() == "data:":
-                images = self._written_in(address, shown, depth)
+                images = self._decode_embedded(address, shown, depth)
                 is_there = True
             else:
                 name = self._find(address_in(shown.folder, address))
                 if name is None:
                     continue
                 is_there = True
-                images = self._of_file(name, shown, depth)
+                images = self._image_of_file(name, shown, depth)
             if images:
                 return images, True
         return [], is_there
 
-    def _of_file(self, name: str, shown: Shown, depth: int) -> list[_Image]:
+    def _image_of_file(self, name: str, shown: Shown, depth: int) -> list[_Image]:
         if (extension := self._extension(name)) != "":
             return [self._file(name, extension, is_background=shown.is_background)]
         if depth >= _DEEPEST or extension_of(name) not in ("svg", "xhtml", "html", "htm", "xml"):
@@ -391,12 +391,12 @@ class _BookReader:
         inside = self._document([name], depth + 1)
         return [_Image(image.page, shown.is_background, image.key) for image in inside.images]
 
-    def _written_in(self, address: str, shown: Shown, depth: int) -> list[_Image]:
+    def _decode_embedded(self, address: str, shown: Shown, depth: int) -> list[_Image]:
         """Decode an image that is embedded in a document."""
-        kind, data = embedded(address)
+        kind, data = decode_data_address(address)
         if kind.startswith(("image/svg", "text/")) and depth < _DEEPEST:
             document = self._documents.read(decode_text(data), posixpath.join(shown.folder, "x"))
-            inside = self._resolved(document, depth + 1)
+            inside = self._resolve(document, depth + 1)
             return [_Image(image.page, shown.is_background, image.key) for image in inside.images]
         extension = _EXTENSIONS.get(recognise(data[:64]) or "", "")
         if not extension or len(data) > MAX_MEMBER_BYTES:
@@ -431,7 +431,7 @@ class _BookReader:
             left_behind += len(document.images) - len(shown)
             without += not document.images and not document.missing and document.is_there
             missing.update(dict.fromkeys(document.missing))
-            # An image alone on a page is a page each time, like a blank page. Beside others it may be an ornament.
+            # An image alone on a page is a page each time, such as a blank page. Beside others it may be an ornament.
             alone = len(shown) == 1 and document.characters <= _LITTLE_TEXT
             pages += [image.page for image in shown if alone or image.key not in seen]
             seen |= {image.key for image in shown}
@@ -481,7 +481,7 @@ class _BookReader:
         if cover is None or cover.page in pages:
             return []
         if self._look_alike(cover.page, pages[0]):
-            return ["the cover was left out, because the first page is the same picture"]
+            return ["the cover was left out, because the first page is the same image"]
         pages.insert(0, cover.page)
         return ["the cover is not in the spine and was added as the first page"]
 
@@ -516,7 +516,7 @@ class _BookReader:
 
 @dataclass(slots=True)
 class _Flat:
-    """An element without what is inside it."""
+    """An element without its content."""
 
     name: str
     attributes: dict[str, str]
@@ -528,9 +528,9 @@ def _tag(element: ET.Element) -> str:
     return tag.rpartition("}")[2] if isinstance(tag, str) else ""
 
 
-def _folded(name: str) -> str:
+def _fold_name(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
-def _broken(what: str) -> PageError:
+def _damage_error(what: str) -> PageError:
     return PageError("damaged", f"The EPUB is damaged ({what}): copy or download it again.")

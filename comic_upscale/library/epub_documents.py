@@ -39,7 +39,7 @@ _COMPOUND = re.compile(r"([.#]?)((?:[\w-]|[^\x00-\x7f]|\\.)+|\*)|(::?)([\w-]+)(?
 _DYNAMIC = frozenset(("hover", "active", "focus", "visited", "target", "focus-within", "focus-visible"))
 _ENCODING = re.compile(r"""(?:encoding|charset)\s*=\s*["']?\s*([A-Za-z0-9._:-]{1,40})""")
 _HEAD = 1024
-# Those of the web; others are reason enough to look at the bytes as UTF-8.
+# The encodings of the web. For any other, the bytes are read as UTF-8.
 _ENCODINGS = re.compile(
     r"utf-?8|us-?ascii|iso-?8859-?\d+|latin-?1|windows-?125\d|cp125\d|shift-?jis|sjis|cp932|windows-?31j|x-sjis|"
     r"euc-?jp|euc-?kr|gb2312|gbk|gb18030|big5|koi8-?r"
@@ -63,9 +63,9 @@ class Document:
     """What a document shows."""
 
     images: tuple[Shown, ...]
-    """In their order."""
+    """In document order."""
     characters: int
-    """Characters of its text."""
+    """The number of characters of its text."""
 
 
 def decode_text(data: bytes) -> str:
@@ -116,7 +116,7 @@ def address_in(folder: str, address: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def embedded(address: str) -> tuple[str, bytes]:
+def decode_data_address(address: str) -> tuple[str, bytes]:
     """Decode a ``data:`` address to its media type in lower case and its bytes, which are empty if it is broken."""
     head, comma, body = address[5:].partition(",")
     kind, *parameters = (part.strip().lower() for part in head.split(";"))
@@ -246,7 +246,7 @@ class _Reading:
             else:
                 self._instruct(token)
         self._close_group()
-        return Document(self._with_backgrounds(), self._characters)
+        return Document(self._add_backgrounds(), self._characters)
 
     def _begin(self, tag: Start) -> None:
         if self._hidden:
@@ -328,7 +328,7 @@ class _Reading:
             if match:
                 self._styles += self._reader.sheet(self._folder, match[1])
 
-    def _with_backgrounds(self) -> tuple[Shown, ...]:
+    def _add_backgrounds(self) -> tuple[Shown, ...]:
         """Return all images and backgrounds in document order."""
         by_key: dict[str, list[tuple[int, _Style]]] = {}
         for number, style in enumerate(self._styles):

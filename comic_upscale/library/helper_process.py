@@ -22,13 +22,13 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 _FRAME = struct.Struct(">IQ")
-"""Before each message: bytes of its JSON, and of what follows that."""
+"""The header of each message: the bytes of its JSON and of the data after it."""
 _LONGEST_JSON = 1 << 20
 _LOOKS = 0.25
-"""Seconds between two looks at what a request has used."""
+"""Seconds between two checks of the resources that a request uses."""
 _PIPE = 1 << 20
 _LAST_WORDS = 2.0
-"""Seconds that a child has to end by itself."""
+"""Seconds for a child to end by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Helper:
                     write_message(child.stdin, request)
                     answer = read_message(child.stdout)
             except BaseException:
-                # A signal interrupted this. The next answer of the child would belong to this request.
+                # A signal interrupted this request. The next answer of the child would belong to it.
                 child.kill()
                 self._end(child)
                 raise
@@ -101,12 +101,12 @@ class Helper:
 
     @property
     def runs(self) -> bool:
-        """Whether a child is running, which may have state from earlier requests."""
+        """Return whether a child is running, which may have state from earlier requests."""
         child = self._child
         return child is not None and self._owner == os.getpid() and child.poll() is None
 
     def close(self) -> None:
-        """End the child, if there is one, also while a thread waits for its answer."""
+        """End the child, if any, even while a thread waits for its answer."""
         child = self._child
         if child is None or self._owner != os.getpid():
             return
@@ -125,7 +125,7 @@ class Helper:
             if child.poll() is None:
                 return child
             self._end(child)
-        # After a fork the child belongs to the other process, and two processes must not talk to it.
+        # After a fork the child belongs to the other process, and only one process may use it.
         self._child, self._owner = self._start(), os.getpid()
         atexit.unregister(self.close)
         atexit.register(self.close)
@@ -145,7 +145,7 @@ class Helper:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            # Ctrl-C goes to this process only, which finishes the pages in hand.
+            # Ctrl-C goes to this process only, which finishes the pages in flight.
             start_new_session=True,
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
@@ -186,7 +186,7 @@ class _Watch:
     _thread: threading.Thread | None = None
 
     def __enter__(self) -> _Watch:
-        self._thread = threading.Thread(target=self._look, name="helper-watch", daemon=True)
+        self._thread = threading.Thread(target=self._check_limits, name="helper-watch", daemon=True)
         self._thread.start()
         return self
 
@@ -203,7 +203,7 @@ class _Watch:
         how = f"was ended by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
         return HelperLostError(how)
 
-    def _look(self) -> None:
+    def _check_limits(self) -> None:
         if self._done.wait(_LOOKS):
             return
         import psutil
@@ -243,7 +243,7 @@ def read_message(file: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no JSON.
+        ValueError: it is not JSON.
     """
     frame = file.read(_FRAME.size)
     if len(frame) < _FRAME.size:

@@ -1,4 +1,4 @@
-"""A lenient tokenizer for XHTML, SVG and CSS that runs in linear time and reads what finding images needs.
+"""A lenient tokenizer for XHTML, SVG and CSS that runs in linear time. It reads what is needed to find images.
 
 ``html.parser`` raises AssertionError for some broken documents and needs quadratic time for others. Here an unclosed
 construct ends the document, as in browsers, so nothing is searched for twice.
@@ -23,9 +23,9 @@ _RAW = {
     name: re.compile(f"</{name}(?=[\\s/>])", re.IGNORECASE)
     for name in ("script", "style", "title", "textarea")
 }
-"""Elements whose content is text, whatever it looks like."""
+"""Elements whose content is always text."""
 _LONGEST_REFERENCE = 1 << 16
-"""Characters of an attribute in which references such as ``&amp;`` are replaced; there are none in more."""
+"""References such as ``&amp;`` are replaced only in attributes of at most this many characters."""
 _CSS = re.compile(r"/\*|[\"'{};\\]|url\(", re.IGNORECASE)
 _CSS_ESCAPE = re.compile(r"\\(?:([0-9a-fA-F]{1,6})\s?|(.))", re.DOTALL)
 _URL = re.compile(r"url\(\s*|[\"']", re.IGNORECASE)
@@ -41,7 +41,7 @@ class Budget:
         """Count work.
 
         Raises:
-            PageError: ``"bomb"``: there has been too much.
+            PageError: ``"bomb"``: the limit is exceeded.
         """
         self._left -= work
         if self._left < 0:
@@ -59,7 +59,7 @@ class Start:
     name: str
     """Lower case, without a prefix."""
     attributes: dict[str, str]
-    """By lower-case names without prefixes; of two the first."""
+    """By lower-case names without prefixes. The first of two equal names counts."""
     is_empty: bool
     """It has no content: ``<img/>``."""
 
@@ -74,7 +74,7 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """What is between tags, or in an element that holds only text; references are left as they are."""
+    """Text between tags, or the content of an element that contains only text. References are not replaced."""
 
     text: str
 
@@ -84,7 +84,7 @@ class Instruction:
     """``<?...?>`` or ``<!...>``."""
 
     text: str
-    """What is between the angle brackets."""
+    """The text between the angle brackets."""
 
 
 def tokens(text: str, budget: Budget) -> Iterator[Start | End | Text | Instruction]:
@@ -135,7 +135,7 @@ def tokens(text: str, budget: Budget) -> Iterator[Start | End | Text | Instructi
 
 
 def _start(text: str, at: int, budget: Budget) -> tuple[Start | None, int]:
-    """Read a start tag, from its name on; None where it is never closed."""
+    """Read a start tag, from its name on; None if it is never closed."""
     name = _NAME.match(text, at)
     assert name is not None
     attributes: dict[str, str] = {}
@@ -158,7 +158,7 @@ def _start(text: str, at: int, budget: Budget) -> tuple[Start | None, int]:
 
 
 def _value(text: str, at: int) -> tuple[str, int]:
-    """The value of an attribute behind its name, and where it ends: before the beginning where its quote is open."""
+    """Return the value of an attribute and its end. The end is before the start if the quote is never closed."""
     space = _SPACE.match(text, at)
     assert space is not None
     if text[space.end() : space.end() + 1] != "=":
@@ -172,7 +172,7 @@ def _value(text: str, at: int) -> tuple[str, int]:
         return (_plain(text[at + 1 : end]), end + 1) if end >= 0 else ("", -1)
     word = _UNQUOTED.match(text, at)
     assert word is not None
-    # <img src=a.png/> is read as it is meant.
+    # In <img src=a.png/>, the slash does not belong to the address.
     value = word[0].removesuffix("/") if text[word.end() : word.end() + 1] == ">" else word[0]
     return _plain(value), at + len(value)
 
@@ -183,7 +183,7 @@ def _plain(value: str) -> str:
     try:
         return html.unescape(value)
     except ValueError:
-        # A number of thousands of digits is no character.
+        # A number with thousands of digits is not a character.
         return value
 
 
@@ -196,7 +196,7 @@ class Rule:
     """A rule of a style sheet."""
 
     selectors: str
-    """As they stand there."""
+    """As written in the sheet."""
     declarations: tuple[tuple[str, str], ...]
     """Properties, lower case, and their values."""
 
@@ -206,9 +206,9 @@ class Sheet:
     """A style sheet."""
 
     rules: list[Rule] = field(default_factory=list)
-    """Those for screens, in their order."""
+    """The rules for screens, in document order."""
     imports: list[str] = field(default_factory=list)
-    """Addresses of other sheets that come before."""
+    """The addresses of imported sheets, whose rules come first."""
 
 
 def read_css(text: str, budget: Budget) -> Sheet:
@@ -241,12 +241,12 @@ def read_css(text: str, budget: Budget) -> Sheet:
 
 
 def read_style(text: str, budget: Budget) -> list[tuple[str, str]]:
-    """Read the declarations of a ``style`` attribute: properties, lower case, and their values."""
+    """Return the declarations of a ``style`` attribute: properties, in lower case, and their values."""
     return [_declaration(words) for words, _ in _statements(text, budget) if ":" in words]
 
 
 def url_of(value: str) -> str | None:
-    """The first address in a value of CSS, or None."""
+    """Return the first address in a CSS value, or None."""
     match = _URL.search(value)
     if match is None:
         return None
@@ -259,7 +259,7 @@ def url_of(value: str) -> str | None:
     else:
         end = value.find(")", begin)
         address = value[begin:end] if end >= 0 else value[begin:]
-    return _unescaped(address.strip()) or None
+    return _unescape(address.strip()) or None
 
 
 def _declaration(words: str) -> tuple[str, str]:
@@ -268,7 +268,7 @@ def _declaration(words: str) -> tuple[str, str]:
 
 
 def _statements(text: str, budget: Budget) -> Iterator[tuple[str, str]]:
-    """What stands before each brace and semicolon of CSS, without comments, and that mark; empty for the end."""
+    """Yield the CSS before each brace and semicolon, without comments, and that mark, which is empty at the end."""
     parts: list[str] = []
     begin = at = 0
     while (match := _CSS.search(text, at)) is not None:
@@ -289,14 +289,14 @@ def _statements(text: str, budget: Budget) -> Iterator[tuple[str, str]]:
             yield "".join((*parts, text[begin : match.start()])), mark
             parts, begin = [], at
         elif _is_bare(text, at):
-            # An address without quotes may hold any of these marks.
+            # An address without quotes may contain any of these marks.
             end = text.find(")", at)
             at = end if end >= 0 else len(text)
     yield "".join((*parts, text[begin:])), ""
 
 
 def _is_bare(text: str, at: int) -> bool:
-    """Whether an address that begins there stands without quotes."""
+    """Return whether an address without quotes begins here."""
     space = _SPACE.match(text, at)
     assert space is not None
     return text[space.end() : space.end() + 1] not in ('"', "'")
@@ -313,7 +313,7 @@ def _string_end(text: str, at: int, quote: str) -> int:
     return len(text)
 
 
-def _unescaped(value: str) -> str:
+def _unescape(value: str) -> str:
     def plain(match: re.Match[str]) -> str:
         if not match[1]:
             return match[2] if match[2] != "\n" else ""

@@ -1,4 +1,4 @@
-"""What an output is called, so that no two pages of a folder write the same file."""
+"""Name the outputs, so that no two pages of a folder write the same file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from comic_upscale.imaging.formats import extension_of, output_extension
 from comic_upscale.library.sorting import fold, natural_key
 
 _LONGEST_NAME = 250
-"""Bytes; file systems hold 255, and a number may follow to tell a name from others."""
+"""The most bytes of a name. File systems allow 255, and a number may be added to make a name unique."""
 
 _SURROGATES = re.compile("[%\ud800-\udfff]")
 
@@ -19,26 +19,26 @@ _SURROGATES = re.compile("[%\ud800-\udfff]")
 def output_names(names: Iterable[str], *, extension: str, folders: Iterable[str] = ()) -> dict[str, str]:
     """Name the outputs of the pages of one folder.
 
-    The output of ``a.jpg`` is ``a.png``. Pages that would share it are told apart: the one that already
-    has the output's extension keeps the plain name if it is the only such, the others become
-    ``a_jpg.png``, and where that is taken ``a_jpg_2.png``. The result depends on the set of names alone.
+    The output of ``a.jpg`` is ``a.png``. If several pages would get this name, the one that already has the
+    output's extension keeps it, unless there are several. The others become ``a_jpg.png``, and ``a_jpg_2.png``
+    if that is taken. The result depends only on the set of names.
 
     Args:
         names: file names, all different.
-        extension: the outputs' extension without the dot; empty where each page keeps its own format.
-        folders: names of folders beside the outputs, which no output may take.
+        extension: the outputs' extension without the dot; empty if each page keeps its own format.
+        folders: names of folders beside the outputs, which no output may have.
 
     Returns:
-        For each name its output's name; no two alike even where upper and lower case or the
-        normalisation of Unicode make no difference.
+        The output's name for each name. No two are equal, even on file systems that ignore case or the
+        normalisation of Unicode.
     """
     sharing: defaultdict[str, list[str]] = defaultdict(list)
     ends = {name: extension or output_extension("auto", name) for name in names}
     for name, end in ends.items():
         sharing[fold(f"{_short(_stem(name), end)}.{end}")].append(name)
     forbidden = {fold(folder) for folder in folders}
-    # Every plain name counts as taken, also one that nobody gets: "a_jpg.png" of a page "a.jpg" must
-    # not depend on what becomes of a page "a_jpg.webp".
+    # Every plain name counts as taken, even if no page gets it: "a_jpg.png" of a page "a.jpg" must
+    # not depend on the name for a page "a_jpg.webp".
     taken = forbidden | sharing.keys()
     outputs: dict[str, str] = {}
     others: list[str] = []
@@ -49,7 +49,7 @@ def output_names(names: Iterable[str], *, extension: str, folders: Iterable[str]
         outputs.update((name, f"{_short(_stem(name), ends[name])}.{ends[name]}") for name in keepers)
         others.extend(name for name in group if name not in keepers)
     for name in sorted(others, key=natural_key):
-        # A file without an extension cannot be a page; the name stays whole all the same.
+        # A file without an extension cannot be a page, but its name stays complete.
         marked = "_".join(filter(None, (_stem(name), extension_of(name))))
         outputs[name] = free_name(_short(marked, ends[name]), f".{ends[name]}", taken)
         taken.add(fold(outputs[name]))
@@ -57,13 +57,13 @@ def output_names(names: Iterable[str], *, extension: str, folders: Iterable[str]
 
 
 def folder_names(names: Iterable[str]) -> dict[str, str]:
-    """Name the output folders of the folders beside each other: ``Vol``, and for ``vol`` then ``vol_2``.
+    """Name the output folders of sibling folders: ``Vol``, and then ``vol_2`` for ``vol``.
 
     Args:
         names: folder names, all different.
 
     Returns:
-        For each name its output folder's name, no two alike as ``output_names`` understands it.
+        The output folder's name for each name, unique in the same way as for ``output_names``.
     """
     ordered = sorted(names, key=natural_key)
     plain = {fold(name) for name in ordered}
@@ -76,15 +76,15 @@ def folder_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def valid_names(names: Collection[str]) -> dict[str, str]:
-    r"""Give every name of a folder a form that is valid Unicode, no two alike.
+    r"""Give every name of a folder a unique form that is valid Unicode.
 
-    Valid names stay as they are. In the others, which Python marks with surrogates, a byte that is no
-    Unicode becomes ``%FF`` and the percent sign itself ``%25``.
+    Valid names stay unchanged. In the others, which Python marks with surrogates, a byte that is not valid
+    becomes ``%FF``, and the percent sign itself becomes ``%25``.
     """
     valid = {name: name for name in names if _is_valid(name)}
     for name in sorted(set(names) - valid.keys()):
         escaped = _SURROGATES.sub(_escape, name)
-        # Some other file may really be called that.
+        # Another file may really have this name.
         while escaped in valid:
             escaped = f"%{escaped}"
         valid[name] = escaped
@@ -96,8 +96,8 @@ def free_name(stem: str, suffix: str, taken: Collection[str]) -> str:
     """Return ``stem + suffix``, or with ``_2``, ``_3``, ... after the stem if that is taken.
 
     Args:
-        stem: the name without what must stay at its end.
-        suffix: what must stay at the end, with its dot.
+        stem: the name without its suffix.
+        suffix: the fixed end of the name, with its dot.
         taken: folded names.
     """
     name = f"{stem}{suffix}"
@@ -125,7 +125,7 @@ def _stem(name: str) -> str:
 
 
 def _short(stem: str, extension: str) -> str:
-    """The stem, cut and marked with a hash where the whole name would be too long for a file system."""
+    """Return the stem, shortened and marked with a hash if the name would be too long for a file system."""
     room = _LONGEST_NAME - len(extension) - 1
     encoded = stem.encode()
     if len(encoded) <= room:

@@ -1,4 +1,4 @@
-"""Read the pages of a PDF: the image that a page is, as it is, or else the page drawn.
+"""Read the pages of a PDF: the unchanged image if a page is one, otherwise the rendered page.
 
 PDFium runs in a child process with limits on time and memory, because a PDF of two kilobytes can need any
 amount of both.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,15 @@ from comic_upscale.library.helper_process import Helper, HelperLostError, Limits
 from comic_upscale.settings.job import VolumeRules
 
 SECONDS = 120.0
-"""Of processor time, for a page."""
+"""Seconds of processor time for a page."""
 _WALL_SECONDS = 1200.0
 _READING_MEMORY = 1 << 30
-"""Bytes for finding out what a page is."""
+"""Bytes of memory for inspecting a page."""
 _DRAWING_MEMORY = 1 << 30
-"""Bytes for drawing it, beside those of its pixels and of the images on it."""
+"""Bytes of memory for rendering a page, in addition to its pixels and the images on it."""
 _BYTES_PER_PIXEL = 24
 _MOST_OVER_LIMITS = 3
-"""Pages of one PDF that may exceed the limits before its other pages are given up."""
+"""When this many pages of a PDF exceeded the limits, its other pages are not tried."""
 
 HELPER = Helper("comic_upscale.library.pdf_child")
 
@@ -33,15 +34,15 @@ HELPER = Helper("comic_upscale.library.pdf_child")
 class PdfContainer:
     """A PDF whose members are its pages.
 
-    A page that is nothing but one JPEG gives that file, byte for byte, turned by its EXIF where the PDF shows it
-    turned; text over it that is not shown, which scanners add to be searched, does not count. Any other page is
-    drawn: one that is an image at that image's own size, one with images on it at the resolution of the finest, but
-    not below ``rules.pdf_dpi``, and one without at that.
+    A page that is only one JPEG is returned as that file, byte for byte, with an EXIF orientation if the PDF rotates
+    it. Invisible text over it, which scanners add for searching, does not count. Any other page is rendered: a page
+    that is one image at the size of that image, a page with images at the resolution of the finest one, but at least
+    at ``rules.pdf_dpi``, and a page without images at ``rules.pdf_dpi``.
 
     Args:
-        path: a file of this machine.
+        path: a file on this machine.
         rules: the limits.
-        held: closed with the container, also where this raises.
+        held: closed with the container, even if an error is raised here.
 
     Raises:
         PageError: it cannot be opened.
@@ -49,6 +50,7 @@ class PdfContainer:
 
     in_order = True
     comment = b""
+    notes: Sequence[str] = ()
     right_to_left: bool
     """Whether the PDF is read from right to left."""
 
@@ -62,7 +64,7 @@ class PdfContainer:
         self.right_to_left = bool(facts["right_to_left"])
 
     def entries(self) -> list[Entry]:
-        """One for each page, ``0001.png``; of what format it is shows when it is read."""
+        """Return an entry for each page, such as ``0001.png``. The real format is known only when a page is read."""
         with volume_errors():
             tally = Tally(self._path.stat().st_size, self._rules)
         for _ in range(self._count):
@@ -71,7 +73,7 @@ class PdfContainer:
         return [Entry(f"{number:0{digits}d}.png", 0) for number in range(1, self._count + 1)]
 
     def read(self, index: int) -> bytes:
-        """A page as a JPEG, or as a PPM or PGM of what was drawn."""
+        """Return a page as a JPEG, or rendered as a PPM or PGM."""
         rules = self._rules
         if self._over_limits >= _MOST_OVER_LIMITS:
             raise PageError(
@@ -83,7 +85,7 @@ class PdfContainer:
         )[1]  # fmt: skip
 
     def salvage(self, index: int) -> bytes:
-        """The same: a PDF has no checksums."""
+        """Return the same as `read`, because a PDF has no checksums."""
         return self.read(index)
 
     def close(self) -> None:
@@ -100,7 +102,7 @@ class PdfContainer:
             "seconds": SECONDS, "reading": _READING_MEMORY, "drawing": _DRAWING_MEMORY,
             "per_pixel": _BYTES_PER_PIXEL,
         }  # fmt: skip
-        path = os.path.abspath(self._path)  # noqa: PTH100 - a link stays one
+        path = os.path.abspath(self._path)  # noqa: PTH100 - keeps links
         try:
             words, data = HELPER.ask(
                 {**request, **limits, "path": path}, Limits(SECONDS, _WALL_SECONDS, most)

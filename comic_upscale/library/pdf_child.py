@@ -26,7 +26,7 @@ _LATER = 10
 
 def main() -> None:
     """Answer requests until there are none."""
-    # Anything that PDFium prints must not get into the answers.
+    # Output that PDFium prints must not get into the answers.
     with os.fdopen(os.dup(0), "rb") as requests, os.fdopen(os.dup(1), "wb") as answers:
         nothing = os.open(os.devnull, os.O_RDWR)
         os.dup2(nothing, 0)
@@ -58,7 +58,7 @@ def _answer(documents: _Documents, request: Mapping[str, Any]) -> tuple[dict[str
 
 
 class _Documents:
-    """The PDFs that are open: the last few, by path."""
+    """The open PDFs: the most recent ones, by path."""
 
     def __init__(self) -> None:
         self._open: OrderedDict[str, _Document] = OrderedDict()
@@ -95,13 +95,13 @@ class _Document:
         return {"pages": len(self._pdf), "right_to_left": self._preference(b"Direction") == b"R2L"}
 
     def read(self, index: int, rules: VolumeRules, memory: int, per_pixel: int) -> bytes:
-        """A page as an image file.
+        """Return a page as an image file.
 
         Args:
             index: of the page.
-            rules: how it is drawn.
-            memory: bytes that drawing may take, beside those for its pixels.
-            per_pixel: bytes for each of these.
+            rules: how it is rendered.
+            memory: the most bytes for rendering, in addition to those for its pixels.
+            per_pixel: bytes for each pixel.
         """
         from pypdfium2 import PdfiumError
 
@@ -148,7 +148,7 @@ def _open(path: Path) -> Any:
             "library", "PDF is read by pypdfium2, which is missing: pip install pypdfium2."
         ) from None
     with path.open("rb"):
-        # For the system's own error if the file is missing or not readable.
+        # This raises the system's own error if the file is missing or not readable.
         pass
     try:
         return pypdfium2.PdfDocument(path)
@@ -175,7 +175,7 @@ def _limit_memory(size: int) -> None:
     try:
         import resource
 
-        # On other systems the limit does not hold, or counts what is only reserved; there the parent watches.
+        # On other systems the limit has no effect or includes memory that is only reserved. The parent checks there.
         pages = int(Path("/proc/self/statm").read_bytes().split()[0])
     except (ImportError, OSError, ValueError):
         return

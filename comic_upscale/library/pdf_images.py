@@ -19,7 +19,7 @@ _MOST_STREAMS = 200_000
 _LONGEST_DICTIONARY = 1 << 16
 _DEEPEST = 32
 _TAIL = 64
-"""Bytes that are compared before all the others."""
+"""The number of bytes that are compared first."""
 _PADDING = 48
 """Bytes that encryption may add to a stream."""
 _HEADER = re.compile(rb"(?<!\d)(\d{1,10})[\0\t\n\f\r ]+\d{1,5}[\0\t\n\f\r ]+obj(?![A-Za-z])")
@@ -40,7 +40,7 @@ class Name(str):
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The number of another object."""
+    """A reference to another object, by its number."""
 
     number: int
 
@@ -60,16 +60,16 @@ class ImageFacts:
 @dataclass(frozen=True, slots=True)
 class _Stream:
     number: int
-    """Of its object."""
+    """The number of its object."""
     start: int
-    """Where its data begins in the file."""
+    """The offset of its data in the file."""
     length: int | None
-    """Bytes of its data; None where that stands elsewhere."""
+    """Bytes of its data; None if this number is in another object."""
     entries: Mapping[str, Any]
 
 
 class ImageDictionaries:
-    """The images that stand in a PDF.
+    """The images in a PDF.
 
     Args:
         path: the file.
@@ -85,7 +85,7 @@ class ImageDictionaries:
         with path.open("rb") as file:
             self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.may_hide_forms = False
-        """Whether a form, with the images in it, may be optional content."""
+        """Return whether a form, with the images in it, may be optional content."""
         self._by_number: dict[int, _Stream] = {}
         self._by_size: defaultdict[tuple[int, int], list[_Stream]] = defaultdict(list)
         self._read()
@@ -128,7 +128,7 @@ class ImageDictionaries:
     def _facts(self, entries: Mapping[str, Any]) -> ImageFacts:
         masks = [entries[key] for key in ("SMask", "Mask") if entries.get(key) is not None]
         is_stencil = entries.get("ImageMask") is not None and entries["ImageMask"] is not False
-        # JPEG 2000 may hold its transparency itself.
+        # JPEG 2000 may contain transparency itself.
         is_opaque = not (masks or is_stencil or "OC" in entries or entries.get("SMaskInData"))
         sizes = [
             _size(self._by_number[mask.number].entries)
@@ -203,7 +203,7 @@ class _Parser:
         self._before = 0
 
     def next(self) -> bytes:
-        """The next token; empty at the end."""
+        """Return the next token; empty at the end."""
         match = _TOKEN.match(self._text, self._at)
         if match is None:
             return b""
@@ -211,12 +211,12 @@ class _Parser:
         return match[1]
 
     def back(self) -> bool:
-        """Take the last token back."""
+        """Return to the previous token."""
         self._at = self._before
         return True
 
     def value(self, depth: int) -> Any:
-        """The next value; `_Parser` itself where there is none."""
+        """Return the next value; `_Parser` itself if there is none."""
         token = self.next()
         if not token or token in (b">>", b"]") or depth > _DEEPEST:
             return _Parser
@@ -279,13 +279,13 @@ def _name(token: bytes) -> Name:
 
 
 def _size(entries: Mapping[str, Any]) -> tuple[int, int]:
-    """Width and height; zeros where they do not stand here."""
+    """Return width and height; zeros if they are not in this dictionary."""
     width, height = entries.get("Width", entries.get("W")), entries.get("Height", entries.get("H"))
     return (width, height) if isinstance(width, int) and isinstance(height, int) else (0, 0)
 
 
 def _maps_nothing(entries: Mapping[str, Any]) -> bool:
-    """Whether samples are used unchanged: no inverted or limited range, no unusual colour transform."""
+    """Return whether samples are used unchanged: no inverted or limited range, no unusual colour transform."""
     decode = entries.get("Decode")
     if decode is not None and (
         not isinstance(decode, list)

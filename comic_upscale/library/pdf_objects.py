@@ -31,7 +31,7 @@ class Matrix(NamedTuple):
     f: float
 
     def then(self, other: Matrix) -> Matrix:
-        """This transformation and after it another."""
+        """Return the transformation that applies this one and then another."""
         return Matrix(
             self.a * other.a + self.b * other.c,
             self.a * other.b + self.b * other.d,
@@ -42,7 +42,7 @@ class Matrix(NamedTuple):
         )
 
     def inverse(self) -> Matrix | None:
-        """The way back; None where there is none."""
+        """Return the inverse; None if there is none."""
         area = self.a * self.d - self.b * self.c
         if not math.isfinite(area) or abs(area) < 1e-12:
             return None
@@ -52,18 +52,18 @@ class Matrix(NamedTuple):
         )  # fmt: skip
 
     def of(self, x: float, y: float) -> tuple[float, float]:
-        """Where a point goes."""
+        """Return the image of a point."""
         return self.a * x + self.c * y + self.e, self.b * x + self.d * y + self.f
 
     def bounds(self, box: Box) -> Box:
-        """What holds a box when it has been transformed."""
+        """Return the bounding box of a transformed box."""
         corners = [self.of(x, y) for x in (box.left, box.right) for y in (box.bottom, box.top)]
         across, up = zip(*corners, strict=True)
         return Box(min(across), min(up), max(across), max(up))
 
     @property
     def is_straight(self) -> bool:
-        """Whether upright rectangles stay upright rectangles."""
+        """Return whether upright rectangles stay upright rectangles."""
         upright = abs(self.b) <= _STRAIGHT * abs(self.a) and abs(self.c) <= _STRAIGHT * abs(self.d)
         lying = abs(self.a) <= _STRAIGHT * abs(self.b) and abs(self.d) <= _STRAIGHT * abs(self.c)
         return upright or lying
@@ -87,7 +87,7 @@ class Box(NamedTuple):
         """Up."""
         return self.top - self.bottom
 
-    def within(self, other: Box) -> Box:
+    def intersect(self, other: Box) -> Box:
         """Return the intersection with another box, which may be inside out."""
         return Box(
             max(self.left, other.left), max(self.bottom, other.bottom),
@@ -95,7 +95,7 @@ class Box(NamedTuple):
         )  # fmt: skip
 
     def grown(self, margin: float) -> Box:
-        """A box that is larger on each side."""
+        """Return a box that is larger on each side."""
         return Box(self.left - margin, self.bottom - margin, self.right + margin, self.top + margin)
 
     @property
@@ -128,18 +128,18 @@ class PlacedImage:
 
     @property
     def box(self) -> Box:
-        """Its bounding box."""
+        """Return its bounding box."""
         return self.matrix.bounds(UNIT)
 
     @property
     def seen(self) -> Box:
-        """The part of its box inside the clip."""
-        return self.box if self.clip is None else self.box.within(self.clip)
+        """Return the part of its box inside the clip."""
+        return self.box if self.clip is None else self.box.intersect(self.clip)
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A form, or the page itself, whose objects are to be visited."""
+    """A form or the page itself, whose objects are still to visit."""
 
     handle: Any
     """None for the page."""
@@ -172,7 +172,7 @@ class PageObjects:
         return Box(0, 0, self.width, self.height)
 
     def has_others(self, page: Any, above: int = -1) -> bool:
-        """Tell whether the page shows anything other than images.
+        """Return whether the page shows anything other than images.
 
         Args:
             page: of pypdfium2.
@@ -185,8 +185,8 @@ class PageObjects:
                 return False
             if _is_painted(handle, kind):
                 clip, _ = _clip(handle, place)
-                box = place.matrix.bounds(_bounds(handle)).within(self.box)
-                seen = box if clip is None else box.within(clip)
+                box = place.matrix.bounds(_bounds(handle)).intersect(self.box)
+                seen = box if clip is None else box.intersect(clip)
                 if seen.width >= 0 and seen.height >= 0:
                     return True
         return False
@@ -201,7 +201,7 @@ def read_objects(page: Any) -> PageObjects:
     width, height = page.get_size()
     box = Box(*page.get_bbox())
     turn = page.get_rotation()
-    found = PageObjects(width, height, _cropped(page, box, turn))
+    found = PageObjects(width, height, _find_cropped_sides(page, box, turn))
     _walk(page, _display(box, turn), found)
     return found
 
@@ -215,7 +215,7 @@ def _display(box: Box, turn: int) -> Matrix:
     }.get(turn, Matrix(1, 0, 0, 1, -box.left, -box.bottom))
 
 
-def _cropped(page: Any, box: Box, turn: int) -> tuple[bool, bool, bool, bool]:
+def _find_cropped_sides(page: Any, box: Box, turn: int) -> tuple[bool, bool, bool, bool]:
     media = page.get_mediabox(fallback_ok=False)
     if page.get_cropbox(fallback_ok=False) is None or media is None:
         return (False, False, False, False)
@@ -238,7 +238,7 @@ def _children(page: Any, place: _Place) -> Iterator[tuple[_Place, Any]]:
 
 def _walk(page: Any, display: Matrix, found: PageObjects) -> None:
     """Visit every object of a page and of the forms on it."""
-    # A stack and no recursion, because forms can be nested to any depth.
+    # A stack instead of recursion, because forms can be nested to any depth.
     stack = [_children(page, _Place(None, display, None, True, 0))]
     order = 0
     while stack:
@@ -263,7 +263,7 @@ def _walk(page: Any, display: Matrix, found: PageObjects) -> None:
             continue
         is_in_form = place.handle is not None
         image = PlacedImage(handle, order, matrix, place.matrix, clip, is_certain, is_in_form)
-        if all(map(math.isfinite, matrix)) and image.seen.within(found.box).area > 0:
+        if all(map(math.isfinite, matrix)) and image.seen.intersect(found.box).area > 0:
             found.images.append(image)
 
 
@@ -308,7 +308,7 @@ def _clip(handle: Any, place: _Place) -> tuple[Box | None, bool]:
         box, is_box = _path_box(path, at)
         is_certain = is_certain and is_box
         box = place.matrix.bounds(box)
-        clip = box if clip is None else clip.within(box)
+        clip = box if clip is None else clip.intersect(box)
     return clip, is_certain
 
 
@@ -335,7 +335,7 @@ def _path_box(path: Any, at: int) -> tuple[Box, bool]:
 
 
 def _may_hide(handle: Any) -> bool:
-    """Tell whether an object is optional content, which may be hidden."""
+    """Return whether an object is optional content, which may be hidden."""
     for at in range(min(raw.FPDFPageObj_CountMarks(handle), 100)):
         mark = raw.FPDFPageObj_GetMark(handle, at)
         name, length = (ctypes.c_ushort * 8)(), ctypes.c_ulong()
@@ -346,7 +346,7 @@ def _may_hide(handle: Any) -> bool:
 
 
 def _has_annotations(page: Any) -> bool:
-    """Tell whether visible annotations are drawn over a page."""
+    """Return whether visible annotations are drawn over a page."""
     for at in range(min(raw.FPDFPage_GetAnnotCount(page), _MOST_ANNOTATIONS)):
         annotation = raw.FPDFPage_GetAnnot(page, at)
         if not annotation:

@@ -165,7 +165,7 @@ class PdfPage:
         self._dictionaries, self._rules = dictionaries, rules
 
     def close(self) -> None:
-        """Let the page go."""
+        """Close the page."""
         self._page.close()
 
     def content(self, before_drawing: Callable[[int], None]) -> bytes:
@@ -182,7 +182,7 @@ class PdfPage:
         cover = next((image for image in reversed(images) if _hides_all(image, objects)), None)
         below = -1 if cover is None else cover.shown.order
         images = [image for image in images if image.shown.order >= below]
-        # It does not matter without an image.
+        # This does not matter without an image.
         has_others = not images or objects.has_others(self._page, below)
         whole = len(images) == 1 and not has_others and _is_whole(images[0], objects)
         if whole:
@@ -224,7 +224,7 @@ class PdfPage:
     def _draw(self, drawing: Drawing, objects: PageObjects) -> Image.Image:
         for image, place in drawing.places:
             _put(image, place, drawing, objects)
-        return _rendered(self._page, drawing.width, drawing.height)
+        return _render(self._page, drawing.width, drawing.height)
 
 
 def with_turn(jpeg: bytes, orientation: int) -> bytes:
@@ -258,13 +258,13 @@ def _raw_data(handle: Any) -> bytes:
 
 
 def _hides_all(image: KnownImage, objects: PageObjects) -> bool:
-    """Tell whether an image covers the page, so that nothing below it is visible."""
+    """Return whether an image covers the page, so that nothing below it is visible."""
     page = objects.box.grown(-0.5 / image.finest)
-    return image.hides and page.within(image.shown.seen) == page
+    return image.hides and page.intersect(image.shown.seen) == page
 
 
 def _is_whole(image: KnownImage, objects: PageObjects) -> bool:
-    """Tell whether an image is the whole page: displayed completely, undistorted, and up to the edges."""
+    """Return whether an image is the whole page: displayed completely, undistorted, and up to the edges."""
     if not (image.is_straight and image.has_square_pixels and image.shown.is_certain):
         return False
     box, page = image.shown.box, objects.box
@@ -274,7 +274,7 @@ def _is_whole(image: KnownImage, objects: PageObjects) -> bool:
         rounding = hair if is_cropped else max(hair, min(_ROUNDING, slack))
         if not -slack <= reach <= rounding:
             return False
-    seen, open_to = image.shown.seen.within(page), box.within(page)
+    seen, open_to = image.shown.seen.intersect(page), box.intersect(page)
     return all(abs(own - whole) <= hair for own, whole in zip(seen, open_to, strict=True))
 
 
@@ -297,10 +297,10 @@ def _embedded_jpeg(image: KnownImage, page: Any) -> tuple[bytes, bytes | None] |
     if space not in (_ICC_BASED, {"L": _DEVICE_GRAY, "RGB": _DEVICE_RGB}[mode]):
         return None
     profile = _profile_of(image.shown.handle, page) if space == _ICC_BASED else b""
-    return None if profile is None else _as_profiled(data, own, profile, mode)
+    return None if profile is None else _apply_profile(data, own, profile, mode)
 
 
-def _as_profiled(
+def _apply_profile(
     jpeg: bytes, own: bytes | None, profile: bytes, mode: str
 ) -> tuple[bytes, bytes | None] | None:
     """Replace the profile of a JPEG by that of the PDF. PDF viewers ignore the JPEG's own profile."""
@@ -317,7 +317,7 @@ def _as_profiled(
 
 @lru_cache(maxsize=16)
 def _differs_from_srgb(profile: bytes, mode: str) -> bool:
-    """Tell whether a usable profile for this mode gives colours that differ from sRGB."""
+    """Return whether a usable profile for this mode gives colours that differ from sRGB."""
     import numpy as np
 
     from comic_upscale.imaging.color import profile_space, to_srgb
@@ -347,7 +347,7 @@ def _color_space(handle: Any, page: Any) -> int:
 
 
 def _profile_of(handle: Any, page: Any) -> bytes | None:
-    """Return the profile of an image in the PDF, empty if there is none, None if PDFium is too old to tell."""
+    """Return the profile of an image in the PDF: empty if there is none, None if PDFium is too old to report it."""
     ask = getattr(raw, "FPDFImageObj_GetIccProfileDataDecoded", None)
     if ask is None:
         return None
@@ -382,7 +382,7 @@ def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
     samples = np.asarray(image)
     shown = to_srgb(samples if samples.ndim == 3 else samples[:, :, None], profile)
-    assert shown is not None  # or the profile would have been passed over
+    assert shown is not None  # otherwise the profile would have been ignored
     return Image.fromarray(shown.squeeze()).convert("RGB")
 
 
@@ -411,7 +411,7 @@ def _plan(
     least = _LEAST if only_images else asked
     if finest is None or finest.finest <= least * (1 + _HAIR):
         _check(objects.box.area * asked**2, rules, "lower --pdf-dpi, or raise --max-pixels")
-        return Drawing(*_rounded_up(objects, asked), (), None)
+        return Drawing(*_round_up(objects, asked), (), None)
     scale = finest.finest
     if objects.box.area * scale**2 > rules.max_pixels:
         _check(objects.box.area * min(asked, scale) ** 2, rules, "lower --pdf-dpi, or raise --max-pixels")
@@ -421,14 +421,14 @@ def _plan(
     note = Drawn(_dpi(scale), _dpi(scale))
     if finest.is_straight and finest.has_square_pixels:
         return _on_grid(objects, images, finest, note)
-    return Drawing(*_rounded_up(objects, scale), (), note)
+    return Drawing(*_round_up(objects, scale), (), note)
 
 
-def _check(pixels: float, rules: VolumeRules, way_out: str) -> None:
+def _check(pixels: float, rules: VolumeRules, advice: str) -> None:
     if not 0 < pixels <= rules.max_pixels:
         raise PageError(
             "too-large",
-            f"The page would be drawn with {pixels:,.0f} pixels, and the limit is {rules.max_pixels:,}: {way_out}.",
+            f"The page would be rendered with {pixels:,.0f} pixels, and the limit is {rules.max_pixels:,}: {advice}.",
         )
 
 
@@ -436,7 +436,7 @@ def _dpi(scale: float) -> int:
     return min(999_999, round(scale * _POINTS))
 
 
-def _rounded_up(objects: PageObjects, scale: float) -> tuple[int, int]:
+def _round_up(objects: PageObjects, scale: float) -> tuple[int, int]:
     # A rounding error must not add a row: 172.8 points are 360 pixels at 150 dpi, not 361.
     width, height = (max(1, math.ceil(side * scale - _HAIR)) for side in (objects.width, objects.height))
     return width, height
@@ -446,7 +446,7 @@ def _finest(images: list[KnownImage], objects: PageObjects) -> KnownImage | None
     """Return the image whose resolution counts: the finest one that is more than an ornament."""
     area = 0.0
     for image in sorted(images, key=lambda image: image.finest, reverse=True):
-        area += image.shown.seen.within(objects.box).area
+        area += image.shown.seen.intersect(objects.box).area
         if area >= _COUNTS * objects.box.area:
             return image
     return None
@@ -498,7 +498,7 @@ def _put(image: KnownImage, place: tuple[int, int, int, int], drawing: Drawing, 
         raw.FPDFPageObj_SetMatrix(image.shown.handle, raw.FS_MATRIX(*matrix.then(back)))
 
 
-def _rendered(page: Any, width: int, height: int) -> Image.Image:
+def _render(page: Any, width: int, height: int) -> Image.Image:
     """Render a page on white, in RGB."""
     buffer = (ctypes.c_ubyte * (3 * width * height))()
     bitmap = raw.FPDFBitmap_CreateEx(width, height, raw.FPDFBitmap_BGR, buffer, 3 * width)
@@ -515,7 +515,7 @@ def _rendered(page: Any, width: int, height: int) -> Image.Image:
 
 
 def _as_file(picture: Image.Image) -> bytes:
-    """A PPM, or a PGM where the picture has no colour: quick to write and to read."""
+    """Return a PPM, or a PGM if the image has no colour. Both are quick to write and to read."""
     red, green, blue = picture.split()
     is_gray = not (
         ImageChops.difference(red, green).getbbox() or ImageChops.difference(green, blue).getbbox()

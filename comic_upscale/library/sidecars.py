@@ -1,4 +1,4 @@
-"""What belongs to a page: files beside it that are called after it, such as the captions of a training set."""
+"""Sidecars: files beside a page that are named after it, such as the captions of a training set."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ SIDECAR_EXTENSIONS = ("txt", "caption", "json", "xmp")
 """Captions of training sets, and metadata; lower case, without the dot."""
 
 CAPTION_EXTENSIONS = ("txt", "caption")
-"""Sidecars whose text is the page's caption; the first that is there counts."""
+"""Sidecars whose text is the page's caption. The first one that exists counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class OtherFile:
-    """A file of the input that is no page; or one inside a volume whose pages go into a folder."""
+    """A file of the input that is not a page, or such a file in a volume whose pages go into a folder."""
 
     source: str
-    """POSIX path relative to the input folder, through the volume where it is in one; valid Unicode."""
+    """POSIX path relative to the input folder, including the path of its volume if it is in one; valid Unicode."""
     path: Path
-    """Where the file is, or its volume."""
+    """The path of the file, or of its volume."""
     output: str
-    """Its POSIX path relative to the output folder, were it copied under its own name."""
+    """The POSIX path, relative to the output folder, of a copy with the file's own name."""
     size: int
     """Bytes."""
     mtime_ns: int
     """Modification time, nanoseconds since the epoch."""
     pages: tuple[str, ...] = ()
-    """The sources of the pages that it is a sidecar of; none for any other file."""
+    """The sources of the pages that it is a sidecar of; empty for other files."""
     member: MemberOf | None = None
-    """For a file inside a volume, where there; ``mtime_ns`` is then the volume's."""
+    """The position of a file in a volume, or None. For such a file, ``mtime_ns`` is the volume's."""
 
 
 def pages_by_stem(names: Iterable[str]) -> Mapping[str, Sequence[str]]:
-    """Group the names of the pages of a folder by what their sidecars are called after: stem and whole name."""
+    """Group the names of the pages of a folder by the names that their sidecars have: stem and complete name."""
     grouped: defaultdict[str, list[str]] = defaultdict(list)
     for name in names:
         grouped[PurePosixPath(name).stem].append(name)
@@ -59,7 +59,7 @@ def sidecar_of(name: str, pages: Mapping[str, Sequence[str]]) -> Sequence[str]:
 
 
 def sidecar_output(file: OtherFile, page: str, page_output: str) -> str:
-    """Return where a sidecar goes: beside the page's output, and called after that.
+    """Return the path for a sidecar's copy: beside the page's output, and named after it.
 
     Args:
         file: the sidecar.

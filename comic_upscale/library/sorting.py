@@ -1,4 +1,4 @@
-"""The order in which people read names, and when two names are the same to some file system."""
+"""Natural order of names, and whether two names are equal on some file system."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ _DIGITS = re.compile(r"\d+")
 
 
 def natural_key(text: str) -> tuple[str, ...]:
-    """Return a sort key that puts "page2" before "page10", upper and lower case together.
+    """Return a sort key that puts "page2" before "page10" and ignores case.
 
-    A path is compared part by part, so that a folder's pages stay together, and a file's name before its
-    extension, so that "page.png" comes before "page-2.png". Digits may be of any length and any script;
-    superscripts and the like are letters like any other. Names that differ never have equal keys.
+    Paths are compared part by part, so that the pages of a folder stay together. Names are compared before
+    extensions, so that "page.png" comes before "page-2.png". Numbers may have any length and any script;
+    superscripts count as letters. Different names never have equal keys.
 
     Args:
-        text: a file name, or a POSIX path relative to some folder. Any string does.
+        text: a file name, or a POSIX path relative to some folder. Any string is allowed.
 
     Returns:
-        A tuple to compare with others of this function, nothing more.
+        A tuple, only for comparison with other results of this function.
     """
     key: list[str] = []
     for part in text.split("/"):
         stem, dot, extension = part.rpartition(".")
-        # NUL is below every character a name can hold: the shorter name comes first.
+        # NUL is below every character in names, so the shorter name comes first.
         joined = f"{stem}\0{extension}" if dot and stem else part
         key += (_DIGITS.sub(_number, joined.casefold()), part)
     return tuple(key)
 
 
 def _number(match: re.Match[str]) -> str:
-    # A run of digits becomes "0", its length as one character, its digits: numbers then compare as
-    # strings do, first by length, then digit by digit. No int(): it refuses more than 4300 digits.
+    # A run of digits becomes "0", its length as one character, and its digits. Then numbers compare like
+    # strings, first by length, then digit by digit. int() is not used: it refuses more than 4300 digits.
     digits = match[0]
     if not digits.isascii():
         digits = "".join(str(unicodedata.decimal(digit)) for digit in digits)
@@ -41,9 +41,9 @@ def _number(match: re.Match[str]) -> str:
 
 
 def fold(name: str) -> str:
-    """Return what two names share that some file system cannot tell apart.
+    """Return a form that is equal for two names if some file system treats them as the same name.
 
-    That is Unicode's canonical caseless match: upper and lower case, composed and decomposed accents.
+    It follows Unicode's canonical caseless matching: upper and lower case, composed and decomposed accents.
     """
     if name.isascii():
         return name.lower()

@@ -1,4 +1,4 @@
-"""Reading the sources of a job: files from their store, members from the volumes that are there."""
+"""Read the sources of a job: files from their store, and members from the volumes in it."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ from comic_upscale.storage.base import SourceStore, sha256_of_file
 
 
 class Source(Protocol):
-    """A page or another file of the input, found or planned: where it is."""
+    """The position of a page or another file of the input."""
 
     @property
     def path(self) -> Path:
-        """Its address in the source store; that of its volume, if it is in one."""
+        """Its address in the source store, or the address of its volume."""
 
     @property
     def member(self) -> MemberOf | None:
-        """Where in which volume it is; None for a file of its own."""
+        """Its position in a volume; None for a file outside volumes."""
 
 
 class SourceReader:
     """Reads the sources of a job. Any number of threads may read.
 
     Args:
-        store: where the input is.
-        volumes: those of the job.
-        rules: as they were listed by.
+        store: of the input.
+        volumes: of the job.
+        rules: by which the volumes were listed.
     """
 
     def __init__(self, store: SourceStore, volumes: Iterable[Volume], rules: VolumeRules) -> None:
         self.store = store
         self.volumes = VolumeCache(volumes, rules, store)
-        """Reads what is in volumes."""
+        """Reads members of volumes."""
 
     def in_order(self, source: Source) -> bool:
-        """Whether a source is in a volume whose pages should be read in their order."""
+        """Return whether a source is in a volume whose pages should be read in their order."""
         return source.member is not None and self.volumes.in_order(source.member.volume)
 
     async def read(self, source: Source) -> bytes:
-        """The bytes of a source, read on a thread.
+        """Return the bytes of a source, read on a thread.
 
         Raises:
             PageError: it cannot be read.
-            InputError: the whole input is gone.
+            InputError: the whole input is missing.
         """
         try:
             if source.member is None:
@@ -62,7 +62,7 @@ class SourceReader:
             raise
 
     def read_now(self, source: Source) -> bytes:
-        """As `read`, on the calling thread."""
+        """Do the same as `read`, on the calling thread."""
         try:
             if source.member is None:
                 return self.store.read_now(source.path)
@@ -72,10 +72,10 @@ class SourceReader:
             raise
 
     def open(self, source: Source) -> IO[bytes]:
-        """Open a source for reading; one in a volume is read into memory.
+        """Open a source for reading. A source in a volume is read into memory.
 
         Raises:
-            PageError: the volume does not give it out.
+            PageError: it cannot be read from its volume.
             OSError: the file cannot be opened.
         """
         if source.member is None:
@@ -83,7 +83,7 @@ class SourceReader:
         return io.BytesIO(self.volumes.read(source.member.volume, source.member.index))
 
     def sha256(self, source: Source) -> str | None:
-        """The SHA-256 of a source, hexadecimal; None if it cannot be read."""
+        """Return the SHA-256 of a source, hexadecimal; None if it cannot be read."""
         try:
             with self.open(source) as file:
                 return sha256_of_file(file)

@@ -23,7 +23,7 @@ CPU_DEFAULT = "comic-compact-x3"
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class DefaultModel:
     """The model that ``auto`` stands for."""
 
     model: str
@@ -55,7 +55,7 @@ def choose_model(
     download: bool = True,
     on_progress: OnProgress | None = None,
     catalogue: Mapping[str, Model] = CATALOGUE,
-) -> Choice:
+) -> DefaultModel:
     """Return the model to use. Its weights are then on this machine.
 
     Without a connection it falls back to the bundled model, with a note, instead of failing.
@@ -69,7 +69,7 @@ def choose_model(
         catalogue: the models known by name.
     """
     if not accelerator:
-        return Choice(CPU_DEFAULT)
+        return DefaultModel(CPU_DEFAULT)
     try:
         resolve_weights(
             GPU_DEFAULT,
@@ -81,5 +81,5 @@ def choose_model(
             catalogue=catalogue,
         )
     except WeightsError as error:
-        return Choice(CPU_DEFAULT, f"auto uses {CPU_DEFAULT} instead of {GPU_DEFAULT}: {error}")
-    return Choice(GPU_DEFAULT)
+        return DefaultModel(CPU_DEFAULT, f"auto uses {CPU_DEFAULT} instead of {GPU_DEFAULT}: {error}")
+    return DefaultModel(GPU_DEFAULT)

@@ -8,7 +8,6 @@ container.
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from urllib.parse import urlsplit
 from comic_upscale.errors import WeightsError
 from comic_upscale.models.catalogue import WeightsFile
 from comic_upscale.models.digest import sha256_of
+from comic_upscale.retries import RetryPolicy, with_retries
 from comic_upscale.storage.base import sha256_of_file
 from comic_upscale.storage.parts import open_part
 
@@ -30,21 +30,20 @@ OnProgress: TypeAlias = Callable[[str, int, int], None]
 _CHUNK = 256 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """Retries and timeouts of a download. Times are in seconds."""
+RETRY_POLICY = RetryPolicy(attempts=3)
 
-    tries: int = 3
-    """The number of attempts, at least 1."""
-    pause: float = 1.0
-    """The wait before the second attempt. It doubles before each further attempt."""
-    connect_timeout: float = 10.0
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """The timeouts of a download, in seconds."""
+
+    connect: float = 10.0
     """The longest time to establish a connection."""
-    silence_timeout: float = 30.0
+    silence: float = 30.0
     """The longest time in which the server may send nothing."""
 
 
-RETRY_POLICY = RetryPolicy()
+TIMEOUTS = Timeouts()
 
 
 class _TransferError(Exception):
@@ -57,6 +56,7 @@ def fetch(
     on_progress: OnProgress | None = None,
     *,
     retry_policy: RetryPolicy = RETRY_POLICY,
+    timeouts: Timeouts = TIMEOUTS,
 ) -> Path:
     """Return the path of the file in the cache. It is downloaded unless it is there with the right hash.
 
@@ -67,7 +67,8 @@ def fetch(
         file: the file to download; not a bundled one, which has no URL.
         cache: the folder for the file; created when needed.
         on_progress: called as bytes arrive, on this thread.
-        retry_policy: attempts and timeouts.
+        retry_policy: when a failed transfer is retried.
+        timeouts: of each attempt.
 
     Raises:
         WeightsError: there is no connection, the server does not have the file or sends other bytes, or the folder
@@ -81,7 +82,8 @@ def fetch(
         cache.mkdir(parents=True, exist_ok=True)
         # A separate name for each process, which is never taken for weights.
         with open_part(target, secrets.token_hex(4)) as part:
-            _download(file, part.file, on_progress, retry_policy, by_hand)
+            transfer = _Transfer(file, part.file, on_progress, timeouts, by_hand)
+            transfer.run(retry_policy)
             part.flush()
             part.move_to(target)
     except OSError as error:
@@ -92,58 +94,66 @@ def fetch(
     return target
 
 
-def _download(
-    file: WeightsFile, out: IO[bytes], on_progress: OnProgress | None, policy: RetryPolicy, by_hand: str
-) -> None:
-    """Write the file's bytes to ``out`` and check their hash, within the allowed attempts."""
-    import requests  # heavy, and needed only for a download
+@dataclass(frozen=True, slots=True)
+class _Transfer:
+    """One file on its way from a server."""
 
-    with requests.Session() as session:
-        for attempt in range(1, policy.tries + 1):
+    file: WeightsFile
+    out: IO[bytes]
+    on_progress: OnProgress | None
+    timeouts: Timeouts
+    by_hand: str
+    """A sentence about downloading the file by hand, for error messages."""
+
+    def run(self, policy: RetryPolicy) -> None:
+        """Write the file's bytes to ``out`` and check their hash, with retries."""
+        import requests  # heavy, and needed only for a download
+
+        attempts = 0
+
+        with requests.Session() as session:
+
+            def try_once() -> None:
+                nonlocal attempts
+                attempts += 1
+                self._transfer(session)
+
             try:
-                _transfer(session, file, out, on_progress, policy, by_hand)
-                return
+                with_retries(try_once, policy, (_TransferError, requests.RequestException))
             except (_TransferError, requests.RequestException) as error:
-                if attempt == policy.tries:
-                    raise WeightsError(
-                        f"{file.name} could not be downloaded in {attempt} attempts: "
-                        f"{_reason(error, file, policy)}. Check the connection and try again. {by_hand}"
-                    ) from error
-                time.sleep(policy.pause * 2 ** (attempt - 1))
+                raise WeightsError(
+                    f"{self.file.name} could not be downloaded in {attempts} attempts: "
+                    f"{_reason(error, self.file, self.timeouts)}. Check the connection and try again. {self.by_hand}"
+                ) from error
 
-
-def _transfer(
-    session: requests.Session,
-    file: WeightsFile,
-    out: IO[bytes],
-    on_progress: OnProgress | None,
-    policy: RetryPolicy,
-    by_hand: str,
-) -> None:
-    """Request the missing part of the file once, append it to ``out`` and check the whole file."""
-    start = out.tell()
-    # The byte counts of a compressed response would differ from those of the file.
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
-    timeout = (policy.connect_timeout, policy.silence_timeout)
-    with session.get(file.url, headers=headers, stream=True, timeout=timeout) as response:
-        done = _begin(response, start, file, out, by_hand)
-        resumed = done > 0
-        for chunk in response.iter_content(_CHUNK):
-            done += len(chunk)
-            if done > file.size:
-                raise _other_bytes(f"more than the {file.size:,} bytes of the official file", file, by_hand)
-            out.write(chunk)
-            if on_progress is not None:
-                on_progress(file.name, done, file.size)
-    if done < file.size:
-        raise _TransferError(f"the connection was lost after {done:,} of {file.size:,} bytes")
-    out.seek(0)
-    found = sha256_of_file(out)
-    if found != file.sha256:
-        if resumed:  # the two parts may come from different servers; an attempt from the start decides
-            _restart(out)
-            raise _TransferError(f"its SHA-256 was {found}, expected {file.sha256}")
-        raise _other_bytes(f"bytes with SHA-256 {found}, expected {file.sha256}", file, by_hand)
+    def _transfer(self, session: requests.Session) -> None:
+        """Request the missing part of the file once, append it to ``out`` and check the whole file."""
+        file, out, by_hand = self.file, self.out, self.by_hand
+        start = out.tell()
+        # The byte counts of a compressed response would differ from those of the file.
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+        timeout = (self.timeouts.connect, self.timeouts.silence)
+        with session.get(file.url, headers=headers, stream=True, timeout=timeout) as response:
+            done = _begin(response, start, file, out, by_hand)
+            resumed = done > 0
+            for chunk in response.iter_content(_CHUNK):
+                done += len(chunk)
+                if done > file.size:
+                    raise _other_bytes(
+                        f"more than the {file.size:,} bytes of the official file", file, by_hand
+                    )
+                out.write(chunk)
+                if self.on_progress is not None:
+                    self.on_progress(file.name, done, file.size)
+        if done < file.size:
+            raise _TransferError(f"the connection was lost after {done:,} of {file.size:,} bytes")
+        out.seek(0)
+        digest = sha256_of_file(out)
+        if digest != file.sha256:
+            if resumed:  # the two parts may come from different servers; an attempt from the start decides
+                _restart(out)
+                raise _TransferError(f"its SHA-256 was {digest}, expected {file.sha256}")
+            raise _other_bytes(f"bytes with SHA-256 {digest}, expected {file.sha256}", file, by_hand)
 
 
 def _begin(response: requests.Response, start: int, file: WeightsFile, out: IO[bytes], by_hand: str) -> int:
@@ -181,7 +191,7 @@ def _other_bytes(what: str, file: WeightsFile, by_hand: str) -> WeightsError:
     )
 
 
-def _reason(error: Exception, file: WeightsFile, policy: RetryPolicy) -> str:
+def _reason(error: Exception, file: WeightsFile, timeouts: Timeouts) -> str:
     """Return in plain words why a transfer failed."""
     import requests
     import urllib3
@@ -189,10 +199,10 @@ def _reason(error: Exception, file: WeightsFile, policy: RetryPolicy) -> str:
     host = urlsplit(file.url).netloc
     cause = error.args[0] if error.args else None
     if isinstance(error, requests.ConnectTimeout):
-        return f"no connection to {host} within {policy.connect_timeout:g} s"
+        return f"no connection to {host} within {timeouts.connect:g} s"
     # A stall within the body is raised as a ConnectionError that wraps urllib3's timeout.
     if isinstance(error, requests.Timeout) or isinstance(cause, urllib3.exceptions.TimeoutError):
-        return f"{host} sent nothing for {policy.silence_timeout:g} s"
+        return f"{host} sent nothing for {timeouts.silence:g} s"
     if isinstance(error, requests.exceptions.SSLError):
         return f"the certificate of {host} was not accepted"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):

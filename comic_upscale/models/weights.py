@@ -71,7 +71,7 @@ def locate(file: WeightsFile, folders: Sequence[Path]) -> Path | None:
     """Return the path of the file in the first folder that has it; None if no folder does.
 
     The hash is not checked. Folders that do not exist are ignored. A bundled file is searched only in
-    ``BUNDLED_FOLDERS``: a copy elsewhere, from an older version, is another file.
+    ``BUNDLED_FOLDERS``, because a copy in another folder may be of another version.
     """
     if file.bundled:
         folders = BUNDLED_FOLDERS

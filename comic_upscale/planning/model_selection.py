@@ -31,7 +31,7 @@ class SelectedModel:
     note: str | None = None
     """A note for the user about the selection."""
 
-    def settle(self, settings: JobSettings) -> JobSettings:
+    def apply_to(self, settings: JobSettings) -> JobSettings:
         """Return the settings with this model instead of ``auto``."""
         return replace(settings, model=self.name) if self.auto else settings
 
@@ -58,9 +58,11 @@ def with_legacy_gray(
         model: model of the job.
         fingerprints: fingerprints of the jobs into the same folder that began before ``--gray`` existed.
     """
-    kept = replace(settings, gray="keep")
+    with_gray = replace(settings, gray="keep")
     return (
-        kept if settings.gray is None and job_fingerprint(kept, model.identity) in fingerprints else settings
+        with_gray
+        if settings.gray is None and job_fingerprint(with_gray, model.identity) in fingerprints
+        else settings
     )
 
 
@@ -77,7 +79,7 @@ def named_model(settings: JobSettings) -> SelectedModel | None:
     return SelectedModel(*registry.identify(settings))
 
 
-def kept_model(settings: JobSettings, jobs: Iterable[AutoJob]) -> SelectedModel | None:
+def find_job_model(settings: JobSettings, jobs: Iterable[AutoJob]) -> SelectedModel | None:
     """Return the model of the first job that differs from these settings only by ``auto``.
 
     The weights identify it, because the same file may have been given by its path. Weights that this version does
@@ -88,20 +90,20 @@ def kept_model(settings: JobSettings, jobs: Iterable[AutoJob]) -> SelectedModel 
         jobs: jobs into the same folder whose model ``auto`` selected, the newest first.
     """
     # The gray mode is decided after the model, and may be the one with which the job began.
-    wishes = [settings, *([replace(settings, gray="keep")] if settings.gray is None else [])]
+    candidates = [settings, *([replace(settings, gray="keep")] if settings.gray is None else [])]
     for job in jobs:
         name = _names_by_weights().get(job.model_sha256)
         if name is not None and job.fingerprint in [
-            job_fingerprint(wish, job.model_sha256) for wish in wishes
+            job_fingerprint(candidate, job.model_sha256) for candidate in candidates
         ]:
-            return _chosen(name)
+            return _select(name)
     return None
 
 
-def foreseen_model(settings: JobSettings) -> SelectedModel | None:
+def predict_model(settings: JobSettings) -> SelectedModel | None:
     """Return the model that ``auto`` selects for a new job, if that is certain without checking the devices."""
     if any(name.strip() == "cpu" for name in settings.device.split(",")):
-        return _chosen(auto.CPU_DEFAULT)
+        return _select(auto.CPU_DEFAULT)
     return None
 
 
@@ -124,22 +126,22 @@ def choose_model(
 
         accelerator = all_accelerators(settings.device)
     cache = settings.weights_cache
-    choice = auto.choose_model(
+    default = auto.choose_model(
         accelerator=accelerator,
         folders=settings.weights_folders,
         cache=cache or settings.output,
         download=cache is not None,
         on_progress=on_progress,
     )
-    if choice.note is None:
-        return _chosen(choice.model)
-    stays = f"This job stays with {choice.model}, unless another --model is named."
-    return _chosen(choice.model, f"{choice.note} {stays}")
+    if default.note is None:
+        return _select(default.model)
+    stays = f"This job stays with {default.model}, unless another --model is named."
+    return _select(default.model, f"{default.note} {stays}")
 
 
 def _names_by_weights() -> dict[str, str]:
     return {model.weights.sha256: model.name for model in CATALOGUE.values()}
 
 
-def _chosen(name: str, note: str | None = None) -> SelectedModel:
+def _select(name: str, note: str | None = None) -> SelectedModel:
     return SelectedModel(*identify_weights(name, denoise=None), auto=True, note=note)

@@ -16,16 +16,14 @@ from comic_upscale.imaging.decode import read_header
 from comic_upscale.imaging.encode import check_target, quality_for
 from comic_upscale.imaging.formats import extension_of, written_format
 from comic_upscale.imaging.target_size import find_target, grows, is_larger
-from comic_upscale.ledger.queries import read_auto_jobs, read_bytes_per_pixel, read_early_jobs, read_rows
-from comic_upscale.ledger.records import LEFT_AS_THEY_ARE, PAGE, VOLUME, PageRow
+from comic_upscale.ledger.queries import read_auto_jobs, read_bytes_per_pixel, read_early_jobs
 from comic_upscale.library.page import Page
 from comic_upscale.library.source_reader import SourceReader
 from comic_upscale.library.volume import Volume
 from comic_upscale.planning.discovery import find_pages
-from comic_upscale.planning.model_selection import foreseen_model, named_model
-from comic_upscale.planning.plan import Action, decide
+from comic_upscale.planning.foresight import foresee
+from comic_upscale.planning.model_selection import named_model, predict_model
 from comic_upscale.planning.resolve import JobHistory, ResolvedJob, resolve
-from comic_upscale.planning.volumes import standing_pages
 from comic_upscale.settings.job import AUTO_MODEL, JobSettings
 from comic_upscale.settings.paths import path_text
 from comic_upscale.storage.stores import open_stores
@@ -40,8 +38,8 @@ class PagePreview:
     source: str
     output: str
     action: str
-    """``do``, ``skip``, ``refuse`` (it will fail; the note says why), ``done`` (already), ``failed`` (earlier, not
-    retried) or ``unreadable``."""
+    """``do``, ``move`` (the source was renamed, and its output moves with it), ``skip``, ``refuse`` (it will fail; the
+    note says why), ``done`` (already), ``failed`` (earlier, not retried) or ``unreadable``."""
     size: tuple[int, int] | None
     """(width, height), upright; None if the header cannot be read."""
     target_size: tuple[int, int] | None
@@ -81,6 +79,8 @@ class Preview:
     """Sidecar files that would be copied beside the outputs of their pages."""
     others: int
     """Other files that would be copied: with ``--copy-others``, and from volumes that become folders."""
+    orphans: int = 0
+    """Outputs whose sources are no longer in the input."""
 
 
 OnPage: TypeAlias = Callable[[PagePreview], None]
@@ -101,47 +101,27 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
     job = _resolve(settings)
     if job is not None:
         settings = job.settings
-    every_row = [] if job is None else _rows(job)
-    rows = {row.source: row for row in every_row if row.kind == PAGE}
-    volume_rows = {row.source: row for row in every_row if row.kind == VOLUME}
-    standing: set[str] = set()
-    for volume in discovery.volumes:
-        standing |= standing_pages(volume, volume_rows.get(volume.entry.source), rows, stores.outputs)
-    measured = {
-        suffix: read_bytes_per_pixel(settings.ledger_path, suffix=suffix, quality=settings.quality)
-        for suffix in {PurePosixPath(page.output).suffix for page in discovery.pages}
-    }
-
-    def planned(page: Page, sources: SourceReader) -> PagePreview:
-        row = rows.get(page.source)
-        if row is None:
-            return _preview_page(page, "do", settings, measured, sources)
-        decision = decide(
-            row,
-            page,
-            sources,
-            stores.outputs,
-            retry_failed=settings.retry_failed,
-            bounds=settings.skip_larger_than,
-            stands=page.source in standing,
-        )
-        skipped = row.state == "skipped" and row.error_kind in LEFT_AS_THEY_ARE
-        action = "do" if decision is Action.DO else "skip" if skipped else row.state
-        return _preview_page(replace(page, output=row.output), action, settings, measured, sources)
-
-    pages = []
-
-    def tell(page: PagePreview) -> None:
-        pages.append(page)
-        if on_page is not None:
-            on_page(page)
-
     with closing(SourceReader(stores.sources, discovery.volumes, settings.volume_rules)) as sources:
+        foresight = foresee(job, settings, stores, discovery, sources)
+        measured = {
+            suffix: read_bytes_per_pixel(settings.ledger_path, suffix=suffix, quality=settings.quality)
+            for suffix in {PurePosixPath(page.output).suffix for page in discovery.pages}
+        }
+        pages: list[PagePreview] = []
+
+        def add(page: PagePreview) -> None:
+            pages.append(page)
+            if on_page is not None:
+                on_page(page)
+
         for page in discovery.pages:
-            tell(planned(page, sources))
+            foreseen = foresight.pages[page.source]
+            page = replace(page, output=foreseen.output)
+            described = _preview_page(page, foreseen.action, settings, measured, sources)
+            add(_with_obstacle(described, foreseen.obstacle))
     for volume in discovery.volumes:
         if volume.failure is not None:
-            tell(_unopened(volume, volume.failure[1]))
+            add(_preview_unreadable_volume(volume, volume.failure[1]))
     sidecars = sum(bool(file.pages) for file in discovery.files)
     others = sum(
         not file.pages and (settings.copy_others or file.member is not None) for file in discovery.files
@@ -161,6 +141,7 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
         bytes_per_pixel=round(sum(known) / len(known), 4) if known and len(known) == len(measured) else None,
         sidecars=sidecars if settings.sidecars == "copy" else 0,
         others=others,
+        orphans=foresight.orphans,
     )
 
 
@@ -172,17 +153,17 @@ def _resolve(settings: JobSettings) -> ResolvedJob | None:
         tuple(read_auto_jobs(ledger, output)) if model is None else (),
         frozenset(read_early_jobs(ledger, output)),
     )
-    return resolve(settings, history, model) or resolve(settings, history, foreseen_model(settings))
+    return resolve(settings, history, model) or resolve(settings, history, predict_model(settings))
 
 
-def _rows(job: ResolvedJob) -> list[PageRow]:
-    settings = job.settings
-    return read_rows(
-        settings.ledger_path, input=settings.input, output=settings.output, fingerprint=job.fingerprint
-    )
+def _with_obstacle(page: PagePreview, obstacle: str | None) -> PagePreview:
+    """Return a page that would be processed, if something is in the way of its output."""
+    if obstacle is None or page.action not in ("do", "move"):
+        return page
+    return replace(page, action="refuse", estimated_bytes=None, encoding=None, note=obstacle)
 
 
-def _unopened(volume: Volume, reason: str) -> PagePreview:
+def _preview_unreadable_volume(volume: Volume, reason: str) -> PagePreview:
     return _without_size(volume.entry, "unreadable", reason)
 
 
@@ -200,7 +181,7 @@ def _preview_page(
         # Only the run itself decides about a page. In a preview, this is a warning.
         return _without_size(page, "unreadable" if action == "do" else action, error.reason)
     size = (header.width, header.height)
-    told = PagePreview(
+    described = PagePreview(
         source=page.source,
         output=page.output,
         action=action,
@@ -211,38 +192,38 @@ def _preview_page(
     )
     bounds = settings.skip_larger_than
     if action in ("do", "skip") and bounds is not None and is_larger(size, bounds):
-        goes_in = "; goes into its volume as it is" if _is_bound(page, settings) else ""
-        return replace(told, action="skip", note=f"larger than {bounds} already{goes_in}")
+        goes_in = "; goes into its volume unchanged" if _goes_into_cbz(page, settings) else ""
+        return replace(described, action="skip", note=f"larger than {bounds} already{goes_in}")
     try:
         target = find_target(*size, settings.size)
     except PageError as error:
-        return replace(told, action="refuse" if action == "do" else action, note=error.reason)
+        return replace(described, action="refuse" if action == "do" else action, note=error.reason)
     format = written_format(extension_of(page.output), settings.format)
     if action == "do":
         try:
             check_target(*target.size, format)
         except PageError as error:
-            return replace(told, action="refuse", target_size=target.size, note=error.reason)
+            return replace(described, action="refuse", target_size=target.size, note=error.reason)
     notes = list(target.notes)
     if size[0] * size[1] > settings.max_pixels:
         notes.append(f"more than --max-pixels {settings.max_pixels:,}")
     if not grows(size, target.size):
         notes.append("large enough: no network")
-    told = replace(told, target_size=target.size, note="; ".join(notes) or None)
+    described = replace(described, target_size=target.size, note="; ".join(notes) or None)
     if action != "do":
-        return told
+        return described
     quality = quality_for(format, settings.format, settings.quality, lossless=header.lossless)
     a_pixel = measured.get(PurePosixPath(page.output).suffix)
     if a_pixel is None:
-        a_pixel = FORMATS[format].assumed(quality).bytes_per_pixel(gray=told.color == "gray")
+        a_pixel = FORMATS[format].assumed(quality).bytes_per_pixel(gray=described.color == "gray")
     return replace(
-        told,
+        described,
         encoding=FORMATS[format].encoding(quality),
         estimated_bytes=round(target.size[0] * target.size[1] * a_pixel),
     )
 
 
-def _is_bound(page: Page, settings: JobSettings) -> bool:
+def _goes_into_cbz(page: Page, settings: JobSettings) -> bool:
     return page.member is not None and settings.archive_output == "cbz"
 
 

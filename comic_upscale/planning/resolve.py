@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from comic_upscale.ledger.records import AutoJob
 from comic_upscale.planning.model_selection import (
     SelectedModel,
+    find_job_model,
     job_fingerprint,
-    kept_model,
     with_legacy_gray,
 )
 from comic_upscale.settings.job import JobSettings
@@ -53,8 +53,8 @@ def resolve(
         The job; None if ``auto`` leaves the model open and no earlier job has settled it.
     """
     if model is None:
-        model = kept_model(settings, history.auto_jobs)
+        model = find_job_model(settings, history.auto_jobs)
     if model is None:
         return None
-    settled = with_legacy_gray(model.settle(settings), model, history.early_jobs)
-    return ResolvedJob(settled, model, job_fingerprint(settled, model.identity))
+    resolved = with_legacy_gray(model.apply_to(settings), model, history.early_jobs)
+    return ResolvedJob(resolved, model, job_fingerprint(resolved, model.identity))

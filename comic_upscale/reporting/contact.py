@@ -43,7 +43,7 @@ def _pair(view: View, kind: str, number: int) -> Image.Image:
         pieces = (before.convert("RGB").resize(after.size, Image.Resampling.BICUBIC), after.convert("RGB"))
         like = view.likeness
         figures = f"{like.psnr:.1f} dB" + ("" if like.ssim is None else f", SSIM {like.ssim:.3f}")
-        labels = (f"{kind} {number}, {figures}", printable(view.chosen.looked.row["source"]))
+        labels = (f"{kind} {number}, {figures}", printable(view.chosen.inspected.row["source"]))
         canvases = [_square(piece.crop(box)) for piece in pieces]
     return row_of(list(zip(labels, canvases, strict=True)))
 

@@ -17,7 +17,7 @@ from typing import IO, Any, Literal, TypeAlias, get_args
 
 from comic_upscale.errors import OutputError, PageError, SettingsError
 from comic_upscale.jobs.job_files import Outputs, Sources, job_stores, output_folder
-from comic_upscale.ledger.queries import read_done_pages
+from comic_upscale.ledger.queries import read_done_pages, read_status
 from comic_upscale.library.cbz import open_cbz
 from comic_upscale.library.sidecars import CAPTION_EXTENSIONS
 from comic_upscale.library.sorting import natural_key
@@ -76,6 +76,8 @@ class Export:
     """The rows in natural order of the sources."""
     missing: int
     """Pages left out: done in the ledger, but their output no longer exists or waits for other pages of its volume."""
+    orphans: int = 0
+    """Outputs left out because their sources are no longer in the input."""
 
     @property
     def files(self) -> tuple[ExportRow, ...]:
@@ -123,7 +125,8 @@ def read_export(ledger: Path, folder: Path | None = None) -> Export:
             for file, page in there
         ]
     rows.sort(key=lambda row: natural_key(row.source))
-    return Export(folder or output_folder(ledger, job), tuple(rows), len(pages) - len(there))
+    orphans = read_status(ledger).orphans
+    return Export(folder or output_folder(ledger, job), tuple(rows), len(pages) - len(there), orphans)
 
 
 def as_text(rows: Iterable[ExportRow], format: ExportFormat, *, suffix: str = ".jsonl") -> str:
@@ -153,17 +156,17 @@ def as_text(rows: Iterable[ExportRow], format: ExportFormat, *, suffix: str = ".
     return "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records)
 
 
-def metadata_path(export: Export, wish: Path | None) -> Path:
+def metadata_path(export: Export, requested: Path | None) -> Path:
     """Return the path of the metadata of an imagefolder, by default ``metadata.jsonl`` in the output folder.
 
     Args:
         export: export of the job.
-        wish: ``metadata.jsonl`` or ``metadata.csv`` in that folder, or the folder; None for the default.
+        requested: ``metadata.jsonl`` or ``metadata.csv`` in that folder, or the folder; None for the default.
 
     Raises:
         SettingsError: the path is anywhere else, where the images would not be found.
     """
-    path = export.folder / METADATA_NAMES[0] if wish is None else wish
+    path = export.folder / METADATA_NAMES[0] if requested is None else requested
     if path.is_dir():
         path = path / METADATA_NAMES[0]
     if path.name not in METADATA_NAMES or not _is_same(path.parent, export.folder):

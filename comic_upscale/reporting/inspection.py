@@ -23,7 +23,7 @@ from comic_upscale.ledger.queries import recorded_numbers
 Row: TypeAlias = Mapping[str, Any]
 """A finished page by the columns of the ledger, from `read_done_pages`."""
 
-OnLooked: TypeAlias = Callable[[int, int], None]
+OnInspected: TypeAlias = Callable[[int, int], None]
 """Called with the number of pages compared, and the total."""
 
 MOST_OUTPUT_PIXELS = 400_000_000
@@ -31,7 +31,7 @@ MOST_OUTPUT_PIXELS = 400_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class Inspected:
     """A page that was compared with its source, here or by the gate."""
 
     row: Row
@@ -47,21 +47,21 @@ class Looked:
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class Selected:
     """A page to show."""
 
-    looked: Looked
+    inspected: Inspected
     reasons: tuple[str, ...]
     """Why it was chosen: the rankings in which it is the worst; empty for a random page."""
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Selection:
     """The pages of a job to show."""
 
-    worst: tuple[Chosen, ...]
+    worst: tuple[Selected, ...]
     """The pages least like their sources, the worst first."""
-    random: tuple[Chosen, ...]
+    random: tuple[Selected, ...]
     """Random pages other than the worst, in the order of the job."""
     looked_at: int
     """Pages that were compared, by the gate or here."""
@@ -119,8 +119,8 @@ def choose(
     show: int,
     seed: int,
     workers: int,
-    on_looked: OnLooked | None = None,
-) -> Choice:
+    on_inspected: OnInspected | None = None,
+) -> Selection:
     """Choose the worst pages and some random ones, by the scores in the ledger or by comparing a sample of the others.
 
     Suspect pages come first. The others are taken in turn from several rankings, because each finds faults that the
@@ -133,40 +133,40 @@ def choose(
         show: pages of each kind to choose.
         seed: the same seed gives the same sample.
         workers: threads for the comparison.
-        on_looked: called for each page.
+        on_inspected: called for each page.
     """
     chance = random.Random(seed)
-    looked = [known for row in rows if (known := _by_gate(row)) is not None]
-    by_gate = len(looked)
-    scored = {each.row["id"] for each in looked}
+    inspected = [known for row in rows if (known := _by_gate(row)) is not None]
+    by_gate = len(inspected)
+    scored = {each.row["id"] for each in inspected}
     others = [row for row in rows if row["id"] not in scored]
     sample = others if len(others) <= look_at else chance.sample(others, look_at)
     left_out: Counter[str] = Counter()
-    for number, found in enumerate(_compared(gallery.in_reading_order(sample), gallery, workers), 1):
-        if isinstance(found, Looked):
-            looked.append(found)
+    for number, result in enumerate(_compare_all(gallery.in_reading_order(sample), gallery, workers), 1):
+        if isinstance(result, Inspected):
+            inspected.append(result)
         else:
-            left_out[found.reason] += 1
-        if on_looked is not None:
-            on_looked(number, len(sample))
-    worst = _worst(looked, show)
-    taken = {id(chosen.looked) for chosen in worst}
-    rest = [each for each in looked if id(each) not in taken]
+            left_out[result.reason] += 1
+        if on_inspected is not None:
+            on_inspected(number, len(sample))
+    worst = _select_worst(inspected, show)
+    taken = {id(chosen.inspected) for chosen in worst}
+    rest = [each for each in inspected if id(each) not in taken]
     some = chance.sample(rest, min(show, len(rest)))
     some.sort(key=lambda each: each.row["id"])
-    return Choice(
+    return Selection(
         worst=tuple(worst),
-        random=tuple(Chosen(each, ()) for each in some),
-        looked_at=len(looked),
+        random=tuple(Selected(each, ()) for each in some),
+        looked_at=len(inspected),
         by_gate=by_gate,
         done=len(rows),
         left_out=dict(left_out),
     )
 
 
-def _compared(rows: Sequence[Row], gallery: Gallery, workers: int) -> Iterator[Looked | PageError]:
+def _compare_all(rows: Sequence[Row], gallery: Gallery, workers: int) -> Iterator[Inspected | PageError]:
     """Read pages one after another and compare them in threads. Only a few are in memory at once."""
-    waiting: deque[Future[Looked | PageError]] = deque()
+    waiting: deque[Future[Inspected | PageError]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for row, data in _bytes_of(rows, gallery):
             waiting.append(pool.submit(_compare, row, data))
@@ -184,7 +184,7 @@ def _bytes_of(rows: Sequence[Row], gallery: Gallery) -> Iterator[tuple[Row, tupl
             yield row, error
 
 
-def _compare(row: Row, data: tuple[bytes, bytes] | PageError) -> Looked | PageError:
+def _compare(row: Row, data: tuple[bytes, bytes] | PageError) -> Inspected | PageError:
     if isinstance(data, PageError):
         return data
     try:
@@ -193,14 +193,14 @@ def _compare(row: Row, data: tuple[bytes, bytes] | PageError) -> Looked | PageEr
         return error
 
 
-def _by_likeness(row: Row, found: Likeness) -> Looked:
-    marks = {"lowest PSNR": found.psnr, "largest shift": -found.largest_shift}
-    if found.ssim is not None:
-        marks = {"lowest SSIM": found.ssim, **marks}
-    return Looked(row, marks, found)
+def _by_likeness(row: Row, result: Likeness) -> Inspected:
+    marks = {"lowest PSNR": result.psnr, "largest shift": -result.largest_shift}
+    if result.ssim is not None:
+        marks = {"lowest SSIM": result.ssim, **marks}
+    return Inspected(row, marks, result)
 
 
-def _by_gate(row: Row) -> Looked | None:
+def _by_gate(row: Row) -> Inspected | None:
     """Return a page with its scores from the ledger; None if it has no usable scores."""
     scores = recorded_numbers(row.get("scores"))
     try:
@@ -212,35 +212,36 @@ def _by_gate(row: Row) -> Looked | None:
         }
     except KeyError:
         return None
-    return Looked(row, marks, None)
+    return Inspected(row, marks, None)
 
 
-def _worst(looked: Sequence[Looked], count: int) -> list[Chosen]:
+def _select_worst(inspected: Sequence[Inspected], count: int) -> list[Selected]:
     """Choose suspect pages and then others, the worst of each."""
-    suspects = _in_turn([each for each in looked if each.is_suspect], count)
-    rest = _in_turn([each for each in looked if not each.is_suspect], count - len(suspects))
-    said = [
-        Chosen(each.looked, (f"suspect: {each.looked.row['suspect']}", *each.reasons)) for each in suspects
+    suspects = _take_in_turn([each for each in inspected if each.is_suspect], count)
+    rest = _take_in_turn([each for each in inspected if not each.is_suspect], count - len(suspects))
+    reported = [
+        Selected(each.inspected, (f"suspect: {each.inspected.row['suspect']}", *each.reasons))
+        for each in suspects
     ]
-    return [*said, *rest]
+    return [*reported, *rest]
 
 
-def _orders(looked: Sequence[Looked]) -> list[tuple[str, list[Looked]]]:
+def _rank(inspected: Sequence[Inspected]) -> list[tuple[str, list[Inspected]]]:
     """Return the rankings with their names, separately for pages compared here and pages scored by the gate."""
     orders = []
     for here in (True, False):
-        group = [each for each in looked if (each.likeness is not None) is here]
+        group = [each for each in inspected if (each.likeness is not None) is here]
         for name in dict.fromkeys(name for each in group for name in each.marks):
             standing = [each for each in group if name in each.marks]
             orders.append((name, sorted(standing, key=lambda each: each.marks[name])))
     return orders
 
 
-def _in_turn(looked: Sequence[Looked], count: int) -> list[Chosen]:
+def _take_in_turn(inspected: Sequence[Inspected], count: int) -> list[Selected]:
     """Choose pages in turn from the top of all rankings, with the rankings that they lead."""
-    orders = _orders(looked)
-    chosen: dict[int, tuple[Looked, list[str]]] = {}
-    for place in range(len(looked) if count > 0 else 0):
+    orders = _rank(inspected)
+    chosen: dict[int, tuple[Inspected, list[str]]] = {}
+    for place in range(len(inspected) if count > 0 else 0):
         for reason, order in orders:
             if place >= len(order) or (len(chosen) >= count and id(order[place]) not in chosen):
                 continue
@@ -248,4 +249,4 @@ def _in_turn(looked: Sequence[Looked], count: int) -> list[Chosen]:
             chosen.setdefault(id(order[place]), (order[place], []))[1].append(what)
         if len(chosen) >= count and place >= count:
             break
-    return [Chosen(each, tuple(reasons)) for each, reasons in chosen.values()]
+    return [Selected(each, tuple(reasons)) for each, reasons in chosen.values()]

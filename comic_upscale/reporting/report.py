@@ -31,7 +31,7 @@ from comic_upscale.ledger.queries import (
 )
 from comic_upscale.ledger.values import recorded_settings
 from comic_upscale.reporting.charts import rate_chart, stage_chart
-from comic_upscale.reporting.inspection import Choice, Chosen, Gallery, choose, decode_both
+from comic_upscale.reporting.inspection import Gallery, Selected, Selection, choose, decode_both
 from comic_upscale.reporting.timeline import Timeline, make_timeline
 from comic_upscale.reporting.views import MOST_PIXELS, QUALITY, View, data_uri, make_view
 from comic_upscale.storage.atomic import write_whole
@@ -75,7 +75,7 @@ class Report:
     typical_size: tuple[int, int] | None
     """Median width and height of the outputs; None if no page is done."""
     failures: Sequence[Failure]
-    choice: Choice
+    choice: Selection
     worst: Sequence[View]
     random: Sequence[View]
     made_at: str
@@ -116,7 +116,7 @@ def make_report(
     sources, outputs = Sources(job, stores.sources), Outputs(stores.outputs)
     gallery = Gallery(sources, outputs)
 
-    def tell(what: str) -> Callable[[int, int], None] | None:
+    def progress_of(what: str) -> Callable[[int, int], None] | None:
         return None if on_step is None else lambda done, total: on_step(what, done, total)
 
     with closing(sources):
@@ -127,9 +127,9 @@ def make_report(
             show=show,
             seed=job["id"],
             workers=workers,
-            on_looked=tell("comparing pages with their sources"),
+            on_inspected=progress_of("comparing pages with their sources"),
         )
-        views = _views([*choice.worst, *choice.random], gallery, tell("cropping images"))
+        views = _views([*choice.worst, *choice.random], gallery, progress_of("cropping images"))
     return Report(
         status=read_status(ledger),
         settings=recorded_settings(job["settings"]),
@@ -147,20 +147,20 @@ def make_report(
 
 
 def _views(
-    chosen: Sequence[Chosen], gallery: Gallery, tell: Callable[[int, int], None] | None
+    chosen: Sequence[Selected], gallery: Gallery, on_progress: Callable[[int, int], None] | None
 ) -> dict[int, View]:
     """Crop the pages to show, one at a time. Pages that are gone by now are left out."""
-    by_row = {each.looked.row["id"]: each for each in chosen}
+    by_row = {each.inspected.row["id"]: each for each in chosen}
     views: dict[int, View] = {}
-    for number, row in enumerate(gallery.in_reading_order([each.looked.row for each in chosen]), 1):
+    for number, row in enumerate(gallery.in_reading_order([each.inspected.row for each in chosen]), 1):
         each = by_row[row["id"]]
         try:
             views[id(each)] = make_view(each, *decode_both(row, gallery.read(row)))
         except PageError:
             continue
         finally:
-            if tell is not None:
-                tell(number, len(chosen))
+            if on_progress is not None:
+                on_progress(number, len(chosen))
     return views
 
 
@@ -233,6 +233,8 @@ def _summary(report: Report) -> list[tuple[str, str]]:
         ("input", status.input),
         ("output", status.output),
     ]
+    if status.orphans:
+        lines.insert(1, ("outputs without a source", f"{status.orphans:,}, left out of this report"))
     if status.volumes:
         lines.insert(1, ("volumes", f"{status.volumes_done:,} of {status.volumes:,} complete"))
     return [(label, printable(str(text))) for label, text in lines]

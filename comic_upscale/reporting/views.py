@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from comic_upscale.evaluation.likeness import Likeness, brought_together, difference, likeness
+from comic_upscale.evaluation.likeness import Likeness, difference, likeness, match_sizes
 from comic_upscale.evaluation.picture import WHITE, Box, as_image, busiest_region, detail, flatten
 from comic_upscale.imaging.color import profile_space
 from comic_upscale.imaging.pixels import Pixels, UInt8Array
-from comic_upscale.reporting.inspection import Chosen
+from comic_upscale.reporting.inspection import Selected
 
 MOST_PIXELS = 800_000
 """The most output pixels of a crop: about 150 kB, so that a report of forty pages has only a few MB."""
@@ -36,7 +36,7 @@ _GRAY = 150
 class View:
     """A page to show: the same crop of its source and of its output."""
 
-    chosen: Chosen
+    chosen: Selected
     likeness: Likeness
     """Of the output as it is now, at its source's size."""
     width: int
@@ -53,7 +53,7 @@ class View:
     """Position of the crop on the page: left, top, width and height, 0 to 1."""
 
 
-def make_view(chosen: Chosen, source: Pixels, output: Pixels) -> View:
+def make_view(chosen: Selected, source: Pixels, output: Pixels) -> View:
     """Crop a page where it differs most from its source, or where it has the most detail.
 
     Args:
@@ -70,11 +70,11 @@ def make_view(chosen: Chosen, source: Pixels, output: Pixels) -> View:
     box = _region(chosen, source, output, ground)
     width, height = source.width, source.height
     place = (box[0] / width, box[1] / height, (box[2] - box[0]) / width, (box[3] - box[1]) / height)
-    outer = _scaled(box, (output.width / width, output.height / height))
+    outer = _scale(box, (output.width / width, output.height / height))
     is_whole = box == (0, 0, width, height)
     return View(
         chosen=chosen,
-        likeness=chosen.looked.likeness or likeness(source, output),
+        likeness=chosen.inspected.likeness or likeness(source, output),
         width=outer[2] - outer[0],
         height=outer[3] - outer[1],
         before=_webp(_cut(before, box), source.icc_profile),
@@ -89,16 +89,16 @@ def data_uri(webp: bytes) -> str:
     return f"data:image/webp;base64,{base64.b64encode(webp).decode('ascii')}"
 
 
-def _region(chosen: Chosen, source: Pixels, output: Pixels, ground: int) -> Box:
+def _region(chosen: Selected, source: Pixels, output: Pixels, ground: int) -> Box:
     """Return the area to crop, in pixels of the source."""
     size = _cut_size(source, output)
     if size == (source.width, source.height):
         return 0, 0, source.width, source.height
-    one, other = brought_together(source, output, ground)
+    one, other = match_sizes(source, output, ground)
     energy = difference(one, other) if chosen.reasons else detail(one)
     box = busiest_region(energy, size)
     # If the output is smaller than the source, the two were compared at its size.
-    return _scaled(box, (source.width / one.shape[1], source.height / one.shape[0]))
+    return _scale(box, (source.width / one.shape[1], source.height / one.shape[0]))
 
 
 def _cut_size(source: Pixels, output: Pixels) -> tuple[int, int]:
@@ -118,7 +118,7 @@ def _cut_size(source: Pixels, output: Pixels) -> tuple[int, int]:
     return max(1, round(width * factor)), max(1, round(height * factor))
 
 
-def _scaled(box: Box, factors: tuple[float, float]) -> Box:
+def _scale(box: Box, factors: tuple[float, float]) -> Box:
     horizontal, vertical = factors
     left, top, right, bottom = box
     return (

@@ -95,7 +95,7 @@ They are hashed as in the first version that had them, so that its jobs continue
 """
 
 
-def upgraded(record: Mapping[str, Any]) -> dict[str, Any]:
+def upgrade_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record of settings in the form that this version writes: flat, with one ``size``.
 
     Earlier versions wrote a ``scale`` and a ``size``, one of them null. The options of a group may be nested in an
@@ -247,4 +247,4 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
         except ValueError as error:
             raise SettingsError(f"the settings are not JSON: {error}") from None
         require(isinstance(record, dict), "the settings are not a JSON object")
-        return from_json(cls, upgraded(record))
+        return from_json(cls, upgrade_record(record))

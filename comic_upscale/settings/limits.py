@@ -76,7 +76,7 @@ class FailureLimit:
                 f"--max-failures takes a number or a percentage, such as 25 or 5%, not {text!r}"
             ) from None
 
-    def exceeded(self, failed: int, total: int) -> bool:
+    def is_exceeded(self, failed: int, total: int) -> bool:
         """Return whether ``failed`` of ``total`` pages is more than allowed."""
         allowed = self.count if self.count is not None else (self.share or 0.0) * total
         return failed > allowed

@@ -273,12 +273,12 @@ def parse_size(text: str) -> Size:
     Raises:
         SettingsError: the text is not a size.
     """
-    way, _, rest = text.strip().rpartition(" ")
+    name, _, rest = text.strip().rpartition(" ")
     try:
         if (match := _PRINT_TEXT.fullmatch(text.strip())) is not None:
             width, height, dpi, bleed = match.groups()
             return Print(float(width), float(height), float(dpi), None if bleed is None else float(bleed))
-        match way:
+        match name:
             case "scale":
                 return Scale(float(rest))
             case "width":

@@ -10,15 +10,15 @@ from comic_upscale.storage.parts import open_part
 
 
 def write_whole(data: bytes, path: Path, *, make_folders: bool = True) -> None:
-    """Write a file beside its place, flush it and move it there; what stands there is replaced.
+    """Write a file under a temporary name beside its path, flush it and rename it. An existing file is replaced.
 
     Args:
-        data: all of it.
-        path: its place.
-        make_folders: whether folders that are missing are made.
+        data: the complete content.
+        path: of the file.
+        make_folders: whether to create missing folders.
 
     Raises:
-        OutputError: it cannot be written; nothing is left behind, and what stood there still stands.
+        OutputError: it cannot be written. Nothing is left behind, and an existing file is unchanged.
     """
     try:
         if make_folders:

@@ -186,7 +186,7 @@ class OutputStore(Protocol):
     `PageError`, of kind `GONE` for reading and of kind ``output`` for everything else.
 
     Writes are atomic and durable. A name never stands for a partial object, even if the process is killed. When
-    a write returns, the object is on the disk. There is no rename: not every store has one, and no job needs it.
+    a write returns, the object is on the disk.
     """
 
     def prepare(self) -> None:
@@ -283,12 +283,27 @@ class OutputStore(Protocol):
             OutputError: no object can be written.
         """
 
-    def delete(self, names: Iterable[str], *, below: str) -> None:
+    def relocate(self, name: str, to: str) -> None:
+        """Give an object another name, and delete the folders that become empty.
+
+        A store without renaming copies the object and then deletes it. A kill in between leaves both.
+
+        Args:
+            name: of the object.
+            to: its new name; an object of this name is replaced.
+
+        Raises:
+            PageError: ``output``: this object cannot be moved. It keeps its name.
+            OutputError: no object can be written.
+        """
+
+    def delete(self, names: Iterable[str], *, below: str = "") -> None:
         """Delete objects, and the folders that become empty. Objects that cannot be deleted stay.
 
         Args:
             names: of the objects. Objects outside ``below`` stay.
-            below: name of a folder. It is deleted too if it becomes empty; folders above it are not.
+            below: name of a folder. It is deleted too if it becomes empty; folders above it are not. Empty for the
+                whole store, which itself is never deleted.
         """
 
     def sweep(self, unfinished: Iterable[tuple[str, Token]]) -> None:

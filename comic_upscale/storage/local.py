@@ -12,6 +12,7 @@ import errno
 import hashlib
 import os
 import stat
+import threading
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -147,6 +148,8 @@ class LocalOutputStore:
         self._folder = folder
         self._executor = executor
         self._marker: tuple[int, int] | None = None
+        # A folder that is created for an output must not be deleted as empty before that output is in it.
+        self._folders = threading.Lock()
 
     def prepare(self) -> None:
         """Check that the folder is writable, and remember its identity."""
@@ -259,18 +262,39 @@ class LocalOutputStore:
             raise _not_copied(error) from error
         return size, digest.hexdigest()
 
-    def delete(self, names: Iterable[str], *, below: str) -> None:
+    def relocate(self, name: str, to: str) -> None:
+        """Rename an output, and remove the folders that become empty."""
+        source = self._folder / check_name(name, "output")
+        target = self._target(to)
+        try:
+            with self._folders:
+                self._make_folders(target.parent)
+                source.replace(target)
+            flush_folder(target.parent)
+        except OSError as error:
+            if error.errno in HITS_EVERY_PAGE:
+                raise _no_more("files", error, target) from error
+            raise PageError("output", f"the output cannot be moved: {_words(error)}") from error
+        self._remove_empty(source.parents, self._folder)
+
+    def delete(self, names: Iterable[str], *, below: str = "") -> None:
         """Delete outputs, and the folders that become empty."""
-        top = self._folder / check_name(below, "output")
+        top = self._folder / check_name(below, "output") if below else self._folder
         folders: set[Path] = set()
         for name in names:
             with contextlib.suppress(OSError, PageError):
                 path = self._folder / check_name(name, "output")
                 if path.is_relative_to(top):
-                    folders.update(folder for folder in path.parents if folder.is_relative_to(top))
+                    folders.update(path.parents)
                     path.unlink(missing_ok=True)
-        for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
-            with contextlib.suppress(OSError):
+        self._remove_empty(folders, top)
+
+    def _remove_empty(self, folders: Iterable[Path], top: Path) -> None:
+        """Remove those of some folders that are empty: at most ``top`` and below, never the store or its marker."""
+        kept = (self._folder, self._folder / MARKER_FOLDER)
+        inside = {folder for folder in folders if folder.is_relative_to(top) and folder not in kept}
+        for folder in sorted(inside, key=lambda folder: len(folder.parts), reverse=True):
+            with contextlib.suppress(OSError), self._folders:
                 folder.rmdir()
 
     def sweep(self, unfinished: Iterable[tuple[str, Token]]) -> None:
@@ -315,8 +339,9 @@ class LocalOutputStore:
             try:
                 part = stack.enter_context(open_part(target, token))
             except FileNotFoundError:
-                self._make_folders(target.parent)
-                part = stack.enter_context(open_part(target, token))
+                with self._folders:
+                    self._make_folders(target.parent)
+                    part = stack.enter_context(open_part(target, token))
             yield part
 
     def _make_folders(self, folder: Path) -> None:

@@ -120,7 +120,7 @@ def test_the_last_convolution_makes_the_pixels(make: Callable[[], torch.nn.Modul
     ("visible", "index", "name"),
     [(None, 1, "1"), ("", 0, "0"), ("2,5", 1, "5"), ("GPU-a1, GPU-b2", 1, "GPU-b2")],
 )
-def test_nvidia_smi_is_asked_for_the_card_that_torch_counts(
+def test_nvidia_smi_is_asked_for_the_gpu_that_torch_counts(
     visible: str | None, index: int, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if visible is None:

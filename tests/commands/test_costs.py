@@ -75,7 +75,7 @@ def test_few_pixels_are_told_with_digits_that_say_something(pages: Path) -> None
     assert invoke("cost", "--pages", 10000)[1].startswith("10,000 pages: 3,932 megapixels in, 24,576 out")
 
 
-def test_every_listed_card_fits_the_screen(pages: Path) -> None:
+def test_every_listed_gpu_fits_the_screen(pages: Path) -> None:
     code, out, _ = invoke("cost", "--pages", 10000)
     assert code == 0
     assert max(map(len, out.splitlines())) <= 80

@@ -112,6 +112,30 @@ def test_one_volume(tmp_path: Path, tiny_weights: Path) -> None:
     assert list(read_cbz(tmp_path / "v-x2" / "v.cbz")) == ["p01.png", "p02.png", "bad.png"]
 
 
+def test_deleted_pages_are_reported_and_pruned(pages: Path, tiny_weights: Path, tmp_path: Path) -> None:
+    arguments = ("run", "--input", pages, "--model", tiny_weights, "--output", tmp_path / "out")
+    assert invoke(*arguments)[0] == 0
+    (pages / "0.png").unlink()
+    code, out, _ = invoke(*arguments)
+    assert (code, "2 of 2 pages done, 0 failed" in out) == (0, True)
+    assert "1 output has no source any more: comic-upscale prune --job" in out
+    assert "1 output has no source any more" in invoke("status", "--job", tmp_path / "out")[1]
+    assert json.loads(invoke("status", "--job", tmp_path / "out", "--json")[1])["orphans"] == 1
+    _, out, err = invoke("export", "--job", tmp_path / "out", "--format", "csv")
+    assert len(out.splitlines()) == 3
+    assert "left out 1 whose sources are gone" in err
+    code, out, _ = invoke("prune", "--job", tmp_path / "out")
+    assert (code, "would remove: 0.png" in out, "add --yes" in out) == (0, True, True)
+    assert (tmp_path / "out" / "0.png").exists()
+    code, out, _ = invoke("prune", "--job", tmp_path / "out", "--yes", "--json")
+    assert (code, [file["output"] for file in json.loads(out)["files"]]) == (0, ["0.png"])
+    assert not (tmp_path / "out" / "0.png").exists()
+    assert "nothing to prune" in invoke("prune", "--job", tmp_path / "out")[1]
+    pages.rename(tmp_path / "unmounted")
+    code, _, err = invoke("prune", "--job", tmp_path / "out", "--yes")
+    assert (code, "does not exist" in err) == (3, True)
+
+
 def test_a_volume_that_breaks_a_limit(tmp_path: Path) -> None:
     volume = make_zip(tmp_path / "v.cbz", pictures(2))
     code, _, err = invoke("run", "--input", volume, "--max-members", 1)

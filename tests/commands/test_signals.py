@@ -40,12 +40,13 @@ def end(process: subprocess.Popen[str], limit: float = 60) -> tuple[int, str, st
 # A reader that hangs over a file of the input, in Python as a parser does. It says when it is there.
 HANG = """
 import sys, time
-from comic_upscale.library import volume_reader
+from comic_upscale.library import containers, nested, volume_reader
 def hang(*_, **__):
     print("hanging", file=sys.stderr)
     while True:
         time.sleep(0.01)
-volume_reader.open_container = hang
+for module in (containers, nested, volume_reader):
+    module.open_container = hang
 """
 
 

@@ -25,7 +25,7 @@ from comic_upscale.costs.rates import (
     measured_rate,
     reference,
 )
-from comic_upscale.costs.work import Work, spread_sample
+from comic_upscale.costs.workload import Workload, spread_sample
 from comic_upscale.errors import SettingsError
 from comic_upscale.imaging.codecs import FORMATS
 from comic_upscale.models.catalogue import CATALOGUE
@@ -39,8 +39,8 @@ ranges = st.lists(amounts, min_size=3, max_size=3).map(lambda values: Range(*sor
 factors = st.lists(st.floats(0.01, 100), min_size=3, max_size=3).map(lambda values: Range(*sorted(values)))
 
 
-def work(pages: int, **changes: object) -> Work:
-    some = Work(
+def work(pages: int, **changes: object) -> Workload:
+    some = Workload(
         pages=pages,
         network_pixels=pages * PAGE,
         output_pixels=pages * 1280 * 1920,
@@ -244,7 +244,7 @@ def test_the_host_rate_is_the_measured_one() -> None:
     assert reference()["host"]["decode_seconds"] == measured_here["decode_seconds_a_megapixel"]
 
 
-def test_a_card_waits_for_the_workers_where_a_format_takes_them_long() -> None:
+def test_a_gpu_waits_for_the_workers_if_a_format_is_slow() -> None:
     quick, slow = (
         computed_rate("H100", network("comic-compact-x3"), encode_seconds=ENCODE * factor, workers=1)
         for factor in (1, 10)

@@ -78,7 +78,7 @@ def test_gray_pages_come_back_gray_and_sixteen_bits_spread() -> None:
     deep = page().astype(np.uint16) * np.uint16(257)
     made = upscale("repeat", source=deep)
     assert np.array_equal(made.pixels, deep.repeat(2, axis=1).repeat(2, axis=2))
-    assert made.notes == ("16 bits: the program was given 8",)
+    assert made.notes == ("16 bits: the program got 8",)
 
 
 @pytest.mark.parametrize("target", [(75, 50), (45, 30), (61, 39)])
@@ -101,7 +101,7 @@ def test_what_is_larger_than_asked_is_shrunk() -> None:
 def test_an_odd_size_is_refused() -> None:
     error = failure("odd")
     assert error.kind == "command"
-    assert "made 65x20 of 30x20, but 60x40 is requested" in error.reason
+    assert "turned 30x20 into 65x20, but 60x40 is requested" in error.reason
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_what_goes_wrong_is_said_in_printable_words(how: str, reason: str) -> No
 
 @posix
 def test_a_program_that_crashes_is_said_to() -> None:
-    assert "was ended by SIGKILL and said nothing" in failure("crashes").reason
+    assert "was ended by SIGKILL without any output" in failure("crashes").reason
 
 
 def test_of_a_flood_of_words_the_last_are_kept() -> None:

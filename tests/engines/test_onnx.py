@@ -258,13 +258,13 @@ def larger() -> list[object]:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: network(path, SAME, made=("n", 3, "h", "w")), "1x3x64x64 of 1x3x64x64"),
-        (lambda path: network(path, larger(), shape=("n", 4, "h", "w"), made=("n", 4, "a", "b")), "takes 4 channels"),
+        (lambda path: network(path, SAME, made=("n", 3, "h", "w")), "turns 1x3x64x64 into 1x3x64x64"),
+        (lambda path: network(path, larger(), shape=("n", 4, "h", "w"), made=("n", 4, "a", "b")), "has 4 channels"),
         (lambda path: network(path, larger(), shape=("n", "h", "w", 3), made=("n", 3, "a", "b")), "NHWC"),
-        (lambda path: network(path, larger(), shape=(4, 3, "h", "w"), made=(4, 3, "a", "b")), "takes 4 images at once"),
-        (lambda path: network(path, larger(), shape=("n", 3, "h", 64), made=("n", 3, "a", 128)), "along one side only"),
+        (lambda path: network(path, larger(), shape=(4, 3, "h", "w"), made=(4, 3, "a", "b")), "only 4 images at once"),
+        (lambda path: network(path, larger(), shape=("n", 3, "h", 64), made=("n", 3, "a", 128)), "only one side"),
         (lambda path: network(path, SAME, shape=("n", 3), made=("n", 3)), "2 dimensions, not 4"),
-        (lambda path: network(path, larger(), shape=(1, 3, 8, 64), made=(1, 3, 16, 128)), "takes 64x8 pixels only"),
+        (lambda path: network(path, larger(), shape=(1, 3, 8, 64), made=(1, 3, 16, 128)), "accepts only 64x8 pixels"),
         (lambda path: network(path, SAME, kind="UINT8"), r"input is tensor\(uint8\)"),
         (
             lambda path: network(path, [*larger(), node("Identity", ["xx"], ["yy"])], inputs=2, outputs=2),
@@ -348,7 +348,7 @@ def test_a_link_out_of_the_folder_is_no_way_round(tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
     path = _with_data_outside(tmp_path / "inner" / "net.onnx", "weights.bin")
     (tmp_path / "inner" / "weights.bin").rename(tmp_path / "weights.bin")
-    with pytest.raises(WeightsError, match="not beside it"):
+    with pytest.raises(WeightsError, match="missing from its folder"):
         read_onnx(path)
     (tmp_path / "inner" / "weights.bin").symlink_to(tmp_path / "weights.bin")
     with pytest.raises(WeightsError, match="outside its folder"):
@@ -402,7 +402,7 @@ def test_devices_and_providers(exported: Path) -> None:
     for wrong in ("tpu", "cuda:x", "cuda:-1"):
         with pytest.raises(SettingsError, match="has no device"):
             OnnxEngine(exported, identity="", device=wrong)
-    with pytest.raises(SettingsError, match="no provider 'nothing' here: it has"):
+    with pytest.raises(SettingsError, match="no provider 'nothing' on this machine: it has"):
         open_onnx(exported, provider="nothing")
     with pytest.raises(SettingsError, match="tiles of 5 pixels"):
         open_onnx(exported, tile=5)

@@ -13,7 +13,7 @@ import pytest
 
 from comic_upscale.costs.prices import listed_offers
 from comic_upscale.costs.rates import Measured
-from comic_upscale.costs.work import Work
+from comic_upscale.costs.workload import Workload
 from comic_upscale.engines.base import Batch
 from comic_upscale.errors import InputError, SettingsError
 from comic_upscale.estimates.bench import bench
@@ -21,12 +21,18 @@ from comic_upscale.estimates.history import (
     count_places,
     from_ledgers,
     hardware_name,
-    keep,
-    kept,
+    load_measurements,
     parse_recorded_devices,
+    save_measurement,
 )
 from comic_upscale.estimates.quotes import Question, is_over_budget, quotes_for
-from comic_upscale.estimates.workload import LEAST_DOUBT, count_work, doubt_of_ratio, imagined_work, run_pilot
+from comic_upscale.estimates.workload import (
+    LEAST_DOUBT,
+    assume_workload,
+    count_workload,
+    doubt_of_ratio,
+    run_pilot,
+)
 from comic_upscale.imaging.codecs import FORMATS
 from comic_upscale.jobs.run import run_job
 from comic_upscale.models.catalogue import CATALOGUE
@@ -52,7 +58,7 @@ def of_ours(**changes: object) -> Measured:
 
 def test_pages_are_counted_from_their_headers_alone(make_settings: MakeSettings, pages: Path) -> None:
     settings = make_settings()
-    work = count_work(preview(settings), settings)
+    work = count_workload(preview(settings), settings)
     assert work.pages == 12
     # Eight of 24x32, three of 20x20, one more of 24x32.
     assert work.network_pixels == 9 * 24 * 32 + 3 * 20 * 20
@@ -65,9 +71,9 @@ def test_pages_are_counted_from_their_headers_alone(make_settings: MakeSettings,
 def test_pages_that_are_done_or_large_enough_cost_nothing_or_no_network(make_settings: MakeSettings) -> None:
     run_job(make_settings(), open_engines=fake)
     settings = make_settings()
-    assert count_work(preview(settings), settings).pages == 0
+    assert count_workload(preview(settings), settings).pages == 0
     small = make_settings(size=Width(21))
-    work = count_work(preview(small), small)
+    work = count_workload(preview(small), small)
     assert (work.pages, work.network_pixels) == (12, 3 * 20 * 20), "pages 24 wide are shrunk, not enlarged"
 
 
@@ -77,7 +83,7 @@ def test_a_job_that_has_begun_knows_the_bytes_of_its_outputs(
     finished = run_job(make_settings(), open_engines=fake)
     draw(pages / "new.png", 999)
     settings = make_settings()
-    work = count_work(preview(settings), settings)
+    work = count_workload(preview(settings), settings)
     assert (work.pages, finished.done) == (1, 12)
     assert "measured by this job" in work.download_basis
 
@@ -91,7 +97,7 @@ def test_a_pilot_does_real_pages_and_leaves_nothing_behind(make_settings: MakeSe
     assert found.whole_seconds >= found.network_seconds
     assert found.output_bytes > 0
     assert not settings.output.exists()
-    work = count_work(plan, settings, found)
+    work = count_workload(plan, settings, found)
     assert "measured on 5 of these pages" in work.download_basis
     (quote,) = quotes_for(work, Question(model=settings.model, pilot=found))
     assert (quote.basis, quote.dollars) == ("measured", None)
@@ -156,7 +162,7 @@ def test_a_run_in_a_ledger_is_a_measurement(make_settings: MakeSettings, pages: 
     assert from_ledgers([settings.ledger_path], "another", "x")[0].here is False
 
 
-def test_a_run_elsewhere_is_a_measurement_of_its_card_and_not_of_this_machine(
+def test_a_remote_run_is_a_measurement_of_its_gpu_and_not_of_this_machine(
     make_settings: MakeSettings, pages: Path
 ) -> None:
     for number in range(20):
@@ -183,7 +189,7 @@ def test_a_run_elsewhere_is_a_measurement_of_its_card_and_not_of_this_machine(
         ("gpu-box: NVIDIA H200", "NVIDIA H200"), ("root@203.0.113.7:40022: Tesla T4, Tesla T4", "2 x Tesla T4"),
     ],
 )  # fmt: skip
-def test_hardware_is_called_by_its_card_or_its_processor(device: str, name: str) -> None:
+def test_hardware_is_named_by_its_gpu_or_its_processor(device: str, name: str) -> None:
     assert hardware_name(parse_recorded_devices(device).devices, "EPYC") == name
 
 
@@ -202,27 +208,27 @@ def test_how_many_pages_are_in_the_network_at_once_is_known_from_the_devices(
 
 def test_measurements_are_kept_replaced_and_read_again(tmp_path: Path) -> None:
     folder = tmp_path / "rates"
-    assert kept(folder) == []
-    first = keep(measured(date="2026-11-20"), folder)
-    second = keep(measured(whole_seconds=30.0), folder)
+    assert load_measurements(folder) == []
+    first = save_measurement(measured(date="2026-11-20"), folder)
+    second = save_measurement(measured(whole_seconds=30.0), folder)
     assert first == second, "the same machine and network: one file"
-    keep(measured(model_sha256="2" * 64, date="2026-11-19"), folder)
+    save_measurement(measured(model_sha256="2" * 64, date="2026-11-19"), folder)
     (folder / "broken.json").write_text("{", encoding="utf-8")
     (folder / "newer.json").write_text(json.dumps({"unknown": 1}), encoding="utf-8")
     values = json.loads(first.read_text(encoding="utf-8"))
     first.write_text(json.dumps({**values, "of_a_newer_version": 1}), encoding="utf-8")
-    found = kept(folder)
+    found = load_measurements(folder)
     assert [each.date for each in found] == ["2026-11-21", "2026-11-19"]
     assert found[0].whole_seconds == 30.0
 
 
 def imagined(pages: int = 1000) -> object:
-    return imagined_work(pages, (512, 768), 2.5, upload_bytes=500_000, format="png", quality=None)
+    return assume_workload(pages, (512, 768), 2.5, upload_bytes=500_000, format="png", quality=None)
 
 
 def test_pages_that_need_not_be_there_are_counted_in_their_format() -> None:
-    def imagine(format: FormatName, quality: int | None = None) -> Work:
-        return imagined_work(10, (512, 768), 2.5, upload_bytes=1, format=format, quality=quality)
+    def imagine(format: FormatName, quality: int | None = None) -> Workload:
+        return assume_workload(10, (512, 768), 2.5, upload_bytes=1, format=format, quality=quality)
 
     pixels = 10 * 1280 * 1920
     for name, format in FORMATS.items():
@@ -244,28 +250,28 @@ def test_what_was_measured_in_one_format_is_quoted_for_another(make_settings: Ma
     seconds: dict[str, float] = {}
     for format in ("png", "jpeg", "avif", "auto"):
         settings = dataclasses.replace(plain, format=format)
-        work = count_work(preview(settings), settings)
-        (quote, *_) = quotes_for(work, Question(model=OURS.name, found=(found,)))
+        work = count_workload(preview(settings), settings)
+        (quote, *_) = quotes_for(work, Question(model=OURS.name, measurements=(found,)))
         told = quote.parts["compute"].source
         assert ("written as png" in told) == (format not in ("png", "auto")), "all the pages are PNG"
         seconds[format] = quote.parts["compute"].seconds.likely
     assert seconds["jpeg"] < seconds["png"] == seconds["auto"] < seconds["avif"]
 
 
-def test_what_was_measured_on_a_card_goes_before_what_is_computed() -> None:
+def test_a_measurement_on_a_gpu_is_preferred_to_a_computed_rate() -> None:
     question = Question(model=OURS.name, gpus=("RTX 4090",), offers=tuple(listed_offers()))
     work = imagined()
     computed = quotes_for(work, question)  # type: ignore[arg-type]
     assert {quote.basis for quote in computed} == {"computed"}
     on_card = of_ours(hardware="NVIDIA GeForce RTX 4090", here=False, origin="ledger /l")
-    better = quotes_for(work, dataclasses.replace(question, found=(on_card,)))  # type: ignore[arg-type]
+    better = quotes_for(work, dataclasses.replace(question, measurements=(on_card,)))  # type: ignore[arg-type]
     assert {quote.basis for quote in better} == {"measured"}
     assert "measured on NVIDIA GeForce RTX 4090, ledger /l" in better[0].parts["compute"].source
 
 
-def test_without_a_card_named_this_machine_comes_first_and_then_the_cheapest() -> None:
+def test_without_a_named_gpu_this_machine_comes_first_and_then_the_cheapest() -> None:
     found = of_ours(hardware="EPYC (2 threads)")
-    question = Question(model=OURS.name, offers=tuple(listed_offers()), found=(found,))
+    question = Question(model=OURS.name, offers=tuple(listed_offers()), measurements=(found,))
     here, *rented = quotes_for(imagined(), question)  # type: ignore[arg-type]
     assert (here.hardware, here.seller) == ("EPYC (2 threads)", "")
     dollars = [quote.dollars.likely for quote in rented if quote.dollars is not None]
@@ -276,10 +282,10 @@ def test_without_a_card_named_this_machine_comes_first_and_then_the_cheapest() -
 def test_a_network_of_ones_own_that_was_measured_last_does_not_stand_in_the_way_of_auto() -> None:
     mine = measured(model="mine.safetensors", tflop_per_page=None)
     offers = tuple(listed_offers())
-    alone = quotes_for(imagined(), Question(model="auto", offers=offers, found=(mine,)))  # type: ignore[arg-type]
+    alone = quotes_for(imagined(), Question(model="auto", offers=offers, measurements=(mine,)))  # type: ignore[arg-type]
     assert len(alone) == len(offers)
     assert all(quote.seller for quote in alone), "this machine was not measured with a network that is known"
-    older = Question(model="auto", offers=offers, found=(mine, of_ours(hardware="EPYC (2 threads)")))
+    older = Question(model="auto", offers=offers, measurements=(mine, of_ours(hardware="EPYC (2 threads)")))
     assert quotes_for(imagined(), older)[0].model == OURS.name  # type: ignore[arg-type]
 
 
@@ -328,7 +334,9 @@ def test_bench_measures_network_and_run_and_is_quoted_from(
 ) -> None:
     told: list[str] = []
     engine = NearestEngine(pause(0.05), limit=2)
-    result = bench(make_settings(workers=2), seconds=1.0, tell=told.append, open_engines=lambda *_: [engine])
+    result = bench(
+        make_settings(workers=2), seconds=1.0, on_step=told.append, open_engines=lambda *_: [engine]
+    )
     assert engine.closed
     assert told[-1].startswith("a whole run of ")
     assert result.alone_pages_per_second < 2 / 0.05
@@ -342,8 +350,8 @@ def test_bench_measures_network_and_run_and_is_quoted_from(
     assert 0 <= result.network_idle < 1
     assert result.peak_memory_bytes > 10_000_000
     assert result.peak_device_bytes is None
-    keep(result.measured, tmp_path / "rates")
-    assert kept(tmp_path / "rates") == [result.measured]
+    save_measurement(result.measured, tmp_path / "rates")
+    assert load_measurements(tmp_path / "rates") == [result.measured]
 
 
 def test_a_network_that_cannot_do_a_page_is_said(make_settings: MakeSettings) -> None:

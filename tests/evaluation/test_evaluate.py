@@ -229,7 +229,7 @@ def trial_of(*standings: Standing) -> Trial:
     return Trial(2.5, ("clean",), list(standings), pages, 1000.0, {})
 
 
-def test_the_quickest_of_those_that_are_as_good_is_recommended() -> None:
+def test_the_fastest_of_equally_good_models_is_recommended() -> None:
     lanczos = standing(LANCZOS, 0.01, 0.80, 0.82, 0.81, 0.80)
     quick = standing("quick", 0.1, 0.90, 0.92, 0.91, 0.90)
     slow = standing("slow", 2.0, 0.902, 0.921, 0.912, 0.901)

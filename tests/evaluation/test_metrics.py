@@ -84,7 +84,7 @@ def test_what_is_too_small_for_a_window_is_refused_and_ms_ssim_left_out(metrics:
     assert metrics.score(as_pixels(smallest), as_pixels(smallest)).ms_ssim is None
 
 
-def test_gray_and_its_rgb_twin_are_the_same_and_a_tint_shows(metrics: Metrics, drawing: Image.Image) -> None:
+def test_gray_equals_the_same_page_in_rgb_and_a_tint_shows(metrics: Metrics, drawing: Image.Image) -> None:
     gray = drawing.convert("L")
     same = metrics.score(as_pixels(gray.convert("RGB")), as_pixels(gray))
     assert (same.psnr, same.shift) == pytest.approx((PERFECT_PSNR, 0), abs=1e-3)

@@ -242,7 +242,7 @@ def test_a_page_that_is_left_as_it_is(side: Side, make_settings: MakeSettings) -
 
 
 def test_tasks_of_one_content_get_an_outcome_each(side: Side, settings: JobSettings) -> None:
-    """A job sends each content once, but for what it cannot know before: pages that are drawn."""
+    """A job sends each content once, except rendered pages, whose content it cannot know before."""
     same = picture(1)
 
     async def work() -> list[PageOutcome]:

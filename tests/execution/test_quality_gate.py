@@ -1,4 +1,4 @@
-"""The gate in a run: a fault at the seam for engines is seen, mended where it can be, and told."""
+"""The gate in a run: a fault of an engine is seen, corrected if possible, and reported."""
 
 from __future__ import annotations
 
@@ -101,9 +101,7 @@ def test_a_suspect_page_is_done_again_by_the_safest_path(pages: Path, tiny_weigh
     assert all("upscaled again" in note for note in notes)
 
 
-def test_a_seam_where_the_engine_says_that_tiles_meet_is_seen_and_mended(
-    pages: Path, tiny_weights: Path
-) -> None:
+def test_a_seam_at_a_tile_border_is_seen_and_corrected(pages: Path, tiny_weights: Path) -> None:
     flat = np.full((300, 200, 3), 180, np.uint8)
     flat[40:120, 30:90] = (60, 90, 20)
     for number, path in enumerate(sorted(pages.iterdir())):

@@ -61,7 +61,7 @@ def _shifted(larger: UInt8Array) -> UInt8Array:
     )
 
 
-def _with_a_tile_from_elsewhere(larger: UInt8Array) -> UInt8Array:
+def _with_a_tile_of_another_place(larger: UInt8Array) -> UInt8Array:
     page, other = larger.copy(), _larger(_page(1))
     page[400:700, 300:600] = other[:300, :300]
     return page
@@ -95,7 +95,7 @@ def test_a_page_that_was_only_made_larger_passes(number: int, mode: str, scale: 
         (np.zeros_like, "flat, though the source is not"),
         (lambda larger: np.full_like(larger, 128), "flat, though the source is not"),
         (lambda larger: _larger(_page(2)), "unlike its source"),
-        (_with_a_tile_from_elsewhere, "a part unlike its source"),
+        (_with_a_tile_of_another_place, "a part unlike its source"),
         (_tinted, "tinted by"),
         (_darker, "brighter or darker by"),
         (_shifted, "shifted by"),
@@ -262,7 +262,7 @@ def test_borders_at_the_very_edge_and_many_of_them_do_no_harm() -> None:
     assert np.isfinite(compare(page, larger, everywhere).seam)
 
 
-def test_a_tile_from_elsewhere_is_found_wherever_it_lies() -> None:
+def test_a_tile_of_another_place_is_found_anywhere() -> None:
     page, other = _page(), _larger(_page(1))
     larger = _larger(page)
     for top, left in ((0, 0), (333, 517), (larger.shape[0] - 160, larger.shape[1] - 160)):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from comic_upscale.imaging.cicp import _made
+from comic_upscale.imaging.cicp import _build_profile
 from comic_upscale.imaging.color import to_srgb
 from comic_upscale.imaging.decode import decode
 from comic_upscale.imaging.encode import encode
@@ -125,5 +125,5 @@ def test_the_same_numbers_give_the_same_bytes() -> None:
     assert first is not None
     # lcms writes the time here.
     assert first[24:36] == struct.pack(">6H", 2000, 1, 1, 0, 0, 0)
-    _made.cache_clear()
+    _build_profile.cache_clear()
     assert decode(png(COLOR, gamma(0.3)), max_pixels=LIMIT).icc_profile == first

@@ -18,7 +18,7 @@ from comic_upscale.imaging import codecs
 from comic_upscale.imaging.codecs import FORMATS, find_assumed
 from comic_upscale.imaging.codecs.base import Assumed, OutputFormat
 from comic_upscale.imaging.decode import decode, read_header
-from comic_upscale.imaging.encode import check_encoded, check_target, encode, left_out, quality_for
+from comic_upscale.imaging.encode import check_encoded, check_target, encode, list_omissions, quality_for
 from comic_upscale.imaging.formats import (
     IMAGE_EXTENSIONS,
     find_format,
@@ -177,7 +177,7 @@ def test_a_page_comes_back_as_the_format_says(
 ) -> None:
     before = page(channels, alpha=alpha, bits=bits)
     after = written(format, before, quality)
-    notes = " ".join(left_out(before, format.name, format.name))
+    notes = " ".join(list_omissions(before, format.name, format.name))
     assert after.bits == (bits if bits in format.bits else 8)
     assert ("16-bit samples" in notes) == (bits not in format.bits)
     assert after.color.shape[2] == channels, "gray stays gray to the eye, colour colour"
@@ -293,7 +293,8 @@ def test_texts_are_kept_or_their_loss_is_told(format: OutputFormat) -> None:
     before = replace(page(), metadata=Metadata(text=texts))
     assert written(format, before).metadata.text == (texts if format.texts else ())
     assert (
-        any("parameters" in note for note in left_out(before, format.name, format.name)) is not format.texts
+        any("parameters" in note for note in list_omissions(before, format.name, format.name))
+        is not format.texts
     )
 
 
@@ -304,7 +305,7 @@ def test_a_profile_is_carried_or_its_loss_is_told(format: OutputFormat) -> None:
     before = replace(page(), icc_profile=profile)
     carried = format.carries_profile is None or format.carries_profile(profile)
     assert (written(format, before).icc_profile is not None) is carried
-    assert any("ICC" in note for note in left_out(before, format.name, format.name)) is not carried
+    assert any("ICC" in note for note in list_omissions(before, format.name, format.name)) is not carried
 
 
 @every_format
@@ -312,7 +313,9 @@ def test_metadata_of_any_length_is_kept_or_its_loss_is_told(format: OutputFormat
     long = Metadata(xmp=b"<x:xmpmeta>" + b" " * 100_000 + b"</x:xmpmeta>")
     before = replace(page(), metadata=long)
     kept = written(format, before).metadata.xmp is not None
-    assert any("XMP left out" in note for note in left_out(before, format.name, format.name)) is not kept
+    assert (
+        any("XMP left out" in note for note in list_omissions(before, format.name, format.name)) is not kept
+    )
 
 
 @every_format

@@ -16,7 +16,7 @@ from comic_upscale.imaging.codecs import libjxl
 from comic_upscale.imaging.codecs.jxl import write_jxl
 from comic_upscale.imaging.color import to_srgb
 from comic_upscale.imaging.decode import decode
-from comic_upscale.imaging.encode import check_encoded, encode, left_out
+from comic_upscale.imaging.encode import check_encoded, encode, list_omissions
 from comic_upscale.imaging.pixels import NO_METADATA, Pixels, SampleArray
 
 LIMIT = 1_000_000
@@ -117,7 +117,7 @@ def test_a_lossless_one_keeps_samples_and_profile(
     assert (after.color == before.color).all()
     assert (after.alpha is None) is not alpha
     assert before.alpha is None or (after.alpha == before.alpha).all()
-    assert after.notes == left_out(before, "jxl", "jxl") == ()
+    assert after.notes == list_omissions(before, "jxl", "jxl") == ()
 
 
 @needs_libjxl
@@ -216,4 +216,4 @@ def test_without_libjxl_a_page_is_written_in_srgb_and_told(no_libjxl: None) -> N
     after = decode(encode(before, format="jxl"), max_pixels=LIMIT)
     assert after.icc_profile is None
     assert (after.color == seen(before)).all()
-    assert any("converted to sRGB" in note for note in left_out(before, "jxl", "jxl"))
+    assert any("converted to sRGB" in note for note in list_omissions(before, "jxl", "jxl"))

@@ -98,7 +98,7 @@ def test_a_jpeg_2000_that_does_not_say_that_it_has_alpha() -> None:
 
 
 def test_a_tga_that_says_that_it_has_no_alpha() -> None:
-    left_out = ("transparency left out: the TGA says that it has none",)
+    left_out = ("transparency left out: the header of the TGA declares none",)
     ramp = np.arange(48, dtype=np.uint8).reshape(COLOR.shape[:2])
     for data, notes in (
         (tga(rgba(0), 0), ()),

@@ -1,4 +1,4 @@
-"""What cameras, telephones and other programs write beside the pixels: read, mended and handed on."""
+"""Metadata of cameras, phones and programs: read, corrected and passed on."""
 
 import io
 import struct
@@ -12,7 +12,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from comic_upscale.imaging.codecs.jxl import decode_jxl, lost_profile, write_jxl
 from comic_upscale.imaging.decode import decode
-from comic_upscale.imaging.encode import encode, left_out
+from comic_upscale.imaging.encode import encode, list_omissions
 from comic_upscale.imaging.metadata import read_density, upright_exif
 from comic_upscale.imaging.pixels import NO_METADATA, Metadata, Pixels
 
@@ -107,8 +107,8 @@ def test_a_tiff_that_says_no_density_has_none() -> None:
 
 def test_metadata_that_a_jpeg_has_no_room_for_is_told() -> None:
     page = Pixels(PICTURE, metadata=Metadata(None, b"<x>" + bytes(70_000), None))
-    assert any("XMP" in note for note in left_out(page, "jpeg", "jpeg"))
-    assert not left_out(page, "png", "png")
+    assert any("XMP" in note for note in list_omissions(page, "jpeg", "jpeg"))
+    assert not list_omissions(page, "png", "png")
     assert decode(encode(page, format="jpeg"), max_pixels=LIMIT).metadata.xmp is None
 
 
@@ -199,8 +199,8 @@ def test_what_a_generator_wrote_into_a_png_goes_into_the_next() -> None:
     with Image.open(io.BytesIO(encode(page, format="png"))) as written:
         written.load()
         assert written.text == said
-    assert left_out(page, "png", "png") == ()
-    assert "parameters" in left_out(page, "webp", "webp")[0]
+    assert list_omissions(page, "png", "png") == ()
+    assert "parameters" in list_omissions(page, "webp", "webp")[0]
 
 
 def test_texts_that_are_too_long_or_hold_something_else_are_left() -> None:

@@ -17,11 +17,12 @@ from comic_upscale.engines.pages import prepare
 from comic_upscale.imaging.codecs import png
 from comic_upscale.imaging.codecs.png import check_png, write_png, write_png_at_once
 from comic_upscale.imaging.decode import decode
-from comic_upscale.imaging.encode import check_encoded, encode, left_out, lossy_quality
+from comic_upscale.imaging.encode import check_encoded, encode, list_omissions, lossy_quality
 from comic_upscale.imaging.metadata import read_density, sized_exif, upright_exif, with_density
 from comic_upscale.imaging.pixels import Metadata, Pixels
 from comic_upscale.imaging.shrink import shrink
 from comic_upscale.settings.job import FormatName
+from comic_upscale.settings.processing import ProcessingSettings
 
 LIMIT = 100_000_000
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -211,7 +212,7 @@ def test_the_density_asked_for_takes_the_place_of_the_page_s_own(format: FormatN
 
 @settings(max_examples=60)
 @given(st.binary(max_size=60), st.sampled_from([b"II*\0", b"MM\0*"]))
-def test_any_exif_is_mended_or_left_out_and_never_a_failure(tail: bytes, head: bytes) -> None:
+def test_any_exif_is_corrected_or_left_out_and_never_a_failure(tail: bytes, head: bytes) -> None:
     buffer = io.BytesIO()
     Image.new("L", (3, 2)).save(buffer, "JPEG", exif=b"Exif\0\0" + head + tail)
     page = decode(buffer.getvalue(), max_pixels=LIMIT)
@@ -264,7 +265,10 @@ def test_wrong_rows_are_not_proved(
 
 def test_png_levels_trade_time_for_size() -> None:
     ramp = np.tile(np.arange(256, dtype=np.uint8), (64, 4))[:, :, None]
-    sizes = [len(encode(Pixels(ramp), format="png", png_level=level)) for level in (0, 9)]
+    sizes = [
+        len(encode(Pixels(ramp), format="png", settings=ProcessingSettings(png_level=level)))
+        for level in (0, 9)
+    ]
     assert sizes[1] < sizes[0]
 
 
@@ -303,15 +307,19 @@ def test_a_tiff_of_several_pages_is_skipped_when_asked_but_not_for_a_thumbnail(
 
 def test_what_a_format_does_not_hold_is_told() -> None:
     page = Pixels(np.zeros((2, 2, 3), np.uint16), np.zeros((2, 2), np.uint16), SRGB)
-    assert left_out(page, "png", "png") == ()
-    assert len(left_out(page, "jpeg", "jpeg")) == 2
-    assert left_out(page, "jxl", "jxl") == ()
+    assert list_omissions(page, "png", "png") == ()
+    assert len(list_omissions(page, "jpeg", "jpeg")) == 2
+    assert list_omissions(page, "jxl", "jxl") == ()
 
 
 def test_a_lossless_page_with_the_name_of_a_jpeg_is_told() -> None:
     page = Pixels(np.zeros((2, 2, 3), np.uint8))
-    assert any("lossless inside" in note for note in left_out(page, "jpeg", "auto"))
-    assert left_out(replace(page, lossless=False), "jpeg", "auto") == left_out(page, "jpeg", "jpeg") == ()
+    assert any("lossless inside" in note for note in list_omissions(page, "jpeg", "auto"))
+    assert (
+        list_omissions(replace(page, lossless=False), "jpeg", "auto")
+        == list_omissions(page, "jpeg", "jpeg")
+        == ()
+    )
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])

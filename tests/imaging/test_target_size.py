@@ -158,5 +158,5 @@ def test_larger_than_bounds_is_what_does_not_fit() -> None:
     assert not is_larger((2000, 3000), Bounds(2000, 3000))
     assert is_larger((2001, 10), Bounds(2000, 3000))
     assert is_larger((10, 3001), Bounds(2000, 3000))
-    with pytest.raises(PageError, match="at most 16"):
+    with pytest.raises(PageError, match="the limit of 16"):
         find_target(10, 10, Width(161))

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from comic_upscale.cli import app
 from comic_upscale.jobs import volume_writer
-from comic_upscale.library import volume_reader
+from comic_upscale.library import containers, nested, volume_reader
 from tests.archives import make_zip, pictures
 from tests.conftest import draw
 
@@ -80,7 +80,7 @@ def cost(library: Path) -> int:
 
 
 def make_odd(monkeypatch: pytest.MonkeyPatch, place: str, error: Exception) -> None:
-    open_container = volume_reader.open_container
+    open_container = containers.open_container
 
     def open_oddly(path: Path, *arguments: Any) -> Any:
         if path.name != "odd.cbz":
@@ -89,7 +89,8 @@ def make_odd(monkeypatch: pytest.MonkeyPatch, place: str, error: Exception) -> N
             raise error
         return OddContainer(open_container(path, *arguments), place, error)
 
-    monkeypatch.setattr(volume_reader, "open_container", open_oddly)
+    for module in (containers, nested, volume_reader):
+        monkeypatch.setattr(module, "open_container", open_oddly)
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -213,7 +213,7 @@ def test_one_bad_page_is_a_value(make_settings: MakeSettings) -> None:
     assert reasons["empty.jpg"] == "empty"
     assert reasons["nowhere.png"] == "vanished"
     assert set(reasons) == {"broken.png", "empty.jpg", "nowhere.png"}
-    # Not tried again, unless asked, or mended.
+    # Not tried again, unless requested or repaired.
     assert run_without_engine(settings).failed == 3
     draw(settings.input / "broken.png", 1)
     assert run(settings).done == 13
@@ -421,7 +421,7 @@ def test_a_second_run_of_the_same_job_is_told_who_holds_it(make_settings: MakeSe
     assert run_without_engine(settings).done == 12
 
 
-def test_the_lock_covers_a_ledger_kept_elsewhere(make_settings: MakeSettings, tmp_path: Path) -> None:
+def test_the_lock_covers_a_ledger_in_another_folder(make_settings: MakeSettings, tmp_path: Path) -> None:
     ledger = tmp_path / "ledgers" / "one.sqlite3"
     settings = make_settings(ledger=ledger)
     with hold_job(tmp_path / "another-output", ledger), pytest.raises(LedgerBusyError):
@@ -669,7 +669,7 @@ def test_an_output_folder_that_goes_away_ends_the_run(make_settings: MakeSetting
     assert run(settings).done == 12
 
 
-def test_pages_that_failed_for_want_of_permission_are_looked_at_anew(
+def test_pages_that_failed_for_lack_of_permission_are_checked_again(
     open_folder: Path, tiny_weights: Path
 ) -> None:
     page = draw(open_folder / "pages" / "0.png", 0)
@@ -942,7 +942,7 @@ def test_the_precision_that_a_run_ends_with_is_recorded(make_settings: MakeSetti
         assert ledger.execute("select precision from runs").fetchall() == [("fp32",)]
 
 
-def test_more_workers_and_cards_may_have_more_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_workers_and_gpus_may_have_more_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
     card, cpu = NearestEngine(), NearestEngine()
     card.info = replace(card.info, device=DeviceInfo("cuda", 0, "card"))
     cpu.info = replace(cpu.info, device=DeviceInfo("cpu", name="1 thread"))

@@ -83,7 +83,7 @@ def test_a_page_that_is_large_enough_goes_into_its_volume_untouched(
     bounded = make_job(scale=2.0, skip_larger_than=Bounds.parse("50"), copy_others=True)
     seen = preview(bounded)
     assert [page.action for page in seen.pages] == ["do", "skip"]
-    assert "goes into its volume as it is" in (seen.pages[1].note or "")
+    assert "goes into its volume unchanged" in (seen.pages[1].note or "")
     finished = run(bounded)
     assert (finished.done, finished.skipped, finished.failed, finished.volumes_done) == (1, 1, 0, 1)
     assert (finished.carried_now, finished.warnings) == (0, ())

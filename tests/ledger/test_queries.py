@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from comic_upscale.console.text import status_lines
 from comic_upscale.errors import InputError, LedgerDamagedError
 from comic_upscale.ledger.queries import find_ledger, read_failures, read_status
 from comic_upscale.ledger.recent import newest_ledger, remember_ledger
@@ -96,7 +97,12 @@ def test_a_later_process_with_the_same_number_is_not_the_run(ledger: Ledger, tmp
 
 @pytest.mark.parametrize(
     ("last_seen", "alive"),
-    [("now", True), ("2020-01-01T00:00:00.000Z", False), ("2999-01-01T00:00:00.000Z", False)],
+    [
+        ("now", True),
+        ("2020-01-01T00:00:00.000Z", False),
+        # A clock that was wrong when the run died must not keep it alive for years.
+        ("2099-01-01T00:00:00.000Z", False),
+    ],
 )
 def test_a_run_on_another_host_is_judged_by_its_heartbeat(
     ledger: Ledger, tmp_path: Path, last_seen: str, alive: bool
@@ -136,6 +142,39 @@ def test_the_newest_job_of_a_ledger_is_the_one_started_last(ledger: Ledger, tmp_
     time.sleep(0.005)
     start(ledger, first)
     assert read_status(ledger.path).job_id == first
+
+
+def test_the_newest_job_is_found_although_the_clock_was_set_back(ledger: Ledger, tmp_path: Path) -> None:
+    first, _ = add_job(ledger, 1, tmp_path)
+    start(ledger, first)
+    change(ledger, "update runs set started_at = '2099-01-01T00:00:00.000Z'")
+    second = ledger.open_job(
+        input=tmp_path / "b", output=tmp_path / "out", fingerprint="g", settings="{}", model="m", model_sha256="h",
+    )  # fmt: skip
+    start(ledger, second)
+    assert read_status(ledger.path).job_id == second
+
+
+def test_a_clock_that_was_set_back_gives_no_money_back(ledger: Ledger, tmp_path: Path) -> None:
+    job, _ = add_job(ledger, 1, tmp_path)
+    for _ in range(2):
+        ledger.end_run(ledger.start_run(job, versions={}, price=1.0), "finished")
+    change(
+        ledger,
+        "update runs set started_at = '2020-01-01T00:00:00.000Z', ended_at = '2020-01-01T01:00:00.000Z'",
+    )
+    change(ledger, "update runs set ended_at = '2019-12-31T00:00:00.000Z' where id = 2")
+    assert ledger.spent(job) == (1.0, pytest.approx(1.0))
+    assert read_status(ledger.path).spent == pytest.approx(1.0)
+
+
+def test_a_run_that_ended_in_the_future_has_no_negative_age(ledger: Ledger, tmp_path: Path) -> None:
+    job, _ = add_job(ledger, 1, tmp_path)
+    ledger.end_run(start(ledger, job), "finished")
+    change(ledger, "update runs set heartbeat_at = '2099-01-01T00:00:00.000Z', ended_at = heartbeat_at")
+    text = "\n".join(status_lines(read_status(ledger.path)))
+    assert "last seen at 2099-01-01T00:00:00.000Z by the clock of" in text
+    assert " s ago" not in text
 
 
 def test_reading_leaves_no_trace_and_does_not_wait_for_a_writer(ledger: Ledger, tmp_path: Path) -> None:

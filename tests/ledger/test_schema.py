@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from comic_upscale.ledger.columns import column
 from comic_upscale.ledger.records import PageDone
-from comic_upscale.ledger.schema import MIGRATION_SET, MIGRATIONS, MIGRATIONS_TABLE
+from comic_upscale.ledger.schema import MIGRATION_SET, MIGRATIONS, MIGRATIONS_TABLE, column_migrations
 from comic_upscale.ledger.writer import Ledger
 from tests.ledger.test_queries import add_job, done
 
 RECORDED = (
     "m001_jobs_runs_pages", "m002_model_auto", "m003_carried_files", "m004_volumes", "m005_early_gray", "m006_price",
-    "m007_gate", "m008_copies",
+    "m007_gate", "m008_copies", "m009_gone",
 )  # fmt: skip
 """Names that ledgers of users hold: another name would make these ledgers look newer than the program."""
 
@@ -40,5 +41,36 @@ def test_every_column_of_a_finished_page_is_recorded(tmp_path: Path) -> None:
     recorded = ledger.done_page(row_id)
     ledger.close()
     assert recorded is not None
-    assert tuple(recorded[column] for column in PageDone.COLUMNS) == page.values()
+    assert tuple(recorded[column] for column in PageDone.columns()) == page.values()
     assert None not in page.values()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageWithOneMore(PageDone):
+    """A record with one more column: one field."""
+
+    moire: float | None = column("real", "m999_moire")
+
+
+def test_a_field_is_a_column_with_its_migration_and_its_value(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.sqlite3")
+    _, (row_id,) = add_job(ledger, 1, tmp_path)
+    ledger.close()
+    (older, added) = column_migrations(PageWithOneMore)
+    assert (older.name, added.name) == ("m008_copies", "m999_moire")
+    before = done(row_id)
+    page = PageWithOneMore(
+        **before.facts(), source=before.source, output=before.output, output_size=before.output_size,
+        output_sha256=before.output_sha256, moire=0.5,
+    )  # fmt: skip
+    with sqlite3.connect(tmp_path / "ledger.sqlite3") as db:
+        for statement in added.statements:
+            db.execute(statement)
+        columns = ", ".join(f"{name} = ?" for name in page.columns())
+        db.execute(f"update pages set {columns} where id = ?", [*page.values(), row_id])
+        assert db.execute("select moire, output_sha256 from pages").fetchone() == (0.5, before.output_sha256)
+
+
+def test_migrations_have_numbers_of_their_own_in_order() -> None:
+    numbers = [migration.name.partition("_")[0] for migration in MIGRATIONS]
+    assert numbers == [f"m{number:03}" for number in range(1, len(MIGRATIONS) + 1)]

@@ -73,7 +73,7 @@ def test_the_pages_of_volumes_stand_among_the_others_in_the_order_of_their_volum
     make_zip(tmp_path / "a" / "v10.cbz", {"2.png": b"x", "1.png": b"xy", "read.me": b""})
     make_zip(tmp_path / "a" / "v2.zip", {"sub/1.jpg": b"x", "sub/1.png": b"x"})
     if sys.platform != "win32":
-        (tmp_path / "link").symlink_to(tmp_path / "a")  # makes the walk sort anew
+        (tmp_path / "link").symlink_to(tmp_path / "a")  # makes the walk sort again
     found = discover(tmp_path, extension="png")
     assert sources(found) == [
         "a/1.png",

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from comic_upscale.errors import PageError
+from comic_upscale.library.containers import list_volume, open_container
 from comic_upscale.library.epub_documents import DocumentReader, decode_text
 from comic_upscale.library.markup import Budget, Start, read_css, tokens
 from comic_upscale.library.volume import Contents
-from comic_upscale.library.volume_reader import list_volume, open_container
 from comic_upscale.settings.job import VolumeRules
 from tests.archives import EPUB_CONTAINER, make_zip, picture
 from tests.conftest import SHARED
@@ -370,7 +370,7 @@ def test_a_cover_that_is_the_first_page_in_small_is_left_out(tmp_path: Path) -> 
     settings = {"items": '<item id="x" properties="cover-image" href="cover.png"/>'}
     path = book(tmp_path, {"1.xhtml": page("<img src='page.png'/>")}, files, **settings)  # type: ignore[arg-type]
     assert shown(path) == [files["page.png"]]
-    assert contents(path).notes[-1] == "the cover was left out, because the first page is the same picture"
+    assert contents(path).notes[-1] == "the cover was left out, because the first page is the same image"
     broken = book(
         tmp_path,
         {"1.xhtml": page("<img src='page.png'/>")},

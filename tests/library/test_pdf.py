@@ -23,7 +23,7 @@ from comic_upscale.imaging.decode import decode
 from comic_upscale.imaging.orientation import upright
 from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.library import pdf as pdf_module
-from comic_upscale.library.volume_reader import list_volume, open_container
+from comic_upscale.library.containers import list_volume, open_container
 from comic_upscale.settings.job import VolumeRules
 from tests.conftest import SHARED
 from tests.pdfs import Pdf, Ref, sheet, strips
@@ -211,7 +211,7 @@ def test_a_page_number_does_not_cost_half_of_the_pixels(tmp_path: Path) -> None:
     pdf, image = numbered()
     shown = page(pdf, tmp_path)
     assert gray(shown).shape == image.shape
-    # But for the number itself, not one sample was touched.
+    # Except for the number itself, no sample changed.
     assert np.array_equal(gray(shown)[:600], image[:600])
     assert not np.array_equal(gray(shown)[600:], image[600:])
     assert shown.notes == ("drawn at 300 dpi, the resolution of its images",)

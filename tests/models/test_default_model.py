@@ -11,7 +11,7 @@ from comic_upscale.models.catalogue import CATALOGUE, Model
 from comic_upscale.models.default_model import (
     CPU_DEFAULT,
     GPU_DEFAULT,
-    Choice,
+    DefaultModel,
     check_auto,
     choose_model,
     is_auto,
@@ -37,7 +37,7 @@ def test_a_cpu_gets_the_model_of_the_package_and_nothing_is_fetched(
 ) -> None:
     (tmp_path / f"{GPU_DEFAULT}.pth").write_bytes(PAYLOAD)
     choice = choose_model(accelerator=False, folders=[tmp_path], cache=tmp_path, catalogue=catalogue)
-    assert choice == Choice(CPU_DEFAULT)
+    assert choice == DefaultModel(CPU_DEFAULT)
     assert server.ranges == []
 
 
@@ -48,7 +48,7 @@ def test_an_accelerator_gets_the_large_model_where_it_is_here(
     choice = choose_model(
         accelerator=True, folders=[tmp_path], cache=tmp_path / "cache", download=False, catalogue=catalogue
     )
-    assert choice == Choice(GPU_DEFAULT)
+    assert choice == DefaultModel(GPU_DEFAULT)
     assert server.ranges == []
 
 
@@ -63,7 +63,7 @@ def test_an_accelerator_gets_the_large_model_where_it_can_be_fetched(
         on_progress=lambda name, done, total: seen.append(name),
         catalogue=catalogue,
     )
-    assert choice == Choice(GPU_DEFAULT)
+    assert choice == DefaultModel(GPU_DEFAULT)
     assert (tmp_path / f"{GPU_DEFAULT}.pth").read_bytes() == PAYLOAD
     assert set(seen) == {f"{GPU_DEFAULT}.pth"}
 

@@ -17,7 +17,8 @@ import pytest
 
 from comic_upscale.errors import WeightsError
 from comic_upscale.models.catalogue import WeightsFile
-from comic_upscale.models.download import RetryPolicy, fetch
+from comic_upscale.models.download import Timeouts, fetch
+from comic_upscale.retries import RetryPolicy
 from tests.models.misbehaving_server import (
     PAYLOAD,
     Server,
@@ -31,17 +32,18 @@ from tests.models.misbehaving_server import (
 )
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-QUICK = RetryPolicy(tries=3, pause=0.01, connect_timeout=2, silence_timeout=2)
+QUICK = RetryPolicy(attempts=3, first_pause=0.01)
+SHORT = Timeouts(connect=2, silence=2)
 
 
 def _names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def _fails(file: WeightsFile, cache: Path, policy: RetryPolicy = QUICK) -> str:
+def _fails(file: WeightsFile, cache: Path, policy: RetryPolicy = QUICK, timeouts: Timeouts = SHORT) -> str:
     """Fetch, expect an error that shows the way out, and return its message."""
     with pytest.raises(WeightsError) as caught:
-        fetch(file, cache, retry_policy=policy)
+        fetch(file, cache, retry_policy=policy, timeouts=timeouts)
     message = str(caught.value)
     assert file.url in message
     assert str(cache / file.name) in message
@@ -51,7 +53,9 @@ def _fails(file: WeightsFile, cache: Path, policy: RetryPolicy = QUICK) -> str:
 def test_fetches_into_a_new_folder_and_tells_of_it(server: Server, tmp_path: Path) -> None:
     cache = tmp_path / "new" / "cache"
     events: list[tuple[str, int, int]] = []
-    path = fetch(server.file(), cache, lambda *event: events.append(event), retry_policy=QUICK)
+    path = fetch(
+        server.file(), cache, lambda *event: events.append(event), retry_policy=QUICK, timeouts=SHORT
+    )
     assert path == cache / "model.pth"
     assert path.read_bytes() == PAYLOAD
     assert _names(cache) == ["model.pth"]
@@ -64,58 +68,58 @@ def test_fetches_into_a_new_folder_and_tells_of_it(server: Server, tmp_path: Pat
 def test_the_file_is_as_readable_as_any_other(server: Server, tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     plain.touch()
-    path = fetch(server.file(), tmp_path, retry_policy=QUICK)
+    path = fetch(server.file(), tmp_path, retry_policy=QUICK, timeouts=SHORT)
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
 
 
 def test_what_is_there_is_not_fetched_again(server: Server, tmp_path: Path) -> None:
-    fetch(server.file(), tmp_path, retry_policy=QUICK)
-    fetch(server.file(), tmp_path, retry_policy=QUICK)
+    fetch(server.file(), tmp_path, retry_policy=QUICK, timeouts=SHORT)
+    fetch(server.file(), tmp_path, retry_policy=QUICK, timeouts=SHORT)
     assert len(server.ranges) == 1
 
 
 def test_other_bytes_in_the_cache_are_replaced(server: Server, tmp_path: Path) -> None:
     (tmp_path / "model.pth").write_bytes(b"other")
-    assert fetch(server.file(), tmp_path, retry_policy=QUICK).read_bytes() == PAYLOAD
+    assert fetch(server.file(), tmp_path, retry_policy=QUICK, timeouts=SHORT).read_bytes() == PAYLOAD
 
 
 def test_takes_up_a_broken_transfer_where_it_stopped(server: Server, tmp_path: Path) -> None:
     server.steps = [cut]
-    assert fetch(server.file(), tmp_path, retry_policy=QUICK).read_bytes() == PAYLOAD
+    assert fetch(server.file(), tmp_path, retry_policy=QUICK, timeouts=SHORT).read_bytes() == PAYLOAD
     first, second = server.ranges
     assert first is None
     assert second is not None
     assert 0 < int(second.removeprefix("bytes=").removesuffix("-")) <= len(PAYLOAD) // 2
 
 
-def test_starts_anew_where_the_server_knows_no_range(server: Server, tmp_path: Path) -> None:
+def test_restarts_if_the_server_ignores_the_range(server: Server, tmp_path: Path) -> None:
     server.steps = [cut, serve_whole]
-    assert fetch(server.file(), tmp_path, retry_policy=QUICK).read_bytes() == PAYLOAD
+    assert fetch(server.file(), tmp_path, retry_policy=QUICK, timeouts=SHORT).read_bytes() == PAYLOAD
 
 
-def test_starts_anew_where_the_server_refuses_the_range(server: Server, tmp_path: Path) -> None:
+def test_restarts_if_the_server_refuses_the_range(server: Server, tmp_path: Path) -> None:
     server.steps = [cut, answer(416)]
-    assert fetch(server.file(), tmp_path, retry_policy=QUICK).read_bytes() == PAYLOAD
+    assert fetch(server.file(), tmp_path, retry_policy=QUICK, timeouts=SHORT).read_bytes() == PAYLOAD
     assert server.ranges[2] is None
 
 
-def test_halves_that_do_not_fit_are_fetched_anew(server: Server, tmp_path: Path) -> None:
+def test_halves_that_do_not_match_are_downloaded_again(server: Server, tmp_path: Path) -> None:
     server.steps = [cut_other, serve]
-    assert fetch(server.file(), tmp_path, retry_policy=QUICK).read_bytes() == PAYLOAD
+    assert fetch(server.file(), tmp_path, retry_policy=QUICK, timeouts=SHORT).read_bytes() == PAYLOAD
     assert len(server.ranges) == 3
     assert server.ranges[2] is None
 
 
 def test_outlasts_a_busy_server(server: Server, tmp_path: Path) -> None:
     server.steps = [answer(503), answer(503)]
-    assert fetch(server.file(), tmp_path, retry_policy=QUICK).read_bytes() == PAYLOAD
+    assert fetch(server.file(), tmp_path, retry_policy=QUICK, timeouts=SHORT).read_bytes() == PAYLOAD
     assert len(server.ranges) == 3
 
 
 def test_waits_longer_before_each_try(server: Server, tmp_path: Path) -> None:
     server.steps = [answer(503), answer(503)]
     began = time.monotonic()
-    fetch(server.file(), tmp_path, retry_policy=RetryPolicy(pause=0.1))
+    fetch(server.file(), tmp_path, retry_policy=RetryPolicy(attempts=3, first_pause=0.1))
     assert time.monotonic() - began >= 0.1 + 0.2
 
 
@@ -174,7 +178,9 @@ def test_refuses_an_endless_answer(server: Server, tmp_path: Path) -> None:
 def test_a_stalled_server_holds_nobody_for_ever(server: Server, tmp_path: Path) -> None:
     server.steps = [server.stall, server.stall]
     began = time.monotonic()
-    message = _fails(server.file(), tmp_path, RetryPolicy(tries=2, pause=0.01, silence_timeout=0.2))
+    message = _fails(
+        server.file(), tmp_path, RetryPolicy(attempts=2, first_pause=0.01), Timeouts(silence=0.2)
+    )
     assert "sent nothing for 0.2 s" in message
     assert time.monotonic() - began < 10
     assert _names(tmp_path) == []
@@ -218,7 +224,7 @@ def test_an_interrupt_leaves_nothing_behind(server: Server, tmp_path: Path) -> N
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fetch(server.file(), tmp_path, interrupt, retry_policy=QUICK)
+        fetch(server.file(), tmp_path, interrupt, retry_policy=QUICK, timeouts=SHORT)
     assert _names(tmp_path) == []
 
 
@@ -258,7 +264,7 @@ def test_a_link_under_the_name_of_an_unfinished_file_is_not_followed(
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / ".comic-upscale-guessed.part").symlink_to(precious)
     monkeypatch.setattr("secrets.token_hex", lambda _: "guessed")
-    path = fetch(server.file(), tmp_path / "cache", retry_policy=QUICK)
+    path = fetch(server.file(), tmp_path / "cache", retry_policy=QUICK, timeouts=SHORT)
     assert not path.is_symlink()
     assert path.read_bytes() == PAYLOAD
     assert precious.read_bytes() == b"precious"

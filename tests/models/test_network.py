@@ -203,10 +203,10 @@ def test_the_receptive_radius_is_exact(tmp_path: Path, convolutions: int) -> Non
 
 
 def test_a_mix_is_the_official_interpolation() -> None:
-    base, twin = {"a": torch.randn(3, 2)}, {"a": torch.randn(3, 2)}
-    torch.testing.assert_close(mix_weights(base, twin, 0.3)["a"], 0.3 * base["a"] + 0.7 * twin["a"])
-    assert torch.equal(mix_weights(base, twin, 1)["a"], base["a"])
-    assert torch.equal(mix_weights(base, twin, 0)["a"], twin["a"])
+    base, denoise = {"a": torch.randn(3, 2)}, {"a": torch.randn(3, 2)}
+    torch.testing.assert_close(mix_weights(base, denoise, 0.3)["a"], 0.3 * base["a"] + 0.7 * denoise["a"])
+    assert torch.equal(mix_weights(base, denoise, 1)["a"], base["a"])
+    assert torch.equal(mix_weights(base, denoise, 0)["a"], denoise["a"])
 
 
 def test_weights_of_two_networks_do_not_mix() -> None:
@@ -218,20 +218,20 @@ def test_weights_of_two_networks_do_not_mix() -> None:
 
 def _general(weights_dir: Path) -> ResolvedWeights:
     base = weights_dir / "realesr-general-x4v3.from-ncnn-fp16.pth"
-    twin = weights_dir / "realesr-general-wdn-x4v3.from-ncnn-fp16.pth"
-    if not (base.is_file() and twin.is_file()):
+    denoise = weights_dir / "realesr-general-wdn-x4v3.from-ncnn-fp16.pth"
+    if not (base.is_file() and denoise.is_file()):
         pytest.skip("the general pair is not here")
-    return ResolvedWeights("general", base, "0" * 64, twin, "1" * 64)
+    return ResolvedWeights("general", base, "0" * 64, denoise, "1" * 64)
 
 
 def test_the_general_pair_mixes(weights_dir: Path) -> None:
     weights = _general(weights_dir)
     assert weights.denoise_path is not None
-    base, twin = read_state(weights.path), read_state(weights.denoise_path)
+    base, denoise = read_state(weights.path), read_state(weights.denoise_path)
     network = load_network(weights, 0.25)
     assert (network.native_scale, network.receptive_radius) == (4, 34)
     for name, tensor in network.module.state_dict().items():
-        torch.testing.assert_close(tensor, 0.25 * base[name] + 0.75 * twin[name])
+        torch.testing.assert_close(tensor, 0.25 * base[name] + 0.75 * denoise[name])
 
 
 def test_strength_decides_how_much_noise_stays(weights_dir: Path) -> None:
@@ -243,7 +243,7 @@ def test_strength_decides_how_much_noise_stays(weights_dir: Path) -> None:
     assert torch.equal(unasked, load_network(weights, 1).module(page))
 
 
-def test_a_mix_without_the_twin_is_refused(tiny_weights: Path) -> None:
+def test_a_mix_without_the_denoise_weights_is_refused(tiny_weights: Path) -> None:
     weights = ResolvedWeights("tiny", tiny_weights, "0" * 64)
     load_network(weights, 1)
     with pytest.raises(SettingsError, match="no denoise weights"):

@@ -105,13 +105,13 @@ def test_what_comes_with_the_package_needs_no_folder_and_is_checked(tmp_path: Pa
     found = resolve_weights(name, denoise=None, folders=[], cache=tmp_path, download=False)
     assert found.path == weights_module.BUNDLED_FOLDERS[1] / f"{name}.safetensors"
     assert found.identity == CATALOGUE[name].weights.sha256
-    # A file of that name elsewhere may be another version's: neither taken nor complained of.
+    # A file with this name in another folder may be of another version. It is neither used nor reported.
     (tmp_path / f"{name}.safetensors").write_bytes(b"older")
     assert resolve_weights(name, denoise=None, folders=[tmp_path], cache=tmp_path).path == found.path
     assert [check.state for check in verify(CATALOGUE[name], [tmp_path], tmp_path)] == ["ok"]
 
 
-def test_a_file_of_the_package_that_is_missing_is_not_looked_for_elsewhere(tmp_path: Path) -> None:
+def test_a_missing_file_of_the_package_is_not_searched_in_other_folders(tmp_path: Path) -> None:
     file = WeightsFile("absent.safetensors", "", 5, "0" * 64)
     catalogue = {"absent": Model("absent", 3, "for tests", "MIT", 1.0, file)}
     (tmp_path / file.name).write_bytes(b"older")

@@ -108,18 +108,18 @@ def test_a_named_model_is_not_said_to_be_chosen(make_auto: Callable[..., JobSett
     assert read_status(settings.ledger_path).model_auto is False
 
 
-def test_a_card_gets_the_large_model(make_auto: Callable[..., JobSettings], card: None) -> None:
+def test_a_gpu_gets_the_large_model(make_auto: Callable[..., JobSettings], card: None) -> None:
     ran = Ran(make_auto(device="auto"))
     assert (ran.model, ran.started.model_auto, ran.started.warnings) == (LARGE, True, ())
 
 
-def test_a_cpu_beside_a_card_gets_the_model_of_the_package(
+def test_a_cpu_beside_a_gpu_gets_the_model_of_the_package(
     make_auto: Callable[..., JobSettings], card: None
 ) -> None:
     assert Ran(make_auto(device="cuda,cpu")).model == OWN
 
 
-def test_a_card_without_the_weights_gets_ours_and_a_note(
+def test_a_gpu_without_the_weights_gets_ours_and_a_note(
     make_auto: Callable[..., JobSettings], card: None
 ) -> None:
     ran = Ran(make_auto(device="cuda", weights_folders=()))
@@ -141,7 +141,7 @@ def test_a_job_keeps_its_model_on_another_device(
     assert jobs(settings) == [(OWN, 1)]
 
 
-def test_a_job_that_began_on_a_card_keeps_the_large_model_on_a_cpu(
+def test_a_job_that_began_on_a_gpu_keeps_the_large_model_on_a_cpu(
     make_auto: Callable[..., JobSettings], card: None, no_question: Callable[[], None]
 ) -> None:
     settings = make_auto(device="cuda")

@@ -23,7 +23,7 @@ from comic_upscale.errors import LedgerDamagedError, SettingsError
 from comic_upscale.evaluation.likeness import Likeness
 from comic_upscale.jobs.run import run_job
 from comic_upscale.reporting.contact import contact_sheet
-from comic_upscale.reporting.inspection import Looked, _by_gate, _by_likeness, _worst
+from comic_upscale.reporting.inspection import Inspected, _by_gate, _by_likeness, _select_worst
 from comic_upscale.reporting.report import Report, as_html, make_report, write_report
 from comic_upscale.reporting.timeline import make_timeline
 from comic_upscale.reporting.views import LONGEST_SIDE, MOST_PIXELS
@@ -65,13 +65,13 @@ def read(html: Path) -> Reader:
 def test_the_spoilt_page_is_the_worst_and_pages_of_volumes_are_looked_at(report: Report) -> None:
     assert (report.choice.looked_at, report.choice.done, report.choice.left_out) == (14, 14, {})
     first = report.choice.worst[0]
-    assert first.looked.row["source"] == SPOILT
+    assert first.inspected.row["source"] == SPOILT
     assert {reason.split(",")[0] for reason in first.reasons} == {
         "lowest SSIM", "lowest PSNR", "largest shift",
     }  # fmt: skip
-    shown = [chosen.looked.row["source"] for chosen in (*report.choice.worst, *report.choice.random)]
+    shown = [chosen.inspected.row["source"] for chosen in (*report.choice.worst, *report.choice.random)]
     assert len(shown) == len(set(shown)) == 10
-    everything = {view.chosen.looked.row["source"] for view in make_once(report, show=20).worst}
+    everything = {view.chosen.inspected.row["source"] for view in make_once(report, show=20).worst}
     assert {f"v01.cbz/p{number}.png" for number in range(4)} <= everything
 
 
@@ -80,15 +80,15 @@ def make_once(report: Report, **changes: int) -> Report:
 
 
 def test_the_worst_are_taken_in_turn_by_each_measure() -> None:
-    def looked(psnr: float, ssim: float, shift: float) -> Looked:
+    def inspected(psnr: float, ssim: float, shift: float) -> Inspected:
         return _by_likeness({"source": f"{psnr}"}, Likeness(psnr, ssim, (shift,)))
 
-    low_ssim, low_psnr, tinted = looked(40, 0.5, 0), looked(10, 0.9, 0), looked(41, 0.99, -9)
-    rest = [looked(30 + number, 0.95 + number / 1000, 0.1) for number in range(5)]
-    chosen = _worst([*rest, tinted, low_psnr, low_ssim], 3)
-    assert [each.looked for each in chosen] == [low_ssim, low_psnr, tinted]
+    low_ssim, low_psnr, tinted = inspected(40, 0.5, 0), inspected(10, 0.9, 0), inspected(41, 0.99, -9)
+    rest = [inspected(30 + number, 0.95 + number / 1000, 0.1) for number in range(5)]
+    chosen = _select_worst([*rest, tinted, low_psnr, low_ssim], 3)
+    assert [each.inspected for each in chosen] == [low_ssim, low_psnr, tinted]
     assert [each.reasons[0] for each in chosen] == ["lowest SSIM", "lowest PSNR", "largest shift"]
-    assert _worst([], 3) == []
+    assert _select_worst([], 3) == []
 
 
 GOOD = {"psnr": 45.0, "ssim": 0.99, "brightness": 0.1, "tint": 0.1, "worst_block": 3.0}
@@ -105,9 +105,9 @@ def test_pages_with_scores_are_ranked_by_them_and_suspects_come_first() -> None:
         scored(7, ssim=0.9),
         scored(8, "tinted by 3.0 levels", tint=3.0),
     ]
-    looked = [found for row in rows if (found := _by_gate(row)) is not None]
-    chosen = _worst(looked, 3)
-    assert [each.looked.row["id"] for each in chosen] == [8, 7, 6]
+    inspected = [found for row in rows if (found := _by_gate(row)) is not None]
+    chosen = _select_worst(inspected, 3)
+    assert [each.inspected.row["id"] for each in chosen] == [8, 7, 6]
     assert chosen[0].reasons[0] == "suspect: tinted by 3.0 levels"
     assert [each.reasons[0] for each in chosen[1:]] == ["lowest SSIM", "lowest PSNR"]
     assert "worst part" in chosen[2].reasons
@@ -141,7 +141,7 @@ def test_a_report_opens_no_page_that_it_has_scores_of_but_those_it_shows(job: Pa
         (copy / f"page0{number}.png").unlink()
     found = make_report(ledger, show=1, workers=1)
     assert (found.choice.looked_at, found.choice.by_gate, found.choice.left_out) == (14, 14, {})
-    assert found.worst[0].chosen.looked.row["source"] == "page05.png"
+    assert found.worst[0].chosen.inspected.row["source"] == "page05.png"
     assert found.worst[0].likeness.psnr > 10
     text = as_html(found)
     assert "during the run" in text and "<b>flat</b>" not in text and "&lt;b&gt;flat" in text
@@ -191,14 +191,14 @@ def test_pictures_are_cut_to_a_bounded_size_and_match(report: Report) -> None:
             assert after.size == (view.width, view.height)
             assert view.width / before.width == pytest.approx(2.5, abs=0.05)
     whole = make_once(report, show=20)
-    (large,) = (v for v in whole.worst if v.chosen.looked.row["source"] == "large.png")
+    (large,) = (v for v in whole.worst if v.chosen.inspected.row["source"] == "large.png")
     assert large.whole is not None and 0 < large.place[3] < 1
     assert max(large.width, large.height) <= LONGEST_SIDE
 
 
 def test_a_sample_is_said_to_be_one_and_is_always_the_same(ledger: Path) -> None:
     one, other = (make_report(ledger, look_at=6, show=2, workers=1) for _ in range(2))
-    names = [[chosen.looked.row["source"] for chosen in each.choice.random] for each in (one, other)]
+    names = [[chosen.inspected.row["source"] for chosen in each.choice.random] for each in (one, other)]
     assert names[0] == names[1] and one.choice.looked_at == 6
     assert re.search(r"6 of 14 finished pages were compared,\s+a sample", as_html(one))
     with pytest.raises(SettingsError):

@@ -95,7 +95,9 @@ def test_an_idle_machine_is_ended_after_the_time_of_idleness(watchdog: Watchdog,
     assert "idle for" in (tmp_path / "log").read_text()
 
 
-def test_a_busy_card_keeps_it_and_a_run_that_hangs_does_not(watchdog: Watchdog, tmp_path: Path) -> None:
+def test_a_busy_gpu_keeps_the_machine_and_a_run_that_hangs_does_not(
+    watchdog: Watchdog, tmp_path: Path
+) -> None:
     set_gpu(tmp_path, 90)
     # It is alive, and no more than that.
     with subprocess.Popen(["sleep", "600"]) as hung:
@@ -199,7 +201,7 @@ def test_a_machine_that_works_for_ever_is_ended_by_its_time_to_live(
     assert "time to live of 3 s has ended" in (tmp_path / "log").read_text()
 
 
-def test_without_a_card_pages_and_transfers_decide_and_a_command_that_fails_is_tried_again(
+def test_without_a_gpu_pages_and_transfers_decide_and_a_command_that_fails_is_retried(
     watchdog: Watchdog, tmp_path: Path
 ) -> None:
     (tmp_path / "bin" / "nvidia-smi").write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed' >&2\nexit 9\n")

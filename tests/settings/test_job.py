@@ -111,12 +111,12 @@ def test_the_default_output_says_what_it_is(tmp_path: Path) -> None:
 
 @given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(1, 10**6))
 def test_a_count_of_failures(count: int, failed: int, total: int) -> None:
-    assert FailureLimit.parse(str(count)).exceeded(failed, total) == (failed > count)
+    assert FailureLimit.parse(str(count)).is_exceeded(failed, total) == (failed > count)
 
 
 @pytest.mark.parametrize(("text", "failed", "exceeded"), [("5%", 5, False), ("5%", 6, True), ("0%", 1, True)])
 def test_a_share_of_failures(text: str, failed: int, exceeded: bool) -> None:
-    assert FailureLimit.parse(text).exceeded(failed, 100) is exceeded
+    assert FailureLimit.parse(text).is_exceeded(failed, 100) is exceeded
 
 
 @pytest.mark.parametrize("text", ["", "-1", "many", "101%", "-1%", "%", "nan%"])

@@ -1,4 +1,4 @@
-"""Sizes as they are asked for: in one way, in words that can be mended."""
+"""Sizes: one per job, and errors that say what to correct."""
 
 from __future__ import annotations
 

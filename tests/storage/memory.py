@@ -229,11 +229,23 @@ class MemoryOutputStore:
         self._put(name, data)
         return len(data), hashlib.sha256(data).hexdigest()
 
-    def delete(self, names: Iterable[str], *, below: str) -> None:
+    def relocate(self, name: str, to: str) -> None:
+        check_name(to, "output")
+        self.check()
+        with self._lock:
+            found = self._objects.get(check_name(name, "output"))
+            if found is None:
+                raise PageError("output", "the output cannot be moved: there is no such object")
+            # As in object storage: copied first, then deleted.
+            self._objects[to] = found
+            if to != name:
+                del self._objects[name]
+
+    def delete(self, names: Iterable[str], *, below: str = "") -> None:
         for name in names:
             with contextlib.suppress(PageError), self._lock:
-                if check_name(name, "output").startswith(f"{below}/"):
-                    self._objects.pop(name, None)
+                if not below or check_name(name, "output").startswith(f"{below}/"):
+                    self._objects.pop(check_name(name, "output"), None)
 
     def sweep(self, unfinished: Iterable[tuple[str, Token]]) -> None:
         for _ in unfinished:

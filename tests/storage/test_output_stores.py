@@ -185,6 +185,31 @@ def test_what_is_below_a_folder_is_deleted_and_nothing_else(outputs: OutputStore
     assert outputs.stat("top") is None
 
 
+def test_a_store_that_becomes_empty_stays(outputs: OutputStore) -> None:
+    for name in ("a/b/1.png", "2.png"):
+        put(outputs, name, b"x")
+    outputs.delete(["a/b/1.png", "2.png", "../3.png"])
+    assert [outputs.stat(name) for name in ("a/b/1.png", "2.png", "a/b", "a")] == [None] * 4
+    put(outputs, "4.png", b"y")
+    assert outputs.read("4.png") == b"y"
+
+
+def test_an_object_that_moves_leaves_no_empty_folder(outputs: OutputStore) -> None:
+    put(outputs, "old/deep/1.png", b"one")
+    put(outputs, "2.png", b"two")
+    outputs.relocate("old/deep/1.png", "new/1.png")
+    assert outputs.read("new/1.png") == b"one"
+    assert [outputs.stat(name) for name in ("old/deep/1.png", "old/deep", "old")] == [None] * 3
+    # Over another one.
+    outputs.relocate("new/1.png", "2.png")
+    assert outputs.read("2.png") == b"one"
+    for name, to in (("none.png", "3.png"), ("2.png", "../3.png"), ("../2.png", "3.png")):
+        with pytest.raises(PageError) as caught:
+            outputs.relocate(name, to)
+        assert caught.value.kind == "output"
+    assert outputs.read("2.png") == b"one"
+
+
 @pytest.mark.parametrize("tokens", ["one token", "tokens of their own"])
 def test_puts_of_one_name_at_one_time_leave_one_of_them_whole(outputs: OutputStore, tokens: str) -> None:
     contents = [bytes([number]) * 300_000 for number in range(8)]
@@ -241,3 +266,29 @@ def test_the_folder_of_an_output_can_be_compared(outputs: OutputStore) -> None:
     assert outputs.real_folder("a/b/1.png") == top / "a" / "b"
     assert outputs.real_folder("a/1.png").is_relative_to(top)
     outputs.check()
+
+
+def test_a_folder_that_becomes_empty_while_another_output_is_written(outputs: OutputStore) -> None:
+    # One volume is finished and its pages are deleted, while a page of the volume beside it is written.
+    finished = threading.Event()
+
+    def delete_again_and_again() -> None:
+        try:
+            for number in range(150):
+                put(outputs, f"waiting/pack/s/v1/{number}.png", b"x")
+                outputs.delete([f"waiting/pack/s/v1/{number}.png"], below="waiting")
+        finally:
+            finished.set()
+
+    thread = threading.Thread(target=delete_again_and_again)
+    thread.start()
+    number = 0
+    try:
+        while not finished.is_set():
+            put(outputs, f"waiting/pack/s/v2/{number}.png", b"y", token=2)
+            assert outputs.read(f"waiting/pack/s/v2/{number}.png") == b"y"
+            outputs.delete([f"waiting/pack/s/v2/{number}.png"], below="waiting")
+            number += 1
+    finally:
+        thread.join()
+    assert number > 0

@@ -9,20 +9,23 @@ import os
 import sys
 import zipfile
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from comic_upscale.errors import InputError, PageError
+from comic_upscale.library.containers import list_volume
 from comic_upscale.library.discover import discover
+from comic_upscale.library.nested import find_volume
 from comic_upscale.library.page import MemberOf, Page
 from comic_upscale.library.source_reader import SourceReader
-from comic_upscale.library.volume_reader import list_volume
 from comic_upscale.settings.job import VolumeRules
 from comic_upscale.storage.base import GONE, MAX_SOURCE_BYTES
 from comic_upscale.storage.local import LocalSourceStore
 from tests.archives import as_jpeg_pdf, make_7z, make_tar, make_zip, picture, pictures, smooth
 from tests.jobs.test_run import as_nobody, open_folder
+from tests.rars import make_rar_parts
 from tests.storage.conftest import MakeSources
 from tests.storage.memory import MemorySourceStore
 
@@ -134,6 +137,33 @@ def test_volumes_of_every_kind_are_read_through_the_store(
     assert len(read) == 3
     if kind != "pdf":
         assert read == list(inside.values())
+
+
+@pytest.mark.parametrize("kind", ["rar", "7z", "zip", "tar", "nested"])
+def test_archives_in_parts_and_in_archives_are_read_through_the_store(
+    make_sources: MakeSources, tmp_path: Path, kind: str
+) -> None:
+    inside = pictures(6)
+    if kind == "rar":
+        parts = make_rar_parts(tmp_path, lambda number: f"v.part{number + 1}.rar", inside, 5000)
+        objects = {part.name: part.read_bytes() for part in parts}
+    elif kind == "nested":
+        data = as_bytes(make_zip, tmp_path, inside)
+        objects = {"v.zip": as_bytes(make_zip, tmp_path, {"a/v.cbz": data})}
+    else:
+        data = as_bytes({"zip": make_zip, "tar": make_tar, "7z": make_7z}[kind], tmp_path, inside)
+        objects = {
+            f"v.{kind}.{at + 1:03}": data[at * 5000 : (at + 1) * 5000] for at in range(-(-len(data) // 5000))
+        }
+    assert len(objects) > 2 or kind == "nested"
+    store = make_sources({f"in/{name}": data for name, data in objects.items()})
+    found = discover(store.root, extension="png", store=store)
+    (volume,) = found.volumes
+    assert volume.failure is None
+    assert volume.entry.output == ("in/v/a/v.cbz" if kind == "nested" else "in/v.cbz")
+    with closing(SourceReader(store, found.volumes, VolumeRules())) as reader:
+        assert [reader.read_now(page) for page in found.pages] == list(inside.values())
+    assert find_volume(volume.entry.source, VolumeRules(), store) == replace(volume.entry, output="")
 
 
 def test_of_a_remote_zip_only_the_directory_and_the_page_are_fetched(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def choose_device(name: str) -> torch.device:
     if kind == "cpu":
         return torch.device("cpu")
     if index >= _count(kind):
-        raise DeviceError(_absent(name, kind))
+        raise DeviceError(_missing_device(name, kind))
     device = torch.device(kind, index) if kind != "mps" else torch.device("mps")
     _try_out(device)
     return device
@@ -95,7 +95,7 @@ def all_accelerators(names: str) -> bool:
     return all(device.type != "cpu" for device in parse_devices(names))
 
 
-def choose_precision(asked: str, device: torch.device, network: Network) -> torch.dtype:
+def choose_precision(requested: str, device: torch.device, network: Network) -> torch.dtype:
     """Return the precision: the requested one, or for ``"auto"`` the fastest that gives correct results.
 
     Raises:
@@ -103,7 +103,7 @@ def choose_precision(asked: str, device: torch.device, network: Network) -> torc
     """
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
     return precision_for(
-        asked,
+        requested,
         device.type,
         capability,
         quick_bfloat16=device.type == "cpu" and goes_in_strips(network.module) and cpu_has_bfloat16(),
@@ -123,7 +123,7 @@ def cpu_has_bfloat16() -> bool:
 
 
 def precision_for(
-    asked: str,
+    requested: str,
     kind: str,
     capability: tuple[int, int] | None,
     *,
@@ -134,7 +134,7 @@ def precision_for(
     """Decide the result of ``choose_precision`` from plain values.
 
     Args:
-        asked: ``"auto"``, ``"fp32"``, ``"fp16"`` or ``"bf16"``.
+        requested: ``"auto"``, ``"fp32"``, ``"fp16"`` or ``"bf16"``.
         kind: the device's type, such as ``"cuda"``.
         capability: capability of a CUDA device; None for others.
         supports_half: whether the network works in float16.
@@ -144,19 +144,21 @@ def precision_for(
     Raises:
         SettingsError: there is no such precision, or the network does not work in it.
     """
-    if asked == "auto":
+    if requested == "auto":
         quick = kind == "xpu" or (capability is not None and capability >= FAST_HALF)
         if quick and supports_half:
             return torch.float16
         quick = quick_bfloat16 or kind == "xpu" or (capability is not None and capability >= FAST_BFLOAT16)
         return torch.bfloat16 if quick and supports_bfloat16 else torch.float32
-    if asked not in PRECISIONS:
-        raise SettingsError(f"there is no precision {asked!r}: use auto, fp32, fp16 or bf16")
+    if requested not in PRECISIONS:
+        raise SettingsError(f"there is no precision {requested!r}: use auto, fp32, fp16 or bf16")
     supported = {"fp32": True, "fp16": supports_half, "bf16": supports_bfloat16}
-    if not supported[asked]:
+    if not supported[requested]:
         can = ", ".join(name for name, does in supported.items() if does)
-        raise SettingsError(f"this network does not work in {asked}: use --precision auto, or one of {can}")
-    return PRECISIONS[asked]
+        raise SettingsError(
+            f"this network does not work in {requested}: use --precision auto, or one of {can}"
+        )
+    return PRECISIONS[requested]
 
 
 def precision_name(precision: torch.dtype) -> str:
@@ -254,14 +256,14 @@ def unused_gpu() -> str | None:
         return None
     return (
         f"this machine has an NVIDIA GPU, but torch {torch.__version__} does not see it, so the CPU is used. "
-        f"{_way_out('cuda')} If CUDA_VISIBLE_DEVICES hides the GPU on purpose, use --device cpu."
+        f"{_advice('cuda')} If CUDA_VISIBLE_DEVICES hides the GPU on purpose, use --device cpu."
     )
 
 
 def _count(kind: str) -> int:
     """Return the number of devices of a kind that torch sees."""
     with warnings.catch_warnings():
-        # torch warns if the driver is missing or too old. The error from ``_absent`` covers that.
+        # torch warns if the driver is missing or too old. The error from ``_missing_device`` covers that.
         warnings.simplefilter("ignore")
         if kind == "cuda":
             return torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -270,14 +272,14 @@ def _count(kind: str) -> int:
         return int(torch.backends.mps.is_available())
 
 
-def _absent(name: str, kind: str) -> str:
+def _missing_device(name: str, kind: str) -> str:
     """Return the message for a device that does not exist: the devices that do, and what to do."""
-    there = [f"{other}:{index}" for other in _KINDS for index in range(_count(other))]
-    seen = f"torch {torch.__version__} sees {', '.join([*there, 'cpu'])}"
-    return f"there is no device {name}: {seen}. {_way_out(kind)} Or use --device auto."
+    existing = [f"{other}:{index}" for other in _KINDS for index in range(_count(other))]
+    seen = f"torch {torch.__version__} sees {', '.join([*existing, 'cpu'])}"
+    return f"there is no device {name}: {seen}. {_advice(kind)} Or use --device auto."
 
 
-def _way_out(kind: str) -> str:
+def _advice(kind: str) -> str:
     if _count(kind):
         return f"Numbers start at {kind}:0."
     if kind == "cuda" and torch.version.cuda is None and torch.version.hip is None:

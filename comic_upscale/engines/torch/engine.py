@@ -50,7 +50,7 @@ NAME = "torch"
 """The engine's name in the registry."""
 
 OVERFLOWS_BEFORE_FP32 = 4
-"""So many batches in a row that overflow in half precision: then it is the card's way, or the network's."""
+"""When this many consecutive batches overflow in half precision, the engine changes to float32 for good."""
 
 
 def open_torch_engines(
@@ -197,7 +197,7 @@ class TorchEngine:
             DeviceError: the device failed; the engine can no longer be used.
             ValueError: the batch does not have the form of ``Batch``.
         """
-        pixels = _checked(batch)
+        pixels = _check_batch(batch)
         width, height = batch.target_size
         share = nullcontext() if self._cores is None else self._cores.share()
         is_huge = self._device.type == "cpu" and pixels[0, ..., 0].size > HUGE_PIXELS
@@ -254,7 +254,7 @@ class TorchEngine:
                     result[page] = again
                     repaired += not _is_black(again[0])
                     # Its tiles may be smaller. A border without a seam does no harm in the gate.
-                    borders = borders.joined(other_borders)
+                    borders = borders.join(other_borders)
                     in_tiles |= other_borders != NO_BORDERS
                     continue
             raise PageError(
@@ -310,14 +310,14 @@ class TorchEngine:
                         f"{self._device_info} failed even with the smallest tiles: {broken}. Check that the driver and "
                         "PyTorch support the GPU, or use --device cpu."
                     )
-                way_out = (
+                advice = (
                     "allow pages to be cut into tiles"
                     if self._tile == 0
                     else "close other programs that use the device"
                 )
                 raise PageError(
                     "out-of-memory",
-                    f"{self._device_info} has too little memory for {window[1]}x{window[0]} pixels: {way_out}",
+                    f"{self._device_info} has too little memory for {window[1]}x{window[0]} pixels: {advice}",
                 )
 
     def _run(
@@ -328,7 +328,7 @@ class TorchEngine:
         Returns:
             The pages at their target size, and for each whether the network's numbers are finite.
         """
-        height, width = self._padded(pixels.shape[1:3])
+        height, width = self._padded_size(pixels.shape[1:3])
         bottom, right = height - pixels.shape[1], width - pixels.shape[2]
         # torch needs writable memory. A page that already has it is not copied.
         padded = np.require(pixels, requirements=["C", "W"])
@@ -410,7 +410,7 @@ class TorchEngine:
             stage.limits.learn(pixels, torch.cuda.max_memory_allocated(self._device) - before)
 
     def _sees_whole(self) -> bool:
-        """Whether the network is known to look at a whole page at once."""
+        """Return whether the network is known to look at a whole page at once."""
         return self._examination is not None and self._examination.sees_whole
 
     def _prefers_whole(self, stage: _Stage) -> bool:
@@ -457,7 +457,7 @@ class TorchEngine:
             square=network.square,
         )
 
-    def _padded(self, page: tuple[int, ...]) -> tuple[int, int]:
+    def _padded_size(self, page: tuple[int, ...]) -> tuple[int, int]:
         network = self._network
         return padded_size(
             page[0],
@@ -516,7 +516,7 @@ def _check_settings(network: Network, batch: int | None, tile: int | None, overl
         raise SettingsError(f"the overlap must be 0 pixels or more, not {overlap}")
 
 
-def _checked(batch: Batch) -> SampleArray:
+def _check_batch(batch: Batch) -> SampleArray:
     """Return the pixels of a batch, after checking that it has the form of ``Batch``."""
     pixels = batch.pixels
     if (

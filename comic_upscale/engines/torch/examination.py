@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from comic_upscale.engines.reach import sees_far, tried_picture, tried_side
+from comic_upscale.engines.reach import draw_test_image, sees_far, side_of_test_image
 from comic_upscale.engines.torch.network_pass import NetworkPass
 from comic_upscale.imaging.pixels import UInt8Array
 from comic_upscale.models.network import Network
@@ -39,7 +39,7 @@ def examine(forward: NetworkPass, network: Network) -> Examination:
         RuntimeError: from torch, if not even the test image fits into memory.
     """
     channels = network.input_channels
-    side = tried_side(network.minimum, network.multiple_of)
+    side = side_of_test_image(network.minimum, network.multiple_of)
 
     def run(picture: UInt8Array) -> Any:
         x = torch.from_numpy(picture.copy()).to(forward.device).permute(2, 0, 1)[None] / 255
@@ -48,9 +48,9 @@ def examine(forward: NetworkPass, network: Network) -> Examination:
     # In inference mode, torch does not decompose operations into those that `_Watch` recognises.
     with torch.inference_mode(False), torch.no_grad():
         with _Watch() as small:
-            run(tried_picture((side, side), channels))
+            run(draw_test_image((side, side), channels))
         with _Watch() as large:
-            run(tried_picture((2 * side, 2 * side), channels))
+            run(draw_test_image((2 * side, 2 * side), channels))
         far = large.goes_over_a_page or sees_far(run, channels, (side, side))
     # The difference of two sizes, so that padding around the page is not counted per pixel.
     more = 3 * side * side

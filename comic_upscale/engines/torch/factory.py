@@ -20,8 +20,8 @@ class TorchOptions:
         int | None,
         Ge(0),
         Opt(
-            "Input pixels that a tile sees around what it makes. auto: the network's reach if that is known and at "
-            "most 48, otherwise 32.",
+            "Overlap of tiles in input pixels. auto: the receptive radius of the network if it is known and at most "
+            "48, otherwise 32.",
             fingerprint="if-changed",
         ),
     ] = None

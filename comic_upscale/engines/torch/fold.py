@@ -33,13 +33,13 @@ class Fold:
 
     rows: torch.Tensor
 
-    def folded(self, windows: torch.Tensor) -> torch.Tensor:
+    def apply(self, windows: torch.Tensor) -> torch.Tensor:
         """Return the windows, N x height x width x C, without the repeated rows."""
         first = torch.ones(len(self.rows), dtype=torch.bool)
         first[1:] = self.rows[1:] != self.rows[:-1]
         return windows.index_select(1, first.nonzero().flatten())
 
-    def unfolded(self, native: torch.Tensor, scale: int) -> torch.Tensor:
+    def restore(self, native: torch.Tensor, scale: int) -> torch.Tensor:
         """Return the network's output, N x C x height*scale x width*scale, with all rows restored."""
         return native.index_select(2, (self.rows[:, None] * scale + torch.arange(scale)).flatten())
 

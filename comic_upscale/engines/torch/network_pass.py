@@ -73,8 +73,8 @@ class NetworkPass:
         fold = None if self._reach is None else find_fold(windows, self._reach)
         if fold is None:
             return self._run(windows)
-        native, finite = self._run(fold.folded(windows))
-        return fold.unfolded(native, self._scale), finite
+        native, finite = self._run(fold.apply(windows))
+        return fold.restore(native, self._scale), finite
 
     def _run(self, windows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         n, height, width, channels = windows.shape

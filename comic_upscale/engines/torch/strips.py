@@ -71,9 +71,9 @@ class StripwiseCompact(torch.nn.Module):
         rows, count = _strips(all_rows, n * width)
         signal = functional.pad(pages.to(self._precision), (0, 0, 0, rows * count - height))
         signal = signal.contiguous(memory_format=torch.channels_last)
-        kept: dict[int, torch.Tensor] = {}
+        last_rows: dict[int, torch.Tensor] = {}
         for top in range(0, rows * count, rows):
-            detail = self._run_layers(signal[:, :, top : top + rows], top, height, kept)
+            detail = self._run_layers(signal[:, :, top : top + rows], top, height, last_rows)
             first = top - self._lag
             ready = slice(max(first, 0), min(first + rows, height))
             if ready.start >= ready.stop:
@@ -87,7 +87,7 @@ class StripwiseCompact(torch.nn.Module):
         return native
 
     def _run_layers(
-        self, strip: torch.Tensor, first: int, height: int, kept: dict[int, torch.Tensor]
+        self, strip: torch.Tensor, first: int, height: int, last_rows: dict[int, torch.Tensor]
     ) -> torch.Tensor:
         """Return the output of the last layer for a strip: the same number of rows, shifted up by one row per layer.
 
@@ -95,17 +95,17 @@ class StripwiseCompact(torch.nn.Module):
             strip: rows of the page, in the layers' precision.
             first: the row of the page that is the strip's first row.
             height: height of the page; rows outside of it are zero before every layer.
-            kept: for each layer, the last two rows of its input; empty before the first strip.
+            last_rows: for each layer, the last two rows of its input; empty before the first strip.
         """
         for index, layer in enumerate(self._layers):
             if isinstance(layer, torch.nn.Conv2d):
                 given = (
-                    torch.cat((kept[index], strip), dim=2)
-                    if index in kept
+                    torch.cat((last_rows[index], strip), dim=2)
+                    if index in last_rows
                     # Two rows of zeros above. Padding keeps the channels-last format; concatenation does not.
                     else functional.pad(strip, (0, 0, 2, 0))
                 )
-                kept[index] = given[:, :, -2:].clone(memory_format=torch.channels_last)
+                last_rows[index] = given[:, :, -2:].clone(memory_format=torch.channels_last)
                 strip = functional.conv2d(given, layer.weight, layer.bias, padding=(0, 1))
                 first -= 1
                 continue

@@ -63,15 +63,15 @@ class LocalExecutor:
 
     def info(self) -> ExecutorInfo:
         """Return the current devices and precision of the engines."""
-        return self._opened().devices.info()
+        return self._require_tools().devices.info()
 
     def process(self, tasks: AsyncIterator[PageTask], stop: StopRequest) -> AsyncGenerator[PageOutcome, None]:
         """Run tasks through a pipeline; see `Executor.process`."""
-        return Pipeline(self._opened(), stop).process(tasks)
+        return Pipeline(self._require_tools(), stop).process(tasks)
 
     def busy(self) -> dict[str, float]:
         """Return how busy decoding, the engines and encoding are, 0 to 1."""
-        tools = self._opened()
+        tools = self._require_tools()
         meters = {
             "decode": tools.workers.meters["decode"],
             "upscale": tools.devices.meter,
@@ -86,6 +86,6 @@ class LocalExecutor:
             self._tools.devices.close()
             self._tools = None
 
-    def _opened(self) -> Tools:
+    def _require_tools(self) -> Tools:
         assert self._tools is not None, "the executor is not open"
         return self._tools

@@ -8,7 +8,7 @@ from comic_upscale.engines.pages import finish, prepare
 from comic_upscale.execution.base import sha256_of_source
 from comic_upscale.execution.local.page import PageInFlight
 from comic_upscale.imaging.decode import Header, decode, read_header
-from comic_upscale.imaging.encode import check_encoded, check_target, encode, left_out, lossy_quality
+from comic_upscale.imaging.encode import check_encoded, check_target, encode, list_omissions, lossy_quality
 from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.imaging.shrink import shrink
 from comic_upscale.imaging.target_size import describe_growth, find_target, grows, is_larger
@@ -102,13 +102,13 @@ class PageSteps:
         assert pixels is not None
         pixels = finish(pixels)
         settings, format = self._settings, page.task.format
-        page.notes = (*page.notes, *left_out(pixels, format, settings.format))
+        page.notes = (*page.notes, *list_omissions(pixels, format, settings.format))
         data = encode(
             pixels,
             format=format,
             quality=lossy_quality(pixels, format, settings.format, settings.quality),
-            png_level=settings.png_level,
             dpi=settings.size.dpi if isinstance(settings.size, Print) else None,
+            settings=settings,
         )
         # Released before the check decodes a second copy: a large page has over a gigabyte.
         del pixels

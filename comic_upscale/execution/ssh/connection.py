@@ -10,19 +10,16 @@ import base64
 import contextlib
 import hashlib
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from comic_upscale.errors import ConnectionLostError, HostKeyError, RemoteError
 from comic_upscale.execution.ssh.address import SSH_PORT, Address
 
 if TYPE_CHECKING:
     import paramiko
-
-T = TypeVar("T")
 
 CONNECT_SECONDS = 20.0
 SILENCE_SECONDS = 60.0
@@ -371,32 +368,3 @@ def _remember(address: Address, hostname: str, key: paramiko.PKey) -> None:
         raise HostKeyError(
             f"the host key of {address.name} cannot be written to {path}: {error.strerror or error}"
         ) from error
-
-
-def with_retries(
-    try_once: Callable[[], T],
-    *,
-    seconds: float,
-    wait: Callable[[float], bool],
-    on_lost: Callable[[str], None],
-) -> T:
-    """Call a function, and retry it after a lost connection: after 1, 2, 4, ... 30 seconds.
-
-    Args:
-        try_once: may raise `ConnectionLostError`.
-        seconds: how long to keep retrying.
-        wait: waits this many seconds; returns True when retrying should end.
-        on_lost: called with the reason of each loss.
-    """
-    until = time.monotonic() + seconds
-    pause = 1.0
-    while True:
-        try:
-            return try_once()
-        except ConnectionLostError as error:
-            if time.monotonic() + pause > until:
-                raise
-            on_lost(str(error))
-            if wait(pause):
-                raise
-            pause = min(2 * pause, 30.0)

@@ -22,19 +22,20 @@ import shlex
 import tarfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from comic_upscale.errors import InputError, RemoteError
+from comic_upscale.errors import ConnectionLostError, InputError, RemoteError
 from comic_upscale.execution.remote_host import Device, PollResult, RemotePageResult
-from comic_upscale.execution.ssh.connection import Connection, Ended, printable_tail, with_retries
+from comic_upscale.execution.ssh.connection import Connection, Ended, printable_tail
 from comic_upscale.execution.ssh.container import Container, is_image_name, load, pull
 from comic_upscale.execution.ssh.listing import is_page_name, read_lines
 from comic_upscale.execution.ssh.probe import MachineReport, probe
 from comic_upscale.execution.ssh.wheel import build_wheel
 from comic_upscale.ledger.records import PROCESSOR
 from comic_upscale.models.weights import ResolvedWeights
+from comic_upscale.retries import RetryPolicy, with_retries
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.options import sent_names, to_json
 from comic_upscale.settings.paths import MARKER_FOLDER, path_text
@@ -163,18 +164,6 @@ def install_torch(report: MachineReport) -> str:
         "bin/python -m pip install --quiet --disable-pip-version-check --root-user-action ignore "
         f"--index-url {shlex.quote(index)} torch torchvision >&2"
     )
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """How a lost connection is retried."""
-
-    seconds: float
-    """How long to keep retrying."""
-    wait: Callable[[float], bool]
-    """Waits this many seconds; returns True when retrying should end."""
-    on_lost: Callable[[str], None]
-    """Called with the reason of each loss."""
 
 
 class Machine:
@@ -485,16 +474,11 @@ class Machine:
                     self.close()
                 raise
 
-        return with_retries(
-            try_once,
-            seconds=self._retry.seconds,
-            wait=self._retry.wait,
-            on_lost=self._on_lost,
-        )
+        return with_retries(try_once, replace(self._retry, on_failure=self._on_lost), ConnectionLostError)
 
     def _on_lost(self, reason: str) -> None:
         self.close()
-        self._retry.on_lost(reason)
+        self._retry.on_failure(reason)
 
     def _fill(self, script: str) -> str:
         return script.replace("@JOB@", shlex.quote(self._job)).replace("@BASE@", shlex.quote(self.base()))

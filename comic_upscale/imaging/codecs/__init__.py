@@ -1,4 +1,4 @@
-"""The output formats. Each has a module of its own here, whose ``FORMAT`` describes it.
+"""The output formats. Each has its own module here, whose ``FORMAT`` describes it.
 
 To add a format, add its name to ``FormatName`` in the settings, and a module of that name here.
 """
@@ -41,7 +41,7 @@ FORMATS: Mapping[FormatName, OutputFormat] = _Formats()
 
 
 def find_assumed(encoding: str) -> Assumed | None:
-    """Return the assumed cost of a page; None for ``auto``, and for an encoding that this version does not have.
+    """Return the assumed cost of a page; None for ``auto`` and for an encoding that this version does not know.
 
     Args:
         encoding: as `OutputFormat.encoding` names it.

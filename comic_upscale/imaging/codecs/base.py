@@ -11,6 +11,7 @@ from comic_upscale.costs.ranges import Range
 if TYPE_CHECKING:
     from comic_upscale.imaging.pixels import Pixels
     from comic_upscale.settings.job import FormatName
+    from comic_upscale.settings.processing import ProcessingSettings
 
 Lossless: TypeAlias = Literal["always", "never", "without-quality"]
 
@@ -34,64 +35,64 @@ class EncodeOptions:
     """How a page is encoded."""
 
     quality: int | None
-    """1 to 100; None for lossless. Never None for a format that always loses."""
-    png_level: int | None = None
-    """0 to 9, how hard zlib tries; None for the fast way. Only PNG looks at it."""
+    """1 to 100; None for lossless. Never None for a format that is always lossy."""
+    settings: ProcessingSettings
+    """Of the job, for options of one format, such as ``png_level``. Use ``quality``, not theirs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assumed:
-    """What a page is assumed to cost in a format, until the user's own pages and machine are measured."""
+    """The assumed cost of a page in a format, until the user's own pages and machine are measured."""
 
     gray_bytes: float
-    """Output bytes of an output pixel of a gray page."""
+    """Output bytes per output pixel of a gray page."""
     color_bytes: float
-    """Output bytes of an output pixel of a page in colour."""
+    """Output bytes per output pixel of a colour page."""
     seconds: Range
-    """CPU seconds of one thread for a megapixel of output: finishing, the gate, encoding, and the check that the
-    file can be read. Twelve pages: the fastest, the mean, the slowest."""
+    """CPU seconds of one thread per output megapixel: finishing, the gate, encoding, and the check that the file can
+    be read. The fastest, the mean and the slowest of twelve pages."""
     source: str
-    """Where the figures come from, with the machine and the date."""
+    """The source of the figures, with the machine and the date."""
 
     def bytes_per_pixel(self, *, gray: bool) -> float:
-        """Output bytes of an output pixel."""
+        """Return output bytes per output pixel."""
         return self.gray_bytes if gray else self.color_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class OutputFormat:
-    """A format that pages are written in: its names, what it can hold, how it is written, what it costs."""
+    """An output format: its names, its capabilities, its encoder and its cost."""
 
     name: FormatName
     """Its name in the settings, and of the module that describes it: ``png``."""
     title: str
     """Its name in messages: ``PNG``."""
     recognised_as: str
-    """What `imaging.formats.recognise` calls such a file."""
+    """The name that `imaging.formats.recognise` returns for such a file."""
     extension: str
-    """Of the files that are written, lower case, without the dot."""
+    """The extension of output files, lower case, without the dot."""
     kept_extensions: tuple[str, ...] = ()
     """Other extensions of such files. With ``--format auto`` a page keeps its extension if it is one of these."""
     adopted_extensions: tuple[str, ...] = ()
     """Extensions of read-only formats. With ``--format auto`` their pages are written in this format."""
 
     lossless: Lossless
-    """When every sample is kept; ``without-quality``: if no quality is given."""
+    """When the format is lossless; ``without-quality``: if no quality is given."""
     default_quality: int | None = None
     """1 to 100: the quality of a lossy page if none is given. None for a format that is always lossless."""
 
     longest_side: int
-    """The most pixels of a side."""
+    """The longest side, in pixels."""
     most_pixels: int | None = None
     """The most pixels of a page; None if only its sides are limited."""
     ask_most_pixels: Callable[[], int | None] | None = None
-    """Replaces ``most_pixels`` where the limit can change while the program runs."""
+    """Replaces ``most_pixels`` if the limit can change while the program runs."""
     bits: tuple[int, ...] = (8,)
-    """Bit depths of the samples that are written: 8, or 8 and 16."""
+    """Bit depths of output samples: 8, or 8 and 16."""
     gray: bool = True
     """Whether a gray page is stored as one channel; otherwise as three equal ones."""
     alpha: bool = True
-    """Whether transparency is stored; otherwise a page is laid on white."""
+    """Whether transparency is stored; otherwise a page is flattened onto white."""
     texts: bool = False
     """Whether the keywords and texts of a PNG are stored."""
     density_in_exif: bool = False
@@ -101,16 +102,16 @@ class OutputFormat:
     """Return the file of a page whose samples have one of the depths ``bits``. Any exception fails the page."""
     carries_profile: Callable[[bytes], bool] | None = None
     """Whether an ICC profile can be stored; if not, the page is converted to sRGB. None: any profile can be."""
-    left_out: Callable[[Pixels], tuple[str, ...]] | None = None
-    """What the file of a page leaves out beyond what the fields above say, a sentence each."""
+    list_omissions: Callable[[Pixels], tuple[str, ...]] | None = None
+    """Returns further parts of a page that its file leaves out, one sentence each."""
     read_again: Callable[[bytes], tuple[tuple[int, int], str]] | None = None
-    """Decode a file, to prove that it can be read. Returns (width, height) and Pillow's mode, which is empty if Pillow
+    """Decodes a file, to check that it can be read. Returns (width, height) and Pillow's mode, which is empty if Pillow
     has none. None: Pillow decodes it."""
     is_whole: Callable[[bytes], bool] | None = None
-    """Whether the end of a file is there. None: decoding notices if it is not."""
+    """Returns whether a file has its end. None: decoding notices a missing end."""
     has_lossless_samples: Callable[[bytes], bool] | None = None
-    """Whether a file is lossless, by its first 4096 bytes or more, in a format that can be either. None: every file is
-    assumed to be lossless."""
+    """Returns whether a file is lossless, by its first 4096 bytes or more, in a format that can be either. None: every
+    file is assumed to be lossless."""
 
     assumed_lossless: Assumed | None = None
     """None for a format that is never lossless."""
@@ -127,22 +128,22 @@ class OutputFormat:
         return self.most_pixels if self.ask_most_pixels is None else self.ask_most_pixels()
 
     def is_lossless(self, quality: int | None) -> bool:
-        """Whether a page that is written with this quality keeps every sample."""
+        """Return whether a page that is written with this quality is lossless."""
         return self.lossless == "always" or (self.lossless == "without-quality" and quality is None)
 
     def encoding(self, quality: int | None) -> str:
-        """Name what a page is written as: ``webp``, or ``webp-lossy`` in a format that could be lossless."""
+        """Return the name of a page's encoding: ``webp``, or ``webp-lossy`` in a format that could be lossless."""
         either = self.lossless == "without-quality"
         return f"{self.name}{LOSSY}" if either and quality is not None else self.name
 
     def assumed(self, quality: int | None) -> Assumed:
         """Return the assumed cost of a page that is written with this quality."""
         found = self.assumed_lossless if self.is_lossless(quality) else self.assumed_lossy
-        assert found is not None, f"{self.title} does not say what it costs"
+        assert found is not None, f"the assumed cost of {self.title} is missing"
         return found
 
     def source_is_lossless(self, head: bytes) -> bool:
-        """Whether a file of this format keeps every sample.
+        """Return whether a file of this format is lossless.
 
         Args:
             head: the first 4096 bytes of the file, or more.

@@ -28,18 +28,19 @@ _RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 _SIDE_BITS = (9, 13, 18, 30)
 _ALPHA, _DEPTH, _BLACK = 0, 1, 4
 _MULTIPLIED = -1
-"""Our number for an alpha by which the colours are multiplied."""
+"""Our number for premultiplied alpha."""
 _D65, _SRGB_PRIMARIES, _LINEAR, _SRGB = 1, 1, 8, 13
 _USUAL_CURVES = (1, _SRGB)
-"""The curves of BT.709 and sRGB pass for sRGB."""
+"""The curves of BT.709 and sRGB are both treated as sRGB."""
 _MOST_UNPACKED = 4 << 20
-"""Bytes of EXIF or XMP that a packed box is opened to."""
+"""The most bytes of EXIF or XMP that a compressed box may unpack to."""
 _EFFORT = 3
-"""Of 9. Lossless, 1280 x 1920 in flat colour: 3 takes a tenth of the default's 7 time for files some 5 % larger."""
+"""Of 9. For a lossless page of 1280 x 1920 in flat colours, 3 takes a tenth of the time of the default, 7, and the
+file is about 5 % larger."""
 
 
 class JxlImageFile(ImageFile):
-    """A JPEG XL as far as Pillow can hold one: size, mode and metadata. The pixels come by ``decode_jxl``."""
+    """The size, mode and metadata of a JPEG XL, for Pillow. ``decode_jxl`` reads the pixels."""
 
     format = "JXL"
     format_description = "JPEG XL"
@@ -51,7 +52,7 @@ class JxlImageFile(ImageFile):
         self._mode = "RGB"
         self.n_frames = 2 if header.animated else 1
         self.is_animated = header.animated
-        for kind, content in _boxes(data):
+        for kind, content in _read_boxes(data):
             if kind == b"Exif" and len(content) > 4:
                 offset = int.from_bytes(content[:4], "big")
                 self.info["exif"] = content[4 + offset :]
@@ -59,7 +60,7 @@ class JxlImageFile(ImageFile):
                 self.info["xmp"] = content
 
     def load(self) -> Any:
-        """Do nothing: Pillow has no place for what this may hold."""
+        """Do nothing, because Pillow cannot hold the pixels of every JPEG XL."""
         return None
 
 
@@ -67,17 +68,18 @@ def decode_jxl(data: bytes) -> tuple[SampleArray, bytes | None]:
     """Decode a JPEG XL, upright; of an animation the first frame.
 
     Returns:
-        uint8 or uint16, height x width x channels (gray, gray and alpha, RGB, RGBA); and the profile that they are
-        in, None for sRGB. Where `libjxl` cannot be reached there is none: see `lost_profile`.
+        uint8 or uint16, height x width x channels (gray, gray and alpha, RGB, RGBA); and their profile, None for
+        sRGB. It is always None if `libjxl` is not available: see `lost_profile`.
 
     Raises:
-        PageError: ``"unsupported"`` for a picture in CMYK.
-        Exception: whatever libjxl finds wrong with the file.
+        PageError: ``"unsupported"`` for an image in CMYK.
+        Exception: any error of libjxl about the file.
     """
     header = _read_header(data)
     if header.space == "cmyk":
         raise PageError(
-            "unsupported", "The file is a JPEG XL in CMYK, which is not read: save it as TIFF or as JPEG."
+            "unsupported",
+            "The file is a JPEG XL in CMYK, which is not supported: save it as TIFF or as JPEG.",
         )
     if header.is_special and (found := decode_with_profile(data, header.size)) is not None:
         return found
@@ -89,24 +91,24 @@ def decode_jxl(data: bytes) -> tuple[SampleArray, bytes | None]:
     if samples.dtype.kind == "f":
         samples = np.rint(np.nan_to_num(samples.astype(np.float64)).clip(0, 1) * 65535).astype(np.uint16)
     if samples.ndim != 3 or samples.dtype not in (np.uint8, np.uint16) or samples.shape[2] > 4:
-        raise ValueError(f"samples of {samples.dtype} {samples.shape} are not understood")
-    return _bent(samples) if header.space == "linear" else samples, None
+        raise ValueError(f"samples of the type {samples.dtype} {samples.shape} are not supported")
+    return _apply_srgb_curve(samples) if header.space == "linear" else samples, None
 
 
 def lost_profile(data: bytes) -> bool:
-    """Tell whether samples that came without a profile are in a colour space that only their own one describes.
+    """Return whether samples without a profile are in a colour space that only the lost profile describes.
 
-    Lossy ones are not: libjxl gives them in sRGB's primaries where nobody asks for the profile.
+    This is never true of lossy files: libjxl returns them in sRGB's primaries unless the profile is requested.
     """
     return _read_header(data).space == "other"
 
 
-def _bent(samples: SampleArray) -> SampleArray:
-    """Bring linear light to sRGB's curve, all channels but alpha, as libjxl leaves it where a profile is inside."""
+def _apply_srgb_curve(samples: SampleArray) -> SampleArray:
+    """Convert linear light, which libjxl returns for files with a profile, to sRGB's curve; alpha stays unchanged."""
     top = np.iinfo(samples.dtype).max
     light = np.arange(top + 1) / top
     curve = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
-    return _run_engine(samples, np.rint(curve * top).astype(samples.dtype), samples.shape[2])
+    return _map_samples(samples, np.rint(curve * top).astype(samples.dtype), samples.shape[2])
 
 
 def encode_jxl(pixels: Pixels, options: EncodeOptions) -> bytes:
@@ -125,26 +127,28 @@ def write_jxl(
 
     Args:
         samples: uint8 or uint16, height x width x 1 to 4.
-        quality: 1 to 100 as libjpeg counts it; None for lossless.
-        metadata: its resolution is left out, for which JPEG XL has no place but EXIF.
-        profile: that the samples are in and the file shall carry, one that `libjxl.carries`; None for sRGB.
+        quality: 1 to 100 on libjpeg's scale; None for lossless.
+        metadata: its resolution is left out, because JPEG XL stores it only in EXIF.
+        profile: of the samples, to be stored; `libjxl.carries` must accept it. None for sRGB.
 
     Raises:
-        ValueError: libjxl does not take the profile.
+        ValueError: libjxl does not accept the profile.
     """
-    stream = _stream(samples, quality) if profile is None else _profiled(samples, quality, profile)
-    return _with_boxes(stream, metadata)
+    stream = (
+        _encode_srgb(samples, quality) if profile is None else _encode_with_profile(samples, quality, profile)
+    )
+    return _add_boxes(stream, metadata)
 
 
-def _profiled(samples: SampleArray, quality: int | None, profile: bytes) -> bytes:
+def _encode_with_profile(samples: SampleArray, quality: int | None, profile: bytes) -> bytes:
     distance = None if quality is None else _distance(quality)
     stream = encode_with_profile(np.ascontiguousarray(samples), profile, distance=distance, effort=_EFFORT)
     if stream is None:
-        raise ValueError("libjxl does not take the ICC profile")
+        raise ValueError("libjxl does not accept the ICC profile")
     return stream
 
 
-def _stream(samples: SampleArray, quality: int | None) -> bytes:
+def _encode_srgb(samples: SampleArray, quality: int | None) -> bytes:
     """Encode sRGB samples."""
     import imagecodecs
 
@@ -154,12 +158,12 @@ def _stream(samples: SampleArray, quality: int | None) -> bytes:
         stream = bytes(imagecodecs.jpegxl_encode(picture, lossless=True, **options))
     else:
         if samples.dtype == np.uint16:
-            picture = _light(picture, samples.shape[2])
+            picture = _to_linear_light(picture, samples.shape[2])
         stream = bytes(imagecodecs.jpegxl_encode(picture, distance=_distance(quality), **options))
-    return _called_srgb(stream) if samples.dtype == np.uint16 else stream
+    return _declare_srgb(stream) if samples.dtype == np.uint16 else stream
 
 
-def _with_boxes(stream: bytes, metadata: Metadata) -> bytes:
+def _add_boxes(stream: bytes, metadata: Metadata) -> bytes:
     boxes = b""
     if metadata.exif is not None:
         boxes += _box(b"Exif", bytes(4) + metadata.exif)
@@ -170,25 +174,25 @@ def _with_boxes(stream: bytes, metadata: Metadata) -> bytes:
     return _SIGNATURE + _FILE_TYPE + _box(b"jxlc", stream) + boxes if boxes else stream
 
 
-def _light(samples: SampleArray, channels: int) -> SampleArray:
-    """Bring sRGB samples of 16 bits to linear light, which imagecodecs takes them for when it makes a lossy picture."""
+def _to_linear_light(samples: SampleArray, channels: int) -> SampleArray:
+    """Convert 16-bit sRGB samples to linear light, which imagecodecs assumes when it writes a lossy image."""
     shade = np.arange(65536) / 65535
     light = np.where(shade <= 0.04045, shade / 12.92, ((shade + 0.055) / 1.055) ** 2.4)
-    return _run_engine(samples, np.rint(light * 65535).astype(np.uint16), channels)
+    return _map_samples(samples, np.rint(light * 65535).astype(np.uint16), channels)
 
 
-def _run_engine(samples: SampleArray, table: SampleArray, channels: int) -> SampleArray:
-    """Look up all samples of an array but alpha's, which two and four channels have as their last."""
+def _map_samples(samples: SampleArray, table: SampleArray, channels: int) -> SampleArray:
+    """Map all samples by a table, except alpha, which is the last of two or four channels."""
     changed = table[samples]
     if channels in (2, 4):
         changed[:, :, -1] = samples[:, :, -1]
     return changed
 
 
-def _called_srgb(stream: bytes) -> bytes:
-    """Say of a picture that it is in sRGB's curve, where imagecodecs calls its 16 bits linear.
+def _declare_srgb(stream: bytes) -> bytes:
+    """Declare sRGB's curve in the header, because imagecodecs declares 16-bit samples as linear.
 
-    The two names are of one length, and of a lossless picture the samples themselves stay as they are.
+    Both declarations have the same length. The samples of a lossless image do not change.
     """
     header = _read_header(stream)
     if header.space != "linear":
@@ -201,7 +205,7 @@ def _called_srgb(stream: bytes) -> bytes:
 
 
 def _distance(quality: int) -> float:
-    """The distance that libjxl's own tools take for a quality of libjpeg's."""
+    """Return the distance that libjxl's own tools use for a quality on libjpeg's scale."""
     if quality >= 30:
         return 0.1 + (100 - quality) * 0.09
     return 53.0 / 3000.0 * quality * quality - 23.0 / 20.0 * quality + 25.0
@@ -213,7 +217,7 @@ def _box(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">L4sQ", 1, kind, len(content) + 16) + content
 
 
-def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _read_boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     at = 0
     while data.startswith(_SIGNATURE) and at + 8 <= len(data):
         length, kind = struct.unpack_from(">L4s", data, at)
@@ -224,25 +228,25 @@ def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         end = len(data) if length == 0 else at + length
         if end <= start or end > len(data):
             return
-        yield _unpacked(kind, data[start:end])
+        yield _unpack(kind, data[start:end])
         at = end
 
 
-def _unpacked(kind: bytes, content: bytes) -> tuple[bytes, bytes]:
-    """Open a box that is packed by Brotli, as libjxl's own tools write metadata; one that is broken stays shut."""
+def _unpack(kind: bytes, content: bytes) -> tuple[bytes, bytes]:
+    """Unpack a box that is compressed by Brotli, as libjxl's own tools do for metadata. A broken box stays packed."""
     if kind != b"brob" or content[:4] not in (b"Exif", b"xml "):
         return kind, content
     import imagecodecs
 
     try:
-        # One byte more than is taken tells that there would be more.
+        # This raises an error if the output is larger.
         return content[:4], bytes(imagecodecs.brotli_decode(content[4:], out=_MOST_UNPACKED))
     except Exception:
         return kind, content
 
 
 class _Bits:
-    """Reads numbers of bits, the lowest first."""
+    """Reads numbers of some bits, the lowest bit first."""
 
     def __init__(self, data: bytes) -> None:
         self._number = int.from_bytes(data, "little")
@@ -258,13 +262,13 @@ class _Bits:
         self.at += count
         return value
 
-    def choose(self, *ways: tuple[int, int]) -> int:
-        """Two bits choose among (least, bits that are added to it)."""
-        least, count = ways[self.take(2)]
+    def choose(self, *choices: tuple[int, int]) -> int:
+        """Read a number. Two bits select one of ``choices``: the smallest value, and how many bits to add to it."""
+        least, count = choices[self.take(2)]
         return least + self.take(count)
 
     def enum(self) -> int:
-        """A number that stands for a word."""
+        """Read a number that encodes a name."""
         return self.choose((0, 0), (1, 0), (2, 4), (18, 6))
 
 
@@ -277,11 +281,11 @@ class _Header:
     """(width, height), upright."""
     animated: bool = False
     space: Space = "srgb"
-    """What libjxl gives the samples in, unless it is asked for the profile."""
+    """The colour space of the samples that libjxl returns unless the profile is requested."""
     is_special: bool = False
-    """A profile is inside or needed, or the colours are multiplied by alpha: nothing that imagecodecs tells of."""
+    """The file has or needs a profile, or its alpha is premultiplied. imagecodecs reports neither."""
     curve: int = 0
-    """Where in the file, in bits, the four begin that say "linear", where the samples are and no profile is inside."""
+    """The offset in bits of the four that declare "linear", if the samples are linear without a profile."""
 
 
 def _read_header(data: bytes) -> _Header:
@@ -291,13 +295,13 @@ def _read_header(data: bytes) -> _Header:
     if bits.take(1):  # all fields have their defaults
         return _Header((width, height))
     animated = False
-    if bits.take(1):  # the rare fields are there
+    if bits.take(1):  # the rare fields are present
         if bits.take(3) + 1 >= 5:
             width, height = height, width
         if bits.take(1):
-            _read_size(bits)  # the size that it is meant to be shown at
+            _read_size(bits)  # the intended display size
         if bits.take(1):
-            # A preview's size would have to be read over; an animation with one is taken for a single picture.
+            # The size of a preview is not parsed, so an animation with a preview counts as a single image.
             return _Header((width, height))
         animated = bool(bits.take(1))
         if animated:
@@ -306,7 +310,7 @@ def _read_header(data: bytes) -> _Header:
         space, is_special = _read_space(bits)
         return _Header((width, height), animated, space, is_special, 8 * start + bits.at - 4)
     except EOFError:
-        # Names of channels may be longer than what is read here.
+        # The names of channels may be longer than the part that is read here.
         return _Header((width, height), animated)
 
 
@@ -318,7 +322,7 @@ def _pass_animation(bits: _Bits) -> None:
 
 
 def _read_space(bits: _Bits) -> tuple[Space, bool]:
-    """Return the space, and whether the picture is one of those that `_Header` calls special."""
+    """Return the colour space, and whether the image is special: see `_Header`."""
     _pass_depth(bits)
     bits.take(1)
     kinds = [_pass_channel(bits) for _ in range(bits.choose((0, 0), (1, 0), (2, 4), (1, 12)))]
@@ -338,7 +342,7 @@ def _read_space(bits: _Bits) -> tuple[Space, bool]:
 
 
 def _pass_channel(bits: _Bits) -> int:
-    """Read over what is said of a channel, and return its kind."""
+    """Skip the description of a channel, and return its kind."""
     if bits.take(1):  # alpha, of 8 bits
         return _ALPHA
     kind = bits.enum()
@@ -362,7 +366,7 @@ def _pass_depth(bits: _Bits) -> None:
 
 
 def _codestream(data: bytes) -> int:
-    """Return where in a file the picture itself begins."""
+    """Return the start of the codestream of a file."""
     if data.startswith(_CODESTREAM):
         return 0
     at = 0
@@ -376,7 +380,7 @@ def _codestream(data: bytes) -> int:
         if length < 8:
             break
         at += length
-    raise EOFError("unexpected end before the picture")
+    raise EOFError("unexpected end before the image")
 
 
 def _read_size(bits: _Bits) -> tuple[int, int]:
@@ -397,7 +401,7 @@ def _read_size(bits: _Bits) -> tuple[int, int]:
 
 def _read_again(data: bytes) -> tuple[tuple[int, int], str]:
     decode_jxl(data)
-    # `JxlImageFile` gives this mode to every picture.
+    # `JxlImageFile` has this mode for every image.
     return _read_header(data).size, "RGB"
 
 

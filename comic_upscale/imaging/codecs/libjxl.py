@@ -1,8 +1,8 @@
-"""libjxl by its own C interface, for what imagecodecs has no word for: colour profiles, and alpha multiplied in.
+"""libjxl's own C interface, for features that imagecodecs lacks: colour profiles and premultiplied alpha.
 
-It is the very library that imagecodecs has loaded. Its functions are looked up through imagecodecs' extension module,
-which finds them wherever that module is linked to a shared libjxl (its wheels for Linux and macOS, Debian, conda).
-Where it is not, as on Windows, every function here returns None, and callers make do with imagecodecs alone.
+This is the library that imagecodecs has loaded. Its functions are looked up through imagecodecs' extension module.
+This works if the module is linked to a shared libjxl (its wheels for Linux and macOS, Debian, conda). Otherwise, for
+example on Windows, every function here returns None, and callers use imagecodecs alone.
 
 Source: jxl/decode.h, jxl/encode.h, jxl/codestream_header.h and jxl/cms_interface.h of libjxl 0.9 and newer.
 """
@@ -20,7 +20,7 @@ import numpy as np
 from comic_upscale.imaging.pixels import SampleArray
 
 _OLDEST = 9000
-"""libjxl 0.9: from there on, profiles are asked for without a pixel format."""
+"""libjxl 0.9. Since this version, profiles are requested without a pixel format."""
 _SUCCESS, _NEED_MORE_OUTPUT = 0, 2
 _NEED_IMAGE_BUFFER, _BASIC_INFO, _COLOR_ENCODING, _FULL_IMAGE = 5, 0x40, 0x100, 0x1000
 _ORIGINAL, _OF_SAMPLES = 0, 1
@@ -50,7 +50,7 @@ class _BasicInfo(ctypes.Structure):
         ("alpha_bits", c_uint32),
         ("alpha_exponent_bits", c_uint32),
         ("alpha_premultiplied", c_int),
-        # Preview, animation, the size that is meant, and room for what newer versions add.
+        # Preview, animation, the intended size, and space for additions of newer versions.
         ("rest", c_uint8 * 256),
     )
 
@@ -100,7 +100,7 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
 
 @lru_cache(maxsize=16)
 def carries(profile: bytes) -> bool:
-    """Tell whether `encode_with_profile` is possible here, and takes a profile, lossy and lossless."""
+    """Return whether `encode_with_profile` is available and accepts a profile, lossy and lossless."""
     pixel = np.zeros((1, 1, 1 if profile[16:20] == b"GRAY" else 3), np.uint8)
     try:
         return all(
@@ -113,15 +113,15 @@ def carries(profile: bytes) -> bool:
 def decode_with_profile(data: bytes, size: tuple[int, int]) -> tuple[SampleArray, bytes] | None:
     """Decode a JPEG XL to samples in the colour space of its own profile; of an animation the first frame.
 
-    A space that the file has a name for comes with the profile that libjxl makes for it.
+    For a colour space that the file declares by name, libjxl builds the profile.
 
     Args:
         data: the file.
-        size: (width, height), upright, that the file was found to have; there is no room for another.
+        size: (width, height), upright, from the header of the file. Another size is an error.
 
     Returns:
-        uint8 or uint16, upright, height x width x channels (gray, gray and alpha, RGB, RGBA), alpha not multiplied
-        in; and the profile. None where libjxl cannot be reached, or knows no way to that profile.
+        uint8 or uint16, upright, height x width x channels (gray, gray and alpha, RGB, RGBA), alpha not
+        premultiplied; and the profile. None if libjxl is not available or cannot convert to that profile.
 
     Raises:
         ValueError: the file is damaged.
@@ -130,21 +130,21 @@ def decode_with_profile(data: bytes, size: tuple[int, int]) -> tuple[SampleArray
     jxl = _library()
     if jxl is None:
         return None
-    with _made(jxl.JxlDecoderCreate, jxl.JxlDecoderDestroy) as decoder:
-        _must(jxl.JxlDecoderSubscribeEvents(decoder, _BASIC_INFO | _COLOR_ENCODING | _FULL_IMAGE))
-        _must(jxl.JxlDecoderSetUnpremultiplyAlpha(decoder, 1))
-        _must(jxl.JxlDecoderSetCms(decoder, jxl.JxlGetDefaultCms().contents))
-        _must(jxl.JxlDecoderSetInput(decoder, data, len(data)))
-        # The input is not said to be at its end: then a file that is cut short asks for more.
+    with _open_codec(jxl.JxlDecoderCreate, jxl.JxlDecoderDestroy) as decoder:
+        _check(jxl.JxlDecoderSubscribeEvents(decoder, _BASIC_INFO | _COLOR_ENCODING | _FULL_IMAGE))
+        _check(jxl.JxlDecoderSetUnpremultiplyAlpha(decoder, 1))
+        _check(jxl.JxlDecoderSetCms(decoder, jxl.JxlGetDefaultCms().contents))
+        _check(jxl.JxlDecoderSetInput(decoder, data, len(data)))
+        # The end of the input is not declared, so that libjxl asks for more if the file is truncated.
         _expect(jxl, decoder, _BASIC_INFO)
         info = _BasicInfo()
-        _must(jxl.JxlDecoderGetBasicInfo(decoder, ctypes.byref(info)))
+        _check(jxl.JxlDecoderGetBasicInfo(decoder, ctypes.byref(info)))
         if (info.xsize, info.ysize) != size:
-            raise ValueError(f"a picture of {info.xsize} x {info.ysize} is not what the header says")
+            raise ValueError(f"the size of the image, {info.xsize} x {info.ysize}, differs from the header")
         _expect(jxl, decoder, _COLOR_ENCODING)
         profile = _profile(jxl, decoder, _ORIGINAL)
         if _profile(jxl, decoder, _OF_SAMPLES) != profile:
-            # Pictures in libjxl's own space, lossy ones, would come in linear light.
+            # Images in libjxl's own colour space, the lossy ones, would be returned in linear light.
             jxl.JxlDecoderSetOutputColorProfile(decoder, None, profile, len(profile))
             if _profile(jxl, decoder, _OF_SAMPLES) != profile:
                 return None
@@ -153,7 +153,7 @@ def decode_with_profile(data: bytes, size: tuple[int, int]) -> tuple[SampleArray
         kind = np.uint8 if info.bits_per_sample <= 8 else np.uint16
         samples: SampleArray = np.empty((size[1], size[0], channels), kind)
         layout = _PixelFormat(channels, _UINT8 if kind is np.uint8 else _UINT16, 0, 0)
-        _must(
+        _check(
             jxl.JxlDecoderSetImageOutBuffer(
                 decoder, ctypes.byref(layout), samples.ctypes.data, samples.nbytes
             )
@@ -165,7 +165,7 @@ def decode_with_profile(data: bytes, size: tuple[int, int]) -> tuple[SampleArray
 def encode_with_profile(
     samples: SampleArray, profile: bytes, *, distance: float | None, effort: int
 ) -> bytes | None:
-    """Encode samples in the colour space of a profile as a JPEG XL that carries it.
+    """Encode samples as a JPEG XL that contains their profile.
 
     Args:
         samples: uint8 or uint16, height x width x 1 to 4, contiguous.
@@ -174,10 +174,10 @@ def encode_with_profile(
         effort: 1 to 9.
 
     Returns:
-        The file; None where libjxl cannot be reached, or does not take the profile.
+        The file; None if libjxl is not available or does not accept the profile.
 
     Raises:
-        ValueError: libjxl refuses the picture.
+        ValueError: libjxl refuses the image.
     """
     jxl = _library()
     if jxl is None:
@@ -191,18 +191,18 @@ def encode_with_profile(
     info.num_extra_channels = int(channels in (2, 4))
     info.alpha_bits = bits if channels in (2, 4) else 0
     info.uses_original_profile = int(distance is None)
-    with _made(jxl.JxlEncoderCreate, jxl.JxlEncoderDestroy) as encoder:
-        _must(jxl.JxlEncoderSetBasicInfo(encoder, ctypes.byref(info)))
+    with _open_codec(jxl.JxlEncoderCreate, jxl.JxlEncoderDestroy) as encoder:
+        _check(jxl.JxlEncoderSetBasicInfo(encoder, ctypes.byref(info)))
         if jxl.JxlEncoderSetICCProfile(encoder, profile, len(profile)) != _SUCCESS:
             return None
         frame = jxl.JxlEncoderFrameSettingsCreate(encoder, None)
-        _must(jxl.JxlEncoderFrameSettingsSetOption(frame, _EFFORT_SETTING, effort))
+        _check(jxl.JxlEncoderFrameSettingsSetOption(frame, _EFFORT_SETTING, effort))
         if distance is None:
-            _must(jxl.JxlEncoderSetFrameLossless(frame, 1))
+            _check(jxl.JxlEncoderSetFrameLossless(frame, 1))
         else:
-            _must(jxl.JxlEncoderSetFrameDistance(frame, distance))
+            _check(jxl.JxlEncoderSetFrameDistance(frame, distance))
         layout = _PixelFormat(channels, _UINT8 if bits == 8 else _UINT16, 0, 0)
-        _must(jxl.JxlEncoderAddImageFrame(frame, ctypes.byref(layout), samples.ctypes.data, samples.nbytes))
+        _check(jxl.JxlEncoderAddImageFrame(frame, ctypes.byref(layout), samples.ctypes.data, samples.nbytes))
         jxl.JxlEncoderCloseInput(encoder)
         return b"".join(_output(jxl, encoder))
 
@@ -225,7 +225,7 @@ def _library() -> ctypes.CDLL | None:
 
 
 @contextmanager
-def _made(create: ctypes._FuncPointer, destroy: ctypes._FuncPointer) -> Iterator[int]:
+def _open_codec(create: ctypes._FuncPointer, destroy: ctypes._FuncPointer) -> Iterator[int]:
     made = create(None)
     if not made:
         raise MemoryError
@@ -235,9 +235,9 @@ def _made(create: ctypes._FuncPointer, destroy: ctypes._FuncPointer) -> Iterator
         destroy(made)
 
 
-def _must(status: int) -> None:
+def _check(status: int) -> None:
     if status != _SUCCESS:
-        raise ValueError(f"libjxl refuses the picture (status {status})")
+        raise ValueError(f"libjxl refuses the image (status {status})")
 
 
 def _expect(jxl: ctypes.CDLL, decoder: int, wanted: int) -> None:
@@ -245,18 +245,18 @@ def _expect(jxl: ctypes.CDLL, decoder: int, wanted: int) -> None:
     if status == wanted:
         return
     if status == _NEED_MORE_OUTPUT:  # for a decoder the same number asks for more input
-        raise EOFError("unexpected end of the picture")
-    raise ValueError(f"the picture cannot be decoded (libjxl's status {status})")
+        raise EOFError("unexpected end of the image")
+    raise ValueError(f"the image cannot be decoded (libjxl's status {status})")
 
 
 def _profile(jxl: ctypes.CDLL, decoder: int, target: int) -> bytes:
-    """Return the profile that the file names or holds, or the one that the samples will be in."""
+    """Return the profile that the file declares or contains, or the profile of the decoded samples."""
     size = c_size_t()
-    _must(jxl.JxlDecoderGetICCProfileSize(decoder, target, ctypes.byref(size)))
+    _check(jxl.JxlDecoderGetICCProfileSize(decoder, target, ctypes.byref(size)))
     if not 0 < size.value <= _MOST_PROFILE:
-        raise ValueError(f"a colour profile of {size.value} bytes")
+        raise ValueError(f"the colour profile has an invalid size: {size.value} bytes")
     profile = ctypes.create_string_buffer(size.value)
-    _must(jxl.JxlDecoderGetColorAsICCProfile(decoder, target, profile, size))
+    _check(jxl.JxlDecoderGetColorAsICCProfile(decoder, target, profile, size))
     return profile.raw
 
 
@@ -267,4 +267,4 @@ def _output(jxl: ctypes.CDLL, encoder: int) -> Iterator[bytes]:
         place, left = c_void_p(ctypes.addressof(chunk)), c_size_t(_CHUNK)
         status = jxl.JxlEncoderProcessOutput(encoder, ctypes.byref(place), ctypes.byref(left))
         yield chunk.raw[: _CHUNK - left.value]
-    _must(status)
+    _check(status)

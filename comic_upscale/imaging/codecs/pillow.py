@@ -13,7 +13,7 @@ from comic_upscale.imaging.pixels import Metadata, Pixels, SampleArray, join_alp
 
 
 def to_image(color: SampleArray, alpha: SampleArray | None) -> Image.Image:
-    """Make an image of samples.
+    """Return samples as an image.
 
     Args:
         color: uint8, height x width x 3 or 1.
@@ -25,9 +25,9 @@ def to_image(color: SampleArray, alpha: SampleArray | None) -> Image.Image:
 
 
 def to_rgb_image(pixels: Pixels) -> tuple[Image.Image, bytes | None]:
-    """Make an RGB or RGBA image of a page of 8 bits; return it and its profile.
+    """Return a page of 8 bits as an RGB or RGBA image, and its profile.
 
-    A gray page becomes three equal channels. Its profile does not fit these, so its shades are converted to sRGB.
+    A gray page becomes three equal channels. Its profile does not fit them, so its shades are converted to sRGB.
     """
     image, profile = to_image(pixels.color, pixels.alpha), pixels.icc_profile
     if pixels.color.shape[2] > 1:
@@ -36,7 +36,7 @@ def to_rgb_image(pixels: Pixels) -> tuple[Image.Image, bytes | None]:
     colored = gray_to_srgb(gray, profile) if profile is not None else None
     if colored is None:
         colored = gray.convert("RGB")
-    # Else Pillow's AVIF writer finds sRGB's, which is none for one channel.
+    # Otherwise Pillow's AVIF writer uses sRGB's profile, which does not fit one channel.
     colored.info.pop("icc_profile", None)
     if image.mode == "LA":
         colored.putalpha(image.getchannel("A"))
@@ -44,7 +44,7 @@ def to_rgb_image(pixels: Pixels) -> tuple[Image.Image, bytes | None]:
 
 
 def to_options(metadata: Metadata, profile: bytes | None) -> dict[str, Any]:
-    """Return the metadata arguments of Pillow's writers. What is absent has no key: some writers fail on None."""
+    """Return the metadata arguments of Pillow's writers. Absent metadata have no key: some writers fail on None."""
     beside = {
         "icc_profile": profile,
         "exif": None if metadata.exif is None else b"Exif\0\0" + metadata.exif,
@@ -54,7 +54,7 @@ def to_options(metadata: Metadata, profile: bytes | None) -> dict[str, Any]:
 
 
 def save(image: Image.Image, format: str, **options: Any) -> bytes:
-    """Write an image by Pillow's writer of a format, into memory."""
+    """Return the bytes that Pillow's writer of a format makes of an image."""
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""PNG, as far as Pillow does not go: chunks beside the pixels, 16 bits in colour, and pages too large to copy.
+"""PNG features that Pillow lacks: metadata chunks, 16 bits in colour, and pages too large to copy.
 
 Source: the PNG specification, third edition (W3C).
 """
@@ -19,11 +19,11 @@ from comic_upscale.imaging.codecs.base import FIRST_MEASURED, Assumed, EncodeOpt
 from comic_upscale.imaging.pixels import NO_METADATA, Metadata, Pixels, SampleArray, UInt8Array, join_alpha
 
 LARGE_PAGE = 48_000_000
-"""Pixels from which a PNG is written strip by strip: at once its rows would stand beside the samples. That
-is the faster way, and that of every page of usual size."""
+"""PNGs with more pixels are written strip by strip. Smaller ones are written at once, which is faster but keeps all
+rows in memory beside the samples."""
 
 RUN_LENGTHS = zlib.Z_RLE
-"""Matches at distance one only, which is what filtered, smooth pixels have."""
+"""Matches at distance one only. Filtered, smooth pixels hardly have others."""
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEADER_END = len(_SIGNATURE) + 25
@@ -34,12 +34,12 @@ _UP, _SUB = 2, 1
 _LAST_FILTER = 4
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _AT_ONCE = 400 << 20
-"""Bytes of rows that are unpacked at once to be checked."""
+"""The number of bytes of rows that are unpacked at once for a check."""
 
 
 def encode_png(pixels: Pixels, options: EncodeOptions) -> bytes:
-    """Encode a page: the fast way, or with the zlib level that is asked for. A large page is written in strips."""
-    level = options.png_level
+    """Encode a page by the fast method, or with the requested zlib level. A large page is written in strips."""
+    level = options.settings.png_level
     beside: dict[str, Any] = {"profile": pixels.icc_profile, "metadata": pixels.metadata}
     if pixels.width * pixels.height > LARGE_PAGE:
         if level is not None:
@@ -57,10 +57,10 @@ def encode_png(pixels: Pixels, options: EncodeOptions) -> bytes:
 
 
 def with_chunks(png: bytes, profile: bytes | None, metadata: Metadata) -> bytes:
-    """Put a profile, EXIF, XMP and the resolution into a PNG that has none.
+    """Add a profile, EXIF, XMP and the resolution to a PNG without them.
 
     Args:
-        png: a whole file.
+        png: a complete file.
         profile: an ICC profile for the file's colour type.
         metadata: of the page.
     """
@@ -75,10 +75,10 @@ def write_png_at_once(
     profile: bytes | None = None,
     metadata: Metadata = NO_METADATA,
 ) -> bytes:
-    """Encode samples as a PNG quickly: every row less the one above, packed by libdeflate at level 1.
+    """Encode samples as a PNG quickly: differences between rows, compressed by libdeflate at level 1.
 
-    On upscaled pages that is as small as libpng with any one filter, in half of its time
-    (benchmarks/encoding.py). Beside the samples it takes room for all rows and for the file.
+    For upscaled pages the file is as small as by libpng with any one filter, in half of the time
+    (benchmarks/encoding.py). Besides the samples, this takes memory for all rows and for the file.
 
     Args:
         color: uint8 or uint16, height x width x 3 or 1.
@@ -93,7 +93,7 @@ def write_png_at_once(
     rows[:, 0] = _UP
     rows[0, 1:] = samples[0]
     np.subtract(samples[1:], samples[:-1], out=rows[1:, 1:])
-    # Any buffer will do; the library's type hints name fewer.
+    # The library accepts any buffer, although its type hints name fewer types.
     flat: Any = rows.reshape(-1)
     packed = bytes(imagecodecs.deflate_encode(flat, level=1, raw=False))
     head = [_SIGNATURE, _chunk(b"IHDR", _header(color, alpha)), *_extra_chunks(profile, metadata)]
@@ -109,7 +109,7 @@ def write_png(
     level: int = 1,
     strategy: int = RUN_LENGTHS,
 ) -> bytes:
-    """Encode samples as a PNG a strip of rows at a time: beside them and the file, little memory is taken.
+    """Encode samples as a PNG strip by strip. Besides the samples and the file, this takes little memory.
 
     Args:
         color: uint8 or uint16, height x width x 3 or 1.
@@ -120,13 +120,13 @@ def write_png(
         strategy: zlib's.
     """
     step = (color.shape[2] + (alpha is not None)) * color.dtype.itemsize
-    # Not a list to be joined: of a large page even the file is hundreds of megabytes.
+    # A list would have to be joined, and the file of a large page has hundreds of megabytes.
     file = io.BytesIO()
     file.write(
         _SIGNATURE + _chunk(b"IHDR", _header(color, alpha)) + b"".join(_extra_chunks(profile, metadata))
     )
     press = zlib.compressobj(level, zlib.DEFLATED, zlib.MAX_WBITS, 9, strategy)
-    for strip in _filtered_strips(color, alpha, step):
+    for strip in _filter_strips(color, alpha, step):
         if packed := press.compress(strip):
             file.write(_chunk(b"IDAT", packed))
     file.write(_chunk(b"IDAT", press.flush()) + _chunk(b"IEND", b""))
@@ -134,9 +134,9 @@ def write_png(
 
 
 def check_png(data: bytes) -> tuple[tuple[int, int], str]:
-    """Prove that a PNG which ``encode`` wrote can be read, without making its pixels.
+    """Check that a PNG that ``encode`` wrote can be read, without decoding its pixels.
 
-    Every chunk's sum is checked, the rows are unpacked and counted, and that each has a filter that there is.
+    The function checks the checksum of every chunk, the number of rows, and that the filter of each row is valid.
 
     Returns:
         (width, height) in pixels, and Pillow's mode; that is empty for 16 bits.
@@ -148,8 +148,10 @@ def check_png(data: bytes) -> tuple[tuple[int, int], str]:
     width, height, bits, kind = struct.unpack_from(">LLBB", data, len(_SIGNATURE) + 8)
     channels = {number: count for count, number in _COLOR_TYPES.items()}[kind]
     row = 1 + width * channels * bits // 8
-    packed = list(_packed_rows(data))
-    filters = _filters_at_once(packed, row, height) if row * height <= _AT_ONCE else _filters(packed, row)
+    packed = list(_read_packed_rows(data))
+    filters = (
+        _read_filters_at_once(packed, row, height) if row * height <= _AT_ONCE else _read_filters(packed, row)
+    )
     if len(filters) != height:
         raise ValueError("rows are missing")
     if max(filters, default=0) > _LAST_FILTER:
@@ -157,8 +159,8 @@ def check_png(data: bytes) -> tuple[tuple[int, int], str]:
     return (width, height), _MODES[channels] if bits == 8 else ""
 
 
-def _packed_rows(data: bytes) -> Iterator[memoryview]:
-    """Yield what the IDAT chunks hold, once every chunk was compared with its sum."""
+def _read_packed_rows(data: bytes) -> Iterator[memoryview]:
+    """Yield the content of the IDAT chunks, after comparing every chunk with its checksum."""
     view = memoryview(data)
     at = len(_SIGNATURE)
     while at + 12 <= len(data):
@@ -173,8 +175,8 @@ def _packed_rows(data: bytes) -> Iterator[memoryview]:
         at = end + 4
 
 
-def _filters_at_once(packed: list[memoryview], row: int, height: int) -> bytes:
-    """Return the first byte of every row; libdeflate is three times as fast as zlib, and wants all at once."""
+def _read_filters_at_once(packed: list[memoryview], row: int, height: int) -> bytes:
+    """Return the first byte of every row. libdeflate is three times as fast as zlib but needs all bytes at once."""
     import imagecodecs
 
     rows = imagecodecs.deflate_decode(b"".join(packed), raw=False, out=row * height)
@@ -183,11 +185,11 @@ def _filters_at_once(packed: list[memoryview], row: int, height: int) -> bytes:
     return bytes(rows[::row])
 
 
-def _filters(packed: list[memoryview], row: int) -> bytes:
-    """Return the first byte of every row, a few megabytes at a time."""
+def _read_filters(packed: list[memoryview], row: int) -> bytes:
+    """Return the first byte of every row, unpacking a few megabytes at a time."""
     unpack = zlib.decompressobj()
     filters, unpacked = bytearray(), 0
-    for rows in _unpacked(unpack, packed):
+    for rows in _unpack(unpack, packed):
         filters += rows[-unpacked % row :: row]
         unpacked += len(rows)
     if not unpack.eof or unpacked % row:
@@ -195,7 +197,7 @@ def _filters(packed: list[memoryview], row: int) -> bytes:
     return bytes(filters)
 
 
-def _unpacked(unpack: zlib._Decompress, packed: list[memoryview]) -> Iterator[bytes]:
+def _unpack(unpack: zlib._Decompress, packed: list[memoryview]) -> Iterator[bytes]:
     for chunk in packed:
         waiting: bytes | memoryview = chunk
         while waiting:
@@ -210,8 +212,8 @@ def _header(color: SampleArray, alpha: SampleArray | None) -> bytes:
     return struct.pack(">LLBBBBB", width, height, 8 * color.dtype.itemsize, kind, 0, 0, 0)
 
 
-def _filtered_strips(color: SampleArray, alpha: SampleArray | None, step: int) -> Iterator[bytes]:
-    """Yield rows, each after its filter's number; a row takes the filter whose bytes are smaller in sum."""
+def _filter_strips(color: SampleArray, alpha: SampleArray | None, step: int) -> Iterator[bytes]:
+    """Yield rows, each after the number of its filter. The filter with the smaller sum of bytes is used."""
     height, width = color.shape[:2]
     rows = max(1, _STRIP_BYTES // (width * step))
     above = np.zeros((1, width * step), np.uint8)
@@ -230,7 +232,7 @@ def _filtered_strips(color: SampleArray, alpha: SampleArray | None, step: int) -
 
 
 def _as_bytes(color: SampleArray, alpha: SampleArray | None) -> UInt8Array:
-    """Return rows of bytes, samples in the order of the file and with their high byte first."""
+    """Return rows of bytes with samples in the order of the file and the high byte first."""
     samples = join_alpha(color, alpha)
     if samples.dtype == np.uint16:
         samples = samples.astype(">u2")
@@ -257,7 +259,7 @@ def _extra_chunks(profile: bytes | None, metadata: Metadata) -> Iterator[bytes]:
 
 
 def _text_chunk(keyword: str, words: str) -> bytes:
-    """Plain where Latin-1 has all the letters, since some readers know nothing else."""
+    """Return a text chunk. It is a plain one if Latin-1 has all letters, since some readers know no other."""
     key = keyword.encode("latin-1", "replace").replace(b"\0", b"?")
     try:
         return _chunk(b"tEXt", key + b"\0" + words.replace("\0", "").encode("latin-1"))

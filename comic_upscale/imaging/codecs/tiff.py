@@ -1,6 +1,6 @@
-"""TIFF, as far as Pillow does not go: 16 bits in colour, and the whole of the EXIF.
+"""TIFF features that Pillow lacks: 16 bits in colour, and complete EXIF.
 
-Source: TIFF 6.0 and its Adobe supplements. EXIF is itself a TIFF without a picture.
+Source: TIFF 6.0 and its Adobe supplements. EXIF is itself a TIFF without an image.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from comic_upscale.imaging.pixels import Metadata, Pixels, SampleArray, join_alp
 _XMP = 700
 _STRIP_OFFSETS = 273
 _INCH = 2
-# What says how a picture lies in its file, its profile and its XMP: in EXIF, it is of another file.
+# Tags for the layout of the image in its file, its profile and its XMP. In EXIF they describe another file.
 _STRUCTURE = frozenset(
     (*range(254, 267), 273, *range(277, 282), 284, *range(290, 294), 297, 301, *range(317, 326), 330, 332,
      *range(336, 348), *range(512, 522), *range(529, 533), _XMP, 34675)
@@ -31,10 +31,10 @@ _INLINE = 4
 
 
 def encode_tiff(pixels: Pixels, options: EncodeOptions) -> bytes:
-    """Encode a page. Gray with alpha, of 16 bits, becomes RGBA."""
+    """Encode a page. 16-bit gray with alpha becomes RGBA."""
     color, profile = pixels.color, pixels.icc_profile
     if pixels.bits > 8 and pixels.alpha is not None and color.shape[2] == 1:
-        # Hardly any program opens a TIFF of gray with alpha, of 16 bits.
+        # Hardly any program opens a TIFF in 16-bit gray with alpha.
         converted = None if profile is None else to_srgb(color, profile)
         color, profile = np.repeat(color if converted is None else converted, 3, axis=2), None
     return write_tiff(color, pixels.alpha, profile=profile, metadata=pixels.metadata)
@@ -43,7 +43,7 @@ def encode_tiff(pixels: Pixels, options: EncodeOptions) -> bytes:
 def write_tiff(
     color: SampleArray, alpha: SampleArray | None, *, profile: bytes | None, metadata: Metadata
 ) -> bytes:
-    """Encode samples as a TIFF, packed without loss, with profile, XMP, resolution and EXIF.
+    """Encode samples as a TIFF with lossless compression, profile, XMP, resolution and EXIF.
 
     Args:
         color: uint8 or uint16, height x width x 3 or 1.
@@ -74,13 +74,13 @@ def write_tiff(
 
 
 def with_exif(tiff: bytes, exif: bytes) -> bytes:
-    """Put EXIF into a TIFF: it comes first and stays where it was, so that every offset in it stays true.
+    """Add EXIF to a TIFF. EXIF comes first in the file, so that all offsets in it stay right.
 
-    Behind it comes the TIFF, whose own offsets move, and a directory that holds the entries of both.
+    The TIFF follows with adjusted offsets, and then a directory with the entries of both.
 
     Args:
-        tiff: a file of one picture, in strips, in the byte order of ``exif``.
-        exif: sound, as `read_metadata` gives it.
+        tiff: a file of one image, in strips, in the byte order of ``exif``.
+        exif: valid, as `read_metadata` returns it.
     """
     order = byte_order(exif)
     file = bytearray(exif + bytes(len(exif) % 2))
@@ -93,14 +93,14 @@ def with_exif(tiff: bytes, exif: bytes) -> bytes:
         if entry.tag not in _STRUCTURE and entry.tag not in own
     }
     for tag, entry in own.items():
-        entries[tag] = _moved(file, entry, moved, order)
+        entries[tag] = _move_entry(file, entry, moved, order)
     struct.pack_into(f"{order}L", file, 4, len(file))
     directory = b"".join(entries[tag] for tag in sorted(entries))
     return bytes(file + struct.pack(f"{order}H", len(entries)) + directory + bytes(4))
 
 
-def _moved(file: bytearray, entry: Entry, by: int, order: str) -> bytes:
-    """Return an entry of a TIFF that now begins ``by`` bytes into a file; strips that it lists are moved there."""
+def _move_entry(file: bytearray, entry: Entry, by: int, order: str) -> bytes:
+    """Return an entry of a TIFF that was moved by ``by`` bytes, with adjusted offsets of the strips that it lists."""
     at = by + entry.at
     kind, count = struct.unpack_from(f"{order}HL", file, at + 2)
     inline = _SIZES[kind] * count <= _INLINE
@@ -122,7 +122,7 @@ FORMAT = OutputFormat(
     extension="tif",
     kept_extensions=("tiff",),
     lossless="always",
-    # A TIFF holds 4 GiB, and libtiff's sides are as long as may be.
+    # A TIFF is limited to 4 GiB, the sides of an image by nothing else.
     longest_side=2**31 - 1,
     most_pixels=2**32 // 16,
     bits=(8, 16),

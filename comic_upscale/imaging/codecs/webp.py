@@ -1,4 +1,4 @@
-"""WebP, by Pillow: lossless, or lossy where a quality is given; always three channels."""
+"""WebP, by Pillow: lossless, or lossy if a quality is given; always three channels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LOSSY_METHOD = 2
 
 
 def encode_webp(pixels: Pixels, options: EncodeOptions) -> bytes:
-    """Encode a page of 8 bits; lossless ones keep the colour under transparent pixels, too."""
+    """Encode a page of 8 bits. A lossless file keeps the colour under transparent pixels too."""
     image, profile = to_rgb_image(pixels)
     beside = to_options(pixels.metadata, profile)
     if options.quality is None:
@@ -35,7 +35,7 @@ def _is_whole(data: bytes) -> bool:
 
 
 def _has_lossless_samples(data: bytes) -> bool:
-    # A lossless picture is a chunk of its own kind, which stands within the first few.
+    # A lossless image is a chunk of its own kind, which is among the first chunks.
     return b"VP8L" in data[:4096] and b"VP8 " not in data[:4096]
 
 

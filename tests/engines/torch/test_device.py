@@ -42,19 +42,19 @@ def test_auto_finds_a_device() -> None:
 
 @no_cuda
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "cuda:1"])
-def test_an_absent_card_says_what_is_there_and_what_to_do(name: str) -> None:
+def test_the_error_for_a_missing_gpu_lists_the_devices_and_what_to_do(name: str) -> None:
     with pytest.raises(DeviceError, match=r"cpu.*--device auto") as caught:
         choose_device(name)
     assert "nvidia-smi" in str(caught.value) or "--index-url" in str(caught.value)
 
 
-def test_a_card_that_cannot_be_is_absent_everywhere() -> None:
+def test_an_impossible_gpu_is_missing_on_every_machine() -> None:
     with pytest.raises(DeviceError, match="there is no device cuda:4000"):
         choose_device("cuda:4000")
 
 
 @no_cuda
-def test_a_card_that_torch_does_not_see_is_told_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_gpu_that_torch_does_not_see_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(device_module, "_NVIDIA", tmp_path / "nvidiactl")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert device_module.unused_gpu() is None

@@ -61,7 +61,7 @@ class Hungry(Enlarge):
         self.seen: list[tuple[int, int, int]] = []
 
     def __deepcopy__(self, memo: dict[int, object]) -> Hungry:
-        # The engine runs a copy; what it is given shall be seen here.
+        # The engine runs a copy, so its inputs are recorded here.
         return self
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -311,7 +311,7 @@ def test_pages_that_come_out_black_in_float32_too_say_nothing_of_half_precision(
     assert engine.info.precision == "fp16"
 
 
-def test_a_library_that_does_not_fit_the_card_ends_the_run(make_network: MakeNetwork) -> None:
+def test_a_library_that_does_not_support_the_gpu_ends_the_run(make_network: MakeNetwork) -> None:
     error = RuntimeError("GET was unable to find an engine to execute this computation")
     with pytest.raises(DeviceError, match=r"unable to find an engine.*driver"):
         open_engine(make_network(Failing(error))).upscale(Batch(pages(1, 200, 200), (400, 400)))

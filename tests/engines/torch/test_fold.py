@@ -39,7 +39,7 @@ def test_a_run_of_equal_rows_keeps_what_sees_more_than_it_and_one() -> None:
     window = torch.tensor([1, 2, *[3] * 9, 4, 5], dtype=torch.uint8).reshape(1, 13, 1, 1)
     fold = find_fold(window, 2)
     assert fold is not None
-    assert fold.folded(window).flatten().tolist() == [1, 2, 3, 3, 3, 3, 3, 4, 5]
+    assert fold.apply(window).flatten().tolist() == [1, 2, 3, 3, 3, 3, 3, 4, 5]
     assert fold.rows.tolist() == [0, 1, 2, 3, 4, 4, 4, 4, 4, 5, 6, 7, 8]
 
 
@@ -93,6 +93,6 @@ def test_our_own_network_gives_the_same_bits(precision: torch.dtype) -> None:
 
     with pytest.MonkeyPatch.context() as context, torch.inference_mode():
         context.setattr(network_pass, "find_fold", noted)
-        folded = network(window)[0]
+        apply = network(window)[0]
         assert folds[0] is not None
-        assert torch.equal(folded, network._run(window)[0])
+        assert torch.equal(apply, network._run(window)[0])

@@ -1,4 +1,4 @@
-"""Reaching another machine: host keys, configurations, jump hosts, lines that break."""
+"""Connecting to a remote machine: host keys, configurations, jump hosts, lost connections."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import pytest
 from comic_upscale.errors import ConnectionLostError, HostKeyError, RemoteError, SettingsError
 from comic_upscale.execution.ssh import machine as machine_module
 from comic_upscale.execution.ssh.address import SshFiles, find_address
-from comic_upscale.execution.ssh.connection import Connection, HostKey, with_retries
-from comic_upscale.execution.ssh.machine import Machine, RetryPolicy
+from comic_upscale.execution.ssh.connection import Connection, HostKey
+from comic_upscale.execution.ssh.machine import Machine
+from comic_upscale.retries import RetryPolicy
 from tests.execution.ssh.conftest import Box, Invoke
 
 
@@ -284,25 +285,3 @@ def test_a_circle_of_jump_hosts_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config").write_text("Host a\n  ProxyJump b\nHost b\n  ProxyJump a\n")
     with pytest.raises(SettingsError, match="loop"):
         find_address("a", SshFiles(user="me", config=tmp_path / "config", known_hosts=tmp_path / "known"))
-
-
-def test_patience_tries_again_and_ends() -> None:
-    losses: list[str] = []
-    waits: list[float] = []
-
-    def broken() -> int:
-        if len(losses) < 3:
-            raise ConnectionLostError(f"loss {len(losses)}")
-        return 7
-
-    def wait(seconds: float) -> bool:
-        waits.append(seconds)
-        return False
-
-    assert with_retries(broken, seconds=100, wait=wait, on_lost=losses.append) == 7
-    assert waits == [1, 2, 4]
-    losses.clear()
-    with pytest.raises(ConnectionLostError):
-        with_retries(broken, seconds=0, wait=wait, on_lost=losses.append)
-    with pytest.raises(ConnectionLostError):
-        with_retries(broken, seconds=100, wait=lambda seconds: True, on_lost=losses.append)

@@ -1,4 +1,4 @@
-"""A container on the other machine: a real SSH server, with a stand-in for `docker` alone."""
+"""A container on the remote machine: a real SSH server, and a stand-in only for `docker`."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_what_is_no_image(name: str) -> None:
     assert not is_image_name(name)
 
 
-def test_folders_and_cards_as_docker_takes_them() -> None:
+def test_folders_and_gpus_are_passed_to_docker() -> None:
     assert is_image_name("ghcr.io/some/one:1.2@sha256:abc")
     script = Container("one", "/home/a b", True).python_script("/venv/bin/python")
     assert "--volume '/home/a b':'/home/a b'" in script

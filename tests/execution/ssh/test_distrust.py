@@ -1,4 +1,4 @@
-"""Another machine may say and send what it likes: nothing of it becomes a path, a wrong page or a control character."""
+"""A hostile remote machine: none of its answers becomes a path, a wrong page or a control character."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ DONE = {
 }  # fmt: skip
 
 
-def test_a_line_that_is_as_it_should_be() -> None:
+def test_a_valid_line_is_read() -> None:
     ((page, at),) = read_lines(json.dumps(DONE))
     assert (page.name, page.state, page.size, page.sha256) == (NAME, "done", 100, "b" * 64)
     assert at == "2026-01-01T00:00:00Z"

@@ -1,4 +1,4 @@
-"""The wheel that goes to another machine: the running package, whole."""
+"""The wheel for a remote machine contains the complete running package."""
 
 from __future__ import annotations
 

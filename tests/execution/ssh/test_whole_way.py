@@ -134,7 +134,7 @@ def test_forty_pages_end_to_end_whatever_is_cut_and_killed(
     assert inputs() == PAGES - 2, "every content once: neither the copy nor the page that cannot be read"
     # Nothing was sent twice: what arrived first is what lies there still.
     assert sent == {path.name: path.stat().st_mtime_ns for path in box.job().glob("input/*")}
-    # Nothing was done twice, but for the pages that were in hand when the run was killed.
+    # Nothing was done twice, except pages in flight when the run was killed.
     assert sum(attempts(box.job() / "output").values()) == PAGES - 2
     assert set(attempts(output)) <= {1, 2}
     # Names stay here: nothing there is called like a page of the user's.

@@ -9,7 +9,7 @@ from comic_upscale.costs.ranges import Range
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class Workload:
     """The work of a run."""
 
     pages: int

@@ -1,0 +1,40 @@
+"""The result of pruning, as text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from comic_upscale.console.printable import printable
+from comic_upscale.console.text import megabytes
+
+if TYPE_CHECKING:
+    from comic_upscale.jobs.prune import PruneResult
+
+
+def prune_lines(result: PruneResult) -> list[str]:
+    """Return the files that were found, and a summary."""
+    lines = []
+    for file in result.files:
+        if file.kept is None:
+            verb = "removed" if result.removed else "would remove"
+            lines.append(f"{verb}: {file.output} ({megabytes(file.size)}; its source was {file.source})")
+        else:
+            lines.append(f"kept: {file.output}: {file.kept}")
+    going = result.to_remove
+    if going:
+        files = "1 file" if len(going) == 1 else f"{len(going):,} files"
+        size = megabytes(sum(file.size for file in going))
+        lines.append(
+            f"{files} removed, {size}"
+            if result.removed
+            else f"{files}, {size}; nothing was removed: add --yes to remove"
+        )
+    elif not result.files:
+        lines.append("nothing to prune: every output has its source")
+    if result.unplanned:
+        lines.append(
+            f"{result.unplanned:,} more sources went away since the last run: run the job again first, which moves the "
+            "outputs of renamed sources"
+        )
+    lines.append(f"output: {result.output}")
+    return [printable(line) for line in lines]

@@ -1,0 +1,112 @@
+"""Unpack the member of a ZIP in pieces, and never further than one byte beyond its claimed size.
+
+The decompressors of ``zipfile`` have no such bound for bzip2 and LZMA: 900 bytes become a gigabyte of memory.
+
+Source: APPNOTE.TXT of PKWARE, version 6.3.10, chapter 5.
+"""
+
+from __future__ import annotations
+
+import bz2
+import itertools
+import lzma
+import zlib
+from collections.abc import Iterator
+from typing import Protocol
+
+PIECE = 1 << 20
+"""Bytes that are unpacked at once."""
+
+STORED, DEFLATED = 0, 8
+_BZIP2, _LZMA, _XZ = 12, 14, 95
+_OTHER_METHODS = {
+    1: "Shrink", 6: "Implode", 9: "Deflate64", 20: "Zstandard", 93: "Zstandard", 97: "WavPack", 98: "PPMd", 99: "AES"
+}  # fmt: skip
+_MEMORY_OF_XZ = 256 << 20
+_SMALLEST_DICTIONARY = 4096
+
+
+class BadZipError(Exception):
+    """A ZIP is broken; the text says how."""
+
+
+class _Unpacker(Protocol):
+    """The common interface of the decompressors of `bz2` and `lzma`."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def needs_input(self) -> bool: ...
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
+
+
+def unpack(packed: Iterator[bytes], method: int, size: int) -> Iterator[bytes]:
+    """Unpack chunks of a member in pieces of at most `PIECE` bytes, up to one byte more than ``size`` in all.
+
+    Raises:
+        BadZipError: the packed data is broken.
+        NotImplementedError: the compression method is not supported.
+    """
+    try:
+        if method == STORED:
+            yield from packed
+        elif method == DEFLATED:
+            yield from _inflate(packed, size + 1)
+        elif method == _BZIP2:
+            yield from _pieces(packed, bz2.BZ2Decompressor(), size + 1)
+        elif method == _XZ:
+            yield from _pieces(packed, lzma.LZMADecompressor(lzma.FORMAT_XZ, _MEMORY_OF_XZ), size + 1)
+        elif method == _LZMA:
+            yield from _unpack_lzma(packed, size)
+        else:
+            raise NotImplementedError(f"by {_OTHER_METHODS.get(method, f'method {method}')}")
+    except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise BadZipError(f"its packed data is broken: {error}") from None
+
+
+def _inflate(packed: Iterator[bytes], most: int) -> Iterator[bytes]:
+    unpacker = zlib.decompressobj(-15)
+    for chunk in packed:
+        while chunk and most > 0:
+            piece = unpacker.decompress(chunk, min(PIECE, most))
+            most -= len(piece)
+            yield piece
+            chunk = unpacker.unconsumed_tail
+        if unpacker.eof or most <= 0:
+            return
+    yield unpacker.flush(most)
+
+
+def _pieces(packed: Iterator[bytes], unpacker: _Unpacker, most: int) -> Iterator[bytes]:
+    for chunk in packed:
+        while most > 0 and not unpacker.eof and (chunk or not unpacker.needs_input):
+            piece = unpacker.decompress(chunk, min(PIECE, most))
+            chunk = b""
+            most -= len(piece)
+            yield piece
+        if unpacker.eof or most <= 0:
+            return
+
+
+def _unpack_lzma(packed: Iterator[bytes], size: int) -> Iterator[bytes]:
+    first = b""
+    while len(first) < 4 or len(first) < 4 + int.from_bytes(first[2:4], "little"):
+        chunk = next(packed, b"")
+        if not chunk:
+            raise BadZipError("the header of its packed data is missing")
+        first += chunk
+    length = int.from_bytes(first[2:4], "little")
+    if length != 5 or first[4] >= 9 * 5 * 5:
+        raise BadZipError("the header of its packed data is broken")
+    rest, context = divmod(first[4], 9)
+    # A match never reaches back further than the beginning, so a larger dictionary would only take memory.
+    dictionary = max(_SMALLEST_DICTIONARY, min(int.from_bytes(first[5:9], "little"), size))
+    filters = [
+        {"id": lzma.FILTER_LZMA1, "dict_size": dictionary, "lc": context, "lp": rest % 5, "pb": rest // 5}
+    ]
+    unpacker = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters)
+    yield from _pieces(itertools.chain((first[9:],), packed), unpacker, size + 1)

@@ -1,0 +1,43 @@
+"""The hashes of sources that planning needs, each computed once."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from comic_upscale.library.source_reader import Source, SourceReader
+from comic_upscale.storage.base import SourceStore
+
+
+class HashesSources(Protocol):
+    """What planning asks of the sources of a job."""
+
+    @property
+    def store(self) -> SourceStore:
+        """The store of the sources."""
+
+    def sha256(self, source: Source) -> str | None:
+        """The SHA-256 of a source, hexadecimal; None if it cannot be read."""
+
+
+class SourceHashes:
+    """Remembers the hashes of sources for as long as a run is planned.
+
+    Args:
+        sources: reads the sources.
+    """
+
+    def __init__(self, sources: SourceReader) -> None:
+        self._sources = sources
+        self._known: dict[tuple[str, int], str | None] = {}
+
+    @property
+    def store(self) -> SourceStore:
+        """The store of the sources."""
+        return self._sources.store
+
+    def sha256(self, source: Source) -> str | None:
+        """The SHA-256 of a source, hexadecimal; None if it cannot be read."""
+        key = (str(source.path), -1 if source.member is None else source.member.index)
+        if key not in self._known:
+            self._known[key] = self._sources.sha256(source)
+        return self._known[key]

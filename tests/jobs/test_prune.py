@@ -1,0 +1,182 @@
+"""Pruning: only files of ours, whose sources are gone, with the recorded content."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from comic_upscale.errors import InputError, LedgerBusyError
+from comic_upscale.jobs.prune import PruneResult, prune
+from comic_upscale.ledger.lock import hold_job
+from comic_upscale.ledger.queries import read_status
+from comic_upscale.settings.job import JobSettings
+from tests.archives import make_zip, pictures
+from tests.conftest import MakeJob, draw
+from tests.jobs.test_library_changes import files, folders, run, run_without_engine
+
+
+@pytest.fixture
+def settings(make_job: MakeJob, tmp_path: Path) -> JobSettings:
+    """A finished job of three pages and a volume, some in folders, one with a caption."""
+    for number, name in enumerate(("1.png", "2.png", "deep/3.png"), 1):
+        draw(tmp_path / "in" / name, number)
+    (tmp_path / "in" / "deep" / "3.txt").write_text("a caption")
+    make_zip(tmp_path / "in" / "books" / "v.cbz", pictures(2))
+    settings = make_job()
+    run(settings)
+    return settings
+
+
+def kept(result: PruneResult) -> dict[str, str | None]:
+    return {file.output: file.kept for file in result.files}
+
+
+def test_deleted_pages_volumes_and_their_sidecars_go_after_they_were_listed(settings: JobSettings) -> None:
+    shutil.rmtree(settings.input / "deep")
+    shutil.rmtree(settings.input / "books")
+    before = files(settings.output)
+    assert run_without_engine(settings).orphans == 2
+    listed = prune(settings.ledger_path, remove=False)
+    assert kept(listed) == {"deep/3.png": None, "deep/3.txt": None, "books/v.cbz": None}
+    assert (listed.removed, files(settings.output)) == (False, before)
+    removed = prune(settings.ledger_path, remove=True)
+    assert (removed.removed, kept(removed)) == (True, kept(listed))
+    assert set(files(settings.output)) == {"1.png", "2.png"}
+    assert folders(settings.output) == [".comic-upscale"]
+    assert read_status(settings.ledger_path).orphans == 0
+    assert prune(settings.ledger_path, remove=True).files == ()
+    finished = run_without_engine(settings)
+    assert (finished.total, finished.done, finished.orphans) == (2, 2, 0)
+
+
+@pytest.mark.parametrize("same_size", [True, False])
+def test_an_output_that_was_edited_is_never_removed(settings: JobSettings, same_size: bool) -> None:
+    output = settings.output / "2.png"
+    data = output.read_bytes()
+    edited = bytes(reversed(data)) if same_size else data + b"mine"
+    (settings.input / "2.png").unlink()
+    run_without_engine(settings)
+    output.write_bytes(edited)
+    (settings.input / "deep" / "3.txt").unlink()
+    (settings.output / "deep" / "3.txt").write_text("edited here")
+    result = prune(settings.ledger_path, remove=True)
+    assert set(kept(result)) == {"2.png", "deep/3.txt"}
+    assert all("edited" in str(why) for why in kept(result).values())
+    assert output.read_bytes() == edited
+    # They belong to the user now, and nothing speaks of them any more.
+    assert read_status(settings.ledger_path).orphans == 0
+    assert prune(settings.ledger_path, remove=True).files == ()
+
+
+def test_a_page_that_was_renamed_since_the_last_run_keeps_its_output(settings: JobSettings) -> None:
+    (settings.input / "2.png").rename(settings.input / "new.png")
+    result = prune(settings.ledger_path, remove=True)
+    assert (result.files, result.unplanned) == ((), 1)
+    assert run_without_engine(settings).moved_now == 1
+
+
+def test_a_page_that_came_back_keeps_its_output(settings: JobSettings, tmp_path: Path) -> None:
+    (settings.input / "2.png").rename(tmp_path / "2.png")
+    run_without_engine(settings)
+    (tmp_path / "2.png").rename(settings.input / "2.png")
+    assert prune(settings.ledger_path, remove=True).files == ()
+    assert "2.png" in files(settings.output)
+
+
+@pytest.mark.parametrize("state", ["missing", "empty", "another drive"])
+def test_an_input_that_is_not_the_right_one_is_refused(settings: JobSettings, state: str) -> None:
+    (settings.input / "2.png").unlink()
+    run_without_engine(settings)
+    before = files(settings.output)
+    settings.input.rename(settings.input.with_name("unmounted"))
+    if state != "missing":
+        settings.input.mkdir()
+    if state == "another drive":
+        draw(settings.input / "holiday.png", 77)
+    with pytest.raises(InputError):
+        prune(settings.ledger_path, remove=True)
+    assert files(settings.output) == before
+
+
+def test_the_place_of_a_drive_that_is_not_mounted_is_told_from_a_deleted_folder(
+    settings: JobSettings,
+) -> None:
+    shutil.rmtree(settings.input / "deep")
+    (settings.input / "deep").mkdir()
+    assert run_without_engine(settings).orphans == 1
+    result = prune(settings.ledger_path, remove=True)
+    assert set(kept(result)) == {"deep/3.png", "deep/3.txt"}
+    assert all("deep is empty" in str(why) for why in kept(result).values())
+    assert "deep/3.png" in files(settings.output)
+    (settings.input / "deep").rmdir()
+    assert set(kept(prune(settings.ledger_path, remove=True))) == {"deep/3.png", "deep/3.txt"}
+    assert "deep/3.png" not in files(settings.output)
+
+
+def test_a_ledger_that_names_other_files_removes_none_of_them(settings: JobSettings, tmp_path: Path) -> None:
+    (settings.input / "2.png").unlink()
+    run_without_engine(settings)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    good = (settings.output / "2.png").read_bytes()
+    (outside / "2.png").write_bytes(good)
+    (settings.output / "link").symlink_to(outside)
+    (settings.input / "twin.png").write_bytes(good)
+    for name in (
+        "../outside/2.png",
+        "link/2.png",
+        "../in/twin.png",
+        ".comic-upscale/ledger.sqlite3",
+        str(outside / "2.png"),
+    ):
+        with sqlite3.connect(settings.ledger_path) as connection:
+            connection.execute("update pages set output = ?, gone = 1 where source = '2.png'", [name])
+        connection.close()
+        prune(settings.ledger_path, remove=True)
+        assert (outside / "2.png").read_bytes() == good
+        assert (settings.input / "twin.png").exists()
+        assert settings.ledger_path.exists()
+
+
+def test_an_orphan_whose_name_another_page_has_now_stays(settings: JobSettings) -> None:
+    (settings.input / "2.png").unlink()
+    run_without_engine(settings)
+    with sqlite3.connect(settings.ledger_path) as connection:
+        connection.execute(
+            "update pages set output = '1.png', output_sha256 ="
+            " (select output_sha256 from pages where source = '1.png') where source = '2.png'"
+        )
+    connection.close()
+    assert prune(settings.ledger_path, remove=True).files == ()
+    assert "1.png" in files(settings.output)
+
+
+def test_pages_that_waited_for_a_volume_that_is_gone_go_too(make_job: MakeJob, tmp_path: Path) -> None:
+    draw(tmp_path / "in" / "1.png", 1)
+    make_zip(tmp_path / "in" / "v.cbz", {**pictures(2), "bad.png": b"bad"})
+    settings = make_job()
+    assert run(settings).volumes_done == 0
+    waiting = settings.output / ".comic-upscale" / "volumes"
+    assert len(list(waiting.rglob("*.png"))) == 2
+    (tmp_path / "in" / "v.cbz").unlink()
+    run_without_engine(settings)
+    prune(settings.ledger_path, remove=True)
+    assert not waiting.exists()
+
+
+def test_a_run_that_works_on_the_job_is_not_disturbed(settings: JobSettings) -> None:
+    with hold_job(settings.output, settings.ledger_path), pytest.raises(LedgerBusyError):
+        prune(settings.ledger_path, remove=True)
+
+
+def test_a_folder_that_was_moved_is_pruned_where_it_is_now(settings: JobSettings, tmp_path: Path) -> None:
+    (settings.input / "2.png").unlink()
+    run_without_engine(settings)
+    settings.output.rename(tmp_path / "elsewhere")
+    result = prune(tmp_path / "elsewhere" / ".comic-upscale" / "ledger.sqlite3", remove=True)
+    assert kept(result) == {"2.png": None}
+    assert not (tmp_path / "elsewhere" / "2.png").exists()
+    assert not settings.output.exists()
