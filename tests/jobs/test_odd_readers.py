@@ -112,7 +112,7 @@ def test_a_reader_that_raises_fails_its_volume_only(
     assert (output / "odd.cbz").is_file()
 
 
-@pytest.mark.parametrize("where", ["write_cbz", "check_cbz", "updated"])
+@pytest.mark.parametrize("where", ["write_cbz", "check_cbz", "update_page_sizes"])
 @pytest.mark.parametrize("error", ODD, ids=name_of)
 def test_a_writer_that_raises_fails_its_volume_only(
     library: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, where: str
