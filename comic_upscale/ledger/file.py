@@ -51,7 +51,11 @@ class LedgerFile:
             return sqlite3.connect(self.path, timeout=30)
         connection = sqlite3.connect(":memory:")
         if self.path.is_file():
-            copy_ledger(self.path, connection)
+            try:
+                copy_ledger(self.path, connection)
+            except BaseException:
+                connection.close()
+                raise
         return connection
 
     def _check_schema(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -133,7 +134,7 @@ def test_a_ledger_that_names_other_files_removes_none_of_them(settings: JobSetti
         ".comic-upscale/ledger.sqlite3",
         str(outside / "2.png"),
     ):
-        with sqlite3.connect(settings.ledger_path) as connection:
+        with closing(sqlite3.connect(settings.ledger_path)) as connection, connection:
             connection.execute("update pages set output = ?, gone = 1 where source = '2.png'", [name])
         connection.close()
         # A name that leads out by itself is in no ledger of ours.
@@ -148,7 +149,7 @@ def test_a_ledger_that_names_other_files_removes_none_of_them(settings: JobSetti
 def test_an_orphan_whose_name_another_page_has_now_stays(settings: JobSettings) -> None:
     (settings.input / "2.png").unlink()
     run_without_engine(settings)
-    with sqlite3.connect(settings.ledger_path) as connection:
+    with closing(sqlite3.connect(settings.ledger_path)) as connection, connection:
         connection.execute(
             "update pages set output = '1.png', output_sha256 ="
             " (select output_sha256 from pages where source = '1.png') where source = '2.png'"
