@@ -16,6 +16,7 @@ from comic_upscale.errors import InputError, LedgerError, SettingsError
 from comic_upscale.ledger.queries import find_ledger, read_status
 from comic_upscale.settings.paths import MARKER_FOLDER, is_default_place
 from comic_upscale.storage.atomic import write_whole
+from comic_upscale.storage.private import make_private_file, make_private_folder
 
 LEDGER_NOTE = "ledger.path"
 """A file in the marker folder: the path of a ledger that is kept elsewhere."""
@@ -31,8 +32,11 @@ def remember_ledger(folder: Path, ledger: Path) -> bool:
         return False
     name = hashlib.sha256(os.fsencode(ledger)).hexdigest()[:16]
     with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.job").write_bytes(os.fsencode(ledger))
+        with contextlib.suppress(FileExistsError):
+            make_private_folder(folder)
+        note = folder / f"{name}.job"
+        make_private_file(note)
+        note.write_bytes(os.fsencode(ledger))
     return True
 
 
