@@ -8,6 +8,8 @@ Makes a virtual environment in FOLDER with comic-upscale (editable) and its deve
 interpreter to use, 3.11 or newer (default: python3).'
 case ${1:-} in -h | --help) echo "$usage"; exit 0 ;; esac
 folder=${1:?"$usage"}
+# A name that begins with a dash is no option.
+case $folder in /*) ;; *) folder=./$folder ;; esac
 python=${PYTHON:-python3}
 
 "$python" - <<'PY' || { echo "error: $python is older than Python 3.11: set PYTHON to a newer one" >&2; exit 1; }

@@ -31,6 +31,7 @@ FLOORS = (
     ("worker",),
     ("commands",),
     ("cli",),
+    ("start",),
     ("__main__",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
@@ -72,7 +73,7 @@ LIGHT = {
     "engines/reach.py", "engines/tiling.py",
 }  # fmt: skip
 # Only these may talk to the user, and read the environment.
-TALKING = {"commands", "console/display.py", "cli", "__main__"}
+TALKING = {"commands", "console/display.py", "cli", "start", "__main__"}
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 

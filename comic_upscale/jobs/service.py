@@ -100,11 +100,11 @@ class JobService:
         """Return the failed pages of a job with reasons; errors as for `status`."""
         return read_failures(ledger)
 
-    def prune(self, ledger: Path, *, remove: bool) -> PruneResult:
+    def prune(self, ledger: Path, *, remove: bool, folder: Path | None = None) -> PruneResult:
         """List or remove the outputs whose sources are gone; arguments and errors as for `jobs.prune.prune`."""
         from comic_upscale.jobs.prune import prune
 
-        return prune(ledger, remove=remove)
+        return prune(ledger, remove=remove, folder=folder)
 
     def suspects(self, ledger: Path) -> list[Suspect]:
         """Return the suspect pages of a job with reasons; errors as for `status`."""
