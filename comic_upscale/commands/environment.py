@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from comic_upscale.execution.ssh.address import SshFiles
 
 WEIGHTS_VARIABLE = "COMIC_UPSCALE_WEIGHTS"
+LEDGER_VARIABLE = "COMIC_UPSCALE_LEDGER"
 
 
 def weights_folders(*first: Path) -> tuple[Path, ...]:
@@ -31,6 +32,21 @@ def state_folder() -> Path:
     import platformdirs
 
     return platformdirs.user_state_path("comic-upscale") / "jobs"
+
+
+def requested_ledger(job: Path | None, ledger: Path | None) -> Path | None:
+    """Return the ledger that the user asked for, or that of the variable, which the Docker image sets.
+
+    Each container has a new state folder, so only the variable tells where the ledger of an earlier container is.
+
+    Args:
+        job: the output folder of a job, by which a ledger is found later.
+        ledger: the ledger file.
+    """
+    named = os.environ.get(LEDGER_VARIABLE, "")
+    if job is None and ledger is None and named and (path := Path(named).expanduser()).is_file():
+        return path
+    return ledger
 
 
 def rates_folder() -> Path:

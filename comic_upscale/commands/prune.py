@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from comic_upscale.commands.environment import state_folder
+from comic_upscale.commands.environment import requested_ledger, state_folder
 
 
 def prune(
@@ -31,7 +31,7 @@ def prune(
     from comic_upscale.jobs.service import JobService
 
     service = JobService(state_folder())
-    result = service.prune(service.find_ledger(job, ledger), remove=yes)
+    result = service.prune(service.find_ledger(job, requested_ledger(job, ledger)), remove=yes)
     if as_json:
         typer.echo(json.dumps(asdict(result)))
         return

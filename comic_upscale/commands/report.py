@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from comic_upscale.commands.environment import default_workers, state_folder
+from comic_upscale.commands.environment import default_workers, requested_ledger, state_folder
 
 if TYPE_CHECKING:
     from comic_upscale.reporting.report import OnStep
@@ -51,7 +51,7 @@ def report(
     from comic_upscale.ledger.recent import choose_ledger
     from comic_upscale.reporting.report import default_path, make_report, write_report
 
-    path = choose_ledger(job, ledger, state_folder())
+    path = choose_ledger(job, requested_ledger(job, ledger), state_folder())
     target = output or default_path(path, read_status(path))
     with _Steps() as on_step:
         made = make_report(path, look_at=look_at, show=show, workers=default_workers(), on_step=on_step)

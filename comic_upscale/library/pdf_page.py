@@ -20,7 +20,8 @@ from pypdfium2 import raw
 from comic_upscale.errors import PageError
 from comic_upscale.imaging.drawn import Drawn, with_note
 from comic_upscale.imaging.jpeg_segments import with_orientation, with_profile
-from comic_upscale.library.archives import MAX_MEMBER_BYTES
+from comic_upscale.library.archives import MAX_MEMBER_BYTES, damaged
+from comic_upscale.library.pdf_damage import find_damage, read_filters
 from comic_upscale.library.pdf_images import ImageDictionaries, ImageFacts
 from comic_upscale.library.pdf_objects import Box, Matrix, PageObjects, PlacedImage, read_objects
 from comic_upscale.settings.job import VolumeRules
@@ -48,6 +49,7 @@ _LEAST = 36 / _POINTS
 """Pixels per point below which even a page of images alone is rendered at ``pdf_dpi``."""
 _SAME_COLOR = 2
 """Invisible difference in gray levels."""
+_END_OF_JPEG = b"\xff\xd9"
 _LARGEST_PROFILE = 8 << 20
 _DEVICE_GRAY, _DEVICE_RGB, _ICC_BASED = 1, 2, 7
 """Colour spaces, as PDFium numbers them."""
@@ -175,7 +177,7 @@ class PdfPage:
             before_drawing: called with the pixels of the rendered page and its images.
 
         Raises:
-            PageError: ``"too-large"``.
+            PageError: ``"too-large"``; ``"damaged"``: an image on it cannot be decoded completely.
         """
         objects = read_objects(self._page)
         images = [known for shown in objects.images if all((known := self._known(shown)).samples)]
@@ -193,7 +195,9 @@ class PdfPage:
         else:
             drawing = _plan(objects, images, self._rules, only_images=not has_others)
         before_drawing(drawing.width * drawing.height + sum(math.prod(image.samples) for image in images))
-        return with_note(_as_file(self._draw(drawing, objects)), drawing.note)
+        picture = self._draw(drawing, objects)
+        self._check(images, picture, objects)
+        return with_note(_as_file(picture), drawing.note)
 
     def _known(self, shown: PlacedImage) -> KnownImage:
         size = _pixel_size(shown.handle)
@@ -220,6 +224,29 @@ class PdfPage:
         difference = ImageChops.difference(blocks, shown.reduce(_BLOCK))
         worst: Any = max(band.getextrema()[1] for band in difference.split())
         return bool(worst < _SAME)
+
+    def _check(self, images: list[KnownImage], picture: Image.Image, objects: PageObjects) -> None:
+        """Refuse a rendered page if more than an ornament is missing, because PDFium leaves out what is damaged.
+
+        Raises:
+            PageError: ``"damaged"``.
+        """
+        across, up = picture.width / objects.width, picture.height / objects.height
+        area = 0.0
+        for image in images:
+            seen = image.shown.seen.intersect(objects.box)
+            place = (
+                math.floor(seen.left * across), math.floor((objects.height - seen.top) * up),
+                math.ceil(seen.right * across), math.ceil((objects.height - seen.bottom) * up),
+            )  # fmt: skip
+            problem = find_damage(
+                image.shown.handle, self._page, size=image.samples,
+                bits=0 if image.facts is None else image.facts.bits,
+                shown=picture.crop(place), max_pixels=self._rules.max_pixels,
+            )  # fmt: skip
+            area += seen.area if problem else 0.0
+            if problem and area >= _COUNTS * objects.box.area:
+                raise damaged("page", problem)
 
     def _draw(self, drawing: Drawing, objects: PageObjects) -> Image.Image:
         for image, place in drawing.places:
@@ -280,7 +307,7 @@ def _is_whole(image: KnownImage, objects: PageObjects) -> bool:
 
 def _embedded_jpeg(image: KnownImage, page: Any) -> tuple[bytes, bytes | None] | None:
     """Return the JPEG of an image with the colour profile of the PDF, or None if the page shows more than that."""
-    if image.facts is None or not image.facts.is_plain or _filters(image.shown.handle) != [b"DCTDecode"]:
+    if image.facts is None or not image.facts.is_plain or read_filters(image.shown.handle) != [b"DCTDecode"]:
         return None
     data = image.data
     if not data.startswith(b"\xff\xd8\xff") or len(data) > MAX_MEMBER_BYTES:
@@ -332,15 +359,6 @@ def _differs_from_srgb(profile: bytes, mode: str) -> bool:
     return shown is not None and bool(np.abs(shown.astype(int) - colors).max() > _SAME_COLOR)
 
 
-def _filters(handle: Any) -> list[bytes]:
-    names = []
-    for at in range(raw.FPDFImageObj_GetImageFilterCount(handle)):
-        buffer = ctypes.create_string_buffer(64)
-        raw.FPDFImageObj_GetImageFilter(handle, at, buffer, len(buffer))
-        names.append(buffer.value)
-    return names
-
-
 def _color_space(handle: Any, page: Any) -> int:
     facts = raw.FPDF_IMAGEOBJ_METADATA()
     return int(facts.colorspace) if raw.FPDFImageObj_GetImageMetadata(handle, page, facts) else 0
@@ -363,14 +381,17 @@ def _profile_of(handle: Any, page: Any) -> bytes | None:
 
 def _small_jpeg(jpeg: bytes, profile: bytes | None, orientation: int) -> Image.Image | None:
     """Return a thumbnail of a JPEG as displayed, or None if it does not decode."""
-    try:
-        with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
-            image.draft(image.mode, (2 * _SMALL, 2 * _SMALL))
-            small = _in_srgb(image, profile)
-    except Exception:
-        # Pillow raises many kinds. Rendering decides what becomes of a broken JPEG.
-        return None
-    return small if orientation == 1 else small.transpose(_TURNS[orientation - 2])
+    # PDFium overwrites the last two bytes. So a JPEG without its end, or cut short, is left to the run's decoder.
+    for data in (jpeg, jpeg + _END_OF_JPEG):
+        try:
+            with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+                image.draft(image.mode, (2 * _SMALL, 2 * _SMALL))
+                small = _in_srgb(image, profile)
+        except Exception:
+            # Pillow raises many kinds. Rendering decides what becomes of a broken JPEG.
+            continue
+        return small if orientation == 1 else small.transpose(_TURNS[orientation - 2])
+    return None
 
 
 def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
@@ -506,9 +527,11 @@ def _render(page: Any, width: int, height: int) -> Image.Image:
         raise MemoryError
     try:
         raw.FPDFBitmap_FillRect(bitmap, 0, 0, width, height, 0xFFFFFFFF)
-        raw.FPDF_RenderPageBitmap(
-            bitmap, page, 0, 0, width, height, 0, raw.FPDF_ANNOT | raw.FPDF_REVERSE_BYTE_ORDER
-        )
+        place = (bitmap, page, 0, 0, width, height, 0, raw.FPDF_ANNOT | raw.FPDF_REVERSE_BYTE_ORDER)
+        raw.FPDF_RenderPageBitmap(*place)
+        if page.formenv:
+            # Fields of a form, such as a stamp or a signature, are drawn separately.
+            raw.FPDF_FFLDraw(page.formenv, *place)
     finally:
         raw.FPDFBitmap_Destroy(bitmap)
     return Image.frombuffer("RGB", (width, height), memoryview(buffer).cast("B"), "raw", "RGB", 0, 1)  # type: ignore[arg-type]
