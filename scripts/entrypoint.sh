@@ -6,6 +6,11 @@
 #   --health         exit code 0 while the ledger is readable and its last run is alive, finished or interrupted
 set -eu
 here=$(dirname "$0")
+# A user without an entry in /etc/passwd has no name, but SSH needs one.
+if [ -z "${LOGNAME:-}" ]; then
+    LOGNAME=$(id -un 2>/dev/null) || LOGNAME=$(id -u)
+    export LOGNAME
+fi
 ledger=${COMIC_UPSCALE_LEDGER:-/ledger/ledger.sqlite3}
 
 case ${1:-} in

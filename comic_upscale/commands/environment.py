@@ -69,15 +69,23 @@ def ssh_files(config: Path | None = None) -> SshFiles:
 
     Args:
         config: replaces ``~/.ssh/config``.
+
+    Raises:
+        SettingsError: this user has no name, as in a container.
     """
     import getpass
 
+    from comic_upscale.errors import SettingsError
     from comic_upscale.execution.ssh.address import SshFiles
 
+    try:
+        user = getpass.getuser()
+    except (ImportError, KeyError, OSError):
+        raise SettingsError(
+            "the user who runs this has no name on this system: set the variable LOGNAME to one"
+        ) from None
     folder = Path("~/.ssh").expanduser()
-    return SshFiles(
-        user=getpass.getuser(), config=config or folder / "config", known_hosts=folder / "known_hosts"
-    )
+    return SshFiles(user=user, config=config or folder / "config", known_hosts=folder / "known_hosts")
 
 
 def process_seconds() -> float:
