@@ -36,6 +36,7 @@ from comic_upscale.gate.scores import RawOutput, Scores, compare
 from comic_upscale.gate.verdict import (
     Bounds,
     bounds_for,
+    bounds_of_size,
     default_bounds,
     judge,
     measure_raw_output,
@@ -189,11 +190,7 @@ def bound_lines(seen: list[Judged]) -> list[str]:
 
 def clean(judged: list[Judged]) -> dict[str, object]:
     """Count the false alarms, and give the distributions."""
-    alarms = {
-        each.made.label: why
-        for each in judged
-        if (why := reasons(each.scores, bounds_for(each.made.identity)))
-    }
+    alarms = {each.made.label: why for each in judged if (why := reasons(each.scores, bounds_of(each.made)))}
     unseen = [each for each in judged if not each.sets_bounds]
     models = sorted({each.made.model for each in judged})
     return {
@@ -214,6 +211,11 @@ def clean(judged: list[Judged]) -> dict[str, object]:
             for model in models
         },
     }
+
+
+def bounds_of(each: Made) -> Bounds:
+    """Return the bounds that a run holds an output to."""
+    return bounds_of_size(bounds_for(each.identity), each.page.height, each.page.width)
 
 
 def spread(scores: list[Scores]) -> dict[str, list[float]]:

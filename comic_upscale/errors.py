@@ -34,6 +34,15 @@ class ComicUpscaleError(Exception):
     """Any failure that one sentence can explain to the user."""
 
     exit_code = 1
+    private: tuple[str, ...] = ()
+    """Words of the message that belong in no record, such as the address of a rented machine; the longest first."""
+
+    def for_record(self) -> str:
+        """Return the message for a ledger, which may be passed on with the outputs."""
+        message = str(self)
+        for word in self.private:
+            message = message.replace(word, "the remote machine")
+        return message
 
 
 class SettingsError(ComicUpscaleError):

@@ -59,10 +59,23 @@ esac
 case $target in -*) target=./$target ;; esac
 [ -d "$folder" ] || fail "$folder is not a folder" 1
 
-# The remote shell parses the command again, so names are quoted.
+# The scripts below are for `sh`, so names are quoted for it.
 quoted=$(printf '%s' "$target" | sed "s/'/'\\\\''/g; 1s/^/'/; \$s/\$/'/")
-# shellcheck disable=SC2029  # the text expanded here is already quoted for the remote shell
-on_host() { ssh ${ssh_options[@]+"${ssh_options[@]}"} "$login" "$1"; }
+marker=upload-$RANDOM$RANDOM$RANDOM$$
+
+# The login shell may be any, and its start-up file may print something. So it only starts `sh`, which reads its script
+# from standard input, and what comes before the marker is dropped. Standard input goes on after the script.
+in_clean_shell() {
+    local script bytes
+    script=$(printf 'cd; printf "%%s\\n" %s\n%s' "$marker" "$1")
+    bytes=$(($(printf '%s' "$script" | wc -c)))
+    # shellcheck disable=SC2029  # the number is meant to be expanded here
+    { printf '%s' "$script"; cat; } | ssh ${ssh_options[@]+"${ssh_options[@]}"} "$login" \
+        "exec /bin/sh -c 'eval \"\$(dd bs=1 count=$bytes 2>/dev/null)\"'"
+}
+# NUL ends records, so the marker is looked for by lines that may contain NUL.
+after_marker() { LC_ALL=C sed -n "0,/^$marker\$/!p"; }
+on_host() { in_clean_shell "$1" | after_marker; }
 
 # Size, time in seconds and name of every file, each ended by NUL: names may contain anything else.
 list_here() { (cd "$folder" && find -L . -type f -printf '%s %Ts %p\0'); }
@@ -89,12 +102,15 @@ fi
 if [ "$missing" -gt 0 ]; then
     on_host "mkdir -p $quoted" </dev/null
     sed -z 's/^[0-9]* [0-9]* //' "$work/missing" >"$work/names"
-    if [ -z "$tar_only" ] && command -v rsync >/dev/null && on_host 'command -v rsync >/dev/null' </dev/null; then
+    # rsync speaks through the login shell, which must be silent.
+    if [ -z "$tar_only" ] && command -v rsync >/dev/null && on_host 'command -v rsync >/dev/null' </dev/null &&
+        [ "$(in_clean_shell : </dev/null | head -c 200)" = "$marker" ]; then
         shell=ssh
         for option in ${ssh_options[@]+"${ssh_options[@]}"}; do shell+=" $(printf '%q' "$option")"; done
         rsync --archive --copy-links --partial --from0 --files-from="$work/names" --protect-args -e "$shell" "$folder/" "$host:$target/"
     else
-        (cd "$folder" && tar --create --dereference --hard-dereference --file - --null --files-from "$work/names") | on_host "cd $quoted && tar -xpf -"
+        (cd "$folder" && tar --create --dereference --hard-dereference --file - --null --files-from "$work/names") |
+            on_host "cd $quoted && tar -xpf -"
     fi
 fi
 

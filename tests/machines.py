@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -116,7 +117,7 @@ class FolderMachine:
             if not alive and not isinstance(error, InputError):
                 raise
             lines = ""
-        pages = list(read_lines(lines))
+        pages = list(read_lines(io.BytesIO(lines.encode())))
         self._since = max([self._since, *(at for _, at in pages)])
         return PollResult(alive, None if alive else self._exit_code, tuple(page for page, _ in pages))
 
@@ -128,6 +129,15 @@ class FolderMachine:
 
     def last_error(self) -> str:
         return self._said
+
+    def private_names(self) -> tuple[str, ...]:
+        return ("folder",)
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    def recover(self) -> None:
+        self.aborted = False
 
     def close(self) -> None:
         return None

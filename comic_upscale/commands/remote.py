@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from annotated_types import Ge, Le
 
-from comic_upscale.commands.environment import ssh_files
 from comic_upscale.commands.options import Given, takes
 from comic_upscale.commands.run import (
     JOB,
@@ -26,14 +23,14 @@ from comic_upscale.commands.run import (
     set_up_logging,
     show_plan,
 )
-from comic_upscale.errors import ComicUpscaleError, RemoteError, SettingsError
+from comic_upscale.commands.ssh_options import SSH, UPSCALE, SshOptions, UpscaleOptions, script_of
+from comic_upscale.errors import ComicUpscaleError, RemoteError
 from comic_upscale.settings.job import JobSettings
-from comic_upscale.settings.options import Opt, check, definitions, pick, sent_names, to_json
+from comic_upscale.settings.options import pick, sent_names, to_json
 
 if TYPE_CHECKING:
     from comic_upscale.execution.events import JobFinished
     from comic_upscale.execution.remote_host import RemoteStep
-    from comic_upscale.execution.ssh.connection import Connection, HostKey
     from comic_upscale.execution.ssh.machine import Machine
     from comic_upscale.ledger.queries import JobStatus
 
@@ -51,134 +48,6 @@ Job = Annotated[
     str | None,
     typer.Option("--job", metavar="NAME", help="Job on the remote machine. Default: the most recent one."),
 ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SshOptions:
-    """How to reach a machine, and which folder and Python to use there."""
-
-    host: Annotated[
-        str, Opt("HOST, USER@HOST or USER@HOST:PORT, or a name from ~/.ssh/config.", on_command_line=False)
-    ]
-    port: Annotated[int | None, Opt("SSH port, if HOST does not name it.", metavar="N")] = None
-    identity: Annotated[
-        Path | None,
-        Opt("Private key to try first. The keys of your SSH agent are tried too.", metavar="FILE"),
-    ] = None
-    ssh_config: Annotated[
-        Path | None, Opt("SSH configuration file in place of ~/.ssh/config, as for `ssh -F`.", metavar="FILE")
-    ] = None
-    accept_new_host_key: Annotated[
-        bool, Opt("Accept an unknown host key without asking. A changed key is always refused.")
-    ] = False
-    remote_dir: Annotated[
-        str,
-        Opt("Folder to use on the remote machine: absolute, or relative to the home folder.", metavar="DIR"),
-    ] = "comic-upscale"
-    remote_python: Annotated[
-        str | None,
-        Opt("Python on the remote machine, 3.11 or newer. Default: one that has PyTorch.", metavar="FILE"),
-    ] = None
-    container: Annotated[
-        str | None,
-        Opt(
-            "Run in a container of this image, with Docker on the remote machine. A missing image is pulled, or "
-            "loaded from a FILE.tar[.gz] of `docker save`. Default: a virtual environment.",
-            metavar="IMAGE|FILE",
-        ),
-    ] = None  # fmt: skip
-    patience: Annotated[
-        float, Ge(0), Opt("Seconds to keep retrying a lost connection.", metavar="SECONDS")
-    ] = 300.0
-
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        check(self)
-
-    def machine(
-        self, resources: Mapping[str, Any] | None = None, *, given_up: Callable[[], bool] = lambda: False
-    ) -> Machine:
-        """Return the machine, not connected yet.
-
-        Args:
-            resources: resource settings for the run there, as JSON. The machine uses its own defaults for the rest.
-            given_up: returns True when retrying a lost connection should end.
-        """
-        from comic_upscale.execution.ssh.address import find_address
-        from comic_upscale.execution.ssh.connection import Connection
-        from comic_upscale.execution.ssh.machine import Machine
-        from comic_upscale.retries import RetryPolicy
-
-        address = find_address(self.host, ssh_files(self.ssh_config), port=self.port, identity=self.identity)
-
-        def connect() -> Connection:
-            return Connection(address, self._ask)
-
-        return Machine(
-            connect,
-            RetryPolicy(self.patience, lambda seconds: _wait(seconds, given_up), _report_loss),
-            base=self.remote_dir,
-            python=self.remote_python,
-            container=self._image(),
-            resources=resources or {},
-        )
-
-    def _image(self) -> str | Path | None:
-        """Return the name of the image, or the file to load it from.
-
-        Raises:
-            SettingsError: --container is neither a valid image name nor an existing file.
-        """
-        from comic_upscale.execution.ssh.container import is_image_name
-
-        if self.container is None:
-            return None
-        if self.container.endswith((".tar", ".tar.gz", ".tgz")):
-            path = Path(self.container).expanduser()
-            if not path.is_file():
-                raise SettingsError(
-                    f"--container: {path} does not exist; create it with `docker save IMAGE | gzip >{path}`"
-                )
-            return path
-        if not is_image_name(self.container):
-            raise SettingsError(f"--container: {self.container!r} is not an image name")
-        return self.container
-
-    def _ask(self, key: HostKey) -> bool:
-        typer.echo(f"The host key of {key.name} is unknown: {key.kind}\n  {key.fingerprint}", err=True)
-        if self.accept_new_host_key:
-            typer.echo("It is accepted (--accept-new-host-key) and added to the known hosts.", err=True)
-            return True
-        if not sys.stdin.isatty():
-            return False
-        return typer.confirm(
-            "Is this the key of the machine? It is then added to the known hosts", default=False, err=True
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpscaleOptions:
-    """Options of ``remote upscale`` alone."""
-
-    poll: Annotated[
-        float, Ge(0.1), Le(3600), Opt("Seconds between two polls of the remote machine.", metavar="SECONDS")
-    ] = 3.0
-    when_done: Annotated[
-        str | None,
-        Opt(
-            "Run this command on this machine once every page is downloaded or has failed, for example your "
-            "provider's command that destroys the machine. If `remote upscale` ends earlier, its last line says that "
-            "COMMAND was not run.",
-            metavar="COMMAND",
-        ),
-    ] = None  # fmt: skip
-
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        check(self)
-
-
-SSH, UPSCALE = definitions(SshOptions), definitions(UpscaleOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,9 +88,11 @@ class RemoteSession:
         stop = StopRequest()
         machine = self.ssh.machine(resources, given_up=lambda: stop.requested)
         try:
-            # Connect before the display starts, since there may be a question about the host key.
-            machine.base()
-            remote_options = RemoteOptions(machine, self.step, self.options.poll)
+            # Connect before the display starts, since there may be a question about the host key. No command runs yet:
+            # commands belong to the run, whose meter counts their time.
+            machine.connect()
+            options = self.options
+            remote_options = RemoteOptions(machine, self.step, options.poll, options.page_timeout)
             code, finished = run_shown(job, stop, shown, remote=remote_options)
         finally:
             machine.close()
@@ -240,11 +111,20 @@ class RemoteSession:
             return code
         # A failed page is not tried again without the user: the machine is no longer needed.
         rest = f", {finished.failed:,} failed" if finished.failed else ""
-        typer.echo(f"every finished page is downloaded{rest}; running --when-done: {when_done}", err=True)
-        ended = subprocess.run(when_done, shell=True, check=False).returncode
+        # The command may contain a key, and this line may be kept.
+        typer.echo(f"every finished page is downloaded{rest}; running --when-done", err=True)
+        ended = _run_when_done(when_done)
         if ended:
             typer.echo(f"--when-done failed with exit code {ended}: THE MACHINE IS STILL BILLED", err=True)
         return ended or code
+
+
+def _run_when_done(when_done: str) -> int:
+    """Run the command or the script of ``--when-done``, and return its exit code."""
+    script = script_of(when_done)
+    if script is None:
+        return subprocess.run(when_done, shell=True, check=False).returncode
+    return subprocess.run(["sh", str(script.absolute())], check=False).returncode
 
 
 def _not_run(why: str) -> str:
@@ -262,19 +142,6 @@ def _note_if_not_run(when_done: str | None) -> Iterator[None]:
         raise
 
 
-def _wait(seconds: float, given_up: Callable[[], bool]) -> bool:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if given_up():
-            return True
-        time.sleep(min(0.1, max(0.0, until - time.monotonic())))
-    return given_up()
-
-
-def _report_loss(reason: str) -> None:
-    typer.echo(f"note: {reason}; retrying", err=True)
-
-
 @remote.command("check")
 @takes(
     ssh=pick(
@@ -286,7 +153,10 @@ def check_machine(
     ssh: Given,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check a machine: GPU, driver, disk, Python, PyTorch, Docker. This changes nothing on it."""
+    """Check a machine: GPU, driver, disk, Python, PyTorch, Docker, and a page in both directions.
+
+    Nothing remains on it.
+    """
     from dataclasses import asdict
 
     from comic_upscale.console.text import printable
@@ -295,9 +165,11 @@ def check_machine(
     machine = SshOptions(host=host, patience=0.0, **ssh.values()).machine()
     try:
         report = machine.report()
+        errors, warnings = report.errors(), report.warnings()
+        if not errors:
+            errors += _rehearsal_errors(machine)
     finally:
         machine.close()
-    errors, warnings = report.errors(), report.warnings()
     if as_json:
         typer.echo(json.dumps({**asdict(report), "complaints": errors, "remarks": warnings}))
     else:
@@ -309,6 +181,19 @@ def check_machine(
             typer.echo("ready: this machine can upscale pages")
     if errors:
         raise RemoteError(f"{host} does not meet the requirements: {'; '.join(errors)}")
+
+
+def _rehearsal_errors(machine: Machine) -> list[str]:
+    """Try what a job does; return what fails."""
+    from comic_upscale.errors import ConnectionLostError
+
+    try:
+        machine.rehearse()
+    except ConnectionLostError:
+        raise
+    except RemoteError as error:
+        return [str(error)]
+    return []
 
 
 def _step(name: RemoteStep, summary: str) -> None:
@@ -340,6 +225,9 @@ def upscale(host: Host, ssh: Given, options: Given, given: Given, show: Given) -
         connection, own = SshOptions(host=host, **ssh.values()), UpscaleOptions(**options.values())
         RemoteSession(connection, "upscale", own).run(given, show)
 
+
+LONGEST_LINE = 1 << 16
+"""Bytes of a line of a remote log; a longer one is shown in pieces."""
 
 JOB_SSH = pick(SshOptions, "port", "identity", "ssh_config", "accept_new_host_key", "remote_dir")
 
@@ -436,20 +324,34 @@ def logs(
     ssh: Given,
 ) -> None:
     """Show the output of the remote run."""
-    from comic_upscale.console.text import printable
-
-    rest = b""
-
-    def show(piece: bytes) -> None:
-        nonlocal rest
-        *whole, rest = (rest + piece).split(b"\n")
-        for line in whole:
-            typer.echo(printable(line.decode(errors="replace")))
-
+    shown = _LogLines()
     with _open_job(host, ssh, job) as (machine, _):
-        machine.log(show, lines=lines, follow=follow)
-    if rest:
-        show(b"\n")
+        machine.log(shown.take, lines=lines, follow=follow)
+    shown.end()
+
+
+class _LogLines:
+    """Prints the lines of a stream, without control characters; a line without end is printed in pieces."""
+
+    def __init__(self) -> None:
+        self.rest = b""
+
+    def take(self, piece: bytes) -> None:
+        *lines, self.rest = (self.rest + piece).split(b"\n")
+        for line in lines:
+            self._print(line)
+        if len(self.rest) > LONGEST_LINE:
+            self.end()
+
+    def end(self) -> None:
+        if self.rest:
+            self._print(self.rest)
+        self.rest = b""
+
+    def _print(self, line: bytes) -> None:
+        from comic_upscale.console.text import printable
+
+        typer.echo(printable(line.decode(errors="replace")))
 
 
 @remote.command()

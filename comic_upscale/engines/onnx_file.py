@@ -1,12 +1,13 @@
 """Read facts about an ONNX file without onnxruntime: its operators, and the files that it refers to.
 
-The file is not trusted. Only a few fields of the protocol buffer are read, each within its bounds, and weights are
-skipped. Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+The file is not trusted. Only a few fields of the protocol buffer are read, each within its bounds. Their number is
+limited, and weights are skipped. Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -37,6 +38,12 @@ _REDUCTIONS = frozenset(
     ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp")
 )  # fmt: skip
 _INT64 = 7
+_MOST_FIELDS = 2_000_000
+"""Fields of a file: twenty times those of the largest known network. More would only take time."""
+_FROM_SHAPES = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1, "Resize": 3}
+"""Operators that make as much as a list of numbers says, and at which of their inputs that is."""
+_LARGEST = 2**28
+"""Elements that such a list may ask for. A page of 64 pixels a side, by which a network is tried, has 12,288."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +89,10 @@ def read_onnx(path: Path) -> OnnxFile:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, UnicodeDecodeError, RecursionError):
         raise WeightsError(f"{path} is damaged, or not an ONNX file.") from None
+    if seen.largest > _LARGEST:
+        raise WeightsError(
+            f"{path} was refused: whatever the page, it makes {seen.largest:,} numbers at once. Use another network."
+        )
     if not seen.has_graph:
         raise WeightsError(f"{path} is damaged, or not an ONNX file.")
     custom = sorted(
@@ -119,10 +130,24 @@ class _Seen:
     locations: set[str] = field(default_factory=set)
     goes_over_a_page: bool = False
     constants: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """Short lists of integers by name: the axes of reductions."""
+    """Short lists of integers by name: the axes of reductions, and shapes."""
+    largest: int = 0
+    """The most elements that a constant shape asks for."""
+    fields: int = 0
+    """Fields so far."""
+
+    def count(self) -> None:
+        """Count a field.
+
+        Raises:
+            ValueError: there are too many.
+        """
+        self.fields += 1
+        if self.fields > _MOST_FIELDS:
+            raise ValueError("too many fields")
 
 
-def _fields(view: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+def _fields(view: memoryview, seen: _Seen) -> Iterator[tuple[int, int | memoryview]]:
     """Yield number and value of each field of a message: an integer, or bytes.
 
     Raises:
@@ -130,6 +155,7 @@ def _fields(view: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """
     place, end = 0, len(view)
     while place < end:
+        seen.count()
         key, place = _varint(view, place)
         number, kind = key >> 3, key & 7
         if kind == 0:
@@ -175,14 +201,14 @@ def _message(value: int | memoryview) -> memoryview:
 
 def _read_model(view: memoryview, seen: _Seen) -> None:
     graphs, functions = [], []
-    for number, value in _fields(view):
+    for number, value in _fields(view, seen):
         if number == 7:
             graphs.append(_message(value))
         elif number == 25:
             functions.append(_message(value))
     for function in functions:
         name = domain = ""
-        for number, value in _fields(function):
+        for number, value in _fields(function, seen):
             if number == 1:
                 name = _text(value)
             elif number == 10:
@@ -199,11 +225,11 @@ def _read_graph(view: memoryview, seen: _Seen, depth: int) -> None:
     if depth > _DEEPEST:
         raise ValueError("graphs within graphs without end")
     nodes = []
-    for number, value in _fields(view):
+    for number, value in _fields(view, seen):
         if number == 5:
             _read_tensor(_message(value), seen)
         elif number == 15:
-            for inner, tensor in _fields(_message(value)):
+            for inner, tensor in _fields(_message(value), seen):
                 if inner in (1, 2):
                     _read_tensor(_message(tensor), seen)
         elif number == 1:
@@ -219,7 +245,7 @@ def _read_node(view: memoryview, seen: _Seen, depth: int) -> None:
     outputs: list[str] = []
     axes: tuple[int, ...] = ()
     constant: tuple[int, ...] = ()
-    for number, value in _fields(view):
+    for number, value in _fields(view, seen):
         if number == 1:
             inputs.append(_text(value))
         elif number == 2:
@@ -237,6 +263,10 @@ def _read_node(view: memoryview, seen: _Seen, depth: int) -> None:
     seen.operators.add((domain, name))
     if name == "Constant" and outputs:
         seen.constants[outputs[0]] = constant
+    place = _FROM_SHAPES.get(name)
+    if place is not None and place < len(inputs):
+        sides = seen.constants.get(inputs[place], ())
+        seen.largest = max(seen.largest, math.prod(max(1, abs(side)) for side in sides))
     if name in _OVER_A_PAGE:
         seen.goes_over_a_page = True
     if name in _REDUCTIONS:
@@ -250,7 +280,7 @@ def _read_attribute(view: memoryview, seen: _Seen, depth: int) -> tuple[str, tup
     """Return the name of an attribute, and its integers."""
     name = ""
     numbers: list[int] = []
-    for number, value in _fields(view):
+    for number, value in _fields(view, seen):
         if number == 1:
             name = _text(value)
         elif number == 8:
@@ -258,7 +288,7 @@ def _read_attribute(view: memoryview, seen: _Seen, depth: int) -> tuple[str, tup
         elif number in (5, 10):
             numbers += _read_tensor(_message(value), seen)
         elif number in (22, 23):
-            for inner, tensor in _fields(_message(value)):
+            for inner, tensor in _fields(_message(value), seen):
                 if inner in (1, 2):
                     _read_tensor(_message(tensor), seen)
         elif number in (6, 11):
@@ -270,13 +300,13 @@ def _read_tensor(view: memoryview, seen: _Seen) -> list[int]:
     """Collect a tensor's file, or its integers if they are few; return these."""
     name, kind, is_outside, location = "", 0, False, ""
     numbers: list[int] = []
-    for number, value in _fields(view):
+    for number, value in _fields(view, seen):
         if number == 2 and isinstance(value, int):
             kind = value
         elif number == 8:
             name = _text(value)
         elif number == 13:
-            entry = {inner: _text(text) for inner, text in _fields(_message(value))}
+            entry = {inner: _text(text) for inner, text in _fields(_message(value), seen)}
             if entry.get(1) == "location":
                 location = entry.get(2, "")
         elif number == 14:

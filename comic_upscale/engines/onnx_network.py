@@ -6,7 +6,9 @@ images: for its factor, for the multiples that sides must have, and for the smal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,8 @@ _TRIED = 64
 """The side of the image that a network is first tried with, in pixels."""
 _LEAST = 8
 """The smallest side that is tried, in pixels. Smaller pages are padded to it."""
+_TRIED_SECONDS = 120.0
+"""The most seconds for all small images together, far more than any network needs that can process a page."""
 _LEAST_FIXED = 32
 """A network with a fixed input size needs sides of at least this many pixels. Otherwise a tile has no context."""
 _TOO_MUCH = ("allocat", "out of memory", "OUTOFMEMORY", "bad_alloc", "CUDA failure 2:")
@@ -79,7 +83,9 @@ class OnnxNetwork:
         self._path = path
         self._session, self.device, self.unable = _open_session(path, device, provider, threads)
         self._input, self._output, self.precision = _input_and_output(self._session, path)
-        self.shape = self._try_out()
+        self._run_options: Any = None
+        with self._time_limit(_TRIED_SECONDS):
+            self.shape = self._try_out()
 
     def close(self) -> None:
         """Release the memory. The network is not used afterwards."""
@@ -95,7 +101,9 @@ class OnnxNetwork:
         """
         kind = _TYPES[self._input.type][1]
         try:
-            (made,) = self._session.run([self._output], {self._input.name: windows.astype(kind, copy=False)})
+            (made,) = self._session.run(
+                [self._output], {self._input.name: windows.astype(kind, copy=False)}, self._run_options
+            )
         except MemoryError as error:
             raise OutOfMemoryError from error
         except Exception as error:
@@ -107,6 +115,30 @@ class OnnxNetwork:
                 raise DeviceError(f"{self.device} failed: {reason}. Run the same command again") from error
             raise PageError("network", f"the network does not accept this page: {reason}") from error
         return np.asarray(made, np.float32)
+
+    @contextmanager
+    def _time_limit(self, seconds: float) -> Iterator[None]:
+        """Stop the network after some time, because a file may contain an endless loop.
+
+        Raises:
+            WeightsError: it was stopped.
+        """
+        from onnxruntime import RunOptions
+
+        options = self._run_options = RunOptions()
+        timer = threading.Timer(seconds, setattr, (options, "terminate", True))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except WeightsError as error:
+            if options.terminate:
+                why = f"it takes more than {seconds:g} seconds for an image of {_TRIED} pixels a side"
+                raise _no_network(self._path, why) from error
+            raise
+        finally:
+            timer.cancel()
+            self._run_options = None
 
     def _try_out(self) -> InputShape:
         """Find out by small images what input the network accepts.

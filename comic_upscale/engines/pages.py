@@ -10,6 +10,8 @@ import numpy as np
 from comic_upscale.engines.base import Batch, Engine, check_batch_size
 from comic_upscale.errors import PageError
 from comic_upscale.imaging.alpha import bleed_color
+from comic_upscale.imaging.extremes import channel_extremes
+from comic_upscale.imaging.faint_lines import find_faint_lines, restore_faint_lines
 from comic_upscale.imaging.flat_areas import restore_solid, solid_map
 from comic_upscale.imaging.pixels import NO_BORDERS, Borders, Pixels, SampleArray
 from comic_upscale.imaging.tone import restore_tone, tone_map
@@ -18,19 +20,26 @@ from comic_upscale.imaging.tone import restore_tone, tone_map
 def prepare(page: Pixels) -> Pixels:
     """Return the page for the network: hidden colour is replaced by that of nearby visible pixels.
 
-    So no hidden colour appears at the edges of visible areas. The tone of the page and its pure white and black areas
-    are recorded for `finish`. This runs on the CPU, not on the device.
+    So no hidden colour appears at the edges of visible areas. The tone of the page, its faint lines, and its pure white
+    and black areas are recorded for `finish`. This runs on the CPU, not on the device.
     """
     color = page.color if page.alpha is None else bleed_color(page.color, page.alpha)
-    return replace(page, color=color, solid=solid_map(color, page.alpha), tone=tone_map(color))
+    extremes = channel_extremes(color)
+    return replace(
+        page,
+        color=color,
+        solid=solid_map(color, page.alpha, extremes),
+        faint=find_faint_lines(color, extremes),
+        tone=tone_map(color),
+    )
 
 
 def finish(page: Pixels) -> Pixels:
-    """Restore the tone of the source in an upscaled page, and its pure white and black areas.
+    """Restore the tone of the source in an upscaled page, its faint lines, and its pure white and black areas.
 
     This runs on the CPU, not on the device.
     """
-    return restore_solid(restore_tone(page))
+    return restore_solid(restore_tone(restore_faint_lines(page)))
 
 
 def upscale_pages(

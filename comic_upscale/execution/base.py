@@ -50,7 +50,7 @@ class PageTask:
     extension: str
     """The extension of the output's name, without the dot."""
     read: Callable[[], Awaitable[SourceBytes]]
-    """Returns the file of the page; called once, when the page is needed.
+    """Returns the file of the page; called when the page is needed. A second call reads it again.
 
     Raises `PageError` if this page cannot be read, and `InputError` if no page can be read any more."""
     sha256: str = ""

@@ -7,15 +7,14 @@ becomes a path, and no page is sent twice. If the machine is lost, only the page
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import ParamSpec, TypeVar
+from dataclasses import dataclass
 
 from comic_upscale.costs.spending import Spending
 from comic_upscale.engines.registry import prepare_engine
-from comic_upscale.errors import EXIT_CEILING, PageError, RemoteError, SettingsError
+from comic_upscale.errors import PageError, RemoteError, SettingsError
 from comic_upscale.execution.base import (
     Activity,
     ExecutorInfo,
@@ -29,30 +28,34 @@ from comic_upscale.execution.base import (
     skipped_page,
 )
 from comic_upscale.execution.events import Fetching, Listener, Preparing, Sending, StageMeter, from_thread
+from comic_upscale.execution.local.quality_gate import SUSPECT
+from comic_upscale.execution.output_check import (
+    NOT_COMPARED,
+    SOURCE_CHANGED,
+    CheckedOutput,
+    check_claim,
+    check_file,
+    compare,
+)
 from comic_upscale.execution.remote_host import PollResult, RemoteHost, RemotePageResult, RemoteStep
+from comic_upscale.execution.remote_pages import (
+    Content,
+    in_batches,
+    inspect,
+    pause,
+    pop_tasks,
+    seconds_left_after,
+)
+from comic_upscale.execution.remote_run import STOP_SECONDS, HostThread, RemoteRun
 from comic_upscale.execution.stop import CEILING, StopRequest
-from comic_upscale.imaging.decode import read_header
-from comic_upscale.imaging.encode import check_encoded
-from comic_upscale.imaging.target_size import find_target
 from comic_upscale.ledger.records import LEFT_AS_THEY_ARE
 from comic_upscale.settings.job import JobSettings
-from comic_upscale.settings.sizes import Size
-
-T = TypeVar("T")
-P = ParamSpec("P")
 
 SEND_BYTES, SEND_PAGES = 32 << 20, 2000
 """The size of one batch to send: at most this much is sent again after a lost connection."""
 
-FETCH_BYTES, FETCH_PAGES = 32 << 20, 100
-"""The size of one batch to fetch, which is held in memory."""
-
-MOST_STARTS = 3
-"""A remote run that ends this often without finishing a page is not restarted."""
-
-_ROOM_FOR_HEADERS = 1 << 20
-_BYTES_A_PIXEL = 9
-"""More than any of our formats needs for four channels of 16 bits; a larger output is not fetched."""
+PAGE_SECONDS = 1800.0
+"""A remote run that finishes no page for this long has not made progress."""
 
 
 @dataclass(frozen=True)
@@ -63,106 +66,8 @@ class RemoteOptions:
     step: RemoteStep = "upscale"
     poll: float = 3.0
     """Seconds between two polls."""
-
-
-@dataclass(slots=True)
-class _Content:
-    """Pages with the same content and extension: a single page for the remote machine."""
-
-    sha256: str
-    """Of the content."""
-    size: tuple[int, int] = (0, 0)
-    """(width, height), upright."""
-    tasks: list[PageTask] = field(default_factory=list)
-    """The tasks without an outcome."""
-    result: RemotePageResult | None = None
-    """The latest result that the machine reported."""
-    failure: PageError | None = None
-    """Why every task with this content fails."""
-
-
-class _Connection:
-    """The single thread that talks to the remote machine."""
-
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="remote")
-
-    async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a method of the remote host."""
-        return await run_in(self._thread, function, *args, **kwargs)
-
-    def close(self) -> None:
-        """End the thread."""
-        self._thread.shutdown(cancel_futures=True)
-
-
-class _RemoteRun:
-    """The run on the remote machine: polls it and restarts it.
-
-    Args:
-        host: the remote machine.
-        connection: to the machine.
-        retry_failed: whether pages that failed there earlier are tried again.
-    """
-
-    def __init__(self, host: RemoteHost, connection: _Connection, *, retry_failed: bool) -> None:
-        self._host = host
-        self._connection = connection
-        self._settled: set[str] = set()
-        self._settled_at_start = 0
-        self.starts = 0
-        """Starts since a page was last finished."""
-        self.retries = retry_failed
-        """Whether the next start tries failed pages again."""
-
-    async def poll(self, known: Collection[str]) -> PollResult:
-        """Poll the machine.
-
-        Args:
-            known: names of the pages that are on the machine.
-        """
-        result = await self._connection.call(self._host.poll)
-        # A poll repeats the newest results of the one before.
-        self._settled |= {page.name for page in result.pages if page.name in known}
-        return result
-
-    async def restart(self, result: PollResult, stop: StopRequest) -> None:
-        """Start the next remote run, unless the last one ended for a reason that would end this one too.
-
-        Args:
-            result: of the last poll; no run is alive.
-            stop: requested if the remote run has reached the cost ceiling.
-
-        Raises:
-            RemoteError: there is such a reason, or several runs ended without finishing a page.
-        """
-        if self.starts:
-            await self._check_exit(result, stop)
-        if stop.requested:
-            return
-        if len(self._settled) > self._settled_at_start:
-            self.starts = 0
-        if self.starts >= MOST_STARTS:
-            raise RemoteError(
-                f"the remote run ended {self.starts} times without finishing a page: "
-                f"{await self._connection.call(self._host.last_error)}"
-            )
-        self._settled_at_start = len(self._settled)
-        retry, self.retries = self.retries, False
-        await self._connection.call(lambda: self._host.start(retry_failed=retry))
-        self.starts += 1
-
-    async def _check_exit(self, result: PollResult, stop: StopRequest) -> None:
-        """Stop or raise if the last run ended for a reason that a restart does not fix."""
-        if result.exit_code in (0, 1, None) or result.exit_code == 128 + 9:
-            return
-        error = await self._connection.call(self._host.last_error)
-        if result.exit_code == EXIT_CEILING:
-            stop.request(f"the remote run reached the cost ceiling: {error}", CEILING)
-            return
-        if result.exit_code in (129, 130, 143):
-            raise RemoteError(f"the remote run was stopped: {error}. Run the same command again to continue")
-        raise RemoteError(f"the remote run ended with exit code {result.exit_code}: {error}")
+    page_timeout: float = PAGE_SECONDS
+    """Seconds without a finished page after which the remote run is stopped; 0 for no limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,9 +76,9 @@ class _Session:
 
     device: str
     """The device of the machine, for display."""
-    size: Size
-    """The requested size of the outputs."""
-    run: _RemoteRun
+    settings: JobSettings
+    """Of the job."""
+    run: RemoteRun
     workers: ThreadPoolExecutor
     """Threads that inspect pages and check outputs."""
     meter: StageMeter
@@ -193,18 +98,30 @@ class RemoteExecutor:
         self._host = remote.host
         self._step: RemoteStep = remote.step
         self._poll_seconds = remote.poll
-        self._connection = _Connection()
+        self._page_seconds = remote.page_timeout
+        self._thread = HostThread(self._host)
         self._session: _Session | None = None
-        self._contents: dict[str, _Content] = {}
+        self._contents: dict[str, Content] = {}
         self._held: frozenset[str] | None = None
         self._results: list[RemotePageResult] = []
         self._sent_pages = self._sent_bytes = 0
+        self._unstarted: set[str] = set()
+        """Pages that were sent since a run began: what the machine says of them is older than they are."""
+        self._missing: set[str] = set()
+        """Pages that were reported as done once, without a file."""
         self.activity = Activity()
 
     async def has_accelerator(self, settings: JobSettings, on_progress: Listener) -> bool | None:
         """Ask the machine; see `Executor.has_accelerator`."""
         self._host.on_progress(from_thread(on_progress, Sending))
-        return await self._connection.call(self._host.has_accelerator)
+        if settings.price is not None and settings.max_cost is not None:
+            # The run and its meter begin later, but the machine costs money already.
+            self._limit_cost(Spending(settings.price, settings.max_cost))
+        return await self._thread.call(self._host.has_accelerator)
+
+    def _limit_cost(self, spending: Spending) -> None:
+        """Break off calls once the money is spent."""
+        self._thread.seconds_left = lambda: None if spending.allows() else 0.0
 
     async def open(
         self,
@@ -217,15 +134,24 @@ class RemoteExecutor:
     ) -> ExecutorInfo:
         """Install missing packages on the machine, and send the weights; see `Executor.open`."""
         self._host.on_progress(from_thread(on_progress, Sending))
+        if spending is not None:
+            self._limit_cost(spending)
         weights = await asyncio.to_thread(prepare_engine, settings, from_thread(on_progress, Fetching))
         if weights is None:
             raise SettingsError(f"--engine {settings.backend} has no weights to send")
         on_progress(Preparing(what="preparing the remote machine"))
-        device = await self._connection.call(self._host.prepare, weights, fingerprint, settings)
+        try:
+            device = await self._thread.call(self._host.prepare, weights, fingerprint, settings)
+        except RemoteError:
+            if spending is not None and not spending.allows():
+                # A run that an earlier command has started costs money too.
+                with contextlib.suppress(RemoteError):
+                    await self._thread.call_within(STOP_SECONDS, self._host.stop)
+            raise
         self._session = _Session(
             device=device.name,
-            size=settings.size,
-            run=_RemoteRun(self._host, self._connection, retry_failed=settings.retry_failed),
+            settings=settings,
+            run=RemoteRun(self._host, self._thread, retry_failed=settings.retry_failed),
             workers=ThreadPoolExecutor(settings.workers, thread_name_prefix="worker"),
             meter=StageMeter(settings.workers),
         )
@@ -244,19 +170,46 @@ class RemoteExecutor:
         self, tasks: AsyncIterator[PageTask], stop: StopRequest
     ) -> AsyncGenerator[PageOutcome, None]:
         """Send tasks and fetch their outputs, as far as the step goes; see `Executor.process`."""
+        self._thread.seconds_left = lambda: seconds_left_after(stop)
+        try:
+            async for outcome in self._do_step(tasks, stop):
+                yield outcome
+        except RemoteError:
+            # A call that a stop has broken off.
+            if not stop.requested:
+                raise
+        finally:
+            self.activity.doing = None
+        if stop.kind == CEILING:
+            await self._stop_run(stop)
+
+    async def _do_step(
+        self, tasks: AsyncIterator[PageTask], stop: StopRequest
+    ) -> AsyncGenerator[PageOutcome, None]:
         async for outcome in self._send_all(tasks, stop):
             yield outcome
-        if self._step != "push" and not stop.requested and self._count_open():
-            if self._step == "pull":
-                await self._poll()
-                async for outcome in self._fetch_done(stop):
-                    yield outcome
-            else:
-                async for outcome in self._fetch_until_done(stop):
-                    yield outcome
-        if stop.kind == CEILING:
-            # The remote machine is what costs money.
-            await self._connection.call(self._host.stop)
+        if self._step == "push" or stop.requested or not self._count_open():
+            return
+        if self._step == "pull":
+            await self._poll()
+            async for outcome in self._fetch_done(stop):
+                yield outcome
+        else:
+            async for outcome in self._fetch_until_done(stop):
+                yield outcome
+
+    async def _stop_run(self, stop: StopRequest) -> None:
+        """Stop the remote run at the cost ceiling: the remote machine is what costs money."""
+        self.activity.doing = "stopping the remote run"
+        try:
+            state = await self._thread.call_within(STOP_SECONDS, self._host.stop)
+        except RemoteError:
+            state = "unknown"
+        if state not in ("stopped", "idle"):
+            stop.reason = (
+                f"{stop.reason}. The remote run may still be active: look with `comic-upscale remote status`, or "
+                "destroy the machine"
+            )
 
     def busy(self) -> dict[str, float]:
         """Return how busy inspecting pages is, 0 to 1; the network and the encoders run on the remote machine."""
@@ -264,7 +217,7 @@ class RemoteExecutor:
 
     async def close(self) -> None:
         """End the threads; the remote run continues."""
-        self._connection.close()
+        self._thread.close()
         if self._session is not None:
             self._session.workers.shutdown(cancel_futures=True)
             self._session = None
@@ -276,7 +229,7 @@ class RemoteExecutor:
     ) -> AsyncGenerator[PageOutcome, None]:
         """Inspect every page, and send those that the machine does not have yet."""
         if self._held is None:
-            self._held = await self._connection.call(self._host.list_pages)
+            self._held = await self._thread.call(self._host.list_pages)
         held = self._held
         batch: list[tuple[str, bytes]] = []
         size = 0
@@ -313,7 +266,7 @@ class RemoteExecutor:
         if not stop.requested:
             # The remote run must not process pages that are no longer part of the job.
             stale = held - self._contents.keys()
-            await self._connection.call(self._host.delete, stale)
+            await self._thread.call(self._host.delete, stale)
             self._held = held - stale
         self.activity.doing = None
 
@@ -330,7 +283,7 @@ class RemoteExecutor:
         session = self._opened()
         session.meter.begin()
         try:
-            content = await run_in(session.workers, _inspect, source.data, task.sha256)
+            content = await run_in(session.workers, inspect, source.data, task.sha256)
         finally:
             session.meter.end()
         # The extension is that of the output: pages with the same content and output are one page there.
@@ -341,7 +294,8 @@ class RemoteExecutor:
         return name, source.data
 
     async def _send(self, batch: list[tuple[str, bytes]]) -> None:
-        await self._connection.call(self._host.send, batch)
+        await self._thread.call(self._host.send, batch)
+        self._unstarted.update(name for name, _ in batch)
         self._sent_pages += len(batch)
         self._sent_bytes += sum(len(data) for _, data in batch)
         self.activity.doing = f"{self._sent_pages:,} pages sent, {self._sent_bytes / 1e6:,.1f} MB"
@@ -356,13 +310,14 @@ class RemoteExecutor:
             return
         result = await self._poll()
         if not result.alive:
-            await self._opened().run.restart(result, stop)
+            await self._restart(result, stop)
 
     # Fetching
 
     async def _fetch_until_done(self, stop: StopRequest) -> AsyncGenerator[PageOutcome, None]:
         """Fetch outputs as the remote run finishes them, and restart the run while pages are pending."""
         run = self._opened().run
+        run.note_progress()
         self.activity.doing = "the remote machine is processing the first pages"
         result = await self._poll()
         async for outcome in self._fetch_done(stop):
@@ -374,18 +329,26 @@ class RemoteExecutor:
                         yield outcome
                 if not self._count_open():
                     return
-                await run.restart(result, stop)
+                await self._restart(result, stop)
+            elif result.alive:
+                await run.check_progress(self._page_seconds)
             if self._step == "run":
                 return
-            await _pause(self._poll_seconds if result.alive else min(self._poll_seconds, 1.0), stop)
+            await pause(self._poll_seconds if result.alive else min(self._poll_seconds, 1.0), stop)
             result = await self._poll()
             async for outcome in self._fetch_done(stop):
                 yield outcome
 
+    async def _restart(self, result: PollResult, stop: StopRequest) -> None:
+        """Start the next remote run, which knows every page that was sent before."""
+        await self._opened().run.restart(result, stop)
+        if not stop.requested:
+            self._unstarted.clear()
+
     async def _poll(self) -> PollResult:
         """Poll the machine, and keep the results for `_fetch_done`."""
         result = await self._opened().run.poll((self._held or frozenset()) | self._contents.keys())
-        self._results += result.pages
+        self._results += [page for page in result.pages if page.name not in self._unstarted]
         return result
 
     def _yield_failures(self) -> Iterator[PageOutcome]:
@@ -394,10 +357,10 @@ class RemoteExecutor:
             result = content.result
             if result is None or result.state == "done":
                 continue
-            for task in _pop_tasks(content):
+            for task in pop_tasks(content):
                 yield self._fail(content, task, PageError(result.kind, result.reason))
 
-    def _fail(self, content: _Content, task: PageTask, error: PageError) -> PageOutcome:
+    def _fail(self, content: Content, task: PageTask, error: PageError) -> PageOutcome:
         """Return the outcome of a failed task; every other task with this content fails for the same reason."""
         content.failure = error
         if content.result is not None and content.result.state == "skipped":
@@ -418,7 +381,7 @@ class RemoteExecutor:
             content.result = page
             if page.state == "done":
                 wanted[page.name] = page
-        for batch in _batches(wanted):
+        for batch in in_batches(wanted):
             if stop.requested:
                 return
             async for outcome in self._fetch_batch(batch):
@@ -427,63 +390,90 @@ class RemoteExecutor:
     async def _fetch_batch(self, batch: Mapping[str, RemotePageResult]) -> AsyncGenerator[PageOutcome, None]:
         refused: dict[str, PageError] = {}
         sizes = {}
+        settings = self._opened().settings
         for name, page in batch.items():
             try:
-                self._check_claim(page)
+                check_claim(page, self._contents[name].size, settings.size)
                 sizes[name] = page.size
             except PageError as error:
                 refused[name] = error
-        fetched = await self._connection.call(self._fetch, sizes)
+        fetched = await self._thread.call(self._fetch, sizes)
         for name in sizes.keys() - fetched.keys():
+            if name not in self._missing:
+                # A page that was sent again after a failure: the new run has not come to it yet.
+                self._missing.add(name)
+                self._contents[name].result = None
+                continue
             refused[name] = PageError(
                 "remote",
                 "the remote machine reports this page as done but returned no file; use --retry-failed to try again",
             )
-        for name, data in fetched.items():
-            try:
-                await run_in(self._opened().workers, _check, data, batch[name])
-            except PageError as error:
-                refused[name] = error
+        for name, checked in (await self._check_all(batch, fetched)).items():
+            data = fetched.pop(name)
+            if isinstance(checked, PageError):
+                refused[name] = checked
                 continue
-            for outcome in self._yield_done(batch[name], data):
+            for outcome in self._yield_done(batch[name], data, checked):
                 yield outcome
         if refused:
             # The next remote run does them again, and a bad copy is never taken for a good one.
-            await self._connection.call(self._host.delete, list(refused))
+            await self._thread.call(self._host.delete, list(refused))
         for name, reason in refused.items():
             content = self._contents[name]
-            for task in _pop_tasks(content):
+            for task in pop_tasks(content):
                 yield self._fail(content, task, reason)
 
     def _fetch(self, sizes: Mapping[str, int]) -> dict[str, bytes]:
         return {name: data for name, data in self._host.fetch(sizes) if name in sizes}
 
-    def _check_claim(self, page: RemotePageResult) -> None:
-        """Check, before an output is fetched, that it can belong to the page.
+    async def _check_all(
+        self, batch: Mapping[str, RemotePageResult], fetched: Mapping[str, bytes]
+    ) -> dict[str, CheckedOutput | PageError]:
+        """Check fetched outputs, several at once. Nothing runs on after this returns or raises."""
+        limit = asyncio.Semaphore(self._opened().settings.workers)
+        results = await asyncio.gather(
+            *(self._check(batch[name], data, limit) for name, data in fetched.items()), return_exceptions=True
+        )
+        checked: dict[str, CheckedOutput | PageError] = {}
+        for name, result in zip(fetched, results, strict=True):
+            if isinstance(result, Exception):
+                checked[name] = as_page_error(result, self._contents[name].tasks[0].source)
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                checked[name] = result
+        return checked
+
+    async def _check(self, page: RemotePageResult, data: bytes, limit: asyncio.Semaphore) -> CheckedOutput:
+        """Check a fetched output, and compare it with its source.
 
         Raises:
-            PageError: its claimed size is wrong.
+            PageError: it is not what it should be, or is suspect and the settings are strict.
         """
-        width, height = self._contents[page.name].size
-        if (page.width, page.height) not in ((width, height), (height, width)):
-            raise PageError(
-                "remote", "the remote machine reports a different page size than the page that was sent"
-            )
-        target = find_target(page.width, page.height, self._opened().size).size
-        if (page.output_width, page.output_height) != target:
-            raise PageError(
-                "remote",
-                f"the remote machine returned the wrong size: {page.output_width}x{page.output_height}",
-            )
-        if not 0 < page.size <= target[0] * target[1] * _BYTES_A_PIXEL + _ROOM_FOR_HEADERS:
-            raise PageError(
-                "remote", f"the remote machine reports an impossible file size: {page.size:,} bytes"
-            )
+        session = self._opened()
+        settings, content = session.settings, self._contents[page.name]
+        task = content.tasks[0]
+        async with limit:
+            await run_in(session.workers, check_file, data, page, task.format)
+            if not settings.gate:
+                return NOT_COMPARED
+            try:
+                source = (await task.read()).data
+                if await run_in(session.workers, sha256_of_source, source) != content.sha256:
+                    return SOURCE_CHANGED
+            except PageError:
+                return SOURCE_CHANGED
+            checked = await run_in(session.workers, compare, source, data, settings)
+        if checked.suspect and settings.strict:
+            raise PageError(SUSPECT, "; ".join(checked.suspect))
+        return checked
 
-    def _yield_done(self, page: RemotePageResult, data: bytes) -> Iterator[PageOutcome]:
+    def _yield_done(
+        self, page: RemotePageResult, data: bytes, checked: CheckedOutput
+    ) -> Iterator[PageOutcome]:
         """Yield an output for each waiting task. The first has the measured seconds; the others took no time."""
         content = self._contents[page.name]
-        for index, task in enumerate(_pop_tasks(content)):
+        for index, task in enumerate(pop_tasks(content)):
             self.activity.in_hand, self.activity.doing = task.source, None
             yield PageUpscaled(
                 row_id=task.row_id,
@@ -495,9 +485,9 @@ class RemoteExecutor:
                 data=data,
                 sha256=page.sha256,
                 seconds=dict(page.seconds) if index == 0 else {},
-                notes=(page.notes,) if page.notes else (),
-                scores=dict(page.scores),
-                suspect=(page.suspect,) if page.suspect else (),
+                notes=(*((page.notes,) if page.notes else ()), *checked.notes),
+                scores=checked.scores if checked.suspect or not page.scores else dict(page.scores),
+                suspect=(page.suspect,) if page.suspect else checked.suspect,
             )
 
     # Shared
@@ -515,53 +505,3 @@ class RemoteExecutor:
 
     def _all_have_results(self) -> bool:
         return all(content.result is not None for content in self._contents.values() if content.tasks)
-
-
-def _pop_tasks(content: _Content) -> list[PageTask]:
-    """Return the tasks that wait for a content, and forget them."""
-    tasks, content.tasks = content.tasks, []
-    return tasks
-
-
-def _inspect(data: bytes, sha256: str) -> _Content:
-    """Read the header of a page, and hash the page if its hash is unknown.
-
-    Raises:
-        PageError: the page is not a readable image.
-    """
-    header = read_header(data)
-    return _Content(sha256 or sha256_of_source(data), (header.width, header.height))
-
-
-async def _pause(seconds: float, stop: StopRequest) -> None:
-    for _ in range(max(1, round(seconds * 5))):
-        if stop.requested:
-            return
-        await asyncio.sleep(0.2)
-
-
-def _batches(wanted: Mapping[str, RemotePageResult]) -> Iterator[dict[str, RemotePageResult]]:
-    batch: dict[str, RemotePageResult] = {}
-    size = 0
-    for name, page in wanted.items():
-        if batch and (len(batch) >= FETCH_PAGES or size + page.size > FETCH_BYTES):
-            yield batch
-            batch, size = {}, 0
-        batch[name] = page
-        size += page.size
-    if batch:
-        yield batch
-
-
-def _check(data: bytes, page: RemotePageResult) -> None:
-    """Check that a fetched output is the one that the remote ledger recorded, and that it decodes.
-
-    Raises:
-        PageError: it differs, or cannot be decoded.
-    """
-    if len(data) != page.size or hashlib.sha256(data).hexdigest() != page.sha256:
-        raise PageError(
-            "remote",
-            "the downloaded file differs from the one that the remote machine recorded; use --retry-failed to retry",
-        )
-    check_encoded(data, (page.output_width, page.output_height))

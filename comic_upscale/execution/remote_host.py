@@ -20,7 +20,7 @@ class Device:
     """The device of a remote machine."""
 
     name: str
-    """``box: NVIDIA GeForce RTX 4090``."""
+    """``remote: NVIDIA GeForce RTX 4090``, without the name of the machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +73,18 @@ class RemoteHost(Protocol):
         The listener is called on the thread that calls the method, now and then.
         """
 
+    def private_names(self) -> tuple[str, ...]:
+        """Return the names and addresses of the machine, which belong in no record; the longest first."""
+
+    def abort(self) -> None:
+        """Break off the call in progress, which then raises, and refuse others until `recover`.
+
+        Unlike the other methods it may be called from any thread, and returns at once.
+        """
+
+    def recover(self) -> None:
+        """Accept calls again after `abort`; may be called without one."""
+
     def has_accelerator(self) -> bool:
         """Return whether it has a GPU that can be used."""
 
@@ -91,8 +103,12 @@ class RemoteHost(Protocol):
     def start(self, *, retry_failed: bool) -> None:
         """Start a run that outlives the connection; do nothing if one is active."""
 
-    def stop(self) -> object:
-        """Stop the run after its pages in flight, as Ctrl-C does."""
+    def stop(self) -> str:
+        """Stop the run after its pages in flight, as Ctrl-C does.
+
+        Returns:
+            ``stopped``, ``idle`` (no run was active), or ``busy`` (it has not ended yet).
+        """
 
     def poll(self) -> PollResult:
         """Return what has changed since the last poll."""

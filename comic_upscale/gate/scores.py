@@ -1,9 +1,10 @@
 """Compare an upscaled page with its source, by scores that are cheap to compute.
 
-Both pages are shrunk to half the size of the source. There they should be equal, except for noise that the network
-removed, and lines sharper than those of the source count less than at full size. Faults are visible there, in the
-whole page (swapped, black, tinted, shifted) or in a part of it (a wrong tile). Along the borders between tiles, the
-upscaled page itself is examined (``seams.py``).
+Both pages are shrunk to half the size of the source, or to a third for an output that is hardly larger. There they
+should be equal, except for noise that the network removed, and lines sharper than those of the source count less than
+at full size. Both are shrunk by the same filter, because two filters keep the contrast of fine dots differently. Faults
+are visible there, in the whole page (swapped, black, tinted, shifted) or in a part of it (a wrong tile). Along the
+borders between tiles, the upscaled page itself is examined (``seams.py``).
 
 A run corrects tone and solid areas before it writes a page, which hides some faults of the engine. So a page is
 measured twice: as the raw output of the engine (`RawOutput`), and as it is written.
@@ -27,6 +28,9 @@ from comic_upscale.imaging.pixels import NO_BORDERS, Borders, UInt8Array
 PART = 2
 """Pages are compared at this fraction (1 / PART) of the source's sides. With a half, an output at 2, 2.5 or 3 times is
 reduced by a whole number, which takes a third of the time."""
+_FEWEST_PIXELS = 3
+"""The fewest pixels of the upscaled page in a compared pixel, along a side. With fewer, dots of one pixel differ: no
+output 1.01 times as large can show each of them alike."""
 BLOCK = 32
 """Side of the blocks in which parts of a page are compared, in source pixels."""
 LARGE = 1_048_576
@@ -46,6 +50,8 @@ _AT_ONCE = 48_000_000
 """A page with at most this many samples is shrunk in one piece, a larger page in pieces of an eighth of it."""
 _FILTER_REACH = 2
 """Shrunk pixels around a row that the filter may use."""
+_GAP = 3.0
+"""Pixels that the filter gets for each shrunk pixel, along a side, after plain means."""
 _FAINT = 6
 """The most levels between the channels of a gray pixel, as JPEG leaves them in a gray scan."""
 _INK = 245.0
@@ -116,8 +122,8 @@ class RawOutput:
     @classmethod
     def over(cls, source: UInt8Array, larger: UInt8Array, borders: Borders = NO_BORDERS) -> RawOutput:
         """Measure the raw output for `compare`, before it is corrected; arguments as there."""
-        size, used = _compared(source)
-        return cls(_shrunk(larger, size, used), worst_seam(source, larger, borders))
+        grid = _Grid.of(source, larger)
+        return cls(_shrunk(larger, grid), worst_seam(source, larger, borders))
 
 
 def compare(
@@ -134,9 +140,9 @@ def compare(
         borders: the borders between tiles in the upscaled page.
         handed: the raw output of the same page; None if nothing was corrected.
     """
-    size, used = _compared(source)
-    ratio = _even(source.shape[0]) / size[1]
-    small_source, small = _shrunk(source, size, used), _shrunk(larger, size, used)
+    grid = _Grid.of(source, larger)
+    ratio = source.shape[0] * grid.used[1] / grid.size[1]
+    small_source, small = _shrunk(source, grid), _shrunk(larger, grid)
     before, after = _luma(small_source), _luma(small)
     difference = after - before
     mean_square = float(np.vdot(difference, difference)) / difference.size
@@ -175,12 +181,33 @@ def compare(
     )
 
 
-def _compared(source: UInt8Array) -> tuple[tuple[int, int], tuple[float, float]]:
-    """Return the width and height at which a page is compared, and the share of its own size that is used."""
-    height, width = source.shape[:2]
-    # An odd last row or column is left out, because half a pixel would move all others.
-    used = (_even(width) / width, _even(height) / height)
-    return _common_size(_even(width), _even(height)), used
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """How a page and its source are shrunk, so that they can be compared."""
+
+    size: tuple[int, int]
+    """Width and height of both."""
+    used: tuple[float, float]
+    """Share of the width and of the height that is compared."""
+    is_whole: bool
+    """Whether both are reduced by whole numbers. Then plain means are used."""
+
+    @classmethod
+    def of(cls, source: UInt8Array, larger: UInt8Array) -> _Grid:
+        """Return the grid for a page and its source."""
+        height, width = source.shape[:2]
+        part = max(PART, math.ceil(_FEWEST_PIXELS * max(height / larger.shape[0], width / larger.shape[1])))
+        # An odd last row or column is left out, because half a pixel would move all others.
+        columns, rows = _multiple(width, part), _multiple(height, part)
+        share = min(1 / part, (LARGE / (rows * columns)) ** 0.5)
+        size = max(1, round(columns * share)), max(1, round(rows * share))
+        used = columns / width, rows / height
+        ratios = [
+            sides[1 - axis] * used[axis] / size[axis]
+            for sides in (source.shape, larger.shape)
+            for axis in (0, 1)
+        ]
+        return cls(size, used, all(abs(ratio - round(ratio)) < 1e-6 for ratio in ratios))
 
 
 def _borders_at(borders: Borders, larger: tuple[int, ...], small: tuple[int, ...]) -> Borders:
@@ -203,26 +230,17 @@ def _tiles(borders: Borders, shape: tuple[int, ...]) -> Iterator[tuple[slice, sl
             yield slice(top, bottom), slice(left, right)
 
 
-def _even(length: int) -> int:
-    return max(1, length // PART * PART)
+def _multiple(length: int, of: int) -> int:
+    return max(1, length // of * of)
 
 
-def _common_size(width: int, height: int) -> tuple[int, int]:
-    """Return the width and height at which a page of this size is compared."""
-    share = min(1 / PART, (LARGE / (height * width)) ** 0.5)
-    return max(1, round(width * share)), max(1, round(height * share))
-
-
-def _shrunk(pixels: UInt8Array, size: tuple[int, int], used: tuple[float, float]) -> UInt8Array:
-    """Return the used part of a page, from its upper left corner, at this width and height."""
-    width, height = pixels.shape[1] * used[0], pixels.shape[0] * used[1]
-    is_whole = all(
-        abs(long / short - round(long / short)) < 1e-6
-        for long, short in zip((width, height), size, strict=True)
-    )
-    # For a whole number, a plain mean is enough. Otherwise a mean may do the first half of the reduction. After more
-    # of it, the rest would use the nearest pixel instead of a mean, and move the image by up to half a pixel.
-    gap, margin = (1.0, 0) if is_whole else (2.0, _FILTER_REACH)
+def _shrunk(pixels: UInt8Array, grid: _Grid) -> UInt8Array:
+    """Return the used part of a page, from its upper left corner, at the size of the grid."""
+    size = grid.size
+    width, height = pixels.shape[1] * grid.used[0], pixels.shape[0] * grid.used[1]
+    # For a whole number, a plain mean is enough. Otherwise a mean may do only a part of the reduction: the filter sees
+    # its blocks in place of pixels, and too large blocks would take contrast from the page, but not from its source.
+    gap, margin = (1.0, 0) if grid.is_whole else (_GAP, _FILTER_REACH)
     # Pillow copies its input, so a large page is processed in groups of rows.
     rows = size[1] if pixels.size <= _AT_ONCE else max(1, size[1] * _AT_ONCE // (8 * pixels.size))
     ratio = height / size[1]
@@ -330,7 +348,7 @@ def _grain(source: UInt8Array, shape: tuple[int, ...]) -> UInt8Array:
     """Return the spread of the four source pixels of each shrunk pixel. It shows dots that shrinking made flat."""
     channel = source[:, :, source.shape[2] // 2]
     rows, columns = (
-        np.arange(short) * (_even(long) // PART) // short * PART
+        np.arange(short) * (_multiple(long, PART) // PART) // short * PART
         for short, long in zip(shape, source.shape, strict=False)
     )
     if min(source.shape[:2]) < PART:

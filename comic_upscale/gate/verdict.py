@@ -5,8 +5,9 @@ The bounds and the material on which they were measured are in `thresholds.toml`
 
 from __future__ import annotations
 
+import math
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -15,6 +16,14 @@ import numpy as np
 
 from comic_upscale.gate.scores import RawOutput, Scores, compare
 from comic_upscale.imaging.pixels import NO_BORDERS, Borders, SampleArray, UInt8Array
+
+_MEASURED = 384 * 576
+"""Pixels of the pieces of pages on which the bounds were measured (`benchmarks/gate_pages.py`)."""
+_MOST_TIMES = 4.0
+"""The most by which a bound of a small page is wider: a shift by half a pixel and a tint of six levels stay visible."""
+_MEANS = ("brightness", "tint", "shift", "white_drift", "black_drift", "chroma", "handed_tint", "handed_tone",
+          "handed_white", "handed_black")  # fmt: skip
+"""Scores that are means over the page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +88,25 @@ def default_bounds() -> Bounds:
     return Bounds(**thresholds()["bounds"])
 
 
+def bounds_of_size(bounds: Bounds, height: int, width: int) -> Bounds:
+    """Return the bounds for a small page.
+
+    The bounds were measured on pieces of `_MEASURED` pixels. A smaller page is a part of such a piece. The mean of a
+    part differs more than the mean of the whole, by the square root of their areas if the parts are independent. The
+    bounds of parts (the worst block, tiles and seams) hold for all pages.
+
+    Args:
+        bounds: for pages of the measured size.
+        height: of the source, pixels.
+        width: of the source, pixels.
+    """
+    times = min(_MOST_TIMES, math.sqrt(_MEASURED / (height * width)))
+    if times <= 1:
+        return bounds
+    means = {name: times * getattr(bounds, name) for name in _MEANS}
+    return replace(bounds, **means, contrast=1 - times * (1 - bounds.contrast))
+
+
 @cache
 def thresholds() -> dict[str, Any]:
     """Return the content of `thresholds.toml`."""
@@ -112,10 +140,11 @@ def judge(
         larger: the same type, any larger height x width x the same C.
         borders: the borders between tiles in the upscaled page.
         handed: the result of `measure_raw_output` for the same page; None if nothing was corrected.
-        bounds: None for the bounds of all models.
+        bounds: for pages of ordinary size; None for those of all models.
     """
     scores = compare(_high_bytes(source), _high_bytes(larger), borders, handed)
-    return Verdict(scores, reasons(scores, bounds or default_bounds()))
+    bounds = bounds_of_size(bounds or default_bounds(), source.shape[0], source.shape[1])
+    return Verdict(scores, reasons(scores, bounds))
 
 
 def _high_bytes(samples: SampleArray) -> UInt8Array:

@@ -22,6 +22,7 @@ from comic_upscale.imaging.samples import convert_samples, depth_of, to_samples
 from comic_upscale.settings.job import AnimatedMode, GrayMode, IccMode
 
 _PICTURES_IN_MPF = 0xB001
+_SAMPLES_PER_PIXEL = 277
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,8 @@ class Header:
     """Frames or pages in the file, at least 1."""
     lossless: bool
     """Whether the file's compression is lossless."""
+    samples: int = 0
+    """Samples of a pixel, at least 1."""
 
 
 def read_header(source: bytes | Path | Callable[[], IO[bytes]]) -> Header:
@@ -66,7 +69,13 @@ def read_header(source: bytes | Path | Callable[[], IO[bytes]]) -> Header:
         frames = _frames(image)
         file.seek(0)
         lossless = is_lossless(file.read(HEAD_BYTES))
-        return Header(width, height, image.mode, image.format or "", frames, lossless)
+        return Header(width, height, image.mode, image.format or "", frames, lossless, _samples(image))
+
+
+def _samples(image: ImageFile) -> int:
+    """Return the samples of a pixel. Pillow's mode does not tell those of a TIFF that it cannot read itself."""
+    claimed = getattr(image, "tag_v2", {}).get(_SAMPLES_PER_PIXEL, 0)
+    return max(len(image.getbands()), claimed if isinstance(claimed, int) else 0)
 
 
 def _open(source: bytes | Path | Callable[[], IO[bytes]]) -> IO[bytes]:

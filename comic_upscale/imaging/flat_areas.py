@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from comic_upscale.imaging.extremes import Extremes, channel_extremes
 from comic_upscale.imaging.pixels import Pixels, SampleArray, UInt8Array
 
 REACH = 2
@@ -19,20 +20,24 @@ _BLACK, _WHITE, _CLEAR, _OPAQUE = 1, 2, 4, 8
 _ROWS = 256
 
 
-def solid_map(color: SampleArray, alpha: SampleArray | None = None) -> UInt8Array | None:
+def solid_map(
+    color: SampleArray, alpha: SampleArray | None = None, extremes: Extremes | None = None
+) -> UInt8Array | None:
     """Find pixels that are pure white or black, or fully transparent or opaque, as are the pixels around them.
 
     Args:
         color: uint8 or uint16, height x width x 3 or 1.
         alpha: of the same type, height x width.
+        extremes: of these samples, where they are known.
 
     Returns:
         uint8, height x width, for `restore_solid`; None if there are no such pixels.
     """
     top = np.iinfo(color.dtype).max
     found = np.zeros(color.shape[:2], np.uint8)
-    for value, mark in ((0, _BLACK), (top, _WHITE)):
-        found[_erode(_equals_in_all_channels(color, value))] |= mark
+    lowest, highest = extremes or channel_extremes(color)
+    found[_erode(highest == 0)] |= _BLACK
+    found[_erode(lowest == top)] |= _WHITE
     if alpha is not None:
         for value, mark in ((0, _CLEAR), (top, _OPAQUE)):
             found[_erode(alpha == value)] |= mark
@@ -54,14 +59,6 @@ def restore_solid(page: Pixels) -> Pixels:
     if alpha is not None:
         _put_back(alpha[:, :, None], solid, _CLEAR, _OPAQUE)
     return replace(page, color=color, alpha=alpha, solid=None)
-
-
-def _equals_in_all_channels(color: SampleArray, value: int) -> NDArray[np.bool_]:
-    # Channel by channel: NumPy's all() along interleaved channels takes ten times as long.
-    found: NDArray[np.bool_] = color[:, :, 0] == value
-    for channel in range(1, color.shape[2]):
-        found &= color[:, :, channel] == value
-    return found
 
 
 def _put_back(samples: SampleArray, solid: UInt8Array, lowest: int, highest: int) -> None:

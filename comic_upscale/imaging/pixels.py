@@ -58,6 +58,20 @@ NO_BORDERS: Final = Borders()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class FaintLines:
+    """The faint lines of a page, at the size of its source; see ``faint_lines.py``."""
+
+    shape: tuple[int, int]
+    """Height and width of the source."""
+    places: NDArray[np.int64]
+    """The position of each pixel, counted along the rows; ascending."""
+    samples: SampleArray
+    """The samples of the source there, pixels x channels."""
+    is_dark: NDArray[np.bool_]
+    """Whether each pixel is on white; otherwise it is on black."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Pixels:
     """The samples of one page, upright (orientation already applied), and its metadata."""
 
@@ -75,6 +89,8 @@ class Pixels:
     """Whether the page's own file is lossless: False for JPEG and lossy WebP."""
     solid: UInt8Array | None = None
     """The map of pure white and black areas, at the size of the source; see ``flat_areas.py``."""
+    faint: FaintLines | None = None
+    """The faint lines of the source; see ``faint_lines.py``."""
     tone: NDArray[np.float32] | None = None
     """The averages of the source's broad areas; see ``tone.py``."""
     borders: Borders = NO_BORDERS

@@ -18,11 +18,11 @@ def shrink(page: Pixels, size: tuple[int, int]) -> Pixels:
         size: (width, height) in pixels, neither larger than the page's.
     """
     if size == (page.width, page.height):
-        return replace(page, solid=None, tone=None)
+        return replace(page, solid=None, faint=None, tone=None)
     planes = [_resize(page.color[:, :, channel], size) for channel in range(page.color.shape[2])]
     alpha = None if page.alpha is None else _resize(page.alpha, size)
     # Lanczos preserves flat areas and averages, and each pixel covers more of the source than the maps allow for.
-    return replace(page, color=np.dstack(planes), alpha=alpha, solid=None, tone=None)
+    return replace(page, color=np.dstack(planes), alpha=alpha, solid=None, faint=None, tone=None)
 
 
 def _resize(plane: SampleArray, size: tuple[int, int]) -> SampleArray:

@@ -118,7 +118,8 @@ async def begin_run(
         except BaseException as error:
             # The ledger itself may be broken, or its disk full: report the first error.
             with contextlib.suppress(ComicUpscaleError):
-                await on_ledger(ledger.end_run, run_id, "failed", str(error) or repr(error))
+                message = error.for_record() if isinstance(error, ComicUpscaleError) else str(error)
+                await on_ledger(ledger.end_run, run_id, "failed", message or repr(error))
             raise
         finally:
             heartbeats.cancel()

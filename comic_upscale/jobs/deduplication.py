@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from comic_upscale.errors import PageError
 from comic_upscale.execution.base import PageUpscaled, run_in
 from comic_upscale.execution.local.quality_gate import SMALLEST
-from comic_upscale.imaging.target_size import grows, is_larger
+from comic_upscale.imaging.target_size import grows, skip_reason
 from comic_upscale.jobs.context import JobContext
 from comic_upscale.jobs.job_files import Outputs
 from comic_upscale.settings.job import JobSettings
@@ -146,7 +146,7 @@ def _would_match(page: Mapping[str, Any], settings: JobSettings) -> bool:
     size = (page["width"], page["height"])
     if size[0] * size[1] > settings.max_pixels:
         return False
-    if settings.skip_larger_than is not None and is_larger(size, settings.skip_larger_than):
+    if skip_reason(size, settings) is not None:
         return False
     if settings.strict and page["suspect"]:
         return False

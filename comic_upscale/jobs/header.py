@@ -48,6 +48,12 @@ def _header(context: JobContext, info: ExecutorInfo | None) -> JobStarted:
 
 def _warnings(context: JobContext, info: ExecutorInfo | None) -> tuple[str, ...]:
     warnings = [*context.discovery.warnings, *(() if info is None else info.warnings)]
+    if renamed := context.plan.renamed:
+        name, safe = renamed[0]
+        warnings.append(
+            f'the disk of the output holds no name with any of : ? * " < > | \\: {len(renamed):,} outputs get a safe '
+            f"name, such as {safe} for {name}"
+        )
     if context.job.model.note is not None:
         warnings.append(context.job.model.note)
     scale, native_scale = context.settings.scale, None if info is None else info.native_scale

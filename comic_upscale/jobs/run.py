@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from comic_upscale.engines.registry import OpenEngines, check_remote, open_engines
+from comic_upscale.errors import RemoteError
 from comic_upscale.execution.base import Executor
 from comic_upscale.execution.events import Event, Fetching, JobFinished, Listener, Preparing, from_thread
 from comic_upscale.execution.local.executor import LocalExecutor
@@ -141,13 +142,20 @@ async def _write_volumes(context: JobContext, volume_writer: VolumeWriter) -> Ru
 
 async def _process(context: JobContext, executor: Executor, volume_writer: VolumeWriter) -> RunEnd:
     """Process the pending pages."""
-    info = await executor.open(
-        context.settings,
-        model=context.job.model.name,
-        fingerprint=context.fingerprint,
-        spending=context.spending,
-        on_progress=context.emit,
-    )
+    try:
+        info = await executor.open(
+            context.settings,
+            model=context.job.model.name,
+            fingerprint=context.fingerprint,
+            spending=context.spending,
+            on_progress=context.emit,
+        )
+    except RemoteError:
+        # The executor has broken off the preparation, because the money is spent.
+        if not context.is_at_ceiling():
+            raise
+        announce(context, None)
+        return _interrupted(context)
     announce(context, None if executor.is_remote else info)
     await _record_device(context, executor)
     start = time.monotonic()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath, PurePosixPath
 
 from comic_upscale.errors import PageError
@@ -110,7 +110,8 @@ def copy_files(
     Raises:
         OutputError: no more files can be written.
     """
-    for task in sorted(tasks, key=_place_in_volume):
+    for wanted in sorted(tasks, key=_place_in_volume):
+        task = replace(wanted, output=outputs.storable_name(wanted.output))
         before = known.get(task.output)
         try:
             unchanged = before is not None and _is_as_recorded(task.file, before)

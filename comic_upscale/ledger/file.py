@@ -14,6 +14,7 @@ from comic_upscale.errors import LedgerDamagedError, LedgerVersionError
 from comic_upscale.ledger.queries import copy_ledger
 from comic_upscale.ledger.records import damage_message, explained
 from comic_upscale.ledger.schema import MIGRATION_SET, MIGRATIONS
+from comic_upscale.storage.private import make_private_file
 
 
 class LedgerFile:
@@ -47,6 +48,8 @@ class LedgerFile:
     def _connect(self, *, as_copy: bool) -> sqlite3.Connection:
         if not as_copy:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            # SQLite gives its other files the permissions of this one.
+            make_private_file(self.path)
             return sqlite3.connect(self.path, timeout=30)
         connection = sqlite3.connect(":memory:")
         if self.path.is_file():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from comic_upscale.errors import LedgerBusyError, LedgerDamagedError, LedgerErro
 from comic_upscale.ledger.queries import describe_holder
 from comic_upscale.settings.paths import MARKER_FOLDER, default_ledger
 from comic_upscale.storage.marker import make_marker_folder
+from comic_upscale.storage.private import make_private_file, owner_of
 
 LOCK_NAME = "run.lock"
 SQLITE_HEAD = b"SQLite format 3\0"
@@ -47,11 +50,18 @@ def hold_job(output: Path, ledger: Path, *, begun: bool = False) -> Iterator[Non
     except OSError as error:
         raise _not_writable(output / MARKER_FOLDER, error) from error
     paths = [marker / LOCK_NAME, ledger.with_name(ledger.name + ".lock")]
+    for path in (*paths, *_files_of(ledger)):
+        _refuse_links(path)
     with contextlib.ExitStack() as held:
         for path in paths:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
+                make_private_file(path)
                 held.enter_context(FileLock(path, timeout=0))
+            except PermissionError as error:
+                if path.exists():
+                    raise _not_shared(path) from error
+                raise _not_writable(path.parent, error) from error
             except Timeout:
                 raise LedgerBusyError(
                     f"another run is working on {output}: {describe_holder(ledger)}. Wait for it, or stop it; "
@@ -59,7 +69,41 @@ def hold_job(output: Path, ledger: Path, *, begun: bool = False) -> Iterator[Non
                 ) from None
             except OSError as error:
                 raise _not_writable(path.parent, error) from error
+        if ledger.exists() and not _may_write(ledger):
+            raise _not_shared(ledger)
         yield
+
+
+def _files_of(ledger: Path) -> list[Path]:
+    """Return the files that SQLite opens for a ledger, without one whose place the user has named."""
+    beside = [ledger.with_name(ledger.name + end) for end in ("-wal", "-shm", "-journal")]
+    return beside if ledger.parent.name != MARKER_FOLDER else [ledger, *beside]
+
+
+def _refuse_links(path: Path) -> None:
+    """Refuse a link under the name of a file of ours: it came with an archive, and would let us write anywhere.
+
+    Raises:
+        OutputError: the path is neither a file nor free.
+    """
+    try:
+        status = path.lstat()
+    except OSError:
+        return
+    if not stat.S_ISREG(status.st_mode):
+        what = "a link" if stat.S_ISLNK(status.st_mode) else "no file"
+        raise OutputError(f"{path} is {what}: remove it if you do not know it, or choose another --output")
+
+
+def _may_write(path: Path) -> bool:
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _not_shared(path: Path) -> OutputError:
+    return OutputError(
+        f"{path} belongs to {owner_of(path)}, and you may not write it: ask them to run the job once more with "
+        f"`umask 002`, or to run `chmod g+rwX -R {path.parent}`; or choose another --output"
+    )
 
 
 def _not_writable(folder: Path, error: OSError) -> OutputError:

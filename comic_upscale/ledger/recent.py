@@ -13,6 +13,7 @@ from pathlib import Path
 
 from comic_upscale.errors import InputError, SettingsError
 from comic_upscale.ledger.queries import find_ledger
+from comic_upscale.storage.private import make_private_file, make_private_folder
 
 
 def remember_ledger(folder: Path, ledger: Path) -> bool:
@@ -25,8 +26,11 @@ def remember_ledger(folder: Path, ledger: Path) -> bool:
         return False
     name = hashlib.sha256(os.fsencode(ledger)).hexdigest()[:16]
     with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.job").write_bytes(os.fsencode(ledger))
+        with contextlib.suppress(FileExistsError):
+            make_private_folder(folder)
+        note = folder / f"{name}.job"
+        make_private_file(note)
+        note.write_bytes(os.fsencode(ledger))
     return True
 
 

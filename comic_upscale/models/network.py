@@ -19,6 +19,15 @@ from spandrel.architectures.Compact import Compact  # type: ignore[import-untype
 from spandrel.architectures.ESRGAN import ESRGAN  # type: ignore[import-untyped]
 
 from comic_upscale.errors import SettingsError, WeightsError
+from comic_upscale.models.limits import (
+    LARGEST_SCALE,
+    LARGEST_SIDE,
+    BoundedTensors,
+    TooLargeError,
+    check_safetensors,
+    check_state,
+    check_zip,
+)
 from comic_upscale.models.weights import ResolvedWeights, check_denoise, mixes
 
 _PURPOSES = {
@@ -99,28 +108,46 @@ def load_network(weights: ResolvedWeights, denoise: float | None) -> Network:
 def read_state(path: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a file by name, on the CPU; the averaged ones (``params_ema``) if the file has them.
 
-    Only tensors are read. A pickle that would run code is refused before it can.
+    Only tensors are read. A pickle that would run code is refused before it can. A file that describes far more than
+    it holds is refused before that is made (``limits.py``).
 
     Args:
         path: a ``.safetensors`` file, or a file that ``torch.save`` wrote.
 
     Raises:
-        WeightsError: the file is missing, damaged, unsafe, or not a set of tensors.
+        WeightsError: the file is missing, damaged, unsafe, too large, or not a set of tensors.
     """
     if not path.is_file():
         raise WeightsError(
             f"{path} does not exist or is not a file. Give the path of a .pth or .safetensors file."
         )
-    content = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_pickle(path)
+    try:
+        if path.suffix.lower() == ".safetensors":
+            check_safetensors(path)
+            content: object = _read_safetensors(path)
+        else:
+            check_zip(path)
+            content = _read_pickle(path)
+    except TooLargeError as error:
+        raise _too_large(path, error) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
     if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
         raise _no_model(path, f"it contains a {type(content).__name__}, not tensors by name")
     # Unwraps "params_ema" before "params", as the official loader does, and strips "module.".
     state: dict[str, Any] = spandrel.canonicalize_state_dict(dict(content))
     if not state or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise _no_model(path, "it does not consist of named tensors")
+    try:
+        check_state(state, path)
+    except TooLargeError as error:
+        raise _too_large(path, error) from error
+    except ValueError as error:
+        raise _no_model(path, f"{error} is not a plain array of numbers") from error
     for name, tensor in state.items():
         # torch verifies no checksum. Flipped bits appear as numbers, often absurd ones.
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        # As float32, because torch has no such test for numbers of 8 bits.
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()):
             raise WeightsError(f"{path} is damaged: {name} contains NaN or infinity. Download it again.")
     return state
 
@@ -161,12 +188,17 @@ def _read_safetensors(path: Path) -> Mapping[str, torch.Tensor]:
 
     try:
         return load_file(path, device="cpu")
+    except OSError:
+        raise
     except SafetensorError as error:
         raise WeightsError(
             f"{path} is damaged or not a safetensors file: {error}. Download it again."
         ) from error
-    except OSError as error:
-        raise _unreadable(path, error) from error
+    except Exception as error:
+        # Types of numbers that this version of safetensors or torch does not have give errors of many kinds.
+        raise WeightsError(
+            f"{path} cannot be read as safetensors: {error!r}. Save it as float32 or float16."
+        ) from error
 
 
 def _read_pickle(path: Path) -> object:
@@ -177,8 +209,8 @@ def _read_pickle(path: Path) -> object:
             # The official files contain CUDA locations, and this machine may not have CUDA.
             content: object = torch.load(path, map_location="cpu", weights_only=True)
             return content
-    except OSError as error:
-        raise _unreadable(path, error) from error
+    except OSError:
+        raise
     except pickle.UnpicklingError as error:
         if "Unsupported global" in str(error) or "unsupported GLOBAL" in str(error):
             raise WeightsError(
@@ -197,7 +229,10 @@ def _read_pickle(path: Path) -> object:
 def _build(state: dict[str, torch.Tensor], path: Path) -> Network:
     """Recognise the architecture, load the weights, and check that the network does what ``Network`` promises."""
     try:
-        descriptor = spandrel.MAIN_REGISTRY.load(state)
+        with BoundedTensors.for_building(state):
+            descriptor = spandrel.MAIN_REGISTRY.load(state)
+    except TooLargeError as error:
+        raise _too_large(path, error) from error
     except spandrel.UnsupportedModelError as error:
         raise _no_model(path, "its architecture is not known to spandrel") from error
     except Exception as error:
@@ -211,6 +246,8 @@ def _build(state: dict[str, torch.Tensor], path: Path) -> Network:
         raise _no_model(
             path, f"it is a network ({architecture}) of {descriptor.scale}x, which does not enlarge images"
         )
+    if descriptor.scale > LARGEST_SCALE:
+        raise _no_model(path, f"it is a network ({architecture}) of {descriptor.scale}x, too large to run")
     channels = (descriptor.input_channels, descriptor.output_channels)
     if channels not in ((3, 3), (1, 1)):
         several = " (several frames of a video?)" if channels[0] > 4 else ""
@@ -223,6 +260,11 @@ def _build(state: dict[str, torch.Tensor], path: Path) -> Network:
     module: torch.nn.Module = descriptor.model
     module = module.float().eval().requires_grad_(False)
     multiple_of, minimum = _sizes(module, descriptor.size_requirements)
+    if max(multiple_of, minimum) > LARGEST_SIDE:
+        raise _no_model(
+            path,
+            f"it is a network ({architecture}) for pages of at least {max(multiple_of, minimum):,} pixels a side",
+        )
     network = Network(
         module=module,
         native_scale=int(descriptor.scale),
@@ -280,8 +322,10 @@ def _try_out(network: Network, path: Path) -> int:
 
     hooks = [part.register_forward_hook(look) for part in network.module.modules()]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), BoundedTensors.for_smallest_page(network.module):
             result = network.module(page)
+    except TooLargeError as error:
+        raise _too_large(path, error) from error
     except Exception as error:
         raise _no_model(
             path, f"it is a network ({network.architecture}) that does not run on a page"
@@ -313,6 +357,10 @@ def _damaged(path: Path) -> WeightsError:
     return WeightsError(
         f"{path} is damaged, cut short, or not a file of weights. Delete it and download it again."
     )
+
+
+def _too_large(path: Path, why: TooLargeError) -> WeightsError:
+    return WeightsError(f"{path} was refused: {why}. {_WAY_OUT}")
 
 
 def _no_model(path: Path, why: str) -> WeightsError:

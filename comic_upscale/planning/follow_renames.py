@@ -191,7 +191,9 @@ class _Follower:
         """Give new names, find the files, and drop each move whose file was edited or whose new name is taken."""
         moving = {move.row_id for move in self._moves}
         others = [row for row in self._rows.values() if row.id not in moving]
-        names = OutputNames(others, self._ledger.earlier_names(self._job_id), self.gives_up)
+        names = OutputNames(
+            others, self._ledger.earlier_names(self._job_id), self.gives_up, self._outputs.storable_name
+        )
         for move in self._moves:
             move.to = self._new_name(move, names)
             move.now_at = self._locate(move)

@@ -22,6 +22,7 @@ class OutputNames:
             that it finds its file again.
         gives_up: says whether a row whose source is gone gives up its output. It is asked only where a new page wants
             this name.
+        storable_name: gives the name that the output store can hold in place of another; usually the same.
     """
 
     def __init__(
@@ -29,18 +30,26 @@ class OutputNames:
         rows: Iterable[PageRow],
         earlier: Sequence[tuple[str, str]],
         gives_up: Callable[[PageRow], bool] = lambda _: False,
+        storable_name: Callable[[str], str] = str,
     ) -> None:
         self._holders = {fold(row.output): row for row in rows}
         self._gives_up = gives_up
+        self._storable_name = storable_name
         self._taken = set(self._holders)
         self._earlier = {(source, _kind(output)): output for source, output in earlier}
         self._avoid = self._taken | {fold(output) for output in self._earlier.values()}
         self.replaced: dict[str, PageRow] = {}
         """Rows that gave up their outputs, by the source of the new page."""
+        self.renamed: list[tuple[str, str]] = []
+        """Names that the store cannot hold, and the names in their place."""
 
     def with_output(self, page: Page) -> Page:
         """Return the page or volume with its output, which is taken from now on."""
-        output = PurePosixPath(page.output)
+        wanted = self._storable_name(page.output)
+        if wanted != page.output:
+            self.renamed.append((page.output, wanted))
+            page = replace(page, output=wanted)
+        output = PurePosixPath(wanted)
         earlier = self._earlier.get((page.source, _kind(page.output)))
         if earlier is not None and fold(earlier) in self._taken:
             earlier = None

@@ -205,6 +205,15 @@ class OutputStore(Protocol):
             OutputError: the store is another one, or gone.
         """
 
+    def storable_name(self, name: str) -> str:
+        """The name itself if the store can hold an object of this name, otherwise a similar name that it can hold.
+
+        Two names may lead to the same one. May be called before `prepare`.
+
+        Args:
+            name: POSIX path.
+        """
+
     def stat(self, name: str) -> StoredObject | None:
         """The metadata of an object; None if there is none.
 

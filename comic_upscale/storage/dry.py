@@ -28,6 +28,10 @@ class DryOutputStore:
     def check(self) -> None:
         """Do nothing."""
 
+    def storable_name(self, name: str) -> str:
+        """The name itself: the file system would have to be tried, and a preview writes nothing."""
+        return name
+
     def stat(self, name: str) -> StoredObject | None:
         """The metadata of an object, as it would be."""
         real = self._names.get(name, name)

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import stat
 import threading
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator, Sequence
@@ -35,6 +36,10 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 _CHUNK = 1 << 20
+_SPECIAL = re.compile(r'[\\:*?"<>|\x00-\x1f]')
+_SPECIAL_TOKEN = r'check-\:*?"<>|'
+_NAME_ERRORS = {errno.EINVAL, errno.ENOENT, errno.EILSEQ}
+"""How file systems refuse a name."""
 _LEADS_NOWHERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
 
@@ -148,6 +153,7 @@ class LocalOutputStore:
         self._folder = folder
         self._executor = executor
         self._marker: tuple[int, int] | None = None
+        self._special_names: bool | None = None
         # A folder that is created for an output must not be deleted as empty before that output is in it.
         self._folders = threading.Lock()
 
@@ -169,6 +175,24 @@ class LocalOutputStore:
         """Check that the folder was neither moved nor unmounted."""
         if self._marker is not None and _identity(self._folder / MARKER_FOLDER) != self._marker:
             raise self._moved_away()
+
+    def storable_name(self, name: str) -> str:
+        """The name without the characters that FAT, exFAT and NTFS refuse, if the folder is on such a file system."""
+        safe = "/".join(map(_without_special, name.split("/")))
+        if safe == name or self._holds_special_names():
+            return name
+        return safe
+
+    def _holds_special_names(self) -> bool:
+        """Try it: the file system alone knows, and a mount may hide what it is."""
+        if self._special_names is None:
+            try:
+                with open_part(self._folder / MARKER_FOLDER, _SPECIAL_TOKEN):
+                    self._special_names = True
+            except OSError as error:
+                # Other errors have nothing to do with names, and come again when the output is written.
+                self._special_names = error.errno not in _NAME_ERRORS
+        return self._special_names
 
     def _moved_away(self) -> OutputError:
         return OutputError(
@@ -359,6 +383,14 @@ def _stored(status: os.stat_result) -> StoredObject:
         status.st_mtime_ns,
         "file" if stat.S_ISREG(kind) else "folder" if stat.S_ISDIR(kind) else "other",
     )
+
+
+def _without_special(part: str) -> str:
+    """Return a part of a name as every file system can hold it."""
+    safe = _SPECIAL.sub("_", part)
+    stripped = safe.rstrip(" .")
+    # FAT drops dots and spaces at the end without a word.
+    return stripped + "_" * (len(safe) - len(stripped)) if stripped else safe
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:

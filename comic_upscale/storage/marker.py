@@ -8,6 +8,7 @@ from pathlib import Path
 
 from comic_upscale.errors import OutputError
 from comic_upscale.settings.paths import MARKER_FOLDER
+from comic_upscale.storage.private import make_private_folder
 
 
 def make_marker_folder(output: Path) -> Path:
@@ -26,7 +27,7 @@ def make_marker_folder(output: Path) -> Path:
     marker = output / MARKER_FOLDER
     output.mkdir(parents=True, exist_ok=True)
     try:
-        marker.mkdir()
+        make_private_folder(marker)
     except FileExistsError:
         _check(marker, output)
     return marker

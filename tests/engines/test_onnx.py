@@ -20,7 +20,7 @@ from spandrel.architectures.Compact import Compact
 from typer.testing import CliRunner
 
 from comic_upscale.cli import app
-from comic_upscale.engines import reach
+from comic_upscale.engines import onnx_network, reach
 from comic_upscale.engines.base import Batch, EngineResources
 from comic_upscale.engines.host_resample import resample_window
 from comic_upscale.engines.lanczos import Span
@@ -489,3 +489,56 @@ def test_the_host_resamples_as_torch_does(data: st.DataObject) -> None:
     )[0]
     assert ours.shape == theirs.shape
     assert np.abs(ours - theirs.numpy()).max() < 1e-5
+
+
+# Networks that take all memory, or endless time
+
+
+def _endless(path: Path) -> Path:
+    from onnx import TensorProto, helper
+
+    one_value = [helper.make_tensor_value_info("v2", TensorProto.FLOAT, [1])]
+    body = helper.make_graph(
+        [node("Identity", ["c"], ["c2"]), node("Add", ["v", "one"], ["v2"])],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("v", TensorProto.FLOAT, [1]),
+        ],
+        [helper.make_tensor_value_info("c2", TensorProto.BOOL, []), *one_value],
+    )
+    return network(
+        path,
+        [node("Loop", ["n", "true", "zero"], ["last"], body=body), node("Add", ["x", "last"], ["y"])],
+        initializers=[
+            tensor("n", np.array(2**62)),
+            tensor("true", np.array(True)),
+            tensor("zero", np.zeros(1, np.float32)),
+            tensor("one", np.ones(1, np.float32)),
+        ],
+    )
+
+
+def test_a_network_that_never_ends_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _endless(tmp_path / "endless.onnx")
+    monkeypatch.setattr(onnx_network, "_TRIED_SECONDS", 1.0)
+    with pytest.raises(WeightsError, match="it takes more than 1 seconds for an image of 64 pixels a side"):
+        OnnxEngine(path, identity="0" * 64, device="cpu")
+
+
+@pytest.mark.parametrize("operator", ["ConstantOfShape", "Expand", "Tile", "Resize"])
+def test_a_network_that_makes_far_more_than_a_page_is_refused(tmp_path: Path, operator: str) -> None:
+    sides = tensor("sides", np.array([1, 3, 200_000, 200_000]))
+    inputs = {"ConstantOfShape": ["sides"], "Resize": ["x", "", "", "sides"]}.get(operator, ["x", "sides"])
+    path = network(tmp_path / "huge.onnx", [node(operator, inputs, ["y"])], initializers=[sides])
+    with pytest.raises(WeightsError, match="it makes 120,000,000,000 numbers at once"):
+        read_onnx(path)
+
+
+def test_a_file_of_endless_fields_is_refused_in_time(tmp_path: Path) -> None:
+    """Fifty million fields of two bytes each would take a minute to read."""
+    path = tmp_path / "fields.onnx"
+    path.write_bytes(b"\x08\x01" * 50_000_000)
+    with pytest.raises(WeightsError, match="damaged, or not an ONNX file"):
+        read_onnx(path)

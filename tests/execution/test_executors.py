@@ -18,7 +18,7 @@ from PIL import Image
 
 from comic_upscale.engines.base import Batch
 from comic_upscale.errors import ComicUpscaleError, DeviceError, InputError, PageError, RemoteError
-from comic_upscale.execution import remote as remote_module
+from comic_upscale.execution import remote_pages
 from comic_upscale.execution.base import Executor, PageOutcome, PageTask, PageUpscaled, SourceBytes
 from comic_upscale.execution.local import devices
 from comic_upscale.execution.local.executor import LocalExecutor
@@ -339,7 +339,7 @@ def test_a_page_that_failed_is_told_again_for_another_of_its_content(
 def test_a_stop_in_the_middle_leaves_the_rest_and_does_not_hang(
     side: Side, settings: JobSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote_module, "FETCH_PAGES", 2)
+    monkeypatch.setattr(remote_pages, "FETCH_PAGES", 2)
     pages, stop = pictures(60), StopRequest()
 
     async def work() -> list[PageOutcome]:

@@ -367,7 +367,9 @@ def test_a_large_page_is_shrunk_some_rows_at_a_time(
     random = np.random.default_rng(8)
     coarse = Image.fromarray(random.integers(0, 256, (80, 60, 3), np.uint8)).resize(larger[::-1])
     page = np.asarray(coarse)[:, :, :channels]
-    whole = scores._shrunk(page, size, (1.0, 1.0))
+    ratios = [long / short for long, short in zip(larger, size[::-1], strict=True)]
+    grid = scores._Grid(size, (1.0, 1.0), all(ratio == round(ratio) for ratio in ratios))
+    whole = scores._shrunk(page, grid)
     copied = []
 
     def watched(array: UInt8Array) -> Image.Image:
@@ -377,7 +379,7 @@ def test_a_large_page_is_shrunk_some_rows_at_a_time(
     fromarray = Image.fromarray
     monkeypatch.setattr(Image, "fromarray", watched)
     monkeypatch.setattr(scores, "_AT_ONCE", page.size - 1)
-    parts = scores._shrunk(page, size, (1.0, 1.0))
+    parts = scores._shrunk(page, grid)
     assert len(copied) >= 8
     assert max(copied) <= page.nbytes / 6
     assert np.abs(parts.astype(int) - whole).max() <= (0 if larger[0] % size[1] == 0 else 2)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from comic_upscale.errors import ComicUpscaleError
-from comic_upscale.execution import remote as remote_module
+from comic_upscale.execution import output_check, remote_pages
 from comic_upscale.execution.events import Event, JobFinished, JobStarted
 from comic_upscale.execution.local import steps
 from comic_upscale.execution.remote import RemoteOptions
@@ -208,7 +208,7 @@ def test_the_next_of_equal_pages_follows_one_whose_output_could_not_be_written(
 def test_a_stop_in_the_middle_leaves_the_rest_pending(
     side: Side, tmp_path: Path, make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote_module, "FETCH_PAGES", 2)
+    monkeypatch.setattr(remote_pages, "FETCH_PAGES", 2)
     for number in range(60):
         draw(tmp_path / "in" / f"{number:02}.png", number)
     stop = StopRequest()
@@ -287,12 +287,13 @@ FAULTS = {
     "hashing": (intake, "sha256_of_source"),
     "copying": (deduplication, "read_output"),
     "header": (steps, "read_header"),
-    "header, for a remote machine": (remote_module, "read_header"),
+    "header, for a remote machine": (remote_pages, "read_header"),
     "decoding": (steps, "decode"),
     "upscaling": (NearestEngine, "upscale"),
     "encoding": (steps, "encode"),
     "checking": (steps, "check_encoded"),
-    "checking what came": (remote_module, "check_encoded"),
+    "checking what came": (output_check, "check_encoded"),
+    "comparing what came": (output_check, "decode"),
     "placing": (LocalOutputStore, "put"),
     "recording": (Ledger, "record"),
     "recording a volume": (Ledger, "record_volumes"),

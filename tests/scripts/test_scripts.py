@@ -114,6 +114,30 @@ def test_upload_sends_resumes_and_counts(box: Box, tree: Path, tmp_path: Path, w
     assert "0 to send" in run("upload.sh", *options, tree, f"box:{there}").stdout
 
 
+@pytest.mark.parametrize("shell", ["bash", "fish", "tcsh"])
+def test_upload_does_not_mind_what_a_login_shell_prints(
+    box: Box, tree: Path, tmp_path: Path, shell: str
+) -> None:
+    found = shutil.which(shell)
+    if found is None:
+        pytest.skip(f"apt-get install {shell}")
+    login = box.folder / "login"
+    login.write_text(f'#!/bin/sh\necho welcome\ncd /\nexec {found} -c "$SSH_ORIGINAL_COMMAND"\n')
+    login.chmod(0o755)
+    with (box.folder / "sshd_config").open("a") as file:
+        file.write(f"ForceCommand {login}\n")
+    box.stop()
+    box.start()
+    there = tmp_path / "it's there"
+    options = ["--ssh-config", box.folder / "ssh_config"]
+    ended = run("upload.sh", *options, tree, f"box:{there}")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "files are on" in ended.stdout
+    names = {path.relative_to(tree) for path in tree.rglob("*") if path.is_file()}
+    assert {path.relative_to(there) for path in there.rglob("*") if path.is_file()} == names
+    assert "0 to send" in run("upload.sh", *options, tree, f"box:{there}").stdout
+
+
 @pytest.mark.parametrize("way", ["--tar", "rsync"])
 def test_upload_follows_links_and_names_those_that_lead_nowhere(
     box: Box, tree: Path, tmp_path: Path, way: str

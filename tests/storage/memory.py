@@ -171,6 +171,9 @@ class MemoryOutputStore:
     def prepare(self) -> None:
         self.check()
 
+    def storable_name(self, name: str) -> str:
+        return name
+
     def check(self) -> None:
         if self.full:
             raise OutputError(

@@ -13,8 +13,8 @@ from comic_upscale.errors import RemoteError
 from comic_upscale.execution.ssh.connection import Connection, printable_tail
 from comic_upscale.execution.ssh.probe import MachineReport, probe_script, read_report
 
-PULL_SECONDS = 1800.0
-"""How long Docker may stay silent while it pulls or unpacks an image of several GB."""
+PULL_SECONDS = 3600.0
+"""How long Docker may take to pull or unpack an image of several GB."""
 
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,250}")
 
@@ -81,7 +81,7 @@ class Container:
         ended = connection.run(
             f"{self._run()} {self._gpus()} --entrypoint sh {shlex.quote(self.image)} -s",
             feed=[probe_script(self.base, python).encode()],
-            silence=PULL_SECONDS,
+            seconds=PULL_SECONDS,
         )
         inside = read_report(ended.output.decode(errors="replace"))
         if inside is None:
@@ -113,7 +113,7 @@ def pull(connection: Connection, image: str) -> None:
     quoted = shlex.quote(image)
     ended = connection.run(
         f"docker image inspect {quoted} >/dev/null 2>&1 || docker pull --quiet {quoted} >/dev/null",
-        silence=PULL_SECONDS,
+        seconds=PULL_SECONDS,
     )
     if ended.code:
         message = printable_tail(ended.errors) or f"exit code {ended.code}"
@@ -129,7 +129,7 @@ def load(connection: Connection, archive: str) -> str:
     Raises:
         RemoteError: the file contains no image.
     """
-    output = connection.check(f"docker load --input {shlex.quote(archive)}", silence=PULL_SECONDS)
+    output = connection.check(f"docker load --input {shlex.quote(archive)}", seconds=PULL_SECONDS)
     for line in reversed(output.decode(errors="replace").splitlines()):
         match = re.fullmatch(r"Loaded image(?: ID)?: (\S+)", line.strip())
         if match is not None and is_image_name(match[1]):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
-from typing import Any, Literal, cast
+from collections.abc import Iterable, Iterator, Mapping
+from typing import IO, Any, Literal, cast
 
 from comic_upscale.execution.remote_host import RemotePageResult
 
@@ -15,6 +15,11 @@ _SCORE = re.compile(r"[a-z_]{1,40}")
 _MOST_SCORES = 32
 _STAGES = ("decode", "upscale", "encode", "place")
 _LONGEST_TEXT = 500
+_LONGEST_SENT = 4096
+"""Characters. Longer than the scores of a page, which the other side must be able to read."""
+_LONGEST_LINE = 1 << 18
+"""Bytes; the rest of a longer line is read as further lines, which are invalid."""
+_PAGE_LINE = re.compile(rb"([0-9a-f]{64}\.[a-z0-9]{1,5}) (\d{1,12})\n")
 _LARGEST_NUMBER = 1 << 40
 
 
@@ -26,18 +31,53 @@ def is_page_name(name: object) -> bool:
 def as_lines(rows: Iterable[dict[str, Any]]) -> Iterator[str]:
     """Yield rows of the ledger as lines of JSON."""
     for row in rows:
-        yield json.dumps({key: value for key, value in row.items() if value is not None})
+        yield json.dumps({key: _cut(value) for key, value in row.items() if value is not None})
 
 
-def read_lines(text: str) -> Iterator[tuple[RemotePageResult, str]]:
-    """Yield the results that a remote machine reports, each with its time; skip invalid ones."""
-    for line in text.splitlines():
+def _cut(value: object) -> object:
+    return value[:_LONGEST_SENT] if isinstance(value, str) else value
+
+
+def read_lines(lines: IO[bytes]) -> Iterator[tuple[RemotePageResult, str]]:
+    """Yield the results that a remote machine reports, each with its time; skip invalid ones.
+
+    One line at a time is in memory, however many there are.
+    """
+    while line := lines.readline(_LONGEST_LINE):
+        if len(line) < 2:
+            continue
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):
             continue
         if isinstance(record, dict) and (page := _read_page(record)) is not None:
             yield page, _text(record.get("at"))
+
+
+def read_pages(data: bytes, sizes: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
+    """Yield the pages that a remote machine sent: for each a line with name and size, then its bytes.
+
+    Args:
+        data: all that it sent.
+        sizes: the names that it was asked for, with the most bytes of each.
+
+    Raises:
+        ValueError: it sent something else.
+    """
+    at = 0
+    seen = set[str]()
+    while at < len(data):
+        line = _PAGE_LINE.match(data, at)
+        if line is None:
+            raise ValueError("a page does not begin with its name and size")
+        name, size = line[1].decode(), int(line[2])
+        if name not in sizes or name in seen or size > sizes[name]:
+            raise ValueError("a page was not asked for")
+        at = line.end() + size
+        if at > len(data):
+            raise ValueError("the last page is cut off")
+        seen.add(name)
+        yield name, data[line.end() : at]
 
 
 def _read_page(record: dict[str, Any]) -> RemotePageResult | None:

@@ -14,7 +14,7 @@ OLDEST_PYTHON = (3, 11)
 TORCH_BYTES = 6 << 30
 """Approximate disk space of PyTorch with CUDA."""
 
-NEEDED_PROGRAMS = ("tar", "sha256sum", "awk", "flock", "setsid")
+NEEDED_PROGRAMS = ("sha256sum", "awk", "flock", "setsid", "dd", "xargs", "mktemp", "stat")
 """Required programs, which every Debian, Ubuntu or rented image has."""
 
 USUAL_PYTHONS = (
@@ -25,7 +25,6 @@ USUAL_PYTHONS = (
 
 _MARK = "comic-upscale-probe"
 
-# Each line begins with a mark, since a login may print a greeting.
 _PROBE = r"""
 say() { printf '%s %s=%s\n' @MARK@ "$1" "$2"; }
 base=@BASE@
@@ -135,7 +134,7 @@ class MachineReport:
             found.append(f"it runs {self.system or 'an unknown system'}, but only Linux is supported")
         if self.missing:
             found.append(
-                f"it lacks {', '.join(self.missing)}: run apt-get install tar coreutils util-linux mawk"
+                f"it lacks {', '.join(self.missing)}: run apt-get install coreutils findutils util-linux mawk"
             )
         if self.python is None:
             oldest = ".".join(map(str, OLDEST_PYTHON))
@@ -187,11 +186,11 @@ def probe(connection: Connection, base: str, *, python: str | None = None) -> Ma
     Raises:
         RemoteError: no shell answers.
     """
-    ended = connection.run("sh -s", feed=[probe_script(base, python).encode()])
+    ended = connection.run(probe_script(base, python))
     report = read_report(ended.output.decode(errors="replace"))
     if report is None:
         message = printable_tail(ended.errors or ended.output.decode(errors="replace"))
-        raise RemoteError(f"no shell answers on {connection.address.name}: {message or 'no message'}")
+        raise RemoteError(f"{connection.address.name} could not be probed: {message or 'no message'}")
     return report
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from comic_upscale.console import display as terminal
 from comic_upscale.errors import RemoteError
-from comic_upscale.execution.ssh import machine
+from comic_upscale.execution.ssh import upload
 from comic_upscale.execution.ssh.container import Container, is_image_name
 from tests.conftest import draw
 from tests.execution.ssh.conftest import Box, Invoke
@@ -127,7 +127,7 @@ def test_how_far_a_large_file_is_can_be_seen(
     tiny_weights: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(machine, "_PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(upload, "_PROGRESS_SECONDS", 0.0)
     monkeypatch.setattr(terminal, "LOG_INTERVAL_SECONDS", 0.0)
     draw(tmp_path / "pages" / "0.png", 0)
     size = 1_000_000

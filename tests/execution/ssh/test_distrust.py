@@ -22,9 +22,10 @@ from comic_upscale.errors import OutputError
 from comic_upscale.execution.events import JobFinished
 from comic_upscale.execution.remote import RemoteOptions
 from comic_upscale.execution.remote_host import Device, PollResult, RemotePageResult
-from comic_upscale.execution.ssh.listing import is_page_name, read_lines
-from comic_upscale.execution.ssh.machine import install_torch
+from comic_upscale.execution.ssh.listing import is_page_name
+from comic_upscale.execution.ssh.listing import read_lines as read_bytes_lines
 from comic_upscale.execution.ssh.probe import read_report
+from comic_upscale.execution.ssh.scripts import install_torch
 from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.queries import read_suspects
 from comic_upscale.models.weights import ResolvedWeights
@@ -37,6 +38,11 @@ DONE = {
     "source": NAME, "state": "done", "at": "2026-01-01T00:00:00Z", "width": 10, "height": 20, "output_width": 25,
     "output_height": 50, "output_size": 100, "output_sha256": "b" * 64,
 }  # fmt: skip
+
+
+def read_lines(text: str) -> Iterator[tuple[RemotePageResult, str]]:
+    """The results in a text, as a machine sends them."""
+    return read_bytes_lines(io.BytesIO(text.encode()))
 
 
 def test_a_valid_line_is_read() -> None:
@@ -199,12 +205,12 @@ def test_a_machine_that_is_asked_every_few_seconds_answers_without_what_a_run_ne
 
 
 def test_a_machine_of_yesterday_lacks_what_it_needs() -> None:
-    lines = ("system=Linux x", "free_kib=99999999", "missing=tar", "python=/usr/bin/python3|3.8.10|||1")
+    lines = ("system=Linux x", "free_kib=99999999", "missing=flock", "python=/usr/bin/python3|3.8.10|||1")
     found = read_report("\n".join(f"comic-upscale-probe {line}" for line in lines))
     assert found is not None
     assert found.python is None
-    tar, python = found.errors()
-    assert "lacks tar: run apt-get install" in tar
+    tools, python = found.errors()
+    assert "lacks flock: run apt-get install" in tools
     assert "no Python 3.11 or newer" in python
 
 
@@ -290,16 +296,21 @@ class HostileWorkplace:
         self.stopped = True
         return "stopped"
 
+    def make(self, source: bytes) -> bytes:
+        """The output of a page, at twice its size."""
+        with Image.open(io.BytesIO(source)) as image:
+            larger = image.resize((image.width * 2, image.height * 2))
+        written = io.BytesIO()
+        larger.save(written, "png")
+        return written.getvalue()
+
     def poll(self) -> PollResult:
         pages = []
         for name, data in self.names.items():
             with Image.open(io.BytesIO(data)) as image:
                 size = image.size
-                larger = image.resize((size[0] * 2, size[1] * 2))
-            written = io.BytesIO()
-            larger.save(written, "png")
-            output = written.getvalue()
-            self.outputs[f"{name.partition('.')[0]}.png"] = output
+            output = self.make(data)
+            self.outputs[name] = output
             said: dict[str, object] = {
                 "name": name, "state": "done", "width": size[0], "height": size[1], "output_width": size[0] * 2,
                 "output_height": size[1] * 2, "size": len(output), "sha256": hashlib.sha256(output).hexdigest(),
@@ -318,6 +329,15 @@ class HostileWorkplace:
 
     def last_error(self) -> str:
         return "none"
+
+    def private_names(self) -> tuple[str, ...]:
+        return ()
+
+    def abort(self) -> None:
+        return None
+
+    def recover(self) -> None:
+        return None
 
     def close(self) -> None:
         return None

@@ -16,8 +16,8 @@ from tests.execution.ssh.test_distrust import HostileWorkplace
 class Rented(HostileWorkplace):
     """An honest machine, as the command line reaches it."""
 
-    def base(self) -> str:
-        return "/base"
+    def connect(self) -> None:
+        return None
 
 
 class Dying(Rented):

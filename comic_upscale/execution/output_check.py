@@ -1,0 +1,186 @@
+"""Checks of an output that another machine made: nothing that it claims is believed.
+
+The claim is checked before the file is fetched, the header before the pixels are decoded, and the pixels by the
+quality gate, as if they had been made here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from comic_upscale.engines.pages import prepare
+from comic_upscale.errors import PageError
+from comic_upscale.execution.local.quality_gate import QualityGate, recorded_scores
+from comic_upscale.execution.remote_host import RemotePageResult
+from comic_upscale.gate.verdict import Bounds, Verdict, default_bounds, judge
+from comic_upscale.imaging.codecs import FORMATS
+from comic_upscale.imaging.decode import decode, read_header
+from comic_upscale.imaging.encode import check_encoded
+from comic_upscale.imaging.formats import recognise
+from comic_upscale.imaging.pixels import Pixels
+from comic_upscale.imaging.target_size import find_target, grows
+from comic_upscale.settings.job import FormatName, JobSettings
+from comic_upscale.settings.sizes import Size
+
+_ROOM_FOR_HEADERS = 1 << 20
+_BYTES_A_PIXEL = 9
+"""More than any of our formats needs for four channels of 16 bits; a larger output is not fetched."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedOutput:
+    """The result of the quality gate on this machine."""
+
+    scores: dict[str, float]
+    """By the names of ``gate/scores.py``; empty if the gate did not compare the page."""
+    suspect: tuple[str, ...] = ()
+    """Why the gate rejects the page."""
+    notes: tuple[str, ...] = ()
+    """Notes for the user, a sentence each."""
+
+
+NOT_COMPARED = CheckedOutput({})
+SOURCE_CHANGED = CheckedOutput(
+    {}, notes=("not compared with its source, which has changed since it was sent",)
+)
+
+
+def check_claim(page: RemotePageResult, source: tuple[int, int], size: Size) -> None:
+    """Check, before an output is fetched, that it can belong to its page.
+
+    Args:
+        page: the claim.
+        source: (width, height) of the page that was sent, upright.
+        size: the requested size of the outputs.
+
+    Raises:
+        PageError: a claimed size is wrong.
+    """
+    width, height = source
+    if (page.width, page.height) not in ((width, height), (height, width)):
+        raise _refuse("the remote machine reports a different page size than the page that was sent")
+    target = find_target(page.width, page.height, size).size
+    if (page.output_width, page.output_height) != target:
+        raise _refuse(f"the remote machine returned the wrong size: {page.output_width}x{page.output_height}")
+    if not 0 < page.size <= target[0] * target[1] * _BYTES_A_PIXEL + _ROOM_FOR_HEADERS:
+        raise _refuse(f"the remote machine reports an impossible file size: {page.size:,} bytes")
+
+
+def check_file(data: bytes, page: RemotePageResult, format: FormatName) -> None:
+    """Check that a fetched file is the recorded one, in the requested format and size, and that it decodes.
+
+    Args:
+        data: the file.
+        page: the claim, which `check_claim` has accepted.
+        format: of the output.
+
+    Raises:
+        PageError: it is something else.
+    """
+    if len(data) != page.size or hashlib.sha256(data).hexdigest() != page.sha256:
+        raise _refuse("the downloaded file differs from the one that the remote machine recorded")
+    wanted = FORMATS[format]
+    found = recognise(data[:64])
+    if found != wanted.recognised_as:
+        raise _refuse(f"the remote machine returned {found or 'something else'} in place of {wanted.title}")
+    # A small file can hold a huge picture, many pictures, or samples of any number.
+    header = read_header(data)
+    size = (page.output_width, page.output_height)
+    if (header.width, header.height) != size:
+        raise _refuse(f"the remote machine returned a picture of {header.width}x{header.height} pixels")
+    if header.frames != 1 or header.samples > 4:
+        raise _refuse("the remote machine returned a file that is no page")
+    check_encoded(data, size)
+
+
+def compare(source: bytes, output: bytes, settings: JobSettings) -> CheckedOutput:
+    """Compare an output with its source, by the quality gate.
+
+    Args:
+        source: the file of the page.
+        output: the file that came home; `check_file` has accepted it.
+        settings: of the job.
+
+    Raises:
+        PageError: one of them cannot be decoded.
+    """
+    before = decode(
+        source,
+        max_pixels=settings.max_pixels,
+        gray=settings.gray_mode,
+        icc=settings.icc,
+        animated=settings.animated,
+    )
+    size = (before.width, before.height)
+    header = read_header(output)
+    target = (header.width, header.height)
+    if not QualityGate.wants(before) or not grows(size, target):
+        return NOT_COMPARED
+    after = decode(output, max_pixels=target[0] * target[1])
+    if before.icc_profile != after.icc_profile:
+        # The format cannot hold the profile, so the page was converted.
+        before = decode(
+            source,
+            max_pixels=settings.max_pixels,
+            gray=settings.gray_mode,
+            icc="srgb",
+            animated=settings.animated,
+        )
+        after = decode(output, max_pixels=target[0] * target[1], icc="srgb")
+    verdict = _judge(before, after)
+    return CheckedOutput(recorded_scores(verdict), verdict.reasons)
+
+
+def _judge(before: Pixels, after: Pixels) -> Verdict:
+    """Compare what is visible; hidden colours are replaced in the source, and may have been left out of the output."""
+    source, larger = prepare(before).color, after.color
+    if before.alpha is not None and after.alpha is None:
+        source = _on_white(before).color
+    elif after.alpha is not None:
+        source, larger = _on_white(before).color, _on_white(after).color
+    if source.shape[2] != larger.shape[2]:
+        source, larger = (
+            np.ascontiguousarray(np.broadcast_to(each, (*each.shape[:2], 3))) for each in (source, larger)
+        )
+    return judge(source, larger, bounds=default_bounds() if after.lossless else _lossy_bounds())
+
+
+def _lossy_bounds() -> Bounds:
+    """Return bounds for a page that a lossy format has changed after the gate of the other machine saw it.
+
+    JPEG at quality 60 and AVIF at its default tint real pages by one level, which is the bound. What another
+    machine can do wrong on purpose is far beyond.
+    """
+    bounds = default_bounds()
+    return replace(
+        bounds,
+        psnr=bounds.psnr - 3,
+        ssim=bounds.ssim - 0.05,
+        worst_block=bounds.worst_block * 1.5,
+        brightness=bounds.brightness + 2,
+        tint=bounds.tint + 2,
+        chroma=bounds.chroma + 3,
+        white_drift=bounds.white_drift + 2,
+        black_drift=bounds.black_drift + 3,
+        # What the other engine handed over before its corrections cannot be known here.
+        handed_tint=bounds.handed_tint + 2,
+        handed_tone=bounds.handed_tone + 2,
+        handed_white=bounds.handed_white + 2,
+        handed_black=bounds.handed_black + 3,
+    )
+
+
+def _on_white(page: Pixels) -> Pixels:
+    if page.alpha is None:
+        return page
+    most = np.iinfo(page.color.dtype).max
+    share = (page.alpha.astype(np.float32) / most)[:, :, np.newaxis]
+    color = page.color * share + most * (1 - share)
+    return replace(page, color=np.rint(color).astype(page.color.dtype), alpha=None)
+
+
+def _refuse(why: str) -> PageError:
+    return PageError("remote", f"{why}; use --retry-failed to try again")

@@ -1,0 +1,122 @@
+"""Disks that hold not every name: a real FAT where it can be mounted, and a disk that refuses as FAT does."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comic_upscale.execution.events import JobStarted
+from comic_upscale.jobs.run import run_job
+from comic_upscale.settings.job import JobSettings
+from comic_upscale.storage import parts
+from comic_upscale.storage.local import LocalOutputStore
+from tests.conftest import draw
+from tests.fakes import NearestEngine
+
+SPECIAL = set('\\:*?"<>|')
+NAMES = ("a: intro", "what?", "what*", "back\\slash", "what_")
+SAFE = {"a_ intro.png", "what__2.png", "what_.png", "what__3.png", "back_slash.png"}
+
+
+@pytest.fixture
+def refusing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which the system refuses such names, as the drivers of vfat and exFAT do."""
+    folder = tmp_path / "fat"
+    folder.mkdir()
+    real: Any = os.open
+
+    def refuse(path: Any, *arguments: Any, **more: Any) -> int:
+        inside = (
+            Path(os.fsdecode(path)).is_relative_to(folder) if isinstance(path, str | bytes | Path) else False
+        )
+        if inside and SPECIAL & set(str(Path(os.fsdecode(path)).relative_to(folder))):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path))
+        return int(real(path, *arguments, **more))
+
+    monkeypatch.setattr(parts.os, "open", refuse)
+    real_replace = Path.replace
+
+    def replace(self: Path, target: Any) -> Path:
+        if Path(target).is_relative_to(folder) and SPECIAL & set(str(Path(target).relative_to(folder))):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(target))
+        return real_replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+
+    def no_permissions(self: Path, mode: int, **more: Any) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(self))
+
+    monkeypatch.setattr(Path, "chmod", no_permissions)
+    return folder
+
+
+@pytest.fixture
+def fat(tmp_path: Path) -> Iterator[Path]:
+    """A real FAT."""
+    make = shutil.which("mkfs.vfat") or shutil.which("mkfs.vfat", path="/usr/sbin:/sbin")
+    if os.geteuid() != 0 or make is None:
+        pytest.skip("needs root and mkfs.vfat (dosfstools)")
+    image, folder = tmp_path / "disk", tmp_path / "mounted"
+    image.write_bytes(bytes(8 << 20))
+    folder.mkdir()
+    subprocess.run([make, str(image)], check=True, capture_output=True)
+    if subprocess.run(["mount", "-o", "loop", str(image), str(folder)], capture_output=True).returncode:
+        pytest.skip("this machine mounts no FAT")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def run_into(output: Path, tmp_path: Path, tiny_weights: Path) -> tuple[int, int, tuple[str, ...]]:
+    for number, name in enumerate(NAMES):
+        draw(tmp_path / "in" / f"{name}.png", number)
+    warnings: list[str] = []
+
+    def note(event: object) -> None:
+        if isinstance(event, JobStarted):
+            warnings.extend(event.warnings)
+
+    settings = JobSettings(
+        input=tmp_path / "in", output=output, model=str(tiny_weights), scale=2.0, workers=2, device="cpu"
+    )
+    finished = run_job(settings, open_engines=lambda *_: [NearestEngine()], on_event=note)
+    return finished.done, finished.done_now, tuple(warnings)
+
+
+def check(output: Path, tmp_path: Path, tiny_weights: Path) -> None:
+    done, _, warnings = run_into(output, tmp_path, tiny_weights)
+    assert done == len(NAMES)
+    assert {path.name for path in output.glob("*.png")} == SAFE
+    (warning,) = [text for text in warnings if "safe name" in text]
+    assert "4 outputs" in warning
+    # The next run knows them again.
+    assert run_into(output, tmp_path, tiny_weights)[:2] == (len(NAMES), 0)
+
+
+def test_a_disk_that_refuses_names_gets_safe_ones(refusing: Path, tmp_path: Path, tiny_weights: Path) -> None:
+    check(refusing / "out", tmp_path, tiny_weights)
+
+
+def test_a_real_fat_gets_safe_names(fat: Path, tmp_path: Path, tiny_weights: Path) -> None:
+    check(fat / "out", tmp_path, tiny_weights)
+
+
+def test_other_disks_keep_the_names(tmp_path: Path, tiny_weights: Path) -> None:
+    done, _, warnings = run_into(tmp_path / "out", tmp_path, tiny_weights)
+    assert done == len(NAMES)
+    assert {path.stem for path in (tmp_path / "out").glob("*.png")} == set(NAMES)
+    assert not [text for text in warnings if "safe name" in text]
+
+
+def test_each_part_of_a_name_becomes_safe(refusing: Path) -> None:
+    (refusing / ".comic-upscale").mkdir()
+    store = LocalOutputStore(refusing)
+    assert store.storable_name("Vol: 1/a?b.png") == "Vol_ 1/a_b.png"
+    assert store.storable_name("dots.../x .png") == "dots___/x .png"
+    assert store.storable_name("plain/name.png") == "plain/name.png"
