@@ -182,11 +182,11 @@ mkdir -p "$work/out2" "$work/ledger2"
 chmod 777 "$work/out2" "$work/ledger2"
 up() {
     INPUT=$work/pages OUTPUT=$work/out2 LEDGER=$work/ledger2 USER_ID=${user%:*} GROUP_ID=${user#*:} \
-        "${compose[@]}" --file "$work/compose.yml" --project-name "$id" "$@"
+        "${compose[@]}" --file "$work/compose.yml" --project-name "$id" "$@" </dev/null
 }
 "${compose[@]}" --file "$root/docker-compose.yml" config --quiet || broken 'docker-compose.yml'
 up up --no-build --exit-code-from upscale || broken 'docker compose up'
 [ "$(find "$work/out2" -name '*.png' -uid "${user%:*}" | wc -l)" = "$count" ] || broken 'pages of docker compose up'
-says "$count of $count done" up run --rm --no-deps upscale status || broken 'docker compose run upscale status'
+says "$count of $count done" up run -T --rm --no-deps upscale status || broken 'docker compose run upscale status'
 up down >/dev/null 2>&1
 passed 'Docker Compose does the same'
