@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from comic_upscale.commands.environment import state_folder
+from comic_upscale.commands.environment import requested_ledger, state_folder
 from comic_upscale.errors import SettingsError
 
 
@@ -50,7 +50,7 @@ def export(
 
     if format not in EXPORT_FORMATS:
         raise SettingsError(f"--format must be one of {', '.join(EXPORT_FORMATS)}, not {format!r}")
-    found = read_export(*choose_job(job, ledger, state_folder()))
+    found = read_export(*choose_job(job, requested_ledger(job, ledger), state_folder()))
     path = metadata_path(found, output) if format == "imagefolder" else output
     rows = found.files if format == "imagefolder" else found.rows
     text = as_text(rows, format, suffix=".jsonl" if path is None else path.suffix)

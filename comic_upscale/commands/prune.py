@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from comic_upscale.commands.environment import state_folder
+from comic_upscale.commands.environment import requested_ledger, state_folder
 
 
 def prune(
@@ -31,7 +31,7 @@ def prune(
     from comic_upscale.jobs.service import JobService
     from comic_upscale.ledger.recent import choose_job
 
-    path, folder = choose_job(job, ledger, state_folder())
+    path, folder = choose_job(job, requested_ledger(job, ledger), state_folder())
     result = JobService(state_folder()).prune(path, remove=yes, folder=folder)
     if as_json:
         typer.echo(json.dumps(asdict(result)))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from comic_upscale.commands.environment import default_workers, state_folder
+from comic_upscale.commands.environment import default_workers, requested_ledger, state_folder
 
 if TYPE_CHECKING:
     from comic_upscale.reporting.report import OnStep
@@ -56,7 +56,7 @@ def report(
     from comic_upscale.ledger.recent import choose_job
     from comic_upscale.reporting.report import NAME, make_report, write_report
 
-    path, folder = choose_job(job, ledger, state_folder())
+    path, folder = choose_job(job, requested_ledger(job, ledger), state_folder())
     target = output or folder / NAME
     with _Steps() as on_step:
         made = make_report(

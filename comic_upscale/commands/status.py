@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from comic_upscale.commands.environment import state_folder
+from comic_upscale.commands.environment import requested_ledger, state_folder
 
 if TYPE_CHECKING:
     from comic_upscale.jobs.service import JobService
@@ -39,7 +39,7 @@ def status(
     from comic_upscale.jobs.service import JobService
 
     service = JobService(state_folder())
-    path = service.find_ledger(job, ledger)
+    path = service.find_ledger(job, requested_ledger(job, ledger))
     if watch:
         _watch(service, path, as_json=as_json)
     if failures or suspects or not watch:

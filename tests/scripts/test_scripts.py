@@ -322,7 +322,7 @@ def test_install_takes_no_path_for_an_option(tmp_path: Path) -> None:
     assert "-- *\n" in ended.stdout and "-- --all\n" in ended.stdout
 
 
-def test_the_container_knows_every_command_and_takes_the_rest_for_options_of_run(tmp_path: Path) -> None:
+def test_the_container_passes_commands_on_and_takes_options_for_those_of_run(tmp_path: Path) -> None:
     entry = Path(shutil.copy(SCRIPTS / "entrypoint.sh", tmp_path))
     (tmp_path / "comic-upscale").write_text('#!/bin/sh\necho "$@"\n')
     (tmp_path / "comic-upscale").chmod(0o755)
@@ -331,10 +331,32 @@ def test_the_container_knows_every_command_and_takes_the_rest_for_options_of_run
         return subprocess.run(["sh", entry, *arguments], capture_output=True, text=True, check=True).stdout
 
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    assert "cost" in commands
-    for name in commands:
+    assert {"cost", "prune"} <= set(commands)
+    # A word that is no command is not taken for an option of run either: the program says what it is.
+    for name in (*commands, "nonsense"):
         assert said(name, "--some", "thing") == f"{name} --some thing\n"
-    assert said("--scale", "2").startswith("run --input /input --output /output --ledger ")
+    for arguments in ((), ("--scale", "2"), ("-v",)):
+        assert said(*arguments).startswith("run --input /input --output /output --ledger ")
+    assert said("--version") == "--version\n"
+
+
+def test_the_container_has_a_name_for_every_user(tmp_path: Path) -> None:
+    entry = Path(shutil.copy(SCRIPTS / "entrypoint.sh", tmp_path))
+    (tmp_path / "comic-upscale").write_text('#!/bin/sh\necho "$LOGNAME"\n')
+    # As `id` answers for a user without an entry in /etc/passwd.
+    (tmp_path / "id").write_text('#!/bin/sh\necho 1234\n[ "$1" = -u ]\n')
+    for name in ("comic-upscale", "id"):
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+
+    def said(**more: str) -> str:
+        ended = subprocess.run(
+            ["sh", entry, "status"], capture_output=True, text=True, check=True, env={"PATH": path, **more}
+        )
+        return ended.stdout
+
+    assert said() == "1234\n"
+    assert said(LOGNAME="reader") == "reader\n"
 
 
 @pytest.mark.skipif(not (REPOSITORY / "Dockerfile").is_file(), reason="needs the source tree")
@@ -430,6 +452,12 @@ def test_the_steps_of_the_image_in_an_empty_folder(tmp_path: Path, tiny_weights:
     assert (tmp_path / "output" / "1.png").is_file()
     assert (tmp_path / "ledger" / "ledger.sqlite3").is_file()
     assert subprocess.run([entry, "--health"], env=environment, timeout=60).returncode == 0
+    # A new container has a new state folder, and finds the ledger by its variable.
+    told = subprocess.run(
+        [entry, "status"], capture_output=True, text=True, timeout=60,
+        env={**environment, "XDG_STATE_HOME": str(tmp_path / "other state")},
+    )  # fmt: skip
+    assert "1 of 1 done" in told.stdout, told.stdout + told.stderr
     help_text = subprocess.run(
         [entry, "watchdog", "--", "--help"], capture_output=True, text=True, env=environment
     )
