@@ -26,7 +26,8 @@ from comic_upscale.commands.run import (
 from comic_upscale.commands.ssh_options import SSH, UPSCALE, SshOptions, UpscaleOptions, script_of
 from comic_upscale.errors import ComicUpscaleError, RemoteError
 from comic_upscale.settings.job import JobSettings
-from comic_upscale.settings.options import pick, sent_names, to_json
+from comic_upscale.settings.option_json import to_json
+from comic_upscale.settings.options import pick, sent_names
 
 if TYPE_CHECKING:
     from comic_upscale.execution.events import JobFinished

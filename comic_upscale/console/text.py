@@ -69,7 +69,8 @@ def plan_summary(preview: Preview) -> list[str]:
     counts = ", ".join(f"{count:,} {what}" for what, count in preview.counts.items())
     passed_over = ", ".join(f"{reason}: {count:,}" for reason, count in preview.passed_over.items())
     lines = [
-        f"{len(preview.pages):,} pages: {counts}" + (f"; ignored files: {passed_over}" if passed_over else "")
+        f"{len(preview.pages):,} {'page' if len(preview.pages) == 1 else 'pages'}: {counts}"
+        + (f"; ignored files: {passed_over}" if passed_over else "")
     ]
     if preview.estimated_bytes:
         basis = "assumed"

@@ -12,14 +12,8 @@ from typing import Any
 
 from comic_upscale.errors import ComicUpscaleError, SettingsError
 from comic_upscale.models.catalogue import find_model
-from comic_upscale.settings.options import (
-    Definition,
-    as_flag,
-    definitions,
-    from_json,
-    to_json,
-    value_from_text,
-)
+from comic_upscale.settings.option_json import from_json, to_json
+from comic_upscale.settings.options import Definition, as_flag, definitions, value_from_text
 from comic_upscale.settings.processing import AUTO_MODEL, ProcessingSettings, SizeOptions
 
 DENOISE_MODEL = "realesr-general-x4v3"
