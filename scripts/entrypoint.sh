@@ -18,7 +18,7 @@ case ${1:-} in
             *'"run_state": "died"'* | *'"run_state": "failed"'*) exit 1 ;;
         esac
         exit 0 ;;
-    run | status | export | cost | bench | report | evaluate | watchdog | models | engines | remote)
+    run | status | export | prune | cost | bench | report | evaluate | watchdog | models | engines | remote)
         exec "$here/comic-upscale" "$@" ;;
 esac
 exec "$here/comic-upscale" run --input "${COMIC_UPSCALE_INPUT:-/input}" --output "${COMIC_UPSCALE_OUTPUT:-/output}" \
