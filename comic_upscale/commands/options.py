@@ -14,7 +14,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any
 
 import typer
 
@@ -125,12 +125,10 @@ def _parameter_of(name: str, annotation: Any, default: Any = inspect.Parameter.e
 
 def _kind(option: Definition) -> Any:
     """Return the type for Typer: a simple type, or ``str`` where the option parses its own text."""
-    if (option.kind in (bool, int, float, Path) and option.opt.parse is None) or get_origin(
-        option.kind
-    ) is list:
-        kind = option.kind
-    else:
-        kind = Path if _is_several_paths(option) else str
+    one = option.item_kind or option.kind
+    kind = one if one in (bool, int, float, Path) and option.opt.parse is None else str
+    if option.item_kind is not None:
+        kind = list[kind]  # type: ignore[valid-type]
     return kind if option.is_required or kind is bool else kind | None
 
 
@@ -142,17 +140,14 @@ def _shown_default(option: Definition) -> Any:
 
 def _typer_option(option: Definition) -> Any:
     opt = option.opt
-    flags = opt.flags or (option.flag,)
-    if option.kind is bool and option.default is True and not any("/" in flag for flag in flags):
-        flags = (f"{option.flag}/{option.flag.replace('--', '--no-', 1)}", *flags[1:])
     bounds = None if any(char.isdigit() for char in opt.metavar or "") else option.range
     return typer.Option(
-        *flags,
+        *option.declarations,
         help=opt.help if bounds is None else f"{opt.help} {bounds.capitalize()}.",
-        metavar=opt.metavar or "|".join(option.choices) or None,
+        metavar=opt.metavar or "|".join(option.choice_texts) or None,
         show_default=opt.default_text or True,
-        parser=_path if option.kind is Path or _is_several_paths(option) else None,
-        autocompletion=_completion(option.choices) if option.choices else None,
+        parser=_path if Path in (option.kind, option.item_kind) and opt.parse is None else None,
+        autocompletion=_completion(option.choice_texts) if option.choices else None,
         rich_help_panel=opt.panel,
     )
 
@@ -162,10 +157,6 @@ def _completion(choices: tuple[str, ...]) -> Callable[[str], list[str]]:
         return [choice for choice in choices if choice.startswith(incomplete)]
 
     return complete
-
-
-def _is_several_paths(option: Definition) -> bool:
-    return get_origin(option.kind) is tuple and get_args(option.kind)[0] is Path
 
 
 def _path(text: str | Path) -> Path:
@@ -178,4 +169,6 @@ def _path(text: str | Path) -> Path:
 def _value(option: Definition, raw: Any) -> Any:
     if option.opt.parse is not None:
         return option.opt.parse(raw)
-    return (raw,) if _is_several_paths(option) else raw
+    if option.choices:
+        return option.choice(raw)
+    return raw if option.item_kind is None else tuple(raw)

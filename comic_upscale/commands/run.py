@@ -23,7 +23,8 @@ from comic_upscale.commands.environment import default_workers, state_folder, we
 from comic_upscale.commands.options import Given, takes
 from comic_upscale.errors import EXIT_CEILING, InputError, SettingsError
 from comic_upscale.settings.job import JobSettings, upgrade_record
-from comic_upscale.settings.options import Opt, definitions, values_from_json
+from comic_upscale.settings.option_json import in_program_words, values_from_json
+from comic_upscale.settings.options import Opt, definitions
 from comic_upscale.settings.paths import default_output, path_text
 from comic_upscale.settings.processing import DEFAULT_SIZE
 
@@ -74,13 +75,22 @@ def run(
 
     shown = ShowOptions(**show.values())
     recorded = {} if settings is None else _read_settings(settings)
-    job = job_settings({**recorded, **given.values()})
+    job = _merged(recorded, given.values())
     set_up_logging(verbose=shown.verbose)
     if shown.dry_run:
         show_plan(job, as_json=shown.as_json)
         return
     code, _ = run_shown(job, StopRequest(), shown)
     raise typer.Exit(code)
+
+
+def _merged(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> JobSettings:
+    """Return the settings of a file and of the command line. A message names an option as where it was given."""
+    try:
+        return job_settings({**recorded, **given})
+    except SettingsError as error:
+        from_file = recorded.keys() - given.keys()
+        raise SettingsError(in_program_words(str(error), JobSettings, from_file)) from None
 
 
 def job_settings(given: Mapping[str, Any]) -> JobSettings:
@@ -174,12 +184,16 @@ def _choose_display(stop: StopRequest, shown: ShowOptions) -> Display:
 
 @contextmanager
 def _stop_on_signals(stop: StopRequest, display: Display) -> Iterator[list[int]]:
-    """Inside the block, the first Ctrl-C or SIGTERM stops gracefully, and the second ends the process at once."""
+    """Inside the block, the first Ctrl-C or SIGTERM stops gracefully, and the second ends the process at once.
+
+    Until the run has begun, the first one ends the process at once: a reader that hangs over a file of the input cannot
+    be interrupted, and there is nothing to finish or record.
+    """
     received: list[int] = []
 
     def handle(number: int, _frame: object) -> None:
         received.append(number)
-        if len(received) > 1:
+        if len(received) > 1 or not stop.has_begun:
             display.close()
             # Imported only where a program of the user's was run.
             program = sys.modules.get("comic_upscale.engines.program")

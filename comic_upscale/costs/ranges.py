@@ -71,12 +71,14 @@ def total(parts: Iterable[Range]) -> Range:
 
 
 def product_of_independent(factors: Iterable[Range]) -> Range:
-    """Return the product of independent factors above zero.
+    """Return the product of independent factors; zero if one of them is zero, as for a job without any work.
 
     It is unlikely that all are at their worst at once. So their relative errors, as ratios, are added in quadrature.
     """
     likely, down, up = 1.0, 0.0, 0.0
     for factor in factors:
+        if factor.likely == 0:
+            return Range.exactly(0.0)
         likely *= factor.likely
         down += math.log(factor.likely / factor.low) ** 2
         up += math.log(factor.high / factor.likely) ** 2

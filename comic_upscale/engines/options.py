@@ -7,7 +7,8 @@
         strength: Annotated[float, Ge(0), Opt("How much.", fingerprint="if-changed")] = 0.5
         threads: Annotated[int | None, Ge(1), Opt("Threads to compute with.", default_text="auto")] = None
 
-A field is a ``str``, ``int``, ``float``, ``bool`` or ``Literal``, or one of them or None, which is given as ``auto``.
+A field is a ``str``, ``int``, ``float``, ``bool``, ``Path`` or ``Literal``, or has a ``parse``. It may also be None,
+which is given as ``auto``.
 An option that decides pixels has a ``fingerprint`` rule, so that a job with another value is another job.
 """
 
@@ -17,17 +18,20 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from comic_upscale.errors import SettingsError
 from comic_upscale.settings.engines import EngineOptions
 from comic_upscale.settings.options import Definition, definitions
+from comic_upscale.settings.paths import path_text
+from comic_upscale.settings.sizes import number_text
 
 _WORDS = {
     "true": True, "yes": True, "on": True, "1": True,
     "false": False, "no": False, "off": False, "0": False,
 }  # fmt: skip
-_KINDS: Mapping[Any, str] = {bool: "true or false", int: "a whole number", float: "a number"}
+_KINDS: Mapping[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", Path: "a path"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,7 @@ def pixel_options(options: Any) -> EngineOptions:
     for each in definitions(kind):
         value, rule = getattr(options, each.name), each.opt.fingerprint
         if rule == "always" or (rule == "if-changed" and value != each.default):
-            parts.append((each.name, _in_words(value)))
+            parts.append((each.name, _exactly(each, value)))
     return tuple(sorted(parts))
 
 
@@ -108,6 +112,14 @@ def _read(definition: Definition, text: str, engine: str) -> Any:
 
 def _convert(definition: Definition, text: str) -> Any:
     """Convert a text to the option's type; ValueError if it is not valid."""
+    if definition.opt.parse is not None:
+        return definition.opt.parse(text)
+    if definition.item_kind is not None:
+        raise TypeError(f"an engine's option has one value: {definition.name} needs a parse")
+    if definition.choices:
+        return definition.choice(text)
+    if definition.kind is Path:
+        return Path(text)
     if definition.kind is bool:
         if text.strip().lower() not in _WORDS:
             raise ValueError(text)
@@ -125,9 +137,16 @@ def _convert(definition: Definition, text: str) -> Any:
 def _values(definition: Definition) -> str:
     auto = "auto, or " if definition.nullable else ""
     if definition.choices:
-        return auto + "|".join(definition.choices)
+        return auto + "|".join(definition.choice_texts)
     bounds = f", {definition.range}" if definition.range else ""
     return f"{auto}{_KINDS.get(definition.kind, 'text')}{bounds}"
+
+
+def _exactly(definition: Definition, value: object) -> str:
+    """Return a value as text for the fingerprint: two values that differ are two texts."""
+    if definition.opt.write is not None and value is not None:
+        return str(definition.opt.write(value))
+    return number_text(value) if isinstance(value, float) else _in_words(value)
 
 
 def _in_words(value: object) -> str:
@@ -135,6 +154,8 @@ def _in_words(value: object) -> str:
         return "auto"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, Path):
+        return path_text(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -212,7 +212,7 @@ def _preview_page(
     if action != "do":
         return described
     quality = quality_for(format, settings.format, settings.quality, lossless=header.lossless)
-    a_pixel = measured[PurePosixPath(page.output).suffix]
+    a_pixel = measured.get(PurePosixPath(page.output).suffix)
     if a_pixel is None:
         a_pixel = FORMATS[format].assumed(quality).bytes_per_pixel(gray=described.color == "gray")
     return replace(

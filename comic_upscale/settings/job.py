@@ -21,15 +21,8 @@ from comic_upscale.settings.limits import (
     VolumeRules,
     parse_bytes,
 )
-from comic_upscale.settings.options import (
-    Group,
-    Opt,
-    fingerprint_parts,
-    from_json,
-    require,
-    slice_of,
-    to_json,
-)
+from comic_upscale.settings.option_json import from_json, to_json
+from comic_upscale.settings.options import Group, Opt, fingerprint_parts, require, slice_of
 from comic_upscale.settings.paths import absolute, default_ledger
 from comic_upscale.settings.processing import (
     AUTO_MODEL,
@@ -106,7 +99,10 @@ def upgrade_record(record: Mapping[str, Any]) -> dict[str, Any]:
     """
     flat: dict[str, Any] = {}
     for name, value in record.items():
-        inner = value if name in GROUPS and isinstance(value, dict) else {name: value}
+        require(
+            name not in GROUPS or isinstance(value, dict), f"{name} must be an object with options by name"
+        )
+        inner = value if name in GROUPS else {name: value}
         for key in inner:
             require(key not in flat, f"{key} is given twice")
         flat.update(inner)
@@ -161,7 +157,7 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
     weights_folders: Annotated[
         tuple[Path, ...],
         Opt(
-            "Search this folder for weights first.",
+            "Search this folder for weights first. Can be repeated.",
             flags=("--weights-dir",), metavar="DIR", panel=NETWORK,
         ),
     ] = ()  # fmt: skip
@@ -173,7 +169,7 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
     def __post_init__(self, scale: float | None = None) -> None:  # noqa: RUF033 - an InitVar
         """Make the paths absolute, and check every value."""
         for name in ("input", "output", "ledger"):
-            if (path := getattr(self, name)) is not None:
+            if isinstance(path := getattr(self, name), Path):
                 object.__setattr__(self, name, absolute(path))
         # This checks the options of all groups: `check` goes through the fields of the whole class.
         ProcessingSettings.__post_init__(self, scale)

@@ -4,8 +4,10 @@
 
     pdf_dpi: Annotated[int, Ge(36), Le(1200), Opt("Dots per inch for PDF pages.", fingerprint="if-changed")] = 150
 
-The type gives the kind of value and, as a ``Literal``, the choices. ``annotated_types`` give the bounds, and `Opt`
-gives the rest. The checks, JSON in both directions, the parts of the fingerprint, the record for a remote machine and
+The type gives the kind of value: ``bool``, ``int``, ``float``, ``str`` or ``Path``; a ``Literal`` of texts or whole
+numbers, which are the choices; or a ``tuple[..., ...]`` of one of these, whose flag can be repeated. Each of them may
+also be None, and any other type needs a ``parse`` and a ``write``. ``annotated_types`` give the bounds, and `Opt` gives
+the rest. The checks, JSON in both directions, the parts of the fingerprint, the record for a remote machine and
 the options of the command line (``commands/options.py``) are derived from it.
 
 A message names an option as its reader knows it: ``--pdf-dpi`` at a terminal, ``processing.pdf_dpi`` for a program
@@ -17,9 +19,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-import re
 import types
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -77,7 +78,7 @@ class Opt:
     """One to a few plain sentences, shown on the command line and read in the source."""
     flags: tuple[str, ...] = ()
     """The flags on the command line, such as ``("--scale", "-s")``. Default: the field's name. A bool whose default
-    is True also gets a ``--no-`` flag."""
+    is True or None also gets a ``--no-`` flag."""
     metavar: str | None = None
     """The placeholder for the value in the help. Default: the choices, or the type."""
     default_text: str | None = None
@@ -98,6 +99,12 @@ class Opt:
     join: Callable[[Mapping[str, Any]], Any] | None = None
     """Makes the value from the given ``parts``, by name."""
     on_command_line: bool = True
+    environment: tuple[str, ...] = ()
+    """Environment variables that set the option, besides ``COMIC_UPSCALE_`` and the option's name in capitals. Only
+    `settings.environment` reads them."""
+    secret: bool = False
+    """Whether the value must not be shown. Its environment variable may have another beside it, with ``_FILE`` at the
+    end, that names a file with the value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +132,26 @@ class Definition:
         return long.partition("/")[0]
 
     @property
+    def declarations(self) -> tuple[str, ...]:
+        """The flags as they are declared: ``("--gate/--no-gate", "-g")``."""
+        declared = self.opt.flags or (self.flag,)
+        if self.kind is not bool or self.default is False or any("/" in each for each in declared):
+            return declared
+        return tuple(
+            f"{each}/{each.replace('--', '--no-', 1)}" if each.startswith("--") else each for each in declared
+        )
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """All flags, those that turn it off included."""
+        return tuple(flag for each in self.declarations for flag in each.split("/"))
+
+    @property
+    def off_flags(self) -> tuple[str, ...]:
+        """The flags that turn it off: ``("--no-gate",)``."""
+        return tuple(each.partition("/")[2] for each in self.declarations if "/" in each)
+
+    @property
     def key(self) -> str:
         """The name for a program: ``processing.pdf_dpi``."""
         return f"{self.group.name}.{self.name}" if self.group.name else self.name
@@ -139,9 +166,19 @@ class Definition:
         return None if trivial else _in_words(self.bounds)
 
     @property
-    def choices(self) -> tuple[str, ...]:
+    def choices(self) -> tuple[str, ...] | tuple[int, ...]:
         """The allowed values; empty where the type is not a ``Literal``."""
         return get_args(self.kind) if get_origin(self.kind) is Literal else ()
+
+    @property
+    def choice_texts(self) -> tuple[str, ...]:
+        """The allowed values as text."""
+        return tuple(str(choice) for choice in self.choices)
+
+    @property
+    def item_kind(self) -> Any:
+        """The type of each value of a tuple; None where the option takes one value."""
+        return get_args(self.kind)[0] if get_origin(self.kind) is tuple else None
 
     @property
     def sent(self) -> Sent:
@@ -158,22 +195,51 @@ class Definition:
         if value is None:
             return None if self.nullable else "must be given"
         if self.choices:
-            return None if value in self.choices else f"must be one of {', '.join(self.choices)}"
-        try:
-            within = all(_holds(bound, value) for bound in self.bounds)
-        except TypeError:
-            return f"must be {_KINDS.get(self.kind, 'another value')}"
-        if within:
+            allowed = any(type(value) is type(choice) and value == choice for choice in self.choices)
+            return None if allowed else f"must be one of {', '.join(self.choice_texts)}"
+        if not _is_of_kind(value, self.kind):
+            return f"must be {self._none()}{_kind_in_words(self.kind)}"
+        if all(_holds(bound, value) for bound in self.bounds):
             return None
         return f"must be {self._none()}{_in_words(self.bounds)}"
+
+    def choice(self, text: str) -> Any:
+        """Return the choice that a text names; the text itself if it names none."""
+        return next((choice for choice in self.choices if str(choice) == text), text)
 
     def _none(self) -> str:
         return f"{self.opt.default_text} or " if self.nullable and self.opt.default_text else ""
 
 
-_KINDS: Mapping[Any, str] = {
+KIND_WORDS: Mapping[Any, str] = {
     bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path",
 }  # fmt: skip
+SEVERAL_WORDS: Mapping[Any, str] = {int: "whole numbers", float: "numbers", str: "texts", Path: "paths"}
+
+
+_SIMPLE = (bool, int, float, str, Path)
+
+
+def _is_of_kind(value: Any, kind: Any) -> bool:
+    """Return whether a value has the type of an option. A whole number is a number, and a bool is not a number."""
+    if isinstance(value, bool):
+        return kind is bool
+    if kind is float:
+        return isinstance(value, (int, float))
+    if get_origin(kind) is tuple:
+        item = get_args(kind)[0]
+        if not isinstance(value, (tuple, list)):
+            return False
+        return item not in _SIMPLE or all(_is_of_kind(each, item) for each in value)
+    return isinstance(value, kind)
+
+
+def _kind_in_words(kind: Any) -> str:
+    if kind in KIND_WORDS:
+        return KIND_WORDS[kind]
+    if get_origin(kind) is tuple:
+        return f"a tuple of {SEVERAL_WORDS.get(get_args(kind)[0], 'values')}"
+    return f"a {' or '.join(each.__name__ for each in get_args(kind) or (kind,))}"
 
 
 def as_flag(name: str) -> str:
@@ -235,9 +301,12 @@ def _define(field: dataclasses.Field[Any], hint: Any, group: Group) -> Definitio
         raise TypeError(f"{field.name} has bounds that are not checked: {unknown}")
     alternatives = get_args(whole) if get_origin(whole) in (Union, types.UnionType) else (whole,)
     kinds = [kind for kind in alternatives if kind is not types.NoneType]
+    kind = kinds[0] if len(kinds) == 1 else whole
+    if not _is_supported(kind, opts[0]):
+        raise TypeError(f"{field.name} has a type that needs a parse and a write: {kind}")
     return Definition(
         name=field.name,
-        kind=kinds[0] if len(kinds) == 1 else whole,
+        kind=kind,
         nullable=types.NoneType in alternatives,
         bounds=bounds,
         opt=opts[0],
@@ -245,6 +314,15 @@ def _define(field: dataclasses.Field[Any], hint: Any, group: Group) -> Definitio
         group=group,
         parts=() if opts[0].parts is None else definitions(opts[0].parts),
     )
+
+
+def _is_supported(kind: Any, opt: Opt) -> bool:
+    """Return whether an option of this type works on the command line and in JSON."""
+    if kind in _SIMPLE or ((opt.parse or opt.parts) and opt.write):
+        return True
+    if get_origin(kind) is Literal:
+        return {type(choice) for choice in get_args(kind)} in ({str}, {int})
+    return get_origin(kind) is tuple and get_args(kind)[1:] == (...,) and get_args(kind)[0] in SEVERAL_WORDS
 
 
 def _flat(metadata: Iterator[Any]) -> Iterator[Any]:
@@ -275,7 +353,7 @@ def check(options: Options) -> None:
         value = getattr(options, definition.name)
         problem = definition.problem(value)
         if problem is not None:
-            raise SettingsError(f"{definition.flag} {problem}, not {_shown(value)}")
+            raise SettingsError(f"{definition.flag} {problem}, not {shown(value)}")
 
 
 def require(condition: bool, message: str) -> None:
@@ -322,123 +400,59 @@ def _in_words(bounds: tuple[Any, ...]) -> str:
     return (number if finite else "") + " and ".join(words)
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """Return a value as a message shows it."""
     return f"{value:g}" if isinstance(value, float) else repr(value) if isinstance(value, str) else str(value)
 
 
-# JSON
+# Fingerprint, groups
 
 
-def to_json(options: Options, names: Collection[str] | None = None) -> dict[str, Any]:
-    """Return options as a record for JSON, by their names.
-
-    Args:
-        options: the options.
-        names: names of the options to include; None for all.
-    """
-    return {
-        definition.name: _written(definition, getattr(options, definition.name))
-        for definition in definitions(type(options))
-        if names is None or definition.name in names
-    }
-
-
-def from_json(options: type[T], record: Mapping[str, Any]) -> T:
-    """Make options from a record. Options missing from the record get their defaults.
-
-    Raises:
-        SettingsError: a key is unknown, a required key is missing, or a value is not allowed. The message names
-            options as for a program.
-    """
-    values = values_from_json(options, record)
-    for definition in definitions(options):
-        if definition.is_required and definition.name not in values:
-            raise SettingsError(f"{definition.key} is missing")
-    try:
-        return options(**values)
-    except SettingsError as error:
-        raise SettingsError(in_program_words(str(error), options)) from None
-
-
-def values_from_json(options: type[Options], record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a record by option name, as arguments for the options class.
-
-    Raises:
-        SettingsError: a key is unknown, or a value has the wrong type. The message names options as for a program.
-    """
-    known = {definition.name: definition for definition in definitions(options)}
-    for name in record:
-        if name not in known:
-            raise SettingsError(f"there is no option {name!r}{_similar(name, known)}")
-    return {name: _read(known[name], value, options) for name, value in record.items()}
-
-
-def _written(definition: Definition, value: Any) -> Any:
+def as_json_value(definition: Definition, value: Any) -> Any:
+    """Return the value of an option as it is written in JSON."""
     if value is None:
         return None
     if definition.opt.write is not None:
         return definition.opt.write(value)
     if isinstance(value, Path):
         return path_text(value)
-    if isinstance(value, tuple):
+    if isinstance(value, (tuple, list)):
         return [path_text(item) if isinstance(item, Path) else item for item in value]
     return value
 
 
-def _read(definition: Definition, value: Any, options: type[Options]) -> Any:
-    if value is None:
-        if definition.nullable:
-            return None
-        raise SettingsError(f"{definition.key} must not be null")
-    reader = definition.opt.parse if isinstance(value, str) else definition.opt.read
-    if reader is not None:
-        try:
-            return reader(value)
-        except SettingsError as error:
-            raise SettingsError(in_program_words(str(error), options)) from None
-    kind = str if definition.choices else definition.kind
-    if get_origin(kind) is tuple and isinstance(value, list):
-        (kind, *_) = get_args(kind)
-        return tuple(_plain(definition, kind, item) for item in value)
-    return _plain(definition, kind, value)
+_WORDS = {
+    "true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False,
+}  # fmt: skip
 
 
-def _plain(definition: Definition, kind: Any, value: Any) -> Any:
-    """Return a JSON value as a simple type. A whole number is accepted as a number."""
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if kind is Path and isinstance(value, str) and value:
-        return Path(value)
-    if kind in (bool, int, float, str) and type(value) is kind:
-        return value
-    wanted = _KINDS.get(kind, "text" if definition.opt.parse is not None else "a list of texts")
-    raise SettingsError(f"{definition.key} must be {wanted}, not {value!r}")
+def value_from_text(definition: Definition, text: str) -> Any:
+    """Return the value of an option from text, such as a form field or an environment variable.
 
-
-def _similar(name: str, known: Collection[str]) -> str:
-    import difflib
-
-    found = difflib.get_close_matches(name, known, 1)
-    return f": did you mean {found[0]!r}?" if found else ""
-
-
-def in_program_words(message: str, options: type[Options]) -> str:
-    """Return a message that names options as for a program: ``processing.pdf_dpi`` instead of ``--pdf-dpi``."""
-    names = _program_names(options)
-    return re.sub(r"--[a-z][a-z0-9-]*", lambda match: names.get(match[0], match[0]), message)
-
-
-@cache
-def _program_names(options: type[Options]) -> Mapping[str, str]:
-    names: dict[str, str] = {}
-    for definition in definitions(options):
-        names[definition.flag] = definition.key
-        for part in definition.parts:
-            names[part.flag] = f"{definition.key} ({part.name.replace('_', ' ')})"
-    return names
-
-
-# Fingerprint, groups
+    Raises:
+        SettingsError: the text is not such a value. The message names the option as at a terminal.
+    """
+    if definition.opt.parse is not None:
+        return definition.opt.parse(text)
+    text = text.strip()
+    try:
+        if definition.kind is bool:
+            return _WORDS[text.lower()]
+        if definition.kind in (int, float):
+            return definition.kind(text)
+    except (KeyError, ValueError):
+        raise SettingsError(
+            f"{definition.flag} must be {KIND_WORDS[definition.kind]}, not {text!r}"
+        ) from None
+    if definition.choices:
+        return definition.choice(text)
+    if definition.kind is Path:
+        if not text:
+            raise SettingsError(f"{definition.flag} must be a path, not empty")
+        return Path(text)
+    if get_origin(definition.kind) is tuple:
+        return tuple(item.strip() for item in text.split(",") if item.strip())
+    return text
 
 
 def fingerprint_parts(
@@ -458,7 +472,7 @@ def fingerprint_parts(
         elif definition.opt.fingerprint == "always" or (
             definition.opt.fingerprint == "if-changed" and value != definition.default
         ):
-            parts[definition.name] = _written(definition, value)
+            parts[definition.name] = as_json_value(definition, value)
     return parts
 
 

@@ -109,7 +109,7 @@ class EngineOptionWords:
     """The command-line options for engine-specific options."""
 
     engine_option: Annotated[
-        list[str] | None,
+        tuple[str, ...] | None,
         Opt(
             "An engine-specific option; `comic-upscale engines show NAME` lists them. Can be repeated.",
             metavar="NAME=VALUE", panel=NETWORK,

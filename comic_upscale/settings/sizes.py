@@ -38,6 +38,10 @@ class Scale:
     def __post_init__(self) -> None:
         """Check the factor."""
         _require(
+            isinstance(self.factor, (int, float)) and not isinstance(self.factor, bool),
+            f"--scale must be a number, not {self.factor!r}",
+        )
+        _require(
             math.isfinite(self.factor) and MIN_SCALE < self.factor <= MAX_SCALE,
             f"--scale must be above {MIN_SCALE:g} and at most {MAX_SCALE:g}, not {self.factor:g}",
         )
@@ -322,6 +326,7 @@ def _length(text: str) -> float:
 
 
 def _check_pixels(name: str, pixels: int) -> None:
+    _require(type(pixels) is int, f"{name} must be a whole number of pixels, not {pixels!r}")
     _require(1 <= pixels <= LONGEST_SIDE, f"{name} must be between 1 and {LONGEST_SIDE} pixels, not {pixels}")
 
 

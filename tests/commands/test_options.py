@@ -7,19 +7,24 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 import typer
+from annotated_types import Ge
+from typer.testing import CliRunner
 
 from comic_upscale.cli import COMMANDS, app
+from comic_upscale.commands.options import Given, takes
 from comic_upscale.commands.remote import SshOptions
 from comic_upscale.commands.run import JOB, SHOW
-from comic_upscale.errors import RemoteError
+from comic_upscale.errors import RemoteError, SettingsError
 from comic_upscale.execution.ssh.machine import remote_settings
 from comic_upscale.settings.job import JobSettings
-from comic_upscale.settings.options import Definition, definitions, values_from_json
+from comic_upscale.settings.option_json import from_json, to_json, values_from_json
+from comic_upscale.settings.options import Definition, Group, Opt, check, definitions, fingerprint_parts
 from tests.commands.test_run import invoke, own_state
 from tests.conftest import draw
 
@@ -80,6 +85,86 @@ def test_help_of_shared_options_is_the_same_unless_they_mean_something_else() ->
             assert option.opt.help[:30] in said("bench")
     assert "The bytes" not in said("run")
     assert "decides how many bytes are downloaded" in said("cost")
+
+
+def below_root(text: str) -> Path:
+    return Path("/root", text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EveryKind:
+    """An option of each kind."""
+
+    GROUP: ClassVar[Group] = Group("kinds", sent="always")
+
+    off: Annotated[bool, Opt("Off.", fingerprint="if-changed")] = False
+    on: Annotated[bool, Opt("On.", flags=("--on", "-n"), fingerprint="if-changed")] = True
+    unsure: Annotated[bool | None, Opt("Unsure.", default_text="auto", fingerprint="if-changed")] = None
+    named: Annotated[bool, Opt("Named.", flags=("--with/--without", "-w/-W"), fingerprint="if-changed")] = (
+        False
+    )
+    count: Annotated[int, Ge(1), Opt("Count.", fingerprint="if-changed")] = 3
+    share: Annotated[float | None, Ge(0), Opt("Share.", fingerprint="if-changed")] = None
+    depth: Annotated[Literal[8, 16], Opt("Depth.", fingerprint="if-changed")] = 8
+    word: Annotated[Literal["a", "b"] | None, Opt("Word.", fingerprint="if-changed")] = None
+    texts: Annotated[tuple[str, ...], Opt("Texts.", fingerprint="if-changed")] = ()
+    numbers: Annotated[tuple[int, ...], Opt("Numbers.", fingerprint="if-changed")] = ()
+    paths: Annotated[tuple[Path, ...], Opt("Paths.", fingerprint="if-changed")] = ()
+    file: Annotated[Path | None, Opt("File.", fingerprint="if-changed")] = None
+    folder: Annotated[Path | None, Opt("Folder.", parse=below_root)] = None
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "value"),
+    [
+        (["--off"], "off", True),
+        (["--no-on"], "on", False),
+        (["-n"], "on", True),
+        (["--unsure"], "unsure", True),
+        (["--no-unsure"], "unsure", False),
+        (["-w"], "named", True),
+        (["--with", "--without"], "named", False),
+        (["-W"], "named", False),
+        (["--count", "4"], "count", 4),
+        (["--share", "1"], "share", 1.0),
+        (["--depth", "16"], "depth", 16),
+        (["--word", "b"], "word", "b"),
+        (["--texts", "a", "--texts", "b,c"], "texts", ("a", "b,c")),
+        (["--numbers", "1", "--numbers", "2"], "numbers", (1, 2)),
+        (["--paths", "a", "--paths", "b"], "paths", (Path("a"), Path("b"))),
+        (["--file", "a"], "file", Path("a")),
+        (["--folder", "a"], "folder", Path("/root/a")),
+    ],
+)
+def test_an_option_of_each_kind_works_on_the_command_line_and_in_json(
+    arguments: list[str], name: str, value: Any
+) -> None:
+    found: dict[str, Any] = {}
+    one = typer.Typer()
+
+    @one.command()
+    @takes(given=definitions(EveryKind))
+    def show(given: Given) -> None:
+        found.update(given.values())
+
+    assert CliRunner().invoke(one, arguments).exit_code == 0
+    assert found == {name: value}
+    made = EveryKind(**found)
+    assert from_json(EveryKind, json.loads(json.dumps(to_json(made)))) == made
+    assert CliRunner().invoke(one, ["--help"]).exit_code == 0
+    rule = {each.name: each.opt.fingerprint for each in definitions(EveryKind)}[name]
+    changed = rule == "if-changed" and made != EveryKind()
+    assert list(fingerprint_parts(made, {})) == ([name] if changed else [])
+
+
+def test_a_choice_that_is_a_number_is_named_where_it_is_wrong() -> None:
+    with pytest.raises(SettingsError, match=r"^--depth must be one of 8, 16, not '12'$"):
+        EveryKind(depth="12")  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match=r"^kinds\.depth must be one of 8, 16, not 12$"):
+        from_json(EveryKind, {"depth": 12})
 
 
 def complete(line: str) -> list[str]:
@@ -184,6 +269,11 @@ def test_settings_from_a_file_come_before_the_defaults_and_after_the_command_lin
     assert (code, "did you mean 'pdf_dpi'" in json.loads(out)["message"]) == (2, True)
     file.write_text('{"pdf_dpi": "1"}')
     assert "processing.pdf_dpi must be a whole number" in json.loads(invoke(*arguments)[1])["message"]
+    file.write_text('{"pdf_dpi": 1}')
+    assert "processing.pdf_dpi must be between" in json.loads(invoke(*arguments)[1])["message"]
+    file.write_text('{"strict": true}')
+    message = json.loads(invoke(*arguments, "--no-gate")[1])["message"]
+    assert message == "processing.strict needs the quality gate: leave out --no-gate"
     file.write_text("[1]")
     assert invoke(*arguments)[0] == 2
     file.write_text("{")

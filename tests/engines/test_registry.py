@@ -83,6 +83,8 @@ def test_only_options_that_decide_pixels_and_differ_are_for_the_fingerprint() ->
     assert pixel_options(Options(tool="x", threads=8)) == (("tool", "x"),)
     changed = Options(tool="x", strength=0.25, twice=True)
     assert pixel_options(changed) == (("strength", "0.25"), ("tool", "x"), ("twice", "true"))
+    nearly, other = Options(tool="x", strength=0.12345678), Options(tool="x", strength=0.12345679)
+    assert pixel_options(nearly) != pixel_options(other)
 
 
 def test_options_are_described() -> None:

@@ -198,7 +198,7 @@ def test_upload_says_what_it_cannot_do(box: Box, tree: Path) -> None:
     config = box.folder / "ssh_config"
     assert run("upload.sh", "--ssh-config", config, tree, "box").returncode == 2
     assert run("upload.sh", "--ssh-config", config, tree, "-oProxyCommand=x:y").returncode == 2
-    for target in ("[-oProxyCommand=x]:y", "[box]:y", "[::1]", "box:~other/y"):
+    for target in ("[-oProxyCommand=x]:y", "[box]:y", "[::1]", "box:~other/y", "-oProxyCommand=x@[::1]:y"):
         assert run("upload.sh", "--ssh-config", config, tree, target).returncode == 2, target
     assert run("upload.sh", "--ssh-config", config, tree / "none", "box:x").returncode == 1
     box.stop()
@@ -272,6 +272,54 @@ def test_run_upscale_in_a_container(programs: Path, tmp_path: Path) -> None:
     ended = run("run_upscale.sh", *arguments, PATH=path)
     assert "already running" in ended.stdout
     assert (tmp_path / "asked").read_text().count("--detach") == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--docker", "--privileged"], ["--docker", "image", "--name", "-f"], ["--docker", ""],
+        ["--docker", "image", "--ledger", "a:b"],
+    ],
+)  # fmt: skip
+def test_run_upscale_gives_docker_no_options_of_strangers(
+    programs: Path, tmp_path: Path, options: list[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    path = f"{programs}:{os.environ['PATH']}"
+    ended = run("run_upscale.sh", *options, tmp_path / "in", tmp_path / "out", PATH=path)
+    assert (ended.returncode, ended.stderr.startswith("error: ")) == (2, True)
+    assert not (tmp_path / "asked").exists()
+
+
+def test_upload_sends_the_folder_that_was_named(box: Box, tmp_path: Path) -> None:
+    """Not one of the same name in CDPATH, and not one on a host that its name seems to name."""
+    if shutil.which("rsync") is None:
+        pytest.skip("apt-get install rsync")
+    for place in ("here", "else"):
+        (tmp_path / place / "a:b").mkdir(parents=True)
+        (tmp_path / place / "a:b" / f"{place}.png").write_bytes(b"page")
+    there = tmp_path / "there"
+    ended = subprocess.run(
+        ["bash", str(SCRIPTS / "upload.sh"), "--ssh-config", str(box.folder / "ssh_config"), "a:b", f"box:{there}"],
+        cwd=tmp_path / "here", capture_output=True, text=True, timeout=120,
+        env={**os.environ, "CDPATH": str(tmp_path / "else")},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert list(contents(there)) == ["here.png"]
+
+
+def test_install_takes_no_path_for_an_option(tmp_path: Path) -> None:
+    shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
+    ended = subprocess.run(
+        [
+            "bash", str(SCRIPTS / "install_image.sh"), "--dry-run", "--source", ".", "--prefix", "--clear",
+            "--models", "* --all", "--python", sys.executable,
+        ],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert f"-m venv {tmp_path}/--clear\n" in ended.stdout
+    assert "-- *\n" in ended.stdout and "-- --all\n" in ended.stdout
 
 
 def test_the_container_passes_commands_on_and_takes_options_for_those_of_run(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -14,18 +14,8 @@ from hypothesis import strategies as st
 
 from comic_upscale.errors import SettingsError
 from comic_upscale.settings.job import FailureLimit, JobSettings
-from comic_upscale.settings.options import (
-    Group,
-    Opt,
-    check,
-    definitions,
-    fingerprint_parts,
-    from_json,
-    in_program_words,
-    pick,
-    sent_names,
-    to_json,
-)
+from comic_upscale.settings.option_json import from_json, in_program_words, to_json
+from comic_upscale.settings.options import Group, Opt, check, definitions, fingerprint_parts, pick, sent_names
 from comic_upscale.settings.processing import ProcessingSettings
 from comic_upscale.settings.resources import ResourceSettings
 from comic_upscale.settings.run import RunSettings
@@ -207,7 +197,7 @@ def test_what_an_earlier_version_wrote_is_read() -> None:
         ('{"input": "/pages", "output": "/out", "max_ratio": "2"}', "run.max_ratio must be a number"),
         ('{"input": "/pages", "output": "/out", "size": 2}', "processing.size must be text, not 2"),
         ('{"input": "/pages", "output": "/out", "format": ["png"]}', "processing.format must be text"),
-        ('{"input": "/pages", "output": "/out", "weights_folders": "w"}', "weights_folders must be a list of texts"),
+        ('{"input": "/pages", "output": "/out", "weights_folders": "w"}', "weights_folders must be a list of paths"),
         ('{"input": "/pages", "output": "/out", "weights_folders": [1]}', "weights_folders must be a path"),
         ('{"input": "", "output": "/out"}', "input must be a path"),
         ('{"input": "/pages", "output": "/out", "engine_options": 5}', "engine options must be pairs"),
@@ -221,6 +211,59 @@ def test_a_record_that_cannot_be_says_what_is_wrong(text: str, message: str) -> 
     with pytest.raises(SettingsError, match=message) as raised:
         JobSettings.from_json(text)
     assert "--" not in str(raised.value)
+
+
+def test_a_record_names_options_by_its_keys_only() -> None:
+    def refused(**changes: Any) -> str:
+        with pytest.raises(SettingsError) as raised:
+            JobSettings.from_json(json.dumps({"input": "/pages", "output": "/out", **changes}))
+        return str(raised.value)
+
+    assert refused(strict=True, gate=False).endswith("leave out processing.gate = false")
+    assert refused(engine="onnx") == "there is no option 'engine': did you mean 'backend'?"
+    assert refused(width=100) == "there is no option 'width': did you mean 'size'?"
+    assert refused(processing=3) == "processing must be an object with options by name"
+    both = "--quality and --format"
+    assert in_program_words(both, JobSettings, {"quality"}) == "processing.quality and --format"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"pdf_dpi": 150.5}, "--pdf-dpi must be a whole number, not 150.5"),
+        ({"workers": True}, "--workers must be a whole number, not True"),
+        ({"tile": 100.5}, "--tile must be auto or a whole number, not 100.5"),
+        ({"overwrite": "no"}, "--overwrite must be true or false, not 'no'"),
+        ({"device": 3}, "--device must be text, not 3"),
+        ({"model": Path("a.pth")}, "--model must be text, not a.pth"),
+        ({"denoise": True}, "--denoise must be a number, not True"),
+        ({"max_failures": "5%"}, "--max-failures must be a FailureLimit, not '5%'"),
+        ({"skip_larger_than": 100}, "--skip-larger-than must be a Bounds, not 100"),
+        ({"scale": "2"}, "--scale must be a number, not '2'"),
+        ({"weights_folders": ["w"]}, "--weights-dir must be a tuple of paths, not ['w']"),
+        ({"weights_cache": "w"}, "--weights-cache must be a path, not 'w'"),
+        ({"ledger": "l"}, "--ledger must be a path, not 'l'"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_value_of_another_type_is_refused_where_it_is_given(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        settings(**wrong)
+    assert str(raised.value) == message
+    with pytest.raises(SettingsError, match=r"^--width must be a whole number of pixels, not 20\.5$"):
+        Width(20.5)  # type: ignore[arg-type]
+
+
+def test_settings_that_are_accepted_are_read_back_from_their_json() -> None:
+    made = settings(weights_folders=[Path("/a"), Path("/b")])
+    assert JobSettings.from_json(made.as_json()).weights_folders == (Path("/a"), Path("/b"))
+
+
+def test_a_type_that_works_nowhere_is_a_mistake_of_ours() -> None:
+    for kind in (list[str], dict[str, str], tuple[int, str], Literal[1, "a"], Scale):
+        wrong = make_dataclass("Wrong", [("x", Annotated[kind, Opt("Wrong.")], None)])
+        with pytest.raises(TypeError, match="x has a type that needs a parse and a write"):
+            definitions(wrong)
 
 
 def test_a_whole_number_is_a_number() -> None:

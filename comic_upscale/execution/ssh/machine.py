@@ -38,7 +38,8 @@ from comic_upscale.ledger.records import PROCESSOR
 from comic_upscale.models.weights import ResolvedWeights
 from comic_upscale.retries import RetryPolicy
 from comic_upscale.settings.job import JobSettings
-from comic_upscale.settings.options import sent_names, to_json
+from comic_upscale.settings.option_json import to_json
+from comic_upscale.settings.options import sent_names
 from comic_upscale.settings.paths import MARKER_FOLDER, path_text
 
 DEFAULT_BASE = "comic-upscale"
