@@ -117,6 +117,8 @@ if once --health; then broken 'healthy without a ledger'; fi
 if once nonsense >/dev/null 2>&1; then broken 'a command that does not exist is accepted'; fi
 once cost --pages 1000 --scale 2.5 >/dev/null || broken 'cost'
 once models list >/dev/null || broken 'models list'
+docker run --rm "${shared[@]}" --entrypoint sh "$image" -c \
+    'mkdir -p "$XDG_STATE_HOME/x" "$XDG_CACHE_HOME/x" "$XDG_DATA_HOME/x"' || broken 'a folder for state is not writable'
 passed 'other commands work'
 
 begin
