@@ -26,7 +26,9 @@ WORKER = pick(
 @takes(given=WORKER)
 def worker(
     given: Given,
-    worker_id: Annotated[str | None, typer.Option("--worker-id", hidden=True)] = None,
+    worker_id: Annotated[
+        str | None, typer.Option("--worker-id", hidden=True, help="Given by the server to its own worker.")
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log details.")] = False,
 ) -> None:
     """Run jobs until a signal, or until no job has come for a while."""
