@@ -39,11 +39,12 @@ RUN useradd --uid 10001 --create-home upscaler && \
     mkdir -p /input /output /ledger && \
     chown upscaler /output /ledger && chmod 1777 /output /ledger
 USER 10001
+# A user of `docker run --user` has no home folder. Measured rates belong to the machine, and stay with the ledger.
 # The user's own weights are mounted at /weights, so they do not hide those of the image.
 ENV PATH=/opt/comic-upscale/bin:$PATH \
     COMIC_UPSCALE_WEIGHTS=/weights:/opt/comic-upscale/weights \
     COMIC_UPSCALE_LEDGER=/ledger/ledger.sqlite3 \
-    XDG_STATE_HOME=/tmp/state XDG_CACHE_HOME=/tmp/cache
+    XDG_STATE_HOME=/tmp/state XDG_CACHE_HOME=/tmp/cache XDG_DATA_HOME=/ledger/data
 VOLUME ["/input", "/output", "/ledger"]
 
 # Healthy while the ledger is readable and its run is alive. A job of several days gives no other sign of life.

@@ -18,6 +18,8 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+from comic_upscale.console.printable import printable_lines
+from comic_upscale.console.streams import Escaping
 from comic_upscale.errors import ComicUpscaleError
 from comic_upscale.version import __version__
 
@@ -118,6 +120,22 @@ COMMANDS = {
         "comic_upscale.commands.remote:remote",
         "Use a remote machine: a rented GPU, or any Linux machine that you can reach by SSH.",
     ),
+    "serve": Entry(
+        "comic_upscale.commands.serve:serve",
+        "Serve a REST interface: uploads become jobs, and a worker on this machine runs them.",
+        "Examples:\n\n"
+        "  comic-upscale serve --data /srv/comic-upscale\n\n"
+        "  comic-upscale serve --host 0.0.0.0 --database postgresql://comics@db/comics\n\n"
+        "It needs more packages: pip install 'comic-upscale[server]'",
+    ),
+    "server": Entry(
+        "comic_upscale.commands.server:server",
+        "Look after a server on its own machine: API keys, and the schema of its database.",
+    ),
+    "worker": Entry(
+        "comic_upscale.commands.worker:worker",
+        "Run the jobs of a server on this machine. `serve` starts such a worker by itself.",
+    ),
 }
 
 
@@ -176,10 +194,24 @@ class Commands(typer.core.TyperGroup):
             if ctx.find_root().meta.get("json"):
                 print(json.dumps({"event": "error", "message": str(error), "exit_code": error.exit_code}))  # noqa: T201
             else:
-                typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
+                _print_error(f"error: {error}")
             for note in getattr(error, "__notes__", ()):
                 typer.echo(note, err=True)
             raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt:
+            raise typer.Exit(128 + signal.SIGINT) from None
+        except Exception as error:
+            # Words of the command line may be names of files, which a pattern of the shell put there.
+            message = getattr(error, "message", None)
+            if hasattr(error, "format_message") and isinstance(message, str):
+                error.message = printable_lines(message)  # type: ignore[attr-defined]
+            raise
+
+
+def _print_error(message: str) -> None:
+    # Below `Escaping`, which would escape the colour.
+    stream = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+    typer.secho(printable_lines(message), file=stream, fg=typer.colors.RED)
 
 
 app = typer.Typer(
@@ -195,11 +227,13 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Entry point of ``comic-upscale`` and of ``python -m comic_upscale``."""
-    # The name of a page may contain characters that the encoding of the terminal lacks.
-    for stream in (sys.stdout, sys.stderr):
+    """Run the command line. `start.main` calls it."""
+    # The name of a page may contain characters that the encoding of the terminal lacks, and control characters.
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+            setattr(sys, name, Escaping(stream))
     try:
         app(prog_name="comic-upscale")
     except KeyboardInterrupt:

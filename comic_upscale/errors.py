@@ -11,6 +11,7 @@
     │   ├── LedgerBusyError      another run holds the job
     │   ├── LedgerVersionError   written by a newer comic-upscale
     │   └── LedgerDamagedError   not a database, or a broken one
+    ├── DatabaseError        the server's database cannot be used         6
     ├── OutputError          the output folder is full or not writable    7
     ├── RemoteError          the remote machine cannot do the work        9
     │   ├── ConnectionLostError  it is unreachable, or the connection was lost
@@ -85,6 +86,12 @@ class LedgerVersionError(LedgerError):
 
 class LedgerDamagedError(LedgerError):
     """The file is not an SQLite database of comic-upscale, or SQLite reports it as damaged."""
+
+
+class DatabaseError(ComicUpscaleError):
+    """The database of the server could not be opened, read or written, or a newer version wrote it."""
+
+    exit_code = 6
 
 
 class OutputError(ComicUpscaleError):

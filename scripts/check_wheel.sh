@@ -8,7 +8,8 @@ Checks that the wheel and the steps of the image install into an empty folder an
 interpreter with the packages build and hatchling.'
 case ${1:-} in -h | --help) echo "$usage"; exit 0 ;; esac
 python=${1:?usage: check_wheel.sh PYTHON}
-python=$(cd "$(dirname "$python")" && pwd)/$(basename "$python")
+unset CDPATH
+python=$(cd -- "$(dirname -- "$python")" && pwd)/$(basename -- "$python")
 cd "$(dirname "$0")/.."
 folder=$(cd "$(mktemp -d)" && pwd -P)
 trap 'rm -rf "$folder"' EXIT

@@ -6,6 +6,7 @@ usage='usage: demo.sh FOLDER
 Upscales examples/pages with the bundled model. FOLDER contains the program comic-upscale, such as .venv/bin.'
 case ${1:-} in -h | --help) echo "$usage"; exit 0 ;; esac
 bin=${1:?"$usage"}
+unset CDPATH
 cd "$(dirname "$0")/.."
 
 # With the model named, nothing is downloaded on a machine with a GPU either.

@@ -39,7 +39,17 @@ HELP
 }
 
 fail() { printf 'error: %s\n' "$1" >&2; exit 2; }
-whole() { case $2 in '' | *[!0-9]*) fail "$1 takes a whole number, not '$2'" ;; esac; }
+
+# Set the variable $1 to the whole number $3, the value of option $2.
+whole() {
+    case $3 in '' | *[!0-9]*) fail "$2 takes a whole number, not '$3'" ;; esac
+    [ ${#3} -le 15 ] || fail "$2 is too large: $3"
+    # A leading zero does not mean octal.
+    printf -v "$1" '%d' "$((10#$3))"
+}
+
+# Print a path that no program takes for an option or an expression, such as the -delete of find.
+as_path() { case $1 in /*) printf '%s' "$1" ;; *) printf './%s' "$1" ;; esac; }
 
 idle=300 grace=600 ttl=0 every=15 gpu_below=5 net_below=20000 retry=60 limit=300 log='' command='' dry_run=''
 watched=() interfaces=()
@@ -52,17 +62,19 @@ while [ $# -gt 0 ]; do
         *) fail "unknown option $1; --help shows them" ;;
     esac
     case $1 in
-        --watch) watched+=("$2") ;;
-        --idle) whole "$1" "$2"; idle=$2 ;;
-        --grace) whole "$1" "$2"; grace=$2 ;;
-        --ttl) whole "$1" "$2"; ttl=$2 ;;
-        --every) whole "$1" "$2"; every=$2 ;;
-        --gpu-below) whole "$1" "$2"; gpu_below=$2 ;;
-        --net-below) whole "$1" "$2"; net_below=$2 ;;
+        --watch)
+            [ -n "$2" ] || fail "--watch needs a folder"
+            watched+=("$(as_path "$2")") ;;
+        --idle) whole idle "$1" "$2" ;;
+        --grace) whole grace "$1" "$2" ;;
+        --ttl) whole ttl "$1" "$2" ;;
+        --every) whole every "$1" "$2" ;;
+        --gpu-below) whole gpu_below "$1" "$2" ;;
+        --net-below) whole net_below "$1" "$2" ;;
         --interface) interfaces+=("$2") ;;
         --log) log=$2 ;;
-        --retry) whole "$1" "$2"; retry=$2 ;;
-        --limit) whole "$1" "$2"; limit=$2 ;;
+        --retry) whole retry "$1" "$2" ;;
+        --limit) whole limit "$1" "$2" ;;
         --then) command=$2 ;;
     esac
     shift 2
@@ -70,7 +82,8 @@ done
 [ -n "$command" ] || fail "--then is required: there is no default"
 [ "$every" -ge 1 ] || fail "--every must be at least 1"
 [ "$limit" -ge 1 ] || fail "--limit must be at least 1"
-[ ${#watched[@]} -gt 0 ] || watched=("$HOME/comic-upscale/jobs")
+# Without HOME, as in a service of systemd, ~ is the home folder of the user in the list of users.
+[ ${#watched[@]} -gt 0 ] || watched=(~/comic-upscale/jobs)
 if [ -n "$log" ]; then exec >>"$log" 2>&1 || exit 2; fi
 
 say() { printf '%s %s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$1"; }
@@ -104,7 +117,7 @@ pages_mark() {
 # Pages that are done in the ledgers, if sqlite3 is installed. This also counts pages that were removed after fetching.
 ledger_mark() {
     command -v sqlite3 >/dev/null 2>&1 || return 0
-    find -L "${watched[@]}" -name ledger.sqlite3 -type f 2>/dev/null | while IFS= read -r ledger; do
+    find -L "${watched[@]}" -name ledger.sqlite3 -type f -print0 2>/dev/null | while IFS= read -r -d '' ledger; do
         timeout 20 sqlite3 -readonly "$ledger" \
             "select count(*) || ':' || coalesce(max(finished_at), '') from pages where state in ('done', 'failed')" \
             2>/dev/null

@@ -43,6 +43,9 @@ while [ $# -gt 0 ]; do
     shift 2
 done
 if [ -z "$source" ] || [ -z "$prefix" ]; then fail "needs --source and --prefix; --help shows how"; fi
+# An absolute path is never read as an option.
+case $source in /*) ;; *) source=$PWD/$source ;; esac
+case $prefix in /*) ;; *) prefix=$PWD/$prefix ;; esac
 [ -f "$source/pyproject.toml" ] || fail "$source contains no pyproject.toml"
 
 step() {
@@ -66,8 +69,9 @@ else
 fi
 step install -m 755 "$source/scripts/entrypoint.sh" "$prefix/bin/entrypoint.sh"
 step mkdir -p "$prefix/weights"
+set -f
 for model in $models; do
-    step "$prefix/bin/comic-upscale" models fetch "$model" --weights-dir "$prefix/weights"
-    step "$prefix/bin/comic-upscale" models verify "$model" --weights-dir "$prefix/weights"
+    step "$prefix/bin/comic-upscale" models fetch --weights-dir "$prefix/weights" -- "$model"
+    step "$prefix/bin/comic-upscale" models verify --weights-dir "$prefix/weights" -- "$model"
 done
 step "$prefix/bin/comic-upscale" --version

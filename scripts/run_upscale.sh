@@ -31,7 +31,7 @@ while [ $# -gt 0 ]; do
         --dry-run) dry_run=yes ;;
         --cpu) cpu=yes ;;
         --docker | --name | --ledger | --weights)
-            [ $# -ge 2 ] || fail "$1 needs a value"
+            if [ $# -lt 2 ] || [ -z "$2" ]; then fail "$1 needs a value"; fi
             case $1 in
                 --docker) image=$2 ;;
                 --name) name=$2 ;;
@@ -45,6 +45,9 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
+# Docker would read these as options.
+case $image in -*) fail "$image is not the name of an image" ;; esac
+case $name in -*) fail "$name is not the name of a container" ;; esac
 [ ${#places[@]} -eq 2 ] || fail "needs INPUT and OUTPUT; --help shows how"
 [ -e "${places[0]}" ] || fail "${places[0]} does not exist" 1
 input=$(realpath -- "${places[0]}") output=$(realpath -m -- "${places[1]}")
@@ -55,6 +58,9 @@ input=$(realpath -- "${places[0]}") output=$(realpath -m -- "${places[1]}")
 show() { printf '%q ' "$@"; echo; }
 
 if [ -n "$image" ]; then
+    for place in "$input" "$output" "$ledger" "$weights"; do
+        case $place in *:*) fail "$place contains a colon, so Docker cannot mount it: rename it" ;; esac
+    done
     command=(docker run --detach --name "$name" --user "$(id -u):$(id -g)")
     [ -n "$cpu" ] || command+=(--gpus all)
     command+=(--volume "$input:/input:ro" --volume "$output:/output")
@@ -68,12 +74,12 @@ if [ -n "$image" ]; then
     command+=("$image" "$@")
     if [ -n "$dry_run" ]; then show "${command[@]}"; exit 0; fi
     command -v docker >/dev/null || fail "docker is not installed: leave --docker out" 1
-    if [ "$(docker inspect --format '{{.State.Running}}' "$name" 2>/dev/null)" = true ]; then
+    if [ "$(docker inspect --format '{{.State.Running}}' -- "$name" 2>/dev/null)" = true ]; then
         echo "$name is already running: docker logs --follow $name"
         exit 0
     fi
-    mkdir -p "$output" ${ledger:+"$ledger"}
-    docker rm "$name" >/dev/null 2>&1 || true
+    mkdir -p -- "$output" ${ledger:+"$ledger"}
+    docker rm -- "$name" >/dev/null 2>&1 || true
     "${command[@]}" >/dev/null || fail "the container could not be started" 1
     echo "$name is running: docker logs --follow $name"
     exit 0

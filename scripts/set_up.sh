@@ -8,6 +8,8 @@ Makes a virtual environment in FOLDER with comic-upscale (editable) and its deve
 interpreter to use, 3.11 or newer (default: python3).'
 case ${1:-} in -h | --help) echo "$usage"; exit 0 ;; esac
 folder=${1:?"$usage"}
+# A name that begins with a dash is no option.
+case $folder in /*) ;; *) folder=./$folder ;; esac
 python=${PYTHON:-python3}
 
 "$python" - <<'PY' || { echo "error: $python is older than Python 3.11: set PYTHON to a newer one" >&2; exit 1; }
@@ -19,7 +21,7 @@ PY
 "$folder/bin/python" -m pip install --quiet --upgrade "pip>=25.1"
 # PyTorch as users get it, from the plain requirement: several GB with the CUDA libraries on Linux.
 echo "installing comic-upscale and its tools into $folder (several GB, some minutes) ..."
-"$folder/bin/python" -m pip install --quiet --constraint constraints.txt --editable . --group dev
+"$folder/bin/python" -m pip install --quiet --constraint constraints.txt --editable '.[server,postgres]' --group dev
 
 if "$folder/bin/python" -c 'import sys; sys.exit(sys.version_info >= (3, 13))'; then
     "$folder/bin/python" -m pip install --quiet --constraint constraints.txt --editable '.[realesrgan]' ||

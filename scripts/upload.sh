@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Send a folder to a remote machine over SSH as one stream. Run again, it sends only the missing files.
 set -euo pipefail
+# With it, cd could go to another folder of the same name.
+unset CDPATH
 
 usage() {
     cat <<'HELP'
@@ -41,13 +43,17 @@ while [ $# -gt 0 ]; do
     shift
 done
 [ ${#names[@]} -eq 2 ] || fail "needs FOLDER and HOST:DIR; --help shows how"
-folder=${names[0]%/}
+# A relative name gets ./ in front: rsync reads NAME: as a host.
+case ${names[0]} in /*) folder=${names[0]} ;; *) folder=./${names[0]} ;; esac
+folder=${folder%/}
+# ssh would read it as an option, also with an IPv6 address.
+case ${names[1]} in -*) fail "${names[1]} is not HOST:DIR" ;; esac
 # ssh takes an IPv6 address without brackets, rsync with brackets. Nothing else may be in brackets.
 six='^([^@:/]+@)?\[([0-9A-Fa-f:.]+(%[A-Za-z0-9_.-]+)?)\]:(.+)$'
 if [[ ${names[1]} =~ $six ]]; then
     host=${names[1]%%]:*}] login=${BASH_REMATCH[1]}${BASH_REMATCH[2]} target=${BASH_REMATCH[4]}
 else
-    case ${names[1]} in -* | :* | *[][]*:*) fail "${names[1]} is not HOST:DIR" ;; *:?*) ;; *) fail "${names[1]} is not HOST:DIR" ;; esac
+    case ${names[1]} in :* | *[][]*:*) fail "${names[1]} is not HOST:DIR" ;; *:?*) ;; *) fail "${names[1]} is not HOST:DIR" ;; esac
     host=${names[1]%%:*} login=$host target=${names[1]#*:}
 fi
 case $target in
@@ -70,7 +76,7 @@ in_clean_shell() {
     script=$(printf 'cd; printf "%%s\\n" %s\n%s' "$marker" "$1")
     bytes=$(($(printf '%s' "$script" | wc -c)))
     # shellcheck disable=SC2029  # the number is meant to be expanded here
-    { printf '%s' "$script"; cat; } | ssh ${ssh_options[@]+"${ssh_options[@]}"} "$login" \
+    { printf '%s' "$script"; cat; } | ssh ${ssh_options[@]+"${ssh_options[@]}"} -- "$login" \
         "exec /bin/sh -c 'eval \"\$(dd bs=1 count=$bytes 2>/dev/null)\"'"
 }
 # NUL ends records, so the marker is looked for by lines that may contain NUL.

@@ -27,8 +27,11 @@ FLOORS = (
     ("estimates",),
     ("console",),
     ("reporting",),
+    ("server",),
+    ("worker",),
     ("commands",),
     ("cli",),
+    ("start",),
     ("__main__",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
@@ -36,6 +39,8 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # Packages that a room must do without. What a room may not import at all is not imported lazily either.
 HEAVY = {"torch", "spandrel"}
 WEB = {"pydantic", "fastapi", "starlette"}
+OPENS = {"PIL", "numpy", "imagecodecs", "libarchive", "pi_heif", "pypdfium2", "tifffile", "zipfile"}
+"""Packages that open images and archives. The server takes these from strangers, and only stores them."""
 NEVER = {
     "errors": HEAVY | WEB | {"numpy"},
     "settings": HEAVY | WEB | {"numpy"},
@@ -47,10 +52,14 @@ NEVER = {
     "ledger": HEAVY | WEB,
     "planning": HEAVY | WEB,
     "console": HEAVY | WEB,
+    "server": HEAVY | OPENS,
 }
 # Packages that one place alone may import: a room, or a module.
 ONLY = {
-    "fastapi": {"server", "worker"},
+    "fastapi": {"server"},
+    "starlette": {"server"},
+    "uvicorn": {"server"},
+    "sqlalchemy": {"server", "worker", "commands"},
     "ray": {"execution"},
     "typer": {"commands", "cli"},
     "onnxruntime": {"engines/onnx_network.py"},
@@ -64,7 +73,7 @@ LIGHT = {
     "engines/reach.py", "engines/tiling.py",
 }  # fmt: skip
 # Only these may talk to the user, and read the environment.
-TALKING = {"commands", "console/display.py", "cli", "__main__"}
+TALKING = {"commands", "console/display.py", "cli", "start", "__main__"}
 
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 

@@ -10,7 +10,7 @@ import typer
 from comic_upscale.commands.environment import rates_folder
 from comic_upscale.commands.options import Given, takes
 from comic_upscale.commands.run import job_settings
-from comic_upscale.errors import SettingsError
+from comic_upscale.errors import OutputError, SettingsError
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.options import pick
 
@@ -48,11 +48,20 @@ def bench(
             typer.echo(f"{what}...", err=True)
 
     result = measure(settings, seconds=seconds, on_step=on_step)
-    saved_to = save_measurement(result.measured, rates_folder()) if keep else None
-    if as_json:
-        typer.echo(bench_as_json(result, None if saved_to is None else str(saved_to)))
-        return
-    for line in bench_lines(result):
+    saved_to, problem = None, None
+    try:
+        saved_to = save_measurement(result.measured, rates_folder()) if keep else None
+    except OutputError as error:
+        # The minutes of measuring must not be lost.
+        problem = error
+    lines = (
+        [bench_as_json(result, None if saved_to is None else str(saved_to))]
+        if as_json
+        else bench_lines(result)
+    )
+    for line in lines:
         typer.echo(line)
-    if saved_to is not None:
+    if problem is not None:
+        raise problem
+    if saved_to is not None and not as_json:
         typer.echo(f"saved in {saved_to}; `comic-upscale cost` uses it")

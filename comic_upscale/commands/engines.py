@@ -20,7 +20,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @engines.command("list")
 def list_engines(as_json: AsJson = False) -> None:
     """List every engine, and whether its packages are installed."""
-    from comic_upscale.console.text import printable
+    from comic_upscale.console.printable import printable
     from comic_upscale.engines.registry import find_factory, missing_packages
     from comic_upscale.settings.engines import engine_names
 
@@ -76,7 +76,7 @@ def show(
 
 
 def _lines(factory: EngineFactory, missing: list[str]) -> list[str]:
-    from comic_upscale.console.text import printable
+    from comic_upscale.console.printable import printable
 
     state = f"not installed: {', '.join(missing)}. {factory.install}" if missing else "installed"
     needs = f"needs {', '.join(factory.packages)} ({state})" if factory.packages else "needs nothing more"

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from comic_upscale.execution.ssh.address import SshFiles
 
 WEIGHTS_VARIABLE = "COMIC_UPSCALE_WEIGHTS"
+LEDGER_VARIABLE = "COMIC_UPSCALE_LEDGER"
 
 
 def weights_folders(*first: Path) -> tuple[Path, ...]:
@@ -33,6 +34,21 @@ def state_folder() -> Path:
     return platformdirs.user_state_path("comic-upscale") / "jobs"
 
 
+def requested_ledger(job: Path | None, ledger: Path | None) -> Path | None:
+    """Return the ledger that the user asked for, or that of the variable, which the Docker image sets.
+
+    Each container has a new state folder, so only the variable tells where the ledger of an earlier container is.
+
+    Args:
+        job: the output folder of a job, by which a ledger is found later.
+        ledger: the ledger file.
+    """
+    named = os.environ.get(LEDGER_VARIABLE, "")
+    if job is None and ledger is None and named and (path := Path(named).expanduser()).is_file():
+        return path
+    return ledger
+
+
 def rates_folder() -> Path:
     """Return the folder for the measured rates of this user's machines."""
     import platformdirs
@@ -53,15 +69,23 @@ def ssh_files(config: Path | None = None) -> SshFiles:
 
     Args:
         config: replaces ``~/.ssh/config``.
+
+    Raises:
+        SettingsError: this user has no name, as in a container.
     """
     import getpass
 
+    from comic_upscale.errors import SettingsError
     from comic_upscale.execution.ssh.address import SshFiles
 
+    try:
+        user = getpass.getuser()
+    except (ImportError, KeyError, OSError):
+        raise SettingsError(
+            "the user who runs this has no name on this system: set the variable LOGNAME to one"
+        ) from None
     folder = Path("~/.ssh").expanduser()
-    return SshFiles(
-        user=getpass.getuser(), config=config or folder / "config", known_hosts=folder / "known_hosts"
-    )
+    return SshFiles(user=user, config=config or folder / "config", known_hosts=folder / "known_hosts")
 
 
 def process_seconds() -> float:

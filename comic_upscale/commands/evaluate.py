@@ -146,7 +146,7 @@ def _try_models(
 
 
 def _show_comparison(comparison: Comparison, folder: Path | None, *, as_json: bool) -> None:
-    from comic_upscale.console.text import printable
+    from comic_upscale.console.printable import printable
     from comic_upscale.evaluation import tables
     from comic_upscale.storage.atomic import write_whole
 
@@ -178,7 +178,7 @@ def _show_comparison(comparison: Comparison, folder: Path | None, *, as_json: bo
 
 
 def _show_trial(trial: Trial, folder: Path | None, *, as_json: bool) -> None:
-    from comic_upscale.console.text import printable
+    from comic_upscale.console.printable import printable
     from comic_upscale.evaluation import tables
     from comic_upscale.evaluation.verdict import judge
     from comic_upscale.storage.atomic import write_whole
@@ -212,11 +212,11 @@ def _show_trial(trial: Trial, folder: Path | None, *, as_json: bool) -> None:
 
 def _print_table(first: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Print a table. Columns without any value are left out."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from comic_upscale.console.text import printable
+    from comic_upscale.console.printable import printable
+    from comic_upscale.console.streams import make_console
     from comic_upscale.evaluation.tables import TITLES, shown
 
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -226,16 +226,17 @@ def _print_table(first: str, rows: Sequence[Mapping[str, Any]], columns: Sequenc
         table.add_column(TITLES.get(column, column.replace("_", " ")), justify="right")
     for row in rows:
         table.add_row(Text(printable(str(row[first]))), *(shown(column, row[column]) for column in filled))
-    Console(highlight=False).print(table)
+    make_console().print(table)
 
 
 @contextmanager
 def _bar() -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar on standard error; silent where that is not a terminal."""
-    from rich.console import Console
     from rich.progress import Progress
 
-    console = Console(stderr=True)
+    from comic_upscale.console.streams import make_console
+
+    console = make_console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=None)
 

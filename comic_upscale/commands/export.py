@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from comic_upscale.commands.environment import state_folder
+from comic_upscale.commands.environment import requested_ledger, state_folder
 from comic_upscale.errors import SettingsError
 
 
 def export(
     job: Annotated[Path | None, typer.Option("--job", metavar="DIR", help="The output folder of a job.")] = None,
-    ledger: Annotated[Path | None, typer.Option("--ledger", metavar="FILE", help="The ledger file of a job.")] = None,
+    ledger: Annotated[
+        Path | None,
+        typer.Option(
+            "--ledger", metavar="FILE",
+            help="The ledger file of a job. If the output folder does not know it, --job must name the folder, too.",
+        ),
+    ] = None,
     format: Annotated[
         str,
         typer.Option(
@@ -33,7 +40,7 @@ def export(
 ) -> None:  # fmt: skip
     """Write the metadata of a training set: pages, sources, hashes, sizes, model and captions."""
     from comic_upscale.console.text import page_count
-    from comic_upscale.ledger.recent import choose_ledger
+    from comic_upscale.ledger.recent import choose_job
     from comic_upscale.reporting.export import (
         EXPORT_FORMATS,
         as_text,
@@ -44,12 +51,13 @@ def export(
 
     if format not in EXPORT_FORMATS:
         raise SettingsError(f"--format must be one of {', '.join(EXPORT_FORMATS)}, not {format!r}")
-    found = read_export(choose_ledger(job, ledger, state_folder()))
+    found = read_export(*choose_job(job, requested_ledger(job, ledger), state_folder()))
     path = metadata_path(found, output) if format == "imagefolder" else output
     rows = found.files if format == "imagefolder" else found.rows
     text = as_text(rows, format, suffix=".jsonl" if path is None else path.suffix)
     if path is None:
-        typer.echo(text.encode(), nl=False)
+        # A program gets the bytes as they are, a terminal no control characters.
+        typer.echo(text if sys.stdout.isatty() else text.encode(), nl=False)
     else:
         write_export(text, path, overwrite=overwrite)
     left_out = f"; left out {found.missing:,} whose outputs are missing" if found.missing else ""

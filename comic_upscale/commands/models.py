@@ -70,9 +70,10 @@ def list_models(
     if as_json:
         typer.echo(json.dumps(rows))
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from comic_upscale.console.streams import make_console
 
     table = Table(box=None, padding=(0, 2, 0, 0))
     for title in ("name", "factor", "MB", "licence", "installed"):
@@ -80,7 +81,7 @@ def list_models(
     for row in rows:
         installed = "no" if not row["present"] else "in the package" if row["bundled"] else "yes"
         table.add_row(row["name"], f"x{row['scale']}", f"{row['megabytes']}", row["licence"], installed)
-    console = Console(highlight=False)
+    console = make_console()
     console.print(table)
     for row in rows:
         console.print(Text(f"\n{row['name']}\n  {row['purpose']}"))
@@ -93,15 +94,15 @@ def fetch(given: Given, names: NamesArgument = None) -> None:
 
     Weights that are already on this machine or part of the package are only checked.
     """
-    from rich.console import Console
     from rich.progress import Progress
 
+    from comic_upscale.console.streams import make_console
     from comic_upscale.models.weights import resolve_weights
 
     named = _named_folders(given)
     folders, cache = (named, named[0]) if named else _search_path(given)
     for model in _find_models(names):
-        with Progress(console=Console(stderr=True), transient=True) as bar:
+        with Progress(console=make_console(stderr=True), transient=True) as bar:
             task = bar.add_task(model.name, total=None)
             weights = resolve_weights(
                 model.name,

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from comic_upscale.commands.environment import state_folder
+from comic_upscale.commands.environment import requested_ledger, state_folder
 
 
 def prune(
@@ -29,9 +29,10 @@ def prune(
     ctx.find_root().meta["json"] = as_json
     from comic_upscale.console.prune_text import prune_lines
     from comic_upscale.jobs.service import JobService
+    from comic_upscale.ledger.recent import choose_job
 
-    service = JobService(state_folder())
-    result = service.prune(service.find_ledger(job, ledger), remove=yes)
+    path, folder = choose_job(job, requested_ledger(job, ledger), state_folder())
+    result = JobService(state_folder()).prune(path, remove=yes, folder=folder)
     if as_json:
         typer.echo(json.dumps(asdict(result)))
         return

@@ -160,7 +160,7 @@ def check_machine(
     """
     from dataclasses import asdict
 
-    from comic_upscale.console.text import printable
+    from comic_upscale.console.printable import printable
     from comic_upscale.execution.ssh.probe import describe
 
     machine = SshOptions(host=host, patience=0.0, **ssh.values()).machine()
@@ -253,7 +253,8 @@ def status(
     ssh: Given,
 ) -> None:
     """Show the progress of a job on the remote machine."""
-    from comic_upscale.console.text import printable, status_lines
+    from comic_upscale.console.printable import printable
+    from comic_upscale.console.text import status_lines
 
     with _open_job(host, ssh, job) as (machine, name):
         while True:
@@ -350,7 +351,7 @@ class _LogLines:
         self.rest = b""
 
     def _print(self, line: bytes) -> None:
-        from comic_upscale.console.text import printable
+        from comic_upscale.console.printable import printable
 
         typer.echo(printable(line.decode(errors="replace")))
 

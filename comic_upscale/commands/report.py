@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from comic_upscale.commands.environment import default_workers, state_folder
+from comic_upscale.commands.environment import default_workers, requested_ledger, state_folder
 
 if TYPE_CHECKING:
     from comic_upscale.reporting.report import OnStep
@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
 def report(
     job: Annotated[Path | None, typer.Option("--job", metavar="DIR", help="The output folder of a job.")] = None,
-    ledger: Annotated[Path | None, typer.Option("--ledger", metavar="FILE", help="The ledger file of a job.")] = None,
+    ledger: Annotated[
+        Path | None,
+        typer.Option(
+            "--ledger", metavar="FILE",
+            help="The ledger file of a job. If the output folder does not know it, --job must name the folder, too.",
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -47,14 +53,15 @@ def report(
 
     The file opens offline in any browser. While a job runs, its report covers the pages that are done.
     """
-    from comic_upscale.ledger.queries import read_status
-    from comic_upscale.ledger.recent import choose_ledger
-    from comic_upscale.reporting.report import default_path, make_report, write_report
+    from comic_upscale.ledger.recent import choose_job
+    from comic_upscale.reporting.report import NAME, make_report, write_report
 
-    path = choose_ledger(job, ledger, state_folder())
-    target = output or default_path(path, read_status(path))
+    path, folder = choose_job(job, requested_ledger(job, ledger), state_folder())
+    target = output or folder / NAME
     with _Steps() as on_step:
-        made = make_report(path, look_at=look_at, show=show, workers=default_workers(), on_step=on_step)
+        made = make_report(
+            path, folder, look_at=look_at, show=show, workers=default_workers(), on_step=on_step
+        )
     size = write_report(made, target, overwrite=overwrite)
     choice = made.choice
     compared = f"{choice.looked_at:,} of {choice.done:,} pages compared"
@@ -78,10 +85,11 @@ class _Steps:
     """A progress bar on standard error while pages are compared; silent where that is not a terminal."""
 
     def __enter__(self) -> OnStep:
-        from rich.console import Console
         from rich.progress import Progress
 
-        console = Console(stderr=True)
+        from comic_upscale.console.streams import make_console
+
+        console = make_console(stderr=True)
         self._bar = Progress(console=console, transient=True, disable=not console.is_terminal)
         self._bar.start()
         tasks: dict[str, object] = {}

@@ -184,12 +184,16 @@ def _choose_display(stop: StopRequest, shown: ShowOptions) -> Display:
 
 @contextmanager
 def _stop_on_signals(stop: StopRequest, display: Display) -> Iterator[list[int]]:
-    """Inside the block, the first Ctrl-C or SIGTERM stops gracefully, and the second ends the process at once."""
+    """Inside the block, the first Ctrl-C or SIGTERM stops gracefully, and the second ends the process at once.
+
+    Until the run has begun, the first one ends the process at once: a reader that hangs over a file of the input cannot
+    be interrupted, and there is nothing to finish or record.
+    """
     received: list[int] = []
 
     def handle(number: int, _frame: object) -> None:
         received.append(number)
-        if len(received) > 1:
+        if len(received) > 1 or not stop.has_begun:
             display.close()
             # Imported only where a program of the user's was run.
             program = sys.modules.get("comic_upscale.engines.program")

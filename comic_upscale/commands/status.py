@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from comic_upscale.commands.environment import state_folder
+from comic_upscale.commands.environment import requested_ledger, state_folder
 
 if TYPE_CHECKING:
     from comic_upscale.jobs.service import JobService
@@ -39,7 +39,7 @@ def status(
     from comic_upscale.jobs.service import JobService
 
     service = JobService(state_folder())
-    path = service.find_ledger(job, ledger)
+    path = service.find_ledger(job, requested_ledger(job, ledger))
     if watch:
         _watch(service, path, as_json=as_json)
     if failures or suspects or not watch:
@@ -49,7 +49,8 @@ def status(
 def _print_status(
     service: JobService, ledger: Path, *, failures: bool, suspects: bool, as_json: bool
 ) -> None:
-    from comic_upscale.console.text import failure_line, printable, status_lines
+    from comic_upscale.console.printable import printable
+    from comic_upscale.console.text import failure_line, status_lines
 
     report = service.status(ledger)
     failed = service.failures(ledger) if failures else []
@@ -87,8 +88,10 @@ def _watch(service: JobService, ledger: Path, *, as_json: bool) -> None:
     from rich.live import Live
     from rich.text import Text
 
+    from comic_upscale.console.streams import make_console
+
     report = service.status(ledger)
-    with Live(refresh_per_second=4) as live:
+    with Live(console=make_console(), refresh_per_second=4) as live:
         while True:
             report = service.status(ledger)
             live.update(Text("\n".join(status_lines(report))))

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as RichProgress
@@ -19,11 +19,12 @@ from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm
 
+from comic_upscale.console.printable import printable
+from comic_upscale.console.streams import make_console
 from comic_upscale.console.text import (
     duration,
     header_lines,
     page_line,
-    printable,
     rate,
     stopping_line,
     summary_lines,
@@ -154,7 +155,7 @@ class LiveDisplay:
     """Shows a live progress bar on a terminal."""
 
     def __init__(self, *, verbose: bool) -> None:
-        self._console = Console(highlight=False)
+        self._console = make_console()
         self._verbose = verbose
         self._status = self._console.status("starting")
         self._live: Live | None = None

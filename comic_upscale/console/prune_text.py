@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from comic_upscale.console.text import megabytes, printable
+from comic_upscale.console.printable import printable
+from comic_upscale.console.text import megabytes
 
 if TYPE_CHECKING:
     from comic_upscale.jobs.prune import PruneResult

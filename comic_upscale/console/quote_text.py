@@ -8,7 +8,8 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from comic_upscale.console.text import duration, megabytes, megapixels, money, page_count, printable, rate
+from comic_upscale.console.printable import printable
+from comic_upscale.console.text import duration, megabytes, megapixels, money, page_count, rate
 from comic_upscale.costs.quote import PARTS, Quote
 from comic_upscale.costs.ranges import Range
 from comic_upscale.costs.workload import Workload

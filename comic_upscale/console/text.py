@@ -10,6 +10,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from comic_upscale.console.printable import printable
 from comic_upscale.ledger.queries import JobStatus, seconds_since
 from comic_upscale.ledger.records import PageDone, PageSkipped, VolumeDone
 from comic_upscale.settings.paths import MARKER_FOLDER
@@ -20,13 +21,6 @@ if TYPE_CHECKING:
 
 
 SHOWN_WARNINGS = 10
-
-
-def printable(text: str) -> str:
-    """Return the text with control characters escaped: a terminal obeys them, and file names are not trusted."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 
 def duration(seconds: float | None) -> str:

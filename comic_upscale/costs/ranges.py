@@ -71,7 +71,7 @@ def total(parts: Iterable[Range]) -> Range:
 
 
 def product_of_independent(factors: Iterable[Range]) -> Range:
-    """Return the product of independent factors; zero if one of them is zero.
+    """Return the product of independent factors; zero if one of them is zero, as for a job without any work.
 
     It is unlikely that all are at their worst at once. So their relative errors, as ratios, are added in quadrature.
     """

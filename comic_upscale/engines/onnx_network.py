@@ -210,8 +210,8 @@ class OnnxNetwork:
         shape = "x".join(str(side) for side in made.shape)
         raise _no_network(
             self._path,
-            f"it turns 1x{channels}x{height}x{width} into {shape}; height and width must grow by an integer factor of at "
-            f"least 2, and the {channels} channels must stay",
+            f"it turns 1x{channels}x{height}x{width} into {shape}; height and width must grow by an integer factor of "
+            f"at least 2, and the {channels} channels must stay",
         )
 
 

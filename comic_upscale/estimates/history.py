@@ -19,6 +19,7 @@ from comic_upscale.errors import ComicUpscaleError
 from comic_upscale.imaging.codecs import FORMATS
 from comic_upscale.ledger.queries import read_runs
 from comic_upscale.ledger.records import PROCESSOR
+from comic_upscale.ledger.values import recorded_settings
 from comic_upscale.models.catalogue import CATALOGUE
 from comic_upscale.settings.job import FormatName
 from comic_upscale.settings.paths import path_text
@@ -30,9 +31,9 @@ LEAST_PAGES = 20
 _REMOTE = re.compile(r"(?P<host>[^ ]+): (?P<what>.+)")
 """The devices of a run on a remote machine in the ledger: ``gpu-box: NVIDIA GeForce RTX 4090``."""
 
-_DEVICE = re.compile(r"(?P<kind>\w+)(?::(?P<index>\d+))?(?: \((?P<what>.+)\))?")
+_DEVICE = re.compile(r"(?P<kind>\w+)(?::(?P<index>\d{1,4}))?(?: \((?P<what>.+)\))?")
 """A local device in the ledger: ``cuda:0 (NVIDIA H200)``, ``cpu (2 threads, 2 pages at once)``, or without brackets."""
-_SHARED = re.compile(r"(?:(?P<name>.+), )?(?P<pages>\d+) pages at once")
+_SHARED = re.compile(r"(?:(?P<name>.+), )?(?P<pages>[1-9]\d{0,3}) pages at once")
 _NEXT = re.compile(r", (?=\w+(?::\d+)? \()")
 
 
@@ -168,8 +169,8 @@ def _without_other_pages(run: dict[str, Any], devices: int, workers: int) -> flo
 def _measure_recorded_run(
     run: dict[str, Any], recorded: Sequence[DeviceInfo], ledger: Path, processor: str
 ) -> Measured:
-    settings = json.loads(run["settings"])
-    devices, workers = count_places(recorded), settings.get("workers", 1)
+    settings = recorded_settings(run["settings"])
+    devices, workers = count_places(recorded), settings.get("workers") or 1
     model = CATALOGUE.get(run["model"])
     return Measured(
         hardware=hardware_name(recorded, processor),
@@ -182,7 +183,7 @@ def _measure_recorded_run(
         network_pixels=run["network_pixels"],
         output_pixels=run["output_pixels"],
         output_bytes=run["output_bytes"],
-        format=encoding_of(settings.get("format", "png"), settings.get("quality")),
+        format=encoding_of(settings.get("format") or "png", settings.get("quality")),
         network_seconds=run["network_seconds"],
         host_seconds=run["host_seconds"],
         whole_seconds=_without_other_pages(run, devices, workers),

@@ -15,6 +15,8 @@ class StopRequest:
         self._event = threading.Event()
         self.reason: str | None = None
         self.kind: str | None = None
+        self.has_begun = False
+        """Whether the run has begun. Before, there is no page in flight to finish, and nothing to record."""
 
     def request(self, reason: str, kind: str | None = None) -> None:
         """Request the stop; the first reason is kept.

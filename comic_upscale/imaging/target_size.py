@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from comic_upscale.errors import PageError
+from comic_upscale.settings.processing import ProcessingSettings
 from comic_upscale.settings.sizes import Bounds, Fit, Height, LongSide, Print, Scale, Size, Width
 
 MAX_FACTOR = 16.0
@@ -87,6 +88,21 @@ def grows(page: tuple[int, int], target: tuple[int, int]) -> bool:
 def is_larger(page: tuple[int, int], bounds: Bounds) -> bool:
     """Return whether a page is larger than bounds."""
     return page[0] > bounds.width or page[1] > bounds.height
+
+
+def skip_reason(page: tuple[int, int], settings: ProcessingSettings) -> str | None:
+    """Return why the settings skip a page of this size; None if they do not.
+
+    Runs, plans, previews and the search for duplicates all ask this function.
+
+    Args:
+        page: (width, height) in pixels.
+        settings: of the job.
+    """
+    bounds = settings.skip_larger_than
+    if bounds is None or not is_larger(page, bounds):
+        return None
+    return f"already larger than {bounds}: {page[0]}x{page[1]}"
 
 
 def describe_growth(page: tuple[int, int], target: tuple[int, int], native_scale: int | None) -> str | None:

@@ -96,6 +96,7 @@ async def begin_run(
         spending = await on_ledger(_meter, job.settings, ledger, job_id)
         price = None if spending is None else spending.price
         run_id = await on_ledger(ledger.start_run, job_id, versions=versions(), price=price)
+        stop.has_begun = True
         heartbeats = asyncio.create_task(_keep_alive(ledger, on_ledger, run_id))
         try:
             yield JobContext(

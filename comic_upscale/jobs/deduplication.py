@@ -8,7 +8,6 @@ or budget. Then each gets a copy of the recorded output, or, if the first failed
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
@@ -17,9 +16,10 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from comic_upscale.errors import PageError
 from comic_upscale.execution.base import PageUpscaled, run_in
 from comic_upscale.execution.local.quality_gate import SMALLEST
-from comic_upscale.imaging.target_size import grows, is_larger
+from comic_upscale.imaging.target_size import grows, skip_reason
 from comic_upscale.jobs.context import JobContext
 from comic_upscale.jobs.job_files import Outputs
+from comic_upscale.ledger.queries import recorded_numbers
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.storage.base import OutputStore
 
@@ -134,7 +134,7 @@ async def copy_output(
         sha256=page["output_sha256"],
         seconds={"decode": seconds + ended - start},
         notes=copied_notes(page),
-        scores=json.loads(page["scores"]) if page["scores"] else {},
+        scores=recorded_numbers(page["scores"]),
         suspect=(page["suspect"],) if page["suspect"] else (),
         made_at=ended,
     )
@@ -146,7 +146,7 @@ def _would_match(page: Mapping[str, Any], settings: JobSettings) -> bool:
     size = (page["width"], page["height"])
     if size[0] * size[1] > settings.max_pixels:
         return False
-    if settings.skip_larger_than is not None and is_larger(size, settings.skip_larger_than):
+    if skip_reason(size, settings) is not None:
         return False
     if settings.strict and page["suspect"]:
         return False

@@ -4,37 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from comic_upscale.errors import PageError
+from comic_upscale.ledger.values import recorded_settings
 from comic_upscale.library.cbz import find_member, open_cbz, read_members
 from comic_upscale.library.nested import Unpacker, find_volume
 from comic_upscale.library.volume import Volume
 from comic_upscale.library.volume_reader import VolumeCache
 from comic_upscale.settings.job import VolumeRules
-from comic_upscale.settings.paths import LEDGER_NAME, MARKER_FOLDER
+from comic_upscale.settings.paths import is_default_place
 from comic_upscale.storage.base import GONE, OutputStore, SourceStore, size_of
 from comic_upscale.storage.stores import Stores, open_stores
 
 
 def output_folder(ledger: Path, job: Mapping[str, Any]) -> Path:
     """Return the output folder of a job; a folder that was moved contains its ledger."""
-    is_default_place = (ledger.name, ledger.parent.name) == (LEDGER_NAME, MARKER_FOLDER)
-    return ledger.absolute().parent.parent if is_default_place else Path(job["output"])
+    return ledger.absolute().parent.parent if is_default_place(ledger) else Path(job["output"])
 
 
-def job_stores(ledger: Path, job: Mapping[str, Any]) -> Stores:
+def job_stores(ledger: Path, job: Mapping[str, Any], folder: Path | None = None) -> Stores:
     """Return the stores of the sources and outputs of a job.
 
     Args:
         ledger: of the job.
         job: a row of the ledger's jobs.
+        folder: the output folder; None for the one that the ledger names.
     """
-    return open_stores(Path(job["input"]), output_folder(ledger, job))
+    return open_stores(Path(job["input"]), folder or output_folder(ledger, job))
 
 
 class Outputs:
@@ -69,6 +69,9 @@ class Outputs:
         Raises:
             PageError: `GONE`.
         """
+        # A folder may come from a stranger, with links in it.
+        if self._store.leads_outside(page["volume_output"] or page["output"]):
+            raise PageError(GONE, "The output is a link that leads out of the output folder.")
         try:
             if page["volume_output"] and (name := self._name_of(page)) is not None:
                 with open_cbz(self._store, page["volume_output"]) as archive:
@@ -113,7 +116,7 @@ class Sources:
         Raises:
             PageError: `GONE`, or ``"changed"`` if it has changed since it was upscaled.
         """
-        data = self._read(str(page["source"]), page["volume_source"])
+        data = self._read(page)
         if hashlib.sha256(data).hexdigest() != page["source_sha256"]:
             raise PageError("changed", "The source has changed since it was upscaled.")
         return data
@@ -134,10 +137,32 @@ class Sources:
             cache.close()
         self._opened.clear()
 
-    def _read(self, source: str, volume: str | None) -> bytes:
+    def is_unchanged(self, page: Mapping[str, Any]) -> bool:
+        """Return whether the source of a page that is in no volume is there, as it was upscaled.
+
+        If its time has changed, its content decides.
+
+        Args:
+            page: a row of `read_done_pages`.
+        """
+        try:
+            status = self._store.stat(self._store.address(str(page["source"])))
+            if status.kind != "file" or status.size != page["source_size"]:
+                return False
+            return status.mtime_ns == page["source_mtime_ns"] or bool(self.read(page))
+        except (OSError, PageError):
+            return False
+
+    def _read(self, page: Mapping[str, Any]) -> bytes:
+        source, volume = str(page["source"]), page["volume_source"]
         if volume is None:
             try:
-                with self._store.open(self._store.address(source)) as file:
+                path = self._store.address(source)
+                status = self._store.stat(path)
+                # The ledger may name a device or a pipe, which would never end.
+                if status.kind != "file" or status.size != page["source_size"]:
+                    raise PageError("changed", "The source has changed since it was upscaled.")
+                with self._store.open(path) as file:
                     return file.read()
             except OSError as error:
                 raise _missing_source() from error
@@ -166,6 +191,6 @@ def _missing_source() -> PageError:
 
 def _rules(job: Mapping[str, Any]) -> VolumeRules:
     """Return the rules of a job for volumes, from its settings in the ledger."""
-    settings = json.loads(job["settings"])
+    settings = recorded_settings(job["settings"])
     names = ("max_members", "max_unpacked", "max_ratio", "pdf_dpi", "max_pixels")
-    return VolumeRules(**{name: settings[name] for name in names if name in settings})
+    return VolumeRules(**{name: settings[name] for name in names if settings.get(name) is not None})

@@ -64,12 +64,13 @@ class PruneResult:
         return tuple(file for file in self.files if file.kept is None)
 
 
-def prune(ledger: Path, *, remove: bool) -> PruneResult:
+def prune(ledger: Path, *, remove: bool, folder: Path | None = None) -> PruneResult:
     """Find the outputs of the newest job whose sources are gone, and remove them if asked to.
 
     Args:
         ledger: ledger of the job.
         remove: whether to remove the files.
+        folder: the output folder of the job; None for the one that the ledger names.
 
     Raises:
         InputError: the ledger has no job; or the input is missing, holds no page, or has none of the job's pages.
@@ -77,7 +78,7 @@ def prune(ledger: Path, *, remove: bool) -> PruneResult:
         OutputError: the output folder cannot be written to.
     """
     job = read_newest_job(ledger)
-    settings = _settings_of(job, ledger)
+    settings = _settings_of(job, ledger, folder or output_folder(ledger, job))
     stores = open_stores(settings.input, settings.output)
     # Refuses an input that is missing or empty, such as a drive that is not mounted.
     discovery = find_pages(settings, stores.sources)
@@ -88,10 +89,10 @@ def prune(ledger: Path, *, remove: bool) -> PruneResult:
         return pruning.run(remove=remove)
 
 
-def _settings_of(job: dict[str, Any], ledger: Path) -> JobSettings:
+def _settings_of(job: dict[str, Any], ledger: Path, folder: Path) -> JobSettings:
     try:
         settings = JobSettings.from_json(job["settings"])
-        return replace(settings, output=output_folder(ledger, job), ledger=ledger)
+        return replace(settings, output=folder, ledger=ledger)
     except (SettingsError, TypeError) as error:
         raise LedgerError(
             f"the settings of the job in {ledger} cannot be used ({error}): run the job again, then prune"

@@ -20,6 +20,7 @@ from comic_upscale.ledger.queries import (
 from comic_upscale.ledger.recent import choose_ledger, remember_ledger
 
 if TYPE_CHECKING:
+    from comic_upscale.engines.registry import OpenEngines
     from comic_upscale.execution.events import Event, JobFinished, Listener
     from comic_upscale.execution.remote import RemoteOptions
     from comic_upscale.execution.stop import StopRequest
@@ -51,6 +52,7 @@ class JobService:
         on_event: Listener,
         stop: StopRequest,
         remote: RemoteOptions | None = None,
+        open_engines: OpenEngines | None = None,
     ) -> JobFinished:
         """Run a job to its end, and record it as the most recent one.
 
@@ -59,10 +61,12 @@ class JobService:
             on_event: called with every event, on the calling thread.
             stop: stops it gracefully, from any thread.
             remote: a remote machine that processes the pages.
+            open_engines: opens the engines, for a caller that keeps them between jobs. Default: those of the registry.
 
         Raises:
             ComicUpscaleError: as `run_job`.
         """
+        from comic_upscale.engines import registry
         from comic_upscale.jobs.run import run_job
 
         noted = False
@@ -72,7 +76,8 @@ class JobService:
             noted = noted or remember_ledger(self._state_folder, settings.ledger_path)
             on_event(event)
 
-        return run_job(settings, on_event=note, stop=stop, remote=remote)
+        opener = open_engines or registry.open_engines
+        return run_job(settings, on_event=note, stop=stop, remote=remote, open_engines=opener)
 
     def find_ledger(self, job: Path | None = None, ledger: Path | None = None) -> Path:
         """Return the ledger of a job.
@@ -95,11 +100,11 @@ class JobService:
         """Return the failed pages of a job with reasons; errors as for `status`."""
         return read_failures(ledger)
 
-    def prune(self, ledger: Path, *, remove: bool) -> PruneResult:
+    def prune(self, ledger: Path, *, remove: bool, folder: Path | None = None) -> PruneResult:
         """List or remove the outputs whose sources are gone; arguments and errors as for `jobs.prune.prune`."""
         from comic_upscale.jobs.prune import prune
 
-        return prune(ledger, remove=remove)
+        return prune(ledger, remove=remove, folder=folder)
 
     def suspects(self, ledger: Path) -> list[Suspect]:
         """Return the suspect pages of a job with reasons; errors as for `status`."""

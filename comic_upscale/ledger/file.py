@@ -14,6 +14,7 @@ from comic_upscale.errors import LedgerDamagedError, LedgerVersionError
 from comic_upscale.ledger.queries import copy_ledger
 from comic_upscale.ledger.records import damage_message, explained
 from comic_upscale.ledger.schema import MIGRATION_SET, MIGRATIONS
+from comic_upscale.ledger.values import check_values
 from comic_upscale.storage.private import make_private_file
 
 
@@ -53,7 +54,11 @@ class LedgerFile:
             return sqlite3.connect(self.path, timeout=30)
         connection = sqlite3.connect(":memory:")
         if self.path.is_file():
-            copy_ledger(self.path, connection)
+            try:
+                copy_ledger(self.path, connection)
+            except BaseException:
+                connection.close()
+                raise
         return connection
 
     def _check_schema(self) -> None:
@@ -67,12 +72,13 @@ class LedgerFile:
                 f"{self.path} is a database, but not a comic-upscale ledger: choose another --ledger"
             )
         known = {migration.name for migration in MIGRATIONS}
-        unknown = {applied.name for applied in migrations.applied(self._db)} - known
+        unknown = {str(applied.name) for applied in migrations.applied(self._db)} - known
         if unknown:
             raise LedgerVersionError(
                 f"{self.path} was written by a newer comic-upscale ({', '.join(sorted(unknown))}): "
                 "update with `pip install --upgrade comic-upscale`, or choose another --output"
             )
+        check_values(self._db.conn, self.path)
 
     def close(self) -> None:
         """Close the file. All records are kept."""

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from comic_upscale.errors import LedgerBusyError, LedgerDamagedError, LedgerError, OutputError
 from comic_upscale.ledger.queries import describe_holder
+from comic_upscale.ledger.recent import names_ledger, note_ledger
 from comic_upscale.settings.paths import MARKER_FOLDER, default_ledger
 from comic_upscale.storage.marker import make_marker_folder
 from comic_upscale.storage.private import make_private_file, owner_of
@@ -71,6 +72,8 @@ def hold_job(output: Path, ledger: Path, *, begun: bool = False) -> Iterator[Non
                 raise _not_writable(path.parent, error) from error
         if ledger.exists() and not _may_write(ledger):
             raise _not_shared(ledger)
+        if ledger != default_ledger(output) and not names_ledger(output, ledger):
+            note_ledger(marker, ledger)
         yield
 
 

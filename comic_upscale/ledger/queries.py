@@ -8,7 +8,7 @@ import math
 import os
 import socket
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -37,6 +37,7 @@ from comic_upscale.ledger.records import (
     is_allowed,
 )
 from comic_upscale.ledger.schema import MIGRATION_SET, MIGRATIONS, MIGRATIONS_TABLE
+from comic_upscale.ledger.values import check_values
 from comic_upscale.settings.paths import LEDGER_NAME, MARKER_FOLDER, default_ledger, path_text
 
 ALIVE_WITHIN_SECONDS = 30.0
@@ -154,7 +155,7 @@ def read_status(ledger: Path) -> JobStatus:
         InputError: the file does not exist, or contains no job yet.
         LedgerError: the file cannot be read.
     """
-    with _reading(ledger) as connection:
+    with _reading(ledger, pages=()) as connection:
         job = _newest_job(connection, ledger)
         counts = _counts(connection, job["id"])
         run = _row(connection, "select * from runs where job_id = ? order by id desc limit 1", job["id"])
@@ -225,7 +226,7 @@ def read_newest_job(ledger: Path) -> dict[str, Any]:
 
 def read_failures(ledger: Path) -> list[Failure]:
     """Return the failed pages of the newest job of a ledger, in the order of discovery; errors as in `read_status`."""
-    with _reading(ledger) as connection:
+    with _reading(ledger, pages=("source", "error_kind", "error", "attempts")) as connection:
         job = _newest_job(connection, ledger)
         cursor = connection.execute(
             "select source, error_kind, error, attempts from pages where job_id = ?"
@@ -237,7 +238,7 @@ def read_failures(ledger: Path) -> list[Failure]:
 
 def read_suspects(ledger: Path) -> list[Suspect]:
     """Return the suspect pages of the newest job, in the order of discovery; errors as in `read_status`."""
-    with _reading(ledger) as connection:
+    with _reading(ledger, pages=("source", "output", "suspect", "scores")) as connection:
         return _suspects(connection, _newest_job(connection, ledger)["id"])
 
 
@@ -329,7 +330,7 @@ def read_settled_pages(ledger: Path, since: str = "") -> Iterator[dict[str, Any]
 
 def read_run_rows(ledger: Path) -> list[dict[str, Any]]:
     """Return the runs of the newest job of a ledger, by their columns, in order; errors as in `read_status`."""
-    with _reading(ledger) as connection:
+    with _reading(ledger, pages=()) as connection:
         job = _newest_job(connection, ledger)
         cursor = connection.execute("select * from runs where job_id = ? order by id", [job["id"]])
         names = [column[0] for column in cursor.description]
@@ -367,7 +368,7 @@ def read_auto_jobs(ledger: Path, output: Path) -> list[AutoJob]:
     """Return the result of `Ledger.auto_jobs` without changing the ledger; none if there is no ledger."""
     if not ledger.is_file():
         return []
-    with _reading(ledger) as connection:
+    with _reading(ledger, pages=()) as connection:
         columns = {column[1] for column in connection.execute("pragma table_info(jobs)")}
         if "model_auto" not in columns:
             return []
@@ -379,7 +380,7 @@ def read_early_jobs(ledger: Path, output: Path) -> set[str]:
     """Return the result of `Ledger.early_jobs` without changing the ledger; none if there is no ledger."""
     if not ledger.is_file():
         return set()
-    with _reading(ledger) as connection:
+    with _reading(ledger, pages=()) as connection:
         columns = {column[1] for column in connection.execute("pragma table_info(jobs)")}
         # The migration that adds the column sets it for every existing job.
         query = (
@@ -398,7 +399,7 @@ def read_bytes_per_pixel(ledger: Path, *, suffix: str, quality: int | None) -> f
     """
     if not ledger.is_file():
         return None
-    with _reading(ledger) as connection:
+    with _reading(ledger, pages=("output_size", "output_width", "output_height")) as connection:
         size, pixels = connection.execute(
             "select sum(output_size), sum(output_width * output_height) from pages"
             " join jobs on jobs.id = pages.job_id where state = 'done' and pages.output like ?"
@@ -440,7 +441,7 @@ def read_runs(ledger: Path, *, least: int) -> list[dict[str, Any]]:
 
 def describe_holder(ledger: Path) -> str:
     """Return the process that is working on a ledger, as text. It never raises an error."""
-    with contextlib.suppress(LedgerError, InputError), _reading(ledger) as connection:
+    with contextlib.suppress(LedgerError, InputError), _reading(ledger, pages=()) as connection:
         run = _row(connection, "select * from runs where state = 'running' order by id desc limit 1")
         if run is not None and is_alive(run):
             return f"process {run['pid']} on {run['host']}, since {run['started_at']}"
@@ -479,7 +480,13 @@ def seconds_since(time: str) -> float:
 
 
 @contextlib.contextmanager
-def _reading(ledger: Path) -> Iterator[sqlite3.Connection]:
+def _reading(ledger: Path, *, pages: Collection[str] | None = None) -> Iterator[sqlite3.Connection]:
+    """Open a ledger for reading, and check its values.
+
+    Args:
+        ledger: the file.
+        pages: the columns of ``pages`` that the caller uses; None for all.
+    """
     if not ledger.is_file():
         raise InputError(f"there is no ledger at {ledger}")
     with explained(ledger):
@@ -489,6 +496,7 @@ def _reading(ledger: Path) -> Iterator[sqlite3.Connection]:
         connection = sqlite3.connect(f"{ledger.absolute().as_uri()}?{mode}", uri=True, timeout=5)
         try:
             _check_version(connection, ledger)
+            check_values(connection, ledger, pages=pages)
             yield connection
         finally:
             connection.close()
@@ -584,7 +592,8 @@ def _rate(connection: sqlite3.Connection, run_id: int) -> float | None:
         f" where run_id = ? and finished_at is not null{own} order by finished_at desc limit ?)",
         [run_id, RATE_OVER_PAGES],
     ).fetchone()
-    if count < 2 or last - first <= 0:
+    # Text that is no time counts as a page without a time.
+    if count < 2 or first is None or last - first <= 0:
         return None
     return float((count - 1) / (last - first))
 

@@ -9,11 +9,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shlex
 from pathlib import Path
 
-from comic_upscale.errors import InputError, SettingsError
-from comic_upscale.ledger.queries import find_ledger
+from comic_upscale.errors import InputError, LedgerError, SettingsError
+from comic_upscale.ledger.queries import find_ledger, read_status
+from comic_upscale.settings.paths import MARKER_FOLDER, is_default_place
+from comic_upscale.storage.atomic import write_whole
 from comic_upscale.storage.private import make_private_file, make_private_folder
+
+LEDGER_NOTE = "ledger.path"
+"""A file in the marker folder: the path of a ledger that is kept elsewhere."""
 
 
 def remember_ledger(folder: Path, ledger: Path) -> bool:
@@ -46,6 +52,59 @@ def known_ledgers(folder: Path) -> list[Path]:
         for note in folder.glob("*.job"):
             found.append((note.stat().st_mtime_ns, Path(os.fsdecode(note.read_bytes()))))
     return [ledger for _, ledger in sorted(found, reverse=True) if ledger.is_file()]
+
+
+def choose_job(job: Path | None, ledger: Path | None, state_folder: Path) -> tuple[Path, Path]:
+    """Return the requested ledger and the output folder of its job.
+
+    A ledger names the folder itself, and a ledger may come from a stranger. So a folder elsewhere counts only if the
+    user names it, if the user has run this job, or if the folder itself names the ledger.
+
+    Args:
+        job: the output folder.
+        ledger: the ledger file; by default the one in the output folder. Without both, the most recent job is used.
+        state_folder: records which jobs were run.
+
+    Raises:
+        InputError: there is no ledger, or it contains no job.
+        LedgerError: the ledger cannot be used, or it is not known that the folder is that of its job.
+    """
+    if job is not None:
+        return (find_ledger(job) if ledger is None else ledger), job
+    path = choose_ledger(None, ledger, state_folder)
+    if is_default_place(path):
+        return path, path.absolute().parent.parent
+    folder = Path(read_status(path).output)
+    if not (
+        any(_is_same(path, known) for known in known_ledgers(state_folder)) or names_ledger(folder, path)
+    ):
+        raise LedgerError(
+            f"the ledger {path} says that its pages are in {folder}, but neither that folder nor this user's list of "
+            f"jobs knows this ledger. If you trust it, name the folder, too: --job {shlex.quote(str(folder))}"
+        )
+    return path, folder
+
+
+def note_ledger(marker: Path, ledger: Path) -> None:
+    """Record in the marker folder of an output folder where the ledger of its job is.
+
+    Raises:
+        OutputError: the note cannot be written.
+    """
+    write_whole(os.fsencode(ledger.absolute()), marker / LEDGER_NOTE, make_folders=False)
+
+
+def names_ledger(folder: Path, ledger: Path) -> bool:
+    """Return whether an output folder names this ledger as that of its job."""
+    note = folder / MARKER_FOLDER / LEDGER_NOTE
+    try:
+        return note.is_file() and _is_same(ledger, Path(os.fsdecode(note.read_bytes())))
+    except (OSError, ValueError):
+        return False
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def choose_ledger(job: Path | None, ledger: Path | None, state_folder: Path) -> Path:

@@ -289,6 +289,8 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
+        if "decode to UTF-8" in str(error):
+            raise LedgerDamagedError(damage_message(path, "a text in it is not Unicode")) from error
         # The disk is full, the file is read-only, or another program locks it. The file itself is intact.
         raise LedgerError(
             f"the ledger {path} cannot be used: {error}. Check that the disk has free space, that the "

@@ -179,6 +179,19 @@ class _Folder:
     """Prefix of the outputs of what is inside."""
 
 
+@dataclass(frozen=True, slots=True)
+class _SortedEntries:
+    """What a folder lists, by the names of the sources."""
+
+    split: Mapping[str, Parts]
+    """Archives in several parts, by the names of the files that stand for them."""
+    subfolders: dict[str, SourceEntry] = field(default_factory=dict)
+    archives: dict[str, SourceEntry] = field(default_factory=dict)
+    images: dict[str, SourceEntry] = field(default_factory=dict)
+    others: dict[str, SourceEntry] = field(default_factory=dict)
+    """Files that are neither pages nor volumes."""
+
+
 _Found: TypeAlias = _Folder | Page | PlacedVolume
 
 
@@ -263,6 +276,15 @@ class _Walk:
         if not is_root and MARKER_FOLDER in entries and _is_folder(entries[MARKER_FOLDER]):
             self._passed_over["output of comic-upscale"] += 1
             return []
+        sorted_entries = self._sort_entries(folder, entries)
+        others = sorted_entries.others
+        # It may have led to a folder, on a drive that is not mounted now.
+        self._unread += [f"{folder.source}{name}/" for name, entry in others.items() if _leads_nowhere(entry)]
+        self._take_others(folder, others, sorted_entries.images)
+        return self._place_entries(folder, sorted_entries)
+
+    def _sort_entries(self, folder: _Folder, entries: Mapping[str, SourceEntry]) -> _SortedEntries:
+        """Sort what a folder lists by its kind."""
         entries = {
             name: entry
             for name, entry in entries.items()
@@ -271,34 +293,26 @@ class _Walk:
         names = valid_names(entries)
         split = {parts.head: parts for parts in self._find_split(folder.path, entries)}
         in_parts = {name for parts in split.values() for name in parts.names}
-        subfolders = {
-            names[name]: entry for name, entry in entries.items() if _is_folder(entry, or_unknown=True)
-        }
-        archives = {
-            names[name]: entry
-            for name, entry in entries.items()
-            if names[name] not in subfolders
-            and (name in split or (name not in in_parts and extension_of(name) in ARCHIVE_EXTENSIONS))
-        }
-        images = {
-            names[name]: entry
-            for name, entry in entries.items()
-            if names[name] not in subfolders and self._is_page(entry)
-        }
-        others = {
-            names[name]: entry
-            for name, entry in entries.items()
-            if names[name] not in subfolders
-            and names[name] not in archives
-            and name not in in_parts
-            and extension_of(name) not in IMAGE_EXTENSIONS
-        }
-        # It may have led to a folder, on a drive that is not mounted now.
-        self._unread += [f"{folder.source}{name}/" for name, entry in others.items() if _leads_nowhere(entry)]
-        self._take_others(folder, others, images)
+        result = _SortedEntries(split)
+        for name, entry in entries.items():
+            extension = extension_of(name)
+            if _is_folder(entry, or_unknown=True):
+                result.subfolders[names[name]] = entry
+                continue
+            if self._is_page(entry):
+                result.images[names[name]] = entry
+            if name in split or (name not in in_parts and extension in ARCHIVE_EXTENSIONS):
+                result.archives[names[name]] = entry
+            elif name not in in_parts and extension not in IMAGE_EXTENSIONS:
+                result.others[names[name]] = entry
+        return result
+
+    def _place_entries(self, folder: _Folder, entries: _SortedEntries) -> list[_Found]:
+        """Give outputs to the pages and volumes of a folder, in their natural order between its subfolders."""
+        images, subfolders = entries.images, entries.subfolders
         folder_outputs = folder_names(subfolders)
         outputs = output_names(images, extension=self._extension, folders=folder_outputs.values())
-        volumes, inside = self._open_volumes(folder, archives, split)
+        volumes, inside = self._open_volumes(folder, entries.archives, entries.split)
         taken = [*folder_outputs.values(), *outputs.values()]
         volume_outputs = self._placer.name_outputs(volumes, taken=taken)
         taken += volume_outputs.values()

@@ -52,6 +52,7 @@ _EXTENSIONS = {
     "AVIF": "avif", "HEIC": "heic", "JPEG XL": "jxl", "PPM": "ppm", "QOI": "qoi", "ICO": "ico",
 }  # fmt: skip
 _PACKAGE_NAME = "META-INF/container.xml"
+_PACKAGE_TYPE = "application/oebps-package+xml"
 EMBEDDED = 1 << 40
 """Added to the number of an image that is embedded in a document. No archive has this many members."""
 
@@ -220,23 +221,33 @@ class _BookReader:
 
     def _read_package(self) -> _Package:
         container = self._find([_PACKAGE_NAME])
-        if container is None:
+        problem = f"{_PACKAGE_NAME} is missing"
+        paths: list[str] = []
+        if container is not None:
+            try:
+                paths = self._package_paths(container)
+                problem = f"{paths[0]} is missing" if paths else f"{_PACKAGE_NAME} names no package"
+            except PageError as error:
+                if error.kind != "damaged":
+                    raise
+                problem = f"{_PACKAGE_NAME} cannot be read"
+        found = next((name for path in paths if (name := self._find([path])) is not None), None)
+        if found is None:
+            # Readers then take whichever package there is.
             packages = [name for name in self._names if extension_of(name) == "opf"]
             if len(packages) != 1:
-                raise _damage_error(f"{_PACKAGE_NAME} is missing")
-            path = packages[0]
-        else:
-            path = self._package_path(container)
-        found = self._find([path])
-        if found is None:
-            raise _damage_error(f"{path} is missing")
+                raise _damage_error(problem)
+            found = packages[0]
         return self._describe(self._text(found, _LARGEST_PACKAGE), posixpath.dirname(found))
 
-    def _package_path(self, container: str) -> str:
+    def _package_paths(self, container: str) -> list[str]:
+        """Return the paths of the packages. A book may also contain itself in other formats, such as PDF."""
+        paths = []
         for element in self._elements(self._text(container, _LARGEST_PACKAGE)):
-            if element.name == "rootfile" and (path := element.attributes.get("full-path")):
-                return posixpath.normpath(path)
-        raise _damage_error(f"{_PACKAGE_NAME} names no package")
+            path, kind = element.attributes.get("full-path", ""), element.attributes.get("media-type", "")
+            if element.name == "rootfile" and path and (not kind or kind == _PACKAGE_TYPE):
+                paths.append(posixpath.normpath(path))
+        return paths
 
     def _describe(self, text: str, folder: str) -> _Package:
         package = _Package(folder)

@@ -50,7 +50,8 @@ class PdfContainer:
 
     in_order = True
     comment = b""
-    notes: Sequence[str] = ()
+    notes: Sequence[str]
+    """What was left out."""
     right_to_left: bool
     """Whether the PDF is read from right to left."""
 
@@ -62,6 +63,8 @@ class PdfContainer:
             facts = self._ask("volume", do="open")[0]
         self._count = int(facts["pages"])
         self.right_to_left = bool(facts["right_to_left"])
+        attached = int(facts["attached"])
+        self.notes = (f"{attached} file(s) attached to the PDF were left out",) if attached > 0 else ()
 
     def entries(self) -> list[Entry]:
         """Return an entry for each page, such as ``0001.png``. The real format is known only when a page is read."""

@@ -91,8 +91,13 @@ class _Document:
         self._has_looked = False
 
     def facts(self) -> dict[str, Any]:
-        """Return the number of pages and the reading direction."""
-        return {"pages": len(self._pdf), "right_to_left": self._preference(b"Direction") == b"R2L"}
+        """Return the number of pages and of attached files, and the reading direction."""
+        from pypdfium2 import raw
+
+        return {
+            "pages": len(self._pdf), "attached": raw.FPDFDoc_GetAttachmentCount(self._pdf),
+            "right_to_left": self._preference(b"Direction") == b"R2L",
+        }  # fmt: skip
 
     def read(self, index: int, rules: VolumeRules, memory: int, per_pixel: int) -> bytes:
         """Return a page as an image file.
@@ -151,7 +156,11 @@ def _open(path: Path) -> Any:
         # This raises the system's own error if the file is missing or not readable.
         pass
     try:
-        return pypdfium2.PdfDocument(path)
+        document = pypdfium2.PdfDocument(path)
+        # Before any page is loaded: otherwise the fields of a form are not drawn.
+        with contextlib.suppress(pypdfium2.PdfiumError):
+            document.init_forms()
+        return document
     except pypdfium2.PdfiumError as error:
         if "assword" in str(error):
             raise encrypted() from None

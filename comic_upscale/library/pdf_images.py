@@ -55,6 +55,8 @@ class ImageFacts:
     """Nothing below it is visible."""
     mask_size: tuple[int, int]
     """Width and height of its mask in pixels, or zeros if it has none or none was found."""
+    bits: int
+    """Bits of a sample, 0 if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,7 @@ class ImageDictionaries:
             is_plain=all(fact.is_plain for fact in facts),
             is_opaque=all(fact.is_opaque for fact in facts),
             mask_size=max((fact.mask_size for fact in facts), key=lambda mask: mask[0] * mask[1]),
+            bits=min(fact.bits for fact in facts),
         )
 
     def close(self) -> None:
@@ -139,6 +142,7 @@ class ImageDictionaries:
             is_plain=is_opaque and _maps_nothing(entries),
             is_opaque=is_opaque,
             mask_size=max(sizes, key=lambda size: size[0] * size[1], default=(0, 0)),
+            bits=1 if is_stencil else _bits(entries),
         )
 
     def _read(self) -> None:
@@ -282,6 +286,11 @@ def _size(entries: Mapping[str, Any]) -> tuple[int, int]:
     """Return width and height; zeros if they are not in this dictionary."""
     width, height = entries.get("Width", entries.get("W")), entries.get("Height", entries.get("H"))
     return (width, height) if isinstance(width, int) and isinstance(height, int) else (0, 0)
+
+
+def _bits(entries: Mapping[str, Any]) -> int:
+    bits = entries.get("BitsPerComponent", entries.get("BPC"))
+    return bits if isinstance(bits, int) and bits in (1, 2, 4, 8, 16) else 0
 
 
 def _maps_nothing(entries: Mapping[str, Any]) -> bool:

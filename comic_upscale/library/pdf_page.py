@@ -11,7 +11,6 @@ import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 from PIL import Image, ImageChops
@@ -19,9 +18,10 @@ from pypdfium2 import raw
 
 from comic_upscale.errors import PageError
 from comic_upscale.imaging.drawn import Drawn, with_note
-from comic_upscale.imaging.jpeg_segments import with_orientation, with_profile
-from comic_upscale.library.archives import MAX_MEMBER_BYTES
+from comic_upscale.library.archives import damaged
+from comic_upscale.library.pdf_damage import find_damage
 from comic_upscale.library.pdf_images import ImageDictionaries, ImageFacts
+from comic_upscale.library.pdf_jpeg import embedded_jpeg, small_jpeg, with_turn
 from comic_upscale.library.pdf_objects import Box, Matrix, PageObjects, PlacedImage, read_objects
 from comic_upscale.settings.job import VolumeRules
 
@@ -46,22 +46,6 @@ _ON_GRID = 0.3
 _HAIR = 1e-3
 _LEAST = 36 / _POINTS
 """Pixels per point below which even a page of images alone is rendered at ``pdf_dpi``."""
-_SAME_COLOR = 2
-"""Invisible difference in gray levels."""
-_LARGEST_PROFILE = 8 << 20
-_DEVICE_GRAY, _DEVICE_RGB, _ICC_BASED = 1, 2, 7
-"""Colour spaces, as PDFium numbers them."""
-
-_TURNS = (
-    Image.Transpose.FLIP_LEFT_RIGHT,
-    Image.Transpose.ROTATE_180,
-    Image.Transpose.FLIP_TOP_BOTTOM,
-    Image.Transpose.TRANSPOSE,
-    Image.Transpose.ROTATE_270,
-    Image.Transpose.TRANSVERSE,
-    Image.Transpose.ROTATE_90,
-)
-"""Transpositions for the EXIF orientations 2 to 8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +159,7 @@ class PdfPage:
             before_drawing: called with the pixels of the rendered page and its images.
 
         Raises:
-            PageError: ``"too-large"``.
+            PageError: ``"too-large"``; ``"damaged"``: an image on it cannot be decoded completely.
         """
         objects = read_objects(self._page)
         images = [known for shown in objects.images if all((known := self._known(shown)).samples)]
@@ -186,14 +170,16 @@ class PdfPage:
         has_others = not images or objects.has_others(self._page, below)
         whole = len(images) == 1 and not has_others and _is_whole(images[0], objects)
         if whole:
-            jpeg = _embedded_jpeg(images[0], self._page)
+            jpeg = self._jpeg(images[0])
             if jpeg is not None and self._looks_like(images[0], *jpeg, objects):
                 return with_turn(jpeg[0], images[0].orientation)
             drawing = _plan_whole(images[0], self._rules)
         else:
             drawing = _plan(objects, images, self._rules, only_images=not has_others)
         before_drawing(drawing.width * drawing.height + sum(math.prod(image.samples) for image in images))
-        return with_note(_as_file(self._draw(drawing, objects)), drawing.note)
+        picture = self._draw(drawing, objects)
+        self._check(images, picture, objects)
+        return with_note(_as_file(picture), drawing.note)
 
     def _known(self, shown: PlacedImage) -> KnownImage:
         size = _pixel_size(shown.handle)
@@ -205,13 +191,19 @@ class PdfPage:
         mask = (0, 0) if facts is None else facts.mask_size
         return KnownImage(shown, mask if math.prod(mask) > math.prod(size) else size, size, facts, data)
 
+    def _jpeg(self, image: KnownImage) -> tuple[bytes, bytes | None] | None:
+        """Return an image's JPEG and profile, if it is shown unchanged."""
+        if image.facts is None or not image.facts.is_plain:
+            return None
+        return embedded_jpeg(image.shown.handle, self._page, image.data, image.samples)
+
     def _looks_like(
         self, image: KnownImage, jpeg: bytes, profile: bytes | None, objects: PageObjects
     ) -> bool:
         """Compare a thumbnail of the page with the JPEG, to find effects that the objects do not show."""
         scale = min(1.0, _SMALL / max(image.shown_size))
         width, height = (max(1, round(side * scale)) for side in image.shown_size)
-        own = _small_jpeg(jpeg, profile, image.orientation)
+        own = small_jpeg(jpeg, profile, image.orientation, 2 * _SMALL)
         if own is None:
             return False
         shown = self._draw(Drawing(width, height, ((image, (0, 0, width, height)),), None), objects)
@@ -221,26 +213,33 @@ class PdfPage:
         worst: Any = max(band.getextrema()[1] for band in difference.split())
         return bool(worst < _SAME)
 
+    def _check(self, images: list[KnownImage], picture: Image.Image, objects: PageObjects) -> None:
+        """Refuse a rendered page if more than an ornament is missing, because PDFium leaves out what is damaged.
+
+        Raises:
+            PageError: ``"damaged"``.
+        """
+        across, up = picture.width / objects.width, picture.height / objects.height
+        area = 0.0
+        for image in images:
+            seen = image.shown.seen.intersect(objects.box)
+            place = (
+                math.floor(seen.left * across), math.floor((objects.height - seen.top) * up),
+                math.ceil(seen.right * across), math.ceil((objects.height - seen.bottom) * up),
+            )  # fmt: skip
+            problem = find_damage(
+                image.shown.handle, self._page, size=image.samples,
+                bits=0 if image.facts is None else image.facts.bits,
+                shown=picture.crop(place), max_pixels=self._rules.max_pixels,
+            )  # fmt: skip
+            area += seen.area if problem else 0.0
+            if problem and area >= _COUNTS * objects.box.area:
+                raise damaged("page", problem)
+
     def _draw(self, drawing: Drawing, objects: PageObjects) -> Image.Image:
         for image, place in drawing.places:
             _put(image, place, drawing, objects)
         return _render(self._page, drawing.width, drawing.height)
-
-
-def with_turn(jpeg: bytes, orientation: int) -> bytes:
-    """Return a JPEG with this orientation. PDF viewers ignore the orientation in its own EXIF."""
-    with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
-        lies = _own_orientation(image)
-    return jpeg if lies == orientation else with_orientation(jpeg, orientation)
-
-
-def _own_orientation(image: Image.Image) -> int:
-    if not image.info.keys() & {"exif", "xmp"}:
-        return 1
-    # Imported here because it needs NumPy, and few pages need it.
-    from comic_upscale.imaging.orientation import orientation_of
-
-    return orientation_of(image)
 
 
 def _pixel_size(handle: Any) -> tuple[int, int]:
@@ -276,114 +275,6 @@ def _is_whole(image: KnownImage, objects: PageObjects) -> bool:
             return False
     seen, open_to = image.shown.seen.intersect(page), box.intersect(page)
     return all(abs(own - whole) <= hair for own, whole in zip(seen, open_to, strict=True))
-
-
-def _embedded_jpeg(image: KnownImage, page: Any) -> tuple[bytes, bytes | None] | None:
-    """Return the JPEG of an image with the colour profile of the PDF, or None if the page shows more than that."""
-    if image.facts is None or not image.facts.is_plain or _filters(image.shown.handle) != [b"DCTDecode"]:
-        return None
-    data = image.data
-    if not data.startswith(b"\xff\xd8\xff") or len(data) > MAX_MEMBER_BYTES:
-        return None
-    try:
-        with Image.open(io.BytesIO(data), formats=["JPEG"]) as jpeg:
-            if jpeg.mode not in ("L", "RGB") or jpeg.size != image.samples:
-                return None
-            mode, own = jpeg.mode, jpeg.info.get("icc_profile")
-    except Exception:
-        # Pillow raises many kinds. Rendering decides what becomes of a broken JPEG.
-        return None
-    space = _color_space(image.shown.handle, page)
-    if space not in (_ICC_BASED, {"L": _DEVICE_GRAY, "RGB": _DEVICE_RGB}[mode]):
-        return None
-    profile = _profile_of(image.shown.handle, page) if space == _ICC_BASED else b""
-    return None if profile is None else _apply_profile(data, own, profile, mode)
-
-
-def _apply_profile(
-    jpeg: bytes, own: bytes | None, profile: bytes, mode: str
-) -> tuple[bytes, bytes | None] | None:
-    """Replace the profile of a JPEG by that of the PDF. PDF viewers ignore the JPEG's own profile."""
-    wanted = profile if profile and _differs_from_srgb(profile, mode) else None
-    if wanted is None and (own is None or not _differs_from_srgb(own, mode)):
-        return jpeg, None
-    if wanted is not None and wanted == own:
-        return jpeg, wanted
-    try:
-        return with_profile(jpeg, wanted), wanted
-    except ValueError:
-        return None
-
-
-@lru_cache(maxsize=16)
-def _differs_from_srgb(profile: bytes, mode: str) -> bool:
-    """Return whether a usable profile for this mode gives colours that differ from sRGB."""
-    import numpy as np
-
-    from comic_upscale.imaging.color import profile_space, to_srgb
-
-    if profile_space(profile) != {"L": "GRAY", "RGB": "RGB"}[mode]:
-        return False
-    ramp = np.arange(0, 256, 15, dtype=np.uint8)
-    colors = (
-        ramp[None, :, None] if mode == "L" else np.stack(np.meshgrid(ramp, ramp, ramp), -1).reshape(1, -1, 3)
-    )
-    shown = to_srgb(np.ascontiguousarray(colors), profile)
-    return shown is not None and bool(np.abs(shown.astype(int) - colors).max() > _SAME_COLOR)
-
-
-def _filters(handle: Any) -> list[bytes]:
-    names = []
-    for at in range(raw.FPDFImageObj_GetImageFilterCount(handle)):
-        buffer = ctypes.create_string_buffer(64)
-        raw.FPDFImageObj_GetImageFilter(handle, at, buffer, len(buffer))
-        names.append(buffer.value)
-    return names
-
-
-def _color_space(handle: Any, page: Any) -> int:
-    facts = raw.FPDF_IMAGEOBJ_METADATA()
-    return int(facts.colorspace) if raw.FPDFImageObj_GetImageMetadata(handle, page, facts) else 0
-
-
-def _profile_of(handle: Any, page: Any) -> bytes | None:
-    """Return the profile of an image in the PDF: empty if there is none, None if PDFium is too old to report it."""
-    ask = getattr(raw, "FPDFImageObj_GetIccProfileDataDecoded", None)
-    if ask is None:
-        return None
-    # The name of this type depends on the system.
-    length = ask.argtypes[-1]._type_()
-    ask(handle, page, None, 0, length)
-    if not 0 < length.value <= _LARGEST_PROFILE:
-        return b""
-    buffer = (ctypes.c_uint8 * length.value)()
-    ask(handle, page, buffer, length.value, length)
-    return bytes(buffer)
-
-
-def _small_jpeg(jpeg: bytes, profile: bytes | None, orientation: int) -> Image.Image | None:
-    """Return a thumbnail of a JPEG as displayed, or None if it does not decode."""
-    try:
-        with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
-            image.draft(image.mode, (2 * _SMALL, 2 * _SMALL))
-            small = _in_srgb(image, profile)
-    except Exception:
-        # Pillow raises many kinds. Rendering decides what becomes of a broken JPEG.
-        return None
-    return small if orientation == 1 else small.transpose(_TURNS[orientation - 2])
-
-
-def _in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    if profile is None:
-        return image.convert("RGB")
-    import numpy as np
-
-    from comic_upscale.imaging.color import to_srgb
-
-    samples = np.asarray(image)
-    shown = to_srgb(samples if samples.ndim == 3 else samples[:, :, None], profile)
-    assert shown is not None  # otherwise the profile would have been ignored
-    return Image.fromarray(shown.squeeze()).convert("RGB")
 
 
 def _plan_whole(image: KnownImage, rules: VolumeRules) -> Drawing:
@@ -506,9 +397,11 @@ def _render(page: Any, width: int, height: int) -> Image.Image:
         raise MemoryError
     try:
         raw.FPDFBitmap_FillRect(bitmap, 0, 0, width, height, 0xFFFFFFFF)
-        raw.FPDF_RenderPageBitmap(
-            bitmap, page, 0, 0, width, height, 0, raw.FPDF_ANNOT | raw.FPDF_REVERSE_BYTE_ORDER
-        )
+        place = (bitmap, page, 0, 0, width, height, 0, raw.FPDF_ANNOT | raw.FPDF_REVERSE_BYTE_ORDER)
+        raw.FPDF_RenderPageBitmap(*place)
+        if page.formenv:
+            # Fields of a form, such as a stamp or a signature, are drawn separately.
+            raw.FPDF_FFLDraw(page.formenv, *place)
     finally:
         raw.FPDFBitmap_Destroy(bitmap)
     return Image.frombuffer("RGB", (width, height), memoryview(buffer).cast("B"), "raw", "RGB", 0, 1)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from comic_upscale.errors import ANIMATED
-from comic_upscale.imaging.target_size import is_larger
+from comic_upscale.imaging.target_size import skip_reason
 from comic_upscale.ledger.changes import KnownVolume
 from comic_upscale.ledger.records import LARGE_ENOUGH, PageFailed, PageRow
 from comic_upscale.ledger.writer import Ledger
@@ -30,7 +30,6 @@ from comic_upscale.planning.renames import is_same_volume
 from comic_upscale.planning.volume_plan import VolumePlan
 from comic_upscale.planning.volumes import PlannedVolume, by_volume
 from comic_upscale.settings.job import JobSettings
-from comic_upscale.settings.sizes import Bounds
 from comic_upscale.storage.base import OutputStore, SourceStore, size_of
 
 
@@ -71,8 +70,7 @@ def decide(
     sources: HashesSources,
     outputs: OutputStore,
     *,
-    retry_failed: bool,
-    bounds: Bounds | None = None,
+    settings: JobSettings,
     stands: bool = False,
 ) -> Action:
     """Decide what to do with a page, from its row, its file and its output.
@@ -82,8 +80,7 @@ def decide(
         page: the page that was found.
         sources: hashes the job's sources.
         outputs: store of the job's outputs.
-        retry_failed: whether failed pages are retried.
-        bounds: pages larger than this are skipped.
+        settings: settings of the job.
         stands: whether its output is known to be in a finished volume.
     """
     same_stat = (row.source_size, row.source_mtime_ns) == (page.size, page.mtime_ns)
@@ -94,10 +91,10 @@ def decide(
             return Action.DO
         return Action.KEEP if same_stat else Action.NOTE_TIME
     if row.state == "failed":
-        again = retry_failed or not same_stat or _may_succeed_now(row, page, sources.store)
+        again = settings.retry_failed or not same_stat or _may_succeed_now(row, page, sources.store)
         return Action.DO if again else Action.KEEP
-    if row.state == "skipped" and row.error_kind == LARGE_ENOUGH and same_stat and bounds is not None:
-        still = is_larger((row.width or 0, row.height or 0), bounds)
+    if row.state == "skipped" and row.error_kind == LARGE_ENOUGH and same_stat:
+        still = skip_reason((row.width or 0, row.height or 0), settings) is not None
         return Action.KEEP if still else Action.DO
     if row.state == "skipped" and row.error_kind == ANIMATED and same_stat:
         # Whether such pages are skipped is part of the job.
@@ -228,8 +225,7 @@ def _decide_pages(
             page,
             hashes,
             outputs,
-            retry_failed=settings.retry_failed,
-            bounds=settings.skip_larger_than,
+            settings=settings,
             stands=page.source in standing,
         )
         change = (row.id, page.size, page.mtime_ns)

@@ -15,7 +15,7 @@ from comic_upscale.imaging.codecs import FORMATS
 from comic_upscale.imaging.decode import read_header
 from comic_upscale.imaging.encode import check_target, quality_for
 from comic_upscale.imaging.formats import extension_of, written_format
-from comic_upscale.imaging.target_size import find_target, grows, is_larger
+from comic_upscale.imaging.target_size import find_target, grows, skip_reason
 from comic_upscale.ledger.queries import read_auto_jobs, read_bytes_per_pixel, read_early_jobs
 from comic_upscale.library.page import Page
 from comic_upscale.library.source_reader import SourceReader
@@ -190,10 +190,9 @@ def _preview_page(
         color="gray" if header.mode in _GRAY_MODES else "colour",
         source_bytes=page.size,
     )
-    bounds = settings.skip_larger_than
-    if action in ("do", "skip") and bounds is not None and is_larger(size, bounds):
+    if action in ("do", "skip") and (reason := skip_reason(size, settings)) is not None:
         goes_in = "; goes into its volume unchanged" if _goes_into_cbz(page, settings) else ""
-        return replace(described, action="skip", note=f"larger than {bounds} already{goes_in}")
+        return replace(described, action="skip", note=f"{reason}{goes_in}")
     try:
         target = find_target(*size, settings.size)
     except PageError as error:
@@ -213,7 +212,7 @@ def _preview_page(
     if action != "do":
         return described
     quality = quality_for(format, settings.format, settings.quality, lossless=header.lossless)
-    a_pixel = measured[PurePosixPath(page.output).suffix]
+    a_pixel = measured.get(PurePosixPath(page.output).suffix)
     if a_pixel is None:
         a_pixel = FORMATS[format].assumed(quality).bytes_per_pixel(gray=described.color == "gray")
     return replace(

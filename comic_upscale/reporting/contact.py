@@ -8,7 +8,7 @@ from pathlib import PurePath
 import numpy as np
 from PIL import Image
 
-from comic_upscale.console.text import printable
+from comic_upscale.console.printable import printable
 from comic_upscale.evaluation.picture import as_pixels, busiest_region, detail
 from comic_upscale.evaluation.sheet import as_png, row_of, under
 from comic_upscale.reporting.report import Report

@@ -16,12 +16,13 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal, TypeAlias, get_args
 
 from comic_upscale.errors import OutputError, PageError, SettingsError
-from comic_upscale.jobs.job_files import Outputs, job_stores, output_folder
+from comic_upscale.jobs.job_files import Outputs, Sources, job_stores, output_folder
 from comic_upscale.ledger.queries import read_done_pages, read_status
 from comic_upscale.library.cbz import open_cbz
 from comic_upscale.library.sidecars import CAPTION_EXTENSIONS
 from comic_upscale.library.sorting import natural_key
 from comic_upscale.storage.atomic import write_whole
+from comic_upscale.storage.base import GONE
 from comic_upscale.storage.stores import Stores
 
 ExportFormat: TypeAlias = Literal["imagefolder", "csv", "jsonl"]
@@ -84,18 +85,25 @@ class Export:
         return tuple(row for row in self.rows if row.volume is None)
 
 
-def read_export(ledger: Path) -> Export:
+def read_export(ledger: Path, folder: Path | None = None) -> Export:
     """Return the finished pages of the newest job of a ledger.
+
+    Args:
+        ledger: the file.
+        folder: the output folder of the job; None for the one that the ledger names.
 
     Raises:
         InputError: the file does not exist, or contains no job yet.
         LedgerError: the file cannot be read.
     """
     job, pages = read_done_pages(ledger)
-    stores = job_stores(ledger, job)
+    stores = job_stores(ledger, job, folder)
     outputs = Outputs(stores.outputs)
     there = [(file, page) for page in pages if (file := outputs.file_of(page)) is not None]
-    with contextlib.closing(_Captions(stores)) as captions:
+    with (
+        contextlib.closing(Sources(job, stores.sources)) as sources,
+        contextlib.closing(_Captions(stores, sources)) as captions,
+    ):
         rows = [
             ExportRow(
                 file=file,
@@ -118,7 +126,7 @@ def read_export(ledger: Path) -> Export:
         ]
     rows.sort(key=lambda row: natural_key(row.source))
     orphans = read_status(ledger).orphans
-    return Export(output_folder(ledger, job), tuple(rows), len(pages) - len(there), orphans)
+    return Export(folder or output_folder(ledger, job), tuple(rows), len(pages) - len(there), orphans)
 
 
 def as_text(rows: Iterable[ExportRow], format: ExportFormat, *, suffix: str = ".jsonl") -> str:
@@ -195,10 +203,12 @@ class _Captions:
 
     Args:
         stores: of the job.
+        sources: of the job.
     """
 
-    def __init__(self, stores: Stores) -> None:
+    def __init__(self, stores: Stores, sources: Sources) -> None:
         self._stores = stores
+        self._sources = sources
         self._volume: str | None = None
         self._archive: zipfile.ZipFile | None = None
         self._held = contextlib.ExitStack()
@@ -213,20 +223,34 @@ class _Captions:
         """
         volume = page["volume_output"]
         if not volume:
-            return _first(self._beside(file, page["source"]))
+            return _first(self._beside(file, page))
         self._open(volume)
         inside = (file.removeprefix(f"{volume}/"), page["source"].removeprefix(f"{page['volume_source']}/"))
         return _first(self._text(name) for each in inside for name in _caption_names(each))
 
-    def _beside(self, output: str, source: str) -> Iterator[str | None]:
-        """Yield the captions beside an output, then those beside its source; None for each missing one."""
+    def _beside(self, output: str, page: Mapping[str, Any]) -> Iterator[str | None]:
+        """Yield the captions beside an output, then those beside its source; None for each missing one.
+
+        The ledger or the folder may come from a stranger. So nothing is read through a link that leads out of the
+        folder, and nothing beside a source that is not the file that was upscaled.
+        """
         for name in _caption_names(output):
-            yield _text(partial(self._stores.outputs.open, name))
-        for name in _caption_names(source):
-            yield _text(partial(self._open_source, name))
+            yield _text(partial(self._open_output, name))
+        if self._sources.is_unchanged(page):
+            for name in _caption_names(page["source"]):
+                yield _text(partial(self._open_source, name))
+
+    def _open_output(self, name: str) -> IO[bytes]:
+        found = self._stores.outputs.stat(name)
+        if found is None or found.kind != "file" or self._stores.outputs.leads_outside(name):
+            raise PageError(GONE, "There is no caption.")
+        return self._stores.outputs.open(name)
 
     def _open_source(self, name: str) -> IO[bytes]:
-        return self._stores.sources.open(self._stores.sources.address(name))
+        path = self._stores.sources.address(name)
+        if self._stores.sources.stat(path).kind != "file":
+            raise PageError(GONE, "There is no caption.")
+        return self._stores.sources.open(path)
 
     def _open(self, volume: str) -> None:
         if volume == self._volume:

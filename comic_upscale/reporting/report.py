@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +17,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from comic_upscale.console.text import duration, megabytes, model_name, printable, rate
+from comic_upscale.console.printable import printable
+from comic_upscale.console.text import duration, megabytes, model_name, rate
 from comic_upscale.errors import OutputError, PageError, SettingsError
-from comic_upscale.jobs.job_files import Outputs, Sources, job_stores, output_folder
+from comic_upscale.jobs.job_files import Outputs, Sources, job_stores
 from comic_upscale.ledger.queries import (
     Failure,
     JobStatus,
@@ -29,6 +29,7 @@ from comic_upscale.ledger.queries import (
     read_run_rows,
     read_status,
 )
+from comic_upscale.ledger.values import recorded_settings
 from comic_upscale.reporting.charts import rate_chart, stage_chart
 from comic_upscale.reporting.inspection import Gallery, Selected, Selection, choose, decode_both
 from comic_upscale.reporting.timeline import Timeline, make_timeline
@@ -83,6 +84,7 @@ class Report:
 
 def make_report(
     ledger: Path,
+    folder: Path | None = None,
     *,
     look_at: int = LOOK_AT,
     show: int = SHOW,
@@ -93,6 +95,7 @@ def make_report(
 
     Args:
         ledger: ledger of the job. The job need not be finished.
+        folder: the output folder of the job; None for the one that the ledger names.
         look_at: the number of pages without scores to compare; of more pages, always the same sample.
         show: pages of each kind, worst and random.
         workers: threads.
@@ -109,7 +112,7 @@ def make_report(
         )
     job, rows = read_done_pages(ledger)
     runs = read_run_rows(ledger)
-    stores = job_stores(ledger, job)
+    stores = job_stores(ledger, job, folder)
     sources, outputs = Sources(job, stores.sources), Outputs(stores.outputs)
     gallery = Gallery(sources, outputs)
 
@@ -129,7 +132,7 @@ def make_report(
         views = _views([*choice.worst, *choice.random], gallery, progress_of("cropping images"))
     return Report(
         status=read_status(ledger),
-        settings=json.loads(job["settings"]),
+        settings=recorded_settings(job["settings"]),
         runs=runs,
         timeline=make_timeline(runs, rows),
         source_bytes=sum(row["source_size"] for row in rows),
@@ -306,8 +309,3 @@ def _check_free(path: Path, beginning: bytes) -> None:
         raise SettingsError(
             f"{path} is not a report of comic-upscale: allow --overwrite, or choose another --output"
         )
-
-
-def default_path(ledger: Path, status: JobStatus) -> Path:
-    """Return the default path of a report: ``report.html`` in the output folder."""
-    return output_folder(ledger, {"output": status.output}) / NAME

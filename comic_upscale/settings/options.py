@@ -99,6 +99,12 @@ class Opt:
     join: Callable[[Mapping[str, Any]], Any] | None = None
     """Makes the value from the given ``parts``, by name."""
     on_command_line: bool = True
+    environment: tuple[str, ...] = ()
+    """Environment variables that set the option, besides ``COMIC_UPSCALE_`` and the option's name in capitals. Only
+    `settings.environment` reads them."""
+    secret: bool = False
+    """Whether the value must not be shown. Its environment variable may have another beside it, with ``_FILE`` at the
+    end, that names a file with the value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -413,6 +419,40 @@ def as_json_value(definition: Definition, value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [path_text(item) if isinstance(item, Path) else item for item in value]
     return value
+
+
+_WORDS = {
+    "true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False,
+}  # fmt: skip
+
+
+def value_from_text(definition: Definition, text: str) -> Any:
+    """Return the value of an option from text, such as a form field or an environment variable.
+
+    Raises:
+        SettingsError: the text is not such a value. The message names the option as at a terminal.
+    """
+    if definition.opt.parse is not None:
+        return definition.opt.parse(text)
+    text = text.strip()
+    try:
+        if definition.kind is bool:
+            return _WORDS[text.lower()]
+        if definition.kind in (int, float):
+            return definition.kind(text)
+    except (KeyError, ValueError):
+        raise SettingsError(
+            f"{definition.flag} must be {KIND_WORDS[definition.kind]}, not {text!r}"
+        ) from None
+    if definition.choices:
+        return definition.choice(text)
+    if definition.kind is Path:
+        if not text:
+            raise SettingsError(f"{definition.flag} must be a path, not empty")
+        return Path(text)
+    if get_origin(definition.kind) is tuple:
+        return tuple(item.strip() for item in text.split(",") if item.strip())
+    return text
 
 
 def fingerprint_parts(

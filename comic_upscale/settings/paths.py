@@ -37,6 +37,11 @@ def default_ledger(output: Path) -> Path:
     return output / MARKER_FOLDER / LEDGER_NAME
 
 
+def is_default_place(ledger: Path) -> bool:
+    """Return whether a ledger is in the default place of some output folder, which then is that of its job."""
+    return (ledger.name, ledger.absolute().parent.name) == (LEDGER_NAME, MARKER_FOLDER)
+
+
 def path_text(path: Path) -> str:
     """Return a path as text that can be stored and printed: bytes that are not valid Unicode become ``%FF``."""
     text = str(path)

@@ -331,6 +331,13 @@ class OutputStore(Protocol):
             name: of the object; None for the store itself.
         """
 
+    def leads_outside(self, name: str) -> bool:
+        """Whether an object is, through links, a file outside of the store; False if it does not exist.
+
+        Args:
+            name: of the object.
+        """
+
     def is_same(self, name: str, path: Path) -> bool:
         """Whether an object and a source are one and the same; False if either does not exist.
 

@@ -89,6 +89,11 @@ class DryOutputStore:
         """The folder of an object with links resolved."""
         return self._outputs.real_folder(name)
 
+    def leads_outside(self, name: str) -> bool:
+        """Whether an object is, through links, a file outside of the store."""
+        real = self._names.get(name, name)
+        return real is not None and self._outputs.leads_outside(real)
+
     def is_same(self, name: str, path: Path) -> bool:
         """Whether an object and a source are one and the same."""
         real = self._names.get(name, name)

@@ -336,6 +336,13 @@ class LocalOutputStore:
         folder = self._folder if name is None else (self._folder / check_name(name, "output")).parent
         return Path(os.path.realpath(folder))
 
+    def leads_outside(self, name: str) -> bool:
+        """Whether an output is, through links, a file outside of the output folder."""
+        path = self._folder / check_name(name, "output")
+        if not os.path.islink(path):  # noqa: PTH114 - False also for a name that is too long
+            return not self.real_folder(name).is_relative_to(self.real_folder())
+        return not Path(os.path.realpath(path)).is_relative_to(self.real_folder())
+
     def is_same(self, name: str, path: Path) -> bool:
         """Whether an output and a source are one file, also through links."""
         try:

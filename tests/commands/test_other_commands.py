@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import typer
-from typer.testing import CliRunner
 
 from comic_upscale.cli import app
 from comic_upscale.ledger.records import PageFailed
@@ -71,6 +72,27 @@ def test_status_as_json(job: Path) -> None:
 
 def test_status_that_watches_ends_with_the_run(job: Path) -> None:
     assert invoke("status", "--job", job, "--watch")[0] == 0
+
+
+def test_commands_find_the_ledger_of_the_variable(
+    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = job / ".comic-upscale" / "ledger.sqlite3"
+    assert invoke("status")[0] == 3
+    monkeypatch.setenv("COMIC_UPSCALE_LEDGER", str(ledger))
+    for command in (("status",), ("export", "--format", "csv")):
+        assert invoke(*command)[0] == 0, command
+    # It refuses the settings of this made-up job, but has found it.
+    assert invoke("prune") == invoke("prune", "--ledger", ledger)
+    assert invoke("prune")[0] != 3
+    assert invoke("report", "--output", tmp_path / "r.html")[0] == 0
+    # What the user names counts more.
+    assert invoke("status", "--job", tmp_path / "none")[0] == 3
+    assert invoke("status", "--job", job)[0] == 0
+    assert invoke("status", "--ledger", tmp_path / "none.sqlite3")[0] == 3
+    # Before the first run there is no such file.
+    monkeypatch.setenv("COMIC_UPSCALE_LEDGER", str(tmp_path / "none.sqlite3"))
+    assert invoke("status")[0] == 3
 
 
 def test_status_of_nothing(tmp_path: Path) -> None:
@@ -167,8 +189,11 @@ def test_every_command_and_option_has_help(command: list[str]) -> None:
 
 
 def test_shell_completion_is_there() -> None:
-    result = CliRunner().invoke(app, ["--show-completion", "bash"])
-    assert "comic" in result.stdout or result.exit_code == 0
+    # From a shell, because Typer asks the parent process which shell it is; `exit` keeps that process alive.
+    command = f"{shlex.quote(sys.executable)} -m comic_upscale --show-completion; exit $?"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "_COMIC_UPSCALE_COMPLETE=complete_bash" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -224,3 +249,23 @@ def test_a_dry_run_of_a_new_job_does_not_import_torch(tmp_path: Path) -> None:
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout
     assert "1 do" in out
     assert out.strip().endswith("imported: []")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root, to be another user")
+def test_a_user_without_a_name_is_told_what_to_do(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [
+            sys.executable, "-c",
+            "import getpass, os, pwd\n"
+            "import comic_upscale.execution.ssh.address\n"
+            "from comic_upscale.commands.environment import ssh_files\n"
+            "from comic_upscale.errors import SettingsError\n"
+            "os.setuid(54321)\n"
+            "try: ssh_files()\n"
+            "except SettingsError as error: print(error)\n"
+            "os.environ['LOGNAME'] = 'reader'; print(ssh_files().user)",
+        ],
+        capture_output=True, text=True, env={"PATH": os.environ["PATH"], "HOME": "/"}, cwd="/",
+    )  # fmt: skip
+    assert ended.stdout.splitlines()[-1:] == ["reader"], ended.stderr
+    assert "LOGNAME" in ended.stdout

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -450,7 +451,7 @@ def test_a_run_by_the_command_and_its_resumption(exported: Path, pages: Path, tm
     # Threads decide no pixels: the same job.
     again = CliRunner().invoke(app, [*arguments[:-3], "--engine-option", "threads=2", "--json"])
     assert json.loads(again.stdout.splitlines()[-1])["done_now"] == 1
-    with sqlite3.connect(tmp_path / "out" / ".comic-upscale" / "ledger.sqlite3") as ledger:
+    with closing(sqlite3.connect(tmp_path / "out" / ".comic-upscale" / "ledger.sqlite3")) as ledger, ledger:
         assert ledger.execute("select model, model_sha256 from jobs").fetchall() == [
             ("compact.onnx", read_onnx(exported).identity())
         ]

@@ -7,6 +7,7 @@ import json
 import socket
 import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -169,13 +170,13 @@ def test_a_remote_run_is_a_measurement_of_its_gpu_and_not_of_this_machine(
         draw(pages / "more" / f"{number}.png", 300 + number)
     settings = make_settings()
     run_job(settings, open_engines=fake)
-    with sqlite3.connect(settings.ledger_path) as ledger:
+    with closing(sqlite3.connect(settings.ledger_path)) as ledger, ledger:
         ledger.execute("update runs set device = 'gpu-box: NVIDIA GeForce RTX 4090, NVIDIA GeForce RTX 4090'")
     here = socket.gethostname()
     (found,) = from_ledgers([settings.ledger_path], here, "a processor")
     assert (found.hardware, found.here, found.devices) == ("2 x NVIDIA GeForce RTX 4090", False, 2)
     assert found.whole_seconds <= max(found.network_seconds, found.host_seconds), "the way home is not in it"
-    with sqlite3.connect(settings.ledger_path) as ledger:
+    with closing(sqlite3.connect(settings.ledger_path)) as ledger, ledger:
         ledger.execute("update runs set device = 'gpu-box: processor'")
     assert from_ledgers([settings.ledger_path], here, "a processor") == []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,7 @@ def test_pages_that_are_right_are_scored_and_none_is_suspect(pages: Path, tiny_w
     ledger = pages.parent / "out" / ".comic-upscale" / "ledger.sqlite3"
     assert (finished.done, finished.suspects) == (3, 0)
     assert read_suspects(ledger) == []
-    with sqlite3.connect(ledger) as connection:
+    with closing(sqlite3.connect(ledger)) as connection, connection:
         rows = connection.execute("select json_extract(scores, '$.psnr'), suspect from pages").fetchall()
     assert all(psnr > 30 and suspect is None for psnr, suspect in rows)
 
@@ -96,7 +97,10 @@ def test_a_suspect_page_is_done_again_by_the_safest_path(pages: Path, tiny_weigh
     with Image.open(pages / "001.png") as before, Image.open(pages.parent / "out" / "001.png") as after:
         small = np.asarray(after.convert("RGB").resize(before.size, Image.Resampling.NEAREST), np.int16)
         assert np.abs(small - np.asarray(before, np.int16)).mean() < 20
-    with sqlite3.connect(pages.parent / "out" / ".comic-upscale" / "ledger.sqlite3") as connection:
+    with (
+        closing(sqlite3.connect(pages.parent / "out" / ".comic-upscale" / "ledger.sqlite3")) as connection,
+        connection,
+    ):
         notes = [row[0] for row in connection.execute("select notes from pages")]
     assert all("upscaled again" in note for note in notes)
 
@@ -109,7 +113,10 @@ def test_a_seam_at_a_tile_border_is_seen_and_corrected(pages: Path, tiny_weights
         Image.fromarray(flat).save(path)
     finished = run(pages, tiny_weights, SeamedEngine())
     assert (finished.done, finished.suspects) == (3, 0)
-    with sqlite3.connect(pages.parent / "out" / ".comic-upscale" / "ledger.sqlite3") as connection:
+    with (
+        closing(sqlite3.connect(pages.parent / "out" / ".comic-upscale" / "ledger.sqlite3")) as connection,
+        connection,
+    ):
         notes = [row[0] for row in connection.execute("select notes from pages")]
     assert all("upscaled again" in note for note in notes)
 
@@ -143,7 +150,7 @@ def test_scores_that_somebody_has_spoilt_are_left_out_of_the_list(pages: Path, t
     run(pages, tiny_weights, FaultyEngine(heals=False))
     ledger = pages.parent / "out" / ".comic-upscale" / "ledger.sqlite3"
     spoilt = ("not json", '{"psnr": NaN, "ssim": "low", "tint": 1.5}', None)
-    with sqlite3.connect(ledger) as connection:
+    with closing(sqlite3.connect(ledger)) as connection, connection:
         for number, scores in enumerate(spoilt, 1):
             connection.execute("update pages set scores = ? where source = ?", [scores, f"00{number}.png"])
         connection.execute("update pages set suspect = ? where source = '002.png'", ["\x1b[31m<b>\n"])

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def same_pages(folder: Path, count: int, name: str = "same", suffix: str = "png"
 
 
 def rows(settings: JobSettings, columns: str) -> list[tuple[object, ...]]:
-    with sqlite3.connect(settings.ledger_path) as connection:
+    with closing(sqlite3.connect(settings.ledger_path)) as connection, connection:
         query = f"select {columns} from pages where kind = 'page' order by source"
         return connection.execute(query).fetchall()
 

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def make_settings(tmp_path: Path) -> MakeSettings:
 
 
 def rows(settings: JobSettings, columns: str) -> list[tuple[Any, ...]]:
-    with sqlite3.connect(settings.ledger_path) as connection:
+    with closing(sqlite3.connect(settings.ledger_path)) as connection, connection:
         return connection.execute(f"select {columns} from pages order by source").fetchall()
 
 
@@ -264,7 +265,7 @@ def test_the_header_tells_of_devices_of_this_machine_alone(
     settings = make_settings()
     side.run(settings)
     (started,) = [event for event in side.events if isinstance(event, JobStarted)]
-    with sqlite3.connect(settings.ledger_path) as connection:
+    with closing(sqlite3.connect(settings.ledger_path)) as connection, connection:
         (device,) = connection.execute("select device from runs").fetchone()
     if side.name == "local":
         assert (started.device, started.precision, started.native_scale, device) == (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ def test_a_run_stops_within_one_batch_below_the_ceiling_and_goes_on(make_setting
     assert first.spent <= 3.0 + PAGE_SECONDS, "within a batch of it"
     assert first.spent <= took, "a dollar a second"
     # Nothing is lost or half done, and a higher ceiling continues where it was; what was spent counts.
-    with sqlite3.connect(settings.ledger_path) as ledger:
+    with closing(sqlite3.connect(settings.ledger_path)) as ledger, ledger:
         states = dict(ledger.execute("select state, count(*) from pages group by state"))
     assert states == {"done": first.done, "pending": first.total - first.done}
     second = go(make_settings(price=PRICE, max_cost=first.spent + 100))
@@ -101,7 +102,7 @@ def test_a_network_that_took_too_long_to_load_is_given_no_page(make_settings: Ma
     settings = make_settings(price=PRICE, max_cost=3.5)
     finished = run_job(settings, open_engines=load)
     assert (finished.stopped_by, finished.done) == ("max-cost", 0)
-    with sqlite3.connect(settings.ledger_path) as ledger:
+    with closing(sqlite3.connect(settings.ledger_path)) as ledger, ledger:
         assert ledger.execute("select sum(attempts) from pages").fetchone() == (0,), "none is even read"
 
 
@@ -134,7 +135,7 @@ def test_price_and_ceiling_do_not_change_what_a_job_is(make_settings: MakeSettin
 def test_a_ledger_of_before_prices_is_read(make_settings: MakeSettings, tmp_path: Path) -> None:
     settings = make_settings()
     go(settings, NearestEngine())
-    with sqlite3.connect(settings.ledger_path) as ledger:
+    with closing(sqlite3.connect(settings.ledger_path)) as ledger, ledger:
         ledger.execute("alter table runs drop column price")
         ledger.execute("delete from _sqlite_migrations where name = 'm006_price'")
     report = read_status(settings.ledger_path)

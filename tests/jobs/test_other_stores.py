@@ -7,6 +7,7 @@ import io
 import sqlite3
 import zipfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -122,7 +123,7 @@ def test_a_store_that_is_full_ends_the_run_and_the_next_one_continues(
 
     with pytest.raises(OutputError, match="Free some space"):
         run(NearestEngine(fill))
-    with sqlite3.connect(settings.ledger_path) as ledger:
+    with closing(sqlite3.connect(settings.ledger_path)) as ledger, ledger:
         assert ledger.execute("select count(*) from pages where state = 'done'").fetchone()[0] < 10
     outputs.full = False
     assert run().done == 10

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from comic_upscale.errors import InputError, LedgerBusyError
+from comic_upscale.errors import InputError, LedgerBusyError, LedgerDamagedError
 from comic_upscale.jobs.prune import PruneResult, prune
 from comic_upscale.ledger.lock import hold_job
 from comic_upscale.ledger.queries import read_status
@@ -132,10 +134,13 @@ def test_a_ledger_that_names_other_files_removes_none_of_them(settings: JobSetti
         ".comic-upscale/ledger.sqlite3",
         str(outside / "2.png"),
     ):
-        with sqlite3.connect(settings.ledger_path) as connection:
+        with closing(sqlite3.connect(settings.ledger_path)) as connection, connection:
             connection.execute("update pages set output = ?, gone = 1 where source = '2.png'", [name])
         connection.close()
-        prune(settings.ledger_path, remove=True)
+        # A name that leads out by itself is in no ledger of ours.
+        refused = contextlib.nullcontext() if name == "link/2.png" else pytest.raises(LedgerDamagedError)
+        with refused:
+            prune(settings.ledger_path, remove=True)
         assert (outside / "2.png").read_bytes() == good
         assert (settings.input / "twin.png").exists()
         assert settings.ledger_path.exists()
@@ -144,7 +149,7 @@ def test_a_ledger_that_names_other_files_removes_none_of_them(settings: JobSetti
 def test_an_orphan_whose_name_another_page_has_now_stays(settings: JobSettings) -> None:
     (settings.input / "2.png").unlink()
     run_without_engine(settings)
-    with sqlite3.connect(settings.ledger_path) as connection:
+    with closing(sqlite3.connect(settings.ledger_path)) as connection, connection:
         connection.execute(
             "update pages set output = '1.png', output_sha256 ="
             " (select output_sha256 from pages where source = '1.png') where source = '2.png'"

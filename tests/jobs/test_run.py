@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -938,7 +939,7 @@ def test_the_precision_that_a_run_ends_with_is_recorded(make_settings: MakeSetti
     engine._before = give_up
     settings = make_settings()
     run(settings, engine)
-    with sqlite3.connect(settings.ledger_path) as ledger:
+    with closing(sqlite3.connect(settings.ledger_path)) as ledger, ledger:
         assert ledger.execute("select precision from runs").fetchall() == [("fp32",)]
 
 

@@ -30,8 +30,9 @@ def make_old_ledger(path: Path, until: str) -> None:
     )
     connection.execute(
         "insert into pages (job_id, source, source_size, source_mtime_ns, state, output, output_size, output_sha256,"
-        " suspect) values (1, 'a.png', 1, 1, 'done', 'a.png', 3, 'o', 'seams'),"
-        " (1, 'b.png', 1, 1, 'failed', 'b.png', null, null, null)"
+        " source_sha256, width, height, output_width, output_height, suspect)"
+        " values (1, 'a.png', 1, 1, 'done', 'a.png', 3, 'o', 's', 1, 1, 2, 2, 'seams'),"
+        " (1, 'b.png', 1, 1, 'failed', 'b.png', null, null, null, null, null, null, null, null)"
     )
     connection.commit()
     connection.close()

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,10 @@ from comic_upscale.library.page import Page
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path / "ledger.sqlite3")
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    ledger = Ledger(tmp_path / "ledger.sqlite3")
+    yield ledger
+    ledger.close()
 
 
 def add_job(ledger: Ledger, count: int, tmp_path: Path) -> tuple[int, list[int]]:
@@ -100,7 +103,6 @@ def test_a_later_process_with_the_same_number_is_not_the_run(ledger: Ledger, tmp
     [
         ("now", True),
         ("2020-01-01T00:00:00.000Z", False),
-        ("?", False),
         # A clock that was wrong when the run died must not keep it alive for years.
         ("2099-01-01T00:00:00.000Z", False),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def test_the_names_of_migrations_stay_and_new_ones_come_at_the_end(tmp_path: Pat
     names = tuple(migration.name for migration in MIGRATIONS)
     assert names[: len(RECORDED)] == RECORDED
     Ledger(tmp_path / "ledger.sqlite3").close()
-    with sqlite3.connect(tmp_path / "ledger.sqlite3") as ledger:
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as ledger, ledger:
         applied = ledger.execute(
             f"select name from {MIGRATIONS_TABLE} where migration_set = ? order by rowid", [MIGRATION_SET]
         )
@@ -63,7 +64,7 @@ def test_a_field_is_a_column_with_its_migration_and_its_value(tmp_path: Path) ->
         **before.facts(), source=before.source, output=before.output, output_size=before.output_size,
         output_sha256=before.output_sha256, moire=0.5,
     )  # fmt: skip
-    with sqlite3.connect(tmp_path / "ledger.sqlite3") as db:
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as db, db:
         for statement in added.statements:
             db.execute(statement)
         columns = ", ".join(f"{name} = ?" for name in page.columns())

@@ -474,6 +474,32 @@ def test_a_package_without_a_container_is_found_if_it_is_the_only_one(tmp_path: 
     )
 
 
+def test_a_book_that_also_contains_itself_in_another_format(tmp_path: Path) -> None:
+    files = inside(book(tmp_path, {"1.xhtml": page("<img src='a.png'/>")}, IMAGES))
+    other = b"<rootfiles><rootfile full-path='book.pdf' media-type='application/pdf'/>"
+    files["META-INF/container.xml"] = files["META-INF/container.xml"].replace(b"<rootfiles>", other)
+    files["book.pdf"] = b"%PDF-1.7"
+    assert shown(make_zip(tmp_path / "v.epub", files)) == [A]
+
+
+@pytest.mark.parametrize(
+    "container",
+    [
+        b"", b"<container/>", b"no XML", EPUB_CONTAINER.replace(b"OPS/package.opf", b"OEBPS/content.opf"),
+        EPUB_CONTAINER.replace(b"OPS/package.opf", b""),
+    ],
+)  # fmt: skip
+def test_a_container_that_leads_nowhere_does_not_hide_the_only_package(
+    tmp_path: Path, container: bytes
+) -> None:
+    files = inside(book(tmp_path, {"1.xhtml": page("<img src='a.png'/>")}, IMAGES))
+    files["META-INF/container.xml"] = container
+    assert shown(make_zip(tmp_path / "v.epub", files)) == [A]
+    assert (
+        contents_kind(make_zip(tmp_path / "v.epub", {**files, "OPS/other.opf": b"<package/>"})) == "damaged"
+    )
+
+
 def test_entities_are_not_expanded(tmp_path: Path) -> None:
     bomb = (
         "<!DOCTYPE package [<!ENTITY a 'aaaaaaaaaa'>"

@@ -19,7 +19,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from comic_upscale.cli import app
-from comic_upscale.errors import SettingsError
+from comic_upscale.errors import LedgerDamagedError, SettingsError
 from comic_upscale.evaluation.likeness import Likeness
 from comic_upscale.jobs.run import run_job
 from comic_upscale.reporting.contact import contact_sheet
@@ -212,16 +212,22 @@ def test_what_is_gone_or_changed_is_said_and_not_compared(job: Path, tmp_path: P
     ledger = copy / ".comic-upscale" / "ledger.sqlite3"
     connection = sqlite3.connect(ledger)
     connection.execute("update pages set source_sha256 = 'x' where source = 'page02.png'")
-    connection.execute("update pages set output = '../../../etc/hostname' where source = 'page03.png'")
     connection.commit()
-    connection.close()
+    (copy / "page03.png").rename(tmp_path / "page03.png")
+    (copy / "page03.png").symlink_to(tmp_path / "page03.png")
     found = make_report(ledger, workers=1).choice
     assert found.looked_at == 11
     assert found.left_out == {
         "The output no longer exists.": 1,
         "The source has changed since it was upscaled.": 1,
-        "The ledger names a file outside of the job's folders.": 1,
+        "The output is a link that leads out of the output folder.": 1,
     }
+    # Names that lead out are in no ledger of ours.
+    connection.execute("update pages set output = '../../../etc/hostname' where source = 'page03.png'")
+    connection.commit()
+    connection.close()
+    with pytest.raises(LedgerDamagedError, match="output of row"):
+        make_report(ledger)
 
 
 def test_a_job_that_has_done_nothing_yet_has_a_report(job: Path, tmp_path: Path) -> None:

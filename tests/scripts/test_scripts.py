@@ -198,7 +198,7 @@ def test_upload_says_what_it_cannot_do(box: Box, tree: Path) -> None:
     config = box.folder / "ssh_config"
     assert run("upload.sh", "--ssh-config", config, tree, "box").returncode == 2
     assert run("upload.sh", "--ssh-config", config, tree, "-oProxyCommand=x:y").returncode == 2
-    for target in ("[-oProxyCommand=x]:y", "[box]:y", "[::1]", "box:~other/y"):
+    for target in ("[-oProxyCommand=x]:y", "[box]:y", "[::1]", "box:~other/y", "-oProxyCommand=x@[::1]:y"):
         assert run("upload.sh", "--ssh-config", config, tree, target).returncode == 2, target
     assert run("upload.sh", "--ssh-config", config, tree / "none", "box:x").returncode == 1
     box.stop()
@@ -274,7 +274,55 @@ def test_run_upscale_in_a_container(programs: Path, tmp_path: Path) -> None:
     assert (tmp_path / "asked").read_text().count("--detach") == 1
 
 
-def test_the_container_knows_every_command_and_takes_the_rest_for_options_of_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--docker", "--privileged"], ["--docker", "image", "--name", "-f"], ["--docker", ""],
+        ["--docker", "image", "--ledger", "a:b"],
+    ],
+)  # fmt: skip
+def test_run_upscale_gives_docker_no_options_of_strangers(
+    programs: Path, tmp_path: Path, options: list[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    path = f"{programs}:{os.environ['PATH']}"
+    ended = run("run_upscale.sh", *options, tmp_path / "in", tmp_path / "out", PATH=path)
+    assert (ended.returncode, ended.stderr.startswith("error: ")) == (2, True)
+    assert not (tmp_path / "asked").exists()
+
+
+def test_upload_sends_the_folder_that_was_named(box: Box, tmp_path: Path) -> None:
+    """Not one of the same name in CDPATH, and not one on a host that its name seems to name."""
+    if shutil.which("rsync") is None:
+        pytest.skip("apt-get install rsync")
+    for place in ("here", "else"):
+        (tmp_path / place / "a:b").mkdir(parents=True)
+        (tmp_path / place / "a:b" / f"{place}.png").write_bytes(b"page")
+    there = tmp_path / "there"
+    ended = subprocess.run(
+        ["bash", str(SCRIPTS / "upload.sh"), "--ssh-config", str(box.folder / "ssh_config"), "a:b", f"box:{there}"],
+        cwd=tmp_path / "here", capture_output=True, text=True, timeout=120,
+        env={**os.environ, "CDPATH": str(tmp_path / "else")},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert list(contents(there)) == ["here.png"]
+
+
+def test_install_takes_no_path_for_an_option(tmp_path: Path) -> None:
+    shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
+    ended = subprocess.run(
+        [
+            "bash", str(SCRIPTS / "install_image.sh"), "--dry-run", "--source", ".", "--prefix", "--clear",
+            "--models", "* --all", "--python", sys.executable,
+        ],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert f"-m venv {tmp_path}/--clear\n" in ended.stdout
+    assert "-- *\n" in ended.stdout and "-- --all\n" in ended.stdout
+
+
+def test_the_container_passes_commands_on_and_takes_options_for_those_of_run(tmp_path: Path) -> None:
     entry = Path(shutil.copy(SCRIPTS / "entrypoint.sh", tmp_path))
     (tmp_path / "comic-upscale").write_text('#!/bin/sh\necho "$@"\n')
     (tmp_path / "comic-upscale").chmod(0o755)
@@ -283,10 +331,32 @@ def test_the_container_knows_every_command_and_takes_the_rest_for_options_of_run
         return subprocess.run(["sh", entry, *arguments], capture_output=True, text=True, check=True).stdout
 
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    assert "cost" in commands
-    for name in commands:
+    assert {"cost", "prune"} <= set(commands)
+    # A word that is no command is not taken for an option of run either: the program says what it is.
+    for name in (*commands, "nonsense"):
         assert said(name, "--some", "thing") == f"{name} --some thing\n"
-    assert said("--scale", "2").startswith("run --input /input --output /output --ledger ")
+    for arguments in ((), ("--scale", "2"), ("-v",)):
+        assert said(*arguments).startswith("run --input /input --output /output --ledger ")
+    assert said("--version") == "--version\n"
+
+
+def test_the_container_has_a_name_for_every_user(tmp_path: Path) -> None:
+    entry = Path(shutil.copy(SCRIPTS / "entrypoint.sh", tmp_path))
+    (tmp_path / "comic-upscale").write_text('#!/bin/sh\necho "$LOGNAME"\n')
+    # As `id` answers for a user without an entry in /etc/passwd.
+    (tmp_path / "id").write_text('#!/bin/sh\necho 1234\n[ "$1" = -u ]\n')
+    for name in ("comic-upscale", "id"):
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+
+    def said(**more: str) -> str:
+        ended = subprocess.run(
+            ["sh", entry, "status"], capture_output=True, text=True, check=True, env={"PATH": path, **more}
+        )
+        return ended.stdout
+
+    assert said() == "1234\n"
+    assert said(LOGNAME="reader") == "reader\n"
 
 
 @pytest.mark.skipif(not (REPOSITORY / "Dockerfile").is_file(), reason="needs the source tree")
@@ -382,6 +452,12 @@ def test_the_steps_of_the_image_in_an_empty_folder(tmp_path: Path, tiny_weights:
     assert (tmp_path / "output" / "1.png").is_file()
     assert (tmp_path / "ledger" / "ledger.sqlite3").is_file()
     assert subprocess.run([entry, "--health"], env=environment, timeout=60).returncode == 0
+    # A new container has a new state folder, and finds the ledger by its variable.
+    told = subprocess.run(
+        [entry, "status"], capture_output=True, text=True, timeout=60,
+        env={**environment, "XDG_STATE_HOME": str(tmp_path / "other state")},
+    )  # fmt: skip
+    assert "1 of 1 done" in told.stdout, told.stdout + told.stderr
     help_text = subprocess.run(
         [entry, "watchdog", "--", "--help"], capture_output=True, text=True, env=environment
     )

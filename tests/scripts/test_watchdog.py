@@ -288,3 +288,60 @@ def test_the_command_of_the_unit_is_one_that_the_script_takes(tmp_path: Path) ->
     ran = subprocess.run([*shlex.split(command), *soon], capture_output=True, text=True, timeout=30)
     assert ran.returncode == 0, ran.stderr
     assert "shutdown -h now" in ran.stdout + ran.stderr
+
+
+HOSTILE_FOLDERS = ["-delete", "-exec", "(", "!", "--", "-fprint=x", "$(touch evil)", ";touch evil;"]
+
+
+@pytest.mark.parametrize("folder", HOSTILE_FOLDERS)
+def test_a_watched_folder_is_never_an_option_of_a_program(tmp_path: Path, folder: str) -> None:
+    here = tmp_path / "here"
+    (here / folder).mkdir(parents=True)
+    (here / folder / "page.png").write_bytes(b"page")
+    (here / "precious").write_bytes(b"precious")
+    ended = subprocess.run(
+        [
+            "bash", str(SCRIPT), "--watch", folder, "--every", "1", "--idle", "1", "--grace", "0",
+            "--interface", "none", "--then", "touch ended",
+        ],
+        cwd=here, capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PATH": f"{no_gpu(tmp_path)}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    left = sorted(str(path.relative_to(here)) for path in here.rglob("*"))
+    assert left == sorted([folder, f"{folder}/page.png", "precious", "ended"])
+
+
+def no_gpu(tmp_path: Path) -> Path:
+    """A folder for PATH in which `nvidia-smi` knows no GPU."""
+    folder = tmp_path / "programs"
+    folder.mkdir(exist_ok=True)
+    (folder / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
+    (folder / "nvidia-smi").chmod(0o755)
+    return folder
+
+
+def test_it_needs_no_home(tmp_path: Path) -> None:
+    plain = {name: value for name, value in os.environ.items() if name != "HOME"}
+    ended = subprocess.run(
+        [
+            "bash", str(SCRIPT), "--every", "1", "--idle", "1", "--grace", "0", "--interface", "none",
+            "--then", f"touch {shlex.quote(str(tmp_path / 'ended'))}",
+        ],
+        capture_output=True, text=True, timeout=60,
+        env={**plain, "PATH": f"{no_gpu(tmp_path)}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (tmp_path / "ended").exists()
+
+
+@pytest.mark.parametrize("value", ["08", "0", "1.5", "-1", "", "9" * 30, "x[$(touch evil)]"])
+def test_numbers_are_plain_numbers(tmp_path: Path, value: str) -> None:
+    ended = subprocess.run(
+        ["bash", str(SCRIPT), "--limit", value, "--ttl", "1", "--every", "1", "--then", "true", "--dry-run"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (ended.returncode, "error: --limit" in ended.stderr) == (
+        (0, False) if value == "08" else (2, True)
+    )
+    assert not (tmp_path / "evil").exists()

@@ -258,6 +258,10 @@ class MemoryOutputStore:
         folder = PurePosixPath() if name is None else PurePosixPath(check_name(name, "output")).parent
         return PurePosixPath("memory:outputs") / folder
 
+    def leads_outside(self, name: str) -> bool:
+        check_name(name, "output")
+        return False
+
     def is_same(self, name: str, path: Path) -> bool:
         check_name(name, "output")
         return False

@@ -11,7 +11,7 @@ from comic_upscale.imaging.decode import Header, decode, read_header
 from comic_upscale.imaging.encode import check_encoded, check_target, encode, list_omissions, lossy_quality
 from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.imaging.shrink import shrink
-from comic_upscale.imaging.target_size import describe_growth, find_target, grows, is_larger
+from comic_upscale.imaging.target_size import describe_growth, find_target, grows, skip_reason
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.sizes import Print
 
@@ -38,10 +38,7 @@ class PageSteps:
 
     def skip_reason(self, size: tuple[int, int]) -> str | None:
         """Return why a page of this size is skipped; None if it is not."""
-        bounds = self._settings.skip_larger_than
-        if bounds is None or not is_larger(size, bounds):
-            return None
-        return f"already larger than {bounds}: {size[0]}x{size[1]}"
+        return skip_reason(size, self._settings)
 
     def set_target(self, page: PageInFlight) -> None:
         """Set the target size of a page, with notes for the user.

@@ -22,7 +22,7 @@ from comic_upscale.models.weights import locate
 from comic_upscale.version import __version__
 
 _WHEEL = "Wheel-Version: 1.0\nGenerator: comic-upscale\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-_ENTRY_POINTS = "[console_scripts]\ncomic-upscale = comic_upscale.cli:main\n"
+_ENTRY_POINTS = "[console_scripts]\ncomic-upscale = comic_upscale.start:main\n"
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)
 _PACKAGE = Path(comic_upscale.__file__).parent
 _SCRIPTS = _PACKAGE.parent / "scripts"

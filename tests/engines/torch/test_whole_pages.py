@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -197,7 +198,7 @@ def test_a_run_says_so_in_the_header_and_with_each_page(tmp_path: Path) -> None:
     assert run_job(settings, on_event=events.append).done == 2
     (started,) = (event for event in events if isinstance(event, JobStarted))
     assert any("looks at a whole page" in warning for warning in started.warnings)
-    with sqlite3.connect(settings.ledger_path) as ledger:
+    with closing(sqlite3.connect(settings.ledger_path)) as ledger, ledger:
         notes = dict(ledger.execute("select source, notes from pages").fetchall())
     assert "though this network looks at a whole page" in notes["a.png"]
     assert not notes["small.png"] or "tiles" not in notes["small.png"]

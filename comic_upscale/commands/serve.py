@@ -1,0 +1,66 @@
+"""``comic-upscale serve``: the REST interface, the queue, and a worker."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from comic_upscale.commands.options import Given, takes
+from comic_upscale.server.settings import ServerSettings
+from comic_upscale.settings.options import definitions, pick
+
+if TYPE_CHECKING:
+    from comic_upscale.server.run import Addresses
+    from comic_upscale.server.supervisor import WorkerCommand
+
+SERVER = pick(ServerSettings, *(option.name for option in definitions(ServerSettings)))
+"""The options of a server. None is required: the environment may give it."""
+
+
+@takes(given=SERVER)
+def serve(
+    given: Given,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON, one object a line.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every request.")] = False,
+) -> None:
+    """Serve until a signal."""
+    from comic_upscale.commands.server_environment import server_settings, set_up_server_logging
+
+    settings = server_settings(given.values())
+    set_up_server_logging(as_json=log_json, verbose=verbose)
+    if settings.role == "worker":
+        from comic_upscale.commands.worker import run_worker
+
+        run_worker(settings)
+        return
+    from comic_upscale.server.run import serve as run_server
+
+    command = _worker_command(settings) if settings.role == "all" else None
+    number = run_server(settings, worker=command, on_ready=lambda addresses: _announce(settings, addresses))
+    if number:
+        raise typer.Exit(128 + number)
+
+
+def _worker_command(settings: ServerSettings) -> WorkerCommand:
+    from comic_upscale.commands.server_environment import worker_environment
+    from comic_upscale.server.supervisor import WorkerCommand
+
+    options: list[Any] = [
+        "--data", settings.data, "--device", settings.device, "--jobs-per-user", settings.jobs_per_user,
+        "--worker-idle-timeout", settings.worker_idle_timeout,
+    ]  # fmt: skip
+    if settings.job_timeout is not None:
+        options += ["--job-timeout", settings.job_timeout]
+    if settings.worker_threads is not None:
+        options += ["--worker-threads", settings.worker_threads]
+    arguments = [sys.executable, "-m", "comic_upscale", "worker", *map(str, options)]
+    return WorkerCommand(arguments, worker_environment(settings))
+
+
+def _announce(settings: ServerSettings, addresses: Addresses) -> None:
+    typer.echo(f"Pages:    {addresses.pages}")
+    typer.echo(f"REST API: {addresses.api}/docs")
+    typer.echo(f"Data:     {settings.data}  (comic-upscale server key create makes a key)")
+    sys.stdout.flush()

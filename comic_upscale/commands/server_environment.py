@@ -1,0 +1,95 @@
+"""What `serve`, `worker` and `server` share: their settings from options and variables, and their logs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from comic_upscale.commands.environment import default_workers, weights_cache, weights_folders
+from comic_upscale.errors import SettingsError
+from comic_upscale.settings.environment import values_from_environment
+
+if TYPE_CHECKING:
+    from comic_upscale.server.settings import ServerSettings
+
+_PACKAGES = ("alembic", "argon2", "fastapi", "itsdangerous", "limits", "sqlalchemy", "uvicorn", "zipstream")
+_KEPT_FROM_WORKERS = ("SECRET_KEY", "ADMIN_SEED_PASS", "API_KEY", "WEBHOOK_SECRET")
+"""Secrets that only the server needs. A worker opens files of strangers."""
+
+
+def server_settings(given: Mapping[str, Any]) -> ServerSettings:
+    """Return the settings of a server: the given options, then variables of the environment, then defaults.
+
+    Raises:
+        SettingsError: a value is not allowed, or packages are missing.
+    """
+    if missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]:
+        raise SettingsError(
+            f"the server needs packages that are not installed ({', '.join(missing)}): "
+            "pip install 'comic-upscale[server]'"
+        )
+    from comic_upscale.server.settings import ServerSettings
+    from comic_upscale.settings.paths import absolute
+
+    values = {**values_from_environment(ServerSettings, os.environ), **given}
+    if values.get("data") is None:
+        import platformdirs
+
+        values["data"] = platformdirs.user_data_path("comic-upscale") / "server"
+    values["data"] = absolute(values["data"])
+    return ServerSettings(**values)
+
+
+def job_defaults(settings: ServerSettings) -> dict[str, Any]:
+    """Return the options of every job that a worker on this machine runs."""
+    return {
+        "workers": settings.worker_threads or default_workers(),
+        "weights_folders": weights_folders(),
+        "weights_cache": weights_cache(),
+    }
+
+
+def worker_environment(settings: ServerSettings) -> dict[str, str]:
+    """Return the variables for a worker: those of this process without secrets that it does not need."""
+    secret = {f"{prefix}{name}{end}" for prefix in ("", "COMIC_UPSCALE_") for name in _KEPT_FROM_WORKERS
+              for end in ("", "_FILE")}  # fmt: skip
+    variables = {name: value for name, value in os.environ.items() if name not in secret}
+    if settings.database is not None:
+        # Not as an argument: all users of a machine can see those.
+        variables["COMIC_UPSCALE_DATABASE"] = settings.database
+    return variables
+
+
+class _JsonLines(logging.Formatter):
+    """One JSON object a line."""
+
+    _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a record as JSON."""
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line = {
+            "at": at.replace("+00:00", "Z"), "level": record.levelname.lower(), "logger": record.name,
+            "message": record.getMessage(),
+        }  # fmt: skip
+        line.update({name: str(value) for name, value in vars(record).items() if name not in self._OWN})
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def set_up_server_logging(*, as_json: bool, verbose: bool) -> None:
+    """Log to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        _JsonLines() if as_json else logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    )
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
+    for name in ("PIL", "alembic", "libarchive", "uvicorn"):
+        logging.getLogger(name).setLevel(logging.ERROR)

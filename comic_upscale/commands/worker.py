@@ -1,0 +1,93 @@
+"""``comic-upscale worker``: runs the jobs of a server on this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from comic_upscale.commands.options import Given, takes
+from comic_upscale.server.settings import ServerSettings
+from comic_upscale.settings.options import pick
+
+if TYPE_CHECKING:
+    from comic_upscale.execution.stop import StopRequest
+
+WORKER = pick(
+    ServerSettings, "data", "database", "device", "worker_threads", "worker_idle_timeout", "jobs_per_user",
+    "job_timeout",
+)  # fmt: skip
+
+
+@takes(given=WORKER)
+def worker(
+    given: Given,
+    worker_id: Annotated[
+        str | None, typer.Option("--worker-id", hidden=True, help="Given by the server to its own worker.")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log details.")] = False,
+) -> None:
+    """Run jobs until a signal, or until no job has come for a while."""
+    from comic_upscale.commands.server_environment import server_settings, set_up_server_logging
+
+    settings = server_settings(given.values())
+    set_up_server_logging(as_json=False, verbose=verbose)
+    run_worker(settings, worker_id)
+
+
+def run_worker(settings: ServerSettings, worker_id: str | None = None) -> None:
+    """Run jobs in this process.
+
+    Args:
+        settings: of the server.
+        worker_id: given by the server whose child this is; the worker then ends with that server.
+    """
+    import warnings
+
+    from comic_upscale.commands.environment import state_folder
+    from comic_upscale.commands.server_environment import job_defaults
+    from comic_upscale.execution.stop import StopRequest
+    from comic_upscale.server.ids import new_id
+    from comic_upscale.worker.run import WorkerOptions, work
+
+    # Our own decoder reports problems of a file, page by page.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    stop = StopRequest()
+    received = _stop_on_signals(stop)
+    if worker_id is not None:
+        threading.Thread(target=_stop_at_end_of_input, args=(stop,), name="server-alive", daemon=True).start()
+    options = WorkerOptions(
+        worker_id=worker_id or new_id(), defaults=job_defaults(settings), state_folder=state_folder()
+    )
+    work(settings, options, stop)
+    if received and worker_id is None:
+        raise typer.Exit(128 + received[0])
+
+
+def _stop_on_signals(stop: StopRequest) -> list[int]:
+    """Let the first signal stop gracefully, and the second end the process at once."""
+    received: list[int] = []
+
+    def handle(number: int, _frame: object) -> None:
+        received.append(number)
+        if len(received) > 1:
+            program = sys.modules.get("comic_upscale.engines.program")
+            if program is not None:
+                program.kill_running()
+            os._exit(128 + number)
+        stop.request(signal.Signals(number).name)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handle)
+    return received
+
+
+def _stop_at_end_of_input(stop: StopRequest) -> None:
+    """Stop when the server is gone: it holds the other end of standard input."""
+    while os.read(0, 1024):
+        pass
+    stop.request("the server has ended")

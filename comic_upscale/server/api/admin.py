@@ -1,0 +1,281 @@
+"""Administration: jobs of all users, the queue, workers, users, keys, sessions and the audit log."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import sqlalchemy as sa
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field
+from sqlalchemy.engine import Connection
+
+from comic_upscale.server import accounts, audit, jobs, keys, queue, requeue, sessions
+from comic_upscale.server.api.access import AdminAccount, Server
+from comic_upscale.server.api.auth import Password, key_json
+from comic_upscale.server.api.errors import ApiError, documented, not_found
+from comic_upscale.server.api.jobs import Status, read_cursor, write_cursor
+from comic_upscale.server.database.schema import audit as audit_table
+from comic_upscale.server.database.schema import users, workers
+from comic_upscale.server.jobs import iso
+from comic_upscale.server.params import read_params
+from comic_upscale.server.passwords import check_password
+
+router = APIRouter(
+    prefix="/api/v1/admin", tags=["administration"], responses=documented(400, 401, 403, 404, 429)
+)
+
+_LIMITS = ("jobs_at_once", "bytes_per_day", "pages_per_day")
+"""Limits of a user; null is none."""
+Limit = Annotated[int, Query(ge=1, le=200)]
+Cursor = Annotated[str | None, Query(max_length=200)]
+
+
+class Requeue(BaseModel):
+    """What is different when a job runs again."""
+
+    options: dict[str, str] = Field(default={}, description="Fields of an upload, such as factor or model.")
+
+
+class RequeueModel(Requeue):
+    """Which jobs run again."""
+
+    model: str
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+
+
+class NewUser(BaseModel):
+    """A user to create."""
+
+    username: Annotated[str, Field(min_length=1, max_length=128)]
+    password: Password | None = None
+    role: Literal["admin", "user"] = "user"
+    email: Annotated[str, Field(max_length=320)] | None = None
+
+
+class UserChange(BaseModel):
+    """What changes about a user; the rest stays."""
+
+    role: Literal["admin", "user"] | None = None
+    disabled: bool | None = None
+    password: Password | None = None
+    jobs_at_once: Annotated[int, Field(ge=1, le=1000)] | None = None
+    bytes_per_day: Annotated[int, Field(ge=0, le=1 << 50)] | None = None
+    pages_per_day: Annotated[int, Field(ge=0, le=1 << 31)] | None = None
+
+
+@router.get("/jobs", summary="List the jobs of all users")
+async def list_jobs(
+    services: Server,
+    admin: AdminAccount,
+    status: Status | None = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> dict[str, Any]:
+    """Return jobs, the latest first, and a cursor for the next page."""
+    before = read_cursor(cursor)
+
+    def read(connection: Connection) -> tuple[list[dict[str, Any]], str | None]:
+        rows = jobs.list_jobs(connection, admin, status=status, before=before, limit=limit, everyone=True)
+        following = write_cursor(rows[-1]["created_at"], rows[-1]["id"]) if len(rows) == limit else None
+        return [jobs.job_json(connection, row) | {"owner_id": row["owner_id"]} for row in rows], following
+
+    found, following = await services.database.read_async(read)
+    return {"jobs": found, "next_cursor": following}
+
+
+@router.post("/jobs/{job_id}/requeue", status_code=202, summary="Run a job again", responses=documented(409))
+async def requeue_job(services: Server, admin: AdminAccount, job_id: str, again: Requeue) -> dict[str, Any]:
+    """Queue a job that has ended as a new job over the same upload. The old record stays."""
+    changes = _changes(again.options)
+
+    def write(connection: Connection) -> dict[str, Any]:
+        row = jobs.find_job(connection, admin, job_id)
+        if row is None:
+            raise not_found("job")
+        new = requeue.requeue(connection, row, changes)
+        if new is None:
+            raise ApiError(409, "not_ended", f"The job has not ended: it is {row['status']}.")
+        audit.record(connection, admin, "job.requeue", job_id, new=new["id"], options=dict(again.options))
+        return jobs.job_json(connection, new)
+
+    created = await services.database.write_async(write)
+    services.wake()
+    return created
+
+
+@router.post("/requeue", status_code=202, summary="Run all jobs of a model again")
+async def requeue_model(services: Server, admin: AdminAccount, again: RequeueModel) -> dict[str, Any]:
+    """Queue the completed jobs of a model again, for instance after it was replaced."""
+    changes = _changes(again.options)
+
+    def write(connection: Connection) -> list[str]:
+        created = []
+        for row in requeue.of_model(connection, again.model, again.limit):
+            new = requeue.requeue(connection, row, changes)
+            created += [str(new["id"])] if new else []
+        audit.record(
+            connection, admin, "job.requeue", again.model, jobs=len(created), options=dict(again.options)
+        )
+        return created
+
+    created = await services.database.write_async(write)
+    services.wake()
+    return {"job_ids": created}
+
+
+@router.get("/workers", summary="List workers")
+async def list_workers(services: Server, admin: AdminAccount) -> dict[str, Any]:
+    """Return the workers of the last days, running ones first."""
+    rows = await services.database.read_async(
+        lambda connection: connection.execute(
+            sa.select(workers).order_by(workers.c.ended_at.is_not(None), workers.c.last_seen_at.desc()).limit(100)
+        ).mappings().all()
+    )  # fmt: skip
+    times = ("started_at", "last_seen_at", "last_page_at", "ended_at")
+    return {"workers": [{**row, **{name: iso(row[name]) for name in times}} for row in rows]}
+
+
+@router.get("/queue", summary="Show the state of the queue")
+async def show_queue(services: Server, admin: AdminAccount) -> dict[str, bool]:
+    """Return whether the queue is paused, and whether uploads are refused."""
+    return await services.database.read_async(
+        lambda connection: {
+            "paused": queue.is_paused(connection), "maintenance": queue.in_maintenance(connection),
+        }
+    )  # fmt: skip
+
+
+@router.post("/queue/{action}", summary="Pause or resume the queue, or begin or end maintenance")
+async def change_queue(
+    services: Server, admin: AdminAccount, action: Literal["pause", "resume", "maintenance", "open"]
+) -> dict[str, bool]:
+    """A paused queue starts no job. In maintenance, uploads are refused. Running jobs continue in either state."""
+    flags = {
+        "pause": {"paused": True}, "resume": {"paused": False}, "maintenance": {"maintenance": True},
+        "open": {"maintenance": False},
+    }[action]  # fmt: skip
+
+    def write(connection: Connection) -> None:
+        queue.set_state(connection, **flags)
+        audit.record(connection, admin, f"queue.{action}")
+
+    await services.database.write_async(write)
+    services.wake()
+    return await show_queue(services, admin)
+
+
+@router.get("/users", summary="List users")
+async def list_users(services: Server, admin: AdminAccount) -> dict[str, Any]:
+    """Return all users."""
+    rows = await services.database.read_async(
+        lambda connection: connection.execute(sa.select(users).order_by(users.c.name)).mappings().all()
+    )
+    return {"users": [_user_json(row) for row in rows]}
+
+
+@router.post("/users", status_code=201, summary="Create a user")
+async def create_user(services: Server, admin: AdminAccount, new: NewUser) -> dict[str, Any]:
+    """Create a user, who must change the password at the first login. Without a password, the user has keys alone."""
+    hashed = None
+    if new.password is not None:
+        hashed = await services.passwords.hash(check_password(new.password, new.username))
+
+    def write(connection: Connection) -> dict[str, Any]:
+        accounts.create_user(
+            connection, new.username, new.role, password_hash=hashed, must_change_password=hashed is not None,
+            email=new.email,
+        )  # fmt: skip
+        audit.record(connection, admin, "user.create", new.username, role=new.role)
+        return _user_json(accounts.find_user(connection, new.username))
+
+    return await services.database.write_async(write)
+
+
+@router.patch("/users/{username}", summary="Change a user")
+async def change_user(
+    services: Server, admin: AdminAccount, username: str, change: UserChange
+) -> dict[str, Any]:
+    """Change the role, block or unblock, or set a password. Each of these ends the sessions of the user."""
+    given = change.model_dump(exclude_unset=True)
+    password = given.pop("password", None)
+    hashed = None if password is None else await services.passwords.hash(check_password(password, username))
+
+    def write(connection: Connection) -> dict[str, Any]:
+        user = accounts.find_user(connection, username)
+        if user is None or user["role"] == "anonymous":
+            raise not_found("user")
+        values = {name: value for name, value in given.items() if value is not None or name in _LIMITS}
+        if hashed is not None:
+            accounts.set_password(connection, user["id"], hashed, must_change=True)
+        if values:
+            connection.execute(sa.update(users).where(users.c.id == user["id"]).values(values))
+        loses_admin = user["role"] == "admin" and (values.get("role") == "user" or values.get("disabled"))
+        if loses_admin and user["password_hash"] is not None and not accounts.has_admin(connection):
+            raise ApiError(409, "last_admin", "This is the last administrator who can log in.")
+        if hashed is not None or {"role", "disabled"} & values.keys():
+            sessions.end_all(connection, user["id"])
+        audit.record(
+            connection,
+            admin,
+            "user.change",
+            username,
+            changed=sorted([*values, *["password"] * bool(hashed)]),
+        )
+        return _user_json(accounts.find_user(connection, username))
+
+    return await services.database.write_async(write)
+
+
+@router.get("/keys", summary="List the API keys of all users")
+async def list_keys(services: Server, admin: AdminAccount) -> dict[str, Any]:
+    """Return all keys, without their secrets."""
+    rows = await services.database.read_async(lambda connection: keys.list_of(connection, None))
+    return {"keys": [key_json(row) | {"user": row["user"]} for row in rows]}
+
+
+@router.delete("/keys/{key_id}", status_code=204, summary="Revoke an API key of any user")
+async def revoke_key(services: Server, admin: AdminAccount, key_id: str) -> None:
+    """Revoke a key."""
+
+    def write(connection: Connection) -> bool:
+        found = keys.revoke_key(connection, key_id)
+        if found:
+            audit.record(connection, admin, "key.revoke", key_id)
+        return found
+
+    if not await services.database.write_async(write):
+        raise not_found("key")
+
+
+@router.get("/audit", summary="Read the audit log")
+async def read_audit(
+    services: Server,
+    admin: AdminAccount,
+    before: Annotated[int | None, Query(ge=1, le=1 << 62)] = None,
+    limit: Limit = 100,
+) -> dict[str, Any]:
+    """Return entries, the latest first; ``before`` is the id of the last one of the page before."""
+    older = () if before is None else (audit_table.c.id < before,)
+    rows = await services.database.read_async(
+        lambda connection: connection.execute(
+            sa.select(audit_table).where(*older).order_by(audit_table.c.id.desc()).limit(limit)
+        ).mappings().all()
+    )  # fmt: skip
+    return {"entries": [{**row, "at": iso(row["at"])} for row in rows]}
+
+
+def _changes(options: dict[str, str]) -> dict[str, Any]:
+    """Return the processing options that fields ask for, without the defaults of the others."""
+    if not options:
+        return {}
+    asked, default = read_params(options), read_params({})
+    return {name: value for name, value in asked.items() if value != default[name] or name in options}
+
+
+def _user_json(row: Any) -> dict[str, Any]:
+    shown = ("name", "email", "role", "disabled", "must_change_password", *_LIMITS)
+    return {
+        **{name: row[name] for name in shown},
+        "can_log_in": row["password_hash"] is not None and not row["disabled"],
+        "created_at": iso(row["created_at"]),
+    }

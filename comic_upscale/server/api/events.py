@@ -1,0 +1,57 @@
+"""Server-sent events: the state of jobs whenever it changes. A stream that broke goes on by ``Last-Event-ID``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from comic_upscale.server.api.access import CurrentAccount, Server, require
+from comic_upscale.server.api.errors import ApiError, documented
+from comic_upscale.server.api.jobs import own_job
+
+router = APIRouter(prefix="/api/v1/jobs", tags=["events"])
+
+RECONNECT_MS = 2_000
+
+
+async def _check_job(services: Server, account: CurrentAccount, job_id: str) -> None:
+    require(account, "jobs:read")
+    await own_job(services, account, job_id)
+
+
+async def _check_list(account: CurrentAccount) -> None:
+    require(account, "jobs:read")
+    if account.is_anonymous:
+        raise ApiError(
+            403, "forbidden", "Without an account, jobs cannot be listed: follow your job by its id."
+        )
+
+
+@router.get(
+    "/events", summary="Follow your jobs", response_class=EventSourceResponse, dependencies=[Depends(_check_list)],
+    responses=documented(401, 403, 429),
+)  # fmt: skip
+async def follow_jobs(services: Server, account: CurrentAccount) -> AsyncIterable[ServerSentEvent]:
+    """Send the state of each job when it changes."""
+    yield ServerSentEvent(comment="connected", retry=RECONNECT_MS)
+    async for job in services.hub.follow_all(account.user_id):
+        yield ServerSentEvent(event="job", data=job)
+
+
+@router.get(
+    "/{job_id}/events", summary="Follow a job", response_class=EventSourceResponse,
+    dependencies=[Depends(_check_job)], responses=documented(401, 404, 429),
+)  # fmt: skip
+async def follow_job(
+    services: Server, job_id: str, last_event_id: Annotated[str | None, Header(max_length=32)] = None
+) -> AsyncIterable[ServerSentEvent]:
+    """Send the state of a job now and whenever it changes; the stream ends with the job."""
+    seen = (
+        int(last_event_id) if last_event_id and last_event_id.isascii() and last_event_id.isdigit() else None
+    )
+    yield ServerSentEvent(comment="connected", retry=RECONNECT_MS)
+    async for job in services.hub.follow(job_id, seen):
+        yield ServerSentEvent(event="job", id=str(job["revision"]), data=job)

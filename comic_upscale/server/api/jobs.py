@@ -1,0 +1,149 @@
+"""Jobs: list, state, cancel, delete, result."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import RedirectResponse
+
+from comic_upscale.server import jobs, queue
+from comic_upscale.server.accounts import Account
+from comic_upscale.server.api.access import CurrentAccount, Server, require
+from comic_upscale.server.api.downloads import link_to
+from comic_upscale.server.api.errors import ApiError, documented, not_found
+from comic_upscale.server.services import Services
+
+router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"])
+
+Status = Literal["queued", "running", "completed", "failed", "canceled"]
+
+
+@router.get("", summary="List your jobs", responses=documented(400, 401, 429))
+async def list_jobs(
+    services: Server,
+    account: CurrentAccount,
+    status: Status | None = None,
+    cursor: Annotated[str | None, Query(max_length=200)] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> dict[str, Any]:
+    """Return jobs, the latest first, and a cursor for the next page."""
+    require(account, "jobs:read")
+    if account.is_anonymous:
+        raise ApiError(
+            403, "forbidden", "Without an account, jobs cannot be listed: keep the id of your job."
+        )
+    before = read_cursor(cursor)
+
+    def read(connection: Any) -> list[dict[str, Any]]:
+        rows = jobs.list_jobs(connection, account, status=status, before=before, limit=limit)
+        return [jobs.job_json(connection, row) | {"_at": row["created_at"]} for row in rows]
+
+    found = await services.database.read_async(read)
+    following = write_cursor(found[-1]["_at"], found[-1]["job_id"]) if len(found) == limit else None
+    for job in found:
+        del job["_at"]
+    return {"jobs": found, "next_cursor": following}
+
+
+@router.get("/{job_id}", summary="Show a job", responses=documented(401, 404, 429))
+async def show_job(services: Server, account: CurrentAccount, job_id: str) -> dict[str, Any]:
+    """Return the state of a job."""
+    require(account, "jobs:read")
+
+    def read(connection: Any) -> dict[str, Any] | None:
+        row = jobs.find_job(connection, account, job_id)
+        return None if row is None else jobs.job_json(connection, row)
+
+    found = await services.database.read_async(read)
+    if found is None:
+        raise not_found("job")
+    return found
+
+
+@router.post("/{job_id}/cancel", summary="Cancel a job", responses=documented(401, 403, 404, 409, 429))
+async def cancel_job(services: Server, account: CurrentAccount, job_id: str) -> dict[str, Any]:
+    """Cancel a queued job at once, or ask its worker to stop after the pages in hand."""
+    require(account, "jobs:write")
+    await own_job(services, account, job_id)
+    status = await services.database.write_async(lambda connection: queue.request_cancel(connection, job_id))
+    if status in ("completed", "failed"):
+        raise ApiError(409, "already_ended", f"The job has already ended: it is {status}.")
+    return await show_job(services, account, job_id)
+
+
+@router.delete(
+    "/{job_id}",
+    status_code=204,
+    summary="Delete a job with its files",
+    responses=documented(401, 403, 404, 409, 429),
+)
+async def delete_job(services: Server, account: CurrentAccount, job_id: str) -> Response:
+    """Delete a job, its results and its originals. Cancel a running job first."""
+    require(account, "jobs:write")
+    await own_job(services, account, job_id)
+    keys = await services.database.write_async(lambda connection: jobs.delete_job(connection, job_id))
+    if keys is None:
+        raise ApiError(409, "running", "The job is running: cancel it first, then delete it.")
+    for key in keys:
+        services.files.delete(key)
+    return Response(status_code=204)
+
+
+@router.get(
+    "/{job_id}/result",
+    status_code=307,
+    summary="Download the result",
+    responses=documented(401, 404, 409, 429),
+)
+async def download_result(
+    services: Server, account: CurrentAccount, job_id: str, format: Literal["zip", "cbz"] | None = None
+) -> RedirectResponse:
+    """Redirect to a signed link that is valid for some minutes. Several files come in one ZIP."""
+    require(account, "jobs:read")
+    row = await own_job(services, account, job_id)
+    if row["status"] != "completed":
+        raise ApiError(409, "not_completed", f"The job has no result: it is {row['status']}.")
+    files = await services.database.read_async(
+        lambda connection: jobs.files_of(connection, "result", job_id=job_id)
+    )
+    if not files:
+        raise not_found("result")
+    return link_to(services, files, purpose="results", object_id=job_id, title=row["title"], format=format)
+
+
+async def own_job(services: Services, account: Account, job_id: str) -> Mapping[str, Any]:
+    """Return the row of a job that the account may see.
+
+    Raises:
+        ApiError: 404.
+    """
+    row = await services.database.read_async(lambda connection: jobs.find_job(connection, account, job_id))
+    if row is None:
+        raise not_found("job")
+    return row
+
+
+def read_cursor(text: str | None) -> tuple[int, str] | None:
+    """Return the place in a list that a cursor stands for.
+
+    Raises:
+        ApiError: 400, it is no cursor.
+    """
+    if text is None:
+        return None
+    try:
+        at, job_id = json.loads(base64.urlsafe_b64decode(text.encode()))
+        if type(at) is int and isinstance(job_id, str) and 0 <= at < 1 << 62 and "\0" not in job_id:
+            return at, job_id
+    except (ValueError, TypeError):
+        pass
+    raise ApiError(400, "invalid", "This is no cursor: use next_cursor of the page before.", field="cursor")
+
+
+def write_cursor(at: int, job_id: str) -> str:
+    """Return the cursor for the page after a job."""
+    return base64.urlsafe_b64encode(json.dumps([at, job_id]).encode()).decode()

@@ -1,0 +1,216 @@
+"""Uploads: a form with files becomes a job. Accepted means durable: files flushed, rows committed, then the answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Request
+from fastapi.responses import JSONResponse, RedirectResponse
+from limits import RateLimitItemPerHour
+from pydantic import BaseModel
+
+from comic_upscale.imaging.formats import ARCHIVE_EXTENSIONS, IMAGE_EXTENSIONS, extension_of
+from comic_upscale.server import idempotency, jobs, queue
+from comic_upscale.server.accounts import Account
+from comic_upscale.server.api.access import CurrentAccount, Server, require, too_many
+from comic_upscale.server.api.downloads import link_to
+from comic_upscale.server.api.errors import ApiError, documented, not_found
+from comic_upscale.server.callbacks import CallbackError, check_url
+from comic_upscale.server.ids import new_id
+from comic_upscale.server.multipart import Limits, Received, UploadReader
+from comic_upscale.server.params import OPTION_FIELDS, SIZE_FIELDS, FieldError, read_params
+from comic_upscale.server.services import Services
+
+router = APIRouter(prefix="/api/v1/uploads", tags=["uploads"])
+
+_HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
+_OTHER_FIELDS = frozenset(("email", "callback_url", "lane"))
+
+
+class Accepted(BaseModel):
+    """An accepted upload."""
+
+    job_id: str
+    upload_id: str
+    status: str
+    created_at: str
+    estimated_seconds: float | None
+    queue_position: int | None
+
+
+def _form() -> dict[str, Any]:
+    """Return the OpenAPI description of the form, from the definitions of the options."""
+    kinds = {int: "integer", float: "number", bool: "boolean"}
+    properties: dict[str, Any] = {
+        "file": {
+            "type": "string",
+            "format": "binary",
+            "description": "An image or a comic. May be repeated.",
+        },
+        "factor": {
+            "type": "string",
+            "description": "Output size divided by input size.",
+            "examples": ["2x", "2.5"],
+        },
+        "preset": {"type": "string", "description": "standard, art, photo, face, or one of this server."},
+        "refine_faces": {"type": "boolean"},
+        "email": {"type": "string", "format": "email"},
+        "callback_url": {"type": "string", "format": "uri"},
+    }
+    for option in (*SIZE_FIELDS, *OPTION_FIELDS):
+        described: dict[str, Any] = {"description": option.opt.help, "type": kinds.get(option.kind, "string")}
+        if option.choices:
+            described["enum"] = list(option.choices)
+        properties[option.name] = described
+    properties["denoise"] = {
+        "type": "string",
+        "description": "none, low, med, high, or a number from 0 to 1.",
+    }
+    schema = {"type": "object", "required": ["file"], "properties": properties}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+
+
+@router.post(
+    "",
+    status_code=202,
+    summary="Upload images or comics, and queue a job",
+    openapi_extra=_form(),
+    # The reader has limits of its own, from the settings.
+    max_body_size=1 << 62,
+    responses={202: {"model": Accepted}, **documented(400, 401, 403, 409, 413, 415, 429, 503, 507)},
+)
+async def upload(
+    request: Request,
+    services: Server,
+    account: CurrentAccount,
+    idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
+) -> JSONResponse:
+    """Store the files of a form, and queue a job over them.
+
+    Send the same ``Idempotency-Key`` again to get the first answer again, for 24 hours.
+    """
+    require(account, "jobs:write")
+    await _check_open(services, account)
+    upload_id = new_id()
+    reader = UploadReader(
+        services.files,
+        lambda number: f"uploads/{upload_id}/{number}",
+        Limits(
+            max_bytes=services.settings.max_upload_size,
+            max_files=services.settings.max_files,
+            accept=_is_accepted,
+        ),
+    )
+    content_type = request.headers.get("content-type", "")
+    _check_length(services, request)
+    received = await reader.read(content_type, request.stream())
+    try:
+        answer = await _queue(services, account, upload_id, received, idempotency_key)
+    except BaseException:
+        for file in received.files:
+            services.files.delete(file.file.key)
+        raise
+    return JSONResponse(answer.body, 202, {"Location": f"/api/v1/jobs/{answer.body['job_id']}"})
+
+
+@router.get(
+    "/{upload_id}/download",
+    summary="Download an original",
+    status_code=307,
+    responses=documented(401, 404),
+)
+async def download_original(services: Server, account: CurrentAccount, upload_id: str) -> RedirectResponse:
+    """Redirect to a signed link that is valid for some minutes."""
+    require(account, "jobs:read")
+    owner = await services.database.read_async(lambda connection: jobs.owner_of_upload(connection, upload_id))
+    if owner is None or not (account.is_admin or owner == account.user_id):
+        raise not_found("upload")
+    originals = await services.database.read_async(
+        lambda connection: jobs.files_of(connection, "original", upload_id=upload_id)
+    )
+    return link_to(services, originals, purpose="originals", object_id=upload_id, title=originals[0]["name"])
+
+
+async def _check_open(services: Services, account: Account) -> None:
+    """Refuse an upload while the server takes none, before its body is read."""
+    if await services.database.read_async(queue.in_maintenance):
+        raise ApiError(
+            503, "maintenance", "The server takes no uploads for now. Running jobs continue; try again later.",
+            headers={"Retry-After": "120", "Connection": "close"},
+        )  # fmt: skip
+    free = services.files.free_percent()
+    if free is not None and free < services.settings.min_free_disk:
+        raise ApiError(
+            507, "insufficient_storage", "The disk of the server is almost full. Try again later.",
+            headers={"Connection": "close"},
+        )  # fmt: skip
+    if account.is_anonymous:
+        item = RateLimitItemPerHour(services.settings.uploads_per_hour)
+        if not services.limiter.hit(item, f"upload:{account.address}"):
+            raise too_many(services, item, f"upload:{account.address}")
+
+
+def _check_length(services: Services, request: Request) -> None:
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > services.settings.max_upload_size + (8 << 20):
+        raise ApiError(
+            413, "too_large", f"An upload has at most {services.settings.max_upload_size:,} bytes.",
+            field="file", headers={"Connection": "close"},
+        )  # fmt: skip
+
+
+def _is_accepted(name: str) -> bool:
+    return extension_of(name) in IMAGE_EXTENSIONS | ARCHIVE_EXTENSIONS
+
+
+async def _queue(
+    services: Services, account: Account, upload_id: str, received: Received, key: str | None
+) -> idempotency.Answer:
+    if not received.files:
+        raise FieldError("file", "the form has no file: send one in the field file")
+    if empty := [file.name for file in received.files if not file.file.size]:
+        raise FieldError("file", f"{empty[0][:100]!r} is empty")
+    params, others = _read_fields(services, received.fields)
+    settings = services.settings
+    keep = settings.anonymous_hours * _HOUR_MS if account.is_anonymous else settings.retention_days * _DAY_MS
+    new = jobs.NewJob(
+        upload_id=upload_id,
+        received=received,
+        params=params,
+        lane="interactive" if others.get("lane") == "interactive" else "batch",
+        keep_ms=int(keep),
+        callback_url=others.get("callback_url"),
+        email=others.get("email"),
+    )
+    request_hash = _hash(received, params)
+    answer = await services.database.write_async(
+        lambda connection: idempotency.create_once(connection, account, key, request_hash, new)
+    )
+    if answer.is_repeated:
+        for file in received.files:
+            services.files.delete(file.file.key)
+    services.wake()
+    return answer
+
+
+def _read_fields(services: Services, fields: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    others = {name: text.strip() for name, text in fields.items() if name in _OTHER_FIELDS and text.strip()}
+    if "email" in others:
+        raise FieldError("email", "this server sends no mail: leave email out")
+    if (url := others.get("callback_url")) is not None:
+        if services.settings.webhook_secret is None:
+            raise FieldError("callback_url", "this server sends no webhooks: leave callback_url out")
+        try:
+            check_url(url)
+        except CallbackError as error:
+            raise FieldError("callback_url", str(error)) from None
+    return read_params({name: text for name, text in fields.items() if name not in _OTHER_FIELDS}), others
+
+
+def _hash(received: Received, params: Mapping[str, Any]) -> str:
+    """Return a hash of everything that a request asks for."""
+    content = [[file.name, file.file.sha256] for file in received.files]
+    return hashlib.sha256(json.dumps([content, params], sort_keys=True).encode()).hexdigest()

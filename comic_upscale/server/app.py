@@ -1,0 +1,86 @@
+"""The web application: its routes, its errors, and what every response has."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
+from starlette.datastructures import MutableHeaders
+
+from comic_upscale.server.api import admin, auth, catalogue, downloads, events, health, jobs, uploads
+from comic_upscale.server.api.errors import add_error_handlers
+from comic_upscale.server.ids import new_id
+from comic_upscale.server.services import Services
+from comic_upscale.version import __version__
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+log = logging.getLogger("comic_upscale.access")
+
+MOST_BODY = 1 << 20
+"""Bytes of the body of any request but an upload."""
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_TOKEN = re.compile(r"(/api/v1/(?:files|bundles/[a-z]+)/)[^/]+")
+
+
+def create_app(services: Services) -> FastAPI:
+    """Return the application of a server."""
+    app = FastAPI(
+        title="comic-upscale",
+        version=__version__,
+        description="Upscales comic pages and whole volumes.",
+        license_info={"name": "MIT"},
+        max_body_size=MOST_BODY,
+        telemetry={"tracing": False},
+    )
+    app.state.services = services
+    add_error_handlers(app)
+    # "/jobs/events" comes before "/jobs/{job_id}".
+    for topic in (uploads, events, jobs, downloads, catalogue, auth, admin, health):
+        app.include_router(topic.router)
+
+    @app.get("/", include_in_schema=False)
+    async def home() -> RedirectResponse:
+        return RedirectResponse("/docs")
+
+    app.add_middleware(_EveryRequest)
+    return app
+
+
+class _EveryRequest:
+    """Gives a request its id, logs it, and adds the headers of every response."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
+        request_id = given if _REQUEST_ID.fullmatch(given) else new_id()
+        began, status = time.monotonic(), 500
+
+        async def send_more(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                headers.setdefault("X-Content-Type-Options", "nosniff")
+                headers.setdefault("Referrer-Policy", "no-referrer")
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_more)
+        finally:
+            log.info(
+                "%s %s %s", scope["method"], _TOKEN.sub(r"\1...", scope["path"]), status,
+                extra={"request_id": request_id, "seconds": round(time.monotonic() - began, 4)},
+            )  # fmt: skip

@@ -1,0 +1,220 @@
+"""Connections: one thread writes, in transactions of several changes; other threads read and never lock.
+
+The same code serves SQLite and PostgreSQL. On SQLite the writer takes the write lock when a transaction begins, so that
+a change never fails half way because another process was faster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from comic_upscale.errors import ComicUpscaleError, DatabaseError
+
+T = TypeVar("T")
+Work: TypeAlias = Callable[[Connection], T]
+
+READERS = 4
+MOST_IN_A_COMMIT = 64
+"""Changes in one transaction. They share the flush to the disk."""
+_BUSY_SECONDS = 30
+_TRIES = 2
+
+
+class Database:
+    """The database of a server, for one process. Close it at the end.
+
+    Args:
+        url: for SQLAlchemy: ``sqlite+pysqlite:///PATH`` or ``postgresql+psycopg://...``.
+        readers: threads that read at the same time.
+    """
+
+    def __init__(self, url: str, *, readers: int = READERS) -> None:
+        self.is_sqlite = url.startswith("sqlite")
+        self._write_engine = _engine(url, pool_size=1, begin="BEGIN IMMEDIATE", query_only=False)
+        self._read_engine = _engine(url, pool_size=readers, begin="BEGIN", query_only=True)
+        self._writer = _Writer(self._write_engine)
+        self._readers = ThreadPoolExecutor(readers, thread_name_prefix="database-read")
+
+    def close(self) -> None:
+        """Finish the changes that wait, and close all connections."""
+        self._writer.stop()
+        self._readers.shutdown()
+        self._read_engine.dispose()
+        self._write_engine.dispose()
+
+    def write(self, work: Work[T]) -> T:
+        """Make a change in a transaction, and return after its commit. Blocks; for threads without an event loop.
+
+        Args:
+            work: changes the database on the writer's thread. It may be called twice if the connection breaks.
+
+        Raises:
+            DatabaseError: the database cannot be used. Whatever else ``work`` raises undoes its change alone.
+        """
+        return self._writer.submit(work).result()
+
+    async def write_async(self, work: Work[T]) -> T:
+        """Make a change like `write`, without blocking the event loop."""
+        return await asyncio.wrap_future(self._writer.submit(work))
+
+    def read(self, work: Work[T]) -> T:
+        """Read in one consistent snapshot. Blocks.
+
+        Raises:
+            DatabaseError: the database cannot be used.
+        """
+        for attempt in range(_TRIES):
+            try:
+                with self._read_engine.connect() as connection:
+                    return work(connection)
+            except DBAPIError as error:
+                if attempt + 1 == _TRIES or not error.connection_invalidated:
+                    raise _in_words(error) from error
+        raise AssertionError("unreachable")
+
+    async def read_async(self, work: Work[T]) -> T:
+        """Read like `read`, without blocking the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self.read, work)
+
+    def migrating(self, work: Work[T]) -> T:
+        """Run a migration on the calling thread, in one transaction.
+
+        Raises:
+            DatabaseError: the database cannot be used.
+        """
+        try:
+            with self._write_engine.begin() as connection:
+                return work(connection)
+        except DBAPIError as error:
+            raise _in_words(error) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    work: Work[Any]
+    future: Future[Any]
+
+
+class _Writer:
+    """The thread that makes all changes. Those that wait together are committed together."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._changes: queue.SimpleQueue[_Change | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="database-write", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Work[T]) -> Future[T]:
+        future: Future[T] = Future()
+        with self._lock:
+            if self._stopped:
+                raise DatabaseError("the database is closed, because the server is stopping")
+            self._changes.put(_Change(work, future))
+        return future
+
+    def stop(self) -> None:
+        with self._lock:
+            self._stopped = True
+            self._changes.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            changes: list[_Change] = []
+            change = self._changes.get()
+            while change is not None:
+                if change.future.set_running_or_notify_cancel():
+                    changes.append(change)
+                if len(changes) >= MOST_IN_A_COMMIT or self._changes.empty():
+                    break
+                change = self._changes.get()
+            self._commit(changes)
+            if change is None:
+                return
+
+    def _commit(self, changes: list[_Change]) -> None:
+        for attempt in range(_TRIES):
+            if not changes:
+                return
+            settled: list[Callable[[], None]] = []
+            try:
+                with self._engine.begin() as connection:
+                    for change in changes:
+                        settled.append(_apply(connection, change))
+            except Exception as error:
+                lost = isinstance(error, DBAPIError) and error.connection_invalidated
+                if attempt + 1 < _TRIES and lost:
+                    continue
+                failure = _in_words(error) if isinstance(error, DBAPIError) else error
+                for change in changes:
+                    change.future.set_exception(failure)
+                return
+            for settle in settled:
+                settle()
+            return
+
+
+def _apply(connection: Connection, change: _Change) -> Callable[[], None]:
+    """Make one change, and return the function that reports it after the commit. Its error undoes it alone."""
+    try:
+        with connection.begin_nested():
+            result = change.work(connection)
+    except Exception as error:
+        if isinstance(error, DBAPIError) and (
+            error.connection_invalidated or isinstance(error, OperationalError)
+        ):
+            raise
+        failure = error
+        return lambda: change.future.set_exception(failure)
+    return lambda: change.future.set_result(result)
+
+
+def _engine(url: str, *, pool_size: int, begin: str, query_only: bool) -> Engine:
+    if not url.startswith("sqlite"):
+        options = "-c default_transaction_read_only=on" if query_only else ""
+        return sa.create_engine(
+            url, pool_size=pool_size, max_overflow=0, pool_pre_ping=True,
+            connect_args={"options": options, "connect_timeout": 10, "application_name": "comic-upscale"},
+        )  # fmt: skip
+    engine = sa.create_engine(
+        url, poolclass=sa.QueuePool, pool_size=pool_size, max_overflow=0,
+        connect_args={"timeout": _BUSY_SECONDS, "check_same_thread": False, "isolation_level": None},
+    )  # fmt: skip
+
+    def on_connect(connection: Any, _record: object) -> None:
+        for pragma in (
+            "journal_mode = WAL",
+            # Accepted means durable: a commit is flushed to the disk.
+            "synchronous = FULL",
+            "foreign_keys = ON",
+            f"query_only = {'ON' if query_only else 'OFF'}",
+            "temp_store = MEMORY",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    # Python's own transactions begin too late and end too early, so they are off and begin here.
+    sa.event.listen(engine, "connect", on_connect)
+    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+    return engine
+
+
+def _in_words(error: DBAPIError) -> ComicUpscaleError:
+    cause = str(error.orig).strip().partition("\n")[0]
+    if "locked" in cause:
+        return DatabaseError(
+            f"the database is locked: {cause}. Another process holds it for more than {_BUSY_SECONDS} seconds; "
+            "find out which one, for instance with `fuser`"
+        )
+    return DatabaseError(f"the database cannot be used: {cause}")

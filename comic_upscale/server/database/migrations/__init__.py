@@ -1,0 +1,1 @@
+"""The migrations, in `versions`. Never change one that was released: add another."""

@@ -1,0 +1,43 @@
+"""How long a job will take, from the jobs that this server has done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from comic_upscale.server.database.schema import jobs, uploads
+
+_RECENT = 20
+
+
+def seconds_until_done(connection: Connection, row: Mapping[str, Any]) -> float | None:
+    """Return the expected seconds until a job is done, with the jobs before it; None before the first job was done.
+
+    The server does not open the files, so the bytes of recent jobs and their times have to do.
+    """
+    recent = (
+        sa.select(jobs.c.seconds, uploads.c.size)
+        .join(uploads, uploads.c.id == jobs.c.upload_id)
+        .where(jobs.c.status == "completed", jobs.c.seconds.is_not(None))
+        .order_by(jobs.c.updated_at.desc())
+        .limit(_RECENT)
+        .subquery()
+    )
+    seconds, size = connection.execute(
+        sa.select(sa.func.sum(recent.c.seconds), sa.func.sum(recent.c.size))
+    ).one()
+    if not seconds or not size:
+        return None
+    before = (
+        sa.select(sa.func.coalesce(sa.func.sum(uploads.c.size), 0))
+        .join(jobs, uploads.c.id == jobs.c.upload_id)
+        .where(
+            jobs.c.status.in_(("queued", "running")),
+            sa.or_(jobs.c.id == row["id"], jobs.c.created_at <= row["created_at"]),
+        )
+    )
+    waiting = connection.scalar(before) or 0
+    return round(float(waiting) * float(seconds) / float(size), 1)

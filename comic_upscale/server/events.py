@@ -1,0 +1,151 @@
+"""Changes of jobs, for viewers that wait for them: one look at the database serves all viewers of this process.
+
+An event is the whole state of a job. So a viewer that was away needs no history: it gets the present state if its
+``revision`` is another than the one that it saw last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from comic_upscale.errors import DatabaseError
+from comic_upscale.server.database.engine import Database
+from comic_upscale.server.database.schema import jobs, now_ms
+from comic_upscale.server.jobs import ENDED, job_json
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.5
+OVERLAP_MS = 5_000
+"""How far each look goes back. A change becomes visible with its commit, which is later than its time."""
+MOST_AT_ONCE = 5_000
+
+
+class Hub:
+    """Tells viewers of changes. Used on the event loop; close it before the database.
+
+    Args:
+        database: of the server.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._viewers: set[_Viewer] = set()
+        self._looking: asyncio.Task[None] | None = None
+        self._is_closed = False
+
+    @property
+    def viewers(self) -> int:
+        """The number of viewers."""
+        return len(self._viewers)
+
+    def close(self) -> None:
+        """End all streams."""
+        self._is_closed = True
+        for viewer in self._viewers:
+            viewer.changed.set()
+        if self._looking is not None:
+            self._looking.cancel()
+
+    async def follow(self, job_id: str, seen: int | None) -> AsyncIterator[Mapping[str, Any]]:
+        """Yield the state of a job now and after each change, until it ends or is deleted.
+
+        Args:
+            job_id: the job.
+            seen: the revision that the viewer saw last; its state is not sent again.
+        """
+        viewer = _Viewer(job_id=job_id)
+        self._add(viewer)
+        try:
+            job = await self._database.read_async(lambda connection: _state(connection, job_id))
+            if job is not None and job["revision"] != seen:
+                seen = None
+            while job is not None and not self._is_closed:
+                # A look that began before may tell of an older state.
+                if seen is None or job["revision"] > seen:
+                    seen = job["revision"]
+                    yield job
+                if job["status"] in ENDED:
+                    return
+                await viewer.changed.wait()
+                viewer.changed.clear()
+                job = viewer.take() or await self._database.read_async(
+                    lambda connection: _state(connection, job_id)
+                )
+        finally:
+            self._viewers.discard(viewer)
+
+    async def follow_all(self, owner_id: str | None) -> AsyncIterator[Mapping[str, Any]]:
+        """Yield the state of each job of a user, or of all users, whenever it changes from now on."""
+        viewer = _Viewer(owner_id=owner_id, is_everything=owner_id is None)
+        self._add(viewer)
+        try:
+            while not self._is_closed:
+                await viewer.changed.wait()
+                viewer.changed.clear()
+                while (job := viewer.take()) is not None:
+                    yield job
+        finally:
+            self._viewers.discard(viewer)
+
+    def _add(self, viewer: _Viewer) -> None:
+        self._viewers.add(viewer)
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.get_running_loop().create_task(self._look())
+
+    async def _look(self) -> None:
+        """Look for changes while there are viewers."""
+        since: int | None = None
+        told: dict[str, int] = {}
+        while self._viewers and not self._is_closed:
+            with suppress(DatabaseError):
+                since, found = await self._database.read_async(partial(_changes, since))
+                for owner_id, job in found:
+                    if told.get(job["job_id"]) != job["revision"]:
+                        for viewer in list(self._viewers):
+                            viewer.tell(owner_id, job)
+                told = {job["job_id"]: job["revision"] for _, job in found}
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+class _Viewer:
+    """A viewer, with the latest state of each job that it has not taken yet. A slow one skips states."""
+
+    def __init__(
+        self, *, job_id: str | None = None, owner_id: str | None = None, is_everything: bool = False
+    ) -> None:
+        self._job_id, self._owner_id, self._is_everything = job_id, owner_id, is_everything
+        self.changed = asyncio.Event()
+        self._waiting: dict[str, Mapping[str, Any]] = {}
+
+    def tell(self, owner_id: str, job: Mapping[str, Any]) -> None:
+        if self._is_everything or job["job_id"] == self._job_id or owner_id == self._owner_id:
+            self._waiting[job["job_id"]] = job
+            self.changed.set()
+
+    def take(self) -> Mapping[str, Any] | None:
+        return self._waiting.pop(next(iter(self._waiting))) if self._waiting else None
+
+
+def _state(connection: Connection, job_id: str) -> Mapping[str, Any] | None:
+    row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).mappings().first()
+    return None if row is None else job_json(connection, dict(row))
+
+
+def _changes(since: int | None, connection: Connection) -> tuple[int, list[tuple[str, Mapping[str, Any]]]]:
+    now = connection.scalar(sa.select(now_ms())) or 0
+    rows = connection.execute(
+        sa.select(jobs)
+        .where(jobs.c.updated_at >= (now if since is None else since) - OVERLAP_MS)
+        .order_by(jobs.c.updated_at)
+        .limit(MOST_AT_ONCE)
+    ).mappings()
+    return now, [(row["owner_id"], job_json(connection, dict(row))) for row in rows]

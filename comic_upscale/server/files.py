@@ -1,0 +1,216 @@
+"""Where the bytes of uploads and results are: a storage under keys, here a folder of the local disk.
+
+A key is made by the server from identifiers, never from a name that a client chose. A file is complete or absent: it is
+written beside its place, flushed to the disk, and renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Protocol, Self
+
+from comic_upscale.errors import OutputError
+from comic_upscale.storage.parts import Part, flush_folder, open_part
+
+_KEY = re.compile(r"[a-z]+(?:/[0-9a-z-]+){1,3}")
+_CHUNK = 1 << 20
+
+
+class DiskFullError(OutputError):
+    """The disk has no room for more bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A complete file of the storage."""
+
+    key: str
+    size: int
+    """Bytes."""
+    sha256: str
+    """64 lower-case hexadecimal digits."""
+
+
+class FileWriter(Protocol):
+    """A file that is being written. Leaving its ``with`` block without `commit` leaves nothing behind."""
+
+    def write(self, data: bytes) -> None:
+        """Append bytes; raises `DiskFullError` or `OutputError`."""
+
+    def commit(self) -> StoredFile:
+        """Flush the file and put it in its place; raises `DiskFullError` or `OutputError`."""
+
+    def __enter__(self) -> Self:
+        """Return the writer."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove the file unless it was committed."""
+
+
+class FileStore(Protocol):
+    """A storage of files under keys. All methods block, and may be called from any thread."""
+
+    def create(self, key: str) -> FileWriter:
+        """Begin a file."""
+
+    def open(self, key: str) -> IO[bytes]:
+        """Open a file for reading; raises `FileNotFoundError`."""
+
+    def local_path(self, key: str) -> Path | None:
+        """Return the path of a file on this machine; None if it is elsewhere."""
+
+    def fetch(self, key: str, target: Path) -> None:
+        """Copy a file to a path of this machine, or link it there; raises `FileNotFoundError` or `OutputError`."""
+
+    def delete(self, key: str) -> None:
+        """Delete a file. One that does not exist is not an error."""
+
+    def keys(self) -> Iterator[str]:
+        """Yield the keys of all complete files."""
+
+    def free_percent(self) -> float | None:
+        """Return the share of the storage that is free, 0 to 100; None if it has no limit."""
+
+
+class LocalFiles:
+    """A `FileStore` in a folder.
+
+    Args:
+        folder: is created if it is missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def create(self, key: str) -> _LocalWriter:
+        """Begin a file; see `FileStore.create`."""
+        path = self._path(key)
+        try:
+            self._make_folders(path.parent)
+            return _LocalWriter(key, path)
+        except OSError as error:
+            raise _in_words(error) from error
+
+    def open(self, key: str) -> IO[bytes]:
+        """Open a file; see `FileStore.open`."""
+        return self._path(key).open("rb")
+
+    def local_path(self, key: str) -> Path:
+        """Return the path of a file."""
+        return self._path(key)
+
+    def fetch(self, key: str, target: Path) -> None:
+        """Link a file to a path, or copy it where links are not possible."""
+        source = self._path(key)
+        try:
+            try:
+                os.link(source, target)
+            except FileExistsError:
+                return
+            except FileNotFoundError:
+                raise
+            except OSError:
+                shutil.copyfile(source, target)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise _in_words(error) from error
+
+    def delete(self, key: str) -> None:
+        """Delete a file, and the folders that become empty."""
+        path = self._path(key)
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        for folder in path.parents:
+            if folder == self.folder:
+                return
+            try:
+                folder.rmdir()
+            except OSError:
+                return
+
+    def keys(self) -> Iterator[str]:
+        """Yield the keys of all complete files."""
+        for path in self.folder.rglob("*"):
+            key = path.relative_to(self.folder).as_posix()
+            if _KEY.fullmatch(key) and path.is_file():
+                yield key
+
+    def free_percent(self) -> float | None:
+        """Return the free share of the disk."""
+        usage = shutil.disk_usage(self.folder)
+        return usage.free / usage.total * 100
+
+    def _path(self, key: str) -> Path:
+        if not _KEY.fullmatch(key):
+            raise ValueError(f"not a key of the storage: {key!r}")
+        return self.folder / key
+
+    def _make_folders(self, folder: Path) -> None:
+        for each in reversed((folder, *folder.parents)):
+            if each != self.folder and each.is_relative_to(self.folder) and not each.is_dir():
+                each.mkdir(exist_ok=True)
+                flush_folder(each.parent)
+
+
+class _LocalWriter:
+    def __init__(self, key: str, path: Path) -> None:
+        self._key, self._path = key, path
+        self._stack = contextlib.ExitStack()
+        self._part: Part = self._stack.enter_context(open_part(path, path.name))
+        self._digest = hashlib.sha256()
+        self._size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def write(self, data: bytes) -> None:
+        try:
+            self._part.file.write(data)
+        except OSError as error:
+            raise _in_words(error) from error
+        self._digest.update(data)
+        self._size += len(data)
+
+    def commit(self) -> StoredFile:
+        try:
+            self._part.flush()
+            self._part.move_to(self._path)
+        except OSError as error:
+            raise _in_words(error) from error
+        return StoredFile(self._key, self._size, self._digest.hexdigest())
+
+
+def store_file(store: FileStore, key: str, source: IO[bytes]) -> StoredFile:
+    """Copy an open file into the storage.
+
+    Raises:
+        DiskFullError, OutputError: it cannot be written; nothing is left behind.
+    """
+    with store.create(key) as writer:
+        while chunk := source.read(_CHUNK):
+            writer.write(chunk)
+        return writer.commit()
+
+
+def _in_words(error: OSError) -> OutputError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError("the disk of the server is full: free some space, then send the upload again")
+    return OutputError(f"the storage cannot be written: {error.strerror or error}")

@@ -1,0 +1,49 @@
+"""How a server is: what its queue, its workers and its disk look like."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from comic_upscale.server.database.schema import jobs, now_ms, queue, workers
+
+ALIVE_SECONDS = 15.0
+"""A worker counts as online for this long after its last sign of life."""
+
+
+def queue_figures(connection: Connection) -> dict[str, Any]:
+    """Return the figures of the queue and the workers."""
+    now = connection.scalar(sa.select(now_ms())) or 0
+    queued, oldest, running, stalled = connection.execute(
+        sa.select(
+            sa.func.count().filter(jobs.c.status == "queued"),
+            sa.func.min(jobs.c.created_at).filter(jobs.c.status == "queued"),
+            sa.func.count().filter(jobs.c.status == "running"),
+            sa.func.count().filter(jobs.c.status == "running", jobs.c.lease_until < now_ms()),
+        ).where(jobs.c.status.in_(("queued", "running")))
+    ).one()
+    online = (
+        connection.execute(
+            sa.select(workers).where(
+                workers.c.ended_at.is_(None), workers.c.last_seen_at > now - int(ALIVE_SECONDS * 1000)
+            )
+        )
+        .mappings()
+        .all()
+    )
+    last_page = connection.scalar(sa.select(sa.func.max(workers.c.last_page_at)))
+    state = connection.execute(sa.select(queue.c.paused, queue.c.maintenance)).one()
+    return {
+        "queue_length": queued,
+        "running": running,
+        "stalled": stalled,
+        "oldest_queued_seconds": None if oldest is None else round((now - oldest) / 1000, 1),
+        "last_page_done_seconds": None if last_page is None else round((now - last_page) / 1000, 1),
+        "workers_online": len(online),
+        "gpu": [device for worker in online for device in worker["devices"]],
+        "models_loaded": sorted({model for worker in online for model in worker["models"]}),
+        "paused": state.paused,
+        "maintenance": state.maintenance,
+    }

@@ -1,0 +1,182 @@
+"""The janitor: deletes what has expired, and what a crash left behind, every half hour."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from comic_upscale.errors import ComicUpscaleError
+from comic_upscale.server import queue
+from comic_upscale.server.database.engine import Database
+from comic_upscale.server.database.schema import files, idempotency, jobs, now_ms, sessions, uploads, workers
+from comic_upscale.server.files import FileStore
+from comic_upscale.server.jobs import delete_job
+
+log = logging.getLogger(__name__)
+
+EVERY_SECONDS = 1800.0
+ORPHAN_SECONDS = 86_400.0
+"""A stored file without a row counts as left behind after this long. An upload in progress has no row either."""
+WORKERS_KEPT_MS = 7 * 86_400_000
+_AT_ONCE = 200
+_DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cleaned:
+    """What a round has deleted."""
+
+    jobs: int
+    orphans: int
+    """Files of the storage that no row names."""
+    folders: int
+    """Folders of jobs that no worker needs any more."""
+    missing: int
+    """Rows of files that the storage has lost; they stay, and the log names them."""
+
+
+class Janitor:
+    """Cleans up after jobs.
+
+    Args:
+        database: of the server.
+        store: of the server.
+        work: the folder with the folders of jobs.
+    """
+
+    def __init__(self, database: Database, store: FileStore, work: Path) -> None:
+        self._database, self._store, self._work = database, store, work
+
+    async def run(self) -> None:
+        """Clean up now and every half hour, until cancelled."""
+        while True:
+            try:
+                cleaned = await asyncio.to_thread(self.clean)
+                log.info("cleaned up: %s", cleaned)
+            except (ComicUpscaleError, OSError) as error:
+                log.error("the janitor could not clean up: %s", error)
+            await asyncio.sleep(EVERY_SECONDS)
+
+    def clean(self) -> Cleaned:
+        """Clean up once. Blocks.
+
+        Raises:
+            DatabaseError: the database cannot be used.
+        """
+        expired = self._delete_expired()
+        self._database.write(_delete_old_rows)
+        orphans, missing = self._compare()
+        return Cleaned(jobs=expired, orphans=orphans, folders=self._delete_folders(), missing=missing)
+
+    def _delete_expired(self) -> int:
+        """Delete expired jobs with their files, some in each transaction."""
+        total = 0
+        while True:
+            keys, count = self._database.write(_delete_some)
+            for key in keys:
+                self._store.delete(key)
+            total += count
+            if not count:
+                return total
+
+    def _compare(self) -> tuple[int, int]:
+        """Delete stored files without a row, and count rows without a file."""
+        stored: set[str] = set()
+        orphans = 0
+        keys = iter(self._store.keys())
+        while some := list(islice(keys, _AT_ONCE)):
+            known = self._database.read(lambda connection, some=some: _known(connection, some))  # type: ignore[misc]
+            stored |= known
+            for key in set(some) - known:
+                if self._is_old(key):
+                    self._store.delete(key)
+                    orphans += 1
+        missing = 0
+        for key in self._database.read(
+            lambda connection: list(connection.scalars(sa.select(files.c.storage_key)))
+        ):
+            # A file that was stored after the list was made is there.
+            if key not in stored and not self._exists(key):
+                log.error("the storage has lost %s", key)
+                missing += 1
+        return orphans, missing
+
+    def _is_old(self, key: str) -> bool:
+        path = self._store.local_path(key)
+        try:
+            return path is None or time.time() - path.stat().st_mtime > ORPHAN_SECONDS
+        except OSError:
+            return False
+
+    def _exists(self, key: str) -> bool:
+        try:
+            self._store.open(key).close()
+        except FileNotFoundError:
+            # Its row may have been deleted together with it.
+            return not self._database.read(lambda connection: _known(connection, [key]))
+        return True
+
+    def _delete_folders(self) -> int:
+        if not self._work.is_dir():
+            return 0
+        names = [path.name for path in self._work.iterdir()]
+        needed = self._database.read(
+            lambda connection: set(
+                connection.scalars(
+                    sa.select(jobs.c.id).where(jobs.c.id.in_(names), jobs.c.status.in_(("queued", "running")))
+                )
+            )
+        )
+        for name in set(names) - needed:
+            shutil.rmtree(self._work / name, ignore_errors=True)
+        return len(set(names) - needed)
+
+
+def _delete_some(connection: Connection) -> tuple[list[str], int]:
+    expired = list(
+        connection.scalars(
+            sa.select(jobs.c.id)
+            .where(jobs.c.expires_at < now_ms(), jobs.c.status.in_(("completed", "failed", "canceled")))
+            .limit(_AT_ONCE)
+        )
+    )
+    keys: list[str] = []
+    for job_id in expired:
+        keys += delete_job(connection, job_id) or []
+    # Uploads whose jobs are gone already.
+    unused = list(
+        connection.scalars(
+            sa.select(uploads.c.id)
+            .where(
+                uploads.c.expires_at < now_ms(),
+                ~sa.exists(sa.select(jobs.c.id).where(jobs.c.upload_id == uploads.c.id)),
+            )
+            .limit(_AT_ONCE)
+        )
+    )
+    if unused:
+        keys += connection.scalars(
+            sa.delete(files).where(files.c.upload_id.in_(unused)).returning(files.c.storage_key)
+        )
+        connection.execute(sa.delete(uploads).where(uploads.c.id.in_(unused)))
+    return keys, len(expired) + len(unused)
+
+
+def _delete_old_rows(connection: Connection) -> None:
+    queue.set_aside(connection)
+    connection.execute(sa.delete(idempotency).where(idempotency.c.created_at < now_ms() - _DAY_MS))
+    connection.execute(sa.delete(sessions).where(sessions.c.expires_at < now_ms()))
+    connection.execute(sa.delete(workers).where(workers.c.ended_at < now_ms() - WORKERS_KEPT_MS))
+
+
+def _known(connection: Connection, keys: Iterable[str]) -> set[str]:
+    return set(connection.scalars(sa.select(files.c.storage_key).where(files.c.storage_key.in_(list(keys)))))

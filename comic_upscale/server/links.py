@@ -1,0 +1,64 @@
+"""Signed links: whoever has one may fetch one file or result for some minutes, without a key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from itsdangerous import BadSignature, SignatureExpired, URLSafeTimedSerializer
+
+Purpose: TypeAlias = Literal["file", "results", "originals"]
+
+LIFETIME_SECONDS = 600
+
+
+class LinkError(Exception):
+    """A link is not valid."""
+
+
+class LinkExpiredError(LinkError):
+    """A link was valid."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The content of a signed link."""
+
+    purpose: Purpose
+    object_id: str
+    """A file; or the job or upload whose files go into one ZIP."""
+
+
+class Links:
+    """Signs and verifies links.
+
+    Args:
+        secrets: the keys, oldest first: the last one signs, all of them verify.
+    """
+
+    def __init__(self, secrets: list[str]) -> None:
+        self._secrets = secrets
+
+    def sign(self, link: Link) -> str:
+        """Return a token for a link, which is valid for `LIFETIME_SECONDS`."""
+        return str(self._serializer(link.purpose).dumps(link.object_id))
+
+    def verify(self, purpose: Purpose, token: str) -> Link:
+        """Return the content of a token.
+
+        Raises:
+            LinkExpiredError: it is too old.
+            LinkError: it was not signed by this server for this purpose.
+        """
+        try:
+            content = self._serializer(purpose).loads(token, max_age=LIFETIME_SECONDS)
+        except SignatureExpired:
+            raise LinkExpiredError from None
+        except BadSignature:
+            raise LinkError from None
+        if not isinstance(content, str):
+            raise LinkError
+        return Link(purpose, content)
+
+    def _serializer(self, purpose: Purpose) -> URLSafeTimedSerializer:
+        return URLSafeTimedSerializer(self._secrets, salt=f"comic-upscale link {purpose}")

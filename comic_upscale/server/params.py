@@ -1,0 +1,210 @@
+"""What a request asks of a job: presets, the fields of the API, and processing options by their names.
+
+A request comes from a stranger. So an option counts only if it is on the list here: an option that names a file or a
+program of the server is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from comic_upscale.errors import ComicUpscaleError, SettingsError
+from comic_upscale.models.catalogue import find_model
+from comic_upscale.settings.option_json import from_json, to_json
+from comic_upscale.settings.options import Definition, as_flag, definitions, value_from_text
+from comic_upscale.settings.processing import AUTO_MODEL, ProcessingSettings, SizeOptions
+
+DENOISE_MODEL = "realesr-general-x4v3"
+
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "standard": {},
+        "art": {"model": "realesr-animevideov3"},
+        "photo": {"model": DENOISE_MODEL, "gray": "keep"},
+        "face": {"model": DENOISE_MODEL, "gray": "keep"},
+    }
+)
+"""Options of each preset that the server comes with."""
+
+DENOISE: Mapping[str, float | None] = MappingProxyType({"none": None, "low": 0.25, "med": 0.5, "high": 1.0})
+
+ALLOWED = frozenset(
+    (
+        "size", "skip_larger_than", "model", "denoise", "format", "quality", "png_level", "gray", "icc", "animated",
+        "archive_output", "pdf_dpi", "gate", "strict",
+    )
+)  # fmt: skip
+"""Processing options that a request may set."""
+
+SIZE_FIELDS: tuple[Definition, ...] = definitions(SizeOptions)
+OPTION_FIELDS: tuple[Definition, ...] = tuple(
+    definition for definition in definitions(ProcessingSettings) if definition.name in ALLOWED
+)
+FIELDS = frozenset(
+    (
+        "factor",
+        "preset",
+        "denoise",
+        "refine_faces",
+        *(option.name for option in (*SIZE_FIELDS, *OPTION_FIELDS)),
+    )
+)
+"""All fields of a form that describe the processing."""
+
+
+class FieldError(ComicUpscaleError):
+    """A field of a request has a value that is not allowed.
+
+    Args:
+        field: its name.
+        message: a sentence for the user.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+def read_params(
+    fields: Mapping[str, str], presets: Mapping[str, Mapping[str, Any]] = PRESETS
+) -> dict[str, Any]:
+    """Return the processing options that form fields ask for, as JSON that `processing_settings` reads.
+
+    Raises:
+        FieldError: a field is unknown, or has a value that is not allowed.
+    """
+    given = {name: text for name, text in fields.items() if text.strip()}
+    for name in given:
+        if name not in FIELDS:
+            raise FieldError(name, f"there is no option {name}, or a request may not set it")
+    values: dict[str, Any] = dict(_preset(given, presets))
+    values.update(_denoise(given, values))
+    if (size := _size(given)) is not None:
+        values["size"] = size
+    if _flag(given, "refine_faces"):
+        raise FieldError("refine_faces", "this server cannot refine faces: leave refine_faces out")
+    for option in OPTION_FIELDS:
+        if option.name in given and option.name not in ("size", "denoise"):
+            values[option.name] = _value(option, given[option.name])
+    if "model" in values:
+        values["model"] = _model(values["model"])
+    try:
+        settings = ProcessingSettings(**values)
+    except SettingsError as error:
+        raise FieldError(_culprit(str(error), given), _as_field(str(error))) from None
+    return to_json(settings, ALLOWED)
+
+
+def processing_settings(params: Mapping[str, Any]) -> ProcessingSettings:
+    """Return the settings that `read_params` made, as stored with a job.
+
+    Raises:
+        SettingsError: an earlier or later version wrote options that this version does not know.
+    """
+    return from_json(ProcessingSettings, {name: value for name, value in params.items() if name in ALLOWED})
+
+
+def _preset(given: Mapping[str, str], presets: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    name = given.get("preset", "standard").strip()
+    if name not in presets:
+        raise FieldError("preset", f"there is no preset {name!r}: choose {', '.join(presets)}")
+    return presets[name]
+
+
+def _denoise(given: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, Any]:
+    text = given.get("denoise", "").strip().lower()
+    if not text:
+        return {}
+    if text in DENOISE:
+        strength = DENOISE[text]
+    else:
+        try:
+            strength = float(text)
+        except ValueError:
+            raise FieldError(
+                "denoise", f"denoise must be {', '.join(DENOISE)} or a number from 0 to 1, not {text!r}"
+            ) from None
+    if strength is None:
+        return {}
+    # Only one model has a strength. It is used unless the request names another.
+    has_model = "model" in given and given["model"].strip() != AUTO_MODEL
+    return {"denoise": strength} if has_model else {"denoise": strength, "model": DENOISE_MODEL}
+
+
+def _size(given: Mapping[str, str]) -> Any:
+    if "factor" in given:
+        text = given["factor"].strip().lower().removesuffix("x")
+        if clash := [option.name for option in SIZE_FIELDS if option.name in given] + ["size"] * (
+            "size" in given
+        ):
+            raise FieldError("factor", f"factor and {clash[0]} exclude each other: give one of them")
+        try:
+            factor = float(text)
+        except ValueError:
+            raise FieldError("factor", f"factor must be a number such as 2x or 2.5, not {text!r}") from None
+        return _join({"scale": factor}, "factor")
+    parts = {
+        option.name: _value(option, given[option.name]) for option in SIZE_FIELDS if option.name in given
+    }
+    if "size" in given:
+        if parts:
+            raise FieldError("size", f"size and {next(iter(parts))} exclude each other: give one of them")
+        return _value(next(option for option in OPTION_FIELDS if option.name == "size"), given["size"])
+    return _join(parts, next(iter(parts))) if parts else None
+
+
+def _join(parts: Mapping[str, Any], field: str) -> Any:
+    from comic_upscale.settings.processing import join_size
+
+    try:
+        return join_size(parts)
+    except SettingsError as error:
+        raise FieldError(
+            field, _as_field(str(error)).replace("scale", field, 1 if field == "factor" else 0)
+        ) from None
+
+
+def _value(option: Definition, text: str) -> Any:
+    try:
+        value = value_from_text(option, text)
+        problem = option.problem(value)
+    except SettingsError as error:
+        raise FieldError(option.name, _as_field(str(error))) from None
+    if problem is not None:
+        raise FieldError(option.name, f"{option.name} {problem}, not {text!r}")
+    return value
+
+
+def _flag(given: Mapping[str, str], name: str) -> bool:
+    text = given.get(name, "false").strip().lower()
+    if text not in ("true", "false", "1", "0", "yes", "no", "on", "off"):
+        raise FieldError(name, f"{name} must be true or false, not {text!r}")
+    return text in ("true", "1", "yes", "on")
+
+
+def _model(name: str) -> str:
+    """Return the official name of a model. A path is refused: it would open a file of the server."""
+    if name.strip() == AUTO_MODEL:
+        return AUTO_MODEL
+    try:
+        return find_model(name).name
+    except ComicUpscaleError as error:
+        raise FieldError(
+            "model", str(error).removesuffix(" The path of a .pth or .safetensors file works too.")
+        ) from None
+
+
+def _culprit(message: str, given: Mapping[str, str]) -> str:
+    """Return the field that a message about contradicting options names first."""
+    places = {name: message.find(as_flag(name)) for name in given}
+    named = {name: place for name, place in places.items() if place >= 0}
+    return min(named, key=lambda name: named[name]) if named else next(iter(given), "file")
+
+
+def _as_field(message: str) -> str:
+    """Return a message that names fields of a form in place of options of the command line."""
+    for option in (*SIZE_FIELDS, *OPTION_FIELDS):
+        message = message.replace(option.flag, option.name)
+    return message

@@ -1,0 +1,357 @@
+"""The queue: the table of jobs. A worker claims a job with a lease and a fence, and settles it with that fence.
+
+* A *lease* is a time until which the worker counts as alive; it renews the lease while it works. A job whose lease has
+  ended is claimed again, and continues from its ledger.
+* A *fence* is a number that grows with each claim. A settlement with an old fence changes nothing, so a worker that
+  was stopped for an hour cannot overwrite the work of the next one.
+
+Every function takes the connection of a transaction; `Database.write` provides it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from comic_upscale.server.database.schema import jobs, now_ms, outbox, queue, users
+
+Lane: TypeAlias = Literal["interactive", "batch"]
+
+LEASE_SECONDS = 30.0
+MAX_ATTEMPTS = 3
+"""A job that ended its worker this often without any progress is set aside."""
+BACKOFF_SECONDS = (15.0, 120.0)
+"""Waiting time before the second and the third attempt, with up to a fifth more at random."""
+PRIORITY: Mapping[Lane, int] = {"interactive": 100, "batch": 0}
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A claimed job. Only its holder may settle it."""
+
+    job_id: str
+    fence: int
+    attempt: int
+    """1 for the first."""
+    job: Mapping[str, Any]
+    """The row of the job."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """How a job ended."""
+
+    pages_total: int
+    pages_done: int
+    pages_failed: int
+    failures: Sequence[Mapping[str, str]] = ()
+    """The first failed pages: source, kind, reason."""
+    model: str | None = None
+    device: str | None = None
+    seconds: float | None = None
+
+
+class LostLeaseError(Exception):
+    """Another worker holds the job, or it was removed. Stop working on it, and write nothing more."""
+
+
+def claim(
+    connection: Connection,
+    worker_id: str,
+    *,
+    jobs_per_user: int,
+    lanes: Sequence[Lane] = ("interactive", "batch"),
+) -> Claim | None:
+    """Claim the next job; None if there is none.
+
+    Order: priority, then first come, first served. A user with as many running jobs as allowed is passed over. Jobs
+    whose lease has ended are claimed like queued ones.
+
+    Args:
+        connection: in a transaction that writes.
+        worker_id: who claims.
+        jobs_per_user: the limit for users without one of their own.
+        lanes: which jobs may be claimed.
+    """
+    # On PostgreSQL this lock puts claims in a row, so that a limit per user holds. SQLite has one writer anyhow.
+    paused = connection.scalar(sa.select(queue.c.paused).where(queue.c.id == 1).with_for_update())
+    if paused:
+        return None
+    set_aside(connection)
+    next_job = _claimable(jobs_per_user, lanes).limit(1).scalar_subquery()
+    row = (
+        connection.execute(
+            sa.update(jobs)
+            .where(jobs.c.id == next_job)
+            .values(
+                status="running",
+                worker_id=worker_id,
+                fence=jobs.c.fence + 1,
+                attempts=jobs.c.attempts + 1,
+                lease_until=now_ms() + int(LEASE_SECONDS * 1000),
+                started_at=sa.func.coalesce(jobs.c.started_at, now_ms()),
+                error=None,
+                error_code=None,
+                **_touch(),
+            )
+            .returning(*jobs.c)
+        )
+        .mappings()
+        .first()
+    )
+    return None if row is None else Claim(row["id"], row["fence"], row["attempts"], dict(row))
+
+
+def has_work(connection: Connection, *, jobs_per_user: int) -> bool:
+    """Return whether a claim would find a job now. Takes no lock."""
+    if connection.scalar(sa.select(queue.c.paused).where(queue.c.id == 1)):
+        return False
+    return (
+        connection.execute(_claimable(jobs_per_user, ("interactive", "batch")).limit(1)).first() is not None
+    )
+
+
+def heartbeat(connection: Connection, claimed: Claim, **progress: Any) -> bool:
+    """Renew the lease, store the progress, and return whether the job should be cancelled.
+
+    Args:
+        connection: in a transaction that writes.
+        claimed: the job.
+        progress: columns of the job that changed, such as ``pages_done``.
+
+    Raises:
+        LostLeaseError: the claim is no longer valid.
+    """
+    values: dict[str, Any] = {"lease_until": now_ms() + int(LEASE_SECONDS * 1000), **progress}
+    if progress:
+        values.update(_touch())
+    if "pages_done" in progress:
+        # Attempts count from the last progress: a long job may outlive many workers.
+        values["attempts"] = sa.case((jobs.c.pages_done < progress["pages_done"], 1), else_=jobs.c.attempts)
+    found = connection.execute(
+        sa.update(jobs).where(*_held(claimed)).values(values).returning(jobs.c.cancel_requested)
+    ).first()
+    if found is None:
+        raise LostLeaseError(claimed.job_id)
+    return bool(found[0])
+
+
+def complete(connection: Connection, claimed: Claim, result: Result) -> None:
+    """Record that a job is done; errors as for `heartbeat`."""
+    _settle(connection, claimed, status="completed", finished_at=now_ms(), **_columns(result))
+
+
+def fail(
+    connection: Connection, claimed: Claim, code: str, message: str, result: Result | None = None
+) -> None:
+    """Record that a job failed for good; errors as for `heartbeat`.
+
+    Args:
+        connection: in a transaction that writes.
+        claimed: the job.
+        code: a short stable word for programs.
+        message: a sentence for the user.
+        result: the pages, if the job got that far.
+    """
+    columns = {} if result is None else _columns(result)
+    _settle(
+        connection, claimed, status="failed", finished_at=now_ms(), error_code=code, error=message, **columns
+    )
+
+
+def cancel_running(connection: Connection, claimed: Claim) -> None:
+    """Record that a running job has stopped because of a cancellation; errors as for `heartbeat`."""
+    _settle(connection, claimed, status="canceled", finished_at=now_ms())
+
+
+def retry(connection: Connection, claimed: Claim, code: str, message: str) -> bool:
+    """Queue a job again after a failure that may pass, or fail it after the last attempt; return whether it is queued.
+
+    The waiting time is stored with the job, so it survives a restart. Errors as for `heartbeat`.
+    """
+    if claimed.attempt >= MAX_ATTEMPTS:
+        fail(connection, claimed, code, f"{message} (attempt {claimed.attempt} of {MAX_ATTEMPTS})")
+        return False
+    wait = BACKOFF_SECONDS[min(claimed.attempt, len(BACKOFF_SECONDS)) - 1] * random.uniform(1.0, 1.2)
+    _settle(
+        connection, claimed, status="queued", not_before=now_ms() + int(wait * 1000), error_code=code,
+        error=message,
+    )  # fmt: skip
+    return True
+
+
+def release(connection: Connection, claimed: Claim) -> None:
+    """Give a job back because its worker stops, without counting the attempt; errors as for `heartbeat`."""
+    _settle(connection, claimed, status="queued", attempts=jobs.c.attempts - 1, not_before=0)
+
+
+def end_leases(connection: Connection, worker_id: str) -> int:
+    """End the leases of a worker that is known to be dead, so that its jobs continue at once; return their number."""
+    ended = connection.execute(
+        sa.update(jobs).where(jobs.c.status == "running", jobs.c.worker_id == worker_id).values(lease_until=0)
+    )
+    return ended.rowcount
+
+
+def request_cancel(connection: Connection, job_id: str) -> str | None:
+    """Cancel a queued job, or ask the worker of a running one to stop; return the new status, None if there is none.
+
+    A job that has ended keeps its status.
+    """
+    canceled = connection.execute(
+        sa.update(jobs)
+        .where(jobs.c.id == job_id, jobs.c.status == "queued")
+        .values(status="canceled", finished_at=now_ms(), cancel_requested=True, **_touch())
+    )
+    if canceled.rowcount:
+        _announce(connection, jobs.c.id == job_id)
+    else:
+        connection.execute(
+            sa.update(jobs)
+            .where(jobs.c.id == job_id, jobs.c.status == "running", ~jobs.c.cancel_requested)
+            .values(cancel_requested=True, **_touch())
+        )
+    return connection.scalar(sa.select(jobs.c.status).where(jobs.c.id == job_id))
+
+
+def set_aside(connection: Connection) -> int:
+    """Settle running jobs whose lease has ended and that are not tried again; return their number.
+
+    These are jobs whose cancellation was requested, and jobs that ended their worker `MAX_ATTEMPTS` times.
+    """
+    gone: dict[str, Any] = {"finished_at": now_ms(), "lease_until": None, **_touch()}
+    canceled = {"status": "canceled", **gone}
+    failed = {
+        "status": "failed",
+        "error_code": "set_aside",
+        "error": f"The worker ended {MAX_ATTEMPTS} times while it processed this job, so the job was set aside. "
+        "Its pages may need more memory than there is. Requeue it to try again.",
+        **gone,
+    }
+    settled: list[str] = []
+    for condition, values in ((jobs.c.cancel_requested, canceled), (jobs.c.attempts >= MAX_ATTEMPTS, failed)):
+        settled += connection.scalars(
+            sa.update(jobs).where(*_ended(), condition).values(values).returning(jobs.c.id)
+        )
+    if settled:
+        _announce(connection, jobs.c.id.in_(settled))
+    return len(settled)
+
+
+def has_abandoned(connection: Connection) -> bool:
+    """Return whether `set_aside` would settle a job now. Takes no lock."""
+    given_up = sa.or_(jobs.c.cancel_requested, jobs.c.attempts >= MAX_ATTEMPTS)
+    return connection.execute(sa.select(jobs.c.id).where(*_ended(), given_up).limit(1)).first() is not None
+
+
+def _ended() -> tuple[sa.ColumnElement[bool], ...]:
+    return jobs.c.status == "running", jobs.c.lease_until < now_ms()
+
+
+def is_paused(connection: Connection) -> bool:
+    """Return whether no job is claimed for now."""
+    return bool(connection.scalar(sa.select(queue.c.paused).where(queue.c.id == 1)))
+
+
+def in_maintenance(connection: Connection) -> bool:
+    """Return whether new uploads are refused for now."""
+    return bool(connection.scalar(sa.select(queue.c.maintenance).where(queue.c.id == 1)))
+
+
+def set_state(connection: Connection, **flags: bool) -> None:
+    """Set ``paused`` or ``maintenance``. Running jobs continue in either state."""
+    connection.execute(sa.update(queue).where(queue.c.id == 1).values(**flags, revision=queue.c.revision + 1))
+
+
+def position(connection: Connection, job: Mapping[str, Any]) -> int | None:
+    """Return the place of a queued job in the queue, 1 for the next; None for a job that is not queued."""
+    if job["status"] != "queued":
+        return None
+    before = sa.or_(
+        jobs.c.priority > job["priority"],
+        sa.and_(
+            jobs.c.priority == job["priority"],
+            sa.tuple_(jobs.c.created_at, jobs.c.id) < sa.tuple_(job["created_at"], job["id"]),
+        ),
+    )
+    count = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.status == "queued", before)
+    return (connection.scalar(count) or 0) + 1
+
+
+def _claimable(jobs_per_user: int, lanes: Sequence[Lane]) -> sa.Select[tuple[str]]:
+    job, other, owner = jobs.alias("job"), jobs.alias("other"), users.alias("owner")
+    running = (
+        sa.select(sa.func.count())
+        .select_from(other)
+        .where(
+            other.c.status == "running", other.c.lease_until >= now_ms(), other.c.owner_id == job.c.owner_id
+        )
+        .correlate(job)
+        .scalar_subquery()
+    )
+    own_limit = sa.select(owner.c.jobs_at_once).where(owner.c.id == job.c.owner_id).correlate(job)
+    return (
+        sa.select(job.c.id)
+        .select_from(job)
+        .where(
+            sa.or_(
+                sa.and_(job.c.status == "queued", job.c.not_before <= now_ms()),
+                sa.and_(job.c.status == "running", job.c.lease_until < now_ms()),
+            ),
+            job.c.attempts < MAX_ATTEMPTS,
+            ~job.c.cancel_requested,
+            job.c.lane.in_(lanes),
+            running < sa.func.coalesce(own_limit.scalar_subquery(), jobs_per_user),
+        )
+        .order_by(job.c.priority.desc(), job.c.created_at, job.c.id)
+    )
+
+
+def _held(claimed: Claim) -> tuple[sa.ColumnElement[bool], ...]:
+    return (
+        jobs.c.id == claimed.job_id,
+        jobs.c.fence == claimed.fence,
+        jobs.c.status == "running",
+    )
+
+
+def _settle(connection: Connection, claimed: Claim, **values: Any) -> None:
+    settled = connection.execute(
+        sa.update(jobs).where(*_held(claimed)).values(lease_until=None, **values, **_touch())
+    )
+    if not settled.rowcount:
+        raise LostLeaseError(claimed.job_id)
+    if "finished_at" in values:
+        _announce(connection, jobs.c.id == claimed.job_id)
+
+
+def _announce(connection: Connection, which: sa.ColumnElement[bool]) -> None:
+    """Put the webhooks of jobs that have just ended into the outbox, in the transaction of their end."""
+    ended = sa.select(
+        jobs.c.id, jobs.c.id, sa.literal("webhook"), jobs.c.callback_url, sa.literal({}, sa.JSON), now_ms()
+    ).where(which, jobs.c.callback_url.is_not(None))
+    columns = ["id", "job_id", "kind", "target", "payload", "created_at"]
+    # A job ends once, so its id is the id of its webhook, too.
+    connection.execute(sa.insert(outbox).from_select(columns, ended))
+
+
+def _columns(result: Result) -> dict[str, Any]:
+    return {
+        "pages_total": result.pages_total,
+        "pages_done": result.pages_done,
+        "pages_failed": result.pages_failed,
+        "failures": [dict(failure) for failure in result.failures],
+        "model": result.model,
+        "device": result.device,
+        "seconds": result.seconds,
+    }
+
+
+def _touch() -> dict[str, Any]:
+    """Return the columns of every change that others should see."""
+    return {"revision": jobs.c.revision + 1, "updated_at": now_ms()}

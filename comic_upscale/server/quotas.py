@@ -1,0 +1,47 @@
+"""Quotas: how much a user may send in 24 hours."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from comic_upscale.errors import ComicUpscaleError
+from comic_upscale.server.accounts import Account
+from comic_upscale.server.database.schema import jobs, now_ms, uploads, users
+
+_DAY_MS = 86_400_000
+
+
+class QuotaError(ComicUpscaleError):
+    """A user has sent as much as allowed."""
+
+
+def check_quotas(connection: Connection, account: Account, size: int) -> None:
+    """Refuse an upload that exceeds a quota of its user, in the transaction that would store it.
+
+    Pages are counted when a worker has found them, so the upload that exceeds their number is still taken.
+
+    Args:
+        connection: in a transaction that writes, so that uploads at the same time are counted.
+        account: who uploads.
+        size: bytes of the upload.
+
+    Raises:
+        QuotaError: the upload is refused.
+    """
+    limits = connection.execute(
+        sa.select(users.c.bytes_per_day, users.c.pages_per_day).where(users.c.id == account.user_id)
+    ).one()
+    day_ago = now_ms() - _DAY_MS
+    if limits.bytes_per_day is not None:
+        sent = sa.select(sa.func.coalesce(sa.func.sum(uploads.c.size), 0)).where(
+            uploads.c.owner_id == account.user_id, uploads.c.created_at > day_ago
+        )
+        if (connection.scalar(sent) or 0) + size > limits.bytes_per_day:
+            raise QuotaError(f"you may send {limits.bytes_per_day:,} bytes in 24 hours: try again later")
+    if limits.pages_per_day is not None:
+        pages = sa.select(sa.func.coalesce(sa.func.sum(jobs.c.pages_total), 0)).where(
+            jobs.c.owner_id == account.user_id, jobs.c.created_at > day_ago
+        )
+        if (connection.scalar(pages) or 0) >= limits.pages_per_day:
+            raise QuotaError(f"you may send {limits.pages_per_day:,} pages in 24 hours: try again later")

@@ -1,0 +1,198 @@
+"""Running a server: two ports in one process, its worker beside it, and a clean stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, replace
+
+import filelock
+import uvicorn
+
+from comic_upscale.errors import DatabaseError, SettingsError
+from comic_upscale.server.app import create_app
+from comic_upscale.server.callbacks import Sender
+from comic_upscale.server.janitor import Janitor
+from comic_upscale.server.outbox import Outbox
+from comic_upscale.server.services import Services, make_folder, open_services
+from comic_upscale.server.settings import ServerSettings
+from comic_upscale.server.supervisor import Supervisor, WorkerCommand
+
+log = logging.getLogger(__name__)
+
+GRACE_SECONDS = 15
+"""How long open requests may take to finish when the server stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a server listens."""
+
+    pages: str
+    """URL of the pages."""
+    api: str
+    """URL of the REST interface."""
+
+
+def serve(
+    settings: ServerSettings, *, worker: WorkerCommand | None, on_ready: Callable[[Addresses], None]
+) -> int:
+    """Serve until a signal, and return the number of the second signal, or 0 after a clean stop.
+
+    The first SIGTERM or SIGINT stops cleanly: no new requests, open ones finish, and the worker finishes its pages in
+    hand. The second one ends everything at once; jobs continue at the next start.
+
+    Args:
+        settings: of the server.
+        worker: starts the worker; None where workers are started in another way.
+        on_ready: called once the ports are open.
+
+    Raises:
+        SettingsError: a port is taken, or an address cannot be used.
+        DatabaseError: the database cannot be used, or another server uses it.
+        OutputError: the data folder cannot be written.
+    """
+    make_folder(settings.data)
+    with _only_server(settings):
+        services = open_services(settings)
+        try:
+            return asyncio.run(_Running(services, worker, on_ready).run())
+        finally:
+            services.close()
+
+
+class _Running:
+    def __init__(
+        self, services: Services, worker: WorkerCommand | None, on_ready: Callable[[Addresses], None]
+    ) -> None:
+        self._services, self._worker, self._on_ready = services, worker, on_ready
+        self._stop = asyncio.Event()
+        self._signals: list[int] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        self._task = asyncio.ensure_future(self._serve())
+        try:
+            await self._task
+        except asyncio.CancelledError:
+            if len(self._signals) < 2:
+                raise
+        return self._signals[1] if len(self._signals) > 1 else 0
+
+    def _on_signal(self, number: int) -> None:
+        self._signals.append(number)
+        if len(self._signals) == 1:
+            log.warning("stopping: open requests end, and the worker finishes its pages in hand")
+            self._stop.set()
+        elif self._task is not None:
+            if self._services.supervisor is not None:
+                self._services.supervisor.kill()
+            self._task.cancel()
+
+    async def _serve(self) -> None:
+        settings = self._services.settings
+        sockets = [
+            _bind(settings.host, settings.port, "--port"),
+            _bind(settings.host, settings.api_port, "--api-port"),
+        ]
+        if self._worker is not None:
+            supervisor = Supervisor(settings, self._services.database, self._worker)
+            self._services = replace(self._services, supervisor=supervisor)
+        app = create_app(self._services)
+        servers = [_Server(_config(app, settings)) for _ in sockets]
+        async with asyncio.TaskGroup() as group:
+            for server, each in zip(servers, sockets, strict=True):
+                group.create_task(server.serve(sockets=[each]))
+            background = [group.create_task(each) for each in self._background()]
+            if self._services.supervisor is not None:
+                group.create_task(self._services.supervisor.run())
+            while not all(server.started for server in servers):  # noqa: ASYNC110 - uvicorn has no event
+                await asyncio.sleep(0.01)
+            self._on_ready(Addresses(*(_url(each) for each in sockets)))
+            await self._stop.wait()
+            self._services.hub.close()
+            for task in background:
+                task.cancel()
+            for server in servers:
+                server.should_exit = True
+            if self._services.supervisor is not None:
+                await self._services.supervisor.stop()
+
+    def _background(self) -> Iterator[Coroutine[None, None, None]]:
+        services = self._services
+        yield Janitor(services.database, services.files, services.settings.data / "work").run()
+        if services.settings.webhook_secret is not None:
+            yield Outbox(services.database, services.settings.webhook_secret, Sender()).run()
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals to this module: there are two servers, and a worker to tell."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+
+def _config(app: object, settings: ServerSettings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        h11_max_incomplete_event_size=64 << 10,
+    )
+
+
+def _bind(host: str, port: int, option: str) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.set_inheritable(False)
+    except OSError as error:
+        raise SettingsError(
+            f"cannot listen on {host} port {port}: {error.strerror or error}. Choose another {option} or --host"
+        ) from error
+    return bound
+
+
+def _url(bound: socket.socket) -> str:
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@contextlib.contextmanager
+def _only_server(settings: ServerSettings) -> Iterator[None]:
+    """Hold the lock of an SQLite database, whose server has its worker and its janitor for itself."""
+    if settings.database is not None:
+        yield
+        return
+    lock = filelock.FileLock(settings.data / "server.lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise DatabaseError(
+            f"another server uses {settings.data}: stop it first, or choose another --data. Several servers can "
+            "share a PostgreSQL database"
+        ) from None
+    except OSError as error:
+        raise DatabaseError(f"{settings.data} cannot be locked: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()

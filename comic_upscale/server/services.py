@@ -1,0 +1,151 @@
+"""The parts of a running server, which the routes share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+from sqlalchemy.engine import Connection
+
+from comic_upscale.server import audit
+from comic_upscale.server.accounts import ANONYMOUS, ensure_user, has_admin, set_password
+from comic_upscale.server.database.engine import Database
+from comic_upscale.server.database.migrate import migrate
+from comic_upscale.server.events import Hub
+from comic_upscale.server.files import FileStore, LocalFiles
+from comic_upscale.server.links import Links
+from comic_upscale.server.metrics import Metrics
+from comic_upscale.server.passwords import Passwords, check_password
+from comic_upscale.server.secret import load_secrets
+from comic_upscale.server.settings import ServerSettings
+from comic_upscale.server.supervisor import Supervisor
+
+ENVIRONMENT_USER = "environment"
+"""The user of the key in the variable ``API_KEY``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What a request may use."""
+
+    settings: ServerSettings
+    database: Database
+    files: FileStore
+    links: Links
+    limiter: MovingWindowRateLimiter
+    passwords: Passwords
+    hub: Hub
+    """Tells viewers of changes."""
+    metrics: Metrics
+    anonymous_id: str
+    """The user that owns uploads without an account."""
+    environment_id: str | None
+    """The user of the key from the environment; None without such a key."""
+    supervisor: Supervisor | None = None
+    """Starts the worker; None where workers are started in another way."""
+
+    def wake(self) -> None:
+        """Tell the supervisor that a job was queued."""
+        if self.supervisor is not None:
+            self.supervisor.wake()
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the worker, for the health report."""
+        return [] if self.supervisor is None else self.supervisor.problems()
+
+    def close(self) -> None:
+        """Close the database, and end the threads."""
+        self.passwords.close()
+        self.database.close()
+
+
+def open_database(settings: ServerSettings, *, migrating: bool) -> Database:
+    """Open the database of a server, and bring it to the schema of this version if ``migrating``.
+
+    Raises:
+        DatabaseError: it cannot be used, or its schema is another.
+        OutputError: the data folder cannot be created.
+    """
+    from comic_upscale.server.database.migrate import check_schema
+
+    make_folder(settings.data)
+    database = Database(settings.database_url)
+    try:
+        if migrating:
+            migrate(database)
+        else:
+            check_schema(database)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def open_files(settings: ServerSettings) -> FileStore:
+    """Return the storage of a server."""
+    return LocalFiles(settings.data / "files")
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder that only this user can read, unless it exists.
+
+    Raises:
+        OutputError: it cannot be created.
+    """
+    from comic_upscale.errors import OutputError
+
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be created: {error.strerror or error}") from error
+
+
+def _seed_admin(settings: ServerSettings, database: Database, passwords: Passwords) -> None:
+    """Create the first administrator, unless there is one."""
+    if database.read(has_admin):
+        return
+    name, password = settings.admin_seed_user, settings.admin_seed_pass or ""
+    hashed = passwords.hash_now(check_password(password, name))
+
+    def create(connection: Connection) -> None:
+        user_id = ensure_user(connection, name, "admin")
+        set_password(connection, user_id, hashed, must_change=True)
+        audit.record(connection, None, "user.create", name, role="admin")
+
+    database.write(create)
+
+
+def open_services(settings: ServerSettings) -> Services:
+    """Open everything that a server needs; the caller closes it.
+
+    Raises:
+        DatabaseError, OutputError: as `open_database`.
+    """
+    database = open_database(settings, migrating=True)
+    passwords = Passwords()
+    try:
+        key_user = None
+        if settings.admin_seed_pass is not None:
+            _seed_admin(settings, database, passwords)
+        anonymous = database.write(lambda connection: ensure_user(connection, ANONYMOUS, "anonymous"))
+        if settings.api_key is not None:
+            key_user = database.write(lambda connection: ensure_user(connection, ENVIRONMENT_USER, "user"))
+        files = open_files(settings)
+        return Services(
+            settings=settings,
+            database=database,
+            files=files,
+            hub=Hub(database),
+            metrics=Metrics(database, files),
+            links=Links(load_secrets(settings)),
+            limiter=MovingWindowRateLimiter(MemoryStorage()),
+            passwords=passwords,
+            anonymous_id=anonymous,
+            environment_id=key_user,
+        )
+    except BaseException:
+        passwords.close()
+        database.close()
+        raise

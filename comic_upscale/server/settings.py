@@ -1,0 +1,203 @@
+"""`ServerSettings`: the options of `comic-upscale serve`, its worker and the commands beside them."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, TypeAlias
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from comic_upscale.settings.limits import parse_bytes
+from comic_upscale.settings.options import Group, Opt, check, require
+
+Role: TypeAlias = Literal["all", "server", "worker"]
+DatabaseKind: TypeAlias = Literal["sqlite", "postgresql"]
+
+NETWORK, STORES, LIMITS, WORKERS, ACCOUNTS = (
+    "Network", "Data", "Limits", "Worker", "Accounts and secrets",
+)  # fmt: skip
+"""Headings of the help."""
+
+LEAST_SECRET = 16
+"""Characters of a secret that signs links."""
+
+
+def _parse_upload_size(text: str) -> int:
+    return parse_bytes(text, "--max-upload-size")
+
+
+def _is_webhook_secret(text: str) -> bool:
+    try:
+        return text.startswith("whsec_") and 24 <= len(base64.b64decode(text[6:], validate=True)) <= 64
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """The settings of one server. Every value is checked when the object is created.
+
+    Raises:
+        SettingsError: a value is out of range, or two values contradict each other.
+    """
+
+    GROUP: ClassVar[Group] = Group("server", sent="never")
+
+    data: Annotated[
+        Path,
+        Opt("Folder for the database, uploads and results.", metavar="DIR", panel=STORES),
+    ]
+    database: Annotated[
+        str | None,
+        Opt(
+            "URL of a PostgreSQL database: postgresql://user@host/name. Default: an SQLite file in the data folder.",
+            metavar="URL", panel=STORES, environment=("DATABASE_URL",), secret=True,
+        ),
+    ] = None  # fmt: skip
+    host: Annotated[
+        str,
+        Opt("Address to listen on. Choose 0.0.0.0 to accept other machines.", panel=NETWORK),
+    ] = "127.0.0.1"
+    port: Annotated[int, Ge(0), Lt(65536), Opt("Port of the pages; 0 for a free one.", panel=NETWORK)] = 5800
+    api_port: Annotated[
+        int, Ge(0), Lt(65536), Opt("Port of the REST interface; 0 for a free one.", panel=NETWORK)
+    ] = 5900
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        Opt(
+            "Addresses of reverse proxies, separated by commas. Their X-Forwarded-For and X-Forwarded-Proto are "
+            "believed; those of others are not.",
+            on_command_line=False, environment=("FORWARDED_ALLOW_IPS",),
+        ),
+    ] = ()  # fmt: skip
+    role: Annotated[
+        Role, Opt("all: serve, and run jobs in a child process. server: serve only. worker: run jobs only.")
+    ] = "all"
+    public: Annotated[
+        bool, Opt("Accept uploads without an account, within limits for each address.", panel=ACCOUNTS)
+    ] = False
+    secret_key: Annotated[
+        str | None,
+        Opt(
+            "Signs links and sessions. Several, separated by commas, rotate: the last one signs, all of them verify. "
+            "Default: a random key in the data folder.",
+            on_command_line=False, environment=("SECRET_KEY",), secret=True,
+        ),
+    ] = None  # fmt: skip
+    admin_seed_user: Annotated[
+        str,
+        Opt("Name of the first administrator.", on_command_line=False, environment=("ADMIN_SEED_USER",)),
+    ] = "admin"
+    admin_seed_pass: Annotated[
+        str | None,
+        Opt(
+            "First password of that administrator, who must change it at the first login. It is used only while "
+            "there is no administrator.",
+            on_command_line=False, environment=("ADMIN_SEED_PASS",), secret=True,
+        ),
+    ] = None  # fmt: skip
+    api_key: Annotated[
+        str | None,
+        Opt(
+            "An API key chosen by you, at least 16 characters. It belongs to the user `environment`.",
+            on_command_line=False, environment=("API_KEY",), secret=True,
+        ),
+    ] = None  # fmt: skip
+    webhook_secret: Annotated[
+        str | None,
+        Opt(
+            "Signs webhooks, as Standard Webhooks says: whsec_ and base64. Without it, a callback_url is refused.",
+            on_command_line=False, environment=("WEBHOOK_SECRET",), secret=True,
+        ),
+    ] = None  # fmt: skip
+    max_upload_size: Annotated[
+        int, Ge(1),
+        Opt(
+            "Refuse uploads with more bytes than this.",
+            metavar="BYTES", default_text="2G", panel=LIMITS, parse=_parse_upload_size,
+            environment=("MAX_UPLOAD_SIZE_BYTES",),
+        ),
+    ] = 2 << 30  # fmt: skip
+    max_files: Annotated[
+        int, Ge(1), Opt("Refuse uploads with more files than this.", metavar="N", panel=LIMITS)
+    ] = 2000
+    rate_limit: Annotated[
+        int, Ge(1),
+        Opt(
+            "Requests in a minute, for each account or address.",
+            metavar="N", panel=LIMITS, environment=("RATE_LIMIT_PER_MINUTE",),
+        ),
+    ] = 600  # fmt: skip
+    uploads_per_hour: Annotated[
+        int, Ge(1),
+        Opt("Uploads in an hour without an account, for each address.", metavar="N", panel=LIMITS),
+    ] = 10  # fmt: skip
+    jobs_per_user: Annotated[
+        int, Ge(1), Opt("Jobs of one user that run at the same time.", metavar="N", panel=LIMITS)
+    ] = 2
+    job_timeout: Annotated[
+        float | None, Gt(0),
+        Opt(
+            "Seconds after which a running job fails.",
+            metavar="SECONDS", default_text="no limit", panel=LIMITS, environment=("JOB_TIMEOUT_SECONDS",),
+        ),
+    ] = None  # fmt: skip
+    min_free_disk: Annotated[
+        float, Ge(0), Le(90),
+        Opt("Refuse uploads while less than this share of the disk is free.", metavar="PERCENT", panel=LIMITS),
+    ] = 5.0  # fmt: skip
+    retention_days: Annotated[
+        float, Gt(0),
+        Opt("Days after which originals and results are deleted.", metavar="DAYS", panel=LIMITS),
+    ] = 30.0  # fmt: skip
+    anonymous_hours: Annotated[
+        float, Gt(0),
+        Opt("Hours after which uploads without an account are deleted.", metavar="HOURS", panel=LIMITS),
+    ] = 1.0  # fmt: skip
+    device: Annotated[
+        str,
+        Opt(
+            "Device of the worker: auto, cpu, cuda, cuda:1, xpu or mps.",
+            flags=("--device", "-d"), panel=WORKERS, environment=("ML_WORKER_BACKEND",),
+        ),
+    ] = "auto"  # fmt: skip
+    worker_threads: Annotated[
+        int | None, Ge(1),
+        Opt("Threads of the worker that decode and encode.", default_text="one per core", panel=WORKERS),
+    ] = None  # fmt: skip
+    worker_idle_timeout: Annotated[
+        float, Gt(0),
+        Opt(
+            "Seconds without a job after which the worker ends and frees its memory. The next job starts it again.",
+            metavar="SECONDS", panel=WORKERS, environment=("ML_WORKER_IDLE_TIMEOUT",),
+        ),
+    ] = 300.0  # fmt: skip
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        check(self)
+        if self.database is not None:
+            require(
+                self.database.startswith(("postgresql://", "postgresql+psycopg://")),
+                "--database must be a URL such as postgresql://user@host/name; without it, the server uses SQLite",
+            )
+        if self.webhook_secret is not None:
+            require(
+                _is_webhook_secret(self.webhook_secret),
+                "WEBHOOK_SECRET must be whsec_ followed by 24 to 64 bytes in base64",
+            )
+        for name in ("secret_key", "api_key"):
+            for secret in (getattr(self, name) or "x" * LEAST_SECRET).split(","):
+                require(
+                    len(secret.strip()) >= LEAST_SECRET,
+                    f"{name.upper()} must have at least {LEAST_SECRET} characters",
+                )
+
+    @property
+    def database_url(self) -> str:
+        """The URL of the database, for SQLAlchemy."""
+        if self.database is None:
+            return f"sqlite+pysqlite:///{self.data / 'server.sqlite3'}"
+        return "postgresql+psycopg://" + self.database.split("://", 1)[1]

@@ -1,0 +1,182 @@
+"""Starts the worker as a child process when there is work, and starts it again after a crash, each time later."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from comic_upscale.errors import ComicUpscaleError
+from comic_upscale.server import queue, workers
+from comic_upscale.server.database.engine import Database
+from comic_upscale.server.ids import new_id
+from comic_upscale.server.settings import ServerSettings
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+LOOK_SECONDS = 1.0
+"""How often the queue is looked at without being told of a job."""
+CRASH_WAIT_SECONDS = (1.0, 5.0, 30.0, 60.0)
+"""Waiting time after the first, second and later crashes in a row."""
+CRASH_LOOP = 2
+"""Crashes in a row that make the server degraded."""
+LOOP_SECONDS = 30.0
+"""A worker that lived for longer than this begins a new count of crashes."""
+LAST_WORDS = 20
+"""Lines of a worker's errors that are kept."""
+STOP_SECONDS = 120.0
+"""How long a stopping worker may take for its pages in hand."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerCommand:
+    """How a worker is started."""
+
+    arguments: Sequence[str]
+    """The program and its arguments; the supervisor adds ``--worker-id``."""
+    environment: Mapping[str, str]
+    """All variables of the process."""
+
+
+class Supervisor:
+    """Keeps one worker running while there is work.
+
+    Args:
+        settings: of the server.
+        database: of the server.
+        command: starts the worker.
+    """
+
+    def __init__(self, settings: ServerSettings, database: Database, command: WorkerCommand) -> None:
+        self._settings, self._database, self._command = settings, database, command
+        self._wake = asyncio.Event()
+        self._child: asyncio.subprocess.Process | None = None
+        self._stopping = False
+        self._crashes = 0
+        self._not_before = 0.0
+        self._words: deque[str] = deque(maxlen=LAST_WORDS)
+
+    def wake(self) -> None:
+        """Look at the queue now; call it on the event loop."""
+        self._wake.set()
+
+    @property
+    def pid(self) -> int | None:
+        """The process number of the worker; None while none runs."""
+        return None if self._child is None else self._child.pid
+
+    def problems(self) -> list[str]:
+        """Return what is wrong, in sentences."""
+        if self._crashes < CRASH_LOOP:
+            return []
+        words = f": {self._words[-1]}" if self._words else ""
+        return [f"the worker crashed {self._crashes} times in a row{words}"]
+
+    async def run(self) -> None:
+        """Start workers until `stop`. An error of the database is logged, and the next look may succeed."""
+        await self._quietly(lambda: self._database.write_async(workers.end_dead))
+        while not self._stopping:
+            self._wake.clear()
+            if time.monotonic() >= self._not_before and await self._has_work():
+                await self._run_worker()
+                continue
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), LOOK_SECONDS)
+
+    async def stop(self) -> None:
+        """Let the worker finish its pages in hand, then end it."""
+        self._stopping = True
+        self._wake.set()
+        if (child := self._child) is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            child.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(child.wait(), STOP_SECONDS)
+        except TimeoutError:
+            self.kill()
+            await child.wait()
+
+    def kill(self) -> None:
+        """End the worker at once. Its job continues with the next worker."""
+        self._stopping = True
+        if self._child is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._child.kill()
+
+    async def _has_work(self) -> bool:
+        return bool(await self._quietly(self._look))
+
+    async def _look(self) -> bool:
+        """Return whether there is work, and settle the jobs that no worker will take again."""
+        limit = self._settings.jobs_per_user
+        if await self._database.read_async(queue.has_abandoned):
+            await self._database.write_async(queue.set_aside)
+        return await self._database.read_async(
+            lambda connection: queue.has_work(connection, jobs_per_user=limit)
+        )
+
+    async def _run_worker(self) -> None:
+        worker_id, began = new_id(), time.monotonic()
+        child = await asyncio.create_subprocess_exec(
+            *self._command.arguments, "--worker-id", worker_id,
+            env=dict(self._command.environment),
+            # The worker ends when this pipe closes, and so when this process is killed.
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+            # Ctrl-C at a terminal goes to the whole group. This process tells the worker itself.
+            start_new_session=True,
+        )  # fmt: skip
+        self._child = child
+        log.info("worker started", extra={"pid": child.pid})
+        try:
+            await self._listen(child)
+            code = await child.wait()
+        finally:
+            self._child = None
+            if child.stdin is not None:
+                child.stdin.close()
+        await self._quietly(
+            lambda: self._database.write_async(lambda connection: workers.end(connection, worker_id))
+        )
+        if code == 0 or self._stopping:
+            self._crashes = 0
+            log.info("worker ended", extra={"pid": child.pid})
+            return
+        # A worker that lived for a while did some work: its end is no crash loop.
+        self._crashes = 1 if time.monotonic() - began > LOOP_SECONDS else self._crashes + 1
+        wait = CRASH_WAIT_SECONDS[min(self._crashes, len(CRASH_WAIT_SECONDS)) - 1]
+        self._not_before = time.monotonic() + wait
+        log.error(
+            "worker crashed with code %s; the next one starts in %g s", code, wait, extra={"pid": child.pid}
+        )
+
+    async def _listen(self, child: asyncio.subprocess.Process) -> None:
+        """Log what the worker writes, until it closes its output."""
+        assert child.stderr is not None
+        while True:
+            try:
+                line = await child.stderr.readline()
+            except ValueError:
+                # A line longer than the buffer; its rest follows.
+                continue
+            if not line:
+                return
+            text = line.decode(errors="replace").rstrip()
+            if text:
+                self._words.append(text[:500])
+                log.warning("worker: %s", text[:2000])
+
+    async def _quietly(self, call: Callable[[], Awaitable[T]]) -> T | None:
+        try:
+            return await call()
+        except ComicUpscaleError as error:
+            log.error("%s", error)
+            return None

@@ -1,0 +1,270 @@
+"""Running one claimed job: its files into a folder, the run of `JobService`, its results into the storage."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from comic_upscale.errors import (
+    ComicUpscaleError,
+    DatabaseError,
+    DeviceError,
+    InputError,
+    OutputError,
+    SettingsError,
+)
+from comic_upscale.execution.events import JobFinished
+from comic_upscale.execution.stop import StopRequest
+from comic_upscale.jobs.service import JobService
+from comic_upscale.library.sorting import natural_key
+from comic_upscale.server import jobs, queue
+from comic_upscale.server.database.engine import Database
+from comic_upscale.server.database.schema import files as files_table
+from comic_upscale.server.database.schema import now_ms
+from comic_upscale.server.files import FileStore, StoredFile, store_file
+from comic_upscale.server.ids import new_id
+from comic_upscale.server.params import processing_settings
+from comic_upscale.server.settings import ServerSettings
+from comic_upscale.settings.job import JobSettings
+from comic_upscale.settings.options import definitions
+from comic_upscale.settings.paths import MARKER_FOLDER
+from comic_upscale.settings.processing import ProcessingSettings
+from comic_upscale.worker.beat import CANCELED, LOST, STOPPING, Heartbeat
+from comic_upscale.worker.engines import EngineCache
+
+log = logging.getLogger(__name__)
+
+FAILURES_KEPT = 50
+"""Failed pages that are listed with a job."""
+
+
+class JobRunner:
+    """Runs claimed jobs on this machine.
+
+    Args:
+        settings: of the server.
+        defaults: options of every job on this machine.
+        state_folder: records which jobs were run.
+        database: of the server.
+        files: the storage of the server.
+        stop: the stop request of the worker.
+    """
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        defaults: Mapping[str, Any],
+        state_folder: Path,
+        database: Database,
+        files: FileStore,
+        stop: StopRequest,
+    ) -> None:
+        self._settings, self._defaults = settings, defaults
+        self._database, self._files, self._stop = database, files, stop
+        self._service = JobService(state_folder)
+        self._engines = EngineCache()
+        self._job_id: str | None = None
+        self._beat: Heartbeat | None = None
+
+    def current(self) -> tuple[str | None, bool]:
+        """Return the job that runs, and whether it finished a page since the last call."""
+        beat = self._beat
+        has_new_page = beat is not None and beat.has_new_page
+        if beat is not None:
+            beat.has_new_page = False
+        return self._job_id, has_new_page
+
+    @property
+    def models(self) -> list[str]:
+        """The models that are loaded."""
+        return self._engines.models
+
+    def close(self) -> None:
+        """Close the engines."""
+        self._engines.close()
+
+    def run(self, claimed: queue.Claim) -> None:
+        """Run a job to its end, or until a stop, and settle it. Never raises for what went wrong with the job."""
+        folder = self._settings.data / "work" / claimed.job_id
+        self._job_id = claimed.job_id
+        try:
+            with Heartbeat(self._database, claimed, self._stop, self._settings.job_timeout) as beat:
+                self._beat = beat
+                is_settled = self._run(claimed, folder, beat)
+        except queue.LostLeaseError:
+            log.warning("job %s: another worker holds it", claimed.job_id)
+            return
+        except DatabaseError as error:
+            # The lease ends by itself, and the job continues from its ledger.
+            log.error("job %s: %s", claimed.job_id, error)
+            return
+        finally:
+            self._job_id = self._beat = None
+        if is_settled:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _run(self, claimed: queue.Claim, folder: Path, beat: Heartbeat) -> bool:
+        """Run a job, and return whether it is settled for good, so that its folder can go."""
+        try:
+            settings = self._prepare(claimed, folder)
+            finished = self._service.run(
+                settings, on_event=beat.take, stop=beat.stop, open_engines=self._engines.open_engines
+            )
+            return self._settle(claimed, folder, beat, finished)
+        except (queue.LostLeaseError, DatabaseError):
+            raise
+        except (InputError, SettingsError) as error:
+            code, message = _code(error), _public(error, folder)
+            self._write(lambda connection: queue.fail(connection, claimed, code, message))
+            return True
+        except ComicUpscaleError as error:
+            log.error("job %s: %s", claimed.job_id, error)
+            if isinstance(error, DeviceError):
+                # A device that failed may be unusable for the rest of this process; the next worker is a new one.
+                self._stop.request("the device failed")
+            code, message = _code(error), _public(error, folder)
+            return not self._database.write(
+                lambda connection: queue.retry(connection, claimed, code, message)
+            )
+        except FileNotFoundError:
+            message = "The uploaded files no longer exist."
+            self._write(lambda connection: queue.fail(connection, claimed, "expired", message))
+            return True
+        except Exception:
+            log.exception("job %s failed unexpectedly", claimed.job_id)
+            message = "The worker made a mistake; its log says which."
+            return not self._database.write(
+                lambda connection: queue.retry(connection, claimed, "internal", message)
+            )
+
+    def _prepare(self, claimed: queue.Claim, folder: Path) -> JobSettings:
+        """Put the originals into the folder of the job, and return the settings of the run."""
+        source = folder / "in"
+        source.mkdir(parents=True, exist_ok=True)
+        upload_id = claimed.job["upload_id"]
+        rows = self._database.read(
+            lambda connection: jobs.files_of(connection, "original", upload_id=upload_id)
+        )
+        if not rows:
+            raise FileNotFoundError
+        for row in rows:
+            self._files.fetch(row["storage_key"], source / row["name"])
+        processing = processing_settings(claimed.job["params"])
+        values = {each.name: getattr(processing, each.name) for each in definitions(ProcessingSettings)}
+        return JobSettings(
+            **values,
+            **self._defaults,
+            device=self._settings.device,
+            input=source,
+            output=folder / "out",
+            # One broken page must not withhold a whole volume. The job lists it as failed.
+            keep_original_on_failure=True,
+        )
+
+    def _settle(self, claimed: queue.Claim, folder: Path, beat: Heartbeat, finished: JobFinished) -> bool:
+        kind = beat.stop.kind if finished.state == "interrupted" else None
+        if kind == LOST:
+            raise queue.LostLeaseError(claimed.job_id)
+        if kind == STOPPING:
+            self._write(lambda connection: queue.release(connection, claimed))
+            return False
+        if kind == CANCELED:
+            self._write(lambda connection: queue.cancel_running(connection, claimed))
+            return True
+        result = _result(finished, beat)
+        if finished.state != "finished":
+            reason = finished.reason or "The run was interrupted."
+            code = kind or "interrupted"
+            self._write(lambda connection: queue.fail(connection, claimed, code, reason, result))
+            return True
+        if not finished.done:
+            reason = finished.failures[0][2] if finished.failures else "No page could be upscaled."
+            self._write(lambda connection: queue.fail(connection, claimed, "no_page", reason, result))
+            return True
+        self._store(claimed, folder / "out", result)
+        return True
+
+    def _store(self, claimed: queue.Claim, output: Path, result: queue.Result) -> None:
+        """Copy the results into the storage and complete the job, or leave nothing in the storage."""
+        stored: list[tuple[str, StoredFile]] = []
+        try:
+            for number, path in enumerate(_outputs(output)):
+                # With the fence, a worker that lost the job cannot overwrite the results of the next one.
+                key = f"results/{claimed.job_id}/{claimed.fence}-{number}"
+                with path.open("rb") as file:
+                    stored.append((path.relative_to(output).as_posix(), store_file(self._files, key, file)))
+            self._database.write(lambda connection: _complete(connection, claimed, stored, result))
+        except OSError as error:
+            self._discard(stored)
+            raise OutputError(f"the results cannot be read: {error.strerror or error}") from error
+        except BaseException:
+            self._discard(stored)
+            raise
+
+    def _discard(self, stored: list[tuple[str, StoredFile]]) -> None:
+        for _, file in stored:
+            self._files.delete(file.key)
+
+    def _write(self, work: Any) -> None:
+        self._database.write(work)
+
+
+def _complete(
+    connection: Connection, claimed: queue.Claim, stored: list[tuple[str, StoredFile]], result: queue.Result
+) -> None:
+    queue.complete(connection, claimed, result)
+    now = connection.scalar(sa.select(now_ms()))
+    connection.execute(
+        sa.insert(files_table),
+        [
+            {
+                "id": new_id(), "job_id": claimed.job_id, "kind": "result", "position": number, "name": name,
+                "storage_key": file.key, "size": file.size, "sha256": file.sha256, "created_at": now,
+            }
+            for number, (name, file) in enumerate(stored)
+        ],
+    )  # fmt: skip
+
+
+def _outputs(folder: Path) -> list[Path]:
+    """Return the outputs of a run, in the order of a reader."""
+    paths = [
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and MARKER_FOLDER not in path.relative_to(folder).parts
+    ]
+    return sorted(paths, key=lambda path: natural_key(path.relative_to(folder).as_posix()))
+
+
+def _result(finished: JobFinished, beat: Heartbeat) -> queue.Result:
+    return queue.Result(
+        pages_total=finished.total,
+        pages_done=finished.done,
+        pages_failed=finished.failed,
+        failures=[
+            {"source": source, "kind": kind, "reason": reason}
+            for source, kind, reason in finished.failures[:FAILURES_KEPT]
+        ],
+        model=beat.started.model if beat.started else None,
+        device=beat.started.device if beat.started else None,
+        seconds=round(finished.seconds, 3),
+    )
+
+
+def _code(error: ComicUpscaleError) -> str:
+    """Return the code of an error: ``input`` for an `InputError`."""
+    return type(error).__name__.removesuffix("Error").lower()
+
+
+def _public(error: Exception, folder: Path) -> str:
+    """Return the message of an error without the folders of this machine."""
+    message = str(error)
+    for part in ("in", "out"):
+        message = message.replace(f"{folder / part}/", "").replace(str(folder / part), "the upload")
+    return message.replace(str(folder), "the job")

@@ -1,0 +1,117 @@
+"""`comic-upscale server`: keys, users, backup; each act is audited, and mistakes are told in one line."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from comic_upscale.server.database.schema import audit
+from comic_upscale.server.services import Services, open_services
+from comic_upscale.server.settings import ServerSettings
+from tests.server.conftest import OpenServices, client_of
+from tests.server.running import PATIENCE, clean_environment, command
+from tests.server.test_access import OTHER, log_in
+from tests.server.test_uploads import send
+
+
+def run(home: Path, *words: object, code: int = 0) -> str:
+    ended = subprocess.run(
+        command("server", *words),
+        env=clean_environment(home),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert ended.returncode == code, ended.stderr
+    assert "Traceback" not in ended.stderr
+    return ended.stdout.strip() if code == 0 else ended.stderr
+
+
+def actions(services: Services) -> list[str]:
+    return list(services.database.read(lambda c: c.scalars(sa.select(audit.c.action).order_by(audit.c.id))))
+
+
+def test_keys_and_users_from_the_command_line(open_server: OpenServices, tmp_path: Path) -> None:
+    services = open_server()
+    data = ("--data", services.settings.data)
+    key = run(tmp_path, "key", "create", *data, "--name", "laptop")
+    with client_of(services, key) as client:
+        assert client.get("/api/v1/jobs").status_code == 200
+        assert client.get("/api/v1/admin/users").status_code == 403
+        assert key.rpartition("_")[0] in run(tmp_path, "key", "list", *data)
+        assert "not an administrator" in run(
+            tmp_path, "key", "create", *data, "--name", "x", "--user", "laptop", "--admin", code=2
+        )
+        run(tmp_path, "key", "revoke", *data, key)
+        assert client.get("/api/v1/jobs").status_code == 401
+    assert "no valid key" in run(tmp_path, "key", "revoke", *data, "cu_none", code=3)
+    password = run(tmp_path, "user", "create", *data, "--name", "ann", "--admin")
+    with client_of(services) as client:
+        assert log_in(client, "ann", password).json()["must_change_password"] is True
+        answer = client.post(
+            "/api/v1/auth/password", json={"current_password": password, "new_password": OTHER}
+        )
+        client.headers["X-CSRF-Token"] = answer.json()["csrf_token"]
+        assert client.get("/api/v1/admin/users").status_code == 200
+        again = run(tmp_path, "user", "reset-password", *data, "--name", "ann")
+        assert client.get("/api/v1/jobs").status_code == 401
+        assert log_in(client, "ann", OTHER).status_code == 401
+        assert log_in(client, "ann", again).status_code == 200
+    assert "no user nobody" in run(tmp_path, "user", "reset-password", *data, "--name", "nobody", code=3)
+    expected = ["user.create", "key.create", "key.revoke", "user.create", "login", "password.change"]
+    assert [each for each in actions(services) if each != "login.failed"][:6] == expected
+
+
+def test_a_backup_is_consistent_and_can_be_used(open_server: OpenServices, tmp_path: Path) -> None:
+    services = open_server()
+    key = run(tmp_path, "key", "create", "--data", services.settings.data, "--name", "me")
+    with client_of(services, key) as client:
+        job = send(client).json()["job_id"]
+    (tmp_path / "restored").mkdir()
+    target = tmp_path / "restored" / "server.sqlite3"
+    run(tmp_path, "backup", "--data", services.settings.data, "--output", target)
+    assert "exists already" in run(
+        tmp_path, "backup", "--data", services.settings.data, "--output", target, code=7
+    )
+    with sqlite3.connect(target) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    connection.close()
+    restored = open_services(ServerSettings(data=tmp_path / "restored"))
+    try:
+        with client_of(restored, key) as client:
+            assert client.get(f"/api/v1/jobs/{job}").json()["status"] == "queued"
+    finally:
+        restored.close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_the_data_is_private(open_server: OpenServices) -> None:
+    services = open_server()
+    assert services.settings.data.stat().st_mode & 0o077 == 0
+    assert (services.settings.data / "secret.key").stat().st_mode & 0o077 == 0
+
+
+def test_the_server_process_opens_no_image_and_no_archive() -> None:
+    code = (
+        "import sys, comic_upscale.server.run, comic_upscale.commands.serve;"
+        "print([name for name in ('torch', 'PIL', 'libarchive', 'imagecodecs', 'pypdfium2', 'tifffile', 'spandrel')"
+        " if name in sys.modules])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_the_commands_cost_nothing_before_they_are_used() -> None:
+    code = (
+        "import sys, contextlib, io\n"
+        "from comic_upscale.cli import app\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+        "    app(['--help'])\n"
+        "print([name for name in ('fastapi', 'sqlalchemy', 'pydantic', 'uvicorn') if name in sys.modules])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

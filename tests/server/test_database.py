@@ -1,0 +1,151 @@
+"""The database: one writer that commits together, readers that never wait, migrations, and errors in words."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy.engine import Connection
+
+from comic_upscale.errors import DatabaseError
+from comic_upscale.server.database import migrate as migrations
+from comic_upscale.server.database.engine import Database
+from comic_upscale.server.database.schema import metadata, now_ms, queue, settings
+from comic_upscale.server.services import open_database
+from comic_upscale.server.settings import ServerSettings
+
+
+def put(name: str, value: object) -> object:
+    def work(connection: Connection) -> None:
+        connection.execute(sa.insert(settings).values(name=name, value=value, updated_at=now_ms()))
+
+    return work
+
+
+def names(connection: Connection) -> set[str]:
+    return set(connection.scalars(sa.select(settings.c.name)))
+
+
+def test_the_migrations_give_the_schema(database: Database) -> None:
+    def differences(connection: Connection) -> list[object]:
+        context = MigrationContext.configure(connection, opts={"compare_server_default": False})
+        return list(compare_metadata(context, metadata))
+
+    assert database.read(differences) == []
+
+
+def test_a_migrated_database_is_not_migrated_again(database: Database) -> None:
+    assert migrations.migrate(database) is False
+    migrations.check_schema(database)
+
+
+def test_a_newer_schema_is_refused_in_words(database: Database, settings: ServerSettings) -> None:
+    database.write(
+        lambda connection: connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    )
+    for migrating in (True, False):
+        with pytest.raises(DatabaseError, match=r"a newer version .* \(schema 9999\): update comic-upscale"):
+            open_database(settings, migrating=migrating)
+
+
+def test_a_worker_does_not_use_an_empty_database(settings: ServerSettings) -> None:
+    with pytest.raises(DatabaseError, match="earlier version"):
+        open_database(settings, migrating=False)
+
+
+def test_a_migration_that_breaks_off_changes_nothing(
+    settings: ServerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = migrations.command.upgrade
+
+    def break_off(*arguments: object) -> None:
+        real(*arguments)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(migrations.command, "upgrade", break_off)
+    with pytest.raises(KeyboardInterrupt):
+        open_database(settings, migrating=True)
+    monkeypatch.undo()
+    database = open_database(settings, migrating=True)
+    assert (
+        database.read(lambda connection: connection.scalar(sa.select(sa.func.count()).select_from(queue)))
+        == 1
+    )
+    database.close()
+
+
+def test_changes_that_wait_together_are_committed_together_and_fail_alone(database: Database) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold(_connection: Connection) -> None:
+        begun.set()
+        go_on.wait(30)
+
+    with ThreadPoolExecutor(20) as threads:
+        first = threads.submit(database.write, hold)
+        begun.wait(30)
+        good = [threads.submit(database.write, put(f"good{number}", number)) for number in range(8)]
+        # The same name twice: whichever comes second fails, and only that one.
+        twice = [threads.submit(database.write, put("twice", number)) for number in range(2)]
+        go_on.set()
+        first.result(30)
+        for future in good:
+            future.result(30)
+        failed = [future.exception(30) for future in twice]
+    assert sorted(type(error).__name__ for error in failed) == ["IntegrityError", "NoneType"]
+    assert database.read(names) == {"twice", *(f"good{number}" for number in range(8))}
+
+
+def test_readers_do_not_wait_for_a_writer(database: Database) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold(connection: Connection) -> None:
+        connection.execute(sa.insert(settings).values(name="held", value=1, updated_at=now_ms()))
+        begun.set()
+        assert go_on.wait(30)
+
+    with ThreadPoolExecutor(1) as threads:
+        writing = threads.submit(database.write, hold)
+        assert begun.wait(30)
+        assert database.read(names) == set()
+        go_on.set()
+        writing.result(30)
+    assert database.read(names) == {"held"}
+
+
+def test_a_reader_cannot_write(database: Database) -> None:
+    with pytest.raises(DatabaseError, match=r"read-?only"):
+        database.read(put("sneaky", 1))  # type: ignore[arg-type]
+
+
+def test_two_processes_write_at_the_same_time(database: Database, settings: ServerSettings) -> None:
+    other = open_database(settings, migrating=False)
+    try:
+        with ThreadPoolExecutor(16) as threads:
+            futures = [
+                threads.submit((database, other)[number % 2].write, put(f"n{number}", number))
+                for number in range(100)
+            ]
+            for future in futures:
+                future.result(60)
+    finally:
+        other.close()
+    assert len(database.read(names)) == 100
+
+
+def test_a_closed_database_says_so(settings: ServerSettings) -> None:
+    database = open_database(settings, migrating=True)
+    database.close()
+    with pytest.raises(DatabaseError, match="closed"):
+        database.write(put("late", 1))
+
+
+def test_the_time_is_that_of_the_database(database: Database) -> None:
+    import time
+
+    stamp = database.read(lambda connection: connection.scalar(sa.select(now_ms())))
+    assert abs(stamp / 1000 - time.time()) < 60

@@ -1,0 +1,160 @@
+"""Workers that are killed at random moments, again and again: nothing lost, nothing twice, nothing wrong."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import signal
+import subprocess
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from comic_upscale.server import queue, workers
+from comic_upscale.server.database.schema import files, jobs
+from comic_upscale.server.services import Services
+from tests.conftest import draw
+from tests.server.conftest import OpenServices, client_of, make_key
+from tests.server.running import PATIENCE, clean_environment, command, wait_for
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills by signals")
+
+KILLS, VOLUMES, PAGES = 20, 4, 20
+
+
+def make_volume(folder: Path, number: int) -> Path:
+    path = folder / f"volume{number}.cbz"
+    folder.mkdir(exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for page in range(PAGES):
+            source = draw(folder.parent / "sources" / f"{page}.png", number * 100 + page, size=(160, 200))
+            archive.write(source, f"{page:02}.png")
+    return path
+
+
+def start_worker(services: Services, home: Path) -> subprocess.Popen[bytes]:
+    words = ("worker", "--data", services.settings.data, "--device", "cpu", "--worker-idle-timeout", "600")
+    return subprocess.Popen(command(*words), env=clean_environment(home), stderr=subprocess.DEVNULL)
+
+
+def progress(services: Services) -> int:
+    total = sa.select(sa.func.coalesce(sa.func.sum(jobs.c.pages_done), 0))
+    return services.database.read(lambda c: c.scalar(total)) or 0
+
+
+def unfinished(services: Services) -> int:
+    waiting = sa.select(sa.func.count()).where(jobs.c.status.in_(("queued", "running")))
+    return services.database.read(lambda c: c.scalar(waiting)) or 0
+
+
+def is_running(services: Services) -> bool:
+    running = sa.select(jobs.c.id).where(jobs.c.status == "running", jobs.c.lease_until > 0)
+    return services.database.read(lambda c: c.execute(running).first()) is not None
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL])
+def test_nothing_is_lost_twice_or_wrong(open_server: OpenServices, tmp_path: Path, number: int) -> None:
+    services = open_server()
+    volumes = [make_volume(tmp_path / "volumes", each) for each in range(VOLUMES)]
+    subprocess.run(
+        command("run", "--input", tmp_path / "volumes", "--output", tmp_path / "out", "--device", "cpu", "--quiet"),
+        env=clean_environment(tmp_path), check=True, timeout=PATIENCE * 3,
+    )  # fmt: skip
+    with client_of(services, make_key(services, "me")) as client:
+        ids = [
+            client.post("/api/v1/uploads", files=[("file", (path.name, path.read_bytes()))]).json()["job_id"]
+            for path in volumes
+        ]
+        dice, kills, before = random.Random(5), 0, 1
+        while unfinished(services):
+            worker = start_worker(services, tmp_path)
+            try:
+                if kills < KILLS:
+                    wait_for(lambda: is_running(services) or not unfinished(services))
+                    # While the model loads, or some pages later. A job that ends three workers without a page is
+                    # set aside, so at most one kill in a row comes before a page.
+                    some = dice.choice((0, 1, 2, 5, 9)) if before else dice.choice((1, 2, 5, 9))
+                    before, done = some, progress(services)
+                    wait_for(lambda: progress(services) >= done + some or not unfinished(services))  # noqa: B023
+                    time.sleep(dice.uniform(0, 0.3))
+                else:
+                    wait_for(lambda: not unfinished(services), seconds=PATIENCE * 3)
+                worker.send_signal(number)
+            finally:
+                worker.kill()
+                worker.wait()
+            kills += 1
+            # What the server does when its child is gone.
+            services.database.write(workers.end_dead)
+        assert kills > 3
+        for job_id, volume in zip(ids, volumes, strict=True):
+            job = client.get(f"/api/v1/jobs/{job_id}").json()
+            assert (job["status"], job["pages"]["done"], job["pages"]["failed"]) == ("completed", PAGES, 0), (
+                job
+            )
+            result = client.get(job["result_url"], follow_redirects=True).content
+            # A volume has the same bytes every time.
+            assert result == (tmp_path / "out" / volume.name).read_bytes()
+            with zipfile.ZipFile(io.BytesIO(result)) as archive:
+                assert len([name for name in archive.namelist() if name.endswith(".png")]) == PAGES
+    results = services.database.read(
+        lambda c: c.scalars(sa.select(files.c.job_id).where(files.c.kind == "result")).all()
+    )
+    assert sorted(results) == sorted(ids)
+
+
+def test_a_job_that_ends_every_worker_is_set_aside_by_the_next_one(
+    open_server: OpenServices, tmp_path: Path
+) -> None:
+    services = open_server()
+    volume = make_volume(tmp_path / "volumes", 1)
+    with client_of(services, make_key(services, "me")) as client:
+        job_id = client.post("/api/v1/uploads", files=[("file", (volume.name, volume.read_bytes()))]).json()[
+            "job_id"
+        ]
+        for _ in range(queue.MAX_ATTEMPTS):
+            services.database.write(lambda c: queue.claim(c, "dead", jobs_per_user=9))
+            services.database.write(lambda c: queue.end_leases(c, "dead"))
+        worker = start_worker(services, tmp_path)
+        try:
+            wait_for(lambda: client.get(f"/api/v1/jobs/{job_id}").json()["status"] == "failed")
+        finally:
+            worker.kill()
+            worker.wait()
+        assert client.get(f"/api/v1/jobs/{job_id}").json()["error"]["code"] == "set_aside"
+
+
+def test_a_worker_that_was_stopped_past_its_lease_changes_nothing(
+    open_server: OpenServices, tmp_path: Path
+) -> None:
+    services = open_server()
+    volume = make_volume(tmp_path / "volumes", 1)
+    with client_of(services, make_key(services, "me")) as client:
+        job_id = client.post("/api/v1/uploads", files=[("file", (volume.name, volume.read_bytes()))]).json()[
+            "job_id"
+        ]
+        worker = start_worker(services, tmp_path)
+        try:
+            wait_for(lambda: is_running(services))
+            worker.send_signal(signal.SIGSTOP)
+            # Its lease ends, and somebody else takes the job and finishes it.
+            end_lease = sa.update(jobs).values(lease_until=0)
+            services.database.write(lambda c: c.execute(end_lease))
+            held = services.database.write(lambda c: queue.claim(c, "other", jobs_per_user=9))
+            assert held is not None and held.job_id == job_id
+            result = queue.Result(pages_total=1, pages_done=1, pages_failed=0, model="other")
+            services.database.write(lambda c: queue.complete(c, held, result))
+            worker.send_signal(signal.SIGCONT)
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(PATIENCE) == 128 + signal.SIGTERM
+        finally:
+            worker.kill()
+            worker.wait()
+        found = client.get(f"/api/v1/jobs/{job_id}").json()
+        assert (found["status"], found["model"]) == ("completed", "other")
+    stored = [path for path in (services.settings.data / "files" / "results").rglob("*") if path.is_file()]
+    assert stored == []
