@@ -183,8 +183,16 @@ def is_refused(read: Callable[[Path], object], ledger: Path, what: str) -> bool:
     return False
 
 
+def rotate(values: list[str], by: int) -> list[str]:
+    by %= len(values)
+    return values[by:] + values[:by]
+
+
 @pytest.mark.parametrize(("table", "column"), columns(), ids=str)
 def test_any_value_in_any_column_ends_in_words(job: Job, table: str, column: str) -> None:
+    # Every value is read; the commands see two values a column, others from column to column. A long trial sees all.
+    at = columns().index((table, column))
+    tried = sorted(TRIED) if os.environ.get("COMIC_UPSCALE_TEST_LONG") else rotate(sorted(TRIED), at)[:2]
     refused = []
     for what, value in ODD.items():
         job.put(table, column, value)
@@ -192,7 +200,7 @@ def test_any_value_in_any_column_ends_in_words(job: Job, table: str, column: str
             is_refused(read, job.ledger, what)
         if is_refused(lambda path: Ledger(path).close(), job.ledger, what):
             refused.append(what)
-        elif what in TRIED:
+        elif what in tried:
             for command in job.commands():
                 code, out = invoke(*command)
                 assert code in (0, 1, 3, 6), (what, command, out)

@@ -151,6 +151,10 @@ def test_the_worker_ends_when_idle_and_comes_back(server: RunningServer, page: P
     assert not list((server.data / "work").iterdir())
 
 
+@pytest.mark.skipif(
+    "COMIC_UPSCALE_TEST_LONG" not in os.environ,
+    reason="a long trial, COMIC_UPSCALE_TEST_LONG=1; tests/worker/test_kills.py kills workers, too",
+)
 def test_a_killed_worker_loses_nothing(server: RunningServer, tmp_path: Path) -> None:
     volume = tmp_path / "long.cbz"
     with zipfile.ZipFile(volume, "w") as archive:
