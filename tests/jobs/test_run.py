@@ -706,6 +706,8 @@ def test_status_of_a_folder_that_cannot_be_written(open_folder: Path, tiny_weigh
     draw(open_folder / "pages" / "0.png", 0)
     settings = JobSettings(input=open_folder / "pages", output=open_folder / "out", model=str(tiny_weights))
     run(settings)
+    # A ledger is private; its owner lets others read it.
+    settings.ledger_path.chmod(0o644)
     settings.ledger_path.parent.chmod(0o555)
     with as_nobody():
         assert read_status(settings.ledger_path).done == 1
