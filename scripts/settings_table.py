@@ -33,8 +33,6 @@ def page_with(text: str, new: str) -> str:
 def _default(option: Definition) -> str:
     if option.opt.default_text is not None:
         return option.opt.default_text
-    if option.is_required:
-        return "the user's data folder"
     if option.default in (None, ()):
         return ""
     if isinstance(option.default, bool):

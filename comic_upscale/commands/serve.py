@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from comic_upscale.commands.options import Given, takes
+from comic_upscale.commands.worker import WORKER, run_worker
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.settings.options import definitions, pick
 
@@ -31,8 +32,6 @@ def serve(
     settings = server_settings(given.values())
     set_up_server_logging(as_json=log_json, verbose=verbose)
     if settings.role == "worker":
-        from comic_upscale.commands.worker import run_worker
-
         run_worker(settings)
         return
     from comic_upscale.server.run import serve as run_server
@@ -47,15 +46,12 @@ def _worker_command(settings: ServerSettings) -> WorkerCommand:
     from comic_upscale.commands.server_environment import worker_environment
     from comic_upscale.server.supervisor import WorkerCommand
 
-    options: list[Any] = [
-        "--data", settings.data, "--device", settings.device, "--jobs-per-user", settings.jobs_per_user,
-        "--worker-idle-timeout", settings.worker_idle_timeout,
-    ]  # fmt: skip
-    if settings.job_timeout is not None:
-        options += ["--job-timeout", settings.job_timeout]
-    if settings.worker_threads is not None:
-        options += ["--worker-threads", settings.worker_threads]
-    arguments = [sys.executable, "-m", "comic_upscale", "worker", *map(str, options)]
+    arguments = [sys.executable, "-m", "comic_upscale", "worker"]
+    for option in WORKER:
+        value = getattr(settings, option.name)
+        # All users of a machine can see the arguments of a process. Its environment is private.
+        if value is not None and not option.opt.secret:
+            arguments += [option.flag, str(value)]
     return WorkerCommand(arguments, worker_environment(settings))
 
 

@@ -98,18 +98,11 @@ def revoke_key(
     where: Given, key_id: Annotated[str, typer.Argument(metavar="KEY", help="The key, or its part cu_ID.")]
 ) -> None:
     """Revoke an API key. It ends at once."""
-    from comic_upscale.server import audit, keys
+    from comic_upscale.server import keys
 
     part = key_id.removeprefix("cu_").partition("_")[0]
-
-    def revoke(connection: Any) -> bool:
-        found = keys.revoke_key(connection, part)
-        if found:
-            audit.record(connection, None, "key.revoke", part)
-        return found
-
     with _database(where) as database:
-        if not database.write(revoke):
+        if not database.write(lambda connection: keys.revoke_key(connection, None, part)):
             raise InputError(f"there is no valid key cu_{part}: `comic-upscale server key list` lists all")
     typer.echo(f"The key cu_{part} is revoked.")
 

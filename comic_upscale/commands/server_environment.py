@@ -9,18 +9,16 @@ import os
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from comic_upscale.commands.environment import default_workers, weights_cache, weights_folders
 from comic_upscale.errors import SettingsError
-from comic_upscale.settings.environment import values_from_environment
-
-if TYPE_CHECKING:
-    from comic_upscale.server.settings import ServerSettings
+from comic_upscale.server.settings import ServerSettings
+from comic_upscale.settings.environment import values_from_environment, variables_of
+from comic_upscale.settings.options import definitions
+from comic_upscale.settings.paths import absolute
 
 _PACKAGES = ("alembic", "argon2", "fastapi", "itsdangerous", "limits", "sqlalchemy", "uvicorn", "zipstream")
-_KEPT_FROM_WORKERS = ("SECRET_KEY", "ADMIN_SEED_PASS", "API_KEY", "WEBHOOK_SECRET")
-"""Secrets that only the server needs. A worker opens files of strangers."""
 
 
 def server_settings(given: Mapping[str, Any]) -> ServerSettings:
@@ -34,9 +32,6 @@ def server_settings(given: Mapping[str, Any]) -> ServerSettings:
             f"the server needs packages that are not installed ({', '.join(missing)}): "
             "pip install 'comic-upscale[server]'"
         )
-    from comic_upscale.server.settings import ServerSettings
-    from comic_upscale.settings.paths import absolute
-
     values = {**values_from_environment(ServerSettings, os.environ), **given}
     if values.get("data") is None:
         import platformdirs
@@ -56,9 +51,17 @@ def job_defaults(settings: ServerSettings) -> dict[str, Any]:
 
 
 def worker_environment(settings: ServerSettings) -> dict[str, str]:
-    """Return the variables for a worker: those of this process without secrets that it does not need."""
-    secret = {f"{prefix}{name}{end}" for prefix in ("", "COMIC_UPSCALE_") for name in _KEPT_FROM_WORKERS
-              for end in ("", "_FILE")}  # fmt: skip
+    """Return the variables for a worker: those of this process without the secrets, except the database's URL.
+
+    A worker opens files of strangers.
+    """
+    secret = {
+        f"{variable}{end}"
+        for option in definitions(ServerSettings)
+        if option.opt.secret and option.name != "database"
+        for variable in variables_of(option)
+        for end in ("", "_FILE")
+    }
     variables = {name: value for name, value in os.environ.items() if name not in secret}
     if settings.database is not None:
         # Not as an argument: all users of a machine can see those.

@@ -245,6 +245,32 @@ def interrupt(engine: Engine) -> None:
         method()
 
 
+class KeptOpen:
+    """An engine that its user does not end: whoever opened it closes it later.
+
+    It has no ``interrupt`` either: a run interrupts its engines whenever it closes them.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @property
+    def info(self) -> EngineInfo:
+        """The properties of the engine."""
+        return self._engine.info
+
+    def batch_limit(self, height: int, width: int) -> int:
+        """Return the limit of the engine."""
+        return self._engine.batch_limit(height, width)
+
+    def upscale(self, batch: Batch) -> Upscaled:
+        """Upscale by the engine."""
+        return self._engine.upscale(batch)
+
+    def close(self) -> None:
+        """Leave the engine open."""
+
+
 def check_batch_size(info: EngineInfo, batch: Batch) -> None:
     """Refuse pages with more pixels than the engine accepts.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from comic_upscale.costs.rates import Measured
-from comic_upscale.engines.base import Batch, Engine, EngineInfo, Upscaled
+from comic_upscale.engines.base import Engine, KeptOpen
 from comic_upscale.engines.pages import prepare, upscale_pages
 from comic_upscale.engines.registry import OpenEngines, open_engines, prepare_engine
 from comic_upscale.errors import DeviceError, PageError
@@ -170,7 +170,7 @@ def _time_run(
         trial = replace(
             settings, input=source, output=Path(folder) / "out", ledger=None, price=None, max_cost=None
         )
-        wrapped: list[Engine] = [_NeverClosed(engine) for engine in engines]
+        wrapped: list[Engine] = [KeptOpen(engine) for engine in engines]
         measured = measure_run(trial, origin="bench", on_event=note, open_engines=lambda *_: wrapped)
     measured = replace(measured, start_seconds=round(measured.start_seconds + loading, 3))
     whole = measured.pages / measured.whole_seconds
@@ -202,29 +202,6 @@ def _stage(name: str, pages: Sequence[PageDone], run: Measured) -> Stage:
         busy=round(min(seconds / (run.whole_seconds * places), 1.0), 4),
         waited_a_page=round(sum(waited) / len(waited), 5) if waited else None,
     )
-
-
-class _NeverClosed:
-    """A wrapper that keeps the engine open when the run closes it."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    @property
-    def info(self) -> EngineInfo:
-        """As the engine's."""
-        return self._engine.info
-
-    def batch_limit(self, height: int, width: int) -> int:
-        """As the engine's."""
-        return self._engine.batch_limit(height, width)
-
-    def upscale(self, batch: Batch) -> Upscaled:
-        """As the engine's."""
-        return self._engine.upscale(batch)
-
-    def close(self) -> None:
-        """Stay open."""
 
 
 def peak_memory() -> int:

@@ -84,6 +84,8 @@ def create_user(
     Raises:
         SettingsError: the name or the address is taken or not allowed.
     """
+    if name == ANONYMOUS and role != "anonymous":
+        raise SettingsError(f"the name {name} is reserved for uploads without an account: choose another one")
     user_id = new_id()
     try:
         with connection.begin_nested():

@@ -12,7 +12,7 @@ from fastapi.responses import RedirectResponse
 from starlette.datastructures import MutableHeaders
 
 from comic_upscale.server.api import admin, auth, catalogue, downloads, events, health, jobs, uploads
-from comic_upscale.server.api.errors import add_error_handlers
+from comic_upscale.server.api.errors import add_error_handlers, error_response
 from comic_upscale.server.ids import new_id
 from comic_upscale.server.services import Services
 from comic_upscale.version import __version__
@@ -24,6 +24,7 @@ log = logging.getLogger("comic_upscale.access")
 
 MOST_BODY = 1 << 20
 """Bytes of the body of any request but an upload."""
+_TOO_LARGE = f"The body of this request may have at most {MOST_BODY} bytes."
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TOKEN = re.compile(r"(/api/v1/(?:files|bundles/[a-z]+)/)[^/]+")
 
@@ -35,14 +36,15 @@ def create_app(services: Services) -> FastAPI:
         version=__version__,
         description="Upscales comic pages and whole volumes.",
         license_info={"name": "MIT"},
-        max_body_size=MOST_BODY,
+        # A second viewer beside /docs, which loads more from other hosts.
+        redoc_url=None,
         telemetry={"tracing": False},
     )
     app.state.services = services
     add_error_handlers(app)
     # "/jobs/events" comes before "/jobs/{job_id}".
     for topic in (uploads, events, jobs, downloads, catalogue, auth, admin, health):
-        app.include_router(topic.router)
+        app.include_router(topic.router, max_body_size=MOST_BODY)
 
     @app.get("/", include_in_schema=False)
     async def home() -> RedirectResponse:
@@ -50,6 +52,10 @@ def create_app(services: Services) -> FastAPI:
 
     app.add_middleware(_EveryRequest)
     return app
+
+
+class _BodyTooLarge(Exception):
+    """The framework refused the body of a request."""
 
 
 class _EveryRequest:
@@ -71,6 +77,9 @@ class _EveryRequest:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
+                if status == 413 and headers.get("content-type", "").startswith("text/plain"):
+                    # The limit of a body answers before the handlers of errors do.
+                    raise _BodyTooLarge
                 headers["X-Request-Id"] = request_id
                 headers.setdefault("X-Content-Type-Options", "nosniff")
                 headers.setdefault("Referrer-Policy", "no-referrer")
@@ -79,6 +88,10 @@ class _EveryRequest:
 
         try:
             await self._app(scope, receive, send_more)
+        except _BodyTooLarge:
+            await error_response(413, "too_large", _TOO_LARGE, None, {"Connection": "close"})(
+                scope, receive, send_more
+            )
         finally:
             log.info(
                 "%s %s %s", scope["method"], _TOKEN.sub(r"\1...", scope["path"]), status,

@@ -1,7 +1,7 @@
-"""Sending a webhook to an address that a stranger chose, without reaching anything inside.
+"""Sending a webhook to an address that a stranger chose, without reaching the internal network.
 
 The name is resolved once, every address of it must be public, and the connection goes to the very address that was
-checked: a name that resolves to another one a moment later gains nothing. Redirects are not followed.
+checked: a name that resolves differently a moment later gains nothing. Redirects are not followed.
 """
 
 from __future__ import annotations

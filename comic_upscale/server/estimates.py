@@ -16,7 +16,7 @@ _RECENT = 20
 def seconds_until_done(connection: Connection, row: Mapping[str, Any]) -> float | None:
     """Return the expected seconds until a job is done, with the jobs before it; None before the first job was done.
 
-    The server does not open the files, so the bytes of recent jobs and their times have to do.
+    The server does not open the files, so it compares their bytes with those of recent jobs.
     """
     recent = (
         sa.select(jobs.c.seconds, uploads.c.size)

@@ -1,7 +1,7 @@
 """Changes of jobs, for viewers that wait for them: one look at the database serves all viewers of this process.
 
 An event is the whole state of a job. So a viewer that was away needs no history: it gets the present state if its
-``revision`` is another than the one that it saw last.
+``revision`` differs from the one that it saw last.
 """
 
 from __future__ import annotations

@@ -112,21 +112,16 @@ class LocalFiles:
         return self._path(key)
 
     def fetch(self, key: str, target: Path) -> None:
-        """Link a file to a path, or copy it where links are not possible."""
+        """Link a file to a path, or copy it where links are not possible. A file that exists there is complete."""
         source = self._path(key)
         try:
-            try:
-                os.link(source, target)
-            except FileExistsError:
-                return
-            except FileNotFoundError:
-                raise
-            except OSError:
-                shutil.copyfile(source, target)
+            os.link(source, target)
+        except FileExistsError:
+            return
         except FileNotFoundError:
             raise
-        except OSError as error:
-            raise _in_words(error) from error
+        except OSError:
+            _copy(source, target)
 
     def delete(self, key: str) -> None:
         """Delete a file, and the folders that become empty."""
@@ -196,6 +191,18 @@ class _LocalWriter:
         except OSError as error:
             raise _in_words(error) from error
         return StoredFile(self._key, self._size, self._digest.hexdigest())
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file, completely or not at all: a worker may be killed meanwhile, and the next one uses the copy."""
+    with source.open("rb") as file:
+        try:
+            with open_part(target, target.name) as part:
+                shutil.copyfileobj(file, part.file, _CHUNK)
+                part.flush()
+                part.move_to(target)
+        except OSError as error:
+            raise _in_words(error) from error
 
 
 def store_file(store: FileStore, key: str, source: IO[bytes]) -> StoredFile:

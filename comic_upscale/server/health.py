@@ -1,4 +1,4 @@
-"""How a server is: what its queue, its workers and its disk look like."""
+"""The state of a server: its queue and its workers."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import shutil
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,7 +18,8 @@ from comic_upscale.server import queue
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.schema import files, idempotency, jobs, now_ms, sessions, uploads, workers
 from comic_upscale.server.files import FileStore
-from comic_upscale.server.jobs import delete_job
+from comic_upscale.server.idempotency import KEEP_MS
+from comic_upscale.server.jobs import ENDED, delete_job, keys_in_use
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,6 @@ ORPHAN_SECONDS = 86_400.0
 """A stored file without a row counts as left behind after this long. An upload in progress has no row either."""
 WORKERS_KEPT_MS = 7 * 86_400_000
 _AT_ONCE = 200
-_DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +93,7 @@ class Janitor:
         orphans = 0
         keys = iter(self._store.keys())
         while some := list(islice(keys, _AT_ONCE)):
-            known = self._database.read(lambda connection, some=some: _known(connection, some))  # type: ignore[misc]
+            known = self._database.read(lambda connection, some=some: keys_in_use(connection, some))  # type: ignore[misc]
             stored |= known
             for key in set(some) - known:
                 if self._is_old(key):
@@ -122,7 +121,7 @@ class Janitor:
             self._store.open(key).close()
         except FileNotFoundError:
             # Its row may have been deleted together with it.
-            return not self._database.read(lambda connection: _known(connection, [key]))
+            return not self._database.read(lambda connection: keys_in_use(connection, [key]))
         return True
 
     def _delete_folders(self) -> int:
@@ -144,9 +143,7 @@ class Janitor:
 def _delete_some(connection: Connection) -> tuple[list[str], int]:
     expired = list(
         connection.scalars(
-            sa.select(jobs.c.id)
-            .where(jobs.c.expires_at < now_ms(), jobs.c.status.in_(("completed", "failed", "canceled")))
-            .limit(_AT_ONCE)
+            sa.select(jobs.c.id).where(jobs.c.expires_at < now_ms(), jobs.c.status.in_(ENDED)).limit(_AT_ONCE)
         )
     )
     keys: list[str] = []
@@ -173,10 +170,6 @@ def _delete_some(connection: Connection) -> tuple[list[str], int]:
 
 def _delete_old_rows(connection: Connection) -> None:
     queue.set_aside(connection)
-    connection.execute(sa.delete(idempotency).where(idempotency.c.created_at < now_ms() - _DAY_MS))
+    connection.execute(sa.delete(idempotency).where(idempotency.c.created_at < now_ms() - KEEP_MS))
     connection.execute(sa.delete(sessions).where(sessions.c.expires_at < now_ms()))
     connection.execute(sa.delete(workers).where(workers.c.ended_at < now_ms() - WORKERS_KEPT_MS))
-
-
-def _known(connection: Connection, keys: Iterable[str]) -> set[str]:
-    return set(connection.scalars(sa.select(files.c.storage_key).where(files.c.storage_key.in_(list(keys)))))

@@ -5,22 +5,26 @@ Functions take the connection of a transaction.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from comic_upscale.errors import DatabaseError
 from comic_upscale.server.accounts import Account
+from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.schema import files, jobs, now_ms, uploads
+from comic_upscale.server.files import FileStore, StoredFile
 from comic_upscale.server.ids import new_id
 from comic_upscale.server.multipart import Received
 from comic_upscale.server.names import clean_name, distinct_names
 from comic_upscale.server.queue import PRIORITY, Lane, position
 
-ENDED = frozenset(("completed", "failed", "canceled"))
+Status: TypeAlias = Literal["queued", "running", "completed", "failed", "canceled"]
+ENDED: tuple[Status, ...] = ("completed", "failed", "canceled")
 """The statuses of jobs that have ended."""
 
 
@@ -130,6 +134,27 @@ def find_file(connection: Connection, file_id: str) -> Mapping[str, Any] | None:
     """Return the row of a file; None if there is none."""
     row = connection.execute(sa.select(files).where(files.c.id == file_id)).mappings().first()
     return None if row is None else dict(row)
+
+
+def keys_in_use(connection: Connection, keys: Iterable[str]) -> set[str]:
+    """Return those of some keys that a row of a file names."""
+    wanted = files.c.storage_key.in_(list(keys))
+    return set(connection.scalars(sa.select(files.c.storage_key).where(wanted)))
+
+
+def discard_files(database: Database, store: FileStore, stored: Iterable[StoredFile]) -> None:
+    """Delete stored files after an error, unless a row names them. Blocks.
+
+    A row may exist in spite of the error, if the connection broke after the commit. If the database does not answer,
+    all files stay; the janitor deletes those without a row later.
+    """
+    keys = {file.key for file in stored}
+    try:
+        unused = keys - database.read(lambda connection: keys_in_use(connection, keys))
+    except DatabaseError:
+        return
+    for key in unused:
+        store.delete(key)
 
 
 def delete_job(connection: Connection, job_id: str) -> list[str] | None:

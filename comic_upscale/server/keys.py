@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from comic_upscale.server import audit
 from comic_upscale.server.accounts import Account, Role, Scope, check_name, scopes_of
 from comic_upscale.server.database.schema import keys, now_ms, users
 from comic_upscale.server.ids import new_secret, secret_hash
@@ -102,11 +103,14 @@ def list_of(connection: Connection, user_id: str | None) -> list[dict[str, Any]]
     return [dict(row) for row in rows.mappings()]
 
 
-def revoke_key(connection: Connection, key_id: str, *, user_id: str | None = None) -> bool:
-    """Revoke a key, and return whether there was a valid one.
+def revoke_key(
+    connection: Connection, actor: Account | None, key_id: str, *, user_id: str | None = None
+) -> bool:
+    """Revoke a key, record it in the audit log, and return whether there was a valid one.
 
     Args:
         connection: in a transaction that writes.
+        actor: who does it; None for the command line.
         key_id: the part of the key after ``cu_``.
         user_id: the owner, if only the owner may revoke it.
     """
@@ -116,4 +120,7 @@ def revoke_key(connection: Connection, key_id: str, *, user_id: str | None = Non
         .where(keys.c.id == key_id, keys.c.revoked_at.is_(None), *owner)
         .values(revoked_at=now_ms())
     )
-    return bool(revoked.rowcount)
+    if not revoked.rowcount:
+        return False
+    audit.record(connection, actor, "key.revoke", key_id)
+    return True

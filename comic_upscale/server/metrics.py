@@ -1,11 +1,11 @@
-"""Figures for Prometheus. A scrape reads a snapshot that is renewed at most every few seconds, so it costs no query."""
+"""Figures for Prometheus. Scrapes read a snapshot, so many of them cost one query every few seconds."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import sqlalchemy as sa
 from prometheus_client import CollectorRegistry, generate_latest
@@ -17,6 +17,7 @@ from comic_upscale.server import health
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.schema import jobs
 from comic_upscale.server.files import FileStore
+from comic_upscale.server.jobs import Status
 
 KEEP_SECONDS = 5.0
 
@@ -60,7 +61,7 @@ class _Snapshot(Collector):
         by_status = GaugeMetricFamily(
             "comic_upscale_jobs", "Jobs by status, as long as they are kept.", labels=["status"]
         )
-        for status in ("queued", "running", "completed", "failed", "canceled"):
+        for status in get_args(Status):
             by_status.add_metric([status], self._figures["statuses"].get(status, 0))
         yield by_status
         for name, help, value in (

@@ -1,4 +1,4 @@
-"""Names of uploaded files. A client chooses them, so they are cleaned before anything is called so."""
+"""Names of uploaded files. A client chooses them, so they are cleaned before they are used."""
 
 from __future__ import annotations
 

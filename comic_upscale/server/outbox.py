@@ -1,4 +1,4 @@
-"""The outbox: webhooks that are due, written with the end of their job, sent until somebody takes them.
+"""The outbox: webhooks that are due, written with the end of their job, sent until the receiver accepts them.
 
 The receiver may get a webhook more than once, always with the same id.
 """

@@ -14,7 +14,7 @@ from comic_upscale.errors import ComicUpscaleError, SettingsError
 from comic_upscale.models.catalogue import find_model
 from comic_upscale.settings.option_json import from_json, to_json
 from comic_upscale.settings.options import Definition, as_flag, definitions, value_from_text
-from comic_upscale.settings.processing import AUTO_MODEL, ProcessingSettings, SizeOptions
+from comic_upscale.settings.processing import AUTO_MODEL, ProcessingSettings, SizeOptions, join_size
 
 DENOISE_MODEL = "realesr-general-x4v3"
 
@@ -67,20 +67,36 @@ class FieldError(ComicUpscaleError):
         self.field = field
 
 
-def read_params(
-    fields: Mapping[str, str], presets: Mapping[str, Mapping[str, Any]] = PRESETS
-) -> dict[str, Any]:
+def read_params(fields: Mapping[str, str]) -> dict[str, Any]:
     """Return the processing options that form fields ask for, as JSON that `processing_settings` reads.
 
     Raises:
         FieldError: a field is unknown, or has a value that is not allowed.
     """
+    given = _given(fields)
+    return to_json(_settings(given, _asked(given)), ALLOWED)
+
+
+def read_changes(fields: Mapping[str, str]) -> dict[str, Any]:
+    """Return only the options that form fields set, also where they set a default; otherwise like `read_params`."""
+    given = _given(fields)
+    asked = _asked(given)
+    return to_json(_settings(given, asked), asked.keys())
+
+
+def _given(fields: Mapping[str, str]) -> dict[str, str]:
+    """Return the fields that are not empty."""
     given = {name: text for name, text in fields.items() if text.strip()}
     for name in given:
         if name not in FIELDS:
             raise FieldError(name, f"there is no option {name}, or a request may not set it")
-    values: dict[str, Any] = dict(_preset(given, presets))
-    values.update(_denoise(given, values))
+    return given
+
+
+def _asked(given: Mapping[str, str]) -> dict[str, Any]:
+    """Return the values of the options that fields set."""
+    values: dict[str, Any] = dict(_preset(given))
+    values.update(_denoise(given))
     if (size := _size(given)) is not None:
         values["size"] = size
     if _flag(given, "refine_faces"):
@@ -90,11 +106,14 @@ def read_params(
             values[option.name] = _value(option, given[option.name])
     if "model" in values:
         values["model"] = _model(values["model"])
+    return values
+
+
+def _settings(given: Mapping[str, str], values: Mapping[str, Any]) -> ProcessingSettings:
     try:
-        settings = ProcessingSettings(**values)
+        return ProcessingSettings(**values)
     except SettingsError as error:
         raise FieldError(_culprit(str(error), given), _as_field(str(error))) from None
-    return to_json(settings, ALLOWED)
 
 
 def processing_settings(params: Mapping[str, Any]) -> ProcessingSettings:
@@ -106,14 +125,19 @@ def processing_settings(params: Mapping[str, Any]) -> ProcessingSettings:
     return from_json(ProcessingSettings, {name: value for name, value in params.items() if name in ALLOWED})
 
 
-def _preset(given: Mapping[str, str], presets: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+def json_type(option: Definition) -> str:
+    """Return the type of an option in JSON Schema; text for everything that is not a number or a flag."""
+    return {int: "integer", float: "number", bool: "boolean"}.get(option.kind, "string")
+
+
+def _preset(given: Mapping[str, str]) -> Mapping[str, Any]:
     name = given.get("preset", "standard").strip()
-    if name not in presets:
-        raise FieldError("preset", f"there is no preset {name!r}: choose {', '.join(presets)}")
-    return presets[name]
+    if name not in PRESETS:
+        raise FieldError("preset", f"there is no preset {name!r}: choose {', '.join(PRESETS)}")
+    return PRESETS[name]
 
 
-def _denoise(given: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, Any]:
+def _denoise(given: Mapping[str, str]) -> dict[str, Any]:
     text = given.get("denoise", "").strip().lower()
     if not text:
         return {}
@@ -127,7 +151,7 @@ def _denoise(given: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, A
                 "denoise", f"denoise must be {', '.join(DENOISE)} or a number from 0 to 1, not {text!r}"
             ) from None
     if strength is None:
-        return {}
+        return {"denoise": None}
     # Only one model has a strength. It is used unless the request names another.
     has_model = "model" in given and given["model"].strip() != AUTO_MODEL
     return {"denoise": strength} if has_model else {"denoise": strength, "model": DENOISE_MODEL}
@@ -156,8 +180,6 @@ def _size(given: Mapping[str, str]) -> Any:
 
 
 def _join(parts: Mapping[str, Any], field: str) -> Any:
-    from comic_upscale.settings.processing import join_size
-
     try:
         return join_size(parts)
     except SettingsError as error:

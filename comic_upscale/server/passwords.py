@@ -21,7 +21,7 @@ AT_ONCE = 2
 """Hashes at the same time; each takes 64 MiB."""
 MOST_WAITING = 16
 
-# Passwords that stand in published documents, and the most usual ones that are long enough.
+# Passwords from published documents, and the most common ones that are long enough.
 _KNOWN = frozenset(
     (
         "administrator", "change-me-now", "changeme123", "change_me_please", "comic-upscale", "comicupscale",

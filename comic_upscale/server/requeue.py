@@ -22,7 +22,7 @@ def requeue(
     Args:
         connection: in a transaction that writes.
         row: of the old job.
-        changes: processing options that differ, as `params.read_params` returns them.
+        changes: processing options that differ, as `params.read_changes` returns them.
     """
     if row["status"] not in ENDED:
         return None

@@ -44,7 +44,7 @@ def serve(
     """Serve until a signal, and return the number of the second signal, or 0 after a clean stop.
 
     The first SIGTERM or SIGINT stops cleanly: no new requests, open ones finish, and the worker finishes its pages in
-    hand. The second one ends everything at once; jobs continue at the next start.
+    progress. The second one ends everything at once; jobs continue at the next start.
 
     Args:
         settings: of the server.
@@ -52,7 +52,7 @@ def serve(
         on_ready: called once the ports are open.
 
     Raises:
-        SettingsError: a port is taken, or an address cannot be used.
+        SettingsError: a port is taken, an address cannot be used, or the system is Windows.
         DatabaseError: the database cannot be used, or another server uses it.
         OutputError: the data folder cannot be written.
     """
@@ -76,8 +76,11 @@ class _Running:
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal, number)
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self._on_signal, number)
+        except NotImplementedError:
+            raise SettingsError("the server does not run on Windows: run it in WSL") from None
         self._task = asyncio.ensure_future(self._serve())
         try:
             await self._task
@@ -89,7 +92,7 @@ class _Running:
     def _on_signal(self, number: int) -> None:
         self._signals.append(number)
         if len(self._signals) == 1:
-            log.warning("stopping: open requests end, and the worker finishes its pages in hand")
+            log.warning("stopping: open requests end, and the worker finishes its pages in progress")
             self._stop.set()
         elif self._task is not None:
             if self._services.supervisor is not None:
@@ -178,7 +181,7 @@ def _url(bound: socket.socket) -> str:
 
 @contextlib.contextmanager
 def _only_server(settings: ServerSettings) -> Iterator[None]:
-    """Hold the lock of an SQLite database, whose server has its worker and its janitor for itself."""
+    """Hold the lock of a data folder with an SQLite database, which only one server may use at a time."""
     if settings.database is not None:
         yield
         return

@@ -19,8 +19,8 @@ def load_secrets(settings: ServerSettings) -> list[str]:
     Raises:
         OutputError: the secret of the data folder cannot be read or written.
     """
-    if settings.secret_key is not None:
-        return [secret.strip() for secret in settings.secret_key.split(",")]
+    if settings.secret_keys:
+        return settings.secret_keys
     path = settings.data / NAME
     try:
         try:

@@ -9,10 +9,11 @@ from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 from sqlalchemy.engine import Connection
 
+from comic_upscale.errors import OutputError, SettingsError
 from comic_upscale.server import audit
-from comic_upscale.server.accounts import ANONYMOUS, ensure_user, has_admin, set_password
+from comic_upscale.server.accounts import ANONYMOUS, ensure_user, find_user, has_admin, set_password
 from comic_upscale.server.database.engine import Database
-from comic_upscale.server.database.migrate import migrate
+from comic_upscale.server.database.migrate import check_schema, migrate
 from comic_upscale.server.events import Hub
 from comic_upscale.server.files import FileStore, LocalFiles
 from comic_upscale.server.links import Links
@@ -68,8 +69,6 @@ def open_database(settings: ServerSettings, *, migrating: bool) -> Database:
         DatabaseError: it cannot be used, or its schema is another.
         OutputError: the data folder cannot be created.
     """
-    from comic_upscale.server.database.migrate import check_schema
-
     make_folder(settings.data)
     database = Database(settings.database_url)
     try:
@@ -94,8 +93,6 @@ def make_folder(path: Path) -> None:
     Raises:
         OutputError: it cannot be created.
     """
-    from comic_upscale.errors import OutputError
-
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
@@ -103,13 +100,22 @@ def make_folder(path: Path) -> None:
 
 
 def _seed_admin(settings: ServerSettings, database: Database, passwords: Passwords) -> None:
-    """Create the first administrator, unless there is one."""
+    """Create the first administrator, unless there is one.
+
+    Raises:
+        SettingsError: the password is poor, or a user of that name exists who is no administrator.
+    """
     if database.read(has_admin):
         return
     name, password = settings.admin_seed_user, settings.admin_seed_pass or ""
     hashed = passwords.hash_now(check_password(password, name))
 
     def create(connection: Connection) -> None:
+        user = find_user(connection, name)
+        if user is not None and user["role"] != "admin":
+            raise SettingsError(
+                f"the user {name} exists and is not an administrator: choose another ADMIN_SEED_USER"
+            )
         user_id = ensure_user(connection, name, "admin")
         set_password(connection, user_id, hashed, must_change=True)
         audit.record(connection, None, "user.create", name, role="admin")
@@ -122,6 +128,7 @@ def open_services(settings: ServerSettings) -> Services:
 
     Raises:
         DatabaseError, OutputError: as `open_database`.
+        SettingsError: the first administrator cannot be created.
     """
     database = open_database(settings, migrating=True)
     passwords = Passwords()

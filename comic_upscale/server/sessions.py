@@ -120,7 +120,7 @@ def end(connection: Connection, session_id: str, *, user_id: str | None = None) 
 
 
 def end_all(connection: Connection, user_id: str, *, but: str | None = None) -> int:
-    """End the sessions of a user, and return their number. After a new password, role or block, none may go on."""
+    """End the sessions of a user, and return their number. None continues after a new password, role or block."""
     others = () if but is None else (sessions.c.id != but,)
     return connection.execute(sa.delete(sessions).where(sessions.c.user_id == user_id, *others)).rowcount
 

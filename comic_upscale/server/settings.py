@@ -13,7 +13,6 @@ from comic_upscale.settings.limits import parse_bytes
 from comic_upscale.settings.options import Group, Opt, check, require
 
 Role: TypeAlias = Literal["all", "server", "worker"]
-DatabaseKind: TypeAlias = Literal["sqlite", "postgresql"]
 
 NETWORK, STORES, LIMITS, WORKERS, ACCOUNTS = (
     "Network", "Data", "Limits", "Worker", "Accounts and secrets",
@@ -47,8 +46,11 @@ class ServerSettings:
 
     data: Annotated[
         Path,
-        Opt("Folder for the database, uploads and results.", metavar="DIR", panel=STORES),
-    ]
+        Opt(
+            "Folder for the database, uploads and results.",
+            metavar="DIR", default_text="the user's data folder", panel=STORES,
+        ),
+    ]  # fmt: skip
     database: Annotated[
         str | None,
         Opt(
@@ -58,9 +60,12 @@ class ServerSettings:
     ] = None  # fmt: skip
     host: Annotated[
         str,
-        Opt("Address to listen on. Choose 0.0.0.0 to accept other machines.", panel=NETWORK),
+        Opt("Address to listen on. Choose 0.0.0.0 to accept connections from other machines.", panel=NETWORK),
     ] = "127.0.0.1"
-    port: Annotated[int, Ge(0), Lt(65536), Opt("Port of the pages; 0 for a free one.", panel=NETWORK)] = 5800
+    port: Annotated[
+        int, Ge(0), Lt(65536),
+        Opt("Port of the pages, which so far lead to the REST interface; 0 for a free one.", panel=NETWORK),
+    ] = 5800  # fmt: skip
     api_port: Annotated[
         int, Ge(0), Lt(65536), Opt("Port of the REST interface; 0 for a free one.", panel=NETWORK)
     ] = 5900
@@ -81,7 +86,7 @@ class ServerSettings:
     secret_key: Annotated[
         str | None,
         Opt(
-            "Signs links and sessions. Several, separated by commas, rotate: the last one signs, all of them verify. "
+            "Signs links. Several, separated by commas, rotate: the last one signs, all of them verify. "
             "Default: a random key in the data folder.",
             on_command_line=False, environment=("SECRET_KEY",), secret=True,
         ),
@@ -188,12 +193,16 @@ class ServerSettings:
                 _is_webhook_secret(self.webhook_secret),
                 "WEBHOOK_SECRET must be whsec_ followed by 24 to 64 bytes in base64",
             )
-        for name in ("secret_key", "api_key"):
-            for secret in (getattr(self, name) or "x" * LEAST_SECRET).split(","):
-                require(
-                    len(secret.strip()) >= LEAST_SECRET,
-                    f"{name.upper()} must have at least {LEAST_SECRET} characters",
-                )
+        for name, secrets in (("SECRET_KEY", self.secret_keys), ("API_KEY", [self.api_key])):
+            require(
+                all(secret is None or len(secret) >= LEAST_SECRET for secret in secrets),
+                f"{name} must have at least {LEAST_SECRET} characters",
+            )
+
+    @property
+    def secret_keys(self) -> list[str]:
+        """The secrets of ``secret_key``, oldest first; empty without one."""
+        return [] if self.secret_key is None else [secret.strip() for secret in self.secret_key.split(",")]
 
     @property
     def database_url(self) -> str:

@@ -1,4 +1,4 @@
-"""Starts the worker as a child process when there is work, and starts it again after a crash, each time later."""
+"""Starts the worker as a child process when there is work, and starts it again after a crash, with growing delays."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 LOOK_SECONDS = 1.0
-"""How often the queue is looked at without being told of a job."""
+"""How often the queue is checked without a wake-up."""
 CRASH_WAIT_SECONDS = (1.0, 5.0, 30.0, 60.0)
 """Waiting time after the first, second and later crashes in a row."""
 CRASH_LOOP = 2
@@ -33,7 +33,7 @@ LOOP_SECONDS = 30.0
 LAST_WORDS = 20
 """Lines of a worker's errors that are kept."""
 STOP_SECONDS = 120.0
-"""How long a stopping worker may take for its pages in hand."""
+"""How long a stopping worker may take for its pages in progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +68,6 @@ class Supervisor:
         """Look at the queue now; call it on the event loop."""
         self._wake.set()
 
-    @property
-    def pid(self) -> int | None:
-        """The process number of the worker; None while none runs."""
-        return None if self._child is None else self._child.pid
-
     def problems(self) -> list[str]:
         """Return what is wrong, in sentences."""
         if self._crashes < CRASH_LOOP:
@@ -92,7 +87,7 @@ class Supervisor:
                 await asyncio.wait_for(self._wake.wait(), LOOK_SECONDS)
 
     async def stop(self) -> None:
-        """Let the worker finish its pages in hand, then end it."""
+        """Let the worker finish its pages in progress, then end it."""
         self._stopping = True
         self._wake.set()
         if (child := self._child) is None:
@@ -126,16 +121,26 @@ class Supervisor:
 
     async def _run_worker(self) -> None:
         worker_id, began = new_id(), time.monotonic()
-        child = await asyncio.create_subprocess_exec(
-            *self._command.arguments, "--worker-id", worker_id,
-            env=dict(self._command.environment),
-            # The worker ends when this pipe closes, and so when this process is killed.
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
-            # Ctrl-C at a terminal goes to the whole group. This process tells the worker itself.
-            start_new_session=True,
-        )  # fmt: skip
+        try:
+            child = await asyncio.create_subprocess_exec(
+                *self._command.arguments, "--worker-id", worker_id,
+                env=dict(self._command.environment),
+                # The worker ends when this pipe closes, and so when this process is killed.
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+                # Ctrl-C at a terminal goes to the whole group. This process tells the worker itself.
+                start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            # Such as too little memory, or a Python that an update has removed.
+            self._words.append(f"it cannot be started: {error.strerror or error}")
+            self._wait_after_crash(began, self._words[-1])
+            return
         self._child = child
         log.info("worker started", extra={"pid": child.pid})
+        if self._stopping:
+            # `stop` came while the worker was being started, and found none.
+            with contextlib.suppress(ProcessLookupError):
+                child.send_signal(signal.SIGTERM)
         try:
             await self._listen(child)
             code = await child.wait()
@@ -150,13 +155,14 @@ class Supervisor:
             self._crashes = 0
             log.info("worker ended", extra={"pid": child.pid})
             return
+        self._wait_after_crash(began, f"code {code}")
+
+    def _wait_after_crash(self, began: float, reason: str) -> None:
         # A worker that lived for a while did some work: its end is no crash loop.
         self._crashes = 1 if time.monotonic() - began > LOOP_SECONDS else self._crashes + 1
         wait = CRASH_WAIT_SECONDS[min(self._crashes, len(CRASH_WAIT_SECONDS)) - 1]
         self._not_before = time.monotonic() + wait
-        log.error(
-            "worker crashed with code %s; the next one starts in %g s", code, wait, extra={"pid": child.pid}
-        )
+        log.error("worker crashed (%s); the next one starts in %g s", reason, wait)
 
     async def _listen(self, child: asyncio.subprocess.Process) -> None:
         """Log what the worker writes, until it closes its output."""

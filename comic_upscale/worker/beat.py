@@ -21,7 +21,6 @@ CANCELED, LOST, TIMEOUT, STOPPING = "canceled", "lost", "timeout", "stopping"
 
 STORE_SECONDS = 1.0
 """Progress is stored this often at most."""
-RENEW_SECONDS = queue.LEASE_SECONDS / 3
 _LOOK_SECONDS = 0.1
 
 
@@ -92,7 +91,7 @@ class Heartbeat:
             changed = {name: value for name, value in progress.items() if stored.get(name) != value}
             # What an earlier worker did counts as progress at once: it resets the number of attempts.
             due = now - stored_at >= STORE_SECONDS or bool(progress and not stored)
-            # A cancellation is told with a heartbeat, so one takes place every second in any case.
+            # Without progress, too: a heartbeat renews the lease, and learns of a cancellation.
             if not due:
                 continue
             stored_at = now

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TypeAlias
 
-from comic_upscale.engines.base import Batch, Engine, EngineInfo, Upscaled
+from comic_upscale.engines.base import Engine, KeptOpen
 from comic_upscale.engines.registry import OpenEngines, open_engines
 from comic_upscale.models.weights import ResolvedWeights
 from comic_upscale.settings.job import JobSettings
@@ -42,35 +42,12 @@ class EngineCache:
                 _close(self._open.popitem(last=False)[1])
             engines = self._opener(settings, weights)
         self._open[key] = engines
-        return [_Kept(engine) for engine in engines]
+        return [KeptOpen(engine) for engine in engines]
 
     def close(self) -> None:
         """Close all engines, for instance after an error of the device."""
         while self._open:
             _close(self._open.popitem()[1])
-
-
-class _Kept:
-    """An engine that its job does not close."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    @property
-    def info(self) -> EngineInfo:
-        """The properties of the engine."""
-        return self._engine.info
-
-    def batch_limit(self, height: int, width: int) -> int:
-        """Return the limit of the engine."""
-        return self._engine.batch_limit(height, width)
-
-    def upscale(self, batch: Batch) -> Upscaled:
-        """Upscale by the engine."""
-        return self._engine.upscale(batch)
-
-    def close(self) -> None:
-        """Leave the engine open."""
 
 
 def _key(settings: JobSettings, weights: ResolvedWeights | None) -> _Key:

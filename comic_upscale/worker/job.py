@@ -138,7 +138,7 @@ class JobRunner:
             return True
         except Exception:
             log.exception("job %s failed unexpectedly", claimed.job_id)
-            message = "The worker made a mistake; its log says which."
+            message = "Unexpected error in the worker; its log has the details."
             return not self._database.write(
                 lambda connection: queue.retry(connection, claimed, "internal", message)
             )
@@ -191,7 +191,7 @@ class JobRunner:
         return True
 
     def _store(self, claimed: queue.Claim, output: Path, result: queue.Result) -> None:
-        """Copy the results into the storage and complete the job, or leave nothing in the storage."""
+        """Copy the results into the storage and complete the job, or leave nothing there that no row names."""
         stored: list[tuple[str, StoredFile]] = []
         try:
             for number, path in enumerate(_outputs(output)):
@@ -208,8 +208,7 @@ class JobRunner:
             raise
 
     def _discard(self, stored: list[tuple[str, StoredFile]]) -> None:
-        for _, file in stored:
-            self._files.delete(file.key)
+        jobs.discard_files(self._database, self._files, [file for _, file in stored])
 
     def _write(self, work: Any) -> None:
         self._database.write(work)

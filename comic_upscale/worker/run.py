@@ -47,7 +47,7 @@ def work(settings: ServerSettings, options: WorkerOptions, stop: StopRequest) ->
     Args:
         settings: of the server; its database must have the schema of this version.
         options: of the worker.
-        stop: lets the pages in hand finish, and gives the job back.
+        stop: lets the pages in progress finish, and gives the job back.
 
     Raises:
         DatabaseError: the database cannot be used at the start.

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from comic_upscale.errors import SettingsError
 from comic_upscale.server import accounts, keys, queue
 from comic_upscale.server.app import create_app
+from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.schema import audit, sessions, users
 from comic_upscale.server.database.schema import keys as keys_table
 from comic_upscale.server.services import Services
@@ -60,7 +61,7 @@ def test_a_key_works_in_either_header_until_it_is_revoked(services: Services) ->
     with client_of(services) as client:
         assert client.get("/api/v1/jobs", headers={"x-api-key": key}).status_code == 200
         assert client.get("/api/v1/jobs", headers={"Authorization": f"Bearer {key}"}).status_code == 200
-        services.database.write(lambda c: keys.revoke_key(c, key.split("_")[1]))
+        services.database.write(lambda c: keys.revoke_key(c, None, key.split("_")[1]))
         assert client.get("/api/v1/jobs", headers={"x-api-key": key}).status_code == 401
 
 
@@ -281,6 +282,23 @@ def test_a_seed_is_used_once_and_a_poor_one_refused(open_server: OpenServices, t
         assert log_in(client, "admin", PASSWORD).status_code == 200
 
 
+def test_a_seed_does_not_take_over_a_user_who_is_no_administrator(open_server: OpenServices) -> None:
+    first = open_server()
+    add_person(first, "admin")
+    with pytest.raises(SettingsError, match="the user admin exists and is not an administrator"):
+        open_server(admin_seed_pass=OTHER)
+    with client_of(first) as client:
+        assert log_in(client, "admin", PASSWORD).status_code == 200
+
+
+def test_nobody_gets_the_name_of_uploads_without_an_account(database: Database) -> None:
+    """On a new database, before the server has created that user itself."""
+    for role in ("user", "admin"):
+        with pytest.raises(SettingsError, match="reserved for uploads without an account"):
+            database.write(lambda c, role=role: accounts.create_user(c, accounts.ANONYMOUS, role))  # type: ignore[misc]
+    assert database.write(lambda c: accounts.ensure_user(c, accounts.ANONYMOUS, "anonymous"))
+
+
 def test_a_disabled_user_is_out_at_once(services: Services, person: httpx.Client) -> None:
     key = person.post("/api/v1/auth/keys", json={"name": "mine"}).json()["key"]
     services.database.write(
@@ -323,6 +341,14 @@ def test_the_key_of_the_environment_works(open_server: OpenServices) -> None:
     services = open_server(api_key="a key of sixteen or more")
     with client_of(services, "a key of sixteen or more") as client:
         assert client.get("/api/v1/jobs").status_code == 200
+
+
+def test_a_probe_needs_no_key_and_tells_of_the_database(services: Services) -> None:
+    with client_of(services) as client:
+        assert [client.get(path).text for path in ("/livez", "/readyz")] == ["ok", "ok"]
+        services.database.migrating(lambda c: c.execute(sa.text("DROP TABLE queue")))
+        assert [client.get(path).status_code for path in ("/livez", "/readyz")] == [200, 503]
+        assert client.get("/api/v1/health").json()["status"] == "down"
 
 
 def test_no_route_shows_anything_without_a_key(services: Services) -> None:

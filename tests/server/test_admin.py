@@ -68,6 +68,10 @@ def test_a_job_runs_again_with_other_options_and_keeps_its_record(
         held.job["upload_id"],
     )
     assert boss.get(f"/api/v1/jobs/{old}").json()["status"] == "failed"
+    # An option counts as given also where its value is the default.
+    default = boss.post(f"/api/v1/admin/jobs/{old}/requeue", json={"options": {"factor": "2.5"}}).json()
+    assert default["params"] == new["params"] | {"size": "scale 2.5"}
+    boss.delete(f"/api/v1/jobs/{default['job_id']}")
     wrong = boss.post(f"/api/v1/admin/jobs/{old}/requeue", json={"options": {"model": "/etc/passwd"}})
     assert (wrong.status_code, wrong.json()["error"]["field"]) == (400, "model")
     listed = boss.get("/api/v1/admin/jobs", params={"limit": 1}).json()
@@ -132,6 +136,19 @@ def test_the_audit_log_is_read_and_not_changed(services: Services, boss: httpx.C
     assert [entry["action"] for entry in older] == ["queue.pause"]
     methods = create_app(services).openapi()["paths"]["/api/v1/admin/audit"].keys()
     assert set(methods) == {"get"}
+
+
+def test_what_an_administrator_does_to_a_job_of_somebody_else_is_audited(
+    services: Services, boss: httpx.Client
+) -> None:
+    with client_of(services, make_key(services, "me")) as client:
+        mine, theirs = (send(client).json()["job_id"] for _ in range(2))
+        client.post(f"/api/v1/jobs/{mine}/cancel")
+        client.delete(f"/api/v1/jobs/{mine}")
+    assert actions(services) == []
+    boss.post(f"/api/v1/jobs/{theirs}/cancel")
+    boss.delete(f"/api/v1/jobs/{theirs}")
+    assert actions(services) == ["job.cancel", "job.delete"]
 
 
 def test_metrics_count_and_name_nobody(services: Services, boss: httpx.Client) -> None:

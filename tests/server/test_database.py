@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,7 +12,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy.engine import Connection
 
-from comic_upscale.errors import DatabaseError
+from comic_upscale.errors import DatabaseError, SettingsError
 from comic_upscale.server.database import migrate as migrations
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.schema import metadata, now_ms, queue, settings
@@ -120,6 +121,24 @@ def test_readers_do_not_wait_for_a_writer(database: Database) -> None:
 def test_a_reader_cannot_write(database: Database) -> None:
     with pytest.raises(DatabaseError, match=r"read-?only"):
         database.read(put("sneaky", 1))  # type: ignore[arg-type]
+
+
+def test_a_text_that_only_sqlite_can_hold_is_refused_and_not_called_a_fault_of_the_database(
+    database: Database,
+) -> None:
+    text = "with \0 inside"
+    calls: list[Callable[[], object]] = [
+        lambda: database.write(put(text, 1)),  # type: ignore[arg-type]
+        lambda: database.read(
+            lambda connection: connection.scalar(sa.select(settings.c.name).where(settings.c.name == text))
+        ),
+    ]
+    for call in calls:
+        if database.is_sqlite:
+            call()
+        else:
+            with pytest.raises(SettingsError, match="cannot be stored: .*NUL"):
+                call()
 
 
 def test_two_processes_write_at_the_same_time(database: Database, settings: ServerSettings) -> None:

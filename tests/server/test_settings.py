@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from comic_upscale.commands.server_environment import worker_environment
 from comic_upscale.errors import SettingsError
 from comic_upscale.server.settings import ServerSettings
-from comic_upscale.settings.environment import values_from_environment
+from comic_upscale.settings.environment import values_from_environment, variables_of
+from comic_upscale.settings.options import definitions
 from tests.conftest import REPOSITORY
 
 
@@ -67,6 +69,27 @@ def test_a_secret_that_is_too_short_is_refused_and_not_shown(name: str) -> None:
     with pytest.raises(SettingsError, match=f"{name} must have at least 16") as caught:
         from_environment(**{name: "hunter2"})
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_worker_gets_the_url_of_the_database_and_no_other_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = [option for option in definitions(ServerSettings) if option.opt.secret]
+    for option in secrets:
+        for name in variables_of(option):
+            monkeypatch.setenv(name, "a secret of the server")
+            monkeypatch.setenv(f"{name}_FILE", "a secret of the server")
+    variables = worker_environment(ServerSettings(data=Path("data"), database="postgresql://me@host/db"))
+    left = {name for name, value in variables.items() if value == "a secret of the server"}
+    assert left == {"COMIC_UPSCALE_DATABASE_FILE", "DATABASE_URL", "DATABASE_URL_FILE"}
+    assert variables["COMIC_UPSCALE_DATABASE"] == "postgresql://me@host/db"
+    assert len(secrets) > 4
+
+
+def test_only_the_secret_key_is_a_list() -> None:
+    assert from_environment(API_KEY="one key, with a comma").api_key == "one key, with a comma"
+    keys = from_environment(SECRET_KEY="the first long secret, the second long secret").secret_keys
+    assert keys == ["the first long secret", "the second long secret"]
+    with pytest.raises(SettingsError, match="SECRET_KEY must have at least 16"):
+        from_environment(SECRET_KEY="the first long secret,short")
 
 
 def test_the_table_in_the_documentation_is_current() -> None:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
+import re
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx2 as httpx
 import pytest
 import sqlalchemy as sa
 from starlette.requests import ClientDisconnect
 
-from comic_upscale.server import queue
+from comic_upscale.errors import DatabaseError
+from comic_upscale.server import idempotency, queue
+from comic_upscale.server.app import MOST_BODY, create_app
 from comic_upscale.server.database.schema import files, jobs, uploads
 from comic_upscale.server.files import LocalFiles
 from comic_upscale.server.multipart import Limits, Received, UploadReader
@@ -78,6 +84,8 @@ def test_an_upload_is_stored_and_queued(services: Services) -> None:
         ({"output": "/tmp"}, "output", "no option"),
         ({"max_pixels": "999999999999"}, "max_pixels", "no option"),
         ({"callback_url": "https://example.com"}, "callback_url", "leave callback_url out"),
+        ({"email": "me@example.com"}, "email", "sends no mail"),
+        ({"lane": "fast"}, "lane", "interactive or batch"),
     ],
 )
 def test_a_wrong_field_is_named_and_nothing_is_left(
@@ -117,10 +125,20 @@ def test_sizes_and_numbers_are_bounded(open_server: OpenServices) -> None:
             send(client, content=b"x", title="y" * 70_000),
         ):
             assert answer.status_code == 413, answer.text
-        chunks = (b"z" * 65536 for _ in range(200))
+        # A body without a length, that says it is a file and does not end.
+        head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
+        chunks = itertools.chain([head], (b"z" * 65536 for _ in range(200)))
         headers = {"Content-Type": "multipart/form-data; boundary=b"}
-        assert client.post("/api/v1/uploads", content=chunks, headers=headers).status_code in (400, 413)
+        assert client.post("/api/v1/uploads", content=chunks, headers=headers).status_code == 413
     assert len(left_over(services)) == kept
+
+
+def test_only_an_upload_may_be_large(services: Services) -> None:
+    large = b"x" * (MOST_BODY + 1)
+    with client_of(services, make_key(services, "me")) as client:
+        assert send(client, content=large).status_code == 202
+        refused = client.post("/api/v1/auth/login", content=b'{"username": "' + large + b'"}')
+        assert (refused.status_code, refused.json()["error"]["code"]) == (413, "too_large")
 
 
 @pytest.mark.parametrize(
@@ -205,6 +223,58 @@ def test_a_full_disk_is_507_and_leaves_nothing(services: Services, monkeypatch: 
         assert health["status"] == "degraded" and "disk" in health["reasons"][0]
 
 
+def test_a_cancelled_upload_keeps_the_files_of_a_job_that_is_committed_later(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    real = idempotency.create_once
+
+    def held(*words: Any) -> idempotency.Answer:
+        begun.set()
+        assert go_on.wait(60)
+        return real(*words)
+
+    monkeypatch.setattr(idempotency, "create_once", held)
+    headers = {"X-API-Key": make_key(services, "me")}
+
+    async def send_and_cancel() -> None:
+        transport = httpx.ASGITransport(create_app(services))
+        async with httpx.AsyncClient(
+            transport=transport, base_url="https://server.test", headers=headers
+        ) as client:
+            sending = asyncio.ensure_future(
+                client.post("/api/v1/uploads", files=[("file", ("page.png", PNG))])
+            )
+            assert await asyncio.to_thread(begun.wait, 60)
+            sending.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await sending
+
+    try:
+        asyncio.run(send_and_cancel())
+    finally:
+        go_on.set()
+    # The writer works in order, so it has finished the job before this.
+    services.database.write(lambda _connection: None)
+    assert (count(services, jobs), len(left_over(services))) == (1, 1)
+
+
+def test_an_error_after_the_commit_keeps_the_files(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = services.database.write_async
+
+    async def broken(work: Any) -> None:
+        await real(work)
+        raise DatabaseError("the connection broke")
+
+    with client_of(services, make_key(services, "me")) as client:
+        client.get("/api/v1/jobs")
+        monkeypatch.setattr(services.database, "write_async", broken)
+        assert send(client).status_code == 503
+    assert (count(services, jobs), len(left_over(services))) == (1, 1)
+
+
 def test_maintenance_refuses_uploads_and_nothing_else(services: Services) -> None:
     with client_of(services, make_key(services, "me")) as client:
         job = send(client).json()["job_id"]
@@ -222,9 +292,32 @@ def test_a_repeated_request_makes_one_job(services: Services) -> None:
         assert first.json() == again.json() and again.status_code == 202
         other = send(client, factor="3")
         assert (other.status_code, other.json()["error"]["code"]) == (409, "key_reused")
+        assert send(client, lane="interactive").status_code == 409
         client.headers["X-API-Key"] = make_key(services, "them")
         assert send(client).json()["job_id"] != first.json()["job_id"]
     assert count(services, jobs) == 2 and len(left_over(services)) == 2
+
+
+def test_a_lane_before_others_needs_an_account(open_server: OpenServices) -> None:
+    services = open_server(public=True)
+    with client_of(services) as stranger:
+        refused = send(stranger, lane="interactive")
+        assert (refused.status_code, refused.json()["error"]["field"]) == (400, "lane")
+        assert send(stranger, lane="batch").json()["queue_position"] == 1
+    with client_of(services, make_key(services, "me")) as client:
+        assert send(client, lane="interactive").json()["queue_position"] == 1
+        assert send(client).json()["queue_position"] == 3
+
+
+def test_the_description_of_the_form_names_what_it_takes(services: Services) -> None:
+    """Each field of the description is understood: none is answered as unknown or as not supported."""
+    form = create_app(services).openapi()["paths"]["/api/v1/uploads"]["post"]["requestBody"]["content"]
+    fields = form["multipart/form-data"]["schema"]["properties"].keys() - {"file", "callback_url"}
+    assert {"factor", "preset", "lane", "model", "width"} <= fields
+    with client_of(services, make_key(services, "me")) as client:
+        for field in fields:
+            message = send(client, **{field: "?"}).json()["error"]["message"]
+            assert not re.search(r"no option|does not|sends no", message), message
 
 
 def test_names_that_file_systems_dislike(services: Services) -> None:

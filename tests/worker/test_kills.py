@@ -58,8 +58,7 @@ def is_running(services: Services) -> bool:
     return services.database.read(lambda c: c.execute(running).first()) is not None
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL])
-def test_nothing_is_lost_twice_or_wrong(open_server: OpenServices, tmp_path: Path, number: int) -> None:
+def test_nothing_is_lost_twice_or_wrong(open_server: OpenServices, tmp_path: Path) -> None:
     services = open_server()
     volumes = [make_volume(tmp_path / "volumes", each) for each in range(VOLUMES)]
     subprocess.run(
@@ -85,7 +84,6 @@ def test_nothing_is_lost_twice_or_wrong(open_server: OpenServices, tmp_path: Pat
                     time.sleep(dice.uniform(0, 0.3))
                 else:
                     wait_for(lambda: not unfinished(services), seconds=PATIENCE * 3)
-                worker.send_signal(number)
             finally:
                 worker.kill()
                 worker.wait()

@@ -13,11 +13,11 @@ from comic_upscale.server import accounts, audit, jobs, keys, queue, requeue, se
 from comic_upscale.server.api.access import AdminAccount, Server
 from comic_upscale.server.api.auth import Password, key_json
 from comic_upscale.server.api.errors import ApiError, documented, not_found
-from comic_upscale.server.api.jobs import Status, read_cursor, write_cursor
+from comic_upscale.server.api.jobs import read_list
 from comic_upscale.server.database.schema import audit as audit_table
 from comic_upscale.server.database.schema import users, workers
-from comic_upscale.server.jobs import iso
-from comic_upscale.server.params import read_params
+from comic_upscale.server.jobs import Status, iso
+from comic_upscale.server.params import read_changes
 from comic_upscale.server.passwords import check_password
 
 router = APIRouter(
@@ -72,21 +72,13 @@ async def list_jobs(
     limit: Limit = 50,
 ) -> dict[str, Any]:
     """Return jobs, the latest first, and a cursor for the next page."""
-    before = read_cursor(cursor)
-
-    def read(connection: Connection) -> tuple[list[dict[str, Any]], str | None]:
-        rows = jobs.list_jobs(connection, admin, status=status, before=before, limit=limit, everyone=True)
-        following = write_cursor(rows[-1]["created_at"], rows[-1]["id"]) if len(rows) == limit else None
-        return [jobs.job_json(connection, row) | {"owner_id": row["owner_id"]} for row in rows], following
-
-    found, following = await services.database.read_async(read)
-    return {"jobs": found, "next_cursor": following}
+    return await read_list(services, admin, status=status, cursor=cursor, limit=limit, everyone=True)
 
 
 @router.post("/jobs/{job_id}/requeue", status_code=202, summary="Run a job again", responses=documented(409))
 async def requeue_job(services: Server, admin: AdminAccount, job_id: str, again: Requeue) -> dict[str, Any]:
     """Queue a job that has ended as a new job over the same upload. The old record stays."""
-    changes = _changes(again.options)
+    changes = read_changes(again.options)
 
     def write(connection: Connection) -> dict[str, Any]:
         row = jobs.find_job(connection, admin, job_id)
@@ -103,10 +95,10 @@ async def requeue_job(services: Server, admin: AdminAccount, job_id: str, again:
     return created
 
 
-@router.post("/requeue", status_code=202, summary="Run all jobs of a model again")
+@router.post("/requeue", status_code=202, summary="Run the jobs of a model again")
 async def requeue_model(services: Server, admin: AdminAccount, again: RequeueModel) -> dict[str, Any]:
     """Queue the completed jobs of a model again, for instance after it was replaced."""
-    changes = _changes(again.options)
+    changes = read_changes(again.options)
 
     def write(connection: Connection) -> list[str]:
         created = []
@@ -236,14 +228,7 @@ async def list_keys(services: Server, admin: AdminAccount) -> dict[str, Any]:
 @router.delete("/keys/{key_id}", status_code=204, summary="Revoke an API key of any user")
 async def revoke_key(services: Server, admin: AdminAccount, key_id: str) -> None:
     """Revoke a key."""
-
-    def write(connection: Connection) -> bool:
-        found = keys.revoke_key(connection, key_id)
-        if found:
-            audit.record(connection, admin, "key.revoke", key_id)
-        return found
-
-    if not await services.database.write_async(write):
+    if not await services.database.write_async(lambda connection: keys.revoke_key(connection, admin, key_id)):
         raise not_found("key")
 
 
@@ -262,14 +247,6 @@ async def read_audit(
         ).mappings().all()
     )  # fmt: skip
     return {"entries": [{**row, "at": iso(row["at"])} for row in rows]}
-
-
-def _changes(options: dict[str, str]) -> dict[str, Any]:
-    """Return the processing options that fields ask for, without the defaults of the others."""
-    if not options:
-        return {}
-    asked, default = read_params(options), read_params({})
-    return {name: value for name, value in asked.items() if value != default[name] or name in options}
 
 
 def _user_json(row: Any) -> dict[str, Any]:

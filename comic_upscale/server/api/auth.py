@@ -10,6 +10,7 @@ from limits import RateLimitItemPerHour, RateLimitItemPerMinute
 from pydantic import BaseModel, Field
 from sqlalchemy.engine import Connection
 
+from comic_upscale.errors import SettingsError
 from comic_upscale.server import accounts, audit, keys, sessions
 from comic_upscale.server.accounts import Account
 from comic_upscale.server.api import cookies
@@ -220,14 +221,10 @@ async def create_key(services: Server, account: CurrentAccount, new: NewKey) -> 
 async def revoke_key(services: Server, account: CurrentAccount, key_id: str) -> Response:
     """Revoke a key of the user."""
     require_person(account)
-
-    def revoke(connection: Connection) -> bool:
-        found = keys.revoke_key(connection, key_id, user_id=account.user_id)
-        if found:
-            audit.record(connection, account, "key.revoke", key_id)
-        return found
-
-    if not await services.database.write_async(revoke):
+    revoked = await services.database.write_async(
+        lambda connection: keys.revoke_key(connection, account, key_id, user_id=account.user_id)
+    )
+    if not revoked:
         raise not_found("key")
     return Response(status_code=204)
 
@@ -242,8 +239,6 @@ def key_json(row: Any) -> dict[str, Any]:
 
 
 def _checked(password: str, name: str) -> str:
-    from comic_upscale.errors import SettingsError
-
     try:
         return check_password(password, name)
     except SettingsError as error:

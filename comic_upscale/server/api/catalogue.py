@@ -1,4 +1,4 @@
-"""What a request may choose from: models, presets, engines and options."""
+"""What a request may choose from: models, presets and options."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from fastapi import APIRouter
 from comic_upscale.models.catalogue import CATALOGUE
 from comic_upscale.server.api.access import CurrentAccount, require
 from comic_upscale.server.api.errors import documented
-from comic_upscale.server.params import DENOISE, OPTION_FIELDS, PRESETS, SIZE_FIELDS
+from comic_upscale.server.params import DENOISE, OPTION_FIELDS, PRESETS, SIZE_FIELDS, json_type
 from comic_upscale.settings.options import Definition
 from comic_upscale.settings.processing import AUTO_MODEL
 
 router = APIRouter(prefix="/api/v1", tags=["catalogue"], responses=documented(401, 403, 429))
-
-_KINDS = {int: "integer", float: "number", bool: "boolean"}
 
 
 @router.get("/models", summary="List models")
@@ -54,7 +52,7 @@ def _option_json(option: Definition) -> dict[str, Any]:
     plain = isinstance(option.default, str | int | float | bool)
     return {
         "name": option.name,
-        "type": _KINDS.get(option.kind, "string"),
+        "type": json_type(option),
         "choices": list(option.choices),
         "range": option.range,
         "default": option.default if plain else option.opt.default_text,

@@ -142,4 +142,4 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def on_any_error(_request: Request, error: Exception) -> JSONResponse:
         log.error("unexpected error", exc_info=error)
-        return error_response(500, "internal", "The server made a mistake; its log says which.")
+        return error_response(500, "internal", "Unexpected error; the log of the server has the details.")

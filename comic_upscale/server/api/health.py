@@ -1,4 +1,4 @@
-"""Health: for people, load balancers and monitors. Needs no key, and tells no names."""
+"""Health: for people, load balancers and monitors. Needs no key, and names nobody."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from comic_upscale.errors import DatabaseError
-from comic_upscale.server import health
+from comic_upscale.server import health, queue
 from comic_upscale.server.api.access import Server
 from comic_upscale.version import __version__
 
 router = APIRouter(tags=["health"])
 
 
-@router.get("/api/v1/health", summary="Show how the server is", responses={503: {"description": "down"}})
+@router.get(
+    "/api/v1/health", summary="Show the state of the server", responses={503: {"description": "down"}}
+)
 async def show_health(services: Server) -> JSONResponse:
     """Return ``ok``, ``degraded`` (the reasons are listed) or ``down``."""
     try:
@@ -60,7 +62,7 @@ async def live() -> str:
 async def ready(services: Server) -> PlainTextResponse:
     """Return ``ok`` if the database answers."""
     try:
-        await services.database.read_async(health.queue_figures)
+        await services.database.read_async(queue.is_paused)
     except DatabaseError:
         return PlainTextResponse("the database cannot be used", 503)
     return PlainTextResponse("ok")

@@ -9,17 +9,17 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import RedirectResponse
+from sqlalchemy.engine import Connection
 
-from comic_upscale.server import jobs, queue
+from comic_upscale.server import audit, jobs, queue
 from comic_upscale.server.accounts import Account
 from comic_upscale.server.api.access import CurrentAccount, Server, require
 from comic_upscale.server.api.downloads import link_to
 from comic_upscale.server.api.errors import ApiError, documented, not_found
+from comic_upscale.server.jobs import Status
 from comic_upscale.server.services import Services
 
 router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"])
-
-Status = Literal["queued", "running", "completed", "failed", "canceled"]
 
 
 @router.get("", summary="List your jobs", responses=documented(400, 401, 429))
@@ -36,17 +36,7 @@ async def list_jobs(
         raise ApiError(
             403, "forbidden", "Without an account, jobs cannot be listed: keep the id of your job."
         )
-    before = read_cursor(cursor)
-
-    def read(connection: Any) -> list[dict[str, Any]]:
-        rows = jobs.list_jobs(connection, account, status=status, before=before, limit=limit)
-        return [jobs.job_json(connection, row) | {"_at": row["created_at"]} for row in rows]
-
-    found = await services.database.read_async(read)
-    following = write_cursor(found[-1]["_at"], found[-1]["job_id"]) if len(found) == limit else None
-    for job in found:
-        del job["_at"]
-    return {"jobs": found, "next_cursor": following}
+    return await read_list(services, account, status=status, cursor=cursor, limit=limit)
 
 
 @router.get("/{job_id}", summary="Show a job", responses=documented(401, 404, 429))
@@ -54,7 +44,7 @@ async def show_job(services: Server, account: CurrentAccount, job_id: str) -> di
     """Return the state of a job."""
     require(account, "jobs:read")
 
-    def read(connection: Any) -> dict[str, Any] | None:
+    def read(connection: Connection) -> dict[str, Any] | None:
         row = jobs.find_job(connection, account, job_id)
         return None if row is None else jobs.job_json(connection, row)
 
@@ -66,10 +56,15 @@ async def show_job(services: Server, account: CurrentAccount, job_id: str) -> di
 
 @router.post("/{job_id}/cancel", summary="Cancel a job", responses=documented(401, 403, 404, 409, 429))
 async def cancel_job(services: Server, account: CurrentAccount, job_id: str) -> dict[str, Any]:
-    """Cancel a queued job at once, or ask its worker to stop after the pages in hand."""
+    """Cancel a queued job at once, or ask its worker to stop after the pages in progress."""
     require(account, "jobs:write")
-    await own_job(services, account, job_id)
-    status = await services.database.write_async(lambda connection: queue.request_cancel(connection, job_id))
+    row = await own_job(services, account, job_id)
+
+    def write(connection: Connection) -> str | None:
+        _record_foreign(connection, account, "job.cancel", row)
+        return queue.request_cancel(connection, job_id)
+
+    status = await services.database.write_async(write)
     if status in ("completed", "failed"):
         raise ApiError(409, "already_ended", f"The job has already ended: it is {status}.")
     return await show_job(services, account, job_id)
@@ -84,8 +79,15 @@ async def cancel_job(services: Server, account: CurrentAccount, job_id: str) -> 
 async def delete_job(services: Server, account: CurrentAccount, job_id: str) -> Response:
     """Delete a job, its results and its originals. Cancel a running job first."""
     require(account, "jobs:write")
-    await own_job(services, account, job_id)
-    keys = await services.database.write_async(lambda connection: jobs.delete_job(connection, job_id))
+    row = await own_job(services, account, job_id)
+
+    def write(connection: Connection) -> list[str] | None:
+        keys = jobs.delete_job(connection, job_id)
+        if keys is not None:
+            _record_foreign(connection, account, "job.delete", row)
+        return keys
+
+    keys = await services.database.write_async(write)
     if keys is None:
         raise ApiError(409, "running", "The job is running: cancel it first, then delete it.")
     for key in keys:
@@ -115,6 +117,43 @@ async def download_result(
     return link_to(services, files, purpose="results", object_id=job_id, title=row["title"], format=format)
 
 
+async def read_list(
+    services: Services,
+    account: Account,
+    *,
+    status: Status | None,
+    cursor: str | None,
+    limit: int,
+    everyone: bool = False,
+) -> dict[str, Any]:
+    """Return one page of the list of jobs, the latest first, and the cursor for the next page.
+
+    Args:
+        services: of the server.
+        account: whose jobs are listed.
+        status: only jobs with it.
+        cursor: as the client sent it.
+        limit: of the page.
+        everyone: jobs of all users, with the id of each owner.
+
+    Raises:
+        ApiError: 400, the cursor is none.
+    """
+    before = _read_cursor(cursor)
+
+    def read(connection: Connection) -> dict[str, Any]:
+        rows = jobs.list_jobs(
+            connection, account, status=status, before=before, limit=limit, everyone=everyone
+        )
+        shown = [jobs.job_json(connection, row) for row in rows]
+        if everyone:
+            shown = [job | {"owner_id": row["owner_id"]} for job, row in zip(shown, rows, strict=True)]
+        following = _write_cursor(rows[-1]["created_at"], rows[-1]["id"]) if len(rows) == limit else None
+        return {"jobs": shown, "next_cursor": following}
+
+    return await services.database.read_async(read)
+
+
 async def own_job(services: Services, account: Account, job_id: str) -> Mapping[str, Any]:
     """Return the row of a job that the account may see.
 
@@ -127,7 +166,13 @@ async def own_job(services: Services, account: Account, job_id: str) -> Mapping[
     return row
 
 
-def read_cursor(text: str | None) -> tuple[int, str] | None:
+def _record_foreign(connection: Connection, account: Account, action: str, row: Mapping[str, Any]) -> None:
+    """Record what an administrator does to a job of somebody else."""
+    if row["owner_id"] != account.user_id:
+        audit.record(connection, account, action, row["id"], owner_id=row["owner_id"])
+
+
+def _read_cursor(text: str | None) -> tuple[int, str] | None:
     """Return the place in a list that a cursor stands for.
 
     Raises:
@@ -144,6 +189,6 @@ def read_cursor(text: str | None) -> tuple[int, str] | None:
     raise ApiError(400, "invalid", "This is no cursor: use next_cursor of the page before.", field="cursor")
 
 
-def write_cursor(at: int, job_id: str) -> str:
+def _write_cursor(at: int, job_id: str) -> str:
     """Return the cursor for the page after a job."""
     return base64.urlsafe_b64encode(json.dumps([at, job_id]).encode()).decode()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse, RedirectResponse
@@ -21,7 +22,15 @@ from comic_upscale.server.api.errors import ApiError, documented, not_found
 from comic_upscale.server.callbacks import CallbackError, check_url
 from comic_upscale.server.ids import new_id
 from comic_upscale.server.multipart import Limits, Received, UploadReader
-from comic_upscale.server.params import OPTION_FIELDS, SIZE_FIELDS, FieldError, read_params
+from comic_upscale.server.params import (
+    OPTION_FIELDS,
+    PRESETS,
+    SIZE_FIELDS,
+    FieldError,
+    json_type,
+    read_params,
+)
+from comic_upscale.server.queue import PRIORITY, Lane
 from comic_upscale.server.services import Services
 
 router = APIRouter(prefix="/api/v1/uploads", tags=["uploads"])
@@ -43,7 +52,6 @@ class Accepted(BaseModel):
 
 def _form() -> dict[str, Any]:
     """Return the OpenAPI description of the form, from the definitions of the options."""
-    kinds = {int: "integer", float: "number", bool: "boolean"}
     properties: dict[str, Any] = {
         "file": {
             "type": "string",
@@ -55,13 +63,20 @@ def _form() -> dict[str, Any]:
             "description": "Output size divided by input size.",
             "examples": ["2x", "2.5"],
         },
-        "preset": {"type": "string", "description": "standard, art, photo, face, or one of this server."},
-        "refine_faces": {"type": "boolean"},
-        "email": {"type": "string", "format": "email"},
-        "callback_url": {"type": "string", "format": "uri"},
+        "preset": {"type": "string", "enum": list(PRESETS)},
+        "lane": {
+            "type": "string",
+            "enum": list(PRIORITY),
+            "description": "interactive jobs start before all batch jobs. Default: batch. Needs an account.",
+        },
+        "callback_url": {
+            "type": "string",
+            "format": "uri",
+            "description": "Gets a webhook when the job ends, if the server has a secret for webhooks.",
+        },
     }
     for option in (*SIZE_FIELDS, *OPTION_FIELDS):
-        described: dict[str, Any] = {"description": option.opt.help, "type": kinds.get(option.kind, "string")}
+        described: dict[str, Any] = {"description": option.opt.help, "type": json_type(option)}
         if option.choices:
             described["enum"] = list(option.choices)
         properties[option.name] = described
@@ -109,9 +124,10 @@ async def upload(
     received = await reader.read(content_type, request.stream())
     try:
         answer = await _queue(services, account, upload_id, received, idempotency_key)
-    except BaseException:
-        for file in received.files:
-            services.files.delete(file.file.key)
+    except Exception:
+        # A cancelled request keeps its files: its row may be committed a moment later.
+        stored = [file.file for file in received.files]
+        await asyncio.to_thread(jobs.discard_files, services.database, services.files, stored)
         raise
     return JSONResponse(answer.body, 202, {"Location": f"/api/v1/jobs/{answer.body['job_id']}"})
 
@@ -173,19 +189,19 @@ async def _queue(
         raise FieldError("file", "the form has no file: send one in the field file")
     if empty := [file.name for file in received.files if not file.file.size]:
         raise FieldError("file", f"{empty[0][:100]!r} is empty")
-    params, others = _read_fields(services, received.fields)
+    params, others = _read_fields(services, account, received.fields)
     settings = services.settings
     keep = settings.anonymous_hours * _HOUR_MS if account.is_anonymous else settings.retention_days * _DAY_MS
     new = jobs.NewJob(
         upload_id=upload_id,
         received=received,
         params=params,
-        lane="interactive" if others.get("lane") == "interactive" else "batch",
+        lane=cast("Lane", others.get("lane", "batch")),
         keep_ms=int(keep),
         callback_url=others.get("callback_url"),
         email=others.get("email"),
     )
-    request_hash = _hash(received, params)
+    request_hash = _hash(received, params, others)
     answer = await services.database.write_async(
         lambda connection: idempotency.create_once(connection, account, key, request_hash, new)
     )
@@ -196,10 +212,17 @@ async def _queue(
     return answer
 
 
-def _read_fields(services: Services, fields: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+def _read_fields(
+    services: Services, account: Account, fields: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the processing options, and the other fields that are not empty."""
     others = {name: text.strip() for name, text in fields.items() if name in _OTHER_FIELDS and text.strip()}
     if "email" in others:
         raise FieldError("email", "this server sends no mail: leave email out")
+    if (lane := others.get("lane", "batch")) not in PRIORITY:
+        raise FieldError("lane", f"lane must be {' or '.join(PRIORITY)}, not {lane[:64]!r}")
+    if lane != "batch" and account.is_anonymous:
+        raise FieldError("lane", "jobs without an account wait in the lane batch: leave lane out")
     if (url := others.get("callback_url")) is not None:
         if services.settings.webhook_secret is None:
             raise FieldError("callback_url", "this server sends no webhooks: leave callback_url out")
@@ -210,7 +233,7 @@ def _read_fields(services: Services, fields: Mapping[str, str]) -> tuple[dict[st
     return read_params({name: text for name, text in fields.items() if name not in _OTHER_FIELDS}), others
 
 
-def _hash(received: Received, params: Mapping[str, Any]) -> str:
+def _hash(received: Received, params: Mapping[str, Any], others: Mapping[str, str]) -> str:
     """Return a hash of everything that a request asks for."""
     content = [[file.name, file.file.sha256] for file in received.files]
-    return hashlib.sha256(json.dumps([content, params], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([content, params, others], sort_keys=True).encode()).hexdigest()

@@ -16,9 +16,9 @@ from typing import Any, TypeAlias, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, OperationalError
 
-from comic_upscale.errors import ComicUpscaleError, DatabaseError
+from comic_upscale.errors import ComicUpscaleError, DatabaseError, SettingsError
 
 T = TypeVar("T")
 Work: TypeAlias = Callable[[Connection], T]
@@ -59,7 +59,8 @@ class Database:
             work: changes the database on the writer's thread. It may be called twice if the connection breaks.
 
         Raises:
-            DatabaseError: the database cannot be used. Whatever else ``work`` raises undoes its change alone.
+            DatabaseError: the database cannot be used.
+            SettingsError: it cannot hold a value. This, and whatever else ``work`` raises, undoes that change alone.
         """
         return self._writer.submit(work).result()
 
@@ -72,6 +73,7 @@ class Database:
 
         Raises:
             DatabaseError: the database cannot be used.
+            SettingsError: it cannot compare with a value.
         """
         for attempt in range(_TRIES):
             try:
@@ -176,7 +178,7 @@ def _apply(connection: Connection, change: _Change) -> Callable[[], None]:
             error.connection_invalidated or isinstance(error, OperationalError)
         ):
             raise
-        failure = error
+        failure = _in_words(error) if isinstance(error, DataError) else error
         return lambda: change.future.set_exception(failure)
     return lambda: change.future.set_result(result)
 
@@ -212,6 +214,9 @@ def _engine(url: str, *, pool_size: int, begin: str, query_only: bool) -> Engine
 
 def _in_words(error: DBAPIError) -> ComicUpscaleError:
     cause = str(error.orig).strip().partition("\n")[0]
+    if isinstance(error, DataError):
+        # The value came with a request: PostgreSQL holds no NUL in a text, for instance.
+        return SettingsError(f"a value cannot be stored: {cause}")
     if "locked" in cause:
         return DatabaseError(
             f"the database is locked: {cause}. Another process holds it for more than {_BUSY_SECONDS} seconds; "
