@@ -330,7 +330,7 @@ class RemoteExecutor:
                 if not self._count_open():
                     return
                 await self._restart(result, stop)
-            elif result.alive:
+            else:
                 await run.check_progress(self._page_seconds)
             if self._step == "run":
                 return
