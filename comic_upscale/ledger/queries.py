@@ -33,8 +33,8 @@ from comic_upscale.ledger.records import (
     THERE,
     AutoJob,
     PageRow,
-    explained,
     is_allowed,
+    translate_sqlite_errors,
 )
 from comic_upscale.ledger.schema import MIGRATION_SET, MIGRATIONS, MIGRATIONS_TABLE
 from comic_upscale.ledger.values import check_values
@@ -489,7 +489,7 @@ def _reading(ledger: Path, *, pages: Collection[str] | None = None) -> Iterator[
     """
     if not ledger.is_file():
         raise InputError(f"there is no ledger at {ledger}")
-    with explained(ledger):
+    with translate_sqlite_errors(ledger):
         # SQLite cannot share a ledger in a read-only folder. Without a journal, no process is writing to it.
         still = not is_allowed(ledger.parent, os.W_OK) and not Path(f"{ledger}-wal").exists()
         mode = "immutable=1" if still else "mode=ro"
