@@ -22,7 +22,7 @@ from comic_upscale.library.page import Page
 from comic_upscale.library.sorting import fold
 from comic_upscale.library.volume import Volume
 from comic_upscale.planning.gone import Absent, find_absent, gives_up, has_content, is_unedited
-from comic_upscale.planning.hashes import HashesSources
+from comic_upscale.planning.hashes import SourceHashes
 from comic_upscale.planning.names import OutputNames
 from comic_upscale.planning.output_checks import is_among_sources
 from comic_upscale.planning.renames import (
@@ -34,7 +34,7 @@ from comic_upscale.planning.renames import (
 )
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.paths import MARKER_FOLDER
-from comic_upscale.storage.base import OutputStore
+from comic_upscale.storage.base import OutputStore, SourceStore
 
 _WAITING = f"{MARKER_FOLDER}/moving"
 """Where outputs wait whose new names still belong to others, as when two pages swap names."""
@@ -85,7 +85,7 @@ def follow_renames(
     discovery: Discovery,
     settings: JobSettings,
     *,
-    sources: HashesSources,
+    sources: SourceHashes,
     outputs: OutputStore,
     source_folders: Set[PurePath],
 ) -> tuple[MovedOutput, ...]:
@@ -118,7 +118,7 @@ def follow_renames(
     follower.add_pages(pages)
     for volume in volumes:
         follower.add_volume(volume, discovery.pages)
-    follower.keep_possible(partial(_may_place, settings, sources, outputs, source_folders))
+    follower.keep_possible(partial(_may_place, sources.store, outputs, source_folders))
     return follower.carry_out()
 
 
@@ -294,8 +294,7 @@ class _Follower:
 
 
 def _may_place(
-    settings: JobSettings,
-    sources: HashesSources,
+    sources: SourceStore,
     outputs: OutputStore,
     folders: Set[PurePath],
     page: Page,
@@ -303,7 +302,7 @@ def _may_place(
 ) -> bool:
     """Return whether an output may go to a place: it is not among the sources."""
     try:
-        return not is_among_sources(to, page.path, sources.store, outputs, folders)
+        return not is_among_sources(to, page.path, sources, outputs, folders)
     except (OSError, PageError):
         return False
 
@@ -321,7 +320,7 @@ def _holds_pages(outputs: OutputStore, sizes: Mapping[str, int | None], name: st
 
 
 def _is_same_volume(
-    ledger: Ledger, pages: Sequence[Page], sources: HashesSources, row: PageRow, volume: Volume
+    ledger: Ledger, pages: Sequence[Page], sources: SourceHashes, row: PageRow, volume: Volume
 ) -> bool:
     inside = [page for page in pages if page.member is not None and page.member.volume == volume.entry.source]
     return is_same_volume(ledger, inside, sources, row.id, row.source, volume)

@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
+from comic_upscale.ledger.records import PageRow
+from comic_upscale.library.page import Page
 from comic_upscale.library.source_reader import Source, SourceReader
 from comic_upscale.storage.base import SourceStore
-
-
-class HashesSources(Protocol):
-    """What planning asks of the sources of a job."""
-
-    @property
-    def store(self) -> SourceStore:
-        """The store of the sources."""
-
-    def sha256(self, source: Source) -> str | None:
-        """The SHA-256 of a source, hexadecimal; None if it cannot be read."""
 
 
 class SourceHashes:
@@ -41,3 +30,7 @@ class SourceHashes:
         if key not in self._known:
             self._known[key] = self._sources.sha256(source)
         return self._known[key]
+
+    def has_content_of(self, row: PageRow, page: Page) -> bool:
+        """Return whether a page has the recorded content. It is read only if it has the recorded size."""
+        return row.source_size == page.size and row.source_sha256 == self.sha256(page)

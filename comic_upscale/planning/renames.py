@@ -15,7 +15,7 @@ from comic_upscale.ledger.writer import Ledger
 from comic_upscale.library.page import Page
 from comic_upscale.library.volume import Volume
 from comic_upscale.planning.gone import Absent
-from comic_upscale.planning.hashes import HashesSources
+from comic_upscale.planning.hashes import SourceHashes
 from comic_upscale.settings.paths import MARKER_FOLDER
 
 
@@ -42,7 +42,7 @@ class RenamedVolume:
 
 
 def find_renamed_pages(
-    pages: Iterable[Page], rows: Iterable[PageRow], absent: Absent, sources: HashesSources
+    pages: Iterable[Page], rows: Iterable[PageRow], absent: Absent, sources: SourceHashes
 ) -> list[RenamedPage]:
     """Return the pages that were renamed, each with the finished page that it was. Pages in volumes are left out.
 
@@ -98,7 +98,7 @@ def find_renamed_volumes(
     volumes: Sequence[Volume],
     rows: Iterable[PageRow],
     absent: Absent,
-    sources: HashesSources,
+    sources: SourceHashes,
     is_same: Callable[[PageRow, Volume], bool],
 ) -> list[RenamedVolume]:
     """Return the volumes that were renamed, each with the finished volume that it was.
@@ -148,7 +148,7 @@ def find_renamed_volumes(
 
 
 def is_same_volume(
-    ledger: Ledger, pages: Iterable[Page], sources: HashesSources, row_id: int, source: str, volume: Volume
+    ledger: Ledger, pages: Iterable[Page], sources: SourceHashes, row_id: int, source: str, volume: Volume
 ) -> bool:
     """Return whether a volume has the same pages as a finished one, by their names and content.
 
@@ -179,13 +179,10 @@ def is_same_volume(
     return True
 
 
-def _is_unchanged(row: PageRow, page: Page, sources: HashesSources) -> bool:
+def _is_unchanged(row: PageRow, page: Page, sources: SourceHashes) -> bool:
     """Return whether a page is still the recorded one. A page that was never finished counts as changed."""
-    if row.state != "done":
-        return False
-    if (row.source_size, row.source_mtime_ns) == (page.size, page.mtime_ns):
-        return True
-    return row.source_size == page.size and row.source_sha256 == sources.sha256(page)
+    same_stat = (row.source_size, row.source_mtime_ns) == (page.size, page.mtime_ns)
+    return row.state == "done" and (same_stat or sources.has_content_of(row, page))
 
 
 def _same_name(one: str, other: str) -> bool:
