@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from comic_upscale.ledger.records import PageRow
-from comic_upscale.library.page import Page
+from comic_upscale.library.page import MemberOf, Page
 from comic_upscale.library.source_reader import Source, SourceReader
 from comic_upscale.storage.base import SourceStore
 
@@ -17,7 +19,8 @@ class SourceHashes:
 
     def __init__(self, sources: SourceReader) -> None:
         self._sources = sources
-        self._known: dict[tuple[str, int], str | None] = {}
+        # Volumes inside one archive have the same path, so the position counts as a whole.
+        self._known: dict[tuple[Path, MemberOf | None], str | None] = {}
 
     @property
     def store(self) -> SourceStore:
@@ -26,7 +29,7 @@ class SourceHashes:
 
     def sha256(self, source: Source) -> str | None:
         """The SHA-256 of a source, hexadecimal; None if it cannot be read."""
-        key = (str(source.path), -1 if source.member is None else source.member.index)
+        key = (source.path, source.member)
         if key not in self._known:
             self._known[key] = self._sources.sha256(source)
         return self._known[key]
