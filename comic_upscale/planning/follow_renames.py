@@ -20,7 +20,6 @@ from comic_upscale.library.cbz import read_members
 from comic_upscale.library.discover import Discovery
 from comic_upscale.library.page import Page
 from comic_upscale.library.sorting import fold
-from comic_upscale.library.volume import Volume
 from comic_upscale.planning.gone import Absent, find_absent, gives_up, has_content, is_unedited
 from comic_upscale.planning.hashes import SourceHashes
 from comic_upscale.planning.names import OutputNames
@@ -28,9 +27,9 @@ from comic_upscale.planning.output_checks import is_among_sources
 from comic_upscale.planning.renames import (
     RenamedPage,
     RenamedVolume,
+    VolumeMatcher,
     find_renamed_pages,
     find_renamed_volumes,
-    is_same_volume,
 )
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.paths import MARKER_FOLDER
@@ -109,15 +108,15 @@ def follow_renames(
         return ()
     found = {page.source for page in discovery.pages} | {volume.entry.source for volume in discovery.volumes}
     absent = find_absent(rows, found, discovery.volumes, discovery.unread)
-    is_same = partial(_is_same_volume, ledger, discovery.pages, sources)
+    matcher = VolumeMatcher(ledger, discovery.pages, sources)
     pages = find_renamed_pages(discovery.pages, rows, absent, sources)
-    volumes = find_renamed_volumes(discovery.volumes, rows, absent, sources, is_same)
+    volumes = find_renamed_volumes(discovery.volumes, rows, absent, sources, matcher)
     if not pages and not volumes:
         return ()
     follower = _Follower(ledger, job_id, settings, outputs, rows, absent)
     follower.add_pages(pages)
     for volume in volumes:
-        follower.add_volume(volume, discovery.pages)
+        follower.add_volume(volume, matcher.found_pages(volume.volume))
     follower.keep_possible(partial(_may_place, sources.store, outputs, source_folders))
     return follower.carry_out()
 
@@ -149,15 +148,10 @@ class _Follower:
         for each in renamed:
             self._add(each.page, recorded[each.row.id])
 
-    def add_volume(self, renamed: RenamedVolume, pages: Iterable[Page]) -> None:
-        """Add a volume with its pages."""
+    def add_volume(self, renamed: RenamedVolume, by_name: Mapping[str, Page]) -> None:
+        """Add a volume with its pages, which are given by their names in it."""
         row, volume = renamed.row, renamed.volume
         prefix = f"{volume.entry.source}/"
-        by_name = {
-            page.source.removeprefix(prefix): page
-            for page in pages
-            if page.member is not None and page.member.volume == volume.entry.source
-        }
         contents = volume.contents
         assert contents is not None
         targets = {member.name: member.target for member in contents.pages}
@@ -317,13 +311,6 @@ def _holds_pages(outputs: OutputStore, sizes: Mapping[str, int | None], name: st
     """
     held = read_members(outputs, name) if sizes else {}
     return bool(sizes) and all(held.get(page) == size for page, size in sizes.items())
-
-
-def _is_same_volume(
-    ledger: Ledger, pages: Sequence[Page], sources: SourceHashes, row: PageRow, volume: Volume
-) -> bool:
-    inside = [page for page in pages if page.member is not None and page.member.volume == volume.entry.source]
-    return is_same_volume(ledger, inside, sources, row.id, row.source, volume)
 
 
 def _kind_of(outputs: OutputStore, name: str) -> str | None:
