@@ -130,7 +130,7 @@ def judge(
     larger: SampleArray,
     borders: Borders = NO_BORDERS,
     *,
-    handed: RawOutput | None = None,
+    raw: RawOutput | None = None,
     bounds: Bounds | None = None,
 ) -> Verdict:
     """Judge an upscaled page by its source.
@@ -139,10 +139,10 @@ def judge(
         source: uint8 or uint16, height x width x C, C 3 or 1.
         larger: the same type, any larger height x width x the same C.
         borders: the borders between tiles in the upscaled page.
-        handed: the result of `measure_raw_output` for the same page; None if nothing was corrected.
+        raw: the result of `measure_raw_output` for the same page; None if nothing was corrected.
         bounds: for pages of ordinary size; None for those of all models.
     """
-    scores = compare(_high_bytes(source), _high_bytes(larger), borders, handed)
+    scores = compare(_high_bytes(source), _high_bytes(larger), borders, raw)
     bounds = bounds_of_size(bounds or default_bounds(), source.shape[0], source.shape[1])
     return Verdict(scores, reasons(scores, bounds))
 
