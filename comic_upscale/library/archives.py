@@ -147,8 +147,8 @@ def volume_errors(what: str = "volume") -> Iterator[None]:
         what: what is being read, for the reason: ``"volume"`` or ``"member"``.
 
     Raises:
-        PageError: ``"vanished"``, ``"permission"``, ``"encrypted"``, ``"unsupported"``, ``"out-of-memory"``,
-            ``"unreadable"``, ``"damaged"``, or the one that was raised inside.
+        PageError: ``"vanished"``, ``"permission"``, ``"out-of-memory"``, ``"unreadable"``, ``"damaged"``, or the one
+            that was raised inside.
     """
     try:
         yield
@@ -158,18 +158,10 @@ def volume_errors(what: str = "volume") -> Iterator[None]:
         raise PageError("vanished", "The volume is no longer there, or is a link to nowhere.") from None
     except PermissionError:
         raise PageError("permission", "There is no permission to read the volume.") from None
-    except NotImplementedError as error:
-        raise PageError(
-            "unsupported", f"The {what} is packed in a way that is not read here ({error}): pack it again."
-        ) from None
     except MemoryError:
         raise PageError("out-of-memory", f"The machine's memory was not enough to read the {what}.") from None
     except RecursionError:
         raise damaged(what, "its directory is nested without end") from None
-    except RuntimeError as error:
-        if "encrypted" in str(error) or "password" in str(error):
-            raise encrypted() from None
-        raise damaged(what, error) from None
     except OSError as error:
         # EINVAL is a seek to where no byte can be: what the directory says is wrong.
         if error.errno and error.errno != errno.EINVAL:
@@ -177,7 +169,7 @@ def volume_errors(what: str = "volume") -> Iterator[None]:
             raise PageError("unreadable", f"The {what} cannot be read: {words}.") from None
         raise damaged(what, error) from None
     except Exception as error:
-        # bz2, lzma and zipfile each have exceptions of their own.
+        # bz2, lzma, tarfile and PDFium each have exceptions of their own.
         raise damaged(what, error) from None
 
 

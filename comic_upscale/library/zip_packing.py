@@ -30,6 +30,10 @@ class BadZipError(Exception):
     """A ZIP is broken; the text says how."""
 
 
+class UnsupportedMethodError(Exception):
+    """A member of a ZIP is packed by a method that is not supported; the text names the method."""
+
+
 class _Unpacker(Protocol):
     """The common interface of the decompressors of `bz2` and `lzma`."""
 
@@ -47,7 +51,7 @@ def unpack(packed: Iterator[bytes], method: int, size: int) -> Iterator[bytes]:
 
     Raises:
         BadZipError: the packed data is broken.
-        NotImplementedError: the compression method is not supported.
+        UnsupportedMethodError: the compression method is not supported.
     """
     try:
         if method == STORED:
@@ -61,7 +65,7 @@ def unpack(packed: Iterator[bytes], method: int, size: int) -> Iterator[bytes]:
         elif method == _LZMA:
             yield from _unpack_lzma(packed, size)
         else:
-            raise NotImplementedError(f"by {_OTHER_METHODS.get(method, f'method {method}')}")
+            raise UnsupportedMethodError(_OTHER_METHODS.get(method, f"method {method}"))
     except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
