@@ -195,6 +195,11 @@ def encrypted() -> PageError:
     return PageError("encrypted", "The volume is protected by a password: unpack it with that first.")
 
 
+def changed() -> PageError:
+    """Say that a volume is no longer the one that was listed."""
+    return PageError("changed", "The volume was changed during the run: run the same command again.")
+
+
 def too_large(size: int) -> PageError:
     """Say that a member does not fit into memory."""
     return PageError(

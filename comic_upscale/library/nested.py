@@ -14,7 +14,7 @@ from pathlib import Path
 
 from comic_upscale.errors import PageError
 from comic_upscale.imaging.formats import ARCHIVE_EXTENSIONS, extension_of
-from comic_upscale.library.archives import Archive, Entry, volume_errors
+from comic_upscale.library.archives import Archive, Entry, changed, volume_errors
 from comic_upscale.library.containers import list_volume, open_container
 from comic_upscale.library.page import MemberOf, Page
 from comic_upscale.library.parts import MISSING_PART, stat_parts
@@ -26,11 +26,6 @@ from comic_upscale.storage.base import SourceStore
 
 DEEPEST = 3
 """How many archives may be around a volume."""
-
-
-def changed() -> PageError:
-    """Say that a volume is no longer the one that was listed."""
-    return PageError("changed", "The volume was changed during the run: run the same command again.")
 
 
 def nested_entry(around: Page, nested: Nested) -> Page:

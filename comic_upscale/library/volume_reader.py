@@ -7,9 +7,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from comic_upscale.library.archives import Container, volume_errors
+from comic_upscale.library.archives import Container, changed, volume_errors
 from comic_upscale.library.containers import open_container
-from comic_upscale.library.nested import Unpacker, changed
+from comic_upscale.library.nested import Unpacker
 from comic_upscale.library.parts import stat_parts
 from comic_upscale.library.volume import Volume
 from comic_upscale.settings.job import VolumeRules
