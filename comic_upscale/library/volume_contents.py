@@ -18,7 +18,7 @@ from comic_upscale.library.comicinfo import NAME as COMICINFO
 from comic_upscale.library.comicinfo import ComicFacts, is_comicinfo, written
 from comic_upscale.library.epub import EMBEDDED, Book, read_book
 from comic_upscale.library.member_names import is_litter, is_merely_hidden, safe_name
-from comic_upscale.library.naming import free_number, output_names, valid_names
+from comic_upscale.library.naming import free_number, is_valid, output_names, valid_names
 from comic_upscale.library.pdf import PdfContainer
 from comic_upscale.library.sorting import fold, natural_key
 from comic_upscale.library.volume import Contents, Member, Nested
@@ -183,7 +183,7 @@ def name_members(entries: Sequence[Entry]) -> tuple[dict[int, str], list[str]]:
         names[index] = name
         taken.add(name)
         folded.add(fold(name))
-    unknown = sum(not _is_text(name) for name in names.values())
+    unknown = sum(not is_valid(name) for name in names.values())
     renamed = left_out.pop("renamed", 0)
     notes = [f"{count} member(s) {what} were left out" for what, count in left_out.items()]
     if renamed:
@@ -192,14 +192,6 @@ def name_members(entries: Sequence[Entry]) -> tuple[dict[int, str], list[str]]:
         notes.append(f"{unknown} member(s) have names in an unknown encoding: their bytes are written as %XX")
     valid = valid_names(list(names.values()))
     return {index: valid[name] for index, name in names.items()}, notes
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _is_epub(name: str, names: dict[int, str]) -> bool:
