@@ -51,7 +51,7 @@ class Discovery:
     """What is no page: the sidecars of pages, and the other files, archives without pages among them; and what is
     beside the pages in volumes whose pages go into folders."""
     warnings: tuple[str, ...] = ()
-    """A sentence for each thing that the user may want to mend."""
+    """A sentence for each thing that the user may want to fix."""
     volumes: tuple[Volume, ...] = ()
     """The archives that hold pages, and those that could not be opened; in natural order of their source."""
     unread: tuple[str, ...] = ()
