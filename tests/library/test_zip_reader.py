@@ -18,28 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comic_upscale.errors import PageError
-from comic_upscale.library.containers import list_volume, open_container
-from comic_upscale.library.volume import Contents
+from comic_upscale.library.containers import open_container
 from comic_upscale.library.zip_packing import BadZipError
 from comic_upscale.library.zip_reader import ZipReader
-from comic_upscale.settings.job import VolumeRules
 from tests.archives import make_zip, picture, pictures
 from tests.conftest import REPOSITORY
+from tests.volumes import RULES, contents, read_all
 
-RULES = VolumeRules()
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
-
-
-def listed(path: Path) -> Contents:
-    return list_volume(path, RULES, extension="png")
-
-
-def read_all(path: Path) -> dict[str, bytes]:
-    container = open_container(path, RULES)
-    try:
-        return {member.name: container.read(member.index) for member in listed(path).members}
-    finally:
-        container.close()
 
 
 def patched(path: Path, where: bytes, offset: int, value: bytes) -> Path:
@@ -200,7 +186,7 @@ def test_links_folders_and_devices_are_still_none(tmp_path: Path) -> None:
             info.create_system, info.external_attr = 3, mode << 16
             archive.writestr(info, content)
     assert read_all(path) == {"1.png": picture(1)}
-    assert listed(path).notes == ("3 member(s) that are links or devices were left out",)
+    assert contents(path).notes == ("3 member(s) that are links or devices were left out",)
 
 
 # --- cut short
@@ -226,12 +212,12 @@ def test_a_cut_zip_gives_the_pages_before_the_cut(tmp_path: Path, kind: str) -> 
     ):
         path.write_bytes(whole[:cut])
         assert read_all(path) == dict(list(inside.items())[:count])
-        assert listed(path).notes == (
+        assert contents(path).notes == (
             f"the archive is cut short after {count} file(s), and the rest is missing: copy or download it again",
         )
     path.write_bytes(whole[: starts[0] + 700])
     with pytest.raises(PageError) as caught:
-        listed(path)
+        contents(path)
     assert caught.value.kind == "damaged"
 
 
@@ -240,7 +226,7 @@ def test_a_zip_whose_directory_is_cut_loses_no_page(tmp_path: Path, cut: int) ->
     path = make_zip(tmp_path / "v.cbz", pictures(4))
     path.write_bytes(path.read_bytes()[:-cut])
     assert read_all(path) == pictures(4)
-    assert listed(path).notes == (
+    assert contents(path).notes == (
         "the directory of the archive is damaged: its 4 file(s) were found without it",
     )
 
@@ -252,7 +238,7 @@ def test_a_zip_whose_directory_is_damaged_loses_no_page(tmp_path: Path) -> None:
     data[at : at + 4] = b"\0\0\0\0"
     path.write_bytes(bytes(data))
     assert read_all(path) == pictures(5)
-    assert listed(path).notes == (
+    assert contents(path).notes == (
         "the directory of the archive is damaged: its 5 file(s) were found without it",
     )
 
@@ -264,7 +250,7 @@ def test_a_zip_that_is_damaged_in_its_midst_and_has_no_directory(tmp_path: Path)
     data[at : at + 4] = b"\0\0\0\0"
     path.write_bytes(bytes(data))
     assert read_all(path) == dict(list(pictures(5).items())[:3])
-    assert listed(path).notes == (
+    assert contents(path).notes == (
         "the archive is damaged after 3 file(s), and the rest cannot be found: copy or download it again",
     )
 
