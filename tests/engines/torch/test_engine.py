@@ -52,7 +52,7 @@ class Enlarge(torch.nn.Module):
 
 
 class Hungry(Enlarge):
-    """Runs out of memory above so many pixels, as a small card does."""
+    """Runs out of memory above a number of pixels, as a small GPU does."""
 
     def __init__(self, most: int, error: type[BaseException] = torch.OutOfMemoryError) -> None:
         super().__init__()
