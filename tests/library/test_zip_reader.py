@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import io
 import lzma
 import resource
@@ -11,21 +12,26 @@ import subprocess
 import sys
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
+import imagecodecs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comic_upscale.errors import PageError
 from comic_upscale.library.containers import open_container
-from comic_upscale.library.zip_packing import BadZipError
+from comic_upscale.library.zip_packing import BadZipError, unpack
 from comic_upscale.library.zip_reader import ZipReader
-from tests.archives import make_zip, picture, pictures
+from tests.archives import make_zip, needs_libarchive, picture, pictures
 from tests.conftest import REPOSITORY
 from tests.volumes import RULES, contents, read_all
 
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+ZSTANDARD_FRAME = b"\x28\xb5\x2f\xfd"
+PACKINGS = [*METHODS, 95, *(pytest.param(method, marks=needs_libarchive) for method in (93, 20))]
+"""The methods that are read. XZ and the two numbers of Zstandard are not in `zipfile`."""
 
 
 def patched(path: Path, where: bytes, offset: int, value: bytes) -> Path:
@@ -268,6 +274,8 @@ def lying(path: Path, method: int, real: bytes, claimed: int) -> Path:
             real, lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA1, "preset": 6, "dict_size": 1 << 23}]
         ),
         95: lambda: lzma.compress(real),
+        93: lambda: bytes(imagecodecs.zstd_encode(real)),
+        20: lambda: bytes(imagecodecs.zstd_encode(real)),
     }[method]()  # fmt: skip
     name = b"001.png"
     common = struct.pack("<4H3L", 0, method, 0, 0, zlib.crc32(real), len(packed), claimed)
@@ -284,7 +292,7 @@ def lying(path: Path, method: int, real: bytes, claimed: int) -> Path:
     return path
 
 
-@pytest.mark.parametrize("method", [*METHODS, 95])
+@pytest.mark.parametrize("method", PACKINGS)
 def test_every_packing_is_read_to_what_it_says(tmp_path: Path, method: int) -> None:
     real = picture(1) * 3
     path = lying(tmp_path / "v.cbz", method, real, len(real))
@@ -297,7 +305,7 @@ def test_every_packing_is_read_to_what_it_says(tmp_path: Path, method: int) -> N
         assert "bytes" in caught.value.reason or "broken" in caught.value.reason
 
 
-@pytest.mark.parametrize("method", [*METHODS, 95])
+@pytest.mark.parametrize("method", PACKINGS)
 def test_a_bomb_that_lies_takes_no_memory(tmp_path: Path, method: int) -> None:
     """In a process of its own, whose peak tells."""
     real = bytes(300 << 20) if method != zipfile.ZIP_STORED else bytes(30 << 20)
@@ -334,6 +342,32 @@ def test_a_dictionary_of_four_gibibytes_is_not_made(tmp_path: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert read_all(path) == {"001.png": real}
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10
+
+
+@needs_libarchive
+def test_zstandard_that_is_broken_is_damaged(tmp_path: Path) -> None:
+    real = picture(1)
+    path = lying(tmp_path / "v.cbz", 93, real, len(real))
+    data = path.read_bytes()
+    at = data.index(ZSTANDARD_FRAME)
+    # A frame that needs a window of 2 GiB, data that is no frame, and a frame with a byte that is wrong.
+    huge = ZSTANDARD_FRAME + b"\0\xa8"
+    for where, other in ((at, huge), (at, bytes(4)), (at + len(data) // 2, bytes(64))):
+        path.write_bytes(data[:where] + other + data[where + len(other) :])
+        with pytest.raises(PageError) as caught:
+            read_all(path)
+        assert caught.value.kind == "damaged"
+        assert "packed data" in caught.value.reason or "checksum" in caught.value.reason
+
+
+@needs_libarchive
+def test_a_fault_of_the_file_below_zstandard_keeps_its_words() -> None:
+    def chunks() -> Iterator[bytes]:
+        yield bytes(imagecodecs.zstd_encode(picture(1)))[:100]
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output error"):
+        list(unpack(chunks(), 93, len(picture(1))))
 
 
 def test_what_is_packed_in_a_way_that_is_not_read_is_named(tmp_path: Path) -> None:
