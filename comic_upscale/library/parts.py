@@ -9,6 +9,7 @@ Source: APPNOTE.TXT of PKWARE, chapter 8.
 
 from __future__ import annotations
 
+import errno
 import io
 import re
 from collections import defaultdict
@@ -279,7 +280,7 @@ class JoinedFile(io.RawIOBase):
         """Go to an offset in all files together."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         if base + offset < 0:
-            raise OSError(22, "Invalid argument")
+            raise OSError(errno.EINVAL, "Invalid argument")
         self._at = base + offset
         return self._at
 
