@@ -282,8 +282,8 @@ class LibarchiveContainer:
 def _open_libarchive(library: Any, paths: Sequence[Path], *, are_volumes: bool) -> Iterator[Any]:
     with paths[0].open("rb") as file:
         head = file.read(8)
-    # Named, and not left to libarchive, which takes a RAR for a ZIP if its last file is one. A RAR has no filters:
-    # libarchive 3.6 does not seek back through several files after it looked for one.
+    # libarchive must not guess the format: it takes a RAR for a ZIP if the last file in it is one. Nor may it look for
+    # filters of a RAR, which has none: libarchive 3.6 does not seek back through several files afterwards.
     kind, filters = next((kind for start, kind in _KINDS.items() if head.startswith(start)), _COMPRESSED_TAR)
     if len(paths) == 1:
         with library.file_reader(str(paths[0]), kind, filters, block_size=_BLOCK) as archive:
@@ -317,7 +317,7 @@ def load_libarchive() -> Any:
         import libarchive.exception
         import libarchive.ffi
     except Exception:
-        # OSError, TypeError or AttributeError, as the system and the binding please.
+        # OSError, TypeError or AttributeError, depending on the system and the binding.
         raise PageError(
             "library",
             "CBR, RAR, CB7, 7z, compressed CBT and Zstandard need libarchive, which is not installed: Debian and "
@@ -325,7 +325,7 @@ def load_libarchive() -> Any:
             "brew install libarchive, and set LIBARCHIVE to its libarchive.dylib; Windows: set LIBARCHIVE to "
             "libarchive.dll.",
         ) from None
-    # Its complaints about a strange file come out as errors of members.
+    # What it logs about a strange file is also raised as an error of a member.
     logging.getLogger("libarchive").addHandler(logging.NullHandler())
     return libarchive
 

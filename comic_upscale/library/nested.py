@@ -1,7 +1,7 @@
-"""Archives inside archives: find them, and unpack them to a disk for as long as they are read.
+"""Archives inside archives: find them, and unpack them to temporary files while they are read.
 
-An archive that holds archives is like a folder of volumes. A volume inside it is read by libraries that need a file
-of this machine, so it is unpacked to a temporary file. No name from an archive becomes a path there.
+An archive that holds archives is like a folder of volumes. The libraries that read a volume inside it need a local
+file. No name from an archive becomes a path there.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ class _Level:
 
 
 def _chain(entry: Page) -> list[int]:
-    """Return the places of the archives around a volume and of the volume itself, outermost first."""
+    """Return the indices of the archives around a volume and of the volume itself, outermost first."""
     chain = []
     member = entry.member
     while member is not None:

@@ -1,4 +1,4 @@
-"""What is in a volume: its pages, its other files, and the volumes inside it, under safe names."""
+"""The content of a volume, under safe names: its pages, its other files, and the volumes inside it."""
 
 from __future__ import annotations
 
@@ -146,15 +146,15 @@ def read_epub(
 
 
 def is_volume_name(name: str) -> bool:
-    """Whether a file is a comic by its name: one without a page is then a failure and not just passed over."""
+    """Return whether a file is a comic by its name. Without a page, it is then a failure and not just ignored."""
     return extension_of(name) in VOLUME_EXTENSIONS
 
 
 def name_members(entries: Sequence[Entry]) -> tuple[dict[int, str], list[str]]:
-    """Give every member that counts a safe name that no other has.
+    """Give every member a unique, safe name, except those that are left out.
 
     Returns:
-        Index to name in the order of the directory; and what was left out, in sentences.
+        Index to name in the order of the directory; and notes about members that were left out or renamed.
     """
     left_out: Counter[str] = Counter()
     names: dict[int, str] = {}
@@ -199,9 +199,9 @@ def _is_epub(name: str, names: dict[int, str]) -> bool:
 
 
 def _in_reading_order(short: Sequence[str]) -> list[str]:
-    """The pages of an EPUB under their own names, with numbers before them where these would sort otherwise.
+    """Return the names of an EPUB's pages, with numbers before them if their own order is not the reading order.
 
-    What reads a CBZ sorts its pages by name.
+    Readers of a CBZ sort its pages by name.
     """
     if len({fold(name) for name in short}) == len(short) and list(short) == sorted(short, key=natural_key):
         return list(short)
