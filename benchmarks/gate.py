@@ -126,8 +126,8 @@ def judge_clean(outputs: list[Made]) -> list[Judged]:
     for each in outputs:
         output = each.output()
         borders = tile_borders(each)
-        handed = measure_raw_output(each.page.color, output, borders)
-        scores = compare(each.page.color, finished(each, output).color, borders, handed)
+        raw = measure_raw_output(each.page.color, output, borders)
+        scores = compare(each.page.color, finished(each, output).color, borders, raw)
         judged.append(Judged(each, scores, names.index(each.file) % 2 == 0))
     return judged
 
@@ -240,7 +240,7 @@ def planted(outputs: list[Made], count: int) -> dict[str, dict[str, object]]:
         if other is None:
             continue
         output, borders = each.output(), tile_borders(each)
-        right_handed = measure_raw_output(each.page.color, output, borders)
+        right_raw = measure_raw_output(each.page.color, output, borders)
         right = finished(each, output)
         scale = output.shape[0] / each.page.height
         for name, plant in FAULTS.items():
@@ -251,9 +251,9 @@ def planted(outputs: list[Made], count: int) -> dict[str, dict[str, object]]:
             if at_engine is None or written is None:
                 continue
             # What an engine hands over is changed in place as it is finished.
-            handed = (measure_raw_output(each.page.color, at_engine, borders), right_handed)
+            raw = (measure_raw_output(each.page.color, at_engine, borders), right_raw)
             pages = (finished(each, at_engine), replace(right, color=written))
-            for place, before, page in zip(PLACES, handed, pages, strict=True):
+            for place, before, page in zip(PLACES, raw, pages, strict=True):
                 outcome = what_becomes(each, right, page, borders, before)
                 tallies[name][place][outcome] += 1
                 missed[name] += [f"{each.label}, {place}"] if outcome == "missed" else []
@@ -287,10 +287,10 @@ def another(outputs: list[Made], index: int) -> SampleArray | None:
     return None
 
 
-def what_becomes(each: Made, right: Pixels, page: Pixels, borders: Borders, handed: RawOutput) -> str:
+def what_becomes(each: Made, right: Pixels, page: Pixels, borders: Borders, raw: RawOutput) -> str:
     """Tell whether the gate catches a page, or, where it does not, whether the fault is gone."""
     bounds = bounds_for(each.identity)
-    if judge(each.page.color, page.color, borders, handed=handed, bounds=bounds).is_suspect:
+    if judge(each.page.color, page.color, borders, raw=raw, bounds=bounds).is_suspect:
         return "caught"
     return "mended" if largest_change(right.color, page.color) < LEFT else "missed"
 
@@ -309,8 +309,8 @@ def without_overlap(outputs: list[tuple[Made, SampleArray, Borders]]) -> dict[st
     counts: Counter[str] = Counter()
     for each, output, borders in outputs:
         right = finished(each, each.output())
-        handed = measure_raw_output(each.page.color, output, borders)
-        counts[what_becomes(each, right, finished(each, output), borders, handed)] += 1
+        raw = measure_raw_output(each.page.color, output, borders)
+        counts[what_becomes(each, right, finished(each, output), borders, raw)] += 1
     return told(counts)
 
 
@@ -338,9 +338,7 @@ def timed() -> dict[str, float]:
         "read": best(lambda: prepare(decode(data, max_pixels=10**9))),
         "network": best(lambda: upscale_pages(engine, [page], target)),
         "finish": best(lambda: finish(replace(result, color=result.color.copy()))),
-        "gate": best(
-            lambda: judge(page.color, done.color, handed=measure_raw_output(page.color, result.color))
-        ),
+        "gate": best(lambda: judge(page.color, done.color, raw=measure_raw_output(page.color, result.color))),
         "write": best(lambda: encode(done, format="png")),
     }
     return {

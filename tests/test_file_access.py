@@ -64,7 +64,7 @@ def name_of(call: ast.Call) -> str:
 
 
 def mode_of(call: ast.Call) -> str:
-    """The mode that a call to some `open` gives; empty where it gives none in so many words."""
+    """The mode that a call to some `open` gives as a literal; empty where it gives none."""
     given = [*call.args, *(keyword.value for keyword in call.keywords if keyword.arg == "mode")]
     texts = [each.value for each in given if isinstance(each, ast.Constant) and isinstance(each.value, str)]
     return next((text for text in texts if text and set(text) <= set("rwaxbt+")), "")

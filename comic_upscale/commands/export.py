@@ -8,19 +8,13 @@ from typing import Annotated
 
 import typer
 
-from comic_upscale.commands.environment import requested_ledger, state_folder
+from comic_upscale.commands.recorded_job import JobFolder, LedgerOfFolder, find_job
 from comic_upscale.errors import SettingsError
 
 
 def export(
-    job: Annotated[Path | None, typer.Option("--job", metavar="DIR", help="The output folder of a job.")] = None,
-    ledger: Annotated[
-        Path | None,
-        typer.Option(
-            "--ledger", metavar="FILE",
-            help="The ledger file of a job. If the output folder does not know it, --job must name the folder, too.",
-        ),
-    ] = None,
+    job: JobFolder = None,
+    ledger: LedgerOfFolder = None,
     format: Annotated[
         str,
         typer.Option(
@@ -40,7 +34,6 @@ def export(
 ) -> None:  # fmt: skip
     """Write the metadata of a training set: pages, sources, hashes, sizes, model and captions."""
     from comic_upscale.console.text import page_count
-    from comic_upscale.ledger.recent import choose_job
     from comic_upscale.reporting.export import (
         EXPORT_FORMATS,
         as_text,
@@ -51,7 +44,7 @@ def export(
 
     if format not in EXPORT_FORMATS:
         raise SettingsError(f"--format must be one of {', '.join(EXPORT_FORMATS)}, not {format!r}")
-    found = read_export(*choose_job(job, requested_ledger(job, ledger), state_folder()))
+    found = read_export(*find_job(job, ledger))
     path = metadata_path(found, output) if format == "imagefolder" else output
     rows = found.files if format == "imagefolder" else found.rows
     text = as_text(rows, format, suffix=".jsonl" if path is None else path.suffix)

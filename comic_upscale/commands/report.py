@@ -7,21 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from comic_upscale.commands.environment import default_workers, requested_ledger, state_folder
+from comic_upscale.commands.environment import default_workers
+from comic_upscale.commands.recorded_job import JobFolder, LedgerOfFolder, find_job
 
 if TYPE_CHECKING:
     from comic_upscale.reporting.report import OnStep
 
 
 def report(
-    job: Annotated[Path | None, typer.Option("--job", metavar="DIR", help="The output folder of a job.")] = None,
-    ledger: Annotated[
-        Path | None,
-        typer.Option(
-            "--ledger", metavar="FILE",
-            help="The ledger file of a job. If the output folder does not know it, --job must name the folder, too.",
-        ),
-    ] = None,
+    job: JobFolder = None,
+    ledger: LedgerOfFolder = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -53,10 +48,9 @@ def report(
 
     The file opens offline in any browser. While a job runs, its report covers the pages that are done.
     """
-    from comic_upscale.ledger.recent import choose_job
     from comic_upscale.reporting.report import NAME, make_report, write_report
 
-    path, folder = choose_job(job, requested_ledger(job, ledger), state_folder())
+    path, folder = find_job(job, ledger)
     target = output or folder / NAME
     with _Steps() as on_step:
         made = make_report(

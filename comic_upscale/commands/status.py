@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from comic_upscale.commands.environment import requested_ledger, state_folder
+from comic_upscale.commands.recorded_job import JobFolder, LedgerFile
 
 if TYPE_CHECKING:
     from comic_upscale.jobs.service import JobService
@@ -19,12 +20,8 @@ if TYPE_CHECKING:
 
 def status(
     ctx: typer.Context,
-    job: Annotated[
-        Path | None, typer.Option("--job", metavar="DIR", help="The output folder of a job.")
-    ] = None,
-    ledger: Annotated[
-        Path | None, typer.Option("--ledger", metavar="FILE", help="The ledger file of a job.")
-    ] = None,
+    job: JobFolder = None,
+    ledger: LedgerFile = None,
     watch: Annotated[bool, typer.Option("--watch", help="Update until the run ends.")] = False,
     failures: Annotated[
         bool, typer.Option("--failures", help="List every failed page with its reason.")

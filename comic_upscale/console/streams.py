@@ -8,7 +8,7 @@ sequences of its own, so rich writes to the stream itself, and `make_console` es
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
 from comic_upscale.console.printable import printable_lines
@@ -45,11 +45,6 @@ class Escaping(io.TextIOBase):
         """Write text with its control characters escaped."""
         self.rich_proxied_file.write(printable_lines(text))
         return len(text)
-
-    def writelines(self, lines: Iterable[str]) -> None:  # type: ignore[override]
-        """Write several texts."""
-        for line in lines:
-            self.write(line)
 
     def flush(self) -> None:
         """Flush the stream."""

@@ -57,7 +57,7 @@ class Measured:
     output_pixels: int
     output_bytes: int
     format: str
-    """As `Work.format`."""
+    """As `Workload.format`."""
     network_seconds: float
     """Busy time of all devices together."""
     host_seconds: float

@@ -131,7 +131,7 @@ def from_ledgers(ledgers: Iterable[Path], host: str, processor: str) -> list[Mea
 
     Args:
         ledgers: the files.
-        host: name of this machine. The processor of another machine is unknown.
+        host: name of this machine. The processors of other machines are unknown.
         processor: processor of this machine.
     """
     measurements = []

@@ -163,7 +163,7 @@ def compare_folders(
             "no image of the reference has the same name as a candidate (suffixes may differ), so nothing can be "
             f"compared: the reference has {_some(references)}, the candidates have {_some(candidates)}"
         )
-    for number, compared in enumerate(_compare_pair(iter(pairs), references, candidates, metrics), 1):
+    for number, compared in enumerate(_compare_pairs(iter(pairs), references, candidates, metrics), 1):
         comparison.pairs.append(compared)
         if on_pair is not None:
             on_pair(number, len(pairs))
@@ -197,7 +197,7 @@ def _pair_up(ours: dict[str, list[Page]], theirs: dict[str, list[Page]]) -> tupl
     return pairs, rest
 
 
-def _compare_pair(
+def _compare_pairs(
     pairs: Iterator[Pair], references: Pictures, candidates: Pictures, metrics: Metrics
 ) -> Iterator[Compared]:
     for pair in pairs:

@@ -1,7 +1,7 @@
-"""Checks of an output that another machine made: nothing that it claims is believed.
+"""Checks of an output from a remote machine, whose claims are not trusted.
 
-The claim is checked before the file is fetched, the header before the pixels are decoded, and the pixels by the
-quality gate, as if they had been made here.
+The claim is checked before the file is fetched, the header before the pixels are decoded. The quality gate then checks
+the pixels, as for an output of this machine.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def compare(source: bytes, output: bytes, settings: JobSettings) -> CheckedOutpu
 
     Args:
         source: the file of the page.
-        output: the file that came home; `check_file` has accepted it.
+        output: the downloaded file, which `check_file` has accepted.
         settings: of the job.
 
     Raises:
@@ -149,10 +149,10 @@ def _judge(before: Pixels, after: Pixels) -> Verdict:
 
 
 def _lossy_bounds() -> Bounds:
-    """Return bounds for a page that a lossy format has changed after the gate of the other machine saw it.
+    """Return bounds for a page that a lossy format has changed after the remote gate saw it.
 
-    JPEG at quality 60 and AVIF at its default tint real pages by one level, which is the bound. What another
-    machine can do wrong on purpose is far beyond.
+    JPEG at quality 60 and AVIF at its default tint real pages by one level, which is the usual bound. Deliberate
+    changes are far larger.
     """
     bounds = default_bounds()
     return replace(
@@ -165,7 +165,7 @@ def _lossy_bounds() -> Bounds:
         chroma=bounds.chroma + 3,
         white_drift=bounds.white_drift + 2,
         black_drift=bounds.black_drift + 3,
-        # What the other engine handed over before its corrections cannot be known here.
+        # The raw output of the remote engine is unknown here. The gate takes the page itself for it.
         handed_tint=bounds.handed_tint + 2,
         handed_tone=bounds.handed_tone + 2,
         handed_white=bounds.handed_white + 2,

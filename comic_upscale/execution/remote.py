@@ -160,7 +160,7 @@ class RemoteExecutor:
     def info(self) -> ExecutorInfo:
         """Return the device that the machine reported."""
         return ExecutorInfo(
-            device=self._opened().device,
+            device=self._require_session().device,
             precision="",
             native_scale=None,
             step=None if self._step == "upscale" else self._step,
@@ -213,7 +213,7 @@ class RemoteExecutor:
 
     def busy(self) -> dict[str, float]:
         """Return how busy inspecting pages is, 0 to 1; the network and the encoders run on the remote machine."""
-        return {"decode": self._opened().meter.sample()}
+        return {"decode": self._require_session().meter.sample()}
 
     async def close(self) -> None:
         """End the threads; the remote run continues."""
@@ -280,7 +280,7 @@ class RemoteExecutor:
         if known in self._contents:
             return known, None
         source = await task.read()
-        session = self._opened()
+        session = self._require_session()
         session.meter.begin()
         try:
             content = await run_in(session.workers, inspect, source.data, task.sha256)
@@ -316,7 +316,7 @@ class RemoteExecutor:
 
     async def _fetch_until_done(self, stop: StopRequest) -> AsyncGenerator[PageOutcome, None]:
         """Fetch outputs as the remote run finishes them, and restart the run while pages are pending."""
-        run = self._opened().run
+        run = self._require_session().run
         run.note_progress()
         self.activity.doing = "the remote machine is processing the first pages"
         result = await self._poll()
@@ -330,7 +330,7 @@ class RemoteExecutor:
                 if not self._count_open():
                     return
                 await self._restart(result, stop)
-            elif result.alive:
+            else:
                 await run.check_progress(self._page_seconds)
             if self._step == "run":
                 return
@@ -341,13 +341,13 @@ class RemoteExecutor:
 
     async def _restart(self, result: PollResult, stop: StopRequest) -> None:
         """Start the next remote run, which knows every page that was sent before."""
-        await self._opened().run.restart(result, stop)
+        await self._require_session().run.restart(result, stop)
         if not stop.requested:
             self._unstarted.clear()
 
     async def _poll(self) -> PollResult:
         """Poll the machine, and keep the results for `_fetch_done`."""
-        result = await self._opened().run.poll((self._held or frozenset()) | self._contents.keys())
+        result = await self._require_session().run.poll((self._held or frozenset()) | self._contents.keys())
         self._results += [page for page in result.pages if page.name not in self._unstarted]
         return result
 
@@ -390,7 +390,7 @@ class RemoteExecutor:
     async def _fetch_batch(self, batch: Mapping[str, RemotePageResult]) -> AsyncGenerator[PageOutcome, None]:
         refused: dict[str, PageError] = {}
         sizes = {}
-        settings = self._opened().settings
+        settings = self._require_session().settings
         for name, page in batch.items():
             try:
                 check_claim(page, self._contents[name].size, settings.size)
@@ -430,7 +430,7 @@ class RemoteExecutor:
         self, batch: Mapping[str, RemotePageResult], fetched: Mapping[str, bytes]
     ) -> dict[str, CheckedOutput | PageError]:
         """Check fetched outputs, several at once. Nothing runs on after this returns or raises."""
-        limit = asyncio.Semaphore(self._opened().settings.workers)
+        limit = asyncio.Semaphore(self._require_session().settings.workers)
         results = await asyncio.gather(
             *(self._check(batch[name], data, limit) for name, data in fetched.items()), return_exceptions=True
         )
@@ -450,7 +450,7 @@ class RemoteExecutor:
         Raises:
             PageError: it is not what it should be, or is suspect and the settings are strict.
         """
-        session = self._opened()
+        session = self._require_session()
         settings, content = session.settings, self._contents[page.name]
         task = content.tasks[0]
         async with limit:
@@ -492,7 +492,7 @@ class RemoteExecutor:
 
     # Shared
 
-    def _opened(self) -> _Session:
+    def _require_session(self) -> _Session:
         assert self._session is not None, "the executor is not open"
         return self._session
 

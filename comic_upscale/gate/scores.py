@@ -123,14 +123,14 @@ class RawOutput:
     def over(cls, source: UInt8Array, larger: UInt8Array, borders: Borders = NO_BORDERS) -> RawOutput:
         """Measure the raw output for `compare`, before it is corrected; arguments as there."""
         grid = _Grid.of(source, larger)
-        return cls(_shrunk(larger, grid), worst_seam(source, larger, borders))
+        return cls(_shrink(larger, grid), worst_seam(source, larger, borders))
 
 
 def compare(
     source: UInt8Array,
     larger: UInt8Array,
     borders: Borders = NO_BORDERS,
-    handed: RawOutput | None = None,
+    raw: RawOutput | None = None,
 ) -> Scores:
     """Score an upscaled page against its source.
 
@@ -138,11 +138,11 @@ def compare(
         source: uint8, height x width x C, C 3 or 1.
         larger: uint8, any larger height x width x the same C.
         borders: the borders between tiles in the upscaled page.
-        handed: the raw output of the same page; None if nothing was corrected.
+        raw: the raw output of the same page; None if nothing was corrected.
     """
     grid = _Grid.of(source, larger)
     ratio = source.shape[0] * grid.used[1] / grid.size[1]
-    small_source, small = _shrunk(source, grid), _shrunk(larger, grid)
+    small_source, small = _shrink(source, grid), _shrink(larger, grid)
     before, after = _luma(small_source), _luma(small)
     difference = after - before
     mean_square = float(np.vdot(difference, difference)) / difference.size
@@ -153,12 +153,12 @@ def compare(
     tiles = _tiles(borders_there, before.shape)
     seam = worst_seam(source, larger, borders)
     step = worst_step(difference, borders_there)
-    if handed is None:
-        handed_small, handed_luma = small, after
+    if raw is None:
+        raw_small, raw_luma = small, after
     else:
-        handed_small, handed_luma = handed.small, _luma(handed.small)
-        seam = max(seam, handed.seam)
-        step = max(step, worst_step(handed_luma - before, borders_there))
+        raw_small, raw_luma = raw.small, _luma(raw.small)
+        seam = max(seam, raw.seam)
+        step = max(step, worst_step(raw_luma - before, borders_there))
     return Scores(
         psnr=99.0 if mean_square < 1e-5 else float(10 * np.log10(255**2 / mean_square)),
         ssim=squares.similarity(),
@@ -174,10 +174,10 @@ def compare(
         contrast=float(after.std()) / deviation if deviation >= 1 else 1.0,
         contrast_levels=deviation,
         tile_step=step,
-        handed_tint=_moves(small_source, handed_small, before)[1],
-        handed_tone=_tone(small_source, handed_small, before, source),
-        handed_white=_drift(before, handed_luma, 255),
-        handed_black=_drift(before, handed_luma, 0),
+        handed_tint=_moves(small_source, raw_small, before)[1],
+        handed_tone=_tone(small_source, raw_small, before, source),
+        handed_white=_drift(before, raw_luma, 255),
+        handed_black=_drift(before, raw_luma, 0),
     )
 
 
@@ -234,7 +234,7 @@ def _multiple(length: int, of: int) -> int:
     return max(1, length // of * of)
 
 
-def _shrunk(pixels: UInt8Array, grid: _Grid) -> UInt8Array:
+def _shrink(pixels: UInt8Array, grid: _Grid) -> UInt8Array:
     """Return the used part of a page, from its upper left corner, at the size of the grid."""
     size = grid.size
     width, height = pixels.shape[1] * grid.used[0], pixels.shape[0] * grid.used[1]
@@ -388,13 +388,13 @@ def _drift(before: Floats, after: Floats, level: int) -> float:
     # Most pages have hardly any pure black. Then its surroundings need no check.
     if np.count_nonzero(solid) < _FEWEST_SOLID:
         return 0.0
-    solid = _eroded(_eroded(solid).T).T
+    solid = _erode(_erode(solid).T).T
     if np.count_nonzero(solid) < _FEWEST_SOLID:
         return 0.0
     return abs(float(after[solid].mean()) - level)
 
 
-def _eroded(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _erode(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Keep the pixels whose `_REACH` neighbours above and below are also set. Beyond the page, pixels count as set."""
     kept = mask.copy()
     for step in range(1, _REACH + 1):

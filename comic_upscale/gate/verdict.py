@@ -12,10 +12,9 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import numpy as np
-
 from comic_upscale.gate.scores import RawOutput, Scores, compare
-from comic_upscale.imaging.pixels import NO_BORDERS, Borders, SampleArray, UInt8Array
+from comic_upscale.imaging.gray import high_bytes
+from comic_upscale.imaging.pixels import NO_BORDERS, Borders, SampleArray
 
 _MEASURED = 384 * 576
 """Pixels of the pieces of pages on which the bounds were measured (`benchmarks/gate_pages.py`)."""
@@ -122,7 +121,7 @@ def measure_raw_output(source: SampleArray, larger: SampleArray, borders: Border
         larger: the same type, any larger height x width x the same C.
         borders: the borders between tiles in the upscaled page.
     """
-    return RawOutput.over(_high_bytes(source), _high_bytes(larger), borders)
+    return RawOutput.over(high_bytes(source), high_bytes(larger), borders)
 
 
 def judge(
@@ -130,7 +129,7 @@ def judge(
     larger: SampleArray,
     borders: Borders = NO_BORDERS,
     *,
-    handed: RawOutput | None = None,
+    raw: RawOutput | None = None,
     bounds: Bounds | None = None,
 ) -> Verdict:
     """Judge an upscaled page by its source.
@@ -139,17 +138,13 @@ def judge(
         source: uint8 or uint16, height x width x C, C 3 or 1.
         larger: the same type, any larger height x width x the same C.
         borders: the borders between tiles in the upscaled page.
-        handed: the result of `measure_raw_output` for the same page; None if nothing was corrected.
+        raw: the result of `measure_raw_output` for the same page; None if nothing was corrected.
         bounds: for pages of ordinary size; None for those of all models.
     """
-    scores = compare(_high_bytes(source), _high_bytes(larger), borders, handed)
+    # Truncation is the same for both pages.
+    scores = compare(high_bytes(source), high_bytes(larger), borders, raw)
     bounds = bounds_of_size(bounds or default_bounds(), source.shape[0], source.shape[1])
     return Verdict(scores, reasons(scores, bounds))
-
-
-def _high_bytes(samples: SampleArray) -> UInt8Array:
-    """Return samples at 8 bits. Truncation takes a fifth of the time of rounding, and is the same for both pages."""
-    return (samples if samples.dtype == np.uint8 else samples >> 8).astype(np.uint8, copy=False)
 
 
 def reasons(scores: Scores, bounds: Bounds) -> tuple[str, ...]:

@@ -23,7 +23,6 @@ _UNKNOWN = 2
 _SRGB_LIKE_POINTS = (1, _UNKNOWN, 5, 6, 7)
 """The primaries of old television standards. They differ from sRGB's by less than the eye can see."""
 _SRGB_LIKE_CURVES = (1, _UNKNOWN, 6, 13, 14, 15)
-_SRGB_CURVE = 13
 _GAMMAS = {4: 2.2, 5: 2.8, 8: 1.0}
 _SRGB_GAMMA, _NEAR_GAMMA, _NEAR_POINT = 1 / 2.2, 0.03, 0.006
 _PLAUSIBLE = (0.1, 2.0)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comic_upscale.imaging.extremes import Extremes, channel_extremes
+from comic_upscale.imaging.gray import high_bytes
 from comic_upscale.imaging.pixels import FaintLines, Pixels, SampleArray, UInt8Array
 
 FAINTEST, STRONGEST = 5, 40
@@ -64,17 +65,13 @@ def find_faint_lines(color: SampleArray, extremes: Extremes | None = None) -> Fa
     Returns:
         What `restore_faint_lines` needs; None where there are none.
     """
-    lowest, highest = (_high_bytes(plane) for plane in extremes or channel_extremes(color))
+    lowest, highest = (high_bytes(plane) for plane in extremes or channel_extremes(color))
     on_white, on_black = _find(lowest, on_white=True), _find(highest, on_white=False)
     if not len(on_white) and not len(on_black):
         return None
     places = np.union1d(on_white, on_black)
     samples = color.reshape(-1, color.shape[2])[places]
     return FaintLines((color.shape[0], color.shape[1]), places, samples, np.isin(places, on_white))
-
-
-def _high_bytes(plane: SampleArray) -> UInt8Array:
-    return (plane if plane.dtype == np.uint8 else plane >> 8).astype(np.uint8, copy=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -295,7 +292,7 @@ class _Footprint:
         )
 
     def moved(self, rows: int) -> _Footprint:
-        """Return the same in a page that begins so many rows higher."""
+        """Return the same footprint, this many rows further down."""
         return replace(self, rows=self.rows + rows)
 
     def average(self, larger: NDArray[Any]) -> Floats:

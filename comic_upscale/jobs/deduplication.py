@@ -75,7 +75,7 @@ class Deduplicator(Generic[T]):
         if self._done.get(key) == row_id:
             del self._done[key]
 
-    def settled(self, row_id: int, *, done: bool) -> list[T]:
+    def settle(self, row_id: int, *, done: bool) -> list[T]:
         """Note that a page is no longer in flight, and return the pages that waited for it.
 
         Args:
@@ -133,7 +133,7 @@ async def copy_output(
         data=data,
         sha256=page["output_sha256"],
         seconds={"decode": seconds + ended - start},
-        notes=copied_notes(page),
+        notes=notes_of_copy(page),
         scores=recorded_numbers(page["scores"]),
         suspect=(page["suspect"],) if page["suspect"] else (),
         made_at=ended,
@@ -170,7 +170,7 @@ def read_output(outputs: OutputStore, page: Mapping[str, Any]) -> bytes | None:
     return data if hashlib.sha256(data).hexdigest() == page["output_sha256"] else None
 
 
-def copied_notes(page: Mapping[str, Any]) -> tuple[str, ...]:
+def notes_of_copy(page: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the notes for a page that got a copy of the output of ``page``."""
     own = (str(page["notes"]),) if page["notes"] else ()
     return (*own, f"duplicate of {page['source']}: its output was copied")

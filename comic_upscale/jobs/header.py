@@ -51,8 +51,8 @@ def _warnings(context: JobContext, info: ExecutorInfo | None) -> tuple[str, ...]
     if renamed := context.plan.renamed:
         name, safe = renamed[0]
         warnings.append(
-            f'the disk of the output holds no name with any of : ? * " < > | \\: {len(renamed):,} outputs get a safe '
-            f"name, such as {safe} for {name}"
+            f'the output disk does not allow : ? * " < > | \\ in names: {len(renamed):,} outputs get safe names, '
+            f"such as {safe} for {name}"
         )
     if context.job.model.note is not None:
         warnings.append(context.job.model.note)

@@ -170,7 +170,7 @@ class Intake:
 
     def recorded(self, row_id: int, done: bool) -> None:
         """Release the pages that waited for a page that is now recorded."""
-        for incoming in self._deduplicator.settled(row_id, done=done):
+        for incoming in self._deduplicator.settle(row_id, done=done):
             self._open.begin()
             self._released.put_nowait(incoming)
 

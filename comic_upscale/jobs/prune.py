@@ -22,9 +22,10 @@ from comic_upscale.library.discover import Discovery
 from comic_upscale.library.sorting import fold
 from comic_upscale.library.volume_placing import LOOSE_PAGES
 from comic_upscale.planning.discovery import find_pages
+from comic_upscale.planning.gone import hidden_prefixes
 from comic_upscale.planning.output_checks import is_among_sources, source_folders
 from comic_upscale.settings.job import JobSettings
-from comic_upscale.settings.paths import MARKER_FOLDER, default_ledger
+from comic_upscale.settings.paths import MARKER_FOLDER, default_ledger, path_text
 from comic_upscale.storage.base import OutputStore, StoredObject, sha256_of
 from comic_upscale.storage.stores import Stores, open_stores
 
@@ -122,10 +123,7 @@ class _Pruning:
         self._folders = source_folders(discovery.pages, stores.sources)
         self._found = {page.source for page in discovery.pages}
         self._found |= {volume.entry.source for volume in discovery.volumes}
-        self._hidden = (
-            *discovery.unread,
-            *(f"{volume.entry.source}/" for volume in discovery.volumes if volume.contents is None),
-        )
+        self._hidden = hidden_prefixes(discovery.volumes, discovery.unread)
 
     def run(self, *, remove: bool) -> PruneResult:
         """Decide about every file, and remove those that may be removed."""
@@ -138,20 +136,21 @@ class _Pruning:
             )
         gone = self._ledger.gone_outputs(self._job_id)
         marked = {row.row_id for row in gone}
-        unplanned = sum(
-            row.id not in marked and row.source not in self._found and not row.source.startswith(self._hidden)
-            for row in done
-        )
+        unplanned = sum(row.id not in marked and self._is_gone(row.source) for row in done)
         decided = _Decided()
         in_use = self._ledger.outputs_in_use(self._settings.output)
         for row in gone:
-            if row.source not in self._found and not row.source.startswith(self._hidden):
+            if self._is_gone(row.source):
                 self._decide_row(row, in_use, decided)
         self._decide_copies(in_use, decided)
         files = decided.files
         if remove:
             files = list(self._remove(decided))
-        return PruneResult(str(self._settings.output), remove, tuple(files), unplanned)
+        return PruneResult(path_text(self._settings.output), remove, tuple(files), unplanned)
+
+    def _is_gone(self, source: str) -> bool:
+        """Return whether a page or volume is no longer in the input. One that cannot be seen is not gone."""
+        return source not in self._found and not source.startswith(self._hidden)
 
     def _decide_row(self, row: GoneOutput, in_use: Mapping[str, Set[str]], decided: _Decided) -> None:
         if row.output.startswith(f"{LOOSE_PAGES}/"):
@@ -172,9 +171,9 @@ class _Pruning:
 
     def _decide_copies(self, in_use: Mapping[str, Set[str]], decided: _Decided) -> None:
         """Decide about the copies of sidecars and other files."""
-        there = self._found | {file.source for file in self._discovery.files}
+        there = {file.source for file in self._discovery.files}
         for copy in self._ledger.copies_of(self._job_id):
-            if copy.source in there or copy.source.startswith(self._hidden):
+            if copy.source in there or not self._is_gone(copy.source):
                 continue
             existing = _stat(self._outputs, copy.output)
             if existing is None or fold(copy.output) in in_use:

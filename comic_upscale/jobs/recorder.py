@@ -225,7 +225,7 @@ class Recorder:
 
     def _settle(self, row_id: int) -> None:
         """Note that a page is settled; after the last page of a volume, the volume is written."""
-        volume = self._volume_writer.settled(row_id)
+        volume = self._volume_writer.settle(row_id)
         if volume is not None:
             self._volumes.put_nowait(volume)
 

@@ -78,7 +78,7 @@ class VolumeWriter:
         """Return the volumes with no pending page in this run."""
         return [volume for volume in self._planned.values() if volume.todo == 0]
 
-    def settled(self, row_id: int) -> PlannedVolume | None:
+    def settle(self, row_id: int) -> PlannedVolume | None:
         """Note that a page is done, skipped or failed; return its volume if this was its last page."""
         source = self._volume_of.get(row_id)
         if source is None or source not in self._open:

@@ -96,7 +96,7 @@ class LibraryChanges(LedgerFile):
         This is for a ledger inside the output folder, which may have been moved with it. A ledger with jobs into
         several folders is not changed.
         """
-        with self._explained(), self._db.atomic():
+        with self._translate_errors(), self._db.atomic():
             self._db.execute(
                 "update jobs set output = ? where (select count(distinct output) from jobs) = 1",
                 [path_text(output)],
@@ -104,7 +104,7 @@ class LibraryChanges(LedgerFile):
 
     def earlier_names(self, job_id: int) -> list[tuple[str, str]]:
         """Return (source, output) of the pages of other jobs over the same folders; the latest job comes last."""
-        with self._explained():
+        with self._translate_errors():
             cursor = self._db.execute(
                 "select pages.source, pages.output from pages join jobs on jobs.id = pages.job_id"
                 " where (jobs.input, jobs.output) = (select input, output from jobs where id = ?)"
@@ -115,7 +115,7 @@ class LibraryChanges(LedgerFile):
 
     def owners(self, output_folder: Path, output: str) -> list[OutputOwner]:
         """Return the pages, of any job into this folder, that wrote or may have written the file ``output``."""
-        with self._explained():
+        with self._translate_errors():
             cursor = self._db.execute(
                 "select jobs.input, jobs.fingerprint, pages.id, pages.source, pages.source_sha256,"
                 " pages.state, pages.output_size, pages.claimed"
@@ -128,9 +128,9 @@ class LibraryChanges(LedgerFile):
 
     # Claims of dead runs
 
-    def abandoned(self, output: Path) -> list[tuple[int, str]]:
+    def abandoned_claims(self, output: Path) -> list[tuple[int, str]]:
         """Return the pages that were in flight in dead runs into a folder: (row id, output). Part files may exist."""
-        with self._explained():
+        with self._translate_errors():
             cursor = self._db.execute(
                 "select pages.id, pages.output from pages join jobs on jobs.id = pages.job_id"
                 " where jobs.output = ? and pages.claimed > 0",
@@ -146,7 +146,7 @@ class LibraryChanges(LedgerFile):
         Args:
             found: (row id, bytes of the file at its output; None if there is none) of each abandoned page.
         """
-        with self._explained(), self._db.atomic():
+        with self._translate_errors(), self._db.atomic():
             for row_id, size in found:
                 self._db.execute(
                     "update pages set claimed = 0, output_size = coalesce(?, output_size),"
@@ -165,7 +165,7 @@ class LibraryChanges(LedgerFile):
             orphans: rows whose outputs still exist.
             others: rows without an output.
         """
-        with self._explained(), self._db.atomic():
+        with self._translate_errors(), self._db.atomic():
             wanted = dict.fromkeys(orphans, ORPHAN) | dict.fromkeys(others, NOTHING_LEFT)
             now_gone = self._db.execute("select id, gone from pages where job_id = ? and gone <> 0", [job_id])
             recorded = dict(now_gone.fetchall())
@@ -176,12 +176,12 @@ class LibraryChanges(LedgerFile):
 
     def count_orphans(self, job_id: int) -> int:
         """Return the number of outputs of a job whose sources are no longer in the input."""
-        with self._explained():
+        with self._translate_errors():
             return int(self._db.execute(COUNT_ORPHANS, [job_id]).fetchone()[0])
 
     def gone_outputs(self, job_id: int) -> list[GoneOutput]:
         """Return the rows of a job whose sources were no longer in the input at the last run."""
-        with self._explained():
+        with self._translate_errors():
             cursor = self._db.execute(
                 "select id, source, output, output_sha256 from pages where job_id = ? and gone <> 0 order by id",
                 [job_id],
@@ -193,7 +193,7 @@ class LibraryChanges(LedgerFile):
 
         Outputs whose sources are gone are left out.
         """
-        with self._explained():
+        with self._translate_errors():
             cursor = self._db.execute(
                 "select pages.output, pages.source from pages join jobs on jobs.id = pages.job_id"
                 " where jobs.output = ? and pages.gone = 0 and pages.state = 'done'",
@@ -206,7 +206,7 @@ class LibraryChanges(LedgerFile):
 
     def copies_of(self, job_id: int) -> list[CopiedFile]:
         """Return the files that this job and other jobs over the same folders copied beside the outputs."""
-        with self._explained():
+        with self._translate_errors():
             cursor = self._db.execute(
                 "select source, carried.output, source_size, source_mtime_ns, sha256 from carried where job_id in"
                 " (select id from jobs where (input, output) = (select input, output from jobs where id = ?))"
@@ -218,7 +218,7 @@ class LibraryChanges(LedgerFile):
 
     def outputs(self, job_id: int, row_ids: Iterable[int]) -> dict[int, RecordedOutput]:
         """Return the recorded outputs of rows of a job, by row."""
-        with self._explained():
+        with self._translate_errors():
             cursor = self._db.execute(
                 "select id, job_id, source, kind, output, output_size, output_sha256, volume_id from pages"
                 " where job_id = ? and id in (select value from json_each(?))",
@@ -228,7 +228,7 @@ class LibraryChanges(LedgerFile):
 
     def forget_rows(self, row_ids: Sequence[int]) -> None:
         """Delete rows, and the pages of volumes among them: their outputs were removed, or belong to the user now."""
-        with self._explained(), self._db.atomic():
+        with self._translate_errors(), self._db.atomic():
             self._delete_rows(row_ids)
 
     def replace_rows(self, pairs: Iterable[tuple[int, int]]) -> None:
@@ -240,7 +240,7 @@ class LibraryChanges(LedgerFile):
         Args:
             pairs: (old row, new row) of each.
         """
-        with self._explained(), self._db.atomic():
+        with self._translate_errors(), self._db.atomic():
             for old, new in pairs:
                 size = "select output_size from pages where id = ?"
                 self._db.execute(f"update pages set output_size = ({size}) where id = ?", [old, new])
@@ -260,7 +260,7 @@ class LibraryChanges(LedgerFile):
 
     def forget_copies(self, output_folder: Path, outputs: Iterable[str]) -> None:
         """Delete the records of copied files that are not pages, by output."""
-        with self._explained(), self._db.atomic():
+        with self._translate_errors(), self._db.atomic():
             for output in outputs:
                 self._db.execute(
                     "delete from carried where output = ? and job_id in (select id from jobs where output = ?)",
@@ -283,7 +283,7 @@ class LibraryChanges(LedgerFile):
             output_folder: output folder of the job.
             replaced: rows whose outputs were replaced, in addition; they are deleted.
         """
-        with self._explained(), self._db.atomic():
+        with self._translate_errors(), self._db.atomic():
             moving = json.dumps([move.row_id for move in moves])
             sources = json.dumps([move.source for move in moves])
             cursor = self._db.execute(
@@ -315,7 +315,7 @@ class LibraryChanges(LedgerFile):
 
         For a skipped page, the state is the kind of its error, if it has one.
         """
-        with self._explained():
+        with self._translate_errors():
             cursor = self._db.execute(
                 "select id, source, case state when 'skipped' then coalesce(error_kind, state) else state end,"
                 " source_size, source_sha256 from pages where volume_id = ? order by id",
@@ -325,7 +325,7 @@ class LibraryChanges(LedgerFile):
 
     def sizes_in_volume(self, volume_id: int) -> dict[str, int | None]:
         """Return the bytes of the finished pages of a volume, by their names in its archive."""
-        with self._explained():
+        with self._translate_errors():
             cursor = self._db.execute(
                 "select substr(pages.source, length(volumes.source) + 2), pages.output_size from pages"
                 " join pages as volumes on volumes.id = pages.volume_id"
@@ -339,7 +339,7 @@ class LibraryChanges(LedgerFile):
     def adopt(self, row_id: int, owner: OutputOwner) -> None:
         """Copy the record of the same page from another job with the same fingerprint."""
         columns = f"state, claimed, finished_at, {_ADOPTED}"
-        with self._explained(), self._db.atomic():
+        with self._translate_errors(), self._db.atomic():
             self._db.execute(
                 f"update pages set ({columns}) = (select {columns} from pages where id = ?) where id = ?",
                 [owner.row_id, row_id],
@@ -347,7 +347,7 @@ class LibraryChanges(LedgerFile):
 
     def volume_sources(self, job_id: int) -> set[str]:
         """Return the sources of the volumes of a job."""
-        with self._explained():
+        with self._translate_errors():
             cursor = self._db.execute(
                 "select source from pages where job_id = ? and kind = ?", [job_id, VOLUME]
             )
@@ -364,7 +364,7 @@ class LibraryChanges(LedgerFile):
             fingerprint: fingerprint of the jobs.
             source: of the volume.
         """
-        with self._explained():
+        with self._translate_errors():
             cursor = self._db.execute(
                 "select pages.id, source_size, source_mtime_ns, source_sha256, pages.output, output_size"
                 " from pages join jobs on jobs.id = pages.job_id where jobs.output = ? and jobs.fingerprint = ?"
@@ -383,7 +383,7 @@ class LibraryChanges(LedgerFile):
             mtime_ns: time of the archive as it is now; its content is the same.
         """
         columns = f"source, source_size, state, attempts, finished_at, output, kind, error_kind, {_ADOPTED}"
-        with self._explained(), self._db.atomic():
+        with self._translate_errors(), self._db.atomic():
             cursor = self._db.execute(
                 f"insert into pages (job_id, source_mtime_ns, {columns}) select ?, ?, {columns} from pages"
                 " where id = ?",

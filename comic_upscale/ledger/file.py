@@ -12,7 +12,7 @@ from sqlite_utils import Database, Migrations
 
 from comic_upscale.errors import LedgerDamagedError, LedgerVersionError
 from comic_upscale.ledger.queries import copy_ledger
-from comic_upscale.ledger.records import damage_message, explained
+from comic_upscale.ledger.records import damage_message, translate_sqlite_errors
 from comic_upscale.ledger.schema import MIGRATION_SET, MIGRATIONS
 from comic_upscale.ledger.values import check_values
 from comic_upscale.storage.private import make_private_file
@@ -33,7 +33,7 @@ class LedgerFile:
 
     def __init__(self, path: Path, *, as_copy: bool = False) -> None:
         self.path = path
-        with self._explained():
+        with self._translate_errors():
             # Plugins of sqlite-utils are not wanted, and searching for them takes time.
             self._db = Database(self._connect(as_copy=as_copy), execute_plugins=False)
             try:
@@ -86,8 +86,8 @@ class LedgerFile:
             self._db.close()
 
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        with explained(self.path):
+    def _translate_errors(self) -> Iterator[None]:
+        with translate_sqlite_errors(self.path):
             yield
 
 

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from comic_upscale.errors import LedgerBusyError, LedgerDamagedError, LedgerError, OutputError
 from comic_upscale.ledger.queries import describe_holder
 from comic_upscale.ledger.recent import names_ledger, note_ledger
+from comic_upscale.ledger.records import is_allowed
 from comic_upscale.settings.paths import MARKER_FOLDER, default_ledger
 from comic_upscale.storage.marker import make_marker_folder
 from comic_upscale.storage.private import make_private_file, owner_of
@@ -70,7 +71,7 @@ def hold_job(output: Path, ledger: Path, *, begun: bool = False) -> Iterator[Non
                 ) from None
             except OSError as error:
                 raise _not_writable(path.parent, error) from error
-        if ledger.exists() and not _may_write(ledger):
+        if ledger.exists() and not is_allowed(ledger, os.W_OK):
             raise _not_shared(ledger)
         if ledger != default_ledger(output) and not names_ledger(output, ledger):
             note_ledger(marker, ledger)
@@ -96,10 +97,6 @@ def _refuse_links(path: Path) -> None:
     if not stat.S_ISREG(status.st_mode):
         what = "a link" if stat.S_ISLNK(status.st_mode) else "no file"
         raise OutputError(f"{path} is {what}: remove it if you do not know it, or choose another --output")
-
-
-def _may_write(path: Path) -> bool:
-    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _not_shared(path: Path) -> OutputError:

@@ -33,8 +33,8 @@ from comic_upscale.ledger.records import (
     THERE,
     AutoJob,
     PageRow,
-    explained,
     is_allowed,
+    translate_sqlite_errors,
 )
 from comic_upscale.ledger.schema import MIGRATION_SET, MIGRATIONS, MIGRATIONS_TABLE
 from comic_upscale.ledger.values import check_values
@@ -213,8 +213,11 @@ def read_status(ledger: Path) -> JobStatus:
 
 
 def copy_ledger(ledger: Path, target: sqlite3.Connection) -> None:
-    """Copy a ledger into an empty database, such as one in memory; errors as in `read_status`."""
-    with _reading(ledger) as connection:
+    """Copy a ledger into an empty database, such as one in memory; errors as in `read_status`.
+
+    The values of its pages are not checked: whoever opens the copy does that.
+    """
+    with _reading(ledger, pages=()) as connection:
         connection.backup(target)
 
 
@@ -287,7 +290,7 @@ def _suspects(connection: sqlite3.Connection, job_id: int) -> list[Suspect]:
 
 def _knows_suspects(connection: sqlite3.Connection) -> bool:
     """Return whether a version with the quality gate has opened the ledger."""
-    return "suspect" in {column[1] for column in connection.execute("pragma table_info(pages)")}
+    return "suspect" in _columns(connection, "pages")
 
 
 def read_done_pages(ledger: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -369,8 +372,7 @@ def read_auto_jobs(ledger: Path, output: Path) -> list[AutoJob]:
     if not ledger.is_file():
         return []
     with _reading(ledger, pages=()) as connection:
-        columns = {column[1] for column in connection.execute("pragma table_info(jobs)")}
-        if "model_auto" not in columns:
+        if "model_auto" not in _columns(connection, "jobs"):
             return []
         cursor = connection.execute(SELECT_AUTO_JOBS, [_recorded(connection, ledger, output)])
         return [AutoJob(*row) for row in cursor]
@@ -381,11 +383,10 @@ def read_early_jobs(ledger: Path, output: Path) -> set[str]:
     if not ledger.is_file():
         return set()
     with _reading(ledger, pages=()) as connection:
-        columns = {column[1] for column in connection.execute("pragma table_info(jobs)")}
-        # The migration that adds the column sets it for every existing job.
-        query = (
-            SELECT_EARLY_JOBS if "early_gray" in columns else SELECT_EARLY_JOBS.replace("early_gray and ", "")
-        )
+        query = SELECT_EARLY_JOBS
+        if "early_gray" not in _columns(connection, "jobs"):
+            # The migration that adds the column sets it for every existing job.
+            query = query.replace("early_gray and ", "")
         return {str(row[0]) for row in connection.execute(query, [_recorded(connection, ledger, output)])}
 
 
@@ -489,7 +490,7 @@ def _reading(ledger: Path, *, pages: Collection[str] | None = None) -> Iterator[
     """
     if not ledger.is_file():
         raise InputError(f"there is no ledger at {ledger}")
-    with explained(ledger):
+    with translate_sqlite_errors(ledger):
         # SQLite cannot share a ledger in a read-only folder. Without a journal, no process is writing to it.
         still = not is_allowed(ledger.parent, os.W_OK) and not Path(f"{ledger}-wal").exists()
         mode = "immutable=1" if still else "mode=ro"
@@ -563,30 +564,29 @@ def _volumes(connection: sqlite3.Connection, job_id: int) -> tuple[int, int]:
 
 
 def _count_orphans(connection: sqlite3.Connection, job_id: int) -> int:
-    if "gone" not in _page_columns(connection):
+    if "gone" not in _columns(connection, "pages"):
         return 0
     return int(connection.execute(COUNT_ORPHANS, [job_id]).fetchone()[0])
 
 
 def _for_columns(connection: sqlite3.Connection, query: str) -> str:
     """Return a query without the condition `THERE` if no version that knows orphans has opened the ledger."""
-    return query if "gone" in _page_columns(connection) else query.replace(THERE, "true")
+    return query if "gone" in _columns(connection, "pages") else query.replace(THERE, "true")
 
 
-def _page_columns(connection: sqlite3.Connection) -> set[str]:
-    return {str(column[1]) for column in connection.execute("pragma table_info(pages)")}
+def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
+    return {str(column[1]) for column in connection.execute(f"pragma table_info({table})")}
 
 
 def _knows_volumes(connection: sqlite3.Connection) -> bool:
     """Return whether a version with volumes has opened the ledger."""
-    return any(column[1] == "kind" for column in connection.execute("pragma table_info(pages)"))
+    return "kind" in _columns(connection, "pages")
 
 
 def _rate(connection: sqlite3.Connection, run_id: int) -> float | None:
     """Return the pages per second over the last finished pages of a run; None before its second page."""
-    columns = {column[1] for column in connection.execute("pragma table_info(pages)")}
     # A copied page does not show how long a page takes.
-    own = " and copied_from is null" if "copied_from" in columns else ""
+    own = " and copied_from is null" if "copied_from" in _columns(connection, "pages") else ""
     first, last, count = connection.execute(
         "select min(at), max(at), count(*) from (select julianday(finished_at) * 86400.0 as at from pages"
         f" where run_id = ? and finished_at is not null{own} order by finished_at desc limit ?)",

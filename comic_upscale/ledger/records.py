@@ -284,7 +284,7 @@ def is_allowed(path: Path, mode: int) -> bool:
 
 
 @contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
+def translate_sqlite_errors(path: Path) -> Iterator[None]:
     """Translate SQLite's errors about the ledger at ``path`` into errors that say what to do."""
     try:
         yield

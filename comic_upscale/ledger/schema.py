@@ -26,6 +26,29 @@ class Migration:
     """SQL, run in this order inside one transaction."""
 
 
+def _progress_view(counted: str = "true") -> str:
+    """Return the view that counts the pages of each job. Migrations run it, so it never changes.
+
+    Args:
+        counted: the condition for rows of ``pages`` that count.
+    """
+    return f"""
+    create view progress as
+    select
+        jobs.id as job,
+        jobs.input,
+        jobs.model,
+        count(pages.id) as total,
+        coalesce(sum(pages.state = 'done'), 0) as done,
+        coalesce(sum(pages.state = 'failed'), 0) as failed,
+        coalesce(sum(pages.state = 'skipped'), 0) as skipped,
+        coalesce(sum(pages.state in ('pending', 'working')), 0) as pending,
+        round(100.0 * coalesce(sum(pages.state = 'done'), 0) / max(count(pages.id), 1), 1) as percent
+    from jobs left join pages on pages.job_id = jobs.id and {counted}
+    group by jobs.id
+    """
+
+
 _M001 = (
     """
     create table jobs (
@@ -91,21 +114,7 @@ _M001 = (
     "create index pages_by_state on pages (job_id, state)",
     "create index pages_by_output on pages (output)",
     "create index pages_by_run on pages (run_id, finished_at)",
-    """
-    create view progress as
-    select
-        jobs.id as job,
-        jobs.input,
-        jobs.model,
-        count(pages.id) as total,
-        coalesce(sum(pages.state = 'done'), 0) as done,
-        coalesce(sum(pages.state = 'failed'), 0) as failed,
-        coalesce(sum(pages.state = 'skipped'), 0) as skipped,
-        coalesce(sum(pages.state in ('pending', 'working')), 0) as pending,
-        round(100.0 * coalesce(sum(pages.state = 'done'), 0) / max(count(pages.id), 1), 1) as percent
-    from jobs left join pages on pages.job_id = jobs.id
-    group by jobs.id
-    """,
+    _progress_view(),
     """
     create view failures as
     select jobs.id as job, pages.source, pages.error_kind as kind, pages.error as reason, pages.attempts,
@@ -121,22 +130,7 @@ _M004 = (
     "alter table pages add column volume_id integer references pages (id) on delete set null",
     "create index pages_by_volume on pages (volume_id)",
     "drop view progress",
-    """
-    create view progress as
-    select
-        jobs.id as job,
-        jobs.input,
-        jobs.model,
-        count(pages.id) as total,
-        coalesce(sum(pages.state = 'done'), 0) as done,
-        coalesce(sum(pages.state = 'failed'), 0) as failed,
-        coalesce(sum(pages.state = 'skipped'), 0) as skipped,
-        coalesce(sum(pages.state in ('pending', 'working')), 0) as pending,
-        round(100.0 * coalesce(sum(pages.state = 'done'), 0) / max(count(pages.id), 1), 1) as percent
-    from jobs left join pages
-        on pages.job_id = jobs.id and (pages.kind = 'page' or pages.state = 'failed')
-    group by jobs.id
-    """,
+    _progress_view("(pages.kind = 'page' or pages.state = 'failed')"),
 )
 
 _M003 = (
@@ -157,22 +151,7 @@ _M007 = (
 _M009 = (
     "alter table pages add column gone integer not null default 0",
     "drop view progress",
-    """
-    create view progress as
-    select
-        jobs.id as job,
-        jobs.input,
-        jobs.model,
-        count(pages.id) as total,
-        coalesce(sum(pages.state = 'done'), 0) as done,
-        coalesce(sum(pages.state = 'failed'), 0) as failed,
-        coalesce(sum(pages.state = 'skipped'), 0) as skipped,
-        coalesce(sum(pages.state in ('pending', 'working')), 0) as pending,
-        round(100.0 * coalesce(sum(pages.state = 'done'), 0) / max(count(pages.id), 1), 1) as percent
-    from jobs left join pages
-        on pages.job_id = jobs.id and pages.gone = 0 and (pages.kind = 'page' or pages.state = 'failed')
-    group by jobs.id
-    """,
+    _progress_view("pages.gone = 0 and (pages.kind = 'page' or pages.state = 'failed')"),
     "drop view suspects",
     "create view suspects as select pages.job_id as job, pages.source, pages.output, pages.suspect as reasons"
     " from pages where pages.state = 'done' and pages.gone = 0 and pages.suspect is not null"

@@ -103,7 +103,7 @@ class Ledger(LibraryChanges):
 
         A model that ``auto`` selected once stays marked as such, even if it is named later.
         """
-        with self._explained(), self._db.atomic():
+        with self._translate_errors(), self._db.atomic():
             self._db.execute(
                 "insert or ignore into jobs"
                 " (input, output, fingerprint, settings, model, model_sha256, created_at)"
@@ -122,13 +122,13 @@ class Ledger(LibraryChanges):
 
     def auto_jobs(self, output: Path) -> list[AutoJob]:
         """Return the jobs into a folder whose model ``auto`` selected, the newest first."""
-        with self._explained():
+        with self._translate_errors():
             cursor = self._db.execute(SELECT_AUTO_JOBS, [path_text(output)])
             return [AutoJob(*row) for row in cursor]
 
     def early_jobs(self, output: Path) -> set[str]:
         """Return the fingerprints of the jobs into a folder that began before ``--gray`` existed."""
-        with self._explained():
+        with self._translate_errors():
             cursor = self._db.execute(SELECT_EARLY_JOBS, [path_text(output)])
             return {str(row[0]) for row in cursor}
 
@@ -147,7 +147,7 @@ class Ledger(LibraryChanges):
         interrupted at its last heartbeat.
         """
         time = now()
-        with self._explained(), self._db.atomic():
+        with self._translate_errors(), self._db.atomic():
             self._db.execute(
                 "update runs set state = 'interrupted', ended_at = heartbeat_at,"
                 " error = 'the process ended without a word' where state = 'running'"
@@ -168,19 +168,19 @@ class Ledger(LibraryChanges):
 
         A run without a price does not count. A run that died counts up to its last heartbeat.
         """
-        with self._explained():
+        with self._translate_errors():
             price = self._db.execute(SELECT_PRICE, [job_id]).fetchone()
             return None if price is None else price[0], self._db.execute(SELECT_SPENT, [job_id]).fetchone()[0]
 
     def start_seconds(self, job_id: int) -> float:
         """Return the shortest time until the first page of a run of a job on this machine; 0 if unknown."""
-        with self._explained():
+        with self._translate_errors():
             found = self._db.execute(SELECT_START_SECONDS, [job_id, socket.gethostname()]).fetchone()[0]
             return max(0.0, found or 0.0)
 
     def set_device(self, run_id: int, *, device: str, precision: str) -> None:
         """Record the device and precision of a run, when its network is loaded."""
-        with self._explained(), self._db.atomic():
+        with self._translate_errors(), self._db.atomic():
             self._db.execute(
                 "update runs set device = ?, precision = ?, heartbeat_at = ? where id = ?",
                 [device, precision, now(), run_id],
@@ -188,7 +188,7 @@ class Ledger(LibraryChanges):
 
     def heartbeat(self, run_id: int) -> None:
         """Record that the run is alive."""
-        with self._explained(), self._db.atomic():
+        with self._translate_errors(), self._db.atomic():
             self._db.execute("update runs set heartbeat_at = ? where id = ?", [now(), run_id])
 
     def end_run(self, run_id: int, state: str, error: str | None = None) -> None:
@@ -198,7 +198,7 @@ class Ledger(LibraryChanges):
         placed without being recorded, so only then do their claims stay open.
         """
         time = now()
-        with self._explained(), self._db.atomic():
+        with self._translate_errors(), self._db.atomic():
             self._db.execute(
                 "update pages set state = 'pending', claimed = case when ? then 1 else claimed = 2 end"
                 " where run_id = ? and state = 'working'",
@@ -213,7 +213,7 @@ class Ledger(LibraryChanges):
 
     def rows(self, job_id: int) -> list[PageRow]:
         """Return every page of a job, in the order of discovery."""
-        with self._explained():
+        with self._translate_errors():
             cursor = self._db.execute(SELECT_ROWS, [job_id])
             return [PageRow(*row) for row in cursor]
 
@@ -223,7 +223,7 @@ class Ledger(LibraryChanges):
         Returns:
             (row id, SHA-256 of the source, output) of each.
         """
-        with self._explained():
+        with self._translate_errors():
             cursor = self._db.execute(
                 "select id, source_sha256, output from pages where job_id = ? and state = 'done'"
                 " and source_sha256 is not null and copied_from is null"
@@ -234,7 +234,7 @@ class Ledger(LibraryChanges):
 
     def done_page(self, row_id: int) -> dict[str, Any] | None:
         """Return a finished page by its columns, as in `read_done_pages`; None if it is no longer done."""
-        with self._explained():
+        with self._translate_errors():
             cursor = self._db.execute(
                 "select pages.*, volumes.source as volume_source, volumes.output as volume_output from pages"
                 " left join pages as volumes on volumes.id = pages.volume_id"
@@ -255,7 +255,7 @@ class Ledger(LibraryChanges):
             pages: pages that are new to the job.
             volume_ids: the rows of the volumes that contain pages, by source.
         """
-        with self._explained(), self._db.atomic():
+        with self._translate_errors(), self._db.atomic():
             return [
                 int(
                     self._db.execute(
@@ -273,7 +273,7 @@ class Ledger(LibraryChanges):
 
     def add_volumes(self, job_id: int, volumes: Sequence[Page]) -> list[int]:
         """Record pending volumes, as files, and return their row ids in the same order."""
-        with self._explained(), self._db.atomic():
+        with self._translate_errors(), self._db.atomic():
             return [
                 int(
                     self._db.execute(
@@ -288,7 +288,7 @@ class Ledger(LibraryChanges):
 
     def bound_pages(self, volume_id: int) -> dict[str, BoundPage]:
         """Return the recorded outputs of a volume's pages, by source."""
-        with self._explained():
+        with self._translate_errors():
             cursor = self._db.execute(
                 "select source, state, output, output_width, output_height, output_size, output_sha256,"
                 " error_kind from pages where volume_id = ?",
@@ -298,13 +298,13 @@ class Ledger(LibraryChanges):
 
     def page_ids(self, volume_id: int) -> dict[str, int]:
         """Return the rows of a volume's pages, by source."""
-        with self._explained():
+        with self._translate_errors():
             cursor = self._db.execute("select source, id from pages where volume_id = ?", [volume_id])
             return {str(source): int(row_id) for source, row_id in cursor}
 
     def record_volumes(self, volumes: Iterable[VolumeDone]) -> None:
         """Record finished volumes."""
-        with self._explained(), self._db.atomic():
+        with self._translate_errors(), self._db.atomic():
             for volume in volumes:
                 self._db.execute(
                     "update pages set state = 'done', claimed = 0, finished_at = null, output_size = ?,"
@@ -324,7 +324,7 @@ class Ledger(LibraryChanges):
         Args:
             waiting: (row id, reason) of each volume.
         """
-        with self._explained(), self._db.atomic():
+        with self._translate_errors(), self._db.atomic():
             for row_id, reason in waiting:
                 self._db.execute(
                     "update pages set state = 'pending', error_kind = ?, error = ? where id = ?",
@@ -333,7 +333,7 @@ class Ledger(LibraryChanges):
 
     def volume_counts(self, job_id: int) -> tuple[int, int]:
         """Return the number of volumes of a job, and of those that are done. Removed volumes do not count."""
-        with self._explained():
+        with self._translate_errors():
             row = self._db.execute(COUNT_VOLUMES, [job_id]).fetchone()
             return int(row[0]), int(row[1] or 0)
 
@@ -343,7 +343,7 @@ class Ledger(LibraryChanges):
         Args:
             changes: (row id, bytes of the source, its modification time in ns), as they are now.
         """
-        with self._explained(), self._db.atomic():
+        with self._translate_errors(), self._db.atomic():
             for row_id, size, mtime_ns in changes:
                 self._db.execute(
                     "update pages set state = 'pending', error_kind = null, error = null,"
@@ -353,7 +353,7 @@ class Ledger(LibraryChanges):
 
     def touch(self, changes: Iterable[tuple[int, int, int]]) -> None:
         """Record the new size and time of sources whose content did not change; arguments as in `reopen`."""
-        with self._explained(), self._db.atomic():
+        with self._translate_errors(), self._db.atomic():
             for row_id, size, mtime_ns in changes:
                 self._db.execute(
                     "update pages set source_size = ?, source_mtime_ns = ? where id = ?",
@@ -362,7 +362,7 @@ class Ledger(LibraryChanges):
 
     def skip(self, row_ids: Iterable[int], reason: str) -> None:
         """Record pages as skipped, for a reason."""
-        with self._explained(), self._db.atomic():
+        with self._translate_errors(), self._db.atomic():
             for row_id in row_ids:
                 self._db.execute(
                     "update pages set state = 'skipped', error_kind = null, error = null, notes = ?"
@@ -384,7 +384,7 @@ class Ledger(LibraryChanges):
             claims: (row id, output relative to the folder) of each page.
         """
         folder = path_text(output_folder)
-        with self._explained(), self._db.atomic():
+        with self._translate_errors(), self._db.atomic():
             for row_id, output in claims:
                 self._db.execute(
                     "update pages set state = 'pending' where output = ? and state = 'done' and id <> ?"
@@ -400,7 +400,7 @@ class Ledger(LibraryChanges):
 
     def carried(self, output_folder: Path) -> dict[str, CopiedFile]:
         """Return the files that any job copied beside the outputs of a folder: the latest file by output."""
-        with self._explained():
+        with self._translate_errors():
             cursor = self._db.execute(
                 "select source, carried.output, source_size, source_mtime_ns, sha256 from carried"
                 " join jobs on jobs.id = carried.job_id where jobs.output = ? order by copied_at, carried.id",
@@ -411,7 +411,7 @@ class Ledger(LibraryChanges):
     def record_carried(self, job_id: int, files: Iterable[CopiedFile]) -> None:
         """Record copied files. Earlier records of the same outputs are replaced."""
         time = now()
-        with self._explained(), self._db.atomic():
+        with self._translate_errors(), self._db.atomic():
             for file in files:
                 self._db.execute(
                     "insert or replace into carried (job_id, source, output, source_size, source_mtime_ns, sha256,"
@@ -437,7 +437,7 @@ class Ledger(LibraryChanges):
         Returns:
             (source, kind, reason) of each.
         """
-        with self._explained():
+        with self._translate_errors():
             return [
                 (row[0], row[1], row[2])
                 for row in self._db.execute(
@@ -449,7 +449,7 @@ class Ledger(LibraryChanges):
 
     def suspects(self, job_id: int) -> int:
         """Return the number of finished pages of a job that are suspect."""
-        with self._explained():
+        with self._translate_errors():
             cursor = self._db.execute(
                 "select count(*) from pages where job_id = ? and state = 'done' and gone = 0"
                 " and suspect is not null",
@@ -462,7 +462,7 @@ class Ledger(LibraryChanges):
 
         A volume that failed as a whole counts as a page.
         """
-        with self._explained():
+        with self._translate_errors():
             cursor = self._db.execute(
                 f"select state, count(*) from pages where job_id = ? and {COUNTED} group by state", [job_id]
             )
@@ -471,7 +471,7 @@ class Ledger(LibraryChanges):
     def record(self, results: Iterable[PageResult]) -> None:
         """Record the results of pages, all in one transaction."""
         time = now()
-        with self._explained(), self._db.atomic():
+        with self._translate_errors(), self._db.atomic():
             for result in results:
                 if isinstance(result, PageDone):
                     self._record_done(result, time)

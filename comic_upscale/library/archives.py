@@ -32,9 +32,9 @@ class Entry:
     """A line of an archive's directory."""
 
     name: str
-    """As it stands there; may lead anywhere."""
+    """As stored there. It may lead outside of the archive."""
     size: int
-    """Bytes unpacked, as the directory says; 0 where it does not."""
+    """Unpacked bytes as declared by the directory; 0 if unknown."""
     kind: Kind = "file"
     encrypted: bool = False
 
@@ -45,31 +45,31 @@ class Container(Protocol):
     in_order: bool
     """Whether reading goes from the front to the back: members are best read in the directory's order."""
     comment: bytes
-    """Of the archive as a whole; empty where its kind has none."""
+    """The comment of the archive; empty if its kind has none."""
 
     @property
     def notes(self) -> Sequence[str]:
-        """Faults of the archive as a whole, a sentence each; complete after `entries`."""
+        """Faults of the archive as a whole, one sentence each. Complete after `entries`."""
 
     def entries(self) -> list[Entry]:
         """The directory.
 
         Raises:
-            PageError: it makes no sense, or breaks a rule.
+            PageError: it cannot be understood, or exceeds a limit.
         """
 
     def read(self, index: int) -> bytes:
-        """The bytes of a member by its place in the directory.
+        """Return the bytes of a member by its index in the directory.
 
         Raises:
             PageError: it cannot be read.
         """
 
     def salvage(self, index: int) -> bytes:
-        """All bytes of a member, even where its checksum is wrong.
+        """Return all bytes of a member, even if its checksum is wrong.
 
         Raises:
-            PageError: they cannot be had.
+            PageError: they cannot be read.
         """
 
     def close(self) -> None:
@@ -88,14 +88,14 @@ class Archive(Container, Protocol):
 
 
 class SupportsClose(Protocol):
-    """What can be closed."""
+    """An object that can be closed."""
 
     def close(self) -> object:
         """Close it."""
 
 
 class Tally:
-    """Counts what an archive says that it holds, and refuses a decompression bomb.
+    """Adds up the declared sizes of an archive's members, and refuses a decompression bomb.
 
     Args:
         packed: bytes of the archive.
@@ -147,8 +147,8 @@ def volume_errors(what: str = "volume") -> Iterator[None]:
         what: what is being read, for the reason: ``"volume"`` or ``"member"``.
 
     Raises:
-        PageError: ``"vanished"``, ``"permission"``, ``"encrypted"``, ``"unsupported"``, ``"out-of-memory"``,
-            ``"unreadable"``, ``"damaged"``, or the one that was raised inside.
+        PageError: ``"vanished"``, ``"permission"``, ``"out-of-memory"``, ``"unreadable"``, ``"damaged"``, or the one
+            that was raised inside.
     """
     try:
         yield
@@ -158,18 +158,10 @@ def volume_errors(what: str = "volume") -> Iterator[None]:
         raise PageError("vanished", "The volume is no longer there, or is a link to nowhere.") from None
     except PermissionError:
         raise PageError("permission", "There is no permission to read the volume.") from None
-    except NotImplementedError as error:
-        raise PageError(
-            "unsupported", f"The {what} is packed in a way that is not read here ({error}): pack it again."
-        ) from None
     except MemoryError:
         raise PageError("out-of-memory", f"The machine's memory was not enough to read the {what}.") from None
     except RecursionError:
         raise damaged(what, "its directory is nested without end") from None
-    except RuntimeError as error:
-        if "encrypted" in str(error) or "password" in str(error):
-            raise encrypted() from None
-        raise damaged(what, error) from None
     except OSError as error:
         # EINVAL is a seek to where no byte can be: what the directory says is wrong.
         if error.errno and error.errno != errno.EINVAL:
@@ -177,13 +169,13 @@ def volume_errors(what: str = "volume") -> Iterator[None]:
             raise PageError("unreadable", f"The {what} cannot be read: {words}.") from None
         raise damaged(what, error) from None
     except Exception as error:
-        # bz2, lzma and zipfile each have exceptions of their own.
+        # bz2, lzma, tarfile and PDFium each have exceptions of their own.
         raise damaged(what, error) from None
 
 
 @contextlib.contextmanager
 def closing_on_error(held: SupportsClose) -> Iterator[None]:
-    """Close something if the code inside raises; else it stays open for whoever has it then."""
+    """Close an object if the code inside raises. Otherwise it stays open, and its new owner closes it."""
     try:
         yield
     except BaseException:
@@ -192,29 +184,34 @@ def closing_on_error(held: SupportsClose) -> Iterator[None]:
 
 
 def damaged(what: str, error: object) -> PageError:
-    """Say that a volume or a member is broken."""
+    """Return the error for a volume or a member that is broken."""
     lines = str(error).strip().splitlines()
     words = (lines[0].strip().rstrip(".") if lines else "") or type(error).__name__
     return PageError("damaged", f"The {what} is damaged ({words[:200]}): copy or download it again.")
 
 
 def encrypted() -> PageError:
-    """Say that a volume needs a password."""
+    """Return the error for a volume that needs a password."""
     return PageError("encrypted", "The volume is protected by a password: unpack it with that first.")
 
 
+def changed() -> PageError:
+    """Return the error for a volume that is no longer the one that was listed."""
+    return PageError("changed", "The volume was changed during the run: run the same command again.")
+
+
 def too_large(size: int) -> PageError:
-    """Say that a member does not fit into memory."""
+    """Return the error for a member that does not fit into memory."""
     return PageError(
         "too-large", f"The member has {size:,} bytes unpacked; at most {MAX_MEMBER_BYTES:,} are read."
     )
 
 
 def note_cut(count: int) -> str:
-    """Say that an archive ends early.
+    """Return the note of an archive that ends early.
 
     Args:
-        count: of the files before the cut.
+        count: the number of files before the cut.
     """
     return (
         f"the archive is cut short after {count} file(s), and the rest is missing: copy or download it again"
@@ -222,10 +219,10 @@ def note_cut(count: int) -> str:
 
 
 def note_damage(count: int) -> str:
-    """Say that an archive cannot be read to its end.
+    """Return the note of an archive that cannot be read to its end.
 
     Args:
-        count: of the files before the damage.
+        count: the number of files before the damage.
     """
     return f"the archive is damaged after {count} file(s), and the rest cannot be found: copy or download it again"
 

@@ -10,7 +10,7 @@ from typing import IO
 
 from comic_upscale.errors import PageError
 from comic_upscale.imaging.formats import extension_of
-from comic_upscale.library.archives import Archive, Entry, closing_on_error, volume_errors
+from comic_upscale.library.archives import Archive, Entry, changed, closing_on_error, volume_errors
 from comic_upscale.library.epub import EMBEDDED
 from comic_upscale.library.libarchive_archive import LibarchiveContainer
 from comic_upscale.library.parts import JoinedFile, Way, find_parts, open_joined, whole_name
@@ -142,7 +142,7 @@ class WrappedArchive:
             names, _ = name_members(entries)
             self._embedded = read_epub(self._archive, names, entries, self._rules).embedded
         if index - EMBEDDED >= len(self._embedded):
-            raise PageError("changed", "The volume was changed during the run: run the same command again.")
+            raise changed()
         return self._embedded[index - EMBEDDED]
 
     def salvage(self, index: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Find the pages of an input by their names, those of volumes by their directories; none is read."""
+"""Find the pages of an input by their names, and those of volumes by their directories. No page is read."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from comic_upscale.storage.local import LocalSourceStore
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """What an input holds."""
+    """The content of an input."""
 
     pages: tuple[Page, ...]
     """In natural order of ``source``."""
@@ -48,16 +48,16 @@ class Discovery:
     ``"output of comic-upscale"``. Hidden files and the litter of operating systems are not counted, nor are
     sidecars."""
     files: tuple[OtherFile, ...] = ()
-    """What is no page: the sidecars of pages, and the other files, archives without pages among them; and what is
-    beside the pages in volumes whose pages go into folders."""
+    """The files that are not pages: sidecars, all others such as archives without pages, and the files beside the
+    pages in volumes whose pages go into folders."""
     warnings: tuple[str, ...] = ()
-    """A sentence for each thing that the user may want to mend."""
+    """A sentence for each thing that the user may want to fix."""
     volumes: tuple[Volume, ...] = ()
     """The archives that hold pages, and those that could not be opened; in natural order of their source."""
     unread: tuple[str, ...] = ()
-    """Prefixes of sources below which nothing could be listed: folders without permission, links to what is missing."""
+    """Prefixes of sources below which nothing could be listed: folders without permission, and broken links."""
     empty_folders: tuple[str, ...] = ()
-    """Prefixes of folders that exist and hold nothing at all, as the place of a drive that is not mounted does."""
+    """Prefixes of folders that exist and are completely empty, as the mount point of a drive that is not mounted."""
 
 
 def discover(
@@ -69,11 +69,10 @@ def discover(
     archive_output: ArchiveOutput = "cbz",
     store: SourceStore | None = None,
 ) -> Discovery:
-    """List the pages below a folder, or the one page or the pages of the one volume that a file is.
+    """List the pages below a folder, or the page or the pages of the volume that a single file is.
 
-    Links are followed, and every real folder is entered once; one that is there by itself goes under its
-    own name rather than under that of a link to it. The result does not depend on the order in which the
-    file system lists names.
+    Links are followed, and every real folder is entered once. A folder that is also in the tree itself gets its own
+    name and not that of a link to it. The result does not depend on the order in which the file system lists names.
 
     Args:
         root: a folder, an image file, or an archive.
@@ -181,7 +180,7 @@ class _Folder:
 
 @dataclass(frozen=True, slots=True)
 class _SortedEntries:
-    """What a folder lists, by the names of the sources."""
+    """The entries of a folder by the names of their sources, sorted by their kind."""
 
     split: Mapping[str, Parts]
     """Archives in several parts, by the names of the files that stand for them."""
@@ -251,7 +250,7 @@ class _Walk:
                 is_root = False
 
     def _list(self, folder: _Folder, *, is_root: bool) -> list[_Found]:
-        """Return what is in a folder, in natural order; nothing if it is not to be entered."""
+        """Return the content of a folder in natural order; nothing if it must not be entered."""
         identity = self._store.identity(folder.path)
         if identity in self._entered or (identity in self._excluded and not is_root):
             return []
@@ -423,13 +422,13 @@ def _is_folder(entry: SourceEntry, *, or_unknown: bool = False) -> bool:
     try:
         return entry.is_dir()
     except OSError:
-        # A link that leads nowhere or round in circles is a page that fails if it is called like an
-        # image; anything else that cannot be told is tried as a folder, so that it is reported.
+        # A link that is broken or leads round in circles is a page that fails, if it is named like an image. Any other
+        # entry of an unknown kind is tried as a folder, so that it is reported.
         return or_unknown and not entry.is_symlink()
 
 
 def _leads_nowhere(entry: SourceEntry) -> bool:
-    """Tell a link to something that is missing."""
+    """Return whether an entry is a broken link."""
     try:
         return entry.is_symlink() and not entry.is_dir() and not entry.is_file()
     except OSError:
@@ -437,7 +436,7 @@ def _leads_nowhere(entry: SourceEntry) -> bool:
 
 
 def _is_special(entry: SourceEntry) -> bool:
-    """Tell a pipe, socket or device from a file and from what has vanished."""
+    """Return whether an entry is a pipe, socket or device. A file that has vanished is none."""
     try:
         if entry.is_file():
             return False
@@ -450,7 +449,7 @@ def _size_and_time(entry: SourceEntry) -> tuple[int, int]:
     try:
         status = entry.stat()
     except OSError:
-        # Gone, or a link to nothing: still a page, so that its failure is recorded and not its silence.
+        # Gone, or a broken link. It is still a page, so that its failure is recorded.
         return 0, 0
     return status.st_size, status.st_mtime_ns
 

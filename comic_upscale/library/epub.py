@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import posixpath
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from comic_upscale.library.epub_documents import (
 )
 from comic_upscale.library.markup import Budget, End, Start, Text, tokens
 from comic_upscale.library.member_names import safe_name
+from comic_upscale.library.sorting import fold
 
 _LARGEST_PACKAGE = 4 << 20
 _LARGEST_DOCUMENT = 64 << 20
@@ -158,7 +158,7 @@ class _BookReader:
         self._names, self._sizes, self._read, self._max_pixels = names, sizes, read, max_pixels
         self._alike: dict[str, str] = {}
         for name in names:
-            self._alike.setdefault(_fold_name(name), name)
+            self._alike.setdefault(fold(name), name)
         self._budget = Budget()
         self._left = _MOST_TEXT
         self._documents = DocumentReader(self._load, self._budget)
@@ -185,7 +185,7 @@ class _BookReader:
         for name in safe:
             if name in self._names:
                 return name
-        return next((self._alike[key] for name in safe if (key := _fold_name(name)) in self._alike), None)
+        return next((self._alike[key] for name in safe if (key := fold(name)) in self._alike), None)
 
     def _text(self, name: str, largest: int) -> str:
         place = self._names[name]
@@ -537,10 +537,6 @@ class _Flat:
 def _tag(element: ET.Element) -> str:
     tag = element.tag
     return tag.rpartition("}")[2] if isinstance(tag, str) else ""
-
-
-def _fold_name(name: str) -> str:
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _damage_error(what: str) -> PageError:

@@ -68,7 +68,7 @@ class LibarchiveContainer:
         self._paths, self._rules, self._are_volumes = paths, rules, are_volumes
         self._held = held or contextlib.ExitStack()
         with volume_errors(), closing_on_error(self._held):
-            self._library = _libarchive()
+            self._library = load_libarchive()
             self._size = sum(path.stat().st_size for path in paths)
         self._stack = contextlib.ExitStack()
         self._walk: Iterator[Any] = iter(())
@@ -222,21 +222,14 @@ class LibarchiveContainer:
         claimed: int | None = entry.size
         # A member without a size may be as large as the whole volume.
         most = Tally(self._size, self._rules).room() if claimed is None else claimed
-        # Not the binding's get_blocks(): if libarchive warns of a wrong checksum, that method takes the number of the
-        # warning for a count of bytes.
-        buffer = ctypes.create_string_buffer(_BLOCK)
-        read = self._library.ffi.read_data
         with self._errors("member"):
-            while (count := read(entry._archive_p, buffer, _BLOCK)) > 0:
-                size += count
+            for piece in read_blocks(self._library, entry):
+                size += len(piece)
                 if size > most:
                     raise damaged("member", f"it unpacks to more than the {most:,} bytes that it claims")
-                piece = buffer.raw[:count]
                 if described is not None:
                     checksum = zlib.crc32(piece, checksum)
                 yield piece
-        if count < 0:
-            raise damaged("member", "its checksum is wrong")
         if claimed is not None and claimed != size:
             raise damaged("member", f"{size:,} bytes instead of {claimed:,}")
         if described is not None and described.checksum not in (None, checksum):
@@ -289,8 +282,8 @@ class LibarchiveContainer:
 def _open_libarchive(library: Any, paths: Sequence[Path], *, are_volumes: bool) -> Iterator[Any]:
     with paths[0].open("rb") as file:
         head = file.read(8)
-    # Named, and not left to libarchive, which takes a RAR for a ZIP if its last file is one. A RAR has no filters:
-    # libarchive 3.6 does not seek back through several files after it looked for one.
+    # libarchive must not guess the format: it takes a RAR for a ZIP if the last file in it is one. Nor may it look for
+    # filters of a RAR, which has none: libarchive 3.6 does not seek back through several files afterwards.
     kind, filters = next((kind for start, kind in _KINDS.items() if head.startswith(start)), _COMPRESSED_TAR)
     if len(paths) == 1:
         with library.file_reader(str(paths[0]), kind, filters, block_size=_BLOCK) as archive:
@@ -313,7 +306,7 @@ def _open_libarchive(library: Any, paths: Sequence[Path], *, are_volumes: bool) 
             yield archive
 
 
-def _libarchive() -> Any:
+def load_libarchive() -> Any:
     """Import the binding, which loads the system's library.
 
     Raises:
@@ -324,17 +317,33 @@ def _libarchive() -> Any:
         import libarchive.exception
         import libarchive.ffi
     except Exception:
-        # OSError, TypeError or AttributeError, as the system and the binding please.
+        # OSError, TypeError or AttributeError, depending on the system and the binding.
         raise PageError(
             "library",
-            "CBR, RAR, CB7, 7z and compressed CBT are read by libarchive, which is not installed: Debian and "
+            "CBR, RAR, CB7, 7z, compressed CBT and Zstandard need libarchive, which is not installed: Debian and "
             "Ubuntu: apt-get install libarchive13 (or libarchive13t64); Fedora: dnf install libarchive; macOS: "
             "brew install libarchive, and set LIBARCHIVE to its libarchive.dylib; Windows: set LIBARCHIVE to "
             "libarchive.dll.",
         ) from None
-    # Its complaints about a strange file come out as errors of members.
+    # What it logs about a strange file is also raised as an error of a member.
     logging.getLogger("libarchive").addHandler(logging.NullHandler())
     return libarchive
+
+
+def read_blocks(library: Any, entry: Any) -> Iterator[bytes]:
+    """Yield the content of an entry in blocks.
+
+    Raises:
+        PageError: ``"damaged"``: its checksum is wrong.
+        ArchiveError: of the library.
+    """
+    # Not the binding's get_blocks(): if libarchive warns of a wrong checksum, that method takes the number of the
+    # warning for a count of bytes.
+    buffer = ctypes.create_string_buffer(_BLOCK)
+    while (count := library.ffi.read_data(entry._archive_p, buffer, _BLOCK)) > 0:
+        yield buffer.raw[:count]
+    if count < 0:
+        raise damaged("member", "its checksum is wrong")
 
 
 def _raw_name(entry: Any, number: int) -> bytes:

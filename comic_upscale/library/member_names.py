@@ -1,4 +1,4 @@
-"""The names inside a volume: made safe, and told from litter."""
+"""The names inside a volume: make them safe, and recognise the litter of operating systems."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 LITTER = frozenset(
     ("__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information")
 )
-"""Made by systems and not by people; lower case. "@eaDir" is where a Synology keeps thumbnails, as JPEGs
-that look like pages."""
+"""Names of files and folders that operating systems make, lower case. In "@eaDir", a Synology keeps thumbnails:
+JPEGs that look like pages."""
 
 _LONGEST_PART = 240
 """Bytes of one part of a name; file systems hold 255, and an output's suffix may be longer."""
@@ -21,23 +21,23 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def is_litter(name: str) -> bool:
-    """Tell whether a member was made by a system: hidden, ``__MACOSX``, ``Thumbs.db`` and the like."""
+    """Return whether an operating system made a member: hidden, ``__MACOSX``, ``Thumbs.db`` and the like."""
     return any(part.startswith(".") or part.lower() in LITTER for part in name.split("/"))
 
 
 def is_merely_hidden(name: str) -> bool:
-    """Tell whether litter may be something that a person hid: its name begins with a dot, and not as macOS's do."""
+    """Return whether a person may have hidden a member: its name begins with a dot, but not like those of macOS."""
     parts = name.split("/")
     return not any(part.startswith("._") or part.lower() in LITTER for part in parts)
 
 
 def safe_name(name: str) -> str | None:
-    r"""Return a member's name as a relative POSIX path that stays inside, or None where it does not.
+    r"""Return a member's name as a relative POSIX path that stays inside the volume; None if it leads outside.
 
     Backslashes count as slashes, because Windows programs write them. A slash or a drive's root (``C:/``) at the
     beginning is dropped: programs that pack whole paths write them, and ``unzip`` drops them, too. A name with ``..``
     is refused. In any other part that looks like a drive, such as ``a: intro.png``, the colon becomes ``_``, because
-    Windows would leave the folder for it. Bytes of an unknown encoding stay the surrogates that Python has for them.
+    Windows would leave the folder for it. Bytes of an unknown encoding stay Python's surrogates.
     """
     path = name.replace("\\", "/")
     if (root := _ROOT.match(path)) is not None:
@@ -65,5 +65,5 @@ def _part(part: str) -> str:
 
 
 def _size(part: str) -> int:
-    """Bytes of a name; three for each of an unknown encoding, which will be written as ``%E9``."""
+    """Return the bytes of a name. A byte of an unknown encoding counts as three, since it is written as ``%E9``."""
     return len(_UNKNOWN_BYTE.sub("%E9", part).encode())

@@ -1,9 +1,9 @@
-"""Which encoding the names of an old archive are in, which says nothing about it.
+"""Recognise the encoding of the names in an old archive, which does not declare it.
 
-UTF-8 proves itself: other text is next to never valid UTF-8. Else every encoding that archives were written in is
-tried, and what comes out is judged as text: common characters of one language, letters of one case within a word. Where
-no encoding is clearly better than the others, the bytes stay. `valid_names` writes them as ``%E9``, from which the name
-can be had again; after a wrong guess nobody would know how.
+UTF-8 is easy to recognise, because text in another encoding is hardly ever valid UTF-8. Otherwise every encoding that
+was common in archives is tried, and each result is scored as text: common characters of one language, letters of one
+case within a word. If no encoding is clearly better than the others, the bytes stay. `valid_names` writes them as
+``%E9``, from which the name can be recovered. After a wrong guess, nobody would know how to recover it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 _LEAST_SCORE = 0.75
-"""Mean of the marks of characters below which a text is none."""
+"""A result with a lower mean score of its characters is not accepted as text."""
 _LEAST_SCORE_ALONE = 0.4
-"""The same where no other encoding gives text at all."""
+"""The same if no other encoding gives any text."""
 _LEAST_LEAD = 0.25
-"""By how much the mean of the best encoding is above that of any other with another result."""
+"""The least lead of the best encoding's mean score over that of any other encoding with another result."""
 _LONGEST = 4096
-"""Characters that are judged at most. Names of one archive are alike."""
+"""The most characters that are scored. The names in an archive are alike."""
 
 _SIMPLIFIED = frozenset(
     "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可也你对生能而子那得于着下自之年过发后作里用道行所然家种事成方多经"
@@ -56,10 +56,10 @@ _LATIN_1250 = {
     "ű": 1.4, "đ": 1, "ň": 1.2, "ď": 1, "ť": 1.2, "ă": 1, "ş": 0.8, "ţ": 0.8, "î": 0.8, "â": 0.8, "ç": 0.6, "ë": 0.6,
     "ĺ": 0.2, "ľ": 0.8, "ŕ": 0.2, "ô": 0.8,
 }  # fmt: skip
-"""How common a letter is in what is written in a code page, 0 to 2, small letters."""
+"""How common a letter is in texts of a code page, 0 to 2; lower case."""
 
 _CODE_PAGES = ("cp437", "cp1252", "cp1250", "cp850", "cp852", "cp1251", "cp866")
-"""Of one byte a character, in the order in which they win where the results are equal."""
+"""Encodings with one byte per character. Of those with equal results, the first one wins."""
 _LATIN = {
     "cp437": _LATIN_1252, "cp850": _LATIN_1252, "cp1252": _LATIN_1252, "cp852": _LATIN_1250, "cp1250": _LATIN_1250,
 }  # fmt: skip
@@ -82,16 +82,15 @@ _PUNCTUATION = frozenset(f"{_APOSTROPHES}“”„\u2013—…«»°·¡¿№")
 
 
 def decode_names(raw: Sequence[bytes]) -> list[str]:
-    """Read the names of an archive that does not say how they are encoded.
+    """Decode the names of an archive that does not declare their encoding.
 
-    All names of an archive come from one machine, so all are read in one way.
+    All names of an archive come from one machine, so all are decoded in the same way.
 
     Args:
-        raw: the names as they stand in the file.
+        raw: the names as stored in the file.
 
     Returns:
-        The names. Where the encoding cannot be told, bytes that are not ASCII are the lone surrogates that Python has
-        for them.
+        The names. If the encoding is unclear, bytes that are not ASCII become Python's lone surrogates.
     """
     text = b"\n".join(name for name in raw if not name.isascii())
     encoding = "utf-8" if _is_utf8(text) else _recognise(text) or "utf-8"
@@ -99,7 +98,7 @@ def decode_names(raw: Sequence[bytes]) -> list[str]:
 
 
 def _is_utf8(text: bytes) -> bool:
-    """Whether a text is UTF-8, and not one of another encoding that is so short that its bytes fit by chance."""
+    """Return whether a text is UTF-8, and not a short text in another encoding that is valid UTF-8 by chance."""
     try:
         decoded = text.decode()
     except UnicodeDecodeError:
@@ -108,7 +107,7 @@ def _is_utf8(text: bytes) -> bool:
 
 
 def _is_usual(character: str) -> bool:
-    """Whether a character is one that names are made of, or takes more than two bytes in UTF-8."""
+    """Return whether a character is usual in names, or takes more than two bytes in UTF-8."""
     code = ord(character)
     return code >= _THREE_BYTES or (
         any(first <= code <= last for first, last in _SCRIPTS) and character not in _RARE
@@ -117,12 +116,12 @@ def _is_usual(character: str) -> bool:
 
 @lru_cache(maxsize=64)
 def _recognise(text: bytes) -> str | None:
-    """Return the encoding of a text that is not UTF-8; None where that is not clear."""
+    """Return the encoding of a text that is not UTF-8; None if it is unclear."""
     found: list[tuple[float, str, str]] = []
     for encoding in (*_CHARACTER_SETS, *_CODE_PAGES):
         try:
             decoded = text.decode(encoding)
-            # Some encodings have two ways to write a character; then the bytes could not be had again.
+            # Some encodings can write a character in two ways. Then the bytes could not be recovered.
             if decoded.encode(encoding) != text:
                 continue
         except UnicodeError:
@@ -132,13 +131,13 @@ def _recognise(text: bytes) -> str | None:
         return None
     score, encoding, decoded = max(found, key=lambda candidate: candidate[0])
     other = max((score for score, _, another in found if another != decoded), default=-2.0)
-    # A dash or a quotation mark says little, but nothing else may be what it says.
+    # A dash or a quotation mark is weak evidence, but it counts if no other encoding gives text.
     least = _LEAST_SCORE if other > 0 else _LEAST_SCORE_ALONE
     return encoding if score >= least and score - other >= _LEAST_LEAD else None
 
 
 def _judge(text: str, encoding: str) -> float:
-    """Return the mean of the marks of the characters of a text that are not ASCII, each at most 2."""
+    """Return the mean score of the characters of a text that are not ASCII, each at most 2."""
     marks = []
     for at, character in enumerate(text):
         if character.isascii():
@@ -157,7 +156,7 @@ def _judge(text: str, encoding: str) -> float:
 
 def _judge_east_asian(character: str, before: str, after: str, encoding: str) -> float:
     mark = _mark_east_asian(character, encoding)
-    # Letters of other encodings and the ASCII letter behind them pass for one character.
+    # A letter of another encoding and the ASCII letter after it look like one character.
     if any(beside.isascii() and beside.islower() for beside in (before, after)):
         mark -= 1.5
     return mark
@@ -170,7 +169,7 @@ def _mark_east_asian(character: str, encoding: str) -> float:
     if encoding == "cp949":
         if character in _HANGUL:
             return 2.0
-        # The 2,350 syllables of the standard; the code page has all others, which nobody writes.
+        # The 2,350 syllables of the standard. The code page has all others too, which nobody writes.
         return 1.0 if 0xAC00 <= code <= 0xD7A3 and character.encode(encoding)[1] >= 0xA1 else -1.5
     if encoding in ("cp932", "euc_jp"):
         if 0x3041 <= code <= 0x30FF:
@@ -180,9 +179,9 @@ def _mark_east_asian(character: str, encoding: str) -> float:
         if not 0x3005 <= code <= 0x9FFF:
             return -1.5
         if encoding == "euc_jp":
-            # Chinese and Korean are made of the same bytes: only syllables tell.
+            # Chinese and Korean use the same bytes, so only kana decide.
             return 0.6
-        # The first of two levels holds what is written daily.
+        # The first of the two levels has the characters of daily use.
         return 1.6 if character.encode(encoding) < b"\x98\x9f" else 0.3
     if not 0x4E00 <= code <= 0x9FFF:
         return -1.5
@@ -204,7 +203,7 @@ def _judge_cyrillic(character: str, before: str, after: str) -> float:
     if character.isupper() and before.islower():
         return -1.5
     beside = [other for other in (before, after) if 0x0400 <= ord(other) <= 0x045F]
-    # Letters that Russian, Ukrainian and Serbian have, and those of no language of these.
+    # Letters of Russian, Ukrainian and Serbian; the others belong to none of these.
     common = 0x0410 <= ord(character) <= 0x044F or character in "ёЁіІїЇєЄґҐјЈљЉњЊђЂћЋ"
     if not common:
         return -0.5
@@ -223,7 +222,7 @@ def _judge_latin(character: str, before: str, after: str, encoding: str) -> floa
     mark = _LATIN[encoding].get(small, -1.0)
     beside = sum(not other.isascii() for other in in_word)
     if encoding in _WESTERN:
-        # Few languages of the west have two such letters side by side; those of the east read so have many.
+        # Few western languages have two such letters side by side. Misread eastern ones have many.
         mark -= 0.7 * beside
         if small in _NO_VOWEL_BEHIND and _base(after) in _VOWELS:
             mark -= 1.5
@@ -232,7 +231,7 @@ def _judge_latin(character: str, before: str, after: str, encoding: str) -> floa
     if small == "ß" and _base(before) not in _VOWELS:
         mark -= 3
     if character.isupper():
-        # A capital within a word is none, unless all of the word is in capitals.
+        # A capital within a word is an error, unless the whole word is in capitals.
         if before.islower() or (after.islower() and before.isupper()):
             return -1.5
         if not in_word:
@@ -241,7 +240,7 @@ def _judge_latin(character: str, before: str, after: str, encoding: str) -> floa
     if before.isupper() and after.isupper():
         return -1.5
     if not in_word:
-        # These stand alone, and few others.
+        # Few other letters form a word alone.
         return min(mark, 0.8) if character in "àéèó" else -0.5
     return mark
 

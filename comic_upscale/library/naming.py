@@ -81,7 +81,7 @@ def valid_names(names: Collection[str]) -> dict[str, str]:
     Valid names stay unchanged. In the others, which Python marks with surrogates, a byte that is not valid
     becomes ``%FF``, and the percent sign itself becomes ``%25``.
     """
-    valid = {name: name for name in names if _is_valid(name)}
+    valid = {name: name for name in names if is_valid(name)}
     for name in sorted(set(names) - valid.keys()):
         escaped = _SURROGATES.sub(_escape, name)
         # Another file may really have this name.
@@ -134,7 +134,8 @@ def _short(stem: str, extension: str) -> str:
     return encoded[: room - len(mark)].decode(errors="ignore") + mark
 
 
-def _is_valid(name: str) -> bool:
+def is_valid(name: str) -> bool:
+    """Return whether a name is valid Unicode, without the surrogates that stand for bytes of an unknown encoding."""
     try:
         name.encode()
     except UnicodeEncodeError:

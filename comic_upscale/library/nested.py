@@ -1,7 +1,7 @@
-"""Archives inside archives: find them, and unpack them to a disk for as long as they are read.
+"""Archives inside archives: find them, and unpack them to temporary files while they are read.
 
-An archive that holds archives is like a folder of volumes. A volume inside it is read by libraries that need a file
-of this machine, so it is unpacked to a temporary file. No name from an archive becomes a path there.
+An archive that holds archives is like a folder of volumes. The libraries that read a volume inside it need a local
+file. No name from an archive becomes a path there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from comic_upscale.errors import PageError
 from comic_upscale.imaging.formats import ARCHIVE_EXTENSIONS, extension_of
-from comic_upscale.library.archives import Archive, Entry, volume_errors
+from comic_upscale.library.archives import Archive, Entry, changed, volume_errors
 from comic_upscale.library.containers import list_volume, open_container
 from comic_upscale.library.page import MemberOf, Page
 from comic_upscale.library.parts import MISSING_PART, stat_parts
@@ -26,11 +26,6 @@ from comic_upscale.storage.base import SourceStore
 
 DEEPEST = 3
 """How many archives may be around a volume."""
-
-
-def changed() -> PageError:
-    """Say that a volume is no longer the one that was listed."""
-    return PageError("changed", "The volume was changed during the run: run the same command again.")
 
 
 def nested_entry(around: Page, nested: Nested) -> Page:
@@ -206,7 +201,7 @@ class _Level:
 
 
 def _chain(entry: Page) -> list[int]:
-    """Return the places of the archives around a volume and of the volume itself, outermost first."""
+    """Return the indices of the archives around a volume and of the volume itself, outermost first."""
     chain = []
     member = entry.member
     while member is not None:

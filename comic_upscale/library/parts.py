@@ -1,14 +1,15 @@
 """Archives in several parts: which files belong together, and whether all of them are there.
 
-RAR starts a new file when one is full. Each of these files has headers of its own, which say that it is a part. Names
-alone do not tell: "Saga.part1.cbr" and "Saga.part2.cbr" may be two comics. 7-Zip and other programs cut any archive
-into ``.001``, ``.002`` and so on. PKZIP cuts a ZIP into ``.z01``, ``.z02`` and finally ``.zip``.
+RAR starts a new file when one is full. Each of these files has its own headers, which mark it as a part. Names alone
+are not enough: "Saga.part1.cbr" and "Saga.part2.cbr" may be two comics. 7-Zip and other programs cut any archive into
+``.001``, ``.002`` and so on. PKZIP cuts a ZIP into ``.z01``, ``.z02`` and finally ``.zip``.
 
 Source: APPNOTE.TXT of PKWARE, chapter 8.
 """
 
 from __future__ import annotations
 
+import errno
 import io
 import re
 from collections import defaultdict
@@ -279,7 +280,7 @@ class JoinedFile(io.RawIOBase):
         """Go to an offset in all files together."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         if base + offset < 0:
-            raise OSError(22, "Invalid argument")
+            raise OSError(errno.EINVAL, "Invalid argument")
         self._at = base + offset
         return self._at
 

@@ -87,7 +87,7 @@ class ImageDictionaries:
         with path.open("rb") as file:
             self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.may_hide_forms = False
-        """Return whether a form, with the images in it, may be optional content."""
+        """Whether a form, with the images in it, may be optional content."""
         self._by_number: dict[int, _Stream] = {}
         self._by_size: defaultdict[tuple[int, int], list[_Stream]] = defaultdict(list)
         self._read()

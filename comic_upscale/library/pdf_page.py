@@ -284,7 +284,7 @@ def _plan_whole(image: KnownImage, rules: VolumeRules) -> Drawing:
         PageError: ``"too-large"``.
     """
     width, height = image.shown_size
-    _check(width * height, rules, "raise --max-pixels")
+    _check_size(width * height, rules, "raise --max-pixels")
     return Drawing(width, height, ((image, (0, 0, width, height)),), None)
 
 
@@ -301,11 +301,13 @@ def _plan(
     # Rendering images alone larger than they are gains nothing.
     least = _LEAST if only_images else asked
     if finest is None or finest.finest <= least * (1 + _HAIR):
-        _check(objects.box.area * asked**2, rules, "lower --pdf-dpi, or raise --max-pixels")
+        _check_size(objects.box.area * asked**2, rules, "lower --pdf-dpi, or raise --max-pixels")
         return Drawing(*_round_up(objects, asked), (), None)
     scale = finest.finest
     if objects.box.area * scale**2 > rules.max_pixels:
-        _check(objects.box.area * min(asked, scale) ** 2, rules, "lower --pdf-dpi, or raise --max-pixels")
+        _check_size(
+            objects.box.area * min(asked, scale) ** 2, rules, "lower --pdf-dpi, or raise --max-pixels"
+        )
         bounded = math.sqrt(rules.max_pixels / objects.box.area)
         width, height = (max(1, math.floor(side * bounded)) for side in (objects.width, objects.height))
         return Drawing(width, height, (), Drawn(_dpi(bounded), _dpi(scale)))
@@ -315,7 +317,7 @@ def _plan(
     return Drawing(*_round_up(objects, scale), (), note)
 
 
-def _check(pixels: float, rules: VolumeRules, advice: str) -> None:
+def _check_size(pixels: float, rules: VolumeRules, advice: str) -> None:
     if not 0 < pixels <= rules.max_pixels:
         raise PageError(
             "too-large",

@@ -1,8 +1,8 @@
-"""Read from the headers of a RAR what libarchive does not tell.
+"""Read facts from the headers of a RAR that libarchive does not report.
 
-libarchive reads the files. It does not tell whether a RAR is one of several parts, or whether another part follows. It
-does not compare the checksums of stored files. In names without Unicode it takes every byte 0x5C for a backslash, even
-if that is half of a Japanese or Chinese character.
+libarchive reads the files. It does not report whether a RAR is one of several parts, or whether another part follows.
+It does not compare the checksums of stored files. In names without Unicode it treats every byte 0x5C as a backslash,
+even if it is half of a Japanese or Chinese character.
 
 Sources: the technical notes of RAR 5.0, and UnRAR's ``headers.hpp``.
 """
@@ -27,12 +27,12 @@ _LONGEST_NUMBER = 10
 
 @dataclass(frozen=True, slots=True)
 class RarFacts:
-    """What the headers of a RAR tell about its parts."""
+    """Facts about the parts of a RAR, from its headers."""
 
     is_part: bool
     """Whether the file is one of several parts."""
     number: int | None
-    """Number of the part, from 0; None if the headers do not tell."""
+    """Number of the part, from 0; None if the headers do not have it."""
     more_follow: bool
     """Whether another part follows."""
     is_whole: bool
@@ -48,7 +48,7 @@ class RarFile:
     checksum: int | None
     """CRC-32 of the file; None if the header has none."""
     raw_name: bytes | None
-    """Its name, if that is in an unknown encoding; None if libarchive tells it."""
+    """Its name, if the encoding is unknown; None if libarchive returns the name."""
 
 
 def read_rar_files(parts: Sequence[IO[bytes]]) -> list[RarFile]:
@@ -82,7 +82,7 @@ def _headers_of(file: IO[bytes]) -> Iterator[_RarHeader]:
 
 
 def read_rar_facts(file: IO[bytes], *, begins_only: bool = False) -> RarFacts:
-    """Read the headers of a RAR. Encrypted headers tell nothing.
+    """Read the headers of a RAR. Nothing is known about encrypted ones.
 
     Args:
         file: seekable. Packed data is not read.
@@ -120,7 +120,7 @@ class _RarHeader:
     number: int | None = None
     more_follow: bool = False
     goes_on: bool = False
-    """Whether a file began in the part before."""
+    """Whether the file began in the previous part."""
     file: RarFile | None = None
 
 

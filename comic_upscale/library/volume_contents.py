@@ -1,4 +1,4 @@
-"""What is in a volume: its pages, its other files, and the volumes inside it, under safe names."""
+"""The content of a volume, under safe names: its pages, its other files, and the volumes inside it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from comic_upscale.library.comicinfo import NAME as COMICINFO
 from comic_upscale.library.comicinfo import ComicFacts, is_comicinfo, written
 from comic_upscale.library.epub import EMBEDDED, Book, read_book
 from comic_upscale.library.member_names import is_litter, is_merely_hidden, safe_name
-from comic_upscale.library.naming import free_number, output_names, valid_names
+from comic_upscale.library.naming import free_number, is_valid, output_names, valid_names
 from comic_upscale.library.pdf import PdfContainer
 from comic_upscale.library.sorting import fold, natural_key
 from comic_upscale.library.volume import Contents, Member, Nested
@@ -146,15 +146,15 @@ def read_epub(
 
 
 def is_volume_name(name: str) -> bool:
-    """Whether a file is a comic by its name: one without a page is then a failure and not just passed over."""
+    """Return whether a file is a comic by its name. Without a page, it is then a failure and not just ignored."""
     return extension_of(name) in VOLUME_EXTENSIONS
 
 
 def name_members(entries: Sequence[Entry]) -> tuple[dict[int, str], list[str]]:
-    """Give every member that counts a safe name that no other has.
+    """Give every member a unique, safe name, except those that are left out.
 
     Returns:
-        Index to name in the order of the directory; and what was left out, in sentences.
+        Index to name in the order of the directory; and notes about members that were left out or renamed.
     """
     left_out: Counter[str] = Counter()
     names: dict[int, str] = {}
@@ -183,7 +183,7 @@ def name_members(entries: Sequence[Entry]) -> tuple[dict[int, str], list[str]]:
         names[index] = name
         taken.add(name)
         folded.add(fold(name))
-    unknown = sum(not _is_text(name) for name in names.values())
+    unknown = sum(not is_valid(name) for name in names.values())
     renamed = left_out.pop("renamed", 0)
     notes = [f"{count} member(s) {what} were left out" for what, count in left_out.items()]
     if renamed:
@@ -194,22 +194,14 @@ def name_members(entries: Sequence[Entry]) -> tuple[dict[int, str], list[str]]:
     return {index: valid[name] for index, name in names.items()}, notes
 
 
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _is_epub(name: str, names: dict[int, str]) -> bool:
     return extension_of(name) == "epub" or "META-INF/container.xml" in names.values()
 
 
 def _in_reading_order(short: Sequence[str]) -> list[str]:
-    """The pages of an EPUB under their own names, with numbers before them where these would sort otherwise.
+    """Return the names of an EPUB's pages, with numbers before them if their own order is not the reading order.
 
-    What reads a CBZ sorts its pages by name.
+    Readers of a CBZ sort its pages by name.
     """
     if len({fold(name) for name in short}) == len(short) and list(short) == sorted(short, key=natural_key):
         return list(short)

@@ -7,9 +7,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from comic_upscale.library.archives import Container, volume_errors
+from comic_upscale.library.archives import Container, changed, volume_errors
 from comic_upscale.library.containers import open_container
-from comic_upscale.library.nested import Unpacker, changed
+from comic_upscale.library.nested import Unpacker
 from comic_upscale.library.parts import stat_parts
 from comic_upscale.library.volume import Volume
 from comic_upscale.settings.job import VolumeRules
@@ -35,7 +35,7 @@ class _OpenVolume:
 
 
 class VolumeCache:
-    """Where volumes are read from: keeps the last few open. Any number of threads may read.
+    """Reads members of volumes, and keeps the last few volumes open. Any number of threads may read.
 
     Args:
         volumes: those of the job.
@@ -76,14 +76,14 @@ class VolumeCache:
         return self._asked(source, lambda container: container.read(index))
 
     def salvage(self, source: str, index: int) -> bytes:
-        """All bytes of a member, even where its checksum is wrong.
+        """Return all bytes of a member, even if its checksum is wrong.
 
         Args:
             source: of the volume.
             index: of the member.
 
         Raises:
-            PageError: as `read`; they cannot be had.
+            PageError: as `read`.
         """
         return self._asked(source, lambda container: container.salvage(index))
 

@@ -26,6 +26,7 @@ from comic_upscale.library.archives import (
 )
 from comic_upscale.library.name_encodings import decode_names
 from comic_upscale.library.parts import MISSING_PART
+from comic_upscale.library.zip_packing import UnsupportedMethodError
 from comic_upscale.library.zip_reader import MissingPartsError, ZipMember, ZipReader, extra_fields
 from comic_upscale.settings.job import VolumeRules
 
@@ -135,7 +136,13 @@ class ZipContainer:
         if self._is_locked(member):
             raise encrypted()
         with volume_errors("member"):
-            yield from self._zip.unpack(member)
+            try:
+                yield from self._zip.unpack(member)
+            except UnsupportedMethodError as error:
+                raise PageError(
+                    "unsupported",
+                    f"The member is packed in a way that is not read here (by {error}): pack it again.",
+                ) from None
 
     def read(self, index: int) -> bytes:
         """The bytes of a member; its checksum is right."""

@@ -153,7 +153,7 @@ class ZipReader:
 
         Raises:
             BadZipError: the member is broken or larger than claimed; after the last piece, its checksum is wrong.
-            NotImplementedError: its compression method is not supported.
+            UnsupportedMethodError: its compression method is not supported.
         """
         header = self._read(member.at, _LOCAL_HEADER.size)
         if len(header) < _LOCAL_HEADER.size or not header.startswith(_LOCAL):

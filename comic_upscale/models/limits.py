@@ -44,7 +44,7 @@ _RUN_CALLS = 100
 
 
 class TooLargeError(Exception):
-    """A file describes more than is sensible; the message says what, as the end of a sentence."""
+    """A file describes far more than it holds. The message is the end of a sentence."""
 
 
 def check_safetensors(path: Path) -> None:
@@ -62,7 +62,7 @@ def check_safetensors(path: Path) -> None:
         with safetensors.safe_open(path, "pt") as file:
             count = len(file.keys())
     except (SafetensorError, OSError):
-        return  # Whoever reads it whole says what is wrong with it.
+        return  # Loading it reports the error.
     _check_count(count)
 
 

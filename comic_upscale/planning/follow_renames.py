@@ -20,21 +20,20 @@ from comic_upscale.library.cbz import read_members
 from comic_upscale.library.discover import Discovery
 from comic_upscale.library.page import Page
 from comic_upscale.library.sorting import fold
-from comic_upscale.library.volume import Volume
 from comic_upscale.planning.gone import Absent, find_absent, gives_up, has_content, is_unedited
-from comic_upscale.planning.hashes import HashesSources
+from comic_upscale.planning.hashes import SourceHashes
 from comic_upscale.planning.names import OutputNames
 from comic_upscale.planning.output_checks import is_among_sources
 from comic_upscale.planning.renames import (
     RenamedPage,
     RenamedVolume,
+    VolumeMatcher,
     find_renamed_pages,
     find_renamed_volumes,
-    is_same_volume,
 )
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.paths import MARKER_FOLDER
-from comic_upscale.storage.base import OutputStore
+from comic_upscale.storage.base import OutputStore, SourceStore
 
 _WAITING = f"{MARKER_FOLDER}/moving"
 """Where outputs wait whose new names still belong to others, as when two pages swap names."""
@@ -85,7 +84,7 @@ def follow_renames(
     discovery: Discovery,
     settings: JobSettings,
     *,
-    sources: HashesSources,
+    sources: SourceHashes,
     outputs: OutputStore,
     source_folders: Set[PurePath],
 ) -> tuple[MovedOutput, ...]:
@@ -109,16 +108,16 @@ def follow_renames(
         return ()
     found = {page.source for page in discovery.pages} | {volume.entry.source for volume in discovery.volumes}
     absent = find_absent(rows, found, discovery.volumes, discovery.unread)
-    is_same = partial(_is_same_volume, ledger, discovery.pages, sources)
+    matcher = VolumeMatcher(ledger, discovery.pages, sources)
     pages = find_renamed_pages(discovery.pages, rows, absent, sources)
-    volumes = find_renamed_volumes(discovery.volumes, rows, absent, sources, is_same)
+    volumes = find_renamed_volumes(discovery.volumes, rows, absent, sources, matcher)
     if not pages and not volumes:
         return ()
     follower = _Follower(ledger, job_id, settings, outputs, rows, absent)
     follower.add_pages(pages)
     for volume in volumes:
-        follower.add_volume(volume, discovery.pages)
-    follower.keep_possible(partial(_may_place, settings, sources, outputs, source_folders))
+        follower.add_volume(volume, matcher.found_pages(volume.volume))
+    follower.keep_possible(partial(_may_place, sources.store, outputs, source_folders))
     return follower.carry_out()
 
 
@@ -149,15 +148,10 @@ class _Follower:
         for each in renamed:
             self._add(each.page, recorded[each.row.id])
 
-    def add_volume(self, renamed: RenamedVolume, pages: Iterable[Page]) -> None:
-        """Add a volume with its pages."""
+    def add_volume(self, renamed: RenamedVolume, by_name: Mapping[str, Page]) -> None:
+        """Add a volume with its pages, which are given by their names in it."""
         row, volume = renamed.row, renamed.volume
         prefix = f"{volume.entry.source}/"
-        by_name = {
-            page.source.removeprefix(prefix): page
-            for page in pages
-            if page.member is not None and page.member.volume == volume.entry.source
-        }
         contents = volume.contents
         assert contents is not None
         targets = {member.name: member.target for member in contents.pages}
@@ -294,8 +288,7 @@ class _Follower:
 
 
 def _may_place(
-    settings: JobSettings,
-    sources: HashesSources,
+    sources: SourceStore,
     outputs: OutputStore,
     folders: Set[PurePath],
     page: Page,
@@ -303,7 +296,7 @@ def _may_place(
 ) -> bool:
     """Return whether an output may go to a place: it is not among the sources."""
     try:
-        return not is_among_sources(to, page.path, sources.store, outputs, folders)
+        return not is_among_sources(to, page.path, sources, outputs, folders)
     except (OSError, PageError):
         return False
 
@@ -318,13 +311,6 @@ def _holds_pages(outputs: OutputStore, sizes: Mapping[str, int | None], name: st
     """
     held = read_members(outputs, name) if sizes else {}
     return bool(sizes) and all(held.get(page) == size for page, size in sizes.items())
-
-
-def _is_same_volume(
-    ledger: Ledger, pages: Sequence[Page], sources: HashesSources, row: PageRow, volume: Volume
-) -> bool:
-    inside = [page for page in pages if page.member is not None and page.member.volume == volume.entry.source]
-    return is_same_volume(ledger, inside, sources, row.id, row.source, volume)
 
 
 def _kind_of(outputs: OutputStore, name: str) -> str | None:

@@ -38,14 +38,18 @@ def find_absent(
         volumes: the volumes that were found.
         unread: prefixes of sources that could not be listed, as in `Discovery.unread`.
     """
-    closed = tuple(f"{volume.entry.source}/" for volume in volumes if volume.contents is None)
-    hidden = (*unread, *closed)
+    hidden = hidden_prefixes(volumes, unread)
     gone: list[PageRow] = []
     out_of_sight: list[PageRow] = []
     for row in rows:
         if row.source not in found:
             (out_of_sight if row.source.startswith(hidden) else gone).append(row)
     return Absent(tuple(gone), tuple(out_of_sight))
+
+
+def hidden_prefixes(volumes: Iterable[Volume], unread: Iterable[str]) -> tuple[str, ...]:
+    """Return the prefixes of sources that may exist although they were not found; arguments as in `find_absent`."""
+    return (*unread, *(f"{volume.entry.source}/" for volume in volumes if volume.contents is None))
 
 
 def is_orphan(row: PageRow, outputs: OutputStore) -> bool:

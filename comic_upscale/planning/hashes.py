@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from pathlib import Path
 
+from comic_upscale.ledger.records import PageRow
+from comic_upscale.library.page import MemberOf, Page
 from comic_upscale.library.source_reader import Source, SourceReader
 from comic_upscale.storage.base import SourceStore
-
-
-class HashesSources(Protocol):
-    """What planning asks of the sources of a job."""
-
-    @property
-    def store(self) -> SourceStore:
-        """The store of the sources."""
-
-    def sha256(self, source: Source) -> str | None:
-        """The SHA-256 of a source, hexadecimal; None if it cannot be read."""
 
 
 class SourceHashes:
@@ -28,7 +19,8 @@ class SourceHashes:
 
     def __init__(self, sources: SourceReader) -> None:
         self._sources = sources
-        self._known: dict[tuple[str, int], str | None] = {}
+        # Volumes inside one archive have the same path, so the position counts as a whole.
+        self._known: dict[tuple[Path, MemberOf | None], str | None] = {}
 
     @property
     def store(self) -> SourceStore:
@@ -37,7 +29,11 @@ class SourceHashes:
 
     def sha256(self, source: Source) -> str | None:
         """The SHA-256 of a source, hexadecimal; None if it cannot be read."""
-        key = (str(source.path), -1 if source.member is None else source.member.index)
+        key = (source.path, source.member)
         if key not in self._known:
             self._known[key] = self._sources.sha256(source)
         return self._known[key]
+
+    def has_content_of(self, row: PageRow, page: Page) -> bool:
+        """Return whether a page has the recorded content. It is read only if it has the recorded size."""
+        return row.source_size == page.size and row.source_sha256 == self.sha256(page)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import enum
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from functools import partial
 
 from comic_upscale.errors import ANIMATED
 from comic_upscale.imaging.target_size import skip_reason
@@ -23,10 +22,10 @@ from comic_upscale.library.source_reader import SourceReader
 from comic_upscale.library.volume import Volume
 from comic_upscale.planning.duplicates import NO_DUPLICATES, DuplicateCandidates, shared_sizes
 from comic_upscale.planning.gone import GONE, OUT_OF_SIGHT, Absent, find_absent, gives_up, is_orphan
-from comic_upscale.planning.hashes import HashesSources, SourceHashes
+from comic_upscale.planning.hashes import SourceHashes
 from comic_upscale.planning.names import OutputNames
 from comic_upscale.planning.output_checks import OUTPUT_EXISTS, PlannedPage
-from comic_upscale.planning.renames import is_same_volume
+from comic_upscale.planning.renames import VolumeMatcher
 from comic_upscale.planning.volume_plan import VolumePlan
 from comic_upscale.planning.volumes import PlannedVolume, by_volume
 from comic_upscale.settings.job import JobSettings
@@ -67,7 +66,7 @@ class Action(enum.Enum):
 def decide(
     row: PageRow,
     page: Page,
-    sources: HashesSources,
+    sources: SourceHashes,
     outputs: OutputStore,
     *,
     settings: JobSettings,
@@ -85,7 +84,7 @@ def decide(
     """
     same_stat = (row.source_size, row.source_mtime_ns) == (page.size, page.mtime_ns)
     if row.state == "done":
-        if not same_stat and not _same_content(row, page, sources):
+        if not same_stat and not sources.has_content_of(row, page):
             return Action.DO
         if not stands and size_of(outputs, row.output) != row.output_size:
             return Action.DO
@@ -122,7 +121,7 @@ def make_plan(
     volumes: Sequence[Volume] = (),
     fingerprint: str = "",
     unread: Sequence[str] = (),
-    hashes: HashesSources | None = None,
+    hashes: SourceHashes | None = None,
 ) -> Plan:
     """Update the ledger with the pages that were found, and return the work of the run.
 
@@ -200,7 +199,7 @@ def _decide_pages(
     pages: Iterable[Page],
     rows: Mapping[str, PageRow],
     settings: JobSettings,
-    hashes: HashesSources,
+    hashes: SourceHashes,
     outputs: OutputStore,
     standing: Set[str],
 ) -> _Decided:
@@ -270,24 +269,23 @@ def _take_over_moved_volumes(
     outputs: OutputStore,
     fingerprint: str,
     pages: Sequence[Page],
-    hashes: HashesSources,
+    hashes: SourceHashes,
 ) -> None:
     """Adopt finished volumes from another job with the same settings: the input folder was moved or copied."""
     if not volumes:
         return
     known = ledger.volume_sources(job_id)
-    inside = by_volume(pages)
+    matcher = VolumeMatcher(ledger, pages, hashes)
     for volume in volumes:
         entry = volume.entry
         if volume.contents is None or entry.source in known:
             continue
         for other in ledger.known_volumes(job_id, settings.output, fingerprint, entry.source):
             same_stat = (other.source_size, other.source_mtime_ns) == (entry.size, entry.mtime_ns)
-            is_same = partial(is_same_volume, ledger, inside.get(entry.source, ()), hashes)
             if (
                 bool(other.output) == bool(entry.output)
                 and _stands(ledger, other, volume, outputs)
-                and (same_stat or _is_same_archive(other, volume, hashes, is_same))
+                and (same_stat or _is_same_archive(other, volume, hashes, matcher))
             ):
                 ledger.adopt_volume(job_id, other.row_id, entry.mtime_ns)
                 break
@@ -310,12 +308,10 @@ def _stands(ledger: Ledger, other: KnownVolume, volume: Volume, outputs: OutputS
 
 
 def _is_same_archive(
-    other: KnownVolume, volume: Volume, hashes: HashesSources, is_same: Callable[[int, str, Volume], bool]
+    other: KnownVolume, volume: Volume, hashes: SourceHashes, matcher: VolumeMatcher
 ) -> bool:
-    if other.source_sha256 is not None:
-        return other.source_size == volume.entry.size and other.source_sha256 == hashes.sha256(volume.entry)
-    return other.source_size == volume.entry.size and is_same(other.row_id, volume.entry.source, volume)
-
-
-def _same_content(row: PageRow, page: Page, sources: HashesSources) -> bool:
-    return row.source_size == page.size and row.source_sha256 == sources.sha256(page)
+    if other.source_size != volume.entry.size:
+        return False
+    if other.source_sha256 is None:
+        return matcher.is_same(other.row_id, volume.entry.source, volume)
+    return other.source_sha256 == hashes.sha256(volume.entry)

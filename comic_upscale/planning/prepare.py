@@ -96,6 +96,6 @@ def prepare_job(
 
 def _settle_claims(ledger: Ledger, settings: JobSettings, outputs: OutputStore) -> None:
     """Remove the unfinished files of runs that died, and close their claims."""
-    abandoned = ledger.abandoned(settings.output)
-    outputs.sweep((output, row_id) for row_id, output in abandoned)
-    ledger.settle_claims((row_id, size_of(outputs, output)) for row_id, output in abandoned)
+    claims = ledger.abandoned_claims(settings.output)
+    outputs.sweep((output, row_id) for row_id, output in claims)
+    ledger.settle_claims((row_id, size_of(outputs, output)) for row_id, output in claims)

@@ -6,8 +6,9 @@ Names, sizes and times only say where to look. The hash of the content decides.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PurePosixPath
 
 from comic_upscale.ledger.records import LEFT_AS_THEY_ARE, PAGE, VOLUME, PageRow
@@ -15,7 +16,8 @@ from comic_upscale.ledger.writer import Ledger
 from comic_upscale.library.page import Page
 from comic_upscale.library.volume import Volume
 from comic_upscale.planning.gone import Absent
-from comic_upscale.planning.hashes import HashesSources
+from comic_upscale.planning.hashes import SourceHashes
+from comic_upscale.planning.volumes import by_volume
 from comic_upscale.settings.paths import MARKER_FOLDER
 
 
@@ -42,7 +44,7 @@ class RenamedVolume:
 
 
 def find_renamed_pages(
-    pages: Iterable[Page], rows: Iterable[PageRow], absent: Absent, sources: HashesSources
+    pages: Iterable[Page], rows: Iterable[PageRow], absent: Absent, sources: SourceHashes
 ) -> list[RenamedPage]:
     """Return the pages that were renamed, each with the finished page that it was. Pages in volumes are left out.
 
@@ -98,8 +100,8 @@ def find_renamed_volumes(
     volumes: Sequence[Volume],
     rows: Iterable[PageRow],
     absent: Absent,
-    sources: HashesSources,
-    is_same: Callable[[PageRow, Volume], bool],
+    sources: SourceHashes,
+    matcher: VolumeMatcher,
 ) -> list[RenamedVolume]:
     """Return the volumes that were renamed, each with the finished volume that it was.
 
@@ -108,9 +110,12 @@ def find_renamed_volumes(
         rows: of the job.
         absent: the rows whose sources were not found.
         sources: hashes archives.
-        is_same: compares the pages of a finished volume and a found one. It is asked where the archives differ, or
-            where the ledger has no hash of the archive.
+        matcher: compares the pages of volumes. It is asked where the archives differ, or where the ledger has no hash
+            of the archive.
     """
+
+    def is_same(row: PageRow, volume: Volume) -> bool:
+        return matcher.is_same(row.id, row.source, volume)
 
     def is_exact(row: PageRow, volume: Volume) -> bool:
         if row.source_size != volume.entry.size:
@@ -147,45 +152,83 @@ def find_renamed_volumes(
     return found
 
 
-def is_same_volume(
-    ledger: Ledger, pages: Iterable[Page], sources: HashesSources, row_id: int, source: str, volume: Volume
-) -> bool:
-    """Return whether a volume has the same pages as a finished one, by their names and content.
+@dataclass(frozen=True, slots=True)
+class _RecordedPage:
+    """A page of a finished volume."""
+
+    state: str
+    """Its state in the ledger, or why it was left as it is."""
+    size: int
+    """Bytes of the source."""
+    sha256: str | None
+    """Of the source."""
+
+
+class VolumeMatcher:
+    """Compares the pages of finished volumes with those that were found, by name and content.
 
     Args:
         ledger: the open ledger.
-        pages: the pages of the volume that was found.
+        pages: the pages that were found.
         sources: hashes them.
-        row_id: row of the finished volume.
-        source: source of the finished volume.
-        volume: the volume that was found.
     """
-    recorded = {
-        page_source.removeprefix(f"{source}/"): (state, size, sha256)
-        for _, page_source, state, size, sha256 in ledger.page_rows_of(row_id)
-        if state == "done" or state in LEFT_AS_THEY_ARE
-    }
-    by_name = {page.source.removeprefix(f"{volume.entry.source}/"): page for page in pages}
-    if not by_name or by_name.keys() != recorded.keys():
-        return False
-    # Sizes first, since they cost nothing.
-    if any(recorded[name][1] != page.size for name, page in by_name.items()):
-        return False
-    for name, page in by_name.items():
-        state, _, sha256 = recorded[name]
-        # Pages that were left as they are have no recorded hash.
-        if state not in LEFT_AS_THEY_ARE and (sha256 is None or sha256 != sources.sha256(page)):
+
+    def __init__(self, ledger: Ledger, pages: Iterable[Page], sources: SourceHashes) -> None:
+        self._ledger, self._pages, self._sources = ledger, pages, sources
+        # One volume may be compared with many others, so each is looked up once.
+        self._found: dict[str, dict[str, Page]] = {}
+        self._recorded: dict[int, dict[str, _RecordedPage]] = {}
+
+    @cached_property
+    def _inside(self) -> Mapping[str, list[Page]]:
+        return by_volume(self._pages)
+
+    def found_pages(self, volume: Volume) -> Mapping[str, Page]:
+        """Return the pages of a volume that was found, by their names in it."""
+        source = volume.entry.source
+        if source not in self._found:
+            prefix = f"{source}/"
+            self._found[source] = {
+                page.source.removeprefix(prefix): page for page in self._inside.get(source, ())
+            }
+        return self._found[source]
+
+    def is_same(self, row_id: int, source: str, volume: Volume) -> bool:
+        """Return whether a volume has the same pages as a finished one.
+
+        Args:
+            row_id: row of the finished volume.
+            source: source of the finished volume.
+            volume: the volume that was found.
+        """
+        found, recorded = self.found_pages(volume), self._recorded_pages(row_id, source)
+        if not found or found.keys() != recorded.keys():
             return False
-    return True
+        # Sizes first, since they cost nothing.
+        if any(recorded[name].size != page.size for name, page in found.items()):
+            return False
+        # Pages that were left as they are have no recorded hash.
+        return all(
+            recorded[name].state in LEFT_AS_THEY_ARE
+            or (recorded[name].sha256 is not None and recorded[name].sha256 == self._sources.sha256(page))
+            for name, page in found.items()
+        )
+
+    def _recorded_pages(self, row_id: int, source: str) -> Mapping[str, _RecordedPage]:
+        """Return the pages of a finished volume, by their names in it."""
+        if row_id not in self._recorded:
+            self._recorded[row_id] = {
+                page_source.removeprefix(f"{source}/"): _RecordedPage(state, size, sha256)
+                for _, page_source, state, size, sha256 in self._ledger.page_rows_of(row_id)
+                if state == "done" or state in LEFT_AS_THEY_ARE
+            }
+        return self._recorded[row_id]
 
 
-def _is_unchanged(row: PageRow, page: Page, sources: HashesSources) -> bool:
+def _is_unchanged(row: PageRow, page: Page, sources: SourceHashes) -> bool:
     """Return whether a page is still the recorded one. A page that was never finished counts as changed."""
-    if row.state != "done":
-        return False
-    if (row.source_size, row.source_mtime_ns) == (page.size, page.mtime_ns):
-        return True
-    return row.source_size == page.size and row.source_sha256 == sources.sha256(page)
+    same_stat = (row.source_size, row.source_mtime_ns) == (page.size, page.mtime_ns)
+    return row.state == "done" and (same_stat or sources.has_content_of(row, page))
 
 
 def _same_name(one: str, other: str) -> bool:

@@ -59,15 +59,8 @@ class VolumePlan:
         """The row of each volume, by its source."""
         self.planned: list[PlannedVolume] = []
         self.refused: list[PageFailed] = []
-        self.failed = 0
-        """Volumes that failed as a whole, in this run or an earlier one."""
         self.held_back: set[str] = set()
         """Sources of pages that are not processed now, because their volume could not be written."""
-
-    @property
-    def rows(self) -> Iterable[PageRow]:
-        """The rows of the volumes."""
-        return self._rows.values()
 
     def register(self, names: OutputNames) -> None:
         """Give every volume a row, and a free output.
@@ -145,7 +138,6 @@ class VolumePlan:
         )
 
     def _refuse(self, volume: Volume, row: PageRow, kind: str, reason: str) -> None:
-        self.failed += 1
         if (row.state, row.error_kind) != ("failed", kind) or self._settings.retry_failed:
             self.refused.append(PageFailed(row_id=row.id, source=row.source, kind=kind, reason=reason))
             self._ledger.record(self.refused[-1:])

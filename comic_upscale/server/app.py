@@ -54,7 +54,7 @@ def create_app(services: Services) -> FastAPI:
     return app
 
 
-class _BodyTooLarge(Exception):
+class _BodyTooLargeError(Exception):
     """The framework refused the body of a request."""
 
 
@@ -79,7 +79,7 @@ class _EveryRequest:
                 headers = MutableHeaders(scope=message)
                 if status == 413 and headers.get("content-type", "").startswith("text/plain"):
                     # The limit of a body answers before the handlers of errors do.
-                    raise _BodyTooLarge
+                    raise _BodyTooLargeError
                 headers["X-Request-Id"] = request_id
                 headers.setdefault("X-Content-Type-Options", "nosniff")
                 headers.setdefault("Referrer-Policy", "no-referrer")
@@ -88,7 +88,7 @@ class _EveryRequest:
 
         try:
             await self._app(scope, receive, send_more)
-        except _BodyTooLarge:
+        except _BodyTooLargeError:
             await error_response(413, "too_large", _TOO_LARGE, None, {"Connection": "close"})(
                 scope, receive, send_more
             )

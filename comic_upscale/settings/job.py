@@ -212,7 +212,7 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
         """Hash everything that decides the pixels and bytes of an output; returns 32 hexadecimal digits.
 
         The same page with the same fingerprint gives the same output. Precision and tile are hashed as requested, so
-        that a job with ``auto`` continues on another machine. Batch, device and workers do not change the output.
+        that a job with ``auto`` continues on a different machine. Batch, device and workers do not change the output.
 
         Args:
             model_identity: identifies what computes the pixels; for a network, the hash of its weights.

@@ -61,7 +61,7 @@ class ResourceSettings:
             metavar="auto|N", default_text="auto", panel=MACHINE, parse=_parse_batch,
         ),
     ] = None  # fmt: skip
-    # Hashed as requested, so that a job with auto continues on another machine.
+    # Hashed as requested, so that a job with auto continues on a different machine.
     tile: Annotated[
         int | None, Ge(64),
         Opt(

@@ -1,4 +1,4 @@
-"""Names are written as they are, whatever the locale: outputs, ledger, exports and captions."""
+"""Names stay the same in every locale: of outputs, in the ledger, in exports and in captions."""
 
 from __future__ import annotations
 
@@ -29,14 +29,19 @@ LOCALES = {
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="elsewhere the encoding of names has no locale")
 
 
-def run(tmp_path: Path, locale: str, *arguments: object) -> subprocess.CompletedProcess[bytes]:
+def environment(locale: str) -> dict[str, str]:
+    """This process's environment under another locale."""
     plain = {
         name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG", "PYTHON"))
     }
+    return {**plain, **LOCALES[locale]}
+
+
+def run(tmp_path: Path, locale: str, *arguments: object) -> subprocess.CompletedProcess[bytes]:
     states = {f"XDG_{name}_HOME": str(tmp_path / "state") for name in ("STATE", "DATA", "CACHE")}
     command = [sys.executable, "-m", "comic_upscale", *(os.fsencode(str(each)) for each in arguments)]
     return subprocess.run(
-        command, capture_output=True, timeout=120, cwd=tmp_path, env={**plain, **states, **LOCALES[locale]}
+        command, capture_output=True, timeout=120, cwd=tmp_path, env={**environment(locale), **states}
     )
 
 
@@ -50,20 +55,8 @@ def fill(folder: Path) -> Path:
 @pytest.mark.parametrize("locale", LOCALES)
 def test_names_are_written_as_they_are(tmp_path: Path, tiny_weights: Path, locale: str) -> None:
     source, output = fill(tmp_path / f"in {NAME}"), tmp_path / f"out {NAME}"
-    ended = run(
-        tmp_path,
-        locale,
-        "run",
-        "-i",
-        source,
-        "-o",
-        output,
-        "--model",
-        tiny_weights,
-        "--device",
-        "cpu",
-        "--verbose",
-    )
+    job = ("run", "-i", source, "-o", output, "--model", tiny_weights, "--device", "cpu")
+    ended = run(tmp_path, locale, *job, "--verbose")
     assert (ended.returncode, ended.stderr) == (0, b"")
     found = sorted(
         str(path.relative_to(output)) for path in output.rglob("*") if ".comic-upscale" not in path.parts
@@ -74,7 +67,7 @@ def test_names_are_written_as_they_are(tmp_path: Path, tiny_weights: Path, local
     assert (status.input, status.output) == (str(source), str(output))
     # The job goes on under any other locale.
     for other in ("UTF-8", "C without UTF-8 mode"):
-        again = run(tmp_path, other, "run", "-i", source, "-o", output, "--model", tiny_weights, "--json")
+        again = run(tmp_path, other, *job, "--json")
         last = json.loads(again.stdout.splitlines()[-1])
         assert (again.returncode, last["done"], last["done_now"]) == (0, 2, 0)
     exported = run(tmp_path, locale, "export", "--job", output, "--format", "csv")
@@ -96,20 +89,8 @@ def test_names_that_are_no_utf8_are_escaped_the_same_way(
     except OSError:
         pytest.skip("this file system takes only names in UTF-8")
     output = tmp_path / "out"
-    ended = run(
-        tmp_path,
-        locale,
-        "run",
-        "-i",
-        source,
-        "-o",
-        output,
-        "--model",
-        tiny_weights,
-        "--device",
-        "cpu",
-        "--json",
-    )
+    job = ("run", "-i", source, "-o", output, "--model", tiny_weights, "--device", "cpu")
+    ended = run(tmp_path, locale, *job, "--json")
     assert (ended.returncode, ended.stderr) == (0, b"")
     # A byte that is no UTF-8 cannot be stored as text: docs/troubleshooting.md says how it is written.
     assert [path.name for path in output.glob("*.png")] == ["caf%E9 100%25.png"]
@@ -123,12 +104,5 @@ def test_utf8_mode_costs_no_second_start_where_it_is_not_needed(tmp_path: Path) 
         "from comic_upscale.start import use_utf8; use_utf8(); print('done')"
     )
     for locale, words in (("UTF-8", "done"), ("C", "done"), ("C without UTF-8 mode", "again\ndone")):
-        plain = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("LC_", "LANG", "PYTHON"))
-        }
-        out = subprocess.check_output(
-            [sys.executable, "-c", program], text=True, env={**plain, **LOCALES[locale]}
-        )
+        out = subprocess.check_output([sys.executable, "-c", program], text=True, env=environment(locale))
         assert out.strip() == words, locale

@@ -87,7 +87,7 @@ sys.meta_path.insert(0, Finder())
 )
 def test_a_signal_during_imports_ends_quietly(tmp_path: Path, module: str, number: signal.Signals) -> None:
     program = AT_IMPORT.format(module=module, number=int(number))
-    # -S -c imports nothing of these before.
+    # Nothing has imported these modules before.
     process = start(tmp_path, program, "status", "--job", tmp_path)
     assert end(process) == (128 + number, "", "")
 

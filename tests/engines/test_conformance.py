@@ -1,11 +1,11 @@
-"""What every engine promises, held by each that can be opened here."""
+"""The promises of every engine, checked on each one that can be opened here."""
 
 from __future__ import annotations
 
 import importlib.util
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from comic_upscale.models.weights import resolve_weights
 from comic_upscale.settings.engines import BUILT_IN
 from comic_upscale.settings.job import JobSettings
 from tests.conftest import MakeJob
+from tests.engines.drawn_pages import draw_pages
 from tests.fakes import NearestEngine
 from tests.onnx_networks import export
 
@@ -34,7 +35,7 @@ class Side:
     """An engine as the suite opens it."""
 
     name: str
-    """In the registry; ``fake`` for that of the tests."""
+    """In the registry; ``fake`` for the engine of the tests, which is in no registry."""
     changes: dict[str, object]
     """Of the settings."""
     tiles: bool = False
@@ -59,9 +60,6 @@ def tiny_onnx(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     folder = tmp_path_factory.mktemp("onnx")
     weights = resolve_weights(str(tiny_weights), denoise=None, folders=[], cache=folder)
     return export(load_network(weights, None).module, folder / "tiny-x4.onnx")
-
-
-Open = Callable[[], Engine]
 
 
 @pytest.fixture(params=list(SIDES))
@@ -91,15 +89,6 @@ def engine(settings: JobSettings | None) -> Iterator[Engine]:
         each.close()
 
 
-def drawn(
-    count: int, height: int, width: int, channels: int = 3, kind: type[np.generic] = np.uint8
-) -> SampleArray:
-    rng = np.random.default_rng(count * height * width * channels)
-    most = int(np.iinfo(kind).max)  # type: ignore[type-var]
-    coarse = rng.integers(0, most, (count, -(-height // 4), -(-width // 4), channels), kind, endpoint=True)
-    return np.ascontiguousarray(coarse.repeat(4, axis=1).repeat(4, axis=2)[:, :height, :width])
-
-
 def levels_apart(one: SampleArray, other: SampleArray) -> float:
     assert one.shape == other.shape and one.dtype == other.dtype
     levels = np.iinfo(one.dtype).max / 255
@@ -123,32 +112,32 @@ def check(made: Upscaled, batch: Batch) -> None:
 def test_pages_have_their_target_size_and_their_own_type(
     engine: Engine, channels: int, kind: type[np.generic], target: tuple[int, int]
 ) -> None:
-    batch = Batch(drawn(1, 40, 30, channels, kind), target)
+    batch = Batch(draw_pages(1, 40, 30, channels, kind), target)
     check(engine.upscale(batch), batch)
 
 
 def test_a_batch_equals_its_pages_one_by_one(engine: Engine) -> None:
-    source = drawn(3, 40, 30)
+    source = draw_pages(3, 40, 30)
     together = engine.upscale(Batch(source, (75, 100))).pixels
     alone = [engine.upscale(Batch(page[None], (75, 100))).pixels for page in source]
     assert levels_apart(together, np.concatenate(alone)) <= 1
 
 
 def test_a_page_does_not_depend_on_its_neighbours(engine: Engine) -> None:
-    source = drawn(3, 40, 30)
+    source = draw_pages(3, 40, 30)
     first = engine.upscale(Batch(source, (75, 100))).pixels[1]
     source[0], source[2] = 0, 255
     assert levels_apart(engine.upscale(Batch(source, (75, 100))).pixels[1], first) <= 1
 
 
 def test_the_same_page_is_made_the_same_again(engine: Engine) -> None:
-    batch = Batch(drawn(1, 40, 30), (75, 100))
+    batch = Batch(draw_pages(1, 40, 30), (75, 100))
     first, second = engine.upscale(batch).pixels, engine.upscale(batch).pixels
     assert levels_apart(first, second) <= (0 if engine.info.deterministic else 1)
 
 
 def test_what_it_is_given_is_left_as_it_is(engine: Engine) -> None:
-    source = drawn(1, 40, 30)
+    source = draw_pages(1, 40, 30)
     before = source.copy()
     source.flags.writeable = False
     engine.upscale(Batch(source, (60, 80)))
@@ -157,7 +146,7 @@ def test_what_it_is_given_is_left_as_it_is(engine: Engine) -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_large_page_and_the_conservative_path(engine: Engine, side: Side, channels: int) -> None:
-    batch = Batch(drawn(1, 200, 150, channels), (300, 400))
+    batch = Batch(draw_pages(1, 200, 150, channels), (300, 400))
     made = engine.upscale(batch)
     check(made, batch)
     assert bool(made.borders.rows and made.borders.columns) is side.tiles
@@ -169,7 +158,7 @@ def test_a_large_page_and_the_conservative_path(engine: Engine, side: Side, chan
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 30), (7, 5)])
 def test_tiny_pages_are_made(engine: Engine, size: tuple[int, int]) -> None:
-    batch = Batch(drawn(1, *size), (size[1] * 2, size[0] * 2))
+    batch = Batch(draw_pages(1, *size), (size[1] * 2, size[0] * 2))
     check(engine.upscale(batch), batch)
 
 
@@ -185,11 +174,10 @@ def test_its_information_is_whole(engine: Engine, side: Side) -> None:
     assert engine.batch_limit(3000, 2000) >= 1
 
 
+@pytest.mark.parametrize("side", [name for name in SIDES if name != "fake"], indirect=True)
 def test_its_identity_is_the_one_that_the_job_is_recorded_under(
-    engine: Engine, settings: JobSettings | None
+    engine: Engine, settings: JobSettings
 ) -> None:
-    if settings is None:
-        pytest.skip("the fake engine is in no registry")
     assert engine.info.identity == registry.identify(settings).digest
     assert len(engine.info.identity) == 64 and int(engine.info.identity, 16) >= 0
 
@@ -203,7 +191,7 @@ def test_a_page_of_too_many_pixels_is_a_failure_of_its_own(engine: Engine) -> No
         info = replace(engine.info, max_pixels=most)
         batch_limit, upscale, close = engine.batch_limit, engine.upscale, engine.close
 
-    fits, too_large = (prepare(Pixels(drawn(1, height, 30)[0])) for height in (40, 41))
+    fits, too_large = (prepare(Pixels(draw_pages(1, height, 30)[0])) for height in (40, 41))
     (good,) = upscale_pages(Bounded(), [fits], (60, 80))
     (bad,) = upscale_pages(Bounded(), [too_large], (60, 82))
     assert isinstance(good, Pixels)
@@ -213,7 +201,7 @@ def test_a_page_of_too_many_pixels_is_a_failure_of_its_own(engine: Engine) -> No
 def test_a_page_with_alpha_goes_through_the_seam(engine: Engine) -> None:
     alpha = np.zeros((40, 30), np.uint8)
     alpha[:, 10:] = 255
-    page = prepare(Pixels(drawn(1, 40, 30)[0], alpha))
+    page = prepare(Pixels(draw_pages(1, 40, 30)[0], alpha))
     (made,) = upscale_pages(engine, [page], (75, 100))
     assert isinstance(made, Pixels) and made.alpha is not None
     assert made.color.shape == (100, 75, 3) and made.alpha.shape == (100, 75)
@@ -221,7 +209,7 @@ def test_a_page_with_alpha_goes_through_the_seam(engine: Engine) -> None:
 
 
 def test_closing_twice_is_closing_once(engine: Engine) -> None:
-    engine.upscale(Batch(drawn(1, 40, 30), (60, 80)))
+    engine.upscale(Batch(draw_pages(1, 40, 30), (60, 80)))
     engine.close()
     engine.close()
 

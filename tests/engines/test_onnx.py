@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from numpy.typing import NDArray
 from PIL import Image
 from spandrel.architectures.Compact import Compact
 from typer.testing import CliRunner
@@ -35,20 +34,10 @@ from comic_upscale.imaging.pixels import NO_BORDERS
 from comic_upscale.models.network import Network
 from tests.conftest import MakeSettings
 from tests.engines.conftest import MakeNetwork
+from tests.engines.drawn_pages import draw_pages, worst
 from tests.onnx_networks import export, network, node, tensor
 
 CPU = torch.device("cpu")
-
-
-def drawn(count: int, height: int, width: int, channels: int = 3) -> NDArray[np.uint8]:
-    rng = np.random.default_rng(count * height * width)
-    coarse = rng.integers(0, 256, (count, -(-height // 4), -(-width // 4), channels), np.uint8)
-    return np.ascontiguousarray(coarse.repeat(4, axis=1).repeat(4, axis=2)[:, :height, :width])
-
-
-def worst(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
-    assert one.shape == other.shape
-    return int(np.abs(one.astype(int) - other.astype(int)).max())
 
 
 def open_onnx(
@@ -79,7 +68,7 @@ def gray_exported(gray_compact: Network, tmp_path_factory: pytest.TempPathFactor
 def test_equals_torch_within_a_grey_level(
     exported: Path, compact: Network, channels: int, target: tuple[int, int]
 ) -> None:
-    batch = Batch(drawn(2, 90, 75, channels), target)
+    batch = Batch(draw_pages(2, 90, 75, channels), target)
     expected = TorchEngine(compact, device=CPU).upscale(batch).pixels
     assert worst(open_onnx(exported).upscale(batch).pixels, expected) <= 1
 
@@ -88,14 +77,14 @@ def test_equals_torch_within_a_grey_level(
 def test_a_gray_network_takes_gray_and_colour_as_by_torch(
     gray_exported: Path, gray_compact: Network, channels: int
 ) -> None:
-    batch = Batch(drawn(2, 33, 29, channels), (58, 66))
+    batch = Batch(draw_pages(2, 33, 29, channels), (58, 66))
     expected = TorchEngine(gray_compact, device=CPU).upscale(batch).pixels
     assert worst(open_onnx(gray_exported).upscale(batch).pixels, expected) <= 1
 
 
 @pytest.mark.parametrize("target", [(300, 360), (188, 225), (80, 95)])
 def test_tiled_equals_untiled(exported: Path, target: tuple[int, int]) -> None:
-    batch = Batch(drawn(2, 190, 175), target)
+    batch = Batch(draw_pages(2, 190, 175), target)
     whole = open_onnx(exported, tile=0).upscale(batch)
     tiled = open_onnx(exported, tile=64).upscale(batch)
     assert whole.borders == NO_BORDERS and tiled.borders.rows and tiled.borders.columns
@@ -115,7 +104,7 @@ def test_sixteen_bits_are_kept(exported: Path, compact: Network) -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (3, 2), (17, 5)])
 def test_tiny_pages_are_padded(exported: Path, size: tuple[int, int]) -> None:
-    made = open_onnx(exported).upscale(Batch(drawn(1, *size), (size[1] * 4, size[0] * 4)))
+    made = open_onnx(exported).upscale(Batch(draw_pages(1, *size), (size[1] * 4, size[0] * 4)))
     assert made.pixels.shape == (1, size[0] * 4, size[1] * 4, 3)
 
 
@@ -125,7 +114,7 @@ def test_half_precision_is_found_and_said(compact: Network, tmp_path: Path) -> N
     path = export(module, tmp_path / "half.onnx", half=True)
     engine = open_onnx(path)
     assert (engine.info.precision, engine.info.native_scale) == ("fp16", 4)
-    batch = Batch(drawn(1, 40, 40), (100, 100))
+    batch = Batch(draw_pages(1, 40, 40), (100, 100))
     assert worst(engine.upscale(batch).pixels, TorchEngine(compact, device=CPU).upscale(batch).pixels) <= 3
     with pytest.raises(SettingsError, match="computes in fp16"):
         OnnxEngine(path, identity="", device="cpu", resources=EngineResources(precision="fp32"))
@@ -140,7 +129,7 @@ def test_a_network_of_one_size_only_does_pages_of_any(
     assert engine.info.native_scale == 4 and engine.info.warnings == ()
     whole = TorchEngine(compact, device=CPU, tile=0)
     for height, width in ((size[0] + 40, size[1] + 50), (7, 200), size):
-        batch = Batch(drawn(1, height, width), (width * 2, height * 2))
+        batch = Batch(draw_pages(1, height, width), (width * 2, height * 2))
         made, expected = engine.upscale(batch), whole.upscale(batch).pixels
         # A page that is smaller is padded, where the other one ends in zeros: its last pixels differ.
         inside = (slice(None), slice(0, min(height, size[0]) * 2 - 12 if height < size[0] else None))
@@ -164,7 +153,7 @@ def test_a_network_that_folds_pixels_is_given_multiples(tmp_path: Path, make_net
     path = export(Folding(), tmp_path / "folding.onnx")
     torch.manual_seed(4)
     network = make_network(Folding(), native_scale=2, multiple_of=4, minimum=4)
-    batch = Batch(drawn(1, 131, 117), (200, 224))
+    batch = Batch(draw_pages(1, 131, 117), (200, 224))
     for tile in (0, 64):
         expected = TorchEngine(network, device=CPU, tile=tile, overlap=32).upscale(batch)
         made = open_onnx(path, tile=tile).upscale(batch)
@@ -173,7 +162,7 @@ def test_a_network_that_folds_pixels_is_given_multiples(tmp_path: Path, make_net
 
 
 def test_a_batch_equals_its_pages_one_by_one(exported: Path) -> None:
-    source = drawn(5, 70, 68)
+    source = draw_pages(5, 70, 68)
     engine = open_onnx(exported, batch=4)
     together = engine.upscale(Batch(source, (170, 175))).pixels
     alone = np.concatenate([engine.upscale(Batch(page[None], (170, 175))).pixels for page in source])
@@ -211,7 +200,7 @@ def test_a_network_that_looks_at_a_whole_page_is_given_whole_pages(
 def test_a_whole_page_network_of_one_size_is_warned_of(tmp_path: Path) -> None:
     engine = open_onnx(export(Squeeze(), tmp_path / "fixed.onnx", size=(64, 64), fixed=True))
     assert "does not accept larger pieces" in engine.info.warnings[0]
-    assert engine.upscale(Batch(drawn(1, 90, 90), (180, 180))).notes == (IN_TILES,)
+    assert engine.upscale(Batch(draw_pages(1, 90, 90), (180, 180))).notes == (IN_TILES,)
 
 
 @pytest.mark.parametrize(
@@ -321,7 +310,7 @@ def test_weights_beside_the_network_are_read_and_part_of_its_identity(
     path = _with_data_outside(tmp_path / "net.onnx", "weights.bin")
     file = read_onnx(path)
     assert [each.name for each in file.data_files] == ["weights.bin"]
-    batch = Batch(drawn(1, 40, 40), (100, 100))
+    batch = Batch(draw_pages(1, 40, 40), (100, 100))
     made = open_onnx(path).upscale(batch).pixels
     assert worst(made, TorchEngine(compact, device=CPU).upscale(batch).pixels) <= 1
     before = file.identity()

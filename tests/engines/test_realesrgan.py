@@ -22,6 +22,7 @@ from comic_upscale.imaging.pixels import Borders
 from comic_upscale.models.network import Network
 from comic_upscale.models.weights import resolve_weights
 from tests.engines.conftest import MakeNetwork
+from tests.engines.drawn_pages import worst
 from tests.programs import needs_program
 
 CPU = torch.device("cpu")
@@ -31,11 +32,6 @@ def crop(comics_dir: Path, name: str, mode: str, box: tuple[int, int, int, int])
     with Image.open(comics_dir / "dev" / name) as page:
         pixels = np.asarray(page.convert(mode).crop(box))
     return pixels.reshape(1, *pixels.shape[:2], -1)
-
-
-def worst(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
-    assert one.shape == other.shape
-    return int(np.abs(one.astype(int) - other.astype(int)).max())
 
 
 def loaded(path: Path, make_network: MakeNetwork) -> Network:

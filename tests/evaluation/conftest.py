@@ -19,7 +19,7 @@ def drawing() -> Image.Image:
 
 
 def noisy(image: Image.Image, strength: float) -> Image.Image:
-    """Add noise of so many gray levels, always the same."""
+    """Add noise, always the same; ``strength`` is its standard deviation in gray levels."""
     samples = np.asarray(image).astype(np.float64)
     noise = np.random.default_rng(3).normal(0, strength, samples.shape)
     return Image.fromarray(np.rint(np.clip(samples + noise, 0, 255)).astype(np.uint8))

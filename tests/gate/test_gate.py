@@ -110,9 +110,9 @@ def test_each_fault_is_named(fault: Fault, reason: str) -> None:
 
 
 def _judged_as_in_a_run(page: UInt8Array, handed_over: UInt8Array, borders: Borders = NO_BORDERS) -> Verdict:
-    handed = measure_raw_output(page, handed_over, borders)
+    raw = measure_raw_output(page, handed_over, borders)
     bounds = bounds_for(OWN)
-    return judge(page, _written(page, handed_over), borders, handed=handed, bounds=bounds)
+    return judge(page, _written(page, handed_over), borders, raw=raw, bounds=bounds)
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
@@ -152,7 +152,7 @@ def test_dots_that_the_comparison_makes_flat_are_no_flat_area() -> None:
     larger = np.full((500, 750, 1), 255, np.uint8)
     larger[125:375, 125:375] = 140
     assert measure_raw_output(page, larger).small[50, 50] == 140
-    assert judge(page, larger, handed=measure_raw_output(page, larger)).scores.handed_tone == 0
+    assert judge(page, larger, raw=measure_raw_output(page, larger)).scores.handed_tone == 0
 
 
 BORDERS = Borders(rows=(700,), columns=(430, 860))
@@ -191,7 +191,7 @@ def test_a_darker_tile_is_found_in_drawings_too(number: int, tile_first: bool) -
         verdict = _judged_as_in_a_run(page, _darker_tile(larger), BORDERS)
     else:
         written = _darker_tile(_written(page, larger))
-        verdict = judge(page, written, BORDERS, handed=measure_raw_output(page, larger, BORDERS))
+        verdict = judge(page, written, BORDERS, raw=measure_raw_output(page, larger, BORDERS))
     assert verdict.scores.tile_step > 2
     assert _judged_as_in_a_run(page, larger, BORDERS).scores.tile_step < 0.5
 
@@ -369,7 +369,7 @@ def test_a_large_page_is_shrunk_some_rows_at_a_time(
     page = np.asarray(coarse)[:, :, :channels]
     ratios = [long / short for long, short in zip(larger, size[::-1], strict=True)]
     grid = scores._Grid(size, (1.0, 1.0), all(ratio == round(ratio) for ratio in ratios))
-    whole = scores._shrunk(page, grid)
+    whole = scores._shrink(page, grid)
     copied = []
 
     def watched(array: UInt8Array) -> Image.Image:
@@ -379,7 +379,7 @@ def test_a_large_page_is_shrunk_some_rows_at_a_time(
     fromarray = Image.fromarray
     monkeypatch.setattr(Image, "fromarray", watched)
     monkeypatch.setattr(scores, "_AT_ONCE", page.size - 1)
-    parts = scores._shrunk(page, grid)
+    parts = scores._shrink(page, grid)
     assert len(copied) >= 8
     assert max(copied) <= page.nbytes / 6
     assert np.abs(parts.astype(int) - whole).max() <= (0 if larger[0] % size[1] == 0 else 2)

@@ -48,7 +48,7 @@ def _judged(page: UInt8Array, larger: UInt8Array, bounds: Bounds) -> Verdict:
     source = prepare(Pixels(page))
     raw = measure_raw_output(source.color, larger)
     done = finish(replace(source, color=larger.copy()))
-    return judge(source.color, done.color, handed=raw, bounds=bounds)
+    return judge(source.color, done.color, raw=raw, bounds=bounds)
 
 
 @pytest.mark.parametrize("size", SIZES)

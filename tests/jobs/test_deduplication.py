@@ -46,7 +46,7 @@ def through(engine: NearestEngine) -> int:
 
 
 def same_pages(folder: Path, count: int, name: str = "same", suffix: str = "png") -> list[Path]:
-    """Write so many files of the same bytes."""
+    """Write ``count`` files with the same bytes."""
     first = draw(folder / f"{name}00.{suffix}", 1)
     return [first, *(Path(shutil.copy(first, folder / f"{name}{at:02}.{suffix}")) for at in range(1, count))]
 

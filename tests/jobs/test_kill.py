@@ -135,7 +135,7 @@ def test_a_signal_ends_the_command_with_its_own_code_and_the_next_run_continues(
 
 
 def test_a_second_signal_ends_the_command_at_once(tmp_path: Path, tiny_weights: Path) -> None:
-    # Large enough that the page in hand would hold up a graceful stop for many seconds.
+    # A graceful stop would take many seconds to finish a page this large.
     (tmp_path / "pages").mkdir()
     Image.new("RGB", (4000, 4000)).save(tmp_path / "pages" / "large.png")
     command = command_line(tmp_path / "pages", tmp_path / "out", tiny_weights)

@@ -17,6 +17,7 @@ from comic_upscale.errors import InputError, OutputError
 from comic_upscale.execution.events import JobFinished
 from comic_upscale.jobs import run as run_module
 from comic_upscale.jobs.run import run_job
+from comic_upscale.ledger.changes import LibraryChanges
 from comic_upscale.ledger.queries import read_status
 from comic_upscale.library.discover import Discovery
 from comic_upscale.reporting.export import read_export
@@ -491,6 +492,28 @@ def test_a_renamed_volume_keeps_the_tags_that_somebody_added(make_job: MakeJob, 
     assert (finished.done, finished.volumes_done) == (6, 1)
     assert (settings.output / "w.cbz").read_bytes() == tagged
     assert not (settings.output / "v.cbz").exists()
+
+
+def test_volumes_that_were_all_replaced_are_read_from_the_ledger_once(
+    make_job: MakeJob, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        make_zip(library / f"old{number}.cbz", pictures(2, seed=10 * number))
+    settings = make_job()
+    run(settings)
+    for number in range(3):
+        (library / f"old{number}.cbz").unlink()
+        make_zip(library / f"new{number}.cbz", pictures(2, seed=500 + 10 * number))
+    page_rows_of, read = LibraryChanges.page_rows_of, []
+
+    def note(ledger: LibraryChanges, volume_id: int) -> Any:
+        read.append(volume_id)
+        return page_rows_of(ledger, volume_id)
+
+    monkeypatch.setattr(LibraryChanges, "page_rows_of", note)
+    finished = run(settings)
+    assert (finished.done_now, finished.moved_now, finished.orphans) == (6, 0, 3)
+    assert len(read) == len(set(read)) == 3
 
 
 def test_deleted_volumes_are_one_orphan_each(make_job: MakeJob, library: Path) -> None:

@@ -144,7 +144,7 @@ def test_a_job_of_an_earlier_version_goes_on_as_it_began(
         assert run(asked).done_now == done_now
     with Image.open(tmp_path / "out" / "b.png") as image:
         assert image.mode == "RGB"
-    # Said in so many words, it is another job.
+    # Requested explicitly, it is a different job.
     assert run(settings(tmp_path, tiny_weights, gray="auto", **made)).done_now == 2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sqlite3
 from contextlib import closing
@@ -136,7 +137,6 @@ def test_a_ledger_that_names_other_files_removes_none_of_them(settings: JobSetti
     ):
         with closing(sqlite3.connect(settings.ledger_path)) as connection, connection:
             connection.execute("update pages set output = ?, gone = 1 where source = '2.png'", [name])
-        connection.close()
         # A name that leads out by itself is in no ledger of ours.
         refused = contextlib.nullcontext() if name == "link/2.png" else pytest.raises(LedgerDamagedError)
         with refused:
@@ -154,7 +154,6 @@ def test_an_orphan_whose_name_another_page_has_now_stays(settings: JobSettings) 
             "update pages set output = '1.png', output_sha256 ="
             " (select output_sha256 from pages where source = '1.png') where source = '2.png'"
         )
-    connection.close()
     assert prune(settings.ledger_path, remove=True).files == ()
     assert "1.png" in files(settings.output)
 
@@ -180,8 +179,10 @@ def test_a_run_that_works_on_the_job_is_not_disturbed(settings: JobSettings) -> 
 def test_a_folder_that_was_moved_is_pruned_where_it_is_now(settings: JobSettings, tmp_path: Path) -> None:
     (settings.input / "2.png").unlink()
     run_without_engine(settings)
-    settings.output.rename(tmp_path / "elsewhere")
-    result = prune(tmp_path / "elsewhere" / ".comic-upscale" / "ledger.sqlite3", remove=True)
-    assert kept(result) == {"2.png": None}
-    assert not (tmp_path / "elsewhere" / "2.png").exists()
+    # The name is no Unicode, and the result can be printed all the same.
+    elsewhere = tmp_path / os.fsdecode(b"elsewhere\xff")
+    settings.output.rename(elsewhere)
+    result = prune(elsewhere / ".comic-upscale" / "ledger.sqlite3", remove=True)
+    assert (kept(result), result.output) == ({"2.png": None}, f"{tmp_path}/elsewhere%FF")
+    assert not (elsewhere / "2.png").exists()
     assert not settings.output.exists()

@@ -553,7 +553,7 @@ def test_a_broken_ledger_during_the_run_ends_it(
     from comic_upscale.ledger.writer import Ledger
 
     def fail(self: Ledger, results: object) -> None:
-        with self._explained():
+        with self._translate_errors():
             raise sqlite3.OperationalError("disk I/O error")
 
     monkeypatch.setattr(Ledger, "record", fail)

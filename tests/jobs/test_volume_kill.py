@@ -1,4 +1,4 @@
-"""Pulling the plug over a volume: whatever was in hand, the CBZ ends with the same bytes."""
+"""Kills at every moment of a volume: the CBZ always ends with the same bytes."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,18 @@ def test_the_volumes_in_an_archive(make_job: MakeJob, tmp_path: Path, archive_ou
     with pytest.raises(PageError):
         sources.read(rows[0])
     sources.close()
+
+
+def test_an_archive_of_volumes_with_a_new_date_is_not_done_again(make_job: MakeJob, tmp_path: Path) -> None:
+    inside = {
+        f"v{at}.cbz": make_zip(tmp_path / f"v{at}.cbz", pictures(2, 10 * at)).read_bytes() for at in range(3)
+    }
+    pack = make_zip(tmp_path / "in" / "pack.zip", inside)
+    settings = make_job()
+    assert run(settings).volumes_done == 3
+    os.utime(pack, (1e9, 1e9))
+    finished = run_without_engine(settings)
+    assert (finished.done, finished.volumes_done, finished.orphans) == (6, 3, 0)
 
 
 def test_a_cut_zip_gives_the_pages_before_the_cut_and_all_when_it_is_whole(

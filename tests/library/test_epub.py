@@ -588,7 +588,7 @@ def test_rules_times_elements_are_bounded(tmp_path: Path) -> None:
 def test_a_large_document_is_read_once_however_often_it_is_named(tmp_path: Path) -> None:
     text = "<p>words <b>and</b> more</p>" * 2000
     path = book(tmp_path, {"1.xhtml": page(text + "<img src='a.png'/>")}, IMAGES, spine=["1.xhtml"] * 5000)
-    # With so many words it is one page; and to read it 5,000 times would be 50 million tokens.
+    # An image beside this much text counts once. To read the document 5,000 times would be 50 million tokens.
     assert shown(path) == [A]
     blank = book(tmp_path, {"1.xhtml": page("<img src='a.png'/>")}, IMAGES, spine=["1.xhtml"] * 25_000)
     with pytest.raises(PageError, match="--max-members") as caught:

@@ -12,13 +12,14 @@ import pytest
 
 from comic_upscale.errors import InputError, PageError
 from comic_upscale.library.containers import list_volume
-from comic_upscale.library.discover import Discovery, discover
+from comic_upscale.library.discover import discover
 from comic_upscale.library.nested import find_volume
 from comic_upscale.library.volume_reader import VolumeCache
 from comic_upscale.settings.job import VolumeRules
 from comic_upscale.storage.local import LocalSourceStore
 from tests.archives import epub, make_7z, make_tar, make_zip, needs_libarchive, picture, pictures, smooth
 from tests.rars import make_rar, make_rar_parts
+from tests.volumes import read_pages
 
 pytestmark = needs_libarchive
 
@@ -49,18 +50,6 @@ def comics(tmp_path: Path) -> dict[str, bytes]:
     }
 
 
-def read_all(found: Discovery) -> dict[str, bytes]:
-    cache = VolumeCache(found.volumes, VolumeRules())
-    try:
-        return {
-            page.source: cache.read(page.member.volume, page.member.index)
-            for page in found.pages
-            if page.member is not None
-        }
-    finally:
-        cache.close()
-
-
 @pytest.mark.parametrize(
     ("name", "make"),
     [("pack.zip", make_zip), ("pack.cbz", make_zip), ("pack.7z", make_7z), ("pack.tar", make_tar),
@@ -81,7 +70,7 @@ def test_every_volume_inside_is_one(
         f"series/pack/{inside}" for inside in ("extra/b.cbz", "extra/p.cbz", "v1.cbz", "v2.cbz", "v10.cbz")
     ]
     assert {volume.failure for volume in found.volumes} == {None}
-    pages = read_all(found)
+    pages = read_pages(found)
     assert pages[f"{around}/v10.cbr/p03.png"] == pictures(3, 10)["p03.png"]
     assert pages[f"{around}/v1.cb7/p02.png"] == pictures(2, 1)["p02.png"]
     assert len(pages) == 2 + 3 + 2 + 1 + 1
@@ -108,7 +97,7 @@ def test_pages_beside_the_volumes_stay_a_volume_of_their_own(tmp_path: Path) -> 
         [member.name for member in volume.contents.members] for volume in found.volumes if volume.contents
     ]
     assert members == [["1.png"], ["p01.png", "p02.png"], ["cover.png", "notes.txt"], ["p01.png", "p02.png"]]
-    assert len(read_all(found)) == 6
+    assert len(read_pages(found)) == 6
 
 
 def test_a_zip_of_zips(tmp_path: Path) -> None:
@@ -122,7 +111,7 @@ def test_a_zip_of_zips(tmp_path: Path) -> None:
     assert [(volume.entry.source, volume.entry.output) for volume in found.volumes] == [
         ("pack.zip/deeper.zip/v.zip", "pack/deeper/v.cbz"), ("pack.zip/v1.zip", "pack/v1.cbz")
     ]  # fmt: skip
-    assert len(read_all(found)) == 4
+    assert len(read_pages(found)) == 4
     assert found.passed_over == {"archive without pages": 1}
 
 
@@ -140,7 +129,7 @@ def test_volumes_that_are_deep_inside(tmp_path: Path, room: Path) -> None:
     assert [volume.entry.output for volume in found.volumes] == [
         "level3.cbz", "level3/level2.cbz", "level3/level2/level1.cbz", "level3/level2/level1/level0.cbz"
     ]  # fmt: skip
-    pages = read_all(found)
+    pages = read_pages(found)
     assert pages[f"{deepest}/p02.png"] == pictures(2)["p02.png"]
     assert pages["level3.cbz/level2.cbz/level1.cbz/page.png"] == picture(1)
     assert len(pages) == 5

@@ -15,13 +15,14 @@ import pytest
 
 from comic_upscale.errors import InputError, PageError
 from comic_upscale.library.containers import list_volume, open_container
-from comic_upscale.library.discover import Discovery, discover
+from comic_upscale.library.discover import discover
 from comic_upscale.library.parts import JoinedFile, group_parts, is_part_name, whole_name
 from comic_upscale.library.rar_headers import read_rar_facts
 from comic_upscale.library.volume_reader import VolumeCache
 from comic_upscale.settings.job import VolumeRules
 from tests.archives import make_7z, make_tar, make_zip, needs_libarchive, pictures
 from tests.rars import make_rar, make_rar_parts
+from tests.volumes import read_pages
 
 pytestmark = needs_libarchive
 
@@ -34,18 +35,6 @@ def new_style(number: int) -> str:
 
 def old_style(number: int) -> str:
     return "book.cbr" if number == 0 else f"book.r{number - 1:02}"
-
-
-def read_all(found: Discovery) -> dict[str, bytes]:
-    cache = VolumeCache(found.volumes, VolumeRules())
-    try:
-        return {
-            page.source: cache.read(page.member.volume, page.member.index)
-            for page in found.pages
-            if page.member is not None
-        }
-    finally:
-        cache.close()
 
 
 def cut(path: Path, count: int) -> list[Path]:
@@ -70,10 +59,10 @@ def test_the_parts_of_a_rar_are_one_book(tmp_path: Path, name: Callable[[int], s
     assert volume.entry.source == parts[0].name
     assert volume.entry.output == "book.cbz"
     assert volume.entry.size == sum(part.stat().st_size for part in parts)
-    assert read_all(found) == {f"{parts[0].name}/{page}": data for page, data in PAGES.items()}
+    assert read_pages(found) == {f"{parts[0].name}/{page}": data for page, data in PAGES.items()}
     assert (found.passed_over, found.files, found.warnings) == ({}, (), ())
     # The first part alone is the book, too; any other one is a mistake.
-    assert read_all(discover(parts[0], extension="png")) == read_all(found)
+    assert read_pages(discover(parts[0], extension="png")) == read_pages(found)
     with pytest.raises(InputError, match=f"one of several parts.*{parts[0].name}"):
         discover(parts[1], extension="png")
 
@@ -165,7 +154,7 @@ def test_archives_that_were_cut_into_pieces(tmp_path: Path, name: str, make: Cal
     (volume,) = found.volumes
     assert volume.failure is None
     assert volume.entry.output == "book.cbz"
-    assert list(read_all(found).values()) == list(PAGES.values())
+    assert list(read_pages(found).values()) == list(PAGES.values())
     assert found.passed_over == {}
     assert len(discover(parts[0], extension="png").pages) == len(PAGES)
     parts[2].unlink()
@@ -191,7 +180,7 @@ def test_a_zip_in_parts_as_the_program_makes_it(tmp_path: Path) -> None:
     names = sorted(path.name for path in inside.iterdir())
     assert names == ["book.z01", "book.z02", "book.zip"]
     found = discover(inside, extension="png")
-    assert {source.rpartition("/")[2]: data for source, data in read_all(found).items()} == pages
+    assert {source.rpartition("/")[2]: data for source, data in read_pages(found).items()} == pages
     assert found.volumes[0].entry.output == "book.cbz"
     assert found.passed_over == {}
     with pytest.raises(InputError, match=r"book\.zip"):
@@ -323,4 +312,4 @@ def test_files_that_came_out_wrong_once(faults_dir: Path) -> None:
     found = discover(faults_dir / "rar-parts", extension="png")
     (volume,) = found.volumes
     assert volume.entry.output == "book.cbz"
-    assert list(read_all(found)) == [f"book.part1.rar/{number}.png" for number in range(3)]
+    assert list(read_pages(found)) == [f"book.part1.rar/{number}.png" for number in range(3)]

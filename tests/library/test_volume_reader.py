@@ -22,11 +22,11 @@ from comic_upscale.errors import PageError
 from comic_upscale.imaging.decode import decode
 from comic_upscale.library import archives, naming, volume_contents
 from comic_upscale.library import member_names as members
-from comic_upscale.library.containers import list_volume, open_container
+from comic_upscale.library.containers import open_container
 from comic_upscale.library.libarchive_archive import LibarchiveContainer
 from comic_upscale.library.name_encodings import decode_names
 from comic_upscale.library.page import Page
-from comic_upscale.library.volume import Contents, Volume
+from comic_upscale.library.volume import Volume
 from comic_upscale.library.volume_reader import VolumeCache
 from comic_upscale.library.zip_archive import name_beside
 from comic_upscale.settings.job import VolumeRules
@@ -44,14 +44,9 @@ from tests.archives import (
     smooth,
 )
 from tests.conftest import REPOSITORY
+from tests.volumes import RULES, contents, read_all
 
 pytestmark = needs_libarchive
-
-RULES = VolumeRules()
-
-
-def contents(path: Path, rules: VolumeRules = RULES) -> Contents:
-    return list_volume(path, rules, extension="png")
 
 
 def targets(path: Path) -> dict[str, str | None]:
@@ -62,15 +57,6 @@ def refusal(path: Path, rules: VolumeRules = RULES) -> PageError:
     with pytest.raises(PageError) as caught:
         contents(path, rules)
     return caught.value
-
-
-def read_all(path: Path) -> dict[str, bytes]:
-    listed = contents(path)
-    container = open_container(path, RULES)
-    try:
-        return {member.name: container.read(member.index) for member in listed.members}
-    finally:
-        container.close()
 
 
 MAKERS = {

@@ -11,24 +11,8 @@ from pathlib import Path
 import pytest
 
 from comic_upscale.errors import PageError
-from comic_upscale.library.containers import list_volume, open_container
-from comic_upscale.library.volume import Contents
-from comic_upscale.settings.job import VolumeRules
 from tests.archives import make_zip, picture, pictures
-
-RULES = VolumeRules()
-
-
-def listed(path: Path) -> Contents:
-    return list_volume(path, RULES, extension="png")
-
-
-def read_all(path: Path) -> dict[str, bytes]:
-    container = open_container(path, RULES)
-    try:
-        return {member.name: container.read(member.index) for member in listed(path).members}
-    finally:
-        container.close()
+from tests.volumes import contents, read_all
 
 
 def local_header(name: bytes, data: bytes) -> bytes:
@@ -48,13 +32,13 @@ def test_a_name_with_a_leading_slash_is_a_page(tmp_path: Path) -> None:
     # Archive.org and others pack "/001.jpg"; programs on Windows pack "C:\Scans\002.jpg".
     path = make_zip(tmp_path / "v.cbz", {"/001.png": picture(1), "C:\\Scans\\002.png": picture(2)})
     assert read_all(path) == {"001.png": picture(1), "Scans/002.png": picture(2)}
-    assert listed(path).notes == ()
+    assert contents(path).notes == ()
 
 
 def test_a_name_that_climbs_out_is_still_left_out(tmp_path: Path) -> None:
     path = make_zip(tmp_path / "v.cbz", {"1.png": picture(1), "/../2.png": picture(2), "a/../../3.png": b"x"})
     assert list(read_all(path)) == ["1.png"]
-    assert listed(path).notes == ("2 member(s) whose names lead outside were left out",)
+    assert contents(path).notes == ("2 member(s) whose names lead outside were left out",)
 
 
 def test_offsets_beyond_four_gibibytes_without_zip64(tmp_path: Path) -> None:
@@ -74,7 +58,7 @@ def test_offsets_beyond_four_gibibytes_without_zip64(tmp_path: Path) -> None:
             central + struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 4, 4, len(central), start % (1 << 32), 0)
         )
     assert read_all(path) == pages
-    assert listed(path).notes == ()
+    assert contents(path).notes == ()
 
 
 def test_an_end_record_without_numbers_before_a_zip64(tmp_path: Path) -> None:
@@ -100,7 +84,7 @@ def test_a_member_that_the_directory_has_twice(tmp_path: Path) -> None:
         archive.filelist.append(archive.filelist[0])
     data = pictures(2)
     assert read_all(path) == {**data, "p01_2.png": data["p01.png"]}
-    assert listed(path).notes == ("1 member(s) of a name that another has were given a number",)
+    assert contents(path).notes == ("1 member(s) of a name that another has were given a number",)
 
 
 def test_a_flag_for_encryption_that_lies_loses_no_page(tmp_path: Path) -> None:
@@ -117,7 +101,7 @@ def test_a_flag_for_encryption_that_lies_loses_no_page(tmp_path: Path) -> None:
             at = data.find(b"PK\1\2", at + 4)
         path.write_bytes(bytes(data))
         assert read_all(path) == {**pictures(3), "empty.txt": b""}
-        assert listed(path).notes == ()
+        assert contents(path).notes == ()
 
 
 def test_odd_attributes_lose_no_page(tmp_path: Path) -> None:
@@ -148,7 +132,7 @@ def test_members_that_share_their_data_are_a_bomb(tmp_path: Path) -> None:
     end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 5000, 5000, len(central), len(local), 0)
     path.write_bytes(local + central + end)
     with pytest.raises(PageError) as caught:
-        listed(path)
+        contents(path)
     assert caught.value.kind == "bomb"
 
 
@@ -156,7 +140,7 @@ def test_bytes_before_and_after_a_zip(tmp_path: Path) -> None:
     path = make_zip(tmp_path / "v.cbz", pictures(3))
     path.write_bytes(b"#!/bin/sh\nexit\n" * 50 + path.read_bytes() + b"\0" * 5000)
     assert read_all(path) == pictures(3)
-    assert listed(path).notes == ()
+    assert contents(path).notes == ()
 
 
 def test_a_cut_zip_of_zips_is_not_taken_for_the_one_inside(tmp_path: Path) -> None:
@@ -168,9 +152,9 @@ def test_a_cut_zip_of_zips_is_not_taken_for_the_one_inside(tmp_path: Path) -> No
     data = path.read_bytes()
     # Right after the whole file inside, and its end record.
     path.write_bytes(data[: data.index(inner) + len(inner) + 40])
-    assert [member.name for member in listed(path).pages] == list(pages)
-    assert [nested.name for nested in listed(path).nested] == ["bonus.cbz"]
-    assert "cut short after 4 file(s)" in listed(path).notes[0]
+    assert [member.name for member in contents(path).pages] == list(pages)
+    assert [nested.name for nested in contents(path).nested] == ["bonus.cbz"]
+    assert "cut short after 4 file(s)" in contents(path).notes[0]
 
 
 def test_local_headers_with_other_names_than_the_directory(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import io
 import lzma
 import resource
@@ -11,35 +12,26 @@ import subprocess
 import sys
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
+import imagecodecs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comic_upscale.errors import PageError
-from comic_upscale.library.containers import list_volume, open_container
-from comic_upscale.library.volume import Contents
-from comic_upscale.library.zip_packing import BadZipError
+from comic_upscale.library.containers import open_container
+from comic_upscale.library.zip_packing import BadZipError, unpack
 from comic_upscale.library.zip_reader import ZipReader
-from comic_upscale.settings.job import VolumeRules
-from tests.archives import make_zip, picture, pictures
+from tests.archives import make_zip, needs_libarchive, picture, pictures
 from tests.conftest import REPOSITORY
+from tests.volumes import RULES, contents, read_all
 
-RULES = VolumeRules()
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
-
-
-def listed(path: Path) -> Contents:
-    return list_volume(path, RULES, extension="png")
-
-
-def read_all(path: Path) -> dict[str, bytes]:
-    container = open_container(path, RULES)
-    try:
-        return {member.name: container.read(member.index) for member in listed(path).members}
-    finally:
-        container.close()
+ZSTANDARD_FRAME = b"\x28\xb5\x2f\xfd"
+PACKINGS = [*METHODS, 95, *(pytest.param(method, marks=needs_libarchive) for method in (93, 20))]
+"""The methods that are read. XZ and the two numbers of Zstandard are not in `zipfile`."""
 
 
 def patched(path: Path, where: bytes, offset: int, value: bytes) -> Path:
@@ -200,7 +192,7 @@ def test_links_folders_and_devices_are_still_none(tmp_path: Path) -> None:
             info.create_system, info.external_attr = 3, mode << 16
             archive.writestr(info, content)
     assert read_all(path) == {"1.png": picture(1)}
-    assert listed(path).notes == ("3 member(s) that are links or devices were left out",)
+    assert contents(path).notes == ("3 member(s) that are links or devices were left out",)
 
 
 # --- cut short
@@ -226,12 +218,12 @@ def test_a_cut_zip_gives_the_pages_before_the_cut(tmp_path: Path, kind: str) -> 
     ):
         path.write_bytes(whole[:cut])
         assert read_all(path) == dict(list(inside.items())[:count])
-        assert listed(path).notes == (
+        assert contents(path).notes == (
             f"the archive is cut short after {count} file(s), and the rest is missing: copy or download it again",
         )
     path.write_bytes(whole[: starts[0] + 700])
     with pytest.raises(PageError) as caught:
-        listed(path)
+        contents(path)
     assert caught.value.kind == "damaged"
 
 
@@ -240,7 +232,7 @@ def test_a_zip_whose_directory_is_cut_loses_no_page(tmp_path: Path, cut: int) ->
     path = make_zip(tmp_path / "v.cbz", pictures(4))
     path.write_bytes(path.read_bytes()[:-cut])
     assert read_all(path) == pictures(4)
-    assert listed(path).notes == (
+    assert contents(path).notes == (
         "the directory of the archive is damaged: its 4 file(s) were found without it",
     )
 
@@ -252,7 +244,7 @@ def test_a_zip_whose_directory_is_damaged_loses_no_page(tmp_path: Path) -> None:
     data[at : at + 4] = b"\0\0\0\0"
     path.write_bytes(bytes(data))
     assert read_all(path) == pictures(5)
-    assert listed(path).notes == (
+    assert contents(path).notes == (
         "the directory of the archive is damaged: its 5 file(s) were found without it",
     )
 
@@ -264,7 +256,7 @@ def test_a_zip_that_is_damaged_in_its_midst_and_has_no_directory(tmp_path: Path)
     data[at : at + 4] = b"\0\0\0\0"
     path.write_bytes(bytes(data))
     assert read_all(path) == dict(list(pictures(5).items())[:3])
-    assert listed(path).notes == (
+    assert contents(path).notes == (
         "the archive is damaged after 3 file(s), and the rest cannot be found: copy or download it again",
     )
 
@@ -282,6 +274,8 @@ def lying(path: Path, method: int, real: bytes, claimed: int) -> Path:
             real, lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA1, "preset": 6, "dict_size": 1 << 23}]
         ),
         95: lambda: lzma.compress(real),
+        93: lambda: bytes(imagecodecs.zstd_encode(real)),
+        20: lambda: bytes(imagecodecs.zstd_encode(real)),
     }[method]()  # fmt: skip
     name = b"001.png"
     common = struct.pack("<4H3L", 0, method, 0, 0, zlib.crc32(real), len(packed), claimed)
@@ -298,7 +292,7 @@ def lying(path: Path, method: int, real: bytes, claimed: int) -> Path:
     return path
 
 
-@pytest.mark.parametrize("method", [*METHODS, 95])
+@pytest.mark.parametrize("method", PACKINGS)
 def test_every_packing_is_read_to_what_it_says(tmp_path: Path, method: int) -> None:
     real = picture(1) * 3
     path = lying(tmp_path / "v.cbz", method, real, len(real))
@@ -311,7 +305,7 @@ def test_every_packing_is_read_to_what_it_says(tmp_path: Path, method: int) -> N
         assert "bytes" in caught.value.reason or "broken" in caught.value.reason
 
 
-@pytest.mark.parametrize("method", [*METHODS, 95])
+@pytest.mark.parametrize("method", PACKINGS)
 def test_a_bomb_that_lies_takes_no_memory(tmp_path: Path, method: int) -> None:
     """In a process of its own, whose peak tells."""
     real = bytes(300 << 20) if method != zipfile.ZIP_STORED else bytes(30 << 20)
@@ -348,6 +342,32 @@ def test_a_dictionary_of_four_gibibytes_is_not_made(tmp_path: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert read_all(path) == {"001.png": real}
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10
+
+
+@needs_libarchive
+def test_zstandard_that_is_broken_is_damaged(tmp_path: Path) -> None:
+    real = picture(1)
+    path = lying(tmp_path / "v.cbz", 93, real, len(real))
+    data = path.read_bytes()
+    at = data.index(ZSTANDARD_FRAME)
+    # A frame that needs a window of 2 GiB, data that is no frame, and a frame with a byte that is wrong.
+    huge = ZSTANDARD_FRAME + b"\0\xa8"
+    for where, other in ((at, huge), (at, bytes(4)), (at + len(data) // 2, bytes(64))):
+        path.write_bytes(data[:where] + other + data[where + len(other) :])
+        with pytest.raises(PageError) as caught:
+            read_all(path)
+        assert caught.value.kind == "damaged"
+        assert "packed data" in caught.value.reason or "checksum" in caught.value.reason
+
+
+@needs_libarchive
+def test_a_fault_of_the_file_below_zstandard_keeps_its_words() -> None:
+    def chunks() -> Iterator[bytes]:
+        yield bytes(imagecodecs.zstd_encode(picture(1)))[:100]
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output error"):
+        list(unpack(chunks(), 93, len(picture(1))))
 
 
 def test_what_is_packed_in_a_way_that_is_not_read_is_named(tmp_path: Path) -> None:

@@ -118,16 +118,7 @@ def test_upload_sends_resumes_and_counts(box: Box, tree: Path, tmp_path: Path, w
 def test_upload_does_not_mind_what_a_login_shell_prints(
     box: Box, tree: Path, tmp_path: Path, shell: str
 ) -> None:
-    found = shutil.which(shell)
-    if found is None:
-        pytest.skip(f"apt-get install {shell}")
-    login = box.folder / "login"
-    login.write_text(f'#!/bin/sh\necho welcome\ncd /\nexec {found} -c "$SSH_ORIGINAL_COMMAND"\n')
-    login.chmod(0o755)
-    with (box.folder / "sshd_config").open("a") as file:
-        file.write(f"ForceCommand {login}\n")
-    box.stop()
-    box.start()
+    box.use_noisy_login(shell)
     there = tmp_path / "it's there"
     options = ["--ssh-config", box.folder / "ssh_config"]
     ended = run("upload.sh", *options, tree, f"box:{there}")

@@ -137,7 +137,7 @@ def test_a_text_that_only_sqlite_can_hold_is_refused_and_not_called_a_fault_of_t
         if database.is_sqlite:
             call()
         else:
-            with pytest.raises(SettingsError, match="cannot be stored: .*NUL"):
+            with pytest.raises(SettingsError, match=r"cannot be stored: .*NUL"):
                 call()
 
 

@@ -120,7 +120,7 @@ def test_a_colleague_of_the_group_continues(shared: Path) -> None:
                 work(shared)
 
 
-def test_a_colleague_who_may_not_is_told_so(shared: Path) -> None:
+def test_a_colleague_without_permission_learns_what_to_do(shared: Path) -> None:
     """A ledger of an earlier version: SQLite made it readable for the group, and no more."""
     with as_user(OWNER, 0o002):
         (shared / ".comic-upscale").mkdir()

@@ -1,4 +1,4 @@
-"""Disks that hold not every name: a real FAT where it can be mounted, and a disk that refuses as FAT does."""
+"""Disks that refuse some names: a real FAT where it can be mounted, and a disk that refuses as FAT does."""
 
 from __future__ import annotations
 

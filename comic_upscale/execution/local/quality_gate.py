@@ -47,7 +47,7 @@ class QualityGate:
         # Measured first, since `finish` changes the page in place.
         raw = measure_raw_output(source.color, page.color, page.borders)
         page = finish(page)
-        verdict = judge(source.color, page.color, page.borders, handed=raw, bounds=self._bounds)
+        verdict = judge(source.color, page.color, page.borders, raw=raw, bounds=self._bounds)
         return page, verdict
 
     def wants_again(self, verdict: Verdict) -> bool:

@@ -10,6 +10,7 @@ import shlex
 from dataclasses import dataclass, replace
 
 from comic_upscale.errors import RemoteError
+from comic_upscale.execution.ssh import scripts
 from comic_upscale.execution.ssh.connection import Connection, printable_tail
 from comic_upscale.execution.ssh.probe import MachineReport, probe_script, read_report
 
@@ -65,11 +66,12 @@ class Container:
         Args:
             python: its path in the container.
         """
-        return (
-            _PYTHON.replace("@RUN@", self._run())
-            .replace("@GPUS@", self._gpus())
-            .replace("@PYTHON@", shlex.quote(python))
-            .replace("@IMAGE@", shlex.quote(self.image))
+        return scripts.fill(
+            _PYTHON,
+            run=self._run(),
+            gpus=self._gpus(),
+            python=shlex.quote(python),
+            image=shlex.quote(self.image),
         )
 
     def probe(self, connection: Connection, host: MachineReport, python: str | None) -> MachineReport:
@@ -93,7 +95,7 @@ class Container:
         return replace(host, pythons=inside.pythons)
 
     def _run(self) -> str:
-        return _RUN.replace("@BASE@", shlex.quote(self.base))
+        return scripts.fill(_RUN, base=shlex.quote(self.base))
 
     def _gpus(self) -> str:
         return "--gpus all" if self.has_gpus else ""

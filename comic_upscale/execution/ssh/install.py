@@ -77,7 +77,7 @@ def install(
         parent=shlex.quote(package.python),
         wheel=shlex.quote(place),
         version=__version__,
-        torch=scripts.install_torch(report),
+        torch=install_torch(report),
     )
     if container is not None:
         script = container.shell(script)
@@ -87,6 +87,17 @@ def install(
         if type(error) is not RemoteError:
             raise
         raise RemoteError(f"comic-upscale could not be installed: {error}") from error
+
+
+def install_torch(report: MachineReport) -> str:
+    """Return the command that installs PyTorch for an older driver; empty where none is needed."""
+    python, index = report.python, report.torch_index
+    if python is None or python.torch or index is None:
+        return ""
+    return (
+        "bin/python -m pip install --quiet --disable-pip-version-check --root-user-action ignore "
+        f"--index-url {shlex.quote(index)} torch torchvision >&2"
+    )
 
 
 def send_weights(uploader: Uploader, base: str, weights: ResolvedWeights) -> tuple[str, str | None]:

@@ -14,7 +14,7 @@ from comic_upscale.retries import RetryPolicy, with_retries
 T = TypeVar("T")
 
 _LOOK_SECONDS = 0.2
-"""How often a pause looks whether it was aborted."""
+"""The longest piece of a pause: between two pieces it may end early."""
 
 
 class Link:

@@ -333,7 +333,7 @@ class Machine:
         if name is not None and name not in names:
             raise RemoteError(f"{self.name} has no job {name}; its jobs are: {', '.join(names)}")
         chosen = name or names[-1]
-        self._job = f"{self.base()}/jobs/{chosen}"
+        self.open_job(chosen)
         return chosen
 
     def status(self) -> dict[str, Any]:

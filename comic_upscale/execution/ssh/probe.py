@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from comic_upscale.errors import RemoteError
+from comic_upscale.execution.ssh import scripts
 from comic_upscale.execution.ssh.connection import Connection, printable_tail
 
 OLDEST_PYTHON = (3, 11)
@@ -197,11 +198,12 @@ def probe(connection: Connection, base: str, *, python: str | None = None) -> Ma
 def probe_script(base: str, python: str | None = None) -> str:
     """Return a script for ``sh`` that prints the lines for `read_report`; arguments as for `probe`."""
     pythons = [python] if python is not None else USUAL_PYTHONS
-    return (
-        _PROBE.replace("@MARK@", _MARK)
-        .replace("@BASE@", shlex.quote(base))
-        .replace("@PROGRAMS@", " ".join(NEEDED_PROGRAMS))
-        .replace("@PYTHONS@", " ".join(map(shlex.quote, pythons)))
+    return scripts.fill(
+        _PROBE,
+        mark=_MARK,
+        base=shlex.quote(base),
+        programs=" ".join(NEEDED_PROGRAMS),
+        pythons=" ".join(map(shlex.quote, pythons)),
     )
 
 

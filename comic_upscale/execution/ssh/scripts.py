@@ -6,9 +6,6 @@
 from __future__ import annotations
 
 import re
-import shlex
-
-from comic_upscale.execution.ssh.probe import MachineReport
 
 # The kernel holds the lock as long as any process of the run lives.
 LAUNCH = r"""
@@ -168,16 +165,5 @@ ls -1 output | sed 's/$/ @SIZE@/' | @PYTHON@ -I -S -c @SEND@ "$PWD"
 
 
 def fill(script: str, **values: str) -> str:
-    """Return a script with its values: each ``@NAME@`` becomes ``values["name"]``, as it is."""
+    """Return a script in which each ``@NAME@`` is ``values["name"]``. A value may contain ``@NAME@`` itself."""
     return re.sub("@([A-Z0-9_]+)@", lambda match: values[match[1].lower()], script)
-
-
-def install_torch(report: MachineReport) -> str:
-    """Return the command that installs PyTorch for an older driver; empty where none is needed."""
-    python, index = report.python, report.torch_index
-    if python is None or python.torch or index is None:
-        return ""
-    return (
-        "bin/python -m pip install --quiet --disable-pip-version-check --root-user-action ignore "
-        f"--index-url {shlex.quote(index)} torch torchvision >&2"
-    )

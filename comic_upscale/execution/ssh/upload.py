@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from comic_upscale.errors import RemoteError
+from comic_upscale.execution.ssh import scripts
 from comic_upscale.execution.ssh.connection import COMMAND_SECONDS, Connection
 from comic_upscale.execution.ssh.link import Link
 from comic_upscale.settings.paths import path_text
@@ -76,14 +77,14 @@ class Uploader:
         """
 
         def fill(script: str) -> str:
-            values = {
-                "@FOLDER@": shlex.quote(place.rpartition("/")[0]),
-                "@PLACE@": shlex.quote(place),
-                "@PART@": shlex.quote(f"{place}.part"),
-                "@SIZE@": str(size),
-                "@SHA256@": sha256,
-            }
-            return re.sub("@[A-Z0-9]+@", lambda match: values[match[0]], script)
+            return scripts.fill(
+                script,
+                folder=shlex.quote(place.rpartition("/")[0]),
+                place=shlex.quote(place),
+                part=shlex.quote(f"{place}.part"),
+                size=str(size),
+                sha256=sha256,
+            )
 
         def step(connection: Connection) -> None:
             answer = connection.check(fill(_STATE)).decode(errors="replace")

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from spandrel.architectures.Compact import Compact
 from spandrel.architectures.ESRGAN import ESRGAN
@@ -19,24 +18,13 @@ from comic_upscale.errors import DeviceError, PageError, SettingsError
 from comic_upscale.imaging.pixels import Borders
 from comic_upscale.models.network import Network
 from tests.engines.conftest import MakeNetwork
+from tests.engines.drawn_pages import draw_pages, worst
 
 CPU = torch.device("cpu")
 
 
 def open_engine(network: Network, **settings: object) -> TorchEngine:
     return TorchEngine(network, device=CPU, **settings)  # type: ignore[arg-type]
-
-
-def pages(count: int, height: int, width: int, channels: int = 3) -> NDArray[np.uint8]:
-    rng = np.random.default_rng(count * height * width)
-    # Drawn coarse and enlarged: surfaces and edges as on a page, not noise alone.
-    coarse = rng.integers(0, 256, (count, -(-height // 4), -(-width // 4), channels), np.uint8)
-    return np.ascontiguousarray(coarse.repeat(4, axis=1).repeat(4, axis=2)[:, :height, :width])
-
-
-def worst(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
-    assert one.shape == other.shape
-    return int(np.abs(one.astype(int) - other.astype(int)).max())
 
 
 class Enlarge(torch.nn.Module):
@@ -52,7 +40,7 @@ class Enlarge(torch.nn.Module):
 
 
 class Hungry(Enlarge):
-    """Runs out of memory above so many pixels, as a small card does."""
+    """Runs out of memory above a number of pixels, as a small GPU does."""
 
     def __init__(self, most: int, error: type[BaseException] = torch.OutOfMemoryError) -> None:
         super().__init__()
@@ -104,13 +92,13 @@ class Failing(Enlarge):
 
 
 def test_known_pixels_come_out_where_they_should(make_network: MakeNetwork) -> None:
-    source = pages(2, 24, 36)
+    source = draw_pages(2, 24, 36)
     result = open_engine(make_network(Enlarge())).upscale(Batch(source, (144, 96))).pixels
     assert np.array_equal(result, source.repeat(4, axis=1).repeat(4, axis=2))
 
 
 def test_the_target_is_the_native_page_resampled_as_pillow_does(make_network: MakeNetwork) -> None:
-    source = pages(1, 48, 32)
+    source = draw_pages(1, 48, 32)
     result = open_engine(make_network(Enlarge())).upscale(Batch(source, (80, 120))).pixels
     native = Image.fromarray(source[0].repeat(4, axis=0).repeat(4, axis=1))
     assert worst(result[0], np.asarray(native.resize((80, 120), Image.Resampling.LANCZOS))) <= 1
@@ -118,14 +106,14 @@ def test_the_target_is_the_native_page_resampled_as_pillow_does(make_network: Ma
 
 @pytest.mark.parametrize("target", [(300, 360), (188, 225), (80, 95), (150, 180), (31, 37)])
 def test_tiled_equals_untiled(compact: Network, target: tuple[int, int]) -> None:
-    batch = Batch(pages(2, 90, 75), target)
+    batch = Batch(draw_pages(2, 90, 75), target)
     whole = open_engine(compact, tile=0).upscale(batch).pixels
     # The overlap is the reach of the network, so that nothing but the order of sums may differ.
     assert worst(open_engine(compact, tile=64).upscale(batch).pixels, whole) <= 1
 
 
 def test_the_engine_says_where_its_tiles_meet_and_that_whole_pages_have_none(compact: Network) -> None:
-    batch = Batch(pages(1, 300, 75), (188, 750))
+    batch = Batch(draw_pages(1, 300, 75), (188, 750))
     assert open_engine(compact, tile=0).upscale(batch).borders == Borders()
     engine = open_engine(compact, tile=64)
     borders = engine.upscale(batch).borders
@@ -137,7 +125,7 @@ def test_the_engine_says_where_its_tiles_meet_and_that_whole_pages_have_none(com
 
 
 def test_without_overlap_pages_differ_near_these_borders_alone(compact: Network) -> None:
-    batch = Batch(pages(1, 120, 100), (250, 300))
+    batch = Batch(draw_pages(1, 120, 100), (250, 300))
     engine = open_engine(compact, tile=64, overlap=0)
     made = engine.upscale(batch)
     apart = (made.pixels[0] != open_engine(compact, tile=0).upscale(batch).pixels[0]).any(axis=2)
@@ -156,7 +144,7 @@ def test_tiles_of_a_network_that_folds_pixels_begin_at_its_squares(make_network:
     module = ESRGAN(in_nc=12, num_filters=8, num_blocks=1, scale=4, shuffle_factor=2)
     module.scale = 4
     network = make_network(module, native_scale=2, multiple_of=2, minimum=2)
-    batch = Batch(pages(1, 91, 75), (120, 146))
+    batch = Batch(draw_pages(1, 91, 75), (120, 146))
     assert (
         worst(
             open_engine(network, tile=64, overlap=16).upscale(batch).pixels,
@@ -168,7 +156,7 @@ def test_tiles_of_a_network_that_folds_pixels_begin_at_its_squares(make_network:
 
 @pytest.mark.parametrize("tile", [0, 64])
 def test_a_batch_equals_its_pages_one_by_one(compact: Network, tile: int) -> None:
-    source = pages(5, 70, 68)
+    source = draw_pages(5, 70, 68)
     together = open_engine(compact, batch=4, tile=tile).upscale(Batch(source, (170, 175))).pixels
     engine = open_engine(compact, tile=tile)
     alone = np.concatenate([engine.upscale(Batch(page[None], (170, 175))).pixels for page in source])
@@ -176,7 +164,7 @@ def test_a_batch_equals_its_pages_one_by_one(compact: Network, tile: int) -> Non
 
 
 def test_a_page_does_not_depend_on_its_neighbours(compact: Network) -> None:
-    source = pages(3, 40, 30)
+    source = draw_pages(3, 40, 30)
     engine = open_engine(compact, batch=3)
     first = engine.upscale(Batch(source, (60, 80))).pixels
     source[0], source[2] = 0, 255
@@ -184,7 +172,7 @@ def test_a_page_does_not_depend_on_its_neighbours(compact: Network) -> None:
 
 
 def test_gray_pages_go_through_an_rgb_network_as_the_mean_of_equal_channels(compact: Network) -> None:
-    gray = pages(2, 33, 29, channels=1)
+    gray = draw_pages(2, 33, 29, channels=1)
     engine = open_engine(compact)
     result = engine.upscale(Batch(gray, (116, 132))).pixels
     assert result.shape == (2, 132, 116, 1)
@@ -193,7 +181,7 @@ def test_gray_pages_go_through_an_rgb_network_as_the_mean_of_equal_channels(comp
 
 
 def test_rgb_pages_go_through_a_gray_network_channel_by_channel(gray_compact: Network) -> None:
-    source = pages(2, 33, 29)
+    source = draw_pages(2, 33, 29)
     engine = open_engine(gray_compact, batch=2)
     result = engine.upscale(Batch(source, (58, 66))).pixels
     for channel in range(3):
@@ -205,14 +193,14 @@ def test_rgb_pages_go_through_a_gray_network_channel_by_channel(gray_compact: Ne
 def test_tiny_pages_are_padded_to_what_the_network_takes(
     make_network: MakeNetwork, size: tuple[int, int]
 ) -> None:
-    source = pages(1, *size)
+    source = draw_pages(1, *size)
     network = make_network(Enlarge(), multiple_of=8, minimum=16, square=True)
     result = open_engine(network).upscale(Batch(source, (size[1] * 4, size[0] * 4))).pixels
     assert np.array_equal(result, source.repeat(4, axis=1).repeat(4, axis=2))
 
 
 def test_read_only_and_strided_pages_are_taken(make_network: MakeNetwork) -> None:
-    source = pages(1, 24, 36)[:, ::2, ::-1]
+    source = draw_pages(1, 24, 36)[:, ::2, ::-1]
     source.flags.writeable = False
     result = open_engine(make_network(Enlarge())).upscale(Batch(source, (144, 48))).pixels
     assert np.array_equal(result, source.repeat(4, axis=1).repeat(4, axis=2))
@@ -221,7 +209,7 @@ def test_read_only_and_strided_pages_are_taken(make_network: MakeNetwork) -> Non
 def test_the_loaded_network_is_left_as_it_is(compact: Network) -> None:
     before = {name: tensor.clone() for name, tensor in compact.module.state_dict().items()}
     engine = open_engine(compact, precision=torch.bfloat16)
-    engine.upscale(Batch(pages(1, 20, 20), (40, 40)))
+    engine.upscale(Batch(draw_pages(1, 20, 20), (40, 40)))
     engine.close()
     for name, tensor in compact.module.state_dict().items():
         assert tensor.dtype == torch.float32
@@ -230,7 +218,7 @@ def test_the_loaded_network_is_left_as_it_is(compact: Network) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_every_precision_is_near_float32(compact: Network, precision: str) -> None:
-    batch = Batch(pages(1, 40, 40), (100, 100))
+    batch = Batch(draw_pages(1, 40, 40), (100, 100))
     engine = open_torch_engine(compact, "cpu", precision)
     assert engine.info.precision == precision
     assert worst(engine.upscale(batch).pixels, open_engine(compact).upscale(batch).pixels) <= 6
@@ -242,7 +230,7 @@ def test_out_of_memory_leads_to_smaller_batches_then_smaller_tiles(
 ) -> None:
     module = Hungry(70 * 70, error)
     engine = open_engine(make_network(module), batch=4, tile=None, overlap=4)
-    source = pages(4, 100, 120)
+    source = draw_pages(4, 100, 120)
     expected = source.repeat(4, axis=1).repeat(4, axis=2)
     assert np.array_equal(engine.upscale(Batch(source, (480, 400))).pixels, expected)
     assert module.seen[:3] == [(4, 100, 120), (2, 100, 120), (1, 100, 120)]
@@ -257,16 +245,16 @@ def test_out_of_memory_leads_to_smaller_batches_then_smaller_tiles(
 def test_a_tile_too_large_even_at_its_smallest_fails_its_page(make_network: MakeNetwork) -> None:
     engine = open_engine(make_network(Hungry(10)))
     with pytest.raises(PageError, match="too little memory for") as caught:
-        engine.upscale(Batch(pages(1, 100, 120), (480, 400)))
+        engine.upscale(Batch(draw_pages(1, 100, 120), (480, 400)))
     assert caught.value.kind == "out-of-memory"
-    small = pages(1, 2, 3)
+    small = draw_pages(1, 2, 3)
     assert engine.upscale(Batch(small, (12, 8))).pixels.shape == (1, 8, 12, 3)
 
 
 def test_a_page_that_is_never_to_be_cut_says_so_when_it_does_not_fit(make_network: MakeNetwork) -> None:
     engine = open_engine(make_network(Hungry(5000)), tile=0)
     with pytest.raises(PageError, match="cut into tiles"):
-        engine.upscale(Batch(pages(1, 100, 120), (480, 400)))
+        engine.upscale(Batch(draw_pages(1, 100, 120), (480, 400)))
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf"), 0.0])
@@ -274,7 +262,7 @@ def test_a_page_that_is_never_to_be_cut_says_so_when_it_does_not_fit(make_networ
 def test_overflow_in_half_precision_is_done_again_in_float32(
     make_network: MakeNetwork, wrong: float, tile: int
 ) -> None:
-    source = pages(3, 80, 90) // 2
+    source = draw_pages(3, 80, 90) // 2
     source[1] += 128
     engine = open_engine(make_network(Overflowing(wrong)), precision=torch.float16, batch=3, tile=tile)
     result = engine.upscale(Batch(source, (360, 320))).pixels
@@ -314,7 +302,7 @@ def test_pages_that_come_out_black_in_float32_too_say_nothing_of_half_precision(
 def test_a_library_that_does_not_support_the_gpu_ends_the_run(make_network: MakeNetwork) -> None:
     error = RuntimeError("GET was unable to find an engine to execute this computation")
     with pytest.raises(DeviceError, match=r"unable to find an engine.*driver"):
-        open_engine(make_network(Failing(error))).upscale(Batch(pages(1, 200, 200), (400, 400)))
+        open_engine(make_network(Failing(error))).upscale(Batch(draw_pages(1, 200, 200), (400, 400)))
 
 
 def test_a_page_with_one_pixel_that_is_not_black_is_not_black(make_network: MakeNetwork) -> None:
@@ -343,7 +331,7 @@ def test_numbers_that_are_not_finite_in_float32_either_fail_the_page(
 
 
 def test_a_lost_device_ends_the_run_and_another_error_is_not_hidden(make_network: MakeNetwork) -> None:
-    batch = Batch(pages(1, 8, 8), (16, 16))
+    batch = Batch(draw_pages(1, 8, 8), (16, 16))
     lost = open_engine(make_network(Failing(RuntimeError("CUDA error: unspecified launch failure"))))
     with pytest.raises(DeviceError, match="unspecified launch failure"):
         lost.upscale(batch)

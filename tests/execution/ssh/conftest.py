@@ -99,6 +99,22 @@ class Box:
         children = psutil.Process(self.server.pid).children(recursive=True)
         return [process for process in children if _is_alive_and_named(process, "sshd")]
 
+    def use_noisy_login(self, shell: str) -> None:
+        """From now on, give commands to this login shell, whose start-up file prints something and goes elsewhere."""
+        found = shutil.which(shell)
+        if found is None:
+            pytest.skip(f"no {shell} here: apt-get install {shell}")
+        login = self.folder / "login"
+        login.write_text(
+            f'#!/bin/sh\necho "welcome to this machine"\necho "last login: \\033[31mnow" >&2\ncd /\n'
+            f'exec {found} -c "$SSH_ORIGINAL_COMMAND"\n'
+        )
+        login.chmod(0o755)
+        with (self.folder / "sshd_config").open("a") as file:
+            file.write(f"ForceCommand {login}\n")
+        self.stop()
+        self.start()
+
     def new_host_key(self) -> None:
         for path in self.folder.glob("host_key*"):
             path.unlink()

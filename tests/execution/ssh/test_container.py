@@ -170,5 +170,9 @@ def test_folders_and_gpus_are_passed_to_docker() -> None:
     assert "--volume '/home/a b':'/home/a b'" in script
     assert "--gpus all" in script
     assert "--gpus" not in Container("one", "/x", False).python_script("/p")
+    # A name like a placeholder of the script is only a name.
+    assert "--volume /home/@IMAGE@:/home/@IMAGE@" in Container("one", "/home/@IMAGE@", True).python_script(
+        "/p"
+    )
     with pytest.raises(RemoteError, match="colon"):
         Container("one", "/a:b", False)

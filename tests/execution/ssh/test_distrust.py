@@ -22,10 +22,10 @@ from comic_upscale.errors import OutputError
 from comic_upscale.execution.events import JobFinished
 from comic_upscale.execution.remote import RemoteOptions
 from comic_upscale.execution.remote_host import Device, PollResult, RemotePageResult
+from comic_upscale.execution.ssh.install import install_torch
 from comic_upscale.execution.ssh.listing import is_page_name
 from comic_upscale.execution.ssh.listing import read_lines as read_bytes_lines
-from comic_upscale.execution.ssh.probe import read_report
-from comic_upscale.execution.ssh.scripts import install_torch
+from comic_upscale.execution.ssh.probe import probe_script, read_report
 from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.queries import read_suspects
 from comic_upscale.models.weights import ResolvedWeights
@@ -245,6 +245,10 @@ def test_names_of_pages() -> None:
     assert is_page_name(NAME)
     assert not is_page_name("page.png")
     assert not is_page_name(f"{'A' * 64}.png")
+
+
+def test_a_folder_with_the_name_of_a_placeholder_is_only_a_folder() -> None:
+    assert "\nbase=/home/@PYTHONS@\n" in probe_script("/home/@PYTHONS@")
 
 
 def test_a_probe_that_lies() -> None:

@@ -99,11 +99,11 @@ def test_bytes_that_move_earn_time_but_not_for_later() -> None:
         assert not expired.wait(0.5)
         deadline.restart(0.0)
         assert expired.wait(20)
-    with Deadline(1000.0, expired.set) as deadline:
-        deadline.extend(1000.0, 0.0)
-        deadline.restart(0.0)
-        expired.clear()
-    assert deadline.expired or not expired.is_set()
+    expired.clear()
+    # It moved a lot early on, but may not save that time for later.
+    with Deadline(0.2, expired.set) as deadline:
+        deadline.extend(1000.0, 0.5)
+        assert expired.wait(20)
 
 
 @pytest.mark.parametrize("stderr", [False, True])
@@ -348,13 +348,12 @@ def login(shell: str) -> list[str]:
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_every_login_shell_starts_the_clean_one(shell: str) -> None:
-    script = 'echo "it\'s $0 !! \\\\ `echo é`"\ncat\nexit 7\n'
+    script = 'printf "%s\\n" "it\'s $0 !! \\\\ `echo é`"\ncat\nexit 7\n'
     command = in_clean_shell(script)
     ended = subprocess.run([*login(shell), command.line], input=command.input + b"fed\n", capture_output=True)
     before, _, after = ended.stdout.partition(command.marker)
     assert (before, ended.returncode) == (b"", 7), ended.stderr
-    assert after.endswith(b"fed\n")
-    assert "it's /bin/sh !! \\ é" in after.decode() or "!! \\ é" in after.decode()
+    assert after.decode() == "it's /bin/sh !! \\ é\nfed\n"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "tcsh"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -15,20 +14,7 @@ from tests.execution.ssh.test_whole_way import outputs, wait_for
 @pytest.fixture(params=["bash", "fish", "tcsh"])
 def noisy(request: pytest.FixtureRequest, box: Box) -> Box:
     """The rented machine, with a login shell of this kind that prints something at each start."""
-    shell = shutil.which(request.param)
-    if shell is None:
-        pytest.skip(f"no {request.param} here: apt-get install {request.param}")
-    login = box.folder / "login"
-    # What sshd does with a login shell, after its start-up file has printed and gone elsewhere.
-    login.write_text(
-        f'#!/bin/sh\necho "welcome to this machine"\necho "last login: \\033[31mnow" >&2\ncd /\n'
-        f'exec {shell} -c "$SSH_ORIGINAL_COMMAND"\n'
-    )
-    login.chmod(0o755)
-    with (box.folder / "sshd_config").open("a") as file:
-        file.write(f"ForceCommand {login}\n")
-    box.stop()
-    box.start()
+    box.use_noisy_login(request.param)
     return box
 
 
