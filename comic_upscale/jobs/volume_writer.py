@@ -125,9 +125,10 @@ class VolumeWriter:
     def _claim(self, volume: PlannedVolume) -> Mapping[str, BoundPage] | None:
         """Claim a volume, on the thread of the ledger; return None if it has pending pages."""
         pages = self._ledger.bound_pages(volume.row_id)
-        contents = self._volumes.volume(volume.source).contents
+        found = self._volumes.volume(volume.source)
+        contents = found.contents
         assert contents is not None
-        sources = [f"{volume.source}/{member.name}" for member in contents.pages]
+        sources = [page_source(found, member.name) for member in contents.pages]
         states = [pages[source].state for source in sources if source in pages]
         failed = states.count("failed")
         if any(not pages[source].is_settled for source in sources if source in pages):
@@ -174,18 +175,8 @@ class VolumeWriter:
             output_size=size,
             output_sha256=digest,
             notes=notes,
-            source_sha256=self._hash_of(found),
+            source_sha256=self._volumes.sha256(volume.source),
         )
-
-    def _hash_of(self, volume: Volume) -> str | None:
-        """Return the hash of an archive; None if it is no longer the one that was found."""
-        entry, store = volume.entry, self._context.stores.sources
-        with contextlib.suppress(OSError):
-            sha256 = self._context.sources.sha256(entry)
-            status = store.stat(entry.path)
-            if (status.size, status.mtime_ns) == (entry.size, entry.mtime_ns):
-                return sha256
-        return None
 
     def _sweep(self, volume: PlannedVolume, pages: Mapping[str, BoundPage]) -> None:
         """Remove the loose pages of a written volume, and folders that are then empty."""

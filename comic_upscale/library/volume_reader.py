@@ -6,23 +6,28 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
+from comic_upscale.errors import PageError
 from comic_upscale.library.archives import Container, changed, volume_errors
 from comic_upscale.library.containers import open_container
 from comic_upscale.library.nested import Unpacker
-from comic_upscale.library.parts import stat_parts
+from comic_upscale.library.page import Page
+from comic_upscale.library.parts import find_parts, stat_parts
 from comic_upscale.library.volume import Volume
 from comic_upscale.settings.job import VolumeRules
-from comic_upscale.storage.base import SourceStore
+from comic_upscale.storage.base import SourceStore, sha256_of_files
 from comic_upscale.storage.local import LocalSourceStore
 
 _OPEN_AT_ONCE = 4
+_Answer = TypeVar("_Answer")
 
 
 class _OpenVolume:
     def __init__(self, container: Container, unpacked: Path | None = None) -> None:
         self.container = container
-        self._unpacked = unpacked
+        self.unpacked = unpacked
+        """The file of a volume that is inside another archive; None for any other."""
         self.lock = threading.Lock()
         self.closed = False
 
@@ -30,8 +35,8 @@ class _OpenVolume:
         with self.lock:
             self.closed = True
             self.container.close()
-            if self._unpacked is not None:
-                self._unpacked.unlink(missing_ok=True)
+            if self.unpacked is not None:
+                self.unpacked.unlink(missing_ok=True)
 
 
 class VolumeCache:
@@ -73,7 +78,7 @@ class VolumeCache:
             PageError: ``"changed"`` where the volume is no longer the file that was listed; else as
                 `Container.read`.
         """
-        return self._asked(source, lambda container: container.read(index))
+        return self._asked(source, lambda opened: opened.container.read(index))
 
     def salvage(self, source: str, index: int) -> bytes:
         """Return all bytes of a member, even if its checksum is wrong.
@@ -85,15 +90,32 @@ class VolumeCache:
         Raises:
             PageError: as `read`.
         """
-        return self._asked(source, lambda container: container.salvage(index))
+        return self._asked(source, lambda opened: opened.container.salvage(index))
 
-    def _asked(self, source: str, ask: Callable[[Container], bytes]) -> bytes:
+    def sha256(self, source: str) -> str | None:
+        """Return the SHA-256 of a volume, hexadecimal. The parts of an archive count as one file.
+
+        Returns:
+            None if it cannot be read, or is no longer the file that was listed.
+        """
+        entry = self._volumes[source].entry
+        try:
+            if entry.member is None:
+                digest = sha256_of_files(map(self._store.open, find_parts(entry.path, self._store)[1]))
+            else:
+                digest = self._asked(source, _sha256_of_unpacked)
+            self._check_unchanged(entry)
+        except (OSError, PageError):
+            return None
+        return digest
+
+    def _asked(self, source: str, ask: Callable[[_OpenVolume], _Answer]) -> _Answer:
         while True:
             opened = self._opened(source)
             with opened.lock:
                 if not opened.closed:
                     with volume_errors("member"):
-                        return ask(opened.container)
+                        return ask(opened)
 
     def _opened(self, source: str) -> _OpenVolume:
         with self._lock:
@@ -108,11 +130,7 @@ class VolumeCache:
 
     def _open_volume(self, source: str) -> _OpenVolume:
         entry = self._volumes[source].entry
-        with volume_errors():
-            size, mtime_ns = stat_parts(entry.path, self._store)
-        # The size of a volume inside another archive is compared when it is unpacked.
-        if mtime_ns != entry.mtime_ns or (entry.member is None and size != entry.size):
-            raise changed()
+        self._check_unchanged(entry)
         if entry.member is None:
             return _OpenVolume(open_container(entry.path, self._rules, self._store))
         path = self._unpacker.unpack(entry)
@@ -122,9 +140,21 @@ class VolumeCache:
             path.unlink(missing_ok=True)
             raise
 
+    def _check_unchanged(self, entry: Page) -> None:
+        with volume_errors():
+            size, mtime_ns = stat_parts(entry.path, self._store)
+        # The size of a volume inside another archive is compared when it is unpacked.
+        if mtime_ns != entry.mtime_ns or (entry.member is None and size != entry.size):
+            raise changed()
+
     def close(self) -> None:
         """Close all volumes."""
         with self._lock:
             while self._open:
                 self._open.popitem()[1].close()
             self._unpacker.close()
+
+
+def _sha256_of_unpacked(opened: _OpenVolume) -> str:
+    assert opened.unpacked is not None
+    return sha256_of_files([opened.unpacked.open("rb")])

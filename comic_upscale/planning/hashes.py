@@ -7,6 +7,7 @@ from pathlib import Path
 from comic_upscale.ledger.records import PageRow
 from comic_upscale.library.page import MemberOf, Page
 from comic_upscale.library.source_reader import Source, SourceReader
+from comic_upscale.library.volume import Volume
 from comic_upscale.storage.base import SourceStore
 
 
@@ -32,6 +33,13 @@ class SourceHashes:
         key = (source.path, source.member)
         if key not in self._known:
             self._known[key] = self._sources.sha256(source)
+        return self._known[key]
+
+    def sha256_of_volume(self, volume: Volume) -> str | None:
+        """Return the SHA-256 of a volume, hexadecimal; None if it cannot be read."""
+        key = (volume.entry.path, volume.entry.member)
+        if key not in self._known:
+            self._known[key] = self._sources.volumes.sha256(volume.entry.source)
         return self._known[key]
 
     def has_content_of(self, row: PageRow, page: Page) -> bool:

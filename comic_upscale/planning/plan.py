@@ -314,4 +314,4 @@ def _is_same_archive(
         return False
     if other.source_sha256 is None:
         return matcher.is_same(other.row_id, volume.entry.source, volume)
-    return other.source_sha256 == hashes.sha256(volume.entry)
+    return other.source_sha256 == hashes.sha256_of_volume(volume)

@@ -122,7 +122,7 @@ def find_renamed_volumes(
             return False
         if row.source_sha256 is None:
             return is_same(row, volume)
-        return row.source_sha256 == sources.sha256(volume.entry)
+        return row.source_sha256 == sources.sha256_of_volume(volume)
 
     recorded = {row.source: row for row in rows if row.kind == VOLUME}
     free = [row for row in absent.gone if row.kind == VOLUME and row.state == "done"]

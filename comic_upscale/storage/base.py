@@ -380,6 +380,20 @@ def sha256_of_file(file: IO[bytes]) -> str:
     return digest.hexdigest()
 
 
+def sha256_of_files(files: Iterable[IO[bytes]]) -> str:
+    """The SHA-256 of files as if they were one, hexadecimal. Each is closed when it has been read.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    digest = hashlib.sha256()
+    for file in files:
+        with file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
 def sha256_of(outputs: OutputStore, name: str) -> str | None:
     """The SHA-256 of an output, hexadecimal; None if it cannot be read."""
     try:

@@ -254,8 +254,8 @@ def test_the_limits_are_held_and_told(format: OutputFormat) -> None:
         assert caught.value.kind == "too-large-for-format"
         assert f"{format.title} holds at most {longest} pixels a side" in caught.value.reason
         for other in FORMATS.values():
-            offered = re.search(rf"(choose|or) {other.title}(,| or)", caught.value.reason) is not None
-            assert offered is other.holds(*size)
+            offered = re.search(rf"(choose|,) {other.title}(,| or)", caught.value.reason) is not None
+            assert offered is other.holds(*size), (other.name, caught.value.reason)
     if pixels is not None:
         side = min(longest, int(pixels**0.5) + 1)
         across = pixels // side + 1

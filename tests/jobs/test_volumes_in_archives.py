@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -36,6 +37,8 @@ def test_a_book_in_parts_is_done_once_and_again_where_one_changed(make_job: Make
     assert list(read_cbz(settings.output / "book.cbz")) == list(pages)
     assert [path.name for path in settings.output.iterdir() if path.is_file()] == ["book.cbz"]
     assert loose(settings) == []
+    whole = hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()
+    assert query(settings, "select source_sha256 from pages where kind = 'volume'") == [(whole,)]
     assert run_without_engine(settings).done == 6
     # Of the book in new parts, only the page that is another one is done.
     for part in parts:
@@ -83,6 +86,8 @@ def test_the_volumes_in_an_archive(make_job: MakeJob, tmp_path: Path, archive_ou
             pictures(3)
         )
     assert loose(settings) == []
+    hashes = {(hashlib.sha256(data).hexdigest(),) for data in inside.values()}
+    assert set(query(settings, "select source_sha256 from pages where kind = 'volume'")) == hashes
     assert run_without_engine(settings).done == 9
     # Sources and outputs are found again, for reports.
     stores = open_stores(settings.input, settings.output)
