@@ -34,7 +34,7 @@ class Candidate:
     variant: str
     """Which of several; empty where there is one."""
     open: Callable[[int], AbstractContextManager[Upscale]]
-    """Makes it ready to work with so many threads, and gives its memory back at the end."""
+    """Prepares it to work with this number of threads, and frees its memory at the end."""
     network: PeerNetwork | None = None
     """The peer's network; None for what is no peer."""
 

@@ -230,7 +230,7 @@ def spread(scores: list[Scores]) -> dict[str, list[float]]:
 
 
 def planted(outputs: list[Made], count: int) -> dict[str, dict[str, object]]:
-    """Plant each fault in so many outputs, where it can be, at both places."""
+    """Plant each fault in this number of outputs, where it is possible, at both positions."""
     chance = np.random.default_rng(7)
     order = [outputs[index] for index in chance.permutation(len(outputs))]
     tallies = {name: {place: Counter[str]() for place in PLACES} for name in FAULTS}

@@ -48,7 +48,7 @@ class Plan:
     model: str
     scales: tuple[float, ...]
     every: int
-    """Every so many pieces."""
+    """The distance between two of them, in pieces."""
 
 
 SCALES = (1.5, 2.0, 2.25, 2.5, 3.0, 3.5, 4.0)
@@ -89,7 +89,7 @@ class Made:
 
 @lru_cache(maxsize=1)
 def pieces(count: int, folder: Path) -> list[tuple[str, Pixels]]:
-    """Return pieces of so many real pages, up to two of each, prepared as a run prepares pages.
+    """Return pieces of this number of real pages, up to two of each, prepared as a run prepares pages.
 
     All have three channels, as with ``--gray off``; those of gray pages come once more with one channel. The folder
     keeps them.
@@ -126,7 +126,7 @@ def _pieces_of(path: Path) -> Iterator[tuple[str, SampleArray]]:
 
 
 def made(plan: Plan, count: int, folder: Path, *, kept_only: bool = False) -> Iterator[Made]:
-    """Yield what a model makes of the pieces of so many pages; nothing where its weights are not here.
+    """Yield what a model makes of the pieces of this number of pages; nothing without its weights.
 
     Args:
         plan: which model, and what.

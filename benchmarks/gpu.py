@@ -114,7 +114,7 @@ class Pages:
     decoded: list[Pixels]
 
     def first(self, count: int) -> Pages:
-        """Return so many of them."""
+        """Return this number of them."""
         return Pages(self.files[:count], self.decoded[:count])
 
 

@@ -123,7 +123,7 @@ def check_tesseract() -> None:
 
 
 def draw_pages(count: int, seed: int, x_height: tuple[float, float] = X_HEIGHT) -> list[DrawnPage]:
-    """Return so many drawn pages of 1280 x 1920 with lettering; the same for the same seed.
+    """Return this number of drawn pages of 1280 x 1920 with lettering; the same for the same seed.
 
     Raises:
         AbsentError: the drawing is not there.

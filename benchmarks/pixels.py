@@ -78,7 +78,7 @@ def open_engine(model: str) -> Engine:
 
 
 def upscaled(engine: Engine, page: Pixels, scale: float) -> Pixels:
-    """Return a page at so many times its size as the network gave it, not yet finished."""
+    """Return a page, enlarged by this factor, as the network gave it, before the last steps."""
     target = (round(page.width * scale), round(page.height * scale))
     (result,) = upscale_pages(engine, [prepare(page)], target)
     if isinstance(result, PageError):

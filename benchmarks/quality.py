@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = [track.name for track in TRACKS]
-    parser.add_argument("--pages", type=int, help="a spread sample of so many pages")
+    parser.add_argument("--pages", type=int, help="a sample of this number of pages, spread evenly")
     parser.add_argument("--tracks", nargs="+", choices=names, default=names)
     parser.add_argument(
         "--model", "--models", dest="models", action="extend", nargs="+", default=[], metavar="NAME|FILE"

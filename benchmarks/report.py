@@ -89,7 +89,7 @@ def make_samples(folder: Path) -> list[Sample]:
 
 
 def measure(folder: Path, samples: list[Sample], count: int, keep: Path | None) -> dict[str, object]:
-    """Make a job of so many pages, its report as a process, and open that."""
+    """Make a job with this number of pages, its report as a process, and open that."""
     output = make_job(folder, samples, count)
     target = output / "report.html"
     command = [sys.executable, "-m", "comic_upscale", "report", "--job", str(output)]

@@ -2,14 +2,14 @@
 
 Usage: python -m benchmarks.scale [--rows 1000 10000 100000] [--memory-pages 1000 10000] [--twins 400] [--json FILE]
 
-* rows: a job of so many pages (tiny images; rows and files are real, the pixels were never computed). The
+* rows: a job with this number of pages (tiny images; rows and files are real, the pixels were never computed). The
   processor seconds of discovery and planning, and pages a processor second of claiming and recording, sixteen in a
   transaction, at the first rows and at the last; what the disk adds for flushing each transaction is its own.
   Then ``status``, ``run --dry-run`` over a new job and over a finished one, and ``run`` with nothing left to do,
   as processes: seconds from start to end, processor seconds, and the most memory.
-* memory: so many small pages through the whole pipeline with a small random network, and the resident memory
+* memory: this number of small pages through the whole pipeline with a small random network, and the resident memory
   of the process after each tenth.
-* twins: a job of so many pages of which nine in ten are the same as others, beside one without any.
+* twins: a job with this number of pages of which nine in ten are duplicates, beside one without duplicates.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def large_ledger(folder: Path, weights: Path, count: int) -> dict[str, object]:
 
 
 def write_pages(folder: Path, count: int) -> None:
-    """Write so many tiny images, five hundred in a folder; no two are the same, all have one size in bytes."""
+    """Write this number of tiny images, five hundred in a folder. No two are equal; all have the same size in bytes."""
     buffer = io.BytesIO()
     Image.new("L", (8, 8), 255).save(buffer, "PNG")
     for number in range(count):
@@ -191,7 +191,7 @@ def done(page: PlannedPage) -> PageDone:
 
 
 def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Items by so many."""
+    """Return the items in groups of this size."""
     return (items[start : start + size] for start in range(0, len(items), size))
 
 

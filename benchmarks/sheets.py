@@ -91,7 +91,7 @@ def write_sheets(options: argparse.Namespace) -> None:
 def choose_pages(
     pages: Sequence[ValidationPage], names: Sequence[str] | None, count: int
 ) -> list[ValidationPage]:
-    """Return the pages named, or so many spread over the sets.
+    """Return the pages named, or this number, spread over the sets.
 
     Raises:
         AbsentError: a name is none of a validation page.

@@ -92,7 +92,7 @@ def open_original(page: ValidationPage, size: tuple[int, int] = CROP) -> Image.I
 
 
 def open_user_pages(pages: Sequence[ValidationPage], count: int) -> list[Image.Image]:
-    """Return so many cuts of `USER_PAGE` pixels, at full size, from different pages that are large enough."""
+    """Return this number of cuts of `USER_PAGE` pixels, at full size, from different pages that are large enough."""
     large = []
     for page in pages:
         with Image.open(page.path) as image:

@@ -90,7 +90,7 @@ def weights_folders() -> list[Path]:
 
 
 def cut_pages(folder: Path, count: int) -> list[Path]:
-    """Write so many PNG pages of 512 x 768, cut from real pages where they are, else from the examples."""
+    """Write this number of PNG pages of 512 x 768, cut from real pages where they are, else from the examples."""
     folder.mkdir(parents=True)
     comics = Path(os.environ.get("COMIC_UPSCALE_COMICS") or REPOSITORY.parent / "shared" / "comics") / "dev"
     sources = sorted(comics.glob("*")) or sorted((REPOSITORY / "examples" / "pages").glob("*.png"))

@@ -126,7 +126,7 @@ COMMANDS = {
         "Examples:\n\n"
         "  comic-upscale serve --data /srv/comic-upscale\n\n"
         "  comic-upscale serve --host 0.0.0.0 --database postgresql://comics@db/comics\n\n"
-        "It needs more packages: pip install 'comic-upscale[server]'",
+        "It needs more packages: pip install '.[server]' in a clone",
     ),
     "server": Entry(
         "comic_upscale.commands.server:server",

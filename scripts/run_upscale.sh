@@ -90,7 +90,7 @@ command=(comic-upscale run --input "$input" --output "$output")
 [ -z "$weights" ] || command+=(--weights-dir "$weights")
 command+=("$@")
 if [ -n "$dry_run" ]; then show "${command[@]}"; exit 0; fi
-command -v comic-upscale >/dev/null || fail "comic-upscale is not installed: pip install comic-upscale" 1
+command -v comic-upscale >/dev/null || fail "comic-upscale is not installed: pip install . in a clone" 1
 mkdir -p "$output/.comic-upscale" ${ledger:+"$ledger"}
 log=$output/.comic-upscale/run.log
 # The lock ends with the run, so a dead run never looks alive.

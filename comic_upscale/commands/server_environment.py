@@ -30,7 +30,7 @@ def server_settings(given: Mapping[str, Any]) -> ServerSettings:
     if missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]:
         raise SettingsError(
             f"the server needs packages that are not installed ({', '.join(missing)}): "
-            "pip install 'comic-upscale[server]'"
+            "pip install '.[server]' in a clone"
         )
     values = {**values_from_environment(ServerSettings, os.environ), **given}
     if values.get("data") is None:

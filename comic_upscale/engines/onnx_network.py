@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from comic_upscale.engines.base import DeviceInfo
 from comic_upscale.errors import DeviceError, PageError, SettingsError, WeightsError
 
-INSTALL = 'pip install "comic-upscale[onnx]"'
+INSTALL = "pip install '.[onnx]' in a clone"
 
 PROVIDERS = {
     "cuda": "CUDAExecutionProvider",

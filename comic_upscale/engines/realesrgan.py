@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 NAME = "realesrgan"
 """The engine's name in the registry."""
 
-INSTALL = 'pip install "comic-upscale[realesrgan]"'
+INSTALL = "pip install '.[realesrgan]' in a clone"
 """The command that installs the official program."""
 
 _GONE = "torchvision.transforms.functional_tensor"

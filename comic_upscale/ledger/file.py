@@ -76,7 +76,7 @@ class LedgerFile:
         if unknown:
             raise LedgerVersionError(
                 f"{self.path} was written by a newer comic-upscale ({', '.join(sorted(unknown))}): "
-                "update with `pip install --upgrade comic-upscale`, or choose another --output"
+                "update comic-upscale, or choose another --output"
             )
         check_values(self._db.conn, self.path)
 

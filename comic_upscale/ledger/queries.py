@@ -511,10 +511,7 @@ def _check_version(connection: sqlite3.Connection, ledger: Path) -> None:
     applied = connection.execute(f"select name from {table} where migration_set = ?", [MIGRATION_SET])
     unknown = {str(row[0]) for row in applied} - {migration.name for migration in MIGRATIONS}
     if unknown:
-        raise LedgerVersionError(
-            f"{ledger} was written by a newer comic-upscale: update with "
-            "`pip install --upgrade comic-upscale` to read it"
-        )
+        raise LedgerVersionError(f"{ledger} was written by a newer comic-upscale: update this one to read it")
 
 
 def _newest_job(connection: sqlite3.Connection, ledger: Path) -> dict[str, Any]:

@@ -272,7 +272,7 @@ def test_what_an_engine_needs_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     shown = CliRunner().invoke(app, ["engines", "show", "onnx"])
     assert shown.exit_code == 0
-    assert 'not installed: onnxruntime. pip install "comic-upscale[onnx]"' in shown.stdout
+    assert "not installed: onnxruntime. pip install '.[onnx]' in a clone" in shown.stdout
     listed = CliRunner().invoke(app, ["engines", "list"]).stdout
     assert any(line.startswith("onnx ") and line.endswith("(not installed)") for line in listed.splitlines())
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("fastapi", reason="the server is not installed: pip install 'comic-upscale[server]'")
+pytest.importorskip("fastapi", reason="the server is not installed: pip install '.[server]'")
 pytest.importorskip("httpx2", reason="httpx2 sends the requests of these tests")
 
 import httpx2 as httpx

@@ -30,7 +30,7 @@ def missing() -> str | None:
     try:
         import psycopg  # noqa: F401
     except ImportError:
-        return "psycopg is not installed: pip install 'comic-upscale[postgres]'"
+        return "psycopg is not installed: pip install '.[postgres]'"
     return None
 
 
