@@ -59,8 +59,8 @@ MARGIN = 1.5
 """By how much a bound lies beyond the worst right page of those that it was set from."""
 LEAST = {
     "worst_block": 8.0, "brightness": 0.5, "tint": 1.0, "shift": 0.1, "white_drift": 0.5, "black_drift": 0.5,
-    "chroma": 3.0, "tile_shift": 0.1, "seam": 1.2, "tile_step": 1.0, "handed_tint": 1.5, "handed_tone": 1.0,
-    "handed_white": 0.5, "handed_black": 0.5,
+    "chroma": 3.0, "tile_shift": 0.1, "seam": 1.2, "tile_step": 1.0, "raw_tint": 1.5, "raw_tone": 1.0,
+    "raw_white": 0.5, "raw_black": 0.5,
 }  # fmt: skip
 """Levels and pixels of the source below which a bound is never set: nobody sees less."""
 MOST = {"ssim": 0.95, "contrast": 0.9}

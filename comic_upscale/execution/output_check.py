@@ -166,10 +166,10 @@ def _lossy_bounds() -> Bounds:
         white_drift=bounds.white_drift + 2,
         black_drift=bounds.black_drift + 3,
         # The raw output of the remote engine is unknown here. The gate takes the page itself for it.
-        handed_tint=bounds.handed_tint + 2,
-        handed_tone=bounds.handed_tone + 2,
-        handed_white=bounds.handed_white + 2,
-        handed_black=bounds.handed_black + 3,
+        raw_tint=bounds.raw_tint + 2,
+        raw_tone=bounds.raw_tone + 2,
+        raw_white=bounds.raw_white + 2,
+        raw_black=bounds.raw_black + 3,
     )
 
 

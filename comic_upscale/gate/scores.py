@@ -99,14 +99,14 @@ class Scores:
     """Standard deviation of the source's luma, levels: a flat source cannot lose its contrast."""
     tile_step: float
     """How much lighter or darker than its neighbour a tile is, levels; 0 without tiles."""
-    handed_tint: float
+    raw_tint: float
     """``tint`` of the raw output."""
-    handed_tone: float
+    raw_tone: float
     """Mean difference of a channel in the raw output where nothing is drawn, except on paper, levels; 0 without such
     areas."""
-    handed_white: float
+    raw_white: float
     """``white_drift`` of the raw output."""
-    handed_black: float
+    raw_black: float
     """``black_drift`` of the raw output."""
 
 
@@ -174,10 +174,10 @@ def compare(
         contrast=float(after.std()) / deviation if deviation >= 1 else 1.0,
         contrast_levels=deviation,
         tile_step=step,
-        handed_tint=_moves(small_source, raw_small, before)[1],
-        handed_tone=_tone(small_source, raw_small, before, source),
-        handed_white=_drift(before, raw_luma, 255),
-        handed_black=_drift(before, raw_luma, 0),
+        raw_tint=_moves(small_source, raw_small, before)[1],
+        raw_tone=_tone(small_source, raw_small, before, source),
+        raw_white=_drift(before, raw_luma, 255),
+        raw_black=_drift(before, raw_luma, 0),
     )
 
 

@@ -20,8 +20,8 @@ _MEASURED = 384 * 576
 """Pixels of the pieces of pages on which the bounds were measured (`benchmarks/gate_pages.py`)."""
 _MOST_TIMES = 4.0
 """The most by which a bound of a small page is wider: a shift by half a pixel and a tint of six levels stay visible."""
-_MEANS = ("brightness", "tint", "shift", "white_drift", "black_drift", "chroma", "handed_tint", "handed_tone",
-          "handed_white", "handed_black")  # fmt: skip
+_MEANS = ("brightness", "tint", "shift", "white_drift", "black_drift", "chroma", "raw_tint", "raw_tone",
+          "raw_white", "raw_black")  # fmt: skip
 """Scores that are means over the page."""
 
 
@@ -45,10 +45,10 @@ class Bounds:
     contrast_levels: float
     """Contrast is not checked for sources with less contrast than this."""
     tile_step: float
-    handed_tint: float
-    handed_tone: float
-    handed_white: float
-    handed_black: float
+    raw_tint: float
+    raw_tone: float
+    raw_white: float
+    raw_black: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,20 +171,20 @@ def reasons(scores: Scores, bounds: Bounds) -> tuple[str, ...]:
         (scores.seam > bounds.seam, f"a seam between tiles, {scores.seam:.1f} levels"),
         (scores.tile_step > bounds.tile_step, f"a seam: a tile off by {scores.tile_step:.1f} levels"),
         (
-            scores.handed_tint > bounds.handed_tint,
-            f"tinted by {scores.handed_tint:.1f} levels before tone correction",
+            scores.raw_tint > bounds.raw_tint,
+            f"tinted by {scores.raw_tint:.1f} levels before tone correction",
         ),
         (
-            scores.handed_tone > bounds.handed_tone,
-            f"flat areas off by {scores.handed_tone:.1f} levels before tone correction",
+            scores.raw_tone > bounds.raw_tone,
+            f"flat areas off by {scores.raw_tone:.1f} levels before tone correction",
         ),
         (
-            scores.handed_white > bounds.handed_white,
-            f"white paper off by {scores.handed_white:.1f} levels before correction",
+            scores.raw_white > bounds.raw_white,
+            f"white paper off by {scores.raw_white:.1f} levels before correction",
         ),
         (
-            scores.handed_black > bounds.handed_black,
-            f"solid black off by {scores.handed_black:.1f} levels before correction",
+            scores.raw_black > bounds.raw_black,
+            f"solid black off by {scores.raw_black:.1f} levels before correction",
         ),
     )
     return tuple(text for is_beyond, text in checks if is_beyond)

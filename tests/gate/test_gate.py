@@ -109,14 +109,14 @@ def test_each_fault_is_named(fault: Fault, reason: str) -> None:
     assert any(reason in text for text in verdict.reasons), verdict
 
 
-def _judged_as_in_a_run(page: UInt8Array, handed_over: UInt8Array, borders: Borders = NO_BORDERS) -> Verdict:
-    raw = measure_raw_output(page, handed_over, borders)
+def _judged_as_in_a_run(page: UInt8Array, raw_output: UInt8Array, borders: Borders = NO_BORDERS) -> Verdict:
+    raw = measure_raw_output(page, raw_output, borders)
     bounds = bounds_for(OWN)
-    return judge(page, _written(page, handed_over), borders, raw=raw, bounds=bounds)
+    return judge(page, _written(page, raw_output), borders, raw=raw, bounds=bounds)
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
-def test_what_a_run_puts_right_is_known_by_what_the_engine_handed_over(number: int) -> None:
+def test_what_a_run_puts_right_is_known_by_the_raw_output(number: int) -> None:
     page = _page(number)
     larger = _larger(page)
     assert _judged_as_in_a_run(page, larger).reasons == ()
@@ -127,7 +127,7 @@ def test_what_a_run_puts_right_is_known_by_what_the_engine_handed_over(number: i
     assert ("white paper off by 3.0 levels before correction" in off_white) == has_white
 
 
-def test_black_that_a_run_puts_back_is_known_by_what_the_engine_handed_over() -> None:
+def test_black_that_a_run_puts_back_is_known_by_the_raw_output() -> None:
     page = _page().copy()
     page[100:300, 50:250] = 0
     verdict = _judged_as_in_a_run(page, np.maximum(_larger(page), 3))
@@ -152,7 +152,7 @@ def test_dots_that_the_comparison_makes_flat_are_no_flat_area() -> None:
     larger = np.full((500, 750, 1), 255, np.uint8)
     larger[125:375, 125:375] = 140
     assert measure_raw_output(page, larger).small[50, 50] == 140
-    assert judge(page, larger, raw=measure_raw_output(page, larger)).scores.handed_tone == 0
+    assert judge(page, larger, raw=measure_raw_output(page, larger)).scores.raw_tone == 0
 
 
 BORDERS = Borders(rows=(700,), columns=(430, 860))
@@ -340,7 +340,7 @@ def test_the_bounds_are_those_of_the_package_and_say_where_they_come_from() -> N
 
 def test_a_model_that_was_measured_by_itself_has_bounds_of_its_own() -> None:
     ours, any_other = bounds_for(OWN), default_bounds()
-    assert ours.handed_tone < any_other.handed_tone
+    assert ours.raw_tone < any_other.raw_tone
     assert ours.psnr > any_other.psnr
     assert bounds_for("0" * 64) == any_other
 
