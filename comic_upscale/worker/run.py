@@ -92,7 +92,14 @@ class _Worker:
             self._runner.close()
             self._ended.set()
             signs.join()
+            self._end()
+
+    def _end(self) -> None:
+        try:
             self._database.write(lambda connection: workers.end(connection, self._id))
+        except DatabaseError as error:
+            # The supervisor records the end, too. Without one, leases and signs of life end by themselves.
+            log.error("%s", error)
 
     def _run_jobs(self) -> None:
         idle_since = time.monotonic()
