@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from comic_upscale.ledger.queries import read_status
+from comic_upscale.ledger.status import read_status
 from tests.archives import make_zip, pictures, read_cbz
 from tests.conftest import draw
 
