@@ -51,7 +51,8 @@ def test_a_run_and_its_status_work_without_a_home_folder(folder: Path) -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "1 of 1 done" in run_without_home(folder, "status").stdout
     assert (folder / f"comic-upscale-{NOBODY}").stat().st_mode & 0o777 == 0o700
-    assert sorted(path.name for path in folder.iterdir()) == [f"comic-upscale-{NOBODY}", "in", "in-x2"]
+    # An older platformdirs makes a folder of this name.
+    assert not (folder / "~").exists()
 
 
 @as_nobody
