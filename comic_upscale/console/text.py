@@ -90,6 +90,10 @@ def plan_summary(preview: Preview) -> list[str]:
     ]
     if also:
         lines.append(f"also copied: {', '.join(also)}")
+    if preview.replaced:
+        from comic_upscale.planning.plan import replaced_note
+
+        lines.append(replaced_note(preview.replaced))
     if preview.orphans:
         lines.append(orphans_line(preview.orphans, _short(preview.output)))
     lines.append(f"model {_model_of_plan(preview)}, {preview.size}, into {_short(preview.output)}")
