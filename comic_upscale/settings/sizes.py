@@ -37,10 +37,7 @@ class Scale:
 
     def __post_init__(self) -> None:
         """Check the factor."""
-        _require(
-            isinstance(self.factor, (int, float)) and not isinstance(self.factor, bool),
-            f"--scale must be a number, not {self.factor!r}",
-        )
+        _store_float(self, "factor", "--scale")
         _require(
             math.isfinite(self.factor) and MIN_SCALE < self.factor <= MAX_SCALE,
             f"--scale must be above {MIN_SCALE:g} and at most {MAX_SCALE:g}, not {self.factor:g}",
@@ -152,6 +149,11 @@ class Print:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
+        _store_float(self, "width_mm", "--print")
+        _store_float(self, "height_mm", "--print")
+        _store_float(self, "dpi", "--dpi")
+        if self.bleed_mm is not None:
+            _store_float(self, "bleed_mm", "--bleed")
         for side in (self.width_mm, self.height_mm):
             _require(5 <= side <= 5000, f"--print takes a sheet with sides of 5 to 5000 mm, not {side:g} mm")
         _require(30 <= self.dpi <= 2400, f"--dpi must be between 30 and 2400, not {self.dpi:g}")
@@ -253,6 +255,20 @@ def choose_size(
     return Scale(DEFAULT_SCALE if scale is None else scale)
 
 
+def as_float(value: object) -> float | None:
+    """Return a number as a float, so that 1 and 1.0 are one value of an option, as are 0.0 and -0.0.
+
+    Returns:
+        None if it is no number, or a whole number beyond the range of a float.
+    """
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    try:
+        return float(value) + 0.0
+    except OverflowError:
+        return None
+
+
 def number_text(number: float) -> str:
     """Return a number as text: short where that loses nothing, otherwise exact."""
     short = f"{number:g}"
@@ -328,6 +344,19 @@ def _length(text: str) -> float:
 def _check_pixels(name: str, pixels: int) -> None:
     _require(type(pixels) is int, f"{name} must be a whole number of pixels, not {pixels!r}")
     _require(1 <= pixels <= LONGEST_SIDE, f"{name} must be between 1 and {LONGEST_SIDE} pixels, not {pixels}")
+
+
+def _store_float(size: Scale | Print, name: str, flag: str) -> None:
+    """Store a number of a size as a float.
+
+    Raises:
+        SettingsError: it is not a number.
+    """
+    value = getattr(size, name)
+    number = as_float(value)
+    if number is None:
+        raise SettingsError(f"{flag} must be a number, not {value!r}")
+    object.__setattr__(size, name, number)
 
 
 def _require(condition: bool, message: str) -> None:

@@ -254,6 +254,15 @@ def test_a_value_of_another_type_is_refused_where_it_is_given(wrong: dict[str, A
         Width(20.5)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["scale", "denoise", "max_ratio", "price"])
+def test_a_whole_number_beyond_all_floats_is_refused(name: str) -> None:
+    huge = 10**400
+    with pytest.raises(SettingsError, match=" must be a number, not 1000"):
+        settings(**{name: huge})
+    with pytest.raises(SettingsError, match=rf"\.{name} must be a number, not 1000"):
+        JobSettings.from_json(f'{{"input": "/pages", "output": "/out", "{name}": {huge}}}')
+
+
 def test_settings_that_are_accepted_are_read_back_from_their_json() -> None:
     made = settings(weights_folders=[Path("/a"), Path("/b")])
     assert JobSettings.from_json(made.as_json()).weights_folders == (Path("/a"), Path("/b"))
