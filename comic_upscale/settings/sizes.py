@@ -201,6 +201,19 @@ class Bounds:
             return cls(int(text), int(text))
         return cls(*_parse_pixels("--skip-larger-than", text, "such as 2000x3000, or 3000 for the long side"))
 
+    @classmethod
+    def read(cls, value: object) -> Bounds:
+        """Read a longer side that JSON has as a number, such as ``3000``.
+
+        Raises:
+            SettingsError: it is not a whole number of pixels.
+        """
+        _require(
+            isinstance(value, int) and not isinstance(value, bool),
+            f"--skip-larger-than takes a size such as 2000x3000, or 3000 for the long side, not {value!r}",
+        )
+        return cls.parse(str(value))
+
 
 def choose_size(
     *,
