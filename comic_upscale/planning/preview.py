@@ -26,6 +26,7 @@ from comic_upscale.planning.model_selection import named_model, predict_model
 from comic_upscale.planning.resolve import JobHistory, ResolvedJob, resolve
 from comic_upscale.settings.job import AUTO_MODEL, JobSettings
 from comic_upscale.settings.paths import path_text
+from comic_upscale.storage.marker import check_output_folder
 from comic_upscale.storage.stores import open_stores
 
 _GRAY_MODES = frozenset(("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F"))
@@ -94,8 +95,9 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
         on_page: called for each page as soon as its header is read, in order.
 
     Raises:
-        InputError, WeightsError, LedgerError: as a run would.
+        SettingsError, InputError, WeightsError, LedgerError: as a run would.
     """
+    check_output_folder(settings.output)
     stores = open_stores(settings.input, settings.output)
     discovery = find_pages(settings, stores.sources)
     job = _resolve(settings)
