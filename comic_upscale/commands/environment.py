@@ -15,7 +15,21 @@ LEDGER_VARIABLE = "COMIC_UPSCALE_LEDGER"
 
 
 def weights_folders(*first: Path) -> tuple[Path, ...]:
-    """Return the folders searched for weights before the cache, in order. The variable may list several, like PATH."""
+    """Return the folders searched for weights before the cache, in order. The variable may list several, like PATH.
+
+    Args:
+        first: the folders that the user named with ``--weights-dir``. They must exist; all others may be missing.
+
+    Raises:
+        SettingsError: such a folder does not exist.
+    """
+    from comic_upscale.errors import SettingsError
+    from comic_upscale.settings.paths import path_text
+
+    for folder in first:
+        if not folder.expanduser().is_dir():
+            what = "is a file: --model takes one" if folder.expanduser().is_file() else "does not exist"
+            raise SettingsError(f"--weights-dir must name a folder, but {path_text(folder)} {what}")
     named = [Path(folder) for folder in os.environ.get(WEIGHTS_VARIABLE, "").split(os.pathsep) if folder]
     return tuple(folder.expanduser() for folder in (*first, *named, Path("weights")))
 

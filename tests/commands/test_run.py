@@ -195,6 +195,11 @@ def test_a_scale_above_the_network_is_said_once(pages: Path, tiny_weights: Path)
         (["--device", "cuda:77", "--model", "auto"], 5, "cuda"),
         (["--output", "pages"], 2, "--output"),
         (["--output", ""], 2, "empty"),
+        (["--output", "pages/0.png"], 2, "is a file: choose another --output"),
+        (["--output", "pages/0.png/deeper/out"], 2, "is a file: choose another --output"),
+        (["--output", "pages/0.png", "--dry-run"], 2, "is a file: choose another --output"),
+        (["--weights-dir", "nowhere"], 2, "--weights-dir must name a folder"),
+        (["--weights-dir", "pages/0.png"], 2, "--model takes one"),
         (["--input", ""], 2, "empty"),
         (["--input", "/"], 2, "--output"),
         (["--workers", "0"], 2, "--workers"),
@@ -234,6 +239,16 @@ def test_weights_are_found_through_the_environment_and_by_option(
     assert invoke(*run)[0] == 0
     monkeypatch.delenv("COMIC_UPSCALE_WEIGHTS")
     assert invoke(*run, "--weights-dir", animevideo_weights.parent, "--scale", 2)[0] == 0
+
+
+def test_a_folder_for_weights_that_is_missing_counts_only_if_it_was_asked_for(
+    pages: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMIC_UPSCALE_WEIGHTS", str(tmp_path / "nowhere"))
+    assert invoke("run", "--input", pages, "--model", tiny_weights, "--dry-run")[0] == 0
+    for command in (["models", "list"], ["models", "verify"], ["models", "path"]):
+        code, _, err = invoke(*command, "--weights-dir", tmp_path / "nowhere")
+        assert (code, "does not exist" in err) == (2, True)
 
 
 def test_hostile_names_do_not_command_the_terminal(pages: Path, tiny_weights: Path) -> None:
