@@ -89,6 +89,7 @@ def plan_summary(preview: Preview) -> list[str]:
     ]
     if also:
         lines.append(f"also copied: {', '.join(also)}")
+    lines += preview.warnings
     if preview.orphans:
         lines.append(orphans_line(preview.orphans, _short(preview.output)))
     lines.append(f"model {_model_of_plan(preview)}, {preview.size}, into {_short(preview.output)}")

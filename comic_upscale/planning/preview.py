@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
 from comic_upscale.errors import PageError
@@ -23,6 +23,7 @@ from comic_upscale.library.volume import Volume
 from comic_upscale.planning.discovery import find_pages
 from comic_upscale.planning.foresight import foresee
 from comic_upscale.planning.model_selection import named_model, predict_model
+from comic_upscale.planning.names import describe_safe_names
 from comic_upscale.planning.resolve import JobHistory, ResolvedJob, resolve
 from comic_upscale.settings.job import AUTO_MODEL, JobSettings
 from comic_upscale.settings.paths import path_text
@@ -82,6 +83,8 @@ class Preview:
     """Other files that would be copied: with ``--copy-others``, and from volumes that become folders."""
     orphans: int = 0
     """Outputs whose sources are no longer in the input."""
+    warnings: tuple[str, ...] = ()
+    """Warnings about the outputs as a whole."""
 
 
 OnPage: TypeAlias = Callable[[PagePreview], None]
@@ -116,10 +119,14 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
             if on_page is not None:
                 on_page(page)
 
+        refused_names = {name for name, _ in foresight.renamed}
         for page in discovery.pages:
             foreseen = foresight.pages[page.source]
+            gets_safe_name = page.output in refused_names and page.output != foreseen.output
             page = replace(page, output=foreseen.output)
             described = _preview_page(page, foreseen.action, settings, measured, sources)
+            if gets_safe_name:
+                described = _with_note(described, f"as {path_text(Path(foreseen.output))}")
             add(_with_obstacle(described, foreseen.obstacle))
     for volume in discovery.volumes:
         if volume.failure is not None:
@@ -144,6 +151,7 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
         sidecars=sidecars if settings.sidecars == "copy" else 0,
         others=others,
         orphans=foresight.orphans,
+        warnings=(describe_safe_names(foresight.renamed),) if foresight.renamed else (),
     )
 
 
@@ -156,6 +164,10 @@ def _resolve(settings: JobSettings) -> ResolvedJob | None:
         frozenset(read_early_jobs(ledger, output)),
     )
     return resolve(settings, history, model) or resolve(settings, history, predict_model(settings))
+
+
+def _with_note(page: PagePreview, note: str) -> PagePreview:
+    return replace(page, note=f"{page.note}; {note}" if page.note else note)
 
 
 def _with_obstacle(page: PagePreview, obstacle: str | None) -> PagePreview:
