@@ -66,13 +66,13 @@ def fat(tmp_path: Path) -> Iterator[Path]:
     """A real FAT."""
     make = shutil.which("mkfs.vfat") or shutil.which("mkfs.vfat", path="/usr/sbin:/sbin")
     if os.geteuid() != 0 or make is None:
-        pytest.skip("needs root and mkfs.vfat (dosfstools)")
+        pytest.skip("needs root and mkfs.vfat: apt-get install dosfstools")
     image, folder = tmp_path / "disk", tmp_path / "mounted"
     image.write_bytes(bytes(8 << 20))
     folder.mkdir()
     subprocess.run([make, str(image)], check=True, capture_output=True)
     if subprocess.run(["mount", "-o", "loop", str(image), str(folder)], capture_output=True).returncode:
-        pytest.skip("this machine mounts no FAT")
+        pytest.skip("this system does not mount a FAT image, as in many containers")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
