@@ -112,6 +112,32 @@ def test_one_volume(tmp_path: Path, tiny_weights: Path) -> None:
     assert list(read_cbz(tmp_path / "v-x2" / "v.cbz")) == ["p01.png", "p02.png", "bad.png"]
 
 
+def test_an_archive_that_is_cut_short_is_not_complete(tmp_path: Path, tiny_weights: Path) -> None:
+    whole = make_zip(tmp_path / "in" / "whole.cbz", pictures(4))
+    data = whole.read_bytes()
+    (tmp_path / "in" / "cut.cbz").write_bytes(data[: len(data) // 2])
+    code, out, _ = invoke("run", "--input", tmp_path / "in", "--model", tiny_weights, "--device", "cpu")
+    assert code == 1
+    for said in (out, invoke("status", "--job", tmp_path / "in-x2.5")[1]):
+        assert "1 of 2 volumes complete" in said
+        assert "1 volume has only the pages before a cut" in said
+    status = json.loads(invoke("status", "--job", tmp_path / "in-x2.5", "--json")[1])
+    assert (status["volumes"], status["volumes_done"], status["volumes_cut"], status["failed"]) == (
+        2,
+        2,
+        1,
+        0,
+    )
+    assert invoke("report", "--job", tmp_path / "in-x2.5")[0] == 0
+    assert "1 of 2 complete, 1 with only the pages before a cut" in (
+        tmp_path / "in-x2.5" / "report.html"
+    ).read_text(encoding="utf-8")
+    # Copied again, it is done from where it ended.
+    (tmp_path / "in" / "cut.cbz").write_bytes(data)
+    code, out, _ = invoke("run", "--input", tmp_path / "in", "--model", tiny_weights, "--device", "cpu")
+    assert (code, "2 of 2 volumes complete" in out) == (0, True)
+
+
 def test_deleted_pages_are_reported_and_pruned(pages: Path, tiny_weights: Path, tmp_path: Path) -> None:
     arguments = ("run", "--input", pages, "--model", tiny_weights, "--output", tmp_path / "out")
     assert invoke(*arguments)[0] == 0
