@@ -40,6 +40,7 @@ from comic_upscale.errors import PageError
 from comic_upscale.imaging.codecs.jxl import JxlImageFile
 from comic_upscale.imaging.formats import name_other, recognise
 from comic_upscale.imaging.png_chunks import find_sound_png
+from comic_upscale.imaging.webp_chunks import repair_webp
 
 
 class _QuietJpegFile(JpegImageFile):
@@ -61,6 +62,15 @@ class SoundPngFile(PngImageFile):
     """Texts with keywords that Pillow uses for its own facts."""
     repaired: bytes | None = None
     """The file without the parts that were left out; None if it is the file itself."""
+
+
+class SoundWebpFile(WebPImageFile):
+    """A WebP whose lengths were repaired if necessary."""
+
+    notes: tuple[str, ...] = ()
+    """Notes about the parts that were left out."""
+    repaired: bytes | None = None
+    """The repaired file; None if it is the file itself."""
 
 
 class WideTiffFile(TiffImageFile):
@@ -119,6 +129,19 @@ def open_png(file: IO[bytes], name: str = "", *, header_only: bool = False) -> S
     return image
 
 
+def _open_webp(file: IO[bytes], name: str) -> SoundWebpFile:
+    try:
+        return SoundWebpFile(file, name)
+    except Exception:
+        file.seek(0)
+        found = repair_webp(file.read())
+        if found is None:
+            raise
+    image = SoundWebpFile(io.BytesIO(found[0]), name)
+    image.repaired, image.notes = found
+    return image
+
+
 def _open_heic(file: IO[bytes], name: str) -> ImageFile:
     # Imported here, since few users have such pages and need libheif.
     from pi_heif import HeifImageFile
@@ -141,7 +164,7 @@ _READERS: dict[str, Callable[[IO[bytes], str], ImageFile]] = {
     "QOI": QoiImageFile,
     "TGA": TgaImageFile,
     "TIFF": WideTiffFile,
-    "WEBP": WebPImageFile,
+    "WEBP": _open_webp,
 }
 _HEAD = 64
 _ORIENTATION, _ACROSS, _DOWN, _UNIT, _ICC_PROFILE = 274, 282, 283, 296, 34675
