@@ -39,6 +39,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from comic_upscale.errors import PageError
 from comic_upscale.imaging.codecs.jxl import JxlImageFile
 from comic_upscale.imaging.formats import name_other, recognise
+from comic_upscale.imaging.jpeg_segments import unread_kind
 from comic_upscale.imaging.png_chunks import find_sound_png
 from comic_upscale.imaging.webp_chunks import repair_webp
 
@@ -129,6 +130,17 @@ def open_png(file: IO[bytes], name: str = "", *, header_only: bool = False) -> S
     return image
 
 
+def _open_jpeg(file: IO[bytes], name: str) -> ImageFile:
+    try:
+        return _QuietJpegFile(file, name)
+    except Exception:
+        file.seek(0)
+        data = file.read()
+        if unread_kind(data) is None:
+            raise
+        raise _unread(data) from None
+
+
 def _open_webp(file: IO[bytes], name: str) -> SoundWebpFile:
     try:
         return SoundWebpFile(file, name)
@@ -156,7 +168,7 @@ _READERS: dict[str, Callable[[IO[bytes], str], ImageFile]] = {
     "GIF": GifImageFile,
     "HEIC": _open_heic,
     "ICO": IcoImageFile,
-    "JPEG": _QuietJpegFile,
+    "JPEG": _open_jpeg,
     "JPEG XL": JxlImageFile,
     "JPEG2000": Jpeg2KImageFile,
     "PNG": open_png,
@@ -267,6 +279,8 @@ def page_errors(data: bytes = b"") -> Iterator[None]:
             raise _out_of_memory() from None
         if isinstance(error, OSError) and error.errno and not isinstance(error, UnidentifiedImageError):
             raise PageError("unreadable", f"The file cannot be read: {message}.") from None
+        if unread_kind(data) is not None:
+            raise _unread(data) from None
         if isinstance(error, EOFError) or _CUT_SHORT.search(message) or _ends_early(data):
             raise PageError(
                 "truncated", f"The file is cut short: {message}. Copy or download it again."
@@ -316,6 +330,13 @@ def _ends_early(data: bytes) -> bool:
     if name == "WEBP":
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
     return False
+
+
+def _unread(jpeg: bytes) -> PageError:
+    return PageError(
+        "unsupported",
+        f"The file is a {unread_kind(jpeg)}, which is not read here: convert it with another program.",
+    )
 
 
 def _out_of_memory() -> PageError:
