@@ -15,7 +15,7 @@ from annotated_types import Ge, Le
 from comic_upscale.commands.environment import ssh_files
 from comic_upscale.errors import SettingsError
 from comic_upscale.settings.options import Opt, check, definitions
-from comic_upscale.settings.paths import path_text
+from comic_upscale.settings.paths import expand_user, path_text
 
 if TYPE_CHECKING:
     from comic_upscale.execution.ssh.connection import Connection
@@ -76,7 +76,7 @@ class SshOptions:
         check(self)
         for flag, path in (("--ssh-config", self.ssh_config), ("--identity", self.identity)):
             # As a missing file has no effect, a mistyped name would go unnoticed.
-            if path is not None and not path.expanduser().is_file():
+            if path is not None and not expand_user(path).is_file():
                 raise SettingsError(f"{flag} must name a file, but {path_text(path)} is not one")
 
     def machine(
@@ -128,7 +128,7 @@ class SshOptions:
         if self.container is None:
             return None
         if self.container.endswith((".tar", ".tar.gz", ".tgz")):
-            path = Path(self.container).expanduser()
+            path = expand_user(Path(self.container))
             if not path.is_file():
                 raise SettingsError(
                     f"--container: {path} does not exist; create it with `docker save IMAGE | gzip >{path}`"
@@ -187,7 +187,7 @@ SSH, UPSCALE = definitions(SshOptions), definitions(UpscaleOptions)
 
 def script_of(when_done: str) -> Path | None:
     """Return the script that ``--when-done @FILE`` names; None for a command."""
-    return Path(when_done[1:]).expanduser() if when_done.startswith("@") else None
+    return expand_user(Path(when_done[1:])) if when_done.startswith("@") else None
 
 
 def _wait(seconds: float, given_up: Callable[[], bool]) -> bool:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import re
 import sys
 import time
 from collections.abc import Callable
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
 from typing import Protocol
 
 from rich.console import Group
@@ -29,6 +32,7 @@ from comic_upscale.console.text import (
     stopping_line,
     summary_lines,
 )
+from comic_upscale.errors import OutputError
 from comic_upscale.execution.events import (
     Event,
     Fetching,
@@ -39,6 +43,7 @@ from comic_upscale.execution.events import (
     Sending,
 )
 from comic_upscale.ledger.records import PageDone, PageFailed, PageSkipped, VolumeDone
+from comic_upscale.settings.paths import path_text
 from comic_upscale.version import __version__
 
 LOG_INTERVAL_SECONDS = 10.0
@@ -87,10 +92,15 @@ class QuietDisplay:
 
 
 class LogDisplay:
-    """Prints lines for a log (nohup, Docker, SSH): complete lines, at intervals, without control characters."""
+    """Writes lines for a log (nohup, Docker, SSH): complete lines, at intervals, without control characters.
 
-    def __init__(self, on_broken_pipe: Callable[[], None], *, verbose: bool) -> None:
-        self._on_broken_pipe = on_broken_pipe
+    Args:
+        write: writes a line.
+        verbose: whether to write a line for every page.
+    """
+
+    def __init__(self, write: Callable[[str], None], *, verbose: bool) -> None:
+        self._write = write
         self._verbose = verbose
         self._stopping = False
         self._start = self._last = time.monotonic()
@@ -145,10 +155,49 @@ class LogDisplay:
             self._line(line)
 
     def _line(self, line: str) -> None:
-        write_line(line, self._on_broken_pipe)
+        self._write(line)
 
     def close(self) -> None:
         """Do nothing: there is nothing to restore."""
+
+
+class LogFileDisplay:
+    """Writes every page to a file, with times, beside another display.
+
+    The file is rotated at 10 MB, and five old ones are kept.
+
+    Args:
+        path: of the file; lines are added to it.
+        display: the other display.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path, display: Display) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handler = RotatingFileHandler(path, maxBytes=10_000_000, backupCount=5, encoding="utf-8")
+        except OSError as error:
+            raise OutputError(
+                f"the log {path_text(path)} cannot be written: {error.strerror or error}"
+            ) from error
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        self._handler, self._display = handler, display
+        self._lines = LogDisplay(self._write, verbose=True)
+
+    def __call__(self, event: Event) -> None:
+        """Show and write one event."""
+        self._lines(event)
+        self._display(event)
+
+    def _write(self, line: str) -> None:
+        self._handler.handle(logging.makeLogRecord({"msg": line}))
+
+    def close(self) -> None:
+        """Close the file and the other display."""
+        self._handler.close()
+        self._display.close()
 
 
 class LiveDisplay:

@@ -227,7 +227,12 @@ def summary_lines(event: JobFinished) -> list[str]:
         lines.append(NEXT_STEPS[event.step])
     elif event.state == "interrupted":
         lines.append(f"stopped early ({event.reason}); run the same command again to continue")
-    lines.append(f"output: {_short(event.output)}")
+    size = f" ({megabytes(event.output_bytes)})" if event.output_bytes else ""
+    lines.append(f"output: {_short(event.output)}{size}")
+    if event.done_now:
+        lines.append(
+            f"before and after: comic-upscale report --job {shlex.quote(_short(event.output))} --open"
+        )
     return [printable(line) for line in lines]
 
 

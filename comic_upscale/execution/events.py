@@ -150,6 +150,8 @@ class JobFinished:
     """Outputs that this run moved because their sources were renamed."""
     volumes_cut: int = 0
     """Archives among ``volumes_done`` that are cut short or damaged, so that pages may be missing."""
+    output_bytes: int = 0
+    """Bytes of all outputs of the job."""
 
 
 Event: TypeAlias = (
