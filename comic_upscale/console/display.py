@@ -26,6 +26,7 @@ from comic_upscale.console.printable import printable
 from comic_upscale.console.streams import make_console
 from comic_upscale.console.text import (
     duration,
+    failure_line,
     header_lines,
     page_line,
     rate,
@@ -85,7 +86,7 @@ class QuietDisplay:
     def __call__(self, event: Event) -> None:
         """Print a failure; ignore other events."""
         if isinstance(event, PageFailed):
-            print(printable(f"failed: {event.source}: {event.reason}"), file=sys.stderr)  # noqa: T201
+            print(printable(failure_line(event.source, event.kind, event.reason)), file=sys.stderr)  # noqa: T201
 
     def close(self) -> None:
         """Do nothing: there is nothing to restore."""
@@ -102,6 +103,8 @@ class LogDisplay:
     def __init__(self, write: Callable[[str], None], *, verbose: bool) -> None:
         self._write = write
         self._verbose = verbose
+        self._told: set[str] = set()
+        """Failed pages that were printed."""
         self._stopping = False
         self._start = self._last = time.monotonic()
 
@@ -122,7 +125,8 @@ class LogDisplay:
             for warning in event.warnings:
                 self._line(f"note: {printable(warning)}")
         elif isinstance(event, PageFailed):
-            self._line(printable(f"failed: {event.source}: {event.reason}"))
+            self._told.add(event.source)
+            self._line(printable(failure_line(event.source, event.kind, event.reason)))
         elif isinstance(event, (PageDone, PageSkipped, VolumeDone)) and self._verbose:
             self._line(page_line(event))
         elif isinstance(event, Progress):
@@ -131,7 +135,7 @@ class LogDisplay:
                 self._line(stopping_line(event))
             self._at_interval(self._meter(event))
         elif isinstance(event, JobFinished):
-            for line in summary_lines(event):
+            for line in summary_lines(event, self._told):
                 self._line(line)
 
     def _meter(self, event: Progress) -> str:
@@ -206,6 +210,7 @@ class LiveDisplay:
     def __init__(self, *, verbose: bool) -> None:
         self._console = make_console()
         self._verbose = verbose
+        self._told: set[str] = set()
         self._status = self._console.status("starting")
         self._live: Live | None = None
         self._bar = RichProgress(
@@ -236,14 +241,17 @@ class LiveDisplay:
             for warning in event.warnings:
                 self._console.print(Text(f"note: {printable(warning)}", style="yellow"))
         elif isinstance(event, PageFailed):
-            self._console.print(Text(printable(f"failed: {event.source}: {event.reason}"), style="red"))
+            self._told.add(event.source)
+            self._console.print(
+                Text(printable(failure_line(event.source, event.kind, event.reason)), style="red")
+            )
         elif isinstance(event, (PageDone, PageSkipped, VolumeDone)) and self._verbose:
             self._console.print(Text(page_line(event), style="dim"))
         elif isinstance(event, Progress):
             self._show(event)
         elif isinstance(event, JobFinished):
             self.close()
-            for number, line in enumerate(summary_lines(event)):
+            for number, line in enumerate(summary_lines(event, self._told)):
                 self._console.print(Text(line, style="bold" if number == 0 else ""))
 
     def _show(self, event: Progress) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,6 +91,10 @@ def plan_summary(preview: Preview) -> list[str]:
     if also:
         lines.append(f"also copied: {', '.join(also)}")
     lines += preview.warnings
+    if preview.replaced:
+        from comic_upscale.planning.plan import replaced_note
+
+        lines.append(replaced_note(preview.replaced))
     if preview.orphans:
         lines.append(orphans_line(preview.orphans, _short(preview.output)))
     lines.append(f"model {_model_of_plan(preview)}, {preview.size}, into {_short(preview.output)}")
@@ -186,8 +191,13 @@ NEXT_STEPS = {
 """The next step after each step of ``comic-upscale remote``, where pages are pending."""
 
 
-def summary_lines(event: JobFinished) -> list[str]:
-    """Return the summary of a run as text."""
+def summary_lines(event: JobFinished, told: Collection[str] = ()) -> list[str]:
+    """Return the summary of a run as text.
+
+    Args:
+        event: the end of the run.
+        told: sources of failed pages that were printed before. They are not repeated.
+    """
     skipped = f", {event.skipped:,} skipped" if event.skipped else ""
     pending = f", {event.pending:,} pending" if event.pending else ""
     lines = [f"{event.done:,} of {page_count(event.total)} done, {event.failed:,} failed{skipped}{pending}"]
@@ -208,7 +218,11 @@ def summary_lines(event: JobFinished) -> list[str]:
     lines += [f"  note: {warning}" for warning in event.warnings[:SHOWN_WARNINGS]]
     if len(event.warnings) > SHOWN_WARNINGS:
         lines.append(f"  and {len(event.warnings) - SHOWN_WARNINGS:,} more files that were not copied")
-    lines += [f"  {failure_line(source, kind, reason)}" for source, kind, reason in event.failures]
+    lines += [
+        f"  {failure_line(source, kind, reason)}"
+        for source, kind, reason in event.failures
+        if source not in told
+    ]
     if event.failed > len(event.failures):
         lines.append(f"  and {event.failed - len(event.failures):,} more: comic-upscale status --failures")
     if event.failed:

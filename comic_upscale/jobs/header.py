@@ -6,6 +6,7 @@ from comic_upscale.execution.base import ExecutorInfo
 from comic_upscale.execution.events import JobStarted
 from comic_upscale.jobs.context import JobContext
 from comic_upscale.planning.names import describe_safe_names
+from comic_upscale.planning.plan import replaced_note
 from comic_upscale.settings.paths import path_text
 
 
@@ -51,6 +52,8 @@ def _warnings(context: JobContext, info: ExecutorInfo | None) -> tuple[str, ...]
     warnings = [*context.discovery.warnings, *(() if info is None else info.warnings)]
     if renamed := context.plan.renamed:
         warnings.append(describe_safe_names(renamed))
+    if context.plan.replaced:
+        warnings.append(replaced_note(context.plan.replaced))
     if context.job.model.note is not None:
         warnings.append(context.job.model.note)
     scale, native_scale = context.settings.scale, None if info is None else info.native_scale

@@ -85,6 +85,8 @@ class Preview:
     """Outputs whose sources are no longer in the input."""
     warnings: tuple[str, ...] = ()
     """Warnings about the outputs as a whole."""
+    replaced: int = 0
+    """Finished outputs that were made with other settings and would be replaced."""
 
 
 OnPage: TypeAlias = Callable[[PagePreview], None]
@@ -152,6 +154,7 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
         others=others,
         orphans=foresight.orphans,
         warnings=(describe_safe_names(foresight.renamed),) if foresight.renamed else (),
+        replaced=foresight.replaced,
     )
 
 
