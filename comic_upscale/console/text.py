@@ -90,6 +90,7 @@ def plan_summary(preview: Preview) -> list[str]:
     ]
     if also:
         lines.append(f"also copied: {', '.join(also)}")
+    lines += preview.warnings
     if preview.replaced:
         from comic_upscale.planning.plan import replaced_note
 
@@ -201,7 +202,7 @@ def summary_lines(event: JobFinished, told: Collection[str] = ()) -> list[str]:
     pending = f", {event.pending:,} pending" if event.pending else ""
     lines = [f"{event.done:,} of {page_count(event.total)} done, {event.failed:,} failed{skipped}{pending}"]
     if event.volumes:
-        lines.append(volumes_line(event.volumes, event.volumes_done))
+        lines += volumes_lines(event.volumes, event.volumes_done, event.volumes_cut)
     if event.done_now:
         now = f"{event.done_now:,} in this run: {duration(event.seconds)}, {rate(event.pages_per_second)}"
         lines.append(now)
@@ -276,9 +277,15 @@ def spent_line(spent: float, price: float, to_come: float | None) -> str:
     return f"spent: {money(spent)}{more}, at {money(price)} per hour"
 
 
-def volumes_line(volumes: int, done: int) -> str:
-    """Return the number of complete volumes as text."""
-    return f"{done:,} of {volumes:,} volume{'s' if volumes != 1 else ''} complete"
+def volumes_lines(volumes: int, done: int, cut: int) -> list[str]:
+    """Return the number of complete volumes as text, and of those whose archives end early."""
+    lines = [f"{done - cut:,} of {volumes:,} volume{'s' if volumes != 1 else ''} complete"]
+    if cut:
+        lines.append(
+            f"{cut:,} volume{'s have' if cut != 1 else ' has'} only the pages before a cut or damage in the archive: "
+            "copy or download it again"
+        )
+    return lines
 
 
 def failure_line(source: str, kind: str, reason: str) -> str:
@@ -294,7 +301,7 @@ def status_lines(report: JobStatus) -> list[str]:
         f"{report.failed:,} failed{skipped}, {report.pending:,} pending"
     ]
     if report.volumes:
-        lines.append(volumes_line(report.volumes, report.volumes_done))
+        lines += volumes_lines(report.volumes, report.volumes_done, report.volumes_cut)
     if report.suspects:
         lines.append(suspects_line(report.suspects))
     if report.orphans:
