@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from comic_upscale.execution.events import JobFinished
     from comic_upscale.execution.remote_host import RemoteStep
     from comic_upscale.execution.ssh.machine import Machine
-    from comic_upscale.ledger.queries import JobStatus
+    from comic_upscale.ledger.status import JobStatus
 
 remote = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -163,7 +163,7 @@ def check_machine(
     from comic_upscale.console.printable import printable
     from comic_upscale.execution.ssh.probe import describe
 
-    machine = SshOptions(host=host, patience=0.0, **ssh.values()).machine()
+    machine = SshOptions(host=host, **ssh.values()).machine(patience=0.0)
     try:
         report = machine.report()
         errors, warnings = report.errors(), report.warnings()
@@ -235,7 +235,7 @@ JOB_SSH = pick(SshOptions, "port", "identity", "ssh_config", "accept_new_host_ke
 
 @contextmanager
 def _open_job(host: str, ssh: Given, job: str | None) -> Iterator[tuple[Machine, str]]:
-    machine = SshOptions(host=host, patience=60.0, **ssh.values()).machine()
+    machine = SshOptions(host=host, **ssh.values()).machine(patience=60.0)
     try:
         yield machine, machine.choose_job(job)
     finally:
@@ -278,7 +278,7 @@ def _read_status(answer: dict[str, Any], host: str) -> JobStatus:
     Raises:
         RemoteError: a required value is missing, or the values contradict each other.
     """
-    from comic_upscale.ledger.queries import JobStatus
+    from comic_upscale.ledger.status import JobStatus
 
     values: dict[str, Any] = {
         field.name: _coerce(answer.get(field.name), str(field.type)) for field in fields(JobStatus)

@@ -21,14 +21,8 @@ from comic_upscale.console.printable import printable
 from comic_upscale.console.text import duration, megabytes, model_name, rate
 from comic_upscale.errors import OutputError, PageError, SettingsError
 from comic_upscale.jobs.job_files import Outputs, Sources, job_stores
-from comic_upscale.ledger.queries import (
-    Failure,
-    JobStatus,
-    read_done_pages,
-    read_failures,
-    read_run_rows,
-    read_status,
-)
+from comic_upscale.ledger.queries import Failure, read_done_pages, read_failures, read_run_rows
+from comic_upscale.ledger.status import JobStatus, read_status
 from comic_upscale.ledger.values import recorded_settings
 from comic_upscale.reporting.charts import rate_chart, stage_chart
 from comic_upscale.reporting.inspection import Gallery, Selected, Selection, choose, decode_both
@@ -236,7 +230,9 @@ def _summary(report: Report) -> list[tuple[str, str]]:
     if status.orphans:
         lines.insert(1, ("outputs without a source", f"{status.orphans:,}, left out of this report"))
     if status.volumes:
-        lines.insert(1, ("volumes", f"{status.volumes_done:,} of {status.volumes:,} complete"))
+        complete = status.volumes_done - status.volumes_cut
+        cut = f", {status.volumes_cut:,} with only the pages before a cut" if status.volumes_cut else ""
+        lines.insert(1, ("volumes", f"{complete:,} of {status.volumes:,} complete{cut}"))
     return [(label, printable(str(text))) for label, text in lines]
 
 
