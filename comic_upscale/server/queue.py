@@ -27,6 +27,8 @@ MAX_ATTEMPTS = 3
 """A job that ended its worker this often without any progress is set aside."""
 BACKOFF_SECONDS = (15.0, 120.0)
 """Waiting time before the second and the third attempt, with up to a fifth more at random."""
+POSTPONE_SECONDS = 60.0
+"""Waiting time while the storage is away."""
 WORKER_ENDED = "worker_ended"
 """The code of a job whose worker died, until the next one claims it."""
 PRIORITY: Mapping[Lane, int] = {"interactive": 100, "batch": 0}
@@ -209,6 +211,18 @@ def retry(connection: Connection, claimed: Claim, code: str, message: str) -> bo
 def release(connection: Connection, claimed: Claim) -> None:
     """Give a job back because its worker stops, without counting the attempt; errors as for `heartbeat`."""
     _settle(connection, claimed, status="queued", attempts=jobs.c.attempts - 1, not_before=0)
+
+
+def postpone(connection: Connection, claimed: Claim, code: str, message: str) -> None:
+    """Give a job back because something besides the job is away, for as long as that takes.
+
+    The attempt does not count. Errors as for `heartbeat`.
+    """
+    wait = POSTPONE_SECONDS * random.uniform(1.0, 1.2)
+    _settle(
+        connection, claimed, status="queued", attempts=jobs.c.attempts - 1, not_before=now_ms() + int(wait * 1000),
+        error_code=code, error=message,
+    )  # fmt: skip
 
 
 def end_leases(connection: Connection, worker_id: str, last_words: str | None = None) -> int:
