@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import logging
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +39,20 @@ from comic_upscale.settings.options import definitions
 from comic_upscale.settings.paths import MARKER_FOLDER
 from comic_upscale.settings.processing import ProcessingSettings
 from comic_upscale.worker.beat import CANCELED, LOST, STOPPING, Heartbeat
+from comic_upscale.worker.crashes import DEATHS, PAGES_IN_A_ROW, CrashWatch
 from comic_upscale.worker.engines import EngineCache
+from comic_upscale.worker.saved_state import SavedState, delete_state, take_results
 
 log = logging.getLogger(__name__)
 
+_ONE_AFTER_ANOTHER = (
+    f"{PAGES_IN_A_ROW} pages in a row each ended {DEATHS} workers, so the job was set aside. The fault is probably not "
+    "with the pages; the log of the server has more. Requeue the job to try again."
+)
 FAILURES_KEPT = 50
 """Failed pages that are listed with a job."""
+HANG_SECONDS = 60.0
+"""How long a job may take to stop after its timeout."""
 
 
 class JobRunner:
@@ -54,6 +65,7 @@ class JobRunner:
         database: of the server.
         files: the storage of the server.
         stop: the stop request of the worker.
+        engines: opens the engines of jobs, and keeps them.
     """
 
     def __init__(
@@ -64,11 +76,12 @@ class JobRunner:
         database: Database,
         files: FileStore,
         stop: StopRequest,
+        engines: EngineCache | None = None,
     ) -> None:
         self._settings, self._defaults = settings, defaults
         self._database, self._files, self._stop = database, files, stop
         self._service = JobService(state_folder)
-        self._engines = EngineCache()
+        self._engines = engines or EngineCache()
         self._job_id: str | None = None
         self._beat: Heartbeat | None = None
 
@@ -94,7 +107,10 @@ class JobRunner:
         folder = self._settings.data / "work" / claimed.job_id
         self._job_id = claimed.job_id
         try:
-            with Heartbeat(self._database, claimed, self._stop, self._settings.job_timeout) as beat:
+            with (
+                _no_hanging(self._settings.job_timeout),
+                Heartbeat(self._database, claimed, self._stop, self._settings.job_timeout) as beat,
+            ):
                 self._beat = beat
                 is_settled = self._run(claimed, folder, beat)
         except queue.LostLeaseError:
@@ -107,16 +123,28 @@ class JobRunner:
         finally:
             self._job_id = self._beat = None
         if is_settled:
+            if self._settings.has_shared_storage:
+                delete_state(self._database, self._files, claimed.job_id)
             shutil.rmtree(folder, ignore_errors=True)
 
     def _run(self, claimed: queue.Claim, folder: Path, beat: Heartbeat) -> bool:
         """Run a job, and return whether it is settled for good, so that its folder can go."""
         try:
             settings = self._prepare(claimed, folder)
-            finished = self._service.run(
-                settings, on_event=beat.take, stop=beat.stop, open_engines=self._engines.open_engines
-            )
-            return self._settle(claimed, folder, beat, finished)
+            watch = CrashWatch(folder, claimed.last_words and _public(claimed.last_words, folder))
+            if watch.has_given_up:
+                self._write(
+                    lambda connection: queue.fail(connection, claimed, "set_aside", _ONE_AFTER_ANOTHER)
+                )
+                return True
+            if watch.has_suspects:
+                self._write(lambda connection: queue.excuse_attempt(connection, claimed))
+            with self._saving(claimed, folder) as saved, contextlib.closing(watch):
+                finished = self._service.run(
+                    settings, on_event=beat.take, stop=beat.stop, open_engines=self._engines.open_engines,
+                    watch=watch,
+                )  # fmt: skip
+            return self._settle(claimed, folder, beat, finished, saved)
         except (queue.LostLeaseError, DatabaseError):
             raise
         except (InputError, SettingsError) as error:
@@ -154,7 +182,10 @@ class JobRunner:
         if not rows:
             raise FileNotFoundError
         for row in rows:
-            self._files.fetch(row["storage_key"], source / row["name"])
+            target = source / row["name"]
+            self._files.fetch(row["storage_key"], target)
+            # The ledger recognises a source by its time, on every machine.
+            os.utime(target, ns=(row["created_at"] * 1_000_000,) * 2)
         processing = processing_settings(claimed.job["params"])
         values = {each.name: getattr(processing, each.name) for each in definitions(ProcessingSettings)}
         return JobSettings(
@@ -167,11 +198,36 @@ class JobRunner:
             keep_original_on_failure=True,
         )
 
-    def _settle(self, claimed: queue.Claim, folder: Path, beat: Heartbeat, finished: JobFinished) -> bool:
+    @contextlib.contextmanager
+    def _saving(self, claimed: queue.Claim, folder: Path) -> Iterator[SavedState | None]:
+        """Continue from the saved state and save it meanwhile, if another machine may take the job over."""
+        if not self._settings.has_shared_storage:
+            yield None
+            return
+        state = SavedState(self._database, self._files, claimed, folder, self._settings.save_interval)
+        state.restore()
+        try:
+            with state:
+                yield state
+        except Exception:
+            # The next attempt may be on another machine.
+            state.save()
+            raise
+
+    def _settle(
+        self,
+        claimed: queue.Claim,
+        folder: Path,
+        beat: Heartbeat,
+        finished: JobFinished,
+        saved: SavedState | None,
+    ) -> bool:
         kind = beat.stop.kind if finished.state == "interrupted" else None
         if kind == LOST:
             raise queue.LostLeaseError(claimed.job_id)
         if kind == STOPPING:
+            if saved is not None:
+                saved.save()
             self._write(lambda connection: queue.release(connection, claimed))
             return False
         if kind == CANCELED:
@@ -187,18 +243,24 @@ class JobRunner:
             reason = finished.failures[0][2] if finished.failures else "No page could be upscaled."
             self._write(lambda connection: queue.fail(connection, claimed, "no_page", reason, result))
             return True
-        self._store(claimed, folder / "out", result)
+        self._store(claimed, folder / "out", result, saved)
         return True
 
-    def _store(self, claimed: queue.Claim, output: Path, result: queue.Result) -> None:
+    def _store(
+        self, claimed: queue.Claim, output: Path, result: queue.Result, saved: SavedState | None
+    ) -> None:
         """Copy the results into the storage and complete the job, or leave nothing there that no row names."""
         stored: list[tuple[str, StoredFile]] = []
         try:
             for number, path in enumerate(_outputs(output)):
                 # With the fence, a worker that lost the job cannot overwrite the results of the next one.
                 key = f"results/{claimed.job_id}/{claimed.fence}-{number}"
-                with path.open("rb") as file:
-                    stored.append((path.relative_to(output).as_posix(), store_file(self._files, key, file)))
+                name = path.relative_to(output).as_posix()
+                file = saved.stored(name) if saved is not None else None
+                if file is None:
+                    with path.open("rb") as content:
+                        file = store_file(self._files, key, content)
+                stored.append((name, file))
             self._database.write(lambda connection: _complete(connection, claimed, stored, result))
         except OSError as error:
             self._discard(stored)
@@ -214,10 +276,27 @@ class JobRunner:
         self._database.write(work)
 
 
+@contextlib.contextmanager
+def _no_hanging(timeout: float | None) -> Iterator[None]:
+    """End the process, with the stacks of its threads as its last words, if a job does not stop at its timeout.
+
+    Native code in an endless loop hears no request to stop.
+    """
+    if timeout is None:
+        yield
+        return
+    faulthandler.dump_traceback_later(timeout + HANG_SECONDS, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
 def _complete(
     connection: Connection, claimed: queue.Claim, stored: list[tuple[str, StoredFile]], result: queue.Result
 ) -> None:
     queue.complete(connection, claimed, result)
+    take_results(connection, claimed.job_id, [file.key for _, file in stored])
     now = connection.scalar(sa.select(now_ms()))
     connection.execute(
         sa.insert(files_table),
@@ -261,7 +340,7 @@ def _code(error: ComicUpscaleError) -> str:
     return type(error).__name__.removesuffix("Error").lower()
 
 
-def _public(error: Exception, folder: Path) -> str:
+def _public(error: Exception | str, folder: Path) -> str:
     """Return the message of an error without the folders of this machine."""
     message = str(error)
     for part in ("in", "out"):
