@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 WORKER = pick(
     ServerSettings, "data", "database", "device", "worker_threads", "worker_idle_timeout", "jobs_per_user",
-    "job_timeout",
+    "job_timeout", "roots",
 )  # fmt: skip
 
 

@@ -11,7 +11,18 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from starlette.datastructures import MutableHeaders
 
-from comic_upscale.server.api import admin, auth, catalogue, downloads, events, health, jobs, uploads
+from comic_upscale.server.api import (
+    admin,
+    admin_offered,
+    admin_server,
+    auth,
+    catalogue,
+    downloads,
+    events,
+    health,
+    jobs,
+    uploads,
+)
 from comic_upscale.server.api.errors import add_error_handlers, error_response
 from comic_upscale.server.ids import new_id
 from comic_upscale.server.services import Services
@@ -43,7 +54,9 @@ def create_app(services: Services) -> FastAPI:
     app.state.services = services
     add_error_handlers(app)
     # "/jobs/events" comes before "/jobs/{job_id}".
-    for topic in (uploads, events, jobs, downloads, catalogue, auth, admin, health):
+    for topic in (
+        uploads, events, jobs, downloads, catalogue, auth, admin, admin_offered, admin_server, health,
+    ):  # fmt: skip
         app.include_router(topic.router, max_body_size=MOST_BODY)
 
     @app.get("/", include_in_schema=False)

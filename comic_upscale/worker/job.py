@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import shutil
+import socket
+import traceback
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ from comic_upscale.server.database.schema import files as files_table
 from comic_upscale.server.database.schema import now_ms
 from comic_upscale.server.files import FileStore, StoredFile, store_file
 from comic_upscale.server.ids import new_id
+from comic_upscale.server.overrides import effective
 from comic_upscale.server.params import processing_settings
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.settings.job import JobSettings
@@ -54,6 +58,7 @@ class JobRunner:
         database: of the server.
         files: the storage of the server.
         stop: the stop request of the worker.
+        engines: opens the engines; several runners may share them.
     """
 
     def __init__(
@@ -64,11 +69,12 @@ class JobRunner:
         database: Database,
         files: FileStore,
         stop: StopRequest,
+        engines: EngineCache,
     ) -> None:
         self._settings, self._defaults = settings, defaults
         self._database, self._files, self._stop = database, files, stop
         self._service = JobService(state_folder)
-        self._engines = EngineCache()
+        self._engines = engines
         self._job_id: str | None = None
         self._beat: Heartbeat | None = None
 
@@ -80,22 +86,16 @@ class JobRunner:
             beat.has_new_page = False
         return self._job_id, has_new_page
 
-    @property
-    def models(self) -> list[str]:
-        """The models that are loaded."""
-        return self._engines.models
-
-    def close(self) -> None:
-        """Close the engines."""
-        self._engines.close()
-
     def run(self, claimed: queue.Claim) -> None:
         """Run a job to its end, or until a stop, and settle it. Never raises for what went wrong with the job."""
         folder = self._settings.data / "work" / claimed.job_id
         self._job_id = claimed.job_id
         try:
-            with Heartbeat(self._database, claimed, self._stop, self._settings.job_timeout) as beat:
+            started = self._settings
+            timeout = self._database.read(lambda connection: effective(connection, started).job_timeout)
+            with Heartbeat(self._database, claimed, self._stop, timeout) as beat:
                 self._beat = beat
+                beat.say(f"attempt {claimed.attempt} on {socket.gethostname()}")
                 is_settled = self._run(claimed, folder, beat)
         except queue.LostLeaseError:
             log.warning("job %s: another worker holds it", claimed.job_id)
@@ -113,14 +113,14 @@ class JobRunner:
         """Run a job, and return whether it is settled for good, so that its folder can go."""
         try:
             settings = self._prepare(claimed, folder)
-            finished = self._service.run(
-                settings, on_event=beat.take, stop=beat.stop, open_engines=self._engines.open_engines
-            )
+            opener = partial(self._engines.open_engines, first=claimed.job["lane"] == "interactive")
+            finished = self._service.run(settings, on_event=beat.take, stop=beat.stop, open_engines=opener)
             return self._settle(claimed, folder, beat, finished)
         except (queue.LostLeaseError, DatabaseError):
             raise
         except (InputError, SettingsError) as error:
             code, message = _code(error), _public(error, folder)
+            beat.say(f"failed: {message}")
             self._write(lambda connection: queue.fail(connection, claimed, code, message))
             return True
         except ComicUpscaleError as error:
@@ -129,6 +129,7 @@ class JobRunner:
                 # A device that failed may be unusable for the rest of this process; the next worker is a new one.
                 self._stop.request("the device failed")
             code, message = _code(error), _public(error, folder)
+            beat.say(f"may pass: {code}: {message}")
             return not self._database.write(
                 lambda connection: queue.retry(connection, claimed, code, message)
             )
@@ -138,6 +139,7 @@ class JobRunner:
             return True
         except Exception:
             log.exception("job %s failed unexpectedly", claimed.job_id)
+            beat.say(traceback.format_exc(limit=-8))
             message = "Unexpected error in the worker; its log has the details."
             return not self._database.write(
                 lambda connection: queue.retry(connection, claimed, "internal", message)
@@ -253,6 +255,7 @@ def _result(finished: JobFinished, beat: Heartbeat) -> queue.Result:
         model=beat.started.model if beat.started else None,
         device=beat.started.device if beat.started else None,
         seconds=round(finished.seconds, 3),
+        pixels=beat.pixels,
     )
 
 

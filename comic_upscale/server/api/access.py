@@ -44,6 +44,7 @@ async def find_account(
         ApiError: 401 without a valid key or session, 403 without the token of the session or before the first
             password was changed, 429 after too many requests.
     """
+    await services.live.refresh()
     address = client_address(request)
     text = _key_text(request)
     account = await _by_key(services, text) if text is not None else await _by_session(request, services)

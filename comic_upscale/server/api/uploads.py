@@ -22,9 +22,9 @@ from comic_upscale.server.api.errors import ApiError, documented, not_found
 from comic_upscale.server.callbacks import CallbackError, check_url
 from comic_upscale.server.ids import new_id
 from comic_upscale.server.multipart import Limits, Received, UploadReader
+from comic_upscale.server.offered import PRESETS
 from comic_upscale.server.params import (
     OPTION_FIELDS,
-    PRESETS,
     SIZE_FIELDS,
     FieldError,
     json_type,
@@ -36,6 +36,8 @@ from comic_upscale.server.services import Services
 router = APIRouter(prefix="/api/v1/uploads", tags=["uploads"])
 
 _HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
+INTERACTIVE_FILES = 10
+"""Images of an interactive job. More of them, and volumes, wait in the batch lane."""
 _OTHER_FIELDS = frozenset(("email", "callback_url", "lane"))
 
 
@@ -63,11 +65,15 @@ def _form() -> dict[str, Any]:
             "description": "Output size divided by input size.",
             "examples": ["2x", "2.5"],
         },
-        "preset": {"type": "string", "enum": list(PRESETS)},
+        "preset": {
+            "type": "string",
+            "description": f"{', '.join(PRESETS)}, or a preset of this server: GET /api/v1/presets.",
+        },
         "lane": {
             "type": "string",
             "enum": list(PRIORITY),
-            "description": "interactive jobs start before all batch jobs. Default: batch. Needs an account.",
+            "description": "interactive jobs of up to 10 images start at once, beside a batch job that runs. Default: "
+            "batch. Needs an account.",
         },
         "callback_url": {
             "type": "string",
@@ -116,7 +122,7 @@ async def upload(
         Limits(
             max_bytes=services.settings.max_upload_size,
             max_files=services.settings.max_files,
-            accept=_is_accepted,
+            accept=lambda name: is_accepted(services, name),
         ),
     )
     content_type = request.headers.get("content-type", "")
@@ -178,8 +184,18 @@ def _check_length(services: Services, request: Request) -> None:
         )  # fmt: skip
 
 
-def _is_accepted(name: str) -> bool:
-    return extension_of(name) in IMAGE_EXTENSIONS | ARCHIVE_EXTENSIONS
+def is_interactive(received: Received) -> bool:
+    """Return whether an upload is small enough for the lane of jobs that somebody waits for."""
+    names = [file.name for file in received.files]
+    return len(names) <= INTERACTIVE_FILES and all(extension_of(name) in IMAGE_EXTENSIONS for name in names)
+
+
+def is_accepted(services: Services, name: str) -> bool:
+    """Return whether a file with this name may be uploaded."""
+    extension = extension_of(name)
+    types = services.settings.accepted_types
+    wanted = {each.strip().lower().removeprefix(".") for each in types}
+    return extension in IMAGE_EXTENSIONS | ARCHIVE_EXTENSIONS and (not wanted or extension in wanted)
 
 
 async def _queue(
@@ -190,6 +206,11 @@ async def _queue(
     if empty := [file.name for file in received.files if not file.file.size]:
         raise FieldError("file", f"{empty[0][:100]!r} is empty")
     params, others = _read_fields(services, account, received.fields)
+    if others.get("lane") == "interactive" and not is_interactive(received):
+        raise FieldError(
+            "lane",
+            f"an interactive job has at most {INTERACTIVE_FILES} single images: leave lane out for more",
+        )
     settings = services.settings
     keep = settings.anonymous_hours * _HOUR_MS if account.is_anonymous else settings.retention_days * _DAY_MS
     new = jobs.NewJob(
@@ -230,7 +251,8 @@ def _read_fields(
             check_url(url)
         except CallbackError as error:
             raise FieldError("callback_url", str(error)) from None
-    return read_params({name: text for name, text in fields.items() if name not in _OTHER_FIELDS}), others
+    options = {name: text for name, text in fields.items() if name not in _OTHER_FIELDS}
+    return read_params(options, services.live.offered), others
 
 
 def _hash(received: Received, params: Mapping[str, Any], others: Mapping[str, str]) -> str:
