@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comic_upscale.console.printable import printable
-from comic_upscale.ledger.queries import JobStatus, seconds_since
 from comic_upscale.ledger.records import PageDone, PageSkipped, VolumeDone
+from comic_upscale.ledger.status import JobStatus, seconds_since
 from comic_upscale.settings.paths import MARKER_FOLDER
 
 if TYPE_CHECKING:

@@ -201,6 +201,7 @@ def test_a_command_that_is_not_asked_for_is_not_imported() -> None:
             ["status"],
             [
                 "comic_upscale.commands.environment",
+                "comic_upscale.commands.recorded_job",
                 "comic_upscale.commands.status",
                 "comic_upscale.settings.paths",
                 "comic_upscale.settings.sizes",

@@ -36,8 +36,9 @@ from comic_upscale.execution.local import devices, steps
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.lock import hold_job
-from comic_upscale.ledger.queries import read_failures, read_status
+from comic_upscale.ledger.queries import read_failures
 from comic_upscale.ledger.records import PageDone, PageFailed
+from comic_upscale.ledger.status import read_status
 from comic_upscale.settings.job import FailureLimit, JobSettings
 from comic_upscale.storage import parts as files
 from comic_upscale.storage.local import LocalOutputStore
