@@ -15,13 +15,14 @@ from comic_upscale.server.accounts import ANONYMOUS, ensure_user, find_user, has
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.migrate import check_schema, migrate
 from comic_upscale.server.events import Hub
-from comic_upscale.server.files import FileStore, LocalFiles
+from comic_upscale.server.files import FileStore
 from comic_upscale.server.links import Links
 from comic_upscale.server.live import Live
 from comic_upscale.server.metrics import Metrics
 from comic_upscale.server.passwords import Passwords, check_password
 from comic_upscale.server.secret import load_secrets
 from comic_upscale.server.settings import ServerSettings
+from comic_upscale.server.storage import open_files
 from comic_upscale.server.supervisor import Supervisor
 
 
@@ -100,11 +101,6 @@ def open_database(settings: ServerSettings, *, migrating: bool) -> Database:
         database.close()
         raise
     return database
-
-
-def open_files(settings: ServerSettings) -> FileStore:
-    """Return the storage of a server."""
-    return LocalFiles(settings.data / "files")
 
 
 def make_folder(path: Path) -> None:

@@ -23,8 +23,9 @@ from comic_upscale.server import queue, workers
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.files import FileStore
 from comic_upscale.server.overrides import effective
-from comic_upscale.server.services import open_database, open_files
+from comic_upscale.server.services import open_database
 from comic_upscale.server.settings import ServerSettings
+from comic_upscale.server.storage import open_files
 from comic_upscale.worker.devices import describe_gpus
 from comic_upscale.worker.engines import EngineCache
 from comic_upscale.worker.job import JobRunner

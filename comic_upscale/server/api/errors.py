@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from comic_upscale.errors import ComicUpscaleError, DatabaseError, SettingsError
-from comic_upscale.server.files import DiskFullError
+from comic_upscale.server.files import DiskFullError, StorageError
 from comic_upscale.server.idempotency import KeyReusedError
 from comic_upscale.server.multipart import UploadError
 from comic_upscale.server.params import FieldError
@@ -126,6 +126,15 @@ def add_error_handlers(app: FastAPI) -> None:
             return error_response(429, "quota", str(error), "file", {"Retry-After": "3600"})
         if isinstance(error, DiskFullError):
             return error_response(507, "insufficient_storage", str(error), None, {"Connection": "close"})
+        if isinstance(error, StorageError):
+            log.error("%s", error)
+            return error_response(
+                503,
+                "unavailable",
+                "The storage cannot be used.",
+                None,
+                {"Retry-After": "5", "Connection": "close"},
+            )
         if isinstance(error, DatabaseError):
             log.error("%s", error)
             return error_response(

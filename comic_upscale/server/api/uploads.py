@@ -228,7 +228,7 @@ async def _queue(
     )
     if answer.is_repeated:
         for file in received.files:
-            services.files.delete(file.file.key)
+            await asyncio.to_thread(services.files.delete, file.file.key)
     services.wake()
     return answer
 
