@@ -13,14 +13,19 @@ from starlette.datastructures import MutableHeaders
 
 from comic_upscale.server.api import (
     admin,
+    admin_jobs,
     admin_offered,
     admin_server,
     auth,
     catalogue,
+    compat_a1111,
+    compat_convert,
+    compat_wishes,
     downloads,
     events,
     health,
     jobs,
+    opds,
     uploads,
 )
 from comic_upscale.server.api.errors import add_error_handlers, error_response
@@ -55,7 +60,8 @@ def create_app(services: Services) -> FastAPI:
     add_error_handlers(app)
     # "/jobs/events" comes before "/jobs/{job_id}".
     for topic in (
-        uploads, events, jobs, downloads, catalogue, auth, admin, admin_offered, admin_server, health,
+        uploads, events, jobs, downloads, catalogue, auth, admin, admin_jobs, admin_offered, admin_server, health,
+        compat_convert, compat_a1111, compat_wishes, opds,
     ):  # fmt: skip
         app.include_router(topic.router, max_body_size=MOST_BODY)
 

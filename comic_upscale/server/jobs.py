@@ -78,6 +78,37 @@ def create_job(connection: Connection, account: Account, new: NewJob) -> Mapping
     return dict(row)
 
 
+def create_folder_job(
+    connection: Connection,
+    account: Account,
+    *,
+    source: str,
+    output: str,
+    params: Mapping[str, Any],
+    lane: Lane,
+) -> Mapping[str, Any]:
+    """Store a job over a folder or file of the server's machine, and return its row.
+
+    Args:
+        connection: in a transaction that writes.
+        account: who asks, an administrator.
+        source: its real path.
+        output: the real path of the output folder.
+        params: as `params.read_params` returns it.
+        lane: of the job.
+    """
+    row = connection.execute(
+        sa.insert(jobs)
+        .values(
+            id=new_id(), owner_id=account.user_id, lane=lane, priority=PRIORITY[lane], status="queued",
+            params=dict(params), title=clean_name(source)[:256], input=source, output=output, created_at=now_ms(),
+            updated_at=now_ms(),
+        )
+        .returning(*jobs.c)
+    ).mappings().one()  # fmt: skip
+    return dict(row)
+
+
 def find_job(connection: Connection, account: Account, job_id: str) -> Mapping[str, Any] | None:
     """Return the row of a job that the account may see; None if there is none.
 
@@ -206,7 +237,9 @@ def job_json(connection: Connection, row: Mapping[str, Any]) -> dict[str, Any]:
         "expires_at": iso(row["expires_at"]),
         "duration_seconds": _duration(row),
         "original_url": f"/api/v1/uploads/{row['upload_id']}/download" if row["upload_id"] else None,
-        "result_url": f"{job}/result" if row["status"] == "completed" else None,
+        "result_url": f"{job}/result" if row["status"] == "completed" and row["input"] is None else None,
+        "input": row["input"],
+        "output": row["output"],
         "params": row["params"],
         "model": row["model"],
         "device": row["device"],

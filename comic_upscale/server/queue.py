@@ -255,6 +255,12 @@ def _ended() -> tuple[sa.ColumnElement[bool], ...]:
     return jobs.c.status == "running", jobs.c.lease_until < now_ms()
 
 
+def is_busy(connection: Connection, which: sa.ColumnElement[bool]) -> bool:
+    """Return whether one of some jobs is queued or running."""
+    busy = sa.select(jobs.c.id).where(which, jobs.c.status.in_(("queued", "running")))
+    return connection.execute(busy.limit(1)).first() is not None
+
+
 def is_paused(connection: Connection) -> bool:
     """Return whether no job is claimed for now."""
     return bool(connection.scalar(sa.select(queue.c.paused).where(queue.c.id == 1)))

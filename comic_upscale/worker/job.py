@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 import socket
@@ -26,21 +27,25 @@ from comic_upscale.execution.events import JobFinished
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.jobs.service import JobService
 from comic_upscale.library.sorting import natural_key
+from comic_upscale.models.catalogue import CATALOGUE
 from comic_upscale.server import jobs, queue
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.schema import files as files_table
 from comic_upscale.server.database.schema import now_ms
 from comic_upscale.server.files import FileStore, StoredFile, store_file
 from comic_upscale.server.ids import new_id
+from comic_upscale.server.offered import RegisteredModel, read_offered
 from comic_upscale.server.overrides import effective
 from comic_upscale.server.params import processing_settings
+from comic_upscale.server.roots import check_links, find_below
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.options import definitions
 from comic_upscale.settings.paths import MARKER_FOLDER
-from comic_upscale.settings.processing import ProcessingSettings
+from comic_upscale.settings.processing import AUTO_MODEL, ProcessingSettings
 from comic_upscale.worker.beat import CANCELED, LOST, STOPPING, Heartbeat
 from comic_upscale.worker.engines import EngineCache
+from comic_upscale.worker.members import Member, find_members
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +151,16 @@ class JobRunner:
             )
 
     def _prepare(self, claimed: queue.Claim, folder: Path) -> JobSettings:
-        """Put the originals into the folder of the job, and return the settings of the run."""
+        """Put the originals into the folder of the job, and return the settings of the run.
+
+        A job over a folder of this machine reads it there, and writes where it says.
+        """
+        values = self._values(claimed)
+        if claimed.job["input"] is not None:
+            source = find_below(self._settings.roots, claimed.job["input"])
+            check_links(self._settings.roots, source)
+            output = find_below(self._settings.roots, claimed.job["output"], must_exist=False)
+            return JobSettings(**values, input=source, output=output)
         source = folder / "in"
         source.mkdir(parents=True, exist_ok=True)
         upload_id = claimed.job["upload_id"]
@@ -157,17 +171,61 @@ class JobRunner:
             raise FileNotFoundError
         for row in rows:
             self._files.fetch(row["storage_key"], source / row["name"])
-        processing = processing_settings(claimed.job["params"])
-        values = {each.name: getattr(processing, each.name) for each in definitions(ProcessingSettings)}
         return JobSettings(
             **values,
-            **self._defaults,
-            device=self._settings.device,
             input=source,
             output=folder / "out",
             # One broken page must not withhold a whole volume. The job lists it as failed.
             keep_original_on_failure=True,
         )
+
+    def _values(self, claimed: queue.Claim) -> dict[str, Any]:
+        """Return the options of a job that do not depend on its files."""
+        processing = processing_settings(claimed.job["params"])
+        values = {each.name: getattr(processing, each.name) for each in definitions(ProcessingSettings)}
+        values["model"] = self._model(processing.model)
+        return {**values, **self._defaults, "device": self._settings.device}
+
+    def _model(self, name: str) -> str:
+        """Return a model as the engines know it: a name of the catalogue, or the path of registered weights.
+
+        Raises:
+            SettingsError: the model was deleted, or the stored weights are not those that were registered.
+        """
+        if name == AUTO_MODEL or name in CATALOGUE:
+            return name
+        model = self._database.read(read_offered).models.get(name)
+        if model is None or model.storage_key is None:
+            raise SettingsError(f"the model {name} was deleted: choose another one")
+        folder = self._settings.data / "models" / model.sha256
+        for kind in ("safetensors", "pth"):
+            if (path := folder / f"{name}.{kind}").exists():
+                return str(path)
+        return str(self._fetch_weights(model, folder))
+
+    def _fetch_weights(self, model: RegisteredModel, folder: Path) -> Path:
+        """Copy registered weights to this machine, check their hash, and return their path."""
+        assert model.storage_key is not None
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f"{new_id()}.part"
+        try:
+            self._files.fetch(model.storage_key, part)
+            with part.open("rb") as file:
+                head = file.read(9)
+                file.seek(0)
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != model.sha256:
+                raise SettingsError(
+                    f"the stored weights of the model {model.name} are damaged: register it again"
+                )
+            # The engines go by the extension. A safetensors file begins with the length of its JSON header.
+            path = folder / f"{model.name}.{'safetensors' if head[8:] == b'{' else 'pth'}"
+            part.rename(path)
+            return path
+        except FileNotFoundError:
+            raise SettingsError(f"the weights of the model {model.name} no longer exist") from None
+        finally:
+            part.unlink(missing_ok=True)
 
     def _settle(self, claimed: queue.Claim, folder: Path, beat: Heartbeat, finished: JobFinished) -> bool:
         kind = beat.stop.kind if finished.state == "interrupted" else None
@@ -189,19 +247,25 @@ class JobRunner:
             reason = finished.failures[0][2] if finished.failures else "No page could be upscaled."
             self._write(lambda connection: queue.fail(connection, claimed, "no_page", reason, result))
             return True
+        if claimed.job["input"] is not None:
+            # Its results are where the job says, not in the storage.
+            self._write(lambda connection: queue.complete(connection, claimed, result))
+            return True
         self._store(claimed, folder / "out", result)
         return True
 
     def _store(self, claimed: queue.Claim, output: Path, result: queue.Result) -> None:
         """Copy the results into the storage and complete the job, or leave nothing there that no row names."""
         stored: list[tuple[str, StoredFile]] = []
+        members: list[list[Member] | None] = []
         try:
             for number, path in enumerate(_outputs(output)):
                 # With the fence, a worker that lost the job cannot overwrite the results of the next one.
                 key = f"results/{claimed.job_id}/{claimed.fence}-{number}"
                 with path.open("rb") as file:
                     stored.append((path.relative_to(output).as_posix(), store_file(self._files, key, file)))
-            self._database.write(lambda connection: _complete(connection, claimed, stored, result))
+                members.append(find_members(path) if path.suffix == ".cbz" else None)
+            self._database.write(lambda connection: _complete(connection, claimed, stored, members, result))
         except OSError as error:
             self._discard(stored)
             raise OutputError(f"the results cannot be read: {error.strerror or error}") from error
@@ -217,7 +281,11 @@ class JobRunner:
 
 
 def _complete(
-    connection: Connection, claimed: queue.Claim, stored: list[tuple[str, StoredFile]], result: queue.Result
+    connection: Connection,
+    claimed: queue.Claim,
+    stored: list[tuple[str, StoredFile]],
+    members: list[list[Member] | None],
+    result: queue.Result,
 ) -> None:
     queue.complete(connection, claimed, result)
     now = connection.scalar(sa.select(now_ms()))
@@ -227,8 +295,9 @@ def _complete(
             {
                 "id": new_id(), "job_id": claimed.job_id, "kind": "result", "position": number, "name": name,
                 "storage_key": file.key, "size": file.size, "sha256": file.sha256, "created_at": now,
+                "members": pages,
             }
-            for number, (name, file) in enumerate(stored)
+            for number, ((name, file), pages) in enumerate(zip(stored, members, strict=True))
         ],
     )  # fmt: skip
 

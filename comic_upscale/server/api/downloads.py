@@ -93,7 +93,7 @@ async def send_file(request: Request, services: Server, token: str, name: str) -
     if not path.is_file():
         raise not_found("file")
     return FileResponse(
-        path, filename=shown.name, media_type=_media_type(shown.name), headers={**_HEADERS, "ETag": etag}
+        path, filename=shown.name, media_type=media_type(shown.name), headers={**_HEADERS, "ETag": etag}
     )
 
 
@@ -186,7 +186,7 @@ def _ranged(
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
     headers["Content-Length"] = str(end - start)
     status = 206 if "Content-Range" in headers else 200
-    return StreamingResponse(part(start, end), status, headers, _media_type(name))
+    return StreamingResponse(part(start, end), status, headers, media_type(name))
 
 
 def _part(pieces: ZipStream, start: int, end: int) -> Iterator[bytes]:
@@ -201,7 +201,8 @@ def _part(pieces: ZipStream, start: int, end: int) -> Iterator[bytes]:
             return
 
 
-def _media_type(name: str) -> str:
+def media_type(name: str) -> str:
+    """Return the media type of a file by its name."""
     return _TYPES.get(PurePosixPath(name).suffix.lower().removeprefix("."), "application/octet-stream")
 
 

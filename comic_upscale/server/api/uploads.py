@@ -114,7 +114,7 @@ async def upload(
     Send the same ``Idempotency-Key`` again to get the first answer again, for 24 hours.
     """
     require(account, "jobs:write")
-    await _check_open(services, account)
+    await check_open(services, account)
     upload_id = new_id()
     reader = UploadReader(
         services.files,
@@ -126,7 +126,7 @@ async def upload(
         ),
     )
     content_type = request.headers.get("content-type", "")
-    _check_length(services, request)
+    check_length(services, request)
     received = await reader.read(content_type, request.stream())
     try:
         answer = await _queue(services, account, upload_id, received, idempotency_key)
@@ -156,7 +156,7 @@ async def download_original(services: Server, account: CurrentAccount, upload_id
     return link_to(services, originals, purpose="originals", object_id=upload_id, title=originals[0]["name"])
 
 
-async def _check_open(services: Services, account: Account) -> None:
+async def check_open(services: Services, account: Account) -> None:
     """Refuse an upload while the server takes none, before its body is read."""
     if await services.database.read_async(queue.in_maintenance):
         raise ApiError(
@@ -175,7 +175,8 @@ async def _check_open(services: Services, account: Account) -> None:
             raise too_many(services, item, f"upload:{account.address}")
 
 
-def _check_length(services: Services, request: Request) -> None:
+def check_length(services: Services, request: Request) -> None:
+    """Refuse an upload whose header says that it is too large, before its body is read."""
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > services.settings.max_upload_size + (8 << 20):
         raise ApiError(
@@ -211,24 +212,35 @@ async def _queue(
             "lane",
             f"an interactive job has at most {INTERACTIVE_FILES} single images: leave lane out for more",
         )
-    settings = services.settings
-    keep = settings.anonymous_hours * _HOUR_MS if account.is_anonymous else settings.retention_days * _DAY_MS
     new = jobs.NewJob(
         upload_id=upload_id,
         received=received,
         params=params,
         lane=cast("Lane", others.get("lane", "batch")),
-        keep_ms=int(keep),
+        keep_ms=keep_ms(services, account),
         callback_url=others.get("callback_url"),
         email=others.get("email"),
     )
-    request_hash = _hash(received, params, others)
+    return await store_job(services, account, new, key, _hash(received, params, others))
+
+
+def keep_ms(services: Services, account: Account) -> int:
+    """Return the milliseconds for which the files of a job are kept."""
+    settings = services.settings
+    keep = settings.anonymous_hours * _HOUR_MS if account.is_anonymous else settings.retention_days * _DAY_MS
+    return int(keep)
+
+
+async def store_job(
+    services: Services, account: Account, new: jobs.NewJob, key: str | None = None, request_hash: str = ""
+) -> idempotency.Answer:
+    """Store an upload and its job, and wake the worker; arguments and errors as for `idempotency.create_once`."""
     answer = await services.database.write_async(
         lambda connection: idempotency.create_once(connection, account, key, request_hash, new)
     )
     if answer.is_repeated:
-        for file in received.files:
-            await asyncio.to_thread(services.files.delete, file.file.key)
+        for file in new.received.files:
+            services.files.delete(file.file.key)
     services.wake()
     return answer
 
