@@ -30,6 +30,9 @@ def services_of(request: Request) -> Services:
     return services
 
 
+BASIC = 'Basic realm="comic-upscale", charset="UTF-8"'
+"""Lets a reader ask for a name and a password. Elsewhere it would make browsers ask in a window of their own."""
+
 Server: TypeAlias = Annotated[Services, Depends(services_of)]
 
 
@@ -63,7 +66,7 @@ async def authenticate(request: Request, services: Services, text: str | None) -
         _limit(services, f"address:{address}")
         raise ApiError(
             401, "unauthorized", "Send a valid API key in the header X-API-Key, or log in.",
-            headers={"WWW-Authenticate": "Bearer"},
+            headers={"WWW-Authenticate": BASIC if request.url.path.startswith("/opds") else "Bearer"},
         )  # fmt: skip
     if account is None:
         account = Account(

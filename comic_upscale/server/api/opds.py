@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 from urllib.parse import urlencode
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Depends, Query
@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 
 from comic_upscale.server import jobs
 from comic_upscale.server.accounts import Account
-from comic_upscale.server.api.access import CurrentAccount, Server, require
+from comic_upscale.server.api.access import BASIC, CurrentAccount, Server, require
 from comic_upscale.server.api.downloads import link_to, media_type
 from comic_upscale.server.api.errors import ApiError, documented, not_found
 from comic_upscale.server.api.jobs import own_job, read_cursor, write_cursor
@@ -43,7 +43,7 @@ async def _check_reader(account: CurrentAccount) -> None:
         # Readers ask for a name and a password when they get this.
         raise ApiError(
             401, "unauthorized", "Log in with any name, and an API key as the password.",
-            headers={"WWW-Authenticate": 'Basic realm="comic-upscale", charset="UTF-8"'},
+            headers={"WWW-Authenticate": BASIC},
         )  # fmt: skip
 
 
@@ -71,11 +71,11 @@ async def show_root() -> Response:
 @router.get("/search", summary="How a reader searches", response_class=Response, responses=_FEED)
 async def describe_search() -> Response:
     """Return the OpenSearch description."""
-    root = ElementTree.Element("OpenSearchDescription", xmlns=_OPENSEARCH)
+    root = ET.Element("OpenSearchDescription", xmlns=_OPENSEARCH)
     _text(root, "ShortName", "comic-upscale")
     _text(root, "Description", "Finished volumes by name")
     url = {"type": _ACQUISITION, "template": f"{PREFIX}/volumes?q={{searchTerms}}"}
-    ElementTree.SubElement(root, "Url", url)
+    ET.SubElement(root, "Url", url)
     return _xml(root, "application/opensearchdescription+xml")
 
 
@@ -254,37 +254,37 @@ class _Feed:
     """An Atom feed."""
 
     def __init__(self, title: str, id: str, own: str, kind: str) -> None:
-        self.root = ElementTree.Element("feed", {"xmlns": ATOM, "xmlns:pse": PSE})
+        self.root = ET.Element("feed", {"xmlns": ATOM, "xmlns:pse": PSE})
         self._kind = kind
         self._latest = 0
         _text(self.root, "id", id)
         _text(self.root, "title", title)
         self._updated = _text(self.root, "updated", "")
-        author = ElementTree.SubElement(self.root, "author")
+        author = ET.SubElement(self.root, "author")
         _text(author, "name", "comic-upscale")
         self.link(self.root, "self", own, kind)
         self.link(self.root, "start", PREFIX, _NAVIGATION)
         self.link(self.root, "search", f"{PREFIX}/search", "application/opensearchdescription+xml")
 
-    def entry(self, title: str, id: str, updated: int | None) -> ElementTree.Element:
+    def entry(self, title: str, id: str, updated: int | None) -> ET.Element:
         """Append an entry."""
         self._latest = max(self._latest, updated or 0)
-        entry = ElementTree.SubElement(self.root, "entry")
+        entry = ET.SubElement(self.root, "entry")
         _text(entry, "title", title)
         _text(entry, "id", id)
         _text(entry, "updated", iso(updated or 0) or "")
         return entry
 
-    def link(self, parent: ElementTree.Element, rel: str, href: str, type: str, **more: str) -> None:
+    def link(self, parent: ET.Element, rel: str, href: str, type: str, **more: str) -> None:
         """Append a link."""
-        ElementTree.SubElement(parent, "link", {"rel": rel, "href": href, "type": type, **more})
+        ET.SubElement(parent, "link", {"rel": rel, "href": href, "type": type, **more})
 
-    def acquisition(self, entry: ElementTree.Element, href: str, type: str, size: int | None) -> None:
+    def acquisition(self, entry: ET.Element, href: str, type: str, size: int | None) -> None:
         """Append the link of a download."""
         length = {} if size is None else {"length": str(size)}
         self.link(entry, "http://opds-spec.org/acquisition", href, type, **length)
 
-    def pages(self, entry: ElementTree.Element, base: str, names: Sequence[str]) -> None:
+    def pages(self, entry: ET.Element, base: str, names: Sequence[str]) -> None:
         """Append the links of a volume that is read page by page."""
         kind = media_type(PurePosixPath(names[0]).name)
         for rel in ("http://opds-spec.org/image", "http://opds-spec.org/image/thumbnail"):
@@ -298,13 +298,13 @@ class _Feed:
         return _xml(self.root, self._kind)
 
 
-def _text(parent: ElementTree.Element, name: str, text: str, **attributes: str) -> ElementTree.Element:
-    element = ElementTree.SubElement(parent, name, attributes)
+def _text(parent: ET.Element, name: str, text: str, **attributes: str) -> ET.Element:
+    element = ET.SubElement(parent, name, attributes)
     # XML has no control characters, not even escaped ones.
     element.text = "".join(char for char in text if char >= " " and char not in "\ufffe\uffff")
     return element
 
 
-def _xml(root: ElementTree.Element, kind: str) -> Response:
-    content = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+def _xml(root: ET.Element, kind: str) -> Response:
+    content = ET.tostring(root, encoding="utf-8", xml_declaration=True)
     return Response(content, media_type=f"{kind};charset=utf-8")
