@@ -26,9 +26,11 @@ from comic_upscale.server.api import (
     health,
     jobs,
     opds,
+    openapi,
     uploads,
 )
 from comic_upscale.server.api.errors import add_error_handlers, error_response
+from comic_upscale.server.api.openapi import describe
 from comic_upscale.server.ids import new_id
 from comic_upscale.server.services import Services
 from comic_upscale.version import __version__
@@ -52,16 +54,18 @@ def create_app(services: Services) -> FastAPI:
         version=__version__,
         description="Upscales comic pages and whole volumes.",
         license_info={"name": "MIT"},
-        # A second viewer beside /docs, which loads more from other hosts.
+        # Our own viewer loads nothing from another host.
+        docs_url=None,
         redoc_url=None,
         telemetry={"tracing": False},
     )
     app.state.services = services
+    describe(app)
     add_error_handlers(app)
     # "/jobs/events" comes before "/jobs/{job_id}".
     for topic in (
         uploads, events, jobs, downloads, catalogue, auth, admin, admin_jobs, admin_offered, admin_server, health,
-        compat_convert, compat_a1111, compat_wishes, opds,
+        compat_convert, compat_a1111, compat_wishes, opds, openapi,
     ):  # fmt: skip
         app.include_router(topic.router, max_body_size=MOST_BODY)
 
