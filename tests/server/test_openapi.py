@@ -318,6 +318,21 @@ def send_case(client: httpx.Client, case: Any) -> httpx.Response:
     body = {name: arguments[name] for name in ("json", "data", "files") if arguments.get(name) is not None}
     if isinstance(body.get("data"), (bytes, str)):
         body["content"] = body.pop("data")
+    if "files" in body:
+        body = {"files": _parts(body["files"]) + _parts(body.get("data") or {})}
     return client.request(
         arguments["method"], arguments["url"], params=arguments.get("params"), headers=sendable, **body
     )
+
+
+def _parts(given: Any) -> list[Any]:
+    """Return the parts of a form as the test client takes them: values may be anything at all."""
+
+    def as_bytes(value: Any) -> bytes:
+        return value if isinstance(value, bytes) else str(value).encode("utf-8", "replace")
+
+    pairs = given.items() if isinstance(given, dict) else given
+    return [
+        (str(name), (value[0], as_bytes(value[1])) if isinstance(value, tuple) else (None, as_bytes(value)))
+        for name, value in pairs
+    ]
