@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from comic_upscale.engines.registry import OpenEngines, check_remote, open_engines
 from comic_upscale.errors import RemoteError
@@ -17,6 +18,7 @@ from comic_upscale.jobs.begin import begin_run, open_ledger
 from comic_upscale.jobs.context import JobContext
 from comic_upscale.jobs.finish import RunEnd, finish_run
 from comic_upscale.jobs.header import announce
+from comic_upscale.jobs.page_watch import PageWatch
 from comic_upscale.jobs.process import process_pages
 from comic_upscale.jobs.volume_writer import VolumeWriter
 from comic_upscale.ledger.async_ledger import AsyncLedger
@@ -36,6 +38,7 @@ def run_job(
     stop: StopRequest | None = None,
     open_engines: OpenEngines = open_engines,
     remote: RemoteOptions | None = None,
+    watch: PageWatch | None = None,
 ) -> JobFinished:
     """Upscale every page of a job that is not done yet, and return how it ended.
 
@@ -47,6 +50,7 @@ def run_job(
         stop: set it from another thread or a signal handler to stop gracefully.
         open_engines: opens the engines; replace it to use another engine.
         remote: a remote machine that processes the pages, in place of engines.
+        watch: is told which pages are in flight, and may refuse some.
 
     Raises:
         InputError: the input does not exist, or contains no page.
@@ -57,7 +61,9 @@ def run_job(
         RemoteError: the remote machine cannot do the work.
     """
     return asyncio.run(
-        run_job_async(settings, on_event=on_event, stop=stop, open_engines=open_engines, remote=remote)
+        run_job_async(
+            settings, on_event=on_event, stop=stop, open_engines=open_engines, remote=remote, watch=watch
+        )
     )
 
 
@@ -68,6 +74,7 @@ async def run_job_async(
     stop: StopRequest | None = None,
     open_engines: OpenEngines = open_engines,
     remote: RemoteOptions | None = None,
+    watch: PageWatch | None = None,
 ) -> JobFinished:
     """Upscale every page of a job that is not done yet, like `run_job`, in the running event loop."""
     emit = on_event or _ignore
@@ -85,7 +92,7 @@ async def run_job_async(
         async with open_ledger(settings, begun=begun) as (ledger, on_ledger):
             job = await _resolve(settings, model, executor, ledger, on_ledger, emit)
             async with begin_run(job, discovery, stores, files, ledger, on_ledger, emit, stop) as context:
-                return await _run(context, executor)
+                return await _run(replace(context, watch=watch), executor)
     finally:
         await executor.close()
         files.shutdown()
