@@ -187,6 +187,20 @@ class ServerSettings:
     max_files: Annotated[
         int, Ge(1), Opt("Refuse uploads with more files than this.", metavar="N", panel=LIMITS)
     ] = 2000
+    accepted_types: Annotated[
+        tuple[str, ...],
+        Opt(
+            "Extensions of the files that uploads may have, such as png,jpg,cbz. Default: all that can be read.",
+            on_command_line=False,
+        ),
+    ] = ()  # fmt: skip
+    roots: Annotated[
+        tuple[Path, ...],
+        Opt(
+            "A folder of this machine that jobs of administrators may read and write. Can be repeated.",
+            flags=("--root",), metavar="DIR", panel=STORES,
+        ),
+    ] = ()  # fmt: skip
     rate_limit: Annotated[
         int, Ge(1),
         Opt(
