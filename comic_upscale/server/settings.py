@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeAlias
@@ -64,11 +65,18 @@ class ServerSettings:
     ] = "127.0.0.1"
     port: Annotated[
         int, Ge(0), Lt(65536),
-        Opt("Port of the pages, which so far lead to the REST interface; 0 for a free one.", panel=NETWORK),
+        Opt("Port of the pages and the REST interface; 0 for a free one.", panel=NETWORK),
     ] = 5800  # fmt: skip
     api_port: Annotated[
-        int, Ge(0), Lt(65536), Opt("Port of the REST interface; 0 for a free one.", panel=NETWORK)
+        int, Ge(0), Lt(65536), Opt("Port of the REST interface alone; 0 for a free one.", panel=NETWORK)
     ] = 5900
+    root_path: Annotated[
+        str,
+        Opt(
+            "Path under which a reverse proxy shows the server, such as /comics. The proxy removes it from requests.",
+            metavar="PATH", default_text="the root of the host", panel=NETWORK,
+        ),
+    ] = ""  # fmt: skip
     trusted_proxies: Annotated[
         tuple[str, ...],
         Opt(
@@ -188,6 +196,10 @@ class ServerSettings:
                 self.database.startswith(("postgresql://", "postgresql+psycopg://")),
                 "--database must be a URL such as postgresql://user@host/name; without it, the server uses SQLite",
             )
+        require(
+            re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", self.root_path) is not None,
+            "--root-path must be a path such as /comics, without a slash at its end",
+        )
         if self.webhook_secret is not None:
             require(
                 _is_webhook_secret(self.webhook_secret),
