@@ -37,6 +37,7 @@ from comic_upscale.settings.paths import MARKER_FOLDER
 from comic_upscale.settings.processing import ProcessingSettings
 from comic_upscale.worker.beat import CANCELED, LOST, STOPPING, Heartbeat
 from comic_upscale.worker.engines import EngineCache
+from comic_upscale.worker.pictures import store_pictures
 
 log = logging.getLogger(__name__)
 
@@ -193,19 +194,31 @@ class JobRunner:
     def _store(self, claimed: queue.Claim, output: Path, result: queue.Result) -> None:
         """Copy the results into the storage and complete the job, or leave nothing there that no row names."""
         stored: list[tuple[str, StoredFile]] = []
+        pictures: list[tuple[str, StoredFile]] = []
         try:
             for number, path in enumerate(_outputs(output)):
                 # With the fence, a worker that lost the job cannot overwrite the results of the next one.
                 key = f"results/{claimed.job_id}/{claimed.fence}-{number}"
                 with path.open("rb") as file:
                     stored.append((path.relative_to(output).as_posix(), store_file(self._files, key, file)))
-            self._database.write(lambda connection: _complete(connection, claimed, stored, result))
+            pictures = self._pictures(claimed, output, [name for name, _ in stored])
+            self._database.write(lambda connection: _complete(connection, claimed, stored, pictures, result))
         except OSError as error:
-            self._discard(stored)
+            self._discard([*stored, *pictures])
             raise OutputError(f"the results cannot be read: {error.strerror or error}") from error
         except BaseException:
-            self._discard(stored)
+            self._discard([*stored, *pictures])
             raise
+
+    def _pictures(
+        self, claimed: queue.Claim, output: Path, results: list[str]
+    ) -> list[tuple[str, StoredFile]]:
+        """Store the pictures of the pages. A job without them is complete, too."""
+        try:
+            return store_pictures(self._files, f"pictures/{claimed.job_id}/{claimed.fence}", output, results)
+        except Exception:
+            log.exception("job %s: no pictures of its pages", claimed.job_id)
+            return []
 
     def _discard(self, stored: list[tuple[str, StoredFile]]) -> None:
         jobs.discard_files(self._database, self._files, [file for _, file in stored])
@@ -215,18 +228,24 @@ class JobRunner:
 
 
 def _complete(
-    connection: Connection, claimed: queue.Claim, stored: list[tuple[str, StoredFile]], result: queue.Result
+    connection: Connection,
+    claimed: queue.Claim,
+    stored: list[tuple[str, StoredFile]],
+    pictures: list[tuple[str, StoredFile]],
+    result: queue.Result,
 ) -> None:
     queue.complete(connection, claimed, result)
     now = connection.scalar(sa.select(now_ms()))
+    rows = [("result", number, name, file) for number, (name, file) in enumerate(stored)]
+    rows += [(kind, 0, kind, file) for kind, file in pictures]
     connection.execute(
         sa.insert(files_table),
         [
             {
-                "id": new_id(), "job_id": claimed.job_id, "kind": "result", "position": number, "name": name,
+                "id": new_id(), "job_id": claimed.job_id, "kind": kind, "position": position, "name": name,
                 "storage_key": file.key, "size": file.size, "sha256": file.sha256, "created_at": now,
             }
-            for number, (name, file) in enumerate(stored)
+            for kind, position, name, file in rows
         ],
     )  # fmt: skip
 

@@ -11,16 +11,16 @@ from starlette.exceptions import HTTPException
 
 from comic_upscale.errors import ComicUpscaleError
 from comic_upscale.server.api.errors import ApiError, as_api_error, error_response
-from comic_upscale.server.pages import account, assets, upload
+from comic_upscale.server.pages import account, assets, jobs, upload, viewing
 from comic_upscale.server.pages.access import SignInError
-from comic_upscale.server.pages.render import go_to, render
+from comic_upscale.server.pages.render import go_to, render, wants_part
 from comic_upscale.server.services import Services
 
 log = logging.getLogger(__name__)
 
 MOST_FORM = 1 << 16
 """Bytes of a form."""
-ROUTERS = (upload.router, account.router, assets.router)
+ROUTERS = (upload.router, jobs.router, viewing.router, account.router, assets.router)
 
 
 def create_pages(services: Services) -> FastAPI:
@@ -51,7 +51,7 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(SignInError)
     async def on_sign_in(request: Request, error: SignInError) -> Response:
         response = go_to(request, error.target)
-        if "hx-request" in request.headers:
+        if wants_part(request):
             # A part of a page was asked for: the whole page goes there, not the part.
             return Response(status_code=401, headers={"HX-Refresh": "true"})
         return response

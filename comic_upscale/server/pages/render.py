@@ -13,6 +13,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from comic_upscale.server.jobs import iso
 from comic_upscale.server.pages.access import Viewer, page_address, root_of
 from comic_upscale.server.pages.assets import assets
+from comic_upscale.server.params import ALLOWED
+from comic_upscale.settings.option_json import to_json
+from comic_upscale.settings.processing import ProcessingSettings
 from comic_upscale.version import __version__
 
 POLICY = (
@@ -69,7 +72,17 @@ def render(
             **values,
         }
     )  # fmt: skip
-    return HTMLResponse(text, status, {"Content-Security-Policy": POLICY, **(headers or {})})
+    own = {
+        "Content-Security-Policy": POLICY,
+        # With no-referrer, browsers would hide from the check of a form where it comes from.
+        "Referrer-Policy": "same-origin",
+    }
+    return HTMLResponse(text, status, {**own, **(headers or {})})
+
+
+def wants_part(request: Request) -> bool:
+    """Return whether a script asks for a part of a page, to put it in place of an older one."""
+    return "hx-request" in request.headers
 
 
 def go_to(request: Request, path: str, notice: str | None = None) -> RedirectResponse:
@@ -136,15 +149,21 @@ def number_text(number: float | None) -> str:
 
 
 def options_text(params: Mapping[str, Any]) -> str:
-    """Return the options of a job in a line: ``scale 2, webp``."""
+    """Return the size, the model and the format of a job, and the options that are not as usual, in a line."""
     order = ("size", "model", "format")
     named = [str(params[name]) for name in order if params.get(name) not in (None, "auto", "")]
+    usual = _defaults()
     rest = [
         f"{name.replace('_', ' ')} {value}"
         for name, value in params.items()
-        if name not in order and value not in (None, "", False)
+        if name not in order and value != usual.get(name) and value is not None
     ]
     return ", ".join([*named, *rest]) or "defaults"
+
+
+@cache
+def _defaults() -> Mapping[str, Any]:
+    return to_json(ProcessingSettings(), ALLOWED)
 
 
 def shorten(text: str, most: int = 64) -> str:

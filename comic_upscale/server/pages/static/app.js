@@ -61,3 +61,9 @@ document.querySelectorAll("[data-refresh]").forEach((element) => {
     if (!document.hidden && window.htmx && !isUsed) htmx.trigger(part, "refresh");
   }, Number(element.dataset.refresh) * 1000);
 });
+
+// A link to give away has the name of the host that this browser sees.
+document.querySelectorAll("input[data-absolute]").forEach((input) => {
+  input.value = new URL(input.value, location.href).href;
+  input.addEventListener("focus", () => input.select());
+});
