@@ -60,6 +60,11 @@ def check_schema(database: Database) -> None:
     database.read(check)
 
 
+def schema_revision(connection: Connection) -> str | None:
+    """Return the revision of a database's schema; None if it has none."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
 def _check_known(scripts: ScriptDirectory, revision: str | None) -> None:
     known = {script.revision for script in scripts.walk_revisions()}
     if revision is not None and revision not in known:

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from comic_upscale.errors import ComicUpscaleError
 from comic_upscale.server.api.errors import ApiError, as_api_error, error_response
-from comic_upscale.server.pages import account, assets, jobs, upload, viewing
+from comic_upscale.server.pages import account, admin, admin_people, assets, jobs, upload, viewing
 from comic_upscale.server.pages.access import SignInError
 from comic_upscale.server.pages.render import go_to, render, wants_part
 from comic_upscale.server.services import Services
@@ -20,7 +20,15 @@ log = logging.getLogger(__name__)
 
 MOST_FORM = 1 << 16
 """Bytes of a form."""
-ROUTERS = (upload.router, jobs.router, viewing.router, account.router, assets.router)
+ROUTERS = (
+    upload.router,
+    jobs.router,
+    viewing.router,
+    account.router,
+    admin.router,
+    admin_people.router,
+    assets.router,
+)
 
 
 def create_pages(services: Services) -> FastAPI:
