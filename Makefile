@@ -18,7 +18,7 @@ demo: $(READY)
 	scripts/demo.sh "$(BIN)"
 
 test: $(READY) lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 	scripts/check_wheel.sh $(BIN)/python
 
 lint: $(READY)

@@ -24,7 +24,7 @@ from PIL import Image
 
 from benchmarks.machine import facts, write_report
 from benchmarks.whole_run import REPOSITORY, cut_pages, weights_folders
-from comic_upscale.ledger.queries import read_status
+from comic_upscale.ledger.status import read_status
 from comic_upscale.settings.job import JobSettings
 
 WITHIN = 0.15

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from comic_upscale.execution.events import JobFinished
     from comic_upscale.execution.remote_host import RemoteStep
     from comic_upscale.execution.ssh.machine import Machine
-    from comic_upscale.ledger.queries import JobStatus
+    from comic_upscale.ledger.status import JobStatus
 
 remote = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -278,7 +278,7 @@ def _read_status(answer: dict[str, Any], host: str) -> JobStatus:
     Raises:
         RemoteError: a required value is missing, or the values contradict each other.
     """
-    from comic_upscale.ledger.queries import JobStatus
+    from comic_upscale.ledger.status import JobStatus
 
     values: dict[str, Any] = {
         field.name: _coerce(answer.get(field.name), str(field.type)) for field in fields(JobStatus)

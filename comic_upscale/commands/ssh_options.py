@@ -15,6 +15,7 @@ from annotated_types import Ge, Le
 from comic_upscale.commands.environment import ssh_files
 from comic_upscale.errors import SettingsError
 from comic_upscale.settings.options import Opt, check, definitions
+from comic_upscale.settings.paths import expand_user
 
 if TYPE_CHECKING:
     from comic_upscale.execution.ssh.connection import Connection
@@ -103,7 +104,7 @@ class SshOptions:
         if self.container is None:
             return None
         if self.container.endswith((".tar", ".tar.gz", ".tgz")):
-            path = Path(self.container).expanduser()
+            path = expand_user(Path(self.container))
             if not path.is_file():
                 raise SettingsError(
                     f"--container: {path} does not exist; create it with `docker save IMAGE | gzip >{path}`"
@@ -162,7 +163,7 @@ SSH, UPSCALE = definitions(SshOptions), definitions(UpscaleOptions)
 
 def script_of(when_done: str) -> Path | None:
     """Return the script that ``--when-done @FILE`` names; None for a command."""
-    return Path(when_done[1:]).expanduser() if when_done.startswith("@") else None
+    return expand_user(Path(when_done[1:])) if when_done.startswith("@") else None
 
 
 def _wait(seconds: float, given_up: Callable[[], bool]) -> bool:

@@ -7,12 +7,13 @@ import dataclasses
 import json
 import math
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comic_upscale.console.printable import printable
-from comic_upscale.ledger.queries import JobStatus, seconds_since
 from comic_upscale.ledger.records import PageDone, PageSkipped, VolumeDone
+from comic_upscale.ledger.status import JobStatus, seconds_since
 from comic_upscale.settings.paths import MARKER_FOLDER
 
 if TYPE_CHECKING:
@@ -89,6 +90,10 @@ def plan_summary(preview: Preview) -> list[str]:
     ]
     if also:
         lines.append(f"also copied: {', '.join(also)}")
+    if preview.replaced:
+        from comic_upscale.planning.plan import replaced_note
+
+        lines.append(replaced_note(preview.replaced))
     if preview.orphans:
         lines.append(orphans_line(preview.orphans, _short(preview.output)))
     lines.append(f"model {_model_of_plan(preview)}, {preview.size}, into {_short(preview.output)}")
@@ -185,8 +190,13 @@ NEXT_STEPS = {
 """The next step after each step of ``comic-upscale remote``, where pages are pending."""
 
 
-def summary_lines(event: JobFinished) -> list[str]:
-    """Return the summary of a run as text."""
+def summary_lines(event: JobFinished, told: Collection[str] = ()) -> list[str]:
+    """Return the summary of a run as text.
+
+    Args:
+        event: the end of the run.
+        told: sources of failed pages that were printed before. They are not repeated.
+    """
     skipped = f", {event.skipped:,} skipped" if event.skipped else ""
     pending = f", {event.pending:,} pending" if event.pending else ""
     lines = [f"{event.done:,} of {page_count(event.total)} done, {event.failed:,} failed{skipped}{pending}"]
@@ -207,7 +217,11 @@ def summary_lines(event: JobFinished) -> list[str]:
     lines += [f"  note: {warning}" for warning in event.warnings[:SHOWN_WARNINGS]]
     if len(event.warnings) > SHOWN_WARNINGS:
         lines.append(f"  and {len(event.warnings) - SHOWN_WARNINGS:,} more files that were not copied")
-    lines += [f"  {failure_line(source, kind, reason)}" for source, kind, reason in event.failures]
+    lines += [
+        f"  {failure_line(source, kind, reason)}"
+        for source, kind, reason in event.failures
+        if source not in told
+    ]
     if event.failed > len(event.failures):
         lines.append(f"  and {event.failed - len(event.failures):,} more: comic-upscale status --failures")
     if event.failed:
@@ -226,7 +240,12 @@ def summary_lines(event: JobFinished) -> list[str]:
         lines.append(NEXT_STEPS[event.step])
     elif event.state == "interrupted":
         lines.append(f"stopped early ({event.reason}); run the same command again to continue")
-    lines.append(f"output: {_short(event.output)}")
+    size = f" ({megabytes(event.output_bytes)})" if event.output_bytes else ""
+    lines.append(f"output: {_short(event.output)}{size}")
+    if event.done_now:
+        lines.append(
+            f"before and after: comic-upscale report --job {shlex.quote(_short(event.output))} --open"
+        )
     return [printable(line) for line in lines]
 
 

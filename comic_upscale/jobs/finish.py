@@ -83,6 +83,7 @@ async def finish_run(context: JobContext, end: RunEnd) -> JobFinished:
         copied_now=end.copied_now,
         orphans=orphans,
         moved_now=len(context.moved),
+        output_bytes=await on_ledger(ledger.output_bytes, job_id),
     )
     context.emit(finished)
     return finished

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comic_upscale.execution.base import ExecutorInfo
 from comic_upscale.execution.events import JobStarted
 from comic_upscale.jobs.context import JobContext
+from comic_upscale.planning.plan import replaced_note
 from comic_upscale.settings.paths import path_text
 
 
@@ -54,6 +55,8 @@ def _warnings(context: JobContext, info: ExecutorInfo | None) -> tuple[str, ...]
             f'the output disk does not allow : ? * " < > | \\ in names: {len(renamed):,} outputs get safe names, '
             f"such as {safe} for {name}"
         )
+    if context.plan.replaced:
+        warnings.append(replaced_note(context.plan.replaced))
     if context.job.model.note is not None:
         warnings.append(context.job.model.note)
     scale, native_scale = context.settings.scale, None if info is None else info.native_scale

@@ -9,15 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from comic_upscale.ledger.queries import (
-    Failure,
-    JobStatus,
-    Suspect,
-    read_failures,
-    read_status,
-    read_suspects,
-)
+from comic_upscale.ledger.queries import Failure, Suspect, read_failures, read_suspects
 from comic_upscale.ledger.recent import choose_ledger, remember_ledger
+from comic_upscale.ledger.status import JobStatus, read_status
 
 if TYPE_CHECKING:
     from comic_upscale.engines.registry import OpenEngines
@@ -93,7 +87,7 @@ class JobService:
         return choose_ledger(job, ledger, self._state_folder)
 
     def status(self, ledger: Path) -> JobStatus:
-        """Return the status of a job; errors as for `ledger.queries.read_status`."""
+        """Return the status of a job; errors as for `ledger.status.read_status`."""
         return read_status(ledger)
 
     def failures(self, ledger: Path) -> list[Failure]:

@@ -11,9 +11,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from comic_upscale.errors import LedgerBusyError, LedgerDamagedError, LedgerError, OutputError
-from comic_upscale.ledger.queries import describe_holder
 from comic_upscale.ledger.recent import names_ledger, note_ledger
 from comic_upscale.ledger.records import is_allowed
+from comic_upscale.ledger.status import describe_holder
 from comic_upscale.settings.paths import MARKER_FOLDER, default_ledger
 from comic_upscale.storage.marker import make_marker_folder
 from comic_upscale.storage.private import make_private_file, owner_of

@@ -13,7 +13,8 @@ import shlex
 from pathlib import Path
 
 from comic_upscale.errors import InputError, LedgerError, SettingsError
-from comic_upscale.ledger.queries import find_ledger, read_status
+from comic_upscale.ledger.reading import find_ledger
+from comic_upscale.ledger.status import read_status
 from comic_upscale.settings.paths import MARKER_FOLDER, is_default_place
 from comic_upscale.storage.atomic import write_whole
 from comic_upscale.storage.private import make_private_file, make_private_folder

@@ -1,6 +1,6 @@
 """The records of a ledger, as the other modules use them. It imports no library.
 
-Reading a ledger (``queries.py``) needs only this module, so that ``status`` is fast.
+Reading a ledger (``reading.py``) needs only this module, so that ``status`` is fast.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ from comic_upscale.ledger.records import (
     stage_seconds,
 )
 from comic_upscale.library.page import Page
-from comic_upscale.settings.paths import path_text
+from comic_upscale.settings.paths import MARKER_FOLDER, path_text
 
 _NO_VOLUMES: Mapping[str, int] = {}
 
@@ -453,6 +453,16 @@ class Ledger(LibraryChanges):
             cursor = self._db.execute(
                 "select count(*) from pages where job_id = ? and state = 'done' and gone = 0"
                 " and suspect is not null",
+                [job_id],
+            )
+            return int(cursor.fetchone()[0])
+
+    def output_bytes(self, job_id: int) -> int:
+        """Return the bytes of a job's outputs. A page in a CBZ counts with its CBZ."""
+        with self._translate_errors():
+            cursor = self._db.execute(
+                "select coalesce(sum(output_size), 0) from pages where job_id = ? and state = 'done' and gone = 0"
+                f" and output not like '{MARKER_FOLDER}/%'",
                 [job_id],
             )
             return int(cursor.fetchone()[0])

@@ -81,6 +81,8 @@ class Preview:
     """Other files that would be copied: with ``--copy-others``, and from volumes that become folders."""
     orphans: int = 0
     """Outputs whose sources are no longer in the input."""
+    replaced: int = 0
+    """Finished outputs that were made with other settings and would be replaced."""
 
 
 OnPage: TypeAlias = Callable[[PagePreview], None]
@@ -142,6 +144,7 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
         sidecars=sidecars if settings.sidecars == "copy" else 0,
         others=others,
         orphans=foresight.orphans,
+        replaced=foresight.replaced,
     )
 
 

@@ -17,7 +17,8 @@ from typing import IO, Any, Literal, TypeAlias, get_args
 
 from comic_upscale.errors import OutputError, PageError, SettingsError
 from comic_upscale.jobs.job_files import Outputs, Sources, job_stores, output_folder
-from comic_upscale.ledger.queries import read_done_pages, read_status
+from comic_upscale.ledger.queries import read_done_pages
+from comic_upscale.ledger.status import read_status
 from comic_upscale.library.cbz import open_cbz
 from comic_upscale.library.sidecars import CAPTION_EXTENSIONS
 from comic_upscale.library.sorting import natural_key

@@ -21,14 +21,8 @@ from comic_upscale.console.printable import printable
 from comic_upscale.console.text import duration, megabytes, model_name, rate
 from comic_upscale.errors import OutputError, PageError, SettingsError
 from comic_upscale.jobs.job_files import Outputs, Sources, job_stores
-from comic_upscale.ledger.queries import (
-    Failure,
-    JobStatus,
-    read_done_pages,
-    read_failures,
-    read_run_rows,
-    read_status,
-)
+from comic_upscale.ledger.queries import Failure, read_done_pages, read_failures, read_run_rows
+from comic_upscale.ledger.status import JobStatus, read_status
 from comic_upscale.ledger.values import recorded_settings
 from comic_upscale.reporting.charts import rate_chart, stage_chart
 from comic_upscale.reporting.inspection import Gallery, Selected, Selection, choose, decode_both

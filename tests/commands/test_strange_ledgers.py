@@ -23,11 +23,11 @@ from comic_upscale.ledger.queries import (
     read_run_rows,
     read_runs,
     read_settled_pages,
-    read_status,
     read_suspects,
 )
 from comic_upscale.ledger.records import SELECT_ROWS
 from comic_upscale.ledger.schema import MIGRATIONS
+from comic_upscale.ledger.status import read_status
 from comic_upscale.ledger.writer import Ledger
 from tests.archives import make_zip, pictures
 from tests.conftest import draw

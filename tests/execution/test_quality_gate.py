@@ -18,7 +18,8 @@ from comic_upscale.execution.events import Event, JobFinished
 from comic_upscale.execution.local import quality_gate as gatekeeper
 from comic_upscale.imaging.pixels import Borders
 from comic_upscale.jobs.run import run_job
-from comic_upscale.ledger.queries import read_failures, read_status, read_suspects
+from comic_upscale.ledger.queries import read_failures, read_suspects
+from comic_upscale.ledger.status import read_status
 from comic_upscale.settings.job import JobSettings
 from tests.conftest import REPOSITORY
 from tests.fakes import NearestEngine

@@ -25,8 +25,9 @@ from comic_upscale.execution.local import steps
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.jobs import intake
 from comic_upscale.jobs.run import run_job
-from comic_upscale.ledger.queries import read_runs, read_status
+from comic_upscale.ledger.queries import read_runs
 from comic_upscale.ledger.records import PageDone, PageFailed
+from comic_upscale.ledger.status import read_status
 from comic_upscale.planning.duplicates import shared_sizes
 from comic_upscale.reporting.export import read_export
 from comic_upscale.settings.job import JobSettings

@@ -18,7 +18,7 @@ from comic_upscale.execution.events import JobFinished
 from comic_upscale.jobs import run as run_module
 from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.changes import LibraryChanges
-from comic_upscale.ledger.queries import read_status
+from comic_upscale.ledger.status import read_status
 from comic_upscale.library.discover import Discovery
 from comic_upscale.reporting.export import read_export
 from comic_upscale.settings.job import JobSettings

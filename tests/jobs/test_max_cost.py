@@ -12,7 +12,7 @@ import pytest
 from comic_upscale.errors import SettingsError
 from comic_upscale.execution.events import JobFinished
 from comic_upscale.jobs.run import run_job
-from comic_upscale.ledger.queries import read_status
+from comic_upscale.ledger.status import read_status
 from comic_upscale.settings.job import JobSettings
 from tests.conftest import MakeSettings
 from tests.fakes import NearestEngine, pause

@@ -14,7 +14,7 @@ import pytest
 from comic_upscale.errors import InputError, LedgerBusyError, LedgerDamagedError
 from comic_upscale.jobs.prune import PruneResult, prune
 from comic_upscale.ledger.lock import hold_job
-from comic_upscale.ledger.queries import read_status
+from comic_upscale.ledger.status import read_status
 from comic_upscale.settings.job import JobSettings
 from tests.archives import make_zip, pictures
 from tests.conftest import MakeJob, draw

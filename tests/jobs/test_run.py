@@ -36,8 +36,9 @@ from comic_upscale.execution.local import devices, steps
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.lock import hold_job
-from comic_upscale.ledger.queries import read_failures, read_status
+from comic_upscale.ledger.queries import read_failures
 from comic_upscale.ledger.records import PageDone, PageFailed
+from comic_upscale.ledger.status import read_status
 from comic_upscale.settings.job import FailureLimit, JobSettings
 from comic_upscale.storage import parts as files
 from comic_upscale.storage.local import LocalOutputStore
@@ -477,9 +478,9 @@ def test_a_ledger_from_a_newer_version(make_settings: MakeSettings) -> None:
                        ["comic_upscale", "m999_later", "2030"])  # fmt: skip
     connection.commit()
     connection.close()
-    with pytest.raises(LedgerVersionError, match="upgrade"):
+    with pytest.raises(LedgerVersionError, match="update"):
         run(settings)
-    with pytest.raises(LedgerVersionError, match="upgrade"):
+    with pytest.raises(LedgerVersionError, match="update"):
         read_status(settings.ledger_path)
 
 

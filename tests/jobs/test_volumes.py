@@ -15,8 +15,9 @@ from PIL import Image
 from comic_upscale.execution.events import Event, JobFinished
 from comic_upscale.jobs import volume_writer
 from comic_upscale.jobs.run import run_job
-from comic_upscale.ledger.queries import read_failures, read_status
+from comic_upscale.ledger.queries import read_failures
 from comic_upscale.ledger.records import PageDone, PageFailed, VolumeDone
+from comic_upscale.ledger.status import read_status
 from comic_upscale.planning.preview import preview
 from comic_upscale.reporting.export import read_export
 from comic_upscale.settings.job import JobSettings

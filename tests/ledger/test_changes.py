@@ -6,8 +6,9 @@ import sqlite3
 from pathlib import Path
 
 from comic_upscale.ledger.changes import MovedRow
-from comic_upscale.ledger.queries import read_done_pages, read_failures, read_status, read_suspects
+from comic_upscale.ledger.queries import read_done_pages, read_failures, read_suspects
 from comic_upscale.ledger.schema import MIGRATION_SET, MIGRATIONS, MIGRATIONS_TABLE
+from comic_upscale.ledger.status import read_status
 from comic_upscale.ledger.writer import Ledger
 from tests.ledger.test_queries import add_job, done, start
 

@@ -15,9 +15,11 @@ import pytest
 
 from comic_upscale.console.text import status_lines
 from comic_upscale.errors import InputError, LedgerDamagedError
-from comic_upscale.ledger.queries import find_ledger, read_failures, read_status
+from comic_upscale.ledger.queries import read_failures
+from comic_upscale.ledger.reading import find_ledger
 from comic_upscale.ledger.recent import newest_ledger, remember_ledger
 from comic_upscale.ledger.records import PageDone, PageFailed, now
+from comic_upscale.ledger.status import read_status
 from comic_upscale.ledger.writer import Ledger
 from comic_upscale.library.page import Page
 

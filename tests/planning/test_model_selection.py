@@ -13,7 +13,7 @@ from comic_upscale.engines.torch import device
 from comic_upscale.errors import DeviceError, SettingsError
 from comic_upscale.execution.events import Event, JobFinished, JobStarted
 from comic_upscale.jobs.run import run_job
-from comic_upscale.ledger.queries import read_status
+from comic_upscale.ledger.status import read_status
 from comic_upscale.models.weights import ResolvedWeights, resolve_weights
 from comic_upscale.planning.preview import preview
 from comic_upscale.settings.job import JobSettings

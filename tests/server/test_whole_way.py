@@ -202,7 +202,7 @@ def test_a_clean_stop_gives_the_job_back_and_the_next_start_finishes_it(tmp_path
 def test_a_second_signal_ends_everything_at_once_and_loses_nothing(tmp_path: Path) -> None:
     volume = tmp_path / "long.cbz"
     with zipfile.ZipFile(volume, "w") as archive:
-        for number in range(40):
+        for number in range(20):
             archive.write(draw(tmp_path / f"{number}.png", number, size=(160, 200)), f"{number:02}.png")
     server = RunningServer(tmp_path / "data", tmp_path, "--device", "cpu")
     try:
@@ -220,7 +220,7 @@ def test_a_second_signal_ends_everything_at_once_and_loses_nothing(tmp_path: Pat
         server.start()
         with server.client() as client:
             job = server.wait(client, job_id)
-            assert (job["status"], job["pages"]["done"]) == ("completed", 40)
+            assert (job["status"], job["pages"]["done"]) == ("completed", 20)
     finally:
         server.kill()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comic_upscale.errors import SettingsError
+from comic_upscale.settings.paths import expand_user
 
 if TYPE_CHECKING:
     from paramiko.config import SSHConfig, SSHConfigDict
@@ -82,7 +83,7 @@ def find_address(
     if port is not None:
         address = replace(address, port=port)
     if identity is not None:
-        address = replace(address, keys=(identity.expanduser(), *address.keys))
+        address = replace(address, keys=(expand_user(identity), *address.keys))
     return address
 
 
@@ -94,13 +95,13 @@ def _look_up(target: str, files: SshFiles, *, jumped: int) -> Address:
         found = _configuration(files.config).lookup(name)
     except ConfigParseError as error:
         raise SettingsError(f"{files.config} cannot be read: {error}") from error
-    known = tuple(Path(path).expanduser() for path in found.get("userknownhostsfile", "").split())
+    known = tuple(expand_user(Path(path)) for path in found.get("userknownhostsfile", "").split())
     return Address(
         name=target,
         host=found.get("hostname", name),
         port=port or int(found.get("port", SSH_PORT)),
         user=user or found.get("user", files.user),
-        keys=tuple(Path(path).expanduser() for path in found.get("identityfile", [])),
+        keys=tuple(expand_user(Path(path)) for path in found.get("identityfile", [])),
         only_these_keys=found.get("identitiesonly", "no").lower() == "yes",
         known_hosts=known or (files.known_hosts,),
         key_alias=found.get("hostkeyalias"),

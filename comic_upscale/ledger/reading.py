@@ -1,0 +1,123 @@
+"""Open a ledger for reading from another process, without disturbing its run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from comic_upscale.errors import InputError, LedgerVersionError
+from comic_upscale.ledger.records import (
+    THERE,
+    is_allowed,
+    translate_sqlite_errors,
+)
+from comic_upscale.ledger.schema import MIGRATION_SET, MIGRATIONS, MIGRATIONS_TABLE
+from comic_upscale.ledger.values import check_values
+from comic_upscale.settings.paths import LEDGER_NAME, MARKER_FOLDER, default_ledger
+
+OF_SUSPECTS = f"from pages where job_id = ? and state = 'done' and suspect is not null and {THERE}"
+
+
+def find_ledger(folder: Path) -> Path:
+    """Return the ledger of an output folder.
+
+    Raises:
+        InputError: there is none. The message gives the expected place.
+    """
+    ledger = default_ledger(folder)
+    if not ledger.is_file():
+        raise InputError(
+            f"{folder} contains no ledger (expected {MARKER_FOLDER}/{LEDGER_NAME}): name the output folder of "
+            "a job with --job, or the file itself with --ledger"
+        )
+    return ledger
+
+
+def knows_suspects(connection: sqlite3.Connection) -> bool:
+    """Return whether a version with the quality gate has opened the ledger."""
+    return "suspect" in columns_of(connection, "pages")
+
+
+@contextlib.contextmanager
+def reading(ledger: Path, *, pages: Collection[str] | None = None) -> Iterator[sqlite3.Connection]:
+    """Open a ledger for reading, and check its values.
+
+    Args:
+        ledger: the file.
+        pages: the columns of ``pages`` that the caller uses; None for all.
+
+    Raises:
+        InputError: the file does not exist or is no ledger; from `newest_job`, there is no job yet.
+        LedgerError: the file cannot be read.
+    """
+    if not ledger.is_file():
+        raise InputError(f"there is no ledger at {ledger}")
+    with translate_sqlite_errors(ledger):
+        # SQLite cannot share a ledger in a read-only folder. Without a journal, no process is writing to it.
+        still = not is_allowed(ledger.parent, os.W_OK) and not Path(f"{ledger}-wal").exists()
+        mode = "immutable=1" if still else "mode=ro"
+        connection = sqlite3.connect(f"{ledger.absolute().as_uri()}?{mode}", uri=True, timeout=5)
+        try:
+            _check_version(connection, ledger)
+            check_values(connection, ledger, pages=pages)
+            yield connection
+        finally:
+            connection.close()
+
+
+def _check_version(connection: sqlite3.Connection, ledger: Path) -> None:
+    table = MIGRATIONS_TABLE
+    found = connection.execute("select count(*) from sqlite_master where name = ?", [table]).fetchone()[0]
+    if not found:
+        raise InputError(f"{ledger} is not a comic-upscale ledger")
+    applied = connection.execute(f"select name from {table} where migration_set = ?", [MIGRATION_SET])
+    unknown = {str(row[0]) for row in applied} - {migration.name for migration in MIGRATIONS}
+    if unknown:
+        raise LedgerVersionError(f"{ledger} was written by a newer comic-upscale: update this one to read it")
+
+
+def newest_job(connection: sqlite3.Connection, ledger: Path) -> dict[str, Any]:
+    """Return the job of the last run, or one that was created after it, by its columns.
+
+    Raises:
+        InputError: there is no job.
+    """
+    # By the numbers of the runs, since a clock may have been set back between two of them.
+    job = read_row(
+        connection,
+        "select jobs.* from jobs left join"
+        " (select job_id, max(id) as last_run from runs group by job_id) as runs on runs.job_id = jobs.id order by"
+        " last_run is null and jobs.created_at > coalesce((select started_at from runs order by id desc limit 1), '')"
+        " desc, last_run desc, jobs.id desc limit 1",
+    )
+    if job is None:
+        raise InputError(f"the ledger {ledger} holds no job yet")
+    return job
+
+
+def for_columns(connection: sqlite3.Connection, query: str) -> str:
+    """Return a query without the condition `THERE` if no version that knows orphans has opened the ledger."""
+    return query if "gone" in columns_of(connection, "pages") else query.replace(THERE, "true")
+
+
+def columns_of(connection: sqlite3.Connection, table: str) -> set[str]:
+    """Return the names of the columns of a table; none if there is no such table."""
+    return {str(column[1]) for column in connection.execute(f"pragma table_info({table})")}
+
+
+def knows_volumes(connection: sqlite3.Connection) -> bool:
+    """Return whether a version with volumes has opened the ledger."""
+    return "kind" in columns_of(connection, "pages")
+
+
+def read_row(connection: sqlite3.Connection, query: str, *values: object) -> dict[str, Any] | None:
+    """Return the first row of a query, by its columns."""
+    cursor = connection.execute(query, values)
+    row = cursor.fetchone()
+    if row is None:
+        return None
+    return dict(zip([column[0] for column in cursor.description], row, strict=True))
