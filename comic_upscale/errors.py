@@ -59,6 +59,10 @@ class InputError(ComicUpscaleError):
     exit_code = 3
 
 
+class NoJobYetError(InputError):
+    """A ledger exists but holds no job, as while a run starts."""
+
+
 class WeightsError(ComicUpscaleError):
     """The weights are missing, could not be downloaded, have the wrong hash, or are not an image model."""
 

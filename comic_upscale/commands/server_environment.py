@@ -23,7 +23,17 @@ from comic_upscale.settings.environment import values_from_environment, variable
 from comic_upscale.settings.options import definitions
 from comic_upscale.settings.paths import absolute
 
-_PACKAGES = ("alembic", "argon2", "fastapi", "itsdangerous", "limits", "sqlalchemy", "uvicorn", "zipstream")
+_PACKAGES = (
+    "alembic",
+    "argon2",
+    "fastapi",
+    "fastapi_offline",
+    "itsdangerous",
+    "limits",
+    "sqlalchemy",
+    "uvicorn",
+    "zipstream",
+)
 
 
 def server_settings(given: Mapping[str, Any]) -> ServerSettings:

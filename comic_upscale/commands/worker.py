@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 WORKER = pick(
     ServerSettings, "data", "database", "storage", "device", "worker_threads", "worker_idle_timeout", "jobs_per_user",
-    "job_timeout", "worker_memory",
+    "job_timeout", "roots", "worker_memory",
 )  # fmt: skip
 
 

@@ -308,7 +308,10 @@ def status_lines(report: JobStatus) -> list[str]:
         lines.append(orphans_line(report.orphans, _short(report.output)))
     if report.alive:
         left = "" if report.eta_seconds is None else f", {duration(report.eta_seconds)} left"
-        lines.append(f"{rate(report.pages_per_second)}{left}")
+        now = (
+            rate(report.pages_per_second) if report.pages_per_second else "no rate yet: fewer than two pages"
+        )
+        lines.append(f"{now}{left}")
     elif report.last_seen is not None:
         seconds = seconds_since(report.last_seen)
         # In the future, if a clock was set back or the clock of another host is ahead.
@@ -318,11 +321,11 @@ def status_lines(report: JobStatus) -> list[str]:
             else f"at {report.last_seen} by the clock of {report.host}"
         )
         how = {
-            "died": "the run died unexpectedly",
-            "interrupted": f"the run was stopped ({report.run_error})",
-            "failed": f"the run failed: {report.run_error}",
+            "died": "the run died unexpectedly, last seen",
+            "interrupted": f"the run was stopped ({report.run_error}),",
+            "failed": f"the run failed: {report.run_error},",
         }.get(report.run_state or "", "the run ended")
-        lines.append(f"not running: {how}, last seen {seen}")
+        lines.append(f"not running: {how} {seen}")
     if report.spent is not None and report.price is not None:
         lines.append(spent_line(report.spent, report.price, report.to_come))
     if report.alive:

@@ -18,7 +18,7 @@ from comic_upscale.server.app import create_app
 from comic_upscale.server.callbacks import Sender
 from comic_upscale.server.janitor import Janitor
 from comic_upscale.server.outbox import Outbox
-from comic_upscale.server.services import Services, make_folder, open_services
+from comic_upscale.server.services import Quoting, Services, make_folder, open_services
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.server.supervisor import Supervisor, WorkerCommand
 
@@ -36,10 +36,16 @@ class Addresses:
     """URL of the pages."""
     api: str
     """URL of the REST interface."""
+    setup: str | None = None
+    """URL of the page that creates the first administrator; None if there is one."""
 
 
 def serve(
-    settings: ServerSettings, *, worker: WorkerCommand | None, on_ready: Callable[[Addresses], None]
+    settings: ServerSettings,
+    *,
+    worker: WorkerCommand | None,
+    on_ready: Callable[[Addresses], None],
+    quoting: Quoting | None = None,
 ) -> int:
     """Serve until a signal, and return the number of the second signal, or 0 after a clean stop.
 
@@ -50,6 +56,7 @@ def serve(
         settings: of the server.
         worker: starts the worker; None where workers are started in another way.
         on_ready: called once the ports are open.
+        quoting: prices and measurements of this machine, for estimates.
 
     Raises:
         SettingsError: a port is taken, an address cannot be used, or the system is Windows.
@@ -58,7 +65,7 @@ def serve(
     """
     make_folder(settings.data)
     with only_server(settings):
-        services = open_services(settings)
+        services = replace(open_services(settings), quoting=quoting)
         try:
             return asyncio.run(_Running(services, worker, on_ready).run())
         finally:
@@ -108,8 +115,8 @@ class _Running:
         if self._worker is not None:
             supervisor = Supervisor(settings, self._services.database, self._worker)
             self._services = replace(self._services, supervisor=supervisor)
-        app = create_app(self._services)
-        servers = [_Server(_config(app, settings)) for _ in sockets]
+        apps = (create_app(self._services, pages=True), create_app(self._services))
+        servers = [_Server(_config(app, settings)) for app in apps]
         async with asyncio.TaskGroup() as group:
             for server, each in zip(servers, sockets, strict=True):
                 group.create_task(server.serve(sockets=[each]))
@@ -118,7 +125,10 @@ class _Running:
                 group.create_task(self._services.supervisor.run())
             while not all(server.started for server in servers):  # noqa: ASYNC110 - uvicorn has no event
                 await asyncio.sleep(0.01)
-            self._on_ready(Addresses(*(_url(each) for each in sockets)))
+            pages, api = (_url(each) for each in sockets)
+            token = self._services.setup_token
+            setup = None if token is None else f"{pages}/setup/{token}"
+            self._on_ready(Addresses(pages, api, setup))
             await self._stop.wait()
             self._services.hub.close()
             for task in background:
@@ -153,6 +163,7 @@ def _config(app: object, settings: ServerSettings) -> uvicorn.Config:
         lifespan="off",
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=list(settings.trusted_proxies),
+        root_path=settings.root_path,
         timeout_graceful_shutdown=GRACE_SECONDS,
         h11_max_incomplete_event_size=64 << 10,
     )

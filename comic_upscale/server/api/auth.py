@@ -129,7 +129,18 @@ async def change_password(request: Request, services: Server, change: NewPasswor
     found = await find_session(request, services)
     if found is None:
         raise ApiError(401, "unauthorized", "Log in first.")
-    account = found.account
+    return await replace_password(request, services, found.account, change)
+
+
+async def replace_password(
+    request: Request, services: Services, account: Account, change: NewPassword
+) -> JSONResponse:
+    """Change the password of a user whose session was checked, and return the answer with the new cookie.
+
+    Raises:
+        ApiError: 400, 401 or 429.
+        BusyError: too many passwords wait.
+    """
     if not services.limiter.hit(_BY_NAME, f"login-name:{account.name.casefold()}"):
         raise too_many(services, _BY_NAME, f"login-name:{account.name.casefold()}")
     user = await services.database.read_async(lambda connection: accounts.find_user(connection, account.name))

@@ -72,6 +72,7 @@ def link_to(
 @router.get(
     "/files/{token}/{name}",
     summary="Download a file by a signed link",
+    response_class=Response,
     responses=documented(403, 404, 410, 416),
 )
 async def send_file(request: Request, services: Server, token: str, name: str) -> Response:
@@ -93,13 +94,14 @@ async def send_file(request: Request, services: Server, token: str, name: str) -
     if not path.is_file():
         raise not_found("file")
     return FileResponse(
-        path, filename=shown.name, media_type=_media_type(shown.name), headers={**_HEADERS, "ETag": etag}
+        path, filename=shown.name, media_type=media_type(shown.name), headers={**_HEADERS, "ETag": etag}
     )
 
 
 @router.get(
     "/bundles/{purpose}/{token}/{name}",
     summary="Download several files in a ZIP by a signed link",
+    response_class=Response,
     responses=documented(403, 404, 410, 416),
 )
 async def send_bundle(
@@ -186,7 +188,7 @@ def _ranged(
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
     headers["Content-Length"] = str(end - start)
     status = 206 if "Content-Range" in headers else 200
-    return StreamingResponse(part(start, end), status, headers, _media_type(name))
+    return StreamingResponse(part(start, end), status, headers, media_type(name))
 
 
 def _part(pieces: ZipStream, start: int, end: int) -> Iterator[bytes]:
@@ -201,7 +203,8 @@ def _part(pieces: ZipStream, start: int, end: int) -> Iterator[bytes]:
             return
 
 
-def _media_type(name: str) -> str:
+def media_type(name: str) -> str:
+    """Return the media type of a file by its name."""
     return _TYPES.get(PurePosixPath(name).suffix.lower().removeprefix("."), "application/octet-stream")
 
 

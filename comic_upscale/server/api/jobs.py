@@ -140,7 +140,7 @@ async def read_list(
     Raises:
         ApiError: 400, the cursor is none.
     """
-    before = _read_cursor(cursor)
+    before = read_cursor(cursor)
 
     def read(connection: Connection) -> dict[str, Any]:
         rows = jobs.list_jobs(
@@ -149,7 +149,7 @@ async def read_list(
         shown = [jobs.job_json(connection, row) for row in rows]
         if everyone:
             shown = [job | {"owner_id": row["owner_id"]} for job, row in zip(shown, rows, strict=True)]
-        following = _write_cursor(rows[-1]["created_at"], rows[-1]["id"]) if len(rows) == limit else None
+        following = write_cursor(rows[-1]["created_at"], rows[-1]["id"]) if len(rows) == limit else None
         return {"jobs": shown, "next_cursor": following}
 
     return await services.database.read_async(read)
@@ -173,7 +173,7 @@ def _record_foreign(connection: Connection, account: Account, action: str, row: 
         audit.record(connection, account, action, row["id"], owner_id=row["owner_id"])
 
 
-def _read_cursor(text: str | None) -> tuple[int, str] | None:
+def read_cursor(text: str | None) -> tuple[int, str] | None:
     """Return the place in a list that a cursor stands for.
 
     Raises:
@@ -190,6 +190,6 @@ def _read_cursor(text: str | None) -> tuple[int, str] | None:
     raise ApiError(400, "invalid", "This is no cursor: use next_cursor of the page before.", field="cursor")
 
 
-def _write_cursor(at: int, job_id: str) -> str:
+def write_cursor(at: int, job_id: str) -> str:
     """Return the cursor for the page after a job."""
     return base64.urlsafe_b64encode(json.dumps([at, job_id]).encode()).decode()
