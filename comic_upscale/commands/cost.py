@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from comic_upscale.costs.workload import Workload
 
 EXIT_OVER_BUDGET = 1
-_SOURCE_BYTES_A_PIXEL = 1.3
-"""Bytes per pixel of an assumed source page: about those of a PNG of 512 x 768."""
 
 
 JOB = pick(
@@ -193,23 +191,15 @@ def _count(
         The work, the number of pages that need no work, and the measurement of the pilot.
     """
     from comic_upscale.console.text import page_count
-    from comic_upscale.estimates.workload import assume_workload, count_workload, run_pilot
+    from comic_upscale.estimates.assumed import AssumedPages, assume_pages
+    from comic_upscale.estimates.workload import count_workload, run_pilot
     from comic_upscale.planning.preview import preview
     from comic_upscale.settings.sizes import Bounds
 
     if pages is not None:
-        if settings.scale is None:
-            raise SettingsError("--pages needs --scale; for other sizes give an --input")
         bounds = Bounds.parse(page_size)
-        workload = assume_workload(
-            pages,
-            (bounds.width, bounds.height),
-            settings.scale,
-            upload_bytes=round(bounds.width * bounds.height * _SOURCE_BYTES_A_PIXEL),
-            format=settings.format,
-            quality=settings.quality,
-        )
-        return workload, 0, None
+        imagined = AssumedPages(count=pages, width=bounds.width, height=bounds.height)
+        return assume_pages([imagined], settings), 0, None
     # Everything that a run imports before it reads its input is imported by now.
     started_in = process_seconds()
     plan = preview(settings)

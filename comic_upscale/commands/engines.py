@@ -24,15 +24,20 @@ def list_engines(as_json: AsJson = False) -> None:
     from comic_upscale.engines.registry import find_factory, missing_packages
     from comic_upscale.settings.engines import engine_names
 
-    rows = []
+    rows: list[dict[str, object]] = []
     for name in engine_names():
         try:
             factory = find_factory(name)
         except SettingsError as error:
             # A broken third-party package must not hide the other engines.
-            rows.append({"name": name, "summary": str(error), "installed": False})
+            rows.append({"name": name, "summary": str(error), "installed": False, "options": []})
             continue
-        rows.append({"name": name, "summary": factory.summary, "installed": not missing_packages(factory)})
+        rows.append(
+            {
+                "name": name, "summary": factory.summary, "installed": not missing_packages(factory),
+                "options": _options_json(factory),
+            }
+        )  # fmt: skip
     if as_json:
         typer.echo(json.dumps(rows))
         return
@@ -59,10 +64,7 @@ def show(
             "summary": factory.summary,
             "missing": missing,
             "install": factory.install,
-            "options": [
-                {"name": each.name, "values": each.values, "default": each.default, "help": each.help}
-                for each in options
-            ],
+            "options": _options_json(factory),
         }
         typer.echo(json.dumps(content))
         return
@@ -73,6 +75,15 @@ def show(
     for each in options:
         default = f"default {each.default}" if each.default else "required"
         typer.echo(f"\n  {each.name}: {each.values} ({default})\n    {each.help}")
+
+
+def _options_json(factory: EngineFactory) -> list[dict[str, str]]:
+    from comic_upscale.engines.options import describe_options
+
+    return [
+        {"name": each.name, "values": each.values, "default": each.default, "help": each.help}
+        for each in describe_options(factory.options)
+    ]
 
 
 def _lines(factory: EngineFactory, missing: list[str]) -> list[str]:

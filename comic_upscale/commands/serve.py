@@ -34,10 +34,16 @@ def serve(
     if settings.role == "worker":
         run_worker(settings)
         return
+    from comic_upscale.commands.environment import own_prices, rates_folder
     from comic_upscale.server.run import serve as run_server
+    from comic_upscale.server.services import Quoting
 
-    command = _worker_command(settings) if settings.role == "all" else None
-    number = run_server(settings, worker=command, on_ready=lambda addresses: _announce(settings, addresses))
+    number = run_server(
+        settings,
+        worker=_worker_command(settings) if settings.role == "all" else None,
+        on_ready=lambda addresses: _announce(settings, addresses),
+        quoting=Quoting(rates_folder(), own_prices()),
+    )
     if number:
         raise typer.Exit(128 + number)
 
@@ -51,7 +57,8 @@ def _worker_command(settings: ServerSettings) -> WorkerCommand:
         value = getattr(settings, option.name)
         # All users of a machine can see the arguments of a process. Its environment is private.
         if value is not None and not option.opt.secret:
-            arguments += [option.flag, str(value)]
+            for each in value if isinstance(value, tuple) else (value,):
+                arguments += [option.flag, str(each)]
     return WorkerCommand(arguments, worker_environment(settings))
 
 

@@ -23,7 +23,17 @@ from comic_upscale.settings.environment import values_from_environment, variable
 from comic_upscale.settings.options import definitions
 from comic_upscale.settings.paths import absolute
 
-_PACKAGES = ("alembic", "argon2", "fastapi", "itsdangerous", "limits", "sqlalchemy", "uvicorn", "zipstream")
+_PACKAGES = (
+    "alembic",
+    "argon2",
+    "fastapi",
+    "fastapi_offline",
+    "itsdangerous",
+    "limits",
+    "sqlalchemy",
+    "uvicorn",
+    "zipstream",
+)
 
 
 def server_settings(given: Mapping[str, Any]) -> ServerSettings:
@@ -53,15 +63,19 @@ def job_defaults(settings: ServerSettings) -> dict[str, Any]:
     }
 
 
+_OF_WORKERS = frozenset(("database", "s3_access_key_id", "s3_secret_access_key", "s3_session_token"))
+"""Secrets that a worker needs."""
+
+
 def worker_environment(settings: ServerSettings) -> dict[str, str]:
-    """Return the variables for a worker: those of this process without the secrets, except the database's URL.
+    """Return the variables for a worker: those of this process without the secrets, except for database and storage.
 
     A worker opens files of strangers.
     """
     secret = {
         f"{variable}{end}"
         for option in definitions(ServerSettings)
-        if option.opt.secret and option.name != "database"
+        if option.opt.secret and option.name not in _OF_WORKERS
         for variable in variables_of(option)
         for end in ("", "_FILE")
     }

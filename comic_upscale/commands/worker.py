@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from comic_upscale.execution.stop import StopRequest
 
 WORKER = pick(
-    ServerSettings, "data", "database", "device", "worker_threads", "worker_idle_timeout", "jobs_per_user",
-    "job_timeout",
+    ServerSettings, "data", "database", "storage", "device", "worker_threads", "worker_idle_timeout", "jobs_per_user",
+    "job_timeout", "roots",
 )  # fmt: skip
 
 

@@ -17,11 +17,11 @@ from comic_upscale.costs.workload import Workload, spread_sample
 from comic_upscale.engines.base import DeviceInfo, Engine
 from comic_upscale.engines.registry import OpenEngines, identify, open_engines
 from comic_upscale.errors import InputError, PageError
+from comic_upscale.estimates.assumed import ASSUMED_BYTES
 from comic_upscale.estimates.history import count_places, encoding_of, hardware_name, processor_name
 from comic_upscale.execution.events import Event, JobStarted, Listener
-from comic_upscale.imaging.codecs import FORMATS, find_assumed
-from comic_upscale.imaging.encode import quality_for
-from comic_upscale.imaging.target_size import grows, target_size
+from comic_upscale.imaging.codecs import find_assumed
+from comic_upscale.imaging.target_size import grows
 from comic_upscale.jobs.begin import versions
 from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.records import PageDone
@@ -32,13 +32,12 @@ from comic_upscale.models.default_model import is_auto
 from comic_upscale.models.weights import ResolvedWeights
 from comic_upscale.planning.discovery import find_pages
 from comic_upscale.planning.preview import PagePreview, Preview
-from comic_upscale.settings.job import FormatName, JobSettings
+from comic_upscale.settings.job import JobSettings
 
 LEAST_DOUBT = 0.075
 """The smallest relative error: half the difference between two runs over equal pages on a machine with other work."""
 
 _MEASURED_BYTES = 0.1
-_ASSUMED_BYTES = Range(0.67, 1.0, 1.33)
 
 
 def count_workload(preview: Preview, settings: JobSettings, pilot: Measured | None = None) -> Workload:
@@ -61,7 +60,7 @@ def count_workload(preview: Preview, settings: JobSettings, pilot: Measured | No
         sizes = Range.around(estimated, _MEASURED_BYTES)
         basis = f"{preview.bytes_per_pixel:.2f} bytes a pixel, measured by this job"
     else:
-        sizes = _ASSUMED_BYTES * estimated
+        sizes = ASSUMED_BYTES * estimated
         basis = "bytes a pixel, the average of six real pages (single pages: two thirds to four thirds of it)"
     return Workload(
         pages=len(todo),
@@ -86,42 +85,6 @@ def _encode_seconds(pages: Sequence[PagePreview], output_pixels: int) -> Range:
     assumed = ((find_assumed(encoding), count) for encoding, count in pixels.items())
     shares = (each.seconds * (count / output_pixels) for each, count in assumed if each is not None)
     return total(shares).rounded(6)
-
-
-def assume_workload(
-    pages: int,
-    size: tuple[int, int],
-    scale: float,
-    *,
-    upload_bytes: int,
-    format: FormatName,
-    quality: int | None,
-) -> Workload:
-    """Count the work of imagined pages of one size: PNG, in colour.
-
-    Args:
-        pages: how many.
-        size: (width, height) of each, pixels.
-        scale: output over input.
-        upload_bytes: of one source.
-        format: of the outputs.
-        quality: 1 to 100, or None.
-    """
-    width, height = target_size(*size, scale)
-    written = FORMATS["png" if format == "auto" else format]
-    assumed = written.assumed(quality_for(written.name, format, quality, lossless=True))
-    bytes_per_pixel = assumed.bytes_per_pixel(gray=False)
-    as_png = " as PNG" if format == "auto" else ""
-    return Workload(
-        pages=pages,
-        network_pixels=pages * size[0] * size[1],
-        output_pixels=pages * width * height,
-        upload_bytes=pages * upload_bytes,
-        download_bytes=_ASSUMED_BYTES * (bytes_per_pixel * pages * width * height),
-        download_basis=f"{bytes_per_pixel:g} bytes a pixel, the average of six real pages{as_png}",
-        encode_seconds=assumed.seconds,
-        format=written.encoding(quality),
-    )
 
 
 def run_pilot(

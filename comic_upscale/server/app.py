@@ -11,8 +11,26 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from starlette.datastructures import MutableHeaders
 
-from comic_upscale.server.api import admin, auth, catalogue, downloads, events, health, jobs, uploads
+from comic_upscale.server.api import (
+    admin,
+    admin_jobs,
+    admin_offered,
+    admin_server,
+    auth,
+    catalogue,
+    compat_a1111,
+    compat_convert,
+    compat_wishes,
+    downloads,
+    events,
+    health,
+    jobs,
+    opds,
+    openapi,
+    uploads,
+)
 from comic_upscale.server.api.errors import add_error_handlers, error_response
+from comic_upscale.server.api.openapi import describe
 from comic_upscale.server.ids import new_id
 from comic_upscale.server.pages.app import create_pages
 from comic_upscale.server.services import Services
@@ -42,14 +60,19 @@ def create_app(services: Services, *, pages: bool = False) -> FastAPI:
         version=__version__,
         description="Upscales comic pages and whole volumes.",
         license_info={"name": "MIT"},
-        # A second viewer beside /docs, which loads more from other hosts.
+        # Our own viewer loads nothing from another host.
+        docs_url=None,
         redoc_url=None,
         telemetry={"tracing": False},
     )
     app.state.services = services
+    describe(app)
     add_error_handlers(app)
     # "/jobs/events" comes before "/jobs/{job_id}".
-    for topic in (uploads, events, jobs, downloads, catalogue, auth, admin, health):
+    for topic in (
+        uploads, events, jobs, downloads, catalogue, auth, admin, admin_jobs, admin_offered, admin_server, health,
+        compat_convert, compat_a1111, compat_wishes, opds, openapi,
+    ):  # fmt: skip
         app.include_router(topic.router, max_body_size=MOST_BODY)
 
     if pages:

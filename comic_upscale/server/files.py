@@ -1,7 +1,7 @@
-"""Where the bytes of uploads and results are: a storage under keys, here a folder of the local disk.
+"""Where the bytes of uploads and results are: a storage under keys, and the storage in a folder of the local disk.
 
-A key is made by the server from identifiers, never from a name that a client chose. A file is complete or absent: it is
-written beside its place, flushed to the disk, and renamed.
+A key is made by the server from identifiers, never from a name that a client chose, and is written once. A file is
+complete or absent. On a local disk it is written beside its place, flushed to the disk, and renamed.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ class DiskFullError(OutputError):
     """The disk has no room for more bytes."""
 
 
+class StorageError(OutputError):
+    """The storage cannot be reached, or refuses a request. A later try may succeed."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredFile:
     """A complete file of the storage."""
@@ -38,6 +42,15 @@ class StoredFile:
     """Bytes."""
     sha256: str
     """64 lower-case hexadecimal digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedFile:
+    """A file as a listing of the storage shows it."""
+
+    key: str
+    changed_at: float
+    """Seconds since 1970."""
 
 
 class FileWriter(Protocol):
@@ -59,25 +72,43 @@ class FileWriter(Protocol):
 
 
 class FileStore(Protocol):
-    """A storage of files under keys. All methods block, and may be called from any thread."""
+    """A storage of files under keys. All methods block, and may be called from any thread.
+
+    Each method raises `StorageError` if the storage cannot be reached; `delete` logs that instead.
+    """
 
     def create(self, key: str) -> FileWriter:
-        """Begin a file."""
+        """Begin a file. A key is used once."""
 
-    def open(self, key: str) -> IO[bytes]:
-        """Open a file for reading; raises `FileNotFoundError`."""
+    def size(self, key: str) -> int | None:
+        """Return the bytes of a file; None if there is none."""
+
+    def read(self, key: str, start: int, end: int) -> Iterator[bytes]:
+        """Yield a part of a file in pieces, without holding all of it in memory.
+
+        Args:
+            key: of the file.
+            start: the first byte.
+            end: the byte after the last one; at most the size of the file.
+
+        Raises:
+            FileNotFoundError: there is no such file, or it ends before ``end``.
+        """
 
     def local_path(self, key: str) -> Path | None:
         """Return the path of a file on this machine; None if it is elsewhere."""
 
     def fetch(self, key: str, target: Path) -> None:
-        """Copy a file to a path of this machine, or link it there; raises `FileNotFoundError` or `OutputError`."""
+        """Copy a file to a path of this machine, or link it there; raises `FileNotFoundError` or `OutputError`.
+
+        A file that exists at the path is complete, and stays.
+        """
 
     def delete(self, key: str) -> None:
         """Delete a file. One that does not exist is not an error."""
 
-    def keys(self) -> Iterator[str]:
-        """Yield the keys of all complete files."""
+    def list(self) -> Iterator[ListedFile]:
+        """Yield all complete files."""
 
     def free_percent(self) -> float | None:
         """Return the share of the storage that is free, 0 to 100; None if it has no limit."""
@@ -103,9 +134,25 @@ class LocalFiles:
         except OSError as error:
             raise _in_words(error) from error
 
-    def open(self, key: str) -> IO[bytes]:
-        """Open a file; see `FileStore.open`."""
-        return self._path(key).open("rb")
+    def size(self, key: str) -> int | None:
+        """Return the bytes of a file."""
+        try:
+            return self._path(key).stat().st_size
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _in_words(error) from error
+
+    def read(self, key: str, start: int, end: int) -> Iterator[bytes]:
+        """Yield a part of a file; see `FileStore.read`."""
+        with self._path(key).open("rb") as file:
+            file.seek(start)
+            while start < end:
+                piece = file.read(min(_CHUNK, end - start))
+                if not piece:
+                    raise FileNotFoundError(key)
+                start += len(piece)
+                yield piece
 
     def local_path(self, key: str) -> Path:
         """Return the path of a file."""
@@ -136,12 +183,14 @@ class LocalFiles:
             except OSError:
                 return
 
-    def keys(self) -> Iterator[str]:
-        """Yield the keys of all complete files."""
+    def list(self) -> Iterator[ListedFile]:
+        """Yield all complete files."""
         for path in self.folder.rglob("*"):
             key = path.relative_to(self.folder).as_posix()
-            if _KEY.fullmatch(key) and path.is_file():
-                yield key
+            # A file may be deleted meanwhile.
+            with contextlib.suppress(FileNotFoundError):
+                if _KEY.fullmatch(key) and path.is_file():
+                    yield ListedFile(key, path.stat().st_mtime)
 
     def free_percent(self) -> float | None:
         """Return the free share of the disk."""
@@ -149,9 +198,7 @@ class LocalFiles:
         return usage.free / usage.total * 100
 
     def _path(self, key: str) -> Path:
-        if not _KEY.fullmatch(key):
-            raise ValueError(f"not a key of the storage: {key!r}")
-        return self.folder / key
+        return self.folder / checked_key(key)
 
     def _make_folders(self, folder: Path) -> None:
         for each in reversed((folder, *folder.parents)):
@@ -203,6 +250,22 @@ def _copy(source: Path, target: Path) -> None:
                 part.move_to(target)
         except OSError as error:
             raise _in_words(error) from error
+
+
+def checked_key(key: str) -> str:
+    """Return a key of the storage.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not _KEY.fullmatch(key):
+        raise ValueError(f"not a key of the storage: {key!r}")
+    return key
+
+
+def is_key(text: str) -> bool:
+    """Return whether a text is a key of the storage."""
+    return _KEY.fullmatch(text) is not None
 
 
 def store_file(store: FileStore, key: str, source: IO[bytes]) -> StoredFile:

@@ -91,12 +91,12 @@ class Janitor:
         """Delete stored files without a row, and count rows without a file."""
         stored: set[str] = set()
         orphans = 0
-        keys = iter(self._store.keys())
-        while some := list(islice(keys, _AT_ONCE)):
+        listed = iter(self._store.list())
+        while some := {file.key: file for file in islice(listed, _AT_ONCE)}:
             known = self._database.read(lambda connection, some=some: keys_in_use(connection, some))  # type: ignore[misc]
             stored |= known
-            for key in set(some) - known:
-                if self._is_old(key):
+            for key in some.keys() - known:
+                if time.time() - some[key].changed_at > ORPHAN_SECONDS:
                     self._store.delete(key)
                     orphans += 1
         missing = 0
@@ -109,20 +109,11 @@ class Janitor:
                 missing += 1
         return orphans, missing
 
-    def _is_old(self, key: str) -> bool:
-        path = self._store.local_path(key)
-        try:
-            return path is None or time.time() - path.stat().st_mtime > ORPHAN_SECONDS
-        except OSError:
-            return False
-
     def _exists(self, key: str) -> bool:
-        try:
-            self._store.open(key).close()
-        except FileNotFoundError:
-            # Its row may have been deleted together with it.
-            return not self._database.read(lambda connection: keys_in_use(connection, [key]))
-        return True
+        # Its row may have been deleted together with it.
+        return self._store.size(key) is not None or not self._database.read(
+            lambda connection: keys_in_use(connection, [key])
+        )
 
     def _delete_folders(self) -> int:
         if not self._work.is_dir():

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 from comic_upscale.errors import DatabaseError
 from comic_upscale.server.accounts import Account
 from comic_upscale.server.database.engine import Database
-from comic_upscale.server.database.schema import files, jobs, now_ms, uploads
+from comic_upscale.server.database.schema import files, jobs, models, now_ms, uploads
 from comic_upscale.server.files import FileStore, StoredFile
 from comic_upscale.server.ids import new_id
 from comic_upscale.server.multipart import Received
@@ -72,6 +72,37 @@ def create_job(connection: Connection, account: Account, new: NewJob) -> Mapping
             priority=PRIORITY[new.lane], status="queued", params=dict(new.params), title=clean_name(title)[:256],
             created_at=now, updated_at=now, expires_at=now + new.keep_ms, callback_url=new.callback_url,
             email=new.email,
+        )
+        .returning(*jobs.c)
+    ).mappings().one()  # fmt: skip
+    return dict(row)
+
+
+def create_folder_job(
+    connection: Connection,
+    account: Account,
+    *,
+    source: str,
+    output: str,
+    params: Mapping[str, Any],
+    lane: Lane,
+) -> Mapping[str, Any]:
+    """Store a job over a folder or file of the server's machine, and return its row.
+
+    Args:
+        connection: in a transaction that writes.
+        account: who asks, an administrator.
+        source: its real path.
+        output: the real path of the output folder.
+        params: as `params.read_params` returns it.
+        lane: of the job.
+    """
+    row = connection.execute(
+        sa.insert(jobs)
+        .values(
+            id=new_id(), owner_id=account.user_id, lane=lane, priority=PRIORITY[lane], status="queued",
+            params=dict(params), title=clean_name(source)[:256], input=source, output=output, created_at=now_ms(),
+            updated_at=now_ms(),
         )
         .returning(*jobs.c)
     ).mappings().one()  # fmt: skip
@@ -137,9 +168,13 @@ def find_file(connection: Connection, file_id: str) -> Mapping[str, Any] | None:
 
 
 def keys_in_use(connection: Connection, keys: Iterable[str]) -> set[str]:
-    """Return those of some keys that a row of a file names."""
-    wanted = files.c.storage_key.in_(list(keys))
-    return set(connection.scalars(sa.select(files.c.storage_key).where(wanted)))
+    """Return those of some keys that a row of a file or of a model names."""
+    wanted = list(keys)
+    return {
+        key
+        for column in (files.c.storage_key, models.c.storage_key)
+        for key in connection.scalars(sa.select(column).where(column.in_(wanted)))
+    }
 
 
 def discard_files(database: Database, store: FileStore, stored: Iterable[StoredFile]) -> None:
@@ -202,7 +237,9 @@ def job_json(connection: Connection, row: Mapping[str, Any]) -> dict[str, Any]:
         "expires_at": iso(row["expires_at"]),
         "duration_seconds": _duration(row),
         "original_url": f"/api/v1/uploads/{row['upload_id']}/download" if row["upload_id"] else None,
-        "result_url": f"{job}/result" if row["status"] == "completed" else None,
+        "result_url": f"{job}/result" if row["status"] == "completed" and row["input"] is None else None,
+        "input": row["input"],
+        "output": row["output"],
         "params": row["params"],
         "model": row["model"],
         "device": row["device"],

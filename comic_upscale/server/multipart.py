@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from comic_upscale.server.files import FileStore, FileWriter, StoredFile
+from comic_upscale.server.files import FileWriter, StoredFile
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -71,6 +71,16 @@ class Limits:
     """Whether a file with this name is accepted."""
 
 
+class TakesFiles(Protocol):
+    """What an upload is read into: a `FileStore`, or a place for one request."""
+
+    def create(self, key: str) -> FileWriter:
+        """Begin a file."""
+
+    def delete(self, key: str) -> None:
+        """Delete a file."""
+
+
 class UploadReader:
     """Reads one upload into a storage. On any error it leaves no file behind.
 
@@ -80,7 +90,7 @@ class UploadReader:
         limits: of the upload.
     """
 
-    def __init__(self, store: FileStore, key_of: Callable[[int], str], limits: Limits) -> None:
+    def __init__(self, store: TakesFiles, key_of: Callable[[int], str], limits: Limits) -> None:
         self._store, self._key_of, self._limits = store, key_of, limits
         self._received = Received()
         self._part = _Part()

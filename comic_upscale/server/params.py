@@ -12,21 +12,10 @@ from typing import Any
 
 from comic_upscale.errors import ComicUpscaleError, SettingsError
 from comic_upscale.models.catalogue import find_model
-from comic_upscale.settings.option_json import from_json, to_json
+from comic_upscale.server.offered import BUILT_IN, DENOISE_MODEL, Offered
+from comic_upscale.settings.option_json import from_json, to_json, values_from_json
 from comic_upscale.settings.options import Definition, as_flag, definitions, value_from_text
 from comic_upscale.settings.processing import AUTO_MODEL, ProcessingSettings, SizeOptions, join_size
-
-DENOISE_MODEL = "realesr-general-x4v3"
-
-PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "standard": {},
-        "art": {"model": "realesr-animevideov3"},
-        "photo": {"model": DENOISE_MODEL, "gray": "keep"},
-        "face": {"model": DENOISE_MODEL, "gray": "keep"},
-    }
-)
-"""Options of each preset that the server comes with."""
 
 DENOISE: Mapping[str, float | None] = MappingProxyType({"none": None, "low": 0.25, "med": 0.5, "high": 1.0})
 
@@ -67,20 +56,26 @@ class FieldError(ComicUpscaleError):
         self.field = field
 
 
-def read_params(fields: Mapping[str, str]) -> dict[str, Any]:
+def read_params(fields: Mapping[str, str], offered: Offered = BUILT_IN) -> dict[str, Any]:
     """Return the processing options that form fields ask for, as JSON that `processing_settings` reads.
+
+    Args:
+        fields: of the form.
+        offered: what the request may choose from.
 
     Raises:
         FieldError: a field is unknown, or has a value that is not allowed.
     """
     given = _given(fields)
-    return to_json(_settings(given, _asked(given)), ALLOWED)
+    asked = _asked(given, offered)
+    asked.setdefault("model", offered.default_model)
+    return to_json(_settings(given, asked), ALLOWED)
 
 
-def read_changes(fields: Mapping[str, str]) -> dict[str, Any]:
+def read_changes(fields: Mapping[str, str], offered: Offered = BUILT_IN) -> dict[str, Any]:
     """Return only the options that form fields set, also where they set a default; otherwise like `read_params`."""
     given = _given(fields)
-    asked = _asked(given)
+    asked = _asked(given, offered)
     return to_json(_settings(given, asked), asked.keys())
 
 
@@ -93,9 +88,12 @@ def _given(fields: Mapping[str, str]) -> dict[str, str]:
     return given
 
 
-def _asked(given: Mapping[str, str]) -> dict[str, Any]:
+def _asked(given: Mapping[str, str], offered: Offered) -> dict[str, Any]:
     """Return the values of the options that fields set."""
-    values: dict[str, Any] = dict(_preset(given))
+    values = _preset(given, offered)
+    if "model" in given and given["model"].strip() != values.get("model"):
+        # The strength of a preset is that of its own model.
+        values.pop("denoise", None)
     values.update(_denoise(given))
     if (size := _size(given)) is not None:
         values["size"] = size
@@ -105,7 +103,7 @@ def _asked(given: Mapping[str, str]) -> dict[str, Any]:
         if option.name in given and option.name not in ("size", "denoise"):
             values[option.name] = _value(option, given[option.name])
     if "model" in values:
-        values["model"] = _model(values["model"])
+        values["model"] = _model(values["model"], offered, "model" if "model" in given else "preset")
     return values
 
 
@@ -130,11 +128,15 @@ def json_type(option: Definition) -> str:
     return {int: "integer", float: "number", bool: "boolean"}.get(option.kind, "string")
 
 
-def _preset(given: Mapping[str, str]) -> Mapping[str, Any]:
+def _preset(given: Mapping[str, str], offered: Offered) -> dict[str, Any]:
     name = given.get("preset", "standard").strip()
-    if name not in PRESETS:
-        raise FieldError("preset", f"there is no preset {name!r}: choose {', '.join(PRESETS)}")
-    return PRESETS[name]
+    if name not in offered.presets:
+        raise FieldError("preset", f"there is no preset {name[:64]!r}: choose {', '.join(offered.presets)}")
+    try:
+        return values_from_json(ProcessingSettings, offered.presets[name].options)
+    except SettingsError as error:
+        # A later version of the server stored it.
+        raise FieldError("preset", f"the preset {name} cannot be used: {_as_field(str(error))}") from None
 
 
 def _denoise(given: Mapping[str, str]) -> dict[str, Any]:
@@ -206,16 +208,22 @@ def _flag(given: Mapping[str, str], name: str) -> bool:
     return text in ("true", "1", "yes", "on")
 
 
-def _model(name: str) -> str:
+def _model(name: str, offered: Offered, field: str) -> str:
     """Return the official name of a model. A path is refused: it would open a file of the server."""
-    if name.strip() == AUTO_MODEL:
+    name = name.strip()
+    if name == AUTO_MODEL:
         return AUTO_MODEL
-    try:
-        return find_model(name).name
-    except ComicUpscaleError as error:
-        raise FieldError(
-            "model", str(error).removesuffix(" The path of a .pth or .safetensors file works too.")
-        ) from None
+    if name not in offered.models:
+        try:
+            name = find_model(name).name
+        except ComicUpscaleError as error:
+            message = str(error).removesuffix(" The path of a .pth or .safetensors file works too.")
+            if own := [each for each, model in offered.models.items() if model.storage_key]:
+                message = f"{message} This server also has {', '.join(own)}."
+            raise FieldError(field, message) from None
+    if offered.is_demoted(name):
+        raise FieldError(field, f"the model {name} has been withdrawn: choose another one, or leave it out")
+    return name
 
 
 def _culprit(message: str, given: Mapping[str, str]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -24,7 +24,6 @@ Kind: TypeAlias = Literal["thumb", "before", "after"]
 
 TYPES = frozenset(("image/png", "image/jpeg", "image/webp", "image/gif", "image/avif"))
 """Types of images that every browser shows."""
-_CHUNK = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,17 +141,11 @@ def files_of_job(connection: Connection, job_id: str) -> JobFiles:
     return JobFiles(by_kind.get(LIST), by_kind.get(DATA), results)
 
 
-def read_all(store: FileStore, key: str) -> bytes:
+def read_all(store: FileStore, row: Mapping[str, Any]) -> bytes:
     """Return the content of a small file. Blocks; raises `FileNotFoundError`."""
-    with store.open(key) as file:
-        return file.read()
+    return b"".join(store.read(row["storage_key"], 0, row["size"]))
 
 
-def read_part(file: IO[bytes], place: Place) -> Iterator[bytes]:
-    """Yield the bytes of a picture, and close its file. Blocks."""
-    with file:
-        file.seek(place.offset)
-        left = place.length
-        while left and (chunk := file.read(min(left, _CHUNK))):
-            left -= len(chunk)
-            yield chunk
+def read_part(store: FileStore, row: Mapping[str, Any], place: Place) -> Iterator[bytes]:
+    """Yield the bytes of a picture. Blocks; raises `FileNotFoundError`."""
+    return store.read(row["storage_key"], place.offset, place.offset + place.length)

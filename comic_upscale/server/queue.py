@@ -54,6 +54,8 @@ class Result:
     model: str | None = None
     device: str | None = None
     seconds: float | None = None
+    pixels: int = 0
+    """Pixels of the outputs."""
 
 
 class LostLeaseError(Exception):
@@ -69,8 +71,8 @@ def claim(
 ) -> Claim | None:
     """Claim the next job; None if there is none.
 
-    Order: priority, then first come, first served. A user with as many running jobs as allowed is passed over. Jobs
-    whose lease has ended are claimed like queued ones.
+    Order: priority, then first come, first served. A user with as many running jobs in a lane as allowed is passed
+    over there. Jobs whose lease has ended are claimed like queued ones.
 
     Args:
         connection: in a transaction that writes.
@@ -107,13 +109,13 @@ def claim(
     return None if row is None else Claim(row["id"], row["fence"], row["attempts"], dict(row))
 
 
-def has_work(connection: Connection, *, jobs_per_user: int) -> bool:
+def has_work(
+    connection: Connection, *, jobs_per_user: int, lanes: Sequence[Lane] = ("interactive", "batch")
+) -> bool:
     """Return whether a claim would find a job now. Takes no lock."""
     if connection.scalar(sa.select(queue.c.paused).where(queue.c.id == 1)):
         return False
-    return (
-        connection.execute(_claimable(jobs_per_user, ("interactive", "batch")).limit(1)).first() is not None
-    )
+    return connection.execute(_claimable(jobs_per_user, lanes).limit(1)).first() is not None
 
 
 def heartbeat(connection: Connection, claimed: Claim, **progress: Any) -> bool:
@@ -253,6 +255,12 @@ def _ended() -> tuple[sa.ColumnElement[bool], ...]:
     return jobs.c.status == "running", jobs.c.lease_until < now_ms()
 
 
+def is_busy(connection: Connection, which: sa.ColumnElement[bool]) -> bool:
+    """Return whether one of some jobs is queued or running."""
+    busy = sa.select(jobs.c.id).where(which, jobs.c.status.in_(("queued", "running")))
+    return connection.execute(busy.limit(1)).first() is not None
+
+
 def is_paused(connection: Connection) -> bool:
     """Return whether no job is claimed for now."""
     return bool(connection.scalar(sa.select(queue.c.paused).where(queue.c.id == 1)))
@@ -289,7 +297,11 @@ def _claimable(jobs_per_user: int, lanes: Sequence[Lane]) -> sa.Select[tuple[str
         sa.select(sa.func.count())
         .select_from(other)
         .where(
-            other.c.status == "running", other.c.lease_until >= now_ms(), other.c.owner_id == job.c.owner_id
+            other.c.status == "running",
+            other.c.lease_until >= now_ms(),
+            other.c.owner_id == job.c.owner_id,
+            # A user whose library keeps the batch lane busy may still open a single page.
+            other.c.lane == job.c.lane,
         )
         .correlate(job)
         .scalar_subquery()
@@ -349,6 +361,7 @@ def _columns(result: Result) -> dict[str, Any]:
         "model": result.model,
         "device": result.device,
         "seconds": result.seconds,
+        "pixels": result.pixels,
     }
 
 

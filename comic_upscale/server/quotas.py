@@ -19,7 +19,8 @@ class QuotaError(ComicUpscaleError):
 def check_quotas(connection: Connection, account: Account, size: int) -> None:
     """Refuse an upload that exceeds a quota of its user, in the transaction that would store it.
 
-    Pages are counted when a worker has found them, so the upload that exceeds their number is still taken.
+    Pages are counted when a worker has found them, and pixels when it has written them, so the upload that exceeds
+    their number is still taken.
 
     Args:
         connection: in a transaction that writes, so that uploads at the same time are counted.
@@ -30,7 +31,9 @@ def check_quotas(connection: Connection, account: Account, size: int) -> None:
         QuotaError: the upload is refused.
     """
     limits = connection.execute(
-        sa.select(users.c.bytes_per_day, users.c.pages_per_day).where(users.c.id == account.user_id)
+        sa.select(users.c.bytes_per_day, users.c.pages_per_day, users.c.pixels_per_day).where(
+            users.c.id == account.user_id
+        )
     ).one()
     day_ago = now_ms() - _DAY_MS
     if limits.bytes_per_day is not None:
@@ -39,9 +42,14 @@ def check_quotas(connection: Connection, account: Account, size: int) -> None:
         )
         if (connection.scalar(sent) or 0) + size > limits.bytes_per_day:
             raise QuotaError(f"you may send {limits.bytes_per_day:,} bytes in 24 hours: try again later")
-    if limits.pages_per_day is not None:
-        pages = sa.select(sa.func.coalesce(sa.func.sum(jobs.c.pages_total), 0)).where(
+    for column, most, what in (
+        (jobs.c.pages_total, limits.pages_per_day, "send {:,} pages"),
+        (jobs.c.pixels, limits.pixels_per_day, "have {:,} pixels made"),
+    ):
+        if most is None:
+            continue
+        used = sa.select(sa.func.coalesce(sa.func.sum(column), 0)).where(
             jobs.c.owner_id == account.user_id, jobs.c.created_at > day_ago
         )
-        if (connection.scalar(pages) or 0) >= limits.pages_per_day:
-            raise QuotaError(f"you may send {limits.pages_per_day:,} pages in 24 hours: try again later")
+        if (connection.scalar(used) or 0) >= most:
+            raise QuotaError(f"you may {what.format(most)} in 24 hours: try again later")

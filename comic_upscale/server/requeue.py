@@ -26,14 +26,15 @@ def requeue(
     """
     if row["status"] not in ENDED:
         return None
-    kept = (row["expires_at"] or 0) - row["created_at"]
+    kept = None if row["expires_at"] is None else row["expires_at"] - row["created_at"]
     now = connection.scalar(sa.select(now_ms())) or 0
     new = connection.execute(
         sa.insert(jobs)
         .values(
             id=new_id(), owner_id=row["owner_id"], upload_id=row["upload_id"], requeue_of=row["id"], lane=row["lane"],
             priority=PRIORITY[row["lane"]], status="queued", params={**row["params"], **changes}, title=row["title"],
-            created_at=now, updated_at=now, expires_at=now + kept, callback_url=row["callback_url"],
+            created_at=now, updated_at=now, expires_at=None if kept is None else now + kept,
+            input=row["input"], output=row["output"], callback_url=row["callback_url"],
             email=row["email"],
         )
         .returning(*jobs.c)

@@ -18,7 +18,7 @@ from comic_upscale.server.app import create_app
 from comic_upscale.server.callbacks import Sender
 from comic_upscale.server.janitor import Janitor
 from comic_upscale.server.outbox import Outbox
-from comic_upscale.server.services import Services, make_folder, open_services
+from comic_upscale.server.services import Quoting, Services, make_folder, open_services
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.server.supervisor import Supervisor, WorkerCommand
 
@@ -41,7 +41,11 @@ class Addresses:
 
 
 def serve(
-    settings: ServerSettings, *, worker: WorkerCommand | None, on_ready: Callable[[Addresses], None]
+    settings: ServerSettings,
+    *,
+    worker: WorkerCommand | None,
+    on_ready: Callable[[Addresses], None],
+    quoting: Quoting | None = None,
 ) -> int:
     """Serve until a signal, and return the number of the second signal, or 0 after a clean stop.
 
@@ -52,6 +56,7 @@ def serve(
         settings: of the server.
         worker: starts the worker; None where workers are started in another way.
         on_ready: called once the ports are open.
+        quoting: prices and measurements of this machine, for estimates.
 
     Raises:
         SettingsError: a port is taken, an address cannot be used, or the system is Windows.
@@ -60,7 +65,7 @@ def serve(
     """
     make_folder(settings.data)
     with _only_server(settings):
-        services = open_services(settings)
+        services = replace(open_services(settings), quoting=quoting)
         try:
             return asyncio.run(_Running(services, worker, on_ready).run())
         finally:

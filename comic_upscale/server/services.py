@@ -15,14 +15,27 @@ from comic_upscale.server.accounts import ANONYMOUS, ensure_user, find_user, has
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.migrate import check_schema, migrate
 from comic_upscale.server.events import Hub
-from comic_upscale.server.files import FileStore, LocalFiles
+from comic_upscale.server.files import FileStore
 from comic_upscale.server.ids import new_secret
 from comic_upscale.server.links import Links
+from comic_upscale.server.live import Live
 from comic_upscale.server.metrics import Metrics
 from comic_upscale.server.passwords import Passwords, check_password
 from comic_upscale.server.secret import load_secrets
 from comic_upscale.server.settings import ServerSettings
+from comic_upscale.server.storage import open_files
 from comic_upscale.server.supervisor import Supervisor
+
+
+@dataclass(frozen=True, slots=True)
+class Quoting:
+    """What the estimates of this machine are made from."""
+
+    rates_folder: Path
+    """Measurements that ``comic-upscale bench`` stored."""
+    prices: Path | None = None
+    """A price list of the user's own."""
+
 
 ENVIRONMENT_USER = "environment"
 """The user of the key in the variable ``API_KEY``."""
@@ -32,7 +45,8 @@ ENVIRONMENT_USER = "environment"
 class Services:
     """What a request may use."""
 
-    settings: ServerSettings
+    live: Live
+    """What administrators change while the server runs."""
     database: Database
     files: FileStore
     links: Links
@@ -49,6 +63,13 @@ class Services:
     """Lets whoever has it create the first administrator; None if there is one, or a password for one."""
     supervisor: Supervisor | None = None
     """Starts the worker; None where workers are started in another way."""
+    quoting: Quoting | None = None
+    """Prices and measurements of this machine for estimates; None for the list prices alone."""
+
+    @property
+    def settings(self) -> ServerSettings:
+        """The settings in force now."""
+        return self.live.settings
 
     def wake(self) -> None:
         """Tell the supervisor that a job was queued."""
@@ -83,11 +104,6 @@ def open_database(settings: ServerSettings, *, migrating: bool) -> Database:
         database.close()
         raise
     return database
-
-
-def open_files(settings: ServerSettings) -> FileStore:
-    """Return the storage of a server."""
-    return LocalFiles(settings.data / "files")
 
 
 def make_folder(path: Path) -> None:
@@ -143,8 +159,10 @@ def open_services(settings: ServerSettings) -> Services:
         if settings.api_key is not None:
             key_user = database.write(lambda connection: ensure_user(connection, ENVIRONMENT_USER, "user"))
         files = open_files(settings)
+        live = Live(settings, database)
+        live.read_now()
         return Services(
-            settings=settings,
+            live=live,
             database=database,
             files=files,
             hub=Hub(database),

@@ -19,6 +19,8 @@ LIFETIME_MS = 14 * 86_400_000
 IDLE_MS = 3 * 86_400_000
 """A session that was not used for this long has ended."""
 _SEEN_EVERY_MS = 60_000
+MOST_LISTED = 1000
+"""Sessions in the list of an administrator."""
 MOST_OF_A_USER = 50
 """Sessions of one user; the one that was used longest ago ends when there are more."""
 
@@ -133,6 +135,21 @@ def list_of(connection: Connection, user_id: str) -> Sequence[Mapping[str, Any]]
     )  # fmt: skip
     rows = connection.execute(
         sa.select(*columns).where(sessions.c.user_id == user_id).order_by(sessions.c.last_seen_at.desc())
+    )
+    return [dict(row) for row in rows.mappings()]
+
+
+def list_all(connection: Connection) -> Sequence[Mapping[str, Any]]:
+    """Return the sessions of all users, as `list_of` does, each with the name of its user."""
+    columns = (
+        sessions.c.id, users.c.name.label("user"), sessions.c.address, sessions.c.agent, sessions.c.created_at,
+        sessions.c.last_seen_at, sessions.c.expires_at,
+    )  # fmt: skip
+    rows = connection.execute(
+        sa.select(*columns)
+        .join(users, users.c.id == sessions.c.user_id)
+        .order_by(sessions.c.last_seen_at.desc())
+        .limit(MOST_LISTED)
     )
     return [dict(row) for row in rows.mappings()]
 

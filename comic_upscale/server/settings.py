@@ -12,8 +12,10 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from comic_upscale.settings.limits import parse_bytes
 from comic_upscale.settings.options import Group, Opt, check, require
+from comic_upscale.settings.paths import absolute
 
 Role: TypeAlias = Literal["all", "server", "worker"]
+Backend: TypeAlias = Literal["local", "s3"]
 
 NETWORK, STORES, LIMITS, WORKERS, ACCOUNTS = (
     "Network", "Data", "Limits", "Worker", "Accounts and secrets",
@@ -57,6 +59,59 @@ class ServerSettings:
         Opt(
             "URL of a PostgreSQL database: postgresql://user@host/name. Default: an SQLite file in the data folder.",
             metavar="URL", panel=STORES, environment=("DATABASE_URL",), secret=True,
+        ),
+    ] = None  # fmt: skip
+    storage: Annotated[
+        str | None,
+        Opt(
+            "Uploads and results: s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, or a folder.",
+            metavar="URL", default_text="files in the data folder", panel=STORES,
+        ),
+    ] = None  # fmt: skip
+    storage_backend: Annotated[
+        Backend | None,
+        Opt(
+            "s3: the storage is the bucket of S3_BUCKET. local: the data folder. --storage counts before it.",
+            on_command_line=False, environment=("STORAGE_BACKEND",),
+        ),
+    ] = None  # fmt: skip
+    s3_bucket: Annotated[
+        str | None,
+        Opt("Name of the bucket, or bucket/prefix.", on_command_line=False, environment=("S3_BUCKET",)),
+    ] = None
+    s3_endpoint: Annotated[
+        str | None,
+        Opt(
+            "Address of an S3 server that is not Amazon's, such as https://minio.example:9000.",
+            on_command_line=False, environment=("S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+        ),
+    ] = None  # fmt: skip
+    s3_region: Annotated[
+        str | None,
+        Opt(
+            "Region of the bucket.",
+            on_command_line=False, environment=("S3_REGION", "AWS_REGION", "AWS_DEFAULT_REGION"),
+        ),
+    ] = None  # fmt: skip
+    s3_access_key_id: Annotated[
+        str | None,
+        Opt(
+            "Key for the bucket. Default: the role of the machine.",
+            on_command_line=False, environment=("AWS_ACCESS_KEY_ID", "S3_ACCESS_KEY"), secret=True,
+        ),
+    ] = None  # fmt: skip
+    s3_secret_access_key: Annotated[
+        str | None,
+        Opt(
+            "Secret of that key.",
+            on_command_line=False, environment=("AWS_SECRET_ACCESS_KEY", "S3_SECRET_KEY"), secret=True,
+        ),
+    ] = None  # fmt: skip
+    s3_session_token: Annotated[
+        str | None,
+        Opt(
+            "Token of a temporary key.",
+            on_command_line=False, environment=("AWS_SESSION_TOKEN",), secret=True,
         ),
     ] = None  # fmt: skip
     host: Annotated[
@@ -136,6 +191,20 @@ class ServerSettings:
     max_files: Annotated[
         int, Ge(1), Opt("Refuse uploads with more files than this.", metavar="N", panel=LIMITS)
     ] = 2000
+    accepted_types: Annotated[
+        tuple[str, ...],
+        Opt(
+            "Extensions of the files that uploads may have, such as png,jpg,cbz. Default: all that can be read.",
+            on_command_line=False,
+        ),
+    ] = ()  # fmt: skip
+    roots: Annotated[
+        tuple[Path, ...],
+        Opt(
+            "A folder of this machine that jobs of administrators may read and write. Can be repeated.",
+            flags=("--root",), metavar="DIR", panel=STORES,
+        ),
+    ] = ()  # fmt: skip
     rate_limit: Annotated[
         int, Ge(1),
         Opt(
@@ -200,6 +269,19 @@ class ServerSettings:
             re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", self.root_path) is not None,
             "--root-path must be a path such as /comics, without a slash at its end",
         )
+        kind, found, _ = (self.storage or "").partition("://")
+        require(
+            not found or kind in ("s3", "gs", "az"),
+            "--storage must be s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, or a folder",
+        )
+        require(
+            self.storage_backend != "s3" or bool(self.storage or self.s3_bucket),
+            "STORAGE_BACKEND=s3 needs S3_BUCKET: the name of the bucket",
+        )
+        require(
+            (self.s3_access_key_id is None) == (self.s3_secret_access_key is None),
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY belong together: set both or none",
+        )
         if self.webhook_secret is not None:
             require(
                 _is_webhook_secret(self.webhook_secret),
@@ -215,6 +297,20 @@ class ServerSettings:
     def secret_keys(self) -> list[str]:
         """The secrets of ``secret_key``, oldest first; empty without one."""
         return [] if self.secret_key is None else [secret.strip() for secret in self.secret_key.split(",")]
+
+    @property
+    def storage_address(self) -> str:
+        """The folder of uploads and results, or the address of a bucket."""
+        if self.storage is not None:
+            return self.storage if "://" in self.storage else str(absolute(Path(self.storage)))
+        if self.storage_backend == "s3":
+            return f"s3://{self.s3_bucket}"
+        return str(self.data / "files")
+
+    @property
+    def has_shared_storage(self) -> bool:
+        """Whether workers with other data folders may use the storage, too."""
+        return self.storage is not None or self.storage_backend == "s3"
 
     @property
     def database_url(self) -> str:

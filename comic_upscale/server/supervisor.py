@@ -16,6 +16,7 @@ from comic_upscale.errors import ComicUpscaleError
 from comic_upscale.server import queue, workers
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.ids import new_id
+from comic_upscale.server.overrides import effective
 from comic_upscale.server.settings import ServerSettings
 
 log = logging.getLogger(__name__)
@@ -112,11 +113,13 @@ class Supervisor:
 
     async def _look(self) -> bool:
         """Return whether there is work, and settle the jobs that no worker will take again."""
-        limit = self._settings.jobs_per_user
         if await self._database.read_async(queue.has_abandoned):
             await self._database.write_async(queue.set_aside)
+        started = self._settings
         return await self._database.read_async(
-            lambda connection: queue.has_work(connection, jobs_per_user=limit)
+            lambda connection: queue.has_work(
+                connection, jobs_per_user=effective(connection, started).jobs_per_user
+            )
         )
 
     async def _run_worker(self) -> None:

@@ -8,10 +8,14 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
+from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
+
 from comic_upscale.errors import DatabaseError
-from comic_upscale.execution.events import Event, JobStarted, Progress
+from comic_upscale.execution.events import Event, JobFinished, JobStarted, Progress
 from comic_upscale.execution.stop import StopRequest
-from comic_upscale.server import queue
+from comic_upscale.ledger.records import PageDone, PageFailed
+from comic_upscale.server import job_log, queue
 from comic_upscale.server.database.engine import Database
 
 log = logging.getLogger(__name__)
@@ -45,6 +49,8 @@ class Heartbeat:
         self.has_new_page = False
         self._lock = threading.Lock()
         self._progress: dict[str, Any] = {}
+        self._pixels = int(claimed.job["pixels"])
+        self._lines: list[str] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -59,17 +65,41 @@ class Heartbeat:
         """End the thread."""
         self._ended.set()
         self._thread.join()
+        self._flush()
+
+    def say(self, line: str) -> None:
+        """Append a line to the log of the job."""
+        with self._lock:
+            self._lines.append(line)
 
     def take(self, event: Event) -> None:
         """Take an event of the run."""
         if isinstance(event, JobStarted):
             self.started = event
+            self.say(
+                f"run of {event.total} pages: {event.done} done before, {event.failed} failed before, "
+                f"{event.todo} to do; model {event.model}, device {event.device or 'none needed'}"
+            )
             self._note(
                 pages_total=event.total, pages_done=event.done, pages_failed=event.failed, model=event.model,
                 device=event.device,
             )  # fmt: skip
         elif isinstance(event, Progress):
             self._note(pages_total=event.total, pages_done=event.done, pages_failed=event.failed)
+        elif isinstance(event, PageDone):
+            self._pixels += event.output_width * event.output_height
+            self._note(pixels=self._pixels)
+        elif isinstance(event, PageFailed):
+            self.say(f"{event.source}: {event.kind}: {event.reason}")
+        elif isinstance(event, JobFinished):
+            self.say(f"{event.state}: {event.done} pages done, {event.failed} failed, {event.seconds:.1f} s")
+            for warning in event.warnings:
+                self.say(warning)
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the outputs that this job has made, by earlier workers too."""
+        return self._pixels
 
     def _note(self, **progress: Any) -> None:
         with self._lock:
@@ -101,16 +131,39 @@ class Heartbeat:
                 # The database has been away for so long that another worker may hold the job.
                 self.stop.request("the lease could not be renewed", LOST)
 
-    def _beat(self, changed: dict[str, Any]) -> bool:
+    def _flush(self) -> None:
+        """Store the last lines of the log, whoever holds the job now."""
+        lines = self._take_lines()
+        if not lines:
+            return
         try:
-            canceled = self._database.write(
-                lambda connection: queue.heartbeat(connection, self._claimed, **changed)
-            )
+            self._database.write(lambda connection: job_log.add(connection, self._claimed.job_id, lines))
+        except (DatabaseError, IntegrityError) as error:
+            # The job is gone, or the database is away. The job itself matters more.
+            log.warning("job %s: its log is incomplete: %s", self._claimed.job_id, error)
+
+    def _take_lines(self) -> list[str]:
+        with self._lock:
+            lines, self._lines = self._lines, []
+        return lines
+
+    def _beat(self, changed: dict[str, Any]) -> bool:
+        lines = self._take_lines()
+
+        def write(connection: Connection) -> bool:
+            canceled = queue.heartbeat(connection, self._claimed, **changed)
+            job_log.add(connection, self._claimed.job_id, lines)
+            return canceled
+
+        try:
+            canceled = self._database.write(write)
         except queue.LostLeaseError:
             self.stop.request("another worker holds the job", LOST)
             return True
         except DatabaseError as error:
             log.error("%s", error)
+            with self._lock:
+                self._lines[:0] = lines
             return False
         if canceled:
             self.stop.request("the job was canceled", CANCELED)

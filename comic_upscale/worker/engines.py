@@ -1,11 +1,19 @@
-"""Engines that stay open between jobs, so that a short job does not wait for a model to load."""
+"""Engines that stay open between jobs, and that two jobs use at the same time, one batch after the other.
+
+An interactive job never waits for a job of the batch lane. It shares the engine with it, and its batches go first, so a
+page waits for at most the one batch that is on the device already.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from comic_upscale.engines.base import Engine, KeptOpen
+from comic_upscale.engines.base import Batch, Engine, KeptOpen, Upscaled
 from comic_upscale.engines.registry import OpenEngines, open_engines
 from comic_upscale.models.weights import ResolvedWeights
 from comic_upscale.settings.job import JobSettings
@@ -16,38 +24,148 @@ MOST_MODELS = 3
 _Key: TypeAlias = tuple[object, ...]
 
 
+class Turn:
+    """Lets one batch at a time use an engine. Batches of interactive jobs go before all others."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._is_taken = False
+        self._first_waiting = 0
+
+    @contextmanager
+    def take(self, *, first: bool) -> Iterator[None]:
+        """Wait for the engine, and hold it inside the ``with`` block.
+
+        Args:
+            first: whether to go before all who are not.
+        """
+        with self._changed:
+            self._first_waiting += first
+            try:
+                self._changed.wait_for(lambda: not self._is_taken and (first or not self._first_waiting))
+                self._is_taken = True
+            finally:
+                self._first_waiting -= first
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._is_taken = False
+                self._changed.notify_all()
+
+
+class _Shared(KeptOpen):
+    """An engine of one job, which another job may use between its batches."""
+
+    def __init__(self, engine: Engine, turn: Turn, lease: _Lease, *, first: bool) -> None:
+        super().__init__(engine)
+        self._turn, self._lease, self._first = turn, lease, first
+
+    def upscale(self, batch: Batch) -> Upscaled:
+        """Upscale when it is this job's turn."""
+        with self._turn.take(first=self._first):
+            return super().upscale(batch)
+
+    def close(self) -> None:
+        """Leave the engine open, and note that this job no longer uses it."""
+        self._lease.end()
+
+
+class _Lease:
+    """The use of a model by one job; ends once."""
+
+    def __init__(self, entry: _Entry) -> None:
+        self._entry = entry
+        self._has_ended = False
+        with entry.lock:
+            entry.users += 1
+
+    def end(self) -> None:
+        with self._entry.lock:
+            if not self._has_ended:
+                self._has_ended = True
+                self._entry.users -= 1
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    model: str
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    engines: list[Engine] | None = None
+    turns: list[Turn] = field(default_factory=list)
+    users: int = 0
+
+
 class EngineCache:
-    """Opens engines like the registry, and keeps them. Used by one job at a time; close it at the end.
+    """Opens engines like the registry, and keeps them. Jobs may use it at the same time; close it at the end.
 
     Args:
         opener: opens engines that are not open yet.
-        most: models that stay open.
+        most: models that stay open; more only while so many are in use.
     """
 
     def __init__(self, opener: OpenEngines = open_engines, most: int = MOST_MODELS) -> None:
         self._opener, self._most = opener, most
-        self._open: OrderedDict[_Key, list[Engine]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._open: OrderedDict[_Key, _Entry] = OrderedDict()
 
     @property
     def models(self) -> list[str]:
         """The names of the open models, the one used last at the end."""
-        return [str(key[1]) for key in list(self._open)]
+        with self._lock:
+            return [entry.model for entry in self._open.values()]
 
-    def open_engines(self, settings: JobSettings, weights: ResolvedWeights | None) -> list[Engine]:
-        """Return the engines of a job; an `OpenEngines`. Closing them leaves them open here."""
-        key = _key(settings, weights)
-        engines = self._open.pop(key, None)
-        if engines is None:
-            while len(self._open) >= self._most:
-                _close(self._open.popitem(last=False)[1])
-            engines = self._opener(settings, weights)
-        self._open[key] = engines
-        return [KeptOpen(engine) for engine in engines]
+    def open_engines(
+        self, settings: JobSettings, weights: ResolvedWeights | None, *, first: bool = False
+    ) -> list[Engine]:
+        """Return the engines of a job; an `OpenEngines`. Closing them leaves them open here.
+
+        Args:
+            settings: as for the registry.
+            weights: as for the registry.
+            first: whether batches of this job go before those of others.
+        """
+        entry, lease = self._take(_key(settings, weights), settings.model)
+        with entry.lock:
+            # Another job that wants the same model waits here until it is loaded. One with another model does not.
+            if entry.engines is None:
+                try:
+                    entry.engines = self._opener(settings, weights)
+                except BaseException:
+                    lease.end()
+                    self._forget(entry)
+                    raise
+                entry.turns = [Turn() for _ in entry.engines]
+            pairs = zip(entry.engines, entry.turns, strict=True)
+            return [_Shared(engine, turn, lease, first=first) for engine, turn in pairs]
 
     def close(self) -> None:
         """Close all engines, for instance after an error of the device."""
-        while self._open:
-            _close(self._open.popitem()[1])
+        with self._lock:
+            entries = list(self._open.values())
+            self._open.clear()
+        for entry in reversed(entries):
+            _close(entry)
+
+    def _take(self, key: _Key, model: str) -> tuple[_Entry, _Lease]:
+        unused: list[_Entry] = []
+        with self._lock:
+            entry = self._open.pop(key, None)
+            if entry is None:
+                for other_key, other in list(self._open.items()):
+                    if len(self._open) >= self._most and not other.users:
+                        unused.append(self._open.pop(other_key))
+                entry = _Entry(model)
+            self._open[key] = entry
+            lease = _Lease(entry)
+        for each in unused:
+            _close(each)
+        return entry, lease
+
+    def _forget(self, entry: _Entry) -> None:
+        with self._lock:
+            for key in [key for key, each in self._open.items() if each is entry]:
+                del self._open[key]
 
 
 def _key(settings: JobSettings, weights: ResolvedWeights | None) -> _Key:
@@ -57,6 +175,6 @@ def _key(settings: JobSettings, weights: ResolvedWeights | None) -> _Key:
     )  # fmt: skip
 
 
-def _close(engines: list[Engine]) -> None:
-    for engine in engines:
+def _close(entry: _Entry) -> None:
+    for engine in entry.engines or ():
         engine.close()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
+import socket
+import traceback
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +27,25 @@ from comic_upscale.execution.events import JobFinished
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.jobs.service import JobService
 from comic_upscale.library.sorting import natural_key
+from comic_upscale.models.catalogue import CATALOGUE
 from comic_upscale.server import jobs, queue
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.schema import files as files_table
 from comic_upscale.server.database.schema import now_ms
 from comic_upscale.server.files import FileStore, StoredFile, store_file
 from comic_upscale.server.ids import new_id
+from comic_upscale.server.offered import RegisteredModel, read_offered
+from comic_upscale.server.overrides import effective
 from comic_upscale.server.params import processing_settings
+from comic_upscale.server.roots import check_links, find_below
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.options import definitions
 from comic_upscale.settings.paths import MARKER_FOLDER
-from comic_upscale.settings.processing import ProcessingSettings
+from comic_upscale.settings.processing import AUTO_MODEL, ProcessingSettings
 from comic_upscale.worker.beat import CANCELED, LOST, STOPPING, Heartbeat
 from comic_upscale.worker.engines import EngineCache
+from comic_upscale.worker.members import Member, find_members
 from comic_upscale.worker.pictures import store_pictures
 
 log = logging.getLogger(__name__)
@@ -55,6 +64,7 @@ class JobRunner:
         database: of the server.
         files: the storage of the server.
         stop: the stop request of the worker.
+        engines: opens the engines; several runners may share them.
     """
 
     def __init__(
@@ -65,11 +75,12 @@ class JobRunner:
         database: Database,
         files: FileStore,
         stop: StopRequest,
+        engines: EngineCache,
     ) -> None:
         self._settings, self._defaults = settings, defaults
         self._database, self._files, self._stop = database, files, stop
         self._service = JobService(state_folder)
-        self._engines = EngineCache()
+        self._engines = engines
         self._job_id: str | None = None
         self._beat: Heartbeat | None = None
 
@@ -81,22 +92,16 @@ class JobRunner:
             beat.has_new_page = False
         return self._job_id, has_new_page
 
-    @property
-    def models(self) -> list[str]:
-        """The models that are loaded."""
-        return self._engines.models
-
-    def close(self) -> None:
-        """Close the engines."""
-        self._engines.close()
-
     def run(self, claimed: queue.Claim) -> None:
         """Run a job to its end, or until a stop, and settle it. Never raises for what went wrong with the job."""
         folder = self._settings.data / "work" / claimed.job_id
         self._job_id = claimed.job_id
         try:
-            with Heartbeat(self._database, claimed, self._stop, self._settings.job_timeout) as beat:
+            started = self._settings
+            timeout = self._database.read(lambda connection: effective(connection, started).job_timeout)
+            with Heartbeat(self._database, claimed, self._stop, timeout) as beat:
                 self._beat = beat
+                beat.say(f"attempt {claimed.attempt} on {socket.gethostname()}")
                 is_settled = self._run(claimed, folder, beat)
         except queue.LostLeaseError:
             log.warning("job %s: another worker holds it", claimed.job_id)
@@ -114,14 +119,14 @@ class JobRunner:
         """Run a job, and return whether it is settled for good, so that its folder can go."""
         try:
             settings = self._prepare(claimed, folder)
-            finished = self._service.run(
-                settings, on_event=beat.take, stop=beat.stop, open_engines=self._engines.open_engines
-            )
+            opener = partial(self._engines.open_engines, first=claimed.job["lane"] == "interactive")
+            finished = self._service.run(settings, on_event=beat.take, stop=beat.stop, open_engines=opener)
             return self._settle(claimed, folder, beat, finished)
         except (queue.LostLeaseError, DatabaseError):
             raise
         except (InputError, SettingsError) as error:
             code, message = _code(error), _public(error, folder)
+            beat.say(f"failed: {message}")
             self._write(lambda connection: queue.fail(connection, claimed, code, message))
             return True
         except ComicUpscaleError as error:
@@ -130,6 +135,7 @@ class JobRunner:
                 # A device that failed may be unusable for the rest of this process; the next worker is a new one.
                 self._stop.request("the device failed")
             code, message = _code(error), _public(error, folder)
+            beat.say(f"may pass: {code}: {message}")
             return not self._database.write(
                 lambda connection: queue.retry(connection, claimed, code, message)
             )
@@ -139,13 +145,23 @@ class JobRunner:
             return True
         except Exception:
             log.exception("job %s failed unexpectedly", claimed.job_id)
+            beat.say(traceback.format_exc(limit=-8))
             message = "Unexpected error in the worker; its log has the details."
             return not self._database.write(
                 lambda connection: queue.retry(connection, claimed, "internal", message)
             )
 
     def _prepare(self, claimed: queue.Claim, folder: Path) -> JobSettings:
-        """Put the originals into the folder of the job, and return the settings of the run."""
+        """Put the originals into the folder of the job, and return the settings of the run.
+
+        A job over a folder of this machine reads it there, and writes where it says.
+        """
+        values = self._values(claimed)
+        if claimed.job["input"] is not None:
+            source = find_below(self._settings.roots, claimed.job["input"])
+            check_links(self._settings.roots, source)
+            output = find_below(self._settings.roots, claimed.job["output"], must_exist=False)
+            return JobSettings(**values, input=source, output=output)
         source = folder / "in"
         source.mkdir(parents=True, exist_ok=True)
         upload_id = claimed.job["upload_id"]
@@ -156,17 +172,61 @@ class JobRunner:
             raise FileNotFoundError
         for row in rows:
             self._files.fetch(row["storage_key"], source / row["name"])
-        processing = processing_settings(claimed.job["params"])
-        values = {each.name: getattr(processing, each.name) for each in definitions(ProcessingSettings)}
         return JobSettings(
             **values,
-            **self._defaults,
-            device=self._settings.device,
             input=source,
             output=folder / "out",
             # One broken page must not withhold a whole volume. The job lists it as failed.
             keep_original_on_failure=True,
         )
+
+    def _values(self, claimed: queue.Claim) -> dict[str, Any]:
+        """Return the options of a job that do not depend on its files."""
+        processing = processing_settings(claimed.job["params"])
+        values = {each.name: getattr(processing, each.name) for each in definitions(ProcessingSettings)}
+        values["model"] = self._model(processing.model)
+        return {**values, **self._defaults, "device": self._settings.device}
+
+    def _model(self, name: str) -> str:
+        """Return a model as the engines know it: a name of the catalogue, or the path of registered weights.
+
+        Raises:
+            SettingsError: the model was deleted, or the stored weights are not those that were registered.
+        """
+        if name == AUTO_MODEL or name in CATALOGUE:
+            return name
+        model = self._database.read(read_offered).models.get(name)
+        if model is None or model.storage_key is None:
+            raise SettingsError(f"the model {name} was deleted: choose another one")
+        folder = self._settings.data / "models" / model.sha256
+        for kind in ("safetensors", "pth"):
+            if (path := folder / f"{name}.{kind}").exists():
+                return str(path)
+        return str(self._fetch_weights(model, folder))
+
+    def _fetch_weights(self, model: RegisteredModel, folder: Path) -> Path:
+        """Copy registered weights to this machine, check their hash, and return their path."""
+        assert model.storage_key is not None
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f"{new_id()}.part"
+        try:
+            self._files.fetch(model.storage_key, part)
+            with part.open("rb") as file:
+                head = file.read(9)
+                file.seek(0)
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != model.sha256:
+                raise SettingsError(
+                    f"the stored weights of the model {model.name} are damaged: register it again"
+                )
+            # The engines go by the extension. A safetensors file begins with the length of its JSON header.
+            path = folder / f"{model.name}.{'safetensors' if head[8:] == b'{' else 'pth'}"
+            part.rename(path)
+            return path
+        except FileNotFoundError:
+            raise SettingsError(f"the weights of the model {model.name} no longer exist") from None
+        finally:
+            part.unlink(missing_ok=True)
 
     def _settle(self, claimed: queue.Claim, folder: Path, beat: Heartbeat, finished: JobFinished) -> bool:
         kind = beat.stop.kind if finished.state == "interrupted" else None
@@ -188,6 +248,10 @@ class JobRunner:
             reason = finished.failures[0][2] if finished.failures else "No page could be upscaled."
             self._write(lambda connection: queue.fail(connection, claimed, "no_page", reason, result))
             return True
+        if claimed.job["input"] is not None:
+            # Its results are where the job says, not in the storage.
+            self._write(lambda connection: queue.complete(connection, claimed, result))
+            return True
         self._store(claimed, folder / "out", result)
         return True
 
@@ -195,14 +259,18 @@ class JobRunner:
         """Copy the results into the storage and complete the job, or leave nothing there that no row names."""
         stored: list[tuple[str, StoredFile]] = []
         pictures: list[tuple[str, StoredFile]] = []
+        members: list[list[Member] | None] = []
         try:
             for number, path in enumerate(_outputs(output)):
                 # With the fence, a worker that lost the job cannot overwrite the results of the next one.
                 key = f"results/{claimed.job_id}/{claimed.fence}-{number}"
                 with path.open("rb") as file:
                     stored.append((path.relative_to(output).as_posix(), store_file(self._files, key, file)))
+                members.append(find_members(path) if path.suffix == ".cbz" else None)
             pictures = self._pictures(claimed, output, [name for name, _ in stored])
-            self._database.write(lambda connection: _complete(connection, claimed, stored, pictures, result))
+            self._database.write(
+                lambda connection: _complete(connection, claimed, stored, members, pictures, result)
+            )
         except OSError as error:
             self._discard([*stored, *pictures])
             raise OutputError(f"the results cannot be read: {error.strerror or error}") from error
@@ -231,21 +299,24 @@ def _complete(
     connection: Connection,
     claimed: queue.Claim,
     stored: list[tuple[str, StoredFile]],
+    members: list[list[Member] | None],
     pictures: list[tuple[str, StoredFile]],
     result: queue.Result,
 ) -> None:
     queue.complete(connection, claimed, result)
     now = connection.scalar(sa.select(now_ms()))
-    rows = [("result", number, name, file) for number, (name, file) in enumerate(stored)]
-    rows += [(kind, 0, kind, file) for kind, file in pictures]
+    results = enumerate(zip(stored, members, strict=True))
+    rows = [("result", number, name, file, pages) for number, ((name, file), pages) in results]
+    rows += [(kind, 0, kind, file, None) for kind, file in pictures]
     connection.execute(
         sa.insert(files_table),
         [
             {
                 "id": new_id(), "job_id": claimed.job_id, "kind": kind, "position": position, "name": name,
                 "storage_key": file.key, "size": file.size, "sha256": file.sha256, "created_at": now,
+                "members": pages,
             }
-            for kind, position, name, file in rows
+            for kind, position, name, file, pages in rows
         ],
     )  # fmt: skip
 
@@ -272,6 +343,7 @@ def _result(finished: JobFinished, beat: Heartbeat) -> queue.Result:
         model=beat.started.model if beat.started else None,
         device=beat.started.device if beat.started else None,
         seconds=round(finished.seconds, 3),
+        pixels=beat.pixels,
     )
 
 

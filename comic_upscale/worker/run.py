@@ -1,30 +1,42 @@
-"""A worker: claims jobs and runs them one after another, until it is told to stop or has been idle for long."""
+"""A worker: claims jobs and runs them, until it is told to stop or has been idle for long.
+
+It has two lanes. The main one runs jobs of either kind, one after another. The other is a reserve for interactive jobs:
+they start at once beside a job of hours, on the same engines (`worker/engines.py`). So at most two jobs run at a time.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from sqlalchemy.engine import Connection
 
 from comic_upscale.errors import DatabaseError
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.server import queue, workers
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.files import FileStore
-from comic_upscale.server.services import open_database, open_files
+from comic_upscale.server.overrides import effective
+from comic_upscale.server.services import open_database
 from comic_upscale.server.settings import ServerSettings
+from comic_upscale.server.storage import open_files
 from comic_upscale.worker.devices import describe_gpus
+from comic_upscale.worker.engines import EngineCache
 from comic_upscale.worker.job import JobRunner
 
 log = logging.getLogger(__name__)
 
+LANES: tuple[queue.Lane, ...] = ("interactive", "batch")
 LOOK_SECONDS = 0.3
 """How often an idle worker looks at the queue."""
+RESERVE_LOOK_SECONDS = 0.1
+"""How often the reserve for interactive jobs does: a reader waits for the page."""
 SIGN_SECONDS = 5.0
 """How often a worker gives a sign of life."""
 _DATABASE_WAIT_SECONDS = 2.0
@@ -70,55 +82,94 @@ class _Worker:
     ) -> None:
         self._settings, self._stop, self._database = settings, stop, database
         self._id = options.worker_id
-        self._runner = JobRunner(settings, options.defaults, options.state_folder, database, files, stop)
+        self._engines = EngineCache()
+        self._main, self._reserve = (
+            JobRunner(settings, options.defaults, options.state_folder, database, files, stop, self._engines)
+            for _ in range(2)
+        )
         self._ended = threading.Event()
+        self._is_idle = threading.Event()
+        self._lock = threading.Lock()
+        self._active = 0
+        self._idle_since = time.monotonic()
 
     def run(self) -> None:
         self._database.write(lambda connection: workers.register(connection, self._id))
         signs = threading.Thread(target=self._give_signs, name="signs-of-life", daemon=True)
         signs.start()
+        reserve = threading.Thread(target=self._run_reserve, name="interactive-lane")
+        reserve.start()
         try:
-            self._run_jobs()
+            self._run_jobs(self._main, LANES, LOOK_SECONDS)
         finally:
-            self._runner.close()
+            self._is_idle.set()
+            reserve.join()
+            self._engines.close()
             self._ended.set()
             signs.join()
             self._database.write(lambda connection: workers.end(connection, self._id))
 
-    def _run_jobs(self) -> None:
-        idle_since = time.monotonic()
-        while not self._stop.requested:
+    def _run_reserve(self) -> None:
+        try:
+            self._run_jobs(self._reserve, ("interactive",), RESERVE_LOOK_SECONDS)
+        except BaseException:
+            log.exception("the lane for interactive jobs failed")
+            self._stop.request("the lane for interactive jobs failed")
+
+    def _run_jobs(self, runner: JobRunner, lanes: Sequence[queue.Lane], look_seconds: float) -> None:
+        while not self._stop.requested and not self._is_idle.is_set():
             try:
-                claimed = self._claim()
+                claimed = self._claim(lanes)
             except DatabaseError as error:
                 log.error("%s", error)
                 time.sleep(_DATABASE_WAIT_SECONDS)
                 continue
             if claimed is not None:
-                self._runner.run(claimed)
-                idle_since = time.monotonic()
-            elif time.monotonic() - idle_since > self._settings.worker_idle_timeout:
-                return
+                self._count(1)
+                try:
+                    runner.run(claimed)
+                finally:
+                    self._count(-1)
+            elif runner is self._main and self._has_been_idle():
+                self._is_idle.set()
             else:
-                time.sleep(LOOK_SECONDS)
+                time.sleep(look_seconds)
 
-    def _claim(self) -> queue.Claim | None:
-        limit = self._settings.jobs_per_user
-        # Reading first, so that an idle worker never takes the write lock.
-        if not self._database.read(
-            lambda connection: (
-                queue.has_work(connection, jobs_per_user=limit) or queue.has_abandoned(connection)
+    def _count(self, change: int) -> None:
+        """Count the jobs that run."""
+        with self._lock:
+            self._active += change
+            self._idle_since = time.monotonic()
+
+    def _has_been_idle(self) -> bool:
+        with self._lock:
+            idle = time.monotonic() - self._idle_since
+            return not self._active and idle > self._settings.worker_idle_timeout
+
+    def _claim(self, lanes: Sequence[queue.Lane]) -> queue.Claim | None:
+        started = self._settings
+
+        def has_work(connection: Connection) -> bool:
+            limit = effective(connection, started).jobs_per_user
+            return queue.has_work(connection, jobs_per_user=limit, lanes=lanes) or queue.has_abandoned(
+                connection
             )
-        ):
-            return None
-        return self._database.write(lambda connection: queue.claim(connection, self._id, jobs_per_user=limit))
+
+        def claim(connection: Connection) -> queue.Claim | None:
+            limit = effective(connection, started).jobs_per_user
+            return queue.claim(connection, self._id, jobs_per_user=limit, lanes=lanes)
+
+        # Reading first, so that an idle worker never takes the write lock.
+        return self._database.write(claim) if self._database.read(has_work) else None
 
     def _give_signs(self) -> None:
         while not self._ended.wait(SIGN_SECONDS):
-            job_id, page_done = self._runner.current()
+            states = [runner.current() for runner in (self._main, self._reserve)]
+            job_id = next((job_id for job_id, _ in states if job_id is not None), None)
+            page_done = any(has_new_page for _, has_new_page in states)
             sign = partial(
                 workers.seen, worker_id=self._id, job_id=job_id, page_done=page_done, devices=describe_gpus(),
-                models=self._runner.models,
+                models=self._engines.models,
             )  # fmt: skip
             try:
                 self._database.write(sign)

@@ -17,6 +17,7 @@ from comic_upscale.costs.rates import Measured
 from comic_upscale.costs.workload import Workload
 from comic_upscale.engines.base import Batch
 from comic_upscale.errors import InputError, SettingsError
+from comic_upscale.estimates.assumed import AssumedPages, assume_pages
 from comic_upscale.estimates.bench import bench
 from comic_upscale.estimates.history import (
     count_places,
@@ -29,7 +30,6 @@ from comic_upscale.estimates.history import (
 from comic_upscale.estimates.quotes import Question, is_over_budget, quotes_for
 from comic_upscale.estimates.workload import (
     LEAST_DOUBT,
-    assume_workload,
     count_workload,
     doubt_of_ratio,
     run_pilot,
@@ -39,7 +39,8 @@ from comic_upscale.jobs.run import run_job
 from comic_upscale.models.catalogue import CATALOGUE
 from comic_upscale.planning.preview import preview
 from comic_upscale.settings.job import FormatName
-from comic_upscale.settings.sizes import Width
+from comic_upscale.settings.processing import ProcessingSettings
+from comic_upscale.settings.sizes import Bounds, Width
 from tests.archives import make_zip, pictures
 from tests.conftest import MakeSettings, draw
 from tests.costs.test_costs import measured
@@ -224,16 +225,32 @@ def test_measurements_are_kept_replaced_and_read_again(tmp_path: Path) -> None:
 
 
 def imagined(pages: int = 1000) -> object:
-    return assume_workload(pages, (512, 768), 2.5, upload_bytes=500_000, format="png", quality=None)
+    page = AssumedPages(count=pages, width=512, height=768, source_bytes=500_000)
+    return assume_pages([page], ProcessingSettings(scale=2.5))
+
+
+def test_imagined_pages_of_several_sizes_may_be_skipped_shrunk_or_too_small() -> None:
+    pages = [
+        AssumedPages(count=3, width=100, height=200),
+        AssumedPages(count=1, width=1000, height=100),
+        AssumedPages(count=2, width=3000, height=9000),
+    ]
+    work = assume_pages(pages, ProcessingSettings(size=Width(500), skip_larger_than=Bounds(2000, 2000)))
+    assert (work.pages, work.output_pixels) == (4, 3 * 500 * 1000 + 500 * 50)
+    # The wide page is shrunk, which needs no network.
+    assert work.network_pixels == 3 * 100 * 200
+    with pytest.raises(SettingsError, match="would have to grow"):
+        assume_pages([AssumedPages(count=1, width=10, height=10)], ProcessingSettings(size=Width(500)))
 
 
 def test_pages_that_need_not_be_there_are_counted_in_their_format() -> None:
     def imagine(format: FormatName, quality: int | None = None) -> Workload:
-        return assume_workload(10, (512, 768), 2.5, upload_bytes=1, format=format, quality=quality)
+        page = AssumedPages(count=10, width=512, height=768, source_bytes=1)
+        return assume_pages([page], ProcessingSettings(scale=2.5, format=format, quality=quality))
 
     pixels = 10 * 1280 * 1920
     for name, format in FORMATS.items():
-        for quality in (None, 80):
+        for quality in (None,) if name in ("png", "tiff") else (None, 80):
             work, assumed = imagine(name, quality), format.assumed(quality)
             assert work.format == format.encoding(quality)
             assert work.download_bytes.likely == pytest.approx(pixels * assumed.color_bytes)

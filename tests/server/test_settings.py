@@ -31,6 +31,19 @@ def test_variables_of_the_known_names_are_read() -> None:
     assert settings.public and settings.trusted_proxies == ("10.0.0.1", "10.0.0.2")
 
 
+def test_a_bucket_by_the_known_names(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("s3cret\n", encoding="utf-8")
+    settings = from_environment(
+        STORAGE_BACKEND="s3", S3_BUCKET="comics/pages", S3_ENDPOINT="http://minio:9000", S3_REGION="eu-1",
+        AWS_ACCESS_KEY_ID="me", AWS_SECRET_ACCESS_KEY_FILE=str(tmp_path / "secret"),
+    )  # fmt: skip
+    assert (settings.storage_address, settings.has_shared_storage) == ("s3://comics/pages", True)
+    assert (settings.s3_endpoint, settings.s3_region) == ("http://minio:9000", "eu-1")
+    assert (settings.s3_access_key_id, settings.s3_secret_access_key) == ("me", "s3cret")
+    local = from_environment(STORAGE_BACKEND="local", S3_BUCKET="comics")
+    assert (local.storage_address, local.has_shared_storage) == (str(Path("data") / "files"), False)
+
+
 def test_the_own_name_of_a_variable_counts_first_and_an_empty_one_not_at_all() -> None:
     assert from_environment(COMIC_UPSCALE_RATE_LIMIT="3", RATE_LIMIT_PER_MINUTE="7").rate_limit == 3
     assert from_environment(RATE_LIMIT_PER_MINUTE="").rate_limit == ServerSettings(data=Path("d")).rate_limit
@@ -71,7 +84,9 @@ def test_a_secret_that_is_too_short_is_refused_and_not_shown(name: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_worker_gets_the_url_of_the_database_and_no_other_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_gets_the_secrets_of_database_and_storage_and_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     secrets = [option for option in definitions(ServerSettings) if option.opt.secret]
     for option in secrets:
         for name in variables_of(option):
@@ -79,7 +94,9 @@ def test_a_worker_gets_the_url_of_the_database_and_no_other_secret(monkeypatch: 
             monkeypatch.setenv(f"{name}_FILE", "a secret of the server")
     variables = worker_environment(ServerSettings(data=Path("data"), database="postgresql://me@host/db"))
     left = {name for name, value in variables.items() if value == "a secret of the server"}
-    assert left == {"COMIC_UPSCALE_DATABASE_FILE", "DATABASE_URL", "DATABASE_URL_FILE"}
+    needed = [option for option in secrets if option.name == "database" or option.name.startswith("s3_")]
+    names = {f"{name}{end}" for option in needed for name in variables_of(option) for end in ("", "_FILE")}
+    assert left == names - {"COMIC_UPSCALE_DATABASE"}
     assert variables["COMIC_UPSCALE_DATABASE"] == "postgresql://me@host/db"
     assert len(secrets) > 4
 

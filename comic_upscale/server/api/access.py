@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
 import ipaddress
 import math
@@ -29,6 +30,9 @@ def services_of(request: Request) -> Services:
     return services
 
 
+BASIC = 'Basic realm="comic-upscale", charset="UTF-8"'
+"""Lets a reader ask for a name and a password. Elsewhere it would make browsers ask in a window of their own."""
+
 Server: TypeAlias = Annotated[Services, Depends(services_of)]
 
 
@@ -44,14 +48,25 @@ async def find_account(
         ApiError: 401 without a valid key or session, 403 without the token of the session or before the first
             password was changed, 429 after too many requests.
     """
+    return await authenticate(request, services, _key_text(request))
+
+
+async def authenticate(request: Request, services: Services, text: str | None) -> Account:
+    """Return who sends a request, like `find_account`.
+
+    Args:
+        request: the request.
+        services: of the server.
+        text: the API key of the request; None if it has none.
+    """
+    await services.live.refresh()
     address = client_address(request)
-    text = _key_text(request)
     account = await _by_key(services, text) if text is not None else await _by_session(request, services)
     if account is None and (text is not None or not services.settings.public):
         limit_requests(services, f"address:{address}")
         raise ApiError(
             401, "unauthorized", "Send a valid API key in the header X-API-Key, or log in.",
-            headers={"WWW-Authenticate": "Bearer"},
+            headers={"WWW-Authenticate": BASIC if request.url.path.startswith("/opds") else "Bearer"},
         )  # fmt: skip
     if account is None:
         account = Account(
@@ -146,7 +161,20 @@ def _key_text(request: Request) -> str | None:
     if key is not None:
         return key.strip()
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "basic":
+        # A browser sends these by itself, also for a page of another host.
+        cookies.check_same_site(request)
+        return _basic_password(token.strip())
     return token.strip() if scheme.lower() == "bearer" else None
+
+
+def _basic_password(token: str) -> str:
+    """Return the password of HTTP Basic. Programs that know no other way send an API key there; any name will do."""
+    try:
+        return base64.b64decode(token, validate=True).decode().partition(":")[2].strip()
+    except ValueError:
+        # Not a key, which is what the caller finds out.
+        return ""
 
 
 async def _by_key(services: Services, text: str) -> Account | None:

@@ -24,7 +24,7 @@ router = APIRouter(
     prefix="/api/v1/admin", tags=["administration"], responses=documented(400, 401, 403, 404, 429)
 )
 
-_LIMITS = ("jobs_at_once", "bytes_per_day", "pages_per_day")
+_LIMITS = ("jobs_at_once", "bytes_per_day", "pages_per_day", "pixels_per_day")
 """Limits of a user; null is none."""
 Limit = Annotated[int, Query(ge=1, le=200)]
 Cursor = Annotated[str | None, Query(max_length=200)]
@@ -61,6 +61,7 @@ class UserChange(BaseModel):
     jobs_at_once: Annotated[int, Field(ge=1, le=1000)] | None = None
     bytes_per_day: Annotated[int, Field(ge=0, le=1 << 50)] | None = None
     pages_per_day: Annotated[int, Field(ge=0, le=1 << 31)] | None = None
+    pixels_per_day: Annotated[int, Field(ge=0, le=1 << 50)] | None = None
 
 
 @router.get("/jobs", summary="List the jobs of all users")
@@ -78,7 +79,7 @@ async def list_jobs(
 @router.post("/jobs/{job_id}/requeue", status_code=202, summary="Run a job again", responses=documented(409))
 async def requeue_job(services: Server, admin: AdminAccount, job_id: str, again: Requeue) -> dict[str, Any]:
     """Queue a job that has ended as a new job over the same upload. The old record stays."""
-    changes = read_changes(again.options)
+    changes = read_changes(again.options, services.live.offered)
 
     def write(connection: Connection) -> dict[str, Any]:
         row = jobs.find_job(connection, admin, job_id)
@@ -98,7 +99,7 @@ async def requeue_job(services: Server, admin: AdminAccount, job_id: str, again:
 @router.post("/requeue", status_code=202, summary="Run the jobs of a model again")
 async def requeue_model(services: Server, admin: AdminAccount, again: RequeueModel) -> dict[str, Any]:
     """Queue the completed jobs of a model again, for instance after it was replaced."""
-    changes = read_changes(again.options)
+    changes = read_changes(again.options, services.live.offered)
 
     def write(connection: Connection) -> list[str]:
         created = []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, Literal
 from urllib.parse import quote
@@ -68,24 +70,31 @@ def link_to(
 
 
 @router.get(
-    "/files/{token}/{name}", summary="Download a file by a signed link", responses=documented(403, 404, 410)
+    "/files/{token}/{name}",
+    summary="Download a file by a signed link",
+    responses=documented(403, 404, 410, 416),
 )
-async def send_file(services: Server, token: str, name: str) -> Response:
+async def send_file(request: Request, services: Server, token: str, name: str) -> Response:
     """Send a file; ranges are supported."""
     link = _verify(services, "file", token)
     row = await services.database.read_async(lambda connection: jobs.find_file(connection, link.object_id))
-    path = None if row is None else services.files.local_path(row["storage_key"])
-    if row is None or path is None or not path.is_file():
+    if row is None:
         raise not_found("file")
     # The recorded name counts. The name in the link only decides between .zip and .cbz, which are the same.
     asked = PurePosixPath(name).suffix.lower()
     shown = PurePosixPath(row["name"])
     if {asked, shown.suffix.lower()} == {".zip", ".cbz"}:
         shown = shown.with_suffix(asked)
+    etag, key = f'"{row["sha256"]}"', row["storage_key"]
+    path = services.files.local_path(key)
+    if path is None:
+        await _check_stored(services, [row])
+        return _ranged(request, row["size"], partial(services.files.read, key), etag=etag, name=shown.name)
+    if not path.is_file():
+        raise not_found("file")
     return FileResponse(
-        path, filename=shown.name, media_type=_media_type(shown.name),
-        headers={**_HEADERS, "ETag": f'"{row["sha256"]}"'},
-    )  # fmt: skip
+        path, filename=shown.name, media_type=media_type(shown.name), headers={**_HEADERS, "ETag": etag}
+    )
 
 
 @router.get(
@@ -101,24 +110,70 @@ async def send_bundle(
     owner = {"job_id": link.object_id} if purpose == "results" else {"upload_id": link.object_id}
     kind = "result" if purpose == "results" else "original"
     rows = await services.database.read_async(lambda connection: jobs.files_of(connection, kind, **owner))
-    paths = [services.files.local_path(row["storage_key"]) for row in rows]
-    if not rows or not all(path is not None and path.is_file() for path in paths):
+    if not rows:
         raise not_found("file")
-    bundle = ZipStream(sized=True)
-    for row, path in zip(rows, paths, strict=True):
-        bundle.add_path(path, row["name"], recurse=False)
+    await _check_stored(services, rows)
+    bundle, is_repeatable = _bundle(services, rows)
     etag = hashlib.sha256("".join(row["sha256"] + row["name"] for row in rows).encode()).hexdigest()
-    return _ranged(request, bundle, f'"{etag}"', PurePosixPath(name).name)
+    return _ranged(
+        request, len(bundle), partial(_part, bundle), etag=f'"{etag}"', name=PurePosixPath(name).name,
+        is_repeatable=is_repeatable,
+    )  # fmt: skip
 
 
-def _ranged(request: Request, bundle: ZipStream, etag: str, name: str) -> Response:
-    size = len(bundle)
+def _bundle(services: Services, rows: Sequence[Mapping[str, Any]]) -> tuple[ZipStream, bool]:
+    """Return a ZIP of stored files, and whether it has the same bytes each time."""
+    bundle, is_repeatable = ZipStream(sized=True), True
+    for row in rows:
+        path = services.files.local_path(row["storage_key"])
+        if path is not None:
+            bundle.add_path(path, row["name"], recurse=False)
+        else:
+            # The library gives such members the present time.
+            pieces = services.files.read(row["storage_key"], 0, row["size"])
+            bundle.add(pieces, row["name"], size=row["size"])
+            is_repeatable = False
+    return bundle, is_repeatable
+
+
+async def _check_stored(services: Services, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a download whose files the storage has lost, before the answer begins.
+
+    Raises:
+        ApiError: a file is missing.
+        StorageError: the storage cannot be reached.
+    """
+    keys = [row["storage_key"] for row in rows]
+    sizes = await asyncio.to_thread(lambda: [services.files.size(key) for key in keys])
+    if sizes != [row["size"] for row in rows]:
+        raise not_found("file")
+
+
+def _ranged(
+    request: Request,
+    size: int,
+    part: Callable[[int, int], Iterator[bytes]],
+    *,
+    etag: str,
+    name: str,
+    is_repeatable: bool = True,
+) -> Response:
+    """Return a response with a stream of bytes, or with the range that the request asks for.
+
+    Args:
+        request: may ask for one range.
+        size: bytes of the whole.
+        part: yields the bytes from a start to an end.
+        etag: identifies the content, in quotes.
+        name: of the file.
+        is_repeatable: whether each request gets the same bytes; ranges make sense only then.
+    """
     headers = {
-        **_HEADERS, "ETag": etag, "Accept-Ranges": "bytes",
+        **_HEADERS, "ETag": etag, "Accept-Ranges": "bytes" if is_repeatable else "none",
         "Content-Disposition": f"attachment; filename*=utf-8''{quote(name)}",
     }  # fmt: skip
     start, end = 0, size
-    wanted = _RANGE.fullmatch(request.headers.get("range", ""))
+    wanted = _RANGE.fullmatch(request.headers.get("range", "")) if is_repeatable else None
     if wanted and any(wanted.groups()) and request.headers.get("if-range", etag) == etag:
         first, last = wanted.groups()
         start = int(first) if first else max(size - int(last), 0)
@@ -131,7 +186,7 @@ def _ranged(request: Request, bundle: ZipStream, etag: str, name: str) -> Respon
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
     headers["Content-Length"] = str(end - start)
     status = 206 if "Content-Range" in headers else 200
-    return StreamingResponse(_part(bundle, start, end), status, headers, _media_type(name))
+    return StreamingResponse(part(start, end), status, headers, media_type(name))
 
 
 def _part(pieces: ZipStream, start: int, end: int) -> Iterator[bytes]:
@@ -146,7 +201,8 @@ def _part(pieces: ZipStream, start: int, end: int) -> Iterator[bytes]:
             return
 
 
-def _media_type(name: str) -> str:
+def media_type(name: str) -> str:
+    """Return the media type of a file by its name."""
     return _TYPES.get(PurePosixPath(name).suffix.lower().removeprefix("."), "application/octet-stream")
 
 

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from comic_upscale.errors import ComicUpscaleError, DatabaseError, SettingsError
-from comic_upscale.server.files import DiskFullError
+from comic_upscale.server.files import DiskFullError, StorageError
 from comic_upscale.server.idempotency import KeyReusedError
 from comic_upscale.server.multipart import UploadError
 from comic_upscale.server.params import FieldError
@@ -104,6 +104,11 @@ def as_api_error(error: ComicUpscaleError) -> ApiError:
     if isinstance(error, DiskFullError):
         return ApiError(507, "insufficient_storage", str(error), headers={"Connection": "close"})
     log.error("%s", error)
+    if isinstance(error, StorageError):
+        return ApiError(
+            503, "unavailable", "The storage cannot be used.",
+            headers={"Retry-After": "5", "Connection": "close"},
+        )  # fmt: skip
     if isinstance(error, DatabaseError):
         return ApiError(503, "unavailable", "The database cannot be used.", headers={"Retry-After": "5"})
     return ApiError(500, "internal", "The server could not do this; its log says why.")

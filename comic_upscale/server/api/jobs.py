@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import Mapping
@@ -91,7 +92,7 @@ async def delete_job(services: Server, account: CurrentAccount, job_id: str) -> 
     if keys is None:
         raise ApiError(409, "running", "The job is running: cancel it first, then delete it.")
     for key in keys:
-        services.files.delete(key)
+        await asyncio.to_thread(services.files.delete, key)
     return Response(status_code=204)
 
 

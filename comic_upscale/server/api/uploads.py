@@ -22,9 +22,9 @@ from comic_upscale.server.api.errors import ApiError, documented, not_found
 from comic_upscale.server.callbacks import CallbackError, check_url
 from comic_upscale.server.ids import new_id
 from comic_upscale.server.multipart import Limits, Received, UploadReader
+from comic_upscale.server.offered import PRESETS
 from comic_upscale.server.params import (
     OPTION_FIELDS,
-    PRESETS,
     SIZE_FIELDS,
     FieldError,
     json_type,
@@ -36,6 +36,8 @@ from comic_upscale.server.services import Services
 router = APIRouter(prefix="/api/v1/uploads", tags=["uploads"])
 
 _HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
+INTERACTIVE_FILES = 10
+"""Images of an interactive job. More of them, and volumes, wait in the batch lane."""
 _OTHER_FIELDS = frozenset(("email", "callback_url", "lane"))
 
 
@@ -63,11 +65,15 @@ def _form() -> dict[str, Any]:
             "description": "Output size divided by input size.",
             "examples": ["2x", "2.5"],
         },
-        "preset": {"type": "string", "enum": list(PRESETS)},
+        "preset": {
+            "type": "string",
+            "description": f"{', '.join(PRESETS)}, or a preset of this server: GET /api/v1/presets.",
+        },
         "lane": {
             "type": "string",
             "enum": list(PRIORITY),
-            "description": "interactive jobs start before all batch jobs. Default: batch. Needs an account.",
+            "description": "interactive jobs of up to 10 images start at once, beside a batch job that runs. Default: "
+            "batch. Needs an account.",
         },
         "callback_url": {
             "type": "string",
@@ -108,7 +114,7 @@ async def upload(
     Send the same ``Idempotency-Key`` again to get the first answer again, for 24 hours.
     """
     require(account, "jobs:write")
-    await _check_open(services, account)
+    await check_open(services, account)
     upload_id = new_id()
     reader = UploadReader(
         services.files,
@@ -116,11 +122,11 @@ async def upload(
         Limits(
             max_bytes=services.settings.max_upload_size,
             max_files=services.settings.max_files,
-            accept=_is_accepted,
+            accept=lambda name: is_accepted(services, name),
         ),
     )
     content_type = request.headers.get("content-type", "")
-    _check_length(services, request)
+    check_length(services, request)
     received = await reader.read(content_type, request.stream())
     try:
         answer = await _queue(services, account, upload_id, received, idempotency_key)
@@ -150,7 +156,7 @@ async def download_original(services: Server, account: CurrentAccount, upload_id
     return link_to(services, originals, purpose="originals", object_id=upload_id, title=originals[0]["name"])
 
 
-async def _check_open(services: Services, account: Account) -> None:
+async def check_open(services: Services, account: Account) -> None:
     """Refuse an upload while the server takes none, before its body is read."""
     if await services.database.read_async(queue.in_maintenance):
         raise ApiError(
@@ -169,7 +175,8 @@ async def _check_open(services: Services, account: Account) -> None:
             raise too_many(services, item, f"upload:{account.address}")
 
 
-def _check_length(services: Services, request: Request) -> None:
+def check_length(services: Services, request: Request) -> None:
+    """Refuse an upload whose header says that it is too large, before its body is read."""
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > services.settings.max_upload_size + (8 << 20):
         raise ApiError(
@@ -178,8 +185,18 @@ def _check_length(services: Services, request: Request) -> None:
         )  # fmt: skip
 
 
-def _is_accepted(name: str) -> bool:
-    return extension_of(name) in IMAGE_EXTENSIONS | ARCHIVE_EXTENSIONS
+def is_interactive(received: Received) -> bool:
+    """Return whether an upload is small enough for the lane of jobs that somebody waits for."""
+    names = [file.name for file in received.files]
+    return len(names) <= INTERACTIVE_FILES and all(extension_of(name) in IMAGE_EXTENSIONS for name in names)
+
+
+def is_accepted(services: Services, name: str) -> bool:
+    """Return whether a file with this name may be uploaded."""
+    extension = extension_of(name)
+    types = services.settings.accepted_types
+    wanted = {each.strip().lower().removeprefix(".") for each in types}
+    return extension in IMAGE_EXTENSIONS | ARCHIVE_EXTENSIONS and (not wanted or extension in wanted)
 
 
 async def _queue(
@@ -190,23 +207,39 @@ async def _queue(
     if empty := [file.name for file in received.files if not file.file.size]:
         raise FieldError("file", f"{empty[0][:100]!r} is empty")
     params, others = _read_fields(services, account, received.fields)
-    settings = services.settings
-    keep = settings.anonymous_hours * _HOUR_MS if account.is_anonymous else settings.retention_days * _DAY_MS
+    if others.get("lane") == "interactive" and not is_interactive(received):
+        raise FieldError(
+            "lane",
+            f"an interactive job has at most {INTERACTIVE_FILES} single images: leave lane out for more",
+        )
     new = jobs.NewJob(
         upload_id=upload_id,
         received=received,
         params=params,
         lane=cast("Lane", others.get("lane", "batch")),
-        keep_ms=int(keep),
+        keep_ms=keep_ms(services, account),
         callback_url=others.get("callback_url"),
         email=others.get("email"),
     )
-    request_hash = _hash(received, params, others)
+    return await store_job(services, account, new, key, _hash(received, params, others))
+
+
+def keep_ms(services: Services, account: Account) -> int:
+    """Return the milliseconds for which the files of a job are kept."""
+    settings = services.settings
+    keep = settings.anonymous_hours * _HOUR_MS if account.is_anonymous else settings.retention_days * _DAY_MS
+    return int(keep)
+
+
+async def store_job(
+    services: Services, account: Account, new: jobs.NewJob, key: str | None = None, request_hash: str = ""
+) -> idempotency.Answer:
+    """Store an upload and its job, and wake the worker; arguments and errors as for `idempotency.create_once`."""
     answer = await services.database.write_async(
         lambda connection: idempotency.create_once(connection, account, key, request_hash, new)
     )
     if answer.is_repeated:
-        for file in received.files:
+        for file in new.received.files:
             services.files.delete(file.file.key)
     services.wake()
     return answer
@@ -230,7 +263,8 @@ def _read_fields(
             check_url(url)
         except CallbackError as error:
             raise FieldError("callback_url", str(error)) from None
-    return read_params({name: text for name, text in fields.items() if name not in _OTHER_FIELDS}), others
+    options = {name: text for name, text in fields.items() if name not in _OTHER_FIELDS}
+    return read_params(options, services.live.offered), others
 
 
 def _hash(received: Received, params: Mapping[str, Any], others: Mapping[str, str]) -> str:

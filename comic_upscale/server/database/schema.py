@@ -75,6 +75,7 @@ users = sa.Table(
     sa.Column("jobs_at_once", sa.Integer),
     sa.Column("bytes_per_day", sa.BigInteger),
     sa.Column("pages_per_day", sa.BigInteger),
+    sa.Column("pixels_per_day", sa.BigInteger),
     sa.Column("created_at", Time, nullable=False),
 )  # fmt: skip
 
@@ -129,6 +130,7 @@ jobs = sa.Table(
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("params", sa.JSON, nullable=False),
     sa.Column("input", sa.Text),
+    sa.Column("output", sa.Text),
     sa.Column("title", sa.String(256), nullable=False, server_default=""),
     sa.Column("created_at", Time, nullable=False),
     sa.Column("started_at", Time),
@@ -149,6 +151,7 @@ jobs = sa.Table(
     sa.Column("model", sa.Text),
     sa.Column("device", sa.Text),
     sa.Column("seconds", sa.Float),
+    _number("pixels"),
     sa.Column("error_code", sa.String(64)),
     sa.Column("error", sa.Text),
     sa.Column("callback_url", sa.Text),
@@ -172,9 +175,19 @@ files = sa.Table(
     sa.Column("storage_key", sa.String(256), nullable=False, unique=True),
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("members", sa.JSON),
     sa.Column("created_at", Time, nullable=False),
     sa.Index(None, "upload_id", "position"),
     sa.Index(None, "job_id", "position"),
+)  # fmt: skip
+
+job_log = sa.Table(
+    "job_log", metadata,
+    sa.Column("id", Counter, primary_key=True, autoincrement=True),
+    _reference("job_id", "jobs.id", ondelete="CASCADE", nullable=False),
+    sa.Column("at", Time, nullable=False),
+    sa.Column("line", sa.Text, nullable=False),
+    sa.Index(None, "job_id", "id"),
 )  # fmt: skip
 
 idempotency = sa.Table(

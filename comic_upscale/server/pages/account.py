@@ -32,6 +32,12 @@ async def show_sign_in(request: Request, services: Server, next: str = "/") -> R
     return render(request, "sign_in.html", next=safe_target(next), name="", error=None)
 
 
+@router.get("/login")
+async def show_log_in(request: Request) -> Response:
+    """Lead to the form for signing in."""
+    return go_to(request, "/sign-in")
+
+
 @router.post("/sign-in")
 async def sign_in(
     request: Request, services: Server, username: Text, password: Text, next: Text = "/"

@@ -131,7 +131,9 @@ async def job_page(
     pages = await find_pictures(services, row["id"])
     shown = suspects_first(pages)
     first = (part - 1) * SHOWN_AT_ONCE
-    models = {"models": []} if is_shared else await catalogue.list_models(request.state.viewer.account)
+    models = (
+        {"models": []} if is_shared else await catalogue.list_models(services, request.state.viewer.account)
+    )
     return render(
         request, "job_state.html" if wants_part(request) else "job.html", **state, base=base,
         is_shared=is_shared, pages=shown[first : first + SHOWN_AT_ONCE], page_count=len(pages), part=part,
@@ -166,7 +168,7 @@ async def run_again(
     """Queue a job that has ended as a new job over the same upload, and go there."""
     require(viewer.account, "jobs:write")
     options = {"model": model, "factor": factor}
-    changes = read_changes(options)
+    changes = read_changes(options, services.live.offered)
     row = await jobs_api.own_job(services, viewer.account, job_id)
     if row["upload_id"] is None:
         raise ApiError(409, "expired", "The files of this job no longer exist: upload them again.")

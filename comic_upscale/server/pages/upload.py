@@ -39,11 +39,11 @@ async def show_upload(request: Request, services: Server, viewer: CurrentViewer)
 
     state = await services.database.read_async(read)
     free, settings = services.files.free_percent(), services.settings
-    presets = await catalogue.list_presets(viewer.account)
-    models = await catalogue.list_models(viewer.account)
+    presets = await catalogue.list_presets(services, viewer.account)
+    models = await catalogue.list_models(services, viewer.account)
     return render(
         request, "upload.html", **state, factors=FACTORS, presets=presets["presets"], models=models["models"],
-        formats=_choices("format"), grays=_choices("gray"), extensions=EXTENSIONS,
+        formats=_choices("format"), grays=_choices("gray"), extensions=settings.accepted_types or EXTENSIONS,
         max_bytes=settings.max_upload_size, max_files=settings.max_files,
         is_full=free is not None and free < settings.min_free_disk,
         keep_hours=settings.anonymous_hours if viewer.account.is_anonymous else settings.retention_days * 24,

@@ -164,12 +164,13 @@ async def _send_picture(
     headers = {**_HEADERS, "ETag": f'"{row["sha256"][:32]}-{place.offset}"'}
     if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
-    try:
-        file = await asyncio.to_thread(services.files.open, row["storage_key"])
-    except FileNotFoundError:
-        raise not_found("picture") from None
+    is_there = await asyncio.to_thread(services.files.size, row["storage_key"]) == row["size"]
+    if not is_there:
+        raise not_found("picture")
     headers["Content-Length"] = str(place.length)
-    return StreamingResponse(pictures.read_part(file, place), headers=headers, media_type=place.media_type)
+    return StreamingResponse(
+        pictures.read_part(services.files, row, place), headers=headers, media_type=place.media_type
+    )
 
 
 async def _read_list(services: Services, files: JobFiles) -> tuple[PagePictures, ...]:
@@ -181,7 +182,7 @@ async def _read_list(services: Services, files: JobFiles) -> tuple[PagePictures,
         _lists.move_to_end(digest)
         return _lists[digest]
     try:
-        data = await asyncio.to_thread(pictures.read_all, services.files, row["storage_key"])
+        data = await asyncio.to_thread(pictures.read_all, services.files, row)
         pages = pictures.from_json(data)
     except (FileNotFoundError, ValueError):
         return ()

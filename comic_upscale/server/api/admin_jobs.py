@@ -1,0 +1,93 @@
+"""Jobs over folders of the server's own machine: the same jobs as those of ``comic-upscale run``."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+from sqlalchemy.engine import Connection
+
+from comic_upscale.errors import SettingsError
+from comic_upscale.server import audit, jobs
+from comic_upscale.server.accounts import Account
+from comic_upscale.server.api.access import AdminAccount, Server
+from comic_upscale.server.api.errors import documented
+from comic_upscale.server.params import FieldError, read_params
+from comic_upscale.server.queue import Lane
+from comic_upscale.server.roots import find_below, output_in_place
+from comic_upscale.server.services import Services
+
+router = APIRouter(prefix="/api/v1/admin", tags=["administration"], responses=documented(400, 401, 403, 429))
+
+PathText = Annotated[str, Field(min_length=1, max_length=4000)]
+
+
+class FolderJob(BaseModel):
+    """A job over a folder of the server's machine."""
+
+    input: Annotated[
+        PathText,
+        Field(
+            description="A folder, volume or image below a --root of the server: its path, or the path relative to the "
+            "first root.",
+            examples=["manga/Berserk"],
+        ),
+    ]
+    output: Annotated[
+        PathText | None,
+        Field(description="Output folder below a --root. Default: the folder upscaled inside the input."),
+    ] = None
+    options: Annotated[
+        dict[str, str], Field(max_length=50, description="Fields of an upload.", examples=[{"factor": "2x"}])
+    ] = {}
+
+
+@router.post("/jobs", status_code=202, summary="Upscale a folder of the server")
+async def create_folder_job(services: Server, admin: AdminAccount, asked: FolderJob) -> dict[str, Any]:
+    """Queue a job over a folder. Its ledger is in the output folder, so a second job continues the first one.
+
+    Links are followed, but none may lead out of the allowed folders.
+    """
+    return await queue_folder_job(services, admin, asked, "batch")
+
+
+async def queue_folder_job(
+    services: Services, admin: Account, asked: FolderJob, lane: Lane
+) -> dict[str, Any]:
+    """Queue a job over a folder or file, and return it as JSON.
+
+    Raises:
+        FieldError: a path is not allowed, or an option is wrong.
+    """
+    roots = services.settings.roots
+    params = read_params(asked.options, services.live.offered)
+    source = await _find(services, "input", asked.input, must_exist=True)
+    output = (
+        await asyncio.to_thread(output_in_place, source)
+        if asked.output is None
+        else await _find(services, "output", asked.output, must_exist=False)
+    )
+    if output == source or source.is_relative_to(output):
+        raise FieldError("output", "the output folder must not contain the input: choose another one")
+    if any(output == root for root in await asyncio.to_thread(lambda: [root.resolve() for root in roots])):
+        raise FieldError("output", "the output must be a folder below the root, not the root itself")
+
+    def write(connection: Connection) -> dict[str, Any]:
+        row = jobs.create_folder_job(
+            connection, admin, source=str(source), output=str(output), params=params, lane=lane
+        )
+        audit.record(connection, admin, "job.create", row["id"], input=str(source), output=str(output))
+        return jobs.job_json(connection, row)
+
+    created = await services.database.write_async(write)
+    services.wake()
+    return created
+
+
+async def _find(services: Services, field: str, text: str, *, must_exist: bool) -> Any:
+    try:
+        return await asyncio.to_thread(find_below, services.settings.roots, text, must_exist=must_exist)
+    except SettingsError as error:
+        raise FieldError(field, str(error)) from None

@@ -1,0 +1,110 @@
+"""Administration of the server itself: settings, sessions of all users, and the logs of jobs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Query
+from sqlalchemy.engine import Connection
+
+from comic_upscale.server import audit, job_log, jobs, overrides, sessions
+from comic_upscale.server.api.access import AdminAccount, Server
+from comic_upscale.server.api.errors import documented, not_found
+from comic_upscale.server.jobs import iso
+from comic_upscale.server.settings import ServerSettings
+from comic_upscale.settings.options import definitions
+
+router = APIRouter(
+    prefix="/api/v1/admin", tags=["administration"], responses=documented(400, 401, 403, 404, 429)
+)
+
+Changes = Annotated[
+    dict[str, Any],
+    Body(
+        description="New values by name; null returns to the value that the server was started with.",
+        examples=[{"retention_days": 7, "max_files": None}],
+    ),
+]
+
+
+@router.get("/settings", summary="Show the settings that can be changed")
+async def show_settings(services: Server, admin: AdminAccount) -> dict[str, Any]:
+    """Return each setting with its value now, and the value that the server was started with."""
+    return _settings_json(services.live.settings, services.live.started)
+
+
+@router.post("/settings", summary="Change settings")
+async def change_settings(services: Server, admin: AdminAccount, changes: Changes) -> dict[str, Any]:
+    """Change limits, accepted types and retention. They are in force at once, and survive a restart."""
+    started = services.live.started
+
+    def write(connection: Connection) -> ServerSettings:
+        changed = overrides.change(connection, started, changes, user_id=admin.user_id)
+        audit.record(connection, admin, "settings.change", None, changes=changes)
+        return changed
+
+    changed = await services.database.write_async(write)
+    await services.live.refresh(now=True)
+    return _settings_json(changed, started)
+
+
+@router.get("/sessions", summary="List the sessions of all users")
+async def list_sessions(services: Server, admin: AdminAccount) -> dict[str, Any]:
+    """Return all sessions, the one used last first."""
+    rows = await services.database.read_async(sessions.list_all)
+    return {
+        "sessions": [
+            {
+                **{name: row[name] for name in ("id", "user", "address", "agent")},
+                **{name: iso(row[name]) for name in ("created_at", "last_seen_at", "expires_at")},
+                "is_current": row["id"] == admin.session_id,
+            }
+            for row in rows
+        ]
+    }
+
+
+@router.delete("/sessions/{session_id}", status_code=204, summary="End a session of any user")
+async def end_session(services: Server, admin: AdminAccount, session_id: str) -> None:
+    """End a session."""
+
+    def write(connection: Connection) -> bool:
+        found = sessions.end(connection, session_id)
+        if found:
+            audit.record(connection, admin, "session.end", session_id)
+        return found
+
+    if not await services.database.write_async(write):
+        raise not_found("session")
+
+
+@router.get("/jobs/{job_id}/logs", summary="Read the log of a job")
+async def read_logs(
+    services: Server,
+    admin: AdminAccount,
+    job_id: str,
+    after: Annotated[int, Query(ge=0, le=1 << 62)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+) -> dict[str, Any]:
+    """Return what the workers did with a job, the first line first; ``after`` is the id of the last line read."""
+
+    def read(connection: Connection) -> list[dict[str, Any]] | None:
+        if jobs.find_job(connection, admin, job_id) is None:
+            return None
+        return job_log.read(connection, job_id, after=after, limit=limit)
+
+    rows = await services.database.read_async(read)
+    if rows is None:
+        raise not_found("job")
+    return {"lines": [{**row, "at": iso(row["at"])} for row in rows]}
+
+
+def _settings_json(now: ServerSettings, started: ServerSettings) -> dict[str, Any]:
+    values, first = overrides.as_json(now), overrides.as_json(started)
+    help = {option.name: option.opt.help for option in definitions(ServerSettings)}
+    return {
+        "settings": [
+            {"name": name, "value": values[name], "started_with": first[name], "help": help[name]}
+            for name in overrides.CHANGEABLE
+        ]
+    }

@@ -1,0 +1,71 @@
+"""Folders of the server's machine that jobs may read and write: only what is below an allowed root, links resolved."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from comic_upscale.errors import SettingsError
+
+OUTPUT = "upscaled"
+"""The folder beside its pages into which a library is upscaled in place."""
+
+
+def find_below(roots: Sequence[Path], text: str, *, must_exist: bool = True) -> Path:
+    """Return the real path of a file or folder below an allowed root.
+
+    Args:
+        roots: the allowed folders.
+        text: an absolute path, or one that is relative to the first root.
+        must_exist: whether it must exist. In any case, its parent folders are resolved as far as they exist.
+
+    Raises:
+        SettingsError: no root is allowed, the path leads out of all of them, or it does not exist.
+    """
+    if not roots:
+        raise SettingsError("this server has no folders for jobs: start it with --root DIR")
+    if "\0" in text or not text.strip():
+        raise SettingsError("this is no path of a file or folder")
+    try:
+        path = (roots[0] / text).resolve(strict=must_exist)
+        allowed = [root.resolve(strict=True) for root in roots if root.exists()]
+    except OSError as error:
+        raise SettingsError(f"{text[:200]} cannot be used: {error.strerror or error}") from None
+    except RuntimeError:
+        raise SettingsError(f"{text[:200]} is a link that leads to itself") from None
+    if not any(path == root or path.is_relative_to(root) for root in allowed):
+        # The same answer whether it exists or not: this is no way to look around.
+        raise SettingsError(f"{text[:200]} is not below a folder that the server was started with (--root)")
+    return path
+
+
+def check_links(roots: Sequence[Path], folder: Path) -> None:
+    """Refuse a folder with links that lead out of the allowed roots. Blocks; for a worker.
+
+    Raises:
+        SettingsError: there is such a link.
+    """
+    pending, seen = [folder], set[Path]()
+    while pending:
+        current = pending.pop()
+        if current in seen or not current.is_dir():
+            continue
+        seen.add(current)
+        with os.scandir(current) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    if not Path(entry.path).exists():
+                        continue
+                    pending.append(find_below(roots, entry.path))
+                elif entry.is_dir():
+                    pending.append(Path(entry.path))
+
+
+def output_in_place(source: Path) -> Path:
+    """Return where a library is upscaled in place: beside its pages, in a folder of its own.
+
+    Args:
+        source: a real path. A single file gets a folder with its name, so that each has a ledger of its own.
+    """
+    return source / OUTPUT if source.is_dir() else source.parent / OUTPUT / source.name

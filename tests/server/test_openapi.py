@@ -1,0 +1,309 @@
+"""The description of the interface: complete, true, and the base of tests over every route and every role."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import runpy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+
+from comic_upscale.server import accounts, keys
+from comic_upscale.server.api.openapi import EXAMPLES
+from comic_upscale.server.app import create_app
+from comic_upscale.server.services import Services
+from tests.conftest import REPOSITORY
+from tests.server.conftest import OpenServices, client_of, make_key
+from tests.server.test_access import add_person, log_in
+from tests.server.test_uploads import send
+from tests.server.walk import walk
+
+METHODS = ("get", "post", "put", "patch", "delete")
+ADMINISTRATION = ("/api/v1/admin/",)
+FOLDERS = (("post", "/api/upscale"), ("delete", "/api/upscale"))
+"""Routes of administrators outside of /admin."""
+READING = ("/api/v1/estimates",)
+"""Routes that are sent by POST and change nothing."""
+OWN_ACCOUNT = "/api/v1/auth/"
+CONVERT = "/convert"
+"""Answers a refusal with the page, so it has no status of an error."""
+
+
+@pytest.fixture
+def services(open_server: OpenServices, tmp_path: Path) -> Services:
+    (tmp_path / "library").mkdir()
+    # The limits of requests are not what is tested here.
+    return open_server(roots=(tmp_path / "library",), rate_limit=1_000_000)
+
+
+@pytest.fixture
+def paths(services: Services) -> dict[str, Any]:
+    found: dict[str, Any] = create_app(services).openapi()["paths"]
+    return found
+
+
+def operations(paths: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, methods in paths.items():
+        for method, operation in methods.items():
+            assert method in METHODS
+            yield method, path, operation
+
+
+def is_for_administrators(method: str, path: str) -> bool:
+    return path.startswith(ADMINISTRATION) or (method, path) in FOLDERS
+
+
+def changes_something(method: str, path: str) -> bool:
+    return method != "get" and path not in READING and not path.startswith(OWN_ACCOUNT)
+
+
+def url_of(path: str, ids: dict[str, str] | None = None) -> str:
+    values = {"action": "pause", "purpose": "results", "engine": "flux", "page": "0", **(ids or {})}
+    return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], "x"), path)
+
+
+def request(client: httpx.Client, method: str, url: str, operation: dict[str, Any]) -> httpx.Response:
+    content = operation.get("requestBody", {}).get("content", {})
+    if "multipart/form-data" in content:
+        files = {"file": ("page.png", b"\x89PNG\r\n\x1a\n not opened"), "name": (None, "x")}
+        return client.request(method.upper(), url, files=files)
+    if "application/x-www-form-urlencoded" in content:
+        return client.request(method.upper(), url, data={"username": "nobody", "password": "nothing"})
+    return client.request(method.upper(), url, json={} if content else None)
+
+
+def test_every_route_is_described(paths: dict[str, Any]) -> None:
+    ids = set()
+    for method, path, operation in operations(paths):
+        place = f"{method} {path}"
+        assert operation["summary"] and operation["tags"], place
+        ids.add(operation["operationId"])
+        assert isinstance(operation["security"], list), place
+        assert "422" not in operation["responses"] or "ErrorBody" in str(operation["responses"]["422"]), place
+        if operation["security"]:
+            assert {"401", "429"} <= operation["responses"].keys(), place
+        for status, response in operation["responses"].items():
+            assert response["description"], place
+            if int(status) >= 400 and response.get("content") and path != "/api/v1/health":
+                assert "ErrorBody" in json.dumps(response["content"]), (place, status)
+    assert len(ids) == len(list(operations(paths)))
+
+
+def test_every_json_answer_has_an_example(paths: dict[str, Any]) -> None:
+    for method, path, operation in operations(paths):
+        if path.startswith("/sdapi/v1/extra"):
+            continue  # an image in base64
+        if path == "/api/v1/jobs/events" or path.endswith("/events") or path == "/login":
+            continue
+        for status in ("200", "201", "202"):
+            content = operation["responses"].get(status, {}).get("content", {}).get("application/json")
+            assert content is None or content.get("example") is not None, f"{method} {path}"
+
+
+def shape(value: Any) -> Any:
+    """What an answer looks like, without its values: names of fields, at any depth."""
+    if isinstance(value, dict):
+        return {name: shape(each) for name, each in value.items()}
+    return [shape(value[0])] if isinstance(value, list) and value else None
+
+
+def test_the_examples_are_those_of_this_version(services: Services, paths: dict[str, Any]) -> None:
+    recorder = runpy.run_path(str(REPOSITORY / "scripts" / "api_examples.py"))
+    recorded = json.loads(EXAMPLES.read_text(encoding="utf-8"))
+    found = walk(services, paths)
+    fresh = recorder["shorten"](found.answers)
+    assert shape(fresh) == shape(recorded), "run: python scripts/api_examples.py --write"
+    assert "/tmp" not in EXAMPLES.read_text(encoding="utf-8")
+
+
+def test_the_viewer_loads_nothing_from_another_host(services: Services) -> None:
+    with client_of(services) as client:
+        page = client.get("/docs")
+        assert "http" not in page.text and "unsafe" not in page.headers["content-security-policy"]
+        for name in re.findall(r'(?:href|src)="([^"]+)"', page.text):
+            answer = client.get(f"/{name}")
+            assert answer.status_code == 200 and len(answer.content) > 100, name
+        assert client.get("/docs/../app.py").status_code == client.get("/docs/x.js").status_code == 404
+        assert client.get("/openapi.json").json()["openapi"].startswith("3.")
+
+
+# Every route, every role
+
+
+def test_strangers_get_nowhere(services: Services, paths: dict[str, Any]) -> None:
+    with client_of(services) as stranger:
+        for method, path, operation in operations(paths):
+            if path == CONVERT or not operation["security"] or path.startswith(OWN_ACCOUNT):
+                continue
+            answer = request(stranger, method, url_of(path), operation)
+            assert answer.status_code == 401, (method, path, answer.status_code)
+
+
+def test_open_routes_are_few_and_name_nobody(services: Services, paths: dict[str, Any]) -> None:
+    free = {path for _, path, operation in operations(paths) if not operation["security"]}
+    assert free == {
+        "/api/v1/health", "/api/health", "/metrics", "/livez", "/readyz", "/api/v1/auth/login", "/login",
+        "/api/v1/files/{token}/{name}", "/api/v1/bundles/{purpose}/{token}/{name}",
+    }  # fmt: skip
+    with client_of(services, make_key(services, "secretname")) as client:
+        send(client, "secret-title.png")
+    with client_of(services) as stranger:
+        for method, path, operation in operations(paths):
+            if path in free:
+                answer = request(stranger, method, url_of(path), operation)
+                assert answer.status_code < 500 and "secret" not in answer.text, path
+                if "token" in path:
+                    assert answer.status_code == 403, path
+
+
+def test_users_cannot_administer(services: Services, paths: dict[str, Any]) -> None:
+    seen = 0
+    with client_of(services, make_key(services, "me")) as user:
+        for method, path, operation in operations(paths):
+            if is_for_administrators(method, path):
+                answer = request(user, method, url_of(path), operation)
+                assert answer.status_code == 403, (method, path, answer.status_code)
+                seen += 1
+    assert seen > 25
+
+
+def test_an_administrators_key_without_the_permission_cannot_either(
+    services: Services, paths: dict[str, Any]
+) -> None:
+    def create(connection: Any) -> str:
+        user = accounts.ensure_user(connection, "boss", "admin")
+        return keys.create_key(connection, user, "jobs", ["jobs:read", "jobs:write"]).text
+
+    with client_of(services, services.database.write(create)) as client:
+        for method, path, operation in operations(paths):
+            if is_for_administrators(method, path):
+                assert request(client, method, url_of(path), operation).status_code == 403, (method, path)
+
+
+def test_a_key_for_reading_changes_nothing(services: Services, paths: dict[str, Any]) -> None:
+    def create(connection: Any) -> str:
+        user = accounts.ensure_user(connection, "me", "user")
+        return keys.create_key(connection, user, "reader", ["jobs:read"]).text
+
+    with client_of(services, services.database.write(create)) as reader:
+        for method, path, operation in operations(paths):
+            if not operation["security"] or path == CONVERT or not changes_something(method, path):
+                continue
+            answer = request(reader, method, url_of(path), operation)
+            assert answer.status_code == 403, (method, path, answer.status_code)
+
+
+def test_nobody_reaches_what_belongs_to_somebody_else(services: Services, paths: dict[str, Any]) -> None:
+    add_person(services, "ann")
+    with client_of(services) as person:
+        log_in(person, "ann")
+        upload = send(person).json()
+        key = person.post("/api/v1/auth/keys", json={"name": "phone"}).json()["id"]
+        (session,) = person.get("/api/v1/auth/sessions").json()["sessions"]
+        job = upload["job_id"]
+        ids = {
+            "job_id": job, "task_id": job, "name": job, "upload_id": upload["upload_id"], "key_id": key,
+            "session_id": session["id"], "username": "ann", "file_id": job,
+        }  # fmt: skip
+        with client_of(services, make_key(services, "them")) as other:
+            for method, path, operation in operations(paths):
+                if "{" not in path or not operation["security"] or "{engine}" in path:
+                    continue
+                answer = request(other, method, url_of(path, ids), operation)
+                expected = 403 if is_for_administrators(method, path) else 404
+                assert answer.status_code == expected, (method, path, answer.text)
+                assert job not in answer.text.replace(url_of(path, ids), "") and "ann" not in answer.text
+        # Nothing happened to any of it.
+        assert person.get(f"/api/v1/jobs/{job}").json()["status"] == "queued"
+        assert person.get("/api/v1/auth/keys").json()["keys"][0]["revoked_at"] is None
+
+
+def test_a_session_without_its_token_changes_nothing(services: Services, paths: dict[str, Any]) -> None:
+    add_person(services, "root", "admin")
+    with client_of(services) as person:
+        log_in(person, "root")
+        del person.headers["X-CSRF-Token"]
+        for method, path, operation in operations(paths):
+            if method == "get" or not operation["security"] or path == CONVERT:
+                continue
+            answer = request(person, method, url_of(path), operation)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (403, "csrf"), (method, path)
+
+
+def test_an_administrator_gets_no_server_error(services: Services, paths: dict[str, Any]) -> None:
+    with client_of(services, make_key(services, "boss", "admin")) as boss:
+        for method, path, operation in operations(paths):
+            if path.endswith("/events") or path == "/api/v1/auth/logout":
+                continue
+            answer = request(boss, method, url_of(path), operation)
+            assert answer.status_code < 500 or "{engine}" in path, (method, path, answer.text)
+            if answer.status_code >= 400 and path != CONVERT:
+                assert answer.json()["error"]["message"], (method, path)
+
+
+# Requests made from the description
+
+CASES = int(os.environ.get("COMIC_UPSCALE_TEST_SCHEMA_CASES", "150"))
+"""Requests over all roles. A long trial sets 2000."""
+
+
+def test_odd_requests_get_no_server_error_and_described_answers(services: Services) -> None:
+    schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
+    from hypothesis import HealthCheck, Phase, given, settings
+
+    app = create_app(services)
+    schema = schemathesis.openapi.from_dict(app.openapi())
+    found = [
+        operation
+        for result in schema.get_all_operations()
+        # Streams do not end, and 1 GiB of weights is no odd request.
+        if not (operation := result.ok()).path.endswith("/events") and "/docs" not in operation.path
+    ]
+    roles = {
+        "stranger": None, "user": make_key(services, "me"), "admin": make_key(services, "boss", "admin"),
+    }  # fmt: skip
+    each = max(1, CASES // (len(found) * len(roles)))
+    sent = 0
+    for role, key in roles.items():
+        with client_of(services, key) as client:
+            for operation in found:
+
+                @settings(
+                    max_examples=each, database=None, deadline=None, derandomize=True,
+                    suppress_health_check=list(HealthCheck), phases=[Phase.generate],
+                )  # fmt: skip
+                @given(case=operation.as_strategy())
+                def check(case: Any, role: str = role, client: httpx.Client = client) -> None:
+                    nonlocal sent
+                    sent += 1
+                    answer = send_case(client, case)
+                    place = (role, case.method, case.path, answer.status_code, answer.text[:300])
+                    described = case.operation.definition.raw["responses"]
+                    assert answer.status_code < 500 or answer.status_code in (501, 503), place
+                    framework = answer.status_code in (404, 405, 413, 415, 422)
+                    assert str(answer.status_code) in described or framework, place
+                    if answer.status_code >= 400 and case.path != CONVERT:
+                        assert answer.json()["error"]["code"], place
+
+                check()
+    assert sent >= len(found) * len(roles)
+
+
+def send_case(client: httpx.Client, case: Any) -> httpx.Response:
+    """Send a made request, also where its client would refuse to."""
+    arguments = case.as_transport_kwargs(base_url="https://server.test")
+    headers = {
+        str(name): str(value).encode("utf-8", "replace")
+        for name, value in dict(arguments.get("headers") or {}).items()
+        if name.lower() not in ("x-api-key", "authorization", "cookie", "host", "user-agent")
+    }
+    sendable = {name: value for name, value in headers.items() if b"\n" not in value and b"\r" not in value}
+    body = {name: arguments[name] for name in ("json", "data", "files") if arguments.get(name) is not None}
+    return client.request(
+        arguments["method"], arguments["url"], params=arguments.get("params"), headers=sendable, **body
+    )
