@@ -16,7 +16,7 @@ PACKAGE = Path(comic_upscale.__file__).parent
 FLOORS = (
     ("errors", "retries", "version"),
     ("settings",),
-    ("costs", "sizes", "storage"),
+    ("client", "costs", "sizes", "storage"),
     ("models",),
     ("imaging",),
     ("gate", "library"),
@@ -51,6 +51,7 @@ NEVER = {
     "gate": HEAVY | WEB,
     "ledger": HEAVY | WEB,
     "planning": HEAVY | WEB,
+    "client": HEAVY | WEB | OPENS | {"sqlalchemy"},
     "console": HEAVY | WEB,
     "server": HEAVY | OPENS,
 }
@@ -60,6 +61,7 @@ ONLY = {
     "starlette": {"server"},
     "uvicorn": {"server"},
     "sqlalchemy": {"server", "worker", "commands"},
+    "httpx2": {"client"},
     "ray": {"execution"},
     "typer": {"commands", "cli"},
     "onnxruntime": {"engines/onnx_network.py"},

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from comic_upscale.settings.paths import expand_user
+from comic_upscale.settings.paths import expand_user, path_text
 
 if TYPE_CHECKING:
     from comic_upscale.execution.ssh.address import SshFiles
@@ -53,7 +53,20 @@ def _temporary_home() -> Path:
 
 
 def weights_folders(*first: Path) -> tuple[Path, ...]:
-    """Return the folders searched for weights before the cache, in order. The variable may list several, like PATH."""
+    """Return the folders searched for weights before the cache, in order. The variable may list several, like PATH.
+
+    Args:
+        first: the folders that the user named with ``--weights-dir``. They must exist; all others may be missing.
+
+    Raises:
+        SettingsError: such a folder does not exist.
+    """
+    from comic_upscale.errors import SettingsError
+
+    for folder in first:
+        if not expand_user(folder).is_dir():
+            what = "is a file: --model takes one" if expand_user(folder).is_file() else "does not exist"
+            raise SettingsError(f"--weights-dir must name a folder, but {path_text(folder)} {what}")
     named = [Path(folder) for folder in os.environ.get(WEIGHTS_VARIABLE, "").split(os.pathsep) if folder]
     return tuple(expand_user(folder) for folder in (*first, *named, Path("weights")))
 

@@ -170,7 +170,7 @@ def _exit_code(finished: JobFinished, received: list[int]) -> int:
         if received:
             return 128 + received[0]
         return EXIT_SOME_FAILED if finished.stopped_by is None else EXIT_CEILING
-    return EXIT_SOME_FAILED if finished.failed else 0
+    return EXIT_SOME_FAILED if finished.failed or finished.volumes_cut else 0
 
 
 def _choose_display(stop: StopRequest, shown: ShowOptions) -> Display:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from comic_upscale.commands.options import Given, takes
+from comic_upscale.commands.server_care import WHERE, backup, check_storage, restore
 from comic_upscale.errors import InputError, SettingsError
-from comic_upscale.server.settings import ServerSettings
-from comic_upscale.settings.options import pick
 
 if TYPE_CHECKING:
     from comic_upscale.server.accounts import Role
@@ -25,8 +23,6 @@ key = typer.Typer(no_args_is_help=True)
 user = typer.Typer(no_args_is_help=True)
 server.add_typer(key, name="key", help="Create, list and revoke API keys.")
 server.add_typer(user, name="user", help="Create users, and give them new passwords.")
-
-WHERE = pick(ServerSettings, "data", "database")
 
 
 @contextmanager
@@ -169,17 +165,6 @@ def migrate(where: Given) -> None:
         typer.echo("The database has the schema of this version.")
 
 
-@server.command("backup")
-@takes(where=WHERE)
-def backup(
-    where: Given,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="The backup; it must not exist.")
-    ],
-) -> None:
-    """Copy the SQLite database into one file, consistently, also while the server runs."""
-    from comic_upscale.server.database.backup import copy_database
-
-    with _database(where) as database:
-        copy_database(database, output)
-    typer.echo(f"The database is saved in {output}. Uploads and results are files below the data folder.")
+server.command("backup")(backup)
+server.command("restore")(restore)
+server.command("check-storage")(check_storage)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from comic_upscale.commands.options import Given, takes
+from comic_upscale.errors import SettingsError
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.settings.options import pick
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 WORKER = pick(
     ServerSettings, "data", "database", "storage", "device", "worker_threads", "worker_idle_timeout", "jobs_per_user",
-    "job_timeout", "roots",
+    "job_timeout", "roots", "worker_memory",
 )  # fmt: skip
 
 
@@ -46,6 +47,7 @@ def run_worker(settings: ServerSettings, worker_id: str | None = None) -> None:
         settings: of the server.
         worker_id: given by the server whose child this is; the worker then ends with that server.
     """
+    import faulthandler
     import warnings
 
     from comic_upscale.commands.environment import state_folder
@@ -54,6 +56,9 @@ def run_worker(settings: ServerSettings, worker_id: str | None = None) -> None:
     from comic_upscale.server.ids import new_id
     from comic_upscale.worker.run import WorkerOptions, work
 
+    # A fault in native code then says where it happened, before it ends the process.
+    faulthandler.enable()
+    _limit_memory(settings.worker_memory)
     # Our own decoder reports problems of a file, page by page.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     stop = StopRequest()
@@ -66,6 +71,17 @@ def run_worker(settings: ServerSettings, worker_id: str | None = None) -> None:
     work(settings, options, stop)
     if received and worker_id is None:
         raise typer.Exit(128 + received[0])
+
+
+def _limit_memory(most_bytes: int | None) -> None:
+    """Limit the memory of this process and its children; the limit counts what is allocated, not what is mapped."""
+    if most_bytes is None:
+        return
+    if sys.platform != "linux":
+        raise SettingsError("--worker-memory works on Linux only: leave it out")
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_bytes))
 
 
 def _stop_on_signals(stop: StopRequest) -> list[int]:

@@ -90,6 +90,7 @@ def plan_summary(preview: Preview) -> list[str]:
     ]
     if also:
         lines.append(f"also copied: {', '.join(also)}")
+    lines += preview.warnings
     if preview.replaced:
         from comic_upscale.planning.plan import replaced_note
 
@@ -201,7 +202,7 @@ def summary_lines(event: JobFinished, told: Collection[str] = ()) -> list[str]:
     pending = f", {event.pending:,} pending" if event.pending else ""
     lines = [f"{event.done:,} of {page_count(event.total)} done, {event.failed:,} failed{skipped}{pending}"]
     if event.volumes:
-        lines.append(volumes_line(event.volumes, event.volumes_done))
+        lines += volumes_lines(event.volumes, event.volumes_done, event.volumes_cut)
     if event.done_now:
         now = f"{event.done_now:,} in this run: {duration(event.seconds)}, {rate(event.pages_per_second)}"
         lines.append(now)
@@ -276,9 +277,15 @@ def spent_line(spent: float, price: float, to_come: float | None) -> str:
     return f"spent: {money(spent)}{more}, at {money(price)} per hour"
 
 
-def volumes_line(volumes: int, done: int) -> str:
-    """Return the number of complete volumes as text."""
-    return f"{done:,} of {volumes:,} volume{'s' if volumes != 1 else ''} complete"
+def volumes_lines(volumes: int, done: int, cut: int) -> list[str]:
+    """Return the number of complete volumes as text, and of those whose archives end early."""
+    lines = [f"{done - cut:,} of {volumes:,} volume{'s' if volumes != 1 else ''} complete"]
+    if cut:
+        lines.append(
+            f"{cut:,} volume{'s have' if cut != 1 else ' has'} only the pages before a cut or damage in the archive: "
+            "copy or download it again"
+        )
+    return lines
 
 
 def failure_line(source: str, kind: str, reason: str) -> str:
@@ -294,14 +301,17 @@ def status_lines(report: JobStatus) -> list[str]:
         f"{report.failed:,} failed{skipped}, {report.pending:,} pending"
     ]
     if report.volumes:
-        lines.append(volumes_line(report.volumes, report.volumes_done))
+        lines += volumes_lines(report.volumes, report.volumes_done, report.volumes_cut)
     if report.suspects:
         lines.append(suspects_line(report.suspects))
     if report.orphans:
         lines.append(orphans_line(report.orphans, _short(report.output)))
     if report.alive:
         left = "" if report.eta_seconds is None else f", {duration(report.eta_seconds)} left"
-        lines.append(f"{rate(report.pages_per_second)}{left}")
+        now = (
+            rate(report.pages_per_second) if report.pages_per_second else "no rate yet: fewer than two pages"
+        )
+        lines.append(f"{now}{left}")
     elif report.last_seen is not None:
         seconds = seconds_since(report.last_seen)
         # In the future, if a clock was set back or the clock of another host is ahead.
@@ -311,11 +321,11 @@ def status_lines(report: JobStatus) -> list[str]:
             else f"at {report.last_seen} by the clock of {report.host}"
         )
         how = {
-            "died": "the run died unexpectedly",
-            "interrupted": f"the run was stopped ({report.run_error})",
-            "failed": f"the run failed: {report.run_error}",
+            "died": "the run died unexpectedly, last seen",
+            "interrupted": f"the run was stopped ({report.run_error}),",
+            "failed": f"the run failed: {report.run_error},",
         }.get(report.run_state or "", "the run ended")
-        lines.append(f"not running: {how}, last seen {seen}")
+        lines.append(f"not running: {how} {seen}")
     if report.spent is not None and report.price is not None:
         lines.append(spent_line(report.spent, report.price, report.to_come))
     if report.alive:

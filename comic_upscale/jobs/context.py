@@ -9,6 +9,7 @@ from pathlib import PurePath
 from comic_upscale.costs.spending import Spending
 from comic_upscale.execution.events import Listener
 from comic_upscale.execution.stop import CEILING, StopRequest
+from comic_upscale.jobs.page_watch import PageWatch
 from comic_upscale.ledger.async_ledger import AsyncLedger
 from comic_upscale.ledger.writer import Ledger
 from comic_upscale.library.discover import Discovery
@@ -54,6 +55,8 @@ class JobContext:
     """Requests a graceful stop."""
     spending: Spending | None
     """The cost meter, which may request a stop; None without a price."""
+    watch: PageWatch | None = None
+    """Watches which pages are in flight."""
 
     @property
     def settings(self) -> JobSettings:

@@ -26,6 +26,7 @@ from comic_upscale.execution.events import StageMeter
 from comic_upscale.imaging.formats import extension_of, output_extension, written_format
 from comic_upscale.jobs.context import JobContext
 from comic_upscale.jobs.deduplication import Deduplicator, Key, copy_output
+from comic_upscale.jobs.page_watch import CRASH, PageWatch
 from comic_upscale.jobs.progress import OpenPages
 from comic_upscale.jobs.recorder import Recorder
 from comic_upscale.ledger.records import OutputOwner
@@ -136,6 +137,12 @@ class Intake:
         self._ahead = Budget(READ_AHEAD_BYTES)
         self._ready: asyncio.Queue[_Incoming | None] = asyncio.Queue(context.settings.workers)
         self._released: asyncio.Queue[_Incoming] = asyncio.Queue()
+        self._watch = context.watch
+        self._in_flight: dict[int, str] = {}
+        self._none_in_flight = asyncio.Event()
+        self._none_in_flight.set()
+        if self._watch is not None:
+            self._watch.plan([page.source for page in context.plan.todo])
         duplicates = context.plan.duplicates
         self._deduplicator: Deduplicator[_Incoming] = Deduplicator(
             duplicates.sizes,
@@ -166,10 +173,28 @@ class Intake:
         while (incoming := await self._ready.get()) is not None:
             # From here on the executor owns the bytes that were read ahead.
             self._give_back(incoming)
-            yield self._task(incoming)
+            if self._watch is None or await self._begin(self._watch, incoming.page):
+                yield self._task(incoming)
+
+    async def _begin(self, watch: PageWatch, page: PlannedPage) -> bool:
+        """Tell the watch that a page begins; return False if it refuses the page, which then has failed."""
+        if (reason := watch.refuse(page.source)) is not None:
+            await self._recorder.take_failure(page, PageError(CRASH, reason))
+            return False
+        if watch.is_careful:
+            await self._none_in_flight.wait()
+        self._in_flight[page.row_id] = page.source
+        self._none_in_flight.clear()
+        watch.begin(page.source)
+        return True
 
     def recorded(self, row_id: int, done: bool) -> None:
         """Release the pages that waited for a page that is now recorded."""
+        source = self._in_flight.pop(row_id, None)
+        if self._watch is not None and source is not None:
+            self._watch.end(source, done=done)
+            if not self._in_flight:
+                self._none_in_flight.set()
         for incoming in self._deduplicator.settle(row_id, done=done):
             self._open.begin()
             self._released.put_nowait(incoming)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from comic_upscale.engines.registry import OpenEngines, check_remote, open_engines
 from comic_upscale.errors import RemoteError
@@ -17,6 +18,7 @@ from comic_upscale.jobs.begin import begin_run, open_ledger
 from comic_upscale.jobs.context import JobContext
 from comic_upscale.jobs.finish import RunEnd, finish_run
 from comic_upscale.jobs.header import announce
+from comic_upscale.jobs.page_watch import PageWatch
 from comic_upscale.jobs.process import process_pages
 from comic_upscale.jobs.volume_writer import VolumeWriter
 from comic_upscale.ledger.async_ledger import AsyncLedger
@@ -26,6 +28,7 @@ from comic_upscale.planning.discovery import find_pages
 from comic_upscale.planning.model_selection import SelectedModel, choose_model, named_model
 from comic_upscale.planning.resolve import JobHistory, ResolvedJob, resolve
 from comic_upscale.settings.job import JobSettings
+from comic_upscale.storage.marker import check_output_folder
 from comic_upscale.storage.stores import open_stores
 
 
@@ -36,6 +39,7 @@ def run_job(
     stop: StopRequest | None = None,
     open_engines: OpenEngines = open_engines,
     remote: RemoteOptions | None = None,
+    watch: PageWatch | None = None,
 ) -> JobFinished:
     """Upscale every page of a job that is not done yet, and return how it ended.
 
@@ -47,6 +51,7 @@ def run_job(
         stop: set it from another thread or a signal handler to stop gracefully.
         open_engines: opens the engines; replace it to use another engine.
         remote: a remote machine that processes the pages, in place of engines.
+        watch: is told which pages are in flight, and may refuse some.
 
     Raises:
         InputError: the input does not exist, or contains no page.
@@ -57,7 +62,9 @@ def run_job(
         RemoteError: the remote machine cannot do the work.
     """
     return asyncio.run(
-        run_job_async(settings, on_event=on_event, stop=stop, open_engines=open_engines, remote=remote)
+        run_job_async(
+            settings, on_event=on_event, stop=stop, open_engines=open_engines, remote=remote, watch=watch
+        )
     )
 
 
@@ -68,6 +75,7 @@ async def run_job_async(
     stop: StopRequest | None = None,
     open_engines: OpenEngines = open_engines,
     remote: RemoteOptions | None = None,
+    watch: PageWatch | None = None,
 ) -> JobFinished:
     """Upscale every page of a job that is not done yet, like `run_job`, in the running event loop."""
     emit = on_event or _ignore
@@ -77,6 +85,8 @@ async def run_job_async(
     try:
         if executor.is_remote:
             check_remote(settings)
+        # Before the input is read, which may take minutes.
+        await asyncio.to_thread(check_output_folder, settings.output)
         model = await asyncio.to_thread(named_model, settings)
         emit(Preparing(what="reading the input"))
         stores = open_stores(settings.input, settings.output, files)
@@ -85,7 +95,7 @@ async def run_job_async(
         async with open_ledger(settings, begun=begun) as (ledger, on_ledger):
             job = await _resolve(settings, model, executor, ledger, on_ledger, emit)
             async with begin_run(job, discovery, stores, files, ledger, on_ledger, emit, stop) as context:
-                return await _run(context, executor)
+                return await _run(replace(context, watch=watch), executor)
     finally:
         await executor.close()
         files.shutdown()

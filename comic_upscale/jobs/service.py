@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from comic_upscale.execution.events import Event, JobFinished, Listener
     from comic_upscale.execution.remote import RemoteOptions
     from comic_upscale.execution.stop import StopRequest
+    from comic_upscale.jobs.page_watch import PageWatch
     from comic_upscale.jobs.prune import PruneResult
     from comic_upscale.planning.preview import OnPage, Preview
     from comic_upscale.settings.job import JobSettings
@@ -47,6 +48,7 @@ class JobService:
         stop: StopRequest,
         remote: RemoteOptions | None = None,
         open_engines: OpenEngines | None = None,
+        watch: PageWatch | None = None,
     ) -> JobFinished:
         """Run a job to its end, and record it as the most recent one.
 
@@ -56,6 +58,7 @@ class JobService:
             stop: stops it gracefully, from any thread.
             remote: a remote machine that processes the pages.
             open_engines: opens the engines, for a caller that keeps them between jobs. Default: those of the registry.
+            watch: is told which pages are in flight, and may refuse some.
 
         Raises:
             ComicUpscaleError: as `run_job`.
@@ -71,7 +74,7 @@ class JobService:
             on_event(event)
 
         opener = open_engines or registry.open_engines
-        return run_job(settings, on_event=note, stop=stop, remote=remote, open_engines=opener)
+        return run_job(settings, on_event=note, stop=stop, remote=remote, open_engines=opener, watch=watch)
 
     def find_ledger(self, job: Path | None = None, ledger: Path | None = None) -> Path:
         """Return the ledger of a job.

@@ -102,6 +102,17 @@ class LibraryChanges(LedgerFile):
                 [path_text(output)],
             )
 
+    def move_inputs(self, input: Path) -> None:
+        """Set the input of every job of this ledger to ``input``, where its sources now are.
+
+        A ledger with jobs over several inputs is not changed.
+        """
+        with self._translate_errors(), self._db.atomic():
+            self._db.execute(
+                "update jobs set input = ? where (select count(distinct input) from jobs) = 1",
+                [path_text(input)],
+            )
+
     def earlier_names(self, job_id: int) -> list[tuple[str, str]]:
         """Return (source, output) of the pages of other jobs over the same folders; the latest job comes last."""
         with self._translate_errors():

@@ -331,11 +331,14 @@ class Ledger(LibraryChanges):
                     [INCOMPLETE, reason, row_id],
                 )
 
-    def volume_counts(self, job_id: int) -> tuple[int, int]:
-        """Return the number of volumes of a job, and of those that are done. Removed volumes do not count."""
+    def volume_counts(self, job_id: int) -> tuple[int, int, int]:
+        """Return the number of volumes of a job, of those done, and of those among them whose archives end early.
+
+        Removed volumes do not count.
+        """
         with self._translate_errors():
             row = self._db.execute(COUNT_VOLUMES, [job_id]).fetchone()
-            return int(row[0]), int(row[1] or 0)
+            return int(row[0]), int(row[1] or 0), int(row[2] or 0)
 
     def reopen(self, changes: Iterable[tuple[int, int, int]]) -> None:
         """Make pages pending again.

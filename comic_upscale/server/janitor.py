@@ -73,8 +73,12 @@ class Janitor:
         """
         expired = self._delete_expired()
         self._database.write(_delete_old_rows)
+        for key in self._database.write(_delete_old_states):
+            self._store.delete(key)
         orphans, missing = self._compare()
-        return Cleaned(jobs=expired, orphans=orphans, folders=self._delete_folders(), missing=missing)
+        return Cleaned(
+            jobs=expired, orphans=orphans, folders=delete_folders(self._database, self._work), missing=missing
+        )
 
     def _delete_expired(self) -> int:
         """Delete expired jobs with their files, some in each transaction."""
@@ -115,20 +119,30 @@ class Janitor:
             lambda connection: keys_in_use(connection, [key])
         )
 
-    def _delete_folders(self) -> int:
-        if not self._work.is_dir():
-            return 0
-        names = [path.name for path in self._work.iterdir()]
-        needed = self._database.read(
-            lambda connection: set(
-                connection.scalars(
-                    sa.select(jobs.c.id).where(jobs.c.id.in_(names), jobs.c.status.in_(("queued", "running")))
-                )
+
+def delete_folders(database: Database, work: Path) -> int:
+    """Delete the folders of jobs that no worker needs any more, and return their number. Blocks.
+
+    Args:
+        database: of the server.
+        work: the folder with the folders of jobs, on this machine.
+
+    Raises:
+        DatabaseError: the database cannot be used.
+    """
+    if not work.is_dir():
+        return 0
+    names = [path.name for path in work.iterdir()]
+    needed = database.read(
+        lambda connection: set(
+            connection.scalars(
+                sa.select(jobs.c.id).where(jobs.c.id.in_(names), jobs.c.status.in_(("queued", "running")))
             )
         )
-        for name in set(names) - needed:
-            shutil.rmtree(self._work / name, ignore_errors=True)
-        return len(set(names) - needed)
+    )
+    for name in set(names) - needed:
+        shutil.rmtree(work / name, ignore_errors=True)
+    return len(set(names) - needed)
 
 
 def _delete_some(connection: Connection) -> tuple[list[str], int]:
@@ -164,3 +178,10 @@ def _delete_old_rows(connection: Connection) -> None:
     connection.execute(sa.delete(idempotency).where(idempotency.c.created_at < now_ms() - KEEP_MS))
     connection.execute(sa.delete(sessions).where(sessions.c.expires_at < now_ms()))
     connection.execute(sa.delete(workers).where(workers.c.ended_at < now_ms() - WORKERS_KEPT_MS))
+
+
+def _delete_old_states(connection: Connection) -> list[str]:
+    """Delete the saved states of jobs that have ended, and return the keys of their files."""
+    ended = sa.select(jobs.c.id).where(jobs.c.id == files.c.job_id, jobs.c.status.in_(ENDED))
+    deleted = sa.delete(files).where(files.c.kind == "state", sa.exists(ended))
+    return list(connection.scalars(deleted.returning(files.c.storage_key)))

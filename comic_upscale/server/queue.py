@@ -27,6 +27,8 @@ MAX_ATTEMPTS = 3
 """A job that ended its worker this often without any progress is set aside."""
 BACKOFF_SECONDS = (15.0, 120.0)
 """Waiting time before the second and the third attempt, with up to a fifth more at random."""
+WORKER_ENDED = "worker_ended"
+"""The code of a job whose worker died, until the next one claims it."""
 PRIORITY: Mapping[Lane, int] = {"interactive": 100, "batch": 0}
 
 
@@ -40,6 +42,8 @@ class Claim:
     """1 for the first."""
     job: Mapping[str, Any]
     """The row of the job."""
+    last_words: str | None = None
+    """Of the worker that held the job before, if it died and left some."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,11 +89,17 @@ def claim(
     if paused:
         return None
     set_aside(connection)
-    next_job = _claimable(jobs_per_user, lanes).limit(1).scalar_subquery()
+    next_job = connection.scalar(_claimable(jobs_per_user, lanes).limit(1))
+    if next_job is None:
+        return None
+    words = connection.scalar(
+        sa.select(jobs.c.error).where(jobs.c.id == next_job, jobs.c.error_code == WORKER_ENDED)
+    )
     row = (
         connection.execute(
             sa.update(jobs)
-            .where(jobs.c.id == next_job)
+            # It may have been cancelled since.
+            .where(jobs.c.id == next_job, jobs.c.status.in_(("queued", "running")), ~jobs.c.cancel_requested)
             .values(
                 status="running",
                 worker_id=worker_id,
@@ -106,7 +116,7 @@ def claim(
         .mappings()
         .first()
     )
-    return None if row is None else Claim(row["id"], row["fence"], row["attempts"], dict(row))
+    return None if row is None else Claim(row["id"], row["fence"], row["attempts"], dict(row), words)
 
 
 def has_work(
@@ -141,6 +151,17 @@ def heartbeat(connection: Connection, claimed: Claim, **progress: Any) -> bool:
     if found is None:
         raise LostLeaseError(claimed.job_id)
     return bool(found[0])
+
+
+def check_claim(connection: Connection, claimed: Claim) -> None:
+    """Check that a claim is valid, and that it stays so until the end of the transaction.
+
+    Raises:
+        LostLeaseError: the claim is no longer valid.
+    """
+    held = sa.select(jobs.c.id).where(*_held(claimed)).with_for_update()
+    if connection.execute(held).first() is None:
+        raise LostLeaseError(claimed.job_id)
 
 
 def complete(connection: Connection, claimed: Claim, result: Result) -> None:
@@ -192,12 +213,32 @@ def release(connection: Connection, claimed: Claim) -> None:
     _settle(connection, claimed, status="queued", attempts=jobs.c.attempts - 1, not_before=0)
 
 
-def end_leases(connection: Connection, worker_id: str) -> int:
-    """End the leases of a worker that is known to be dead, so that its jobs continue at once; return their number."""
-    ended = connection.execute(
-        sa.update(jobs).where(jobs.c.status == "running", jobs.c.worker_id == worker_id).values(lease_until=0)
+def end_leases(connection: Connection, worker_id: str, last_words: str | None = None) -> int:
+    """End the leases of a worker that is known to be dead, so that its jobs continue at once; return their number.
+
+    Args:
+        connection: in a transaction that writes.
+        worker_id: the worker.
+        last_words: why it died, as far as it is known; the next claim returns them.
+    """
+    values: dict[str, Any] = {"lease_until": 0}
+    if last_words is not None:
+        values |= {"error_code": WORKER_ENDED, "error": last_words, **_touch()}
+    held = jobs.c.status == "running", jobs.c.worker_id == worker_id
+    return connection.execute(sa.update(jobs).where(*held).values(values)).rowcount
+
+
+def excuse_attempt(connection: Connection, claimed: Claim) -> None:
+    """Do not count the attempt before this one: it is known which page ended it, and pages are counted.
+
+    Errors as for `heartbeat`.
+    """
+    check_claim(connection, claimed)
+    connection.execute(
+        sa.update(jobs)
+        .where(jobs.c.id == claimed.job_id, jobs.c.attempts > 1)
+        .values(attempts=jobs.c.attempts - 1)
     )
-    return ended.rowcount
 
 
 def request_cancel(connection: Connection, job_id: str) -> str | None:

@@ -64,7 +64,7 @@ def serve(
         OutputError: the data folder cannot be written.
     """
     make_folder(settings.data)
-    with _only_server(settings):
+    with only_server(settings):
         services = replace(open_services(settings), quoting=quoting)
         try:
             return asyncio.run(_Running(services, worker, on_ready).run())
@@ -191,7 +191,7 @@ def _url(bound: socket.socket) -> str:
 
 
 @contextlib.contextmanager
-def _only_server(settings: ServerSettings) -> Iterator[None]:
+def only_server(settings: ServerSettings) -> Iterator[None]:
     """Hold the lock of a data folder with an SQLite database, which only one server may use at a time."""
     if settings.database is not None:
         yield

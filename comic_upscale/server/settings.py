@@ -30,6 +30,10 @@ def _parse_upload_size(text: str) -> int:
     return parse_bytes(text, "--max-upload-size")
 
 
+def _parse_worker_memory(text: str) -> int:
+    return parse_bytes(text, "--worker-memory")
+
+
 def _is_webhook_secret(text: str) -> bool:
     try:
         return text.startswith("whsec_") and 24 <= len(base64.b64decode(text[6:], validate=True)) <= 64
@@ -256,6 +260,23 @@ class ServerSettings:
             metavar="SECONDS", panel=WORKERS, environment=("ML_WORKER_IDLE_TIMEOUT",),
         ),
     ] = 300.0  # fmt: skip
+
+    worker_memory: Annotated[
+        int | None, Ge(256 << 20),
+        Opt(
+            "Most bytes of memory that the worker may allocate. A page that needs more fails alone. Linux only; it "
+            "does not count memory of a GPU.",
+            metavar="BYTES", default_text="no limit", panel=WORKERS, parse=_parse_worker_memory,
+        ),
+    ] = None  # fmt: skip
+    save_interval: Annotated[
+        float, Ge(0.1),
+        Opt(
+            "Seconds between two saves of a running job to a storage that other workers use, too. They continue from "
+            "there.",
+            metavar="SECONDS", panel=WORKERS, on_command_line=False,
+        ),
+    ] = 5.0  # fmt: skip
 
     def __post_init__(self) -> None:
         """Check every value."""

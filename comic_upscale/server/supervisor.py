@@ -33,6 +33,8 @@ LOOP_SECONDS = 30.0
 """A worker that lived for longer than this begins a new count of crashes."""
 LAST_WORDS = 20
 """Lines of a worker's errors that are kept."""
+_FATAL = ("Fatal Python error", "Timeout (")
+"""How the lines begin in which Python announces a fault."""
 STOP_SECONDS = 120.0
 """How long a stopping worker may take for its pages in progress."""
 
@@ -64,6 +66,8 @@ class Supervisor:
         self._crashes = 0
         self._not_before = 0.0
         self._words: deque[str] = deque(maxlen=LAST_WORDS)
+        self._fatal = ""
+        self._reason = ""
 
     def wake(self) -> None:
         """Look at the queue now; call it on the event loop."""
@@ -73,7 +77,7 @@ class Supervisor:
         """Return what is wrong, in sentences."""
         if self._crashes < CRASH_LOOP:
             return []
-        words = f": {self._words[-1]}" if self._words else ""
+        words = f": {self._reason}" if self._reason else ""
         return [f"the worker crashed {self._crashes} times in a row{words}"]
 
     async def run(self) -> None:
@@ -135,10 +139,11 @@ class Supervisor:
             )  # fmt: skip
         except OSError as error:
             # Such as too little memory, or a Python that an update has removed.
-            self._words.append(f"it cannot be started: {error.strerror or error}")
-            self._wait_after_crash(began, self._words[-1])
+            self._wait_after_crash(began, f"it cannot be started: {error.strerror or error}")
             return
         self._child = child
+        self._words.clear()
+        self._fatal = ""
         log.info("worker started", extra={"pid": child.pid})
         if self._stopping:
             # `stop` came while the worker was being started, and found none.
@@ -151,20 +156,22 @@ class Supervisor:
             self._child = None
             if child.stdin is not None:
                 child.stdin.close()
+        words = None if code == 0 or self._stopping else _last_words(code, self._fatal, self._words)
         await self._quietly(
-            lambda: self._database.write_async(lambda connection: workers.end(connection, worker_id))
+            lambda: self._database.write_async(lambda connection: workers.end(connection, worker_id, words))
         )
         if code == 0 or self._stopping:
             self._crashes = 0
             log.info("worker ended", extra={"pid": child.pid})
             return
-        self._wait_after_crash(began, f"code {code}")
+        self._wait_after_crash(began, words or f"code {code}")
 
     def _wait_after_crash(self, began: float, reason: str) -> None:
         # A worker that lived for a while did some work: its end is no crash loop.
         self._crashes = 1 if time.monotonic() - began > LOOP_SECONDS else self._crashes + 1
         wait = CRASH_WAIT_SECONDS[min(self._crashes, len(CRASH_WAIT_SECONDS)) - 1]
         self._not_before = time.monotonic() + wait
+        self._reason = reason
         log.error("worker crashed (%s); the next one starts in %g s", reason, wait)
 
     async def _listen(self, child: asyncio.subprocess.Process) -> None:
@@ -181,6 +188,9 @@ class Supervisor:
             text = line.decode(errors="replace").rstrip()
             if text:
                 self._words.append(text[:500])
+                if text.startswith(_FATAL):
+                    # Stacks follow it, which say less to a reader.
+                    self._fatal = text[:500]
                 log.warning("worker: %s", text[:2000])
 
     async def _quietly(self, call: Callable[[], Awaitable[T]]) -> T | None:
@@ -189,3 +199,23 @@ class Supervisor:
         except ComicUpscaleError as error:
             log.error("%s", error)
             return None
+
+
+def _last_words(code: int, fatal: str, lines: Sequence[str]) -> str:
+    """Return why a worker died: the signal or code, and the line of its output that says most.
+
+    Args:
+        code: of its exit; negative for a signal.
+        fatal: the line with which Python announces a fault; empty if there is none.
+        lines: its last lines.
+    """
+    words = f"it exited with code {code}"
+    if code < 0:
+        try:
+            words = f"it was killed by {signal.Signals(-code).name}"
+        except ValueError:
+            words = f"it was killed by signal {-code}"
+        if -code == signal.SIGKILL:
+            words += ", as the system does when memory runs out"
+    line = fatal or next(iter(reversed(lines)), "")
+    return f"{words}: {line}"[:400] if line else words

@@ -54,14 +54,20 @@ def seen(
     connection.execute(sa.update(workers).where(workers.c.id == worker_id).values(values))
 
 
-def end(connection: Connection, worker_id: str) -> int:
-    """Record that a worker has ended, and return the number of jobs that it left running."""
+def end(connection: Connection, worker_id: str, last_words: str | None = None) -> int:
+    """Record that a worker has ended, and return the number of jobs that it left running.
+
+    Args:
+        connection: in a transaction that writes.
+        worker_id: the worker.
+        last_words: why it died, if it did and that is known.
+    """
     connection.execute(
         sa.update(workers)
         .where(workers.c.id == worker_id, workers.c.ended_at.is_(None))
         .values(ended_at=now_ms(), state="ended", job_id=None)
     )
-    return queue.end_leases(connection, worker_id)
+    return queue.end_leases(connection, worker_id, last_words)
 
 
 def end_dead(connection: Connection) -> int:

@@ -12,7 +12,8 @@ def describe_gpus() -> list[dict[str, Any]]:
     Looking must not load torch: a worker that waits for its first job stays small.
     """
     torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
+    # Another thread may be importing it just now.
+    if torch is None or getattr(torch.__spec__, "_initializing", False) or not torch.cuda.is_initialized():
         return []
     found = []
     for index in range(torch.cuda.device_count()):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import hashlib
 import logging
+import os
 import shutil
 import socket
+import threading
+import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,14 +49,22 @@ from comic_upscale.settings.options import definitions
 from comic_upscale.settings.paths import MARKER_FOLDER
 from comic_upscale.settings.processing import AUTO_MODEL, ProcessingSettings
 from comic_upscale.worker.beat import CANCELED, LOST, STOPPING, Heartbeat
+from comic_upscale.worker.crashes import DEATHS, PAGES_IN_A_ROW, CrashWatch
 from comic_upscale.worker.engines import EngineCache
 from comic_upscale.worker.members import Member, find_members
 from comic_upscale.worker.pictures import store_pictures
+from comic_upscale.worker.saved_state import SavedState, delete_state, take_results
 
 log = logging.getLogger(__name__)
 
+_ONE_AFTER_ANOTHER = (
+    f"{PAGES_IN_A_ROW} pages in a row each ended {DEATHS} workers, so the job was set aside. The fault is probably not "
+    "with the pages; the log of the server has more. Requeue the job to try again."
+)
 FAILURES_KEPT = 50
 """Failed pages that are listed with a job."""
+HANG_SECONDS = 60.0
+"""How long a job may take to stop after its timeout."""
 
 
 class JobRunner:
@@ -75,12 +88,12 @@ class JobRunner:
         database: Database,
         files: FileStore,
         stop: StopRequest,
-        engines: EngineCache,
+        engines: EngineCache | None = None,
     ) -> None:
         self._settings, self._defaults = settings, defaults
         self._database, self._files, self._stop = database, files, stop
         self._service = JobService(state_folder)
-        self._engines = engines
+        self._engines = engines or EngineCache()
         self._job_id: str | None = None
         self._beat: Heartbeat | None = None
 
@@ -99,7 +112,10 @@ class JobRunner:
         try:
             started = self._settings
             timeout = self._database.read(lambda connection: effective(connection, started).job_timeout)
-            with Heartbeat(self._database, claimed, self._stop, timeout) as beat:
+            with (
+                _no_hanging(timeout),
+                Heartbeat(self._database, claimed, self._stop, timeout) as beat,
+            ):
                 self._beat = beat
                 beat.say(f"attempt {claimed.attempt} on {socket.gethostname()}")
                 is_settled = self._run(claimed, folder, beat)
@@ -113,15 +129,28 @@ class JobRunner:
         finally:
             self._job_id = self._beat = None
         if is_settled:
+            if self._settings.has_shared_storage:
+                delete_state(self._database, self._files, claimed.job_id)
             shutil.rmtree(folder, ignore_errors=True)
 
     def _run(self, claimed: queue.Claim, folder: Path, beat: Heartbeat) -> bool:
         """Run a job, and return whether it is settled for good, so that its folder can go."""
         try:
             settings = self._prepare(claimed, folder)
+            watch = CrashWatch(folder, claimed.last_words and _public(claimed.last_words, folder))
+            if watch.has_given_up:
+                self._write(
+                    lambda connection: queue.fail(connection, claimed, "set_aside", _ONE_AFTER_ANOTHER)
+                )
+                return True
+            if watch.has_suspects:
+                self._write(lambda connection: queue.excuse_attempt(connection, claimed))
             opener = partial(self._engines.open_engines, first=claimed.job["lane"] == "interactive")
-            finished = self._service.run(settings, on_event=beat.take, stop=beat.stop, open_engines=opener)
-            return self._settle(claimed, folder, beat, finished)
+            with self._saving(claimed, folder) as saved, contextlib.closing(watch):
+                finished = self._service.run(
+                    settings, on_event=beat.take, stop=beat.stop, open_engines=opener, watch=watch
+                )
+            return self._settle(claimed, folder, beat, finished, saved)
         except (queue.LostLeaseError, DatabaseError):
             raise
         except (InputError, SettingsError) as error:
@@ -171,7 +200,10 @@ class JobRunner:
         if not rows:
             raise FileNotFoundError
         for row in rows:
-            self._files.fetch(row["storage_key"], source / row["name"])
+            target = source / row["name"]
+            self._files.fetch(row["storage_key"], target)
+            # The ledger recognises a source by its time, on every machine.
+            os.utime(target, ns=(row["created_at"] * 1_000_000,) * 2)
         return JobSettings(
             **values,
             input=source,
@@ -228,11 +260,36 @@ class JobRunner:
         finally:
             part.unlink(missing_ok=True)
 
-    def _settle(self, claimed: queue.Claim, folder: Path, beat: Heartbeat, finished: JobFinished) -> bool:
+    @contextlib.contextmanager
+    def _saving(self, claimed: queue.Claim, folder: Path) -> Iterator[SavedState | None]:
+        """Continue from the saved state and save it meanwhile, if another machine may take the job over."""
+        if not self._settings.has_shared_storage or claimed.job["input"] is not None:
+            yield None
+            return
+        state = SavedState(self._database, self._files, claimed, folder, self._settings.save_interval)
+        state.restore()
+        try:
+            with state:
+                yield state
+        except Exception:
+            # The next attempt may be on another machine.
+            state.save()
+            raise
+
+    def _settle(
+        self,
+        claimed: queue.Claim,
+        folder: Path,
+        beat: Heartbeat,
+        finished: JobFinished,
+        saved: SavedState | None,
+    ) -> bool:
         kind = beat.stop.kind if finished.state == "interrupted" else None
         if kind == LOST:
             raise queue.LostLeaseError(claimed.job_id)
         if kind == STOPPING:
+            if saved is not None:
+                saved.save()
             self._write(lambda connection: queue.release(connection, claimed))
             return False
         if kind == CANCELED:
@@ -252,10 +309,12 @@ class JobRunner:
             # Its results are where the job says, not in the storage.
             self._write(lambda connection: queue.complete(connection, claimed, result))
             return True
-        self._store(claimed, folder / "out", result)
+        self._store(claimed, folder / "out", result, saved)
         return True
 
-    def _store(self, claimed: queue.Claim, output: Path, result: queue.Result) -> None:
+    def _store(
+        self, claimed: queue.Claim, output: Path, result: queue.Result, saved: SavedState | None
+    ) -> None:
         """Copy the results into the storage and complete the job, or leave nothing there that no row names."""
         stored: list[tuple[str, StoredFile]] = []
         pictures: list[tuple[str, StoredFile]] = []
@@ -264,8 +323,12 @@ class JobRunner:
             for number, path in enumerate(_outputs(output)):
                 # With the fence, a worker that lost the job cannot overwrite the results of the next one.
                 key = f"results/{claimed.job_id}/{claimed.fence}-{number}"
-                with path.open("rb") as file:
-                    stored.append((path.relative_to(output).as_posix(), store_file(self._files, key, file)))
+                name = path.relative_to(output).as_posix()
+                file = saved.stored(name) if saved is not None else None
+                if file is None:
+                    with path.open("rb") as content:
+                        file = store_file(self._files, key, content)
+                stored.append((name, file))
                 members.append(find_members(path) if path.suffix == ".cbz" else None)
             pictures = self._pictures(claimed, output, [name for name, _ in stored])
             self._database.write(
@@ -295,6 +358,40 @@ class JobRunner:
         self._database.write(work)
 
 
+@contextlib.contextmanager
+def _no_hanging(timeout: float | None) -> Iterator[None]:
+    """End the process, with the stacks of its threads as its last words, if a job does not stop at its timeout.
+
+    Native code in an endless loop hears no request to stop. The process has one such timer, and two jobs may run: it
+    goes by the one that should end first.
+    """
+    if timeout is None:
+        yield
+        return
+    job = object()
+    _set_deadline(job, time.monotonic() + timeout + HANG_SECONDS)
+    try:
+        yield
+    finally:
+        _set_deadline(job, None)
+
+
+_deadlines: dict[object, float] = {}
+_deadlines_lock = threading.Lock()
+
+
+def _set_deadline(job: object, deadline: float | None) -> None:
+    with _deadlines_lock:
+        if deadline is None:
+            del _deadlines[job]
+        else:
+            _deadlines[job] = deadline
+        faulthandler.cancel_dump_traceback_later()
+        if _deadlines:
+            left = max(min(_deadlines.values()) - time.monotonic(), 0.001)
+            faulthandler.dump_traceback_later(left, exit=True)
+
+
 def _complete(
     connection: Connection,
     claimed: queue.Claim,
@@ -304,6 +401,7 @@ def _complete(
     result: queue.Result,
 ) -> None:
     queue.complete(connection, claimed, result)
+    take_results(connection, claimed.job_id, [file.key for _, file in stored])
     now = connection.scalar(sa.select(now_ms()))
     results = enumerate(zip(stored, members, strict=True))
     rows = [("result", number, name, file, pages) for number, ((name, file), pages) in results]
@@ -352,7 +450,7 @@ def _code(error: ComicUpscaleError) -> str:
     return type(error).__name__.removesuffix("Error").lower()
 
 
-def _public(error: Exception, folder: Path) -> str:
+def _public(error: Exception | str, folder: Path) -> str:
     """Return the message of an error without the folders of this machine."""
     message = str(error)
     for part in ("in", "out"):

@@ -22,6 +22,7 @@ from comic_upscale.execution.stop import StopRequest
 from comic_upscale.server import queue, workers
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.files import FileStore
+from comic_upscale.server.janitor import delete_folders
 from comic_upscale.server.overrides import effective
 from comic_upscale.server.services import open_database
 from comic_upscale.server.settings import ServerSettings
@@ -51,6 +52,8 @@ class WorkerOptions:
     """Options of every job on this machine: ``workers``, ``weights_folders``, ``weights_cache``."""
     state_folder: Path
     """Records which jobs were run, as for commands."""
+    engines: EngineCache | None = None
+    """Opens the engines of jobs; None for those of the registry."""
 
 
 def work(settings: ServerSettings, options: WorkerOptions, stop: StopRequest) -> None:
@@ -82,7 +85,7 @@ class _Worker:
     ) -> None:
         self._settings, self._stop, self._database = settings, stop, database
         self._id = options.worker_id
-        self._engines = EngineCache()
+        self._engines = options.engines or EngineCache()
         self._main, self._reserve = (
             JobRunner(settings, options.defaults, options.state_folder, database, files, stop, self._engines)
             for _ in range(2)
@@ -94,6 +97,8 @@ class _Worker:
         self._idle_since = time.monotonic()
 
     def run(self) -> None:
+        # Of jobs that ended on other machines.
+        delete_folders(self._database, self._settings.data / "work")
         self._database.write(lambda connection: workers.register(connection, self._id))
         signs = threading.Thread(target=self._give_signs, name="signs-of-life", daemon=True)
         signs.start()
@@ -107,7 +112,14 @@ class _Worker:
             self._engines.close()
             self._ended.set()
             signs.join()
+            self._end()
+
+    def _end(self) -> None:
+        try:
             self._database.write(lambda connection: workers.end(connection, self._id))
+        except DatabaseError as error:
+            # The supervisor records the end, too. Without one, leases and signs of life end by themselves.
+            log.error("%s", error)
 
     def _run_reserve(self) -> None:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +10,7 @@ import httpx2 as httpx
 
 from comic_upscale.server import job_log, queue
 from comic_upscale.server.services import Services
+from comic_upscale.settings.paths import MARKER_FOLDER
 from tests.server.conftest import client_of, make_key
 from tests.server.test_access import OTHER, PASSWORD, add_person
 from tests.server.test_queue import taken
@@ -91,6 +91,8 @@ def walk(services: Services, paths: Mapping[str, Any]) -> Walk:
         call("DELETE", "/api/v1/admin/models/mine")
         call("POST", "/api/v1/admin/jobs", json={"input": "books", "options": {"factor": "2x"}})
         call("POST", "/api/upscale", json={"filepath": "cover.png"})
+        (library / "upscaled" / "old.png" / MARKER_FOLDER).mkdir(parents=True)
+        call("DELETE", "/api/upscale", json={"filepath": "old.png"})
         call("POST", "/enhance", files={"files": ("photo.png", PNG)}, data={"face_enhance": "true"})
         call("POST", "/api/upscale/esrgan", files={"image": ("a.png", PNG)}, data={"target_width": "2000"})
         call("POST", "/sdapi/v1/interrupt")
@@ -128,8 +130,3 @@ def _walk_sessions(walk: Walk, services: Services, boss: httpx.Client) -> None:
         person.headers["X-CSRF-Token"] = token["csrf_token"]
         (session,) = person.get("/api/v1/auth/sessions").json()["sessions"]
         walk.call(person, "DELETE", f"/api/v1/auth/sessions/{session['id']}")
-
-
-def image_in_base64() -> str:
-    """An image that no server opens."""
-    return base64.b64encode(PNG).decode()

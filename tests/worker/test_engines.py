@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from comic_upscale.models.weights import ResolvedWeights
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.worker.engines import EngineCache
 from tests.conftest import MakeJob, draw
+from tests.server.running import PATIENCE
 
 
 def test_jobs_share_a_loaded_model_and_get_the_same_pixels(tmp_path: Path, make_job: MakeJob) -> None:
@@ -65,3 +68,14 @@ def test_the_model_used_longest_ago_makes_room(tmp_path: Path, make_job: MakeJob
     assert closed == (["a", "b", "a"] if most == 1 else ["b"])
     cache.close()
     assert sorted(closed) == (["a", "a", "b", "c"] if most == 1 else ["a", "b", "c"])
+
+
+def test_the_devices_can_be_described_while_torch_is_being_imported() -> None:
+    code = (
+        "import threading\n"
+        "from comic_upscale.worker.devices import describe_gpus\n"
+        "loading = threading.Thread(target=lambda: __import__('torch'))\n"
+        "loading.start()\n"
+        "while loading.is_alive():\n    describe_gpus()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)

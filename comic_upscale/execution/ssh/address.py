@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from paramiko.config import SSHConfig, SSHConfigDict
 
 SSH_PORT = 22
+_LAST_PORT = 65535
 MOST_JUMPS = 8
 
 _TARGET = re.compile(
@@ -99,7 +100,7 @@ def _look_up(target: str, files: SshFiles, *, jumped: int) -> Address:
     return Address(
         name=target,
         host=found.get("hostname", name),
-        port=port or int(found.get("port", SSH_PORT)),
+        port=port or _port(found.get("port", str(SSH_PORT)), f"{files.config}, for {name},"),
         user=user or found.get("user", files.user),
         keys=tuple(expand_user(Path(path)) for path in found.get("identityfile", [])),
         only_these_keys=found.get("identitiesonly", "no").lower() == "yes",
@@ -148,4 +149,17 @@ def _split(target: str) -> tuple[str | None, str, int | None]:
     if match is None or text.startswith("-"):
         raise SettingsError(f"{target!r} is not a machine: give HOST, USER@HOST or USER@HOST:PORT")
     port = match["port"]
-    return match["user"], match["six"] or match["host"], None if port is None else int(port)
+    return match["user"], match["six"] or match["host"], None if port is None else _port(port, repr(target))
+
+
+def _port(text: str, origin: str) -> int:
+    """Return the number of a port.
+
+    Raises:
+        SettingsError: there is no such port. Some systems would quietly connect to another one.
+    """
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= _LAST_PORT):
+        raise SettingsError(
+            f"{origin} has no valid port: it must be between 1 and {_LAST_PORT}, not {text[:20]!r}"
+        )
+    return int(text)

@@ -72,6 +72,7 @@ def link_to(
 @router.get(
     "/files/{token}/{name}",
     summary="Download a file by a signed link",
+    response_class=Response,
     responses=documented(403, 404, 410, 416),
 )
 async def send_file(request: Request, services: Server, token: str, name: str) -> Response:
@@ -100,6 +101,7 @@ async def send_file(request: Request, services: Server, token: str, name: str) -
 @router.get(
     "/bundles/{purpose}/{token}/{name}",
     summary="Download several files in a ZIP by a signed link",
+    response_class=Response,
     responses=documented(403, 404, 410, 416),
 )
 async def send_bundle(

@@ -65,6 +65,17 @@ def schema_revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
+def check_known(revision: str) -> None:
+    """Check that this version knows a revision of the schema.
+
+    Raises:
+        DatabaseError: a newer version wrote it.
+    """
+    config = Config()
+    config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
+    _check_known(ScriptDirectory.from_config(config), revision)
+
+
 def _check_known(scripts: ScriptDirectory, revision: str | None) -> None:
     known = {script.revision for script in scripts.walk_revisions()}
     if revision is not None and revision not in known:

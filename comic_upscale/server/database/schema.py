@@ -157,8 +157,10 @@ jobs = sa.Table(
     sa.Column("callback_url", sa.Text),
     sa.Column("email", sa.String(320)),
     sa.Index("ix_jobs_claim", "status", "priority", "created_at", "id"),
-    sa.Index(None, "owner_id", "status"),
-    sa.Index(None, "owner_id", "created_at"),
+    # Lists, the latest first: of an owner or of all, with a status or without.
+    sa.Index(None, "owner_id", "status", "created_at", "id"),
+    sa.Index(None, "owner_id", "created_at", "id"),
+    sa.Index(None, "status", "created_at", "id"),
     sa.Index(None, "updated_at"),
     sa.Index(None, "created_at", "id"),
     sa.Index(None, "expires_at"),

@@ -146,13 +146,13 @@ async def show_system(request: Request, services: Server, admin: Admin) -> Respo
 async def back_up(request: Request, services: Server, admin: Admin) -> Response:
     """Copy an SQLite database into a new file of the data folder."""
     if not services.database.is_sqlite:
-        raise SettingsError("this server uses PostgreSQL: back it up with pg_dump")
+        raise SettingsError("this server uses PostgreSQL: run `comic-upscale server backup`")
     folder = _backup_folder(services.settings)
     name = f"server-{datetime.now(UTC):%Y%m%d-%H%M%S}.sqlite3"
 
     def make() -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
-        copy_database(services.database, folder / name)
+        copy_database(services.database, folder / name, services.settings.database_url, {})
 
     await asyncio.to_thread(make)
     await services.database.write_async(

@@ -1,0 +1,10 @@
+"""A client of the server, for programs: upload, wait, fetch. `Client` blocks, `AsyncClient` does not.
+
+It needs httpx2 (extra ``[client]``) and nothing else of this package's requirements.
+"""
+
+from comic_upscale.client.answers import ClientError, Job, JobFailed
+from comic_upscale.client.asynchronous import AsyncClient
+from comic_upscale.client.synchronous import Client
+
+__all__ = ["AsyncClient", "Client", "ClientError", "Job", "JobFailed"]

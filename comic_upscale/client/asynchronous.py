@@ -1,0 +1,198 @@
+"""The client for asyncio: `Client` with ``await``."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx2 as httpx
+
+from comic_upscale.client.answers import (
+    ClientError,
+    Job,
+    JobFailed,
+    form_fields,
+    job_id_of,
+    name_of,
+    open_file,
+    read_answer,
+    read_error,
+    read_job,
+    wait_before_retry,
+    writing,
+)
+
+TIMEOUT = 60.0
+"""Seconds without a byte after which a request counts as failed."""
+
+
+class AsyncClient:
+    """Talks to a server like `Client`. Use it in an ``async with`` block, or close it.
+
+    Args:
+        url: of the REST interface.
+        key: an API key; None for a server that takes anonymous uploads.
+        timeout: seconds without a byte after which a request counts as failed.
+        transport: of httpx2, for instance for a proxy.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        *,
+        timeout: float = TIMEOUT,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        headers = {} if key is None else {"X-API-Key": key}
+        self._http = httpx.AsyncClient(base_url=url, headers=headers, timeout=timeout, transport=transport)
+
+    async def __aenter__(self) -> Self:
+        """Return the client."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the client."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def upload(self, files: Sequence[Path | str], **options: object) -> Job:
+        """Upload images or volumes as one job, and return it.
+
+        A connection that breaks is tried again; the server makes one job of all tries.
+
+        Args:
+            files: paths of images and volumes.
+            options: fields of an upload: ``factor``, ``preset``, ``format``, ``lane``, ...
+
+        Raises:
+            ClientError: the server refuses it, or cannot be reached.
+            OSError: a file cannot be read.
+        """
+        key = {"Idempotency-Key": str(uuid.uuid4())}
+
+        async def send() -> httpx.Response:
+            with ExitStack() as stack:
+                opened = [await asyncio.to_thread(stack.enter_context, open_file(path)) for path in files]
+                parts = [("file", (Path(path).name, file)) for path, file in zip(files, opened, strict=True)]
+                return await self._http.post(
+                    "/api/v1/uploads", files=parts, data=form_fields(options), headers=key
+                )
+
+        return await self.job((await self._call(send))["job_id"])
+
+    async def job(self, job_id: str) -> Job:
+        """Return the state of a job; errors as for `upload`."""
+        return read_job(await self._get(f"/api/v1/jobs/{job_id}"))
+
+    async def wait(
+        self,
+        job: Job | str,
+        *,
+        every: float = 0.5,
+        on_state: Callable[[Job], None] | None = None,
+    ) -> Job:
+        """Wait for the end of a job, and return it. For a limit, use ``asyncio.timeout``: the job itself goes on.
+
+        Args:
+            job: the job or its id.
+            every: seconds between two looks.
+            on_state: called with each state.
+
+        Raises:
+            JobFailed: it ended without a result.
+            ClientError: the server cannot be reached.
+        """
+        job_id = job_id_of(job)
+        while True:
+            found = await self.job(job_id)
+            if on_state is not None:
+                on_state(found)
+            if found.status == "completed":
+                return found
+            if found.has_ended:
+                raise JobFailed(found)
+            await asyncio.sleep(every)
+
+    async def fetch(self, job: Job | str, target: Path, *, format: str | None = None) -> Path:
+        """Download the result of a job, and return its path. It is complete or absent.
+
+        Args:
+            job: the job or its id.
+            target: a file, or a folder, which gets a file with the name of the result.
+            format: ``zip`` or ``cbz`` for one archive in any case.
+
+        Raises:
+            ClientError: there is no result, or the server cannot be reached.
+            OSError: the file cannot be written.
+        """
+        query = {} if format is None else {"format": format}
+        url = f"/api/v1/jobs/{job_id_of(job)}/result"
+        async with self._http.stream("GET", url, params=query, follow_redirects=True) as response:
+            if not response.is_success:
+                await response.aread()
+                raise read_error(response)
+            is_folder = await asyncio.to_thread(target.is_dir)
+            path = target / name_of(response) if is_folder else target
+            with ExitStack() as stack:
+                file = await asyncio.to_thread(stack.enter_context, writing(path))
+                try:
+                    async for piece in response.aiter_bytes():
+                        await asyncio.to_thread(file.write, piece)
+                except httpx.HTTPError as error:
+                    raise ClientError(f"the download broke: {error}") from error
+        return path
+
+    async def cancel(self, job: Job | str) -> Job:
+        """Cancel a job, and return its state; errors as for `upload`."""
+        return read_job(await self._call(lambda: self._http.post(f"/api/v1/jobs/{job_id_of(job)}/cancel")))
+
+    async def delete(self, job: Job | str) -> None:
+        """Delete a job that has ended, with its files; errors as for `upload`."""
+        await self._call(lambda: self._http.delete(f"/api/v1/jobs/{job_id_of(job)}"))
+
+    async def estimate(self, pages: Sequence[Mapping[str, int]], **options: object) -> Mapping[str, Any]:
+        """Return what a job would take: see ``POST /api/v1/estimates``; errors as for `upload`.
+
+        Args:
+            pages: ``width``, ``height`` and ``count`` of each size.
+            options: fields of an upload.
+        """
+        body = {"pages": [dict(page) for page in pages], "options": form_fields(options)}
+        answer: Mapping[str, Any] = await self._call(lambda: self._http.post("/api/v1/estimates", json=body))
+        return answer
+
+    async def health(self) -> Mapping[str, Any]:
+        """Return the state of the server; errors as for `upload`."""
+        answer: Mapping[str, Any] = await self._get("/api/v1/health")
+        return answer
+
+    async def _get(self, url: str) -> Any:
+        return await self._call(lambda: self._http.get(url))
+
+    async def _call(self, send: Callable[[], Awaitable[httpx.Response]]) -> Any:
+        attempt = 0
+        while True:
+            attempt += 1
+            response: httpx.Response | None = None
+            failure = ""
+            try:
+                response = await send()
+            except httpx.HTTPError as error:
+                failure = str(error) or type(error).__name__
+            wait = wait_before_retry(response, attempt)
+            if wait is None:
+                if response is None:
+                    raise ClientError(f"the server cannot be reached: {failure}")
+                return read_answer(response)
+            await asyncio.sleep(wait)

@@ -1,0 +1,204 @@
+"""The client that blocks."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx2 as httpx
+
+from comic_upscale.client.answers import (
+    ClientError,
+    Job,
+    JobFailed,
+    form_fields,
+    job_id_of,
+    name_of,
+    open_file,
+    read_answer,
+    read_error,
+    read_job,
+    wait_before_retry,
+    writing,
+)
+
+TIMEOUT = 60.0
+"""Seconds without a byte after which a request counts as failed."""
+
+
+class Client:
+    """Talks to a server. Use it in a ``with`` block, or close it.
+
+    ::
+
+        with Client("http://127.0.0.1:5900", "cu_...") as client:
+            job = client.wait(client.upload(["volume.cbz"], factor=2))
+            client.fetch(job, Path("out"))
+
+    Args:
+        url: of the REST interface.
+        key: an API key; None for a server that takes anonymous uploads.
+        timeout: seconds without a byte after which a request counts as failed.
+        transport: of httpx2, for instance for a proxy.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        *,
+        timeout: float = TIMEOUT,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        headers = {} if key is None else {"X-API-Key": key}
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout, transport=transport)
+
+    def __enter__(self) -> Self:
+        """Return the client."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the client."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def upload(self, files: Sequence[Path | str], **options: object) -> Job:
+        """Upload images or volumes as one job, and return it.
+
+        A connection that breaks is tried again; the server makes one job of all tries.
+
+        Args:
+            files: paths of images and volumes.
+            options: fields of an upload: ``factor``, ``preset``, ``format``, ``lane``, ...
+
+        Raises:
+            ClientError: the server refuses it, or cannot be reached.
+            OSError: a file cannot be read.
+        """
+        key = {"Idempotency-Key": str(uuid.uuid4())}
+
+        def send() -> httpx.Response:
+            with ExitStack() as stack:
+                parts = [("file", (Path(path).name, stack.enter_context(open_file(path)))) for path in files]
+                return self._http.post("/api/v1/uploads", files=parts, data=form_fields(options), headers=key)
+
+        return self.job(self._call(send)["job_id"])
+
+    def job(self, job_id: str) -> Job:
+        """Return the state of a job; errors as for `upload`."""
+        return read_job(self._get(f"/api/v1/jobs/{job_id}"))
+
+    def wait(
+        self,
+        job: Job | str,
+        *,
+        timeout: float | None = None,
+        every: float = 0.5,
+        on_state: Callable[[Job], None] | None = None,
+    ) -> Job:
+        """Wait for the end of a job, and return it.
+
+        Args:
+            job: the job or its id.
+            timeout: seconds; None to wait as long as it takes.
+            every: seconds between two looks.
+            on_state: called with each state.
+
+        Raises:
+            JobFailed: it ended without a result.
+            TimeoutError: it has not ended in time. It goes on.
+            ClientError: the server cannot be reached.
+        """
+        job_id, end = job_id_of(job), None if timeout is None else time.monotonic() + timeout
+        while True:
+            found = self.job(job_id)
+            if on_state is not None:
+                on_state(found)
+            if found.status == "completed":
+                return found
+            if found.has_ended:
+                raise JobFailed(found)
+            if end is not None and time.monotonic() >= end:
+                raise TimeoutError(f"job {job_id} has not ended after {timeout:g} seconds")
+            time.sleep(every)
+
+    def fetch(self, job: Job | str, target: Path, *, format: str | None = None) -> Path:
+        """Download the result of a job, and return its path. It is complete or absent.
+
+        Args:
+            job: the job or its id.
+            target: a file, or a folder, which gets a file with the name of the result.
+            format: ``zip`` or ``cbz`` for one archive in any case.
+
+        Raises:
+            ClientError: there is no result, or the server cannot be reached.
+            OSError: the file cannot be written.
+        """
+        query = {} if format is None else {"format": format}
+        url = f"/api/v1/jobs/{job_id_of(job)}/result"
+        with self._http.stream("GET", url, params=query, follow_redirects=True) as response:
+            if not response.is_success:
+                response.read()
+                raise read_error(response)
+            path = target / name_of(response) if target.is_dir() else target
+            try:
+                with writing(path) as file:
+                    for piece in response.iter_bytes():
+                        file.write(piece)
+            except httpx.HTTPError as error:
+                raise ClientError(f"the download broke: {error}") from error
+        return path
+
+    def cancel(self, job: Job | str) -> Job:
+        """Cancel a job, and return its state; errors as for `upload`."""
+        return read_job(self._call(lambda: self._http.post(f"/api/v1/jobs/{job_id_of(job)}/cancel")))
+
+    def delete(self, job: Job | str) -> None:
+        """Delete a job that has ended, with its files; errors as for `upload`."""
+        self._call(lambda: self._http.delete(f"/api/v1/jobs/{job_id_of(job)}"))
+
+    def estimate(self, pages: Sequence[Mapping[str, int]], **options: object) -> Mapping[str, Any]:
+        """Return what a job would take: see ``POST /api/v1/estimates``; errors as for `upload`.
+
+        Args:
+            pages: ``width``, ``height`` and ``count`` of each size.
+            options: fields of an upload.
+        """
+        body = {"pages": [dict(page) for page in pages], "options": form_fields(options)}
+        answer: Mapping[str, Any] = self._call(lambda: self._http.post("/api/v1/estimates", json=body))
+        return answer
+
+    def health(self) -> Mapping[str, Any]:
+        """Return the state of the server; errors as for `upload`."""
+        answer: Mapping[str, Any] = self._get("/api/v1/health")
+        return answer
+
+    def _get(self, url: str) -> Any:
+        return self._call(lambda: self._http.get(url))
+
+    def _call(self, send: Callable[[], httpx.Response]) -> Any:
+        attempt = 0
+        while True:
+            attempt += 1
+            response: httpx.Response | None = None
+            failure = ""
+            try:
+                response = send()
+            except httpx.HTTPError as error:
+                failure = str(error) or type(error).__name__
+            wait = wait_before_retry(response, attempt)
+            if wait is None:
+                if response is None:
+                    raise ClientError(f"the server cannot be reached: {failure}")
+                return read_answer(response)
+            time.sleep(wait)

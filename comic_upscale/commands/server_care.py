@@ -1,0 +1,91 @@
+"""``comic-upscale server backup``, ``restore`` and ``check-storage``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from comic_upscale.commands.options import Given, takes
+from comic_upscale.server.settings import ServerSettings
+from comic_upscale.settings.options import pick
+
+WHERE = pick(ServerSettings, "data", "database")
+_STORAGE = pick(ServerSettings, "data", "storage")
+
+
+@takes(where=WHERE)
+def backup(
+    where: Given,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The backup; it must not exist.")
+    ],
+) -> None:
+    """Copy the database into one file, consistently, also while the server runs."""
+    from comic_upscale.commands.server_environment import server_settings
+    from comic_upscale.server.database.backup import copy_database
+    from comic_upscale.server.services import open_database
+
+    settings = server_settings(where.values())
+    database = open_database(settings, migrating=True)
+    try:
+        copy_database(database, output, settings.database_url, os.environ)
+    finally:
+        database.close()
+    typer.echo(f"The database is saved in {output}. Uploads and results are in {settings.storage_address}.")
+
+
+@takes(where=WHERE)
+def restore(
+    where: Given,
+    source: Annotated[Path, typer.Option("--input", "-i", metavar="FILE", help="The backup.")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace the jobs, users and keys that there are now.")
+    ] = False,
+) -> None:
+    """Put a backup in the place of the database, while no server and no worker runs."""
+    from comic_upscale.commands.server_environment import server_settings
+    from comic_upscale.errors import SettingsError
+    from comic_upscale.server import audit
+    from comic_upscale.server.database.backup import restore_postgresql, restore_sqlite
+    from comic_upscale.server.database.usage import check_unused, is_empty
+    from comic_upscale.server.run import only_server
+    from comic_upscale.server.services import make_folder, open_database
+
+    settings = server_settings(where.values())
+    make_folder(settings.data)
+    target = settings.data / "server.sqlite3"
+    with only_server(settings):
+        former = None
+        is_new = not target.exists() if settings.database is None else is_empty(settings.database_url)
+        if not is_new and not replace:
+            raise SettingsError(
+                "there is a database already: add --replace, or choose another --data or --database"
+            )
+        if settings.database is None:
+            former = restore_sqlite(source, target)
+        else:
+            check_unused(settings.database_url)
+            restore_postgresql(source, settings.database_url, os.environ)
+        database = open_database(settings, migrating=True)
+        try:
+            database.write(lambda connection: audit.record(connection, None, "database.restore", source.name))
+        finally:
+            database.close()
+    typer.echo(f"The database is that of {source}." + (f" The former one is {former}." if former else ""))
+
+
+@takes(where=_STORAGE)
+def check_storage(where: Given) -> None:
+    """Write, read, list and delete files in the storage, and name the right that is missing."""
+    from comic_upscale.commands.server_environment import server_settings
+    from comic_upscale.server import storage_check
+    from comic_upscale.server.services import make_folder
+    from comic_upscale.server.storage import open_files
+
+    settings = server_settings(where.values())
+    make_folder(settings.data)
+    typer.echo(f"Storage: {settings.storage_address}")
+    storage_check.check_storage(open_files(settings), lambda step: typer.echo(f"{step}: ok"))
