@@ -7,7 +7,7 @@ list of them in JSON. A result that a browser can show is not stored twice: the 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -142,10 +142,5 @@ def files_of_job(connection: Connection, job_id: str) -> JobFiles:
 
 
 def read_all(store: FileStore, row: Mapping[str, Any]) -> bytes:
-    """Return the content of a small file. Blocks; raises `FileNotFoundError`."""
+    """Return the content of a small file by its row. Blocks; raises `FileNotFoundError`."""
     return b"".join(store.read(row["storage_key"], 0, row["size"]))
-
-
-def read_part(store: FileStore, row: Mapping[str, Any], place: Place) -> Iterator[bytes]:
-    """Yield the bytes of a picture. Blocks; raises `FileNotFoundError`."""
-    return store.read(row["storage_key"], place.offset, place.offset + place.length)

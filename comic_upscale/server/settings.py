@@ -286,10 +286,6 @@ class ServerSettings:
                 self.database.startswith(("postgresql://", "postgresql+psycopg://")),
                 "--database must be a URL such as postgresql://user@host/name; without it, the server uses SQLite",
             )
-        require(
-            re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", self.root_path) is not None,
-            "--root-path must be a path such as /comics, without a slash at its end",
-        )
         kind, found, _ = (self.storage or "").partition("://")
         require(
             not found or kind in ("s3", "gs", "az"),
@@ -302,6 +298,10 @@ class ServerSettings:
         require(
             (self.s3_access_key_id is None) == (self.s3_secret_access_key is None),
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY belong together: set both or none",
+        )
+        require(
+            re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", self.root_path) is not None,
+            "--root-path must be a path such as /comics, without a slash at its end",
         )
         if self.webhook_secret is not None:
             require(

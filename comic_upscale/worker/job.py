@@ -317,8 +317,8 @@ class JobRunner:
     ) -> None:
         """Copy the results into the storage and complete the job, or leave nothing there that no row names."""
         stored: list[tuple[str, StoredFile]] = []
-        pictures: list[tuple[str, StoredFile]] = []
         members: list[list[Member] | None] = []
+        pictures: list[tuple[str, StoredFile]] = []
         try:
             for number, path in enumerate(_outputs(output)):
                 # With the fence, a worker that lost the job cannot overwrite the results of the next one.
@@ -403,8 +403,10 @@ def _complete(
     queue.complete(connection, claimed, result)
     take_results(connection, claimed.job_id, [file.key for _, file in stored])
     now = connection.scalar(sa.select(now_ms()))
-    results = enumerate(zip(stored, members, strict=True))
-    rows = [("result", number, name, file, pages) for number, ((name, file), pages) in results]
+    rows: list[tuple[str, int, str, StoredFile, list[Member] | None]] = [
+        ("result", number, name, file, pages)
+        for number, ((name, file), pages) in enumerate(zip(stored, members, strict=True))
+    ]
     rows += [(kind, 0, kind, file, None) for kind, file in pictures]
     connection.execute(
         sa.insert(files_table),

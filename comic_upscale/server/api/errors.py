@@ -105,10 +105,8 @@ def as_api_error(error: ComicUpscaleError) -> ApiError:
         return ApiError(507, "insufficient_storage", str(error), headers={"Connection": "close"})
     log.error("%s", error)
     if isinstance(error, StorageError):
-        return ApiError(
-            503, "unavailable", "The storage cannot be used.",
-            headers={"Retry-After": "5", "Connection": "close"},
-        )  # fmt: skip
+        headers = {"Retry-After": "5", "Connection": "close"}
+        return ApiError(503, "unavailable", "The storage cannot be used.", headers=headers)
     if isinstance(error, DatabaseError):
         return ApiError(503, "unavailable", "The database cannot be used.", headers={"Retry-After": "5"})
     return ApiError(500, "internal", "The server could not do this; its log says why.")

@@ -60,11 +60,6 @@ def check_schema(database: Database) -> None:
     database.read(check)
 
 
-def schema_revision(connection: Connection) -> str | None:
-    """Return the revision of a database's schema; None if it has none."""
-    return MigrationContext.configure(connection).get_current_revision()
-
-
 def check_known(revision: str) -> None:
     """Check that this version knows a revision of the schema.
 
@@ -74,6 +69,11 @@ def check_known(revision: str) -> None:
     config = Config()
     config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
     _check_known(ScriptDirectory.from_config(config), revision)
+
+
+def schema_revision(connection: Connection) -> str | None:
+    """Return the revision of a database's schema; None if it has none."""
+    return MigrationContext.configure(connection).get_current_revision()
 
 
 def _check_known(scripts: ScriptDirectory, revision: str | None) -> None:

@@ -146,7 +146,7 @@ async def show_system(request: Request, services: Server, admin: Admin) -> Respo
 async def back_up(request: Request, services: Server, admin: Admin) -> Response:
     """Copy an SQLite database into a new file of the data folder."""
     if not services.database.is_sqlite:
-        raise SettingsError("this server uses PostgreSQL: run `comic-upscale server backup`")
+        raise SettingsError("this server uses PostgreSQL: run comic-upscale server backup")
     folder = _backup_folder(services.settings)
     name = f"server-{datetime.now(UTC):%Y%m%d-%H%M%S}.sqlite3"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -164,13 +165,13 @@ async def _send_picture(
     headers = {**_HEADERS, "ETag": f'"{row["sha256"][:32]}-{place.offset}"'}
     if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
-    is_there = await asyncio.to_thread(services.files.size, row["storage_key"]) == row["size"]
-    if not is_there:
-        raise not_found("picture")
+    pieces = services.files.read(row["storage_key"], place.offset, place.offset + place.length)
+    try:
+        first = await asyncio.to_thread(next, pieces, b"")
+    except FileNotFoundError:
+        raise not_found("picture") from None
     headers["Content-Length"] = str(place.length)
-    return StreamingResponse(
-        pictures.read_part(services.files, row, place), headers=headers, media_type=place.media_type
-    )
+    return StreamingResponse(itertools.chain([first], pieces), headers=headers, media_type=place.media_type)
 
 
 async def _read_list(services: Services, files: JobFiles) -> tuple[PagePictures, ...]:
