@@ -15,6 +15,7 @@
     ├── OutputError          the output folder is full or not writable    7
     ├── RemoteError          the remote machine cannot do the work        9
     │   ├── ConnectionLostError  it is unreachable, or the connection was lost
+    │   │   └── UnreachableError     nothing answers at its address
     │   └── HostKeyError         its host key is unknown, changed or revoked
     └── PageError            one page failed: a value in the pipeline,
                              which never ends a run                       1
@@ -56,6 +57,10 @@ class InputError(ComicUpscaleError):
     """The input does not exist, holds no page, or cannot be read as a whole."""
 
     exit_code = 3
+
+
+class NoJobYetError(InputError):
+    """A ledger exists but holds no job, as while a run starts."""
 
 
 class WeightsError(ComicUpscaleError):
@@ -108,6 +113,10 @@ class RemoteError(ComicUpscaleError):
 
 class ConnectionLostError(RemoteError):
     """The remote machine cannot be reached, or the connection was lost; a retry may help."""
+
+
+class UnreachableError(ConnectionLostError):
+    """The name of the remote machine is unknown, no route leads there, or it refuses the connection."""
 
 
 class HostKeyError(RemoteError):

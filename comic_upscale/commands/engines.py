@@ -55,7 +55,10 @@ def show(
     """Show the options of an engine: purpose, allowed values and default of each."""
     from comic_upscale.engines.options import describe_options
     from comic_upscale.engines.registry import find_factory, missing_packages
+    from comic_upscale.settings.engines import engine_names
 
+    if name not in engine_names():
+        raise SettingsError(f"there is no engine {name!r}: the engines are {', '.join(engine_names())}")
     factory = find_factory(name)
     missing, options = missing_packages(factory), describe_options(factory.options)
     if as_json:

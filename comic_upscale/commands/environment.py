@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from comic_upscale.settings.paths import expand_user, path_text
 
 if TYPE_CHECKING:
     from comic_upscale.execution.ssh.address import SshFiles
@@ -14,24 +17,68 @@ WEIGHTS_VARIABLE = "COMIC_UPSCALE_WEIGHTS"
 LEDGER_VARIABLE = "COMIC_UPSCALE_LEDGER"
 
 
+def user_folder(kind: Literal["cache", "config", "data", "state"]) -> Path:
+    """Return this user's folder for files of a kind.
+
+    A user without a home folder, as in a container, gets one among the temporary files.
+
+    Raises:
+        SettingsError: another user has made a folder of that name.
+    """
+    import platformdirs
+
+    try:
+        path: Path = getattr(platformdirs, f"user_{kind}_path")("comic-upscale")
+    except RuntimeError:
+        return _temporary_home() / kind
+    # An older platformdirs returns the "~" as it is.
+    return path if path.is_absolute() else _temporary_home() / kind
+
+
+def _temporary_home() -> Path:
+    import stat
+    import tempfile
+
+    from comic_upscale.errors import SettingsError
+
+    path = Path(tempfile.gettempdir(), f"comic-upscale-{os.getuid()}")
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise SettingsError(
+            f"the user who runs this has no home folder, and {path} belongs to another user: set the variable HOME"
+        )
+    return path
+
+
 def weights_folders(*first: Path) -> tuple[Path, ...]:
-    """Return the folders searched for weights before the cache, in order. The variable may list several, like PATH."""
+    """Return the folders searched for weights before the cache, in order. The variable may list several, like PATH.
+
+    Args:
+        first: the folders that the user named with ``--weights-dir``. They must exist; all others may be missing.
+
+    Raises:
+        SettingsError: such a folder does not exist.
+    """
+    from comic_upscale.errors import SettingsError
+
+    for folder in first:
+        if not expand_user(folder).is_dir():
+            what = "is a file: --model takes one" if expand_user(folder).is_file() else "does not exist"
+            raise SettingsError(f"--weights-dir must name a folder, but {path_text(folder)} {what}")
     named = [Path(folder) for folder in os.environ.get(WEIGHTS_VARIABLE, "").split(os.pathsep) if folder]
-    return tuple(folder.expanduser() for folder in (*first, *named, Path("weights")))
+    return tuple(expand_user(folder) for folder in (*first, *named, Path("weights")))
 
 
 def weights_cache() -> Path:
     """Return the folder for this user's downloaded weights."""
-    import platformdirs
-
-    return platformdirs.user_cache_path("comic-upscale") / "weights"
+    return user_folder("cache") / "weights"
 
 
 def state_folder() -> Path:
     """Return the folder that records which jobs this user has started."""
-    import platformdirs
-
-    return platformdirs.user_state_path("comic-upscale") / "jobs"
+    return user_folder("state") / "jobs"
 
 
 def requested_ledger(job: Path | None, ledger: Path | None) -> Path | None:
@@ -44,23 +91,19 @@ def requested_ledger(job: Path | None, ledger: Path | None) -> Path | None:
         ledger: the ledger file.
     """
     named = os.environ.get(LEDGER_VARIABLE, "")
-    if job is None and ledger is None and named and (path := Path(named).expanduser()).is_file():
+    if job is None and ledger is None and named and (path := expand_user(Path(named))).is_file():
         return path
     return ledger
 
 
 def rates_folder() -> Path:
     """Return the folder for the measured rates of this user's machines."""
-    import platformdirs
-
-    return platformdirs.user_data_path("comic-upscale") / "rates"
+    return user_folder("data") / "rates"
 
 
 def own_prices() -> Path | None:
     """Return the user's own price list, if it exists."""
-    import platformdirs
-
-    path = platformdirs.user_config_path("comic-upscale") / "prices.toml"
+    path = user_folder("config") / "prices.toml"
     return path if path.is_file() else None
 
 
@@ -71,7 +114,7 @@ def ssh_files(config: Path | None = None) -> SshFiles:
         config: replaces ``~/.ssh/config``.
 
     Raises:
-        SettingsError: this user has no name, as in a container.
+        SettingsError: this user has no name or no home folder, as in a container.
     """
     import getpass
 
@@ -84,7 +127,10 @@ def ssh_files(config: Path | None = None) -> SshFiles:
         raise SettingsError(
             "the user who runs this has no name on this system: set the variable LOGNAME to one"
         ) from None
-    folder = Path("~/.ssh").expanduser()
+    try:
+        folder = Path.home() / ".ssh"
+    except RuntimeError:
+        raise SettingsError("the user who runs this has no home folder: set the variable HOME") from None
     return SshFiles(user=user, config=config or folder / "config", known_hosts=folder / "known_hosts")
 
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
@@ -147,16 +148,44 @@ def _typer_option(option: Definition) -> Any:
         metavar=opt.metavar or "|".join(option.choice_texts) or None,
         show_default=opt.default_text or True,
         parser=_path if Path in (option.kind, option.item_kind) and opt.parse is None else None,
-        autocompletion=_completion(option.choice_texts) if option.choices else None,
+        autocompletion=_completion(option),
         rich_help_panel=opt.panel,
     )
 
 
-def _completion(choices: tuple[str, ...]) -> Callable[[str], list[str]]:
+def _completion(option: Definition) -> Callable[[str], list[str]] | None:
+    """Return what a shell offers for an option; None if it has no values to offer."""
+    suggest = SUGGESTIONS.get(option.name, lambda: option.choice_texts)
+    if not option.choices and option.name not in SUGGESTIONS:
+        return None
+
     def complete(incomplete: str) -> list[str]:
-        return [choice for choice in choices if choice.startswith(incomplete)]
+        return [text for text in suggest() if text.startswith(incomplete)]
 
     return complete
+
+
+def _models() -> Iterable[str]:
+    from comic_upscale.models.catalogue import CATALOGUE
+    from comic_upscale.settings.processing import AUTO_MODEL
+
+    return (AUTO_MODEL, *CATALOGUE)
+
+
+def _engines() -> Iterable[str]:
+    from comic_upscale.settings.engines import engine_names
+
+    return engine_names()
+
+
+SUGGESTIONS: Mapping[str, Callable[[], Iterable[str]]] = MappingProxyType(
+    {
+        "model": _models,
+        "backend": _engines,
+        "device": lambda: ("auto", "cpu", "cuda", "mps", "xpu"),
+    }
+)
+"""The values that a shell offers for options that take others, too, by the names of the options."""
 
 
 def _path(text: str | Path) -> Path:

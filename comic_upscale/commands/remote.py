@@ -163,7 +163,7 @@ def check_machine(
     from comic_upscale.console.printable import printable
     from comic_upscale.execution.ssh.probe import describe
 
-    machine = SshOptions(host=host, patience=0.0, **ssh.values()).machine()
+    machine = SshOptions(host=host, **ssh.values()).machine(patience=0.0)
     try:
         report = machine.report()
         errors, warnings = report.errors(), report.warnings()
@@ -235,7 +235,7 @@ JOB_SSH = pick(SshOptions, "port", "identity", "ssh_config", "accept_new_host_ke
 
 @contextmanager
 def _open_job(host: str, ssh: Given, job: str | None) -> Iterator[tuple[Machine, str]]:
-    machine = SshOptions(host=host, patience=60.0, **ssh.values()).machine()
+    machine = SshOptions(host=host, **ssh.values()).machine(patience=60.0)
     try:
         yield machine, machine.choose_job(job)
     finally:

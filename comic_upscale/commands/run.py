@@ -52,6 +52,10 @@ class ShowOptions:
     dry_run: Annotated[bool, Opt("Show what the run would do, and write nothing.")] = False
     as_json: Annotated[bool, Opt("Print only JSON events, one per line.", flags=("--json",))] = False
     verbose: Annotated[bool, Opt("Print every page, and log details.", flags=("--verbose", "-v"))] = False
+    log: Annotated[
+        Path | None,
+        Opt("Also add every page and message to this file. It is rotated at 10 MB.", metavar="FILE"),
+    ] = None
     quiet: Annotated[bool, Opt("Print errors only.", flags=("--quiet", "-q"))] = False
 
 
@@ -133,10 +137,12 @@ def run_shown(
         shown: what to print.
         remote: a remote machine that processes the pages.
     """
+    from comic_upscale.console import display as terminal
     from comic_upscale.jobs.service import JobService
 
     display = _choose_display(stop, shown)
-
+    if shown.log is not None:
+        display = terminal.LogFileDisplay(shown.log, display)
     muted = False
 
     def on_event(event: Event) -> None:
@@ -164,7 +170,7 @@ def _exit_code(finished: JobFinished, received: list[int]) -> int:
         if received:
             return 128 + received[0]
         return EXIT_SOME_FAILED if finished.stopped_by is None else EXIT_CEILING
-    return EXIT_SOME_FAILED if finished.failed else 0
+    return EXIT_SOME_FAILED if finished.failed or finished.volumes_cut else 0
 
 
 def _choose_display(stop: StopRequest, shown: ShowOptions) -> Display:
@@ -179,7 +185,11 @@ def _choose_display(stop: StopRequest, shown: ShowOptions) -> Display:
         return terminal.QuietDisplay()
     if sys.stdout.isatty():
         return terminal.LiveDisplay(verbose=shown.verbose)
-    return terminal.LogDisplay(on_broken_pipe, verbose=shown.verbose)
+
+    def write(line: str) -> None:
+        terminal.write_line(line, on_broken_pipe)
+
+    return terminal.LogDisplay(write, verbose=shown.verbose)
 
 
 @contextmanager

@@ -11,7 +11,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from comic_upscale.commands.environment import default_workers, weights_cache, weights_folders
+from comic_upscale.commands.environment import (
+    default_workers,
+    user_folder,
+    weights_cache,
+    weights_folders,
+)
 from comic_upscale.errors import SettingsError
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.settings.environment import values_from_environment, variables_of
@@ -44,9 +49,7 @@ def server_settings(given: Mapping[str, Any]) -> ServerSettings:
         )
     values = {**values_from_environment(ServerSettings, os.environ), **given}
     if values.get("data") is None:
-        import platformdirs
-
-        values["data"] = platformdirs.user_data_path("comic-upscale") / "server"
+        values["data"] = user_folder("data") / "server"
     values["data"] = absolute(values["data"])
     return ServerSettings(**values)
 

@@ -15,11 +15,15 @@ from annotated_types import Ge, Le
 from comic_upscale.commands.environment import ssh_files
 from comic_upscale.errors import SettingsError
 from comic_upscale.settings.options import Opt, check, definitions
+from comic_upscale.settings.paths import expand_user, path_text
 
 if TYPE_CHECKING:
     from comic_upscale.execution.ssh.connection import Connection
     from comic_upscale.execution.ssh.host_keys import HostKey
     from comic_upscale.execution.ssh.machine import Machine
+
+
+DEFAULT_PATIENCE = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +33,9 @@ class SshOptions:
     host: Annotated[
         str, Opt("HOST, USER@HOST or USER@HOST:PORT, or a name from ~/.ssh/config.", on_command_line=False)
     ]
-    port: Annotated[int | None, Opt("SSH port, if HOST does not name it.", metavar="N")] = None
+    port: Annotated[int | None, Ge(1), Le(65535), Opt("SSH port, if HOST does not name it.", metavar="N")] = (
+        None
+    )
     identity: Annotated[
         Path | None,
         Opt("Private key to try first. The keys of your SSH agent are tried too.", metavar="FILE"),
@@ -57,20 +63,34 @@ class SshOptions:
         ),
     ] = None  # fmt: skip
     patience: Annotated[
-        float, Ge(0), Opt("Seconds to keep retrying a lost connection.", metavar="SECONDS")
-    ] = 300.0
+        float | None, Ge(0),
+        Opt(
+            "Seconds to keep retrying a lost connection. If you give it, a machine that is still starting is retried, "
+            "too.",
+            metavar="SECONDS", default_text=f"{DEFAULT_PATIENCE:g}",
+        ),
+    ] = None  # fmt: skip
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
+        """Check the numbers, and that the named files exist."""
         check(self)
+        for flag, path in (("--ssh-config", self.ssh_config), ("--identity", self.identity)):
+            # As a missing file has no effect, a mistyped name would go unnoticed.
+            if path is not None and not expand_user(path).is_file():
+                raise SettingsError(f"{flag} must name a file, but {path_text(path)} is not one")
 
     def machine(
-        self, resources: Mapping[str, Any] | None = None, *, given_up: Callable[[], bool] = lambda: False
+        self,
+        resources: Mapping[str, Any] | None = None,
+        *,
+        patience: float = DEFAULT_PATIENCE,
+        given_up: Callable[[], bool] = lambda: False,
     ) -> Machine:
         """Return the machine, not connected yet.
 
         Args:
             resources: resource settings for the run there, as JSON. The machine uses its own defaults for the rest.
+            patience: seconds to retry a lost connection if ``--patience`` is not given.
             given_up: returns True when retrying a lost connection should end.
         """
         from comic_upscale.execution.ssh.address import find_address
@@ -85,11 +105,16 @@ class SshOptions:
 
         return Machine(
             connect,
-            RetryPolicy(self.patience, lambda seconds: _wait(seconds, given_up), _report_loss),
+            RetryPolicy(
+                patience if self.patience is None else self.patience,
+                lambda seconds: _wait(seconds, given_up),
+                _report_loss,
+            ),
             base=self.remote_dir,
             python=self.remote_python,
             container=self._image(),
             resources=resources or {},
+            may_be_starting=self.patience is not None,
         )
 
     def _image(self) -> str | Path | None:
@@ -103,7 +128,7 @@ class SshOptions:
         if self.container is None:
             return None
         if self.container.endswith((".tar", ".tar.gz", ".tgz")):
-            path = Path(self.container).expanduser()
+            path = expand_user(Path(self.container))
             if not path.is_file():
                 raise SettingsError(
                     f"--container: {path} does not exist; create it with `docker save IMAGE | gzip >{path}`"
@@ -162,7 +187,7 @@ SSH, UPSCALE = definitions(SshOptions), definitions(UpscaleOptions)
 
 def script_of(when_done: str) -> Path | None:
     """Return the script that ``--when-done @FILE`` names; None for a command."""
-    return Path(when_done[1:]).expanduser() if when_done.startswith("@") else None
+    return expand_user(Path(when_done[1:])) if when_done.startswith("@") else None
 
 
 def _wait(seconds: float, given_up: Callable[[], bool]) -> bool:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from comic_upscale.jobs.service import JobService
 
 
+STARTS_WITHIN_SECONDS = 60.0
+"""How long ``--watch`` waits for the job of a run that has just started."""
+
+
 def status(
     ctx: typer.Context,
     job: JobFolder = None,
@@ -69,10 +73,31 @@ def _print_status(
         typer.echo(printable(f"  suspect: {page.source}: {page.reasons}"))
 
 
+def _wait_for_job(service: JobService, ledger: Path) -> None:
+    """Wait while a run starts: its ledger exists before its job does.
+
+    Raises:
+        NoJobYetError: there is no job after a minute.
+    """
+    from comic_upscale.errors import NoJobYetError
+
+    deadline = time.monotonic() + STARTS_WITHIN_SECONDS
+    while True:
+        try:
+            service.status(ledger)
+        except NoJobYetError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+        else:
+            return
+
+
 def _watch(service: JobService, ledger: Path, *, as_json: bool) -> None:
     """Show the status again and again, until no run is alive."""
     from comic_upscale.console.text import status_lines
 
+    _wait_for_job(service, ledger)
     if as_json or not sys.stdout.isatty():
         while True:
             report = service.status(ledger)

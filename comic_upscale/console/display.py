@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import re
 import sys
 import time
 from collections.abc import Callable
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
 from typing import Protocol
 
 from rich.console import Group
@@ -23,12 +26,14 @@ from comic_upscale.console.printable import printable
 from comic_upscale.console.streams import make_console
 from comic_upscale.console.text import (
     duration,
+    failure_line,
     header_lines,
     page_line,
     rate,
     stopping_line,
     summary_lines,
 )
+from comic_upscale.errors import OutputError
 from comic_upscale.execution.events import (
     Event,
     Fetching,
@@ -39,6 +44,7 @@ from comic_upscale.execution.events import (
     Sending,
 )
 from comic_upscale.ledger.records import PageDone, PageFailed, PageSkipped, VolumeDone
+from comic_upscale.settings.paths import path_text
 from comic_upscale.version import __version__
 
 LOG_INTERVAL_SECONDS = 10.0
@@ -80,18 +86,25 @@ class QuietDisplay:
     def __call__(self, event: Event) -> None:
         """Print a failure; ignore other events."""
         if isinstance(event, PageFailed):
-            print(printable(f"failed: {event.source}: {event.reason}"), file=sys.stderr)  # noqa: T201
+            print(printable(failure_line(event.source, event.kind, event.reason)), file=sys.stderr)  # noqa: T201
 
     def close(self) -> None:
         """Do nothing: there is nothing to restore."""
 
 
 class LogDisplay:
-    """Prints lines for a log (nohup, Docker, SSH): complete lines, at intervals, without control characters."""
+    """Writes lines for a log (nohup, Docker, SSH): complete lines, at intervals, without control characters.
 
-    def __init__(self, on_broken_pipe: Callable[[], None], *, verbose: bool) -> None:
-        self._on_broken_pipe = on_broken_pipe
+    Args:
+        write: writes a line.
+        verbose: whether to write a line for every page.
+    """
+
+    def __init__(self, write: Callable[[str], None], *, verbose: bool) -> None:
+        self._write = write
         self._verbose = verbose
+        self._told: set[str] = set()
+        """Failed pages that were printed."""
         self._stopping = False
         self._start = self._last = time.monotonic()
 
@@ -112,7 +125,8 @@ class LogDisplay:
             for warning in event.warnings:
                 self._line(f"note: {printable(warning)}")
         elif isinstance(event, PageFailed):
-            self._line(printable(f"failed: {event.source}: {event.reason}"))
+            self._told.add(event.source)
+            self._line(printable(failure_line(event.source, event.kind, event.reason)))
         elif isinstance(event, (PageDone, PageSkipped, VolumeDone)) and self._verbose:
             self._line(page_line(event))
         elif isinstance(event, Progress):
@@ -121,7 +135,7 @@ class LogDisplay:
                 self._line(stopping_line(event))
             self._at_interval(self._meter(event))
         elif isinstance(event, JobFinished):
-            for line in summary_lines(event):
+            for line in summary_lines(event, self._told):
                 self._line(line)
 
     def _meter(self, event: Progress) -> str:
@@ -145,10 +159,49 @@ class LogDisplay:
             self._line(line)
 
     def _line(self, line: str) -> None:
-        write_line(line, self._on_broken_pipe)
+        self._write(line)
 
     def close(self) -> None:
         """Do nothing: there is nothing to restore."""
+
+
+class LogFileDisplay:
+    """Writes every page to a file, with times, beside another display.
+
+    The file is rotated at 10 MB, and five old ones are kept.
+
+    Args:
+        path: of the file; lines are added to it.
+        display: the other display.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path, display: Display) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handler = RotatingFileHandler(path, maxBytes=10_000_000, backupCount=5, encoding="utf-8")
+        except OSError as error:
+            raise OutputError(
+                f"the log {path_text(path)} cannot be written: {error.strerror or error}"
+            ) from error
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        self._handler, self._display = handler, display
+        self._lines = LogDisplay(self._write, verbose=True)
+
+    def __call__(self, event: Event) -> None:
+        """Show and write one event."""
+        self._lines(event)
+        self._display(event)
+
+    def _write(self, line: str) -> None:
+        self._handler.handle(logging.makeLogRecord({"msg": line}))
+
+    def close(self) -> None:
+        """Close the file and the other display."""
+        self._handler.close()
+        self._display.close()
 
 
 class LiveDisplay:
@@ -157,6 +210,7 @@ class LiveDisplay:
     def __init__(self, *, verbose: bool) -> None:
         self._console = make_console()
         self._verbose = verbose
+        self._told: set[str] = set()
         self._status = self._console.status("starting")
         self._live: Live | None = None
         self._bar = RichProgress(
@@ -187,14 +241,17 @@ class LiveDisplay:
             for warning in event.warnings:
                 self._console.print(Text(f"note: {printable(warning)}", style="yellow"))
         elif isinstance(event, PageFailed):
-            self._console.print(Text(printable(f"failed: {event.source}: {event.reason}"), style="red"))
+            self._told.add(event.source)
+            self._console.print(
+                Text(printable(failure_line(event.source, event.kind, event.reason)), style="red")
+            )
         elif isinstance(event, (PageDone, PageSkipped, VolumeDone)) and self._verbose:
             self._console.print(Text(page_line(event), style="dim"))
         elif isinstance(event, Progress):
             self._show(event)
         elif isinstance(event, JobFinished):
             self.close()
-            for number, line in enumerate(summary_lines(event)):
+            for number, line in enumerate(summary_lines(event, self._told)):
                 self._console.print(Text(line, style="bold" if number == 0 else ""))
 
     def _show(self, event: Progress) -> None:

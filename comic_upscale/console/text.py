@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,6 +90,11 @@ def plan_summary(preview: Preview) -> list[str]:
     ]
     if also:
         lines.append(f"also copied: {', '.join(also)}")
+    lines += preview.warnings
+    if preview.replaced:
+        from comic_upscale.planning.plan import replaced_note
+
+        lines.append(replaced_note(preview.replaced))
     if preview.orphans:
         lines.append(orphans_line(preview.orphans, _short(preview.output)))
     lines.append(f"model {_model_of_plan(preview)}, {preview.size}, into {_short(preview.output)}")
@@ -185,13 +191,18 @@ NEXT_STEPS = {
 """The next step after each step of ``comic-upscale remote``, where pages are pending."""
 
 
-def summary_lines(event: JobFinished) -> list[str]:
-    """Return the summary of a run as text."""
+def summary_lines(event: JobFinished, told: Collection[str] = ()) -> list[str]:
+    """Return the summary of a run as text.
+
+    Args:
+        event: the end of the run.
+        told: sources of failed pages that were printed before. They are not repeated.
+    """
     skipped = f", {event.skipped:,} skipped" if event.skipped else ""
     pending = f", {event.pending:,} pending" if event.pending else ""
     lines = [f"{event.done:,} of {page_count(event.total)} done, {event.failed:,} failed{skipped}{pending}"]
     if event.volumes:
-        lines.append(volumes_line(event.volumes, event.volumes_done))
+        lines += volumes_lines(event.volumes, event.volumes_done, event.volumes_cut)
     if event.done_now:
         now = f"{event.done_now:,} in this run: {duration(event.seconds)}, {rate(event.pages_per_second)}"
         lines.append(now)
@@ -207,7 +218,11 @@ def summary_lines(event: JobFinished) -> list[str]:
     lines += [f"  note: {warning}" for warning in event.warnings[:SHOWN_WARNINGS]]
     if len(event.warnings) > SHOWN_WARNINGS:
         lines.append(f"  and {len(event.warnings) - SHOWN_WARNINGS:,} more files that were not copied")
-    lines += [f"  {failure_line(source, kind, reason)}" for source, kind, reason in event.failures]
+    lines += [
+        f"  {failure_line(source, kind, reason)}"
+        for source, kind, reason in event.failures
+        if source not in told
+    ]
     if event.failed > len(event.failures):
         lines.append(f"  and {event.failed - len(event.failures):,} more: comic-upscale status --failures")
     if event.failed:
@@ -226,7 +241,12 @@ def summary_lines(event: JobFinished) -> list[str]:
         lines.append(NEXT_STEPS[event.step])
     elif event.state == "interrupted":
         lines.append(f"stopped early ({event.reason}); run the same command again to continue")
-    lines.append(f"output: {_short(event.output)}")
+    size = f" ({megabytes(event.output_bytes)})" if event.output_bytes else ""
+    lines.append(f"output: {_short(event.output)}{size}")
+    if event.done_now:
+        lines.append(
+            f"before and after: comic-upscale report --job {shlex.quote(_short(event.output))} --open"
+        )
     return [printable(line) for line in lines]
 
 
@@ -257,9 +277,15 @@ def spent_line(spent: float, price: float, to_come: float | None) -> str:
     return f"spent: {money(spent)}{more}, at {money(price)} per hour"
 
 
-def volumes_line(volumes: int, done: int) -> str:
-    """Return the number of complete volumes as text."""
-    return f"{done:,} of {volumes:,} volume{'s' if volumes != 1 else ''} complete"
+def volumes_lines(volumes: int, done: int, cut: int) -> list[str]:
+    """Return the number of complete volumes as text, and of those whose archives end early."""
+    lines = [f"{done - cut:,} of {volumes:,} volume{'s' if volumes != 1 else ''} complete"]
+    if cut:
+        lines.append(
+            f"{cut:,} volume{'s have' if cut != 1 else ' has'} only the pages before a cut or damage in the archive: "
+            "copy or download it again"
+        )
+    return lines
 
 
 def failure_line(source: str, kind: str, reason: str) -> str:
@@ -275,14 +301,17 @@ def status_lines(report: JobStatus) -> list[str]:
         f"{report.failed:,} failed{skipped}, {report.pending:,} pending"
     ]
     if report.volumes:
-        lines.append(volumes_line(report.volumes, report.volumes_done))
+        lines += volumes_lines(report.volumes, report.volumes_done, report.volumes_cut)
     if report.suspects:
         lines.append(suspects_line(report.suspects))
     if report.orphans:
         lines.append(orphans_line(report.orphans, _short(report.output)))
     if report.alive:
         left = "" if report.eta_seconds is None else f", {duration(report.eta_seconds)} left"
-        lines.append(f"{rate(report.pages_per_second)}{left}")
+        now = (
+            rate(report.pages_per_second) if report.pages_per_second else "no rate yet: fewer than two pages"
+        )
+        lines.append(f"{now}{left}")
     elif report.last_seen is not None:
         seconds = seconds_since(report.last_seen)
         # In the future, if a clock was set back or the clock of another host is ahead.
@@ -292,11 +321,11 @@ def status_lines(report: JobStatus) -> list[str]:
             else f"at {report.last_seen} by the clock of {report.host}"
         )
         how = {
-            "died": "the run died unexpectedly",
-            "interrupted": f"the run was stopped ({report.run_error})",
-            "failed": f"the run failed: {report.run_error}",
+            "died": "the run died unexpectedly, last seen",
+            "interrupted": f"the run was stopped ({report.run_error}),",
+            "failed": f"the run failed: {report.run_error},",
         }.get(report.run_state or "", "the run ended")
-        lines.append(f"not running: {how}, last seen {seen}")
+        lines.append(f"not running: {how} {seen}")
     if report.spent is not None and report.price is not None:
         lines.append(spent_line(report.spent, report.price, report.to_come))
     if report.alive:

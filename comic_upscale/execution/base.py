@@ -234,8 +234,8 @@ def as_page_error(error: Exception, source: str) -> PageError:
     if isinstance(error, ComicUpscaleError):
         raise error
     # One unusual file must not end a run.
-    log.error("unexpected error with %s", source, exc_info=error)
-    return PageError("internal", f"unexpected error: {error!r}")
+    log.error("unforeseen error with %s", source, exc_info=error)
+    return PageError("internal", f"unforeseen error: {error!r}")
 
 
 async def run_in(pool: Pool, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

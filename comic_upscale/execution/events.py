@@ -148,6 +148,10 @@ class JobFinished:
     """Outputs whose sources are no longer in the input. No other figure counts them."""
     moved_now: int = 0
     """Outputs that this run moved because their sources were renamed."""
+    volumes_cut: int = 0
+    """Archives among ``volumes_done`` that are cut short or damaged, so that pages may be missing."""
+    output_bytes: int = 0
+    """Bytes of all outputs of the job."""
 
 
 Event: TypeAlias = (

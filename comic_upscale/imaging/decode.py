@@ -17,7 +17,14 @@ from comic_upscale.imaging.metadata import read_metadata
 from comic_upscale.imaging.missing_end import LACKS_END, complete_jpeg, complete_jpeg2000
 from comic_upscale.imaging.orientation import orientation_of, read_tag, upright
 from comic_upscale.imaging.pixels import Pixels
-from comic_upscale.imaging.reader import SoundPngFile, count_frames, count_pages, open_image, page_errors
+from comic_upscale.imaging.reader import (
+    SoundPngFile,
+    SoundWebpFile,
+    count_frames,
+    count_pages,
+    open_image,
+    page_errors,
+)
 from comic_upscale.imaging.samples import convert_samples, depth_of, to_samples
 from comic_upscale.settings.job import AnimatedMode, GrayMode, IccMode
 
@@ -159,7 +166,7 @@ def _open_whole(data: bytes, max_pixels: int) -> tuple[ImageFile, bytes, tuple[s
         completed = complete_jpeg(data, file.tell())
     elif image.format == "JPEG2000":
         completed = complete_jpeg2000(data)
-    elif isinstance(image, SoundPngFile):
+    elif isinstance(image, SoundPngFile | SoundWebpFile):
         return image, image.repaired or data, image.notes
     if completed is None:
         return image, data, ()

@@ -74,8 +74,11 @@ def output_extension(format: FormatName, source: str = "") -> str:
 
 
 def extension_of(name: str) -> str:
-    """Return the extension of a file name, lower case, without the dot; empty if there is none."""
-    stem, dot, extension = name.rpartition(".")
+    """Return the extension of a file name, lower case, without the dot; empty if there is none.
+
+    Spaces and dots at the end of a name do not count: Windows drops them, and other systems keep them.
+    """
+    stem, dot, extension = name.rstrip(" .").rpartition(".")
     return extension.lower() if dot and stem else ""
 
 

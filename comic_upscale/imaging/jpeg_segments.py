@@ -1,4 +1,4 @@
-"""Change the orientation and the colour profile of a JPEG without touching its samples."""
+"""The segments of a JPEG: change its orientation and profile without touching its samples, and find its kind."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ _MOST_IN_SEGMENT = 65_519
 """Bytes of a profile that fit one segment: 65,535 minus its length field, its name and two numbers."""
 _MOST_SEGMENTS = 255
 _ORIENTATION, _SHORT = 0x0112, 3
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_UNREAD_FRAMES = {
+    **dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "hierarchical JPEG"), 0xCB: "lossless arithmetic JPEG",
+}  # fmt: skip
+_JPEG_LS, _BITS = 0xF7, 8
 
 
 def with_orientation(jpeg: bytes, orientation: int) -> bytes:
@@ -54,6 +59,21 @@ def with_profile(jpeg: bytes, profile: bytes | None) -> bytes:
         for number, part in enumerate(parts, 1)
     )
     return _rewrite(jpeg, lambda marker, data: marker == _APP2 and data.startswith(_ICC), added)
+
+
+def unread_kind(jpeg: bytes) -> str | None:
+    """Return the kind of a JPEG that no decoder here reads, such as ``"12-bit JPEG"``; None for all others.
+
+    Source: ITU-T T.81, table B.1; T.87, annex C.
+    """
+    for marker, start, _ in _read_segments(jpeg):
+        if marker == _JPEG_LS:
+            return "JPEG-LS"
+        if marker in _FRAMES:
+            bits = jpeg[start + 4] if start + 4 < len(jpeg) else _BITS
+            # Any other number is damage.
+            return f"{bits}-bit JPEG" if 8 < bits <= 16 else _UNREAD_FRAMES.get(marker)
+    return None
 
 
 def _make_segment(marker: int, data: bytes) -> bytes:

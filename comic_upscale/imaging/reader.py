@@ -39,7 +39,9 @@ from PIL.WebPImagePlugin import WebPImageFile
 from comic_upscale.errors import PageError
 from comic_upscale.imaging.codecs.jxl import JxlImageFile
 from comic_upscale.imaging.formats import name_other, recognise
+from comic_upscale.imaging.jpeg_segments import unread_kind
 from comic_upscale.imaging.png_chunks import find_sound_png
+from comic_upscale.imaging.webp_chunks import repair_webp
 
 
 class _QuietJpegFile(JpegImageFile):
@@ -61,6 +63,15 @@ class SoundPngFile(PngImageFile):
     """Texts with keywords that Pillow uses for its own facts."""
     repaired: bytes | None = None
     """The file without the parts that were left out; None if it is the file itself."""
+
+
+class SoundWebpFile(WebPImageFile):
+    """A WebP whose lengths were repaired if necessary."""
+
+    notes: tuple[str, ...] = ()
+    """Notes about the parts that were left out."""
+    repaired: bytes | None = None
+    """The repaired file; None if it is the file itself."""
 
 
 class WideTiffFile(TiffImageFile):
@@ -119,6 +130,30 @@ def open_png(file: IO[bytes], name: str = "", *, header_only: bool = False) -> S
     return image
 
 
+def _open_jpeg(file: IO[bytes], name: str) -> ImageFile:
+    try:
+        return _QuietJpegFile(file, name)
+    except Exception:
+        file.seek(0)
+        data = file.read()
+        if unread_kind(data) is None:
+            raise
+        raise _unread(data) from None
+
+
+def _open_webp(file: IO[bytes], name: str) -> SoundWebpFile:
+    try:
+        return SoundWebpFile(file, name)
+    except Exception:
+        file.seek(0)
+        found = repair_webp(file.read())
+        if found is None:
+            raise
+    image = SoundWebpFile(io.BytesIO(found[0]), name)
+    image.repaired, image.notes = found
+    return image
+
+
 def _open_heic(file: IO[bytes], name: str) -> ImageFile:
     # Imported here, since few users have such pages and need libheif.
     from pi_heif import HeifImageFile
@@ -133,7 +168,7 @@ _READERS: dict[str, Callable[[IO[bytes], str], ImageFile]] = {
     "GIF": GifImageFile,
     "HEIC": _open_heic,
     "ICO": IcoImageFile,
-    "JPEG": _QuietJpegFile,
+    "JPEG": _open_jpeg,
     "JPEG XL": JxlImageFile,
     "JPEG2000": Jpeg2KImageFile,
     "PNG": open_png,
@@ -141,7 +176,7 @@ _READERS: dict[str, Callable[[IO[bytes], str], ImageFile]] = {
     "QOI": QoiImageFile,
     "TGA": TgaImageFile,
     "TIFF": WideTiffFile,
-    "WEBP": WebPImageFile,
+    "WEBP": _open_webp,
 }
 _HEAD = 64
 _ORIENTATION, _ACROSS, _DOWN, _UNIT, _ICC_PROFILE = 274, 282, 283, 296, 34675
@@ -244,6 +279,8 @@ def page_errors(data: bytes = b"") -> Iterator[None]:
             raise _out_of_memory() from None
         if isinstance(error, OSError) and error.errno and not isinstance(error, UnidentifiedImageError):
             raise PageError("unreadable", f"The file cannot be read: {message}.") from None
+        if unread_kind(data) is not None:
+            raise _unread(data) from None
         if isinstance(error, EOFError) or _CUT_SHORT.search(message) or _ends_early(data):
             raise PageError(
                 "truncated", f"The file is cut short: {message}. Copy or download it again."
@@ -293,6 +330,13 @@ def _ends_early(data: bytes) -> bool:
     if name == "WEBP":
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
     return False
+
+
+def _unread(jpeg: bytes) -> PageError:
+    return PageError(
+        "unsupported",
+        f"The file is a {unread_kind(jpeg)}, which is not read here: convert it with another program.",
+    )
 
 
 def _out_of_memory() -> PageError:

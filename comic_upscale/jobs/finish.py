@@ -53,7 +53,7 @@ async def finish_run(context: JobContext, end: RunEnd) -> JobFinished:
     await on_ledger(ledger.end_run, context.run_id, end.state, end.reason)
     counts = await on_ledger(ledger.counts, job_id)
     failed_pages = await on_ledger(ledger.failures, job_id, SHOWN_FAILURES)
-    volumes, volumes_done = await on_ledger(ledger.volume_counts, job_id)
+    volumes, volumes_done, volumes_cut = await on_ledger(ledger.volume_counts, job_id)
     suspects = await on_ledger(ledger.suspects, job_id)
     orphans = await on_ledger(ledger.count_orphans, job_id)
     done, seconds, spending = end.done_now, end.seconds, context.spending
@@ -73,6 +73,7 @@ async def finish_run(context: JobContext, end: RunEnd) -> JobFinished:
         failures=tuple(failed_pages),
         volumes=volumes,
         volumes_done=volumes_done,
+        volumes_cut=volumes_cut,
         carried_now=copied,
         warnings=tuple(f"{file.source} was not copied: {file.reason}" for file in failures),
         stopped_by=context.stop.kind if end.state == "interrupted" else None,
@@ -83,6 +84,7 @@ async def finish_run(context: JobContext, end: RunEnd) -> JobFinished:
         copied_now=end.copied_now,
         orphans=orphans,
         moved_now=len(context.moved),
+        output_bytes=await on_ledger(ledger.output_bytes, job_id),
     )
     context.emit(finished)
     return finished

@@ -5,6 +5,8 @@ from __future__ import annotations
 from comic_upscale.execution.base import ExecutorInfo
 from comic_upscale.execution.events import JobStarted
 from comic_upscale.jobs.context import JobContext
+from comic_upscale.planning.names import describe_safe_names
+from comic_upscale.planning.plan import replaced_note
 from comic_upscale.settings.paths import path_text
 
 
@@ -49,11 +51,9 @@ def _header(context: JobContext, info: ExecutorInfo | None) -> JobStarted:
 def _warnings(context: JobContext, info: ExecutorInfo | None) -> tuple[str, ...]:
     warnings = [*context.discovery.warnings, *(() if info is None else info.warnings)]
     if renamed := context.plan.renamed:
-        name, safe = renamed[0]
-        warnings.append(
-            f'the output disk does not allow : ? * " < > | \\ in names: {len(renamed):,} outputs get safe names, '
-            f"such as {safe} for {name}"
-        )
+        warnings.append(describe_safe_names(renamed))
+    if context.plan.replaced:
+        warnings.append(replaced_note(context.plan.replaced))
     if context.job.model.note is not None:
         warnings.append(context.job.model.note)
     scale, native_scale = context.settings.scale, None if info is None else info.native_scale

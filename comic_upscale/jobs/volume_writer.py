@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 import posixpath
 import zipfile
 from collections import Counter
@@ -35,6 +36,8 @@ from comic_upscale.planning.output_checks import check_volume_output
 from comic_upscale.planning.volumes import PlannedVolume, page_source, why_incomplete
 from comic_upscale.storage.base import OutputStore
 from comic_upscale.storage.local import to_the_end
+
+log = logging.getLogger(__name__)
 
 _UNREADABLE = ("damaged", "encrypted", "unsupported", "too-large")
 """Kinds of failure of a member that a retry does not fix."""
@@ -107,6 +110,7 @@ class VolumeWriter:
             raise
         except Exception as error:
             # No content of a volume may end a run.
+            log.error("unforeseen error with %s", volume.source, exc_info=error)
             reason = f"The volume could not be written because of an unforeseen error: {error!r}."
             await self._fail(volume, PageError("internal", reason))
         else:

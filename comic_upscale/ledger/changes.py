@@ -19,7 +19,7 @@ from comic_upscale.ledger.records import (
     PageDone,
 )
 from comic_upscale.library.sorting import fold
-from comic_upscale.settings.paths import path_text
+from comic_upscale.settings.paths import MARKER_FOLDER, path_text
 
 # A page that was adopted was not processed here, so it has no seconds.
 _ADOPTED = ", ".join(name for name in PageDone.columns() if not name.endswith("_seconds"))
@@ -136,6 +136,19 @@ class LibraryChanges(LedgerFile):
                 [output, path_text(output_folder)],
             )
             return [OutputOwner(*row) for row in cursor]
+
+    def count_replaced(self, job_id: int) -> int:
+        """Return the number of finished outputs of other jobs over the same input that a job is about to replace."""
+        with self._translate_errors():
+            cursor = self._db.execute(
+                "select count(distinct mine.id) from pages as mine join pages as other on other.output = mine.output"
+                " join jobs as ours on ours.id = mine.job_id join jobs as theirs on theirs.id = other.job_id"
+                " where mine.job_id = ? and mine.state = 'pending' and other.state = 'done' and theirs.id <> ours.id"
+                " and theirs.input = ours.input and theirs.output = ours.output and mine.output <> ''"
+                f" and mine.output not like '{MARKER_FOLDER}/%'",
+                [job_id],
+            )
+            return int(cursor.fetchone()[0])
 
     # Claims of dead runs
 

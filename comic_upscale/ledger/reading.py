@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from comic_upscale.errors import InputError, LedgerVersionError
+from comic_upscale.errors import InputError, LedgerVersionError, NoJobYetError
 from comic_upscale.ledger.records import (
     THERE,
     is_allowed,
@@ -84,7 +84,7 @@ def newest_job(connection: sqlite3.Connection, ledger: Path) -> dict[str, Any]:
     """Return the job of the last run, or one that was created after it, by its columns.
 
     Raises:
-        InputError: there is no job.
+        NoJobYetError: there is no job.
     """
     # By the numbers of the runs, since a clock may have been set back between two of them.
     job = read_row(
@@ -95,7 +95,9 @@ def newest_job(connection: sqlite3.Connection, ledger: Path) -> dict[str, Any]:
         " desc, last_run desc, jobs.id desc limit 1",
     )
     if job is None:
-        raise InputError(f"the ledger {ledger} holds no job yet")
+        raise NoJobYetError(
+            f"the ledger {ledger} holds no job yet: a run that has just started needs some seconds"
+        )
     return job
 
 

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 
 from comic_upscale.errors import ANIMATED, LedgerDamagedError, LedgerError
 from comic_upscale.ledger.columns import column, columns_of
+from comic_upscale.library.incomplete import CUT_SHORT, DAMAGED_AFTER
 
 PAGE, VOLUME = "page", "volume"
 
@@ -78,10 +79,11 @@ COUNTED = (
 """The rows that count as pages of a job: pages in the input, and volumes that failed as a whole."""
 
 COUNT_VOLUMES = (
-    "select count(*), sum(state = 'done') from pages"
+    "select count(*), sum(state = 'done'), sum(state = 'done' and"
+    f" (notes like '%{CUT_SHORT}%' or notes like '%{DAMAGED_AFTER}%')) from pages"
     f" where job_id = ? and kind = '{VOLUME}' and state <> 'skipped' and {THERE}"
 )
-"""The number of volumes of a job, and of those that are done."""
+"""The number of volumes of a job, of those that are done, and of those among them whose archives end early."""
 
 COUNT_ORPHANS = f"select count(*) from pages where job_id = ? and gone = {ORPHAN} and state = 'done'"
 """The number of outputs of a job whose sources are no longer in the input."""

@@ -88,6 +88,8 @@ class JobStatus:
     """Cost of the job's runs in dollars; None if no price is known."""
     to_come: float | None = None
     """Expected cost of the pages left, in dollars, at the last run's rate; None if price or rate is unknown."""
+    volumes_cut: int = 0
+    """Volumes among ``volumes_done`` whose archives are cut short or damaged, so that pages may be missing."""
     orphans: int = 0
     """Outputs whose sources were no longer in the input at the last run. No other figure counts them."""
 
@@ -104,7 +106,7 @@ def read_status(ledger: Path) -> JobStatus:
         counts = _counts(connection, job["id"])
         run = read_row(connection, "select * from runs where job_id = ? order by id desc limit 1", job["id"])
         rate = None if run is None else _rate(connection, run["id"])
-        volumes, volumes_done = _volumes(connection, job["id"])
+        volumes, volumes_done, volumes_cut = _volumes(connection, job["id"])
         suspects = _count_suspects(connection, job["id"])
         price, spent = _spent(connection, job["id"], run)
         orphans = _count_orphans(connection, job["id"])
@@ -148,6 +150,7 @@ def read_status(ledger: Path) -> JobStatus:
         job_id=job["id"],
         volumes=volumes,
         volumes_done=volumes_done,
+        volumes_cut=volumes_cut,
         price=price,
         suspects=suspects,
         spent=spent,
@@ -227,12 +230,13 @@ def _counts(connection: sqlite3.Connection, job_id: int) -> dict[str, int]:
     return dict(connection.execute(query, [job_id]).fetchall())
 
 
-def _volumes(connection: sqlite3.Connection, job_id: int) -> tuple[int, int]:
-    """Return the number of volumes of a job, and of those that are done."""
+def _volumes(connection: sqlite3.Connection, job_id: int) -> tuple[int, int, int]:
+    """Return the number of volumes of a job, of those done, and of those among them whose archives end early."""
     if not knows_volumes(connection):
-        return 0, 0
-    count, done = connection.execute(for_columns(connection, COUNT_VOLUMES), [job_id]).fetchone()
-    return int(count), int(done or 0)
+        return 0, 0, 0
+    counts = connection.execute(for_columns(connection, COUNT_VOLUMES), [job_id]).fetchone()
+    count, done, cut = (int(number or 0) for number in counts)
+    return count, done, cut
 
 
 def _count_orphans(connection: sqlite3.Connection, job_id: int) -> int:

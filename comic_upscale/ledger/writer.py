@@ -42,7 +42,7 @@ from comic_upscale.ledger.records import (
     stage_seconds,
 )
 from comic_upscale.library.page import Page
-from comic_upscale.settings.paths import path_text
+from comic_upscale.settings.paths import MARKER_FOLDER, path_text
 
 _NO_VOLUMES: Mapping[str, int] = {}
 
@@ -331,11 +331,14 @@ class Ledger(LibraryChanges):
                     [INCOMPLETE, reason, row_id],
                 )
 
-    def volume_counts(self, job_id: int) -> tuple[int, int]:
-        """Return the number of volumes of a job, and of those that are done. Removed volumes do not count."""
+    def volume_counts(self, job_id: int) -> tuple[int, int, int]:
+        """Return the number of volumes of a job, of those done, and of those among them whose archives end early.
+
+        Removed volumes do not count.
+        """
         with self._translate_errors():
             row = self._db.execute(COUNT_VOLUMES, [job_id]).fetchone()
-            return int(row[0]), int(row[1] or 0)
+            return int(row[0]), int(row[1] or 0), int(row[2] or 0)
 
     def reopen(self, changes: Iterable[tuple[int, int, int]]) -> None:
         """Make pages pending again.
@@ -453,6 +456,16 @@ class Ledger(LibraryChanges):
             cursor = self._db.execute(
                 "select count(*) from pages where job_id = ? and state = 'done' and gone = 0"
                 " and suspect is not null",
+                [job_id],
+            )
+            return int(cursor.fetchone()[0])
+
+    def output_bytes(self, job_id: int) -> int:
+        """Return the bytes of a job's outputs. A page in a CBZ counts with its CBZ."""
+        with self._translate_errors():
+            cursor = self._db.execute(
+                "select coalesce(sum(output_size), 0) from pages where job_id = ? and state = 'done' and gone = 0"
+                f" and output not like '{MARKER_FOLDER}/%'",
                 [job_id],
             )
             return int(cursor.fetchone()[0])

@@ -17,6 +17,7 @@ from typing import Literal, Protocol, TypeAlias
 
 from comic_upscale.errors import PageError
 from comic_upscale.imaging.formats import recognise
+from comic_upscale.library.incomplete import CUT_SHORT, DAMAGED_AFTER
 from comic_upscale.settings.job import VolumeRules
 
 MAX_MEMBER_BYTES = 512 << 20
@@ -213,9 +214,7 @@ def note_cut(count: int) -> str:
     Args:
         count: the number of files before the cut.
     """
-    return (
-        f"the archive is cut short after {count} file(s), and the rest is missing: copy or download it again"
-    )
+    return f"{CUT_SHORT} after {count} file(s), and the rest is missing: copy or download it again"
 
 
 def note_damage(count: int) -> str:
@@ -224,7 +223,7 @@ def note_damage(count: int) -> str:
     Args:
         count: the number of files before the damage.
     """
-    return f"the archive is damaged after {count} file(s), and the rest cannot be found: copy or download it again"
+    return f"{DAMAGED_AFTER} {count} file(s), and the rest cannot be found: copy or download it again"
 
 
 def join_pieces(pieces: Iterator[bytes]) -> bytes:

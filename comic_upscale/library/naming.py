@@ -43,7 +43,9 @@ def output_names(names: Iterable[str], *, extension: str, folders: Iterable[str]
     outputs: dict[str, str] = {}
     others: list[str] = []
     for plain, group in sharing.items():
-        keepers = group if len(group) == 1 else [name for name in group if extension_of(name) == ends[name]]
+        keepers = (
+            group if len(group) == 1 else [name for name in group if name.lower().endswith(f".{ends[name]}")]
+        )
         if len(keepers) != 1 or plain in forbidden:
             keepers = []
         outputs.update((name, f"{_short(_stem(name), ends[name])}.{ends[name]}") for name in keepers)
@@ -120,8 +122,13 @@ def free_number(stem: str, suffix: str, taken: Collection[str], *, after: int = 
 
 
 def _stem(name: str) -> str:
-    stem, dot, _ = name.rpartition(".")
+    stem, dot, _ = _without_end(name).rpartition(".")
     return stem if dot and stem else name
+
+
+def _without_end(name: str) -> str:
+    """Return a name without the spaces and dots at its end, which `extension_of` passes over."""
+    return name.rstrip(" .") or name
 
 
 def _short(stem: str, extension: str) -> str:

@@ -7,6 +7,7 @@ is resampled. Other images of the page that fit the same grid are not resampled 
 from __future__ import annotations
 
 import ctypes
+import functools
 import io
 import math
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from comic_upscale.library.archives import damaged
 from comic_upscale.library.pdf_damage import find_damage
 from comic_upscale.library.pdf_images import ImageDictionaries, ImageFacts
 from comic_upscale.library.pdf_jpeg import embedded_jpeg, small_jpeg, with_turn
+from comic_upscale.library.pdf_missing import find_missing
 from comic_upscale.library.pdf_objects import Box, Matrix, PageObjects, PlacedImage, read_objects
 from comic_upscale.settings.job import VolumeRules
 
@@ -146,6 +148,7 @@ class PdfPage:
         rules: VolumeRules,
     ) -> None:
         self._page = document[index]
+        self._find_missing = functools.partial(find_missing, document, index)
         self._dictionaries, self._rules = dictionaries, rules
 
     def close(self) -> None:
@@ -159,13 +162,17 @@ class PdfPage:
             before_drawing: called with the pixels of the rendered page and its images.
 
         Raises:
-            PageError: ``"too-large"``; ``"damaged"``: an image on it cannot be decoded completely.
+            PageError: ``"too-large"``; ``"damaged"``: an image on it cannot be decoded completely or is missing, or
+                its content cannot be decoded.
         """
         objects = read_objects(self._page)
         images = [known for shown in objects.images if all((known := self._known(shown)).samples)]
         cover = next((image for image in reversed(images) if _hides_all(image, objects)), None)
         below = -1 if cover is None else cover.shown.order
         images = [image for image in images if image.shown.order >= below]
+        # With an image, a missing one is an ornament, or is seen by what is left.
+        if not images and (problem := self._find_missing()):
+            raise damaged("page", problem)
         # This does not matter without an image.
         has_others = not images or objects.has_others(self._page, below)
         whole = len(images) == 1 and not has_others and _is_whole(images[0], objects)

@@ -45,6 +45,10 @@ class Foresight:
     """By source."""
     orphans: int
     """Outputs whose sources are no longer in the input."""
+    renamed: tuple[tuple[str, str], ...]
+    """Names of outputs that the output disk does not allow, and the names in their place."""
+    replaced: int
+    """Finished outputs of other jobs that the run would replace."""
 
 
 def foresee(
@@ -117,7 +121,12 @@ class _Foreseer:
             else:
                 skipped = row.state == "skipped" and row.error_kind in LEFT_AS_THEY_ARE
                 pages[page.source] = ForeseenPage(row.output, "skip" if skipped else row.state)
-        return Foresight(pages, self._ledger.count_orphans(prepared.job_id))
+        return Foresight(
+            pages,
+            orphans=self._ledger.count_orphans(prepared.job_id),
+            renamed=prepared.plan.renamed,
+            replaced=self._ledger.count_replaced(prepared.job_id),
+        )
 
     def _to_do(self, page: PlannedPage) -> ForeseenPage:
         """Check that the output of a pending page may be written."""

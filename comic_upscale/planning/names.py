@@ -70,6 +70,19 @@ class OutputNames:
             self.replaced[page.source] = holder
 
 
+def describe_safe_names(renamed: Sequence[tuple[str, str]]) -> str:
+    """Return one sentence about outputs whose names the store cannot hold.
+
+    Args:
+        renamed: as in `OutputNames`; at least one.
+    """
+    name, safe = renamed[0]
+    return (
+        f'the output disk does not allow : ? * " < > | \\ in names: {len(renamed):,} outputs get safe names, '
+        f"such as {safe} for {name}"
+    )
+
+
 def _kind(output: str) -> tuple[bool, str]:
     """Return what an earlier name must share with a new one: whether it is a waiting place, and its suffix."""
     # The waiting place of a page in a volume is never the name of an output file, and vice versa.

@@ -48,11 +48,19 @@ class Plan:
     """Pages that may be duplicates of others."""
     renamed: tuple[tuple[str, str], ...] = ()
     """New pages whose own name the output's file system cannot hold: (the name, the output)."""
+    replaced: int = 0
+    """Finished outputs that were made with other settings. This run replaces them."""
 
     @property
     def total(self) -> int:
         """Pages of the job."""
         return len(self.todo) + self.done + self.failed + self.skipped
+
+
+def replaced_note(count: int) -> str:
+    """Return the sentence about outputs of other settings that a run replaces."""
+    what = "1 finished output was" if count == 1 else f"{count:,} finished outputs were"
+    return f"{what} made with other settings and will be replaced: choose another --output to keep them"
 
 
 class Action(enum.Enum):
@@ -178,6 +186,7 @@ def make_plan(
         refused=tuple(volume_plan.refused),
         duplicates=_duplicate_candidates(ledger, job_id, pages, todo.keys(), absent.gone),
         renamed=tuple(names.renamed),
+        replaced=ledger.count_replaced(job_id),
     )
 
 

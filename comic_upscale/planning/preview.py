@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
 from comic_upscale.errors import PageError
@@ -23,9 +23,11 @@ from comic_upscale.library.volume import Volume
 from comic_upscale.planning.discovery import find_pages
 from comic_upscale.planning.foresight import foresee
 from comic_upscale.planning.model_selection import named_model, predict_model
+from comic_upscale.planning.names import describe_safe_names
 from comic_upscale.planning.resolve import JobHistory, ResolvedJob, resolve
 from comic_upscale.settings.job import AUTO_MODEL, JobSettings
 from comic_upscale.settings.paths import path_text
+from comic_upscale.storage.marker import check_output_folder
 from comic_upscale.storage.stores import open_stores
 
 _GRAY_MODES = frozenset(("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F"))
@@ -81,6 +83,10 @@ class Preview:
     """Other files that would be copied: with ``--copy-others``, and from volumes that become folders."""
     orphans: int = 0
     """Outputs whose sources are no longer in the input."""
+    warnings: tuple[str, ...] = ()
+    """Warnings about the outputs as a whole."""
+    replaced: int = 0
+    """Finished outputs that were made with other settings and would be replaced."""
 
 
 OnPage: TypeAlias = Callable[[PagePreview], None]
@@ -94,8 +100,9 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
         on_page: called for each page as soon as its header is read, in order.
 
     Raises:
-        InputError, WeightsError, LedgerError: as a run would.
+        SettingsError, InputError, WeightsError, LedgerError: as a run would.
     """
+    check_output_folder(settings.output)
     stores = open_stores(settings.input, settings.output)
     discovery = find_pages(settings, stores.sources)
     job = _resolve(settings)
@@ -114,10 +121,14 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
             if on_page is not None:
                 on_page(page)
 
+        refused_names = {name for name, _ in foresight.renamed}
         for page in discovery.pages:
             foreseen = foresight.pages[page.source]
+            gets_safe_name = page.output in refused_names and page.output != foreseen.output
             page = replace(page, output=foreseen.output)
             described = _preview_page(page, foreseen.action, settings, measured, sources)
+            if gets_safe_name:
+                described = _with_note(described, f"as {path_text(Path(foreseen.output))}")
             add(_with_obstacle(described, foreseen.obstacle))
     for volume in discovery.volumes:
         if volume.failure is not None:
@@ -142,6 +153,8 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
         sidecars=sidecars if settings.sidecars == "copy" else 0,
         others=others,
         orphans=foresight.orphans,
+        warnings=(describe_safe_names(foresight.renamed),) if foresight.renamed else (),
+        replaced=foresight.replaced,
     )
 
 
@@ -154,6 +167,10 @@ def _resolve(settings: JobSettings) -> ResolvedJob | None:
         frozenset(read_early_jobs(ledger, output)),
     )
     return resolve(settings, history, model) or resolve(settings, history, predict_model(settings))
+
+
+def _with_note(page: PagePreview, note: str) -> PagePreview:
+    return replace(page, note=f"{page.note}; {note}" if page.note else note)
 
 
 def _with_obstacle(page: PagePreview, obstacle: str | None) -> PagePreview:

@@ -230,7 +230,9 @@ def _summary(report: Report) -> list[tuple[str, str]]:
     if status.orphans:
         lines.insert(1, ("outputs without a source", f"{status.orphans:,}, left out of this report"))
     if status.volumes:
-        lines.insert(1, ("volumes", f"{status.volumes_done:,} of {status.volumes:,} complete"))
+        complete = status.volumes_done - status.volumes_cut
+        cut = f", {status.volumes_cut:,} with only the pages before a cut" if status.volumes_cut else ""
+        lines.insert(1, ("volumes", f"{complete:,} of {status.volumes:,} complete{cut}"))
     return [(label, printable(str(text))) for label, text in lines]
 
 

@@ -36,7 +36,7 @@ from comic_upscale.settings.processing import (
 )
 from comic_upscale.settings.resources import ResourceSettings
 from comic_upscale.settings.run import RunSettings
-from comic_upscale.settings.sizes import Scale, Size, number_text
+from comic_upscale.settings.sizes import Scale, Size, as_float, number_text
 
 __all__ = [
     "AUTO_MODEL",
@@ -111,8 +111,10 @@ def upgrade_record(record: Mapping[str, Any]) -> dict[str, Any]:
         size = flat.pop("size", None)
         require(factor is None or size is None, "a scale and a size exclude each other: give one of them")
         if factor is not None:
-            require(type(factor) in (int, float), f"processing.scale must be a number, not {factor!r}")
-            size = f"scale {number_text(factor)}"
+            number = as_float(factor)
+            if number is None:
+                raise SettingsError(f"processing.scale must be a number, not {factor!r}")
+            size = f"scale {number_text(number)}"
         if size is not None:
             flat["size"] = size
     return flat

@@ -76,6 +76,17 @@ class FailureLimit:
                 f"--max-failures takes a number or a percentage, such as 25 or 5%, not {text!r}"
             ) from None
 
+    @classmethod
+    def read(cls, value: object) -> FailureLimit:
+        """Read a count that JSON has as a number, such as ``25``.
+
+        Raises:
+            SettingsError: it is not a whole number, or is negative.
+        """
+        if isinstance(value, int) and not isinstance(value, bool):
+            return cls.parse(str(value))
+        raise SettingsError(f"--max-failures takes a number or a percentage, such as 25 or 5%, not {value!r}")
+
     def is_exceeded(self, failed: int, total: int) -> bool:
         """Return whether ``failed`` of ``total`` pages is more than allowed."""
         allowed = self.count if self.count is not None else (self.share or 0.0) * total

@@ -23,6 +23,7 @@ from comic_upscale.settings.options import (
     definitions,
     shown,
 )
+from comic_upscale.settings.sizes import as_float
 
 
 def to_json(options: Options, names: Collection[str] | None = None) -> dict[str, Any]:
@@ -91,11 +92,11 @@ def _read(definition: Definition, value: Any, options: type[Options]) -> Any:
 
 def _plain(definition: Definition, kind: Any, value: Any) -> Any:
     """Return a JSON value as a simple type. A whole number is accepted as a number."""
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if kind is float and (number := as_float(value)) is not None:
+        return number
     if kind is Path and isinstance(value, str) and value:
         return Path(value)
-    if kind in (bool, int, float, str) and type(value) is kind:
+    if kind in (bool, int, str) and type(value) is kind:
         return value
     several = f"a list of {SEVERAL_WORDS.get(definition.item_kind, 'values')}"
     wanted = KIND_WORDS.get(kind, "text" if definition.opt.parse is not None else several)

@@ -41,6 +41,7 @@ from annotated_types import Ge, GroupedMetadata, Gt, Le, Lt, Predicate, Unit
 
 from comic_upscale.errors import SettingsError
 from comic_upscale.settings.paths import path_text
+from comic_upscale.settings.sizes import as_float
 
 FingerprintRule = Literal["always", "if-changed", "never"]
 """When an option is part of the fingerprint. ``if-changed`` means only where it differs from its default, so that jobs
@@ -225,7 +226,7 @@ def _is_of_kind(value: Any, kind: Any) -> bool:
     if isinstance(value, bool):
         return kind is bool
     if kind is float:
-        return isinstance(value, (int, float))
+        return as_float(value) is not None
     if get_origin(kind) is tuple:
         item = get_args(kind)[0]
         if not isinstance(value, (tuple, list)):
@@ -344,7 +345,9 @@ def _group(options: type[Options], name: str) -> Group:
 
 
 def check(options: Options) -> None:
-    """Check every option against its bounds and choices.
+    """Check every option against its bounds and choices, and store each number of a float option as a float.
+
+    Otherwise ``1`` from a program and ``1.0`` from the command line would be two values in JSON, and two fingerprints.
 
     Raises:
         SettingsError: a value is not allowed. The message names the option as at a terminal.
@@ -354,6 +357,14 @@ def check(options: Options) -> None:
         problem = definition.problem(value)
         if problem is not None:
             raise SettingsError(f"{definition.flag} {problem}, not {shown(value)}")
+        if (exact := _as_stored(definition, value)) is not value:
+            object.__setattr__(options, definition.name, exact)
+
+
+def _as_stored(definition: Definition, value: Any) -> Any:
+    if value is None or float not in (definition.kind, definition.item_kind):
+        return value
+    return as_float(value) if definition.item_kind is None else tuple(map(as_float, value))
 
 
 def require(condition: bool, message: str) -> None:

@@ -48,6 +48,14 @@ def path_text(path: Path) -> str:
     return "".join(f"%{ord(char) - 0xDC00:02X}" if "\udc80" <= char <= "\udcff" else char for char in text)
 
 
+def expand_user(path: Path) -> Path:
+    """Return a path with the home folder for ``~``. The path stays as it is if that user or folder is unknown."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def absolute(path: Path) -> Path:
     """Return the absolute path, without ``~`` and ``..``. Links are not resolved."""
-    return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 - resolve() would follow links
+    return Path(os.path.abspath(expand_user(path)))  # noqa: PTH100 - resolve() would follow links

@@ -176,7 +176,7 @@ class ProcessingSettings:
         Opt(
             "Skip pages that do not fit within WxH pixels, or whose longer side is over N. They are recorded as "
             "skipped. --copy-others copies them unchanged. The CBZ of a volume always contains them unchanged.",
-            metavar="WxH|N", panel=SIZE, parse=Bounds.parse, write=str,
+            metavar="WxH|N", panel=SIZE, parse=Bounds.parse, write=str, read=Bounds.read,
         ),
     ] = None  # fmt: skip
     # Hashed by its weights, not by its name. A remote machine stores the weights under another name.

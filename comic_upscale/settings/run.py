@@ -84,7 +84,7 @@ class RunSettings:
         FailureLimit | None,
         Opt(
             "Stop when more pages than this have failed in this run.",
-            metavar="N|N%", panel=LIMITS, parse=FailureLimit.parse, write=str,
+            metavar="N|N%", panel=LIMITS, parse=FailureLimit.parse, write=str, read=FailureLimit.read,
         ),
     ] = None  # fmt: skip
     # Sent to a remote machine, which counts the cost of its own time.

@@ -37,10 +37,7 @@ class Scale:
 
     def __post_init__(self) -> None:
         """Check the factor."""
-        _require(
-            isinstance(self.factor, (int, float)) and not isinstance(self.factor, bool),
-            f"--scale must be a number, not {self.factor!r}",
-        )
+        _store_float(self, "factor", "--scale")
         _require(
             math.isfinite(self.factor) and MIN_SCALE < self.factor <= MAX_SCALE,
             f"--scale must be above {MIN_SCALE:g} and at most {MAX_SCALE:g}, not {self.factor:g}",
@@ -152,6 +149,11 @@ class Print:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
+        _store_float(self, "width_mm", "--print")
+        _store_float(self, "height_mm", "--print")
+        _store_float(self, "dpi", "--dpi")
+        if self.bleed_mm is not None:
+            _store_float(self, "bleed_mm", "--bleed")
         for side in (self.width_mm, self.height_mm):
             _require(5 <= side <= 5000, f"--print takes a sheet with sides of 5 to 5000 mm, not {side:g} mm")
         _require(30 <= self.dpi <= 2400, f"--dpi must be between 30 and 2400, not {self.dpi:g}")
@@ -198,6 +200,19 @@ class Bounds:
         if text.strip().isascii() and text.strip().isdigit():
             return cls(int(text), int(text))
         return cls(*_parse_pixels("--skip-larger-than", text, "such as 2000x3000, or 3000 for the long side"))
+
+    @classmethod
+    def read(cls, value: object) -> Bounds:
+        """Read a longer side that JSON has as a number, such as ``3000``.
+
+        Raises:
+            SettingsError: it is not a whole number of pixels.
+        """
+        _require(
+            isinstance(value, int) and not isinstance(value, bool),
+            f"--skip-larger-than takes a size such as 2000x3000, or 3000 for the long side, not {value!r}",
+        )
+        return cls.parse(str(value))
 
 
 def choose_size(
@@ -251,6 +266,20 @@ def choose_size(
     if paper is not None:
         return _parse_paper(paper, DEFAULT_DPI if dpi is None else dpi, bleed)
     return Scale(DEFAULT_SCALE if scale is None else scale)
+
+
+def as_float(value: object) -> float | None:
+    """Return a number as a float, so that 1 and 1.0 are one value of an option, as are 0.0 and -0.0.
+
+    Returns:
+        None if it is no number, or a whole number beyond the range of a float.
+    """
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    try:
+        return float(value) + 0.0
+    except OverflowError:
+        return None
 
 
 def number_text(number: float) -> str:
@@ -328,6 +357,19 @@ def _length(text: str) -> float:
 def _check_pixels(name: str, pixels: int) -> None:
     _require(type(pixels) is int, f"{name} must be a whole number of pixels, not {pixels!r}")
     _require(1 <= pixels <= LONGEST_SIDE, f"{name} must be between 1 and {LONGEST_SIDE} pixels, not {pixels}")
+
+
+def _store_float(size: Scale | Print, name: str, flag: str) -> None:
+    """Store a number of a size as a float.
+
+    Raises:
+        SettingsError: it is not a number.
+    """
+    value = getattr(size, name)
+    number = as_float(value)
+    if number is None:
+        raise SettingsError(f"{flag} must be a number, not {value!r}")
+    object.__setattr__(size, name, number)
 
 
 def _require(condition: bool, message: str) -> None:

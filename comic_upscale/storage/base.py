@@ -214,6 +214,13 @@ class OutputStore(Protocol):
             name: POSIX path.
         """
 
+    def expected_name(self, name: str) -> str:
+        """The name that `storable_name` will return, as far as that can be known without writing.
+
+        Args:
+            name: POSIX path.
+        """
+
     def stat(self, name: str) -> StoredObject | None:
         """The metadata of an object; None if there is none.
 

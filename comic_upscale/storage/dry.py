@@ -29,8 +29,12 @@ class DryOutputStore:
         """Do nothing."""
 
     def storable_name(self, name: str) -> str:
-        """The name itself: the file system would have to be tried, and a preview writes nothing."""
-        return name
+        """The name as the real store will probably hold it: a preview writes nothing to be certain."""
+        return self._outputs.expected_name(name)
+
+    def expected_name(self, name: str) -> str:
+        """The same as `storable_name`."""
+        return self._outputs.expected_name(name)
 
     def stat(self, name: str) -> StoredObject | None:
         """The metadata of an object, as it would be."""

@@ -11,7 +11,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import re
 import stat
 import threading
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator, Sequence
@@ -31,15 +30,12 @@ from comic_upscale.storage.base import (
     sha256_of_file,
 )
 from comic_upscale.storage.parts import HITS_EVERY_PAGE, Part, flush_folder, open_part, sweep_parts
+from comic_upscale.storage.special_names import expect_special_names, try_special_name, without_special
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
 _CHUNK = 1 << 20
-_SPECIAL = re.compile(r'[\\:*?"<>|\x00-\x1f]')
-_SPECIAL_TOKEN = r'check-\:*?"<>|'
-_NAME_ERRORS = {errno.EINVAL, errno.ENOENT, errno.EILSEQ}
-"""How file systems refuse a name."""
 _LEADS_NOWHERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
 
@@ -154,6 +150,7 @@ class LocalOutputStore:
         self._executor = executor
         self._marker: tuple[int, int] | None = None
         self._special_names: bool | None = None
+        self._expects_special_names: bool | None = None
         # A folder that is created for an output must not be deleted as empty before that output is in it.
         self._folders = threading.Lock()
 
@@ -178,21 +175,21 @@ class LocalOutputStore:
 
     def storable_name(self, name: str) -> str:
         """The name without the characters that FAT, exFAT and NTFS refuse, if the folder is on such a file system."""
-        safe = "/".join(map(_without_special, name.split("/")))
-        if safe == name or self._holds_special_names():
+        safe = without_special(name)
+        if safe == name:
             return name
-        return safe
-
-    def _holds_special_names(self) -> bool:
-        """Try it: the file system alone knows, and a mount may hide what it is."""
         if self._special_names is None:
-            try:
-                with open_part(self._folder / MARKER_FOLDER, _SPECIAL_TOKEN):
-                    self._special_names = True
-            except OSError as error:
-                # Other errors have nothing to do with names, and come again when the output is written.
-                self._special_names = error.errno not in _NAME_ERRORS
-        return self._special_names
+            self._special_names = try_special_name(self._folder / MARKER_FOLDER)
+        return name if self._special_names else safe
+
+    def expected_name(self, name: str) -> str:
+        """The name that `storable_name` returns, as far as the kind of the file system tells."""
+        safe = without_special(name)
+        if safe == name:
+            return name
+        if self._expects_special_names is None:
+            self._expects_special_names = expect_special_names(self._folder)
+        return name if self._expects_special_names else safe
 
     def _moved_away(self) -> OutputError:
         return OutputError(
@@ -390,14 +387,6 @@ def _stored(status: os.stat_result) -> StoredObject:
         status.st_mtime_ns,
         "file" if stat.S_ISREG(kind) else "folder" if stat.S_ISDIR(kind) else "other",
     )
-
-
-def _without_special(part: str) -> str:
-    """Return a part of a name as every file system can hold it."""
-    safe = _SPECIAL.sub("_", part)
-    stripped = safe.rstrip(" .")
-    # FAT drops dots and spaces at the end without a word.
-    return stripped + "_" * (len(safe) - len(stripped)) if stripped else safe
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:

@@ -6,9 +6,25 @@ import os
 import stat
 from pathlib import Path
 
-from comic_upscale.errors import OutputError
-from comic_upscale.settings.paths import MARKER_FOLDER
+from comic_upscale.errors import OutputError, SettingsError
+from comic_upscale.settings.paths import MARKER_FOLDER, path_text
 from comic_upscale.storage.private import make_private_folder
+
+
+def check_output_folder(output: Path) -> None:
+    """Check that an output folder can be created, or exists. Nothing is written.
+
+    Raises:
+        SettingsError: the output, or a folder that it is to be in, is a file or a broken link.
+    """
+    for path in (output, *output.parents):
+        if path.is_dir():
+            return
+        if os.path.lexists(path):
+            what = "a broken link" if path.is_symlink() and not path.exists() else "a file"
+            raise SettingsError(
+                f"the output must be a folder, but {path_text(path)} is {what}: choose another --output"
+            )
 
 
 def make_marker_folder(output: Path) -> Path:

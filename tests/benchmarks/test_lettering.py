@@ -57,7 +57,7 @@ def test_text_is_made_plain() -> None:
     ],
 )
 def test_errors_are_counted(read: str, text: str, edits: int, characters: int) -> None:
-    pytest.importorskip("rapidfuzz", reason="rapidfuzz is not installed")
+    pytest.importorskip("rapidfuzz", reason="rapidfuzz is not installed: pip install rapidfuzz")
     assert count_errors(read, text) == Errors(edits, characters)
 
 
@@ -67,9 +67,9 @@ def test_the_rate_is_of_all_letters_together() -> None:
 
 
 def test_a_blank_page_is_all_errors_and_lanczos_reads_on() -> None:
-    pytest.importorskip("rapidfuzz", reason="rapidfuzz is not installed")
+    pytest.importorskip("rapidfuzz", reason="rapidfuzz is not installed: pip install rapidfuzz")
     if shutil.which("tesseract") is None:
-        pytest.skip("tesseract is not installed")
+        pytest.skip("Tesseract is not here: apt-get install tesseract-ocr")
 
     def blank(image: Image.Image, factor: float) -> Image.Image:
         return Image.new("RGB", (round(image.width * factor), round(image.height * factor)), "white")

@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from comic_upscale.cli import app
+from tests.commands.test_run import invoke, pages
 from tests.conftest import draw
+
+__all__ = ["pages"]
 
 
 @pytest.fixture(autouse=True)
@@ -22,20 +23,6 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.delenv("COMIC_UPSCALE_WEIGHTS", raising=False)
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def pages(tmp_path: Path) -> Path:
-    for number in range(3):
-        draw(tmp_path / "pages" / f"{number}.png", number)
-    return tmp_path / "pages"
-
-
-def invoke(*arguments: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.stdout, result.stderr
 
 
 def unwrapped(out: str) -> str:

@@ -183,6 +183,10 @@ def test_shell_completion_knows_commands_options_and_choices() -> None:
     assert complete("comic-upscale remote upscale box --pdf") == ["--pdf-dpi"]
     assert complete("comic-upscale run --precision fp") == ["fp32", "fp16"]
     assert complete("comic-upscale run --icc ") == ["keep", "srgb"]
+    assert complete("comic-upscale run --model realesr-") == ["realesr-animevideov3", "realesr-general-x4v3"]
+    assert complete("comic-upscale run --engine on") == ["onnx"]
+    assert complete("comic-upscale run --device c") == ["cpu", "cuda"]
+    assert complete("comic-upscale run --format j") == ["jpeg", "jxl"]
     assert complete("comic-upscale models li") == ["list"]
 
 

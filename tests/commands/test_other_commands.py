@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,25 @@ def test_status_as_json(job: Path) -> None:
 
 def test_status_that_watches_ends_with_the_run(job: Path) -> None:
     assert invoke("status", "--job", job, "--watch")[0] == 0
+
+
+def test_status_that_watches_waits_for_a_run_that_has_just_started(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    path = output / ".comic-upscale" / "ledger.sqlite3"
+    Ledger(path).close()
+    code, _, err = invoke("status", "--job", output)
+    assert code == 3 and "a run that has just started needs some seconds" in err
+
+    def begin() -> None:
+        ledger = Ledger(path)
+        words = {"fingerprint": "f", "settings": "{}", "model": "m", "model_sha256": "h"}
+        ledger.open_job(input=tmp_path / "in", output=output, **words)
+        ledger.close()
+
+    timer = threading.Timer(1.0, begin)
+    timer.start()
+    assert invoke("status", "--job", output, "--watch")[0] == 0
+    timer.join()
 
 
 def test_commands_find_the_ledger_of_the_variable(

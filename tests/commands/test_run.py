@@ -112,6 +112,32 @@ def test_one_volume(tmp_path: Path, tiny_weights: Path) -> None:
     assert list(read_cbz(tmp_path / "v-x2" / "v.cbz")) == ["p01.png", "p02.png", "bad.png"]
 
 
+def test_an_archive_that_is_cut_short_is_not_complete(tmp_path: Path, tiny_weights: Path) -> None:
+    whole = make_zip(tmp_path / "in" / "whole.cbz", pictures(4))
+    data = whole.read_bytes()
+    (tmp_path / "in" / "cut.cbz").write_bytes(data[: len(data) // 2])
+    code, out, _ = invoke("run", "--input", tmp_path / "in", "--model", tiny_weights, "--device", "cpu")
+    assert code == 1
+    for said in (out, invoke("status", "--job", tmp_path / "in-x2.5")[1]):
+        assert "1 of 2 volumes complete" in said
+        assert "1 volume has only the pages before a cut" in said
+    status = json.loads(invoke("status", "--job", tmp_path / "in-x2.5", "--json")[1])
+    assert (status["volumes"], status["volumes_done"], status["volumes_cut"], status["failed"]) == (
+        2,
+        2,
+        1,
+        0,
+    )
+    assert invoke("report", "--job", tmp_path / "in-x2.5")[0] == 0
+    assert "1 of 2 complete, 1 with only the pages before a cut" in (
+        tmp_path / "in-x2.5" / "report.html"
+    ).read_text(encoding="utf-8")
+    # Copied again, it is done from where it ended.
+    (tmp_path / "in" / "cut.cbz").write_bytes(data)
+    code, out, _ = invoke("run", "--input", tmp_path / "in", "--model", tiny_weights, "--device", "cpu")
+    assert (code, "2 of 2 volumes complete" in out) == (0, True)
+
+
 def test_deleted_pages_are_reported_and_pruned(pages: Path, tiny_weights: Path, tmp_path: Path) -> None:
     arguments = ("run", "--input", pages, "--model", tiny_weights, "--output", tmp_path / "out")
     assert invoke(*arguments)[0] == 0
@@ -195,6 +221,11 @@ def test_a_scale_above_the_network_is_said_once(pages: Path, tiny_weights: Path)
         (["--device", "cuda:77", "--model", "auto"], 5, "cuda"),
         (["--output", "pages"], 2, "--output"),
         (["--output", ""], 2, "empty"),
+        (["--output", "pages/0.png"], 2, "is a file: choose another --output"),
+        (["--output", "pages/0.png/deeper/out"], 2, "is a file: choose another --output"),
+        (["--output", "pages/0.png", "--dry-run"], 2, "is a file: choose another --output"),
+        (["--weights-dir", "nowhere"], 2, "--weights-dir must name a folder"),
+        (["--weights-dir", "pages/0.png"], 2, "--model takes one"),
         (["--input", ""], 2, "empty"),
         (["--input", "/"], 2, "--output"),
         (["--workers", "0"], 2, "--workers"),
@@ -234,6 +265,16 @@ def test_weights_are_found_through_the_environment_and_by_option(
     assert invoke(*run)[0] == 0
     monkeypatch.delenv("COMIC_UPSCALE_WEIGHTS")
     assert invoke(*run, "--weights-dir", animevideo_weights.parent, "--scale", 2)[0] == 0
+
+
+def test_a_folder_for_weights_that_is_missing_counts_only_if_it_was_asked_for(
+    pages: Path, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMIC_UPSCALE_WEIGHTS", str(tmp_path / "nowhere"))
+    assert invoke("run", "--input", pages, "--model", tiny_weights, "--dry-run")[0] == 0
+    for command in (["models", "list"], ["models", "verify"], ["models", "path"]):
+        code, _, err = invoke(*command, "--weights-dir", tmp_path / "nowhere")
+        assert (code, "does not exist" in err) == (2, True)
 
 
 def test_hostile_names_do_not_command_the_terminal(pages: Path, tiny_weights: Path) -> None:

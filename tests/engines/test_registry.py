@@ -264,7 +264,7 @@ def test_an_engine_that_is_not_there_is_refused_with_those_that_are(tmp_path: Pa
         JobSettings(input=tmp_path / "in", output=tmp_path / "out", backend="caffe")
     told = CliRunner().invoke(app, ["engines", "show", "caffe"])
     assert told.exit_code == 2
-    assert "caffe" in told.stderr
+    assert f"there is no engine 'caffe': the engines are {', '.join(engine_names())}" in told.stderr
 
 
 def test_what_an_engine_needs_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:

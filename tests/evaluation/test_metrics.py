@@ -30,7 +30,9 @@ def score(metrics: Metrics, picture: Image.Image, original: Image.Image) -> tupl
 def test_psnr_and_ssim_are_those_of_scikit_image(
     metrics: Metrics, drawing: Image.Image, noise: float, mode: str
 ) -> None:
-    measure = pytest.importorskip("skimage.metrics", reason="scikit-image is not installed")
+    measure = pytest.importorskip(
+        "skimage.metrics", reason="scikit-image is not installed: pip install scikit-image"
+    )
     original = drawing.convert(mode)
     picture = noisy(original, noise)
     one, other = (luma(as_pixels(image).color) for image in (original, picture))
@@ -43,7 +45,9 @@ def test_psnr_and_ssim_are_those_of_scikit_image(
 
 
 def test_scores_of_a_real_page_are_those_of_scikit_image(metrics: Metrics, comics_dir: Path) -> None:
-    measure = pytest.importorskip("skimage.metrics", reason="scikit-image is not installed")
+    measure = pytest.importorskip(
+        "skimage.metrics", reason="scikit-image is not installed: pip install scikit-image"
+    )
     with Image.open(next(iter(sorted((comics_dir / "dev").glob("pc*"))))) as page:
         original = page.convert("RGB").crop((100, 100, 500, 700))
     small = original.resize((160, 240), Image.Resampling.BICUBIC)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from comic_upscale.imaging.decode import decode
+from comic_upscale.errors import PageError
+from comic_upscale.imaging.decode import decode, read_header
 from comic_upscale.imaging.jpeg_segments import with_orientation, with_profile
 from comic_upscale.imaging.orientation import upright
 from tests.archives import picture
@@ -70,3 +71,37 @@ def test_other_segments_stay() -> None:
     assert Image.open(io.BytesIO(turned)).info["comment"] == b"by us"
     assert Image.open(io.BytesIO(turned)).info["dpi"] == (300, 300)
     assert turned[:4] == b"\xff\xd8\xff\xe0"
+
+
+def with_frame(marker: int, bits: int = 8) -> bytes:
+    """The JPEG, with another kind of frame."""
+    at = PLAIN.index(b"\xff\xc0")
+    return PLAIN[: at + 1] + bytes((marker,)) + PLAIN[at + 2 : at + 4] + bytes((bits,)) + PLAIN[at + 5 :]
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (with_frame(0xC1, 12), "12-bit JPEG"),
+        (with_frame(0xC3, 16), "16-bit JPEG"),
+        (with_frame(0xC5), "hierarchical JPEG"),
+        (with_frame(0xF7), "JPEG-LS"),
+        (b"\xff\xd8\xff\xe8\0\x08SPIFF\0" + with_frame(0xF7)[2:], "JPEG-LS"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_kind_of_jpeg_that_is_not_read_is_named_and_not_called_damaged(data: bytes, kind: str) -> None:
+    with pytest.raises(PageError, match=f"is a {kind}") as error:
+        decode(data, max_pixels=10_000)
+    assert error.value.kind == "unsupported"
+
+
+def test_a_dry_run_names_such_a_kind_too() -> None:
+    with pytest.raises(PageError, match="is a 12-bit JPEG"):
+        read_header(with_frame(0xC1, 12))
+
+
+def test_a_jpeg_with_an_impossible_depth_is_damaged() -> None:
+    with pytest.raises(PageError) as error:
+        decode(with_frame(0xC0, 200), max_pixels=10_000)
+    assert error.value.kind == "damaged"

@@ -478,9 +478,9 @@ def test_a_ledger_from_a_newer_version(make_settings: MakeSettings) -> None:
                        ["comic_upscale", "m999_later", "2030"])  # fmt: skip
     connection.commit()
     connection.close()
-    with pytest.raises(LedgerVersionError, match="upgrade"):
+    with pytest.raises(LedgerVersionError, match="update"):
         run(settings)
-    with pytest.raises(LedgerVersionError, match="upgrade"):
+    with pytest.raises(LedgerVersionError, match="update"):
         read_status(settings.ledger_path)
 
 

@@ -512,10 +512,10 @@ def test_a_ledger_of_before_there_were_volumes(make_job: MakeJob, tmp_path: Path
 
 
 def test_comicbox_opens_the_result(make_job: MakeJob, tmp_path: Path, comics_dir: Path) -> None:
-    comicbox = pytest.importorskip("comicbox.box")
+    comicbox = pytest.importorskip("comicbox.box", reason="comicbox is not installed: pip install comicbox")
     source = comics_dir / "odd" / "comicbox__Captain Science #001-cix.cbt"
     if not source.is_file():
-        pytest.skip("the real volume is not here")
+        pytest.skip(f"{source.name} is not in {comics_dir}")
     run(make_job(input=source))
     (made,) = (tmp_path / "out").glob("*.cbz")
     with comicbox.Comicbox(made) as box:
@@ -529,10 +529,10 @@ def test_comicbox_opens_the_result(make_job: MakeJob, tmp_path: Path, comics_dir
 def test_comicbox_finds_all_pages_of_a_real_volume_in_their_order(
     make_job: MakeJob, tmp_path: Path, comics_dir: Path
 ) -> None:
-    comicbox = pytest.importorskip("comicbox.box")
+    comicbox = pytest.importorskip("comicbox.box", reason="comicbox is not installed: pip install comicbox")
     source = comics_dir / "odd" / "stump__science_comics_001.cbz"
     if not source.is_file():
-        pytest.skip("the real volume is not here")
+        pytest.skip(f"{source.name} is not in {comics_dir}")
     with zipfile.ZipFile(source) as archive:
         inside = {name: archive.read(name) for name in sorted(archive.namelist())}
     sizes = [Image.open(io.BytesIO(data)).size for data in inside.values()]

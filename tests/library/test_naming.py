@@ -9,7 +9,7 @@ from comic_upscale.library.sorting import fold
 
 # Few letters, so that names do clash.
 STEMS = st.text(st.sampled_from("aAéÉe\u0301_2ßs."), min_size=1, max_size=5)
-EXTENSIONS = st.sampled_from(["png", "PNG", "jpg", "Jpg", "webp", "gif"])
+EXTENSIONS = st.sampled_from(["png", "PNG", "jpg", "Jpg", "webp", "gif", "png ", "jpg.", "gif .."])
 NAMES = st.lists(st.builds("{}.{}".format, STEMS, EXTENSIONS), unique=True, max_size=12)
 FOLDERS = st.lists(st.one_of(STEMS, st.builds("{}.{}".format, STEMS, EXTENSIONS)), unique=True, max_size=4)
 
@@ -47,6 +47,12 @@ def test_the_page_of_the_output_format_keeps_its_name() -> None:
         "a.jpg": "a_jpg.png",
         "a.WEBP": "a_webp.png",
     }
+
+
+def test_spaces_and_dots_at_the_end_of_a_name_do_not_count() -> None:
+    assert output_names(["a.jpg ", "b.png..", "c.png", "c.png "], extension="png") == {
+        "a.jpg ": "a.png", "b.png..": "b.png", "c.png": "c.png", "c.png ": "c_png.png",
+    }  # fmt: skip
 
 
 def test_without_such_a_page_all_are_told_apart() -> None:

@@ -164,7 +164,7 @@ def test_archives_that_were_cut_into_pieces(tmp_path: Path, name: str, make: Cal
     assert "part 3 is missing" in volume.failure[1]
 
 
-@pytest.mark.skipif(shutil.which("zip") is None, reason="the program zip is not installed")
+@pytest.mark.skipif(shutil.which("zip") is None, reason="zip is not here: apt-get install zip")
 def test_a_zip_in_parts_as_the_program_makes_it(tmp_path: Path) -> None:
     pages = {f"p{at}.png": data for at, data in enumerate(pictures(60).values())}
     for name, data in pages.items():

@@ -152,3 +152,63 @@ def test_attached_files_are_noted(tmp_path: Path) -> None:
     pdf.page("0 g 9 9 40 20 re f")
     listed = list_volume(pdf.save(tmp_path / "v.pdf"), VolumeRules(), extension="png")
     assert listed.notes == ("1 file(s) attached to the PDF were left out",)
+
+
+def form_without_image(pdf: Pdf) -> Ref:
+    return pdf.form("q 172.8 0 0 259.2 0 0 cm /B Do Q", "0 0 172.8 259.2", "/XObject << /B 98 0 R >>")
+
+
+SHOW = "q 172.8 0 0 259.2 0 0 cm /A Do Q"
+MISSING: dict[str, Callable[[Pdf], object]] = {
+    "no such object": lambda pdf: pdf.page(SHOW, "/XObject << /A 99 0 R >>"),
+    "an object that is null": lambda pdf: pdf.page(SHOW, f"/XObject << /A {pdf.add('null')} >>"),
+    "no such name": lambda pdf: pdf.page(SHOW),
+    "no such name among others": lambda pdf: pdf.page(SHOW, f"/XObject << /Other {pdf.raw(GRAY)} >>"),
+    "a page number beside it": lambda pdf: pdf.page(
+        f"{SHOW} 0 g 9 9 40 20 re f", "/XObject << /A 99 0 R >>"
+    ),
+    "in a form": lambda pdf: pdf.page("/A Do", f"/XObject << /A {form_without_image(pdf)} >>"),
+    "content that is not packed": lambda pdf: page_with(pdf, b"not compressed" * 9),
+    "content cut short": lambda pdf: page_with(pdf, zlib.compress(bytes(range(256)) * 9)[:20]),
+}  # fmt: skip
+
+
+def page_with(pdf: Pdf, content: bytes) -> None:
+    stream = pdf.stream("/Filter /FlateDecode", content)
+    pdf.pages.append(
+        pdf.add(
+            f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 172.8 259.2] /Resources << >> /Contents {stream} >>"
+        )
+    )
+
+
+@pytest.mark.parametrize("kind", MISSING)
+def test_a_page_whose_art_is_not_in_the_file_fails_and_is_not_blank(tmp_path: Path, kind: str) -> None:
+    pdf = Pdf()
+    MISSING[kind](pdf)
+    with pytest.raises(
+        PageError, match=r"missing from the file|its content (cannot be decoded|is cut short)"
+    ) as error:
+        read(pdf, tmp_path)
+    assert error.value.kind == "damaged"
+
+
+def test_pages_without_an_image_that_lack_nothing_are_drawn(tmp_path: Path) -> None:
+    pdf = Pdf()
+    drawn = pdf.form("0 g 0 0 50 50 re f", "0 0 50 50")
+    loop = pdf.form("/Again Do", "0 0 50 50", f"/XObject << /Again {len(pdf.objects) + 1} 0 R >>")
+    pdf.page("")
+    pdf.page("q Q")
+    pdf.page("q 1 0 0 1 9 9 cm /A Do Q", f"/XObject << /A {drawn} >>")
+    pdf.page("/A Do", f"/XObject << /A {loop} >>")
+    # The resources are those of the tree; the content is in two parts, one of them empty.
+    parts = f"[{pdf.stream('', b'/A')} {pdf.stream('', b' Do', packed=True)} {pdf.stream('', b'')}]"
+    pdf.pages.append(
+        pdf.add(
+            f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 100 100] /Contents {parts} "
+            f"/Resources << /XObject << /A {drawn} >> >> >>"
+        )
+    )
+    pdf.pages.append(pdf.add("<< /Type /Page /Parent 2 0 R /MediaBox [0 0 100 100] >>"))
+    shown = [decode(data, max_pixels=1 << 20).color for data in read(pdf, tmp_path, pdf_dpi=72)]
+    assert [bool((one < 255).any()) for one in shown] == [False, False, True, False, True, False]

@@ -361,7 +361,7 @@ def test_an_encrypted_member_that_is_no_page_is_left_out_and_said(tmp_path: Path
 
 
 def test_encrypted_7z(tmp_path: Path) -> None:
-    py7zr = pytest.importorskip("py7zr")
+    py7zr = pytest.importorskip("py7zr", reason="py7zr is not installed: pip install py7zr")
     for hide_names in (False, True):
         path = tmp_path / f"{hide_names}.cb7"
         with py7zr.SevenZipFile(path, "w", password="secret") as archive:

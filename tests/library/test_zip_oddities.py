@@ -35,6 +35,11 @@ def test_a_name_with_a_leading_slash_is_a_page(tmp_path: Path) -> None:
     assert contents(path).notes == ()
 
 
+def test_a_name_that_ends_with_a_space_or_a_dot_is_a_page(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "v.cbz", {"1.png": picture(1), "2.png ": picture(2), "a /3.PNG.": picture(3)})
+    assert sorted(page.target or "" for page in contents(path).pages) == ["1.png", "2.png", "a /3.png"]
+
+
 def test_a_name_that_climbs_out_is_still_left_out(tmp_path: Path) -> None:
     path = make_zip(tmp_path / "v.cbz", {"1.png": picture(1), "/../2.png": picture(2), "a/../../3.png": b"x"})
     assert list(read_all(path)) == ["1.png"]

@@ -62,7 +62,7 @@ def hostile(name: str, message: str) -> Callable[[Make], Make]:
 def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Load every hostile file in one process with little memory and time; return the messages."""
     if not Path("/proc/self/statm").exists():
-        pytest.skip("needs /proc")
+        pytest.skip("only Linux bounds the memory of a process")
     folder = tmp_path_factory.mktemp("hostile")
     for name, (make, _) in HOSTILE.items():
         make(folder / name)

@@ -220,7 +220,7 @@ def _general(weights_dir: Path) -> ResolvedWeights:
     base = weights_dir / "realesr-general-x4v3.from-ncnn-fp16.pth"
     denoise = weights_dir / "realesr-general-wdn-x4v3.from-ncnn-fp16.pth"
     if not (base.is_file() and denoise.is_file()):
-        pytest.skip("the general pair is not here")
+        pytest.skip(f"{base.name} and {denoise.name} are not in {weights_dir}")
     return ResolvedWeights("general", base, "0" * 64, denoise, "1" * 64)
 
 

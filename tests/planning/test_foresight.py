@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from comic_upscale.execution.events import JobFinished
+from comic_upscale.execution.events import JobFinished, JobStarted
 from comic_upscale.jobs.run import run_job
 from comic_upscale.planning.foresight import reserved_part
 from comic_upscale.planning.preview import Preview, preview
@@ -150,3 +150,25 @@ def test_a_dry_run_needs_no_permission_and_makes_no_folder(make_job: MakeJob, li
 def test_names_that_windows_reserves(output: str, part: str | None) -> None:
     assert reserved_part(output, windows=True) == part
     assert reserved_part(output, windows=False) is None
+
+
+def test_finished_outputs_of_other_settings_are_announced_before_they_are_replaced(
+    make_job: MakeJob, library: Path
+) -> None:
+    make_zip(library / "v.cbz", pictures(2))
+    first, second = make_job(scale=2.0), make_job(scale=3.0)
+    assert preview(second).replaced == 0
+    run(first)
+    # Three pages and a volume.
+    assert (preview(first).replaced, preview(second).replaced) == (0, 4)
+    told: list[str] = []
+
+    def note_warnings(event: object) -> None:
+        if isinstance(event, JobStarted):
+            told.extend(event.warnings)
+
+    run_job(second, on_event=note_warnings, open_engines=lambda *_: [NearestEngine()])
+    assert [line for line in told if "other settings" in line] == [
+        "4 finished outputs were made with other settings and will be replaced: choose another --output to keep them"
+    ]
+    assert preview(second).replaced == 0

@@ -87,7 +87,7 @@ def test_metadata_has_its_place_and_gone_outputs_are_left_out(job: Path, tmp_pat
 
 
 def test_hugging_face_loads_the_imagefolder(job: Path, tmp_path: Path) -> None:
-    pytest.importorskip("datasets", reason="Hugging Face's datasets is not installed")
+    pytest.importorskip("datasets", reason="datasets is not installed: pip install datasets")
     export("--job", job)
     script = (
         "import sys, json; from datasets import load_dataset;"

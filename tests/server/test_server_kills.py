@@ -52,10 +52,11 @@ class Uploader(threading.Thread):
 
     def run(self) -> None:
         number = 0
-        while not self.stop.is_set():
-            page = number % len(self._pages)
-            if self._send(f"upload-{number}", page):
-                number += 1
+        # It ends only after an upload that was accepted: the last one may be a job already.
+        is_accepted = False
+        while not (is_accepted and self.stop.is_set()):
+            is_accepted = self._send(f"upload-{number}", number % len(self._pages))
+            number += is_accepted
             self.stop.wait(0.2)
 
     def _send(self, key: str, page: int) -> bool:
@@ -140,13 +141,14 @@ def _check(
     waiting = sa.select(sa.func.count()).where(jobs.c.status.in_(("queued", "running")))
     try:
         wait_for(lambda: database.read(lambda c: c.scalar(waiting)) == 0, seconds=PATIENCE * 10, every=0.5)
-        ended = database.read(lambda c: dict(c.execute(sa.select(jobs.c.id, jobs.c.status)).tuples().all()))
+        rows = database.read(lambda c: c.execute(sa.select(jobs.c.id, jobs.c.status)).all())
         results = database.read(
             lambda c: c.scalars(sa.select(files.c.job_id).where(files.c.kind == "result")).all()
         )
     finally:
         database.close()
     # Nothing lost, and nothing twice: a repeated upload has a key.
+    ended = {row.id: row.status for row in rows}
     assert ended == dict.fromkeys(uploader.accepted, "completed"), (uploader.repeats, server.log()[-3000:])
     assert sorted(results) == sorted(uploader.accepted)
     with server.client() as client:

@@ -254,6 +254,29 @@ def test_a_value_of_another_type_is_refused_where_it_is_given(wrong: dict[str, A
         Width(20.5)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("name", "number", "text"),
+    [("max_failures", 25, "25"), ("skip_larger_than", 3000, "3000"), ("batch", 4, "4")],
+)
+def test_json_takes_a_number_where_the_command_line_takes_it(name: str, number: int, text: str) -> None:
+    def read(value: object) -> object:
+        return getattr(JobSettings.from_json(json.dumps({"input": "/a", "output": "/b", name: value})), name)
+
+    assert read(number) == read(text)
+    for wrong in (-number, True, [number], 0.5):
+        with pytest.raises(SettingsError, match=rf"\.{name} "):
+            read(wrong)
+
+
+@pytest.mark.parametrize("name", ["scale", "denoise", "max_ratio", "price"])
+def test_a_whole_number_beyond_all_floats_is_refused(name: str) -> None:
+    huge = 10**400
+    with pytest.raises(SettingsError, match=" must be a number, not 1000"):
+        settings(**{name: huge})
+    with pytest.raises(SettingsError, match=rf"\.{name} must be a number, not 1000"):
+        JobSettings.from_json(f'{{"input": "/pages", "output": "/out", "{name}": {huge}}}')
+
+
 def test_settings_that_are_accepted_are_read_back_from_their_json() -> None:
     made = settings(weights_folders=[Path("/a"), Path("/b")])
     assert JobSettings.from_json(made.as_json()).weights_folders == (Path("/a"), Path("/b"))

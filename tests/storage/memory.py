@@ -171,6 +171,9 @@ class MemoryOutputStore:
     def prepare(self) -> None:
         self.check()
 
+    def expected_name(self, name: str) -> str:
+        return self.storable_name(name)
+
     def storable_name(self, name: str) -> str:
         return name
 

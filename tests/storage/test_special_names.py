@@ -8,15 +8,19 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from comic_upscale.execution.events import JobStarted
 from comic_upscale.jobs.run import run_job
+from comic_upscale.planning.preview import preview
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.storage import parts
 from comic_upscale.storage.local import LocalOutputStore
+from comic_upscale.storage.special_names import file_system_of
 from tests.conftest import draw
 from tests.fakes import NearestEngine
 
@@ -62,13 +66,13 @@ def fat(tmp_path: Path) -> Iterator[Path]:
     """A real FAT."""
     make = shutil.which("mkfs.vfat") or shutil.which("mkfs.vfat", path="/usr/sbin:/sbin")
     if os.geteuid() != 0 or make is None:
-        pytest.skip("needs root and mkfs.vfat (dosfstools)")
+        pytest.skip("needs root and mkfs.vfat: apt-get install dosfstools")
     image, folder = tmp_path / "disk", tmp_path / "mounted"
     image.write_bytes(bytes(8 << 20))
     folder.mkdir()
     subprocess.run([make, str(image)], check=True, capture_output=True)
     if subprocess.run(["mount", "-o", "loop", str(image), str(folder)], capture_output=True).returncode:
-        pytest.skip("this machine mounts no FAT")
+        pytest.skip("this system does not mount a FAT image, as in many containers")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
@@ -89,6 +93,17 @@ def run_into(output: Path, tmp_path: Path, tiny_weights: Path) -> tuple[int, int
     return finished.done, finished.done_now, tuple(warnings)
 
 
+def foresee(output: Path, tmp_path: Path, tiny_weights: Path) -> tuple[set[str], tuple[str, ...]]:
+    settings = JobSettings(
+        input=tmp_path / "in", output=output, model=str(tiny_weights), scale=2.0, workers=2, device="cpu"
+    )
+    foreseen = preview(settings)
+    for page in foreseen.pages:
+        gets_safe_name = bool(SPECIAL & set(page.source)) and not SPECIAL & set(page.output)
+        assert (page.note == f"as {page.output}") == gets_safe_name
+    return {page.output for page in foreseen.pages}, foreseen.warnings
+
+
 def check(output: Path, tmp_path: Path, tiny_weights: Path) -> None:
     done, _, warnings = run_into(output, tmp_path, tiny_weights)
     assert done == len(NAMES)
@@ -104,7 +119,49 @@ def test_a_disk_that_refuses_names_gets_safe_ones(refusing: Path, tmp_path: Path
 
 
 def test_a_real_fat_gets_safe_names(fat: Path, tmp_path: Path, tiny_weights: Path) -> None:
+    for number, name in enumerate(NAMES):
+        draw(tmp_path / "in" / f"{name}.png", number)
+    # A preview foresees them, before the folder exists and after it does, and writes nothing.
+    outputs, (warning,) = foresee(fat / "out", tmp_path, tiny_weights)
+    assert outputs == SAFE
+    assert "4 outputs get safe names" in warning
+    assert not (fat / "out").exists()
     check(fat / "out", tmp_path, tiny_weights)
+    assert foresee(fat / "out", tmp_path, tiny_weights)[0] == SAFE
+
+
+def test_a_preview_foresees_the_names_of_a_run(
+    refusing: Path, tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, name in enumerate(NAMES):
+        draw(tmp_path / "in" / f"{name}.png", number)
+    mounts = [
+        SimpleNamespace(mountpoint="/", fstype="ext4"),
+        SimpleNamespace(mountpoint=str(refusing), fstype="vfat"),
+    ]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: mounts)
+    outputs, (warning,) = foresee(refusing / "out", tmp_path, tiny_weights)
+    assert outputs == SAFE
+    assert "4 outputs get safe names" in warning
+    assert not (refusing / "out").exists()
+    check(refusing / "out", tmp_path, tiny_weights)
+
+
+def test_a_preview_keeps_the_names_on_other_disks(tmp_path: Path, tiny_weights: Path) -> None:
+    for number, name in enumerate(NAMES):
+        draw(tmp_path / "in" / f"{name}.png", number)
+    outputs, warnings = foresee(tmp_path / "out", tmp_path, tiny_weights)
+    assert ({Path(name).stem for name in outputs}, warnings) == (set(NAMES), ())
+
+
+def test_the_file_system_of_a_path_is_that_of_its_nearest_mount() -> None:
+    mounts = [("/", "ext4"), ("/media/disk", "vfat"), ("/media/disk", "exfat"), ("/media/disk/on", "tmpfs")]
+    kinds = {
+        "/media/disk": "exfat", "/media/disk/new/out": "exfat", "/media/disk/on/it": "tmpfs", "/media/disk2": "ext4",
+        "/": "ext4", "/out": "ext4",
+    }  # fmt: skip
+    assert {path: file_system_of(path, mounts) for path in kinds} == kinds
+    assert file_system_of("/out", []) == ""
 
 
 def test_other_disks_keep_the_names(tmp_path: Path, tiny_weights: Path) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comic_upscale.errors import SettingsError
+from comic_upscale.settings.paths import expand_user
 
 if TYPE_CHECKING:
     from paramiko.config import SSHConfig, SSHConfigDict
 
 SSH_PORT = 22
+_LAST_PORT = 65535
 MOST_JUMPS = 8
 
 _TARGET = re.compile(
@@ -82,7 +84,7 @@ def find_address(
     if port is not None:
         address = replace(address, port=port)
     if identity is not None:
-        address = replace(address, keys=(identity.expanduser(), *address.keys))
+        address = replace(address, keys=(expand_user(identity), *address.keys))
     return address
 
 
@@ -94,13 +96,13 @@ def _look_up(target: str, files: SshFiles, *, jumped: int) -> Address:
         found = _configuration(files.config).lookup(name)
     except ConfigParseError as error:
         raise SettingsError(f"{files.config} cannot be read: {error}") from error
-    known = tuple(Path(path).expanduser() for path in found.get("userknownhostsfile", "").split())
+    known = tuple(expand_user(Path(path)) for path in found.get("userknownhostsfile", "").split())
     return Address(
         name=target,
         host=found.get("hostname", name),
-        port=port or int(found.get("port", SSH_PORT)),
+        port=port or _port(found.get("port", str(SSH_PORT)), f"{files.config}, for {name},"),
         user=user or found.get("user", files.user),
-        keys=tuple(Path(path).expanduser() for path in found.get("identityfile", [])),
+        keys=tuple(expand_user(Path(path)) for path in found.get("identityfile", [])),
         only_these_keys=found.get("identitiesonly", "no").lower() == "yes",
         known_hosts=known or (files.known_hosts,),
         key_alias=found.get("hostkeyalias"),
@@ -147,4 +149,17 @@ def _split(target: str) -> tuple[str | None, str, int | None]:
     if match is None or text.startswith("-"):
         raise SettingsError(f"{target!r} is not a machine: give HOST, USER@HOST or USER@HOST:PORT")
     port = match["port"]
-    return match["user"], match["six"] or match["host"], None if port is None else int(port)
+    return match["user"], match["six"] or match["host"], None if port is None else _port(port, repr(target))
+
+
+def _port(text: str, origin: str) -> int:
+    """Return the number of a port.
+
+    Raises:
+        SettingsError: there is no such port. Some systems would quietly connect to another one.
+    """
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= _LAST_PORT):
+        raise SettingsError(
+            f"{origin} has no valid port: it must be between 1 and {_LAST_PORT}, not {text[:20]!r}"
+        )
+    return int(text)

@@ -6,6 +6,7 @@ The machine is not trusted. Every step has a deadline, and every stream has a li
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +15,7 @@ from typing import Any, cast
 
 import paramiko
 
-from comic_upscale.errors import ConnectionLostError, RemoteError
+from comic_upscale.errors import ConnectionLostError, RemoteError, UnreachableError
 from comic_upscale.execution.ssh.address import SSH_PORT, Address
 from comic_upscale.execution.ssh.deadline import Deadline
 from comic_upscale.execution.ssh.host_keys import AskHostKey, HostKey, key_changed, load_known_hosts, policy
@@ -343,13 +344,26 @@ def _connect(
             raise RemoteError(f"{address.name} breaks the rules of SSH: {error}") from error
         except (paramiko.SSHException, EOFError, OSError) as error:
             why = "it did not answer in time" if deadline.expired else _describe(error)
-            raise ConnectionLostError(
+            kind = UnreachableError if _nothing_answers(error) else ConnectionLostError
+            raise kind(
                 f"{address.name} ({address.host}, port {address.port}) cannot be reached: {why}"
             ) from error
     transport = client.get_transport()
     assert transport is not None
     transport.set_keepalive(KEEPALIVE_SECONDS)
     _set_tcp_timeout(transport)
+
+
+def _nothing_answers(error: Exception) -> bool:
+    """Return whether an error of connecting says that nothing is there, so that a wrong address is likely."""
+    import socket
+
+    if isinstance(error, paramiko.ChannelException):
+        # The jump host could not connect, or does not forward.
+        return error.code in (1, 2)
+    return isinstance(error, (ConnectionRefusedError, socket.gaierror)) or (
+        isinstance(error, OSError) and error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH)
+    )
 
 
 def _log_in(

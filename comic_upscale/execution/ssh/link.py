@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TypeVar
 
-from comic_upscale.errors import ConnectionLostError, RemoteError
+from comic_upscale.errors import ConnectionLostError, RemoteError, UnreachableError
 from comic_upscale.execution.ssh.connection import Connection, Ended
 from comic_upscale.retries import RetryPolicy, with_retries
 
@@ -23,11 +23,15 @@ class Link:
     Args:
         connect: returns a connection that is not open yet.
         retry: how a lost connection is retried.
+        may_be_starting: whether the first connection is retried, too, if nothing answers at the address.
     """
 
-    def __init__(self, connect: Callable[[], Connection], retry: RetryPolicy) -> None:
+    def __init__(
+        self, connect: Callable[[], Connection], retry: RetryPolicy, *, may_be_starting: bool = True
+    ) -> None:
         self._connect = connect
         self._retry = retry
+        self._was_reached = may_be_starting
         self._connection: Connection | None = None
         self._aborted = threading.Event()
 
@@ -107,6 +111,15 @@ class Link:
             self._connection = self._connect()
             try:
                 self._connection.open()
+                self._was_reached = True
+            except UnreachableError as error:
+                self.close()
+                if self._was_reached:
+                    raise
+                raise RemoteError(
+                    f"{error}. Check the address, and that the machine is running. `remote upscale --patience SECONDS` "
+                    "waits for one that is still starting"
+                ) from error
             except BaseException:
                 self.close()
                 raise

@@ -69,6 +69,7 @@ class Machine:
         container: the image whose Python to use: its name, or a file written by ``docker save``.
         resources: resource settings for the run there, as JSON by the names of `ResourceSettings`; the machine uses
             its own defaults for the rest.
+        may_be_starting: whether the first connection is retried, too, if nothing answers at the address.
     """
 
     def __init__(
@@ -80,8 +81,9 @@ class Machine:
         python: str | None = None,
         container: str | Path | None = None,
         resources: Mapping[str, Any] | None = None,
+        may_be_starting: bool = True,
     ) -> None:
-        self._link = Link(connect, retry)
+        self._link = Link(connect, retry, may_be_starting=may_be_starting)
         self._uploader = Uploader(self._link)
         self._given_base = base
         self._given_python = python

@@ -27,7 +27,7 @@ from comic_upscale.settings.job import JobSettings
 from tests.engines.conftest import MakeNetwork
 from tests.fakes import NearestEngine
 
-no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a card that must not be there")
+no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU that must not be there")
 CPU = torch.device("cpu")
 
 

@@ -220,6 +220,75 @@ def test_a_user_that_is_not_let_in_and_a_machine_that_is_not_there(box: Box) -> 
         Connection(find_address("box", files_of(box)), never).open()
 
 
+def test_a_first_connection_that_nothing_answers_is_not_retried(box: Box, remote: Invoke) -> None:
+    box.stop()
+    for command in ("check", "status", "logs", "stop"):
+        code, _, err = remote(command, *box.options())
+        assert code == 9
+        assert "127.0.0.1" in err
+        assert "Check the address" in err
+        assert "retrying" not in err
+    config = box.folder / "ssh_config"
+    config.write_text(config.read_text().replace("127.0.0.1", "nowhere.invalid"))
+    code, _, err = remote("status", *box.options())
+    assert (code, "retrying" in err) == (9, False)
+
+
+def test_with_patience_a_machine_that_is_still_starting_is_retried(box: Box) -> None:
+    address = find_address("box", files_of(box))
+    reasons: list[str] = []
+    box.stop()
+
+    def switch_on(_: float) -> bool:
+        if reasons and box.server is None:
+            box.start()
+        return False
+
+    retry = RetryPolicy(60.0, switch_on, reasons.append)
+    machine = Machine(lambda: Connection(address, never), retry)
+    try:
+        machine.connect()
+    finally:
+        machine.close()
+    assert any("refused" in reason for reason in reasons)
+
+
+def test_a_machine_that_was_reached_is_retried_although_it_refuses(box: Box) -> None:
+    address = find_address("box", files_of(box))
+    reasons: list[str] = []
+
+    def switch_on(_: float) -> bool:
+        if any("refused" in reason for reason in reasons) and box.server is None:
+            box.start()
+        return False
+
+    retry = RetryPolicy(60.0, switch_on, reasons.append)
+    machine = Machine(lambda: Connection(address, never), retry, may_be_starting=False)
+    try:
+        machine.connect()
+        box.stop()
+        assert machine.jobs() == []
+    finally:
+        machine.close()
+    assert any("refused" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize("target", ["box:0", "box:65536", "root@[::1]:99999"])
+def test_a_port_that_does_not_exist_is_refused(target: str, tmp_path: Path) -> None:
+    files = SshFiles(user="me", config=tmp_path / "config", known_hosts=tmp_path / "known")
+    with pytest.raises(SettingsError, match="between 1 and 65535"):
+        find_address(target, files)
+    files.config.write_text("Host odd\n  Port many\n")
+    with pytest.raises(SettingsError, match="between 1 and 65535"):
+        find_address("odd", files)
+
+
+def test_named_files_that_do_not_exist_are_mistakes(remote: Invoke, tmp_path: Path) -> None:
+    for option in ("--ssh-config", "--identity"):
+        code, _, err = remote("check", "box", option, tmp_path / "nothing")
+        assert (code, option in err) == (2, True)
+
+
 def test_a_key_with_a_passphrase_says_what_to_do(box: Box) -> None:
     import subprocess
 
