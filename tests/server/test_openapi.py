@@ -31,6 +31,8 @@ FOLDERS = (("post", "/api/upscale"), ("delete", "/api/upscale"))
 READING = ("/api/v1/estimates",)
 """Routes that are sent by POST and change nothing."""
 OWN_ACCOUNT = "/api/v1/auth/"
+BY_PASSWORD = ("/api/v1/auth/login", "/api/v1/auth/logout", "/api/v1/auth/password", "/login")
+"""Routes that look at a password or a session, and at no key."""
 CONVERT = "/convert"
 """Answers a refusal with the page, so it has no status of an error."""
 
@@ -62,7 +64,7 @@ def is_for_administrators(method: str, path: str) -> bool:
 
 
 def changes_something(method: str, path: str) -> bool:
-    return method != "get" and path not in READING and not path.startswith(OWN_ACCOUNT)
+    return method != "get" and path not in READING and path not in BY_PASSWORD
 
 
 def url_of(path: str, ids: dict[str, str] | None = None) -> str:
