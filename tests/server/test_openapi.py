@@ -31,7 +31,10 @@ FOLDERS = (("post", "/api/upscale"), ("delete", "/api/upscale"))
 READING = ("/api/v1/estimates",)
 """Routes that are sent by POST and change nothing."""
 OWN_ACCOUNT = "/api/v1/auth/"
-BY_PASSWORD = ("/api/v1/auth/login", "/api/v1/auth/logout", "/api/v1/auth/password", "/login")
+BY_PASSWORD = (
+    "/api/v1/auth/login", "/api/v1/auth/logout", "/api/v1/auth/password", "/api/v1/auth/totp",
+    "/api/v1/auth/totp/confirm", "/login",
+)  # fmt: skip
 """Routes that look at a password or a session, and at no key."""
 CONVERT = "/convert"
 """Answers a refusal with the page, so it has no status of an error."""
@@ -79,8 +82,8 @@ def request(client: httpx.Client, method: str, url: str, operation: dict[str, An
         return client.request(method.upper(), url, files=files)
     if "application/x-www-form-urlencoded" in content:
         return client.request(method.upper(), url, data={"username": "nobody", "password": "nothing"})
-    passwords = {"current_password": "nothing", "new_password": "nothing else"}
-    return client.request(method.upper(), url, json=passwords if content else None)
+    fields = {"current_password": "nothing", "new_password": "nothing else", "name": "x", "code": "123456"}
+    return client.request(method.upper(), url, json=fields if content else None)
 
 
 def test_every_route_is_described(paths: dict[str, Any]) -> None:
