@@ -66,4 +66,6 @@ def _announce(settings: ServerSettings, addresses: Addresses) -> None:
     typer.echo(f"Pages:    {addresses.pages}")
     typer.echo(f"REST API: {addresses.api}/docs")
     typer.echo(f"Data:     {settings.data}  (comic-upscale server key create makes a key)")
+    if addresses.setup is not None:
+        typer.echo(f"Setup:    {addresses.setup}  (creates the first administrator)")
     sys.stdout.flush()

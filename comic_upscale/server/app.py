@@ -33,6 +33,7 @@ from comic_upscale.server.api import (
 from comic_upscale.server.api.errors import add_error_handlers, error_response
 from comic_upscale.server.api.openapi import describe
 from comic_upscale.server.ids import new_id
+from comic_upscale.server.pages.app import create_pages
 from comic_upscale.server.services import Services
 from comic_upscale.version import __version__
 
@@ -45,11 +46,16 @@ MOST_BODY = 1 << 20
 """Bytes of the body of any request but an upload."""
 _TOO_LARGE = f"The body of this request may have at most {MOST_BODY} bytes."
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_TOKEN = re.compile(r"(/api/v1/(?:files|bundles/[a-z]+)/)[^/]+")
+_TOKEN = re.compile(r"(/(?:api/v1/(?:files|bundles/[a-z]+)|setup|shared)/)[^/]+")
 
 
-def create_app(services: Services) -> FastAPI:
-    """Return the application of a server."""
+def create_app(services: Services, *, pages: bool = False) -> FastAPI:
+    """Return the application of a server.
+
+    Args:
+        services: of the server.
+        pages: also serve the pages for people.
+    """
     app = FastAPI(
         title="comic-upscale",
         version=__version__,
@@ -70,9 +76,13 @@ def create_app(services: Services) -> FastAPI:
     ):  # fmt: skip
         app.include_router(topic.router, max_body_size=MOST_BODY)
 
-    @app.get("/", include_in_schema=False)
-    async def home() -> RedirectResponse:
-        return RedirectResponse("/docs")
+    if pages:
+        app.mount("/", create_pages(services))
+    else:
+
+        @app.get("/", include_in_schema=False)
+        async def home() -> RedirectResponse:
+            return RedirectResponse("/docs")
 
     app.add_middleware(_EveryRequest)
     return app
@@ -104,6 +114,10 @@ class _EveryRequest:
                 if status == 413 and headers.get("content-type", "").startswith("text/plain"):
                     # The limit of a body answers before the handlers of errors do.
                     raise _BodyTooLargeError
+                location = headers.get("location", "")
+                if location.startswith("/") and (root := scope.get("root_path")):
+                    # Routes name their targets below the root of the server, wherever a proxy shows it.
+                    headers["location"] = f"{root}{location}"
                 headers["X-Request-Id"] = request_id
                 headers.setdefault("X-Content-Type-Options", "nosniff")
                 headers.setdefault("Referrer-Policy", "no-referrer")

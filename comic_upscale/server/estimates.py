@@ -18,6 +18,23 @@ def seconds_until_done(connection: Connection, row: Mapping[str, Any]) -> float 
 
     The server does not open the files, so it compares their bytes with those of recent jobs.
     """
+    rate = seconds_per_byte(connection)
+    if rate is None:
+        return None
+    before = (
+        sa.select(sa.func.coalesce(sa.func.sum(uploads.c.size), 0))
+        .join(jobs, uploads.c.id == jobs.c.upload_id)
+        .where(
+            jobs.c.status.in_(("queued", "running")),
+            sa.or_(jobs.c.id == row["id"], jobs.c.created_at <= row["created_at"]),
+        )
+    )
+    waiting = connection.scalar(before) or 0
+    return round(float(waiting) * rate, 1)
+
+
+def seconds_per_byte(connection: Connection) -> float | None:
+    """Return how long recent jobs took for a byte of their uploads; None before the first job was done."""
     recent = (
         sa.select(jobs.c.seconds, uploads.c.size)
         .join(uploads, uploads.c.id == jobs.c.upload_id)
@@ -31,13 +48,4 @@ def seconds_until_done(connection: Connection, row: Mapping[str, Any]) -> float 
     ).one()
     if not seconds or not size:
         return None
-    before = (
-        sa.select(sa.func.coalesce(sa.func.sum(uploads.c.size), 0))
-        .join(jobs, uploads.c.id == jobs.c.upload_id)
-        .where(
-            jobs.c.status.in_(("queued", "running")),
-            sa.or_(jobs.c.id == row["id"], jobs.c.created_at <= row["created_at"]),
-        )
-    )
-    waiting = connection.scalar(before) or 0
-    return round(float(waiting) * float(seconds) / float(size), 1)
+    return float(seconds) / float(size)

@@ -7,9 +7,11 @@ from typing import Literal, TypeAlias
 
 from itsdangerous import BadSignature, SignatureExpired, URLSafeTimedSerializer
 
-Purpose: TypeAlias = Literal["file", "results", "originals"]
+Purpose: TypeAlias = Literal["file", "results", "originals", "share"]
 
 LIFETIME_SECONDS = 600
+SHARED_SECONDS = 7 * 86_400
+"""How long a link is valid that a person gives to somebody else."""
 
 
 class LinkError(Exception):
@@ -26,7 +28,7 @@ class Link:
 
     purpose: Purpose
     object_id: str
-    """A file; or the job or upload whose files go into one ZIP."""
+    """A file; the job or upload whose files go into one ZIP; or the job that is shared."""
 
 
 class Links:
@@ -40,7 +42,7 @@ class Links:
         self._secrets = secrets
 
     def sign(self, link: Link) -> str:
-        """Return a token for a link, which is valid for `LIFETIME_SECONDS`."""
+        """Return a token for a link, which is valid for `LIFETIME_SECONDS`, or `SHARED_SECONDS` to share a job."""
         return str(self._serializer(link.purpose).dumps(link.object_id))
 
     def verify(self, purpose: Purpose, token: str) -> Link:
@@ -51,7 +53,8 @@ class Links:
             LinkError: it was not signed by this server for this purpose.
         """
         try:
-            content = self._serializer(purpose).loads(token, max_age=LIFETIME_SECONDS)
+            lifetime = SHARED_SECONDS if purpose == "share" else LIFETIME_SECONDS
+            content = self._serializer(purpose).loads(token, max_age=lifetime)
         except SignatureExpired:
             raise LinkExpiredError from None
         except BadSignature:

@@ -36,6 +36,8 @@ class Addresses:
     """URL of the pages."""
     api: str
     """URL of the REST interface."""
+    setup: str | None = None
+    """URL of the page that creates the first administrator; None if there is one."""
 
 
 def serve(
@@ -113,8 +115,8 @@ class _Running:
         if self._worker is not None:
             supervisor = Supervisor(settings, self._services.database, self._worker)
             self._services = replace(self._services, supervisor=supervisor)
-        app = create_app(self._services)
-        servers = [_Server(_config(app, settings)) for _ in sockets]
+        apps = (create_app(self._services, pages=True), create_app(self._services))
+        servers = [_Server(_config(app, settings)) for app in apps]
         async with asyncio.TaskGroup() as group:
             for server, each in zip(servers, sockets, strict=True):
                 group.create_task(server.serve(sockets=[each]))
@@ -123,7 +125,10 @@ class _Running:
                 group.create_task(self._services.supervisor.run())
             while not all(server.started for server in servers):  # noqa: ASYNC110 - uvicorn has no event
                 await asyncio.sleep(0.01)
-            self._on_ready(Addresses(*(_url(each) for each in sockets)))
+            pages, api = (_url(each) for each in sockets)
+            token = self._services.setup_token
+            setup = None if token is None else f"{pages}/setup/{token}"
+            self._on_ready(Addresses(pages, api, setup))
             await self._stop.wait()
             self._services.hub.close()
             for task in background:
@@ -158,6 +163,7 @@ def _config(app: object, settings: ServerSettings) -> uvicorn.Config:
         lifespan="off",
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=list(settings.trusted_proxies),
+        root_path=settings.root_path,
         timeout_graceful_shutdown=GRACE_SECONDS,
         h11_max_incomplete_event_size=64 << 10,
     )

@@ -16,6 +16,7 @@ from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.migrate import check_schema, migrate
 from comic_upscale.server.events import Hub
 from comic_upscale.server.files import FileStore
+from comic_upscale.server.ids import new_secret
 from comic_upscale.server.links import Links
 from comic_upscale.server.live import Live
 from comic_upscale.server.metrics import Metrics
@@ -58,6 +59,8 @@ class Services:
     """The user that owns uploads without an account."""
     environment_id: str | None
     """The user of the key from the environment; None without such a key."""
+    setup_token: str | None = None
+    """Lets whoever has it create the first administrator; None if there is one, or a password for one."""
     supervisor: Supervisor | None = None
     """Starts the worker; None where workers are started in another way."""
     quoting: Quoting | None = None
@@ -169,6 +172,7 @@ def open_services(settings: ServerSettings) -> Services:
             passwords=passwords,
             anonymous_id=anonymous,
             environment_id=key_user,
+            setup_token=None if database.read(has_admin) else new_secret(),
         )
     except BaseException:
         passwords.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeAlias
@@ -123,11 +124,18 @@ class ServerSettings:
     ] = "127.0.0.1"
     port: Annotated[
         int, Ge(0), Lt(65536),
-        Opt("Port of the pages, which so far lead to the REST interface; 0 for a free one.", panel=NETWORK),
+        Opt("Port of the pages and the REST interface; 0 for a free one.", panel=NETWORK),
     ] = 5800  # fmt: skip
     api_port: Annotated[
-        int, Ge(0), Lt(65536), Opt("Port of the REST interface; 0 for a free one.", panel=NETWORK)
+        int, Ge(0), Lt(65536), Opt("Port of the REST interface alone; 0 for a free one.", panel=NETWORK)
     ] = 5900
+    root_path: Annotated[
+        str,
+        Opt(
+            "Path under which a reverse proxy shows the server, such as /comics. The proxy removes it from requests.",
+            metavar="PATH", default_text="the root of the host", panel=NETWORK,
+        ),
+    ] = ""  # fmt: skip
     trusted_proxies: Annotated[
         tuple[str, ...],
         Opt(
@@ -290,6 +298,10 @@ class ServerSettings:
         require(
             (self.s3_access_key_id is None) == (self.s3_secret_access_key is None),
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY belong together: set both or none",
+        )
+        require(
+            re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", self.root_path) is not None,
+            "--root-path must be a path such as /comics, without a slash at its end",
         )
         if self.webhook_secret is not None:
             require(

@@ -52,6 +52,7 @@ from comic_upscale.worker.beat import CANCELED, LOST, STOPPING, Heartbeat
 from comic_upscale.worker.crashes import DEATHS, PAGES_IN_A_ROW, CrashWatch
 from comic_upscale.worker.engines import EngineCache
 from comic_upscale.worker.members import Member, find_members
+from comic_upscale.worker.pictures import store_pictures
 from comic_upscale.worker.saved_state import SavedState, delete_state, take_results
 
 log = logging.getLogger(__name__)
@@ -317,6 +318,7 @@ class JobRunner:
         """Copy the results into the storage and complete the job, or leave nothing there that no row names."""
         stored: list[tuple[str, StoredFile]] = []
         members: list[list[Member] | None] = []
+        pictures: list[tuple[str, StoredFile]] = []
         try:
             for number, path in enumerate(_outputs(output)):
                 # With the fence, a worker that lost the job cannot overwrite the results of the next one.
@@ -328,13 +330,26 @@ class JobRunner:
                         file = store_file(self._files, key, content)
                 stored.append((name, file))
                 members.append(find_members(path) if path.suffix == ".cbz" else None)
-            self._database.write(lambda connection: _complete(connection, claimed, stored, members, result))
+            pictures = self._pictures(claimed, output, [name for name, _ in stored])
+            self._database.write(
+                lambda connection: _complete(connection, claimed, stored, members, pictures, result)
+            )
         except OSError as error:
-            self._discard(stored)
+            self._discard([*stored, *pictures])
             raise OutputError(f"the results cannot be read: {error.strerror or error}") from error
         except BaseException:
-            self._discard(stored)
+            self._discard([*stored, *pictures])
             raise
+
+    def _pictures(
+        self, claimed: queue.Claim, output: Path, results: list[str]
+    ) -> list[tuple[str, StoredFile]]:
+        """Store the pictures of the pages. A job without them is complete, too."""
+        try:
+            return store_pictures(self._files, f"pictures/{claimed.job_id}/{claimed.fence}", output, results)
+        except Exception:
+            log.exception("job %s: no pictures of its pages", claimed.job_id)
+            return []
 
     def _discard(self, stored: list[tuple[str, StoredFile]]) -> None:
         jobs.discard_files(self._database, self._files, [file for _, file in stored])
@@ -382,20 +397,26 @@ def _complete(
     claimed: queue.Claim,
     stored: list[tuple[str, StoredFile]],
     members: list[list[Member] | None],
+    pictures: list[tuple[str, StoredFile]],
     result: queue.Result,
 ) -> None:
     queue.complete(connection, claimed, result)
     take_results(connection, claimed.job_id, [file.key for _, file in stored])
     now = connection.scalar(sa.select(now_ms()))
+    rows: list[tuple[str, int, str, StoredFile, list[Member] | None]] = [
+        ("result", number, name, file, pages)
+        for number, ((name, file), pages) in enumerate(zip(stored, members, strict=True))
+    ]
+    rows += [(kind, 0, kind, file, None) for kind, file in pictures]
     connection.execute(
         sa.insert(files_table),
         [
             {
-                "id": new_id(), "job_id": claimed.job_id, "kind": "result", "position": number, "name": name,
+                "id": new_id(), "job_id": claimed.job_id, "kind": kind, "position": position, "name": name,
                 "storage_key": file.key, "size": file.size, "sha256": file.sha256, "created_at": now,
                 "members": pages,
             }
-            for number, ((name, file), pages) in enumerate(zip(stored, members, strict=True))
+            for kind, position, name, file, pages in rows
         ],
     )  # fmt: skip
 

@@ -63,7 +63,7 @@ async def authenticate(request: Request, services: Services, text: str | None) -
     address = client_address(request)
     account = await _by_key(services, text) if text is not None else await _by_session(request, services)
     if account is None and (text is not None or not services.settings.public):
-        _limit(services, f"address:{address}")
+        limit_requests(services, f"address:{address}")
         raise ApiError(
             401, "unauthorized", "Send a valid API key in the header X-API-Key, or log in.",
             headers={"WWW-Authenticate": BASIC if request.url.path.startswith("/opds") else "Bearer"},
@@ -72,7 +72,7 @@ async def authenticate(request: Request, services: Services, text: str | None) -
         account = Account(
             user_id=services.anonymous_id, name=ANONYMOUS, role="anonymous", scopes=scopes_of("anonymous")
         )
-    _limit(services, f"address:{address}" if account.is_anonymous else f"user:{account.user_id}")
+    limit_requests(services, f"address:{address}" if account.is_anonymous else f"user:{account.user_id}")
     return replace(account, address=address)
 
 
@@ -197,7 +197,12 @@ async def _by_key(services: Services, text: str) -> Account | None:
     return account
 
 
-def _limit(services: Services, who: str) -> None:
+def limit_requests(services: Services, who: str) -> None:
+    """Count a request of an account or address.
+
+    Raises:
+        ApiError: 429, there were too many.
+    """
     item = RateLimitItemPerMinute(services.settings.rate_limit)
     if not services.limiter.hit(item, who):
         raise too_many(services, item, who)

@@ -133,7 +133,18 @@ async def change_password(request: Request, services: Server, change: NewPasswor
     found = await find_session(request, services)
     if found is None:
         raise ApiError(401, "unauthorized", "Log in first.")
-    account = found.account
+    return await replace_password(request, services, found.account, change)
+
+
+async def replace_password(
+    request: Request, services: Services, account: Account, change: NewPassword
+) -> JSONResponse:
+    """Change the password of a user whose session was checked, and return the answer with the new cookie.
+
+    Raises:
+        ApiError: 400, 401 or 429.
+        BusyError: too many passwords wait.
+    """
     limit_logins(services, account.name)
     user = await services.database.read_async(lambda connection: accounts.find_user(connection, account.name))
     if user is None or not await services.passwords.verify(user["password_hash"], change.current_password):

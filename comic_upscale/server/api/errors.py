@@ -89,6 +89,29 @@ def error_response(
     return JSONResponse({"error": content}, status, dict(headers or {}))
 
 
+def as_api_error(error: ComicUpscaleError) -> ApiError:
+    """Return what a client is told about an error of this package. What is no fault of the request is logged."""
+    if isinstance(error, FieldError):
+        return ApiError(400, "invalid", str(error), field=error.field)
+    if isinstance(error, BusyError):
+        return ApiError(503, "busy", str(error), headers={"Retry-After": "5"})
+    if isinstance(error, SettingsError):
+        return ApiError(400, "invalid", str(error))
+    if isinstance(error, KeyReusedError):
+        return ApiError(409, "key_reused", str(error), field="Idempotency-Key")
+    if isinstance(error, QuotaError):
+        return ApiError(429, "quota", str(error), field="file", headers={"Retry-After": "3600"})
+    if isinstance(error, DiskFullError):
+        return ApiError(507, "insufficient_storage", str(error), headers={"Connection": "close"})
+    log.error("%s", error)
+    if isinstance(error, StorageError):
+        headers = {"Retry-After": "5", "Connection": "close"}
+        return ApiError(503, "unavailable", "The storage cannot be used.", headers=headers)
+    if isinstance(error, DatabaseError):
+        return ApiError(503, "unavailable", "The database cannot be used.", headers={"Retry-After": "5"})
+    return ApiError(500, "internal", "The server could not do this; its log says why.")
+
+
 def add_error_handlers(app: FastAPI) -> None:
     """Let every error of an app have the same form."""
 
@@ -113,35 +136,8 @@ def add_error_handlers(app: FastAPI) -> None:
         return error_response(error.status_code, code, str(error.detail), None, error.headers)
 
     @app.exception_handler(ComicUpscaleError)
-    async def on_own_error(_request: Request, error: ComicUpscaleError) -> JSONResponse:
-        if isinstance(error, FieldError):
-            return error_response(400, "invalid", str(error), error.field)
-        if isinstance(error, BusyError):
-            return error_response(503, "busy", str(error), None, {"Retry-After": "5"})
-        if isinstance(error, SettingsError):
-            return error_response(400, "invalid", str(error))
-        if isinstance(error, KeyReusedError):
-            return error_response(409, "key_reused", str(error), "Idempotency-Key")
-        if isinstance(error, QuotaError):
-            return error_response(429, "quota", str(error), "file", {"Retry-After": "3600"})
-        if isinstance(error, DiskFullError):
-            return error_response(507, "insufficient_storage", str(error), None, {"Connection": "close"})
-        if isinstance(error, StorageError):
-            log.error("%s", error)
-            return error_response(
-                503,
-                "unavailable",
-                "The storage cannot be used.",
-                None,
-                {"Retry-After": "5", "Connection": "close"},
-            )
-        if isinstance(error, DatabaseError):
-            log.error("%s", error)
-            return error_response(
-                503, "unavailable", "The database cannot be used.", None, {"Retry-After": "5"}
-            )
-        log.error("%s", error)
-        return error_response(500, "internal", "The server could not do this; its log says why.")
+    async def on_own_error(request: Request, error: ComicUpscaleError) -> JSONResponse:
+        return await on_api_error(request, as_api_error(error))
 
     @app.exception_handler(ClientDisconnect)
     async def on_disconnect(_request: Request, _error: ClientDisconnect) -> JSONResponse:

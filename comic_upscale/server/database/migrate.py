@@ -71,6 +71,11 @@ def check_known(revision: str) -> None:
     _check_known(ScriptDirectory.from_config(config), revision)
 
 
+def schema_revision(connection: Connection) -> str | None:
+    """Return the revision of a database's schema; None if it has none."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
 def _check_known(scripts: ScriptDirectory, revision: str | None) -> None:
     known = {script.revision for script in scripts.walk_revisions()}
     if revision is not None and revision not in known:

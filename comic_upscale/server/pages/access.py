@@ -1,0 +1,158 @@
+"""Who looks at a page: a person who has signed in, or anybody where the server is public."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated, TypeAlias
+from urllib.parse import quote
+
+from fastapi import Depends, Request
+
+from comic_upscale.server import sessions
+from comic_upscale.server.accounts import ANONYMOUS, Account, scopes_of
+from comic_upscale.server.api import cookies
+from comic_upscale.server.api.access import Server, client_address, limit_requests
+from comic_upscale.server.api.errors import ApiError
+from comic_upscale.server.services import Services
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """Who looks at a page."""
+
+    account: Account
+    csrf_token: str = ""
+    """Proves that a form comes from a page of this server; empty without a session."""
+    must_change_password: bool = False
+
+    @property
+    def is_person(self) -> bool:
+        """Whether somebody has signed in."""
+        return not self.account.is_anonymous
+
+
+class SignInError(Exception):
+    """A page is for people who have signed in.
+
+    Args:
+        target: the page to go to, below the root of the server.
+    """
+
+    def __init__(self, target: str) -> None:
+        super().__init__(target)
+        self.target = target
+
+
+async def find_viewer(request: Request, services: Services) -> Viewer | None:
+    """Return who has signed in; None if nobody has.
+
+    Raises:
+        ApiError: 403, a form without the token of its session.
+    """
+    secret = cookies.read_session(request)
+    if secret is None:
+        return None
+    found = await services.database.read_async(lambda connection: sessions.find(connection, secret))
+    if found is None:
+        return None
+    if request.method not in cookies.SAFE_METHODS:
+        await _check_form(request, secret)
+    if found.should_record:
+        session_id = str(found.account.session_id)
+        await services.database.write_async(lambda connection: sessions.record_use(connection, session_id))
+    account = replace(found.account, address=client_address(request))
+    viewer = Viewer(account, sessions.csrf_token(secret), found.must_change_password)
+    request.state.viewer = viewer
+    return viewer
+
+
+async def signed_in(request: Request, services: Server) -> Viewer:
+    """Return who has signed in, also with a first password that must be changed.
+
+    Raises:
+        SignInError: nobody has.
+        ApiError: 403, a form without the token of its session.
+    """
+    viewer = await find_viewer(request, services)
+    if viewer is None:
+        raise SignInError("/sign-in")
+    return viewer
+
+
+async def current_viewer(request: Request, services: Server) -> Viewer:
+    """Return who looks at a page that needs an account, or that is open where the server is public.
+
+    Raises:
+        SignInError: nobody has signed in, or the password must be changed first.
+        ApiError: 403, a form without the token of its session; 429, too many requests.
+    """
+    viewer = await find_viewer(request, services)
+    if viewer is not None and viewer.must_change_password:
+        raise SignInError("/password")
+    if viewer is None and services.settings.public:
+        cookies.check_same_site(request)
+        account = Account(
+            user_id=services.anonymous_id, name=ANONYMOUS, role="anonymous",
+            scopes=scopes_of("anonymous"), address=client_address(request),
+        )  # fmt: skip
+        viewer = request.state.viewer = Viewer(account)
+    if viewer is None:
+        # A form cannot be sent again after signing in, so its page is not where to go then.
+        here = f"?next={quote(page_address(request))}" if request.method == "GET" else ""
+        raise SignInError(f"/sign-in{here}")
+    account = viewer.account
+    limit_requests(
+        services, f"address:{account.address}" if account.is_anonymous else f"user:{account.user_id}"
+    )
+    return viewer
+
+
+async def current_person(viewer: Annotated[Viewer, Depends(current_viewer)]) -> Viewer:
+    """Return who has signed in; errors as for `current_viewer`."""
+    if not viewer.is_person:
+        raise SignInError("/sign-in")
+    return viewer
+
+
+async def current_admin(viewer: Annotated[Viewer, Depends(current_person)]) -> Viewer:
+    """Return the administrator who looks at a page; errors as for `current_viewer`, and 403 for others."""
+    if not viewer.account.is_admin:
+        raise ApiError(403, "forbidden", "This page is for administrators.")
+    return viewer
+
+
+SignedIn: TypeAlias = Annotated[Viewer, Depends(signed_in)]
+CurrentViewer: TypeAlias = Annotated[Viewer, Depends(current_viewer)]
+Person: TypeAlias = Annotated[Viewer, Depends(current_person)]
+Admin: TypeAlias = Annotated[Viewer, Depends(current_admin)]
+
+
+def root_of(request: Request) -> str:
+    """Return the path under which a proxy shows this server; empty at the root of a host."""
+    return str(request.scope.get("app_root_path", request.scope.get("root_path", ""))).rstrip("/")
+
+
+def page_address(request: Request) -> str:
+    """Return path and query of the page that was asked for, below the root of the server."""
+    path = request.url.path.removeprefix(root_of(request)) or "/"
+    return f"{path}?{request.url.query}" if request.url.query else path
+
+
+def safe_target(target: str) -> str:
+    """Return a page to go to after signing in; the first page in place of an address of another host."""
+    is_own = target.startswith("/") and not target.startswith("//") and "\\" not in target
+    return target if is_own and target.isprintable() else "/"
+
+
+async def _check_form(request: Request, secret: str) -> None:
+    """Refuse a form without the token of its session, or from a page of another host."""
+    cookies.check_same_site(request)
+    token = request.headers.get("x-csrf-token")
+    if token is None and request.headers.get("content-type", "").startswith(
+        "application/x-www-form-urlencoded"
+    ):
+        token = str((await request.form()).get("csrf_token", ""))
+    if not sessions.is_csrf_token(secret, token or ""):
+        raise ApiError(
+            403, "csrf", "This form is too old: go back, load the page again, and send it once more."
+        )

@@ -1,0 +1,192 @@
+"""Signing in and out, passwords, and the sessions and keys of the person who has signed in."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Request, Response
+from sqlalchemy.engine import Connection
+
+from comic_upscale.errors import SettingsError
+from comic_upscale.server import accounts, keys, sessions, setup
+from comic_upscale.server.accounts import SCOPES
+from comic_upscale.server.api import auth, cookies
+from comic_upscale.server.api.access import Server
+from comic_upscale.server.api.auth import Login, NewKey, NewPassword
+from comic_upscale.server.api.errors import ApiError, as_api_error, not_found
+from comic_upscale.server.pages.access import Person, SignedIn, find_viewer, safe_target
+from comic_upscale.server.pages.render import go_to, render
+from comic_upscale.server.services import Services
+
+router = APIRouter()
+
+Text = Annotated[str, Form(max_length=1024)]
+
+
+@router.get("/sign-in")
+async def show_sign_in(request: Request, services: Server, next: str = "/") -> Response:
+    """Show the form for signing in."""
+    viewer = await find_viewer(request, services)
+    if viewer is not None and not viewer.must_change_password:
+        return go_to(request, safe_target(next))
+    return render(request, "sign_in.html", next=safe_target(next), name="", error=None)
+
+
+@router.post("/sign-in")
+async def sign_in(
+    request: Request, services: Server, username: Text, password: Text, next: Text = "/"
+) -> Response:
+    """Begin a session."""
+    try:
+        answer = await auth.log_in(
+            request, services, Login.model_construct(username=username, password=password)
+        )
+    except (ApiError, SettingsError) as error:
+        shown = error if isinstance(error, ApiError) else as_api_error(error)
+        return render(
+            request, "sign_in.html", status=shown.status, headers=shown.headers, next=safe_target(next),
+            name=username, error=shown.message,
+        )  # fmt: skip
+    return _with_cookie(go_to(request, safe_target(next)), answer)
+
+
+@router.post("/sign-out")
+async def sign_out(request: Request, services: Server) -> Response:
+    """End the session."""
+    viewer = await find_viewer(request, services)
+    if viewer is not None and (session_id := viewer.account.session_id) is not None:
+        await services.database.write_async(lambda connection: sessions.end(connection, session_id))
+    response = go_to(request, "/sign-in", "signed-out")
+    cookies.clear_session(request, response)
+    return response
+
+
+@router.get("/password")
+async def show_password(request: Request, viewer: SignedIn) -> Response:
+    """Show the form for a new password."""
+    return render(request, "password.html", is_forced=viewer.must_change_password, error=None)
+
+
+@router.post("/password")
+async def change_password(
+    request: Request,
+    services: Server,
+    viewer: SignedIn,
+    current_password: Text,
+    new_password: Text,
+    repeated: Text,
+) -> Response:
+    """Change the password."""
+    try:
+        if new_password != repeated:
+            raise ApiError(400, "invalid", "The two new passwords differ.")
+        change = NewPassword.model_construct(current_password=current_password, new_password=new_password)
+        answer = await auth.replace_password(request, services, viewer.account, change)
+    except (ApiError, SettingsError) as error:
+        shown = error if isinstance(error, ApiError) else as_api_error(error)
+        return render(
+            request, "password.html", status=shown.status, headers=shown.headers,
+            is_forced=viewer.must_change_password, error=shown.message,
+        )  # fmt: skip
+    target = "/" if viewer.must_change_password else "/account"
+    return _with_cookie(go_to(request, target, "password"), answer)
+
+
+@router.get("/setup/{token}")
+async def show_setup(request: Request, services: Server, token: str) -> Response:
+    """Show the form that creates the first administrator."""
+    await _check_setup(services, token)
+    return render(request, "setup.html", name="admin", error=None)
+
+
+@router.post("/setup/{token}")
+async def set_up(
+    request: Request, services: Server, token: str, username: Text, password: Text, repeated: Text
+) -> Response:
+    """Create the first administrator, and sign in."""
+    cookies.check_same_site(request)
+    await _check_setup(services, token)
+    try:
+        if password != repeated:
+            raise SettingsError("the two passwords differ")
+        await setup.create_first_admin(services, username, password)
+        answer = await auth.log_in(
+            request, services, Login.model_construct(username=username, password=password)
+        )
+    except (ApiError, SettingsError) as error:
+        shown = error if isinstance(error, ApiError) else as_api_error(error)
+        return render(
+            request, "setup.html", status=shown.status, headers=shown.headers, name=username,
+            error=shown.message,
+        )  # fmt: skip
+    return _with_cookie(go_to(request, "/"), answer)
+
+
+@router.get("/account")
+async def show_account(request: Request, services: Server, person: Person) -> Response:
+    """Show the sessions and keys of the person who has signed in."""
+    return await _account_page(request, services, person)
+
+
+@router.post("/account/sessions/{session_id}/end")
+async def end_session(request: Request, services: Server, person: Person, session_id: str) -> Response:
+    """End a session."""
+    await auth.end_session(services, person.account, session_id)
+    return go_to(request, "/account", "ended")
+
+
+@router.post("/account/keys")
+async def create_key(
+    request: Request, services: Server, person: Person, name: Text, scopes: Annotated[list[str], Form()]
+) -> Response:
+    """Create a key, and show it once."""
+    try:
+        wanted = [scope for scope in SCOPES if scope in scopes]
+        created = await auth.create_key(
+            services, person.account, NewKey.model_construct(name=name, scopes=wanted)
+        )
+    except (ApiError, SettingsError) as error:
+        shown = error if isinstance(error, ApiError) else as_api_error(error)
+        return await _account_page(request, services, person, status=shown.status, error=shown.message)
+    return await _account_page(request, services, person, new_key=created["key"])
+
+
+@router.post("/account/keys/{key_id}/revoke")
+async def revoke_key(request: Request, services: Server, person: Person, key_id: str) -> Response:
+    """Revoke a key."""
+    await auth.revoke_key(services, person.account, key_id)
+    return go_to(request, "/account", "revoked")
+
+
+async def _account_page(
+    request: Request,
+    services: Services,
+    person: Person,
+    *,
+    status: int = 200,
+    error: str | None = None,
+    new_key: str | None = None,
+) -> Response:
+    user_id = person.account.user_id
+
+    def read(connection: Connection) -> tuple[object, object]:
+        return sessions.list_of(connection, user_id), keys.list_of(connection, user_id)
+
+    own_sessions, own_keys = await services.database.read_async(read)
+    return render(
+        request, "account.html", status=status, error=error, new_key=new_key, sessions=own_sessions,
+        keys=own_keys, scopes=[scope for scope in SCOPES if scope in person.account.scopes],
+    )  # fmt: skip
+
+
+async def _check_setup(services: Services, token: str) -> None:
+    if not setup.is_token(services, token) or await services.database.read_async(accounts.has_admin):
+        raise not_found("page, or the link was used already")
+
+
+def _with_cookie(response: Response, answer: Response) -> Response:
+    """Return a response that also sets the cookies of another one."""
+    for name, value in answer.raw_headers:
+        if name == b"set-cookie":
+            response.raw_headers.append((name, value))
+    return response

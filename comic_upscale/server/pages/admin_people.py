@@ -1,0 +1,203 @@
+"""Administration of users, with their limits, sessions and keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form, Request, Response
+from sqlalchemy.engine import Connection
+
+from comic_upscale.errors import SettingsError
+from comic_upscale.server import accounts, audit, keys, sessions
+from comic_upscale.server.api import admin as admin_api
+from comic_upscale.server.api.access import Server
+from comic_upscale.server.api.errors import ApiError, as_api_error, not_found
+from comic_upscale.server.pages.access import Admin, Viewer
+from comic_upscale.server.pages.render import go_to, render
+from comic_upscale.server.services import Services
+
+router = APIRouter(prefix="/admin")
+
+Text = Annotated[str, Form(max_length=1024)]
+_MB = 1_000_000
+
+
+@router.get("/users")
+async def show_users(request: Request, services: Server, admin: Admin) -> Response:
+    """List the users."""
+    return await _users_page(request, services, admin)
+
+
+@router.post("/users")
+async def create_user(
+    request: Request,
+    services: Server,
+    admin: Admin,
+    username: Text,
+    role: Text = "user",
+    password: Text = "",
+    email: Text = "",
+    pages_per_day: Text = "",
+) -> Response:
+    """Create a user, with a daily limit of pages if one is given."""
+    try:
+        pages = _limit(pages_per_day, "pages a day")
+        new = admin_api.NewUser.model_construct(
+            username=username, password=password or None, role=_role(role), email=email.strip() or None
+        )
+        created = await admin_api.create_user(services, admin.account, new)
+        if pages is not None:
+            change = admin_api.UserChange(pages_per_day=pages)
+            await admin_api.change_user(services, admin.account, created["name"], change)
+    except (ApiError, SettingsError) as error:
+        shown = error if isinstance(error, ApiError) else as_api_error(error)
+        form = {"username": username, "role": role, "email": email, "pages_per_day": pages_per_day}
+        return await _users_page(
+            request, services, admin, status=shown.status, error=shown.message, form=form
+        )
+    return go_to(request, f"/admin/users/{created['name']}", "created")
+
+
+@router.get("/users/{username}")
+async def show_user(request: Request, services: Server, admin: Admin, username: str) -> Response:
+    """Show a user."""
+    return await _user_page(request, services, username)
+
+
+@router.post("/users/{username}")
+async def change_user(
+    request: Request,
+    services: Server,
+    admin: Admin,
+    username: str,
+    role: Text,
+    jobs_at_once: Text = "",
+    pages_per_day: Text = "",
+    megabytes_per_day: Text = "",
+) -> Response:
+    """Change the role and the limits of a user."""
+    try:
+        megabytes = _limit(megabytes_per_day, "megabytes a day")
+        wanted = {
+            "role": _role(role),
+            "jobs_at_once": _limit(jobs_at_once, "jobs at once", least=1, most=1000),
+            "pages_per_day": _limit(pages_per_day, "pages a day"),
+            "bytes_per_day": None if megabytes is None else megabytes * _MB,
+        }
+        user = await _find_user(services, username)
+        # The same values again would end the sessions of the user.
+        changed = {name: value for name, value in wanted.items() if user[name] != value}
+        change = admin_api.UserChange(**changed)
+        await admin_api.change_user(services, admin.account, username, change)
+    except (ApiError, SettingsError) as error:
+        shown = error if isinstance(error, ApiError) else as_api_error(error)
+        return await _user_page(request, services, username, status=shown.status, error=shown.message)
+    return go_to(request, f"/admin/users/{username}", "changed")
+
+
+@router.post("/users/{username}/block")
+async def block_user(
+    request: Request, services: Server, admin: Admin, username: str, disabled: Annotated[bool, Form()]
+) -> Response:
+    """Block a user, or let a blocked one in again."""
+    change = admin_api.UserChange(disabled=disabled)
+    await admin_api.change_user(services, admin.account, username, change)
+    return go_to(request, f"/admin/users/{username}", "blocked" if disabled else "changed")
+
+
+@router.post("/users/{username}/password")
+async def reset_password(
+    request: Request, services: Server, admin: Admin, username: str, password: Text
+) -> Response:
+    """Give a user a password, which must be changed at the next sign-in."""
+    try:
+        change = admin_api.UserChange.model_construct(_fields_set={"password"}, password=password)
+        await admin_api.change_user(services, admin.account, username, change)
+    except (ApiError, SettingsError) as error:
+        shown = error if isinstance(error, ApiError) else as_api_error(error)
+        return await _user_page(request, services, username, status=shown.status, error=shown.message)
+    return go_to(request, f"/admin/users/{username}", "changed")
+
+
+@router.post("/users/{username}/sessions/end")
+async def end_sessions(request: Request, services: Server, admin: Admin, username: str) -> Response:
+    """End all sessions of a user but the one of this request."""
+    user = await _find_user(services, username)
+
+    def end(connection: Connection) -> None:
+        ended = sessions.end_all(connection, user["id"], but=admin.account.session_id)
+        audit.record(connection, admin.account, "session.end", username, sessions=ended)
+
+    await services.database.write_async(end)
+    return go_to(request, f"/admin/users/{username}", "ended")
+
+
+@router.get("/keys")
+async def show_keys(request: Request, services: Server, admin: Admin) -> Response:
+    """List the keys of all users."""
+    rows = await services.database.read_async(lambda connection: keys.list_of(connection, None))
+    return render(request, "keys.html", keys=rows)
+
+
+@router.post("/keys/{key_id}/revoke")
+async def revoke_key(request: Request, services: Server, admin: Admin, key_id: str) -> Response:
+    """Revoke a key."""
+    await admin_api.revoke_key(services, admin.account, key_id)
+    return go_to(request, "/admin/keys", "revoked")
+
+
+async def _users_page(
+    request: Request,
+    services: Services,
+    admin: Viewer,
+    *,
+    status: int = 200,
+    error: str | None = None,
+    form: Mapping[str, str] | None = None,
+) -> Response:
+    listed = await admin_api.list_users(services, admin.account)
+    people = [user for user in listed["users"] if user["role"] != "anonymous"]
+    return render(request, "users.html", status=status, error=error, form=form or {}, users=people)
+
+
+async def _user_page(
+    request: Request, services: Services, username: str, *, status: int = 200, error: str | None = None
+) -> Response:
+    user = await _find_user(services, username)
+
+    def read(connection: Connection) -> tuple[Any, Any]:
+        return sessions.list_of(connection, user["id"]), keys.list_of(connection, user["id"])
+
+    own_sessions, own_keys = await services.database.read_async(read)
+    return render(
+        request, "user.html", status=status, error=error, user=user, sessions=own_sessions, keys=own_keys,
+        megabytes=None if user["bytes_per_day"] is None else user["bytes_per_day"] // _MB,
+    )  # fmt: skip
+
+
+async def _find_user(services: Services, username: str) -> Mapping[str, Any]:
+    user = await services.database.read_async(lambda connection: accounts.find_user(connection, username))
+    if user is None or user["role"] == "anonymous":
+        raise not_found("user")
+    return user
+
+
+def _role(text: str) -> Any:
+    if text not in ("admin", "user"):
+        raise ApiError(400, "invalid", "The role is user or admin.")
+    return text
+
+
+def _limit(text: str, what: str, *, least: int = 0, most: int = 1 << 30) -> int | None:
+    """Return the number of a field that may be empty for no limit."""
+    plain = text.strip().replace(",", "")
+    if not plain:
+        return None
+    if not (plain.isascii() and plain.isdigit()) or not least <= int(plain) <= most:
+        raise ApiError(
+            400,
+            "invalid",
+            f"The limit of {what} is a whole number from {least} to {most:,}, or empty for none.",
+        )
+    return int(plain)

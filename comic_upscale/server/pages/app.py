@@ -1,0 +1,94 @@
+"""The application of the pages. It is mounted beside the REST interface, whose sessions and functions it uses."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from comic_upscale.errors import ComicUpscaleError
+from comic_upscale.server.api.errors import ApiError, as_api_error, error_response
+from comic_upscale.server.pages import account, admin, admin_people, assets, jobs, upload, viewing
+from comic_upscale.server.pages.access import SignInError
+from comic_upscale.server.pages.render import go_to, render, wants_part
+from comic_upscale.server.services import Services
+
+log = logging.getLogger(__name__)
+
+MOST_FORM = 1 << 16
+"""Bytes of a form."""
+ROUTERS = (
+    upload.router,
+    jobs.router,
+    viewing.router,
+    account.router,
+    admin.router,
+    admin_people.router,
+    assets.router,
+)
+
+
+def create_pages(services: Services) -> FastAPI:
+    """Return the application of the pages of a server."""
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, telemetry={"tracing": False})
+    app.state.services = services
+    for router in ROUTERS:
+        app.include_router(router, max_body_size=MOST_FORM)
+    _add_error_handlers(app)
+    return app
+
+
+def error_page(request: Request, error: ApiError) -> Response:
+    """Return the page for an error; JSON for a client of the REST interface that asked for no page."""
+    if request.url.path.removeprefix(str(request.scope.get("root_path", ""))).startswith("/api/"):
+        return error_response(error.status, error.code, error.message, error.field, error.headers)
+    try:
+        title = HTTPStatus(error.status).phrase
+    except ValueError:
+        title = "Error"
+    return render(
+        request, "error.html", status=error.status, headers=error.headers, title=title, status_code=error.status,
+        message=error.message,
+    )  # fmt: skip
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(SignInError)
+    async def on_sign_in(request: Request, error: SignInError) -> Response:
+        response = go_to(request, error.target)
+        if wants_part(request):
+            # A part of a page was asked for: the whole page goes there, not the part.
+            return Response(status_code=401, headers={"HX-Refresh": "true"})
+        return response
+
+    @app.exception_handler(ApiError)
+    async def on_api_error(request: Request, error: ApiError) -> Response:
+        return error_page(request, error)
+
+    @app.exception_handler(ComicUpscaleError)
+    async def on_own_error(request: Request, error: ComicUpscaleError) -> Response:
+        return error_page(request, as_api_error(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def on_invalid(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        name = str(first["loc"][-1]).replace("_", " ")
+        return error_page(
+            request, ApiError(400, "invalid", f"The field {name} is not valid: {first['msg']}.")
+        )
+
+    @app.exception_handler(HTTPException)
+    async def on_http_error(request: Request, error: HTTPException) -> Response:
+        message = "There is no such page." if error.status_code == 404 else str(error.detail)
+        return error_page(
+            request, ApiError(error.status_code, "error", message, headers=dict(error.headers or {}))
+        )
+
+    @app.exception_handler(Exception)
+    async def on_any_error(request: Request, error: Exception) -> Response:
+        log.error("unexpected error", exc_info=error)
+        message = "Something unexpected happened. The log of the server has the details."
+        return error_page(request, ApiError(500, "internal", message))

@@ -1,0 +1,218 @@
+"""The list of jobs, and the page of one: its progress, its pages, its failures, and what can be done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, get_args
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Form, Query, Request, Response
+from sqlalchemy.engine import Connection
+
+from comic_upscale.server import audit, jobs, pictures, requeue
+from comic_upscale.server.api import catalogue
+from comic_upscale.server.api import jobs as jobs_api
+from comic_upscale.server.api.access import Server, require
+from comic_upscale.server.api.errors import ApiError
+from comic_upscale.server.estimates import seconds_until_done
+from comic_upscale.server.jobs import Status, job_json
+from comic_upscale.server.links import Link
+from comic_upscale.server.pages.access import CurrentViewer, Person, Viewer
+from comic_upscale.server.pages.render import go_to, render, wants_part
+from comic_upscale.server.pages.viewing import find_pictures, shared_job
+from comic_upscale.server.params import read_changes
+from comic_upscale.server.pictures import PagePictures
+from comic_upscale.server.search import find_jobs, with_pictures
+from comic_upscale.server.services import Services
+
+router = APIRouter()
+
+STATUSES: tuple[Status, ...] = get_args(Status)
+ON_A_PAGE = 50
+SHOWN_AT_ONCE = 120
+"""Pages of a job on one page of the list of its pictures."""
+
+Filter = Annotated[Status | None, Query()]
+Text = Annotated[str, Query(max_length=128)]
+Cursor = Annotated[str | None, Query(max_length=200)]
+Part = Annotated[int, Query(ge=1, le=10_000)]
+
+
+@router.get("/jobs")
+async def show_jobs(
+    request: Request,
+    services: Server,
+    person: Person,
+    status: Filter = None,
+    q: Text = "",
+    cursor: Cursor = None,
+) -> Response:
+    """List the jobs of the person who has signed in."""
+    return await job_list(request, services, person, status=status, text=q, cursor=cursor, everyone=False)
+
+
+async def job_list(
+    request: Request,
+    services: Services,
+    viewer: Viewer,
+    *,
+    status: Status | None,
+    text: str,
+    cursor: str | None,
+    everyone: bool,
+) -> Response:
+    """Return a page of a list of jobs: the whole page, or its list alone where a script asks for that."""
+    owner_id = None if everyone else viewer.account.user_id
+    before = jobs_api.read_cursor(cursor)
+    wanted = text.strip()
+
+    def read(connection: Connection) -> dict[str, Any]:
+        found = find_jobs(
+            connection, owner_id=owner_id, status=status, text=wanted, before=before, limit=ON_A_PAGE
+        )
+        return {
+            "rows": found.rows,
+            "shown": with_pictures(connection, [row["id"] for row in found.rows]),
+            "following": None if found.following is None else jobs_api.write_cursor(*found.following),
+            "searched_to": found.searched_to,
+        }
+
+    listed = await services.database.read_async(read)
+    path = "/admin/jobs" if everyone else "/jobs"
+
+    def address(**changes: str | None) -> str:
+        query = {"status": status, "q": wanted, **changes}
+        kept = {name: value for name, value in query.items() if value}
+        return f"{path}?{urlencode(kept)}" if kept else path
+
+    template = "jobs_list.html" if wants_part(request) else "jobs.html"
+    return render(
+        request, template, **listed, path=path, address=address, chosen=status, text=wanted, cursor=cursor,
+        everyone=everyone, statuses=STATUSES,
+    )  # fmt: skip
+
+
+@router.get("/jobs/{job_id}")
+async def show_job(
+    request: Request, services: Server, viewer: CurrentViewer, job_id: str, part: Part = 1
+) -> Response:
+    """Show a job."""
+    row = await jobs_api.own_job(services, viewer.account, job_id)
+    return await job_page(request, services, row, part=part, base=f"/jobs/{job_id}")
+
+
+@router.get("/shared/{token}")
+async def show_shared(request: Request, services: Server, token: str, part: Part = 1) -> Response:
+    """Show a job to somebody who has a link to it."""
+    row = await shared_job(services, token)
+    return await job_page(request, services, row, part=part, base=f"/shared/{token}", is_shared=True)
+
+
+async def job_page(
+    request: Request,
+    services: Services,
+    row: Mapping[str, Any],
+    *,
+    part: int,
+    base: str,
+    is_shared: bool = False,
+) -> Response:
+    """Return the page of a job.
+
+    Args:
+        request: that is answered.
+        services: of the server.
+        row: of the job.
+        part: of the pictures, from 1.
+        base: the address of the job, for pictures.
+        is_shared: whether the viewer has no account, but a link: then nothing can be changed.
+    """
+    state = await services.database.read_async(lambda connection: _state(connection, row))
+    pages = await find_pictures(services, row["id"])
+    shown = suspects_first(pages)
+    first = (part - 1) * SHOWN_AT_ONCE
+    models = (
+        {"models": []} if is_shared else await catalogue.list_models(services, request.state.viewer.account)
+    )
+    return render(
+        request, "job_state.html" if wants_part(request) else "job.html", **state, base=base,
+        is_shared=is_shared, pages=shown[first : first + SHOWN_AT_ONCE], page_count=len(pages), part=part,
+        parts=-(-len(pages) // SHOWN_AT_ONCE), suspects=sum(page.suspect is not None for page in pages),
+        models=models["models"], shared=None,
+    )  # fmt: skip
+
+
+@router.post("/jobs/{job_id}/cancel")
+async def cancel_job(request: Request, services: Server, viewer: CurrentViewer, job_id: str) -> Response:
+    """Cancel a job."""
+    await jobs_api.cancel_job(services, viewer.account, job_id)
+    return go_to(request, f"/jobs/{job_id}", "canceled")
+
+
+@router.post("/jobs/{job_id}/delete")
+async def delete_job(request: Request, services: Server, viewer: CurrentViewer, job_id: str) -> Response:
+    """Delete a job with its files."""
+    await jobs_api.delete_job(services, viewer.account, job_id)
+    return go_to(request, "/jobs" if viewer.is_person else "/", "deleted")
+
+
+@router.post("/jobs/{job_id}/again")
+async def run_again(
+    request: Request,
+    services: Server,
+    viewer: CurrentViewer,
+    job_id: str,
+    model: Annotated[str, Form(max_length=128)] = "",
+    factor: Annotated[str, Form(max_length=16)] = "",
+) -> Response:
+    """Queue a job that has ended as a new job over the same upload, and go there."""
+    require(viewer.account, "jobs:write")
+    options = {"model": model, "factor": factor}
+    changes = read_changes(options)
+    row = await jobs_api.own_job(services, viewer.account, job_id)
+    if row["upload_id"] is None:
+        raise ApiError(409, "expired", "The files of this job no longer exist: upload them again.")
+
+    def write(connection: Connection) -> str:
+        new = requeue.requeue(connection, row, changes)
+        if new is None:
+            raise ApiError(409, "not_ended", f"The job has not ended: it is {row['status']}.")
+        if row["owner_id"] != viewer.account.user_id:
+            given = {name: text for name, text in options.items() if text}
+            audit.record(connection, viewer.account, "job.requeue", job_id, new=new["id"], options=given)
+        return str(new["id"])
+
+    new_id = await services.database.write_async(write)
+    services.wake()
+    return go_to(request, f"/jobs/{new_id}", "queued")
+
+
+@router.post("/jobs/{job_id}/share")
+async def share_job(request: Request, services: Server, person: Person, job_id: str) -> Response:
+    """Show a link that lets somebody without an account look at a job for some days."""
+    row = await jobs_api.own_job(services, person.account, job_id)
+    token = services.links.sign(Link("share", job_id))
+    await services.database.write_async(
+        lambda connection: audit.record(connection, person.account, "job.share", job_id)
+    )
+    return render(request, "share.html", job=row, path=f"/shared/{token}")
+
+
+def suspects_first(pages: Sequence[PagePictures]) -> list[tuple[int, PagePictures]]:
+    """Return pages with their numbers, those that the quality gate suspects first."""
+    return sorted(enumerate(pages), key=lambda each: (each[1].suspect is None, each[0]))
+
+
+def _state(connection: Connection, row: Mapping[str, Any]) -> dict[str, Any]:
+    originals = jobs.files_of(connection, "original", upload_id=row["upload_id"]) if row["upload_id"] else []
+    results = jobs.files_of(connection, "result", job_id=row["id"])
+    found = pictures.files_of_job(connection, row["id"])
+    waits = row["status"] in ("queued", "running")
+    return {
+        "job": dict(row),
+        "shown": job_json(connection, row),
+        "originals": originals,
+        "results": results,
+        "has_pictures": found.list is not None,
+        "wait": seconds_until_done(connection, row) if waits else None,
+    }

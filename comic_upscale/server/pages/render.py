@@ -1,0 +1,171 @@
+"""Turning values into HTML: the templates, and the words in which they show sizes, times and states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import HTMLResponse, RedirectResponse
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from comic_upscale.server.jobs import iso
+from comic_upscale.server.pages.access import Viewer, page_address, root_of
+from comic_upscale.server.pages.assets import assets
+from comic_upscale.server.params import ALLOWED
+from comic_upscale.settings.option_json import to_json
+from comic_upscale.settings.processing import ProcessingSettings
+from comic_upscale.version import __version__
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+"""What a browser lets a page do: nothing comes from another host, and no script or style is in the HTML itself."""
+
+NOTICES: Mapping[str, str] = {
+    "blocked": "The user is blocked, and the sessions have ended.",
+    "canceled": "The job is canceled. Pages in progress may still finish.",
+    "changed": "The change is saved.",
+    "created": "The user is created.",
+    "deleted": "The job and its files are deleted.",
+    "ended": "The session has ended.",
+    "password": "The password is changed. All other sessions have ended.",
+    "queued": "The job is queued.",
+    "queue": "The queue is changed.",
+    "revoked": "The key is revoked.",
+    "signed-out": "You have signed out.",
+}
+"""What a page says after a change, by the word in its address. So no address makes a page say anything else."""
+
+
+def render(
+    request: Request,
+    template: str,
+    *,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+    **values: Any,
+) -> HTMLResponse:
+    """Return a page.
+
+    Args:
+        request: that the page answers.
+        template: a file of the folder ``templates``.
+        status: of the HTTP response.
+        headers: of the HTTP response.
+        values: for the template.
+    """
+    root = root_of(request)
+    viewer: Viewer | None = getattr(request.state, "viewer", None)
+    text = _environment().get_template(template).render(
+        {
+            "viewer": viewer,
+            "csrf_token": "" if viewer is None else viewer.csrf_token,
+            "root": root,
+            "here": page_address(request),
+            "notice": NOTICES.get(request.query_params.get("notice", "")),
+            "version": __version__,
+            "public": request.app.state.services.settings.public,
+            "asset": lambda name: f"{root}/static/{name}?v={assets()[name].digest}",
+            **values,
+        }
+    )  # fmt: skip
+    own = {
+        "Content-Security-Policy": POLICY,
+        # With no-referrer, browsers would hide from the check of a form where it comes from.
+        "Referrer-Policy": "same-origin",
+    }
+    return HTMLResponse(text, status, {**own, **(headers or {})})
+
+
+def wants_part(request: Request) -> bool:
+    """Return whether a script asks for a part of a page, to put it in place of an older one."""
+    return "hx-request" in request.headers
+
+
+def go_to(request: Request, path: str, notice: str | None = None) -> RedirectResponse:
+    """Return a redirect to a page, which then says what was done.
+
+    Args:
+        request: that is answered.
+        path: of the page, below the root of the server.
+        notice: a key of `NOTICES`.
+    """
+    mark = "" if notice is None else f"{'&' if '?' in path else '?'}notice={notice}"
+    # The middleware of the server adds the path under which a proxy shows it.
+    return RedirectResponse(f"{path}{mark}", 303)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("comic_upscale.server.pages", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        size=size_text,
+        seconds=seconds_text,
+        number=number_text,
+        iso=iso,
+        options=options_text,
+        shorten=shorten,
+    )
+    return environment
+
+
+def size_text(size: float | None) -> str:
+    """Return bytes as people read them: ``12.3 MB``."""
+    if size is None:
+        return "-"
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:,.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:,.1f} {unit}"
+
+
+def seconds_text(seconds: float | None) -> str:
+    """Return a time as people read it: ``2 min 5 s``."""
+    if seconds is None:
+        return "-"
+    whole = max(round(seconds), 0)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole < 600 else f"{round(whole / 60)} min"
+    if whole < 48 * 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{round(whole / 86400)} days"
+
+
+def number_text(number: float | None) -> str:
+    """Return a number with separators between thousands."""
+    return "-" if number is None else f"{number:,}"
+
+
+def options_text(params: Mapping[str, Any]) -> str:
+    """Return the size, the model and the format of a job, and the options that are not as usual, in a line."""
+    order = ("size", "model", "format")
+    named = [str(params[name]) for name in order if params.get(name) not in (None, "auto", "")]
+    usual = _defaults()
+    rest = [
+        f"{name.replace('_', ' ')} {value}"
+        for name, value in params.items()
+        if name not in order and value != usual.get(name) and value is not None
+    ]
+    return ", ".join([*named, *rest]) or "defaults"
+
+
+@cache
+def _defaults() -> Mapping[str, Any]:
+    return to_json(ProcessingSettings(), ALLOWED)
+
+
+def shorten(text: str, most: int = 64) -> str:
+    """Return a text with its middle left out if it is long: names of files differ at their ends."""
+    return text if len(text) <= most else f"{text[: most - 21]}…{text[-20:]}"

@@ -1,0 +1,69 @@
+"use strict";
+// What all pages share. Without it they still read: it adds the theme switch, local times and questions before changes.
+
+const root = document.body.dataset.root;
+
+document.querySelectorAll("time[datetime]").forEach(localize);
+document.addEventListener("htmx:afterSwap", (event) => event.detail.target.querySelectorAll("time[datetime]").forEach(localize));
+
+function localize(element) {
+  const at = new Date(element.dateTime);
+  const age = (Date.now() - at) / 1000;
+  const words = new Intl.RelativeTimeFormat(undefined, { numeric: "auto" });
+  element.title = at.toLocaleString();
+  if (age < 45) element.textContent = "just now";
+  else if (age < 3600) element.textContent = words.format(-Math.round(age / 60), "minute");
+  else if (age < 86400) element.textContent = words.format(-Math.round(age / 3600), "hour");
+  else element.textContent = at.toLocaleDateString(undefined, { dateStyle: "medium" });
+}
+
+const theme = document.getElementById("theme");
+if (theme) {
+  const order = ["auto", "light", "dark"];
+  const show = () => {
+    const now = document.documentElement.dataset.theme || "auto";
+    theme.textContent = { auto: "◐", light: "☀", dark: "☾" }[now];
+    theme.setAttribute("aria-label", `Theme: ${now}. Change it`);
+    theme.title = `Theme: ${now}`;
+  };
+  theme.hidden = false;
+  theme.addEventListener("click", () => {
+    const now = document.documentElement.dataset.theme || "auto";
+    const next = order[(order.indexOf(now) + 1) % order.length];
+    if (next === "auto") delete document.documentElement.dataset.theme;
+    else document.documentElement.dataset.theme = next;
+    try { localStorage.setItem("theme", next); } catch { /* It lasts until the next page then. */ }
+    show();
+  });
+  show();
+}
+
+document.addEventListener("submit", (event) => {
+  const question = event.target.dataset.confirm;
+  if (question && !window.confirm(question)) event.preventDefault();
+});
+
+// A menu closes by Escape and by a click beside it.
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape") return;
+  const menu = document.querySelector("details.menu[open]");
+  if (menu) { menu.open = false; menu.querySelector("summary").focus(); }
+});
+document.addEventListener("click", (event) => {
+  document.querySelectorAll("details.menu[open]").forEach((menu) => { if (!menu.contains(event.target)) menu.open = false; });
+});
+
+// Parts that tell of what changes ask for themselves again, while somebody looks.
+document.querySelectorAll("[data-refresh]").forEach((element) => {
+  setInterval(() => {
+    const part = document.getElementById(element.id);
+    const isUsed = part.contains(document.activeElement) && document.activeElement.matches("input, select");
+    if (!document.hidden && window.htmx && !isUsed) htmx.trigger(part, "refresh");
+  }, Number(element.dataset.refresh) * 1000);
+});
+
+// A link to give away has the name of the host that this browser sees.
+document.querySelectorAll("input[data-absolute]").forEach((input) => {
+  input.value = new URL(input.value, location.href).href;
+  input.addEventListener("focus", () => input.select());
+});

@@ -1,0 +1,41 @@
+"use strict";
+// The page of a job that has not ended: what the server sends as events is shown at once.
+(() => {
+  const first = document.getElementById("state");
+  if (!first?.dataset.events) return;
+  const began = { done: null, at: 0 };
+  let asked = 0;
+
+  const seconds = (count) => count < 60 ? `${Math.round(count)} s` : count < 3600 ? `${Math.round(count / 60)} min` : `${(count / 3600).toFixed(1)} h`;
+
+  function show(job) {
+    const state = document.getElementById("state"), by = (id) => document.getElementById(id);
+    if (["completed", "failed", "canceled"].includes(job.status)) {
+      // The page of an ended job has other parts.
+      location.reload();
+      return;
+    }
+    if (job.status !== state.dataset.status || String(job.cancel_requested) !== state.dataset.canceling || (job.model || "") !== state.dataset.model) {
+      // A burst of changes asks once.
+      clearTimeout(asked);
+      asked = setTimeout(() => htmx.trigger(by("state"), "refresh"), 200);
+      return;
+    }
+    const { total, done, failed } = job.pages;
+    if (job.status !== "running" || !total) return;
+    by("pages").textContent = `${done} of ${total} pages${failed ? `, ${failed} failed` : ""}`;
+    by("progress").value = job.progress;
+    if (began.done === null) Object.assign(began, { done: done + failed, at: Date.now() });
+    const pages = done + failed - began.done, time = (Date.now() - began.at) / 1000;
+    // Pages that an earlier worker finished say nothing about the rate of this one.
+    if (pages > 0 && time > 1) {
+      const rate = pages / time, rest = (total - done - failed) / rate;
+      const words = rate >= 1 ? `${rate.toFixed(1)} pages/s` : `${(rate * 60).toFixed(rate < 1 / 6 ? 1 : 0)} pages/min`;
+      by("left").textContent = `${words}, about ${seconds(rest)} left`;
+    }
+  }
+
+  const source = new EventSource(first.dataset.events);
+  source.addEventListener("job", (event) => show(JSON.parse(event.data)));
+  addEventListener("pagehide", () => source.close());
+})();

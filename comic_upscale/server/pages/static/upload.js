@@ -1,0 +1,204 @@
+"use strict";
+// The upload page: files and folders by dropping or choosing, limits before they are hit, progress while sending.
+(() => {
+  const form = document.getElementById("upload");
+  const by = (id) => document.getElementById(id);
+  const maxBytes = Number(form.dataset.maxBytes), maxFiles = Number(form.dataset.maxFiles);
+  const extensions = new Set(form.dataset.extensions.split(" ").map((each) => each.replace(/^\./, "")));
+  const MOST_SHOWN = 300;
+  let chosen = [], request = null, ask = 0;
+
+  const size = (bytes) => {
+    let value = bytes;
+    for (const unit of ["bytes", "kB", "MB", "GB"]) {
+      if (value < 1000 || unit === "GB") return `${value.toFixed(unit === "bytes" || value >= 100 ? 0 : 1)} ${unit}`;
+      value /= 1000;
+    }
+  };
+  const extension = (name) => name.split(".").pop().toLowerCase();
+  const factor = () => Number(form.querySelector('[name="factor"]:checked').value);
+  const other = () => ["width", "height", "paper"].some((name) => form.elements[name].value.trim());
+
+  function add(files) {
+    const names = new Set(chosen.map((each) => each.path));
+    let left = 0;
+    for (const { file, path } of files) {
+      if (names.has(path)) continue;
+      names.add(path);
+      if (extensions.has(extension(file.name))) chosen.push({ file, path, element: null, pixels: null });
+      else if (!file.name.startsWith(".")) left += 1;
+    }
+    // The order of a reader: page 2 before page 10.
+    chosen.sort((one, two) => one.path.localeCompare(two.path, undefined, { numeric: true }));
+    show(left);
+  }
+
+  function show(left = 0) {
+    const total = chosen.reduce((sum, each) => sum + each.file.size, 0);
+    const empty = chosen.find((each) => !each.file.size);
+    by("summary").hidden = !chosen.length;
+    by("count").textContent = `${chosen.length} file${chosen.length === 1 ? "" : "s"}, ${size(total)}.`;
+    const list = by("chosen");
+    list.replaceChildren(...chosen.slice(0, MOST_SHOWN).map(row));
+    if (chosen.length > MOST_SHOWN) {
+      const more = document.createElement("li");
+      more.append("", `and ${chosen.length - MOST_SHOWN} more`);
+      list.append(more);
+    }
+    let wrong = "";
+    if (total > maxBytes) wrong = `These files have ${size(total)}. An upload may have ${size(maxBytes)}: remove some.`;
+    else if (chosen.length > maxFiles) wrong = `These are ${chosen.length} files. An upload may have ${maxFiles}: remove some, or pack them into a CBZ.`;
+    else if (empty) wrong = `${empty.path} is empty: remove it.`;
+    else if (left) wrong = `${left} file${left === 1 ? " was" : "s were"} left out: neither an image nor a comic.`;
+    say(wrong);
+    const blocked = !chosen.length || total > maxBytes || chosen.length > maxFiles || Boolean(empty);
+    by("send").disabled = blocked;
+    by("send").textContent = chosen.length ? `Upscale ${chosen.length} file${chosen.length === 1 ? "" : "s"}` : "Choose files first";
+    clearTimeout(ask);
+    by("estimate").textContent = "";
+    if (!blocked) ask = setTimeout(() => estimate(total), 250);
+  }
+
+  function row(item) {
+    if (item.element) return item.element;
+    const li = document.createElement("li"), text = document.createElement("div");
+    const name = document.createElement("div"), detail = document.createElement("div"), remove = document.createElement("button");
+    name.className = "name"; name.textContent = name.title = item.path;
+    detail.className = "small quiet"; detail.textContent = size(item.file.size);
+    text.className = "name"; text.append(name, detail);
+    remove.type = "button"; remove.className = "plain"; remove.textContent = "✕";
+    remove.setAttribute("aria-label", `Remove ${item.path}`);
+    remove.addEventListener("click", () => {
+      chosen = chosen.filter((each) => each !== item);
+      if (item.url) URL.revokeObjectURL(item.url);
+      show();
+    });
+    li.append(picture(item, detail), text, remove);
+    item.detail = detail;
+    return item.element = li;
+  }
+
+  function picture(item) {
+    const blank = document.createElement("span");
+    blank.className = "blank"; blank.textContent = extension(item.file.name).slice(0, 4);
+    if (!/^(png|jpe?g|webp|gif|avif|bmp)$/.test(extension(item.file.name))) return blank;
+    const image = new Image();
+    image.alt = ""; image.loading = "lazy"; image.decoding = "async";
+    image.addEventListener("load", () => { item.pixels = [image.naturalWidth, image.naturalHeight]; describe(item); });
+    image.addEventListener("error", () => image.replaceWith(blank));
+    image.src = item.url = URL.createObjectURL(item.file);
+    return image;
+  }
+
+  function describe(item) {
+    if (!item.pixels || !item.detail) return;
+    const [width, height] = item.pixels;
+    const then = other() ? "" : ` → ${Math.round(width * factor())} × ${Math.round(height * factor())}`;
+    item.detail.textContent = `${size(item.file.size)}, ${width} × ${height}${then}`;
+  }
+
+  async function estimate(total) {
+    try {
+      const answer = await fetch(`${root}/upload/estimate?bytes=${total}`, { headers: { "HX-Request": "true" } });
+      if (answer.ok) by("estimate").innerHTML = await answer.text();
+    } catch { /* It is only an estimate. */ }
+  }
+
+  function say(text) {
+    by("problem").textContent = text;
+    by("problem").hidden = !text;
+  }
+
+  function busy(is) {
+    by("sending").hidden = !is;
+    by("send").hidden = is;
+    by("drop").inert = by("summary").inert = is;
+  }
+
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (!chosen.length || request) return;
+    const body = new FormData();
+    // Fields come before files, so that the server can refuse them before it reads gigabytes.
+    for (const name of ["preset", "format", "model", "denoise", "gray", "quality", "width", "height", "paper"]) {
+      const value = form.elements[name].value.trim();
+      if (value) body.append(name, value);
+    }
+    if (!other()) body.append("factor", String(factor()));
+    for (const item of chosen) body.append("file", item.file, item.file.name);
+    send(body);
+  });
+
+  function send(body) {
+    const total = chosen.reduce((sum, each) => sum + each.file.size, 0), began = Date.now();
+    request = new XMLHttpRequest();
+    request.open("POST", `${root}/api/v1/uploads`);
+    request.responseType = "json";
+    if (document.body.dataset.csrf) request.setRequestHeader("X-CSRF-Token", document.body.dataset.csrf);
+    request.upload.addEventListener("progress", (event) => {
+      by("bar").value = event.loaded / event.total;
+      const rate = event.loaded / Math.max(Date.now() - began, 1) * 1000;
+      const rest = (event.total - event.loaded) / Math.max(rate, 1);
+      by("sent").textContent = event.loaded < event.total
+        ? `${size(event.loaded)} of ${size(total)}, ${size(rate)}/s, about ${Math.ceil(rest)} s left`
+        : "The server stores the files …";
+    });
+    const fail = (text) => { request = null; busy(false); say(text); };
+    request.addEventListener("load", () => {
+      const answer = request.response;
+      if (request.status === 202 && answer) location.assign(`${root}/jobs/${answer.job_id}`);
+      else if (request.status === 401) location.assign(`${root}/sign-in`);
+      else fail(answer?.error?.message || `The server answered ${request.status}. Try again.`);
+    });
+    request.addEventListener("error", () => fail("The connection broke, so nothing was queued. Check it, then send again."));
+    request.addEventListener("abort", () => fail("The upload was stopped. Nothing was queued."));
+    say(""); by("bar").value = 0; by("sent").textContent = "Sending …"; busy(true);
+    request.send(body);
+  }
+
+  by("stop").addEventListener("click", () => request?.abort());
+  by("clear").addEventListener("click", () => { chosen = []; show(); });
+  by("pick-files").addEventListener("click", () => by("files").click());
+  by("pick-folder").addEventListener("click", () => by("folder").click());
+  for (const id of ["files", "folder"]) by(id).addEventListener("change", (event) => {
+    add([...event.target.files].map((file) => ({ file, path: file.webkitRelativePath || file.name })));
+    event.target.value = "";
+  });
+  form.addEventListener("change", (event) => {
+    chosen.forEach(describe);
+    if (event.target.id === "model") {
+      const text = form.querySelector(`[data-model="${CSS.escape(event.target.value)}"]`);
+      by("purpose").textContent = text ? text.textContent : "Presets suit most comics.";
+    }
+  });
+
+  // The whole page takes what is dropped: a miss by a few pixels must not open the file in the browser.
+  let depth = 0;
+  const over = (is) => by("drop").classList.toggle("over", is);
+  addEventListener("dragenter", (event) => { event.preventDefault(); depth += 1; over(true); });
+  addEventListener("dragleave", () => { depth -= 1; if (depth <= 0) over(false); });
+  addEventListener("dragover", (event) => event.preventDefault());
+  addEventListener("drop", async (event) => {
+    event.preventDefault(); depth = 0; over(false);
+    if (request) return;
+    const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+    const files = entries.length ? (await Promise.all(entries.map(read))).flat() : [...event.dataTransfer.files].map((file) => ({ file, path: file.name }));
+    add(files);
+  });
+
+  async function read(entry) {
+    if (entry.isFile) {
+      const file = await new Promise((resolve, reject) => entry.file(resolve, reject)).catch(() => null);
+      return file ? [{ file, path: entry.fullPath.replace(/^\//, "") }] : [];
+    }
+    const reader = entry.createReader(), found = [];
+    for (;;) {
+      // A browser gives some entries of a folder at a time.
+      const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject)).catch(() => []);
+      if (!some.length) break;
+      found.push(...some);
+    }
+    return (await Promise.all(found.map(read))).flat();
+  }
+  show();
+})();

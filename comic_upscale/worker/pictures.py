@@ -1,0 +1,208 @@
+"""Pictures of the pages of a finished job, which the server shows: small ones, originals, and where results are."""
+
+from __future__ import annotations
+
+import io
+import logging
+import struct
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from comic_upscale.errors import ComicUpscaleError, PageError
+from comic_upscale.evaluation.picture import WHITE, as_image, flatten
+from comic_upscale.imaging.color import profile_space
+from comic_upscale.imaging.decode import decode
+from comic_upscale.jobs.job_files import Outputs, Sources, job_stores
+from comic_upscale.ledger.queries import read_done_pages
+from comic_upscale.library.sorting import natural_key
+from comic_upscale.server.files import FileStore, FileWriter, StoredFile, store_file
+from comic_upscale.server.pictures import PagePictures, Place, to_json
+from comic_upscale.settings.paths import default_ledger
+
+log = logging.getLogger(__name__)
+
+THUMB = (360, 540)
+"""The most width and height of a small picture."""
+MOST_PAGES = 5000
+"""Pages of a job that get pictures."""
+MOST_PIXELS = 400_000_000
+"""Larger pages get none."""
+_LONGEST_WEBP = 16_383
+_LARGEST_PROFILE = 8192
+_SIGNATURES = (
+    (b"\x89PNG\r\n\x1a\n", 0, "image/png"),
+    (b"\xff\xd8\xff", 0, "image/jpeg"),
+    (b"WEBP", 8, "image/webp"),
+    (b"GIF8", 0, "image/gif"),
+    (b"ftypavif", 4, "image/avif"),
+)
+_EXTENSIONS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif", ".jxl", ".tif", ".tiff", ".bmp"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """A page among the results of a job."""
+
+    name: str
+    """Relative to the output folder; in a CBZ ``v01.cbz/012.png``."""
+    position: int
+    """Of the file among the results."""
+    path: Path
+    offset: int
+    length: int
+    is_plain: bool
+    """Whether the bytes are in the file as they are, not packed."""
+    member: str | None
+
+    def read(self) -> bytes:
+        if self.member is not None and not self.is_plain:
+            with zipfile.ZipFile(self.path) as archive:
+                return archive.read(self.member)
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.length)
+
+
+def store_pictures(
+    store: FileStore, prefix: str, output: Path, results: Sequence[str]
+) -> list[tuple[str, StoredFile]]:
+    """Store the pictures of a finished job, and return the kinds and files: the list, and the bytes.
+
+    A page that cannot be shown is left out. Without any page, nothing is stored.
+
+    Args:
+        store: of the server.
+        prefix: of the keys.
+        output: the output folder of the run, with its ledger.
+        results: the files that were stored, relative to that folder, in order of their positions.
+
+    Raises:
+        OutputError: the storage cannot be written.
+        LedgerError: the ledger cannot be read.
+    """
+    ledger = default_ledger(output)
+    job, rows = read_done_pages(ledger)
+    stores = job_stores(ledger, job, output)
+    outputs = Outputs(stores.outputs)
+    by_name = {name: row for row in rows if (name := outputs.file_of(row)) is not None}
+    pages: list[PagePictures] = []
+    with closing(Sources(job, stores.sources)) as sources, store.create(f"{prefix}-data") as writer:
+        blob = _Blob(writer)
+        for result in _pages(output, results):
+            try:
+                pages.append(_make(result, by_name.get(result.name), sources, blob))
+            except (PageError, OSError, zipfile.BadZipFile, ValueError) as error:
+                log.warning("no pictures of %s: %s", result.name, error)
+            if len(pages) >= MOST_PAGES:
+                break
+        if not pages:
+            return []
+        data = writer.commit()
+    try:
+        listed = store_file(store, f"{prefix}-list", io.BytesIO(to_json(pages)))
+    except ComicUpscaleError:
+        store.delete(data.key)
+        raise
+    return [("pictures", listed), ("picturedata", data)]
+
+
+class _Blob:
+    """The file of pictures, one after another."""
+
+    def __init__(self, writer: FileWriter) -> None:
+        self._writer = writer
+        self._size = 0
+
+    def add(self, data: bytes, media_type: str) -> Place:
+        self._writer.write(data)
+        place = Place(None, self._size, len(data), media_type)
+        self._size += len(data)
+        return place
+
+
+def _pages(output: Path, results: Sequence[str]) -> Iterator[_Result]:
+    """Yield the pages among the results, in the order of a reader."""
+    for position, name in enumerate(results):
+        path = output / name
+        if path.suffix.lower() in (".cbz", ".zip"):
+            yield from _members(name, position, path)
+        elif path.suffix.lower() in _EXTENSIONS:
+            yield _Result(name, position, path, 0, path.stat().st_size, True, None)
+
+
+def _members(volume: str, position: int, path: Path) -> Iterator[_Result]:
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+        members = [
+            member for member in archive.infolist() if Path(member.filename).suffix.lower() in _EXTENSIONS
+        ]
+        for member in sorted(members, key=lambda each: natural_key(each.filename)):
+            file.seek(member.header_offset + 26)
+            name_length, extra_length = struct.unpack("<HH", file.read(4))
+            yield _Result(
+                f"{volume}/{member.filename}", position, path,
+                member.header_offset + 30 + name_length + extra_length, member.file_size,
+                member.compress_type == zipfile.ZIP_STORED, member.filename,
+            )  # fmt: skip
+
+
+def _make(result: _Result, row: Mapping[str, Any] | None, sources: Sources, blob: _Blob) -> PagePictures:
+    """Make the pictures of a page. Without a row, the result is a page that was not upscaled."""
+    after = result.read()
+    source = None if row is None else sources.read(row)
+    shown = _upright(source if source is not None else after)
+    media_type = media_type_of(after)
+    size = shown.size if row is None else (int(row["output_width"]), int(row["output_height"]))
+    small = shown.copy()
+    small.thumbnail(THUMB, Image.Resampling.LANCZOS)
+    if media_type is not None and result.is_plain:
+        place = Place(result.position, result.offset, result.length, media_type)
+    elif media_type is not None:
+        place = blob.add(after, media_type)
+    else:
+        place = blob.add(_webp(_upright(after), 90), "image/webp")
+    before = None
+    if source is not None:
+        kind = media_type_of(source)
+        before = blob.add(_webp(shown, 92), "image/webp") if kind is None else blob.add(source, kind)
+    return PagePictures(
+        name=result.name if row is None else str(row["source"]),
+        size=size,
+        thumb=blob.add(_webp(small, 80), "image/webp"),
+        after=place,
+        before=before,
+        before_size=None if before is None else shown.size,
+        suspect=None if row is None else row.get("suspect") or None,
+    )
+
+
+def media_type_of(data: bytes) -> str | None:
+    """Return the type of an image that every browser shows, by its first bytes; None for any other."""
+    for signature, offset, media_type in _SIGNATURES:
+        if data[offset : offset + len(signature)] == signature:
+            return media_type
+    return None
+
+
+def _upright(data: bytes) -> Image.Image:
+    pixels = decode(data, max_pixels=MOST_PIXELS)
+    image = as_image(flatten(pixels, WHITE))
+    profile = pixels.icc_profile
+    if profile is not None and len(profile) <= _LARGEST_PROFILE and profile_space(profile) == "RGB":
+        image.info["icc_profile"] = profile
+    return image
+
+
+def _webp(image: Image.Image, quality: int) -> bytes:
+    profile = image.info.get("icc_profile")
+    if max(image.size) > _LONGEST_WEBP:
+        image = image.copy()
+        image.thumbnail((_LONGEST_WEBP, _LONGEST_WEBP), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=quality, method=2, icc_profile=profile)
+    return buffer.getvalue()

@@ -1,0 +1,200 @@
+"""The pages of administrators: figures, queue, users, keys, audit, backups; every change is asked for by a form."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+
+import httpx2 as httpx
+import pytest
+import sqlalchemy as sa
+
+from comic_upscale.server import accounts, queue
+from comic_upscale.server.database.schema import audit, users
+from comic_upscale.server.pages.app import ROUTERS
+from comic_upscale.server.services import Services
+from tests.server.conftest import OpenServices, client_of, make_key
+from tests.server.pages import csrf_of, pages_of, sign_in
+from tests.server.test_access import OTHER, PASSWORD, add_person
+from tests.server.test_page_jobs import EVIL, finish, page, upload
+from tests.server.test_pages import check_html
+from tests.server.test_queue import taken
+
+
+@pytest.fixture
+def boss(services: Services) -> Iterator[httpx.Client]:
+    """A browser in which an administrator has signed in."""
+    add_person(services, "boss", "admin")
+    with pages_of(services) as client:
+        yield sign_in(client, "boss")
+
+
+def post(browser: httpx.Client, path: str, **fields: str) -> httpx.Response:
+    return browser.post(path, data={"csrf_token": csrf_of(browser.get("/admin/users")), **fields})
+
+
+def actions(services: Services) -> list[str]:
+    return services.database.read(lambda c: list(c.scalars(sa.select(audit.c.action).order_by(audit.c.id))))
+
+
+def test_every_page_of_the_administration_shows_itself(services: Services, boss: httpx.Client) -> None:
+    """With jobs, failures, keys and names that try to be HTML."""
+    upload(boss, EVIL)
+    finish(services, page(EVIL), seconds=3.0, model="comic-compact-x3")
+    upload(boss, EVIL)
+    held = taken(services.database)
+    services.database.write(lambda c: queue.fail(c, held, "x", EVIL))
+    make_key(services, "program")
+    found = 0
+    for router in ROUTERS:
+        for route in router.routes:
+            path, methods = route.path, route.methods  # type: ignore[attr-defined]
+            if path.startswith("/admin") and "GET" in methods:
+                answer = boss.get(path.replace("{username}", "boss"))
+                assert answer.status_code == 200, (path, answer.text)
+                assert "<script>alert" not in answer.text
+                check_html(answer.text)
+                found += 1
+    assert found >= 9
+
+
+def test_the_dashboard_counts(services: Services, boss: httpx.Client) -> None:
+    upload(boss)
+    finish(services, seconds=90.0)
+    upload(boss, "bad.png")
+    held = taken(services.database)
+    services.database.write(lambda c: queue.fail(c, held, "x", "The page is odd."))
+    upload(boss)
+    text = boss.get("/admin").text
+    assert '<a href="/admin/jobs?status=queued">1</a>' in text
+    for label, value in (
+        ("Completed", "1"),
+        ("Failed", "1"),
+        ("Canceled", "0"),
+        ("Average job", "1 min 30 s"),
+    ):
+        assert f"<dt>{label}</dt><dd>{value}</dd>" in text
+    assert "The page is odd." in text and "bad.png" in text
+    part = boss.get("/admin", headers={"HX-Request": "true"}).text
+    assert "<html" not in part and 'id="dashboard"' in part
+
+
+def test_the_queue_is_paused_by_a_form(services: Services, boss: httpx.Client) -> None:
+    assert post(boss, "/admin/queue", action="pause").headers["location"] == "/admin?notice=queue"
+    assert services.database.read(queue.is_paused)
+    assert "The queue is paused" in boss.get("/admin").text
+    post(boss, "/admin/queue", action="maintenance")
+    assert "takes no uploads" in boss.get("/").text
+    post(boss, "/admin/queue", action="resume")
+    post(boss, "/admin/queue", action="open")
+    assert not services.database.read(queue.is_paused)
+    assert post(boss, "/admin/queue", action="explode").status_code == 400
+
+
+def test_a_user_with_a_daily_limit_of_pages(services: Services, boss: httpx.Client) -> None:
+    """The task of a newcomer: add a user who may upload 50 pages a day."""
+    made = post(boss, "/admin/users", username="carl", password=PASSWORD, pages_per_day="50")
+    assert made.headers["location"] == "/admin/users/carl?notice=created"
+    assert 'value="50"' in boss.get("/admin/users/carl").text
+    assert "50 pages a day" in boss.get("/admin/users").text
+    with pages_of(services) as browser:
+        assert sign_in(browser, "carl").get("/").headers["location"] == "/password"
+        form = {"current_password": PASSWORD, "new_password": OTHER, "repeated": OTHER}
+        browser.post("/password", data={**form, "csrf_token": csrf_of(browser.get("/password"))})
+        assert "50 pages a day" in browser.get("/").text
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"username": "../x"}, "is not allowed"),
+        ({"username": "boss"}, "already a user"),
+        ({"username": "new", "password": "short"}, "10 to 256"),
+        ({"username": "new", "role": "king"}, "user or admin"),
+        ({"username": "new", "pages_per_day": "many"}, "pages a day"),
+        ({"username": "new", "pages_per_day": "-1"}, "pages a day"),
+        ({"username": "anonymous"}, "reserved"),
+    ],
+)
+def test_a_wrong_form_keeps_what_was_typed(
+    services: Services, boss: httpx.Client, fields: dict[str, str], message: str
+) -> None:
+    answer = post(boss, "/admin/users", **fields)
+    assert answer.status_code == 400 and message in answer.text
+    assert f'value="{fields["username"]}"' in answer.text
+    count = services.database.read(
+        lambda c: c.scalar(sa.select(sa.func.count()).select_from(users).where(users.c.name == "new"))
+    )
+    assert count == 0
+
+
+def test_a_user_is_changed_blocked_and_let_in_again(services: Services, boss: httpx.Client) -> None:
+    add_person(services, "ann")
+    with pages_of(services) as browser:
+        sign_in(browser, "ann")
+        limits = {"role": "user", "pages_per_day": "7", "megabytes_per_day": "3", "jobs_at_once": "1"}
+        assert post(boss, "/admin/users/ann", **limits).status_code == 303
+        # Other limits leave the session alone; a block ends it.
+        assert "7 pages a day" in browser.get("/").text
+        row = services.database.read(lambda c: accounts.find_user(c, "ann"))
+        assert row is not None and (row["pages_per_day"], row["bytes_per_day"], row["jobs_at_once"]) == (
+            7,
+            3_000_000,
+            1,
+        )
+        wrong = post(boss, "/admin/users/ann", role="user", jobs_at_once="0")
+        assert wrong.status_code == 400 and "from 1 to 1,000" in wrong.text
+        post(boss, "/admin/users/ann", role="user")
+        row = services.database.read(lambda c: accounts.find_user(c, "ann"))
+        assert row is not None and row["pages_per_day"] is row["bytes_per_day"] is row["jobs_at_once"] is None
+        post(boss, "/admin/users/ann/block", disabled="true")
+        assert browser.get("/").status_code == 303
+        assert "blocked" in boss.get("/admin/users/ann").text
+        post(boss, "/admin/users/ann/block", disabled="false")
+        sign_in(browser, "ann")
+        post(boss, "/admin/users/ann/password", password=OTHER)
+        assert browser.get("/").status_code == 303
+        assert sign_in(browser, "ann", OTHER).get("/").headers["location"] == "/password"
+        post(boss, "/admin/users/ann/sessions/end")
+        assert browser.get("/password").headers["location"] == "/sign-in"
+    assert post(boss, "/admin/users/nobody", role="user").status_code == 404
+    last = post(boss, "/admin/users/boss", role="user")
+    assert last.status_code == 409 and "last administrator" in last.text
+
+
+def test_jobs_of_all_users_are_listed_and_run_again_by_model(services: Services, boss: httpx.Client) -> None:
+    add_person(services, "ann")
+    with pages_of(services) as browser:
+        job = upload(sign_in(browser, "ann"), "Ann's.png")
+    finish(services, model="realesr-animevideov3")
+    assert "Ann&#39;s.png" in boss.get("/admin/jobs").text
+    assert "Ann&#39;s.png" not in boss.get("/jobs").text
+    again = post(boss, "/admin/models/again", model="realesr-animevideov3", other="comic-compact-x3")
+    assert again.headers["location"] == "/admin/jobs?status=queued&notice=queued"
+    assert "comic-compact-x3" in boss.get("/admin/jobs?status=queued").text
+    assert boss.get(f"/jobs/{job}").status_code == 200
+
+
+def test_a_key_of_any_user_is_revoked(services: Services, boss: httpx.Client) -> None:
+    key = make_key(services, "program")
+    assert key.split("_")[1] in boss.get("/admin/keys").text
+    with client_of(services, key) as program:
+        assert program.get("/api/v1/jobs").status_code == 200
+        post(boss, f"/admin/keys/{key.split('_')[1]}/revoke")
+        assert program.get("/api/v1/jobs").status_code == 401
+    assert key not in boss.get("/admin/keys").text
+
+
+def test_the_system_page_shows_no_secret_and_backs_up(open_server: OpenServices) -> None:
+    services = open_server(secret_key="a secret of signatures", api_key="a key of the environment")
+    add_person(services, "boss", "admin")
+    with pages_of(services) as boss:
+        text = sign_in(boss, "boss").get("/admin/system").text
+        assert "set, not shown" in text and "signatures" not in text and "a key of" not in text
+        made = post(boss, "/admin/backup")
+        assert made.status_code == 200 and "The database is saved as server-" in made.text
+    (copy,) = (services.settings.data / "backups").iterdir()
+    with sqlite3.connect(copy) as connection:
+        assert connection.execute("select count(*) from users where name = 'boss'").fetchone() == (1,)
+    connection.close()
+    assert actions(services)[-1] == "server.backup"

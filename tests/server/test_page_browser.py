@@ -1,0 +1,327 @@
+"""The pages in a real browser, over a real server and worker: from the first start to a downloaded volume."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import draw
+from tests.server.running import RunningServer, wait_for
+from tests.server.test_access import OTHER, PASSWORD
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="the worker is told to stop by signals")
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+AXE = os.environ.get("COMIC_UPSCALE_TEST_AXE")
+"""The path of axe.min.js, from the package axe-core of the npm registry: then every page is checked with it."""
+SIZES = (390, 1280, 2560)
+
+
+class Browser:
+    """A browser that remembers what pages said on its console."""
+
+    def __init__(self, driver: Any, server: RunningServer, downloads: Path) -> None:
+        self.driver, self.server, self.downloads = driver, server, downloads
+
+    def open(self, path: str) -> None:
+        self.driver.get(path if path.startswith("http") else f"{self.server.pages}{path}")
+
+    def find(self, selector: str) -> Any:
+        return wait_for(lambda: self.driver.find_elements("css selector", selector))[0]
+
+    def fill(self, **fields: str) -> None:
+        """Type into fields by their ids, and send their form."""
+        for name, text in fields.items():
+            field = self.find(f"#{name}")
+            field.clear()
+            field.send_keys(text)
+        field.submit()
+
+    def text(self, selector: str = "main") -> str:
+        return str(
+            self.driver.execute_script(
+                "return document.querySelector(arguments[0])?.innerText || ''", selector
+            )
+        )
+
+    def wait_for_text(self, text: str, selector: str = "main") -> None:
+        wait_for(lambda: text in self.text(selector))
+
+    def run(self, script: str, *values: Any) -> Any:
+        return self.driver.execute_script(script, *values)
+
+    def press(self, keys: str, selector: str = "body") -> None:
+        self.find(selector).send_keys(keys)
+
+    @property
+    def path(self) -> str:
+        return str(self.driver.current_url).removeprefix(self.server.pages)
+
+    def complaints(self) -> list[str]:
+        return [
+            entry["message"]
+            for entry in self.driver.get_log("browser")
+            if entry["level"] in ("SEVERE", "WARNING")
+        ]
+
+    def resize(self, width: int, *, dark: bool) -> None:
+        mode = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": mode})
+        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    if CHROMIUM is None or DRIVER is None:
+        pytest.skip("no browser: apt-get install chromium chromium-driver")
+    home = tmp_path_factory.mktemp("pages")
+    server = RunningServer(home / "data", home, "--device", "cpu", "--worker-idle-timeout", "60")
+    server.start()
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    # As root, which CI is, chromium has no sandbox; and /dev/shm may be small. No other host is found.
+    for argument in (
+        "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--no-first-run",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", f"--user-data-dir={home / 'profile'}",
+        "--window-size=1280,900",
+    ):  # fmt: skip
+        options.add_argument(argument)
+    downloads = home / "downloads"
+    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    driver.set_script_timeout(60)
+    yield Browser(driver, server, downloads)
+    driver.quit()
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def admin(browser: Browser) -> Browser:
+    """The first administrator, by the link that the server printed."""
+    assert browser.server.process is not None and browser.server.process.stdout is not None
+    line = browser.server.process.stdout.readline()
+    assert line.startswith("Setup:")
+    browser.open(line.split()[1])
+    browser.fill(username="root", password=PASSWORD, repeated=PASSWORD)
+    wait_for(lambda: browser.path == "/")
+    return browser
+
+
+@pytest.fixture(scope="module")
+def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("volume")
+    with zipfile.ZipFile(folder / "Book 01.cbz", "w") as archive:
+        for number in range(1, 4):
+            archive.write(draw(folder / f"{number}.png", 50 + number, size=(64, 96)), f"{number}.png")
+    return folder / "Book 01.cbz"
+
+
+@pytest.fixture(scope="module")
+def job(admin: Browser, volume: Path) -> str:
+    """The path of a finished job, uploaded by hand."""
+    admin.open("/")
+    admin.find("#files").send_keys(str(volume))
+    admin.wait_for_text("1 file", "#count")
+    admin.find('input[name="factor"][value="2"]').click()
+    admin.find("#send").click()
+    wait_for(lambda: admin.path.startswith("/jobs/"))
+    # Nobody loads the page again: events tell it that the job is done.
+    admin.wait_for_text("completed", "#state")
+    admin.wait_for_text("3 of 3 pages", "#state")
+    return admin.path
+
+
+def test_a_volume_is_uploaded_followed_and_downloaded(admin: Browser, job: str, volume: Path) -> None:
+    admin.open(job)
+    assert len(admin.driver.find_elements("css selector", ".grid img")) == 3
+    loaded = "return [...document.querySelectorAll('.grid img')].every(i => i.complete && i.naturalWidth > 0)"
+    wait_for(lambda: admin.run(loaded))
+    admin.find("details.menu summary").click()
+    admin.find('a[href$="/result"]').click()
+    found = wait_for(lambda: list(admin.downloads.glob("*.cbz")))
+    with zipfile.ZipFile(found[0]) as archive:
+        assert archive.namelist()[:3] == ["1.png", "2.png", "3.png"]
+    assert admin.complaints() == []
+
+
+STATE = """
+const box = document.getElementById("compare"), images = [...box.querySelectorAll("img")];
+const place = (image) => {
+  const box = image.getBoundingClientRect();
+  return [box.left, box.top, box.width, box.height].map(Math.round);
+};
+return {
+  places: images.map(place), clip: document.getElementById("after").style.clipPath,
+  border: Number(document.getElementById("handle").getAttribute("aria-valuenow")),
+  zoom: document.getElementById("zoom").textContent,
+};
+"""
+
+
+def test_before_and_after_lie_over_each_other_at_every_zoom(admin: Browser, job: str) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    admin.resize(1280, dark=False)
+    admin.open(f"{job}/pages/1")
+    wait_for(lambda: admin.run("return document.querySelector('#compare.ready') !== null"))
+    for key, zoom in (("1", "100 %"), ("2", "200 %"), ("4", "400 %"), ("0", None)):
+        admin.press(key)
+        state = admin.run(STATE)
+        assert state["places"][0] == state["places"][1]
+        assert zoom is None or state["zoom"] == zoom
+    admin.press("4")
+    handle = admin.find("#handle")
+    for _ in range(3):
+        handle.send_keys(Keys.ARROW_RIGHT)
+    state = admin.run(STATE)
+    assert state["border"] == 65 and "65%" in state["clip"]
+    handle.send_keys(Keys.HOME)
+    assert admin.run(STATE)["border"] == 0
+    admin.press("j")
+    wait_for(lambda: admin.path == f"{job}/pages/2")
+    assert admin.complaints() == []
+
+
+def test_the_reader_turns_pages_and_shows_the_original_by_one_key(admin: Browser, job: str) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    admin.open(f"{job}/read")
+    admin.press(Keys.ARROW_RIGHT)
+    wait_for(lambda: "page=2" in admin.path)
+    shown = "return document.querySelector('#reader img').getAttribute('src').split('/').pop()"
+    assert wait_for(lambda: admin.run(shown)) == "after"
+    admin.press("b")
+    assert admin.run(shown) == "before"
+    # It stays so while pages are turned.
+    admin.press(Keys.ARROW_RIGHT)
+    wait_for(lambda: "page=3" in admin.path and admin.run(shown) == "before")
+    admin.press("b")
+    assert admin.run(shown) == "after"
+    # Right to left, the left arrow leads on.
+    admin.open(f"{job}/read?rtl=true")
+    admin.press(Keys.ARROW_LEFT)
+    wait_for(lambda: "page=2" in admin.path)
+    assert admin.complaints() == []
+
+
+def test_limits_are_said_before_they_are_hit(admin: Browser, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no page")
+    (tmp_path / "empty.png").write_bytes(b"")
+    admin.open("/")
+    admin.find("#files").send_keys(str(tmp_path / "notes.txt"))
+    admin.wait_for_text("neither an image nor a comic", "#problem")
+    admin.find("#files").send_keys(str(tmp_path / "empty.png"))
+    admin.wait_for_text("empty.png is empty", "#problem")
+    assert not admin.find("#send").is_enabled()
+
+
+def test_a_theme_is_chosen_and_kept(admin: Browser) -> None:
+    background = "return getComputedStyle(document.body).backgroundColor"
+    admin.resize(1280, dark=False)
+    admin.open("/jobs")
+    light = admin.run(background)
+    admin.resize(1280, dark=True)
+    dark = admin.run(background)
+    assert light != dark
+    admin.find("#theme").click()
+    assert admin.run(background) == light
+    admin.open("/account")
+    assert admin.run(background) == light
+    admin.find("#theme").click()
+    admin.find("#theme").click()
+    assert admin.run("return document.documentElement.dataset.theme || 'auto'") == "auto"
+
+
+def test_a_failed_job_is_explained_and_run_with_another_model(admin: Browser, tmp_path: Path) -> None:
+    """The task of a newcomer: find out why a job failed, and run it with another model."""
+    from selenium.webdriver.support.select import Select
+
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    with admin.server.client() as client:
+        # Keys belong to another user, so the administrator finds the job among those of all users.
+        failed = admin.server.wait(client, admin.server.upload(client, tmp_path / "broken.png"))["job_id"]
+    admin.open("/admin/jobs?status=failed")
+    admin.find(f'a[href="/jobs/{failed}"]').click()
+    admin.wait_for_text("The job failed.")
+    assert "broken.png" in admin.text("#state table")
+    admin.find("details.menu summary").click()
+    Select(admin.find("#model")).select_by_value("comic-compact-x3")
+    admin.find('form[action$="/again"] button').click()
+    wait_for(lambda: admin.path.endswith("?notice=queued"))
+    admin.wait_for_text("comic-compact-x3", "#state")
+    admin.wait_for_text("The job failed.")
+
+
+def test_a_first_password_is_changed_and_a_job_canceled(admin: Browser, volume: Path) -> None:
+    admin.open("/admin/users")
+    admin.fill(username="ann", password=PASSWORD, pages="50")
+    wait_for(lambda: admin.path.startswith("/admin/users/ann"))
+    admin.open("/admin")
+    admin.find('button[value="pause"]').click()
+    admin.wait_for_text("The queue is paused")
+    admin.find('form[action$="/sign-out"] button').click()
+    wait_for(lambda: admin.path.startswith("/sign-in"))
+    admin.fill(username="ann", password=PASSWORD)
+    wait_for(lambda: admin.path == "/password")
+    admin.fill(current=PASSWORD, new=OTHER, repeated=OTHER)
+    admin.wait_for_text("The password is changed.")
+    admin.find("#files").send_keys(str(volume))
+    wait_for(admin.find("#send").is_enabled)
+    admin.find("#send").click()
+    admin.wait_for_text("number 1 in the queue", "#state")
+    admin.find('form[action$="/cancel"] button').click()
+    admin.wait_for_text("canceled", "#state")
+    admin.open("/admin")
+    admin.wait_for_text("This page is for administrators.")
+    admin.find('form[action$="/sign-out"] button').click()
+    admin.fill(username="root", password=PASSWORD)
+    wait_for(lambda: admin.path == "/")
+    admin.open("/admin")
+    admin.find('button[value="resume"]').click()
+    wait_for(lambda: "The queue is paused" not in admin.text())
+    # The refused page counts as an error on the console.
+    admin.complaints()
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", SIZES)
+def test_every_page_fits_and_says_nothing_on_the_console(
+    admin: Browser, job: str, width: int, dark: bool
+) -> None:
+    admin.resize(width, dark=dark)
+    admin.complaints()
+    admin_pages = ("", "/jobs", "/workers", "/models", "/users", "/users/root", "/keys", "/audit", "/system")
+    pages = [
+        "/", "/jobs", "/account", "/password", job, f"{job}/pages/0", f"{job}/read", f"{job}/read?mode=webtoon",
+        *(f"/admin{each}" for each in admin_pages),
+    ]  # fmt: skip
+    for page in pages:
+        admin.open(page)
+        assert admin.run("return document.documentElement.scrollWidth") <= width, page
+        assert admin.complaints() == [], page
+        assert admin.run("return document.querySelectorAll('h1').length") == 1, page
+        check_by_axe(admin, page)
+
+
+def check_by_axe(browser: Browser, page: str) -> None:
+    if AXE is None:
+        return
+    browser.driver.execute_cdp_cmd("Page.setBypassCSP", {"enabled": True})
+    browser.run(Path(AXE).read_text(encoding="utf-8"))
+    found = browser.driver.execute_async_script(
+        "axe.run(document, { resultTypes: ['violations'] }).then((result) => arguments[0](JSON.stringify("
+        "result.violations.filter((each) => ['serious', 'critical'].includes(each.impact)).map((each) => [each.id, "
+        "each.nodes[0].html]))));"
+    )
+    browser.driver.execute_cdp_cmd("Page.setBypassCSP", {"enabled": False})
+    assert json.loads(found) == [], page
