@@ -277,7 +277,7 @@ def test_odd_requests_get_no_server_error_and_described_answers(services: Servic
     roles = {
         "stranger": None, "user": make_key(services, "me"), "admin": make_key(services, "boss", "admin"),
     }  # fmt: skip
-    each, sent = max(1, CASES // (len(found) * len(roles))), 0
+    each, sent = max(1, -(-CASES // (len(found) * len(roles)))), 0
     for role, key in roles.items():
         with client_of(services, key) as client:
             for operation in found:

@@ -10,6 +10,7 @@ import pytest
 
 from comic_upscale.server.services import Services
 from tests.server.conftest import client_of, make_key
+from tests.server.pages import pages_of
 from tests.server.test_access import PASSWORD, add_person, log_in
 
 
@@ -85,3 +86,12 @@ def test_an_administrator_helps_a_user_who_lost_the_app(services: Services, secr
         assert boss.patch("/api/v1/admin/users/ann", json={"reset_totp": True}).json()["has_totp"] is False
     with client_of(services) as client:
         assert login(client).status_code == 200
+
+
+def test_the_page_for_signing_in_asks_for_the_code(services: Services, secret: str) -> None:
+    with pages_of(services) as browser:
+        form = {"username": "ann", "password": PASSWORD}
+        asked = browser.post("/sign-in", data=form)
+        assert asked.status_code == 401 and 'name="code"' in asked.text
+        assert 'name="code"' not in browser.get("/sign-in").text
+        assert browser.post("/sign-in", data=form | {"code": code_of(secret)}).status_code == 303
