@@ -27,6 +27,10 @@ MAX_ATTEMPTS = 3
 """A job that ended its worker this often without any progress is set aside."""
 BACKOFF_SECONDS = (15.0, 120.0)
 """Waiting time before the second and the third attempt, with up to a fifth more at random."""
+FARTHEST = 1000
+"""The most jobs before one whose place in the queue is told."""
+POSTPONE_SECONDS = 60.0
+"""Waiting time while the storage is away."""
 WORKER_ENDED = "worker_ended"
 """The code of a job whose worker died, until the next one claims it."""
 PRIORITY: Mapping[Lane, int] = {"interactive": 100, "batch": 0}
@@ -213,6 +217,18 @@ def release(connection: Connection, claimed: Claim) -> None:
     _settle(connection, claimed, status="queued", attempts=jobs.c.attempts - 1, not_before=0)
 
 
+def postpone(connection: Connection, claimed: Claim, code: str, message: str) -> None:
+    """Give a job back because something besides the job is away, for as long as that takes.
+
+    The attempt does not count. Errors as for `heartbeat`.
+    """
+    wait = POSTPONE_SECONDS * random.uniform(1.0, 1.2)
+    _settle(
+        connection, claimed, status="queued", attempts=jobs.c.attempts - 1, not_before=now_ms() + int(wait * 1000),
+        error_code=code, error=message,
+    )  # fmt: skip
+
+
 def end_leases(connection: Connection, worker_id: str, last_words: str | None = None) -> int:
     """End the leases of a worker that is known to be dead, so that its jobs continue at once; return their number.
 
@@ -318,18 +334,26 @@ def set_state(connection: Connection, **flags: bool) -> None:
 
 
 def position(connection: Connection, job: Mapping[str, Any]) -> int | None:
-    """Return the place of a queued job in the queue, 1 for the next; None for a job that is not queued."""
+    """Return the place of a queued job in the queue, 1 for the next one.
+
+    None for a job that is not queued, or that has more than `FARTHEST` jobs before it: a list of jobs would otherwise
+    count a long queue again for each of its rows.
+    """
     if job["status"] != "queued":
         return None
-    before = sa.or_(
-        jobs.c.priority > job["priority"],
-        sa.and_(
-            jobs.c.priority == job["priority"],
-            sa.tuple_(jobs.c.created_at, jobs.c.id) < sa.tuple_(job["created_at"], job["id"]),
-        ),
+    # Two ranges of one index. As one condition, they would be a scan of the whole queue.
+    higher = jobs.c.priority > job["priority"]
+    earlier = sa.and_(
+        jobs.c.priority == job["priority"],
+        sa.tuple_(jobs.c.created_at, jobs.c.id) < sa.tuple_(job["created_at"], job["id"]),
     )
-    count = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.status == "queued", before)
-    return (connection.scalar(count) or 0) + 1
+    before = 0
+    for which in (higher, earlier):
+        few = sa.select(jobs.c.id).where(jobs.c.status == "queued", which).limit(FARTHEST + 1).subquery()
+        before += connection.scalar(sa.select(sa.func.count()).select_from(few)) or 0
+        if before > FARTHEST:
+            return None
+    return before + 1
 
 
 def _claimable(jobs_per_user: int, lanes: Sequence[Lane]) -> sa.Select[tuple[str]]:

@@ -37,7 +37,7 @@ from comic_upscale.server import jobs, queue
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.schema import files as files_table
 from comic_upscale.server.database.schema import now_ms
-from comic_upscale.server.files import FileStore, StoredFile, store_file
+from comic_upscale.server.files import FileStore, StorageError, StoredFile, store_file
 from comic_upscale.server.ids import new_id
 from comic_upscale.server.offered import RegisteredModel, read_offered
 from comic_upscale.server.overrides import effective
@@ -158,6 +158,12 @@ class JobRunner:
             beat.say(f"failed: {message}")
             self._write(lambda connection: queue.fail(connection, claimed, code, message))
             return True
+        except StorageError as error:
+            # Its pages stay, and no attempt is counted: a storage may be away for hours.
+            log.error("job %s: %s", claimed.job_id, error)
+            message = "The storage cannot be used; the job waits for it."
+            self._write(lambda connection: queue.postpone(connection, claimed, "storage", message))
+            return False
         except ComicUpscaleError as error:
             log.error("job %s: %s", claimed.job_id, error)
             if isinstance(error, DeviceError):

@@ -17,6 +17,7 @@ from comic_upscale.server import accounts, queue
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.schema import jobs, now_ms, users
 from comic_upscale.server.ids import new_id
+from comic_upscale.server.jobs import list_jobs
 from comic_upscale.server.services import open_database
 from comic_upscale.server.settings import ServerSettings
 
@@ -244,6 +245,47 @@ def test_a_dead_worker_gives_its_jobs_back_at_once(database: Database) -> None:
     assert claim(database, "w2") is None
     assert database.write(lambda connection: queue.end_leases(connection, "dead")) == 1
     assert taken(database, "w2").job_id == job_id
+
+
+def test_a_place_far_behind_is_not_counted(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "FARTHEST", 2)
+    ids = [add(database, created_at=number) for number in range(5)]
+    places = database.read(lambda c: [queue.position(c, job(database, job_id)) for job_id in ids])
+    assert places == [1, 2, 3, None, None]
+    urgent = add(database, lane="interactive", created_at=9)
+    assert database.read(lambda c: queue.position(c, job(database, urgent))) == 1
+    assert database.read(lambda c: queue.position(c, job(database, ids[2]))) is None
+
+
+@pytest.mark.parametrize("status", [None, "completed", "queued"])
+@pytest.mark.parametrize("everyone", [True, False])
+def test_lists_and_places_are_read_from_an_index(
+    database: Database, status: str | None, everyone: bool
+) -> None:
+    if not database.is_sqlite:
+        pytest.skip("PostgreSQL plans by statistics, which a small table does not have")
+    last = job(database, add(database, created_at=5))
+    account = accounts.Account(
+        user_id=last["owner_id"], name="x", role="admin", scopes=frozenset(), address="192.0.2.1"
+    )
+
+    def plans(connection: Connection) -> list[str]:
+        seen: list[tuple[str, Any]] = []
+        sa.event.listen(
+            connection, "before_cursor_execute",
+            lambda _c, _cursor, text, values, *_: seen.append((text, values)),
+        )  # fmt: skip
+        list_jobs(connection, account, status=status, before=(9, "x"), everyone=everyone)
+        queue.position(connection, last)
+        return [
+            str(row[-1])
+            for text, values in list(seen)
+            for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values)
+        ]
+
+    found = database.read(plans)
+    assert any("jobs" in step for step in found)
+    assert [step for step in found if "TEMP B-TREE" in step or step.startswith("SCAN jobs")] == []
 
 
 def test_positions_in_the_queue(database: Database) -> None:

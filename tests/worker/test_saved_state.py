@@ -8,6 +8,7 @@ import os
 import subprocess
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -226,4 +227,35 @@ def test_a_folder_that_is_newer_than_the_state_stays(machine: Machine, tmp_path:
         assert names == {LEDGER, "later.png"}
         assert len(list(services.files.list())) == 3
     finally:
+        services.close()
+
+
+def test_a_job_waits_for_a_storage_that_is_away(
+    bucket: Bucket | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if bucket is None:
+        pytest.skip("a local disk is not away")
+    from comic_upscale.server import object_files
+
+    monkeypatch.setitem(object_files.RETRIES, "max_retries", 0)
+    settings = bucket.settings(tmp_path / "data", "away")
+    services = open_services(settings)
+    away = open_services(replace(settings, s3_endpoint="http://127.0.0.1:9"))
+    try:
+        with client_of(services, make_key(services, "me")) as client:
+            client.post(
+                "/api/v1/uploads", files=[("file", ("p.png", draw(tmp_path / "p.png", 1).read_bytes()))]
+            )
+        # More often than a job may fail.
+        for _ in range(queue.MAX_ATTEMPTS + 1):
+            services.database.write(lambda c: c.execute(sa.update(jobs).values(not_before=0)))
+            assert run_here(settings, away, taken(services.database), tmp_path) == 0
+            row = services.database.read(lambda c: c.execute(sa.select(jobs)).mappings().one())
+            assert (row["status"], row["error_code"], row["attempts"]) == ("queued", "storage", 0)
+            assert row["not_before"] > row["created_at"]
+        services.database.write(lambda c: c.execute(sa.update(jobs).values(not_before=0)))
+        assert run_here(settings, services, taken(services.database), tmp_path) == 1
+        assert services.database.read(lambda c: c.scalar(sa.select(jobs.c.status))) == "completed"
+    finally:
+        away.close()
         services.close()
