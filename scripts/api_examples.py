@@ -32,6 +32,8 @@ def record(folder: Path) -> dict[str, Any]:
         services.close()
     text = json.dumps(shorten(answers)).replace(str(folder), "/srv")
     text = re.sub(r'"cu_([0-9a-f]+)_[^"]+"', r'"cu_\1_..."', text)
+    # Such as a scanner for secrets would report.
+    text = re.sub(r'("secret": "|secret=)[A-Z2-7]{32}', r"\1JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP", text)
     return dict(sorted(json.loads(text).items()))
 
 

@@ -1,6 +1,6 @@
 """A client of the server, for programs: upload, wait, fetch. `Client` blocks, `AsyncClient` does not.
 
-It needs httpx2 (extra ``[client]``) and nothing else of this package's requirements.
+It needs httpx2 (extra ``[client]``), and imports nothing heavier.
 """
 
 from comic_upscale.client.answers import ClientError, Job, JobFailed

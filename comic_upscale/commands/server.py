@@ -127,14 +127,15 @@ def create_user(
 def reset_password(
     where: Given, name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of the user.")]
 ) -> None:
-    """Give a user a random password, and print it. All sessions of the user end."""
-    from comic_upscale.server import accounts, audit, sessions
+    """Give a user a random password, and print it. The sessions and the second factor of the user end."""
+    from comic_upscale.server import accounts, audit, sessions, totp
 
     def reset(connection: Any, hashed: str) -> None:
         found = accounts.find_user(connection, name)
         if found is None or found["role"] == "anonymous":
             raise InputError(f"there is no user {name} who can log in")
         accounts.set_password(connection, found["id"], hashed, must_change=True)
+        totp.end(connection, found["id"])
         sessions.end_all(connection, found["id"])
         audit.record(connection, None, "password.reset", name)
 

@@ -30,6 +30,7 @@ _PACKAGES = (
     "fastapi_offline",
     "itsdangerous",
     "limits",
+    "pyotp",
     "sqlalchemy",
     "uvicorn",
     "zipstream",

@@ -24,7 +24,6 @@ Kind: TypeAlias = Literal["thumb", "before", "after"]
 
 TYPES = frozenset(("image/png", "image/jpeg", "image/webp", "image/gif", "image/avif"))
 """Types of images that every browser shows."""
-_CHUNK = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)

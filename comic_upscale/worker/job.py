@@ -162,6 +162,7 @@ class JobRunner:
             # Its pages stay, and no attempt is counted: a storage may be away for hours.
             log.error("job %s: %s", claimed.job_id, error)
             message = "The storage cannot be used; the job waits for it."
+            beat.say(f"{message} {error}")
             self._write(lambda connection: queue.postpone(connection, claimed, "storage", message))
             return False
         except ComicUpscaleError as error:

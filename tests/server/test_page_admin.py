@@ -39,7 +39,7 @@ def actions(services: Services) -> list[str]:
 
 def test_every_page_of_the_administration_shows_itself(services: Services, boss: httpx.Client) -> None:
     """With jobs, failures, keys and names that try to be HTML."""
-    upload(boss, EVIL)
+    job = upload(boss, EVIL)
     finish(services, page(EVIL), seconds=3.0, model="comic-compact-x3")
     upload(boss, EVIL)
     held = taken(services.database)
@@ -50,7 +50,7 @@ def test_every_page_of_the_administration_shows_itself(services: Services, boss:
         for route in router.routes:
             path, methods = route.path, route.methods  # type: ignore[attr-defined]
             if path.startswith("/admin") and "GET" in methods:
-                answer = boss.get(path.replace("{username}", "boss"))
+                answer = boss.get(path.replace("{username}", "boss").replace("{job_id}", job))
                 assert answer.status_code == 200, (path, answer.text)
                 assert "<script>alert" not in answer.text
                 check_html(answer.text)
@@ -198,3 +198,57 @@ def test_the_system_page_shows_no_secret_and_backs_up(open_server: OpenServices)
         assert connection.execute("select count(*) from users where name = 'boss'").fetchone() == (1,)
     connection.close()
     assert actions(services)[-1] == "server.backup"
+
+
+def test_a_model_is_made_the_default_withdrawn_and_offered_again(
+    services: Services, boss: httpx.Client
+) -> None:
+    model = "realesr-animevideov3"
+    assert post(boss, f"/admin/models/{model}/default").status_code == 303
+    assert f"Uploads without a model get {model}" in boss.get("/admin/models").text
+    post(boss, "/admin/models/auto/default")
+    post(boss, f"/admin/models/{model}/demote")
+    assert "withdrawn" in boss.get("/admin/models").text
+    assert f'value="{model}"' not in boss.get("/").text
+    post(boss, f"/admin/models/{model}/promote")
+    assert f'value="{model}"' in boss.get("/").text
+    assert post(boss, "/admin/models/none/default").status_code == 404
+    assert post(boss, f"/admin/models/{model}/burn").status_code == 400
+
+
+def test_a_preset_is_made_chosen_and_deleted(services: Services, boss: httpx.Client) -> None:
+    made = post(
+        boss, "/admin/presets", name="mine", description="For old scans", denoise="low", format="webp"
+    )
+    assert made.status_code == 303
+    assert "For old scans" in boss.get("/admin/models").text
+    assert 'value="mine"' in boss.get("/").text
+    job = upload(boss, preset="mine")
+    assert "webp" in boss.get(f"/jobs/{job}").text
+    wrong = post(boss, "/admin/presets", name="other", format="bmp2")
+    assert wrong.status_code == 400 and "format" in wrong.text
+    post(boss, "/admin/presets/mine/delete")
+    assert 'value="mine"' not in boss.get("/").text
+
+
+def test_settings_change_at_once_and_return(services: Services, boss: httpx.Client) -> None:
+    page = boss.get("/admin/settings").text
+    assert 'name="retention_days"' in page and "secret" not in page
+    changed = post(
+        boss, "/admin/settings", retention_days="3", max_upload_size="5M", accepted_types="png, cbz"
+    )
+    assert changed.headers["location"] == "/admin/settings?notice=changed"
+    shown = boss.get("/").text
+    assert "after 3 days" in shown and 'data-extensions="png cbz"' in shown
+    wrong = post(boss, "/admin/settings", retention_days="never")
+    assert wrong.status_code == 400 and 'value="never"' in wrong.text
+    post(boss, "/admin/settings", retention_days="", accepted_types="")
+    assert "after 30 days" in boss.get("/").text
+    assert actions(services).count("settings.change") == 2
+
+
+def test_the_log_of_a_job_is_for_administrators(services: Services, boss: httpx.Client) -> None:
+    job = upload(boss)
+    assert f"/admin/jobs/{job}/log" in boss.get(f"/jobs/{job}").text
+    assert "No worker has written" in boss.get(f"/admin/jobs/{job}/log").text
+    assert boss.get("/admin/jobs/none/log").status_code == 404

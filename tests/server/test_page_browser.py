@@ -300,7 +300,18 @@ def test_every_page_fits_and_says_nothing_on_the_console(
 ) -> None:
     admin.resize(width, dark=dark)
     admin.complaints()
-    admin_pages = ("", "/jobs", "/workers", "/models", "/users", "/users/root", "/keys", "/audit", "/system")
+    admin_pages = (
+        "",
+        "/jobs",
+        "/workers",
+        "/models",
+        "/users",
+        "/users/root",
+        "/keys",
+        "/audit",
+        "/settings",
+        "/system",
+    )
     pages = [
         "/", "/jobs", "/account", "/password", job, f"{job}/pages/0", f"{job}/read", f"{job}/read?mode=webtoon",
         *(f"/admin{each}" for each in admin_pages),

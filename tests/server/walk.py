@@ -118,6 +118,7 @@ def _walk_sessions(walk: Walk, services: Services, boss: httpx.Client) -> None:
         token = walk.call(person, "POST", "/api/v1/auth/password", json=change)["csrf_token"]
         person.headers["X-CSRF-Token"] = token
         walk.call(person, "GET", "/api/v1/auth/session")
+        walk.call(person, "POST", "/api/v1/auth/totp", json={"current_password": OTHER})
         walk.call(person, "GET", "/api/v1/auth/sessions")
         walk.call(boss, "GET", "/api/v1/admin/sessions")
         walk.call(person, "POST", "/api/v1/auth/logout")

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 from sqlalchemy.engine import Connection
 
-from comic_upscale.server import accounts, audit, jobs, keys, queue, requeue, sessions
+from comic_upscale.server import accounts, audit, jobs, keys, queue, requeue, sessions, totp
 from comic_upscale.server.api.access import AdminAccount, Server
 from comic_upscale.server.api.auth import Password, key_json
 from comic_upscale.server.api.errors import ApiError, documented, not_found
@@ -62,6 +62,9 @@ class UserChange(BaseModel):
     bytes_per_day: Annotated[int, Field(ge=0, le=1 << 50)] | None = None
     pages_per_day: Annotated[int, Field(ge=0, le=1 << 31)] | None = None
     pixels_per_day: Annotated[int, Field(ge=0, le=1 << 50)] | None = None
+    reset_totp: Annotated[bool, Field(description="End the second factor, for a user who lost the app.")] = (
+        False
+    )
 
 
 @router.get("/jobs", summary="List the jobs of all users")
@@ -190,7 +193,7 @@ async def change_user(
 ) -> dict[str, Any]:
     """Change the role, block or unblock, or set a password. Each of these ends the sessions of the user."""
     given = change.model_dump(exclude_unset=True)
-    password = given.pop("password", None)
+    password, reset_totp = given.pop("password", None), given.pop("reset_totp", False)
     hashed = None if password is None else await services.passwords.hash(check_password(password, username))
 
     def write(connection: Connection) -> dict[str, Any]:
@@ -200,6 +203,8 @@ async def change_user(
         values = {name: value for name, value in given.items() if value is not None or name in _LIMITS}
         if hashed is not None:
             accounts.set_password(connection, user["id"], hashed, must_change=True)
+        if reset_totp:
+            totp.end(connection, user["id"])
         if values:
             connection.execute(sa.update(users).where(users.c.id == user["id"]).values(values))
         loses_admin = user["role"] == "admin" and (values.get("role") == "user" or values.get("disabled"))
@@ -212,7 +217,7 @@ async def change_user(
             admin,
             "user.change",
             username,
-            changed=sorted([*values, *["password"] * bool(hashed)]),
+            changed=sorted([*values, *["password"] * bool(hashed), *["totp"] * reset_totp]),
         )
         return _user_json(accounts.find_user(connection, username))
 
@@ -254,6 +259,7 @@ def _user_json(row: Any) -> dict[str, Any]:
     shown = ("name", "email", "role", "disabled", "must_change_password", *_LIMITS)
     return {
         **{name: row[name] for name in shown},
+        "has_totp": totp.is_active(row),
         "can_log_in": row["password_hash"] is not None and not row["disabled"],
         "created_at": iso(row["created_at"]),
     }

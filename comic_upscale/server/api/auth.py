@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
@@ -11,7 +12,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy.engine import Connection
 
 from comic_upscale.errors import SettingsError
-from comic_upscale.server import accounts, audit, keys, sessions
+from comic_upscale.server import accounts, audit, keys, sessions, totp
 from comic_upscale.server.accounts import Account
 from comic_upscale.server.api import cookies
 from comic_upscale.server.api.access import (
@@ -19,6 +20,7 @@ from comic_upscale.server.api.access import (
     Server,
     client_address,
     find_session,
+    require,
     require_person,
     too_many,
 )
@@ -39,6 +41,10 @@ class Login(BaseModel):
 
     username: Annotated[str, Field(min_length=1, max_length=128)]
     password: Password
+    code: Annotated[
+        str | None,
+        Field(max_length=16, description="Of the authenticator app, if the user has a second factor."),
+    ] = None
 
 
 class NewPassword(BaseModel):
@@ -60,12 +66,9 @@ async def log_in(request: Request, services: Server, login: Login) -> JSONRespon
     """Begin a session. Its cookie needs the ``csrf_token`` of the answer in each request that changes something."""
     cookies.check_same_site(request)
     address = client_address(request)
-    for item, who in (
-        (_BY_ADDRESS, f"login:{address}"),
-        (_BY_NAME, f"login-name:{login.username.casefold()}"),
-    ):
-        if not services.limiter.hit(item, who):
-            raise too_many(services, item, who)
+    if not services.limiter.hit(_BY_ADDRESS, f"login:{address}"):
+        raise too_many(services, _BY_ADDRESS, f"login:{address}")
+    limit_logins(services, login.username)
     user = await services.database.read_async(
         lambda connection: accounts.find_user(connection, login.username)
     )
@@ -74,6 +77,7 @@ async def log_in(request: Request, services: Server, login: Login) -> JSONRespon
         await _record_failure(services, login.username, address)
         # The same answer and the same time, whether the user exists or not.
         raise ApiError(401, "wrong_login", "The name or the password is wrong.")
+    await _check_code(services, user, login, address)
     account = Account(
         user_id=user["id"], name=user["name"], role=user["role"], scopes=accounts.scopes_of(user["role"]),
         address=address,
@@ -141,8 +145,7 @@ async def replace_password(
         ApiError: 400, 401 or 429.
         BusyError: too many passwords wait.
     """
-    if not services.limiter.hit(_BY_NAME, f"login-name:{account.name.casefold()}"):
-        raise too_many(services, _BY_NAME, f"login-name:{account.name.casefold()}")
+    limit_logins(services, account.name)
     user = await services.database.read_async(lambda connection: accounts.find_user(connection, account.name))
     if user is None or not await services.passwords.verify(user["password_hash"], change.current_password):
         raise ApiError(401, "wrong_login", "The current password is wrong.", field="current_password")
@@ -190,6 +193,7 @@ async def list_sessions(services: Server, account: CurrentAccount) -> dict[str, 
 async def end_session(services: Server, account: CurrentAccount, session_id: str) -> Response:
     """End a session of the user."""
     require_person(account)
+    require(account, "jobs:write")
 
     def end(connection: Connection) -> bool:
         found = sessions.end(connection, session_id, user_id=account.user_id)
@@ -214,6 +218,7 @@ async def list_keys(services: Server, account: CurrentAccount) -> dict[str, Any]
 async def create_key(services: Server, account: CurrentAccount, new: NewKey) -> dict[str, Any]:
     """Create a key, which the answer shows once. A key has at most the permissions of the request."""
     require_person(account)
+    require(account, "jobs:write")
     if beyond := sorted(set(new.scopes) - account.scopes):
         raise ApiError(403, "forbidden", f"You cannot give the permission {beyond[0]}.", field="scopes")
 
@@ -232,12 +237,40 @@ async def create_key(services: Server, account: CurrentAccount, new: NewKey) -> 
 async def revoke_key(services: Server, account: CurrentAccount, key_id: str) -> Response:
     """Revoke a key of the user."""
     require_person(account)
+    require(account, "jobs:write")
     revoked = await services.database.write_async(
         lambda connection: keys.revoke_key(connection, account, key_id, user_id=account.user_id)
     )
     if not revoked:
         raise not_found("key")
     return Response(status_code=204)
+
+
+def limit_logins(services: Services, name: str) -> None:
+    """Refuse to try more passwords or codes of one user than a person needs.
+
+    Raises:
+        ApiError: 429.
+    """
+    who = f"login-name:{name.casefold()}"
+    if not services.limiter.hit(_BY_NAME, who):
+        raise too_many(services, _BY_NAME, who)
+
+
+async def _check_code(services: Services, user: Mapping[str, Any], login: Login, address: str) -> None:
+    """Check the second factor of a user whose password was right."""
+    if not totp.is_active(user):
+        return
+    if not login.code:
+        raise ApiError(
+            401, "code_required", "Send the code of your authenticator app in the field code.", field="code"
+        )
+    code = login.code
+    if not await services.database.write_async(lambda connection: totp.accept(connection, user["id"], code)):
+        await _record_failure(services, login.username, address)
+        raise ApiError(
+            401, "wrong_code", "The code is wrong, or was used before: wait for the next one.", field="code"
+        )
 
 
 def key_json(row: Any) -> dict[str, Any]:

@@ -37,8 +37,14 @@ _SECURED = {
     "401": "no valid key or session", "403": "not allowed", "429": "too many requests", "503": "try again later",
 }  # fmt: skip
 _BY_SESSION = frozenset(
-    ("/api/v1/auth/logout", "/api/v1/auth/session", "/api/v1/auth/password")
-)  # fmt: skip
+    (
+        "/api/v1/auth/logout",
+        "/api/v1/auth/session",
+        "/api/v1/auth/password",
+        "/api/v1/auth/totp",
+        "/api/v1/auth/totp/confirm",
+    )
+)
 """Routes that look at the session themselves."""
 
 _PAGE = """<!doctype html>

@@ -86,6 +86,7 @@ async def current_viewer(request: Request, services: Server) -> Viewer:
         SignInError: nobody has signed in, or the password must be changed first.
         ApiError: 403, a form without the token of its session; 429, too many requests.
     """
+    await services.live.refresh()
     viewer = await find_viewer(request, services)
     if viewer is not None and viewer.must_change_password:
         raise SignInError("/password")

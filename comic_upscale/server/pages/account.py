@@ -32,20 +32,30 @@ async def show_sign_in(request: Request, services: Server, next: str = "/") -> R
     return render(request, "sign_in.html", next=safe_target(next), name="", error=None)
 
 
+@router.get("/login")
+async def show_log_in(request: Request) -> Response:
+    """Lead to the form for signing in."""
+    return go_to(request, "/sign-in")
+
+
 @router.post("/sign-in")
 async def sign_in(
-    request: Request, services: Server, username: Text, password: Text, next: Text = "/"
+    request: Request,
+    services: Server,
+    username: Text,
+    password: Text,
+    next: Text = "/",
+    code: Annotated[str, Form(max_length=16)] = "",
 ) -> Response:
-    """Begin a session."""
+    """Begin a session. A user with a second factor is asked for a code."""
     try:
-        answer = await auth.log_in(
-            request, services, Login.model_construct(username=username, password=password)
-        )
+        login = Login.model_construct(username=username, password=password, code=code.strip() or None)
+        answer = await auth.log_in(request, services, login)
     except (ApiError, SettingsError) as error:
         shown = error if isinstance(error, ApiError) else as_api_error(error)
         return render(
             request, "sign_in.html", status=shown.status, headers=shown.headers, next=safe_target(next),
-            name=username, error=shown.message,
+            name=username, error=shown.message, asks_code=shown.field == "code",
         )  # fmt: skip
     return _with_cookie(go_to(request, safe_target(next)), answer)
 

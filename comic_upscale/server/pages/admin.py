@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 from comic_upscale.errors import SettingsError
 from comic_upscale.server import audit, health, search
 from comic_upscale.server.api import admin as admin_api
-from comic_upscale.server.api import catalogue
+from comic_upscale.server.api import admin_offered
 from comic_upscale.server.api.access import Server
 from comic_upscale.server.database.backup import copy_database
 from comic_upscale.server.database.migrate import schema_revision
@@ -103,9 +103,9 @@ async def show_models(request: Request, services: Server, admin: Admin) -> Respo
         return {str(name): count for name, count in connection.execute(counted)}
 
     used = await services.database.read_async(read)
-    listed = await catalogue.list_models(services, admin.account)
-    presets = await catalogue.list_presets(services, admin.account)
-    return render(request, "models.html", models=listed["models"], presets=presets["presets"], used=used)
+    listed = await admin_offered.list_models(services, admin.account)
+    presets = await admin_offered.list_presets(services, admin.account)
+    return render(request, "models.html", **listed, **presets, used=used)
 
 
 @router.post("/models/again")

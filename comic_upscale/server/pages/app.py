@@ -11,7 +11,16 @@ from starlette.exceptions import HTTPException
 
 from comic_upscale.errors import ComicUpscaleError
 from comic_upscale.server.api.errors import ApiError, as_api_error, error_response
-from comic_upscale.server.pages import account, admin, admin_people, assets, jobs, upload, viewing
+from comic_upscale.server.pages import (
+    account,
+    admin,
+    admin_offered,
+    admin_people,
+    assets,
+    jobs,
+    upload,
+    viewing,
+)
 from comic_upscale.server.pages.access import SignInError
 from comic_upscale.server.pages.render import go_to, render, wants_part
 from comic_upscale.server.services import Services
@@ -27,6 +36,7 @@ ROUTERS = (
     account.router,
     admin.router,
     admin_people.router,
+    admin_offered.router,
     assets.router,
 )
 

@@ -168,7 +168,7 @@ async def run_again(
     """Queue a job that has ended as a new job over the same upload, and go there."""
     require(viewer.account, "jobs:write")
     options = {"model": model, "factor": factor}
-    changes = read_changes(options)
+    changes = read_changes(options, services.live.offered)
     row = await jobs_api.own_job(services, viewer.account, job_id)
     if row["upload_id"] is None:
         raise ApiError(409, "expired", "The files of this job no longer exist: upload them again.")

@@ -43,7 +43,7 @@ async def show_upload(request: Request, services: Server, viewer: CurrentViewer)
     models = await catalogue.list_models(services, viewer.account)
     return render(
         request, "upload.html", **state, factors=FACTORS, presets=presets["presets"], models=models["models"],
-        formats=_choices("format"), grays=_choices("gray"), extensions=EXTENSIONS,
+        formats=_choices("format"), grays=_choices("gray"), extensions=settings.accepted_types or EXTENSIONS,
         max_bytes=settings.max_upload_size, max_files=settings.max_files,
         is_full=free is not None and free < settings.min_free_disk,
         keep_hours=settings.anonymous_hours if viewer.account.is_anonymous else settings.retention_days * 24,
