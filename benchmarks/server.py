@@ -124,6 +124,11 @@ class Server:
             self.process.stdout.close()
             self.process = None
 
+    def close(self) -> None:
+        """End it for good."""
+        self.end()
+        self._log.close()
+
     def memory(self) -> float:
         """Return its memory, in MB."""
         assert self.process is not None
@@ -169,7 +174,7 @@ def measure(folder: Path, jobs: int, viewers: int, seconds: float) -> list[Figur
         seed(server.data, jobs - jobs // 10)
         figures += asyncio.run(_lists(server, jobs, seconds))
     finally:
-        server.end()
+        server.close()
     return figures
 
 
@@ -197,7 +202,7 @@ def seed(data: Path, count: int) -> list[str]:
                     "updated_at": at, "pages_total": 1, "pages_done": int(status == "completed"),
                     # They wait, but not for a worker: there is none.
                     "not_before": 0, "priority": 0, "fence": 0, "attempts": 0, "cancel_requested": 0, "revision": 1,
-                    "pages_failed": 0,
+                    "pages_failed": 0, "pixels": 0,
                 }  # fmt: skip
                 yield [values.get(name) for name in columns]
 

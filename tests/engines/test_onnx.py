@@ -417,7 +417,7 @@ def test_without_onnxruntime_the_error_says_how_to_get_it(
     from comic_upscale.jobs.run import run_job
 
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(SettingsError, match=r"comic-upscale\[onnx\]"):
+    with pytest.raises(SettingsError, match=r"pip install '\.\[onnx\]'"):
         run_job(make_settings(backend="onnx", model=str(exported)))
 
 

@@ -144,7 +144,7 @@ def test_without_the_program_the_error_says_how_to_get_it(
 ) -> None:
     # What Python itself does for a package that is not to be imported.
     monkeypatch.setitem(sys.modules, "realesrgan", None)
-    with pytest.raises(SettingsError, match=r"comic-upscale\[realesrgan\]"):
+    with pytest.raises(SettingsError, match=r"pip install '\.\[realesrgan\]'"):
         RealESRGANEngine(tmp_path / "any.pth", device=CPU)
 
 

@@ -217,7 +217,9 @@ def test_an_engine_of_another_package_is_listed_shown_and_run(
     install("nearest", "nearest_engine", EXAMPLE, "nearest_engine:NearestFactory")
     assert engine_names() == (*BUILT_IN, "nearest")
     listed = json.loads(CliRunner().invoke(app, ["engines", "list", "--json"]).stdout)
+    (option,) = listed[-1].pop("options")
     assert listed[-1] == {"name": "nearest", "summary": "Repeats pixels.", "installed": True}
+    assert (option["name"], option["values"]) == ("brightness", "a whole number, between 0 and 255")
     shown = CliRunner().invoke(app, ["engines", "show", "nearest"]).stdout
     assert "brightness: a whole number, between 0 and 255 (default 0)" in shown
     arguments = ["run", "-i", str(pages), "-o", str(tmp_path / "cli"), "--scale", "2", "--engine", "nearest"]

@@ -30,6 +30,7 @@ from comic_upscale.errors import (
     LedgerVersionError,
     OutputError,
     PageError,
+    SettingsError,
 )
 from comic_upscale.execution.events import Event, JobFinished, JobStarted, Progress
 from comic_upscale.execution.local import devices, steps
@@ -360,7 +361,7 @@ def test_a_disk_that_is_really_full(make_settings: MakeSettings, tmp_path: Path)
 
 def test_an_output_folder_that_cannot_be_made(make_settings: MakeSettings, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OutputError, match="--output"):
+    with pytest.raises(SettingsError, match="--output"):
         run(make_settings(output=tmp_path / "file" / "out"))
 
 

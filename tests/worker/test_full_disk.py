@@ -115,5 +115,6 @@ def test_a_job_goes_on_when_there_is_room(
         result = client.get(job["result_url"], follow_redirects=True).content
     with Image.open(io.BytesIO(page)) as source, Image.open(io.BytesIO(result)) as output:
         assert np.array_equal(np.asarray(source).repeat(2, 0).repeat(2, 1), np.asarray(output))
-    assert len(stored(services)) == 2
+    # The upload, the result, and the two files with its pictures.
+    assert len(stored(services)) == 4
     assert not any(os.scandir(services.settings.data / "work"))

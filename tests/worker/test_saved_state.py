@@ -82,7 +82,7 @@ def run_here(settings: ServerSettings, services: Services, claimed: queue.Claim,
         settings, {"workers": 2}, home / "state", services.database, services.files, StopRequest(), cache
     )
     runner.run(claimed)
-    runner.close()
+    cache.close()
     return sum(shape[0] for shape in engine.batches)
 
 
