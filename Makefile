@@ -18,7 +18,7 @@ demo: $(READY)
 	scripts/demo.sh "$(BIN)"
 
 test: $(READY) lint
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal --durations 25
 	scripts/check_wheel.sh $(BIN)/python
 
 lint: $(READY)

@@ -105,6 +105,9 @@ def draw(path: Path, seed: int, size: tuple[int, int] = (24, 32), mode: str = "R
     return path
 
 
+LONG = bool(os.environ.get("COMIC_UPSCALE_TEST_LONG"))
+"""Whether tests try everything that they can. By default, some try a part."""
+
 MakeJob = Callable[..., JobSettings]
 
 

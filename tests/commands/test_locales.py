@@ -14,7 +14,7 @@ import pytest
 
 from comic_upscale.ledger.status import read_status
 from tests.archives import make_zip, pictures, read_cbz
-from tests.conftest import draw
+from tests.conftest import LONG, draw
 
 NAME = "Überraschung 猫 — №1"
 LOCALES = {
@@ -52,7 +52,7 @@ def fill(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("locale", LOCALES)
+@pytest.mark.parametrize("locale", LOCALES if LONG else ["UTF-8", "C without UTF-8 mode", "Latin-1"])
 def test_names_are_written_as_they_are(tmp_path: Path, tiny_weights: Path, locale: str) -> None:
     source, output = fill(tmp_path / f"in {NAME}"), tmp_path / f"out {NAME}"
     job = ("run", "-i", source, "-o", output, "--model", tiny_weights, "--device", "cpu")
