@@ -74,10 +74,20 @@ def _check_version(connection: sqlite3.Connection, ledger: Path) -> None:
     found = connection.execute("select count(*) from sqlite_master where name = ?", [table]).fetchone()[0]
     if not found:
         raise InputError(f"{ledger} is not a comic-upscale ledger")
-    applied = connection.execute(f"select name from {table} where migration_set = ?", [MIGRATION_SET])
-    unknown = {str(row[0]) for row in applied} - {migration.name for migration in MIGRATIONS}
+    rows = connection.execute(f"select name from {table} where migration_set = ?", [MIGRATION_SET])
+    applied = {str(row[0]) for row in rows}
+    # A run has just begun to create it.
+    if not applied:
+        raise _no_job_yet(ledger)
+    unknown = applied - {migration.name for migration in MIGRATIONS}
     if unknown:
         raise LedgerVersionError(f"{ledger} was written by a newer comic-upscale: update this one to read it")
+
+
+def _no_job_yet(ledger: Path) -> NoJobYetError:
+    return NoJobYetError(
+        f"the ledger {ledger} holds no job yet: a run that has just started needs some seconds"
+    )
 
 
 def newest_job(connection: sqlite3.Connection, ledger: Path) -> dict[str, Any]:
@@ -95,9 +105,7 @@ def newest_job(connection: sqlite3.Connection, ledger: Path) -> dict[str, Any]:
         " desc, last_run desc, jobs.id desc limit 1",
     )
     if job is None:
-        raise NoJobYetError(
-            f"the ledger {ledger} holds no job yet: a run that has just started needs some seconds"
-        )
+        raise _no_job_yet(ledger)
     return job
 
 

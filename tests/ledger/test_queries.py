@@ -9,12 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from comic_upscale.console.text import status_lines
-from comic_upscale.errors import InputError, LedgerDamagedError
+from comic_upscale.errors import InputError, LedgerDamagedError, NoJobYetError
 from comic_upscale.ledger.queries import read_failures
 from comic_upscale.ledger.reading import find_ledger
 from comic_upscale.ledger.recent import newest_ledger, remember_ledger
@@ -221,3 +222,12 @@ def test_the_job_that_was_started_last_is_remembered(tmp_path: Path) -> None:
     assert newest_ledger(state) == ledgers[1]
     ledgers[1].unlink()
     assert newest_ledger(state) == ledgers[0]
+
+
+def test_a_ledger_that_is_being_created_holds_no_job_yet(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("create table _sqlite_migrations (migration_set text, name text, applied_at text)")
+        connection.commit()
+    with pytest.raises(NoJobYetError, match="just started"):
+        read_status(path)
