@@ -5,17 +5,19 @@ from __future__ import annotations
 import shutil
 import socket
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from annotated_types import Ge, Gt
 
 from comic_upscale.commands.environment import own_prices, process_seconds, rates_folder, state_folder
 from comic_upscale.commands.options import Given, takes
 from comic_upscale.commands.run import job_settings
 from comic_upscale.errors import SettingsError
 from comic_upscale.settings.job import JobSettings
-from comic_upscale.settings.options import pick
+from comic_upscale.settings.options import Opt, check, definitions, pick
 
 if TYPE_CHECKING:
     from comic_upscale.costs.quote import Quote
@@ -43,89 +45,88 @@ INPUT = pick(
 )
 
 
-# Most lines of this function declare options that only this command has.
-@takes(source=INPUT, given=JOB)
-def cost(
-    *,
-    source: Given,
-    pages: Annotated[
-        int | None,
-        typer.Option("--pages", metavar="N", help="Number of pages, in place of an input."),
-    ] = None,
-    page_size: Annotated[str, typer.Option(metavar="WxH", help="Size of the pages, with --pages.")] = "512x768",
-    given: Given,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostOptions:
+    """The options that only this command has."""
+
+    pages: Annotated[int | None, Ge(1), Opt("Number of pages, in place of an input.", metavar="N")] = None
+    page_size: Annotated[str, Opt("Size of the pages, with --pages.", metavar="WxH")] = "512x768"
     gpu: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--gpu", metavar="NAME",
-            help="GPU to quote, for example 'RTX 4090'. May be repeated. Default: every GPU with a price, and this "
+        tuple[str, ...],
+        Opt(
+            "GPU to quote, for example 'RTX 4090'. May be repeated. Default: every GPU with a price, and this "
             "machine if `bench`, --pilot or an earlier run has measured it.",
+            metavar="NAME",
         ),
-    ] = None,
+    ] = ()
     price: Annotated[
-        float | None,
-        typer.Option(
+        float | None, Ge(0),
+        Opt(
+            "Price of an hour, in place of the listed prices. Traffic and storage keep their listed prices.",
             metavar="$/h",
-            help="Price of an hour, in place of the listed prices. Traffic and storage keep their listed prices.",
         ),
-    ] = None,
+    ] = None  # fmt: skip
     prices: Annotated[
         Path | None,
-        typer.Option(
+        Opt(
+            "Your own price list, in the format of comic_upscale/costs/prices.toml. Its GPUs replace ours. Default: "
+            "prices.toml in your configuration folder (on Linux ~/.config/comic-upscale), if it exists.",
             metavar="FILE",
-            help="Your own price list, in the format of comic_upscale/costs/prices.toml. Its GPUs replace ours. "
-            "Default: prices.toml in your configuration folder (on Linux ~/.config/comic-upscale), if it "
-            "exists.",
         ),
-    ] = None,
+    ] = None
     link_mbps: Annotated[
-        float | None,
-        typer.Option(metavar="N", help="Your connection in megabits per second. Default: a range from 20 to 500."),
-    ] = None,
+        float | None, Gt(0),
+        Opt("Your connection in megabits per second. Default: a range from 20 to 500.", metavar="N"),
+    ] = None  # fmt: skip
     pilot: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", help="Upscale N pages on this machine, of all sizes, and quote it from the measurement."
-        ),
-    ] = None,
+        int | None, Ge(1),
+        Opt("Upscale N pages on this machine, of all sizes, and quote it from the measurement.", metavar="N"),
+    ] = None  # fmt: skip
     budget: Annotated[
-        float | None,
-        typer.Option(
+        float | None, Ge(0),
+        Opt(
+            "Budget in dollars. Exit code 1 means that no quote with a price is likely to stay within it.",
             metavar="$",
-            help="Budget in dollars. Exit code 1 means that no quote with a price is likely to stay within it.",
         ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:  # fmt: skip
+    ] = None  # fmt: skip
+    as_json: Annotated[bool, Opt("Print JSON.", flags=("--json",))] = False
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        check(self)
+
+
+@takes(source=INPUT, own=definitions(CostOptions), given=JOB)
+def cost(source: Given, own: Given, given: Given) -> None:
     """Estimate the time and cost of a run, on this machine and on rented GPUs, before you pay anything."""
     from comic_upscale.console.quote_text import quotes_as_json
     from comic_upscale.costs.prices import listed_offers
     from comic_upscale.estimates.quotes import Question, is_over_budget, quotes_for
 
-    requested = given.values()
+    asked, requested = CostOptions(**own.values()), given.values()
     input, workers = source.complete()["input"], requested.get("workers")
-    _check_options(input, pages, pilot, price=price, budget=budget, link_mbps=link_mbps, workers=workers)
+    _check_together(asked, input)
     settings = job_settings({"input": input or Path("pages"), **requested})
-    workload, unchanged, trial = _count(settings, pages, page_size, pilot, quiet=as_json)
+    workload, unchanged, trial = _count(settings, asked)
     quotes = quotes_for(
         workload,
         Question(
             model=settings.model,
-            gpus=tuple(gpu or ()),
-            price=price,
-            link_mbps=link_mbps,
+            gpus=asked.gpu,
+            price=asked.price,
+            link_mbps=asked.link_mbps,
             workers=workers,
             denoise=settings.denoise,
-            offers=tuple(listed_offers(prices or own_prices())),
+            offers=tuple(listed_offers(asked.prices or own_prices())),
             measurements=_known_measurements(),
             pilot=trial,
         ),
     )
-    over = None if budget is None else is_over_budget(quotes, budget)
-    if as_json:
-        typer.echo(quotes_as_json(workload, quotes, budget, over))
+    over = None if asked.budget is None else is_over_budget(quotes, asked.budget)
+    if asked.as_json:
+        typer.echo(quotes_as_json(workload, quotes, asked.budget, over))
     else:
-        _print_quotes(workload, unchanged, quotes, budget)
+        _print_quotes(workload, unchanged, quotes, asked.budget)
     if over:
         raise typer.Exit(EXIT_OVER_BUDGET)
 
@@ -159,32 +160,19 @@ def _print_quotes(workload: Workload, unchanged: int, quotes: Sequence[Quote], b
         typer.echo(line)
 
 
-def _check_options(
-    input: Path | None, pages: int | None, pilot: int | None, *, workers: int | None, **amounts: float | None
-) -> None:
-    """Check the options that this command alone has.
+def _check_together(asked: CostOptions, input: Path | None) -> None:
+    """Check the options that depend on each other.
 
     Raises:
-        SettingsError: a value is out of its range, or two options contradict each other.
+        SettingsError: they contradict each other.
     """
-    if (input is None) == (pages is None):
+    if (input is None) == (asked.pages is None):
         raise SettingsError("give either --input PATH, or --pages N for a number of pages")
-    if pages is not None and pages < 1:
-        raise SettingsError(f"--pages must be at least 1, not {pages}")
-    if pilot is not None and (pilot < 1 or input is None):
-        raise SettingsError("--pilot must be at least 1, and needs an --input")
-    if workers is not None and workers < 1:
-        raise SettingsError(f"--workers must be at least 1, not {workers}")
-    for name, amount in amounts.items():
-        if amount is not None and not 0 <= amount < float("inf"):
-            raise SettingsError(f"--{name.replace('_', '-')} must be a number of 0 or more, not {amount}")
-    if amounts["link_mbps"] == 0:
-        raise SettingsError("--link-mbps must be above 0")
+    if asked.pilot is not None and input is None:
+        raise SettingsError("--pilot needs an --input")
 
 
-def _count(
-    settings: JobSettings, pages: int | None, page_size: str, pilot: int | None, *, quiet: bool
-) -> tuple[Workload, int, Measured | None]:
+def _count(settings: JobSettings, asked: CostOptions) -> tuple[Workload, int, Measured | None]:
     """Count the work of an input, or of an assumed number of pages, and run the pilot if requested.
 
     Returns:
@@ -196,17 +184,17 @@ def _count(
     from comic_upscale.planning.preview import preview
     from comic_upscale.settings.sizes import Bounds
 
-    if pages is not None:
-        bounds = Bounds.parse(page_size)
-        imagined = AssumedPages(count=pages, width=bounds.width, height=bounds.height)
+    if asked.pages is not None:
+        bounds = Bounds.parse(asked.page_size)
+        imagined = AssumedPages(count=asked.pages, width=bounds.width, height=bounds.height)
         return assume_pages([imagined], settings), 0, None
     # Everything that a run imports before it reads its input is imported by now.
     started_in = process_seconds()
     plan = preview(settings)
     trial = None
-    if pilot is not None:
-        if not quiet:
-            typer.echo(f"upscaling {page_count(pilot)} as a pilot...", err=True)
-        trial = run_pilot(plan, settings, pilot, started_in=started_in)
+    if asked.pilot is not None:
+        if not asked.as_json:
+            typer.echo(f"upscaling {page_count(asked.pilot)} as a pilot...", err=True)
+        trial = run_pilot(plan, settings, asked.pilot, started_in=started_in)
     workload = count_workload(plan, settings, trial)
     return workload, len(plan.pages) - workload.pages, trial
