@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Unit
 
 from comic_upscale.commands.environment import own_prices, process_seconds, rates_folder, state_folder
 from comic_upscale.commands.options import Given, takes
@@ -60,7 +60,7 @@ class CostOptions:
         ),
     ] = ()
     price: Annotated[
-        float | None, Ge(0),
+        float | None, Ge(0), Unit("dollars"),
         Opt(
             "Price of an hour, in place of the listed prices. Traffic and storage keep their listed prices.",
             metavar="$/h",
@@ -83,7 +83,7 @@ class CostOptions:
         Opt("Upscale N pages on this machine, of all sizes, and quote it from the measurement.", metavar="N"),
     ] = None  # fmt: skip
     budget: Annotated[
-        float | None, Ge(0),
+        float | None, Ge(0), Unit("dollars"),
         Opt(
             "Budget in dollars. Exit code 1 means that no quote with a price is likely to stay within it.",
             metavar="$",

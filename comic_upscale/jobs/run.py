@@ -51,7 +51,7 @@ def run_job(
         stop: set it from another thread or a signal handler to stop gracefully.
         open_engines: opens the engines; replace it to use another engine.
         remote: a remote machine that processes the pages, in place of engines.
-        watch: is told which pages are in flight, and may refuse some.
+        watch: receives the pages in flight, and can refuse a page.
 
     Raises:
         InputError: the input does not exist, or contains no page.

@@ -58,7 +58,7 @@ class JobService:
             stop: stops it gracefully, from any thread.
             remote: a remote machine that processes the pages.
             open_engines: opens the engines, for a caller that keeps them between jobs. Default: those of the registry.
-            watch: is told which pages are in flight, and may refuse some.
+            watch: receives the pages in flight, and can refuse a page.
 
         Raises:
             ComicUpscaleError: as `run_job`.

@@ -1,4 +1,4 @@
-"""Figures for Prometheus. Scrapes read a snapshot, so many of them cost one query every few seconds."""
+"""Figures for Prometheus. Scrapes read a cached snapshot, so the database is queried once every few seconds at most."""
 
 from __future__ import annotations
 

@@ -200,6 +200,11 @@ class Definition:
             return None if allowed else f"must be one of {', '.join(self.choice_texts)}"
         if not _is_of_kind(value, self.kind):
             return f"must be {self._none()}{_kind_in_words(self.kind)}"
+        if not _is_finite(value):
+            words = _in_words(self.bounds)
+            if not words.startswith("a number"):
+                words = f"a finite number, {words}".removesuffix(", ")
+            return f"must be {self._none()}{words}"
         if all(_holds(bound, value) for bound in self.bounds):
             return None
         return f"must be {self._none()}{_in_words(self.bounds)}"
@@ -219,6 +224,14 @@ SEVERAL_WORDS: Mapping[Any, str] = {int: "whole numbers", float: "numbers", str:
 
 
 _SIMPLE = (bool, int, float, str, Path)
+
+
+def _is_finite(value: Any) -> bool:
+    """Return whether a value has no infinite number and no NaN: JSON cannot hold them."""
+    return all(
+        not isinstance(each, float) or math.isfinite(each)
+        for each in (value if isinstance(value, tuple) else (value,))
+    )
 
 
 def _is_of_kind(value: Any, kind: Any) -> bool:
@@ -395,8 +408,7 @@ def _in_words(bounds: tuple[Any, ...]) -> str:
     if isinstance(low, Ge) and isinstance(high, Le):
         return f"between {low.ge} and {high.le}"
     unit = next((f" of {bound.unit}" for bound in bounds if isinstance(bound, Unit)), "")
-    finite = any(isinstance(bound, Predicate) and bound.func is math.isfinite for bound in bounds)
-    number = f"a number{unit}, " if low or high else f"a finite number{unit}"
+    number = f"a number{unit}, " if unit else ""
     words = []
     match low:
         case Ge():
@@ -408,7 +420,7 @@ def _in_words(bounds: tuple[Any, ...]) -> str:
             words.append(f"at most {high.le}")
         case Lt():
             words.append(f"below {high.lt}")
-    return (number if finite else "") + " and ".join(words)
+    return (number + " and ".join(words)).removesuffix(", ")
 
 
 def shown(value: object) -> str:

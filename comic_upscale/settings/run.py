@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
-from annotated_types import Ge, Predicate, Unit
+from annotated_types import Ge, Unit
 
 from comic_upscale.settings.limits import (
     DEFAULT_MAX_MEMBERS,
@@ -89,14 +88,14 @@ class RunSettings:
     ] = None  # fmt: skip
     # Sent to a remote machine, which counts the cost of its own time.
     price: Annotated[
-        float | None, Ge(0), Predicate(math.isfinite), Unit("dollars"),
+        float | None, Ge(0), Unit("dollars"),
         Opt(
             "Price of this machine in dollars per hour. The job remembers it, and `status` calculates with it.",
             metavar="$/h", panel=COST, sent="always",
         ),
     ] = None  # fmt: skip
     max_cost: Annotated[
-        float | None, Ge(0), Predicate(math.isfinite), Unit("dollars"),
+        float | None, Ge(0), Unit("dollars"),
         Opt(
             "Stop before the job, including its earlier runs, costs more dollars than this. Needs --price.",
             metavar="$", panel=COST, sent="always",

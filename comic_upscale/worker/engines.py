@@ -101,7 +101,7 @@ class EngineCache:
 
     Args:
         opener: opens engines that are not open yet.
-        most: models that stay open; more only while so many are in use.
+        most: the number of models that stay open. More stay open only while all of them are in use.
     """
 
     def __init__(self, opener: OpenEngines = open_engines, most: int = MOST_MODELS) -> None:

@@ -135,7 +135,8 @@ def test_a_quote_imports_no_torch(pages: Path) -> None:
         (), ("--input", "pages", "--pages", 5), ("--pages", 0), ("--pages", 5, "--pilot", 3),
         ("--pages", 5, "--gpu", "RTX 9999"), ("--pages", 5, "--width", 0), ("--pages", 5, "--price", -1),
         ("--pages", 5, "--link-mbps", 0), ("--pages", 5, "--workers", 0), ("--pages", 5, "--prices", "none.toml"),
-        ("--pages", 5, "--page-size", "large"),
+        ("--pages", 5, "--page-size", "large"), ("--pages", 5, "--price", "inf"), ("--pages", 5, "--budget", "nan"),
+            ("--pages", 5, "--link-mbps", "inf"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_in_one_line(pages: Path, arguments: tuple[object, ...]) -> None:

@@ -14,7 +14,7 @@ import pytest
 from tests.archives import make_zip, pictures, read_cbz
 from tests.jobs.test_kill import start
 
-KILLS = int(os.environ.get("COMIC_UPSCALE_TEST_KILLS", "4"))
+KILLS = int(os.environ.get("COMIC_UPSCALE_TEST_KILLS", "10"))
 
 
 def until(process: subprocess.Popen[bytes], seconds: float) -> bool:

@@ -48,7 +48,7 @@ class Coffee:
     [
         ({"strength": 6}, "--strength must be between 1 and 5, not 6"),
         ({"milk": 1.0}, "--milk must be at least 0 and below 1, not 1"),
-        ({"milk": float("nan")}, "--milk must be at least 0 and below 1, not nan"),
+        ({"milk": float("nan")}, "--milk must be a finite number, at least 0 and below 1, not nan"),
         ({"sugar": 0.0}, "--sugar must be above 0 and at most 9, not 0"),
         ({"bean": "tea"}, "--bean must be one of arabica, robusta, not 'tea'"),
         ({"cups": 1}, "--cups must be auto or at least 2, not 1"),
@@ -67,6 +67,17 @@ def test_bounds_and_choices_are_checked_in_words(wrong: dict[str, Any], message:
 def test_amounts_of_money_are_finite_and_not_negative(wrong: float) -> None:
     with pytest.raises(SettingsError, match=r"^--price must be a number of dollars, at least 0, not "):
         settings(price=wrong)
+
+
+@pytest.mark.parametrize("wrong", [float("inf"), float("-inf"), float("nan")])
+def test_every_number_is_finite(wrong: float) -> None:
+    floats = [each for each in definitions(JobSettings) if float in (each.kind, each.item_kind)]
+    assert {"max_ratio", "price", "denoise"} <= {each.name for each in floats}
+    for each in floats:
+        with pytest.raises(SettingsError, match=f"^{each.flag} must be "):
+            settings(**{each.name: wrong})
+    with pytest.raises(SettingsError, match=r"^--max-ratio must be a finite number, at least 1, not "):
+        settings(max_ratio=wrong)
 
 
 def test_who_asks_decides_how_an_option_is_called() -> None:

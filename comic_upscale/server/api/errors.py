@@ -90,7 +90,7 @@ def error_response(
 
 
 def as_api_error(error: ComicUpscaleError) -> ApiError:
-    """Return what a client is told about an error of this package. What is no fault of the request is logged."""
+    """Return the response for an error of this package. Errors that the request did not cause are logged."""
     if isinstance(error, FieldError):
         return ApiError(400, "invalid", str(error), field=error.field)
     if isinstance(error, BusyError):

@@ -57,7 +57,7 @@ async def show_estimate(
     viewer: CurrentViewer,
     size: Annotated[int, Query(alias="bytes", ge=0, le=1 << 50)],
 ) -> Response:
-    """Say how long an upload of so many bytes would take, from the jobs that this server has done."""
+    """Estimate how long an upload of this size would take, from the jobs that this server has done."""
 
     def read(connection: Connection) -> tuple[float | None, int, int]:
         waiting = connection.execute(
