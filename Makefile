@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint format docs environment clean
+.PHONY: demo test suite wheel lint format docs environment clean
 
 environment: $(READY)
 
@@ -17,8 +17,14 @@ $(READY): pyproject.toml constraints.txt scripts/set_up.sh
 demo: $(READY)
 	scripts/demo.sh "$(BIN)"
 
+# The check of the wheel mostly waits for downloads, so it runs beside the tests.
 test: $(READY) lint
+	$(MAKE) --jobs=2 suite wheel
+
+suite: $(READY)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal --durations 25
+
+wheel: $(READY)
 	scripts/check_wheel.sh $(BIN)/python
 
 lint: $(READY)
