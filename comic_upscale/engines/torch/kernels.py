@@ -13,6 +13,8 @@ Importing this module imports Triton. Only `proof` decides whether it is importe
 
 from __future__ import annotations
 
+from math import gcd
+
 import torch
 import triton
 import triton.language as tl
@@ -26,11 +28,12 @@ CHANNELS_LAST = torch.channels_last
 
 
 @triton.jit
-def _activate(values, bias, slope, total, channels: tl.constexpr, block: tl.constexpr):
+def _activate(values, bias, slope, total, channels: tl.constexpr, common: tl.constexpr, block: tl.constexpr):
     start = tl.program_id(0).to(tl.int64) * block
     steps = tl.arange(0, block)
     inside = start + steps < total
-    channel = ((start % channels).to(tl.int32) + steps) % channels
+    # The compiler does not find this divisor by itself, and without it reads numbers one by one.
+    channel = (tl.multiple_of((start % channels).to(tl.int32), common) + steps) % channels
     value = tl.load(values + start + steps, mask=inside, other=0.0).to(tl.float32)
     value += tl.load(bias + channel).to(tl.float32)
     # A NaN is not above 0, and stays a NaN.
@@ -39,13 +42,24 @@ def _activate(values, bias, slope, total, channels: tl.constexpr, block: tl.cons
 
 
 @triton.jit
-def _grow(previous, made, bias, slope, out, total, old: tl.constexpr, new: tl.constexpr, block: tl.constexpr):
+def _grow(
+    previous,
+    made,
+    bias,
+    slope,
+    out,
+    total,
+    old: tl.constexpr,
+    new: tl.constexpr,
+    common: tl.constexpr,
+    block: tl.constexpr,
+):
     start = tl.program_id(0).to(tl.int64) * block
     steps = tl.arange(0, block)
     inside = start + steps < total
     # The first pixel of the block is 64-bit. The pixels after it are counted from there, in 32 bits.
     first = start // (old + new)
-    place = (start % (old + new)).to(tl.int32) + steps
+    place = tl.multiple_of((start % (old + new)).to(tl.int32), common) + steps
     pixel = place // (old + new)
     channel = place % (old + new)
     is_old = channel < old
@@ -64,12 +78,21 @@ def _grow(previous, made, bias, slope, out, total, old: tl.constexpr, new: tl.co
 
 @triton.jit
 def _add(
-    values, bias, near, far, scale, total, channels: tl.constexpr, twice: tl.constexpr, block: tl.constexpr
+    values,
+    bias,
+    near,
+    far,
+    scale,
+    total,
+    channels: tl.constexpr,
+    twice: tl.constexpr,
+    common: tl.constexpr,
+    block: tl.constexpr,
 ):
     start = tl.program_id(0).to(tl.int64) * block
     steps = tl.arange(0, block)
     inside = start + steps < total
-    channel = ((start % channels).to(tl.int32) + steps) % channels
+    channel = (tl.multiple_of((start % channels).to(tl.int32), common) + steps) % channels
     value = tl.load(values + start + steps, mask=inside, other=0.0).to(tl.float32)
     value += tl.load(bias + channel).to(tl.float32)
     value = value * scale + tl.load(near + start + steps, mask=inside, other=0.0).to(tl.float32)
@@ -163,7 +186,13 @@ def activate(values: torch.Tensor, bias: torch.Tensor, slope: torch.Tensor) -> N
     _check(values)
     total = values.numel()
     _activate[(triton.cdiv(total, _BLOCK),)](
-        values, bias, slope, total, channels=values.shape[1], block=_BLOCK
+        values,
+        bias,
+        slope,
+        total,
+        channels=values.shape[1],
+        common=gcd(values.shape[1], _BLOCK),
+        block=_BLOCK,
     )
 
 
@@ -182,7 +211,7 @@ def grow(previous: torch.Tensor, made: torch.Tensor, bias: torch.Tensor, slope: 
     out = _empty(previous, (n, old + new, height, width))
     total = out.numel()
     _grow[(triton.cdiv(total, _BLOCK),)](
-        previous, made, bias, slope, out, total, old=old, new=new, block=_BLOCK
+        previous, made, bias, slope, out, total, old=old, new=new, common=gcd(old + new, _BLOCK), block=_BLOCK
     )
     return out
 
@@ -215,6 +244,7 @@ def add_residual(
         total,
         channels=values.shape[1],
         twice=far is not None,
+        common=gcd(values.shape[1], _BLOCK),
         block=_BLOCK,
     )
 

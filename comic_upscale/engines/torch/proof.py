@@ -17,6 +17,7 @@ import statistics
 import sys
 import sysconfig
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,19 +88,13 @@ def choose_way(
         device: the device.
         precision: float32, float16 or bfloat16.
     """
-    fused: torch.nn.Module | None = None
     reason = missing_parts(device, precision)
-    if reason is None:
-        try:
-            fused = _fuse(plain)
-            proof = _prove_on_device(network, plain, fused, device, precision)
-        except Exception as error:
-            # Compilers, drivers and memory fail in many ways, and the plain way needs none of what failed.
-            proof = Proof(False, _describe(error))
+    if reason is not None:
+        module, proof = plain, Proof(False, reason)
+    else:
+        module, proof = try_way(network, plain, device, precision, build=build_fused, timer=time_on_cuda)
         # What the test windows took. The first batches measure how much memory a page needs.
         release_memory(device)
-    else:
-        proof = Proof(False, reason)
     log.debug(
         "%s in %s on %s: %s kernels: %s",
         network.architecture,
@@ -108,7 +103,45 @@ def choose_way(
         "fused" if proof.is_fused else "plain",
         proof.reason,
     )
-    return (fused if fused is not None and proof.is_fused else plain), proof
+    return module, proof
+
+
+def try_way(
+    network: Network,
+    plain: torch.nn.Module,
+    device: torch.device,
+    precision: torch.dtype,
+    *,
+    build: Callable[[torch.nn.Module], torch.nn.Module],
+    timer: Timer,
+) -> tuple[torch.nn.Module, Proof]:
+    """Build another way to run a network, and return what `choose_way` returns. No error leaves this function.
+
+    Args:
+        network: as in `choose_way`.
+        plain: as in `choose_way`.
+        device: as in `choose_way`.
+        precision: as in `choose_way`.
+        build: returns the other way for the plain module.
+        timer: measures one run.
+    """
+    try:
+        fused = build(plain)
+        proof = _prove_on_device(network, plain, fused, device, precision, timer)
+    except Exception as error:
+        # Compilers, drivers and memory fail in many ways, and the plain way needs none of what failed.
+        return plain, Proof(
+            False, f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
+        )
+    return (fused if proof.is_fused else plain), proof
+
+
+def build_fused(plain: torch.nn.Module) -> torch.nn.Module:
+    """Return the module with fused kernels; arguments and errors as in `fused.fuse`."""
+    # Imported here, so that Triton is imported only where it is used.
+    from comic_upscale.engines.torch.fused import fuse
+
+    return fuse(plain)
 
 
 def missing_parts(device: torch.device, precision: torch.dtype) -> str | None:
@@ -210,19 +243,13 @@ def time_on_cuda(work: Callable[[], object]) -> float:
     return float(before.elapsed_time(after))
 
 
-def _fuse(plain: torch.nn.Module) -> torch.nn.Module:
-    # Imported here, so that Triton is imported only where it is used.
-    from comic_upscale.engines.torch.fused import fuse
-
-    return fuse(plain)
-
-
 def _prove_on_device(
     network: Network,
     plain: torch.nn.Module,
     fused: torch.nn.Module,
     device: torch.device,
     precision: torch.dtype,
+    timer: Timer,
 ) -> Proof:
     height, width = _window_size(network)
     page = draw_window(height, width, network.input_channels).to(device)
@@ -233,9 +260,12 @@ def _prove_on_device(
         made: torch.Tensor = module(page.contiguous(memory_format=torch.channels_last))
         return made
 
-    with torch.cuda.device(device), torch.inference_mode():
+    on_device: AbstractContextManager[object] = (
+        torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    )
+    with on_device, torch.inference_mode():
         exact = None if precision == torch.float32 else run_in_fp32
-        return prove(plain, fused, window, TOLERANCES[precision], time_on_cuda, exact)
+        return prove(plain, fused, window, TOLERANCES[precision], timer, exact)
 
 
 def _window_size(network: Network) -> tuple[int, int]:
@@ -279,7 +309,3 @@ def _has_python_header() -> bool:
     # Debian's own scheme has a path under /usr/local, where the header never is.
     paths = sysconfig.get_paths("posix_prefix" if scheme == "posix_local" else scheme)
     return (Path(paths["include"]) / "Python.h").is_file()
-
-
-def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
