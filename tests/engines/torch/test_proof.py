@@ -6,11 +6,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from comic_upscale.engines.torch import proof
+from comic_upscale.engines.torch.network_pass import NetworkPass
 from comic_upscale.engines.torch.proof import (
     TOLERANCES,
     Tolerance,
@@ -20,7 +22,8 @@ from comic_upscale.engines.torch.proof import (
     prove,
     try_way,
 )
-from comic_upscale.models.network import Network
+from comic_upscale.models.network import Network, load_network
+from comic_upscale.models.weights import resolve_weights
 from tests.conftest import REPOSITORY
 
 CPU = torch.device("cpu")
@@ -260,3 +263,18 @@ def test_the_window_of_a_network_with_large_tensors_is_smaller(compact: Network)
         assert height % 2 == width % 2 == 1
         assert 63 <= width < height + 1 < 767
         assert height * width * widest <= 1.02 * 2**27 or (height, width) == (63, 63)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("precision", [torch.float32, torch.float16])
+def test_a_gpu_gives_the_pixels_of_the_plain_layers_either_way(precision: torch.dtype) -> None:
+    weights = resolve_weights("comic-compact-x3", denoise=None, folders=[], cache=Path(), download=False)
+    network = load_network(weights, None)
+    chosen = NetworkPass(network, torch.device("cuda", 0), precision)
+    assert chosen.proof is not None and chosen.proof.reason
+    pages = draw_window(151, 97, 3)
+    with torch.inference_mode():
+        expected = network.module(pages)
+        found = chosen.compute(pages.to("cuda")).float().cpu()
+    difference = (255 * (found.clamp(0, 1) - expected.clamp(0, 1))).abs()
+    assert float(difference.max()) <= (1 if precision == torch.float32 else 3), chosen.proof.reason
