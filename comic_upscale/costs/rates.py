@@ -216,10 +216,7 @@ def computed_rate(card: str, network: Network, *, encode_seconds: Range, workers
             f"the amount of work of {network.model} is not known, so nothing can be computed for {card}: use a model "
             "from `comic-upscale models list`, or estimate this machine with --pilot 10"
         )
-    tflops, source, factors = _tflops_of(card, _entry(network.model).get("kind", "rrdb"))
-    factors.append(_range(data["torch_over_tensorrt"]))
-    if _entry(network.model).get("narrow"):
-        factors.append(_range(data["narrow"]))
+    tflops, source, factors = _speed_of(card, network)
     rate = product_of_independent([Range.exactly(tflops), *factors])
     seconds = rate.inverse() * (network.tflop_per_page / PAGE_PIXELS)
     threads = _range(data["workers"]) if workers is None else Range.exactly(float(workers))
@@ -238,6 +235,21 @@ def computed_rate(card: str, network: Network, *, encode_seconds: Range, workers
         basis="computed",
         source=source,
     )
+
+
+def _speed_of(card: str, network: Network) -> tuple[float, str, list[Range]]:
+    """Return the 10^12 operations a second of comic-upscale on a GPU, the source, and the factors of uncertainty."""
+    data = reference()
+    kind, narrow = _entry(network.model).get("kind", "rrdb"), _entry(network.model).get("narrow", False)
+    for entry in data["measured"]:
+        if (entry["card"], entry["kind"]) == (card, "narrow" if narrow else kind):
+            source = f"computed from {entry['per_second']:g}/s, measured ({entry['source']}, {_day(entry)})"
+            return float(entry["per_second"] * entry["tflop"]), source, [_range(data["other_machine"])]
+    tflops, source, factors = _tflops_of(card, kind)
+    factors.append(_range(data["torch_over_tensorrt"]))
+    if narrow:
+        factors.append(_range(data["narrow"]))
+    return tflops, source, factors
 
 
 def _tflops_of(card: str, kind: str) -> tuple[float, str, list[Range]]:
