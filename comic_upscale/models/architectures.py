@@ -1,7 +1,7 @@
-"""Import spandrel without torchvision, which takes longer to import than spandrel and half of PyTorch together.
+"""Import spandrel without torchvision, which takes about two seconds of processor time to import.
 
 spandrel imports all architectures at once. Two of them (LaMa, RestoreFormer) take functions from torchvision, which
-imports PyTorch's compiler: more than two seconds in every run. No network of these two is ever run here, because one
+imports PyTorch's compiler. No network of these two is ever run here, because one
 fills holes and the other restores faces. So while spandrel is imported, a stand-in takes the place of torchvision. What
 spandrel takes from the stand-in imports torchvision when it is first used.
 """

@@ -45,7 +45,7 @@ def make_volume(folder: Path, number: int) -> Path:
 def start_light_worker(services: Services, home: Path) -> subprocess.Popen[bytes]:
     """A worker without a network, which is started much faster. Everything else of it is real."""
     variables = {} if services.settings.database is None else {"DATABASE_URL": services.settings.database}
-    words = odd_command(services.settings.data, "--page-seconds", "0.05")
+    words = odd_command(services.settings.data, "--page-seconds", "0.05", "--idle-seconds", "60")
     return subprocess.Popen(
         words, env=clean_environment(home, **variables), cwd=REPOSITORY, stderr=subprocess.DEVNULL
     )
