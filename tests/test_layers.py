@@ -66,6 +66,7 @@ ONLY = {
     "typer": {"commands", "cli"},
     "onnxruntime": {"engines/onnx_network.py"},
     "spandrel": {"models/architectures.py"},
+    "triton": {"engines/torch/kernels.py"},
 }
 # Modules of a heavy room that must do without: the seam for engines, and the engines that need no torch.
 LIGHT = {

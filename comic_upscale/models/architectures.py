@@ -1,9 +1,9 @@
 """Import spandrel without torchvision, which takes about two seconds of processor time to import.
 
 spandrel imports all architectures at once. Two of them (LaMa, RestoreFormer) take functions from torchvision, which
-imports PyTorch's compiler. No network of these two is ever run here, because one
-fills holes and the other restores faces. So while spandrel is imported, a stand-in takes the place of torchvision. What
-spandrel takes from the stand-in imports torchvision when it is first used.
+imports PyTorch's compiler. No network of these two is ever run here, because one fills holes and the other restores
+faces. So while spandrel is imported, a stand-in takes the place of torchvision. What spandrel takes from the stand-in
+imports torchvision when it is first used.
 """
 
 from __future__ import annotations
