@@ -1,4 +1,4 @@
-"""spandrel without torchvision: a run starts in half the time, and all that spandrel has still works."""
+"""spandrel without torchvision: a run starts sooner, and all that spandrel has still works."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.conftest import REPOSITORY
 
 HEAVY = ("torchvision", "torch._dynamo", "sympy")
-"""Each takes from one to three seconds to import, and no page needs any."""
+"""Each takes about a second or more to import, and no page needs any."""
 
 
 def python(code: str, *words: object) -> str:
