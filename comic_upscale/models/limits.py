@@ -147,6 +147,11 @@ class BoundedTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._largest, self._left, self._calls = largest, in_all, calls
 
     @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Tell PyTorch, in its own hook, that nothing here is compiled: else the first use imports its compiler."""
+        return False
+
+    @classmethod
     def for_building(cls, state: Mapping[str, torch.Tensor]) -> BoundedTensors:
         """Return the limits for building the network of these tensors."""
         most = _BUILT * sum(tensor.numel() for tensor in state.values()) + _BUILT_ELEMENTS
@@ -187,6 +192,8 @@ def _elements_made(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], lar
     bound *= math.ceil(math.prod(max(1, number) for number in numbers))
     if tensors and bound <= largest:
         return 0
+    if func is torch.ops.aten.convolution.default and 0 <= _convolved(args) <= largest:
+        return 0
     try:
         meta = torch.device("meta")
         if "device" in kwargs or not tensors:
@@ -196,6 +203,18 @@ def _elements_made(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], lar
         # torch does not know every operation for tensors without content.
         return 0 if tensors else bound
     return sum(each.numel() for each in _flat(made) if isinstance(each, torch.Tensor))
+
+
+def _convolved(args: tuple[Any, ...]) -> int:
+    """Return the most elements that a convolution can make; -1 where that is not simple.
+
+    PyTorch could tell the number, and imports a library of symbols for it, for most of a second.
+    """
+    page, weight, _, _, padding, _, transposed, *_ = args
+    if transposed:
+        return -1
+    border = 2 * max(padding, default=0)
+    return int(page.shape[0] * weight.shape[0] * math.prod(side + border for side in page.shape[2:]))
 
 
 def _flat(value: object) -> Iterator[object]:

@@ -13,12 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import spandrel  # type: ignore[import-untyped]
 import torch
-from spandrel.architectures.Compact import Compact  # type: ignore[import-untyped]
-from spandrel.architectures.ESRGAN import ESRGAN  # type: ignore[import-untyped]
 
 from comic_upscale.errors import SettingsError, WeightsError
+from comic_upscale.models.architectures import ESRGAN, Compact, spandrel
 from comic_upscale.models.limits import (
     LARGEST_SCALE,
     LARGEST_SIDE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +13,10 @@ pytest.importorskip("fastapi", reason="the server is not installed: pip install 
 pytest.importorskip("httpx2", reason="httpx2 sends the requests of these tests")
 
 import httpx2 as httpx
+from argon2 import PasswordHasher
 from fastapi.testclient import TestClient
 
-from comic_upscale.server import accounts, keys
+from comic_upscale.server import accounts, keys, passwords
 from comic_upscale.server.app import create_app
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.services import Services, open_database, open_services
@@ -49,16 +51,37 @@ def database(settings: ServerSettings) -> Iterator[Database]:
     database.close()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quick_hashes() -> Iterator[None]:
+    """A password costs 64 MiB and a tenth of a second, which is right for a server and dear for a thousand tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passwords, "PasswordHasher", lambda: PasswordHasher(1, 8, 1))
+        yield
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite database with the schema of this version and nothing else."""
+    settings = ServerSettings(data=tmp_path_factory.mktemp("migrated"))
+    open_database(settings, migrating=True).close()
+    (path,) = settings.data.iterdir()
+    return path
+
+
 OpenServices = Callable[..., Services]
 
 
 @pytest.fixture
-def open_server(tmp_path: Path) -> Iterator[OpenServices]:
+def open_server(tmp_path: Path, migrated: Path) -> Iterator[OpenServices]:
     """Opens the parts of a server with changed settings."""
     opened: list[Services] = []
 
     def open_it(**changes: object) -> Services:
         settings = ServerSettings(**{"data": tmp_path / "data", **changes})  # type: ignore[arg-type]
+        if settings.database is None and not settings.data.exists():
+            # The migrations have tests of their own.
+            settings.data.mkdir(parents=True, mode=0o700)
+            shutil.copyfile(migrated, settings.data / migrated.name)
         opened.append(open_services(settings))
         return opened[-1]
 

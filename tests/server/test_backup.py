@@ -90,9 +90,19 @@ def test_a_file_that_is_no_backup_changes_nothing(where: Where, tmp_path: Path, 
     (tmp_path / "file").write_bytes(content)
     code = 6 if content == b"PGDMP" and settings.database else 3
     run(tmp_path, "restore", *options, "--input", tmp_path / "file", "--replace", code=code)
-    assert "cannot be read" in run(
-        tmp_path, "restore", *options, "--input", tmp_path / "gone", "--replace", code=3
-    )
+    services = open_services(settings)
+    with client_of(services, key) as client:
+        assert client.get("/api/v1/jobs").status_code == 200
+    services.close()
+
+
+def test_a_backup_that_is_missing_changes_nothing(where: Where, tmp_path: Path) -> None:
+    settings, options = where("first")
+    services = open_services(settings)
+    key = make_key(services, "me")
+    services.close()
+    said = run(tmp_path, "restore", *options, "--input", tmp_path / "gone", "--replace", code=3)
+    assert "cannot be read" in said
     services = open_services(settings)
     with client_of(services, key) as client:
         assert client.get("/api/v1/jobs").status_code == 200

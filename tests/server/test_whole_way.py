@@ -146,7 +146,8 @@ def test_the_worker_ends_when_idle_and_comes_back(server: RunningServer, page: P
     wait_for(lambda: not parent.children(recursive=True))
     with server.client() as client:
         assert server.wait(client, server.upload(client, page))["status"] == "completed"
-    assert not list((server.data / "work").iterdir())
+    # The job is completed before its folder is removed.
+    wait_for(lambda: not list((server.data / "work").iterdir()))
 
 
 @pytest.mark.skipif(

@@ -43,7 +43,9 @@ def open_engines(_settings: JobSettings, _weights: ResolvedWeights | None) -> li
 def main() -> None:
     words = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
     values = values_from_environment(ServerSettings, os.environ)
-    values |= {"data": Path(words["--data"]), "device": "cpu", "worker_idle_timeout": 5}
+    # One that is not killed ends a moment after its last job, because most tests wait for that.
+    idle = float(words.get("--idle-seconds", 1))
+    values |= {"data": Path(words["--data"]), "device": "cpu", "worker_idle_timeout": idle}
     settings = ServerSettings(**values)
     global PAGE_SECONDS
     PAGE_SECONDS = float(words.get("--page-seconds", 0))

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +106,11 @@ def test_two_such_pages_cost_no_other_page(open_server: OpenServices, tmp_path: 
     volume = make_volume(tmp_path / "pages", {0: ABORTS, 7: IS_KILLED})
     with client_of(services, make_key(services, "me")) as client:
         job_id = upload(client, volume)
-        codes = run_workers(services, tmp_path, job_id)
-        assert codes == [-signal.SIGABRT] * 3 + [-signal.SIGKILL] * 3 + [0]
+        *deaths, last = run_workers(services, tmp_path, job_id)
+        # Both may be in work at the first death. Then it counts for both, and the other one ends one worker less.
+        counts = Counter(deaths)
+        assert (set(counts), last) == ({-signal.SIGABRT, -signal.SIGKILL}, 0), (deaths, last)
+        assert max(counts.values()) == DEATHS and min(counts.values()) >= DEATHS - 1, deaths
         assert client.get(f"/api/v1/jobs/{job_id}").json()["pages"] == {"total": 8, "done": 6, "failed": 2}
 
 

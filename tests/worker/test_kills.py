@@ -45,7 +45,7 @@ def make_volume(folder: Path, number: int) -> Path:
 def start_light_worker(services: Services, home: Path) -> subprocess.Popen[bytes]:
     """A worker without a network, which is started much faster. Everything else of it is real."""
     variables = {} if services.settings.database is None else {"DATABASE_URL": services.settings.database}
-    words = odd_command(services.settings.data, "--page-seconds", "0.05")
+    words = odd_command(services.settings.data, "--page-seconds", "0.05", "--idle-seconds", "60")
     return subprocess.Popen(
         words, env=clean_environment(home, **variables), cwd=REPOSITORY, stderr=subprocess.DEVNULL
     )
@@ -146,9 +146,10 @@ def kill_workers(
                 else:
                     wait_for(lambda: not unfinished(services), seconds=PATIENCE * 3)
             finally:
-                ended[running_job(services)] += 1
                 worker.kill()
                 worker.wait()
+            # Now the worker cannot begin another job. Its own one is still marked as running.
+            ended[running_job(services)] += 1
             kills += 1
             # What the server does when its child is gone.
             services.database.write(workers.end_dead)
@@ -181,7 +182,7 @@ def test_a_job_that_ends_every_worker_is_set_aside_by_the_next_one(
         for _ in range(queue.MAX_ATTEMPTS):
             services.database.write(lambda c: queue.claim(c, "dead", jobs_per_user=9))
             services.database.write(lambda c: queue.end_leases(c, "dead"))
-        worker = start_worker(services, tmp_path)
+        worker = start_light_worker(services, tmp_path)
         try:
             wait_for(lambda: client.get(f"/api/v1/jobs/{job_id}").json()["status"] == "failed")
         finally:

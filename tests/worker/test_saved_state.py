@@ -135,7 +135,7 @@ def _kill_the_first(settings: ServerSettings, services: Services, job_id: str, h
     }
     environment = clean_environment(home, **{name: value for name, value in variables.items() if value})
     worker = subprocess.Popen(
-        odd_command(settings.data, "--page-seconds", "0.3"),
+        odd_command(settings.data, "--page-seconds", "0.3", "--idle-seconds", "5"),
         env=environment,
         cwd=REPOSITORY,
         stderr=subprocess.DEVNULL,

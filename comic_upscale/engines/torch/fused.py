@@ -23,9 +23,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
-from spandrel.architectures.Compact import Compact  # type: ignore[import-untyped]
-from spandrel.architectures.ESRGAN import ESRGAN  # type: ignore[import-untyped]
 from torch.nn import functional
+
+from comic_upscale.models.architectures import ESRGAN, Compact
 
 _DENSE_SCALE = 0.2
 """The factor of the residuals of RRDB networks."""

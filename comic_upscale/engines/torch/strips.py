@@ -20,8 +20,9 @@ from __future__ import annotations
 import copy
 
 import torch
-from spandrel.architectures.Compact import Compact  # type: ignore[import-untyped]
 from torch.nn import functional
+
+from comic_upscale.models.architectures import Compact
 
 _STRIP_PIXELS = 24_576
 """Pixels of one strip: few enough for the caches, enough to make threads and calls worthwhile. Half and twice as many
