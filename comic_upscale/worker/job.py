@@ -163,8 +163,9 @@ class JobRunner:
             log.error("job %s: %s", claimed.job_id, error)
             message = "The storage cannot be used; the job waits for it."
             beat.say(f"{message} {error}")
-            self._write(lambda connection: queue.postpone(connection, claimed, "storage", message))
-            return False
+            return not self._database.write(
+                lambda connection: queue.postpone(connection, claimed, "storage", message)
+            )
         except ComicUpscaleError as error:
             log.error("job %s: %s", claimed.job_id, error)
             if isinstance(error, DeviceError):
@@ -297,8 +298,7 @@ class JobRunner:
         if kind == STOPPING:
             if saved is not None:
                 saved.save()
-            self._write(lambda connection: queue.release(connection, claimed))
-            return False
+            return not self._database.write(lambda connection: queue.release(connection, claimed))
         if kind == CANCELED:
             self._write(lambda connection: queue.cancel_running(connection, claimed))
             return True
