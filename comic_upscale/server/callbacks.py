@@ -6,21 +6,22 @@ checked: a name that resolves differently a moment later gains nothing. Redirect
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import ipaddress
 import socket
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
-
-import urllib3
 
 from comic_upscale.errors import ComicUpscaleError
 
 TIMEOUT_SECONDS = 10.0
+"""The most that a connection takes, from its beginning to the last header of the answer."""
 LONGEST_URL = 2000
-MOST_READ = 64 << 10
-"""Bytes of the answer that are read. They are thrown away."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str, int], Sequence[str]]
@@ -104,6 +105,7 @@ class Sender:
         resolve: returns the addresses of a name.
         allow: whether an address may be connected to.
         context: verifies certificates.
+        timeout: seconds for a whole connection.
     """
 
     def __init__(
@@ -111,35 +113,42 @@ class Sender:
         resolve: Resolve = resolve,
         allow: Callable[[Address], bool] = is_public,
         context: ssl.SSLContext | None = None,
+        timeout: float = TIMEOUT_SECONDS,
     ) -> None:
-        self._resolve, self._allow = resolve, allow
+        self._resolve, self._allow, self._timeout = resolve, allow, timeout
         self._context = context or ssl.create_default_context()
 
     def send(self, url: str, body: bytes, headers: Mapping[str, str]) -> None:
-        """Send a webhook. Blocks, for at most about `TIMEOUT_SECONDS` for each step.
+        """Send a webhook. Blocks until the name is resolved, and then for at most the timeout.
+
+        Only the status of the answer counts, and its body is not read.
 
         Raises:
             CallbackError: it was not accepted with a status of 2xx.
         """
         target = check_url(url)
         address = self._address(target)
-        pool = urllib3.HTTPSConnectionPool(
-            address, target.port, ssl_context=self._context, server_hostname=target.host,
-            assert_hostname=target.host, timeout=urllib3.Timeout(total=TIMEOUT_SECONDS), retries=False, maxsize=1,
-        )  # fmt: skip
-        host = target.host if target.port == 443 else f"{target.host}:{target.port}"
         try:
-            with pool:
-                response = pool.urlopen(
-                    "POST", target.path, body=body, headers={**headers, "Host": host, "Connection": "close"},
-                    redirect=False, preload_content=False,
-                )  # fmt: skip
-                response.read(MOST_READ, decode_content=False)
-                response.close()
-        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            status = self._post(target, address, body, headers)
+        except (http.client.HTTPException, OSError, ValueError) as error:
             raise CallbackError(f"the receiver cannot be reached: {type(error).__name__}") from None
-        if not 200 <= response.status < 300:
-            raise CallbackError(f"the receiver answered with status {response.status}")
+        if not 200 <= status < 300:
+            raise CallbackError(f"the receiver answered with status {status}")
+
+    def _post(self, target: Target, address: str, body: bytes, headers: Mapping[str, str]) -> int:
+        """Return the status of the answer."""
+        end = time.monotonic() + self._timeout
+        with (
+            socket.create_connection((address, target.port), self._timeout) as plain,
+            _shut_down_at(end, plain),
+            self._context.wrap_socket(plain, server_hostname=target.host.rstrip(".")) as secure,
+        ):
+            connection = http.client.HTTPConnection(target.host, target.port)
+            connection.sock = secure
+            host = target.host if target.port == 443 else f"{target.host}:{target.port}"
+            connection.request("POST", target.path, body, {**headers, "Host": host, "Connection": "close"})
+            with connection.getresponse() as response:
+                return response.status
 
     def _address(self, target: Target) -> str:
         try:
@@ -152,3 +161,37 @@ class Sender:
         if not found or not all(self._allow(address) for address in found):
             raise CallbackError("the receiver has an address that is not public")
         return str(found[0])
+
+
+@contextlib.contextmanager
+def _shut_down_at(end: float, connected: socket.socket) -> Iterator[None]:
+    """Shut a connection down at a time of `time.monotonic`, unless the ``with`` block ends before.
+
+    The timeout of a socket does not do: it begins again with each byte.
+
+    Raises:
+        TimeoutError: it was shut down.
+    """
+    # A descriptor of its own, since the block closes the other one.
+    own = connected.dup()
+    is_late = threading.Event()
+
+    def shut_down() -> None:
+        is_late.set()
+        with contextlib.suppress(OSError):
+            own.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(max(end - time.monotonic(), 0.0), shut_down)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (http.client.HTTPException, OSError):
+        if not is_late.is_set():
+            raise
+    finally:
+        timer.cancel()
+        timer.join()
+        own.close()
+    if is_late.is_set():
+        raise TimeoutError

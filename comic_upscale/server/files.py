@@ -129,10 +129,13 @@ class LocalFiles:
         """Begin a file; see `FileStore.create`."""
         path = self._path(key)
         try:
-            self._make_folders(path.parent)
-            return _LocalWriter(key, path)
+            try:
+                return self._begin(key, path)
+            except FileNotFoundError:
+                # `delete` removes folders that become empty, such as the one that was just made.
+                return self._begin(key, path)
         except OSError as error:
-            raise _in_words(error) from error
+            raise in_words(error) from error
 
     def size(self, key: str) -> int | None:
         """Return the bytes of a file."""
@@ -141,7 +144,7 @@ class LocalFiles:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise _in_words(error) from error
+            raise in_words(error) from error
 
     def read(self, key: str, start: int, end: int) -> Iterator[bytes]:
         """Yield a part of a file; see `FileStore.read`."""
@@ -200,6 +203,10 @@ class LocalFiles:
     def _path(self, key: str) -> Path:
         return self.folder / checked_key(key)
 
+    def _begin(self, key: str, path: Path) -> _LocalWriter:
+        self._make_folders(path.parent)
+        return _LocalWriter(key, path)
+
     def _make_folders(self, folder: Path) -> None:
         for each in reversed((folder, *folder.parents)):
             if each != self.folder and each.is_relative_to(self.folder) and not each.is_dir():
@@ -227,7 +234,7 @@ class _LocalWriter:
         try:
             self._part.file.write(data)
         except OSError as error:
-            raise _in_words(error) from error
+            raise in_words(error) from error
         self._digest.update(data)
         self._size += len(data)
 
@@ -236,7 +243,7 @@ class _LocalWriter:
             self._part.flush()
             self._part.move_to(self._path)
         except OSError as error:
-            raise _in_words(error) from error
+            raise in_words(error) from error
         return StoredFile(self._key, self._size, self._digest.hexdigest())
 
 
@@ -249,7 +256,7 @@ def _copy(source: Path, target: Path) -> None:
                 part.flush()
                 part.move_to(target)
         except OSError as error:
-            raise _in_words(error) from error
+            raise in_words(error) from error
 
 
 def checked_key(key: str) -> str:
@@ -280,7 +287,8 @@ def store_file(store: FileStore, key: str, source: IO[bytes]) -> StoredFile:
         return writer.commit()
 
 
-def _in_words(error: OSError) -> OutputError:
+def in_words(error: OSError) -> OutputError:
+    """Return the error of a disk of this machine in words; a `DiskFullError` if it has no room."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFullError("the disk of the server is full: free some space, then send the upload again")
+        return DiskFullError("the disk of the server is full: free some space, then try again")
     return OutputError(f"the storage cannot be written: {error.strerror or error}")

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from comic_upscale.server.files import ListedFile, StorageError, StoredFile, checked_key, is_key
+from comic_upscale.server.files import ListedFile, StorageError, StoredFile, checked_key, in_words, is_key
 from comic_upscale.storage.parts import open_part
 
 if TYPE_CHECKING:
@@ -122,7 +122,8 @@ class ObjectFiles:
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise StorageError(f"{target} cannot be written: {error.strerror or error}") from error
+            # This disk is at fault. The storage is there, so the job must not wait for it.
+            raise in_words(error) from error
 
     def delete(self, key: str) -> None:
         """Delete a file. If the storage cannot be reached, the janitor deletes the file later."""

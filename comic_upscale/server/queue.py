@@ -90,9 +90,10 @@ def claim(
     """
     # On PostgreSQL this lock puts claims in a row, so that a limit per user holds. SQLite has one writer anyhow.
     paused = connection.scalar(sa.select(queue.c.paused).where(queue.c.id == 1).with_for_update())
+    # Also while the queue is paused: workers look for such jobs, and would otherwise find the same ones each time.
+    set_aside(connection)
     if paused:
         return None
-    set_aside(connection)
     next_job = connection.scalar(_claimable(jobs_per_user, lanes).limit(1))
     if next_job is None:
         return None
@@ -163,9 +164,7 @@ def check_claim(connection: Connection, claimed: Claim) -> None:
     Raises:
         LostLeaseError: the claim is no longer valid.
     """
-    held = sa.select(jobs.c.id).where(*_held(claimed)).with_for_update()
-    if connection.execute(held).first() is None:
-        raise LostLeaseError(claimed.job_id)
+    _lock(connection, claimed)
 
 
 def complete(connection: Connection, claimed: Claim, result: Result) -> None:
@@ -199,32 +198,35 @@ def cancel_running(connection: Connection, claimed: Claim) -> None:
 def retry(connection: Connection, claimed: Claim, code: str, message: str) -> bool:
     """Queue a job again after a failure that may pass, or fail it after the last attempt; return whether it is queued.
 
-    The waiting time is stored with the job, so it survives a restart. Errors as for `heartbeat`.
+    The waiting time is stored with the job, so it survives a restart. A job whose cancellation was requested is
+    cancelled instead. Errors as for `heartbeat`.
     """
-    if claimed.attempt >= MAX_ATTEMPTS:
-        fail(connection, claimed, code, f"{message} (attempt {claimed.attempt} of {MAX_ATTEMPTS})")
+    held = _lock(connection, claimed)
+    if not held.cancel_requested and held.attempts >= MAX_ATTEMPTS:
+        fail(connection, claimed, code, f"{message} (attempt {held.attempts} of {MAX_ATTEMPTS})")
         return False
-    wait = BACKOFF_SECONDS[min(claimed.attempt, len(BACKOFF_SECONDS)) - 1] * random.uniform(1.0, 1.2)
-    _settle(
-        connection, claimed, status="queued", not_before=now_ms() + int(wait * 1000), error_code=code,
-        error=message,
-    )  # fmt: skip
-    return True
+    wait = BACKOFF_SECONDS[min(held.attempts, len(BACKOFF_SECONDS)) - 1] * random.uniform(1.0, 1.2)
+    return _requeue(
+        connection, claimed, not_before=now_ms() + int(wait * 1000), error_code=code, error=message
+    )
 
 
-def release(connection: Connection, claimed: Claim) -> None:
-    """Give a job back because its worker stops, without counting the attempt; errors as for `heartbeat`."""
-    _settle(connection, claimed, status="queued", attempts=jobs.c.attempts - 1, not_before=0)
+def release(connection: Connection, claimed: Claim) -> bool:
+    """Give a job back because its worker stops, without counting the attempt; return whether it is queued.
+
+    Errors as for `heartbeat`.
+    """
+    return _requeue(connection, claimed, attempts=jobs.c.attempts - 1, not_before=0)
 
 
-def postpone(connection: Connection, claimed: Claim, code: str, message: str) -> None:
+def postpone(connection: Connection, claimed: Claim, code: str, message: str) -> bool:
     """Give a job back because something besides the job is away, for as long as that takes.
 
-    The attempt does not count. Errors as for `heartbeat`.
+    The attempt does not count. Returns whether it is queued; errors as for `heartbeat`.
     """
     wait = POSTPONE_SECONDS * random.uniform(1.0, 1.2)
-    _settle(
-        connection, claimed, status="queued", attempts=jobs.c.attempts - 1, not_before=now_ms() + int(wait * 1000),
+    return _requeue(
+        connection, claimed, attempts=jobs.c.attempts - 1, not_before=now_ms() + int(wait * 1000),
         error_code=code, error=message,
     )  # fmt: skip
 
@@ -262,6 +264,8 @@ def request_cancel(connection: Connection, job_id: str) -> str | None:
 
     A job that has ended keeps its status.
     """
+    # Its worker may give the job back between the two changes. With its row locked, the second one finds it as it is.
+    connection.execute(sa.select(jobs.c.id).where(jobs.c.id == job_id).with_for_update())
     canceled = connection.execute(
         sa.update(jobs)
         .where(jobs.c.id == job_id, jobs.c.status == "queued")
@@ -395,6 +399,28 @@ def _held(claimed: Claim) -> tuple[sa.ColumnElement[bool], ...]:
         jobs.c.fence == claimed.fence,
         jobs.c.status == "running",
     )
+
+
+def _lock(connection: Connection, claimed: Claim) -> sa.Row[Any, Any]:
+    """Lock the row of a held job until the end of the transaction, and return what others may have changed.
+
+    Raises:
+        LostLeaseError: the claim is no longer valid.
+    """
+    held = sa.select(jobs.c.cancel_requested, jobs.c.attempts).where(*_held(claimed)).with_for_update()
+    found = connection.execute(held).first()
+    if found is None:
+        raise LostLeaseError(claimed.job_id)
+    return found
+
+
+def _requeue(connection: Connection, claimed: Claim, **values: Any) -> bool:
+    """Queue a held job again, or cancel it if that was requested: nobody would claim it then."""
+    if _lock(connection, claimed).cancel_requested:
+        cancel_running(connection, claimed)
+        return False
+    _settle(connection, claimed, status="queued", **values)
+    return True
 
 
 def _settle(connection: Connection, claimed: Claim, **values: Any) -> None:

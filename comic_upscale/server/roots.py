@@ -43,23 +43,39 @@ def find_below(roots: Sequence[Path], text: str, *, must_exist: bool = True) -> 
 def check_links(roots: Sequence[Path], folder: Path) -> None:
     """Refuse a folder with links that lead out of the allowed roots. Blocks; for a worker.
 
+    What cannot be read or is gone is passed over, as the run does.
+
     Raises:
         SettingsError: there is such a link.
     """
     pending, seen = [folder], set[Path]()
     while pending:
         current = pending.pop()
-        if current in seen or not current.is_dir():
+        if current in seen:
             continue
         seen.add(current)
-        with os.scandir(current) as entries:
-            for entry in entries:
-                if entry.is_symlink():
-                    if not Path(entry.path).exists():
-                        continue
-                    pending.append(find_below(roots, entry.path))
-                elif entry.is_dir():
-                    pending.append(Path(entry.path))
+        for entry in _list(current):
+            if entry.is_symlink():
+                if _is_there(entry):
+                    # It may be gone a moment later.
+                    pending.append(find_below(roots, entry.path, must_exist=False))
+            elif entry.is_dir():
+                pending.append(Path(entry.path))
+
+
+def _list(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except (PermissionError, FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _is_there(link: os.DirEntry[str]) -> bool:
+    try:
+        return Path(link.path).exists()
+    except PermissionError:
+        return False
 
 
 def output_in_place(source: Path) -> Path:

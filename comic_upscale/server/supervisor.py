@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import signal
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -31,10 +31,8 @@ CRASH_LOOP = 2
 """Crashes in a row that make the server degraded."""
 LOOP_SECONDS = 30.0
 """A worker that lived for longer than this begins a new count of crashes."""
-LAST_WORDS = 20
-"""Lines of a worker's errors that are kept."""
-_FATAL = ("Fatal Python error", "Timeout (")
-"""How the lines begin in which Python announces a fault."""
+_FATAL = re.compile(r"(Fatal Python error: [A-Za-z][\w ,.:-]{0,150}|Timeout \([\d:.]+\)!)")
+"""The line in which Python announces a fault."""
 STOP_SECONDS = 120.0
 """How long a stopping worker may take for its pages in progress."""
 
@@ -65,7 +63,6 @@ class Supervisor:
         self._stopping = False
         self._crashes = 0
         self._not_before = 0.0
-        self._words: deque[str] = deque(maxlen=LAST_WORDS)
         self._fatal = ""
         self._reason = ""
 
@@ -142,7 +139,6 @@ class Supervisor:
             self._wait_after_crash(began, f"it cannot be started: {error.strerror or error}")
             return
         self._child = child
-        self._words.clear()
         self._fatal = ""
         log.info("worker started", extra={"pid": child.pid})
         if self._stopping:
@@ -156,7 +152,7 @@ class Supervisor:
             self._child = None
             if child.stdin is not None:
                 child.stdin.close()
-        words = None if code == 0 or self._stopping else _last_words(code, self._fatal, self._words)
+        words = None if code == 0 or self._stopping else _last_words(code, self._fatal)
         await self._quietly(
             lambda: self._database.write_async(lambda connection: workers.end(connection, worker_id, words))
         )
@@ -187,10 +183,8 @@ class Supervisor:
                 return
             text = line.decode(errors="replace").rstrip()
             if text:
-                self._words.append(text[:500])
-                if text.startswith(_FATAL):
-                    # Stacks follow it, which say less to a reader.
-                    self._fatal = text[:500]
+                if found := _FATAL.match(text):
+                    self._fatal = found[1]
                 log.warning("worker: %s", text[:2000])
 
     async def _quietly(self, call: Callable[[], Awaitable[T]]) -> T | None:
@@ -201,13 +195,15 @@ class Supervisor:
             return None
 
 
-def _last_words(code: int, fatal: str, lines: Sequence[str]) -> str:
-    """Return why a worker died: the signal or code, and the line of its output that says most.
+def _last_words(code: int, fatal: str) -> str:
+    """Return why a worker died. Strangers see it: with their jobs, and in the health report.
+
+    So it has no other line of the worker's output, which may name jobs and files of other users. Administrators find
+    all lines in the log.
 
     Args:
         code: of its exit; negative for a signal.
         fatal: the line with which Python announces a fault; empty if there is none.
-        lines: its last lines.
     """
     words = f"it exited with code {code}"
     if code < 0:
@@ -217,5 +213,4 @@ def _last_words(code: int, fatal: str, lines: Sequence[str]) -> str:
             words = f"it was killed by signal {-code}"
         if -code == signal.SIGKILL:
             words += ", as the system does when memory runs out"
-    line = fatal or next(iter(reversed(lines)), "")
-    return f"{words}: {line}"[:400] if line else words
+    return f"{words}: {fatal}" if fatal else words

@@ -11,7 +11,7 @@ from typing import Any, Self
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 
-from comic_upscale.errors import DatabaseError
+from comic_upscale.errors import DatabaseError, SettingsError
 from comic_upscale.execution.events import Event, JobFinished, JobStarted, Progress
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.ledger.records import PageDone, PageFailed
@@ -108,8 +108,17 @@ class Heartbeat:
             self._progress.update(progress)
 
     def _run(self) -> None:
+        try:
+            self._keep_alive()
+        except Exception:
+            # Without renewals the lease ends, and another worker takes the job.
+            log.exception("job %s: its heartbeat failed", self._claimed.job_id)
+            self.stop.request("the heartbeat of the job failed", LOST)
+
+    def _keep_alive(self) -> None:
         began = renewed = stored_at = time.monotonic()
         stored: dict[str, Any] = {}
+        has_tried = False
         while not self._ended.wait(_LOOK_SECONDS):
             now = time.monotonic()
             if self._outer.requested:
@@ -120,11 +129,12 @@ class Heartbeat:
                 progress = dict(self._progress)
             changed = {name: value for name, value in progress.items() if stored.get(name) != value}
             # What an earlier worker did counts as progress at once: it resets the number of attempts.
-            due = now - stored_at >= STORE_SECONDS or bool(progress and not stored)
+            due = now - stored_at >= STORE_SECONDS or (bool(progress) and not has_tried)
             # Without progress, too: a heartbeat renews the lease, and learns of a cancellation.
             if not due:
                 continue
             stored_at = now
+            has_tried = has_tried or bool(progress)
             if self._beat(changed):
                 stored, renewed = progress, now
             elif now - renewed > queue.LEASE_SECONDS:
@@ -138,7 +148,7 @@ class Heartbeat:
             return
         try:
             self._database.write(lambda connection: job_log.add(connection, self._claimed.job_id, lines))
-        except (DatabaseError, IntegrityError) as error:
+        except (DatabaseError, SettingsError, IntegrityError) as error:
             # The job is gone, or the database is away. The job itself matters more.
             log.warning("job %s: its log is incomplete: %s", self._claimed.job_id, error)
 

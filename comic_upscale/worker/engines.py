@@ -71,29 +71,29 @@ class _Shared(KeptOpen):
         self._lease.end()
 
 
-class _Lease:
-    """The use of a model by one job; ends once."""
-
-    def __init__(self, entry: _Entry) -> None:
-        self._entry = entry
-        self._has_ended = False
-        with entry.lock:
-            entry.users += 1
-
-    def end(self) -> None:
-        with self._entry.lock:
-            if not self._has_ended:
-                self._has_ended = True
-                self._entry.users -= 1
-
-
 @dataclass(slots=True, eq=False)
 class _Entry:
     model: str
-    lock: threading.RLock = field(default_factory=threading.RLock)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held while the model is loaded; never taken by who holds the lock of the cache."""
     engines: list[Engine] | None = None
     turns: list[Turn] = field(default_factory=list)
     users: int = 0
+    """Jobs that use the model or wait for it. The lock of the cache guards it."""
+
+
+class _Lease:
+    """The use of a model by one job, which counts as a user already; ends once."""
+
+    def __init__(self, entry: _Entry, lock: threading.Lock) -> None:
+        self._entry, self._lock = entry, lock
+        self._has_ended = False
+
+    def end(self) -> None:
+        with self._lock:
+            if not self._has_ended:
+                self._has_ended = True
+                self._entry.users -= 1
 
 
 class EngineCache:
@@ -133,7 +133,7 @@ class EngineCache:
                     entry.engines = self._opener(settings, weights)
                 except BaseException:
                     lease.end()
-                    self._forget(entry)
+                    self._forget_unused(entry)
                     raise
                 entry.turns = [Turn() for _ in entry.engines]
             pairs = zip(entry.engines, entry.turns, strict=True)
@@ -157,13 +157,16 @@ class EngineCache:
                         unused.append(self._open.pop(other_key))
                 entry = _Entry(model)
             self._open[key] = entry
-            lease = _Lease(entry)
+            entry.users += 1
         for each in unused:
             _close(each)
-        return entry, lease
+        return entry, _Lease(entry, self._lock)
 
-    def _forget(self, entry: _Entry) -> None:
+    def _forget_unused(self, entry: _Entry) -> None:
+        """Forget a model that could not be opened, unless another job waits for it and tries to open it next."""
         with self._lock:
+            if entry.users:
+                return
             for key in [key for key, each in self._open.items() if each is entry]:
                 del self._open[key]
 

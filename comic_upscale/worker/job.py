@@ -137,7 +137,7 @@ class JobRunner:
         """Run a job, and return whether it is settled for good, so that its folder can go."""
         try:
             settings = self._prepare(claimed, folder)
-            watch = CrashWatch(folder, claimed.last_words and _public(claimed.last_words, folder))
+            watch = CrashWatch(folder, claimed.last_words)
             if watch.has_given_up:
                 self._write(
                     lambda connection: queue.fail(connection, claimed, "set_aside", _ONE_AFTER_ANOTHER)
@@ -163,8 +163,9 @@ class JobRunner:
             log.error("job %s: %s", claimed.job_id, error)
             message = "The storage cannot be used; the job waits for it."
             beat.say(f"{message} {error}")
-            self._write(lambda connection: queue.postpone(connection, claimed, "storage", message))
-            return False
+            return not self._database.write(
+                lambda connection: queue.postpone(connection, claimed, "storage", message)
+            )
         except ComicUpscaleError as error:
             log.error("job %s: %s", claimed.job_id, error)
             if isinstance(error, DeviceError):
@@ -297,8 +298,7 @@ class JobRunner:
         if kind == STOPPING:
             if saved is not None:
                 saved.save()
-            self._write(lambda connection: queue.release(connection, claimed))
-            return False
+            return not self._database.write(lambda connection: queue.release(connection, claimed))
         if kind == CANCELED:
             self._write(lambda connection: queue.cancel_running(connection, claimed))
             return True
@@ -459,7 +459,7 @@ def _code(error: ComicUpscaleError) -> str:
     return type(error).__name__.removesuffix("Error").lower()
 
 
-def _public(error: Exception | str, folder: Path) -> str:
+def _public(error: Exception, folder: Path) -> str:
     """Return the message of an error without the folders of this machine."""
     message = str(error)
     for part in ("in", "out"):

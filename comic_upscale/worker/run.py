@@ -176,14 +176,20 @@ class _Worker:
 
     def _give_signs(self) -> None:
         while not self._ended.wait(SIGN_SECONDS):
-            states = [runner.current() for runner in (self._main, self._reserve)]
-            job_id = next((job_id for job_id, _ in states if job_id is not None), None)
-            page_done = any(has_new_page for _, has_new_page in states)
-            sign = partial(
-                workers.seen, worker_id=self._id, job_id=job_id, page_done=page_done, devices=describe_gpus(),
-                models=self._engines.models,
-            )  # fmt: skip
             try:
-                self._database.write(sign)
+                self._give_sign()
             except DatabaseError as error:
                 log.error("%s", error)
+            except Exception:
+                # The next one may succeed. Without any, the worker would seem dead.
+                log.exception("no sign of life")
+
+    def _give_sign(self) -> None:
+        states = [runner.current() for runner in (self._main, self._reserve)]
+        job_id = next((job_id for job_id, _ in states if job_id is not None), None)
+        page_done = any(has_new_page for _, has_new_page in states)
+        sign = partial(
+            workers.seen, worker_id=self._id, job_id=job_id, page_done=page_done, devices=describe_gpus(),
+            models=self._engines.models,
+        )  # fmt: skip
+        self._database.write(sign)

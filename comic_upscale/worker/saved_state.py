@@ -136,7 +136,10 @@ class SavedState:
         wait = self._interval
         while not self._ended.wait(wait):
             began = time.monotonic()
-            self.save()
+            try:
+                self.save()
+            except Exception:
+                log.exception("job %s: its state cannot be saved", self._claimed.job_id)
             wait = max(self._interval, (time.monotonic() - began) / SAVE_SHARE)
 
     def _save(self) -> None:

@@ -48,3 +48,21 @@ def test_a_copy_that_breaks_off_is_not_taken_for_the_file(tmp_path: Path) -> Non
     for _ in range(2):
         assert fetch(0) == ""
         assert target.read_bytes() == content
+
+
+def test_a_file_is_begun_again_if_its_folder_was_just_deleted(tmp_path: Path) -> None:
+    class Racing(LocalFiles):
+        """Another file in the same folders is deleted at the worst moment."""
+
+        deletions = 1
+
+        def _make_folders(self, folder: Path) -> None:
+            super()._make_folders(folder)
+            if self.deletions:
+                self.deletions -= 1
+                self.delete("uploads/u/1")
+
+    store = Racing(tmp_path)
+    assert store_file(store, KEY, io.BytesIO(b"page")).size == 4
+    assert store.deletions == 0
+    assert (tmp_path / KEY).read_bytes() == b"page"

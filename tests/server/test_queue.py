@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from comic_upscale.server.ids import new_id
 from comic_upscale.server.jobs import list_jobs
 from comic_upscale.server.services import open_database
 from comic_upscale.server.settings import ServerSettings
+from tests.server.running import PATIENCE, wait_for
 
 RESULT = queue.Result(pages_total=1, pages_done=1, pages_failed=0)
 
@@ -237,6 +239,87 @@ def test_a_canceled_job_of_a_dead_worker_is_not_run_again(database: Database) ->
     lose_lease(database, job_id)
     assert claim(database) is None
     assert job(database, job_id)["status"] == "canceled"
+
+
+GIVE_BACK: dict[str, Callable[[Connection, queue.Claim], bool]] = {
+    "retry": lambda connection, held: queue.retry(connection, held, "disk", "The disk is full."),
+    "release": queue.release,
+    "postpone": lambda connection, held: queue.postpone(connection, held, "storage", "The storage is away."),
+}
+
+
+@pytest.mark.parametrize("how", GIVE_BACK)
+@pytest.mark.parametrize("attempt", [1, queue.MAX_ATTEMPTS])
+def test_a_canceled_job_that_is_given_back_does_not_stay_queued(
+    database: Database, how: str, attempt: int
+) -> None:
+    job_id = add(database, attempts=attempt - 1)
+    held = taken(database)
+    assert database.write(lambda connection: queue.request_cancel(connection, job_id)) == "running"
+    assert database.write(lambda connection: GIVE_BACK[how](connection, held)) is False
+    found = job(database, job_id)
+    assert (found["status"], found["finished_at"] is not None) == ("canceled", True)
+
+
+@pytest.mark.parametrize("how", GIVE_BACK)
+def test_a_cancellation_while_a_job_is_given_back_is_not_lost(
+    database: Database, settings: ServerSettings, how: str
+) -> None:
+    job_id = add(database)
+    held = taken(database)
+    given_back, may_commit = threading.Event(), threading.Event()
+
+    def give_back(connection: Connection) -> None:
+        GIVE_BACK[how](connection, held)
+        given_back.set()
+        assert may_commit.wait(PATIENCE)
+
+    waiting = sa.text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    other = open_database(settings, migrating=False)
+    try:
+        with ThreadPoolExecutor(2) as threads:
+            giving = threads.submit(database.write, give_back)
+            assert given_back.wait(PATIENCE)
+            canceling = threads.submit(
+                other.write, lambda connection: queue.request_cancel(connection, job_id)
+            )
+            if not database.is_sqlite:
+                # On SQLite, the second change begins when the first one is done.
+                wait_for(lambda: database.read(lambda connection: connection.scalar(waiting)))
+            may_commit.set()
+            giving.result(PATIENCE)
+            assert canceling.result(PATIENCE) == "canceled"
+    finally:
+        may_commit.set()
+        other.close()
+    assert job(database, job_id)["status"] == "canceled"
+
+
+def test_attempts_before_the_last_progress_do_not_count(database: Database) -> None:
+    job_id = add(database, attempts=queue.MAX_ATTEMPTS - 1)
+    held = taken(database)
+    assert held.attempt == queue.MAX_ATTEMPTS
+    database.write(lambda connection: queue.heartbeat(connection, held, pages_done=1))
+    assert database.write(lambda connection: queue.retry(connection, held, "disk", "The disk is full."))
+    waiting = job(database, job_id)
+    assert waiting["status"] == "queued"
+    wait = (waiting["not_before"] - waiting["updated_at"]) / 1000
+    assert wait == pytest.approx(queue.BACKOFF_SECONDS[0] * 1.1, rel=0.12)
+
+
+def test_a_paused_queue_settles_the_jobs_of_dead_workers(database: Database) -> None:
+    canceled, crashing = add(database), add(database, attempts=queue.MAX_ATTEMPTS - 1)
+    for job_id in (canceled, crashing):
+        assert taken(database).job_id == job_id
+    database.write(lambda connection: queue.request_cancel(connection, canceled))
+    database.write(lambda connection: queue.set_state(connection, paused=True))
+    for job_id in (canceled, crashing):
+        lose_lease(database, job_id)
+    assert database.read(queue.has_abandoned)
+    assert claim(database) is None
+    # An idle worker would otherwise find work each time, and take the lock of the database.
+    assert not database.read(queue.has_abandoned)
+    assert [job(database, job_id)["status"] for job_id in (canceled, crashing)] == ["canceled", "failed"]
 
 
 def test_a_dead_worker_gives_its_jobs_back_at_once(database: Database) -> None:

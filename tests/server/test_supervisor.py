@@ -7,8 +7,10 @@ import os
 import sys
 
 import pytest
+import sqlalchemy as sa
 
 from comic_upscale.server.database.engine import Database
+from comic_upscale.server.database.schema import jobs
 from comic_upscale.server.services import Services
 from comic_upscale.server.supervisor import Supervisor, WorkerCommand
 from tests.server.running import PATIENCE
@@ -35,6 +37,45 @@ def test_a_stop_while_a_worker_starts_reaches_that_worker(services: Services) ->
 
     supervisor = Stopped(services.settings, work_for(services), SLEEPER)
     asyncio.run(asyncio.wait_for(supervisor.run(), PATIENCE))
+
+
+DIES = """
+import os, sqlite3, sys
+worker_id = sys.argv[sys.argv.index("--worker-id") + 1]
+with sqlite3.connect(sys.argv[1]) as database:
+    database.execute("UPDATE jobs SET status = 'running', lease_until = 9e15, worker_id = ?", (worker_id,))
+database.close()
+if "fatal" in sys.argv:
+    print("Fatal Python error: Aborted", file=sys.stderr)
+print("job 0123: private/name.png: cannot be decoded", file=sys.stderr, flush=True)
+os._exit(3)
+"""
+"""A worker that claims the job, says something about a file, and dies."""
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [((), "it exited with code 3"), (("fatal",), "it exited with code 3: Fatal Python error: Aborted")],
+)
+def test_lines_of_a_dead_worker_reach_no_stranger(
+    services: Services, words: tuple[str, ...], expected: str
+) -> None:
+    path = services.settings.data / "server.sqlite3"
+    command = WorkerCommand([sys.executable, "-c", DIES, str(path), *words], dict(os.environ))
+    supervisor = Supervisor(services.settings, work_for(services), command)
+
+    async def watch() -> None:
+        running = asyncio.ensure_future(supervisor.run())
+        while not supervisor.problems():
+            assert not running.done(), running.exception()
+            await asyncio.sleep(0.05)
+        await supervisor.stop()
+        await running
+
+    asyncio.run(asyncio.wait_for(watch(), PATIENCE))
+    assert supervisor.problems() == [f"the worker crashed 2 times in a row: {expected}"]
+    found = services.database.read(lambda c: c.execute(sa.select(jobs.c.error_code, jobs.c.error)).one())
+    assert tuple(found) == ("worker_ended", expected)
 
 
 def test_a_worker_that_cannot_be_started_degrades_the_server(services: Services) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import ipaddress
 import json
 import socket
+import socketserver
 import ssl
 import threading
 import time
@@ -24,13 +26,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from standardwebhooks.webhooks import Webhook
 
-from comic_upscale.server import callbacks, queue
+from comic_upscale.server import queue
 from comic_upscale.server.callbacks import CallbackError, Sender, check_url, is_public
+from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.schema import outbox as outbox_table
-from comic_upscale.server.outbox import Outbox
+from comic_upscale.server.outbox import AT_ONCE, AT_ONCE_FOR_OWNER, Outbox, _receiver, _take
 from comic_upscale.server.services import Services
 from tests.server.conftest import OpenServices, client_of, make_key
-from tests.server.test_queue import RESULT, taken
+from tests.server.running import PATIENCE
+from tests.server.test_queue import RESULT, add, taken
 from tests.server.test_uploads import send
 
 SECRET = "whsec_" + base64.b64encode(b"x" * 32).decode()
@@ -204,10 +208,12 @@ def test_an_endless_answer_is_not_read(receiver: Receiver, sender: Sender) -> No
     sender.send(receiver.url, b"{}", {})
 
 
-def test_a_receiver_that_says_nothing_is_given_up(
-    receiver: Receiver, sender: Sender, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(callbacks, "TIMEOUT_SECONDS", 0.5)
+def sender_with(certificate: Path, timeout: float) -> Sender:
+    context = ssl.create_default_context(cafile=str(certificate))
+    return Sender(lambda _host, _port: ["127.0.0.1"], lambda _address: True, context, timeout)
+
+
+def test_a_receiver_that_says_nothing_is_given_up(receiver: Receiver, certificate: Path) -> None:
     released = threading.Event()
 
     def silent(handler: BaseHTTPRequestHandler) -> None:
@@ -216,8 +222,53 @@ def test_a_receiver_that_says_nothing_is_given_up(
 
     receiver.answer = silent
     with pytest.raises(CallbackError, match="cannot be reached"):
-        sender.send(receiver.url, b"{}", {})
+        sender_with(certificate, 0.5).send(receiver.url, b"{}", {})
     released.set()
+
+
+def drip(write: Callable[[bytes], object], content: bytes) -> None:
+    """Send a byte at a time, each of them well before a timeout of half a second, until the other side has gone."""
+    with contextlib.suppress(OSError):
+        for number in range(len(content)):
+            write(content[number : number + 1])
+            time.sleep(0.05)
+
+
+def test_a_receiver_whose_headers_drip_is_given_up(receiver: Receiver, certificate: Path) -> None:
+    ended = threading.Event()
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        drip(handler.wfile.write, b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 200)
+        ended.set()
+
+    receiver.answer = answer
+    with pytest.raises(CallbackError, match="cannot be reached: TimeoutError"):
+        sender_with(certificate, 0.5).send(receiver.url, b"{}", {})
+    assert not ended.is_set()
+    # The connection is closed, so the receiver cannot go on.
+    assert ended.wait(PATIENCE)
+
+
+def test_a_receiver_whose_handshake_drips_is_given_up(certificate: Path) -> None:
+    ended = threading.Event()
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            # The header of a record of TLS, and its content.
+            drip(self.request.sendall, b"\x16\x03\x03\x02\x00" + bytes(200))
+            ended.set()
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            url = f"https://{NAME}:{server.server_address[1]}/"
+            with pytest.raises(CallbackError, match="cannot be reached: TimeoutError"):
+                sender_with(certificate, 0.5).send(url, b"{}", {})
+            assert not ended.is_set()
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.fixture
@@ -225,8 +276,8 @@ def hooked(open_server: OpenServices) -> Services:
     return open_server(webhook_secret=SECRET)
 
 
-def finish_a_job(services: Services, url: str) -> str:
-    with client_of(services, make_key(services, "me")) as client:
+def finish_a_job(services: Services, url: str, user: str = "me") -> str:
+    with client_of(services, make_key(services, user)) as client:
         job_id: str = send(client, callback_url=url).json()["job_id"]
     held = taken(services.database)
     services.database.write(lambda c: queue.complete(c, held, RESULT))
@@ -285,6 +336,73 @@ def test_a_webhook_is_given_up_after_a_day(hooked: Services, receiver: Receiver,
     assert asyncio.run(outbox.send_due()) == 1
     make_due(hooked)
     assert asyncio.run(outbox.send_due()) == 0
+
+
+def test_a_slow_receiver_holds_no_other_one_back(
+    hooked: Services, receiver: Receiver, certificate: Path
+) -> None:
+    released = threading.Event()
+    slow = Receiver(certificate)
+    slow.answer = lambda _handler: released.wait(PATIENCE) and None
+    for _ in range(AT_ONCE + 1):
+        finish_a_job(hooked, slow.url)
+    finish_a_job(hooked, receiver.url)
+
+    async def watch() -> None:
+        outbox = Outbox(hooked.database, SECRET, sender_with(certificate, PATIENCE))
+        running = asyncio.ensure_future(outbox.run())
+        try:
+            while not receiver.requests:
+                assert not running.done(), running.exception()
+                await asyncio.sleep(0.05)
+        finally:
+            released.set()
+            running.cancel()
+            await asyncio.wait([running])
+
+    try:
+        asyncio.run(asyncio.wait_for(watch(), PATIENCE / 4))
+    finally:
+        released.set()
+        slow.close()
+
+
+def test_one_user_has_not_all_tries(hooked: Services, receiver: Receiver, sender: Sender) -> None:
+    port = receiver.server.server_port
+    for number in range(AT_ONCE_FOR_OWNER + 1):
+        finish_a_job(hooked, f"https://{number}.{NAME}:{port}/")
+    finish_a_job(hooked, receiver.url, "another")
+    outbox = Outbox(hooked.database, SECRET, sender)
+    assert asyncio.run(outbox.send_due()) == AT_ONCE_FOR_OWNER + 1
+    assert len(receiver.requests) == 1
+    assert asyncio.run(outbox.send_due()) == 1
+
+
+def test_tries_are_reserved_once_and_within_the_limits(database: Database) -> None:
+    for number, url in enumerate(
+        ["https://a.example/_%"] * 3 + ["https://a.example.org/", "https://b.example"]
+    ):
+        add(database, f"user{number}", callback_url=url)
+        held = taken(database)
+        database.write(lambda c, held=held: queue.complete(c, held, RESULT))
+    first = database.write(lambda c: _take(c, []))
+    assert [row["target"] for row in first] == [
+        "https://a.example/_%", "https://a.example/_%", "https://a.example.org/", "https://b.example",
+    ]  # fmt: skip
+    # The third one is due, and waits for one of the others.
+    assert database.write(lambda c: _take(c, first)) == []
+    (third,) = database.write(lambda c: _take(c, first[1:]))
+    assert third["target"] == "https://a.example/_%" and third["id"] not in [row["id"] for row in first]
+    assert database.write(lambda c: _take(c, [])) == []
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [("https://a.example", "https://a.example"), ("https://a.example:8443/x//y", "https://a.example:8443"),
+     ("https://a.example?x=/", "https://a.example"), ("https://[2606:4700::1]/#", "https://[2606:4700::1]")],
+)  # fmt: skip
+def test_the_receiver_of_an_address(target: str, expected: str) -> None:
+    assert _receiver(target) == expected
 
 
 def test_canceled_and_set_aside_jobs_are_told_too(hooked: Services, receiver: Receiver) -> None:

@@ -16,6 +16,8 @@ from PIL import Image
 
 from comic_upscale.server import workers
 from comic_upscale.server.database.schema import jobs
+from comic_upscale.server.files import DiskFullError, FileStore, LocalFiles, store_file
+from comic_upscale.server.object_files import ObjectFiles
 from comic_upscale.server.services import Services
 from tests.conftest import REPOSITORY
 from tests.server.conftest import OpenServices, client_of, make_key
@@ -118,3 +120,20 @@ def test_a_job_goes_on_when_there_is_room(
     # The upload, the result, and the two files with its pictures.
     assert len(stored(services)) == 4
     assert not any(os.scandir(services.settings.data / "work"))
+
+
+@pytest.mark.parametrize("kind", ["local", "bucket"])
+def test_a_full_disk_is_not_taken_for_a_storage_that_is_away(tmp_path: Path, disk: Path, kind: str) -> None:
+    """A job waits for its storage without end, but not for room on this machine."""
+    store: FileStore = LocalFiles(tmp_path / "files")
+    if kind == "bucket":
+        stores = pytest.importorskip("obstore.store", reason="obstore is not installed: pip install '.[s3]'")
+        store = ObjectFiles(stores.MemoryStore())
+    store_file(store, "uploads/u/0", io.BytesIO(bytes(1_000_000)))
+    ballast = fill(disk, but=300_000)
+    with pytest.raises(DiskFullError, match="free some space"):
+        store.fetch("uploads/u/0", disk / "page")
+    assert list(disk.iterdir()) == [ballast]
+    ballast.unlink()
+    store.fetch("uploads/u/0", disk / "page")
+    assert (disk / "page").stat().st_size == 1_000_000

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from comic_upscale.engines.base import Engine
+from comic_upscale.settings.job import JobSettings
 from comic_upscale.worker.engines import EngineCache, Turn
 from tests.conftest import MakeJob, draw
 from tests.server.conftest import OpenServices, client_of, make_key
@@ -99,6 +100,52 @@ def test_a_model_that_cannot_be_opened_is_tried_again(make_job: MakeJob) -> None
         cache.open_engines(make_job(model="a"), None)
     assert cache.models == []
     assert len(cache.open_engines(make_job(model="a"), None)) == 1
+
+
+def test_a_job_that_waits_for_a_model_keeps_it_in_the_cache_though_the_first_one_failed(
+    make_job: MakeJob,
+) -> None:
+    attempts: list[str] = []
+    closed: list[str] = []
+    loading, may_fail = threading.Event(), threading.Event()
+
+    def opener(job: JobSettings, _weights: object) -> list[Engine]:
+        attempts.append(job.model)
+        if len(attempts) == 1:
+            loading.set()
+            assert may_fail.wait(PATIENCE)
+            raise MemoryError
+        return [Closing(job.model, closed)]  # type: ignore[list-item]
+
+    cache = EngineCache(opener)
+    # Daemons: if they wait for each other, the test fails and ends all the same.
+    results: list[object] = []
+
+    def open_it() -> None:
+        try:
+            results.append(cache.open_engines(make_job(model="a"), None))
+        except MemoryError as error:
+            results.append(error)
+
+    threads = [threading.Thread(target=open_it, daemon=True) for _ in range(2)]
+    threads[0].start()
+    assert loading.wait(PATIENCE)
+    threads[1].start()
+    try:
+        wait_for(lambda: any(entry.users == 2 for entry in cache._open.values()), seconds=20)
+        # Neither the signs of life nor another model wait for the loading.
+        assert cache.models == ["a"]
+        cache.open_engines(make_job(model="b"), None)[0].close()
+    finally:
+        may_fail.set()
+    for thread in threads:
+        thread.join(20)
+    assert sorted(type(result).__name__ for result in results) == ["MemoryError", "list"]
+    assert sorted(cache.models) == ["a", "b"]
+    cache.open_engines(make_job(model="a"), None)
+    assert attempts == ["a", "b", "a"]
+    cache.close()
+    assert sorted(closed) == ["a", "b"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the worker is told to stop by signals")

@@ -1,0 +1,106 @@
+"""The heartbeat of a job and the signs of life: an outage is not hammered, and no error ends them in silence."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from comic_upscale.execution.events import Progress
+from comic_upscale.execution.stop import StopRequest
+from comic_upscale.server.database.engine import Database
+from comic_upscale.server.database.schema import jobs
+from comic_upscale.server.services import Services
+from comic_upscale.worker import beat, run
+from comic_upscale.worker.beat import LOST, Heartbeat
+from comic_upscale.worker.engines import EngineCache
+from tests.server.running import PATIENCE, wait_for
+from tests.server.test_queue import add, taken
+
+
+class Counted:
+    """A database that counts how often something is written."""
+
+    def __init__(self, database: Database) -> None:
+        self.database, self.times = database, 0
+
+    def write(self, work: Callable[[Connection], Any]) -> Any:
+        self.times += 1
+        return self.database.write(work)
+
+
+def progress(done: int) -> Progress:
+    return Progress(
+        total=9, done=done, failed=0, skipped=0, pending=9 - done, pages_per_second=None, eta_seconds=None,
+        in_hand=None, bottleneck=None, busy={},
+    )  # fmt: skip
+
+
+def test_an_outage_is_not_hammered(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beat, "_LOOK_SECONDS", 0.005)
+    add(services.database)
+    held = taken(services.database)
+    database = Counted(services.database)
+    # The table is away, which is as good as an outage, and comes back by itself.
+    services.database.write(lambda c: c.exec_driver_sql("ALTER TABLE jobs RENAME TO away"))
+    with Heartbeat(database, held, StopRequest(), None) as heart:  # type: ignore[arg-type]
+        heart.take(progress(1))
+        wait_for(lambda: database.times >= 2)
+        began, first = time.monotonic(), database.times
+        time.sleep(0.5)
+        # One each second, however slow this machine is.
+        assert database.times - first <= (time.monotonic() - began) / beat.STORE_SECONDS + 1
+        services.database.write(lambda c: c.exec_driver_sql("ALTER TABLE away RENAME TO jobs"))
+        wait_for(lambda: services.database.read(lambda c: c.scalar(sa.select(jobs.c.pages_done))) == 1)
+        assert not heart.stop.requested
+
+
+def test_the_first_progress_is_stored_at_once(services: Services) -> None:
+    add(services.database, attempts=2)
+    held = taken(services.database)
+    with Heartbeat(services.database, held, StopRequest(), None) as heart:
+        heart.take(progress(1))
+        wait_for(lambda: services.database.read(lambda c: c.scalar(sa.select(jobs.c.attempts))) == 1)
+        assert not heart.stop.requested
+
+
+def test_an_error_of_any_kind_stops_the_job(services: Services) -> None:
+    """With a heartbeat that ended in silence, two workers would do the job."""
+    add(services.database)
+    held = taken(services.database)
+    with Heartbeat(services.database, held, StopRequest(), None) as heart:
+        heart._note(no_such_column=1)
+        wait_for(lambda: heart.stop.requested, seconds=PATIENCE / 4)
+    assert heart.stop.kind == LOST
+
+
+def test_a_sign_of_life_that_fails_is_not_the_last(
+    services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "SIGN_SECONDS", 0.05)
+
+    class FailsOnce(EngineCache):
+        asked = 0
+
+        @property
+        def models(self) -> list[str]:
+            self.asked += 1
+            if self.asked == 1:
+                raise RuntimeError("something new")
+            return super().models
+
+    engines, stop = FailsOnce(), StopRequest()
+    options = run.WorkerOptions(worker_id="w", defaults={}, state_folder=tmp_path / "state", engines=engines)
+    working = threading.Thread(target=run.work, args=(services.settings, options, stop))
+    working.start()
+    try:
+        wait_for(lambda: engines.asked > 1, seconds=PATIENCE / 4)
+    finally:
+        stop.request("the test ends")
+        working.join(PATIENCE)
