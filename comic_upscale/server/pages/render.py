@@ -29,7 +29,7 @@ NOTICES: Mapping[str, str] = {
     "canceled": "The job is canceled. Pages in progress may still finish.",
     "changed": "The change is saved.",
     "created": "The user is created.",
-    "deleted": "The job and its files are deleted.",
+    "deleted": "The job is deleted.",
     "ended": "The session has ended.",
     "password": "The password is changed. All other sessions have ended.",
     "queued": "The job is queued.",
