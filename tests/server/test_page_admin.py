@@ -142,6 +142,18 @@ def test_a_user_is_changed_blocked_and_let_in_again(services: Services, boss: ht
             3_000_000,
             1,
         )
+        services.database.write(lambda c: c.execute(sa.update(users).values(bytes_per_day=3_999_999)))
+        # The form shows 3 megabytes. Sending it again changes nothing.
+        assert post(boss, "/admin/users/ann", **limits).status_code == 303
+        row = services.database.read(lambda c: accounts.find_user(c, "ann"))
+        assert row is not None and row["bytes_per_day"] == 3_999_999
+        # The largest limits of the REST interface can be sent again, too.
+        most = {"bytes_per_day": 1 << 50, "pages_per_day": 1 << 31}
+        services.database.write(lambda c: c.execute(sa.update(users).values(most)))
+        shown = limits | {"megabytes_per_day": str((1 << 50) // 1_000_000), "pages_per_day": str(1 << 31)}
+        assert post(boss, "/admin/users/ann", **shown).status_code == 303
+        row = services.database.read(lambda c: accounts.find_user(c, "ann"))
+        assert row is not None and {name: row[name] for name in most} == most
         wrong = post(boss, "/admin/users/ann", role="user", jobs_at_once="0")
         assert wrong.status_code == 400 and "from 1 to 1,000" in wrong.text
         post(boss, "/admin/users/ann", role="user")
@@ -214,6 +226,14 @@ def test_a_model_is_made_the_default_withdrawn_and_offered_again(
     assert f'value="{model}"' in boss.get("/").text
     assert post(boss, "/admin/models/none/default").status_code == 404
     assert post(boss, f"/admin/models/{model}/burn").status_code == 400
+
+
+def test_models_are_counted_without_jobs_that_used_none(services: Services, boss: httpx.Client) -> None:
+    for model in ("realesr-animevideov3", None):
+        upload(boss)
+        finish(services, model=model)
+    text = boss.get("/admin/models").text
+    assert "None" not in text
 
 
 def test_a_preset_is_made_chosen_and_deleted(services: Services, boss: httpx.Client) -> None:

@@ -6,6 +6,7 @@ came, and says in a header that it did.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import tempfile
 from collections.abc import Iterator
@@ -88,7 +89,7 @@ async def convert_page(
         try:
             found = await _upscale(request, services, page, name, key)
         except (ApiError, ComicUpscaleError) as error:
-            return _original(page, name, _in_words(error))
+            return await asyncio.to_thread(_original, page, name, _in_words(error))
     (row,) = found
     return StreamingResponse(
         read_pieces(services, row), 200,

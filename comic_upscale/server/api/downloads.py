@@ -91,7 +91,7 @@ async def send_file(request: Request, services: Server, token: str, name: str) -
     if path is None:
         await _check_stored(services, [row])
         return _ranged(request, row["size"], partial(services.files.read, key), etag=etag, name=shown.name)
-    if not path.is_file():
+    if not await asyncio.to_thread(path.is_file):
         raise not_found("file")
     return FileResponse(
         path, filename=shown.name, media_type=media_type(shown.name), headers={**_HEADERS, "ETag": etag}
@@ -115,7 +115,7 @@ async def send_bundle(
     if not rows:
         raise not_found("file")
     await _check_stored(services, rows)
-    bundle, is_repeatable = _bundle(services, rows)
+    bundle, is_repeatable = await asyncio.to_thread(_bundle, services, rows)
     etag = hashlib.sha256("".join(row["sha256"] + row["name"] for row in rows).encode()).hexdigest()
     return _ranged(
         request, len(bundle), partial(_part, bundle), etag=f'"{etag}"', name=PurePosixPath(name).name,
