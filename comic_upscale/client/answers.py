@@ -144,7 +144,7 @@ def wait_before_retry(response: httpx.Response | None, attempt: int) -> float | 
     if attempt >= TRIES or (response is not None and response.status_code not in _AGAIN):
         return None
     given = response.headers.get("retry-after", "") if response is not None else ""
-    wait = float(given) if given.isdigit() else math.ldexp(0.25, attempt)
+    wait = float(given) if given.isascii() and given.isdigit() else math.ldexp(0.25, attempt)
     # The server may ask for an hour, after a quota. Whoever calls decides about that.
     return wait if wait <= _LONGEST_WAIT else None
 

@@ -18,7 +18,7 @@ from starlette.background import BackgroundTask
 
 from comic_upscale.errors import ComicUpscaleError, DatabaseError
 from comic_upscale.server.api.access import Server, authenticate, find_account, require
-from comic_upscale.server.api.downloads import media_type
+from comic_upscale.server.api.downloads import begin, media_type
 from comic_upscale.server.api.errors import ApiError
 from comic_upscale.server.api.immediate import Image, convert, read_pieces, with_extension
 from comic_upscale.server.api.uploads import check_open, is_accepted
@@ -87,12 +87,12 @@ async def convert_page(
         except UploadError as error:
             return _refusal(400, error.message)
         try:
-            found = await _upscale(request, services, page, name, key)
+            (row,) = await _upscale(request, services, page, name, key)
+            pieces = await begin(read_pieces(services, row), "result")
         except (ApiError, ComicUpscaleError) as error:
             return await asyncio.to_thread(_original, page, name, _in_words(error))
-    (row,) = found
     return StreamingResponse(
-        read_pieces(services, row), 200,
+        pieces, 200,
         {_STATE: "upscaled", "Content-Length": str(row["size"]), "X-Content-Type-Options": "nosniff"},
         media_type(row["name"]),
     )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -27,7 +28,7 @@ _TYPES = {
     "png": "image/png", "webp": "image/webp", "jpg": "image/jpeg", "avif": "image/avif", "jxl": "image/jxl",
     "tif": "image/tiff", "zip": "application/zip", "cbz": "application/vnd.comicbook+zip",
 }  # fmt: skip
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=([0-9]{0,19})-([0-9]{0,19})")
 _HEADERS = {
     # A file of a stranger must not run in the page of this server.
     "X-Content-Type-Options": "nosniff",
@@ -149,6 +150,24 @@ async def _check_stored(services: Services, rows: Sequence[Mapping[str, Any]]) -
     sizes = await asyncio.to_thread(lambda: [services.files.size(key) for key in keys])
     if sizes != [row["size"] for row in rows]:
         raise not_found("file")
+
+
+async def begin(pieces: Iterator[bytes], what: str) -> Iterator[bytes]:
+    """Return the pieces of a stored file once the first one is read, so that a fault is no answer that breaks off.
+
+    Args:
+        pieces: as `FileStore.read` yields them.
+        what: it is, for the error.
+
+    Raises:
+        ApiError: 404, the storage has lost the file.
+        StorageError: the storage cannot be reached.
+    """
+    try:
+        first = await asyncio.to_thread(next, pieces, b"")
+    except FileNotFoundError:
+        raise not_found(what) from None
+    return itertools.chain([first], pieces)
 
 
 def _ranged(

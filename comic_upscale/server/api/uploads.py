@@ -178,7 +178,11 @@ async def check_open(services: Services, account: Account) -> None:
 def check_length(services: Services, request: Request) -> None:
     """Refuse an upload whose header says that it is too large, before its body is read."""
     length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > services.settings.max_upload_size + (8 << 20):
+    if (
+        length.isascii()
+        and length.isdigit()
+        and int(length[:19]) > services.settings.max_upload_size + (8 << 20)
+    ):
         raise ApiError(
             413, "too_large", f"An upload has at most {services.settings.max_upload_size:,} bytes.",
             field="file", headers={"Connection": "close"},

@@ -10,8 +10,9 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from comic_upscale.server.api.access import root_of
 from comic_upscale.server.jobs import iso
-from comic_upscale.server.pages.access import Viewer, page_address, root_of
+from comic_upscale.server.pages.access import Viewer, page_address
 from comic_upscale.server.pages.assets import assets
 from comic_upscale.server.params import ALLOWED
 from comic_upscale.settings.option_json import to_json
