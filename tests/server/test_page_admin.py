@@ -102,6 +102,17 @@ def test_a_user_with_a_daily_limit_of_pages(services: Services, boss: httpx.Clie
         form = {"current_password": PASSWORD, "new_password": OTHER, "repeated": OTHER}
         browser.post("/password", data={**form, "csrf_token": csrf_of(browser.get("/password"))})
         assert "50 pages a day" in browser.get("/").text
+        services.database.write(
+            lambda c: c.execute(
+                sa.update(users)
+                .where(users.c.name == "carl")
+                .values(pages_per_day=None, pixels_per_day=9_000_000)
+            )
+        )
+        assert "9,000,000 pixels of results a day" in browser.get("/").text
+    text = boss.get("/admin/users").text
+    row = text[text.index(">carl</a>") :].split("</tr>")[0]
+    assert "9,000,000 pixels a day" in row and "none of their own" not in row
 
 
 @pytest.mark.parametrize(

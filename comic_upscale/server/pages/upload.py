@@ -33,7 +33,9 @@ async def show_upload(request: Request, services: Server, viewer: CurrentViewer)
     def read(connection: Connection) -> dict[str, Any]:
         limits = (
             connection.execute(
-                sa.select(users.c.bytes_per_day, users.c.pages_per_day).where(users.c.id == user_id)
+                sa.select(users.c.bytes_per_day, users.c.pages_per_day, users.c.pixels_per_day).where(
+                    users.c.id == user_id
+                )
             ).mappings().one()
         )  # fmt: skip
         return {"maintenance": queue.in_maintenance(connection), "limits": dict(limits)}
