@@ -10,8 +10,9 @@ is known to take long (a compiler) does not begin where less is left. What was l
 * ceilings: matrix products and copies, the measure for all that follows.
 * files: whole runs over pages of 512x768 to 2.5x with as many workers as ``run`` takes by itself, beside the engine
   alone over the same pages and the official loop; how busy the card was, sampled; what 10,000 pages cost at the prices
-  given. Without the gate: it would find what random weights draw suspect, and have pages done again. So the host's
-  work for judging a page (``host_work.py``) is not in these figures.
+  given. The project's own model runs with the gate, as users run it. Random weights run without it: it would find
+  what they draw suspect, and have pages done again. So the host's work for judging a page (``host_work.py``) is not in
+  their figures.
 * engines: two and three engines on the card at the same time, in one stream and in a stream each: while one waits
   for its copies or stacks its pages, the others keep the card at work.
 * memory: pages with the allocator capped, which must all come out.
@@ -66,6 +67,7 @@ from comic_upscale.models.network import Network, load_network
 from comic_upscale.models.weights import ResolvedWeights, resolve_weights
 
 RESULTS = Path(__file__).parent / "results"
+WEIGHTS = Path(__file__).parents[1] / "weights"
 USER_JOB = 10_000
 """Pages of the job whose cost is told."""
 ROUND_SECONDS = 10.0
@@ -92,8 +94,10 @@ CASES = (
     Case("rrdb-23-x2", lambda: ESRGAN(in_nc=12, num_blocks=23, scale=4, shuffle_factor=2), 120),
 )
 """In the order of their worth."""
-WITH_FILES = ("compact-16", "rrdb-6", "rrdb-23")
-SIDE_BY_SIDE = ("compact-16", "rrdb-6")
+OWN = "comic-compact-x3"
+"""The project's own model: its weights are real, so its runs have the gate, as users' have."""
+WITH_FILES = ("compact-16", OWN, "rrdb-6", "rrdb-23")
+SIDE_BY_SIDE = ("compact-16", OWN, "rrdb-6")
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,10 +234,11 @@ def main() -> None:
         weights = {
             name: save_weights(network, folder / f"{name}.safetensors") for name, network in networks.items()
         }
+        weights[OWN] = resolve_weights(OWN, denoise=None, folders=[WEIGHTS], cache=folder, download=False)
         bench.part("ceilings", ceilings(bench))
-        for name in WITH_FILES[: len(cases)]:
-            bench.part(f"files {name}", files_to_files(bench, weights[name], pages, prices))
-        for name in SIDE_BY_SIDE[: len(cases)]:
+        for name in (name for name in WITH_FILES if name in weights):
+            bench.part(f"files {name}", files_to_files(bench, weights[name], pages, prices, gate=name == OWN))
+        for name in (name for name in SIDE_BY_SIDE if name in weights):
             bench.part(f"engines {name}", side_by_side(bench, weights[name], pages))
         bench.part("memory", capped_memory(bench, weights["compact-16"]))
         for case in cases:
@@ -277,9 +282,17 @@ def _copies(bench: Bench) -> dict[str, object]:
 
 
 def files_to_files(
-    bench: Bench, weights: ResolvedWeights, pages: Pages, prices: list[float]
+    bench: Bench, weights: ResolvedWeights, pages: Pages, prices: list[float], *, gate: bool
 ) -> Iterator[Piece]:
-    """Milliseconds a page of the engine alone, whole runs and the official loop; the card's use; dollars."""
+    """Milliseconds a page of the engine alone, whole runs and the official loop; the card's use; dollars.
+
+    Args:
+        bench: where and how to measure.
+        weights: the network.
+        pages: what it upscales.
+        prices: dollars an hour.
+        gate: whether every page is held against its source. Of random weights it would find all pages suspect.
+    """
     network = load_network(weights, None)
     engines = open_torch_engines(network, bench.device)
     spent: dict[str, float] = {}
@@ -296,12 +309,12 @@ def files_to_files(
     def whole_run() -> dict[str, object]:
         workers = default_workers()
         with _card_use(bench) as use:
-            seconds = whole(engines, some.files, weights, workers=workers, gate=False)
+            seconds = whole(engines, some.files, weights, workers=workers, gate=gate)
         spent["whole"] = seconds / len(some.files)
         return {
             "pages": len(some.files),
             "workers": workers,
-            "gate": False,
+            "gate": gate,
             "ms_a_page": round(spent["whole"] * 1e3, 2),
             "rate_over_alone": _ratio(spent.get("alone"), spent["whole"]),
             "card_busy_percent": _mean(use),

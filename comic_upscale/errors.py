@@ -136,6 +136,10 @@ class PageError(ComicUpscaleError):
         self.kind = kind
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[PageError], tuple[str, str]]:
+        """Pickle with both arguments: errors come from worker processes."""
+        return type(self), (self.kind, self.reason)
+
 
 def first_error(group: BaseExceptionGroup[ComicUpscaleError]) -> ComicUpscaleError:
     """Return the first error inside nested exception groups: the one that ended a run of several tasks."""

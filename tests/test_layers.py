@@ -65,7 +65,8 @@ ONLY = {
     "ray": {"execution"},
     "typer": {"commands", "cli"},
     "onnxruntime": {"engines/onnx_network.py"},
-    "spandrel": {"models", "engines/torch/strips.py"},
+    "spandrel": {"models", "engines/torch/fused.py", "engines/torch/strips.py"},
+    "triton": {"engines/torch/kernels.py"},
 }
 # Modules of a heavy room that must do without: the seam for engines, and the engines that need no torch.
 LIGHT = {

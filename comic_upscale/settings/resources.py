@@ -72,7 +72,7 @@ class ResourceSettings:
     workers: Annotated[
         int, Ge(1),
         Opt(
-            "Threads that decode and encode.",
+            "Workers that decode and encode.",
             flags=("--workers", "-w"), default_text="one per core", panel=MACHINE,
         ),
     ] = 4  # fmt: skip

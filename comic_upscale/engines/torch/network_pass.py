@@ -7,6 +7,7 @@ import copy
 import torch
 
 from comic_upscale.engines.torch.fold import find_fold
+from comic_upscale.engines.torch.proof import Proof, choose_way
 from comic_upscale.engines.torch.strips import StripwiseCompact, goes_in_strips
 from comic_upscale.models.network import Network
 
@@ -30,6 +31,8 @@ class NetworkPass:
         """Whether the network runs a few rows at a time, which needs little memory for windows of any size."""
         self.device = device
         """The device."""
+        self.proof: Proof | None = None
+        """Whether the network runs with fused kernels, and why; None on devices without such kernels."""
         self._channels = network.input_channels
         self._scale = network.native_scale
         # On a GPU, the same shape for all pages of a batch is worth more.
@@ -42,6 +45,8 @@ class NetworkPass:
         module = copy.deepcopy(network.module).to(device=device, dtype=precision)
         self._module = module.to(memory_format=torch.channels_last).eval()
         self._precision = precision
+        if device.type == "cuda":
+            self._module, self.proof = choose_way(network, self._module, device, precision)
 
     def planes(self, channels: int) -> int:
         """Return how many times a window with this many channels goes through the network."""

@@ -11,9 +11,10 @@ from comic_upscale.engines.registry import OpenEngines, prepare_engine
 from comic_upscale.execution.base import Activity, ExecutorInfo, PageOutcome, PageTask
 from comic_upscale.execution.events import Fetching, Listener, Preparing, from_thread
 from comic_upscale.execution.local.devices import Devices
-from comic_upscale.execution.local.pipeline import Pipeline, Tools, Workers
+from comic_upscale.execution.local.pipeline import Pipeline, Tools
 from comic_upscale.execution.local.quality_gate import QualityGate
 from comic_upscale.execution.local.steps import PageSteps
+from comic_upscale.execution.local.workers import Workers, feeds_fast_device
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.settings.job import JobSettings
 
@@ -50,12 +51,15 @@ class LocalExecutor:
         weights = await asyncio.to_thread(prepare_engine, settings, fetching)
         on_progress(Preparing(what=f"loading {model}"))
         devices = Devices(await asyncio.to_thread(self._open_engines, settings, weights))
+        gate = QualityGate(devices.engine)
+        steps = PageSteps(settings, devices.engine.native_scale, gate)
+        processes = feeds_fast_device(settings.workers, devices.engine.device)
         self._tools = Tools(
             settings=settings,
-            steps=PageSteps(settings, devices.engine.native_scale),
+            steps=steps,
             devices=devices,
-            workers=Workers(settings.workers),
-            gate=QualityGate(devices.engine),
+            workers=Workers(settings.workers, steps, processes=processes),
+            gate=gate,
             spending=spending,
             activity=self.activity,
         )

@@ -17,76 +17,28 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import ParamSpec, TypeAlias, TypeVar
+from typing import TypeAlias
 
 from comic_upscale.costs.spending import Spending
 from comic_upscale.errors import ComicUpscaleError, PageError, first_error
-from comic_upscale.execution.base import (
-    Activity,
-    PageOutcome,
-    PageTask,
-    as_page_error,
-    run_in,
-)
+from comic_upscale.execution.base import Activity, PageOutcome, PageTask, as_page_error
 from comic_upscale.execution.budget import Budget
-from comic_upscale.execution.events import StageMeter
 from comic_upscale.execution.local.devices import Devices
 from comic_upscale.execution.local.flow import BatchAssembler
 from comic_upscale.execution.local.page import PageInFlight, input_pixels
 from comic_upscale.execution.local.quality_gate import SUSPECT, QualityGate
-from comic_upscale.execution.local.steps import PageSteps
+from comic_upscale.execution.local.steps import Encoded, Handover, PageSteps
+from comic_upscale.execution.local.workers import Workers
 from comic_upscale.execution.stop import CEILING, StopRequest
-from comic_upscale.imaging.pixels import Pixels
-from comic_upscale.imaging.target_size import grows
 from comic_upscale.ledger.records import LARGE_ENOUGH
 from comic_upscale.settings.job import JobSettings
-
-T = TypeVar("T")
-P = ParamSpec("P")
 
 MOST_OUTCOMES = 64
 """Outcomes that wait to be taken; also bounds failures, which hold no budget."""
 
 _Queue: TypeAlias = "asyncio.Queue[PageInFlight | None]"
 """None marks the end; each reader puts it back for the next."""
-
-
-class Workers:
-    """The threads that decode and encode, with their meters.
-
-    Args:
-        count: number of threads.
-    """
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        """Number of threads."""
-        self.meters = {stage: StageMeter(count) for stage in ("decode", "encode")}
-        """How busy each stage is."""
-        self._threads = ThreadPoolExecutor(count, thread_name_prefix="worker")
-
-    async def run(
-        self, stage: str, page: PageInFlight, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        """Run a function on a thread, and add its time to a stage of the page."""
-
-        def timed() -> tuple[T, float]:
-            start = time.perf_counter()
-            return function(*args, **kwargs), time.perf_counter() - start
-
-        self.meters[stage].begin()
-        try:
-            result, seconds = await run_in(self._threads, timed)
-        finally:
-            self.meters[stage].end()
-        page.add_seconds(stage, seconds)
-        return result
-
-    def close(self) -> None:
-        """End the threads."""
-        self._threads.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,16 +132,16 @@ class Pipeline:
         if (reason := steps.skip_reason(page.size)) is not None:
             await self._outcomes.put((page.skipped(LARGE_ENOUGH, reason), 0))
             return
-        steps.set_target(page)
-        page.budget = await self._budget.take(steps.pixels_in_flight(page))
-        pixels = await workers.run("decode", page, steps.decode, page, source.data)
-        page.pixels = pixels
-        larger = grows(page.size, page.target)
-        if self._tools.settings.gate and larger and self._tools.gate.wants(pixels):
+        size = steps.find_size(page.size)
+        page.budget = await self._budget.take(steps.pixels_in_flight(size, page.task.format))
+        decoded = await workers.compute("decode", page, "decode", source.data, size, page.task.sha256)
+        pixels, size, page.sha256 = decoded.pixels, decoded.size, decoded.sha256
+        page.pixels, page.size, page.target = pixels, size.source, size.target
+        if self._tools.settings.gate and size.grows and self._tools.gate.wants(pixels):
             page.before = pixels
         page.ready = time.perf_counter()
-        page.notes = (*pixels.notes, *page.notes)
-        if larger:
+        page.notes = (*pixels.notes, *size.notes)
+        if size.grows:
             self._assembler.add((pixels.color.shape, pixels.bits, pixels.alpha is None, page.target), page)
         else:
             await self._to_encode.put(page)
@@ -249,36 +201,43 @@ class Pipeline:
     async def _encode(self, page: PageInFlight) -> None:
         self._encoding.set()
         left_device = page.ready
-        if page.before is not None:
-            await self._check_quality(page, page.before)
-            page.before = None
-        data, sha256 = await self._tools.workers.run("encode", page, self._tools.steps.encode, page)
+        encoded = await self._finish(page)
+        page.notes = (*page.notes, *encoded.notes)
         page.waited["encode"] = max(time.perf_counter() - left_device - page.seconds["encode"], 0.0)
         budget, page.budget = page.budget, 0
-        await self._outcomes.put((page.upscaled(data, sha256), budget))
+        await self._outcomes.put((page.upscaled(encoded.data, encoded.sha256), budget))
 
-    async def _check_quality(self, page: PageInFlight, before: Pixels) -> None:
-        """Compare a page with its source; upscale a suspect page once more, by the conservative path.
+    async def _finish(self, page: PageInFlight) -> Encoded:
+        """Compare a page with its source, and encode it; upscale a suspect page once more, by the conservative path.
 
         Raises:
             PageError: it stays suspect, and the settings are strict.
         """
-        gate, workers = self._tools.gate, self._tools.workers
-        assert page.pixels is not None
-        page.pixels, verdict = await workers.run("encode", page, gate.finished, before, page.pixels)
-        if gate.wants_again(verdict):
+        gate, workers, target, format = self._tools.gate, self._tools.workers, page.target, page.task.format
+        raw, page.pixels = Handover(page.pixels), None
+        before, page.before = page.before, None
+        if before is None:
+            return await workers.compute("encode", page, "encode", raw, target, format)
+        first = await workers.compute("encode", page, "finish", before, raw, target, format)
+        page.verdict = first.verdict
+        if first.encoded is not None:
+            return first.encoded
+        if gate.wants_again(first.verdict):
             devices = self._tools.devices
-            (again,) = await devices.run_engine(page.engine_index, [before], page.target, conservative=True)
+            (again,) = await devices.run_engine(page.engine_index, [before], target, conservative=True)
             if not isinstance(again, PageError):
-                pixels, second = await workers.run("encode", page, gate.finished, before, again)
-                gate.note_again(second)
+                notes, raw = again.notes, Handover(again)
+                del again
+                second = await workers.compute("encode", page, "finish", before, raw, target, format)
+                gate.note_again(second.verdict)
                 # Only if it helped: an output must not depend on the pages that the run processed before.
-                if not second.is_suspect:
-                    page.pixels, verdict = pixels, second
-                    page.add_notes((*again.notes, "upscaled again, since the first result was suspect"))
-        page.verdict = verdict
-        if verdict.is_suspect and self._tools.settings.strict:
-            raise PageError(SUSPECT, "; ".join(verdict.reasons))
+                if second.encoded is not None:
+                    page.verdict = second.verdict
+                    page.add_notes((*notes, "upscaled again, since the first result was suspect"))
+                    return second.encoded
+        if self._tools.settings.strict:
+            raise PageError(SUSPECT, "; ".join(first.verdict.reasons))
+        return await workers.compute("encode", page, "encode", Handover(first.pixels), target, format)
 
     async def _end_encoding(self) -> None:
         await self._outcomes.put(None)

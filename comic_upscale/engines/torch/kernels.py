@@ -1,0 +1,331 @@
+"""The passes between convolutions as Triton kernels: bias, activation, residuals, enlargement and pixel shuffle.
+
+A convolution of cuDNN writes its result, then PyTorch adds the bias in one pass over memory and applies the activation
+in another. These passes take longer than the convolutions of a compact network. Here both are one pass.
+
+Every tensor of N x C x H x W has the memory format channels-last: in memory it is a row of pixels, each with its C
+channels. So a kernel goes over that row, and the channel of an element is its position modulo C. All arithmetic is
+float32; a result is rounded once, when it is stored. Positions in tensors are 64-bit, because batches of RRDB networks
+approach 2^31 elements.
+
+Importing this module imports Triton. Only `proof` decides whether it is imported.
+"""
+
+from __future__ import annotations
+
+from math import gcd
+
+import torch
+import triton
+import triton.language as tl
+
+_BLOCK = 2048
+"""Elements of one program: with 128 threads, 16 per thread, in two vectors of 8 for 16-bit numbers."""
+_COLUMNS = 512
+"""Native columns of one program of the pixel shuffle."""
+
+CHANNELS_LAST = torch.channels_last
+
+
+@triton.jit
+def _activate(values, bias, slope, total, channels: tl.constexpr, common: tl.constexpr, block: tl.constexpr):
+    start = tl.program_id(0).to(tl.int64) * block
+    steps = tl.arange(0, block)
+    inside = start + steps < total
+    # The compiler does not find this divisor by itself, and without it reads numbers one by one.
+    channel = (tl.multiple_of((start % channels).to(tl.int32), common) + steps) % channels
+    value = tl.load(values + start + steps, mask=inside, other=0.0).to(tl.float32)
+    value += tl.load(bias + channel).to(tl.float32)
+    # A NaN is not above 0, and stays a NaN.
+    value = tl.where(value > 0, value, value * tl.load(slope + channel).to(tl.float32))
+    tl.store(values + start + steps, value.to(values.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _grow(
+    previous,
+    made,
+    bias,
+    slope,
+    out,
+    total,
+    old: tl.constexpr,
+    new: tl.constexpr,
+    common: tl.constexpr,
+    block: tl.constexpr,
+):
+    start = tl.program_id(0).to(tl.int64) * block
+    steps = tl.arange(0, block)
+    inside = start + steps < total
+    # The first pixel of the block is 64-bit. The pixels after it are counted from there, in 32 bits.
+    first = start // (old + new)
+    place = tl.multiple_of((start % (old + new)).to(tl.int32), common) + steps
+    pixel = place // (old + new)
+    channel = place % (old + new)
+    is_old = channel < old
+    is_new = channel >= old
+    kept = tl.load(previous + first * old + (pixel * old + channel), mask=inside & is_old, other=0.0)
+    channel -= old
+    value = tl.load(made + first * new + (pixel * new + channel), mask=inside & is_new, other=0.0).to(
+        tl.float32
+    )
+    value += tl.load(bias + channel, mask=is_new, other=0.0).to(tl.float32)
+    value = tl.where(
+        value > 0, value, value * tl.load(slope + channel, mask=is_new, other=0.0).to(tl.float32)
+    )
+    tl.store(out + start + steps, tl.where(is_old, kept, value.to(out.dtype.element_ty)), mask=inside)
+
+
+@triton.jit
+def _add(
+    values,
+    bias,
+    near,
+    far,
+    scale,
+    total,
+    channels: tl.constexpr,
+    twice: tl.constexpr,
+    common: tl.constexpr,
+    block: tl.constexpr,
+):
+    start = tl.program_id(0).to(tl.int64) * block
+    steps = tl.arange(0, block)
+    inside = start + steps < total
+    channel = (tl.multiple_of((start % channels).to(tl.int32), common) + steps) % channels
+    value = tl.load(values + start + steps, mask=inside, other=0.0).to(tl.float32)
+    value += tl.load(bias + channel).to(tl.float32)
+    value = value * scale + tl.load(near + start + steps, mask=inside, other=0.0).to(tl.float32)
+    if twice:
+        value = value * scale + tl.load(far + start + steps, mask=inside, other=0.0).to(tl.float32)
+    tl.store(values + start + steps, value.to(values.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _enlarge(
+    values,
+    bias,
+    slope,
+    near,
+    out,
+    columns,
+    channels: tl.constexpr,
+    factor: tl.constexpr,
+    adds: tl.constexpr,
+    block: tl.constexpr,
+):
+    # One program is a part of one row of one page.
+    row = tl.program_id(0).to(tl.int64)
+    length = columns * channels
+    place = tl.program_id(1) * block + tl.arange(0, block)
+    inside = place < length
+    channel = place % channels
+    column = place // channels
+    value = tl.load(values + row * length + place, mask=inside, other=0.0).to(tl.float32)
+    value += tl.load(bias + channel).to(tl.float32)
+    if adds:
+        value += tl.load(near + row * length + place, mask=inside, other=0.0).to(tl.float32)
+    else:
+        value = tl.where(value > 0, value, value * tl.load(slope + channel).to(tl.float32))
+    rounded = value.to(out.dtype.element_ty)
+    for down in tl.static_range(factor):
+        target = out + (row * factor + down) * length * factor
+        for right in tl.static_range(factor):
+            tl.store(target + ((column * factor + right) * channels + channel), rounded, mask=inside)
+
+
+@triton.jit
+def _shuffle(
+    made,
+    bias,
+    base,
+    out,
+    rows,
+    columns,
+    depth: tl.constexpr,
+    channels: tl.constexpr,
+    factor: tl.constexpr,
+    adds: tl.constexpr,
+    block: tl.constexpr,
+):
+    # One program is a part of one row of one page. It reads every channel of its pixels, so that the lines which one
+    # channel brought into the cache serve the others.
+    row = tl.program_id(0).to(tl.int64)
+    page = row // rows
+    line = row % rows
+    place = tl.program_id(1) * block + tl.arange(0, block)
+    inside = place < columns * factor
+    column = place // factor
+    right = place % factor
+    pixels = made + row * columns * depth
+    for channel in tl.static_range(channels):
+        if adds:
+            under = tl.load(
+                base + row * columns * channels + (column * channels + channel), mask=inside, other=0.0
+            ).to(tl.float32)
+        for down in tl.static_range(factor):
+            source = (channel * factor + down) * factor + right
+            value = tl.load(pixels + (column * depth + source), mask=inside, other=0.0).to(tl.float32)
+            value += tl.load(bias + source).to(tl.float32)
+            if adds:
+                value += under
+            target = out + ((page * channels + channel) * rows * factor + line * factor + down) * (
+                columns * factor
+            )
+            tl.store(target + place, value.to(out.dtype.element_ty), mask=inside)
+
+
+def activate(values: torch.Tensor, bias: torch.Tensor, slope: torch.Tensor) -> None:
+    """Add the bias and apply a PReLU, in place.
+
+    Args:
+        values: N x C x H x W, channels-last.
+        bias: C.
+        slope: C, the factors for numbers below 0: 0 for a ReLU, all equal for a LeakyReLU.
+    """
+    _check(values)
+    total = values.numel()
+    _activate[(triton.cdiv(total, _BLOCK),)](
+        values,
+        bias,
+        slope,
+        total,
+        channels=values.shape[1],
+        common=gcd(values.shape[1], _BLOCK),
+        block=_BLOCK,
+    )
+
+
+def grow(previous: torch.Tensor, made: torch.Tensor, bias: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+    """Return ``cat((previous, prelu(made + bias)), 1)``, channels-last.
+
+    Args:
+        previous: N x P x H x W, channels-last.
+        made: N x C x H x W, channels-last.
+        bias: C.
+        slope: C, as in `activate`.
+    """
+    _check(previous, made)
+    n, old, height, width = previous.shape
+    new = made.shape[1]
+    out = _empty(previous, (n, old + new, height, width))
+    total = out.numel()
+    _grow[(triton.cdiv(total, _BLOCK),)](
+        previous, made, bias, slope, out, total, old=old, new=new, common=gcd(old + new, _BLOCK), block=_BLOCK
+    )
+    return out
+
+
+def add_residual(
+    values: torch.Tensor,
+    bias: torch.Tensor,
+    near: torch.Tensor,
+    far: torch.Tensor | None = None,
+    *,
+    scale: float = 1.0,
+) -> None:
+    """Compute ``(values + bias) * scale + near`` in place, and from that ``... * scale + far`` if ``far`` is given.
+
+    Args:
+        values: N x C x H x W, channels-last.
+        bias: C.
+        near: as ``values``.
+        far: as ``values``.
+        scale: the factor of the residual.
+    """
+    _check(values, near, *(() if far is None else (far,)))
+    total = values.numel()
+    _add[(triton.cdiv(total, _BLOCK),)](
+        values,
+        bias,
+        near,
+        near if far is None else far,
+        scale,
+        total,
+        channels=values.shape[1],
+        twice=far is not None,
+        common=gcd(values.shape[1], _BLOCK),
+        block=_BLOCK,
+    )
+
+
+def enlarge(
+    values: torch.Tensor,
+    bias: torch.Tensor,
+    factor: int,
+    *,
+    slope: torch.Tensor | None = None,
+    near: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return ``prelu(values + bias)``, or ``values + bias + near``, enlarged to nearest neighbours, channels-last.
+
+    Args:
+        values: N x C x H x W, channels-last.
+        bias: C.
+        factor: the enlargement, at least 1.
+        slope: C, as in `activate`; None to add ``near``.
+        near: as ``values``; None to use ``slope``.
+    """
+    _check(values, *(() if near is None else (near,)))
+    n, channels, height, width = values.shape
+    out = _empty(values, (n, channels, height * factor, width * factor))
+    _enlarge[(n * height, triton.cdiv(width * channels, _BLOCK))](
+        values,
+        bias,
+        bias if slope is None else slope,
+        values if near is None else near,
+        out,
+        width,
+        channels=channels,
+        factor=factor,
+        adds=near is not None,
+        block=_BLOCK,
+    )
+    return out
+
+
+def shuffle(
+    made: torch.Tensor, bias: torch.Tensor, channels: int, factor: int, base: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return ``pixel_shuffle(made + bias, factor) + enlarged base``, contiguous: N x channels x H*factor x W*factor.
+
+    Args:
+        made: N x D x H x W, channels-last; D is at least ``channels * factor * factor``, and channels after these are
+            not read.
+        bias: D.
+        channels: of the result.
+        factor: the enlargement; 1 for none.
+        base: N x channels x H x W, channels-last; None for none.
+    """
+    _check(made, *(() if base is None else (base,)))
+    n, depth, height, width = made.shape
+    out = torch.empty((n, channels, height * factor, width * factor), dtype=made.dtype, device=made.device)
+    _shuffle[(n * height, triton.cdiv(width * factor, _COLUMNS))](
+        made,
+        bias,
+        made if base is None else base,
+        out,
+        height,
+        width,
+        depth=depth,
+        channels=channels,
+        factor=factor,
+        adds=base is not None,
+        block=_COLUMNS,
+    )
+    return out
+
+
+def _check(first: torch.Tensor, *others: torch.Tensor) -> None:
+    """Refuse what the kernels would read wrongly: other memory formats, types and sizes."""
+    for tensor in (first, *others):
+        if not tensor.is_contiguous(memory_format=CHANNELS_LAST):
+            raise ValueError(f"a tensor of strides {tensor.stride()} is not channels-last")
+        if tensor.dtype != first.dtype or tensor.shape[::2] != first.shape[::2]:
+            raise ValueError(
+                f"{tensor.dtype} {tuple(tensor.shape)} beside {first.dtype} {tuple(first.shape)}"
+            )
+
+
+def _empty(like: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=CHANNELS_LAST)

@@ -1,0 +1,270 @@
+"""The fused kernels in Triton's interpreter, against PyTorch's own layers.
+
+`test_fused.py` runs this file in a process of its own: the interpreter must be chosen before Triton is imported.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from spandrel.architectures.Compact import Compact
+from spandrel.architectures.ESRGAN import ESRGAN
+from torch.nn import functional
+
+from comic_upscale.engines.torch import kernels, proof
+from comic_upscale.engines.torch.fused import FusedCompact, NotFusableError, fuse
+from comic_upscale.engines.torch.proof import build_fused, draw_window, try_way
+from comic_upscale.models.network import Network
+
+LAST = torch.channels_last
+CPU = torch.device("cpu")
+HALVES = [torch.float32, torch.float16]
+
+
+def _draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 1) -> torch.Tensor:
+    drawn = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    return drawn.contiguous(memory_format=LAST) if len(shape) == 4 else drawn
+
+
+def _as_stored(exact: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return exact.to(dtype)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize(
+    "shape", [(1, 32, 5, 7), (2, 64, 9, 3), (3, 27, 5, 11), (1, 48, 13, 9), (2, 1, 1, 1)]
+)
+def test_bias_and_prelu_in_place(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    channels = shape[1]
+    values = _draw(*shape, dtype=dtype)
+    bias, slope = _draw(channels, dtype=dtype, seed=2), _draw(channels, dtype=dtype, seed=3)
+    expected = functional.prelu(values.float() + bias.float()[:, None, None], slope.float())
+    kernels.activate(values, bias, slope)
+    assert values.is_contiguous(memory_format=LAST)
+    torch.testing.assert_close(values, _as_stored(expected, dtype), rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+def test_numbers_that_are_not_finite_stay_so() -> None:
+    values = torch.tensor([math.nan, math.inf, -math.inf, 65000.0], dtype=torch.float16)[None, :, None, None]
+    values = values.contiguous(memory_format=LAST)
+    kernels.activate(values, torch.tensor([0.0, 1.0, 1.0, 1000.0]).half(), torch.full((4,), 0.2).half())
+    found = values.flatten().tolist()
+    assert math.isnan(found[0])
+    assert found[1:] == [math.inf, -math.inf, math.inf]
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize(("old", "new"), [(64, 32), (96, 32), (5, 3)])
+def test_growth_is_the_concatenation(old: int, new: int, dtype: torch.dtype) -> None:
+    previous, made = _draw(2, old, 5, 7, dtype=dtype), _draw(2, new, 5, 7, dtype=dtype, seed=4)
+    bias, slope = _draw(new, dtype=dtype, seed=2), torch.full((new,), 0.2, dtype=dtype)
+    expected = functional.prelu(made.float() + bias.float()[:, None, None], slope.float()).to(dtype)
+    found = kernels.grow(previous, made, bias, slope)
+    assert found.is_contiguous(memory_format=LAST)
+    torch.testing.assert_close(found, torch.cat((previous, expected), 1), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("has_far", [False, True])
+def test_residuals(has_far: bool, dtype: torch.dtype) -> None:
+    shape = (2, 32, 7, 5)
+    values, near = _draw(*shape, dtype=dtype), _draw(*shape, dtype=dtype, seed=2)
+    far = _draw(*shape, dtype=dtype, seed=3) if has_far else None
+    bias = _draw(32, dtype=dtype, seed=4)
+    expected = (values.double() + bias.double()[:, None, None]) * 0.2 + near.double()
+    if far is not None:
+        expected = expected * 0.2 + far.double()
+    kernels.add_residual(values, bias, near, far, scale=0.2)
+    tolerance = 1e-6 if dtype == torch.float32 else 2e-3
+    torch.testing.assert_close(values.double(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_enlargement(factor: int, dtype: torch.dtype) -> None:
+    values, near = _draw(2, 16, 5, 7, dtype=dtype), _draw(2, 16, 5, 7, dtype=dtype, seed=2)
+    bias, slope = _draw(16, dtype=dtype, seed=3), _draw(16, dtype=dtype, seed=5)
+    summed = values.float() + bias.float()[:, None, None]
+    for found, expected in (
+        (kernels.enlarge(values, bias, factor, slope=slope), functional.prelu(summed, slope.float())),
+        (kernels.enlarge(values, bias, factor, near=near), summed + near.float()),
+    ):
+        expected = functional.interpolate(expected.to(dtype), scale_factor=factor, mode="nearest")
+        assert found.is_contiguous(memory_format=LAST)
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize(
+    ("channels", "factor", "depth"), [(3, 3, 27), (3, 3, 32), (3, 4, 48), (1, 2, 8), (3, 1, 8)]
+)
+def test_pixel_shuffle_and_base(channels: int, factor: int, depth: int, dtype: torch.dtype) -> None:
+    made, base = _draw(2, depth, 3, 7, dtype=dtype), _draw(2, channels, 3, 7, dtype=dtype, seed=2)
+    bias = _draw(depth, dtype=dtype, seed=3)
+    used = (made.float() + bias.float()[:, None, None])[:, : channels * factor**2]
+    shuffled = functional.pixel_shuffle(used, factor)
+    enlarged = functional.interpolate(base.float(), scale_factor=factor, mode="nearest")
+    found = kernels.shuffle(made, bias, channels, factor, base)
+    assert found.is_contiguous()
+    torch.testing.assert_close(found, (shuffled + enlarged).to(dtype), rtol=0, atol=0)
+    torch.testing.assert_close(
+        kernels.shuffle(made, bias, channels, factor), shuffled.to(dtype), rtol=0, atol=0
+    )
+
+
+def test_what_the_kernels_would_read_wrongly_is_refused() -> None:
+    weights = torch.zeros(8)
+    with pytest.raises(ValueError, match="not channels-last"):
+        kernels.activate(torch.zeros(1, 8, 4, 4), weights, weights)
+    with pytest.raises(ValueError, match="beside"):
+        kernels.add_residual(_draw(1, 8, 4, 4), weights, _draw(1, 8, 4, 4, dtype=torch.float16))
+    with pytest.raises(ValueError, match="beside"):
+        kernels.grow(_draw(1, 8, 4, 4), _draw(2, 8, 4, 4), weights, weights)
+
+
+def _fill(module: torch.nn.Module) -> torch.nn.Module:
+    """Give every weight a value: biases, slopes, and numbers that keep their size from layer to layer."""
+    torch.manual_seed(6)
+    for part in module.modules():
+        if isinstance(part, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(part.weight, a=0.2)
+            torch.nn.init.uniform_(part.bias, -0.2, 0.2)
+        elif isinstance(part, torch.nn.PReLU):
+            torch.nn.init.uniform_(part.weight, -0.3, 0.6)
+    return module.eval().requires_grad_(False)
+
+
+NETWORKS: dict[str, Callable[[], torch.nn.Module]] = {
+    "compact": lambda: Compact(num_feat=32, num_conv=2, upscale=3),
+    "compact, 64 features": lambda: Compact(num_feat=64, num_conv=1, upscale=4),
+    "compact, 24 features, leaky": lambda: Compact(num_feat=24, num_conv=1, upscale=2, act_type="leakyrelu"),
+    "compact, gray, relu": lambda: Compact(
+        num_in_ch=1, num_out_ch=1, num_feat=16, num_conv=1, upscale=2, act_type="relu"
+    ),
+    "rrdb": lambda: ESRGAN(num_filters=64, num_blocks=2, scale=2, plus=False),
+    "rrdb, x2 of squares": lambda: ESRGAN(in_nc=12, num_filters=32, num_blocks=1, scale=4, shuffle_factor=2),
+    "rrdb, x3": lambda: ESRGAN(num_filters=32, num_blocks=1, scale=3, plus=False),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *((name, torch.float32) for name in NETWORKS),
+        ("compact", torch.float16),
+        ("compact, 64 features", torch.float16),
+        ("rrdb, x2 of squares", torch.float16),
+    ],
+)
+def test_the_fused_network_is_the_network(name: str, dtype: torch.dtype) -> None:
+    network = _fill(NETWORKS[name]()).to(dtype=dtype).to(memory_format=LAST)
+    before = copy.deepcopy(network.state_dict())
+    channels = 1 if "gray" in name else 3
+    pages = draw_window(10, 14, channels).reshape(1, channels, 10, 14)
+    # Odd sides, and two pages for the networks that the interpreter runs quickly.
+    pages = torch.cat((pages, pages.flip(3)))[: 1 if "rrdb" in name else 2, :, :3, :7]
+    pages = pages.to(dtype).contiguous(memory_format=LAST)
+    given = pages.clone()
+    with torch.inference_mode():
+        expected = network(pages)
+        found = fuse(network)(pages)
+    assert found.dtype == dtype
+    scale = float(expected.abs().max())
+    tolerance = 2e-5 if dtype == torch.float32 else 6e-3
+    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * scale)
+    assert torch.equal(pages, given)
+    for key, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[key]), key
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        torch.nn.Conv2d(3, 3, 3),
+        ESRGAN(num_filters=64, num_blocks=1, scale=4, plus=True),
+        ESRGAN(num_filters=32, num_blocks=1, scale=2, upsampler="pixel_shuffle"),
+        ESRGAN(num_filters=32, num_blocks=1, scale=2, norm="batch"),
+    ],
+    ids=["another architecture", "plus", "pixel shuffle", "batch norm"],
+)
+def test_other_networks_are_refused(network: torch.nn.Module) -> None:
+    with pytest.raises(NotFusableError):
+        fuse(network.eval())
+
+
+def test_a_compact_network_of_other_convolutions_is_refused() -> None:
+    network = Compact(num_feat=16, num_conv=1, upscale=2)
+    network.body[2] = torch.nn.Conv2d(16, 16, 5, padding=2)
+    with pytest.raises(NotFusableError):
+        FusedCompact(network)
+
+
+@pytest.fixture
+def small_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter needs minutes for the window of a GPU."""
+    monkeypatch.setattr(proof, "_WINDOW", (15, 11))
+    monkeypatch.setattr(proof, "_SMALLEST", 5)
+
+
+@pytest.fixture
+def network(make_network: Callable[..., Network]) -> Network:
+    made = make_network(_fill(Compact(num_feat=16, num_conv=1, upscale=2)))
+    return replace(made, native_scale=2)
+
+
+def _in_turn() -> Callable[[Callable[[], object]], float]:
+    """Return a timer by which the plain way, which is timed first, takes twice as long."""
+    count = 0
+
+    def timer(work: Callable[[], object]) -> float:
+        nonlocal count
+        count += 1
+        return 2.0 if count % 2 else 1.0
+
+    return timer
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.usefixtures("small_window")
+def test_the_kernels_prove_themselves(network: Network, dtype: torch.dtype) -> None:
+    plain = copy.deepcopy(network.module).to(dtype=dtype).to(memory_format=LAST)
+    module, found = try_way(network, plain, CPU, dtype, build=build_fused, timer=_in_turn())
+    assert found.is_fused, found.reason
+    assert isinstance(module, FusedCompact)
+
+
+@pytest.mark.parametrize("wrong", ["bias", "slope", "last block", "shuffle"])
+@pytest.mark.usefixtures("small_window")
+def test_a_wrong_kernel_is_refused(network: Network, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    activate, shuffle = kernels.activate, kernels.shuffle
+
+    def wrong_activate(values: torch.Tensor, bias: torch.Tensor, slope: torch.Tensor) -> None:
+        if wrong == "bias":
+            bias = bias.roll(1)
+        if wrong == "slope":
+            slope = torch.zeros_like(slope)
+        kept = values.clone(memory_format=LAST)
+        activate(values, bias, slope)
+        if wrong == "last block":
+            # As if the elements after the last whole block were left out.
+            memory, before = values.permute(0, 2, 3, 1).view(-1), kept.permute(0, 2, 3, 1).reshape(-1)
+            memory[2048:] = before[2048:]
+
+    def wrong_shuffle(
+        made: torch.Tensor, bias: torch.Tensor, channels: int, factor: int, base: torch.Tensor
+    ) -> torch.Tensor:
+        return shuffle(made, bias, channels, factor, base).transpose(0, 1).flip(0).transpose(0, 1)
+
+    monkeypatch.setattr(kernels, "activate", wrong_activate)
+    if wrong == "shuffle":
+        monkeypatch.setattr(kernels, "activate", activate)
+        monkeypatch.setattr(kernels, "shuffle", wrong_shuffle)
+    module, found = try_way(network, network.module, CPU, torch.float32, build=build_fused, timer=_in_turn())
+    assert module is network.module
+    assert "levels" in found.reason

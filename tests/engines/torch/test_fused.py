@@ -1,0 +1,91 @@
+"""The fused kernels: their results, in Triton's interpreter, and that they compile for GPUs, without one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+
+def _triton_release() -> tuple[int, ...]:
+    """Return the first two numbers of Triton's version, or nothing; without importing it."""
+    try:
+        found = version("triton")
+    except PackageNotFoundError:
+        return ()
+    return tuple(int(part) for part in found.split(".")[:2])
+
+
+_TRITON = _triton_release()
+
+pytestmark = pytest.mark.skipif(not _TRITON, reason="Triton is not installed: it comes with torch on Linux")
+
+_CASES = REPOSITORY / "tests" / "engines" / "torch" / "fused_cases.py"
+_COMPILE = """
+import sys
+from comic_upscale.engines.torch import kernels
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+import triton
+
+SHAPES = {
+    "activate": dict(channels=32, common=32, block=2048),
+    "grow": dict(old=64, new=32, common=32, block=2048),
+    "add": dict(channels=64, twice=True, common=64, block=2048),
+    "enlarge": dict(channels=64, factor=2, adds=False, block=2048),
+    "shuffle": dict(depth=32, channels=3, factor=3, adds=True, block=512),
+}
+WHOLE = {"total": "i64", "rows": "i32", "columns": "i32", "scale": "fp32"}
+for capability, number, chosen in ((75, "fp16", ["activate", "grow"]), (80, "bf16", ["add"]), (90, "fp16", SHAPES)):
+    for name in chosen:
+        constants = SHAPES[name]
+        kernel = getattr(kernels, "_" + name)
+        names = kernel.arg_names
+        types = {each: "constexpr" if each in constants else WHOLE.get(each, "*" + number) for each in names}
+        # As for a launch with pages of 512 columns: aligned memory, and sizes that are multiples of 16.
+        aligned = {(i,): [["tt.divisibility", 16]] for i, each in enumerate(names)
+                   if types[each].startswith(("*", "i"))}
+        source = ASTSource(kernel, types, {(names.index(key),): value for key, value in constants.items()}, aligned)
+        ptx = triton.compile(source, target=GPUTarget("cuda", capability, 32)).asm["ptx"]
+        loads = [line for line in ptx.splitlines() if "ld.global" in line]
+        print(name, capability, len(loads), sum(".v4." in line for line in loads))
+"""
+
+
+def _run(arguments: list[str], tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, "TRITON_CACHE_DIR": str(tmp_path / "triton"), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_kernels_are_right_in_the_interpreter(tmp_path: Path) -> None:
+    found = _run(
+        ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(_CASES)],
+        tmp_path,
+        TRITON_INTERPRET="1",
+    )
+    assert found.returncode == 0, found.stdout[-8000:] + found.stderr[-2000:]
+    assert " passed" in found.stdout and "skipped" not in found.stdout
+
+
+@pytest.mark.skipif(_TRITON < (3, 4), reason="the compiler of older releases is called in another way")
+def test_the_kernels_compile_for_gpus_and_read_whole_vectors(tmp_path: Path) -> None:
+    found = _run(["-c", _COMPILE], tmp_path, TRITON_INTERPRET="0")
+    assert found.returncode == 0, found.stderr[-4000:]
+    lines = [line.split() for line in found.stdout.splitlines()]
+    assert len(lines) == 8
+    for name, capability, loads, vectors in lines:
+        assert int(loads) > 0
+        # The shuffle gathers single numbers: neighbours in the result are apart in the channels.
+        assert name == "shuffle" or loads == vectors, f"{name} for sm_{capability} reads number by number"

@@ -1,0 +1,223 @@
+"""Worker processes: the same outputs as threads; a crash costs one page; no process outlives the run."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from comic_upscale.engines.base import DeviceInfo
+from comic_upscale.errors import PageError
+from comic_upscale.execution.local import executor, worker_process, workers
+from comic_upscale.execution.local.quality_gate import QualityGate
+from comic_upscale.execution.local.steps import Handover, PageSize, PageSteps
+from comic_upscale.execution.local.worker_process import StartError, WorkerProcess
+from comic_upscale.execution.local.workers import feeds_fast_device
+from comic_upscale.imaging.decode import decode
+from comic_upscale.jobs.run import run_job
+from comic_upscale.ledger.queries import read_failures
+from comic_upscale.settings.job import JobSettings
+from tests.conftest import REPOSITORY, MakeSettings, draw
+from tests.execution.odd_steps import OddSteps
+from tests.fakes import NearestEngine
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="anonymous shared memory is Linux's")
+
+SIZE = PageSize((96, 64), (240, 160), ())
+
+
+def processes() -> list[psutil.Process]:
+    """Worker processes of this one."""
+    children = psutil.Process().children()
+    return [child for child in children if "worker_process" in " ".join(child.cmdline())]
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.png")}
+
+
+def run(settings: JobSettings) -> tuple[int, int]:
+    finished = run_job(settings, open_engines=lambda *_: [NearestEngine()])
+    return finished.done, finished.failed
+
+
+@pytest.fixture
+def in_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor, "feeds_fast_device", lambda *_: True)
+    monkeypatch.setattr(workers, "SHORT_JOB", 0)
+
+
+@pytest.fixture
+def worker(make_settings: MakeSettings) -> Iterator[WorkerProcess]:
+    worker = WorkerProcess(OddSteps(make_settings(), 4, QualityGate()))
+    yield worker
+    worker.close()
+
+
+def noise(seed: int, size: tuple[int, int] = (96, 64)) -> bytes:
+    """A PNG file."""
+    samples = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    return in_a_file(samples)
+
+
+def plain(color: tuple[int, int, int]) -> bytes:
+    return in_a_file(np.full((64, 96, 3), color, dtype=np.uint8))
+
+
+def in_a_file(samples: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(samples).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_processes_and_threads_give_the_same_files(
+    make_settings: MakeSettings, tmp_path: Path, in_processes: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "mixed"
+    for number, size in enumerate([(96, 64), (200, 300), (70, 90), (96, 64), (300, 200)]):
+        draw(source / f"{number}.png", number, size=size, mode=("RGB", "L", "RGBA")[number % 3])
+    (source / "bad.png").write_bytes(noise(1)[:200])
+    settings = make_settings(input=source, workers=3)
+    assert run(settings) == (5, 1)
+    made = outputs(settings.output)
+    (failure,) = read_failures(settings.ledger_path)
+    monkeypatch.undo()
+    threads = make_settings(input=source, output=tmp_path / "threads")
+    assert run(threads) == (5, 1)
+    assert outputs(threads.output) == made
+    assert read_failures(threads.ledger_path)[0].reason == failure.reason
+    assert not processes()
+
+
+def test_a_page_that_ends_its_process_costs_no_other_page(
+    make_settings: MakeSettings, tmp_path: Path, in_processes: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "PageSteps", OddSteps)
+    source = tmp_path / "odd"
+    for number in range(6):
+        draw(source / f"{number}.png", number, size=(96, 64))
+    (source / "kills.png").write_bytes(plain(OddSteps.KILLS))
+    (source / "fails.png").write_bytes(plain(OddSteps.FAILS))
+    settings = make_settings(input=source)
+    assert run(settings) == (6, 2)
+    fails, kills = sorted(read_failures(settings.ledger_path), key=lambda failure: failure.source)
+    assert (kills.source, kills.kind) == ("kills.png", worker_process.CRASH)
+    assert "SIGKILL" in kills.reason
+    assert (fails.source, fails.kind) == ("fails.png", "internal")
+    assert "UnpicklableError" in fails.reason
+    assert not processes()
+
+
+def test_a_process_is_started_again_after_a_crash(worker: WorkerProcess) -> None:
+    for _ in range(2):
+        with pytest.raises(PageError, match="SIGKILL"):
+            worker.call("decode", (plain(OddSteps.KILLS), SIZE, ""))
+        decoded = worker.call("decode", (noise(3), SIZE, ""))
+        assert decoded.pixels.color.shape == (64, 96, 3)
+
+
+def test_a_page_is_not_blamed_for_a_process_that_ended_before(worker: WorkerProcess) -> None:
+    worker.call("decode", (noise(3), SIZE, ""))
+    (child,) = processes()
+    child.kill()
+    psutil.wait_procs([child], timeout=10)
+    assert worker.call("decode", (noise(4), SIZE, "")).pixels.color.shape == (64, 96, 3)
+
+
+def test_results_are_copies_that_the_next_call_leaves_alone(worker: WorkerProcess) -> None:
+    first = worker.call("decode", (noise(3), SIZE, ""))
+    kept = first.pixels.color.copy()
+    # Larger than the shared memory so far, too.
+    large = worker.call("decode", (noise(4, (900, 700)), PageSize((900, 700), (1800, 1400), ()), ""))
+    again = worker.call("decode", (noise(5), SIZE, ""))
+    assert np.array_equal(first.pixels.color, kept)
+    assert large.pixels.color.shape == (700, 900, 3)
+    assert not np.array_equal(again.pixels.color, kept)
+    # They may be changed in place, as those of a thread.
+    first.pixels.color[:] = 0
+
+
+def test_the_callers_pixels_are_not_changed(worker: WorkerProcess) -> None:
+    before = worker.call("decode", (noise(3), SIZE, "")).pixels
+    raw = replace(before, color=np.full((160, 240, 3), 250, dtype=np.uint8))
+    worker.call("finish", (before, Handover(raw), SIZE.target, "png"))
+    assert (raw.color == 250).all()
+
+
+def test_an_error_of_a_page_keeps_its_kind(worker: WorkerProcess) -> None:
+    with pytest.raises(PageError) as caught:
+        worker.call("decode", (noise(1)[:100], SIZE, ""))
+    with pytest.raises(PageError) as direct:
+        decode(noise(1)[:100], max_pixels=10**6)
+    assert (caught.value.kind, caught.value.reason) == (direct.value.kind, direct.value.reason)
+
+
+def test_a_thread_does_the_work_where_no_process_starts(
+    make_settings: MakeSettings,
+    in_processes: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/does/not/exist")
+    settings = make_settings()
+    done, failed = run(settings)
+    assert (done > 0, failed) == (True, 0)
+    assert "does not start" in caplog.text
+    with pytest.raises(StartError):
+        WorkerProcess(PageSteps(settings, 4, QualityGate())).call("decode", (noise(1), SIZE, ""))
+
+
+def test_a_process_ends_when_the_program_is_killed(make_settings: MakeSettings, tmp_path: Path) -> None:
+    pickled = tmp_path / "steps"
+    pickled.write_bytes(pickle.dumps(PageSteps(make_settings(), 4, QualityGate())))
+    code = (
+        "import pickle, sys, time\n"
+        "from comic_upscale.execution.local.worker_process import WorkerProcess\n"
+        f"worker = WorkerProcess(pickle.load(open({str(pickled)!r}, 'rb')))\n"
+        "worker._start()\n"
+        "print(worker._process.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=REPOSITORY) as program:
+        assert program.stdout is not None
+        child = psutil.Process(int(program.stdout.readline()))
+        # Ctrl-C in a terminal reaches it, too, and does not end it in the middle of a page.
+        child.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        assert child.is_running() and child.status() != psutil.STATUS_ZOMBIE
+        program.kill()
+    gone, _ = psutil.wait_procs([child], timeout=30)
+    assert gone or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_short_job_starts_no_process(make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_worker: WorkerProcess) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(executor, "feeds_fast_device", lambda *_: True)
+    monkeypatch.setattr(WorkerProcess, "_start", refuse)
+    assert run(make_settings())[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("count", "device", "expected"),
+    [
+        (5, DeviceInfo("cuda", 0), True),
+        (4, DeviceInfo("cuda", 0), False),
+        (16, DeviceInfo("cpu"), False),
+        (16, DeviceInfo("xpu", 0), True),
+    ],
+)
+def test_many_workers_of_a_gpu_are_processes(count: int, device: DeviceInfo, expected: bool) -> None:
+    assert feeds_fast_device(count, device) is expected
