@@ -17,7 +17,7 @@ Status: TypeAlias = Literal["queued", "running", "completed", "failed", "cancele
 ENDED: frozenset[Status] = frozenset(("completed", "failed", "canceled"))
 
 TRIES = 4
-"""How often a request that cannot have done anything is sent again."""
+"""The most times that a request is sent. Sent twice, each one has the effect of once."""
 _AGAIN = frozenset((429, 502, 503, 504))
 _LONGEST_WAIT = 60.0
 
@@ -121,6 +121,19 @@ def read_error(response: httpx.Response) -> ClientError:
     return ClientError(message, status=response.status_code, code=code, field=field)
 
 
+def broken_download(error: httpx.HTTPError) -> ClientError:
+    """Return the error for a download that a fault of the connection ended."""
+    reason = str(error) or type(error).__name__
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        return ClientError(f"the server cannot be reached: {reason}")
+    return ClientError(f"the download broke: {reason}")
+
+
+def is_deleted(response: httpx.Response, attempt: int) -> bool:
+    """Return whether a job that is deleted for another time was deleted by a try whose answer was lost."""
+    return attempt > 1 and response.request.method == "DELETE" and response.status_code == 404
+
+
 def wait_before_retry(response: httpx.Response | None, attempt: int) -> float | None:
     """Return the seconds before a request is sent again; None if it should not be.
 
@@ -131,7 +144,7 @@ def wait_before_retry(response: httpx.Response | None, attempt: int) -> float | 
     if attempt >= TRIES or (response is not None and response.status_code not in _AGAIN):
         return None
     given = response.headers.get("retry-after", "") if response is not None else ""
-    wait = float(given) if given.isdigit() else math.ldexp(0.25, attempt)
+    wait = float(given) if given.isascii() and given.isdigit() else math.ldexp(0.25, attempt)
     # The server may ask for an hour, after a quota. Whoever calls decides about that.
     return wait if wait <= _LONGEST_WAIT else None
 

@@ -16,7 +16,9 @@ from comic_upscale.client.answers import (
     ClientError,
     Job,
     JobFailed,
+    broken_download,
     form_fields,
+    is_deleted,
     job_id_of,
     name_of,
     open_file,
@@ -138,19 +140,19 @@ class AsyncClient:
         """
         query = {} if format is None else {"format": format}
         url = f"/api/v1/jobs/{job_id_of(job)}/result"
-        async with self._http.stream("GET", url, params=query, follow_redirects=True) as response:
-            if not response.is_success:
-                await response.aread()
-                raise read_error(response)
-            is_folder = await asyncio.to_thread(target.is_dir)
-            path = target / name_of(response) if is_folder else target
-            with ExitStack() as stack:
-                file = await asyncio.to_thread(stack.enter_context, writing(path))
-                try:
+        try:
+            async with self._http.stream("GET", url, params=query, follow_redirects=True) as response:
+                if not response.is_success:
+                    await response.aread()
+                    raise read_error(response)
+                is_folder = await asyncio.to_thread(target.is_dir)
+                path = target / name_of(response) if is_folder else target
+                with ExitStack() as stack:
+                    file = await asyncio.to_thread(stack.enter_context, writing(path))
                     async for piece in response.aiter_bytes():
                         await asyncio.to_thread(file.write, piece)
-                except httpx.HTTPError as error:
-                    raise ClientError(f"the download broke: {error}") from error
+        except httpx.HTTPError as error:
+            raise broken_download(error) from error
         return path
 
     async def cancel(self, job: Job | str) -> Job:
@@ -194,5 +196,5 @@ class AsyncClient:
             if wait is None:
                 if response is None:
                     raise ClientError(f"the server cannot be reached: {failure}")
-                return read_answer(response)
+                return None if is_deleted(response, attempt) else read_answer(response)
             await asyncio.sleep(wait)

@@ -16,7 +16,9 @@ from comic_upscale.client.answers import (
     ClientError,
     Job,
     JobFailed,
+    broken_download,
     form_fields,
+    is_deleted,
     job_id_of,
     name_of,
     open_file,
@@ -146,17 +148,17 @@ class Client:
         """
         query = {} if format is None else {"format": format}
         url = f"/api/v1/jobs/{job_id_of(job)}/result"
-        with self._http.stream("GET", url, params=query, follow_redirects=True) as response:
-            if not response.is_success:
-                response.read()
-                raise read_error(response)
-            path = target / name_of(response) if target.is_dir() else target
-            try:
+        try:
+            with self._http.stream("GET", url, params=query, follow_redirects=True) as response:
+                if not response.is_success:
+                    response.read()
+                    raise read_error(response)
+                path = target / name_of(response) if target.is_dir() else target
                 with writing(path) as file:
                     for piece in response.iter_bytes():
                         file.write(piece)
-            except httpx.HTTPError as error:
-                raise ClientError(f"the download broke: {error}") from error
+        except httpx.HTTPError as error:
+            raise broken_download(error) from error
         return path
 
     def cancel(self, job: Job | str) -> Job:
@@ -200,5 +202,5 @@ class Client:
             if wait is None:
                 if response is None:
                     raise ClientError(f"the server cannot be reached: {failure}")
-                return read_answer(response)
+                return None if is_deleted(response, attempt) else read_answer(response)
             time.sleep(wait)

@@ -45,7 +45,7 @@ class Metrics:
         async with self._lock:
             if time.monotonic() >= self._until:
                 figures = await self._database.read_async(_read)
-                figures["free"] = self._files.free_percent()
+                figures["free"] = await asyncio.to_thread(self._files.free_percent)
                 registry = CollectorRegistry()
                 registry.register(_Snapshot(figures))
                 self._text = generate_latest(registry)

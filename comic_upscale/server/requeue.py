@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from comic_upscale.server.database.schema import jobs, now_ms
+from comic_upscale.server.database.schema import jobs, now_ms, users
 from comic_upscale.server.ids import new_id
 from comic_upscale.server.jobs import ENDED
 from comic_upscale.server.queue import PRIORITY
@@ -19,6 +19,9 @@ def requeue(
 ) -> Mapping[str, Any] | None:
     """Queue a job that has ended again as a new job, and return its row; None if it has not ended.
 
+    The files of the new job are kept as long as those of the old one, counted from now. Those of an upload without an
+    account are deleted when they would have been: otherwise a visitor could keep them for ever.
+
     Args:
         connection: in a transaction that writes.
         row: of the old job.
@@ -26,14 +29,17 @@ def requeue(
     """
     if row["status"] not in ENDED:
         return None
-    kept = None if row["expires_at"] is None else row["expires_at"] - row["created_at"]
     now = connection.scalar(sa.select(now_ms())) or 0
+    expires_at = row["expires_at"]
+    owner_role = connection.scalar(sa.select(users.c.role).where(users.c.id == row["owner_id"]))
+    if expires_at is not None and owner_role != "anonymous":
+        expires_at += now - row["created_at"]
     new = connection.execute(
         sa.insert(jobs)
         .values(
             id=new_id(), owner_id=row["owner_id"], upload_id=row["upload_id"], requeue_of=row["id"], lane=row["lane"],
             priority=PRIORITY[row["lane"]], status="queued", params={**row["params"], **changes}, title=row["title"],
-            created_at=now, updated_at=now, expires_at=None if kept is None else now + kept,
+            created_at=now, updated_at=now, expires_at=expires_at,
             input=row["input"], output=row["output"], callback_url=row["callback_url"],
             email=row["email"],
         )

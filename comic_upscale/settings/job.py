@@ -128,7 +128,8 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
     and ``resources`` return one group.
 
     Args:
-        scale: short for ``size=Scale(scale)``.
+        scale: short for ``size=Scale(scale)``: give one of them. Beside a `Scale`, the scale counts, because
+            `dataclasses.replace` gives the old size along with a new scale.
 
     Raises:
         SettingsError: a value is out of range, or two values contradict each other.

@@ -150,7 +150,9 @@ class ProcessingSettings:
     They are hashed into the fingerprint and sent to the machine that processes the page.
 
     Args:
-        scale: short for ``size=Scale(scale)``. The attribute is the factor, or None for a size of another kind.
+        scale: short for ``size=Scale(scale)``: give one of them. Beside a `Scale`, the scale counts, because
+            `dataclasses.replace` gives the old size along with a new scale. The attribute is the
+            factor, or None for a size of another kind.
 
     Raises:
         SettingsError: a value is out of range, or two values contradict each other.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,74 @@ def test_a_server_that_is_not_well_is_an_error_in_words(
     ):
         client.job("j")
     assert len(transport.requests) == requests
+
+
+class Torn(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """The body of an answer whose connection breaks after some bytes."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield b"some bytes"
+        raise httpx.ReadError("reset by peer")
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self:
+            yield piece
+
+
+def closed_port() -> int:
+    """A port of this machine on which nobody listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])
+
+
+def fetch(url: str, target: Path, transport: Any = None, *, is_async: bool) -> None:
+    async def run() -> None:
+        async with AsyncClient(url, transport=transport) as client:
+            await client.fetch("j", target)
+
+    if is_async:
+        asyncio.run(run())
+    else:
+        with Client(url, transport=transport) as client:
+            client.fetch("j", target)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_download_whose_connection_breaks_is_an_error_in_words(tmp_path: Path, is_async: bool) -> None:
+    with pytest.raises(ClientError, match="cannot be reached"):
+        fetch(f"http://127.0.0.1:{closed_port()}", tmp_path, is_async=is_async)
+    for status in (200, 500):
+        answer = httpx.MockTransport(lambda _request, status=status: httpx.Response(status, stream=Torn()))
+        with pytest.raises(ClientError, match="the download broke: reset by peer"):
+            fetch("http://server.test", tmp_path / "page.png", answer, is_async=is_async)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_deletion_whose_answer_was_lost_has_worked() -> None:
+    def gone() -> httpx.Response:
+        return httpx.Response(404, json={"error": {"code": "not_found", "message": "There is no such job."}})
+
+    transport = Answers(httpx.ReadError("reset"), gone(), gone())
+    with Client("http://server.test", transport=transport) as client:
+        client.delete("j")
+        # One that was never there is an error.
+        with pytest.raises(ClientError, match="no such job"):
+            client.delete("j")
+
+    async def delete() -> None:
+        answers: list[Any] = [httpx.ReadError("reset"), gone()]
+
+        def answer(_request: Any) -> Any:
+            given = answers.pop(0)
+            if isinstance(given, Exception):
+                raise given
+            return given
+
+        async with AsyncClient("http://server.test", transport=httpx.MockTransport(answer)) as client:
+            await client.delete("j")
+
+    asyncio.run(delete())
 
 
 def test_waiting_has_a_limit_and_a_name_of_the_server_leads_nowhere(tmp_path: Path) -> None:

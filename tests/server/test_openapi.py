@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import re
 import runpy
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,13 @@ from comic_upscale.server import accounts, keys
 from comic_upscale.server.api import immediate
 from comic_upscale.server.api.openapi import EXAMPLES
 from comic_upscale.server.app import create_app
+from comic_upscale.server.files import LocalFiles
+from comic_upscale.server.metrics import Metrics
 from comic_upscale.server.services import Services
 from tests.conftest import REPOSITORY
 from tests.server.conftest import OpenServices, client_of, make_key
 from tests.server.test_access import add_person, log_in
-from tests.server.test_uploads import send
+from tests.server.test_uploads import PNG, send
 from tests.server.walk import walk
 
 METHODS = ("get", "post", "put", "patch", "delete")
@@ -130,6 +135,45 @@ def test_the_examples_are_those_of_this_version(services: Services, paths: dict[
     fresh = recorder["shorten"](found.answers)
     assert shape(fresh) == shape(recorded), "run: python scripts/api_examples.py --write"
     assert "/tmp" not in EXAMPLES.read_text(encoding="utf-8")
+
+
+class Watched(LocalFiles):
+    """A storage that knows the calls that blocked the event loop."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.blocked: set[str] = set()
+        self.calls: set[str] = set()
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        # `read` returns an iterator, which works when it is asked for a piece.
+        if name not in ("create", "size", "fetch", "delete", "list", "free_percent"):
+            return found
+
+        def call(*arguments: Any) -> Any:
+            self.calls.add(name)
+            # A thread of its own has no event loop.
+            with contextlib.suppress(RuntimeError):
+                asyncio.get_running_loop()
+                self.blocked.add(name)
+            return found(*arguments)
+
+        return call
+
+
+def test_no_route_waits_for_the_storage_on_the_event_loop(
+    services: Services, paths: dict[str, Any], tmp_path: Path
+) -> None:
+    watched = Watched(tmp_path / "files")
+    services = replace(services, files=watched, metrics=Metrics(services.database, watched))
+    walk(services, paths)
+    with client_of(services, make_key(services, "ann")) as client:
+        for _ in range(2):
+            part = [("file", ("page.png", PNG))]
+            key = {"Idempotency-Key": "the same"}
+            assert client.post("/api/v1/uploads", files=part, headers=key).status_code == 202
+    assert watched.calls >= {"create", "delete", "free_percent"} and watched.blocked == set()
 
 
 def test_the_viewer_loads_nothing_from_another_host(services: Services) -> None:

@@ -102,6 +102,17 @@ def test_a_user_with_a_daily_limit_of_pages(services: Services, boss: httpx.Clie
         form = {"current_password": PASSWORD, "new_password": OTHER, "repeated": OTHER}
         browser.post("/password", data={**form, "csrf_token": csrf_of(browser.get("/password"))})
         assert "50 pages a day" in browser.get("/").text
+        services.database.write(
+            lambda c: c.execute(
+                sa.update(users)
+                .where(users.c.name == "carl")
+                .values(pages_per_day=None, pixels_per_day=9_000_000)
+            )
+        )
+        assert "9,000,000 pixels of results a day" in browser.get("/").text
+    text = boss.get("/admin/users").text
+    row = text[text.index(">carl</a>") :].split("</tr>")[0]
+    assert "9,000,000 pixels a day" in row and "none of their own" not in row
 
 
 @pytest.mark.parametrize(
@@ -142,6 +153,18 @@ def test_a_user_is_changed_blocked_and_let_in_again(services: Services, boss: ht
             3_000_000,
             1,
         )
+        services.database.write(lambda c: c.execute(sa.update(users).values(bytes_per_day=3_999_999)))
+        # The form shows 3 megabytes. Sending it again changes nothing.
+        assert post(boss, "/admin/users/ann", **limits).status_code == 303
+        row = services.database.read(lambda c: accounts.find_user(c, "ann"))
+        assert row is not None and row["bytes_per_day"] == 3_999_999
+        # The largest limits of the REST interface can be sent again, too.
+        most = {"bytes_per_day": 1 << 50, "pages_per_day": 1 << 31}
+        services.database.write(lambda c: c.execute(sa.update(users).values(most)))
+        shown = limits | {"megabytes_per_day": str((1 << 50) // 1_000_000), "pages_per_day": str(1 << 31)}
+        assert post(boss, "/admin/users/ann", **shown).status_code == 303
+        row = services.database.read(lambda c: accounts.find_user(c, "ann"))
+        assert row is not None and {name: row[name] for name in most} == most
         wrong = post(boss, "/admin/users/ann", role="user", jobs_at_once="0")
         assert wrong.status_code == 400 and "from 1 to 1,000" in wrong.text
         post(boss, "/admin/users/ann", role="user")
@@ -214,6 +237,14 @@ def test_a_model_is_made_the_default_withdrawn_and_offered_again(
     assert f'value="{model}"' in boss.get("/").text
     assert post(boss, "/admin/models/none/default").status_code == 404
     assert post(boss, f"/admin/models/{model}/burn").status_code == 400
+
+
+def test_models_are_counted_without_jobs_that_used_none(services: Services, boss: httpx.Client) -> None:
+    for model in ("realesr-animevideov3", None):
+        upload(boss)
+        finish(services, model=model)
+    text = boss.get("/admin/models").text
+    assert "None" not in text
 
 
 def test_a_preset_is_made_chosen_and_deleted(services: Services, boss: httpx.Client) -> None:

@@ -225,6 +225,50 @@ def test_limits_are_said_before_they_are_hit(admin: Browser, tmp_path: Path) -> 
     assert not admin.find("#send").is_enabled()
 
 
+KEYS = """
+window.keys = [];
+const original = XMLHttpRequest.prototype.setRequestHeader;
+XMLHttpRequest.prototype.setRequestHeader = function (name, value) {
+  if (name === "Idempotency-Key") window.keys.push(value);
+  original.call(this, name, value);
+};
+"""
+
+
+def test_an_upload_that_broke_is_sent_again_with_its_key(admin: Browser, tmp_path: Path) -> None:
+    """So the server makes one job of it, also if the answer alone was lost."""
+
+    def set_offline(is_offline: bool) -> None:
+        conditions = {"offline": is_offline, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+        admin.driver.execute_cdp_cmd("Network.enable", {})
+        admin.driver.execute_cdp_cmd("Network.emulateNetworkConditions", conditions)
+
+    def send() -> None:
+        admin.run("document.getElementById('problem').textContent = ''")
+        admin.find("#send").click()
+        admin.wait_for_text("The connection broke. Send again: nothing is queued twice.", "#problem")
+
+    admin.open("/")
+    admin.find("#files").send_keys(str(draw(tmp_path / "page.png", 7, size=(20, 30))))
+    wait_for(admin.find("#send").is_enabled)
+    admin.run(KEYS)
+    set_offline(True)
+    try:
+        send()
+        send()
+        admin.find('input[name="factor"][value="2"]').click()
+        send()
+        first, same, other = admin.run("return window.keys")
+        assert first == same != other and len(first) == len(other) == 32
+    finally:
+        set_offline(False)
+    admin.find("#send").click()
+    wait_for(lambda: admin.path.startswith("/jobs/"))
+    admin.wait_for_text("completed", "#state")
+    # The lost connections count as errors on the console.
+    admin.complaints()
+
+
 def test_a_theme_is_chosen_and_kept(admin: Browser) -> None:
     background = "return getComputedStyle(document.body).backgroundColor"
     admin.resize(1280, dark=False)

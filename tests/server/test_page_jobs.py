@@ -12,12 +12,14 @@ import pytest
 import sqlalchemy as sa
 
 from comic_upscale.server import accounts, pictures, queue, search
-from comic_upscale.server.database.schema import audit, files, jobs
+from comic_upscale.server.database.schema import audit, files, jobs, users
 from comic_upscale.server.files import store_file
 from comic_upscale.server.ids import new_id
+from comic_upscale.server.jobs import create_folder_job, delete_job
 from comic_upscale.server.links import Link
 from comic_upscale.server.pictures import PagePictures, Place
 from comic_upscale.server.services import Services
+from tests.server.conftest import OpenServices
 from tests.server.pages import csrf_of, pages_of, sign_in
 from tests.server.test_access import add_person
 from tests.server.test_pages import check_html
@@ -213,6 +215,90 @@ def test_a_job_is_canceled_run_again_and_deleted(services: Services, ann: httpx.
     assert ann.get(f"/jobs/{job}").status_code == 404
     # The new job has the same upload, which therefore stays.
     assert ann.get(f"/jobs/{new}").status_code == 200
+
+
+def test_a_job_over_a_folder_runs_again_for_administrators_alone(services: Services) -> None:
+    add_person(services, "boss", "admin")
+
+    def create(connection: Any) -> str:
+        person = accounts.find_user(connection, "boss")
+        assert person is not None
+        boss = accounts.Account(
+            user_id=person["id"], name="boss", role="admin", scopes=accounts.scopes_of("admin")
+        )
+        row = create_folder_job(
+            connection, boss, source="/srv/books", output="/srv/out", params={}, lane="batch"
+        )
+        queue.request_cancel(connection, row["id"])
+        return str(row["id"])
+
+    job = services.database.write(create)
+    with pages_of(services) as browser:
+        token = {"csrf_token": csrf_of(sign_in(browser, "boss").get("/jobs"))}
+        shown = browser.get(f"/jobs/{job}").text
+        assert "The files in its folders stay." in shown and "its originals" not in shown
+        again = browser.post(f"/jobs/{job}/again", data=token)
+        assert again.status_code == 303, again.text
+        new = again.headers["location"].removeprefix("/jobs/").removesuffix("?notice=queued")
+        assert (row_of(services, new)["input"], row_of(services, new)["output"]) == ("/srv/books", "/srv/out")
+        # The job stays that of its owner, who is no administrator any more.
+        services.database.write(lambda c: c.execute(sa.update(users).values(role="user")))
+        assert browser.get(f"/jobs/{job}").status_code == 200
+        assert browser.post(f"/jobs/{job}/again", data=token).status_code == 403
+
+
+def row_of(services: Services, job: str) -> Any:
+    return services.database.read(
+        lambda c: c.execute(sa.select(jobs).where(jobs.c.id == job)).mappings().one()
+    )
+
+
+def test_the_limits_of_uploads_count_for_jobs_that_run_again(services: Services, ann: httpx.Client) -> None:
+    job = upload(ann)
+    finish(services)
+    token = {"csrf_token": csrf_of(ann.get("/jobs"))}
+    services.database.write(lambda c: c.execute(sa.update(users).values(pages_per_day=1)))
+    refused = ann.post(f"/jobs/{job}/again", data=token)
+    assert refused.status_code == 429 and "you may send 1 pages" in refused.text
+    services.database.write(lambda c: c.execute(sa.update(users).values(pages_per_day=None)))
+    services.database.write(lambda c: queue.set_state(c, maintenance=True))
+    assert ann.post(f"/jobs/{job}/again", data=token).status_code == 503
+    services.database.write(lambda c: queue.set_state(c, maintenance=False))
+    assert ann.post(f"/jobs/{job}/again", data=token).status_code == 303
+
+
+def test_a_visitor_keeps_files_no_longer_by_running_a_job_again(open_server: OpenServices) -> None:
+    services = open_server(public=True, uploads_per_hour=2)
+    with pages_of(services) as visitor:
+        job = visitor.post("/api/v1/uploads", files=[("file", ("page.png", PNG))]).json()["job_id"]
+        finish(services)
+        # The job is 40 minutes old.
+        earlier = {name: jobs.c[name] - 2_400_000 for name in ("created_at", "expires_at")}
+        services.database.write(lambda c: c.execute(sa.update(jobs).values(earlier)))
+        again = visitor.post(f"/jobs/{job}/again")
+        assert again.status_code == 303, again.text
+        new = again.headers["location"].removeprefix("/jobs/").removesuffix("?notice=queued")
+        assert row_of(services, new)["expires_at"] == row_of(services, job)["expires_at"]
+        assert visitor.post(f"/jobs/{job}/again").status_code == 429
+
+
+@pytest.mark.parametrize("act", ["again", "cancel", "delete"])
+def test_a_job_that_is_deleted_meanwhile_is_not_found(
+    services: Services, ann: httpx.Client, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    job = upload(ann)
+    finish(services)
+    token = {"csrf_token": csrf_of(ann.get("/jobs"))}
+    write = services.database.write_async
+
+    async def write_late(work: Any) -> Any:
+        # Somebody else is first.
+        await write(lambda c: delete_job(c, job))
+        return await write(work)
+
+    monkeypatch.setattr(services.database, "write_async", write_late)
+    answer = ann.post(f"/jobs/{job}/{act}", data=token)
+    assert answer.status_code == 404 and "There is no such job." in answer.text
 
 
 def test_what_an_administrator_does_to_a_job_of_somebody_is_recorded(

@@ -33,6 +33,17 @@ def services_of(request: Request) -> Services:
 BASIC = 'Basic realm="comic-upscale", charset="UTF-8"'
 """Lets a reader ask for a name and a password. Elsewhere it would make browsers ask in a window of their own."""
 
+
+def root_of(request: Request) -> str:
+    """Return the path under which a proxy shows this server; empty at the root of a host."""
+    return str(request.scope.get("app_root_path", request.scope.get("root_path", ""))).rstrip("/")
+
+
+def path_of(request: Request) -> str:
+    """Return the path of a request below `root_of`. The path that the server has includes the root."""
+    return request.url.path.removeprefix(root_of(request)) or "/"
+
+
 Server: TypeAlias = Annotated[Services, Depends(services_of)]
 
 
@@ -66,7 +77,7 @@ async def authenticate(request: Request, services: Services, text: str | None) -
         limit_requests(services, f"address:{address}")
         raise ApiError(
             401, "unauthorized", "Send a valid API key in the header X-API-Key, or log in.",
-            headers={"WWW-Authenticate": BASIC if request.url.path.startswith("/opds") else "Bearer"},
+            headers={"WWW-Authenticate": BASIC if path_of(request).startswith("/opds") else "Bearer"},
         )  # fmt: skip
     if account is None:
         account = Account(

@@ -6,9 +6,10 @@ came, and says in a header that it did.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import IO, Annotated, Any, Self
 
 from fastapi import APIRouter, Query, Request
@@ -16,8 +17,16 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.background import BackgroundTask
 
 from comic_upscale.errors import ComicUpscaleError, DatabaseError
-from comic_upscale.server.api.access import Server, authenticate, find_account, require
-from comic_upscale.server.api.downloads import media_type
+from comic_upscale.server.accounts import Account
+from comic_upscale.server.api.access import (
+    Server,
+    authenticate,
+    client_address,
+    find_account,
+    limit_requests,
+    require,
+)
+from comic_upscale.server.api.downloads import begin, media_type
 from comic_upscale.server.api.errors import ApiError
 from comic_upscale.server.api.immediate import Image, convert, read_pieces, with_extension
 from comic_upscale.server.api.uploads import check_open, is_accepted
@@ -65,6 +74,7 @@ _REASON = "X-Comic-Upscale-Reason"
             "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
         },
         400: {"description": "The request has no page that could be sent back."},
+        429: {"description": "Too many requests from this address were refused. The page was not read."},
     },
 )
 async def convert_page(
@@ -79,28 +89,41 @@ async def convert_page(
     Fields of an upload may be query parameters: ``/convert?factor=2&preset=art``. Without a ``format``, the page keeps
     the format of its file. The key may be in a header, in HTTP Basic as the password, or in the parameter ``key``.
     """
+    account: Account | None = None
+    try:
+        account = await (
+            find_account(request, services) if key is None else authenticate(request, services, key)
+        )
+    except (ApiError, ComicUpscaleError) as error:
+        refused = error
+        try:
+            # The page must come in before it can be sent back, so strangers get that only so often.
+            limit_requests(services, f"refused:{client_address(request)}")
+        except ApiError as too_many:
+            return _refusal(too_many.status, too_many.message, too_many.headers)
     with tempfile.SpooledTemporaryFile(_IN_MEMORY) as held:
         page = _HeldPage(held)
         try:
             name = await _read(request, page)
         except UploadError as error:
             return _refusal(400, error.message)
+        if account is None:
+            return await asyncio.to_thread(_original, page, name, _in_words(refused))
         try:
-            found = await _upscale(request, services, page, name, key)
+            (row,) = await _upscale(request, services, account, page, name)
+            pieces = await begin(read_pieces(services, row), "result")
         except (ApiError, ComicUpscaleError) as error:
-            return _original(page, name, _in_words(error))
-    (row,) = found
+            return await asyncio.to_thread(_original, page, name, _in_words(error))
     return StreamingResponse(
-        read_pieces(services, row), 200,
+        pieces, 200,
         {_STATE: "upscaled", "Content-Length": str(row["size"]), "X-Content-Type-Options": "nosniff"},
         media_type(row["name"]),
     )  # fmt: skip
 
 
 async def _upscale(
-    request: Request, services: Services, page: _HeldPage, name: str, key: str | None
+    request: Request, services: Services, account: Account, page: _HeldPage, name: str
 ) -> list[Any]:
-    account = await (find_account(request, services) if key is None else authenticate(request, services, key))
     require(account, "jobs:write")
     fields = {name: text for name, text in request.query_params.items() if name != "key"}
     if unknown := sorted(fields.keys() - FIELDS):
@@ -146,9 +169,9 @@ def _original(page: _HeldPage, name: str, reason: str) -> Response:
     return StreamingResponse(_pieces(copy), 200, headers, kind, BackgroundTask(copy.close))
 
 
-def _refusal(status: int, reason: str) -> Response:
+def _refusal(status: int, reason: str, more: Mapping[str, str] | None = None) -> Response:
     """Answer without a page: there is none to send back."""
-    headers = {_STATE: "error", _REASON: _as_header(reason), "Connection": "close"}
+    headers = {**(more or {}), _STATE: "error", _REASON: _as_header(reason), "Connection": "close"}
     return Response(b"", status, headers, media_type="text/plain")
 
 

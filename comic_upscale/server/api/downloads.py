@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -27,7 +28,7 @@ _TYPES = {
     "png": "image/png", "webp": "image/webp", "jpg": "image/jpeg", "avif": "image/avif", "jxl": "image/jxl",
     "tif": "image/tiff", "zip": "application/zip", "cbz": "application/vnd.comicbook+zip",
 }  # fmt: skip
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=([0-9]{0,19})-([0-9]{0,19})")
 _HEADERS = {
     # A file of a stranger must not run in the page of this server.
     "X-Content-Type-Options": "nosniff",
@@ -91,7 +92,7 @@ async def send_file(request: Request, services: Server, token: str, name: str) -
     if path is None:
         await _check_stored(services, [row])
         return _ranged(request, row["size"], partial(services.files.read, key), etag=etag, name=shown.name)
-    if not path.is_file():
+    if not await asyncio.to_thread(path.is_file):
         raise not_found("file")
     return FileResponse(
         path, filename=shown.name, media_type=media_type(shown.name), headers={**_HEADERS, "ETag": etag}
@@ -115,7 +116,7 @@ async def send_bundle(
     if not rows:
         raise not_found("file")
     await _check_stored(services, rows)
-    bundle, is_repeatable = _bundle(services, rows)
+    bundle, is_repeatable = await asyncio.to_thread(_bundle, services, rows)
     etag = hashlib.sha256("".join(row["sha256"] + row["name"] for row in rows).encode()).hexdigest()
     return _ranged(
         request, len(bundle), partial(_part, bundle), etag=f'"{etag}"', name=PurePosixPath(name).name,
@@ -149,6 +150,24 @@ async def _check_stored(services: Services, rows: Sequence[Mapping[str, Any]]) -
     sizes = await asyncio.to_thread(lambda: [services.files.size(key) for key in keys])
     if sizes != [row["size"] for row in rows]:
         raise not_found("file")
+
+
+async def begin(pieces: Iterator[bytes], what: str) -> Iterator[bytes]:
+    """Return the pieces of a stored file once the first one is read, so that a fault is no answer that breaks off.
+
+    Args:
+        pieces: as `FileStore.read` yields them.
+        what: it is, for the error.
+
+    Raises:
+        ApiError: 404, the storage has lost the file.
+        StorageError: the storage cannot be reached.
+    """
+    try:
+        first = await asyncio.to_thread(next, pieces, b"")
+    except FileNotFoundError:
+        raise not_found(what) from None
+    return itertools.chain([first], pieces)
 
 
 def _ranged(

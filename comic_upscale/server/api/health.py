@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter
@@ -24,7 +25,7 @@ async def show_health(services: Server) -> JSONResponse:
         figures = await services.database.read_async(health.queue_figures)
     except DatabaseError:
         return JSONResponse({"status": "down", "reasons": ["the database cannot be used"]}, 503)
-    free = services.files.free_percent()
+    free = await asyncio.to_thread(services.files.free_percent)
     reasons: list[str] = []
     if free is not None and free < services.settings.min_free_disk:
         reasons.append("the disk is almost full, so uploads are refused")

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 
 from comic_upscale.server import jobs, queue
 from comic_upscale.server.accounts import Account
-from comic_upscale.server.api.errors import ApiError
+from comic_upscale.server.api.errors import ApiError, not_found
 from comic_upscale.server.api.uploads import is_interactive, store_job
 from comic_upscale.server.database.schema import jobs as jobs_table
 from comic_upscale.server.files import StoredFile
@@ -124,8 +124,15 @@ def read_pieces(services: Services, row: Mapping[str, Any]) -> Iterator[bytes]:
 
 
 async def read_whole(services: Services, row: Mapping[str, Any]) -> bytes:
-    """Return the content of a stored file, which must be small."""
-    return await asyncio.to_thread(lambda: b"".join(read_pieces(services, row)))
+    """Return the content of a stored file, which must be small.
+
+    Raises:
+        ApiError: 404, the storage has lost the file.
+    """
+    try:
+        return await asyncio.to_thread(lambda: b"".join(read_pieces(services, row)))
+    except FileNotFoundError:
+        raise not_found("result") from None
 
 
 async def _store(services: Services, images: Sequence[Image]) -> Received:

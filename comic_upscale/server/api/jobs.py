@@ -59,9 +59,9 @@ async def show_job(services: Server, account: CurrentAccount, job_id: str) -> di
 async def cancel_job(services: Server, account: CurrentAccount, job_id: str) -> dict[str, Any]:
     """Cancel a queued job at once, or ask its worker to stop after the pages in progress."""
     require(account, "jobs:write")
-    row = await own_job(services, account, job_id)
 
     def write(connection: Connection) -> str | None:
+        row = own_row(connection, account, job_id)
         _record_foreign(connection, account, "job.cancel", row)
         return queue.request_cancel(connection, job_id)
 
@@ -78,11 +78,11 @@ async def cancel_job(services: Server, account: CurrentAccount, job_id: str) -> 
     responses=documented(401, 403, 404, 409, 429),
 )
 async def delete_job(services: Server, account: CurrentAccount, job_id: str) -> Response:
-    """Delete a job, its results and its originals. Cancel a running job first."""
+    """Delete a job, its results and its originals; the files of a folder stay. Cancel a running job first."""
     require(account, "jobs:write")
-    row = await own_job(services, account, job_id)
 
     def write(connection: Connection) -> list[str] | None:
+        row = own_row(connection, account, job_id)
         keys = jobs.delete_job(connection, job_id)
         if keys is not None:
             _record_foreign(connection, account, "job.delete", row)
@@ -161,7 +161,12 @@ async def own_job(services: Services, account: Account, job_id: str) -> Mapping[
     Raises:
         ApiError: 404.
     """
-    row = await services.database.read_async(lambda connection: jobs.find_job(connection, account, job_id))
+    return await services.database.read_async(lambda connection: own_row(connection, account, job_id))
+
+
+def own_row(connection: Connection, account: Account, job_id: str) -> Mapping[str, Any]:
+    """Return the row of a job that the account may see, within a transaction; errors as for `own_job`."""
+    row = jobs.find_job(connection, account, job_id)
     if row is None:
         raise not_found("job")
     return row

@@ -5,21 +5,21 @@ The server opens no archive. The worker that wrote a volume recorded where each 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 from urllib.parse import urlencode
 from xml.etree import ElementTree as ET
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 from sqlalchemy.engine import Connection
 
 from comic_upscale.server import jobs
 from comic_upscale.server.accounts import Account
-from comic_upscale.server.api.access import BASIC, CurrentAccount, Server, require
-from comic_upscale.server.api.downloads import link_to, media_type
+from comic_upscale.server.api.access import BASIC, CurrentAccount, Server, require, root_of
+from comic_upscale.server.api.downloads import begin, link_to, media_type
 from comic_upscale.server.api.errors import ApiError, documented, not_found
 from comic_upscale.server.api.jobs import own_job, read_cursor, write_cursor
 from comic_upscale.server.database.schema import jobs as jobs_table
@@ -59,9 +59,9 @@ _FEED: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("", summary="The catalogue of a reader", response_class=Response, responses=_FEED)
-async def show_root() -> Response:
+async def show_root(request: Request) -> Response:
     """Return the first page of the catalogue."""
-    feed = _Feed("comic-upscale", "urn:comic-upscale:root", PREFIX, _NAVIGATION)
+    feed = _Feed("comic-upscale", "urn:comic-upscale:root", PREFIX, _NAVIGATION, root_of(request))
     entry = feed.entry("Volumes", "urn:comic-upscale:volumes", None)
     feed.link(entry, "subsection", f"{PREFIX}/volumes", _ACQUISITION)
     _text(entry, "content", "Finished volumes, the latest first", type="text")
@@ -69,12 +69,12 @@ async def show_root() -> Response:
 
 
 @router.get("/search", summary="How a reader searches", response_class=Response, responses=_FEED)
-async def describe_search() -> Response:
+async def describe_search(request: Request) -> Response:
     """Return the OpenSearch description."""
     root = ET.Element("OpenSearchDescription", xmlns=_OPENSEARCH)
     _text(root, "ShortName", "comic-upscale")
     _text(root, "Description", "Finished volumes by name")
-    url = {"type": _ACQUISITION, "template": f"{PREFIX}/volumes?q={{searchTerms}}"}
+    url = {"type": _ACQUISITION, "template": f"{root_of(request)}{PREFIX}/volumes?q={{searchTerms}}"}
     ET.SubElement(root, "Url", url)
     return _xml(root, "application/opensearchdescription+xml")
 
@@ -83,6 +83,7 @@ async def describe_search() -> Response:
     "/volumes", summary="Finished volumes", response_class=Response, responses={**_FEED, **documented(400)}
 )
 async def list_volumes(
+    request: Request,
     services: Server,
     account: CurrentAccount,
     q: Annotated[str | None, Query(max_length=200)] = None,
@@ -97,7 +98,7 @@ async def list_volumes(
 
     found = await services.database.read_async(read)
     own = f"{PREFIX}/volumes" + (f"?{urlencode({'q': q})}" if q else "")
-    feed = _Feed("Volumes", "urn:comic-upscale:volumes", own, _ACQUISITION)
+    feed = _Feed("Volumes", "urn:comic-upscale:volumes", own, _ACQUISITION, root_of(request))
     for row, results in found:
         _add_entries(feed, row, results)
     if len(found) == PER_PAGE:
@@ -143,9 +144,8 @@ async def send_page(
     if not 0 <= page < len(members):
         raise not_found("page")
     name, start, size = members[page]
-    return _image(
-        services.files.read(row["storage_key"], start, start + size), name, size, row["sha256"], page
-    )
+    content = services.files.read(row["storage_key"], start, start + size)
+    return await _image(content, name, size, row["sha256"], page)
 
 
 @router.get(
@@ -179,15 +179,15 @@ async def send_loose_page(
         raise not_found("page")
     row = images[page]
     content = services.files.read(row["storage_key"], 0, row["size"])
-    return _image(content, row["name"], row["size"], row["sha256"], 0)
+    return await _image(content, row["name"], row["size"], row["sha256"], 0)
 
 
-def _image(content: Any, name: str, size: int, sha256: str, page: int) -> Response:
+async def _image(content: Iterator[bytes], name: str, size: int, sha256: str, page: int) -> Response:
     headers = {
         "Content-Length": str(size), "ETag": f'"{sha256}-{page}"', "Cache-Control": "private, max-age=86400",
         "X-Content-Type-Options": "nosniff",
     }  # fmt: skip
-    return StreamingResponse(content, 200, headers, media_type(PurePosixPath(name).name))
+    return StreamingResponse(await begin(content, "page"), 200, headers, media_type(PurePosixPath(name).name))
 
 
 async def _own_file(
@@ -251,11 +251,19 @@ def _images(results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 class _Feed:
-    """An Atom feed."""
+    """An Atom feed.
 
-    def __init__(self, title: str, id: str, own: str, kind: str) -> None:
+    Args:
+        title: of the feed.
+        id: of the feed.
+        own: the address of the feed, below the root of the server.
+        kind: its media type.
+        base: the path under which a proxy shows the server. Readers get every address with it.
+    """
+
+    def __init__(self, title: str, id: str, own: str, kind: str, base: str) -> None:
         self.root = ET.Element("feed", {"xmlns": ATOM, "xmlns:pse": PSE})
-        self._kind = kind
+        self._kind, self._base = kind, base
         self._latest = 0
         _text(self.root, "id", id)
         _text(self.root, "title", title)
@@ -276,8 +284,8 @@ class _Feed:
         return entry
 
     def link(self, parent: ET.Element, rel: str, href: str, type: str, **more: str) -> None:
-        """Append a link."""
-        ET.SubElement(parent, "link", {"rel": rel, "href": href, "type": type, **more})
+        """Append a link to an address below the root of the server."""
+        ET.SubElement(parent, "link", {"rel": rel, "href": f"{self._base}{href}", "type": type, **more})
 
     def acquisition(self, entry: ET.Element, href: str, type: str, size: int | None) -> None:
         """Append the link of a download."""

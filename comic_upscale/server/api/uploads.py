@@ -163,7 +163,7 @@ async def check_open(services: Services, account: Account) -> None:
             503, "maintenance", "The server takes no uploads for now. Running jobs continue; try again later.",
             headers={"Retry-After": "120", "Connection": "close"},
         )  # fmt: skip
-    free = services.files.free_percent()
+    free = await asyncio.to_thread(services.files.free_percent)
     if free is not None and free < services.settings.min_free_disk:
         raise ApiError(
             507, "insufficient_storage", "The disk of the server is almost full. Try again later.",
@@ -178,7 +178,11 @@ async def check_open(services: Services, account: Account) -> None:
 def check_length(services: Services, request: Request) -> None:
     """Refuse an upload whose header says that it is too large, before its body is read."""
     length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > services.settings.max_upload_size + (8 << 20):
+    if (
+        length.isascii()
+        and length.isdigit()
+        and int(length[:19]) > services.settings.max_upload_size + (8 << 20)
+    ):
         raise ApiError(
             413, "too_large", f"An upload has at most {services.settings.max_upload_size:,} bytes.",
             field="file", headers={"Connection": "close"},
@@ -240,7 +244,7 @@ async def store_job(
     )
     if answer.is_repeated:
         for file in new.received.files:
-            services.files.delete(file.file.key)
+            await asyncio.to_thread(services.files.delete, file.file.key)
     services.wake()
     return answer
 

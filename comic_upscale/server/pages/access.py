@@ -11,7 +11,7 @@ from fastapi import Depends, Request
 from comic_upscale.server import sessions
 from comic_upscale.server.accounts import ANONYMOUS, Account, scopes_of
 from comic_upscale.server.api import cookies
-from comic_upscale.server.api.access import Server, client_address, limit_requests
+from comic_upscale.server.api.access import Server, client_address, limit_requests, path_of
 from comic_upscale.server.api.errors import ApiError
 from comic_upscale.server.services import Services
 
@@ -128,14 +128,9 @@ Person: TypeAlias = Annotated[Viewer, Depends(current_person)]
 Admin: TypeAlias = Annotated[Viewer, Depends(current_admin)]
 
 
-def root_of(request: Request) -> str:
-    """Return the path under which a proxy shows this server; empty at the root of a host."""
-    return str(request.scope.get("app_root_path", request.scope.get("root_path", ""))).rstrip("/")
-
-
 def page_address(request: Request) -> str:
     """Return path and query of the page that was asked for, below the root of the server."""
-    path = request.url.path.removeprefix(root_of(request)) or "/"
+    path = path_of(request)
     return f"{path}?{request.url.query}" if request.url.query else path
 
 

@@ -50,7 +50,7 @@ async def show_dashboard(request: Request, services: Server, admin: Admin) -> Re
     figures = await services.database.read_async(read)
     return render(
         request, "dashboard_part.html" if wants_part(request) else "dashboard.html", **figures,
-        problems=services.problems(), free=services.files.free_percent(),
+        problems=services.problems(), free=await asyncio.to_thread(services.files.free_percent),
         least_free=services.settings.min_free_disk,
     )  # fmt: skip
 
@@ -94,7 +94,7 @@ async def show_models(request: Request, services: Server, admin: Admin) -> Respo
     def read(connection: Connection) -> dict[str, int]:
         recent = (
             sa.select(jobs.c.model)
-            .where(jobs.c.status == "completed")
+            .where(jobs.c.status == "completed", jobs.c.model.is_not(None))
             .order_by(jobs.c.updated_at.desc())
             .limit(_RECENT_JOBS)
             .subquery()

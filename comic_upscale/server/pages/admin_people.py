@@ -78,14 +78,18 @@ async def change_user(
 ) -> Response:
     """Change the role and the limits of a user."""
     try:
-        megabytes = _limit(megabytes_per_day, "megabytes a day")
+        user = await _find_user(services, username)
+        megabytes = _limit(megabytes_per_day, "megabytes a day", most=(1 << 50) // _MB)
+        bytes_per_day = None if megabytes is None else megabytes * _MB
+        if megabytes == _megabytes(user):
+            # The form shows whole megabytes, and the REST interface sets bytes.
+            bytes_per_day = user["bytes_per_day"]
         wanted = {
             "role": _role(role),
             "jobs_at_once": _limit(jobs_at_once, "jobs at once", least=1, most=1000),
             "pages_per_day": _limit(pages_per_day, "pages a day"),
-            "bytes_per_day": None if megabytes is None else megabytes * _MB,
+            "bytes_per_day": bytes_per_day,
         }
-        user = await _find_user(services, username)
         # The same values again would end the sessions of the user.
         changed = {name: value for name, value in wanted.items() if user[name] != value}
         change = admin_api.UserChange(**changed)
@@ -172,7 +176,7 @@ async def _user_page(
     own_sessions, own_keys = await services.database.read_async(read)
     return render(
         request, "user.html", status=status, error=error, user=user, sessions=own_sessions, keys=own_keys,
-        megabytes=None if user["bytes_per_day"] is None else user["bytes_per_day"] // _MB,
+        megabytes=_megabytes(user),
     )  # fmt: skip
 
 
@@ -183,13 +187,18 @@ async def _find_user(services: Services, username: str) -> Mapping[str, Any]:
     return user
 
 
+def _megabytes(user: Mapping[str, Any]) -> int | None:
+    """Return the daily limit of bytes as the form shows it."""
+    return None if user["bytes_per_day"] is None else int(user["bytes_per_day"]) // _MB
+
+
 def _role(text: str) -> Any:
     if text not in ("admin", "user"):
         raise ApiError(400, "invalid", "The role is user or admin.")
     return text
 
 
-def _limit(text: str, what: str, *, least: int = 0, most: int = 1 << 30) -> int | None:
+def _limit(text: str, what: str, *, least: int = 0, most: int = 1 << 31) -> int | None:
     """Return the number of a field that may be empty for no limit."""
     plain = text.strip().replace(",", "")
     if not plain:

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from comic_upscale.errors import ComicUpscaleError
+from comic_upscale.server.api.access import path_of
 from comic_upscale.server.api.errors import ApiError, as_api_error, error_response
 from comic_upscale.server.pages import (
     account,
@@ -53,7 +54,7 @@ def create_pages(services: Services) -> FastAPI:
 
 def error_page(request: Request, error: ApiError) -> Response:
     """Return the page for an error; JSON for a client of the REST interface that asked for no page."""
-    if request.url.path.removeprefix(str(request.scope.get("root_path", ""))).startswith("/api/"):
+    if path_of(request).startswith("/api/"):
         return error_response(error.status, error.code, error.message, error.field, error.headers)
     try:
         title = HTTPStatus(error.status).phrase

@@ -14,6 +14,7 @@ from comic_upscale.server.api import catalogue
 from comic_upscale.server.api import jobs as jobs_api
 from comic_upscale.server.api.access import Server, require
 from comic_upscale.server.api.errors import ApiError
+from comic_upscale.server.api.uploads import check_open
 from comic_upscale.server.estimates import seconds_until_done
 from comic_upscale.server.jobs import Status, job_json
 from comic_upscale.server.links import Link
@@ -22,6 +23,7 @@ from comic_upscale.server.pages.render import go_to, render, wants_part
 from comic_upscale.server.pages.viewing import find_pictures, shared_job
 from comic_upscale.server.params import read_changes
 from comic_upscale.server.pictures import PagePictures
+from comic_upscale.server.quotas import check_quotas
 from comic_upscale.server.search import find_jobs, with_pictures
 from comic_upscale.server.services import Services
 
@@ -165,21 +167,29 @@ async def run_again(
     model: Annotated[str, Form(max_length=128)] = "",
     factor: Annotated[str, Form(max_length=16)] = "",
 ) -> Response:
-    """Queue a job that has ended as a new job over the same upload, and go there."""
-    require(viewer.account, "jobs:write")
+    """Queue a job that has ended as a new job over the same files, and go there.
+
+    The limits of uploads count for users and visitors here, too.
+    """
+    account = viewer.account
+    require(account, "jobs:write")
     options = {"model": model, "factor": factor}
     changes = read_changes(options, services.live.offered)
-    row = await jobs_api.own_job(services, viewer.account, job_id)
-    if row["upload_id"] is None:
-        raise ApiError(409, "expired", "The files of this job no longer exist: upload them again.")
+    if not account.is_admin:
+        await check_open(services, account)
 
     def write(connection: Connection) -> str:
+        row = jobs_api.own_row(connection, account, job_id)
+        if row["input"] is not None:
+            require(account, "admin")
+        if not account.is_admin:
+            check_quotas(connection, account, 0)
         new = requeue.requeue(connection, row, changes)
         if new is None:
             raise ApiError(409, "not_ended", f"The job has not ended: it is {row['status']}.")
-        if row["owner_id"] != viewer.account.user_id:
+        if row["owner_id"] != account.user_id:
             given = {name: text for name, text in options.items() if text}
-            audit.record(connection, viewer.account, "job.requeue", job_id, new=new["id"], options=given)
+            audit.record(connection, account, "job.requeue", job_id, new=new["id"], options=given)
         return str(new["id"])
 
     new_id = await services.database.write_async(write)

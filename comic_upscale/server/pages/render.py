@@ -10,8 +10,9 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from comic_upscale.server.api.access import root_of
 from comic_upscale.server.jobs import iso
-from comic_upscale.server.pages.access import Viewer, page_address, root_of
+from comic_upscale.server.pages.access import Viewer, page_address
 from comic_upscale.server.pages.assets import assets
 from comic_upscale.server.params import ALLOWED
 from comic_upscale.settings.option_json import to_json
@@ -29,7 +30,7 @@ NOTICES: Mapping[str, str] = {
     "canceled": "The job is canceled. Pages in progress may still finish.",
     "changed": "The change is saved.",
     "created": "The user is created.",
-    "deleted": "The job and its files are deleted.",
+    "deleted": "The job is deleted.",
     "ended": "The session has ended.",
     "password": "The password is changed. All other sessions have ended.",
     "queued": "The job is queued.",

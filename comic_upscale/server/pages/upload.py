@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 import sqlalchemy as sa
@@ -12,8 +13,8 @@ from comic_upscale.imaging.formats import ARCHIVE_EXTENSIONS, IMAGE_EXTENSIONS
 from comic_upscale.server import queue
 from comic_upscale.server.api import catalogue
 from comic_upscale.server.api.access import Server
-from comic_upscale.server.database.schema import jobs, uploads, users
-from comic_upscale.server.estimates import seconds_per_byte
+from comic_upscale.server.database.schema import users
+from comic_upscale.server.estimates import seconds_per_byte, waiting_in
 from comic_upscale.server.pages.access import CurrentViewer
 from comic_upscale.server.pages.render import render, seconds_text
 from comic_upscale.server.params import OPTION_FIELDS
@@ -32,13 +33,15 @@ async def show_upload(request: Request, services: Server, viewer: CurrentViewer)
     def read(connection: Connection) -> dict[str, Any]:
         limits = (
             connection.execute(
-                sa.select(users.c.bytes_per_day, users.c.pages_per_day).where(users.c.id == user_id)
+                sa.select(users.c.bytes_per_day, users.c.pages_per_day, users.c.pixels_per_day).where(
+                    users.c.id == user_id
+                )
             ).mappings().one()
         )  # fmt: skip
         return {"maintenance": queue.in_maintenance(connection), "limits": dict(limits)}
 
     state = await services.database.read_async(read)
-    free, settings = services.files.free_percent(), services.settings
+    free, settings = await asyncio.to_thread(services.files.free_percent), services.settings
     presets = await catalogue.list_presets(services, viewer.account)
     models = await catalogue.list_models(services, viewer.account)
     return render(
@@ -59,15 +62,11 @@ async def show_estimate(
 ) -> Response:
     """Estimate how long an upload of this size would take, from the jobs that this server has done."""
 
-    def read(connection: Connection) -> tuple[float | None, int, int]:
-        waiting = connection.execute(
-            sa.select(sa.func.coalesce(sa.func.sum(uploads.c.size), 0), sa.func.count())
-            .join(jobs, uploads.c.id == jobs.c.upload_id)
-            .where(jobs.c.status.in_(("queued", "running")))
-        ).one()
-        return seconds_per_byte(connection), int(waiting[0]), int(waiting[1])
+    def read(connection: Connection) -> tuple[float | None, tuple[int, int]]:
+        # The form of this page sends no lane, so its jobs are batch jobs.
+        return seconds_per_byte(connection), waiting_in(connection, "batch")
 
-    rate, waiting, jobs_waiting = await services.database.read_async(read)
+    rate, (waiting, jobs_waiting) = await services.database.read_async(read)
     return render(
         request, "estimate.html", own=None if rate is None else seconds_text(size * rate),
         before=None if rate is None else seconds_text(waiting * rate), jobs_waiting=jobs_waiting,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -15,6 +14,7 @@ from comic_upscale.server import pictures
 from comic_upscale.server.accounts import Account
 from comic_upscale.server.api import jobs as jobs_api
 from comic_upscale.server.api.access import Server
+from comic_upscale.server.api.downloads import begin
 from comic_upscale.server.api.errors import ApiError, not_found
 from comic_upscale.server.jobs import find_job
 from comic_upscale.server.links import LinkError, LinkExpiredError
@@ -166,12 +166,9 @@ async def _send_picture(
     if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
     pieces = services.files.read(row["storage_key"], place.offset, place.offset + place.length)
-    try:
-        first = await asyncio.to_thread(next, pieces, b"")
-    except FileNotFoundError:
-        raise not_found("picture") from None
+    content = await begin(pieces, "picture")
     headers["Content-Length"] = str(place.length)
-    return StreamingResponse(itertools.chain([first], pieces), headers=headers, media_type=place.media_type)
+    return StreamingResponse(content, headers=headers, media_type=place.media_type)
 
 
 async def _read_list(services: Services, files: JobFiles) -> tuple[PagePictures, ...]:

@@ -6,7 +6,7 @@
   const maxBytes = Number(form.dataset.maxBytes), maxFiles = Number(form.dataset.maxFiles);
   const extensions = new Set(form.dataset.extensions.split(" ").map((each) => each.replace(/^\./, "")));
   const MOST_SHOWN = 300;
-  let chosen = [], request = null, ask = 0;
+  let chosen = [], request = null, ask = 0, last = null;
 
   const size = (bytes) => {
     let value = bytes;
@@ -118,22 +118,34 @@
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     if (!chosen.length || request) return;
-    const body = new FormData();
+    const body = new FormData(), fields = [];
     // Fields come before files, so that the server can refuse them before it reads gigabytes.
     for (const name of ["preset", "format", "model", "denoise", "gray", "quality", "width", "height", "paper"]) {
       const value = form.elements[name].value.trim();
-      if (value) body.append(name, value);
+      if (value) fields.push([name, value]);
     }
-    if (!other()) body.append("factor", String(factor()));
+    if (!other()) fields.push(["factor", String(factor())]);
+    for (const [name, value] of fields) body.append(name, value);
     for (const item of chosen) body.append("file", item.file, item.file.name);
-    send(body);
+    send(body, keyOf(fields));
   });
 
-  function send(body) {
+  // The server makes one job of all uploads with one key. So the same files and options keep theirs until they are queued.
+  function keyOf(fields) {
+    const asked = JSON.stringify([fields, chosen.map(({ file, path }) => [path, file.size, file.lastModified])]);
+    if (last?.asked !== asked) {
+      const bytes = crypto.getRandomValues(new Uint8Array(16));
+      last = { asked, key: Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("") };
+    }
+    return last.key;
+  }
+
+  function send(body, key) {
     const total = chosen.reduce((sum, each) => sum + each.file.size, 0), began = Date.now();
     request = new XMLHttpRequest();
     request.open("POST", `${root}/api/v1/uploads`);
     request.responseType = "json";
+    request.setRequestHeader("Idempotency-Key", key);
     if (document.body.dataset.csrf) request.setRequestHeader("X-CSRF-Token", document.body.dataset.csrf);
     request.upload.addEventListener("progress", (event) => {
       by("bar").value = event.loaded / event.total;
@@ -146,12 +158,12 @@
     const fail = (text) => { request = null; busy(false); say(text); };
     request.addEventListener("load", () => {
       const answer = request.response;
-      if (request.status === 202 && answer) location.assign(`${root}/jobs/${answer.job_id}`);
+      if (request.status === 202 && answer) { last = null; location.assign(`${root}/jobs/${answer.job_id}`); }
       else if (request.status === 401) location.assign(`${root}/sign-in`);
       else fail(answer?.error?.message || `The server answered ${request.status}. Try again.`);
     });
-    request.addEventListener("error", () => fail("The connection broke, so nothing was queued. Check it, then send again."));
-    request.addEventListener("abort", () => fail("The upload was stopped. Nothing was queued."));
+    request.addEventListener("error", () => fail("The connection broke. Send again: nothing is queued twice."));
+    request.addEventListener("abort", () => fail("The upload was stopped. If all was sent already, the job is under Jobs."));
     say(""); by("bar").value = 0; by("sent").textContent = "Sending …"; busy(true);
     request.send(body);
   }

@@ -1,0 +1,43 @@
+"""How long a job will take: from the jobs of this server, and from those before it in its lane."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import sqlalchemy as sa
+
+from comic_upscale.server import queue
+from comic_upscale.server.database.schema import uploads
+from comic_upscale.server.services import Services
+from tests.server.conftest import client_of, make_key
+from tests.server.pages import pages_of, sign_in
+from tests.server.test_access import add_person
+from tests.server.test_queue import taken
+from tests.server.test_uploads import send
+
+
+def set_size(services: Services, upload_id: str, size: int) -> None:
+    """Give an upload a number of bytes that nobody wants to send in a test."""
+    changed = sa.update(uploads).where(uploads.c.id == upload_id).values(size=size)
+    services.database.write(lambda c: c.execute(changed))
+
+
+def test_a_job_waits_for_its_own_lane_alone(services: Services) -> None:
+    add_person(services, "ann")
+    with client_of(services, make_key(services, "me")) as client:
+        set_size(services, send(client).json()["upload_id"], 1000)
+        held = taken(services.database)
+        result = queue.Result(pages_total=1, pages_done=1, pages_failed=0, seconds=1.0)
+        services.database.write(lambda c: queue.complete(c, held, result))
+        # A second for a thousand bytes. A volume of an hour waits.
+        volume = send(client, "book.cbz").json()["upload_id"]
+        set_size(services, volume, 3_600_000)
+        page = send(client, lane="interactive").json()
+        assert page["estimated_seconds"] < 1
+        second = send(client, "second.cbz").json()
+        assert second["estimated_seconds"] == pytest.approx(3600, abs=1)
+    with pages_of(services) as browser:
+        shown = sign_in(browser, "ann").get("/upload/estimate", params={"bytes": 5000}).text
+    # The two volumes, and not the page.
+    assert re.search(r"About <strong>5 s</strong> of work, after 2 jobs", shown), shown
