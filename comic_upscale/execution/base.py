@@ -24,6 +24,9 @@ from comic_upscale.settings.job import FormatName, JobSettings
 
 log = logging.getLogger(__name__)
 
+CRASH = "crash"
+"""The kind of failure of a page that a process did not survive."""
+
 T = TypeVar("T")
 P = ParamSpec("P")
 

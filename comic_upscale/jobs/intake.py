@@ -20,13 +20,13 @@ from functools import partial
 from typing import ParamSpec, TypeVar
 
 from comic_upscale.errors import PageError
-from comic_upscale.execution.base import PageTask, SourceBytes, as_page_error, run_in, sha256_of_source
+from comic_upscale.execution.base import CRASH, PageTask, SourceBytes, as_page_error, run_in, sha256_of_source
 from comic_upscale.execution.budget import Budget
 from comic_upscale.execution.events import StageMeter
 from comic_upscale.imaging.formats import extension_of, output_extension, written_format
 from comic_upscale.jobs.context import JobContext
 from comic_upscale.jobs.deduplication import Deduplicator, Key, copy_output
-from comic_upscale.jobs.page_watch import CRASH, PageWatch
+from comic_upscale.jobs.page_watch import PageWatch
 from comic_upscale.jobs.progress import OpenPages
 from comic_upscale.jobs.recorder import Recorder
 from comic_upscale.ledger.records import OutputOwner

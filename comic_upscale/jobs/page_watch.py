@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-CRASH = "crash"
-"""The kind of failure of a page that was set aside."""
-
 
 class PageWatch(Protocol):
     """Watches the pages of a run. Its methods are called on the thread of the event loop, and return at once."""

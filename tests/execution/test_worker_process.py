@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from comic_upscale.engines.base import DeviceInfo
+from comic_upscale.engines.base import Batch, DeviceInfo, Upscaled
 from comic_upscale.errors import PageError
 from comic_upscale.execution.local import executor, worker_process, workers
 from comic_upscale.execution.local.quality_gate import QualityGate
@@ -82,19 +83,28 @@ def in_a_file(samples: np.ndarray) -> bytes:
 
 
 def test_processes_and_threads_give_the_same_files(
-    make_settings: MakeSettings, tmp_path: Path, in_processes: None, monkeypatch: pytest.MonkeyPatch
+    make_settings: MakeSettings,
+    tmp_path: Path,
+    in_processes: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     source = tmp_path / "mixed"
     for number, size in enumerate([(96, 64), (200, 300), (70, 90), (96, 64), (300, 200)]):
         draw(source / f"{number}.png", number, size=size, mode=("RGB", "L", "RGBA")[number % 3])
     (source / "bad.png").write_bytes(noise(1)[:200])
+    deep = np.random.default_rng(9).integers(0, 65536, (64, 96), dtype=np.uint16)
+    Image.fromarray(deep).save(source / "deep.png")
     settings = make_settings(input=source, workers=3)
-    assert run(settings) == (5, 1)
+    with caplog.at_level("WARNING"):
+        assert run(settings) == (6, 1)
+    # No thread stepped in.
+    assert "do not start" not in caplog.text
     made = outputs(settings.output)
     (failure,) = read_failures(settings.ledger_path)
     monkeypatch.undo()
     threads = make_settings(input=source, output=tmp_path / "threads")
-    assert run(threads) == (5, 1)
+    assert run(threads) == (6, 1)
     assert outputs(threads.output) == made
     assert read_failures(threads.ledger_path)[0].reason == failure.reason
     assert not processes()
@@ -173,9 +183,99 @@ def test_a_thread_does_the_work_where_no_process_starts(
     settings = make_settings()
     done, failed = run(settings)
     assert (done > 0, failed) == (True, 0)
-    assert "does not start" in caplog.text
+    # Once for the run, not for every page.
+    assert caplog.text.count("do not start") == 1
     with pytest.raises(StartError):
         WorkerProcess(PageSteps(settings, 4, QualityGate())).call("decode", (noise(1), SIZE, ""))
+
+
+def test_a_suspect_page_is_upscaled_again_and_kept(
+    make_settings: MakeSettings, tmp_path: Path, in_processes: None
+) -> None:
+    calls: list[bool] = []
+    source = tmp_path / "one"
+    draw(source / "page.png", 1, size=(96, 96))
+
+    class Black(NearestEngine):
+        """Gives black pages, which the gate rejects."""
+
+        def upscale(self, batch: Batch) -> Upscaled:
+            calls.append(batch.conservative)
+            return Upscaled(np.zeros_like(super().upscale(batch).pixels))
+
+    settings = make_settings(input=source)
+    finished = run_job(settings, open_engines=lambda *_: [Black()])
+    assert (finished.done, finished.failed, calls) == (1, 0, [False, True])
+    assert len(outputs(settings.output)) == 1
+
+
+def test_an_answer_that_was_not_read_whole_is_never_the_next_ones(
+    worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker.call("decode", (noise(3), SIZE, ""))
+    with monkeypatch.context() as patch:
+        patch.setattr(worker_process._SharedMemory, "view", _out_of_memory)
+        with pytest.raises(MemoryError):
+            worker.call("decode", (noise(4), SIZE, ""))
+    decoded = worker.call("decode", (noise(5), SIZE, ""))
+    expected = decode(noise(5), max_pixels=10**6)
+    assert np.array_equal(decoded.pixels.color, expected.color)
+
+
+def _out_of_memory(_memory: object, _size: int) -> memoryview:
+    raise MemoryError
+
+
+def test_pixels_that_are_handed_over_are_released_once_they_are_sent(worker: WorkerProcess) -> None:
+    before = worker.call("decode", (noise(3), SIZE, "")).pixels
+    raw = Handover(replace(before, color=np.full((160, 240, 3), 250, dtype=np.uint8)))
+    worker.call("finish", (before, raw, SIZE.target, "png"))
+    assert raw.pixels is None
+
+
+def test_the_memory_of_a_large_page_is_given_back(
+    worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_process, "_KEPT_BYTES", 100_000)
+    large = worker.call("decode", (noise(4, (900, 700)), PageSize((900, 700), (1800, 1400), ()), ""))
+    assert large.pixels.color.shape == (700, 900, 3)
+    channel = worker._channel
+    assert channel is not None
+    assert os.fstat(channel._incoming.file).st_size == 0
+    for seed in (5, 6):
+        small = worker.call("decode", (noise(seed), SIZE, ""))
+        assert np.array_equal(small.pixels.color, decode(noise(seed), max_pixels=10**6).color)
+
+
+def test_anonymous_files_are_there_for_pythons_that_were_built_without_them(
+    worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    assert worker.call("decode", (noise(3), SIZE, "")).pixels.color.shape == (64, 96, 3)
+
+
+def test_a_process_that_hangs_ends_with_the_program(make_settings: MakeSettings, tmp_path: Path) -> None:
+    pickled = tmp_path / "steps"
+    pickled.write_bytes(pickle.dumps(OddSteps(make_settings(), 4, QualityGate())))
+    (tmp_path / "page.png").write_bytes(plain(OddSteps.HANGS))
+    code = (
+        "import pathlib, pickle, threading, sys\n"
+        "from comic_upscale.execution.local.steps import PageSize\n"
+        "from comic_upscale.execution.local.worker_process import WorkerProcess\n"
+        f"folder = pathlib.Path({str(tmp_path)!r})\n"
+        "worker = WorkerProcess(pickle.loads((folder / 'steps').read_bytes()))\n"
+        "worker._start()\n"
+        "print(worker._process.pid, flush=True)\n"
+        "size = PageSize((96, 64), (240, 160), ())\n"
+        "worker.call('decode', ((folder / 'page.png').read_bytes(), size, ''))\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=REPOSITORY) as program:
+        assert program.stdout is not None
+        child = psutil.Process(int(program.stdout.readline()))
+        time.sleep(0.5)  # it is in its step, most likely
+        program.kill()
+    gone, _ = psutil.wait_procs([child], timeout=30)
+    assert gone or child.status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_process_ends_when_the_program_is_killed(make_settings: MakeSettings, tmp_path: Path) -> None:
@@ -192,8 +292,8 @@ def test_a_process_ends_when_the_program_is_killed(make_settings: MakeSettings, 
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=REPOSITORY) as program:
         assert program.stdout is not None
         child = psutil.Process(int(program.stdout.readline()))
-        # Ctrl-C in a terminal reaches it, too, and does not end it in the middle of a page.
-        child.send_signal(signal.SIGINT)
+        # Systems send it to every process of a service, and it must not end the page in work.
+        child.send_signal(signal.SIGTERM)
         time.sleep(0.2)
         assert child.is_running() and child.status() != psutil.STATUS_ZOMBIE
         program.kill()

@@ -8,6 +8,7 @@ _TOO_MUCH = (
     "not enough memory",  # the CPU allocator on Windows
     "can't allocate memory",  # the CPU allocator elsewhere
     "CUDA error: out of memory",
+    "Triton Error [CUDA]: out of memory",  # a kernel is loaded at its first use, when the memory may be full
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
     "MPS backend out of memory",
@@ -27,6 +28,7 @@ _PERHAPS_BROKEN = (
 _LOST = (
     "CUDA error",
     "CUDA driver error",
+    "Triton Error",
     "CUBLAS_STATUS_",
     "CUDNN_STATUS_",
     "cuDNN error",

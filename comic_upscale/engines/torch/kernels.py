@@ -321,7 +321,10 @@ def _check(first: torch.Tensor, *others: torch.Tensor) -> None:
     for tensor in (first, *others):
         if not tensor.is_contiguous(memory_format=CHANNELS_LAST):
             raise ValueError(f"a tensor of strides {tensor.stride()} is not channels-last")
-        if tensor.dtype != first.dtype or tensor.shape[::2] != first.shape[::2]:
+        if tensor.dtype != first.dtype or (tensor.shape[0], *tensor.shape[2:]) != (
+            first.shape[0],
+            *first.shape[2:],
+        ):
             raise ValueError(
                 f"{tensor.dtype} {tuple(tensor.shape)} beside {first.dtype} {tuple(first.shape)}"
             )

@@ -3,19 +3,21 @@
 It is a plain child of this program. One of ``multiprocessing`` would import the program's main module again in each
 process: a script that calls the Python interface need not guard its main module.
 
-It ends by itself when the other end of its connection closes, however this program ends.
+It ends by itself when the other end of its connection closes, even in the middle of a step, however this program ends.
 """
 
 from __future__ import annotations
 
-import contextlib
+import ctypes
 import mmap
 import os
 import pickle
+import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -26,13 +28,14 @@ from typing import Any
 import numpy as np
 
 from comic_upscale.errors import PageError
-from comic_upscale.execution.local.steps import PageSteps
-
-CRASH = "crash"
-"""The kind of a page whose worker process ended."""
+from comic_upscale.execution.base import CRASH
+from comic_upscale.execution.local.steps import Handover, PageSteps
 
 _ALIGNMENT = 64
+_KEPT_BYTES = 64 << 20
+"""More shared memory than this is given back after each step, since only large pages need it."""
 _READY = "ready"
+_START_SECONDS = 60
 _END_SECONDS = 5
 
 
@@ -58,20 +61,53 @@ class _SharedMemory:
         self._map: mmap.mmap | None = None
 
     def view(self, size: int) -> memoryview:
-        """Return at least this many bytes of it, at least 1."""
-        if self._map is None or len(self._map) < size:
+        """Return at least this many bytes of it, at least 1.
+
+        Raises:
+            MemoryError: there is not so much memory.
+        """
+        try:
+            # The other side may have given memory back, so the size of the map does not say what is there.
             if os.fstat(self.file).st_size < size:
                 # With room to grow: pages of one job are alike but not equal.
                 os.ftruncate(self.file, size + size // 4)
-            # The old map is released with the last array in it.
-            self._map = mmap.mmap(self.file, 0)
+            if self._map is None or len(self._map) < size:
+                # The old map is released with the last array in it.
+                self._map = mmap.mmap(self.file, 0)
+        except OSError as error:
+            raise MemoryError(str(error)) from error
         return memoryview(self._map)
+
+    def trim(self) -> None:
+        """Give a lot of memory back, once neither side uses its content."""
+        if os.fstat(self.file).st_size > _KEPT_BYTES:
+            self._map = None
+            os.ftruncate(self.file, 0)
 
     def close(self) -> None:
         """Release this process's hold."""
         self._map = None
-        with contextlib.suppress(OSError):
-            os.close(self.file)
+        os.close(self.file)
+
+
+def anonymous_file() -> int:
+    """Return the descriptor of a new file that exists in memory alone.
+
+    Raises:
+        OSError: the system has no such files, or too many are open.
+    """
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("comic-upscale")
+    # Pythons that are built for old systems, as conda's are, lack the function where the system has it.
+    try:
+        create = ctypes.CDLL(None, use_errno=True).memfd_create
+    except (AttributeError, OSError, TypeError) as error:
+        raise OSError("this system has no anonymous files") from error
+    close_on_exec = 1
+    file = int(create(b"comic-upscale", close_on_exec))
+    if file < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return file
 
 
 class _Channel:
@@ -101,6 +137,15 @@ class _Channel:
                 # numpy releases the interpreter lock while it copies.
                 np.copyto(np.frombuffer(memory, np.uint8, length, offset), array)
         self._connection.send_bytes(pickle.dumps(_Message(pickled, tuple(places))))
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a message or the end of the other side, and return whether it came in time."""
+        return self._connection.poll(seconds)
+
+    def trim(self) -> None:
+        """Give the memory of large pages back, after an answer."""
+        self._incoming.trim()
+        self._outgoing.trim()
 
     def receive(self, *, in_place: bool) -> Any:
         """Receive a value.
@@ -139,7 +184,7 @@ class WorkerProcess:
         self._channel: _Channel | None = None
 
     def call(self, step: str, args: tuple[Any, ...]) -> Any:
-        """Do a step in the process, and return its result.
+        """Do a step in the process, and return its result. Pixels that are handed over are released once they are sent.
 
         Raises:
             PageError: of the step, or ``"crash"`` if the process ended.
@@ -151,14 +196,31 @@ class WorkerProcess:
         channel = self._channel or self._start()
         try:
             channel.send((step, args))
-            del args
+            for arg in args:
+                if isinstance(arg, Handover):
+                    arg.pixels = None
             ok, result = channel.receive(in_place=False)
+            channel.trim()
         except (EOFError, OSError) as error:
             reason = f"a worker process ended while it processed this page ({self._end()})"
             raise PageError(CRASH, reason) from error
-        if not ok:
+        except BaseException:
+            # Out of memory, for example. The rest of this answer must not be read as the next one.
+            self._end()
+            raise
+        if ok:
+            return result
+        try:
             raise result
-        return result
+        finally:
+            # Without this, the error and this frame keep each other, and with them the page.
+            del result
+
+    def hang_up(self) -> None:
+        """Let the process end by itself, without waiting for it."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
 
     def close(self) -> None:
         """End the process."""
@@ -175,40 +237,60 @@ class WorkerProcess:
             self._spawn()
             assert self._channel is not None
             self._channel.send(self._steps)
+            if not self._channel.wait(_START_SECONDS):
+                raise OSError(f"it was not ready after {_START_SECONDS} seconds")
             ready = self._channel.receive(in_place=False)
             assert ready == _READY
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, MemoryError) as error:
             how = f" ({self._end()})" if self._process is not None else ""
             raise StartError(f"{error or type(error).__name__}{how}") from error
+        except BaseException:
+            self.close()
+            raise
         return self._channel
 
     def _spawn(self) -> None:
+        if getattr(sys, "frozen", False) or not sys.executable:
+            # The executable of a frozen program is that program, not Python.
+            raise OSError("there is no Python to run it")
+        outgoing = _SharedMemory(anonymous_file())
+        try:
+            incoming = _SharedMemory(anonymous_file())
+        except OSError:
+            outgoing.close()
+            raise
         ours, theirs = socket.socketpair()
-        outgoing, incoming = (_SharedMemory(os.memfd_create("comic-upscale")) for _ in range(2))
         channel = _Channel(Connection(ours.detach()), incoming, outgoing)
         files = (theirs.fileno(), outgoing.file, incoming.file)
-        # One process per core is busy already, so libraries start no threads of their own.
+        # One process per core is busy already, so libraries start no threads of their own. A signal to the whole group
+        # or service must not cost the page in work: the run decides what to do, and this process follows.
         code = (
-            "import os, sys; os.environ.update(OPENBLAS_NUM_THREADS='1', OMP_NUM_THREADS='1'); "
+            "import os, signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+            "os.environ.update(OPENBLAS_NUM_THREADS='1', OMP_NUM_THREADS='1'); "
             f"sys.path[:] = {sys.path!r}; "
             f"from comic_upscale.execution.local.worker_process import serve; serve{files!r}"
         )
         try:
             with theirs:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-c", code], pass_fds=files, stdin=subprocess.DEVNULL
+                    [sys.executable, "-c", code],
+                    pass_fds=files,
+                    stdin=subprocess.DEVNULL,
+                    # A process that hangs must not hold a pipe of this program open.
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    # Ctrl-C goes to this program alone.
+                    start_new_session=True,
                 )
-        except OSError:
+        except BaseException:
             channel.close()
             raise
         self._channel = channel
 
     def _end(self) -> str:
         """End the process, and return how it ended."""
+        self.hang_up()
         process, self._process = self._process, None
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            channel.close()
         assert process is not None
         try:
             code = process.wait(_END_SECONDS)
@@ -226,17 +308,23 @@ def serve(connection: int, incoming: int, outgoing: int) -> None:
         incoming: file descriptor of the memory that the other side writes.
         outgoing: file descriptor of the memory that the other side reads.
     """
-    # Ctrl-C reaches all processes of a terminal. The run decides what to do; this process ends with the connection.
-    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ignored, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
     # As in the commands: what Pillow thinks of a file is not for the user, who is told by notes and failures.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     channel = _Channel(Connection(connection), _SharedMemory(incoming), _SharedMemory(outgoing))
-    with contextlib.suppress(EOFError, OSError):
-        steps: PageSteps = channel.receive(in_place=False)
-        channel.send(_READY)
-        while True:
-            _answer(channel, steps)
+    steps: PageSteps = channel.receive(in_place=False)
+    channel.send(_READY)
+    while True:
+        _answer(channel, steps)
+
+
+def _end_with(connection: int) -> None:
+    """End this process when the other side hangs up, also while a step runs."""
+    poll = select.poll()
+    poll.register(connection, 0)
+    while not any(event & (select.POLLHUP | select.POLLERR) for _, event in poll.poll()):
+        pass
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _answer(channel: _Channel, steps: PageSteps) -> None:
@@ -251,9 +339,12 @@ def _answer(channel: _Channel, steps: PageSteps) -> None:
 
 def _that_travels(error: Exception) -> Exception:
     """Return an error with its traceback as a note, or a plain one in place of an error that cannot be pickled."""
+    lines = traceback.format_exception(error)
+    # Its frames hold the page.
+    error = error.with_traceback(None)
     if isinstance(error, PageError):
         return error
-    error.add_note("In a worker process:\n" + "".join(traceback.format_exception(error)))
+    error.add_note("In a worker process:\n" + "".join(lines))
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:

@@ -37,7 +37,7 @@ then."""
 
 def feeds_fast_device(workers: int, device: DeviceInfo) -> bool:
     """Return whether workers should be processes: for a GPU, with more workers than threads serve well."""
-    # Anonymous shared memory is Linux's.
+    # Anonymous files are Linux's.
     return sys.platform == "linux" and not device.is_cpu and workers > THREADS_ARE_ENOUGH
 
 
@@ -58,6 +58,8 @@ class Workers:
         self._steps = steps
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="worker")
         self._steps_begun = 0
+        self._starts = processes
+        """Whether processes start, as far as is known."""
         self._processes = [WorkerProcess(steps) for _ in range(count)] if processes else []
         self._idle: queue.LifoQueue[WorkerProcess] = queue.LifoQueue()
         for process in self._processes:
@@ -108,14 +110,16 @@ class Workers:
 
     def _compute(self, step: Literal["decode", "finish", "encode"], args: tuple[Any, ...]) -> Any:
         self._steps_begun += 1
-        if not self._processes or self._steps_begun <= SHORT_JOB:
+        if not self._starts or self._steps_begun <= SHORT_JOB:
             return getattr(self._steps, step)(*args)
         # There are as many processes as threads, so one is idle. The last one used has the most warm memory.
         process = self._idle.get()
         try:
             return process.call(step, args)
         except StartError as error:
-            log.warning("a worker process does not start, so a thread does its work: %s", error)
+            if self._starts:
+                self._starts = False
+                log.warning("worker processes do not start, so threads do their work: %s", error)
             return getattr(self._steps, step)(*args)
         finally:
             self._idle.put(process)
@@ -123,5 +127,8 @@ class Workers:
     def close(self) -> None:
         """End the threads and the processes."""
         self._threads.shutdown(cancel_futures=True)
+        # All at once, before waiting for each.
+        for process in self._processes:
+            process.hang_up()
         for process in self._processes:
             process.close()
