@@ -74,7 +74,7 @@ def _check_version(connection: sqlite3.Connection, ledger: Path) -> None:
     found = connection.execute("select count(*) from sqlite_master where name = ?", [table]).fetchone()[0]
     if not found:
         raise InputError(f"{ledger} is not a comic-upscale ledger")
-    rows = connection.execute(f"select name from {table} where migration_set = ?", [MIGRATION_SET])
+    rows = connection.execute(f"select name from {table} where migration_set = ?", [MIGRATION_SET]).fetchall()
     applied = {str(row[0]) for row in rows}
     # A run has just begun to create it.
     if not applied:
@@ -126,8 +126,9 @@ def knows_volumes(connection: sqlite3.Connection) -> bool:
 
 def read_row(connection: sqlite3.Connection, query: str, *values: object) -> dict[str, Any] | None:
     """Return the first row of a query, by its columns."""
-    cursor = connection.execute(query, values)
-    row = cursor.fetchone()
-    if row is None:
-        return None
-    return dict(zip([column[0] for column in cursor.description], row, strict=True))
+    # A cursor that an error's traceback holds would keep the file locked after its connection is closed.
+    with contextlib.closing(connection.execute(query, values)) as cursor:
+        row = cursor.fetchone()
+        if row is None:
+            return None
+        return dict(zip([column[0] for column in cursor.description], row, strict=True))

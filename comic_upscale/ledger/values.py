@@ -7,6 +7,7 @@ is safe to calculate with, and none of its names leads out of the folders of the
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sqlite3
@@ -205,23 +206,24 @@ def _check_table(
     )
     if not has_kind:
         cases = cases.replace(" or kind <> 'page'", "")
-    row = connection.execute(
+    found = connection.execute(
         f"select rowid, case {cases} end as odd from {table} where odd is not null limit 1"
-    )
-    found = row.fetchone()
+    ).fetchone()
     if found is None:
         return
     row_id, column = found
     # Text that is not Unicode cannot be read as text.
-    value = connection.execute(f"select quote({column}) from {table} where rowid = ?", [row_id])
-    raise damaged(path, f"{column} of row {row_id} in {table} is {_quoted(value)}")
+    value = _quoted(connection, f"select quote({column}) from {table} where rowid = ?", row_id)
+    raise damaged(path, f"{column} of row {row_id} in {table} is {value}")
 
 
-def _quoted(cursor: sqlite3.Cursor) -> str:
-    try:
-        return _shown(cursor.fetchone()[0], quote=False)
-    except sqlite3.Error:
-        return "not Unicode"
+def _quoted(connection: sqlite3.Connection, query: str, row_id: int) -> str:
+    # A cursor that an error's traceback holds would keep the file locked after its connection is closed.
+    with contextlib.closing(connection.execute(query, [row_id])) as cursor:
+        try:
+            return _shown(cursor.fetchone()[0], quote=False)
+        except sqlite3.Error:
+            return "not Unicode"
 
 
 def _parse_object(path: Path, what: str, text: object) -> dict[str, Any]:

@@ -265,7 +265,7 @@ class ServerSettings:
         int | None, Ge(256 << 20),
         Opt(
             "Most bytes of memory that the worker may allocate. A page that needs more fails alone. Linux only; it "
-            "does not count memory of a GPU.",
+            "does not count memory of a GPU. Each process that decodes and encodes beside a GPU has the same limit.",
             metavar="BYTES", default_text="no limit", panel=WORKERS, parse=_parse_worker_memory,
         ),
     ] = None  # fmt: skip

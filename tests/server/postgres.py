@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.programs import NO_ACCOUNT, has_account
+
 
 def programs() -> Path | None:
     """The folder of PostgreSQL's programs; None where it is not installed."""
@@ -25,6 +27,8 @@ def missing() -> str | None:
     """Why PostgreSQL cannot be used here; None if it can."""
     if os.name != "posix" or programs() is None:
         return "PostgreSQL is not installed: apt-get install postgresql"
+    if not has_account():
+        return NO_ACCOUNT
     if os.geteuid() == 0 and (shutil.which("setpriv") is None or _user() is None):
         return "PostgreSQL refuses to run as root, and there is no user postgres or no setpriv"
     try:

@@ -109,7 +109,11 @@ def _files(folders: tuple[Path, ...]) -> dict[str, Path]:
     wanted = {face.file for face in TYPEFACES}
     found: dict[str, Path] = {}
     for folder in folders:
-        for path in sorted(folder.expanduser().rglob("*")):
+        try:
+            there = folder.expanduser()
+        except RuntimeError:  # of a user without a home folder
+            continue
+        for path in sorted(there.rglob("*")):
             if path.name in wanted:
                 found.setdefault(path.name, path)
     return found

@@ -19,6 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 from comic_upscale.cli import app
+from tests.programs import NO_ACCOUNT, has_account
 
 
 @dataclass
@@ -143,6 +144,8 @@ def _sshd() -> str:
     found = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
     if found is None:
         pytest.skip("no sshd here: apt-get install openssh-server")
+    if not has_account():
+        pytest.skip(NO_ACCOUNT)
     return found
 
 
