@@ -28,7 +28,7 @@ import torch
 from PIL import Image
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu import CASES, OWN, RESULTS, WEIGHTS, random_network, save_weights
+from benchmarks.gpu import CASES, OWN, RESULTS, WAYS, WEIGHTS, random_network, save_weights
 from benchmarks.machine import facts, write_report
 from benchmarks.whole_run import SCALE
 from comic_upscale.engines.base import Batch
@@ -254,28 +254,10 @@ def ways(probe: Probe, name: str) -> dict[str, list[float]]:
         x = x.contiguous(memory_format=torch.channels_last)
         share = count * rows / height
         with torch.inference_mode():
-            spent = [probe.milliseconds(_call(module, x), 6) / share]
-            if probe.is_cuda:
-                spent.append(probe.milliseconds(_captured(module, x), 8) / share)
+            names = ("eager", "captured") if probe.is_cuda else ("eager",)
+            spent = [probe.milliseconds(WAYS[name](module, x), 8) / share for name in names]
         found[f"{count}x{rows}"] = [round(one, 3) for one in spent]
     return found
-
-
-def _call(module: torch.nn.Module, x: torch.Tensor) -> Callable[[], object]:
-    return lambda: module(x)
-
-
-def _captured(module: torch.nn.Module, x: torch.Tensor) -> Callable[[], object]:
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        for _ in range(3):
-            module(x)
-    torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        module(x)
-    return graph.replay
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -254,51 +255,51 @@ def test_anonymous_files_are_there_for_pythons_that_were_built_without_them(
     assert worker.call("decode", (noise(3), SIZE, "")).pixels.color.shape == (64, 96, 3)
 
 
-def test_a_process_that_hangs_ends_with_the_program(make_settings: MakeSettings, tmp_path: Path) -> None:
-    pickled = tmp_path / "steps"
-    pickled.write_bytes(pickle.dumps(OddSteps(make_settings(), 4, QualityGate())))
-    (tmp_path / "page.png").write_bytes(plain(OddSteps.HANGS))
+@contextmanager
+def program(folder: Path, steps: PageSteps, then: str) -> Iterator[psutil.Process]:
+    """Start another program with a worker process, and give that process; both have ended after the ``with`` block.
+
+    Args:
+        folder: for its files, and its variable ``folder``.
+        steps: of the worker process.
+        then: what the program does with its ``worker``.
+    """
+    (folder / "steps").write_bytes(pickle.dumps(steps))
     code = (
-        "import pathlib, pickle, threading, sys\n"
+        "import pathlib, pickle, time\n"
         "from comic_upscale.execution.local.steps import PageSize\n"
         "from comic_upscale.execution.local.worker_process import WorkerProcess\n"
-        f"folder = pathlib.Path({str(tmp_path)!r})\n"
+        f"folder = pathlib.Path({str(folder)!r})\n"
         "worker = WorkerProcess(pickle.loads((folder / 'steps').read_bytes()))\n"
         "worker._start()\n"
-        "print(worker._process.pid, flush=True)\n"
-        "size = PageSize((96, 64), (240, 160), ())\n"
-        "worker.call('decode', ((folder / 'page.png').read_bytes(), size, ''))\n"
+        f"print(worker._process.pid, flush=True)\n{then}\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=REPOSITORY) as program:
-        assert program.stdout is not None
-        child = psutil.Process(int(program.stdout.readline()))
-        time.sleep(0.5)  # it is in its step, most likely
-        program.kill()
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=REPOSITORY) as started:
+        assert started.stdout is not None
+        child = psutil.Process(int(started.stdout.readline()))
+        yield child
+        started.kill()
     gone, _ = psutil.wait_procs([child], timeout=30)
     assert gone or child.status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_process_ends_when_the_program_is_killed(make_settings: MakeSettings, tmp_path: Path) -> None:
-    pickled = tmp_path / "steps"
-    pickled.write_bytes(pickle.dumps(PageSteps(make_settings(), 4, QualityGate())))
-    code = (
-        "import pickle, sys, time\n"
-        "from comic_upscale.execution.local.worker_process import WorkerProcess\n"
-        f"worker = WorkerProcess(pickle.load(open({str(pickled)!r}, 'rb')))\n"
-        "worker._start()\n"
-        "print(worker._process.pid, flush=True)\n"
-        "time.sleep(600)\n"
+def test_a_process_that_hangs_ends_with_the_program(make_settings: MakeSettings, tmp_path: Path) -> None:
+    (tmp_path / "page.png").write_bytes(plain(OddSteps.HANGS))
+    then = (
+        "size = PageSize((96, 64), (240, 160), ())\n"
+        "worker.call('decode', ((folder / 'page.png').read_bytes(), size, ''))"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=REPOSITORY) as program:
-        assert program.stdout is not None
-        child = psutil.Process(int(program.stdout.readline()))
+    with program(tmp_path, OddSteps(make_settings(), 4, QualityGate()), then):
+        time.sleep(0.5)  # it is in its step, most likely
+
+
+def test_a_process_ends_when_the_program_is_killed(make_settings: MakeSettings, tmp_path: Path) -> None:
+    steps = PageSteps(make_settings(), 4, QualityGate())
+    with program(tmp_path, steps, "time.sleep(600)") as child:
         # Systems send it to every process of a service, and it must not end the page in work.
         child.send_signal(signal.SIGTERM)
         time.sleep(0.2)
         assert child.is_running() and child.status() != psutil.STATUS_ZOMBIE
-        program.kill()
-    gone, _ = psutil.wait_procs([child], timeout=30)
-    assert gone or child.status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_short_job_starts_no_process(make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch) -> None:

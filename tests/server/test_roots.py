@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import pytest
 
 from comic_upscale.errors import SettingsError
 from comic_upscale.server.roots import check_links
+from tests.jobs.test_run import as_nobody
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="rights of POSIX")
 
@@ -23,19 +23,6 @@ def root() -> Iterator[Path]:
         path = Path(folder).resolve()
         path.chmod(0o777)
         yield path
-
-
-@contextlib.contextmanager
-def as_nobody() -> Iterator[None]:
-    """Without root's right to read everything; as it is for who is not root."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 @pytest.fixture

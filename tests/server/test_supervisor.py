@@ -39,6 +39,15 @@ def test_a_stop_while_a_worker_starts_reaches_that_worker(services: Services) ->
     asyncio.run(asyncio.wait_for(supervisor.run(), PATIENCE))
 
 
+async def run_until_problems(supervisor: Supervisor) -> None:
+    running = asyncio.ensure_future(supervisor.run())
+    while not supervisor.problems():
+        assert not running.done(), running.exception()
+        await asyncio.sleep(0.05)
+    await supervisor.stop()
+    await running
+
+
 DIES = """
 import os, sqlite3, sys
 worker_id = sys.argv[sys.argv.index("--worker-id") + 1]
@@ -64,15 +73,7 @@ def test_lines_of_a_dead_worker_reach_no_stranger(
     command = WorkerCommand([sys.executable, "-c", DIES, str(path), *words], dict(os.environ))
     supervisor = Supervisor(services.settings, work_for(services), command)
 
-    async def watch() -> None:
-        running = asyncio.ensure_future(supervisor.run())
-        while not supervisor.problems():
-            assert not running.done(), running.exception()
-            await asyncio.sleep(0.05)
-        await supervisor.stop()
-        await running
-
-    asyncio.run(asyncio.wait_for(watch(), PATIENCE))
+    asyncio.run(asyncio.wait_for(run_until_problems(supervisor), PATIENCE))
     assert supervisor.problems() == [f"the worker crashed 2 times in a row: {expected}"]
     found = services.database.read(lambda c: c.execute(sa.select(jobs.c.error_code, jobs.c.error)).one())
     assert tuple(found) == ("worker_ended", expected)
@@ -81,14 +82,6 @@ def test_lines_of_a_dead_worker_reach_no_stranger(
 def test_a_worker_that_cannot_be_started_degrades_the_server(services: Services) -> None:
     supervisor = Supervisor(services.settings, work_for(services), WorkerCommand(["/nowhere/python"], {}))
 
-    async def watch() -> list[str]:
-        running = asyncio.ensure_future(supervisor.run())
-        while not supervisor.problems():
-            assert not running.done(), running.exception()
-            await asyncio.sleep(0.05)
-        await supervisor.stop()
-        await running
-        return supervisor.problems()
-
-    (problem,) = asyncio.run(asyncio.wait_for(watch(), PATIENCE))
+    asyncio.run(asyncio.wait_for(run_until_problems(supervisor), PATIENCE))
+    (problem,) = supervisor.problems()
     assert problem.startswith("the worker crashed 2 times in a row: it cannot be started: No such file")

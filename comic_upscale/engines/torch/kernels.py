@@ -24,8 +24,6 @@ _BLOCK = 2048
 _COLUMNS = 512
 """Native columns of one program of the pixel shuffle."""
 
-CHANNELS_LAST = torch.channels_last
-
 
 @triton.jit
 def _activate(values, bias, slope, total, channels: tl.constexpr, common: tl.constexpr, block: tl.constexpr):
@@ -319,7 +317,7 @@ def shuffle(
 def _check(first: torch.Tensor, *others: torch.Tensor) -> None:
     """Refuse what the kernels would read wrongly: other memory formats, types and sizes."""
     for tensor in (first, *others):
-        if not tensor.is_contiguous(memory_format=CHANNELS_LAST):
+        if not tensor.is_contiguous(memory_format=torch.channels_last):
             raise ValueError(f"a tensor of strides {tensor.stride()} is not channels-last")
         if tensor.dtype != first.dtype or (tensor.shape[0], *tensor.shape[2:]) != (
             first.shape[0],
@@ -331,4 +329,4 @@ def _check(first: torch.Tensor, *others: torch.Tensor) -> None:
 
 
 def _empty(like: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=CHANNELS_LAST)
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)

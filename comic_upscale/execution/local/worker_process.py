@@ -309,7 +309,7 @@ def serve(connection: int, incoming: int, outgoing: int) -> None:
         outgoing: file descriptor of the memory that the other side reads.
     """
     threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
-    # As in the commands: what Pillow thinks of a file is not for the user, who is told by notes and failures.
+    # Pillow's warnings about odd files are hidden, as in the commands. The user gets notes and failures instead.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     channel = _Channel(Connection(connection), _SharedMemory(incoming), _SharedMemory(outgoing))
     steps: PageSteps = channel.receive(in_place=False)

@@ -196,6 +196,31 @@ def test_the_module_that_proved_itself_is_the_one_that_runs(compact: Network) ->
         assert found.is_fused == (expected is other), found.reason
 
 
+@pytest.mark.usefixtures("small_window")
+@pytest.mark.parametrize("what", ["batch", "even sides", "odd sides"])
+def test_each_kind_of_page_is_tried(compact: Network, what: str) -> None:
+    class WrongForSome(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            wrong = {
+                "batch": len(x) > 1,
+                "even sides": x.shape[2] % 16 == 0 and x.shape[3] % 16 == 0,
+                "odd sides": x.shape[2] % 2 == 1,
+            }
+            made: torch.Tensor = compact.module(x)
+            return made + 0.1 * wrong[what]
+
+    _, found = try_way(
+        compact,
+        compact.module,
+        CPU,
+        torch.float32,
+        build=lambda _module: WrongForSome(),
+        timer=_timer(*FASTER),
+    )
+    assert not found.is_fused
+    assert "differs" in found.reason
+
+
 def test_the_reason_is_logged_for_those_who_look_for_it(
     compact: Network, caplog: pytest.LogCaptureFixture
 ) -> None:
