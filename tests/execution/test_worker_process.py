@@ -215,7 +215,7 @@ def test_an_answer_that_was_not_read_whole_is_never_the_next_ones(
 ) -> None:
     worker.call("decode", (noise(3), SIZE, ""))
     with monkeypatch.context() as patch:
-        patch.setattr(worker_process._SharedMemory, "view", _out_of_memory)
+        patch.setattr(worker_process._Channel, "receive", _out_of_memory)
         with pytest.raises(MemoryError):
             worker.call("decode", (noise(4), SIZE, ""))
     decoded = worker.call("decode", (noise(5), SIZE, ""))
@@ -223,7 +223,7 @@ def test_an_answer_that_was_not_read_whole_is_never_the_next_ones(
     assert np.array_equal(decoded.pixels.color, expected.color)
 
 
-def _out_of_memory(_memory: object, _size: int) -> memoryview:
+def _out_of_memory(_channel: object, *, in_place: bool) -> object:
     raise MemoryError
 
 

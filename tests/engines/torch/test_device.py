@@ -161,6 +161,9 @@ def test_a_precision_is_what_was_asked_for_or_refused(compact: Network) -> None:
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), True, False),
         (RuntimeError("DefaultCPUAllocator: not enough memory: you tried"), True, False),
         (RuntimeError("CUDA error: out of memory"), True, False),
+        # A kernel is loaded at its first use, when the memory may be full.
+        (RuntimeError("Triton Error [CUDA]: out of memory"), True, False),
+        (RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"), False, True),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False, True),
         (RuntimeError("CUDA error: device-side assert triggered"), False, True),
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), False, True),
