@@ -19,9 +19,14 @@ class LedgerConnection(sqlite3.Connection):
         self._cursors: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
 
     def cursor(self, *args: Any, **options: Any) -> Any:
-        """Return a cursor; `execute` of a connection calls this, too."""
+        """Return a cursor, which lasts no longer than the connection."""
         cursor = super().cursor(*args, **options)
         self._cursors.add(cursor)
+        return cursor
+
+    def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+        """Run a statement on a cursor of its own. The base class would not call `cursor`."""
+        cursor: sqlite3.Cursor = self.cursor().execute(sql, parameters)
         return cursor
 
     def close(self) -> None:

@@ -146,10 +146,11 @@ def make_key(path: Path) -> None:
 
 
 @pytest.fixture(autouse=True)
-def user_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name for users without an account; the program asks them to set this variable."""
+def user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A name and a home for users without an account; the program asks them to set these variables."""
     if not has_account():
         monkeypatch.setenv("LOGNAME", "reader")
+        monkeypatch.setenv("HOME", str(tmp_path))
 
 
 def _sshd() -> str:
