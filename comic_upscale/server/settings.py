@@ -16,6 +16,7 @@ from comic_upscale.settings.paths import absolute
 
 Role: TypeAlias = Literal["all", "server", "worker"]
 Backend: TypeAlias = Literal["local", "s3"]
+MailSecurity: TypeAlias = Literal["starttls", "tls", "none"]
 
 NETWORK, STORES, LIMITS, WORKERS, ACCOUNTS = (
     "Network", "Data", "Limits", "Worker", "Accounts and secrets",
@@ -184,6 +185,42 @@ class ServerSettings:
             on_command_line=False, environment=("WEBHOOK_SECRET",), secret=True,
         ),
     ] = None  # fmt: skip
+    public_url: Annotated[
+        str | None,
+        Opt(
+            "Address of the pages for users, such as https://comics.example. Links in mail begin with it.",
+            on_command_line=False, environment=("PUBLIC_URL",),
+        ),
+    ] = None  # fmt: skip
+    smtp_host: Annotated[
+        str | None,
+        Opt(
+            "Mail server for mail when a job ends. Without it, an email address with an upload is refused.",
+            on_command_line=False, environment=("SMTP_HOST",),
+        ),
+    ] = None  # fmt: skip
+    smtp_port: Annotated[
+        int, Ge(1), Lt(65536), Opt("Port of the mail server.", on_command_line=False, environment=("SMTP_PORT",))
+    ] = 587  # fmt: skip
+    smtp_tls: Annotated[
+        MailSecurity,
+        Opt(
+            "starttls: encrypt after the greeting (port 587). tls: encrypt from the start (port 465). none: only for a "
+            "mail server on this machine.",
+            on_command_line=False, environment=("SMTP_TLS",),
+        ),
+    ] = "starttls"  # fmt: skip
+    smtp_user: Annotated[
+        str | None, Opt("User of the mail server.", on_command_line=False, environment=("SMTP_USER",))
+    ] = None
+    smtp_password: Annotated[
+        str | None,
+        Opt("Password of that user.", on_command_line=False, environment=("SMTP_PASSWORD",), secret=True),
+    ] = None
+    smtp_from: Annotated[
+        str | None,
+        Opt("Address from which mail comes.", on_command_line=False, environment=("SMTP_FROM",)),
+    ] = None
     max_upload_size: Annotated[
         int, Ge(1),
         Opt(
@@ -308,11 +345,36 @@ class ServerSettings:
                 _is_webhook_secret(self.webhook_secret),
                 "WEBHOOK_SECRET must be whsec_ followed by 24 to 64 bytes in base64",
             )
+        self._check_mail()
         for name, secrets in (("SECRET_KEY", self.secret_keys), ("API_KEY", [self.api_key])):
             require(
                 all(secret is None or len(secret) >= LEAST_SECRET for secret in secrets),
                 f"{name} must have at least {LEAST_SECRET} characters",
             )
+
+    def _check_mail(self) -> None:
+        if self.public_url is not None:
+            require(
+                re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~-]+)*", self.public_url)
+                is not None,
+                "PUBLIC_URL must be an address such as https://comics.example, without a slash at its end",
+            )
+        if self.smtp_host is None:
+            return
+        require(
+            self.smtp_from is not None and re.fullmatch(r"[!-?A-~]+@[!-?A-~]+", self.smtp_from) is not None,
+            "SMTP_HOST needs SMTP_FROM: the address from which mail comes, such as comics@example.com",
+        )
+        require(
+            self.public_url is not None,
+            "SMTP_HOST needs PUBLIC_URL: the address of the pages for users, such as https://comics.example",
+        )
+        require(
+            self.smtp_user is None
+            or self.smtp_tls != "none"
+            or self.smtp_host in ("localhost", "127.0.0.1", "::1"),
+            "SMTP_TLS=none would send the password of SMTP_USER in the clear: choose starttls or tls",
+        )
 
     @property
     def secret_keys(self) -> list[str]:
