@@ -27,10 +27,15 @@ def serve(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every request.")] = False,
 ) -> None:
     """Serve until a signal."""
-    from comic_upscale.commands.server_environment import server_settings, set_up_server_logging
+    from comic_upscale.commands.server_environment import (
+        say_what_has_no_effect,
+        server_settings,
+        set_up_server_logging,
+    )
 
     settings = server_settings(given.values())
     set_up_server_logging(as_json=log_json, verbose=verbose)
+    say_what_has_no_effect()
     if settings.role == "worker":
         run_worker(settings)
         return

@@ -18,6 +18,7 @@ from comic_upscale.commands.environment import (
     weights_folders,
 )
 from comic_upscale.errors import SettingsError
+from comic_upscale.server.other_variables import notes_on
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.settings.environment import values_from_environment, variables_of
 from comic_upscale.settings.options import definitions
@@ -53,6 +54,12 @@ def server_settings(given: Mapping[str, Any]) -> ServerSettings:
         values["data"] = user_folder("data") / "server"
     values["data"] = absolute(values["data"])
     return ServerSettings(**values)
+
+
+def say_what_has_no_effect() -> None:
+    """Log which variables of other programs are set and have no effect here."""
+    for note in notes_on(os.environ):
+        logging.getLogger(__name__).warning("%s", note)
 
 
 def job_defaults(settings: ServerSettings) -> dict[str, Any]:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from comic_upscale.execution.stop import StopRequest
 
 WORKER = pick(
-    ServerSettings, "data", "database", "storage", "device", "worker_threads", "worker_idle_timeout", "jobs_per_user",
+    ServerSettings, "data", "database", "storage", "device", "worker_threads", "worker_concurrency",
+    "worker_idle_timeout", "jobs_per_user",
     "job_timeout", "roots", "worker_memory",
 )  # fmt: skip
 

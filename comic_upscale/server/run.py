@@ -132,6 +132,7 @@ class _Running:
             self._on_ready(Addresses(pages, api, setup))
             await self._stop.wait()
             self._services.hub.close()
+            await self._services.rates.close()
             for task in background:
                 task.cancel()
             for server in servers:

@@ -112,6 +112,13 @@ class ServerSettings:
             on_command_line=False, environment=("AWS_SECRET_ACCESS_KEY", "S3_SECRET_KEY"), secret=True,
         ),
     ] = None  # fmt: skip
+    redis_url: Annotated[
+        str | None,
+        Opt(
+            "Redis in which several servers count requests together: redis://host:6379/0. Default: each counts alone.",
+            on_command_line=False, environment=("REDIS_URL",), secret=True,
+        ),
+    ] = None  # fmt: skip
     s3_session_token: Annotated[
         str | None,
         Opt(
@@ -290,6 +297,13 @@ class ServerSettings:
         int | None, Ge(1),
         Opt("Threads of the worker that decode and encode.", default_text="one per core", panel=WORKERS),
     ] = None  # fmt: skip
+    worker_concurrency: Annotated[
+        int, Ge(1), Le(16),
+        Opt(
+            "Jobs that the worker runs at the same time, on the same engines. Interactive jobs start beside them.",
+            metavar="N", panel=WORKERS, environment=("WORKER_CONCURRENCY", "MAX_CONCURRENT_JOBS"),
+        ),
+    ] = 1  # fmt: skip
     worker_idle_timeout: Annotated[
         float, Gt(0),
         Opt(
@@ -323,6 +337,10 @@ class ServerSettings:
                 self.database.startswith(("postgresql://", "postgresql+psycopg://")),
                 "--database must be a URL such as postgresql://user@host/name; without it, the server uses SQLite",
             )
+        require(
+            self.redis_url is None or self.redis_url.startswith(("redis://", "rediss://")),
+            "REDIS_URL must be a URL such as redis://host:6379/0",
+        )
         kind, found, _ = (self.storage or "").partition("://")
         require(
             not found or kind in ("s3", "gs", "az"),

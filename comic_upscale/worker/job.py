@@ -180,6 +180,13 @@ class JobRunner:
             message = "The uploaded files no longer exist."
             self._write(lambda connection: queue.fail(connection, claimed, "expired", message))
             return True
+        except OSError as error:
+            log.error("job %s: %s", claimed.job_id, error)
+            message = f"The disk of the worker cannot be used: {error.strerror or type(error).__name__}."
+            beat.say(f"may pass: output: {error}")
+            return not self._database.write(
+                lambda connection: queue.retry(connection, claimed, "output", message)
+            )
         except Exception:
             log.exception("job %s failed unexpectedly", claimed.job_id)
             beat.say(traceback.format_exc(limit=-8))
@@ -200,7 +207,8 @@ class JobRunner:
             output = find_below(self._settings.roots, claimed.job["output"], must_exist=False)
             return JobSettings(**values, input=source, output=output)
         source = folder / "in"
-        source.mkdir(parents=True, exist_ok=True)
+        with _disk_in_words():
+            source.mkdir(parents=True, exist_ok=True)
         upload_id = claimed.job["upload_id"]
         rows = self._database.read(
             lambda connection: jobs.files_of(connection, "original", upload_id=upload_id)
@@ -211,7 +219,8 @@ class JobRunner:
             target = source / row["name"]
             self._files.fetch(row["storage_key"], target)
             # The ledger recognises a source by its time, on every machine.
-            os.utime(target, ns=(row["created_at"] * 1_000_000,) * 2)
+            with _disk_in_words():
+                os.utime(target, ns=(row["created_at"] * 1_000_000,) * 2)
         return JobSettings(
             **values,
             input=source,
@@ -247,7 +256,8 @@ class JobRunner:
     def _fetch_weights(self, model: RegisteredModel, folder: Path) -> Path:
         """Copy registered weights to this machine, check their hash, and return their path."""
         assert model.storage_key is not None
-        folder.mkdir(parents=True, exist_ok=True)
+        with _disk_in_words():
+            folder.mkdir(parents=True, exist_ok=True)
         part = folder / f"{new_id()}.part"
         try:
             self._files.fetch(model.storage_key, part)
@@ -363,6 +373,18 @@ class JobRunner:
 
     def _write(self, work: Any) -> None:
         self._database.write(work)
+
+
+@contextlib.contextmanager
+def _disk_in_words() -> Iterator[None]:
+    """Say what is wrong with the disk of this worker; the job may succeed later, or on another machine."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"the data folder of the worker cannot be written: {error.strerror or error}. The job is tried again; "
+            "free some space there, or correct its rights"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from comic_upscale.imaging.formats import ARCHIVE_EXTENSIONS, IMAGE_EXTENSIONS, extension_of
 from comic_upscale.server import idempotency, jobs, queue
 from comic_upscale.server.accounts import Account
-from comic_upscale.server.api.access import CurrentAccount, Server, require, too_many
+from comic_upscale.server.api.access import CurrentAccount, Server, limit, require
 from comic_upscale.server.api.downloads import link_to
 from comic_upscale.server.api.errors import ApiError, documented, not_found
 from comic_upscale.server.callbacks import CallbackError, check_url
@@ -179,8 +179,7 @@ async def check_open(services: Services, account: Account) -> None:
         )  # fmt: skip
     if account.is_anonymous:
         item = RateLimitItemPerHour(services.settings.uploads_per_hour)
-        if not services.limiter.hit(item, f"upload:{account.address}"):
-            raise too_many(services, item, f"upload:{account.address}")
+        await limit(services, item, f"upload:{account.address}")
 
 
 def check_length(services: Services, request: Request) -> None:
@@ -220,7 +219,7 @@ async def _queue(
         raise FieldError("file", f"{empty[0][:100]!r} is empty")
     params, others = _read_fields(services, account, received.fields)
     if "email" in others:
-        _limit_mail(services, account, others["email"])
+        await _limit_mail(services, account, others["email"])
     if others.get("lane") == "interactive" and not is_interactive(received):
         raise FieldError(
             "lane",
@@ -286,7 +285,7 @@ def _read_fields(
     return read_params(options, services.live.offered), others
 
 
-def _limit_mail(services: Services, account: Account, receiver: str) -> None:
+async def _limit_mail(services: Services, account: Account, receiver: str) -> None:
     """Refuse mail to somebody who gets much of it already, and mail of somebody who sends much.
 
     Raises:
@@ -297,9 +296,7 @@ def _limit_mail(services: Services, account: Account, receiver: str) -> None:
     # Without an account, one receiver gets few mails from all addresses together.
     names = [f"mail-from:{sender}"] + [f"mail-to:{receiver.lower()}"] * account.is_anonymous
     for name in names:
-        item = RateLimitItemPerDay(most)
-        if not services.limiter.hit(item, name):
-            raise too_many(services, item, name)
+        await limit(services, RateLimitItemPerDay(most), name)
 
 
 def _hash(received: Received, params: Mapping[str, Any], others: Mapping[str, str]) -> str:
