@@ -38,13 +38,17 @@ _PACKAGES = (
 )
 
 
-def server_settings(given: Mapping[str, Any]) -> ServerSettings:
+def server_settings(given: Mapping[str, Any], *, has_server: bool = True) -> ServerSettings:
     """Return the settings of a server: the given options, then variables of the environment, then defaults.
+
+    Args:
+        given: options by name.
+        has_server: whether the packages of a server are needed.
 
     Raises:
         SettingsError: a value is not allowed, or packages are missing.
     """
-    if missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]:
+    if has_server and (missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]):
         raise SettingsError(
             f"the server needs packages that are not installed ({', '.join(missing)}): "
             "pip install '.[server]' in a clone"

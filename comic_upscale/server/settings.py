@@ -304,6 +304,13 @@ class ServerSettings:
             metavar="N", panel=WORKERS, environment=("WORKER_CONCURRENCY", "MAX_CONCURRENT_JOBS"),
         ),
     ] = 1  # fmt: skip
+    worker_socket: Annotated[
+        Path | None,
+        Opt(
+            "Socket at which the worker also takes pages of comic-upscale run --worker. Its folder must be private.",
+            on_command_line=False, environment=("ML_WORKER_SOCKET",),
+        ),
+    ] = None  # fmt: skip
     worker_idle_timeout: Annotated[
         float, Gt(0),
         Opt(

@@ -7,6 +7,7 @@ other is a reserve for interactive jobs: they start at once beside jobs of hours
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -31,6 +32,7 @@ from comic_upscale.server.storage import open_files
 from comic_upscale.worker.devices import describe_gpus
 from comic_upscale.worker.engines import EngineCache
 from comic_upscale.worker.job import JobRunner
+from comic_upscale.worker.listen import SocketWorker
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +114,8 @@ class _Worker:
                 for runner in self._beside
             ),
         ]
+        if (path := self._settings.worker_socket) is not None:
+            lanes.append(threading.Thread(target=self._listen, args=(path,), name="socket"))
         for lane in lanes:
             lane.start()
         try:
@@ -157,6 +161,27 @@ class _Worker:
                 self._is_idle.set()
             else:
                 time.sleep(look_seconds)
+
+    def _listen(self, path: Path) -> None:
+        """Take pages of runs on this machine, too."""
+        stop = StopRequest()
+        socket_worker = SocketWorker(path, self._engines, stop)
+
+        async def serve() -> None:
+            serving = asyncio.ensure_future(socket_worker.serve(None))
+            while not serving.done() and not (self._stop.requested or self._is_idle.is_set()):
+                if not socket_worker.idle_seconds:
+                    # A run in progress keeps this process alive.
+                    self._count(0)
+                await asyncio.sleep(LOOK_SECONDS)
+            stop.request("the worker ends")
+            await serving
+
+        try:
+            asyncio.run(serve())
+        except Exception:
+            # The jobs of the server matter more.
+            log.exception("no run can use this worker over %s", path)
 
     def _count(self, change: int) -> None:
         """Count the jobs that run."""
