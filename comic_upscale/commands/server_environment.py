@@ -1,14 +1,11 @@
-"""What `serve`, `worker` and `server` share: their settings from options and variables, and their logs."""
+"""What `serve`, `worker` and `server` share: their settings from options and variables."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import os
-import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from comic_upscale.commands.environment import (
@@ -96,32 +93,3 @@ def worker_environment(settings: ServerSettings) -> dict[str, str]:
         # Not as an argument: all users of a machine can see those.
         variables["COMIC_UPSCALE_DATABASE"] = settings.database
     return variables
-
-
-class _JsonLines(logging.Formatter):
-    """One JSON object a line."""
-
-    _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return a record as JSON."""
-        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        line = {
-            "at": at.replace("+00:00", "Z"), "level": record.levelname.lower(), "logger": record.name,
-            "message": record.getMessage(),
-        }  # fmt: skip
-        line.update({name: str(value) for name, value in vars(record).items() if name not in self._OWN})
-        if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
-
-
-def set_up_server_logging(*, as_json: bool, verbose: bool) -> None:
-    """Log to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        _JsonLines() if as_json else logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    )
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
-    for name in ("PIL", "alembic", "libarchive", "uvicorn"):
-        logging.getLogger(name).setLevel(logging.ERROR)

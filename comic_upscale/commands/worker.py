@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from comic_upscale.commands.options import Given, takes
+from comic_upscale.commands.server_logging import LOG, LogOptions, set_up_server_logging
 from comic_upscale.errors import DeviceError, SettingsError
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.settings.options import pick
@@ -26,9 +27,10 @@ WORKER = pick(
 )  # fmt: skip
 
 
-@takes(given=WORKER)
+@takes(given=WORKER, log=LOG)
 def worker(
     given: Given,
+    log: Given,
     worker_id: Annotated[
         str | None, typer.Option("--worker-id", hidden=True, help="Given by the server to its own worker.")
     ] = None,
@@ -40,13 +42,12 @@ def worker(
             help="Run no jobs of a server: take pages of comic-upscale run --worker over this socket.",
         ),
     ] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log details.")] = False,
 ) -> None:
     """Run jobs until a signal, or until no job has come for a while."""
-    from comic_upscale.commands.server_environment import server_settings, set_up_server_logging
+    from comic_upscale.commands.server_environment import server_settings
 
     settings = server_settings(given.values(), has_server=socket is None)
-    set_up_server_logging(as_json=False, verbose=verbose)
+    set_up_server_logging(LogOptions(**log.values()), settings)
     if socket is None:
         run_worker(settings, worker_id)
     else:

@@ -33,12 +33,13 @@ from comic_upscale.execution.stop import StopRequest
 from comic_upscale.jobs.service import JobService
 from comic_upscale.library.sorting import natural_key
 from comic_upscale.models.catalogue import CATALOGUE
-from comic_upscale.server import jobs, queue
+from comic_upscale.server import jobs, log_context, queue
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.schema import files as files_table
 from comic_upscale.server.database.schema import now_ms
 from comic_upscale.server.files import FileStore, StorageError, StoredFile, store_file
 from comic_upscale.server.ids import new_id
+from comic_upscale.server.log_context import logged_as
 from comic_upscale.server.offered import RegisteredModel, read_offered
 from comic_upscale.server.overrides import effective
 from comic_upscale.server.params import processing_settings
@@ -107,6 +108,10 @@ class JobRunner:
 
     def run(self, claimed: queue.Claim) -> None:
         """Run a job to its end, or until a stop, and settle it. Never raises for what went wrong with the job."""
+        with logged_as(log_context.job_id, claimed.job_id):
+            self._run_and_settle(claimed)
+
+    def _run_and_settle(self, claimed: queue.Claim) -> None:
         folder = self._settings.data / "work" / claimed.job_id
         self._job_id = claimed.job_id
         try:
