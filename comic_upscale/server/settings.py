@@ -247,9 +247,10 @@ class ServerSettings:
         ),
     ] = ()  # fmt: skip
     roots: Annotated[
-        tuple[Path, ...],
+        tuple[str, ...],
         Opt(
-            "A folder of this machine that jobs of administrators may read and write. Can be repeated.",
+            "A folder of this machine, or s3://bucket/prefix, that jobs of administrators may read and write. Can be "
+            "repeated.",
             flags=("--root",), metavar="DIR", panel=STORES,
         ),
     ] = ()  # fmt: skip
@@ -370,6 +371,11 @@ class ServerSettings:
                 _is_webhook_secret(self.webhook_secret),
                 "WEBHOOK_SECRET must be whsec_ followed by 24 to 64 bytes in base64",
             )
+        for root in self.root_buckets:
+            require(
+                re.fullmatch(r"(s3|gs|az)://[a-z0-9][a-z0-9.-]{1,62}(/[^/]+)*/?", root) is not None,
+                f"--root must be a folder or an address such as s3://bucket/prefix, not {root[:200]}",
+            )
         self._check_mail()
         for name, secrets in (("SECRET_KEY", self.secret_keys), ("API_KEY", [self.api_key])):
             require(
@@ -405,6 +411,16 @@ class ServerSettings:
     def secret_keys(self) -> list[str]:
         """The secrets of ``secret_key``, oldest first; empty without one."""
         return [] if self.secret_key is None else [secret.strip() for secret in self.secret_key.split(",")]
+
+    @property
+    def root_folders(self) -> tuple[Path, ...]:
+        """The folders among the roots."""
+        return tuple(Path(root) for root in self.roots if "://" not in root)
+
+    @property
+    def root_buckets(self) -> tuple[str, ...]:
+        """The addresses of buckets among the roots."""
+        return tuple(root for root in self.roots if "://" in root)
 
     @property
     def storage_address(self) -> str:
