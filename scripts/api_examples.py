@@ -22,7 +22,7 @@ def record(folder: Path) -> dict[str, Any]:
     """Return the answers of a fresh server by method and path, with the paths of this machine replaced."""
     library = folder / "library"
     library.mkdir(parents=True)
-    settings = ServerSettings(data=folder / "data", roots=(library,))
+    settings = ServerSettings(data=folder / "data", roots=(str(library),))
     if not EXAMPLES.exists():
         EXAMPLES.write_text("{}", encoding="utf-8")
     services = open_services(settings)

@@ -1,16 +1,18 @@
-"""Print the table of the server's settings for docs/server/configuration.md; ``--write`` puts it there."""
+"""Print the tables of the server's settings for docs/server/configuration.md; ``--write`` puts them there."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+from comic_upscale.server.other_variables import OTHER_VARIABLES
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.settings.environment import variables_of
 from comic_upscale.settings.options import Definition, definitions
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "server" / "configuration.md"
 BEGIN, END = "<!-- settings -->", "<!-- end of settings -->"
+OTHERS_BEGIN, OTHERS_END = "<!-- other variables -->", "<!-- end of other variables -->"
 
 
 def table() -> str:
@@ -25,9 +27,20 @@ def table() -> str:
 
 def page_with(text: str, new: str) -> str:
     """Return the text of the page with a new table."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{new}\n\n{END}{after}"
+    others = "\n".join(
+        [
+            "| Variable | Here |",
+            "|---|---|",
+            *(f"| `{name}` | {words} |" for name, words in OTHER_VARIABLES.items()),
+        ]
+    )
+    return _replaced(_replaced(text, BEGIN, new, END), OTHERS_BEGIN, others, OTHERS_END)
+
+
+def _replaced(text: str, begin: str, new: str, end: str) -> str:
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n\n{new}\n\n{end}{after}"
 
 
 def _default(option: Definition) -> str:

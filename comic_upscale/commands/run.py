@@ -73,6 +73,13 @@ def run(
             help="A JSON object with options by name. Options on the command line override them.",
         ),
     ] = None,
+    worker: Annotated[
+        Path | None,
+        typer.Option(
+            "--worker", metavar="SOCKET",
+            help="Let a worker of this machine process the pages: comic-upscale worker --socket SOCKET.",
+        ),
+    ] = None,
 ) -> None:  # fmt: skip
     """Upscale every page of a job that is not done yet."""
     from comic_upscale.execution.stop import StopRequest
@@ -84,7 +91,7 @@ def run(
     if shown.dry_run:
         show_plan(job, as_json=shown.as_json)
         return
-    code, _ = run_shown(job, StopRequest(), shown)
+    code, _ = run_shown(job, StopRequest(), shown, worker=worker)
     raise typer.Exit(code)
 
 
@@ -127,7 +134,12 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 
 def run_shown(
-    settings: JobSettings, stop: StopRequest, shown: ShowOptions, *, remote: RemoteOptions | None = None
+    settings: JobSettings,
+    stop: StopRequest,
+    shown: ShowOptions,
+    *,
+    remote: RemoteOptions | None = None,
+    worker: Path | None = None,
 ) -> tuple[int, JobFinished]:
     """Run a job, print its events, and return the exit code and the final event.
 
@@ -136,6 +148,7 @@ def run_shown(
         stop: stops the run gracefully; signals set it.
         shown: what to print.
         remote: a remote machine that processes the pages.
+        worker: the socket of a worker of this machine that processes them.
     """
     from comic_upscale.console import display as terminal
     from comic_upscale.jobs.service import JobService
@@ -159,7 +172,7 @@ def run_shown(
     try:
         with _stop_on_signals(stop, display) as received:
             service = JobService(state_folder())
-            finished = service.run(settings, on_event=on_event, stop=stop, remote=remote)
+            finished = service.run(settings, on_event=on_event, stop=stop, remote=remote, worker=worker)
     finally:
         display.close()
     return _exit_code(finished, received), finished

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from comic_upscale.commands.options import Given, takes
+from comic_upscale.commands.server_logging import LOG, LogOptions, set_up_server_logging
 from comic_upscale.commands.worker import WORKER, run_worker
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.settings.options import definitions, pick
@@ -20,17 +21,17 @@ SERVER = pick(ServerSettings, *(option.name for option in definitions(ServerSett
 """The options of a server. None is required: the environment may give it."""
 
 
-@takes(given=SERVER)
-def serve(
-    given: Given,
-    log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON, one object a line.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every request.")] = False,
-) -> None:
+@takes(given=SERVER, log=LOG)
+def serve(given: Given, log: Given) -> None:
     """Serve until a signal."""
-    from comic_upscale.commands.server_environment import server_settings, set_up_server_logging
+    from comic_upscale.commands.server_environment import (
+        say_what_has_no_effect,
+        server_settings,
+    )
 
     settings = server_settings(given.values())
-    set_up_server_logging(as_json=log_json, verbose=verbose)
+    set_up_server_logging(LogOptions(**log.values()), settings)
+    say_what_has_no_effect()
     if settings.role == "worker":
         run_worker(settings)
         return
@@ -52,7 +53,8 @@ def _worker_command(settings: ServerSettings) -> WorkerCommand:
     from comic_upscale.commands.server_environment import worker_environment
     from comic_upscale.server.supervisor import WorkerCommand
 
-    arguments = [sys.executable, "-m", "comic_upscale", "worker"]
+    # Its lines become lines of the log of the server, with their fields.
+    arguments = [sys.executable, "-m", "comic_upscale", "worker", "--log-json"]
     for option in WORKER:
         value = getattr(settings, option.name)
         # All users of a machine can see the arguments of a process. Its environment is private.

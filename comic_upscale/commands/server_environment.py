@@ -1,14 +1,11 @@
-"""What `serve`, `worker` and `server` share: their settings from options and variables, and their logs."""
+"""What `serve`, `worker` and `server` share: their settings from options and variables."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import os
-import sys
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from comic_upscale.commands.environment import (
@@ -18,6 +15,7 @@ from comic_upscale.commands.environment import (
     weights_folders,
 )
 from comic_upscale.errors import SettingsError
+from comic_upscale.server.other_variables import notes_on
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.settings.environment import values_from_environment, variables_of
 from comic_upscale.settings.options import definitions
@@ -37,13 +35,17 @@ _PACKAGES = (
 )
 
 
-def server_settings(given: Mapping[str, Any]) -> ServerSettings:
+def server_settings(given: Mapping[str, Any], *, has_server: bool = True) -> ServerSettings:
     """Return the settings of a server: the given options, then variables of the environment, then defaults.
+
+    Args:
+        given: options by name.
+        has_server: whether the packages of a server are needed.
 
     Raises:
         SettingsError: a value is not allowed, or packages are missing.
     """
-    if missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]:
+    if has_server and (missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]):
         raise SettingsError(
             f"the server needs packages that are not installed ({', '.join(missing)}): "
             "pip install '.[server]' in a clone"
@@ -53,6 +55,12 @@ def server_settings(given: Mapping[str, Any]) -> ServerSettings:
         values["data"] = user_folder("data") / "server"
     values["data"] = absolute(values["data"])
     return ServerSettings(**values)
+
+
+def say_what_has_no_effect() -> None:
+    """Log which variables of other programs are set and have no effect here."""
+    for note in notes_on(os.environ):
+        logging.getLogger(__name__).warning("%s", note)
 
 
 def job_defaults(settings: ServerSettings) -> dict[str, Any]:
@@ -85,32 +93,3 @@ def worker_environment(settings: ServerSettings) -> dict[str, str]:
         # Not as an argument: all users of a machine can see those.
         variables["COMIC_UPSCALE_DATABASE"] = settings.database
     return variables
-
-
-class _JsonLines(logging.Formatter):
-    """One JSON object a line."""
-
-    _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return a record as JSON."""
-        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        line = {
-            "at": at.replace("+00:00", "Z"), "level": record.levelname.lower(), "logger": record.name,
-            "message": record.getMessage(),
-        }  # fmt: skip
-        line.update({name: str(value) for name, value in vars(record).items() if name not in self._OWN})
-        if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
-
-
-def set_up_server_logging(*, as_json: bool, verbose: bool) -> None:
-    """Log to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        _JsonLines() if as_json else logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-    )
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
-    for name in ("PIL", "alembic", "libarchive", "uvicorn"):
-        logging.getLogger(name).setLevel(logging.ERROR)

@@ -6,12 +6,14 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from comic_upscale.commands.options import Given, takes
-from comic_upscale.errors import SettingsError
+from comic_upscale.commands.server_logging import LOG, LogOptions, set_up_server_logging
+from comic_upscale.errors import DeviceError, SettingsError
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.settings.options import pick
 
@@ -19,25 +21,64 @@ if TYPE_CHECKING:
     from comic_upscale.execution.stop import StopRequest
 
 WORKER = pick(
-    ServerSettings, "data", "database", "storage", "device", "worker_threads", "worker_idle_timeout", "jobs_per_user",
+    ServerSettings, "data", "database", "storage", "device", "worker_threads", "worker_concurrency",
+    "worker_idle_timeout", "jobs_per_user",
     "job_timeout", "roots", "worker_memory",
 )  # fmt: skip
 
 
-@takes(given=WORKER)
+@takes(given=WORKER, log=LOG)
 def worker(
     given: Given,
+    log: Given,
     worker_id: Annotated[
         str | None, typer.Option("--worker-id", hidden=True, help="Given by the server to its own worker.")
     ] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log details.")] = False,
+    socket: Annotated[
+        Path | None,
+        typer.Option(
+            "--socket",
+            metavar="SOCKET",
+            help="Run no jobs of a server: take pages of comic-upscale run --worker over this socket.",
+        ),
+    ] = None,
 ) -> None:
     """Run jobs until a signal, or until no job has come for a while."""
-    from comic_upscale.commands.server_environment import server_settings, set_up_server_logging
+    from comic_upscale.commands.server_environment import server_settings
 
-    settings = server_settings(given.values())
-    set_up_server_logging(as_json=False, verbose=verbose)
-    run_worker(settings, worker_id)
+    settings = server_settings(given.values(), has_server=socket is None)
+    set_up_server_logging(LogOptions(**log.values()), settings)
+    if socket is None:
+        run_worker(settings, worker_id)
+    else:
+        run_engines(settings, socket)
+
+
+def run_engines(settings: ServerSettings, path: Path) -> None:
+    """Hold engines for runs over a socket, until a signal, or until no run has come for a while."""
+    import asyncio
+    import warnings
+
+    from comic_upscale.execution.stop import StopRequest
+    from comic_upscale.worker.engines import EngineCache
+    from comic_upscale.worker.listen import SocketWorker
+
+    _limit_memory(settings.worker_memory)
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    stop = StopRequest()
+    received = _stop_on_signals(stop)
+    engines = EngineCache()
+    try:
+        worker = SocketWorker(path, engines, stop)
+        asyncio.run(
+            worker.serve(settings.worker_idle_timeout, lambda: typer.echo(f"Worker:   {worker.path}"))
+        )
+    finally:
+        engines.close()
+    if received:
+        raise typer.Exit(128 + received[0])
+    if stop.requested:
+        raise DeviceError("a device failed, so the worker ended: start it again")
 
 
 def run_worker(settings: ServerSettings, worker_id: str | None = None) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 from comic_upscale.engines.registry import OpenEngines, check_remote, open_engines
 from comic_upscale.errors import RemoteError
@@ -14,6 +15,7 @@ from comic_upscale.execution.events import Event, Fetching, JobFinished, Listene
 from comic_upscale.execution.local.executor import LocalExecutor
 from comic_upscale.execution.remote import RemoteExecutor, RemoteOptions
 from comic_upscale.execution.stop import StopRequest
+from comic_upscale.execution.worker_client import WorkerExecutor
 from comic_upscale.jobs.begin import begin_run, open_ledger
 from comic_upscale.jobs.context import JobContext
 from comic_upscale.jobs.finish import RunEnd, finish_run
@@ -40,6 +42,7 @@ def run_job(
     open_engines: OpenEngines = open_engines,
     remote: RemoteOptions | None = None,
     watch: PageWatch | None = None,
+    worker: Path | None = None,
 ) -> JobFinished:
     """Upscale every page of a job that is not done yet, and return how it ended.
 
@@ -52,6 +55,8 @@ def run_job(
         open_engines: opens the engines; replace it to use another engine.
         remote: a remote machine that processes the pages, in place of engines.
         watch: receives the pages in flight, and can refuse a page.
+        worker: the socket of a worker of this machine that processes the pages. Without a worker there, the engines of
+            this process do.
 
     Raises:
         InputError: the input does not exist, or contains no page.
@@ -63,7 +68,13 @@ def run_job(
     """
     return asyncio.run(
         run_job_async(
-            settings, on_event=on_event, stop=stop, open_engines=open_engines, remote=remote, watch=watch
+            settings,
+            on_event=on_event,
+            stop=stop,
+            open_engines=open_engines,
+            remote=remote,
+            watch=watch,
+            worker=worker,
         )
     )
 
@@ -76,10 +87,17 @@ async def run_job_async(
     open_engines: OpenEngines = open_engines,
     remote: RemoteOptions | None = None,
     watch: PageWatch | None = None,
+    worker: Path | None = None,
 ) -> JobFinished:
     """Upscale every page of a job that is not done yet, like `run_job`, in the running event loop."""
     emit = on_event or _ignore
-    executor: Executor = LocalExecutor(open_engines) if remote is None else RemoteExecutor(remote)
+    executor: Executor
+    if remote is not None:
+        executor = RemoteExecutor(remote)
+    elif worker is not None:
+        executor = WorkerExecutor(worker, open_engines)
+    else:
+        executor = LocalExecutor(open_engines)
     stop = stop or StopRequest()
     files = ThreadPoolExecutor(settings.workers, thread_name_prefix="files")
     try:

@@ -49,6 +49,7 @@ class JobService:
         remote: RemoteOptions | None = None,
         open_engines: OpenEngines | None = None,
         watch: PageWatch | None = None,
+        worker: Path | None = None,
     ) -> JobFinished:
         """Run a job to its end, and record it as the most recent one.
 
@@ -59,6 +60,7 @@ class JobService:
             remote: a remote machine that processes the pages.
             open_engines: opens the engines, for a caller that keeps them between jobs. Default: those of the registry.
             watch: receives the pages in flight, and can refuse a page.
+            worker: the socket of a worker of this machine, as for `run_job`.
 
         Raises:
             ComicUpscaleError: as `run_job`.
@@ -74,7 +76,9 @@ class JobService:
             on_event(event)
 
         opener = open_engines or registry.open_engines
-        return run_job(settings, on_event=note, stop=stop, remote=remote, open_engines=opener, watch=watch)
+        return run_job(
+            settings, on_event=note, stop=stop, remote=remote, open_engines=opener, watch=watch, worker=worker
+        )
 
     def find_ledger(self, job: Path | None = None, ledger: Path | None = None) -> Path:
         """Return the ledger of a job.

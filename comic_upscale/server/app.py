@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from starlette.datastructures import MutableHeaders
 
+from comic_upscale.server import log_context
 from comic_upscale.server.api import (
     admin,
     admin_jobs,
@@ -124,6 +125,7 @@ class _EveryRequest:
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
+        token = log_context.request_id.set(request_id)
         try:
             await self._app(scope, receive, send_more)
         except _BodyTooLargeError:
@@ -133,5 +135,6 @@ class _EveryRequest:
         finally:
             log.info(
                 "%s %s %s", scope["method"], _TOKEN.sub(r"\1...", scope["path"]), status,
-                extra={"request_id": request_id, "seconds": round(time.monotonic() - began, 4)},
+                extra={"seconds": round(time.monotonic() - began, 4)},
             )  # fmt: skip
+            log_context.request_id.reset(token)

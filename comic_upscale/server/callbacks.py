@@ -35,6 +35,10 @@ class CallbackError(ComicUpscaleError):
     """A webhook was not delivered, or its address is not allowed."""
 
 
+class RefusedError(CallbackError):
+    """The receiver refused a message for good: another try would be refused, too."""
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """A checked URL."""

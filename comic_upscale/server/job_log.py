@@ -22,17 +22,8 @@ def add(connection: Connection, job_id: str, lines: Sequence[str]) -> None:
     room = MOST_LINES - (connection.scalar(count) or 0)
     if room <= 0 or not lines:
         return
-    # PostgreSQL holds no NUL in a text.
-    rows = [
-        {
-            "job_id": job_id,
-            "at": now_ms(),
-            "line": line.replace("\0", "\N{REPLACEMENT CHARACTER}")[:LONGEST_LINE],
-        }
-        for line in lines[:room]
-    ]
-    for row in rows:
-        connection.execute(sa.insert(job_log).values(**row))
+    for line in lines[:room]:
+        connection.execute(sa.insert(job_log).values(job_id=job_id, at=now_ms(), line=line[:LONGEST_LINE]))
 
 
 def read(connection: Connection, job_id: str, *, after: int, limit: int) -> list[dict[str, Any]]:

@@ -66,7 +66,7 @@ class ObjectFiles:
         import obstore
 
         try:
-            return int(_translated(lambda: obstore.head(self._store, checked_key(key)))["size"])
+            return int(translated(lambda: obstore.head(self._store, checked_key(key)))["size"])
         except FileNotFoundError:
             return None
 
@@ -79,7 +79,7 @@ class ObjectFiles:
             until = min(start + READ_BYTES, end)
             get = partial(obstore.get_range, self._store, key, start=start, end=until)
             try:
-                piece: bytes = _translated(get).to_bytes()
+                piece: bytes = translated(get).to_bytes()
             except _NoRangesError:
                 yield from self._read_on(key, start, end)
                 return
@@ -92,9 +92,9 @@ class ObjectFiles:
         """Yield a part of a file from a server that does not say when its answer is a range: read and skip."""
         import obstore
 
-        found = _translated(lambda: obstore.get(self._store, key))
+        found = translated(lambda: obstore.get(self._store, key))
         pieces, position = iter(found.stream(min_chunk_size=READ_BYTES)), 0
-        while position < end and (piece := _translated(lambda: next(pieces, None))) is not None:
+        while position < end and (piece := translated(lambda: next(pieces, None))) is not None:
             part = bytes(memoryview(piece)[max(start - position, 0) : end - position])
             position += len(piece)
             if part:
@@ -130,7 +130,7 @@ class ObjectFiles:
         import obstore
 
         try:
-            _translated(lambda: obstore.delete(self._store, [checked_key(key)]))
+            translated(lambda: obstore.delete(self._store, [checked_key(key)]))
         except FileNotFoundError:
             return
         except StorageError as error:
@@ -141,7 +141,7 @@ class ObjectFiles:
         import obstore
 
         pages = iter(obstore.list(self._store))
-        while (page := _translated(lambda: next(pages, None))) is not None:
+        while (page := translated(lambda: next(pages, None))) is not None:
             for found in page:
                 if is_key(found["path"]):
                     yield ListedFile(found["path"], found["last_modified"].timestamp())
@@ -185,7 +185,7 @@ class _ObjectWriter:
 
         data = self._held
         if self._upload is None:
-            _translated(lambda: obstore.put(self._store, self._key, data, use_multipart=False))
+            translated(lambda: obstore.put(self._store, self._key, data, use_multipart=False))
         else:
             self._upload.finish(data)
             self._upload = None
@@ -243,7 +243,7 @@ class _Upload:
         import obstore
 
         try:
-            _translated(
+            translated(
                 lambda: obstore.put(
                     self._store, self._key, self._take(), use_multipart=True, chunk_size=PART_BYTES,
                     max_concurrency=PARTS_IN_FLIGHT,
@@ -262,8 +262,8 @@ class _Upload:
             raise _GivenUpError
 
 
-def _translated(call: Callable[[], Any]) -> Any:
-    """Call the library, and translate its errors.
+def translated(call: Callable[[], Any]) -> Any:
+    """Call the library for buckets, and translate its errors.
 
     Raises:
         FileNotFoundError: there is no such object.

@@ -434,13 +434,17 @@ def _settle(connection: Connection, claimed: Claim, **values: Any) -> None:
 
 
 def _announce(connection: Connection, which: sa.ColumnElement[bool]) -> None:
-    """Put the webhooks of jobs that have just ended into the outbox, in the transaction of their end."""
-    ended = sa.select(
-        jobs.c.id, jobs.c.id, sa.literal("webhook"), jobs.c.callback_url, sa.literal({}, sa.JSON), now_ms()
-    ).where(which, jobs.c.callback_url.is_not(None))
+    """Put webhooks and mail about jobs that have just ended into the outbox, in the transaction of their end."""
     columns = ["id", "job_id", "kind", "target", "payload", "created_at"]
-    # A job ends once, so its id is the id of its webhook, too.
-    connection.execute(sa.insert(outbox).from_select(columns, ended))
+    # A job ends once, so its id is the id of its webhook, too, and there is one mail for each job.
+    for kind, target, message_id in (
+        ("webhook", jobs.c.callback_url, jobs.c.id),
+        ("mail", jobs.c.email, sa.func.replace(jobs.c.id, "-", "m")),
+    ):
+        ended = sa.select(
+            message_id, jobs.c.id, sa.literal(kind), target, sa.literal({}, sa.JSON), now_ms()
+        ).where(which, target.is_not(None))
+        connection.execute(sa.insert(outbox).from_select(columns, ended))
 
 
 def _columns(result: Result) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from comic_upscale.errors import DatabaseError, SettingsError
 from comic_upscale.server.app import create_app
 from comic_upscale.server.callbacks import Sender
 from comic_upscale.server.janitor import Janitor
-from comic_upscale.server.outbox import Outbox
+from comic_upscale.server.mail import Mailer
+from comic_upscale.server.outbox import Deliver, Outbox, Webhooks
 from comic_upscale.server.services import Quoting, Services, make_folder, open_services
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.server.supervisor import Supervisor, WorkerCommand
@@ -131,6 +132,7 @@ class _Running:
             self._on_ready(Addresses(pages, api, setup))
             await self._stop.wait()
             self._services.hub.close()
+            await self._services.rates.close()
             for task in background:
                 task.cancel()
             for server in servers:
@@ -141,8 +143,14 @@ class _Running:
     def _background(self) -> Iterator[Coroutine[None, None, None]]:
         services = self._services
         yield Janitor(services.database, services.files, services.settings.data / "work").run()
-        if services.settings.webhook_secret is not None:
-            yield Outbox(services.database, services.settings.webhook_secret, Sender()).run()
+        settings = services.settings
+        deliver: dict[str, Deliver] = {}
+        if settings.webhook_secret is not None:
+            deliver["webhook"] = Webhooks(settings.webhook_secret, Sender()).send
+        if settings.smtp_host is not None:
+            deliver["mail"] = Mailer(settings, services.links).send
+        if deliver:
+            yield Outbox(services.database, deliver).run()
 
 
 class _Server(uvicorn.Server):

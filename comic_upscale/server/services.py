@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
 from sqlalchemy.engine import Connection
 
 from comic_upscale.errors import OutputError, SettingsError
@@ -21,6 +19,7 @@ from comic_upscale.server.links import Links
 from comic_upscale.server.live import Live
 from comic_upscale.server.metrics import Metrics
 from comic_upscale.server.passwords import Passwords, check_password
+from comic_upscale.server.rates import Rates
 from comic_upscale.server.secret import load_secrets
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.server.storage import open_files
@@ -50,7 +49,8 @@ class Services:
     database: Database
     files: FileStore
     links: Links
-    limiter: MovingWindowRateLimiter
+    rates: Rates
+    """Counts requests for rate limits."""
     passwords: Passwords
     hub: Hub
     """Tells viewers of changes."""
@@ -168,7 +168,7 @@ def open_services(settings: ServerSettings) -> Services:
             hub=Hub(database),
             metrics=Metrics(database, files),
             links=Links(load_secrets(settings)),
-            limiter=MovingWindowRateLimiter(MemoryStorage()),
+            rates=Rates(settings.redis_url),
             passwords=passwords,
             anonymous_id=anonymous,
             environment_id=key_user,

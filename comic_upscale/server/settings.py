@@ -16,6 +16,7 @@ from comic_upscale.settings.paths import absolute
 
 Role: TypeAlias = Literal["all", "server", "worker"]
 Backend: TypeAlias = Literal["local", "s3"]
+MailSecurity: TypeAlias = Literal["starttls", "tls", "none"]
 
 NETWORK, STORES, LIMITS, WORKERS, ACCOUNTS = (
     "Network", "Data", "Limits", "Worker", "Accounts and secrets",
@@ -111,6 +112,13 @@ class ServerSettings:
             on_command_line=False, environment=("AWS_SECRET_ACCESS_KEY", "S3_SECRET_KEY"), secret=True,
         ),
     ] = None  # fmt: skip
+    redis_url: Annotated[
+        str | None,
+        Opt(
+            "Redis in which several servers count requests together: redis://host:6379/0. Default: each counts alone.",
+            on_command_line=False, environment=("REDIS_URL",), secret=True,
+        ),
+    ] = None  # fmt: skip
     s3_session_token: Annotated[
         str | None,
         Opt(
@@ -184,6 +192,42 @@ class ServerSettings:
             on_command_line=False, environment=("WEBHOOK_SECRET",), secret=True,
         ),
     ] = None  # fmt: skip
+    public_url: Annotated[
+        str | None,
+        Opt(
+            "Address of the pages for users, such as https://comics.example. Links in mail begin with it.",
+            on_command_line=False, environment=("PUBLIC_URL",),
+        ),
+    ] = None  # fmt: skip
+    smtp_host: Annotated[
+        str | None,
+        Opt(
+            "Mail server for mail when a job ends. Without it, an email address with an upload is refused.",
+            on_command_line=False, environment=("SMTP_HOST",),
+        ),
+    ] = None  # fmt: skip
+    smtp_port: Annotated[
+        int, Ge(1), Lt(65536), Opt("Port of the mail server.", on_command_line=False, environment=("SMTP_PORT",))
+    ] = 587  # fmt: skip
+    smtp_tls: Annotated[
+        MailSecurity,
+        Opt(
+            "starttls: encrypt after the greeting (port 587). tls: encrypt from the start (port 465). none: only for a "
+            "mail server on this machine.",
+            on_command_line=False, environment=("SMTP_TLS",),
+        ),
+    ] = "starttls"  # fmt: skip
+    smtp_user: Annotated[
+        str | None, Opt("User of the mail server.", on_command_line=False, environment=("SMTP_USER",))
+    ] = None
+    smtp_password: Annotated[
+        str | None,
+        Opt("Password of that user.", on_command_line=False, environment=("SMTP_PASSWORD",), secret=True),
+    ] = None
+    smtp_from: Annotated[
+        str | None,
+        Opt("Address from which mail comes.", on_command_line=False, environment=("SMTP_FROM",)),
+    ] = None
     max_upload_size: Annotated[
         int, Ge(1),
         Opt(
@@ -203,9 +247,10 @@ class ServerSettings:
         ),
     ] = ()  # fmt: skip
     roots: Annotated[
-        tuple[Path, ...],
+        tuple[str, ...],
         Opt(
-            "A folder of this machine that jobs of administrators may read and write. Can be repeated.",
+            "A folder of this machine, or s3://bucket/prefix, that jobs of administrators may read and write. Can be "
+            "repeated.",
             flags=("--root",), metavar="DIR", panel=STORES,
         ),
     ] = ()  # fmt: skip
@@ -253,6 +298,20 @@ class ServerSettings:
         int | None, Ge(1),
         Opt("Threads of the worker that decode and encode.", default_text="one per core", panel=WORKERS),
     ] = None  # fmt: skip
+    worker_concurrency: Annotated[
+        int, Ge(1), Le(16),
+        Opt(
+            "Jobs that the worker runs at the same time, on the same engines. Interactive jobs start beside them.",
+            metavar="N", panel=WORKERS, environment=("WORKER_CONCURRENCY", "MAX_CONCURRENT_JOBS"),
+        ),
+    ] = 1  # fmt: skip
+    worker_socket: Annotated[
+        Path | None,
+        Opt(
+            "Socket at which the worker also takes pages of comic-upscale run --worker. Its folder must be private.",
+            on_command_line=False, environment=("ML_WORKER_SOCKET",),
+        ),
+    ] = None  # fmt: skip
     worker_idle_timeout: Annotated[
         float, Gt(0),
         Opt(
@@ -286,6 +345,10 @@ class ServerSettings:
                 self.database.startswith(("postgresql://", "postgresql+psycopg://")),
                 "--database must be a URL such as postgresql://user@host/name; without it, the server uses SQLite",
             )
+        require(
+            self.redis_url is None or self.redis_url.startswith(("redis://", "rediss://")),
+            "REDIS_URL must be a URL such as redis://host:6379/0",
+        )
         kind, found, _ = (self.storage or "").partition("://")
         require(
             not found or kind in ("s3", "gs", "az"),
@@ -308,16 +371,56 @@ class ServerSettings:
                 _is_webhook_secret(self.webhook_secret),
                 "WEBHOOK_SECRET must be whsec_ followed by 24 to 64 bytes in base64",
             )
+        for root in self.root_buckets:
+            require(
+                re.fullmatch(r"(s3|gs|az)://[a-z0-9][a-z0-9.-]{1,62}(/[^/]+)*/?", root) is not None,
+                f"--root must be a folder or an address such as s3://bucket/prefix, not {root[:200]}",
+            )
+        self._check_mail()
         for name, secrets in (("SECRET_KEY", self.secret_keys), ("API_KEY", [self.api_key])):
             require(
                 all(secret is None or len(secret) >= LEAST_SECRET for secret in secrets),
                 f"{name} must have at least {LEAST_SECRET} characters",
             )
 
+    def _check_mail(self) -> None:
+        if self.public_url is not None:
+            require(
+                re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~-]+)*", self.public_url)
+                is not None,
+                "PUBLIC_URL must be an address such as https://comics.example, without a slash at its end",
+            )
+        if self.smtp_host is None:
+            return
+        require(
+            self.smtp_from is not None and re.fullmatch(r"[!-?A-~]+@[!-?A-~]+", self.smtp_from) is not None,
+            "SMTP_HOST needs SMTP_FROM: the address from which mail comes, such as comics@example.com",
+        )
+        require(
+            self.public_url is not None,
+            "SMTP_HOST needs PUBLIC_URL: the address of the pages for users, such as https://comics.example",
+        )
+        require(
+            self.smtp_user is None
+            or self.smtp_tls != "none"
+            or self.smtp_host in ("localhost", "127.0.0.1", "::1"),
+            "SMTP_TLS=none would send the password of SMTP_USER in the clear: choose starttls or tls",
+        )
+
     @property
     def secret_keys(self) -> list[str]:
         """The secrets of ``secret_key``, oldest first; empty without one."""
         return [] if self.secret_key is None else [secret.strip() for secret in self.secret_key.split(",")]
+
+    @property
+    def root_folders(self) -> tuple[Path, ...]:
+        """The folders among the roots."""
+        return tuple(Path(root) for root in self.roots if "://" not in root)
+
+    @property
+    def root_buckets(self) -> tuple[str, ...]:
+        """The addresses of buckets among the roots."""
+        return tuple(root for root in self.roots if "://" in root)
 
     @property
     def storage_address(self) -> str:

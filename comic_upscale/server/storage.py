@@ -28,19 +28,24 @@ def open_files(settings: ServerSettings) -> FileStore:
             return LocalFiles(Path(address))
         except OSError as error:
             raise OutputError(f"{address} cannot be created: {error.strerror or error}") from error
-    try:
-        from comic_upscale.server.object_files import ObjectFiles
+    from comic_upscale.server.object_files import ObjectFiles
 
-        return ObjectFiles(_open_bucket(settings, address))
+    return ObjectFiles(open_bucket(settings, address))
+
+
+def open_bucket(settings: ServerSettings, address: str) -> Any:
+    """Return a bucket with the prefix of an address, for the library.
+
+    Raises:
+        SettingsError: the address is not valid, or the library is not installed.
+    """
+    try:
+        from obstore.exceptions import BaseError
+        from obstore.store import AzureStore, GCSStore, S3Store
     except ImportError:
         raise SettingsError(
             "a bucket needs the package obstore: pip install '.[server,s3]' in a clone"
         ) from None
-
-
-def _open_bucket(settings: ServerSettings, address: str) -> Any:
-    from obstore.exceptions import BaseError
-    from obstore.store import AzureStore, GCSStore, S3Store
 
     from comic_upscale.server.object_files import CLIENT_OPTIONS, RETRIES
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import re
 import signal
@@ -33,6 +34,9 @@ LOOP_SECONDS = 30.0
 """A worker that lived for longer than this begins a new count of crashes."""
 _FATAL = re.compile(r"(Fatal Python error: [A-Za-z][\w ,.:-]{0,150}|Timeout \([\d:.]+\)!)")
 """The line in which Python announces a fault."""
+_FIELDS = ("job_id", "logger", "error")
+"""Fields of a worker's lines that its server logs, too."""
+_LONGEST_FIELD = 8000
 STOP_SECONDS = 120.0
 """How long a stopping worker may take for its pages in progress."""
 
@@ -185,7 +189,7 @@ class Supervisor:
             if text:
                 if found := _FATAL.match(text):
                     self._fatal = found[1]
-                log.warning("worker: %s", text[:2000])
+                _log_line(text)
 
     async def _quietly(self, call: Callable[[], Awaitable[T]]) -> T | None:
         try:
@@ -193,6 +197,18 @@ class Supervisor:
         except ComicUpscaleError as error:
             log.error("%s", error)
             return None
+
+
+def _log_line(text: str) -> None:
+    """Log a line of the worker, with its level and its fields if it is JSON."""
+    try:
+        fields = json.loads(text) if text.startswith("{") else None
+        level = logging.getLevelNamesMapping()[fields["level"].upper()] if fields else logging.WARNING
+        message = str(fields["message"]) if fields else text
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        fields, level, message = None, logging.WARNING, text
+    extra = {name: str(value)[:_LONGEST_FIELD] for name, value in (fields or {}).items() if name in _FIELDS}
+    log.log(level, "worker: %s", message[:_LONGEST_FIELD], extra=extra)
 
 
 def _last_words(code: int, fatal: str) -> str:

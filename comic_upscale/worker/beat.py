@@ -17,6 +17,7 @@ from comic_upscale.execution.stop import StopRequest
 from comic_upscale.ledger.records import PageDone, PageFailed
 from comic_upscale.server import job_log, queue
 from comic_upscale.server.database.engine import Database
+from comic_upscale.server.log_context import new_thread
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class Heartbeat:
         self._pixels = int(claimed.job["pixels"])
         self._lines: list[str] = []
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._thread = new_thread(self._run, "heartbeat")
 
     def __enter__(self) -> Self:
         """Start the thread."""

@@ -33,12 +33,20 @@ from comic_upscale.execution.stop import StopRequest
 from comic_upscale.jobs.service import JobService
 from comic_upscale.library.sorting import natural_key
 from comic_upscale.models.catalogue import CATALOGUE
-from comic_upscale.server import jobs, queue
+from comic_upscale.server import jobs, log_context, queue
+from comic_upscale.server.buckets import (
+    BucketFolder,
+    FetchStoppedError,
+    find_in_bucket,
+    is_address,
+    parse_place,
+)
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.schema import files as files_table
 from comic_upscale.server.database.schema import now_ms
 from comic_upscale.server.files import FileStore, StorageError, StoredFile, store_file
 from comic_upscale.server.ids import new_id
+from comic_upscale.server.log_context import logged_as
 from comic_upscale.server.offered import RegisteredModel, read_offered
 from comic_upscale.server.overrides import effective
 from comic_upscale.server.params import processing_settings
@@ -107,6 +115,10 @@ class JobRunner:
 
     def run(self, claimed: queue.Claim) -> None:
         """Run a job to its end, or until a stop, and settle it. Never raises for what went wrong with the job."""
+        with logged_as(log_context.job_id, claimed.job_id):
+            self._run_and_settle(claimed)
+
+    def _run_and_settle(self, claimed: queue.Claim) -> None:
         folder = self._settings.data / "work" / claimed.job_id
         self._job_id = claimed.job_id
         try:
@@ -136,7 +148,7 @@ class JobRunner:
     def _run(self, claimed: queue.Claim, folder: Path, beat: Heartbeat) -> bool:
         """Run a job, and return whether it is settled for good, so that its folder can go."""
         try:
-            settings = self._prepare(claimed, folder)
+            settings = self._prepare(claimed, folder, beat)
             watch = CrashWatch(folder, claimed.last_words)
             if watch.has_given_up:
                 self._write(
@@ -153,6 +165,8 @@ class JobRunner:
             return self._settle(claimed, folder, beat, finished, saved)
         except (queue.LostLeaseError, DatabaseError):
             raise
+        except FetchStoppedError:
+            return self._settle_stop(claimed, beat.stop.kind, beat.stop.reason)
         except (InputError, SettingsError) as error:
             code, message = _code(error), _public(error, folder)
             beat.say(f"failed: {message}")
@@ -180,6 +194,13 @@ class JobRunner:
             message = "The uploaded files no longer exist."
             self._write(lambda connection: queue.fail(connection, claimed, "expired", message))
             return True
+        except OSError as error:
+            log.error("job %s: %s", claimed.job_id, error)
+            message = f"The disk of the worker cannot be used: {error.strerror or type(error).__name__}."
+            beat.say(f"may pass: output: {error}")
+            return not self._database.write(
+                lambda connection: queue.retry(connection, claimed, "output", message)
+            )
         except Exception:
             log.exception("job %s failed unexpectedly", claimed.job_id)
             beat.say(traceback.format_exc(limit=-8))
@@ -188,19 +209,18 @@ class JobRunner:
                 lambda connection: queue.retry(connection, claimed, "internal", message)
             )
 
-    def _prepare(self, claimed: queue.Claim, folder: Path) -> JobSettings:
+    def _prepare(self, claimed: queue.Claim, folder: Path, beat: Heartbeat) -> JobSettings:
         """Put the originals into the folder of the job, and return the settings of the run.
 
         A job over a folder of this machine reads it there, and writes where it says.
         """
         values = self._values(claimed)
         if claimed.job["input"] is not None:
-            source = find_below(self._settings.roots, claimed.job["input"])
-            check_links(self._settings.roots, source)
-            output = find_below(self._settings.roots, claimed.job["output"], must_exist=False)
+            source, output = self._places(claimed, folder, beat)
             return JobSettings(**values, input=source, output=output)
         source = folder / "in"
-        source.mkdir(parents=True, exist_ok=True)
+        with _disk_in_words():
+            source.mkdir(parents=True, exist_ok=True)
         upload_id = claimed.job["upload_id"]
         rows = self._database.read(
             lambda connection: jobs.files_of(connection, "original", upload_id=upload_id)
@@ -211,7 +231,8 @@ class JobRunner:
             target = source / row["name"]
             self._files.fetch(row["storage_key"], target)
             # The ledger recognises a source by its time, on every machine.
-            os.utime(target, ns=(row["created_at"] * 1_000_000,) * 2)
+            with _disk_in_words():
+                os.utime(target, ns=(row["created_at"] * 1_000_000,) * 2)
         return JobSettings(
             **values,
             input=source,
@@ -219,6 +240,25 @@ class JobRunner:
             # One broken page must not withhold a whole volume. The job lists it as failed.
             keep_original_on_failure=True,
         )
+
+    def _places(self, claimed: queue.Claim, folder: Path, beat: Heartbeat) -> tuple[Path, Path]:
+        """Return the input and the output of a job over a folder, or over a bucket, whose objects are fetched."""
+        roots, asked, wanted = self._settings.root_folders, claimed.job["input"], claimed.job["output"]
+        output = None if is_address(wanted) else find_below(roots, wanted, must_exist=False)
+        if not is_address(asked):
+            source = find_below(roots, asked)
+            check_links(roots, source)
+            assert output is not None, "a job over a folder writes to a folder"
+            return source, output
+        place, source = find_in_bucket(self._settings.root_buckets, asked), folder / "in"
+        with _disk_in_words():
+            source.mkdir(parents=True, exist_ok=True)
+        results = place.below("\0") if output is not None else parse_place(wanted)
+        beat.say(f"fetching {place.address}")
+        BucketFolder(self._settings, place).fetch(
+            source, without=results, should_stop=lambda: beat.stop.requested
+        )
+        return source, output or folder / "out"
 
     def _values(self, claimed: queue.Claim) -> dict[str, Any]:
         """Return the options of a job that do not depend on its files."""
@@ -247,7 +287,8 @@ class JobRunner:
     def _fetch_weights(self, model: RegisteredModel, folder: Path) -> Path:
         """Copy registered weights to this machine, check their hash, and return their path."""
         assert model.storage_key is not None
-        folder.mkdir(parents=True, exist_ok=True)
+        with _disk_in_words():
+            folder.mkdir(parents=True, exist_ok=True)
         part = folder / f"{new_id()}.part"
         try:
             self._files.fetch(model.storage_key, part)
@@ -293,15 +334,10 @@ class JobRunner:
         saved: SavedState | None,
     ) -> bool:
         kind = beat.stop.kind if finished.state == "interrupted" else None
-        if kind == LOST:
-            raise queue.LostLeaseError(claimed.job_id)
-        if kind == STOPPING:
-            if saved is not None:
+        if kind in (LOST, STOPPING, CANCELED):
+            if kind == STOPPING and saved is not None:
                 saved.save()
-            return not self._database.write(lambda connection: queue.release(connection, claimed))
-        if kind == CANCELED:
-            self._write(lambda connection: queue.cancel_running(connection, claimed))
-            return True
+            return self._settle_stop(claimed, kind, finished.reason)
         result = _result(finished, beat)
         if finished.state != "finished":
             reason = finished.reason or "The run was interrupted."
@@ -314,9 +350,27 @@ class JobRunner:
             return True
         if claimed.job["input"] is not None:
             # Its results are where the job says, not in the storage.
+            if is_address(claimed.job["output"]):
+                place = find_in_bucket(self._settings.root_buckets, claimed.job["output"])
+                output = folder / "out"
+                names = [path.relative_to(output).as_posix() for path in _outputs(output)]
+                BucketFolder(self._settings, place).put(output, names)
             self._write(lambda connection: queue.complete(connection, claimed, result))
             return True
         self._store(claimed, folder / "out", result, saved)
+        return True
+
+    def _settle_stop(self, claimed: queue.Claim, kind: str | None, reason: str | None) -> bool:
+        """Settle a job that was stopped, and return whether that is for good."""
+        if kind == LOST:
+            raise queue.LostLeaseError(claimed.job_id)
+        if kind == STOPPING:
+            return not self._database.write(lambda connection: queue.release(connection, claimed))
+        if kind == CANCELED:
+            self._write(lambda connection: queue.cancel_running(connection, claimed))
+            return True
+        words = reason or "The job was interrupted."
+        self._write(lambda connection: queue.fail(connection, claimed, kind or "interrupted", words))
         return True
 
     def _store(
@@ -363,6 +417,18 @@ class JobRunner:
 
     def _write(self, work: Any) -> None:
         self._database.write(work)
+
+
+@contextlib.contextmanager
+def _disk_in_words() -> Iterator[None]:
+    """Say what is wrong with the disk of this worker; the job may succeed later, or on another machine."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"the data folder of the worker cannot be written: {error.strerror or error}. The job is tried again; "
+            "free some space there, or correct its rights"
+        ) from error
 
 
 @contextlib.contextmanager

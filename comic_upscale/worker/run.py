@@ -1,11 +1,13 @@
 """A worker: claims jobs and runs them, until it is told to stop or has been idle for long.
 
-It has two lanes. The main one runs jobs of either kind, one after another. The other is a reserve for interactive jobs:
-they start at once beside a job of hours, on the same engines (`worker/engines.py`). So at most two jobs run at a time.
+It has two lanes. The main one runs jobs of either kind, as many at a time as `ServerSettings.worker_concurrency`. The
+other is a reserve for interactive jobs: they start at once beside jobs of hours. All share their engines
+(`worker/engines.py`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -30,6 +32,7 @@ from comic_upscale.server.storage import open_files
 from comic_upscale.worker.devices import describe_gpus
 from comic_upscale.worker.engines import EngineCache
 from comic_upscale.worker.job import JobRunner
+from comic_upscale.worker.listen import SocketWorker
 
 log = logging.getLogger(__name__)
 
@@ -86,9 +89,9 @@ class _Worker:
         self._settings, self._stop, self._database = settings, stop, database
         self._id = options.worker_id
         self._engines = options.engines or EngineCache()
-        self._main, self._reserve = (
+        self._main, *self._beside, self._reserve = (
             JobRunner(settings, options.defaults, options.state_folder, database, files, stop, self._engines)
-            for _ in range(2)
+            for _ in range(settings.worker_concurrency + 1)
         )
         self._ended = threading.Event()
         self._is_idle = threading.Event()
@@ -102,13 +105,25 @@ class _Worker:
         self._database.write(lambda connection: workers.register(connection, self._id))
         signs = threading.Thread(target=self._give_signs, name="signs-of-life", daemon=True)
         signs.start()
-        reserve = threading.Thread(target=self._run_reserve, name="interactive-lane")
-        reserve.start()
+        lanes = [
+            threading.Thread(
+                target=self._run_lane, args=(self._reserve, ("interactive",), RESERVE_LOOK_SECONDS)
+            ),
+            *(
+                threading.Thread(target=self._run_lane, args=(runner, LANES, LOOK_SECONDS))
+                for runner in self._beside
+            ),
+        ]
+        if (path := self._settings.worker_socket) is not None:
+            lanes.append(threading.Thread(target=self._listen, args=(path,), name="socket"))
+        for lane in lanes:
+            lane.start()
         try:
             self._run_jobs(self._main, LANES, LOOK_SECONDS)
         finally:
             self._is_idle.set()
-            reserve.join()
+            for lane in lanes:
+                lane.join()
             self._engines.close()
             self._ended.set()
             signs.join()
@@ -121,12 +136,12 @@ class _Worker:
             # The supervisor records the end, too. Without one, leases and signs of life end by themselves.
             log.error("%s", error)
 
-    def _run_reserve(self) -> None:
+    def _run_lane(self, runner: JobRunner, lanes: Sequence[queue.Lane], look_seconds: float) -> None:
         try:
-            self._run_jobs(self._reserve, ("interactive",), RESERVE_LOOK_SECONDS)
+            self._run_jobs(runner, lanes, look_seconds)
         except BaseException:
-            log.exception("the lane for interactive jobs failed")
-            self._stop.request("the lane for interactive jobs failed")
+            log.exception("a lane of the worker failed")
+            self._stop.request("a lane of the worker failed")
 
     def _run_jobs(self, runner: JobRunner, lanes: Sequence[queue.Lane], look_seconds: float) -> None:
         while not self._stop.requested and not self._is_idle.is_set():
@@ -146,6 +161,27 @@ class _Worker:
                 self._is_idle.set()
             else:
                 time.sleep(look_seconds)
+
+    def _listen(self, path: Path) -> None:
+        """Take pages of runs on this machine, too."""
+        stop = StopRequest()
+        socket_worker = SocketWorker(path, self._engines, stop)
+
+        async def serve() -> None:
+            serving = asyncio.ensure_future(socket_worker.serve(None))
+            while not serving.done() and not (self._stop.requested or self._is_idle.is_set()):
+                if not socket_worker.idle_seconds:
+                    # A run in progress keeps this process alive.
+                    self._count(0)
+                await asyncio.sleep(LOOK_SECONDS)
+            stop.request("the worker ends")
+            await serving
+
+        try:
+            asyncio.run(serve())
+        except Exception:
+            # The jobs of the server matter more.
+            log.exception("no run can use this worker over %s", path)
 
     def _count(self, change: int) -> None:
         """Count the jobs that run."""
@@ -185,7 +221,7 @@ class _Worker:
                 log.exception("no sign of life")
 
     def _give_sign(self) -> None:
-        states = [runner.current() for runner in (self._main, self._reserve)]
+        states = [runner.current() for runner in (self._main, *self._beside, self._reserve)]
         job_id = next((job_id for job_id, _ in states if job_id is not None), None)
         page_done = any(has_new_page for _, has_new_page in states)
         sign = partial(

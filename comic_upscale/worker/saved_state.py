@@ -30,6 +30,7 @@ from comic_upscale.server.database.schema import files as files_table
 from comic_upscale.server.database.schema import now_ms
 from comic_upscale.server.files import FileStore, StoredFile, store_file
 from comic_upscale.server.ids import new_id
+from comic_upscale.server.log_context import new_thread
 from comic_upscale.settings.paths import LEDGER_NAME, MARKER_FOLDER
 from comic_upscale.storage.base import check_name
 
@@ -74,7 +75,7 @@ class SavedState:
         self._count = 0
         self._lock = threading.Lock()
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="save-state", daemon=True)
+        self._thread = new_thread(self._run, "save-state")
 
     def restore(self) -> None:
         """Put the saved state into the folder, unless the folder is as new.

@@ -7,7 +7,7 @@ import hashlib
 import io
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from comic_upscale.engines.base import Batch
+from comic_upscale.engines.base import Batch, Engine
 from comic_upscale.errors import ComicUpscaleError, DeviceError, InputError, PageError, RemoteError
 from comic_upscale.execution import remote_pages
 from comic_upscale.execution.base import Executor, PageOutcome, PageTask, PageUpscaled, SourceBytes
@@ -25,15 +25,22 @@ from comic_upscale.execution.local.executor import LocalExecutor
 from comic_upscale.execution.remote import RemoteExecutor, RemoteOptions
 from comic_upscale.execution.remote_host import PollResult
 from comic_upscale.execution.stop import StopRequest
+from comic_upscale.execution.worker_client import WorkerExecutor
 from comic_upscale.ledger.records import LARGE_ENOUGH, PageFailed, PageSkipped
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.sizes import Bounds
+from comic_upscale.worker.engines import EngineCache
+from comic_upscale.worker.listen import SocketWorker
 from tests.archives import picture
 from tests.fakes import NearestEngine, pause
 from tests.machines import FolderMachine
 
 TIMEOUT = 60.0
 """Seconds after which something hangs."""
+
+
+def no_engines(*_: object) -> list[Engine]:
+    raise AssertionError("the run opened engines of its own")
 
 
 @dataclass
@@ -48,28 +55,37 @@ class Side:
     @asynccontextmanager
     async def open(self, settings: JobSettings, engine: NearestEngine) -> AsyncIterator[Executor]:
         executor: Executor
+        cache = EngineCache(lambda *_: [engine])
         if self.name == "local":
             executor = LocalExecutor(lambda *_: [engine])
+        elif self.name == "worker":
+            worker = SocketWorker(self.folder / "private" / "w", cache, StopRequest())
+            executor = WorkerExecutor(worker.path, no_engines)
         else:
             self.machine = self.kind(self.folder / "machine", engine)
             executor = RemoteExecutor(RemoteOptions(self.machine, poll=0.1))
-        try:
+        async with AsyncExitStack() as stack:
+            if self.name == "worker":
+                stack.callback(cache.close)
+                await stack.enter_async_context(worker.listening())
+            stack.push_async_callback(executor.close)
             await executor.open(
                 settings, model="any", fingerprint="f" * 32, spending=None, on_progress=lambda event: None
             )
-            yield executor
-        finally:
-            await executor.close()
-            if self.machine is not None:
-                self.machine.wait()
+            try:
+                yield executor
+            finally:
+                if self.machine is not None:
+                    await executor.close()
+                    self.machine.wait()
 
     @property
     def engine_error(self) -> type[ComicUpscaleError]:
         """What an engine that dies looks like from here."""
-        return DeviceError if self.name == "local" else RemoteError
+        return RemoteError if self.name == "remote" else DeviceError
 
 
-@pytest.fixture(params=["local", "remote"])
+@pytest.fixture(params=["local", "remote", "worker"])
 def side(request: pytest.FixtureRequest, tmp_path: Path) -> Side:
     return Side(request.param, tmp_path)
 

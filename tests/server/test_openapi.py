@@ -50,7 +50,7 @@ def services(open_server: OpenServices, tmp_path: Path, monkeypatch: pytest.Monk
     # No worker runs here, so nobody need wait for one.
     monkeypatch.setattr(immediate, "WAIT_SECONDS", 0.1)
     # The limits of requests are not what is tested here.
-    return open_server(roots=(tmp_path / "library",), rate_limit=1_000_000)
+    return open_server(roots=(str(tmp_path / "library"),), rate_limit=1_000_000)
 
 
 @pytest.fixture

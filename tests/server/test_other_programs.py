@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import draw
+from tests.server.conftest import OpenServices, client_of, make_key
 from tests.server.running import PATIENCE, RunningServer, wait_for
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the worker is told to stop by signals")
@@ -380,3 +381,17 @@ def test_a_default_conversion_keeps_the_format(client: httpx.Client, tmp_path: P
     Image.fromarray(np.zeros((10, 12, 3), np.uint8)).save(page, lossless=True)
     answer = client.post("/convert", files={"image": ("odd name", page.read_bytes())})
     assert (answer.headers["x-comic-upscale"], answer.headers["content-type"]) == ("upscaled", "image/webp")
+
+
+def test_options_of_the_web_ui_are_accepted_and_change_nothing(open_server: OpenServices) -> None:
+    services = open_server()
+    with client_of(services, make_key(services, "me")) as client:
+        before = client.get("/sdapi/v1/options").json()
+        answer = client.post(
+            "/sdapi/v1/options", json={"samples_format": "webp", "CLIP_stop_at_last_layers": 2}
+        )
+        assert (answer.status_code, answer.json()) == (200, None)
+        assert client.get("/sdapi/v1/options").json() == before
+        assert client.post("/sdapi/v1/options", json=["no options"]).status_code in (400, 422)
+    with client_of(services) as stranger:
+        assert stranger.post("/sdapi/v1/options", json={}).status_code == 401

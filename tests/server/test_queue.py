@@ -63,6 +63,24 @@ def job(database: Database, job_id: str) -> dict[str, Any]:
     return dict(row)
 
 
+def test_a_reason_that_no_database_can_hold_still_ends_the_job(database: Database) -> None:
+    """A name of a file may have halves of characters, and a driver may write NUL."""
+    odd = "page\0 \udcff.png"
+    result = queue.Result(
+        pages_total=1,
+        pages_done=0,
+        pages_failed=1,
+        device=odd,
+        failures=[{"source": odd, "kind": "x", "reason": odd}],
+    )
+    job_id = add(database)
+    held = taken(database)
+    database.write(lambda c: queue.fail(c, held, "no_page", odd, result))
+    found = job(database, job_id)
+    assert (found["status"], found["error"]) == ("failed", "page\ufffd \ufffd.png")
+    assert found["device"] == "page\ufffd \ufffd.png" and found["failures"][0]["kind"] == "x"
+
+
 def lose_lease(database: Database, job_id: str) -> None:
     change(database, job_id, lease_until=0)
 

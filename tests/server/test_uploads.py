@@ -312,7 +312,7 @@ def test_a_lane_before_others_needs_an_account(open_server: OpenServices) -> Non
 def test_the_description_of_the_form_names_what_it_takes(services: Services) -> None:
     """Each field of the description is understood: none is answered as unknown or as not supported."""
     form = create_app(services).openapi()["paths"]["/api/v1/uploads"]["post"]["requestBody"]["content"]
-    fields = form["multipart/form-data"]["schema"]["properties"].keys() - {"file", "callback_url"}
+    fields = form["multipart/form-data"]["schema"]["properties"].keys() - {"file", "callback_url", "email"}
     assert {"factor", "preset", "lane", "model", "width"} <= fields
     with client_of(services, make_key(services, "me")) as client:
         for field in fields:

@@ -30,7 +30,7 @@ from comic_upscale.server import queue
 from comic_upscale.server.callbacks import CallbackError, Sender, check_url, is_public
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.schema import outbox as outbox_table
-from comic_upscale.server.outbox import AT_ONCE, AT_ONCE_FOR_OWNER, Outbox, _receiver, _take
+from comic_upscale.server.outbox import AT_ONCE, AT_ONCE_FOR_OWNER, Outbox, Webhooks, _receiver, _take
 from comic_upscale.server.services import Services
 from tests.server.conftest import OpenServices, client_of, make_key
 from tests.server.running import PATIENCE
@@ -276,6 +276,10 @@ def hooked(open_server: OpenServices) -> Services:
     return open_server(webhook_secret=SECRET)
 
 
+def outbox_of(services: Services, sender: Sender) -> Outbox:
+    return Outbox(services.database, {"webhook": Webhooks(SECRET, sender).send})
+
+
 def finish_a_job(services: Services, url: str, user: str = "me") -> str:
     with client_of(services, make_key(services, user)) as client:
         job_id: str = send(client, callback_url=url).json()["job_id"]
@@ -296,7 +300,7 @@ def test_the_end_of_a_job_is_told_with_a_signature(
     hooked: Services, receiver: Receiver, sender: Sender
 ) -> None:
     job_id = finish_a_job(hooked, receiver.url)
-    outbox = Outbox(hooked.database, SECRET, sender)
+    outbox = outbox_of(hooked, sender)
     assert asyncio.run(outbox.send_due()) == 1
     assert asyncio.run(outbox.send_due()) == 0
     ((headers, body),) = receiver.requests
@@ -312,7 +316,7 @@ def test_a_webhook_is_tried_again_with_the_same_id_and_later_each_time(
     hooked: Services, receiver: Receiver, sender: Sender
 ) -> None:
     finish_a_job(hooked, receiver.url)
-    outbox = Outbox(hooked.database, SECRET, sender)
+    outbox = outbox_of(hooked, sender)
     receiver.answer = lambda handler: handler.send_response(500)
     waits = []
     for _ in range(3):
@@ -332,7 +336,7 @@ def test_a_webhook_is_given_up_after_a_day(hooked: Services, receiver: Receiver,
     finish_a_job(hooked, receiver.url)
     receiver.answer = lambda handler: handler.send_response(500)
     hooked.database.write(lambda c: c.execute(sa.update(outbox_table).values(created_at=0)))
-    outbox = Outbox(hooked.database, SECRET, sender)
+    outbox = outbox_of(hooked, sender)
     assert asyncio.run(outbox.send_due()) == 1
     make_due(hooked)
     assert asyncio.run(outbox.send_due()) == 0
@@ -349,7 +353,7 @@ def test_a_slow_receiver_holds_no_other_one_back(
     finish_a_job(hooked, receiver.url)
 
     async def watch() -> None:
-        outbox = Outbox(hooked.database, SECRET, sender_with(certificate, PATIENCE))
+        outbox = outbox_of(hooked, sender_with(certificate, PATIENCE))
         running = asyncio.ensure_future(outbox.run())
         try:
             while not receiver.requests:
@@ -372,7 +376,7 @@ def test_one_user_has_not_all_tries(hooked: Services, receiver: Receiver, sender
     for number in range(AT_ONCE_FOR_OWNER + 1):
         finish_a_job(hooked, f"https://{number}.{NAME}:{port}/")
     finish_a_job(hooked, receiver.url, "another")
-    outbox = Outbox(hooked.database, SECRET, sender)
+    outbox = outbox_of(hooked, sender)
     assert asyncio.run(outbox.send_due()) == AT_ONCE_FOR_OWNER + 1
     assert len(receiver.requests) == 1
     assert asyncio.run(outbox.send_due()) == 1

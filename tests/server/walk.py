@@ -48,7 +48,7 @@ class Walk:
 def walk(services: Services, paths: Mapping[str, Any]) -> Walk:
     """Walk over a server without a worker."""
     walk, files = Walk(paths), {"file": ("page.png", PNG)}
-    library = services.settings.roots[0]
+    library = services.settings.root_folders[0]
     (library / "books").mkdir(parents=True, exist_ok=True)
     (library / "cover.png").write_bytes(PNG)
     add_person(services, "ann", must_change=True)
@@ -96,6 +96,7 @@ def walk(services: Services, paths: Mapping[str, Any]) -> Walk:
         call("POST", "/enhance", files={"files": ("photo.png", PNG)}, data={"face_enhance": "true"})
         call("POST", "/api/upscale/esrgan", files={"image": ("a.png", PNG)}, data={"target_width": "2000"})
         call("POST", "/sdapi/v1/interrupt")
+        call("POST", "/sdapi/v1/options", json={"samples_format": "png"})
         call("GET", "/api/v1/admin/audit")
         made = call("POST", "/api/v1/auth/keys", json={"name": "phone"})
         call("GET", "/api/v1/auth/keys")

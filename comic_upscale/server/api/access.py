@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import hmac
 import ipaddress
-import math
-import time
 from dataclasses import replace
 from typing import Annotated, TypeAlias
 
@@ -74,7 +72,7 @@ async def authenticate(request: Request, services: Services, text: str | None) -
     address = client_address(request)
     account = await _by_key(services, text) if text is not None else await _by_session(request, services)
     if account is None and (text is not None or not services.settings.public):
-        limit_requests(services, f"address:{address}")
+        await limit_requests(services, f"address:{address}")
         raise ApiError(
             401, "unauthorized", "Send a valid API key in the header X-API-Key, or log in.",
             headers={"WWW-Authenticate": BASIC if path_of(request).startswith("/opds") else "Bearer"},
@@ -83,7 +81,9 @@ async def authenticate(request: Request, services: Services, text: str | None) -
         account = Account(
             user_id=services.anonymous_id, name=ANONYMOUS, role="anonymous", scopes=scopes_of("anonymous")
         )
-    limit_requests(services, f"address:{address}" if account.is_anonymous else f"user:{account.user_id}")
+    await limit_requests(
+        services, f"address:{address}" if account.is_anonymous else f"user:{account.user_id}"
+    )
     return replace(account, address=address)
 
 
@@ -208,25 +208,33 @@ async def _by_key(services: Services, text: str) -> Account | None:
     return account
 
 
-def limit_requests(services: Services, who: str) -> None:
+async def limit_requests(services: Services, who: str) -> None:
     """Count a request of an account or address.
 
     Raises:
         ApiError: 429, there were too many.
     """
-    item = RateLimitItemPerMinute(services.settings.rate_limit)
-    if not services.limiter.hit(item, who):
-        raise too_many(services, item, who)
+    await limit(services, RateLimitItemPerMinute(services.settings.rate_limit), who)
 
 
-def too_many(services: Services, item: RateLimitItem, who: str) -> ApiError:
-    """Return the error after too many requests, with the seconds to wait."""
-    reset, remaining = services.limiter.get_window_stats(item, who)
-    wait = max(1, math.ceil(reset - time.time()))
+async def limit(services: Services, item: RateLimitItem, who: str) -> None:
+    """Count something against a limit.
+
+    Args:
+        services: of the server.
+        item: the limit.
+        who: whom it counts for, and what.
+
+    Raises:
+        ApiError: 429 with the seconds to wait, there was too much.
+    """
+    if await services.rates.hit(item, who):
+        return
+    wait, remaining = await services.rates.wait(item, who)
     headers = {
         "Retry-After": str(wait),
         "RateLimit-Limit": str(item.amount),
         "RateLimit-Remaining": str(remaining),
         "RateLimit-Reset": str(wait),
     }
-    return ApiError(429, "too_many_requests", f"Too many requests: wait {wait} seconds.", headers=headers)
+    raise ApiError(429, "too_many_requests", f"Too many requests: wait {wait} seconds.", headers=headers)

@@ -14,6 +14,8 @@ from comic_upscale.server import audit, jobs
 from comic_upscale.server.accounts import Account
 from comic_upscale.server.api.access import AdminAccount, Server
 from comic_upscale.server.api.errors import documented
+from comic_upscale.server.buckets import find_in_bucket, is_address
+from comic_upscale.server.buckets import output_in_place as bucket_output
 from comic_upscale.server.params import FieldError, read_params
 from comic_upscale.server.queue import Lane
 from comic_upscale.server.roots import find_below, output_in_place
@@ -30,14 +32,16 @@ class FolderJob(BaseModel):
     input: Annotated[
         PathText,
         Field(
-            description="A folder, volume or image below a --root of the server: its path, or the path relative to the "
-            "first root.",
+            description="A folder, volume or image below a --root of the server: its path, the path relative to the "
+            "first root, or an address such as s3://bucket/prefix.",
             examples=["manga/Berserk"],
         ),
     ]
     output: Annotated[
         PathText | None,
-        Field(description="Output folder below a --root. Default: the folder upscaled inside the input."),
+        Field(
+            description="Output folder below a --root, or an address. Default: the folder upscaled inside the input."
+        ),
     ] = None
     options: Annotated[
         dict[str, str], Field(max_length=50, description="Fields of an upload.", examples=[{"factor": "2x"}])
@@ -61,7 +65,9 @@ async def queue_folder_job(
     Raises:
         FieldError: a path is not allowed, or an option is wrong.
     """
-    roots = services.settings.roots
+    if is_address(asked.input):
+        return await _queue_bucket_job(services, admin, asked, lane)
+    roots = services.settings.root_folders
     params = read_params(asked.options, services.live.offered)
     source = await _find(services, "input", asked.input, must_exist=True)
     output = (
@@ -74,11 +80,37 @@ async def queue_folder_job(
     if any(output == root for root in await asyncio.to_thread(lambda: [root.resolve() for root in roots])):
         raise FieldError("output", "the output must be a folder below the root, not the root itself")
 
+    return await _store(services, admin, str(source), str(output), params, lane)
+
+
+async def _queue_bucket_job(
+    services: Services, admin: Account, asked: FolderJob, lane: Lane
+) -> dict[str, Any]:
+    """Queue a job over a bucket; its output is in a bucket or in a folder."""
+    params, buckets = read_params(asked.options, services.live.offered), services.settings.root_buckets
+    field = "input"
+    try:
+        source = find_in_bucket(buckets, asked.input)
+        field = "output"
+        if asked.output is not None and not is_address(asked.output):
+            folder = await _find(services, "output", asked.output, must_exist=False)
+            return await _store(services, admin, source.address, str(folder), params, lane)
+        output = bucket_output(source) if asked.output is None else find_in_bucket(buckets, asked.output)
+        if output.contains(source):
+            raise SettingsError("the output must not contain the input: choose another one")
+    except SettingsError as error:
+        raise FieldError(field, str(error)) from None
+    return await _store(services, admin, source.address, output.address, params, lane)
+
+
+async def _store(
+    services: Services, admin: Account, source: str, output: str, params: dict[str, Any], lane: Lane
+) -> dict[str, Any]:
     def write(connection: Connection) -> dict[str, Any]:
         row = jobs.create_folder_job(
-            connection, admin, source=str(source), output=str(output), params=params, lane=lane
+            connection, admin, source=source, output=output, params=params, lane=lane
         )
-        audit.record(connection, admin, "job.create", row["id"], input=str(source), output=str(output))
+        audit.record(connection, admin, "job.create", row["id"], input=source, output=output)
         return jobs.job_json(connection, row)
 
     created = await services.database.write_async(write)
@@ -88,6 +120,8 @@ async def queue_folder_job(
 
 async def _find(services: Services, field: str, text: str, *, must_exist: bool) -> Any:
     try:
-        return await asyncio.to_thread(find_below, services.settings.roots, text, must_exist=must_exist)
+        return await asyncio.to_thread(
+            find_below, services.settings.root_folders, text, must_exist=must_exist
+        )
     except SettingsError as error:
         raise FieldError(field, str(error)) from None

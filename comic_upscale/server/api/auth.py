@@ -20,9 +20,9 @@ from comic_upscale.server.api.access import (
     Server,
     client_address,
     find_session,
+    limit,
     require,
     require_person,
-    too_many,
 )
 from comic_upscale.server.api.errors import ApiError, documented, not_found
 from comic_upscale.server.jobs import iso
@@ -66,9 +66,8 @@ async def log_in(request: Request, services: Server, login: Login) -> JSONRespon
     """Begin a session. Its cookie needs the ``csrf_token`` of the answer in each request that changes something."""
     cookies.check_same_site(request)
     address = client_address(request)
-    if not services.limiter.hit(_BY_ADDRESS, f"login:{address}"):
-        raise too_many(services, _BY_ADDRESS, f"login:{address}")
-    limit_logins(services, login.username)
+    await limit(services, _BY_ADDRESS, f"login:{address}")
+    await limit_logins(services, login.username)
     user = await services.database.read_async(
         lambda connection: accounts.find_user(connection, login.username)
     )
@@ -145,7 +144,7 @@ async def replace_password(
         ApiError: 400, 401 or 429.
         BusyError: too many passwords wait.
     """
-    limit_logins(services, account.name)
+    await limit_logins(services, account.name)
     user = await services.database.read_async(lambda connection: accounts.find_user(connection, account.name))
     if user is None or not await services.passwords.verify(user["password_hash"], change.current_password):
         raise ApiError(401, "wrong_login", "The current password is wrong.", field="current_password")
@@ -246,15 +245,13 @@ async def revoke_key(services: Server, account: CurrentAccount, key_id: str) -> 
     return Response(status_code=204)
 
 
-def limit_logins(services: Services, name: str) -> None:
+async def limit_logins(services: Services, name: str) -> None:
     """Refuse to try more passwords or codes of one user than a person needs.
 
     Raises:
         ApiError: 429.
     """
-    who = f"login-name:{name.casefold()}"
-    if not services.limiter.hit(_BY_NAME, who):
-        raise too_many(services, _BY_NAME, who)
+    await limit(services, _BY_NAME, f"login-name:{name.casefold()}")
 
 
 async def _check_code(services: Services, user: Mapping[str, Any], login: Login, address: str) -> None:

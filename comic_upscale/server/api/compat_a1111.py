@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Body, Request
 from pydantic import BaseModel, Field, ValidationError
 from sqlalchemy.engine import Connection
 
@@ -186,6 +186,12 @@ async def show_options(account: CurrentAccount) -> dict[str, Any]:
     """Return the few options of the web UI that mean something here."""
     require(account, "jobs:read")
     return {"samples_format": "png", "sd_model_checkpoint": None, "upscaler_for_img2img": None}
+
+
+@router.post("/options", summary="Accept options")
+async def set_options(account: CurrentAccount, options: Annotated[dict[str, Any], Body()]) -> None:
+    """Accept options, and change nothing: a request names what it wants, and other clients share this server."""
+    require(account, "jobs:write")
 
 
 @router.get("/sd-models", summary="List checkpoints")

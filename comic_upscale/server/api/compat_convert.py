@@ -98,7 +98,7 @@ async def convert_page(
         refused = error
         try:
             # The page must come in before it can be sent back, so strangers get that only so often.
-            limit_requests(services, f"refused:{client_address(request)}")
+            await limit_requests(services, f"refused:{client_address(request)}")
         except ApiError as too_many:
             return _refusal(too_many.status, too_many.message, too_many.headers)
     with tempfile.SpooledTemporaryFile(_IN_MEMORY) as held:

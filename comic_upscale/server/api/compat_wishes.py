@@ -363,7 +363,7 @@ def _number(text: str, field: str) -> float | None:
 
 
 async def _booru_paths(services: Services, text: str, *, must_exist: bool) -> tuple[Path, Path]:
-    roots = services.settings.roots
+    roots = services.settings.root_folders
 
     def find() -> tuple[Path, Path]:
         source = find_below(roots, text, must_exist=must_exist)

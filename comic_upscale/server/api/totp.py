@@ -43,7 +43,7 @@ class Secret(BaseModel):
 async def begin(request: Request, services: Server, asked: Begin) -> Secret:
     """Return a secret for an authenticator app. It counts once `confirm` has seen a code of it."""
     account = await _person(request, services)
-    limit_logins(services, account.name)
+    await limit_logins(services, account.name)
     user = await services.database.read_async(lambda connection: accounts.find_user(connection, account.name))
     if user is None or not await services.passwords.verify(user["password_hash"], asked.current_password):
         raise ApiError(401, "wrong_login", "The current password is wrong.", field="current_password")
@@ -69,7 +69,7 @@ async def end(request: Request, services: Server, asked: Code) -> Response:
 
 async def _accept(request: Request, services: Services, asked: Code, action: str) -> Response:
     account = await _person(request, services)
-    limit_logins(services, account.name)
+    await limit_logins(services, account.name)
 
     def write(connection: Connection) -> bool:
         if not totp.accept(connection, account.user_id, asked.code):

@@ -10,17 +10,18 @@ from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse, RedirectResponse
-from limits import RateLimitItemPerHour
+from limits import RateLimitItemPerDay, RateLimitItemPerHour
 from pydantic import BaseModel
 
 from comic_upscale.imaging.formats import ARCHIVE_EXTENSIONS, IMAGE_EXTENSIONS, extension_of
 from comic_upscale.server import idempotency, jobs, queue
 from comic_upscale.server.accounts import Account
-from comic_upscale.server.api.access import CurrentAccount, Server, require, too_many
+from comic_upscale.server.api.access import CurrentAccount, Server, limit, require
 from comic_upscale.server.api.downloads import link_to
 from comic_upscale.server.api.errors import ApiError, documented, not_found
 from comic_upscale.server.callbacks import CallbackError, check_url
 from comic_upscale.server.ids import new_id
+from comic_upscale.server.mail import check_address
 from comic_upscale.server.multipart import Limits, Received, UploadReader
 from comic_upscale.server.offered import PRESETS
 from comic_upscale.server.params import (
@@ -38,6 +39,8 @@ router = APIRouter(prefix="/api/v1/uploads", tags=["uploads"])
 _HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
 INTERACTIVE_FILES = 10
 """Images of an interactive job. More of them, and volumes, wait in the batch lane."""
+MAILS_PER_DAY, ANONYMOUS_MAILS_PER_DAY = 200, 5
+"""Mails that one user, or one address without an account, may ask for in a day."""
 _OTHER_FIELDS = frozenset(("email", "callback_url", "lane"))
 
 
@@ -79,6 +82,11 @@ def _form() -> dict[str, Any]:
             "type": "string",
             "format": "uri",
             "description": "Gets a webhook when the job ends, if the server has a secret for webhooks.",
+        },
+        "email": {
+            "type": "string",
+            "format": "email",
+            "description": "Gets one mail with a link when the job ends, if the server has a mail server.",
         },
     }
     for option in (*SIZE_FIELDS, *OPTION_FIELDS):
@@ -171,8 +179,7 @@ async def check_open(services: Services, account: Account) -> None:
         )  # fmt: skip
     if account.is_anonymous:
         item = RateLimitItemPerHour(services.settings.uploads_per_hour)
-        if not services.limiter.hit(item, f"upload:{account.address}"):
-            raise too_many(services, item, f"upload:{account.address}")
+        await limit(services, item, f"upload:{account.address}")
 
 
 def check_length(services: Services, request: Request) -> None:
@@ -211,6 +218,8 @@ async def _queue(
     if empty := [file.name for file in received.files if not file.file.size]:
         raise FieldError("file", f"{empty[0][:100]!r} is empty")
     params, others = _read_fields(services, account, received.fields)
+    if "email" in others:
+        await _limit_mail(services, account, others["email"])
     if others.get("lane") == "interactive" and not is_interactive(received):
         raise FieldError(
             "lane",
@@ -254,8 +263,13 @@ def _read_fields(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the processing options, and the other fields that are not empty."""
     others = {name: text.strip() for name, text in fields.items() if name in _OTHER_FIELDS and text.strip()}
-    if "email" in others:
-        raise FieldError("email", "this server sends no mail: leave email out")
+    if (email := others.get("email")) is not None:
+        if services.settings.smtp_host is None:
+            raise FieldError("email", "this server sends no mail: leave email out")
+        try:
+            check_address(email)
+        except CallbackError as error:
+            raise FieldError("email", str(error)) from None
     if (lane := others.get("lane", "batch")) not in PRIORITY:
         raise FieldError("lane", f"lane must be {' or '.join(PRIORITY)}, not {lane[:64]!r}")
     if lane != "batch" and account.is_anonymous:
@@ -269,6 +283,20 @@ def _read_fields(
             raise FieldError("callback_url", str(error)) from None
     options = {name: text for name, text in fields.items() if name not in _OTHER_FIELDS}
     return read_params(options, services.live.offered), others
+
+
+async def _limit_mail(services: Services, account: Account, receiver: str) -> None:
+    """Refuse mail to somebody who gets much of it already, and mail of somebody who sends much.
+
+    Raises:
+        ApiError: 429.
+    """
+    sender = f"address:{account.address}" if account.is_anonymous else f"user:{account.user_id}"
+    most = ANONYMOUS_MAILS_PER_DAY if account.is_anonymous else MAILS_PER_DAY
+    # Without an account, one receiver gets few mails from all addresses together.
+    names = [f"mail-from:{sender}"] + [f"mail-to:{receiver.lower()}"] * account.is_anonymous
+    for name in names:
+        await limit(services, RateLimitItemPerDay(most), name)
 
 
 def _hash(received: Received, params: Mapping[str, Any], others: Mapping[str, str]) -> str:

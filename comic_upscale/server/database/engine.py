@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,6 +29,7 @@ MOST_IN_A_COMMIT = 64
 """Changes in one transaction. They share the flush to the disk."""
 _BUSY_SECONDS = 30
 _TRIES = 2
+_NOT_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 class Database:
@@ -183,7 +185,35 @@ def _apply(connection: Connection, change: _Change) -> Callable[[], None]:
     return lambda: change.future.set_result(result)
 
 
+def _clean(
+    _connection: object, _cursor: object, statement: str, parameters: Any, _context: object, many: bool
+) -> tuple[str, Any]:
+    """Replace what a text of a database cannot hold: NUL on PostgreSQL, and halves of characters everywhere.
+
+    Texts come from files, programs and drivers. Here every one of them passes, whatever its column.
+    """
+    return statement, [_cleaned(row) for row in parameters] if many else _cleaned(parameters)
+
+
+def _cleaned(parameters: Any) -> Any:
+    if isinstance(parameters, dict):
+        return {name: _clean_text(value) for name, value in parameters.items()}
+    return tuple(_clean_text(value) for value in parameters)
+
+
+def _clean_text(value: Any) -> Any:
+    if not isinstance(value, str) or (value.isascii() and "\0" not in value):
+        return value
+    return _NOT_TEXT.sub("\N{REPLACEMENT CHARACTER}", value)
+
+
 def _engine(url: str, *, pool_size: int, begin: str, query_only: bool) -> Engine:
+    engine = _new_engine(url, pool_size=pool_size, begin=begin, query_only=query_only)
+    sa.event.listen(engine, "before_cursor_execute", _clean, retval=True)
+    return engine
+
+
+def _new_engine(url: str, *, pool_size: int, begin: str, query_only: bool) -> Engine:
     if not url.startswith("sqlite"):
         options = "-c default_transaction_read_only=on" if query_only else ""
         return sa.create_engine(
@@ -215,7 +245,7 @@ def _engine(url: str, *, pool_size: int, begin: str, query_only: bool) -> Engine
 def _in_words(error: DBAPIError) -> ComicUpscaleError:
     cause = str(error.orig).strip().partition("\n")[0]
     if isinstance(error, DataError):
-        # The value came with a request: PostgreSQL holds no NUL in a text, for instance.
+        # The value came with a request: it is too long or too large for its column, for instance.
         return SettingsError(f"a value cannot be stored: {cause}")
     if "locked" in cause:
         return DatabaseError(

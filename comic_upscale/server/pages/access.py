@@ -102,7 +102,7 @@ async def current_viewer(request: Request, services: Server) -> Viewer:
         here = f"?next={quote(page_address(request))}" if request.method == "GET" else ""
         raise SignInError(f"/sign-in{here}")
     account = viewer.account
-    limit_requests(
+    await limit_requests(
         services, f"address:{account.address}" if account.is_anonymous else f"user:{account.user_id}"
     )
     return viewer
