@@ -48,9 +48,10 @@ from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.options import definitions
 from comic_upscale.settings.paths import MARKER_FOLDER
 from comic_upscale.settings.processing import AUTO_MODEL, ProcessingSettings
-from comic_upscale.worker.beat import CANCELED, LOST, STOPPING, Heartbeat
+from comic_upscale.worker.beat import CANCELED, FAILURES_KEPT, LOST, STOPPING, Heartbeat
 from comic_upscale.worker.crashes import DEATHS, PAGES_IN_A_ROW, CrashWatch
 from comic_upscale.worker.engines import EngineCache
+from comic_upscale.worker.live_pictures import LivePictures, delete_live
 from comic_upscale.worker.members import Member, find_members
 from comic_upscale.worker.pictures import store_pictures
 from comic_upscale.worker.saved_state import SavedState, delete_state, take_results
@@ -61,8 +62,6 @@ _ONE_AFTER_ANOTHER = (
     f"{PAGES_IN_A_ROW} pages in a row each ended {DEATHS} workers, so the job was set aside. The fault is probably not "
     "with the pages; the log of the server has more. Requeue the job to try again."
 )
-FAILURES_KEPT = 50
-"""Failed pages that are listed with a job."""
 HANG_SECONDS = 60.0
 """How long a job may take to stop after its timeout."""
 
@@ -129,6 +128,7 @@ class JobRunner:
         finally:
             self._job_id = self._beat = None
         if is_settled:
+            delete_live(self._database, self._files, claimed.job_id)
             if self._settings.has_shared_storage:
                 delete_state(self._database, self._files, claimed.job_id)
             shutil.rmtree(folder, ignore_errors=True)
@@ -146,7 +146,8 @@ class JobRunner:
             if watch.has_suspects:
                 self._write(lambda connection: queue.excuse_attempt(connection, claimed))
             opener = partial(self._engines.open_engines, first=claimed.job["lane"] == "interactive")
-            with self._saving(claimed, folder) as saved, contextlib.closing(watch):
+            live = LivePictures(self._database, self._files, claimed, settings.output)
+            with self._saving(claimed, folder) as saved, contextlib.closing(watch), live:
                 finished = self._service.run(
                     settings, on_event=beat.take, stop=beat.stop, open_engines=opener, watch=watch
                 )

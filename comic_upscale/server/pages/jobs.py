@@ -20,7 +20,7 @@ from comic_upscale.server.jobs import Status, job_json
 from comic_upscale.server.links import Link
 from comic_upscale.server.pages.access import CurrentViewer, Person, Viewer
 from comic_upscale.server.pages.render import go_to, render, wants_part
-from comic_upscale.server.pages.viewing import find_pictures, shared_job
+from comic_upscale.server.pages.viewing import find_live, find_pictures, read_files, shared_job
 from comic_upscale.server.params import read_changes
 from comic_upscale.server.pictures import PagePictures
 from comic_upscale.server.quotas import check_quotas
@@ -37,6 +37,7 @@ SHOWN_AT_ONCE = 120
 Filter = Annotated[Status | None, Query()]
 Text = Annotated[str, Query(max_length=128)]
 Cursor = Annotated[str | None, Query(max_length=200)]
+Number = Annotated[int, Query(ge=0, le=100_000)]
 Part = Annotated[int, Query(ge=1, le=10_000)]
 
 
@@ -130,7 +131,9 @@ async def job_page(
         is_shared: whether the viewer has no account, but a link: then nothing can be changed.
     """
     state = await services.database.read_async(lambda connection: _state(connection, row))
-    pages = await find_pictures(services, row["id"])
+    files = await read_files(services, row["id"])
+    live = [found.page for found in await find_live(services, files)]
+    pages = live or await find_pictures(services, row["id"])
     shown = suspects_first(pages)
     first = (part - 1) * SHOWN_AT_ONCE
     models = (
@@ -140,8 +143,37 @@ async def job_page(
         request, "job_state.html" if wants_part(request) else "job.html", **state, base=base,
         is_shared=is_shared, pages=shown[first : first + SHOWN_AT_ONCE], page_count=len(pages), part=part,
         parts=-(-len(pages) // SHOWN_AT_ONCE), suspects=sum(page.suspect is not None for page in pages),
-        models=models["models"], shared=None,
+        models=models["models"], mark="?live=true" if live else "",
     )  # fmt: skip
+
+
+@router.get("/jobs/{job_id}/new")
+async def show_new_pages(
+    request: Request, services: Server, viewer: CurrentViewer, job_id: str, after: Number = 0
+) -> Response:
+    """Show the pages of a running job that came after some number of them, for the script of its page."""
+    row = await jobs_api.own_job(services, viewer.account, job_id)
+    return await _new_pages(request, services, row, after, f"/jobs/{job_id}")
+
+
+@router.get("/shared/{token}/new")
+async def show_new_shared_pages(
+    request: Request, services: Server, token: str, after: Number = 0
+) -> Response:
+    """Show the new pages of a shared job; as `show_new_pages`."""
+    row = await shared_job(services, token)
+    return await _new_pages(request, services, row, after, f"/shared/{token}")
+
+
+async def _new_pages(
+    request: Request, services: Services, row: Mapping[str, Any], after: int, base: str
+) -> Response:
+    found = await find_live(services, await read_files(services, row["id"]))
+    pages = [each.page for each in found]
+    if len(pages) <= after:
+        return Response(status_code=204)
+    shown = list(enumerate(pages))[after : after + SHOWN_AT_ONCE]
+    return render(request, "new_pages.html", base=base, pages=shown, mark="?live=true")
 
 
 @router.post("/jobs/{job_id}/cancel")
