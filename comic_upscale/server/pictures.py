@@ -56,6 +56,8 @@ class PagePictures:
     before_size: tuple[int, int] | None = None
     suspect: str | None = None
     """Why the quality gate suspects the page; None if it does not."""
+    note: str | None = None
+    """Something else to say about it."""
 
     def place(self, kind: Kind) -> Place | None:
         """Return where a picture is; None if there is none of that kind."""
@@ -73,6 +75,7 @@ def to_json(pages: Sequence[PagePictures]) -> bytes:
             {
                 "name": page.name, "size": page.size, "thumb": place(page.thumb), "after": place(page.after),
                 "before": place(page.before), "before_size": page.before_size, "suspect": page.suspect,
+                "note": page.note,
             }
             for page in pages
         ],
@@ -101,6 +104,7 @@ def _page(given: Mapping[str, Any]) -> PagePictures:
         before=None if before is None else _place(before),
         before_size=None if before is None else _size(given["before_size"]),
         suspect=None if given["suspect"] is None else str(given["suspect"]),
+        note=None if given.get("note") is None else str(given["note"]),
     )  # fmt: skip
 
 

@@ -86,15 +86,15 @@ class Heartbeat:
                 f"run of {event.total} pages: {event.done} done before, {event.failed} failed before, "
                 f"{event.todo} to do; model {event.model}, device {event.device or 'none needed'}"
             )
-            self._note(
+            self.note(
                 pages_total=event.total, pages_done=event.done, pages_failed=event.failed, model=event.model,
                 device=event.device,
             )  # fmt: skip
         elif isinstance(event, Progress):
-            self._note(pages_total=event.total, pages_done=event.done, pages_failed=event.failed)
+            self.note(pages_total=event.total, pages_done=event.done, pages_failed=event.failed)
         elif isinstance(event, PageDone):
             self._pixels += event.output_width * event.output_height
-            self._note(pixels=self._pixels)
+            self.note(pixels=self._pixels)
             if self._failures.pop(event.source, None) is not None:
                 self._note_failures()
         elif isinstance(event, PageFailed):
@@ -115,9 +115,10 @@ class Heartbeat:
 
     def _note_failures(self) -> None:
         """Show failed pages with their reasons while the job runs."""
-        self._note(failures=list(self._failures.values())[:FAILURES_KEPT])
+        self.note(failures=list(self._failures.values())[:FAILURES_KEPT])
 
-    def _note(self, **progress: Any) -> None:
+    def note(self, **progress: Any) -> None:
+        """Store columns of the job with the next beat, such as ``pages_done``."""
         with self._lock:
             if progress.get("pages_done", 0) > self._progress.get("pages_done", 0):
                 self.has_new_page = True

@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from comic_upscale.execution.stop import StopRequest
 from comic_upscale.jobs.service import JobService
 from comic_upscale.library.sorting import natural_key
 from comic_upscale.models.catalogue import CATALOGUE
-from comic_upscale.server import jobs, queue
+from comic_upscale.server import jobs, queue, trials
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.schema import files as files_table
 from comic_upscale.server.database.schema import now_ms
@@ -55,6 +56,7 @@ from comic_upscale.worker.live_pictures import LivePictures, delete_live
 from comic_upscale.worker.members import Member, find_members
 from comic_upscale.worker.pictures import store_pictures
 from comic_upscale.worker.saved_state import SavedState, delete_state, take_results
+from comic_upscale.worker.trial_job import Tried, Untried, make_pages, run_model, store_trial, with_score
 
 log = logging.getLogger(__name__)
 
@@ -145,6 +147,8 @@ class JobRunner:
                 return True
             if watch.has_suspects:
                 self._write(lambda connection: queue.excuse_attempt(connection, claimed))
+            if models := trials.models_of(claimed.job):
+                return self._run_trial(claimed, folder, beat, settings, models)
             opener = partial(self._engines.open_engines, first=claimed.job["lane"] == "interactive")
             live = LivePictures(self._database, self._files, claimed, settings.output)
             with self._saving(claimed, folder) as saved, contextlib.closing(watch), live:
@@ -155,7 +159,7 @@ class JobRunner:
         except (queue.LostLeaseError, DatabaseError):
             raise
         except (InputError, SettingsError) as error:
-            code, message = _code(error), _public(error, folder)
+            code, message = _code(error), _public(str(error), folder)
             beat.say(f"failed: {message}")
             self._write(lambda connection: queue.fail(connection, claimed, code, message))
             return True
@@ -172,7 +176,7 @@ class JobRunner:
             if isinstance(error, DeviceError):
                 # A device that failed may be unusable for the rest of this process; the next worker is a new one.
                 self._stop.request("the device failed")
-            code, message = _code(error), _public(error, folder)
+            code, message = _code(error), _public(str(error), folder)
             beat.say(f"may pass: {code}: {message}")
             return not self._database.write(
                 lambda connection: queue.retry(connection, claimed, code, message)
@@ -188,6 +192,76 @@ class JobRunner:
             return not self._database.write(
                 lambda connection: queue.retry(connection, claimed, "internal", message)
             )
+
+    def _run_trial(
+        self, claimed: queue.Claim, folder: Path, beat: Heartbeat, settings: JobSettings, models: list[str]
+    ) -> bool:
+        """Run a trial, and return whether it is settled for good. Each result is shown as it comes."""
+        live = LivePictures(self._database, self._files, claimed, folder / "out")
+        live.remember()
+        tried: list[Tried] = []
+        untried: list[Untried] = []
+        began = time.monotonic()
+        for number, model in enumerate(models):
+            done = self._run_model(beat, settings, model, folder / f"out-{number}")
+            if done is None:
+                return self._settle_stopped(claimed, beat)
+            if isinstance(done, Untried):
+                untried.append(replace(done, reason=_public(done.reason, folder)))
+            else:
+                tried.append(done)
+                live.store(lambda blob: make_pages(tried[-1:], blob))
+            beat.note(
+                pages_total=len(models), pages_done=len(tried), pages_failed=len(untried),
+                failures=[each.as_failure() for each in untried], device=done.device or None,
+            )  # fmt: skip
+        result = queue.Result(
+            pages_total=len(models), pages_done=len(tried), pages_failed=len(untried),
+            failures=[each.as_failure() for each in untried], model=", ".join(models)[:200],
+            device=next((each.device for each in tried if each.device), None),
+            seconds=round(time.monotonic() - began, 3), pixels=sum(each.pixels for each in tried),
+        )  # fmt: skip
+        if not tried:
+            self._write(
+                lambda connection: queue.fail(connection, claimed, "no_page", untried[0].reason, result)
+            )
+            return True
+        stored, pictures = store_trial(self._files, claimed.job_id, claimed.fence, tried)
+        try:
+            members: list[list[Member] | None] = [None] * len(stored)
+            self._write(lambda connection: _complete(connection, claimed, stored, members, pictures, result))
+        except BaseException:
+            self._discard([*stored, *pictures])
+            raise
+        return True
+
+    def _run_model(
+        self, beat: Heartbeat, settings: JobSettings, model: str, output: Path
+    ) -> Tried | Untried | None:
+        try:
+            own = replace(settings, model=self._model(model), output=output)
+        except SettingsError as error:
+            return Untried(model=model, kind="settings", reason=str(error))
+        opener = partial(self._engines.open_engines, first=True)
+        done = run_model(
+            model, own,
+            lambda each, listen, stop: self._service.run(each, on_event=listen, stop=stop, open_engines=opener),
+            beat.stop,
+        )  # fmt: skip
+        return done if done is None or isinstance(done, Untried) else with_score(done, own, opener)
+
+    def _settle_stopped(self, claimed: queue.Claim, beat: Heartbeat) -> bool:
+        """Settle a trial that was stopped, and return whether that is for good."""
+        if beat.stop.kind == LOST:
+            raise queue.LostLeaseError(claimed.job_id)
+        if beat.stop.kind == STOPPING:
+            return not self._database.write(lambda connection: queue.release(connection, claimed))
+        if beat.stop.kind == CANCELED:
+            self._write(lambda connection: queue.cancel_running(connection, claimed))
+            return True
+        code, reason = beat.stop.kind or "interrupted", beat.stop.reason or "The trial was interrupted."
+        self._write(lambda connection: queue.fail(connection, claimed, code, reason))
+        return True
 
     def _prepare(self, claimed: queue.Claim, folder: Path) -> JobSettings:
         """Put the originals into the folder of the job, and return the settings of the run.
@@ -460,9 +534,8 @@ def _code(error: ComicUpscaleError) -> str:
     return type(error).__name__.removesuffix("Error").lower()
 
 
-def _public(error: Exception, folder: Path) -> str:
+def _public(message: str, folder: Path) -> str:
     """Return the message of an error without the folders of this machine."""
-    message = str(error)
     for part in ("in", "out"):
         message = message.replace(f"{folder / part}/", "").replace(str(folder / part), "the upload")
     return message.replace(str(folder), "the job")

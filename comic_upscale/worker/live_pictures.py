@@ -93,20 +93,17 @@ class LivePictures:
             ComicUpscaleError, OSError: the storage, the database or the ledger cannot be used now.
         """
         rows = self._new_rows()
-        if not rows:
-            return 0
+        return self.store(lambda blob: self._make(rows, blob)) if rows else 0
+
+    def store(self, make: Callable[[Blob], list[PagePictures]]) -> int:
+        """Store pictures, and return the number of their pages; errors as for `look`.
+
+        Args:
+            make: makes them, and appends them to a file.
+        """
         key = f"pictures/{self._claimed.job_id}/{self._claimed.fence}-live-{self._next}"
-        pages: list[PagePictures] = []
         with self._store.create(f"{key}-data") as writer:
-            blob = Blob(writer)
-            for row, sources, outputs in self._opened(rows):
-                if self._ended.is_set():
-                    return 0
-                self._known.add(row["source"])
-                try:
-                    pages.append(make_pictures(str(row["source"]), outputs.read(row), row, sources, blob))
-                except (PageError, OSError, ValueError) as error:
-                    log.warning("no live picture of %s: %s", row["source"], error)
+            pages = make(Blob(writer))
             if not pages:
                 return 0
             data = writer.commit()
@@ -167,6 +164,18 @@ class LivePictures:
         kept = [row for row in new if row.get("suspect") and len(self._known) < 2 * MOST_PAGES]
         kept += [row for row in new if not row.get("suspect")][: max(room, 0)]
         return kept[:AT_ONCE]
+
+    def _make(self, rows: list[dict[str, Any]], blob: Blob) -> list[PagePictures]:
+        pages = []
+        for row, sources, outputs in self._opened(rows):
+            if self._ended.is_set():
+                return []
+            self._known.add(row["source"])
+            try:
+                pages.append(make_pictures(str(row["source"]), outputs.read(row), row, sources, blob))
+            except (PageError, OSError, ValueError) as error:
+                log.warning("no live picture of %s: %s", row["source"], error)
+        return pages
 
     def _opened(self, rows: list[dict[str, Any]]) -> Iterator[tuple[Mapping[str, Any], Sources, Outputs]]:
         job, _ = read_done_pages(self._ledger)

@@ -19,6 +19,7 @@ from comic_upscale.server.pages import (
     admin_people,
     assets,
     jobs,
+    trials,
     upload,
     viewing,
 )
@@ -34,6 +35,7 @@ ROUTERS = (
     upload.router,
     jobs.router,
     viewing.router,
+    trials.router,
     account.router,
     admin.router,
     admin_people.router,

@@ -26,6 +26,7 @@ from comic_upscale.server.pictures import PagePictures
 from comic_upscale.server.quotas import check_quotas
 from comic_upscale.server.search import find_jobs, with_pictures
 from comic_upscale.server.services import Services
+from comic_upscale.server.trials import models_of
 
 router = APIRouter()
 
@@ -139,8 +140,11 @@ async def job_page(
     models = (
         {"models": []} if is_shared else await catalogue.list_models(services, request.state.viewer.account)
     )
+    template = "job_state.html" if wants_part(request) else "trial.html" if models_of(row) else "job.html"
+    if models_of(row):
+        shown = list(enumerate(pages))
     return render(
-        request, "job_state.html" if wants_part(request) else "job.html", **state, base=base,
+        request, template, **state, base=base, factor=_factor(row),
         is_shared=is_shared, pages=shown[first : first + SHOWN_AT_ONCE], page_count=len(pages), part=part,
         parts=-(-len(pages) // SHOWN_AT_ONCE), suspects=sum(page.suspect is not None for page in pages),
         models=models["models"], mark="?live=true" if live else "",
@@ -173,7 +177,10 @@ async def _new_pages(
     if len(pages) <= after:
         return Response(status_code=204)
     shown = list(enumerate(pages))[after : after + SHOWN_AT_ONCE]
-    return render(request, "new_pages.html", base=base, pages=shown, mark="?live=true")
+    return render(
+        request, "new_panes.html" if models_of(row) else "new_pages.html", base=base, pages=shown,
+        mark="?live=true", factor=_factor(row), is_shared=base.startswith("/shared/"),
+    )  # fmt: skip
 
 
 @router.post("/jobs/{job_id}/cancel")
@@ -238,6 +245,12 @@ async def share_job(request: Request, services: Server, person: Person, job_id: 
         lambda connection: audit.record(connection, person.account, "job.share", job_id)
     )
     return render(request, "share.html", job=row, path=f"/shared/{token}")
+
+
+def _factor(row: Mapping[str, Any]) -> str:
+    """Return the factor of a job for a form; empty if its size is given in another way."""
+    kind, _, text = str(row["params"].get("size") or "").partition(" ")
+    return text if kind == "scale" else ""
 
 
 def suspects_first(pages: Sequence[PagePictures]) -> list[tuple[int, PagePictures]]:

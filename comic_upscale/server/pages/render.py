@@ -152,6 +152,10 @@ def number_text(number: float | None) -> str:
 def options_text(params: Mapping[str, Any]) -> str:
     """Return the size, the model and the format of a job, and the options that are not as usual, in a line."""
     order = ("size", "model", "format")
+    if tried := params.get("try_models"):
+        return ", ".join(
+            filter(None, (str(params.get("size") or ""), f"trial of {', '.join(map(str, tried))}"))
+        )
     named = [str(params[name]) for name in order if params.get(name) not in (None, "auto", "")]
     usual = _defaults()
     rest = [

@@ -26,14 +26,14 @@
         for (const item of items) {
           // Suspect ones come first, then the latest.
           const suspects = grid.querySelectorAll("[data-suspect]"), last = suspects[suspects.length - 1];
-          if ("suspect" in item.dataset || !last) grid.prepend(item);
+          if ("append" in item.dataset) grid.append(item);
+          else if ("suspect" in item.dataset || !last) grid.prepend(item);
           else last.after(item);
         }
         const others = grid.querySelectorAll("li:not([data-suspect])");
         for (const old of [...others].slice(120)) old.remove();
         const suspects = grid.querySelectorAll("[data-suspect]").length, badge = document.getElementById("suspects");
-        badge.hidden = !suspects;
-        badge.textContent = `${suspects} to look at`;
+        if (badge) { badge.hidden = !suspects; badge.textContent = `${suspects} to look at`; }
       }
     } catch { /* The connection comes back, or the page is loaded again. */ }
     if (Number(section.dataset.count) < expected && !asking) asking = setTimeout(askForPages, 3000);
