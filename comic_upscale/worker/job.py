@@ -55,6 +55,7 @@ from comic_upscale.worker.engines import EngineCache
 from comic_upscale.worker.live_pictures import LivePictures, delete_live
 from comic_upscale.worker.members import Member, find_members
 from comic_upscale.worker.pictures import store_pictures
+from comic_upscale.worker.reports import store_report
 from comic_upscale.worker.saved_state import SavedState, delete_state, take_results
 from comic_upscale.worker.trial_job import Tried, Untried, make_pages, run_model, store_trial, with_score
 
@@ -388,8 +389,8 @@ class JobRunner:
             self._write(lambda connection: queue.fail(connection, claimed, "no_page", reason, result))
             return True
         if claimed.job["input"] is not None:
-            # Its results are where the job says, not in the storage.
-            self._write(lambda connection: queue.complete(connection, claimed, result))
+            # Its results are where the job says, not in the storage. Its report is shown.
+            self._complete_folder(claimed, Path(finished.output), result)
             return True
         self._store(claimed, folder / "out", result, saved)
         return True
@@ -421,6 +422,20 @@ class JobRunner:
             raise OutputError(f"the results cannot be read: {error.strerror or error}") from error
         except BaseException:
             self._discard([*stored, *pictures])
+            raise
+
+    def _complete_folder(self, claimed: queue.Claim, output: Path, result: queue.Result) -> None:
+        try:
+            report = store_report(self._files, f"reports/{claimed.job_id}/{claimed.fence}", output)
+        except Exception:
+            # The job is complete without it, too.
+            log.exception("job %s: no report", claimed.job_id)
+            report = None
+        others = [] if report is None else [report]
+        try:
+            self._write(lambda connection: _complete(connection, claimed, [], [], others, result))
+        except BaseException:
+            self._discard(others)
             raise
 
     def _pictures(
@@ -489,7 +504,10 @@ def _complete(
         ("result", number, name, file, pages)
         for number, ((name, file), pages) in enumerate(zip(stored, members, strict=True))
     ]
-    rows += [(kind, 0, kind, file, None) for kind, file in pictures]
+    # The name of a report is the hash of its script.
+    rows += [("report" if kind.endswith("=") else kind, 0, kind, file, None) for kind, file in pictures]
+    if not rows:
+        return
     connection.execute(
         sa.insert(files_table),
         [

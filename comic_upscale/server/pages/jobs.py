@@ -17,6 +17,7 @@ from comic_upscale.server.api.errors import ApiError
 from comic_upscale.server.api.uploads import check_open
 from comic_upscale.server.estimates import seconds_until_done
 from comic_upscale.server.jobs import Status, job_json
+from comic_upscale.server.library import may_use
 from comic_upscale.server.links import Link
 from comic_upscale.server.pages.access import CurrentViewer, Person, Viewer
 from comic_upscale.server.pages.render import go_to, render, wants_part
@@ -219,8 +220,8 @@ async def run_again(
 
     def write(connection: Connection) -> str:
         row = jobs_api.own_row(connection, account, job_id)
-        if row["input"] is not None:
-            require(account, "admin")
+        if row["input"] is not None and not may_use(services.settings, account):
+            raise ApiError(403, "forbidden", "Jobs over folders of the server are for users of its library.")
         if not account.is_admin:
             check_quotas(connection, account, 0)
         new = requeue.requeue(connection, row, changes)
@@ -268,6 +269,7 @@ def _state(connection: Connection, row: Mapping[str, Any]) -> dict[str, Any]:
         "shown": job_json(connection, row),
         "originals": originals,
         "results": results,
+        "has_report": bool(jobs.files_of(connection, "report", job_id=row["id"])),
         "has_pictures": found.list is not None,
         "wait": seconds_until_done(connection, row) if waits else None,
     }

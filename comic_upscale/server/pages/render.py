@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from comic_upscale.server.api.access import root_of
 from comic_upscale.server.jobs import iso
+from comic_upscale.server.library import may_use
 from comic_upscale.server.pages.access import Viewer, page_address
 from comic_upscale.server.pages.assets import assets
 from comic_upscale.server.params import ALLOWED
@@ -58,7 +59,7 @@ def render(
         headers: of the HTTP response.
         values: for the template.
     """
-    root = root_of(request)
+    root, settings = root_of(request), request.app.state.services.settings
     viewer: Viewer | None = getattr(request.state, "viewer", None)
     text = _environment().get_template(template).render(
         {
@@ -68,7 +69,8 @@ def render(
             "here": page_address(request),
             "notice": NOTICES.get(request.query_params.get("notice", "")),
             "version": __version__,
-            "public": request.app.state.services.settings.public,
+            "has_library": viewer is not None and may_use(settings, viewer.account),
+            "public": settings.public,
             "asset": lambda name: f"{root}/static/{name}?v={assets()[name].digest}",
             **values,
         }
