@@ -36,6 +36,7 @@ NOTICES: Mapping[str, str] = {
     "password": "The password is changed. All other sessions have ended.",
     "queued": "The job is queued.",
     "queue": "The queue is changed.",
+    "registered": "The model is registered. Uploads may choose it.",
     "revoked": "The key is revoked.",
     "signed-out": "You have signed out.",
 }
