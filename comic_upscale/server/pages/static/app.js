@@ -4,7 +4,7 @@
 const root = document.body.dataset.root;
 
 document.querySelectorAll("time[datetime]").forEach(localize);
-document.addEventListener("htmx:afterSwap", (event) => event.detail.target.querySelectorAll("time[datetime]").forEach(localize));
+document.addEventListener("htmx:load", (event) => event.detail.elt.querySelectorAll("time[datetime]").forEach(localize));
 
 function localize(element) {
   const at = new Date(element.dateTime);

@@ -54,7 +54,7 @@
     }
     const { total, done, failed } = job.pages;
     if (job.status !== "running" || !total) return;
-    by("pages").textContent = `${done} of ${total} pages${failed ? `, ${failed} failed` : ""}`;
+    by("pages").textContent = `${done} of ${total} ${state.dataset.things}${failed ? `, ${failed} failed` : ""}`;
     by("progress").value = job.progress;
     expected = done;
     if (!asking) asking = setTimeout(askForPages, 1500);
