@@ -359,7 +359,8 @@ def test_every_page_fits_and_says_nothing_on_the_console(
         "/system",
     )
     pages = [
-        "/", "/try", "/library", "/library?path=Series", "/jobs", "/account", "/password", job, f"{job}/pages/0", f"{job}/read", f"{job}/read?mode=webtoon",
+        "/", "/try", "/library", "/library?path=Series",
+        "/jobs", "/account", "/password", job, f"{job}/pages/0", f"{job}/read", f"{job}/read?mode=webtoon",
         *(f"/admin{each}" for each in admin_pages),
     ]  # fmt: skip
     for page in pages:
