@@ -95,7 +95,7 @@ class Server:
         self.data = folder / "data"
         self._log = (folder / "server.log").open("ab")
         self.process: subprocess.Popen[str] | None = None
-        self.port = 0
+        self.port = self.pages_port = 0
         command = [sys.executable, "-m", "comic_upscale", "server", "key", "create", "--data", str(self.data)]
         self.key = subprocess.check_output([*command, "--name", "bench", "--admin"], text=True).strip()
 
@@ -111,6 +111,7 @@ class Server:
         )  # fmt: skip
         assert self.process.stdout is not None
         lines = [self.process.stdout.readline() for _ in range(3)]
+        self.pages_port = int(re.search(r":(\d+)$", lines[0].strip())[1])  # type: ignore[index]
         self.port = int(re.search(r":(\d+)/docs", lines[1])[1])  # type: ignore[index]
         asyncio.run(_ready(self.port, self.key))
         return time.perf_counter() - began

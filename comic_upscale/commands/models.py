@@ -164,3 +164,28 @@ def path(
             remedy = f"Download it with `comic-upscale models fetch {model.name}`"
             raise WeightsError(f"{file.name} is not on this machine. {REINSTALL if file.bundled else remedy}")
         typer.echo(str(found))
+
+
+@models.command()
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Weights of your own: .pth or .safetensors.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print only JSON.")] = False,
+) -> None:
+    """Load weights of your own as a network, tensors alone, and print what they are."""
+    import json
+
+    from comic_upscale.models.network import load_network
+    from comic_upscale.models.weights import ResolvedWeights, sha256_of
+
+    if not file.is_file():
+        raise WeightsError(
+            f"{file} does not exist or is not a file: give the path of a .pth or .safetensors file"
+        )
+    digest = sha256_of(file)
+    network = load_network(ResolvedWeights(model_name=file.name, path=file, sha256=digest), None)
+    if as_json:
+        found = {"architecture": network.architecture, "native_scale": network.native_scale, "sha256": digest}
+        typer.echo(json.dumps(found))
+        return
+    colors = "RGB" if network.input_channels == 3 else "gray"
+    typer.echo(f"{file}: {network.architecture}, {network.native_scale}x, {colors}, SHA-256 {digest}")

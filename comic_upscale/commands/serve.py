@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -16,9 +18,12 @@ from comic_upscale.settings.options import definitions, pick
 if TYPE_CHECKING:
     from comic_upscale.server.run import Addresses
     from comic_upscale.server.supervisor import WorkerCommand
+    from comic_upscale.server.weights_check import WeightsCheck
 
 SERVER = pick(ServerSettings, *(option.name for option in definitions(ServerSettings)))
 """The options of a server. None is required: the environment may give it."""
+_OF_PROGRAMS = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONPATH", "TMPDIR")
+"""Variables that any program needs."""
 
 
 @takes(given=SERVER, log=LOG)
@@ -44,6 +49,7 @@ def serve(given: Given, log: Given) -> None:
         worker=_worker_command(settings) if settings.role == "all" else None,
         on_ready=lambda addresses: _announce(settings, addresses),
         quoting=Quoting(rates_folder(), own_prices()),
+        weights_check=_weights_check(settings),
     )
     if number:
         raise typer.Exit(128 + number)
@@ -62,6 +68,17 @@ def _worker_command(settings: ServerSettings) -> WorkerCommand:
             for each in value if isinstance(value, tuple) else (value,):
                 arguments += [option.flag, str(each)]
     return WorkerCommand(arguments, worker_environment(settings))
+
+
+def _weights_check(settings: ServerSettings) -> WeightsCheck | None:
+    """Return the check of uploaded weights; None where nothing can load them."""
+    from comic_upscale.server.weights_check import WeightsCheck
+
+    if importlib.util.find_spec("torch") is None:
+        return None
+    environment = {name: os.environ[name] for name in _OF_PROGRAMS if name in os.environ}
+    command = [sys.executable, "-m", "comic_upscale", "models", "check", "--json"]
+    return WeightsCheck(command, environment, settings.data / "check")
 
 
 def _announce(settings: ServerSettings, addresses: Addresses) -> None:

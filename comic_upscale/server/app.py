@@ -29,6 +29,7 @@ from comic_upscale.server.api import (
     opds,
     openapi,
     totp,
+    trials,
     uploads,
 )
 from comic_upscale.server.api.errors import add_error_handlers, error_response
@@ -72,8 +73,8 @@ def create_app(services: Services, *, pages: bool = False) -> FastAPI:
     add_error_handlers(app)
     # "/jobs/events" comes before "/jobs/{job_id}".
     for topic in (
-        uploads, events, jobs, downloads, catalogue, auth, totp, admin, admin_jobs, admin_offered, admin_server, health,
-        compat_convert, compat_a1111, compat_wishes, opds, openapi,
+        uploads, trials, events, jobs, downloads, catalogue, auth, totp, admin, admin_jobs, admin_offered,
+        admin_server, health, compat_convert, compat_a1111, compat_wishes, opds, openapi,
     ):  # fmt: skip
         app.include_router(topic.router, max_body_size=MOST_BODY)
 

@@ -20,6 +20,7 @@ from comic_upscale.server.database.schema import files, idempotency, jobs, now_m
 from comic_upscale.server.files import FileStore
 from comic_upscale.server.idempotency import KEEP_MS
 from comic_upscale.server.jobs import ENDED, delete_job, keys_in_use
+from comic_upscale.server.pictures import LIVE_DATA, LIVE_LIST
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +182,7 @@ def _delete_old_rows(connection: Connection) -> None:
 
 
 def _delete_old_states(connection: Connection) -> list[str]:
-    """Delete the saved states of jobs that have ended, and return the keys of their files."""
+    """Delete what only running jobs need, saved states and live pictures, and return the keys of the files."""
     ended = sa.select(jobs.c.id).where(jobs.c.id == files.c.job_id, jobs.c.status.in_(ENDED))
-    deleted = sa.delete(files).where(files.c.kind == "state", sa.exists(ended))
+    deleted = sa.delete(files).where(files.c.kind.in_(("state", LIVE_LIST, LIVE_DATA)), sa.exists(ended))
     return list(connection.scalars(deleted.returning(files.c.storage_key)))

@@ -135,16 +135,21 @@ def delete_preset(connection: Connection, name: str) -> bool:
     return bool(connection.execute(sa.delete(presets).where(presets.c.name == name)).rowcount)
 
 
-def register_model(connection: Connection, name: str, sha256: str, storage_key: str) -> None:
-    """Register weights that are in the storage.
+def check_new_model(connection: Connection, name: str) -> None:
+    """Check the name of a model that is to be registered.
 
     Raises:
-        SettingsError: the name is not allowed, or taken.
+        SettingsError: it is not allowed, or taken.
     """
     _check_name(name, "model")
     taken = {each.lower() for each in (*CATALOGUE, AUTO_MODEL, *connection.scalars(sa.select(models.c.name)))}
     if name.lower() in taken:
         raise SettingsError(f"there is already a model named {name}: choose another name, such as {name}-2")
+
+
+def register_model(connection: Connection, name: str, sha256: str, storage_key: str) -> None:
+    """Register weights that are in the storage; errors as in `check_new_model`."""
+    check_new_model(connection, name)
     connection.execute(
         sa.insert(models).values(name=name, sha256=sha256, storage_key=storage_key, created_at=now_ms())
     )

@@ -19,6 +19,8 @@ from comic_upscale.server.files import FileStore
 
 LIST, DATA = "pictures", "picturedata"
 """Kinds of files: the list, and the bytes."""
+LIVE_LIST, LIVE_DATA = "livelist", "livedata"
+"""The same for some pages of a job that runs. Their positions pair them, and count up."""
 
 Kind: TypeAlias = Literal["thumb", "before", "after"]
 
@@ -54,6 +56,8 @@ class PagePictures:
     before_size: tuple[int, int] | None = None
     suspect: str | None = None
     """Why the quality gate suspects the page; None if it does not."""
+    note: str | None = None
+    """Something else to say about it."""
 
     def place(self, kind: Kind) -> Place | None:
         """Return where a picture is; None if there is none of that kind."""
@@ -71,6 +75,7 @@ def to_json(pages: Sequence[PagePictures]) -> bytes:
             {
                 "name": page.name, "size": page.size, "thumb": place(page.thumb), "after": place(page.after),
                 "before": place(page.before), "before_size": page.before_size, "suspect": page.suspect,
+                "note": page.note,
             }
             for page in pages
         ],
@@ -99,6 +104,7 @@ def _page(given: Mapping[str, Any]) -> PagePictures:
         before=None if before is None else _place(before),
         before_size=None if before is None else _size(given["before_size"]),
         suspect=None if given["suspect"] is None else str(given["suspect"]),
+        note=None if given.get("note") is None else str(given["note"]),
     )  # fmt: skip
 
 
@@ -118,6 +124,21 @@ def _place(given: Sequence[Any]) -> Place:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveFiles:
+    """Some pages of a job that runs."""
+
+    list: Mapping[str, Any]
+    """The row of the list."""
+    data: Mapping[str, Any]
+    """The row of the bytes."""
+
+    def row_of(self, place: Place) -> Mapping[str, Any] | None:
+        """Return the file that contains a picture; None if it is not among these files."""
+        is_there = place.result is None and place.offset + place.length <= self.data["size"]
+        return self.data if is_there else None
+
+
+@dataclass(frozen=True, slots=True)
 class JobFiles:
     """The stored files of a job, by which places are found."""
 
@@ -126,6 +147,8 @@ class JobFiles:
     data: Mapping[str, Any] | None
     results: Mapping[int, Mapping[str, Any]]
     """Rows by position."""
+    live: Sequence[LiveFiles] = ()
+    """The pages that are done while the job runs, in the order in which they were stored."""
 
     def row_of(self, place: Place) -> Mapping[str, Any] | None:
         """Return the file that contains a picture; None if it is gone, or too short."""
@@ -138,7 +161,11 @@ def files_of_job(connection: Connection, job_id: str) -> JobFiles:
     rows = connection.execute(sa.select(files).where(files.c.job_id == job_id)).mappings().all()
     by_kind = {row["kind"]: dict(row) for row in rows if row["kind"] in (LIST, DATA)}
     results = {row["position"]: dict(row) for row in rows if row["kind"] == "result"}
-    return JobFiles(by_kind.get(LIST), by_kind.get(DATA), results)
+    lists, data = (
+        {row["position"]: dict(row) for row in rows if row["kind"] == kind} for kind in (LIVE_LIST, LIVE_DATA)
+    )
+    live = [LiveFiles(lists[number], data[number]) for number in sorted(lists.keys() & data.keys())]
+    return JobFiles(by_kind.get(LIST), by_kind.get(DATA), results, live)
 
 
 def read_all(store: FileStore, row: Mapping[str, Any]) -> bytes:

@@ -22,6 +22,7 @@ from comic_upscale.server.outbox import Deliver, Outbox, Webhooks
 from comic_upscale.server.services import Quoting, Services, make_folder, open_services
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.server.supervisor import Supervisor, WorkerCommand
+from comic_upscale.server.weights_check import WeightsCheck
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ def serve(
     worker: WorkerCommand | None,
     on_ready: Callable[[Addresses], None],
     quoting: Quoting | None = None,
+    weights_check: WeightsCheck | None = None,
 ) -> int:
     """Serve until a signal, and return the number of the second signal, or 0 after a clean stop.
 
@@ -58,6 +60,7 @@ def serve(
         worker: starts the worker; None where workers are started in another way.
         on_ready: called once the ports are open.
         quoting: prices and measurements of this machine, for estimates.
+        weights_check: checks weights that administrators upload.
 
     Raises:
         SettingsError: a port is taken, an address cannot be used, or the system is Windows.
@@ -66,7 +69,7 @@ def serve(
     """
     make_folder(settings.data)
     with only_server(settings):
-        services = replace(open_services(settings), quoting=quoting)
+        services = replace(open_services(settings), quoting=quoting, weights_check=weights_check)
         try:
             return asyncio.run(_Running(services, worker, on_ready).run())
         finally:

@@ -24,6 +24,7 @@ from comic_upscale.server.secret import load_secrets
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.server.storage import open_files
 from comic_upscale.server.supervisor import Supervisor
+from comic_upscale.server.weights_check import WeightsCheck
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,8 @@ class Services:
     """Lets whoever has it create the first administrator; None if there is one, or a password for one."""
     supervisor: Supervisor | None = None
     """Starts the worker; None where workers are started in another way."""
+    weights_check: WeightsCheck | None = None
+    """Checks weights that administrators upload; None where nothing can load them, so that only workers do."""
     quoting: Quoting | None = None
     """Prices and measurements of this machine for estimates; None for the list prices alone."""
 

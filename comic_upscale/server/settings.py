@@ -249,9 +249,16 @@ class ServerSettings:
     roots: Annotated[
         tuple[str, ...],
         Opt(
-            "A folder of this machine, or s3://bucket/prefix, that jobs of administrators may read and write. Can be "
-            "repeated.",
+            "A folder of this machine, or s3://bucket/prefix, that jobs of administrators may read and write: the "
+            "library. Can be repeated.",
             flags=("--root",), metavar="DIR", panel=STORES,
+        ),
+    ] = ()  # fmt: skip
+    library_users: Annotated[
+        tuple[str, ...],
+        Opt(
+            "Users who may also upscale what is below a --root, such as ann,bob. Administrators always may.",
+            on_command_line=False,
         ),
     ] = ()  # fmt: skip
     rate_limit: Annotated[

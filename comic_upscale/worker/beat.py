@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,6 +28,8 @@ CANCELED, LOST, TIMEOUT, STOPPING = "canceled", "lost", "timeout", "stopping"
 STORE_SECONDS = 1.0
 """Progress is stored this often at most."""
 _LOOK_SECONDS = 0.1
+FAILURES_KEPT = 50
+"""Failed pages that are listed with a job."""
 
 
 class Heartbeat:
@@ -51,6 +54,9 @@ class Heartbeat:
         self._lock = threading.Lock()
         self._progress: dict[str, Any] = {}
         self._pixels = int(claimed.job["pixels"])
+        self._failures: dict[str, Mapping[str, str]] = {
+            each["source"]: each for each in claimed.job.get("failures") or ()
+        }
         self._lines: list[str] = []
         self._ended = threading.Event()
         self._thread = new_thread(self._run, "heartbeat")
@@ -81,17 +87,23 @@ class Heartbeat:
                 f"run of {event.total} pages: {event.done} done before, {event.failed} failed before, "
                 f"{event.todo} to do; model {event.model}, device {event.device or 'none needed'}"
             )
-            self._note(
+            self.note(
                 pages_total=event.total, pages_done=event.done, pages_failed=event.failed, model=event.model,
                 device=event.device,
             )  # fmt: skip
         elif isinstance(event, Progress):
-            self._note(pages_total=event.total, pages_done=event.done, pages_failed=event.failed)
+            self.note(pages_total=event.total, pages_done=event.done, pages_failed=event.failed)
         elif isinstance(event, PageDone):
             self._pixels += event.output_width * event.output_height
-            self._note(pixels=self._pixels)
+            self.note(pixels=self._pixels)
+            if self._failures.pop(event.source, None) is not None:
+                self._note_failures()
         elif isinstance(event, PageFailed):
             self.say(f"{event.source}: {event.kind}: {event.reason}")
+            self._failures[event.source] = {
+                "source": event.source, "kind": event.kind, "reason": event.reason,
+            }  # fmt: skip
+            self._note_failures()
         elif isinstance(event, JobFinished):
             self.say(f"{event.state}: {event.done} pages done, {event.failed} failed, {event.seconds:.1f} s")
             for warning in event.warnings:
@@ -102,7 +114,12 @@ class Heartbeat:
         """Pixels of the outputs that this job has made, by earlier workers too."""
         return self._pixels
 
-    def _note(self, **progress: Any) -> None:
+    def _note_failures(self) -> None:
+        """Show failed pages with their reasons while the job runs."""
+        self.note(failures=list(self._failures.values())[:FAILURES_KEPT])
+
+    def note(self, **progress: Any) -> None:
+        """Store columns of the job with the next beat, such as ``pages_done``."""
         with self._lock:
             if progress.get("pages_done", 0) > self._progress.get("pages_done", 0):
                 self.has_new_page = True

@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from comic_upscale.execution.stop import StopRequest
 from comic_upscale.jobs.service import JobService
 from comic_upscale.library.sorting import natural_key
 from comic_upscale.models.catalogue import CATALOGUE
-from comic_upscale.server import jobs, log_context, queue
+from comic_upscale.server import jobs, log_context, queue, trials
 from comic_upscale.server.buckets import (
     BucketFolder,
     FetchStoppedError,
@@ -56,12 +57,15 @@ from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.options import definitions
 from comic_upscale.settings.paths import MARKER_FOLDER
 from comic_upscale.settings.processing import AUTO_MODEL, ProcessingSettings
-from comic_upscale.worker.beat import CANCELED, LOST, STOPPING, Heartbeat
+from comic_upscale.worker.beat import CANCELED, FAILURES_KEPT, LOST, STOPPING, Heartbeat
 from comic_upscale.worker.crashes import DEATHS, PAGES_IN_A_ROW, CrashWatch
 from comic_upscale.worker.engines import EngineCache
+from comic_upscale.worker.live_pictures import LivePictures, delete_live
 from comic_upscale.worker.members import Member, find_members
 from comic_upscale.worker.pictures import store_pictures
+from comic_upscale.worker.reports import store_report
 from comic_upscale.worker.saved_state import SavedState, delete_state, take_results
+from comic_upscale.worker.trial_job import Tried, Untried, make_pages, run_model, store_trial, with_score
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +73,6 @@ _ONE_AFTER_ANOTHER = (
     f"{PAGES_IN_A_ROW} pages in a row each ended {DEATHS} workers, so the job was set aside. The fault is probably not "
     "with the pages; the log of the server has more. Requeue the job to try again."
 )
-FAILURES_KEPT = 50
-"""Failed pages that are listed with a job."""
 HANG_SECONDS = 60.0
 """How long a job may take to stop after its timeout."""
 
@@ -141,6 +143,7 @@ class JobRunner:
         finally:
             self._job_id = self._beat = None
         if is_settled:
+            delete_live(self._database, self._files, claimed.job_id)
             if self._settings.has_shared_storage:
                 delete_state(self._database, self._files, claimed.job_id)
             shutil.rmtree(folder, ignore_errors=True)
@@ -157,8 +160,11 @@ class JobRunner:
                 return True
             if watch.has_suspects:
                 self._write(lambda connection: queue.excuse_attempt(connection, claimed))
+            if models := trials.models_of(claimed.job):
+                return self._run_trial(claimed, folder, beat, settings, models)
             opener = partial(self._engines.open_engines, first=claimed.job["lane"] == "interactive")
-            with self._saving(claimed, folder) as saved, contextlib.closing(watch):
+            live = LivePictures(self._database, self._files, claimed, settings.output)
+            with self._saving(claimed, folder) as saved, contextlib.closing(watch), live:
                 finished = self._service.run(
                     settings, on_event=beat.take, stop=beat.stop, open_engines=opener, watch=watch
                 )
@@ -168,7 +174,7 @@ class JobRunner:
         except FetchStoppedError:
             return self._settle_stop(claimed, beat.stop.kind, beat.stop.reason)
         except (InputError, SettingsError) as error:
-            code, message = _code(error), _public(error, folder)
+            code, message = _code(error), _public(str(error), folder)
             beat.say(f"failed: {message}")
             self._write(lambda connection: queue.fail(connection, claimed, code, message))
             return True
@@ -185,7 +191,7 @@ class JobRunner:
             if isinstance(error, DeviceError):
                 # A device that failed may be unusable for the rest of this process; the next worker is a new one.
                 self._stop.request("the device failed")
-            code, message = _code(error), _public(error, folder)
+            code, message = _code(error), _public(str(error), folder)
             beat.say(f"may pass: {code}: {message}")
             return not self._database.write(
                 lambda connection: queue.retry(connection, claimed, code, message)
@@ -208,6 +214,63 @@ class JobRunner:
             return not self._database.write(
                 lambda connection: queue.retry(connection, claimed, "internal", message)
             )
+
+    def _run_trial(
+        self, claimed: queue.Claim, folder: Path, beat: Heartbeat, settings: JobSettings, models: list[str]
+    ) -> bool:
+        """Run a trial, and return whether it is settled for good. Each result is shown as it comes."""
+        live = LivePictures(self._database, self._files, claimed, folder / "out")
+        live.remember()
+        tried: list[Tried] = []
+        untried: list[Untried] = []
+        began = time.monotonic()
+        for number, model in enumerate(models):
+            done = self._run_model(beat, settings, model, folder / f"out-{number}")
+            if done is None:
+                return self._settle_stop(claimed, beat.stop.kind, beat.stop.reason)
+            if isinstance(done, Untried):
+                untried.append(replace(done, reason=_public(done.reason, folder)))
+            else:
+                tried.append(done)
+                live.store(lambda blob: make_pages(tried[-1:], blob))
+            beat.note(
+                pages_total=len(models), pages_done=len(tried), pages_failed=len(untried),
+                failures=[each.as_failure() for each in untried], device=done.device or None,
+            )  # fmt: skip
+        result = queue.Result(
+            pages_total=len(models), pages_done=len(tried), pages_failed=len(untried),
+            failures=[each.as_failure() for each in untried], model=", ".join(models)[:200],
+            device=next((each.device for each in tried if each.device), None),
+            seconds=round(time.monotonic() - began, 3), pixels=sum(each.pixels for each in tried),
+        )  # fmt: skip
+        if not tried:
+            self._write(
+                lambda connection: queue.fail(connection, claimed, "no_page", untried[0].reason, result)
+            )
+            return True
+        stored, pictures = store_trial(self._files, claimed.job_id, claimed.fence, tried)
+        try:
+            members: list[list[Member] | None] = [None] * len(stored)
+            self._write(lambda connection: _complete(connection, claimed, stored, members, pictures, result))
+        except BaseException:
+            self._discard([*stored, *pictures])
+            raise
+        return True
+
+    def _run_model(
+        self, beat: Heartbeat, settings: JobSettings, model: str, output: Path
+    ) -> Tried | Untried | None:
+        try:
+            own = replace(settings, model=self._model(model), output=output)
+        except SettingsError as error:
+            return Untried(model=model, kind="settings", reason=str(error))
+        opener = partial(self._engines.open_engines, first=True)
+        done = run_model(
+            model, own,
+            lambda each, listen, stop: self._service.run(each, on_event=listen, stop=stop, open_engines=opener),
+            beat.stop,
+        )  # fmt: skip
+        return done if done is None or isinstance(done, Untried) else with_score(done, own, opener)
 
     def _prepare(self, claimed: queue.Claim, folder: Path, beat: Heartbeat) -> JobSettings:
         """Put the originals into the folder of the job, and return the settings of the run.
@@ -349,13 +412,13 @@ class JobRunner:
             self._write(lambda connection: queue.fail(connection, claimed, "no_page", reason, result))
             return True
         if claimed.job["input"] is not None:
-            # Its results are where the job says, not in the storage.
+            # Its results are where the job says, not in the storage. Its report is shown.
             if is_address(claimed.job["output"]):
                 place = find_in_bucket(self._settings.root_buckets, claimed.job["output"])
                 output = folder / "out"
                 names = [path.relative_to(output).as_posix() for path in _outputs(output)]
                 BucketFolder(self._settings, place).put(output, names)
-            self._write(lambda connection: queue.complete(connection, claimed, result))
+            self._complete_folder(claimed, Path(finished.output), result)
             return True
         self._store(claimed, folder / "out", result, saved)
         return True
@@ -400,6 +463,20 @@ class JobRunner:
             raise OutputError(f"the results cannot be read: {error.strerror or error}") from error
         except BaseException:
             self._discard([*stored, *pictures])
+            raise
+
+    def _complete_folder(self, claimed: queue.Claim, output: Path, result: queue.Result) -> None:
+        try:
+            report = store_report(self._files, f"reports/{claimed.job_id}/{claimed.fence}", output)
+        except Exception:
+            # The job is complete without it, too.
+            log.exception("job %s: no report", claimed.job_id)
+            report = None
+        others = [] if report is None else [report]
+        try:
+            self._write(lambda connection: _complete(connection, claimed, [], [], others, result))
+        except BaseException:
+            self._discard(others)
             raise
 
     def _pictures(
@@ -480,7 +557,10 @@ def _complete(
         ("result", number, name, file, pages)
         for number, ((name, file), pages) in enumerate(zip(stored, members, strict=True))
     ]
-    rows += [(kind, 0, kind, file, None) for kind, file in pictures]
+    # The name of a report is the hash of its script.
+    rows += [("report" if kind.endswith("=") else kind, 0, kind, file, None) for kind, file in pictures]
+    if not rows:
+        return
     connection.execute(
         sa.insert(files_table),
         [
@@ -525,9 +605,8 @@ def _code(error: ComicUpscaleError) -> str:
     return type(error).__name__.removesuffix("Error").lower()
 
 
-def _public(error: Exception, folder: Path) -> str:
+def _public(message: str, folder: Path) -> str:
     """Return the message of an error without the folders of this machine."""
-    message = str(error)
     for part in ("in", "out"):
         message = message.replace(f"{folder / part}/", "").replace(str(folder / part), "the upload")
     return message.replace(str(folder), "the job")

@@ -8,7 +8,7 @@ import struct
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,11 @@ class _Result:
     """Whether the bytes are in the file as they are, not packed."""
     member: str | None
 
+    @property
+    def place(self) -> Place | None:
+        """Where the bytes are, if a browser can be sent them from there; the type is not known yet."""
+        return Place(self.position, self.offset, self.length, "") if self.is_plain else None
+
     def read(self) -> bytes:
         if self.member is not None and not self.is_plain:
             with zipfile.ZipFile(self.path) as archive:
@@ -93,10 +98,13 @@ def store_pictures(
     by_name = {name: row for row in rows if (name := outputs.file_of(row)) is not None}
     pages: list[PagePictures] = []
     with closing(Sources(job, stores.sources)) as sources, store.create(f"{prefix}-data") as writer:
-        blob = _Blob(writer)
+        blob = Blob(writer)
         for result in _pages(output, results):
             try:
-                pages.append(_make(result, by_name.get(result.name), sources, blob))
+                row = by_name.get(result.name)
+                pages.append(
+                    make_pictures(result.name, result.read(), row, sources, blob, place=result.place)
+                )
             except (PageError, OSError, zipfile.BadZipFile, ValueError) as error:
                 log.warning("no pictures of %s: %s", result.name, error)
             if len(pages) >= MOST_PAGES:
@@ -112,17 +120,18 @@ def store_pictures(
     return [("pictures", listed), ("picturedata", data)]
 
 
-class _Blob:
-    """The file of pictures, one after another."""
+class Blob:
+    """A file of pictures, one after another."""
 
     def __init__(self, writer: FileWriter) -> None:
         self._writer = writer
-        self._size = 0
+        self.size = 0
 
     def add(self, data: bytes, media_type: str) -> Place:
+        """Append a picture, and return its place."""
         self._writer.write(data)
-        place = Place(None, self._size, len(data), media_type)
-        self._size += len(data)
+        place = Place(None, self.size, len(data), media_type)
+        self.size += len(data)
         return place
 
 
@@ -151,30 +160,49 @@ def _members(volume: str, position: int, path: Path) -> Iterator[_Result]:
             )  # fmt: skip
 
 
-def _make(result: _Result, row: Mapping[str, Any] | None, sources: Sources, blob: _Blob) -> PagePictures:
-    """Make the pictures of a page. Without a row, the result is a page that was not upscaled."""
-    after = result.read()
+def make_pictures(
+    name: str,
+    after: bytes,
+    row: Mapping[str, Any] | None,
+    sources: Sources,
+    blob: Blob,
+    *,
+    place: Place | None = None,
+) -> PagePictures:
+    """Make the pictures of a page, and append them to a file.
+
+    Args:
+        name: of the page; that of its source counts if there is a row.
+        after: the result, an image file.
+        row: of `read_done_pages`; None for a page that was not upscaled.
+        sources: of the job.
+        blob: the file.
+        place: where the result is among the results, so that it is not stored twice; None to append it.
+
+    Raises:
+        PageError: an image cannot be read or decoded.
+    """
     source = None if row is None else sources.read(row)
     shown = _upright(source if source is not None else after)
     media_type = media_type_of(after)
     size = shown.size if row is None else (int(row["output_width"]), int(row["output_height"]))
     small = shown.copy()
     small.thumbnail(THUMB, Image.Resampling.LANCZOS)
-    if media_type is not None and result.is_plain:
-        place = Place(result.position, result.offset, result.length, media_type)
-    elif media_type is not None:
-        place = blob.add(after, media_type)
+    if media_type is None:
+        shown_after = blob.add(_webp(_upright(after), 90), "image/webp")
+    elif place is not None:
+        shown_after = replace(place, media_type=media_type)
     else:
-        place = blob.add(_webp(_upright(after), 90), "image/webp")
+        shown_after = blob.add(after, media_type)
     before = None
     if source is not None:
         kind = media_type_of(source)
         before = blob.add(_webp(shown, 92), "image/webp") if kind is None else blob.add(source, kind)
     return PagePictures(
-        name=result.name if row is None else str(row["source"]),
+        name=name if row is None else str(row["source"]),
         size=size,
         thumb=blob.add(_webp(small, 80), "image/webp"),
-        after=place,
+        after=shown_after,
         before=before,
         before_size=None if before is None else shown.size,
         suspect=None if row is None else row.get("suspect") or None,

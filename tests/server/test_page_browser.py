@@ -84,7 +84,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     if CHROMIUM is None or DRIVER is None:
         pytest.skip("no browser: apt-get install chromium chromium-driver")
     home = tmp_path_factory.mktemp("pages")
-    server = RunningServer(home / "data", home, "--device", "cpu", "--worker-idle-timeout", "60")
+    draw(home / "library" / "Series" / "Book 1" / "1.png", 1, size=(40, 60))
+    roots = "--root", home / "library"
+    server = RunningServer(home / "data", home, "--device", "cpu", "--worker-idle-timeout", "60", *roots)
     server.start()
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
@@ -357,7 +359,8 @@ def test_every_page_fits_and_says_nothing_on_the_console(
         "/system",
     )
     pages = [
-        "/", "/jobs", "/account", "/password", job, f"{job}/pages/0", f"{job}/read", f"{job}/read?mode=webtoon",
+        "/", "/try", "/library", "/library?path=Series",
+        "/jobs", "/account", "/password", job, f"{job}/pages/0", f"{job}/read", f"{job}/read?mode=webtoon",
         *(f"/admin{each}" for each in admin_pages),
     ]  # fmt: skip
     for page in pages:

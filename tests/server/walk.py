@@ -95,6 +95,8 @@ def walk(services: Services, paths: Mapping[str, Any]) -> Walk:
         call("DELETE", "/api/upscale", json={"filepath": "old.png"})
         call("POST", "/enhance", files={"files": ("photo.png", PNG)}, data={"face_enhance": "true"})
         call("POST", "/api/upscale/esrgan", files={"image": ("a.png", PNG)}, data={"target_width": "2000"})
+        models = {"models": "comic-compact-x3,realesr-animevideov3"}
+        call("POST", "/api/v1/trials", files=files, data=models)
         call("POST", "/sdapi/v1/interrupt")
         call("POST", "/sdapi/v1/options", json={"samples_format": "png"})
         call("GET", "/api/v1/admin/audit")

@@ -75,7 +75,7 @@ def test_an_error_of_any_kind_stops_the_job(services: Services) -> None:
     add(services.database)
     held = taken(services.database)
     with Heartbeat(services.database, held, StopRequest(), None) as heart:
-        heart._note(no_such_column=1)
+        heart.note(no_such_column=1)
         wait_for(lambda: heart.stop.requested, seconds=PATIENCE / 4)
     assert heart.stop.kind == LOST
 

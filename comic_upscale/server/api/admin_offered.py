@@ -112,7 +112,7 @@ async def list_models(services: Server, admin: AdminAccount) -> dict[str, Any]:
 async def register_model(request: Request, services: Server, admin: AdminAccount) -> dict[str, Any]:
     """Store the weights of a model under a name, and record their hash. Requests may then choose it.
 
-    Only workers load the file, and they load tensors alone: weights never run code.
+    A child process loads the file first, tensors alone: weights never run code. What is no network is refused.
     """
     model_id = new_id()
     limits = Limits(
@@ -128,6 +128,11 @@ async def register_model(request: Request, services: Server, admin: AdminAccount
         file = stored[0]
         if wanted and wanted.lower() != file.sha256:
             raise FieldError("sha256", f"the file has another hash: {file.sha256}")
+        # A name that cannot be used is said before the check, which takes seconds.
+        await services.database.read_async(lambda connection: offered.check_new_model(connection, name))
+        checked = None
+        if services.weights_check is not None:
+            checked = await services.weights_check.check(services.files, file.key)
 
         def write(connection: Connection) -> None:
             offered.register_model(connection, name, file.sha256, file.key)
@@ -138,7 +143,13 @@ async def register_model(request: Request, services: Server, admin: AdminAccount
         await asyncio.to_thread(discard_files, services.database, services.files, stored)
         raise
     await services.live.refresh(now=True)
-    return {"name": name, "sha256": file.sha256, "size": file.size}
+    return {
+        "name": name,
+        "sha256": file.sha256,
+        "size": file.size,
+        "architecture": None if checked is None else checked.architecture,
+        "native_scale": None if checked is None else checked.native_scale,
+    }
 
 
 @router.post(

@@ -105,7 +105,9 @@ async def show_models(request: Request, services: Server, admin: Admin) -> Respo
     used = await services.database.read_async(read)
     listed = await admin_offered.list_models(services, admin.account)
     presets = await admin_offered.list_presets(services, admin.account)
-    return render(request, "models.html", **listed, **presets, used=used)
+    return render(
+        request, "models.html", **listed, **presets, used=used, most_bytes=admin_offered.MOST_MODEL_BYTES
+    )
 
 
 @router.post("/models/again")

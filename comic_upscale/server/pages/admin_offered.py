@@ -24,6 +24,13 @@ _FIELDS = ("factor", "model", "denoise", "format", "quality", "gray")
 """Options that the form for a preset has."""
 
 
+@router.post("/models/{name}/delete")
+async def delete_model(request: Request, services: Server, admin: Admin, name: str) -> Response:
+    """Delete a model that was registered here, with its weights."""
+    await admin_offered.delete_model(services, admin.account, name)
+    return go_to(request, "/admin/models", "changed")
+
+
 @router.post("/models/{name}/{action}")
 async def change_model(
     request: Request,

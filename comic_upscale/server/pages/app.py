@@ -19,6 +19,8 @@ from comic_upscale.server.pages import (
     admin_people,
     assets,
     jobs,
+    library,
+    trials,
     upload,
     viewing,
 )
@@ -34,6 +36,8 @@ ROUTERS = (
     upload.router,
     jobs.router,
     viewing.router,
+    library.router,
+    trials.router,
     account.router,
     admin.router,
     admin_people.router,

@@ -17,15 +17,17 @@ from comic_upscale.server.api.errors import ApiError
 from comic_upscale.server.api.uploads import check_open
 from comic_upscale.server.estimates import seconds_until_done
 from comic_upscale.server.jobs import Status, job_json
+from comic_upscale.server.library import may_use
 from comic_upscale.server.links import Link
 from comic_upscale.server.pages.access import CurrentViewer, Person, Viewer
 from comic_upscale.server.pages.render import go_to, render, wants_part
-from comic_upscale.server.pages.viewing import find_pictures, shared_job
+from comic_upscale.server.pages.viewing import find_live, find_pictures, read_files, shared_job
 from comic_upscale.server.params import read_changes
 from comic_upscale.server.pictures import PagePictures
 from comic_upscale.server.quotas import check_quotas
 from comic_upscale.server.search import find_jobs, with_pictures
 from comic_upscale.server.services import Services
+from comic_upscale.server.trials import models_of
 
 router = APIRouter()
 
@@ -37,6 +39,7 @@ SHOWN_AT_ONCE = 120
 Filter = Annotated[Status | None, Query()]
 Text = Annotated[str, Query(max_length=128)]
 Cursor = Annotated[str | None, Query(max_length=200)]
+Number = Annotated[int, Query(ge=0, le=100_000)]
 Part = Annotated[int, Query(ge=1, le=10_000)]
 
 
@@ -130,17 +133,54 @@ async def job_page(
         is_shared: whether the viewer has no account, but a link: then nothing can be changed.
     """
     state = await services.database.read_async(lambda connection: _state(connection, row))
-    pages = await find_pictures(services, row["id"])
+    files = await read_files(services, row["id"])
+    live = [found.page for found in await find_live(services, files)]
+    pages = live or await find_pictures(services, row["id"])
     shown = suspects_first(pages)
     first = (part - 1) * SHOWN_AT_ONCE
     models = (
         {"models": []} if is_shared else await catalogue.list_models(services, request.state.viewer.account)
     )
+    template = "job_state.html" if wants_part(request) else "trial.html" if models_of(row) else "job.html"
+    if models_of(row):
+        shown = list(enumerate(pages))
     return render(
-        request, "job_state.html" if wants_part(request) else "job.html", **state, base=base,
+        request, template, **state, base=base, factor=_factor(row),
         is_shared=is_shared, pages=shown[first : first + SHOWN_AT_ONCE], page_count=len(pages), part=part,
         parts=-(-len(pages) // SHOWN_AT_ONCE), suspects=sum(page.suspect is not None for page in pages),
-        models=models["models"], shared=None,
+        models=models["models"], mark="?live=true" if live else "",
+    )  # fmt: skip
+
+
+@router.get("/jobs/{job_id}/new")
+async def show_new_pages(
+    request: Request, services: Server, viewer: CurrentViewer, job_id: str, after: Number = 0
+) -> Response:
+    """Show the pages of a running job that came after some number of them, for the script of its page."""
+    row = await jobs_api.own_job(services, viewer.account, job_id)
+    return await _new_pages(request, services, row, after, f"/jobs/{job_id}")
+
+
+@router.get("/shared/{token}/new")
+async def show_new_shared_pages(
+    request: Request, services: Server, token: str, after: Number = 0
+) -> Response:
+    """Show the new pages of a shared job; as `show_new_pages`."""
+    row = await shared_job(services, token)
+    return await _new_pages(request, services, row, after, f"/shared/{token}")
+
+
+async def _new_pages(
+    request: Request, services: Services, row: Mapping[str, Any], after: int, base: str
+) -> Response:
+    found = await find_live(services, await read_files(services, row["id"]))
+    pages = [each.page for each in found]
+    if len(pages) <= after:
+        return Response(status_code=204)
+    shown = list(enumerate(pages))[after : after + SHOWN_AT_ONCE]
+    return render(
+        request, "new_panes.html" if models_of(row) else "new_pages.html", base=base, pages=shown,
+        mark="?live=true", factor=_factor(row), is_shared=base.startswith("/shared/"),
     )  # fmt: skip
 
 
@@ -180,8 +220,8 @@ async def run_again(
 
     def write(connection: Connection) -> str:
         row = jobs_api.own_row(connection, account, job_id)
-        if row["input"] is not None:
-            require(account, "admin")
+        if row["input"] is not None and not (account.is_admin or may_use(services.settings, account)):
+            raise ApiError(403, "forbidden", "Jobs over folders of the server are for users of its library.")
         if not account.is_admin:
             check_quotas(connection, account, 0)
         new = requeue.requeue(connection, row, changes)
@@ -208,6 +248,12 @@ async def share_job(request: Request, services: Server, person: Person, job_id: 
     return render(request, "share.html", job=row, path=f"/shared/{token}")
 
 
+def _factor(row: Mapping[str, Any]) -> str:
+    """Return the factor of a job for a form; empty if its size is given in another way."""
+    kind, _, text = str(row["params"].get("size") or "").partition(" ")
+    return text if kind == "scale" else ""
+
+
 def suspects_first(pages: Sequence[PagePictures]) -> list[tuple[int, PagePictures]]:
     """Return pages with their numbers, those that the quality gate suspects first."""
     return sorted(enumerate(pages), key=lambda each: (each[1].suspect is None, each[0]))
@@ -223,6 +269,7 @@ def _state(connection: Connection, row: Mapping[str, Any]) -> dict[str, Any]:
         "shown": job_json(connection, row),
         "originals": originals,
         "results": results,
+        "has_report": bool(jobs.files_of(connection, "report", job_id=row["id"])),
         "has_pictures": found.list is not None,
         "wait": seconds_until_done(connection, row) if waits else None,
     }

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from comic_upscale.server.api.access import root_of
 from comic_upscale.server.jobs import iso
+from comic_upscale.server.library import may_use
 from comic_upscale.server.pages.access import Viewer, page_address
 from comic_upscale.server.pages.assets import assets
 from comic_upscale.server.params import ALLOWED
@@ -35,6 +36,7 @@ NOTICES: Mapping[str, str] = {
     "password": "The password is changed. All other sessions have ended.",
     "queued": "The job is queued.",
     "queue": "The queue is changed.",
+    "registered": "The model is registered. Uploads may choose it.",
     "revoked": "The key is revoked.",
     "signed-out": "You have signed out.",
 }
@@ -58,7 +60,7 @@ def render(
         headers: of the HTTP response.
         values: for the template.
     """
-    root = root_of(request)
+    root, settings = root_of(request), request.app.state.services.settings
     viewer: Viewer | None = getattr(request.state, "viewer", None)
     text = _environment().get_template(template).render(
         {
@@ -68,7 +70,8 @@ def render(
             "here": page_address(request),
             "notice": NOTICES.get(request.query_params.get("notice", "")),
             "version": __version__,
-            "public": request.app.state.services.settings.public,
+            "has_library": viewer is not None and may_use(settings, viewer.account),
+            "public": settings.public,
             "asset": lambda name: f"{root}/static/{name}?v={assets()[name].digest}",
             **values,
         }
@@ -152,6 +155,10 @@ def number_text(number: float | None) -> str:
 def options_text(params: Mapping[str, Any]) -> str:
     """Return the size, the model and the format of a job, and the options that are not as usual, in a line."""
     order = ("size", "model", "format")
+    if tried := params.get("try_models"):
+        return ", ".join(
+            filter(None, (str(params.get("size") or ""), f"trial of {', '.join(map(str, tried))}"))
+        )
     named = [str(params[name]) for name in order if params.get(name) not in (None, "auto", "")]
     usual = _defaults()
     rest = [

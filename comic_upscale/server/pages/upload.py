@@ -26,7 +26,13 @@ EXTENSIONS = sorted(IMAGE_EXTENSIONS | ARCHIVE_EXTENSIONS)
 
 
 @router.get("/")
-async def show_upload(request: Request, services: Server, viewer: CurrentViewer) -> Response:
+async def show_upload(
+    request: Request,
+    services: Server,
+    viewer: CurrentViewer,
+    model: Annotated[str, Query(max_length=128)] = "",
+    factor: Annotated[str, Query(max_length=16)] = "",
+) -> Response:
     """Show the form for an upload, with the limits that it will meet."""
     user_id = viewer.account.user_id
 
@@ -45,7 +51,8 @@ async def show_upload(request: Request, services: Server, viewer: CurrentViewer)
     presets = await catalogue.list_presets(services, viewer.account)
     models = await catalogue.list_models(services, viewer.account)
     return render(
-        request, "upload.html", **state, factors=FACTORS, presets=presets["presets"], models=models["models"],
+        request, "upload.html", **state, chosen_model=model, chosen_factor=factor if factor in FACTORS else "2.5",
+        factors=FACTORS, presets=presets["presets"], models=models["models"],
         formats=_choices("format"), grays=_choices("gray"), extensions=settings.accepted_types or EXTENSIONS,
         max_bytes=settings.max_upload_size, max_files=settings.max_files,
         is_full=free is not None and free < settings.min_free_disk,

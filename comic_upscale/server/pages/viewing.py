@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -19,8 +20,8 @@ from comic_upscale.server.api.errors import ApiError, not_found
 from comic_upscale.server.jobs import find_job
 from comic_upscale.server.links import LinkError, LinkExpiredError
 from comic_upscale.server.pages.access import CurrentViewer
-from comic_upscale.server.pages.render import render
-from comic_upscale.server.pictures import JobFiles, Kind, PagePictures
+from comic_upscale.server.pages.render import go_to, render
+from comic_upscale.server.pictures import JobFiles, Kind, LiveFiles, PagePictures
 from comic_upscale.server.services import Services
 
 router = APIRouter()
@@ -34,15 +35,38 @@ _HEADERS = {
     "Content-Security-Policy": "sandbox; default-src 'none'",
     "X-Content-Type-Options": "nosniff",
 }
-_KEPT = 64
+_KEPT = 256
 _lists: OrderedDict[str, tuple[PagePictures, ...]] = OrderedDict()
 """The lists that were read last, by the hash of their content."""
 
 
+Live = Annotated[bool, Query()]
+"""Whether a page of a job that runs is meant. Its number is another one, so an address never changes its picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A page, and the files that its places are in."""
+
+    page: PagePictures
+    files: JobFiles | LiveFiles
+
+
+async def find_live(services: Services, files: JobFiles) -> list[_Found]:
+    """Return the pages that are done while a job runs, in the order in which they were stored."""
+    if files.list is not None:
+        return []
+    return [_Found(page, each) for each in files.live for page in await _read_list(services, each.list)]
+
+
+async def read_files(services: Services, job_id: str) -> JobFiles:
+    """Return the stored files of a job by which its pictures are found."""
+    return await services.database.read_async(lambda connection: pictures.files_of_job(connection, job_id))
+
+
 async def find_pictures(services: Services, job_id: str) -> tuple[PagePictures, ...]:
     """Return the pages of a job that have pictures, in the order of a reader; none before the job is complete."""
-    files = await services.database.read_async(lambda connection: pictures.files_of_job(connection, job_id))
-    return await _read_list(services, files)
+    return await _read_list(services, (await read_files(services, job_id)).list)
 
 
 async def shared_job(services: Services, token: str) -> Mapping[str, Any]:
@@ -67,36 +91,44 @@ async def shared_job(services: Services, token: str) -> Mapping[str, Any]:
 
 @router.get("/jobs/{job_id}/pictures/{number}/{kind}")
 async def send_own_picture(
-    request: Request, services: Server, viewer: CurrentViewer, job_id: str, number: int, kind: Kind
+    request: Request,
+    services: Server,
+    viewer: CurrentViewer,
+    job_id: str,
+    number: int,
+    kind: Kind,
+    live: Live = False,
 ) -> Response:
     """Send a picture of a page of a job."""
     row = await jobs_api.own_job(services, viewer.account, job_id)
-    return await _send_picture(request, services, row["id"], number, kind)
+    return await _send_picture(request, services, row["id"], number, kind, live)
 
 
 @router.get("/shared/{token}/pictures/{number}/{kind}")
 async def send_shared_picture(
-    request: Request, services: Server, token: str, number: int, kind: Kind
+    request: Request, services: Server, token: str, number: int, kind: Kind, live: Live = False
 ) -> Response:
     """Send a picture of a page of a shared job."""
     row = await shared_job(services, token)
-    return await _send_picture(request, services, row["id"], number, kind)
+    return await _send_picture(request, services, row["id"], number, kind, live)
 
 
 @router.get("/jobs/{job_id}/pages/{number}")
 async def compare_own(
-    request: Request, services: Server, viewer: CurrentViewer, job_id: str, number: int
+    request: Request, services: Server, viewer: CurrentViewer, job_id: str, number: int, live: Live = False
 ) -> Response:
     """Show a page before and after."""
     row = await jobs_api.own_job(services, viewer.account, job_id)
-    return await _compare(request, services, row, number, f"/jobs/{job_id}")
+    return await _compare(request, services, row, number, f"/jobs/{job_id}", live)
 
 
 @router.get("/shared/{token}/pages/{number}")
-async def compare_shared(request: Request, services: Server, token: str, number: int) -> Response:
+async def compare_shared(
+    request: Request, services: Server, token: str, number: int, live: Live = False
+) -> Response:
     """Show a page of a shared job before and after."""
     row = await shared_job(services, token)
-    return await _compare(request, services, row, number, f"/shared/{token}")
+    return await _compare(request, services, row, number, f"/shared/{token}", live)
 
 
 @router.get("/jobs/{job_id}/read")
@@ -124,14 +156,22 @@ async def read_shared(
 
 
 async def _compare(
-    request: Request, services: Services, row: Mapping[str, Any], number: int, base: str
+    request: Request, services: Services, row: Mapping[str, Any], number: int, base: str, live: bool
 ) -> Response:
-    pages = await find_pictures(services, row["id"])
+    files = await read_files(services, row["id"])
+    if live:
+        pages = [found.page for found in await find_live(services, files)]
+        if not pages:
+            # The job has ended meanwhile, and its pages have other numbers.
+            return go_to(request, base)
+    else:
+        pages = list(await _read_list(services, files.list))
     if not 0 <= number < len(pages):
         raise not_found("page of this job")
     return render(
-        request, "compare.html", job=row, base=base, number=number, page=pages[number], count=len(pages)
-    )
+        request, "compare.html", job=row, base=base, number=number, page=pages[number], count=len(pages),
+        mark="?live=true" if live else "",
+    )  # fmt: skip
 
 
 async def _read(
@@ -154,12 +194,17 @@ async def _read(
 
 
 async def _send_picture(
-    request: Request, services: Services, job_id: str, number: int, kind: Kind
+    request: Request, services: Services, job_id: str, number: int, kind: Kind, live: bool
 ) -> Response:
-    files = await services.database.read_async(lambda connection: pictures.files_of_job(connection, job_id))
-    pages = await _read_list(services, files)
-    place = pages[number].place(kind) if 0 <= number < len(pages) else None
-    row = None if place is None else files.row_of(place)
+    files = await read_files(services, job_id)
+    found = (
+        await find_live(services, files)
+        if live
+        else [_Found(page, files) for page in await _read_list(services, files.list)]
+    )
+    shown = found[number] if 0 <= number < len(found) else None
+    place = None if shown is None else shown.page.place(kind)
+    row = None if shown is None or place is None else shown.files.row_of(place)
     if place is None or row is None:
         raise not_found("picture")
     headers = {**_HEADERS, "ETag": f'"{row["sha256"][:32]}-{place.offset}"'}
@@ -171,8 +216,7 @@ async def _send_picture(
     return StreamingResponse(content, headers=headers, media_type=place.media_type)
 
 
-async def _read_list(services: Services, files: JobFiles) -> tuple[PagePictures, ...]:
-    row = files.list
+async def _read_list(services: Services, row: Mapping[str, Any] | None) -> tuple[PagePictures, ...]:
     if row is None:
         return ()
     digest = row["sha256"]

@@ -4,7 +4,7 @@
 const root = document.body.dataset.root;
 
 document.querySelectorAll("time[datetime]").forEach(localize);
-document.addEventListener("htmx:afterSwap", (event) => event.detail.target.querySelectorAll("time[datetime]").forEach(localize));
+document.addEventListener("htmx:load", (event) => event.detail.elt.querySelectorAll("time[datetime]").forEach(localize));
 
 function localize(element) {
   const at = new Date(element.dateTime);
@@ -39,7 +39,7 @@ if (theme) {
 }
 
 document.addEventListener("submit", (event) => {
-  const question = event.target.dataset.confirm;
+  const question = event.submitter?.dataset.confirm || event.target.dataset.confirm;
   if (question && !window.confirm(question)) event.preventDefault();
 });
 

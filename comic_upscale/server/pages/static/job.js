@@ -8,6 +8,37 @@
 
   const seconds = (count) => count < 60 ? `${Math.round(count)} s` : count < 3600 ? `${Math.round(count / 60)} min` : `${(count / 3600).toFixed(1)} h`;
 
+  // The pages come a little later than their number: they are asked for until all are here.
+  let expected = 0, asking = 0;
+  async function askForPages() {
+    asking = 0;
+    const section = document.getElementById("pictures"), grid = section.querySelector(".grid");
+    const count = Number(section.dataset.count);
+    if (document.hidden) { asking = setTimeout(askForPages, 3000); return; }
+    try {
+      const answer = await fetch(`${section.dataset.new}?after=${count}`, { headers: { "HX-Request": "true" } });
+      if (answer.status === 200) {
+        const box = document.createElement("template");
+        box.innerHTML = await answer.text();
+        const items = [...box.content.querySelectorAll("li")];
+        section.dataset.count = String(count + items.length);
+        section.hidden = false;
+        for (const item of items) {
+          // Suspect ones come first, then the latest.
+          const suspects = grid.querySelectorAll("[data-suspect]"), last = suspects[suspects.length - 1];
+          if ("append" in item.dataset) grid.append(item);
+          else if ("suspect" in item.dataset || !last) grid.prepend(item);
+          else last.after(item);
+        }
+        const others = grid.querySelectorAll("li:not([data-suspect])");
+        for (const old of [...others].slice(120)) old.remove();
+        const suspects = grid.querySelectorAll("[data-suspect]").length, badge = document.getElementById("suspects");
+        if (badge) { badge.hidden = !suspects; badge.textContent = `${suspects} to look at`; }
+      }
+    } catch { /* The connection comes back, or the page is loaded again. */ }
+    if (Number(section.dataset.count) < expected && !asking) asking = setTimeout(askForPages, 3000);
+  }
+
   function show(job) {
     const state = document.getElementById("state"), by = (id) => document.getElementById(id);
     if (["completed", "failed", "canceled"].includes(job.status)) {
@@ -15,7 +46,7 @@
       location.reload();
       return;
     }
-    if (job.status !== state.dataset.status || String(job.cancel_requested) !== state.dataset.canceling || (job.model || "") !== state.dataset.model) {
+    if (job.status !== state.dataset.status || String(job.cancel_requested) !== state.dataset.canceling || (job.model || "") !== state.dataset.model || String(job.failures.length) !== state.dataset.failed) {
       // A burst of changes asks once.
       clearTimeout(asked);
       asked = setTimeout(() => htmx.trigger(by("state"), "refresh"), 200);
@@ -23,8 +54,10 @@
     }
     const { total, done, failed } = job.pages;
     if (job.status !== "running" || !total) return;
-    by("pages").textContent = `${done} of ${total} pages${failed ? `, ${failed} failed` : ""}`;
+    by("pages").textContent = `${done} of ${total} ${state.dataset.things}${failed ? `, ${failed} failed` : ""}`;
     by("progress").value = job.progress;
+    expected = done;
+    if (!asking) asking = setTimeout(askForPages, 1500);
     if (began.done === null) Object.assign(began, { done: done + failed, at: Date.now() });
     const pages = done + failed - began.done, time = (Date.now() - began.at) / 1000;
     // Pages that an earlier worker finished say nothing about the rate of this one.

@@ -1,0 +1,128 @@
+"""The library: folders of the server's machine, jobs over them, and their reports."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Form, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from sqlalchemy.engine import Connection
+
+from comic_upscale.errors import SettingsError
+from comic_upscale.server import jobs, library
+from comic_upscale.server.api import catalogue
+from comic_upscale.server.api import jobs as jobs_api
+from comic_upscale.server.api.access import Server
+from comic_upscale.server.api.admin_jobs import FolderJob, queue_folder_job
+from comic_upscale.server.api.downloads import begin
+from comic_upscale.server.api.errors import ApiError, not_found
+from comic_upscale.server.pages.access import CurrentViewer, Person, Viewer
+from comic_upscale.server.pages.render import go_to, render
+from comic_upscale.server.pages.upload import FACTORS
+from comic_upscale.server.params import FieldError
+from comic_upscale.server.roots import find_below
+
+router = APIRouter()
+
+PathText = Annotated[str, Query(max_length=4000)]
+Word = Annotated[str, Form(max_length=128)]
+_SCRIPT = re.compile(r"[A-Za-z0-9+/]{43}=")
+
+
+async def library_user(services: Server, person: Person) -> Viewer:
+    """Return a person who may use the library.
+
+    Raises:
+        ApiError: 403, the person may not; 404, the server has no library.
+    """
+    if not services.settings.root_folders:
+        raise ApiError(404, "not_found", "This server has no library. It is started with --root DIR.")
+    if not library.may_use(services.settings, person.account):
+        raise ApiError(
+            403,
+            "forbidden",
+            "The library is for administrators, and for users whom they name in the settings.",
+        )
+    return person
+
+
+LibraryUser = Annotated[Viewer, Depends(library_user)]
+
+
+@router.get("/library")
+async def show_folder(
+    request: Request,
+    services: Server,
+    viewer: LibraryUser,
+    path: PathText = "",
+    page: Annotated[int, Query(ge=1, le=10_000)] = 1,
+) -> Response:
+    """Show one level of a folder of the server's machine, with the jobs over what is in it."""
+    roots = services.settings.root_folders
+    try:
+        shown = await asyncio.to_thread(library.list_folder, roots, path, page)
+    except SettingsError as error:
+        raise ApiError(404, "not_found", f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
+    paths = [shown.path, *(entry.path for entry in shown.entries)]
+    latest = await services.database.read_async(lambda connection: library.latest_jobs(connection, paths))
+    models = (await catalogue.list_models(services, viewer.account))["models"]
+    presets = (await catalogue.list_presets(services, viewer.account))["presets"]
+    return render(
+        request, "library.html", shown=shown, latest=latest, roots=[str(root.resolve()) for root in roots],
+        page=page, pages=max(-(-shown.total // library.ON_A_PAGE), 1), factors=FACTORS, models=models,
+        presets=presets,
+    )  # fmt: skip
+
+
+@router.post("/library")
+async def begin_job(
+    request: Request,
+    services: Server,
+    viewer: LibraryUser,
+    path: Annotated[str, Form(max_length=4000)],
+    factor: Word = "",
+    preset: Word = "",
+    model: Word = "",
+) -> Response:
+    """Queue a job over a folder, a volume or an image, or continue the earlier one there."""
+    given = {"factor": factor, "preset": preset, "model": model}
+    options = {name: text for name, text in given.items() if text}
+    try:
+        # Relative paths would count from the first root; the form sends real ones.
+        source = await asyncio.to_thread(find_below, services.settings.root_folders, path)
+        created = await queue_folder_job(
+            services, viewer.account, FolderJob(input=str(source), options=options), "batch"
+        )
+    except FieldError:
+        raise
+    except SettingsError as error:
+        raise FieldError("path", str(error)) from None
+    return go_to(request, f"/jobs/{created['job_id']}", "queued")
+
+
+@router.get("/jobs/{job_id}/report")
+async def show_report(services: Server, viewer: CurrentViewer, job_id: str) -> Response:
+    """Send the report of a job over a folder, as its worker made it."""
+    row = await jobs_api.own_job(services, viewer.account, job_id)
+
+    def read(connection: Connection) -> Any:
+        return jobs.files_of(connection, "report", job_id=row["id"])
+
+    found = await services.database.read_async(read)
+    if not found:
+        raise not_found("report of this job")
+    (report,) = found
+    # A worker read files of strangers to make it: it runs no script but its own, and is no page of this server.
+    script = f"'sha256-{report['name']}'" if _SCRIPT.fullmatch(report["name"]) else "'none'"
+    headers = {
+        "Content-Security-Policy": "sandbox allow-scripts; default-src 'none'; img-src data:; "
+        f"style-src 'unsafe-inline'; script-src {script}",
+        "X-Content-Type-Options": "nosniff",
+        "Content-Length": str(report["size"]),
+    }
+    pieces = services.files.read(report["storage_key"], 0, report["size"])
+    return StreamingResponse(
+        await begin(pieces, "report"), headers=headers, media_type="text/html; charset=utf-8"
+    )

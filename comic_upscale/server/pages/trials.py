@@ -1,0 +1,40 @@
+"""Trying models: the form for a page, and the result of each model side by side."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+
+from comic_upscale.imaging.formats import IMAGE_EXTENSIONS
+from comic_upscale.server.api import catalogue
+from comic_upscale.server.api.access import Server
+from comic_upscale.server.pages.access import CurrentViewer
+from comic_upscale.server.pages.render import render
+from comic_upscale.server.pages.upload import FACTORS
+from comic_upscale.server.trials import FEWEST, MOST
+
+router = APIRouter()
+
+
+@router.get("/try")
+async def show_try(
+    request: Request,
+    services: Server,
+    viewer: CurrentViewer,
+    models: Annotated[list[str] | None, Query(max_length=8)] = None,
+    factor: Annotated[str, Query(max_length=16)] = "2",
+) -> Response:
+    """Show the form for a trial."""
+    offered = (await catalogue.list_models(services, viewer.account))["models"]
+    chosen = {each["name"] for each in offered[:2]} if models is None else set(models)
+    settings = services.settings
+    return render(
+        request, "try.html", models=offered, chosen=chosen, factors=FACTORS, factor=factor, fewest=FEWEST, most=MOST,
+        max_bytes=settings.max_upload_size, extensions=_extensions(settings.accepted_types),
+    )  # fmt: skip
+
+
+def _extensions(accepted: Any) -> list[str]:
+    wanted = {each.strip().lower().removeprefix(".") for each in accepted}
+    return sorted(each for each in IMAGE_EXTENSIONS if not wanted or each.removeprefix(".") in wanted)
