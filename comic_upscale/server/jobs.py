@@ -21,7 +21,7 @@ from comic_upscale.server.files import FileStore, StoredFile
 from comic_upscale.server.ids import new_id
 from comic_upscale.server.multipart import Received
 from comic_upscale.server.names import clean_name, distinct_names
-from comic_upscale.server.queue import PRIORITY, Lane, position
+from comic_upscale.server.queue import PRIORITY, Lane, positions
 
 Status: TypeAlias = Literal["queued", "running", "completed", "failed", "canceled"]
 ENDED: tuple[Status, ...] = ("completed", "failed", "canceled")
@@ -218,6 +218,16 @@ def _take_keys(connection: Connection, which: sa.ColumnElement[bool]) -> list[st
 
 def job_json(connection: Connection, row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a job as the API shows it."""
+    return jobs_json(connection, [row])[0]
+
+
+def jobs_json(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return several jobs as the API shows them."""
+    places = positions(connection, rows)
+    return [_json(row, places[row["id"]]) for row in rows]
+
+
+def _json(row: Mapping[str, Any], place: int | None) -> dict[str, Any]:
     pages_total, done, failed = row["pages_total"], row["pages_done"], row["pages_failed"]
     progress = 100.0 if row["status"] == "completed" else 0.0
     if pages_total and row["status"] != "completed":
@@ -230,7 +240,7 @@ def job_json(connection: Connection, row: Mapping[str, Any]) -> dict[str, Any]:
         "status": row["status"],
         "progress": progress,
         "pages": {"total": pages_total, "done": done, "failed": failed},
-        "queue_position": position(connection, row),
+        "queue_position": place,
         "created_at": iso(row["created_at"]),
         "started_at": iso(row["started_at"]),
         "finished_at": iso(row["finished_at"]),

@@ -14,6 +14,7 @@ from comic_upscale.server import audit
 from comic_upscale.server.accounts import ANONYMOUS, ensure_user, find_user, has_admin, set_password
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.migrate import check_schema, migrate
+from comic_upscale.server.estimates import Estimator
 from comic_upscale.server.events import Hub
 from comic_upscale.server.files import FileStore
 from comic_upscale.server.ids import new_secret
@@ -55,6 +56,8 @@ class Services:
     hub: Hub
     """Tells viewers of changes."""
     metrics: Metrics
+    estimator: Estimator
+    """Estimates when uploads will be done."""
     anonymous_id: str
     """The user that owns uploads without an account."""
     environment_id: str | None
@@ -166,6 +169,7 @@ def open_services(settings: ServerSettings) -> Services:
             database=database,
             files=files,
             hub=Hub(database),
+            estimator=Estimator(database),
             metrics=Metrics(database, files),
             links=Links(load_secrets(settings)),
             limiter=MovingWindowRateLimiter(MemoryStorage()),

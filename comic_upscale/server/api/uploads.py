@@ -246,6 +246,8 @@ async def store_job(
         for file in new.received.files:
             await asyncio.to_thread(services.files.delete, file.file.key)
     services.wake()
+    size = 0 if answer.is_repeated else new.received.size
+    answer.body["estimated_seconds"] = await services.estimator.seconds_until_done(new.lane, size)
     return answer
 
 

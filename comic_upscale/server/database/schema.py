@@ -161,6 +161,8 @@ jobs = sa.Table(
     sa.Index(None, "owner_id", "status", "created_at", "id"),
     sa.Index(None, "owner_id", "created_at", "id"),
     sa.Index(None, "status", "created_at", "id"),
+    # The jobs that were completed last.
+    sa.Index(None, "status", "updated_at"),
     sa.Index(None, "updated_at"),
     sa.Index(None, "created_at", "id"),
     sa.Index(None, "expires_at"),
