@@ -65,10 +65,11 @@ def find_account(connection: Connection, text: str) -> tuple[Account, bool] | No
     if match is None:
         return None
     key_id, secret = match.groups()
-    now = connection.scalar(sa.select(now_ms())) or 0
     row = (
         connection.execute(
-            sa.select(keys, users.c.name.label("user_name"), users.c.role, users.c.disabled)
+            sa.select(
+                keys, now_ms().label("now"), users.c.name.label("user_name"), users.c.role, users.c.disabled
+            )
             .join(users, users.c.id == keys.c.user_id)
             .where(keys.c.id == key_id)
         )
@@ -77,6 +78,7 @@ def find_account(connection: Connection, text: str) -> tuple[Account, bool] | No
     )
     if row is None or not hmac.compare_digest(row["secret_hash"], secret_hash(secret)):
         return None
+    now = row["now"]
     if row["disabled"] or row["revoked_at"] is not None or (row["expires_at"] or now + 1) <= now:
         return None
     role: Role = row["role"]

@@ -140,6 +140,7 @@ class _Running:
 
     def _background(self) -> Iterator[Coroutine[None, None, None]]:
         services = self._services
+        yield services.monitor.run()
         yield Janitor(services.database, services.files, services.settings.data / "work").run()
         if services.settings.webhook_secret is not None:
             yield Outbox(services.database, services.settings.webhook_secret, Sender()).run()
