@@ -50,7 +50,8 @@ def queue_figures(connection: Connection) -> dict[str, Any]:
 def online_workers(connection: Connection) -> Sequence[Mapping[str, Any]]:
     """Return the rows of the workers that gave a sign of life."""
     alive = workers.c.last_seen_at > now_ms() - int(ALIVE_SECONDS * 1000)
-    return connection.execute(sa.select(workers).where(workers.c.ended_at.is_(None), alive)).mappings().all()
+    rows = connection.execute(sa.select(workers).where(workers.c.ended_at.is_(None), alive))
+    return [dict(row) for row in rows.mappings()]
 
 
 def running_jobs(connection: Connection) -> bool:
