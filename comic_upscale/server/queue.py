@@ -347,19 +347,32 @@ def position(connection: Connection, job: Mapping[str, Any]) -> int | None:
     """
     if job["status"] != "queued":
         return None
-    # Two ranges of one index. As one condition, they would be a scan of the whole queue.
-    higher = jobs.c.priority > job["priority"]
+    place = {name: job[column] for name, column in _PLACE.items()}
+    before: int = connection.scalar(_BEFORE, place) or 0
+    return None if before > FARTHEST else before + 1
+
+
+def _count_before() -> sa.Select[tuple[int]]:
+    """Return the query for the number of queued jobs before a place, as far as `FARTHEST`."""
+    higher = jobs.c.priority > sa.bindparam("its_priority")
     earlier = sa.and_(
-        jobs.c.priority == job["priority"],
-        sa.tuple_(jobs.c.created_at, jobs.c.id) < sa.tuple_(job["created_at"], job["id"]),
+        jobs.c.priority == sa.bindparam("its_priority"),
+        sa.tuple_(jobs.c.created_at, jobs.c.id) < sa.tuple_(sa.bindparam("its_time"), sa.bindparam("its_id")),
     )
-    before = 0
-    for which in (higher, earlier):
-        few = sa.select(jobs.c.id).where(jobs.c.status == "queued", which).limit(FARTHEST + 1).subquery()
-        before += connection.scalar(sa.select(sa.func.count()).select_from(few)) or 0
-        if before > FARTHEST:
-            return None
-    return before + 1
+    # Two ranges of one index. As one condition, they would be a scan of the whole queue.
+    counts = [
+        sa.select(sa.func.count())
+        .select_from(
+            sa.select(jobs.c.id).where(jobs.c.status == "queued", which).limit(FARTHEST + 1).subquery()
+        )
+        .scalar_subquery()
+        for which in (higher, earlier)
+    ]
+    return sa.select(counts[0] + counts[1])
+
+
+_PLACE = {"its_priority": "priority", "its_time": "created_at", "its_id": "id"}
+_BEFORE = _count_before()
 
 
 def positions(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[str, int | None]:
