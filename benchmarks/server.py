@@ -89,9 +89,15 @@ class Connection:
 
 
 class Server:
-    """A server process without a worker, over a folder of its own."""
+    """A server process over a folder of its own.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: gets its data and its log.
+        role: ``server`` for a server without a worker, ``all`` with one.
+    """
+
+    def __init__(self, folder: Path, role: str = "server") -> None:
+        self._role = role
         self.data = folder / "data"
         self._log = (folder / "server.log").open("ab")
         self.process: subprocess.Popen[str] | None = None
@@ -104,7 +110,7 @@ class Server:
         began = time.perf_counter()
         self.process = subprocess.Popen(
             [
-                sys.executable, "-m", "comic_upscale", "serve", "--role", "server", "--data", str(self.data),
+                sys.executable, "-m", "comic_upscale", "serve", "--role", self._role, "--data", str(self.data),
                 "--port", "0", "--api-port", "0", "--rate-limit", "100000000", "--min-free-disk", "0",
             ],
             stdout=subprocess.PIPE, stderr=self._log, text=True,
