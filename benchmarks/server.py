@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import io
 import json
 import os
 import re
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import asdict, dataclass
@@ -33,6 +35,8 @@ from comic_upscale.server.ids import new_id
 
 VIEWERS = 200
 UPLOAD_BYTES = 200 << 10
+WORKER_SECONDS = 120.0
+"""How long the worker may take for its first page."""
 STATUSES = ("completed", "completed", "completed", "completed", "failed", "canceled", "queued")
 
 
@@ -89,9 +93,15 @@ class Connection:
 
 
 class Server:
-    """A server process without a worker, over a folder of its own."""
+    """A server process over a folder of its own.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: gets its data and its log.
+        role: ``server`` for a server without a worker, ``all`` with one.
+    """
+
+    def __init__(self, folder: Path, role: str = "server") -> None:
+        self._role = role
         self.data = folder / "data"
         self._log = (folder / "server.log").open("ab")
         self.process: subprocess.Popen[str] | None = None
@@ -104,7 +114,7 @@ class Server:
         began = time.perf_counter()
         self.process = subprocess.Popen(
             [
-                sys.executable, "-m", "comic_upscale", "serve", "--role", "server", "--data", str(self.data),
+                sys.executable, "-m", "comic_upscale", "serve", "--role", self._role, "--data", str(self.data),
                 "--port", "0", "--api-port", "0", "--rate-limit", "100000000", "--min-free-disk", "0",
             ],
             stdout=subprocess.PIPE, stderr=self._log, text=True,
@@ -147,6 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, object]:
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="bench-server-") as folder:
         figures = measure(Path(folder), options.jobs, options.viewers, options.seconds)
+        (Path(folder) / "busy").mkdir()
+        figures += measure_beside_worker(Path(folder) / "busy", options.seconds)
     for each in figures:
         relation = "≥" if each.is_least else "≤"
         mark = "met" if each.is_met else "MISSED"
@@ -177,6 +189,63 @@ def measure(folder: Path, jobs: int, viewers: int, seconds: float) -> list[Figur
     finally:
         server.close()
     return figures
+
+
+def measure_beside_worker(folder: Path, seconds: float) -> list[Figure]:
+    """Measure uploads and reads while the worker computes a volume on the same cores."""
+    server = Server(folder, role="all")
+    try:
+        server.start()
+        return asyncio.run(_beside_worker(server, seconds))
+    finally:
+        server.close()
+
+
+async def _beside_worker(server: Server, seconds: float) -> list[Figure]:
+    connection = Connection(server.port, server.key)
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="volume.cbz"\r\n\r\n'
+    body = head + _volume() + b"\r\n--x--\r\n"
+    status, answer = await connection.request(
+        "POST", "/api/v1/uploads", body, "multipart/form-data; boundary=x"
+    )
+    connection.close()
+    if status != 202:
+        raise SystemExit(f"the volume got {status}: {answer[:300]!r}")
+    job_id = json.loads(answer)["job_id"]
+    end = time.perf_counter() + WORKER_SECONDS
+    while not (await _job(server, job_id))["pages"]["done"]:
+        if time.perf_counter() > end:
+            raise SystemExit(f"the worker did not finish a page in {WORKER_SECONDS:g} s")
+        await asyncio.sleep(0.2)
+    rate = await _uploads(server, seconds, 8)
+    reads = await _repeat(server, lambda _number: f"/api/v1/jobs/{job_id}", seconds)
+    if (await _job(server, job_id))["status"] != "running":
+        raise SystemExit("the worker finished the volume before the load ended")
+    return [
+        Figure("uploads of 200 KiB while the worker computes", rate, "/s", 40, True),
+        Figure("GET job, p99, while the worker computes", _p99(reads) * 1000, "ms", 150, False),
+    ]
+
+
+async def _job(server: Server, job_id: str) -> dict[str, Any]:
+    connection = Connection(server.port, server.key)
+    _, answer = await connection.request("GET", f"/api/v1/jobs/{job_id}")
+    connection.close()
+    found: dict[str, Any] = json.loads(answer)
+    return found
+
+
+def _volume(pages: int = 200) -> bytes:
+    """Return a volume that keeps the worker busy for minutes."""
+    from PIL import Image
+
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for number in range(pages):
+            page = io.BytesIO()
+            Image.effect_noise((400, 600), 40 + number % 50).save(page, "jpeg")
+            archive.writestr(f"{number:03}.jpg", page.getvalue())
+    return content.getvalue()
 
 
 def seed(data: Path, count: int) -> list[str]:

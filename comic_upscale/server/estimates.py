@@ -2,16 +2,72 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from comic_upscale.errors import DatabaseError
+from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.schema import jobs, uploads
-from comic_upscale.server.queue import Lane
+from comic_upscale.server.queue import PRIORITY, Lane
 
 _RECENT = 20
+_LOOKED_AT = 200
+"""Completed jobs among which those are looked for. Some have no time or no upload."""
+KEEP_SECONDS = 1.0
+"""How long an `Estimator` uses what it has read."""
+_MOST_OF_A_CORE = 0.02
+"""The share of a core that it may use for reading a long queue."""
+
+
+class Estimator:
+    """Estimates for uploads, from a snapshot of the queue that is a second old. Used on the event loop.
+
+    Args:
+        database: of the server.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._rate: float | None = None
+        self._waiting: dict[str, float] = {}
+        self._until = 0.0
+
+    async def seconds_until_done(self, lane: Lane, size: int) -> float | None:
+        """Return the expected seconds until a new job is done; None before the first job of the server was done.
+
+        Args:
+            lane: of the job, which is in the database already.
+            size: bytes of its upload.
+        """
+        began = time.monotonic()
+        if began >= self._until:
+            # Other uploads need not read it as well.
+            self._until = began + KEEP_SECONDS
+            try:
+                self._rate, self._waiting = await self._database.read_async(_read)
+            except DatabaseError:
+                # The upload is accepted already.
+                return None
+            took = time.monotonic() - began
+            self._until = time.monotonic() + max(KEEP_SECONDS, took / _MOST_OF_A_CORE)
+        else:
+            self._waiting[lane] = self._waiting.get(lane, 0) + size
+        return None if self._rate is None else round(self._waiting.get(lane, size) * self._rate, 1)
+
+    def forget(self) -> None:
+        """Read again for the next upload."""
+        self._until = 0.0
+
+
+def _read(connection: Connection) -> tuple[float | None, dict[str, float]]:
+    rate = seconds_per_byte(connection)
+    if rate is None:
+        return None, {}
+    return rate, {lane: float(waiting_in(connection, lane)[0]) for lane in PRIORITY}
 
 
 def seconds_until_done(connection: Connection, row: Mapping[str, Any]) -> float | None:
@@ -47,11 +103,18 @@ def waiting_in(connection: Connection, lane: Lane, *which: sa.ColumnElement[bool
 
 def seconds_per_byte(connection: Connection) -> float | None:
     """Return how long recent jobs took for a byte of their uploads; None before the first job was done."""
-    recent = (
-        sa.select(jobs.c.seconds, uploads.c.size)
-        .join(uploads, uploads.c.id == jobs.c.upload_id)
-        .where(jobs.c.status == "completed", jobs.c.seconds.is_not(None))
+    last = (
+        sa.select(jobs.c.seconds, jobs.c.upload_id, jobs.c.updated_at)
+        .where(jobs.c.status == "completed")
         .order_by(jobs.c.updated_at.desc())
+        .limit(_LOOKED_AT)
+        .subquery()
+    )
+    recent = (
+        sa.select(last.c.seconds, uploads.c.size)
+        .join(uploads, uploads.c.id == last.c.upload_id)
+        .where(last.c.seconds.is_not(None))
+        .order_by(last.c.updated_at.desc())
         .limit(_RECENT)
         .subquery()
     )

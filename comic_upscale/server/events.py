@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,14 +20,16 @@ from sqlalchemy.engine import Connection
 from comic_upscale.errors import DatabaseError
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.schema import jobs, now_ms
-from comic_upscale.server.jobs import ENDED, job_json
+from comic_upscale.server.jobs import ENDED, job_json, jobs_json
 
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
 OVERLAP_MS = 5_000
 """How far each look goes back. A change becomes visible with its commit, which is later than its time."""
-MOST_AT_ONCE = 5_000
+MOST_AT_ONCE = 50_000
+"""Changes in one look. They are small: the jobs themselves are read only if somebody follows them."""
+_AT_ONCE = 500
 
 
 class Hub:
@@ -107,13 +110,31 @@ class Hub:
         told: dict[str, int] = {}
         while self._viewers and not self._is_closed:
             with suppress(DatabaseError):
-                since, found = await self._database.read_async(partial(_changes, since))
-                for owner_id, job in found:
-                    if told.get(job["job_id"]) != job["revision"]:
-                        for viewer in list(self._viewers):
-                            viewer.tell(owner_id, job)
-                told = {job["job_id"]: job["revision"] for _, job in found}
+                since, changes = await self._database.read_async(partial(_changes, since))
+                new = [change for change in changes if told.get(change.job_id) != change.revision]
+                told = {change.job_id: change.revision for change in changes}
+                await self._tell(new)
             await asyncio.sleep(LOOK_SECONDS)
+
+    async def _tell(self, changes: Sequence[_Change]) -> None:
+        """Tell the viewers of changes, and read only the jobs that somebody follows."""
+        followed = {change.job_id for change in changes if self._is_followed(change)}
+        if not followed:
+            return
+        found = await self._database.read_async(partial(_states, list(followed)))
+        for owner_id, job in found:
+            for viewer in list(self._viewers):
+                viewer.tell(owner_id, job)
+
+    def _is_followed(self, change: _Change) -> bool:
+        return any(viewer.follows(change.owner_id, change.job_id) for viewer in self._viewers)
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    job_id: str
+    owner_id: str
+    revision: int
 
 
 class _Viewer:
@@ -126,8 +147,11 @@ class _Viewer:
         self.changed = asyncio.Event()
         self._waiting: dict[str, Mapping[str, Any]] = {}
 
+    def follows(self, owner_id: str, job_id: str) -> bool:
+        return self._is_everything or job_id == self._job_id or owner_id == self._owner_id
+
     def tell(self, owner_id: str, job: Mapping[str, Any]) -> None:
-        if self._is_everything or job["job_id"] == self._job_id or owner_id == self._owner_id:
+        if self.follows(owner_id, job["job_id"]):
             self._waiting[job["job_id"]] = job
             self.changed.set()
 
@@ -140,12 +164,27 @@ def _state(connection: Connection, job_id: str) -> Mapping[str, Any] | None:
     return None if row is None else job_json(connection, dict(row))
 
 
-def _changes(since: int | None, connection: Connection) -> tuple[int, list[tuple[str, Mapping[str, Any]]]]:
+def _changes(since: int | None, connection: Connection) -> tuple[int, list[_Change]]:
     now = connection.scalar(sa.select(now_ms())) or 0
     rows = connection.execute(
-        sa.select(jobs)
+        sa.select(jobs.c.id, jobs.c.owner_id, jobs.c.revision)
         .where(jobs.c.updated_at >= (now if since is None else since) - OVERLAP_MS)
         .order_by(jobs.c.updated_at)
         .limit(MOST_AT_ONCE)
-    ).mappings()
-    return now, [(row["owner_id"], job_json(connection, dict(row))) for row in rows]
+    )
+    return now, [_Change(*row) for row in rows]
+
+
+def _states(job_ids: Sequence[str], connection: Connection) -> list[tuple[str, Mapping[str, Any]]]:
+    found: list[tuple[str, Mapping[str, Any]]] = []
+    for some in _batched(job_ids):
+        wanted = sa.select(jobs).where(jobs.c.id.in_(some)).order_by(jobs.c.updated_at)
+        rows = [dict(row) for row in connection.execute(wanted).mappings()]
+        shown = jobs_json(connection, rows)
+        found += [(row["owner_id"], job) for row, job in zip(rows, shown, strict=True)]
+    return found
+
+
+def _batched(items: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(items), _AT_ONCE):
+        yield items[start : start + _AT_ONCE]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,6 +12,10 @@ from comic_upscale.server.database.schema import jobs, now_ms, queue, workers
 
 ALIVE_SECONDS = 15.0
 """A worker counts as online for this long after its last sign of life."""
+SILENT_SECONDS = 8.0
+"""A worker that gave no sign of life for this long is reported. It gives one every 3 seconds."""
+FORGET_SECONDS = 3600.0
+"""A worker of another machine that vanished is no longer reported after this long."""
 
 
 def queue_figures(connection: Connection) -> dict[str, Any]:
@@ -24,21 +29,14 @@ def queue_figures(connection: Connection) -> dict[str, Any]:
             sa.func.count().filter(jobs.c.status == "running", jobs.c.lease_until < now_ms()),
         ).where(jobs.c.status.in_(("queued", "running")))
     ).one()
-    online = (
-        connection.execute(
-            sa.select(workers).where(
-                workers.c.ended_at.is_(None), workers.c.last_seen_at > now - int(ALIVE_SECONDS * 1000)
-            )
-        )
-        .mappings()
-        .all()
-    )
+    online = online_workers(connection)
     last_page = connection.scalar(sa.select(sa.func.max(workers.c.last_page_at)))
     state = connection.execute(sa.select(queue.c.paused, queue.c.maintenance)).one()
     return {
         "queue_length": queued,
         "running": running,
         "stalled": stalled,
+        "workers_silent": _silent_workers(connection),
         "oldest_queued_seconds": None if oldest is None else round((now - oldest) / 1000, 1),
         "last_page_done_seconds": None if last_page is None else round((now - last_page) / 1000, 1),
         "workers_online": len(online),
@@ -47,3 +45,26 @@ def queue_figures(connection: Connection) -> dict[str, Any]:
         "paused": state.paused,
         "maintenance": state.maintenance,
     }
+
+
+def online_workers(connection: Connection) -> Sequence[Mapping[str, Any]]:
+    """Return the rows of the workers that gave a sign of life."""
+    alive = workers.c.last_seen_at > now_ms() - int(ALIVE_SECONDS * 1000)
+    rows = connection.execute(sa.select(workers).where(workers.c.ended_at.is_(None), alive))
+    return [dict(row) for row in rows.mappings()]
+
+
+def running_jobs(connection: Connection) -> bool:
+    """Return whether a worker runs a job, and renews its lease."""
+    running = sa.select(jobs.c.id).where(jobs.c.status == "running", jobs.c.lease_until >= now_ms())
+    return connection.execute(running.limit(1)).first() is not None
+
+
+def _silent_workers(connection: Connection) -> int:
+    """Return the number of workers that stopped giving signs of life without recording their end."""
+    silent = sa.select(sa.func.count()).where(
+        workers.c.ended_at.is_(None),
+        workers.c.last_seen_at < now_ms() - int(SILENT_SECONDS * 1000),
+        workers.c.last_seen_at > now_ms() - int(FORGET_SECONDS * 1000),
+    )
+    return connection.scalar(silent) or 0

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from comic_upscale.errors import ComicUpscaleError
-from comic_upscale.server import estimates, jobs
+from comic_upscale.server import jobs
 from comic_upscale.server.accounts import Account
 from comic_upscale.server.database.schema import idempotency, now_ms
 from comic_upscale.server.database.schema import jobs as jobs_table
@@ -28,6 +28,7 @@ class Answer:
     """The answer to an accepted upload."""
 
     body: dict[str, Any]
+    """``estimated_seconds`` is None here: an estimate costs too much for a transaction that others wait for."""
     is_repeated: bool
     """Whether an earlier request with the same key made the job."""
 
@@ -87,6 +88,6 @@ def _body(connection: Connection, row: Any) -> dict[str, Any]:
         "upload_id": row["upload_id"],
         "status": row["status"],
         "created_at": jobs.iso(row["created_at"]),
-        "estimated_seconds": estimates.seconds_until_done(connection, row),
+        "estimated_seconds": None,
         "queue_position": position(connection, row),
     }

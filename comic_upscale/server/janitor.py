@@ -25,6 +25,8 @@ from comic_upscale.server.pictures import LIVE_DATA, LIVE_LIST
 log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 1800.0
+FIRST_SECONDS = 30.0
+"""The first round waits this long, so that it does not slow down the start of a server."""
 ORPHAN_SECONDS = 86_400.0
 """A stored file without a row counts as left behind after this long. An upload in progress has no row either."""
 WORKERS_KEPT_MS = 7 * 86_400_000
@@ -57,7 +59,8 @@ class Janitor:
         self._database, self._store, self._work = database, store, work
 
     async def run(self) -> None:
-        """Clean up now and every half hour, until cancelled."""
+        """Clean up soon and then every half hour, until cancelled."""
+        await asyncio.sleep(FIRST_SECONDS)
         while True:
             try:
                 cleaned = await asyncio.to_thread(self.clean)

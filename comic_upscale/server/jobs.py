@@ -16,16 +16,20 @@ from sqlalchemy.engine import Connection
 from comic_upscale.errors import DatabaseError
 from comic_upscale.server.accounts import Account
 from comic_upscale.server.database.engine import Database
-from comic_upscale.server.database.schema import files, jobs, models, now_ms, uploads
+from comic_upscale.server.database.schema import NOW, files, jobs, models, now_ms, uploads
 from comic_upscale.server.files import FileStore, StoredFile
 from comic_upscale.server.ids import new_id
 from comic_upscale.server.multipart import Received
 from comic_upscale.server.names import clean_name, distinct_names
-from comic_upscale.server.queue import PRIORITY, Lane, position
+from comic_upscale.server.queue import PRIORITY, Lane, positions
 
 Status: TypeAlias = Literal["queued", "running", "completed", "failed", "canceled"]
 ENDED: tuple[Status, ...] = ("completed", "failed", "canceled")
 """The statuses of jobs that have ended."""
+
+
+_NEW_UPLOAD, _NEW_FILE, _NEW_JOB = sa.insert(uploads), sa.insert(files), sa.insert(jobs).returning(*jobs.c)
+_FIND_JOB = sa.select(jobs).where(jobs.c.id == sa.bindparam("job_id"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,16 +49,17 @@ class NewJob:
 
 def create_job(connection: Connection, account: Account, new: NewJob) -> Mapping[str, Any]:
     """Store an upload and its job, and return the row of the job. The files are in the storage already."""
-    now = connection.scalar(sa.select(now_ms())) or 0
+    now = connection.scalar(NOW) or 0
     names = distinct_names([received.name for received in new.received.files])
     connection.execute(
-        sa.insert(uploads).values(
-            id=new.upload_id, owner_id=account.user_id, address=account.address, size=new.received.size,
-            files=len(names), created_at=now, expires_at=now + new.keep_ms,
-        )
+        _NEW_UPLOAD,
+        {
+            "id": new.upload_id, "owner_id": account.user_id, "address": account.address, "size": new.received.size,
+            "files": len(names), "created_at": now, "expires_at": now + new.keep_ms,
+        },
     )  # fmt: skip
     connection.execute(
-        sa.insert(files),
+        _NEW_FILE,
         [
             {
                 "id": new_id(), "upload_id": new.upload_id, "kind": "original", "position": number, "name": name,
@@ -66,14 +71,13 @@ def create_job(connection: Connection, account: Account, new: NewJob) -> Mapping
     )  # fmt: skip
     title = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
     row = connection.execute(
-        sa.insert(jobs)
-        .values(
-            id=new_id(), owner_id=account.user_id, upload_id=new.upload_id, lane=new.lane,
-            priority=PRIORITY[new.lane], status="queued", params=dict(new.params), title=clean_name(title)[:256],
-            created_at=now, updated_at=now, expires_at=now + new.keep_ms, callback_url=new.callback_url,
-            email=new.email,
-        )
-        .returning(*jobs.c)
+        _NEW_JOB,
+        {
+            "id": new_id(), "owner_id": account.user_id, "upload_id": new.upload_id, "lane": new.lane,
+            "priority": PRIORITY[new.lane], "status": "queued", "params": dict(new.params),
+            "title": clean_name(title)[:256], "created_at": now, "updated_at": now, "expires_at": now + new.keep_ms,
+            "callback_url": new.callback_url, "email": new.email,
+        },
     ).mappings().one()  # fmt: skip
     return dict(row)
 
@@ -114,7 +118,7 @@ def find_job(connection: Connection, account: Account, job_id: str) -> Mapping[s
 
     An administrator sees all jobs. Without an account, whoever knows the id of a job sees it: the id is random.
     """
-    row = connection.execute(sa.select(jobs).where(jobs.c.id == job_id)).mappings().first()
+    row = connection.execute(_FIND_JOB, {"job_id": job_id}).mappings().first()
     if row is None or not (account.is_admin or row["owner_id"] == account.user_id):
         return None
     return dict(row)
@@ -218,6 +222,16 @@ def _take_keys(connection: Connection, which: sa.ColumnElement[bool]) -> list[st
 
 def job_json(connection: Connection, row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a job as the API shows it."""
+    return jobs_json(connection, [row])[0]
+
+
+def jobs_json(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return several jobs as the API shows them."""
+    places = positions(connection, rows)
+    return [_json(row, places[row["id"]]) for row in rows]
+
+
+def _json(row: Mapping[str, Any], place: int | None) -> dict[str, Any]:
     pages_total, done, failed = row["pages_total"], row["pages_done"], row["pages_failed"]
     progress = 100.0 if row["status"] == "completed" else 0.0
     if pages_total and row["status"] != "completed":
@@ -230,7 +244,7 @@ def job_json(connection: Connection, row: Mapping[str, Any]) -> dict[str, Any]:
         "status": row["status"],
         "progress": progress,
         "pages": {"total": pages_total, "done": done, "failed": failed},
-        "queue_position": position(connection, row),
+        "queue_position": place,
         "created_at": iso(row["created_at"]),
         "started_at": iso(row["started_at"]),
         "finished_at": iso(row["finished_at"]),

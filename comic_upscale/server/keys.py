@@ -19,6 +19,11 @@ from comic_upscale.server.ids import new_secret, secret_hash
 
 _KEY = re.compile(r"cu_([0-9a-f]{12})_([A-Za-z0-9_-]{20,128})")
 _USE_RECORDED_EVERY_MS = 60_000
+_FIND = (
+    sa.select(keys, now_ms().label("now"), users.c.name.label("user_name"), users.c.role, users.c.disabled)
+    .join(users, users.c.id == keys.c.user_id)
+    .where(keys.c.id == sa.bindparam("key_id"))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +70,10 @@ def find_account(connection: Connection, text: str) -> tuple[Account, bool] | No
     if match is None:
         return None
     key_id, secret = match.groups()
-    now = connection.scalar(sa.select(now_ms())) or 0
-    row = (
-        connection.execute(
-            sa.select(keys, users.c.name.label("user_name"), users.c.role, users.c.disabled)
-            .join(users, users.c.id == keys.c.user_id)
-            .where(keys.c.id == key_id)
-        )
-        .mappings()
-        .first()
-    )
+    row = connection.execute(_FIND, {"key_id": key_id}).mappings().first()
     if row is None or not hmac.compare_digest(row["secret_hash"], secret_hash(secret)):
         return None
+    now = row["now"]
     if row["disabled"] or row["revoked_at"] is not None or (row["expires_at"] or now + 1) <= now:
         return None
     role: Role = row["role"]

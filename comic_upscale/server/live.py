@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy.engine import Connection
 
 from comic_upscale.errors import DatabaseError
+from comic_upscale.server import queue
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.offered import BUILT_IN, Offered, read_offered
 from comic_upscale.server.overrides import effective
@@ -21,6 +22,7 @@ FRESH_SECONDS = 1.0
 class _State:
     settings: ServerSettings
     offered: Offered
+    in_maintenance: bool = False
 
 
 class Live:
@@ -47,6 +49,11 @@ class Live:
         """The presets and models."""
         return self._state.offered
 
+    @property
+    def in_maintenance(self) -> bool:
+        """Whether uploads are refused for now."""
+        return self._state.in_maintenance
+
     async def refresh(self, *, now: bool = False) -> None:
         """Read the state again, unless it is fresh. Without a database, the last one stays.
 
@@ -67,4 +74,6 @@ class Live:
         self._state = self._database.read(self._read)
 
     def _read(self, connection: Connection) -> _State:
-        return _State(effective(connection, self.started), read_offered(connection))
+        return _State(
+            effective(connection, self.started), read_offered(connection), queue.in_maintenance(connection)
+        )

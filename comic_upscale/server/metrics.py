@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, get_args
 
 import sqlalchemy as sa
@@ -15,11 +16,16 @@ from sqlalchemy.engine import Connection
 
 from comic_upscale.server import health
 from comic_upscale.server.database.engine import Database
-from comic_upscale.server.database.schema import jobs
+from comic_upscale.server.database.schema import jobs, now_ms
 from comic_upscale.server.files import FileStore
-from comic_upscale.server.jobs import Status
+from comic_upscale.server.jobs import ENDED, Status
 
 KEEP_SECONDS = 5.0
+BUDGET_SECONDS = 0.25
+"""How long one snapshot may read jobs that ended before the server started. Very many take several snapshots."""
+AT_ONCE = 10_000
+SETTLED_MS = 60_000
+_FOREVER = 1 << 62
 
 
 class Metrics:
@@ -32,6 +38,7 @@ class Metrics:
 
     def __init__(self, database: Database, files: FileStore) -> None:
         self._database, self._files = database, files
+        self._ended = _EndedJobs()
         self._lock = asyncio.Lock()
         self._text = b""
         self._until = 0.0
@@ -44,13 +51,30 @@ class Metrics:
         """
         async with self._lock:
             if time.monotonic() >= self._until:
-                figures = await self._database.read_async(_read)
+                figures = await self._database.read_async(self._read)
                 figures["free"] = await asyncio.to_thread(self._files.free_percent)
                 registry = CollectorRegistry()
                 registry.register(_Snapshot(figures))
                 self._text = generate_latest(registry)
                 self._until = time.monotonic() + KEEP_SECONDS
             return self._text
+
+    def _read(self, connection: Connection) -> dict[str, Any]:
+        figures = health.queue_figures(connection)
+        figures["statuses"] = {"queued": figures["queue_length"], "running": figures["running"]}
+        ended = self._ended.read(connection)
+        if ended is None:
+            # A wrong number is worse than none for a minute.
+            return {**figures, "pages_done": None, "pages_failed": None, "seconds": None}
+        for status in ENDED:
+            figures["statuses"][status] = ended.get(status, _Sums()).jobs
+        done, failed = _pages_of_unfinished(connection)
+        return {
+            **figures,
+            "pages_done": done + sum(each.pages_done for each in ended.values()),
+            "pages_failed": failed + sum(each.pages_failed for each in ended.values()),
+            "seconds": ended.get("completed", _Sums()).seconds,
+        }
 
 
 class _Snapshot(Collector):
@@ -59,10 +83,13 @@ class _Snapshot(Collector):
 
     def collect(self) -> Iterable[Metric]:
         by_status = GaugeMetricFamily(
-            "comic_upscale_jobs", "Jobs by status, as long as they are kept.", labels=["status"]
+            "comic_upscale_jobs",
+            "Jobs by status. Those that have ended include jobs that were deleted since.",
+            labels=["status"],
         )
         for status in get_args(Status):
-            by_status.add_metric([status], self._figures["statuses"].get(status, 0))
+            if (count := self._figures["statuses"].get(status)) is not None:
+                by_status.add_metric([status], count)
         yield by_status
         for name, help, value in (
             ("pages_done", "Pages of all jobs that are done.", self._figures["pages_done"]),
@@ -82,20 +109,79 @@ class _Snapshot(Collector):
                 yield GaugeMetricFamily(f"comic_upscale_{name}", help, value=float(value))
 
 
-def _read(connection: Connection) -> dict[str, Any]:
+class _EndedJobs:
+    """Sums over all jobs that have ended, which are read once: each look goes on where the last one ended.
+
+    A job that ended does not change any more. Jobs of the last minute are read each time, because a change becomes
+    visible with its commit, which is later than its time.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, _Sums] = {}
+        self._until = -1
+
+    def read(self, connection: Connection) -> dict[str, _Sums] | None:
+        """Return the sums by status; None while there are still jobs to read, which the next call goes on with."""
+        settled = (connection.scalar(sa.select(now_ms())) or 0) - SETTLED_MS
+        end = time.monotonic() + BUDGET_SECONDS
+        while self._until < settled:
+            if time.monotonic() >= end:
+                return None
+            later = (
+                sa.select(jobs.c.updated_at)
+                .where(jobs.c.updated_at > self._until, jobs.c.updated_at <= settled)
+                .order_by(jobs.c.updated_at)
+            )
+            until = connection.scalar(later.offset(AT_ONCE - 1).limit(1))
+            until = settled if until is None else until
+            self._sums = _added(self._sums, _sums(connection, self._until, until))
+            self._until = until
+        return _added(self._sums, _sums(connection, self._until, _FOREVER))
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    jobs: int = 0
+    pages_done: int = 0
+    pages_failed: int = 0
+    seconds: float = 0.0
+
+
+def _sums(connection: Connection, after: int, until: int) -> dict[str, _Sums]:
+    """Return the sums over the jobs whose end is in a range of times, by status."""
+    columns = [
+        sa.func.coalesce(sa.func.sum(each), 0)
+        for each in (jobs.c.pages_done, jobs.c.pages_failed, jobs.c.seconds)
+    ]
     rows = connection.execute(
+        sa.select(jobs.c.status, sa.func.count(), *columns)
+        .where(jobs.c.updated_at > after, jobs.c.updated_at <= until, jobs.c.status.in_(ENDED))
+        .group_by(jobs.c.status)
+    )
+    return {
+        status: _Sums(int(count), int(done), int(failed), float(seconds))
+        for status, count, done, failed, seconds in rows
+    }
+
+
+def _added(one: Mapping[str, _Sums], other: Mapping[str, _Sums]) -> dict[str, _Sums]:
+    def add(a: _Sums, b: _Sums) -> _Sums:
+        return _Sums(
+            a.jobs + b.jobs,
+            a.pages_done + b.pages_done,
+            a.pages_failed + b.pages_failed,
+            a.seconds + b.seconds,
+        )
+
+    return {status: add(one.get(status, _Sums()), other.get(status, _Sums())) for status in {*one, *other}}
+
+
+def _pages_of_unfinished(connection: Connection) -> tuple[int, int]:
+    """Return the pages done and failed of running jobs."""
+    done, failed = connection.execute(
         sa.select(
-            jobs.c.status,
-            sa.func.count(),
             sa.func.coalesce(sa.func.sum(jobs.c.pages_done), 0),
             sa.func.coalesce(sa.func.sum(jobs.c.pages_failed), 0),
-            sa.func.coalesce(sa.func.sum(jobs.c.seconds), 0.0),
-        ).group_by(jobs.c.status)
-    ).all()
-    return {
-        **health.queue_figures(connection),
-        "statuses": {row[0]: row[1] for row in rows},
-        "pages_done": sum(row[2] for row in rows),
-        "pages_failed": sum(row[3] for row in rows),
-        "seconds": sum(row[4] for row in rows if row[0] == "completed"),
-    }
+        ).where(jobs.c.status == "running")
+    ).one()
+    return int(done), int(failed)

@@ -11,7 +11,7 @@ Every function takes the connection of a transaction; `Database.write` provides 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -29,6 +29,8 @@ BACKOFF_SECONDS = (15.0, 120.0)
 """Waiting time before the second and the third attempt, with up to a fifth more at random."""
 FARTHEST = 1000
 """The most jobs before one whose place in the queue is told."""
+_FEW = 2
+"""Jobs whose places are counted one by one. For more, the beginning of the queue is read once."""
 POSTPONE_SECONDS = 60.0
 """Waiting time while the storage is away."""
 WORKER_ENDED = "worker_ended"
@@ -94,7 +96,7 @@ def claim(
     set_aside(connection)
     if paused:
         return None
-    next_job = connection.scalar(_claimable(jobs_per_user, lanes).limit(1))
+    next_job = _find_next(connection, jobs_per_user, lanes)
     if next_job is None:
         return None
     words = connection.scalar(
@@ -130,7 +132,7 @@ def has_work(
     """Return whether a claim would find a job now. Takes no lock."""
     if connection.scalar(sa.select(queue.c.paused).where(queue.c.id == 1)):
         return False
-    return connection.execute(_claimable(jobs_per_user, lanes).limit(1)).first() is not None
+    return _find_next(connection, jobs_per_user, lanes) is not None
 
 
 def heartbeat(connection: Connection, claimed: Claim, **progress: Any) -> bool:
@@ -345,51 +347,108 @@ def position(connection: Connection, job: Mapping[str, Any]) -> int | None:
     """
     if job["status"] != "queued":
         return None
-    # Two ranges of one index. As one condition, they would be a scan of the whole queue.
-    higher = jobs.c.priority > job["priority"]
+    place = {name: job[column] for name, column in _PLACE.items()}
+    before: int = connection.scalar(_BEFORE, place) or 0
+    return None if before > FARTHEST else before + 1
+
+
+def _count_before() -> sa.Select[tuple[int]]:
+    """Return the query for the number of queued jobs before a place, as far as `FARTHEST`."""
+    higher = jobs.c.priority > sa.bindparam("its_priority")
     earlier = sa.and_(
-        jobs.c.priority == job["priority"],
-        sa.tuple_(jobs.c.created_at, jobs.c.id) < sa.tuple_(job["created_at"], job["id"]),
+        jobs.c.priority == sa.bindparam("its_priority"),
+        sa.tuple_(jobs.c.created_at, jobs.c.id) < sa.tuple_(sa.bindparam("its_time"), sa.bindparam("its_id")),
     )
-    before = 0
-    for which in (higher, earlier):
-        few = sa.select(jobs.c.id).where(jobs.c.status == "queued", which).limit(FARTHEST + 1).subquery()
-        before += connection.scalar(sa.select(sa.func.count()).select_from(few)) or 0
-        if before > FARTHEST:
-            return None
-    return before + 1
+    # Two ranges of one index. As one condition, they would be a scan of the whole queue.
+    counts = [
+        sa.select(sa.func.count())
+        .select_from(
+            sa.select(jobs.c.id).where(jobs.c.status == "queued", which).limit(FARTHEST + 1).subquery()
+        )
+        .scalar_subquery()
+        for which in (higher, earlier)
+    ]
+    return sa.select(counts[0] + counts[1])
 
 
-def _claimable(jobs_per_user: int, lanes: Sequence[Lane]) -> sa.Select[tuple[str]]:
-    job, other, owner = jobs.alias("job"), jobs.alias("other"), users.alias("owner")
+_PLACE = {"its_priority": "priority", "its_time": "created_at", "its_id": "id"}
+_BEFORE = _count_before()
+
+
+def positions(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> dict[str, int | None]:
+    """Return the places of several jobs in the queue by their ids, each like `position`."""
+    queued = [row for row in rows if row["status"] == "queued"]
+    if len(queued) <= _FEW:
+        return {row["id"]: position(connection, row) for row in rows}
+    first: list[str] = []
+    for priority in _priorities(connection):
+        ids = sa.select(jobs.c.id).where(jobs.c.status == "queued", jobs.c.priority == priority)
+        first += connection.scalars(
+            ids.order_by(jobs.c.created_at, jobs.c.id).limit(FARTHEST + 1 - len(first))
+        )
+        if len(first) > FARTHEST:
+            break
+    places = {job_id: number for number, job_id in enumerate(first, 1)}
+    return {row["id"]: places.get(row["id"]) for row in rows}
+
+
+def _find_next(connection: Connection, jobs_per_user: int, lanes: Sequence[Lane]) -> str | None:
+    """Return the id of the job that a claim would take; None if there is none.
+
+    Each query reads an index in its order and stops at the first match. One query for all of them would sort the
+    whole queue.
+    """
+    eligible = _eligible(jobs_per_user, lanes)
+    ended = _first(connection, *_ended(), *eligible)
+    for priority in _priorities(connection):
+        if ended is not None and ended.priority > priority:
+            break
+        due = jobs.c.status == "queued", jobs.c.priority == priority, jobs.c.not_before <= now_ms()
+        queued = _first(connection, *due, *eligible)
+        if queued is not None:
+            places = [
+                (-each.priority, each.created_at, each.id) for each in (queued, ended) if each is not None
+            ]
+            return str(min(places)[2])
+    return None if ended is None else str(ended.id)
+
+
+def _first(connection: Connection, *which: sa.ColumnElement[bool]) -> sa.Row[Any, Any, Any] | None:
+    columns = sa.select(jobs.c.id, jobs.c.priority, jobs.c.created_at)
+    order = (jobs.c.priority.desc(), jobs.c.created_at, jobs.c.id)
+    return connection.execute(columns.where(*which).order_by(*order).limit(1)).first()
+
+
+def _priorities(connection: Connection) -> Iterator[int]:
+    """Yield the priorities of queued jobs, the highest first. Each takes one look into an index."""
+    lower: tuple[sa.ColumnElement[bool], ...] = ()
+    highest = sa.select(sa.func.max(jobs.c.priority)).where(jobs.c.status == "queued")
+    while (priority := connection.scalar(highest.where(*lower))) is not None:
+        yield priority
+        lower = (jobs.c.priority < priority,)
+
+
+def _eligible(jobs_per_user: int, lanes: Sequence[Lane]) -> tuple[sa.ColumnElement[bool], ...]:
+    other, owner = jobs.alias("other"), users.alias("owner")
     running = (
         sa.select(sa.func.count())
         .select_from(other)
         .where(
             other.c.status == "running",
             other.c.lease_until >= now_ms(),
-            other.c.owner_id == job.c.owner_id,
+            other.c.owner_id == jobs.c.owner_id,
             # A user whose library keeps the batch lane busy may still open a single page.
-            other.c.lane == job.c.lane,
+            other.c.lane == jobs.c.lane,
         )
-        .correlate(job)
+        .correlate(jobs)
         .scalar_subquery()
     )
-    own_limit = sa.select(owner.c.jobs_at_once).where(owner.c.id == job.c.owner_id).correlate(job)
+    own_limit = sa.select(owner.c.jobs_at_once).where(owner.c.id == jobs.c.owner_id).correlate(jobs)
     return (
-        sa.select(job.c.id)
-        .select_from(job)
-        .where(
-            sa.or_(
-                sa.and_(job.c.status == "queued", job.c.not_before <= now_ms()),
-                sa.and_(job.c.status == "running", job.c.lease_until < now_ms()),
-            ),
-            job.c.attempts < MAX_ATTEMPTS,
-            ~job.c.cancel_requested,
-            job.c.lane.in_(lanes),
-            running < sa.func.coalesce(own_limit.scalar_subquery(), jobs_per_user),
-        )
-        .order_by(job.c.priority.desc(), job.c.created_at, job.c.id)
+        jobs.c.attempts < MAX_ATTEMPTS,
+        ~jobs.c.cancel_requested,
+        jobs.c.lane.in_(lanes),
+        running < sa.func.coalesce(own_limit.scalar_subquery(), jobs_per_user),
     )
 
 

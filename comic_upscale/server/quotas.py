@@ -10,6 +10,9 @@ from comic_upscale.server.accounts import Account
 from comic_upscale.server.database.schema import jobs, now_ms, uploads, users
 
 _DAY_MS = 86_400_000
+_LIMITS = sa.select(users.c.bytes_per_day, users.c.pages_per_day, users.c.pixels_per_day).where(
+    users.c.id == sa.bindparam("user_id")
+)
 
 
 class QuotaError(ComicUpscaleError):
@@ -30,11 +33,7 @@ def check_quotas(connection: Connection, account: Account, size: int) -> None:
     Raises:
         QuotaError: the upload is refused.
     """
-    limits = connection.execute(
-        sa.select(users.c.bytes_per_day, users.c.pages_per_day, users.c.pixels_per_day).where(
-            users.c.id == account.user_id
-        )
-    ).one()
+    limits = connection.execute(_LIMITS, {"user_id": account.user_id}).one()
     day_ago = now_ms() - _DAY_MS
     if limits.bytes_per_day is not None:
         sent = sa.select(sa.func.coalesce(sa.func.sum(uploads.c.size), 0)).where(

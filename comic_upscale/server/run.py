@@ -145,6 +145,7 @@ class _Running:
 
     def _background(self) -> Iterator[Coroutine[None, None, None]]:
         services = self._services
+        yield services.monitor.run()
         yield Janitor(services.database, services.files, services.settings.data / "work").run()
         settings = services.settings
         deliver: dict[str, Deliver] = {}

@@ -12,12 +12,14 @@ from comic_upscale.server import audit
 from comic_upscale.server.accounts import ANONYMOUS, ensure_user, find_user, has_admin, set_password
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.migrate import check_schema, migrate
+from comic_upscale.server.estimates import Estimator
 from comic_upscale.server.events import Hub
 from comic_upscale.server.files import FileStore
 from comic_upscale.server.ids import new_secret
 from comic_upscale.server.links import Links
 from comic_upscale.server.live import Live
 from comic_upscale.server.metrics import Metrics
+from comic_upscale.server.monitor import Monitor
 from comic_upscale.server.passwords import Passwords, check_password
 from comic_upscale.server.rates import Rates
 from comic_upscale.server.secret import load_secrets
@@ -56,6 +58,10 @@ class Services:
     hub: Hub
     """Tells viewers of changes."""
     metrics: Metrics
+    monitor: Monitor
+    """Looks at the storage and the queue."""
+    estimator: Estimator
+    """Estimates when uploads will be done."""
     anonymous_id: str
     """The user that owns uploads without an account."""
     environment_id: str | None
@@ -80,12 +86,13 @@ class Services:
             self.supervisor.wake()
 
     def problems(self) -> list[str]:
-        """Return what is wrong with the worker, for the health report."""
-        return [] if self.supervisor is None else self.supervisor.problems()
+        """Return what is wrong with the worker, the queue and the storage, for the health report."""
+        return self.monitor.problems() + ([] if self.supervisor is None else self.supervisor.problems())
 
     def close(self) -> None:
         """Close the database, and end the threads."""
         self.passwords.close()
+        self.monitor.close()
         self.database.close()
 
 
@@ -169,6 +176,8 @@ def open_services(settings: ServerSettings) -> Services:
             database=database,
             files=files,
             hub=Hub(database),
+            estimator=Estimator(database),
+            monitor=Monitor(database, files, lambda: live.settings.jobs_per_user),
             metrics=Metrics(database, files),
             links=Links(load_secrets(settings)),
             rates=Rates(settings.redis_url),

@@ -11,11 +11,16 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from comic_upscale.errors import ComicUpscaleError
 from comic_upscale.server import queue, workers
 from comic_upscale.server.database.engine import Database
+from comic_upscale.server.database.schema import jobs
 from comic_upscale.server.ids import new_id
 from comic_upscale.server.overrides import effective
 from comic_upscale.server.settings import ServerSettings
@@ -26,10 +31,11 @@ T = TypeVar("T")
 
 LOOK_SECONDS = 1.0
 """How often the queue is checked without a wake-up."""
-CRASH_WAIT_SECONDS = (1.0, 5.0, 30.0, 60.0)
+CRASH_WAIT_SECONDS = (1.0, 2.0, 5.0, 15.0, 60.0)
 """Waiting time after the first, second and later crashes in a row."""
 CRASH_LOOP = 2
 """Crashes in a row that make the server degraded."""
+_CLOCKS_MS = 60_000
 LOOP_SECONDS = 30.0
 """A worker that lived for longer than this begins a new count of crashes."""
 _FATAL = re.compile(r"(Fatal Python error: [A-Za-z][\w ,.:-]{0,150}|Timeout \([\d:.]+\)!)")
@@ -128,7 +134,7 @@ class Supervisor:
         )
 
     async def _run_worker(self) -> None:
-        worker_id, began = new_id(), time.monotonic()
+        worker_id, began, began_at = new_id(), time.monotonic(), int(time.time() * 1000)
         try:
             child = await asyncio.create_subprocess_exec(
                 *self._command.arguments, "--worker-id", worker_id,
@@ -164,6 +170,11 @@ class Supervisor:
             self._crashes = 0
             log.info("worker ended", extra={"pid": child.pid})
             return
+        if await self._quietly(
+            lambda: self._database.read_async(partial(_has_completed, worker_id, began_at))
+        ):
+            # Whatever ended it, it did its work until then.
+            self._crashes = 0
         self._wait_after_crash(began, words or f"code {code}")
 
     def _wait_after_crash(self, began: float, reason: str) -> None:
@@ -209,6 +220,17 @@ def _log_line(text: str) -> None:
         fields, level, message = None, logging.WARNING, text
     extra = {name: str(value)[:_LONGEST_FIELD] for name, value in (fields or {}).items() if name in _FIELDS}
     log.log(level, "worker: %s", message[:_LONGEST_FIELD], extra=extra)
+
+
+def _has_completed(worker_id: str, began_at: int, connection: Connection) -> bool:
+    """Return whether a worker completed a job; ``began_at`` is its start in milliseconds since 1970."""
+    done = sa.select(jobs.c.id).where(
+        jobs.c.status == "completed",
+        # An index has these two. The clock of the database may differ a little.
+        jobs.c.updated_at >= began_at - _CLOCKS_MS,
+        jobs.c.worker_id == worker_id,
+    )
+    return connection.execute(done.limit(1)).first() is not None
 
 
 def _last_words(code: int, fatal: str) -> str:

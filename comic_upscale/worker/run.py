@@ -41,7 +41,7 @@ LOOK_SECONDS = 0.3
 """How often an idle worker looks at the queue."""
 RESERVE_LOOK_SECONDS = 0.1
 """How often the reserve for interactive jobs does: a reader waits for the page."""
-SIGN_SECONDS = 5.0
+SIGN_SECONDS = 3.0
 """How often a worker gives a sign of life."""
 _DATABASE_WAIT_SECONDS = 2.0
 

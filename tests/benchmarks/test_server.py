@@ -20,7 +20,7 @@ def test_a_short_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     report = json.loads(path.read_text(encoding="utf-8"))
     assert report["busy_machine"] and report["hardware"]["cores"] >= 1
     assert [(each["unit"], each["target"]) for each in report["figures"]] == [
-        ("/s", 200), ("ms", 50), ("s", 1), ("MB", 150), ("s", 3), ("ms", 200), ("ms", 200),
+        ("/s", 200), ("ms", 50), ("s", 1), ("MB", 150), ("s", 3), ("ms", 200), ("ms", 200), ("/s", 40), ("ms", 150),
     ]  # fmt: skip
     assert all(each["value"] > 0 for each in report["figures"])
     assert len(capsys.readouterr().out.splitlines()) == len(report["figures"])

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy.engine import Connection
@@ -41,6 +42,8 @@ def test_the_migrations_give_the_schema(database: Database) -> None:
 def test_a_migrated_database_is_not_migrated_again(database: Database) -> None:
     assert migrations.migrate(database) is False
     migrations.check_schema(database)
+    # By the database itself, so that a start need not import Alembic to see it.
+    assert database.read(migrations.schema_revision) == migrations.HEAD
 
 
 def test_a_newer_schema_is_refused_in_words(database: Database, settings: ServerSettings) -> None:
@@ -60,13 +63,13 @@ def test_a_worker_does_not_use_an_empty_database(settings: ServerSettings) -> No
 def test_a_migration_that_breaks_off_changes_nothing(
     settings: ServerSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = migrations.command.upgrade
+    real = command.upgrade
 
     def break_off(*arguments: object) -> None:
         real(*arguments)  # type: ignore[arg-type]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(migrations.command, "upgrade", break_off)
+    monkeypatch.setattr(command, "upgrade", break_off)
     with pytest.raises(KeyboardInterrupt):
         open_database(settings, migrating=True)
     monkeypatch.undo()

@@ -21,6 +21,7 @@ def set_size(services: Services, upload_id: str, size: int) -> None:
     """Give an upload a number of bytes that nobody wants to send in a test."""
     changed = sa.update(uploads).where(uploads.c.id == upload_id).values(size=size)
     services.database.write(lambda c: c.execute(changed))
+    services.estimator.forget()
 
 
 def test_a_job_waits_for_its_own_lane_alone(services: Services) -> None:

@@ -9,6 +9,7 @@ import sys
 import pytest
 import sqlalchemy as sa
 
+from comic_upscale.server import supervisor as supervisor_module
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.schema import jobs
 from comic_upscale.server.services import Services
@@ -77,6 +78,43 @@ def test_lines_of_a_dead_worker_reach_no_stranger(
     assert supervisor.problems() == [f"the worker crashed 2 times in a row: {expected}"]
     found = services.database.read(lambda c: c.execute(sa.select(jobs.c.error_code, jobs.c.error)).one())
     assert tuple(found) == ("worker_ended", expected)
+
+
+WORKS_AND_DIES = """
+import sqlite3, sys, time
+worker_id = sys.argv[sys.argv.index("--worker-id") + 1]
+with sqlite3.connect(sys.argv[1], timeout=60) as database:
+    database.execute(
+        "UPDATE jobs SET status = 'completed', worker_id = ?, updated_at = ? WHERE id ="
+        " (SELECT min(id) FROM jobs WHERE status = 'queued')", (worker_id, int(time.time() * 1000)))
+database.close()
+sys.exit(3)
+"""
+"""A worker that completes one job, and dies."""
+
+
+def test_a_worker_that_did_its_work_before_it_died_is_no_crash_loop(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor_module, "CRASH_WAIT_SECONDS", (0.0,))
+    for _ in range(3):
+        add(services.database)
+    path = services.settings.data / "server.sqlite3"
+    command = WorkerCommand([sys.executable, "-c", WORKS_AND_DIES, str(path)], dict(os.environ))
+    supervisor = Supervisor(services.settings, services.database, command)
+
+    async def run() -> None:
+        running = asyncio.ensure_future(supervisor.run())
+        while services.database.read(
+            lambda c: c.scalar(sa.select(jobs.c.id).where(jobs.c.status == "queued"))
+        ):
+            assert supervisor.problems() == []
+            await asyncio.sleep(0.05)
+        await supervisor.stop()
+        await running
+
+    asyncio.run(asyncio.wait_for(run(), PATIENCE))
+    assert supervisor.problems() == []
 
 
 def test_a_worker_that_cannot_be_started_degrades_the_server(services: Services) -> None:

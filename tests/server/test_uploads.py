@@ -24,6 +24,7 @@ from comic_upscale.server.files import LocalFiles
 from comic_upscale.server.multipart import Limits, Received, UploadReader
 from comic_upscale.server.services import Services
 from tests.server.conftest import OpenServices, client_of, make_key
+from tests.server.running import wait_for
 
 PNG = b"\x89PNG\r\n\x1a\n not opened here"
 
@@ -218,6 +219,8 @@ def test_a_full_disk_is_507_and_leaves_nothing(services: Services, monkeypatch: 
         assert left_over(services) == [] and count(services, jobs) == 0
         monkeypatch.undo()
         monkeypatch.setattr(LocalFiles, "free_percent", lambda _self: 1.0)
+        # The free space is at most a second old.
+        wait_for(lambda: client.get("/api/v1/health").json()["free_disk_percent"] == 1.0)
         assert send(client).status_code == 507
         health = client.get("/api/v1/health").json()
         assert health["status"] == "degraded" and "disk" in health["reasons"][0]
@@ -279,6 +282,8 @@ def test_maintenance_refuses_uploads_and_nothing_else(services: Services) -> Non
     with client_of(services, make_key(services, "me")) as client:
         job = send(client).json()["job_id"]
         services.database.write(lambda c: queue.set_state(c, maintenance=True))
+        # Another server may have changed it, which this one learns within a second.
+        services.live.read_now()
         answer = send(client)
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "maintenance")
         assert "retry-after" in answer.headers

@@ -156,6 +156,7 @@ async def change_queue(
         audit.record(connection, admin, f"queue.{action}")
 
     await services.database.write_async(write)
+    await services.live.refresh(now=True)
     services.wake()
     return await show_queue(services, admin)
 

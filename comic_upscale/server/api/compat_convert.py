@@ -71,7 +71,11 @@ _REASON = "X-Comic-Upscale-Reason"
         200: {
             "description": "The page. X-Comic-Upscale is upscaled, or original if it was refused; "
             "X-Comic-Upscale-Reason then says why.",
-            "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
+            "content": {
+                kind: {"schema": {"type": "string", "format": "binary"}}
+                # The second is that of a refused page whose kind is unknown.
+                for kind in ("image/*", "application/octet-stream")
+            },
         },
         400: {"description": "The request has no page that could be sent back."},
         429: {"description": "Too many requests from this address were refused. The page was not read."},

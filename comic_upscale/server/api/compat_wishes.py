@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy.engine import Connection
 
 from comic_upscale.errors import DatabaseError, SettingsError
-from comic_upscale.server import audit, health, jobs, queue
+from comic_upscale.server import audit, jobs, queue
 from comic_upscale.server.accounts import Account
 from comic_upscale.server.api import auth
 from comic_upscale.server.api.access import AdminAccount, CurrentAccount, Server, require
@@ -189,7 +189,7 @@ async def download(services: Server, account: CurrentAccount, name: str) -> Redi
 async def upscaler_health(services: Server) -> JSONResponse:
     """Return ``healthy`` or ``degraded``, and the GPU of the worker that is online."""
     try:
-        figures = await services.database.read_async(health.queue_figures)
+        figures = await services.monitor.figures()
     except DatabaseError:
         return JSONResponse({"status": "down"}, 503)
     gpus = figures["gpu"]

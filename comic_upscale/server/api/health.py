@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from comic_upscale.errors import DatabaseError
-from comic_upscale.server import health, queue
+from comic_upscale.server import queue
 from comic_upscale.server.api.access import Server
 from comic_upscale.version import __version__
 
@@ -22,15 +21,17 @@ router = APIRouter(tags=["health"])
 async def show_health(services: Server) -> JSONResponse:
     """Return ``ok``, ``degraded`` (the reasons are listed) or ``down``."""
     try:
-        figures = await services.database.read_async(health.queue_figures)
+        figures = await services.monitor.figures()
     except DatabaseError:
         return JSONResponse({"status": "down", "reasons": ["the database cannot be used"]}, 503)
-    free = await asyncio.to_thread(services.files.free_percent)
+    free = await services.monitor.free_percent()
     reasons: list[str] = []
     if free is not None and free < services.settings.min_free_disk:
         reasons.append("the disk is almost full, so uploads are refused")
     if figures["stalled"]:
         reasons.append("a worker stopped in the middle of a job; the job is claimed again")
+    if figures["workers_silent"]:
+        reasons.append("a worker gives no sign of life")
     reasons += services.problems()
     body: dict[str, Any] = {
         "status": "degraded" if reasons else "ok",

@@ -146,7 +146,7 @@ async def read_list(
         rows = jobs.list_jobs(
             connection, account, status=status, before=before, limit=limit, everyone=everyone
         )
-        shown = [jobs.job_json(connection, row) for row in rows]
+        shown = jobs.jobs_json(connection, rows)
         if everyone:
             shown = [job | {"owner_id": row["owner_id"]} for job, row in zip(shown, rows, strict=True)]
         following = write_cursor(rows[-1]["created_at"], rows[-1]["id"]) if len(rows) == limit else None

@@ -56,6 +56,9 @@ router = APIRouter(
 _FEED: dict[int | str, dict[str, Any]] = {
     200: {"description": "An Atom feed.", "content": {"application/atom+xml": {"schema": {"type": "string"}}}}
 }
+_SEARCH: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/opensearchdescription+xml": {"schema": {"type": "string"}}}}
+}
 
 
 @router.get("", summary="The catalogue of a reader", response_class=Response, responses=_FEED)
@@ -68,7 +71,7 @@ async def show_root(request: Request) -> Response:
     return feed.response()
 
 
-@router.get("/search", summary="How a reader searches", response_class=Response, responses=_FEED)
+@router.get("/search", summary="How a reader searches", response_class=Response, responses=_SEARCH)
 async def describe_search(request: Request) -> Response:
     """Return the OpenSearch description."""
     root = ET.Element("OpenSearchDescription", xmlns=_OPENSEARCH)

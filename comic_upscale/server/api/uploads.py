@@ -14,7 +14,7 @@ from limits import RateLimitItemPerDay, RateLimitItemPerHour
 from pydantic import BaseModel
 
 from comic_upscale.imaging.formats import ARCHIVE_EXTENSIONS, IMAGE_EXTENSIONS, extension_of
-from comic_upscale.server import idempotency, jobs, queue
+from comic_upscale.server import idempotency, jobs
 from comic_upscale.server.accounts import Account
 from comic_upscale.server.api.access import CurrentAccount, Server, limit, require
 from comic_upscale.server.api.downloads import link_to
@@ -166,12 +166,12 @@ async def download_original(services: Server, account: CurrentAccount, upload_id
 
 async def check_open(services: Services, account: Account) -> None:
     """Refuse an upload while the server takes none, before its body is read."""
-    if await services.database.read_async(queue.in_maintenance):
+    if services.live.in_maintenance:
         raise ApiError(
             503, "maintenance", "The server takes no uploads for now. Running jobs continue; try again later.",
             headers={"Retry-After": "120", "Connection": "close"},
         )  # fmt: skip
-    free = await asyncio.to_thread(services.files.free_percent)
+    free = await services.monitor.free_percent()
     if free is not None and free < services.settings.min_free_disk:
         raise ApiError(
             507, "insufficient_storage", "The disk of the server is almost full. Try again later.",
@@ -255,6 +255,8 @@ async def store_job(
         for file in new.received.files:
             await asyncio.to_thread(services.files.delete, file.file.key)
     services.wake()
+    size = 0 if answer.is_repeated else new.received.size
+    answer.body["estimated_seconds"] = await services.estimator.seconds_until_done(new.lane, size)
     return answer
 
 

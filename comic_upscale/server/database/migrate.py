@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
+import sqlalchemy as sa
 
 from comic_upscale.errors import DatabaseError
 
 if TYPE_CHECKING:
+    from alembic.config import Config
     from sqlalchemy.engine import Connection
 
     from comic_upscale.server.database.engine import Database
 
+HEAD = "0004"
+"""The revision of this version's schema. A database that has it needs no migration, and Alembic is not imported."""
 _SCRIPTS = Path(__file__).parent / "migrations"
 
 
@@ -26,15 +26,17 @@ def migrate(database: Database) -> bool:
     Raises:
         DatabaseError: a newer version wrote the database, or it cannot be used.
     """
+    if database.read(schema_revision) == HEAD:
+        return False
 
     def upgrade(connection: Connection) -> bool:
-        config = _config(connection)
-        scripts = ScriptDirectory.from_config(config)
-        current = MigrationContext.configure(connection).get_current_revision()
-        _check_known(scripts, current)
-        if current == scripts.get_current_head():
+        from alembic import command
+
+        current = schema_revision(connection)
+        _check_known(current)
+        if current == HEAD:
             return False
-        command.upgrade(config, "head")
+        command.upgrade(_config(connection), "head")
         return True
 
     return database.migrating(upgrade)
@@ -46,18 +48,13 @@ def check_schema(database: Database) -> None:
     Raises:
         DatabaseError: the schema is older or newer, or there is none.
     """
-
-    def check(connection: Connection) -> None:
-        scripts = ScriptDirectory.from_config(_config(connection))
-        current = MigrationContext.configure(connection).get_current_revision()
-        _check_known(scripts, current)
-        if current != scripts.get_current_head():
-            raise DatabaseError(
-                "the database has the schema of an earlier version: start `comic-upscale serve`, or run "
-                "`comic-upscale server migrate`"
-            )
-
-    database.read(check)
+    current = database.read(schema_revision)
+    _check_known(current)
+    if current != HEAD:
+        raise DatabaseError(
+            "the database has the schema of an earlier version: start `comic-upscale serve`, or run "
+            "`comic-upscale server migrate`"
+        )
 
 
 def check_known(revision: str) -> None:
@@ -66,19 +63,27 @@ def check_known(revision: str) -> None:
     Raises:
         DatabaseError: a newer version wrote it.
     """
-    config = Config()
-    config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
-    _check_known(ScriptDirectory.from_config(config), revision)
+    _check_known(revision)
 
 
 def schema_revision(connection: Connection) -> str | None:
     """Return the revision of a database's schema; None if it has none."""
-    return MigrationContext.configure(connection).get_current_revision()
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    revision = connection.scalar(sa.text("SELECT version_num FROM alembic_version"))
+    return None if revision is None else str(revision)
 
 
-def _check_known(scripts: ScriptDirectory, revision: str | None) -> None:
-    known = {script.revision for script in scripts.walk_revisions()}
-    if revision is not None and revision not in known:
+def _check_known(revision: str | None) -> None:
+    if revision is None or revision == HEAD:
+        return
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if revision not in known:
         raise DatabaseError(
             f"a newer version of comic-upscale wrote this database (schema {revision}): update comic-upscale, or use "
             "a backup from before the update"
@@ -86,6 +91,8 @@ def _check_known(scripts: ScriptDirectory, revision: str | None) -> None:
 
 
 def _config(connection: Connection) -> Config:
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
     config.attributes["connection"] = connection

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Form, Query, Request, Response
 from sqlalchemy.engine import Connection
 
 from comic_upscale.errors import SettingsError
-from comic_upscale.server import audit, health, search
+from comic_upscale.server import audit, search
 from comic_upscale.server.api import admin as admin_api
 from comic_upscale.server.api import admin_offered
 from comic_upscale.server.api.access import Server
@@ -42,15 +42,15 @@ async def show_dashboard(request: Request, services: Server, admin: Admin) -> Re
     def read(connection: Connection) -> dict[str, Any]:
         failed = search.find_jobs(connection, owner_id=None, status="failed", limit=5)
         return {
-            "now": health.queue_figures(connection),
             "day": search.figures_of_day(connection),
             "failed": failed.rows,
         }
 
     figures = await services.database.read_async(read)
+    figures["now"] = await services.monitor.figures()
     return render(
         request, "dashboard_part.html" if wants_part(request) else "dashboard.html", **figures,
-        problems=services.problems(), free=await asyncio.to_thread(services.files.free_percent),
+        problems=services.problems(), free=await services.monitor.free_percent(),
         least_free=services.settings.min_free_disk,
     )  # fmt: skip
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
 import sqlalchemy as sa
@@ -47,7 +46,7 @@ async def show_upload(
         return {"maintenance": queue.in_maintenance(connection), "limits": dict(limits)}
 
     state = await services.database.read_async(read)
-    free, settings = await asyncio.to_thread(services.files.free_percent), services.settings
+    free, settings = await services.monitor.free_percent(), services.settings
     presets = await catalogue.list_presets(services, viewer.account)
     models = await catalogue.list_models(services, viewer.account)
     return render(

@@ -1,0 +1,129 @@
+"""The health report tells within ten seconds: a silent worker, a stuck queue, a storage or a database that is away."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import threading
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from comic_upscale.server import health, monitor, workers
+from comic_upscale.server.database.schema import jobs, now_ms
+from comic_upscale.server.database.schema import workers as workers_table
+from comic_upscale.server.files import LocalFiles
+from comic_upscale.server.services import Services
+from tests.server.conftest import client_of, make_key
+from tests.server.running import wait_for
+from tests.server.test_queue import add, taken
+from tests.server.test_uploads import send
+
+
+def report(services: Services) -> dict[str, Any]:
+    with client_of(services) as client:
+        found: dict[str, Any] = client.get("/api/v1/health").json()
+        return found
+
+
+def look(services: Services) -> list[str]:
+    asyncio.run(services.monitor.look())
+    return services.monitor.problems()
+
+
+def test_the_looks_and_limits_add_up_to_ten_seconds() -> None:
+    assert monitor.LOOK_SECONDS + monitor.STORAGE_SECONDS <= 10
+    assert 2 * monitor.LOOK_SECONDS + monitor.STUCK_SECONDS <= 10
+    assert health.SILENT_SECONDS <= 10
+
+
+def test_a_worker_without_a_sign_of_life_is_reported(services: Services) -> None:
+    services.database.write(lambda c: workers.register(c, "worker"))
+    assert report(services)["reasons"] == []
+    silent = sa.update(workers_table).values(last_seen_at=now_ms() - int(health.SILENT_SECONDS * 1000) - 1000)
+    services.database.write(lambda c: c.execute(silent))
+    assert wait_for(lambda: report(services)["reasons"]) == ["a worker gives no sign of life"]
+    services.database.write(lambda c: workers.end(c, "worker"))
+    wait_for(lambda: report(services)["status"] == "ok")
+
+
+def test_a_queue_without_a_worker_is_reported(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert look(services) == []
+    add(services.database)
+    # It is reported only after some seconds: a worker needs a moment to start.
+    assert look(services) == []
+    monkeypatch.setattr(monitor, "STUCK_SECONDS", 0.0)
+    assert look(services) == ["jobs wait, and no worker is online"]
+    assert "no worker is online" in report(services)["reasons"][0]
+    services.database.write(lambda c: workers.register(c, "worker"))
+    assert look(services) == ["jobs wait, and no worker takes one"]
+    taken(services.database)
+    assert look(services) == []
+
+
+def test_a_storage_that_lost_its_folder_is_reported(services: Services) -> None:
+    assert look(services) == []
+    assert isinstance(services.files, LocalFiles)
+    shutil.rmtree(services.files.folder)
+    services.files.folder.write_text("not a folder any more")
+    (problem,) = look(services)
+    assert problem.startswith("the storage cannot be used")
+    services.files.folder.unlink()
+    services.files.folder.mkdir()
+    assert look(services) == []
+
+
+def test_a_storage_that_does_not_answer_is_reported_and_holds_no_request(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    monkeypatch.setattr(monitor, "STORAGE_SECONDS", 0.1)
+    monkeypatch.setattr(LocalFiles, "create", lambda _self, _key: go_on.wait(30))
+
+    async def look_and_go_on() -> list[str]:
+        await services.monitor.look()
+        found = services.monitor.problems()
+        go_on.set()
+        return found
+
+    (problem,) = asyncio.run(look_and_go_on())
+    assert problem.startswith("the storage does not answer")
+
+
+def test_a_database_that_does_not_answer_is_down(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+    monkeypatch.setattr(monitor, "DATABASE_SECONDS", 0.1)
+    monkeypatch.setattr(health, "queue_figures", lambda _connection: go_on.wait(30))
+    with client_of(services) as client:
+        answer = client.get("/api/v1/health")
+        go_on.set()
+    assert (answer.status_code, answer.json()["status"]) == (503, "down")
+
+
+def test_metrics_read_each_ended_job_once(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    from comic_upscale.server import metrics
+
+    monkeypatch.setattr(metrics, "AT_ONCE", 2)
+    monkeypatch.setattr(metrics, "KEEP_SECONDS", 0.0)
+    with client_of(services, make_key(services, "me")) as client:
+        for number in range(5):
+            send(client, f"{number}.png")
+        ended = sa.update(jobs).values(status="completed", pages_done=3, seconds=2.0, updated_at=1000)
+        services.database.write(lambda c: c.execute(ended))
+
+        def value(name: str) -> float | None:
+            for line in client.get("/metrics").text.splitlines():
+                if line.startswith(name):
+                    return float(line.rpartition(" ")[2])
+            return None
+
+        assert value('comic_upscale_jobs{status="completed"}') == 5
+        assert value("comic_upscale_pages_done") == 15 and value("comic_upscale_job_seconds_sum") == 10
+        # Read once: older ones that change do not count again.
+        services.database.write(lambda c: c.execute(sa.update(jobs).values(pages_done=100)))
+        assert value("comic_upscale_pages_done") == 15
+        # Nothing is said before everything is counted.
+        monkeypatch.setattr(metrics, "BUDGET_SECONDS", -1.0)
+        services.metrics._ended._until = -1
+        assert value("comic_upscale_pages_done") is None and value('comic_upscale_jobs{status="queued"}') == 0
