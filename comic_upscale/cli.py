@@ -44,7 +44,7 @@ COMMANDS = {
         "  comic-upscale run --input pages/ --scale 2.5 --workers 4\n\n"
         "  comic-upscale run --input pages/ --model RealESRGAN_x4plus_anime_6B --device cuda\n\n"
         "  comic-upscale run --input cover.png --format webp --quality 90\n\n"
-        "  comic-upscale run --input volume.cbz --output upscaled/\n\n"
+        "  comic-upscale run v01.cbz v02.cbz extras/ --output upscaled/\n\n"
         "Run the same command again to continue where it stopped.",
     ),
     "status": Entry(

@@ -15,6 +15,7 @@ from annotated_types import Ge, Gt, Unit
 from comic_upscale.commands.environment import own_prices, process_seconds, rates_folder, state_folder
 from comic_upscale.commands.options import Given, takes
 from comic_upscale.commands.run import job_settings
+from comic_upscale.commands.selection import FromFile, Pages, with_pages
 from comic_upscale.errors import SettingsError
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.options import Opt, check, definitions, pick
@@ -28,8 +29,8 @@ EXIT_OVER_BUDGET = 1
 
 
 JOB = pick(
-    JobSettings, "output", "size", "skip_larger_than", "model", "denoise", "weights_folders", "format", "quality",
-    "device", "workers",
+    JobSettings, "output", "selection", "size", "skip_larger_than", "model", "denoise", "weights_folders", "format",
+    "quality", "device", "workers",
     help={
         "output": "Output folder of the planned `run`. Pages that are already done are not counted.",
         "model": "Model as for `run`. On a rented GPU, auto means RealESRGAN_x4plus_anime_6B.",
@@ -97,14 +98,17 @@ class CostOptions:
 
 
 @takes(source=INPUT, own=definitions(CostOptions), given=JOB)
-def cost(source: Given, own: Given, given: Given) -> None:
+def cost(named: Pages = None, *, from_file: FromFile = None, source: Given, own: Given, given: Given) -> None:
     """Estimate the time and cost of a run, on this machine and on rented GPUs, before you pay anything."""
     from comic_upscale.console.quote_text import quotes_as_json
     from comic_upscale.costs.prices import listed_offers
     from comic_upscale.estimates.quotes import Question, is_over_budget, quotes_for
 
     asked, requested = CostOptions(**own.values()), given.values()
-    input, workers = source.complete()["input"], requested.get("workers")
+    workers = requested.get("workers")
+    if named or from_file or source.values():
+        requested = with_pages({**source.values(), **requested}, named, from_file)
+    input = requested.pop("input", None)
     _check_together(asked, input)
     settings = job_settings({"input": input or Path("pages"), **requested})
     workload, unchanged, trial = _count(settings, asked)
@@ -167,7 +171,7 @@ def _check_together(asked: CostOptions, input: Path | None) -> None:
         SettingsError: they contradict each other.
     """
     if (input is None) == (asked.pages is None):
-        raise SettingsError("give either --input PATH, or --pages N for a number of pages")
+        raise SettingsError("give either the pages of the planned run, or --pages N for a number of pages")
     if asked.pilot is not None and input is None:
         raise SettingsError("--pilot needs an --input")
 

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ import typer
 
 from comic_upscale.commands.environment import default_workers, state_folder, weights_cache, weights_folders
 from comic_upscale.commands.options import Given, takes
+from comic_upscale.commands.selection import FromFile, Pages, with_pages
 from comic_upscale.errors import EXIT_CEILING, InputError, SettingsError
 from comic_upscale.settings.job import JobSettings, upgrade_record
 from comic_upscale.settings.option_json import in_program_words, values_from_json
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
 EXIT_SOME_FAILED = 1
 
 JOB = tuple(
-    # --output is optional on the command line: by default the output folder is named after the input.
-    replace(option, default=None, nullable=True) if option.name == "output" else option
+    # --output is optional on the command line: by default the output folder is named after the input. The input may be
+    # given as an argument.
+    replace(option, default=None, nullable=True) if option.name in ("input", "output") else option
     for option in definitions(JobSettings)
 )
 """The options of a job, for a command."""
@@ -64,6 +66,9 @@ SHOW = definitions(ShowOptions)
 
 @takes(given=JOB, show=SHOW)
 def run(
+    pages: Pages = None,
+    *,
+    from_file: FromFile = None,
     given: Given,
     show: Given,
     settings: Annotated[
@@ -79,7 +84,8 @@ def run(
 
     shown = ShowOptions(**show.values())
     recorded = {} if settings is None else _read_settings(settings)
-    job = _merged(recorded, given.values())
+    own = given.values()
+    job = _checked(with_pages({**recorded, **own}, pages, from_file), recorded.keys() - own.keys())
     set_up_logging(verbose=shown.verbose)
     if shown.dry_run:
         show_plan(job, as_json=shown.as_json)
@@ -88,12 +94,11 @@ def run(
     raise typer.Exit(code)
 
 
-def _merged(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> JobSettings:
-    """Return the settings of a file and of the command line. A message names an option as where it was given."""
+def _checked(values: Mapping[str, Any], from_file: Set[str]) -> JobSettings:
+    """Return the settings of a job. A message names an option as where it was given: in a file, or as a flag."""
     try:
-        return job_settings({**recorded, **given})
+        return job_settings(values)
     except SettingsError as error:
-        from_file = recorded.keys() - given.keys()
         raise SettingsError(in_program_words(str(error), JobSettings, from_file)) from None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -181,19 +181,22 @@ class LibraryChanges(LedgerFile):
 
     # Sources that are gone
 
-    def mark_gone(self, job_id: int, orphans: Iterable[int], others: Iterable[int]) -> None:
+    def mark_gone(
+        self, job_id: int, orphans: Iterable[int], others: Iterable[int], *, left_out: Set[int] = frozenset()
+    ) -> None:
         """Record which sources of a job are no longer in the input; all other sources are there.
 
         Args:
             job_id: id of the job.
             orphans: rows whose outputs still exist.
             others: rows without an output.
+            left_out: rows whose sources were not looked at. They stay as they are.
         """
         with self._translate_errors(), self._db.atomic():
             wanted = dict.fromkeys(orphans, ORPHAN) | dict.fromkeys(others, NOTHING_LEFT)
             now_gone = self._db.execute("select id, gone from pages where job_id = ? and gone <> 0", [job_id])
             recorded = dict(now_gone.fetchall())
-            for row_id in recorded.keys() | wanted.keys():
+            for row_id in (recorded.keys() | wanted.keys()) - left_out:
                 gone = wanted.get(row_id, 0)
                 if recorded.get(row_id, 0) != gone:
                     self._db.execute("update pages set gone = ? where id = ?", [gone, row_id])

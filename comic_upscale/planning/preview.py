@@ -25,6 +25,7 @@ from comic_upscale.planning.foresight import foresee
 from comic_upscale.planning.model_selection import named_model, predict_model
 from comic_upscale.planning.names import describe_safe_names
 from comic_upscale.planning.resolve import JobHistory, ResolvedJob, resolve
+from comic_upscale.planning.selection import describe_selection, with_recorded_selection
 from comic_upscale.settings.job import AUTO_MODEL, JobSettings
 from comic_upscale.settings.paths import path_text
 from comic_upscale.storage.marker import check_output_folder
@@ -87,6 +88,8 @@ class Preview:
     """Warnings about the outputs as a whole."""
     replaced: int = 0
     """Finished outputs that were made with other settings and would be replaced."""
+    selection: str = ""
+    """The part of the input that the run looks at, for display; empty for all of it."""
 
 
 OnPage: TypeAlias = Callable[[PagePreview], None]
@@ -103,6 +106,7 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
         SettingsError, InputError, WeightsError, LedgerError: as a run would.
     """
     check_output_folder(settings.output)
+    settings = with_recorded_selection(settings)
     stores = open_stores(settings.input, settings.output)
     discovery = find_pages(settings, stores.sources)
     job = _resolve(settings)
@@ -155,6 +159,7 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
         orphans=foresight.orphans,
         warnings=(describe_safe_names(foresight.renamed),) if foresight.renamed else (),
         replaced=foresight.replaced,
+        selection=describe_selection(settings.selection),
     )
 
 

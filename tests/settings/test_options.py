@@ -330,7 +330,7 @@ def test_every_option_of_a_job_is_in_one_group_and_says_what_it_is() -> None:
         assert definition.opt.help.endswith("."), definition.name
         assert definition.key in (f"{definition.group.name}.{definition.name}", definition.name)
     own = {each.name for each in definitions(JobSettings) if not each.group.name}
-    assert own == {"input", "output", "ledger", "weights_folders", "weights_cache"}
+    assert own == {"input", "output", "selection", "ledger", "weights_folders", "weights_cache"}
 
 
 def test_fingerprint_rules() -> None:
