@@ -234,9 +234,9 @@ def upscale(
     show: Given,
 ) -> None:
     """Send pages, upscale them remotely, and download each once it is done. Takes the options of `run`."""
-    values = with_pages(given.values(), pages, from_file)
     with _note_if_not_run(options.complete()["when_done"]):
         connection, own = SshOptions(host=host, **ssh.values()), UpscaleOptions(**options.values())
+        values = with_pages(given.values(), pages, from_file)
         RemoteSession(connection, "upscale", own).run(values, show)
 
 

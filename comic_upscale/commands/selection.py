@@ -18,8 +18,8 @@ import typer
 
 from comic_upscale.errors import InputError, LedgerError, SettingsError
 from comic_upscale.settings.paths import absolute, default_ledger, path_text
-from comic_upscale.settings.selection import PAGES as PANEL
 from comic_upscale.settings.selection import Selection
+from comic_upscale.settings.selection_options import PAGES as PANEL
 
 Pages = Annotated[
     list[Path] | None,

@@ -36,13 +36,8 @@ from comic_upscale.settings.processing import (
 )
 from comic_upscale.settings.resources import ResourceSettings
 from comic_upscale.settings.run import RunSettings
-from comic_upscale.settings.selection import (
-    Selection,
-    SelectionOptions,
-    join_selection,
-    read_selection,
-    write_selection,
-)
+from comic_upscale.settings.selection import Selection, read_selection, write_selection
+from comic_upscale.settings.selection_options import SelectionOptions, join_selection
 from comic_upscale.settings.sizes import Scale, Size, as_float, number_text
 
 __all__ = [

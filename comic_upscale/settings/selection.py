@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any
 
 from comic_upscale.errors import SettingsError
-from comic_upscale.settings.options import Opt, require
-
-PAGES = "Which pages"
-"""Heading of the help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +26,9 @@ class Selection:
         """Check the values."""
         for field in fields(self):
             values = getattr(self, field.name)
-            require(
-                isinstance(values, tuple)
-                and all(isinstance(value, str) and value.strip() and "\0" not in value for value in values),
-                f"{'selection.paths' if field.name == 'paths' else f'--{field.name}'} must be texts that are not empty",
-            )
+            if not isinstance(values, tuple) or not all(map(_is_text, values)):
+                name = "selection.paths" if field.name == "paths" else f"--{field.name}"
+                raise SettingsError(f"{name} must be texts that are not empty")
 
     @property
     def is_everything(self) -> bool:
@@ -51,36 +43,6 @@ class Selection:
         texts += [f"only {' '.join(self.include)}"] if self.include else []
         texts += [f"without {' '.join(self.exclude)}"] if self.exclude else []
         return "; ".join(texts) or "everything"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SelectionOptions:
-    """The command-line options that together give a `Selection`, besides the paths of the pages."""
-
-    include: Annotated[
-        tuple[str, ...] | None,
-        Opt(
-            "Only pages and volumes whose path in the input matches this pattern, as in .gitignore: '*.png', 'vol 1/', "
-            "'**/cover*'. A volume counts as a whole. Can be repeated.",
-            metavar="PATTERN", panel=PAGES,
-        ),
-    ] = None  # fmt: skip
-    exclude: Annotated[
-        tuple[str, ...] | None,
-        Opt(
-            "Leave out what matches this pattern. It is not read, and its outputs stay. Can be repeated.",
-            metavar="PATTERN", panel=PAGES,
-        ),
-    ] = None  # fmt: skip
-
-
-def join_selection(given: Mapping[str, Any]) -> Selection:
-    """Return the selection that the given `SelectionOptions` describe.
-
-    Raises:
-        SettingsError: a pattern is empty.
-    """
-    return Selection(include=tuple(given.get("include") or ()), exclude=tuple(given.get("exclude") or ()))
 
 
 def write_selection(selection: Selection) -> dict[str, list[str]]:
@@ -100,3 +62,7 @@ def read_selection(value: object) -> Selection:
     if not all(isinstance(each, list) for each in value.values()):
         raise SettingsError("selection must have lists of texts")
     return Selection(**{name: tuple(each) for name, each in value.items()})
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and "\0" not in value
