@@ -100,6 +100,18 @@ COMMANDS = {
         "  comic-upscale evaluate --reference originals/ --candidate restored/\n\n"
         "  comic-upscale evaluate --input pages/ --models comic-compact-x3,realesr-animevideov3 --output trial/",
     ),
+    "try": Entry(
+        "comic_upscale.commands.try_page:try_page",
+        "Show one page as several models upscale it, in one picture, and say which is recommended.",
+        "Examples:\n\n"
+        "  comic-upscale try page.png\n\n"
+        "  comic-upscale try 'book.cbz#3' --models comic-compact-x3,RealESRGAN_x4plus_anime_6B --output try.png",
+    ),
+    "doctor": Entry(
+        "comic_upscale.commands.doctor:doctor",
+        "Show what is installed, which GPU is used, what is slow on this machine, and what to do about it.",
+        "Examples:\n\n  comic-upscale doctor\n\n  comic-upscale doctor --output /mnt/library --json",
+    ),
     "watchdog": Entry(
         "comic_upscale.commands.watchdog:watchdog",
         "Watch this machine, and run a command once it is idle: stop, shut down or destroy it.\n\n"
