@@ -73,6 +73,8 @@ RECORDED: list[tuple[dict[str, Any], str]] = [
         DEFAULTS,
     ),
     ({"gate": False}, DEFAULTS),
+    ({"raw": True}, "bf9542aefc234d970eddc60bcbec100e"),
+    ({"raw": False}, DEFAULTS),
 ]  # fmt: skip
 
 
