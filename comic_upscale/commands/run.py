@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from comic_upscale.planning.preview import PagePreview
 
 EXIT_SOME_FAILED = 1
+EXIT_USAGE = 2
 
 JOB = tuple(
     # --output is optional on the command line: by default the output folder is named after the input. The input may be
@@ -69,6 +70,13 @@ def run(
     pages: Pages = None,
     *,
     from_file: FromFile = None,
+    redo: Annotated[
+        bool,
+        typer.Option(
+            "--redo",
+            help="Do not ask before finished outputs of other settings are replaced. Only a terminal is asked.",
+        ),
+    ] = False,
     given: Given,
     show: Given,
     settings: Annotated[
@@ -90,8 +98,31 @@ def run(
     if shown.dry_run:
         show_plan(job, as_json=shown.as_json)
         return
+    if not redo and not shown.as_json and has_terminal():
+        _ask_before_replacing(job)
     code, _ = run_shown(job, StopRequest(), shown)
     raise typer.Exit(code)
+
+
+def has_terminal() -> bool:
+    """Return whether somebody can answer a question on standard input."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _ask_before_replacing(job: JobSettings) -> None:
+    """Ask whether a run may replace the outputs of other settings.
+
+    Raises:
+        Exit: it may not.
+        ComicUpscaleError: as in `count_replaced`.
+    """
+    from comic_upscale.planning.plan import replaced_note
+    from comic_upscale.planning.preview import count_replaced
+
+    count = count_replaced(job)
+    if count and not typer.confirm(f"{replaced_note(count)}. Replace them?"):
+        typer.echo("nothing was changed", err=True)
+        raise typer.Exit(EXIT_USAGE)
 
 
 def _checked(values: Mapping[str, Any], from_file: Set[str]) -> JobSettings:

@@ -60,8 +60,10 @@ def plan_line(page: PagePreview) -> str:
     target = "" if page.target_size is None else f"{page.target_size[0]}x{page.target_size[1]}"
     arrow = "->" if target else "  "
     weight = "" if page.estimated_bytes is None else megabytes(page.estimated_bytes)
-    note = f"  ({page.note})" if page.note else ""
-    row = f"{page.action:>10}  {size:>11} {arrow} {target:<11} {page.color or '':<6} {weight:>9}  {page.source}{note}"
+    notes = "; ".join(note for note in (page.again, page.note) if note)
+    note = f"  ({notes})" if notes else ""
+    action = "again" if page.again is not None and page.action == "do" else page.action
+    row = f"{action:>10}  {size:>11} {arrow} {target:<11} {page.color or '':<6} {weight:>9}  {page.source}{note}"
     return printable(row)
 
 

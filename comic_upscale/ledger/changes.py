@@ -150,6 +150,24 @@ class LibraryChanges(LedgerFile):
             )
             return int(cursor.fetchone()[0])
 
+    def replaced_outputs(self, job_id: int) -> dict[str, tuple[str, str]]:
+        """Return the pages whose finished outputs a job is about to replace, as counted by `count_replaced`.
+
+        Returns:
+            For each source of the job: the model and the settings, as JSON, of the newest job that made the output.
+        """
+        with self._translate_errors():
+            cursor = self._db.execute(
+                "select mine.source, theirs.model, theirs.settings from pages as mine"
+                " join pages as other on other.output = mine.output"
+                " join jobs as ours on ours.id = mine.job_id join jobs as theirs on theirs.id = other.job_id"
+                " where mine.job_id = ? and mine.state = 'pending' and other.state = 'done' and theirs.id <> ours.id"
+                " and theirs.input = ours.input and theirs.output = ours.output and mine.output <> ''"
+                f" and mine.output not like '{MARKER_FOLDER}/%' order by theirs.id",
+                [job_id],
+            )
+            return {str(source): (str(model), str(settings)) for source, model, settings in cursor}
+
     # Claims of dead runs
 
     def abandoned_claims(self, output: Path) -> list[tuple[int, str]]:
