@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from typer.testing import CliRunner
 
 from comic_upscale.cli import app
 from comic_upscale.commands import run as run_command
-from comic_upscale.settings.job import JobSettings
 from tests.conftest import draw
 
 
@@ -39,8 +37,8 @@ def run(weights: Path, *arguments: object, stdin: str | None = None) -> tuple[in
 
 @pytest.fixture
 def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Standard input counts as a terminal. Its content is still that of the test."""
-    monkeypatch.setattr(io.TextIOWrapper, "isatty", lambda self: self.readable())
+    """Standard input counts as a terminal."""
+    monkeypatch.setattr(run_command, "has_terminal", lambda: True)
 
 
 def test_a_dry_run_says_again_and_why(tiny_weights: Path) -> None:
@@ -80,5 +78,5 @@ def test_redo_and_scripts_are_not_asked(
 ) -> None:
     assert run(tiny_weights, "-s", 2)[0] == 0
     assert run(tiny_weights, "-s", 3, "--redo", stdin="n\n")[0] == 0
-    monkeypatch.undo()
-    assert run_command._ask_before_replacing(JobSettings(input=Path("x"), output=Path("y"))) is None
+    monkeypatch.setattr(run_command, "has_terminal", lambda: False)
+    assert run(tiny_weights, "-s", 2, stdin="n\n")[0] == 0
