@@ -173,8 +173,6 @@ def is_refused(read: Callable[[Path], object], ledger: Path, what: str) -> bool:
         read(ledger)
     except LedgerError as error:
         assert error.exit_code == 6
-        # Its traceback holds a statement of SQLite, and its lock.
-        error.__cause__ = error.__context__ = None
         return True
     except InputError as error:
         # A ledger without the job of its pages.
