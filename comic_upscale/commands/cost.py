@@ -90,6 +90,13 @@ class CostOptions:
             metavar="$",
         ),
     ] = None  # fmt: skip
+    verbose: Annotated[
+        bool,
+        Opt(
+            "Print every offer with its parts and sources, as --gpu does for one GPU.",
+            flags=("--verbose", "-v"),
+        ),
+    ] = False
     as_json: Annotated[bool, Opt("Print JSON.", flags=("--json",))] = False
 
     def __post_init__(self) -> None:
@@ -130,7 +137,8 @@ def cost(named: Pages = None, *, from_file: FromFile = None, source: Given, own:
     if asked.as_json:
         typer.echo(quotes_as_json(workload, quotes, asked.budget, over))
     else:
-        _print_quotes(workload, unchanged, quotes, asked.budget)
+        whole = asked.verbose or bool(asked.gpu) or len(quotes) == 1
+        _print_quotes(workload, unchanged, quotes, asked.budget, whole=whole)
     if over:
         raise typer.Exit(EXIT_OVER_BUDGET)
 
@@ -144,8 +152,11 @@ def _known_measurements() -> tuple[Measured, ...]:
     return (*load_measurements(rates_folder()), *recorded)
 
 
-def _print_quotes(workload: Workload, unchanged: int, quotes: Sequence[Quote], budget: float | None) -> None:
-    from comic_upscale.console.quote_text import common_lines, quote_lines, workload_lines
+def _print_quotes(
+    workload: Workload, unchanged: int, quotes: Sequence[Quote], budget: float | None, *, whole: bool
+) -> None:
+    """Print quotes: each with its parts and sources, or one row for each GPU."""
+    from comic_upscale.console.quote_text import common_lines, quote_lines, summary_lines, workload_lines
     from comic_upscale.console.text import page_count
 
     if not workload.pages:
@@ -156,6 +167,10 @@ def _print_quotes(workload: Workload, unchanged: int, quotes: Sequence[Quote], b
     columns = min(max(shutil.get_terminal_size().columns, 60), 120)
     for line in workload_lines(workload, unchanged):
         typer.echo(line)
+    if not whole:
+        for line in ("", *summary_lines(quotes, budget)):
+            typer.echo(line)
+        return
     for quote in quotes:
         typer.echo()
         for line in quote_lines(quote, budget, columns):
