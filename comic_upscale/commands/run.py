@@ -22,7 +22,7 @@ import typer
 from comic_upscale.commands.environment import default_workers, state_folder, weights_cache, weights_folders
 from comic_upscale.commands.options import Given, takes
 from comic_upscale.commands.selection import FromFile, Pages, with_pages
-from comic_upscale.errors import EXIT_CEILING, InputError, SettingsError
+from comic_upscale.errors import EXIT_CEILING, InputError, NoJobYetError, SettingsError
 from comic_upscale.settings.job import JobSettings, upgrade_record
 from comic_upscale.settings.option_json import in_program_words, values_from_json
 from comic_upscale.settings.options import Opt, definitions
@@ -119,7 +119,12 @@ def _ask_before_replacing(job: JobSettings) -> None:
     from comic_upscale.planning.plan import replaced_note
     from comic_upscale.planning.preview import count_replaced
 
-    count = count_replaced(job)
+    if not job.ledger_path.is_file():
+        return
+    try:
+        count = count_replaced(job)
+    except NoJobYetError:
+        return
     if count and not typer.confirm(f"{replaced_note(count)}. Replace them?"):
         typer.echo("nothing was changed", err=True)
         raise typer.Exit(EXIT_USAGE)

@@ -175,13 +175,13 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
 def count_replaced(settings: JobSettings) -> int:
     """Return the number of finished outputs that a run would replace, because they were made with other settings.
 
+    There must be a ledger with a job.
+
     The input is listed only if the last run into the folder had other settings.
 
     Raises:
         InputError, WeightsError, LedgerError: as a run would.
     """
-    if not settings.ledger_path.is_file():
-        return 0
     check_output_folder(settings.output)
     settings = with_recorded_selection(settings)
     job = _resolve(settings)
