@@ -44,7 +44,7 @@ COMMANDS = {
         "  comic-upscale run --input pages/ --scale 2.5 --workers 4\n\n"
         "  comic-upscale run --input pages/ --model RealESRGAN_x4plus_anime_6B --device cuda\n\n"
         "  comic-upscale run --input cover.png --format webp --quality 90\n\n"
-        "  comic-upscale run --input volume.cbz --output upscaled/\n\n"
+        "  comic-upscale run v01.cbz v02.cbz extras/ --output upscaled/\n\n"
         "Run the same command again to continue where it stopped.",
     ),
     "status": Entry(
@@ -99,6 +99,18 @@ COMMANDS = {
         "Examples:\n\n"
         "  comic-upscale evaluate --reference originals/ --candidate restored/\n\n"
         "  comic-upscale evaluate --input pages/ --models comic-compact-x3,realesr-animevideov3 --output trial/",
+    ),
+    "try": Entry(
+        "comic_upscale.commands.try_page:try_page",
+        "Show one page as several models upscale it, in one picture, and say which is recommended.",
+        "Examples:\n\n"
+        "  comic-upscale try page.png\n\n"
+        "  comic-upscale try 'book.cbz#3' --models comic-compact-x3,RealESRGAN_x4plus_anime_6B --output try.png",
+    ),
+    "doctor": Entry(
+        "comic_upscale.commands.doctor:doctor",
+        "Show what is installed, which GPU is used, what is slow on this machine, and what to do about it.",
+        "Examples:\n\n  comic-upscale doctor\n\n  comic-upscale doctor --output /mnt/library --json",
     ),
     "watchdog": Entry(
         "comic_upscale.commands.watchdog:watchdog",

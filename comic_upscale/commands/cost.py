@@ -15,6 +15,7 @@ from annotated_types import Ge, Gt, Unit
 from comic_upscale.commands.environment import own_prices, process_seconds, rates_folder, state_folder
 from comic_upscale.commands.options import Given, takes
 from comic_upscale.commands.run import job_settings
+from comic_upscale.commands.selection import FromFile, Pages, with_pages
 from comic_upscale.errors import SettingsError
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.options import Opt, check, definitions, pick
@@ -28,8 +29,8 @@ EXIT_OVER_BUDGET = 1
 
 
 JOB = pick(
-    JobSettings, "output", "size", "skip_larger_than", "model", "denoise", "weights_folders", "format", "quality",
-    "device", "workers",
+    JobSettings, "output", "selection", "size", "skip_larger_than", "model", "denoise", "weights_folders", "format",
+    "quality", "device", "workers",
     help={
         "output": "Output folder of the planned `run`. Pages that are already done are not counted.",
         "model": "Model as for `run`. On a rented GPU, auto means RealESRGAN_x4plus_anime_6B.",
@@ -89,6 +90,13 @@ class CostOptions:
             metavar="$",
         ),
     ] = None  # fmt: skip
+    verbose: Annotated[
+        bool,
+        Opt(
+            "Print every offer with its parts and sources, as --gpu does for one GPU.",
+            flags=("--verbose", "-v"),
+        ),
+    ] = False
     as_json: Annotated[bool, Opt("Print JSON.", flags=("--json",))] = False
 
     def __post_init__(self) -> None:
@@ -97,14 +105,17 @@ class CostOptions:
 
 
 @takes(source=INPUT, own=definitions(CostOptions), given=JOB)
-def cost(source: Given, own: Given, given: Given) -> None:
+def cost(named: Pages = None, *, from_file: FromFile = None, source: Given, own: Given, given: Given) -> None:
     """Estimate the time and cost of a run, on this machine and on rented GPUs, before you pay anything."""
     from comic_upscale.console.quote_text import quotes_as_json
     from comic_upscale.costs.prices import listed_offers
     from comic_upscale.estimates.quotes import Question, is_over_budget, quotes_for
 
     asked, requested = CostOptions(**own.values()), given.values()
-    input, workers = source.complete()["input"], requested.get("workers")
+    workers = requested.get("workers")
+    if named or from_file or source.values():
+        requested = with_pages({**source.values(), **requested}, named, from_file)
+    input = requested.pop("input", None)
     _check_together(asked, input)
     settings = job_settings({"input": input or Path("pages"), **requested})
     workload, unchanged, trial = _count(settings, asked)
@@ -126,7 +137,8 @@ def cost(source: Given, own: Given, given: Given) -> None:
     if asked.as_json:
         typer.echo(quotes_as_json(workload, quotes, asked.budget, over))
     else:
-        _print_quotes(workload, unchanged, quotes, asked.budget)
+        whole = asked.verbose or bool(asked.gpu) or len(quotes) == 1
+        _print_quotes(workload, unchanged, quotes, asked.budget, whole=whole)
     if over:
         raise typer.Exit(EXIT_OVER_BUDGET)
 
@@ -140,8 +152,11 @@ def _known_measurements() -> tuple[Measured, ...]:
     return (*load_measurements(rates_folder()), *recorded)
 
 
-def _print_quotes(workload: Workload, unchanged: int, quotes: Sequence[Quote], budget: float | None) -> None:
-    from comic_upscale.console.quote_text import common_lines, quote_lines, workload_lines
+def _print_quotes(
+    workload: Workload, unchanged: int, quotes: Sequence[Quote], budget: float | None, *, whole: bool
+) -> None:
+    """Print quotes: each with its parts and sources, or one row for each GPU."""
+    from comic_upscale.console.quote_text import common_lines, quote_lines, summary_lines, workload_lines
     from comic_upscale.console.text import page_count
 
     if not workload.pages:
@@ -152,6 +167,10 @@ def _print_quotes(workload: Workload, unchanged: int, quotes: Sequence[Quote], b
     columns = min(max(shutil.get_terminal_size().columns, 60), 120)
     for line in workload_lines(workload, unchanged):
         typer.echo(line)
+    if not whole:
+        for line in ("", *summary_lines(quotes, budget)):
+            typer.echo(line)
+        return
     for quote in quotes:
         typer.echo()
         for line in quote_lines(quote, budget, columns):
@@ -167,7 +186,7 @@ def _check_together(asked: CostOptions, input: Path | None) -> None:
         SettingsError: they contradict each other.
     """
     if (input is None) == (asked.pages is None):
-        raise SettingsError("give either --input PATH, or --pages N for a number of pages")
+        raise SettingsError("give either the pages of the planned run, or --pages N for a number of pages")
     if asked.pilot is not None and input is None:
         raise SettingsError("--pilot needs an --input")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from comic_upscale.evaluation.trial import Trial
 
 EXIT_SOME_FAILED = 1
+LOG_INTERVAL_SECONDS = 10.0
+"""Time between two lines of progress where standard error is not a terminal."""
 ONE_DEVICE = "auto, cpu, cuda, cuda:1, xpu or mps."
 
 
@@ -93,7 +96,8 @@ def evaluate(
         )
 
 
-def _metrics(device: str) -> Metrics:
+def open_metrics(device: str) -> Metrics:
+    """Return the scores, computed on a device."""
     from comic_upscale.engines.torch.device import parse_devices
     from comic_upscale.evaluation.metrics import Metrics
 
@@ -106,9 +110,9 @@ def _compare(reference: Path, candidate: Path, limit: int, device: str) -> Compa
     with (
         closing(Pictures(reference, max_pixels=limit)) as originals,
         closing(Pictures(candidate, max_pixels=limit)) as pictures,
-        _bar() as on_step,
+        progress() as on_step,
     ):
-        metrics = _metrics(device)
+        metrics = open_metrics(device)
         return compare_folders(
             originals, pictures, metrics, lambda done, total: on_step("comparing", done, total)
         )
@@ -128,21 +132,31 @@ def _try_models(
     from comic_upscale.evaluation.pairs import Pictures
     from comic_upscale.evaluation.trial import network_candidate, run_trial
 
-    names = list(dict.fromkeys(name.strip() for name in models.split(",") if name.strip()))
-    if not names:
-        raise SettingsError("--models is empty: give one or more models, separated by commas")
+    names = model_names(models)
     cache = weights_cache()
     candidates = [network_candidate(name, device=device, folders=folders, cache=cache) for name in names]
-    with closing(Pictures(input, max_pixels=limit)) as pictures, _bar() as on_step:
+    with closing(Pictures(input, max_pixels=limit)) as pictures, progress() as on_step:
         return run_trial(
             pictures,
             candidates,
-            _metrics(device),
+            open_metrics(device),
             scale=scale,
             quality=jpeg or None,
             sample=sample or None,
             on_turn=on_step,
         )
+
+
+def model_names(models: str) -> list[str]:
+    """Return the models of a list with commas, each once.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    names = list(dict.fromkeys(name.strip() for name in models.split(",") if name.strip()))
+    if not names:
+        raise SettingsError("--models is empty: give one or more models, separated by commas")
+    return names
 
 
 def _show_comparison(comparison: Comparison, folder: Path | None, *, as_json: bool) -> None:
@@ -230,17 +244,23 @@ def _print_table(first: str, rows: Sequence[Mapping[str, Any]], columns: Sequenc
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on standard error; silent where that is not a terminal."""
+def progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Show progress on standard error: a bar on a terminal, and elsewhere a line at intervals."""
     from rich.progress import Progress
 
+    from comic_upscale.console.printable import printable
     from comic_upscale.console.streams import make_console
 
     console = make_console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=None)
+        last = time.monotonic()
 
         def on_step(what: str, done: int, total: int) -> None:
+            nonlocal last
             bar.update(task, description=what, completed=done, total=total)
+            if not console.is_terminal and time.monotonic() - last >= LOG_INTERVAL_SECONDS:
+                last = time.monotonic()
+                typer.echo(printable(f"{what}: {done:,} of {total:,}"), err=True)
 
         yield on_step

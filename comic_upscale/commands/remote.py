@@ -23,6 +23,7 @@ from comic_upscale.commands.run import (
     set_up_logging,
     show_plan,
 )
+from comic_upscale.commands.selection import FromFile, Pages, with_pages
 from comic_upscale.commands.ssh_options import SSH, UPSCALE, SshOptions, UpscaleOptions, script_of
 from comic_upscale.errors import ComicUpscaleError, RemoteError
 from comic_upscale.settings.job import JobSettings
@@ -65,7 +66,7 @@ class RemoteSession:
     step: RemoteStep
     options: UpscaleOptions
 
-    def run(self, given: Given, show: Given) -> None:
+    def run(self, values: Mapping[str, Any], show: Given) -> None:
         """Do what ``comic-upscale run`` does, on the remote machine.
 
         Raises:
@@ -73,7 +74,6 @@ class RemoteSession:
             ComicUpscaleError: the command ended early.
         """
         shown = ShowOptions(**show.values())
-        values = given.values()
         job = job_settings(values)
         set_up_logging(verbose=shown.verbose)
         if shown.dry_run:
@@ -201,8 +201,11 @@ def _step(name: RemoteStep, summary: str) -> None:
     """Register a command that takes the options of ``run``."""
 
     @takes(ssh=SSH, given=JOB, show=SHOW)
-    def command(host: Host, ssh: Given, given: Given, show: Given) -> None:
-        RemoteSession(SshOptions(host=host, **ssh.values()), name, UpscaleOptions()).run(given, show)
+    def command(
+        host: Host, pages: Pages = None, *, from_file: FromFile = None, ssh: Given, given: Given, show: Given
+    ) -> None:
+        values = with_pages(given.values(), pages, from_file)
+        RemoteSession(SshOptions(host=host, **ssh.values()), name, UpscaleOptions()).run(values, show)
 
     epilog = f"Example: comic-upscale remote {name} root@203.0.113.7 --input pages/ --scale 2.5"
     remote.command(name, help=summary, epilog=epilog)(command)
@@ -220,11 +223,21 @@ _step("pull", "Download the pages that are done so far. Takes the same options a
     "Run the same command again to continue, even with another HOST. Downloaded pages are not done again.",
 )
 @takes(ssh=SSH, options=UPSCALE, given=JOB, show=SHOW)
-def upscale(host: Host, ssh: Given, options: Given, given: Given, show: Given) -> None:
+def upscale(
+    host: Host,
+    pages: Pages = None,
+    *,
+    from_file: FromFile = None,
+    ssh: Given,
+    options: Given,
+    given: Given,
+    show: Given,
+) -> None:
     """Send pages, upscale them remotely, and download each once it is done. Takes the options of `run`."""
     with _note_if_not_run(options.complete()["when_done"]):
         connection, own = SshOptions(host=host, **ssh.values()), UpscaleOptions(**options.values())
-        RemoteSession(connection, "upscale", own).run(given, show)
+        values = with_pages(given.values(), pages, from_file)
+        RemoteSession(connection, "upscale", own).run(values, show)
 
 
 LONGEST_LINE = 1 << 16

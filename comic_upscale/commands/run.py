@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +21,8 @@ import typer
 
 from comic_upscale.commands.environment import default_workers, state_folder, weights_cache, weights_folders
 from comic_upscale.commands.options import Given, takes
-from comic_upscale.errors import EXIT_CEILING, InputError, SettingsError
+from comic_upscale.commands.selection import FromFile, Pages, with_pages
+from comic_upscale.errors import EXIT_CEILING, InputError, NoJobYetError, SettingsError
 from comic_upscale.settings.job import JobSettings, upgrade_record
 from comic_upscale.settings.option_json import in_program_words, values_from_json
 from comic_upscale.settings.options import Opt, definitions
@@ -36,10 +37,12 @@ if TYPE_CHECKING:
     from comic_upscale.planning.preview import PagePreview
 
 EXIT_SOME_FAILED = 1
+EXIT_USAGE = 2
 
 JOB = tuple(
-    # --output is optional on the command line: by default the output folder is named after the input.
-    replace(option, default=None, nullable=True) if option.name == "output" else option
+    # --output is optional on the command line: by default the output folder is named after the input. The input may be
+    # given as an argument.
+    replace(option, default=None, nullable=True) if option.name in ("input", "output") else option
     for option in definitions(JobSettings)
 )
 """The options of a job, for a command."""
@@ -64,6 +67,16 @@ SHOW = definitions(ShowOptions)
 
 @takes(given=JOB, show=SHOW)
 def run(
+    pages: Pages = None,
+    *,
+    from_file: FromFile = None,
+    redo: Annotated[
+        bool,
+        typer.Option(
+            "--redo",
+            help="Do not ask before finished outputs of other settings are replaced. Only a terminal is asked.",
+        ),
+    ] = False,
     given: Given,
     show: Given,
     settings: Annotated[
@@ -86,21 +99,49 @@ def run(
 
     shown = ShowOptions(**show.values())
     recorded = {} if settings is None else _read_settings(settings)
-    job = _merged(recorded, given.values())
+    own = given.values()
+    job = _checked(with_pages({**recorded, **own}, pages, from_file), recorded.keys() - own.keys())
     set_up_logging(verbose=shown.verbose)
     if shown.dry_run:
         show_plan(job, as_json=shown.as_json)
         return
+    if not redo and not shown.as_json and has_terminal():
+        _ask_before_replacing(job)
     code, _ = run_shown(job, StopRequest(), shown, worker=worker)
     raise typer.Exit(code)
 
 
-def _merged(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> JobSettings:
-    """Return the settings of a file and of the command line. A message names an option as where it was given."""
+def has_terminal() -> bool:
+    """Return whether somebody can answer a question on standard input."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _ask_before_replacing(job: JobSettings) -> None:
+    """Ask whether a run may replace the outputs of other settings.
+
+    Raises:
+        Exit: it may not.
+        ComicUpscaleError: as in `count_replaced`.
+    """
+    from comic_upscale.planning.plan import replaced_note
+    from comic_upscale.planning.preview import count_replaced
+
+    if not job.ledger_path.is_file():
+        return
     try:
-        return job_settings({**recorded, **given})
+        count = count_replaced(job)
+    except NoJobYetError:
+        return
+    if count and not typer.confirm(f"{replaced_note(count)}. Replace them?"):
+        typer.echo("nothing was changed", err=True)
+        raise typer.Exit(EXIT_USAGE)
+
+
+def _checked(values: Mapping[str, Any], from_file: Set[str]) -> JobSettings:
+    """Return the settings of a job. A message names an option as where it was given: in a file, or as a flag."""
+    try:
+        return job_settings(values)
     except SettingsError as error:
-        from_file = recorded.keys() - given.keys()
         raise SettingsError(in_program_words(str(error), JobSettings, from_file)) from None
 
 

@@ -73,6 +73,50 @@ def quote_lines(quote: Quote, budget: float | None, width: int) -> list[str]:
     return [printable(line) for line in lines]
 
 
+def summary_lines(quotes: Sequence[Quote], budget: float | None) -> list[str]:
+    """Return a row for each GPU, with its cheapest offer, and a recommendation.
+
+    Args:
+        quotes: of all machines, this one first, then the cheapest first.
+        budget: dollars; None without a budget.
+    """
+    rows: dict[str, Quote] = {}
+    for quote in quotes:
+        rows.setdefault(quote.hardware, quote)
+    lines = [f"{'':20} {'time':>9} {'dollars':>8} {'from .. to':>14}  seller"]
+    for name, quote in rows.items():
+        likely, around = "-", "-"
+        if quote.dollars is not None:
+            likely, around = _dollars(quote.dollars.likely), span(quote.dollars, _dollars)
+        seller = quote.seller or "this machine"
+        lines.append(f"{name:20.20} {_time(quote.seconds.likely):>9} {likely:>8} {around:>14}  {seller:.24}")
+    lines += ["", *_recommendation(list(rows.values()))]
+    over = [name for name, quote in rows.items() if budget is not None and quote.is_over(budget)]
+    if over and budget is not None:
+        lines += textwrap.wrap(f"over the budget of {money(budget)}: {', '.join(over)}", 80)
+    lines += ["-v shows each offer with its parts and sources, --gpu NAME those of one GPU"]
+    return [printable(line) for line in lines]
+
+
+def _recommendation(quotes: Sequence[Quote]) -> list[str]:
+    """Return the cheapest machine, and the fastest if that is another one."""
+    priced = [(quote.dollars.likely, quote) for quote in quotes if quote.dollars is not None]
+    if not priced:
+        return ["no machine here has a price: add --price"]
+    _, cheapest = min(priced, key=lambda each: each[0])
+    fastest = min((quote for _, quote in priced), key=lambda quote: quote.seconds.likely)
+    lines = [f"recommended: {_in_short(cheapest)}, the cheapest"]
+    if fastest is not cheapest:
+        lines.append(f"fastest:     {_in_short(fastest)}")
+    return lines
+
+
+def _in_short(quote: Quote) -> str:
+    seller = f" at {quote.seller}" if quote.seller else ""
+    assert quote.dollars is not None
+    return f"{quote.hardware}{seller}: {money(quote.dollars.likely)} in {_time(quote.seconds.likely)}"
+
+
 def common_lines(quotes: Sequence[Quote], width: int) -> list[str]:
     """Return the sources of the figures that all rented machines share; empty without rented machines."""
     rented = [quote for quote in quotes if quote.seller]

@@ -60,8 +60,10 @@ def plan_line(page: PagePreview) -> str:
     target = "" if page.target_size is None else f"{page.target_size[0]}x{page.target_size[1]}"
     arrow = "->" if target else "  "
     weight = "" if page.estimated_bytes is None else megabytes(page.estimated_bytes)
-    note = f"  ({page.note})" if page.note else ""
-    row = f"{page.action:>10}  {size:>11} {arrow} {target:<11} {page.color or '':<6} {weight:>9}  {page.source}{note}"
+    notes = "; ".join(note for note in (page.again, page.note) if note)
+    note = f"  ({notes})" if notes else ""
+    action = "again" if page.again is not None and page.action == "do" else page.action
+    row = f"{action:>10}  {size:>11} {arrow} {target:<11} {page.color or '':<6} {weight:>9}  {page.source}{note}"
     return printable(row)
 
 
@@ -97,6 +99,8 @@ def plan_summary(preview: Preview) -> list[str]:
         lines.append(replaced_note(preview.replaced))
     if preview.orphans:
         lines.append(orphans_line(preview.orphans, _short(preview.output)))
+    if preview.selection:
+        lines.append(f"selection: {preview.selection}")
     lines.append(f"model {_model_of_plan(preview)}, {preview.size}, into {_short(preview.output)}")
     lines.append("nothing was written (--dry-run)")
     return [printable(line) for line in lines]
@@ -151,6 +155,8 @@ def header_lines(event: JobStarted) -> list[tuple[str, str]]:
     ]
     if passed_over:
         lines.insert(1, ("ignored", passed_over))
+    if event.selection:
+        lines.insert(1, ("selection", event.selection))
     if event.device is not None:
         model = model_name(event.model, chosen=event.model_auto)
         network = "" if event.native_scale is None else f" x{event.native_scale} network,"
@@ -331,8 +337,10 @@ def status_lines(report: JobStatus) -> list[str]:
     if report.alive:
         lines.append(f"process {report.pid} on {report.host}, since {report.started_at}")
     device = f" on {report.device}, {report.precision}" if report.device else ""
+    lines.append(f"input:  {report.input}")
+    if report.selection:
+        lines.append(f"        {report.selection}")
     lines += [
-        f"input:  {report.input}",
         f"output: {report.output}",
         f"model:  {model_name(report.model, chosen=report.model_auto)}{device}",
         f"ledger: {report.ledger}",

@@ -127,10 +127,16 @@ _SAID_OF_MANY = frozenset(
 
 
 def find_card(name: str) -> str | None:
-    """Return the GPU of the reference with this name, which may be followed by its memory; None if there is none."""
+    """Return the GPU of the reference with this name; None if there is none.
+
+    The name may be followed by the memory of the GPU. A part of the name is enough if only one GPU has it: ``4090``.
+    """
     wanted = plain_name(name).split()
     matches = [card for card in known_cards() if _begins(wanted, plain_name(card).split())]
-    return max(matches, key=len, default=None)
+    if matches:
+        return max(matches, key=len)
+    partly = [card for card in known_cards() if wanted and set(wanted) <= set(plain_name(card).split())]
+    return partly[0] if len(partly) == 1 else None
 
 
 def _begins(words: Sequence[str], with_these: Sequence[str]) -> bool:

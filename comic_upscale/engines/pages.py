@@ -17,13 +17,19 @@ from comic_upscale.imaging.pixels import NO_BORDERS, Borders, Pixels, SampleArra
 from comic_upscale.imaging.tone import restore_tone, tone_map
 
 
-def prepare(page: Pixels) -> Pixels:
+def prepare(page: Pixels, *, raw: bool = False) -> Pixels:
     """Return the page for the network: hidden colour is replaced by that of nearby visible pixels.
 
     So no hidden colour appears at the edges of visible areas. The tone of the page, its faint lines, and its pure white
     and black areas are recorded for `finish`. This runs on the CPU, not on the device.
+
+    Args:
+        page: the decoded page.
+        raw: whether the network's own pixels are wanted. Nothing is recorded then, so `finish` changes nothing.
     """
     color = page.color if page.alpha is None else bleed_color(page.color, page.alpha)
+    if raw:
+        return replace(page, color=color)
     extremes = channel_extremes(color)
     return replace(
         page,

@@ -11,6 +11,9 @@ from comic_upscale.evaluation.trial import LANCZOS, Standing, Trial
 JUST_AS_GOOD = 0.003
 """The largest difference in SSIM with which two models count as equally faithful. It is invisible."""
 
+ENOUGH_PAGES = 4
+"""Fewer pages give no useful standard error."""
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -51,8 +54,7 @@ def _is_as_good(standing: Standing, best: Standing) -> bool:
     mean = statistics.fmean(gaps)
     if mean <= JUST_AS_GOOD:
         return True
-    # Two or three pages give no standard error.
-    return len(gaps) >= 4 and mean <= 2 * statistics.stdev(gaps) / math.sqrt(len(gaps))
+    return len(gaps) >= ENOUGH_PAGES and mean <= 2 * statistics.stdev(gaps) / math.sqrt(len(gaps))
 
 
 def _gaps(standing: Standing, best: Standing) -> list[float]:
@@ -74,6 +76,8 @@ def _why(trial: Trial, best: Standing, chosen: Standing, as_good: int) -> str:
     if chosen is best:
         if as_good > 1:
             return f"{summary}. It is the most faithful, and no model that is as good is faster"
+        if len(trial.pages) < ENOUGH_PAGES:
+            return f"{summary}. It is the most faithful"
         return f"{summary}. It is the most faithful, by a margin larger than the spread between pages"
     times = best.seconds(trial.page_pixels) / seconds
     return (

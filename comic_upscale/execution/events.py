@@ -77,6 +77,8 @@ class JobStarted:
     warnings: tuple[str, ...] = ()
     volumes: int = 0
     """Archives that contain pages of the job."""
+    selection: str = ""
+    """The part of the input that this run looks at, for display; empty for all of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -149,7 +149,9 @@ class _Pruning:
         return PruneResult(path_text(self._settings.output), remove, tuple(files), unplanned)
 
     def _is_gone(self, source: str) -> bool:
-        """Return whether a page or volume is no longer in the input. One that cannot be seen is not gone."""
+        """Return whether a page or volume is no longer in the input. One that was not looked at is not gone."""
+        if not self._discovery.selector.looks_at(source):
+            return False
         return source not in self._found and not source.startswith(self._hidden)
 
     def _decide_row(self, row: GoneOutput, in_use: Mapping[str, Set[str]], decided: _Decided) -> None:

@@ -29,6 +29,7 @@ from comic_upscale.ledger.writer import Ledger
 from comic_upscale.planning.discovery import find_pages
 from comic_upscale.planning.model_selection import SelectedModel, choose_model, named_model
 from comic_upscale.planning.resolve import JobHistory, ResolvedJob, resolve
+from comic_upscale.planning.selection import with_recorded_selection
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.storage.marker import check_output_folder
 from comic_upscale.storage.stores import open_stores
@@ -105,6 +106,7 @@ async def run_job_async(
             check_remote(settings)
         # Before the input is read, which may take minutes.
         await asyncio.to_thread(check_output_folder, settings.output)
+        settings = await asyncio.to_thread(with_recorded_selection, settings)
         model = await asyncio.to_thread(named_model, settings)
         emit(Preparing(what="reading the input"))
         stores = open_stores(settings.input, settings.output, files)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,6 +150,24 @@ class LibraryChanges(LedgerFile):
             )
             return int(cursor.fetchone()[0])
 
+    def replaced_outputs(self, job_id: int) -> dict[str, tuple[str, str]]:
+        """Return the pages whose finished outputs a job is about to replace, as counted by `count_replaced`.
+
+        Returns:
+            For each source of the job: the model and the settings, as JSON, of the newest job that made the output.
+        """
+        with self._translate_errors():
+            cursor = self._db.execute(
+                "select mine.source, theirs.model, theirs.settings from pages as mine"
+                " join pages as other on other.output = mine.output"
+                " join jobs as ours on ours.id = mine.job_id join jobs as theirs on theirs.id = other.job_id"
+                " where mine.job_id = ? and mine.state = 'pending' and other.state = 'done' and theirs.id <> ours.id"
+                " and theirs.input = ours.input and theirs.output = ours.output and mine.output <> ''"
+                f" and mine.output not like '{MARKER_FOLDER}/%' order by theirs.id",
+                [job_id],
+            )
+            return {str(source): (str(model), str(settings)) for source, model, settings in cursor}
+
     # Claims of dead runs
 
     def abandoned_claims(self, output: Path) -> list[tuple[int, str]]:
@@ -181,19 +199,22 @@ class LibraryChanges(LedgerFile):
 
     # Sources that are gone
 
-    def mark_gone(self, job_id: int, orphans: Iterable[int], others: Iterable[int]) -> None:
+    def mark_gone(
+        self, job_id: int, orphans: Iterable[int], others: Iterable[int], *, left_out: Set[int] = frozenset()
+    ) -> None:
         """Record which sources of a job are no longer in the input; all other sources are there.
 
         Args:
             job_id: id of the job.
             orphans: rows whose outputs still exist.
             others: rows without an output.
+            left_out: rows whose sources were not looked at. They stay as they are.
         """
         with self._translate_errors(), self._db.atomic():
             wanted = dict.fromkeys(orphans, ORPHAN) | dict.fromkeys(others, NOTHING_LEFT)
             now_gone = self._db.execute("select id, gone from pages where job_id = ? and gone <> 0", [job_id])
             recorded = dict(now_gone.fetchall())
-            for row_id in recorded.keys() | wanted.keys():
+            for row_id in (recorded.keys() | wanted.keys()) - left_out:
                 gone = wanted.get(row_id, 0)
                 if recorded.get(row_id, 0) != gone:
                     self._db.execute("update pages set gone = ? where id = ?", [gone, row_id])

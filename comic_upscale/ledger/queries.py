@@ -82,6 +82,12 @@ def read_newest_job(ledger: Path) -> dict[str, Any]:
         return newest_job(connection, ledger)
 
 
+def read_job_header(ledger: Path) -> dict[str, Any]:
+    """Return the newest job of a ledger without checking its pages; errors as in `reading`."""
+    with reading(ledger, pages=()) as connection:
+        return newest_job(connection, ledger)
+
+
 def read_failures(ledger: Path) -> list[Failure]:
     """Return the failed pages of the newest job of a ledger, in the order of discovery; errors as in `reading`."""
     with reading(ledger, pages=("source", "error_kind", "error", "attempts")) as connection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import sqlite3
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 import psutil
 
 from comic_upscale.costs.spending import dollars
-from comic_upscale.errors import InputError, LedgerError
+from comic_upscale.errors import InputError, LedgerError, SettingsError
 from comic_upscale.ledger.reading import (
     OF_SUSPECTS,
     columns_of,
@@ -32,6 +33,7 @@ from comic_upscale.ledger.records import (
     SELECT_SPENT,
 )
 from comic_upscale.settings.paths import path_text
+from comic_upscale.settings.selection import read_selection
 
 ALIVE_WITHIN_SECONDS = 30.0
 """A run on another host counts as alive for this long after its last heartbeat."""
@@ -92,6 +94,8 @@ class JobStatus:
     """Volumes among ``volumes_done`` whose archives are cut short or damaged, so that pages may be missing."""
     orphans: int = 0
     """Outputs whose sources were no longer in the input at the last run. No other figure counts them."""
+    selection: str = ""
+    """The part of the input that the last run looked at, for display; empty for all of it."""
 
 
 def read_status(ledger: Path) -> JobStatus:
@@ -156,7 +160,16 @@ def read_status(ledger: Path) -> JobStatus:
         spent=spent,
         to_come=_to_come(price, pending, rate),
         orphans=orphans,
+        selection=_selection(job),
     )
+
+
+def _selection(job: dict[str, Any]) -> str:
+    # Settings that cannot be read are the concern of whoever runs the job.
+    with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, SettingsError):
+        selection = read_selection(json.loads(job["settings"])["selection"])
+        return "" if selection.is_everything else str(selection)
+    return ""
 
 
 def _count_suspects(connection: sqlite3.Connection, job_id: int) -> int:

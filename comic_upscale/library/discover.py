@@ -25,6 +25,7 @@ from comic_upscale.library.parts import (
     stat_parts,
     whole_name,
 )
+from comic_upscale.library.selector import EVERYTHING, Selector
 from comic_upscale.library.sidecars import OtherFile, candidates, pages_by_stem, sidecar_of
 from comic_upscale.library.sorting import natural_key
 from comic_upscale.library.volume import Volume
@@ -58,6 +59,8 @@ class Discovery:
     """Prefixes of sources below which nothing could be listed: folders without permission, and broken links."""
     empty_folders: tuple[str, ...] = ()
     """Prefixes of folders that exist and are completely empty, as the mount point of a drive that is not mounted."""
+    selector: Selector = EVERYTHING
+    """Says which sources were looked at. The others are left alone."""
 
 
 def discover(
@@ -68,6 +71,7 @@ def discover(
     rules: VolumeRules = VolumeRules(),  # noqa: B008 - frozen
     archive_output: ArchiveOutput = "cbz",
     store: SourceStore | None = None,
+    selector: Selector = EVERYTHING,
 ) -> Discovery:
     """List the pages below a folder, or the page or the pages of the volume that a single file is.
 
@@ -81,6 +85,7 @@ def discover(
         rules: how volumes are read, and which are refused.
         archive_output: what volumes become.
         store: whose input ``root`` is; None for a folder or a file of this machine.
+        selector: says which files are looked at. It does not change the names of outputs.
 
     Returns:
         The pages; none, and the counts, if there is nothing to do.
@@ -97,7 +102,9 @@ def discover(
         raise InputError(f"{root} cannot be read ({_words(error)}): check its permissions.") from None
     placer = VolumePlacer(store, rules, archive_output, extension)
     if status.kind == "folder":
-        return _Walk(root, extension, exclude, placer).run()
+        return _Walk(root, extension, exclude, placer, selector).run()
+    if not selector.takes(valid_names([root.name])[root.name]):
+        return Discovery((), selector=selector)
     if status.kind == "file":
         head = _find_head(root, store)
         if head is not None or extension_of(root.name) in ARCHIVE_EXTENSIONS:
@@ -197,7 +204,15 @@ _Found: TypeAlias = _Folder | Page | PlacedVolume
 class _Walk:
     """One walk through a tree; ``run`` once."""
 
-    def __init__(self, root: Path, extension: str, exclude: Sequence[Path], placer: VolumePlacer) -> None:
+    def __init__(
+        self,
+        root: Path,
+        extension: str,
+        exclude: Sequence[Path],
+        placer: VolumePlacer,
+        selector: Selector = EVERYTHING,
+    ) -> None:
+        self._selector = selector
         self._root = root
         self._extension = extension
         self._placer = placer
@@ -232,6 +247,7 @@ class _Walk:
             volumes=tuple(self._volumes),
             unread=tuple(self._unread),
             empty_folders=tuple(self._empty),
+            selector=self._selector,
         )
 
     def _walk(self, top: _Folder, *, is_root: bool = False) -> None:
@@ -307,7 +323,10 @@ class _Walk:
         return result
 
     def _place_entries(self, folder: _Folder, entries: _SortedEntries) -> list[_Found]:
-        """Give outputs to the pages and volumes of a folder, in their natural order between its subfolders."""
+        """Give outputs to the pages and volumes of a folder, in their natural order between its subfolders.
+
+        The files that are left out count for the names, so that a part of an input gets the same names as the whole.
+        """
         images, subfolders = entries.images, entries.subfolders
         folder_outputs = folder_names(subfolders)
         outputs = output_names(images, extension=self._extension, folders=folder_outputs.values())
@@ -318,12 +337,12 @@ class _Walk:
         found: list[_Found] = []
         for name in sorted({*subfolders, *images, *volumes, *inside}, key=natural_key):
             source = f"{folder.source}{name}"
-            if name in images:
+            if name in images and self._selector.takes(source):
                 entry = images[name]
                 size, mtime_ns = _size_and_time(entry)
                 output = f"{folder.output}{outputs[name]}"
                 found.append(Page(source, Path(entry.path), output, size, mtime_ns))
-            elif name in subfolders:
+            elif name in subfolders and self._selector.may_enter(source):
                 entry = subfolders[name]
                 below = _Folder(entry.path, f"{source}/", f"{folder.output}{folder_outputs[name]}/")
                 if entry.is_symlink():
@@ -360,6 +379,9 @@ class _Walk:
         by_stem = pages_by_stem(images)
         for name, entry in others.items():
             pages = tuple(f"{folder.source}{page}" for page in sidecar_of(name, by_stem))
+            pages = tuple(page for page in pages if self._selector.takes(page))
+            if not pages and not self._selector.takes(f"{folder.source}{name}"):
+                continue
             if not pages:
                 self._passed_over["not an image"] += 1
             if not _is_special(entry):
@@ -386,6 +408,8 @@ class _Walk:
         volumes: dict[str, OpenedVolume] = {}
         inside: dict[str, list[OpenedVolume]] = {}
         for name, entry in archives.items():
+            if not self._selector.takes(f"{folder.source}{name}"):
+                continue
             if _is_special(entry):
                 self._passed_over["not a regular file"] += 1
                 continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comic_upscale.errors import InputError
 from comic_upscale.imaging.formats import output_extension
 from comic_upscale.library.discover import Discovery, discover
+from comic_upscale.library.selector import Selector
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.storage.base import SourceStore
 
@@ -26,8 +27,14 @@ def find_pages(settings: JobSettings, store: SourceStore | None = None) -> Disco
         rules=settings.volume_rules,
         archive_output=settings.archive_output,
         store=store,
+        selector=Selector(settings.selection),
     )
     if not discovery.pages and not discovery.volumes:
+        if settings.selection is not None and not settings.selection.is_everything:
+            raise InputError(
+                f"{settings.input} holds no page or volume of the selection ({settings.selection}): check the paths "
+                "and patterns"
+            )
         passed_over = ", ".join(f"{count} {reason}" for reason, count in discovery.passed_over.items())
         raise InputError(
             f"{settings.input} holds no image"

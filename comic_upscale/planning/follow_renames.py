@@ -107,7 +107,7 @@ def follow_renames(
     if not rows:
         return ()
     found = {page.source for page in discovery.pages} | {volume.entry.source for volume in discovery.volumes}
-    absent = find_absent(rows, found, discovery.volumes, discovery.unread)
+    absent = find_absent(rows, found, discovery.volumes, discovery.unread, discovery.selector)
     matcher = VolumeMatcher(ledger, discovery.pages, sources)
     pages = find_renamed_pages(discovery.pages, rows, absent, sources)
     volumes = find_renamed_volumes(discovery.volumes, rows, absent, sources, matcher)

@@ -16,6 +16,7 @@ from comic_upscale.ledger.records import LEFT_AS_THEY_ARE, PAGE, VOLUME
 from comic_upscale.ledger.writer import Ledger
 from comic_upscale.library.discover import Discovery
 from comic_upscale.library.source_reader import SourceReader
+from comic_upscale.planning.other_settings import describe_other_settings
 from comic_upscale.planning.output_checks import PlannedPage, may_write, source_folders
 from comic_upscale.planning.prepare import JobRecord, prepare_job
 from comic_upscale.planning.resolve import ResolvedJob
@@ -49,6 +50,8 @@ class Foresight:
     """Names of outputs that the output disk does not allow, and the names in their place."""
     replaced: int
     """Finished outputs of other jobs that the run would replace."""
+    again: Mapping[str, str]
+    """Why pages are done again, by source: how their finished outputs were made."""
 
 
 def foresee(
@@ -126,7 +129,17 @@ class _Foreseer:
             orphans=self._ledger.count_orphans(prepared.job_id),
             renamed=prepared.plan.renamed,
             replaced=self._ledger.count_replaced(prepared.job_id),
+            again=self._again(prepared.job_id),
         )
+
+    def _again(self, job_id: int) -> dict[str, str]:
+        reasons: dict[tuple[str, str], str] = {}
+        found = {}
+        for source, made in self._ledger.replaced_outputs(job_id).items():
+            if made not in reasons:
+                reasons[made] = describe_other_settings(self._settings, self._record.model, *made)
+            found[source] = reasons[made]
+        return found
 
     def _to_do(self, page: PlannedPage) -> ForeseenPage:
         """Check that the output of a pending page may be written."""

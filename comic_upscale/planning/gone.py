@@ -9,6 +9,7 @@ from comic_upscale.errors import PageError
 from comic_upscale.ledger.changes import RecordedOutput
 from comic_upscale.ledger.records import PageRow
 from comic_upscale.ledger.writer import Ledger
+from comic_upscale.library.selector import EVERYTHING, Selector
 from comic_upscale.library.volume import Volume
 from comic_upscale.settings.paths import MARKER_FOLDER
 from comic_upscale.storage.base import OutputStore, sha256_of, size_of
@@ -25,10 +26,16 @@ class Absent:
     """Their sources are no longer in the input."""
     out_of_sight: tuple[PageRow, ...]
     """Their sources may still exist: they are in a folder or a volume that cannot be read."""
+    left_out: tuple[PageRow, ...] = ()
+    """Nobody looked at their sources: the selection leaves them out."""
 
 
 def find_absent(
-    rows: Iterable[PageRow], found: Collection[str], volumes: Sequence[Volume], unread: Sequence[str]
+    rows: Iterable[PageRow],
+    found: Collection[str],
+    volumes: Sequence[Volume],
+    unread: Sequence[str],
+    selector: Selector = EVERYTHING,
 ) -> Absent:
     """Return the rows whose sources were not found.
 
@@ -37,14 +44,20 @@ def find_absent(
         found: sources of the pages and volumes that were found.
         volumes: the volumes that were found.
         unread: prefixes of sources that could not be listed, as in `Discovery.unread`.
+        selector: says which sources were looked at.
     """
     hidden = hidden_prefixes(volumes, unread)
     gone: list[PageRow] = []
     out_of_sight: list[PageRow] = []
+    left_out: list[PageRow] = []
     for row in rows:
-        if row.source not in found:
+        if row.source in found:
+            continue
+        if not selector.looks_at(row.source):
+            left_out.append(row)
+        else:
             (out_of_sight if row.source.startswith(hidden) else gone).append(row)
-    return Absent(tuple(gone), tuple(out_of_sight))
+    return Absent(tuple(gone), tuple(out_of_sight), tuple(left_out))
 
 
 def hidden_prefixes(volumes: Iterable[Volume], unread: Iterable[str]) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from comic_upscale.ledger.records import LARGE_ENOUGH, PageFailed, PageRow
 from comic_upscale.ledger.writer import Ledger
 from comic_upscale.library.cbz import read_members
 from comic_upscale.library.page import Page
+from comic_upscale.library.selector import EVERYTHING, Selector
 from comic_upscale.library.source_reader import SourceReader
 from comic_upscale.library.volume import Volume
 from comic_upscale.planning.duplicates import NO_DUPLICATES, DuplicateCandidates, shared_sizes
@@ -130,6 +131,7 @@ def make_plan(
     fingerprint: str = "",
     unread: Sequence[str] = (),
     hashes: SourceHashes | None = None,
+    selector: Selector = EVERYTHING,
 ) -> Plan:
     """Update the ledger with the pages that were found, and return the work of the run.
 
@@ -146,6 +148,7 @@ def make_plan(
         fingerprint: fingerprint of the job.
         unread: prefixes of sources that could not be listed.
         hashes: hashes of sources, some of which may be known already.
+        selector: says which sources were looked at. The rows of the others stay as they are.
     """
     hashes = hashes or SourceHashes(sources)
     _take_over_moved_volumes(ledger, job_id, volumes, settings, outputs, fingerprint, pages, hashes)
@@ -153,7 +156,7 @@ def make_plan(
     volume_plan = VolumePlan(ledger, job_id, settings, sources, outputs, volumes, by_volume(pages), every_row)
     rows = volume_plan.page_rows
     found = {page.source for page in pages} | {volume.entry.source for volume in volumes}
-    absent = find_absent(every_row, found, volumes, unread)
+    absent = find_absent(every_row, found, volumes, unread, selector)
     gone = {row.id for row in absent.gone}
     names = OutputNames(
         every_row,
@@ -253,7 +256,8 @@ def _mark_absent(ledger: Ledger, job_id: int, absent: Absent, outputs: OutputSto
     for each, why in ((absent.gone, GONE), (absent.out_of_sight, OUT_OF_SIGHT)):
         ledger.skip([row.id for row in each if row.state not in ("done", "skipped")], why)
     orphans = {row.id for row in absent.gone if is_orphan(row, outputs)}
-    ledger.mark_gone(job_id, orphans, {row.id for row in absent.gone} - orphans)
+    others = {row.id for row in absent.gone} - orphans
+    ledger.mark_gone(job_id, orphans, others, left_out={row.id for row in absent.left_out})
 
 
 def _duplicate_candidates(

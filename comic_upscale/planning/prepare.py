@@ -90,6 +90,7 @@ def prepare_job(
         fingerprint=job.fingerprint,
         unread=discovery.unread,
         hashes=hashes,
+        selector=discovery.selector,
     )
     return PreparedJob(job_id, moved, plan)
 

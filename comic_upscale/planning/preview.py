@@ -16,7 +16,12 @@ from comic_upscale.imaging.decode import read_header
 from comic_upscale.imaging.encode import check_target, quality_for
 from comic_upscale.imaging.formats import extension_of, written_format
 from comic_upscale.imaging.target_size import find_target, grows, skip_reason
-from comic_upscale.ledger.queries import read_auto_jobs, read_bytes_per_pixel, read_early_jobs
+from comic_upscale.ledger.queries import (
+    read_auto_jobs,
+    read_bytes_per_pixel,
+    read_early_jobs,
+    read_job_header,
+)
 from comic_upscale.library.page import Page
 from comic_upscale.library.source_reader import SourceReader
 from comic_upscale.library.volume import Volume
@@ -25,6 +30,7 @@ from comic_upscale.planning.foresight import foresee
 from comic_upscale.planning.model_selection import named_model, predict_model
 from comic_upscale.planning.names import describe_safe_names
 from comic_upscale.planning.resolve import JobHistory, ResolvedJob, resolve
+from comic_upscale.planning.selection import describe_selection, with_recorded_selection
 from comic_upscale.settings.job import AUTO_MODEL, JobSettings
 from comic_upscale.settings.paths import path_text
 from comic_upscale.storage.marker import check_output_folder
@@ -54,6 +60,8 @@ class PagePreview:
     """Of the source."""
     encoding: str | None = None
     """Encoding of the output: ``png``, ``webp-lossy``; None if none will be written."""
+    again: str | None = None
+    """Why a page with a finished output is done again: how that output was made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +95,8 @@ class Preview:
     """Warnings about the outputs as a whole."""
     replaced: int = 0
     """Finished outputs that were made with other settings and would be replaced."""
+    selection: str = ""
+    """The part of the input that the run looks at, for display; empty for all of it."""
 
 
 OnPage: TypeAlias = Callable[[PagePreview], None]
@@ -103,6 +113,7 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
         SettingsError, InputError, WeightsError, LedgerError: as a run would.
     """
     check_output_folder(settings.output)
+    settings = with_recorded_selection(settings)
     stores = open_stores(settings.input, settings.output)
     discovery = find_pages(settings, stores.sources)
     job = _resolve(settings)
@@ -129,6 +140,8 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
             described = _preview_page(page, foreseen.action, settings, measured, sources)
             if gets_safe_name:
                 described = _with_note(described, f"as {path_text(Path(foreseen.output))}")
+            if described.action == "do":
+                described = replace(described, again=foresight.again.get(page.source))
             add(_with_obstacle(described, foreseen.obstacle))
     for volume in discovery.volumes:
         if volume.failure is not None:
@@ -155,7 +168,29 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
         orphans=foresight.orphans,
         warnings=(describe_safe_names(foresight.renamed),) if foresight.renamed else (),
         replaced=foresight.replaced,
+        selection=describe_selection(settings.selection),
     )
+
+
+def count_replaced(settings: JobSettings) -> int:
+    """Return the number of finished outputs that a run would replace, because they were made with other settings.
+
+    There must be a ledger with a job.
+
+    The input is listed only if the last run into the folder had other settings.
+
+    Raises:
+        InputError, WeightsError, LedgerError: as a run would.
+    """
+    check_output_folder(settings.output)
+    settings = with_recorded_selection(settings)
+    job = _resolve(settings)
+    if job is None or job.fingerprint == read_job_header(settings.ledger_path)["fingerprint"]:
+        return 0
+    stores = open_stores(settings.input, settings.output)
+    discovery = find_pages(settings, stores.sources)
+    with closing(SourceReader(stores.sources, discovery.volumes, settings.volume_rules)) as sources:
+        return foresee(job, job.settings, stores, discovery, sources).replaced
 
 
 def _resolve(settings: JobSettings) -> ResolvedJob | None:

@@ -36,6 +36,8 @@ from comic_upscale.settings.processing import (
 )
 from comic_upscale.settings.resources import ResourceSettings
 from comic_upscale.settings.run import RunSettings
+from comic_upscale.settings.selection import Selection, read_selection, write_selection
+from comic_upscale.settings.selection_options import SelectionOptions, join_selection
 from comic_upscale.settings.sizes import Scale, Size, as_float, number_text
 
 __all__ = [
@@ -153,6 +155,13 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
             flags=("--output", "-o"), metavar="DIR",
         ),
     ]  # fmt: skip
+    selection: Annotated[
+        Selection | None,
+        Opt(
+            "The part of the input to look at. Without it, a job continues with what it had; a new one takes all.",
+            write=write_selection, read=read_selection, parts=SelectionOptions, join=join_selection,
+        ),
+    ] = None  # fmt: skip
     ledger: Annotated[
         Path | None,
         Opt("File for the ledger. Default: inside the output folder.", metavar="FILE"),

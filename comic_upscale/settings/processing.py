@@ -212,6 +212,14 @@ class ProcessingSettings:
             flags=("--engine", "--backend"), metavar="NAME", panel=NETWORK, fingerprint="always",
         ),
     ] = "torch"  # fmt: skip
+    raw: Annotated[
+        bool,
+        Opt(
+            "Write the pixels as the network gives them: tone, faint lines, and pure white and black areas are not "
+            "restored, and suspect pages are not upscaled again.",
+            panel=NETWORK, fingerprint="if-changed",
+        ),
+    ] = False  # fmt: skip
     # The engine registry decides which of them are hashed.
     engine_options: Annotated[
         EngineOptions,

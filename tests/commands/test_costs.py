@@ -77,7 +77,32 @@ def test_every_listed_gpu_fits_the_screen(pages: Path) -> None:
     assert code == 0
     assert max(map(len, out.splitlines())) <= 80
     for card in ("T4", "RTX 3090", "A10", "A100", "H100"):
-        assert f"\n{card}, " in out
+        assert f"\n{card}  " in out
+    assert len(out.splitlines()) < 25
+    # One row for each GPU, the cheapest first; the first of them is recommended.
+    rows = [line for line in out.splitlines()[4:] if re.match(r"\S.*\d:\d\d", line) and ": $" not in line]
+    assert len(rows) == len({row[:20] for row in rows})
+    cheapest = next(row for row in rows if "this machine" not in row)[:20].strip()
+    assert f"recommended: {cheapest} at " in out
+    code, whole, _ = invoke("cost", "--pages", 10000, "-v")
+    assert code == 0
+    assert max(map(len, whole.splitlines())) <= 80
+    for card in ("T4", "RTX 3090", "A10", "A100", "H100"):
+        assert f"\n{card}, " in whole
+    out = invoke("cost", "--pages", 10000, "--budget", "0.5")[1]
+    assert "over the budget of $0.50: " in out
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"), [("4090", "RTX 4090"), ("nvidia rtx 4090", "RTX 4090"), ("h100", "H100")]
+)
+def test_a_part_of_a_name_is_enough(said: str, meant: str) -> None:
+    assert f"\n{meant}, " in invoke("cost", "--pages", 10, "--gpu", said)[1]
+
+
+def test_a_part_that_several_gpus_have_is_none() -> None:
+    code, _, err = invoke("cost", "--pages", 10, "--gpu", "RTX")
+    assert (code, "there is no GPU 'RTX'" in err) == (2, True)
 
 
 def test_over_the_budget_is_exit_code_1(pages: Path) -> None:

@@ -196,7 +196,7 @@ def test_benchmarks_and_training_take_the_options_that_are_shown(page: Path) -> 
 
 @pytest.mark.parametrize(
     "line",
-    ["run --input pages/ --no-such-option", "run --input pages/ --workers many", "run --scale 2", "no-such-command",
+    ["run --input pages/ --no-such-option", "run --input pages/ --workers many", "run --scale", "no-such-command",
      "remote upscale host --input pages/ --no-such-option", "watchdog --no-such-option", "--no-such-option",
      "models no-such-command", "status pages-x2.5"],
 )  # fmt: skip

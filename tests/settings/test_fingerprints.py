@@ -9,6 +9,7 @@ import pytest
 
 from comic_upscale.settings.job import LEGACY_PARTS, FailureLimit, JobSettings
 from comic_upscale.settings.options import definitions
+from comic_upscale.settings.selection import Selection
 from comic_upscale.settings.sizes import Bounds, Fit, Height, LongSide, Print, Scale, Width, choose_size
 
 DEFAULTS = "48d9d3a6ac0d9d091df2d5ccfc560588"
@@ -66,11 +67,14 @@ RECORDED: list[tuple[dict[str, Any], str]] = [
             "max_failures": FailureLimit(count=1), "sidecars": "skip", "copy_others": True, "overwrite": True,
             "retry_failed": True, "strict": True, "keep_original_on_failure": True, "max_members": 7, "max_unpacked": 8,
             "max_ratio": 9.5, "ledger": Path("l"), "price": 1.0, "max_cost": 2.0, "skip_larger_than": Bounds(5, 5),
-            "weights_folders": (Path("w"),), "weights_cache": Path("c"), "engine_options": {"threads": 2},
+            "weights_folders": (Path("w"),), "weights_cache": Path("c"),
+            "selection": Selection(("a",), exclude=("b",)), "engine_options": {"threads": 2},
         },
         DEFAULTS,
     ),
     ({"gate": False}, DEFAULTS),
+    ({"raw": True}, "bf9542aefc234d970eddc60bcbec100e"),
+    ({"raw": False}, DEFAULTS),
 ]  # fmt: skip
 
 

@@ -51,7 +51,7 @@ class LocalExecutor:
         weights = await asyncio.to_thread(prepare_engine, settings, fetching)
         on_progress(Preparing(what=f"loading {model}"))
         devices = Devices(await asyncio.to_thread(self._open_engines, settings, weights))
-        gate = QualityGate(devices.engine)
+        gate = QualityGate(devices.engine, repeats=not settings.raw)
         steps = PageSteps(settings, devices.engine.native_scale, gate)
         processes = feeds_fast_device(settings.workers, devices.engine.device)
         self._tools = Tools(

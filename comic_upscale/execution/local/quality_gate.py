@@ -26,9 +26,11 @@ class QualityGate:
 
     Args:
         engine: decides the bounds; None for the default bounds.
+        repeats: whether suspect pages may be upscaled again.
     """
 
-    def __init__(self, engine: EngineInfo | None = None) -> None:
+    def __init__(self, engine: EngineInfo | None = None, *, repeats: bool = True) -> None:
+        self._repeats = repeats
         self._repeated = self._repaired = 0
         self._bounds = default_bounds() if engine is None else bounds_for(engine.identity, engine.fidelity)
 
@@ -52,7 +54,9 @@ class QualityGate:
 
     def wants_again(self, verdict: Verdict) -> bool:
         """Return whether a page should be upscaled again, by the conservative path."""
-        return verdict.is_suspect and (self._repaired > 0 or self._repeated < HOPELESS_AFTER)
+        return (
+            self._repeats and verdict.is_suspect and (self._repaired > 0 or self._repeated < HOPELESS_AFTER)
+        )
 
     def note_again(self, verdict: Verdict) -> None:
         """Record the verdict of a second attempt."""

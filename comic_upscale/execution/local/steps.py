@@ -159,7 +159,7 @@ class PageSteps:
         if (pixels.width, pixels.height) != size.source:
             # The file gives its orientation only after the pixels.
             size = self.find_size((pixels.width, pixels.height))
-        pixels = prepare(pixels)
+        pixels = prepare(pixels, raw=settings.raw)
         return Decoded(pixels if size.grows else shrink(pixels, size.target), size, sha256)
 
     def finish(self, before: Pixels, raw: Handover, target: tuple[int, int], format: FormatName) -> Finished:

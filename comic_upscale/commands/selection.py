@@ -1,0 +1,155 @@
+"""Which pages a command is about: ``run PAGES...``, ``--from-file``, ``--input``.
+
+All of them become one input and a `Selection` of it. The input is the folder that the pages share, or the input of the
+job that the output folder belongs to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from comic_upscale.errors import InputError, LedgerError, SettingsError
+from comic_upscale.settings.paths import absolute, default_ledger, path_text
+from comic_upscale.settings.selection import Selection
+from comic_upscale.settings.selection_options import PAGES as PANEL
+
+Pages = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="[PAGES]...", show_default=False,
+        help="Images, volumes and folders. One of them is the input. Of several, the input is the folder that they "
+        "share, or --input. Other files of that folder are left alone.",
+    ),
+]  # fmt: skip
+FromFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--from-file", metavar="FILE|-", rich_help_panel=PANEL,
+        help="Also read PAGES from a file, or from standard input with -. One on each line, or separated by NUL as "
+        "from `find -print0`.",
+    ),
+]  # fmt: skip
+
+
+def with_pages(
+    given: Mapping[str, Any], pages: Iterable[Path] | None, from_file: Path | None
+) -> dict[str, Any]:
+    """Return options with the input and the selection that the named pages give.
+
+    Args:
+        given: options by name.
+        pages: the pages named on the command line.
+        from_file: a file that lists more pages; ``-`` for standard input.
+
+    Raises:
+        SettingsError: neither an input nor a page is given.
+        InputError: a page does not exist, or is outside of the input.
+    """
+    named = [absolute(page) for page in pages or ()]
+    if from_file is not None:
+        named += [absolute(page) for page in _read_list(from_file)]
+    values = dict(given)
+    if not named:
+        if values.get("input") is None:
+            raise SettingsError(
+                "nothing to upscale is named: give images, volumes or folders, or --input PATH"
+            )
+        return values
+    named = list(dict.fromkeys(named))
+    for page in named:
+        if not os.path.lexists(page):
+            raise InputError(f"{path_text(page)} does not exist: check the path")
+    selection = values.get("selection") or Selection()
+    values["input"] = folder = _choose_input(named, values)
+    paths = () if folder in named else tuple(dict.fromkeys(_source_of(page, folder) for page in named))
+    values["selection"] = replace(selection, paths=paths)
+    return values
+
+
+def _read_list(path: Path) -> list[Path]:
+    try:
+        content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path_text(path)} cannot be read: {error.strerror or error}") from error
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    names = (
+        content.split(b"\0") if b"\0" in content else [line.rstrip(b"\r") for line in content.split(b"\n")]
+    )
+    pages = [Path(os.fsdecode(name)) for name in names if name]
+    if not pages:
+        raise InputError(f"{path_text(path)} names no page")
+    return pages
+
+
+def _choose_input(named: Sequence[Path], values: Mapping[str, Any]) -> Path:
+    """Return the input of the job: the given one, that of the job in the output folder, or what the pages share."""
+    if values.get("input") is not None:
+        folder = absolute(values["input"])
+        for page in named:
+            if not page.is_relative_to(folder):
+                raise InputError(
+                    f"{path_text(page)} is outside of the input {path_text(folder)}: choose an --input above all pages"
+                )
+        return folder
+    recorded = _recorded_input(values)
+    if recorded is not None:
+        outside = [page for page in named if not page.is_relative_to(recorded)]
+        if not outside:
+            return recorded
+        if recorded.exists():
+            raise InputError(
+                f"{path_text(outside[0])} is outside of {path_text(recorded)}, the input of the job in this output "
+                "folder: choose another --output, or begin another job there with --input"
+            )
+    if len(named) == 1:
+        return named[0]
+    try:
+        shared = Path(os.path.commonpath(named))
+    except ValueError:
+        raise InputError("the pages are on different drives: run the command once for each drive") from None
+    if shared in named and not shared.is_dir():
+        shared = shared.parent
+    if shared == Path(shared.anchor):
+        raise InputError(
+            f"the pages share no folder but {shared}: run the command once for each, or name the folder with --input"
+        )
+    return shared
+
+
+def _recorded_input(values: Mapping[str, Any]) -> Path | None:
+    """Return the input of the newest job of the given output folder; None if there is no job."""
+    from comic_upscale.ledger.queries import read_job_header
+
+    output, ledger = values.get("output"), values.get("ledger")
+    if output is None and ledger is None:
+        return None
+    path = absolute(ledger) if ledger is not None else default_ledger(absolute(Path(str(output))))
+    # Whoever opens the ledger to write reports its faults.
+    with contextlib.suppress(InputError, LedgerError):
+        return Path(read_job_header(path)["input"])
+    return None
+
+
+def _source_of(page: Path, folder: Path) -> str:
+    """Return the source of a page in an input, as discovery names it.
+
+    A folder that is also in the input itself has its own name there, and not that of a link to it.
+    """
+    from comic_upscale.library.naming import valid_names
+
+    real = page.parent.resolve() / page.name
+    root = folder.resolve()
+    if page.is_dir():
+        real = page.resolve()
+    relative = (
+        real.relative_to(root) if real.is_relative_to(root) and real != root else page.relative_to(folder)
+    )
+    return "/".join(valid_names([part])[part] for part in relative.parts)

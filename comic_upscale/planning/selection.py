@@ -1,0 +1,39 @@
+"""The selection of a job: a job that continues without a new one keeps what it had."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import replace
+
+from comic_upscale.errors import InputError, LedgerError, SettingsError
+from comic_upscale.ledger.queries import read_job_header
+from comic_upscale.settings.job import JobSettings
+from comic_upscale.settings.paths import is_default_place, path_text
+from comic_upscale.settings.selection import Selection, read_selection
+
+
+def with_recorded_selection(settings: JobSettings) -> JobSettings:
+    """Return settings with the selection of the last run over the same folders, unless they have one."""
+    if settings.selection is not None:
+        return settings
+    recorded = _recorded_selection(settings)
+    return settings if recorded is None else replace(settings, selection=recorded)
+
+
+def describe_selection(selection: Selection | None) -> str:
+    """Return a selection for display; empty for everything."""
+    return "" if selection is None or selection.is_everything else str(selection)
+
+
+def _recorded_selection(settings: JobSettings) -> Selection | None:
+    # Whoever opens the ledger to write reports its faults.
+    with contextlib.suppress(InputError, LedgerError, SettingsError, ValueError):
+        job = read_job_header(settings.ledger_path)
+        record = json.loads(job["settings"])
+        # The output folder may have been moved with the ledger inside.
+        same_output = is_default_place(settings.ledger_path) or job["output"] == path_text(settings.output)
+        same = same_output and job["input"] == path_text(settings.input)
+        if same and isinstance(record, dict) and record.get("selection") is not None:
+            return read_selection(record["selection"])
+    return None

@@ -1,0 +1,82 @@
+"""Finished outputs of other settings: named with the reason before they are replaced, and a terminal is asked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from comic_upscale.cli import app
+from comic_upscale.commands import run as run_command
+from tests.conftest import draw
+
+
+@pytest.fixture(autouse=True)
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.chdir(tmp_path)
+    for number in range(3):
+        draw(tmp_path / "in" / f"{number}.png", number)
+
+
+def invoke(*arguments: object, stdin: str | None = None) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def run(weights: Path, *arguments: object, stdin: str | None = None) -> tuple[int, str, str]:
+    return invoke(
+        "run", "in", "-o", "out", "--model", weights, "--device", "cpu", "-w", 2, *arguments, stdin=stdin
+    )
+
+
+@pytest.fixture
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Standard input counts as a terminal."""
+    monkeypatch.setattr(run_command, "has_terminal", lambda: True)
+
+
+def test_a_dry_run_says_again_and_why(tiny_weights: Path) -> None:
+    assert run(tiny_weights, "-s", 2)[0] == 0
+    draw(Path("in/new.png"), 9)
+    out = run(tiny_weights, "-s", 3, "--format", "png", "--dry-run")[1]
+    assert out.count("     again  ") == 3
+    assert "0.png  (made with scale 2)" in out
+    assert "do        24x32 -> 72x96" in out
+    out = run(tiny_weights, "-s", 2, "--model", "comic-compact-x3", "--raw", "--dry-run")[1]
+    assert f"(made with model {tiny_weights.stem}{tiny_weights.suffix}, --raw False)" in out
+    pages = json.loads(run(tiny_weights, "-s", 2, "--tile", 64, "--dry-run", "--json")[1])["pages"]
+    assert {page["source"]: page["again"] for page in pages} == {
+        "0.png": "made with --tile None", "1.png": "made with --tile None", "2.png": "made with --tile None",
+        "new.png": None,
+    }  # fmt: skip
+
+
+def test_a_terminal_is_asked(tiny_weights: Path, on_a_terminal: None) -> None:
+    # Neither a first run, nor one that continues, has a question.
+    assert run(tiny_weights, "-s", 2)[0] == 0
+    assert run(tiny_weights, "-s", 2)[0] == 0
+    before = {path.name: path.read_bytes() for path in Path("out").glob("*.png")}
+    code, out, err = run(tiny_weights, "-s", 3, stdin="n\n")
+    assert code == 2
+    assert "3 finished outputs were made with other settings" in out
+    assert "nothing was changed" in err
+    assert {path.name: path.read_bytes() for path in Path("out").glob("*.png")} == before
+    # A refused run leaves no job behind.
+    assert json.loads(invoke("status", "--json")[1])["job_id"] == 1
+    assert run(tiny_weights, "-s", 3, stdin="y\n")[0] == 0
+    assert {path.name: path.read_bytes() for path in Path("out").glob("*.png")} != before
+
+
+def test_redo_and_scripts_are_not_asked(
+    tiny_weights: Path, on_a_terminal: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(tiny_weights, "-s", 2)[0] == 0
+    assert run(tiny_weights, "-s", 3, "--redo", stdin="n\n")[0] == 0
+    monkeypatch.setattr(run_command, "has_terminal", lambda: False)
+    assert run(tiny_weights, "-s", 2, stdin="n\n")[0] == 0
