@@ -220,9 +220,7 @@ def attach(connection: Connection, upload_ids: Sequence[str], token: str, job_id
 def delete(connection: Connection, upload_id: str, token: str) -> list[str]:
     """Delete an upload that this token locks, and return the keys of its pieces, as `attach` does."""
     keys = _take_keys(connection, pieces.c.resumable_id == upload_id)
-    connection.execute(
-        sa.delete(resumable).where(resumable.c.id == upload_id, resumable.c.lock == token)
-    )
+    connection.execute(sa.delete(resumable).where(resumable.c.id == upload_id, resumable.c.lock == token))
     return keys
 
 
@@ -301,5 +299,3 @@ class PieceWriter:
 
 def _take_keys(connection: Connection, which: sa.ColumnElement[bool]) -> list[str]:
     return list(connection.scalars(sa.delete(pieces).where(which).returning(pieces.c.storage_key)))
-
-

@@ -18,6 +18,7 @@ from comic_upscale.server.app import create_app
 from comic_upscale.server.callbacks import Sender
 from comic_upscale.server.janitor import Janitor
 from comic_upscale.server.outbox import Outbox
+from comic_upscale.server.resumable import unlock_all
 from comic_upscale.server.services import Quoting, Services, make_folder, open_services
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.server.supervisor import Supervisor, WorkerCommand
@@ -67,6 +68,8 @@ def serve(
     with only_server(settings):
         services = replace(open_services(settings), quoting=quoting)
         try:
+            if services.database.is_sqlite:
+                services.database.write(unlock_all)
             return asyncio.run(_Running(services, worker, on_ready).run())
         finally:
             services.close()
