@@ -25,7 +25,7 @@ from starlette.requests import ClientDisconnect
 
 from comic_upscale.server import idempotency, jobs, resumable
 from comic_upscale.server.accounts import Account
-from comic_upscale.server.api.access import CurrentAccount, Server, require
+from comic_upscale.server.api.access import CurrentAccount, Server, WriterAccount, require
 from comic_upscale.server.api.errors import ApiError, documented, not_found
 from comic_upscale.server.api.uploads import (
     Accepted,
@@ -116,7 +116,7 @@ async def show_abilities(services: Server) -> Response:
 )
 async def begin(
     services: Server,
-    account: CurrentAccount,
+    account: WriterAccount,
     upload_length: Annotated[int | None, Header(ge=0, le=_MOST, description="Bytes of the file.")] = None,
     upload_metadata: Annotated[
         str | None,
@@ -132,7 +132,6 @@ async def begin(
 
     Send the bytes by PATCH. After a break, ask for ``Upload-Offset`` by HEAD, and continue there.
     """
-    require(account, "jobs:write")
     check_version(tus_resumable)
     await check_open(services, account, is_counted=False)
     if upload_length is None:
@@ -171,21 +170,19 @@ async def begin(
     summary="Make a job of resumable uploads",
     responses={202: {"model": Accepted}, **documented(400, 404, 409, 413, 423, 429, 507)},
 )
-async def complete(services: Server, account: CurrentAccount, asked: Completion) -> JSONResponse:
+async def complete(services: Server, account: WriterAccount, asked: Completion) -> JSONResponse:
     """Queue a job over complete uploads, with the checks of an upload in one request.
 
     Sent again, the request gets the first answer again.
     """
-    require(account, "jobs:write")
     await check_open(services, account)
     body = await _finish(services, account, asked.uploads, asked.fields)
     return JSONResponse(body, 202, {"Location": f"/api/v1/jobs/{body['job_id']}"})
 
 
 @router.head("/{upload_id}", include_in_schema=False, dependencies=[Version])
-async def show_offset(services: Server, account: CurrentAccount, upload_id: str) -> Response:
+async def show_offset(services: Server, account: WriterAccount, upload_id: str) -> Response:
     """Say how many bytes of an upload the server has."""
-    require(account, "jobs:write")
     row = await _find(services, account, upload_id)
     return Response(headers={**_headers(row), "Upload-Length": str(row["length"])})
 
@@ -221,7 +218,7 @@ async def show_state(services: Server, account: CurrentAccount, upload_id: str) 
 async def append(
     request: Request,
     services: Server,
-    account: CurrentAccount,
+    account: WriterAccount,
     upload_id: str,
     upload_offset: Annotated[int | None, Header(ge=0, le=_MOST, description="Where the bytes begin.")] = None,
     upload_checksum: Annotated[
@@ -230,7 +227,6 @@ async def append(
     tus_resumable: Annotated[str | None, Header(max_length=20)] = None,
 ) -> Response:
     """Append bytes at ``Upload-Offset``. Bytes that arrived before a break count, unless there is a checksum."""
-    require(account, "jobs:write")
     await _find(services, account, upload_id)
     check_version(tus_resumable)
     await check_room(services)
@@ -267,12 +263,11 @@ async def append(
 )
 async def give_up(
     services: Server,
-    account: CurrentAccount,
+    account: WriterAccount,
     upload_id: str,
     tus_resumable: Annotated[str | None, Header(max_length=20)] = None,
 ) -> Response:
     """Delete an upload and its bytes. A job that it has become stays."""
-    require(account, "jobs:write")
     await _find(services, account, upload_id)
     check_version(tus_resumable)
     token = new_id()
@@ -289,7 +284,7 @@ async def give_up(
 async def override_method(
     request: Request,
     services: Server,
-    account: CurrentAccount,
+    account: WriterAccount,
     upload_id: str,
     x_http_method_override: Annotated[str, Header(max_length=20)] = "",
     upload_offset: Annotated[int | None, Header(ge=0, le=_MOST)] = None,
