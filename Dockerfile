@@ -49,7 +49,7 @@ ENV PATH=/opt/comic-upscale/bin:$PATH \
     XDG_STATE_HOME=/tmp/state XDG_CACHE_HOME=/tmp/cache XDG_DATA_HOME=/ledger/data
 
 FROM common AS server
-USER root
+USER 0
 # The bind mount is the source tree; what is written into it is thrown away.
 RUN --mount=type=bind,target=/source,rw \
     /opt/comic-upscale/bin/python -m pip install --quiet --no-cache-dir '/source[server,postgres,s3]' && \
