@@ -11,6 +11,7 @@ from pathlib import Path
 from sqlite_utils import Database, Migrations
 
 from comic_upscale.errors import LedgerDamagedError, LedgerVersionError
+from comic_upscale.ledger.connection import LedgerConnection
 from comic_upscale.ledger.queries import copy_ledger
 from comic_upscale.ledger.records import damage_message, translate_sqlite_errors
 from comic_upscale.ledger.schema import MIGRATION_SET, MIGRATIONS
@@ -51,7 +52,7 @@ class LedgerFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # SQLite gives its other files the permissions of this one.
             make_private_file(self.path)
-            return sqlite3.connect(self.path, timeout=30)
+            return sqlite3.connect(self.path, timeout=30, factory=LedgerConnection)
         connection = sqlite3.connect(":memory:")
         if self.path.is_file():
             try:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from comic_upscale.errors import InputError, LedgerVersionError, NoJobYetError
+from comic_upscale.ledger.connection import LedgerConnection
 from comic_upscale.ledger.records import (
     THERE,
     is_allowed,
@@ -60,7 +61,8 @@ def reading(ledger: Path, *, pages: Collection[str] | None = None) -> Iterator[s
         # SQLite cannot share a ledger in a read-only folder. Without a journal, no process is writing to it.
         still = not is_allowed(ledger.parent, os.W_OK) and not Path(f"{ledger}-wal").exists()
         mode = "immutable=1" if still else "mode=ro"
-        connection = sqlite3.connect(f"{ledger.absolute().as_uri()}?{mode}", uri=True, timeout=5)
+        uri = f"{ledger.absolute().as_uri()}?{mode}"
+        connection = sqlite3.connect(uri, uri=True, timeout=5, factory=LedgerConnection)
         try:
             _check_version(connection, ledger)
             check_values(connection, ledger, pages=pages)
@@ -126,9 +128,6 @@ def knows_volumes(connection: sqlite3.Connection) -> bool:
 
 def read_row(connection: sqlite3.Connection, query: str, *values: object) -> dict[str, Any] | None:
     """Return the first row of a query, by its columns."""
-    # A cursor that an error's traceback holds would keep the file locked after its connection is closed.
-    with contextlib.closing(connection.execute(query, values)) as cursor:
-        row = cursor.fetchone()
-        if row is None:
-            return None
-        return dict(zip([column[0] for column in cursor.description], row, strict=True))
+    cursor = connection.execute(query, values)
+    row = cursor.fetchone()
+    return row and dict(zip([column[0] for column in cursor.description], row, strict=True))

@@ -7,7 +7,6 @@ is safe to calculate with, and none of its names leads out of the folders of the
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import sqlite3
@@ -218,12 +217,10 @@ def _check_table(
 
 
 def _quoted(connection: sqlite3.Connection, query: str, row_id: int) -> str:
-    # A cursor that an error's traceback holds would keep the file locked after its connection is closed.
-    with contextlib.closing(connection.execute(query, [row_id])) as cursor:
-        try:
-            return _shown(cursor.fetchone()[0], quote=False)
-        except sqlite3.Error:
-            return "not Unicode"
+    try:
+        return _shown(connection.execute(query, [row_id]).fetchone()[0], quote=False)
+    except sqlite3.Error:
+        return "not Unicode"
 
 
 def _parse_object(path: Path, what: str, text: object) -> dict[str, Any]:

@@ -207,8 +207,9 @@ def test_a_compact_network_of_other_convolutions_is_refused() -> None:
 
 @pytest.fixture
 def small_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter needs minutes for the window of a GPU."""
+    """The interpreter needs minutes for the windows of a GPU."""
     monkeypatch.setattr(proof, "_WINDOW", (15, 11))
+    monkeypatch.setattr(proof, "_EVEN", (32, 16))
     monkeypatch.setattr(proof, "_SMALLEST", 5)
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from typer.testing import CliRunner
 
 from comic_upscale.cli import app
@@ -135,9 +137,20 @@ def _is_alive_and_named(process: psutil.Process, prefix: str) -> bool:
 
 
 def make_key(path: Path) -> None:
-    subprocess.run(
-        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(path)], check=True, timeout=20
-    )
+    """Write a key pair as ``ssh-keygen`` does, which refuses users without an account."""
+    key = Ed25519PrivateKey.generate()
+    path.touch(0o600)
+    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    path.with_suffix(".pub").write_bytes(public + b" test\n")
+
+
+@pytest.fixture(autouse=True)
+def user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A name and a home for users without an account; the program asks them to set these variables."""
+    if not has_account():
+        monkeypatch.setenv("LOGNAME", "reader")
+        monkeypatch.setenv("HOME", str(tmp_path))
 
 
 def _sshd() -> str:
