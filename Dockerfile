@@ -1,13 +1,15 @@
-# The image of comic-upscale:
+# The images of comic-upscale. The batch tool, which is what a build without --target makes:
 #
 #   docker build --tag comic-upscale .
 #   docker run --rm --gpus all -v "$PWD/pages:/input:ro" -v "$PWD/out:/output" -v "$PWD/ledger:/ledger" \
 #       --user "$(id -u):$(id -g)" comic-upscale --scale 2.5
 #
+# The server and its worker: docker build --target server; deploy/ has the files that run it.
+#
 # scripts/install_image.sh installs everything; it is tested without Docker.
 # The CUDA libraries come with PyTorch's wheels. The base image only provides access to the driver.
 ARG BASE=nvidia/cuda:12.8.1-base-ubuntu24.04
-FROM ${BASE}
+FROM ${BASE} AS common
 
 LABEL org.opencontainers.image.title="comic-upscale" \
       org.opencontainers.image.description="Upscale whole comic libraries with Real-ESRGAN" \
@@ -45,6 +47,22 @@ ENV PATH=/opt/comic-upscale/bin:$PATH \
     COMIC_UPSCALE_WEIGHTS=/weights:/opt/comic-upscale/weights \
     COMIC_UPSCALE_LEDGER=/ledger/ledger.sqlite3 \
     XDG_STATE_HOME=/tmp/state XDG_CACHE_HOME=/tmp/cache XDG_DATA_HOME=/ledger/data
+
+FROM common AS server
+USER 0
+# The bind mount is the source tree; what is written into it is thrown away.
+RUN --mount=type=bind,target=/source,rw \
+    /opt/comic-upscale/bin/python -m pip install --quiet --no-cache-dir '/source[server,postgres,s3]' && \
+    mkdir /data && chown upscaler /data
+USER 10001
+VOLUME ["/data"]
+EXPOSE 5800 5900
+HEALTHCHECK --interval=30s --timeout=10s --start-period=2m \
+    CMD ["/opt/comic-upscale/bin/python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:5900/readyz', timeout=5)"]
+ENTRYPOINT ["/opt/comic-upscale/bin/comic-upscale"]
+CMD ["serve", "--data", "/data", "--host", "0.0.0.0"]
+
+FROM common AS batch
 VOLUME ["/input", "/output", "/ledger"]
 
 # Healthy while the ledger is readable and its run is alive. A job of several days gives no other sign of life.

@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,6 +29,7 @@ from comic_upscale.client.answers import (
     wait_before_retry,
     writing,
 )
+from comic_upscale.client.resumable import PATIENCE, Ask, Pause, Steps, is_large, upload_steps
 
 TIMEOUT = 60.0
 """Seconds without a byte after which a request counts as failed."""
@@ -68,19 +70,25 @@ class AsyncClient:
         """Close the connections."""
         await self._http.aclose()
 
-    async def upload(self, files: Sequence[Path | str], **options: object) -> Job:
+    async def upload(
+        self, files: Sequence[Path | str], *, patience: float = PATIENCE, **options: object
+    ) -> Job:
         """Upload images or volumes as one job, and return it.
 
-        A connection that breaks is tried again; the server makes one job of all tries.
+        A connection that breaks is tried again; the server makes one job of all tries. Files of more than 32 MiB
+        together go in parts. They continue where the connection broke, for ``patience`` seconds without progress.
 
         Args:
             files: paths of images and volumes.
+            patience: seconds without progress after which large files are given up.
             options: fields of an upload: ``factor``, ``preset``, ``format``, ``lane``, ...
 
         Raises:
             ClientError: the server refuses it, or cannot be reached.
             OSError: a file cannot be read.
         """
+        if await asyncio.to_thread(is_large, files):
+            return await self.job(await self._do(upload_steps(files, options, patience)))
         key = {"Idempotency-Key": str(uuid.uuid4())}
 
         async def send() -> httpx.Response:
@@ -179,6 +187,28 @@ class AsyncClient:
         answer: Mapping[str, Any] = await self._get("/api/v1/health")
         return answer
 
+    async def _do(self, steps: Steps[str]) -> str:
+        """Do the steps of a generator. It reads files, so it runs on a thread."""
+        answer: httpx.Response | None = None
+        try:
+            while not isinstance(step := await asyncio.to_thread(_next, steps, answer), _Ended):
+                if isinstance(step, Pause):
+                    await asyncio.sleep(step.seconds)
+                    answer = None
+                else:
+                    answer = await self._ask(step)
+            return step.value
+        finally:
+            steps.close()
+
+    async def _ask(self, ask: Ask) -> httpx.Response | None:
+        try:
+            return await self._http.request(
+                ask.method, ask.url, headers=dict(ask.headers), content=ask.content, json=ask.json
+            )
+        except httpx.HTTPError:
+            return None
+
     async def _get(self, url: str) -> Any:
         return await self._call(lambda: self._http.get(url))
 
@@ -198,3 +228,18 @@ class AsyncClient:
                     raise ClientError(f"the server cannot be reached: {failure}")
                 return None if is_deleted(response, attempt) else read_answer(response)
             await asyncio.sleep(wait)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """The steps are done."""
+
+    value: str
+
+
+def _next(steps: Steps[str], answer: httpx.Response | None) -> Ask | Pause | _Ended:
+    """Return the next step. A StopIteration cannot cross from a thread into a coroutine."""
+    try:
+        return steps.send(answer)
+    except StopIteration as end:
+        return _Ended(str(end.value))

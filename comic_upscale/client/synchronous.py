@@ -28,6 +28,7 @@ from comic_upscale.client.answers import (
     wait_before_retry,
     writing,
 )
+from comic_upscale.client.resumable import PATIENCE, Ask, Pause, Steps, is_large, upload_steps
 
 TIMEOUT = 60.0
 """Seconds without a byte after which a request counts as failed."""
@@ -74,19 +75,23 @@ class Client:
         """Close the connections."""
         self._http.close()
 
-    def upload(self, files: Sequence[Path | str], **options: object) -> Job:
+    def upload(self, files: Sequence[Path | str], *, patience: float = PATIENCE, **options: object) -> Job:
         """Upload images or volumes as one job, and return it.
 
-        A connection that breaks is tried again; the server makes one job of all tries.
+        A connection that breaks is tried again; the server makes one job of all tries. Files of more than 32 MiB
+        together go in parts. They continue where the connection broke, for ``patience`` seconds without progress.
 
         Args:
             files: paths of images and volumes.
+            patience: seconds without progress after which large files are given up.
             options: fields of an upload: ``factor``, ``preset``, ``format``, ``lane``, ...
 
         Raises:
             ClientError: the server refuses it, or cannot be reached.
             OSError: a file cannot be read.
         """
+        if is_large(files):
+            return self.job(self._do(upload_steps(files, options, patience)))
         key = {"Idempotency-Key": str(uuid.uuid4())}
 
         def send() -> httpx.Response:
@@ -184,6 +189,30 @@ class Client:
         """Return the state of the server; errors as for `upload`."""
         answer: Mapping[str, Any] = self._get("/api/v1/health")
         return answer
+
+    def _do(self, steps: Steps[str]) -> str:
+        """Do the steps of a generator."""
+        answer: httpx.Response | None = None
+        try:
+            while True:
+                step = steps.send(answer)
+                if isinstance(step, Pause):
+                    time.sleep(step.seconds)
+                    answer = None
+                else:
+                    answer = self._ask(step)
+        except StopIteration as end:
+            return str(end.value)
+        finally:
+            steps.close()
+
+    def _ask(self, ask: Ask) -> httpx.Response | None:
+        try:
+            return self._http.request(
+                ask.method, ask.url, headers=dict(ask.headers), content=ask.content, json=ask.json
+            )
+        except httpx.HTTPError:
+            return None
 
     def _get(self, url: str) -> Any:
         return self._call(lambda: self._http.get(url))

@@ -28,6 +28,7 @@ from comic_upscale.server.api import (
     jobs,
     opds,
     openapi,
+    resumable,
     totp,
     trials,
     uploads,
@@ -73,7 +74,7 @@ def create_app(services: Services, *, pages: bool = False) -> FastAPI:
     add_error_handlers(app)
     # "/jobs/events" comes before "/jobs/{job_id}".
     for topic in (
-        uploads, trials, events, jobs, downloads, catalogue, auth, totp, admin, admin_jobs, admin_offered,
+        uploads, resumable, trials, events, jobs, downloads, catalogue, auth, totp, admin, admin_jobs, admin_offered,
         admin_server, health, compat_convert, compat_a1111, compat_wishes, opds, openapi,
     ):  # fmt: skip
         app.include_router(topic.router, max_body_size=MOST_BODY)
@@ -121,6 +122,8 @@ class _EveryRequest:
                     # Routes name their targets below the root of the server, wherever a proxy shows it.
                     headers["location"] = f"{root}{location}"
                 headers["X-Request-Id"] = request_id
+                if resumable.router.prefix in scope["path"]:
+                    headers["Tus-Resumable"] = resumable.VERSION
                 headers.setdefault("X-Content-Type-Options", "nosniff")
                 headers.setdefault("Referrer-Policy", "no-referrer")
                 headers.setdefault("Cache-Control", "no-store")

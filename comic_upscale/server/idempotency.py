@@ -70,7 +70,7 @@ def create_once(
         if found is not None:
             if found["request_hash"] != request_hash:
                 raise KeyReusedError("this Idempotency-Key was used for another request: choose a new one")
-            return Answer(_body(connection, found), is_repeated=True)
+            return Answer(accepted(connection, found), is_repeated=True)
     check_quotas(connection, account, new.received.size)
     row = jobs.create_job(connection, account, new)
     if key is not None:
@@ -79,10 +79,11 @@ def create_once(
                 owner=owner, key=key, request_hash=request_hash, job_id=row["id"], created_at=now_ms()
             )
         )
-    return Answer(_body(connection, row), is_repeated=False)
+    return Answer(accepted(connection, row), is_repeated=False)
 
 
-def _body(connection: Connection, row: Any) -> dict[str, Any]:
+def accepted(connection: Connection, row: Any) -> dict[str, Any]:
+    """Return the answer to an upload that was accepted, from the row of its job."""
     return {
         "job_id": row["id"],
         "upload_id": row["upload_id"],

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from comic_upscale.errors import ComicUpscaleError
-from comic_upscale.server import queue
+from comic_upscale.server import queue, resumable
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.schema import files, idempotency, jobs, now_ms, sessions, uploads, workers
 from comic_upscale.server.files import FileStore
@@ -38,6 +39,8 @@ class Cleaned:
     """What a round has deleted."""
 
     jobs: int
+    unfinished: int = 0
+    """Resumable uploads that expired."""
     orphans: int
     """Files of the storage that no row names."""
     folders: int
@@ -75,20 +78,25 @@ class Janitor:
         Raises:
             DatabaseError: the database cannot be used.
         """
-        expired = self._delete_expired()
+        expired = self._delete_expired(_delete_some)
+        unfinished = self._delete_expired(lambda connection: resumable.delete_expired(connection, _AT_ONCE))
         self._database.write(_delete_old_rows)
         for key in self._database.write(_delete_old_states):
             self._store.delete(key)
         orphans, missing = self._compare()
         return Cleaned(
-            jobs=expired, orphans=orphans, folders=delete_folders(self._database, self._work), missing=missing
+            jobs=expired,
+            unfinished=unfinished,
+            orphans=orphans,
+            folders=delete_folders(self._database, self._work),
+            missing=missing,
         )
 
-    def _delete_expired(self) -> int:
-        """Delete expired jobs with their files, some in each transaction."""
+    def _delete_expired(self, delete_some: Callable[[Connection], tuple[list[str], int]]) -> int:
+        """Delete what has expired, with its files, some in each transaction."""
         total = 0
         while True:
-            keys, count = self._database.write(_delete_some)
+            keys, count = self._database.write(delete_some)
             for key in keys:
                 self._store.delete(key)
             total += count

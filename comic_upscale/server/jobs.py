@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 from comic_upscale.errors import DatabaseError
 from comic_upscale.server.accounts import Account
 from comic_upscale.server.database.engine import Database
-from comic_upscale.server.database.schema import NOW, files, jobs, models, now_ms, uploads
+from comic_upscale.server.database.schema import NOW, files, jobs, models, now_ms, pieces, uploads
 from comic_upscale.server.files import FileStore, StoredFile
 from comic_upscale.server.ids import new_id
 from comic_upscale.server.multipart import Received
@@ -172,11 +172,11 @@ def find_file(connection: Connection, file_id: str) -> Mapping[str, Any] | None:
 
 
 def keys_in_use(connection: Connection, keys: Iterable[str]) -> set[str]:
-    """Return those of some keys that a row of a file or of a model names."""
+    """Return those of some keys that a row of a file, of a model or of a resumable upload names."""
     wanted = list(keys)
     return {
         key
-        for column in (files.c.storage_key, models.c.storage_key)
+        for column in (files.c.storage_key, models.c.storage_key, pieces.c.storage_key)
         for key in connection.scalars(sa.select(column).where(column.in_(wanted)))
     }
 

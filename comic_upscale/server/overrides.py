@@ -17,7 +17,7 @@ from comic_upscale.settings.option_json import to_json, values_from_json
 
 CHANGEABLE = (
     "max_upload_size", "max_files", "accepted_types", "rate_limit", "uploads_per_hour", "jobs_per_user", "job_timeout",
-    "min_free_disk", "retention_days", "anonymous_hours", "library_users",
+    "min_free_disk", "retention_days", "anonymous_hours", "library_users", "price",
 )  # fmt: skip
 """Names of the settings that can be changed at run time."""
 

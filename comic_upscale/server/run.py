@@ -19,6 +19,7 @@ from comic_upscale.server.callbacks import Sender
 from comic_upscale.server.janitor import Janitor
 from comic_upscale.server.mail import Mailer
 from comic_upscale.server.outbox import Deliver, Outbox, Webhooks
+from comic_upscale.server.resumable import unlock_all
 from comic_upscale.server.services import Quoting, Services, make_folder, open_services
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.server.supervisor import Supervisor, WorkerCommand
@@ -71,6 +72,8 @@ def serve(
     with only_server(settings):
         services = replace(open_services(settings), quoting=quoting, weights_check=weights_check)
         try:
+            if services.database.is_sqlite:
+                services.database.write(unlock_all)
             return asyncio.run(_Running(services, worker, on_ready).run())
         finally:
             services.close()

@@ -294,6 +294,13 @@ class ServerSettings:
         float, Gt(0),
         Opt("Hours after which uploads without an account are deleted.", metavar="HOURS", panel=LIMITS),
     ] = 1.0  # fmt: skip
+    price: Annotated[
+        float, Ge(0), Le(1e6),
+        Opt(
+            "Dollars an hour that this server costs while it works. Estimates then say what a job costs.",
+            metavar="DOLLARS", panel=LIMITS, environment=("PRICE_PER_HOUR",),
+        ),
+    ] = 0.0  # fmt: skip
     device: Annotated[
         str,
         Opt(

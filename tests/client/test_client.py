@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -20,19 +19,11 @@ from PIL import Image
 
 from comic_upscale.client import AsyncClient, Client, ClientError, Job, JobFailed
 from comic_upscale.client.answers import TRIES, form_fields
+from tests.client.conftest import closed_port
 from tests.conftest import draw
 from tests.server.running import RunningServer
 
 posix = pytest.mark.skipif(os.name != "posix", reason="the worker is told to stop by signals")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    home = tmp_path_factory.mktemp("server")
-    server = RunningServer(home / "data", home, "--device", "cpu")
-    server.start()
-    yield server
-    server.kill()
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -180,13 +171,6 @@ class Torn(httpx.SyncByteStream, httpx.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for piece in self:
             yield piece
-
-
-def closed_port() -> int:
-    """A port of this machine on which nobody listens."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return int(bound.getsockname()[1])
 
 
 def fetch(url: str, target: Path, transport: Any = None, *, is_async: bool) -> None:

@@ -156,6 +156,30 @@ def test_a_volume_is_uploaded_followed_and_downloaded(admin: Browser, job: str, 
     assert admin.complaints() == []
 
 
+def test_an_upload_in_parts_continues_when_the_connection_is_back(
+    admin: Browser, job: str, volume: Path
+) -> None:
+    def connected(is_on: bool) -> None:
+        limits = {"offline": not is_on, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+        admin.driver.execute_cdp_cmd("Network.emulateNetworkConditions", limits)
+
+    admin.open("/")
+    admin.driver.execute_cdp_cmd("Network.enable", {})
+    admin.run("document.getElementById('upload').dataset.inPartsFrom = 1")
+    admin.find("#files").send_keys(str(volume))
+    admin.wait_for_text("1 file", "#count")
+    connected(False)
+    try:
+        admin.find("#send").click()
+        admin.wait_for_text("No connection", "#sent")
+    finally:
+        connected(True)
+    wait_for(lambda: admin.path.startswith("/jobs/"))
+    assert volume.name in admin.text("h1")
+    # The browser itself reports each request that found no connection.
+    assert all("ERR_INTERNET_DISCONNECTED" in each for each in admin.complaints())
+
+
 STATE = """
 const box = document.getElementById("compare"), images = [...box.querySelectorAll("img")];
 const place = (image) => {

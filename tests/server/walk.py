@@ -105,11 +105,24 @@ def walk(services: Services, paths: Mapping[str, Any]) -> Walk:
         call("DELETE", f"/api/v1/auth/keys/{made['id']}")
         other = call("POST", "/api/v1/auth/keys", json={"name": "tablet"})
         call("DELETE", f"/api/v1/admin/keys/{other['id']}")
+        _walk_resumable(walk, boss)
         waiting = call("POST", "/api/v1/uploads", files=files)["job_id"]
         call("POST", f"/api/v1/jobs/{waiting}/cancel")
         call("DELETE", f"/api/v1/jobs/{waiting}")
         _walk_sessions(walk, services, boss)
     return walk
+
+
+def _walk_resumable(walk: Walk, client: httpx.Client) -> None:
+    headers, address = {"Tus-Resumable": "1.0.0"}, "/api/v1/uploads/resumable"
+    metadata = {"Upload-Length": str(len(PNG)), "Upload-Metadata": "filename cGFnZS5wbmc=,hold"}
+    begin = lambda: walk.call(client, "POST", address, headers=headers | metadata).headers["location"]  # noqa: E731
+    kind = {"Content-Type": "application/offset+octet-stream", "Upload-Offset": "0"}
+    url = begin()
+    walk.call(client, "PATCH", url, content=PNG, headers=headers | kind)
+    walk.call(client, "GET", url)
+    walk.call(client, "POST", f"{address}/complete", json={"uploads": [url.rpartition("/")[2]]})
+    walk.call(client, "DELETE", begin(), headers=headers)
 
 
 def _walk_sessions(walk: Walk, services: Services, boss: httpx.Client) -> None:

@@ -130,6 +130,19 @@ def require(account: Account, scope: Scope) -> None:
         )
 
 
+async def find_writer(account: CurrentAccount) -> Account:
+    """Return who sends a request that changes jobs or uploads, before its body is checked.
+
+    Raises:
+        ApiError: 401 or 403.
+    """
+    require(account, "jobs:write")
+    return account
+
+
+WriterAccount: TypeAlias = Annotated[Account, Depends(find_writer)]
+
+
 def require_person(account: Account) -> None:
     """Refuse a request without an account.
 

@@ -103,7 +103,8 @@ async def estimate(services: Server, account: CurrentAccount, asked: EstimateReq
     """Return what a job would take, before anything is sent: on this server, and on machines with a price.
 
     ``seconds`` is the time on this server without the jobs before it, from the jobs that it has done; null before
-    the first one. ``quotes`` come from the arithmetic of ``comic-upscale cost``.
+    the first one. ``cost`` is in dollars, by the price of the server; null without one. ``quotes`` come from the
+    arithmetic of ``comic-upscale cost``.
     """
     require(account, "jobs:read")
     params = read_params(asked.options, services.live.offered)
@@ -128,12 +129,15 @@ async def estimate(services: Server, account: CurrentAccount, asked: EstimateReq
     rate = await services.database.read_async(
         lambda connection: pixels_per_second(connection, processing.model)
     )
+    seconds = None if rate is None else work.output_pixels / rate
+    price = services.settings.price
     return {
         "pages": work.pages,
         "skipped": sum(page["count"] for page in pages) - work.pages,
         "output_pixels": work.output_pixels,
         "output_bytes": dataclasses.asdict(work.download_bytes),
-        "seconds": None if rate is None else round(work.output_pixels / rate, 1),
+        "seconds": None if seconds is None else round(seconds, 1),
+        "cost": round(seconds * price / 3600, 4) if seconds is not None and price else None,
         "params": params,
         "work": dataclasses.asdict(work),
         "quotes": quotes,

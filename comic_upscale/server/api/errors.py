@@ -20,13 +20,14 @@ from comic_upscale.server.multipart import UploadError
 from comic_upscale.server.params import FieldError
 from comic_upscale.server.passwords import BusyError
 from comic_upscale.server.quotas import QuotaError
+from comic_upscale.server.resumable import CutsError, LockedError, OffsetError, OpenError
 
 log = logging.getLogger(__name__)
 
 _CODES = {
     400: "bad_request", 401: "unauthorized", 403: "forbidden", 404: "not_found", 405: "method_not_allowed",
-    406: "not_acceptable", 409: "conflict", 413: "too_large", 415: "unsupported_media_type", 422: "invalid",
-    429: "too_many_requests",
+    406: "not_acceptable", 409: "conflict", 412: "precondition_failed", 413: "too_large",
+    415: "unsupported_media_type", 422: "invalid", 423: "locked", 429: "too_many_requests",
 }  # fmt: skip
 
 
@@ -101,6 +102,15 @@ def as_api_error(error: ComicUpscaleError) -> ApiError:
         return ApiError(409, "key_reused", str(error), field="Idempotency-Key")
     if isinstance(error, QuotaError):
         return ApiError(429, "quota", str(error), field="file", headers={"Retry-After": "3600"})
+    if isinstance(error, LockedError):
+        return ApiError(423, "locked", str(error), headers={"Retry-After": "2", "Connection": "close"})
+    if isinstance(error, OffsetError):
+        headers = {"Upload-Offset": str(error.offset), "Connection": "close"}
+        return ApiError(409, "offset", str(error), field="Upload-Offset", headers=headers)
+    if isinstance(error, OpenError):
+        return ApiError(429, "too_many_open", str(error), headers={"Retry-After": "3600"})
+    if isinstance(error, CutsError):
+        return ApiError(400, "too_many_pieces", str(error), headers={"Connection": "close"})
     if isinstance(error, DiskFullError):
         return ApiError(507, "insufficient_storage", str(error), headers={"Connection": "close"})
     log.error("%s", error)

@@ -137,7 +137,9 @@ async def upload(
     check_length(services, request)
     received = await reader.read(content_type, request.stream())
     try:
-        answer = await _queue(services, account, upload_id, received, idempotency_key)
+        new, asked = new_job(services, account, upload_id, received)
+        await limit_mail(services, account, new.email)
+        answer = await store_job(services, account, new, idempotency_key, asked)
     except Exception:
         # A cancelled request keeps its files: its row may be committed a moment later.
         stored = [file.file for file in received.files]
@@ -164,22 +166,33 @@ async def download_original(services: Server, account: CurrentAccount, upload_id
     return link_to(services, originals, purpose="originals", object_id=upload_id, title=originals[0]["name"])
 
 
-async def check_open(services: Services, account: Account) -> None:
-    """Refuse an upload while the server takes none, before its body is read."""
+async def check_open(services: Services, account: Account, *, is_counted: bool = True) -> None:
+    """Refuse an upload while the server takes none, before its body is read.
+
+    Args:
+        services: of the server.
+        account: who uploads.
+        is_counted: whether it counts as an upload of an address without an account.
+    """
     if services.live.in_maintenance:
         raise ApiError(
             503, "maintenance", "The server takes no uploads for now. Running jobs continue; try again later.",
             headers={"Retry-After": "120", "Connection": "close"},
         )  # fmt: skip
+    await check_room(services)
+    if account.is_anonymous and is_counted:
+        item = RateLimitItemPerHour(services.settings.uploads_per_hour)
+        await limit(services, item, f"upload:{account.address}")
+
+
+async def check_room(services: Services) -> None:
+    """Refuse bytes while the disk is almost full."""
     free = await services.monitor.free_percent()
     if free is not None and free < services.settings.min_free_disk:
         raise ApiError(
             507, "insufficient_storage", "The disk of the server is almost full. Try again later.",
             headers={"Connection": "close"},
         )  # fmt: skip
-    if account.is_anonymous:
-        item = RateLimitItemPerHour(services.settings.uploads_per_hour)
-        await limit(services, item, f"upload:{account.address}")
 
 
 def check_length(services: Services, request: Request) -> None:
@@ -210,16 +223,19 @@ def is_accepted(services: Services, name: str) -> bool:
     return extension in IMAGE_EXTENSIONS | ARCHIVE_EXTENSIONS and (not wanted or extension in wanted)
 
 
-async def _queue(
-    services: Services, account: Account, upload_id: str, received: Received, key: str | None
-) -> idempotency.Answer:
+def new_job(
+    services: Services, account: Account, upload_id: str, received: Received
+) -> tuple[jobs.NewJob, str]:
+    """Return the job over a complete upload, and a hash of everything that is asked for.
+
+    Raises:
+        FieldError: there is no file, a file is empty, or a field is wrong.
+    """
     if not received.files:
         raise FieldError("file", "the form has no file: send one in the field file")
     if empty := [file.name for file in received.files if not file.file.size]:
         raise FieldError("file", f"{empty[0][:100]!r} is empty")
-    params, others = _read_fields(services, account, received.fields)
-    if "email" in others:
-        await _limit_mail(services, account, others["email"])
+    params, others = read_fields(services, account, received.fields)
     if others.get("lane") == "interactive" and not is_interactive(received):
         raise FieldError(
             "lane",
@@ -234,7 +250,7 @@ async def _queue(
         callback_url=others.get("callback_url"),
         email=others.get("email"),
     )
-    return await store_job(services, account, new, key, _hash(received, params, others))
+    return new, _hash(received, params, others)
 
 
 def keep_ms(services: Services, account: Account) -> int:
@@ -260,10 +276,14 @@ async def store_job(
     return answer
 
 
-def _read_fields(
+def read_fields(
     services: Services, account: Account, fields: Mapping[str, str]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the processing options, and the other fields that are not empty."""
+    """Return the processing options, and the other fields that are not empty.
+
+    Raises:
+        FieldError: a field is unknown, or has a value that is not allowed.
+    """
     others = {name: text.strip() for name, text in fields.items() if name in _OTHER_FIELDS and text.strip()}
     if (email := others.get("email")) is not None:
         if services.settings.smtp_host is None:
@@ -287,12 +307,19 @@ def _read_fields(
     return read_params(options, services.live.offered), others
 
 
-async def _limit_mail(services: Services, account: Account, receiver: str) -> None:
+async def limit_mail(services: Services, account: Account, receiver: str | None) -> None:
     """Refuse mail to somebody who gets much of it already, and mail of somebody who sends much.
+
+    Args:
+        services: of the server.
+        account: who asks for the mail.
+        receiver: an address; None if no mail is wanted.
 
     Raises:
         ApiError: 429.
     """
+    if receiver is None:
+        return
     sender = f"address:{account.address}" if account.is_anonymous else f"user:{account.user_id}"
     most = ANONYMOUS_MAILS_PER_DAY if account.is_anonymous else MAILS_PER_DAY
     # Without an account, one receiver gets few mails from all addresses together.

@@ -189,6 +189,36 @@ files = sa.Table(
     sa.Index(None, "job_id", "position"),
 )  # fmt: skip
 
+resumable = sa.Table(
+    "resumable", metadata,
+    _id(),
+    _reference("owner_id", "users.id", nullable=False),
+    sa.Column("address", sa.String(64)),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("fields", sa.JSON, nullable=False),
+    _flag("is_held"),
+    sa.Column("length", sa.BigInteger, nullable=False),
+    _number("offset"),
+    sa.Column("lock", sa.String(36)),
+    _number("locked_until"),
+    _reference("job_id", "jobs.id", ondelete="CASCADE"),
+    sa.Column("created_at", Time, nullable=False),
+    sa.Column("expires_at", Time, nullable=False),
+    sa.Index(None, "owner_id"),
+    sa.Index(None, "expires_at"),
+)  # fmt: skip
+"""Uploads that arrive in several requests. ``offset`` counts the bytes that are flushed to the storage."""
+
+pieces = sa.Table(
+    "pieces", metadata,
+    _reference("resumable_id", "resumable.id", ondelete="CASCADE", nullable=False),
+    sa.Column("start", sa.BigInteger, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("storage_key", sa.String(256), nullable=False, unique=True),
+    sa.PrimaryKeyConstraint("resumable_id", "start"),
+)  # fmt: skip
+"""The stored bytes of a resumable upload, in order and without gaps."""
+
 job_log = sa.Table(
     "job_log", metadata,
     sa.Column("id", Counter, primary_key=True, autoincrement=True),

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
 from sqlalchemy.engine import Connection
 
+from comic_upscale.console.text import money
+from comic_upscale.errors import PageError
 from comic_upscale.imaging.formats import ARCHIVE_EXTENSIONS, IMAGE_EXTENSIONS
+from comic_upscale.imaging.target_size import find_target
 from comic_upscale.server import queue
 from comic_upscale.server.api import catalogue
 from comic_upscale.server.api.access import Server
@@ -16,10 +21,14 @@ from comic_upscale.server.database.schema import users
 from comic_upscale.server.estimates import seconds_per_byte, waiting_in
 from comic_upscale.server.pages.access import CurrentViewer
 from comic_upscale.server.pages.render import render, seconds_text
-from comic_upscale.server.params import OPTION_FIELDS
+from comic_upscale.server.params import OPTION_FIELDS, FieldError, processing_settings, read_params
+from comic_upscale.settings.processing import ProcessingSettings
 
 router = APIRouter()
 
+IN_PARTS_FROM = 32 << 20
+"""Bytes of all files of an upload from which on the page sends it in parts."""
+_Side: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000)]
 FACTORS = ("1.5", "2", "2.5", "3", "4")
 EXTENSIONS = sorted(IMAGE_EXTENSIONS | ARCHIVE_EXTENSIONS)
 
@@ -55,6 +64,8 @@ async def show_upload(
         formats=_choices("format"), grays=_choices("gray"), extensions=settings.accepted_types or EXTENSIONS,
         max_bytes=settings.max_upload_size, max_files=settings.max_files,
         is_full=free is not None and free < settings.min_free_disk,
+        own_types=bool(settings.accepted_types), max_pixels=ProcessingSettings().max_pixels,
+        in_parts_from=IN_PARTS_FROM,
         keep_hours=settings.anonymous_hours if viewer.account.is_anonymous else settings.retention_days * 24,
     )  # fmt: skip
 
@@ -72,11 +83,44 @@ async def show_estimate(
         # The form of this page sends no lane, so its jobs are batch jobs.
         return seconds_per_byte(connection), waiting_in(connection, "batch")
 
+    price = services.settings.price
     rate, (waiting, jobs_waiting) = await services.database.read_async(read)
     return render(
         request, "estimate.html", own=None if rate is None else seconds_text(size * rate),
         before=None if rate is None else seconds_text(waiting * rate), jobs_waiting=jobs_waiting,
+        cost=money(size * rate * price / 3600) if rate is not None and price else None, price=money(price),
     )  # fmt: skip
+
+
+class SizesRequest(BaseModel):
+    """Pages whose sizes are asked for."""
+
+    sizes: Annotated[list[tuple[_Side, _Side]], Field(max_length=300)]
+    """Width and height in pixels."""
+    fields: Annotated[dict[str, Annotated[str, Field(max_length=200)]], Field(max_length=50)]
+    """Of the form."""
+
+
+@router.post("/upload/sizes")
+async def show_sizes(services: Server, viewer: CurrentViewer, asked: SizesRequest) -> JSONResponse:
+    """Return how large pages become, or what is wrong with the options, before anything is sent.
+
+    The answer has ``sizes`` in the order asked for, with null for a page that would have to grow too much, and
+    ``error`` with the first reason.
+    """
+    try:
+        processing = processing_settings(read_params(asked.fields, services.live.offered))
+    except FieldError as error:
+        return JSONResponse({"error": f"{str(error)[:1].upper()}{str(error)[1:]}.", "field": error.field})
+    found: list[tuple[int, int] | None] = []
+    reasons: list[str] = []
+    for size in asked.sizes:
+        try:
+            found.append(find_target(*size, processing.size).size)
+        except PageError as error:
+            found.append(None)
+            reasons.append(error.reason)
+    return JSONResponse({"sizes": found, "error": reasons[0] if reasons else None})
 
 
 def _choices(name: str) -> list[str]:

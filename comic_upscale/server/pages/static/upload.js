@@ -5,8 +5,10 @@
   const by = (id) => document.getElementById(id);
   const maxBytes = Number(form.dataset.maxBytes), maxFiles = Number(form.dataset.maxFiles);
   const extensions = new Set(form.dataset.extensions.split(" ").map((each) => each.replace(/^\./, "")));
-  const MOST_SHOWN = 300;
-  let chosen = [], request = null, ask = 0, last = null;
+  const maxPixels = Number(form.dataset.maxPixels);
+  const MOST_SHOWN = 300, MOST_SIZES = 200;
+  const NAMES = ["preset", "format", "model", "denoise", "gray", "quality", "width", "height", "paper", "dpi", "bleed"];
+  let chosen = [], request = null, ask = 0, last = null, sizesAsk = 0, targets = new Map();
 
   const size = (bytes) => {
     let value = bytes;
@@ -36,6 +38,7 @@
   function show(left = 0) {
     const total = chosen.reduce((sum, each) => sum + each.file.size, 0);
     const empty = chosen.find((each) => !each.file.size);
+    const large = chosen.find((each) => each.pixels && each.pixels[0] * each.pixels[1] > maxPixels);
     by("summary").hidden = !chosen.length;
     by("count").textContent = `${chosen.length} file${chosen.length === 1 ? "" : "s"}, ${size(total)}.`;
     const list = by("chosen");
@@ -49,14 +52,16 @@
     if (total > maxBytes) wrong = `These files have ${size(total)}. An upload may have ${size(maxBytes)}: remove some.`;
     else if (chosen.length > maxFiles) wrong = `These are ${chosen.length} files. An upload may have ${maxFiles}: remove some, or pack them into a CBZ.`;
     else if (empty) wrong = `${empty.path} is empty: remove it.`;
+    else if (large) wrong = `${large.path} has more than ${maxPixels.toLocaleString()} pixels: remove it, or send a smaller version.`;
     else if (left) wrong = `${left} file${left === 1 ? " was" : "s were"} left out: neither an image nor a comic.`;
     say(wrong);
-    const blocked = !chosen.length || total > maxBytes || chosen.length > maxFiles || Boolean(empty);
+    const blocked = !chosen.length || total > maxBytes || chosen.length > maxFiles || Boolean(empty) || Boolean(large);
     by("send").disabled = blocked;
     by("send").textContent = chosen.length ? `Upscale ${chosen.length} file${chosen.length === 1 ? "" : "s"}` : "Choose files first";
     clearTimeout(ask);
     by("estimate").textContent = "";
     if (!blocked) ask = setTimeout(() => estimate(total), 250);
+    askSizes();
   }
 
   function row(item) {
@@ -70,7 +75,7 @@
     remove.setAttribute("aria-label", `Remove ${item.path}`);
     remove.addEventListener("click", () => {
       chosen = chosen.filter((each) => each !== item);
-      if (item.url) URL.revokeObjectURL(item.url);
+      forget(item);
       show();
     });
     li.append(picture(item, detail), text, remove);
@@ -84,7 +89,10 @@
     if (!/^(png|jpe?g|webp|gif|avif|bmp)$/.test(extension(item.file.name))) return blank;
     const image = new Image();
     image.alt = ""; image.loading = "lazy"; image.decoding = "async";
-    image.addEventListener("load", () => { item.pixels = [image.naturalWidth, image.naturalHeight]; describe(item); });
+    image.addEventListener("load", () => {
+      item.pixels = [image.naturalWidth, image.naturalHeight];
+      if (item.pixels[0] * item.pixels[1] > maxPixels) show(); else { describe(item); askSizes(); }
+    });
     image.addEventListener("error", () => image.replaceWith(blank));
     image.src = item.url = URL.createObjectURL(item.file);
     return image;
@@ -92,9 +100,42 @@
 
   function describe(item) {
     if (!item.pixels || !item.detail) return;
-    const [width, height] = item.pixels;
-    const then = other() ? "" : ` → ${Math.round(width * factor())} × ${Math.round(height * factor())}`;
+    const [width, height] = item.pixels, target = targets.get(`${width} ${height}`);
+    const then = target ? ` → ${target[0]} × ${target[1]}` : "";
     item.detail.textContent = `${size(item.file.size)}, ${width} × ${height}${then}`;
+    item.detail.classList.toggle("wrong", width * height > maxPixels);
+  }
+
+  // The server says how large pages become: a size in pixels or for print gives each page its own factor.
+  function askSizes() {
+    clearTimeout(sizesAsk);
+    sizesAsk = setTimeout(async () => {
+      const known = new Map(chosen.filter((each) => each.pixels).map(({ pixels }) => [pixels.join(" "), pixels]));
+      const sizes = [...known.values()].slice(0, MOST_SIZES);
+      const headers = { "Content-Type": "application/json", "X-CSRF-Token": document.body.dataset.csrf };
+      try {
+        const answer = await fetch(`${root}/upload/sizes`, { method: "POST", headers, body: JSON.stringify({ sizes, fields: Object.fromEntries(fields()) }) });
+        const found = await answer.json();
+        targets = new Map((found.sizes || []).map((each, number) => [sizes[number].join(" "), each]));
+        by("size-problem").textContent = found.error || "";
+        by("size-problem").hidden = !found.error;
+      } catch { targets = new Map(); }
+      chosen.forEach(describe);
+    }, 200);
+  }
+
+  function fields() {
+    const found = NAMES.map((name) => [name, form.elements[name].value.trim()]).filter(([, value]) => value);
+    if (!other()) found.push(["factor", String(factor())]);
+    return found;
+  }
+
+  // Forgets a file that was taken out of the list, also what the server has of it.
+  function forget(item) {
+    if (item.url) URL.revokeObjectURL(item.url);
+    if (!item.parts) return;
+    const headers = { "Tus-Resumable": "1.0.0", "X-CSRF-Token": document.body.dataset.csrf };
+    fetch(item.parts, { method: "DELETE", headers }).catch(() => { /* It expires. */ });
   }
 
   async function estimate(total) {
@@ -118,17 +159,41 @@
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     if (!chosen.length || request) return;
-    const body = new FormData(), fields = [];
+    const given = fields();
+    if (chosen.reduce((sum, each) => sum + each.file.size, 0) >= Number(form.dataset.inPartsFrom)) { sendParts(given); return; }
+    const body = new FormData();
     // Fields come before files, so that the server can refuse them before it reads gigabytes.
-    for (const name of ["preset", "format", "model", "denoise", "gray", "quality", "width", "height", "paper"]) {
-      const value = form.elements[name].value.trim();
-      if (value) fields.push([name, value]);
-    }
-    if (!other()) fields.push(["factor", String(factor())]);
-    for (const [name, value] of fields) body.append(name, value);
+    for (const [name, value] of given) body.append(name, value);
     for (const item of chosen) body.append("file", item.file, item.file.name);
-    send(body, keyOf(fields));
+    send(body, keyOf(given));
   });
+
+  async function sendParts(given) {
+    const total = chosen.reduce((sum, each) => sum + each.file.size, 0);
+    const stop = request = new AbortController();
+    let began = 0, first = 0;
+    const progress = (sent) => {
+      by("bar").value = sent / total;
+      if (!began) { began = Date.now(); first = sent; }
+      const rate = (sent - first) / Math.max(Date.now() - began, 1) * 1000;
+      const rest = rate > 0 ? `, ${size(rate)}/s, about ${Math.ceil((total - sent) / rate)} s left` : "";
+      by("sent").textContent = sent < total ? `${size(sent)} of ${size(total)}${rest}` : "The server puts the parts together …";
+    };
+    const broke = (status) => {
+      began = 0;
+      by("sent").textContent = status ? "The server is busy. The upload continues in a moment …"
+        : "No connection. The upload continues when it is back …";
+    };
+    say(""); by("bar").value = 0; by("sent").textContent = "Sending …"; busy(true);
+    try {
+      location.assign(`${root}/jobs/${await uploadInParts(chosen, given, stop, progress, broke)}`);
+    } catch (error) {
+      request = null;
+      busy(false);
+      if (error.status === 401) location.assign(`${root}/sign-in`);
+      else say(error.name === "AbortError" ? "The upload was stopped. Send again: it continues where it stopped." : error.message);
+    }
+  }
 
   // The server makes one job of all uploads with one key. So the same files and options keep theirs until they are queued.
   function keyOf(fields) {
@@ -169,7 +234,7 @@
   }
 
   by("stop").addEventListener("click", () => request?.abort());
-  by("clear").addEventListener("click", () => { chosen = []; show(); });
+  by("clear").addEventListener("click", () => { chosen.forEach(forget); chosen = []; show(); });
   by("pick-files").addEventListener("click", () => by("files").click());
   by("pick-folder").addEventListener("click", () => by("folder").click());
   for (const id of ["files", "folder"]) by(id).addEventListener("change", (event) => {
@@ -177,7 +242,7 @@
     event.target.value = "";
   });
   form.addEventListener("change", (event) => {
-    chosen.forEach(describe);
+    askSizes();
     if (event.target.id === "model") {
       const text = form.querySelector(`[data-model="${CSS.escape(event.target.value)}"]`);
       by("purpose").textContent = text ? text.textContent : "Presets suit most comics.";

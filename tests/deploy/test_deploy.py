@@ -1,0 +1,133 @@
+"""The files that run a server elsewhere: their commands exist, their variables are known, their schemas hold."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comic_upscale.server.settings import ServerSettings
+from comic_upscale.settings.environment import variables_of
+from comic_upscale.settings.options import definitions
+from tests.conftest import REPOSITORY
+from tests.docs.test_examples import check_command
+
+yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+
+DEPLOY = REPOSITORY / "deploy"
+COMPOSE = [DEPLOY / "compose.yaml", DEPLOY / "compose.prod.yaml"]
+UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
+MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+KNOWN = {name for option in definitions(ServerSettings) for name in variables_of(option)}
+
+pytestmark = pytest.mark.skipif(not DEPLOY.is_dir(), reason="needs the source tree")
+
+
+def services(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, service in yaml.safe_load(path.read_text(encoding="utf-8"))["services"].items():
+        if "build" in service:
+            yield name, service
+
+
+def targets() -> set[str]:
+    return set(re.findall(r"^FROM \S+ AS (\S+)$", (REPOSITORY / "Dockerfile").read_text(), re.MULTILINE))
+
+
+def default_command() -> list[str]:
+    """The command of the image of the server."""
+    (text,) = re.findall(r"^CMD \[(\"serve\".*)\]$", (REPOSITORY / "Dockerfile").read_text(), re.MULTILINE)
+    return [word.strip().strip('"') for word in text.split(",")]
+
+
+@pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
+def test_compose_runs_commands_and_sets_variables_that_exist(path: Path) -> None:
+    content, found = yaml.safe_load(path.read_text(encoding="utf-8")), 0
+    for name, service in services(path):
+        found += 1
+        assert service["build"]["target"] in targets()
+        assert (path.parent / service["build"]["context"]).resolve() == REPOSITORY
+        command = service.get("command", default_command())
+        check_command(command)
+        assert set(service.get("environment", {})) <= KNOWN, name
+        for volume in service.get("volumes", []):
+            assert volume.split(":")[0] in content["volumes"]
+        for other in service.get("depends_on", {}):
+            assert other in content["services"]
+    assert found
+
+
+def test_every_variable_of_the_compose_file_is_in_the_example() -> None:
+    used = set(re.findall(r"\$\{(\w+)", (DEPLOY / "compose.prod.yaml").read_text(encoding="utf-8")))
+    given = set(
+        re.findall(r"^(\w+)=", (DEPLOY / "prod.env.example").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    assert used == given
+    # Kubernetes gets the same file: the server knows all that are not for the other containers.
+    assert given - KNOWN == {"DOMAIN", "POSTGRES_PASSWORD"}
+    assert "{$DOMAIN}" in (DEPLOY / "Caddyfile").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", COMPOSE, ids=lambda path: path.name)
+def test_docker_compose_reads_the_files(path: Path) -> None:
+    docker = shutil.which("docker")
+    if docker is None or subprocess.run([docker, "compose", "version"], capture_output=True).returncode:
+        pytest.skip("docker compose is not here: apt-get install docker-compose-v2")
+    example = (DEPLOY / "prod.env.example").read_text(encoding="utf-8")
+    values = dict(line.split("=", 1) for line in example.splitlines() if "=" in line and line[0] != "#")
+    read = subprocess.run(
+        [docker, "compose", "-f", str(path), "config", "--quiet"],
+        env={"PATH": "/usr/bin:/bin:/usr/local/bin", **{name: text or "x" for name, text in values.items()}},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert read.returncode == 0, read.stderr
+
+
+def test_the_image_of_the_batch_tool_is_what_a_build_makes() -> None:
+    text = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")
+    assert re.findall(r"^FROM .* AS (\S+)$", text, re.MULTILINE)[-1] == "batch"
+    check_command(default_command())
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_units_start_commands_that_exist(unit: Path, tmp_path: Path) -> None:
+    text = unit.read_text(encoding="utf-8").replace("%i", "0")
+    (command,) = (line.partition("=")[2] for line in text.splitlines() if line.startswith("ExecStart="))
+    program, *words = shlex.split(command)
+    assert program == "/opt/comic-upscale/bin/comic-upscale"
+    check_command(words)
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not here: apt-get install systemd")
+    # The name of an instance stands in the name of its file. The program is installed elsewhere here.
+    here = tmp_path / unit.name.replace("@.", "@0.")
+    here.write_text(unit.read_text(encoding="utf-8").replace(program, sys.executable), encoding="utf-8")
+    verified = subprocess.run(["systemd-analyze", "verify", str(here)], capture_output=True, text=True)
+    assert (verified.returncode, verified.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
+def test_manifests_hold_and_start_commands_that_exist(path: Path) -> None:
+    documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+    assert [document["kind"] for document in documents] == ["Deployment", "Deployment", "Service", "Ingress"]
+    ports = {port["name"] for port in documents[2]["spec"]["ports"]}
+    for document in documents[:2]:
+        spec = document["spec"]
+        assert spec["selector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
+        (container,) = spec["template"]["spec"]["containers"]
+        check_command(container["args"])
+    (container,) = documents[0]["spec"]["template"]["spec"]["containers"]
+    assert {port["name"] for port in container["ports"]} == ports
+    assert documents[2]["spec"]["selector"] == documents[0]["spec"]["selector"]["matchLabels"]
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
+def test_manifests_have_the_schema_of_kubernetes(path: Path) -> None:
+    validate = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
+    for document in yaml.safe_load_all(path.read_text(encoding="utf-8")):
+        validate.validate(document, validate.latest_version(), strict=True)
