@@ -40,6 +40,7 @@ from comic_upscale.server.buckets import (
     FetchStoppedError,
     find_in_bucket,
     is_address,
+    output_in_place,
     parse_place,
 )
 from comic_upscale.server.database.engine import Database
@@ -314,9 +315,14 @@ class JobRunner:
             assert output is not None, "a job over a folder writes to a folder"
             return source, output
         place, source = find_in_bucket(self._settings.root_buckets, asked), folder / "in"
+        if output is None and not source.exists():
+            # Found only after all pages were computed, it would cost them.
+            there = find_in_bucket(self._settings.root_buckets, wanted)
+            if not BucketFolder(self._settings, there).is_empty():
+                raise SettingsError(f"{there.address} has objects already: choose another output")
         with _disk_in_words():
             source.mkdir(parents=True, exist_ok=True)
-        results = place.below("\0") if output is not None else parse_place(wanted)
+        results = [output_in_place(place)] + ([parse_place(wanted)] if output is None else [])
         beat.say(f"fetching {place.address}")
         BucketFolder(self._settings, place).fetch(
             source, without=results, should_stop=lambda: beat.stop.requested
