@@ -80,3 +80,17 @@ def test_redo_and_scripts_are_not_asked(
     assert run(tiny_weights, "-s", 3, "--redo", stdin="n\n")[0] == 0
     monkeypatch.setattr(run_command, "has_terminal", lambda: False)
     assert run(tiny_weights, "-s", 2, stdin="n\n")[0] == 0
+
+
+def test_pages_of_earlier_settings_outside_of_the_last_part_are_counted(
+    tiny_weights: Path, on_a_terminal: None
+) -> None:
+    assert run(tiny_weights, "-s", 2)[0] == 0
+    one = ("run", "in/0.png", "-o", "out", "--model", tiny_weights, "--device", "cpu", "-w", 2, "-s", 3)
+    assert invoke(*one, stdin="y\n")[0] == 0
+    code, out, err = run(tiny_weights, "-s", 3, stdin="n\n")
+    assert code == 2
+    assert "2 finished outputs were made with other settings" in out + err
+    assert run(tiny_weights, "-s", 3, stdin="y\n")[0] == 0
+    # Now the last run was about the whole input, and nothing is left to ask.
+    assert run(tiny_weights, "-s", 3)[0] == 0
