@@ -332,7 +332,8 @@ class _Walk:
         outputs = output_names(images, extension=self._extension, folders=folder_outputs.values())
         volumes, inside = self._open_volumes(folder, entries.archives, entries.split)
         taken = [*folder_outputs.values(), *outputs.values()]
-        volume_outputs = self._placer.name_outputs(volumes, taken=taken)
+        left_out = (name for name in entries.archives if not self._selector.takes(f"{folder.source}{name}"))
+        volume_outputs = self._placer.name_outputs([*volumes, *left_out], taken=taken)
         taken += volume_outputs.values()
         found: list[_Found] = []
         for name in sorted({*subfolders, *images, *volumes, *inside}, key=natural_key):

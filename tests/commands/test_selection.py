@@ -208,11 +208,16 @@ def test_a_part_has_the_names_of_the_whole(comics: Path) -> None:
     (comics / "b.cbz").unlink()
     for name in ("cover.webp", "cover.png.png"):
         draw(comics / name, 7)
+    # Both would be v.cbz.
+    make_zip(comics / "v.cbz", pictures(1))
+    make_zip(comics / "v.zip", pictures(2))
     whole = json.loads(invoke("run", comics, "--dry-run", "--json")[1])["pages"]
     names = {page["source"]: page["output"] for page in whole}
-    for source in ("cover.webp", "cover.png", "vol 1/2.png"):
+    for source in ("cover.webp", "cover.png", "vol 1/2.png", "v.cbz", "v.zip"):
         part = json.loads(invoke("run", "-i", comics, comics / source, "--dry-run", "--json")[1])["pages"]
-        assert {page["source"]: page["output"] for page in part} == {source: names[source]}
+        assert {page["source"]: page["output"] for page in part} == {
+            name: output for name, output in names.items() if name == source or name.startswith(f"{source}/")
+        }
 
 
 @pytest.mark.parametrize(
