@@ -197,6 +197,8 @@ def test_cost_is_about_the_same_pages(comics: Path) -> None:
     assert (code, err) == (0, "")
     assert json.loads(out)["work"]["pages"] == 3
     assert invoke("cost", "--pages", 3, comics)[0] == 2
+    code, _, err = invoke("cost", comics / "cover.png", comics / "vol 1", "--gpu", "T4", "--device", "cpu")
+    assert (code, err) == (0, "selection: only cover.png, vol 1\n")
 
 
 def test_a_page_behind_a_link_has_the_name_that_discovery_gives_it(comics: Path) -> None:
