@@ -350,11 +350,18 @@ class _Walk:
                     self._links.append(below)
                 else:
                     found.append(below)
+            elif name in subfolders and self._selector.excludes_folder(source):
+                self._exclude_links_to(subfolders[name])
             if name in volumes:
                 found.append(self._placer.place(volumes[name], folder.output, volume_outputs[name]))
             if name in inside:
                 found += self._place_inside(folder, name, inside[name], taken)
         return found
+
+    def _exclude_links_to(self, entry: SourceEntry) -> None:
+        """Let no link lead into a folder that is excluded. A link that is excluded says nothing about its folder."""
+        if not entry.is_symlink() and (identity := self._store.identity(entry.path)) is not None:
+            self._excluded.add(identity)
 
     def _place_inside(
         self, folder: _Folder, name: str, inside: Sequence[OpenedVolume], taken: list[str]

@@ -206,6 +206,14 @@ def test_a_page_behind_a_link_has_the_name_that_discovery_gives_it(comics: Path)
     assert planned(comics / "latest/1.png", comics / "cover.png") == {"cover.png": "do", "vol 2/1.png": "do"}
 
 
+def test_a_link_does_not_lead_into_a_folder_that_is_excluded(comics: Path) -> None:
+    (comics / "latest").symlink_to("vol 2")
+    without = ("--exclude", "*.cbz", "--exclude", "vol 1/", "--exclude")
+    assert planned("--input", comics, *without, "vol 2/") == {"cover.png": "do"}
+    # A link that is excluded says nothing about its folder.
+    assert planned("--input", comics, *without, "latest/") == {"cover.png": "do", "vol 2/1.png": "do"}
+
+
 def test_a_part_has_the_names_of_the_whole(comics: Path) -> None:
     (comics / "b.cbz").unlink()
     for name in ("cover.webp", "cover.png.png"):
