@@ -58,6 +58,7 @@ from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.options import definitions
 from comic_upscale.settings.paths import MARKER_FOLDER
 from comic_upscale.settings.processing import AUTO_MODEL, ProcessingSettings
+from comic_upscale.settings.selection import Selection
 from comic_upscale.worker.beat import CANCELED, FAILURES_KEPT, LOST, STOPPING, Heartbeat
 from comic_upscale.worker.crashes import DEATHS, PAGES_IN_A_ROW, CrashWatch
 from comic_upscale.worker.engines import EngineCache
@@ -281,7 +282,8 @@ class JobRunner:
         values = self._values(claimed)
         if claimed.job["input"] is not None:
             source, output = self._places(claimed, folder, beat)
-            return JobSettings(**values, input=source, output=output)
+            # A run of the command line into the same folder may have recorded a part of the input.
+            return JobSettings(**values, input=source, output=output, selection=Selection())
         source = folder / "in"
         with _disk_in_words():
             source.mkdir(parents=True, exist_ok=True)
