@@ -58,7 +58,7 @@ class Listing:
     images: int
     """Images directly in the folder."""
     hidden: int
-    """Links that lead out of the roots, or nowhere."""
+    """Links that lead out of the roots, or nowhere, and names that are not UTF-8."""
     is_cut: bool
     """Whether there are more than `MOST_ENTRIES` entries."""
     is_upscaled: bool
@@ -139,7 +139,7 @@ def _read(roots: Sequence[Path], folder: Path) -> tuple[list[Entry], int, bool]:
                 continue
             try:
                 shown = _entry(roots, entry)
-            except (OSError, SettingsError):
+            except (OSError, SettingsError, UnicodeEncodeError):
                 hidden += 1
                 continue
             if shown is not None:
@@ -153,8 +153,12 @@ def _entry(roots: Sequence[Path], entry: os.DirEntry[str]) -> Entry | None:
     Raises:
         OSError: it is gone, or a link that leads nowhere.
         SettingsError: it is a link that leads out of the roots.
+        UnicodeEncodeError: its name is not UTF-8.
     """
     path = str(find_below(roots, entry.path)) if entry.is_symlink() else entry.path
+    # Neither the database nor a page can hold a name that is not UTF-8.
+    path.encode()
+    entry.name.encode()
     if entry.is_dir():
         is_output = entry.name == OUTPUT and (Path(entry.path) / MARKER_FOLDER).is_dir()
         return None if is_output else Entry(entry.name, path, "folder", None)

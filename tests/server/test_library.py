@@ -50,7 +50,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def services(open_server: OpenServices, root: Path) -> Services:
-    found = open_server(roots=(root,), library_users=("bob",))
+    found = open_server(roots=(str(root),), library_users=("bob",))
     for name, role in (("boss", "admin"), ("bob", "user"), ("ann", "user")):
         add_person(found, name, role)  # type: ignore[arg-type]
     return found
@@ -129,6 +129,20 @@ def test_names_of_files_are_text(services: Services, boss: httpx.Client, root: P
         text = boss.get("/library", params={"path": path}).text
         assert "<script>alert" not in text and "&lt;script&gt;alert(1)" in text
         check_html(text)
+
+
+def test_a_name_that_is_not_utf_8_hides_itself_alone(boss: httpx.Client, root: Path) -> None:
+    folder = os.fsencode(root / "Series" / "Book 2")
+    try:
+        for name in (b"caf\xe9.png", b"v\xff.cbz"):
+            Path(os.fsdecode(folder + b"/" + name)).write_bytes(b"x")
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 alone")
+    (root / "Series" / "Book 2" / "2.png").write_bytes(b"x")
+    shown = boss.get("/library?path=Series/Book 2")
+    assert shown.status_code == 200 and "2.png" in shown.text
+    assert "2 entries are not shown" in shown.text and "not UTF-8" in shown.text
+    check_html(shown.text)
 
 
 def test_a_folder_is_upscaled_has_a_report_and_continues(

@@ -2,7 +2,9 @@
 // Sending large files in parts by the protocol tus: after a break, each continues with the bytes that the server has.
 const uploadInParts = (() => {
   const PART = 8 * 1024 * 1024, LONGEST_PAUSE = 15000;
-  const PASSING = new Set([0, 423, 429, 502, 503, 504]);
+  const PASSING = new Set([0, 423, 502, 503, 504]);
+  // Too many requests in a minute pass. A quota of a day is told to the person.
+  const passes = (answer) => PASSING.has(answer.status) || (answer.status === 429 && Number(answer.header("Retry-After")) <= 60);
   const address = () => `${root}/api/v1/uploads/resumable`;
   const base64 = (text) => btoa(Array.from(new TextEncoder().encode(text), (byte) => String.fromCharCode(byte)).join(""));
 
@@ -64,7 +66,7 @@ const uploadInParts = (() => {
     async sure(method, url, headers = {}, body = null) {
       for (;;) {
         const answer = await ask(method, url, headers, body, this.stop);
-        if (!PASSING.has(answer.status)) return answer;
+        if (!passes(answer)) return answer;
         await this.rest(answer);
       }
     }
@@ -101,7 +103,7 @@ const uploadInParts = (() => {
         const answer = await ask("PATCH", item.parts, headers, item.file.slice(offset, offset + PART), this.stop,
           (sent) => this.onProgress(before + offset + sent));
         if (answer.status === 204) { offset = Number(answer.header("Upload-Offset")); this.wait = 500; continue; }
-        if (!PASSING.has(answer.status) && answer.status !== 409) throw new Refused(answer);
+        if (!passes(answer) && answer.status !== 409) throw new Refused(answer);
         await this.rest(answer);
         offset = await this.offset(item);
         if (!item.parts) throw new Error("The server no longer has this upload. Send it again.");
