@@ -262,8 +262,10 @@ def test_the_limits_of_uploads_count_for_jobs_that_run_again(services: Services,
     assert refused.status_code == 429 and "you may send 1 pages" in refused.text
     services.database.write(lambda c: c.execute(sa.update(users).values(pages_per_day=None)))
     services.database.write(lambda c: queue.set_state(c, maintenance=True))
+    services.live.read_now()
     assert ann.post(f"/jobs/{job}/again", data=token).status_code == 503
     services.database.write(lambda c: queue.set_state(c, maintenance=False))
+    services.live.read_now()
     assert ann.post(f"/jobs/{job}/again", data=token).status_code == 303
 
 
