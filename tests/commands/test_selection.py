@@ -11,6 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from comic_upscale.cli import app
+from comic_upscale.console.text import summary_lines
+from comic_upscale.execution.events import JobFinished
 from comic_upscale.library.selector import Selector
 from comic_upscale.planning.discovery import find_pages
 from comic_upscale.settings.selection import Selection
@@ -272,3 +274,12 @@ def test_folders_that_hold_nothing_selected_are_not_entered() -> None:
     assert Selector(Selection(("a/b/c.png",))).may_enter("a")
     assert not Selector(Selection(("a/b/c.png",))).may_enter("a/x")
     assert not Selector(Selection(exclude=("raw/",))).may_enter("vol/raw")
+
+
+@pytest.mark.parametrize("pending", [0, 2])
+def test_a_part_that_is_done_is_not_the_end_of_the_job(pending: int) -> None:
+    finished = JobFinished(
+        state="finished", reason=None, total=5, done=5 - pending, done_now=0, failed=0, skipped=0, pending=pending,
+        seconds=1.0, pages_per_second=None, output="out", ledger="ledger.sqlite3",
+    )  # fmt: skip
+    assert ("nothing left to do" in summary_lines(finished)) == (pending == 0)
