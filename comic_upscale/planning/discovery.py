@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from comic_upscale.errors import InputError
 from comic_upscale.imaging.formats import output_extension
 from comic_upscale.library.discover import Discovery, discover
 from comic_upscale.library.selector import Selector
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.storage.base import SourceStore
+
+_MOST_MISSED = 10
 
 
 def find_pages(settings: JobSettings, store: SourceStore | None = None) -> Discovery:
@@ -41,4 +45,30 @@ def find_pages(settings: JobSettings, store: SourceStore | None = None) -> Disco
             + (f" (ignored: {passed_over})" if passed_over else "")
             + ": give a folder of PNG, JPEG, WebP or other images or of CBZ and other volumes, or one of these"
         )
-    return discovery
+    return replace(discovery, warnings=(*discovery.warnings, *_without_pages(settings, discovery)))
+
+
+def _without_pages(settings: JobSettings, discovery: Discovery) -> list[str]:
+    """Return a sentence for each path of the selection where no page or volume was found."""
+    if settings.selection is None or not settings.selection.paths:
+        return []
+    reached: set[str] = set()
+    for source in (
+        *(page.source for page in discovery.pages),
+        *(volume.entry.source for volume in discovery.volumes),
+        # They have a warning of their own.
+        *(folder.rstrip("/") for folder in discovery.unread),
+    ):
+        while source and source not in reached:
+            reached.add(source)
+            source = source.rpartition("/")[0]
+    missed = [path for path in settings.selection.paths if path.rstrip("/") not in reached]
+    patterns = settings.selection.include or settings.selection.exclude
+    why = ", or the patterns leave it out" if patterns else ""
+    sentences = [
+        f"{path} was named, but it is no page, volume or folder with pages{why}."
+        for path in missed[:_MOST_MISSED]
+    ]
+    if more := len(missed) - len(sentences):
+        sentences.append(f"{more:,} more of the named paths are no pages{why}.")
+    return sentences

@@ -11,10 +11,13 @@ import pytest
 from typer.testing import CliRunner
 
 from comic_upscale.cli import app
+from comic_upscale.console.text import summary_lines
+from comic_upscale.execution.events import JobFinished
 from comic_upscale.library.selector import Selector
+from comic_upscale.planning.discovery import find_pages
 from comic_upscale.settings.selection import Selection
 from tests.archives import make_zip, pictures
-from tests.conftest import draw
+from tests.conftest import MakeSettings, draw
 
 
 @pytest.fixture(autouse=True)
@@ -206,6 +209,22 @@ def test_a_page_behind_a_link_has_the_name_that_discovery_gives_it(comics: Path)
     assert planned(comics / "latest/1.png", comics / "cover.png") == {"cover.png": "do", "vol 2/1.png": "do"}
 
 
+def test_what_is_named_and_is_no_page_is_said(comics: Path, make_settings: MakeSettings) -> None:
+    (comics / "notes.txt").write_text("not a page")
+    (comics / "empty").mkdir()
+    paths = ("cover.png", "notes.txt", "vol 1", "vol 2/1.png", "a.cbz", "empty")
+    found = find_pages(make_settings(input=comics, selection=Selection(paths)))
+    assert found.warnings == (
+        "notes.txt was named, but it is no page, volume or folder with pages.",
+        "empty was named, but it is no page, volume or folder with pages.",
+    )
+    found = find_pages(make_settings(input=comics, selection=Selection(paths[:2], exclude=("*.txt",))))
+    assert found.warnings[0].endswith("or the patterns leave it out.")
+    many = tuple(f"{number}.txt" for number in range(30))
+    found = find_pages(make_settings(input=comics, selection=Selection(("cover.png", *many))))
+    assert found.warnings[-1] == "20 more of the named paths are no pages."
+
+
 def test_a_link_does_not_lead_into_a_folder_that_is_excluded(comics: Path) -> None:
     (comics / "latest").symlink_to("vol 2")
     without = ("--exclude", "*.cbz", "--exclude", "vol 1/", "--exclude")
@@ -255,3 +274,12 @@ def test_folders_that_hold_nothing_selected_are_not_entered() -> None:
     assert Selector(Selection(("a/b/c.png",))).may_enter("a")
     assert not Selector(Selection(("a/b/c.png",))).may_enter("a/x")
     assert not Selector(Selection(exclude=("raw/",))).may_enter("vol/raw")
+
+
+@pytest.mark.parametrize("pending", [0, 2])
+def test_a_part_that_is_done_is_not_the_end_of_the_job(pending: int) -> None:
+    finished = JobFinished(
+        state="finished", reason=None, total=5, done=5 - pending, done_now=0, failed=0, skipped=0, pending=pending,
+        seconds=1.0, pages_per_second=None, output="out", ledger="ledger.sqlite3",
+    )  # fmt: skip
+    assert ("nothing left to do" in summary_lines(finished)) == (pending == 0)
