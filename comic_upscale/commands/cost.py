@@ -188,7 +188,7 @@ def _check_together(asked: CostOptions, input: Path | None) -> None:
     if (input is None) == (asked.pages is None):
         raise SettingsError("give either the pages of the planned run, or --pages N for a number of pages")
     if asked.pilot is not None and input is None:
-        raise SettingsError("--pilot needs an --input")
+        raise SettingsError("--pilot needs pages: name them, or give --input")
 
 
 def _count(settings: JobSettings, asked: CostOptions) -> tuple[Workload, int, Measured | None]:
@@ -210,6 +210,8 @@ def _count(settings: JobSettings, asked: CostOptions) -> tuple[Workload, int, Me
     # Everything that a run imports before it reads its input is imported by now.
     started_in = process_seconds()
     plan = preview(settings)
+    if plan.selection and not asked.as_json:
+        typer.echo(f"selection: {plan.selection}", err=True)
     trial = None
     if asked.pilot is not None:
         if not asked.as_json:

@@ -112,8 +112,17 @@ def run(
 
 
 def has_terminal() -> bool:
-    """Return whether somebody can answer a question on standard input."""
-    return sys.stdin is not None and sys.stdin.isatty()
+    """Return whether somebody sees a question on standard error and can answer it on standard input."""
+    if sys.stdin is None or sys.stderr is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    if os.name != "posix":
+        return True
+    try:
+        # The system stops a process in the background that reads from its terminal.
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except OSError:
+        # It is a terminal, but not that of this session: nothing is stopped.
+        return True
 
 
 def _ask_before_replacing(job: JobSettings) -> None:
@@ -132,7 +141,8 @@ def _ask_before_replacing(job: JobSettings) -> None:
         count = count_replaced(job)
     except NoJobYetError:
         return
-    if count and not typer.confirm(f"{replaced_note(count)}. Replace them?"):
+    # Standard output may be a file.
+    if count and not typer.confirm(f"{replaced_note(count)}. Replace them?", err=True):
         typer.echo("nothing was changed", err=True)
         raise typer.Exit(EXIT_USAGE)
 

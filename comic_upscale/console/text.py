@@ -214,7 +214,9 @@ def summary_lines(event: JobFinished, told: Collection[str] = ()) -> list[str]:
         lines.append(now)
         if event.copied_now:
             lines.append(f"{event.copied_now:,} of them copied from identical pages")
-    elif event.state == "finished" and not event.failed and not event.carried_now and not event.moved_now:
+    elif event.state == "finished" and not (
+        event.pending or event.failed or event.carried_now or event.moved_now
+    ):
         lines.append("nothing left to do")
     if event.moved_now:
         outputs = "1 output" if event.moved_now == 1 else f"{event.moved_now:,} outputs"

@@ -128,6 +128,7 @@ def run_pilot(
             input=Path(folder) / "in",
             output=Path(folder) / "out",
             ledger=None,
+            selection=None,
             price=None,
             max_cost=None,
             max_failures=None,

@@ -332,7 +332,8 @@ class _Walk:
         outputs = output_names(images, extension=self._extension, folders=folder_outputs.values())
         volumes, inside = self._open_volumes(folder, entries.archives, entries.split)
         taken = [*folder_outputs.values(), *outputs.values()]
-        volume_outputs = self._placer.name_outputs(volumes, taken=taken)
+        left_out = (name for name in entries.archives if not self._selector.takes(f"{folder.source}{name}"))
+        volume_outputs = self._placer.name_outputs([*volumes, *left_out], taken=taken)
         taken += volume_outputs.values()
         found: list[_Found] = []
         for name in sorted({*subfolders, *images, *volumes, *inside}, key=natural_key):
@@ -349,11 +350,18 @@ class _Walk:
                     self._links.append(below)
                 else:
                     found.append(below)
+            elif name in subfolders and self._selector.excludes_folder(source):
+                self._exclude_links_to(subfolders[name])
             if name in volumes:
                 found.append(self._placer.place(volumes[name], folder.output, volume_outputs[name]))
             if name in inside:
                 found += self._place_inside(folder, name, inside[name], taken)
         return found
+
+    def _exclude_links_to(self, entry: SourceEntry) -> None:
+        """Let no link lead into a folder that is excluded. A link that is excluded says nothing about its folder."""
+        if not entry.is_symlink() and (identity := self._store.identity(entry.path)) is not None:
+            self._excluded.add(identity)
 
     def _place_inside(
         self, folder: _Folder, name: str, inside: Sequence[OpenedVolume], taken: list[str]

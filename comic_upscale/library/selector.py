@@ -46,9 +46,13 @@ class Selector:
         """
         if self.is_everything:
             return True
-        if self._is_excluded(f"{folder}/"):
+        if self.excludes_folder(folder):
             return False
         return folder in self._above or self._is_below_path(folder)
+
+    def excludes_folder(self, folder: str) -> bool:
+        """Return whether a pattern excludes a folder. One that is merely not selected is not excluded."""
+        return self._is_excluded(f"{folder}/")
 
     def looks_at(self, source: str) -> bool:
         """Return whether a recorded page or volume is selected, whether or not its source still exists.

@@ -30,7 +30,7 @@ from comic_upscale.planning.foresight import foresee
 from comic_upscale.planning.model_selection import named_model, predict_model
 from comic_upscale.planning.names import describe_safe_names
 from comic_upscale.planning.resolve import JobHistory, ResolvedJob, resolve
-from comic_upscale.planning.selection import describe_selection, with_recorded_selection
+from comic_upscale.planning.selection import describe_selection, has_selection_of, with_recorded_selection
 from comic_upscale.settings.job import AUTO_MODEL, JobSettings
 from comic_upscale.settings.paths import path_text
 from comic_upscale.storage.marker import check_output_folder
@@ -177,7 +177,7 @@ def count_replaced(settings: JobSettings) -> int:
 
     There must be a ledger with a job.
 
-    The input is listed only if the last run into the folder had other settings.
+    The input is listed only if the last run into the folder had other settings or another selection.
 
     Raises:
         InputError, WeightsError, LedgerError: as a run would.
@@ -185,7 +185,11 @@ def count_replaced(settings: JobSettings) -> int:
     check_output_folder(settings.output)
     settings = with_recorded_selection(settings)
     job = _resolve(settings)
-    if job is None or job.fingerprint == read_job_header(settings.ledger_path)["fingerprint"]:
+    if job is None:
+        return 0
+    header = read_job_header(settings.ledger_path)
+    # A run over another part may have left pages of earlier settings.
+    if job.fingerprint == header["fingerprint"] and has_selection_of(settings, header):
         return 0
     stores = open_stores(settings.input, settings.output)
     discovery = find_pages(settings, stores.sources)

@@ -125,12 +125,12 @@ class BucketFolder:
         self._settings, self.place = settings, place
         self._store = open_bucket(settings, place.address)
 
-    def fetch(self, folder: Path, *, without: Place, should_stop: Callable[[], bool]) -> None:
+    def fetch(self, folder: Path, *, without: Sequence[Place], should_stop: Callable[[], bool]) -> None:
         """Copy all objects into a folder, except those that are there already.
 
         Args:
             folder: of the job on this machine.
-            without: objects below this place are left out: results of earlier jobs.
+            without: objects below these places are left out: results of earlier jobs.
             should_stop: asked before each object.
 
         Raises:
@@ -139,7 +139,8 @@ class BucketFolder:
             StorageError: the bucket cannot be reached.
             FetchStoppedError: a stop was requested.
         """
-        store, found = self._store, [each for each in self._list() if not self._is_below(without, each.name)]
+        store = self._store
+        found = [each for each in self._list() if not self._is_below(without, each.name)]
         if not found:
             store, found = self._single()
         missing = [each for each in found if not _is_there(folder / _checked(each.name), each)]
@@ -150,6 +151,17 @@ class BucketFolder:
             # Another program may delete an object meanwhile. It is no page then.
             with contextlib.suppress(FileNotFoundError):
                 _fetch(store, each, folder / each.name)
+
+    def is_empty(self) -> bool:
+        """Return whether the place has no objects.
+
+        Raises:
+            StorageError: the bucket cannot be reached.
+        """
+        import obstore
+
+        pages = iter(obstore.list(self._store, chunk_size=1))
+        return not translated(lambda: next(pages, None))
 
     def put(self, folder: Path, names: Sequence[str]) -> None:
         """Copy files into the bucket. A file that is there with as many bytes is replaced.
@@ -216,8 +228,8 @@ class BucketFolder:
         except FileNotFoundError:
             return None
 
-    def _is_below(self, place: Place, name: str) -> bool:
-        return place.contains(self.place.below(name))
+    def _is_below(self, places: Sequence[Place], name: str) -> bool:
+        return any(place.contains(self.place.below(name)) for place in places)
 
     def _check_room(self, folder: Path, need: int) -> None:
         usage = shutil.disk_usage(folder)

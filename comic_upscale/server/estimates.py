@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from comic_upscale.errors import DatabaseError
+from comic_upscale.server import trials
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.schema import jobs, uploads
 from comic_upscale.server.queue import PRIORITY, Lane
@@ -105,7 +106,8 @@ def seconds_per_byte(connection: Connection) -> float | None:
     """Return how long recent jobs took for a byte of their uploads; None before the first job was done."""
     last = (
         sa.select(jobs.c.seconds, jobs.c.upload_id, jobs.c.updated_at)
-        .where(jobs.c.status == "completed")
+        # A trial takes one page several times.
+        .where(jobs.c.status == "completed", jobs.c.params[trials.MODELS].as_string().is_(None))
         .order_by(jobs.c.updated_at.desc())
         .limit(_LOOKED_AT)
         .subquery()

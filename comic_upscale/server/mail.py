@@ -128,9 +128,9 @@ def _sentences(job: Mapping[str, Any]) -> list[str]:
     of_whom = "" if job["owner_role"] == "anonymous" else f" of {clean_name(job['title'])!r}"
     done, failed = job["pages_done"], job["pages_failed"]
     if job["status"] == "completed":
-        found = [f"The job{of_whom} is done: {done} pages."]
+        found = [f"The job{of_whom} is done: {done} page{'s' * (done != 1)}."]
         if failed:
-            found.append(f"{failed} pages could not be upscaled.")
+            found.append(f"{failed} page{'s' * (failed != 1)} could not be upscaled.")
         return found
     if job["status"] == "canceled":
         return [f"The job{of_whom} was canceled."]

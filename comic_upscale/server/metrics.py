@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -17,7 +17,6 @@ from sqlalchemy.engine import Connection
 from comic_upscale.server import health
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.schema import jobs, now_ms
-from comic_upscale.server.files import FileStore
 from comic_upscale.server.jobs import ENDED, Status
 
 KEEP_SECONDS = 5.0
@@ -33,11 +32,11 @@ class Metrics:
 
     Args:
         database: of the server.
-        files: the storage of the server.
+        free_percent: returns the free share of the storage without waiting long; None if it is not known.
     """
 
-    def __init__(self, database: Database, files: FileStore) -> None:
-        self._database, self._files = database, files
+    def __init__(self, database: Database, free_percent: Callable[[], Awaitable[float | None]]) -> None:
+        self._database, self._free_percent = database, free_percent
         self._ended = _EndedJobs()
         self._lock = asyncio.Lock()
         self._text = b""
@@ -52,7 +51,7 @@ class Metrics:
         async with self._lock:
             if time.monotonic() >= self._until:
                 figures = await self._database.read_async(self._read)
-                figures["free"] = await asyncio.to_thread(self._files.free_percent)
+                figures["free"] = await self._free_percent()
                 registry = CollectorRegistry()
                 registry.register(_Snapshot(figures))
                 self._text = generate_latest(registry)

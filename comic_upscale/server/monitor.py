@@ -1,7 +1,7 @@
 """Looks at what requests must not wait for: the queue, the workers, the database, and the storage with its free space.
 
-A problem is reported at most ten seconds after it began. The looks take place in the background, each with a time
-limit, so that a storage that does not answer costs no request anything.
+The looks take place in the background, each with a time limit, so that no request waits for a storage that does not
+answer.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ WRITE_EVERY_SECONDS = 60.0
 STUCK_SECONDS = 5.0
 """Jobs may wait this long without a worker that takes one."""
 _FREE_SECONDS = 1.0
+_ERROR_SECONDS = 0.5
+"""Requests that waited for a failed look do not look again one after another."""
 _MOST_OF_A_CORE = 0.05
 """The share of a core for the figures of a long queue, however many requests ask for them."""
 
@@ -51,8 +53,11 @@ class Monitor:
 
     def __init__(self, database: Database, files: FileStore, jobs_per_user: Callable[[], int]) -> None:
         self._database, self._files, self._jobs_per_user = database, files, jobs_per_user
-        self._free = _Kept(0.0, _FREE_SECONDS)
-        self._figures = _Kept(_MOST_OF_A_CORE, 0.0)
+        self._free: float | None = None
+        self._free_until = 0.0
+        self._free_read: asyncio.Future[float | None] | None = None
+        self._free_hangs = False
+        self._figures = _Kept(_MOST_OF_A_CORE)
         self._storage = _StorageProbe(files)
         self._stuck_since: float | None = None
         self._stuck_reason = ""
@@ -66,13 +71,23 @@ class Monitor:
 
     async def free_percent(self) -> float | None:
         """Return the free share of the storage, at most a second old; None if it has no limit, or does not answer."""
-        try:
-            found: float | None = await self._free.get(
-                lambda: asyncio.wait_for(asyncio.to_thread(self._files.free_percent), STORAGE_SECONDS)
-            )
-        except (TimeoutError, OSError):
-            return None
-        return found
+        if time.monotonic() >= self._free_until:
+            await self._read_free()
+        return self._free
+
+    async def _read_free(self) -> None:
+        if self._free_read is None:
+            self._free_read = asyncio.ensure_future(asyncio.to_thread(self._files.free_percent))
+            self._free_hangs = False
+        reading = self._free_read
+        done, _ = await asyncio.wait([reading], timeout=0 if self._free_hangs else STORAGE_SECONDS)
+        if not done:
+            # Its thread cannot be stopped. Later requests see whether it has ended, and do not wait.
+            self._free, self._free_hangs = None, True
+        elif reading is self._free_read:
+            self._free_read = None
+            self._free = None if reading.exception() else reading.result()
+            self._free_until = time.monotonic() + _FREE_SECONDS
 
     async def figures(self) -> dict[str, Any]:
         """Return the figures of the queue, as `health.queue_figures` reads them. With a long queue, they are older.
@@ -123,13 +138,12 @@ class Monitor:
 
 @dataclass(slots=True)
 class _Kept:
-    """A value that is read again after some time. Who asks meanwhile waits for the same read."""
+    """A value that is read again after some time, an error soon. Who asks meanwhile waits for the same read."""
 
     share: float
-    """Of one core, for reading it; 0 for no such limit."""
-    seconds: float
-    """How long it is kept at least."""
+    """Of one core, for reading it."""
     _value: Any = None
+    _error: Exception | None = None
     _until: float = 0.0
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -137,9 +151,14 @@ class _Kept:
         async with self._lock:
             began = time.monotonic()
             if began >= self._until:
-                self._value = await read()
-                ended = time.monotonic()
-                self._until = ended + max(self.seconds, (ended - began) / self.share if self.share else 0.0)
+                try:
+                    self._value, self._error = await read(), None
+                    kept = (time.monotonic() - began) / self.share
+                except Exception as error:
+                    self._error, kept = error, _ERROR_SECONDS
+                self._until = time.monotonic() + kept
+            if self._error is not None:
+                raise self._error
             return self._value
 
 

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from comic_upscale.costs.workload import Workload
+from comic_upscale.server import trials
 from comic_upscale.server.database.schema import jobs
 from comic_upscale.server.services import Quoting
 from comic_upscale.settings.processing import AUTO_MODEL, ProcessingSettings
@@ -28,6 +29,8 @@ def pixels_per_second(connection: Connection, model: str) -> float | None:
         model: only jobs with it; ``auto`` for jobs with any.
     """
     wanted = [jobs.c.status == "completed", jobs.c.seconds > 0, jobs.c.pixels > 0]
+    # A trial opens several models for one page.
+    wanted.append(jobs.c.params[trials.MODELS].as_string().is_(None))
     if model != AUTO_MODEL:
         wanted.append(jobs.c.model == model)
     recent = (

@@ -9,6 +9,7 @@ transaction. A request that the server has lost from sight therefore changes not
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -238,14 +239,17 @@ def delete_expired(connection: Connection, most: int) -> tuple[list[str], int]:
     return keys, len(expired)
 
 
-def assemble(database: Database, store: FileStore, upload_id: str, token: str, key: str) -> StoredFile:
+def assemble(
+    database: Database, store: FileStore, upload_id: str, held: Sequence[str], token: str, key: str
+) -> StoredFile:
     """Put the pieces of an upload together as one file of the storage. Blocks.
 
     Args:
         database: of the server.
         store: of the server.
         upload_id: of a complete upload.
-        token: of its lock, which is renewed meanwhile.
+        held: all uploads of the job. Their locks are renewed meanwhile.
+        token: of the locks.
         key: of the new file.
 
     Raises:
@@ -260,9 +264,11 @@ def assemble(database: Database, store: FileStore, upload_id: str, token: str, k
         ).all()
     )
     with store.create(key) as writer:
-        for number, (piece, size) in enumerate(found):
-            if number % 16 == 15:
-                database.write(lambda connection: lock(connection, [upload_id], token))
+        renewed = float("-inf")
+        for piece, size in found:
+            if time.monotonic() - renewed > LOCK_MS / 3000:
+                database.write(lambda connection: lock(connection, held, token))
+                renewed = time.monotonic()
             for data in store.read(piece, 0, size):
                 writer.write(data)
         return writer.commit()

@@ -171,14 +171,15 @@ def open_services(settings: ServerSettings) -> Services:
         files = open_files(settings)
         live = Live(settings, database)
         live.read_now()
+        monitor = Monitor(database, files, lambda: live.settings.jobs_per_user)
         return Services(
             live=live,
             database=database,
             files=files,
             hub=Hub(database),
             estimator=Estimator(database),
-            monitor=Monitor(database, files, lambda: live.settings.jobs_per_user),
-            metrics=Metrics(database, files),
+            monitor=monitor,
+            metrics=Metrics(database, monitor.free_percent),
             links=Links(load_secrets(settings)),
             rates=Rates(settings.redis_url),
             passwords=passwords,

@@ -40,6 +40,7 @@ from comic_upscale.server.buckets import (
     FetchStoppedError,
     find_in_bucket,
     is_address,
+    output_in_place,
     parse_place,
 )
 from comic_upscale.server.database.engine import Database
@@ -57,6 +58,7 @@ from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.options import definitions
 from comic_upscale.settings.paths import MARKER_FOLDER
 from comic_upscale.settings.processing import AUTO_MODEL, ProcessingSettings
+from comic_upscale.settings.selection import Selection
 from comic_upscale.worker.beat import CANCELED, FAILURES_KEPT, LOST, STOPPING, Heartbeat
 from comic_upscale.worker.crashes import DEATHS, PAGES_IN_A_ROW, CrashWatch
 from comic_upscale.worker.engines import EngineCache
@@ -282,7 +284,8 @@ class JobRunner:
         values = self._values(claimed)
         if claimed.job["input"] is not None:
             source, output = self._places(claimed, folder, beat)
-            return JobSettings(**values, input=source, output=output)
+            # A run of the command line into the same folder may have recorded a part of the input.
+            return JobSettings(**values, input=source, output=output, selection=Selection())
         source = folder / "in"
         with _disk_in_words():
             source.mkdir(parents=True, exist_ok=True)
@@ -316,9 +319,14 @@ class JobRunner:
             assert output is not None, "a job over a folder writes to a folder"
             return source, output
         place, source = find_in_bucket(self._settings.root_buckets, asked), folder / "in"
+        if output is None and not source.exists():
+            # Found only after all pages were computed, it would cost them.
+            there = find_in_bucket(self._settings.root_buckets, wanted)
+            if not BucketFolder(self._settings, there).is_empty():
+                raise SettingsError(f"{there.address} has objects already: choose another output")
         with _disk_in_words():
             source.mkdir(parents=True, exist_ok=True)
-        results = place.below("\0") if output is not None else parse_place(wanted)
+        results = [output_in_place(place)] + ([parse_place(wanted)] if output is None else [])
         beat.say(f"fetching {place.address}")
         BucketFolder(self._settings, place).fetch(
             source, without=results, should_stop=lambda: beat.stop.requested

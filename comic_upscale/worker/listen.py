@@ -41,7 +41,7 @@ from comic_upscale.worker.engines import EngineCache
 
 log = logging.getLogger(__name__)
 
-GRACE_SECONDS = 120.0
+GRACE_SECONDS = 60.0
 """How long runs may take to finish their pages in flight when the worker ends."""
 _LOOK_SECONDS = 0.2
 _STOPPING = (

@@ -174,6 +174,9 @@ class _Worker:
                     # A run in progress keeps this process alive.
                     self._count(0)
                 await asyncio.sleep(LOOK_SECONDS)
+            if stop.requested:
+                # A device that failed under a run is no better for the jobs of the server.
+                self._stop.request(stop.reason or "the device failed")
             stop.request("the worker ends")
             await serving
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,7 +66,8 @@ def test_a_terminal_is_asked(tiny_weights: Path, on_a_terminal: None) -> None:
     before = {path.name: path.read_bytes() for path in Path("out").glob("*.png")}
     code, out, err = run(tiny_weights, "-s", 3, stdin="n\n")
     assert code == 2
-    assert "3 finished outputs were made with other settings" in out
+    assert "3 finished outputs were made with other settings" in err
+    assert "other settings" not in out
     assert "nothing was changed" in err
     assert {path.name: path.read_bytes() for path in Path("out").glob("*.png")} == before
     # A refused run leaves no job behind.
@@ -80,3 +83,34 @@ def test_redo_and_scripts_are_not_asked(
     assert run(tiny_weights, "-s", 3, "--redo", stdin="n\n")[0] == 0
     monkeypatch.setattr(run_command, "has_terminal", lambda: False)
     assert run(tiny_weights, "-s", 2, stdin="n\n")[0] == 0
+
+
+def test_pages_of_earlier_settings_outside_of_the_last_part_are_counted(
+    tiny_weights: Path, on_a_terminal: None
+) -> None:
+    assert run(tiny_weights, "-s", 2)[0] == 0
+    one = ("run", "in/0.png", "-o", "out", "--model", tiny_weights, "--device", "cpu", "-w", 2, "-s", 3)
+    assert invoke(*one, stdin="y\n")[0] == 0
+    code, _, err = run(tiny_weights, "-s", 3, stdin="n\n")
+    assert code == 2
+    assert "2 finished outputs were made with other settings" in err
+    assert run(tiny_weights, "-s", 3, stdin="y\n")[0] == 0
+    # Now the last run was about the whole input, and nothing is left to ask.
+    assert run(tiny_weights, "-s", 3)[0] == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="terminals of Windows have no foreground")
+def test_only_somebody_who_sees_the_question_is_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    outer, inner = os.openpty()
+    with (
+        os.fdopen(outer, "wb"), os.fdopen(inner, encoding="utf-8") as terminal, (tmp_path / "log").open("w") as log,
+    ):  # fmt: skip
+        monkeypatch.setattr(sys, "stdin", terminal)
+        monkeypatch.setattr(sys, "stderr", log)
+        assert not run_command.has_terminal()
+        monkeypatch.setattr(sys, "stderr", terminal)
+        assert run_command.has_terminal()
+        monkeypatch.setattr(os, "tcgetpgrp", lambda _: os.getpgrp() + 1)
+        assert not run_command.has_terminal(), "in the background"

@@ -197,6 +197,8 @@ def test_cost_is_about_the_same_pages(comics: Path) -> None:
     assert (code, err) == (0, "")
     assert json.loads(out)["work"]["pages"] == 3
     assert invoke("cost", "--pages", 3, comics)[0] == 2
+    code, _, err = invoke("cost", comics / "cover.png", comics / "vol 1", "--gpu", "T4", "--device", "cpu")
+    assert (code, err) == (0, "selection: only cover.png, vol 1\n")
 
 
 def test_a_page_behind_a_link_has_the_name_that_discovery_gives_it(comics: Path) -> None:
@@ -204,15 +206,28 @@ def test_a_page_behind_a_link_has_the_name_that_discovery_gives_it(comics: Path)
     assert planned(comics / "latest/1.png", comics / "cover.png") == {"cover.png": "do", "vol 2/1.png": "do"}
 
 
+def test_a_link_does_not_lead_into_a_folder_that_is_excluded(comics: Path) -> None:
+    (comics / "latest").symlink_to("vol 2")
+    without = ("--exclude", "*.cbz", "--exclude", "vol 1/", "--exclude")
+    assert planned("--input", comics, *without, "vol 2/") == {"cover.png": "do"}
+    # A link that is excluded says nothing about its folder.
+    assert planned("--input", comics, *without, "latest/") == {"cover.png": "do", "vol 2/1.png": "do"}
+
+
 def test_a_part_has_the_names_of_the_whole(comics: Path) -> None:
     (comics / "b.cbz").unlink()
     for name in ("cover.webp", "cover.png.png"):
         draw(comics / name, 7)
+    # Both would be v.cbz.
+    make_zip(comics / "v.cbz", pictures(1))
+    make_zip(comics / "v.zip", pictures(2))
     whole = json.loads(invoke("run", comics, "--dry-run", "--json")[1])["pages"]
     names = {page["source"]: page["output"] for page in whole}
-    for source in ("cover.webp", "cover.png", "vol 1/2.png"):
+    for source in ("cover.webp", "cover.png", "vol 1/2.png", "v.cbz", "v.zip"):
         part = json.loads(invoke("run", "-i", comics, comics / source, "--dry-run", "--json")[1])["pages"]
-        assert {page["source"]: page["output"] for page in part} == {source: names[source]}
+        assert {page["source"]: page["output"] for page in part} == {
+            name: output for name, output in names.items() if name == source or name.startswith(f"{source}/")
+        }
 
 
 @pytest.mark.parametrize(

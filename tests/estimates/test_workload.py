@@ -40,6 +40,7 @@ from comic_upscale.models.catalogue import CATALOGUE
 from comic_upscale.planning.preview import preview
 from comic_upscale.settings.job import FormatName
 from comic_upscale.settings.processing import ProcessingSettings
+from comic_upscale.settings.selection import Selection
 from comic_upscale.settings.sizes import Bounds, Width
 from tests.archives import make_zip, pictures
 from tests.conftest import MakeSettings, draw
@@ -131,6 +132,12 @@ def test_a_pilot_takes_pages_out_of_volumes(make_settings: MakeSettings, tmp_pat
     settings = make_settings(input=tmp_path / "volumes")
     found = run_pilot(preview(settings), settings, 3, open_engines=fake)
     assert found.pages == 3
+
+
+def test_a_pilot_takes_pages_out_of_a_selection(make_settings: MakeSettings, pages: Path) -> None:
+    names = sorted(path.name for path in pages.iterdir())[:3]
+    settings = make_settings(selection=Selection(paths=tuple(names)))
+    assert run_pilot(preview(settings), settings, 2, open_engines=fake).pages == 2
 
 
 def test_a_pilot_of_nothing_is_refused(make_settings: MakeSettings) -> None:

@@ -15,7 +15,7 @@ import pytest
 from tests.archives import make_zip, pictures, read_cbz
 from tests.jobs.test_kill import start
 
-DEFAULT = 10
+DEFAULT = 6
 KILLS = int(os.environ.get("COMIC_UPSCALE_TEST_KILLS", DEFAULT))
 PAGES = 12
 """Pages of the real volume. A trial of more kills takes all of them."""

@@ -117,9 +117,14 @@ def test_a_series_in_a_bucket_is_upscaled_beside_itself(
         assert np.array_equal(np.asarray(image), source.repeat(2, 0).repeat(2, 1))
     # Its folder is gone, and a second job takes no result for a page.
     assert not list((services.settings.data / "work").iterdir())
-    ask(services, input=f"{root}/Series")
+    ask(services, input=f"{root}/Series", output=f"{root}/Second")
     again = run(services, tmp_path)
-    assert (again["status"], again["pages_total"]) == ("completed", 3) and library.names() == names
+    assert (again["status"], again["pages_total"]) == ("completed", 3), again
+    # One that could not place its results is refused before it computes any.
+    ask(services, input=f"{root}/Series")
+    refused = run(services, tmp_path, engine := NearestEngine())
+    assert refused["status"] == "failed" and "choose another output" in refused["error"]
+    assert not engine.batches
 
 
 def test_one_object_and_results_in_a_folder(services: Services, root: str, tmp_path: Path) -> None:
@@ -162,7 +167,7 @@ def test_what_is_fetched_is_not_fetched_again_and_a_stop_is_heard(
     folder, place = tmp_path / "in", parse_place(root)
     folder.mkdir()
     answers = iter([False, True])
-    results = place.below("upscaled")
+    results = [place.below("upscaled")]
     with pytest.raises(FetchStoppedError):
         BucketFolder(services.settings, place).fetch(
             folder, without=results, should_stop=lambda: next(answers)

@@ -79,11 +79,18 @@ def test_a_storage_that_does_not_answer_is_reported_and_holds_no_request(
 ) -> None:
     go_on = threading.Event()
     monkeypatch.setattr(monitor, "STORAGE_SECONDS", 0.1)
-    monkeypatch.setattr(LocalFiles, "create", lambda _self, _key: go_on.wait(30))
+    monkeypatch.setattr(LocalFiles, "create", lambda _self, _key: go_on.wait(300))
+    monkeypatch.setattr(LocalFiles, "free_percent", lambda _self: go_on.wait(300))
 
     async def look_and_go_on() -> list[str]:
+        threads = threading.active_count()
         await services.monitor.look()
         found = services.monitor.problems()
+        free = await asyncio.gather(*[services.monitor.free_percent() for _ in range(30)])
+        free += [await services.monitor.free_percent() for _ in range(30)]
+        assert set(free) == {None}
+        # One for each kind of look, however many ask.
+        assert threading.active_count() <= threads + 2
         go_on.set()
         return found
 

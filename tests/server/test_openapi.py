@@ -22,6 +22,7 @@ from comic_upscale.server.api.openapi import EXAMPLES
 from comic_upscale.server.app import create_app
 from comic_upscale.server.files import LocalFiles
 from comic_upscale.server.metrics import Metrics
+from comic_upscale.server.monitor import Monitor
 from comic_upscale.server.services import Services
 from tests.conftest import REPOSITORY
 from tests.server.conftest import OpenServices, client_of, make_key
@@ -166,7 +167,9 @@ def test_no_route_waits_for_the_storage_on_the_event_loop(
     services: Services, paths: dict[str, Any], tmp_path: Path
 ) -> None:
     watched = Watched(tmp_path / "files")
-    services = replace(services, files=watched, metrics=Metrics(services.database, watched))
+    monitor = Monitor(services.database, watched, lambda: 2)
+    metrics = Metrics(services.database, monitor.free_percent)
+    services = replace(services, files=watched, monitor=monitor, metrics=metrics)
     walk(services, paths)
     with client_of(services, make_key(services, "ann")) as client:
         for _ in range(2):

@@ -72,7 +72,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
 
 
 @pytest.fixture
-def redis(server: Redis) -> Redis:
+def redis(server: Redis, monkeypatch: pytest.MonkeyPatch) -> Redis:
+    # A busy machine may take its time; a Redis that ended refuses at once.
+    monkeypatch.setattr(rates_module, "TIMEOUT_SECONDS", 20)
     server.stop()
     server.start()
     return server

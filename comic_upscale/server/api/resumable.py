@@ -366,8 +366,10 @@ class _Receiver:
                 self._digest.update(chunk)
             if self._size >= resumable.PIECE_BYTES:
                 await self._flush()
-                renewed = time.monotonic()
-            elif time.monotonic() - renewed > _RENEW_SECONDS:
+                if self._checksum is None:
+                    # The record of a piece renews the lock. With a checksum, all are recorded at the end.
+                    renewed = time.monotonic()
+            if time.monotonic() - renewed > _RENEW_SECONDS:
                 await self._services.database.write_async(
                     lambda connection: resumable.lock(connection, [self._upload_id], self._token)
                 )
@@ -422,7 +424,7 @@ async def _finish(
             key = f"uploads/{job_upload}/{number}"
             stored.append(
                 await asyncio.to_thread(
-                    resumable.assemble, services.database, services.files, row["id"], token, key
+                    resumable.assemble, services.database, services.files, row["id"], upload_ids, token, key
                 )
             )
         files = [ReceivedFile(row["name"], file) for row, file in zip(rows, stored, strict=True)]
