@@ -52,7 +52,7 @@ FROM common AS server
 USER 0
 # The bind mount is the source tree; what is written into it is thrown away.
 RUN --mount=type=bind,target=/source,rw \
-    /opt/comic-upscale/bin/python -m pip install --quiet --no-cache-dir '/source[server,postgres,s3]' && \
+    /opt/comic-upscale/bin/python -m pip install --quiet --no-cache-dir '/source[server,postgres,s3,redis]' && \
     mkdir /data && chown upscaler /data
 USER 10001
 VOLUME ["/data"]

@@ -234,7 +234,9 @@ class JobRunner:
                 untried.append(replace(done, reason=_public(done.reason, folder)))
             else:
                 tried.append(done)
-                live.store(lambda blob: make_pages(tried[-1:], blob))
+                # An earlier run of this trial may have shown it.
+                if not live.has(model):
+                    live.store(lambda blob: make_pages(tried[-1:], blob))
             beat.note(
                 pages_total=len(models), pages_done=len(tried), pages_failed=len(untried),
                 failures=[each.as_failure() for each in untried], device=done.device or None,

@@ -121,6 +121,10 @@ class LivePictures:
         if self._claimed.job["input"] is not None and not found.live:
             self._known.update(str(row["source"]) for row in self._rows())
 
+    def has(self, name: str) -> bool:
+        """Return whether a page of this name has pictures, as far as `remember` found."""
+        return name in self._known
+
     def _run(self) -> None:
         began = time.monotonic()
         self._quietly(self.remember)

@@ -107,8 +107,11 @@ def test_units_start_commands_that_exist(unit: Path, tmp_path: Path) -> None:
     # The name of an instance stands in the name of its file. The program is installed elsewhere here.
     here = tmp_path / unit.name.replace("@.", "@0.")
     here.write_text(unit.read_text(encoding="utf-8").replace(program, sys.executable), encoding="utf-8")
-    verified = subprocess.run(["systemd-analyze", "verify", str(here)], capture_output=True, text=True)
-    assert (verified.returncode, verified.stderr) == (0, "")
+    command = ["systemd-analyze", "verify", "--recursive-errors=no", "--man=no", str(here)]
+    verified = subprocess.run(command, capture_output=True, text=True)
+    # Units of this machine may have faults of their own.
+    faults = [line for line in verified.stderr.splitlines() if here.name in line]
+    assert (verified.returncode, faults) == (0, [])
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)

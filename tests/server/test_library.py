@@ -10,19 +10,21 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
+import sqlalchemy as sa
 
 from comic_upscale.errors import SettingsError
 from comic_upscale.server import library
+from comic_upscale.server.database.schema import users
 from comic_upscale.server.library import list_folder
 from comic_upscale.server.services import Services
 from comic_upscale.settings.paths import MARKER_FOLDER
 from tests.conftest import draw
 from tests.fakes import NearestEngine
-from tests.server.conftest import OpenServices
+from tests.server.conftest import OpenServices, client_of, make_key
 from tests.server.pages import csrf_of, pages_of, sign_in
 from tests.server.test_access import add_person
 from tests.server.test_pages import check_html
-from tests.server.test_queue import taken
+from tests.server.test_queue import change, taken
 from tests.worker.test_live_pictures import runner_of
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="links of POSIX")
@@ -112,6 +114,41 @@ def test_who_may_use_it(services: Services) -> None:
         change = {"csrf_token": csrf_of(boss.get("/admin/settings")), "library_users": "ann"}
         assert boss.post("/admin/settings", data=change).status_code == 303
         assert bob.get("/library").status_code == 403 and ann.get("/library").status_code == 200
+
+
+def test_jobs_of_others_are_seen_and_not_opened(services: Services, boss: httpx.Client, root: Path) -> None:
+    form = {
+        "csrf_token": csrf_of(boss.get("/account")),
+        "path": str(root / "Series" / "v01.cbz"),
+        "factor": "2",
+    }
+    job = boss.post("/library", data=form).headers["location"].partition("?")[0]
+    with pages_of(services) as bob:
+        waits = sign_in(bob, "bob").get("/library?path=Series").text
+        # The folders, and the image, can be begun; the volume waits.
+        assert "queued" in waits and job not in waits and waits.count(">Upscale 2") == 4
+        change(services.database, job.rpartition("/")[2], status="failed")
+        ended = bob.get("/library?path=Series").text
+        assert "failed" in ended and job not in ended and ended.count(">Upscale 2") == 5
+        check_html(ended)
+    assert f"{job}/again" in boss.get("/library?path=Series").text
+
+
+def test_the_limits_of_users_count_in_the_library(services: Services, boss: httpx.Client) -> None:
+    token = csrf_of(boss.get("/account"))
+    with pages_of(services) as bob:
+        form = {"csrf_token": csrf_of(sign_in(bob, "bob").get("/account")), "path": "Series", "factor": "2"}
+        limits = {users.c.pages_per_day: 0}
+        services.database.write(
+            lambda connection: connection.execute(
+                sa.update(users).where(users.c.name == "bob").values(limits)
+            )
+        )
+        assert bob.post("/library", data=form).status_code == 429
+        with client_of(services, make_key(services, "chief", "admin")) as chief:
+            assert chief.post("/api/v1/admin/queue/maintenance").status_code == 200
+        assert bob.post("/library", data=form).status_code == 503
+        assert boss.post("/library", data={**form, "csrf_token": token}).status_code == 303
 
 
 def test_a_server_without_roots_has_none(open_server: OpenServices) -> None:

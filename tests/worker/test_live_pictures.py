@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import re
 import threading
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,10 @@ from comic_upscale.engines.base import Batch
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.server import queue
 from comic_upscale.server.database.schema import files
-from comic_upscale.server.pictures import LIVE_DATA, LIVE_LIST
+from comic_upscale.server.files import store_file
+from comic_upscale.server.pages import viewing
+from comic_upscale.server.pages.jobs import suspects_first
+from comic_upscale.server.pictures import LIVE_DATA, LIVE_LIST, PagePictures, Place, to_json
 from comic_upscale.server.services import Services
 from comic_upscale.worker import live_pictures
 from comic_upscale.worker.engines import EngineCache
@@ -152,3 +157,29 @@ def live_data(services: Services) -> Any:
     with services.files.create("pictures/1/2-live-0-data") as writer:
         writer.write(b"data")
         return writer.commit()
+
+
+def page_named(name: str, suspect: str | None = None) -> PagePictures:
+    place = Place(0, 0, 1, "image/png")
+    return PagePictures(name=name, size=(1, 1), thumb=place, after=place, suspect=suspect)
+
+
+def test_the_latest_pages_follow_the_suspect_ones_while_a_job_runs() -> None:
+    pages = [page_named("0"), page_named("1", "blurred"), page_named("2"), page_named("3", "blurred")]
+    assert [number for number, _ in suspects_first(pages)] == [1, 3, 0, 2]
+    assert [number for number, _ in suspects_first(pages, newest_first=True)] == [1, 3, 2, 0]
+
+
+def test_lists_in_memory_are_bounded_by_their_pages(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(viewing, "_PAGES_KEPT", 5)
+    monkeypatch.setattr(viewing, "_lists", OrderedDict())
+    kept = []
+    for number, count in enumerate((3, 2, 1, 9)):
+        pages = [page_named(f"{number}-{each}") for each in range(count)]
+        stored = store_file(services.files, f"pictures/{number}/list", io.BytesIO(to_json(pages)))
+        row = {"storage_key": stored.key, "size": stored.size, "sha256": stored.sha256}
+        assert len(asyncio.run(viewing._read_list(services, row))) == count
+        kept.append([len(each) for each in viewing._lists.values()])
+    assert kept == [[3], [3, 2], [2, 1], [9]]

@@ -13,6 +13,7 @@ import httpx2 as httpx
 import pytest
 from PIL import Image
 
+from comic_upscale.server.files import StorageError
 from comic_upscale.server.services import Services
 from tests.conftest import REPOSITORY, draw
 from tests.fakes import NearestEngine
@@ -21,7 +22,7 @@ from tests.server.pages import csrf_of, pages_of, sign_in
 from tests.server.running import PATIENCE, wait_for
 from tests.server.test_access import add_person
 from tests.server.test_pages import check_html
-from tests.server.test_queue import taken
+from tests.server.test_queue import change, taken
 from tests.worker.test_live_pictures import Hold, runner_of, stored_live
 
 BUNDLED = "comic-compact-x3"
@@ -98,6 +99,28 @@ def test_models_are_seen_side_by_side_and_one_is_chosen(services: Services, tmp_
                 hold.go.set()
                 work.join(PATIENCE)
             _check_result(services, browser, job)
+
+
+def test_a_trial_that_runs_a_second_time_shows_each_result_once(
+    services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_away(*_: object) -> Any:
+        raise StorageError("the storage is away")
+
+    monkeypatch.setattr("comic_upscale.worker.job.store_trial", is_away)
+    add_person(services, "ann")
+    weights = (REPOSITORY / "weights" / f"{BUNDLED}.safetensors").read_bytes()
+    with client_of(services, make_key(services, "boss", "admin")) as boss:
+        form = {"files": {"file": ("mine.safetensors", weights)}, "data": {"name": "mine"}}
+        assert boss.post("/api/v1/admin/models", **form).status_code == 201
+    with pages_of(services) as browser:
+        page = draw(tmp_path / "page.png", 3, size=(40, 60)).read_bytes()
+        answer = send(sign_in(browser, "ann"), page, models=f"{BUNDLED},mine", factor="2")
+        job = answer.json()["job_id"]
+        for _ in range(2):
+            change(services.database, job, not_before=0)
+            runner_of(services, tmp_path, NearestEngine()).run(taken(services.database))
+            assert browser.get(f"/jobs/{job}/new").text.count('class="pane"') == 2
 
 
 def _body(answer: httpx.Response) -> str:

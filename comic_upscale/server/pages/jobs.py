@@ -136,7 +136,7 @@ async def job_page(
     files = await read_files(services, row["id"])
     live = [found.page for found in await find_live(services, files)]
     pages = live or await find_pictures(services, row["id"])
-    shown = suspects_first(pages)
+    shown = suspects_first(pages, newest_first=bool(live))
     first = (part - 1) * SHOWN_AT_ONCE
     models = (
         {"models": []} if is_shared else await catalogue.list_models(services, request.state.viewer.account)
@@ -158,29 +158,14 @@ async def show_new_pages(
 ) -> Response:
     """Show the pages of a running job that came after some number of them, for the script of its page."""
     row = await jobs_api.own_job(services, viewer.account, job_id)
-    return await _new_pages(request, services, row, after, f"/jobs/{job_id}")
-
-
-@router.get("/shared/{token}/new")
-async def show_new_shared_pages(
-    request: Request, services: Server, token: str, after: Number = 0
-) -> Response:
-    """Show the new pages of a shared job; as `show_new_pages`."""
-    row = await shared_job(services, token)
-    return await _new_pages(request, services, row, after, f"/shared/{token}")
-
-
-async def _new_pages(
-    request: Request, services: Services, row: Mapping[str, Any], after: int, base: str
-) -> Response:
     found = await find_live(services, await read_files(services, row["id"]))
     pages = [each.page for each in found]
     if len(pages) <= after:
         return Response(status_code=204)
     shown = list(enumerate(pages))[after : after + SHOWN_AT_ONCE]
     return render(
-        request, "new_panes.html" if models_of(row) else "new_pages.html", base=base, pages=shown,
-        mark="?live=true", factor=_factor(row), is_shared=base.startswith("/shared/"),
+        request, "new_panes.html" if models_of(row) else "new_pages.html", base=f"/jobs/{job_id}",
+        pages=shown, mark="?live=true", factor=_factor(row),
     )  # fmt: skip
 
 
@@ -254,9 +239,18 @@ def _factor(row: Mapping[str, Any]) -> str:
     return text if kind == "scale" else ""
 
 
-def suspects_first(pages: Sequence[PagePictures]) -> list[tuple[int, PagePictures]]:
-    """Return pages with their numbers, those that the quality gate suspects first."""
-    return sorted(enumerate(pages), key=lambda each: (each[1].suspect is None, each[0]))
+def suspects_first(
+    pages: Sequence[PagePictures], *, newest_first: bool = False
+) -> list[tuple[int, PagePictures]]:
+    """Return pages with their numbers, those that the quality gate suspects first.
+
+    Args:
+        pages: in the order of their numbers.
+        newest_first: whether the others begin with the last one, as the page of a running job shows them.
+    """
+    suspects = [each for each in enumerate(pages) if each[1].suspect is not None]
+    others = [each for each in enumerate(pages) if each[1].suspect is None]
+    return suspects + (others[::-1] if newest_first else others)
 
 
 def _state(connection: Connection, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,10 +18,12 @@ from comic_upscale.server.api.access import Server
 from comic_upscale.server.api.admin_jobs import FolderJob, queue_folder_job
 from comic_upscale.server.api.downloads import begin
 from comic_upscale.server.api.errors import ApiError, not_found
+from comic_upscale.server.api.uploads import check_open
 from comic_upscale.server.pages.access import CurrentViewer, Person, Viewer
 from comic_upscale.server.pages.render import go_to, render
 from comic_upscale.server.pages.upload import FACTORS
 from comic_upscale.server.params import FieldError
+from comic_upscale.server.quotas import check_quotas
 from comic_upscale.server.roots import find_below
 
 router = APIRouter()
@@ -72,7 +74,7 @@ async def show_folder(
     return render(
         request, "library.html", shown=shown, latest=latest, roots=[str(root.resolve()) for root in roots],
         page=page, pages=max(-(-shown.total // library.ON_A_PAGE), 1), factors=FACTORS, models=models,
-        presets=presets,
+        presets=presets, account=viewer.account,
     )  # fmt: skip
 
 
@@ -86,14 +88,21 @@ async def begin_job(
     preset: Word = "",
     model: Word = "",
 ) -> Response:
-    """Queue a job over a folder, a volume or an image, or continue the earlier one there."""
+    """Queue a job over a folder, a volume or an image, or continue the earlier one there.
+
+    The limits of uploads count for users here, too.
+    """
+    account = viewer.account
     given = {"factor": factor, "preset": preset, "model": model}
     options = {name: text for name, text in given.items() if text}
+    if not account.is_admin:
+        await check_open(services, account)
+        await services.database.write_async(lambda connection: check_quotas(connection, account, 0))
     try:
         # Relative paths would count from the first root; the form sends real ones.
         source = await asyncio.to_thread(find_below, services.settings.root_folders, path)
         created = await queue_folder_job(
-            services, viewer.account, FolderJob(input=str(source), options=options), "batch"
+            services, account, FolderJob(input=str(source), options=options), "batch"
         )
     except FieldError:
         raise

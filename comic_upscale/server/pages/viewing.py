@@ -35,7 +35,7 @@ _HEADERS = {
     "Content-Security-Policy": "sandbox; default-src 'none'",
     "X-Content-Type-Options": "nosniff",
 }
-_KEPT = 256
+_PAGES_KEPT = 50_000
 _lists: OrderedDict[str, tuple[PagePictures, ...]] = OrderedDict()
 """The lists that were read last, by the hash of their content."""
 
@@ -229,6 +229,7 @@ async def _read_list(services: Services, row: Mapping[str, Any] | None) -> tuple
     except (FileNotFoundError, ValueError):
         return ()
     _lists[digest] = pages
-    while len(_lists) > _KEPT:
+    # A list has up to tens of thousands of pages. The one that was just read stays in any case.
+    while len(_lists) > 1 and sum(map(len, _lists.values())) > _PAGES_KEPT:
         _lists.popitem(last=False)
     return pages

@@ -9,7 +9,8 @@
   const seconds = (count) => count < 60 ? `${Math.round(count)} s` : count < 3600 ? `${Math.round(count / 60)} min` : `${(count / 3600).toFixed(1)} h`;
 
   // The pages come a little later than their number: they are asked for until all are here.
-  let expected = 0, asking = 0;
+  // A page without pictures never comes: after some answers without one, only the next finished page asks again.
+  let expected = 0, asking = 0, without = 0;
   async function askForPages() {
     asking = 0;
     const section = document.getElementById("pictures"), grid = section.querySelector(".grid");
@@ -17,6 +18,7 @@
     if (document.hidden) { asking = setTimeout(askForPages, 3000); return; }
     try {
       const answer = await fetch(`${section.dataset.new}?after=${count}`, { headers: { "HX-Request": "true" } });
+      without = answer.status === 204 ? without + 1 : 0;
       if (answer.status === 200) {
         const box = document.createElement("template");
         box.innerHTML = await answer.text();
@@ -36,7 +38,7 @@
         if (badge) { badge.hidden = !suspects; badge.textContent = `${suspects} to look at`; }
       }
     } catch { /* The connection comes back, or the page is loaded again. */ }
-    if (Number(section.dataset.count) < expected && !asking) asking = setTimeout(askForPages, 3000);
+    if (Number(section.dataset.count) < expected && !asking && without < 10) asking = setTimeout(askForPages, 3000);
   }
 
   function show(job) {
@@ -56,8 +58,9 @@
     if (job.status !== "running" || !total) return;
     by("pages").textContent = `${done} of ${total} ${state.dataset.things}${failed ? `, ${failed} failed` : ""}`;
     by("progress").value = job.progress;
+    if (done !== expected) without = 0;
     expected = done;
-    if (!asking) asking = setTimeout(askForPages, 1500);
+    if (!asking && without < 10) asking = setTimeout(askForPages, 1500);
     if (began.done === null) Object.assign(began, { done: done + failed, at: Date.now() });
     const pages = done + failed - began.done, time = (Date.now() - began.at) / 1000;
     // Pages that an earlier worker finished say nothing about the rate of this one.
