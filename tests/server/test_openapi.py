@@ -113,6 +113,8 @@ def test_every_json_answer_has_an_example(paths: dict[str, Any]) -> None:
     for method, path, operation in operations(paths):
         if path.startswith("/sdapi/v1/extra"):
             continue  # an image in base64
+        if (method, path) == ("post", "/sdapi/v1/options"):
+            continue  # null
         if path == "/api/v1/jobs/events" or path.endswith("/events") or path == "/login":
             continue
         for status in ("200", "201", "202"):
