@@ -74,7 +74,9 @@ def restore(
             database.write(lambda connection: audit.record(connection, None, "database.restore", source.name))
         finally:
             database.close()
-    typer.echo(f"The database is that of {source}." + (f" The former one is {former}." if former else ""))
+    typer.echo(
+        f"Restored the database from {source}." + (f" The previous one is {former}." if former else "")
+    )
 
 
 @takes(where=_STORAGE)

@@ -15,7 +15,7 @@ ALIVE_SECONDS = 15.0
 SILENT_SECONDS = 8.0
 """A worker that gave no sign of life for this long is reported. It gives one every 3 seconds."""
 FORGET_SECONDS = 3600.0
-"""A worker of another machine that vanished is no longer reported after this long."""
+"""A silent worker of another machine is reported for this long after its last sign of life."""
 
 
 def queue_figures(connection: Connection) -> dict[str, Any]:

@@ -41,7 +41,7 @@ OTHER_VARIABLES: Mapping[str, str] = MappingProxyType(
 """What to use instead of each variable, a sentence in Markdown."""
 
 COMMON = frozenset(("NODE_ENV", "FLASK_ENV", "PYTHON_PATH", "LAMBDA_API_KEY", "GCP_PROJECT_ID", "GCP_REGION"))
-"""Variables that other programs on a machine may need, so that nobody is told about them."""
+"""Variables that other programs on a machine may need. They are ignored without a note."""
 
 
 def notes_on(environment: Mapping[str, str]) -> list[str]:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
@@ -18,7 +18,7 @@ from comic_upscale.execution.stop import StopRequest
 from comic_upscale.ledger.records import PageDone, PageFailed
 from comic_upscale.server import job_log, queue
 from comic_upscale.server.database.engine import Database
-from comic_upscale.server.log_context import new_thread
+from comic_upscale.worker.background import Background
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ FAILURES_KEPT = 50
 """Failed pages that are listed with a job."""
 
 
-class Heartbeat:
+class Heartbeat(Background):
     """Keeps a claim alive inside a ``with`` block.
 
     Args:
@@ -45,6 +45,7 @@ class Heartbeat:
     def __init__(
         self, database: Database, claimed: queue.Claim, outer: StopRequest, timeout: float | None
     ) -> None:
+        super().__init__("heartbeat")
         self._database, self._claimed, self._outer, self._timeout = database, claimed, outer, timeout
         self.stop = StopRequest()
         """Stops the job."""
@@ -58,20 +59,12 @@ class Heartbeat:
             each["source"]: each for each in claimed.job.get("failures") or ()
         }
         self._lines: list[str] = []
-        self._ended = threading.Event()
-        self._thread = new_thread(self._run, "heartbeat")
-
-    def __enter__(self) -> Self:
-        """Start the thread."""
-        self._thread.start()
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the thread."""
-        self._ended.set()
-        self._thread.join()
+        """End the thread, and send what was said last."""
+        super().__exit__(kind, error, trace)
         self._flush()
 
     def say(self, line: str) -> None:

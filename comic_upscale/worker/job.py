@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
-import hashlib
 import logging
 import os
 import shutil
 import socket
-import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -17,9 +14,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 
 from comic_upscale.errors import (
     ComicUpscaleError,
@@ -32,8 +26,6 @@ from comic_upscale.errors import (
 from comic_upscale.execution.events import JobFinished
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.jobs.service import JobService
-from comic_upscale.library.sorting import natural_key
-from comic_upscale.models.catalogue import CATALOGUE
 from comic_upscale.server import jobs, log_context, queue, trials
 from comic_upscale.server.buckets import (
     BucketFolder,
@@ -44,30 +36,29 @@ from comic_upscale.server.buckets import (
     parse_place,
 )
 from comic_upscale.server.database.engine import Database
-from comic_upscale.server.database.schema import files as files_table
-from comic_upscale.server.database.schema import now_ms
 from comic_upscale.server.files import FileStore, StorageError, StoredFile, store_file
-from comic_upscale.server.ids import new_id
 from comic_upscale.server.log_context import logged_as
-from comic_upscale.server.offered import RegisteredModel, read_offered
 from comic_upscale.server.overrides import effective
 from comic_upscale.server.params import processing_settings
 from comic_upscale.server.roots import check_links, find_below
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.options import definitions
-from comic_upscale.settings.paths import MARKER_FOLDER
-from comic_upscale.settings.processing import AUTO_MODEL, ProcessingSettings
+from comic_upscale.settings.processing import ProcessingSettings
 from comic_upscale.settings.selection import Selection
-from comic_upscale.worker.beat import CANCELED, FAILURES_KEPT, LOST, STOPPING, Heartbeat
+from comic_upscale.worker.beat import CANCELED, LOST, STOPPING, Heartbeat
 from comic_upscale.worker.crashes import DEATHS, PAGES_IN_A_ROW, CrashWatch
+from comic_upscale.worker.disk import disk_in_words
 from comic_upscale.worker.engines import EngineCache
+from comic_upscale.worker.hanging import no_hanging
 from comic_upscale.worker.live_pictures import LivePictures, delete_live
 from comic_upscale.worker.members import Member, find_members
 from comic_upscale.worker.pictures import store_pictures
 from comic_upscale.worker.reports import store_report
-from comic_upscale.worker.saved_state import SavedState, delete_state, take_results
+from comic_upscale.worker.results import complete, find_outputs, sum_up
+from comic_upscale.worker.saved_state import SavedState, delete_state
 from comic_upscale.worker.trial_job import Tried, Untried, make_pages, run_model, store_trial, with_score
+from comic_upscale.worker.weights import find_model
 
 log = logging.getLogger(__name__)
 
@@ -75,8 +66,6 @@ _ONE_AFTER_ANOTHER = (
     f"{PAGES_IN_A_ROW} pages in a row each ended {DEATHS} workers, so the job was set aside. The fault is probably not "
     "with the pages; the log of the server has more. Requeue the job to try again."
 )
-HANG_SECONDS = 60.0
-"""How long a job may take to stop after its timeout."""
 
 
 class JobRunner:
@@ -129,7 +118,7 @@ class JobRunner:
             started = self._settings
             timeout = self._database.read(lambda connection: effective(connection, started).job_timeout)
             with (
-                _no_hanging(timeout),
+                no_hanging(timeout),
                 Heartbeat(self._database, claimed, self._stop, timeout) as beat,
             ):
                 self._beat = beat
@@ -255,7 +244,7 @@ class JobRunner:
         stored, pictures = store_trial(self._files, claimed.job_id, claimed.fence, tried)
         try:
             members: list[list[Member] | None] = [None] * len(stored)
-            self._write(lambda connection: _complete(connection, claimed, stored, members, pictures, result))
+            self._write(lambda connection: complete(connection, claimed, stored, members, pictures, result))
         except BaseException:
             self._discard([*stored, *pictures])
             raise
@@ -265,7 +254,7 @@ class JobRunner:
         self, beat: Heartbeat, settings: JobSettings, model: str, output: Path
     ) -> Tried | Untried | None:
         try:
-            own = replace(settings, model=self._model(model), output=output)
+            own = replace(settings, model=self._find_model(model), output=output)
         except SettingsError as error:
             return Untried(model=model, kind="settings", reason=str(error))
         opener = partial(self._engines.open_engines, first=True)
@@ -287,7 +276,7 @@ class JobRunner:
             # A run of the command line into the same folder may have recorded a part of the input.
             return JobSettings(**values, input=source, output=output, selection=Selection())
         source = folder / "in"
-        with _disk_in_words():
+        with disk_in_words():
             source.mkdir(parents=True, exist_ok=True)
         upload_id = claimed.job["upload_id"]
         rows = self._database.read(
@@ -299,7 +288,7 @@ class JobRunner:
             target = source / row["name"]
             self._files.fetch(row["storage_key"], target)
             # The ledger recognises a source by its time, on every machine.
-            with _disk_in_words():
+            with disk_in_words():
                 os.utime(target, ns=(row["created_at"] * 1_000_000,) * 2)
         return JobSettings(
             **values,
@@ -324,7 +313,7 @@ class JobRunner:
             there = find_in_bucket(self._settings.root_buckets, wanted)
             if not BucketFolder(self._settings, there).is_empty():
                 raise SettingsError(f"{there.address} has objects already: choose another output")
-        with _disk_in_words():
+        with disk_in_words():
             source.mkdir(parents=True, exist_ok=True)
         results = [output_in_place(place)] + ([parse_place(wanted)] if output is None else [])
         beat.say(f"fetching {place.address}")
@@ -337,50 +326,11 @@ class JobRunner:
         """Return the options of a job that do not depend on its files."""
         processing = processing_settings(claimed.job["params"])
         values = {each.name: getattr(processing, each.name) for each in definitions(ProcessingSettings)}
-        values["model"] = self._model(processing.model)
+        values["model"] = self._find_model(processing.model)
         return {**values, **self._defaults, "device": self._settings.device}
 
-    def _model(self, name: str) -> str:
-        """Return a model as the engines know it: a name of the catalogue, or the path of registered weights.
-
-        Raises:
-            SettingsError: the model was deleted, or the stored weights are not those that were registered.
-        """
-        if name == AUTO_MODEL or name in CATALOGUE:
-            return name
-        model = self._database.read(read_offered).models.get(name)
-        if model is None or model.storage_key is None:
-            raise SettingsError(f"the model {name} was deleted: choose another one")
-        folder = self._settings.data / "models" / model.sha256
-        for kind in ("safetensors", "pth"):
-            if (path := folder / f"{name}.{kind}").exists():
-                return str(path)
-        return str(self._fetch_weights(model, folder))
-
-    def _fetch_weights(self, model: RegisteredModel, folder: Path) -> Path:
-        """Copy registered weights to this machine, check their hash, and return their path."""
-        assert model.storage_key is not None
-        with _disk_in_words():
-            folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f"{new_id()}.part"
-        try:
-            self._files.fetch(model.storage_key, part)
-            with part.open("rb") as file:
-                head = file.read(9)
-                file.seek(0)
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found != model.sha256:
-                raise SettingsError(
-                    f"the stored weights of the model {model.name} are damaged: register it again"
-                )
-            # The engines go by the extension. A safetensors file begins with the length of its JSON header.
-            path = folder / f"{model.name}.{'safetensors' if head[8:] == b'{' else 'pth'}"
-            part.rename(path)
-            return path
-        except FileNotFoundError:
-            raise SettingsError(f"the weights of the model {model.name} no longer exist") from None
-        finally:
-            part.unlink(missing_ok=True)
+    def _find_model(self, name: str) -> str:
+        return find_model(name, self._settings.data, self._database, self._files)
 
     @contextlib.contextmanager
     def _saving(self, claimed: queue.Claim, folder: Path) -> Iterator[SavedState | None]:
@@ -411,7 +361,7 @@ class JobRunner:
             if kind == STOPPING and saved is not None:
                 saved.save()
             return self._settle_stop(claimed, kind, finished.reason)
-        result = _result(finished, beat)
+        result = sum_up(finished, beat)
         if finished.state != "finished":
             reason = finished.reason or "The run was interrupted."
             code = kind or "interrupted"
@@ -426,7 +376,7 @@ class JobRunner:
             if is_address(claimed.job["output"]):
                 place = find_in_bucket(self._settings.root_buckets, claimed.job["output"])
                 output = folder / "out"
-                names = [path.relative_to(output).as_posix() for path in _outputs(output)]
+                names = [path.relative_to(output).as_posix() for path in find_outputs(output)]
                 BucketFolder(self._settings, place).put(output, names)
             self._complete_folder(claimed, Path(finished.output), result)
             return True
@@ -454,7 +404,7 @@ class JobRunner:
         members: list[list[Member] | None] = []
         pictures: list[tuple[str, StoredFile]] = []
         try:
-            for number, path in enumerate(_outputs(output)):
+            for number, path in enumerate(find_outputs(output)):
                 # With the fence, a worker that lost the job cannot overwrite the results of the next one.
                 key = f"results/{claimed.job_id}/{claimed.fence}-{number}"
                 name = path.relative_to(output).as_posix()
@@ -466,7 +416,7 @@ class JobRunner:
                 members.append(find_members(path) if path.suffix == ".cbz" else None)
             pictures = self._pictures(claimed, output, [name for name, _ in stored])
             self._database.write(
-                lambda connection: _complete(connection, claimed, stored, members, pictures, result)
+                lambda connection: complete(connection, claimed, stored, members, pictures, result)
             )
         except OSError as error:
             self._discard([*stored, *pictures])
@@ -484,7 +434,7 @@ class JobRunner:
             report = None
         others = [] if report is None else [report]
         try:
-            self._write(lambda connection: _complete(connection, claimed, [], [], others, result))
+            self._write(lambda connection: complete(connection, claimed, [], [], others, result))
         except BaseException:
             self._discard(others)
             raise
@@ -504,110 +454,6 @@ class JobRunner:
 
     def _write(self, work: Any) -> None:
         self._database.write(work)
-
-
-@contextlib.contextmanager
-def _disk_in_words() -> Iterator[None]:
-    """Say what is wrong with the disk of this worker; the job may succeed later, or on another machine."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"the data folder of the worker cannot be written: {error.strerror or error}. The job is tried again; "
-            "free some space there, or correct its rights"
-        ) from error
-
-
-@contextlib.contextmanager
-def _no_hanging(timeout: float | None) -> Iterator[None]:
-    """End the process, with the stacks of its threads as its last words, if a job does not stop at its timeout.
-
-    Native code in an endless loop hears no request to stop. The process has one such timer, and two jobs may run: it
-    goes by the one that should end first.
-    """
-    if timeout is None:
-        yield
-        return
-    job = object()
-    _set_deadline(job, time.monotonic() + timeout + HANG_SECONDS)
-    try:
-        yield
-    finally:
-        _set_deadline(job, None)
-
-
-_deadlines: dict[object, float] = {}
-_deadlines_lock = threading.Lock()
-
-
-def _set_deadline(job: object, deadline: float | None) -> None:
-    with _deadlines_lock:
-        if deadline is None:
-            del _deadlines[job]
-        else:
-            _deadlines[job] = deadline
-        faulthandler.cancel_dump_traceback_later()
-        if _deadlines:
-            left = max(min(_deadlines.values()) - time.monotonic(), 0.001)
-            faulthandler.dump_traceback_later(left, exit=True)
-
-
-def _complete(
-    connection: Connection,
-    claimed: queue.Claim,
-    stored: list[tuple[str, StoredFile]],
-    members: list[list[Member] | None],
-    pictures: list[tuple[str, StoredFile]],
-    result: queue.Result,
-) -> None:
-    queue.complete(connection, claimed, result)
-    take_results(connection, claimed.job_id, [file.key for _, file in stored])
-    now = connection.scalar(sa.select(now_ms()))
-    rows: list[tuple[str, int, str, StoredFile, list[Member] | None]] = [
-        ("result", number, name, file, pages)
-        for number, ((name, file), pages) in enumerate(zip(stored, members, strict=True))
-    ]
-    # The name of a report is the hash of its script.
-    rows += [("report" if kind.endswith("=") else kind, 0, kind, file, None) for kind, file in pictures]
-    if not rows:
-        return
-    connection.execute(
-        sa.insert(files_table),
-        [
-            {
-                "id": new_id(), "job_id": claimed.job_id, "kind": kind, "position": position, "name": name,
-                "storage_key": file.key, "size": file.size, "sha256": file.sha256, "created_at": now,
-                "members": pages,
-            }
-            for kind, position, name, file, pages in rows
-        ],
-    )  # fmt: skip
-
-
-def _outputs(folder: Path) -> list[Path]:
-    """Return the outputs of a run, in the order of a reader."""
-    paths = [
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and MARKER_FOLDER not in path.relative_to(folder).parts
-    ]
-    return sorted(paths, key=lambda path: natural_key(path.relative_to(folder).as_posix()))
-
-
-def _result(finished: JobFinished, beat: Heartbeat) -> queue.Result:
-    return queue.Result(
-        pages_total=finished.total,
-        pages_done=finished.done,
-        pages_failed=finished.failed,
-        failures=[
-            {"source": source, "kind": kind, "reason": reason}
-            for source, kind, reason in finished.failures[:FAILURES_KEPT]
-        ],
-        model=beat.started.model if beat.started else None,
-        device=beat.started.device if beat.started else None,
-        seconds=round(finished.seconds, 3),
-        pixels=beat.pixels,
-    )
 
 
 def _code(error: ComicUpscaleError) -> str:

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import io
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -39,6 +37,7 @@ from comic_upscale.server.pictures import (
     to_json,
 )
 from comic_upscale.settings.paths import default_ledger
+from comic_upscale.worker.background import Background
 from comic_upscale.worker.pictures import Blob, make_pictures
 
 log = logging.getLogger(__name__)
@@ -55,7 +54,7 @@ SHARE = 0.1
 """The most of the worker's time that this takes: after a slow storage, the next file waits longer."""
 
 
-class LivePictures:
+class LivePictures(Background):
     """Pictures of one claimed job. Used as a context manager, it stores them until the end of its block.
 
     Args:
@@ -66,24 +65,11 @@ class LivePictures:
     """
 
     def __init__(self, database: Database, store: FileStore, claimed: queue.Claim, output: Path) -> None:
+        super().__init__("live-pictures")
         self._database, self._store, self._claimed = database, store, claimed
         self._output, self._ledger = output, default_ledger(output)
         self._known: set[str] = set()
         self._next = self._bytes = 0
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="live-pictures", daemon=True)
-
-    def __enter__(self) -> Self:
-        """Start."""
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop. The pages that are done last get pictures with the results."""
-        self._ended.set()
-        self._thread.join()
 
     def look(self) -> int:
         """Store pictures of pages that are done since the last look, and return their number.

@@ -16,8 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -30,9 +29,9 @@ from comic_upscale.server.database.schema import files as files_table
 from comic_upscale.server.database.schema import now_ms
 from comic_upscale.server.files import FileStore, StoredFile, store_file
 from comic_upscale.server.ids import new_id
-from comic_upscale.server.log_context import new_thread
 from comic_upscale.settings.paths import LEDGER_NAME, MARKER_FOLDER
 from comic_upscale.storage.base import check_name
+from comic_upscale.worker.background import Background
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +53,10 @@ class _Saved:
     file: StoredFile
 
 
-class SavedState:
+class SavedState(Background):
     """The saved state of one claimed job. Used as a context manager, it saves until the end of its block.
+
+    The caller saves the last state with `save` if it is needed.
 
     Args:
         database: of the server.
@@ -68,14 +69,13 @@ class SavedState:
     def __init__(
         self, database: Database, store: FileStore, claimed: queue.Claim, folder: Path, interval: float = 5.0
     ) -> None:
+        super().__init__("save-state")
         self._interval = interval
         self._database, self._store, self._claimed = database, store, claimed
         self._folder, self._output = folder, folder / "out"
         self._outputs: dict[str, _Saved] = {}
         self._count = 0
         self._lock = threading.Lock()
-        self._ended = threading.Event()
-        self._thread = new_thread(self._run, "save-state")
 
     def restore(self) -> None:
         """Put the saved state into the folder, unless the folder is as new.
@@ -96,18 +96,6 @@ class SavedState:
             raise OutputError(
                 f"the saved state of the job cannot be restored: {error.strerror or error}"
             ) from error
-
-    def __enter__(self) -> Self:
-        """Start to save."""
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop to save. The caller saves the last state with `save` if it is needed."""
-        self._ended.set()
-        self._thread.join()
 
     def save(self) -> bool:
         """Save the state now, and return whether that succeeded. The reason of a failure is logged."""

@@ -17,7 +17,7 @@ from comic_upscale.server.app import create_app
 from comic_upscale.server.files import store_file
 from comic_upscale.server.services import Services, open_services
 from comic_upscale.server.settings import ServerSettings
-from comic_upscale.worker.job import _complete
+from comic_upscale.worker.results import complete
 from tests.server.conftest import OpenServices, client_of, make_key
 from tests.server.pages import pages_of, sign_in
 from tests.server.test_access import add_person
@@ -44,7 +44,7 @@ def add_job(services: Services, client: httpx.Client, name: str, *files: str) ->
         for number, each in enumerate(files)
     ]
     found = [members if each.endswith(".cbz") else None for each in files]
-    services.database.write(lambda c: _complete(c, held, stored, found, [], RESULT))
+    services.database.write(lambda c: complete(c, held, stored, found, [], RESULT))
     return str(held.job_id)
 
 

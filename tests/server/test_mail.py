@@ -45,7 +45,7 @@ PASSWORD = "pass-word-of-the-mail-server"
 
 
 class Inbox:
-    """Takes mail, or answers as it is told."""
+    """A mail server's handler: keeps messages, or gives the answer that a test sets."""
 
     def __init__(self) -> None:
         self.messages: list[EmailMessage] = []

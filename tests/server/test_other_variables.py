@@ -50,7 +50,7 @@ def test_secrets_may_come_from_files(tmp_path: Path) -> None:
 def test_variables_of_the_wish_documents_work_or_are_explained() -> None:
     folder = Path(os.environ.get("COMIC_UPSCALE_WISHES", REPOSITORY.parent / "shared" / "wishes"))
     if not folder.is_dir():
-        pytest.skip("the documents are not here")
+        pytest.skip("the documents are not here: set COMIC_UPSCALE_WISHES to their folder")
     text = "\n".join(path.read_text(encoding="utf-8") for path in folder.glob("*.md"))
     named = set(re.findall(r"\b[A-Z][A-Z0-9]+(?:_[A-Z0-9]+)+\b", text))
     assert named - known() - OTHER_VARIABLES.keys() - READ_BY_OTHERS - NO_VARIABLES == set()

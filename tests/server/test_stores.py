@@ -22,7 +22,7 @@ from comic_upscale.server.files import FileStore, StorageError, store_file
 from comic_upscale.server.services import Services, open_services
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.server.storage import open_files
-from comic_upscale.worker.job import _complete
+from comic_upscale.worker.results import complete
 from tests.server.buckets import Bucket, missing, running_bucket
 from tests.server.conftest import client_of, make_key
 from tests.server.test_queue import RESULT, taken
@@ -171,7 +171,7 @@ def test_an_upload_becomes_a_download(stored_in: OpenSettings) -> None:
                 )
                 for number, name in enumerate(("a.png", "b.png"))
             ]
-            services.database.write(lambda c: _complete(c, held, stored, [None] * len(stored), [], RESULT))
+            services.database.write(lambda c: complete(c, held, stored, [None] * len(stored), [], RESULT))
             answer = client.get(f"/api/v1/jobs/{job_id}/result", follow_redirects=True)
             with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
                 assert {name: archive.read(name) for name in archive.namelist()} == {
@@ -209,7 +209,7 @@ def taken_after_upload(services: Services, client: object, content: bytes) -> st
     held = taken(services.database)
     assert held.job_id == job_id
     stored = [("c.png", store_file(services.files, f"results/{job_id}/1-0", io.BytesIO(content)))]
-    services.database.write(lambda c: _complete(c, held, stored, [None] * len(stored), [], RESULT))
+    services.database.write(lambda c: complete(c, held, stored, [None] * len(stored), [], RESULT))
     return job_id
 
 
@@ -274,11 +274,11 @@ def test_a_lost_claim_cannot_reach_the_results_of_the_next(stored_in: OpenSettin
             for each in (second, first)
         }
         services.database.write(
-            lambda c: _complete(c, second, [("a", results[second.fence])], [None], [], RESULT)
+            lambda c: complete(c, second, [("a", results[second.fence])], [None], [], RESULT)
         )
         with pytest.raises(queue.LostLeaseError):
             services.database.write(
-                lambda c: _complete(c, first, [("a", results[first.fence])], [None], [], RESULT)
+                lambda c: complete(c, first, [("a", results[first.fence])], [None], [], RESULT)
             )
         kept = services.database.read(
             lambda c: c.scalar(sa.select(files.c.storage_key).where(files.c.kind == "result"))

@@ -129,12 +129,12 @@ def test_a_fault_that_hits_every_page_sets_the_job_aside(open_server: OpenServic
 def test_a_job_that_does_not_stop_at_its_timeout_ends_its_worker() -> None:
     code = (
         "import time\n"
-        "from comic_upscale.worker import job\n"
-        "job.HANG_SECONDS = 0.2\n"
-        "with job._no_hanging(0.2):\n    pass\n"
-        "with job._no_hanging(None):\n    time.sleep(0.6)\n"
+        "from comic_upscale.worker import hanging\n"
+        "hanging.HANG_SECONDS = 0.2\n"
+        "with hanging.no_hanging(0.2):\n    pass\n"
+        "with hanging.no_hanging(None):\n    time.sleep(0.6)\n"
         "print('alive', flush=True)\n"
-        "with job._no_hanging(0.2):\n    time.sleep(3600)"
+        "with hanging.no_hanging(0.2):\n    time.sleep(3600)"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE)
     assert (ended.returncode, ended.stdout) == (1, "alive\n")
