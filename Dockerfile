@@ -6,7 +6,7 @@
 #
 # The server and its worker: docker build --target server; deploy/ has the files that run it.
 #
-# scripts/install_image.sh installs everything; it is tested without Docker.
+# scripts/install_image.sh installs what both images share; it is tested without Docker.
 # The CUDA libraries come with PyTorch's wheels. The base image only provides access to the driver.
 ARG BASE=nvidia/cuda:12.8.1-base-ubuntu24.04
 FROM ${BASE} AS common

@@ -23,7 +23,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -136,8 +136,13 @@ class Server:
             self.process = None
 
     def close(self) -> None:
-        """End it for good."""
+        """End it for good, with its worker, which would go on writing for a moment."""
+        children = [] if self.process is None else psutil.Process(self.process.pid).children(recursive=True)
         self.end()
+        for child in children:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+        psutil.wait_procs(children, timeout=30)
         self._log.close()
 
     def memory(self) -> float:
@@ -223,7 +228,7 @@ async def _beside_worker(server: Server, seconds: float) -> list[Figure]:
         raise SystemExit("the worker finished the volume before the load ended")
     return [
         Figure("uploads of 200 KiB while the worker computes", rate, "/s", 40, True),
-        Figure("GET job, p99, while the worker computes", _p99(reads) * 1000, "ms", 150, False),
+        Figure("GET job, p99, while the worker computes", p99(reads) * 1000, "ms", 150, False),
     ]
 
 
@@ -301,8 +306,8 @@ async def _loads(server: Server, ids: list[str], viewers: int, seconds: float) -
         lag = await _event_lag(server, ids[-1])
     return [
         Figure(f"uploads of 200 KiB, {viewers} viewers", rate, "/s", 200, True),
-        Figure(f"GET job, p99, {len(ids):,} jobs, {viewers} viewers", _p99(reads) * 1000, "ms", 50, False),
-        Figure("event lag, p99", _p99(lag), "s", 1, False),
+        Figure(f"GET job, p99, {len(ids):,} jobs, {viewers} viewers", p99(reads) * 1000, "ms", 50, False),
+        Figure("event lag, p99", p99(lag), "s", 1, False),
     ]
 
 
@@ -420,7 +425,7 @@ async def _lists(server: Server, jobs: int, seconds: float) -> list[Figure]:
             connection.close()
             if cursor := json.loads(answer).get("next_cursor"):
                 times += await _repeat(server, _constant(f"{path}&cursor={cursor}"), seconds / 10, 1)
-        figures.append(Figure(f"jobs page, p99, {jobs:,} jobs, {name}", _p99(times) * 1000, "ms", 200, False))
+        figures.append(Figure(f"jobs page, p99, {jobs:,} jobs, {name}", p99(times) * 1000, "ms", 200, False))
     return figures
 
 
@@ -428,7 +433,8 @@ def _constant(path: str) -> Callable[[int], str]:
     return lambda _number: path
 
 
-def _p99(values: Sequence[float]) -> float:
+def p99(values: Sequence[float]) -> float:
+    """Return the value that 99 of 100 values do not exceed."""
     return statistics.quantiles(values, n=100)[98] if len(values) > 1 else values[0]
 
 

@@ -29,7 +29,7 @@ import sqlalchemy as sa
 from PIL import Image
 
 from benchmarks.machine import facts, write_report
-from benchmarks.server import Figure, Server
+from benchmarks.server import Figure, Server, p99
 from comic_upscale.server import accounts, queue, sessions
 from comic_upscale.server.database.schema import files, jobs, now_ms
 from comic_upscale.server.files import store_file
@@ -248,17 +248,13 @@ async def _watched(server: Server, secret: str, job: Job, viewers: int, seconds:
         for task in tasks:
             with suppress(asyncio.CancelledError, httpx.HTTPError):
                 await task
-    if failed or not asked:
+    if failed or not asked or not lags:
         raise SystemExit(f"{len(failed)} of {viewers} viewers lost their connection")
     return [
-        Figure(f"new pages, {viewers} viewers, p99", _p99(asked), "s", 1.0, False),
-        Figure(f"event lag, {viewers} viewers, p99", _p99(lags), "s", 1.5, False),
+        Figure(f"new pages, {viewers} viewers, p99", p99(asked), "s", 1.0, False),
+        Figure(f"event lag, {viewers} viewers, p99", p99(lags), "s", 1.5, False),
         Figure(f"processor of the server, {viewers} viewers", used, "core", 1.0, False),
     ]
-
-
-def _p99(values: Sequence[float]) -> float:
-    return sorted(values)[min(int(len(values) * 0.99), len(values) - 1)]
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ ENDED: frozenset[Status] = frozenset(("completed", "failed", "canceled"))
 
 TRIES = 4
 """The most times that a request is sent. Sent twice, each one has the effect of once."""
-_AGAIN = frozenset((429, 502, 503, 504))
+AGAIN = frozenset((429, 502, 503, 504))
 _LONGEST_WAIT = 60.0
 
 
@@ -141,7 +141,7 @@ def wait_before_retry(response: httpx.Response | None, attempt: int) -> float | 
         response: of the last try; None if there was none.
         attempt: the number of tries so far.
     """
-    if attempt >= TRIES or (response is not None and response.status_code not in _AGAIN):
+    if attempt >= TRIES or (response is not None and response.status_code not in AGAIN):
         return None
     given = response.headers.get("retry-after", "") if response is not None else ""
     wait = float(given) if given.isascii() and given.isdigit() else math.ldexp(0.25, attempt)

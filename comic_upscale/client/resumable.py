@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import httpx2 as httpx
 
-from comic_upscale.client.answers import ClientError, form_fields, open_file, read_answer, read_error
+from comic_upscale.client.answers import AGAIN, ClientError, form_fields, open_file, read_answer, read_error
 
 RESUMABLE_FROM = 32 << 20
 """Bytes of all files of an upload from which on it is sent in parts."""
@@ -127,7 +127,7 @@ class _Trial:
 
 def is_passing(response: httpx.Response) -> bool:
     """Return whether a later try may have another answer."""
-    return response.status_code in (423, 429, 502, 503, 504)
+    return response.status_code == 423 or response.status_code in AGAIN
 
 
 def _begin(trial: _Trial, path: Path, fields: Mapping[str, str]) -> Steps[str]:

@@ -144,14 +144,13 @@ class _PrivateFile(RotatingFileHandler):
 
 def secrets_of(settings: ServerSettings) -> list[str]:
     """Return the texts that no line of the log may contain."""
-    values = [getattr(settings, option.name) for option in definitions(ServerSettings) if option.opt.secret]
     # An address with a password in it has words that lines need: of it, only the password is a secret.
-    return [
-        secret
-        for value in values
-        if value is not None and "://" not in value
-        for secret in (value, *settings.secret_keys)
+    values = [
+        getattr(settings, option.name)
+        for option in definitions(ServerSettings)
+        if option.opt.secret and option.name not in ("database", "redis_url")
     ]
+    return [*(value for value in values if value is not None), *settings.secret_keys]
 
 
 def make_handlers(options: LogOptions, secrets: Collection[str] = ()) -> list[logging.Handler]:

@@ -1,1 +1,1 @@
-"""Estimates of time and cost before a run, from measured rates."""
+"""Estimates of time and cost before a run, from measured rates; and what this machine offers, for `doctor`."""

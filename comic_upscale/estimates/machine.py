@@ -209,8 +209,7 @@ def _extras() -> Iterator[Finding]:
     extras: dict[str, list[str]] = {}
     for requirement in requirements:
         if (match := _REQUIREMENT.match(requirement)) is not None:
-            name = re.match(r"[A-Za-z0-9._-]+", match["name"])
-            extras.setdefault(match["extra"], []).append(name[0] if name else match["name"])
+            extras.setdefault(match["extra"], []).append(match["name"])
     for extra, names in extras.items():
         missing = [name for name in names if not _is_installed(name)]
         if missing:

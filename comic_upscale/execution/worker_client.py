@@ -44,7 +44,6 @@ from comic_upscale.settings.option_json import to_json
 
 _LOOK_SECONDS = 0.1
 """How often a round looks for a stop while no outcome comes."""
-STAGES = ("decode", "upscale", "encode")
 
 
 class WorkerExecutor:
@@ -130,7 +129,7 @@ class WorkerExecutor:
                         self._info = _info_of(frame)
                         return
                     outcome = outcome_of(frame, time.perf_counter())
-                    self._busy = {stage: float(frame.fields["busy"].get(stage, 0.0)) for stage in STAGES}
+                    self._busy = {stage: float(share) for stage, share in frame.fields["busy"].items()}
                     self.activity.in_hand = getattr(outcome, "source", None)
                     if self._spending is not None and isinstance(outcome, PageUpscaled):
                         self._spending.note_batch(

@@ -7,7 +7,6 @@ from comic_upscale.execution.events import JobStarted
 from comic_upscale.jobs.context import JobContext
 from comic_upscale.planning.names import describe_safe_names
 from comic_upscale.planning.plan import replaced_note
-from comic_upscale.planning.selection import describe_selection
 from comic_upscale.settings.paths import path_text
 
 
@@ -46,7 +45,7 @@ def _header(context: JobContext, info: ExecutorInfo | None) -> JobStarted:
         passed_over=dict(context.discovery.passed_over),
         warnings=_warnings(context, info),
         volumes=len(context.discovery.volumes),
-        selection=describe_selection(settings.selection),
+        selection=str(settings.selection or ""),
     )
 
 

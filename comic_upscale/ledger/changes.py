@@ -25,6 +25,15 @@ from comic_upscale.settings.paths import MARKER_FOLDER, path_text
 _ADOPTED = ", ".join(name for name in PageDone.columns() if not name.endswith("_seconds"))
 """The columns of a finished page that another job takes over."""
 
+_FROM_REPLACED = (
+    "from pages as mine join pages as other on other.output = mine.output"
+    " join jobs as ours on ours.id = mine.job_id join jobs as theirs on theirs.id = other.job_id"
+    " where mine.job_id = ? and mine.state = 'pending' and other.state = 'done' and theirs.id <> ours.id"
+    " and theirs.input = ours.input and theirs.output = ours.output and mine.output <> ''"
+    f" and mine.output not like '{MARKER_FOLDER}/%'"
+)
+"""Pending pages of a job, and finished pages of other jobs over the same input whose outputs they will replace."""
+
 
 @dataclass(frozen=True, slots=True)
 class KnownVolume:
@@ -140,14 +149,7 @@ class LibraryChanges(LedgerFile):
     def count_replaced(self, job_id: int) -> int:
         """Return the number of finished outputs of other jobs over the same input that a job is about to replace."""
         with self._translate_errors():
-            cursor = self._db.execute(
-                "select count(distinct mine.id) from pages as mine join pages as other on other.output = mine.output"
-                " join jobs as ours on ours.id = mine.job_id join jobs as theirs on theirs.id = other.job_id"
-                " where mine.job_id = ? and mine.state = 'pending' and other.state = 'done' and theirs.id <> ours.id"
-                " and theirs.input = ours.input and theirs.output = ours.output and mine.output <> ''"
-                f" and mine.output not like '{MARKER_FOLDER}/%'",
-                [job_id],
-            )
+            cursor = self._db.execute(f"select count(distinct mine.id) {_FROM_REPLACED}", [job_id])
             return int(cursor.fetchone()[0])
 
     def replaced_outputs(self, job_id: int) -> dict[str, tuple[str, str]]:
@@ -158,12 +160,7 @@ class LibraryChanges(LedgerFile):
         """
         with self._translate_errors():
             cursor = self._db.execute(
-                "select mine.source, theirs.model, theirs.settings from pages as mine"
-                " join pages as other on other.output = mine.output"
-                " join jobs as ours on ours.id = mine.job_id join jobs as theirs on theirs.id = other.job_id"
-                " where mine.job_id = ? and mine.state = 'pending' and other.state = 'done' and theirs.id <> ours.id"
-                " and theirs.input = ours.input and theirs.output = ours.output and mine.output <> ''"
-                f" and mine.output not like '{MARKER_FOLDER}/%' order by theirs.id",
+                f"select mine.source, theirs.model, theirs.settings {_FROM_REPLACED} order by theirs.id",
                 [job_id],
             )
             return {str(source): (str(model), str(settings)) for source, model, settings in cursor}

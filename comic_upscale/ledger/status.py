@@ -167,8 +167,7 @@ def read_status(ledger: Path) -> JobStatus:
 def _selection(job: dict[str, Any]) -> str:
     # Settings that cannot be read are the concern of whoever runs the job.
     with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, SettingsError):
-        selection = read_selection(json.loads(job["settings"])["selection"])
-        return "" if selection.is_everything else str(selection)
+        return str(read_selection(json.loads(job["settings"])["selection"]))
     return ""
 
 

@@ -48,10 +48,8 @@ class Foresight:
     """Outputs whose sources are no longer in the input."""
     renamed: tuple[tuple[str, str], ...]
     """Names of outputs that the output disk does not allow, and the names in their place."""
-    replaced: int
-    """Finished outputs of other jobs that the run would replace."""
     again: Mapping[str, str]
-    """Why pages are done again, by source: how their finished outputs were made."""
+    """Pages whose finished outputs of other jobs the run would replace, by source: how those were made."""
 
 
 def foresee(
@@ -128,7 +126,6 @@ class _Foreseer:
             pages,
             orphans=self._ledger.count_orphans(prepared.job_id),
             renamed=prepared.plan.renamed,
-            replaced=self._ledger.count_replaced(prepared.job_id),
             again=self._again(prepared.job_id),
         )
 

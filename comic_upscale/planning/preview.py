@@ -30,7 +30,7 @@ from comic_upscale.planning.foresight import foresee
 from comic_upscale.planning.model_selection import named_model, predict_model
 from comic_upscale.planning.names import describe_safe_names
 from comic_upscale.planning.resolve import JobHistory, ResolvedJob, resolve
-from comic_upscale.planning.selection import describe_selection, has_selection_of, with_recorded_selection
+from comic_upscale.planning.selection import has_selection_of, with_recorded_selection
 from comic_upscale.settings.job import AUTO_MODEL, JobSettings
 from comic_upscale.settings.paths import path_text
 from comic_upscale.storage.marker import check_output_folder
@@ -167,8 +167,8 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
         others=others,
         orphans=foresight.orphans,
         warnings=(describe_safe_names(foresight.renamed),) if foresight.renamed else (),
-        replaced=foresight.replaced,
-        selection=describe_selection(settings.selection),
+        replaced=len(foresight.again),
+        selection=str(settings.selection or ""),
     )
 
 
@@ -194,7 +194,7 @@ def count_replaced(settings: JobSettings) -> int:
     stores = open_stores(settings.input, settings.output)
     discovery = find_pages(settings, stores.sources)
     with closing(SourceReader(stores.sources, discovery.volumes, settings.volume_rules)) as sources:
-        return foresee(job, job.settings, stores, discovery, sources).replaced
+        return len(foresee(job, job.settings, stores, discovery, sources).again)
 
 
 def _resolve(settings: JobSettings) -> ResolvedJob | None:

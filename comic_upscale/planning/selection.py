@@ -36,11 +36,6 @@ def has_selection_of(settings: JobSettings, job: Mapping[str, Any]) -> bool:
     return False
 
 
-def describe_selection(selection: Selection | None) -> str:
-    """Return a selection for display; empty for everything."""
-    return "" if selection is None or selection.is_everything else str(selection)
-
-
 def _recorded_selection(settings: JobSettings) -> Selection | None:
     # Whoever opens the ledger to write reports its faults.
     with contextlib.suppress(InputError, LedgerError, SettingsError, ValueError):

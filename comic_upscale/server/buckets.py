@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from comic_upscale.errors import OutputError, PageError, SettingsError
 from comic_upscale.server.files import in_words
 from comic_upscale.server.object_files import PART_BYTES, PARTS_IN_FLIGHT, READ_BYTES, translated
+from comic_upscale.server.places import Place, parse_place
 from comic_upscale.server.roots import OUTPUT
 from comic_upscale.server.storage import open_bucket
 from comic_upscale.storage.base import check_name
@@ -30,55 +30,10 @@ if TYPE_CHECKING:
 
 MOST_OBJECTS = 100_000
 """Objects of one job."""
-_ADDRESS = re.compile(r"(s3|gs|az)://([a-z0-9][a-z0-9.-]{1,62})(?:/(.*))?")
 
 
 class FetchStoppedError(Exception):
     """A stop was requested while the pages of a job were being fetched."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A prefix of a bucket, or one object."""
-
-    kind: str
-    """``s3``, ``gs`` or ``az``."""
-    bucket: str
-    prefix: str
-    """Without a slash at either end; empty for the whole bucket."""
-
-    @property
-    def address(self) -> str:
-        """The address, as a user writes it."""
-        return f"{self.kind}://{self.bucket}/{self.prefix}".rstrip("/")
-
-    def contains(self, other: Place) -> bool:
-        """Return whether another place is this one or below it."""
-        same = (self.kind, self.bucket) == (other.kind, other.bucket)
-        return same and f"{other.prefix}/".startswith(f"{self.prefix}/" if self.prefix else "")
-
-    def below(self, name: str) -> Place:
-        """Return the place with a name below this one."""
-        return Place(self.kind, self.bucket, f"{self.prefix}/{name}".strip("/"))
-
-
-def is_address(text: str) -> bool:
-    """Return whether a text means a bucket rather than a folder."""
-    return "://" in text
-
-
-def parse_place(text: str) -> Place:
-    """Return the place that an address names.
-
-    Raises:
-        SettingsError: it names none, or its path has parts such as ``..``.
-    """
-    found = _ADDRESS.fullmatch(text.strip())
-    parts = [] if found is None or not found[3] else found[3].strip("/").split("/")
-    odd = any(part in ("", ".", "..") or not part.isprintable() for part in parts)
-    if found is None or odd:
-        raise SettingsError(f"{text[:200]!r} is no address of a bucket: write s3://bucket/prefix")
-    return Place(found[1], found[2], "/".join(parts))
 
 
 def find_in_bucket(roots: Sequence[str], text: str) -> Place:

@@ -59,10 +59,6 @@ class Estimator:
             self._waiting[lane] = self._waiting.get(lane, 0) + size
         return None if self._rate is None else round(self._waiting.get(lane, size) * self._rate, 1)
 
-    def forget(self) -> None:
-        """Read again for the next upload."""
-        self._until = 0.0
-
 
 def _read(connection: Connection) -> tuple[float | None, dict[str, float]]:
     rate = seconds_per_byte(connection)

@@ -55,7 +55,6 @@ class Listing:
     entries: Sequence[Entry]
     total: int
     """Entries on all pages."""
-    images: int
     """Images directly in the folder."""
     hidden: int
     """Links that lead out of the roots, or nowhere, and names that are not UTF-8."""
@@ -101,7 +100,6 @@ def list_folder(roots: Sequence[Path], text: str, page: int = 1) -> Listing:
         parts=[(each.name or str(each), str(each)) for each in above],
         entries=entries[first : first + ON_A_PAGE],
         total=len(entries),
-        images=sum(each.kind == "image" for each in entries),
         hidden=hidden,
         is_cut=is_cut,
         is_upscaled=(folder / OUTPUT / MARKER_FOLDER).is_dir(),

@@ -10,6 +10,8 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from comic_upscale.errors import SettingsError
+from comic_upscale.server.places import is_address, parse_place
 from comic_upscale.settings.limits import parse_bytes
 from comic_upscale.settings.options import Group, Opt, check, require
 from comic_upscale.settings.paths import absolute
@@ -386,10 +388,12 @@ class ServerSettings:
                 "WEBHOOK_SECRET must be whsec_ followed by 24 to 64 bytes in base64",
             )
         for root in self.root_buckets:
-            require(
-                re.fullmatch(r"(s3|gs|az)://[a-z0-9][a-z0-9.-]{1,62}(/[^/]+)*/?", root) is not None,
-                f"--root must be a folder or an address such as s3://bucket/prefix, not {root[:200]}",
-            )
+            try:
+                parse_place(root)
+            except SettingsError:
+                raise SettingsError(
+                    f"--root must be a folder or an address such as s3://bucket/prefix, not {root[:200]}"
+                ) from None
         self._check_mail()
         for name, secrets in (("SECRET_KEY", self.secret_keys), ("API_KEY", [self.api_key])):
             require(
@@ -429,12 +433,12 @@ class ServerSettings:
     @property
     def root_folders(self) -> tuple[Path, ...]:
         """The folders among the roots."""
-        return tuple(Path(root) for root in self.roots if "://" not in root)
+        return tuple(Path(root) for root in self.roots if not is_address(root))
 
     @property
     def root_buckets(self) -> tuple[str, ...]:
         """The addresses of buckets among the roots."""
-        return tuple(root for root in self.roots if "://" in root)
+        return tuple(root for root in self.roots if is_address(root))
 
     @property
     def storage_address(self) -> str:

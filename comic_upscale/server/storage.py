@@ -53,7 +53,7 @@ def open_bucket(settings: ServerSettings, address: str) -> Any:
     bucket, _, prefix = rest.partition("/")
     if not _NAME.fullmatch(bucket):
         raise SettingsError(
-            f"--storage: {bucket!r} is not the name of a bucket; write {kind}://bucket/prefix"
+            f"{address}: {bucket!r} is not the name of a bucket; write {kind}://bucket/prefix"
         )
     common: dict[str, Any] = {
         "prefix": prefix.strip("/") or None, "client_options": CLIENT_OPTIONS, "retry_config": RETRIES,
@@ -66,7 +66,7 @@ def open_bucket(settings: ServerSettings, address: str) -> Any:
         return S3Store(bucket, **common, config=_s3_config(settings))
     except BaseError as error:
         # The library's first line names what is missing; the rest may repeat the configuration.
-        raise SettingsError(f"--storage: {str(error).strip().partition(chr(10))[0][:200]}") from None
+        raise SettingsError(f"{address}: {str(error).strip().partition(chr(10))[0][:200]}") from None
 
 
 def _s3_config(settings: ServerSettings) -> Any:

@@ -36,13 +36,13 @@ class Selection:
         return not (self.paths or self.include or self.exclude)
 
     def __str__(self) -> str:
-        """Return the selection for display: ``only vol 1, vol 2; without *.gif``."""
+        """Return the selection for display: ``only vol 1, vol 2; without *.gif``; empty for everything."""
         shown = self.paths[:3]
         more = len(self.paths) - len(shown)
         texts = [f"only {', '.join(shown)}{f' and {more:,} more' if more else ''}"] if shown else []
         texts += [f"only {' '.join(self.include)}"] if self.include else []
         texts += [f"without {' '.join(self.exclude)}"] if self.exclude else []
-        return "; ".join(texts) or "everything"
+        return "; ".join(texts)
 
 
 def write_selection(selection: Selection) -> dict[str, list[str]]:

@@ -31,15 +31,14 @@ from comic_upscale.server.buckets import (
     BucketFolder,
     FetchStoppedError,
     find_in_bucket,
-    is_address,
     output_in_place,
-    parse_place,
 )
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.files import FileStore, StorageError, StoredFile, store_file
 from comic_upscale.server.log_context import logged_as
 from comic_upscale.server.overrides import effective
 from comic_upscale.server.params import processing_settings
+from comic_upscale.server.places import is_address, parse_place
 from comic_upscale.server.roots import check_links, find_below
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.settings.job import JobSettings
@@ -432,11 +431,10 @@ class JobRunner:
             # The job is complete without it, too.
             log.exception("job %s: no report", claimed.job_id)
             report = None
-        others = [] if report is None else [report]
         try:
-            self._write(lambda connection: complete(connection, claimed, [], [], others, result))
+            self._write(lambda connection: complete(connection, claimed, [], [], [], result, report))
         except BaseException:
-            self._discard(others)
+            self._discard([] if report is None else [report])
             raise
 
     def _pictures(

@@ -10,15 +10,15 @@ from __future__ import annotations
 import io
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from comic_upscale.errors import ComicUpscaleError, DatabaseError, LedgerError, PageError
+from comic_upscale.errors import ComicUpscaleError, DatabaseError, PageError
 from comic_upscale.jobs.job_files import Outputs, Sources, job_stores
 from comic_upscale.ledger.queries import read_done_pages
 from comic_upscale.server import jobs, queue
@@ -78,8 +78,9 @@ class LivePictures(Background):
             LostLeaseError: another worker holds the job.
             ComicUpscaleError, OSError: the storage, the database or the ledger cannot be used now.
         """
-        rows = self._new_rows()
-        return self.store(lambda blob: self._make(rows, blob)) if rows else 0
+        job, done = self._read()
+        rows = self._choose(done)
+        return self.store(lambda blob: self._make(job, rows, blob)) if rows else 0
 
     def store(self, make: Callable[[Blob], list[PagePictures]]) -> int:
         """Store pictures, and return the number of their pages; errors as for `look`.
@@ -105,7 +106,7 @@ class LivePictures(Background):
             self._bytes += int(each.data["size"])
             self._known.update(page.name for page in from_json(read_all(self._store, each.list)))
         if self._claimed.job["input"] is not None and not found.live:
-            self._known.update(str(row["source"]) for row in self._rows())
+            self._known.update(str(row["source"]) for row in self._read()[1])
 
     def has(self, name: str) -> bool:
         """Return whether a page of this name has pictures, as far as `remember` found."""
@@ -137,43 +138,34 @@ class LivePictures(Background):
             self._ended.set()
         return None
 
-    def _rows(self) -> list[dict[str, Any]]:
-        """Return the finished pages; none before the ledger has a job."""
-        if not self._ledger.is_file():
-            return []
-        try:
-            return read_done_pages(self._ledger)[1]
-        except (LedgerError, ComicUpscaleError):
-            return []
+    def _read(self) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:
+        """Return the job and its finished pages; none before the ledger has a job."""
+        if self._ledger.is_file() and self._bytes < MOST_BYTES:
+            with suppress(ComicUpscaleError):
+                return read_done_pages(self._ledger)
+        return {}, []
 
-    def _new_rows(self) -> list[dict[str, Any]]:
-        if self._bytes >= MOST_BYTES:
-            return []
+    def _choose(self, done: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the pages that get pictures next."""
         room = MOST_PAGES - len(self._known)
-        new = [row for row in self._rows() if row["source"] not in self._known]
+        new = [row for row in done if row["source"] not in self._known]
         kept = [row for row in new if row.get("suspect") and len(self._known) < 2 * MOST_PAGES]
         kept += [row for row in new if not row.get("suspect")][: max(room, 0)]
         return kept[:AT_ONCE]
 
-    def _make(self, rows: list[dict[str, Any]], blob: Blob) -> list[PagePictures]:
-        pages = []
-        for row, sources, outputs in self._opened(rows):
-            if self._ended.is_set():
-                return []
-            self._known.add(row["source"])
-            try:
-                pages.append(make_pictures(str(row["source"]), outputs.read(row), row, sources, blob))
-            except (PageError, OSError, ValueError) as error:
-                log.warning("no live picture of %s: %s", row["source"], error)
-        return pages
-
-    def _opened(self, rows: list[dict[str, Any]]) -> Iterator[tuple[Mapping[str, Any], Sources, Outputs]]:
-        job, _ = read_done_pages(self._ledger)
+    def _make(self, job: Mapping[str, Any], rows: list[dict[str, Any]], blob: Blob) -> list[PagePictures]:
         stores = job_stores(self._ledger, job, self._output)
-        outputs = Outputs(stores.outputs)
+        outputs, pages = Outputs(stores.outputs), []
         with closing(Sources(job, stores.sources)) as sources:
             for row in rows:
-                yield row, sources, outputs
+                if self._ended.is_set():
+                    return []
+                self._known.add(row["source"])
+                try:
+                    pages.append(make_pictures(str(row["source"]), outputs.read(row), row, sources, blob))
+                except (PageError, OSError, ValueError) as error:
+                    log.warning("no live picture of %s: %s", row["source"], error)
+        return pages
 
     def _record(self, key: str, data: StoredFile, pages: list[PagePictures]) -> None:
         stored = [data]

@@ -125,13 +125,13 @@ class Blob:
 
     def __init__(self, writer: FileWriter) -> None:
         self._writer = writer
-        self.size = 0
+        self._size = 0
 
     def add(self, data: bytes, media_type: str) -> Place:
         """Append a picture, and return its place."""
         self._writer.write(data)
-        place = Place(None, self.size, len(data), media_type)
-        self.size += len(data)
+        place = Place(None, self._size, len(data), media_type)
+        self._size += len(data)
         return place
 
 

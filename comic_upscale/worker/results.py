@@ -27,6 +27,7 @@ def complete(
     members: list[list[Member] | None],
     pictures: list[tuple[str, StoredFile]],
     result: queue.Result,
+    report: tuple[str, StoredFile] | None = None,
 ) -> None:
     """Complete a job with its results, in one transaction.
 
@@ -35,8 +36,9 @@ def complete(
         claimed: the job.
         stored: its results in the storage, by their names, in the order of a reader.
         members: the pages of each result that is a volume; None for an image.
-        pictures: other files of the job by their kinds; a report by the hash of its script.
+        pictures: files for its pages by their kinds.
         result: the figures of its run.
+        report: the hash of its script, and the file.
 
     Raises:
         LostLeaseError: another worker holds the job.
@@ -48,8 +50,9 @@ def complete(
         ("result", number, name, file, pages)
         for number, ((name, file), pages) in enumerate(zip(stored, members, strict=True))
     ]
-    # The name of a report is the hash of its script.
-    rows += [("report" if kind.endswith("=") else kind, 0, kind, file, None) for kind, file in pictures]
+    rows += [(kind, 0, kind, file, None) for kind, file in pictures]
+    if report is not None:
+        rows.append(("report", 0, *report, None))
     if not rows:
         return
     connection.execute(

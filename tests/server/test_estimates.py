@@ -14,6 +14,7 @@ from tests.server.conftest import client_of, make_key
 from tests.server.pages import pages_of, sign_in
 from tests.server.test_access import add_person
 from tests.server.test_queue import taken
+from tests.server.test_resumable import ADDRESS, begin, patch
 from tests.server.test_uploads import send
 
 
@@ -21,7 +22,8 @@ def set_size(services: Services, upload_id: str, size: int) -> None:
     """Give an upload a number of bytes that nobody wants to send in a test."""
     changed = sa.update(uploads).where(uploads.c.id == upload_id).values(size=size)
     services.database.write(lambda c: c.execute(changed))
-    services.estimator.forget()
+    # Read again now, and not in a second.
+    services.estimator._until = 0.0
 
 
 def test_a_job_waits_for_its_own_lane_alone(services: Services) -> None:
@@ -38,7 +40,11 @@ def test_a_job_waits_for_its_own_lane_alone(services: Services) -> None:
         assert page["estimated_seconds"] < 1
         second = send(client, "second.cbz").json()
         assert second["estimated_seconds"] == pytest.approx(3600, abs=1)
+        url = begin(client, 1000, "third.cbz", hold=True).headers["location"]
+        patch(client, url, 0, bytes(1000))
+        third = client.post(f"{ADDRESS}/complete", json={"uploads": [url.rpartition("/")[2]]}).json()
+        assert third["estimated_seconds"] == pytest.approx(3600, abs=3)
     with pages_of(services) as browser:
         shown = sign_in(browser, "ann").get("/upload/estimate", params={"bytes": 5000}).text
-    # The two volumes, and not the page.
-    assert re.search(r"About <strong>5 s</strong> of work, after 2 jobs", shown), shown
+    # The three volumes, and not the page.
+    assert re.search(r"About <strong>5 s</strong> of work, after 3 jobs", shown), shown

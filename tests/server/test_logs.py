@@ -18,7 +18,7 @@ from comic_upscale.errors import DeviceError, SettingsError
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.server.log_context import job_id, logged_as, new_thread
 from comic_upscale.server.settings import ServerSettings
-from comic_upscale.server.supervisor import Supervisor, WorkerCommand, _log_line
+from comic_upscale.server.supervisor import WorkerCommand, _log_line
 from comic_upscale.worker.engines import EngineCache
 from comic_upscale.worker.job import JobRunner
 from tests.conftest import draw
@@ -28,7 +28,7 @@ from tests.server.test_queue import taken
 
 SECRETS = {
     "secret_key": "sign-with-this-secret-one,sign-with-this-secret-two", "admin_seed_pass": "first-password-of-boss",
-    "api_key": "key-from-the-environment", "smtp_password": "password-of-the-mail",
+    "api_key": "key-from-the-environment", "smtp_password": "and://password-of-the-mail",
     "webhook_secret": "whsec_" + "eHh4" * 10,
     "redis_url": "redis://:password-of-redis@redis:6379/0",
     "s3_access_key_id": "key-of-the-bucket", "s3_secret_access_key": "secret-of-the-bucket",
@@ -157,4 +157,3 @@ def test_a_worker_of_a_server_logs_json() -> None:
 
     command = _worker_command(ServerSettings(data=Path("data").absolute()))
     assert isinstance(command, WorkerCommand) and "--log-json" in command.arguments
-    assert Supervisor.__doc__

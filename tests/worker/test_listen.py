@@ -31,7 +31,7 @@ from comic_upscale.worker.listen import SocketWorker
 from tests.conftest import REPOSITORY, MakeJob, draw
 from tests.fakes import NearestEngine
 from tests.jobs.test_run import as_nobody
-from tests.server.running import PATIENCE, clean_environment, command, wait_for
+from tests.server.running import PATIENCE, clean_environment, command
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Unix sockets")
 
@@ -286,4 +286,3 @@ def test_a_worker_ends_when_no_run_comes(folder: Path) -> None:
 
 def test_an_executor_that_was_not_opened_can_be_closed(folder: Path) -> None:
     asyncio.run(WorkerExecutor(folder / "w", lambda *_: []).close())
-    assert wait_for(lambda: not (folder / "w").exists())

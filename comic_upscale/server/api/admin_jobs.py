@@ -14,9 +14,10 @@ from comic_upscale.server import audit, jobs
 from comic_upscale.server.accounts import Account
 from comic_upscale.server.api.access import AdminAccount, Server
 from comic_upscale.server.api.errors import documented
-from comic_upscale.server.buckets import find_in_bucket, is_address
+from comic_upscale.server.buckets import find_in_bucket
 from comic_upscale.server.buckets import output_in_place as bucket_output
 from comic_upscale.server.params import FieldError, read_params
+from comic_upscale.server.places import is_address
 from comic_upscale.server.queue import Lane
 from comic_upscale.server.roots import find_below, output_in_place
 from comic_upscale.server.services import Services

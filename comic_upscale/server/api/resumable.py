@@ -442,7 +442,8 @@ async def _finish(
         await services.database.write_async(lambda connection: resumable.unlock(connection, token))
     await _delete_files(services, keys)
     services.wake()
-    return answer.body
+    estimate = services.estimator.seconds_until_done(new.lane, new.received.size)
+    return {**answer.body, "estimated_seconds": await estimate}
 
 
 def _check_complete(services: Services, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -33,7 +33,7 @@ def migrate(database: Database) -> bool:
         from alembic import command
 
         current = schema_revision(connection)
-        _check_known(current)
+        check_known(current)
         if current == HEAD:
             return False
         command.upgrade(_config(connection), "head")
@@ -49,21 +49,12 @@ def check_schema(database: Database) -> None:
         DatabaseError: the schema is older or newer, or there is none.
     """
     current = database.read(schema_revision)
-    _check_known(current)
+    check_known(current)
     if current != HEAD:
         raise DatabaseError(
             "the database has the schema of an earlier version: start `comic-upscale serve`, or run "
             "`comic-upscale server migrate`"
         )
-
-
-def check_known(revision: str) -> None:
-    """Check that this version knows a revision of the schema.
-
-    Raises:
-        DatabaseError: a newer version wrote it.
-    """
-    _check_known(revision)
 
 
 def schema_revision(connection: Connection) -> str | None:
@@ -74,7 +65,12 @@ def schema_revision(connection: Connection) -> str | None:
     return None if revision is None else str(revision)
 
 
-def _check_known(revision: str | None) -> None:
+def check_known(revision: str | None) -> None:
+    """Check that this version knows a revision of the schema.
+
+    Raises:
+        DatabaseError: a newer version wrote it.
+    """
     if revision is None or revision == HEAD:
         return
     from alembic.config import Config

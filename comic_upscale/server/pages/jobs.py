@@ -135,7 +135,7 @@ async def job_page(
     state = await services.database.read_async(lambda connection: _state(connection, row))
     files = await read_files(services, row["id"])
     live = [found.page for found in await find_live(services, files)]
-    pages = live or await find_pictures(services, row["id"])
+    pages = live or await find_pictures(services, files)
     shown = suspects_first(pages, newest_first=bool(live))
     first = (part - 1) * SHOWN_AT_ONCE
     models = (

@@ -74,7 +74,7 @@ async def show_folder(
     return render(
         request, "library.html", shown=shown, latest=latest, roots=[str(root.resolve()) for root in roots],
         page=page, pages=max(-(-shown.total // library.ON_A_PAGE), 1), factors=FACTORS, models=models,
-        presets=presets, account=viewer.account,
+        presets=presets,
     )  # fmt: skip
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
 from comic_upscale.imaging.formats import IMAGE_EXTENSIONS
 from comic_upscale.server.api import catalogue
 from comic_upscale.server.api.access import Server
+from comic_upscale.server.api.uploads import is_accepted
 from comic_upscale.server.pages.access import CurrentViewer
 from comic_upscale.server.pages.render import render
 from comic_upscale.server.pages.upload import FACTORS
@@ -28,13 +29,8 @@ async def show_try(
     """Show the form for a trial."""
     offered = (await catalogue.list_models(services, viewer.account))["models"]
     chosen = {each["name"] for each in offered[:2]} if models is None else set(models)
-    settings = services.settings
     return render(
         request, "try.html", models=offered, chosen=chosen, factors=FACTORS, factor=factor, fewest=FEWEST, most=MOST,
-        max_bytes=settings.max_upload_size, extensions=_extensions(settings.accepted_types),
+        max_bytes=services.settings.max_upload_size,
+        extensions=sorted(each for each in IMAGE_EXTENSIONS if is_accepted(services, f"page.{each}")),
     )  # fmt: skip
-
-
-def _extensions(accepted: Any) -> list[str]:
-    wanted = {each.strip().lower().removeprefix(".") for each in accepted}
-    return sorted(each for each in IMAGE_EXTENSIONS if not wanted or each.removeprefix(".") in wanted)

@@ -64,9 +64,9 @@ async def read_files(services: Services, job_id: str) -> JobFiles:
     return await services.database.read_async(lambda connection: pictures.files_of_job(connection, job_id))
 
 
-async def find_pictures(services: Services, job_id: str) -> tuple[PagePictures, ...]:
+async def find_pictures(services: Services, files: JobFiles) -> tuple[PagePictures, ...]:
     """Return the pages of a job that have pictures, in the order of a reader; none before the job is complete."""
-    return await _read_list(services, (await read_files(services, job_id)).list)
+    return await _read_list(services, files.list)
 
 
 async def shared_job(services: Services, token: str) -> Mapping[str, Any]:
@@ -165,7 +165,7 @@ async def _compare(
             # The job has ended meanwhile, and its pages have other numbers.
             return go_to(request, base)
     else:
-        pages = list(await _read_list(services, files.list))
+        pages = list(await find_pictures(services, files))
     if not 0 <= number < len(pages):
         raise not_found("page of this job")
     return render(
@@ -177,7 +177,7 @@ async def _compare(
 async def _read(
     request: Request, services: Services, row: Mapping[str, Any], base: str, page: int, mode: Mode, rtl: bool
 ) -> Response:
-    pages = await find_pictures(services, row["id"])
+    pages = await find_pictures(services, await read_files(services, row["id"]))
     if not pages:
         raise ApiError(404, "not_found", "This job has no pages to read. They come when it is complete.")
     first = min(page, len(pages)) - 1
@@ -200,7 +200,7 @@ async def _send_picture(
     found = (
         await find_live(services, files)
         if live
-        else [_Found(page, files) for page in await _read_list(services, files.list)]
+        else [_Found(page, files) for page in await find_pictures(services, files)]
     )
     shown = found[number] if 0 <= number < len(found) else None
     place = None if shown is None else shown.page.place(kind)
