@@ -7,8 +7,8 @@ import re
 import pytest
 import sqlalchemy as sa
 
-from comic_upscale.server import queue
-from comic_upscale.server.database.schema import uploads
+from comic_upscale.server import queue, trials
+from comic_upscale.server.database.schema import jobs, uploads
 from comic_upscale.server.services import Services
 from tests.server.conftest import client_of, make_key
 from tests.server.pages import pages_of, sign_in
@@ -44,6 +44,14 @@ def test_a_job_waits_for_its_own_lane_alone(services: Services) -> None:
         patch(client, url, 0, bytes(1000))
         third = client.post(f"{ADDRESS}/complete", json={"uploads": [url.rpartition("/")[2]]}).json()
         assert third["estimated_seconds"] == pytest.approx(3600, abs=3)
+        trial = taken(services.database)
+        params = {**trial.job["params"], trials.MODELS: ["a", "b"]}
+        slow = queue.Result(pages_total=1, pages_done=1, pages_failed=0, seconds=9999.0)
+        services.database.write(lambda c: queue.complete(c, trial, slow))
+        changed = sa.update(jobs).where(jobs.c.id == trial.job_id).values(params=params)
+        services.database.write(lambda c: c.execute(changed))
+        services.estimator._until = 0.0
+        assert send(client, lane="interactive").json()["estimated_seconds"] < 1
     with pages_of(services) as browser:
         shown = sign_in(browser, "ann").get("/upload/estimate", params={"bytes": 5000}).text
     # The three volumes, and not the page.

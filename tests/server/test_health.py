@@ -84,15 +84,16 @@ def test_a_storage_that_does_not_answer_is_reported_and_holds_no_request(
 
     async def look_and_go_on() -> list[str]:
         threads = threading.active_count()
-        await services.monitor.look()
-        found = services.monitor.problems()
-        free = await asyncio.gather(*[services.monitor.free_percent() for _ in range(30)])
-        free += [await services.monitor.free_percent() for _ in range(30)]
-        assert set(free) == {None}
-        # One for each kind of look and a few of the database, however many ask.
-        assert threading.active_count() <= threads + 4
-        go_on.set()
-        return found
+        try:
+            await services.monitor.look()
+            free = await asyncio.gather(*[services.monitor.free_percent() for _ in range(30)])
+            free += [await services.monitor.free_percent() for _ in range(30)]
+            assert set(free) == {None}
+            # One for each kind of look and a few of the database, however many ask.
+            assert threading.active_count() <= threads + 4
+            return services.monitor.problems()
+        finally:
+            go_on.set()
 
     (problem,) = asyncio.run(look_and_go_on())
     assert problem.startswith("the storage does not answer")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from comic_upscale.server.database.schema import users
 from comic_upscale.server.library import list_folder
 from comic_upscale.server.services import Services
 from comic_upscale.settings.paths import MARKER_FOLDER
+from comic_upscale.settings.selection import Selection, write_selection
 from tests.conftest import draw
 from tests.fakes import NearestEngine
 from tests.server.conftest import OpenServices, client_of, make_key
@@ -202,6 +206,13 @@ def test_a_folder_is_upscaled_has_a_report_and_continues(
     # Its own script is the only one that runs, in a document that is no page of this server.
     assert policy.startswith("sandbox allow-scripts;") and "allow-same-origin" not in policy
     assert re.search(r"script-src '(sha256-[^']+)'$", policy)[1] in report.text  # type: ignore[index]
+    # Somebody looked at a part of it on the command line. A job of the server takes the whole folder.
+    part = write_selection(Selection(paths=("1.png",)))
+    with closing(sqlite3.connect(folder / "upscaled" / ".comic-upscale" / "ledger.sqlite3")) as ledger:
+        ledger.execute(
+            "update jobs set settings = json_set(settings, '$.selection', json(?))", [json.dumps(part)]
+        )
+        ledger.commit()
     # A page that is added is the only one that is done next.
     draw(folder / "2.png", 2, size=(40, 60))
     listed = boss.get("/library?path=Series").text

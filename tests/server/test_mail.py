@@ -25,6 +25,7 @@ from aiosmtpd.smtp import AuthResult, LoginPassword
 
 from comic_upscale.errors import SettingsError
 from comic_upscale.server import queue
+from comic_upscale.server.api import uploads
 from comic_upscale.server.api.uploads import ANONYMOUS_MAILS_PER_DAY
 from comic_upscale.server.callbacks import CallbackError
 from comic_upscale.server.database.engine import Database
@@ -36,6 +37,7 @@ from comic_upscale.server.services import Services
 from comic_upscale.server.settings import ServerSettings
 from tests.server.conftest import OpenServices, client_of, make_key
 from tests.server.test_queue import RESULT, add, taken
+from tests.server.test_resumable import ADDRESS, begin, patch
 from tests.server.test_uploads import send
 from tests.server.test_webhooks import certificate
 
@@ -281,6 +283,18 @@ def test_without_an_account_few_mails_are_sent_and_they_name_no_file(
         "evil" not in inbox.raw[0].decode()
         and "https://comics.example.org/app/shared/" in inbox.raw[0].decode()
     )
+
+
+def test_mail_of_uploads_in_parts_is_limited_too(mailing: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "MAILS_PER_DAY", 1)
+    with client_of(mailing, make_key(mailing, "ann")) as client:
+        found = []
+        for _ in range(2):
+            url = begin(client, 4, "page.png", hold=True).headers["location"]
+            patch(client, url, 0, b"page")
+            asked = {"uploads": [url.rpartition("/")[2]], "fields": {"email": "ann@example.com"}}
+            found.append(client.post(f"{ADDRESS}/complete", json=asked).status_code)
+    assert found == [202, 429]
 
 
 def test_webhook_and_mail_of_one_job_are_two_messages(database: Database) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import itertools
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2 as httpx
@@ -60,6 +62,12 @@ def stored_files(services: Services) -> list[bytes]:
     return [b"".join(services.files.read(key, 0, size)) for key, size in services.database.read(read)]
 
 
+def owner_of(services: Services, upload_id: str) -> accounts.Account:
+    wanted = sa.select(table.c.owner_id).where(table.c.id == upload_id)
+    user_id = services.database.read(lambda c: c.execute(wanted).one()).owner_id
+    return accounts.Account(user_id=user_id, name="me", role="user", scopes=accounts.scopes_of("user"))
+
+
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resumable, "PIECE_BYTES", 1000)
@@ -99,12 +107,7 @@ def test_cut_at_random_places_the_upload_is_whole(
         with client_of(services, key) as client:
             url = begin(client, len(data), factor="3").headers["location"]
             upload_id = url.rpartition("/")[2]
-            row = services.database.read(
-                lambda c: c.execute(sa.select(table.c.owner_id).where(table.c.id == upload_id)).one()
-            )
-            account = accounts.Account(
-                user_id=row.owner_id, name="me", role="user", scopes=accounts.scopes_of("user")
-            )
+            account = owner_of(services, upload_id)
             rng = random.Random(1)
             for cut in sorted(rng.sample(range(1, len(data)), 8)):
                 before = offset_of(client, url)
@@ -221,6 +224,39 @@ def test_a_wrong_checksum_changes_nothing(services: Services) -> None:
         right = base64.b64encode(hashlib.sha1(data).digest()).decode()
         assert patch(client, url, 0, data, **{"Upload-Checksum": f"sha1 {right}"}).status_code == 204
         assert offset_of(client, url) == len(data)
+
+
+def test_a_fast_sender_with_a_checksum_keeps_its_lock(
+    services: Services, monkeypatch: pytest.MonkeyPatch, small_pieces: None
+) -> None:
+    # A second goes by between two pieces, which are recorded together at the end only.
+    seconds = itertools.count()
+    monkeypatch.setattr(routes, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+    renewed = []
+    lock = resumable.lock
+
+    def note(*arguments: Any) -> None:
+        renewed.append(arguments)
+        lock(*arguments)
+
+    monkeypatch.setattr(resumable, "lock", note)
+    data = b"x" * 30_000
+
+    async def stream() -> AsyncIterator[bytes]:
+        for start in range(0, len(data), 1000):
+            yield data[start : start + 1000]
+
+    with client_of(services, make_key(services, "me")) as client:
+        upload_id = begin(client, len(data), hold=True).headers["location"].rpartition("/")[2]
+    account = owner_of(services, upload_id)
+    row = services.database.read(lambda c: resumable.find(c, account, upload_id))
+    assert row is not None
+    token = new_id()
+    services.database.write(lambda c: lock(c, [upload_id], token))
+    checksum = ("sha1", hashlib.sha1(data).digest())
+    asyncio.run(routes._Receiver(services, account, row, token, checksum).read(stream()))
+    # Every third of the ten seconds that a lock lasts.
+    assert len(renewed) >= 5
 
 
 def test_a_second_request_is_refused_while_one_sends(services: Services) -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import threading
 from pathlib import Path
 
+import pytest
+
 from comic_upscale.engines.base import Batch, Upscaled
+from comic_upscale.errors import DeviceError
 from comic_upscale.execution.stop import StopRequest
+from comic_upscale.jobs.run import run_job
 from comic_upscale.server.services import Services
 from comic_upscale.worker.engines import EngineCache
 from comic_upscale.worker.job import JobRunner
 from comic_upscale.worker.run import WorkerOptions, work
-from tests.conftest import draw
+from tests.conftest import MakeJob, draw
 from tests.fakes import NearestEngine
 from tests.server.conftest import OpenServices, client_of, make_key
 from tests.server.running import PATIENCE, wait_for
@@ -63,6 +69,40 @@ def test_a_worker_runs_as_many_jobs_at_once_as_it_is_told(open_server: OpenServi
         engine.go_on.set()
         stop.request("the test is over")
         worker.join(PATIENCE)
+
+
+class Failing(NearestEngine):
+    """An engine whose device fails."""
+
+    def upscale(self, batch: Batch) -> Upscaled:
+        raise DeviceError("the GPU fell off the bus")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Unix sockets")
+def test_a_device_that_fails_under_a_run_ends_the_worker_of_the_server(
+    open_server: OpenServices, tmp_path: Path, make_job: MakeJob
+) -> None:
+    draw(tmp_path / "in" / "a.png", 1)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "w"
+        services = open_server(worker_socket=path, worker_idle_timeout=3600.0)
+        stop = StopRequest()
+        options = WorkerOptions(
+            worker_id="w1", defaults={"workers": 1}, state_folder=tmp_path / "state",
+            engines=EngineCache(lambda _job, _weights: [Failing()]),
+        )  # fmt: skip
+        worker = threading.Thread(target=work, args=(services.settings, options, stop), daemon=True)
+        worker.start()
+        try:
+            wait_for(path.exists)
+            with pytest.raises(DeviceError):
+                run_job(make_job(), worker=path, open_engines=lambda *_: [])
+            # Its next job would fail on the same device.
+            worker.join(PATIENCE)
+            assert not worker.is_alive() and stop.requested
+        finally:
+            stop.request("the test is over")
+            worker.join(PATIENCE)
 
 
 def test_a_disk_that_cannot_be_written_is_named_and_the_job_waits(
