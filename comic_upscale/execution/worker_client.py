@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -231,7 +231,7 @@ class _Round:
         """Yield the frames ``outcome``, and ``done`` at the end."""
         try:
             await self._channel.send("process", round=self._number)
-            for work in (self._listen(), self._feed(), self._watch()):
+            for work in (self._listen, self._feed, self._watch):
                 self._start(work)
             while True:
                 found = await self._found.get()
@@ -249,14 +249,15 @@ class _Round:
                 task.cancel()
             await asyncio.gather(*self._running, return_exceptions=True)
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(self._guarded(work))
+    def _start(self, work: Callable[..., Coroutine[Any, Any, None]], *arguments: Frame) -> None:
+        task = asyncio.ensure_future(self._guarded(work, *arguments))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
-    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _guarded(self, work: Callable[..., Coroutine[Any, Any, None]], *arguments: Frame) -> None:
+        # Called here: a task that is cancelled before it begins would never await a coroutine that it was given.
         try:
-            await work
+            await work(*arguments)
         except Exception as error:
             await self._found.put(error)
 
@@ -267,7 +268,7 @@ class _Round:
                 case "want":
                     self._wanted.release()
                 case "read":
-                    self._start(self._send_page(frame))
+                    self._start(self._send_page, frame)
                 case "failed":
                     raise error_of(frame.fields)
                 case "outcome" | "done":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -21,10 +22,11 @@ import pytest
 
 from comic_upscale.engines.base import Batch, Upscaled
 from comic_upscale.errors import DeviceError, SettingsError
+from comic_upscale.execution.base import PageTask
 from comic_upscale.execution.events import Event, JobStarted
 from comic_upscale.execution.stop import StopRequest
-from comic_upscale.execution.worker_client import WorkerExecutor
-from comic_upscale.execution.worker_protocol import MOST_BYTES, Channel, check_socket_path
+from comic_upscale.execution.worker_client import WorkerExecutor, _Round
+from comic_upscale.execution.worker_protocol import MOST_BYTES, Channel, Frame, check_socket_path
 from comic_upscale.jobs.run import run_job
 from comic_upscale.worker.engines import EngineCache
 from comic_upscale.worker.listen import SocketWorker
@@ -286,3 +288,26 @@ def test_a_worker_ends_when_no_run_comes(folder: Path) -> None:
 
 def test_an_executor_that_was_not_opened_can_be_closed(folder: Path) -> None:
     asyncio.run(WorkerExecutor(folder / "w", lambda *_: []).close())
+
+
+def test_work_that_is_cancelled_before_it_begins_leaves_nothing(folder: Path) -> None:
+    async def none() -> AsyncIterator[PageTask]:
+        return
+        yield
+
+    async def cancel(channel: Channel) -> None:
+        page_round = _Round(channel, 1, none(), StopRequest(), None)
+        page_round._start(page_round._send_page, Frame("read", {"row_id": 1}, b""))
+        (task,) = page_round._running
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def run() -> None:
+        async with listening(folder / "w") as worker:
+            reader, writer = await asyncio.open_unix_connection(str(worker.path))
+            await cancel(Channel(reader, writer))
+            writer.close()
+
+    asyncio.run(run())
+    # A coroutine that nobody awaited warns here, and warnings are errors.
+    gc.collect()
