@@ -105,7 +105,7 @@ def _stands_out(source: UInt8Array, larger: UInt8Array, column: int, ends: tuple
     if column < REACH or column + REACH > width:
         return 0.0
     strip = larger[:, column - REACH : column + REACH].mean(axis=2, dtype=np.float32)
-    bends = np.abs(np.diff(strip, n=3, axis=1)) / 2
+    bends: Floats = (np.abs(np.diff(strip, n=3, axis=1)) / 2).astype(np.float32, copy=False)
     weights, steps = _drawn(source, larger.shape, column)
     pieces = [slice(one, other) for one, other in pairwise(ends)]
     return max(_excess(bends[piece], weights[piece], steps[piece]) for piece in pieces)

@@ -176,4 +176,5 @@ def reserved_part(output: str, *, windows: bool) -> str | None:
 def _is_reserved(part: str) -> bool:
     if sys.version_info >= (3, 13):
         return ntpath.isreserved(part)
-    return PureWindowsPath(part).is_reserved()
+    else:
+        return PureWindowsPath(part).is_reserved()
