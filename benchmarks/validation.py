@@ -88,7 +88,7 @@ def open_original(page: ValidationPage, size: tuple[int, int] = CROP) -> Image.I
         width, height = (
             min(limit, side) // MULTIPLE * MULTIPLE for limit, side in zip(size, image.size, strict=True)
         )
-        return _flatten(crop_middle(image, width, height))
+        return flatten_page(crop_middle(image, width, height))
 
 
 def open_user_pages(pages: Sequence[ValidationPage], count: int) -> list[Image.Image]:
@@ -101,10 +101,11 @@ def open_user_pages(pages: Sequence[ValidationPage], count: int) -> list[Image.I
     cuts = []
     for page in spread(large, count):
         with Image.open(page.path) as image:
-            cuts.append(_flatten(crop_middle(image, *USER_PAGE)))
+            cuts.append(flatten_page(crop_middle(image, *USER_PAGE)))
     return cuts
 
 
-def _flatten(image: Image.Image) -> Image.Image:
+def flatten_page(image: Image.Image) -> Image.Image:
+    """Return an image as mode L (where it has no colour) or RGB, transparency on white."""
     white = Image.new("RGBA", image.size, "white")
     return without_needless_color(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
