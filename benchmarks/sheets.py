@@ -89,9 +89,9 @@ def write_sheets(options: argparse.Namespace) -> None:
 
 
 def choose_pages(
-    pages: Sequence[ValidationPage], names: Sequence[str] | None, count: int
+    pages: Sequence[ValidationPage], names: Sequence[str] | None, count: int | None
 ) -> list[ValidationPage]:
-    """Return the pages named, or this number, spread over the sets.
+    """Return the pages named, or this number, spread over the sets; all pages for None.
 
     Raises:
         AbsentError: a name is none of a validation page.

@@ -17,7 +17,7 @@ BLOCK = 10
 """Side of a block, in source pixels."""
 LEAST_DETAIL = 5.0
 """Levels of detail finer than the source can hold, from which it is seen."""
-LEAST_RATIO = 2.5
+LEAST_RATIO = 1.6
 """That detail over the contrast of the source, from which it is invented."""
 MOST_CONTRAST = 10.0
 """Levels of contrast of the source, up to which a block is quiet."""
@@ -27,6 +27,12 @@ MARGIN = 3
 """Source pixels around a line that are left out."""
 LEAST_SHARE = 0.4
 """Share of a block's pixels that must be left."""
+TONE = 24
+"""Levels between a source pixel and its neighbours, from which it may belong to screentone."""
+TONE_SHARE = 0.9
+"""Share of a block's pixels that must, for screentone: a line leaves more of its block alone."""
+MOST_RATIO_OF_TONE = 2.5
+"""The most detail over contrast of screentone that the output keeps."""
 _AROUND = 2
 """Source pixels each way of the mean that contrast is measured from."""
 
@@ -69,13 +75,17 @@ def invented_blocks(source: Image.Image, output: Image.Image) -> list[Block]:
         output: its output, larger by any factor, mode L or RGB.
     """
     before, after = luma(as_pixels(source).color), luma(as_pixels(output).color)
-    contrast = _block_means(np.square(before - _mean_around(before)), np.ones_like(before))
-    away = _away_from_lines(source).astype(np.float32)
-    share = _block_means(away, np.ones_like(away))
-    detail = _block_means(_finer_detail(after, source.size), away)
-    contrast, detail = np.sqrt(contrast), np.sqrt(detail)
+    steps = _steps(source)
+    finer = _finer_detail(after, source.size)
+    away = _away_from_lines(steps).astype(np.float32)
+    contrast = np.sqrt(_block_means(np.square(before - _mean_around(before))))
+    detail = np.sqrt(_block_means(finer, away))
     found = (detail >= np.maximum(LEAST_DETAIL, LEAST_RATIO * contrast)) & (contrast <= MOST_CONTRAST)
-    found &= share >= LEAST_SHARE
+    found &= _block_means(away) >= LEAST_SHARE
+    all_detail = np.sqrt(_block_means(finer))
+    kept_tone = (_block_means((steps >= TONE).astype(np.float32)) >= TONE_SHARE) & (contrast >= MOST_CONTRAST)
+    kept_tone &= (all_detail >= LEAST_DETAIL) & (all_detail <= MOST_RATIO_OF_TONE * contrast)
+    found &= ~_beside(kept_tone)
     blocks = [
         Block(int(column) * BLOCK, int(row) * BLOCK, float(detail[row, column]), float(contrast[row, column]))
         for row, column in np.argwhere(found)
@@ -103,26 +113,37 @@ def _mean_around(plane: Floats) -> Floats:
     return (total / side**2).astype(np.float32)
 
 
-def _away_from_lines(source: Image.Image) -> NDArray[np.bool_]:
-    """Return which pixels have no line or letter nearby."""
+def _steps(source: Image.Image) -> NDArray[np.int16]:
+    """Return the levels between the darkest and the lightest of each pixel and its neighbours."""
     gray = source.convert("L")
     darkest, lightest = gray.filter(ImageFilter.MinFilter(3)), gray.filter(ImageFilter.MaxFilter(3))
-    lines = np.asarray(lightest, np.int16) - np.asarray(darkest, np.int16) >= LINE
-    near = Image.fromarray(lines.astype(np.uint8)).filter(ImageFilter.MaxFilter(2 * MARGIN + 1))
-    return np.asarray(near) == 0
+    return np.asarray(lightest, np.int16) - np.asarray(darkest, np.int16)
 
 
-def _block_means(plane: Floats, weights: Floats) -> Floats:
+def _away_from_lines(steps: NDArray[np.int16]) -> NDArray[np.bool_]:
+    """Return which pixels have no line or letter nearby."""
+    lines = Image.fromarray((steps >= LINE).astype(np.uint8))
+    return np.asarray(lines.filter(ImageFilter.MaxFilter(2 * MARGIN + 1))) == 0
+
+
+def _beside(blocks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return these blocks and their eight neighbours."""
+    mask = Image.fromarray(blocks.astype(np.uint8))
+    return np.asarray(mask.filter(ImageFilter.MaxFilter(3))) == 1
+
+
+def _block_means(plane: Floats, weights: Floats | None = None) -> Floats:
     """Return the weighted mean of each whole block; 0 where the weights are 0."""
     rows, columns = plane.shape[0] // BLOCK, plane.shape[1] // BLOCK
 
-    def sums(values: Floats) -> Floats:
+    def means(values: Floats) -> Floats:
         whole = values[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK)
-        total: Floats = whole.sum(axis=(1, 3))
-        return total
+        mean: Floats = whole.mean(axis=(1, 3))
+        return mean
 
-    means: Floats = sums(plane * weights) / np.maximum(sums(weights), 1e-6)
-    return means
+    if weights is None:
+        return means(plane)
+    return means(plane * weights) / np.maximum(means(weights), 1e-6)
 
 
 def white_mask(clean: Image.Image) -> NDArray[np.bool_]:
