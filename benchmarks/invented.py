@@ -26,16 +26,16 @@ it as islands of dots, checks or worms with hard borders in flat gray, faint scr
   the contrast.
 
 The thresholds come from looking at blocks of the haruko pages, each beside its source and the other outputs, at 100 %
-and at 500 %. Islands (cloud, notebook, heart, dress) have 1.6 to 7 times the source's contrast, 5 levels and more,
-where the source has 3 to 9.5: a network invents dots exactly where hardly anything contradicts it. Reduced again, the
-islands are as quiet as the source, so a comparison at the source's size finds none of them. Between 3 and 5 levels
-no more blocks were found. Lines are below 1, Lanczos below 0.5. Screentone that is kept as dots, down to where it
-fades out, has 1.5 to 10 times at single blocks, which is why its neighbours are left out.
+and at 500 %. Islands (cloud, notebook, heart, dress) have 2 to 7 times the source's contrast, 5 levels and more, where
+the source has 3 to 9.5: a network invents dots exactly where hardly anything contradicts it. Reduced again, the islands
+are as quiet as the source, so a comparison at the source's size finds none of them. Between 3 and 5 levels no more
+blocks were found. Lines are below 1, those too faint for `LINE` up to 1.9, Lanczos below 0.5. Screentone that is kept
+as dots has 1.5 to 2.4, but up to 10 in blocks where it fades out, which is why its neighbours are left out.
 
-What this does not see: screentone of clear contrast that is broken into dashes, as the source is not quiet there; and
-steps of few levels in gradients. A block at the end of a long fade may count although it is honest (2 of 40 seen).
+What this does not see: screentone of clear contrast that is broken into dashes, as the source is not quiet there;
+steps of few levels in gradients; islands of a few dots that fill less than about a quarter of a block.
 
-**White**: the part of each page (256 x 256) with the most white beside drawing, through JPEG 40, 75 and 95.
+**White**: the part of each page (160 x 160) with the most white beside drawing, through JPEG 40, 75 and 95.
 White pixels are those of the clean page that are 255 with all 8 neighbours, so that edges of lines do not count. The
 share of them that is still pure (255) and nearly white (254 or 255) is given for the input, after JPEG, and for each
 output. An output below its input spreads the dirt of JPEG; one above removes it.
@@ -233,7 +233,7 @@ def _thresholds() -> dict[str, float]:
 
 def _tell(name: str, source: Image.Image, found: Mapping[str, Sequence[Block]]) -> None:
     counts = ", ".join(f"{label} {len(blocks)}" for label, blocks in found.items())
-    print(f"{name} {source.width}x{source.height} | blocks: {counts}", file=sys.stderr, flush=True)
+    print(f"{name} {source.width}x{source.height} | {counts or 'white'}", file=sys.stderr, flush=True)
 
 
 def _follow_white(

@@ -17,7 +17,7 @@ BLOCK = 10
 """Side of a block, in source pixels."""
 LEAST_DETAIL = 5.0
 """Levels of detail finer than the source can hold, from which it is seen."""
-LEAST_RATIO = 1.6
+LEAST_RATIO = 2.0
 """That detail over the contrast of the source, from which it is invented."""
 MOST_CONTRAST = 10.0
 """Levels of contrast of the source, up to which a block is quiet."""
@@ -36,7 +36,7 @@ MOST_RATIO_OF_TONE = 2.5
 _AROUND = 2
 """Source pixels each way of the mean that contrast is measured from."""
 
-WHITE_PART = 256
+WHITE_PART = 160
 """Side of the part of a page whose white is followed."""
 _BESIDE = 17
 """Side of the square around a white pixel in which JPEG of 8 x 8 and 16 x 16 pixels carries drawing onto it."""

@@ -139,7 +139,7 @@ def test_the_part_followed_is_white_beside_drawing() -> None:
     page = Image.new("L", (900, 900), 255)
     page.paste(checks(120, 0, 255), (700, 640))
     part = white_part(page)
-    assert part.size == (256, 256)
+    assert part.size == (160, 160)
     assert np.asarray(part).min() == 0
 
 
