@@ -54,10 +54,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-from benchmarks.candidates import Upscale, gather
+from benchmarks.candidates import gather
 from benchmarks.machine import cores, facts, write_report
 from benchmarks.sheets import choose_pages
 from benchmarks.texture import (
@@ -88,6 +89,7 @@ from benchmarks.validation import (
 from comic_upscale.errors import ComicUpscaleError
 from comic_upscale.evaluation.sheet import row_of
 from comic_upscale.evaluation.shrunk import crop_middle, through_jpeg
+from comic_upscale.evaluation.trial import Restore
 
 RESULT = REPOSITORY / "benchmarks" / "results" / "invented-cpu.json"
 
@@ -123,7 +125,7 @@ class _Outputs:
 
     folder: Path | None
 
-    def get(self, label: str, upscale: Upscale, source: Image.Image, factor: float) -> Image.Image:
+    def get(self, label: str, upscale: Restore, source: Image.Image, factor: float) -> Image.Image:
         """Return the output of a model, from the folder where it is there."""
         if self.folder is None:
             return upscale(source, factor)
@@ -185,7 +187,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
     every_page = validation_pages()
     pages = choose_pages(every_page, options.names, options.pages)
     textures: dict[str, dict[str, list[Block]]] = {}
-    whites: dict[str, dict[str, dict[str, White]]] = {}
+    whites: dict[str, dict[str, White]] = {}
     outputs = _Outputs(options.outputs)
     with ExitStack() as stack:
         opened = {
@@ -237,7 +239,7 @@ def _tell(name: str, source: Image.Image, found: Mapping[str, Sequence[Block]]) 
 
 
 def _follow_white(
-    source: Image.Image, opened: Mapping[str, Upscale], outputs: _Outputs, options: argparse.Namespace
+    source: Image.Image, opened: Mapping[str, Restore], outputs: _Outputs, options: argparse.Namespace
 ) -> dict[str, White]:
     """Return the white of inputs and outputs, by ``"quality label"``; nothing for a page without white."""
     part = white_part(source)
@@ -289,9 +291,9 @@ def _shares(counts: Sequence[White]) -> dict[str, float]:
     return {"pure": round(pure / pixels, 4), "near": round(near / pixels, 4)}
 
 
-def as_markdown(report: Mapping[str, dict]) -> str:  # type: ignore[type-arg]
+def as_markdown(report: Mapping[str, Any]) -> str:
     """Return the tables: blocks by page, and white by quality."""
-    parts = []
+    parts: list[str] = []
     if "invented_blocks" in report:
         blocks = report["invented_blocks"]
         labels = list(blocks["total"])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from comic_upscale.evaluation.picture import as_pixels, busiest_region, luma
+from comic_upscale.imaging.gray import eight_bits
 
 BLOCK = 10
 """Side of a block, in source pixels."""
@@ -42,6 +43,7 @@ _BESIDE = 17
 """Side of the square around a white pixel in which JPEG of 8 x 8 and 16 x 16 pixels carries drawing onto it."""
 
 Floats = NDArray[np.float32]
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ def invented_blocks(source: Image.Image, output: Image.Image) -> list[Block]:
         source: the input of the model, mode L or RGB, transparency flattened.
         output: its output, larger by any factor, mode L or RGB.
     """
-    before, after = luma(as_pixels(source).color), luma(as_pixels(output).color)
+    before, after = (luma(eight_bits(as_pixels(image).color)) for image in (source, output))
     steps = _steps(source)
     finer = _finer_detail(after, source.size)
     away = _away_from_lines(steps).astype(np.float32)
@@ -110,7 +112,8 @@ def _mean_around(plane: Floats) -> Floats:
     sums = np.pad(plane.astype(np.float64), _AROUND, mode="edge").cumsum(0).cumsum(1)
     sums = np.pad(sums, ((1, 0), (1, 0)))
     total = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
-    return (total / side**2).astype(np.float32)
+    mean: Floats = (total / side**2).astype(np.float32)
+    return mean
 
 
 def _steps(source: Image.Image) -> NDArray[np.int16]:
@@ -120,16 +123,18 @@ def _steps(source: Image.Image) -> NDArray[np.int16]:
     return np.asarray(lightest, np.int16) - np.asarray(darkest, np.int16)
 
 
-def _away_from_lines(steps: NDArray[np.int16]) -> NDArray[np.bool_]:
+def _away_from_lines(steps: NDArray[np.int16]) -> Mask:
     """Return which pixels have no line or letter nearby."""
     lines = Image.fromarray((steps >= LINE).astype(np.uint8))
-    return np.asarray(lines.filter(ImageFilter.MaxFilter(2 * MARGIN + 1))) == 0
+    away: Mask = np.asarray(lines.filter(ImageFilter.MaxFilter(2 * MARGIN + 1))) == 0
+    return away
 
 
-def _beside(blocks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _beside(blocks: Mask) -> Mask:
     """Return these blocks and their eight neighbours."""
     mask = Image.fromarray(blocks.astype(np.uint8))
-    return np.asarray(mask.filter(ImageFilter.MaxFilter(3))) == 1
+    beside: Mask = np.asarray(mask.filter(ImageFilter.MaxFilter(3))) == 1
+    return beside
 
 
 def _block_means(plane: Floats, weights: Floats | None = None) -> Floats:
@@ -143,15 +148,17 @@ def _block_means(plane: Floats, weights: Floats | None = None) -> Floats:
 
     if weights is None:
         return means(plane)
-    return means(plane * weights) / np.maximum(means(weights), 1e-6)
+    weighted: Floats = means(plane * weights) / np.maximum(means(weights), np.float32(1e-6))
+    return weighted
 
 
-def white_mask(clean: Image.Image) -> NDArray[np.bool_]:
+def white_mask(clean: Image.Image) -> Mask:
     """Return which pixels of a clean page are pure white with all their neighbours."""
-    return np.asarray(_darkest(clean).filter(ImageFilter.MinFilter(3))) == 255
+    white: Mask = np.asarray(_darkest(clean).filter(ImageFilter.MinFilter(3))) == 255
+    return white
 
 
-def white_kept(mask: NDArray[np.bool_], picture: Image.Image) -> White:
+def white_kept(mask: Mask, picture: Image.Image) -> White:
     """Count the white pixels of a picture that is as large as the mask, or larger by any factor."""
     grown = Image.fromarray(mask.astype(np.uint8)).resize(picture.size, Image.Resampling.NEAREST)
     levels = np.asarray(_darkest(picture))[np.asarray(grown) == 1]
