@@ -40,6 +40,9 @@ White pixels are those of the clean page that are 255 with all 8 neighbours, so 
 share of them that is still pure (255) and nearly white (254 or 255) is given for the input, after JPEG, and for each
 output. An output below its input spreads the dirt of JPEG; one above removes it.
 
+`benchmarks/results/invented-cpu.json` has the texture, `benchmarks/results/invented-white-cpu.json` the white (fewer
+pages), each from a run with ``--no-white`` or ``--no-texture``.
+
 ``--outputs`` keeps the outputs, and reads those that are there: thresholds can be tried without the networks. Use a
 new folder for other weights. ``--sheets`` writes the worst blocks of each model, source beside output. Pictures are
 made from CC BY-SA pages: keep both folders out of the repository.

@@ -148,7 +148,7 @@ def _block_means(plane: Floats, weights: Floats | None = None) -> Floats:
 
     if weights is None:
         return means(plane)
-    weighted: Floats = means(plane * weights) / np.maximum(means(weights), np.float32(1e-6))
+    weighted: Floats = means(plane * weights) / np.maximum(means(weights), 1e-6).astype(np.float32)
     return weighted
 
 
