@@ -17,7 +17,7 @@ import typer
 
 from comic_upscale.cli import app
 from comic_upscale.commands.environment import weights_folders
-from tests.conftest import REPOSITORY, draw
+from tests.conftest import LONG, REPOSITORY, draw
 from tests.execution.ssh.conftest import Box, box, shared_base
 
 __all__ = ["box", "shared_base"]
@@ -410,6 +410,7 @@ def test_the_image_takes_pytorch_from_its_own_index_first() -> None:
 
 
 @pytest.mark.skipif(not (REPOSITORY / "Dockerfile").is_file(), reason="needs the source tree")
+@pytest.mark.skipif(not LONG, reason="a long trial, COMIC_UPSCALE_TEST_LONG=1; `make wheel` takes these steps, too")
 def test_the_steps_of_the_image_in_an_empty_folder(tmp_path: Path, tiny_weights: Path) -> None:
     source = tmp_path / "build"
     # What the Dockerfile copies, and nothing else.

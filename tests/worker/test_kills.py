@@ -27,7 +27,7 @@ from tests.worker.test_crashes import odd_command
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills by signals")
 
-KILLS = int(os.environ.get("COMIC_UPSCALE_TEST_KILLS", "4"))
+KILLS = int(os.environ.get("COMIC_UPSCALE_TEST_KILLS", "3"))
 """Each costs the start of a worker. A long trial sets, for example, 200."""
 PAGES = 8
 
@@ -79,7 +79,7 @@ def test_nothing_is_lost_twice_or_wrong(open_server: OpenServices, tmp_path: Pat
         env=clean_environment(tmp_path), check=True, timeout=PATIENCE * 3,
     )  # fmt: skip
     expected = {volume.name: (tmp_path / "out" / volume.name).read_bytes() for volume in volumes}
-    kill_workers(services, volumes, expected, start_worker, tmp_path, min(KILLS, 20))
+    kill_workers(services, volumes, expected, start_worker, tmp_path, 2 if KILLS < 10 else min(KILLS, 20))
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
