@@ -25,7 +25,8 @@ grep '^COPY ' Dockerfile | while read -r _ words; do
 done
 echo "installing by the steps of the image into an empty folder ..."
 # Pass no variable of this shell except the paths of programs and the access to packages.
-alone=(env -i PATH="$PATH" HOME="$HOME")
+# Most of the several thousand modules of PyTorch are not imported here, so they are not compiled either.
+alone=(env -i PATH="$PATH" HOME="$HOME" PIP_NO_COMPILE=1)
 while read -r name; do alone+=("$name=${!name}"); done < <(compgen -e | grep -iE '^PIP_|^SSL_|_CA_|_proxy$')
 "${alone[@]}" "$folder/build/scripts/install_image.sh" --source "$folder/build" --prefix "$folder/opt" \
     --python "$python"

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import draw
-from tests.server.running import PATIENCE, RunningServer, clean_environment, command, wait_for
+from tests.server.running import PATIENCE, RunningServer, command, invoke_here, wait_for
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the worker is told to stop by signals")
 
@@ -46,8 +46,10 @@ def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_here(source: Path, output: Path, *options: str) -> None:
+    """Run `comic-upscale run` in this process."""
     words = ("run", "--input", source, "--output", output, "--device", "cpu", "--quiet", *options)
-    subprocess.run(command(*words), env=clean_environment(output.parent), check=True, timeout=PATIENCE)
+    ended = invoke_here(output.parent, *words)
+    assert ended.exit_code == 0, ended.output
 
 
 def pixels(data: bytes) -> np.ndarray:
