@@ -1,7 +1,8 @@
 """Which model restores comic pages best, and at what cost: scores and seconds on validation pages, on the CPU.
 
-Usage: python -m benchmarks.quality [--pages N] [--tracks x2-clean ...] [--model NAME|FILE ...]
-                                    [--only-models] [--no-peers] [--seconds-only | --scores-only] [--threads N] [--json FILE] [--markdown FILE]
+Usage: python -m benchmarks.quality [--pages N] [--tracks x2-clean ...] [--model NAME|FILE ...] [--only-models]
+                                    [--no-peers] [--seconds-only | --scores-only] [--threads N] [--json FILE]
+                                    [--markdown FILE]
 
 Originals are the CC BY-SA pages that no model of ours was trained on, cut to at most 640 x 960. They are
 shrunk by 2 and by 2.5 (bicubic), clean and through JPEG 75, and enlarged again by every candidate. On each
