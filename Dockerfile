@@ -25,7 +25,7 @@ RUN apt-get update && \
 
 COPY pyproject.toml README.md LICENSE /build/
 COPY comic_upscale /build/comic_upscale
-COPY weights/comic-compact-x3.safetensors /build/weights/
+COPY weights/comic-*.safetensors /build/weights/
 COPY scripts/idle_watchdog.sh scripts/install_image.sh scripts/entrypoint.sh /build/scripts/
 
 # Models in the image, downloaded from the official releases and checked by hash; "" for none.

@@ -1,7 +1,8 @@
 """Which model restores comic pages best, and at what cost: scores and seconds on validation pages, on the CPU.
 
-Usage: python -m benchmarks.quality [--pages N] [--tracks x2-clean ...] [--model NAME|FILE ...] [--no-peers]
-                                    [--seconds-only | --scores-only] [--threads N] [--json FILE] [--markdown FILE]
+Usage: python -m benchmarks.quality [--pages N] [--tracks x2-clean ...] [--model NAME|FILE ...] [--only-models]
+                                    [--no-peers] [--seconds-only | --scores-only] [--threads N] [--json FILE]
+                                    [--markdown FILE]
 
 Originals are the CC BY-SA pages that no model of ours was trained on, cut to at most 640 x 960. They are
 shrunk by 2 and by 2.5 (bicubic), clean and through JPEG 75, and enlarged again by every candidate. On each
@@ -28,7 +29,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.candidates import REFERENCE, Candidate, Upscale, gather
+from benchmarks.candidates import REFERENCE, Candidate, Upscale, gather, model_name
 from benchmarks.machine import cores, facts, write_report
 from benchmarks.validation import (
     CROP,
@@ -100,6 +101,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--model", "--models", dest="models", action="extend", nargs="+", default=[], metavar="NAME|FILE"
     )
+    parser.add_argument("--only-models", action="store_true", help="nobody but the models that --model names")
     parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True)
     only = parser.add_mutually_exclusive_group()
     only.add_argument(
@@ -121,6 +123,9 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
         WeightsError: a model is not there.
     """
     candidates = gather(options.models, peers=options.peers)
+    if options.only_models:
+        named = {model_name(model) for model in options.models}
+        candidates = [candidate for candidate in candidates if candidate.name in named]
     every_page = validation_pages()
     pages = spread(every_page, options.pages)
     wanted = [TIMED] if options.seconds_only else options.tracks

@@ -303,7 +303,8 @@ async def _loads(server: Server, ids: list[str], viewers: int, seconds: float) -
     async with _viewers(server, ids, viewers):
         rate = await _uploads(server, seconds)
         reads = await _repeat(server, lambda number: f"/api/v1/jobs/{ids[number * 7 % len(ids)]}", seconds)
-        lag = await _event_lag(server, ids[-1])
+        # Each change takes about as long as the interval of the events.
+        lag = await _event_lag(server, ids[-1], min(max(int(seconds * 4), 3), 40))
     return [
         Figure(f"uploads of 200 KiB, {viewers} viewers", rate, "/s", 200, True),
         Figure(f"GET job, p99, {len(ids):,} jobs, {viewers} viewers", p99(reads) * 1000, "ms", 50, False),
@@ -386,7 +387,7 @@ async def _repeat(
     return times
 
 
-async def _event_lag(server: Server, job_id: str, times: int = 40) -> list[float]:
+async def _event_lag(server: Server, job_id: str, times: int) -> list[float]:
     """Change a job in the database, and return the seconds until its viewer hears of each change."""
     connection = Connection(server.port, server.key)
     with closing(sqlite3.connect(server.data / "server.sqlite3", timeout=60)) as database:

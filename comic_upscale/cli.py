@@ -115,8 +115,7 @@ COMMANDS = {
     "watchdog": Entry(
         "comic_upscale.commands.watchdog:watchdog",
         "Watch this machine, and run a command once it is idle: stop, shut down or destroy it.\n\n"
-        "This command runs scripts/idle_watchdog.sh and passes all options on. `comic-upscale watchdog -- --help` "
-        "lists them. The script itself needs no Python.",
+        "This command runs scripts/idle_watchdog.sh and passes all options on. The script itself needs no Python.",
         "Example: comic-upscale watchdog --idle 300 --then 'vastai destroy instance 123'",
         passes_arguments_on=True,
     ),
@@ -158,7 +157,8 @@ def _load(name: str, entry: Entry) -> Any:
     app = function
     if not isinstance(function, typer.Typer):
         app = typer.Typer(add_completion=False)
-        passes_on = {"allow_extra_args": True, "ignore_unknown_options": True}
+        # Help, too: what the command passes its options on to explains them.
+        passes_on = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
         app.command(name, context_settings=passes_on if entry.passes_arguments_on else None)(function)
     command = typer.main.get_command(app)
     command.name, command.help, command.epilog = name, entry.help, entry.epilog

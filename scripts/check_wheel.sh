@@ -25,7 +25,8 @@ grep '^COPY ' Dockerfile | while read -r _ words; do
 done
 echo "installing by the steps of the image into an empty folder ..."
 # Pass no variable of this shell except the paths of programs and the access to packages.
-alone=(env -i PATH="$PATH" HOME="$HOME")
+# Most of the several thousand modules of PyTorch are not imported here, so they are not compiled either.
+alone=(env -i PATH="$PATH" HOME="$HOME" PIP_NO_COMPILE=1)
 while read -r name; do alone+=("$name=${!name}"); done < <(compgen -e | grep -iE '^PIP_|^SSL_|_CA_|_proxy$')
 "${alone[@]}" "$folder/build/scripts/install_image.sh" --source "$folder/build" --prefix "$folder/opt" \
     --python "$python"
@@ -47,12 +48,19 @@ if [ "$(id -u)" = 0 ] && command -v setpriv >/dev/null; then
     # Other users cannot run a Python below /root. `env` makes sure that the check runs without root's capabilities.
     "${user[@]}" env "$folder/opt/bin/comic-upscale" --version >/dev/null 2>&1 || user=()
 fi
-entry=("${user[@]}" env -i PATH="$folder/opt/bin:$PATH" HOME=/ XDG_STATE_HOME="$folder/ledger/state"
-    COMIC_UPSCALE_INPUT="$folder/input" COMIC_UPSCALE_OUTPUT="$folder/output"
-    COMIC_UPSCALE_LEDGER="$folder/ledger/ledger.sqlite3" "$folder/opt/bin/entrypoint.sh")
-"${entry[@]}" --model comic-compact-x3 --device cpu --quiet
-"${entry[@]}" --health
+state=$folder/ledger/state
+entry() {
+    "${user[@]}" env -i PATH="$folder/opt/bin:$PATH" HOME=/ XDG_STATE_HOME="$state" \
+        COMIC_UPSCALE_INPUT="$folder/input" COMIC_UPSCALE_OUTPUT="$folder/output" \
+        COMIC_UPSCALE_LEDGER="$folder/ledger/ledger.sqlite3" "$folder/opt/bin/entrypoint.sh" "$@"
+}
+if entry --health; then echo "error: a container that has done nothing is healthy" >&2; exit 1; fi
+entry --model comic-compact-x3 --device cpu --quiet
+entry --health
 [ -f output/1.png ]
+# A new container has a new state folder, and finds the ledger by its variable.
+state=$folder/ledger/other entry status | grep --fixed-strings '1 of 1 done'
+entry watchdog -- --help | grep --quiet '^usage: idle_watchdog.sh'
 
 "$folder/opt/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall "$folder"/dist/*.whl
 # No network and no files of this user: everything needed must be in the wheel.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import hypothesis
 import numpy as np
@@ -22,6 +23,9 @@ hypothesis.settings.load_profile("patient")
 # A shell starts its background jobs with SIGINT ignored, and their children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
@@ -112,6 +116,15 @@ def draw(path: Path, seed: int, size: tuple[int, int] = (24, 32), mode: str = "R
 
 LONG = bool(os.environ.get("COMIC_UPSCALE_TEST_LONG"))
 """Whether tests try everything that they can. By default, some try a part."""
+
+
+def pairs(first: Iterable[T], second: Iterable[U]) -> list[tuple[T, U]]:
+    """Return every pair in a long trial; else each value of both in one pair at least."""
+    ones, others = list(first), list(second)
+    if LONG:
+        return [(one, other) for one in ones for other in others]
+    return [(ones[at % len(ones)], others[at % len(others)]) for at in range(max(len(ones), len(others)))]
+
 
 MakeJob = Callable[..., JobSettings]
 

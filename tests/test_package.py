@@ -12,7 +12,10 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-WEIGHTS = Path("weights/comic-compact-x3.safetensors")
+WEIGHTS = [
+    Path(f"weights/comic-{name}.safetensors")
+    for name in ("best-x2", "best-x3", "compact-x3", "fast-x2", "fast-x3")
+]
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +34,9 @@ def test_the_wheel_holds_the_weights_inside_the_package(built: Path) -> None:
     (wheel,) = built.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if name.endswith((".pth", ".safetensors"))]
-        assert names == [f"comic_upscale/{WEIGHTS.as_posix()}"]
-        assert archive.read(names[0]) == (REPOSITORY / WEIGHTS).read_bytes()
+        assert sorted(names) == [f"comic_upscale/{path.as_posix()}" for path in WEIGHTS]
+        for path in WEIGHTS:
+            assert archive.read(f"comic_upscale/{path.as_posix()}") == (REPOSITORY / path).read_bytes()
         # What a quote is made from.
         data = {f"comic_upscale/costs/{name}.toml" for name in ("rates", "prices")}
         assert data <= set(archive.namelist())
@@ -43,9 +47,10 @@ def test_the_source_distribution_can_build_that_wheel(built: Path, tmp_path: Pat
     with tarfile.open(source) as archive:
         archive.extractall(tmp_path, filter="data")
     (tree,) = tmp_path.iterdir()
-    assert (tree / WEIGHTS).read_bytes() == (REPOSITORY / WEIGHTS).read_bytes()
+    for path in WEIGHTS:
+        assert (tree / path).read_bytes() == (REPOSITORY / path).read_bytes()
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "dist")]
     subprocess.run(command, cwd=tree, check=True, capture_output=True)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        assert f"comic_upscale/{WEIGHTS.as_posix()}" in archive.namelist()
+        assert {f"comic_upscale/{path.as_posix()}" for path in WEIGHTS} <= set(archive.namelist())

@@ -26,7 +26,7 @@ _BOXES = "lettering"
 """The text of a PNG that holds where its lettering stands."""
 _SIDES = (1800, 1200, 800)
 """Long sides that a shared page is shrunk to: the same hand at several line weights."""
-_SMALLEST_SHRINK = {".jpg": 1.8, ".jpeg": 1.8, ".gif": 1.0, ".png": 1.0}
+_SMALLEST_SHRINK = {".jpg": 1.8, ".jpeg": 1.8, ".gif": 1.0, ".png": 1.0, ".webp": 1.0}
 """A JPEG is ground truth only once its artefacts are shrunk away."""
 
 

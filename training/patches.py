@@ -29,9 +29,9 @@ class Batch(NamedTuple):
     """Input and truth of one step."""
 
     small: torch.Tensor
-    """float32 0..1, batch x 3 x patch x patch."""
+    """uint8, batch x 3 x patch x patch."""
     truth: torch.Tensor
-    """float32 0..1, batch x 3 x shrink*patch x shrink*patch."""
+    """uint8, batch x 3 x shrink*patch x shrink*patch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,12 @@ def _turn(pixels: NDArray[np.uint8], turns: int, mirrored: bool) -> NDArray[np.u
 
 
 def _as_tensor(pixels: NDArray[np.uint8]) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).float().div_(255.0)
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
+
+
+def as_pixels(levels: torch.Tensor) -> torch.Tensor:
+    """Return uint8 levels as float32 0..1."""
+    return levels.float().div_(255.0)
 
 
 def _in_proportion(areas: Sequence[int]) -> NDArray[np.float64]:

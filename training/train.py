@@ -32,7 +32,7 @@ from training.ground_truth import (
     validation_paths,
 )
 from training.objective import loss
-from training.patches import SHRINKS, Batch, Patches, PatchSettings, Source, batches
+from training.patches import SHRINKS, Batch, Patches, PatchSettings, Source, as_pixels, batches
 from training.validation import Tracks, psnr_by_track, tracks
 
 _WARM_UP = 500
@@ -190,8 +190,8 @@ def train_step(recipe: Recipe, progress: Progress, batch: Batch, device: torch.d
     """Do one step; return its loss."""
     for group in progress.optimizer.param_groups:
         group["lr"] = learning_rate(recipe, progress.step)
-    small = batch.small.to(device, memory_format=torch.channels_last, non_blocking=True)
-    truth = batch.truth.to(device, non_blocking=True)
+    small = as_pixels(batch.small.to(device, memory_format=torch.channels_last, non_blocking=True))
+    truth = as_pixels(batch.truth.to(device, non_blocking=True))
     # bfloat16 halves the time of a step also on CPUs that have it; weights and loss stay float32.
     with torch.autocast(device.type, dtype=torch.bfloat16) if _has_bfloat16(device) else nullcontext():
         detail = functools.reduce(lambda signal, layer: layer(signal), progress.network.body, small)

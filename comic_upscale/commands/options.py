@@ -166,10 +166,10 @@ def _completion(option: Definition) -> Callable[[str], list[str]] | None:
 
 
 def _models() -> Iterable[str]:
-    from comic_upscale.models.catalogue import CATALOGUE
+    from comic_upscale.models.catalogue import CATALOGUE, FAMILIES
     from comic_upscale.settings.processing import AUTO_MODEL
 
-    return (AUTO_MODEL, *CATALOGUE)
+    return (AUTO_MODEL, *FAMILIES, *CATALOGUE)
 
 
 def _engines() -> Iterable[str]:

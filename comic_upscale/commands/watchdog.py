@@ -18,8 +18,8 @@ CANDIDATES = (_PACKAGE / "scripts" / "idle_watchdog.sh", _PACKAGE.parent / "scri
 def watchdog(ctx: typer.Context) -> None:
     """Watch this machine, and run a command once it is idle: stop, shut down or destroy it.
 
-    The process becomes scripts/idle_watchdog.sh, with all options. `comic-upscale watchdog -- --help` lists them.
-    The script itself needs no Python.
+    The process becomes scripts/idle_watchdog.sh, with all options, ``--help`` included. The script itself needs no
+    Python.
     """
     script = next((path for path in CANDIDATES if path.is_file()), None)
     if script is None:

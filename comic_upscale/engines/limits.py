@@ -17,6 +17,8 @@ HUGE_PIXELS = 16_777_216
 LARGEST_TENSOR = 2**31 - 1
 """The most elements of a tensor. Above it kernels are slower, and some of older PyTorch releases give wrong results
 (nearest-neighbour enlargement, channels last, before 2.7: https://github.com/pytorch/pytorch/issues/141831)."""
+BATCHES_BEFORE_GROWTH = 32
+"""Batches that must fit before limits from out-of-memory errors are raised again. Doubles after each vain attempt."""
 MEMORY_SHARE = 0.8
 """The share of the free memory that a batch may use. The rest is for fragmentation and memory that was not measured."""
 
@@ -74,6 +76,18 @@ class Limits:
         """The most pixels of a batch after out-of-memory errors."""
         self._longest: int | None = None
         """The longest side of a window after out-of-memory errors."""
+        self._failed_pixels = 0
+        """Pixels of the largest batch that did not fit. Once the limit would reach it again, there is none."""
+        self._failed_side = 0
+        """The longest side of a single window that did not fit."""
+        self._fits = 0
+        """Pixels of the largest batch that fitted, since the last one that did not."""
+        self._successes = 0
+        """Batches that fitted since the limits last changed."""
+        self._patience = BATCHES_BEFORE_GROWTH
+        """Successes before the limits are raised."""
+        self._grew = False
+        """Whether the limits were raised since the last out-of-memory error."""
         self._whole = 0
         """A page of up to this many pixels is not cut, if that is more than the device's default."""
         self._cost = 0.0
@@ -138,6 +152,32 @@ class Limits:
         # Every batch has a fixed cost. The larger the batch, the smaller its share, so the largest batch counts.
         self._cost, self._cost_pixels = peak / pixels, pixels
 
+    def has_worked(self, count: int, height: int, width: int) -> bool:
+        """Return whether a batch of at least this many pixels fitted before."""
+        return count * height * width <= self._fits
+
+    def record_success(self, count: int, height: int, width: int) -> None:
+        """Record that a batch of ``count`` windows of this size fitted; raise the limits again after many.
+
+        Memory may have been short only for a while. So one error does not slow the remaining pages down.
+        """
+        self._fits = max(self._fits, count * height * width)
+        if self._most_pixels is None and self._longest is None:
+            return
+        self._successes += 1
+        if self._successes >= self._patience:
+            self._grow()
+
+    def _grow(self) -> None:
+        """Allow windows twice as long; once they have their full size, batches twice as large."""
+        self._successes, self._grew = 0, True
+        if self._longest is not None:
+            side = self._longest * 2
+            self._longest = None if side >= self._failed_side else side
+        elif self._most_pixels is not None:
+            most = self._most_pixels * 2
+            self._most_pixels = None if most >= self._failed_pixels else most
+
     def shrink(self, count: int, height: int, width: int) -> bool:
         """Lower the limits after a batch of ``count`` windows of this size did not fit into memory.
 
@@ -145,10 +185,16 @@ class Limits:
             False if the limits cannot be lowered: one window of the smallest size was too large, or the user
             does not allow pages to be cut.
         """
+        self._fits = 0
+        self._successes = 0
+        if self._grew:
+            self._patience, self._grew = self._patience * 2, False
         if count > 1:
+            self._failed_pixels = max(self._failed_pixels, count * height * width)
             self._most_pixels = count // 2 * height * width
             return True
         longest = max(height, width)
+        self._failed_side = max(self._failed_side, longest)
         if self._tile == 0 or longest <= SMALLEST_TILE or self._longest == SMALLEST_TILE:
             return False
         # The next lower power of two, so that pages of many sizes share a few sizes of window. The second bound is

@@ -65,30 +65,72 @@ def _file(name: str, release: str, size: int, sha256: str) -> WeightsFile:
     return WeightsFile(name, f"{_RELEASES}/{release}/{name}", size, sha256)
 
 
-# The bundled network. To replace the file weights/comic-compact-x3.safetensors, change these four lines and nothing
-# else. The tests compare them with the file.
-_OWN_SIZE = 633_324
-_OWN_SHA256 = "8f276e09dc4ea5b87a12039420556e338500c89925ae19ba04bad0c1922de079"
-_OWN_FEATURES = 32
-_OWN_CONVOLUTIONS = 16
-
-
-def _own_tflop(scale: int) -> float:
-    """Return the arithmetic of the bundled SRVGGNetCompact for 512 x 768 pixels. All its convolutions are 3 x 3."""
-    features = _OWN_FEATURES
-    channels = 3 * features + _OWN_CONVOLUTIONS * features**2 + features * 3 * scale**2
+def _own_tflop(features: int, convolutions: int, scale: int) -> float:
+    """Return the arithmetic of a SRVGGNetCompact for 512 x 768 pixels. All its convolutions are 3 x 3."""
+    channels = 3 * features + convolutions * features**2 + features * 3 * scale**2
     return round(2 * 9 * channels * 512 * 768 / 1e12, 2)
 
 
-_MODELS = (
-    Model(
-        name="comic-compact-x3",
-        native_scale=3,
-        purpose="comics and manga of all kinds, true to the drawing: a quarter of the work of "
-        "realesr-animevideov3, no download",
+def _own(
+    name: str, scale: int, features: int, convolutions: int, size: int, sha256: str, purpose: str
+) -> Model:
+    """Describe a bundled network, whose file is weights/NAME.safetensors. The tests compare both."""
+    return Model(
+        name=name,
+        native_scale=scale,
+        purpose=purpose,
         licence="MIT",
-        tflop_per_page=_own_tflop(3),
-        weights=WeightsFile("comic-compact-x3.safetensors", "", _OWN_SIZE, _OWN_SHA256),
+        tflop_per_page=_own_tflop(features, convolutions, scale),
+        weights=WeightsFile(f"{name}.safetensors", "", size, sha256),
+    )
+
+
+_MODELS = (
+    _own(
+        "comic-compact-x3",
+        3,
+        32,
+        16,
+        633_324,
+        "8f276e09dc4ea5b87a12039420556e338500c89925ae19ba04bad0c1922de079",
+        "comics and manga of all kinds, true to the drawing: a quarter of the work of "
+        "realesr-animevideov3, no download",
+    ),
+    _own(
+        "comic-best-x2",
+        2,
+        64,
+        24,
+        1_799_440,
+        "8a2b3e3cb9c7bca26270eb7d347f565ec415802f53955e119cb15eb8cffa8765",
+        "comic-best for factors up to 2: about 1.4 times the work of realesr-animevideov3, no download",
+    ),
+    _own(
+        "comic-best-x3",
+        3,
+        64,
+        24,
+        1_816_750,
+        "7dae91a8765aca6165d8cfaeb6cd9d82cc19a13c40895c2a89cd5d914bfa9842",
+        "comic-best for factors above 2: about 1.4 times the work of realesr-animevideov3, no download",
+    ),
+    _own(
+        "comic-fast-x2",
+        2,
+        32,
+        18,
+        347_624,
+        "d4eeabfb15e1381f972dd72858806677293c8cfc246659942d07bd469122bbee",
+        "comic-fast for factors up to 2: less than a third of the work of realesr-animevideov3, no download",
+    ),
+    _own(
+        "comic-fast-x3",
+        3,
+        32,
+        18,
+        356_294,
+        "3ecc6c6e7e375651bbbb0b63ce778d70d6421673dd5ee324de07511fd68fd876",
+        "comic-fast for factors above 2: less than a third of the work of realesr-animevideov3, no download",
     ),
     Model(
         name="RealESRGAN_x4plus_anime_6B",
@@ -164,11 +206,33 @@ _MODELS = (
 )
 
 CATALOGUE: Mapping[str, Model] = MappingProxyType({model.name: model for model in _MODELS})
-"""Every model known by name, the bundled one first."""
+"""Every model known by name, the bundled ones first."""
+
+FAMILIES: Mapping[str, tuple[Model, ...]] = MappingProxyType(
+    {
+        family: tuple(model for model in _MODELS if model.name.startswith(f"{family}-x"))
+        for family in ("comic-best", "comic-fast")
+    }
+)
+"""Names that stand for one network for each native factor, the smallest factor first."""
+
+
+def in_family(name: str, factor: float | None) -> str:
+    """Return the name of a family's network for a factor; any other name is returned unchanged.
+
+    Args:
+        name: the name that the user gave.
+        factor: the requested factor; None if pages have different ones. The result is then the x3 network.
+    """
+    models = FAMILIES.get(name.strip().casefold())
+    if models is None:
+        return name
+    enough = (model for model in models if factor is not None and model.native_scale >= factor)
+    return next(enough, models[-1]).name
 
 
 def find_model(name: str, catalogue: Mapping[str, Model] = CATALOGUE) -> Model:
-    """Return the model with this name, in any case and with or without ``.pth``.
+    """Return the model with this name, in any case and with or without ``.pth``; for a family, its largest factor.
 
     Args:
         name: the name that the user gave.
@@ -178,14 +242,15 @@ def find_model(name: str, catalogue: Mapping[str, Model] = CATALOGUE) -> Model:
         WeightsError: there is no such model. The message suggests similar names and lists all.
     """
     by_plain_name = {model.name.casefold(): model for model in catalogue.values()}
-    plain = name.strip().casefold().removesuffix(".pth")
+    plain = in_family(name, None).strip().casefold().removesuffix(".pth")
     found = by_plain_name.get(plain)
     if found is not None:
         return found
-    near = difflib.get_close_matches(plain, by_plain_name, n=2, cutoff=0.6)
-    hint = f" Did you mean {' or '.join(by_plain_name[each].name for each in near)}?" if near else ""
+    near = difflib.get_close_matches(plain, [*FAMILIES, *by_plain_name], n=2, cutoff=0.6)
+    names = [by_plain_name[each].name if each in by_plain_name else each for each in near]
+    hint = f" Did you mean {' or '.join(names)}?" if near else ""
     raise WeightsError(
         f"There is no model named {name!r}.{hint} "
-        f"The models are: {', '.join(model.name for model in catalogue.values())}. "
+        f"The models are: {', '.join([*FAMILIES, *(model.name for model in catalogue.values())])}. "
         "The path of a .pth or .safetensors file works too."
     )

@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from comic_upscale.engines import registry
 from comic_upscale.ledger.records import AutoJob
 from comic_upscale.models import default_model as auto
-from comic_upscale.models.catalogue import CATALOGUE
+from comic_upscale.models.catalogue import CATALOGUE, in_family
 from comic_upscale.models.download import OnProgress
 from comic_upscale.models.weights import identify_weights
 from comic_upscale.settings.job import JobSettings
+from comic_upscale.settings.sizes import Scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +29,14 @@ class SelectedModel:
     """The engine's identity of what computes, 64 hexadecimal digits; for a network, the hash of its weights."""
     auto: bool = False
     """Whether ``auto`` chose it."""
+    of_family: bool = False
+    """Whether the settings name a family, such as ``comic-best``, of which this is the network for their factor."""
     note: str | None = None
     """A note for the user about the selection."""
 
     def apply_to(self, settings: JobSettings) -> JobSettings:
-        """Return the settings with this model instead of ``auto``."""
-        return replace(settings, model=self.name) if self.auto else settings
+        """Return the settings with this model instead of ``auto`` or a family."""
+        return replace(settings, model=self.name) if self.auto or self.of_family else settings
 
 
 def job_fingerprint(settings: JobSettings, identity: str) -> str:
@@ -76,7 +79,12 @@ def named_model(settings: JobSettings) -> SelectedModel | None:
     if auto.is_auto(settings.model) and registry.find_factory(settings.backend).uses_catalogue:
         auto.check_auto(settings.denoise)
         return None
-    return SelectedModel(*registry.identify(settings))
+    if not registry.find_factory(settings.backend).uses_catalogue:
+        return SelectedModel(*registry.identify(settings))
+    factor = settings.size.factor if isinstance(settings.size, Scale) else None
+    model = in_family(settings.model, factor)
+    identity = registry.identify(replace(settings, model=model))
+    return SelectedModel(*identity, of_family=model != settings.model)
 
 
 def find_job_model(settings: JobSettings, jobs: Iterable[AutoJob]) -> SelectedModel | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from comic_upscale.console.printable import printable, printable_lines
-from tests.conftest import draw
+from tests.conftest import draw, pairs
 
 pty = pytest.importorskip("pty", reason="needs pseudo-terminals")
 
@@ -116,24 +116,25 @@ def test_no_command_prints_any(job: tuple[Path, str], command: list[str]) -> Non
     check(sent)
 
 
-@pytest.mark.parametrize(
-    ("table", "column"),
-    [
-        ("jobs", "model"), ("jobs", "input"), ("runs", "device"), ("runs", "error"), ("runs", "host"),
-        ("pages", "error"), ("pages", "error_kind"), ("pages", "source"), ("pages", "suspect"),
-        ("_sqlite_migrations", "name"),
-    ],
+COLUMNS = (
+    "jobs.model", "jobs.input", "runs.device", "runs.error", "runs.host", "pages.error", "pages.error_kind",
+    "pages.source", "pages.suspect", "_sqlite_migrations.name",
 )  # fmt: skip
-@pytest.mark.parametrize("command", [["status", "--failures", "--suspects"], ["export", "--format", "csv"]])
+
+
+@pytest.mark.parametrize(
+    ("place", "words"), pairs(COLUMNS, ["status --failures --suspects", "export --format csv"])
+)
 def test_no_text_of_a_ledger_is_printed_raw(
-    job: tuple[Path, str], tmp_path: Path, table: str, column: str, command: list[str]
+    job: tuple[Path, str], tmp_path: Path, place: str, words: str
 ) -> None:
+    table, _, column = place.partition(".")
     folder = tmp_path / "out"
     shutil.copytree(job[0] / "out", folder)
     with closing(sqlite3.connect(folder / ".comic-upscale" / "ledger.sqlite3")) as connection:
         connection.execute(f"update {table} set {column} = ? || rowid", [f"x{HOSTILE}"])
         connection.commit()
-    code, sent = on_terminal(tmp_path, *command, "--job", folder)
+    code, sent = on_terminal(tmp_path, *words.split(), "--job", folder)
     assert code in (0, 6), sent
     check(sent)
 

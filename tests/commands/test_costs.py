@@ -175,7 +175,7 @@ def test_bench_prints_its_result_even_if_it_cannot_be_saved(
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "file"))
-    asked = ("--model", tiny_weights, "--device", "cpu", "--scale", 1.1, "--workers", 2, "--seconds", 1)
+    asked = ("--model", tiny_weights, "--device", "cpu", "--scale", 1.1, "--workers", 2, "--seconds", 0.1)
     code, out, err = invoke("bench", *asked)
     assert code == 7
     assert "whole run" in out
@@ -183,7 +183,7 @@ def test_bench_prints_its_result_even_if_it_cannot_be_saved(
 
 
 def test_bench_prints_a_table_and_keeps_the_rate_for_cost(tiny_weights: Path, tmp_path: Path) -> None:
-    asked = ("--model", tiny_weights, "--device", "cpu", "--scale", 1.1, "--workers", 2, "--seconds", 1)
+    asked = ("--model", tiny_weights, "--device", "cpu", "--scale", 1.1, "--workers", 2, "--seconds", 0.1)
     code, out, _ = invoke("bench", *asked)
     assert code == 0
     for word in (

@@ -15,6 +15,7 @@ import pytest
 from comic_upscale.ledger.status import read_status
 from tests.archives import make_zip, pictures, read_cbz
 from tests.conftest import draw
+from tests.engines.test_command import QUICK_ENGINE
 
 NAME = "Überraschung 猫 — №1"
 LOCALES = {
@@ -53,9 +54,9 @@ def fill(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("locale", LOCALES)
-def test_names_are_written_as_they_are(tmp_path: Path, tiny_weights: Path, locale: str) -> None:
+def test_names_are_written_as_they_are(tmp_path: Path, locale: str) -> None:
     source, output = fill(tmp_path / f"in {NAME}"), tmp_path / f"out {NAME}"
-    job = ("run", "-i", source, "-o", output, "--model", tiny_weights, "--device", "cpu")
+    job = ("run", "-i", source, "-o", output, *QUICK_ENGINE)
     ended = run(tmp_path, locale, *job, "--verbose")
     assert (ended.returncode, ended.stderr) == (0, b"")
     found = sorted(
@@ -66,10 +67,10 @@ def test_names_are_written_as_they_are(tmp_path: Path, tiny_weights: Path, local
     status = read_status(output / ".comic-upscale" / "ledger.sqlite3")
     assert (status.input, status.output) == (str(source), str(output))
     # The job goes on under any other locale.
-    for other in ("UTF-8", "C without UTF-8 mode"):
-        again = run(tmp_path, other, *job, "--json")
-        last = json.loads(again.stdout.splitlines()[-1])
-        assert (again.returncode, last["done"], last["done_now"]) == (0, 2, 0)
+    other = "C without UTF-8 mode" if locale == "UTF-8" else "UTF-8"
+    again = run(tmp_path, other, *job, "--json")
+    last = json.loads(again.stdout.splitlines()[-1])
+    assert (again.returncode, last["done"], last["done_now"]) == (0, 2, 0)
     exported = run(tmp_path, locale, "export", "--job", output, "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(exported.stdout.decode())))
     assert {row["file"]: row["caption"] for row in rows} == {
@@ -79,9 +80,7 @@ def test_names_are_written_as_they_are(tmp_path: Path, tiny_weights: Path, local
 
 
 @pytest.mark.parametrize("locale", ["UTF-8", "C without UTF-8 mode", "Latin-1"])
-def test_names_that_are_no_utf8_are_escaped_the_same_way(
-    tmp_path: Path, tiny_weights: Path, locale: str
-) -> None:
+def test_names_that_are_no_utf8_are_escaped_the_same_way(tmp_path: Path, locale: str) -> None:
     source = tmp_path / "in"
     page = draw(source / "a.png", 1)
     try:
@@ -89,8 +88,7 @@ def test_names_that_are_no_utf8_are_escaped_the_same_way(
     except OSError:
         pytest.skip("this file system takes only names in UTF-8")
     output = tmp_path / "out"
-    job = ("run", "-i", source, "-o", output, "--model", tiny_weights, "--device", "cpu")
-    ended = run(tmp_path, locale, *job, "--json")
+    ended = run(tmp_path, locale, "run", "-i", source, "-o", output, *QUICK_ENGINE, "--json")
     assert (ended.returncode, ended.stderr) == (0, b"")
     # A byte that is no UTF-8 cannot be stored as text: docs/troubleshooting.md says how it is written.
     assert [path.name for path in output.glob("*.png")] == ["caf%E9 100%25.png"]

@@ -289,3 +289,16 @@ def test_a_user_without_a_name_is_told_what_to_do(tmp_path: Path) -> None:
     )  # fmt: skip
     assert ended.stdout.splitlines()[-1:] == ["reader"], ended.stderr
     assert "LOGNAME" in ended.stdout
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_the_watchdog_explains_its_options(option: str) -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "comic_upscale", "watchdog", option],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert shown.returncode == 0
+    for part in ("--idle SECONDS", "--then COMMAND", "Exit codes"):
+        assert part in shown.stdout

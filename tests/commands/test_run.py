@@ -17,6 +17,7 @@ from comic_upscale.cli import app
 from comic_upscale.models import weights
 from tests.archives import make_zip, pictures, read_cbz
 from tests.conftest import draw
+from tests.engines.test_command import QUICK_ENGINE
 
 
 @pytest.fixture(autouse=True)
@@ -285,11 +286,8 @@ def test_hostile_names_do_not_command_the_terminal(pages: Path, tiny_weights: Pa
     assert "[red]x.png" in out
 
 
-def test_a_reader_that_goes_away_stops_the_run_quietly(
-    pages: Path, tiny_weights: Path, tmp_path: Path
-) -> None:
-    command = [sys.executable, "-m", "comic_upscale", "run", "--input", str(pages), "--model", str(tiny_weights),
-               "--json"]  # fmt: skip
+def test_a_reader_that_goes_away_stops_the_run_quietly(pages: Path) -> None:
+    command = [sys.executable, "-m", "comic_upscale", "run", "--input", str(pages), *QUICK_ENGINE, "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ))
     assert process.stdout is not None
     assert process.stderr is not None
@@ -310,17 +308,8 @@ def test_json_is_ascii_so_that_any_terminal_passes_it_on(pages: Path, tiny_weigh
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_an_output_that_cannot_be_written_stops_the_run_quietly(pages: Path, tiny_weights: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "comic_upscale",
-        "run",
-        "--input",
-        str(pages),
-        "--model",
-        str(tiny_weights),
-    ]
+def test_an_output_that_cannot_be_written_stops_the_run_quietly(pages: Path) -> None:
+    command = [sys.executable, "-m", "comic_upscale", "run", "--input", str(pages), *QUICK_ENGINE]
     with Path("/dev/full").open("wb") as full:
         ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
     assert ended.returncode in (0, 1)

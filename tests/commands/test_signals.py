@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.archives import make_zip, pictures
-from tests.conftest import draw
+from tests.conftest import draw, pairs
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
@@ -50,13 +50,13 @@ for module in (containers, nested, volume_reader):
 """
 
 
-@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 @pytest.mark.parametrize(
-    "command", [["run"], ["run", "--json"], ["run", "--dry-run"], ["cost", "--gpu", "T4"]], ids=" ".join
+    ("words", "number"), pairs(["run", "run --json", "run --dry-run", "cost --gpu T4"], SIGNALS)
 )
 def test_a_signal_ends_a_run_that_still_discovers(
-    tmp_path: Path, tiny_weights: Path, command: list[str], number: signal.Signals
+    tmp_path: Path, tiny_weights: Path, words: str, number: signal.Signals
 ) -> None:
+    command = words.split()
     make_zip(tmp_path / "in" / "v.cbz", pictures(1))
     more = ["--output", tmp_path / "out"] if command[0] == "run" else []
     process = start(tmp_path, HANG, *command, "--input", tmp_path / "in", "--model", tiny_weights, *more)
@@ -81,9 +81,9 @@ sys.meta_path.insert(0, Finder())
 """
 
 
-@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 @pytest.mark.parametrize(
-    "module", ["comic_upscale.cli", "typer.core", "comic_upscale.commands.status", "sqlite3", "psutil"]
+    ("module", "number"),
+    pairs(["comic_upscale.cli", "typer.core", "comic_upscale.commands.status", "sqlite3", "psutil"], SIGNALS),
 )
 def test_a_signal_during_imports_ends_quietly(tmp_path: Path, module: str, number: signal.Signals) -> None:
     program = AT_IMPORT.format(module=module, number=int(number))

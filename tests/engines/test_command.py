@@ -41,6 +41,10 @@ def command(how: str) -> str:
     return shlex.join(words).replace("'{", "{").replace("}'", "}")
 
 
+QUICK_ENGINE = ("--engine", "command", "--engine-command", command("repeat"))
+"""Options of a run that starts sooner than one with PyTorch."""
+
+
 def engine(how: str, **options: object) -> CommandEngine:
     return CommandEngine(CommandOptions(command=command(how), **options))  # type: ignore[arg-type]
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from comic_upscale.engines.limits import Limits
+from itertools import pairwise
+
+from comic_upscale.engines.limits import BATCHES_BEFORE_GROWTH, Limits
 
 GIB = 2**30
 
@@ -84,3 +86,42 @@ def test_no_tensor_has_more_elements_than_an_index_can_tell() -> None:
     narrow.learn(768 * 512, 768 * 512)
     assert narrow.batch(768, 512, 100 * GIB) == 10
     assert narrow.longest(2000, 2000) is None
+
+
+def test_limits_return_after_many_batches_that_fit() -> None:
+    limits = Limits("cuda", batch=8, tile=512, measured=False)
+    for count in (8, 4, 2):
+        assert limits.shrink(count, 512, 512)
+    assert limits.shrink(1, 512, 512)
+    seen = []
+    for _ in range(6 * BATCHES_BEFORE_GROWTH):
+        state = (limits.longest(4000, 4000), limits.batch(512, 512, None))
+        if not seen or seen[-1] != state:
+            seen.append(state)
+        limits.record_success(1, 256, 256)
+    assert seen == [(256, 1), (512, 1), (512, 2), (512, 4), (512, 8)]
+
+
+def test_limits_that_are_still_right_are_tried_ever_more_rarely() -> None:
+    limits = Limits("cuda", batch=8, tile=512, measured=False)
+    failures = []
+    for number in range(8 * BATCHES_BEFORE_GROWTH):
+        count = limits.batch(512, 512, None)
+        if count > 4:
+            assert limits.shrink(count, 512, 512)
+            failures.append(number)
+        else:
+            limits.record_success(count, 512, 512)
+    gaps = [later - earlier for earlier, later in pairwise(failures)]
+    assert gaps == [BATCHES_BEFORE_GROWTH + 1, 2 * BATCHES_BEFORE_GROWTH + 1, 4 * BATCHES_BEFORE_GROWTH + 1]
+
+
+def test_only_a_size_that_fitted_since_the_last_error_has_worked() -> None:
+    limits = Limits("cuda", batch=8, tile=512, measured=False)
+    assert not limits.has_worked(1, 64, 64)
+    limits.record_success(4, 512, 512)
+    assert limits.has_worked(4, 512, 512)
+    assert limits.has_worked(16, 256, 256)
+    assert not limits.has_worked(5, 512, 512)
+    limits.shrink(8, 512, 512)
+    assert not limits.has_worked(1, 64, 64)

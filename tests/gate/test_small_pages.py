@@ -17,6 +17,7 @@ from comic_upscale.gate.verdict import Bounds, Verdict, bounds_for, default_boun
 from comic_upscale.imaging.pixels import Pixels, UInt8Array
 from comic_upscale.imaging.target_size import target_size
 from comic_upscale.models.catalogue import CATALOGUE
+from tests.conftest import LONG
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "pages").glob("0*.png"))
 OWN = bounds_for(CATALOGUE["comic-compact-x3"].weights.sha256)
@@ -124,7 +125,7 @@ def test_faults_of_small_pages_are_still_found(fault: Fault, factor: float) -> N
 
 @pytest.mark.parametrize("factor", [1.01, 2.5, 7.99])
 def test_the_least_faults_of_pages_of_ordinary_size_are_still_found(factor: float) -> None:
-    for page in _pieces(500, 400, 4):
+    for page in _pieces(500, 400, 4 if LONG else 2):
         larger = _larger(page, factor, Image.Resampling.BICUBIC)
         moved = larger.astype(np.int16)
         moved[:, :, 2] -= 4

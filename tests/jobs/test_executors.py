@@ -28,7 +28,7 @@ from comic_upscale.settings.job import FailureLimit, JobSettings
 from comic_upscale.storage import parts
 from comic_upscale.storage.local import LocalOutputStore, LocalSourceStore
 from tests.archives import make_7z, make_zip, picture, pictures
-from tests.conftest import draw
+from tests.conftest import draw, pairs
 from tests.fakes import NearestEngine, pause
 from tests.machines import FolderMachine
 
@@ -305,16 +305,20 @@ class _EndOfRunError(ComicUpscaleError):
     """What ends a run."""
 
 
-@pytest.mark.parametrize(
-    ("error", "call"),
-    [(_EndOfRunError("ours"), 1), (_EndOfRunError("ours"), 4), (RuntimeError("a bug"), 3)],
-    ids=["ours at once", "ours later", "a bug"],
-)
-@pytest.mark.parametrize("stage", FAULTS)
+RAISED = {
+    "ours at once": (_EndOfRunError("ours"), 1),
+    "ours later": (_EndOfRunError("ours"), 4),
+    "a bug": (RuntimeError("a bug"), 3),
+}
+"""An error, and at which call it is raised."""
+
+
+@pytest.mark.parametrize(("stage", "raised"), pairs(FAULTS, RAISED))
 def test_a_fault_at_any_stage_neither_hangs_nor_loses_a_row(
     side: Side, tmp_path: Path, make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, stage: str,
-    error: Exception, call: int,
+    raised: str,
 ) -> None:  # fmt: skip
+    error, call = RAISED[raised]
     a_library(tmp_path / "in")
     (tmp_path / "in" / "broken.png").unlink()
     settings = make_settings()

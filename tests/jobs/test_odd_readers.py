@@ -12,7 +12,7 @@ from comic_upscale.cli import app
 from comic_upscale.jobs import volume_writer
 from comic_upscale.library import containers, nested, volume_reader
 from tests.archives import make_zip, pictures
-from tests.conftest import draw
+from tests.conftest import draw, pairs
 
 ODD = [
     RecursionError("maximum recursion depth exceeded"),
@@ -93,8 +93,7 @@ def make_odd(monkeypatch: pytest.MonkeyPatch, place: str, error: Exception) -> N
         monkeypatch.setattr(module, "open_container", open_oddly)
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("error", ODD, ids=name_of)
+@pytest.mark.parametrize(("place", "error"), pairs(PLACES, ODD), ids=name_of)
 def test_a_reader_that_raises_fails_its_volume_only(
     library: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, place: str
 ) -> None:
@@ -112,8 +111,9 @@ def test_a_reader_that_raises_fails_its_volume_only(
     assert (output / "odd.cbz").is_file()
 
 
-@pytest.mark.parametrize("where", ["write_cbz", "check_cbz", "update_page_sizes"])
-@pytest.mark.parametrize("error", ODD, ids=name_of)
+@pytest.mark.parametrize(
+    ("where", "error"), pairs(["write_cbz", "check_cbz", "update_page_sizes"], ODD), ids=name_of
+)
 def test_a_writer_that_raises_fails_its_volume_only(
     library: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, where: str
 ) -> None:

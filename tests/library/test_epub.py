@@ -22,7 +22,7 @@ from comic_upscale.library.markup import Budget, Start, read_css, tokens
 from comic_upscale.library.volume import Contents
 from comic_upscale.settings.job import VolumeRules
 from tests.archives import EPUB_CONTAINER, make_zip, picture
-from tests.conftest import SHARED
+from tests.conftest import LONG, SHARED
 
 RULES = VolumeRules()
 XHTML = "<html xmlns='http://www.w3.org/1999/xhtml'><head>{head}</head><body {of_body}>{body}</body></html>"
@@ -539,7 +539,8 @@ def test_locked_documents(tmp_path: Path) -> None:
 # ---- without end
 
 
-MEGABYTE = 1_000_000
+MEGABYTE = 1_000_000 if LONG else 250_000
+"""Characters of a document, which is large enough to show time that grows by their square."""
 ENDLESS = {
     "comments": "<!-- " * (MEGABYTE // 5),
     "tags": "<a " * (MEGABYTE // 3),
@@ -564,7 +565,7 @@ ENDLESS = {
     "css backslashes": "<style>a{b:'" + "\\" * MEGABYTE + "'}</style>",
     "srcset": "<img srcset='" + "x, " * (MEGABYTE // 3) + "'/>",
 }
-"""A megabyte of what is never closed, or is closed too late."""
+"""Much of what is never closed, or is closed too late."""
 
 
 @pytest.mark.parametrize("kind", ENDLESS)

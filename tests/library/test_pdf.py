@@ -25,7 +25,7 @@ from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.library import pdf as pdf_module
 from comic_upscale.library.containers import list_volume, open_container
 from comic_upscale.settings.job import VolumeRules
-from tests.conftest import SHARED
+from tests.conftest import SHARED, pairs
 from tests.pdfs import Pdf, Ref, sheet, strips
 
 Samples = NDArray[np.uint8]
@@ -681,8 +681,7 @@ def kinds(pdf: Pdf) -> dict[str, tuple[Callable[[], Ref], Samples]]:
     return found
 
 
-@pytest.mark.parametrize("kind", kinds(Pdf()))
-@pytest.mark.parametrize("turn", [0, 270])
+@pytest.mark.parametrize(("kind", "turn"), pairs(kinds(Pdf()), [0, 270]))
 def test_an_image_of_any_kind_is_drawn_pixel_by_pixel(tmp_path: Path, kind: str, turn: int) -> None:
     for width in (240.0, 115.2, 33.33):
         pdf = Pdf()

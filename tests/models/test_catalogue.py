@@ -13,26 +13,27 @@ from pathlib import Path
 import pytest
 
 from comic_upscale.errors import WeightsError
-from comic_upscale.models.catalogue import CATALOGUE, Model, find_model
+from comic_upscale.models.catalogue import CATALOGUE, FAMILIES, Model, find_model, in_family
 from comic_upscale.models.weights import locate
 
-OWN = "comic-compact-x3"
+OWN = ("comic-compact-x3", "comic-best-x2", "comic-best-x3", "comic-fast-x2", "comic-fast-x3")
+BUNDLED = pytest.mark.parametrize("own", OWN)
 MODELS = pytest.mark.parametrize("model", CATALOGUE.values(), ids=list(CATALOGUE))
 OFFICIAL = pytest.mark.parametrize(
-    "model", [model for model in CATALOGUE.values() if model.name != OWN], ids=lambda model: model.name
+    "model", [model for model in CATALOGUE.values() if model.name not in OWN], ids=lambda model: model.name
 )
 
 
-def own_file() -> Path:
-    path = locate(CATALOGUE[OWN].weights, [])
+def own_file(own: str) -> Path:
+    path = locate(CATALOGUE[own].weights, [])
     assert path is not None
     return path
 
 
-def test_holds_our_own_model_first_and_the_five_official_ones() -> None:
-    assert next(iter(CATALOGUE)) == OWN
+def test_holds_our_own_models_first_and_the_five_official_ones() -> None:
+    assert tuple(CATALOGUE)[: len(OWN)] == OWN
     assert set(CATALOGUE) == {
-        OWN,
+        *OWN,
         "RealESRGAN_x4plus_anime_6B",
         "RealESRGAN_x2plus",
         "RealESRGAN_x4plus",
@@ -54,15 +55,17 @@ def test_an_entry_is_well_formed(model: Model) -> None:
         assert re.fullmatch(release + r"v[\d.]+/" + re.escape(file.name), file.url)
 
 
-def test_our_own_file_is_the_one_of_the_catalogue() -> None:
-    entry, content = CATALOGUE[OWN], own_file().read_bytes()
+@BUNDLED
+def test_our_own_file_is_the_one_of_the_catalogue(own: str) -> None:
+    entry, content = CATALOGUE[own], own_file(own).read_bytes()
     assert (len(content), hashlib.sha256(content).hexdigest()) == (entry.weights.size, entry.weights.sha256)
     assert len(content) <= 3_000_000
     assert (entry.licence, entry.weights.bundled, entry.denoise_weights) == ("MIT", True, None)
 
 
-def test_our_own_entry_tells_the_factor_and_the_cost_of_its_file() -> None:
-    content = own_file().read_bytes()
+@BUNDLED
+def test_our_own_entry_tells_the_factor_and_the_cost_of_its_file(own: str) -> None:
+    content = own_file(own).read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     kernels = [
         tensor["shape"]
@@ -72,14 +75,14 @@ def test_our_own_entry_tells_the_factor_and_the_cost_of_its_file() -> None:
     last = max(
         (name for name in header if name.endswith(".weight")), key=lambda name: int(name.split(".")[1])
     )
-    assert header[last]["shape"][0] == 3 * CATALOGUE[OWN].native_scale ** 2
+    assert header[last]["shape"][0] == 3 * CATALOGUE[own].native_scale ** 2
     tflop = 2 * sum(math.prod(shape) for shape in kernels) * 512 * 768 / 1e12
-    assert CATALOGUE[OWN].tflop_per_page == pytest.approx(tflop, abs=0.005)
+    assert CATALOGUE[own].tflop_per_page == pytest.approx(tflop, abs=0.005)
 
 
 def test_no_two_files_share_a_hash() -> None:
     files = [file for model in CATALOGUE.values() for file in model.files]
-    assert len({file.sha256 for file in files}) == len(files) == 7
+    assert len({file.sha256 for file in files}) == len(files) == 11
 
 
 def test_only_the_general_model_has_denoise_weights() -> None:
@@ -90,6 +93,9 @@ def test_only_the_general_model_has_denoise_weights() -> None:
 def test_the_cost_told_to_users_is_that_of_the_arithmetic(model: Model) -> None:
     told = re.search(r"about (\d+) times|about (twice)", model.purpose)
     ratio = model.tflop_per_page / CATALOGUE["realesr-animevideov3"].tflop_per_page
+    if "less than a third of the work" in model.purpose:
+        assert 1 / 4 < ratio < 1 / 3
+        return
     if "a quarter of the work" in model.purpose:
         assert ratio == pytest.approx(1 / 4, abs=0.02)
         return
@@ -135,3 +141,30 @@ def test_catalogue_and_weights_import_nothing_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=repository
     )
     assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("factor", "network"),
+    [
+        (1.2, "comic-best-x2"),
+        (2.0, "comic-best-x2"),
+        (2.1, "comic-best-x3"),
+        (5, "comic-best-x3"),
+        (None, "comic-best-x3"),
+    ],
+)
+def test_a_family_has_a_network_for_every_factor(factor: float | None, network: str) -> None:
+    assert in_family("comic-best", factor) == network
+    assert in_family(" Comic-Best ", factor) == network
+
+
+def test_only_families_stand_for_others() -> None:
+    assert in_family("comic-best-x3", 2.0) == "comic-best-x3"
+    assert in_family("./comic-best", 2.0) == "./comic-best"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_is_found_by_name_and_serves_every_factor(family: str) -> None:
+    assert find_model(family) is CATALOGUE[f"{family}-x3"]
+    with pytest.raises(WeightsError, match=family):
+        find_model("no such model")

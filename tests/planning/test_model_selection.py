@@ -263,3 +263,16 @@ def test_a_device_that_is_not_there_starts_no_job(make_auto: Callable[..., JobSe
         run_job(settings)
     assert jobs(settings) == []
     assert Ran(make_auto()).finished.done == 12
+
+
+@pytest.mark.parametrize(("scale", "network"), [(2, "comic-fast-x2"), (2.5, "comic-fast-x3")])
+def test_a_family_stands_for_the_network_of_its_factor(
+    make_auto: Callable[..., JobSettings], scale: float, network: str
+) -> None:
+    settings = make_auto(model="comic-fast", scale=scale)
+    assert preview(settings).model == network
+    ran = Ran(settings)
+    assert (ran.model, ran.started.model_auto) == (network, False)
+    # By its own name it is the same job.
+    assert Ran(make_auto(model=network, scale=scale)).done_now == 0
+    assert jobs(settings) == [(network, 0)]

@@ -17,15 +17,21 @@ import typer
 
 from comic_upscale.cli import app
 from comic_upscale.commands.environment import weights_folders
-from tests.conftest import REPOSITORY, draw
-from tests.execution.ssh.conftest import Box, box, shared_base
+from tests.conftest import LONG, REPOSITORY, draw
+from tests.execution.ssh.conftest import Box, box
 
-__all__ = ["box", "shared_base"]
+__all__ = ["box"]
 
 SCRIPTS = REPOSITORY / "scripts"
 FOR_USERS = ("upload.sh", "run_upscale.sh", "idle_watchdog.sh", "install_image.sh")
 
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+
+
+@pytest.fixture
+def shared_base(tmp_path: Path) -> Path:
+    """No script needs the package on the remote machine."""
+    return tmp_path
 
 
 def run(name: str, *arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
@@ -410,6 +416,9 @@ def test_the_image_takes_pytorch_from_its_own_index_first() -> None:
 
 
 @pytest.mark.skipif(not (REPOSITORY / "Dockerfile").is_file(), reason="needs the source tree")
+@pytest.mark.skipif(
+    not LONG, reason="a long trial, COMIC_UPSCALE_TEST_LONG=1; `make wheel` takes these steps, too"
+)
 def test_the_steps_of_the_image_in_an_empty_folder(tmp_path: Path, tiny_weights: Path) -> None:
     source = tmp_path / "build"
     # What the Dockerfile copies, and nothing else.

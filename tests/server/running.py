@@ -14,6 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
+from click.testing import Result
+from typer.testing import CliRunner
+
+from comic_upscale.cli import app
 
 PATIENCE = 120.0
 """Seconds after which something that should happen counts as not happening, also on a busy machine."""
@@ -45,22 +49,30 @@ def wait_for(what: Any, *, seconds: float = PATIENCE, every: float = 0.05, or_no
     raise AssertionError(f"did not happen within {seconds} seconds")
 
 
+def invoke_here(home: Path, *words: object, **variables: str) -> Result:
+    """Run `comic-upscale` in this process, with the variables of `clean_environment`."""
+    kept = clean_environment(home, **variables)
+    environment = {name: None for name in os.environ if name not in kept} | kept
+    ended = CliRunner().invoke(app, [str(word) for word in words], env=environment)
+    if ended.exception is not None and not isinstance(ended.exception, SystemExit):
+        raise ended.exception
+    return ended
+
+
 class RunningServer:
     """A server process and an administrator's key for it."""
 
     def __init__(self, data: Path, home: Path, *options: object, **variables: str) -> None:
         self.data, self.home, self.options = data, home, options
-        self.environment = clean_environment(home, **variables)
+        self.variables, self.environment = variables, clean_environment(home, **variables)
         self.process: subprocess.Popen[str] | None = None
         self.pages = self.api = ""
         self.lines: list[str] = []
         self.key = self.run("server", "key", "create", "--data", data, "--name", "tester", "--admin").strip()
 
     def run(self, *words: object) -> str:
-        ended = subprocess.run(
-            command(*words), env=self.environment, capture_output=True, text=True, timeout=PATIENCE
-        )
-        assert ended.returncode == 0, ended.stderr
+        ended = invoke_here(self.home, *words, **self.variables)
+        assert ended.exit_code == 0, ended.output
         return ended.stdout
 
     def start(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx2 as httpx
 import pytest
@@ -180,6 +181,20 @@ def test_logins_are_slowed_down_by_address_and_by_name(services: Services) -> No
         with client_of(services, address=f"198.51.100.{number}") as client:
             codes.append(log_in(client, "Ann", "wrong pass").status_code)
     assert codes == [401] * 30 + [429] * 3
+
+
+def test_two_servers_of_one_process_know_only_their_own_keys_and_jobs(
+    open_server: OpenServices, tmp_path: Path
+) -> None:
+    """They share the routes, and nothing else."""
+    first, second = open_server(), open_server(data=tmp_path / "second")
+    one, other = make_key(first, "ann"), make_key(second, "ann")
+    with client_of(first, one) as here, client_of(second, other) as there:
+        jobs = [send(client).json()["job_id"] for client in (here, there)]
+        for client, mine, theirs, foreign in ((here, *jobs, other), (there, *jobs[::-1], one)):
+            assert client.get(f"/api/v1/jobs/{mine}").status_code == 200
+            assert client.get(f"/api/v1/jobs/{theirs}").status_code == 404
+            assert client.get("/api/v1/jobs", headers={"X-API-Key": foreign}).status_code == 401
 
 
 def test_a_session_from_before_the_login_is_not_used_after_it(services: Services) -> None:

@@ -15,21 +15,15 @@ from comic_upscale.server.database.schema import audit
 from comic_upscale.server.services import Services, open_services
 from comic_upscale.server.settings import ServerSettings
 from tests.server.conftest import OpenServices, client_of
-from tests.server.running import PATIENCE, clean_environment, command
+from tests.server.running import invoke_here
 from tests.server.test_access import OTHER, log_in
 from tests.server.test_uploads import send
 
 
 def run(home: Path, *words: object, code: int = 0) -> str:
-    ended = subprocess.run(
-        command("server", *words),
-        env=clean_environment(home),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
-    assert ended.returncode == code, ended.stderr
-    assert "Traceback" not in ended.stderr
+    """Run `comic-upscale server` in this process, and return what it said."""
+    ended = invoke_here(home, "server", *words)
+    assert ended.exit_code == code, ended.output
     return ended.stdout.strip() if code == 0 else ended.stderr
 
 

@@ -308,7 +308,7 @@ def test_an_administrator_gets_no_server_error(services: Services, paths: dict[s
 
 # Requests made from the description
 
-CASES = int(os.environ.get("COMIC_UPSCALE_TEST_SCHEMA_CASES", "150"))
+CASES = int(os.environ.get("COMIC_UPSCALE_TEST_SCHEMA_CASES", "60"))
 """Requests over all roles. A long trial sets 2000."""
 
 

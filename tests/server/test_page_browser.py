@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import draw
+from tests.conftest import draw, pairs
 from tests.server.running import RunningServer, wait_for
 from tests.server.test_access import OTHER, PASSWORD
 
@@ -363,8 +363,7 @@ def test_a_first_password_is_changed_and_a_job_canceled(admin: Browser, volume: 
     admin.complaints()
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", SIZES)
+@pytest.mark.parametrize(("width", "dark"), pairs(SIZES, [False, True]))
 def test_every_page_fits_and_says_nothing_on_the_console(
     admin: Browser, job: str, width: int, dark: bool
 ) -> None:

@@ -10,6 +10,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -124,7 +125,8 @@ def test_a_colleague_without_permission_learns_what_to_do(shared: Path) -> None:
     """A ledger of an earlier version: SQLite made it readable for the group, and no more."""
     with as_user(OWNER, 0o002):
         (shared / ".comic-upscale").mkdir()
-        sqlite3.connect(default_ledger(shared)).execute("create table anything (x)").close()
+        with closing(sqlite3.connect(default_ledger(shared))) as connection:
+            connection.execute("create table anything (x)")
         default_ledger(shared).chmod(0o644)
     with (
         as_user(COLLEAGUE, 0o002),

@@ -5,9 +5,12 @@ from random import Random
 import numpy as np
 import pytest
 
+from tests.conftest import LONG
 from training.pages import GRAY_KINDS, KINDS, DrawnPage, draw_lettered_page, draw_page
 
 SIZE = {"width": 240, "height": 360}
+EACH = 3 if LONG else 2
+"""Pages of a kind."""
 
 
 pytestmark = pytest.mark.usefixtures("comic_fonts")
@@ -15,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("comic_fonts")
 
 @pytest.fixture(scope="module")
 def pages(comic_fonts: None) -> list[DrawnPage]:
-    """Small pages, three of each kind."""
+    """Small pages, some of each kind."""
     kinds = [_kind(seed) for seed in range(100)]
     return [draw_page(seed, **SIZE) for kind in KINDS for seed in _first(kinds, kind)]
 
@@ -25,7 +28,7 @@ def _kind(seed: int) -> str:
 
 
 def _first(kinds: list[str], kind: str) -> list[int]:
-    return [seed for seed, there in enumerate(kinds) if there == kind][:3]
+    return [seed for seed, there in enumerate(kinds) if there == kind][:EACH]
 
 
 def test_the_same_seed_draws_the_same_page() -> None:
@@ -41,7 +44,7 @@ def test_pages_have_the_size_asked(pages: list[DrawnPage]) -> None:
 
 
 def test_every_kind_is_drawn(pages: list[DrawnPage]) -> None:
-    assert [page.kind for page in pages] == [kind for kind in KINDS for _ in range(3)]
+    assert [page.kind for page in pages] == [kind for kind in KINDS for _ in range(EACH)]
 
 
 def test_nearly_half_of_all_pages_are_gray() -> None:
@@ -69,7 +72,7 @@ def test_no_page_is_empty(pages: list[DrawnPage]) -> None:
 def test_lettering_lies_inside_the_page(pages: list[DrawnPage]) -> None:
     boxes = [item.box for page in pages for item in page.lettering]
 
-    assert len(boxes) > 40
+    assert len(boxes) > 12 * EACH
     for left, top, right, bottom in boxes:
         assert 0 <= left < right <= 240
         assert 0 <= top < bottom <= 360

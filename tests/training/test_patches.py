@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from training.objective import loss, shrink_to
-from training.patches import SHRINKS, Patches, PatchSettings, Source, batches
+from training.patches import SHRINKS, Patches, PatchSettings, Source, as_pixels, batches
 
 
 def _pages(count: int = 2) -> list[np.ndarray]:
@@ -34,8 +34,7 @@ def test_sizes_and_range() -> None:
     for index in range(12):
         small, truth = patches[index]
         assert small.shape == (3, 3, 16, 16)
-        assert small.dtype == truth.dtype == torch.float32
-        assert small.min() >= 0 and small.max() <= 1
+        assert small.dtype == truth.dtype == torch.uint8
         assert truth.shape[:2] == (3, 3)
         sides.add(truth.shape[-1])
     assert sides == {round(16 * factor) for factor, _ in SHRINKS}
@@ -63,7 +62,7 @@ def test_input_and_truth_show_the_same_place() -> None:
     # Shrunk by any kernel, the truth is nearer to its own input than to one moved by a pixel.
     patches = _patches(30)
     for index in range(30):
-        small, truth = patches[index]
+        small, truth = map(as_pixels, patches[index])
         again = shrink_to(truth, 16)
         inside = (slice(None), slice(None), slice(2, -2), slice(2, -2))
         here = (again - small)[inside].abs().mean()
@@ -101,7 +100,7 @@ def test_a_source_says_whether_its_truths_are_turned_and_softened() -> None:
 
     def upright(patches: Patches) -> list[bool]:
         """Whether the rows of a truth are each of one level, so that it lies as the page does, or on its head."""
-        truths = (truth for index in range(12) for truth in patches[index].truth)
+        truths = (truth for index in range(12) for truth in as_pixels(patches[index].truth))
         return [bool((truth - truth[..., :1]).abs().max() == 0) for truth in truths]
 
     assert all(upright(as_it_is))
@@ -111,6 +110,6 @@ def test_a_source_says_whether_its_truths_are_turned_and_softened() -> None:
 
     def contrast(soft_share: float) -> float:
         patches = Patches([Source([noise], 1.0, soft_share=soft_share)], SETTINGS, 4)
-        return float(torch.cat([patches[index].truth.flatten() for index in range(4)]).std())
+        return float(torch.cat([as_pixels(patches[index].truth).flatten() for index in range(4)]).std())
 
     assert contrast(1.0) < 0.8 * contrast(0.0)

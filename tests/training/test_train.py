@@ -15,7 +15,7 @@ from training.checkpoint import Progress, Recipe
 from training.ground_truth import draw_lettering, read_lettering, shared_pages, validation_paths
 from training.objective import loss
 from training.pages import draw_lettered_page
-from training.patches import Patches, PatchSettings, Source
+from training.patches import Patches, PatchSettings, Source, as_pixels
 from training.train import begin, learning_rate, main, train_step
 
 CPU = torch.device("cpu")
@@ -133,7 +133,8 @@ def test_training_learns() -> None:
         value = train_step(recipe, progress, batch, CPU)
         if step >= 120:
             made += value
-            enlarged += float(loss(interpolate(batch.small, scale_factor=3, mode="nearest"), batch.truth))
+            nearest = interpolate(as_pixels(batch.small), scale_factor=3, mode="nearest")
+            enlarged += float(loss(nearest, as_pixels(batch.truth)))
     assert made < 0.88 * enlarged
 
 

@@ -23,11 +23,12 @@ from comic_upscale.server.services import Services
 from tests.conftest import REPOSITORY, draw
 from tests.server.conftest import OpenServices, client_of, make_key
 from tests.server.running import PATIENCE, clean_environment, command, wait_for
+from tests.server.test_whole_way import run_here
 from tests.worker.test_crashes import odd_command
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills by signals")
 
-KILLS = int(os.environ.get("COMIC_UPSCALE_TEST_KILLS", "4"))
+KILLS = int(os.environ.get("COMIC_UPSCALE_TEST_KILLS", "3"))
 """Each costs the start of a worker. A long trial sets, for example, 200."""
 PAGES = 8
 
@@ -74,12 +75,9 @@ def running_job(services: Services) -> str | None:
 def test_nothing_is_lost_twice_or_wrong(open_server: OpenServices, tmp_path: Path) -> None:
     services = open_server()
     volumes = [make_volume(tmp_path / "volumes", each) for each in range(2)]
-    subprocess.run(
-        command("run", "--input", tmp_path / "volumes", "--output", tmp_path / "out", "--device", "cpu", "--quiet"),
-        env=clean_environment(tmp_path), check=True, timeout=PATIENCE * 3,
-    )  # fmt: skip
+    run_here(tmp_path / "volumes", tmp_path / "out")
     expected = {volume.name: (tmp_path / "out" / volume.name).read_bytes() for volume in volumes}
-    kill_workers(services, volumes, expected, start_worker, tmp_path, min(KILLS, 20))
+    kill_workers(services, volumes, expected, start_worker, tmp_path, 2 if KILLS < 10 else min(KILLS, 20))
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])

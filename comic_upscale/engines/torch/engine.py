@@ -37,6 +37,7 @@ from comic_upscale.engines.torch.device import (
 )
 from comic_upscale.engines.torch.device_errors import is_lost_device, is_perhaps_broken, is_too_much
 from comic_upscale.engines.torch.examination import Examination, examine
+from comic_upscale.engines.torch.host_memory import HostMemory
 from comic_upscale.engines.torch.network_pass import NetworkPass, white
 from comic_upscale.engines.torch.resample import prepare_resample, resample
 from comic_upscale.engines.torch.strips import goes_in_strips
@@ -142,6 +143,7 @@ class TorchEngine:
         self._network = network
         self._device = device
         self._cores = cores
+        self._host = HostMemory(pinned=device.type == "cuda")
         self._dtype = precision
         self._batch = batch
         self._tile = tile
@@ -290,20 +292,27 @@ class TorchEngine:
         Returns:
             The pages at their target size, for each whether its numbers are finite, and the borders between tiles.
         """
+        retried = False
         while True:
             tiles = self._plan(stage, pixels.shape[1:3], target, overlap)
             if len(tiles) > 1 and self._prefers_whole(stage):
                 tiles = self._plan(stage, pixels.shape[1:3], target, overlap)
             count = min(self._at_once(stage, tiles, pixels.shape[3]), len(pixels) * len(tiles))
+            window = (tiles[0].rows.length, tiles[0].columns.length)
             try:
-                return *self._run(stage, pixels, target, tiles, count), borders_of(tiles)
+                made = self._run(stage, pixels, target, tiles, count)
+                stage.limits.record_success(count, *window)
+                return *made, borders_of(tiles)
             except (RuntimeError, MemoryError) as error:
                 if not is_too_much(error):
                     raise
                 broken = _first_line(error) if is_perhaps_broken(error) else None
             # Outside of ``except`` on purpose: inside, the error still references every tensor of the failed attempt.
             release_memory(self._device)
-            window = (tiles[0].rows.length, tiles[0].columns.length)
+            if not retried and stage.limits.has_worked(count, *window):
+                # Another program may have used the memory for a moment.
+                retried = True
+                continue
             if not stage.limits.shrink(count, *window):
                 if broken is not None:
                     raise DeviceError(
@@ -334,17 +343,14 @@ class TorchEngine:
         padded = np.require(pixels, requirements=["C", "W"])
         if bottom or right:
             padded = np.pad(pixels, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="reflect")
-        on_cuda = self._device.type == "cuda"
         shape = (len(pixels), *target, pixels.shape[3])
         samples = torch.uint16 if pixels.dtype == np.uint16 else torch.uint8
-        result = torch.empty(shape, dtype=samples, pin_memory=on_cuda)
+        result = self._host.empty(shape, samples)
         marks = torch.zeros(len(pixels), dtype=torch.float32, device=self._device)
         for group in _runs(len(pixels), max(1, count // len(tiles))):
-            source = torch.from_numpy(padded[group])
-            if on_cuda:
-                # Pinned, so that the host does not wait. The allocator keeps the memory until it is copied.
-                source = source.pin_memory()
-            source = source.to(self._device, non_blocking=on_cuda)
+            # The allocator keeps pinned memory until it is copied.
+            source = self._host.for_copy(torch.from_numpy(padded[group]))
+            source = source.to(self._device, non_blocking=self._host.pinned)
             windows = [(tile, page) for tile in range(len(tiles)) for page in range(len(source))]
             for chunk in _runs(len(windows), count):
                 self._run_chunk(
@@ -404,8 +410,8 @@ class TorchEngine:
             cell = cell.clamp_(0, 1).mul_(white(result.dtype)).round_().to(result.dtype)
             cell = cell.permute(0, 2, 3, 1).contiguous()
             target = result[place, slice(*tile.cell_rows), slice(*tile.cell_columns)]
-            # Only whole pages are contiguous in the pinned result, and are copied while the host continues.
-            target.copy_(cell, non_blocking=target.is_contiguous())
+            # Only whole pages are contiguous in a pinned result, and are copied while the host continues.
+            target.copy_(cell, non_blocking=self._host.pinned and target.is_contiguous())
         if measure:
             stage.limits.learn(pixels, torch.cuda.max_memory_allocated(self._device) - before)
 

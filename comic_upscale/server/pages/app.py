@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from functools import cache
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
@@ -28,6 +30,9 @@ from comic_upscale.server.pages.access import SignInError
 from comic_upscale.server.pages.render import go_to, render, wants_part
 from comic_upscale.server.services import Services
 
+if TYPE_CHECKING:
+    from starlette.routing import BaseRoute
+
 log = logging.getLogger(__name__)
 
 MOST_FORM = 1 << 16
@@ -48,12 +53,21 @@ ROUTERS = (
 
 def create_pages(services: Services) -> FastAPI:
     """Return the application of the pages of a server."""
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, telemetry={"tracing": False})
+    app = FastAPI(
+        openapi_url=None, docs_url=None, redoc_url=None, telemetry={"tracing": False}, routes=list(_routes())
+    )
     app.state.services = services
-    for router in ROUTERS:
-        app.include_router(router, max_body_size=MOST_FORM)
     _add_error_handlers(app)
     return app
+
+
+@cache
+def _routes() -> tuple[BaseRoute, ...]:
+    """Return the routes of the pages. All applications of the process share them, as those of the interface."""
+    parent = APIRouter()
+    for router in ROUTERS:
+        parent.include_router(router, max_body_size=MOST_FORM)
+    return tuple(parent.routes)
 
 
 def error_page(request: Request, error: ApiError) -> Response:

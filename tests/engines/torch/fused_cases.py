@@ -20,6 +20,7 @@ from comic_upscale.engines.torch import kernels, proof
 from comic_upscale.engines.torch.fused import FusedCompact, NotFusableError, fuse
 from comic_upscale.engines.torch.proof import build_fused, draw_window, try_way
 from comic_upscale.models.network import Network
+from tests.conftest import LONG, pairs
 
 LAST = torch.channels_last
 CPU = torch.device("cpu")
@@ -35,9 +36,9 @@ def _as_stored(exact: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return exact.to(dtype)
 
 
-@pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize(
-    "shape", [(1, 32, 5, 7), (2, 64, 9, 3), (3, 27, 5, 11), (1, 48, 13, 9), (2, 1, 1, 1)]
+    ("shape", "dtype"),
+    pairs([(1, 32, 5, 7), (2, 64, 9, 3), (3, 27, 5, 11), (1, 48, 13, 9), (2, 1, 1, 1)], HALVES),
 )
 def test_bias_and_prelu_in_place(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     channels = shape[1]
@@ -85,8 +86,7 @@ def test_residuals(has_far: bool, dtype: torch.dtype) -> None:
     torch.testing.assert_close(values.double(), expected, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize("factor", [1, 2, 3])
+@pytest.mark.parametrize(("factor", "dtype"), pairs([1, 2, 3], HALVES))
 def test_enlargement(factor: int, dtype: torch.dtype) -> None:
     values, near = _draw(2, 16, 5, 7, dtype=dtype), _draw(2, 16, 5, 7, dtype=dtype, seed=2)
     bias, slope = _draw(16, dtype=dtype, seed=3), _draw(16, dtype=dtype, seed=5)
@@ -100,11 +100,11 @@ def test_enlargement(factor: int, dtype: torch.dtype) -> None:
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize(
-    ("channels", "factor", "depth"), [(3, 3, 27), (3, 3, 32), (3, 4, 48), (1, 2, 8), (3, 1, 8)]
+    ("shape", "dtype"), pairs([(3, 3, 27), (3, 3, 32), (3, 4, 48), (1, 2, 8), (3, 1, 8)], HALVES)
 )
-def test_pixel_shuffle_and_base(channels: int, factor: int, depth: int, dtype: torch.dtype) -> None:
+def test_pixel_shuffle_and_base(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+    channels, factor, depth = shape
     made, base = _draw(2, depth, 3, 7, dtype=dtype), _draw(2, channels, 3, 7, dtype=dtype, seed=2)
     bias = _draw(depth, dtype=dtype, seed=3)
     used = (made.float() + bias.float()[:, None, None])[:, : channels * factor**2]
@@ -158,8 +158,7 @@ NETWORKS: dict[str, Callable[[], torch.nn.Module]] = {
     [
         *((name, torch.float32) for name in NETWORKS),
         ("compact", torch.float16),
-        ("compact, 64 features", torch.float16),
-        ("rrdb, x2 of squares", torch.float16),
+        *((name, torch.float16) for name in ("compact, 64 features", "rrdb, x2 of squares") if LONG),
     ],
 )
 def test_the_fused_network_is_the_network(name: str, dtype: torch.dtype) -> None:

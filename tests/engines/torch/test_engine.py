@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from spandrel.architectures.Compact import Compact
 from spandrel.architectures.ESRGAN import ESRGAN
 
 from comic_upscale.engines.base import Batch
+from comic_upscale.engines.limits import BATCHES_BEFORE_GROWTH
 from comic_upscale.engines.torch import engine as torch_engine
 from comic_upscale.engines.torch.engine import OVERFLOWS_BEFORE_FP32, TorchEngine, open_torch_engine
 from comic_upscale.errors import DeviceError, PageError, SettingsError
@@ -57,6 +58,18 @@ class Hungry(Enlarge):
         self.seen.append((n, height, width))
         if n * height * width > self.most:
             raise self.error("DefaultCPUAllocator: can't allocate memory")
+        return super().forward(x)
+
+
+class Crowded(Hungry):
+    """Runs out of memory at these calls, as beside another program that comes and goes."""
+
+    def __init__(self, calls: Iterable[int]) -> None:
+        super().__init__(most=10**9)
+        self.calls = set(calls)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.most = 0 if len(self.seen) in self.calls else 10**9
         return super().forward(x)
 
 
@@ -240,6 +253,29 @@ def test_out_of_memory_leads_to_smaller_batches_then_smaller_tiles(
     assert np.array_equal(engine.upscale(Batch(source, (480, 400))).pixels, expected)
     assert all(n * height * width <= module.most for n, height, width in module.seen)
     assert engine.batch_limit(100, 120) == 1
+
+
+def test_memory_that_is_short_for_a_moment_makes_no_batch_smaller(make_network: MakeNetwork) -> None:
+    module = Crowded([1])
+    engine = open_engine(make_network(module), batch=4, tile=None)
+    source = draw_pages(4, 100, 120)
+    for _ in range(3):
+        engine.upscale(Batch(source, (480, 400)))
+    assert module.seen == [(4, 100, 120)] * 4
+
+
+def test_memory_that_is_short_for_a_while_makes_batches_smaller_for_a_while(
+    make_network: MakeNetwork,
+) -> None:
+    module = Crowded([1, 2, 3])
+    engine = open_engine(make_network(module), batch=4, tile=None)
+    source = draw_pages(4, 20, 30)
+    expected = source.repeat(4, axis=1).repeat(4, axis=2)
+    for _ in range(2 * BATCHES_BEFORE_GROWTH + 3):
+        assert np.array_equal(engine.upscale(Batch(source, (120, 80))).pixels, expected)
+    sizes = [count for count, _, _ in module.seen]
+    assert sizes[:5] == [4, 4, 4, 2, 1]
+    assert sizes[-1] == 4
 
 
 def test_a_tile_too_large_even_at_its_smallest_fails_its_page(make_network: MakeNetwork) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -21,6 +23,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from typer.testing import CliRunner
 
 from comic_upscale.cli import app
+from comic_upscale.execution.ssh import scripts
+from comic_upscale.execution.ssh.install import Package
+from comic_upscale.version import __version__
 from tests.programs import NO_ACCOUNT, has_account
 
 
@@ -170,8 +175,35 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def shared_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of the rented machine where the package stays installed from test to test."""
-    return tmp_path_factory.mktemp("rented")
+    """A folder of the rented machine where the package stays installed, for all processes of the suite."""
+    import fcntl
+
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    base = folder / "rented"
+    base.mkdir(exist_ok=True)
+    with (base / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _install(base)
+    return base
+
+
+def _install(base: Path) -> None:
+    """Install the package as a run does; `test_one_option.py` installs another one over SSH."""
+    python = SimpleNamespace(path=sys.executable)
+    package = Package.of(SimpleNamespace(python=python), "")  # type: ignore[arg-type]
+    environment = base / "environments" / package.key
+    if (environment / ".ready").exists():
+        return
+    environment.mkdir(parents=True)
+    wheel = environment / package.wheel.name
+    wheel.write_bytes(package.wheel.data)
+    script = scripts.fill(
+        scripts.INSTALL, environment=shlex.quote(str(environment)), parent=shlex.quote(sys.executable),
+        wheel=shlex.quote(str(wheel)), version=__version__, torch="",
+    )  # fmt: skip
+    subprocess.run(["sh", "-c", script], check=True, stdout=subprocess.DEVNULL)
 
 
 @pytest.fixture

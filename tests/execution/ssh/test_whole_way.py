@@ -21,12 +21,12 @@ from comic_upscale.cli import app
 from tests.conftest import REPOSITORY, draw
 from tests.execution.ssh.conftest import Box, Invoke, small_disk
 
-PAGES = 40
+PAGES = 24
 
 
 @pytest.fixture
 def pages(tmp_path: Path) -> Path:
-    """Forty pages in two folders; two of them with one name, two with one content, one broken."""
+    """Pages in two folders; two of them with one name, two with one content, one broken."""
     folder = tmp_path / "pages"
     for number in range(PAGES - 4):
         draw(folder / f"{number % 2}" / f"page {number}.png", number, size=(200, 300))
@@ -96,7 +96,7 @@ def wait_for(what: Callable[[], object], seconds: float = 400.0) -> None:
         time.sleep(0.05)
 
 
-def test_forty_pages_end_to_end_whatever_is_cut_and_killed(
+def test_many_pages_end_to_end_whatever_is_cut_and_killed(
     box: Box, remote: Invoke, pages: Path, asked: list[object], tmp_path: Path, tiny_weights: Path
 ) -> None:
     output = tmp_path / "pages-x2.5"

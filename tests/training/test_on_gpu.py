@@ -1,0 +1,106 @@
+"""Training on a GPU, rehearsed on a CPU: the network, its optimizer, its loss, and the whole command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from spandrel.architectures.Compact import Compact
+
+from comic_upscale.models.network import load_network
+from comic_upscale.models.weights import resolve_weights
+from training.muon import Muon, orthogonal
+from training.network import Chain
+from training.objective import loss, page_loss
+from training.on_gpu import main
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_the_plain_form_of_a_chain_makes_the_same_pixels(factor: int) -> None:
+    torch.manual_seed(1)
+    chain = Chain(8, 3, (2, 3), one_slope=False)
+    with torch.no_grad():
+        for values in chain.parameters():
+            values.add_(torch.randn_like(values), alpha=0.05)
+    plain = Compact(num_feat=8, num_conv=3, upscale=factor)
+    plain.load_state_dict(chain.plain(factor))
+    small = torch.rand(2, 3, 12, 10)
+    assert torch.allclose(plain(small), chain(small, factor), atol=1e-5)
+
+
+def test_one_slope_stays_one_slope() -> None:
+    chain = Chain(8, 3, (2,), one_slope=True)
+    assert not chain.slopes.requires_grad
+    slopes = [
+        values for name, values in chain.plain(2).items() if name.startswith("body.") and values.ndim == 1
+    ]
+    assert any(bool((values == values[0]).all()) and float(values[0]) > 0 for values in slopes)
+
+
+def test_a_step_of_muon_is_orthogonal_and_of_adams_size() -> None:
+    torch.manual_seed(1)
+    for matrices in (torch.randn(4, 16, 144), torch.randn(2, 8, 72) * 1e-6):
+        values = torch.linalg.svdvals(orthogonal(matrices))
+        assert float(values.min()) > 0.6 and float(values.max()) < 1.3
+    kernels = torch.nn.Parameter(torch.zeros(4, 16, 16, 3, 3))
+    optimizer = Muon([kernels], lr=1.0)
+    (kernels * torch.randn_like(kernels)).sum().backward()
+    optimizer.step()
+    assert 0.1 < float(kernels.detach().square().mean().sqrt()) < 0.3
+
+
+def test_where_half_of_the_truth_is_black_the_square_asks_for_gray_and_the_difference_for_no_gray() -> None:
+    # Screentone too fine for the input: two thirds of its pixels are white, one third black.
+    truth = torch.ones(1, 3, 12, 12)
+    truth[..., ::3] = 0.0
+    levels = [torch.full_like(truth, level / 30) for level in range(31)]
+    assert min(levels, key=lambda made: float(page_loss(made, truth))).mean() == pytest.approx(
+        2 / 3, abs=0.02
+    )
+    assert min(levels, key=lambda made: float(loss(made, truth))).mean() == pytest.approx(1.0, abs=0.02)
+
+
+def test_a_patch_counts_by_its_root() -> None:
+    truth = torch.zeros(2, 3, 6, 6)
+    made = truth.clone()
+    made[0] += 0.1
+    calm = float(page_loss(truth, truth))
+    # Twice the error is twice the loss, however small it was, and each patch counts alike.
+    single, double = (float(page_loss(made * factor, truth)) for factor in (1, 2))
+    assert double - calm == pytest.approx(2 * (single - calm), rel=0.05)
+
+
+def test_the_command_leaves_a_network_for_each_factor(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    (shared / "dev").mkdir(parents=True)
+    rng = np.random.default_rng(2)
+    entries = [("free.webp", "CC0 1.0"), ("alike.png", "CC BY-SA 4.0")]
+    for name, _ in entries:
+        small = Image.fromarray(rng.integers(0, 256, (30, 25, 3), dtype=np.uint8))
+        small.resize((250, 300), Image.Resampling.BICUBIC).save(shared / "dev" / name, lossless=True)
+    described = [{"file": name, "licence": licence} for name, licence in entries]
+    (shared / "dev.json").write_text(json.dumps(described))
+    out = tmp_path / "out"
+    main(
+        out=out,
+        minutes=0.01,
+        shared=shared,
+        workers=0,
+        batch=2,
+        patch=16,
+        small=True,
+        drawings=None,
+        clips=None,
+    )
+    for name in ("best", "fast"):
+        for factor in (2, 3):
+            path = out / f"{name}-x{factor}.safetensors"
+            weights = resolve_weights(str(path), denoise=None, folders=[], cache=out)
+            assert load_network(weights, None).native_scale == factor
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert {line["name"] for line in lines} == {"best", "fast"}
+    assert set(lines[-1]["psnr"]) == {"x2 clean", "x2 jpeg75", "x2.5 clean", "x2.5 jpeg75"}
