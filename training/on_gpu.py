@@ -32,11 +32,11 @@ from training.muon import Muon
 from training.network import Chain, activate
 from training.objective import loss, page_loss, shrink_to
 from training.patches import Patches, PatchSettings, Source, as_pixels, batches
+from training.train import follow
 from training.validation import Tracks, psnr_by_track, tracks
 
 _WARM_UP = 0.03
 """Share of the time over which the learning rate rises."""
-_AVERAGE_DECAY = 0.999
 _HELD = 1500
 """Batches that stay on the GPU, to be used again where the processor makes them too slowly."""
 _FACTORS = (2, 3)
@@ -204,7 +204,7 @@ class _Run:
     def train(self, plan: Plan, seconds: float, teacher: Chain | None = None) -> Chain:
         """Train one network until its time is over; return the running mean of its weights."""
         network = Chain(plan.features, plan.convolutions, _FACTORS, one_slope=plan.one_slope).to(self._device)
-        average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=_follow)
+        average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=follow)
         optimizers = _optimizers(plan, network)
         begun = told = time.monotonic()
         step, sum_of_losses, since = 0, torch.zeros((), device=self._device), 0
@@ -306,13 +306,6 @@ def _pace(share: float) -> float:
     if share < _WARM_UP:
         return share / _WARM_UP
     return 0.5 * (1 + math.cos(math.pi * (share - _WARM_UP) / (1 - _WARM_UP)))
-
-
-@torch.no_grad()
-def _follow(averaged: list[torch.Tensor], current: list[torch.Tensor], updates: torch.Tensor) -> None:
-    done = float(updates)
-    decay = min(_AVERAGE_DECAY, (1 + done) / (10 + done))
-    torch._foreach_lerp_(averaged, current, 1 - decay)
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def begin(recipe: Recipe, device: torch.device, weights: Path | None = None) -> 
     else:
         _begin_as_identity(network)
     network = network.to(device, memory_format=torch.channels_last)
-    average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=_follow)
+    average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=follow)
     optimizer = torch.optim.Adam(network.parameters(), recipe.rate, betas=(0.9, 0.99))
     return Progress(network, average, optimizer)
 
@@ -170,7 +170,7 @@ def _begin_as_identity(network: Compact) -> None:
 
 
 @torch.no_grad()
-def _follow(averaged: list[torch.Tensor], current: list[torch.Tensor], updates: torch.Tensor) -> None:
+def follow(averaged: list[torch.Tensor], current: list[torch.Tensor], updates: torch.Tensor) -> None:
     """Move the running mean towards the weights: at first quickly, so that it soon forgets the beginning."""
     done = float(updates)
     decay = min(_AVERAGE_DECAY, (1 + done) / (10 + done))
