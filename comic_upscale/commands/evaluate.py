@@ -131,10 +131,14 @@ def _try_models(
 ) -> Trial:
     from comic_upscale.evaluation.pairs import Pictures
     from comic_upscale.evaluation.trial import network_candidate, run_trial
+    from comic_upscale.models.catalogue import in_family
 
     names = model_names(models)
     cache = weights_cache()
-    candidates = [network_candidate(name, device=device, folders=folders, cache=cache) for name in names]
+    candidates = [
+        network_candidate(in_family(name, scale), device=device, folders=folders, cache=cache)
+        for name in names
+    ]
     with closing(Pictures(input, max_pixels=limit)) as pictures, progress() as on_step:
         return run_trial(
             pictures,

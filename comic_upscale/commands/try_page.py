@@ -56,6 +56,7 @@ def try_page(
     from comic_upscale.evaluation.pairs import Pictures
     from comic_upscale.evaluation.sheet import as_png
     from comic_upscale.evaluation.trial import network_candidate
+    from comic_upscale.models.catalogue import in_family
     from comic_upscale.storage.atomic import write_whole
 
     path, number = _split(source, page)
@@ -66,7 +67,8 @@ def try_page(
         chosen = _choose(pictures.pages, path, number)
         target = _check_target(output, chosen)
         candidates = [
-            network_candidate(name, device=values["device"], folders=folders, cache=cache) for name in names
+            network_candidate(in_family(name, scale), device=values["device"], folders=folders, cache=cache)
+            for name in names
         ]
         with progress() as on_step:
             tried = run(

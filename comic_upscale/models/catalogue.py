@@ -216,6 +216,9 @@ FAMILIES: Mapping[str, tuple[Model, ...]] = MappingProxyType(
 )
 """Names that stand for one network for each native factor, the smallest factor first."""
 
+NAMES = frozenset((*FAMILIES, *CATALOGUE))
+"""Every name by which a job can ask for a network of the catalogue."""
+
 
 def in_family(name: str, factor: float | None) -> str:
     """Return the name of a family's network for a factor; any other name is returned unchanged.

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from comic_upscale.errors import SettingsError
-from comic_upscale.models.catalogue import CATALOGUE, FAMILIES
+from comic_upscale.models.catalogue import CATALOGUE, NAMES
 from comic_upscale.server.database.schema import models, now_ms, presets
 from comic_upscale.settings.processing import AUTO_MODEL
 
@@ -142,10 +142,7 @@ def check_new_model(connection: Connection, name: str) -> None:
         SettingsError: it is not allowed, or taken.
     """
     _check_name(name, "model")
-    taken = {
-        each.lower()
-        for each in (*CATALOGUE, *FAMILIES, AUTO_MODEL, *connection.scalars(sa.select(models.c.name)))
-    }
+    taken = {each.lower() for each in (*NAMES, AUTO_MODEL, *connection.scalars(sa.select(models.c.name)))}
     if name.lower() in taken:
         raise SettingsError(f"there is already a model named {name}: choose another name, such as {name}-2")
 

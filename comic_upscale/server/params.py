@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from comic_upscale.errors import ComicUpscaleError, SettingsError
-from comic_upscale.models.catalogue import find_model
+from comic_upscale.models.catalogue import FAMILIES, find_model
 from comic_upscale.server.offered import BUILT_IN, DENOISE_MODEL, Offered
 from comic_upscale.settings.option_json import from_json, to_json, values_from_json
 from comic_upscale.settings.options import Definition, as_flag, definitions, value_from_text
@@ -213,7 +213,8 @@ def _model(name: str, offered: Offered, field: str) -> str:
     name = name.strip()
     if name == AUTO_MODEL:
         return AUTO_MODEL
-    if name not in offered.models:
+    networks = FAMILIES.get(name)
+    if networks is None and name not in offered.models:
         try:
             name = find_model(name).name
         except ComicUpscaleError as error:
@@ -221,7 +222,8 @@ def _model(name: str, offered: Offered, field: str) -> str:
             if own := [each for each, model in offered.models.items() if model.storage_key]:
                 message = f"{message} This server also has {', '.join(own)}."
             raise FieldError(field, message) from None
-    if offered.is_demoted(name):
+    # A job decides which network of a family it uses, so none of them may be withdrawn.
+    if any(map(offered.is_demoted, [name, *(network.name for network in networks or ())])):
         raise FieldError(field, f"the model {name} has been withdrawn: choose another one, or leave it out")
     return name
 

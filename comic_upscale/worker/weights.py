@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from comic_upscale.errors import SettingsError
-from comic_upscale.models.catalogue import CATALOGUE
+from comic_upscale.models.catalogue import NAMES
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.files import FileStore
 from comic_upscale.server.ids import new_id
@@ -27,7 +27,7 @@ def find_model(name: str, data: Path, database: Database, files: FileStore) -> s
     Raises:
         SettingsError: the model was deleted, or the stored weights are not those that were registered.
     """
-    if name == AUTO_MODEL or name in CATALOGUE:
+    if name == AUTO_MODEL or name in NAMES:
         return name
     model = database.read(read_offered).models.get(name)
     if model is None or model.storage_key is None:

@@ -135,6 +135,16 @@ def test_a_model_becomes_the_default_and_is_withdrawn(boss: httpx.Client, me: ht
     assert params_of(me)["model"] == "auto"
 
 
+def test_a_family_is_chosen_by_name_while_none_of_its_networks_is_withdrawn(
+    boss: httpx.Client, me: httpx.Client
+) -> None:
+    assert params_of(me, model="comic-best", factor="2")["model"] == "comic-best"
+    assert estimate(me, options={"model": "comic-best"}).json()["quotes"]
+    assert boss.post("/api/v1/admin/models/comic-best-x2/demote").status_code == 200
+    assert send(me, model="comic-best").json()["error"]["field"] == "model"
+    assert params_of(me, model="comic-best-x3")["model"] == "comic-best-x3"
+
+
 def test_engines_are_listed_with_their_options(me: httpx.Client) -> None:
     answer = me.get("/api/v1/engines").json()
     engines = {engine["name"]: engine for engine in answer["engines"]}

@@ -183,3 +183,16 @@ def test_lists_in_memory_are_bounded_by_their_pages(
         assert len(asyncio.run(viewing._read_list(services, row))) == count
         kept.append([len(each) for each in viewing._lists.values()])
     assert kept == [[3], [3, 2], [2, 1], [9]]
+
+
+@pytest.mark.parametrize(("factor", "network"), [("2", "comic-fast-x2"), ("2.5", "comic-fast-x3")])
+def test_a_job_of_a_family_uses_the_network_of_its_factor(
+    services: Services, tmp_path: Path, factor: str, network: str
+) -> None:
+    add_person(services, "ann")
+    page = draw(tmp_path / "page.png", 3, size=(200, 300)).read_bytes()
+    with pages_of(services) as browser:
+        job = upload(sign_in(browser, "ann"), "page.png", page, model="comic-fast", factor=factor)
+        runner_of(services, tmp_path, NearestEngine()).run(taken(services.database))
+        answer = browser.get(f"/api/v1/jobs/{job}").json()
+    assert (answer["status"], answer["model"]) == ("completed", network)

@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from comic_upscale.errors import ComicUpscaleError, SettingsError
-from comic_upscale.models.catalogue import CATALOGUE
+from comic_upscale.models.catalogue import CATALOGUE, NAMES
 from comic_upscale.server.api.access import CurrentAccount, Server, require
 from comic_upscale.server.api.errors import ApiError, documented
 from comic_upscale.server.engines import EngineList
@@ -116,7 +116,7 @@ async def estimate(services: Server, account: CurrentAccount, asked: EstimateReq
         raise FieldError("pages", str(error)) from None
     quotes: list[dict[str, Any]] = []
     # Nothing is known about the arithmetic of a model of the user's own.
-    if work.pages and processing.model in (AUTO_MODEL, *CATALOGUE):
+    if work.pages and (processing.model == AUTO_MODEL or processing.model in NAMES):
         try:
             quotes = await asyncio.to_thread(
                 quote, work, processing, gpus=asked.gpus, price=asked.price, link_mbps=asked.link_mbps,
