@@ -60,7 +60,7 @@ entry --health
 [ -f output/1.png ]
 # A new container has a new state folder, and finds the ledger by its variable.
 state=$folder/ledger/other entry status | grep --fixed-strings '1 of 1 done'
-entry watchdog -- --help | grep --quiet '^usage: idle_watchdog.sh'
+entry watchdog --help | grep --quiet '^usage: idle_watchdog.sh'
 
 "$folder/opt/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall "$folder"/dist/*.whl
 # No network and no files of this user: everything needed must be in the wheel.

@@ -18,7 +18,7 @@ sys.exit(sys.version_info < (3, 11))
 PY
 
 "$python" -m venv "$folder"
-# Modules are compiled when they are first imported: to compile all of PyTorch takes a minute.
+# Modules are compiled when they are first imported. Most of the several thousand of PyTorch never are.
 export PIP_NO_COMPILE=1
 "$folder/bin/python" -m pip install --quiet --upgrade "pip>=25.1"
 # PyTorch as users get it, from the plain requirement: several GB with the CUDA libraries on Linux.

@@ -99,6 +99,11 @@ def export(path: Path, network: torch.nn.Module, metadata: dict[str, str]) -> No
     tensors = {
         name: tensor.detach().float().cpu().contiguous() for name, tensor in network.state_dict().items()
     }
+    write_weights(path, tensors, metadata)
+
+
+def write_weights(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Write tensors as safetensors, whole or not at all."""
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, metadata=metadata)
     # safetensors makes its file for the owner alone; this one is for everybody.

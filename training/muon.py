@@ -2,6 +2,7 @@
 
 Source: Keller Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024); the size of a step,
 which makes Adam's learning rates fit, is that of "Muon is scalable for LLM training" (Moonshot AI, 2025).
+`torch.optim.Muon` takes single matrices only, and PyTorch has it since 2.9.
 """
 
 from __future__ import annotations

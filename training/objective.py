@@ -52,7 +52,7 @@ def loss(made: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     return difference.abs().mean() + luma(difference).abs().mean()
 
 
-def page_loss(made: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+def patch_loss(made: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """Return the root of the mean square difference of each patch, colours and luma, averaged over the patches.
 
     Within a patch the square asks for the mean of what the truth may be, so detail that the input cannot tell stays

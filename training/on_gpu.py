@@ -18,8 +18,8 @@ from typing import Annotated
 
 import torch
 import typer
-from safetensors.torch import save_file
 
+from training.checkpoint import write_weights
 from training.ground_truth import (
     draw_lettering,
     draw_pages,
@@ -30,7 +30,7 @@ from training.ground_truth import (
 )
 from training.muon import Muon
 from training.network import Chain, activate
-from training.objective import loss, page_loss, shrink_to
+from training.objective import loss, patch_loss, shrink_to
 from training.patches import Patches, PatchSettings, Source, as_pixels, batches
 from training.train import follow
 from training.validation import Tracks, psnr_by_track, tracks
@@ -81,6 +81,7 @@ class Feed:
         self.used = 0
         self._ready = threading.Event()
         self.stopped = False
+        self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._fill, daemon=True)
         self._thread.start()
 
@@ -90,6 +91,14 @@ class Feed:
         self._thread.join()
 
     def _fill(self) -> None:
+        # Somebody waits for a batch, on a machine that costs money.
+        try:
+            self._make_batches()
+        except Exception as error:
+            self._failure = error
+            self._ready.set()
+
+    def _make_batches(self) -> None:
         for small, truth in batches(self._patches, workers=self._workers):
             on_device = (small.to(self._device), truth.to(self._device))
             if len(self._held) < _HELD:
@@ -105,8 +114,14 @@ class Feed:
                 time.sleep(0.002)
 
     def next(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return input and truth, float32 0..1."""
+        """Return input and truth, float32 0..1.
+
+        Raises:
+            Exception: that for which there are no more batches.
+        """
         self._ready.wait()
+        if self._failure is not None:
+            raise self._failure
         if self.used < self.made:
             small, truth = self._held[self.used % _HELD]
             self.used += 1
@@ -208,7 +223,8 @@ class _Run:
         optimizers = _optimizers(plan, network)
         begun = told = time.monotonic()
         step, sum_of_losses, since = 0, torch.zeros((), device=self._device), 0
-        while (share := (time.monotonic() - begun) / seconds) < 1:
+        while (elapsed := time.monotonic() - begun) < seconds:
+            share = elapsed / seconds
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = plan.rate * _pace(share)
@@ -238,7 +254,7 @@ class _Run:
         asked = truth.shape[-1] / small.shape[-1]
         factor = 2 if asked <= 2 else 3
         made = network(small, factor)
-        measure = page_loss if squared else loss
+        measure = patch_loss if squared else loss
         value = measure(made, truth)
         if teacher is not None:
             with torch.no_grad():
@@ -274,7 +290,7 @@ class _Run:
         )
         for factor in _FACTORS:
             path = self._out / f"{plan.name.replace(',', '').replace(' ', '-')}-x{factor}.safetensors"
-            save_file(average.module.plain(factor), path, metadata={"plan": json.dumps(asdict(plan))})
+            write_weights(path, average.module.plain(factor), {"plan": json.dumps(asdict(plan))})
 
 
 class _AtFactor(torch.nn.Module):
@@ -289,16 +305,10 @@ class _AtFactor(torch.nn.Module):
 
 
 def _optimizers(plan: Plan, network: Chain) -> Sequence[torch.optim.Optimizer]:
-    inner = [network.inner] if plan.muon else []
-    rest = [
-        value
-        for value in network.parameters()
-        if value.requires_grad and not any(value is one for one in inner)
-    ]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(rest, plan.rate, betas=(0.9, 0.99))]
-    if inner:
-        optimizers.append(Muon(inner, plan.rate))
-    return optimizers
+    values = {name: value for name, value in network.named_parameters() if value.requires_grad}
+    inner = [values.pop("inner")] if plan.muon else []
+    adam = torch.optim.Adam(values.values(), plan.rate, betas=(0.9, 0.99))
+    return [adam, Muon(inner, plan.rate)] if inner else [adam]
 
 
 def _pace(share: float) -> float:

@@ -321,3 +321,7 @@ def test_a_sample_is_spread_over_the_sizes(sizes: list[int], count: int) -> None
 
 def test_a_sample_of_equal_pages_is_spread_over_the_input() -> None:
     assert spread_sample([7] * 100, 4) == [12, 37, 62, 87]
+
+
+def test_the_kind_of_every_network_of_the_catalogue_is_known() -> None:
+    assert {entry["model"] for entry in reference()["network"]} == set(CATALOGUE)

@@ -15,8 +15,9 @@ from comic_upscale.models.network import load_network
 from comic_upscale.models.weights import resolve_weights
 from training.muon import Muon, orthogonal
 from training.network import Chain
-from training.objective import loss, page_loss
-from training.on_gpu import main
+from training.objective import loss, patch_loss
+from training.on_gpu import Feed, main
+from training.patches import Patches, PatchSettings, Source
 
 
 @pytest.mark.parametrize("factor", [2, 3])
@@ -32,13 +33,19 @@ def test_the_plain_form_of_a_chain_makes_the_same_pixels(factor: int) -> None:
     assert torch.allclose(plain(small), chain(small, factor), atol=1e-5)
 
 
+def test_an_inner_layer_without_weights_hands_its_input_on() -> None:
+    chain = Chain(8, 1, (2,), one_slope=False)
+    with torch.no_grad():
+        chain.inner.zero_()
+    kernel = chain.plain(2)["body.2.weight"]
+    assert torch.equal(kernel, torch.nn.init.dirac_(torch.empty_like(kernel)))
+
+
 def test_one_slope_stays_one_slope() -> None:
     chain = Chain(8, 3, (2,), one_slope=True)
     assert not chain.slopes.requires_grad
-    slopes = [
-        values for name, values in chain.plain(2).items() if name.startswith("body.") and values.ndim == 1
-    ]
-    assert any(bool((values == values[0]).all()) and float(values[0]) > 0 for values in slopes)
+    slopes = [chain.plain(2)[f"body.{number}.weight"] for number in (1, 3, 5, 7)]
+    assert torch.cat(slopes).unique().numel() == 1
 
 
 def test_a_step_of_muon_is_orthogonal_and_of_adams_size() -> None:
@@ -58,7 +65,7 @@ def test_where_half_of_the_truth_is_black_the_square_asks_for_gray_and_the_diffe
     truth = torch.ones(1, 3, 12, 12)
     truth[..., ::3] = 0.0
     levels = [torch.full_like(truth, level / 30) for level in range(31)]
-    assert min(levels, key=lambda made: float(page_loss(made, truth))).mean() == pytest.approx(
+    assert min(levels, key=lambda made: float(patch_loss(made, truth))).mean() == pytest.approx(
         2 / 3, abs=0.02
     )
     assert min(levels, key=lambda made: float(loss(made, truth))).mean() == pytest.approx(1.0, abs=0.02)
@@ -68,9 +75,9 @@ def test_a_patch_counts_by_its_root() -> None:
     truth = torch.zeros(2, 3, 6, 6)
     made = truth.clone()
     made[0] += 0.1
-    calm = float(page_loss(truth, truth))
+    calm = float(patch_loss(truth, truth))
     # Twice the error is twice the loss, however small it was, and each patch counts alike.
-    single, double = (float(page_loss(made * factor, truth)) for factor in (1, 2))
+    single, double = (float(patch_loss(made * factor, truth)) for factor in (1, 2))
     assert double - calm == pytest.approx(2 * (single - calm), rel=0.05)
 
 
@@ -104,3 +111,11 @@ def test_the_command_leaves_a_network_for_each_factor(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert {line["name"] for line in lines} == {"best", "fast"}
     assert set(lines[-1]["psnr"]) == {"x2 clean", "x2 jpeg75", "x2.5 clean", "x2.5 jpeg75"}
+
+
+def test_a_picture_that_cannot_be_cut_ends_the_training_and_does_not_hang_it() -> None:
+    small = [np.zeros((20, 20, 3), dtype=np.uint8)]
+    feed = Feed(Patches([Source(small, 1.0)], PatchSettings(1, 16, 1), 9), torch.device("cpu"), workers=0)
+    with pytest.raises(ValueError):
+        feed.next()
+    feed.stop()
