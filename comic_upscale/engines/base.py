@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
+from comic_upscale.costs.spending import Spending
 from comic_upscale.errors import PageError
 from comic_upscale.imaging.pixels import NO_BORDERS, Borders, SampleArray
 
@@ -103,6 +104,8 @@ class Upscaled:
     """Dollars billed for the call; 0 if time is billed."""
     notes: tuple[str, ...] = ()
     """Notes about these pages for the user, one sentence each."""
+    answers: tuple[str, ...] = ()
+    """The pages in `AnswerStore` whose answers the engine keeps. They are deleted once the pages are recorded."""
 
 
 class Engine(Protocol):
@@ -110,6 +113,9 @@ class Engine(Protocol):
 
     An engine with long calls may have a method ``interrupt()``. Any thread may call it, and the current call of the
     engine then ends at once with a `DeviceError`. The engine is not used afterwards. `interrupt` calls this method.
+
+    An engine that is billed by call may have a method ``charge(spending)``, which `charge` calls before the first page.
+    It records every call there before it makes it.
     """
 
     @property
@@ -133,6 +139,7 @@ class Engine(Protocol):
             PageError: this batch failed, others may succeed (out of memory at the smallest tile, numbers that are
                 not finite even in fp32).
             DeviceError: the device failed and can no longer be used.
+            CeilingError: a call that is billed would exceed the cost ceiling of the job. The pages are not done.
         """
         ...
 
@@ -168,6 +175,8 @@ class EngineSpec:
     """Folder for downloads; searched last."""
     download: bool
     """Whether weights may be downloaded."""
+    answers: Path | None = None
+    """Folder for `AnswerStore`, below the output folder; None if nothing may be kept."""
     weights: ResolvedWeights | None = None
     """The weights; set by `EngineFactory.prepare`, None for an engine without weights."""
 
@@ -204,6 +213,8 @@ class EngineFactory(Protocol):
     """The command that installs these packages."""
     uses_catalogue: ClassVar[bool] = False
     """Whether ``--model`` names a model of the catalogue, so that ``auto`` stands for one of them."""
+    billing: ClassVar[Billing] = "time"
+    """How its engines are billed."""
     runs_remotely: ClassVar[bool] = False
     """Whether a remote machine can run the engine with the settings and the weights alone."""
 
@@ -243,6 +254,13 @@ def interrupt(engine: Engine) -> None:
     method: Callable[[], None] | None = getattr(engine, "interrupt", None)
     if method is not None:
         method()
+
+
+def charge(engine: Engine, spending: Spending | None) -> None:
+    """Let an engine that is billed by call record its calls in a meter; None for a job without one."""
+    method: Callable[[Spending | None], None] | None = getattr(engine, "charge", None)
+    if method is not None:
+        method(spending)
 
 
 class KeptOpen:

@@ -1,13 +1,12 @@
 """Cut a page into overlapping windows, and blend their results without a seam. Geometry and NumPy only.
 
-Engines that draw details of their own, such as diffusion models, draw two windows differently where these overlap. Cells
-that are cut at a border (`tiling.py`) would show that. So here each window fades into its neighbour along a *band*::
+Engines that draw details of their own, such as diffusion models, draw two windows differently where these overlap.
+Cells that are cut at a border (`tiling.py`) would show that. So here each window fades into its neighbour along a
+*band*::
 
     windows   |<------------->|
                          |<------------->|
-    weights   1 1 1 1 1 1 1 ╲ 0 0
-                         0 0 ╱ 1 1 1 1 1 1
-                            band
+    bands                  |-|
 
 A pixel belongs to at most two windows along an axis, and the weights of all windows at a pixel sum to 1. Near its own
 edges a window has the weight 0 as far as the overlap is wider than the band, because models are worst there.

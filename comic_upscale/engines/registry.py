@@ -23,6 +23,7 @@ from comic_upscale.errors import SettingsError
 from comic_upscale.models.weights import ResolvedWeights
 from comic_upscale.settings.engines import BUILT_IN, GROUP, EngineOptions, check_engine, entry_points
 from comic_upscale.settings.job import JobSettings
+from comic_upscale.settings.paths import answers_folder
 
 OpenEngines: TypeAlias = Callable[[JobSettings, ResolvedWeights | None], list[Engine]]
 """Opens the engines of a job; the weights are None for an engine that has none."""
@@ -59,7 +60,15 @@ def find_factory(name: str) -> EngineFactory:
 
 def missing_packages(factory: EngineFactory) -> list[str]:
     """Return the required packages that are not installed. Nothing is imported."""
-    return [name for name in factory.packages if importlib.util.find_spec(name) is None]
+    return [name for name in factory.packages if not _is_installed(name)]
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        # Of a name with a dot, the package before the dot.
+        return False
 
 
 def spec_of(settings: JobSettings, weights: ResolvedWeights | None = None) -> EngineSpec:
@@ -77,6 +86,7 @@ def spec_of(settings: JobSettings, weights: ResolvedWeights | None = None) -> En
         weights_folders=settings.weights_folders,
         weights_cache=cache or settings.output,
         download=cache is not None,
+        answers=answers_folder(settings.output),
         weights=weights,
     )
 

@@ -20,6 +20,7 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
         "realesrgan": "comic_upscale.engines.realesrgan",
         "onnx": "comic_upscale.engines.onnx",
         "command": "comic_upscale.engines.command",
+        "imagen": "comic_upscale.engines.imagen.factory",
     }
 )
 """The engines of this package: for each name, the module with its ``FACTORY``."""

@@ -21,7 +21,7 @@ def test_the_weights_of_all_windows_at_a_pixel_sum_to_one(axis: tuple[int, int, 
     for index, span in enumerate(plan.spans):
         weights = plan.weights(index)
         assert span.start % step == 0 and span.length == plan.window <= window * step
-        assert 0 <= span.start and span.stop <= plan.length
+        assert span.start >= 0 and span.stop <= plan.length
         assert weights.min() >= 0 and weights.max() <= 1
         total[slice(*span)] += weights
     assert np.abs(total - 1).max() < 1e-6

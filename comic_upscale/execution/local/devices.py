@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from comic_upscale.engines.base import Engine, EngineInfo, devices_in_words, interrupt
+from comic_upscale.costs.spending import Spending
+from comic_upscale.engines.base import Engine, EngineInfo, charge, devices_in_words, interrupt
 from comic_upscale.engines.pages import upscale_pages
 from comic_upscale.engines.registry import unused_gpu_warning
 from comic_upscale.errors import ComicUpscaleError, DeviceError, PageError
@@ -72,6 +73,11 @@ class Devices:
             precision=self.engine.precision,
             native_scale=self.engine.native_scale,
         )
+
+    def charge(self, spending: Spending | None) -> None:
+        """Let engines that are billed by call record their calls in the meter of the run."""
+        for engine in self._engines:
+            charge(engine, spending)
 
     def pixel_budget(self, workers: int) -> int:
         """Return how many output pixels may be in flight with these engines."""

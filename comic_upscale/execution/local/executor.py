@@ -51,7 +51,10 @@ class LocalExecutor:
         weights = await asyncio.to_thread(prepare_engine, settings, fetching)
         on_progress(Preparing(what=f"loading {model}"))
         devices = Devices(await asyncio.to_thread(self._open_engines, settings, weights))
-        gate = QualityGate(devices.engine, repeats=not settings.raw)
+        devices.charge(spending)
+        # A service would be paid twice, and may answer the same.
+        repeats = not settings.raw and devices.engine.billing == "time"
+        gate = QualityGate(devices.engine, repeats=repeats)
         steps = PageSteps(settings, devices.engine.native_scale, gate)
         processes = feeds_fast_device(settings.workers, devices.engine.device)
         self._tools = Tools(

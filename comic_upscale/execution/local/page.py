@@ -32,6 +32,8 @@ class PageInFlight:
     """The input of the network, kept for the quality gate."""
     engine_index: int = 0
     """Index of the engine that upscaled it."""
+    answers: tuple[str, ...] = ()
+    """Pages in `AnswerStore` whose answers are kept until it is recorded."""
     verdict: Verdict | None = None
     notes: tuple[str, ...] = ()
     ready: float = 0.0
@@ -75,6 +77,7 @@ class PageInFlight:
             notes=self.notes,
             scores={} if self.verdict is None else recorded_scores(self.verdict),
             suspect=() if self.verdict is None else self.verdict.reasons,
+            answers=self.answers,
             made_at=time.perf_counter(),
         )
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from comic_upscale.costs.spending import Spending
-from comic_upscale.errors import ComicUpscaleError, PageError, first_error
+from comic_upscale.errors import CeilingError, ComicUpscaleError, PageError, first_error
 from comic_upscale.execution.base import Activity, PageOutcome, PageTask, as_page_error
 from comic_upscale.execution.budget import Budget
 from comic_upscale.execution.local.devices import Devices
@@ -164,7 +164,14 @@ class Pipeline:
                     self._drop(page)
                 continue
             self._tools.activity.in_hand = pages[0].task.source
-            for page in await self._upscale_batch(engine_index, pages):
+            try:
+                upscaled = await self._upscale_batch(engine_index, pages)
+            except CeilingError as error:
+                self._stop.request(str(error), CEILING)
+                for page in pages:
+                    self._drop(page)
+                continue
+            for page in upscaled:
                 await self._to_encode.put(page)
 
     async def _next_batch(self, limit: Callable[[PageInFlight], int]) -> list[PageInFlight]:
@@ -195,6 +202,7 @@ class Pipeline:
             else:
                 page.pixels, page.engine_index = result, engine_index
                 page.add_notes(result.notes)
+                page.answers = result.answers
                 upscaled.append(page)
         return upscaled
 
