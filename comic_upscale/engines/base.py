@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, 
 
 from comic_upscale.costs.spending import Spending
 from comic_upscale.errors import PageError
-from comic_upscale.imaging.pixels import NO_BORDERS, Borders, SampleArray
+from comic_upscale.imaging.pixels import NO_BORDERS, Borders, Pixels, SampleArray
 
 if TYPE_CHECKING:
     from comic_upscale.models.weights import ResolvedWeights
@@ -245,6 +245,19 @@ class EngineFactory(Protocol):
             WeightsError: the engine cannot use the weights.
             DeviceError: a device does not exist.
             SettingsError: the engine cannot do what is requested.
+        """
+        ...
+
+
+class PageFilter(Protocol):
+    """Changes a page after its engine. Used from one thread at a time."""
+
+    def apply(self, page: Pixels, source: Pixels) -> Pixels:
+        """Return the page, changed or not, with notes for the user.
+
+        Args:
+            page: the output of the engine.
+            source: its input.
         """
         ...
 

@@ -145,6 +145,8 @@ def check_remote(settings: JobSettings) -> None:
     Raises:
         SettingsError: the engine cannot run remotely.
     """
+    if settings.face_model is not None:
+        raise SettingsError("--face-model does not run on a remote machine: use `comic-upscale run`")
     if not find_factory(settings.backend).runs_remotely:
         raise SettingsError(
             f"--engine {settings.backend} cannot run on a remote machine: use `comic-upscale run`"

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from comic_upscale.engines import registry
+from comic_upscale.engines.filters import fingerprinted_filters
 from comic_upscale.ledger.records import AutoJob
 from comic_upscale.models import default_model as auto
 from comic_upscale.models.catalogue import CATALOGUE, in_family
@@ -46,7 +47,8 @@ def job_fingerprint(settings: JobSettings, identity: str) -> str:
         settings: settings of the job.
         identity: as `SelectedModel.identity`.
     """
-    return settings.fingerprint(identity, registry.fingerprinted_options(settings))
+    options = (*registry.fingerprinted_options(settings), *fingerprinted_filters(settings))
+    return settings.fingerprint(identity, options)
 
 
 def with_legacy_gray(

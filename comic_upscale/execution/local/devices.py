@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 from comic_upscale.costs.spending import Spending
-from comic_upscale.engines.base import Engine, EngineInfo, charge, devices_in_words, interrupt
+from comic_upscale.engines.base import Engine, EngineInfo, PageFilter, charge, devices_in_words, interrupt
 from comic_upscale.engines.pages import upscale_pages
 from comic_upscale.engines.registry import unused_gpu_warning
 from comic_upscale.errors import ComicUpscaleError, DeviceError, PageError
@@ -44,10 +46,13 @@ class Devices:
 
     Args:
         engines: at least one; they share the pages.
+        filters: applied to each page after its engine, on the thread of the engine.
     """
 
-    def __init__(self, engines: Sequence[Engine]) -> None:
+    def __init__(self, engines: Sequence[Engine], filters: Sequence[PageFilter] = ()) -> None:
         self._engines = list(engines)
+        self._filters = list(filters)
+        self._filtering = threading.Lock()
         self._threads = [ThreadPoolExecutor(1, thread_name_prefix="device") for _ in engines]
         self.meter = StageMeter(len(self._engines))
         """How busy the engines are."""
@@ -109,7 +114,7 @@ class Devices:
         try:
             return await asyncio.get_running_loop().run_in_executor(
                 self._threads[engine_index],
-                partial(upscale_pages, engine, pages, target, conservative=conservative),
+                partial(self._upscale, engine, pages, target, conservative),
             )
         except ComicUpscaleError:
             raise
@@ -123,6 +128,26 @@ class Devices:
             ) from error
         finally:
             self.meter.end()
+
+    def _upscale(
+        self, engine: Engine, pages: list[Pixels], target: tuple[int, int], conservative: bool
+    ) -> list[Pixels | PageError]:
+        results = upscale_pages(engine, pages, target, conservative=conservative)
+        if self._filters and conservative:
+            # The gate rejected the page as the filters left it.
+            note = "without filters, since the quality gate rejected the page"
+            return [
+                result if isinstance(result, PageError) else replace(result, notes=(*result.notes, note))
+                for result in results
+            ]
+        for each in self._filters:
+            # Engines have threads of their own, and share the filters.
+            with self._filtering:
+                results = [
+                    result if isinstance(result, PageError) else each.apply(result, page)
+                    for result, page in zip(results, pages, strict=True)
+                ]
+        return results
 
     def close(self) -> None:
         """Interrupt the engines, end the threads, and release the memory of the devices."""

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 
 from comic_upscale.costs.spending import Spending
+from comic_upscale.engines.filters import open_filters
 from comic_upscale.engines.registry import OpenEngines, prepare_engine
 from comic_upscale.execution.base import Activity, ExecutorInfo, PageOutcome, PageTask
 from comic_upscale.execution.events import Fetching, Listener, Preparing, from_thread
@@ -50,7 +51,9 @@ class LocalExecutor:
         fetching = from_thread(on_progress, Fetching)
         weights = await asyncio.to_thread(prepare_engine, settings, fetching)
         on_progress(Preparing(what=f"loading {model}"))
-        devices = Devices(await asyncio.to_thread(self._open_engines, settings, weights))
+        # Before the engines: a file that is none must not leave them open.
+        filters = await asyncio.to_thread(open_filters, settings)
+        devices = Devices(await asyncio.to_thread(self._open_engines, settings, weights), filters)
         devices.charge(spending)
         # A service would be paid twice, and may answer the same.
         repeats = not settings.raw and devices.engine.billing == "time"

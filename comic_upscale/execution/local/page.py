@@ -32,6 +32,8 @@ class PageInFlight:
     """The input of the network, kept for the quality gate."""
     engine_index: int = 0
     """Index of the engine that upscaled it."""
+    engine_notes: tuple[str, ...] = ()
+    """The notes that came with the output of its engine."""
     answers: tuple[str, ...] = ()
     """Pages in `AnswerStore` whose answers are kept until it is recorded."""
     verdict: Verdict | None = None

@@ -202,7 +202,7 @@ class Pipeline:
             else:
                 page.pixels, page.engine_index = result, engine_index
                 page.add_notes(result.notes)
-                page.answers = result.answers
+                page.engine_notes, page.answers = result.notes, result.answers
                 upscaled.append(page)
         return upscaled
 
@@ -241,6 +241,8 @@ class Pipeline:
                 # Only if it helped: an output must not depend on the pages that the run processed before.
                 if second.encoded is not None:
                     page.verdict = second.verdict
+                    # What was said of the first output is no longer true.
+                    page.notes = tuple(note for note in page.notes if note not in page.engine_notes)
                     page.add_notes((*notes, "upscaled again, since the first result was suspect"))
                     return second.encoded
         if self._tools.settings.strict:
