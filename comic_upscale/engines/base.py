@@ -234,6 +234,14 @@ class EngineFactory(Protocol):
         """
         return spec
 
+    def describe_loading(self, spec: EngineSpec, resources: EngineResources) -> str | None:
+        """Return what is about to be loaded, such as a plan of the memory, for the user; None for nothing to say.
+
+        Raises:
+            DeviceError: it cannot be loaded.
+        """
+        return None
+
     def open(self, spec: EngineSpec, resources: EngineResources) -> list[Engine]:
         """Open the engines that together use the resources best. They are used at the same time.
 

