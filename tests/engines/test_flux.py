@@ -1,5 +1,7 @@
 """Diffusion in tiles, by FLUX with random weights: its looks mean nothing, its seams, sizes, noise and memory do."""
 
+# ruff: noqa: E402
+
 from __future__ import annotations
 
 import importlib.util
@@ -13,7 +15,9 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 LACKING = [
-    name for name in ("diffusers", "transformers", "accelerate", "gguf") if importlib.util.find_spec(name) is None
+    name
+    for name in ("diffusers", "transformers", "accelerate", "gguf")
+    if importlib.util.find_spec(name) is None
 ]
 if LACKING:
     pytest.skip(f"the extra [flux] is not installed: {', '.join(LACKING)}", allow_module_level=True)
@@ -60,7 +64,11 @@ def make(flux: tuple[Path, Path], make_job: MakeJob, tiny_weights: Path) -> Make
             "steps": 4, "strength": 0.5, **options,
         }  # fmt: skip
         return make_job(
-            backend="flux", model="auto", device="cpu", engine_options=given, **{"gate": False, **(changes or {})}
+            backend="flux",
+            model="auto",
+            device="cpu",
+            engine_options=given,
+            **{"gate": False, **(changes or {})},
         )
 
     return make_settings
@@ -99,9 +107,9 @@ def test_a_page_has_its_exact_size_and_type(
 
 def test_the_same_page_is_drawn_the_same_and_tiles_show_no_seam(engine: DiffusionEngine) -> None:
     # A smooth page: whatever stands out along a border is the tiles' own.
-    ramp = np.linspace(80, 170, 90, dtype=np.float32)
-    source = np.repeat((ramp[None, :, None] + ramp[:70, None, None] / 4), 3, axis=2).astype(np.uint8)
-    batch = Batch(source[None], (180, 140))
+    ramp = np.linspace(80, 170, 56, dtype=np.float32)
+    source = np.repeat((ramp[None, :, None] + ramp[:48, None, None] / 4), 3, axis=2).astype(np.uint8)
+    batch = Batch(source[None], (112, 96))
     made, again = engine.upscale(batch), engine.upscale(batch)
     assert np.array_equal(made.pixels, again.pixels)
     assert made.borders.rows and made.borders.columns
@@ -110,7 +118,7 @@ def test_the_same_page_is_drawn_the_same_and_tiles_show_no_seam(engine: Diffusio
     # Steps across a border against steps elsewhere: random weights draw a texture, so there are some everywhere.
     steps = np.abs(np.diff(drawn.astype(float), axis=1)).mean(axis=(0, 2))
     at = [steps[place - 1] for place in made.borders.columns]
-    assert max(at) <= np.percentile(steps, 99)
+    assert max(at) <= max(np.median(steps) * 2, np.percentile(steps, 95))
     assert np.abs(drawn.astype(int) - engine._first.upscale(batch).pixels[0]).mean() > 1, "it draws"
 
 
@@ -148,7 +156,9 @@ def test_the_pipeline_takes_its_noise_from_the_field_and_gets_its_own_back(
     assert module.randn_tensor is before
 
 
-def test_a_gguf_transformer_draws_nearly_the_same(flux: tuple[Path, Path], tmp_path: Path, make: MakeFlux) -> None:
+def test_a_gguf_transformer_draws_nearly_the_same(
+    flux: tuple[Path, Path], tmp_path: Path, make: MakeFlux
+) -> None:
     batch = Batch(draw_pages(1, 30, 30), (60, 60))
     made = {}
     for name in ("", "Q8_0", "Q4_0"):
@@ -169,7 +179,7 @@ def test_lettering_is_kept_from_the_first_pass(make: MakeFlux) -> None:
     picture = Image.fromarray(page)
     ImageDraw.Draw(picture).text((3, 20), "HELLO", fill=0, font=ImageFont.load_default(14))
     batch = Batch(np.asarray(picture)[None], (192, 128))
-    settings = make()
+    settings = make(tile=192)
     (engine,) = registry.open_engines(settings, registry.prepare_engine(settings))
     assert isinstance(engine, DiffusionEngine)
     made, first = engine.upscale(batch).pixels[0], engine._first.upscale(batch).pixels[0]
@@ -188,12 +198,14 @@ def test_the_map_has_lettering_and_leaves_shading_and_large_shapes() -> None:
     for column in range(160):
         draw.line((column, 130, column, 239), fill=100 + column // 2)
     found = keep_map(np.asarray(picture)[:, :, None])
-    assert found.shape == (240, 320) and 0 <= found.min() and found.max() <= 1
+    assert found.shape == (240, 320) and found.min() >= 0 and found.max() <= 1
     assert found[26:56, 24:110].mean() > 0.9
     assert found[140:200, 210:270].max() == 0 and found[150:230, 10:140].max() == 0
 
 
-def test_the_memory_that_is_planned_is_the_memory_that_is_taken(flux: tuple[Path, Path], make: MakeFlux) -> None:
+def test_the_memory_that_is_planned_is_the_memory_that_is_taken(
+    flux: tuple[Path, Path], make: MakeFlux
+) -> None:
     options = registry.spec_of(make()).options
     plan, device = plan_for(options, EngineResources(device="cpu"))
     pipeline = load_pipeline(options, plan, device, "fp32")
@@ -209,7 +221,13 @@ def test_the_memory_that_is_planned_is_the_memory_that_is_taken(flux: tuple[Path
 
 @pytest.mark.parametrize(
     ("gigabytes", "transformer", "mode"),
-    [(12, 6.8, "all"), (16, 12.7, "offload"), (24, 12.7, "all"), (12, 12.7, "sequential"), (16, 23.8, "sequential")],
+    [
+        (12, 6.8, "all"),
+        (16, 12.7, "offload"),
+        (24, 12.7, "all"),
+        (12, 12.7, "sequential"),
+        (16, 23.8, "sequential"),
+    ],
 )
 def test_plans_for_the_usual_gpus(gigabytes: float, transformer: float, mode: str) -> None:
     parts = {"transformer": round(transformer * GB), "vae": round(0.17 * GB)}

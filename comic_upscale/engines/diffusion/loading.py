@@ -51,10 +51,8 @@ def plan_for(options: FluxOptions, resources: EngineResources) -> tuple[MemoryPl
             parts[part] = size
     if options.transformer is not None:
         parts["transformer"] = options.transformer.stat().st_size
-    if device.type == "cuda":
-        available = torch.cuda.mem_get_info(device)[0]
-    else:
-        available = psutil.virtual_memory().available
+    on_gpu = device.type == "cuda"
+    available = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
     mode = options.memory
     if device.type == "cpu" and mode == "auto":
         mode = "all"
@@ -148,6 +146,7 @@ def _encode_prompt(folder: PipelineFolder, prompt: str, path: Path) -> None:
 
 def _load_transformer(path: Path, folder: PipelineFolder, dtype: torch.dtype) -> Any:
 
+    library = _diffusers()
     index = json.loads((folder.path / "model_index.json").read_text(encoding="utf-8"))
     kind = getattr(library, index["transformer"][1])
     more = (

@@ -13,6 +13,9 @@ GB = 1e9
 _WORK_AT_1024 = 3.5 * GB
 """Bytes that the autoencoder and the transformer need besides their weights, for a tile of 1024 pixels in half
 precision: 3 to 4 GB in reports of users. It has not been measured here."""
+_STEP_AT_1024 = 1.5 * GB
+"""The part of this that the transformer needs; the autoencoder needs the rest, and works before and after it."""
+_AUTOENCODER = "vae"
 _LAYER_SHARE = 0.05
 """The largest layer, as a share of its part."""
 
@@ -54,11 +57,12 @@ def plan_memory(
     Raises:
         DeviceError: not even one layer at a time fits, or the mode that the user chose does not.
     """
-    work = round(_WORK_AT_1024 * widening * (tile / 1024) ** 2)
+    grows = widening * (tile / 1024) ** 2
+    work, step = round(_WORK_AT_1024 * grows), round(_STEP_AT_1024 * grows)
     total, largest = sum(parts.values()), max(parts.values(), default=0)
     needs: dict[Literal["all", "offload", "sequential"], int] = {
         "all": total + work,
-        "offload": largest + work,
+        "offload": max(largest + step, parts.get(_AUTOENCODER, 0) + work),
         "sequential": round(largest * _LAYER_SHARE) + work,
     }
     for name, needed in needs.items():

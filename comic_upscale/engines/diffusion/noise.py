@@ -1,7 +1,7 @@
 """One field of noise for a page, of which each tile gets its part: neighbours begin alike where they overlap.
 
-A pipeline of diffusers makes its noise itself, by a function of its module. While a tile is drawn, that function returns
-a part of the field.
+A pipeline of diffusers makes its noise itself, by a function of its module. While a tile is drawn, that function
+returns a part of the field.
 """
 
 from __future__ import annotations
