@@ -239,7 +239,7 @@ def test_plans_for_the_usual_gpus(gigabytes: float, transformer: float, mode: st
 def test_a_pipeline_that_cannot_fit_is_refused_before_it_is_loaded(
     make: MakeFlux, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(DeviceError, match="GB and 2.0 are free"):
+    with pytest.raises(DeviceError, match=r"GB and 2\.0 are free"):
         plan_memory({"transformer": round(6.8 * GB)}, tile=1024, available=round(2 * GB))
     monkeypatch.setattr(memory, "_WORK_AT_1024", 1e18)
     settings = make()
