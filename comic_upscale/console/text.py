@@ -157,6 +157,10 @@ def header_lines(event: JobStarted) -> list[tuple[str, str]]:
         lines.insert(1, ("ignored", passed_over))
     if event.selection:
         lines.insert(1, ("selection", event.selection))
+    for number, rule in enumerate(event.rules, start=1):
+        lines.insert(-2, (f"rule {number}", rule))
+    if event.profile:
+        lines.insert(-2 - len(event.rules), ("profile", _short(event.profile)))
     if event.device is not None:
         model = model_name(event.model, chosen=event.model_auto)
         network = "" if event.native_scale is None else f" x{event.native_scale} network,"

@@ -43,12 +43,13 @@ class Devices:
 
     Args:
         engines: at least one; they share the pages.
+        meter: measures how busy they are, together with other engines on the same devices; None for a new one.
     """
 
-    def __init__(self, engines: Sequence[Engine]) -> None:
+    def __init__(self, engines: Sequence[Engine], meter: StageMeter | None = None) -> None:
         self._engines = list(engines)
         self._threads = [ThreadPoolExecutor(1, thread_name_prefix="device") for _ in engines]
-        self.meter = StageMeter(len(self._engines))
+        self.meter = meter or StageMeter(len(self._engines))
         """How busy the engines are."""
 
     def __len__(self) -> int:

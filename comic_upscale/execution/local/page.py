@@ -11,6 +11,7 @@ from comic_upscale.execution.base import PageOutcome, PageTask, PageUpscaled, fa
 from comic_upscale.execution.local.quality_gate import recorded_scores
 from comic_upscale.gate.verdict import Verdict
 from comic_upscale.imaging.pixels import Pixels
+from comic_upscale.library.page_rules import Matches, Network
 
 
 @dataclass(slots=True)
@@ -30,6 +31,10 @@ class PageInFlight:
     """The result of the last stage."""
     before: Pixels | None = None
     """The input of the network, kept for the quality gate."""
+    network: Network = ("", None)
+    """The model and the denoise strength for the page."""
+    matches: Matches = ()
+    """The rules that match it."""
     engine_index: int = 0
     """Index of the engine that upscaled it."""
     verdict: Verdict | None = None
