@@ -136,6 +136,7 @@ async def copy_output(
         notes=notes_of_copy(page),
         scores=recorded_numbers(page["scores"]),
         suspect=(page["suspect"],) if page["suspect"] else (),
+        own_settings=page["own_settings"],
         made_at=ended,
     )
     return Copy(outcome, page["source"])

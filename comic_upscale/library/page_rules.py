@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import TypeAlias
 
@@ -32,9 +33,39 @@ class PageTraits:
     """POSIX path relative to the input; inside a volume, that of the volume and of the page in it."""
     size: tuple[int, int]
     """(width, height), upright."""
-    gray: bool
+    gray: bool | None
+    """None if nobody looked: the page has three channels, and no rule asks."""
     jpeg_quality: int | None
     """1 to 100; None for a page that is no JPEG."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnSettings:
+    """What the ledger keeps of the settings of a page, so that other rules need not make it again."""
+
+    fingerprint: str
+    """Of the settings of the page."""
+    gray: bool | None
+    """As in `PageTraits`."""
+    jpeg_quality: int | None
+    """As in `PageTraits`."""
+    neutral_paper: bool
+    """Whether the job made paper neutral before it looked whether the page is gray."""
+
+    def as_json(self) -> str:
+        """Return the text for the ledger."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | None) -> OwnSettings | None:
+        """Read the text of a ledger; None if it has none, or one of another version."""
+        try:
+            record = json.loads(text or "null")
+            own = cls(**{each.name: record[each.name] for each in fields(cls)})
+        except (ValueError, TypeError, KeyError):
+            return None
+        is_quality = own.jpeg_quality is None or type(own.jpeg_quality) is int
+        return own if is_quality and isinstance(own.fingerprint, str) else None
 
 
 class PageRules:
@@ -150,10 +181,14 @@ def filter_page(page: Pixels, data: bytes, source: str, rules: PageRules) -> Fil
     base = rules.settings_for(())
     page = apply_filters(page, paper_filters(base))
     needs_gray = rules.looks_at_pages
+    gray: bool | None = page.color.shape[2] == 1
+    if not gray and base.gray_mode != "auto":
+        # Pages keep their channels.
+        gray = _looks_gray(page, base) if needs_gray else None
     traits = PageTraits(
         source=source,
         size=(page.width, page.height),
-        gray=page.color.shape[2] == 1 or (needs_gray and _looks_gray(page, base)),
+        gray=gray,
         jpeg_quality=jpeg_quality(data),
     )
     matches = rules.matches(traits)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from comic_upscale.costs.spending import Spending
-from comic_upscale.engines.registry import OpenEngines, prepare_engine
+from comic_upscale.engines.registry import OpenEngines, identify, prepare_engine
 from comic_upscale.execution.base import Activity, ExecutorInfo, PageOutcome, PageTask
 from comic_upscale.execution.events import Fetching, Listener, Preparing, from_thread
 from comic_upscale.execution.local.devices import Devices
@@ -53,18 +53,20 @@ class LocalExecutor:
         fetching = from_thread(on_progress, Fetching)
         rules = PageRules(settings)
         opens: dict[Network, OpenNetwork] = {}
+        identities: dict[Network, str] = {}
         # The weights of all networks, so that a run does not end in the middle because some are missing.
         for network in rules.networks:
             own = replace(settings, model=network[0], denoise=network[1], rules=())
             weights = await asyncio.to_thread(prepare_engine, own, fetching)
             opens[network] = partial(self._open_engines, own, weights)
+            identities[network] = (await asyncio.to_thread(identify, own)).digest
         on_progress(Preparing(what=f"loading {model}"))
         first = rules.networks[0]
         devices = Devices(await asyncio.to_thread(opens[first]))
         networks = Networks(devices, first, opens, repeats=not settings.raw)
         native_scales = {network[0]: _native_scale(network[0]) for network in rules.networks}
         native_scales[first[0]] = devices.engine.native_scale
-        steps = PageSteps(settings, native_scales)
+        steps = PageSteps(settings, native_scales, identities)
         processes = feeds_fast_device(settings.workers, devices.engine.device)
         self._tools = Tools(
             settings=settings,

@@ -35,6 +35,8 @@ class PageInFlight:
     """The model and the denoise strength for the page."""
     matches: Matches = ()
     """The rules that match it."""
+    own_settings: str = ""
+    """Its `OwnSettings` as JSON."""
     engine_index: int = 0
     """Index of the engine that upscaled it."""
     verdict: Verdict | None = None
@@ -80,6 +82,7 @@ class PageInFlight:
             notes=self.notes,
             scores={} if self.verdict is None else recorded_scores(self.verdict),
             suspect=() if self.verdict is None else self.verdict.reasons,
+            own_settings=self.own_settings or None,
             made_at=time.perf_counter(),
         )
 

@@ -138,7 +138,7 @@ class Pipeline:
         decoded = await workers.compute(
             "decode", page, "decode", source.data, size, page.task.sha256, page.task.source
         )
-        page.matches, page.network = decoded.matches, decoded.network
+        page.matches, page.network, page.own_settings = decoded.matches, decoded.network, decoded.own_settings
         pixels, size, page.sha256 = decoded.pixels, decoded.size, decoded.sha256
         page.pixels, page.size, page.target = pixels, size.source, size.target
         if self._tools.settings.gate and size.grows and QualityGate.wants(pixels):

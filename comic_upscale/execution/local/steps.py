@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from comic_upscale.engines.pages import finish, prepare
+from comic_upscale.engines.registry import fingerprinted_options
 from comic_upscale.errors import PageError, SettingsError
 from comic_upscale.execution.base import sha256_of_source
 from comic_upscale.execution.local.quality_gate import QualityGate
@@ -19,7 +21,14 @@ from comic_upscale.imaging.encode import check_encoded, check_target, encode, li
 from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.imaging.shrink import shrink
 from comic_upscale.imaging.target_size import describe_growth, find_target, grows, skip_reason
-from comic_upscale.library.page_rules import FilteredPage, Matches, Network, PageRules, filter_page
+from comic_upscale.library.page_rules import (
+    FilteredPage,
+    Matches,
+    Network,
+    OwnSettings,
+    PageRules,
+    filter_page,
+)
 from comic_upscale.settings.job import FormatName, JobSettings
 from comic_upscale.settings.sizes import Print
 
@@ -54,6 +63,8 @@ class Decoded:
     """The rules that match the page."""
     network: Network = ("", None)
     """The model and the denoise strength for it."""
+    own_settings: str = ""
+    """Its `OwnSettings` as JSON."""
 
 
 @dataclass(slots=True, eq=False)
@@ -98,12 +109,20 @@ class PageSteps:
         settings: of the job.
         native_scales: by model, the factor of its network, for notes about sizes; None if the network makes any size
             or is unknown.
+        identities: the identity of each network, for the fingerprints of pages.
     """
 
-    def __init__(self, settings: JobSettings, native_scales: Mapping[str, int | None]) -> None:
+    def __init__(
+        self,
+        settings: JobSettings,
+        native_scales: Mapping[str, int | None],
+        identities: Mapping[Network, str] = MappingProxyType({}),
+    ) -> None:
         self._settings = settings
         self._native_scales = dict(native_scales)
         self._rules = PageRules(settings)
+        self._identities = dict(identities)
+        self._fingerprints: dict[Matches, str] = {}
 
     def read_header(self, data: bytes) -> Header:
         """Read the header of the file of a page.
@@ -182,7 +201,20 @@ class PageSteps:
             sha256,
             page.matches,
             (own.model, own.denoise),
+            self._own_settings(page),
         )
+
+    def _own_settings(self, page: FilteredPage) -> str:
+        own = page.settings
+        if page.matches not in self._fingerprints:
+            identity = self._identities.get((own.model, own.denoise), "")
+            self._fingerprints[page.matches] = own.fingerprint(identity, fingerprinted_options(own))
+        return OwnSettings(
+            fingerprint=self._fingerprints[page.matches],
+            gray=page.traits.gray,
+            jpeg_quality=page.traits.jpeg_quality,
+            neutral_paper=self._settings.neutral_paper,
+        ).as_json()
 
     def finish(
         self,
