@@ -29,7 +29,7 @@ EXIT_OVER_BUDGET = 1
 
 
 JOB = pick(
-    JobSettings, "output", "selection", "size", "skip_larger_than", "model", "denoise", "weights_folders", "format",
+    JobSettings, "output", "selection", "profile", "size", "skip_larger_than", "model", "denoise", "weights_folders", "format",
     "quality", "device", "workers",
     help={
         "output": "Output folder of the planned `run`. Pages that are already done are not counted.",

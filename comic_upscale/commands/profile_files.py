@@ -108,6 +108,8 @@ def _find(name: str, users: tuple[str, ...], folder: Path | None = None) -> Prof
         return _read(path, name, users)
     if name in built_in_names():
         return built_in(name)
+    if name in users:
+        raise SettingsError(f"profiles build on each other in a circle: {', '.join(users)}")
     raise SettingsError(_no_profile(name))
 
 

@@ -101,6 +101,9 @@ def plan_summary(preview: Preview) -> list[str]:
         lines.append(orphans_line(preview.orphans, _short(preview.output)))
     if preview.selection:
         lines.append(f"selection: {preview.selection}")
+    if preview.profile:
+        lines.append(f"profile: {_short(preview.profile)}")
+    lines += [f"rule {number}: {rule}" for number, rule in enumerate(preview.rules, start=1)]
     lines.append(f"model {_model_of_plan(preview)}, {preview.size}, into {_short(preview.output)}")
     lines.append("nothing was written (--dry-run)")
     return [printable(line) for line in lines]

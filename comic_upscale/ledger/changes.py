@@ -199,7 +199,9 @@ class LibraryChanges(LedgerFile):
                 [job_id],
             )
             return [
-                FinishedElsewhere(OutputOwner(*row[:8]), (int(row[8]), int(row[9])), str(row[10]), bool(row[11]))
+                FinishedElsewhere(
+                    OutputOwner(*row[:8]), (int(row[8]), int(row[9])), str(row[10]), bool(row[11])
+                )
                 for row in cursor
             ]
 

@@ -77,9 +77,7 @@ class _Pages:
             return False
         if own.gray is None and self._rules.looks_at_pages:
             return False
-        traits = PageTraits(
-            source=page.source, size=page.size, gray=own.gray, jpeg_quality=own.jpeg_quality
-        )
+        traits = PageTraits(source=page.source, size=page.size, gray=own.gray, jpeg_quality=own.jpeg_quality)
         return self._fingerprint(self._rules.matches(traits)) == own.fingerprint
 
     def _is_acceptable(self, page: FinishedElsewhere) -> bool:

@@ -151,8 +151,8 @@ def _read(
     base = Profile(name="", origin="")
     if "base" in record:
         users = (*users, name)
-        if record["base"] in users or len(users) > MOST_BASES:
-            raise SettingsError(f"profiles build on each other in a circle: {', '.join(users)}")
+        if len(users) > MOST_BASES:
+            raise SettingsError(f"more than {MOST_BASES} profiles build on each other: {', '.join(users)}")
         base = find_base(record["base"], users)
     own = _values({key: value for key, value in record.items() if key not in _OWN})
     for option in NOT_WHERE_FOUND:

@@ -54,7 +54,9 @@ def book(tmp_path: Path) -> Path:
 @pytest.fixture
 def make(make_settings: MakeSettings, book: Path) -> Callable[..., JobSettings]:
     def settings(*records: dict[str, Any], **changes: Any) -> JobSettings:
-        return make_settings(**{"input": book, "model": OWN, "scale": 2.0, "rules": rules(*records), **changes})
+        return make_settings(
+            **{"input": book, "model": OWN, "scale": 2.0, "rules": rules(*records), **changes}
+        )
 
     return settings
 
@@ -103,7 +105,9 @@ def notes(settings: JobSettings) -> dict[str, str]:
 
 def test_each_page_goes_through_the_network_of_its_rules(make: Callable[..., JobSettings]) -> None:
     shop, events = Shop(), list[Event]()
-    settings = make({"gray": False, "model": "comic-fast"}, {"max_jpeg_quality": 60, "model": OTHER}, scale=2.5)
+    settings = make(
+        {"gray": False, "model": "comic-fast"}, {"max_jpeg_quality": 60, "model": OTHER}, scale=2.5
+    )
     finished = run(settings, shop, events)
     assert (finished.done_now, finished.failed) == (3, 0)
     assert shop.pages == {OWN: 1, FAST: 1, OTHER: 1}
@@ -250,10 +254,18 @@ def test_a_changed_rule_makes_only_its_pages_again(make: Callable[..., JobSettin
 
 @pytest.mark.parametrize(
     "change",
-    [{"quality": 80, "format": "webp"}, {"neutral_paper": True}, {"gray": "keep"}, {"raw": True}, {"model": FAST}],
+    [
+        {"quality": 80, "format": "webp"},
+        {"neutral_paper": True},
+        {"gray": "keep"},
+        {"raw": True},
+        {"model": FAST},
+    ],
     ids=str,
 )
-def test_other_settings_make_every_page_again(make: Callable[..., JobSettings], change: dict[str, Any]) -> None:
+def test_other_settings_make_every_page_again(
+    make: Callable[..., JobSettings], change: dict[str, Any]
+) -> None:
     run(make())
     assert run(make(**change)).done_now == 3
 
