@@ -98,18 +98,21 @@ def check_file(data: bytes, page: RemotePageResult, format: FormatName) -> None:
     check_encoded(data, size)
 
 
-def compare(source: bytes, output: bytes, settings: JobSettings, rules: PageRules) -> CheckedOutput:
+def compare(
+    source: bytes, output: bytes, settings: JobSettings, rules: PageRules | None = None
+) -> CheckedOutput:
     """Compare an output with its source, by the quality gate.
 
     Args:
         source: the file of the page.
         output: the downloaded file, which `check_file` has accepted.
         settings: of the job.
-        rules: of the job.
+        rules: of the job; None to read them from the settings.
 
     Raises:
         PageError: one of them cannot be decoded.
     """
+    rules = rules or PageRules(settings)
     before = _input_of_network(source, settings, rules, settings.icc)
     size = (before.width, before.height)
     header = read_header(output)

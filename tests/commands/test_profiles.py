@@ -196,7 +196,7 @@ def test_a_mistake_names_the_file_and_the_option(text: str, says: str) -> None:
 def test_missing_and_unreadable_profiles() -> None:
     with pytest.raises(SettingsError, match=r"there is no profile .*nowhere\.toml: check the path"):
         settings("nowhere.toml")
-    with pytest.raises(SettingsError, match="there is no profile 'zzz': choose .*manga"):
+    with pytest.raises(SettingsError, match=r"there is no profile 'zzz': choose .*manga"):
         settings("zzz")
     Path("latin.toml").write_bytes(b'description = "\xe9"\n')
     with pytest.raises(SettingsError, match="UTF-8"):

@@ -204,7 +204,9 @@ def test_levels_and_quality_by_rule(make: Callable[..., JobSettings], tmp_path: 
 
 def test_all_matching_rules_count_and_a_later_one_wins(make: Callable[..., JobSettings]) -> None:
     settings = make(
-        {"levels": "10,240"}, {"path": "gray.*", "levels": "100,150"}, {"path": ["gray.*", "!gray.png"], "levels": "off"}
+        {"levels": "10,240"},
+        {"path": "gray.*", "levels": "100,150"},
+        {"path": ["gray.*", "!gray.png"], "levels": "off"},
     )  # fmt: skip
     run(settings)
     assert "black from 100" in notes(settings)[GRAY]
