@@ -349,6 +349,8 @@ def status_lines(report: JobStatus) -> list[str]:
     lines.append(f"input:  {report.input}")
     if report.selection:
         lines.append(f"        {report.selection}")
+    if report.profile:
+        lines.append(f"profile: {_short(report.profile)}")
     lines += [
         f"output: {report.output}",
         f"model:  {model_name(report.model, chosen=report.model_auto)}{device}",

@@ -363,6 +363,7 @@ class ProcessingSettings:
             size = Scale(scale)
         object.__setattr__(self, "size", size or DEFAULT_SIZE)
         object.__setattr__(self, "engine_options", as_engine_options(self.engine_options))
+        object.__setattr__(self, "rules", read_rules(self.rules, ProcessingSettings))
         check(self)
         check_engine(self.backend)
         self._check_formats()

@@ -229,7 +229,8 @@ def test_a_run_shows_and_records_its_profile(tiny_weights: Path) -> None:
     assert "again" in preview and "made with other rules" in preview
     assert "profile: mine.toml" in preview.replace(str(Path.cwd()) + "/", "")
     recorded = json.loads(invoke("status", "--json")[1])
-    assert recorded["total"] == 1
+    assert (recorded["total"], Path(recorded["profile"]).name) == (1, "mine.toml")
+    assert "profile: mine.toml" in invoke("status")[1]
 
 
 def test_cost_and_completion_know_profiles(home: Path) -> None:
