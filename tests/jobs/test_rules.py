@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from comic_upscale.engines.base import Batch, Upscaled
-from comic_upscale.errors import SettingsError, WeightsError
+from comic_upscale.engines.base import Batch, DeviceInfo, Upscaled
+from comic_upscale.errors import DeviceError, SettingsError, WeightsError
 from comic_upscale.execution.events import Event, JobFinished, JobStarted
 from comic_upscale.execution.local import networks
 from comic_upscale.jobs.run import run_job
@@ -178,6 +180,38 @@ def test_the_quality_gate_repeats_a_page_by_its_own_network(make: Callable[..., 
     assert conservative == [FAST, FAST]
     told = notes(settings)
     assert "upscaled again" in told[COLOUR] and "upscaled again" not in told[GRAY]
+
+
+def test_a_gpu_that_fails_with_one_network_is_not_used_by_another(
+    make: Callable[..., JobSettings], book: Path
+) -> None:
+    for number in range(12):
+        drawn(number, gray=number % 2 == 0).save(book / f"{number:02}.png")
+    shop, used, lost = Shop(), list[tuple[str, int]](), threading.Event()
+
+    class OnGpu(_Engine):
+        def __init__(self, model: str, index: int) -> None:
+            super().__init__(shop, model)
+            self.info = replace(self.info, device=DeviceInfo("cuda", index, "a GPU"))
+            self._index = index
+
+        def upscale(self, batch: Batch) -> Upscaled:
+            assert not (self._index == 1 and lost.is_set())
+            used.append((self._model, self._index))
+            if (self._model, self._index) == (FAST, 1):
+                lost.set()
+                raise DeviceError("the GPU fell off the bus")
+            if self._model == FAST:
+                lost.wait(10)
+            return super().upscale(batch)
+
+    def open_engines(settings: JobSettings, weights: Any) -> list[Any]:
+        shop(settings, weights)
+        return [OnGpu(settings.model, index) for index in range(2)]
+
+    finished = run(make({"gray": False, "model": FAST}), open_engines)
+    assert (finished.done_now, finished.failed) == (15, 0)
+    assert lost.is_set() and {(OWN, 0), (FAST, 0)} <= set(used)
 
 
 def output(settings: JobSettings, name: str) -> np.ndarray:

@@ -88,7 +88,7 @@ class Networks:
             async with entry.lock:
                 if entry.devices is None:
                     await self._make_room(entry)
-                    entry.devices = Devices(await asyncio.to_thread(entry.open), self.meter)
+                    entry.devices = Devices(await asyncio.to_thread(entry.open), self.meter, self.base.failed)
             yield entry.devices
         finally:
             entry.users -= 1
