@@ -127,6 +127,10 @@ COMMANDS = {
         "comic_upscale.commands.engines:engines",
         "List the engines that can upscale pages, and show their options.",
     ),
+    "profiles": Entry(
+        "comic_upscale.commands.profiles:profiles",
+        "List profiles, and show their options and rules. `run --profile NAME` uses one.",
+    ),
     "remote": Entry(
         "comic_upscale.commands.remote:remote",
         "Use a remote machine: a rented GPU, or any Linux machine that you can reach by SSH.",

@@ -29,8 +29,8 @@ EXIT_OVER_BUDGET = 1
 
 
 JOB = pick(
-    JobSettings, "output", "selection", "size", "skip_larger_than", "model", "denoise", "weights_folders", "format",
-    "quality", "device", "workers",
+    JobSettings, "output", "selection", "profile", "size", "skip_larger_than", "model", "denoise", "weights_folders",
+    "format", "quality", "device", "workers",
     help={
         "output": "Output folder of the planned `run`. Pages that are already done are not counted.",
         "model": "Model as for `run`. On a rented GPU, auto means comic-best.",

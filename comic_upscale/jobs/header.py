@@ -46,6 +46,8 @@ def _header(context: JobContext, info: ExecutorInfo | None) -> JobStarted:
         warnings=_warnings(context, info),
         volumes=len(context.discovery.volumes),
         selection=str(settings.selection or ""),
+        profile=settings.profile or "",
+        rules=tuple(map(str, settings.rules)),
     )
 
 

@@ -10,7 +10,9 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from comic_upscale.engines import registry
+from comic_upscale.errors import SettingsError, WeightsError
 from comic_upscale.ledger.records import AutoJob
+from comic_upscale.library.page_rules import with_models
 from comic_upscale.models import default_model as auto
 from comic_upscale.models.catalogue import CATALOGUE, in_family
 from comic_upscale.models.weights import identify_weights
@@ -43,7 +45,44 @@ def job_fingerprint(settings: JobSettings, identity: str) -> str:
         settings: settings of the job.
         identity: as `SelectedModel.identity`.
     """
-    return settings.fingerprint(identity, registry.fingerprinted_options(settings))
+    return settings.fingerprint(identity, registry.fingerprinted_options(settings), rule_models(settings))
+
+
+def rule_models(settings: JobSettings) -> dict[str, str]:
+    """Return the identities of the models that rules name, by the names in the rules.
+
+    Raises:
+        SettingsError: a model lacks the denoise strength that its rule gives, or the model is ``auto``.
+        WeightsError: there is no such model.
+    """
+    found: dict[str, str] = {}
+    for number, rule in enumerate(settings.rules, start=1):
+        name = rule.changes.get("model")
+        if name is None:
+            continue
+        if auto.is_auto(name):
+            raise SettingsError(
+                f"rule {number}: the model of a rule must be named: leave model out to use that of the job"
+            )
+        of_page = settings.changed_for_page(rule.changes)
+        try:
+            found[name] = registry.identify(replace(of_page, model=_network_of(name, settings))).digest
+        except (SettingsError, WeightsError) as error:
+            raise type(error)(f"rule {number}: {error}") from None
+    return found
+
+
+def with_rule_networks(settings: JobSettings) -> JobSettings:
+    """Return settings whose rules name networks in place of families, such as ``comic-best-x3``."""
+    if not registry.find_factory(settings.backend).uses_catalogue:
+        return settings
+    names = [rule.changes["model"] for rule in settings.rules if "model" in rule.changes]
+    return with_models(settings, {name: _network_of(name, settings) for name in names})
+
+
+def _network_of(model: str, settings: JobSettings) -> str:
+    """Return the network of a family for the factor of a job; any other name is returned unchanged."""
+    return in_family(model, _factor(settings))
 
 
 def with_legacy_gray(
@@ -73,12 +112,14 @@ def named_model(settings: JobSettings) -> SelectedModel | None:
         SettingsError: the model has no denoise strength, or the engine's options are wrong.
         WeightsError: there is no such model.
     """
+    # Their mistakes are reported before the input is read.
+    rule_models(settings)
     if auto.is_auto(settings.model) and registry.find_factory(settings.backend).uses_catalogue:
         auto.check_auto(settings.denoise)
         return None
     if not registry.find_factory(settings.backend).uses_catalogue:
         return SelectedModel(*registry.identify(settings))
-    model = in_family(settings.model, _factor(settings))
+    model = _network_of(settings.model, settings)
     identity = registry.identify(replace(settings, model=model))
     return SelectedModel(*identity, of_family=model != settings.model)
 
