@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from comic_upscale.commands.environment import default_workers, state_folder, weights_cache, weights_folders
+from comic_upscale.commands.environment import (
+    bucket_ledger,
+    default_workers,
+    state_folder,
+    weights_cache,
+    weights_folders,
+)
 from comic_upscale.commands.options import Given, takes
 from comic_upscale.commands.selection import FromFile, Pages, with_pages
 from comic_upscale.errors import EXIT_CEILING, InputError, NoJobYetError, SettingsError
@@ -27,6 +33,7 @@ from comic_upscale.settings.job import JobSettings, upgrade_record
 from comic_upscale.settings.option_json import in_program_words, values_from_json
 from comic_upscale.settings.options import Opt, definitions
 from comic_upscale.settings.paths import default_output, path_text
+from comic_upscale.settings.places import is_bucket
 from comic_upscale.settings.processing import DEFAULT_SIZE
 
 if TYPE_CHECKING:
@@ -86,6 +93,13 @@ def run(
             help="A JSON object with options by name. Options on the command line override them.",
         ),
     ] = None,
+    check_storage: Annotated[
+        bool,
+        typer.Option(
+            "--check-storage",
+            help="Try what the buckets of --input and --output allow, say it, and process nothing.",
+        ),
+    ] = False,
     worker: Annotated[
         Path | None,
         typer.Option(
@@ -102,6 +116,9 @@ def run(
     own = given.values()
     job = _checked(with_pages({**recorded, **own}, pages, from_file), recorded.keys() - own.keys())
     set_up_logging(verbose=shown.verbose)
+    if check_storage:
+        _check_storage(job)
+        return
     if shown.dry_run:
         show_plan(job, as_json=shown.as_json)
         return
@@ -109,6 +126,19 @@ def run(
         _ask_before_replacing(job)
     code, _ = run_shown(job, StopRequest(), shown, worker=worker)
     raise typer.Exit(code)
+
+
+def _check_storage(job: JobSettings) -> None:
+    from comic_upscale.storage.bucket_check import check_input, check_output
+
+    if not is_bucket(job.input) and not is_bucket(job.output):
+        raise SettingsError(
+            "--check-storage needs a bucket: --input s3://bucket/pages or --output s3://bucket/big"
+        )
+    if is_bucket(job.input):
+        check_input(job.input, lambda step: typer.echo(f"input:  {step}"))
+    if is_bucket(job.output):
+        check_output(job.output, lambda step: typer.echo(f"output: {step}"))
 
 
 def has_terminal() -> bool:
@@ -169,6 +199,8 @@ def job_settings(given: Mapping[str, Any]) -> JobSettings:
     values["weights_cache"] = weights_cache()
     if values.get("output") is None:
         values["output"] = default_output(values["input"], values.get("size", DEFAULT_SIZE))
+    if values.get("ledger") is None and is_bucket(values["output"]):
+        values["ledger"] = bucket_ledger(values["output"])
     return JobSettings(**values)
 
 

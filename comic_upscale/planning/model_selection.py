@@ -137,7 +137,7 @@ def choose_model(
     default = auto.choose_model(
         accelerator=accelerator,
         folders=settings.weights_folders,
-        cache=cache or settings.output,
+        cache=cache or settings.folder,
         download=cache is not None,
         on_progress=on_progress,
     )

@@ -11,10 +11,10 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 from annotated_types import Ge, Gt, Le, Lt
 
 from comic_upscale.errors import SettingsError
-from comic_upscale.server.places import is_address, parse_place
 from comic_upscale.settings.limits import parse_bytes
 from comic_upscale.settings.options import Group, Opt, check, require
 from comic_upscale.settings.paths import absolute
+from comic_upscale.settings.places import is_address, parse_place
 
 Role: TypeAlias = Literal["all", "server", "worker"]
 Backend: TypeAlias = Literal["local", "s3"]

@@ -22,6 +22,7 @@ from comic_upscale.errors import (
     InputError,
     OutputError,
     SettingsError,
+    StorageError,
 )
 from comic_upscale.execution.events import JobFinished
 from comic_upscale.execution.stop import StopRequest
@@ -34,15 +35,15 @@ from comic_upscale.server.buckets import (
     output_in_place,
 )
 from comic_upscale.server.database.engine import Database
-from comic_upscale.server.files import FileStore, StorageError, StoredFile, store_file
+from comic_upscale.server.files import FileStore, StoredFile, store_file
 from comic_upscale.server.log_context import logged_as
 from comic_upscale.server.overrides import effective
 from comic_upscale.server.params import processing_settings
-from comic_upscale.server.places import is_address, parse_place
 from comic_upscale.server.roots import check_links, find_below
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.options import definitions
+from comic_upscale.settings.places import is_address, parse_place
 from comic_upscale.settings.processing import ProcessingSettings
 from comic_upscale.settings.selection import Selection
 from comic_upscale.worker.beat import CANCELED, LOST, STOPPING, Heartbeat

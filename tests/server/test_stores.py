@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from comic_upscale.errors import SettingsError
+from comic_upscale.errors import SettingsError, StorageError
 from comic_upscale.server import queue
 from comic_upscale.server.database.schema import files
-from comic_upscale.server.files import FileStore, StorageError, store_file
+from comic_upscale.server.files import FileStore, store_file
 from comic_upscale.server.services import Services, open_services
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.server.storage import open_files
