@@ -168,12 +168,12 @@ class Bucket:
 
     Args:
         place: the bucket. Keys are relative to its prefix.
-        patience: how a failed request is repeated.
+        patience: how a failed request is repeated; None for `PATIENCE`.
     """
 
-    def __init__(self, place: Place, patience: RetryPolicy = PATIENCE) -> None:
+    def __init__(self, place: Place, patience: RetryPolicy | None = None) -> None:
         self.place = place
-        self._patience = patience
+        self._patience = patience or PATIENCE
         self._opened: Any = None
 
     @property

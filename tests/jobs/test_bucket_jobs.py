@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from tests.archives import make_7z, make_zip, picture, pictures
 from tests.fakes import NearestEngine
 from tests.server import buckets
 from tests.storage.conftest import OpenBucket, bucket_of, names_in, open_bucket, servers
-from tests.storage.proxy import FaultProxy, fault_proxy
+from tests.storage.proxy import Fault, FaultProxy, fault_proxy
 
 __all__ = ["open_bucket", "servers"]
 
@@ -221,7 +221,6 @@ def proxied(
     monkeypatch.setitem(buckets_module.RETRIES, "max_retries", 0)
     quick = RetryPolicy(seconds=30, attempts=8, first_pause=0.02, longest_pause=0.1)
     monkeypatch.setattr(buckets_module, "PATIENCE", quick)
-    monkeypatch.setattr(buckets_module.Bucket.__init__, "__defaults__", (quick,))
     with fault_proxy(running.endpoint) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         yield Place(address, tmp_path), proxy
@@ -232,11 +231,9 @@ def test_a_job_through_faults_loses_nothing(
 ) -> None:
     place, proxy = proxied
     place.fill(objects)
-    faults: Callable[[int], Any] = lambda number: ("unavailable", "reset", "cut", "lost answer", "slow")[
-        number // 4 % 5
-    ]
+    faults: list[Fault] = ["unavailable", "reset", "cut", "lost answer", "slow"]
     # A quarter of all requests.
-    proxy.plan = lambda method, path, number: faults(number) if number % 4 == 1 else None
+    proxy.plan = lambda method, path, number: faults[number // 4 % 5] if number % 4 == 1 else None
     finished = place.run(copy_others=True)
     assert (finished.done, finished.failed, finished.warnings) == (10, 0, ())
     assert set(proxy.broken) == {"unavailable", "reset", "cut", "lost answer", "slow"}
