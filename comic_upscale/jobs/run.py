@@ -13,6 +13,8 @@ from comic_upscale.errors import RemoteError
 from comic_upscale.execution.base import Executor
 from comic_upscale.execution.events import Event, Fetching, JobFinished, Listener, Preparing, from_thread
 from comic_upscale.execution.local.executor import LocalExecutor
+from comic_upscale.execution.ray.executor import RayExecutor
+from comic_upscale.execution.ray.options import RayOptions
 from comic_upscale.execution.remote import RemoteExecutor, RemoteOptions
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.execution.worker_client import WorkerExecutor
@@ -47,6 +49,7 @@ def run_job(
     remote: RemoteOptions | None = None,
     watch: PageWatch | None = None,
     worker: Path | None = None,
+    cluster: RayOptions | None = None,
 ) -> JobFinished:
     """Upscale every page of a job that is not done yet, and return how it ended.
 
@@ -61,6 +64,7 @@ def run_job(
         watch: receives the pages in flight, and can refuse a page.
         worker: the socket of a worker of this machine that processes the pages. Without a worker there, the engines of
             this process do.
+        cluster: the Ray cluster that processes the pages.
 
     Raises:
         InputError: the input does not exist, or contains no page.
@@ -79,6 +83,7 @@ def run_job(
             remote=remote,
             watch=watch,
             worker=worker,
+            cluster=cluster,
         )
     )
 
@@ -92,12 +97,15 @@ async def run_job_async(
     remote: RemoteOptions | None = None,
     watch: PageWatch | None = None,
     worker: Path | None = None,
+    cluster: RayOptions | None = None,
 ) -> JobFinished:
     """Upscale every page of a job that is not done yet, like `run_job`, in the running event loop."""
     emit = on_event or _ignore
     executor: Executor
     if remote is not None:
         executor = RemoteExecutor(remote)
+    elif cluster is not None:
+        executor = RayExecutor(cluster, open_engines)
     elif worker is not None:
         executor = WorkerExecutor(worker, open_engines)
     else:

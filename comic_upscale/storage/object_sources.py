@@ -168,11 +168,9 @@ class ObjectSourceStore:
                     "too-large",
                     f"the object has {listed.size:,} bytes; at most {MAX_SOURCE_BYTES:,} are read",
                 )
-            return self._bucket.get(listed.key)
         except FileNotFoundError:
             raise PageError("vanished", "the object no longer exists") from None
-        except (StorageError, OSError) as error:
-            raise PageError("unreadable", f"the object cannot be read: {error}") from error
+        return read_object(self._bucket, path)
 
     def _key(self, path: Path) -> str:
         return place_of(path).prefix
@@ -212,6 +210,24 @@ class ObjectSourceStore:
         parent, _, _ = self._prefix.rpartition("/")
         _, beside = self._bucket.list_folder(parent)
         return _sort_by_folder(beside, parent)
+
+
+def read_object(bucket: Bucket, path: Path) -> bytes:
+    """Return the bytes of a page.
+
+    Args:
+        bucket: the whole bucket.
+        path: address of the page.
+
+    Raises:
+        PageError: ``vanished`` or ``unreadable``.
+    """
+    try:
+        return bucket.get(place_of(path).prefix)
+    except FileNotFoundError:
+        raise PageError("vanished", "the object no longer exists") from None
+    except StorageError as error:
+        raise PageError("unreadable", f"the object cannot be read: {error}") from error
 
 
 def _sort_by_folder(objects: Sequence[Listed], prefix: str) -> _Folders:
