@@ -99,6 +99,12 @@ def bucket_ledger(output: Path) -> Path:
     return default_ledger(user_folder("state") / "buckets" / f"{words}-{digest}")
 
 
+def bucket_variables() -> dict[str, str]:
+    """Return the variables that give rights to buckets, for processes on other machines."""
+    kinds = ("AWS_", "GOOGLE_", "AZURE_")
+    return {name: value for name, value in os.environ.items() if name.startswith(kinds)}
+
+
 def requested_ledger(job: Path | None, ledger: Path | None) -> Path | None:
     """Return the ledger that the user asked for, or that of the variable, which the Docker image sets.
 

@@ -39,6 +39,7 @@ from comic_upscale.settings.processing import DEFAULT_SIZE
 if TYPE_CHECKING:
     from comic_upscale.console.display import Display
     from comic_upscale.execution.events import Event, JobFinished
+    from comic_upscale.execution.ray.options import RayOptions
     from comic_upscale.execution.remote import RemoteOptions
     from comic_upscale.execution.stop import StopRequest
     from comic_upscale.planning.preview import PagePreview
@@ -107,6 +108,27 @@ def run(
             help="Let a worker of this machine process the pages: comic-upscale worker --socket SOCKET.",
         ),
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster", metavar="ADDRESS",
+            help="Let a Ray cluster process the pages: auto for the one of this machine, or ray://HOST:10001.",
+        ),
+    ] = None,
+    cluster_actors: Annotated[
+        int | None,
+        typer.Option(
+            "--cluster-actors", metavar="N",
+            help="Processes on the cluster. Default: one for each GPU, or without GPUs as many as the cores allow.",
+        ),
+    ] = None,
+    cluster_cpus: Annotated[
+        int | None,
+        typer.Option(
+            "--cluster-cpus", metavar="N",
+            help="Cores of each process on the cluster. Default: those that a GPU has for itself, or 4.",
+        ),
+    ] = None,
 ) -> None:  # fmt: skip
     """Upscale every page of a job that is not done yet."""
     from comic_upscale.execution.stop import StopRequest
@@ -116,6 +138,9 @@ def run(
     own = given.values()
     job = _checked(with_pages({**recorded, **own}, pages, from_file), recorded.keys() - own.keys())
     set_up_logging(verbose=shown.verbose)
+    options = None if cluster is None else _cluster_options(cluster, cluster_actors, cluster_cpus)
+    if options is not None and worker is not None:
+        raise SettingsError("--cluster and --worker exclude each other: give one of them")
     if check_storage:
         _check_storage(job)
         return
@@ -124,8 +149,15 @@ def run(
         return
     if not redo and not shown.as_json and has_terminal():
         _ask_before_replacing(job)
-    code, _ = run_shown(job, StopRequest(), shown, worker=worker)
+    code, _ = run_shown(job, StopRequest(), shown, worker=worker, cluster=options)
     raise typer.Exit(code)
+
+
+def _cluster_options(address: str, actors: int | None, cpus: int | None) -> RayOptions:
+    from comic_upscale.commands.environment import bucket_variables
+    from comic_upscale.execution.ray.options import RayOptions
+
+    return RayOptions(address=address, actors=actors, cpus=cpus, environment=bucket_variables())
 
 
 def _check_storage(job: JobSettings) -> None:
@@ -223,6 +255,7 @@ def run_shown(
     *,
     remote: RemoteOptions | None = None,
     worker: Path | None = None,
+    cluster: RayOptions | None = None,
 ) -> tuple[int, JobFinished]:
     """Run a job, print its events, and return the exit code and the final event.
 
@@ -232,6 +265,7 @@ def run_shown(
         shown: what to print.
         remote: a remote machine that processes the pages.
         worker: the socket of a worker of this machine that processes them.
+        cluster: the Ray cluster that processes them.
     """
     from comic_upscale.console import display as terminal
     from comic_upscale.jobs.service import JobService
@@ -255,7 +289,9 @@ def run_shown(
     try:
         with _stop_on_signals(stop, display) as received:
             service = JobService(state_folder())
-            finished = service.run(settings, on_event=on_event, stop=stop, remote=remote, worker=worker)
+            finished = service.run(
+                settings, on_event=on_event, stop=stop, remote=remote, worker=worker, cluster=cluster
+            )
     finally:
         display.close()
     return _exit_code(finished, received), finished

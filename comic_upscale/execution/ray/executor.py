@@ -49,6 +49,8 @@ from comic_upscale.storage.stores import open_outputs
 
 DEATHS = 3
 """Actors that may die with a page before it is set aside."""
+SET_ASIDE = 3
+"""Pages in a row that may be set aside."""
 TWICE_AFTER_SECONDS = 5.0
 """A page is done a second time only after this long, and after twice the usual time."""
 _LOOK_SECONDS = 0.2
@@ -217,6 +219,7 @@ class _Round:
         self._fed: _Item | None = None
         self._has_ended = False
         self._has_passed_stop_on = False
+        self._set_aside = 0
         self._seconds: deque[float] = deque(maxlen=100)
 
     async def outcomes(self) -> AsyncGenerator[PageOutcome, None]:
@@ -400,6 +403,7 @@ class _Round:
         item.is_settled = True
         self._items.discard(item)
         self._pool.note_success()
+        self._set_aside = 0
         self._seconds.append(time.monotonic() - item.began)
         if isinstance(outcome, PageUpscaled):
             if outcome.stored is not None:
@@ -429,9 +433,13 @@ class _Round:
             return None
         item.is_settled = True
         self._items.discard(item)
+        self._set_aside += 1
+        if self._set_aside >= SET_ASIDE:
+            raise DeviceError(
+                f"{SET_ASIDE} pages in a row ended {DEATHS} processes each, so the pages are not at fault: look at the "
+                "memory of the nodes and at the logs of Ray"
+            )
         reason = f"{item.deaths} processes ended while they upscaled this page; it is set aside"
-        # The actors died of the page, and not of something else.
-        self._pool.note_success()
         return failed_page(item.task.row_id, item.task.source, PageError(CRASH, reason))
 
     # The end

@@ -46,7 +46,7 @@ class PageServer:
 
     async def start(self, host: str) -> PageServerAddress:
         """Listen at an address of this machine that the actors reach."""
-        self._server = await asyncio.start_server(self._handle, None, 0)
+        self._server = await asyncio.start_server(self._handle, host, 0)
         return PageServerAddress(host, self._server.sockets[0].getsockname()[1], self._word)
 
     async def close(self) -> None:
@@ -83,7 +83,8 @@ class PageServer:
             return
         finally:
             self._handlers.discard(handler)
-            writer.close()
+            with contextlib.suppress(asyncio.CancelledError):
+                await channel.close()
 
     async def _send_page(self, channel: Channel, key: str) -> None:
         task = self.tasks.get(key)
@@ -168,10 +169,12 @@ class PageClient:
     async def _connect(self) -> Channel:
         host, port = self._address.host, self._address.port
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
+            async with asyncio.timeout(CONNECT_SECONDS), contextlib.AsyncExitStack() as stack:
                 channel = Channel(*await asyncio.open_connection(host, port))
+                stack.push_async_callback(channel.close)
                 await channel.send("hello", word=self._address.word)
                 await channel.receive()
+                stack.pop_all()
         except (OSError, EOFError, TimeoutError, ProtocolError) as error:
             raise RemoteError(
                 f"an actor of the cluster cannot reach this run at {host}:{port}: {error or 'no answer'}. Start the "

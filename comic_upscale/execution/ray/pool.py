@@ -29,7 +29,7 @@ MOST_CPUS = 16
 LOOK_SECONDS = 5.0
 """How often the nodes are looked at: new ones get actors, and those that are drained get no pages."""
 MOST_FAILURES = 3
-"""Actors in a row that end before one of them has done a page."""
+"""Actors in a row that cannot start, or whose devices fail, before one of them has done a page."""
 _CLOSE_SECONDS = 5.0
 
 
@@ -173,15 +173,16 @@ class ActorPool:
 
         Args:
             actor: that died, or is of no more use.
-            why: its error; None if it died without a word.
+            why: its error; None if it died without a word, of a page or with its node.
         """
         if actor not in self.actors:
             return
         self.actors.remove(actor)
         self.changed.set()
         self._kill(actor.handle)
-        if not actor.is_draining:
-            self._note_failure(why or DeviceError("the actors of the cluster end one after the other"))
+        self.deaths += 1
+        if why is not None:
+            self._note_failure(why)
         self._fill()
 
     async def close(self) -> None:
@@ -209,7 +210,6 @@ class ActorPool:
         return replace(first, device=f"Ray: {count} x {first.device}")
 
     def _note_failure(self, error: ComicUpscaleError) -> None:
-        self.deaths += 1
         self._failures += 1
         if self._failures >= MOST_FAILURES:
             self.failure = error
