@@ -129,6 +129,13 @@ def run(
             help="Cores of each process on the cluster. Default: those that a GPU has for itself, or 4.",
         ),
     ] = None,
+    cluster_gpus: Annotated[
+        int | None,
+        typer.Option(
+            "--cluster-gpus", metavar="0|1",
+            help="GPUs of each process on the cluster. Give 1 if the cluster adds machines with GPUs as needed.",
+        ),
+    ] = None,
 ) -> None:  # fmt: skip
     """Upscale every page of a job that is not done yet."""
     from comic_upscale.execution.stop import StopRequest
@@ -138,7 +145,9 @@ def run(
     own = given.values()
     job = _checked(with_pages({**recorded, **own}, pages, from_file), recorded.keys() - own.keys())
     set_up_logging(verbose=shown.verbose)
-    options = None if cluster is None else _cluster_options(cluster, cluster_actors, cluster_cpus)
+    options = (
+        None if cluster is None else _cluster_options(cluster, cluster_actors, cluster_cpus, cluster_gpus)
+    )
     if options is not None and worker is not None:
         raise SettingsError("--cluster and --worker exclude each other: give one of them")
     if check_storage:
@@ -153,11 +162,11 @@ def run(
     raise typer.Exit(code)
 
 
-def _cluster_options(address: str, actors: int | None, cpus: int | None) -> RayOptions:
+def _cluster_options(address: str, actors: int | None, cpus: int | None, gpus: int | None) -> RayOptions:
     from comic_upscale.commands.environment import bucket_variables
     from comic_upscale.execution.ray.options import RayOptions
 
-    return RayOptions(address=address, actors=actors, cpus=cpus, environment=bucket_variables())
+    return RayOptions(address=address, actors=actors, cpus=cpus, gpus=gpus, environment=bucket_variables())
 
 
 def _check_storage(job: JobSettings) -> None:

@@ -321,6 +321,13 @@ class ServerSettings:
             metavar="N", panel=WORKERS, environment=("WORKER_CONCURRENCY", "MAX_CONCURRENT_JOBS"),
         ),
     ] = 1  # fmt: skip
+    cluster: Annotated[
+        str | None,
+        Opt(
+            "A Ray cluster that processes the pages of jobs in the batch lane: auto, or ray://HOST:10001.",
+            metavar="ADDRESS", panel=WORKERS, environment=("RAY_CLUSTER",),
+        ),
+    ] = None  # fmt: skip
     worker_socket: Annotated[
         Path | None,
         Opt(

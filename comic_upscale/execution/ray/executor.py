@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -86,7 +87,11 @@ class RayExecutor:
     async def has_accelerator(self, settings: JobSettings, on_progress: Listener) -> bool | None:
         """Return whether the cluster has GPUs, unless the settings name a device."""
         await self._connect()
-        return await asyncio.to_thread(pools.has_gpus) if settings.device == "auto" else None
+        if settings.device != "auto":
+            return None
+        return (
+            await asyncio.to_thread(pools.has_gpus) if self._options.gpus is None else self._options.gpus > 0
+        )
 
     async def open(
         self,
@@ -321,7 +326,10 @@ class _Round:
                     stored_as=stored_as,
                 )
             )
-            return self._read_answer(said, key, actor)
+            outcome = self._read_answer(said, key, actor)
+            if isinstance(outcome, PageUpscaled) and outcome.stored is None:
+                await asyncio.to_thread(_check_output, outcome)
+            return outcome
         finally:
             self._server.tasks.pop(key, None)
             self._server.outputs.pop(key, None)
@@ -339,12 +347,9 @@ class _Round:
         actor.info = ExecutorInfo(**{**info, "warnings": tuple(info["warnings"])})
         frame = Frame("outcome", said, self._server.outputs.get(key, b""))
         outcome = outcome_of(frame, time.perf_counter())
-        if isinstance(outcome, PageUpscaled):
-            if "stored" in said:
-                stored = StoredOutput(said["stored"]["name"], int(said["stored"]["size"]))
-                return _with_stored(outcome, stored)
-            if not outcome.data:
-                raise DeviceError("an actor has sent no output for a page that it reports as done")
+        if isinstance(outcome, PageUpscaled) and "stored" in said:
+            stored = StoredOutput(said["stored"]["name"], int(said["stored"]["size"]))
+            return _with_stored(outcome, stored)
         return outcome
 
     def _do_slow_ones_twice(self) -> None:
@@ -480,6 +485,12 @@ async def _cancel(task: asyncio.Task[Any]) -> None:
 def _with_stored(outcome: PageUpscaled, stored: StoredOutput) -> PageUpscaled:
     facts = outcome.facts()
     return PageUpscaled(**facts, data=b"", sha256=outcome.sha256, made_at=outcome.made_at, stored=stored)
+
+
+def _check_output(outcome: PageUpscaled) -> None:
+    """Check that an output arrived as the actor made it."""
+    if hashlib.sha256(outcome.data).hexdigest() != outcome.sha256:
+        raise DeviceError("the output of a page arrived from its actor damaged, or not at all")
 
 
 def _read_weights(settings: JobSettings) -> bytes | None:

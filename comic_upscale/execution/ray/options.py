@@ -21,10 +21,10 @@ class RayOptions:
     """How many actors; None for one on each GPU, or without GPUs as many as the cores allow."""
     cpus: int | None = None
     """Cores of each actor; None for those that a GPU has for itself, or 4 without GPUs, or all of a smaller node."""
+    gpus: int | None = None
+    """GPUs of each actor, 0 or 1; None for 1 if the cluster has any now. Give 1 where GPUs come with the work."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Variables for the actors: the rights to buckets. They appear in no log."""
-    paths: tuple[str, ...] = ()
-    """Folders from which the actors also import."""
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -35,3 +35,5 @@ class RayOptions:
         for name, value in (("--cluster-actors", self.actors), ("--cluster-cpus", self.cpus)):
             if value is not None and value < 1:
                 raise SettingsError(f"{name} must be at least 1, not {value}")
+        if self.gpus not in (None, 0, 1):
+            raise SettingsError(f"--cluster-gpus must be 0 or 1, not {self.gpus}")

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,10 @@ LOOK_SECONDS = 5.0
 MOST_FAILURES = 3
 """Actors in a row that cannot start, or whose devices fail, before one of them has done a page."""
 _CLOSE_SECONDS = 5.0
+
+_users = 0
+"""Runs of this process that use the connection to the cluster; there can be only one connection."""
+_connecting = threading.Lock()
 
 
 @dataclass(eq=False, slots=True)
@@ -75,15 +80,25 @@ def import_ray() -> Any:
 
 
 def connect(options: RayOptions) -> bool:
-    """Connect to the cluster, unless this process is connected; return whether it connected.
+    """Connect to the cluster, unless the caller has; return whether `disconnect` is needed.
 
     Raises:
         RemoteError: there is no such cluster.
         SettingsError: Ray is not installed.
     """
+    global _users
     ray = import_ray()
-    if ray.is_initialized():
-        return False
+    with _connecting:
+        if ray.is_initialized() and not _users:
+            # The caller has connected, and disconnects.
+            return False
+        if not _users:
+            _init(ray, options)
+        _users += 1
+        return True
+
+
+def _init(ray: Any, options: RayOptions) -> None:
     try:
         ray.init(
             address=options.address,
@@ -97,18 +112,16 @@ def connect(options: RayOptions) -> bool:
             f"no Ray cluster answers at {options.address}: {words}. Start one with `ray start --head`, or name another "
             "with --cluster"
         ) from error
-    return True
 
 
 def shape_of(options: RayOptions, *, with_gpus: bool) -> Shape:
     """Return the actors that the cluster has room for now."""
     nodes = [node["Resources"] for node in import_ray().nodes() if node["Alive"]]
     gpus = [node for node in nodes if node.get("GPU", 0) >= 1]
-    if with_gpus and gpus:
-        each = options.cpus or max(
-            0, min(MOST_CPUS, *(int(node.get("CPU", 0) // node["GPU"]) for node in gpus))
-        )
-        return Shape(options.actors or sum(int(node["GPU"]) for node in gpus), each, 1)
+    if with_gpus and (options.gpus or (gpus and options.gpus is None)):
+        shares = [int(node.get("CPU", 0) // node["GPU"]) for node in gpus] or [CPUS]
+        count = options.actors or max(1, sum(int(node["GPU"]) for node in gpus))
+        return Shape(count, options.cpus or min(MOST_CPUS, *shares), 1)
     cpus = [int(node.get("CPU", 0)) for node in nodes if node.get("CPU", 0) >= 1]
     each = options.cpus or min(CPUS, *cpus, CPUS)
     return Shape(options.actors or max(1, sum(count // each for count in cpus)), each, 0)
@@ -227,7 +240,6 @@ class ActorPool:
 
     async def _start(self) -> None:
         ray = import_ray()
-        variables = {"PYTHONPATH": ":".join(self._options.paths)} if self._options.paths else {}
         handle = (
             ray.remote(PageActor)
             .options(
@@ -235,7 +247,6 @@ class ActorPool:
                 num_gpus=self._shape.gpus,
                 max_concurrency=1000,
                 scheduling_strategy="SPREAD",
-                runtime_env={"env_vars": variables} if variables else None,
             )
             .remote()
         )
@@ -324,8 +335,12 @@ def is_death(error: BaseException) -> bool:
 
 
 def disconnect() -> None:
-    """Leave the cluster."""
-    import_ray().shutdown()
+    """Leave the cluster, unless another run of this process still uses it."""
+    global _users
+    with _connecting:
+        _users -= 1
+        if not _users:
+            import_ray().shutdown()
 
 
 def node_address() -> str:
