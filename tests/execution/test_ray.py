@@ -21,13 +21,20 @@ from comic_upscale.execution.events import Event, JobFinished
 from comic_upscale.execution.ray.executor import RayExecutor
 from comic_upscale.execution.ray.options import RayOptions
 from comic_upscale.execution.ray.page_server import PageClient, PageServer, PageServerAddress
+from comic_upscale.execution.stop import StopRequest
 from comic_upscale.jobs.run import run_job
 from comic_upscale.settings.job import JobSettings
+from comic_upscale.worker.engines import EngineCache
+from comic_upscale.worker.job import JobRunner
 from tests.archives import make_zip, picture, pictures
 from tests.execution import test_executors as suite
 from tests.fakes import NearestEngine
 from tests.server import buckets
+from tests.server.conftest import OpenServices, client_of, make_key, migrated, open_server
+from tests.server.test_queue import job, taken
 from tests.storage.conftest import bucket_of, names_in
+
+__all__ = ["migrated", "open_server"]
 
 RED = (255, 0, 0)
 LONG = bool(os.environ.get("COMIC_UPSCALE_TEST_LONG"))
@@ -186,6 +193,36 @@ def test_engines_that_all_fail_end_the_run(cluster: Any, tmp_path: Path) -> None
         (tmp_path / "in" / f"{number}.png").write_bytes(picture(number))
     with pytest.raises(DeviceError, match="fell off the bus"):
         run(NearestEngine(fail))
+
+
+@pytest.mark.skipif(
+    not LONG, reason="loads PyTorch in a process of the cluster: set COMIC_UPSCALE_TEST_LONG=1"
+)
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_worker_of_a_server_lets_the_cluster_process_its_jobs(
+    cluster: Any, tmp_path: Path, open_server: OpenServices
+) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "1.png").write_bytes(picture(1))
+    services = open_server(roots=(str(tmp_path / "root"),), cluster=cluster.address)
+    with client_of(services, make_key(services, "boss", "admin")) as client:
+        asked = {"input": str(tmp_path / "root"), "options": {"factor": "2", "model": "comic-fast"}}
+        assert client.post("/api/v1/admin/jobs", json=asked).status_code == 202
+    claimed = taken(services.database)
+    # The engines of the worker itself are not used.
+    engines = EngineCache(suite.no_engines)
+    JobRunner(
+        services.settings,
+        {"workers": 1},
+        tmp_path / "state",
+        services.database,
+        services.files,
+        StopRequest(),
+        engines,
+    ).run(claimed)
+    found = job(services.database, claimed.job_id)
+    assert (found["status"], found["error"]) == ("completed", None)
+    assert (tmp_path / "root" / "upscaled" / "1.png").is_file()
 
 
 def _run_locally(folder: Path, pages: dict[str, bytes]) -> dict[str, bytes]:
