@@ -136,8 +136,9 @@ class PageActor:
 
     async def stop(self) -> None:
         """Let the pages that have reached the engines finish, and drop the others."""
-        self._stop.request("stop")
-        await self._queue.put(None)
+        if self._running is not None and not self._running.done():
+            self._stop.request("stop")
+            await self._queue.put(None)
 
     async def close(self) -> bool:
         """End everything, and close the engines."""

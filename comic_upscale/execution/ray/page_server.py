@@ -89,7 +89,9 @@ class PageServer:
     async def _send_page(self, channel: Channel, key: str) -> None:
         task = self.tasks.get(key)
         if task is None:
-            await channel.send("page", **error_fields(PageError("vanished", "nobody waits for this page any more")))
+            await channel.send(
+                "page", **error_fields(PageError("vanished", "nobody waits for this page any more"))
+            )
             return
         try:
             found = await task.read()
