@@ -1,12 +1,12 @@
 """A Ray cluster on this machine: nothing is lost when parts of it are killed, and what the cluster adds and scales.
 
-Usage: python -m benchmarks.cluster [--pages 2000] [--kills 20] [--json FILE]
+Usage: python -m benchmarks.cluster [--pages 2000] [--kills 20] [--only PART] [--json FILE]
 
 * kills: a job with this number of pages on three nodes. At random, an actor, a node or the coordinator is killed, this
   many times. Every page must then be done once, with the bytes of a local run. The seconds lost a kill are those that
   the job took longer than without kills, for each kill.
 * overhead: pages a second of one actor, beside the executor of this machine, with an engine of 20 ms a page.
-* scaling: pages a second of 1, 2, 4 and 8 actors, with an engine that sleeps 200 ms a page.
+* scaling: pages a second of 1, 2, 4 and 8 actors, with an engine that sleeps 200 ms a page, once all of them work.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ import psutil
 from PIL import Image
 
 from comic_upscale.engines.base import Batch, DeviceInfo, EngineInfo, Upscaled
+from comic_upscale.execution.events import Event
 from comic_upscale.execution.ray.options import RayOptions
 from comic_upscale.jobs.run import run_job
+from comic_upscale.ledger.records import PageDone
 from comic_upscale.settings.job import JobSettings
 
 REPOSITORY = Path(__file__).parents[1]
@@ -71,6 +73,7 @@ def main() -> None:
     parser.add_argument("--pages", type=int, default=2_000)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", choices=("overhead", "scaling", "kills"), action="append")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -78,14 +81,20 @@ def main() -> None:
         run(**options.child)
         return
     report: dict[str, Any] = {"cores": os.cpu_count()}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         (folder / "any.safetensors").write_bytes(b"weights")
-        report["overhead"] = measure_overhead(folder)
-        print(json.dumps(report["overhead"]), file=sys.stderr, flush=True)
-        report["scaling"] = measure_scaling(folder)
-        print(json.dumps(report["scaling"]), file=sys.stderr, flush=True)
-        report["kills"] = kill_at_random(folder, options.pages, options.kills, random.Random(options.seed))
+        for name, measure in (
+            ("overhead", lambda: measure_overhead(folder)),
+            ("scaling", lambda: measure_scaling(folder)),
+            (
+                "kills",
+                lambda: kill_at_random(folder, options.pages, options.kills, random.Random(options.seed)),
+            ),
+        ):
+            if not options.only or name in options.only:
+                report[name] = measure()
+                print(json.dumps(report[name]), file=sys.stderr, flush=True)
     print(json.dumps(report, indent=2))
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -115,14 +124,22 @@ def draw(folder: Path, count: int) -> None:
 def run(
     folder: str, output: str, seconds: float, address: str | None, actors: int = 1, source: str = "in"
 ) -> float:
-    """Run a job, and return the pages a second of its processing."""
+    """Run a job, and return its pages a second between the first 40 % and the last 10 %."""
     settings = JobSettings(
         input=Path(folder, source), output=Path(folder, output), model=str(Path(folder, "any.safetensors")), scale=2.0,
         workers=2, gate=False,
     )  # fmt: skip
     cluster = None if address is None else RayOptions(address=address, actors=actors, cpus=1)
-    finished = run_job(settings, open_engines=lambda *_: [SleepingEngine(seconds)], cluster=cluster)
-    return finished.done_now / finished.seconds if finished.seconds else 0.0
+    times: list[float] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, PageDone):
+            times.append(time.monotonic())
+
+    run_job(settings, open_engines=lambda *_: [SleepingEngine(seconds)], cluster=cluster, on_event=note)
+    # Without the beginning, when the actors come one after the other, and without the end, when some have nothing to do.
+    first, last = len(times) * 4 // 10, len(times) * 9 // 10
+    return (last - first) / (times[last] - times[first]) if last > first else 0.0
 
 
 def measure_overhead(folder: Path) -> dict[str, Any]:
@@ -145,14 +162,14 @@ def measure_overhead(folder: Path) -> dict[str, Any]:
 
 def measure_scaling(folder: Path) -> dict[str, Any]:
     """Measure 1 to 8 actors."""
-    draw(folder / "scaling", 320)
+    draw(folder / "scaling", 640)
     cluster = start_cluster(4, 2)
     try:
         rates = {}
         for actors in (1, 2, 4, 8):
             part = folder / f"scaling-{actors}"
             part.mkdir()
-            for path in sorted((folder / "scaling").iterdir())[: 40 * actors]:
+            for path in sorted((folder / "scaling").iterdir())[: 80 * actors]:
                 (part / path.name).hardlink_to(path)
             rates[actors] = run(
                 str(folder), f"s{actors}", 0.2, cluster.address, actors, source=f"scaling-{actors}"
