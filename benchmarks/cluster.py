@@ -137,7 +137,7 @@ def run(
             times.append(time.monotonic())
 
     run_job(settings, open_engines=lambda *_: [SleepingEngine(seconds)], cluster=cluster, on_event=note)
-    # Without the beginning, when the actors come one after the other, and without the end, when some have nothing to do.
+    # Without the beginning, when actors are still starting, and the end, when some have nothing to do.
     first, last = len(times) * 4 // 10, len(times) * 9 // 10
     return (last - first) / (times[last] - times[first]) if last > first else 0.0
 
