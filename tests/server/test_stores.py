@@ -218,9 +218,9 @@ def test_a_storage_that_is_away_refuses_uploads_and_loses_nothing(
 ) -> None:
     if bucket is None:
         pytest.skip("a local disk is not away")
-    from comic_upscale.server import object_files
+    from comic_upscale.storage import buckets
 
-    monkeypatch.setitem(object_files.RETRIES, "max_retries", 0)
+    monkeypatch.setitem(buckets.RETRIES, "max_retries", 0)
     away = replace(bucket, endpoint="http://127.0.0.1:9")
     services = open_services(away.settings(tmp_path / "data"))
     try:

@@ -48,6 +48,8 @@ class Devices:
     def __init__(self, engines: Sequence[Engine]) -> None:
         self._engines = list(engines)
         self._threads = [ThreadPoolExecutor(1, thread_name_prefix="device") for _ in engines]
+        self._failed: set[int] = set()
+        """Indices of the engines on devices that failed."""
         self.meter = StageMeter(len(self._engines))
         """How busy the engines are."""
 
@@ -68,10 +70,32 @@ class Devices:
     def info(self) -> ExecutorInfo:
         """Return the current devices and precision of the engines."""
         return ExecutorInfo(
-            device=devices_in_words(self._engines),
+            device=devices_in_words([self._engines[index] for index in self._working()]),
             precision=self.engine.precision,
             native_scale=self.engine.native_scale,
         )
+
+    def give_up(self, engine_index: int) -> bool:
+        """Note that the device of an engine failed; return whether another device still works."""
+        device = self._engines[engine_index].info.device
+        failed = {index for index, engine in enumerate(self._engines) if engine.info.device == device}
+        if len(self._failed | failed) == len(self._engines):
+            return False
+        if not failed <= self._failed:
+            log.warning("%s is no longer used in this run; the other devices go on", device)
+        self._failed |= failed
+        return True
+
+    def works(self, engine_index: int) -> bool:
+        """Return whether the device of an engine has not failed."""
+        return engine_index not in self._failed
+
+    def instead_of(self, engine_index: int) -> int:
+        """Return the index of this engine if its device works, otherwise that of another one."""
+        return engine_index if self.works(engine_index) else self._working()[0]
+
+    def _working(self) -> list[int]:
+        return [index for index in range(len(self._engines)) if self.works(index)]
 
     def pixel_budget(self, workers: int) -> int:
         """Return how many output pixels may be in flight with these engines."""

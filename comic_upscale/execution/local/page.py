@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 from comic_upscale.errors import PageError
@@ -45,6 +45,12 @@ class PageInFlight:
     def input_pixels(self) -> int:
         """The number of pixels of the source."""
         return self.size[0] * self.size[1]
+
+    @property
+    def batch_key(self) -> Hashable:
+        """Equal for pages that can go through the network together."""
+        assert self.pixels is not None
+        return (self.pixels.color.shape, self.pixels.bits, self.pixels.alpha is None, self.target)
 
     def add_seconds(self, stage: str, seconds: float) -> None:
         """Add time spent in a stage."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from comic_upscale.costs.spending import Spending
-from comic_upscale.errors import ComicUpscaleError, PageError, first_error
+from comic_upscale.errors import ComicUpscaleError, DeviceError, PageError, first_error
 from comic_upscale.execution.base import Activity, PageOutcome, PageTask, as_page_error
 from comic_upscale.execution.budget import Budget
 from comic_upscale.execution.local.devices import Devices
@@ -31,6 +31,7 @@ from comic_upscale.execution.local.quality_gate import SUSPECT, QualityGate
 from comic_upscale.execution.local.steps import Encoded, Handover, PageSteps
 from comic_upscale.execution.local.workers import Workers
 from comic_upscale.execution.stop import CEILING, StopRequest
+from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.ledger.records import LARGE_ENOUGH
 from comic_upscale.settings.job import JobSettings
 
@@ -142,7 +143,7 @@ class Pipeline:
         page.ready = time.perf_counter()
         page.notes = (*pixels.notes, *size.notes)
         if size.grows:
-            self._assembler.add((pixels.color.shape, pixels.bits, pixels.alpha is None, page.target), page)
+            self._assembler.add(page.batch_key, page)
         else:
             await self._to_encode.put(page)
 
@@ -156,16 +157,38 @@ class Pipeline:
         await self._to_encode.put(None)
 
     async def _upscale(self, engine_index: int) -> None:
+        """Take batches until the last, or until the device fails and others can go on."""
         devices = self._tools.devices
-        while pages := await self._next_batch(lambda page: devices.batch_limit(engine_index, page.size)):
-            self._check_spending(input_pixels(pages))
-            if self._stop.requested:
+        pages: list[PageInFlight] = []
+        try:
+            while pages := await self._next_batch(lambda page: devices.batch_limit(engine_index, page.size)):
+                await self._process_batch(engine_index, pages)
+                self._assembler.done()
+                pages = []
+                if not devices.works(engine_index):
+                    return
+        except DeviceError as error:
+            if not devices.give_up(engine_index):
+                raise
+            if pages:
                 for page in pages:
-                    self._drop(page)
-                continue
-            self._tools.activity.in_hand = pages[0].task.source
-            for page in await self._upscale_batch(engine_index, pages):
-                await self._to_encode.put(page)
+                    page.add_notes((f"upscaled on another device, since one failed: {error}",))
+                self._assembler.put_back(pages[0].batch_key, pages)
+
+    async def _process_batch(self, engine_index: int, pages: list[PageInFlight]) -> None:
+        """Run a batch and hand its pages on; after a stop, drop them.
+
+        Raises:
+            DeviceError: the device failed. Then nothing of the batch was handed on.
+        """
+        self._check_spending(input_pixels(pages))
+        if self._stop.requested:
+            for page in pages:
+                self._drop(page)
+            return
+        self._tools.activity.in_hand = pages[0].task.source
+        for page in await self._upscale_batch(engine_index, pages):
+            await self._to_encode.put(page)
 
     async def _next_batch(self, limit: Callable[[PageInFlight], int]) -> list[PageInFlight]:
         """Take a batch once at most one per engine waits for the encoders, so that a stop costs only a batch or two."""
@@ -223,8 +246,7 @@ class Pipeline:
         if first.encoded is not None:
             return first.encoded
         if gate.wants_again(first.verdict):
-            devices = self._tools.devices
-            (again,) = await devices.run_engine(page.engine_index, [before], target, conservative=True)
+            again = await self._upscale_again(page, before)
             if not isinstance(again, PageError):
                 notes, raw = again.notes, Handover(again)
                 del again
@@ -238,6 +260,23 @@ class Pipeline:
         if self._tools.settings.strict:
             raise PageError(SUSPECT, "; ".join(first.verdict.reasons))
         return await workers.compute("encode", page, "encode", Handover(first.pixels), target, format)
+
+    async def _upscale_again(self, page: PageInFlight, before: Pixels) -> Pixels | PageError:
+        """Return a page from the conservative path, by another device if its own has failed.
+
+        Raises:
+            DeviceError: no device works.
+        """
+        devices = self._tools.devices
+        while True:
+            engine_index = devices.instead_of(page.engine_index)
+            try:
+                (again,) = await devices.run_engine(engine_index, [before], page.target, conservative=True)
+            except DeviceError:
+                if not devices.give_up(engine_index):
+                    raise
+            else:
+                return again
 
     async def _end_encoding(self) -> None:
         await self._outcomes.put(None)
