@@ -33,6 +33,7 @@ from comic_upscale.ledger.records import OutputOwner
 from comic_upscale.library.page_rules import PageRules
 from comic_upscale.planning.output_checks import PlannedPage, may_write
 from comic_upscale.settings.job import FormatName
+from comic_upscale.settings.places import is_bucket
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -355,6 +356,7 @@ class Intake:
             extension=output_extension(self._context.settings.format, page.source),
             read=partial(self._read, incoming),
             sha256="" if incoming.key is None else incoming.key[0],
+            address=page.path if page.member is None and is_bucket(page.path) else None,
         )
 
     async def _read(self, incoming: _Incoming) -> SourceBytes:

@@ -116,7 +116,7 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
     Raises:
         SettingsError, InputError, WeightsError, LedgerError: as a run would.
     """
-    check_output_folder(settings.output)
+    check_output_folder(settings.folder)
     settings = with_recorded_selection(settings)
     stores = open_stores(settings.input, settings.output)
     discovery = find_pages(settings, stores.sources)
@@ -188,7 +188,7 @@ def count_replaced(settings: JobSettings) -> int:
     Raises:
         InputError, WeightsError, LedgerError: as a run would.
     """
-    check_output_folder(settings.output)
+    check_output_folder(settings.folder)
     settings = with_recorded_selection(settings)
     job = _resolve(settings)
     if job is None:

@@ -24,7 +24,8 @@ from comic_upscale.settings.limits import (
 )
 from comic_upscale.settings.option_json import from_json, to_json
 from comic_upscale.settings.options import Group, Opt, fingerprint_parts, require, slice_of
-from comic_upscale.settings.paths import absolute, default_ledger
+from comic_upscale.settings.paths import absolute, default_ledger, is_default_place, path_text
+from comic_upscale.settings.places import is_bucket, parse_place
 from comic_upscale.settings.processing import (
     AUTO_MODEL,
     NETWORK,
@@ -145,7 +146,7 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
         Path,
         Opt(
             "A folder with all its subfolders, one image, or one volume: CBZ, CBR, CB7, CBT, EPUB, PDF, ZIP, RAR, 7z "
-            "or tar.",
+            "or tar. Or these in a bucket: s3://bucket/pages, gs://, az://.",
             flags=("--input", "-i"), metavar="PATH",
         ),
     ]  # fmt: skip
@@ -153,7 +154,7 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
         Path,
         Opt(
             "Folder for the upscaled pages, with the same subfolders as the input. Default: a folder beside the input, "
-            "named after the input and the size.",
+            "named after the input and the size. Or a place in a bucket: s3://bucket/big.",
             flags=("--output", "-o"), metavar="DIR",
         ),
     ]  # fmt: skip
@@ -175,7 +176,10 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
     ] = None  # fmt: skip
     ledger: Annotated[
         Path | None,
-        Opt("File for the ledger. Default: inside the output folder.", metavar="FILE"),
+        Opt(
+            "File for the ledger. Default: inside the output folder; for a bucket, in a folder of yours.",
+            metavar="FILE",
+        ),
     ] = None
     weights_folders: Annotated[
         tuple[Path, ...],
@@ -194,11 +198,21 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
         for name in ("input", "output", "ledger"):
             if isinstance(path := getattr(self, name), Path):
                 object.__setattr__(self, name, absolute(path))
+                if is_bucket(absolute(path)):
+                    parse_place(path_text(path))
         # This checks the options of all groups: `check` goes through the fields of the whole class.
         ProcessingSettings.__post_init__(self, scale)
         require(
             self.output.resolve() != self.input.resolve(),
             "the output folder is the input folder: choose another --output, or leave it out",
+        )
+        require(
+            self.ledger is None or not is_bucket(self.ledger),
+            "the ledger must be a file of this machine: a copy of it is kept beside outputs in a bucket",
+        )
+        require(
+            self.ledger is not None or not is_bucket(self.output),
+            "an output in a bucket needs a --ledger on this machine",
         )
 
     @property
@@ -225,6 +239,14 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
     def ledger_path(self) -> Path:
         """The path of this job's ledger."""
         return self.ledger or default_ledger(self.output)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of this machine with the lock of this job: its output folder, or that of its ledger."""
+        if not is_bucket(self.output):
+            return self.output
+        ledger = self.ledger_path
+        return ledger.parent.parent if is_default_place(ledger) else ledger.parent
 
     @property
     def volume_rules(self) -> VolumeRules:
