@@ -13,6 +13,7 @@
     │   └── LedgerDamagedError   not a database, or a broken one
     ├── DatabaseError        the server's database cannot be used         6
     ├── OutputError          the output folder is full or not writable    7
+    │   └── StorageError         a bucket refuses or cannot be reached
     ├── CeilingError         the next call would exceed --max-cost        8
     ├── RemoteError          the remote machine cannot do the work        9
     │   ├── ConnectionLostError  it is unreachable, or the connection was lost
@@ -110,6 +111,14 @@ class CeilingError(ComicUpscaleError):
     """An engine did not make a call that is billed, since the job would then exceed its cost ceiling."""
 
     exit_code = EXIT_CEILING
+
+
+class StorageError(OutputError):
+    """A bucket, or the storage of the server, cannot be reached or refuses a request. A later try may succeed."""
+
+
+class UnreachableStorageError(StorageError):
+    """A bucket did not answer, or answered with an error of its own: the same request may succeed at once."""
 
 
 class RemoteError(ComicUpscaleError):

@@ -257,7 +257,7 @@ class EngineFactory(Protocol):
         ...
 
 
-class PageFilter(Protocol):
+class OutputFilter(Protocol):
     """Changes a page after its engine. Used from one thread at a time."""
 
     def apply(self, page: Pixels, source: Pixels) -> Pixels:

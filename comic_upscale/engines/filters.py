@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from comic_upscale.engines.base import PageFilter
+from comic_upscale.engines.base import OutputFilter
 from comic_upscale.errors import SettingsError
 from comic_upscale.models.digest import sha256_of
 from comic_upscale.settings.engines import EngineOptions
@@ -13,7 +13,7 @@ from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.sizes import number_text
 
 
-def open_filters(settings: JobSettings) -> list[PageFilter]:
+def open_filters(settings: JobSettings) -> list[OutputFilter]:
     """Return the filters of a job, in the order in which they are applied.
 
     Raises:

@@ -18,6 +18,7 @@ from comic_upscale.engines.base import (
     Identity,
     OnProgress,
 )
+from comic_upscale.engines.filters import fingerprinted_filters
 from comic_upscale.engines.options import pixel_options, read_options
 from comic_upscale.errors import SettingsError
 from comic_upscale.models.weights import ResolvedWeights
@@ -84,9 +85,9 @@ def spec_of(settings: JobSettings, weights: ResolvedWeights | None = None) -> En
         denoise=settings.denoise,
         options=_options(settings),
         weights_folders=settings.weights_folders,
-        weights_cache=cache or settings.output,
+        weights_cache=cache or settings.folder,
         download=cache is not None,
-        answers=answers_folder(settings.output),
+        answers=answers_folder(settings.folder),
         weights=weights,
     )
 
@@ -101,12 +102,12 @@ def identify(settings: JobSettings) -> Identity:
 
 
 def fingerprinted_options(settings: JobSettings) -> EngineOptions:
-    """Return the engine options that are part of a job's fingerprint.
+    """Return the engine options that are part of a job's fingerprint, and what its filters add to it.
 
     Raises:
         SettingsError: as `spec_of`.
     """
-    return pixel_options(_options(settings))
+    return (*pixel_options(_options(settings)), *fingerprinted_filters(settings))
 
 
 def prepare_engine(settings: JobSettings, on_progress: OnProgress | None = None) -> ResolvedWeights | None:
@@ -161,10 +162,10 @@ def _resources(settings: JobSettings) -> EngineResources:
 
 
 def check_remote(settings: JobSettings) -> None:
-    """Refuse a job whose engine cannot run on a remote machine.
+    """Refuse a job that cannot run on a remote machine.
 
     Raises:
-        SettingsError: the engine cannot run remotely.
+        SettingsError: the engine or a rule cannot be used remotely.
     """
     if settings.face_model is not None:
         raise SettingsError("--face-model does not run on a remote machine: use `comic-upscale run`")
@@ -172,6 +173,25 @@ def check_remote(settings: JobSettings) -> None:
         raise SettingsError(
             f"--engine {settings.backend} cannot run on a remote machine: use `comic-upscale run`"
         )
+    for number, rule in enumerate(settings.rules, start=1):
+        if rule.when.path is not None:
+            raise SettingsError(
+                f"rule {number} has a path, and pages have no paths on a remote machine: use `comic-upscale run`, or "
+                "give each part of the input its own run with --include"
+            )
+
+
+def check_cluster(settings: JobSettings) -> None:
+    """Refuse a job that cannot run on a cluster.
+
+    Raises:
+        SettingsError: its engine is billed by call, which only this process can count, or it needs a file of this
+            machine.
+    """
+    if find_factory(settings.backend).billing == "call":
+        raise SettingsError(f"--engine {settings.backend} is billed by call: leave --cluster out")
+    if settings.face_model is not None:
+        raise SettingsError("--face-model does not run on a cluster: leave one of them out")
 
 
 def unused_gpu_warning(settings: JobSettings, engines: Sequence[Engine]) -> str | None:

@@ -32,7 +32,7 @@ LEAST_SCALE = 0.8
 
 
 class FaceFilter:
-    """Restores faces; a `PageFilter`.
+    """Restores faces; a `OutputFilter`.
 
     Args:
         restorer: the network.
