@@ -147,6 +147,11 @@ def test_a_profile_that_was_only_found_runs_no_program() -> None:
     Path("comic-upscale.toml").write_text(text, encoding="utf-8")
     with pytest.raises(SettingsError, match="only in a profile that you name"):
         settings()
+    for line in ("overwrite = true", "max_pixels = 9_000_000_000", 'max_unpacked = "9T"', "max_ratio = 1e6"):
+        Path("comic-upscale.toml").write_text(f"{line}\n", encoding="utf-8")
+        with pytest.raises(SettingsError, match="only in a profile that you name"):
+            settings()
+    Path("comic-upscale.toml").write_text(text, encoding="utf-8")
     made = settings("comic-upscale.toml")
     assert (made.backend, dict(made.engine_options)["command"]) == ("command", "tool {in} {out}")
 
