@@ -126,7 +126,7 @@ def _model_of_plan(preview: Preview) -> str:
     from comic_upscale.settings.job import AUTO_MODEL
 
     if preview.model == AUTO_MODEL:
-        return f"{AUTO_MODEL} ({GPU_DEFAULT} on a GPU if available, else {CPU_DEFAULT})"
+        return f"{AUTO_MODEL} ({GPU_DEFAULT} on a GPU, else {CPU_DEFAULT})"
     return model_name(preview.model, chosen=preview.model_auto)
 
 

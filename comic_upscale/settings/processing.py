@@ -205,12 +205,11 @@ class ProcessingSettings:
     model: Annotated[
         str,
         Opt(
-            "auto, a name from `comic-upscale models list`, or a .pth or .safetensors file. auto is "
-            "RealESRGAN_x4plus_anime_6B on a GPU if its weights are installed or can be downloaded, and otherwise "
-            "comic-compact-x3, which needs no download. comic-best and comic-fast use their x2 network up to 2x, and "
+            "auto, a name from `comic-upscale models list`, or a .pth or .safetensors file. auto is comic-best on a "
+            "GPU, and otherwise comic-fast; both are parts of the package. They use their x2 network up to 2x, and "
             "otherwise their x3 network. A job keeps the model that it began with. For 2-2.5x, x3 and x4 networks run "
-            "in full and their output is shrunk, which keeps the finest lines. RealESRGAN_x2plus works at 2x and takes "
-            "a quarter of the time of RealESRGAN_x4plus; above 2x, resampling does the rest.",
+            "in full and their output is shrunk, which keeps the finest lines. RealESRGAN_x2plus works at 2x and "
+            "takes a quarter of the time of RealESRGAN_x4plus; above 2x, resampling does the rest.",
             flags=("--model", "-m"), metavar="NAME|FILE", panel=NETWORK, sent="never",
         ),
     ] = AUTO_MODEL  # fmt: skip
