@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import threading
+import zipfile
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -262,6 +264,25 @@ def test_equal_pages_at_paths_with_different_rules_are_two_pages(
     shutil.copy(book / GRAY, book / "extra" / "later.png")
     run(settings)
     assert (output(settings, "extra/later.png") == output(settings, "extra/same.png")).all()
+
+
+def test_a_page_or_volume_that_moves_under_another_rule_is_made_again(
+    make: Callable[..., JobSettings], book: Path
+) -> None:
+    with zipfile.ZipFile(book / "vol.cbz", "w") as archive:
+        archive.write(book / GRAY, "1.png")
+    settings = make({"path": ["covers/", "special*"], "levels": "100,150"})
+    assert run(settings).done_now == 4
+    (book / "covers").mkdir()
+    (book / GRAY).rename(book / "covers" / GRAY)
+    (book / COLOUR).rename(book / "renamed.png")
+    (book / "vol.cbz").rename(book / "special.cbz")
+    finished = run(settings)
+    # The page in colour moves with its output; the two others get the levels of their new place.
+    assert finished.done_now == 2
+    assert (output(settings, f"covers/{GRAY}") == 0).any()
+    with zipfile.ZipFile(settings.output / "special.cbz") as archive:
+        assert (np.asarray(Image.open(io.BytesIO(archive.read("1.png")))) == 0).any()
 
 
 def test_a_second_run_has_nothing_to_do(make: Callable[..., JobSettings]) -> None:
