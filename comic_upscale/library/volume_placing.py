@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from comic_upscale.errors import PageError
 from comic_upscale.imaging.formats import extension_of
 from comic_upscale.library.archives import Tally
-from comic_upscale.library.naming import free_name, output_names
+from comic_upscale.library.naming import Extension, extension_below, free_name, output_names
 from comic_upscale.library.nested import DEEPEST, Unpacker, nested_entry
 from comic_upscale.library.page import MemberOf, Page
 from comic_upscale.library.parts import whole_name
@@ -70,8 +70,8 @@ class VolumePlacer:
     """How volumes are read, and which are refused."""
     archive_output: ArchiveOutput
     """What volumes become."""
-    extension: str
-    """Of the outputs, without the dot."""
+    extension: Extension
+    """Of the outputs, by the sources of their pages."""
 
     def open(self, entry: Page) -> OpenedVolume:
         """Read the directory of an archive."""
@@ -80,7 +80,11 @@ class VolumePlacer:
 
     def _open(self, entry: Page, unpacker: Unpacker) -> OpenedVolume:
         try:
-            return OpenedVolume(entry, unpacker.list(entry, extension=self.extension), None)
+            return OpenedVolume(
+                entry,
+                unpacker.list(entry, extension=extension_below(self.extension, f"{entry.source}/")),
+                None,
+            )
         except PageError as error:
             return OpenedVolume(entry, None, (error.kind, error.reason))
 

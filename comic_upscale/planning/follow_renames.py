@@ -19,6 +19,7 @@ from comic_upscale.ledger.writer import Ledger
 from comic_upscale.library.cbz import read_members
 from comic_upscale.library.discover import Discovery
 from comic_upscale.library.page import Page
+from comic_upscale.library.page_rules import PageRules
 from comic_upscale.library.sorting import fold
 from comic_upscale.planning.gone import Absent, find_absent, gives_up, has_content, is_unedited
 from comic_upscale.planning.hashes import SourceHashes
@@ -109,8 +110,17 @@ def follow_renames(
     found = {page.source for page in discovery.pages} | {volume.entry.source for volume in discovery.volumes}
     absent = find_absent(rows, found, discovery.volumes, discovery.unread, discovery.selector)
     matcher = VolumeMatcher(ledger, discovery.pages, sources)
-    pages = find_renamed_pages(discovery.pages, rows, absent, sources)
-    volumes = find_renamed_volumes(discovery.volumes, rows, absent, sources, matcher)
+    rules = PageRules(settings)
+    pages = [
+        each
+        for each in find_renamed_pages(discovery.pages, rows, absent, sources)
+        if rules.path_matches(each.row.source) == rules.path_matches(each.page.source)
+    ]
+    volumes = [
+        each
+        for each in find_renamed_volumes(discovery.volumes, rows, absent, sources, matcher)
+        if _keeps_rules(each, rules)
+    ]
     if not pages and not volumes:
         return ()
     follower = _Follower(ledger, job_id, settings, outputs, rows, absent)
@@ -119,6 +129,16 @@ def follow_renames(
         follower.add_volume(volume, matcher.found_pages(volume.volume))
     follower.keep_possible(partial(_may_place, sources.store, outputs, source_folders))
     return follower.carry_out()
+
+
+def _keeps_rules(renamed: RenamedVolume, rules: PageRules) -> bool:
+    """Return whether the same rules match the pages of a volume under its new name."""
+    contents = renamed.volume.contents
+    before, now = renamed.row.source, renamed.volume.entry.source
+    return contents is None or all(
+        rules.path_matches(f"{before}/{page.name}") == rules.path_matches(f"{now}/{page.name}")
+        for page in contents.pages
+    )
 
 
 class _Follower:

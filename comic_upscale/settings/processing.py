@@ -384,8 +384,12 @@ class ProcessingSettings:
         values = {"rules": (), **changes}
         if "model" in changes:
             values.setdefault("denoise", None)
-        if self.format in ("png", "tiff"):
-            values.pop("quality", None)
+        if "format" in changes and changes["format"] != self.format:
+            # The quality of the job is that of its own format.
+            values.setdefault("quality", None)
+            values["png_level"] = None
+        if values.get("format", self.format) in ("png", "tiff"):
+            values["quality"] = None
         return replace(self, **values)
 
     def _check_formats(self) -> None:
