@@ -105,8 +105,14 @@ def _init(ray: Any, options: RayOptions) -> None:
     failures: list[BaseException] = []
 
     def init() -> None:
+        # A client from outside passes its arguments on to the server, which refuses most.
+        quiet = (
+            {}
+            if options.address.startswith("ray://")
+            else {"log_to_driver": False, "configure_logging": False}
+        )
         try:
-            ray.init(address=options.address, log_to_driver=False, configure_logging=False)
+            ray.init(address=options.address, **quiet)
         except BaseException as error:
             failures.append(error)
 
@@ -119,7 +125,7 @@ def _init(ray: Any, options: RayOptions) -> None:
     if thread.is_alive():
         raise _no_cluster(options.address, f"no answer in {CONNECT_SECONDS:g} s")
     if failures:
-        raise _no_cluster(options.address, str(failures[0]).strip().partition("\n")[0]) from failures[0]
+        raise _no_cluster(options.address, _in_words(failures[0])) from failures[0]
 
 
 def _check_reachable(address: str) -> None:
@@ -287,7 +293,7 @@ class ActorPool:
             log.warning("an actor did not start: %s", error)
             self._kill(handle)
             self._note_failure(
-                DeviceError(f"an actor of the cluster ended while it started: {_first_line(error)}")
+                DeviceError(f"an actor of the cluster ended while it started: {_in_words(error)}")
             )
         else:
             if "error" in found:
@@ -382,5 +388,7 @@ async def _close(handle: Any) -> None:
         await handle.close.remote()
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:300]
+def _in_words(error: BaseException) -> str:
+    """Return an error of Ray, which may end in a traceback of another process, in one line."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    return " ... ".join(dict.fromkeys([*lines[:1], *lines[-1:]]))[:400] or repr(error)
