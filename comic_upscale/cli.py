@@ -127,6 +127,11 @@ COMMANDS = {
         "comic_upscale.commands.engines:engines",
         "List the engines that can upscale pages, and show their options.",
     ),
+    "devices": Entry(
+        "comic_upscale.commands.devices:devices",
+        "List the e-readers that --fit-device knows, with the pixels and grays of their screens.",
+        "Examples:\n\n  comic-upscale devices\n\n  comic-upscale devices kobo --json",
+    ),
     "remote": Entry(
         "comic_upscale.commands.remote:remote",
         "Use a remote machine: a rented GPU, or any Linux machine that you can reach by SSH.",

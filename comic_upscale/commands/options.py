@@ -178,10 +178,17 @@ def _engines() -> Iterable[str]:
     return engine_names()
 
 
+def _devices() -> Iterable[str]:
+    from comic_upscale.settings.screens import read_devices
+
+    return read_devices()
+
+
 SUGGESTIONS: Mapping[str, Callable[[], Iterable[str]]] = MappingProxyType(
     {
         "model": _models,
         "backend": _engines,
+        "fit_device": _devices,
         "device": lambda: ("auto", "cpu", "cuda", "mps", "xpu"),
     }
 )
