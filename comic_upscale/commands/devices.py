@@ -13,15 +13,17 @@ from comic_upscale.settings.screens import read_devices
 
 def devices(
     words: Annotated[
-        str | None,
-        typer.Argument(metavar="WORDS", help="Only devices whose names contain this.", show_default=False),
+        list[str] | None,
+        typer.Argument(
+            metavar="[WORDS]", help="Only devices with these words in their names.", show_default=False
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON, with the sources of the figures.")
     ] = False,
 ) -> None:
     """List the e-readers that --fit-device knows."""
-    wanted = (words or "").casefold().split()
+    wanted = " ".join(words or ()).casefold().split()
     found = [
         device
         for device in read_devices().values()
@@ -39,7 +41,9 @@ def devices(
         typer.echo(json.dumps(rows))
         return
     if not found:
-        raise SettingsError(f"no known e-reader has {words!r} in its name: leave it out to see all of them")
+        raise SettingsError(
+            f"no known e-reader has {' '.join(wanted)!r} in its name: leave it out to see all of them"
+        )
     width = max(len(each.name) for each in found)
     for each in found:
         screen = each.screen

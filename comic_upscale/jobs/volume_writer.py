@@ -7,7 +7,6 @@ last. A kill in between loses nothing: the next run finds all pages done and wri
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -219,13 +218,13 @@ class VolumeWriter:
 def _stale_parts(known: Mapping[str, CopiedFile], built: _Built) -> list[CopiedFile]:
     """Return the files of a split book that an earlier run wrote and this one did not."""
     kept = {file.output for file in built.parts}
-    stale = []
-    for part in itertools.count(2):
-        file = known.get(part_name(built.done.output, part))
-        if file is None or file.source != built.done.source:
-            return stale
-        if file.output not in kept:
+    stale: list[CopiedFile] = []
+    part = 2
+    while (file := known.get(part_name(built.done.output, part))) is not None:
+        if file.source == built.done.source and file.output not in kept:
             stale.append(file)
+        part += 1
+    return stale
 
 
 def _notes(pages: Iterable[BoundPage], *, into_volume: bool) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Decide what is left to do for volumes: which pages are in a finished CBZ or book, and which volumes to write.
 
-A volume is written as one file when all its pages are done. Until then, its finished pages wait in the marker folder. They
-are removed when the volume is recorded.
+A volume is written as one file when all its pages are done. Until then, its finished pages wait in the marker folder.
+They are removed when the volume is recorded.
 """
 
 from __future__ import annotations

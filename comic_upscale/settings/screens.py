@@ -120,7 +120,8 @@ def read_devices() -> dict[str, Device]:
     devices = {}
     for each in content["device"]:
         levels = None if each.get("color") else each["levels"]
-        screen = Screen(each["name"], *each["screen"], levels, each.get("gamma", content["gamma"]))
+        width, height = each["screen"]
+        screen = Screen(each["name"], width, height, levels, each.get("gamma", content["gamma"]))
         devices[each["name"]] = Device(each["name"], each["title"], screen, sources[each["source"]])
     return devices
 
