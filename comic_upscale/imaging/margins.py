@@ -29,6 +29,8 @@ SAFETY = 0.005
 """Part of the longer side that stays as a margin around what is not paper."""
 
 _BLOCK = 8
+_ROWS = 256
+"""Rows that are judged at once."""
 _EDGE = 2
 
 
@@ -61,23 +63,30 @@ def _margin(color: UInt8Array) -> int:
     if paper.min() < LIGHTEST_INK or np.ptp(paper) > 255 - LIGHTEST_INK:
         return 0
     bound = float(np.clip(NOISE * edge.std(axis=(0, 1)).max(), PIXEL_BOUND, NOISIEST))
-    rows = 0
-    for start in range(0, len(color), _BLOCK):
-        block = color[start : start + _BLOCK].astype(np.float32) - paper.astype(np.float32)
-        if len(block) == _BLOCK and float(np.abs(_means(block)).max()) > MEAN_BOUND:
-            # Its first rows may be paper: the bound for single pixels alone must not decide about them.
-            return rows
-        inked = (np.abs(block) > bound).any(axis=(1, 2))
+    height = len(color)
+    for start in range(0, height, _ROWS):
+        # Each row is judged together with those below it, so that the first rows of a faint area are not cut.
+        part = color[start : start + _ROWS + _BLOCK - 1].astype(np.float32) - paper.astype(np.float32)
+        rows = min(_ROWS, height - start)
+        inked = (np.abs(part[:rows]) > bound).any(axis=(1, 2))
+        inked |= _has_faint_ink(part)[:rows]
         if inked.any():
-            return rows + int(np.argmax(inked))
-        rows += len(block)
-    return rows
+            return start + int(np.argmax(inked))
+    return height
 
 
-def _means(block: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the means of a row of blocks: blocks x channels. The last block reaches to the edge."""
-    columns = block.shape[1] // _BLOCK
-    means = block[:, : columns * _BLOCK].reshape(_BLOCK, columns, _BLOCK, -1).mean(axis=(0, 2))
-    last = block[:, -_BLOCK:].mean(axis=(0, 1))[None]
-    result: NDArray[np.float32] = np.concatenate((means, last))
+def _has_faint_ink(part: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return for each row whether a block that begins there has the mean of ink; rows x columns x channels."""
+    columns = part.shape[1] // _BLOCK
+    means = part[:, : columns * _BLOCK].reshape(len(part), columns, _BLOCK, -1).mean(axis=2)
+    last = part[:, -_BLOCK:].mean(axis=1)[:, None]
+    means = np.concatenate((means, last), axis=1)
+    # At the end of the page, the blocks are less high.
+    sums = np.concatenate(
+        (np.zeros((1, *means.shape[1:]), np.float64), means.cumsum(axis=0, dtype=np.float64))
+    )
+    ends = np.minimum(np.arange(len(part)) + _BLOCK, len(part))
+    counts = (ends - np.arange(len(part)))[:, None, None]
+    blocks = (sums[ends] - sums[: len(part)]) / counts
+    result: NDArray[np.bool_] = (np.abs(blocks) > MEAN_BOUND).any(axis=(1, 2))
     return result

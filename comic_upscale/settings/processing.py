@@ -326,7 +326,7 @@ class ProcessingSettings:
         ),
     ] = False  # fmt: skip
     max_volume_size: Annotated[
-        int | None, Ge(1_000_000),
+        int | None, Ge(100_000),
         Opt(
             "Split EPUB, KEPUB and PDF volumes into several files of at most this size, such as 200MB.",
             metavar="BYTES", panel=VOLUMES, fingerprint="if-changed", sent="never", parse=parse_volume_size,

@@ -9,6 +9,7 @@ import pytest
 
 from comic_upscale.settings.job import LEGACY_PARTS, FailureLimit, JobSettings
 from comic_upscale.settings.options import definitions
+from comic_upscale.settings.screens import Screen
 from comic_upscale.settings.selection import Selection
 from comic_upscale.settings.sizes import Bounds, Fit, Height, LongSide, Print, Scale, Width, choose_size
 
@@ -75,6 +76,15 @@ RECORDED: list[tuple[dict[str, Any], str]] = [
     ({"gate": False}, DEFAULTS),
     ({"raw": True}, "bf9542aefc234d970eddc60bcbec100e"),
     ({"raw": False}, DEFAULTS),
+    ({"size": Screen("kobo-libra-2", 1264, 1680)}, "9fb90382705943b018d47d2db66cde8d"),
+    (
+        {"size": Screen("kobo-libra-colour", 1264, 1680, None, 1.0, "split")},
+        "5f115030918efb2772b5a6f24e938b8c",
+    ),
+    ({"archive_output": "epub"}, "5ba5f3ebfbe08dc6b6008aa63c1e7737"),
+    ({"archive_output": "pdf", "max_volume_size": 200_000_000}, "f59279b23169a6a6ba1c0b8b998efe65"),
+    ({"right_to_left": True}, "78b02556f479bca853d4f1e13e77fd7d"),
+    ({"crop_margins": True}, "beac0191eb94ace37dd287dcb7decff1"),
 ]  # fmt: skip
 
 

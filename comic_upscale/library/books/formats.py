@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -25,6 +24,8 @@ from comic_upscale.settings.sizes import Print, Size
 from comic_upscale.storage.base import OutputStore
 
 _IMAGE = re.compile(re.escape(IMAGES) + r"p(\d{5,})\.\w+")
+_MOST_MISSING = 3
+"""The search for the files of a split book ends after this many that are missing in a row."""
 _UNREADABLE = (PageError, OSError, zipfile.BadZipFile, ValueError, NotImplementedError)
 
 
@@ -125,13 +126,17 @@ class OldVolume:
         self._is_cbz = output.endswith(".cbz")
         if output.endswith(".pdf"):
             return
-        with suppress(*_UNREADABLE):
-            for part in itertools.count(1):
-                name = part_name(output, part)
-                if part > 1 and (self._is_cbz or outputs.stat(name) is None):
-                    break
-                file = self._open.enter_context(outputs.open(name))
+        part, missing = 1, 0
+        while missing < _MOST_MISSING:
+            try:
+                file = self._open.enter_context(outputs.open(part_name(output, part)))
                 self._archives.append(self._open.enter_context(zipfile.ZipFile(file)))
+                missing = 0
+            except _UNREADABLE:
+                missing += 1
+            if self._is_cbz:
+                break
+            part += 1
 
     def infos(self) -> Iterator[zipfile.ZipInfo]:
         """Yield the members of all files."""
