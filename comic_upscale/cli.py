@@ -61,7 +61,13 @@ COMMANDS = {
         "Examples:\n\n"
         "  comic-upscale prune --job pages-x2.5\n\n"
         "  comic-upscale prune --job pages-x2.5 --yes\n\n"
+        "  comic-upscale prune --trash library/\n\n"
         "A file that was edited since it was written is never removed.",
+    ),
+    "restore": Entry(
+        "comic_upscale.commands.restore:restore",
+        "List the originals that `run --replace` replaced. --yes puts them back.",
+        "Examples:\n\n  comic-upscale restore library/\n\n  comic-upscale restore library/ --yes",
     ),
     "export": Entry(
         "comic_upscale.commands.export:export",

@@ -83,6 +83,11 @@ def _given(fields: Mapping[str, str]) -> dict[str, str]:
     """Return the fields that are not empty."""
     given = {name: text for name, text in fields.items() if text.strip()}
     for name in given:
+        if name in ("replace", "replace_sources"):
+            raise FieldError(
+                name,
+                "a server replaces no originals: download the results, or run `comic-upscale run --replace`",
+            )
         if name not in FIELDS:
             raise FieldError(name, f"there is no option {name}, or a request may not set it")
     return given

@@ -23,7 +23,7 @@ from comic_upscale.settings.limits import (
 )
 from comic_upscale.settings.option_json import from_json, to_json
 from comic_upscale.settings.options import Group, Opt, fingerprint_parts, require, slice_of
-from comic_upscale.settings.paths import absolute, default_ledger
+from comic_upscale.settings.paths import absolute, default_ledger, replace_folder
 from comic_upscale.settings.processing import (
     AUTO_MODEL,
     NETWORK,
@@ -189,6 +189,24 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
             self.output.resolve() != self.input.resolve(),
             "the output folder is the input folder: choose another --output, or leave it out",
         )
+        if self.replace_sources:
+            self._check_replacing()
+
+    def _check_replacing(self) -> None:
+        require(
+            self.output == replace_folder(self.input),
+            "--replace has no --output, because the outputs go to the places of the originals: leave one of them out",
+        )
+        for given, flag, why in (
+            (not self.gate, "--no-gate", "only outputs that the quality gate accepts may replace originals"),
+            (self.archive_output == "folder", "--archive-output folder", "a volume is replaced by one file"),
+            (self.max_volume_size is not None, "--max-volume-size", "a volume is replaced by one file"),
+            (self.overwrite, "--overwrite", "no file of yours is overwritten"),
+            (self.copy_others, "--copy-others", "all other files stay where they are"),
+            (self.keep_original_on_failure, "--keep-original-on-failure", "only whole volumes are replaced"),
+            (self.crop_margins, "--crop-margins", "it makes less of a page"),
+        ):
+            require(not given, f"--replace and {flag} exclude each other: {why}")
 
     @property
     def processing(self) -> ProcessingSettings:
