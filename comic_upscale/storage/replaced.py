@@ -87,11 +87,14 @@ class Trash:
 
     def settle(self) -> None:
         """Complete the replacements that a kill interrupted."""
-        for record in self._records():
+        records = [*self._records()]
+        for folder in {str(PurePosixPath(record.source).parent) for record in records}:
+            sweep_parts(self._library / folder, {_TOKEN})
+        for record in records:
             source = self._library / record.source
             if not self._is_in_place(record):
-                sweep_parts(source.parent, {_TOKEN})
-            elif record.source != record.new and _is_file(source) and self._has(source, record):
+                continue
+            if record.source != record.new and _is_file(source) and self._has(source, record):
                 # Both are there: the kill came after the replacement was placed.
                 with contextlib.suppress(OSError):
                     source.unlink()

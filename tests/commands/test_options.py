@@ -178,7 +178,7 @@ def complete(line: str) -> list[str]:
 
 
 def test_shell_completion_knows_commands_options_and_choices() -> None:
-    assert complete("comic-upscale re") == ["report", "remote"]
+    assert complete("comic-upscale re") == ["restore", "report", "remote"]
     assert complete("comic-upscale run --pdf") == ["--pdf-dpi"]
     assert complete("comic-upscale remote upscale box --pdf") == ["--pdf-dpi"]
     assert complete("comic-upscale run --precision fp") == ["fp32", "fp16"]

@@ -349,6 +349,7 @@ def test_what_a_remote_machine_is_told() -> None:
         "input", "output", "ledger", "weights_folders", "weights_cache", "model", "sidecars", "copy_others",
         "archive_output", "keep_original_on_failure", "pdf_dpi", "max_members", "max_unpacked", "max_ratio",
         "overwrite", "retry_failed", "max_failures", "selection", "right_to_left", "max_volume_size",
+        "replace_sources",
     }  # fmt: skip
     assert sent_names(JobSettings, "never") == kept
 

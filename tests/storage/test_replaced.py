@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -147,47 +148,42 @@ def test_a_journal_of_a_stranger_leads_nowhere(library: Path) -> None:
     assert len(trash.in_force()) == 1
 
 
-KILLED = """
-import os, sys
-from pathlib import Path
-from comic_upscale.storage.replaced import Trash
+def kill_at(library: Path, step: int, work: Callable[[], object]) -> bool:
+    """Do some work in a child that is killed at a step; tell whether it was killed.
 
-library, name, step, old, new, back = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5], sys.argv[6]
-count = 0
+    A step is a call that opens or changes a file of the library.
+    """
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    count = 0
 
-def hook(event, arguments):
-    # Every call that changes a file, and every one that opens one.
-    global count
-    if event in ("open", "os.link", "os.rename", "os.remove", "os.mkdir", "os.utime", "os.rmdir"):
-        if any(str(library) in str(each) for each in arguments):
-            count += 1
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal count
+        if event in ("open", "os.link", "os.rename", "os.remove", "os.mkdir", "os.utime", "os.rmdir"):
+            count += any(str(library) in str(each) for each in arguments)
             if count == step:
                 os._exit(9)
 
-trash = Trash(library)
-sys.addaudithook(hook)
-if back == "back":
-    trash.restore(trash.in_force()[0])
-else:
-    path = library / "series" / "a.jpg"
-    trash.exchange(path, path.with_name(name), library.parent / "out.png", source_sha256=old, new_sha256=new)
-"""
+    try:
+        sys.addaudithook(hook)
+        work()
+        os._exit(0)
+    finally:
+        os._exit(1)
 
 
-def kill_at(library: Path, name: str, step: int, back: str = "") -> int:
-    return subprocess.run(
-        [sys.executable, "-c", KILLED, str(library), name, str(step), sha(OLD), sha(NEW), back],
-        cwd=Path(__file__).parents[2],
-        check=False,
-    ).returncode
-
-
-@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
-def test_a_kill_at_each_step_loses_nothing(library: Path, name: str) -> None:
-    for step in range(1, 100):
-        ended = kill_at(library, name, step)
-        kept = library / TRASH / "series" / "a.jpg"
-        source, new = library / "series" / "a.jpg", library / "series" / name
+def kill_everywhere(library: Path, name: str) -> None:
+    """Kill a replacement at each step, and then the way back."""
+    source, new, kept = (
+        library / "series" / "a.jpg",
+        library / "series" / name,
+        library / TRASH / "series" / "a.jpg",
+    )
+    step, killed = 0, True
+    while killed:
+        step += 1
+        killed = kill_at(library, step, lambda: exchange(library, name))
         assert source.exists() or new.exists()
         if source.exists() and source.read_bytes() != NEW:
             assert source.read_bytes() == OLD
@@ -196,30 +192,40 @@ def test_a_kill_at_each_step_loses_nothing(library: Path, name: str) -> None:
         if new.exists():
             # Whole at every moment.
             assert new.read_bytes() in (OLD, NEW)
-        trash = Trash(library)
-        trash.settle()
-        assert not list((library / "series").glob(".*"))
-        if trash.in_force():
-            assert visible(library) == {f"series/{name}": NEW}
-            trash.restore(trash.in_force()[0])
-        assert visible(library) == {"series/a.jpg": OLD}
-        if ended == 0:
-            break
-        assert ended == 9
-    assert 10 < step < 99
-
-
-def test_a_kill_at_each_step_back_loses_nothing(library: Path) -> None:
-    for step in range(1, 100):
-        trash = exchange(library)
-        ended = kill_at(library, "a.png", step, "back")
-        kept, source = library / TRASH / "series" / "a.jpg", library / "series" / "a.jpg"
+        put_back(library, name)
+    assert 8 < step < 99
+    step, killed = 0, True
+    while killed:
+        step += 1
+        trash = exchange(library, name)
+        record = trash.in_force()[0]
+        killed = kill_at(library, step, lambda: trash.restore(record))  # noqa: B023 - called at once
         assert any(path.exists() and path.read_bytes() == OLD for path in (kept, source))
-        trash.settle()
-        for record in trash.in_force():
-            trash.restore(record)
-        assert visible(library) == {"series/a.jpg": OLD}
-        if ended == 0:
-            break
-        assert ended == 9
+        put_back(library, name)
     assert 5 < step < 99
+    sys.stdout.write("nothing is lost")
+
+
+def put_back(library: Path, name: str) -> None:
+    trash = Trash(library)
+    trash.settle()
+    assert not list((library / "series").glob(".*"))
+    for record in trash.in_force():
+        assert visible(library) == {f"series/{name}": NEW}
+        trash.restore(record)
+    assert visible(library) == {"series/a.jpg": OLD}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_a_kill_at_each_step_loses_nothing(library: Path, name: str) -> None:
+    # In a process without threads, which can be forked.
+    program = (
+        "import sys; from pathlib import Path; from tests.storage.test_replaced import kill_everywhere;"
+        " kill_everywhere(Path(sys.argv[1]), sys.argv[2])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, str(library), name],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.stdout == "nothing is lost", ended.stderr
