@@ -8,7 +8,9 @@ from pathlib import Path
 from comic_upscale.errors import InputError
 from comic_upscale.ledger.lock import hold_job
 from comic_upscale.settings.paths import default_ledger, path_text, replace_folder
+from comic_upscale.storage.base import sha256_of
 from comic_upscale.storage.replaced import NotReplacedError, Trash
+from comic_upscale.storage.stores import open_stores
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ def restore(library: Path, *, change: bool) -> RestoreResult:
 
 
 def prune_trash(library: Path, *, remove: bool) -> TrashResult:
-    """Remove the originals in the trash of a folder for good, or list them.
+    """Remove the originals in the trash of a folder for good, with the job's own copies of the outputs, or list them.
 
     Args:
         library: the input of the job that replaced them.
@@ -84,6 +86,14 @@ def prune_trash(library: Path, *, remove: bool) -> TrashResult:
             trash.settle()
         files = tuple(trash.originals())
         left = tuple(trash.prune()) if remove else ()
+        if remove:
+            # The input has these outputs, and nothing is compared with the originals any more.
+            outputs = open_stores(library, output).outputs
+            outputs.delete(
+                record.new
+                for record in trash.in_force()
+                if not trash.holds(record) and sha256_of(outputs, record.new) == record.new_sha256
+            )
     return TrashResult(path_text(trash.folder), files, left, remove)
 
 

@@ -117,6 +117,7 @@ def test_pruned_originals_are_gone_and_nothing_is_upscaled_twice(library: Path, 
     assert (len(listed.files), listed.removed) == (3, False)
     assert prune_trash(library, remove=True).left == ()
     assert prune_trash(library, remove=False).files == ()
+    assert not [path for path in replace_folder(library).rglob("*") if path.suffix in (".png", ".cbz")]
     assert visible(library) == after
     with pytest.raises(InputError, match="was replaced by its output"):
         run_without_engine(job())
