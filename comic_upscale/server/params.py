@@ -242,6 +242,7 @@ def _culprit(message: str, given: Mapping[str, str]) -> str:
 
 def _as_field(message: str) -> str:
     """Return a message that names fields of a form in place of options of the command line."""
-    for option in (*SIZE_FIELDS, *OPTION_FIELDS):
+    # The longest first: --fit is the beginning of --fit-device.
+    for option in sorted((*SIZE_FIELDS, *OPTION_FIELDS), key=lambda option: len(option.flag), reverse=True):
         message = message.replace(option.flag, option.name)
     return message
