@@ -104,14 +104,14 @@ COMMANDS = {
         "Measure quality: compare two folders, or find out which model restores your own pages best, and how fast.",
         "Examples:\n\n"
         "  comic-upscale evaluate --reference originals/ --candidate restored/\n\n"
-        "  comic-upscale evaluate --input pages/ --models comic-compact-x3,realesr-animevideov3 --output trial/",
+        "  comic-upscale evaluate --input pages/ --models comic-fast,comic-best --output trial/",
     ),
     "try": Entry(
         "comic_upscale.commands.try_page:try_page",
         "Show one page as several models upscale it, in one picture, and say which is recommended.",
         "Examples:\n\n"
         "  comic-upscale try page.png\n\n"
-        "  comic-upscale try 'book.cbz#3' --models comic-compact-x3,RealESRGAN_x4plus_anime_6B --output try.png",
+        "  comic-upscale try 'book.cbz#3' --models comic-best,RealESRGAN_x4plus_anime_6B --output try.png",
     ),
     "doctor": Entry(
         "comic_upscale.commands.doctor:doctor",
@@ -137,6 +137,10 @@ COMMANDS = {
         "comic_upscale.commands.devices:devices",
         "List the e-readers that --fit-device knows, with the pixels and grays of their screens.",
         "Examples:\n\n  comic-upscale devices\n\n  comic-upscale devices kobo --json",
+    ),
+    "profiles": Entry(
+        "comic_upscale.commands.profiles:profiles",
+        "List profiles, and show their options and rules. `run --profile NAME` uses one.",
     ),
     "remote": Entry(
         "comic_upscale.commands.remote:remote",

@@ -14,6 +14,7 @@ import numpy as np
 from comic_upscale.engines.pages import prepare
 from comic_upscale.errors import PageError
 from comic_upscale.execution.local.quality_gate import QualityGate, recorded_scores
+from comic_upscale.execution.local.steps import as_filtered
 from comic_upscale.execution.remote_host import RemotePageResult
 from comic_upscale.gate.verdict import Bounds, Verdict, default_bounds, judge
 from comic_upscale.imaging.codecs import FORMATS
@@ -24,7 +25,8 @@ from comic_upscale.imaging.gray import to_gray
 from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.imaging.shape import decode_page
 from comic_upscale.imaging.target_size import find_target, grows
-from comic_upscale.settings.job import FormatName, JobSettings
+from comic_upscale.library.page_rules import PageRules
+from comic_upscale.settings.job import FormatName, IccMode, JobSettings
 from comic_upscale.settings.sizes import Size
 
 _ROOM_FOR_HEADERS = 1 << 20
@@ -108,18 +110,22 @@ def check_file(data: bytes, page: RemotePageResult, format: FormatName) -> None:
     check_encoded(data, size)
 
 
-def compare(source: bytes, output: bytes, settings: JobSettings) -> CheckedOutput:
+def compare(
+    source: bytes, output: bytes, settings: JobSettings, rules: PageRules | None = None
+) -> CheckedOutput:
     """Compare an output with its source, by the quality gate.
 
     Args:
         source: the file of the page.
         output: the downloaded file, which `check_file` has accepted.
         settings: of the job.
+        rules: of the job; None to read them from the settings.
 
     Raises:
         PageError: one of them cannot be decoded.
     """
-    before = decode_page(source, settings)
+    rules = rules or PageRules(settings)
+    before = _input_of_network(source, settings, rules, settings.icc_mode)
     size = (before.width, before.height)
     header = read_header(output)
     target = (header.width, header.height)
@@ -128,7 +134,7 @@ def compare(source: bytes, output: bytes, settings: JobSettings) -> CheckedOutpu
     after = decode(output, max_pixels=target[0] * target[1])
     if before.icc_profile != after.icc_profile:
         # The format cannot hold the profile, so the page was converted.
-        before = decode_page(source, settings, icc="srgb")
+        before = _input_of_network(source, settings, rules, "srgb")
         after = decode(output, max_pixels=target[0] * target[1], icc="srgb")
     screen = settings.screen
     gray_screen = screen is not None and screen.levels is not None
@@ -136,6 +142,12 @@ def compare(source: bytes, output: bytes, settings: JobSettings) -> CheckedOutpu
         before = replace(before, color=to_gray(before.color))
     verdict = _judge(before, after, exact=after.lossless and not gray_screen)
     return CheckedOutput(recorded_scores(verdict), verdict.reasons)
+
+
+def _input_of_network(source: bytes, settings: JobSettings, rules: PageRules, icc: IccMode) -> Pixels:
+    """Return a page as the network got it, before `prepare`. Rules with a path do not run remotely."""
+    page = decode_page(source, settings, icc=icc)
+    return as_filtered(page, source, "", rules).pixels
 
 
 def _judge(before: Pixels, after: Pixels, *, exact: bool) -> Verdict:

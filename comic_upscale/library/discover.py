@@ -32,7 +32,7 @@ from comic_upscale.library.volume import Volume
 from comic_upscale.library.volume_contents import is_volume_name
 from comic_upscale.library.volume_placing import OpenedVolume, PlacedVolume, VolumePlacer, describe_notes
 from comic_upscale.settings.job import ArchiveOutput, VolumeRules
-from comic_upscale.settings.paths import MARKER_FOLDER
+from comic_upscale.settings.paths import MARKER_FOLDER, path_text
 from comic_upscale.storage.base import SourceEntry, SourceStore, StoredObject
 from comic_upscale.storage.local import LocalSourceStore
 
@@ -97,9 +97,11 @@ def discover(
     try:
         status = store.stat(root)
     except FileNotFoundError:
-        raise InputError(f"{root} does not exist: check the path of the input.") from None
+        raise InputError(f"{path_text(root)} does not exist: check the path of the input.") from None
     except OSError as error:
-        raise InputError(f"{root} cannot be read ({_words(error)}): check its permissions.") from None
+        raise InputError(
+            f"{path_text(root)} cannot be read ({_words(error)}): check its permissions."
+        ) from None
     placer = VolumePlacer(store, rules, archive_output, extension)
     if status.kind == "folder":
         return _Walk(root, extension, exclude, placer, selector).run()
@@ -115,7 +117,9 @@ def discover(
 
 def _single(path: Path, status: StoredObject, placer: VolumePlacer) -> Page:
     if extension_of(path.name) not in IMAGE_EXTENSIONS or status.kind != "file":
-        raise InputError(f"{path} is not an image: give an image, an archive, or a folder of these.")
+        raise InputError(
+            f"{path_text(path)} is not an image: give an image, an archive, or a folder of these."
+        )
     if not placer.store.may_read(path):
         raise InputError(f"{path} cannot be read: check its permissions.")
     source = valid_names([path.name])[path.name]
@@ -277,7 +281,7 @@ class _Walk:
         except OSError as error:
             if is_root:
                 raise InputError(
-                    f"{self._root} cannot be listed ({_words(error)}): check its permissions."
+                    f"{path_text(self._root)} cannot be listed ({_words(error)}): check its permissions."
                 ) from None
             self._passed_over["unreadable folder"] += 1
             self._unread.append(folder.source)

@@ -9,6 +9,7 @@ from comic_upscale.imaging.formats import output_extension
 from comic_upscale.library.discover import Discovery, discover
 from comic_upscale.library.selector import Selector
 from comic_upscale.settings.job import JobSettings
+from comic_upscale.settings.paths import path_text
 from comic_upscale.storage.base import SourceStore
 from comic_upscale.storage.replaced import ReplacedSourceStore
 
@@ -37,8 +38,8 @@ def find_pages(settings: JobSettings, store: SourceStore | None = None) -> Disco
     if not discovery.pages and not discovery.volumes:
         if settings.selection is not None and not settings.selection.is_everything:
             raise InputError(
-                f"{settings.input} holds no page or volume of the selection ({settings.selection}): check the paths "
-                "and patterns"
+                f"{path_text(settings.input)} holds no page or volume of the selection ({settings.selection}): check "
+                "the paths and patterns"
             )
         if isinstance(store, ReplacedSourceStore) and store.pruned:
             raise InputError(
@@ -47,7 +48,7 @@ def find_pages(settings: JobSettings, store: SourceStore | None = None) -> Disco
             )
         passed_over = ", ".join(f"{count} {reason}" for reason, count in discovery.passed_over.items())
         raise InputError(
-            f"{settings.input} holds no image"
+            f"{path_text(settings.input)} holds no image"
             + (f" (ignored: {passed_over})" if passed_over else "")
             + ": give a folder of PNG, JPEG, WebP or other images or of CBZ and other volumes, or one of these"
         )

@@ -365,4 +365,4 @@ def test_a_dry_run_asks_no_machine(pages: Path) -> None:
 
 def test_every_option_is_on_a_command_line_or_says_that_it_is_not() -> None:
     hidden = {each.name for each in definitions(JobSettings) if not each.opt.on_command_line}
-    assert hidden == {"weights_cache"}
+    assert hidden == {"rules", "weights_cache"}
