@@ -14,6 +14,9 @@ from comic_upscale.settings.job import FormatName
 from comic_upscale.settings.processing import ProcessingSettings
 from comic_upscale.settings.screens import Screen
 
+_MOST_DITHERED = 32
+"""Levels. Pillow looks colours up in steps of four, which is too coarse for more; and their steps do not show."""
+
 
 def to_screen(page: Pixels, settings: ProcessingSettings, format: FormatName) -> Pixels:
     """Return a page for the screen of the settings. Without a screen, or for a colour screen, it stays as it is.
@@ -45,15 +48,17 @@ def adjust(gray: UInt8Array, screen: Screen) -> UInt8Array:
 def dither(gray: UInt8Array, levels: int) -> UInt8Array:
     """Return gray samples in evenly spaced levels, with the error of each pixel spread over its neighbours.
 
-    Black and white stay exactly that. Samples that are such levels already stay unchanged.
+    With more than 32 levels, each sample gets the nearest one. Black and white stay exactly that. Samples that are such
+    levels already stay unchanged.
 
     Args:
         gray: height x width x 1.
         levels: 2 to 256.
     """
-    if levels == 256:
-        return gray
     values = np.rint(np.linspace(0, 255, levels)).astype(np.uint8)
+    if levels > _MOST_DITHERED:
+        nearest = np.rint(np.arange(256) / 255 * (levels - 1)).astype(np.intp)
+        return values[nearest][gray]
     palette = Image.new("P", (1, 1))
     palette.putpalette([int(value) for value in values.repeat(3)] + [255] * (3 * (256 - levels)))
     # Pillow dithers colour alone, in C. Equal channels stay equal.
