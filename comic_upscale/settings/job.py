@@ -201,7 +201,7 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
 
     def __post_init__(self, scale: float | None = None) -> None:  # noqa: RUF033 - an InitVar
         """Make the paths absolute, and check every value."""
-        for name in ("input", "output", "ledger"):
+        for name in ("input", "output", "ledger", "face_model"):
             if isinstance(path := getattr(self, name), Path):
                 object.__setattr__(self, name, absolute(path))
                 if is_bucket(absolute(path)):
