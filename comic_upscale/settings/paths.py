@@ -39,6 +39,15 @@ def default_output(input_path: Path, size: Size | float) -> Path:
     return path.with_name(f"{name}-{label}")
 
 
+TRASH = f"{MARKER_FOLDER}/trash"
+"""Where `run --replace` keeps the originals, relative to the input."""
+
+
+def replace_folder(input_path: Path) -> Path:
+    """Return the output folder of a job that replaces its sources: inside the input, where discovery does not look."""
+    return input_path / MARKER_FOLDER / "replace"
+
+
 def default_ledger(output: Path) -> Path:
     """Return the default path of the ledger of an output folder."""
     return output / MARKER_FOLDER / LEDGER_NAME

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -18,6 +21,7 @@ from comic_upscale.engines.base import Batch
 from comic_upscale.errors import DeviceError, RemoteError, SettingsError
 from comic_upscale.execution.base import CRASH, Executor
 from comic_upscale.execution.events import Event, JobFinished
+from comic_upscale.execution.ray import pool as pools
 from comic_upscale.execution.ray.executor import RayExecutor
 from comic_upscale.execution.ray.options import RayOptions
 from comic_upscale.execution.ray.page_server import PageClient, PageServer, PageServerAddress
@@ -254,6 +258,33 @@ def _filled(color: tuple[int, int, int]) -> bytes:
 def test_an_address_that_is_none_is_refused(address: str) -> None:
     with pytest.raises(SettingsError, match="--cluster must be"):
         RayOptions(address=address)
+
+
+def test_an_address_where_nothing_answers_is_refused_at_once() -> None:
+    pytest.importorskip("ray", reason="ray is not installed: pip install '.[ray]'")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
+        with pytest.raises(RemoteError, match="no Ray cluster answers at"):
+            pools.connect(RayOptions(address=address))
+
+
+@pytest.mark.skipif(not LONG, reason="starts a process that imports Ray: set COMIC_UPSCALE_TEST_LONG=1")
+def test_an_address_that_is_no_cluster_does_not_hang() -> None:
+    """In a process of its own: what Ray has begun to connect cannot be stopped."""
+    pytest.importorskip("ray", reason="ray is not installed: pip install '.[ray]'")
+    program = (
+        "import sys; from comic_upscale.execution.ray import pool, options; pool.CONNECT_SECONDS = 1.0;"
+        "pool.connect(options.RayOptions(address=sys.argv[1]))"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        done = subprocess.run(
+            [sys.executable, "-c", program, address], capture_output=True, text=True, timeout=60, check=False
+        )
+    assert done.returncode == 1
+    assert "no answer in 1 s" in done.stderr
 
 
 def test_secrets_are_in_no_text() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import sys
 import threading
 import time
@@ -29,6 +30,7 @@ MOST_CPUS = 16
 """Cores of an actor with a GPU."""
 LOOK_SECONDS = 5.0
 """How often the nodes are looked at: new ones get actors, and those that are drained get no pages."""
+CONNECT_SECONDS = 60.0
 MOST_FAILURES = 3
 """Actors in a row that cannot start, or whose devices fail, before one of them has done a page."""
 _CLOSE_SECONDS = 5.0
@@ -99,19 +101,48 @@ def connect(options: RayOptions) -> bool:
 
 
 def _init(ray: Any, options: RayOptions) -> None:
-    try:
-        ray.init(
-            address=options.address,
-            log_to_driver=False,
-            logging_level=logging.CRITICAL,
-            configure_logging=False,
+    """Connect, within `CONNECT_SECONDS`: Ray itself waits for an address where nothing answers without end."""
+    failures: list[BaseException] = []
+
+    def init() -> None:
+        # A client from outside passes its arguments on to the server, which refuses most.
+        quiet = (
+            {}
+            if options.address.startswith("ray://")
+            else {"log_to_driver": False, "configure_logging": False}
         )
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-        words = str(error).strip().partition("\n")[0]
-        raise RemoteError(
-            f"no Ray cluster answers at {options.address}: {words}. Start one with `ray start --head`, or name another "
-            "with --cluster"
-        ) from error
+        try:
+            ray.init(address=options.address, **quiet)
+        except BaseException as error:
+            failures.append(error)
+
+    # It warns that it handles no signals on this thread, and of actors that end.
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    _check_reachable(options.address)
+    thread = threading.Thread(target=init, name="ray-init", daemon=True)
+    thread.start()
+    thread.join(CONNECT_SECONDS)
+    if thread.is_alive():
+        raise _no_cluster(options.address, f"no answer in {CONNECT_SECONDS:g} s")
+    if failures:
+        raise _no_cluster(options.address, _in_words(failures[0])) from failures[0]
+
+
+def _check_reachable(address: str) -> None:
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, str(error)) from error
+
+
+def _no_cluster(address: str, words: str) -> RemoteError:
+    return RemoteError(
+        f"no Ray cluster answers at {address}: {words.rstrip('.')}. Start one with `ray start --head`, or name another "
+        "with --cluster"
+    )
 
 
 def shape_of(options: RayOptions, *, with_gpus: bool) -> Shape:
@@ -262,7 +293,7 @@ class ActorPool:
             log.warning("an actor did not start: %s", error)
             self._kill(handle)
             self._note_failure(
-                DeviceError(f"an actor of the cluster ended while it started: {_first_line(error)}")
+                DeviceError(f"an actor of the cluster ended while it started: {_in_words(error)}")
             )
         else:
             if "error" in found:
@@ -357,5 +388,7 @@ async def _close(handle: Any) -> None:
         await handle.close.remote()
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:300]
+def _in_words(error: BaseException) -> str:
+    """Return an error of Ray, which may end in a traceback of another process, in one line."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    return " ... ".join(dict.fromkeys([*lines[:1], *lines[-1:]]))[:400] or repr(error)
