@@ -33,7 +33,7 @@ from comic_upscale.errors import EXIT_CEILING, InputError, NoJobYetError, Settin
 from comic_upscale.settings.job import JobSettings, upgrade_record
 from comic_upscale.settings.option_json import in_program_words, values_from_json
 from comic_upscale.settings.options import Opt, definitions
-from comic_upscale.settings.paths import default_output, path_text
+from comic_upscale.settings.paths import TRASH, absolute, default_output, path_text, replace_folder
 from comic_upscale.settings.places import is_bucket
 from comic_upscale.settings.processing import DEFAULT_SIZE
 from comic_upscale.settings.profiles import NONE, with_profile
@@ -86,6 +86,9 @@ def run(
             "--redo",
             help="Do not ask before finished outputs of other settings are replaced. Only a terminal is asked.",
         ),
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="With --replace: do not ask whether originals may be replaced.")
     ] = False,
     given: Given,
     show: Given,
@@ -161,6 +164,8 @@ def run(
     if shown.dry_run:
         show_plan(job, as_json=shown.as_json)
         return
+    if job.replace_sources and not yes:
+        _ask_before_changing_input(job, may_ask=not shown.as_json)
     if not redo and not shown.as_json and has_terminal():
         _ask_before_replacing(job)
     code, _ = run_shown(job, StopRequest(), shown, worker=worker, cluster=options)
@@ -199,6 +204,24 @@ def has_terminal() -> bool:
     except OSError:
         # It is a terminal, but not that of this session: nothing is stopped.
         return True
+
+
+def _ask_before_changing_input(job: JobSettings, *, may_ask: bool) -> None:
+    """Ask whether originals may be replaced.
+
+    Raises:
+        Exit: they may not.
+        SettingsError: nobody can be asked.
+    """
+    if not (may_ask and has_terminal()):
+        raise SettingsError("--replace changes the input, and there is nobody to ask: add --yes")
+    question = (
+        f"The pages and volumes in {path_text(job.input)} will be replaced by their outputs, each once it is verified. "
+        f"The originals stay in {TRASH} of that folder. Replace them?"
+    )
+    if not typer.confirm(question, err=True):
+        typer.echo("nothing was changed", err=True)
+        raise typer.Exit(EXIT_USAGE)
 
 
 def _ask_before_replacing(job: JobSettings) -> None:
@@ -246,7 +269,13 @@ def job_settings(given: Mapping[str, Any]) -> JobSettings:
         values = {**values, **with_profile(profile, given)}
     values["weights_folders"] = weights_folders(*given.get("weights_folders", ()))
     values["weights_cache"] = weights_cache()
-    if values.get("output") is None:
+    if values.get("replace_sources") and values["input"].is_file():
+        raise SettingsError(
+            "--replace takes a folder: give the folder of the file, and --include with the name of the file"
+        )
+    if values.get("output") is None and values.get("replace_sources"):
+        values["output"] = replace_folder(absolute(values["input"]))
+    elif values.get("output") is None:
         values["output"] = default_output(values["input"], values.get("size", DEFAULT_SIZE))
     if values.get("ledger") is None and is_bucket(values["output"]):
         values["ledger"] = bucket_ledger(values["output"])

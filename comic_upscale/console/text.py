@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from comic_upscale.console.printable import printable
 from comic_upscale.ledger.records import PageDone, PageSkipped, VolumeDone
 from comic_upscale.ledger.status import JobStatus, seconds_since
-from comic_upscale.settings.paths import MARKER_FOLDER
+from comic_upscale.settings.paths import MARKER_FOLDER, TRASH
 
 if TYPE_CHECKING:
     from comic_upscale.execution.events import JobFinished, JobStarted, Progress
@@ -246,6 +246,8 @@ def summary_lines(event: JobFinished, told: Collection[str] = ()) -> list[str]:
         lines.append(suspects_line(event.suspects))
     if event.orphans:
         lines.append(orphans_line(event.orphans, _short(event.output)))
+    if event.replaced:
+        lines += replaced_lines(event)
     if event.spent is not None and event.price is not None:
         lines.append(spent_line(event.spent, event.price, None))
     if event.stopped_by is not None:
@@ -277,6 +279,16 @@ def orphans_line(count: int, output: str) -> str:
     return f"{what} any more: comic-upscale prune --job {shlex.quote(output)} lists them, and removes them with --yes"
 
 
+def replaced_lines(event: JobFinished) -> list[str]:
+    """Return how many originals are replaced, where they are, and how to get them back."""
+    library = shlex.quote(_short(str(Path(event.output).parent.parent)))
+    now = f"{event.replaced_now:,} original{'' if event.replaced_now == 1 else 's'} replaced by this run, "
+    return [
+        f"{now}{event.replaced:,} in all; they are in {TRASH} of {library}",
+        f"comic-upscale restore {library} puts them back; comic-upscale prune --trash {library} frees their space",
+    ]
+
+
 def money(amount: float | None) -> str:
     """Return ``$1.20``, ``$0.042`` or ``<$0.001``: cents, with more digits below ten cents; a dash for None."""
     if amount is None:
@@ -289,7 +301,8 @@ def money(amount: float | None) -> str:
 def spent_line(spent: float, price: float, to_come: float | None) -> str:
     """Return what a job has cost so far, and the expected rest if known."""
     more = f", about {money(to_come)} to go" if to_come else ""
-    return f"spent: {money(spent)}{more}, at {money(price)} per hour"
+    hourly = f", at {money(price)} per hour" if price else ""
+    return f"spent: {money(spent)}{more}{hourly}"
 
 
 def volumes_lines(volumes: int, done: int, cut: int) -> list[str]:

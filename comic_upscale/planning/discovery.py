@@ -13,6 +13,7 @@ from comic_upscale.library.selector import Selector
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.paths import path_text
 from comic_upscale.storage.base import SourceStore
+from comic_upscale.storage.replaced import ReplacedSourceStore
 
 _MOST_MISSED = 10
 
@@ -41,6 +42,11 @@ def find_pages(settings: JobSettings, store: SourceStore | None = None) -> Disco
             raise InputError(
                 f"{path_text(settings.input)} holds no page or volume of the selection ({settings.selection}): check "
                 "the paths and patterns"
+            )
+        if isinstance(store, ReplacedSourceStore) and store.pruned:
+            raise InputError(
+                f"every page and volume of {settings.input} was replaced by its output, and the originals were pruned: "
+                "there is nothing to do"
             )
         passed_over = ", ".join(f"{count} {reason}" for reason, count in discovery.passed_over.items())
         raise InputError(

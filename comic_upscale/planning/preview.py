@@ -15,7 +15,7 @@ from comic_upscale.imaging.codecs import FORMATS
 from comic_upscale.imaging.decode import read_header
 from comic_upscale.imaging.encode import check_target, quality_for
 from comic_upscale.imaging.formats import extension_of, written_format
-from comic_upscale.imaging.target_size import find_target, grows, skip_reason
+from comic_upscale.imaging.target_size import find_target, grows, skip_reason, turned
 from comic_upscale.ledger.queries import (
     read_auto_jobs,
     read_bytes_per_pixel,
@@ -273,8 +273,10 @@ def _preview_page(
     notes = list(target.notes)
     if size[0] * size[1] > settings.max_pixels:
         notes.append(f"more than --max-pixels {settings.max_pixels:,}")
-    if not grows(size, target.size):
+    if not grows(turned(size, settings.size), target.size):
         notes.append("large enough: no network")
+    if settings.crop_margins:
+        notes.append("before its margins are cropped")
     described = replace(described, target_size=target.size, note="; ".join(notes) or None)
     if action != "do":
         return described
@@ -292,7 +294,7 @@ def _preview_page(
 
 
 def _goes_into_cbz(page: Page, settings: JobSettings) -> bool:
-    return page.member is not None and settings.archive_output == "cbz"
+    return page.member is not None and settings.archive_output != "folder"
 
 
 def _without_size(page: Page, action: str, note: str) -> PagePreview:

@@ -24,7 +24,13 @@ from comic_upscale.settings.limits import (
 )
 from comic_upscale.settings.option_json import from_json, to_json
 from comic_upscale.settings.options import Group, Opt, fingerprint_parts, require, slice_of
-from comic_upscale.settings.paths import absolute, default_ledger, is_default_place, path_text
+from comic_upscale.settings.paths import (
+    absolute,
+    default_ledger,
+    is_default_place,
+    path_text,
+    replace_folder,
+)
 from comic_upscale.settings.places import is_bucket, parse_place
 from comic_upscale.settings.processing import (
     AUTO_MODEL,
@@ -195,7 +201,7 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
 
     def __post_init__(self, scale: float | None = None) -> None:  # noqa: RUF033 - an InitVar
         """Make the paths absolute, and check every value."""
-        for name in ("input", "output", "ledger"):
+        for name in ("input", "output", "ledger", "face_model"):
             if isinstance(path := getattr(self, name), Path):
                 object.__setattr__(self, name, absolute(path))
                 if is_bucket(absolute(path)):
@@ -214,6 +220,25 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
             self.ledger is not None or not is_bucket(self.output),
             "an output in a bucket needs a --ledger on this machine",
         )
+        if self.replace_sources:
+            self._check_replacing()
+
+    def _check_replacing(self) -> None:
+        require(not is_bucket(self.input), "--replace needs an input folder of this machine, not a bucket")
+        require(
+            self.output == replace_folder(self.input),
+            "--replace has no --output, because the outputs go to the places of the originals: leave one of them out",
+        )
+        for given, flag, why in (
+            (not self.gate, "--no-gate", "only outputs that the quality gate accepts may replace originals"),
+            (self.archive_output == "folder", "--archive-output folder", "a volume is replaced by one file"),
+            (self.max_volume_size is not None, "--max-volume-size", "a volume is replaced by one file"),
+            (self.overwrite, "--overwrite", "no file of yours is overwritten"),
+            (self.copy_others, "--copy-others", "all other files stay where they are"),
+            (self.keep_original_on_failure, "--keep-original-on-failure", "only whole volumes are replaced"),
+            (self.crop_margins, "--crop-margins", "it makes less of a page"),
+        ):
+            require(not given, f"--replace and {flag} exclude each other: {why}")
 
     @property
     def processing(self) -> ProcessingSettings:
