@@ -26,6 +26,7 @@ from comic_upscale.execution.stop import StopRequest
 from comic_upscale.execution.worker_protocol import VERSION
 from comic_upscale.ledger.records import PageFailed
 from comic_upscale.settings.job import JobSettings
+from comic_upscale.settings.rules import Conditions, Rule
 from tests.archives import picture
 from tests.execution.test_executors import pictures, tasks_of
 from tests.fakes import NearestEngine, pause
@@ -144,6 +145,32 @@ async def opened(
 async def outcomes_of(tools: Any, pages: Any, stop: StopRequest | None = None) -> list[PageOutcome]:
     round_ = Round(tools, 1, tasks_of(pages), stop or StopRequest())
     return [outcome async for outcome in round_.outcomes()]
+
+
+def test_an_actor_gets_the_weights_of_rules(tmp_path: Path) -> None:
+    # The files of the user's machine: none of them is on the actor's.
+    nets = [str(tmp_path / name / "net.safetensors") for name in ("a", "b")]
+    rule = Rule(Conditions(gray=True), (("model", nets[1]),))
+    settings = JobSettings(
+        input=tmp_path / "in", output=tmp_path / "out", model=nets[0], workers=2, scale=2.0, rules=(rule,)
+    )
+
+    async def work() -> None:
+        server, actor = PageServer(), PageActor()
+        try:
+            started = await actor.start(
+                ActorSetup(
+                    version=VERSION, settings=settings, model="any", fingerprint="f" * 32,
+                    open_engines=lambda *_: [NearestEngine()], weights=b"first",
+                    pages=await server.start("127.0.0.1"), environment={}, rule_weights={nets[1]: b"second"},
+                )
+            )  # fmt: skip
+            assert "device" in started, started
+        finally:
+            await actor.close()
+            await server.close()
+
+    asyncio.run(work())
 
 
 def test_slow_pages_are_done_twice_at_the_end_and_counted_once(
