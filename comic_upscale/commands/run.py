@@ -27,14 +27,16 @@ from comic_upscale.commands.environment import (
     weights_folders,
 )
 from comic_upscale.commands.options import Given, takes
+from comic_upscale.commands.profile_files import find_profile
 from comic_upscale.commands.selection import FromFile, Pages, with_pages
 from comic_upscale.errors import EXIT_CEILING, InputError, NoJobYetError, SettingsError
 from comic_upscale.settings.job import JobSettings, upgrade_record
 from comic_upscale.settings.option_json import in_program_words, values_from_json
 from comic_upscale.settings.options import Opt, definitions
-from comic_upscale.settings.paths import default_output, path_text
+from comic_upscale.settings.paths import TRASH, absolute, default_output, path_text, replace_folder
 from comic_upscale.settings.places import is_bucket
 from comic_upscale.settings.processing import DEFAULT_SIZE
+from comic_upscale.settings.profiles import NONE, with_profile
 
 if TYPE_CHECKING:
     from comic_upscale.console.display import Display
@@ -84,6 +86,9 @@ def run(
             "--redo",
             help="Do not ask before finished outputs of other settings are replaced. Only a terminal is asked.",
         ),
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="With --replace: do not ask whether originals may be replaced.")
     ] = False,
     given: Given,
     show: Given,
@@ -143,6 +148,9 @@ def run(
     shown = ShowOptions(**show.values())
     recorded = {} if settings is None else _read_settings(settings)
     own = given.values()
+    if settings is not None:
+        # It has every option that matters.
+        own.setdefault("profile", NONE)
     job = _checked(with_pages({**recorded, **own}, pages, from_file), recorded.keys() - own.keys())
     set_up_logging(verbose=shown.verbose)
     options = (
@@ -156,6 +164,8 @@ def run(
     if shown.dry_run:
         show_plan(job, as_json=shown.as_json)
         return
+    if job.replace_sources and not yes:
+        _ask_before_changing_input(job, may_ask=not shown.as_json)
     if not redo and not shown.as_json and has_terminal():
         _ask_before_replacing(job)
     code, _ = run_shown(job, StopRequest(), shown, worker=worker, cluster=options)
@@ -196,6 +206,24 @@ def has_terminal() -> bool:
         return True
 
 
+def _ask_before_changing_input(job: JobSettings, *, may_ask: bool) -> None:
+    """Ask whether originals may be replaced.
+
+    Raises:
+        Exit: they may not.
+        SettingsError: nobody can be asked.
+    """
+    if not (may_ask and has_terminal()):
+        raise SettingsError("--replace changes the input, and there is nobody to ask: add --yes")
+    question = (
+        f"The pages and volumes in {path_text(job.input)} will be replaced by their outputs, each once it is verified. "
+        f"The originals stay in {TRASH} of that folder. Replace them?"
+    )
+    if not typer.confirm(question, err=True):
+        typer.echo("nothing was changed", err=True)
+        raise typer.Exit(EXIT_USAGE)
+
+
 def _ask_before_replacing(job: JobSettings) -> None:
     """Ask whether a run may replace the outputs of other settings.
 
@@ -227,18 +255,27 @@ def _checked(values: Mapping[str, Any], from_file: Set[str]) -> JobSettings:
 
 
 def job_settings(given: Mapping[str, Any]) -> JobSettings:
-    """Return the settings of a job: the given options, and the defaults of this machine and user for the rest.
+    """Return the settings of a job: the given options, those of a profile, and the defaults of this machine and user.
 
     Args:
         given: options by name; includes ``input``.
 
     Raises:
-        SettingsError: a value is out of its range, or two contradict each other.
+        SettingsError: a value is out of its range, two contradict each other, or the profile has a mistake.
     """
-    values = {"workers": default_workers(), **given}
+    profile = find_profile(given.get("profile"), given["input"])
+    values = {"workers": default_workers(), **given, "profile": None}
+    if profile is not None:
+        values = {**values, **with_profile(profile, given)}
     values["weights_folders"] = weights_folders(*given.get("weights_folders", ()))
     values["weights_cache"] = weights_cache()
-    if values.get("output") is None:
+    if values.get("replace_sources") and values["input"].is_file():
+        raise SettingsError(
+            "--replace takes a folder: give the folder of the file, and --include with the name of the file"
+        )
+    if values.get("output") is None and values.get("replace_sources"):
+        values["output"] = replace_folder(absolute(values["input"]))
+    elif values.get("output") is None:
         values["output"] = default_output(values["input"], values.get("size", DEFAULT_SIZE))
     if values.get("ledger") is None and is_bucket(values["output"]):
         values["ledger"] = bucket_ledger(values["output"])

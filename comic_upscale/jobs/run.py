@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from comic_upscale.engines.registry import OpenEngines, check_remote, open_engines
-from comic_upscale.errors import RemoteError
+from comic_upscale.engines.registry import OpenEngines, check_cluster, check_remote, open_engines
+from comic_upscale.errors import RemoteError, SettingsError
 from comic_upscale.execution.base import Executor
-from comic_upscale.execution.events import Event, Fetching, JobFinished, Listener, Preparing, from_thread
+from comic_upscale.execution.events import Event, JobFinished, Listener, Preparing
 from comic_upscale.execution.local.executor import LocalExecutor
 from comic_upscale.execution.ray.executor import RayExecutor
 from comic_upscale.execution.ray.options import RayOptions
@@ -37,6 +37,7 @@ from comic_upscale.planning.selection import with_recorded_selection
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.places import is_bucket
 from comic_upscale.storage.marker import check_output_folder
+from comic_upscale.storage.replaced import Trash
 from comic_upscale.storage.stores import open_stores
 
 
@@ -115,11 +116,17 @@ async def run_job_async(
     try:
         if executor.is_remote:
             check_remote(settings)
+        if cluster is not None:
+            check_cluster(settings)
         # Before the input is read, which may take minutes.
         await asyncio.to_thread(check_output_folder, settings.folder)
         copy = await _restore_ledger(settings, emit)
         settings = await asyncio.to_thread(with_recorded_selection, settings)
         model = await asyncio.to_thread(named_model, settings)
+        if settings.replace_sources:
+            if remote is not None:
+                raise SettingsError("--replace does not work on a remote machine: use `comic-upscale run`")
+            await asyncio.to_thread(Trash(settings.input).settle)
         emit(Preparing(what="reading the input"))
         stores = open_stores(settings.input, settings.output, files)
         begun = has_begun(settings.folder, settings.ledger_path)
@@ -173,8 +180,7 @@ async def _resolve(
     if job is None:
         emit(Preparing(what="choosing a model"))
         accelerator = await executor.has_accelerator(settings, emit)
-        fetching = from_thread(emit, Fetching)
-        chosen = await asyncio.to_thread(choose_model, settings, fetching, accelerator)
+        chosen = await asyncio.to_thread(choose_model, settings, accelerator)
         job = resolve(settings, history, chosen)
     assert job is not None
     return job

@@ -14,7 +14,7 @@ from typing import TypeAlias
 from comic_upscale.errors import InputError, PageError
 from comic_upscale.imaging.formats import ARCHIVE_EXTENSIONS, IMAGE_EXTENSIONS, extension_of
 from comic_upscale.library.member_names import LITTER
-from comic_upscale.library.naming import folder_names, output_names, valid_names
+from comic_upscale.library.naming import Extension, extension_below, folder_names, output_names, valid_names
 from comic_upscale.library.page import Page
 from comic_upscale.library.parts import (
     Parts,
@@ -66,7 +66,7 @@ class Discovery:
 def discover(
     root: Path,
     *,
-    extension: str,
+    extension: Extension,
     exclude: Sequence[Path] = (),
     rules: VolumeRules = VolumeRules(),  # noqa: B008 - frozen
     archive_output: ArchiveOutput = "cbz",
@@ -80,7 +80,7 @@ def discover(
 
     Args:
         root: a folder, an image file, or an archive.
-        extension: the outputs' extension, without the dot: ``"png"``; empty where each keeps its format.
+        extension: the outputs' extension, by the sources of their pages: ``"png"``; empty where each keeps its format.
         exclude: folders that are not entered (the output's); they need not exist.
         rules: how volumes are read, and which are refused.
         archive_output: what volumes become.
@@ -211,7 +211,7 @@ class _Walk:
     def __init__(
         self,
         root: Path,
-        extension: str,
+        extension: Extension,
         exclude: Sequence[Path],
         placer: VolumePlacer,
         selector: Selector = EVERYTHING,
@@ -333,7 +333,9 @@ class _Walk:
         """
         images, subfolders = entries.images, entries.subfolders
         folder_outputs = folder_names(subfolders)
-        outputs = output_names(images, extension=self._extension, folders=folder_outputs.values())
+        outputs = output_names(
+            images, extension=extension_below(self._extension, folder.source), folders=folder_outputs.values()
+        )
         volumes, inside = self._open_volumes(folder, entries.archives, entries.split)
         taken = [*folder_outputs.values(), *outputs.values()]
         left_out = (name for name in entries.archives if not self._selector.takes(f"{folder.source}{name}"))

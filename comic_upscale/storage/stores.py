@@ -6,9 +6,11 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
+from comic_upscale.settings.paths import replace_folder
 from comic_upscale.settings.places import is_bucket
 from comic_upscale.storage.base import OutputStore, SourceStore
 from comic_upscale.storage.local import LocalOutputStore, LocalSourceStore
+from comic_upscale.storage.replaced import ReplacedSourceStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +24,15 @@ class Stores:
 
 
 def open_stores(input: Path, output: Path, executor: Executor | None = None) -> Stores:
-    """Return the stores of a job. This reads and writes nothing.
+    """Return the stores of a job. This writes nothing.
 
     Args:
         input: a folder, a file, or the path that stands for a place in a bucket.
         output: a folder, which need not exist, or a place in a bucket.
         executor: runs what blocks; None for the default executor of the event loop.
     """
+    if output == replace_folder(input):
+        return Stores(ReplacedSourceStore(input, executor), LocalOutputStore(output, executor))
     return Stores(open_sources(input, executor), open_outputs(output, executor))
 
 
