@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from collections import Counter
@@ -15,10 +16,12 @@ from typing import Any
 import pytest
 
 from comic_upscale.engines.base import Batch
-from comic_upscale.errors import ComicUpscaleError, DeviceError
+from comic_upscale.errors import ComicUpscaleError, DeviceError, RemoteError
 from comic_upscale.execution.base import CRASH, ExecutorInfo, PageOutcome, PageUpscaled
+from comic_upscale.execution.ray import pool as pools
 from comic_upscale.execution.ray import round as rounds
 from comic_upscale.execution.ray.actor import ActorSetup, ActorTask, PageActor
+from comic_upscale.execution.ray.options import RayOptions
 from comic_upscale.execution.ray.page_server import PageServer
 from comic_upscale.execution.ray.pool import Actor
 from comic_upscale.execution.ray.round import Round
@@ -276,3 +279,12 @@ def test_a_stop_drops_what_no_engine_has_begun(tmp_path: Path) -> None:
     began = time.monotonic()
     asyncio.run(work())
     assert time.monotonic() - began < 30
+
+
+def test_an_address_where_nothing_answers_is_refused_at_once() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
+        with pytest.raises(RemoteError, match="no Ray cluster answers at"):
+            pools.connect(RayOptions(address=address))
