@@ -306,6 +306,10 @@ class KeptOpen:
         """Upscale by the engine."""
         return self._engine.upscale(batch)
 
+    def charge(self, spending: Spending | None) -> None:
+        """Let the engine record its calls in this meter."""
+        charge(self._engine, spending)
+
     def close(self) -> None:
         """Leave the engine open."""
 
