@@ -118,7 +118,7 @@ def cost(named: Pages = None, *, from_file: FromFile = None, source: Given, own:
     input = requested.pop("input", None)
     _check_together(asked, input)
     settings = job_settings({"input": input or Path("pages"), **requested})
-    workload, unchanged, trial = _count(settings, asked)
+    workload, unchanged, trial = count_work(settings, asked)
     quotes = quotes_for(
         workload,
         Question(
@@ -129,7 +129,7 @@ def cost(named: Pages = None, *, from_file: FromFile = None, source: Given, own:
             workers=workers,
             denoise=settings.denoise,
             offers=tuple(listed_offers(asked.prices or own_prices())),
-            measurements=_known_measurements(),
+            measurements=known_measurements(),
             pilot=trial,
         ),
     )
@@ -143,7 +143,7 @@ def cost(named: Pages = None, *, from_file: FromFile = None, source: Given, own:
         raise typer.Exit(EXIT_OVER_BUDGET)
 
 
-def _known_measurements() -> tuple[Measured, ...]:
+def known_measurements() -> tuple[Measured, ...]:
     """Return the measurements in the user's folder and in the ledgers of this machine."""
     from comic_upscale.estimates.history import from_ledgers, load_measurements, processor_name
     from comic_upscale.ledger.recent import known_ledgers
@@ -161,7 +161,7 @@ def _print_quotes(
 
     if not workload.pages:
         typer.echo(
-            f"nothing to upscale: {page_count(unchanged)} done, skipped or refused (--dry-run lists them)"
+            f"nothing to upscale: {pagecount_work(unchanged)} done, skipped or refused (--dry-run lists them)"
         )
         return
     columns = min(max(shutil.get_terminal_size().columns, 60), 120)
@@ -191,7 +191,7 @@ def _check_together(asked: CostOptions, input: Path | None) -> None:
         raise SettingsError("--pilot needs pages: name them, or give --input")
 
 
-def _count(settings: JobSettings, asked: CostOptions) -> tuple[Workload, int, Measured | None]:
+def count_work(settings: JobSettings, asked: CostOptions) -> tuple[Workload, int, Measured | None]:
     """Count the work of an input, or of an assumed number of pages, and run the pilot if requested.
 
     Returns:
@@ -215,7 +215,7 @@ def _count(settings: JobSettings, asked: CostOptions) -> tuple[Workload, int, Me
     trial = None
     if asked.pilot is not None:
         if not asked.as_json:
-            typer.echo(f"upscaling {page_count(asked.pilot)} as a pilot...", err=True)
+            typer.echo(f"upscaling {pagecount_work(asked.pilot)} as a pilot...", err=True)
         trial = run_pilot(plan, settings, asked.pilot, started_in=started_in)
     workload = count_workload(plan, settings, trial)
     return workload, len(plan.pages) - workload.pages, trial
