@@ -167,7 +167,7 @@ def send(
 
 
 NO_CAPACITY: dict[str, Answer] = {
-    "runpod": (500, {"title": "Error", "detail": "There are no longer any instances available with the specifications."}),
+    "runpod": (500, {"title": "Error", "detail": "There are no longer any instances available with the specs."}),
     "vast": (404, {"success": False, "error": "no_such_ask", "msg": "Instance type by id 11 is not available."}),
     "lambda": (400, {"error": {"code": "instance-operations/launch/insufficient-capacity", "message": "Not enough."}}),
 }  # fmt: skip
