@@ -161,7 +161,7 @@ def _print_quotes(
 
     if not workload.pages:
         typer.echo(
-            f"nothing to upscale: {pagecount_work(unchanged)} done, skipped or refused (--dry-run lists them)"
+            f"nothing to upscale: {page_count(unchanged)} done, skipped or refused (--dry-run lists them)"
         )
         return
     columns = min(max(shutil.get_terminal_size().columns, 60), 120)
@@ -215,7 +215,7 @@ def count_work(settings: JobSettings, asked: CostOptions) -> tuple[Workload, int
     trial = None
     if asked.pilot is not None:
         if not asked.as_json:
-            typer.echo(f"upscaling {pagecount_work(asked.pilot)} as a pilot...", err=True)
+            typer.echo(f"upscaling {page_count(asked.pilot)} as a pilot...", err=True)
         trial = run_pilot(plan, settings, asked.pilot, started_in=started_in)
     workload = count_workload(plan, settings, trial)
     return workload, len(plan.pages) - workload.pages, trial

@@ -153,10 +153,8 @@ class Aws:
         if given is not None and given.startswith("ami-"):
             found = self._ec2.describe_images(ImageIds=[given])["Images"]
         else:
-            named = [
-                {"Name": "name", "Values": [given or IMAGE]},
-                {"Name": "architecture", "Values": ["x86_64"]},
-            ]
+            # Amazon names its images for ARM differently.
+            named = [{"Name": "name", "Values": [given or IMAGE]}]
             found = self._ec2.describe_images(Owners=["amazon", "self"], Filters=named)["Images"]
         if not found:
             raise ProviderError(

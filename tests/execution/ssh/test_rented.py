@@ -19,7 +19,11 @@ import pytest
 from typer.testing import CliRunner
 
 from comic_upscale.cli import app
-from comic_upscale.commands.rent_environment import rent_records
+from comic_upscale.commands.rent_environment import open_providers, rent_records
+from comic_upscale.commands.rented import RentOptions, rent_machine
+from comic_upscale.errors import ProviderError
+from comic_upscale.estimates.rental import RankedOffer
+from comic_upscale.provisioning.lifecycle import Timing
 from tests.conftest import REPOSITORY, draw
 from tests.execution.ssh.conftest import Box, Invoke
 from tests.execution.ssh.test_whole_way import wait_for
@@ -121,20 +125,25 @@ def test_a_job_that_fails_ends_the_machine(cloud: Cloud, remote: Invoke, asked: 
     assert "has ended" in err
 
 
-def test_a_machine_that_cannot_be_ended_is_said_and_never_a_success(
-    cloud: Cloud, remote: Invoke, asked: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from comic_upscale.commands import rented
-    from comic_upscale.provisioning.lifecycle import Timing, end_machine
-
-    def end_soon(*arguments: object, timing: Timing, **options: object) -> None:
-        end_machine(*arguments, timing=Timing(end_seconds=0), **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(rented, "end_machine", end_soon)
+def test_a_machine_that_cannot_be_ended_is_said_and_never_a_success(cloud: Cloud, box: Box) -> None:
+    providers = open_providers("runpod")
+    offers = [RankedOffer(offer, None) for offer in providers[0].offers(None, 60)]
+    timing = Timing(end_seconds=0)
     cloud.fault("terminate", "ignored", times=9)
-    code, _, err = remote("upscale", *asked)
-    assert (code, len(cloud.machines)) == (9, 1)
-    assert "IS STILL BILLED" in err
+    with (
+        pytest.raises(ProviderError, match=r"IS STILL BILLED\. Run `comic-upscale rent down comic-upscale-"),
+        rent_machine(
+            providers, offers, RentOptions(), {"remote_dir": str(box.base)}, timing=timing
+        ) as rental,
+    ):
+        assert rental.hour == 0.34
+    assert len(cloud.machines) == 1
+    record = rent_records().get(rental.name)
+    assert record is not None
+    assert record.ended is None
+    cloud.faults.clear()
+    rental.end()
+    assert cloud.machines == {}
 
 
 def start(asked: list[str], tmp_path: Path) -> subprocess.Popen[str]:
@@ -158,7 +167,7 @@ def test_signals_end_the_machine_at_any_time(
     assert (process.returncode, cloud.machines) == (128 + signal.SIGTERM, {}), said
     # While it works.
     cloud.boots_after = 0
-    for number in range(3, 80):
+    for number in range(3, 24):
         draw(tmp_path / "pages" / f"{number}.png", number, size=(400, 500))
     with start(asked, tmp_path) as process:
         wait_for(lambda: list(box.base.glob("jobs/*/output/*.png")) or process.poll() is not None)
@@ -170,8 +179,8 @@ def test_signals_end_the_machine_at_any_time(
 def test_a_killed_client_leaves_the_switch_and_a_machine_that_can_be_used_and_ended(
     cloud: Cloud, box: Box, remote: Invoke, asked: list[str], tmp_path: Path
 ) -> None:
-    for number in range(3, 40):
-        draw(tmp_path / "pages" / f"{number}.png", number, size=(300, 400))
+    for number in range(3, 12):
+        draw(tmp_path / "pages" / f"{number}.png", number, size=(400, 500))
     with start(asked, tmp_path) as process:
         wait_for(lambda: list(box.base.glob("jobs/*/output/*.png")) or process.poll() is not None)
         process.kill()
@@ -183,7 +192,7 @@ def test_a_killed_client_leaves_the_switch_and_a_machine_that_can_be_used_and_en
     rest = [word for word in asked if word not in ("--rent", "runpod:4090")]
     code, _, err = remote("upscale", machine.name, *rest)
     assert code == 0, err
-    assert len(list((tmp_path / "out").glob("*.png"))) == 40
+    assert len(list((tmp_path / "out").glob("*.png"))) == 12
     assert cloud.launched == 1
     code, _, err = rent("down", machine.name)
     assert (code, cloud.machines) == (0, {})
@@ -223,7 +232,8 @@ def test_without_its_key_a_machine_is_not_taken_for_ended(
         code, _, err = rent("down", *arguments)
         assert (code, "cannot be asked" in err) == (9, True)
     record = rent_records().get(name)
-    assert record is not None and record.ended is None
+    assert record is not None
+    assert record.ended is None
     # The key may come from a file.
     (box.folder / "key").write_text(f"{KEY}\n")
     monkeypatch.setenv("RUNPOD_API_KEY_FILE", str(box.folder / "key"))
