@@ -207,6 +207,8 @@ def list_machines(as_json: AsJson = False) -> None:
             records.note_end(record.name)
     rows = [_row(machine, records.get(machine.name), now) for machine in machines]
     unknown = [record.name for record in records.all() if record.ended is None and record.provider in unasked]
+    if not unknown:
+        _require_a_key()
     if as_json:
         typer.echo(json.dumps({"machines": rows, "unknown": unknown}))
         return
@@ -214,6 +216,12 @@ def list_machines(as_json: AsJson = False) -> None:
         typer.echo(line)
     for name in unknown:
         note(f"note: {name} may still be rented, but its provider cannot be asked")
+
+
+def _require_a_key() -> None:
+    """Raise an error if no provider can be asked: an empty list would be no news."""
+    if not known_providers():
+        open_providers(ANY)
 
 
 def _listed() -> tuple[list[RentedMachine], dict[str, str]]:
@@ -310,6 +318,7 @@ def down(
         rented = {record.provider for record in records.all() if record.ended is None} & unasked.keys()
         failed += [ProviderError(f"{name} cannot be asked ({unasked[name]})") for name in sorted(rented)]
     if everything and not wanted and not failed:
+        _require_a_key()
         typer.echo("no machine is rented")
     for failure in failed[1:]:
         note(f"error: {failure}")

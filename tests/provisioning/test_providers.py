@@ -8,7 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from comic_upscale.cli import app
+from comic_upscale.commands.rent_environment import known_providers, provider_key
 from comic_upscale.errors import CapacityError, ProviderError, SettingsError, UncertainError
 from comic_upscale.provisioning.base import LaunchRequest, Provider, end_of, new_name
 from comic_upscale.provisioning.registry import PROVIDERS, open_provider, parse_target
@@ -188,3 +191,25 @@ def test_targets_name_a_provider_and_perhaps_a_gpu() -> None:
     with pytest.raises(SettingsError, match="vast, runpod, lambda, aws or any"):
         parse_target("nebius")
     assert set(CLIENTS) < set(PROVIDERS)
+
+
+def test_without_any_key_nothing_is_said_about_machines(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    for entry in PROVIDERS.values():
+        monkeypatch.delenv(entry.key_variable, raising=False)
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    for command in (["list"], ["down", "--all"], ["offers"], ["up", "vast"]):
+        result = CliRunner().invoke(app, ["rent", *command])
+        assert (result.exit_code, "VAST_API_KEY" in result.stderr) == (2, True), command
+    # The files of the providers' own programs.
+    (tmp_path / ".runpod").mkdir()
+    (tmp_path / ".runpod" / "config.toml").write_text('[default]\napi_key = "own-key"\n')
+    (tmp_path / ".config" / "vastai").mkdir(parents=True)
+    (tmp_path / ".config" / "vastai" / "vast_api_key").write_text("other-key\n")
+    (tmp_path / ".lambda_cloud").mkdir()
+    (tmp_path / ".lambda_cloud" / "lambda_keys").write_text("api_key = third-key\n")
+    assert known_providers() == ["vast", "runpod", "lambda"]
+    assert [provider_key(name) for name in known_providers()] == ["other-key", "own-key", "third-key"]
