@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -302,6 +302,7 @@ def run_shown(
     remote: RemoteOptions | None = None,
     worker: Path | None = None,
     cluster: RayOptions | None = None,
+    before_exit: Callable[[], None] = lambda: None,
 ) -> tuple[int, JobFinished]:
     """Run a job, print its events, and return the exit code and the final event.
 
@@ -312,6 +313,7 @@ def run_shown(
         remote: a remote machine that processes the pages.
         worker: the socket of a worker of this machine that processes them.
         cluster: the Ray cluster that processes them.
+        before_exit: called before a second signal ends the process at once. It must not raise an error.
     """
     from comic_upscale.console import display as terminal
     from comic_upscale.jobs.service import JobService
@@ -333,7 +335,7 @@ def run_shown(
             stop.request(f"cannot write to the terminal: {error.strerror or error}")
 
     try:
-        with _stop_on_signals(stop, display) as received:
+        with _stop_on_signals(stop, display, before_exit) as received:
             service = JobService(state_folder())
             finished = service.run(
                 settings, on_event=on_event, stop=stop, remote=remote, worker=worker, cluster=cluster
@@ -371,7 +373,9 @@ def _choose_display(stop: StopRequest, shown: ShowOptions) -> Display:
 
 
 @contextmanager
-def _stop_on_signals(stop: StopRequest, display: Display) -> Iterator[list[int]]:
+def _stop_on_signals(
+    stop: StopRequest, display: Display, before_exit: Callable[[], None]
+) -> Iterator[list[int]]:
     """Inside the block, the first Ctrl-C or SIGTERM stops gracefully, and the second ends the process at once.
 
     Until the run has begun, the first one ends the process at once: a reader that hangs over a file of the input cannot
@@ -387,6 +391,7 @@ def _stop_on_signals(stop: StopRequest, display: Display) -> Iterator[list[int]]
             program = sys.modules.get("comic_upscale.engines.program")
             if program is not None:
                 program.kill_running()
+            before_exit()
             os._exit(128 + number)
         stop.request(signal.Signals(number).name)
 
