@@ -61,7 +61,13 @@ COMMANDS = {
         "Examples:\n\n"
         "  comic-upscale prune --job pages-x2.5\n\n"
         "  comic-upscale prune --job pages-x2.5 --yes\n\n"
+        "  comic-upscale prune --trash library/\n\n"
         "A file that was edited since it was written is never removed.",
+    ),
+    "restore": Entry(
+        "comic_upscale.commands.restore:restore",
+        "List the originals that `run --replace` replaced. --yes puts them back.",
+        "Examples:\n\n  comic-upscale restore library/\n\n  comic-upscale restore library/ --yes",
     ),
     "export": Entry(
         "comic_upscale.commands.export:export",
@@ -98,14 +104,14 @@ COMMANDS = {
         "Measure quality: compare two folders, or find out which model restores your own pages best, and how fast.",
         "Examples:\n\n"
         "  comic-upscale evaluate --reference originals/ --candidate restored/\n\n"
-        "  comic-upscale evaluate --input pages/ --models comic-compact-x3,realesr-animevideov3 --output trial/",
+        "  comic-upscale evaluate --input pages/ --models comic-fast,comic-best --output trial/",
     ),
     "try": Entry(
         "comic_upscale.commands.try_page:try_page",
         "Show one page as several models upscale it, in one picture, and say which is recommended.",
         "Examples:\n\n"
         "  comic-upscale try page.png\n\n"
-        "  comic-upscale try 'book.cbz#3' --models comic-compact-x3,RealESRGAN_x4plus_anime_6B --output try.png",
+        "  comic-upscale try 'book.cbz#3' --models comic-best,RealESRGAN_x4plus_anime_6B --output try.png",
     ),
     "doctor": Entry(
         "comic_upscale.commands.doctor:doctor",
@@ -126,6 +132,15 @@ COMMANDS = {
     "engines": Entry(
         "comic_upscale.commands.engines:engines",
         "List the engines that can upscale pages, and show their options.",
+    ),
+    "devices": Entry(
+        "comic_upscale.commands.devices:devices",
+        "List the e-readers that --fit-device knows, with the pixels and grays of their screens.",
+        "Examples:\n\n  comic-upscale devices\n\n  comic-upscale devices kobo --json",
+    ),
+    "profiles": Entry(
+        "comic_upscale.commands.profiles:profiles",
+        "List profiles, and show their options and rules. `run --profile NAME` uses one.",
     ),
     "remote": Entry(
         "comic_upscale.commands.remote:remote",

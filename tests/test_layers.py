@@ -67,13 +67,18 @@ ONLY = {
     "botocore": {"provisioning/aws.py"},
     "ray": {"execution"},
     "typer": {"commands", "cli"},
+    "diffusers": {"engines/diffusion/loading.py"},
+    "google": {"engines/imagen/client.py"},
     "onnxruntime": {"engines/onnx_network.py"},
     "spandrel": {"models/architectures.py"},
     "triton": {"engines/torch/kernels.py"},
 }
 # Modules of a heavy room that must do without: the seam for engines, and the engines that need no torch.
 LIGHT = {
-    "engines/base.py", "engines/catalogue.py", "engines/command.py", "engines/host_resample.py", "engines/lanczos.py",
+    "engines/base.py", "engines/diffusion/factory.py", "engines/diffusion/folder.py", "engines/diffusion/lettering.py",
+    "engines/diffusion/memory.py", "engines/catalogue.py", "engines/command.py", "engines/feathering.py",
+    "engines/host_resample.py",
+    "engines/imagen/client.py", "engines/imagen/engine.py", "engines/imagen/factory.py", "engines/lanczos.py",
     "engines/limits.py", "engines/onnx.py", "engines/onnx_file.py", "engines/onnx_network.py",
     "engines/options.py", "engines/pages.py",
     "engines/reach.py", "engines/tiling.py",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from comic_upscale.console.printable import printable
 from comic_upscale.ledger.records import PageDone, PageSkipped, VolumeDone
 from comic_upscale.ledger.status import JobStatus, seconds_since
-from comic_upscale.settings.paths import MARKER_FOLDER
+from comic_upscale.settings.paths import MARKER_FOLDER, TRASH
 
 if TYPE_CHECKING:
     from comic_upscale.execution.events import JobFinished, JobStarted, Progress
@@ -101,6 +101,9 @@ def plan_summary(preview: Preview) -> list[str]:
         lines.append(orphans_line(preview.orphans, _short(preview.output)))
     if preview.selection:
         lines.append(f"selection: {preview.selection}")
+    if preview.profile:
+        lines.append(f"profile: {_short(preview.profile)}")
+    lines += [f"rule {number}: {rule}" for number, rule in enumerate(preview.rules, start=1)]
     lines.append(f"model {_model_of_plan(preview)}, {preview.size}, into {_short(preview.output)}")
     lines.append("nothing was written (--dry-run)")
     return [printable(line) for line in lines]
@@ -123,7 +126,7 @@ def _model_of_plan(preview: Preview) -> str:
     from comic_upscale.settings.job import AUTO_MODEL
 
     if preview.model == AUTO_MODEL:
-        return f"{AUTO_MODEL} ({GPU_DEFAULT} on a GPU if available, else {CPU_DEFAULT})"
+        return f"{AUTO_MODEL} ({GPU_DEFAULT} on a GPU, else {CPU_DEFAULT})"
     return model_name(preview.model, chosen=preview.model_auto)
 
 
@@ -157,6 +160,10 @@ def header_lines(event: JobStarted) -> list[tuple[str, str]]:
         lines.insert(1, ("ignored", passed_over))
     if event.selection:
         lines.insert(1, ("selection", event.selection))
+    for number, rule in enumerate(event.rules, start=1):
+        lines.insert(-2, (f"rule {number}", rule))
+    if event.profile:
+        lines.insert(-2 - len(event.rules), ("profile", _short(event.profile)))
     if event.device is not None:
         model = model_name(event.model, chosen=event.model_auto)
         network = "" if event.native_scale is None else f" x{event.native_scale} network,"
@@ -239,6 +246,8 @@ def summary_lines(event: JobFinished, told: Collection[str] = ()) -> list[str]:
         lines.append(suspects_line(event.suspects))
     if event.orphans:
         lines.append(orphans_line(event.orphans, _short(event.output)))
+    if event.replaced:
+        lines += replaced_lines(event)
     if event.spent is not None and event.price is not None:
         lines.append(spent_line(event.spent, event.price, None))
     if event.stopped_by is not None:
@@ -270,6 +279,16 @@ def orphans_line(count: int, output: str) -> str:
     return f"{what} any more: comic-upscale prune --job {shlex.quote(output)} lists them, and removes them with --yes"
 
 
+def replaced_lines(event: JobFinished) -> list[str]:
+    """Return how many originals are replaced, where they are, and how to get them back."""
+    library = shlex.quote(_short(str(Path(event.output).parent.parent)))
+    now = f"{event.replaced_now:,} original{'' if event.replaced_now == 1 else 's'} replaced by this run, "
+    return [
+        f"{now}{event.replaced:,} in all; they are in {TRASH} of {library}",
+        f"comic-upscale restore {library} puts them back; comic-upscale prune --trash {library} frees their space",
+    ]
+
+
 def money(amount: float | None) -> str:
     """Return ``$1.20``, ``$0.042`` or ``<$0.001``: cents, with more digits below ten cents; a dash for None."""
     if amount is None:
@@ -282,7 +301,8 @@ def money(amount: float | None) -> str:
 def spent_line(spent: float, price: float, to_come: float | None) -> str:
     """Return what a job has cost so far, and the expected rest if known."""
     more = f", about {money(to_come)} to go" if to_come else ""
-    return f"spent: {money(spent)}{more}, at {money(price)} per hour"
+    hourly = f", at {money(price)} per hour" if price else ""
+    return f"spent: {money(spent)}{more}{hourly}"
 
 
 def volumes_lines(volumes: int, done: int, cut: int) -> list[str]:
@@ -342,6 +362,8 @@ def status_lines(report: JobStatus) -> list[str]:
     lines.append(f"input:  {report.input}")
     if report.selection:
         lines.append(f"        {report.selection}")
+    if report.profile:
+        lines.append(f"profile: {_short(report.profile)}")
     lines += [
         f"output: {report.output}",
         f"model:  {model_name(report.model, chosen=report.model_auto)}{device}",

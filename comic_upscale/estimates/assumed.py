@@ -9,7 +9,7 @@ from comic_upscale.costs.ranges import Range
 from comic_upscale.costs.workload import Workload
 from comic_upscale.errors import PageError, SettingsError
 from comic_upscale.imaging.codecs import FORMATS
-from comic_upscale.imaging.target_size import find_target, grows, skip_reason
+from comic_upscale.imaging.target_size import find_target, grows, skip_reason, turned
 from comic_upscale.settings.processing import ProcessingSettings
 
 SOURCE_BYTES_PER_PIXEL = 1.3
@@ -57,7 +57,7 @@ def assume_pages(pages: Sequence[AssumedPages], settings: ProcessingSettings) ->
             raise SettingsError(error.reason) from None
         count += each.count
         output_pixels += each.count * target[0] * target[1]
-        network_pixels += each.count * size[0] * size[1] if grows(size, target) else 0
+        network_pixels += each.count * size[0] * size[1] if grows(turned(size, settings.size), target) else 0
         source = each.source_bytes
         upload_bytes += each.count * (
             round(size[0] * size[1] * SOURCE_BYTES_PER_PIXEL) if source is None else source

@@ -79,6 +79,10 @@ class JobStarted:
     """Archives that contain pages of the job."""
     selection: str = ""
     """The part of the input that this run looks at, for display; empty for all of it."""
+    profile: str = ""
+    """The profile of the job: a name or the path of a file; empty for none."""
+    rules: tuple[str, ...] = ()
+    """The rules for single pages, for display, in their order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +158,10 @@ class JobFinished:
     """Archives among ``volumes_done`` that are cut short or damaged, so that pages may be missing."""
     output_bytes: int = 0
     """Bytes of all outputs of the job."""
+    replaced_now: int = 0
+    """Originals that this run replaced by their outputs."""
+    replaced: int = 0
+    """Originals that were replaced by this run and earlier ones."""
 
 
 Event: TypeAlias = (

@@ -10,11 +10,13 @@ from collections.abc import AsyncIterator
 from concurrent.futures import Executor as Pool
 
 from comic_upscale.costs.spending import Spending
+from comic_upscale.engines.registry import find_factory
 from comic_upscale.errors import ComicUpscaleError, SettingsError
 from comic_upscale.execution.events import Listener
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.jobs.context import JobContext
 from comic_upscale.ledger.async_ledger import AsyncLedger
+from comic_upscale.ledger.bucket_copy import LedgerCopy
 from comic_upscale.ledger.lock import hold_job
 from comic_upscale.ledger.writer import Ledger
 from comic_upscale.library.discover import Discovery
@@ -23,7 +25,8 @@ from comic_upscale.planning.output_checks import source_folders
 from comic_upscale.planning.prepare import JobRecord, prepare_job
 from comic_upscale.planning.resolve import ResolvedJob
 from comic_upscale.settings.job import JobSettings
-from comic_upscale.settings.paths import default_ledger
+from comic_upscale.settings.paths import answers_folder, default_ledger
+from comic_upscale.storage.answers import AnswerStore
 from comic_upscale.storage.stores import Stores
 from comic_upscale.version import __version__
 
@@ -32,26 +35,38 @@ HEARTBEAT_SECONDS = 5.0
 
 @contextlib.asynccontextmanager
 async def open_ledger(
-    settings: JobSettings, *, begun: bool = False
+    settings: JobSettings,
+    *,
+    begun: bool = False,
+    copy: LedgerCopy | None = None,
+    stop: StopRequest | None = None,
 ) -> AsyncIterator[tuple[Ledger, AsyncLedger]]:
     """Lock a job, and open its ledger on its own thread.
 
     Args:
         settings: of the job.
         begun: whether `has_begun` was true before the input was read.
+        copy: the copy of the ledger in a bucket; it is saved until the ledger is closed.
+        stop: requested when another machine takes the job over.
 
     Raises:
         LedgerError: the ledger cannot be used, or another run has locked the job.
         OutputError: the output folder cannot be created, or was moved away while the input was read.
     """
     on_ledger = AsyncLedger()
+
+    def on_lost(reason: str) -> None:
+        if stop is not None:
+            stop.request(reason)
+
     try:
-        with hold_job(settings.output, settings.ledger_path, begun=begun):
+        with hold_job(settings.folder, settings.ledger_path, begun=begun):
             ledger = await on_ledger(Ledger, settings.ledger_path)
             try:
                 if settings.ledger_path == default_ledger(settings.output):
                     await on_ledger(ledger.move_jobs, settings.output)
-                yield ledger, on_ledger
+                with contextlib.nullcontext() if copy is None else copy.saving(on_lost):
+                    yield ledger, on_ledger
             finally:
                 await on_ledger(ledger.close)
     finally:
@@ -96,6 +111,8 @@ async def begin_run(
         spending = await on_ledger(_meter, job.settings, ledger, job_id)
         price = None if spending is None else spending.price
         run_id = await on_ledger(ledger.start_run, job_id, versions=versions(), price=price)
+        if spending is not None:
+            spending.on_bill = lambda amount: on_ledger.wait(ledger.bill, run_id, amount)
         stop.has_begun = True
         heartbeats = asyncio.create_task(_keep_alive(ledger, on_ledger, run_id))
         try:
@@ -115,6 +132,7 @@ async def begin_run(
                 emit=emit,
                 stop=stop,
                 spending=spending,
+                answers=AnswerStore(answers_folder(job.settings.folder)),
             )
         except BaseException as error:
             # The ledger itself may be broken, or its disk full: report the first error.
@@ -132,6 +150,8 @@ def _meter(settings: JobSettings, ledger: Ledger, job_id: int) -> Spending | Non
     price = last if settings.price is None else settings.price
     if price is not None:
         return Spending(price, settings.max_cost, before)
+    if find_factory(settings.backend).billing == "call":
+        return Spending(0.0, settings.max_cost, before)
     if settings.max_cost is not None:
         raise SettingsError(
             "--max-cost needs the price of an hour on this machine: add --price, for example --price 0.20"

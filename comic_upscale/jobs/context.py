@@ -18,6 +18,7 @@ from comic_upscale.planning.follow_renames import MovedOutput
 from comic_upscale.planning.plan import Plan
 from comic_upscale.planning.resolve import ResolvedJob
 from comic_upscale.settings.job import JobSettings
+from comic_upscale.storage.answers import AnswerStore
 from comic_upscale.storage.stores import Stores
 
 
@@ -55,6 +56,8 @@ class JobContext:
     """Requests a graceful stop."""
     spending: Spending | None
     """The cost meter, which may request a stop; None without a price."""
+    answers: AnswerStore
+    """The answers of engines that are billed by call, until their pages are recorded."""
     watch: PageWatch | None = None
     """Watches which pages are in flight."""
 

@@ -8,11 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from comic_upscale.engines.registry import OpenEngines, check_remote, open_engines
-from comic_upscale.errors import RemoteError
+from comic_upscale.engines.registry import OpenEngines, check_cluster, check_remote, open_engines
+from comic_upscale.errors import RemoteError, SettingsError
 from comic_upscale.execution.base import Executor
-from comic_upscale.execution.events import Event, Fetching, JobFinished, Listener, Preparing, from_thread
+from comic_upscale.execution.events import Event, JobFinished, Listener, Preparing
 from comic_upscale.execution.local.executor import LocalExecutor
+from comic_upscale.execution.ray.executor import RayExecutor
+from comic_upscale.execution.ray.options import RayOptions
 from comic_upscale.execution.remote import RemoteExecutor, RemoteOptions
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.execution.worker_client import WorkerExecutor
@@ -24,14 +26,18 @@ from comic_upscale.jobs.page_watch import PageWatch
 from comic_upscale.jobs.process import process_pages
 from comic_upscale.jobs.volume_writer import VolumeWriter
 from comic_upscale.ledger.async_ledger import AsyncLedger
-from comic_upscale.ledger.lock import has_begun
+from comic_upscale.ledger.bucket_copy import LedgerCopy
+from comic_upscale.ledger.lock import has_begun, hold_job
 from comic_upscale.ledger.writer import Ledger
 from comic_upscale.planning.discovery import find_pages
 from comic_upscale.planning.model_selection import SelectedModel, choose_model, named_model
+from comic_upscale.planning.output_checks import claim_marked
 from comic_upscale.planning.resolve import JobHistory, ResolvedJob, resolve
 from comic_upscale.planning.selection import with_recorded_selection
 from comic_upscale.settings.job import JobSettings
+from comic_upscale.settings.places import is_bucket
 from comic_upscale.storage.marker import check_output_folder
+from comic_upscale.storage.replaced import Trash
 from comic_upscale.storage.stores import open_stores
 
 
@@ -44,6 +50,7 @@ def run_job(
     remote: RemoteOptions | None = None,
     watch: PageWatch | None = None,
     worker: Path | None = None,
+    cluster: RayOptions | None = None,
 ) -> JobFinished:
     """Upscale every page of a job that is not done yet, and return how it ended.
 
@@ -58,6 +65,7 @@ def run_job(
         watch: receives the pages in flight, and can refuse a page.
         worker: the socket of a worker of this machine that processes the pages. Without a worker there, the engines of
             this process do.
+        cluster: the Ray cluster that processes the pages.
 
     Raises:
         InputError: the input does not exist, or contains no page.
@@ -76,6 +84,7 @@ def run_job(
             remote=remote,
             watch=watch,
             worker=worker,
+            cluster=cluster,
         )
     )
 
@@ -89,12 +98,15 @@ async def run_job_async(
     remote: RemoteOptions | None = None,
     watch: PageWatch | None = None,
     worker: Path | None = None,
+    cluster: RayOptions | None = None,
 ) -> JobFinished:
     """Upscale every page of a job that is not done yet, like `run_job`, in the running event loop."""
     emit = on_event or _ignore
     executor: Executor
     if remote is not None:
         executor = RemoteExecutor(remote)
+    elif cluster is not None:
+        executor = RayExecutor(cluster, open_engines)
     elif worker is not None:
         executor = WorkerExecutor(worker, open_engines)
     else:
@@ -104,21 +116,51 @@ async def run_job_async(
     try:
         if executor.is_remote:
             check_remote(settings)
+        if cluster is not None:
+            check_cluster(settings)
         # Before the input is read, which may take minutes.
-        await asyncio.to_thread(check_output_folder, settings.output)
+        await asyncio.to_thread(check_output_folder, settings.folder)
+        copy = await _restore_ledger(settings, emit)
         settings = await asyncio.to_thread(with_recorded_selection, settings)
         model = await asyncio.to_thread(named_model, settings)
+        if settings.replace_sources:
+            if remote is not None:
+                raise SettingsError("--replace does not work on a remote machine: use `comic-upscale run`")
+            await asyncio.to_thread(Trash(settings.input).settle)
         emit(Preparing(what="reading the input"))
         stores = open_stores(settings.input, settings.output, files)
-        begun = has_begun(settings.output, settings.ledger_path)
+        begun = has_begun(settings.folder, settings.ledger_path)
         discovery = await asyncio.to_thread(find_pages, settings, stores.sources)
-        async with open_ledger(settings, begun=begun) as (ledger, on_ledger):
+        async with open_ledger(settings, begun=begun, copy=copy, stop=stop) as (ledger, on_ledger):
+            if copy is not None and copy.was_fetched:
+                await on_ledger(claim_marked, ledger, settings.output, stores.outputs)
             job = await _resolve(settings, model, executor, ledger, on_ledger, emit)
             async with begin_run(job, discovery, stores, files, ledger, on_ledger, emit, stop) as context:
+                if copy is not None:
+                    # Before the first output: on another machine, an output without a record would look foreign.
+                    await asyncio.to_thread(copy.save)
                 return await _run(replace(context, watch=watch), executor)
     finally:
         await executor.close()
         files.shutdown()
+
+
+async def _restore_ledger(settings: JobSettings, emit: Listener) -> LedgerCopy | None:
+    """Return the copy of the ledger in a bucket, which other machines may have worked on; None for a folder."""
+    if not is_bucket(settings.output):
+        return None
+    copy = LedgerCopy(settings.output, settings.ledger_path, settings.folder)
+    loop = asyncio.get_running_loop()
+
+    def on_wait(what: str) -> None:
+        loop.call_soon_threadsafe(emit, Preparing(what=what))
+
+    def restore() -> None:
+        with hold_job(settings.folder, settings.ledger_path):
+            copy.restore(on_wait)
+
+    await asyncio.to_thread(restore)
+    return copy
 
 
 async def _resolve(
@@ -138,8 +180,7 @@ async def _resolve(
     if job is None:
         emit(Preparing(what="choosing a model"))
         accelerator = await executor.has_accelerator(settings, emit)
-        fetching = from_thread(emit, Fetching)
-        chosen = await asyncio.to_thread(choose_model, settings, fetching, accelerator)
+        chosen = await asyncio.to_thread(choose_model, settings, accelerator)
         job = resolve(settings, history, chosen)
     assert job is not None
     return job

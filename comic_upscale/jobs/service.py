@@ -16,6 +16,7 @@ from comic_upscale.ledger.status import JobStatus, read_status
 if TYPE_CHECKING:
     from comic_upscale.engines.registry import OpenEngines
     from comic_upscale.execution.events import Event, JobFinished, Listener
+    from comic_upscale.execution.ray.options import RayOptions
     from comic_upscale.execution.remote import RemoteOptions
     from comic_upscale.execution.stop import StopRequest
     from comic_upscale.jobs.page_watch import PageWatch
@@ -50,6 +51,7 @@ class JobService:
         open_engines: OpenEngines | None = None,
         watch: PageWatch | None = None,
         worker: Path | None = None,
+        cluster: RayOptions | None = None,
     ) -> JobFinished:
         """Run a job to its end, and record it as the most recent one.
 
@@ -61,6 +63,7 @@ class JobService:
             open_engines: opens the engines, for a caller that keeps them between jobs. Default: those of the registry.
             watch: receives the pages in flight, and can refuse a page.
             worker: the socket of a worker of this machine, as for `run_job`.
+            cluster: the Ray cluster that processes the pages.
 
         Raises:
             ComicUpscaleError: as `run_job`.
@@ -77,7 +80,14 @@ class JobService:
 
         opener = open_engines or registry.open_engines
         return run_job(
-            settings, on_event=note, stop=stop, remote=remote, open_engines=opener, watch=watch, worker=worker
+            settings,
+            on_event=note,
+            stop=stop,
+            remote=remote,
+            open_engines=opener,
+            watch=watch,
+            worker=worker,
+            cluster=cluster,
         )
 
     def find_ledger(self, job: Path | None = None, ledger: Path | None = None) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,24 @@ _FROM_REPLACED = (
     f" and mine.output not like '{MARKER_FOLDER}/%'"
 )
 """Pending pages of a job, and finished pages of other jobs over the same input whose outputs they will replace."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedElsewhere:
+    """A finished page of another job over the same input, with an unchanged source."""
+
+    owner: OutputOwner
+    size: tuple[int, int]
+    """(width, height) of the source, upright."""
+    own_settings: str
+    """Its settings and traits, as JSON."""
+    is_judged: bool
+    """Whether the quality gate compared it with its source."""
+
+    @property
+    def source(self) -> str:
+        """The source of the page."""
+        return self.owner.source
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +183,28 @@ class LibraryChanges(LedgerFile):
             )
             return {str(source): (str(model), str(settings)) for source, model, settings in cursor}
 
+    def finished_elsewhere(self, job_id: int) -> list[FinishedElsewhere]:
+        """Return finished pages of other jobs whose sources are those of pending pages, the newest job first.
+
+        Only pages that record their own settings, and that are not suspect, are among them.
+        """
+        with self._translate_errors():
+            cursor = self._db.execute(
+                "select theirs.input, theirs.fingerprint, other.id, other.source, other.source_sha256, other.state,"
+                " other.output_size, other.claimed, other.width, other.height, other.own_settings,"
+                f" other.scores is not null {_FROM_REPLACED} and other.source = mine.source"
+                " and other.source_size = mine.source_size and other.source_mtime_ns = mine.source_mtime_ns"
+                " and other.own_settings is not null and other.suspect is null and other.claimed = 0"
+                " and mine.claimed = 0 order by theirs.id desc",
+                [job_id],
+            )
+            return [
+                FinishedElsewhere(
+                    OutputOwner(*row[:8]), (int(row[8]), int(row[9])), str(row[10]), bool(row[11])
+                )
+                for row in cursor
+            ]
+
     # Claims of dead runs
 
     def abandoned_claims(self, output: Path) -> list[tuple[int, str]]:
@@ -193,6 +233,28 @@ class LibraryChanges(LedgerFile):
                     " then 'pending' else state end where id = ?",
                     [size, size, row_id],
                 )
+
+    def claim_unrecorded(self, output: Path, is_ours: Callable[[str, int | None], bool]) -> int:
+        """Open a claim for each page whose output was written after this copy of the ledger was made.
+
+        Args:
+            output: the output folder.
+            is_ours: says of an output, and of its recorded size, whether another object of ours is in its place.
+
+        Returns:
+            How many there are.
+        """
+        with self._translate_errors(), self._db.atomic():
+            rows = self._db.execute(
+                "select pages.id, pages.output, case pages.state when 'done' then pages.output_size end"
+                " from pages join jobs on jobs.id = pages.job_id"
+                " where jobs.output = ? and pages.claimed = 0 and pages.output <> ''",
+                [path_text(output)],
+            ).fetchall()
+            found = [[row_id] for row_id, name, size in rows if is_ours(str(name), size)]
+            for parameters in found:
+                self._db.execute("update pages set claimed = 1 where id = ?", parameters)
+            return len(found)
 
     # Sources that are gone
 

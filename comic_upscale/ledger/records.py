@@ -54,6 +54,35 @@ class PageRow:
     """``page``, or ``volume``: an archive that contains pages and becomes an output itself."""
 
 
+@dataclass(frozen=True, slots=True)
+class DoneRow:
+    """A page or volume with the columns that decide whether its output may replace its source."""
+
+    id: int
+    kind: str
+    source: str
+    state: str
+    output: str
+    volume_id: int | None
+    source_sha256: str | None
+    output_sha256: str | None
+    width: int | None
+    height: int | None
+    output_width: int | None
+    output_height: int | None
+    scores: str | None
+    """JSON; None or an empty object for a page that the quality gate has not compared."""
+    suspect: str | None
+    notes: str | None
+    error_kind: str | None
+
+
+SELECT_DONE_ROWS = (
+    "select id, kind, source, state, output, volume_id, source_sha256, output_sha256, width, height, output_width,"
+    " output_height, scores, suspect, notes, error_kind from pages where job_id = ? and gone = 0 order by id"
+)
+"""The columns of `DoneRow`."""
+
 SELECT_ROWS = (
     "select id, source, source_size, source_mtime_ns, source_sha256, state, output, output_size, error_kind,"
     " width, height, kind from pages where job_id = ? order by id"
@@ -107,13 +136,17 @@ class OutputOwner:
 SELECT_PRICE = "select price from runs where job_id = ? and price is not null order by id desc limit 1"
 """The price of an hour in the last run of a job that had a price."""
 
-SELECT_SPENT = (
+_SELECT_SPENT = (
     # A clock that was set back during a run must not give money back.
     "select coalesce(sum(price * 24 * max(0.0,"
-    " julianday(coalesce(ended_at, heartbeat_at)) - julianday(started_at))), 0.0)"
+    " julianday(coalesce(ended_at, heartbeat_at)) - julianday(started_at)){billed}), 0.0)"
     " from runs where job_id = ? and price is not null"
 )
-"""The cost of all runs of a job in dollars. A run that is alive counts up to its last heartbeat."""
+SELECT_SPENT = _SELECT_SPENT.format(billed=" + coalesce(billed, 0.0)")
+"""The cost of all runs of a job in dollars: time and calls. A run that is alive counts up to its last heartbeat."""
+
+SELECT_OLD_SPENT = _SELECT_SPENT.format(billed="")
+"""The same for a ledger from a version that billed no calls."""
 
 SELECT_START_SECONDS = (
     "select min(86400 * (julianday(coalesce("
@@ -168,6 +201,9 @@ class PageFacts:
     """Scores of the comparison with its source, by the names in ``gate/scores.py``; empty if it was not compared."""
     suspect: tuple[str, ...] = ()
     """Why the quality gate rejected the page; empty for a page that passed."""
+    own_settings: str | None = column("text", "m010_own_settings")
+    """The fingerprint of the settings of the page, and what rules know of it, as JSON: `page_rules.OwnSettings`. None
+    from an executor that does not tell."""
 
     def facts(self) -> dict[str, Any]:
         """Return the facts by name, as arguments for another record of the page."""

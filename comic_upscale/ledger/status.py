@@ -29,6 +29,7 @@ from comic_upscale.ledger.records import (
     COUNT_ORPHANS,
     COUNT_VOLUMES,
     COUNTED,
+    SELECT_OLD_SPENT,
     SELECT_PRICE,
     SELECT_SPENT,
 )
@@ -96,6 +97,8 @@ class JobStatus:
     """Outputs whose sources were no longer in the input at the last run. No other figure counts them."""
     selection: str = ""
     """The part of the input that the last run looked at, for display; empty for all of it."""
+    profile: str = ""
+    """The profile of the job: a name or the path of a file; empty for none."""
 
 
 def read_status(ledger: Path) -> JobStatus:
@@ -161,7 +164,16 @@ def read_status(ledger: Path) -> JobStatus:
         to_come=_to_come(price, pending, rate),
         orphans=orphans,
         selection=_selection(job),
+        profile=_profile(job),
     )
+
+
+def _profile(job: dict[str, Any]) -> str:
+    """Return the profile of a job as it was named; empty for none."""
+    with contextlib.suppress(KeyError, ValueError, TypeError):
+        profile = json.loads(job["settings"])["profile"]
+        return profile if isinstance(profile, str) else ""
+    return ""
 
 
 def _selection(job: dict[str, Any]) -> str:
@@ -227,7 +239,8 @@ def _spent(
     price = connection.execute(SELECT_PRICE, [job_id]).fetchone()
     if price is None:
         return None, None
-    return price[0], round(connection.execute(SELECT_SPENT, [job_id]).fetchone()[0], 6)
+    query = SELECT_SPENT if "billed" in run else SELECT_OLD_SPENT
+    return price[0], round(connection.execute(query, [job_id]).fetchone()[0], 6)
 
 
 def _to_come(price: float | None, pending: int, rate: float | None) -> float | None:

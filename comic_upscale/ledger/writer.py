@@ -24,6 +24,7 @@ from comic_upscale.ledger.records import (
     INCOMPLETE,
     LEFT_AS_THEY_ARE,
     SELECT_AUTO_JOBS,
+    SELECT_DONE_ROWS,
     SELECT_EARLY_JOBS,
     SELECT_PRICE,
     SELECT_ROWS,
@@ -32,6 +33,7 @@ from comic_upscale.ledger.records import (
     VOLUME,
     AutoJob,
     CopiedFile,
+    DoneRow,
     PageDone,
     PageFailed,
     PageResult,
@@ -191,6 +193,13 @@ class Ledger(LibraryChanges):
         with self._translate_errors(), self._db.atomic():
             self._db.execute("update runs set heartbeat_at = ? where id = ?", [now(), run_id])
 
+    def bill(self, run_id: int, dollars: float) -> None:
+        """Record the dollars of a call of a run, before it is made; negative for one that was not billed after all."""
+        with self._translate_errors(), self._db.atomic():
+            self._db.execute(
+                "update runs set billed = coalesce(billed, 0.0) + ? where id = ?", [dollars, run_id]
+            )
+
     def end_run(self, run_id: int, state: str, error: str | None = None) -> None:
         """Record the end of a run: ``finished``, ``interrupted`` or ``failed``.
 
@@ -217,20 +226,28 @@ class Ledger(LibraryChanges):
             cursor = self._db.execute(SELECT_ROWS, [job_id])
             return [PageRow(*row) for row in cursor]
 
-    def computed(self, job_id: int, sizes: Set[int]) -> list[tuple[int, str, str]]:
+    def done_rows(self, job_id: int) -> list[DoneRow]:
+        """Return every page and volume of a job whose source is there, with what decides about replacing it."""
+        with self._translate_errors():
+            return [DoneRow(*row) for row in self._db.execute(SELECT_DONE_ROWS, [job_id])]
+
+    def computed(self, job_id: int, sizes: Set[int]) -> list[tuple[int, str, str, str]]:
         """Return the finished pages of a job that are not copies and whose sources have one of these sizes.
 
         Returns:
-            (row id, SHA-256 of the source, output) of each.
+            (row id, SHA-256 of the source, source, output) of each.
         """
         with self._translate_errors():
             cursor = self._db.execute(
-                "select id, source_sha256, output from pages where job_id = ? and state = 'done'"
+                "select id, source_sha256, source, output from pages where job_id = ? and state = 'done'"
                 " and source_sha256 is not null and copied_from is null"
                 " and source_size in (select value from json_each(?)) order by id",
                 [job_id, json.dumps(sorted(sizes))],
             )
-            return [(int(row_id), str(sha256), str(output)) for row_id, sha256, output in cursor]
+            return [
+                (int(row_id), str(sha256), str(source), str(output))
+                for row_id, sha256, source, output in cursor
+            ]
 
     def done_page(self, row_id: int) -> dict[str, Any] | None:
         """Return a finished page by its columns, as in `read_done_pages`; None if it is no longer done."""

@@ -16,7 +16,7 @@ from comic_upscale.imaging.target_size import skip_reason
 from comic_upscale.ledger.changes import KnownVolume
 from comic_upscale.ledger.records import LARGE_ENOUGH, PageFailed, PageRow
 from comic_upscale.ledger.writer import Ledger
-from comic_upscale.library.cbz import read_members
+from comic_upscale.library.books.formats import held_pages
 from comic_upscale.library.page import Page
 from comic_upscale.library.selector import EVERYTHING, Selector
 from comic_upscale.library.source_reader import SourceReader
@@ -27,6 +27,7 @@ from comic_upscale.planning.hashes import SourceHashes
 from comic_upscale.planning.names import OutputNames
 from comic_upscale.planning.output_checks import OUTPUT_EXISTS, PlannedPage
 from comic_upscale.planning.renames import VolumeMatcher
+from comic_upscale.planning.unchanged_pages import adopt_unchanged
 from comic_upscale.planning.volume_plan import VolumePlan
 from comic_upscale.planning.volumes import PlannedVolume, by_volume
 from comic_upscale.settings.job import JobSettings
@@ -129,6 +130,7 @@ def make_plan(
     outputs: OutputStore,
     volumes: Sequence[Volume] = (),
     fingerprint: str = "",
+    model_identity: str = "",
     unread: Sequence[str] = (),
     hashes: SourceHashes | None = None,
     selector: Selector = EVERYTHING,
@@ -145,7 +147,8 @@ def make_plan(
         sources: reads the job's sources.
         outputs: store of the job's outputs.
         volumes: the volumes that were found.
-        fingerprint: fingerprint of the job.
+        fingerprint: fingerprint of the job; empty if its model is not known yet.
+        model_identity: of its model.
         unread: prefixes of sources that could not be listed.
         hashes: hashes of sources, some of which may be known already.
         selector: says which sources were looked at. The rows of the others stay as they are.
@@ -167,6 +170,10 @@ def make_plan(
     volume_plan.register(names)
     decided = _decide_pages(pages, rows, settings, hashes, outputs, volume_plan.standing)
     todo = decided.todo
+    for page in volume_plan.find_lost(todo.keys() | {page.source for page in decided.new}):
+        row = rows[page.source]
+        decided.reopened.append((row.id, page.size, page.mtime_ns))
+        todo[page.source] = PlannedPage(row.id, page.source, page.path, row.output, page.member, page.size)
     ledger.reopen(decided.reopened)
     ledger.touch(decided.same_content)
     _mark_absent(ledger, job_id, absent, outputs)
@@ -175,6 +182,9 @@ def make_plan(
         todo[page.source] = PlannedPage(row_id, page.source, page.path, page.output, page.member, page.size)
     new_rows = {source: page.row_id for source, page in todo.items()} | volume_plan.row_ids
     ledger.replace_rows((row.id, new_rows[source]) for source, row in names.replaced.items())
+    if fingerprint:
+        for source in adopt_unchanged(ledger, job_id, todo, settings, model_identity, outputs):
+            del todo[source]
     volume_plan.decide(todo, fingerprint)
     in_order = tuple(
         todo[page.source]
@@ -312,8 +322,8 @@ def _stands(ledger: Ledger, other: KnownVolume, volume: Volume, outputs: OutputS
     if size is None or size == other.output_size:
         return size is not None
     # Somebody added tags.
-    held = read_members(outputs, other.output)
     assert volume.contents is not None
+    held = held_pages(outputs, other.output, volume.contents.pages)
     targets = {member.name: member.target or "" for member in volume.contents.pages}
     return all(
         held.get(targets.get(name, "")) == size for name, size in ledger.sizes_in_volume(other.row_id).items()

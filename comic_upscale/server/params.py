@@ -16,13 +16,18 @@ from comic_upscale.server.offered import BUILT_IN, DENOISE_MODEL, Offered
 from comic_upscale.settings.option_json import from_json, to_json, values_from_json
 from comic_upscale.settings.options import Definition, as_flag, definitions, value_from_text
 from comic_upscale.settings.processing import AUTO_MODEL, ProcessingSettings, SizeOptions, join_size
+from comic_upscale.settings.rules import Rule
 
 DENOISE: Mapping[str, float | None] = MappingProxyType({"none": None, "low": 0.25, "med": 0.5, "high": 1.0})
+
+REFINE_FACES, ENGINE = "refine_faces", "engine"
+"""Names beside the options in what is stored with a job. Each worker has its own weights and options for them."""
 
 ALLOWED = frozenset(
     (
         "size", "skip_larger_than", "model", "denoise", "format", "quality", "png_level", "gray", "icc", "animated",
-        "archive_output", "pdf_dpi", "gate", "strict",
+        "archive_output", "pdf_dpi", "gate", "strict", "crop_margins", "right_to_left", "max_volume_size",
+        "levels", "neutral_paper", "rules",
     )
 )  # fmt: skip
 """Processing options that a request may set."""
@@ -36,7 +41,7 @@ FIELDS = frozenset(
         "factor",
         "preset",
         "denoise",
-        "refine_faces",
+        REFINE_FACES,
         *(option.name for option in (*SIZE_FIELDS, *OPTION_FIELDS)),
     )
 )
@@ -69,12 +74,17 @@ def read_params(fields: Mapping[str, str], offered: Offered = BUILT_IN) -> dict[
     given = _given(fields)
     asked = _asked(given, offered)
     asked.setdefault("model", offered.default_model)
-    return to_json(_settings(given, asked), ALLOWED)
+    params: dict[str, Any] = to_json(_settings(given, asked), ALLOWED)
+    if _wants_faces(given, offered):
+        params[REFINE_FACES] = True
+    return params
 
 
 def read_changes(fields: Mapping[str, str], offered: Offered = BUILT_IN) -> dict[str, Any]:
     """Return only the options that form fields set, also where they set a default; otherwise like `read_params`."""
     given = _given(fields)
+    if _flag(given, REFINE_FACES):
+        raise FieldError(REFINE_FACES, "only the preset face refines faces: leave refine_faces out")
     asked = _asked(given, offered)
     return to_json(_settings(given, asked), asked.keys())
 
@@ -83,6 +93,11 @@ def _given(fields: Mapping[str, str]) -> dict[str, str]:
     """Return the fields that are not empty."""
     given = {name: text for name, text in fields.items() if text.strip()}
     for name in given:
+        if name in ("replace", "replace_sources"):
+            raise FieldError(
+                name,
+                "a server replaces no originals: download the results, or run `comic-upscale run --replace`",
+            )
         if name not in FIELDS:
             raise FieldError(name, f"there is no option {name}, or a request may not set it")
     return given
@@ -97,11 +112,12 @@ def _asked(given: Mapping[str, str], offered: Offered) -> dict[str, Any]:
     values.update(_denoise(given))
     if (size := _size(given)) is not None:
         values["size"] = size
-    if _flag(given, "refine_faces"):
-        raise FieldError("refine_faces", "this server cannot refine faces: leave refine_faces out")
     for option in OPTION_FIELDS:
         if option.name in given and option.name not in ("size", "denoise"):
             values[option.name] = _value(option, given[option.name])
+    if "rules" in values:
+        field = "rules" if "rules" in given else "preset"
+        values["rules"] = tuple(_rule(rule, offered, field) for rule in values["rules"])
     if "model" in values:
         values["model"] = _model(values["model"], offered, "model" if "model" in given else "preset")
     return values
@@ -208,6 +224,17 @@ def _flag(given: Mapping[str, str], name: str) -> bool:
     return text in ("true", "1", "yes", "on")
 
 
+def _wants_faces(given: Mapping[str, str], offered: Offered) -> bool:
+    """Return whether faces are refined: if the request says so, or by the preset ``face`` if it says nothing."""
+    if REFINE_FACES not in given:
+        return offered.refines_faces and given.get("preset", "").strip() == "face"
+    if not _flag(given, REFINE_FACES):
+        return False
+    if not offered.refines_faces:
+        raise FieldError(REFINE_FACES, "this server cannot refine faces: leave refine_faces out")
+    return True
+
+
 def _model(name: str, offered: Offered, field: str) -> str:
     """Return the official name of a model. A path is refused: it would open a file of the server."""
     name = name.strip()
@@ -228,6 +255,17 @@ def _model(name: str, offered: Offered, field: str) -> str:
     return name
 
 
+def _rule(rule: Rule, offered: Offered, field: str) -> Rule:
+    """Return a rule with the official name of its model, which must be one of the catalogue."""
+    name = rule.changes.get("model")
+    if name is None:
+        return rule
+    name = _model(str(name), offered, field)
+    if name == AUTO_MODEL or (name in offered.models and offered.models[name].storage_key):
+        raise FieldError(field, f"a rule cannot use the model {name}: choose one of the package's catalogue")
+    return rule.changed(model=name)
+
+
 def _culprit(message: str, given: Mapping[str, str]) -> str:
     """Return the field that a message about contradicting options names first."""
     places = {name: message.find(as_flag(name)) for name in given}
@@ -237,6 +275,7 @@ def _culprit(message: str, given: Mapping[str, str]) -> str:
 
 def _as_field(message: str) -> str:
     """Return a message that names fields of a form in place of options of the command line."""
-    for option in (*SIZE_FIELDS, *OPTION_FIELDS):
+    # The longest first: --fit is the beginning of --fit-device.
+    for option in sorted((*SIZE_FIELDS, *OPTION_FIELDS), key=lambda option: len(option.flag), reverse=True):
         message = message.replace(option.flag, option.name)
     return message

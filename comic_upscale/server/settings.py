@@ -11,10 +11,10 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 from annotated_types import Ge, Gt, Le, Lt
 
 from comic_upscale.errors import SettingsError
-from comic_upscale.server.places import is_address, parse_place
 from comic_upscale.settings.limits import parse_bytes
 from comic_upscale.settings.options import Group, Opt, check, require
 from comic_upscale.settings.paths import absolute
+from comic_upscale.settings.places import is_address, parse_place
 
 Role: TypeAlias = Literal["all", "server", "worker"]
 Backend: TypeAlias = Literal["local", "s3"]
@@ -310,6 +310,34 @@ class ServerSettings:
             flags=("--device", "-d"), panel=WORKERS, environment=("ML_WORKER_BACKEND",),
         ),
     ] = "auto"  # fmt: skip
+    face_model: Annotated[
+        Path | None,
+        Opt(
+            "Weights of GFPGAN or RestoreFormer. With them, a request may ask for refine_faces, and the preset face "
+            "does so.",
+            metavar="FILE", panel=WORKERS,
+        ),
+    ] = None  # fmt: skip
+    flux_options: Annotated[
+        tuple[str, ...],
+        Opt(
+            "An option of the engine flux, such as pipeline=FOLDER. With it, /api/upscale/flux is there. Can be "
+            "repeated.",
+            flags=("--flux-option",), metavar="NAME=VALUE", panel=WORKERS,
+        ),
+    ] = ()  # fmt: skip
+    imagen_options: Annotated[
+        tuple[str, ...],
+        Opt(
+            "An option of the engine imagen, such as project=ID and price_per_image=0.06. With it, /api/upscale/imagen "
+            "is there, and every request costs money. Can be repeated.",
+            flags=("--imagen-option",), metavar="NAME=VALUE", panel=WORKERS,
+        ),
+    ] = ()  # fmt: skip
+    imagen_max_cost: Annotated[
+        float, Ge(0),
+        Opt("The most dollars that a job may spend on calls of Imagen.", metavar="DOLLARS", panel=WORKERS),
+    ] = 1.0  # fmt: skip
     worker_threads: Annotated[
         int | None, Ge(1),
         Opt("Threads of the worker that decode and encode.", default_text="one per core", panel=WORKERS),
@@ -321,6 +349,13 @@ class ServerSettings:
             metavar="N", panel=WORKERS, environment=("WORKER_CONCURRENCY", "MAX_CONCURRENT_JOBS"),
         ),
     ] = 1  # fmt: skip
+    cluster: Annotated[
+        str | None,
+        Opt(
+            "A Ray cluster that processes the pages of jobs in the batch lane: auto, or ray://HOST:10001.",
+            metavar="ADDRESS", panel=WORKERS, environment=("RAY_CLUSTER",),
+        ),
+    ] = None  # fmt: skip
     worker_socket: Annotated[
         Path | None,
         Opt(

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, get_args
 
 from comic_upscale.errors import SettingsError
@@ -23,7 +24,14 @@ from comic_upscale.settings.limits import (
 )
 from comic_upscale.settings.option_json import from_json, to_json
 from comic_upscale.settings.options import Group, Opt, fingerprint_parts, require, slice_of
-from comic_upscale.settings.paths import absolute, default_ledger
+from comic_upscale.settings.paths import (
+    absolute,
+    default_ledger,
+    is_default_place,
+    path_text,
+    replace_folder,
+)
+from comic_upscale.settings.places import is_bucket, parse_place
 from comic_upscale.settings.processing import (
     AUTO_MODEL,
     NETWORK,
@@ -35,6 +43,7 @@ from comic_upscale.settings.processing import (
     ProcessingSettings,
 )
 from comic_upscale.settings.resources import ResourceSettings
+from comic_upscale.settings.rules import write_rules
 from comic_upscale.settings.run import RunSettings
 from comic_upscale.settings.selection import Selection, read_selection, write_selection
 from comic_upscale.settings.selection_options import SelectionOptions, join_selection
@@ -143,7 +152,7 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
         Path,
         Opt(
             "A folder with all its subfolders, one image, or one volume: CBZ, CBR, CB7, CBT, EPUB, PDF, ZIP, RAR, 7z "
-            "or tar.",
+            "or tar. Or these in a bucket: s3://bucket/pages, gs://, az://.",
             flags=("--input", "-i"), metavar="PATH",
         ),
     ]  # fmt: skip
@@ -151,7 +160,7 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
         Path,
         Opt(
             "Folder for the upscaled pages, with the same subfolders as the input. Default: a folder beside the input, "
-            "named after the input and the size.",
+            "named after the input and the size. Or a place in a bucket: s3://bucket/big.",
             flags=("--output", "-o"), metavar="DIR",
         ),
     ]  # fmt: skip
@@ -162,9 +171,21 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
             write=write_selection, read=read_selection, parts=SelectionOptions, join=join_selection,
         ),
     ] = None  # fmt: skip
+    profile: Annotated[
+        str | None,
+        Opt(
+            "Options and rules from a profile: a name from `comic-upscale profiles list`, or a TOML file. Options on "
+            "the command line win. Default: comic-upscale.toml beside the input or in the current folder, or your "
+            "profile named default. none: no profile.",
+            metavar="NAME|FILE",
+        ),
+    ] = None  # fmt: skip
     ledger: Annotated[
         Path | None,
-        Opt("File for the ledger. Default: inside the output folder.", metavar="FILE"),
+        Opt(
+            "File for the ledger. Default: inside the output folder; for a bucket, in a folder of yours.",
+            metavar="FILE",
+        ),
     ] = None
     weights_folders: Annotated[
         tuple[Path, ...],
@@ -180,15 +201,44 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
 
     def __post_init__(self, scale: float | None = None) -> None:  # noqa: RUF033 - an InitVar
         """Make the paths absolute, and check every value."""
-        for name in ("input", "output", "ledger"):
+        for name in ("input", "output", "ledger", "face_model"):
             if isinstance(path := getattr(self, name), Path):
                 object.__setattr__(self, name, absolute(path))
+                if is_bucket(absolute(path)):
+                    parse_place(path_text(path))
         # This checks the options of all groups: `check` goes through the fields of the whole class.
         ProcessingSettings.__post_init__(self, scale)
         require(
             self.output.resolve() != self.input.resolve(),
             "the output folder is the input folder: choose another --output, or leave it out",
         )
+        require(
+            self.ledger is None or not is_bucket(self.ledger),
+            "the ledger must be a file of this machine: a copy of it is kept beside outputs in a bucket",
+        )
+        require(
+            self.ledger is not None or not is_bucket(self.output),
+            "an output in a bucket needs a --ledger on this machine",
+        )
+        if self.replace_sources:
+            self._check_replacing()
+
+    def _check_replacing(self) -> None:
+        require(not is_bucket(self.input), "--replace needs an input folder of this machine, not a bucket")
+        require(
+            self.output == replace_folder(self.input),
+            "--replace has no --output, because the outputs go to the places of the originals: leave one of them out",
+        )
+        for given, flag, why in (
+            (not self.gate, "--no-gate", "only outputs that the quality gate accepts may replace originals"),
+            (self.archive_output == "folder", "--archive-output folder", "a volume is replaced by one file"),
+            (self.max_volume_size is not None, "--max-volume-size", "a volume is replaced by one file"),
+            (self.overwrite, "--overwrite", "no file of yours is overwritten"),
+            (self.copy_others, "--copy-others", "all other files stay where they are"),
+            (self.keep_original_on_failure, "--keep-original-on-failure", "only whole volumes are replaced"),
+            (self.crop_margins, "--crop-margins", "it makes less of a page"),
+        ):
+            require(not given, f"--replace and {flag} exclude each other: {why}")
 
     @property
     def processing(self) -> ProcessingSettings:
@@ -216,11 +266,24 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
         return self.ledger or default_ledger(self.output)
 
     @property
+    def folder(self) -> Path:
+        """The folder of this machine with the lock of this job: its output folder, or that of its ledger."""
+        if not is_bucket(self.output):
+            return self.output
+        ledger = self.ledger_path
+        return ledger.parent.parent if is_default_place(ledger) else ledger.parent
+
+    @property
     def volume_rules(self) -> VolumeRules:
         """The rules by which this job reads volumes."""
         return VolumeRules(self.max_members, self.max_unpacked, self.max_ratio, self.pdf_dpi, self.max_pixels)
 
-    def fingerprint(self, model_identity: str, engine_options: EngineOptions = ()) -> str:
+    def fingerprint(
+        self,
+        model_identity: str,
+        engine_options: EngineOptions = (),
+        rule_models: Mapping[str, str] = MappingProxyType({}),
+    ) -> str:
         """Hash everything that decides the pixels and bytes of an output; returns 32 hexadecimal digits.
 
         The same page with the same fingerprint gives the same output. Precision and tile are hashed as requested, so
@@ -230,8 +293,15 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
             model_identity: identifies what computes the pixels; for a network, the hash of its weights.
             engine_options: the engine-specific options that decide pixels and differ from their defaults, from the
                 engine registry.
+            rule_models: the same as ``model_identity`` for the models of the rules, by their names in the rules.
         """
         parts = {"model": model_identity, **fingerprint_parts(self, LEGACY_PARTS)}
+        if self.rules:
+            rules = write_rules(self.rules, ProcessingSettings)
+            parts["rules"] = [
+                {**rule, "model": rule_models.get(rule["model"], rule["model"])} if "model" in rule else rule
+                for rule in rules
+            ]
         if engine_options:
             parts["engine_options"] = dict(engine_options)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import InitVar, dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
+from dataclasses import InitVar, dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from annotated_types import Ge, Le
 
+from comic_upscale.errors import SettingsError
 from comic_upscale.settings.engines import (
     EngineOptions,
     as_engine_options,
     check_engine,
     parse_engine_options,
 )
-from comic_upscale.settings.limits import DEFAULT_MAX_PIXELS, DEFAULT_PDF_DPI
+from comic_upscale.settings.levels import Levels
+from comic_upscale.settings.limits import DEFAULT_MAX_PIXELS, DEFAULT_PDF_DPI, parse_bytes
 from comic_upscale.settings.options import Group, Opt, check, require
+from comic_upscale.settings.rules import Rule, check_rules, read_rules, write_rules
+from comic_upscale.settings.screens import Screen, Spreads
 from comic_upscale.settings.sizes import (
     DEFAULT_SCALE,
     Bounds,
@@ -30,7 +37,7 @@ FormatName: TypeAlias = Literal["auto", "png", "webp", "jpeg", "avif", "jxl", "t
 GrayMode: TypeAlias = Literal["auto", "keep", "off"]
 IccMode: TypeAlias = Literal["keep", "srgb"]
 AnimatedMode: TypeAlias = Literal["first", "skip"]
-ArchiveOutput: TypeAlias = Literal["cbz", "folder"]
+ArchiveOutput: TypeAlias = Literal["cbz", "folder", "epub", "kepub", "pdf"]
 Precision: TypeAlias = Literal["auto", "fp32", "fp16", "bf16"]
 
 AUTO_MODEL = "auto"
@@ -38,8 +45,20 @@ AUTO_MODEL = "auto"
 
 DEFAULT_SIZE = Scale(DEFAULT_SCALE)
 
-SIZE, NETWORK, OUTPUTS, VOLUMES, LIMITS = (
-    "Size of the outputs", "Network", "Output files", "Volumes", "Checks, failures and limits",
+BOOK_FORMATS: Mapping[str, tuple[FormatName, ...]] = MappingProxyType(
+    {"epub": ("png", "jpeg", "webp"), "kepub": ("png", "jpeg"), "pdf": ("png", "jpeg")}
+)
+"""Archive outputs that are books, and the formats that their pages may have."""
+
+
+def parse_volume_size(text: str) -> int:
+    """Read the bytes of ``--max-volume-size``."""
+    return parse_bytes(text, "--max-volume-size")
+
+
+SIZE, NETWORK, PAGES, OUTPUTS, VOLUMES, LIMITS = (
+    "Size of the outputs", "Network", "Pages before the network", "Output files", "Volumes",
+    "Checks, failures and limits",
 )  # fmt: skip
 """Headings of the help."""
 
@@ -93,6 +112,22 @@ class SizeOptions:
             metavar="LENGTH", panel=SIZE,
         ),
     ] = None  # fmt: skip
+    fit_device: Annotated[
+        str | None,
+        Opt(
+            "Make every page fit the screen of an e-reader, such as kobo-libra-2; `comic-upscale devices` lists them. "
+            "Pages for a gray screen get its grays, by dithering.",
+            metavar="NAME", panel=SIZE,
+        ),
+    ] = None  # fmt: skip
+    spreads: Annotated[
+        Spreads | None,
+        Opt(
+            "With --fit-device: keep a landscape page whole, split a double page into two, rotate it, or both: the "
+            "halves and then the rotated page. Pages outside of volumes are never split.",
+            default_text="keep", panel=SIZE,
+        ),
+    ] = None  # fmt: skip
 
 
 def join_size(given: Mapping[str, Any]) -> Size:
@@ -134,6 +169,21 @@ def join_engine_options(given: Mapping[str, Any]) -> EngineOptions:
     return parse_engine_options(
         [*(given.get("engine_option") or ()), *(() if command is None else (f"command={command}",))]
     )
+
+
+def _parse_rules(text: str) -> tuple[Rule, ...]:
+    try:
+        return _read_rules(json.loads(text))
+    except ValueError as error:
+        raise SettingsError(f"--rules must be JSON: {error}") from None
+
+
+def _read_rules(value: object) -> tuple[Rule, ...]:
+    return read_rules(value, ProcessingSettings)
+
+
+def _write_rules(rules: tuple[Rule, ...]) -> list[dict[str, Any]]:
+    return write_rules(rules, ProcessingSettings)
 
 
 class _Factor:
@@ -185,12 +235,11 @@ class ProcessingSettings:
     model: Annotated[
         str,
         Opt(
-            "auto, a name from `comic-upscale models list`, or a .pth or .safetensors file. auto is "
-            "RealESRGAN_x4plus_anime_6B on a GPU if its weights are installed or can be downloaded, and otherwise "
-            "comic-compact-x3, which needs no download. comic-best and comic-fast use their x2 network up to 2x, and "
+            "auto, a name from `comic-upscale models list`, or a .pth or .safetensors file. auto is comic-best on a "
+            "GPU, and otherwise comic-fast; both are parts of the package. They use their x2 network up to 2x, and "
             "otherwise their x3 network. A job keeps the model that it began with. For 2-2.5x, x3 and x4 networks run "
-            "in full and their output is shrunk, which keeps the finest lines. RealESRGAN_x2plus works at 2x and takes "
-            "a quarter of the time of RealESRGAN_x4plus; above 2x, resampling does the rest.",
+            "in full and their output is shrunk, which keeps the finest lines. RealESRGAN_x2plus works at 2x and "
+            "takes a quarter of the time of RealESRGAN_x4plus; above 2x, resampling does the rest.",
             flags=("--model", "-m"), metavar="NAME|FILE", panel=NETWORK, sent="never",
         ),
     ] = AUTO_MODEL  # fmt: skip
@@ -213,6 +262,22 @@ class ProcessingSettings:
             flags=("--engine", "--backend"), metavar="NAME", panel=NETWORK, fingerprint="always",
         ),
     ] = "torch"  # fmt: skip
+    # Both are hashed by the engine registry: the weights count and not their path.
+    face_model: Annotated[
+        Path | None,
+        Opt(
+            "Restore faces of photographs with these weights: GFPGAN or RestoreFormer. Gray and drawn pages stay as "
+            "they are.",
+            metavar="FILE", panel=NETWORK, sent="never",
+        ),
+    ] = None  # fmt: skip
+    face_strength: Annotated[
+        float, Ge(0), Le(1),
+        Opt(
+            "With --face-model: how much of a restored face is taken.",
+            metavar="0..1", panel=NETWORK, sent="never",
+        ),
+    ] = 0.8  # fmt: skip
     raw: Annotated[
         bool,
         Opt(
@@ -221,6 +286,31 @@ class ProcessingSettings:
             panel=NETWORK, fingerprint="if-changed",
         ),
     ] = False  # fmt: skip
+    levels: Annotated[
+        Levels | None,
+        Opt(
+            "Black and white point of gray pages. auto: the shades of the ink and of the paper of each page become "
+            "black and white. BLACK,WHITE: these shades do, such as 20,235. off: pages keep their shades.",
+            metavar="auto|BLACK,WHITE|off", default_text="off", panel=PAGES, fingerprint="if-changed",
+            parse=Levels.parse, write=str, read=Levels.read,
+        ),
+    ] = None  # fmt: skip
+    neutral_paper: Annotated[
+        bool,
+        Opt(
+            "Make yellowed paper neutral. A page whose only colour was that of its paper then counts as gray.",
+            panel=PAGES, fingerprint="if-changed",
+        ),
+    ] = False  # fmt: skip
+    # Hashed by the weights of their models, as the model itself.
+    rules: Annotated[
+        tuple[Rule, ...],
+        Opt(
+            "Settings of single pages, in order: every rule that matches a page counts, and a later one wins.",
+            fingerprint="if-changed", on_command_line=False, parse=_parse_rules, write=_write_rules,
+            read=_read_rules,
+        ),
+    ] = ()  # fmt: skip
     # The engine registry decides which of them are hashed.
     engine_options: Annotated[
         EngineOptions,
@@ -273,14 +363,36 @@ class ProcessingSettings:
             panel=OUTPUTS, fingerprint="if-changed",
         ),
     ] = "first"  # fmt: skip
-    # The next two concern reading and writing volumes, which a remote machine never does.
+    crop_margins: Annotated[
+        bool,
+        Opt(
+            "Cut off the empty paper around pages. Nothing that holds ink is cut.",
+            panel=OUTPUTS, fingerprint="if-changed",
+        ),
+    ] = False  # fmt: skip
+    # The next ones concern reading and writing volumes, which a remote machine never does.
     archive_output: Annotated[
         ArchiveOutput,
         Opt(
-            "Write a volume as a CBZ or as a folder of pages.",
+            "Write a volume as a CBZ, a folder of pages, an EPUB with fixed layout, a KEPUB for Kobo, or a PDF.",
             panel=VOLUMES, fingerprint="if-changed", sent="never",
         ),
     ] = "cbz"  # fmt: skip
+    right_to_left: Annotated[
+        bool,
+        Opt(
+            "Volumes are read from right to left. Without this option, a volume is if its ComicInfo.xml, EPUB or PDF "
+            "says so.",
+            panel=VOLUMES, fingerprint="if-changed", sent="never",
+        ),
+    ] = False  # fmt: skip
+    max_volume_size: Annotated[
+        int | None, Ge(100_000),
+        Opt(
+            "Split EPUB, KEPUB and PDF volumes into several files of at most this size, such as 200MB.",
+            metavar="BYTES", panel=VOLUMES, fingerprint="if-changed", sent="never", parse=parse_volume_size,
+        ),
+    ] = None  # fmt: skip
     pdf_dpi: Annotated[
         int, Ge(36), Le(1200),
         Opt(
@@ -318,10 +430,36 @@ class ProcessingSettings:
             size = Scale(scale)
         object.__setattr__(self, "size", size or DEFAULT_SIZE)
         object.__setattr__(self, "engine_options", as_engine_options(self.engine_options))
+        object.__setattr__(self, "rules", read_rules(self.rules, ProcessingSettings))
         check(self)
         check_engine(self.backend)
         self._check_formats()
+        self._check_books()
         require(self.gate or not self.strict, "--strict needs the quality gate: leave out --no-gate")
+        check_rules(self.rules, self.changed_for_page)
+
+    def changed_for_page(self, changes: Mapping[str, Any]) -> Self:
+        """Return the settings of a page for which rules change some options. They have no rules.
+
+        An option that has no effect together with the changes is left out: the strength of another model, the quality
+        of a lossless format.
+
+        Args:
+            changes: options of `rules.SETTABLE` by name.
+
+        Raises:
+            SettingsError: a value is not allowed.
+        """
+        values = {"rules": (), **changes}
+        if "model" in changes:
+            values.setdefault("denoise", None)
+        if "format" in changes and changes["format"] != self.format:
+            # The quality of the job is that of its own format.
+            values.setdefault("quality", None)
+            values["png_level"] = None
+        if values.get("format", self.format) in ("png", "tiff"):
+            values["quality"] = None
+        return replace(self, **values)
 
     def _check_formats(self) -> None:
         require(
@@ -333,6 +471,29 @@ class ProcessingSettings:
             self.png_level is None or self.format in ("png", "auto"),
             f"--png-level has no effect on --format {self.format}: leave it out",
         )
+
+    def _check_books(self) -> None:
+        kinds = BOOK_FORMATS.get(self.archive_output)
+        require(
+            kinds is None or self.format == "auto" or self.format in kinds,
+            f"--archive-output {self.archive_output} takes pages in --format {' or '.join(kinds or ())}, not "
+            f"{self.format}: e-readers show no others",
+        )
+        require(
+            self.max_volume_size is None or self.archive_output in BOOK_FORMATS,
+            "--max-volume-size needs --archive-output epub, kepub or pdf",
+        )
+
+    @property
+    def screen(self) -> Screen | None:
+        """The screen that pages are made for; None if they are not made for one."""
+        return self.size if isinstance(self.size, Screen) else None
+
+    @property
+    def icc_mode(self) -> IccMode:
+        """How colour profiles are handled: a gray screen knows none."""
+        screen = self.screen
+        return "srgb" if screen is not None and screen.levels is not None else self.icc
 
     @property
     def gray_mode(self) -> GrayMode:

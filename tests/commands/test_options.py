@@ -178,7 +178,7 @@ def complete(line: str) -> list[str]:
 
 
 def test_shell_completion_knows_commands_options_and_choices() -> None:
-    assert complete("comic-upscale re") == ["report", "remote"]
+    assert complete("comic-upscale re") == ["restore", "report", "remote"]
     assert complete("comic-upscale run --pdf") == ["--pdf-dpi"]
     assert complete("comic-upscale remote upscale box --pdf") == ["--pdf-dpi"]
     assert complete("comic-upscale run --precision fp") == ["fp32", "fp16"]
@@ -208,6 +208,8 @@ def test_a_command_that_is_not_asked_for_is_not_imported() -> None:
                 "comic_upscale.commands.recorded_job",
                 "comic_upscale.commands.status",
                 "comic_upscale.settings.paths",
+                "comic_upscale.settings.places",
+                "comic_upscale.settings.screens",
                 "comic_upscale.settings.selection",
                 "comic_upscale.settings.sizes",
             ],
@@ -364,4 +366,4 @@ def test_a_dry_run_asks_no_machine(pages: Path) -> None:
 
 def test_every_option_is_on_a_command_line_or_says_that_it_is_not() -> None:
     hidden = {each.name for each in definitions(JobSettings) if not each.opt.on_command_line}
-    assert hidden == {"weights_cache"}
+    assert hidden == {"rules", "weights_cache"}

@@ -8,11 +8,17 @@ from typing import Any
 import pytest
 
 from comic_upscale.settings.job import LEGACY_PARTS, FailureLimit, JobSettings
+from comic_upscale.settings.levels import Levels
 from comic_upscale.settings.options import definitions
+from comic_upscale.settings.paths import replace_folder
+from comic_upscale.settings.rules import Conditions, Rule
+from comic_upscale.settings.screens import Screen
 from comic_upscale.settings.selection import Selection
 from comic_upscale.settings.sizes import Bounds, Fit, Height, LongSide, Print, Scale, Width, choose_size
 
 DEFAULTS = "48d9d3a6ac0d9d091df2d5ccfc560588"
+
+IN_PLACE = {"input": Path("pages").absolute(), "output": replace_folder(Path("pages").absolute())}
 
 # Made by the version that wrote the fingerprint by hand, for the weights called "weights". They never change.
 RECORDED: list[tuple[dict[str, Any], str]] = [
@@ -53,6 +59,9 @@ RECORDED: list[tuple[dict[str, Any], str]] = [
     ({"backend": "realesrgan"}, "6a3c712e9092d99f0d48c29bcd8ef127"),
     ({"tile": 256}, "e551cb802e3da4a19bc8f17884e8653b"),
     ({"precision": "fp32"}, "b44e61ab4d1c16006b130c8e51689626"),
+    # Hashed by the weights of the file, with the options of the engine.
+    ({"face_model": Path("gfpgan.pth")}, DEFAULTS),
+    ({"face_strength": 0.5}, DEFAULTS),
     (
         {
             "size": Width(1999), "denoise": 0.25, "format": "auto", "quality": 77, "png_level": 3, "gray": "off",
@@ -75,11 +84,36 @@ RECORDED: list[tuple[dict[str, Any], str]] = [
     ({"gate": False}, DEFAULTS),
     ({"raw": True}, "bf9542aefc234d970eddc60bcbec100e"),
     ({"raw": False}, DEFAULTS),
+    ({"size": Screen("kobo-libra-2", 1264, 1680)}, "9fb90382705943b018d47d2db66cde8d"),
+    (
+        {"size": Screen("kobo-libra-colour", 1264, 1680, None, 1.0, "split")},
+        "5f115030918efb2772b5a6f24e938b8c",
+    ),
+    ({"archive_output": "epub"}, "5ba5f3ebfbe08dc6b6008aa63c1e7737"),
+    ({"archive_output": "pdf", "max_volume_size": 200_000_000}, "f59279b23169a6a6ba1c0b8b998efe65"),
+    ({"right_to_left": True}, "78b02556f479bca853d4f1e13e77fd7d"),
+    ({"replace_sources": True, **IN_PLACE}, DEFAULTS),
+    ({"crop_margins": True}, "beac0191eb94ace37dd287dcb7decff1"),
+    ({"levels": Levels()}, "5328b3bdf8cc24655f712fa1074bbbf3"),
+    ({"levels": Levels(20, 235)}, "4fee079dc865489ef0c6721d8841b78c"),
+    ({"neutral_paper": True}, "7cab2bfdecb9fabc8dce86cf5610e25d"),
+    (
+        {
+            "rules": (
+                Rule(
+                    Conditions(gray=True, min_height=1200, path=("a/*",)),
+                    (("levels", Levels()), ("model", "x.pth")),
+                ),
+            )
+        },
+        "0ebf520c1c7b6943677378b4ca25b47a",
+    ),
+    ({"profile": "manga"}, DEFAULTS),
 ]  # fmt: skip
 
 
 def settings(**changes: Any) -> JobSettings:
-    return JobSettings(input=Path("pages"), output=Path("out"), **changes)
+    return JobSettings(**{"input": Path("pages"), "output": Path("out"), **changes})
 
 
 @pytest.mark.parametrize(("changes", "recorded"), RECORDED, ids=str)
@@ -96,7 +130,7 @@ def test_a_job_has_the_same_fingerprint_once_its_record_is_read(
 
 def test_the_table_has_every_option_that_counts_and_every_option_that_does_not() -> None:
     # A new option: add a line above, with its fingerprint where it has another value than its default.
-    seen = {name for changes, _ in RECORDED for name in changes} - {"scale"}
+    seen = {name for changes, _ in RECORDED for name in changes} - {"scale", "input", "output"}
     left = {definition.name for definition in definitions(JobSettings)} - seen
     assert left == {"input", "output"}
     rules = {
@@ -111,7 +145,7 @@ def test_the_table_has_every_option_that_counts_and_every_option_that_does_not()
     "name", [each.name for each in definitions(JobSettings) if each.kind is float] + ["scale"]
 )
 def test_a_whole_number_and_the_same_float_are_one_value(name: str) -> None:
-    value = {"scale": 2, "denoise": 1}.get(name, 5)
+    value = {"scale": 2, "denoise": 1, "face_strength": 1}.get(name, 5)
     more = {"price": 1.0} if name == "max_cost" else {}
     whole, exact = settings(**more, **{name: value}), settings(**more, **{name: float(value)})
     assert type(getattr(whole, name)) is float

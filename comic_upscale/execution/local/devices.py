@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
-from comic_upscale.engines.base import Engine, EngineInfo, devices_in_words, interrupt
+from comic_upscale.costs.spending import Spending
+from comic_upscale.engines.base import Engine, EngineInfo, OutputFilter, charge, devices_in_words, interrupt
 from comic_upscale.engines.pages import upscale_pages
 from comic_upscale.engines.registry import unused_gpu_warning
 from comic_upscale.errors import ComicUpscaleError, DeviceError, PageError
@@ -38,19 +41,35 @@ def pixel_budget(workers: int, engines: Sequence[Engine]) -> int:
     return max(PIXEL_BUDGET, min(wanted, total_memory() // MEMORY_BYTES))
 
 
+def _place(engine: Engine) -> tuple[str, int | None]:
+    """Return what identifies the device of an engine, whatever network the engine holds."""
+    return engine.info.device.kind, engine.info.device.index
+
+
 class Devices:
     """The open engines; used on the thread of the event loop.
 
     Args:
         engines: at least one; they share the pages.
+        filters: applied to each page after its engine, on the thread of the engine.
+        meter: measures how busy they are, together with other engines on the same devices; None for a new one.
+        failed: the devices that failed, known to all engines on them; None for a new set.
     """
 
-    def __init__(self, engines: Sequence[Engine]) -> None:
+    def __init__(
+        self,
+        engines: Sequence[Engine],
+        meter: StageMeter | None = None,
+        failed: set[tuple[str, int | None]] | None = None,
+        filters: Sequence[OutputFilter] = (),
+    ) -> None:
         self._engines = list(engines)
+        self._filters = list(filters)
+        self._filtering = threading.Lock()
         self._threads = [ThreadPoolExecutor(1, thread_name_prefix="device") for _ in engines]
-        self._failed: set[int] = set()
-        """Indices of the engines on devices that failed."""
-        self.meter = StageMeter(len(self._engines))
+        self.failed = set() if failed is None else failed
+        """The devices that failed."""
+        self.meter = meter or StageMeter(len(self._engines))
         """How busy the engines are."""
 
     def __len__(self) -> int:
@@ -75,20 +94,25 @@ class Devices:
             native_scale=self.engine.native_scale,
         )
 
+    def charge(self, spending: Spending | None) -> None:
+        """Let engines that are billed by call record their calls in the meter of the run."""
+        for engine in self._engines:
+            charge(engine, spending)
+
     def give_up(self, engine_index: int) -> bool:
         """Note that the device of an engine failed; return whether another device still works."""
-        device = self._engines[engine_index].info.device
-        failed = {index for index, engine in enumerate(self._engines) if engine.info.device == device}
-        if len(self._failed | failed) == len(self._engines):
+        place = _place(self._engines[engine_index])
+        if all(_place(engine) in {*self.failed, place} for engine in self._engines):
             return False
-        if not failed <= self._failed:
+        if place not in self.failed:
+            device = self._engines[engine_index].info.device
             log.warning("%s is no longer used in this run; the other devices go on", device)
-        self._failed |= failed
+        self.failed.add(place)
         return True
 
     def works(self, engine_index: int) -> bool:
         """Return whether the device of an engine has not failed."""
-        return engine_index not in self._failed
+        return _place(self._engines[engine_index]) not in self.failed
 
     def instead_of(self, engine_index: int) -> int:
         """Return the index of this engine if its device works, otherwise that of another one."""
@@ -127,7 +151,7 @@ class Devices:
         try:
             return await asyncio.get_running_loop().run_in_executor(
                 self._threads[engine_index],
-                partial(upscale_pages, engine, pages, target, conservative=conservative),
+                partial(self._upscale, engine, pages, target, conservative),
             )
         except ComicUpscaleError:
             raise
@@ -141,6 +165,26 @@ class Devices:
             ) from error
         finally:
             self.meter.end()
+
+    def _upscale(
+        self, engine: Engine, pages: list[Pixels], target: tuple[int, int], conservative: bool
+    ) -> list[Pixels | PageError]:
+        results = upscale_pages(engine, pages, target, conservative=conservative)
+        if self._filters and conservative:
+            # The gate rejected the page as the filters left it.
+            note = "without filters, since the quality gate rejected the page"
+            return [
+                result if isinstance(result, PageError) else replace(result, notes=(*result.notes, note))
+                for result in results
+            ]
+        for each in self._filters:
+            # Engines have threads of their own, and share the filters.
+            with self._filtering:
+                results = [
+                    result if isinstance(result, PageError) else each.apply(result, page)
+                    for result, page in zip(results, pages, strict=True)
+                ]
+        return results
 
     def close(self) -> None:
         """Interrupt the engines, end the threads, and release the memory of the devices."""

@@ -44,11 +44,15 @@ class BatchAssembler(Generic[T]):
         self._closed = True
         self._changed.set()
 
-    async def take(self, limit: Callable[[T], int]) -> list[T]:
+    async def take(
+        self, limit: Callable[[T], int], *, prefers: Callable[[T], bool] = lambda _: True
+    ) -> list[T]:
         """Return the next batch, all of one key; empty when closed and nothing is left or can come back.
 
         Args:
             limit: returns the batch size of the device for items like this one, at least 1.
+            prefers: says which items the device takes first. The others wait as long as there are such items. They
+                come to their turn, since the pixel budget lets no more pages in while they wait.
         """
         while not self._buckets:
             if self._closed and not self._taken:
@@ -56,10 +60,9 @@ class BatchAssembler(Generic[T]):
             self._changed.clear()
             await self._changed.wait()
         # Buckets are in the order of their oldest items.
-        key = next(
-            (key for key, bucket in self._buckets.items() if len(bucket) >= limit(bucket[0])),
-            next(iter(self._buckets)),
-        )
+        preferred = [key for key, bucket in self._buckets.items() if prefers(bucket[0])]
+        keys = preferred or list(self._buckets)
+        key = next((key for key in keys if len(self._buckets[key]) >= limit(self._buckets[key][0])), keys[0])
         # It may raise, and nothing is taken yet.
         count = limit(self._buckets[key][0])
         bucket = self._buckets.pop(key)

@@ -11,6 +11,7 @@ from comic_upscale.execution.base import PageOutcome, PageTask, PageUpscaled, fa
 from comic_upscale.execution.local.quality_gate import recorded_scores
 from comic_upscale.gate.verdict import Verdict
 from comic_upscale.imaging.pixels import Pixels
+from comic_upscale.library.page_rules import Matches, Network
 
 
 @dataclass(slots=True)
@@ -30,8 +31,18 @@ class PageInFlight:
     """The result of the last stage."""
     before: Pixels | None = None
     """The input of the network, kept for the quality gate."""
+    network: Network = ("", None)
+    """The model and the denoise strength for the page."""
+    matches: Matches = ()
+    """The rules that match it."""
+    own_settings: str = ""
+    """Its `OwnSettings` as JSON."""
     engine_index: int = 0
     """Index of the engine that upscaled it."""
+    engine_notes: tuple[str, ...] = ()
+    """The notes that came with the output of its engine."""
+    answers: tuple[str, ...] = ()
+    """Pages in `AnswerStore` whose answers are kept until it is recorded."""
     verdict: Verdict | None = None
     notes: tuple[str, ...] = ()
     ready: float = 0.0
@@ -50,7 +61,13 @@ class PageInFlight:
     def batch_key(self) -> Hashable:
         """Equal for pages that can go through the network together."""
         assert self.pixels is not None
-        return (self.pixels.color.shape, self.pixels.bits, self.pixels.alpha is None, self.target)
+        return (
+            self.network,
+            self.pixels.color.shape,
+            self.pixels.bits,
+            self.pixels.alpha is None,
+            self.target,
+        )
 
     def add_seconds(self, stage: str, seconds: float) -> None:
         """Add time spent in a stage."""
@@ -81,6 +98,8 @@ class PageInFlight:
             notes=self.notes,
             scores={} if self.verdict is None else recorded_scores(self.verdict),
             suspect=() if self.verdict is None else self.verdict.reasons,
+            own_settings=self.own_settings or None,
+            answers=self.answers,
             made_at=time.perf_counter(),
         )
 
