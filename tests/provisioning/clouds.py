@@ -108,6 +108,9 @@ class Cloud:
 def respond(handler: BaseHTTPRequestHandler, cloud: Cloud, body: dict[str, Any]) -> None:
     split = urlsplit(handler.path)
     path, query = split.path.removeprefix("/api"), parse_qs(split.query)
+    if not split.path.startswith("/api/"):
+        send(handler, 404, {"message": "there is nothing here"})
+        return
     basic = "Basic " + base64.b64encode(f"{KEY}:".encode()).decode()
     expected = basic if cloud.provider == "lambda" else f"Bearer {KEY}"
     own_key = handler.headers.get("Authorization") == "Bearer key-of-this-machine"

@@ -82,7 +82,8 @@ def test_requests_that_may_be_repeated_are(
     assert provider.find(id)
     assert provider.list()
     provider.terminate(id)
-    assert cloud.faults == []
+    # Of a deletion without an answer, nothing can be missing.
+    assert cloud.faults in ([], [("terminate", "half")])
     assert cloud.machines == {}
     if fault == "429":
         assert all(pause >= 1 for pause in clock.pauses), "it waits as long as it was asked to"

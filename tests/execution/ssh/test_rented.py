@@ -172,15 +172,24 @@ def test_signals_end_the_machine_at_any_time(
     for number in range(3, 24):
         draw(tmp_path / "pages" / f"{number}.png", number, size=(400, 500))
     for signals in (1, 2):
-        before = set(box.base.glob("jobs/*/output/*.png"))
+        before = outputs(box)
         with start(asked, tmp_path) as process:
-            wait_for(lambda: set(box.base.glob("jobs/*/output/*.png")) - before or process.poll() is not None)
+            wait_for(lambda: cloud.launched > signals or process.poll() is not None)
+            wait_for(lambda old=before: outputs(box) - old or process.poll() is not None)  # type: ignore[misc]
             for _ in range(signals):
                 process.send_signal(signal.SIGINT)
                 time.sleep(0.2)
             said = process.communicate(timeout=120)[0]
+        # The machine is gone, and its processes with it.
+        for run in box.runs():
+            run.kill()
         ended = (process.returncode, cloud.launched, cloud.machines)
         assert ended == (128 + signal.SIGINT, 1 + signals, {}), said
+
+
+def outputs(box: Box) -> set[Path]:
+    """The pages that are done on the machine."""
+    return set(box.base.glob("jobs/*/output/*.png"))
 
 
 def test_a_killed_client_leaves_the_switch_and_a_machine_that_can_be_used_and_ended(
