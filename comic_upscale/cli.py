@@ -55,6 +55,16 @@ COMMANDS = {
         "  comic-upscale status --job pages-x2.5 --watch\n\n"
         "  comic-upscale status --ledger /data/ledger.sqlite3 --json",
     ),
+    "pause": Entry(
+        "comic_upscale.commands.pause:pause",
+        "Pause a run that another process works on. Pages on a device are finished, and no other begins.",
+        "Examples:\n\n  comic-upscale pause\n\n  comic-upscale pause pages-x2.5",
+    ),
+    "resume": Entry(
+        "comic_upscale.commands.pause:resume",
+        "Let a paused run continue.",
+        "Examples:\n\n  comic-upscale resume\n\n  comic-upscale resume pages-x2.5",
+    ),
     "prune": Entry(
         "comic_upscale.commands.prune:prune",
         "List the outputs whose sources are no longer in the input. --yes removes them.",

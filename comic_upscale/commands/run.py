@@ -223,6 +223,8 @@ def run_shown(
     try:
         with _stop_on_signals(stop, display) as received:
             service = JobService(state_folder())
+            # Whoever starts a run wants it to run.
+            service.resume(settings.output)
             finished = service.run(settings, on_event=on_event, stop=stop, remote=remote, worker=worker)
     finally:
         display.close()

@@ -18,6 +18,7 @@ from comic_upscale.planning.follow_renames import MovedOutput
 from comic_upscale.planning.plan import Plan
 from comic_upscale.planning.resolve import ResolvedJob
 from comic_upscale.settings.job import JobSettings
+from comic_upscale.settings.selection import Selection
 from comic_upscale.storage.stores import Stores
 
 
@@ -57,6 +58,8 @@ class JobContext:
     """The cost meter, which may request a stop; None without a price."""
     watch: PageWatch | None = None
     """Watches which pages are in flight."""
+    looked_at: Selection | None = None
+    """The part of the input that this run looks at; None for all of it."""
 
     @property
     def settings(self) -> JobSettings:

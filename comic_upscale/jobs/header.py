@@ -45,7 +45,7 @@ def _header(context: JobContext, info: ExecutorInfo | None) -> JobStarted:
         passed_over=dict(context.discovery.passed_over),
         warnings=_warnings(context, info),
         volumes=len(context.discovery.volumes),
-        selection=str(settings.selection or ""),
+        selection=str(context.looked_at or ""),
     )
 
 

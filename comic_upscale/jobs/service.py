@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from comic_upscale.ledger.pausing import pause_job, resume_job
 from comic_upscale.ledger.queries import Failure, Suspect, read_failures, read_suspects
 from comic_upscale.ledger.recent import choose_ledger, remember_ledger
 from comic_upscale.ledger.status import JobStatus, read_status
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from comic_upscale.jobs.prune import PruneResult
     from comic_upscale.planning.preview import OnPage, Preview
     from comic_upscale.settings.job import JobSettings
+    from comic_upscale.settings.selection import Selection
 
 
 class JobService:
@@ -50,6 +52,7 @@ class JobService:
         open_engines: OpenEngines | None = None,
         watch: PageWatch | None = None,
         worker: Path | None = None,
+        only: Selection | None = None,
     ) -> JobFinished:
         """Run a job to its end, and record it as the most recent one.
 
@@ -61,6 +64,7 @@ class JobService:
             open_engines: opens the engines, for a caller that keeps them between jobs. Default: those of the registry.
             watch: receives the pages in flight, and can refuse a page.
             worker: the socket of a worker of this machine, as for `run_job`.
+            only: the part of the input that this run looks at, as for `run_job`.
 
         Raises:
             ComicUpscaleError: as `run_job`.
@@ -77,7 +81,14 @@ class JobService:
 
         opener = open_engines or registry.open_engines
         return run_job(
-            settings, on_event=note, stop=stop, remote=remote, open_engines=opener, watch=watch, worker=worker
+            settings,
+            on_event=note,
+            stop=stop,
+            remote=remote,
+            open_engines=opener,
+            watch=watch,
+            worker=worker,
+            only=only,
         )
 
     def find_ledger(self, job: Path | None = None, ledger: Path | None = None) -> Path:
@@ -96,6 +107,14 @@ class JobService:
     def status(self, ledger: Path) -> JobStatus:
         """Return the status of a job; errors as for `ledger.status.read_status`."""
         return read_status(ledger)
+
+    def pause(self, output: Path) -> bool:
+        """Pause the job of an output folder; result and errors as for `ledger.pausing.pause_job`."""
+        return pause_job(output)
+
+    def resume(self, output: Path) -> bool:
+        """Let a paused job go on; result and errors as for `ledger.pausing.resume_job`."""
+        return resume_job(output)
 
     def failures(self, ledger: Path) -> list[Failure]:
         """Return the failed pages of a job with reasons; errors as for `status`."""

@@ -158,6 +158,7 @@ class Pipeline:
     async def _upscale(self, engine_index: int) -> None:
         devices = self._tools.devices
         while pages := await self._next_batch(lambda page: devices.batch_limit(engine_index, page.size)):
+            await self._stop.while_paused()
             self._check_spending(input_pixels(pages))
             if self._stop.requested:
                 for page in pages:
