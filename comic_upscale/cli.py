@@ -47,6 +47,15 @@ COMMANDS = {
         "  comic-upscale run v01.cbz v02.cbz extras/ --output upscaled/\n\n"
         "Run the same command again to continue where it stopped.",
     ),
+    "watch": Entry(
+        "comic_upscale.commands.watch:watch",
+        "Watch folders for ever, and upscale what is new or changed once it is completely there.",
+        "Examples:\n\n"
+        "  comic-upscale watch comics/ --output upscaled/\n\n"
+        "  comic-upscale watch manga/ comics/ --output /mnt/nas/upscaled --settle 120\n\n"
+        "  comic-upscale watch inbox/ --output upscaled/ --once\n\n"
+        "Ctrl-C or SIGTERM ends it after the pages in progress.",
+    ),
     "status": Entry(
         "comic_upscale.commands.status:status",
         "Show the progress of a job, from its ledger. Default: the job that you started last.",

@@ -31,7 +31,7 @@ from comic_upscale.settings.processing import DEFAULT_SIZE
 
 if TYPE_CHECKING:
     from comic_upscale.console.display import Display
-    from comic_upscale.execution.events import Event, JobFinished
+    from comic_upscale.execution.events import Event, JobFinished, Listener
     from comic_upscale.execution.remote import RemoteOptions
     from comic_upscale.execution.stop import StopRequest
     from comic_upscale.planning.preview import PagePreview
@@ -201,8 +201,25 @@ def run_shown(
         remote: a remote machine that processes the pages.
         worker: the socket of a worker of this machine that processes them.
     """
-    from comic_upscale.console import display as terminal
     from comic_upscale.jobs.service import JobService
+
+    with open_display(stop, shown) as (display, on_event), _stop_on_signals(stop, display) as received:
+        service = JobService(state_folder())
+        # Whoever starts a run wants it to run.
+        service.resume(settings.output)
+        finished = service.run(settings, on_event=on_event, stop=stop, remote=remote, worker=worker)
+    return _exit_code(finished, received), finished
+
+
+@contextmanager
+def open_display(stop: StopRequest, shown: ShowOptions) -> Iterator[tuple[Display, Listener]]:
+    """Open the display of runs. Inside the block, it and a listener that never raises an error are usable.
+
+    Args:
+        stop: requested when nobody can see the display any more.
+        shown: what to print.
+    """
+    from comic_upscale.console import display as terminal
 
     display = _choose_display(stop, shown)
     if shown.log is not None:
@@ -221,14 +238,9 @@ def run_shown(
             stop.request(f"cannot write to the terminal: {error.strerror or error}")
 
     try:
-        with _stop_on_signals(stop, display) as received:
-            service = JobService(state_folder())
-            # Whoever starts a run wants it to run.
-            service.resume(settings.output)
-            finished = service.run(settings, on_event=on_event, stop=stop, remote=remote, worker=worker)
+        yield display, on_event
     finally:
         display.close()
-    return _exit_code(finished, received), finished
 
 
 def _exit_code(finished: JobFinished, received: list[int]) -> int:

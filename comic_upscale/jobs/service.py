@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from comic_upscale.ledger.pausing import pause_job, resume_job
 from comic_upscale.ledger.queries import Failure, Suspect, read_failures, read_suspects
-from comic_upscale.ledger.recent import choose_ledger, remember_ledger
+from comic_upscale.ledger.recent import choose_ledger, is_remembered, remember_ledger
 from comic_upscale.ledger.status import JobStatus, read_status
 
 if TYPE_CHECKING:
@@ -107,6 +107,10 @@ class JobService:
     def status(self, ledger: Path) -> JobStatus:
         """Return the status of a job; errors as for `ledger.status.read_status`."""
         return read_status(ledger)
+
+    def has_run(self, ledger: Path) -> bool:
+        """Return whether this user has run a job with this ledger, also if the ledger's drive is away now."""
+        return is_remembered(self._state_folder, ledger)
 
     def pause(self, output: Path) -> bool:
         """Pause the job of an output folder; result and errors as for `ledger.pausing.pause_job`."""

@@ -225,6 +225,13 @@ def little_memory_kept() -> Iterator[None]:
         library.malloc_trim(0)
 
 
+def return_free_memory() -> None:
+    """Return the memory that the C library keeps for new buffers to the system. With others than glibc, do nothing."""
+    library = _glibc()
+    if library is not None:
+        library.malloc_trim(0)
+
+
 @cache
 def _glibc() -> ctypes.CDLL | None:
     try:
