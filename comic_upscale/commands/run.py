@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +23,8 @@ from comic_upscale.commands.environment import default_workers, state_folder, we
 from comic_upscale.commands.options import Given, takes
 from comic_upscale.commands.selection import FromFile, Pages, with_pages
 from comic_upscale.errors import EXIT_CEILING, InputError, NoJobYetError, SettingsError
+from comic_upscale.settings.environment import values_from_environment
+from comic_upscale.settings.hooks import HookSettings
 from comic_upscale.settings.job import JobSettings, upgrade_record
 from comic_upscale.settings.option_json import in_program_words, values_from_json
 from comic_upscale.settings.options import Opt, definitions
@@ -63,9 +65,10 @@ class ShowOptions:
 
 
 SHOW = definitions(ShowOptions)
+HOOKS = definitions(HookSettings)
 
 
-@takes(given=JOB, show=SHOW)
+@takes(given=JOB, hooks=HOOKS, show=SHOW)
 def run(
     pages: Pages = None,
     *,
@@ -78,6 +81,7 @@ def run(
         ),
     ] = False,
     given: Given,
+    hooks: Given,
     show: Given,
     settings: Annotated[
         Path | None,
@@ -101,13 +105,14 @@ def run(
     recorded = {} if settings is None else _read_settings(settings)
     own = given.values()
     job = _checked(with_pages({**recorded, **own}, pages, from_file), recorded.keys() - own.keys())
+    called = hook_settings(hooks)
     set_up_logging(verbose=shown.verbose)
     if shown.dry_run:
         show_plan(job, as_json=shown.as_json)
         return
     if not redo and not shown.as_json and has_terminal():
         _ask_before_replacing(job)
-    code, _ = run_shown(job, StopRequest(), shown, worker=worker)
+    code, _ = run_shown(job, StopRequest(), shown, worker=worker, hooks=called)
     raise typer.Exit(code)
 
 
@@ -191,6 +196,7 @@ def run_shown(
     *,
     remote: RemoteOptions | None = None,
     worker: Path | None = None,
+    hooks: HookSettings | None = None,
 ) -> tuple[int, JobFinished]:
     """Run a job, print its events, and return the exit code and the final event.
 
@@ -200,15 +206,60 @@ def run_shown(
         shown: what to print.
         remote: a remote machine that processes the pages.
         worker: the socket of a worker of this machine that processes them.
+        hooks: are called when a volume or the run is done.
     """
     from comic_upscale.jobs.service import JobService
 
-    with open_display(stop, shown) as (display, on_event), _stop_on_signals(stop, display) as received:
+    with (
+        open_display(stop, shown) as (display, show_event),
+        open_hooks(hooks, show_event) as (on_event, finish_hooks),
+        _stop_on_signals(stop, display) as received,
+    ):
         service = JobService(state_folder())
         # Whoever starts a run wants it to run.
         service.resume(settings.output)
         finished = service.run(settings, on_event=on_event, stop=stop, remote=remote, worker=worker)
+        finish_hooks()
     return _exit_code(finished, received), finished
+
+
+@contextmanager
+def open_hooks(
+    settings: HookSettings | None, on_event: Listener
+) -> Iterator[tuple[Listener, Callable[[], None]]]:
+    """Open the hooks of runs.
+
+    Args:
+        settings: the hooks; None for none.
+        on_event: takes the events of the runs, and of the hooks.
+
+    Yields:
+        A listener for the events of runs, and a function that waits for the hooks of a run and reports them.
+    """
+    if settings is None or settings.is_empty:
+        yield on_event, lambda: None
+        return
+    from comic_upscale.hooks.runner import HookRunner
+
+    runner = HookRunner(settings, os.environ)
+
+    def listen(event: Event) -> None:
+        on_event(event)
+        runner(event)
+
+    try:
+        yield listen, lambda: on_event(runner.finish())
+    finally:
+        runner.close()
+
+
+def hook_settings(given: Given) -> HookSettings:
+    """Return the hooks: the given options, then variables of the environment.
+
+    Raises:
+        SettingsError: a value is not allowed.
+    """
+    return HookSettings(**{**values_from_environment(HookSettings, os.environ), **given.values()})
 
 
 @contextmanager

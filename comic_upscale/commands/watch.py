@@ -18,11 +18,14 @@ from comic_upscale.commands.environment import state_folder
 from comic_upscale.commands.options import Given, takes
 from comic_upscale.commands.run import (
     EXIT_SOME_FAILED,
+    HOOKS,
     JOB,
     SHOW,
     ShowOptions,
+    hook_settings,
     job_settings,
     open_display,
+    open_hooks,
     set_up_logging,
 )
 from comic_upscale.errors import InputError, SettingsError
@@ -46,7 +49,7 @@ WATCHED = tuple(
 SHOWN = tuple(option for option in SHOW if option.name != "dry_run")
 
 
-@takes(given=WATCHED, show=SHOWN)
+@takes(given=WATCHED, hooks=HOOKS, show=SHOWN)
 def watch(
     folders: Annotated[
         list[Path], typer.Argument(metavar="FOLDER...", show_default=False, help="The folders to watch.")
@@ -74,6 +77,7 @@ def watch(
         bool, typer.Option("--once", help="End when nothing is left to do and no file changes any more.")
     ] = False,
     given: Given,
+    hooks: Given,
     show: Given,
     worker: Annotated[
         Path | None,
@@ -91,12 +95,21 @@ def watch(
             raise SettingsError(f"{flag} must be between 0 and 86400, not {seconds:g}")
     shown = ShowOptions(**show.values())
     jobs = watched_jobs(folders, given.values())
+    called = hook_settings(hooks)
     set_up_logging(verbose=shown.verbose)
     stop = StopRequest()
     _stop_on_signals(stop)
-    with open_display(stop, shown) as (_, on_event):
+    with open_display(stop, shown) as (_, show_event), open_hooks(called, show_event) as (on_event, finish):
         failed = _watch(
-            jobs, on_event, stop, settle=settle, poll=poll, close_after=close_after, once=once, worker=worker
+            jobs,
+            on_event,
+            finish,
+            stop,
+            settle=settle,
+            poll=poll,
+            close_after=close_after,
+            once=once,
+            worker=worker,
         )
     if once and failed:
         raise typer.Exit(EXIT_SOME_FAILED)
@@ -147,6 +160,7 @@ def watched_jobs(folders: Sequence[Path], given: Mapping[str, Any]) -> list[JobS
 def _watch(
     jobs: Sequence[JobSettings],
     on_event: Listener,
+    finish_hooks: Callable[[], None],
     stop: StopRequest,
     *,
     settle: float,
@@ -166,7 +180,7 @@ def _watch(
 
     def run(settings: JobSettings, only: Selection) -> JobFinished:
         stop.has_begun = False
-        return service.run(
+        finished = service.run(
             settings,
             on_event=on_event,
             stop=stop,
@@ -174,6 +188,8 @@ def _watch(
             only=only,
             open_engines=engines.open_engines,
         )
+        finish_hooks()
+        return finished
 
     def on_idle(seconds: float) -> None:
         if seconds >= close_after and engines.models:
