@@ -19,6 +19,7 @@ from comic_upscale.engines.base import (
     OnProgress,
 )
 from comic_upscale.engines.options import pixel_options, read_options
+from comic_upscale.engines.tta import TtaEngine
 from comic_upscale.errors import SettingsError
 from comic_upscale.models.weights import ResolvedWeights
 from comic_upscale.settings.engines import BUILT_IN, GROUP, EngineOptions, check_engine, entry_points
@@ -126,7 +127,8 @@ def open_engines(settings: JobSettings, weights: ResolvedWeights | None) -> list
     resources = EngineResources(
         device=settings.device, precision=settings.precision, batch=settings.batch, tile=settings.tile
     )
-    return factory.open(spec_of(settings, weights), resources)
+    engines = factory.open(spec_of(settings, weights), resources)
+    return [TtaEngine(engine) for engine in engines] if settings.tta else engines
 
 
 def check_remote(settings: JobSettings) -> None:

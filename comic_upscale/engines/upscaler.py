@@ -19,7 +19,7 @@ from comic_upscale.imaging.decode import decode
 from comic_upscale.imaging.encode import check_encoded, check_target, encode
 from comic_upscale.imaging.pixels import Pixels, UInt8Array
 from comic_upscale.imaging.shrink import shrink
-from comic_upscale.imaging.target_size import find_target, grows
+from comic_upscale.imaging.target_size import find_target, needs_network
 from comic_upscale.models.default_model import DefaultModel, check_auto, choose_model, is_auto
 from comic_upscale.models.network import load_network
 from comic_upscale.models.weights import resolve_weights
@@ -101,7 +101,7 @@ class Upscaler:
         Args:
             image: a Pillow image of mode L, LA, RGB or RGBA, or uint8 height x width (gray), or
                 height x width x 1 to 4 (gray, gray and alpha, RGB, RGBA).
-            scale: above 1, at most 8; 2.5 if no size is given either.
+            scale: 1 to 8; 2.5 if no size is given either.
             size: instead of a scale, such as ``Width(2000)`` from ``comic_upscale.settings.sizes``.
 
         Returns:
@@ -119,7 +119,7 @@ class Upscaler:
         """Return a decoded page at its target size, given as a size or a scale; errors as in `upscale`."""
         requested = choose_size(scale=size) if isinstance(size, int | float) else size
         target = find_target(page.width, page.height, requested).size
-        if not grows((page.width, page.height), target):
+        if not needs_network((page.width, page.height), target, self.native_scale):
             return shrink(prepare(page), target)
         (result,) = upscale_pages(self._engine, [prepare(page)], target)
         if isinstance(result, PageError):

@@ -280,6 +280,8 @@ def _row(page: str, original: Image.Image, outputs: Sequence[tuple[str, Image.Im
 
 def _check(scale: float, quality: int | None, sample: int | None) -> None:
     choose_size(scale=scale)  # raises the error for an invalid scale
+    if scale == 1:
+        raise SettingsError("--scale must be above 1: pages are shrunk by it, and models enlarge them again")
     if quality is not None and not 1 <= quality <= 100:
         raise SettingsError(f"--jpeg must be a quality from 1 to 100, not {quality}")
     if sample is not None and sample < 1:

@@ -11,6 +11,9 @@ from comic_upscale.settings.sizes import Bounds, Fit, Height, LongSide, Print, S
 MAX_FACTOR = 16.0
 """The largest factor. A page that needs more is refused, because its content would be unrecognisable."""
 
+RESTORES = 1
+"""The own factor of a network that cleans pages and does not enlarge them."""
+
 _MM_PER_INCH = 25.4
 _WORTH_TELLING_MM = 0.2
 
@@ -81,8 +84,19 @@ def factor_of(page: tuple[int, int], target: tuple[int, int]) -> float:
 
 
 def grows(page: tuple[int, int], target: tuple[int, int]) -> bool:
-    """Return whether a page becomes larger and so needs the network."""
+    """Return whether a page becomes larger."""
     return target[0] > page[0] or target[1] > page[1]
+
+
+def needs_network(page: tuple[int, int], target: tuple[int, int], native_scale: int | None) -> bool:
+    """Return whether a page goes through the network: it becomes larger, or the network restores pages of any size.
+
+    Args:
+        page: (width, height) in pixels.
+        target: (width, height) in pixels.
+        native_scale: the network's own factor; None if the engine makes any size.
+    """
+    return native_scale == RESTORES or grows(page, target)
 
 
 def is_larger(page: tuple[int, int], bounds: Bounds) -> bool:
@@ -113,6 +127,9 @@ def describe_growth(page: tuple[int, int], target: tuple[int, int], native_scale
         target: (width, height) in pixels.
         native_scale: the network's own factor; None if the engine makes any size.
     """
+    if native_scale == RESTORES:
+        how = "enlarged" if grows(page, target) else "shrunk"
+        return None if page == target else f"restored by the network, then {how} by Lanczos"
     if not grows(page, target):
         same = page == target
         return (

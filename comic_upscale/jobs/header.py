@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comic_upscale.execution.base import ExecutorInfo
 from comic_upscale.execution.events import JobStarted
+from comic_upscale.imaging.target_size import RESTORES
 from comic_upscale.jobs.context import JobContext
 from comic_upscale.planning.names import describe_safe_names
 from comic_upscale.planning.plan import replaced_note
@@ -49,6 +50,18 @@ def _header(context: JobContext, info: ExecutorInfo | None) -> JobStarted:
     )
 
 
+def _about_scale(scale: float, native_scale: int) -> list[str]:
+    if scale == 1 and native_scale != RESTORES:
+        return [
+            f"at scale 1 this network, which enlarges {native_scale}x, is not used, so pages are only written again; "
+            "choose a network of 1x to restore them"
+        ]
+    if scale <= native_scale:
+        return []
+    does = "restores pages" if native_scale == RESTORES else f"enlarges {native_scale}x"
+    return [f"the network {does}; resampling does the rest up to {scale:g}x, which adds no detail"]
+
+
 def _warnings(context: JobContext, info: ExecutorInfo | None) -> tuple[str, ...]:
     warnings = [*context.discovery.warnings, *(() if info is None else info.warnings)]
     if renamed := context.plan.renamed:
@@ -58,9 +71,6 @@ def _warnings(context: JobContext, info: ExecutorInfo | None) -> tuple[str, ...]
     if context.job.model.note is not None:
         warnings.append(context.job.model.note)
     scale, native_scale = context.settings.scale, None if info is None else info.native_scale
-    if native_scale is not None and scale is not None and scale > native_scale:
-        warnings.append(
-            f"the network enlarges {native_scale}x; resampling does the rest up to {scale:g}x, "
-            "which adds no detail"
-        )
+    if native_scale is not None and scale is not None:
+        warnings += _about_scale(scale, native_scale)
     return tuple(warnings)

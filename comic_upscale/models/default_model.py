@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from comic_upscale.errors import WeightsError
-from comic_upscale.models.catalogue import CATALOGUE, Model
+from comic_upscale.models.catalogue import CATALOGUE, FAMILIES, Model
 from comic_upscale.models.download import OnProgress
 from comic_upscale.models.weights import no_denoise, resolve_weights
 from comic_upscale.settings.job import AUTO_MODEL
+from comic_upscale.settings.processing import ProcessingSettings
 
 GPU_DEFAULT = "RealESRGAN_x4plus_anime_6B"
 """The default if every device is a GPU. It is too slow for a CPU, and a download of 18 MB."""
@@ -83,3 +84,14 @@ def choose_model(
     except WeightsError as error:
         return DefaultModel(CPU_DEFAULT, f"auto uses {CPU_DEFAULT} instead of {GPU_DEFAULT}: {error}")
     return DefaultModel(GPU_DEFAULT)
+
+
+def assumed_native_scale(settings: ProcessingSettings) -> int | None:
+    """Return 1 if a job probably uses a network that restores pages at their size; None if that is unknown.
+
+    For estimates, which load no network: whoever asks for scale 1 with a file of their own has such a network.
+    """
+    is_own = (
+        settings.model not in CATALOGUE and settings.model not in FAMILIES and not is_auto(settings.model)
+    )
+    return 1 if settings.scale == 1 and is_own else None

@@ -31,9 +31,8 @@ from comic_upscale.models.weights import ResolvedWeights, check_denoise, mixes
 _PURPOSES = {
     "FaceSR": "restores faces and changes everything else",
     "Inpainting": "fills holes under a mask",
-    "Restoration": "cleans images without enlarging them (1x)",
 }
-_WAY_OUT = "Use a model from the catalogue, or a super-resolution network for single images."
+_WAY_OUT = "Use a model from the catalogue, or a network that enlarges or restores single images."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +43,7 @@ class Network:
     """In evaluation mode, float32, on the CPU, without gradients. Takes N x ``input_channels`` x H x W
     in 0..1 and returns N x ``output_channels`` x H*``native_scale`` x W*``native_scale``, not clipped."""
     native_scale: int
-    """The network's own factor, at least 2."""
+    """The network's own factor; 1 for a network that restores pages and does not enlarge them."""
     input_channels: int
     """3 (RGB) or 1 (gray)."""
     output_channels: int
@@ -83,8 +82,8 @@ def load_network(weights: ResolvedWeights, denoise: float | None) -> Network:
 
     Raises:
         SettingsError: the strength is outside 0..1, or needs denoise weights that were not resolved.
-        WeightsError: a file is missing, damaged or unsafe, or does not contain a network that enlarges single RGB
-            or gray images.
+        WeightsError: a file is missing, damaged or unsafe, or does not contain a network that enlarges or restores
+            single RGB or gray images.
     """
     check_denoise(denoise)
     state = read_state(weights.path)
@@ -237,12 +236,14 @@ def _build(state: dict[str, torch.Tensor], path: Path) -> Network:
         # Detection uses a few names. Weights that only resemble an architecture can fail anywhere.
         raise _no_model(path, "its tensors resemble a known architecture but do not fit it") from error
     architecture = str(descriptor.architecture.name)
-    if descriptor.purpose != "SR" or isinstance(descriptor, spandrel.MaskedImageModelDescriptor):
+    if descriptor.purpose not in ("SR", "Restoration") or isinstance(
+        descriptor, spandrel.MaskedImageModelDescriptor
+    ):
         what = _PURPOSES.get(descriptor.purpose, "does not enlarge images")
         raise _no_model(path, f"it is a network ({architecture}) that {what}")
-    if descriptor.scale < 2:
+    if descriptor.scale < 1:
         raise _no_model(
-            path, f"it is a network ({architecture}) of {descriptor.scale}x, which does not enlarge images"
+            path, f"it is a network ({architecture}) of {descriptor.scale}x, which shrinks images"
         )
     if descriptor.scale > LARGEST_SCALE:
         raise _no_model(path, f"it is a network ({architecture}) of {descriptor.scale}x, too large to run")

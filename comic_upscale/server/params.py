@@ -22,7 +22,7 @@ DENOISE: Mapping[str, float | None] = MappingProxyType({"none": None, "low": 0.2
 ALLOWED = frozenset(
     (
         "size", "skip_larger_than", "model", "denoise", "format", "quality", "png_level", "gray", "icc", "animated",
-        "archive_output", "pdf_dpi", "gate", "strict",
+        "archive_output", "pdf_dpi", "gate", "strict", "tta",
     )
 )  # fmt: skip
 """Processing options that a request may set."""

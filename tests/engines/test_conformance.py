@@ -47,6 +47,7 @@ SIDES = {
     "torch": Side("torch", {"device": "cpu"}),
     "torch in tiles": Side("torch", {"device": "cpu", "tile": 64}, tiles=True),
     "torch, half": Side("torch", {"device": "cpu", "precision": "bf16"}),
+    "torch, all turns": Side("torch", {"device": "cpu", "tile": 64, "tta": True}, tiles=True),
     "onnx": Side("onnx", {"device": "cpu"}),
     "onnx in tiles": Side("onnx", {"device": "cpu", "tile": 64}, tiles=True),
     "command": Side("command", {"model": "auto", "engine_options": {"command": COMMAND}}),

@@ -75,6 +75,8 @@ RECORDED: list[tuple[dict[str, Any], str]] = [
     ({"gate": False}, DEFAULTS),
     ({"raw": True}, "bf9542aefc234d970eddc60bcbec100e"),
     ({"raw": False}, DEFAULTS),
+    ({"tta": True}, "204170030998eecbfadf6a78e1634eb6"),
+    ({"tta": False}, DEFAULTS),
 ]  # fmt: skip
 
 

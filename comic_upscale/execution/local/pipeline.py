@@ -137,11 +137,11 @@ class Pipeline:
         decoded = await workers.compute("decode", page, "decode", source.data, size, page.task.sha256)
         pixels, size, page.sha256 = decoded.pixels, decoded.size, decoded.sha256
         page.pixels, page.size, page.target = pixels, size.source, size.target
-        if self._tools.settings.gate and size.grows and self._tools.gate.wants(pixels):
+        if self._tools.settings.gate and size.needs_network and self._tools.gate.wants(pixels):
             page.before = pixels
         page.ready = time.perf_counter()
         page.notes = (*pixels.notes, *size.notes)
-        if size.grows:
+        if size.needs_network:
             self._assembler.add((pixels.color.shape, pixels.bits, pixels.alpha is None, page.target), page)
         else:
             await self._to_encode.put(page)

@@ -16,7 +16,7 @@ from comic_upscale.imaging.decode import Header, decode, read_header
 from comic_upscale.imaging.encode import check_encoded, check_target, encode, list_omissions, lossy_quality
 from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.imaging.shrink import shrink
-from comic_upscale.imaging.target_size import describe_growth, find_target, grows, skip_reason
+from comic_upscale.imaging.target_size import describe_growth, find_target, needs_network, skip_reason
 from comic_upscale.settings.job import FormatName, JobSettings
 from comic_upscale.settings.sizes import Print
 
@@ -29,13 +29,10 @@ class PageSize:
     """(width, height) of the source, upright."""
     target: tuple[int, int]
     """(width, height) of the output."""
+    needs_network: bool
+    """Whether the page goes through the network."""
     notes: tuple[str, ...]
-    """Notes about them for the user."""
-
-    @property
-    def grows(self) -> bool:
-        """Whether the page needs the network."""
-        return grows(self.source, self.target)
+    """Notes about the sizes for the user."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +40,7 @@ class Decoded:
     """A decoded page."""
 
     pixels: Pixels
-    """For the network; at the target size if the page does not grow."""
+    """For the network; at the target size if the page does not go through it."""
     size: PageSize
     sha256: str
     """Of the source."""
@@ -89,7 +86,7 @@ class PageSteps:
 
     Args:
         settings: of the job.
-        native_scale: the network's own factor, for notes about sizes; None if the network makes any size.
+        native_scale: the network's own factor; None if the network makes any size.
         gate: judges finished pages.
     """
 
@@ -122,7 +119,7 @@ class PageSteps:
         if self._settings.scale is None:
             how = describe_growth(source, target.size, self._native_scale)
             notes += () if how is None else (how,)
-        return PageSize(source, target.size, notes)
+        return PageSize(source, target.size, needs_network(source, target.size, self._native_scale), notes)
 
     def pixels_in_flight(self, size: PageSize, format: FormatName) -> int:
         """Return the pixels that a page takes from the budget; 0 if decoding will refuse it.
@@ -137,7 +134,7 @@ class PageSteps:
         return max(size.target[0] * size.target[1], pixels)
 
     def decode(self, data: bytes, size: PageSize, sha256: str) -> Decoded:
-        """Decode a page, and prepare it for the network, or shrink it if it need not grow.
+        """Decode a page, and prepare it for the network, or shrink it if it does not go through that.
 
         Args:
             data: the file.
@@ -160,7 +157,7 @@ class PageSteps:
             # The file gives its orientation only after the pixels.
             size = self.find_size((pixels.width, pixels.height))
         pixels = prepare(pixels, raw=settings.raw)
-        return Decoded(pixels if size.grows else shrink(pixels, size.target), size, sha256)
+        return Decoded(pixels if size.needs_network else shrink(pixels, size.target), size, sha256)
 
     def finish(self, before: Pixels, raw: Handover, target: tuple[int, int], format: FormatName) -> Finished:
         """Post-process a page, judge it, and encode it unless it is suspect.
