@@ -22,6 +22,7 @@ import typer
 from comic_upscale.commands.environment import default_workers, state_folder, weights_cache, weights_folders
 from comic_upscale.commands.options import Given, takes
 from comic_upscale.commands.selection import FromFile, Pages, with_pages
+from comic_upscale.commands.short_help import HelpAll
 from comic_upscale.errors import EXIT_CEILING, InputError, NoJobYetError, SettingsError
 from comic_upscale.settings.environment import values_from_environment
 from comic_upscale.settings.hooks import HookSettings
@@ -97,6 +98,7 @@ def run(
             help="Let a worker of this machine process the pages: comic-upscale worker --socket SOCKET.",
         ),
     ] = None,
+    help_all: HelpAll = False,
 ) -> None:  # fmt: skip
     """Upscale every page of a job that is not done yet."""
     from comic_upscale.execution.stop import StopRequest

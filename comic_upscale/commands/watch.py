@@ -28,6 +28,7 @@ from comic_upscale.commands.run import (
     open_hooks,
     set_up_logging,
 )
+from comic_upscale.commands.short_help import HelpAll
 from comic_upscale.errors import InputError, SettingsError
 from comic_upscale.settings.paths import absolute, path_text
 from comic_upscale.settings.selection import Selection
@@ -86,6 +87,7 @@ def watch(
             help="Let a worker of this machine process the pages: comic-upscale worker --socket SOCKET.",
         ),
     ] = None,
+    help_all: HelpAll = False,
 ) -> None:  # fmt: skip
     """Watch folders, and upscale what is new or changed."""
     from comic_upscale.execution.stop import StopRequest

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from comic_upscale.engines.pages import finish, prepare, upscale_pages
-from comic_upscale.engines.torch.device import all_accelerators
-from comic_upscale.engines.torch.engine import open_torch_engine
+from comic_upscale.engines.torch.device import all_accelerators, choose_device
+from comic_upscale.engines.torch.engine import open_torch_engine, pages_at_once
 from comic_upscale.errors import InputError, PageError, SettingsError
 from comic_upscale.imaging.codecs import FORMATS
 from comic_upscale.imaging.decode import decode
@@ -90,6 +90,8 @@ class Upscaler:
         """The device as text."""
         self.precision = info.precision
         """The precision of the network."""
+        self.pages_at_once = pages_at_once(network, choose_device(device))
+        """How many pages a run upscales at the same time on this device, with a part of the cores each."""
 
     def upscale(
         self, image: Image.Image | UInt8Array, scale: float | None = None, *, size: Size | None = None

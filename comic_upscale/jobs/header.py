@@ -32,7 +32,8 @@ def _header(context: JobContext, info: ExecutorInfo | None) -> JobStarted:
         total=plan.total,
         todo=len(plan.todo),
         done=plan.done,
-        failed=plan.failed,
+        # Those that this run refuses are recorded as failed already, and reported after the header.
+        failed=plan.failed - len(plan.refused),
         skipped=plan.skipped,
         scale=settings.scale,
         size=str(settings.size),

@@ -23,9 +23,10 @@ from comic_upscale.settings.limits import (
 )
 from comic_upscale.settings.option_json import from_json, to_json
 from comic_upscale.settings.options import Group, Opt, fingerprint_parts, require, slice_of
-from comic_upscale.settings.paths import absolute, default_ledger
+from comic_upscale.settings.paths import absolute, default_ledger, default_output
 from comic_upscale.settings.processing import (
     AUTO_MODEL,
+    DEFAULT_SIZE,
     NETWORK,
     AnimatedMode,
     ArchiveOutput,
@@ -154,7 +155,7 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
             "named after the input and the size.",
             flags=("--output", "-o"), metavar="DIR",
         ),
-    ]  # fmt: skip
+    ] = None  # type: ignore[assignment]  # fmt: skip
     selection: Annotated[
         Selection | None,
         Opt(
@@ -179,7 +180,11 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
     ] = None
 
     def __post_init__(self, scale: float | None = None) -> None:  # noqa: RUF033 - an InitVar
-        """Make the paths absolute, and check every value."""
+        """Choose the output if none is given, make the paths absolute, and check every value."""
+        output: Path | None = self.output
+        if output is None and isinstance(self.input, Path):
+            size = Scale(scale) if scale is not None else self.size or DEFAULT_SIZE
+            object.__setattr__(self, "output", default_output(self.input, size))
         for name in ("input", "output", "ledger"):
             if isinstance(path := getattr(self, name), Path):
                 object.__setattr__(self, name, absolute(path))

@@ -49,7 +49,7 @@ def command(*names: str) -> Any:
 
 
 def said(*arguments: str) -> str:
-    code, out, _ = invoke(*arguments, "--help")
+    code, out, _ = invoke(*arguments, "--help-all" if arguments == ("run",) else "--help")
     assert code == 0
     return re.sub(r"[\s│]+", " ", out)
 
@@ -178,7 +178,7 @@ def complete(line: str) -> list[str]:
 
 
 def test_shell_completion_knows_commands_options_and_choices() -> None:
-    assert complete("comic-upscale re") == ["report", "remote"]
+    assert complete("comic-upscale rem") == ["remote"]
     assert complete("comic-upscale run --pdf") == ["--pdf-dpi"]
     assert complete("comic-upscale remote upscale box --pdf") == ["--pdf-dpi"]
     assert complete("comic-upscale run --precision fp") == ["fp32", "fp16"]

@@ -133,7 +133,10 @@ def test_an_estimate_counts_the_network_eight_times(make_job: MakeJob, tmp_path:
     once, eight = (count_workload(preview(each), each) for each in (job, replace(job, tta=True)))
     assert (once.network_pixels, eight.network_pixels) == (1200, 9600)
     assert once.output_pixels == eight.output_pixels
-    assumed = [assume_pages([AssumedPages(3, 10, 10, None)], each) for each in (job, replace(job, tta=True))]
+    assumed = [
+        assume_pages([AssumedPages(count=3, width=10, height=10)], each)
+        for each in (job, replace(job, tta=True))
+    ]
     assert [each.network_pixels for each in assumed] == [300, 2400]
 
 

@@ -71,7 +71,7 @@ def open_torch_engines(
         SettingsError, DeviceError: as in `open_torch_engine`.
     """
     cores = SharedCores(torch.get_num_threads())
-    alone = device.type != "cpu" or not goes_in_strips(network.module) or cores.pages_at_once == 1
+    alone = pages_at_once(network, device) == 1
     return [
         TorchEngine(
             network,
@@ -84,6 +84,13 @@ def open_torch_engines(
         )
         for _ in range(1 if alone else cores.pages_at_once)
     ]
+
+
+def pages_at_once(network: Network, device: torch.device) -> int:
+    """Return how many pages a run upscales at the same time on a device: one, or one per core of a CPU."""
+    if device.type != "cpu" or not goes_in_strips(network.module):
+        return 1
+    return SharedCores(torch.get_num_threads()).pages_at_once
 
 
 def open_torch_engine(
