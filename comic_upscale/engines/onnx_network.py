@@ -256,7 +256,7 @@ def _open_session(
         unable.append(name)
     raise DeviceError(
         f"this onnxruntime does not run on {device}: it has {', '.join(available)}. Install its package for the "
-        "device (onnxruntime-gpu, onnxruntime-directml), check the driver, or use --device cpu."
+        "device (onnxruntime-gpu, onnxruntime-directml), check the driver, or use --device cpu"
     )
 
 
@@ -322,7 +322,7 @@ def _input_and_output(session: Any, path: Path) -> tuple[Any, str, str]:
 
 
 def _no_network(path: Path, why: str) -> WeightsError:
-    return WeightsError(f"{path} cannot upscale pages: {why}.")
+    return WeightsError(f"{path} cannot upscale pages: {why}")
 
 
 def _first_line(error: BaseException) -> str:

@@ -219,7 +219,7 @@ def usable_piece(page: Pixels, scale: float) -> Image.Image:
     if min(page.width, page.height) < SMALLEST:
         raise PageError(
             "too-small",
-            f"The page is {page.width} x {page.height}; each side needs at least {SMALLEST} pixels.",
+            f"The page is {page.width} x {page.height}; each side needs at least {SMALLEST} pixels",
         )
     width, height = (
         _fitting(min(limit, side), scale) for limit, side in zip(CROP, (page.width, page.height), strict=True)

@@ -72,7 +72,7 @@ def find_target(width: int, height: int, size: Size) -> Target:
         raise PageError(
             "too-small",
             f"The page has {width} x {height} pixels and would have to grow {factor:.1f} times for {size}, more "
-            f"than the limit of {MAX_FACTOR:g}: choose a smaller size, or find a larger source.",
+            f"than the limit of {MAX_FACTOR:g}: choose a smaller size, or find a larger source",
         )
     return target
 

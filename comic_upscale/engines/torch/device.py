@@ -316,5 +316,5 @@ def _try_out(device: torch.device) -> None:
         first = str(error).splitlines()[0]
         raise DeviceError(
             f"{device} exists but does not work: {first}. Check nvidia-smi, and whether torch "
-            f"{torch.__version__} still supports this GPU. Or use --device cpu."
+            f"{torch.__version__} still supports this GPU. Or use --device cpu"
         ) from error

@@ -232,7 +232,7 @@ class TorchEngine:
                 raise
             raise DeviceError(
                 f"{self._device_info} failed: {_first_line(error)}. Run the same command again; finished pages are "
-                "kept. If it fails again, check the GPU (nvidia-smi) and its driver."
+                "kept. If it fails again, check the GPU (nvidia-smi) and its driver"
             ) from error
 
     def _warnings(self) -> tuple[str, ...]:
@@ -324,7 +324,7 @@ class TorchEngine:
                 if broken is not None:
                     raise DeviceError(
                         f"{self._device_info} failed even with the smallest tiles: {broken}. Check that the driver and "
-                        "PyTorch support the GPU, or use --device cpu."
+                        "PyTorch support the GPU, or use --device cpu"
                     )
                 advice = (
                     "allow pages to be cut into tiles"
