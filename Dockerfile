@@ -28,8 +28,9 @@ COPY comic_upscale /build/comic_upscale
 COPY weights/comic-*.safetensors /build/weights/
 COPY scripts/idle_watchdog.sh scripts/install_image.sh scripts/entrypoint.sh /build/scripts/
 
-# Models in the image, downloaded from the official releases and checked by hash; "" for none.
-ARG MODELS=RealESRGAN_x4plus_anime_6B
+# Further models in the image, downloaded from the official releases and checked by hash, such as
+# RealESRGAN_x4plus_anime_6B. The project's own are parts of the package.
+ARG MODELS=
 # PyTorch for the CUDA of the base image. The newest PyTorch on PyPI needs a newer driver than the base image requires,
 # and would not see the GPU with an older one.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cu128

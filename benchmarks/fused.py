@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from benchmarks.gpu import CASES, random_network, save_weights
+from benchmarks.gpu import CASES, SHIPPED, WEIGHTS, random_network, save_weights
 from comic_upscale.engines.torch.fused import fuse
 from comic_upscale.engines.torch.network_pass import NetworkPass
 from comic_upscale.engines.torch.proof import draw_window, time_on_cuda
@@ -35,7 +35,8 @@ from comic_upscale.models.weights import resolve_weights
 
 LAST = torch.channels_last
 ROOT = Path(__file__).parents[1]
-BATCHES = {"own": 10, "compact-16": 10, "rrdb-6": 5}
+BATCHES = {**dict.fromkeys(SHIPPED, 10), "compact-16": 10, "rrdb-6": 5}
+"""Pages in a batch, by network."""
 
 
 class Bench:
@@ -98,7 +99,7 @@ def main() -> None:
     bench = Bench(options.out, torch.device(options.device), options.seconds)
     if bench.on_gpu:
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    names = list(BATCHES) if bench.on_gpu else ["own"]
+    names = list(BATCHES) if bench.on_gpu else list(SHIPPED)
     networks: dict[str, Network] = {}
     for name in names:
         bench.piece(f"load {name}", lambda name=name: _load(name, networks))
@@ -114,10 +115,8 @@ def main() -> None:
 
 
 def _load(name: str, networks: dict[str, Network]) -> str:
-    if name == "own":
-        weights = resolve_weights(
-            "comic-compact-x3", denoise=None, folders=[ROOT / "weights"], cache=ROOT, download=False
-        )
+    if name in SHIPPED:
+        weights = resolve_weights(name, denoise=None, folders=[WEIGHTS], cache=ROOT, download=False)
         networks[name] = load_network(weights, None)
         return "real weights"
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():

@@ -1,6 +1,7 @@
 """What the gate sees: scores of pages that are right, faults planted at the seam for engines, and its own time.
 
-Usage: python -m benchmarks.gate [--pages 60] [--planted 200] [--outputs FOLDER] [--kept] [--set] [--json FILE]
+Usage: python -m benchmarks.gate [--pages 60] [--planted 200] [--outputs FOLDER] [--kept] [--set] [--models NAME ...]
+                                 [--json FILE]
 
 * clean: pieces of real pages through every model at hand at several scales, judged as a run judges them, with borders
   as if they had been done in tiles (which makes the same bits with these networks on a CPU). The bounds are
@@ -9,6 +10,7 @@ Usage: python -m benchmarks.gate [--pages 60] [--planted 200] [--outputs FOLDER]
 * planted: outputs of the package's own model with one fault each, at two places. *At the engine*: what a run puts right
   afterwards (tone, solid white and black) counts as mended, where nothing that can be seen is left of the
   fault. *In what is written*: the gate is alone with it.
+* --models: these of the package's models alone. With --set they get bounds of their own, and all other bounds stay.
 * tiles without overlap: seams as a true fault makes them, by the engine itself.
 * time: the gate's processor time beside that of reading a page, the network, finishing and writing.
 """
@@ -27,7 +29,16 @@ import numpy as np
 import torch
 
 from benchmarks.gate_faults import FAULTS, Scene
-from benchmarks.gate_pages import OWN, PLANS, Made, made, made_without_overlap, open_network, tile_borders
+from benchmarks.gate_pages import (
+    OWN,
+    PLANS,
+    Made,
+    made,
+    made_without_overlap,
+    open_network,
+    plan_for,
+    tile_borders,
+)
 from benchmarks.machine import facts, write_report
 from benchmarks.whole_run import REPOSITORY
 from comic_upscale.engines.pages import finish, prepare, upscale_pages
@@ -87,8 +98,12 @@ def main() -> None:
     parser.add_argument("--outputs", type=Path, default=REPOSITORY / "build" / "gate")
     parser.add_argument("--kept", action="store_true", help="run no network: take what the folder has")
     parser.add_argument("--set", action="store_true", help="set the bounds of the package anew")
+    parser.add_argument("--models", nargs="+", default=[], metavar="NAME", help="these models alone")
     parser.add_argument("--json", type=Path, default=RESULT)
     options = parser.parse_args()
+    if options.models:
+        measure_models(options)
+        return
     kept = options.kept
     outputs = [each for plan in PLANS for each in made(plan, options.pages, options.outputs, kept_only=kept)]
     unlapped = made_without_overlap(options.pages, options.outputs, kept_only=kept)
@@ -117,6 +132,46 @@ def main() -> None:
             {key: report[key] for key in ("clean", "planted", "tiles_without_overlap", "time")}, indent=1
         )
     )
+
+
+def measure_models(options: argparse.Namespace) -> None:
+    """Measure single models: their bounds if asked for, what is beyond them, and the faults planted in their pages."""
+    plans = [plan_for(name) for name in options.models]
+    outputs = [
+        each for plan in plans for each in made(plan, options.pages, options.outputs, kept_only=options.kept)
+    ]
+    torch.set_num_threads(1)
+    judged = judge_clean(outputs)
+    if options.set:
+        BOUNDS.write_text(with_own_bounds(BOUNDS.read_text(encoding="utf-8"), judged), encoding="utf-8")
+        thresholds.cache_clear()
+    report = {
+        **facts(torch.get_num_threads()),
+        "bounds": {name: asdict(bounds_for(CATALOGUE[name].weights.sha256)) for name in options.models},
+        "clean": clean(judged),
+        "planted": planted(outputs, options.planted),
+    }
+    write_report(report, options.json)
+    print(json.dumps({key: report[key] for key in ("clean", "planted")}, indent=1))
+
+
+def with_own_bounds(text: str, judged: list[Judged]) -> str:
+    """Return the file of bounds with the sections of the judged models added or replaced."""
+    before, *sections = text.rstrip("\n").split("\n[measured.")
+    known = dict[str, list[str]]()
+    for section in sections:
+        known.setdefault(section.partition("]")[0].removesuffix(".bounds"), []).append(section)
+    seen = [each for each in judged if each.sets_bounds]
+    for model in sorted({each.made.model for each in seen}):
+        own = [each for each in seen if each.made.model == model]
+        if len(own) < ENOUGH:
+            raise SystemExit(f"{len(own)} outputs of {model} are too few for bounds of its own: more --pages")
+        known[model] = [
+            f'{model}]\nidentity = "{own[0].made.identity}"',
+            "\n".join([f"{model}.bounds]", *bound_lines(own), ""]),
+        ]
+    parts = [part for model in sorted(known) for part in known[model]]
+    return "\n[measured.".join([before, *parts]).rstrip("\n") + "\n"
 
 
 def judge_clean(outputs: list[Made]) -> list[Judged]:

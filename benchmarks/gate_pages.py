@@ -61,6 +61,11 @@ PLANS = (
 )
 
 
+def plan_for(model: str) -> Plan:
+    """Return what one of the package's models is to make: the scales that a run uses it for."""
+    return Plan(model, (2.0, 1.5, 1.25) if model.endswith("-x2") else (2.5, 2.25, 3.0), 2)
+
+
 @dataclass(frozen=True, slots=True)
 class Made:
     """A piece, and what an engine makes of it."""

@@ -1,6 +1,6 @@
 """What a card can do, and what we make of it: ceilings, files to files, memory that runs out, networks alone.
 
-Usage: python -m benchmarks.gpu [--device cuda] [--minutes 9] [--prices 0.30,2.50] [--json FILE]
+Usage: python -m benchmarks.gpu [--device cuda] [--minutes 9] [--prices 0.30,2.50] [--parts files,memory] [--json FILE]
        python -m benchmarks.gpu --device cpu --minutes 3      (tries every part on a small scale)
 
 Weights are random: speed does not depend on them. The parts come in the order of their worth, and the report is
@@ -95,8 +95,9 @@ CASES = (
 )
 """In the order of their worth."""
 OWN = "comic-compact-x3"
-"""The project's own model: its weights are real, so its runs have the gate, as users' have."""
-WITH_FILES = ("compact-16", OWN, "rrdb-6", "rrdb-23")
+SHIPPED = (OWN, "comic-best-x3", "comic-fast-x3")
+"""The project's own models: their weights are real, so their runs have the gate, as users' have."""
+WITH_FILES = ("compact-16", *SHIPPED, "rrdb-6", "rrdb-23")
 SIDE_BY_SIDE = ("compact-16", OWN, "rrdb-6")
 
 
@@ -129,10 +130,12 @@ class Bench:
         device: where to run.
         seconds: from now, after which nothing begins any more.
         path: of the report.
+        only: beginnings of the names of the parts to measure; none for all.
     """
 
-    def __init__(self, device: torch.device, seconds: float, path: Path) -> None:
+    def __init__(self, device: torch.device, seconds: float, path: Path, only: tuple[str, ...] = ()) -> None:
         self.device, self.is_cuda = device, device.type == "cuda"
+        self._only = only
         self._end = time.monotonic() + seconds
         self._path = path
         self.left_out: list[str] = []
@@ -153,6 +156,8 @@ class Bench:
             pieces: as they come; what they stand on is made when they are asked for, and not where the part is
                 left out.
         """
+        if self._only and not name.startswith(self._only):
+            return
         if not self._lasts(0):
             self.left_out.append(name)
             self._write()
@@ -215,6 +220,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9)
     parser.add_argument("--pages", type=int, default=400)
     parser.add_argument("--prices", default="0.30,2.50", help="dollars an hour, with commas")
+    parser.add_argument(
+        "--parts", default="", help="beginnings of the parts' names, with commas; all without it"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     prices = [float(price) for price in options.prices.split(",")]
@@ -224,7 +232,9 @@ def main() -> None:
         torch.cuda.set_device(device)
     # Importing torch is paid for, too. Where the system tells a wrong start, it shall not cost all the minutes.
     spent = min(process_seconds(), 60.0)
-    bench = Bench(device, 60 * options.minutes - spent, options.json or RESULTS / f"gpu-{device.type}.json")
+    path = options.json or RESULTS / f"gpu-{device.type}.json"
+    only = tuple(part for part in options.parts.split(",") if part)
+    bench = Bench(device, 60 * options.minutes - spent, path, only)
     small = not bench.is_cuda
     cases = CASES[:1] if small else CASES
     with tempfile.TemporaryDirectory() as scratch:
@@ -234,10 +244,15 @@ def main() -> None:
         weights = {
             name: save_weights(network, folder / f"{name}.safetensors") for name, network in networks.items()
         }
-        weights[OWN] = resolve_weights(OWN, denoise=None, folders=[WEIGHTS], cache=folder, download=False)
+        for name in SHIPPED:
+            weights[name] = resolve_weights(
+                name, denoise=None, folders=[WEIGHTS], cache=folder, download=False
+            )
         bench.part("ceilings", ceilings(bench))
         for name in (name for name in WITH_FILES if name in weights):
-            bench.part(f"files {name}", files_to_files(bench, weights[name], pages, prices, gate=name == OWN))
+            bench.part(
+                f"files {name}", files_to_files(bench, weights[name], pages, prices, gate=name in SHIPPED)
+            )
         for name in (name for name in SIDE_BY_SIDE if name in weights):
             bench.part(f"engines {name}", side_by_side(bench, weights[name], pages))
         bench.part("memory", capped_memory(bench, weights["compact-16"]))

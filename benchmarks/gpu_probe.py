@@ -1,9 +1,9 @@
 """What `gpu.py` does not ask of a GPU: whether its pages are right, and where the time of one batch goes.
 
-Usage: python -m benchmarks.gpu_probe [--device cuda] [--seconds 150] [--json FILE]
+Usage: python -m benchmarks.gpu_probe [--device cuda] [--seconds 150] [--parts correct] [--json FILE]
        python -m benchmarks.gpu_probe --device cpu      (tries every part on a small scale)
 
-* correct: pages of the project's own model against float32 on the CPU: RGB, gray, 16 bits, tiles, a batch, odd sizes,
+* correct: pages of the project's own models against float32 on the CPU: RGB, gray, 16 bits, tiles, a batch, odd sizes,
   below, at and above the network's own factor. For each the PSNR in dB and the largest difference in levels.
 * profile: the kernels of one batch, by network, with their milliseconds a page.
 * convolutions: single ones by channels and size, in milliseconds and TFLOP/s, with cuDNN's heuristics and tuned.
@@ -28,7 +28,7 @@ import torch
 from PIL import Image
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu import CASES, OWN, RESULTS, WAYS, WEIGHTS, random_network, save_weights
+from benchmarks.gpu import CASES, OWN, RESULTS, SHIPPED, WAYS, WEIGHTS, random_network, save_weights
 from benchmarks.machine import facts, write_report
 from benchmarks.whole_run import SCALE
 from comic_upscale.engines.base import Batch
@@ -68,9 +68,11 @@ class Probe:
         return torch.float16 if self.is_cuda else torch.float32
 
     def network(self, name: str) -> Network:
-        """Return the project's own network, or one of `CASES` with random weights."""
-        if name == OWN:
-            weights = resolve_weights(OWN, denoise=None, folders=[WEIGHTS], cache=self.folder, download=False)
+        """Return one of the project's own networks, or one of `CASES` with random weights."""
+        if name in SHIPPED:
+            weights = resolve_weights(
+                name, denoise=None, folders=[WEIGHTS], cache=self.folder, download=False
+            )
         else:
             (case,) = (case for case in CASES if case.name == name)
             weights = save_weights(random_network(case), self.folder / f"{name}.safetensors")
@@ -100,6 +102,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--seconds", type=float, default=150)
+    parser.add_argument(
+        "--parts", default="", help="beginnings of the parts' names, with commas; all without it"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     device = torch.device(options.device)
@@ -112,12 +117,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         probe = Probe(device, Path(folder))
         parts: dict[str, Callable[[], object]] = {
-            "correct": lambda: correct(probe),
+            **{f"correct {name}": _correct_of(probe, name) for name in SHIPPED},
             **{f"profile {name}": _profile_of(probe, name) for name in (OWN, "compact-16", "rrdb-6")},
             "convolutions": lambda: convolutions(probe),
             **{f"ways {name}": _ways_of(probe, name) for name in (OWN, "compact-16")},
         }
+        only = tuple(part for part in options.parts.split(",") if part)
         for name, part in parts.items():
+            if only and not name.startswith(only):
+                continue
             if time.monotonic() > end:
                 report[name] = "left out"
                 continue
@@ -129,9 +137,13 @@ def main() -> None:
             write_report(report, options.json or RESULTS / f"gpu_probe-{device.type}.json")
 
 
-def correct(probe: Probe) -> dict[str, tuple[float, int]]:
-    """PSNR in dB and the largest difference, to float32 on the CPU."""
-    network = probe.network(OWN)
+def _correct_of(probe: Probe, name: str) -> Callable[[], object]:
+    return lambda: correct(probe, name)
+
+
+def correct(probe: Probe, name: str) -> dict[str, tuple[float, int]]:
+    """PSNR in dB and the largest difference of a network's pages, to float32 on the CPU."""
+    network = probe.network(name)
     exact_engine = TorchEngine(network, device=torch.device("cpu"), precision=torch.float32)
     found = {}
     for name, (pixels, target, tile) in _kinds_of_pages(probe).items():

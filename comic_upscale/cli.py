@@ -121,14 +121,14 @@ COMMANDS = {
         "Measure quality: compare two folders, or find out which model restores your own pages best, and how fast.",
         "Examples:\n\n"
         "  comic-upscale evaluate --reference originals/ --candidate restored/\n\n"
-        "  comic-upscale evaluate --input pages/ --models comic-compact-x3,realesr-animevideov3 --output trial/",
+        "  comic-upscale evaluate --input pages/ --models comic-fast,comic-best --output trial/",
     ),
     "try": Entry(
         "comic_upscale.commands.try_page:try_page",
         "Show one page as several models upscale it, in one picture, and say which is recommended.",
         "Examples:\n\n"
         "  comic-upscale try page.png\n\n"
-        "  comic-upscale try 'book.cbz#3' --models comic-compact-x3,RealESRGAN_x4plus_anime_6B --output try.png",
+        "  comic-upscale try 'book.cbz#3' --models comic-best,RealESRGAN_x4plus_anime_6B --output try.png",
     ),
     "doctor": Entry(
         "comic_upscale.commands.doctor:doctor",
@@ -149,6 +149,10 @@ COMMANDS = {
     "engines": Entry(
         "comic_upscale.commands.engines:engines",
         "List the engines that can upscale pages, and show their options.",
+    ),
+    "profiles": Entry(
+        "comic_upscale.commands.profiles:profiles",
+        "List profiles, and show their options and rules. `run --profile NAME` uses one.",
     ),
     "remote": Entry(
         "comic_upscale.commands.remote:remote",

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -76,32 +75,6 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "tiny-x4.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
     return path
-
-
-@pytest.fixture
-def crisp_weights(tmp_path: Path) -> Iterator[Path]:
-    """A small x4 network in the place of RealESRGAN_x4plus_anime_6B and its 18 MB; its folder is not searched yet.
-
-    The catalogue knows the file's own size and hash meanwhile, and has no address that answers.
-    """
-    import torch
-    from spandrel.architectures.Compact import Compact
-
-    from comic_upscale.models.catalogue import CATALOGUE, WeightsFile
-
-    torch.manual_seed(21)
-    model = CATALOGUE["RealESRGAN_x4plus_anime_6B"]
-    path = tmp_path / "crisp" / model.weights.name
-    path.parent.mkdir()
-    torch.save({"params": Compact(num_feat=16, num_conv=2, upscale=4).state_dict()}, path)
-    content = path.read_bytes()
-    official = model.weights
-    mine = WeightsFile(
-        official.name, "https://127.0.0.1:9/none", len(content), hashlib.sha256(content).hexdigest()
-    )
-    object.__setattr__(model, "weights", mine)  # an entry is frozen, and its users hold on to it
-    yield path
-    object.__setattr__(model, "weights", official)
 
 
 def draw(path: Path, seed: int, size: tuple[int, int] = (24, 32), mode: str = "RGB") -> Path:

@@ -53,7 +53,13 @@ class FolderMachine:
     def has_accelerator(self) -> bool:
         return False
 
-    def prepare(self, weights: ResolvedWeights, fingerprint: str, settings: JobSettings) -> Device:
+    def prepare(
+        self,
+        weights: ResolvedWeights,
+        fingerprint: str,
+        settings: JobSettings,
+        of_rules: Sequence[tuple[str, ResolvedWeights]] = (),
+    ) -> Device:
         self.input.mkdir(parents=True, exist_ok=True)
         self._settings = replace(
             settings, input=self.input, output=self._folder / "output", model=str(weights.path), ledger=None,

@@ -86,24 +86,18 @@ def test_weights_that_are_not_here_are_not_fetched_unasked(tmp_path: Path) -> No
         Upscaler("realesr-animevideov3", weights_folders=[tmp_path])
 
 
-def test_without_a_name_a_cpu_gets_the_model_of_the_package() -> None:
+def test_without_a_name_a_cpu_gets_the_fast_model_of_the_package() -> None:
     with Upscaler(device="cpu") as upscaler:
-        assert (upscaler.model, upscaler.note, upscaler.native_scale) == ("comic-compact-x3", None, 3)
+        assert (upscaler.model, upscaler.native_scale) == ("comic-fast-x3", 3)
         assert upscaler.upscale(Image.effect_noise((20, 30), 50), 2.5).size == (50, 75)
     with pytest.raises(SettingsError, match=r"auto has no denoise strength: use realesr-general-x4v3"):
         Upscaler(device="cpu", denoise=0.5)
 
 
-def test_without_a_name_an_accelerator_gets_the_large_model_or_a_note(
-    crisp_weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_name_an_accelerator_gets_the_most_faithful_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upscaler_module, "all_accelerators", lambda names: True)
-    with Upscaler(device="cpu", weights_folders=[crisp_weights.parent]) as upscaler:
-        assert (upscaler.model, upscaler.note) == ("RealESRGAN_x4plus_anime_6B", None)
-        assert upscaler.native_scale == 4
     with Upscaler(device="cpu") as upscaler:
-        assert upscaler.model == "comic-compact-x3"
-        assert "downloads are off" in str(upscaler.note)
+        assert upscaler.model == "comic-best-x3"
 
 
 def test_every_public_name_is_there_and_importing_costs_nothing() -> None:

@@ -7,7 +7,7 @@ nothing afterwards: it is a kernel, too, so it is added to the layer's own (as i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch.nn import functional
@@ -19,18 +19,23 @@ _ONE_SLOPE = 0.2
 _KERNEL_NOISE = 0.02
 """Standard deviation of the inner kernels where training begins."""
 
-Activate = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+Activate = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 
-def activate(made: torch.Tensor, bias: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
-    """Add the bias and apply PReLU.
+def activate(
+    made: torch.Tensor, bias: torch.Tensor, slope: torch.Tensor, shortcut: torch.Tensor | None
+) -> torch.Tensor:
+    """Add the bias and what a shortcut brings, and apply PReLU.
 
     Args:
         made: batch x channels x height x width.
         bias: one value a channel.
-        slope: one value a channel, for what lies below zero.
+        slope: one value a channel, for what is below zero.
+        shortcut: of the shape of ``made``.
     """
     made = made + bias.view(1, -1, 1, 1)
+    if shortcut is not None:
+        made = made + shortcut
     return torch.where(made > 0, made, made * slope.view(1, -1, 1, 1))
 
 
@@ -46,6 +51,8 @@ class Chain(torch.nn.Module):
 
     activate: Activate = staticmethod(activate)
     """Replaceable by a compiled one."""
+    precision: torch.dtype = torch.float32
+    """Of the convolutions while training; the weights, the sum with the input and validation have float32."""
 
     def __init__(self, features: int, convolutions: int, factors: Sequence[int], *, one_slope: bool) -> None:
         super().__init__()
@@ -68,32 +75,27 @@ class Chain(torch.nn.Module):
     def forward(self, small: torch.Tensor, factor: int) -> torch.Tensor:
         """Return the page enlarged by the factor of a head: float32, batch x 3 x height x width, 0..1 in."""
         # Compiled for the one size that training has; validation has many.
-        act = self.activate if torch.is_grad_enabled() else activate
-        kind = torch.bfloat16 if small.is_cuda else small.dtype
+        act, kind = (self.activate, self.precision) if self.training else (activate, small.dtype)
         signal = functional.conv2d(small.to(kind), self.first.to(kind), padding=1)
-        signal = act(signal, self.first_bias.to(kind), self.slopes[0].to(kind))
-        kernels = self._with_shortcuts().to(kind)
-        for kernel, bias, slope in zip(kernels, self.bias.to(kind), self.slopes[1:].to(kind), strict=True):
+        signal = act(signal, self.first_bias.to(kind), self.slopes[0].to(kind), None)
+        for kernel, bias, slope in zip(
+            self.inner.to(kind), self.bias.to(kind), self.slopes[1:].to(kind), strict=True
+        ):
             kernel = kernel.contiguous(memory_format=torch.channels_last)
-            signal = act(functional.conv2d(signal, kernel, padding=1), bias, slope)
+            # The shortcut beside the kernel, not within it: half precision has little room beside a 1.
+            signal = act(functional.conv2d(signal, kernel, padding=1), bias, slope, signal)
         head = self.heads[str(factor)]
         detail = functional.conv2d(signal, head.weight.to(kind), head.bias.to(kind), padding=1)
-        # The sum in float32: bfloat16 has no room for 256 levels.
+        # The sum in float32: half precision has no room for 256 levels.
         return functional.pixel_shuffle(detail.float(), factor) + functional.interpolate(
             small, scale_factor=factor, mode="nearest"
         )
-
-    def _with_shortcuts(self) -> torch.Tensor:
-        features = self.inner.shape[1]
-        shortcut = torch.zeros_like(self.inner[0])
-        shortcut[range(features), range(features), 1, 1] = 1.0
-        return self.inner + shortcut
 
     @torch.no_grad()
     def plain(self, factor: int) -> dict[str, torch.Tensor]:
         """Return the weights of the ordinary compact network with the head of a factor, by the names of its layers."""
         head = self.heads[str(factor)]
-        kernels = [self.first, *self._with_shortcuts()]
+        kernels = [self.first, *(self.inner + self._shortcut())]
         biases = [self.first_bias, *self.bias]
         weights: dict[str, torch.Tensor] = {}
         for number, (kernel, bias, slopes) in enumerate(zip(kernels, biases, self.slopes, strict=True)):
@@ -102,3 +104,39 @@ class Chain(torch.nn.Module):
         last = 2 * len(kernels)
         weights[f"body.{last}.weight"], weights[f"body.{last}.bias"] = head.weight, head.bias
         return {name: value.detach().float().cpu().contiguous() for name, value in weights.items()}
+
+    @torch.no_grad()
+    def load_plain(self, weights: Mapping[int, Mapping[str, torch.Tensor]]) -> None:
+        """Take over what `plain` returned for each factor.
+
+        Raises:
+            ValueError: the trunks differ, or the weights are not those of a network with these layers.
+        """
+        first, *others = weights.values()
+        last = f"body.{2 * len(self.inner) + 2}."
+        for name in (name for name in first if not name.startswith(last)):
+            if not all(torch.equal(first[name], other[name]) for other in others):
+                raise ValueError(f"the networks do not have the same {name}")
+        numbers = range(2, 2 * len(self.inner) + 1, 2)
+        _fill(self.first, first["body.0.weight"])
+        _fill(self.first_bias, first["body.0.bias"])
+        _fill(self.inner, torch.stack([first[f"body.{number}.weight"] for number in numbers]))
+        self.inner -= self._shortcut()
+        _fill(self.bias, torch.stack([first[f"body.{number}.bias"] for number in numbers]))
+        _fill(self.slopes, torch.stack([first[f"body.{number + 1}.weight"] for number in (0, *numbers)]))
+        for factor, of_factor in weights.items():
+            head = self.heads[str(factor)]
+            _fill(head.weight, of_factor[f"{last}weight"])
+            _fill(head.bias, of_factor[f"{last}bias"])
+
+    def _shortcut(self) -> torch.Tensor:
+        features = self.inner.shape[1]
+        kernel = torch.zeros_like(self.inner[0])
+        kernel[range(features), range(features), 1, 1] = 1.0
+        return kernel
+
+
+def _fill(parameter: torch.Tensor, values: torch.Tensor) -> None:
+    if parameter.shape != values.shape:
+        raise ValueError(f"the network has {tuple(parameter.shape)}, the weights have {tuple(values.shape)}")
+    parameter.copy_(values)

@@ -1,7 +1,8 @@
 """Train two networks in some minutes on one GPU: ``python -m training.on_gpu --out FOLDER --minutes 8``.
 
 First ``best``, then ``fast``, which also learns from what ``best`` makes. Each gets a head for 2x and one for 3x on
-one trunk. The learning rate follows the clock, so the command ends in time on any GPU; it does not continue a run.
+one trunk. The learning rate follows the clock, so the command ends in time on any GPU. ``--begin-with weights`` trains
+the networks of the package further.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Annotated
 
 import torch
 import typer
+from safetensors.torch import load_file
 
 from training.checkpoint import write_weights
 from training.ground_truth import (
@@ -59,6 +61,8 @@ class Plan:
     """Learning rate at its highest; 2e-3 is unstable from the start."""
     squared_from: float = 0.55
     """Share of the time after which the loss is the root of the mean square of each patch."""
+    begun_with: str = ""
+    """The weights that it begins with, a path with ``{factor}`` in it; empty for random weights."""
 
 
 BEST = Plan("best", features=64, convolutions=24, one_slope=False)
@@ -69,6 +73,10 @@ _TRIALS = (
     replace(BEST, name="muon, half the rate", rate=4e-4),
     replace(BEST, name="muon, squared throughout", squared_from=0.0),
 )
+
+
+class DivergedError(Exception):
+    """The loss is no longer a number."""
 
 
 class Feed:
@@ -160,6 +168,10 @@ def main(
     seed: int = 11,
     trial_seconds: Annotated[float, typer.Option(help="Compare ways to train for so long each.")] = 0,
     small: Annotated[bool, typer.Option(help="Tiny networks, to rehearse on a CPU.")] = False,
+    begin_with: Annotated[
+        Path | None, typer.Option(help="Folder with comic-best-x2.safetensors and so on, to train further.")
+    ] = None,
+    half: Annotated[bool, typer.Option(help="float16 on a GPU, not bfloat16.")] = True,
 ) -> None:
     """Train two networks on a GPU, or compare ways to do so."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -168,6 +180,7 @@ def main(
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
         Chain.activate = staticmethod(torch.compile(activate, dynamic=False))
+        Chain.precision = torch.float16 if half else torch.bfloat16
     folder = drawings or out / "drawn"
     draw_lettering(folder, lettered, seed=seed * 1_000_000, processes=max(1, workers))
     draw_pages(folder, drawn, seed=seed * 1_000_000, processes=max(1, workers))
@@ -176,6 +189,8 @@ def main(
     watched = tracks(read_pages(validation_paths(shared))) if (shared / "dev.json").is_file() else {}
     run = _Run(out, feed, watched, device)
     best, fast, *trials = (_tiny(plan) if small else plan for plan in (BEST, FAST, *_TRIALS))
+    if begin_with:
+        best, fast = _further(best, begin_with), _further(fast, begin_with)
     if trial_seconds:
         for plan in trials:
             run.train(plan, trial_seconds)
@@ -183,6 +198,11 @@ def main(
         teacher = run.train(best, minutes * 60 * best_share)
         run.train(fast, minutes * 60 * (1 - best_share), teacher)
     feed.stop()
+
+
+def _further(plan: Plan, folder: Path) -> Plan:
+    path = folder / f"comic-{plan.name}-x{{factor}}.safetensors"
+    return replace(plan, begun_with=str(path), rate=plan.rate / 2, squared_from=0.0)
 
 
 def _tiny(plan: Plan) -> Plan:
@@ -217,10 +237,21 @@ class _Run:
         self._out, self._feed, self._watched, self._device = out, feed, watched, device
 
     def train(self, plan: Plan, seconds: float, teacher: Chain | None = None) -> Chain:
-        """Train one network until its time is over; return the running mean of its weights."""
-        network = Chain(plan.features, plan.convolutions, _FACTORS, one_slope=plan.one_slope).to(self._device)
+        """Train one network until its time is over; return the running mean of its weights.
+
+        Raises:
+            DivergedError: the loss is no longer a number.
+        """
+        network = Chain(plan.features, plan.convolutions, _FACTORS, one_slope=plan.one_slope)
+        if plan.begun_with:
+            network.load_plain(
+                {factor: load_file(plan.begun_with.format(factor=factor)) for factor in _FACTORS}
+            )
+        network.to(self._device)
         average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=follow)
         optimizers = _optimizers(plan, network)
+        # Gradients in float16 would be too small for it.
+        scaler = torch.amp.GradScaler(self._device.type, enabled=Chain.precision == torch.float16)
         begun = told = time.monotonic()
         step, sum_of_losses, since = 0, torch.zeros((), device=self._device), 0
         while (elapsed := time.monotonic() - begun) < seconds:
@@ -230,11 +261,14 @@ class _Run:
                     group["lr"] = plan.rate * _pace(share)
                 optimizer.zero_grad(set_to_none=True)
             value = self._loss(plan, network, teacher, squared=share > plan.squared_from)
-            value.backward()
+            scaler.scale(value).backward()
+            for optimizer in optimizers:
+                scaler.unscale_(optimizer)
             if not plan.muon:
                 torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             for optimizer in optimizers:
-                optimizer.step()
+                scaler.step(optimizer)
+            scaler.update()
             average.update_parameters(network)
             step += 1
             since += 1
@@ -272,6 +306,8 @@ class _Run:
         average: torch.optim.swa_utils.AveragedModel,
     ) -> None:
         seconds = time.monotonic() - begun
+        if not math.isfinite(float(sum_of_losses)):
+            raise DivergedError(f"{plan.name}: the loss is no longer a number after {step} steps")
         scores = psnr_by_track(_AtFactor(average.module), self._watched, self._device)
         line = {
             **asdict(plan),

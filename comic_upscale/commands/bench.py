@@ -41,7 +41,9 @@ def bench(
     if not 0 < seconds < float("inf"):
         raise SettingsError(f"--seconds must be above 0, not {seconds}")
     # Neither folder is used: the pages are generated in a temporary folder.
-    settings = job_settings({"input": Path("pages"), "output": Path("pages-bench"), **given.values()})
+    settings = job_settings(
+        {"input": Path("pages"), "output": Path("pages-bench"), "profile": "none", **given.values()}
+    )
 
     def on_step(what: str) -> None:
         if not as_json:

@@ -29,11 +29,11 @@ EXIT_OVER_BUDGET = 1
 
 
 JOB = pick(
-    JobSettings, "output", "selection", "size", "skip_larger_than", "model", "denoise", "weights_folders", "format",
-    "quality", "device", "workers",
+    JobSettings, "output", "selection", "profile", "size", "skip_larger_than", "model", "denoise", "weights_folders",
+    "format", "quality", "device", "workers",
     help={
         "output": "Output folder of the planned `run`. Pages that are already done are not counted.",
-        "model": "Model as for `run`. On a rented GPU, auto means RealESRGAN_x4plus_anime_6B.",
+        "model": "Model as for `run`. On a rented GPU, auto means comic-best.",
         "format": "Output format. It decides how many bytes are downloaded.",
         "device": "Devices for --pilot: auto, cpu, cuda, cuda:1, xpu or mps; several as cuda:0,cuda:1.",
         "workers": "Threads of the rented machine and of --pilot. Default for a rented machine: those of its offer.",

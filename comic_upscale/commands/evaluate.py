@@ -58,7 +58,7 @@ def evaluate(
             "--models", "-m", metavar="NAME|FILE,...", help="With --input: models, separated by commas. Lanczos is "
             "always compared too.",
         ),
-    ] = "comic-compact-x3,realesr-animevideov3",
+    ] = "comic-fast,comic-best",
     sample: Annotated[
         int, typer.Option("--sample", metavar="N", help="With --input: number of pages, evenly spread; 0 for all.")
     ] = 8,

@@ -178,10 +178,18 @@ def _engines() -> Iterable[str]:
     return engine_names()
 
 
+def _profiles() -> Iterable[str]:
+    from comic_upscale.commands.profile_files import profile_names
+    from comic_upscale.settings.profiles import NONE
+
+    return (*profile_names(), NONE)
+
+
 SUGGESTIONS: Mapping[str, Callable[[], Iterable[str]]] = MappingProxyType(
     {
         "model": _models,
         "backend": _engines,
+        "profile": _profiles,
         "device": lambda: ("auto", "cpu", "cuda", "mps", "xpu"),
     }
 )

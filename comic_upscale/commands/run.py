@@ -21,6 +21,7 @@ import typer
 
 from comic_upscale.commands.environment import default_workers, state_folder, weights_cache, weights_folders
 from comic_upscale.commands.options import Given, takes
+from comic_upscale.commands.profile_files import find_profile
 from comic_upscale.commands.selection import FromFile, Pages, with_pages
 from comic_upscale.commands.short_help import HelpAll
 from comic_upscale.errors import EXIT_CEILING, InputError, NoJobYetError, SettingsError
@@ -31,6 +32,7 @@ from comic_upscale.settings.option_json import in_program_words, values_from_jso
 from comic_upscale.settings.options import Opt, definitions
 from comic_upscale.settings.paths import default_output, path_text
 from comic_upscale.settings.processing import DEFAULT_SIZE
+from comic_upscale.settings.profiles import NONE, with_profile
 
 if TYPE_CHECKING:
     from comic_upscale.console.display import Display
@@ -106,6 +108,9 @@ def run(
     shown = ShowOptions(**show.values())
     recorded = {} if settings is None else _read_settings(settings)
     own = given.values()
+    if settings is not None:
+        # It has every option that matters.
+        own.setdefault("profile", NONE)
     job = _checked(with_pages({**recorded, **own}, pages, from_file), recorded.keys() - own.keys())
     called = hook_settings(hooks)
     set_up_logging(verbose=shown.verbose)
@@ -163,15 +168,18 @@ def _checked(values: Mapping[str, Any], from_file: Set[str]) -> JobSettings:
 
 
 def job_settings(given: Mapping[str, Any]) -> JobSettings:
-    """Return the settings of a job: the given options, and the defaults of this machine and user for the rest.
+    """Return the settings of a job: the given options, those of a profile, and the defaults of this machine and user.
 
     Args:
         given: options by name; includes ``input``.
 
     Raises:
-        SettingsError: a value is out of its range, or two contradict each other.
+        SettingsError: a value is out of its range, two contradict each other, or the profile has a mistake.
     """
-    values = {"workers": default_workers(), **given}
+    profile = find_profile(given.get("profile"), given["input"])
+    values = {"workers": default_workers(), **given, "profile": None}
+    if profile is not None:
+        values = {**values, **with_profile(profile, given)}
     values["weights_folders"] = weights_folders(*given.get("weights_folders", ()))
     values["weights_cache"] = weights_cache()
     if values.get("output") is None:

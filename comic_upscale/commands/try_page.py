@@ -42,7 +42,7 @@ def try_page(
         typer.Option(
             "--models", "-m", metavar="NAME|FILE,...", help="Models, separated by commas. Lanczos is always shown, too."
         ),
-    ] = "comic-compact-x3,realesr-animevideov3",
+    ] = "comic-fast,comic-best",
     output: Annotated[
         Path | None,
         typer.Option(

@@ -178,7 +178,7 @@ def _watch(
     from comic_upscale.worker.engines import EngineCache
 
     service = JobService(state_folder())
-    engines = EngineCache(most=1)
+    engines = EngineCache(most=2)
 
     def run(settings: JobSettings, only: Selection) -> JobFinished:
         stop.has_begun = False

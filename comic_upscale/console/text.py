@@ -101,6 +101,9 @@ def plan_summary(preview: Preview) -> list[str]:
         lines.append(orphans_line(preview.orphans, _short(preview.output)))
     if preview.selection:
         lines.append(f"selection: {preview.selection}")
+    if preview.profile:
+        lines.append(f"profile: {_short(preview.profile)}")
+    lines += [f"rule {number}: {rule}" for number, rule in enumerate(preview.rules, start=1)]
     lines.append(f"model {_model_of_plan(preview)}, {preview.size}, into {_short(preview.output)}")
     lines.append("nothing was written (--dry-run)")
     return [printable(line) for line in lines]
@@ -123,7 +126,7 @@ def _model_of_plan(preview: Preview) -> str:
     from comic_upscale.settings.job import AUTO_MODEL
 
     if preview.model == AUTO_MODEL:
-        return f"{AUTO_MODEL} ({GPU_DEFAULT} on a GPU if available, else {CPU_DEFAULT})"
+        return f"{AUTO_MODEL} ({GPU_DEFAULT} on a GPU, else {CPU_DEFAULT})"
     return model_name(preview.model, chosen=preview.model_auto)
 
 
@@ -157,6 +160,10 @@ def header_lines(event: JobStarted) -> list[tuple[str, str]]:
         lines.insert(1, ("ignored", passed_over))
     if event.selection:
         lines.insert(1, ("selection", event.selection))
+    for number, rule in enumerate(event.rules, start=1):
+        lines.insert(-2, (f"rule {number}", rule))
+    if event.profile:
+        lines.insert(-2 - len(event.rules), ("profile", _short(event.profile)))
     if event.device is not None:
         model = model_name(event.model, chosen=event.model_auto)
         network = "" if event.native_scale is None else f" x{event.native_scale} network,"
@@ -344,6 +351,8 @@ def status_lines(report: JobStatus) -> list[str]:
     lines.append(f"input:  {report.input}")
     if report.selection:
         lines.append(f"        {report.selection}")
+    if report.profile:
+        lines.append(f"profile: {_short(report.profile)}")
     lines += [
         f"output: {report.output}",
         f"model:  {model_name(report.model, chosen=report.model_auto)}{device}",

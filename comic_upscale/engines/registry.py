@@ -132,15 +132,21 @@ def open_engines(settings: JobSettings, weights: ResolvedWeights | None) -> list
 
 
 def check_remote(settings: JobSettings) -> None:
-    """Refuse a job whose engine cannot run on a remote machine.
+    """Refuse a job that cannot run on a remote machine.
 
     Raises:
-        SettingsError: the engine cannot run remotely.
+        SettingsError: the engine or a rule cannot be used remotely.
     """
     if not find_factory(settings.backend).runs_remotely:
         raise SettingsError(
             f"--engine {settings.backend} cannot run on a remote machine: use `comic-upscale run`"
         )
+    for number, rule in enumerate(settings.rules, start=1):
+        if rule.when.path is not None:
+            raise SettingsError(
+                f"rule {number} has a path, and pages have no paths on a remote machine: use `comic-upscale run`, or "
+                "give each part of the input its own run with --include"
+            )
 
 
 def unused_gpu_warning(settings: JobSettings, engines: Sequence[Engine]) -> str | None:

@@ -20,7 +20,7 @@ from comic_upscale.imaging.encode import check_encoded, check_target, encode
 from comic_upscale.imaging.pixels import Pixels, UInt8Array
 from comic_upscale.imaging.shrink import shrink
 from comic_upscale.imaging.target_size import find_target, needs_network
-from comic_upscale.models.default_model import DefaultModel, check_auto, choose_model, is_auto
+from comic_upscale.models.default_model import check_auto, default_model, is_auto
 from comic_upscale.models.network import load_network
 from comic_upscale.models.weights import resolve_weights
 from comic_upscale.settings.job import AUTO_MODEL, DEFAULT_MAX_PIXELS, FormatName
@@ -38,8 +38,7 @@ class Upscaler:
 
     Args:
         model: a name of the catalogue, or the path of a ``.pth`` or ``.safetensors`` file. ``"auto"`` is
-            RealESRGAN_x4plus_anime_6B on a GPU if its weights are available, and otherwise comic-compact-x3,
-            which is part of the package.
+            comic-best on a GPU, and otherwise comic-fast, which are parts of the package.
         denoise: 0 to 1, for models with a second set of weights.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"xpu"`` or ``"mps"``.
         precision: ``"auto"``, ``"fp32"``, ``"fp16"`` or ``"bf16"``.
@@ -67,21 +66,17 @@ class Upscaler:
         weights_cache: Path | None = None,
     ) -> None:
         cache, download = weights_cache or Path(), weights_cache is not None
-        selected = DefaultModel(model)
         if is_auto(model):
             check_auto(denoise)
-            selected = choose_model(
-                accelerator=all_accelerators(device), folders=weights_folders, cache=cache, download=download
-            )
+            # The factor comes with each image.
+            model = default_model(accelerator=all_accelerators(device), factor=None)
         weights = resolve_weights(
-            selected.model, denoise=denoise, folders=weights_folders, cache=cache, download=download
+            model, denoise=denoise, folders=weights_folders, cache=cache, download=download
         )
         network = load_network(weights, denoise)
         self._engine = open_torch_engine(network, device, precision=precision, batch=batch, tile=tile)
         self.model = weights.model_name
         """The model's name in the catalogue, or the name of the file."""
-        self.note = selected.note
-        """Why ``"auto"`` fell back to the bundled model; None if it did not."""
         info = self._engine.info
         assert info.native_scale is not None
         self.native_scale = info.native_scale

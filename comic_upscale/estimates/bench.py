@@ -94,7 +94,7 @@ def bench(
     """
     on_step("selecting and loading the network")
     begin = time.perf_counter()
-    selected = named_model(settings) or choose_model(settings, lambda name, done, total: None)
+    selected = named_model(settings) or choose_model(settings)
     settings = selected.apply_to(settings)
     engines = open_engines(settings, prepare_engine(settings))
     try:

@@ -188,15 +188,18 @@ def _disk(folder: Path) -> Finding:
 
 
 def _weights() -> Finding:
-    from comic_upscale.models.default_model import CPU_DEFAULT
+    from comic_upscale.models.catalogue import CATALOGUE
     from comic_upscale.models.weights import resolve_weights
 
-    try:
-        resolve_weights(CPU_DEFAULT, denoise=None, folders=(), cache=Path(), download=False)
-    except ComicUpscaleError as error:
-        return Finding("weights", f"{CPU_DEFAULT} is missing", "fault", str(error))
+    bundled = [model.name for model in CATALOGUE.values() if model.weights.bundled]
+    for name in bundled:
+        try:
+            resolve_weights(name, denoise=None, folders=(), cache=Path(), download=False)
+        except ComicUpscaleError as error:
+            return Finding("weights", f"{name} is missing", "fault", str(error))
     return Finding(
-        "weights", f"{CPU_DEFAULT} is part of the package; `comic-upscale models list` shows the others"
+        "weights",
+        f"{len(bundled)} networks are part of the package; `comic-upscale models list` shows the others",
     )
 
 

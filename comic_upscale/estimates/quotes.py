@@ -22,7 +22,7 @@ from comic_upscale.errors import SettingsError
 from comic_upscale.estimates.history import best_for
 from comic_upscale.imaging.codecs import find_assumed
 from comic_upscale.models.catalogue import CATALOGUE
-from comic_upscale.models.default_model import CPU_DEFAULT, GPU_DEFAULT, is_auto
+from comic_upscale.models.default_model import DEFAULTS, default_model, is_auto
 from comic_upscale.models.weights import identify_weights
 
 
@@ -96,7 +96,7 @@ def is_over_budget(quotes: Sequence[Quote], budget: float) -> bool:
 
 
 def _on_a_card(model: str) -> str:
-    return GPU_DEFAULT if is_auto(model) else model
+    return default_model(accelerator=True, factor=None) if is_auto(model) else model
 
 
 def _quote_here(workload: Workload, question: Question) -> Quote | None:
@@ -132,7 +132,7 @@ def _best_here(question: Question, own: Sequence[Measured]) -> Measured | None:
         return measured if known else None
     # A measurement with the user's own network says nothing about auto's defaults, as its arithmetic is unknown.
     catalogued = [each for each in own if each.model in CATALOGUE]
-    choices = (each for each in catalogued if each.model in (GPU_DEFAULT, CPU_DEFAULT))
+    choices = (each for each in catalogued if each.model in DEFAULTS)
     return next(choices, None) or next(iter(catalogued), None)
 
 

@@ -96,6 +96,10 @@ class JobStarted:
     """Archives that contain pages of the job."""
     selection: str = ""
     """The part of the input that this run looks at, for display; empty for all of it."""
+    profile: str = ""
+    """The profile of the job: a name or the path of a file; empty for none."""
+    rules: tuple[str, ...] = ()
+    """The rules for single pages, for display, in their order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

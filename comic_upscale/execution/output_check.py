@@ -14,6 +14,7 @@ import numpy as np
 from comic_upscale.engines.pages import prepare
 from comic_upscale.errors import PageError
 from comic_upscale.execution.local.quality_gate import QualityGate, recorded_scores
+from comic_upscale.execution.local.steps import as_filtered
 from comic_upscale.execution.remote_host import RemotePageResult
 from comic_upscale.gate.verdict import Bounds, Verdict, default_bounds, judge
 from comic_upscale.imaging.codecs import FORMATS
@@ -22,7 +23,8 @@ from comic_upscale.imaging.encode import check_encoded
 from comic_upscale.imaging.formats import recognise
 from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.imaging.target_size import find_target, grows
-from comic_upscale.settings.job import FormatName, JobSettings
+from comic_upscale.library.page_rules import PageRules
+from comic_upscale.settings.job import FormatName, IccMode, JobSettings
 from comic_upscale.settings.sizes import Size
 
 _ROOM_FOR_HEADERS = 1 << 20
@@ -96,24 +98,22 @@ def check_file(data: bytes, page: RemotePageResult, format: FormatName) -> None:
     check_encoded(data, size)
 
 
-def compare(source: bytes, output: bytes, settings: JobSettings) -> CheckedOutput:
+def compare(
+    source: bytes, output: bytes, settings: JobSettings, rules: PageRules | None = None
+) -> CheckedOutput:
     """Compare an output with its source, by the quality gate.
 
     Args:
         source: the file of the page.
         output: the downloaded file, which `check_file` has accepted.
         settings: of the job.
+        rules: of the job; None to read them from the settings.
 
     Raises:
         PageError: one of them cannot be decoded.
     """
-    before = decode(
-        source,
-        max_pixels=settings.max_pixels,
-        gray=settings.gray_mode,
-        icc=settings.icc,
-        animated=settings.animated,
-    )
+    rules = rules or PageRules(settings)
+    before = _input_of_network(source, settings, rules, settings.icc)
     size = (before.width, before.height)
     header = read_header(output)
     target = (header.width, header.height)
@@ -122,16 +122,22 @@ def compare(source: bytes, output: bytes, settings: JobSettings) -> CheckedOutpu
     after = decode(output, max_pixels=target[0] * target[1])
     if before.icc_profile != after.icc_profile:
         # The format cannot hold the profile, so the page was converted.
-        before = decode(
-            source,
-            max_pixels=settings.max_pixels,
-            gray=settings.gray_mode,
-            icc="srgb",
-            animated=settings.animated,
-        )
+        before = _input_of_network(source, settings, rules, "srgb")
         after = decode(output, max_pixels=target[0] * target[1], icc="srgb")
     verdict = _judge(before, after)
     return CheckedOutput(recorded_scores(verdict), verdict.reasons)
+
+
+def _input_of_network(source: bytes, settings: JobSettings, rules: PageRules, icc: IccMode) -> Pixels:
+    """Return a page as the network got it, before `prepare`. Rules with a path do not run remotely."""
+    page = decode(
+        source,
+        max_pixels=settings.max_pixels,
+        gray=settings.gray_mode,
+        icc=icc,
+        animated=settings.animated,
+    )
+    return as_filtered(page, source, "", rules).pixels
 
 
 def _judge(before: Pixels, after: Pixels) -> Verdict:

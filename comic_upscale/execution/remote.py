@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from comic_upscale.costs.spending import Spending
 from comic_upscale.engines.registry import prepare_engine
@@ -49,6 +49,7 @@ from comic_upscale.execution.remote_pages import (
 from comic_upscale.execution.remote_run import STOP_SECONDS, HostThread, RemoteRun
 from comic_upscale.execution.stop import CEILING, StopRequest
 from comic_upscale.ledger.records import LEFT_AS_THEY_ARE
+from comic_upscale.library.page_rules import PageRules
 from comic_upscale.settings.job import JobSettings
 
 SEND_BYTES, SEND_PAGES = 32 << 20, 2000
@@ -77,6 +78,8 @@ class _Session:
     device: str
     """The device of the machine, for display."""
     settings: JobSettings
+    """Of the job."""
+    rules: PageRules
     """Of the job."""
     run: RemoteRun
     workers: ThreadPoolExecutor
@@ -136,12 +139,19 @@ class RemoteExecutor:
         self._host.on_progress(from_thread(on_progress, Sending))
         if spending is not None:
             self._limit_cost(spending)
-        weights = await asyncio.to_thread(prepare_engine, settings, from_thread(on_progress, Fetching))
+        fetching = from_thread(on_progress, Fetching)
+        weights = await asyncio.to_thread(prepare_engine, settings, fetching)
         if weights is None:
             raise SettingsError(f"--engine {settings.backend} has no weights to send")
+        rules = PageRules(settings)
+        of_rules = []
+        for name, denoise in rules.networks[1:]:
+            own = replace(settings, model=name, denoise=denoise, rules=())
+            if (each := await asyncio.to_thread(prepare_engine, own, fetching)) is not None:
+                of_rules.append((name, each))
         on_progress(Preparing(what="preparing the remote machine"))
         try:
-            device = await self._thread.call(self._host.prepare, weights, fingerprint, settings)
+            device = await self._thread.call(self._host.prepare, weights, fingerprint, settings, of_rules)
         except RemoteError:
             if spending is not None and not spending.allows():
                 # A run that an earlier command has started costs money too.
@@ -151,6 +161,7 @@ class RemoteExecutor:
         self._session = _Session(
             device=device.name,
             settings=settings,
+            rules=rules,
             run=RemoteRun(self._host, self._thread, retry_failed=settings.retry_failed),
             workers=ThreadPoolExecutor(settings.workers, thread_name_prefix="worker"),
             meter=StageMeter(settings.workers),
@@ -463,7 +474,7 @@ class RemoteExecutor:
                     return SOURCE_CHANGED
             except PageError:
                 return SOURCE_CHANGED
-            checked = await run_in(session.workers, compare, source, data, settings)
+            checked = await run_in(session.workers, compare, source, data, settings, session.rules)
         if checked.suspect and settings.strict:
             raise PageError(SUSPECT, "; ".join(checked.suspect))
         return checked

@@ -88,8 +88,21 @@ class RemoteHost(Protocol):
     def has_accelerator(self) -> bool:
         """Return whether it has a GPU that can be used."""
 
-    def prepare(self, weights: ResolvedWeights, fingerprint: str, settings: JobSettings) -> Device:
-        """Prepare everything except the pages."""
+    def prepare(
+        self,
+        weights: ResolvedWeights,
+        fingerprint: str,
+        settings: JobSettings,
+        of_rules: Sequence[tuple[str, ResolvedWeights]] = (),
+    ) -> Device:
+        """Prepare everything except the pages.
+
+        Args:
+            weights: those of the job.
+            fingerprint: of the job.
+            settings: of the job.
+            of_rules: the weights of other models, with the names that the rules of the settings have for them.
+        """
 
     def list_pages(self) -> frozenset[str]:
         """Return the names of the pages that are complete on the machine."""

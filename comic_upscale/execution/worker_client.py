@@ -39,6 +39,7 @@ from comic_upscale.execution.worker_protocol import (
     error_of,
     outcome_of,
 )
+from comic_upscale.library.page_rules import with_models
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.option_json import to_json
 
@@ -331,5 +332,6 @@ def _info_of(frame: Frame) -> ExecutorInfo:
 
 def _absolute(settings: JobSettings) -> JobSettings:
     """Return the settings with the path of weights as the worker, in another folder, finds it."""
-    path = Path(settings.model)
-    return replace(settings, model=str(path.absolute())) if path.is_file() else settings
+    models = {settings.model, *(str(rule.changes.get("model", "")) for rule in settings.rules)}
+    moved = {name: str(Path(name).absolute()) for name in models if name and Path(name).is_file()}
+    return with_models(replace(settings, model=moved.get(settings.model, settings.model)), moved)

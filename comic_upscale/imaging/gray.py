@@ -19,6 +19,7 @@ pixels do not help: the line has 50 there, one of the two ink drawings 44.0, and
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from comic_upscale.imaging.pixels import SampleArray, UInt8Array
@@ -126,3 +127,18 @@ def _largest_block(rows: UInt8Array) -> float:
     )
     bottom = sums[-_BLOCK:].sum(axis=0, dtype=np.uint16)[None]
     return max(float(np.ptp(blocks.astype(np.int32), axis=2).max()) for blocks in (whole, bottom)) / _BLOCK**2
+
+
+def colour_of_blocks(color: SampleArray, side: int) -> NDArray[np.float32]:
+    """Return how much the channels' means differ in each block of an RGB page, in grey levels of 8 bits.
+
+    Args:
+        color: height x width x 3, at least one block in size; pixels beyond the last whole block do not count.
+        side: of a block, in pixels.
+    """
+    rows, columns = max(1, color.shape[0] // side), max(1, color.shape[1] // side)
+    rgb = eight_bits(color)[: rows * side, : columns * side]
+    height, width = rgb.shape[0] // rows, rgb.shape[1] // columns
+    sums = rgb.reshape(rows, height, columns, width, 3).sum(axis=(1, 3), dtype=np.float32)
+    spread: NDArray[np.float32] = np.ptp(sums / (height * width), axis=2)
+    return spread

@@ -26,7 +26,7 @@ from comic_upscale.storage.base import OutputStore
 T = TypeVar("T")
 
 Key: TypeAlias = tuple[str, str]
-"""The SHA-256 of a source, and its output format: within a job, these decide the output."""
+"""The SHA-256 of a source, its output format and the rules for its path: within a job, these decide the output."""
 
 
 @dataclass(slots=True)
@@ -136,6 +136,7 @@ async def copy_output(
         notes=notes_of_copy(page),
         scores=recorded_numbers(page["scores"]),
         suspect=(page["suspect"],) if page["suspect"] else (),
+        own_settings=page["own_settings"],
         made_at=ended,
     )
     return Copy(outcome, page["source"])

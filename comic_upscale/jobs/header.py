@@ -48,6 +48,8 @@ def _header(context: JobContext, info: ExecutorInfo | None) -> JobStarted:
         warnings=_warnings(context, info),
         volumes=len(context.discovery.volumes),
         selection=str(context.looked_at or ""),
+        profile=settings.profile or "",
+        rules=tuple(map(str, settings.rules)),
     )
 
 
@@ -69,8 +71,6 @@ def _warnings(context: JobContext, info: ExecutorInfo | None) -> tuple[str, ...]
         warnings.append(describe_safe_names(renamed))
     if context.plan.replaced:
         warnings.append(replaced_note(context.plan.replaced))
-    if context.job.model.note is not None:
-        warnings.append(context.job.model.note)
     scale, native_scale = context.settings.scale, None if info is None else info.native_scale
     if native_scale is not None and scale is not None:
         warnings += _about_scale(scale, native_scale)

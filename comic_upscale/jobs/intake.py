@@ -30,6 +30,7 @@ from comic_upscale.jobs.page_watch import PageWatch
 from comic_upscale.jobs.progress import OpenPages
 from comic_upscale.jobs.recorder import Recorder
 from comic_upscale.ledger.records import OutputOwner
+from comic_upscale.library.page_rules import PageRules
 from comic_upscale.planning.output_checks import PlannedPage, may_write
 from comic_upscale.settings.job import FormatName
 
@@ -137,6 +138,7 @@ class Intake:
         self._ahead = Budget(READ_AHEAD_BYTES)
         self._ready: asyncio.Queue[_Incoming | None] = asyncio.Queue(context.settings.workers)
         self._released: asyncio.Queue[_Incoming] = asyncio.Queue()
+        self._rules = PageRules(context.settings)
         self._watch = context.watch
         self._in_flight: dict[int, str] = {}
         self._none_in_flight = asyncio.Event()
@@ -146,7 +148,10 @@ class Intake:
         duplicates = context.plan.duplicates
         self._deduplicator: Deduplicator[_Incoming] = Deduplicator(
             duplicates.sizes,
-            {(sha256, self._format_of(output)): row_id for row_id, sha256, output in duplicates.done},
+            {
+                (sha256, self._variant_of(source, output)): row_id
+                for row_id, sha256, source, output in duplicates.done
+            },
         )
 
     @property
@@ -296,7 +301,7 @@ class Intake:
         assert incoming.data is not None
         sha256, seconds = await self._reader.hash(incoming.data)
         incoming.seconds += seconds
-        incoming.key = (sha256, self._format_of(incoming.page.output))
+        incoming.key = (sha256, self._variant_of(incoming.page.source, incoming.page.output))
 
     async def _admit(self, incoming: _Incoming) -> bool:
         """Return whether to compute a page: False if it waits for a duplicate, or gets a copy of its output."""
@@ -366,6 +371,11 @@ class Intake:
 
     def _format_of(self, output: str) -> FormatName:
         return written_format(extension_of(output), self._context.settings.format)
+
+    def _variant_of(self, source: str, output: str) -> str:
+        """Return what decides the output besides the content: its format, and the rules for its path."""
+        matches = self._rules.path_matches(source)
+        return " ".join([self._format_of(output), *map(str, matches)])
 
     def _drop(self, incoming: _Incoming) -> None:
         """Release the bytes that were read ahead."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from comic_upscale.engines.registry import OpenEngines, check_remote, open_engines
 from comic_upscale.errors import RemoteError
 from comic_upscale.execution.base import Executor
-from comic_upscale.execution.events import Event, Fetching, JobFinished, Listener, Preparing, from_thread
+from comic_upscale.execution.events import Event, JobFinished, Listener, Preparing
 from comic_upscale.execution.local.executor import LocalExecutor
 from comic_upscale.execution.remote import RemoteExecutor, RemoteOptions
 from comic_upscale.execution.stop import StopRequest
@@ -146,8 +146,7 @@ async def _resolve(
     if job is None:
         emit(Preparing(what="choosing a model"))
         accelerator = await executor.has_accelerator(settings, emit)
-        fetching = from_thread(emit, Fetching)
-        chosen = await asyncio.to_thread(choose_model, settings, fetching, accelerator)
+        chosen = await asyncio.to_thread(choose_model, settings, accelerator)
         job = resolve(settings, history, chosen)
     assert job is not None
     return job

@@ -36,6 +36,24 @@ _FROM_REPLACED = (
 
 
 @dataclass(frozen=True, slots=True)
+class FinishedElsewhere:
+    """A finished page of another job over the same input, with an unchanged source."""
+
+    owner: OutputOwner
+    size: tuple[int, int]
+    """(width, height) of the source, upright."""
+    own_settings: str
+    """Its settings and traits, as JSON."""
+    is_judged: bool
+    """Whether the quality gate compared it with its source."""
+
+    @property
+    def source(self) -> str:
+        """The source of the page."""
+        return self.owner.source
+
+
+@dataclass(frozen=True, slots=True)
 class KnownVolume:
     """A finished volume of another job, which may be one that was found."""
 
@@ -164,6 +182,28 @@ class LibraryChanges(LedgerFile):
                 [job_id],
             )
             return {str(source): (str(model), str(settings)) for source, model, settings in cursor}
+
+    def finished_elsewhere(self, job_id: int) -> list[FinishedElsewhere]:
+        """Return finished pages of other jobs whose sources are those of pending pages, the newest job first.
+
+        Only pages that record their own settings, and that are not suspect, are among them.
+        """
+        with self._translate_errors():
+            cursor = self._db.execute(
+                "select theirs.input, theirs.fingerprint, other.id, other.source, other.source_sha256, other.state,"
+                " other.output_size, other.claimed, other.width, other.height, other.own_settings,"
+                f" other.scores is not null {_FROM_REPLACED} and other.source = mine.source"
+                " and other.source_size = mine.source_size and other.source_mtime_ns = mine.source_mtime_ns"
+                " and other.own_settings is not null and other.suspect is null and other.claimed = 0"
+                " and mine.claimed = 0 order by theirs.id desc",
+                [job_id],
+            )
+            return [
+                FinishedElsewhere(
+                    OutputOwner(*row[:8]), (int(row[8]), int(row[9])), str(row[10]), bool(row[11])
+                )
+                for row in cursor
+            ]
 
     # Claims of dead runs
 

@@ -168,6 +168,9 @@ class PageFacts:
     """Scores of the comparison with its source, by the names in ``gate/scores.py``; empty if it was not compared."""
     suspect: tuple[str, ...] = ()
     """Why the quality gate rejected the page; empty for a page that passed."""
+    own_settings: str | None = column("text", "m010_own_settings")
+    """The fingerprint of the settings of the page, and what rules know of it, as JSON: `page_rules.OwnSettings`. None
+    from an executor that does not tell."""
 
     def facts(self) -> dict[str, Any]:
         """Return the facts by name, as arguments for another record of the page."""

@@ -99,6 +99,8 @@ class JobStatus:
     """The part of the input that the last run looked at, for display; empty for all of it."""
     paused_since: str | None = None
     """When the job was paused, ISO 8601 UTC; None if it is not. A pause may outlast the run, for a watch."""
+    profile: str = ""
+    """The profile of the job: a name or the path of a file; empty for none."""
 
 
 def read_status(ledger: Path) -> JobStatus:
@@ -168,12 +170,21 @@ def read_status(ledger: Path) -> JobStatus:
         orphans=orphans,
         selection=_selection(job),
         paused_since=paused,
+        profile=_profile(job),
     )
 
 
 def _output_folder(ledger: Path, job: dict[str, Any]) -> Path:
     """Return the output folder of a job, also if it was moved with the ledger inside."""
     return ledger.absolute().parent.parent if is_default_place(ledger) else Path(job["output"])
+
+
+def _profile(job: dict[str, Any]) -> str:
+    """Return the profile of a job as it was named; empty for none."""
+    with contextlib.suppress(KeyError, ValueError, TypeError):
+        profile = json.loads(job["settings"])["profile"]
+        return profile if isinstance(profile, str) else ""
+    return ""
 
 
 def _selection(job: dict[str, Any]) -> str:

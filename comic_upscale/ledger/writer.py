@@ -226,20 +226,23 @@ class Ledger(LibraryChanges):
             cursor = self._db.execute(SELECT_ROWS, [job_id])
             return [PageRow(*row) for row in cursor]
 
-    def computed(self, job_id: int, sizes: Set[int]) -> list[tuple[int, str, str]]:
+    def computed(self, job_id: int, sizes: Set[int]) -> list[tuple[int, str, str, str]]:
         """Return the finished pages of a job that are not copies and whose sources have one of these sizes.
 
         Returns:
-            (row id, SHA-256 of the source, output) of each.
+            (row id, SHA-256 of the source, source, output) of each.
         """
         with self._translate_errors():
             cursor = self._db.execute(
-                "select id, source_sha256, output from pages where job_id = ? and state = 'done'"
+                "select id, source_sha256, source, output from pages where job_id = ? and state = 'done'"
                 " and source_sha256 is not null and copied_from is null"
                 " and source_size in (select value from json_each(?)) order by id",
                 [job_id, json.dumps(sorted(sizes))],
             )
-            return [(int(row_id), str(sha256), str(output)) for row_id, sha256, output in cursor]
+            return [
+                (int(row_id), str(sha256), str(source), str(output))
+                for row_id, sha256, source, output in cursor
+            ]
 
     def done_page(self, row_id: int) -> dict[str, Any] | None:
         """Return a finished page by its columns, as in `read_done_pages`; None if it is no longer done."""

@@ -75,8 +75,16 @@ class Selector:
         return any(folder in self._paths for folder in _folders_above(source))
 
 
-class _Patterns:
-    """Patterns as in ``.gitignore``."""
+class Patterns:
+    """Patterns as in ``.gitignore``.
+
+    Args:
+        flag: the option or condition that has them, for messages.
+        patterns: the patterns.
+
+    Raises:
+        SettingsError: a pattern cannot be used.
+    """
 
     def __init__(self, flag: str, patterns: Sequence[str]) -> None:
         # Needed only where patterns are given.
@@ -88,11 +96,12 @@ class _Patterns:
             raise SettingsError(f"{flag} has a pattern that cannot be used: {error}") from None
 
     def match_file(self, source: str) -> bool:
+        """Return whether a pattern matches a path."""
         return bool(self._spec.match_file(source))
 
 
-def _patterns(flag: str, patterns: Sequence[str]) -> _Patterns | None:
-    return _Patterns(flag, patterns) if patterns else None
+def _patterns(flag: str, patterns: Sequence[str]) -> Patterns | None:
+    return Patterns(flag, patterns) if patterns else None
 
 
 def _folders_above(source: str) -> Iterator[str]:

@@ -101,8 +101,8 @@ _MODELS = (
         2,
         64,
         24,
-        1_799_440,
-        "8a2b3e3cb9c7bca26270eb7d347f565ec415802f53955e119cb15eb8cffa8765",
+        1_799_496,
+        "09f71983193c6bc9e6ab180173a28b6afb30365e12ffcde3e5b572d7ba522924",
         "comic-best for factors up to 2: about 1.4 times the work of realesr-animevideov3, no download",
     ),
     _own(
@@ -110,8 +110,8 @@ _MODELS = (
         3,
         64,
         24,
-        1_816_750,
-        "7dae91a8765aca6165d8cfaeb6cd9d82cc19a13c40895c2a89cd5d914bfa9842",
+        1_816_806,
+        "29a5bbe2510905ac8fb4759ae999f76c8e313e5b98126b723c8bd9495dce9ed5",
         "comic-best for factors above 2: about 1.4 times the work of realesr-animevideov3, no download",
     ),
     _own(

@@ -13,8 +13,8 @@ class DuplicateCandidates:
 
     sizes: frozenset[int] = frozenset()
     """File sizes, in bytes, that a pending page shares with another page."""
-    done: tuple[tuple[int, str, str], ...] = ()
-    """Finished pages with such sizes: (row id, SHA-256 of the source, output)."""
+    done: tuple[tuple[int, str, str, str], ...] = ()
+    """Finished pages with such sizes: (row id, SHA-256 of the source, source, output)."""
 
 
 NO_DUPLICATES = DuplicateCandidates()

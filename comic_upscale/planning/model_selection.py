@@ -10,10 +10,11 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from comic_upscale.engines import registry
+from comic_upscale.errors import SettingsError, WeightsError
 from comic_upscale.ledger.records import AutoJob
+from comic_upscale.library.page_rules import with_models
 from comic_upscale.models import default_model as auto
 from comic_upscale.models.catalogue import CATALOGUE, in_family
-from comic_upscale.models.download import OnProgress
 from comic_upscale.models.weights import identify_weights
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.sizes import Scale
@@ -31,8 +32,6 @@ class SelectedModel:
     """Whether ``auto`` chose it."""
     of_family: bool = False
     """Whether the settings name a family, such as ``comic-best``, of which this is the network for their factor."""
-    note: str | None = None
-    """A note for the user about the selection."""
 
     def apply_to(self, settings: JobSettings) -> JobSettings:
         """Return the settings with this model instead of ``auto`` or a family."""
@@ -46,7 +45,44 @@ def job_fingerprint(settings: JobSettings, identity: str) -> str:
         settings: settings of the job.
         identity: as `SelectedModel.identity`.
     """
-    return settings.fingerprint(identity, registry.fingerprinted_options(settings))
+    return settings.fingerprint(identity, registry.fingerprinted_options(settings), rule_models(settings))
+
+
+def rule_models(settings: JobSettings) -> dict[str, str]:
+    """Return the identities of the models that rules name, by the names in the rules.
+
+    Raises:
+        SettingsError: a model lacks the denoise strength that its rule gives, or the model is ``auto``.
+        WeightsError: there is no such model.
+    """
+    found: dict[str, str] = {}
+    for number, rule in enumerate(settings.rules, start=1):
+        name = rule.changes.get("model")
+        if name is None:
+            continue
+        if auto.is_auto(name):
+            raise SettingsError(
+                f"rule {number}: the model of a rule must be named: leave model out to use that of the job"
+            )
+        of_page = settings.changed_for_page(rule.changes)
+        try:
+            found[name] = registry.identify(replace(of_page, model=_network_of(name, settings))).digest
+        except (SettingsError, WeightsError) as error:
+            raise type(error)(f"rule {number}: {error}") from None
+    return found
+
+
+def with_rule_networks(settings: JobSettings) -> JobSettings:
+    """Return settings whose rules name networks in place of families, such as ``comic-best-x3``."""
+    if not registry.find_factory(settings.backend).uses_catalogue:
+        return settings
+    names = [rule.changes["model"] for rule in settings.rules if "model" in rule.changes]
+    return with_models(settings, {name: _network_of(name, settings) for name in names})
+
+
+def _network_of(model: str, settings: JobSettings) -> str:
+    """Return the network of a family for the factor of a job; any other name is returned unchanged."""
+    return in_family(model, _factor(settings))
 
 
 def with_legacy_gray(
@@ -76,13 +112,14 @@ def named_model(settings: JobSettings) -> SelectedModel | None:
         SettingsError: the model has no denoise strength, or the engine's options are wrong.
         WeightsError: there is no such model.
     """
+    # Their mistakes are reported before the input is read.
+    rule_models(settings)
     if auto.is_auto(settings.model) and registry.find_factory(settings.backend).uses_catalogue:
         auto.check_auto(settings.denoise)
         return None
     if not registry.find_factory(settings.backend).uses_catalogue:
         return SelectedModel(*registry.identify(settings))
-    factor = settings.size.factor if isinstance(settings.size, Scale) else None
-    model = in_family(settings.model, factor)
+    model = _network_of(settings.model, settings)
     identity = registry.identify(replace(settings, model=model))
     return SelectedModel(*identity, of_family=model != settings.model)
 
@@ -111,18 +148,15 @@ def find_job_model(settings: JobSettings, jobs: Iterable[AutoJob]) -> SelectedMo
 def predict_model(settings: JobSettings) -> SelectedModel | None:
     """Return the model that ``auto`` selects for a new job, if that is certain without checking the devices."""
     if any(name.strip() == "cpu" for name in settings.device.split(",")):
-        return _select(auto.CPU_DEFAULT)
+        return _select_default(settings, accelerator=False)
     return None
 
 
-def choose_model(
-    settings: JobSettings, on_progress: OnProgress, accelerator: bool | None = None
-) -> SelectedModel:
-    """Select a model for a new job by its devices and the available weights. Imports torch, and may download.
+def choose_model(settings: JobSettings, accelerator: bool | None = None) -> SelectedModel:
+    """Select a model for a new job by its devices. May import torch.
 
     Args:
         settings: settings with the model ``auto``.
-        on_progress: called during a download.
         accelerator: whether the job runs on a GPU; None to check the devices of this machine.
 
     Raises:
@@ -133,23 +167,20 @@ def choose_model(
         from comic_upscale.engines.torch.device import all_accelerators
 
         accelerator = all_accelerators(settings.device)
-    cache = settings.weights_cache
-    default = auto.choose_model(
-        accelerator=accelerator,
-        folders=settings.weights_folders,
-        cache=cache or settings.output,
-        download=cache is not None,
-        on_progress=on_progress,
-    )
-    if default.note is None:
-        return _select(default.model)
-    stays = f"This job stays with {default.model}, unless another --model is named."
-    return _select(default.model, f"{default.note} {stays}")
+    return _select_default(settings, accelerator=accelerator)
+
+
+def _select_default(settings: JobSettings, *, accelerator: bool) -> SelectedModel:
+    return _select(auto.default_model(accelerator=accelerator, factor=_factor(settings)))
+
+
+def _factor(settings: JobSettings) -> float | None:
+    return settings.size.factor if isinstance(settings.size, Scale) else None
 
 
 def _names_by_weights() -> dict[str, str]:
     return {model.weights.sha256: model.name for model in CATALOGUE.values()}
 
 
-def _select(name: str, note: str | None = None) -> SelectedModel:
-    return SelectedModel(*identify_weights(name, denoise=None), auto=True, note=note)
+def _select(name: str) -> SelectedModel:
+    return SelectedModel(*identify_weights(name, denoise=None), auto=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 from comic_upscale.errors import SettingsError
 from comic_upscale.settings.job import LEGACY_PARTS, JobSettings
-from comic_upscale.settings.options import definitions, fingerprint_parts, shown
+from comic_upscale.settings.options import Definition, definitions, fingerprint_parts, shown
 
 
 def describe_other_settings(settings: JobSettings, model: str, other_model: str, other_settings: str) -> str:
@@ -27,5 +28,13 @@ def describe_other_settings(settings: JobSettings, model: str, other_model: str,
         for definition in definitions(JobSettings):
             name = definition.name
             if name != "size" and mine.get(name) != theirs.get(name):
-                differences.append(f"{definition.flag} {shown(getattr(other, name))}")
+                differences.append(_words(definition, getattr(other, name)))
     return f"made with {', '.join(differences) or 'other settings'}"
+
+
+def _words(definition: Definition, value: Any) -> str:
+    if definition.name == "rules":
+        return "other rules" if value else "no rules"
+    if value is None and definition.opt.default_text is not None:
+        return f"{definition.flag} {definition.opt.default_text}"
+    return f"{definition.flag} {shown(value)}"

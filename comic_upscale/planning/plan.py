@@ -27,6 +27,7 @@ from comic_upscale.planning.hashes import SourceHashes
 from comic_upscale.planning.names import OutputNames
 from comic_upscale.planning.output_checks import OUTPUT_EXISTS, PlannedPage
 from comic_upscale.planning.renames import VolumeMatcher
+from comic_upscale.planning.unchanged_pages import adopt_unchanged
 from comic_upscale.planning.volume_plan import VolumePlan
 from comic_upscale.planning.volumes import PlannedVolume, by_volume
 from comic_upscale.settings.job import JobSettings
@@ -129,6 +130,7 @@ def make_plan(
     outputs: OutputStore,
     volumes: Sequence[Volume] = (),
     fingerprint: str = "",
+    model_identity: str = "",
     unread: Sequence[str] = (),
     hashes: SourceHashes | None = None,
     selector: Selector = EVERYTHING,
@@ -145,7 +147,8 @@ def make_plan(
         sources: reads the job's sources.
         outputs: store of the job's outputs.
         volumes: the volumes that were found.
-        fingerprint: fingerprint of the job.
+        fingerprint: fingerprint of the job; empty if its model is not known yet.
+        model_identity: of its model.
         unread: prefixes of sources that could not be listed.
         hashes: hashes of sources, some of which may be known already.
         selector: says which sources were looked at. The rows of the others stay as they are.
@@ -175,6 +178,9 @@ def make_plan(
         todo[page.source] = PlannedPage(row_id, page.source, page.path, page.output, page.member, page.size)
     new_rows = {source: page.row_id for source, page in todo.items()} | volume_plan.row_ids
     ledger.replace_rows((row.id, new_rows[source]) for source, row in names.replaced.items())
+    if fingerprint:
+        for source in adopt_unchanged(ledger, job_id, todo, settings, model_identity, outputs):
+            del todo[source]
     volume_plan.decide(todo, fingerprint)
     in_order = tuple(
         todo[page.source]

@@ -88,6 +88,7 @@ def prepare_job(
         outputs=outputs,
         volumes=discovery.volumes,
         fingerprint=job.fingerprint,
+        model_identity=job.model_identity,
         unread=discovery.unread,
         hashes=hashes,
         selector=discovery.selector,

@@ -98,6 +98,10 @@ class Preview:
     """Finished outputs that were made with other settings and would be replaced."""
     selection: str = ""
     """The part of the input that the run looks at, for display; empty for all of it."""
+    profile: str = ""
+    """The profile of the job: a name or the path of a file; empty for none."""
+    rules: tuple[str, ...] = ()
+    """The rules for single pages, for display. Only the run knows which pages they match."""
 
 
 OnPage: TypeAlias = Callable[[PagePreview], None]
@@ -170,6 +174,8 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
         warnings=(describe_safe_names(foresight.renamed),) if foresight.renamed else (),
         replaced=len(foresight.again),
         selection=str(settings.selection or ""),
+        profile=settings.profile or "",
+        rules=tuple(map(str, settings.rules)),
     )
 
 

@@ -13,6 +13,7 @@ from comic_upscale.planning.model_selection import (
     find_job_model,
     job_fingerprint,
     with_legacy_gray,
+    with_rule_networks,
 )
 from comic_upscale.settings.job import JobSettings
 
@@ -56,5 +57,6 @@ def resolve(
         model = find_job_model(settings, history.auto_jobs)
     if model is None:
         return None
-    resolved = with_legacy_gray(model.apply_to(settings), model, history.early_jobs)
+    named = with_rule_networks(model.apply_to(settings))
+    resolved = with_legacy_gray(named, model, history.early_jobs)
     return ResolvedJob(resolved, model, job_fingerprint(resolved, model.identity))

@@ -17,7 +17,9 @@ from sqlalchemy.engine import Connection
 from comic_upscale.errors import SettingsError
 from comic_upscale.models.catalogue import CATALOGUE, NAMES
 from comic_upscale.server.database.schema import models, now_ms, presets
-from comic_upscale.settings.processing import AUTO_MODEL
+from comic_upscale.settings.option_json import to_json
+from comic_upscale.settings.processing import AUTO_MODEL, ProcessingSettings
+from comic_upscale.settings.profiles import built_in, built_in_names
 
 DENOISE_MODEL = "realesr-general-x4v3"
 """The model that has a strength of denoising."""
@@ -41,6 +43,16 @@ def _built_in(description: str, **options: Any) -> Preset:
     return Preset(description=description, options=MappingProxyType(options))
 
 
+def _of_profile(name: str) -> Preset:
+    """Return the preset of a profile of the command line. The server decides where outputs go."""
+    profile = built_in(name)
+    options = ProcessingSettings(**profile.values, rules=profile.rules)
+    return Preset(
+        description=profile.description,
+        options=MappingProxyType(to_json(options, {*profile.values, *(("rules",) if profile.rules else ())})),
+    )
+
+
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "standard": _built_in("The defaults of the server."),
@@ -57,9 +69,10 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             denoise=0.25,
             gray="keep",
         ),
+        **{name: _of_profile(name) for name in built_in_names()},
     }
 )
-"""The presets that the server comes with."""
+"""The presets that the server comes with, the profiles of the package among them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,13 +16,14 @@ from comic_upscale.server.offered import BUILT_IN, DENOISE_MODEL, Offered
 from comic_upscale.settings.option_json import from_json, to_json, values_from_json
 from comic_upscale.settings.options import Definition, as_flag, definitions, value_from_text
 from comic_upscale.settings.processing import AUTO_MODEL, ProcessingSettings, SizeOptions, join_size
+from comic_upscale.settings.rules import Rule
 
 DENOISE: Mapping[str, float | None] = MappingProxyType({"none": None, "low": 0.25, "med": 0.5, "high": 1.0})
 
 ALLOWED = frozenset(
     (
         "size", "skip_larger_than", "model", "denoise", "format", "quality", "png_level", "gray", "icc", "animated",
-        "archive_output", "pdf_dpi", "gate", "strict", "tta",
+        "archive_output", "pdf_dpi", "gate", "strict", "levels", "neutral_paper", "rules", "tta",
     )
 )  # fmt: skip
 """Processing options that a request may set."""
@@ -102,6 +103,9 @@ def _asked(given: Mapping[str, str], offered: Offered) -> dict[str, Any]:
     for option in OPTION_FIELDS:
         if option.name in given and option.name not in ("size", "denoise"):
             values[option.name] = _value(option, given[option.name])
+    if "rules" in values:
+        field = "rules" if "rules" in given else "preset"
+        values["rules"] = tuple(_rule(rule, offered, field) for rule in values["rules"])
     if "model" in values:
         values["model"] = _model(values["model"], offered, "model" if "model" in given else "preset")
     return values
@@ -226,6 +230,17 @@ def _model(name: str, offered: Offered, field: str) -> str:
     if any(map(offered.is_demoted, [name, *(network.name for network in networks or ())])):
         raise FieldError(field, f"the model {name} has been withdrawn: choose another one, or leave it out")
     return name
+
+
+def _rule(rule: Rule, offered: Offered, field: str) -> Rule:
+    """Return a rule with the official name of its model, which must be one of the catalogue."""
+    name = rule.changes.get("model")
+    if name is None:
+        return rule
+    name = _model(str(name), offered, field)
+    if name == AUTO_MODEL or (name in offered.models and offered.models[name].storage_key):
+        raise FieldError(field, f"a rule cannot use the model {name}: choose one of the package's catalogue")
+    return rule.changed(model=name)
 
 
 def _culprit(message: str, given: Mapping[str, str]) -> str:

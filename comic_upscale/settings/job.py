@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, get_args
 
 from comic_upscale.errors import SettingsError
@@ -36,6 +37,7 @@ from comic_upscale.settings.processing import (
     ProcessingSettings,
 )
 from comic_upscale.settings.resources import ResourceSettings
+from comic_upscale.settings.rules import write_rules
 from comic_upscale.settings.run import RunSettings
 from comic_upscale.settings.selection import Selection, read_selection, write_selection
 from comic_upscale.settings.selection_options import SelectionOptions, join_selection
@@ -163,6 +165,15 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
             write=write_selection, read=read_selection, parts=SelectionOptions, join=join_selection,
         ),
     ] = None  # fmt: skip
+    profile: Annotated[
+        str | None,
+        Opt(
+            "Options and rules from a profile: a name from `comic-upscale profiles list`, or a TOML file. Options on "
+            "the command line win. Default: comic-upscale.toml beside the input or in the current folder, or your "
+            "profile named default. none: no profile.",
+            metavar="NAME|FILE",
+        ),
+    ] = None  # fmt: skip
     ledger: Annotated[
         Path | None,
         Opt("File for the ledger. Default: inside the output folder.", metavar="FILE"),
@@ -225,7 +236,12 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
         """The rules by which this job reads volumes."""
         return VolumeRules(self.max_members, self.max_unpacked, self.max_ratio, self.pdf_dpi, self.max_pixels)
 
-    def fingerprint(self, model_identity: str, engine_options: EngineOptions = ()) -> str:
+    def fingerprint(
+        self,
+        model_identity: str,
+        engine_options: EngineOptions = (),
+        rule_models: Mapping[str, str] = MappingProxyType({}),
+    ) -> str:
         """Hash everything that decides the pixels and bytes of an output; returns 32 hexadecimal digits.
 
         The same page with the same fingerprint gives the same output. Precision and tile are hashed as requested, so
@@ -235,8 +251,15 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
             model_identity: identifies what computes the pixels; for a network, the hash of its weights.
             engine_options: the engine-specific options that decide pixels and differ from their defaults, from the
                 engine registry.
+            rule_models: the same as ``model_identity`` for the models of the rules, by their names in the rules.
         """
         parts = {"model": model_identity, **fingerprint_parts(self, LEGACY_PARTS)}
+        if self.rules:
+            rules = write_rules(self.rules, ProcessingSettings)
+            parts["rules"] = [
+                {**rule, "model": rule_models.get(rule["model"], rule["model"])} if "model" in rule else rule
+                for rule in rules
+            ]
         if engine_options:
             parts["engine_options"] = dict(engine_options)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import InitVar, dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
+from dataclasses import InitVar, dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from annotated_types import Ge, Le
 
+from comic_upscale.errors import SettingsError
 from comic_upscale.settings.engines import (
     EngineOptions,
     as_engine_options,
     check_engine,
     parse_engine_options,
 )
+from comic_upscale.settings.levels import Levels
 from comic_upscale.settings.limits import DEFAULT_MAX_PIXELS, DEFAULT_PDF_DPI
 from comic_upscale.settings.options import Group, Opt, check, require
+from comic_upscale.settings.rules import Rule, check_rules, read_rules, write_rules
 from comic_upscale.settings.sizes import (
     DEFAULT_SCALE,
     Bounds,
@@ -38,8 +42,9 @@ AUTO_MODEL = "auto"
 
 DEFAULT_SIZE = Scale(DEFAULT_SCALE)
 
-SIZE, NETWORK, OUTPUTS, VOLUMES, LIMITS = (
-    "Size of the outputs", "Network", "Output files", "Volumes", "Checks, failures and limits",
+SIZE, NETWORK, PAGES, OUTPUTS, VOLUMES, LIMITS = (
+    "Size of the outputs", "Network", "Pages before the network", "Output files", "Volumes",
+    "Checks, failures and limits",
 )  # fmt: skip
 """Headings of the help."""
 
@@ -137,6 +142,21 @@ def join_engine_options(given: Mapping[str, Any]) -> EngineOptions:
     )
 
 
+def _parse_rules(text: str) -> tuple[Rule, ...]:
+    try:
+        return _read_rules(json.loads(text))
+    except ValueError as error:
+        raise SettingsError(f"--rules must be JSON: {error}") from None
+
+
+def _read_rules(value: object) -> tuple[Rule, ...]:
+    return read_rules(value, ProcessingSettings)
+
+
+def _write_rules(rules: tuple[Rule, ...]) -> list[dict[str, Any]]:
+    return write_rules(rules, ProcessingSettings)
+
+
 class _Factor:
     """Derives the attribute ``scale`` from the size. As the default of the argument, it is None."""
 
@@ -186,12 +206,11 @@ class ProcessingSettings:
     model: Annotated[
         str,
         Opt(
-            "auto, a name from `comic-upscale models list`, or a .pth or .safetensors file. auto is "
-            "RealESRGAN_x4plus_anime_6B on a GPU if its weights are installed or can be downloaded, and otherwise "
-            "comic-compact-x3, which needs no download. comic-best and comic-fast use their x2 network up to 2x, and "
+            "auto, a name from `comic-upscale models list`, or a .pth or .safetensors file. auto is comic-best on a "
+            "GPU, and otherwise comic-fast; both are parts of the package. They use their x2 network up to 2x, and "
             "otherwise their x3 network. A job keeps the model that it began with. For 2-2.5x, x3 and x4 networks run "
-            "in full and their output is shrunk, which keeps the finest lines. RealESRGAN_x2plus works at 2x and takes "
-            "a quarter of the time of RealESRGAN_x4plus; above 2x, resampling does the rest.",
+            "in full and their output is shrunk, which keeps the finest lines. RealESRGAN_x2plus works at 2x and "
+            "takes a quarter of the time of RealESRGAN_x4plus; above 2x, resampling does the rest.",
             flags=("--model", "-m"), metavar="NAME|FILE", panel=NETWORK, sent="never",
         ),
     ] = AUTO_MODEL  # fmt: skip
@@ -230,6 +249,31 @@ class ProcessingSettings:
             panel=NETWORK, fingerprint="if-changed",
         ),
     ] = False  # fmt: skip
+    levels: Annotated[
+        Levels | None,
+        Opt(
+            "Black and white point of gray pages. auto: the shades of the ink and of the paper of each page become "
+            "black and white. BLACK,WHITE: these shades do, such as 20,235. off: pages keep their shades.",
+            metavar="auto|BLACK,WHITE|off", default_text="off", panel=PAGES, fingerprint="if-changed",
+            parse=Levels.parse, write=str, read=Levels.read,
+        ),
+    ] = None  # fmt: skip
+    neutral_paper: Annotated[
+        bool,
+        Opt(
+            "Make yellowed paper neutral. A page whose only colour was that of its paper then counts as gray.",
+            panel=PAGES, fingerprint="if-changed",
+        ),
+    ] = False  # fmt: skip
+    # Hashed by the weights of their models, as the model itself.
+    rules: Annotated[
+        tuple[Rule, ...],
+        Opt(
+            "Settings of single pages, in order: every rule that matches a page counts, and a later one wins.",
+            fingerprint="if-changed", on_command_line=False, parse=_parse_rules, write=_write_rules,
+            read=_read_rules,
+        ),
+    ] = ()  # fmt: skip
     # The engine registry decides which of them are hashed.
     engine_options: Annotated[
         EngineOptions,
@@ -327,10 +371,31 @@ class ProcessingSettings:
             size = Scale(scale)
         object.__setattr__(self, "size", size or DEFAULT_SIZE)
         object.__setattr__(self, "engine_options", as_engine_options(self.engine_options))
+        object.__setattr__(self, "rules", read_rules(self.rules, ProcessingSettings))
         check(self)
         check_engine(self.backend)
         self._check_formats()
         require(self.gate or not self.strict, "--strict needs the quality gate: leave out --no-gate")
+        check_rules(self.rules, self.changed_for_page)
+
+    def changed_for_page(self, changes: Mapping[str, Any]) -> Self:
+        """Return the settings of a page for which rules change some options. They have no rules.
+
+        An option that has no effect together with the changes is left out: the strength of another model, the quality
+        of a lossless format.
+
+        Args:
+            changes: options of `rules.SETTABLE` by name.
+
+        Raises:
+            SettingsError: a value is not allowed.
+        """
+        values = {"rules": (), **changes}
+        if "model" in changes:
+            values.setdefault("denoise", None)
+        if self.format in ("png", "tiff"):
+            values.pop("quality", None)
+        return replace(self, **values)
 
     def _check_formats(self) -> None:
         require(

@@ -253,7 +253,8 @@ class JobRunner:
         self, beat: Heartbeat, settings: JobSettings, model: str, output: Path
     ) -> Tried | Untried | None:
         try:
-            own = replace(settings, model=self._find_model(model), output=output)
+            rules = tuple(filter(None, (rule.without(("model", "denoise")) for rule in settings.rules)))
+            own = replace(settings, model=self._find_model(model), rules=rules, output=output)
         except SettingsError as error:
             return Untried(model=model, kind="settings", reason=str(error))
         opener = partial(self._engines.open_engines, first=True)

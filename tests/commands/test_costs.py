@@ -34,7 +34,7 @@ def test_a_quote_says_time_dollars_split_range_and_sources(pages: Path) -> None:
     code, out, err = invoke("cost", "--input", pages, "--gpu", "NVIDIA GeForce RTX 4090")
     assert (code, err) == (0, "")
     assert out.startswith("3 pages: ")
-    assert "RTX 4090, RunPod community, $0.34 per hour: RealESRGAN_x4plus_anime_6B" in out
+    assert "RTX 4090, RunPod community, $0.34 per hour: comic-best-x3" in out
     for word in (
         "start-up",
         "upload",
@@ -47,7 +47,7 @@ def test_a_quote_says_time_dollars_split_range_and_sources(pages: Path) -> None:
         "dollars",
     ):
         assert word in out
-    for source in ("computed from 6.7/s", "price page of runpod.io, seen 2026-11-20", "assumed"):
+    for source in ("computed from 150.72/s", "price page of runpod.io, seen 2026-11-20", "assumed"):
         assert source in out
     assert max(map(len, out.splitlines())) <= 80
     assert not (pages.parent / "pages-x2.5").exists()

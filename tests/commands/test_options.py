@@ -267,7 +267,7 @@ def test_settings_from_a_file_come_before_the_defaults_and_after_the_command_lin
         "--json",
     ]
     plan = json.loads(invoke(*arguments)[1])
-    assert (plan["size"], plan["model"]) == ("width 100", "comic-compact-x3")
+    assert (plan["size"], plan["model"]) == ("width 100", "comic-fast-x3")
     assert plan["pages"][0]["output"].endswith(".webp")
     assert json.loads(invoke(*arguments, "--scale", 3)[1])["size"] == "scale 3"
     file.write_text('{"pdf_dip": 1}')
@@ -364,4 +364,4 @@ def test_a_dry_run_asks_no_machine(pages: Path) -> None:
 
 def test_every_option_is_on_a_command_line_or_says_that_it_is_not() -> None:
     hidden = {each.name for each in definitions(JobSettings) if not each.opt.on_command_line}
-    assert hidden == {"weights_cache"}
+    assert hidden == {"rules", "weights_cache"}

@@ -65,20 +65,18 @@ def test_a_folder_becomes_a_folder_beside_it(pages: Path, tiny_weights: Path) ->
 def test_without_a_model_the_header_and_status_say_which_was_chosen(pages: Path) -> None:
     code, out, _ = invoke("run", "--input", pages, "--device", "cpu")
     assert code == 0
-    assert "model: comic-compact-x3 (auto), x3 network, scale 2.5" in out
-    assert "model:  comic-compact-x3 (auto) on cpu" in invoke("status")[1]
+    assert "model: comic-fast-x3 (auto), x3 network, scale 2.5" in out
+    assert "model:  comic-fast-x3 (auto) on cpu" in invoke("status")[1]
     assert json.loads(invoke("status", "--json")[1])["model_auto"] is True
-    code, out, _ = invoke("run", "--input", pages, "--device", "cpu", "--model", "comic-compact-x3")
+    code, out, _ = invoke("run", "--input", pages, "--device", "cpu", "--model", "comic-fast")
     assert code == 0
     assert "nothing left to do" in out
 
 
 def test_a_dry_run_says_what_auto_is_as_far_as_it_knows(pages: Path) -> None:
     out = invoke("run", "--input", pages, "--dry-run")[1]
-    assert "model auto (RealESRGAN_x4plus_anime_6B on a GPU" in out
-    assert (
-        "model comic-compact-x3 (auto)" in invoke("run", "--input", pages, "--dry-run", "--device", "cpu")[1]
-    )
+    assert "model auto (comic-best on a GPU" in out
+    assert "model comic-fast-x3 (auto)" in invoke("run", "--input", pages, "--dry-run", "--device", "cpu")[1]
 
 
 def test_weights_of_the_package_that_are_missing(
@@ -87,7 +85,7 @@ def test_weights_of_the_package_that_are_missing(
     monkeypatch.setattr(weights, "BUNDLED_FOLDERS", (tmp_path / "nowhere",))
     code, _, err = invoke("run", "--input", pages, "--device", "cpu")
     assert code == 4
-    assert "comic-compact-x3.safetensors is missing" in err
+    assert "comic-fast-x3.safetensors is missing" in err
     assert "install the package again" in err
 
 

@@ -205,7 +205,7 @@ def test_half_the_workers_of_a_quick_network_take_twice_the_time() -> None:
     [
         ("NVIDIA GeForce RTX 4090", "RTX 4090"), ("Tesla T4", "T4"), ("t4", "T4"), ("NVIDIA A100-SXM4-80GB", "A100"),
         ("NVIDIA H100 80GB HBM3", "H100"), ("NVIDIA L40S", "L40S"), ("NVIDIA L4", "L4"), ("RTX 4090 Ti", None),
-        ("NVIDIA H200", None), ("", None),
+        ("NVIDIA H20", None), ("", None),
     ],
 )  # fmt: skip
 def test_cards_are_known_by_what_drivers_and_people_call_them(said: str, card: str | None) -> None:

@@ -47,7 +47,7 @@ from tests.conftest import MakeSettings, draw
 from tests.costs.test_costs import measured
 from tests.fakes import NearestEngine, pause
 
-OURS = CATALOGUE["comic-compact-x3"]
+OURS = CATALOGUE["comic-fast-x3"]
 
 
 def fake(*_: object) -> list[NearestEngine]:

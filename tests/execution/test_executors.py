@@ -28,6 +28,8 @@ from comic_upscale.execution.stop import StopRequest
 from comic_upscale.execution.worker_client import WorkerExecutor
 from comic_upscale.ledger.records import LARGE_ENOUGH, PageFailed, PageSkipped
 from comic_upscale.settings.job import JobSettings
+from comic_upscale.settings.levels import Levels
+from comic_upscale.settings.rules import Conditions, Rule
 from comic_upscale.settings.sizes import Bounds
 from comic_upscale.worker.engines import EngineCache
 from comic_upscale.worker.listen import SocketWorker
@@ -192,6 +194,37 @@ def test_every_task_gets_one_outcome_and_its_own_pixels(side: Side, settings: Jo
             assert image.size == (outcome.output_width, outcome.output_height)
         assert (outcome.width * 2, outcome.height * 2) == (outcome.output_width, outcome.output_height)
         assert {"decode", "upscale", "encode"} <= outcome.seconds.keys()
+
+
+def test_filters_and_rules_come_before_the_network(side: Side, make_settings: MakeSettings) -> None:
+    pages: dict[str, bytes | Exception] = {}
+    for name, mode in (("gray.png", "L"), ("colour.png", "RGB")):
+        noise = (
+            np.random.default_rng(1)
+            .integers(60, 200, (12, 12, 3), np.uint8)
+            .repeat(8, axis=0)
+            .repeat(8, axis=1)
+        )
+        buffer = io.BytesIO()
+        Image.fromarray(noise[:, :, 0] if mode == "L" else noise).save(buffer, "png")
+        pages[name] = buffer.getvalue()
+    rule = Rule(Conditions(gray=True, min_height=90), (("levels", Levels(100, 150)),))
+
+    async def work() -> list[PageOutcome]:
+        async with side.open(make_settings(rules=(rule,)), NearestEngine()) as executor:
+            return await process(executor, tasks_of(pages))
+
+    outcomes = {list(pages)[outcome.row_id]: outcome for outcome in run(work())}
+    made = {}
+    for name, outcome in outcomes.items():
+        assert isinstance(outcome, PageUpscaled) and not outcome.suspect and outcome.scores
+        with Image.open(io.BytesIO(outcome.data)) as image:
+            made[name] = np.asarray(image)
+    gray, colour = (doubled(content) for content in pages.values() if isinstance(content, bytes))
+    assert (made["gray.png"][gray < 100] == 0).all() and (made["gray.png"][gray > 150] == 255).all()
+    assert np.array_equal(made["colour.png"], colour)
+    notes = [outcomes[name].notes for name in pages]  # type: ignore[union-attr]
+    assert notes[0] and "levels" in notes[0][0] and not notes[1]
 
 
 def test_a_page_that_fails_is_a_value_and_the_others_go_on(side: Side, settings: JobSettings) -> None:

@@ -78,6 +78,7 @@ def test_every_item_comes_out_once_in_batches_of_one_key(
         batches = []
         while batch := await asyncio.wait_for(assembler.take(lambda _: limit), 5):
             batches.append(batch)
+            assembler.done()
         await filling
         return batches
 
@@ -95,3 +96,43 @@ def test_a_full_batch_goes_before_an_older_partial_one() -> None:
         return await assembler.take(lambda _: 2)
 
     assert asyncio.run(scenario()) == [1, 2]
+
+
+def test_what_a_device_could_not_process_comes_again_and_nobody_leaves_before() -> None:
+    async def scenario() -> None:
+        assembler: BatchAssembler[int] = BatchAssembler()
+        for item in (1, 2, 3):
+            assembler.add("even", item)
+        assembler.add("odd", 4)
+        assembler.close()
+        assert await assembler.take(lambda _: 2) == [1, 2]
+        assert await assembler.take(lambda _: 2) == [4]
+        assembler.done()
+        assert await assembler.take(lambda _: 2) == [3]
+        assembler.done()
+        other = asyncio.create_task(assembler.take(lambda _: 2))
+        await asyncio.sleep(0)
+        assert not other.done()
+        assembler.put_back("even", [1, 2])
+        assert await asyncio.wait_for(other, 5) == [1, 2]
+        assembler.done()
+        assert await asyncio.wait_for(assembler.take(lambda _: 2), 5) == []
+
+    asyncio.run(scenario())
+
+
+def test_a_limit_that_cannot_be_told_takes_nothing() -> None:
+    def lost(_: int) -> int:
+        raise RuntimeError("the device is lost")
+
+    async def scenario() -> list[int]:
+        assembler: BatchAssembler[int] = BatchAssembler()
+        assembler.add("even", 1)
+        assembler.close()
+        try:
+            await assembler.take(lost)
+        except RuntimeError:
+            return await asyncio.wait_for(assembler.take(lambda _: 2), 5)
+        raise AssertionError("it did not raise")
+
+    assert asyncio.run(scenario()) == [1]

@@ -62,7 +62,7 @@ def in_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def worker(make_settings: MakeSettings) -> Iterator[WorkerProcess]:
-    worker = WorkerProcess(OddSteps(make_settings(), 4, QualityGate()))
+    worker = WorkerProcess(OddSteps(make_settings(), {"auto": 4}))
     yield worker
     worker.close()
 
@@ -162,7 +162,7 @@ def test_results_are_copies_that_the_next_call_leaves_alone(worker: WorkerProces
 def test_the_callers_pixels_are_not_changed(worker: WorkerProcess) -> None:
     before = worker.call("decode", (noise(3), SIZE, "")).pixels
     raw = replace(before, color=np.full((160, 240, 3), 250, dtype=np.uint8))
-    worker.call("finish", (before, Handover(raw), SIZE.target, "png"))
+    worker.call("finish", (before, Handover(raw), SIZE.target, "png", QualityGate()))
     assert (raw.color == 250).all()
 
 
@@ -187,7 +187,7 @@ def test_a_thread_does_the_work_where_no_process_starts(
     # Once for the run, not for every page.
     assert caplog.text.count("do not start") == 1
     with pytest.raises(StartError):
-        WorkerProcess(PageSteps(settings, 4, QualityGate())).call("decode", (noise(1), SIZE, ""))
+        WorkerProcess(PageSteps(settings, {"auto": 4})).call("decode", (noise(1), SIZE, ""))
 
 
 def test_a_suspect_page_is_upscaled_again_and_kept(
@@ -230,7 +230,7 @@ def _out_of_memory(_channel: object, *, in_place: bool) -> object:
 def test_pixels_that_are_handed_over_are_released_once_they_are_sent(worker: WorkerProcess) -> None:
     before = worker.call("decode", (noise(3), SIZE, "")).pixels
     raw = Handover(replace(before, color=np.full((160, 240, 3), 250, dtype=np.uint8)))
-    worker.call("finish", (before, raw, SIZE.target, "png"))
+    worker.call("finish", (before, raw, SIZE.target, "png", QualityGate()))
     assert raw.pixels is None
 
 
@@ -289,12 +289,12 @@ def test_a_process_that_hangs_ends_with_the_program(make_settings: MakeSettings,
         "size = PageSize((96, 64), (240, 160), ())\n"
         "worker.call('decode', ((folder / 'page.png').read_bytes(), size, ''))"
     )
-    with program(tmp_path, OddSteps(make_settings(), 4, QualityGate()), then):
+    with program(tmp_path, OddSteps(make_settings(), {"auto": 4}), then):
         time.sleep(0.5)  # it is in its step, most likely
 
 
 def test_a_process_ends_when_the_program_is_killed(make_settings: MakeSettings, tmp_path: Path) -> None:
-    steps = PageSteps(make_settings(), 4, QualityGate())
+    steps = PageSteps(make_settings(), {"auto": 4})
     with program(tmp_path, steps, "time.sleep(600)") as child:
         # Systems send it to every process of a service, and it must not end the page in work.
         child.send_signal(signal.SIGTERM)

@@ -316,18 +316,24 @@ def test_an_unforeseen_error_of_the_engine_is_a_dead_device(make_settings: MakeS
 
 def test_a_full_disk_ends_the_run(make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = make_settings()
-    real, calls = os.fsync, []
+    real, calls, recorded = os.fsync, [], threading.Event()
 
     def full(descriptor: int) -> None:
         calls.append(1)
         if len(calls) > 6:
+            # The pages before it may still be on their way to the ledger.
+            recorded.wait(10)
             raise OSError(errno.ENOSPC, "No space left on device")
         real(descriptor)
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, PageDone):
+            recorded.set()
 
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "fsync", full)
         with pytest.raises(OutputError, match="No space left"):
-            run(settings)
+            run(settings, on_event=on_event)
     assert not list(settings.output.rglob("*.part"))
     assert 0 < read_status(settings.ledger_path).done < 12
     assert run(settings).done == 12

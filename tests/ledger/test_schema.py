@@ -15,7 +15,7 @@ from tests.ledger.test_queries import add_job, done
 
 RECORDED = (
     "m001_jobs_runs_pages", "m002_model_auto", "m003_carried_files", "m004_volumes", "m005_early_gray", "m006_price",
-    "m007_gate", "m008_copies", "m009_gone",
+    "m007_gate", "m008_copies", "m009_gone", "m010_own_settings",
 )  # fmt: skip
 """Names that ledgers of users hold: another name would make these ledgers look newer than the program."""
 
@@ -36,7 +36,7 @@ def test_every_column_of_a_finished_page_is_recorded(tmp_path: Path) -> None:
     _, (row_id,) = add_job(ledger, 1, tmp_path)
     page = replace(
         done(row_id), seconds={"decode": 0.25, "upscale": 0.5, "encode": 1.0, "place": 2.0}, notes=("a", "b"),
-        scores={"ssim": 0.5}, suspect=("c",), copied_from="x.png",
+        scores={"ssim": 0.5}, suspect=("c",), copied_from="x.png", own_settings="{}",
     )  # fmt: skip
     ledger.record([page])
     recorded = ledger.done_page(row_id)
@@ -57,8 +57,8 @@ def test_a_field_is_a_column_with_its_migration_and_its_value(tmp_path: Path) ->
     ledger = Ledger(tmp_path / "ledger.sqlite3")
     _, (row_id,) = add_job(ledger, 1, tmp_path)
     ledger.close()
-    (older, added) = column_migrations(PageWithOneMore)
-    assert (older.name, added.name) == ("m008_copies", "m999_moire")
+    *older, added = column_migrations(PageWithOneMore)
+    assert [each.name for each in (*older, added)] == ["m010_own_settings", "m008_copies", "m999_moire"]
     before = done(row_id)
     page = PageWithOneMore(
         **before.facts(), source=before.source, output=before.output, output_size=before.output_size,

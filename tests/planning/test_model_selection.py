@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,8 @@ from comic_upscale.settings.job import JobSettings
 from tests.conftest import MakeSettings, draw
 from tests.fakes import NearestEngine
 
-OWN, LARGE = "comic-compact-x3", "RealESRGAN_x4plus_anime_6B"
+OWN, LARGE, BEFORE = "comic-fast-x3", "comic-best-x3", "comic-compact-x3"
+"""The choice on a CPU, that on a GPU, and that of the versions before."""
 
 
 class Ran:
@@ -61,11 +63,11 @@ def jobs(settings: JobSettings) -> list[tuple[str, int]]:
 
 
 @pytest.fixture
-def make_auto(make_settings: MakeSettings, crisp_weights: Path) -> Callable[..., JobSettings]:
-    """Settings that leave the model to us, on a CPU, with the large model's weights at hand."""
+def make_auto(make_settings: MakeSettings) -> Callable[..., JobSettings]:
+    """Settings that leave the model to us, on a CPU."""
 
     def make(**changes: object) -> JobSettings:
-        values = {"model": "auto", "device": "cpu", "weights_folders": (crisp_weights.parent,)}
+        values = {"model": "auto", "device": "cpu"}
         return make_settings(**{**values, **changes})
 
     return make
@@ -117,16 +119,6 @@ def test_a_cpu_beside_a_gpu_gets_the_model_of_the_package(
     make_auto: Callable[..., JobSettings], card: None
 ) -> None:
     assert Ran(make_auto(device="cuda,cpu")).model == OWN
-
-
-def test_a_gpu_without_the_weights_gets_ours_and_a_note(
-    make_auto: Callable[..., JobSettings], card: None
-) -> None:
-    ran = Ran(make_auto(device="cuda", weights_folders=()))
-    assert ran.model == OWN
-    (note,) = ran.started.warnings
-    for part in (OWN, f"{LARGE}.pth is not on this machine", "This job stays with"):
-        assert part in note
 
 
 def test_a_job_keeps_its_model_on_another_device(
@@ -195,7 +187,7 @@ def test_a_job_that_began_with_the_file_of_the_package_is_continued(
 ) -> None:
     # By path its model is called after the file; that is no name of the catalogue.
     path = str(bundled_weights())
-    assert Ran(make_auto(model=path)).model == "comic-compact-x3.safetensors"
+    assert Ran(make_auto(model=path)).model == f"{OWN}.safetensors"
     for _ in range(2):
         assert Ran(make_auto()).done_now == 0
 
@@ -205,6 +197,22 @@ def test_other_settings_are_another_job_and_another_choice(
 ) -> None:
     Ran(make_auto(scale=2))
     assert Ran(make_auto(scale=3, device="cuda")).model == LARGE
+
+
+def test_auto_takes_the_network_of_the_factor(make_auto: Callable[..., JobSettings]) -> None:
+    assert preview(make_auto(scale=2)).model == "comic-fast-x2"
+    assert Ran(make_auto(scale=2)).model == "comic-fast-x2"
+
+
+def test_a_job_of_an_earlier_version_keeps_the_model_that_it_chose(
+    make_auto: Callable[..., JobSettings],
+) -> None:
+    settings = make_auto(model=BEFORE)
+    Ran(settings)
+    with closing(sqlite3.connect(settings.ledger_path)) as connection, connection:
+        connection.execute("update jobs set model_auto = 1")
+    ran = Ran(make_auto())
+    assert (ran.model, ran.started.model_auto, ran.done_now) == (BEFORE, True, 0)
 
 
 def test_folders_that_were_moved_keep_their_model(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 
@@ -50,13 +51,36 @@ def test_built_in_presets_set_model_denoise_and_gray(me: httpx.Client) -> None:
     assert (other["model"], other["denoise"]) == ("RealESRGAN_x4plus", None)
 
 
+def test_profiles_are_presets_and_rules_are_an_option(me: httpx.Client) -> None:
+    manga = params_of(me, preset="manga")
+    assert (manga["levels"], manga["neutral_paper"], manga["format"], manga["quality"]) == (
+        "auto",
+        True,
+        "webp",
+        90,
+    )
+    assert params_of(me, preset="webtoon")["size"] == "scale 2"
+    assert params_of(me, preset="manga", levels="off")["levels"] is None
+    rules = [{"gray": False, "model": "Comic-Compact-X3", "levels": "20,235"}]
+    named = params_of(me, rules=json.dumps(rules))["rules"]
+    assert named == [{**rules[0], "model": "comic-compact-x3"}]
+    for wrong in (
+        "x", "{}", '[{"gray": true}]', '[{"model": "/etc/passwd"}]', '[{"model": "auto"}]',
+        '[{"levels": "1"}]', '[{"output": "x", "levels": "auto"}]',
+    ):  # fmt: skip
+        answer = send(me, rules=wrong)
+        assert answer.status_code == 400, wrong
+        assert answer.json()["error"]["field"] == "rules", wrong
+
+
 def test_an_administrator_makes_changes_and_deletes_presets(
     services: Services, boss: httpx.Client, me: httpx.Client
 ) -> None:
     preset = {"description": "For the web.", "options": {"format": "webp", "quality": "80", "denoise": "low"}}
     assert boss.put("/api/v1/admin/presets/web", json=preset).status_code == 200
     shown = {each["name"]: each for each in me.get("/api/v1/presets").json()["presets"]}
-    assert list(shown) == ["standard", "art", "photo", "face", "web"]
+    profiles = ["lora", "manga", "webtoon", "western"]
+    assert list(shown) == ["standard", "art", "photo", "face", *profiles, "web"]
     assert shown["web"]["is_own"] and not shown["art"]["is_own"]
     web = params_of(me, preset="web")
     assert (web["format"], web["quality"], web["denoise"]) == ("webp", 80, 0.25)

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from comic_upscale.settings.job import LEGACY_PARTS, FailureLimit, JobSettings
+from comic_upscale.settings.levels import Levels
 from comic_upscale.settings.options import definitions
+from comic_upscale.settings.rules import Conditions, Rule
 from comic_upscale.settings.selection import Selection
 from comic_upscale.settings.sizes import Bounds, Fit, Height, LongSide, Print, Scale, Width, choose_size
 
@@ -77,6 +79,21 @@ RECORDED: list[tuple[dict[str, Any], str]] = [
     ({"raw": False}, DEFAULTS),
     ({"tta": True}, "204170030998eecbfadf6a78e1634eb6"),
     ({"tta": False}, DEFAULTS),
+    ({"levels": Levels()}, "5328b3bdf8cc24655f712fa1074bbbf3"),
+    ({"levels": Levels(20, 235)}, "4fee079dc865489ef0c6721d8841b78c"),
+    ({"neutral_paper": True}, "7cab2bfdecb9fabc8dce86cf5610e25d"),
+    (
+        {
+            "rules": (
+                Rule(
+                    Conditions(gray=True, min_height=1200, path=("a/*",)),
+                    (("levels", Levels()), ("model", "x.pth")),
+                ),
+            )
+        },
+        "0ebf520c1c7b6943677378b4ca25b47a",
+    ),
+    ({"profile": "manga"}, DEFAULTS),
 ]  # fmt: skip
 
 

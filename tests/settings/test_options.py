@@ -330,7 +330,7 @@ def test_every_option_of_a_job_is_in_one_group_and_says_what_it_is() -> None:
         assert definition.opt.help.endswith("."), definition.name
         assert definition.key in (f"{definition.group.name}.{definition.name}", definition.name)
     own = {each.name for each in definitions(JobSettings) if not each.group.name}
-    assert own == {"input", "output", "selection", "ledger", "weights_folders", "weights_cache"}
+    assert own == {"input", "output", "selection", "profile", "ledger", "weights_folders", "weights_cache"}
 
 
 def test_fingerprint_rules() -> None:
@@ -348,7 +348,7 @@ def test_what_a_remote_machine_is_told() -> None:
     kept = {
         "input", "output", "ledger", "weights_folders", "weights_cache", "model", "sidecars", "copy_others",
         "archive_output", "keep_original_on_failure", "pdf_dpi", "max_members", "max_unpacked", "max_ratio",
-        "overwrite", "retry_failed", "max_failures", "selection",
+        "overwrite", "retry_failed", "max_failures", "selection", "profile",
     }  # fmt: skip
     assert sent_names(JobSettings, "never") == kept
 

@@ -33,6 +33,40 @@ def test_the_plain_form_of_a_chain_makes_the_same_pixels(factor: int) -> None:
     assert torch.allclose(plain(small), chain(small, factor), atol=1e-5)
 
 
+def test_a_chain_takes_over_its_plain_form() -> None:
+    torch.manual_seed(1)
+    trained, other = (Chain(8, 3, (2, 3), one_slope=False) for _ in range(2))
+    with torch.no_grad():
+        for values in trained.parameters():
+            values.add_(torch.randn_like(values), alpha=0.05)
+    other.load_plain({factor: trained.plain(factor) for factor in (2, 3)})
+    small = torch.rand(2, 3, 12, 10)
+    for factor in (2, 3):
+        assert torch.allclose(other(small, factor), trained(small, factor), atol=1e-5)
+
+
+def test_a_chain_refuses_the_weights_of_other_networks() -> None:
+    chain, deeper, twin = (Chain(8, count, (2, 3), one_slope=False) for count in (3, 4, 3))
+    with pytest.raises(ValueError):
+        chain.load_plain({factor: deeper.plain(factor) for factor in (2, 3)})
+    with pytest.raises(ValueError, match="do not have the same"):
+        chain.load_plain({2: chain.plain(2), 3: twin.plain(3)})
+
+
+def test_half_precision_trains_and_float32_validates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Chain, "precision", torch.float16)
+    torch.manual_seed(1)
+    chain = Chain(8, 3, (2,), one_slope=False)
+    small = torch.rand(1, 3, 12, 10)
+    half = chain(small, 2)
+    chain.eval()
+    exact = chain(small, 2)
+    assert 0 < float((half - exact).detach().abs().max()) < 0.01
+    plain = Compact(num_feat=8, num_conv=3, upscale=2)
+    plain.load_state_dict(chain.plain(2))
+    assert torch.allclose(plain(small), exact, atol=1e-5)
+
+
 def test_an_inner_layer_without_weights_hands_its_input_on() -> None:
     chain = Chain(8, 1, (2,), one_slope=False)
     with torch.no_grad():
@@ -103,6 +137,25 @@ def test_the_command_leaves_a_network_for_each_factor(tmp_path: Path) -> None:
         drawings=None,
         clips=None,
     )
+    further = tmp_path / "further"
+    begin = tmp_path / "begin"
+    begin.mkdir()
+    for path in out.glob("*.safetensors"):
+        (begin / f"comic-{path.name}").write_bytes(path.read_bytes())
+    main(
+        out=further,
+        minutes=0.01,
+        shared=shared,
+        workers=0,
+        batch=2,
+        patch=16,
+        small=True,
+        drawings=None,
+        clips=None,
+        begin_with=begin,
+    )
+    first = json.loads((further / "log.jsonl").read_text().splitlines()[0])
+    assert first["begun_with"].endswith("comic-best-x{factor}.safetensors")
     for name in ("best", "fast"):
         for factor in (2, 3):
             path = out / f"{name}-x{factor}.safetensors"

@@ -44,7 +44,9 @@ class AxisBlock:
 def axis_blocks(
     in_size: int, out_size: int, outputs: Span, device: torch.device, block: int | None = None
 ) -> tuple[AxisBlock, ...]:
-    """Return the coefficients of the outputs in blocks, in order, on the device. Results are cached.
+    """Return the coefficients of the outputs in blocks, in order, on the device.
+
+    Results are cached for each stream of a GPU: memory that one stream gives up must not be in use by another.
 
     Args:
         in_size: pixels of the whole source axis, at least 1.
@@ -53,7 +55,8 @@ def axis_blocks(
         device: the device for the weights.
         block: outputs of one block; None for the device's default.
     """
-    return _cached_blocks(in_size, out_size, outputs, str(device), block or _block_length(device))
+    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    return _cached_blocks(in_size, out_size, outputs, str(device), block or _block_length(device), stream)
 
 
 def resample(
@@ -154,8 +157,9 @@ def _block_length(device: torch.device) -> int:
 
 @lru_cache(maxsize=128)
 def _cached_blocks(
-    in_size: int, out_size: int, outputs: Span, device: str, block: int
+    in_size: int, out_size: int, outputs: Span, device: str, block: int, stream: int
 ) -> tuple[AxisBlock, ...]:
+    del stream  # only a part of the key
     # Even blocks, because a short last block would be an inefficient product.
     count = math.ceil(outputs.length / block)
     cuts = [outputs.start + outputs.length * index // count for index in range(count + 1)]

@@ -38,17 +38,31 @@ def pixel_budget(workers: int, engines: Sequence[Engine]) -> int:
     return max(PIXEL_BUDGET, min(wanted, total_memory() // MEMORY_BYTES))
 
 
+def _place(engine: Engine) -> tuple[str, int | None]:
+    """Return what identifies the device of an engine, whatever network the engine holds."""
+    return engine.info.device.kind, engine.info.device.index
+
+
 class Devices:
     """The open engines; used on the thread of the event loop.
 
     Args:
         engines: at least one; they share the pages.
+        meter: measures how busy they are, together with other engines on the same devices; None for a new one.
+        failed: the devices that failed, known to all engines on them; None for a new set.
     """
 
-    def __init__(self, engines: Sequence[Engine]) -> None:
+    def __init__(
+        self,
+        engines: Sequence[Engine],
+        meter: StageMeter | None = None,
+        failed: set[tuple[str, int | None]] | None = None,
+    ) -> None:
         self._engines = list(engines)
         self._threads = [ThreadPoolExecutor(1, thread_name_prefix="device") for _ in engines]
-        self.meter = StageMeter(len(self._engines))
+        self.failed = set() if failed is None else failed
+        """The devices that failed."""
+        self.meter = meter or StageMeter(len(self._engines))
         """How busy the engines are."""
 
     def __len__(self) -> int:
@@ -68,10 +82,32 @@ class Devices:
     def info(self) -> ExecutorInfo:
         """Return the current devices and precision of the engines."""
         return ExecutorInfo(
-            device=devices_in_words(self._engines),
+            device=devices_in_words([self._engines[index] for index in self._working()]),
             precision=self.engine.precision,
             native_scale=self.engine.native_scale,
         )
+
+    def give_up(self, engine_index: int) -> bool:
+        """Note that the device of an engine failed; return whether another device still works."""
+        place = _place(self._engines[engine_index])
+        if all(_place(engine) in {*self.failed, place} for engine in self._engines):
+            return False
+        if place not in self.failed:
+            device = self._engines[engine_index].info.device
+            log.warning("%s is no longer used in this run; the other devices go on", device)
+        self.failed.add(place)
+        return True
+
+    def works(self, engine_index: int) -> bool:
+        """Return whether the device of an engine has not failed."""
+        return _place(self._engines[engine_index]) not in self.failed
+
+    def instead_of(self, engine_index: int) -> int:
+        """Return the index of this engine if its device works, otherwise that of another one."""
+        return engine_index if self.works(engine_index) else self._working()[0]
+
+    def _working(self) -> list[int]:
+        return [index for index in range(len(self._engines)) if self.works(index)]
 
     def pixel_budget(self, workers: int) -> int:
         """Return how many output pixels may be in flight with these engines."""

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
+from functools import partial
 
 from comic_upscale.costs.spending import Spending
-from comic_upscale.engines.registry import OpenEngines, prepare_engine
+from comic_upscale.engines.registry import OpenEngines, identify, prepare_engine
 from comic_upscale.execution.base import Activity, ExecutorInfo, PageOutcome, PageTask
 from comic_upscale.execution.events import Fetching, Listener, Preparing, from_thread
 from comic_upscale.execution.local.devices import Devices
+from comic_upscale.execution.local.networks import Networks, OpenNetwork
 from comic_upscale.execution.local.pipeline import Pipeline, Tools
-from comic_upscale.execution.local.quality_gate import QualityGate
 from comic_upscale.execution.local.steps import PageSteps
 from comic_upscale.execution.local.workers import Workers, feeds_fast_device
 from comic_upscale.execution.stop import StopRequest
+from comic_upscale.library.page_rules import Network, PageRules
+from comic_upscale.models.catalogue import CATALOGUE
+from comic_upscale.models.default_model import assumed_native_scale
 from comic_upscale.settings.job import JobSettings
 
 
@@ -48,18 +52,28 @@ class LocalExecutor:
     ) -> ExecutorInfo:
         """Find the weights, and load the network on every device; see `Executor.open`."""
         fetching = from_thread(on_progress, Fetching)
-        weights = await asyncio.to_thread(prepare_engine, settings, fetching)
+        rules = PageRules(settings)
+        opens: dict[Network, OpenNetwork] = {}
+        identities: dict[Network, str] = {}
+        # The weights of all networks, so that a run does not end in the middle because some are missing.
+        for network in rules.networks:
+            own = replace(settings, model=network[0], denoise=network[1], rules=())
+            weights = await asyncio.to_thread(prepare_engine, own, fetching)
+            opens[network] = partial(self._open_engines, own, weights)
+            identities[network] = (await asyncio.to_thread(identify, own)).digest
         on_progress(Preparing(what=f"loading {model}"))
-        devices = Devices(await asyncio.to_thread(self._open_engines, settings, weights))
-        gate = QualityGate(devices.engine, repeats=not settings.raw)
-        steps = PageSteps(settings, devices.engine.native_scale, gate)
+        first = rules.networks[0]
+        devices = Devices(await asyncio.to_thread(opens[first]))
+        networks = Networks(devices, first, opens, repeats=not settings.raw)
+        native_scales = {network[0]: _native_scale(settings, network[0]) for network in rules.networks}
+        native_scales[first[0]] = devices.engine.native_scale
+        steps = PageSteps(settings, native_scales, identities)
         processes = feeds_fast_device(settings.workers, devices.engine.device)
         self._tools = Tools(
             settings=settings,
             steps=steps,
-            devices=devices,
+            networks=networks,
             workers=Workers(settings.workers, steps, processes=processes),
-            gate=gate,
             spending=spending,
             activity=self.activity,
         )
@@ -67,7 +81,7 @@ class LocalExecutor:
 
     def info(self) -> ExecutorInfo:
         """Return the current devices and precision of the engines."""
-        return self._require_tools().devices.info()
+        return self._require_tools().networks.base.info()
 
     def process(self, tasks: AsyncIterator[PageTask], stop: StopRequest) -> AsyncGenerator[PageOutcome, None]:
         """Run tasks through a pipeline; see `Executor.process`."""
@@ -78,7 +92,7 @@ class LocalExecutor:
         tools = self._require_tools()
         meters = {
             "decode": tools.workers.meters["decode"],
-            "upscale": tools.devices.meter,
+            "upscale": tools.networks.meter,
             "encode": tools.workers.meters["encode"],
         }
         return {stage: meter.sample() for stage, meter in meters.items()}
@@ -87,9 +101,15 @@ class LocalExecutor:
         """End the threads and close the engines."""
         if self._tools is not None:
             self._tools.workers.close()
-            self._tools.devices.close()
+            self._tools.networks.close()
             self._tools = None
 
     def _require_tools(self) -> Tools:
         assert self._tools is not None, "the executor is not open"
         return self._tools
+
+
+def _native_scale(settings: JobSettings, model: str) -> int | None:
+    """Return the factor of a network that is not open yet; None if only its weights tell."""
+    known = CATALOGUE.get(model)
+    return assumed_native_scale(replace(settings, model=model)) if known is None else known.native_scale

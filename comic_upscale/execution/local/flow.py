@@ -23,11 +23,15 @@ class BatchAssembler(Generic[T]):
 
     A device gets a full batch if there is one, else the pages that have waited longest, however few. A partial batch
     is better than an idle device, and at the end of the input no page is left waiting.
+
+    Who takes a batch says what became of it: `done`, or `put_back`. Until then the others wait, since it may come back.
     """
 
     def __init__(self) -> None:
         self._buckets: dict[Hashable, deque[T]] = {}
         self._closed = False
+        self._taken = 0
+        """Batches of which nobody has said what became of them."""
         self._changed = asyncio.Event()
 
     def add(self, key: Hashable, item: T) -> None:
@@ -40,24 +44,42 @@ class BatchAssembler(Generic[T]):
         self._closed = True
         self._changed.set()
 
-    async def take(self, limit: Callable[[T], int]) -> list[T]:
-        """Return the next batch, all of one key; empty when closed and nothing is left.
+    async def take(
+        self, limit: Callable[[T], int], *, prefers: Callable[[T], bool] = lambda _: True
+    ) -> list[T]:
+        """Return the next batch, all of one key; empty when closed and nothing is left or can come back.
 
         Args:
             limit: returns the batch size of the device for items like this one, at least 1.
+            prefers: says which items the device takes first. The others wait as long as there are such items. They
+                come to their turn, since the pixel budget lets no more pages in while they wait.
         """
         while not self._buckets:
-            if self._closed:
+            if self._closed and not self._taken:
                 return []
             self._changed.clear()
             await self._changed.wait()
         # Buckets are in the order of their oldest items.
-        key = next(
-            (key for key, bucket in self._buckets.items() if len(bucket) >= limit(bucket[0])),
-            next(iter(self._buckets)),
-        )
+        preferred = [key for key, bucket in self._buckets.items() if prefers(bucket[0])]
+        keys = preferred or list(self._buckets)
+        key = next((key for key in keys if len(self._buckets[key]) >= limit(self._buckets[key][0])), keys[0])
+        # It may raise, and nothing is taken yet.
+        count = limit(self._buckets[key][0])
         bucket = self._buckets.pop(key)
-        batch = [bucket.popleft() for _ in range(min(len(bucket), limit(bucket[0])))]
+        batch = [bucket.popleft() for _ in range(min(len(bucket), count))]
         if bucket:
             self._buckets[key] = bucket
+        self._taken += 1
         return batch
+
+    def done(self) -> None:
+        """Note that a batch will not come back."""
+        self._taken -= 1
+        self._changed.set()
+
+    def put_back(self, key: Hashable, batch: list[T]) -> None:
+        """Return a batch that a device could not process; it is the next to be taken."""
+        bucket = self._buckets.pop(key, deque())
+        bucket.extendleft(reversed(batch))
+        self._buckets = {key: bucket, **self._buckets}
+        self.done()

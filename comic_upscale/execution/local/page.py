@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 from comic_upscale.errors import PageError
@@ -11,6 +11,7 @@ from comic_upscale.execution.base import PageOutcome, PageTask, PageUpscaled, fa
 from comic_upscale.execution.local.quality_gate import recorded_scores
 from comic_upscale.gate.verdict import Verdict
 from comic_upscale.imaging.pixels import Pixels
+from comic_upscale.library.page_rules import Matches, Network
 
 
 @dataclass(slots=True)
@@ -30,6 +31,12 @@ class PageInFlight:
     """The result of the last stage."""
     before: Pixels | None = None
     """The input of the network, kept for the quality gate."""
+    network: Network = ("", None)
+    """The model and the denoise strength for the page."""
+    matches: Matches = ()
+    """The rules that match it."""
+    own_settings: str = ""
+    """Its `OwnSettings` as JSON."""
     engine_index: int = 0
     """Index of the engine that upscaled it."""
     verdict: Verdict | None = None
@@ -45,6 +52,18 @@ class PageInFlight:
     def input_pixels(self) -> int:
         """The number of pixels of the source."""
         return self.size[0] * self.size[1]
+
+    @property
+    def batch_key(self) -> Hashable:
+        """Equal for pages that can go through the network together."""
+        assert self.pixels is not None
+        return (
+            self.network,
+            self.pixels.color.shape,
+            self.pixels.bits,
+            self.pixels.alpha is None,
+            self.target,
+        )
 
     def add_seconds(self, stage: str, seconds: float) -> None:
         """Add time spent in a stage."""
@@ -75,6 +94,7 @@ class PageInFlight:
             notes=self.notes,
             scores={} if self.verdict is None else recorded_scores(self.verdict),
             suspect=() if self.verdict is None else self.verdict.reasons,
+            own_settings=self.own_settings or None,
             made_at=time.perf_counter(),
         )
 

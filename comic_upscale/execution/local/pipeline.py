@@ -21,17 +21,19 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from comic_upscale.costs.spending import Spending
-from comic_upscale.errors import ComicUpscaleError, PageError, first_error
+from comic_upscale.errors import ComicUpscaleError, DeviceError, PageError, first_error
 from comic_upscale.execution.base import Activity, PageOutcome, PageTask, as_page_error
 from comic_upscale.execution.budget import Budget
-from comic_upscale.execution.local.devices import Devices
 from comic_upscale.execution.local.flow import BatchAssembler
+from comic_upscale.execution.local.networks import Networks
 from comic_upscale.execution.local.page import PageInFlight, input_pixels
 from comic_upscale.execution.local.quality_gate import SUSPECT, QualityGate
 from comic_upscale.execution.local.steps import Encoded, Handover, PageSteps
 from comic_upscale.execution.local.workers import Workers
 from comic_upscale.execution.stop import CEILING, StopRequest
+from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.ledger.records import LARGE_ENOUGH
+from comic_upscale.library.page_rules import Network
 from comic_upscale.settings.job import JobSettings
 
 MOST_OUTCOMES = 64
@@ -48,9 +50,8 @@ class Tools:
     settings: JobSettings
     """Of the job."""
     steps: PageSteps
-    devices: Devices
+    networks: Networks
     workers: Workers
-    gate: QualityGate
     spending: Spending | None
     """Asked before each batch; None without a price."""
     activity: Activity
@@ -76,8 +77,9 @@ class Pipeline:
         self._to_encode: _Queue = asyncio.Queue()
         self._encoding = asyncio.Event()
         self._largest_batch = 1
+        self._last_networks: dict[int, Network] = {}
         self._outcomes: asyncio.Queue[tuple[PageOutcome, int] | None] = asyncio.Queue(MOST_OUTCOMES)
-        self._budget = Budget(tools.devices.pixel_budget(workers))
+        self._budget = Budget(tools.networks.base.pixel_budget(workers))
 
     async def process(self, tasks: AsyncIterator[PageTask]) -> AsyncGenerator[PageOutcome, None]:
         """Process tasks until their end or a stop; see `Executor.process`."""
@@ -134,15 +136,18 @@ class Pipeline:
             return
         size = steps.find_size(page.size)
         page.budget = await self._budget.take(steps.pixels_in_flight(size, page.task.format))
-        decoded = await workers.compute("decode", page, "decode", source.data, size, page.task.sha256)
+        decoded = await workers.compute(
+            "decode", page, "decode", source.data, size, page.task.sha256, page.task.source
+        )
+        page.matches, page.network, page.own_settings = decoded.matches, decoded.network, decoded.own_settings
         pixels, size, page.sha256 = decoded.pixels, decoded.size, decoded.sha256
         page.pixels, page.size, page.target = pixels, size.source, size.target
-        if self._tools.settings.gate and size.needs_network and self._tools.gate.wants(pixels):
+        if self._tools.settings.gate and size.needs_network and QualityGate.wants(pixels):
             page.before = pixels
         page.ready = time.perf_counter()
         page.notes = (*pixels.notes, *size.notes)
         if size.needs_network:
-            self._assembler.add((pixels.color.shape, pixels.bits, pixels.alpha is None, page.target), page)
+            self._assembler.add(page.batch_key, page)
         else:
             await self._to_encode.put(page)
 
@@ -151,39 +156,73 @@ class Pipeline:
 
     async def _upscale_all(self) -> None:
         async with asyncio.TaskGroup() as group:
-            for engine_index in range(len(self._tools.devices)):
+            for engine_index in range(len(self._tools.networks.base)):
                 group.create_task(self._upscale(engine_index))
         await self._to_encode.put(None)
 
     async def _upscale(self, engine_index: int) -> None:
-        devices = self._tools.devices
-        while pages := await self._next_batch(lambda page: devices.batch_limit(engine_index, page.size)):
-            await self._stop.while_paused()
-            self._check_spending(input_pixels(pages))
-            if self._stop.requested:
+        """Take batches until the last, or until the device fails and others can go on."""
+        devices = self._tools.networks.base
+        pages: list[PageInFlight] = []
+        try:
+            while pages := await self._next_batch(engine_index):
+                await self._process_batch(engine_index, pages)
+                self._assembler.done()
+                pages = []
+                if not devices.works(engine_index):
+                    return
+        except DeviceError as error:
+            if not devices.give_up(engine_index):
+                raise
+            if pages:
                 for page in pages:
-                    self._drop(page)
-                continue
-            self._tools.activity.in_hand = pages[0].task.source
-            for page in await self._upscale_batch(engine_index, pages):
-                await self._to_encode.put(page)
+                    page.add_notes((f"upscaled on another device, since one failed: {error}",))
+                self._assembler.put_back(pages[0].batch_key, pages)
 
-    async def _next_batch(self, limit: Callable[[PageInFlight], int]) -> list[PageInFlight]:
-        """Take a batch once at most one per engine waits for the encoders, so that a stop costs only a batch or two."""
-        tools = self._tools
-        while self._to_encode.qsize() > tools.workers.count + self._largest_batch * len(tools.devices):
+    async def _process_batch(self, engine_index: int, pages: list[PageInFlight]) -> None:
+        """Run a batch and hand its pages on; after a stop, drop them.
+
+        Raises:
+            DeviceError: the device failed. Then nothing of the batch was handed on.
+        """
+        await self._stop.while_paused()
+        self._check_spending(input_pixels(pages))
+        if self._stop.requested:
+            for page in pages:
+                self._drop(page)
+            return
+        self._tools.activity.in_hand = pages[0].task.source
+        for page in await self._upscale_batch(engine_index, pages):
+            await self._to_encode.put(page)
+
+    async def _next_batch(self, engine_index: int) -> list[PageInFlight]:
+        """Take a batch once at most one per engine waits for the encoders, so that a stop costs only a batch or two.
+
+        Pages for the network that the device used last come first, since another may have to be opened.
+        """
+        networks = self._tools.networks
+        limit = self._tools.workers.count + self._largest_batch * len(networks.base)
+        while self._to_encode.qsize() > limit:
             self._encoding.clear()
             await self._encoding.wait()
-        pages = await self._assembler.take(limit)
+        last = self._last_networks.get(engine_index)
+        pages = await self._assembler.take(
+            lambda page: networks.batch_limit(page.network, engine_index, page.size),
+            prefers=lambda page: last is None or page.network == last,
+        )
+        if pages:
+            self._last_networks[engine_index] = pages[0].network
         self._largest_batch = max(self._largest_batch, len(pages))
         return pages
 
     async def _upscale_batch(self, engine_index: int, pages: list[PageInFlight]) -> list[PageInFlight]:
         """Run pages through the network; put out the outcomes of failed pages, and return the others."""
         before = [page.pixels for page in pages if page.pixels is not None]
-        start = time.perf_counter()
-        results = await self._tools.devices.run_engine(engine_index, before, pages[0].target)
-        ended = time.perf_counter()
+        async with self._tools.networks.use(pages[0].network) as devices:
+            engine_index %= len(devices)
+            start = time.perf_counter()
+            results = await devices.run_engine(engine_index, before, pages[0].target)
+            ended = time.perf_counter()
         if self._tools.spending is not None:
             self._tools.spending.note_batch(input_pixels(pages), ended - start)
         upscaled = []
@@ -214,22 +253,24 @@ class Pipeline:
         Raises:
             PageError: it stays suspect, and the settings are strict.
         """
-        gate, workers, target, format = self._tools.gate, self._tools.workers, page.target, page.task.format
+        workers, target, format = self._tools.workers, page.target, page.task.format
         raw, page.pixels = Handover(page.pixels), None
         before, page.before = page.before, None
         if before is None:
-            return await workers.compute("encode", page, "encode", raw, target, format)
-        first = await workers.compute("encode", page, "finish", before, raw, target, format)
+            return await workers.compute("encode", page, "encode", raw, target, format, page.matches)
+        networks = self._tools.networks
+        gate = networks.gate(page.network)
+        judged = (target, format, gate, page.matches)
+        first = await workers.compute("encode", page, "finish", before, raw, *judged)
         page.verdict = first.verdict
         if first.encoded is not None:
             return first.encoded
         if gate.wants_again(first.verdict):
-            devices = self._tools.devices
-            (again,) = await devices.run_engine(page.engine_index, [before], target, conservative=True)
+            again = await self._upscale_again(page, before)
             if not isinstance(again, PageError):
                 notes, raw = again.notes, Handover(again)
                 del again
-                second = await workers.compute("encode", page, "finish", before, raw, target, format)
+                second = await workers.compute("encode", page, "finish", before, raw, *judged)
                 gate.note_again(second.verdict)
                 # Only if it helped: an output must not depend on the pages that the run processed before.
                 if second.encoded is not None:
@@ -238,7 +279,28 @@ class Pipeline:
                     return second.encoded
         if self._tools.settings.strict:
             raise PageError(SUSPECT, "; ".join(first.verdict.reasons))
-        return await workers.compute("encode", page, "encode", Handover(first.pixels), target, format)
+        return await workers.compute(
+            "encode", page, "encode", Handover(first.pixels), target, format, page.matches
+        )
+
+    async def _upscale_again(self, page: PageInFlight, before: Pixels) -> Pixels | PageError:
+        """Return a page from the conservative path, by another device if its own has failed.
+
+        Raises:
+            DeviceError: no device works.
+        """
+        while True:
+            async with self._tools.networks.use(page.network) as devices:
+                engine_index = devices.instead_of(page.engine_index % len(devices))
+                try:
+                    (again,) = await devices.run_engine(
+                        engine_index, [before], page.target, conservative=True
+                    )
+                except DeviceError:
+                    if not devices.give_up(engine_index):
+                        raise
+                else:
+                    return again
 
     async def _end_encoding(self) -> None:
         await self._outcomes.put(None)

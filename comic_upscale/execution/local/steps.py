@@ -6,9 +6,13 @@ Arguments and results are plain values, so that a worker process can do the same
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from comic_upscale.engines.pages import finish, prepare
+from comic_upscale.engines.registry import fingerprinted_options
+from comic_upscale.errors import PageError, SettingsError
 from comic_upscale.execution.base import sha256_of_source
 from comic_upscale.execution.local.quality_gate import QualityGate
 from comic_upscale.gate.verdict import Verdict
@@ -17,6 +21,14 @@ from comic_upscale.imaging.encode import check_encoded, check_target, encode, li
 from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.imaging.shrink import shrink
 from comic_upscale.imaging.target_size import describe_growth, find_target, needs_network, skip_reason
+from comic_upscale.library.page_rules import (
+    FilteredPage,
+    Matches,
+    Network,
+    OwnSettings,
+    PageRules,
+    filter_page,
+)
 from comic_upscale.settings.job import FormatName, JobSettings
 from comic_upscale.settings.sizes import Print
 
@@ -44,6 +56,12 @@ class Decoded:
     size: PageSize
     sha256: str
     """Of the source."""
+    matches: Matches = ()
+    """The rules that match the page."""
+    network: Network = ("", None)
+    """The model and the denoise strength for it."""
+    own_settings: str = ""
+    """Its `OwnSettings` as JSON."""
 
 
 @dataclass(slots=True, eq=False)
@@ -86,14 +104,21 @@ class PageSteps:
 
     Args:
         settings: of the job.
-        native_scale: the network's own factor; None if the network makes any size.
-        gate: judges finished pages.
+        native_scales: by model, the factor of its network, None if the network makes any size or is unknown.
+        identities: the identity of each network, for the fingerprints of pages.
     """
 
-    def __init__(self, settings: JobSettings, native_scale: int | None, gate: QualityGate) -> None:
+    def __init__(
+        self,
+        settings: JobSettings,
+        native_scales: Mapping[str, int | None],
+        identities: Mapping[Network, str] = MappingProxyType({}),
+    ) -> None:
         self._settings = settings
-        self._native_scale = native_scale
-        self._gate = gate
+        self._native_scales = dict(native_scales)
+        self._rules = PageRules(settings)
+        self._identities = dict(identities)
+        self._fingerprints: dict[Matches, str] = {}
 
     def read_header(self, data: bytes) -> Header:
         """Read the header of the file of a page.
@@ -107,19 +132,24 @@ class PageSteps:
         """Return why a page of this size is skipped; None if it is not."""
         return skip_reason(size, self._settings)
 
-    def find_size(self, source: tuple[int, int]) -> PageSize:
+    def find_size(self, source: tuple[int, int], model: str = "") -> PageSize:
         """Return the target size of a page, with notes for the user.
+
+        Args:
+            source: (width, height), upright.
+            model: of the page; empty for that of the job.
 
         Raises:
             PageError: the size is not possible.
         """
         target = find_target(*source, self._settings.size)
         notes = target.notes
+        native_scale = self._native_scales.get(model or self._settings.model)
         # With a scale all pages grow alike, and the header of the run shows it.
         if self._settings.scale is None:
-            how = describe_growth(source, target.size, self._native_scale)
+            how = describe_growth(source, target.size, native_scale)
             notes += () if how is None else (how,)
-        return PageSize(source, target.size, needs_network(source, target.size, self._native_scale), notes)
+        return PageSize(source, target.size, needs_network(source, target.size, native_scale), notes)
 
     def pixels_in_flight(self, size: PageSize, format: FormatName) -> int:
         """Return the pixels that a page takes from the budget; 0 if decoding will refuse it.
@@ -133,13 +163,14 @@ class PageSteps:
         check_target(*size.target, format)
         return max(size.target[0] * size.target[1], pixels)
 
-    def decode(self, data: bytes, size: PageSize, sha256: str) -> Decoded:
+    def decode(self, data: bytes, size: PageSize, sha256: str, source: str = "") -> Decoded:
         """Decode a page, and prepare it for the network, or shrink it if it does not go through that.
 
         Args:
             data: the file.
             size: by its header.
             sha256: of the file; empty to compute it.
+            source: its path in the input.
 
         Raises:
             PageError: it cannot be decoded.
@@ -153,13 +184,44 @@ class PageSteps:
             animated=settings.animated,
         )
         sha256 = sha256 or sha256_of_source(data)
-        if (pixels.width, pixels.height) != size.source:
+        page = as_filtered(pixels, data, source, self._rules)
+        pixels, own = page.pixels, page.settings
+        if (pixels.width, pixels.height) != size.source or own.model != settings.model:
             # The file gives its orientation only after the pixels.
-            size = self.find_size((pixels.width, pixels.height))
+            size = self.find_size((pixels.width, pixels.height), own.model)
+            if own.model != settings.model:
+                pixels = replace(pixels, notes=(*pixels.notes, f"model: {own.model}, by a rule"))
         pixels = prepare(pixels, raw=settings.raw)
-        return Decoded(pixels if size.needs_network else shrink(pixels, size.target), size, sha256)
+        return Decoded(
+            pixels if size.needs_network else shrink(pixels, size.target),
+            size,
+            sha256,
+            page.matches,
+            (own.model, own.denoise),
+            self._own_settings(page),
+        )
 
-    def finish(self, before: Pixels, raw: Handover, target: tuple[int, int], format: FormatName) -> Finished:
+    def _own_settings(self, page: FilteredPage) -> str:
+        own = page.settings
+        if page.matches not in self._fingerprints:
+            identity = self._identities.get((own.model, own.denoise), "")
+            self._fingerprints[page.matches] = own.fingerprint(identity, fingerprinted_options(own))
+        return OwnSettings(
+            fingerprint=self._fingerprints[page.matches],
+            gray=page.traits.gray,
+            jpeg_quality=page.traits.jpeg_quality,
+            neutral_paper=self._settings.neutral_paper,
+        ).as_json()
+
+    def finish(
+        self,
+        before: Pixels,
+        raw: Handover,
+        target: tuple[int, int],
+        format: FormatName,
+        gate: QualityGate,
+        matches: Matches = (),
+    ) -> Finished:
         """Post-process a page, judge it, and encode it unless it is suspect.
 
         Args:
@@ -167,30 +229,35 @@ class PageSteps:
             raw: the raw output of the engine.
             target: (width, height) of the output, in pixels.
             format: of the file.
+            gate: of the network of the page.
+            matches: the rules that match the page.
 
         Raises:
             PageError: as in `encode`.
         """
-        page, verdict = self._gate.finished(before, raw.take())
+        page, verdict = gate.finished(before, raw.take())
         if verdict.is_suspect:
             return Finished(verdict, None, page)
         finished = Handover(page)
         del page
-        return Finished(verdict, self.encode(finished, target, format), None)
+        return Finished(verdict, self.encode(finished, target, format, matches), None)
 
-    def encode(self, page: Handover, target: tuple[int, int], format: FormatName) -> Encoded:
+    def encode(
+        self, page: Handover, target: tuple[int, int], format: FormatName, matches: Matches = ()
+    ) -> Encoded:
         """Encode a page at its target size, and check the file.
 
         Args:
             page: the output of the engine, finished or not.
             target: (width, height) of the output, in pixels.
             format: of the file.
+            matches: the rules that match the page.
 
         Raises:
             PageError: the page cannot be encoded, or the file cannot be read back.
         """
         pixels = finish(page.take())
-        settings = self._settings
+        settings = self._rules.settings_for(matches)
         omissions = list_omissions(pixels, format, settings.format)
         data = encode(
             pixels,
@@ -203,3 +270,15 @@ class PageSteps:
         del pixels
         check_encoded(data, target)
         return Encoded(data, hashlib.sha256(data).hexdigest(), omissions)
+
+
+def as_filtered(pixels: Pixels, data: bytes, source: str, rules: PageRules) -> FilteredPage:
+    """Return a decoded page with its own settings; see `filter_page`.
+
+    Raises:
+        PageError: the rules that match it contradict each other.
+    """
+    try:
+        return filter_page(pixels, data, source, rules)
+    except SettingsError as error:
+        raise PageError("rules", f"the rules for this page contradict each other: {error}") from None

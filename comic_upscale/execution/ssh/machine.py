@@ -35,6 +35,7 @@ from comic_upscale.execution.ssh.listing import is_page_name, read_lines, read_p
 from comic_upscale.execution.ssh.probe import MachineReport, probe
 from comic_upscale.execution.ssh.upload import Uploader, as_stream
 from comic_upscale.ledger.records import PROCESSOR
+from comic_upscale.library.page_rules import with_models
 from comic_upscale.models.weights import ResolvedWeights
 from comic_upscale.retries import RetryPolicy
 from comic_upscale.settings.job import JobSettings
@@ -129,7 +130,13 @@ class Machine:
         python = report.python
         return bool(report.gpus) and python is not None and (bool(python.cuda) or not python.torch)
 
-    def prepare(self, weights: ResolvedWeights, fingerprint: str, settings: JobSettings) -> Device:
+    def prepare(
+        self,
+        weights: ResolvedWeights,
+        fingerprint: str,
+        settings: JobSettings,
+        of_rules: Sequence[tuple[str, ResolvedWeights]] = (),
+    ) -> Device:
         """Send and install the package and the weights, unless they are there.
 
         Raises:
@@ -142,11 +149,17 @@ class Machine:
         self.open_job(self._find_job(fingerprint, settings))
         self._put_python()
         model, folder = send_weights(self._uploader, self.base(), weights)
-        self._put_settings({**remote_settings(settings), **self._resources, "model": model})
+        folders, names = {folder}, dict[str, str]()
+        for name, each in of_rules:
+            names[name], folder = send_weights(self._uploader, self.base(), each)
+            folders.add(folder)
+        there = remote_settings(with_models(settings, names))
+        self._put_settings({**there, **self._resources, "model": model})
+        named = [part for folder in sorted(filter(None, folders)) for part in ("--weights-dir", folder)]
         # All paths are below our folder: a container sees nothing else.
         self._run_arguments = [
             "-m", "comic_upscale", "run", "--input", f"{self._job}/input", "--output", f"{self._job}/output",
-            "--settings", f"{self._job}/settings.json", *(["--weights-dir", folder] if folder else []),
+            "--settings", f"{self._job}/settings.json", *named,
         ]  # fmt: skip
         # For the ledger, in which the name of the machine is nobody's business.
         device = ", ".join(gpu.name for gpu in report.gpus) or PROCESSOR

@@ -281,7 +281,13 @@ class HostileWorkplace:
     def has_accelerator(self) -> bool:
         return False
 
-    def prepare(self, weights: ResolvedWeights, fingerprint: str, settings: JobSettings) -> Device:
+    def prepare(
+        self,
+        weights: ResolvedWeights,
+        fingerprint: str,
+        settings: JobSettings,
+        of_rules: Sequence[tuple[str, ResolvedWeights]] = (),
+    ) -> Device:
         return Device("hostile")
 
     def list_pages(self) -> frozenset[str]:

@@ -5,6 +5,7 @@ The package is copied, and the line written into the copy.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -98,15 +99,31 @@ def test_one_line_is_an_option_of_the_run_on_a_remote_machine(
     package: Path, box: Box, tmp_path: Path, tiny_weights: Path
 ) -> None:
     draw(tmp_path / "pages" / "0.png", 0)
+    draw(tmp_path / "pages" / "gray.png", 1, mode="L")
+    # Rules, levels and the weights of their networks go there, too.
+    shutil.copy(tiny_weights, tmp_path / "own.safetensors")
+    (tmp_path / "mine.toml").write_text(
+        'model = "comic-compact-x3"\n[[rule]]\ngray = true\nmodel = "own.safetensors"\nlevels = "60,190"\n',
+        encoding="utf-8",
+    )
     ended = python(
         package, "-m", "comic_upscale", "remote", "upscale", *box.step(), "--poll", 0.3, "--input", tmp_path / "pages",
-        "--output", tmp_path / "out", "--model", tiny_weights, "--scale", 2, "--sharpen", 4,
+        "--output", tmp_path / "out", "--profile", tmp_path / "mine.toml", "--scale", 2, "--sharpen", 4,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert (tmp_path / "out" / "0.png").is_file()
-    assert json.loads((box.job() / "settings.json").read_text())["sharpen"] == 4
+    there = json.loads((box.job() / "settings.json").read_text())
+    assert (there["sharpen"], there["model"]) == (4, "comic-compact-x3")
+    (rule,) = there["rules"]
+    assert (rule["levels"], Path(rule["model"]).is_relative_to(box.base)) == ("60,190", True)
+    notes = {row[0]: row[1] for row in rows(tmp_path / "out", "select source, notes from pages")}
+    assert notes["0.png"] is None
+    assert "levels: black from 60, white from 190" in notes["gray.png"] and "by a rule" in notes["gray.png"]
     for output in (tmp_path / "out", box.job() / "output"):
-        connection = sqlite3.connect(output / ".comic-upscale" / "ledger.sqlite3")
-        (settings,) = connection.execute("select settings from jobs").fetchone()
-        connection.close()
+        ((settings,),) = rows(output, "select settings from jobs")
         assert json.loads(settings)["sharpen"] == 4
+
+
+def rows(output: Path, query: str) -> list[tuple[str, ...]]:
+    with contextlib.closing(sqlite3.connect(output / ".comic-upscale" / "ledger.sqlite3")) as connection:
+        return connection.execute(query).fetchall()

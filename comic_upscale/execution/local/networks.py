@@ -1,0 +1,122 @@
+"""The networks of a run: that of the job, and those of its rules, which are opened when a page needs them.
+
+A network takes seconds to open and memory to keep. So only a few are open at a time, and the one that was used longest
+ago makes room. `Pipeline` lets a device go on with the network that it has while pages for it are waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from comic_upscale.engines.base import Engine
+from comic_upscale.execution.events import StageMeter
+from comic_upscale.execution.local.devices import Devices
+from comic_upscale.execution.local.quality_gate import QualityGate
+from comic_upscale.library.page_rules import Network
+
+MOST_OPEN = 2
+"""Networks that are open at the same time. More stay open only while all of them have pages on a device."""
+
+OpenNetwork = Callable[[], Sequence[Engine]]
+"""Opens the engines of a network; called on a thread. Its weights are on this machine."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    open: OpenNetwork
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while the network is opened or closed."""
+    devices: Devices | None = None
+    gate: QualityGate | None = None
+    users: int = 0
+    used_at: int = 0
+    """A number that grows with every use."""
+
+
+class Networks:
+    """Opens and closes networks. Used on the thread of the event loop.
+
+    Args:
+        base: the open engines of the job's own network.
+        network: the job's own network.
+        others: the networks of its rules.
+        repeats: whether suspect pages may be upscaled again.
+    """
+
+    def __init__(
+        self, base: Devices, network: Network, others: Mapping[Network, OpenNetwork], *, repeats: bool
+    ) -> None:
+        self.base = base
+        """The engines of the job's own network, as they were opened first; perhaps closed since."""
+        self._repeats = repeats
+        self._entries = {other: _Entry(open) for other, open in others.items()}
+        self._entries[network].devices = base
+        self._clock = 0
+
+    def is_open(self, network: Network) -> bool:
+        """Return whether a network is open."""
+        return self._entries[network].devices is not None
+
+    def batch_limit(self, network: Network, engine_index: int, size: tuple[int, int]) -> int:
+        """Return the batch size of a network for pages of a size; 1 before it is open."""
+        devices = self._entries[network].devices
+        return 1 if devices is None else devices.batch_limit(engine_index % len(devices), size)
+
+    def gate(self, network: Network) -> QualityGate:
+        """Return the quality gate for the pages of a network that is or was open."""
+        entry = self._entries[network]
+        if entry.gate is None:
+            assert entry.devices is not None
+            entry.gate = QualityGate(entry.devices.engine, repeats=self._repeats)
+        return entry.gate
+
+    @contextlib.asynccontextmanager
+    async def use(self, network: Network) -> AsyncIterator[Devices]:
+        """Keep a network open inside the block, and open it first if need be.
+
+        Raises:
+            WeightsError, DeviceError, SettingsError: it cannot be opened.
+        """
+        entry = self._entries[network]
+        entry.users += 1
+        self._clock += 1
+        entry.used_at = self._clock
+        try:
+            async with entry.lock:
+                if entry.devices is None:
+                    await self._make_room(entry)
+                    entry.devices = Devices(await asyncio.to_thread(entry.open), self.meter, self.base.failed)
+            yield entry.devices
+        finally:
+            entry.users -= 1
+
+    @property
+    def meter(self) -> StageMeter:
+        """How busy the devices are."""
+        return self.base.meter
+
+    def close(self) -> None:
+        """Close every network, and interrupt those that compute."""
+        for entry in self._entries.values():
+            if entry.devices is not None:
+                entry.devices.close()
+                entry.devices = None
+
+    async def _make_room(self, wanted: _Entry) -> None:
+        """Close networks that no page uses, the one used longest ago first."""
+        while True:
+            open_now = [each for each in self._entries.values() if each.devices is not None]
+            idle = [each for each in open_now if not each.users and each is not wanted]
+            if len(open_now) < MOST_OPEN or not idle:
+                return
+            oldest = min(idle, key=lambda each: each.used_at)
+            devices, oldest.devices = oldest.devices, None
+            # The gate of its pages outlives it.
+            if oldest.gate is None and devices is not None:
+                oldest.gate = QualityGate(devices.engine, repeats=self._repeats)
+            async with oldest.lock:
+                if devices is not None:
+                    await asyncio.to_thread(devices.close)
