@@ -28,7 +28,8 @@ class _Turn:
     def apply(self, pages: SampleArray) -> SampleArray:
         """Turn pages, N x height x width x C."""
         pages = self._mirror(pages)
-        return np.ascontiguousarray(pages.swapaxes(1, 2) if self.transposed else pages)
+        # A copy: a side of one pixel that was mirrored counts as contiguous, and torch refuses its negative stride.
+        return np.array(pages.swapaxes(1, 2) if self.transposed else pages, order="C", copy=True)
 
     def undo(self, pages: SampleArray) -> SampleArray:
         """Turn pages back."""

@@ -40,7 +40,7 @@ class Scale:
         _store_float(self, "factor", "--scale")
         _require(
             math.isfinite(self.factor) and MIN_SCALE <= self.factor <= MAX_SCALE,
-            f"--scale must be between {MIN_SCALE:g} and {MAX_SCALE:g}, not {self.factor:g}",
+            f"--scale must be at least {MIN_SCALE:g} and at most {MAX_SCALE:g}, not {self.factor:g}",
         )
 
     def __str__(self) -> str:

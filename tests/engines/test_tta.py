@@ -43,6 +43,13 @@ def test_the_turns_are_all_eight_and_undo_themselves() -> None:
         assert np.array_equal(turn.undo(each), pages)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1, 3), (1, 1, 30, 1), (1, 7, 1, 3)])
+def test_no_turned_page_has_a_negative_stride(shape: tuple[int, ...]) -> None:
+    # A side of one pixel that is mirrored counts as contiguous all the same, and torch refuses it.
+    for turn in TURNS:
+        assert min(turn.apply(noise(shape)).strides) > 0
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_an_engine_that_treats_all_turns_alike_gives_the_same_page(dtype: type) -> None:
     fake = NearestEngine()
