@@ -84,7 +84,13 @@ COMMANDS = {
         "Examples:\n\n"
         "  comic-upscale prune --job pages-x2.5\n\n"
         "  comic-upscale prune --job pages-x2.5 --yes\n\n"
+        "  comic-upscale prune --trash library/\n\n"
         "A file that was edited since it was written is never removed.",
+    ),
+    "restore": Entry(
+        "comic_upscale.commands.restore:restore",
+        "List the originals that `run --replace` replaced. --yes puts them back.",
+        "Examples:\n\n  comic-upscale restore library/\n\n  comic-upscale restore library/ --yes",
     ),
     "export": Entry(
         "comic_upscale.commands.export:export",
@@ -149,6 +155,11 @@ COMMANDS = {
     "engines": Entry(
         "comic_upscale.commands.engines:engines",
         "List the engines that can upscale pages, and show their options.",
+    ),
+    "devices": Entry(
+        "comic_upscale.commands.devices:devices",
+        "List the e-readers that --fit-device knows, with the pixels and grays of their screens.",
+        "Examples:\n\n  comic-upscale devices\n\n  comic-upscale devices kobo --json",
     ),
     "profiles": Entry(
         "comic_upscale.commands.profiles:profiles",

@@ -13,6 +13,7 @@
     │   └── LedgerDamagedError   not a database, or a broken one
     ├── DatabaseError        the server's database cannot be used         6
     ├── OutputError          the output folder is full or not writable    7
+    │   └── StorageError         a bucket refuses or cannot be reached
     ├── RemoteError          the remote machine cannot do the work        9
     │   ├── ConnectionLostError  it is unreachable, or the connection was lost
     │   │   └── UnreachableError     nothing answers at its address
@@ -103,6 +104,14 @@ class OutputError(ComicUpscaleError):
     """No page can be written any more: the disk is full, or the output folder is not writable."""
 
     exit_code = 7
+
+
+class StorageError(OutputError):
+    """A bucket, or the storage of the server, cannot be reached or refuses a request. A later try may succeed."""
+
+
+class UnreachableStorageError(StorageError):
+    """A bucket did not answer, or answered with an error of its own: the same request may succeed at once."""
 
 
 class RemoteError(ComicUpscaleError):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from comic_upscale.settings.paths import expand_user, path_text
+from comic_upscale.settings.places import is_bucket
 
 if TYPE_CHECKING:
     from comic_upscale.execution.ssh.address import SshFiles
@@ -81,6 +82,29 @@ def state_folder() -> Path:
     return user_folder("state") / "jobs"
 
 
+def bucket_ledger(output: Path) -> Path:
+    """Return the ledger of a job whose outputs are in a bucket. This machine keeps it in a folder of the user.
+
+    Args:
+        output: the path that stands for the place.
+    """
+    import hashlib
+    import re
+
+    from comic_upscale.settings.paths import default_ledger
+
+    address = path_text(output)
+    words = re.sub(r"[^A-Za-z0-9]+", "-", address)[:60].strip("-")
+    digest = hashlib.sha256(address.encode()).hexdigest()[:8]
+    return default_ledger(user_folder("state") / "buckets" / f"{words}-{digest}")
+
+
+def bucket_variables() -> dict[str, str]:
+    """Return the variables that give rights to buckets, for processes on other machines."""
+    kinds = ("AWS_", "GOOGLE_", "AZURE_")
+    return {name: value for name, value in os.environ.items() if name.startswith(kinds)}
+
+
 def requested_ledger(job: Path | None, ledger: Path | None) -> Path | None:
     """Return the ledger that the user asked for, or that of the variable, which the Docker image sets.
 
@@ -90,6 +114,8 @@ def requested_ledger(job: Path | None, ledger: Path | None) -> Path | None:
         job: the output folder of a job, by which a ledger is found later.
         ledger: the ledger file.
     """
+    if job is not None and ledger is None and is_bucket(job):
+        return bucket_ledger(job)
     named = os.environ.get(LEDGER_VARIABLE, "")
     if job is None and ledger is None and named and (path := expand_user(Path(named))).is_file():
         return path

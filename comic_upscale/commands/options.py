@@ -178,6 +178,12 @@ def _engines() -> Iterable[str]:
     return engine_names()
 
 
+def _devices() -> Iterable[str]:
+    from comic_upscale.settings.screens import read_devices
+
+    return read_devices()
+
+
 def _profiles() -> Iterable[str]:
     from comic_upscale.commands.profile_files import profile_names
     from comic_upscale.settings.profiles import NONE
@@ -189,6 +195,7 @@ SUGGESTIONS: Mapping[str, Callable[[], Iterable[str]]] = MappingProxyType(
     {
         "model": _models,
         "backend": _engines,
+        "fit_device": _devices,
         "profile": _profiles,
         "device": lambda: ("auto", "cpu", "cuda", "mps", "xpu"),
     }

@@ -60,6 +60,7 @@ def _find(folder: Path | None) -> tuple[JobService, Path | None, Path]:
     from comic_upscale.jobs.service import JobService
     from comic_upscale.ledger.recent import choose_job
     from comic_upscale.settings.paths import absolute, default_ledger
+    from comic_upscale.settings.places import is_bucket
 
     state = state_folder()
     if folder is not None:
@@ -67,4 +68,6 @@ def _find(folder: Path | None) -> tuple[JobService, Path | None, Path]:
         ledger = default_ledger(output)
         return JobService(state), ledger if ledger.is_file() else None, output
     path, output = choose_job(None, requested_ledger(None, None), state)
-    return JobService(state), path, absolute(output)
+    # A job with outputs in a bucket has its lock beside its ledger.
+    folder = absolute(path).parent if is_bucket(output) else absolute(output)
+    return JobService(state), path, folder

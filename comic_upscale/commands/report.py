@@ -49,9 +49,10 @@ def report(
     The file opens offline in any browser. While a job runs, its report covers the pages that are done.
     """
     from comic_upscale.reporting.report import NAME, make_report, write_report
+    from comic_upscale.settings.places import is_bucket
 
     path, folder = find_job(job, ledger)
-    target = output or folder / NAME
+    target = output or (Path(NAME) if is_bucket(folder) else folder / NAME)
     with _Steps() as on_step:
         made = make_report(
             path, folder, look_at=look_at, show=show, workers=default_workers(), on_step=on_step

@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from comic_upscale.commands.environment import default_workers, state_folder, weights_cache, weights_folders
+from comic_upscale.commands.environment import (
+    bucket_ledger,
+    default_workers,
+    state_folder,
+    weights_cache,
+    weights_folders,
+)
 from comic_upscale.commands.options import Given, takes
 from comic_upscale.commands.profile_files import find_profile
 from comic_upscale.commands.selection import FromFile, Pages, with_pages
@@ -30,13 +36,15 @@ from comic_upscale.settings.hooks import HookSettings
 from comic_upscale.settings.job import JobSettings, upgrade_record
 from comic_upscale.settings.option_json import in_program_words, values_from_json
 from comic_upscale.settings.options import Opt, definitions
-from comic_upscale.settings.paths import default_output, path_text
+from comic_upscale.settings.paths import TRASH, absolute, default_output, path_text, replace_folder
+from comic_upscale.settings.places import is_bucket
 from comic_upscale.settings.processing import DEFAULT_SIZE
 from comic_upscale.settings.profiles import NONE, with_profile
 
 if TYPE_CHECKING:
     from comic_upscale.console.display import Display
     from comic_upscale.execution.events import Event, JobFinished, Listener
+    from comic_upscale.execution.ray.options import RayOptions
     from comic_upscale.execution.remote import RemoteOptions
     from comic_upscale.execution.stop import StopRequest
     from comic_upscale.planning.preview import PagePreview
@@ -83,6 +91,9 @@ def run(
             help="Do not ask before finished outputs of other settings are replaced. Only a terminal is asked.",
         ),
     ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="With --replace: do not ask whether originals may be replaced.")
+    ] = False,
     given: Given,
     hooks: Given,
     show: Given,
@@ -93,11 +104,46 @@ def run(
             help="A JSON object with options by name. Options on the command line override them.",
         ),
     ] = None,
+    check_storage: Annotated[
+        bool,
+        typer.Option(
+            "--check-storage",
+            help="Try what the buckets of --input and --output allow, say it, and process nothing.",
+        ),
+    ] = False,
     worker: Annotated[
         Path | None,
         typer.Option(
             "--worker", metavar="SOCKET",
             help="Let a worker of this machine process the pages: comic-upscale worker --socket SOCKET.",
+        ),
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster", metavar="ADDRESS",
+            help="Let a Ray cluster process the pages: auto for the one of this machine, or ray://HOST:10001.",
+        ),
+    ] = None,
+    cluster_actors: Annotated[
+        int | None,
+        typer.Option(
+            "--cluster-actors", metavar="N",
+            help="Processes on the cluster. Default: one for each GPU, or without GPUs as many as the cores allow.",
+        ),
+    ] = None,
+    cluster_cpus: Annotated[
+        int | None,
+        typer.Option(
+            "--cluster-cpus", metavar="N",
+            help="Cores of each process on the cluster. Default: those that a GPU has for itself, or 4.",
+        ),
+    ] = None,
+    cluster_gpus: Annotated[
+        int | None,
+        typer.Option(
+            "--cluster-gpus", metavar="0|1",
+            help="GPUs of each process on the cluster. Give 1 if the cluster adds machines with GPUs as needed.",
         ),
     ] = None,
     help_all: HelpAll = False,
@@ -114,13 +160,43 @@ def run(
     job = _checked(with_pages({**recorded, **own}, pages, from_file), recorded.keys() - own.keys())
     called = hook_settings(hooks)
     set_up_logging(verbose=shown.verbose)
+    options = (
+        None if cluster is None else _cluster_options(cluster, cluster_actors, cluster_cpus, cluster_gpus)
+    )
+    if options is not None and worker is not None:
+        raise SettingsError("--cluster and --worker exclude each other: give one of them")
+    if check_storage:
+        _check_storage(job)
+        return
     if shown.dry_run:
         show_plan(job, as_json=shown.as_json)
         return
+    if job.replace_sources and not yes:
+        _ask_before_changing_input(job, may_ask=not shown.as_json)
     if not redo and not shown.as_json and has_terminal():
         _ask_before_replacing(job)
-    code, _ = run_shown(job, StopRequest(), shown, worker=worker, hooks=called)
+    code, _ = run_shown(job, StopRequest(), shown, worker=worker, cluster=options, hooks=called)
     raise typer.Exit(code)
+
+
+def _cluster_options(address: str, actors: int | None, cpus: int | None, gpus: int | None) -> RayOptions:
+    from comic_upscale.commands.environment import bucket_variables
+    from comic_upscale.execution.ray.options import RayOptions
+
+    return RayOptions(address=address, actors=actors, cpus=cpus, gpus=gpus, environment=bucket_variables())
+
+
+def _check_storage(job: JobSettings) -> None:
+    from comic_upscale.storage.bucket_check import check_input, check_output
+
+    if not is_bucket(job.input) and not is_bucket(job.output):
+        raise SettingsError(
+            "--check-storage needs a bucket: --input s3://bucket/pages or --output s3://bucket/big"
+        )
+    if is_bucket(job.input):
+        check_input(job.input, lambda step: typer.echo(f"input:  {step}"))
+    if is_bucket(job.output):
+        check_output(job.output, lambda step: typer.echo(f"output: {step}"))
 
 
 def has_terminal() -> bool:
@@ -135,6 +211,24 @@ def has_terminal() -> bool:
     except OSError:
         # It is a terminal, but not that of this session: nothing is stopped.
         return True
+
+
+def _ask_before_changing_input(job: JobSettings, *, may_ask: bool) -> None:
+    """Ask whether originals may be replaced.
+
+    Raises:
+        Exit: they may not.
+        SettingsError: nobody can be asked.
+    """
+    if not (may_ask and has_terminal()):
+        raise SettingsError("--replace changes the input, and there is nobody to ask: add --yes")
+    question = (
+        f"The pages and volumes in {path_text(job.input)} will be replaced by their outputs, each once it is verified. "
+        f"The originals stay in {TRASH} of that folder. Replace them?"
+    )
+    if not typer.confirm(question, err=True):
+        typer.echo("nothing was changed", err=True)
+        raise typer.Exit(EXIT_USAGE)
 
 
 def _ask_before_replacing(job: JobSettings) -> None:
@@ -182,8 +276,16 @@ def job_settings(given: Mapping[str, Any]) -> JobSettings:
         values = {**values, **with_profile(profile, given)}
     values["weights_folders"] = weights_folders(*given.get("weights_folders", ()))
     values["weights_cache"] = weights_cache()
-    if values.get("output") is None:
+    if values.get("replace_sources") and values["input"].is_file():
+        raise SettingsError(
+            "--replace takes a folder: give the folder of the file, and --include with the name of the file"
+        )
+    if values.get("output") is None and values.get("replace_sources"):
+        values["output"] = replace_folder(absolute(values["input"]))
+    elif values.get("output") is None:
         values["output"] = default_output(values["input"], values.get("size", DEFAULT_SIZE))
+    if values.get("ledger") is None and is_bucket(values["output"]):
+        values["ledger"] = bucket_ledger(values["output"])
     return JobSettings(**values)
 
 
@@ -206,6 +308,7 @@ def run_shown(
     *,
     remote: RemoteOptions | None = None,
     worker: Path | None = None,
+    cluster: RayOptions | None = None,
     hooks: HookSettings | None = None,
 ) -> tuple[int, JobFinished]:
     """Run a job, print its events, and return the exit code and the final event.
@@ -216,6 +319,7 @@ def run_shown(
         shown: what to print.
         remote: a remote machine that processes the pages.
         worker: the socket of a worker of this machine that processes them.
+        cluster: the Ray cluster that processes them.
         hooks: are called when a volume or the run is done.
     """
     from comic_upscale.jobs.service import JobService
@@ -227,8 +331,10 @@ def run_shown(
     ):
         service = JobService(state_folder())
         # Whoever starts a run wants it to run.
-        service.resume(settings.output)
-        finished = service.run(settings, on_event=on_event, stop=stop, remote=remote, worker=worker)
+        service.resume(settings.folder)
+        finished = service.run(
+            settings, on_event=on_event, stop=stop, remote=remote, worker=worker, cluster=cluster
+        )
         finish_hooks()
     return _exit_code(finished, received), finished
 

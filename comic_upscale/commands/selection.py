@@ -18,6 +18,7 @@ import typer
 
 from comic_upscale.errors import InputError, LedgerError, SettingsError
 from comic_upscale.settings.paths import absolute, default_ledger, path_text
+from comic_upscale.settings.places import is_bucket
 from comic_upscale.settings.selection import Selection
 from comic_upscale.settings.selection_options import PAGES as PANEL
 
@@ -64,6 +65,8 @@ def with_pages(
             )
         return values
     named = list(dict.fromkeys(named))
+    if any(is_bucket(page) for page in named):
+        return {**values, "input": _only_bucket(named, values)}
     for page in named:
         if not os.path.lexists(page):
             raise InputError(f"{path_text(page)} does not exist: check the path")
@@ -72,6 +75,15 @@ def with_pages(
     paths = () if folder in named else tuple(dict.fromkeys(_source_of(page, folder) for page in named))
     values["selection"] = replace(selection, paths=paths)
     return values
+
+
+def _only_bucket(named: Sequence[Path], values: Mapping[str, Any]) -> Path:
+    """Return the place in a bucket that is the whole input."""
+    if len(named) > 1 or values.get("input") is not None:
+        raise SettingsError(
+            "a place in a bucket is the whole input: name it alone, and choose pages with --include or --exclude"
+        )
+    return named[0]
 
 
 def _read_list(path: Path) -> list[Path]:

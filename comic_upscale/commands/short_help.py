@@ -14,7 +14,7 @@ COMMON = frozenset(
         "pages", "folders", "output", "include", "exclude", "scale", "width", "height", "fit",
         "model", "device", "workers", "format", "quality", "archive_output", "retry_failed", "overwrite", "dry_run",
         "verbose", "quiet", "log", "on_volume_done", "on_job_done", "komga", "kavita", "settle", "once", "help",
-        "help_all", "profile",
+        "help_all", "profile", "fit_device",
     )
 )  # fmt: skip
 """Names of the options in the short help."""

@@ -31,6 +31,7 @@ from comic_upscale.commands.run import (
 from comic_upscale.commands.short_help import HelpAll
 from comic_upscale.errors import InputError, SettingsError
 from comic_upscale.settings.paths import absolute, path_text
+from comic_upscale.settings.places import is_bucket
 from comic_upscale.settings.selection import Selection
 
 if TYPE_CHECKING:
@@ -133,6 +134,8 @@ def watched_jobs(folders: Sequence[Path], given: Mapping[str, Any]) -> list[JobS
         raise SettingsError("--output is missing: name the folder for the upscaled pages")
     roots = list(dict.fromkeys(absolute(folder) for folder in folders))
     for root in roots:
+        if is_bucket(root):
+            raise InputError(f"{path_text(root)} is a bucket: a watch needs folders of this machine")
         if root.is_file():
             raise InputError(f"{path_text(root)} is a file: name a folder to watch")
     if len(roots) == 1:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 WORKER = pick(
     ServerSettings, "data", "database", "storage", "device", "worker_threads", "worker_concurrency",
     "worker_idle_timeout", "jobs_per_user",
-    "job_timeout", "roots", "worker_memory", "min_free_disk",
+    "job_timeout", "roots", "worker_memory", "min_free_disk", "cluster",
 )  # fmt: skip
 
 

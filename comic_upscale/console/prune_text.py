@@ -9,6 +9,7 @@ from comic_upscale.console.text import megabytes
 
 if TYPE_CHECKING:
     from comic_upscale.jobs.prune import PruneResult
+    from comic_upscale.jobs.restore import TrashResult
 
 
 def prune_lines(result: PruneResult) -> list[str]:
@@ -37,4 +38,23 @@ def prune_lines(result: PruneResult) -> list[str]:
             "outputs of renamed sources"
         )
     lines.append(f"output: {result.output}")
+    return [printable(line) for line in lines]
+
+
+def trash_lines(result: TrashResult) -> list[str]:
+    """Return the originals in a trash, and a summary."""
+    left = set(result.left)
+    verb = "removed" if result.removed else "would remove"
+    lines = [f"{verb}: {name} ({megabytes(size)})" for name, size in result.files if name not in left]
+    lines += [
+        f"kept: {name}: it cannot be removed: check the permissions of its folder" for name in result.left
+    ]
+    going = [size for name, size in result.files if name not in left]
+    if not result.files:
+        lines.append("the trash is empty")
+    else:
+        files = "1 original" if len(going) == 1 else f"{len(going):,} originals"
+        rest = "" if result.removed else "; nothing was removed: add --yes to remove them for good"
+        lines.append(f"{files}{' removed' if result.removed else ''}, {megabytes(sum(going))}{rest}")
+    lines.append(f"trash: {result.folder}")
     return [printable(line) for line in lines]

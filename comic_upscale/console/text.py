@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from comic_upscale.console.printable import printable
 from comic_upscale.ledger.records import PageDone, PageSkipped, VolumeDone
 from comic_upscale.ledger.status import JobStatus, seconds_since
-from comic_upscale.settings.paths import MARKER_FOLDER
+from comic_upscale.settings.paths import MARKER_FOLDER, TRASH
 
 if TYPE_CHECKING:
     from comic_upscale.execution.events import HooksFinished, JobFinished, JobStarted, Progress
@@ -246,6 +246,8 @@ def summary_lines(event: JobFinished, told: Collection[str] = ()) -> list[str]:
         lines.append(suspects_line(event.suspects))
     if event.orphans:
         lines.append(orphans_line(event.orphans, _short(event.output)))
+    if event.replaced:
+        lines += replaced_lines(event)
     if event.spent is not None and event.price is not None:
         lines.append(spent_line(event.spent, event.price, None))
     if event.stopped_by is not None:
@@ -275,6 +277,16 @@ def orphans_line(count: int, output: str) -> str:
     """Return the number of outputs without a source, and how to remove them."""
     what = "1 output has no source" if count == 1 else f"{count:,} outputs have no source"
     return f"{what} any more: comic-upscale prune --job {shlex.quote(output)} lists them, and removes them with --yes"
+
+
+def replaced_lines(event: JobFinished) -> list[str]:
+    """Return how many originals are replaced, where they are, and how to get them back."""
+    library = shlex.quote(_short(str(Path(event.output).parent.parent)))
+    now = f"{event.replaced_now:,} original{'' if event.replaced_now == 1 else 's'} replaced by this run, "
+    return [
+        f"{now}{event.replaced:,} in all; they are in {TRASH} of {library}",
+        f"comic-upscale restore {library} puts them back; comic-upscale prune --trash {library} frees their space",
+    ]
 
 
 def money(amount: float | None) -> str:

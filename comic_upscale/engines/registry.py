@@ -76,7 +76,7 @@ def spec_of(settings: JobSettings, weights: ResolvedWeights | None = None) -> En
         denoise=settings.denoise,
         options=_options(settings),
         weights_folders=settings.weights_folders,
-        weights_cache=cache or settings.output,
+        weights_cache=cache or settings.folder,
         download=cache is not None,
         weights=weights,
     )

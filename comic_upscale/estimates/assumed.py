@@ -9,7 +9,7 @@ from comic_upscale.costs.ranges import Range
 from comic_upscale.costs.workload import Workload
 from comic_upscale.errors import PageError, SettingsError
 from comic_upscale.imaging.codecs import FORMATS
-from comic_upscale.imaging.target_size import find_target, needs_network, skip_reason
+from comic_upscale.imaging.target_size import find_target, needs_network, skip_reason, turned
 from comic_upscale.models.default_model import assumed_native_scale
 from comic_upscale.settings.processing import ProcessingSettings
 
@@ -59,7 +59,7 @@ def assume_pages(pages: Sequence[AssumedPages], settings: ProcessingSettings) ->
             raise SettingsError(error.reason) from None
         count += each.count
         output_pixels += each.count * target[0] * target[1]
-        if needs_network(size, target, native_scale):
+        if needs_network(turned(size, settings.size), target, native_scale):
             network_pixels += settings.network_passes * each.count * size[0] * size[1]
         source = each.source_bytes
         upload_bytes += each.count * (

@@ -13,6 +13,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Executor as Pool
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ParamSpec, Protocol, TypeAlias, TypeVar
 
 from comic_upscale.costs.spending import Spending
@@ -58,6 +59,17 @@ class PageTask:
     Raises `PageError` if this page cannot be read, and `InputError` if no page can be read any more."""
     sha256: str = ""
     """Of the file of the page, hexadecimal; empty if not known yet."""
+    address: Path | None = None
+    """Of the file of the page in a bucket, where any machine can read it; None if only `read` has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredOutput:
+    """An output that an executor has written to the store of the outputs, under a name of its own."""
+
+    name: str
+    size: int
+    """Bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,11 +77,18 @@ class PageUpscaled(PageFacts):
     """A finished page: its output, encoded and checked, but not written yet."""
 
     data: bytes
-    """The output, a complete file."""
+    """The output, a complete file; empty if it is stored."""
     sha256: str
     """Of the output."""
     made_at: float | None = None
     """When it was finished, by ``time.perf_counter``; None if the time until it is placed is not measured."""
+    stored: StoredOutput | None = None
+    """The output, if it is in the store of the outputs already."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the output."""
+        return len(self.data) if self.stored is None else self.stored.size
 
 
 PageOutcome: TypeAlias = PageUpscaled | PageFailed | PageSkipped

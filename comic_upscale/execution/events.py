@@ -177,6 +177,10 @@ class JobFinished:
     """Archives among ``volumes_done`` that are cut short or damaged, so that pages may be missing."""
     output_bytes: int = 0
     """Bytes of all outputs of the job."""
+    replaced_now: int = 0
+    """Originals that this run replaced by their outputs."""
+    replaced: int = 0
+    """Originals that were replaced by this run and earlier ones."""
 
 
 Event: TypeAlias = (

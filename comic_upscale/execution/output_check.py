@@ -21,7 +21,9 @@ from comic_upscale.imaging.codecs import FORMATS
 from comic_upscale.imaging.decode import decode, read_header
 from comic_upscale.imaging.encode import check_encoded
 from comic_upscale.imaging.formats import recognise
+from comic_upscale.imaging.gray import to_gray
 from comic_upscale.imaging.pixels import Pixels
+from comic_upscale.imaging.shape import decode_page
 from comic_upscale.imaging.target_size import find_target, grows
 from comic_upscale.library.page_rules import PageRules
 from comic_upscale.settings.job import FormatName, IccMode, JobSettings
@@ -50,19 +52,29 @@ SOURCE_CHANGED = CheckedOutput(
 )
 
 
-def check_claim(page: RemotePageResult, source: tuple[int, int], size: Size) -> None:
+def check_claim(
+    page: RemotePageResult, source: tuple[int, int], size: Size, *, cropped: bool = False
+) -> None:
     """Check, before an output is fetched, that it can belong to its page.
 
     Args:
         page: the claim.
         source: (width, height) of the page that was sent, upright.
         size: the requested size of the outputs.
+        cropped: whether the margins of the page were cropped, so that its own size is known to the gate only.
 
     Raises:
         PageError: a claimed size is wrong.
     """
     width, height = source
-    if (page.width, page.height) not in ((width, height), (height, width)):
+    claimed = (page.width, page.height)
+    if cropped:
+        fits = min(claimed) >= 1 and any(
+            claimed[0] <= each[0] and claimed[1] <= each[1] for each in (source, source[::-1])
+        )
+    else:
+        fits = claimed in ((width, height), (height, width))
+    if not fits:
         raise _refuse("the remote machine reports a different page size than the page that was sent")
     target = find_target(page.width, page.height, size).size
     if (page.output_width, page.output_height) != target:
@@ -113,7 +125,7 @@ def compare(
         PageError: one of them cannot be decoded.
     """
     rules = rules or PageRules(settings)
-    before = _input_of_network(source, settings, rules, settings.icc)
+    before = _input_of_network(source, settings, rules, settings.icc_mode)
     size = (before.width, before.height)
     header = read_header(output)
     target = (header.width, header.height)
@@ -124,24 +136,28 @@ def compare(
         # The format cannot hold the profile, so the page was converted.
         before = _input_of_network(source, settings, rules, "srgb")
         after = decode(output, max_pixels=target[0] * target[1], icc="srgb")
-    verdict = _judge(before, after)
+    screen = settings.screen
+    gray_screen = screen is not None and screen.levels is not None
+    if gray_screen and before.color.shape[2] == 3:
+        before = replace(before, color=to_gray(before.color))
+    verdict = _judge(before, after, exact=after.lossless and not gray_screen)
     return CheckedOutput(recorded_scores(verdict), verdict.reasons)
 
 
 def _input_of_network(source: bytes, settings: JobSettings, rules: PageRules, icc: IccMode) -> Pixels:
     """Return a page as the network got it, before `prepare`. Rules with a path do not run remotely."""
-    page = decode(
-        source,
-        max_pixels=settings.max_pixels,
-        gray=settings.gray_mode,
-        icc=icc,
-        animated=settings.animated,
-    )
+    page = decode_page(source, settings, icc=icc)
     return as_filtered(page, source, "", rules).pixels
 
 
-def _judge(before: Pixels, after: Pixels) -> Verdict:
-    """Compare what is visible; hidden colours are replaced in the source, and may have been left out of the output."""
+def _judge(before: Pixels, after: Pixels, *, exact: bool) -> Verdict:
+    """Compare what is visible; hidden colours are replaced in the source, and may have been left out of the output.
+
+    Args:
+        before: the source.
+        after: the output.
+        exact: whether the output has the samples that the remote gate saw: it is lossless, and not dithered.
+    """
     source, larger = prepare(before).color, after.color
     if before.alpha is not None and after.alpha is None:
         source = _on_white(before).color
@@ -151,11 +167,11 @@ def _judge(before: Pixels, after: Pixels) -> Verdict:
         source, larger = (
             np.ascontiguousarray(np.broadcast_to(each, (*each.shape[:2], 3))) for each in (source, larger)
         )
-    return judge(source, larger, bounds=default_bounds() if after.lossless else _lossy_bounds())
+    return judge(source, larger, bounds=default_bounds() if exact else _lossy_bounds())
 
 
 def _lossy_bounds() -> Bounds:
-    """Return bounds for a page that a lossy format has changed after the remote gate saw it.
+    """Return bounds for a page that a lossy format or dithering has changed after the remote gate saw it.
 
     JPEG at quality 60 and AVIF at its default tint real pages by one level, which is the usual bound. Deliberate
     changes are far larger.

@@ -404,7 +404,7 @@ class RemoteExecutor:
         settings = self._require_session().settings
         for name, page in batch.items():
             try:
-                check_claim(page, self._contents[name].size, settings.size)
+                check_claim(page, self._contents[name].size, settings.size, cropped=settings.crop_margins)
                 sizes[name] = page.size
             except PageError as error:
                 refused[name] = error

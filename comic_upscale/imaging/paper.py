@@ -22,6 +22,7 @@ DARKEST_PAPER = 140
 _LEAST_SHARE = 0.05
 """Paper has at least this share of the page."""
 _REACH = 12
+_ENOUGH_PIXELS = 1_000_000
 _RIPPLE = 2.0
 _LARGEST_BLOCK, _FEW_BLOCKS = 36.0, 20.0
 """A page whose paper was made neutral is gray if no block of 8 x 8 pixels has more colour than the first, and one in a
@@ -35,8 +36,10 @@ def find_paper(color: SampleArray, alpha: SampleArray | None = None) -> NDArray[
         color: height x width x 3.
         alpha: height x width; transparent pixels do not count.
     """
-    rgb = eight_bits(color)
-    pixels = rgb.reshape(-1, 3) if alpha is None else rgb[alpha > 0]
+    # Some of the pixels of a large page tell as much as all.
+    step = max(1, round((color.shape[0] * color.shape[1] / _ENOUGH_PIXELS) ** 0.5))
+    rgb = eight_bits(color[::step, ::step])
+    pixels = rgb.reshape(-1, 3) if alpha is None else rgb[alpha[::step, ::step] > 0]
     if not len(pixels):
         return None
     brightest = pixels.max(axis=1)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from comic_upscale.errors import PageError
 from comic_upscale.settings.processing import ProcessingSettings
+from comic_upscale.settings.screens import Screen
 from comic_upscale.settings.sizes import Bounds, Fit, Height, LongSide, Print, Scale, Size, Width
 
 MAX_FACTOR = 16.0
@@ -13,6 +14,12 @@ MAX_FACTOR = 16.0
 
 RESTORES = 1
 """The own factor of a network that cleans pages and does not enlarge them."""
+LANDSCAPE = 1.1
+"""A page that is this many times as wide as high, or more, is a landscape page."""
+WIDEST_SPREAD = 2.4
+"""A wider page is no double page: its halves would be landscape pages themselves, as those of a banner."""
+STRIP = 2.5
+"""A page that is this many times as high as wide, or more, is a strip of a webtoon."""
 
 _MM_PER_INCH = 25.4
 _WORTH_TELLING_MM = 0.2
@@ -63,11 +70,12 @@ def find_target(width: int, height: int, size: Size) -> Target:
     """
     if isinstance(size, Scale):
         return Target(*target_size(width, height, size.factor))
-    target = (
-        _target_on_paper(width, height, size)
-        if isinstance(size, Print)
-        else _target_in_pixels(width, height, size)
-    )
+    if isinstance(size, Print):
+        target = _target_on_paper(width, height, size)
+    elif isinstance(size, Screen):
+        target = _target_on_screen(width, height, size)
+    else:
+        target = _target_in_pixels(width, height, size)
     if (factor := factor_of((width, height), target.size)) > MAX_FACTOR:
         raise PageError(
             "too-small",
@@ -75,6 +83,31 @@ def find_target(width: int, height: int, size: Size) -> Target:
             f"than the limit of {MAX_FACTOR:g}: choose a smaller size, or find a larger source",
         )
     return target
+
+
+def is_landscape(width: int, height: int) -> bool:
+    """Return whether a page is clearly wider than high."""
+    return width >= LANDSCAPE * height
+
+
+def is_spread(width: int, height: int) -> bool:
+    """Return whether a page has the shape of two pages side by side."""
+    return is_landscape(width, height) and width <= WIDEST_SPREAD * height
+
+
+def is_strip(width: int, height: int, screen: Screen) -> bool:
+    """Return whether a page is a strip, which is read from top to bottom and has no height of its own."""
+    return height >= max(STRIP * width, 1.25 * width * screen.height / screen.width)
+
+
+def turns(width: int, height: int, size: Size) -> bool:
+    """Return whether a page of this size is rotated by a quarter before it is upscaled."""
+    return isinstance(size, Screen) and size.spreads == "rotate" and is_landscape(width, height)
+
+
+def turned(page: tuple[int, int], size: Size) -> tuple[int, int]:
+    """Return the (width, height) of a page once it is rotated, if it is rotated at all."""
+    return page[::-1] if turns(*page, size) else page
 
 
 def factor_of(page: tuple[int, int], target: tuple[int, int]) -> float:
@@ -150,6 +183,20 @@ def _target_in_pixels(width: int, height: int, size: Width | Height | LongSide |
     if isinstance(size, Width):
         return Target(size.pixels, _scale_length(height, size.pixels, width))
     return Target(_scale_length(width, size.pixels, height), size.pixels)
+
+
+def _target_on_screen(width: int, height: int, screen: Screen) -> Target:
+    """Place the page on a screen. A strip gets the width of the screen, and a double page to be split gets twice it."""
+    if is_strip(width, height, screen):
+        return Target(screen.width, _scale_length(height, screen.width, width), ("a strip",))
+    if turns(width, height, screen):
+        return Target(*_fit_within(height, width, screen.width, screen.height), ("rotated",))
+    if screen.cuts_spreads and is_spread(width, height):
+        return Target(
+            *_fit_within(width, height, 2 * screen.width, screen.height),
+            ("a double page: its halves fit the screen",),
+        )
+    return Target(*_fit_within(width, height, screen.width, screen.height))
 
 
 def _target_on_paper(width: int, height: int, paper: Print) -> Target:

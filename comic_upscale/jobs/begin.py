@@ -15,6 +15,7 @@ from comic_upscale.execution.events import Listener
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.jobs.context import JobContext
 from comic_upscale.ledger.async_ledger import AsyncLedger
+from comic_upscale.ledger.bucket_copy import LedgerCopy
 from comic_upscale.ledger.lock import hold_job
 from comic_upscale.ledger.writer import Ledger
 from comic_upscale.library.discover import Discovery
@@ -32,26 +33,38 @@ HEARTBEAT_SECONDS = 5.0
 
 @contextlib.asynccontextmanager
 async def open_ledger(
-    settings: JobSettings, *, begun: bool = False
+    settings: JobSettings,
+    *,
+    begun: bool = False,
+    copy: LedgerCopy | None = None,
+    stop: StopRequest | None = None,
 ) -> AsyncIterator[tuple[Ledger, AsyncLedger]]:
     """Lock a job, and open its ledger on its own thread.
 
     Args:
         settings: of the job.
         begun: whether `has_begun` was true before the input was read.
+        copy: the copy of the ledger in a bucket; it is saved until the ledger is closed.
+        stop: requested when another machine takes the job over.
 
     Raises:
         LedgerError: the ledger cannot be used, or another run has locked the job.
         OutputError: the output folder cannot be created, or was moved away while the input was read.
     """
     on_ledger = AsyncLedger()
+
+    def on_lost(reason: str) -> None:
+        if stop is not None:
+            stop.request(reason)
+
     try:
-        with hold_job(settings.output, settings.ledger_path, begun=begun):
+        with hold_job(settings.folder, settings.ledger_path, begun=begun):
             ledger = await on_ledger(Ledger, settings.ledger_path)
             try:
                 if settings.ledger_path == default_ledger(settings.output):
                     await on_ledger(ledger.move_jobs, settings.output)
-                yield ledger, on_ledger
+                with contextlib.nullcontext() if copy is None else copy.saving(on_lost):
+                    yield ledger, on_ledger
             finally:
                 await on_ledger(ledger.close)
     finally:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from comic_upscale.execution.events import JobFinished
 from comic_upscale.jobs.context import JobContext
+from comic_upscale.jobs.replace import ReplaceResult, count_replaced, replace_sources
 from comic_upscale.jobs.sidecar_copy import CopyFailure, CopyTask, copy_files, find_stale_copies, plan_copies
 from comic_upscale.ledger.records import CopiedFile
 from comic_upscale.library.source_reader import SourceReader
@@ -50,6 +51,7 @@ async def finish_run(context: JobContext, end: RunEnd) -> JobFinished:
     """
     copied, failures = await _copy_files(context)
     ledger, on_ledger, job_id = context.ledger, context.on_ledger, context.job_id
+    replaced = await _replace_sources(context)
     await on_ledger(ledger.end_run, context.run_id, end.state, end.reason)
     counts = await on_ledger(ledger.counts, job_id)
     failed_pages = await on_ledger(ledger.failures, job_id, SHOWN_FAILURES)
@@ -75,7 +77,10 @@ async def finish_run(context: JobContext, end: RunEnd) -> JobFinished:
         volumes_done=volumes_done,
         volumes_cut=volumes_cut,
         carried_now=copied,
-        warnings=tuple(f"{file.source} was not copied: {file.reason}" for file in failures),
+        warnings=(
+            *(f"{file.source} was not copied: {file.reason}" for file in failures),
+            *replaced.describe_kept(SHOWN_FAILURES),
+        ),
         stopped_by=context.stop.kind if end.state == "interrupted" else None,
         step=end.step,
         spent=None if spending is None else round(spending.spent(), 6),
@@ -85,15 +90,28 @@ async def finish_run(context: JobContext, end: RunEnd) -> JobFinished:
         orphans=orphans,
         moved_now=len(context.moved),
         output_bytes=await on_ledger(ledger.output_bytes, job_id),
+        replaced_now=replaced.replaced,
+        replaced=replaced.in_all,
     )
     context.emit(finished)
     return finished
 
 
+async def _replace_sources(context: JobContext) -> ReplaceResult:
+    """Replace the originals whose outputs are done, unless the user wants the run to end."""
+    if not context.settings.replace_sources:
+        return ReplaceResult()
+    if context.stop.requested:
+        return ReplaceResult(in_all=await asyncio.to_thread(count_replaced, context))
+    rows = await context.on_ledger(context.ledger.done_rows, context.job_id)
+    return await asyncio.to_thread(replace_sources, context, rows)
+
+
 async def _copy_files(context: JobContext) -> tuple[int, list[CopyFailure]]:
     """Copy the files that belong to finished pages; return the number copied, and the failures."""
     settings, discovery, on_ledger = context.settings, context.discovery, context.on_ledger
-    sidecars = settings.sidecars == "copy"
+    # Where originals are replaced, the files beside them are in their places already.
+    sidecars = settings.sidecars == "copy" and not settings.replace_sources
     in_volumes = any(file.member is not None for file in discovery.files)
     if not (settings.copy_others or in_volumes or (sidecars and discovery.files) or context.moved):
         return 0, []

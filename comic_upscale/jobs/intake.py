@@ -33,6 +33,7 @@ from comic_upscale.ledger.records import OutputOwner
 from comic_upscale.library.page_rules import PageRules
 from comic_upscale.planning.output_checks import PlannedPage, may_write
 from comic_upscale.settings.job import FormatName
+from comic_upscale.settings.places import is_bucket
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -355,10 +356,11 @@ class Intake:
         return PageTask(
             row_id=page.row_id,
             source=page.source,
-            format=self._format_of(page.output),
-            extension=output_extension(self._context.settings.format, page.source),
+            format=self._format_of(page.source, page.output),
+            extension=output_extension(self._rules.format_of(page.source), page.source),
             read=partial(self._read, incoming),
             sha256="" if incoming.key is None else incoming.key[0],
+            address=page.path if page.member is None and is_bucket(page.path) else None,
         )
 
     async def _read(self, incoming: _Incoming) -> SourceBytes:
@@ -369,13 +371,13 @@ class Intake:
         source = await self._reader.read(incoming.page)
         return SourceBytes(source.data, source.seconds + incoming.seconds)
 
-    def _format_of(self, output: str) -> FormatName:
-        return written_format(extension_of(output), self._context.settings.format)
+    def _format_of(self, source: str, output: str) -> FormatName:
+        return written_format(extension_of(output), self._rules.format_of(source))
 
     def _variant_of(self, source: str, output: str) -> str:
         """Return what decides the output besides the content: its format, and the rules for its path."""
         matches = self._rules.path_matches(source)
-        return " ".join([self._format_of(output), *map(str, matches)])
+        return " ".join([self._format_of(source, output), *map(str, matches)])
 
     def _drop(self, incoming: _Incoming) -> None:
         """Release the bytes that were read ahead."""

@@ -17,13 +17,17 @@ from comic_upscale.library.volume import Volume
 from comic_upscale.library.volume_reader import VolumeCache
 from comic_upscale.settings.job import VolumeRules
 from comic_upscale.settings.paths import is_default_place
+from comic_upscale.settings.places import is_bucket
 from comic_upscale.storage.base import GONE, OutputStore, SourceStore, size_of
 from comic_upscale.storage.stores import Stores, open_stores
 
 
 def output_folder(ledger: Path, job: Mapping[str, Any]) -> Path:
     """Return the output folder of a job; a folder that was moved contains its ledger."""
-    return ledger.absolute().parent.parent if is_default_place(ledger) else Path(job["output"])
+    recorded = Path(job["output"])
+    if is_bucket(recorded):
+        return recorded
+    return ledger.absolute().parent.parent if is_default_place(ledger) else recorded
 
 
 def job_stores(ledger: Path, job: Mapping[str, Any], folder: Path | None = None) -> Stores:

@@ -76,10 +76,10 @@ class _Process:
         await self._open.wait()
 
     async def _tick(self) -> None:
-        stop, output = self._context.stop, self._context.settings.output
+        stop, folder = self._context.stop, self._context.settings.folder
         while True:
             # On a thread: the output may be on a slow share.
-            stop.is_paused = await asyncio.to_thread(paused_since, output) is not None
+            stop.is_paused = await asyncio.to_thread(paused_since, folder) is not None
             self._context.is_at_ceiling()
             busy = self._executor.busy()
             # Reading counts towards the first stage, whichever executor computes.

@@ -83,7 +83,7 @@ def prune(ledger: Path, *, remove: bool, folder: Path | None = None) -> PruneRes
     stores = open_stores(settings.input, settings.output)
     # Refuses an input that is missing or empty, such as a drive that is not mounted.
     discovery = find_pages(settings, stores.sources)
-    with hold_job(settings.output, ledger), closing(Ledger(ledger)) as opened:
+    with hold_job(settings.folder, ledger), closing(Ledger(ledger)) as opened:
         if ledger == default_ledger(settings.output):
             opened.move_jobs(settings.output)
         pruning = _Pruning(opened, int(job["id"]), settings, stores, discovery)

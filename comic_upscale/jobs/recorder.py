@@ -17,7 +17,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from comic_upscale.errors import PageError
-from comic_upscale.execution.base import PageOutcome, PageUpscaled, as_page_error, failed_page
+from comic_upscale.execution.base import (
+    PageOutcome,
+    PageUpscaled,
+    StoredOutput,
+    as_page_error,
+    failed_page,
+    run_in,
+)
 from comic_upscale.execution.events import StageMeter
 from comic_upscale.jobs.context import JobContext
 from comic_upscale.jobs.progress import OpenPages, Tally
@@ -25,6 +32,7 @@ from comic_upscale.jobs.volume_writer import VolumeWriter
 from comic_upscale.ledger.records import PageDone, PageFailed, PageResult
 from comic_upscale.planning.output_checks import PlannedPage
 from comic_upscale.planning.volumes import PlannedVolume
+from comic_upscale.storage.base import size_of
 
 HELD_BYTES = 32 << 20
 """Bytes of outputs that may wait to be placed before the next outcome is taken; a larger output is placed first."""
@@ -154,13 +162,27 @@ class Recorder:
         start = time.perf_counter()
         self._meter.begin()
         try:
-            await self._outputs.put(page.output, outcome.data, page.row_id)
+            if outcome.stored is None:
+                await self._outputs.put(page.output, outcome.data, page.row_id)
+            else:
+                await run_in(self._context.files, self._move_stored, outcome.stored, page.output)
         except Exception as error:
             failure = as_page_error(error, page.source)
             return failed_page(page.row_id, page.source, failure, seconds=outcome.seconds)
         finally:
             self._meter.end()
         return self._build_record(page, item, start, time.perf_counter())
+
+    def _move_stored(self, stored: StoredOutput, name: str) -> None:
+        """Give an output that is in the store its name.
+
+        Raises:
+            PageError: the object is not there, or is another one than the executor wrote.
+        """
+        self._outputs.relocate(stored.name, name)
+        if size_of(self._outputs, name) != stored.size:
+            self._outputs.delete([name])
+            raise PageError("output", "the object that the cluster wrote is not complete")
 
     def _build_record(self, page: PlannedPage, item: _ToPlace, start: float, ended: float) -> PageDone:
         """Return the record of a page whose output was written from ``start`` to ``ended``."""
@@ -175,7 +197,7 @@ class Recorder:
             **{**outcome.facts(), "seconds": seconds, "waited": rounded},
             source=page.source,
             output=page.output,
-            output_size=len(outcome.data),
+            output_size=outcome.size,
             output_sha256=outcome.sha256,
             copied_from=item.copied_from,
         )

@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from comic_upscale.engines.registry import OpenEngines, check_remote, open_engines
-from comic_upscale.errors import RemoteError
+from comic_upscale.errors import RemoteError, SettingsError
 from comic_upscale.execution.base import Executor
 from comic_upscale.execution.events import Event, JobFinished, Listener, Preparing
 from comic_upscale.execution.local.executor import LocalExecutor
+from comic_upscale.execution.ray.executor import RayExecutor
+from comic_upscale.execution.ray.options import RayOptions
 from comic_upscale.execution.remote import RemoteExecutor, RemoteOptions
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.execution.worker_client import WorkerExecutor
@@ -24,15 +26,19 @@ from comic_upscale.jobs.page_watch import PageWatch
 from comic_upscale.jobs.process import process_pages
 from comic_upscale.jobs.volume_writer import VolumeWriter
 from comic_upscale.ledger.async_ledger import AsyncLedger
-from comic_upscale.ledger.lock import has_begun
+from comic_upscale.ledger.bucket_copy import LedgerCopy
+from comic_upscale.ledger.lock import has_begun, hold_job
 from comic_upscale.ledger.writer import Ledger
 from comic_upscale.planning.discovery import find_pages
 from comic_upscale.planning.model_selection import SelectedModel, choose_model, named_model
+from comic_upscale.planning.output_checks import claim_marked
 from comic_upscale.planning.resolve import JobHistory, ResolvedJob, resolve
 from comic_upscale.planning.selection import with_recorded_selection
 from comic_upscale.settings.job import JobSettings
+from comic_upscale.settings.places import is_bucket
 from comic_upscale.settings.selection import Selection
 from comic_upscale.storage.marker import check_output_folder
+from comic_upscale.storage.replaced import Trash
 from comic_upscale.storage.stores import open_stores
 
 
@@ -45,6 +51,7 @@ def run_job(
     remote: RemoteOptions | None = None,
     watch: PageWatch | None = None,
     worker: Path | None = None,
+    cluster: RayOptions | None = None,
     only: Selection | None = None,
 ) -> JobFinished:
     """Upscale every page of a job that is not done yet, and return how it ended.
@@ -60,6 +67,7 @@ def run_job(
         watch: receives the pages in flight, and can refuse a page.
         worker: the socket of a worker of this machine that processes the pages. Without a worker there, the engines of
             this process do.
+        cluster: the Ray cluster that processes the pages.
         only: the part of the input that this run looks at. The job does not remember it, unlike the selection in its
             settings.
 
@@ -80,6 +88,7 @@ def run_job(
             remote=remote,
             watch=watch,
             worker=worker,
+            cluster=cluster,
             only=only,
         )
     )
@@ -94,6 +103,7 @@ async def run_job_async(
     remote: RemoteOptions | None = None,
     watch: PageWatch | None = None,
     worker: Path | None = None,
+    cluster: RayOptions | None = None,
     only: Selection | None = None,
 ) -> JobFinished:
     """Upscale every page of a job that is not done yet, like `run_job`, in the running event loop."""
@@ -101,6 +111,8 @@ async def run_job_async(
     executor: Executor
     if remote is not None:
         executor = RemoteExecutor(remote)
+    elif cluster is not None:
+        executor = RayExecutor(cluster, open_engines)
     elif worker is not None:
         executor = WorkerExecutor(worker, open_engines)
     else:
@@ -111,22 +123,50 @@ async def run_job_async(
         if executor.is_remote:
             check_remote(settings)
         # Before the input is read, which may take minutes.
-        await asyncio.to_thread(check_output_folder, settings.output)
+        await asyncio.to_thread(check_output_folder, settings.folder)
+        copy = await _restore_ledger(settings, emit)
         settings = await asyncio.to_thread(with_recorded_selection, settings)
         model = await asyncio.to_thread(named_model, settings)
+        if settings.replace_sources:
+            if remote is not None:
+                raise SettingsError("--replace does not work on a remote machine: use `comic-upscale run`")
+            await asyncio.to_thread(Trash(settings.input).settle)
         emit(Preparing(what="reading the input"))
         stores = open_stores(settings.input, settings.output, files)
-        begun = has_begun(settings.output, settings.ledger_path)
+        begun = has_begun(settings.folder, settings.ledger_path)
         looked_at = settings if only is None else replace(settings, selection=only)
         discovery = await asyncio.to_thread(find_pages, looked_at, stores.sources)
-        async with open_ledger(settings, begun=begun) as (ledger, on_ledger):
+        async with open_ledger(settings, begun=begun, copy=copy, stop=stop) as (ledger, on_ledger):
+            if copy is not None and copy.was_fetched:
+                await on_ledger(claim_marked, ledger, settings.output, stores.outputs)
             job = await _resolve(settings, model, executor, ledger, on_ledger, emit)
             async with begin_run(job, discovery, stores, files, ledger, on_ledger, emit, stop) as context:
+                if copy is not None:
+                    # Before the first output: on another machine, an output without a record would look foreign.
+                    await asyncio.to_thread(copy.save)
                 context = replace(context, watch=watch, looked_at=looked_at.selection)
                 return await _run(context, executor)
     finally:
         await executor.close()
         files.shutdown()
+
+
+async def _restore_ledger(settings: JobSettings, emit: Listener) -> LedgerCopy | None:
+    """Return the copy of the ledger in a bucket, which other machines may have worked on; None for a folder."""
+    if not is_bucket(settings.output):
+        return None
+    copy = LedgerCopy(settings.output, settings.ledger_path, settings.folder)
+    loop = asyncio.get_running_loop()
+
+    def on_wait(what: str) -> None:
+        loop.call_soon_threadsafe(emit, Preparing(what=what))
+
+    def restore() -> None:
+        with hold_job(settings.folder, settings.ledger_path):
+            copy.restore(on_wait)
+
+    await asyncio.to_thread(restore)
+    return copy
 
 
 async def _resolve(

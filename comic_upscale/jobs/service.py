@@ -17,6 +17,7 @@ from comic_upscale.ledger.status import JobStatus, read_status
 if TYPE_CHECKING:
     from comic_upscale.engines.registry import OpenEngines
     from comic_upscale.execution.events import Event, JobFinished, Listener
+    from comic_upscale.execution.ray.options import RayOptions
     from comic_upscale.execution.remote import RemoteOptions
     from comic_upscale.execution.stop import StopRequest
     from comic_upscale.jobs.page_watch import PageWatch
@@ -52,6 +53,7 @@ class JobService:
         open_engines: OpenEngines | None = None,
         watch: PageWatch | None = None,
         worker: Path | None = None,
+        cluster: RayOptions | None = None,
         only: Selection | None = None,
     ) -> JobFinished:
         """Run a job to its end, and record it as the most recent one.
@@ -64,6 +66,7 @@ class JobService:
             open_engines: opens the engines, for a caller that keeps them between jobs. Default: those of the registry.
             watch: receives the pages in flight, and can refuse a page.
             worker: the socket of a worker of this machine, as for `run_job`.
+            cluster: the Ray cluster that processes the pages.
             only: the part of the input that this run looks at, as for `run_job`.
 
         Raises:
@@ -88,6 +91,7 @@ class JobService:
             open_engines=opener,
             watch=watch,
             worker=worker,
+            cluster=cluster,
             only=only,
         )
 

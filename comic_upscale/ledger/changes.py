@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -233,6 +233,28 @@ class LibraryChanges(LedgerFile):
                     " then 'pending' else state end where id = ?",
                     [size, size, row_id],
                 )
+
+    def claim_unrecorded(self, output: Path, is_ours: Callable[[str, int | None], bool]) -> int:
+        """Open a claim for each page whose output was written after this copy of the ledger was made.
+
+        Args:
+            output: the output folder.
+            is_ours: says of an output, and of its recorded size, whether another object of ours is in its place.
+
+        Returns:
+            How many there are.
+        """
+        with self._translate_errors(), self._db.atomic():
+            rows = self._db.execute(
+                "select pages.id, pages.output, case pages.state when 'done' then pages.output_size end"
+                " from pages join jobs on jobs.id = pages.job_id"
+                " where jobs.output = ? and pages.claimed = 0 and pages.output <> ''",
+                [path_text(output)],
+            ).fetchall()
+            found = [[row_id] for row_id, name, size in rows if is_ours(str(name), size)]
+            for parameters in found:
+                self._db.execute("update pages set claimed = 1 where id = ?", parameters)
+            return len(found)
 
     # Sources that are gone
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from comic_upscale.errors import InputError, LedgerError, SettingsError
 from comic_upscale.ledger.reading import find_ledger
 from comic_upscale.ledger.status import read_status
-from comic_upscale.settings.paths import MARKER_FOLDER, is_default_place
+from comic_upscale.settings.paths import MARKER_FOLDER, is_default_place, path_text
+from comic_upscale.settings.places import is_bucket
 from comic_upscale.storage.atomic import write_whole
 from comic_upscale.storage.private import make_private_file, make_private_folder
 
@@ -79,11 +80,17 @@ def choose_job(job: Path | None, ledger: Path | None, state_folder: Path) -> tup
         LedgerError: the ledger cannot be used, or it is not known that the folder is that of its job.
     """
     if job is not None:
+        if ledger is not None and is_bucket(job) and not ledger.is_file():
+            raise InputError(
+                f"this machine has no ledger of {path_text(job)}: `comic-upscale run` fetches it when it continues "
+                "the job"
+            )
         return (find_ledger(job) if ledger is None else ledger), job
     path = choose_ledger(None, ledger, state_folder)
-    if is_default_place(path):
+    recorded = Path(read_status(path).output) if path.is_file() else None
+    if is_default_place(path) and (recorded is None or not is_bucket(recorded)):
         return path, path.absolute().parent.parent
-    folder = Path(read_status(path).output)
+    folder = Path(read_status(path).output) if recorded is None else recorded
     if not (
         any(_is_same(path, known) for known in known_ledgers(state_folder)) or names_ledger(folder, path)
     ):
@@ -123,7 +130,7 @@ def choose_ledger(job: Path | None, ledger: Path | None, state_folder: Path) -> 
         SettingsError: both a job and a ledger are given.
         InputError: there is no ledger.
     """
-    if job is not None and ledger is not None:
+    if job is not None and ledger is not None and not is_bucket(job):
         raise SettingsError("--job and --ledger exclude each other: give one of them")
     if ledger is not None:
         return ledger

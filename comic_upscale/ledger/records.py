@@ -54,6 +54,35 @@ class PageRow:
     """``page``, or ``volume``: an archive that contains pages and becomes an output itself."""
 
 
+@dataclass(frozen=True, slots=True)
+class DoneRow:
+    """A page or volume with the columns that decide whether its output may replace its source."""
+
+    id: int
+    kind: str
+    source: str
+    state: str
+    output: str
+    volume_id: int | None
+    source_sha256: str | None
+    output_sha256: str | None
+    width: int | None
+    height: int | None
+    output_width: int | None
+    output_height: int | None
+    scores: str | None
+    """JSON; None or an empty object for a page that the quality gate has not compared."""
+    suspect: str | None
+    notes: str | None
+    error_kind: str | None
+
+
+SELECT_DONE_ROWS = (
+    "select id, kind, source, state, output, volume_id, source_sha256, output_sha256, width, height, output_width,"
+    " output_height, scores, suspect, notes, error_kind from pages where job_id = ? and gone = 0 order by id"
+)
+"""The columns of `DoneRow`."""
+
 SELECT_ROWS = (
     "select id, source, source_size, source_mtime_ns, source_sha256, state, output, output_size, error_kind,"
     " width, height, kind from pages where job_id = ? order by id"

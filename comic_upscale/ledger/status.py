@@ -34,6 +34,7 @@ from comic_upscale.ledger.records import (
     SELECT_SPENT,
 )
 from comic_upscale.settings.paths import is_default_place, path_text
+from comic_upscale.settings.places import is_bucket
 from comic_upscale.settings.selection import read_selection
 
 ALIVE_WITHIN_SECONDS = 30.0
@@ -176,7 +177,10 @@ def read_status(ledger: Path) -> JobStatus:
 
 def _output_folder(ledger: Path, job: dict[str, Any]) -> Path:
     """Return the output folder of a job, also if it was moved with the ledger inside."""
-    return ledger.absolute().parent.parent if is_default_place(ledger) else Path(job["output"])
+    if is_default_place(ledger):
+        return ledger.absolute().parent.parent
+    output = Path(job["output"])
+    return ledger.absolute().parent if is_bucket(output) else output
 
 
 def _profile(job: dict[str, Any]) -> str:

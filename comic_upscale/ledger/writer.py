@@ -24,6 +24,7 @@ from comic_upscale.ledger.records import (
     INCOMPLETE,
     LEFT_AS_THEY_ARE,
     SELECT_AUTO_JOBS,
+    SELECT_DONE_ROWS,
     SELECT_EARLY_JOBS,
     SELECT_PRICE,
     SELECT_ROWS,
@@ -32,6 +33,7 @@ from comic_upscale.ledger.records import (
     VOLUME,
     AutoJob,
     CopiedFile,
+    DoneRow,
     PageDone,
     PageFailed,
     PageResult,
@@ -225,6 +227,11 @@ class Ledger(LibraryChanges):
         with self._translate_errors():
             cursor = self._db.execute(SELECT_ROWS, [job_id])
             return [PageRow(*row) for row in cursor]
+
+    def done_rows(self, job_id: int) -> list[DoneRow]:
+        """Return every page and volume of a job whose source is there, with what decides about replacing it."""
+        with self._translate_errors():
+            return [DoneRow(*row) for row in self._db.execute(SELECT_DONE_ROWS, [job_id])]
 
     def computed(self, job_id: int, sizes: Set[int]) -> list[tuple[int, str, str, str]]:
         """Return the finished pages of a job that are not copies and whose sources have one of these sizes.

@@ -76,7 +76,9 @@ def is_comicinfo(name: str) -> bool:
     return posixpath.basename(name).lower() == NAME.lower()
 
 
-def update_page_sizes(xml: bytes, pages: Sequence[PageFacts | None]) -> bytes:
+def update_page_sizes(
+    xml: bytes, pages: Sequence[PageFacts | None], places: Sequence[int | None] | None = None
+) -> bytes:
     """Write the sizes of pages into a ``ComicInfo.xml``.
 
     Only pages that exist and are listed in it change. Everything else stays, including comments. A file without
@@ -85,6 +87,7 @@ def update_page_sizes(xml: bytes, pages: Sequence[PageFacts | None]) -> bytes:
     Args:
         xml: the file.
         pages: in reading order; ``Page@Image`` counts them from 0. None leaves the facts about a page unchanged.
+        places: the new numbers of the pages, if there are other pages between them now; None for the same ones.
 
     Returns:
         The file, as UTF-8 if anything was changed.
@@ -92,7 +95,7 @@ def update_page_sizes(xml: bytes, pages: Sequence[PageFacts | None]) -> bytes:
     Raises:
         OddComicInfoError: it is too large, nested too deeply, or declares entities.
     """
-    _check(xml)
+    check_limits(xml)
     # Otherwise ElementTree would name it ns0 in a file that uses it.
     ET.register_namespace("xsi", _XSI)
     try:
@@ -111,14 +114,16 @@ def update_page_sizes(xml: bytes, pages: Sequence[PageFacts | None]) -> bytes:
         facts = pages[int(number)]
         if facts is None:
             continue
+        if places is not None and (place := places[int(number)]) is not None:
+            page.set("Image", str(place))
         page.set("ImageSize", str(facts.size))
         page.set("ImageWidth", str(facts.width))
         page.set("ImageHeight", str(facts.height))
     return _as_file(root)
 
 
-def _check(xml: bytes) -> None:
-    """Check the limits before a tree is built.
+def check_limits(xml: bytes) -> None:
+    """Check the limits of a ``ComicInfo.xml`` before a tree is built.
 
     Raises:
         OddComicInfoError: the file exceeds one of them.

@@ -13,6 +13,7 @@ from comic_upscale.imaging.formats import extension_of
 from comic_upscale.library.archives import Archive, Entry, changed, closing_on_error, volume_errors
 from comic_upscale.library.epub import EMBEDDED
 from comic_upscale.library.libarchive_archive import LibarchiveContainer
+from comic_upscale.library.naming import Extension
 from comic_upscale.library.parts import JoinedFile, Way, find_parts, open_joined, whole_name
 from comic_upscale.library.pdf import PdfContainer
 from comic_upscale.library.tar_archive import TarContainer
@@ -86,14 +87,14 @@ def _open_archive(
 
 
 def list_volume(
-    path: Path, rules: VolumeRules, *, extension: str, store: SourceStore | None = None
+    path: Path, rules: VolumeRules, *, extension: Extension, store: SourceStore | None = None
 ) -> Contents:
     """Read the directory of a volume, and of an EPUB its spine; no page is read.
 
     Args:
         path: address of the archive.
         rules: which volumes are refused.
-        extension: of the outputs, without the dot.
+        extension: of the outputs, by the names of their pages in the volume.
         store: where it is; None for this machine.
 
     Returns:

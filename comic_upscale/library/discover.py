@@ -14,7 +14,7 @@ from typing import TypeAlias
 from comic_upscale.errors import InputError, PageError
 from comic_upscale.imaging.formats import ARCHIVE_EXTENSIONS, IMAGE_EXTENSIONS, extension_of
 from comic_upscale.library.member_names import LITTER
-from comic_upscale.library.naming import folder_names, output_names, valid_names
+from comic_upscale.library.naming import Extension, extension_below, folder_names, output_names, valid_names
 from comic_upscale.library.page import Page
 from comic_upscale.library.parts import (
     Parts,
@@ -32,7 +32,7 @@ from comic_upscale.library.volume import Volume
 from comic_upscale.library.volume_contents import is_volume_name
 from comic_upscale.library.volume_placing import OpenedVolume, PlacedVolume, VolumePlacer, describe_notes
 from comic_upscale.settings.job import ArchiveOutput, VolumeRules
-from comic_upscale.settings.paths import MARKER_FOLDER
+from comic_upscale.settings.paths import MARKER_FOLDER, path_text
 from comic_upscale.storage.base import SourceEntry, SourceStore, StoredObject
 from comic_upscale.storage.local import LocalSourceStore
 
@@ -66,7 +66,7 @@ class Discovery:
 def discover(
     root: Path,
     *,
-    extension: str,
+    extension: Extension,
     exclude: Sequence[Path] = (),
     rules: VolumeRules = VolumeRules(),  # noqa: B008 - frozen
     archive_output: ArchiveOutput = "cbz",
@@ -80,7 +80,7 @@ def discover(
 
     Args:
         root: a folder, an image file, or an archive.
-        extension: the outputs' extension, without the dot: ``"png"``; empty where each keeps its format.
+        extension: the outputs' extension, by the sources of their pages: ``"png"``; empty where each keeps its format.
         exclude: folders that are not entered (the output's); they need not exist.
         rules: how volumes are read, and which are refused.
         archive_output: what volumes become.
@@ -97,9 +97,11 @@ def discover(
     try:
         status = store.stat(root)
     except FileNotFoundError:
-        raise InputError(f"{root} does not exist: check the path of the input") from None
+        raise InputError(f"{path_text(root)} does not exist: check the path of the input") from None
     except OSError as error:
-        raise InputError(f"{root} cannot be read ({_words(error)}): check its permissions") from None
+        raise InputError(
+            f"{path_text(root)} cannot be read ({_words(error)}): check its permissions"
+        ) from None
     placer = VolumePlacer(store, rules, archive_output, extension)
     if status.kind == "folder":
         return _Walk(root, extension, exclude, placer, selector).run()
@@ -115,7 +117,9 @@ def discover(
 
 def _single(path: Path, status: StoredObject, placer: VolumePlacer) -> Page:
     if extension_of(path.name) not in IMAGE_EXTENSIONS or status.kind != "file":
-        raise InputError(f"{path} is not an image: give an image, an archive, or a folder of these")
+        raise InputError(
+            f"{path_text(path)} is not an image: give an image, an archive, or a folder of these"
+        )
     if not placer.store.may_read(path):
         raise InputError(f"{path} cannot be read: check its permissions")
     source = valid_names([path.name])[path.name]
@@ -207,7 +211,7 @@ class _Walk:
     def __init__(
         self,
         root: Path,
-        extension: str,
+        extension: Extension,
         exclude: Sequence[Path],
         placer: VolumePlacer,
         selector: Selector = EVERYTHING,
@@ -277,7 +281,7 @@ class _Walk:
         except OSError as error:
             if is_root:
                 raise InputError(
-                    f"{self._root} cannot be listed ({_words(error)}): check its permissions"
+                    f"{path_text(self._root)} cannot be listed ({_words(error)}): check its permissions"
                 ) from None
             self._passed_over["unreadable folder"] += 1
             self._unread.append(folder.source)
@@ -329,7 +333,9 @@ class _Walk:
         """
         images, subfolders = entries.images, entries.subfolders
         folder_outputs = folder_names(subfolders)
-        outputs = output_names(images, extension=self._extension, folders=folder_outputs.values())
+        outputs = output_names(
+            images, extension=extension_below(self._extension, folder.source), folders=folder_outputs.values()
+        )
         volumes, inside = self._open_volumes(folder, entries.archives, entries.split)
         taken = [*folder_outputs.values(), *outputs.values()]
         left_out = (name for name in entries.archives if not self._selector.takes(f"{folder.source}{name}"))

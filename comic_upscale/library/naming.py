@@ -5,10 +5,15 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from typing import TypeAlias
 
 from comic_upscale.imaging.formats import extension_of, output_extension
 from comic_upscale.library.sorting import fold, natural_key
+
+Extension: TypeAlias = str | Callable[[str], str]
+"""The extension of outputs without the dot, empty where each page keeps its own format; or a function that returns it
+for the source of a page."""
 
 _LONGEST_NAME = 250
 """The most bytes of a name. File systems allow 255, and a number may be added to make a name unique."""
@@ -16,7 +21,14 @@ _LONGEST_NAME = 250
 _SURROGATES = re.compile("[%\ud800-\udfff]")
 
 
-def output_names(names: Iterable[str], *, extension: str, folders: Iterable[str] = ()) -> dict[str, str]:
+def extension_below(extension: Extension, prefix: str) -> Extension:
+    """Return the extension of outputs for names that are the rest of a source after a prefix."""
+    return extension if isinstance(extension, str) else lambda name: extension(f"{prefix}{name}")
+
+
+def output_names(
+    names: Iterable[str], *, extension: Extension, folders: Iterable[str] = ()
+) -> dict[str, str]:
     """Name the outputs of the pages of one folder.
 
     The output of ``a.jpg`` is ``a.png``. If several pages would get this name, the one that already has the
@@ -25,7 +37,7 @@ def output_names(names: Iterable[str], *, extension: str, folders: Iterable[str]
 
     Args:
         names: file names, all different.
-        extension: the outputs' extension without the dot; empty if each page keeps its own format.
+        extension: the outputs' extension.
         folders: names of folders beside the outputs, which no output may have.
 
     Returns:
@@ -33,7 +45,8 @@ def output_names(names: Iterable[str], *, extension: str, folders: Iterable[str]
         normalisation of Unicode.
     """
     sharing: defaultdict[str, list[str]] = defaultdict(list)
-    ends = {name: extension or output_extension("auto", name) for name in names}
+    wanted = (lambda _: extension) if isinstance(extension, str) else extension
+    ends = {name: wanted(name) or output_extension("auto", name) for name in names}
     for name, end in ends.items():
         sharing[fold(f"{_short(_stem(name), end)}.{end}")].append(name)
     forbidden = {fold(folder) for folder in folders}

@@ -16,6 +16,7 @@ from comic_upscale.errors import PageError
 from comic_upscale.imaging.formats import ARCHIVE_EXTENSIONS, extension_of
 from comic_upscale.library.archives import Archive, Entry, changed, volume_errors
 from comic_upscale.library.containers import list_volume, open_container
+from comic_upscale.library.naming import Extension
 from comic_upscale.library.page import MemberOf, Page
 from comic_upscale.library.parts import MISSING_PART, stat_parts
 from comic_upscale.library.pdf import PdfContainer
@@ -92,12 +93,12 @@ class Unpacker:
         finally:
             path.unlink(missing_ok=True)
 
-    def list(self, entry: Page, *, extension: str) -> Contents:
+    def list(self, entry: Page, *, extension: Extension) -> Contents:
         """Read the directory of a volume, as `list_volume` does.
 
         Args:
             entry: of the volume, which need not be inside another archive.
-            extension: of the outputs, without the dot.
+            extension: of the outputs, by the names of their pages in the volume.
 
         Raises:
             PageError: as `unpack` and `list_volume`.

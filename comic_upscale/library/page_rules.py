@@ -15,7 +15,7 @@ from comic_upscale.imaging.jpeg_quality import jpeg_quality
 from comic_upscale.imaging.paper import has_no_colour_left
 from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.library.selector import Patterns
-from comic_upscale.settings.job import JobSettings
+from comic_upscale.settings.job import FormatName, JobSettings
 from comic_upscale.settings.rules import Conditions
 
 Matches: TypeAlias = tuple[int, ...]
@@ -114,9 +114,25 @@ class PageRules:
                 if "model" in rule:
                     # The strength of an earlier rule is that of its own model.
                     changes.pop("denoise", None)
+                if "format" in rule:
+                    changes.pop("quality", None)
                 changes |= rule
             self._made[matches] = self._settings.changed_for_page(changes)
         return self._made[matches]
+
+    @property
+    def sets_formats(self) -> bool:
+        """Whether a rule sets the format of outputs."""
+        return any("format" in rule.changes for rule in self._settings.rules)
+
+    def format_of(self, source: str) -> FormatName:
+        """Return the format that the output of a page is asked for; rules set it by the path alone."""
+        found = self._settings.format
+        for index, rule in enumerate(self._settings.rules):
+            patterns = self._patterns[index]
+            if "format" in rule.changes and (patterns is None or patterns.match_file(source)):
+                found = rule.changes["format"]
+        return found
 
     def path_matches(self, source: str) -> Matches:
         """Return the rules whose patterns match a path. Two equal pages with different ones are not the same page."""

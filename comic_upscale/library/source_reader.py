@@ -13,6 +13,7 @@ from comic_upscale.library.page import MemberOf
 from comic_upscale.library.volume import Volume
 from comic_upscale.library.volume_reader import VolumeCache
 from comic_upscale.settings.job import VolumeRules
+from comic_upscale.settings.paths import path_text
 from comic_upscale.storage.base import SourceStore, sha256_of_file
 
 
@@ -97,6 +98,6 @@ class SourceReader:
     def _check_input(self) -> None:
         if not self.store.is_there():
             raise InputError(
-                f"{self.store.root} is gone: moved away, or its drive. Put it back, then run the same "
+                f"{path_text(self.store.root)} is gone: moved away, or its drive. Put it back, then run the same "
                 "command again"
             ) from None

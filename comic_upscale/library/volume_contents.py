@@ -18,7 +18,14 @@ from comic_upscale.library.comicinfo import NAME as COMICINFO
 from comic_upscale.library.comicinfo import ComicFacts, is_comicinfo, written
 from comic_upscale.library.epub import EMBEDDED, Book, read_book
 from comic_upscale.library.member_names import is_litter, is_merely_hidden, safe_name
-from comic_upscale.library.naming import free_number, is_valid, output_names, valid_names
+from comic_upscale.library.naming import (
+    Extension,
+    extension_below,
+    free_number,
+    is_valid,
+    output_names,
+    valid_names,
+)
 from comic_upscale.library.pdf import PdfContainer
 from comic_upscale.library.sorting import fold, natural_key
 from comic_upscale.library.volume import Contents, Member, Nested
@@ -28,14 +35,14 @@ NO_PAGES = "no-pages"
 """The kind of failure of a volume without an image."""
 
 
-def read_contents(name: str, container: Container, rules: VolumeRules, extension: str) -> Contents:
+def read_contents(name: str, container: Container, rules: VolumeRules, extension: Extension) -> Contents:
     """Read the directory of an open volume, and of an EPUB its spine; no page is read.
 
     Args:
         name: of its file; of an archive in parts, the name that it would have in one piece.
         container: the volume.
         rules: which volumes are refused.
-        extension: of the outputs, without the dot.
+        extension: of the outputs, by the names of their pages in the volume.
 
     Raises:
         PageError: ``NO_PAGES``; ``"encrypted"``; ``"bomb"``.
@@ -208,7 +215,7 @@ def _in_reading_order(short: Sequence[str]) -> list[str]:
     return [f"{at:04d}_{name}" for at, name in enumerate(short, 1)]
 
 
-def _targets(pages: Iterable[str], extension: str) -> dict[str, str]:
+def _targets(pages: Iterable[str], extension: Extension) -> dict[str, str]:
     """Name the outputs of pages inside the new volume, folder by folder."""
     folders: defaultdict[str, list[str]] = defaultdict(list)
     for name in pages:
@@ -218,7 +225,9 @@ def _targets(pages: Iterable[str], extension: str) -> dict[str, str]:
     for folder, names in folders.items():
         own = {name: posixpath.basename(name) for name in names}
         beside = [posixpath.basename(other) for other in below if posixpath.dirname(other) == folder]
-        outputs = output_names(own.values(), extension=extension, folders=beside)
+        outputs = output_names(
+            own.values(), extension=extension_below(extension, f"{folder}/" if folder else ""), folders=beside
+        )
         targets.update((name, posixpath.join(folder, outputs[short])) for name, short in own.items())
     return targets
 

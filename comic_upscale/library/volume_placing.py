@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from comic_upscale.errors import PageError
 from comic_upscale.imaging.formats import extension_of
 from comic_upscale.library.archives import Tally
-from comic_upscale.library.naming import free_name, output_names
+from comic_upscale.library.books.names import extension_of_volume
+from comic_upscale.library.naming import Extension, extension_below, free_name, output_names
 from comic_upscale.library.nested import DEEPEST, Unpacker, nested_entry
 from comic_upscale.library.page import MemberOf, Page
 from comic_upscale.library.parts import whole_name
@@ -57,7 +58,7 @@ class PlacedVolume:
     pages: list[Page]
     """Its pages."""
     files: list[OtherFile]
-    """Its other files, if its pages go into a folder; none if they go into a CBZ."""
+    """Its other files, if its pages go into a folder; none if they go into one file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,8 @@ class VolumePlacer:
     """How volumes are read, and which are refused."""
     archive_output: ArchiveOutput
     """What volumes become."""
-    extension: str
-    """Of the outputs, without the dot."""
+    extension: Extension
+    """Of the outputs, by the sources of their pages."""
 
     def open(self, entry: Page) -> OpenedVolume:
         """Read the directory of an archive."""
@@ -80,7 +81,11 @@ class VolumePlacer:
 
     def _open(self, entry: Page, unpacker: Unpacker) -> OpenedVolume:
         try:
-            return OpenedVolume(entry, unpacker.list(entry, extension=self.extension), None)
+            return OpenedVolume(
+                entry,
+                unpacker.list(entry, extension=extension_below(self.extension, f"{entry.source}/")),
+                None,
+            )
         except PageError as error:
             return OpenedVolume(entry, None, (error.kind, error.reason))
 
@@ -164,8 +169,13 @@ class VolumePlacer:
         whole = {name: whole_name(name) for name in names}
         times = Counter(whole.values())
         whole = {name: alias if times[alias] == 1 else name for name, alias in whole.items()}
-        if self.archive_output == "cbz":
-            outputs = output_names(whole.values(), extension="cbz", folders=taken)
+        if self.archive_output != "folder":
+            extension = extension_of_volume(self.archive_output)
+            # A KEPUB has two extensions, and its output must not have three.
+            plain = {name: alias.replace(".kepub.epub", ".epub") for name, alias in whole.items()}
+            if len({fold(alias) for alias in plain.values()}) == len(plain):
+                whole = plain
+            outputs = output_names(whole.values(), extension=extension, folders=taken)
             return {name: outputs[alias] for name, alias in whole.items()}
         outputs = {}
         folded = {fold(name) for name in taken}
@@ -182,11 +192,11 @@ class VolumePlacer:
             folder: prefix of the outputs of its folder.
             name: of its own output there.
         """
-        entry = replace(opened.entry, output=f"{folder}{name}" if self.archive_output == "cbz" else "")
+        entry = replace(opened.entry, output="" if self.archive_output == "folder" else f"{folder}{name}")
         pages = []
         for number, member in enumerate(opened.contents.pages if opened.contents else (), 1):
             output = f"{folder}{name}/{member.target}"
-            if self.archive_output == "cbz":
+            if self.archive_output != "folder":
                 # By number, so that no name of an archive becomes a path; the extension is one of ours.
                 output = f"{LOOSE_PAGES}/{folder}{name}/{number:05d}.{extension_of(member.target or '')}"
             where = MemberOf(entry.source, member.index, entry.member)

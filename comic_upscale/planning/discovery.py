@@ -7,9 +7,13 @@ from dataclasses import replace
 from comic_upscale.errors import InputError
 from comic_upscale.imaging.formats import output_extension
 from comic_upscale.library.discover import Discovery, discover
+from comic_upscale.library.naming import Extension
+from comic_upscale.library.page_rules import PageRules
 from comic_upscale.library.selector import Selector
 from comic_upscale.settings.job import JobSettings
+from comic_upscale.settings.paths import path_text
 from comic_upscale.storage.base import SourceStore
+from comic_upscale.storage.replaced import ReplacedSourceStore
 
 _MOST_MISSED = 10
 
@@ -26,7 +30,7 @@ def find_pages(settings: JobSettings, store: SourceStore | None = None) -> Disco
     """
     discovery = discover(
         settings.input if store is None else store.root,
-        extension=output_extension(settings.format),
+        extension=_extension(settings),
         exclude=[settings.output],
         rules=settings.volume_rules,
         archive_output=settings.archive_output,
@@ -36,16 +40,29 @@ def find_pages(settings: JobSettings, store: SourceStore | None = None) -> Disco
     if not discovery.pages and not discovery.volumes:
         if settings.selection is not None and not settings.selection.is_everything:
             raise InputError(
-                f"{settings.input} holds no page or volume of the selection ({settings.selection}): check the paths "
-                "and patterns"
+                f"{path_text(settings.input)} holds no page or volume of the selection ({settings.selection}): check "
+                "the paths and patterns"
+            )
+        if isinstance(store, ReplacedSourceStore) and store.pruned:
+            raise InputError(
+                f"every page and volume of {settings.input} was replaced by its output, and the originals were pruned: "
+                "there is nothing to do"
             )
         passed_over = ", ".join(f"{count} {reason}" for reason, count in discovery.passed_over.items())
         raise InputError(
-            f"{settings.input} holds no image"
+            f"{path_text(settings.input)} holds no image"
             + (f" (ignored: {passed_over})" if passed_over else "")
             + ": give a folder of PNG, JPEG, WebP or other images or of CBZ and other volumes, or one of these"
         )
     return replace(discovery, warnings=(*discovery.warnings, *_without_pages(settings, discovery)))
+
+
+def _extension(settings: JobSettings) -> Extension:
+    """Return the extension of the outputs, by the sources of their pages if rules set formats."""
+    rules = PageRules(settings)
+    if not rules.sets_formats:
+        return output_extension(settings.format)
+    return lambda source: output_extension(rules.format_of(source))
 
 
 def _without_pages(settings: JobSettings, discovery: Discovery) -> list[str]:

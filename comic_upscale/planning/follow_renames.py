@@ -7,6 +7,8 @@ waiting place, or already at its new name.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,10 +18,13 @@ from comic_upscale.errors import PageError
 from comic_upscale.ledger.changes import MovedRow, RecordedOutput
 from comic_upscale.ledger.records import VOLUME, PageRow
 from comic_upscale.ledger.writer import Ledger
-from comic_upscale.library.cbz import read_members
+from comic_upscale.library.books.formats import held_pages
+from comic_upscale.library.books.names import part_name
 from comic_upscale.library.discover import Discovery
 from comic_upscale.library.page import Page
+from comic_upscale.library.page_rules import PageRules
 from comic_upscale.library.sorting import fold
+from comic_upscale.library.volume import Member
 from comic_upscale.planning.gone import Absent, find_absent, gives_up, has_content, is_unedited
 from comic_upscale.planning.hashes import SourceHashes
 from comic_upscale.planning.names import OutputNames
@@ -109,8 +114,17 @@ def follow_renames(
     found = {page.source for page in discovery.pages} | {volume.entry.source for volume in discovery.volumes}
     absent = find_absent(rows, found, discovery.volumes, discovery.unread, discovery.selector)
     matcher = VolumeMatcher(ledger, discovery.pages, sources)
-    pages = find_renamed_pages(discovery.pages, rows, absent, sources)
-    volumes = find_renamed_volumes(discovery.volumes, rows, absent, sources, matcher)
+    rules = PageRules(settings)
+    pages = [
+        each
+        for each in find_renamed_pages(discovery.pages, rows, absent, sources)
+        if rules.path_matches(each.row.source) == rules.path_matches(each.page.source)
+    ]
+    volumes = [
+        each
+        for each in find_renamed_volumes(discovery.volumes, rows, absent, sources, matcher)
+        if _keeps_rules(each, rules)
+    ]
     if not pages and not volumes:
         return ()
     follower = _Follower(ledger, job_id, settings, outputs, rows, absent)
@@ -119,6 +133,16 @@ def follow_renames(
         follower.add_volume(volume, matcher.found_pages(volume.volume))
     follower.keep_possible(partial(_may_place, sources.store, outputs, source_folders))
     return follower.carry_out()
+
+
+def _keeps_rules(renamed: RenamedVolume, rules: PageRules) -> bool:
+    """Return whether the same rules match the pages of a volume under its new name."""
+    contents = renamed.volume.contents
+    before, now = renamed.row.source, renamed.volume.entry.source
+    return contents is None or all(
+        rules.path_matches(f"{before}/{page.name}") == rules.path_matches(f"{now}/{page.name}")
+        for page in contents.pages
+    )
 
 
 class _Follower:
@@ -172,7 +196,11 @@ class _Follower:
             if row_id in held and (volume_target := targets.get(page.source.removeprefix(prefix)))
         }
         entry = volume.entry if renamed.is_exact else replace(volume.entry, size=0, mtime_ns=0)
-        self._add(entry, recorded[row.id], partial(_holds_pages, self._outputs, sizes) if in_cbz else None)
+        self._add(
+            entry,
+            recorded[row.id],
+            partial(_holds_pages, self._outputs, sizes, contents.pages) if in_cbz else None,
+        )
         for row_id, page in page_of.items():
             if in_cbz or row_id not in held:
                 self._volume_pages.append(
@@ -215,6 +243,7 @@ class _Follower:
         volumes = {move.row_id for move in placed if move.recorded.kind == VOLUME}
         rows = [move.row() for move in placed if move.volume_id is None or move.volume_id in volumes]
         rows += [row for row in self._volume_pages if row.volume_id in volumes]
+        self._move_parts(move for move in placed if move.recorded.kind == VOLUME)
         if rows:
             replaced = [self._replaced[row.source].id for row in rows if row.source in self._replaced]
             self._ledger.move_rows(self._job_id, rows, self._settings.output, replaced)
@@ -229,6 +258,24 @@ class _Follower:
         return row.id in self._absent and gives_up(row, self._ledger, self._job_id, self._outputs)
 
     # Steps
+
+    def _move_parts(self, volumes: Iterable[_Move]) -> None:
+        """Move the further files of split volumes. Where one cannot be moved, the volume is written again."""
+        moves = [move for move in volumes if move.to != move.recorded.output]
+        if not moves or self._settings.max_volume_size is None:
+            return
+        known = self._ledger.carried(self._settings.output)
+        for move in moves:
+            for part in itertools.count(2):
+                file = known.get(part_name(move.recorded.output, part))
+                if file is None or file.source != move.recorded.source:
+                    break
+                to = part_name(move.to, part)
+                with contextlib.suppress(PageError):
+                    if self._outputs.stat(to) is None:
+                        self._outputs.relocate(file.output, to)
+                self._ledger.record_carried(self._job_id, [replace(file, source=move.page.source, output=to)])
+                self._ledger.forget_copies(self._settings.output, [file.output])
 
     def _add(
         self,
@@ -301,15 +348,18 @@ def _may_place(
         return False
 
 
-def _holds_pages(outputs: OutputStore, sizes: Mapping[str, int | None], name: str) -> bool:
-    """Return whether a CBZ, to which somebody may have added tags, contains all finished pages of a volume.
+def _holds_pages(
+    outputs: OutputStore, sizes: Mapping[str, int | None], pages: Sequence[Member], name: str
+) -> bool:
+    """Return whether a CBZ or book, to which somebody may have added tags, contains all finished pages of a volume.
 
     Args:
         outputs: store of the outputs.
         sizes: bytes of the finished pages, by their names in the CBZ.
-        name: of the CBZ.
+        pages: of the volume.
+        name: of the CBZ or book.
     """
-    held = read_members(outputs, name) if sizes else {}
+    held = held_pages(outputs, name, pages) if sizes else {}
     return bool(sizes) and all(held.get(page) == size for page, size in sizes.items())
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from comic_upscale.ledger.records import PageRow
+from comic_upscale.library.books.names import stem_of_volume
 from comic_upscale.library.naming import free_name
 from comic_upscale.library.page import Page
 from comic_upscale.library.sorting import fold
@@ -49,13 +50,12 @@ class OutputNames:
         if wanted != page.output:
             self.renamed.append((page.output, wanted))
             page = replace(page, output=wanted)
-        output = PurePosixPath(wanted)
         earlier = self._earlier.get((page.source, _kind(page.output)))
         if earlier is not None and fold(earlier) in self._taken:
             earlier = None
         if earlier is None:
             self._ask_holder(page)
-        free = earlier or free_name(str(output.with_suffix("")), output.suffix, self._avoid)
+        free = earlier or free_name(*stem_of_volume(wanted), self._avoid)
         self._taken.add(fold(free))
         self._avoid.add(fold(free))
         return replace(page, output=free)

@@ -9,12 +9,14 @@ from typing import TypeAlias
 
 from comic_upscale.errors import PageError
 from comic_upscale.ledger.records import OutputOwner
+from comic_upscale.ledger.writer import Ledger
 from comic_upscale.library.page import MemberOf, Page
 from comic_upscale.library.source_reader import SourceReader
 from comic_upscale.planning.volumes import PlannedVolume
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.paths import MARKER_FOLDER, path_text
 from comic_upscale.storage.base import OutputStore, SourceStore
+from comic_upscale.storage.object_outputs import ObjectOutputStore
 
 OUTPUT_EXISTS = "output-exists"
 """The kind of a failure that every run checks again, because the user may have moved the file away."""
@@ -123,6 +125,30 @@ def may_write(
         OUTPUT_EXISTS,
         f"{page.output} exists and was not written by this job: move it away, or allow --overwrite",
     )
+
+
+def claim_marked(ledger: Ledger, output: Path, outputs: OutputStore) -> int:
+    """Open claims for the outputs in a bucket that are newer than a fetched ledger; return how many.
+
+    Their pages are done again, and their objects are replaced. Without a claim they would look like those of somebody
+    else.
+
+    Args:
+        ledger: fetched from the bucket.
+        output: the output of the job.
+        outputs: its store.
+    """
+    if not isinstance(outputs, ObjectOutputStore):
+        return 0
+
+    def is_ours(name: str, size: int | None) -> bool:
+        try:
+            found = outputs.stat(name)
+        except PageError:
+            return False
+        return found is not None and found.size != size and outputs.is_marked(name)
+
+    return ledger.claim_unrecorded(output, is_ours)
 
 
 def source_folders(pages: Iterable[Page], store: SourceStore) -> frozenset[PurePath]:

@@ -16,7 +16,7 @@ from comic_upscale.imaging.target_size import skip_reason
 from comic_upscale.ledger.changes import KnownVolume
 from comic_upscale.ledger.records import LARGE_ENOUGH, PageFailed, PageRow
 from comic_upscale.ledger.writer import Ledger
-from comic_upscale.library.cbz import read_members
+from comic_upscale.library.books.formats import held_pages
 from comic_upscale.library.page import Page
 from comic_upscale.library.selector import EVERYTHING, Selector
 from comic_upscale.library.source_reader import SourceReader
@@ -170,6 +170,10 @@ def make_plan(
     volume_plan.register(names)
     decided = _decide_pages(pages, rows, settings, hashes, outputs, volume_plan.standing)
     todo = decided.todo
+    for page in volume_plan.find_lost(todo.keys() | {page.source for page in decided.new}):
+        row = rows[page.source]
+        decided.reopened.append((row.id, page.size, page.mtime_ns))
+        todo[page.source] = PlannedPage(row.id, page.source, page.path, row.output, page.member, page.size)
     ledger.reopen(decided.reopened)
     ledger.touch(decided.same_content)
     _mark_absent(ledger, job_id, absent, outputs)
@@ -318,8 +322,8 @@ def _stands(ledger: Ledger, other: KnownVolume, volume: Volume, outputs: OutputS
     if size is None or size == other.output_size:
         return size is not None
     # Somebody added tags.
-    held = read_members(outputs, other.output)
     assert volume.contents is not None
+    held = held_pages(outputs, other.output, volume.contents.pages)
     targets = {member.name: member.target or "" for member in volume.contents.pages}
     return all(
         held.get(targets.get(name, "")) == size for name, size in ledger.sizes_in_volume(other.row_id).items()

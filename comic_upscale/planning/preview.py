@@ -15,7 +15,7 @@ from comic_upscale.imaging.codecs import FORMATS
 from comic_upscale.imaging.decode import read_header
 from comic_upscale.imaging.encode import check_target, quality_for
 from comic_upscale.imaging.formats import extension_of, written_format
-from comic_upscale.imaging.target_size import find_target, needs_network, skip_reason
+from comic_upscale.imaging.target_size import find_target, needs_network, skip_reason, turned
 from comic_upscale.ledger.queries import (
     read_auto_jobs,
     read_bytes_per_pixel,
@@ -23,6 +23,7 @@ from comic_upscale.ledger.queries import (
     read_job_header,
 )
 from comic_upscale.library.page import Page
+from comic_upscale.library.page_rules import PageRules
 from comic_upscale.library.source_reader import SourceReader
 from comic_upscale.library.volume import Volume
 from comic_upscale.models.default_model import assumed_native_scale
@@ -32,7 +33,7 @@ from comic_upscale.planning.model_selection import named_model, predict_model
 from comic_upscale.planning.names import describe_safe_names
 from comic_upscale.planning.resolve import JobHistory, ResolvedJob, resolve
 from comic_upscale.planning.selection import has_selection_of, with_recorded_selection
-from comic_upscale.settings.job import AUTO_MODEL, JobSettings
+from comic_upscale.settings.job import AUTO_MODEL, FormatName, JobSettings
 from comic_upscale.settings.paths import path_text
 from comic_upscale.storage.marker import check_output_folder
 from comic_upscale.storage.stores import open_stores
@@ -117,7 +118,7 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
     Raises:
         SettingsError, InputError, WeightsError, LedgerError: as a run would.
     """
-    check_output_folder(settings.output)
+    check_output_folder(settings.folder)
     settings = with_recorded_selection(settings)
     stores = open_stores(settings.input, settings.output)
     discovery = find_pages(settings, stores.sources)
@@ -137,12 +138,15 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
             if on_page is not None:
                 on_page(page)
 
+        rules = PageRules(settings)
         refused_names = {name for name, _ in foresight.renamed}
         for page in discovery.pages:
             foreseen = foresight.pages[page.source]
             gets_safe_name = page.output in refused_names and page.output != foreseen.output
             page = replace(page, output=foreseen.output)
-            described = _preview_page(page, foreseen.action, settings, measured, sources)
+            described = _preview_page(
+                page, foreseen.action, settings, measured, sources, rules.format_of(page.source)
+            )
             if gets_safe_name:
                 described = _with_note(described, f"as {path_text(Path(foreseen.output))}")
             if described.action == "do":
@@ -189,7 +193,7 @@ def count_replaced(settings: JobSettings) -> int:
     Raises:
         InputError, WeightsError, LedgerError: as a run would.
     """
-    check_output_folder(settings.output)
+    check_output_folder(settings.folder)
     settings = with_recorded_selection(settings)
     job = _resolve(settings)
     if job is None:
@@ -236,6 +240,7 @@ def _preview_page(
     settings: JobSettings,
     measured: Mapping[str, float | None],
     sources: SourceReader,
+    asked: FormatName,
 ) -> PagePreview:
     try:
         inside = page.member is not None
@@ -260,7 +265,7 @@ def _preview_page(
         target = find_target(*size, settings.size)
     except PageError as error:
         return replace(described, action="refuse" if action == "do" else action, note=error.reason)
-    format = written_format(extension_of(page.output), settings.format)
+    format = written_format(extension_of(page.output), asked)
     if action == "do":
         try:
             check_target(*target.size, format)
@@ -269,12 +274,16 @@ def _preview_page(
     notes = list(target.notes)
     if size[0] * size[1] > settings.max_pixels:
         notes.append(f"more than --max-pixels {settings.max_pixels:,}")
-    if not needs_network(size, target.size, assumed_native_scale(settings)):
+    if not needs_network(turned(size, settings.size), target.size, assumed_native_scale(settings)):
         notes.append("large enough: no network")
+    if settings.crop_margins:
+        notes.append("before its margins are cropped")
     described = replace(described, target_size=target.size, note="; ".join(notes) or None)
     if action != "do":
         return described
-    quality = quality_for(format, settings.format, settings.quality, lossless=header.lossless)
+    # A rule that sets the format may also set its quality, which the estimate leaves out.
+    given = settings.quality if asked == settings.format else None
+    quality = quality_for(format, asked, given, lossless=header.lossless)
     a_pixel = measured.get(PurePosixPath(page.output).suffix)
     if a_pixel is None:
         a_pixel = FORMATS[format].assumed(quality).bytes_per_pixel(gray=described.color == "gray")
@@ -286,7 +295,7 @@ def _preview_page(
 
 
 def _goes_into_cbz(page: Page, settings: JobSettings) -> bool:
-    return page.member is not None and settings.archive_output == "cbz"
+    return page.member is not None and settings.archive_output != "folder"
 
 
 def _without_size(page: Page, action: str, note: str) -> PagePreview:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import partial
 from pathlib import PurePosixPath
 
 from comic_upscale.errors import PageError
 from comic_upscale.ledger.records import VOLUME, PageFailed, PageRow
 from comic_upscale.ledger.writer import Ledger
+from comic_upscale.library.books.formats import held_pages
+from comic_upscale.library.books.names import part_name
 from comic_upscale.library.page import Page
 from comic_upscale.library.source_reader import SourceReader
 from comic_upscale.library.volume import Volume
@@ -23,7 +26,8 @@ from comic_upscale.planning.volumes import (
     why_incomplete,
 )
 from comic_upscale.settings.job import JobSettings
-from comic_upscale.storage.base import OutputStore
+from comic_upscale.settings.processing import BOOK_FORMATS
+from comic_upscale.storage.base import OutputStore, size_of
 
 
 class VolumePlan:
@@ -53,6 +57,7 @@ class VolumePlan:
             )
             for volume in volumes
         }
+        self._lacks_parts = self._find_missing_parts()
         self.standing = frozenset().union(*self._standing.values())
         """Sources of the pages whose outputs are in finished volumes."""
         self.row_ids: dict[str, int] = {}
@@ -89,6 +94,58 @@ class VolumePlan:
                 kind=VOLUME,
             )
 
+    def find_lost(self, todo: Set[str]) -> list[Page]:
+        """Return finished pages that must be done again, because their volume is written again without them.
+
+        A CBZ gives its pages back. A PDF does not, and no volume gives back a page that was cut for a screen.
+
+        Args:
+            todo: sources of the pages that this run processes anyway.
+        """
+        if self._settings.archive_output not in BOOK_FORMATS and self._settings.screen is None:
+            return []
+        lost: list[Page] = []
+        for volume in self._volumes:
+            pages = self._pages.get(volume.entry.source, [])
+            row = self._rows[volume.entry.source]
+            if volume.contents is None or not row.output or all(page.source in todo for page in pages):
+                continue
+            if not any(page.source in todo for page in pages) and self._is_complete(volume, row):
+                continue
+            held = held_pages(self._outputs, row.output, volume.contents.pages)
+            targets = {f"{row.source}/{member.name}": member.target or "" for member in volume.contents.pages}
+            lost += [
+                page
+                for page in pages
+                if page.source not in todo
+                and (known := self.page_rows.get(page.source)) is not None
+                and known.state == "done"
+                and size_of(self._outputs, known.output) != known.output_size
+                and held.get(targets[page.source]) != known.output_size
+            ]
+        return lost
+
+    def _is_complete(self, volume: Volume, row: PageRow) -> bool:
+        source = volume.entry.source
+        return source not in self._lacks_parts and is_complete(
+            volume, row, self.page_rows, self._standing[source], self._outputs
+        )
+
+    def _find_missing_parts(self) -> Set[str]:
+        """Return the sources of the volumes that are split into several files, some of which are missing."""
+        if self._settings.max_volume_size is None:
+            return frozenset()
+        known = self._ledger.carried(self._settings.output)
+        missing = set()
+        for source, row in self._rows.items():
+            for part in itertools.count(2):
+                file = known.get(part_name(row.output, part))
+                if not row.output or file is None or file.source != source:
+                    break
+                if size_of(self._outputs, file.output) is None:
+                    missing.add(source)
+        return missing
+
     def decide(self, todo: Mapping[str, PlannedPage], fingerprint: str) -> None:
         """Decide about every volume, after its pending pages are known."""
         waiting: list[tuple[int, str]] = []
@@ -103,8 +160,7 @@ class VolumePlan:
             failed = sum(
                 page.source not in todo and self.page_rows[page.source].state == "failed" for page in pages
             )
-            standing = self._standing[volume.entry.source]
-            complete = is_complete(volume, row, self.page_rows, standing, self._outputs)
+            complete = self._is_complete(volume, row)
             if not open_pages and complete and not self._has_leftovers(pages):
                 continue
             if not open_pages and failed and not self._settings.keep_original_on_failure:

@@ -1,7 +1,7 @@
-"""Decide what is left to do for volumes: which pages are in a finished CBZ, and which volumes to write.
+"""Decide what is left to do for volumes: which pages are in a finished CBZ or book, and which volumes to write.
 
-A volume is written as a CBZ when all its pages are done. Until then, its finished pages wait in the marker folder. They
-are removed when the volume is recorded.
+A volume is written as one file when all its pages are done. Until then, its finished pages wait in the marker folder.
+They are removed when the volume is recorded.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from comic_upscale.ledger.records import INCOMPLETE, PageRow
-from comic_upscale.library.cbz import read_members
+from comic_upscale.library.books.formats import held_pages
 from comic_upscale.library.page import Page
 from comic_upscale.library.volume import Volume
 from comic_upscale.storage.base import OutputStore, size_of
@@ -25,7 +25,7 @@ class PlannedVolume:
     source: str
     path: Path
     output: str
-    """The CBZ, relative to the output folder; empty if the pages go into a folder."""
+    """The CBZ or book, relative to the output folder; empty if the pages go into a folder."""
     todo: int
     """Pages that this run processes first."""
 
@@ -53,7 +53,7 @@ def standing_pages(
     done = {source for source in pages if source in rows and rows[source].state == "done"}
     if row.output_size is not None and size == row.output_size and row.state == "done":
         return frozenset(done)
-    held = read_members(outputs, row.output)
+    held = held_pages(outputs, row.output, volume.contents.pages)
     return frozenset(source for source in done if held.get(pages[source] or "") == rows[source].output_size)
 
 

@@ -22,6 +22,7 @@ from comic_upscale.ledger.status import read_status
 from comic_upscale.library.cbz import open_cbz
 from comic_upscale.library.sidecars import CAPTION_EXTENSIONS
 from comic_upscale.library.sorting import natural_key
+from comic_upscale.settings.places import is_bucket
 from comic_upscale.storage.atomic import write_whole
 from comic_upscale.storage.base import GONE
 from comic_upscale.storage.stores import Stores
@@ -167,6 +168,11 @@ def metadata_path(export: Export, requested: Path | None) -> Path:
     Raises:
         SettingsError: the path is anywhere else, where the images would not be found.
     """
+    if is_bucket(export.folder):
+        raise SettingsError(
+            "an imagefolder has its metadata beside the images, and these are in a bucket: copy them to a folder, or "
+            "choose --format jsonl or csv"
+        )
     path = export.folder / METADATA_NAMES[0] if requested is None else requested
     if path.is_dir():
         path = path / METADATA_NAMES[0]

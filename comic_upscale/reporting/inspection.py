@@ -106,7 +106,8 @@ def decode_both(row: Row, data: tuple[bytes, bytes]) -> tuple[Pixels, Pixels]:
     """
     source, output = data
     return (
-        decode(source, max_pixels=max(int(row["width"]) * int(row["height"]), 1)),
+        # The recorded size is that of a page whose margins were cropped.
+        decode(source, max_pixels=max(MOST_OUTPUT_PIXELS, int(row["width"]) * int(row["height"]), 1)),
         decode(output, max_pixels=MOST_OUTPUT_PIXELS),
     )
 

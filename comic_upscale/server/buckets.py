@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from comic_upscale.errors import OutputError, PageError, SettingsError
 from comic_upscale.server.files import in_words
-from comic_upscale.server.object_files import PART_BYTES, PARTS_IN_FLIGHT, READ_BYTES, translated
-from comic_upscale.server.places import Place, parse_place
 from comic_upscale.server.roots import OUTPUT
 from comic_upscale.server.storage import open_bucket
+from comic_upscale.settings.places import Place, parse_place
 from comic_upscale.storage.base import check_name
+from comic_upscale.storage.buckets import PART_BYTES, PARTS_IN_FLIGHT, READ_BYTES, translated
 from comic_upscale.storage.parts import open_part
 
 if TYPE_CHECKING:

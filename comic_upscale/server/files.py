@@ -29,10 +29,6 @@ class DiskFullError(OutputError):
     """The disk has no room for more bytes."""
 
 
-class StorageError(OutputError):
-    """The storage cannot be reached, or refuses a request. A later try may succeed."""
-
-
 @dataclass(frozen=True, slots=True)
 class StoredFile:
     """A complete file of the storage."""

@@ -9,42 +9,23 @@ from __future__ import annotations
 import hashlib
 import logging
 import queue
-import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
-from comic_upscale.server.files import ListedFile, StorageError, StoredFile, checked_key, in_words, is_key
+from comic_upscale.errors import StorageError
+from comic_upscale.server.files import ListedFile, StoredFile, checked_key, in_words, is_key
+from comic_upscale.storage.buckets import PART_BYTES, PARTS_IN_FLIGHT, READ_BYTES, NoRangesError, translated
 from comic_upscale.storage.parts import open_part
 
 if TYPE_CHECKING:
     from obstore.store import AzureStore, GCSStore, S3Store
 
 log = logging.getLogger(__name__)
-
-PART_BYTES = 8 << 20
-"""Bytes of a part of an upload. S3 allows 10,000 parts, so a file may have 80 GB. A smaller file is one request."""
-PARTS_IN_FLIGHT = 2
-READ_BYTES = 4 << 20
-"""Bytes of a range that is requested at once."""
-_QUERY = re.compile(r"\?\S*")
-"""Of an address in a message. It may contain a signature."""
-_LONGEST_MESSAGE = 400
-
-CLIENT_OPTIONS: dict[str, Any] = {"connect_timeout": "10s", "timeout": "120s", "allow_http": True}
-RETRIES: dict[str, Any] = {
-    "max_retries": 5,
-    "retry_timeout": timedelta(seconds=60),
-    "backoff": {
-        "init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=10), "base": 2,
-    },
-}  # fmt: skip
-"""A request is tried again after an error of the server or the connection."""
 
 
 class ObjectFiles:
@@ -80,7 +61,7 @@ class ObjectFiles:
             get = partial(obstore.get_range, self._store, key, start=start, end=until)
             try:
                 piece: bytes = translated(get).to_bytes()
-            except _NoRangesError:
+            except NoRangesError:
                 yield from self._read_on(key, start, end)
                 return
             if not piece:
@@ -192,10 +173,6 @@ class _ObjectWriter:
         return StoredFile(self._key, self._size, self._digest.hexdigest())
 
 
-class _NoRangesError(StorageError):
-    """The server answered a request for a range without saying that the answer is one, as `rclone serve s3` does."""
-
-
 class _GivenUpError(Exception):
     """The upload was given up."""
 
@@ -260,32 +237,3 @@ class _Upload:
         if self._is_aborted:
             # An error here lets the library delete the parts that were sent.
             raise _GivenUpError
-
-
-def translated(call: Callable[[], Any]) -> Any:
-    """Call the library for buckets, and translate its errors.
-
-    Raises:
-        FileNotFoundError: there is no such object.
-        StorageError: everything else.
-    """
-    from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError, UnauthenticatedError
-
-    try:
-        return call()
-    except NotFoundError as error:
-        if "NoSuchBucket" in str(error):
-            raise StorageError("the bucket does not exist: create it, or correct its name") from None
-        raise FileNotFoundError(_first_line(error)) from None
-    except (PermissionDeniedError, UnauthenticatedError) as error:
-        raise StorageError(
-            f"the storage refuses the request: check its keys and rights ({_first_line(error)})"
-        ) from None
-    except BaseError as error:
-        if "non-partial response" in str(error):
-            raise _NoRangesError("the storage does not send ranges") from None
-        raise StorageError(f"the storage cannot be used: {_first_line(error)}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return _QUERY.sub("", str(error).strip().partition("\n")[0])[:_LONGEST_MESSAGE]

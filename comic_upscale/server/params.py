@@ -23,7 +23,8 @@ DENOISE: Mapping[str, float | None] = MappingProxyType({"none": None, "low": 0.2
 ALLOWED = frozenset(
     (
         "size", "skip_larger_than", "model", "denoise", "format", "quality", "png_level", "gray", "icc", "animated",
-        "archive_output", "pdf_dpi", "gate", "strict", "levels", "neutral_paper", "rules", "tta",
+        "archive_output", "pdf_dpi", "gate", "strict", "crop_margins", "right_to_left", "max_volume_size",
+        "levels", "neutral_paper", "rules", "tta",
     )
 )  # fmt: skip
 """Processing options that a request may set."""
@@ -84,6 +85,11 @@ def _given(fields: Mapping[str, str]) -> dict[str, str]:
     """Return the fields that are not empty."""
     given = {name: text for name, text in fields.items() if text.strip()}
     for name in given:
+        if name in ("replace", "replace_sources"):
+            raise FieldError(
+                name,
+                "a server replaces no originals: download the results, or run `comic-upscale run --replace`",
+            )
         if name not in FIELDS:
             raise FieldError(name, f"there is no option {name}, or a request may not set it")
     return given
@@ -252,6 +258,7 @@ def _culprit(message: str, given: Mapping[str, str]) -> str:
 
 def _as_field(message: str) -> str:
     """Return a message that names fields of a form in place of options of the command line."""
-    for option in (*SIZE_FIELDS, *OPTION_FIELDS):
+    # The longest first: --fit is the beginning of --fit-device.
+    for option in sorted((*SIZE_FIELDS, *OPTION_FIELDS), key=lambda option: len(option.flag), reverse=True):
         message = message.replace(option.flag, option.name)
     return message

@@ -11,10 +11,10 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 from annotated_types import Ge, Gt, Le, Lt
 
 from comic_upscale.errors import SettingsError
-from comic_upscale.server.places import is_address, parse_place
 from comic_upscale.settings.limits import parse_bytes
 from comic_upscale.settings.options import Group, Opt, check, require
 from comic_upscale.settings.paths import absolute
+from comic_upscale.settings.places import is_address, parse_place
 
 Role: TypeAlias = Literal["all", "server", "worker"]
 Backend: TypeAlias = Literal["local", "s3"]
@@ -321,6 +321,13 @@ class ServerSettings:
             metavar="N", panel=WORKERS, environment=("WORKER_CONCURRENCY", "MAX_CONCURRENT_JOBS"),
         ),
     ] = 1  # fmt: skip
+    cluster: Annotated[
+        str | None,
+        Opt(
+            "A Ray cluster that processes the pages of jobs in the batch lane: auto, or ray://HOST:10001.",
+            metavar="ADDRESS", panel=WORKERS, environment=("RAY_CLUSTER",),
+        ),
+    ] = None  # fmt: skip
     worker_socket: Annotated[
         Path | None,
         Opt(

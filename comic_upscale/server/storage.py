@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comic_upscale.errors import OutputError, SettingsError
+from comic_upscale.errors import OutputError
 from comic_upscale.server.files import FileStore, LocalFiles
+from comic_upscale.settings.places import parse_place
+from comic_upscale.storage import buckets
 
 if TYPE_CHECKING:
     from comic_upscale.server.settings import ServerSettings
-
-_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,62}")
 
 
 def open_files(settings: ServerSettings) -> FileStore:
@@ -39,34 +38,7 @@ def open_bucket(settings: ServerSettings, address: str) -> Any:
     Raises:
         SettingsError: the address is not valid, or the library is not installed.
     """
-    try:
-        from obstore.exceptions import BaseError
-        from obstore.store import AzureStore, GCSStore, S3Store
-    except ImportError:
-        raise SettingsError(
-            "a bucket needs the package obstore: pip install '.[server,s3]' in a clone"
-        ) from None
-
-    from comic_upscale.server.object_files import CLIENT_OPTIONS, RETRIES
-
-    kind, _, rest = address.partition("://")
-    bucket, _, prefix = rest.partition("/")
-    if not _NAME.fullmatch(bucket):
-        raise SettingsError(
-            f"{address}: {bucket!r} is not the name of a bucket; write {kind}://bucket/prefix"
-        )
-    common: dict[str, Any] = {
-        "prefix": prefix.strip("/") or None, "client_options": CLIENT_OPTIONS, "retry_config": RETRIES,
-    }  # fmt: skip
-    try:
-        if kind == "gs":
-            return GCSStore(bucket, **common)
-        if kind == "az":
-            return AzureStore(bucket, **common)
-        return S3Store(bucket, **common, config=_s3_config(settings))
-    except BaseError as error:
-        # The library's first line names what is missing; the rest may repeat the configuration.
-        raise SettingsError(f"{address}: {str(error).strip().partition(chr(10))[0][:200]}") from None
+    return buckets.open_bucket(parse_place(address), config=_s3_config(settings))
 
 
 def _s3_config(settings: ServerSettings) -> Any:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from comic_upscale.errors import OutputError
-from comic_upscale.server.files import FileStore, StorageError
+from comic_upscale.errors import OutputError, StorageError
+from comic_upscale.server.files import FileStore
 from comic_upscale.server.ids import new_id
 
 SMALL, LARGE = b"comic-upscale", 10 << 20

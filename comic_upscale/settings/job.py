@@ -24,7 +24,15 @@ from comic_upscale.settings.limits import (
 )
 from comic_upscale.settings.option_json import from_json, to_json
 from comic_upscale.settings.options import Group, Opt, fingerprint_parts, require, slice_of
-from comic_upscale.settings.paths import absolute, default_ledger, default_output
+from comic_upscale.settings.paths import (
+    absolute,
+    default_ledger,
+    default_output,
+    is_default_place,
+    path_text,
+    replace_folder,
+)
+from comic_upscale.settings.places import is_bucket, parse_place
 from comic_upscale.settings.processing import (
     AUTO_MODEL,
     DEFAULT_SIZE,
@@ -146,7 +154,7 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
         Path,
         Opt(
             "A folder with all its subfolders, one image, or one volume: CBZ, CBR, CB7, CBT, EPUB, PDF, ZIP, RAR, 7z "
-            "or tar.",
+            "or tar. Or these in a bucket: s3://bucket/pages, gs://, az://.",
             flags=("--input", "-i"), metavar="PATH",
         ),
     ]  # fmt: skip
@@ -154,7 +162,7 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
         Path,
         Opt(
             "Folder for the upscaled pages, with the same subfolders as the input. Default: a folder beside the input, "
-            "named after the input and the size.",
+            "named after the input and the size. Or a place in a bucket: s3://bucket/big.",
             flags=("--output", "-o"), metavar="DIR",
         ),
     ] = None  # type: ignore[assignment]  # fmt: skip
@@ -176,7 +184,10 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
     ] = None  # fmt: skip
     ledger: Annotated[
         Path | None,
-        Opt("File for the ledger. Default: inside the output folder.", metavar="FILE"),
+        Opt(
+            "File for the ledger. Default: inside the output folder; for a bucket, in a folder of yours.",
+            metavar="FILE",
+        ),
     ] = None
     weights_folders: Annotated[
         tuple[Path, ...],
@@ -195,16 +206,46 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
         output: Path | None = self.output
         if output is None and isinstance(self.input, Path):
             size = Scale(scale) if scale is not None else self.size or DEFAULT_SIZE
-            object.__setattr__(self, "output", default_output(self.input, size))
+            chosen = replace_folder(self.input) if self.replace_sources else default_output(self.input, size)
+            object.__setattr__(self, "output", chosen)
         for name in ("input", "output", "ledger"):
             if isinstance(path := getattr(self, name), Path):
                 object.__setattr__(self, name, absolute(path))
+                if is_bucket(absolute(path)):
+                    parse_place(path_text(path))
         # This checks the options of all groups: `check` goes through the fields of the whole class.
         ProcessingSettings.__post_init__(self, scale)
         require(
             self.output.resolve() != self.input.resolve(),
             "the output folder is the input folder: choose another --output, or leave it out",
         )
+        require(
+            self.ledger is None or not is_bucket(self.ledger),
+            "the ledger must be a file of this machine: a copy of it is kept beside outputs in a bucket",
+        )
+        require(
+            self.ledger is not None or not is_bucket(self.output),
+            "an output in a bucket needs a --ledger on this machine",
+        )
+        if self.replace_sources:
+            self._check_replacing()
+
+    def _check_replacing(self) -> None:
+        require(not is_bucket(self.input), "--replace needs an input folder of this machine, not a bucket")
+        require(
+            self.output == replace_folder(self.input),
+            "--replace has no --output, because the outputs go to the places of the originals: leave one of them out",
+        )
+        for given, flag, why in (
+            (not self.gate, "--no-gate", "only outputs that the quality gate accepts may replace originals"),
+            (self.archive_output == "folder", "--archive-output folder", "a volume is replaced by one file"),
+            (self.max_volume_size is not None, "--max-volume-size", "a volume is replaced by one file"),
+            (self.overwrite, "--overwrite", "no file of yours is overwritten"),
+            (self.copy_others, "--copy-others", "all other files stay where they are"),
+            (self.keep_original_on_failure, "--keep-original-on-failure", "only whole volumes are replaced"),
+            (self.crop_margins, "--crop-margins", "it makes less of a page"),
+        ):
+            require(not given, f"--replace and {flag} exclude each other: {why}")
 
     @property
     def processing(self) -> ProcessingSettings:
@@ -230,6 +271,14 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
     def ledger_path(self) -> Path:
         """The path of this job's ledger."""
         return self.ledger or default_ledger(self.output)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of this machine with the lock of this job: its output folder, or that of its ledger."""
+        if not is_bucket(self.output):
+            return self.output
+        ledger = self.ledger_path
+        return ledger.parent.parent if is_default_place(ledger) else ledger.parent
 
     @property
     def volume_rules(self) -> VolumeRules:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from comic_upscale.errors import SettingsError
+from comic_upscale.settings.places import is_bucket, place_of
 from comic_upscale.settings.sizes import Size
 
 MARKER_FOLDER = ".comic-upscale"
@@ -23,6 +24,10 @@ def default_output(input_path: Path, size: Size | float) -> Path:
         SettingsError: the input is the root of a file system.
     """
     path = absolute(input_path)
+    if is_bucket(path) and not place_of(path).prefix:
+        raise SettingsError(
+            f"{path_text(path)} is a whole bucket, so there is no place beside it: add --output"
+        )
     name = path.stem if path.is_file() else path.name
     if not name:
         raise SettingsError(
@@ -30,6 +35,15 @@ def default_output(input_path: Path, size: Size | float) -> Path:
         )
     label = size.label if isinstance(size, Size) else f"x{size:g}"
     return path.with_name(f"{name}-{label}")
+
+
+TRASH = f"{MARKER_FOLDER}/trash"
+"""Where `run --replace` keeps the originals, relative to the input."""
+
+
+def replace_folder(input_path: Path) -> Path:
+    """Return the output folder of a job that replaces its sources: inside the input, where discovery does not look."""
+    return input_path / MARKER_FOLDER / "replace"
 
 
 def default_ledger(output: Path) -> Path:
@@ -43,8 +57,11 @@ def is_default_place(ledger: Path) -> bool:
 
 
 def path_text(path: Path) -> str:
-    """Return a path as text that can be stored and printed: bytes that are not valid Unicode become ``%FF``."""
-    text = str(path)
+    """Return a path as text that can be stored and printed: bytes that are not valid Unicode become ``%FF``.
+
+    A path that stands for a place in a bucket becomes its address.
+    """
+    text = place_of(path).address if is_bucket(path) else str(path)
     return "".join(f"%{ord(char) - 0xDC00:02X}" if "\udc80" <= char <= "\udcff" else char for char in text)
 
 
@@ -57,5 +74,10 @@ def expand_user(path: Path) -> Path:
 
 
 def absolute(path: Path) -> Path:
-    """Return the absolute path, without ``~`` and ``..``. Links are not resolved."""
+    """Return the absolute path, without ``~`` and ``..``. Links are not resolved.
+
+    A path that stands for a place in a bucket stays as it is.
+    """
+    if is_bucket(path):
+        return path
     return Path(os.path.abspath(expand_user(path)))  # noqa: PTH100 - resolve() would follow links

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from annotated_types import Ge, Le
@@ -17,9 +18,10 @@ from comic_upscale.settings.engines import (
     parse_engine_options,
 )
 from comic_upscale.settings.levels import Levels
-from comic_upscale.settings.limits import DEFAULT_MAX_PIXELS, DEFAULT_PDF_DPI
+from comic_upscale.settings.limits import DEFAULT_MAX_PIXELS, DEFAULT_PDF_DPI, parse_bytes
 from comic_upscale.settings.options import Group, Opt, check, require
 from comic_upscale.settings.rules import Rule, check_rules, read_rules, write_rules
+from comic_upscale.settings.screens import Screen, Spreads
 from comic_upscale.settings.sizes import (
     DEFAULT_SCALE,
     Bounds,
@@ -34,13 +36,24 @@ FormatName: TypeAlias = Literal["auto", "png", "webp", "jpeg", "avif", "jxl", "t
 GrayMode: TypeAlias = Literal["auto", "keep", "off"]
 IccMode: TypeAlias = Literal["keep", "srgb"]
 AnimatedMode: TypeAlias = Literal["first", "skip"]
-ArchiveOutput: TypeAlias = Literal["cbz", "folder"]
+ArchiveOutput: TypeAlias = Literal["cbz", "folder", "epub", "kepub", "pdf"]
 Precision: TypeAlias = Literal["auto", "fp32", "fp16", "bf16"]
 
 AUTO_MODEL = "auto"
 """Stands for a model that is chosen when the job begins."""
 
 DEFAULT_SIZE = Scale(DEFAULT_SCALE)
+
+BOOK_FORMATS: Mapping[str, tuple[FormatName, ...]] = MappingProxyType(
+    {"epub": ("png", "jpeg", "webp"), "kepub": ("png", "jpeg"), "pdf": ("png", "jpeg")}
+)
+"""Archive outputs that are books, and the formats that their pages may have."""
+
+
+def parse_volume_size(text: str) -> int:
+    """Read the bytes of ``--max-volume-size``."""
+    return parse_bytes(text, "--max-volume-size")
+
 
 SIZE, NETWORK, PAGES, OUTPUTS, VOLUMES, LIMITS = (
     "Size of the outputs", "Network", "Pages before the network", "Output files", "Volumes",
@@ -97,6 +110,22 @@ class SizeOptions:
             "With --print: make pages cover the sheet and this margin beyond it on each side (3mm, 0.125in, 0mm). "
             "Without --bleed, the whole page fits inside the sheet.",
             metavar="LENGTH", panel=SIZE,
+        ),
+    ] = None  # fmt: skip
+    fit_device: Annotated[
+        str | None,
+        Opt(
+            "Make every page fit the screen of an e-reader, such as kobo-libra-2; `comic-upscale devices` lists them. "
+            "Pages for a gray screen get its grays, by dithering.",
+            metavar="NAME", panel=SIZE,
+        ),
+    ] = None  # fmt: skip
+    spreads: Annotated[
+        Spreads | None,
+        Opt(
+            "With --fit-device: keep a landscape page whole, split a double page into two, rotate it, or both: the "
+            "halves and then the rotated page. Pages outside of volumes are never split.",
+            default_text="keep", panel=SIZE,
         ),
     ] = None  # fmt: skip
 
@@ -326,14 +355,36 @@ class ProcessingSettings:
             panel=OUTPUTS, fingerprint="if-changed",
         ),
     ] = "first"  # fmt: skip
-    # The next two concern reading and writing volumes, which a remote machine never does.
+    crop_margins: Annotated[
+        bool,
+        Opt(
+            "Cut off the empty paper around pages. Nothing that holds ink is cut.",
+            panel=OUTPUTS, fingerprint="if-changed",
+        ),
+    ] = False  # fmt: skip
+    # The next ones concern reading and writing volumes, which a remote machine never does.
     archive_output: Annotated[
         ArchiveOutput,
         Opt(
-            "Write a volume as a CBZ or as a folder of pages.",
+            "Write a volume as a CBZ, a folder of pages, an EPUB with fixed layout, a KEPUB for Kobo, or a PDF.",
             panel=VOLUMES, fingerprint="if-changed", sent="never",
         ),
     ] = "cbz"  # fmt: skip
+    right_to_left: Annotated[
+        bool,
+        Opt(
+            "Volumes are read from right to left. Without this option, a volume is if its ComicInfo.xml, EPUB or PDF "
+            "says so.",
+            panel=VOLUMES, fingerprint="if-changed", sent="never",
+        ),
+    ] = False  # fmt: skip
+    max_volume_size: Annotated[
+        int | None, Ge(100_000),
+        Opt(
+            "Split EPUB, KEPUB and PDF volumes into several files of at most this size, such as 200MB.",
+            metavar="BYTES", panel=VOLUMES, fingerprint="if-changed", sent="never", parse=parse_volume_size,
+        ),
+    ] = None  # fmt: skip
     pdf_dpi: Annotated[
         int, Ge(36), Le(1200),
         Opt(
@@ -375,6 +426,7 @@ class ProcessingSettings:
         check(self)
         check_engine(self.backend)
         self._check_formats()
+        self._check_books()
         require(self.gate or not self.strict, "--strict needs the quality gate: leave out --no-gate")
         check_rules(self.rules, self.changed_for_page)
 
@@ -393,8 +445,12 @@ class ProcessingSettings:
         values = {"rules": (), **changes}
         if "model" in changes:
             values.setdefault("denoise", None)
-        if self.format in ("png", "tiff"):
-            values.pop("quality", None)
+        if "format" in changes and changes["format"] != self.format:
+            # The quality of the job is that of its own format.
+            values.setdefault("quality", None)
+            values["png_level"] = None
+        if values.get("format", self.format) in ("png", "tiff"):
+            values["quality"] = None
         return replace(self, **values)
 
     def _check_formats(self) -> None:
@@ -407,6 +463,29 @@ class ProcessingSettings:
             self.png_level is None or self.format in ("png", "auto"),
             f"--png-level has no effect on --format {self.format}: leave it out",
         )
+
+    def _check_books(self) -> None:
+        kinds = BOOK_FORMATS.get(self.archive_output)
+        require(
+            kinds is None or self.format == "auto" or self.format in kinds,
+            f"--archive-output {self.archive_output} takes pages in --format {' or '.join(kinds or ())}, not "
+            f"{self.format}: e-readers show no others",
+        )
+        require(
+            self.max_volume_size is None or self.archive_output in BOOK_FORMATS,
+            "--max-volume-size needs --archive-output epub, kepub or pdf",
+        )
+
+    @property
+    def screen(self) -> Screen | None:
+        """The screen that pages are made for; None if they are not made for one."""
+        return self.size if isinstance(self.size, Screen) else None
+
+    @property
+    def icc_mode(self) -> IccMode:
+        """How colour profiles are handled: a gray screen knows none."""
+        screen = self.screen
+        return "srgb" if screen is not None and screen.levels is not None else self.icc
 
     @property
     def network_passes(self) -> int:

@@ -39,8 +39,11 @@ DEFAULT = "default"
 PROJECT_FILE = "comic-upscale.toml"
 """A profile that counts because of its place: beside the input, or in the current folder."""
 
-NOT_WHERE_FOUND = ("backend", "engine_options")
-"""Options that only a profile that the user named may set: they run programs, and a folder may come from a stranger."""
+NOT_WHERE_FOUND = (
+    "backend", "engine_options", "overwrite", "max_pixels", "max_members", "max_unpacked", "max_ratio",
+)  # fmt: skip
+"""Options that only a profile that the user named may set. They run programs, replace files or lift limits, and a
+folder with a profile in it may come from a stranger."""
 
 MOST_BASES = 8
 """The most profiles that build on each other."""
@@ -158,7 +161,8 @@ def _read(
     for option in NOT_WHERE_FOUND:
         if option in own and not was_named:
             raise SettingsError(
-                f"{option} may run a program, so it counts only in a profile that you name: --profile {origin}"
+                f"{option} may run programs, replace files or lift limits, so it counts only in a profile that you "
+                f"name: --profile {origin}"
             )
     rules = read_rules(record.get("rule", ()), JobSettings)
     if isinstance(own.get("model"), str):

@@ -13,8 +13,8 @@ from comic_upscale.errors import SettingsError
 from comic_upscale.settings.option_json import in_program_words, to_json, values_from_json
 from comic_upscale.settings.options import Group, Opt, Options, as_json_value, check, definitions, require
 
-SETTABLE = ("model", "denoise", "levels", "neutral_paper", "quality")
-"""The processing options that a rule may set. They decide pixels, and no name of an output depends on them."""
+SETTABLE = ("model", "denoise", "levels", "neutral_paper", "quality", "format")
+"""The processing options that a rule may set."""
 
 MOST_RULES = 64
 """The most rules of a job: each of them is checked for every page."""
@@ -148,6 +148,7 @@ def check_rules(rules: object, check_page: Callable[[Mapping[str, Any]], object]
     if not isinstance(rules, tuple) or not all(isinstance(rule, Rule) for rule in rules):
         raise SettingsError("rules must be a tuple of rules")
     for number, rule in enumerate(rules, start=1):
+        _numbered(number, partial(_check_format, rule))
         _numbered(number, partial(check_page, rule.changes))
 
 
@@ -173,7 +174,17 @@ def _read_rule(record: Mapping[str, Any], options: type[Options]) -> Rule:
         conditions = Conditions(**values_from_json(Conditions, when))
     except SettingsError as error:
         raise SettingsError(in_program_words(str(error), Conditions)) from None
-    return Rule(conditions, tuple(sorted(values.items())))
+    rule = Rule(conditions, tuple(sorted(values.items())))
+    _check_format(rule)
+    return rule
+
+
+def _check_format(rule: Rule) -> None:
+    others = {name for name, value in to_json(rule.when).items() if value is not None} - {"path"}
+    require(
+        "format" not in rule.changes or not others,
+        "a rule with a format can only have a path: the format decides the name of an output, before a page is read",
+    )
 
 
 def _near(name: str, known: set[str]) -> str:

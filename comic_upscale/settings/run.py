@@ -49,6 +49,15 @@ class RunSettings:
     overwrite: Annotated[
         bool, Opt("Replace files in the output folder that comic-upscale did not write.", panel=OUTPUTS)
     ] = False
+    replace_sources: Annotated[
+        bool,
+        Opt(
+            "Replace each page and volume of the input by its output, once the quality gate has accepted it and it was "
+            "read back. The originals stay in .comic-upscale/trash of the input until `prune --trash`; `restore` puts "
+            "them back.",
+            flags=("--replace",), panel=OUTPUTS,
+        ),
+    ] = False  # fmt: skip
     keep_original_on_failure: Annotated[
         bool,
         Opt(

@@ -2,17 +2,19 @@
 
 A size is checked when it is created. ``imaging/target_size.py`` computes the pixels of a page from it. As text a size
 is ``"scale 2.5"``, ``"width 2000"``, ``"height 3000"``, ``"long side 2400"``, ``"fit 1600x2400"`` or
-``"print 170x260 mm at 300 dpi, bleed 3 mm"``; `size_text` writes this text and `parse_size` reads it.
+``"print 170x260 mm at 300 dpi, bleed 3 mm"``, or that of a `Screen`; `size_text` writes this text and `parse_size`
+reads it.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from comic_upscale.errors import SettingsError
+from comic_upscale.settings.screens import Screen, Spreads, find_device
 
 MIN_SCALE, MAX_SCALE, DEFAULT_SCALE = 1.0, 8.0, 2.5
 LONGEST_SIDE = 100_000
@@ -172,7 +174,7 @@ class Print:
         return f"print{self.width_mm:g}x{self.height_mm:g}mm-{self.dpi:g}dpi"
 
 
-Size: TypeAlias = Scale | Width | Height | LongSide | Fit | Print
+Size: TypeAlias = Scale | Width | Height | LongSide | Fit | Print | Screen
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +227,8 @@ def choose_size(
     paper: str | None = None,
     dpi: float | None = None,
     bleed: str | None = None,
+    fit_device: str | None = None,
+    spreads: Spreads | None = None,
 ) -> Size:
     """Return the requested size; scale 2.5 if none is given.
 
@@ -237,13 +241,15 @@ def choose_size(
         paper: ``"170x260mm"`` or ``"6.69x10.24in"``.
         dpi: dots per inch, only with ``paper``; None for 300.
         bleed: ``"3mm"``, only with ``paper``.
+        fit_device: the name of an e-reader.
+        spreads: what becomes of landscape pages, only with ``fit_device``; None to keep them whole.
 
     Raises:
         SettingsError: two sizes are given, or a value is impossible.
     """
     given_sizes = {
         "--scale": scale, "--width": width, "--height": height, "--long-side": long_side, "--fit": fit,
-        "--print": paper,
+        "--print": paper, "--fit-device": fit_device,
     }  # fmt: skip
     named = [name for name, value in given_sizes.items() if value is not None]
     if len(named) > 1:
@@ -255,6 +261,12 @@ def choose_size(
                 given is None,
                 f"{name} needs --print: add --print, such as --print 170x260mm, or leave {name} out",
             )
+    _require(
+        spreads is None or fit_device is not None,
+        "--spreads needs --fit-device: add --fit-device, such as --fit-device kobo-libra-2, or leave --spreads out",
+    )
+    if fit_device is not None:
+        return replace(find_device(fit_device).screen, spreads=spreads or "keep")
     if width is not None:
         return Width(width)
     if height is not None:
@@ -307,6 +319,8 @@ def parse_size(text: str) -> Size:
         SettingsError: the text is not a size.
     """
     name, _, rest = text.strip().rpartition(" ")
+    if (screen := Screen.parse(text)) is not None:
+        return screen
     try:
         if (match := _PRINT_TEXT.fullmatch(text.strip())) is not None:
             width, height, dpi, bleed = match.groups()

@@ -146,17 +146,17 @@ class Watcher:
             return False
         if time.monotonic() < watched.not_before:
             return False
-        output, ledger = watched.settings.output, watched.settings.ledger_path
+        folder, ledger = watched.settings.folder, watched.settings.ledger_path
         is_there = ledger.is_file()
         watched.has_ledger |= is_there
-        if not is_there and (watched.has_ledger or (self._is_known(ledger) and not output.is_dir())):
+        if not is_there and (watched.has_ledger or (self._is_known(ledger) and not folder.is_dir())):
             self._wait(
                 watched,
-                f"the outputs in {output} are gone. The watch goes on when they are back: is their drive there? To "
+                f"the outputs in {folder} are gone. The watch goes on when they are back: is their drive there? To "
                 "begin again without them, create the folder and start the watch again",
             )
             return False
-        if paused_since(output) is not None:
+        if paused_since(folder) is not None:
             self._wait(watched, f"{watched.folder.root} is paused: `comic-upscale resume` continues")
             return False
         self._go_on(watched)

@@ -22,8 +22,10 @@ from comic_upscale.errors import (
     InputError,
     OutputError,
     SettingsError,
+    StorageError,
 )
 from comic_upscale.execution.events import JobFinished
+from comic_upscale.execution.ray.options import RayOptions
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.jobs.service import JobService
 from comic_upscale.server import jobs, log_context, queue, trials
@@ -34,15 +36,15 @@ from comic_upscale.server.buckets import (
     output_in_place,
 )
 from comic_upscale.server.database.engine import Database
-from comic_upscale.server.files import FileStore, StorageError, StoredFile, store_file
+from comic_upscale.server.files import FileStore, StoredFile, store_file
 from comic_upscale.server.log_context import logged_as
 from comic_upscale.server.overrides import effective
 from comic_upscale.server.params import processing_settings
-from comic_upscale.server.places import is_address, parse_place
 from comic_upscale.server.roots import check_links, find_below
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.options import definitions
+from comic_upscale.settings.places import is_address, parse_place
 from comic_upscale.settings.processing import ProcessingSettings
 from comic_upscale.settings.selection import Selection
 from comic_upscale.worker.beat import CANCELED, LOST, STOPPING, Heartbeat
@@ -152,11 +154,19 @@ class JobRunner:
                 self._write(lambda connection: queue.excuse_attempt(connection, claimed))
             if models := trials.models_of(claimed.job):
                 return self._run_trial(claimed, folder, beat, settings, models)
-            opener = partial(self._engines.open_engines, first=claimed.job["lane"] == "interactive")
+            cluster = self._cluster(claimed)
+            first = claimed.job["lane"] == "interactive"
+            # The engines of this process cannot be sent to a cluster, whose actors open their own.
+            opener = partial(self._engines.open_engines, first=first) if cluster is None else None
             live = LivePictures(self._database, self._files, claimed, settings.output)
             with self._saving(claimed, folder) as saved, contextlib.closing(watch), live:
                 finished = self._service.run(
-                    settings, on_event=beat.take, stop=beat.stop, open_engines=opener, watch=watch
+                    settings,
+                    on_event=beat.take,
+                    stop=beat.stop,
+                    open_engines=opener,
+                    watch=watch,
+                    cluster=cluster,
                 )
             return self._settle(claimed, folder, beat, finished, saved)
         except (queue.LostLeaseError, DatabaseError):
@@ -328,6 +338,11 @@ class JobRunner:
         values = {each.name: getattr(processing, each.name) for each in definitions(ProcessingSettings)}
         values["model"] = self._find_model(processing.model)
         return {**values, **self._defaults, "device": self._settings.device}
+
+    def _cluster(self, claimed: queue.Claim) -> RayOptions | None:
+        """Return the cluster for a job. A page that somebody waits for stays here, where the engines are open."""
+        address = self._settings.cluster
+        return RayOptions(address=address) if address and claimed.job["lane"] == "batch" else None
 
     def _find_model(self, name: str) -> str:
         return find_model(name, self._settings.data, self._database, self._files)

@@ -208,6 +208,8 @@ def test_a_command_that_is_not_asked_for_is_not_imported() -> None:
                 "comic_upscale.commands.recorded_job",
                 "comic_upscale.commands.status",
                 "comic_upscale.settings.paths",
+                "comic_upscale.settings.places",
+                "comic_upscale.settings.screens",
                 "comic_upscale.settings.selection",
                 "comic_upscale.settings.sizes",
             ],

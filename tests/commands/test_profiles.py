@@ -147,6 +147,11 @@ def test_a_profile_that_was_only_found_runs_no_program() -> None:
     Path("comic-upscale.toml").write_text(text, encoding="utf-8")
     with pytest.raises(SettingsError, match="only in a profile that you name"):
         settings()
+    for line in ("overwrite = true", "max_pixels = 9_000_000_000", 'max_unpacked = "9T"', "max_ratio = 1e6"):
+        Path("comic-upscale.toml").write_text(f"{line}\n", encoding="utf-8")
+        with pytest.raises(SettingsError, match="only in a profile that you name"):
+            settings()
+    Path("comic-upscale.toml").write_text(text, encoding="utf-8")
     made = settings("comic-upscale.toml")
     assert (made.backend, dict(made.engine_options)["command"]) == ("command", "tool {in} {out}")
 
@@ -184,7 +189,9 @@ def test_paths_in_a_profile_are_relative_to_it(home: Path, tiny_weights: Path) -
         ("[[rule]]\ngrey = true\nlevels = 'auto'", "mine.toml: rule 1: a rule has no 'grey': did you mean 'gray'?"),
         ("[[rule]]\nlevels = 'auto'\n[[rule]]\nheight = 3", "rule 2: a rule has no 'height'"),
         ("[[rule]]\ngray = true", "rule 1: it sets nothing"),
-        ("[[rule]]\nformat = 'jpeg'", "rule 1: a rule has no 'format'"),
+        ("[[rule]]\ngray = true\nformat = 'jpeg'", "rule 1: a rule with a format can only have a path"),
+        ("[[rule]]\npath = 'a/'\nformat = 'jpg'", "rule 1: format must be one of auto, png"),
+        ("[[rule]]\npath = 'a/'\nicc = 'srgb'", "rule 1: a rule has no 'icc'"),
         ("[rule]\ngray = true", "rules must be a list of tables"),
         ("description = ['a']", "description must be text"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import re
 import shlex
 import shutil
@@ -134,3 +136,44 @@ def test_manifests_have_the_schema_of_kubernetes(path: Path) -> None:
     validate = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
     for document in yaml.safe_load_all(path.read_text(encoding="utf-8")):
         validate.validate(document, validate.latest_version(), strict=True)
+
+
+def test_the_cluster_of_ray_has_its_schema_and_starts_commands_that_exist() -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason="pip install 'ray' brings it")
+    spec = importlib.util.find_spec("ray")
+    if spec is None or spec.origin is None:
+        pytest.skip("ray is not installed: pip install '.[ray]'")
+    schema = json.loads(
+        (Path(spec.origin).parent / "autoscaler" / "ray-schema.json").read_text(encoding="utf-8")
+    )
+    content = yaml.safe_load((DEPLOY / "ray" / "cluster.yaml").read_text(encoding="utf-8"))
+    jsonschema.validate(content, schema)
+    types = content["available_node_types"]
+    assert content["head_node_type"] in types
+    assert all(each.get("max_workers", 0) <= content["max_workers"] for each in types.values())
+
+
+def test_the_job_of_kuberay_starts_a_command_that_exists_on_pods_that_hold() -> None:
+    content = yaml.safe_load((DEPLOY / "ray" / "kuberay.yaml").read_text(encoding="utf-8"))
+    assert (content["apiVersion"], content["kind"]) == ("ray.io/v1", "RayJob")
+    program, *words = shlex.split(content["spec"]["entrypoint"])
+    assert program == "comic-upscale"
+    check_command(words)
+    cluster = content["spec"]["rayClusterSpec"]
+    groups = cluster["workerGroupSpecs"]
+    assert all(group["minReplicas"] <= group["replicas"] <= group["maxReplicas"] for group in groups)
+    assert str(groups[0]["maxReplicas"]) == words[words.index("--cluster-actors") + 1]
+    images = set()
+    for group in (cluster["headGroupSpec"], *groups):
+        spec = group["template"]["spec"]
+        images |= {container["image"] for container in spec["containers"]}
+        named = {volume["name"] for volume in spec.get("volumes", ())}
+        assert {
+            mount["name"] for each in spec["containers"] for mount in each.get("volumeMounts", ())
+        } <= named
+    # Another version on a worker is refused.
+    assert len(images) == 1
+    validate = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
+    for group in (cluster["headGroupSpec"], *groups):
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, **group["template"]}
+        validate.validate(pod, validate.latest_version(), strict=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import threading
+import zipfile
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -18,6 +20,7 @@ from comic_upscale.engines.base import Batch, DeviceInfo, Upscaled
 from comic_upscale.errors import DeviceError, SettingsError, WeightsError
 from comic_upscale.execution.events import Event, JobFinished, JobStarted
 from comic_upscale.execution.local import networks
+from comic_upscale.imaging.jpeg_quality import jpeg_quality
 from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.queries import read_done_pages
 from comic_upscale.ledger.writer import Ledger
@@ -236,6 +239,29 @@ def test_levels_and_quality_by_rule(make: Callable[..., JobSettings], tmp_path: 
     assert sizes[1] < 0.7 * sizes[0]
 
 
+def test_a_path_decides_the_format_of_pages_and_volumes(make: Callable[..., JobSettings], book: Path) -> None:
+    with zipfile.ZipFile(book / "vol.cbz", "w") as archive:
+        archive.write(book / GRAY, "inside/1.png")
+        archive.write(book / COLOUR, "cover.png")
+    Image.open(book / COLOUR).save(book / "gray.bmp")
+    settings = make(
+        {"path": ["extra/", "cover.png"], "format": "jpeg", "quality": 80}, {"path": "gray.*", "format": "auto"},
+        format="webp", quality=90,
+    )  # fmt: skip
+    names = {page.source: page.output for page in preview(settings).pages}
+    assert run(settings).failed == 0
+    made = {path.name for path in settings.output.rglob("*.*") if ".comic-upscale" not in path.parts}
+    assert made == {"gray.png", "gray_bmp.png", "colour.webp", "low.jpg", "vol.cbz"}
+    assert {names[GRAY], names["gray.bmp"]} == {"gray.png", "gray_bmp.png"} and names[JPEG] == "extra/low.jpg"
+    with zipfile.ZipFile(settings.output / "vol.cbz") as archive:
+        held = {name: archive.read(name)[:4] for name in archive.namelist()}
+    assert held["cover.jpg"][:2] == b"\xff\xd8" and held["inside/1.webp"] == b"RIFF"
+    with Image.open(settings.output / "extra" / "low.jpg") as image:
+        assert image.format == "JPEG"
+    assert jpeg_quality((settings.output / "extra" / "low.jpg").read_bytes()) == 80
+    assert run(settings).done_now == 0
+
+
 def test_all_matching_rules_count_and_a_later_one_wins(make: Callable[..., JobSettings]) -> None:
     settings = make(
         {"levels": "10,240"},
@@ -262,6 +288,25 @@ def test_equal_pages_at_paths_with_different_rules_are_two_pages(
     shutil.copy(book / GRAY, book / "extra" / "later.png")
     run(settings)
     assert (output(settings, "extra/later.png") == output(settings, "extra/same.png")).all()
+
+
+def test_a_page_or_volume_that_moves_under_another_rule_is_made_again(
+    make: Callable[..., JobSettings], book: Path
+) -> None:
+    with zipfile.ZipFile(book / "vol.cbz", "w") as archive:
+        archive.write(book / GRAY, "1.png")
+    settings = make({"path": ["covers/", "special*"], "levels": "100,150"})
+    assert run(settings).done_now == 4
+    (book / "covers").mkdir()
+    (book / GRAY).rename(book / "covers" / GRAY)
+    (book / COLOUR).rename(book / "renamed.png")
+    (book / "vol.cbz").rename(book / "special.cbz")
+    finished = run(settings)
+    # The page in colour moves with its output; the two others get the levels of their new place.
+    assert finished.done_now == 2
+    assert (output(settings, f"covers/{GRAY}") == 0).any()
+    with zipfile.ZipFile(settings.output / "special.cbz") as archive:
+        assert (np.asarray(Image.open(io.BytesIO(archive.read("1.png")))) == 0).any()
 
 
 def test_a_second_run_has_nothing_to_do(make: Callable[..., JobSettings]) -> None:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from comic_upscale.execution.events import Event, JobFinished
-from comic_upscale.jobs import volume_writer
+from comic_upscale.jobs import volume_content
 from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.queries import read_failures
 from comic_upscale.ledger.records import PageDone, PageFailed, VolumeDone
@@ -591,7 +591,7 @@ def test_whatever_a_volume_does_to_its_binding_is_its_own_failure(
     make_zip(tmp_path / "in" / "b.cbz", pictures(2, 1))
     settings = make_job()
     with monkeypatch.context() as patched:
-        patched.setattr(volume_writer, "update_page_sizes", strange)
+        patched.setattr(volume_content, "update_page_sizes", strange)
         finished = run(settings)
     assert (finished.done, finished.failed, finished.volumes_done) == (4, 1, 1)
     assert [(source, kind) for source, kind, _ in finished.failures] == [("a.cbz", "internal")]

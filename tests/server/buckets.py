@@ -45,6 +45,13 @@ class Bucket:
             "AWS_ACCESS_KEY_ID": self.key, "AWS_SECRET_ACCESS_KEY": self.secret,
         }  # fmt: skip
 
+    def variables(self) -> dict[str, str]:
+        """The standard variables for S3."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint, "AWS_ACCESS_KEY_ID": self.key, "AWS_SECRET_ACCESS_KEY": self.secret,
+            "AWS_REGION": "us-east-1",
+        }  # fmt: skip
+
 
 def rclone() -> str | None:
     """The program; None where it is not installed."""

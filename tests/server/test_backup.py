@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from comic_upscale.server.files import LocalFiles, StorageError
+from comic_upscale.errors import StorageError
+from comic_upscale.server.files import LocalFiles
 from comic_upscale.server.services import open_services
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.server.storage_check import check_storage

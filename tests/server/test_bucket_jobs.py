@@ -16,10 +16,10 @@ from comic_upscale.errors import OutputError, SettingsError
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.server import queue
 from comic_upscale.server.buckets import BucketFolder, FetchStoppedError, find_in_bucket
-from comic_upscale.server.places import parse_place
 from comic_upscale.server.services import Services
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.server.storage import open_bucket
+from comic_upscale.settings.places import parse_place
 from comic_upscale.worker.engines import EngineCache
 from comic_upscale.worker.job import JobRunner
 from tests.archives import picture

@@ -113,9 +113,9 @@ def test_a_storage_that_is_away_breaks_no_answer_off(
     open_server: OpenServices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("obstore", reason="obstore is not installed: pip install '.[s3]'")
-    from comic_upscale.server import object_files
+    from comic_upscale.storage import buckets
 
-    monkeypatch.setitem(object_files.RETRIES, "max_retries", 0)
+    monkeypatch.setitem(buckets.RETRIES, "max_retries", 0)
     here = open_server()
     key = make_key(here, "me")
     with client_of(here, key) as client:

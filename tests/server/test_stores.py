@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from comic_upscale.errors import SettingsError
+from comic_upscale.errors import SettingsError, StorageError
 from comic_upscale.server import queue
 from comic_upscale.server.database.schema import files
-from comic_upscale.server.files import FileStore, StorageError, store_file
+from comic_upscale.server.files import FileStore, store_file
 from comic_upscale.server.services import Services, open_services
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.server.storage import open_files
@@ -218,9 +218,9 @@ def test_a_storage_that_is_away_refuses_uploads_and_loses_nothing(
 ) -> None:
     if bucket is None:
         pytest.skip("a local disk is not away")
-    from comic_upscale.server import object_files
+    from comic_upscale.storage import buckets
 
-    monkeypatch.setitem(object_files.RETRIES, "max_retries", 0)
+    monkeypatch.setitem(buckets.RETRIES, "max_retries", 0)
     away = replace(bucket, endpoint="http://127.0.0.1:9")
     services = open_services(away.settings(tmp_path / "data"))
     try:

@@ -10,11 +10,15 @@ import pytest
 from comic_upscale.settings.job import LEGACY_PARTS, FailureLimit, JobSettings
 from comic_upscale.settings.levels import Levels
 from comic_upscale.settings.options import definitions
+from comic_upscale.settings.paths import replace_folder
 from comic_upscale.settings.rules import Conditions, Rule
+from comic_upscale.settings.screens import Screen
 from comic_upscale.settings.selection import Selection
 from comic_upscale.settings.sizes import Bounds, Fit, Height, LongSide, Print, Scale, Width, choose_size
 
 DEFAULTS = "48d9d3a6ac0d9d091df2d5ccfc560588"
+
+IN_PLACE = {"input": Path("pages").absolute(), "output": replace_folder(Path("pages").absolute())}
 
 # Made by the version that wrote the fingerprint by hand, for the weights called "weights". They never change.
 RECORDED: list[tuple[dict[str, Any], str]] = [
@@ -79,6 +83,16 @@ RECORDED: list[tuple[dict[str, Any], str]] = [
     ({"raw": False}, DEFAULTS),
     ({"tta": True}, "204170030998eecbfadf6a78e1634eb6"),
     ({"tta": False}, DEFAULTS),
+    ({"size": Screen("kobo-libra-2", 1264, 1680)}, "9fb90382705943b018d47d2db66cde8d"),
+    (
+        {"size": Screen("kobo-libra-colour", 1264, 1680, None, 1.0, "split")},
+        "5f115030918efb2772b5a6f24e938b8c",
+    ),
+    ({"archive_output": "epub"}, "5ba5f3ebfbe08dc6b6008aa63c1e7737"),
+    ({"archive_output": "pdf", "max_volume_size": 200_000_000}, "f59279b23169a6a6ba1c0b8b998efe65"),
+    ({"right_to_left": True}, "78b02556f479bca853d4f1e13e77fd7d"),
+    ({"replace_sources": True, **IN_PLACE}, DEFAULTS),
+    ({"crop_margins": True}, "beac0191eb94ace37dd287dcb7decff1"),
     ({"levels": Levels()}, "5328b3bdf8cc24655f712fa1074bbbf3"),
     ({"levels": Levels(20, 235)}, "4fee079dc865489ef0c6721d8841b78c"),
     ({"neutral_paper": True}, "7cab2bfdecb9fabc8dce86cf5610e25d"),
@@ -98,7 +112,7 @@ RECORDED: list[tuple[dict[str, Any], str]] = [
 
 
 def settings(**changes: Any) -> JobSettings:
-    return JobSettings(input=Path("pages"), output=Path("out"), **changes)
+    return JobSettings(**{"input": Path("pages"), "output": Path("out"), **changes})
 
 
 @pytest.mark.parametrize(("changes", "recorded"), RECORDED, ids=str)
@@ -115,7 +129,7 @@ def test_a_job_has_the_same_fingerprint_once_its_record_is_read(
 
 def test_the_table_has_every_option_that_counts_and_every_option_that_does_not() -> None:
     # A new option: add a line above, with its fingerprint where it has another value than its default.
-    seen = {name for changes, _ in RECORDED for name in changes} - {"scale"}
+    seen = {name for changes, _ in RECORDED for name in changes} - {"scale", "input", "output"}
     left = {definition.name for definition in definitions(JobSettings)} - seen
     assert left == {"input", "output"}
     rules = {

@@ -348,7 +348,8 @@ def test_what_a_remote_machine_is_told() -> None:
     kept = {
         "input", "output", "ledger", "weights_folders", "weights_cache", "model", "sidecars", "copy_others",
         "archive_output", "keep_original_on_failure", "pdf_dpi", "max_members", "max_unpacked", "max_ratio",
-        "overwrite", "retry_failed", "max_failures", "selection", "profile",
+        "overwrite", "retry_failed", "max_failures", "selection", "profile", "right_to_left", "max_volume_size",
+        "replace_sources",
     }  # fmt: skip
     assert sent_names(JobSettings, "never") == kept
 
@@ -358,7 +359,7 @@ def test_some_options_for_another_command() -> None:
     assert [each.name for each in picked] == ["input", "size", "format"]
     assert [part.name for part in picked[1].parts] == ["scale"]
     assert (picked[0].is_required, picked[2].opt.help, picked[1].parts[0].opt.help) == (False, "F.", "S.")
-    assert [len(each.parts) for each in pick(JobSettings, "size", "model")] == [8, 0]
+    assert [len(each.parts) for each in pick(JobSettings, "size", "model")] == [10, 0]
 
 
 def test_no_field_is_defined_twice_in_the_groups() -> None:

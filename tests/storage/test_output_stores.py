@@ -14,6 +14,7 @@ import pytest
 
 from comic_upscale.errors import PageError
 from comic_upscale.storage.base import GONE, OutputStore, sha256_of, size_of
+from comic_upscale.storage.object_outputs import ObjectOutputStore
 
 OUTSIDE = ["../x.png", "/x.png", "a/../../x.png", "..", "", "a\0b"]
 
@@ -269,6 +270,8 @@ def test_the_folder_of_an_output_can_be_compared(outputs: OutputStore) -> None:
 
 
 def test_a_folder_that_becomes_empty_while_another_output_is_written(outputs: OutputStore) -> None:
+    if isinstance(outputs, ObjectOutputStore):
+        pytest.skip("a bucket has no folders")
     # One volume is finished and its pages are deleted, while a page of the volume beside it is written.
     finished = threading.Event()
 

@@ -240,9 +240,9 @@ def test_a_job_waits_for_a_storage_that_is_away(
 ) -> None:
     if bucket is None:
         pytest.skip("a local disk is not away")
-    from comic_upscale.server import object_files
+    from comic_upscale.storage import buckets
 
-    monkeypatch.setitem(object_files.RETRIES, "max_retries", 0)
+    monkeypatch.setitem(buckets.RETRIES, "max_retries", 0)
     settings = bucket.settings(tmp_path / "data", "away")
     services = open_services(settings)
     away = open_services(replace(settings, s3_endpoint="http://127.0.0.1:9"))

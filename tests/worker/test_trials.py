@@ -13,7 +13,7 @@ import httpx2 as httpx
 import pytest
 from PIL import Image
 
-from comic_upscale.server.files import StorageError
+from comic_upscale.errors import StorageError
 from comic_upscale.server.services import Services
 from tests.conftest import REPOSITORY, draw
 from tests.fakes import NearestEngine

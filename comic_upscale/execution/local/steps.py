@@ -16,9 +16,11 @@ from comic_upscale.errors import PageError, SettingsError
 from comic_upscale.execution.base import sha256_of_source
 from comic_upscale.execution.local.quality_gate import QualityGate
 from comic_upscale.gate.verdict import Verdict
-from comic_upscale.imaging.decode import Header, decode, read_header
+from comic_upscale.imaging.decode import Header, read_header
 from comic_upscale.imaging.encode import check_encoded, check_target, encode, list_omissions, lossy_quality
 from comic_upscale.imaging.pixels import Pixels
+from comic_upscale.imaging.screen import to_screen
+from comic_upscale.imaging.shape import decode_page
 from comic_upscale.imaging.shrink import shrink
 from comic_upscale.imaging.target_size import describe_growth, find_target, needs_network, skip_reason
 from comic_upscale.library.page_rules import (
@@ -176,18 +178,12 @@ class PageSteps:
             PageError: it cannot be decoded.
         """
         settings = self._settings
-        pixels = decode(
-            data,
-            max_pixels=settings.max_pixels,
-            gray=settings.gray_mode,
-            icc=settings.icc,
-            animated=settings.animated,
-        )
+        pixels = decode_page(data, settings)
         sha256 = sha256 or sha256_of_source(data)
         page = as_filtered(pixels, data, source, self._rules)
         pixels, own = page.pixels, page.settings
         if (pixels.width, pixels.height) != size.source or own.model != settings.model:
-            # The file gives its orientation only after the pixels.
+            # Its margins were cropped, it was rotated, or the file gives its orientation only after the pixels.
             size = self.find_size((pixels.width, pixels.height), own.model)
             if own.model != settings.model:
                 pixels = replace(pixels, notes=(*pixels.notes, f"model: {own.model}, by a rule"))
@@ -256,8 +252,8 @@ class PageSteps:
         Raises:
             PageError: the page cannot be encoded, or the file cannot be read back.
         """
-        pixels = finish(page.take())
         settings = self._rules.settings_for(matches)
+        pixels = to_screen(finish(page.take()), settings, format)
         omissions = list_omissions(pixels, format, settings.format)
         data = encode(
             pixels,

@@ -17,10 +17,10 @@ from comic_upscale.server.api.errors import documented
 from comic_upscale.server.buckets import find_in_bucket
 from comic_upscale.server.buckets import output_in_place as bucket_output
 from comic_upscale.server.params import FieldError, read_params
-from comic_upscale.server.places import is_address
 from comic_upscale.server.queue import Lane
 from comic_upscale.server.roots import find_below, output_in_place
 from comic_upscale.server.services import Services
+from comic_upscale.settings.places import is_address
 
 router = APIRouter(prefix="/api/v1/admin", tags=["administration"], responses=documented(400, 401, 403, 429))
 

@@ -13,8 +13,8 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from comic_upscale.errors import ComicUpscaleError, DatabaseError, SettingsError
-from comic_upscale.server.files import DiskFullError, StorageError
+from comic_upscale.errors import ComicUpscaleError, DatabaseError, SettingsError, StorageError
+from comic_upscale.server.files import DiskFullError
 from comic_upscale.server.idempotency import KeyReusedError
 from comic_upscale.server.multipart import UploadError
 from comic_upscale.server.params import FieldError

@@ -7,7 +7,7 @@
   const extensions = new Set(form.dataset.extensions.split(" ").map((each) => each.replace(/^\./, "")));
   const maxPixels = Number(form.dataset.maxPixels);
   const MOST_SHOWN = 300, MOST_SIZES = 200;
-  const NAMES = ["preset", "format", "model", "denoise", "gray", "quality", "width", "height", "paper", "dpi", "bleed"];
+  const NAMES = ["preset", "format", "model", "denoise", "gray", "levels", "neutral_paper", "quality", "width", "height", "paper", "dpi", "bleed"];
   let chosen = [], request = null, ask = 0, last = null, sizesAsk = 0, targets = new Map();
 
   const size = (bytes) => {

@@ -1,13 +1,15 @@
-"""Addresses of buckets."""
+"""Addresses of buckets, as text and as the paths that stand for them in the settings of a job."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path, PurePath
 
 from comic_upscale.errors import SettingsError
 
 _ADDRESS = re.compile(r"(s3|gs|az)://([a-z0-9][a-z0-9.-]{1,62})(?:/(.*))?")
+_BUCKETS = {("s3:",), ("gs:",), ("az:",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +54,19 @@ def parse_place(text: str) -> Place:
     if found is None or odd:
         raise SettingsError(f"{text[:200]!r} is no address of a bucket: write s3://bucket/prefix")
     return Place(found[1], found[2], "/".join(parts))
+
+
+def is_bucket(path: PurePath) -> bool:
+    """Return whether a path stands for a place in a bucket, as ``Path("s3://bucket/pages")`` does."""
+    return path.parts[:1] in _BUCKETS and len(path.parts) > 1
+
+
+def place_of(path: PurePath) -> Place:
+    """Return the place that a path stands for, which `is_bucket` has confirmed. Its name is not checked."""
+    kind, bucket, *parts = path.parts
+    return Place(kind.removesuffix(":"), bucket, "/".join(parts))
+
+
+def path_of(place: Place) -> Path:
+    """Return the path that stands for a place: ``s3:/bucket/pages``. No file of this machine has it."""
+    return Path(f"{place.kind}:/{place.bucket}/{place.prefix}")

@@ -1,0 +1,167 @@
+"""Replace originals by their outputs, page by page and volume by volume, once each is proven.
+
+An original is replaced only if the quality gate compared its output and accepted it, the output is larger, and its file
+was read back just now. A volume is replaced as a whole, and only if this holds for every page in it and nothing of it
+was left out. Everything else stays as it is, with a reason.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from comic_upscale.errors import PageError
+from comic_upscale.imaging.encode import check_encoded
+from comic_upscale.jobs.context import JobContext
+from comic_upscale.ledger.records import LARGE_ENOUGH, LEFT_AS_THEY_ARE, VOLUME, DoneRow
+from comic_upscale.library.page import Page
+from comic_upscale.library.parts import whole_name
+from comic_upscale.settings.paths import MARKER_FOLDER
+from comic_upscale.storage.base import sha256_of
+from comic_upscale.storage.replaced import NotReplacedError, Trash
+
+_HARMLESS = re.compile(rf"\d+ page\(s\) unchanged: {re.escape(LEFT_AS_THEY_ARE[LARGE_ENOUGH])}")
+"""A note of a volume that has all its content."""
+
+
+@dataclass(slots=True)
+class ReplaceResult:
+    """What became of the originals of a run."""
+
+    replaced: int = 0
+    """Originals that were replaced by this run."""
+    kept: list[tuple[str, str]] = field(default_factory=list)
+    """(source, reason) of those that stay although their outputs are done."""
+    in_all: int = 0
+    """Originals that are replaced, also by earlier runs."""
+
+    def describe_kept(self, most: int) -> tuple[str, ...]:
+        """Return a sentence for each original that stays, and one for those beyond the first ones."""
+        sentences = [f"{source} was not replaced: {reason}" for source, reason in self.kept[:most]]
+        if more := len(self.kept) - len(sentences):
+            sentences.append(f"{more:,} more originals were not replaced")
+        return tuple(sentences)
+
+
+def count_replaced(context: JobContext) -> int:
+    """Return the number of originals of a job's input that are replaced."""
+    return len(Trash(context.settings.input).in_force())
+
+
+def replace_sources(context: JobContext, rows: Iterable[DoneRow]) -> ReplaceResult:
+    """Replace the originals of a job whose outputs are proven.
+
+    Args:
+        context: of the run.
+        rows: the pages and volumes of the job, from `Ledger.done_rows`.
+
+    Raises:
+        OutputError: no more files can be written.
+    """
+    library = context.settings.input
+    trash = Trash(library)
+    records = {record.source: record for record in trash.in_force()}
+    entries = _originals(context)
+    pages: defaultdict[int, list[DoneRow]] = defaultdict(list)
+    candidates: list[DoneRow] = []
+    for row in rows:
+        if row.volume_id is not None:
+            pages[row.volume_id].append(row)
+        elif row.state == "done" and row.source in entries:
+            candidates.append(row)
+    result = ReplaceResult()
+    for row in candidates:
+        entry = entries[row.source]
+        record = records.get(row.source) if _is_in_trash(entry.path, library) else None
+        if record is not None and record.new_sha256 == row.output_sha256:
+            continue
+        try:
+            _check(row, entry, pages.get(row.id, ()))
+            _verify(context, row)
+            name = posixpath.basename(row.output)
+            output = context.settings.output / row.output
+            if record is not None:
+                # Its original was upscaled again, with other settings.
+                trash.renew(record, name, output, row.output_sha256 or "")
+                result.replaced += 1
+                continue
+            trash.exchange(
+                entry.path,
+                entry.path.with_name(name),
+                output,
+                source_sha256=row.source_sha256 or "",
+                new_sha256=row.output_sha256 or "",
+            )
+            result.replaced += 1
+        except NotReplacedError as error:
+            result.kept.append((row.source, error.reason))
+        except PageError as error:
+            result.kept.append((row.source, error.reason.rstrip(".")))
+    result.in_all = len(trash.in_force())
+    return result
+
+
+def _originals(context: JobContext) -> Mapping[str, Page]:
+    """Return the pages and volumes that are files of their own, by source."""
+    entries = (*context.discovery.pages, *(volume.entry for volume in context.discovery.volumes))
+    return {entry.source: entry for entry in entries if entry.member is None}
+
+
+def _is_in_trash(path: Path, library: Path) -> bool:
+    return path.is_relative_to(library / MARKER_FOLDER)
+
+
+def _check(row: DoneRow, entry: Page, pages: Iterable[DoneRow]) -> None:
+    """Check that an output may replace its original.
+
+    Raises:
+        NotReplacedError: it may not; the reason says why.
+    """
+    if row.kind != VOLUME:
+        _check_page(row)
+        return
+    if not row.output:
+        raise NotReplacedError("its pages are not in one file")
+    if whole_name(entry.path.name) != entry.path.name:
+        raise NotReplacedError("it is an archive in several parts")
+    notes = [note for note in (row.notes or "").split("; ") if note and not _HARMLESS.fullmatch(note)]
+    if notes:
+        raise NotReplacedError(f"its output is not the whole volume: {notes[0]}")
+    for page in pages:
+        if page.state == "skipped" and page.error_kind == LARGE_ENOUGH:
+            continue
+        if page.state != "done":
+            raise NotReplacedError(f"its page {posixpath.basename(page.source)} is not done")
+        try:
+            _check_page(page)
+        except NotReplacedError as error:
+            raise NotReplacedError(f"its page {posixpath.basename(page.source)}: {error.reason}") from None
+
+
+def _check_page(row: DoneRow) -> None:
+    if row.suspect:
+        raise NotReplacedError("the quality gate rejects its output")
+    if not row.scores or row.scores == "{}":
+        raise NotReplacedError("the quality gate has not compared it: it is tiny, or did not grow")
+    if (row.output_width or 0) < (row.width or 0) or (row.output_height or 0) < (row.height or 0):
+        raise NotReplacedError("its output is smaller")
+
+
+def _verify(context: JobContext, row: DoneRow) -> None:
+    """Read the output of a page or volume back.
+
+    Raises:
+        NotReplacedError: it is not what the ledger has.
+        PageError: it cannot be read.
+    """
+    outputs = context.stores.outputs
+    if row.source_sha256 is None or row.output_sha256 is None:
+        raise NotReplacedError("the ledger has no hash of it")
+    if sha256_of(outputs, row.output) != row.output_sha256:
+        raise NotReplacedError("its output is missing, or was changed")
+    if row.kind != VOLUME:
+        check_encoded(outputs.read(row.output), (row.output_width or 0, row.output_height or 0))

@@ -1,0 +1,251 @@
+"""The copy of a ledger beside outputs in a bucket, so that any machine can continue the job.
+
+The ledger itself is a file of one machine, and only one machine at a time works on a job. It saves a copy at
+intervals and at the end. A record may be missing in that copy, but the copy never names an output that is not there.
+
+A small object says that a run is alive. A machine that begins waits until the last sign of another one is old enough.
+Whoever saves first checks that the copy in the bucket is still its own: another machine may have taken the job over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import sqlite3
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from comic_upscale.errors import LedgerBusyError, LedgerError, OutputError, StorageError
+from comic_upscale.settings.paths import LEDGER_NAME, MARKER_FOLDER, path_text
+from comic_upscale.settings.places import place_of
+from comic_upscale.storage.atomic import write_whole
+from comic_upscale.storage.buckets import MARK, Bucket
+from comic_upscale.storage.parts import open_part
+
+SAVE_SECONDS = 30.0
+"""Between two copies, at least."""
+SAVE_SHARE = 0.1
+"""The most of a run's time that saving takes: a large ledger is saved less often."""
+SIGN_SECONDS = 20.0
+ALIVE_WITHIN_SECONDS = 75.0
+"""A run on another machine counts as alive for this long after its last sign."""
+_POLL_SECONDS = 5.0
+_LEDGER = f"{MARKER_FOLDER}/{LEDGER_NAME}"
+_SIGN = f"{MARKER_FOLDER}/run.json"
+_CLOCK = f"{MARKER_FOLDER}/clock"
+_NOTE = "copies.json"
+"""A file beside the ledger: the tokens of the copies that this machine made or fetched."""
+
+
+class LedgerCopy:
+    """The copy of one ledger.
+
+    Args:
+        output: the output of the job, a place in a bucket.
+        ledger: the file of this machine.
+        folder: of this machine, with the marker folder.
+        bucket: the place; None to open it.
+    """
+
+    def __init__(self, output: Path, ledger: Path, folder: Path, bucket: Bucket | None = None) -> None:
+        self._output, self._ledger = output, ledger
+        self._note = folder / MARKER_FOLDER / _NOTE
+        self._bucket = bucket or Bucket(place_of(output))
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self.was_fetched = False
+        """Whether `restore` has put the copy in the place of the ledger."""
+
+    def restore(self, on_wait: Callable[[str], None]) -> None:
+        """Put the copy in the place of the ledger, if another machine has made it. The job is locked meanwhile.
+
+        An older ledger of this machine is kept under another name.
+
+        Args:
+            on_wait: called with what is waited for.
+
+        Raises:
+            LedgerBusyError: another machine works on the job.
+            LedgerError: the copy cannot be fetched.
+        """
+        try:
+            token = self._token()
+            if token is None or (token in self._tokens() and self._ledger.is_file()):
+                return
+            self._wait_for_end(on_wait)
+            on_wait("fetching the ledger")
+            self._fetch()
+            self._remember(self._token() or token)
+        except StorageError as error:
+            raise LedgerError(
+                f"the ledger in {path_text(self._output)} cannot be fetched: {error}"
+            ) from error
+        except OSError as error:
+            raise LedgerError(f"{self._ledger} cannot be written: {error.strerror or error}") from error
+        self.was_fetched = True
+
+    def save(self) -> None:
+        """Copy the ledger into the bucket.
+
+        Raises:
+            LedgerBusyError: another machine has taken the job over.
+            StorageError: the bucket cannot be used.
+        """
+        with self._lock:
+            self._check_mine()
+            token = secrets.token_hex(16)
+            with tempfile.TemporaryDirectory(prefix="comic-upscale-") as folder:
+                copy = Path(folder, LEDGER_NAME)
+                _copy_ledger(self._ledger, copy)
+                # Known before it is sent: a kill in between must not make the copy look like that of another machine.
+                self._remember(token)
+                with copy.open("rb") as file:
+                    sent = self._bucket.put(_LEDGER, file, {MARK: token})
+                # What identifies the copy where a service keeps no metadata.
+                self._remember(f"tag {sent.e_tag}")
+
+    @contextlib.contextmanager
+    def saving(self, on_lost: Callable[[str], None]) -> Iterator[None]:
+        """Save at intervals inside the block, and at its end, however it ends.
+
+        Args:
+            on_lost: called with the reason when another machine has taken the job over; from any thread.
+
+        Raises:
+            OutputError: the last copy cannot be saved.
+        """
+        threads = [
+            threading.Thread(target=self._save_often, args=(on_lost,), name="ledger-copy", daemon=True),
+            threading.Thread(target=self._give_signs, name="ledger-signs", daemon=True),
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self._ended.set()
+            for thread in threads:
+                thread.join()
+            self._save_last()
+
+    def _save_last(self) -> None:
+        try:
+            self.save()
+            self._bucket.delete([_SIGN])
+        except LedgerBusyError:
+            # The run was stopped for this reason.
+            return
+        except (StorageError, OSError, sqlite3.Error) as error:
+            raise OutputError(
+                f"the ledger cannot be copied to {path_text(self._output)}: {error}. The ledger of this machine is "
+                "complete: run the same command again here"
+            ) from error
+
+    def _save_often(self, on_lost: Callable[[str], None]) -> None:
+        wait = SAVE_SECONDS
+        while not self._ended.wait(wait):
+            began = time.monotonic()
+            try:
+                self.save()
+            except LedgerBusyError as error:
+                on_lost(str(error))
+                return
+            except (StorageError, OutputError, OSError, sqlite3.Error):
+                # The next copy has everything, and the last one reports its failure.
+                pass
+            wait = max(SAVE_SECONDS, (time.monotonic() - began) / SAVE_SHARE)
+
+    def _give_signs(self) -> None:
+        sign = json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode()
+        while True:
+            with contextlib.suppress(StorageError):
+                self._bucket.put(_SIGN, sign)
+            if self._ended.wait(SIGN_SECONDS):
+                return
+
+    def _wait_for_end(self, on_wait: Callable[[str], None]) -> None:
+        """Wait until the last sign of another machine is old; its time and ours are those of the bucket's clock."""
+        first = self._last_sign()
+        if first is None:
+            return
+        self._bucket.put(_CLOCK, b"")
+        age = (self._bucket.head(_CLOCK).mtime_ns - first) / 1e9
+        self._bucket.delete([_CLOCK])
+        until = time.monotonic() + ALIVE_WITHIN_SECONDS - age
+        while (left := until - time.monotonic()) > 0:
+            on_wait(f"waiting {left:.0f} s: another machine was working on this job a moment ago")
+            time.sleep(min(left, _POLL_SECONDS))
+            latest = self._last_sign()
+            if latest is None:
+                return
+            if latest != first:
+                raise LedgerBusyError(
+                    f"{self._holder()} is working on {path_text(self._output)}: wait for it, or stop it"
+                )
+
+    def _last_sign(self) -> int | None:
+        try:
+            return self._bucket.head(_SIGN).mtime_ns
+        except FileNotFoundError:
+            return None
+
+    def _holder(self) -> str:
+        with contextlib.suppress(StorageError, FileNotFoundError, ValueError, KeyError, TypeError):
+            sign = json.loads(self._bucket.get(_SIGN))
+            return f"process {int(sign['pid'])} on {str(sign['host'])[:100]}"
+        return "another machine"
+
+    def _check_mine(self) -> None:
+        token = self._token()
+        if token is not None and token not in self._tokens():
+            raise LedgerBusyError(
+                f"another machine has taken over the job in {path_text(self._output)}, so this run ends here"
+            )
+
+    def _token(self) -> str | None:
+        """Return the token of the copy in the bucket; None if there is no copy."""
+        try:
+            # A service without metadata still has a tag of the content.
+            return self._bucket.marks(_LEDGER).get(MARK) or f"tag {self._bucket.head(_LEDGER).e_tag}"
+        except FileNotFoundError:
+            return None
+
+    def _tokens(self) -> list[str]:
+        try:
+            return [str(token) for token in json.loads(self._note.read_text(encoding="utf-8"))]
+        except (OSError, ValueError, TypeError):
+            return []
+
+    def _remember(self, token: str) -> None:
+        # The last copy may not have arrived, so the one before it is remembered, too.
+        write_whole(json.dumps([*self._tokens()[-3:], token]).encode(), self._note)
+
+    def _fetch(self) -> None:
+        self._ledger.parent.mkdir(parents=True, exist_ok=True)
+        with open_part(self._ledger, os.getpid()) as part:
+            self._bucket.fetch(self._bucket.head(_LEDGER), part.file)
+            part.flush()
+            if self._ledger.exists():
+                for end in ("", "-wal", "-shm"):
+                    path = self._ledger.with_name(self._ledger.name + end)
+                    if path.exists():
+                        path.replace(
+                            self._ledger.with_name(f"{self._ledger.stem}-before{self._ledger.suffix}{end}")
+                        )
+            part.move_to(self._ledger)
+
+
+def _copy_ledger(path: Path, target: Path) -> None:
+    """Copy a ledger that a run is writing, as one consistent file."""
+    with (
+        contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as source,
+        contextlib.closing(sqlite3.connect(target)) as copy,
+    ):
+        source.backup(copy)
+        copy.execute("pragma journal_mode = delete")

@@ -1,0 +1,1 @@
+"""Books: the formats besides CBZ that a volume can be written in."""

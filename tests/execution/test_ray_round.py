@@ -1,0 +1,251 @@
+"""A round over actors in this process: who gets which page, what happens when actors die, and what is done twice."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from comic_upscale.engines.base import Batch
+from comic_upscale.errors import ComicUpscaleError, DeviceError
+from comic_upscale.execution.base import CRASH, ExecutorInfo, PageOutcome, PageUpscaled
+from comic_upscale.execution.ray import round as rounds
+from comic_upscale.execution.ray.actor import ActorSetup, ActorTask, PageActor
+from comic_upscale.execution.ray.page_server import PageServer
+from comic_upscale.execution.ray.pool import Actor
+from comic_upscale.execution.ray.round import Round
+from comic_upscale.execution.stop import StopRequest
+from comic_upscale.execution.worker_protocol import VERSION
+from comic_upscale.ledger.records import PageFailed
+from comic_upscale.settings.job import JobSettings
+from tests.archives import picture
+from tests.execution.test_executors import pictures, tasks_of
+from tests.fakes import NearestEngine, pause
+
+ray = pytest.importorskip("ray", reason="ray is not installed: pip install '.[ray]'")
+
+
+class Handle:
+    """Calls an actor of this process as Ray calls one of another.
+
+    Args:
+        actor: started.
+        kills: says of a task whether it ends the actor.
+    """
+
+    def __init__(self, actor: PageActor, kills: Callable[[ActorTask], bool] = lambda _: False) -> None:
+        self.actor, self.seen = actor, list[str]()
+        self._kills = kills
+        self._is_dead = asyncio.Event()
+        self.do = SimpleNamespace(remote=self._do)
+        self.stop = SimpleNamespace(remote=lambda: asyncio.ensure_future(actor.stop()))
+
+    async def _do(self, task: ActorTask) -> dict[str, Any]:
+        self.seen.append(task.source)
+        if self._kills(task):
+            self._is_dead.set()
+        doing = asyncio.ensure_future(self.actor.do(task))
+        dying = asyncio.ensure_future(self._is_dead.wait())
+        try:
+            await asyncio.wait({doing, dying}, return_when=asyncio.FIRST_COMPLETED)
+            if self._is_dead.is_set():
+                raise ray.exceptions.RayActorError()
+            return doing.result()
+        finally:
+            for each in (doing, dying):
+                each.cancel()
+            await asyncio.gather(doing, dying, return_exceptions=True)
+
+
+class Pool:
+    """Actors of this process, of which a new one takes the place of each that dies."""
+
+    def __init__(self, make: Callable[[], Awaitable[Actor]]) -> None:
+        self.actors: list[Actor] = []
+        self.changed = asyncio.Event()
+        self.failure: ComicUpscaleError | None = None
+        self.retired: list[Actor] = []
+        self._make = make
+        self._making: set[asyncio.Task[None]] = set()
+
+    async def add(self) -> None:
+        self.actors.append(await self._make())
+        self.changed.set()
+
+    def note_success(self) -> None:
+        pass
+
+    def retire(self, actor: Actor, why: ComicUpscaleError | None = None) -> None:
+        if actor in self.actors:
+            self.actors.remove(actor)
+            self.retired.append(actor)
+            self._making.add(asyncio.ensure_future(self.add()))
+
+    async def close(self) -> None:
+        await asyncio.gather(*self._making)
+        for actor in (*self.actors, *self.retired):
+            await actor.handle.actor.close()
+
+
+class Tools(SimpleNamespace):
+    """A pool and a server, as a round gets them from its executor."""
+
+    pool: Pool
+    server: PageServer
+
+
+@asynccontextmanager
+async def opened(
+    folder: Path,
+    engines: list[NearestEngine],
+    kills: Callable[[ActorTask], bool] = lambda _: False,
+    slots: int = 3,
+) -> AsyncIterator[Tools]:
+    """Tools with an actor for each engine; those that come later have the last one."""
+    weights = folder / "any.safetensors"
+    weights.write_bytes(b"weights")
+    settings = JobSettings(
+        input=folder / "in", output=folder / "out", model=str(weights), workers=2, scale=2.0
+    )
+    server = PageServer()
+    address = await server.start("127.0.0.1")
+    waiting = iter(engines)
+
+    async def make() -> Actor:
+        engine = next(waiting, engines[-1])
+        actor = PageActor()
+        found = await actor.start(
+            ActorSetup(
+                version=VERSION, settings=settings, model="any", fingerprint="f" * 32, open_engines=lambda *_: [engine],
+                weights=b"weights", pages=address, environment={},
+            )
+        )  # fmt: skip
+        info = ExecutorInfo(**{**found, "warnings": tuple(found["warnings"])})
+        return Actor(Handle(actor, kills), "node", info, slots)
+
+    pool = Pool(make)
+    for _ in engines:
+        await pool.add()
+    try:
+        yield Tools(pool=pool, server=server, spending=None, stores_outputs=False, leftovers=set(), twice=0)
+    finally:
+        await pool.close()
+        await server.close()
+
+
+async def outcomes_of(tools: Any, pages: Any, stop: StopRequest | None = None) -> list[PageOutcome]:
+    round_ = Round(tools, 1, tasks_of(pages), stop or StopRequest())
+    return [outcome async for outcome in round_.outcomes()]
+
+
+def test_slow_pages_are_done_twice_at_the_end_and_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "TWICE_AFTER_SECONDS", 0.2)
+    release = threading.Event()
+    pages = pictures(8)
+
+    async def work() -> None:
+        # The first actor hangs over its pages until the others have done everything.
+        async with opened(
+            tmp_path,
+            [NearestEngine(lambda _: bool(release.wait(20)) and None), NearestEngine(), NearestEngine()],
+        ) as tools:
+            found = await outcomes_of(tools, pages)
+            release.set()
+            assert sorted(outcome.row_id for outcome in found) == list(range(8))
+            assert all(isinstance(outcome, PageUpscaled) for outcome in found)
+            assert tools.twice >= 1
+            seen = Counter(name for actor in tools.pool.actors for name in actor.handle.seen)
+            assert max(seen.values()) == 2
+            # Nothing of a page that counts is kept.
+            assert (tools.server.tasks, tools.server.outputs) == ({}, {})
+
+    asyncio.run(work())
+
+
+def test_a_page_that_kills_is_alone_before_it_is_set_aside(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with opened(
+            tmp_path,
+            [NearestEngine(pause(0.02)), NearestEngine(pause(0.02))],
+            lambda task: task.source == "03.png",
+        ) as tools:
+            found = await outcomes_of(tools, pictures(10))
+            (failed,) = [outcome for outcome in found if isinstance(outcome, PageFailed)]
+            assert (failed.source, failed.kind) == ("03.png", CRASH)
+            assert len(found) == 10
+            assert len({outcome.row_id for outcome in found}) == 10
+            assert len(tools.pool.retired) == 3
+            # The last two had no other page when it came: so no other page is blamed.
+            assert [actor.handle.seen[-1] for actor in tools.pool.retired[1:]] == ["03.png", "03.png"]
+
+    asyncio.run(work())
+
+
+def test_pages_that_all_kill_are_not_at_fault(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with opened(tmp_path, [NearestEngine()], lambda _: True) as tools:
+            with pytest.raises(DeviceError, match="the pages are not at fault"):
+                await outcomes_of(tools, pictures(6))
+
+    asyncio.run(work())
+
+
+def test_a_device_that_fails_leaves_its_pages_to_another(tmp_path: Path) -> None:
+    def fail(_: Batch) -> None:
+        raise DeviceError("the GPU fell off the bus")
+
+    async def work() -> None:
+        async with opened(tmp_path, [NearestEngine(fail), NearestEngine()]) as tools:
+            found = await outcomes_of(tools, pictures(10))
+            assert len(found) == 10
+            assert all(isinstance(outcome, PageUpscaled) for outcome in found)
+            assert len(tools.pool.retired) == 1
+
+    asyncio.run(work())
+
+
+def test_a_node_that_is_drained_gets_no_more_pages(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with opened(tmp_path, [NearestEngine(pause(0.02)), NearestEngine(pause(0.02))]) as tools:
+            draining = tools.pool.actors[0]
+            round_ = Round(tools, 1, tasks_of(pictures(20)), StopRequest())
+            found = []
+            async for outcome in round_.outcomes():
+                found.append(outcome)
+                if len(found) == 1:
+                    draining.is_draining = True
+                    had = len(draining.handle.seen)
+            assert len(found) == 20
+            assert len(draining.handle.seen) == had
+
+    asyncio.run(work())
+
+
+def test_a_stop_drops_what_no_engine_has_begun(tmp_path: Path) -> None:
+    stop = StopRequest()
+
+    async def work() -> None:
+        async with opened(tmp_path, [NearestEngine(pause(0.05))], slots=8) as tools:
+            round_ = Round(tools, 1, tasks_of(pictures(40)), stop)
+            found = []
+            async for outcome in round_.outcomes():
+                found.append(outcome)
+                stop.request("enough")
+            assert 0 < len(found) < 40
+            # The actors go on with the next round.
+            again = await outcomes_of(tools, {"again.png": picture(90)})
+            assert [type(outcome) for outcome in again] == [PageUpscaled]
+
+    began = time.monotonic()
+    asyncio.run(work())
+    assert time.monotonic() - began < 30

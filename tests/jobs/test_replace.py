@@ -1,0 +1,214 @@
+"""`--replace`: what takes the place of originals, what does not, and what the next run makes of it."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from comic_upscale.errors import InputError, SettingsError
+from comic_upscale.execution.events import JobFinished
+from comic_upscale.jobs.restore import prune_trash, restore
+from comic_upscale.jobs.run import run_job
+from comic_upscale.ledger.status import read_status
+from comic_upscale.planning.preview import preview
+from comic_upscale.settings.job import JobSettings
+from comic_upscale.settings.paths import TRASH, replace_folder
+from tests.archives import make_zip
+from tests.conftest import MakeJob
+from tests.fakes import NearestEngine
+
+
+def page(path: Path, seed: int, size: tuple[int, int] = (96, 128)) -> Path:
+    """Write a smooth page that the quality gate accepts when it is enlarged."""
+    rows, columns = np.mgrid[: size[1], : size[0]]
+    samples = 128 + 60 * np.sin(rows / (11 + seed)) + 60 * np.cos(columns / (13 + seed))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(samples.clip(0, 255).astype(np.uint8)).save(path)
+    return path
+
+
+def bytes_of(tmp_path: Path, seed: int, name: str = "x.png") -> bytes:
+    return page(tmp_path / "made" / name, seed).read_bytes()
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    folder = tmp_path / "library"
+    page(folder / "a.jpg", 1)
+    page(folder / "sub" / "b.png", 2)
+    inside = {f"{at}.png": bytes_of(tmp_path, 3 + at) for at in range(3)}
+    make_zip(folder / "sub" / "v.cbz", {**inside, "notes.txt": b"n"})
+    (folder / "a.txt").write_text("a caption")
+    return folder
+
+
+@pytest.fixture
+def job(make_job: MakeJob, library: Path) -> Any:
+    def make(**changes: Any) -> JobSettings:
+        return make_job(input=library, output=replace_folder(library), replace_sources=True, **changes)
+
+    return make
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    with Image.open(path) as opened:
+        return opened.size
+
+
+def run(settings: JobSettings) -> JobFinished:
+    return run_job(settings, open_engines=lambda *_: [NearestEngine(limit=4)])
+
+
+def run_without_engine(settings: JobSettings) -> JobFinished:
+    def none_needed(*_: object) -> list[NearestEngine]:
+        raise AssertionError("no page is left to do")
+
+    return run_job(settings, open_engines=none_needed)
+
+
+def visible(library: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(library).as_posix(): path.read_bytes()
+        for path in sorted(library.rglob("*"))
+        if path.is_file() and ".comic-upscale" not in path.relative_to(library).parts
+    }
+
+
+def test_pages_and_volumes_are_replaced_and_restored(library: Path, job: Any) -> None:
+    before = visible(library)
+    finished = run(job())
+    assert (finished.done, finished.failed, finished.replaced_now, finished.replaced) == (5, 0, 3, 3)
+    assert finished.warnings == ()
+    after = visible(library)
+    assert sorted(after) == ["a.png", "a.txt", "sub/b.png", "sub/v.cbz"]
+    assert size_of(library / "a.png") == (192, 256)
+    with zipfile.ZipFile(library / "sub" / "v.cbz") as archive:
+        assert archive.namelist() == ["0.png", "1.png", "2.png", "notes.txt"]
+    for name in ("a.jpg", "sub/b.png", "sub/v.cbz"):
+        assert (library / TRASH / name).read_bytes() == before[name]
+    # The next run, and a preview, see the originals: nothing is upscaled twice.
+    again = run_without_engine(job())
+    assert (again.done, again.replaced_now, again.replaced, again.orphans) == (5, 0, 3, 0)
+    assert {each.action for each in preview(job()).pages} == {"done"}
+    assert read_status(job().ledger_path).done == 5
+    # A new page is done and replaced, too.
+    page(library / "sub" / "c.png", 9)
+    more = run(job())
+    assert (more.done_now, more.replaced_now, more.replaced) == (1, 1, 4)
+    listed = restore(library, change=False)
+    assert listed.files == ("a.jpg", "sub/b.png", "sub/c.png", "sub/v.cbz")
+    assert restore(library, change=True).files == listed.files
+    restored = visible(library)
+    del restored["sub/c.png"]
+    assert restored == before
+    # What was restored can be replaced again, and nothing has to be computed for that.
+    assert run_without_engine(job()).replaced_now == 4
+
+
+def test_pruned_originals_are_gone_and_nothing_is_upscaled_twice(library: Path, job: Any) -> None:
+    run(job())
+    after = visible(library)
+    listed = prune_trash(library, remove=False)
+    assert (len(listed.files), listed.removed) == (3, False)
+    assert prune_trash(library, remove=True).left == ()
+    assert prune_trash(library, remove=False).files == ()
+    assert not [path for path in replace_folder(library).rglob("*") if path.suffix in (".png", ".cbz")]
+    assert visible(library) == after
+    with pytest.raises(InputError, match="was replaced by its output"):
+        run_without_engine(job())
+    assert [name for name, _ in restore(library, change=False).kept] == ["a.jpg", "sub/b.png", "sub/v.cbz"]
+    page(library / "new.png", 4)
+    assert run(job()).replaced_now == 1
+    assert {name: data for name, data in visible(library).items() if name != "new.png"} == after
+
+
+def test_other_settings_replace_the_replacements(library: Path, job: Any) -> None:
+    before = visible(library)
+    run(job())
+    finished = run(job(scale=3.0, format="webp"))
+    assert finished.replaced_now == 3
+    assert size_of(library / "a.webp") == (288, 384)
+    assert sorted(visible(library)) == ["a.txt", "a.webp", "sub/b.webp", "sub/v.cbz"]
+    restore(library, change=True)
+    assert visible(library) == before
+
+
+def test_what_the_gate_has_not_accepted_stays(library: Path, job: Any, tmp_path: Path) -> None:
+    page(library / "tiny.png", 5, (20, 20))
+    (library / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    make_zip(library / "w.cbz", {"1.png": bytes_of(tmp_path, 7), "2.png": b"\x89PNG\r\n\x1a\n"})
+    make_zip(
+        library / "x.cbz", {"1.png": bytes_of(tmp_path, 8), "2.png": (library / "tiny.png").read_bytes()}
+    )
+    finished = run(job())
+    assert finished.failed == 2
+    why = {warning.split(" was ")[0]: warning for warning in finished.warnings}
+    assert sorted(why) == ["tiny.png", "x.cbz"]
+    assert "has not compared it" in why["tiny.png"]
+    assert "its page 2.png" in why["x.cbz"]
+    after = visible(library)
+    assert after["tiny.png"] == (library / "tiny.png").read_bytes()
+    assert size_of(library / "tiny.png") == (20, 20)
+    assert after["broken.png"] == b"\x89PNG\r\n\x1a\n"
+    with zipfile.ZipFile(library / "w.cbz") as archive:
+        assert archive.read("2.png") == b"\x89PNG\r\n\x1a\n"
+
+
+class Wrong(NearestEngine):
+    """An engine whose pages the gate rejects: they are upside down."""
+
+    def upscale(self, batch: Any) -> Any:
+        made = super().upscale(batch)
+        return type(made)(pixels=[np.ascontiguousarray(each[::-1]) for each in made.pixels])
+
+
+def test_suspect_pages_stay(library: Path, job: Any) -> None:
+    before = visible(library)
+    finished = run_job(job(), open_engines=lambda *_: [Wrong(limit=4)])
+    assert finished.suspects == 5
+    assert finished.replaced == 0
+    assert visible(library) == before
+    assert len(finished.warnings) == 3
+
+
+def test_an_original_that_was_restored_and_edited_is_done_again(library: Path, job: Any) -> None:
+    run(job())
+    restore(library, change=True)
+    page(library / "a.jpg", 20)
+    edited = (library / "a.jpg").read_bytes()
+    finished = run(job())
+    assert (finished.done_now, finished.replaced_now) == (1, 3)
+    assert (library / TRASH / "a.jpg").read_bytes() == edited
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gate": False}, "--no-gate"),
+        ({"archive_output": "folder"}, "--archive-output folder"),
+        ({"overwrite": True}, "--overwrite"),
+        ({"copy_others": True}, "--copy-others"),
+        ({"keep_original_on_failure": True}, "--keep-original-on-failure"),
+        ({"crop_margins": True}, "--crop-margins"),
+        ({"output": Path("elsewhere")}, "no --output"),
+        ({"archive_output": "epub", "max_volume_size": 10**6}, "--max-volume-size"),
+    ],
+)  # fmt: skip
+def test_combinations_that_make_no_sense(options: dict[str, Any], message: str) -> None:
+    library = Path("library").absolute()
+    values = {"input": library, "output": replace_folder(library), "replace_sources": True}
+    with pytest.raises(SettingsError, match=message):
+        JobSettings(**{**values, **options})
+
+
+def test_a_folder_where_nothing_was_replaced(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no original of"):
+        restore(tmp_path, change=True)
+    with pytest.raises(InputError, match="no original of"):
+        prune_trash(tmp_path, remove=True)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,231 @@
+"""Replaced originals: a kill at any step loses nothing, and every step back works."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from comic_upscale.settings.paths import TRASH
+from comic_upscale.storage.replaced import NotReplacedError, ReplacedSourceStore, Trash
+
+OLD, NEW = b"old" * 100_000, b"new" * 150_000
+
+
+def sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    folder = tmp_path / "library"
+    (folder / "series").mkdir(parents=True)
+    (folder / "series" / "a.jpg").write_bytes(OLD)
+    os.utime(folder / "series" / "a.jpg", ns=(10**18, 10**18))
+    (tmp_path / "out.png").write_bytes(NEW)
+    return folder
+
+
+def exchange(library: Path, name: str = "a.png", source_sha256: str = sha(OLD)) -> Trash:
+    trash = Trash(library)
+    path = library / "series" / "a.jpg"
+    trash.exchange(
+        path,
+        path.with_name(name),
+        library.parent / "out.png",
+        source_sha256=source_sha256,
+        new_sha256=sha(NEW),
+    )
+    return trash
+
+
+def visible(library: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(library).as_posix(): path.read_bytes()
+        for path in sorted(library.rglob("*"))
+        if path.is_file() and ".comic-upscale" not in path.relative_to(library).parts
+    }
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_an_original_goes_to_the_trash_and_comes_back(library: Path, name: str) -> None:
+    trash = exchange(library, name)
+    assert visible(library) == {f"series/{name}": NEW}
+    assert (library / TRASH / "series" / "a.jpg").read_bytes() == OLD
+    (record,) = trash.in_force()
+    assert (record.source, record.new) == ("series/a.jpg", f"series/{name}")
+    # The view of a later run has the original, as it was.
+    store = ReplacedSourceStore(library)
+    (entry,) = store.list(str(library / "series"))
+    assert (entry.name, entry.stat().st_size, entry.stat().st_mtime_ns) == ("a.jpg", len(OLD), 10**18)
+    assert store.read_now(Path(entry.path)) == OLD
+    assert store.read_now(store.address("series/a.jpg")) == OLD
+    trash.restore(record)
+    assert visible(library) == {"series/a.jpg": OLD}
+    assert (library / "series" / "a.jpg").stat().st_mtime_ns == 10**18
+    assert trash.in_force() == ()
+    assert trash.originals() == []
+
+
+def test_a_pruned_original_is_gone_and_its_replacement_is_no_page(library: Path) -> None:
+    trash = exchange(library)
+    assert trash.originals() == [("series/a.jpg", len(OLD))]
+    assert trash.prune() == []
+    store = ReplacedSourceStore(library)
+    assert store.list(str(library / "series")) == []
+    assert store.pruned == 1
+    with pytest.raises(NotReplacedError, match="no longer in the trash"):
+        trash.restore(trash.in_force()[0])
+    # A new file of the same name is a page again.
+    (library / "series" / "a.png").write_bytes(b"another")
+    assert [entry.name for entry in ReplacedSourceStore(library).list(str(library / "series"))] == ["a.png"]
+
+
+def test_what_is_not_replaced(library: Path) -> None:
+    with pytest.raises(NotReplacedError, match="has changed"):
+        exchange(library, source_sha256=sha(b"other"))
+    (library / "series" / "a.png").write_bytes(b"mine")
+    with pytest.raises(NotReplacedError, match="exists already"):
+        exchange(library)
+    (library / "series" / "a.png").unlink()
+    (library.parent / "out.png").write_bytes(b"changed since")
+    with pytest.raises(NotReplacedError, match="output has changed"):
+        exchange(library)
+    (library / "series" / "a.jpg").rename(library / "real.jpg")
+    (library / "series" / "a.jpg").symlink_to(library / "real.jpg")
+    with pytest.raises(NotReplacedError, match="it is a link"):
+        exchange(library)
+    assert not list(library.rglob("*.part"))
+    assert (library / "real.jpg").read_bytes() == OLD
+
+
+def test_an_edited_replacement_stays(library: Path) -> None:
+    trash = exchange(library)
+    record = trash.in_force()[0]
+    (library / "series" / "a.png").write_bytes(b"edited")
+    with pytest.raises(NotReplacedError, match="was edited"):
+        trash.restore(record)
+    assert visible(library) == {"series/a.png": b"edited"}
+    assert (library / TRASH / "series" / "a.jpg").read_bytes() == OLD
+
+
+def test_two_originals_of_one_name_are_both_kept(library: Path) -> None:
+    trash = exchange(library)
+    (library / "series" / "a.png").unlink()
+    other = b"another original"
+    (library / "series" / "a.jpg").write_bytes(other)
+    exchange(library, source_sha256=sha(other))
+    assert [(name, size) for name, size in trash.originals()] == [
+        ("2/series/a.jpg", len(other)), ("series/a.jpg", len(OLD)),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.webp"])
+def test_a_newer_output_takes_the_place_of_an_older_one(library: Path, name: str) -> None:
+    trash = exchange(library)
+    newer = library.parent / "newer"
+    newer.write_bytes(b"newer")
+    trash.renew(trash.in_force()[0], name, newer, sha(b"newer"))
+    assert visible(library) == {f"series/{name}": b"newer"}
+    (record,) = trash.in_force()
+    trash.restore(record)
+    assert visible(library) == {"series/a.jpg": OLD}
+
+
+def test_a_journal_of_a_stranger_leads_nowhere(library: Path) -> None:
+    trash = exchange(library)
+    journal = library / TRASH / "journal.jsonl"
+    line = journal.read_text().strip()
+    for name in ("../../x", "/etc/passwd", ""):
+        journal.write_text(line.replace("series/a.png", name) + "\n" + line[:40] + "\n[]\n{}\n")
+        assert trash.in_force() == ()
+    journal.write_text(line[:50] + "\n" + line)
+    assert len(trash.in_force()) == 1
+
+
+def kill_at(library: Path, step: int, work: Callable[[], object]) -> bool:
+    """Do some work in a child that is killed at a step; tell whether it was killed.
+
+    A step is a call that opens or changes a file of the library.
+    """
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    count = 0
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal count
+        if event in ("open", "os.link", "os.rename", "os.remove", "os.mkdir", "os.utime", "os.rmdir"):
+            count += any(str(library) in str(each) for each in arguments)
+            if count == step:
+                os._exit(9)
+
+    try:
+        sys.addaudithook(hook)
+        work()
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def kill_everywhere(library: Path, name: str) -> None:
+    """Kill a replacement at each step, and then the way back."""
+    source, new, kept = (
+        library / "series" / "a.jpg",
+        library / "series" / name,
+        library / TRASH / "series" / "a.jpg",
+    )
+    step, killed = 0, True
+    while killed:
+        step += 1
+        killed = kill_at(library, step, lambda: exchange(library, name))
+        assert source.exists() or new.exists()
+        if source.exists() and source.read_bytes() != NEW:
+            assert source.read_bytes() == OLD
+        else:
+            assert kept.read_bytes() == OLD
+        if new.exists():
+            # Whole at every moment.
+            assert new.read_bytes() in (OLD, NEW)
+        put_back(library, name)
+    assert 8 < step < 99
+    step, killed = 0, True
+    while killed:
+        step += 1
+        trash = exchange(library, name)
+        record = trash.in_force()[0]
+        killed = kill_at(library, step, lambda: trash.restore(record))  # noqa: B023 - called at once
+        assert any(path.exists() and path.read_bytes() == OLD for path in (kept, source))
+        put_back(library, name)
+    assert 5 < step < 99
+    sys.stdout.write("nothing is lost")
+
+
+def put_back(library: Path, name: str) -> None:
+    trash = Trash(library)
+    trash.settle()
+    assert not list((library / "series").glob(".*"))
+    for record in trash.in_force():
+        assert visible(library) == {f"series/{name}": NEW}
+        trash.restore(record)
+    assert visible(library) == {"series/a.jpg": OLD}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_a_kill_at_each_step_loses_nothing(library: Path, name: str) -> None:
+    # In a process without threads, which can be forked.
+    program = (
+        "import sys; from pathlib import Path; from tests.storage.test_replaced import kill_everywhere;"
+        " kill_everywhere(Path(sys.argv[1]), sys.argv[2])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, str(library), name],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ended.stdout == "nothing is lost", ended.stderr
