@@ -20,6 +20,7 @@ from comic_upscale.engines.base import (
 )
 from comic_upscale.engines.filters import fingerprinted_filters
 from comic_upscale.engines.options import pixel_options, read_options
+from comic_upscale.engines.tta import TtaEngine
 from comic_upscale.errors import SettingsError
 from comic_upscale.models.weights import ResolvedWeights
 from comic_upscale.settings.engines import BUILT_IN, GROUP, EngineOptions, check_engine, entry_points
@@ -131,7 +132,8 @@ def open_engines(settings: JobSettings, weights: ResolvedWeights | None) -> list
     """
     factory = find_factory(settings.backend)
     _check_packages(factory)
-    return factory.open(spec_of(settings, weights), _resources(settings))
+    engines = factory.open(spec_of(settings, weights), _resources(settings))
+    return [TtaEngine(engine) for engine in engines] if settings.tta else engines
 
 
 def describe_loading(settings: JobSettings, weights: ResolvedWeights | None) -> str | None:
