@@ -97,9 +97,14 @@ def identify(settings: JobSettings) -> Identity:
     """Return the identity of what computes a job's pixels. The model must not be ``auto`` any more.
 
     Raises:
-        SettingsError, WeightsError: as `EngineFactory.identify`.
+        SettingsError, WeightsError: as `EngineFactory.identify`; or ``--tta`` with an engine that is paid by call.
     """
-    return find_factory(settings.backend).identify(spec_of(settings))
+    factory = find_factory(settings.backend)
+    if settings.tta and factory.billing == "call":
+        raise SettingsError(
+            f"--tta would have --engine {factory.name} paid eight times for each page: leave it out"
+        )
+    return factory.identify(spec_of(settings))
 
 
 def fingerprinted_options(settings: JobSettings) -> EngineOptions:

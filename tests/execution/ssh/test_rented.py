@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -171,11 +172,18 @@ def test_signals_end_the_machine_at_any_time(
     cloud.boots_after = 0
     for number in range(3, 24):
         draw(tmp_path / "pages" / f"{number}.png", number, size=(400, 500))
+
+    def launched(count: int, process: subprocess.Popen[str]) -> bool:
+        return cloud.launched >= count or process.poll() is not None
+
+    def wrote(before: set[Path], process: subprocess.Popen[str]) -> bool:
+        return bool(outputs(box) - before) or process.poll() is not None
+
     for signals in (1, 2):
         before = outputs(box)
         with start(asked, tmp_path) as process:
-            wait_for(lambda: cloud.launched > signals or process.poll() is not None)
-            wait_for(lambda old=before: outputs(box) - old or process.poll() is not None)  # type: ignore[misc]
+            wait_for(partial(launched, signals + 1, process))
+            wait_for(partial(wrote, before, process))
             for _ in range(signals):
                 process.send_signal(signal.SIGINT)
                 time.sleep(0.2)
