@@ -18,7 +18,10 @@
     ├── RemoteError          the remote machine cannot do the work        9
     │   ├── ConnectionLostError  it is unreachable, or the connection was lost
     │   │   └── UnreachableError     nothing answers at its address
-    │   └── HostKeyError         its host key is unknown, changed or revoked
+    │   ├── HostKeyError         its host key is unknown, changed or revoked
+    │   └── ProviderError        the provider of rented machines refused
+    │       ├── CapacityError        the offer is gone; another one may succeed
+    │       └── UncertainError       it may have done what it was asked for
     └── PageError            one page failed: a value in the pipeline,
                              which never ends a run                       1
 
@@ -137,6 +140,18 @@ class UnreachableError(ConnectionLostError):
 
 class HostKeyError(RemoteError):
     """The host key of the remote machine is unknown and not accepted, has changed, or is revoked."""
+
+
+class ProviderError(RemoteError):
+    """A provider of rented machines refused a request, or cannot be reached."""
+
+
+class CapacityError(ProviderError):
+    """The offered machine is not available any more; another offer may succeed."""
+
+
+class UncertainError(ProviderError):
+    """A request to a provider failed in a way that leaves open whether it was carried out."""
 
 
 class PageError(ComicUpscaleError):
