@@ -60,6 +60,7 @@ from comic_upscale.imaging.pixels import Borders, Pixels, SampleArray
 from comic_upscale.models.catalogue import CATALOGUE
 
 RESULT = REPOSITORY / "benchmarks" / "results" / "gate-cpu.json"
+GENERATIVE = REPOSITORY / "benchmarks" / "results" / "gate-generative-cpu.json"
 BOUNDS = REPOSITORY / "comic_upscale" / "gate" / "thresholds.toml"
 ANY = "any other model"
 LEFT = 2.0
@@ -209,9 +210,7 @@ def bounds_text(judged: list[Judged]) -> str:
         "[bounds]",
         *bound_lines(seen),
         "",
-        "# Bounds by `EngineInfo.fidelity`. [bounds_of_fidelity.generative] is not measured yet.",
-        "[bounds_of_fidelity]",
-        "",
+        *generative_lines(),
         "# Bounds of single networks, identified by the hash of their weights.",
     ]
     parts = []
@@ -225,6 +224,18 @@ def bounds_text(judged: list[Judged]) -> str:
             ]
             parts.append("\n".join([*part, *bound_lines(own)]))
     return "\n".join(lines) + "\n" + "\n\n".join(parts) + "\n"
+
+
+def generative_lines() -> list[str]:
+    """Return the part of the file of bounds about engines that draw, which `benchmarks.gate_generative` measured."""
+    found = json.loads(GENERATIVE.read_text(encoding="utf-8"))
+    return [
+        "# Bounds by `EngineInfo.fidelity`. Changes that an engine that draws may make were made by rule, at their",
+        f"# strongest, on {found['pieces']} pieces of real pages: benchmarks/results/{GENERATIVE.name}.",
+        "[bounds_of_fidelity.generative]",
+        *[f"{name} = {float(value)}" for name, value in found["bounds"].items()],
+        "",
+    ]
 
 
 def bound_lines(seen: list[Judged]) -> list[str]:

@@ -169,6 +169,10 @@ COMMANDS = {
         "comic_upscale.commands.remote:remote",
         "Use a remote machine: a rented GPU, or any Linux machine that you can reach by SSH.",
     ),
+    "rent": Entry(
+        "comic_upscale.commands.rent:rent",
+        "Rent GPUs by the hour: offers ranked by the cost of your job, machines that end themselves, and their end.",
+    ),
     "serve": Entry(
         "comic_upscale.commands.serve:serve",
         "Serve a REST interface: uploads become jobs, and a worker on this machine runs them.",

@@ -14,10 +14,14 @@
     ├── DatabaseError        the server's database cannot be used         6
     ├── OutputError          the output folder is full or not writable    7
     │   └── StorageError         a bucket refuses or cannot be reached
+    ├── CeilingError         the next call would exceed --max-cost        8
     ├── RemoteError          the remote machine cannot do the work        9
     │   ├── ConnectionLostError  it is unreachable, or the connection was lost
     │   │   └── UnreachableError     nothing answers at its address
-    │   └── HostKeyError         its host key is unknown, changed or revoked
+    │   ├── HostKeyError         its host key is unknown, changed or revoked
+    │   └── ProviderError        the provider of rented machines refused
+    │       ├── CapacityError        the offer is gone; another one may succeed
+    │       └── UncertainError       it may have done what it was asked for
     └── PageError            one page failed: a value in the pipeline,
                              which never ends a run                       1
 
@@ -106,6 +110,12 @@ class OutputError(ComicUpscaleError):
     exit_code = 7
 
 
+class CeilingError(ComicUpscaleError):
+    """An engine did not make a call that is billed, since the job would then exceed its cost ceiling."""
+
+    exit_code = EXIT_CEILING
+
+
 class StorageError(OutputError):
     """A bucket, or the storage of the server, cannot be reached or refuses a request. A later try may succeed."""
 
@@ -130,6 +140,18 @@ class UnreachableError(ConnectionLostError):
 
 class HostKeyError(RemoteError):
     """The host key of the remote machine is unknown and not accepted, has changed, or is revoked."""
+
+
+class ProviderError(RemoteError):
+    """A provider of rented machines refused a request, or cannot be reached."""
+
+
+class CapacityError(ProviderError):
+    """The offered machine is not available any more; another offer may succeed."""
+
+
+class UncertainError(ProviderError):
+    """A request to a provider failed in a way that leaves open whether it was carried out."""
 
 
 class PageError(ComicUpscaleError):

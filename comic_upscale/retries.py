@@ -22,7 +22,10 @@ def _ignore(reason: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and how long a failed operation is retried. It ends at the first of its limits."""
+    """How often and how long a failed operation is retried. It ends at the first of its limits.
+
+    An exception with a number of seconds in ``retry_after`` makes the next pause at least as long.
+    """
 
     seconds: float = math.inf
     """How long to keep retrying after the first failure. 0: no retry."""
@@ -64,6 +67,7 @@ def with_retries(
             now = time.monotonic()
             # From the first failure on: a long transfer that breaks near its end must be retried too.
             until = now + policy.seconds if until is None else until
+            pause = max(pause, getattr(error, "retry_after", 0.0))
             if attempt == policy.attempts or now + pause > until:
                 raise
             policy.on_failure(str(error))

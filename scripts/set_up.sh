@@ -23,7 +23,7 @@ export PIP_NO_COMPILE=1
 "$folder/bin/python" -m pip install --quiet --upgrade "pip>=25.1"
 # PyTorch as users get it, from the plain requirement: several GB with the CUDA libraries on Linux.
 echo "installing comic-upscale and its tools into $folder (several GB, some minutes) ..."
-"$folder/bin/python" -m pip install --quiet --constraint constraints.txt --editable '.[server,postgres,s3,ray]' --group dev
+"$folder/bin/python" -m pip install --quiet --constraint constraints.txt --editable '.[server,postgres,s3,ray,imagen,flux]' --group dev
 
 if "$folder/bin/python" -c 'import sys; sys.exit(sys.version_info >= (3, 13))'; then
     "$folder/bin/python" -m pip install --quiet --constraint constraints.txt --editable '.[realesrgan]' ||

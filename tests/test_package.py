@@ -13,8 +13,11 @@ import pytest
 from tests.conftest import REPOSITORY
 
 WEIGHTS = [
-    Path(f"weights/comic-{name}.safetensors")
-    for name in ("best-x2", "best-x3", "compact-x3", "fast-x2", "fast-x3")
+    Path("weights/blazeface-back.safetensors"),
+    *(
+        Path(f"weights/comic-{name}.safetensors")
+        for name in ("best-x2", "best-x3", "compact-x3", "fast-x2", "fast-x3")
+    ),
 ]
 
 

@@ -118,7 +118,7 @@ def cost(named: Pages = None, *, from_file: FromFile = None, source: Given, own:
     input = requested.pop("input", None)
     _check_together(asked, input)
     settings = job_settings({"input": input or Path("pages"), **requested})
-    workload, unchanged, trial = _count(settings, asked)
+    workload, unchanged, trial = count_work(settings, asked)
     quotes = quotes_for(
         workload,
         Question(
@@ -129,7 +129,7 @@ def cost(named: Pages = None, *, from_file: FromFile = None, source: Given, own:
             workers=workers,
             denoise=settings.denoise,
             offers=tuple(listed_offers(asked.prices or own_prices())),
-            measurements=_known_measurements(),
+            measurements=known_measurements(),
             pilot=trial,
         ),
     )
@@ -143,7 +143,7 @@ def cost(named: Pages = None, *, from_file: FromFile = None, source: Given, own:
         raise typer.Exit(EXIT_OVER_BUDGET)
 
 
-def _known_measurements() -> tuple[Measured, ...]:
+def known_measurements() -> tuple[Measured, ...]:
     """Return the measurements in the user's folder and in the ledgers of this machine."""
     from comic_upscale.estimates.history import from_ledgers, load_measurements, processor_name
     from comic_upscale.ledger.recent import known_ledgers
@@ -191,7 +191,7 @@ def _check_together(asked: CostOptions, input: Path | None) -> None:
         raise SettingsError("--pilot needs pages: name them, or give --input")
 
 
-def _count(settings: JobSettings, asked: CostOptions) -> tuple[Workload, int, Measured | None]:
+def count_work(settings: JobSettings, asked: CostOptions) -> tuple[Workload, int, Measured | None]:
     """Count the work of an input, or of an assumed number of pages, and run the pilot if requested.
 
     Returns:

@@ -10,6 +10,7 @@ from pathlib import Path
 from comic_upscale.commands.environment import user_folder
 from comic_upscale.errors import SettingsError
 from comic_upscale.settings.paths import absolute, expand_user, path_text
+from comic_upscale.settings.places import is_bucket
 from comic_upscale.settings.profiles import (
     DEFAULT,
     NONE,
@@ -43,7 +44,8 @@ def find_profile(name: str | None, input: Path | None = None) -> Profile | None:
     """
     if name is not None:
         return None if name == NONE else _find(name, ())
-    for folder in (*(() if input is None else (absolute(input).parent,)), Path.cwd()):
+    beside = () if input is None or is_bucket(input) else (absolute(input).parent,)
+    for folder in (*beside, Path.cwd()):
         path = folder / PROJECT_FILE
         if path.is_file():
             return _read(path, path_text(path), (), was_named=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from comic_upscale.commands.options import Given, takes
+from comic_upscale.commands.rented import PANEL, RENT, Rental, RentedUpscale, RentOptions
 from comic_upscale.commands.run import (
     JOB,
     SHOW,
@@ -25,7 +26,7 @@ from comic_upscale.commands.run import (
 )
 from comic_upscale.commands.selection import FromFile, Pages, with_pages
 from comic_upscale.commands.ssh_options import SSH, UPSCALE, SshOptions, UpscaleOptions, script_of
-from comic_upscale.errors import ComicUpscaleError, RemoteError
+from comic_upscale.errors import ComicUpscaleError, RemoteError, SettingsError
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.option_json import to_json
 from comic_upscale.settings.options import pick, sent_names
@@ -46,6 +47,22 @@ Host = Annotated[
         show_default=False,
     ),
 ]
+HostOrRent = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[HOST]",
+        help="HOST, USER@HOST or USER@HOST:PORT, or a name from ~/.ssh/config or `rent list`. None with --rent.",
+        show_default=False,
+    ),
+]
+Rent = Annotated[
+    str | None,
+    typer.Option(
+        "--rent", metavar="PROVIDER[:GPU]", rich_help_panel=PANEL,
+        help="Rent a machine for this job, and end it afterwards, also after an error or Ctrl-C: vast, runpod, lambda, "
+        "aws or any, such as vast:4090. The offer that is cheapest for this job is taken.",
+    ),
+]  # fmt: skip
 Job = Annotated[
     str | None,
     typer.Option("--job", metavar="NAME", help="Job on the remote machine. Default: the most recent one."),
@@ -65,6 +82,8 @@ class RemoteSession:
     ssh: SshOptions
     step: RemoteStep
     options: UpscaleOptions
+    before_exit: Callable[[], None] = lambda: None
+    """Called before a second signal ends the process at once."""
 
     def run(self, values: Mapping[str, Any], show: Given) -> None:
         """Do what ``comic-upscale run`` does, on the remote machine.
@@ -94,7 +113,7 @@ class RemoteSession:
             machine.connect()
             options = self.options
             remote_options = RemoteOptions(machine, self.step, options.poll, options.page_timeout)
-            code, finished = run_shown(job, stop, shown, remote=remote_options)
+            code, finished = run_shown(job, stop, shown, remote=remote_options, before_exit=self.before_exit)
         finally:
             machine.close()
         return self._finish(code, finished)
@@ -220,24 +239,65 @@ _step("pull", "Download the pages that are done so far. Takes the same options a
     epilog="Examples:\n\n"
     "  comic-upscale remote upscale root@203.0.113.7:40022 --input pages/ --scale 2.5\n\n"
     "  comic-upscale remote upscale gpu-box --input v01.cbz --width 2000 --when-done 'vastai destroy instance 123'\n\n"
+    "  comic-upscale remote upscale --rent vast:4090 --input pages/ --max-hours 3\n\n"
     "Run the same command again to continue, even with another HOST. Downloaded pages are not done again.",
 )
-@takes(ssh=SSH, options=UPSCALE, given=JOB, show=SHOW)
+@takes(ssh=SSH, options=UPSCALE, renting=RENT, given=JOB, show=SHOW)
 def upscale(
-    host: Host,
+    host: HostOrRent = None,
     pages: Pages = None,
     *,
     from_file: FromFile = None,
+    rent: Rent = None,
     ssh: Given,
     options: Given,
+    renting: Given,
     given: Given,
     show: Given,
 ) -> None:
     """Send pages, upscale them remotely, and download each once it is done. Takes the options of `run`."""
+    if rent is not None:
+        named = [Path(host), *(pages or ())] if host is not None else pages
+        values = with_pages(given.values(), named, from_file)
+        _upscale_rented(rent, RentOptions(**renting.values()), ssh.values(), options, values, show)
+        return
+    if host is None:
+        raise SettingsError("name a remote machine: HOST, or --rent PROVIDER to rent one")
+    if given_names := renting.values():
+        flag = next(option.flag for option in RENT if option.name in given_names)
+        raise SettingsError(f"{flag} is about a rented machine: it needs --rent")
     with _note_if_not_run(options.complete()["when_done"]):
         connection, own = SshOptions(host=host, **ssh.values()), UpscaleOptions(**options.values())
         values = with_pages(given.values(), pages, from_file)
         RemoteSession(connection, "upscale", own).run(values, show)
+
+
+def _upscale_rented(
+    target: str,
+    renting: RentOptions,
+    ssh: dict[str, Any],
+    options: Given,
+    values: dict[str, Any],
+    show: Given,
+) -> None:
+    """Do ``remote upscale`` on a machine that is rented for it, and ended afterwards."""
+    shown, own = ShowOptions(**show.values()), UpscaleOptions(**options.values())
+    if own.when_done is not None:
+        raise SettingsError("--rent ends the machine itself: leave out --when-done")
+    if shown.dry_run:
+        show_plan(job_settings(values), as_json=shown.as_json)
+        return
+
+    def use(rental: Rental, priced: dict[str, Any]) -> None:
+        def end_quietly() -> None:
+            try:
+                rental.end()
+            except ComicUpscaleError as error:
+                typer.echo(str(error), err=True)
+
+        RemoteSession(rental.ssh, "upscale", own, end_quietly).run(priced, show)
+
+    RentedUpscale(target, renting, ssh).run(values, use)
 
 
 LONGEST_LINE = 1 << 16

@@ -309,6 +309,7 @@ def run_shown(
     remote: RemoteOptions | None = None,
     worker: Path | None = None,
     cluster: RayOptions | None = None,
+    before_exit: Callable[[], None] = lambda: None,
     hooks: HookSettings | None = None,
 ) -> tuple[int, JobFinished]:
     """Run a job, print its events, and return the exit code and the final event.
@@ -320,6 +321,7 @@ def run_shown(
         remote: a remote machine that processes the pages.
         worker: the socket of a worker of this machine that processes them.
         cluster: the Ray cluster that processes them.
+        before_exit: called before a second signal ends the process at once. It must not raise an error.
         hooks: are called when a volume or the run is done.
     """
     from comic_upscale.jobs.service import JobService
@@ -327,7 +329,7 @@ def run_shown(
     with (
         open_display(stop, shown) as (display, show_event),
         open_hooks(hooks, show_event) as (on_event, finish_hooks),
-        _stop_on_signals(stop, display) as received,
+        _stop_on_signals(stop, display, before_exit) as received,
     ):
         service = JobService(state_folder())
         # Whoever starts a run wants it to run.
@@ -438,7 +440,9 @@ def _choose_display(stop: StopRequest, shown: ShowOptions) -> Display:
 
 
 @contextmanager
-def _stop_on_signals(stop: StopRequest, display: Display) -> Iterator[list[int]]:
+def _stop_on_signals(
+    stop: StopRequest, display: Display, before_exit: Callable[[], None]
+) -> Iterator[list[int]]:
     """Inside the block, the first Ctrl-C or SIGTERM stops gracefully, and the second ends the process at once.
 
     Until the run has begun, the first one ends the process at once: a reader that hangs over a file of the input cannot
@@ -454,6 +458,7 @@ def _stop_on_signals(stop: StopRequest, display: Display) -> Iterator[list[int]]
             program = sys.modules.get("comic_upscale.engines.program")
             if program is not None:
                 program.kill_running()
+            before_exit()
             os._exit(128 + number)
         stop.request(signal.Signals(number).name)
 

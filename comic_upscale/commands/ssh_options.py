@@ -13,6 +13,7 @@ import typer
 from annotated_types import Ge, Le
 
 from comic_upscale.commands.environment import ssh_files
+from comic_upscale.commands.rent_environment import rented_ssh_config
 from comic_upscale.errors import SettingsError
 from comic_upscale.settings.options import Opt, check, definitions
 from comic_upscale.settings.paths import expand_user, path_text
@@ -93,18 +94,11 @@ class SshOptions:
             patience: seconds to retry a lost connection if ``--patience`` is not given.
             given_up: returns True when retrying a lost connection should end.
         """
-        from comic_upscale.execution.ssh.address import find_address
-        from comic_upscale.execution.ssh.connection import Connection
         from comic_upscale.execution.ssh.machine import Machine
         from comic_upscale.retries import RetryPolicy
 
-        address = find_address(self.host, ssh_files(self.ssh_config), port=self.port, identity=self.identity)
-
-        def connect() -> Connection:
-            return Connection(address, self._ask)
-
         return Machine(
-            connect,
+            self._connector(),
             RetryPolicy(
                 patience if self.patience is None else self.patience,
                 lambda seconds: _wait(seconds, given_up),
@@ -116,6 +110,19 @@ class SshOptions:
             resources=resources or {},
             may_be_starting=self.patience is not None,
         )
+
+    def connection(self) -> Connection:
+        """Return a connection to the machine, not open yet."""
+        return self._connector()()
+
+    def _connector(self) -> Callable[[], Connection]:
+        from comic_upscale.execution.ssh.address import find_address
+        from comic_upscale.execution.ssh.connection import Connection
+
+        # A machine that `rent` launched has a configuration of its own.
+        config = self.ssh_config or rented_ssh_config(self.host)
+        address = find_address(self.host, ssh_files(config), port=self.port, identity=self.identity)
+        return lambda: Connection(address, self._ask)
 
     def _image(self) -> str | Path | None:
         """Return the name of the image, or the file to load it from.

@@ -21,10 +21,20 @@ def watchdog(ctx: typer.Context) -> None:
     The process becomes scripts/idle_watchdog.sh, with all options, ``--help`` included. The script itself needs no
     Python.
     """
-    script = next((path for path in CANDIDATES if path.is_file()), None)
-    if script is None:
-        raise RemoteError("idle_watchdog.sh is missing from the package: reinstall comic-upscale")
+    script = find_watchdog()
     bash = shutil.which("bash")
     if bash is None:
         raise RemoteError("the watchdog needs bash: install it")
     os.execv(bash, [bash, str(script), *ctx.args])
+
+
+def find_watchdog() -> Path:
+    """Return the path of the script.
+
+    Raises:
+        RemoteError: it is missing from the package.
+    """
+    script = next((path for path in CANDIDATES if path.is_file()), None)
+    if script is None:
+        raise RemoteError("idle_watchdog.sh is missing from the package: reinstall comic-upscale")
+    return script

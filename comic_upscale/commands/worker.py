@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from comic_upscale.execution.stop import StopRequest
 
 WORKER = pick(
-    ServerSettings, "data", "database", "storage", "device", "worker_threads", "worker_concurrency",
+    ServerSettings, "data", "database", "storage", "device", "face_model", "flux_options", "imagen_options",
+    "imagen_max_cost",
+    "worker_threads", "worker_concurrency",
     "worker_idle_timeout", "jobs_per_user",
     "job_timeout", "roots", "worker_memory", "min_free_disk", "cluster",
 )  # fmt: skip

@@ -301,7 +301,8 @@ def money(amount: float | None) -> str:
 def spent_line(spent: float, price: float, to_come: float | None) -> str:
     """Return what a job has cost so far, and the expected rest if known."""
     more = f", about {money(to_come)} to go" if to_come else ""
-    return f"spent: {money(spent)}{more}, at {money(price)} per hour"
+    hourly = f", at {money(price)} per hour" if price else ""
+    return f"spent: {money(spent)}{more}{hourly}"
 
 
 def volumes_lines(volumes: int, done: int, cut: int) -> list[str]:

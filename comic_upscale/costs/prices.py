@@ -28,6 +28,8 @@ class Offer:
     """Dollars an hour."""
     egress_gb: Range = FREE
     """Dollars per GB sent from the machine."""
+    ingress_gb: Range = FREE
+    """Dollars per GB sent to the machine."""
     storage_gb_month: Range = FREE
     """Dollars per GB stored for a month."""
     vcpus: int | None = None

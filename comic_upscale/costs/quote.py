@@ -77,7 +77,11 @@ def quote_rented(
     span = total([begin, up, compute, down])
     parts = {
         "start-up": Part(seconds=begin, dollars=begin * second, source=begin_source),
-        "upload": Part(seconds=up, dollars=up * second, source=line),
+        "upload": Part(
+            seconds=up,
+            dollars=up * second + offer.ingress_gb * (workload.upload_bytes * 1e-9),
+            source=line,
+        ),
         "compute": Part(seconds=compute, dollars=compute * second, source=rate.source),
         "download": Part(
             seconds=down,

@@ -37,6 +37,10 @@ class Spending:
         self.price = price
         self.most = most
         self._before = before
+        self._billed = 0.0
+        self.on_bill: Callable[[float], None] | None = None
+        """Records dollars that were billed, or that were not after all (negative). It must not return before they are
+        kept."""
         self._clock = clock
         self._start = clock()
         self._lock = threading.Lock()
@@ -45,7 +49,34 @@ class Spending:
 
     def spent(self) -> float:
         """Return the cost of the job so far in dollars, including earlier runs."""
-        return self._before + dollars(self._clock() - self._start, self.price)
+        return self._before + self._billed + dollars(self._clock() - self._start, self.price)
+
+    def try_bill(self, amount: float) -> bool:
+        """Record a call that is billed, before it is made, unless the job would exceed its ceiling.
+
+        Args:
+            amount: dollars, at least 0.
+
+        Returns:
+            Whether the call may be made.
+        """
+        with self._lock:
+            # A sum of prices that equals the ceiling may be a little above it in binary.
+            if self.most is not None and self.spent() + amount > self.most + 1e-9:
+                return False
+            self._bill(amount)
+            return True
+
+    def refund(self, amount: float) -> None:
+        """Take back the record of a call that was not billed in the end, such as one that was refused."""
+        with self._lock:
+            self._bill(-amount)
+
+    def _bill(self, amount: float) -> None:
+        # Recorded first: after a kill, too much is counted and never too little.
+        if self.on_bill is not None:
+            self.on_bill(amount)
+        self._billed += amount
 
     def note_batch(self, pixels: int, seconds: float) -> None:
         """Record the time of a batch on its device. The slowest batch counts."""
@@ -75,4 +106,5 @@ class Spending:
     def why(self, seconds: float = 0.0) -> str:
         """Return the reason to stop as text, with the seconds given to `allows`."""
         ahead = f", and {seconds:.0f} s go by before the first page" if seconds >= 1 else ""
-        return f"--max-cost ${self.most:g}: ${self.spent():.4g} spent at ${self.price:g} an hour{ahead}"
+        hourly = f" at ${self.price:g} an hour" if self.price else ""
+        return f"--max-cost ${self.most:g}: ${self.spent():.4g} spent{hourly}{ahead}"

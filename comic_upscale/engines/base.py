@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
+from comic_upscale.costs.spending import Spending
 from comic_upscale.errors import PageError
-from comic_upscale.imaging.pixels import NO_BORDERS, Borders, SampleArray
+from comic_upscale.imaging.pixels import NO_BORDERS, Borders, Pixels, SampleArray
 
 if TYPE_CHECKING:
     from comic_upscale.models.weights import ResolvedWeights
@@ -103,6 +104,8 @@ class Upscaled:
     """Dollars billed for the call; 0 if time is billed."""
     notes: tuple[str, ...] = ()
     """Notes about these pages for the user, one sentence each."""
+    answers: tuple[str, ...] = ()
+    """The pages in `AnswerStore` whose answers the engine keeps. They are deleted once the pages are recorded."""
 
 
 class Engine(Protocol):
@@ -110,6 +113,9 @@ class Engine(Protocol):
 
     An engine with long calls may have a method ``interrupt()``. Any thread may call it, and the current call of the
     engine then ends at once with a `DeviceError`. The engine is not used afterwards. `interrupt` calls this method.
+
+    An engine that is billed by call may have a method ``charge(spending)``, which `charge` calls before the first page.
+    It records every call there before it makes it.
     """
 
     @property
@@ -133,6 +139,7 @@ class Engine(Protocol):
             PageError: this batch failed, others may succeed (out of memory at the smallest tile, numbers that are
                 not finite even in fp32).
             DeviceError: the device failed and can no longer be used.
+            CeilingError: a call that is billed would exceed the cost ceiling of the job. The pages are not done.
         """
         ...
 
@@ -168,6 +175,8 @@ class EngineSpec:
     """Folder for downloads; searched last."""
     download: bool
     """Whether weights may be downloaded."""
+    answers: Path | None = None
+    """Folder for `AnswerStore`, below the output folder; None if nothing may be kept."""
     weights: ResolvedWeights | None = None
     """The weights; set by `EngineFactory.prepare`, None for an engine without weights."""
 
@@ -204,6 +213,8 @@ class EngineFactory(Protocol):
     """The command that installs these packages."""
     uses_catalogue: ClassVar[bool] = False
     """Whether ``--model`` names a model of the catalogue, so that ``auto`` stands for one of them."""
+    billing: ClassVar[Billing] = "time"
+    """How its engines are billed."""
     runs_remotely: ClassVar[bool] = False
     """Whether a remote machine can run the engine with the settings and the weights alone."""
 
@@ -223,6 +234,14 @@ class EngineFactory(Protocol):
         """
         return spec
 
+    def describe_loading(self, spec: EngineSpec, resources: EngineResources) -> str | None:
+        """Return what is about to be loaded, such as a plan of the memory, for the user; None for nothing to say.
+
+        Raises:
+            DeviceError: it cannot be loaded.
+        """
+        return None
+
     def open(self, spec: EngineSpec, resources: EngineResources) -> list[Engine]:
         """Open the engines that together use the resources best. They are used at the same time.
 
@@ -238,11 +257,31 @@ class EngineFactory(Protocol):
         ...
 
 
+class OutputFilter(Protocol):
+    """Changes a page after its engine. Used from one thread at a time."""
+
+    def apply(self, page: Pixels, source: Pixels) -> Pixels:
+        """Return the page, changed or not, with notes for the user.
+
+        Args:
+            page: the output of the engine.
+            source: its input.
+        """
+        ...
+
+
 def interrupt(engine: Engine) -> None:
     """Make an engine end its current call at once, if it can. May be called from any thread."""
     method: Callable[[], None] | None = getattr(engine, "interrupt", None)
     if method is not None:
         method()
+
+
+def charge(engine: Engine, spending: Spending | None) -> None:
+    """Let an engine that is billed by call record its calls in a meter; None for a job without one."""
+    method: Callable[[Spending | None], None] | None = getattr(engine, "charge", None)
+    if method is not None:
+        method(spending)
 
 
 class KeptOpen:
@@ -266,6 +305,10 @@ class KeptOpen:
     def upscale(self, batch: Batch) -> Upscaled:
         """Upscale by the engine."""
         return self._engine.upscale(batch)
+
+    def charge(self, spending: Spending | None) -> None:
+        """Let the engine record its calls in this meter."""
+        charge(self._engine, spending)
 
     def close(self) -> None:
         """Leave the engine open."""

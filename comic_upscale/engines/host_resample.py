@@ -13,10 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comic_upscale.engines.lanczos import Span, dense_weights, input_span
+from comic_upscale.imaging.pixels import SampleArray
 
 Floats: TypeAlias = NDArray[np.float32]
 _BLOCK = 64
 """The number of outputs of one matrix product."""
+_STRIP = 512
+"""Rows of the target that `to_samples` makes at a time."""
 
 
 def resample_window(
@@ -50,6 +53,49 @@ def resample_window(
         np.clip(picture, 0, 1, out=picture)
     turned = _along(picture.transpose(0, 2, 1), source_size[0], target_size[0], rows, needed.start)
     return turned.transpose(0, 2, 1)
+
+
+def resample_samples(samples: SampleArray, target: tuple[int, int]) -> SampleArray:
+    """Resample a page to a target size.
+
+    Args:
+        samples: uint8 or uint16, height x width x C.
+        target: (width, height) in pixels.
+
+    Returns:
+        Samples of the same type, height x width x C of the target.
+    """
+    white = np.iinfo(samples.dtype).max
+    return to_samples(samples.astype(np.float32) / np.float32(white), target, samples.dtype)
+
+
+def to_samples(page: Floats, target: tuple[int, int], kind: np.dtype[Any]) -> SampleArray:
+    """Resample a page of numbers to a target size, in strips, so that a large page needs little more memory.
+
+    Args:
+        page: height x width x C, values 0..1.
+        target: (width, height) in pixels.
+        kind: uint8 or uint16.
+
+    Returns:
+        Samples of that type, height x width x C of the target.
+    """
+    white = np.float32(np.iinfo(kind).max)
+    planes = page.transpose(2, 0, 1)
+    width, height = target
+    result = np.empty((height, width, page.shape[2]), kind)
+    for start in range(0, height, _STRIP):
+        rows = Span(start, min(start + _STRIP, height))
+        needed = input_span(page.shape[0], height, rows)
+        made = resample_window(
+            planes[:, needed.start : needed.stop],
+            source_size=(page.shape[0], page.shape[1]),
+            target_size=(height, width),
+            origin=(needed.start, 0),
+            rows=rows,
+        )
+        result[rows.start : rows.stop] = np.rint(np.clip(made, 0, 1) * white).transpose(1, 2, 0)
+    return result
 
 
 def _along(picture: NDArray[Any], in_size: int, out_size: int, outputs: Span, first: int) -> Floats:

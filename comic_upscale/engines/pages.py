@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from comic_upscale.engines.base import Batch, Engine, check_batch_size
+from comic_upscale.engines.host_resample import resample_samples
 from comic_upscale.errors import PageError
 from comic_upscale.imaging.alpha import bleed_color
 from comic_upscale.imaging.extremes import channel_extremes
@@ -53,7 +54,8 @@ def upscale_pages(
 ) -> list[Pixels | PageError]:
     """Return each page at the target size, or the error that it caused, in the order given.
 
-    Transparency is upscaled as a separate gray page. Profile and notes are kept.
+    Transparency is upscaled as a separate gray page, or resampled beside an engine that draws details of its own.
+    Profile and notes are kept.
 
     Args:
         engine: the engine.
@@ -80,7 +82,14 @@ def upscale_pages(
             plane, more = (None, ()) if alpha is None else (alpha.samples[:, :, 0], alpha.notes)
             notes = tuple(dict.fromkeys((*page.notes, *color.notes, *more)))
             results.append(
-                replace(page, color=color.samples, alpha=plane, borders=color.borders, notes=notes)
+                replace(
+                    page,
+                    color=color.samples,
+                    alpha=plane,
+                    borders=color.borders,
+                    notes=notes,
+                    answers=color.answers,
+                )
             )
     return results
 
@@ -93,6 +102,7 @@ class _Larger:
     """Height x width x C."""
     borders: Borders = NO_BORDERS
     notes: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
 
 
 def _upscale_alphas(
@@ -108,6 +118,9 @@ def _upscale_alphas(
         if alpha.min() == alpha.max():
             # A network may turn 255 into 254. This way, an opaque page stays opaque at no cost.
             results[index] = _Larger(np.full((height, width, 1), alpha.flat[0], dtype=alpha.dtype))
+        elif engine.info.fidelity == "generative":
+            # It would invent edges, and a call may cost money.
+            results[index] = _Larger(resample_samples(alpha[:, :, np.newaxis], target_size))
         else:
             uneven.append((index, alpha[:, :, np.newaxis]))
     planes = _upscale_each(engine, [plane for _, plane in uneven], target_size, conservative)
@@ -128,7 +141,7 @@ def _upscale_each(
         batch = Batch(pixels, target_size, conservative)
         check_batch_size(engine.info, batch)
         made = engine.upscale(batch)
-        return [_Larger(samples, made.borders, made.notes) for samples in made.pixels]
+        return [_Larger(samples, made.borders, made.notes, made.answers) for samples in made.pixels]
     except PageError as error:
         if len(pages) == 1:
             return [error]

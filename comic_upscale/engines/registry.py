@@ -18,12 +18,14 @@ from comic_upscale.engines.base import (
     Identity,
     OnProgress,
 )
+from comic_upscale.engines.filters import fingerprinted_filters
 from comic_upscale.engines.options import pixel_options, read_options
 from comic_upscale.engines.tta import TtaEngine
 from comic_upscale.errors import SettingsError
 from comic_upscale.models.weights import ResolvedWeights
 from comic_upscale.settings.engines import BUILT_IN, GROUP, EngineOptions, check_engine, entry_points
 from comic_upscale.settings.job import JobSettings
+from comic_upscale.settings.paths import answers_folder
 
 OpenEngines: TypeAlias = Callable[[JobSettings, ResolvedWeights | None], list[Engine]]
 """Opens the engines of a job; the weights are None for an engine that has none."""
@@ -60,7 +62,15 @@ def find_factory(name: str) -> EngineFactory:
 
 def missing_packages(factory: EngineFactory) -> list[str]:
     """Return the required packages that are not installed. Nothing is imported."""
-    return [name for name in factory.packages if importlib.util.find_spec(name) is None]
+    return [name for name in factory.packages if not _is_installed(name)]
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        # Of a name with a dot, the package before the dot.
+        return False
 
 
 def spec_of(settings: JobSettings, weights: ResolvedWeights | None = None) -> EngineSpec:
@@ -78,6 +88,7 @@ def spec_of(settings: JobSettings, weights: ResolvedWeights | None = None) -> En
         weights_folders=settings.weights_folders,
         weights_cache=cache or settings.folder,
         download=cache is not None,
+        answers=answers_folder(settings.folder),
         weights=weights,
     )
 
@@ -92,12 +103,12 @@ def identify(settings: JobSettings) -> Identity:
 
 
 def fingerprinted_options(settings: JobSettings) -> EngineOptions:
-    """Return the engine options that are part of a job's fingerprint.
+    """Return the engine options that are part of a job's fingerprint, and what its filters add to it.
 
     Raises:
         SettingsError: as `spec_of`.
     """
-    return pixel_options(_options(settings))
+    return (*pixel_options(_options(settings)), *fingerprinted_filters(settings))
 
 
 def prepare_engine(settings: JobSettings, on_progress: OnProgress | None = None) -> ResolvedWeights | None:
@@ -120,15 +131,36 @@ def open_engines(settings: JobSettings, weights: ResolvedWeights | None) -> list
         SettingsError, WeightsError, DeviceError: as `EngineFactory.open`.
     """
     factory = find_factory(settings.backend)
+    _check_packages(factory)
+    engines = factory.open(spec_of(settings, weights), _resources(settings))
+    return [TtaEngine(engine) for engine in engines] if settings.tta else engines
+
+
+def describe_loading(settings: JobSettings, weights: ResolvedWeights | None) -> str | None:
+    """Return what is about to be loaded for a job; None if it is not worth a word. Arguments as for `open_engines`.
+
+    Raises:
+        SettingsError, DeviceError: it cannot be loaded.
+    """
+    factory = find_factory(settings.backend)
+    describe = getattr(factory, "describe_loading", None)
+    if describe is None or missing_packages(factory):
+        return None
+    text: str | None = describe(spec_of(settings, weights), _resources(settings))
+    return text
+
+
+def _check_packages(factory: EngineFactory) -> None:
     if missing := missing_packages(factory):
         raise SettingsError(
             f"--engine {factory.name} needs {', '.join(missing)}, which is not installed: {factory.install}"
         )
-    resources = EngineResources(
+
+
+def _resources(settings: JobSettings) -> EngineResources:
+    return EngineResources(
         device=settings.device, precision=settings.precision, batch=settings.batch, tile=settings.tile
     )
-    engines = factory.open(spec_of(settings, weights), resources)
-    return [TtaEngine(engine) for engine in engines] if settings.tta else engines
 
 
 def check_remote(settings: JobSettings) -> None:
@@ -137,6 +169,8 @@ def check_remote(settings: JobSettings) -> None:
     Raises:
         SettingsError: the engine or a rule cannot be used remotely.
     """
+    if settings.face_model is not None:
+        raise SettingsError("--face-model does not run on a remote machine: use `comic-upscale run`")
     if not find_factory(settings.backend).runs_remotely:
         raise SettingsError(
             f"--engine {settings.backend} cannot run on a remote machine: use `comic-upscale run`"
@@ -147,6 +181,19 @@ def check_remote(settings: JobSettings) -> None:
                 f"rule {number} has a path, and pages have no paths on a remote machine: use `comic-upscale run`, or "
                 "give each part of the input its own run with --include"
             )
+
+
+def check_cluster(settings: JobSettings) -> None:
+    """Refuse a job that cannot run on a cluster.
+
+    Raises:
+        SettingsError: its engine is billed by call, which only this process can count, or it needs a file of this
+            machine.
+    """
+    if find_factory(settings.backend).billing == "call":
+        raise SettingsError(f"--engine {settings.backend} is billed by call: leave --cluster out")
+    if settings.face_model is not None:
+        raise SettingsError("--face-model does not run on a cluster: leave one of them out")
 
 
 def unused_gpu_warning(settings: JobSettings, engines: Sequence[Engine]) -> str | None:

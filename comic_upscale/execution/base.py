@@ -80,6 +80,8 @@ class PageUpscaled(PageFacts):
     """The output, a complete file; empty if it is stored."""
     sha256: str
     """Of the output."""
+    answers: tuple[str, ...] = ()
+    """Pages in `AnswerStore` whose answers are deleted once this page is recorded."""
     made_at: float | None = None
     """When it was finished, by ``time.perf_counter``; None if the time until it is placed is not measured."""
     stored: StoredOutput | None = None

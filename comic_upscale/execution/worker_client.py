@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from comic_upscale.costs.spending import Spending
-from comic_upscale.engines.registry import OpenEngines
+from comic_upscale.engines.registry import OpenEngines, find_factory
 from comic_upscale.errors import DeviceError, SettingsError
 from comic_upscale.execution.base import (
     Activity,
@@ -88,7 +88,8 @@ class WorkerExecutor:
     ) -> ExecutorInfo:
         """Let the worker load the network, unless it has; see `Executor.open`."""
         self._spending = spending
-        channel = await self._connect()
+        by_call = find_factory(settings.backend).billing == "call"
+        channel = None if by_call else await self._connect()
         if channel is None:
             self._instead = LocalExecutor(self._open_engines)
             self.activity = self._instead.activity
@@ -96,6 +97,9 @@ class WorkerExecutor:
                 settings, model=model, fingerprint=fingerprint, spending=spending, on_progress=on_progress
             )
             note = f"No worker listens at {self._path}, so this run uses engines of its own."
+            if by_call:
+                # The worker has no meter of this run.
+                note = f"--engine {settings.backend} is billed by call, so this run does not use the worker."
             return replace(info, warnings=(*info.warnings, note))
         record = to_json(_absolute(settings))
         opened = await self._ask(channel, "open", on_progress, settings=record, model=model, version=VERSION)

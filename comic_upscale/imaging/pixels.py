@@ -95,6 +95,8 @@ class Pixels:
     """The averages of the source's broad areas; see ``tone.py``."""
     borders: Borders = NO_BORDERS
     """The borders of tiles in ``color``, which the gate checks."""
+    answers: tuple[str, ...] = ()
+    """Pages in `AnswerStore` whose answers are kept until this page is recorded."""
 
     @property
     def width(self) -> int:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import Executor as Pool
 
 from comic_upscale.costs.spending import Spending
+from comic_upscale.engines.registry import find_factory
 from comic_upscale.errors import ComicUpscaleError, SettingsError
 from comic_upscale.execution.events import Listener
 from comic_upscale.execution.stop import StopRequest
@@ -24,7 +25,8 @@ from comic_upscale.planning.output_checks import source_folders
 from comic_upscale.planning.prepare import JobRecord, prepare_job
 from comic_upscale.planning.resolve import ResolvedJob
 from comic_upscale.settings.job import JobSettings
-from comic_upscale.settings.paths import default_ledger
+from comic_upscale.settings.paths import answers_folder, default_ledger
+from comic_upscale.storage.answers import AnswerStore
 from comic_upscale.storage.stores import Stores
 from comic_upscale.version import __version__
 
@@ -111,6 +113,8 @@ async def begin_run(
         spending = await on_ledger(_meter, job.settings, ledger, job_id)
         price = None if spending is None else spending.price
         run_id = await on_ledger(ledger.start_run, job_id, versions=versions(), price=price)
+        if spending is not None:
+            spending.on_bill = lambda amount: on_ledger.wait(ledger.bill, run_id, amount)
         stop.has_begun = True
         heartbeats = asyncio.create_task(_keep_alive(ledger, on_ledger, run_id))
         try:
@@ -130,6 +134,7 @@ async def begin_run(
                 emit=emit,
                 stop=stop,
                 spending=spending,
+                answers=AnswerStore(answers_folder(job.settings.folder)),
             )
         except BaseException as error:
             # The ledger itself may be broken, or its disk full: report the first error.
@@ -150,6 +155,8 @@ def _check_price(job: ResolvedJob, ledger: Ledger) -> None:
     settings = job.settings
     if settings.max_cost is None or settings.price is not None:
         return
+    if find_factory(settings.backend).billing == "call":
+        return
     job_id = ledger.find_job(settings.input, settings.output, job.fingerprint)
     if job_id is None or ledger.spent(job_id)[0] is None:
         raise SettingsError(
@@ -161,7 +168,11 @@ def _meter(settings: JobSettings, ledger: Ledger, job_id: int) -> Spending | Non
     """Return the cost meter, with the price of this run or an earlier one; runs on the thread of the ledger."""
     last, before = ledger.spent(job_id)
     price = last if settings.price is None else settings.price
-    return None if price is None else Spending(price, settings.max_cost, before)
+    if price is not None:
+        return Spending(price, settings.max_cost, before)
+    if find_factory(settings.backend).billing == "call":
+        return Spending(0.0, settings.max_cost, before)
+    return None
 
 
 async def _keep_alive(ledger: Ledger, on_ledger: AsyncLedger, run_id: int) -> None:

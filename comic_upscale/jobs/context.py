@@ -19,6 +19,7 @@ from comic_upscale.planning.plan import Plan
 from comic_upscale.planning.resolve import ResolvedJob
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.selection import Selection
+from comic_upscale.storage.answers import AnswerStore
 from comic_upscale.storage.stores import Stores
 
 
@@ -56,6 +57,8 @@ class JobContext:
     """Requests a graceful stop."""
     spending: Spending | None
     """The cost meter, which may request a stop; None without a price."""
+    answers: AnswerStore
+    """The answers of engines that are billed by call, until their pages are recorded."""
     watch: PageWatch | None = None
     """Watches which pages are in flight."""
     looked_at: Selection | None = None

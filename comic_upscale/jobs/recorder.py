@@ -80,6 +80,8 @@ class Recorder:
         self._to_place: asyncio.Queue[_ToPlace | None] = asyncio.Queue(workers)
         self._results: asyncio.Queue[PageResult | None] = asyncio.Queue(MOST_RESULTS)
         self._volumes: asyncio.Queue[PlannedVolume | None] = asyncio.Queue()
+        self._answers: dict[int, tuple[str, ...]] = {}
+        """The kept answers of pages that are placed and not recorded."""
         self._held = 0
         self._placed = asyncio.Event()
         self._meter = StageMeter(workers)
@@ -171,6 +173,8 @@ class Recorder:
             return failed_page(page.row_id, page.source, failure, seconds=outcome.seconds)
         finally:
             self._meter.end()
+        if outcome.answers:
+            self._answers[page.row_id] = outcome.answers
         return self._build_record(page, item, start, time.perf_counter())
 
     def _move_stored(self, stored: StoredOutput, name: str) -> None:
@@ -232,6 +236,8 @@ class Recorder:
         context = self._context
         await context.on_ledger(context.ledger.record, results)
         for result in results:
+            if answers := self._answers.pop(result.row_id, ()):
+                context.files.submit(context.answers.forget, answers)
             self._tally.count(result)
             if isinstance(result, PageFailed):
                 self._watch_failures()

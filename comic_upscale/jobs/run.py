@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from comic_upscale.engines.registry import OpenEngines, check_remote, open_engines
+from comic_upscale.engines.registry import OpenEngines, check_cluster, check_remote, open_engines
 from comic_upscale.errors import RemoteError, SettingsError
 from comic_upscale.execution.base import Executor
 from comic_upscale.execution.events import Event, JobFinished, Listener, Preparing
@@ -122,6 +122,8 @@ async def run_job_async(
     try:
         if executor.is_remote:
             check_remote(settings)
+        if cluster is not None:
+            check_cluster(settings)
         # Before the input is read, which may take minutes.
         await asyncio.to_thread(check_output_folder, settings.folder)
         copy = await _restore_ledger(settings, emit)

@@ -23,6 +23,10 @@ class AsyncLedger:
             self._thread, lambda: function(*args, **kwargs)
         )
 
+    def wait(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function on the ledger's thread, and wait for it on another thread than that of the event loop."""
+        return self._thread.submit(function, *args, **kwargs).result()
+
     def shut_down(self) -> None:
         """Wait for all calls, then end the thread."""
         self._thread.shutdown()

@@ -136,13 +136,17 @@ class OutputOwner:
 SELECT_PRICE = "select price from runs where job_id = ? and price is not null order by id desc limit 1"
 """The price of an hour in the last run of a job that had a price."""
 
-SELECT_SPENT = (
+_SELECT_SPENT = (
     # A clock that was set back during a run must not give money back.
     "select coalesce(sum(price * 24 * max(0.0,"
-    " julianday(coalesce(ended_at, heartbeat_at)) - julianday(started_at))), 0.0)"
+    " julianday(coalesce(ended_at, heartbeat_at)) - julianday(started_at)){billed}), 0.0)"
     " from runs where job_id = ? and price is not null"
 )
-"""The cost of all runs of a job in dollars. A run that is alive counts up to its last heartbeat."""
+SELECT_SPENT = _SELECT_SPENT.format(billed=" + coalesce(billed, 0.0)")
+"""The cost of all runs of a job in dollars: time and calls. A run that is alive counts up to its last heartbeat."""
+
+SELECT_OLD_SPENT = _SELECT_SPENT.format(billed="")
+"""The same for a ledger from a version that billed no calls."""
 
 SELECT_START_SECONDS = (
     "select min(86400 * (julianday(coalesce("

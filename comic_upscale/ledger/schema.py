@@ -184,6 +184,8 @@ _WRITTEN = (
     # m008_copies is a column of `PageDone`.
     # Whether the last run found the source: 0 yes; 1 no, and the output is an orphan; 2 no, and nothing is left of it.
     Migration("m009_gone", _M009),
+    # Dollars of a run for single calls, such as those of a cloud's API, besides its time.
+    Migration("m011_billed", ("alter table runs add column billed real",)),
 )
 """The migrations that are written here; those of single columns follow from the fields of `PageDone`."""
 

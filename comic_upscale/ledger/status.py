@@ -30,6 +30,7 @@ from comic_upscale.ledger.records import (
     COUNT_ORPHANS,
     COUNT_VOLUMES,
     COUNTED,
+    SELECT_OLD_SPENT,
     SELECT_PRICE,
     SELECT_SPENT,
 )
@@ -254,7 +255,8 @@ def _spent(
     price = connection.execute(SELECT_PRICE, [job_id]).fetchone()
     if price is None:
         return None, None
-    return price[0], round(connection.execute(SELECT_SPENT, [job_id]).fetchone()[0], 6)
+    query = SELECT_SPENT if "billed" in run else SELECT_OLD_SPENT
+    return price[0], round(connection.execute(query, [job_id]).fetchone()[0], 6)
 
 
 def _to_come(price: float | None, pending: int, rate: float | None) -> float | None:

@@ -65,6 +65,7 @@ _RUNS: Final = {
     "precision": _TEXT,
     "versions": _TEXT,
     "price": f"{{0}} is null or {_NUMBER}",
+    "billed": f"{{0}} is null or {_NUMBER}",
 }
 _IF_DONE: Final = "({0} is null and (state <> 'done' or kind <> 'page')) or "
 """Before the rule of a column that every finished page fills."""

@@ -202,6 +202,13 @@ class Ledger(LibraryChanges):
         with self._translate_errors(), self._db.atomic():
             self._db.execute("update runs set heartbeat_at = ? where id = ?", [now(), run_id])
 
+    def bill(self, run_id: int, dollars: float) -> None:
+        """Record the dollars of a call of a run, before it is made; negative for one that was not billed after all."""
+        with self._translate_errors(), self._db.atomic():
+            self._db.execute(
+                "update runs set billed = coalesce(billed, 0.0) + ? where id = ?", [dollars, run_id]
+            )
+
     def end_run(self, run_id: int, state: str, error: str | None = None) -> None:
         """Record the end of a run: ``finished``, ``interrupted`` or ``failed``.
 

@@ -75,5 +75,7 @@ class Live:
 
     def _read(self, connection: Connection) -> _State:
         return _State(
-            effective(connection, self.started), read_offered(connection), queue.in_maintenance(connection)
+            effective(connection, self.started),
+            read_offered(connection).on(self.started),
+            queue.in_maintenance(connection),
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection
 from comic_upscale.errors import SettingsError
 from comic_upscale.models.catalogue import CATALOGUE, NAMES
 from comic_upscale.server.database.schema import models, now_ms, presets
+from comic_upscale.server.settings import ServerSettings
 from comic_upscale.settings.option_json import to_json
 from comic_upscale.settings.processing import AUTO_MODEL, ProcessingSettings
 from comic_upscale.settings.profiles import built_in, built_in_names
@@ -94,6 +95,16 @@ class Offered:
 
     presets: Mapping[str, Preset] = field(default_factory=lambda: PRESETS)
     models: Mapping[str, RegisteredModel] = field(default_factory=dict)
+    refines_faces: bool = False
+    """Whether a request may ask for ``refine_faces``."""
+    engines: frozenset[str] = frozenset()
+    """The engines besides the server's own: ``flux``, ``imagen``."""
+
+    def on(self, settings: ServerSettings) -> Offered:
+        """Return the same on a server with these settings."""
+        options = {"flux": settings.flux_options, "imagen": settings.imagen_options}
+        engines = frozenset(name for name, given in options.items() if given)
+        return replace(self, refines_faces=settings.face_model is not None, engines=engines)
 
     @property
     def default_model(self) -> str:

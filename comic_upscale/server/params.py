@@ -20,6 +20,9 @@ from comic_upscale.settings.rules import Rule
 
 DENOISE: Mapping[str, float | None] = MappingProxyType({"none": None, "low": 0.25, "med": 0.5, "high": 1.0})
 
+REFINE_FACES, ENGINE = "refine_faces", "engine"
+"""Names beside the options in what is stored with a job. Each worker has its own weights and options for them."""
+
 ALLOWED = frozenset(
     (
         "size", "skip_larger_than", "model", "denoise", "format", "quality", "png_level", "gray", "icc", "animated",
@@ -38,7 +41,7 @@ FIELDS = frozenset(
         "factor",
         "preset",
         "denoise",
-        "refine_faces",
+        REFINE_FACES,
         *(option.name for option in (*SIZE_FIELDS, *OPTION_FIELDS)),
     )
 )
@@ -71,12 +74,17 @@ def read_params(fields: Mapping[str, str], offered: Offered = BUILT_IN) -> dict[
     given = _given(fields)
     asked = _asked(given, offered)
     asked.setdefault("model", offered.default_model)
-    return to_json(_settings(given, asked), ALLOWED)
+    params: dict[str, Any] = to_json(_settings(given, asked), ALLOWED)
+    if _wants_faces(given, offered):
+        params[REFINE_FACES] = True
+    return params
 
 
 def read_changes(fields: Mapping[str, str], offered: Offered = BUILT_IN) -> dict[str, Any]:
     """Return only the options that form fields set, also where they set a default; otherwise like `read_params`."""
     given = _given(fields)
+    if _flag(given, REFINE_FACES):
+        raise FieldError(REFINE_FACES, "only the preset face refines faces: leave refine_faces out")
     asked = _asked(given, offered)
     return to_json(_settings(given, asked), asked.keys())
 
@@ -104,8 +112,6 @@ def _asked(given: Mapping[str, str], offered: Offered) -> dict[str, Any]:
     values.update(_denoise(given))
     if (size := _size(given)) is not None:
         values["size"] = size
-    if _flag(given, "refine_faces"):
-        raise FieldError("refine_faces", "this server cannot refine faces: leave refine_faces out")
     for option in OPTION_FIELDS:
         if option.name in given and option.name not in ("size", "denoise"):
             values[option.name] = _value(option, given[option.name])
@@ -216,6 +222,17 @@ def _flag(given: Mapping[str, str], name: str) -> bool:
     if text not in ("true", "false", "1", "0", "yes", "no", "on", "off"):
         raise FieldError(name, f"{name} must be true or false, not {text!r}")
     return text in ("true", "1", "yes", "on")
+
+
+def _wants_faces(given: Mapping[str, str], offered: Offered) -> bool:
+    """Return whether faces are refined: if the request says so, or by the preset ``face`` if it says nothing."""
+    if REFINE_FACES not in given:
+        return offered.refines_faces and given.get("preset", "").strip() == "face"
+    if not _flag(given, REFINE_FACES):
+        return False
+    if not offered.refines_faces:
+        raise FieldError(REFINE_FACES, "this server cannot refine faces: leave refine_faces out")
+    return True
 
 
 def _model(name: str, offered: Offered, field: str) -> str:

@@ -310,6 +310,34 @@ class ServerSettings:
             flags=("--device", "-d"), panel=WORKERS, environment=("ML_WORKER_BACKEND",),
         ),
     ] = "auto"  # fmt: skip
+    face_model: Annotated[
+        Path | None,
+        Opt(
+            "Weights of GFPGAN or RestoreFormer. With them, a request may ask for refine_faces, and the preset face "
+            "does so.",
+            metavar="FILE", panel=WORKERS,
+        ),
+    ] = None  # fmt: skip
+    flux_options: Annotated[
+        tuple[str, ...],
+        Opt(
+            "An option of the engine flux, such as pipeline=FOLDER. With it, /api/upscale/flux is there. Can be "
+            "repeated.",
+            flags=("--flux-option",), metavar="NAME=VALUE", panel=WORKERS,
+        ),
+    ] = ()  # fmt: skip
+    imagen_options: Annotated[
+        tuple[str, ...],
+        Opt(
+            "An option of the engine imagen, such as project=ID and price_per_image=0.06. With it, /api/upscale/imagen "
+            "is there, and every request costs money. Can be repeated.",
+            flags=("--imagen-option",), metavar="NAME=VALUE", panel=WORKERS,
+        ),
+    ] = ()  # fmt: skip
+    imagen_max_cost: Annotated[
+        float, Ge(0),
+        Opt("The most dollars that a job may spend on calls of Imagen.", metavar="DOLLARS", panel=WORKERS),
+    ] = 1.0  # fmt: skip
     worker_threads: Annotated[
         int | None, Ge(1),
         Opt("Threads of the worker that decode and encode.", default_text="one per core", panel=WORKERS),

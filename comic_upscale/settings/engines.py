@@ -20,6 +20,8 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
         "realesrgan": "comic_upscale.engines.realesrgan",
         "onnx": "comic_upscale.engines.onnx",
         "command": "comic_upscale.engines.command",
+        "flux": "comic_upscale.engines.diffusion.factory",
+        "imagen": "comic_upscale.engines.imagen.factory",
     }
 )
 """The engines of this package: for each name, the module with its ``FACTORY``."""

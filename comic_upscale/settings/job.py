@@ -208,7 +208,7 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
             size = Scale(scale) if scale is not None else self.size or DEFAULT_SIZE
             chosen = replace_folder(self.input) if self.replace_sources else default_output(self.input, size)
             object.__setattr__(self, "output", chosen)
-        for name in ("input", "output", "ledger"):
+        for name in ("input", "output", "ledger", "face_model"):
             if isinstance(path := getattr(self, name), Path):
                 object.__setattr__(self, name, absolute(path))
                 if is_bucket(absolute(path)):

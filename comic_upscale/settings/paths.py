@@ -14,6 +14,8 @@ MARKER_FOLDER = ".comic-upscale"
 
 LEDGER_NAME = "ledger.sqlite3"
 
+_ANSWERS = "answers"
+
 
 def default_output(input_path: Path, size: Size | float) -> Path:
     """Return the default output folder, which is beside the input: ``pages-x2.5`` for ``pages`` at scale 2.5.
@@ -49,6 +51,11 @@ def replace_folder(input_path: Path) -> Path:
 def default_ledger(output: Path) -> Path:
     """Return the default path of the ledger of an output folder."""
     return output / MARKER_FOLDER / LEDGER_NAME
+
+
+def answers_folder(output: Path) -> Path:
+    """Return the folder for the answers that an engine keeps until a page is recorded."""
+    return output / MARKER_FOLDER / _ANSWERS
 
 
 def is_default_place(ledger: Path) -> bool:

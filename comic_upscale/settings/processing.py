@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
@@ -262,6 +263,22 @@ class ProcessingSettings:
             flags=("--engine", "--backend"), metavar="NAME", panel=NETWORK, fingerprint="always",
         ),
     ] = "torch"  # fmt: skip
+    # Both are hashed by the engine registry: the weights count and not their path.
+    face_model: Annotated[
+        Path | None,
+        Opt(
+            "Restore faces of photographs with these weights: GFPGAN or RestoreFormer. Gray and drawn pages stay as "
+            "they are.",
+            metavar="FILE", panel=NETWORK, sent="never",
+        ),
+    ] = None  # fmt: skip
+    face_strength: Annotated[
+        float, Ge(0), Le(1),
+        Opt(
+            "With --face-model: how much of a restored face is taken.",
+            metavar="0..1", panel=NETWORK, sent="never",
+        ),
+    ] = 0.8  # fmt: skip
     raw: Annotated[
         bool,
         Opt(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from comic_upscale.engines.base import Batch, Engine, KeptOpen, Upscaled
-from comic_upscale.engines.registry import OpenEngines, open_engines
+from comic_upscale.engines.registry import OpenEngines, find_factory, open_engines
 from comic_upscale.models.weights import ResolvedWeights
 from comic_upscale.settings.job import JobSettings
 
@@ -125,6 +125,9 @@ class EngineCache:
             weights: as for the registry.
             first: whether batches of this job go before those of others.
         """
+        if find_factory(settings.backend).billing == "call":
+            # Each job counts its own calls.
+            return self._opener(settings, weights)
         entry, lease = self._take(_key(settings, weights), settings.model)
         with entry.lock:
             # Another job that wants the same model waits here until it is loaded. One with another model does not.

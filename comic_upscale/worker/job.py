@@ -51,6 +51,7 @@ from comic_upscale.worker.beat import CANCELED, LOST, STOPPING, Heartbeat
 from comic_upscale.worker.crashes import DEATHS, PAGES_IN_A_ROW, CrashWatch
 from comic_upscale.worker.disk import disk_in_words
 from comic_upscale.worker.engines import EngineCache
+from comic_upscale.worker.extras import extra_values
 from comic_upscale.worker.hanging import no_hanging
 from comic_upscale.worker.live_pictures import LivePictures, delete_live
 from comic_upscale.worker.members import Member, find_members
@@ -337,7 +338,12 @@ class JobRunner:
         processing = processing_settings(claimed.job["params"])
         values = {each.name: getattr(processing, each.name) for each in definitions(ProcessingSettings)}
         values["model"] = self._find_model(processing.model)
-        return {**values, **self._defaults, "device": self._settings.device}
+        values |= {**self._defaults, "device": self._settings.device}
+        extra = extra_values(claimed.job["params"], self._settings)
+        if extra.get("backend") == "imagen":
+            # A service has no device.
+            values["device"] = "auto"
+        return {**values, **extra}
 
     def _cluster(self, claimed: queue.Claim) -> RayOptions | None:
         """Return the cluster for a job. A page that somebody waits for stays here, where the engines are open."""

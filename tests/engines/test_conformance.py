@@ -24,6 +24,7 @@ from comic_upscale.settings.engines import BUILT_IN
 from comic_upscale.settings.job import JobSettings
 from tests.conftest import MakeJob
 from tests.engines.drawn_pages import draw_pages
+from tests.engines.fake_imagen import serve
 from tests.fakes import NearestEngine
 from tests.onnx_networks import export
 
@@ -52,6 +53,7 @@ SIDES = {
     "onnx": Side("onnx", {"device": "cpu"}),
     "onnx in tiles": Side("onnx", {"device": "cpu", "tile": 64}, tiles=True),
     "command": Side("command", {"model": "auto", "engine_options": {"command": COMMAND}}),
+    "imagen": Side("imagen", {"model": "auto"}),
     "realesrgan": Side("realesrgan", {"device": "cpu"}),
     "realesrgan in tiles": Side("realesrgan", {"device": "cpu", "tile": 64}, tiles=True),
 }
@@ -64,19 +66,34 @@ def tiny_onnx(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return export(load_network(weights, None).module, folder / "tiny-x4.onnx")
 
 
+@pytest.fixture(scope="module")
+def imagen_options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, object]]:
+    with serve() as fake:
+        key = fake.key_file(tmp_path_factory.mktemp("imagen") / "key.json")
+        yield {
+            "project": "my-project", "price_per_image": 0.06, "endpoint": fake.address, "credentials": key,
+        }  # fmt: skip
+
+
 @pytest.fixture(params=list(SIDES))
 def side(request: pytest.FixtureRequest) -> Side:
     chosen = SIDES[request.param]
     if chosen.name == "realesrgan" and importlib.util.find_spec("realesrgan") is None:
         pytest.skip("the official program is not installed")
+    if chosen.name == "imagen":
+        pytest.importorskip("google.auth", reason="the extra [imagen] is not installed")
     return chosen
 
 
 @pytest.fixture
-def settings(side: Side, make_job: MakeJob, tiny_onnx: Path) -> JobSettings | None:
+def settings(
+    side: Side, make_job: MakeJob, tiny_onnx: Path, request: pytest.FixtureRequest
+) -> JobSettings | None:
     if side.name == "fake":
         return None
-    models = {"onnx": {"model": str(tiny_onnx)}}
+    models: dict[str, dict[str, object]] = {"onnx": {"model": str(tiny_onnx)}}
+    if side.name == "imagen":
+        models["imagen"] = {"engine_options": request.getfixturevalue("imagen_options")}
     return make_job(backend=side.name, **{**models.get(side.name, {}), **side.changes})
 
 
@@ -219,4 +236,5 @@ def test_closing_twice_is_closing_once(engine: Engine) -> None:
 
 
 def test_every_engine_of_the_package_is_in_the_suite() -> None:
-    assert {side.name for side in SIDES.values()} == {*BUILT_IN, "fake"}
+    # Its smallest pipeline takes a second for a page: test_flux.py has its promises, with one pipeline for all of them.
+    assert {side.name for side in SIDES.values()} | {"flux"} == {*BUILT_IN, "fake"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from collections import Counter
@@ -15,10 +16,12 @@ from typing import Any
 import pytest
 
 from comic_upscale.engines.base import Batch
-from comic_upscale.errors import ComicUpscaleError, DeviceError
+from comic_upscale.errors import ComicUpscaleError, DeviceError, RemoteError
 from comic_upscale.execution.base import CRASH, ExecutorInfo, PageOutcome, PageUpscaled
+from comic_upscale.execution.ray import pool as pools
 from comic_upscale.execution.ray import round as rounds
 from comic_upscale.execution.ray.actor import ActorSetup, ActorTask, PageActor
+from comic_upscale.execution.ray.options import RayOptions
 from comic_upscale.execution.ray.page_server import PageServer
 from comic_upscale.execution.ray.pool import Actor
 from comic_upscale.execution.ray.round import Round
@@ -26,6 +29,7 @@ from comic_upscale.execution.stop import StopRequest
 from comic_upscale.execution.worker_protocol import VERSION
 from comic_upscale.ledger.records import PageFailed
 from comic_upscale.settings.job import JobSettings
+from comic_upscale.settings.rules import Conditions, Rule
 from tests.archives import picture
 from tests.execution.test_executors import pictures, tasks_of
 from tests.fakes import NearestEngine, pause
@@ -146,6 +150,32 @@ async def outcomes_of(tools: Any, pages: Any, stop: StopRequest | None = None) -
     return [outcome async for outcome in round_.outcomes()]
 
 
+def test_an_actor_gets_the_weights_of_rules(tmp_path: Path) -> None:
+    # The files of the user's machine: none of them is on the actor's.
+    nets = [str(tmp_path / name / "net.safetensors") for name in ("a", "b")]
+    rule = Rule(Conditions(gray=True), (("model", nets[1]),))
+    settings = JobSettings(
+        input=tmp_path / "in", output=tmp_path / "out", model=nets[0], workers=2, scale=2.0, rules=(rule,)
+    )
+
+    async def work() -> None:
+        server, actor = PageServer(), PageActor()
+        try:
+            started = await actor.start(
+                ActorSetup(
+                    version=VERSION, settings=settings, model="any", fingerprint="f" * 32,
+                    open_engines=lambda *_: [NearestEngine()], weights=b"first",
+                    pages=await server.start("127.0.0.1"), environment={}, rule_weights={nets[1]: b"second"},
+                )
+            )  # fmt: skip
+            assert "device" in started, started
+        finally:
+            await actor.close()
+            await server.close()
+
+    asyncio.run(work())
+
+
 def test_slow_pages_are_done_twice_at_the_end_and_counted_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,3 +279,12 @@ def test_a_stop_drops_what_no_engine_has_begun(tmp_path: Path) -> None:
     began = time.monotonic()
     asyncio.run(work())
     assert time.monotonic() - began < 30
+
+
+def test_an_address_where_nothing_answers_is_refused_at_once() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
+        with pytest.raises(RemoteError, match="no Ray cluster answers at"):
+            pools.connect(RayOptions(address=address))

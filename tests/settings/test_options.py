@@ -346,7 +346,8 @@ def test_what_a_remote_machine_is_told() -> None:
     assert sent_names(Coffee, "if-given") == {"cups"}
     assert sent_names(JobSettings, "if-given") == {"device", "batch", "tile", "workers"}
     kept = {
-        "input", "output", "ledger", "weights_folders", "weights_cache", "model", "sidecars", "copy_others",
+        "input", "output", "ledger", "weights_folders", "weights_cache", "model", "face_model", "face_strength",
+        "sidecars", "copy_others",
         "archive_output", "keep_original_on_failure", "pdf_dpi", "max_members", "max_unpacked", "max_ratio",
         "overwrite", "retry_failed", "max_failures", "selection", "profile", "right_to_left", "max_volume_size",
         "replace_sources",

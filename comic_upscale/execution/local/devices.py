@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
-from comic_upscale.engines.base import Engine, EngineInfo, devices_in_words, interrupt
+from comic_upscale.costs.spending import Spending
+from comic_upscale.engines.base import Engine, EngineInfo, OutputFilter, charge, devices_in_words, interrupt
 from comic_upscale.engines.pages import upscale_pages
 from comic_upscale.engines.registry import unused_gpu_warning
 from comic_upscale.errors import ComicUpscaleError, DeviceError, PageError
@@ -48,6 +51,7 @@ class Devices:
 
     Args:
         engines: at least one; they share the pages.
+        filters: applied to each page after its engine, on the thread of the engine.
         meter: measures how busy they are, together with other engines on the same devices; None for a new one.
         failed: the devices that failed, known to all engines on them; None for a new set.
     """
@@ -57,8 +61,11 @@ class Devices:
         engines: Sequence[Engine],
         meter: StageMeter | None = None,
         failed: set[tuple[str, int | None]] | None = None,
+        filters: Sequence[OutputFilter] = (),
     ) -> None:
         self._engines = list(engines)
+        self._filters = list(filters)
+        self._filtering = threading.Lock()
         self._threads = [ThreadPoolExecutor(1, thread_name_prefix="device") for _ in engines]
         self.failed = set() if failed is None else failed
         """The devices that failed."""
@@ -86,6 +93,11 @@ class Devices:
             precision=self.engine.precision,
             native_scale=self.engine.native_scale,
         )
+
+    def charge(self, spending: Spending | None) -> None:
+        """Let engines that are billed by call record their calls in the meter of the run."""
+        for engine in self._engines:
+            charge(engine, spending)
 
     def give_up(self, engine_index: int) -> bool:
         """Note that the device of an engine failed; return whether another device still works."""
@@ -139,7 +151,7 @@ class Devices:
         try:
             return await asyncio.get_running_loop().run_in_executor(
                 self._threads[engine_index],
-                partial(upscale_pages, engine, pages, target, conservative=conservative),
+                partial(self._upscale, engine, pages, target, conservative),
             )
         except ComicUpscaleError:
             raise
@@ -153,6 +165,26 @@ class Devices:
             ) from error
         finally:
             self.meter.end()
+
+    def _upscale(
+        self, engine: Engine, pages: list[Pixels], target: tuple[int, int], conservative: bool
+    ) -> list[Pixels | PageError]:
+        results = upscale_pages(engine, pages, target, conservative=conservative)
+        if self._filters and conservative:
+            # The gate rejected the page as the filters left it.
+            note = "without filters, since the quality gate rejected the page"
+            return [
+                result if isinstance(result, PageError) else replace(result, notes=(*result.notes, note))
+                for result in results
+            ]
+        for each in self._filters:
+            # Engines have threads of their own, and share the filters.
+            with self._filtering:
+                results = [
+                    result if isinstance(result, PageError) else each.apply(result, page)
+                    for result, page in zip(results, pages, strict=True)
+                ]
+        return results
 
     def close(self) -> None:
         """Interrupt the engines, end the threads, and release the memory of the devices."""

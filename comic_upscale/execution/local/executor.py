@@ -8,7 +8,8 @@ from dataclasses import replace
 from functools import partial
 
 from comic_upscale.costs.spending import Spending
-from comic_upscale.engines.registry import OpenEngines, identify, prepare_engine
+from comic_upscale.engines.filters import open_filters
+from comic_upscale.engines.registry import OpenEngines, describe_loading, identify, prepare_engine
 from comic_upscale.execution.base import Activity, ExecutorInfo, PageOutcome, PageTask
 from comic_upscale.execution.events import Fetching, Listener, Preparing, from_thread
 from comic_upscale.execution.local.devices import Devices
@@ -55,16 +56,24 @@ class LocalExecutor:
         rules = PageRules(settings)
         opens: dict[Network, OpenNetwork] = {}
         identities: dict[Network, str] = {}
+        details = None
         # The weights of all networks, so that a run does not end in the middle because some are missing.
         for network in rules.networks:
             own = replace(settings, model=network[0], denoise=network[1], rules=())
             weights = await asyncio.to_thread(prepare_engine, own, fetching)
             opens[network] = partial(self._open_engines, own, weights)
             identities[network] = (await asyncio.to_thread(identify, own)).digest
-        on_progress(Preparing(what=f"loading {model}"))
+            if network == rules.networks[0]:
+                details = await asyncio.to_thread(describe_loading, own, weights)
+        on_progress(Preparing(what=f"loading {model}" + (f": {details}" if details else "")))
+        # Before the engines: a file that is none must not leave them open.
+        filters = await asyncio.to_thread(open_filters, settings)
         first = rules.networks[0]
-        devices = Devices(await asyncio.to_thread(opens[first]))
-        networks = Networks(devices, first, opens, repeats=not settings.raw)
+        devices = Devices(await asyncio.to_thread(opens[first]), filters=filters)
+        devices.charge(spending)
+        # A service would be paid twice, and may answer the same.
+        repeats = not settings.raw and devices.engine.billing == "time"
+        networks = Networks(devices, first, opens, repeats=repeats, filters=filters)
         native_scales = {network[0]: _native_scale(settings, network[0]) for network in rules.networks}
         native_scales[first[0]] = devices.engine.native_scale
         steps = PageSteps(settings, native_scales, identities)

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from comic_upscale.engines.base import Engine
+from comic_upscale.engines.base import Engine, OutputFilter
 from comic_upscale.execution.events import StageMeter
 from comic_upscale.execution.local.devices import Devices
 from comic_upscale.execution.local.quality_gate import QualityGate
@@ -44,14 +44,21 @@ class Networks:
         network: the job's own network.
         others: the networks of its rules.
         repeats: whether suspect pages may be upscaled again.
+        filters: applied to each page after its engine.
     """
 
     def __init__(
-        self, base: Devices, network: Network, others: Mapping[Network, OpenNetwork], *, repeats: bool
+        self,
+        base: Devices,
+        network: Network,
+        others: Mapping[Network, OpenNetwork],
+        *,
+        repeats: bool,
+        filters: Sequence[OutputFilter] = (),
     ) -> None:
         self.base = base
         """The engines of the job's own network, as they were opened first; perhaps closed since."""
-        self._repeats = repeats
+        self._repeats, self._filters = repeats, filters
         self._entries = {other: _Entry(open) for other, open in others.items()}
         self._entries[network].devices = base
         self._clock = 0
@@ -88,7 +95,8 @@ class Networks:
             async with entry.lock:
                 if entry.devices is None:
                     await self._make_room(entry)
-                    entry.devices = Devices(await asyncio.to_thread(entry.open), self.meter, self.base.failed)
+                    engines = await asyncio.to_thread(entry.open)
+                    entry.devices = Devices(engines, self.meter, self.base.failed, self._filters)
             yield entry.devices
         finally:
             entry.users -= 1

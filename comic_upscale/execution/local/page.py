@@ -39,6 +39,10 @@ class PageInFlight:
     """Its `OwnSettings` as JSON."""
     engine_index: int = 0
     """Index of the engine that upscaled it."""
+    engine_notes: tuple[str, ...] = ()
+    """The notes that came with the output of its engine."""
+    answers: tuple[str, ...] = ()
+    """Pages in `AnswerStore` whose answers are kept until it is recorded."""
     verdict: Verdict | None = None
     notes: tuple[str, ...] = ()
     ready: float = 0.0
@@ -95,6 +99,7 @@ class PageInFlight:
             scores={} if self.verdict is None else recorded_scores(self.verdict),
             suspect=() if self.verdict is None else self.verdict.reasons,
             own_settings=self.own_settings or None,
+            answers=self.answers,
             made_at=time.perf_counter(),
         )
 

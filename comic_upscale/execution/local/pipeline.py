@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from comic_upscale.costs.spending import Spending
-from comic_upscale.errors import ComicUpscaleError, DeviceError, PageError, first_error
+from comic_upscale.errors import CeilingError, ComicUpscaleError, DeviceError, PageError, first_error
 from comic_upscale.execution.base import Activity, PageOutcome, PageTask, as_page_error
 from comic_upscale.execution.budget import Budget
 from comic_upscale.execution.local.flow import BatchAssembler
@@ -192,7 +192,14 @@ class Pipeline:
                 self._drop(page)
             return
         self._tools.activity.in_hand = pages[0].task.source
-        for page in await self._upscale_batch(engine_index, pages):
+        try:
+            upscaled = await self._upscale_batch(engine_index, pages)
+        except CeilingError as error:
+            self._stop.request(str(error), CEILING)
+            for page in pages:
+                self._drop(page)
+            return
+        for page in upscaled:
             await self._to_encode.put(page)
 
     async def _next_batch(self, engine_index: int) -> list[PageInFlight]:
@@ -235,6 +242,7 @@ class Pipeline:
             else:
                 page.pixels, page.engine_index = result, engine_index
                 page.add_notes(result.notes)
+                page.engine_notes, page.answers = result.notes, result.answers
                 upscaled.append(page)
         return upscaled
 
@@ -275,6 +283,8 @@ class Pipeline:
                 # Only if it helped: an output must not depend on the pages that the run processed before.
                 if second.encoded is not None:
                     page.verdict = second.verdict
+                    # What was said of the first output is no longer true.
+                    page.notes = tuple(note for note in page.notes if note not in page.engine_notes)
                     page.add_notes((*notes, "upscaled again, since the first result was suspect"))
                     return second.encoded
         if self._tools.settings.strict:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from types import MappingProxyType
 
 from comic_upscale.engines.pages import finish, prepare
@@ -186,7 +187,9 @@ class PageSteps:
             # Its margins were cropped, it was rotated, or the file gives its orientation only after the pixels.
             size = self.find_size((pixels.width, pixels.height), own.model)
             if own.model != settings.model:
-                pixels = replace(pixels, notes=(*pixels.notes, f"model: {own.model}, by a rule"))
+                pixels = replace(
+                    pixels, notes=(*pixels.notes, f"model: {PurePath(own.model).name}, by a rule")
+                )
         pixels = prepare(pixels, raw=settings.raw)
         return Decoded(
             pixels if size.needs_network else shrink(pixels, size.target),

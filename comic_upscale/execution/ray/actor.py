@@ -22,6 +22,7 @@ from comic_upscale.execution.local.executor import LocalExecutor
 from comic_upscale.execution.ray.page_server import PageClient, PageServerAddress
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.execution.worker_protocol import VERSION, error_fields, outcome_fields
+from comic_upscale.library.page_rules import with_models
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.places import Place, is_bucket, place_of
 from comic_upscale.storage.buckets import Bucket
@@ -44,6 +45,8 @@ class ActorSetup:
     pages: PageServerAddress
     """Where pages come from, and outputs go to, that are in no bucket."""
     environment: Mapping[str, str] = field(repr=False)
+    rule_weights: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    """The same as ``weights`` for the models of rules, by their names in the rules."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,9 +205,18 @@ class PageActor:
         return {**fields, "busy": self._executor.busy(), "info": asdict(self._executor.info())}, data
 
     def _with_weights(self, setup: ActorSetup) -> JobSettings:
-        if setup.weights is None:
+        files = dict(setup.rule_weights)
+        if setup.weights is not None:
+            files[setup.settings.model] = setup.weights
+        if not files:
             return setup.settings
         self._folder = tempfile.TemporaryDirectory(prefix="comic-upscale-")
-        path = Path(self._folder.name, Path(setup.settings.model).name)
-        path.write_bytes(setup.weights)
-        return replace(setup.settings, model=str(path))
+        names: dict[str, str] = {}
+        for number, (name, content) in enumerate(files.items()):
+            # Files of several folders may have one name.
+            path = Path(self._folder.name, str(number), Path(name).name)
+            path.parent.mkdir()
+            path.write_bytes(content)
+            names[name] = str(path)
+        model = names.get(setup.settings.model, setup.settings.model)
+        return with_models(replace(setup.settings, model=model), names)

@@ -91,7 +91,8 @@ class RayExecutor:
             model=model,
             fingerprint=fingerprint,
             open_engines=self._open_engines,
-            weights=await asyncio.to_thread(_read_weights, settings),
+            weights=await asyncio.to_thread(_read_weights, settings.model),
+            rule_weights=await asyncio.to_thread(_read_rule_weights, settings),
             pages=await self._server.start(pools.node_address()),
             environment=dict(self._options.environment),
         )
@@ -176,10 +177,17 @@ class RayExecutor:
         return self._stored is not None
 
 
-def _read_weights(settings: JobSettings) -> bytes | None:
+def _read_weights(model: str) -> bytes | None:
     """Return the content of weights that are named by a path, which other machines need not have."""
-    path = Path(settings.model)
+    path = Path(model)
     return path.read_bytes() if path.is_file() else None
+
+
+def _read_rule_weights(settings: JobSettings) -> dict[str, bytes]:
+    """Return the same for the models of rules, by their names in the rules."""
+    models = {str(rule.changes["model"]) for rule in settings.rules if "model" in rule.changes}
+    found = {model: _read_weights(model) for model in models}
+    return {model: content for model, content in found.items() if content is not None}
 
 
 def _delete_all(bucket: Bucket) -> None:

@@ -31,7 +31,7 @@ from comic_upscale.server.ids import new_id
 from comic_upscale.server.jobs import discard_files, files_of
 from comic_upscale.server.links import Link
 from comic_upscale.server.multipart import Limits, Received, UploadReader
-from comic_upscale.server.params import FieldError, read_params
+from comic_upscale.server.params import ENGINE, REFINE_FACES, FieldError, read_params
 from comic_upscale.server.roots import find_below, output_in_place
 from comic_upscale.server.services import Services
 from comic_upscale.settings.paths import MARKER_FOLDER
@@ -52,6 +52,19 @@ _UPLOAD: dict[str, Any] = {
 }
 _OWN_DEVICE = frozenset(("tile_size", "use_fp16", "steps"))
 """Fields about the device, which each worker chooses itself."""
+_OF_THE_SERVER = frozenset(
+    (
+        "gcp_project_id",
+        "gcp_location",
+        "prompt",
+        "model",
+        "strength",
+        "denoise_strength",
+        "guidance_scale",
+        "seed",
+    )
+)
+"""Fields about engines that draw, whose options the server sets."""
 _FACES = "Faces are not refined: this server has no model for it."
 
 
@@ -67,12 +80,15 @@ _FACES = "Faces are not refined: this server has no model for it."
     responses=_ERRORS,
 )
 async def enhance(request: Request, services: Server, account: CurrentAccount) -> dict[str, Any]:
-    """Queue images from the field ``files``. ``face_enhance`` is accepted; ``notes`` says that it has no effect."""
+    """Queue images from the field ``files``. ``face_enhance`` refines faces, or ``notes`` says that it does not."""
     received = await _receive(request, services, account)
 
     def options(fields: dict[str, str]) -> tuple[dict[str, str], list[str]]:
         faces = fields.pop("face_enhance", "true").strip().lower() in ("true", "1", "yes", "on")
-        return {"factor": "4", **fields}, [_FACES] if faces else []
+        refines = services.live.offered.refines_faces
+        if faces and refines:
+            fields[REFINE_FACES] = "true"
+        return {"factor": "4", **fields}, [_FACES] if faces and not refines else []
 
     body, notes = await _queue(services, account, received, options)
     return {
@@ -134,17 +150,42 @@ async def upscale_esrgan(request: Request, services: Server, account: CurrentAcc
 
 @router.post(
     "/api/upscale/{engine}",
-    summary="Engines of the upscaler API that are not there",
-    status_code=501,
-    responses=documented(401, 403, 429, 501),
+    summary="Upscale an image with another engine (upscaler API)",
+    status_code=202,
+    max_body_size=1 << 62,
+    openapi_extra=_UPLOAD,
+    responses=documented(400, 401, 403, 413, 415, 429, 501, 503, 507),
 )
-async def upscale_otherwise(account: CurrentAccount, engine: Literal["flux", "imagen"]) -> JSONResponse:
-    """Say in words what is not there."""
+async def upscale_otherwise(
+    request: Request, services: Server, account: CurrentAccount, engine: Literal["flux", "imagen"]
+) -> JSONResponse:
+    """Queue an image for an engine that draws, if this server has it; otherwise say so in words."""
     require(account, "jobs:write")
     names = {"flux": "FLUX, a diffusion model", "imagen": "Imagen, a service of Google Cloud"}
-    raise ApiError(
-        501, "not_available", f"This server does not have {names[engine]}. Send the image to /api/upscale/esrgan.",
-        headers={"Connection": "close"},
+    if engine not in services.live.offered.engines:
+        raise ApiError(
+            501, "not_available",
+            f"This server does not have {names[engine]}. Send the image to /api/upscale/esrgan.",
+            headers={"Connection": "close"},
+        )  # fmt: skip
+    received = await _receive(request, services, account)
+
+    def options(fields: dict[str, str]) -> tuple[dict[str, str], list[str]]:
+        # The project, the prompt and the like are those of the server.
+        own = [name for name in fields if name in _OF_THE_SERVER]
+        notes = [f"{name} has no effect: the server has its own." for name in own]
+        kept = {name: text for name, text in fields.items() if name not in _OF_THE_SERVER}
+        found, more = _esrgan_options(kept, services)
+        return found, [*notes, *more]
+
+    body, notes = await _queue(services, account, received, options, engine=engine)
+    job_id = body["job_id"]
+    return JSONResponse(
+        {
+            "jobId": job_id, "task_id": job_id, "status": "queued", "estimatedTime": None, "inputSize": None,
+            "outputSize": None, "statusUrl": f"/api/status/{job_id}", "notes": notes,
+        },
+        status_code=202,
     )  # fmt: skip
 
 
@@ -286,7 +327,7 @@ async def _receive(request: Request, services: Services, account: Account) -> Re
 
 
 async def _queue(
-    services: Services, account: Account, received: Received, options: Any
+    services: Services, account: Account, received: Received, options: Any, engine: str | None = None
 ) -> tuple[dict[str, Any], list[str]]:
     """Queue a job over received files, and return the answer and notes for the client.
 
@@ -295,12 +336,15 @@ async def _queue(
         account: who asks.
         received: the files and fields.
         options: returns the fields of this server for those of the form, and notes.
+        engine: in place of the server's own; None for that.
     """
     try:
         if not received.files:
             raise FieldError("file", "the form has no file: send one in the field file")
         fields, notes = options(dict(received.fields))
         params = read_params(fields, services.live.offered)
+        if engine is not None:
+            params[ENGINE] = engine
         new = jobs.NewJob(
             upload_id=new_id(), received=received, params=params, keep_ms=keep_ms(services, account)
         )

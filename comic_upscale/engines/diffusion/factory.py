@@ -1,0 +1,159 @@
+"""The registry's entry for diffusion models. It imports neither diffusers nor torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge, Le
+
+from comic_upscale.engines.base import (
+    Engine,
+    EngineFactory,
+    EngineResources,
+    EngineSpec,
+    Identity,
+    OnProgress,
+)
+from comic_upscale.engines.diffusion.folder import PipelineFolder, identity_of_file, identity_of_folder
+from comic_upscale.engines.diffusion.memory import MemoryMode
+from comic_upscale.errors import SettingsError
+from comic_upscale.models.weights import identify_weights, resolve_weights
+from comic_upscale.settings.options import Opt
+
+NAME = "flux"
+"""The engine's name in the registry."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FluxOptions:
+    """Options of the engine ``flux``."""
+
+    pipeline: Annotated[
+        Path,
+        Opt(
+            "The folder of a diffusers pipeline that turns an image into an image: FLUX.1-schnell, Z-Image, SDXL.",
+            parse=Path, write=identity_of_folder, fingerprint="always",
+        ),
+    ]  # fmt: skip
+    transformer: Annotated[
+        Path | None,
+        Opt(
+            "A single file for the transformer, such as a quantized FILE.gguf, in place of that of the folder.",
+            parse=Path, write=identity_of_file, fingerprint="if-changed",
+        ),
+    ] = None  # fmt: skip
+    embeddings: Annotated[
+        Path | None,
+        Opt(
+            "A .safetensors file with the encoded prompt. auto: FLUX.1 encodes the prompt once and keeps it, so that "
+            "its text encoders, which are larger than a quantized transformer, are not loaded again.",
+            parse=Path, write=identity_of_file, fingerprint="if-changed",
+        ),
+    ] = None  # fmt: skip
+    prompt: Annotated[str, Opt("A description of the pages.", fingerprint="if-changed")] = (
+        "high quality, sharp, detailed"
+    )
+    first_pass: Annotated[
+        str,
+        Opt(
+            "The model that enlarges the page first: a name of the catalogue, or a file.",
+            fingerprint="if-changed",
+        ),
+    ] = "comic-compact-x3"
+    strength: Annotated[
+        float, Ge(0.01), Le(1),
+        Opt("How much is drawn anew: 0.2 cleans, 0.5 changes faces and letters.", fingerprint="if-changed"),
+    ] = 0.25  # fmt: skip
+    steps: Annotated[
+        int,
+        Ge(1),
+        Le(200),
+        Opt("Steps for a strength of 1. Distilled models need 4.", fingerprint="if-changed"),
+    ] = 20
+    guidance: Annotated[
+        float, Ge(0), Le(30), Opt("How closely the prompt is followed.", fingerprint="if-changed")
+    ] = 3.5
+    seed: Annotated[
+        int, Ge(0), Opt("Of the noise. Equal seeds give equal pages.", fingerprint="if-changed")
+    ] = 0
+    tile: Annotated[
+        int, Ge(32), Le(4096), Opt("Side of a tile in output pixels.", fingerprint="if-changed")
+    ] = 1024
+    overlap: Annotated[
+        int, Ge(0), Le(1024), Opt("Overlap of tiles, along which they are blended.", fingerprint="if-changed")
+    ] = 96
+    keep_lettering: Annotated[
+        bool, Opt("Keep lettering and fine lines as the first pass draws them.", fingerprint="if-changed")
+    ] = True
+    accept_noncommercial: Annotated[
+        bool, Opt("You have read the licence of the pipeline, and it allows what you do.")
+    ] = False
+    memory: Annotated[
+        MemoryMode,
+        Opt("all: every part on the device. offload: one part at a time. sequential: one layer at a time. auto: "
+            "the fastest that fits."),
+    ] = "auto"  # fmt: skip
+
+
+class FluxFactory(EngineFactory):
+    """Opens one ``DiffusionEngine``."""
+
+    name = NAME
+    summary = "FLUX and other diffusion models, in tiles after a first pass. Slow; draws details that were not there."
+    options = FluxOptions
+    packages = ("diffusers", "transformers", "accelerate", "gguf")
+    install = "pip install 'comic-upscale[flux]'"
+
+    def identify(self, spec: EngineSpec) -> Identity:
+        """Return the pipeline's name, and a hash of it and of the first pass. The options count by themselves."""
+        if spec.model.strip().casefold() != "auto":
+            raise SettingsError("--engine flux does not use --model: use --engine-option first_pass=NAME")
+        if spec.denoise is not None:
+            raise SettingsError("--engine flux does not support --denoise: leave it out")
+        options: FluxOptions = spec.options
+        if options.steps * options.strength < 1:
+            raise SettingsError(
+                f"{options.steps} steps at a strength of {options.strength:g} draw nothing: the product must be at "
+                "least 1"
+            )
+        first = identify_weights(options.first_pass, denoise=None)
+        content = json.dumps([NAME, identity_of_folder(options.pipeline), first[1]])
+        return Identity(options.pipeline.name, hashlib.sha256(content.encode()).hexdigest())
+
+    def prepare(self, spec: EngineSpec, on_progress: OnProgress | None = None) -> EngineSpec:
+        """Check the licence, and find the weights of the first pass."""
+        options: FluxOptions = spec.options
+        PipelineFolder.read(options.pipeline).check_licence(accepted=options.accept_noncommercial)
+        for file in (options.transformer, options.embeddings):
+            identity_of_file(file)
+        weights = resolve_weights(
+            options.first_pass,
+            denoise=None,
+            folders=spec.weights_folders,
+            cache=spec.weights_cache,
+            download=spec.download,
+            on_progress=on_progress,
+        )
+        return replace(spec, weights=weights)
+
+    def describe_loading(self, spec: EngineSpec, resources: EngineResources) -> str | None:
+        """Return the plan of the memory."""
+        from comic_upscale.engines.diffusion.loading import plan_for
+
+        plan, device = plan_for(spec.options, resources)
+        return plan.describe(str(device))
+
+    def open(self, spec: EngineSpec, resources: EngineResources) -> list[Engine]:
+        """Load the first pass and the pipeline on one device."""
+        if resources.batch is not None or resources.tile is not None:
+            raise SettingsError("--engine flux does not use --batch and --tile: use --engine-option tile=N")
+        from comic_upscale.engines.diffusion.engine import open_diffusion_engine
+
+        return [open_diffusion_engine(spec, resources, self.identify(spec).digest)]
+
+
+FACTORY = FluxFactory()

@@ -1,0 +1,179 @@
+"""Load a pipeline with diffusers, by the plan of the memory, with stored embeddings in place of the text encoders."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from comic_upscale.engines.base import EngineResources
+from comic_upscale.engines.diffusion.factory import FluxOptions
+from comic_upscale.engines.diffusion.folder import TEXT_PARTS, PipelineFolder
+from comic_upscale.engines.diffusion.memory import MemoryPlan, plan_memory
+from comic_upscale.engines.torch.device import choose_device
+from comic_upscale.errors import SettingsError, WeightsError
+
+_PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_STORABLE = ("FluxPipeline", "FluxImg2ImgPipeline")
+"""Pipelines whose prompt is encoded once and stored."""
+
+
+def choose_precision(resources: EngineResources, device: torch.device) -> str:
+    """Return ``"fp32"`` on a CPU and ``"bf16"`` elsewhere, unless the user chose."""
+    if resources.precision != "auto":
+        return resources.precision
+    return "fp32" if device.type == "cpu" else "bf16"
+
+
+def plan_for(options: FluxOptions, resources: EngineResources) -> tuple[MemoryPlan, torch.device]:
+    """Return the plan of the memory, and the device. Nothing is loaded.
+
+    Raises:
+        DeviceError: there is too little memory, or no such device.
+        SettingsError: several devices.
+    """
+    if "," in resources.device:
+        raise SettingsError("--engine flux uses one device: give one --device")
+    device = choose_device(resources.device)
+    folder = PipelineFolder.read(options.pipeline)
+    wide = 2.0 if choose_precision(resources, device) == "fp32" else 1.0
+    parts = {}
+    for part in folder.parts:
+        if part in TEXT_PARTS and stores_embeddings(folder, options):
+            continue
+        size = folder.bytes_of(part)
+        if size:
+            parts[part] = size
+    if options.transformer is not None:
+        parts["transformer"] = options.transformer.stat().st_size
+    on_gpu = device.type == "cuda"
+    available = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
+    mode = options.memory
+    if device.type == "cpu" and mode == "auto":
+        mode = "all"
+    return plan_memory(parts, tile=options.tile, available=available, mode=mode, widening=wide), device
+
+
+def stores_embeddings(folder: PipelineFolder, options: FluxOptions) -> bool:
+    """Return whether the text encoders are not loaded with the pipeline."""
+    return options.embeddings is not None or folder.kind in _STORABLE
+
+
+def load_pipeline(options: FluxOptions, plan: MemoryPlan, device: torch.device, precision: str) -> Any:
+    """Return the pipeline, ready on its device.
+
+    Raises:
+        WeightsError: diffusers cannot load it, or it does not turn an image into an image.
+    """
+    library = _diffusers()
+    folder = PipelineFolder.read(options.pipeline)
+    dtype = _PRECISIONS[precision]
+    more: dict[str, Any] = {}
+    if stores_embeddings(folder, options):
+        kind = getattr(library, folder.kind, None)
+        names = set(inspect.signature(kind.__init__).parameters) if kind is not None else set()
+        more = {part: None for part in TEXT_PARTS if part in names}
+    if options.transformer is not None:
+        more["transformer"] = _load_transformer(options.transformer, folder, dtype)
+    try:
+        pipeline: Any = library.AutoPipelineForImage2Image.from_pretrained(
+            str(folder.path), torch_dtype=dtype, local_files_only=True, use_safetensors=True, **more
+        )
+    except Exception as error:
+        # Whatever is wrong with the files of others.
+        raise WeightsError(
+            f"diffusers cannot load {folder.path} to turn an image into an image: {_first_line(error)}"
+        ) from error
+    pipeline.set_progress_bar_config(disable=True)
+    if plan.mode == "all":
+        pipeline.to(device)
+    elif plan.mode == "offload":
+        pipeline.enable_model_cpu_offload(device=device)
+    else:
+        pipeline.enable_sequential_cpu_offload(device=device)
+    return pipeline
+
+
+def load_embeddings(options: FluxOptions, cache: Path, device: torch.device) -> dict[str, torch.Tensor]:
+    """Return the encoded prompt by the names of the pipeline's arguments; empty if the pipeline encodes it itself.
+
+    FLUX.1 encodes it once, on the CPU, and the cache keeps it.
+
+    Raises:
+        WeightsError: the file is none, or the text encoders cannot be loaded.
+    """
+    folder = PipelineFolder.read(options.pipeline)
+    if options.embeddings is None and folder.kind not in _STORABLE:
+        return {}
+    path = options.embeddings or cache / "embeddings" / f"{_prompt_key(folder, options.prompt)}.safetensors"
+    if options.embeddings is None and not path.is_file():
+        _encode_prompt(folder, options.prompt, path)
+    from safetensors.torch import load_file
+
+    try:
+        return {name: tensor.to(device) for name, tensor in load_file(path).items()}
+    except Exception as error:
+        raise WeightsError(f"{path} has no encoded prompt (.safetensors): {_first_line(error)}") from error
+
+
+def _encode_prompt(folder: PipelineFolder, prompt: str, path: Path) -> None:
+    from safetensors.torch import save
+
+    from comic_upscale.storage.atomic import write_whole
+
+    missing = [part for part in ("text_encoder", "text_encoder_2") if part not in folder.parts]
+    if missing:
+        raise WeightsError(
+            f"{folder.path} has no {' and '.join(missing)} to encode the prompt: add --engine-option embeddings=FILE"
+        )
+    try:
+        kind = getattr(_diffusers(), folder.kind)
+        encoder = kind.from_pretrained(
+            str(folder.path), transformer=None, vae=None, torch_dtype=torch.float32, local_files_only=True
+        )
+        with torch.inference_mode():
+            embeds, pooled, _ = encoder.encode_prompt(prompt, prompt)
+    except Exception as error:
+        raise WeightsError(f"the prompt cannot be encoded by {folder.path}: {_first_line(error)}") from error
+    tensors = {"prompt_embeds": embeds.contiguous(), "pooled_prompt_embeds": pooled.contiguous()}
+    write_whole(save(tensors), path)
+
+
+def _load_transformer(path: Path, folder: PipelineFolder, dtype: torch.dtype) -> Any:
+
+    library = _diffusers()
+    index = json.loads((folder.path / "model_index.json").read_text(encoding="utf-8"))
+    kind = getattr(library, index["transformer"][1])
+    more = (
+        {"quantization_config": library.GGUFQuantizationConfig(compute_dtype=dtype)}
+        if path.suffix == ".gguf"
+        else {}
+    )
+    try:
+        return kind.from_single_file(
+            str(path), config=str(folder.path), subfolder="transformer", torch_dtype=dtype,
+            local_files_only=True, **more,
+        )  # fmt: skip
+    except Exception as error:
+        raise WeightsError(f"{path} is no transformer of {folder.path.name}: {_first_line(error)}") from error
+
+
+def _diffusers() -> Any:
+    import diffusers
+
+    return diffusers
+
+
+def _prompt_key(folder: PipelineFolder, prompt: str) -> str:
+    sizes = [(part, folder.bytes_of(part)) for part in folder.parts if part in TEXT_PARTS]
+    return hashlib.sha256(repr((folder.kind, sizes, prompt)).encode()).hexdigest()[:32]
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else repr(error))[:300]

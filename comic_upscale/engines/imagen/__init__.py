@@ -1,0 +1,1 @@
+"""The engine for Imagen, a service of Google Cloud: the extra ``[imagen]``."""

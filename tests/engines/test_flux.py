@@ -1,0 +1,347 @@
+"""Diffusion in tiles, by FLUX with random weights: its looks mean nothing, its seams, sizes, noise and memory do."""
+
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+LACKING = [
+    name
+    for name in ("diffusers", "transformers", "accelerate", "gguf")
+    if importlib.util.find_spec(name) is None
+]
+if LACKING:
+    pytest.skip(f"the extra [flux] is not installed: {', '.join(LACKING)}", allow_module_level=True)
+pytestmark = pytest.mark.filterwarnings("ignore")
+with warnings.catch_warnings():
+    # Whatever these packages warn of when they are imported is not ours.
+    warnings.simplefilter("ignore")
+    import torch
+    from diffusers import FluxImg2ImgPipeline
+
+from comic_upscale.engines import registry
+from comic_upscale.engines.base import Batch, EngineResources
+from comic_upscale.engines.diffusion import memory
+from comic_upscale.engines.diffusion.engine import DiffusionEngine
+from comic_upscale.engines.diffusion.folder import PipelineFolder, identity_of_folder
+from comic_upscale.engines.diffusion.lettering import keep_map
+from comic_upscale.engines.diffusion.loading import load_pipeline, plan_for
+from comic_upscale.engines.diffusion.memory import GB, plan_memory
+from comic_upscale.engines.diffusion.noise import NoiseField
+from comic_upscale.engines.feathering import plan_windows
+from comic_upscale.errors import DeviceError, SettingsError, WeightsError
+from comic_upscale.gate.seams import worst_seam
+from comic_upscale.jobs.run import run_job
+from comic_upscale.settings.job import JobSettings
+from tests.conftest import MakeJob
+from tests.engines.drawn_pages import draw_pages
+from tests.engines.tiny_flux import README, make_embeddings, make_flux, make_gguf
+
+MakeFlux = Callable[..., JobSettings]
+
+
+@pytest.fixture(scope="module")
+def flux(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The folder of a pipeline, and an encoded prompt."""
+    folder = tmp_path_factory.mktemp("flux")
+    return make_flux(folder / "tiny-flux"), make_embeddings(folder / "prompt.safetensors")
+
+
+@pytest.fixture
+def make(flux: tuple[Path, Path], make_job: MakeJob, tiny_weights: Path) -> MakeFlux:
+    def make_settings(changes: dict[str, object] | None = None, **options: object) -> JobSettings:
+        given = {
+            "pipeline": flux[0], "embeddings": flux[1], "first_pass": tiny_weights, "tile": 64, "overlap": 16,
+            "steps": 4, "strength": 0.5, **options,
+        }  # fmt: skip
+        return make_job(
+            backend="flux",
+            model="auto",
+            device="cpu",
+            engine_options=given,
+            **{"gate": False, **(changes or {})},
+        )
+
+    return make_settings
+
+
+@pytest.fixture(scope="module")
+def engine(
+    flux: tuple[Path, Path], tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[DiffusionEngine]:
+    """Opened once, by the real way of loading."""
+    settings = JobSettings(
+        input=tmp_path_factory.mktemp("in"), output=tmp_path_factory.mktemp("out") / "out", model="auto",
+        backend="flux", device="cpu",
+        engine_options={
+            "pipeline": flux[0], "embeddings": flux[1], "first_pass": tiny_weights, "tile": 64, "overlap": 16,
+            "steps": 4, "strength": 0.5, "keep_lettering": False,
+        },
+    )  # fmt: skip
+    (opened,) = registry.open_engines(settings, registry.prepare_engine(settings))
+    assert isinstance(opened, DiffusionEngine)
+    yield opened
+    opened.close()
+    opened.close()
+
+
+@pytest.mark.parametrize(("channels", "kind"), [(3, np.uint8), (1, np.uint16)])
+def test_a_page_has_its_exact_size_and_type(
+    engine: DiffusionEngine, channels: int, kind: type[np.generic]
+) -> None:
+    page = draw_pages(1, 40, 30, channels, kind)
+    made = engine.upscale(Batch(page, (61, 83)))
+    assert made.pixels.shape == (1, 83, 61, channels) and made.pixels.dtype == kind
+    assert made.borders.rows and not made.borders.columns
+    assert engine.info.fidelity == "generative" and engine.info.device.is_cpu
+
+
+def test_the_same_page_is_drawn_the_same_and_tiles_show_no_seam(engine: DiffusionEngine) -> None:
+    # A smooth page: whatever stands out along a border is the tiles' own.
+    ramp = np.linspace(80, 170, 56, dtype=np.float32)
+    source = np.repeat((ramp[None, :, None] + ramp[:48, None, None] / 4), 3, axis=2).astype(np.uint8)
+    batch = Batch(source[None], (112, 96))
+    made, again = engine.upscale(batch), engine.upscale(batch)
+    assert np.array_equal(made.pixels, again.pixels)
+    assert made.borders.rows and made.borders.columns
+    drawn = made.pixels[0]
+    assert worst_seam(source, drawn, made.borders) < 1.2
+    # Steps across a border against steps elsewhere: random weights draw a texture, so there are some everywhere.
+    steps = np.abs(np.diff(drawn.astype(float), axis=1)).mean(axis=(0, 2))
+    at = [steps[place - 1] for place in made.borders.columns]
+    assert max(at) <= max(np.median(steps) * 2, np.percentile(steps, 95))
+    assert np.abs(drawn.astype(int) - engine._first.upscale(batch).pixels[0]).mean() > 1, "it draws"
+
+
+def test_neighbours_get_the_same_noise_where_they_overlap() -> None:
+    plan = plan_windows((160, 160), (64, 64), 16, 16)
+    field = NoiseField(7, plan.size)
+    whole = torch.full((3, 20, 20), torch.nan)
+    for window in plan.all():
+        noise = field.cut((1, 3, 8, 8), window)[0]
+        rows = slice(window.rows.start // 8, window.rows.stop // 8)
+        columns = slice(window.columns.start // 8, window.columns.stop // 8)
+        known = ~torch.isnan(whole[:, rows, columns])
+        assert torch.equal(whole[:, rows, columns][known], noise[known])
+        whole[:, rows, columns] = noise
+    assert abs(float(whole.mean())) < 0.1 and abs(float(whole.std()) - 1) < 0.1
+    other = NoiseField(8, plan.size).cut((1, 3, 8, 8), plan.all()[0])
+    assert not torch.equal(other, field.cut((1, 3, 8, 8), plan.all()[0]))
+
+
+def test_the_pipeline_takes_its_noise_from_the_field_and_gets_its_own_back(
+    engine: DiffusionEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import diffusers.pipelines.flux.pipeline_flux_img2img as module
+
+    before, seen = module.randn_tensor, []
+    original = NoiseField.cut
+
+    def cut(self: NoiseField, shape: tuple[int, ...], window: object) -> torch.Tensor:
+        seen.append(shape)
+        return original(self, shape, window)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(NoiseField, "cut", cut)
+    engine.upscale(Batch(draw_pages(1, 30, 30), (60, 60)))
+    assert seen == [(1, 1, 8, 8)]
+    assert module.randn_tensor is before
+
+
+def test_a_gguf_transformer_draws_nearly_the_same(
+    flux: tuple[Path, Path], tmp_path: Path, make: MakeFlux
+) -> None:
+    batch = Batch(draw_pages(1, 30, 30), (60, 60))
+    made = {}
+    for name in ("", "Q8_0", "Q4_0"):
+        more = {"transformer": make_gguf(flux[0], tmp_path / f"{name}.gguf", name)} if name else {}
+        settings = make(keep_lettering=False, **more)
+        (engine,) = registry.open_engines(settings, registry.prepare_engine(settings))
+        made[name] = engine.upscale(batch).pixels.astype(int)
+        engine.close()
+    apart = {name: np.abs(made[name] - made[""]).mean() for name in ("Q8_0", "Q4_0")}
+    assert apart["Q8_0"] <= apart["Q4_0"] < 20
+    assert apart["Q8_0"] < 2
+    assert (tmp_path / "Q4_0.gguf").stat().st_size < (tmp_path / "Q8_0.gguf").stat().st_size
+
+
+def test_lettering_is_kept_from_the_first_pass(make: MakeFlux) -> None:
+    page = np.full((64, 96, 3), 255, np.uint8)
+    page[:, 48:] = np.linspace(90, 160, 48, dtype=np.uint8)[None, :, None]
+    picture = Image.fromarray(page)
+    ImageDraw.Draw(picture).text((3, 20), "HELLO", fill=0, font=ImageFont.load_default(14))
+    batch = Batch(np.asarray(picture)[None], (192, 128))
+    settings = make(tile=192)
+    (engine,) = registry.open_engines(settings, registry.prepare_engine(settings))
+    assert isinstance(engine, DiffusionEngine)
+    made, first = engine.upscale(batch).pixels[0], engine._first.upscale(batch).pixels[0]
+    engine.close()
+    change = np.abs(made.astype(int) - first).mean(axis=2)
+    assert change[48:64, 10:80].max() <= 1
+    assert change[:, 130:].mean() > 1
+
+
+def test_the_map_has_lettering_and_leaves_shading_and_large_shapes() -> None:
+    picture = Image.new("L", (320, 240), 255)
+    draw = ImageDraw.Draw(picture)
+    for row, word in enumerate(("WHO GOES", "THERE NOW")):
+        draw.text((20, 20 + 22 * row), word, fill=0, font=ImageFont.load_default(18))
+    draw.ellipse((180, 120, 300, 220), fill=0)
+    for column in range(160):
+        draw.line((column, 130, column, 239), fill=100 + column // 2)
+    found = keep_map(np.asarray(picture)[:, :, None])
+    assert found.shape == (240, 320) and found.min() >= 0 and found.max() <= 1
+    assert found[26:56, 24:110].mean() > 0.9
+    assert found[140:200, 210:270].max() == 0 and found[150:230, 10:140].max() == 0
+
+
+def test_the_memory_that_is_planned_is_the_memory_that_is_taken(
+    flux: tuple[Path, Path], make: MakeFlux
+) -> None:
+    options = registry.spec_of(make()).options
+    plan, device = plan_for(options, EngineResources(device="cpu"))
+    pipeline = load_pipeline(options, plan, device, "fp32")
+    taken = sum(
+        tensor.numel() * tensor.element_size()
+        for part in (pipeline.transformer, pipeline.vae)
+        for tensor in part.state_dict().values()
+    )
+    # The files have a header each, which is much only beside a tiny network.
+    assert 0 <= plan.weights - taken < 40_000
+    assert "GB of weights, all on cpu" in plan.describe("cpu")
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "transformer", "mode"),
+    [
+        (12, 6.8, "all"),
+        (16, 12.7, "offload"),
+        (24, 12.7, "all"),
+        (12, 12.7, "sequential"),
+        (16, 23.8, "sequential"),
+    ],
+)
+def test_plans_for_the_usual_gpus(gigabytes: float, transformer: float, mode: str) -> None:
+    parts = {"transformer": round(transformer * GB), "vae": round(0.17 * GB)}
+    plan = plan_memory(parts, tile=1024, available=round(gigabytes * GB))
+    assert plan.mode == mode and plan.needed <= plan.available
+    assert f"of {gigabytes:.1f} GB" in plan.describe("cuda:0")
+
+
+def test_a_pipeline_that_cannot_fit_is_refused_before_it_is_loaded(
+    make: MakeFlux, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DeviceError, match=r"GB and 2\.0 are free"):
+        plan_memory({"transformer": round(6.8 * GB)}, tile=1024, available=round(2 * GB))
+    monkeypatch.setattr(memory, "_WORK_AT_1024", 1e18)
+    settings = make()
+    with pytest.raises(DeviceError, match="smaller tile"):
+        registry.describe_loading(settings, registry.prepare_engine(settings))
+
+
+@pytest.mark.parametrize(
+    ("text", "is_free"),
+    [
+        (README.format(licence="apache-2.0"), True),
+        (README.format(licence="other\nlicense_name: flux-1-dev-non-commercial-license"), False),
+        ("# no licence at all\n", False),
+        (README.format(licence="other"), False),
+    ],
+    ids=["free", "non-commercial", "none", "other"],
+)
+def test_weights_that_may_not_be_used_for_everything_need_a_word(
+    tmp_path: Path, text: str, is_free: bool
+) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    (tmp_path / "README.md").write_text(text)
+    folder = PipelineFolder.read(tmp_path)
+    folder.check_licence(accepted=True)
+    if is_free:
+        folder.check_licence(accepted=False)
+    else:
+        with pytest.raises(SettingsError, match="accept_noncommercial=true"):
+            folder.check_licence(accepted=False)
+
+
+def test_mistakes_are_refused_before_anything_is_loaded(make: MakeFlux, tmp_path: Path) -> None:
+    for options, words in (
+        ({"pipeline": tmp_path}, "not the folder of a diffusers pipeline"),
+        ({"strength": 0.1}, "draw nothing"),
+        ({"transformer": tmp_path / "none.gguf"}, "cannot be read"),
+    ):
+        with pytest.raises((SettingsError, WeightsError), match=words):
+            registry.prepare_engine(make(**options))
+            registry.identify(make(**options))
+    (tmp_path / "wrong.gguf").write_bytes(b"GGUF nothing")
+    settings = make(transformer=tmp_path / "wrong.gguf")
+    with pytest.raises(WeightsError, match="no transformer"):
+        registry.open_engines(settings, registry.prepare_engine(settings))
+
+
+def test_other_weights_are_another_job(flux: tuple[Path, Path], make: MakeFlux, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in flux[0].rglob("*"):
+        target = other / file.relative_to(flux[0])
+        if file.is_dir():
+            target.mkdir(exist_ok=True)
+        else:
+            target.write_bytes(file.read_bytes())
+    assert identity_of_folder(other) == identity_of_folder(flux[0])
+    weights = next((other / "transformer").glob("*.safetensors"))
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert PipelineFolder.read(other).identity() != identity_of_folder(flux[0])
+    parts = [registry.fingerprinted_options(make(**more)) for more in ({}, {"seed": 1}, {"memory": "all"})]
+    assert parts[0] != parts[1] and parts[0] == parts[2]
+
+
+def test_a_stop_ends_a_page_between_two_steps(make: MakeFlux) -> None:
+    settings = make()
+    (engine,) = registry.open_engines(settings, registry.prepare_engine(settings))
+    assert isinstance(engine, DiffusionEngine)
+    after = FluxImg2ImgPipeline.encode_prompt
+
+    def stop(*arguments: object, **more: object) -> object:
+        engine.interrupt()
+        return after(*arguments, **more)  # type: ignore[arg-type]
+
+    engine._pipeline.encode_prompt = stop.__get__(engine._pipeline)
+    with pytest.raises(DeviceError, match="stopped"):
+        engine.upscale(Batch(draw_pages(1, 60, 60), (120, 120)))
+    engine.close()
+
+
+def test_a_run_says_the_plan_first_and_goes_on_after_a_stop(make: MakeFlux, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(2):
+        Image.fromarray(draw_pages(1, 30, 24)[0] // (number + 1)).save(tmp_path / "in" / f"{number}.png")
+    said: list[str] = []
+    settings = make()
+
+    def listen(event: object) -> None:
+        said.append(getattr(event, "what", type(event).__name__))
+
+    from comic_upscale.execution.stop import StopRequest
+
+    stop = StopRequest()
+
+    def stop_after_one(event: object) -> None:
+        listen(event)
+        if type(event).__name__ == "PageDone":
+            stop.request("enough")
+
+    first = run_job(replace(settings, workers=1), on_event=stop_after_one, stop=stop)
+    assert any("GB of weights, all on cpu" in each for each in said)
+    assert said.index(next(each for each in said if "GB of weights" in each)) < said.index("PageDone")
+    second = run_job(replace(settings, workers=1))
+    assert first.done + second.done_now == second.done == 2

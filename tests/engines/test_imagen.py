@@ -1,0 +1,373 @@
+"""Imagen, against a server on localhost that checks what the real one checks."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("google.auth", reason="the extra [imagen] is not installed")
+
+from comic_upscale.costs.spending import Spending
+from comic_upscale.engines import registry
+from comic_upscale.engines.base import Batch, Engine, charge
+from comic_upscale.engines.imagen.client import _FIRST_PAUSE, FAILED, REFUSED
+from comic_upscale.errors import CeilingError, DeviceError, PageError, SettingsError
+from comic_upscale.execution.stop import CEILING, StopRequest
+from comic_upscale.gate.seams import worst_seam
+from comic_upscale.jobs.run import run_job
+from comic_upscale.ledger.status import read_status
+from comic_upscale.settings.job import JobSettings
+from comic_upscale.settings.paths import answers_folder
+from tests.conftest import MakeJob
+from tests.engines.drawn_pages import draw_pages
+from tests.engines.fake_imagen import TOKEN, FakeHandler, FakeImagen, serve
+
+PRICE = 0.06
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeImagen, Path]]:
+    with serve() as fake:
+        yield fake, fake.key_file(tmp_path_factory.mktemp("imagen") / "key.json")
+
+
+@pytest.fixture
+def fake(server: tuple[FakeImagen, Path]) -> FakeImagen:
+    fake = server[0]
+    fake.planned, fake.calls, fake.tones, fake.billed = [], [], [], 0
+    fake.on_call = lambda: None
+    return fake
+
+
+MakeImagen = Callable[..., JobSettings]
+
+
+@pytest.fixture
+def make(server: tuple[FakeImagen, Path], fake: FakeImagen, make_job: MakeJob) -> MakeImagen:
+    def make_settings(changes: dict[str, object] | None = None, **options: object) -> JobSettings:
+        given = {
+            "project": "my-project", "price_per_image": PRICE, "credentials": server[1],
+            "endpoint": fake.address, **options,
+        }  # fmt: skip
+        values = {"backend": "imagen", "model": "auto", "engine_options": given, **(changes or {})}
+        return make_job(**values)
+
+    return make_settings
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses that the engine makes; none of them lasts."""
+    waited: list[float] = []
+
+    class Stopped:
+        def wait(self, seconds: float) -> bool:
+            waited.append(seconds)
+            return False
+
+        def is_set(self) -> bool:
+            return False
+
+        def set(self) -> None:
+            pass
+
+    monkeypatch.setattr("comic_upscale.engines.imagen.engine.Event", Stopped)
+    return waited
+
+
+def open_engine(settings: JobSettings) -> Engine:
+    (engine,) = registry.open_engines(settings, registry.prepare_engine(settings))
+    return engine
+
+
+def draw_page(folder: Path, name: str = "a.png", size: tuple[int, int] = (60, 80)) -> None:
+    folder.mkdir(exist_ok=True)
+    number = sum(name.encode())
+    pixels = np.random.default_rng(number).integers(0, 255, (size[1] // 4, size[0] // 4, 3), np.uint8)
+    Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(folder / name)
+
+
+# What the service is sent, and what comes of its answers
+
+
+@pytest.mark.parametrize(
+    ("target", "factor"),
+    [((60, 80), "x2"), ((61, 82), "x3"), ((90, 120), "x3"), ((111, 148), "x4"), ((180, 240), "x4")],
+)
+def test_the_smallest_factor_that_is_enough_and_then_the_exact_size(
+    fake: FakeImagen, make: MakeImagen, target: tuple[int, int], factor: str
+) -> None:
+    page = draw_pages(1, 40, 30)
+    made = open_engine(make()).upscale(Batch(page, target))
+    assert made.pixels.shape == (1, target[1], target[0], 3)
+    assert fake.calls == [(30, 40, factor)]
+    expected = np.asarray(Image.fromarray(page[0]).resize(target, Image.Resampling.BILINEAR), float)
+    assert np.abs(made.pixels[0] - expected).mean() < 12
+    assert (target[0] > 120) == any("resampling did the rest" in note for note in made.notes)
+
+
+def test_a_large_page_goes_in_tiles_and_shows_no_seam(fake: FakeImagen, make: MakeImagen) -> None:
+    height, width = 3508, 2480
+    ramp = np.linspace(60, 200, width, dtype=np.float32)[None, :, None]
+    page = np.broadcast_to(ramp, (height, width, 1)).astype(np.uint8)
+    # A model that never draws alike: each tile is lighter than the one before.
+    fake.tones = [0, 12, 24]
+    made = open_engine(make()).upscale(Batch(page[None], (width * 2, height * 2)))
+    assert made.pixels.shape == (1, height * 2, width * 2, 1)
+    assert len(fake.calls) == fake.billed == 3
+    assert all(w * h * 4 <= 17_000_000 for w, h, _ in fake.calls)
+    assert len(made.borders.rows) + len(made.borders.columns) == 2
+    seam = worst_seam(page, made.pixels[0], made.borders)
+    assert seam < 0.5
+    # The same three tones without blending are a seam.
+    cut = made.pixels[0].astype(int)
+    for place in made.borders.rows:
+        cut[place:] += 12
+    assert worst_seam(page, np.clip(cut, 0, 255).astype(np.uint8), made.borders) > 3
+
+
+def test_a_tile_of_too_many_bytes_is_cut_further(
+    fake: FakeImagen, make: MakeImagen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("comic_upscale.engines.imagen.engine.MOST_INPUT_BYTES", 40_000)
+    noise = np.random.default_rng(1).integers(0, 255, (1, 150, 150, 3), np.uint8)
+    engine = open_engine(make(overlap=16))
+    made = engine.upscale(Batch(noise, (300, 300)))
+    assert len(fake.calls) > 1 and made.pixels.shape == (1, 300, 300, 3)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_gray_and_16_bits_come_back_as_they_went(make: MakeImagen, kind: type[np.generic]) -> None:
+    page = draw_pages(1, 40, 30, 1, kind)
+    made = open_engine(make()).upscale(Batch(page, (60, 80)))
+    assert made.pixels.shape == (1, 80, 60, 1) and made.pixels.dtype == kind
+    assert abs(made.pixels.mean() - page.mean()) < 0.03 * np.iinfo(kind).max  # type: ignore[type-var]
+
+
+# Its errors
+
+BUSY = {"error": {"code": 429, "message": "Quota exceeded", "status": "RESOURCE_EXHAUSTED"}}
+
+
+def test_a_busy_service_is_asked_again_when_it_says(
+    fake: FakeImagen, make: MakeImagen, pauses: list[float]
+) -> None:
+    fake.planned = [(429, BUSY, {"Retry-After": "17"}), (429, BUSY, {}), (503, b"<html>busy</html>", {})]
+    engine, spending = open_engine(make()), Spending(0.0)
+    charge(engine, spending)
+    engine.upscale(Batch(draw_pages(1, 40, 30), (60, 80)))
+    assert pauses == [17, 2 * _FIRST_PAUSE, 4 * _FIRST_PAUSE]
+    assert fake.billed == 1 and spending.spent() == pytest.approx(PRICE)
+
+
+def test_half_an_answer_is_paid_for_and_asked_for_again(
+    fake: FakeImagen, make: MakeImagen, pauses: list[float]
+) -> None:
+    fake.planned = [FakeHandler.half_answer]
+    engine, spending = open_engine(make()), Spending(0.0)
+    charge(engine, spending)
+    engine.upscale(Batch(draw_pages(1, 40, 30), (60, 80)))
+    assert fake.billed == 2 and spending.spent() == pytest.approx(2 * PRICE)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "words"),
+    [
+        ((200, {"raiFilteredReason": "Violence (code 39322018)"}, {}), REFUSED, "Violence"),
+        ((200, {"predictions": [{"raiFilteredReason": "People"}]}, {}), REFUSED, "People"),
+        ((400, {"error": {"message": "bad image", "status": "INVALID_ARGUMENT"}}, {}), FAILED, "bad image"),
+        ((200, {"predictions": [{"bytesBase64Encoded": "aGVsbG8="}]}, {}), FAILED, "not 60x80"),
+    ],
+    ids=["refused", "prediction refused", "invalid", "no picture"],
+)
+def test_what_concerns_a_page_fails_that_page_in_words(
+    fake: FakeImagen, make: MakeImagen, answer: tuple[int, object, dict[str, str]], kind: str, words: str
+) -> None:
+    fake.planned = [answer]
+    with pytest.raises(PageError, match=words) as caught:
+        open_engine(make()).upscale(Batch(draw_pages(1, 40, 30), (60, 80)))
+    assert caught.value.kind == kind
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b'{"predictions": []}', b"[]", b'{"predictions": [{"bytesBase64Encoded": 1}]}']
+)
+def test_an_answer_without_a_picture_never_becomes_a_page(
+    fake: FakeImagen, make: MakeImagen, pauses: list[float], body: bytes
+) -> None:
+    fake.planned = [(200, body, {})] * 3
+    with pytest.raises(PageError, match="3 attempts"):
+        open_engine(make(attempts=3)).upscale(Batch(draw_pages(1, 40, 30), (60, 80)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"model": "imagen-3.0-upscale"}, "may have been retired"), ({"region": "europe-west4"}, "no model")],
+)
+def test_a_retired_model_ends_the_run_and_says_so(
+    fake: FakeImagen, make: MakeImagen, changes: dict[str, str], words: str
+) -> None:
+    engine, spending = open_engine(make(**changes)), Spending(0.0)
+    charge(engine, spending)
+    with pytest.raises(DeviceError, match=words):
+        engine.upscale(Batch(draw_pages(1, 40, 30), (60, 80)))
+    assert fake.billed == spending.spent() == 0
+
+
+def test_an_account_without_rights_ends_the_run_and_says_which_it_needs(
+    fake: FakeImagen, make: MakeImagen
+) -> None:
+    denied = {"error": {"code": 403, "message": "Permission denied", "status": "PERMISSION_DENIED"}}
+    fake.planned = [(403, denied, {})]
+    with pytest.raises(DeviceError, match=r"Permission denied.*Vertex AI User"):
+        open_engine(make()).upscale(Batch(draw_pages(1, 40, 30), (60, 80)))
+
+
+def test_a_service_that_is_not_there_costs_nothing(make: MakeImagen, pauses: list[float]) -> None:
+    engine, spending = open_engine(make(endpoint="http://127.0.0.1:9", attempts=2)), Spending(0.0)
+    charge(engine, spending)
+    with pytest.raises(PageError, match="cannot be reached"):
+        engine.upscale(Batch(draw_pages(1, 40, 30), (60, 80)))
+    assert spending.spent() == 0 and len(pauses) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"endpoint": "http://example.org"}, "token of your account"),
+        ({"project": "../other"}, "project"),
+        ({"credentials": "nowhere.json"}, "no file"),
+    ],
+)
+def test_options_that_are_unsafe_or_wrong_are_refused(
+    make: MakeImagen, options: dict[str, object], words: str
+) -> None:
+    with pytest.raises(SettingsError, match=words):
+        registry.prepare_engine(make(**options))
+
+
+def test_a_key_file_that_is_none_is_refused_without_quoting_it(make: MakeImagen, tmp_path: Path) -> None:
+    (tmp_path / "key.json").write_text('{"private_key": "very-secret"}')
+    settings = make(credentials=tmp_path / "key.json")
+    with pytest.raises(SettingsError, match="service account") as caught:
+        open_engine(settings)
+    assert "very-secret" not in f"{caught.value!r} {caught.value.__cause__!r}"
+
+
+def test_the_price_is_asked_before_a_run(make_job: MakeJob) -> None:
+    settings = make_job(backend="imagen", model="auto", engine_options={"project": "p"})
+    with pytest.raises(SettingsError, match="price_per_image"):
+        registry.identify(settings)
+
+
+# Money
+
+
+def test_the_ceiling_is_asked_before_each_call(make: MakeImagen) -> None:
+    engine, spending = open_engine(make()), Spending(0.0, 2.5 * PRICE)
+    charge(engine, spending)
+    page = draw_pages(3, 40, 30)
+    for number in range(2):
+        engine.upscale(Batch(page[number : number + 1], (60, 80)))
+    with pytest.raises(CeilingError, match="next call costs"):
+        engine.upscale(Batch(page[2:], (60, 80)))
+    assert spending.spent() == pytest.approx(2 * PRICE)
+
+
+def test_a_run_stops_at_the_ceiling_goes_on_and_counts_exactly(
+    fake: FakeImagen, make: MakeImagen, tmp_path: Path
+) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        draw_page(tmp_path / "in", name, (100, 100))
+    stop = StopRequest()
+    first = run_job(make({"max_cost": 2 * PRICE, "workers": 1}), stop=stop)
+    assert (first.done, first.pending, stop.kind) == (2, 1, CEILING)
+    assert fake.billed == 2
+    second = run_job(make({"max_cost": 3 * PRICE, "workers": 1}))
+    assert (second.done, second.failed, fake.billed) == (3, 0, 3)
+    status = read_status(tmp_path / "out" / ".comic-upscale" / "ledger.sqlite3")
+    assert status.spent == pytest.approx(3 * PRICE)
+    assert second.spent == pytest.approx(3 * PRICE)
+
+
+def test_a_page_that_was_stopped_between_its_tiles_pays_only_the_rest(
+    fake: FakeImagen, make: MakeImagen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("comic_upscale.engines.imagen.engine.MOST_OUTPUT", 40_000)
+    draw_page(tmp_path / "in", size=(100, 200))
+    run_job(make({"max_cost": 2 * PRICE}, overlap=8))
+    sent = list(fake.calls)
+    assert len(sent) == 2
+    kept = answers_folder(tmp_path / "out")
+    assert len([path for path in kept.rglob("*") if path.is_file()]) == 2
+    result = run_job(make({"max_cost": 1.0}, overlap=8))
+    assert result.done == 1 and fake.billed == len(fake.calls) > 2
+    status = read_status(tmp_path / "out" / ".comic-upscale" / "ledger.sqlite3")
+    assert status.spent == pytest.approx(fake.billed * PRICE)
+    assert not [path for path in kept.rglob("*") if path.is_file()], "kept only until the page is recorded"
+    # As if the run had never been stopped.
+    calls = len(fake.calls)
+    run_job(make({"output": tmp_path / "again"}, overlap=8))
+    assert len(fake.calls) - calls == calls
+    assert (tmp_path / "again" / "a.png").read_bytes() == (tmp_path / "out" / "a.png").read_bytes()
+
+
+def test_a_kept_answer_that_is_damaged_is_asked_for_again(
+    fake: FakeImagen, make: MakeImagen, tmp_path: Path
+) -> None:
+    page = draw_pages(1, 40, 30)
+    open_engine(make()).upscale(Batch(page, (60, 80)))
+    open_engine(make()).upscale(Batch(page, (60, 80)))
+    assert fake.billed == 1
+    (kept,) = [path for path in answers_folder(tmp_path / "out").rglob("*") if path.is_file()]
+    kept.write_bytes(kept.read_bytes()[:50])
+    open_engine(make()).upscale(Batch(page, (60, 80)))
+    assert fake.billed == 2
+
+
+def test_no_credential_is_written_anywhere(
+    server: tuple[FakeImagen, Path], make: MakeImagen, tmp_path: Path,
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    draw_page(tmp_path / "in")
+    with caplog.at_level(logging.DEBUG):
+        run_job(make())
+    secrets = (TOKEN, json.loads(server[1].read_text())["private_key"][40:80])
+    written = [path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    shown = caplog.text + "".join(capfd.readouterr())
+    for secret in secrets:
+        assert secret not in shown
+        assert not any(secret.encode() in data for data in written)
+
+
+def test_a_ledger_from_before_calls_were_billed_is_read(make_job: MakeJob, tmp_path: Path) -> None:
+    from tests.fakes import NearestEngine
+
+    draw_page(tmp_path / "in")
+    run_job(make_job(price=1.0), open_engines=lambda *_: [NearestEngine()])
+    path = tmp_path / "out" / ".comic-upscale" / "ledger.sqlite3"
+    before = read_status(path).spent
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("alter table runs drop column billed")
+        connection.commit()
+    assert before is not None and read_status(path).spent == before
+
+
+def test_alpha_is_not_sent(fake: FakeImagen, make: MakeImagen, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    pixels = np.random.default_rng(3).integers(0, 255, (80, 60, 4), np.uint8)
+    Image.fromarray(pixels).save(folder / "a.png")
+    assert run_job(make()).done == 1
+    assert fake.billed == 1
+    with Image.open(io.BytesIO((tmp_path / "out" / "a.png").read_bytes())) as made:
+        assert made.mode == "RGBA" and made.size == (120, 160)
