@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from comic_upscale.engines.base import Batch, Engine, EngineInfo, Upscaled, interrupt
+from comic_upscale.costs.spending import Spending
+from comic_upscale.engines.base import Batch, Engine, EngineInfo, Upscaled, charge, interrupt
 from comic_upscale.imaging.pixels import NO_BORDERS, Borders, SampleArray
 
 
@@ -110,6 +111,10 @@ class TtaEngine:
     def close(self) -> None:
         """Close the engine."""
         self._engine.close()
+
+    def charge(self, spending: Spending | None) -> None:
+        """Let the engine record its calls, if each is billed."""
+        charge(self._engine, spending)
 
     def interrupt(self) -> None:
         """Make the engine end its current call, if it can."""

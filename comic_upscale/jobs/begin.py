@@ -168,9 +168,11 @@ def _meter(settings: JobSettings, ledger: Ledger, job_id: int) -> Spending | Non
     """Return the cost meter, with the price of this run or an earlier one; runs on the thread of the ledger."""
     last, before = ledger.spent(job_id)
     price = last if settings.price is None else settings.price
-    if price is None and find_factory(settings.backend).billing == "call":
-        price = 0.0
-    return None if price is None else Spending(price, settings.max_cost, before)
+    if price is not None:
+        return Spending(price, settings.max_cost, before)
+    if find_factory(settings.backend).billing == "call":
+        return Spending(0.0, settings.max_cost, before)
+    return None
 
 
 async def _keep_alive(ledger: Ledger, on_ledger: AsyncLedger, run_id: int) -> None:
