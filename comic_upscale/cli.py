@@ -34,6 +34,8 @@ class Entry:
     epilog: str | None = None
     passes_arguments_on: bool = False
     """Whether it accepts arguments that are not among its options."""
+    has_short_help: bool = False
+    """Whether ``--help`` shows only the most used options."""
 
 
 COMMANDS = {
@@ -46,6 +48,17 @@ COMMANDS = {
         "  comic-upscale run --input cover.png --format webp --quality 90\n\n"
         "  comic-upscale run v01.cbz v02.cbz extras/ --output upscaled/\n\n"
         "Run the same command again to continue where it stopped.",
+        has_short_help=True,
+    ),
+    "watch": Entry(
+        "comic_upscale.commands.watch:watch",
+        "Watch folders for ever, and upscale what is new or changed once it is completely there.",
+        "Examples:\n\n"
+        "  comic-upscale watch comics/ --output upscaled/\n\n"
+        "  comic-upscale watch manga/ comics/ --output /mnt/nas/upscaled --settle 120\n\n"
+        "  comic-upscale watch inbox/ --output upscaled/ --once\n\n"
+        "Ctrl-C or SIGTERM ends it after the pages in progress.",
+        has_short_help=True,
     ),
     "status": Entry(
         "comic_upscale.commands.status:status",
@@ -54,6 +67,16 @@ COMMANDS = {
         "  comic-upscale status\n\n"
         "  comic-upscale status --job pages-x2.5 --watch\n\n"
         "  comic-upscale status --ledger /data/ledger.sqlite3 --json",
+    ),
+    "pause": Entry(
+        "comic_upscale.commands.pause:pause",
+        "Pause a run that another process works on. Pages on a device are finished, and no other begins.",
+        "Examples:\n\n  comic-upscale pause\n\n  comic-upscale pause pages-x2.5",
+    ),
+    "resume": Entry(
+        "comic_upscale.commands.pause:resume",
+        "Let a paused run continue.",
+        "Examples:\n\n  comic-upscale resume\n\n  comic-upscale resume pages-x2.5",
     ),
     "prune": Entry(
         "comic_upscale.commands.prune:prune",
@@ -178,7 +201,13 @@ def _load(name: str, entry: Entry) -> Any:
         app = typer.Typer(add_completion=False)
         # Help, too: what the command passes its options on to explains them.
         passes_on = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-        app.command(name, context_settings=passes_on if entry.passes_arguments_on else None)(function)
+        settings = passes_on if entry.passes_arguments_on else None
+        if entry.has_short_help:
+            from comic_upscale.commands.short_help import ShortHelpCommand
+
+            app.command(name, cls=ShortHelpCommand)(function)
+        else:
+            app.command(name, context_settings=settings)(function)
     command = typer.main.get_command(app)
     command.name, command.help, command.epilog = name, entry.help, entry.epilog
     return command

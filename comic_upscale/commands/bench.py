@@ -17,7 +17,7 @@ from comic_upscale.settings.options import pick
 JOB = pick(
     JobSettings, "model", "denoise", "weights_folders", "device", "precision", "batch", "tile", "size.scale", "format",
     "quality", "workers",
-    help={"size.scale": "Output size divided by input size, above 1 and at most 8."},
+    help={"size.scale": "Output size divided by input size, 1 to 8."},
 )  # fmt: skip
 
 

@@ -237,11 +237,12 @@ def _print_table(first: str, rows: Sequence[Mapping[str, Any]], columns: Sequenc
     from comic_upscale.console.streams import make_console
     from comic_upscale.evaluation.tables import TITLES, shown
 
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column(first)
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    # On a narrow terminal, a long name takes two lines, and is never cut.
+    table.add_column(first, overflow="fold")
     filled = [column for column in columns if any(row[column] is not None for row in rows)]
     for column in filled:
-        table.add_column(TITLES.get(column, column.replace("_", " ")), justify="right")
+        table.add_column(TITLES.get(column, column.replace("_", " ")), justify="right", no_wrap=True)
     for row in rows:
         table.add_row(Text(printable(str(row[first]))), *(shown(column, row[column]) for column in filled))
     make_console().print(table)

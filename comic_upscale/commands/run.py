@@ -29,7 +29,10 @@ from comic_upscale.commands.environment import (
 from comic_upscale.commands.options import Given, takes
 from comic_upscale.commands.profile_files import find_profile
 from comic_upscale.commands.selection import FromFile, Pages, with_pages
+from comic_upscale.commands.short_help import HelpAll
 from comic_upscale.errors import EXIT_CEILING, InputError, NoJobYetError, SettingsError
+from comic_upscale.settings.environment import values_from_environment
+from comic_upscale.settings.hooks import HookSettings
 from comic_upscale.settings.job import JobSettings, upgrade_record
 from comic_upscale.settings.option_json import in_program_words, values_from_json
 from comic_upscale.settings.options import Opt, definitions
@@ -40,7 +43,7 @@ from comic_upscale.settings.profiles import NONE, with_profile
 
 if TYPE_CHECKING:
     from comic_upscale.console.display import Display
-    from comic_upscale.execution.events import Event, JobFinished
+    from comic_upscale.execution.events import Event, JobFinished, Listener
     from comic_upscale.execution.ray.options import RayOptions
     from comic_upscale.execution.remote import RemoteOptions
     from comic_upscale.execution.stop import StopRequest
@@ -73,9 +76,10 @@ class ShowOptions:
 
 
 SHOW = definitions(ShowOptions)
+HOOKS = definitions(HookSettings)
 
 
-@takes(given=JOB, show=SHOW)
+@takes(given=JOB, hooks=HOOKS, show=SHOW)
 def run(
     pages: Pages = None,
     *,
@@ -91,6 +95,7 @@ def run(
         bool, typer.Option("--yes", "-y", help="With --replace: do not ask whether originals may be replaced.")
     ] = False,
     given: Given,
+    hooks: Given,
     show: Given,
     settings: Annotated[
         Path | None,
@@ -141,6 +146,7 @@ def run(
             help="GPUs of each process on the cluster. Give 1 if the cluster adds machines with GPUs as needed.",
         ),
     ] = None,
+    help_all: HelpAll = False,
 ) -> None:  # fmt: skip
     """Upscale every page of a job that is not done yet."""
     from comic_upscale.execution.stop import StopRequest
@@ -152,6 +158,7 @@ def run(
         # It has every option that matters.
         own.setdefault("profile", NONE)
     job = _checked(with_pages({**recorded, **own}, pages, from_file), recorded.keys() - own.keys())
+    called = hook_settings(hooks)
     set_up_logging(verbose=shown.verbose)
     options = (
         None if cluster is None else _cluster_options(cluster, cluster_actors, cluster_cpus, cluster_gpus)
@@ -168,7 +175,7 @@ def run(
         _ask_before_changing_input(job, may_ask=not shown.as_json)
     if not redo and not shown.as_json and has_terminal():
         _ask_before_replacing(job)
-    code, _ = run_shown(job, StopRequest(), shown, worker=worker, cluster=options)
+    code, _ = run_shown(job, StopRequest(), shown, worker=worker, cluster=options, hooks=called)
     raise typer.Exit(code)
 
 
@@ -303,6 +310,7 @@ def run_shown(
     worker: Path | None = None,
     cluster: RayOptions | None = None,
     before_exit: Callable[[], None] = lambda: None,
+    hooks: HookSettings | None = None,
 ) -> tuple[int, JobFinished]:
     """Run a job, print its events, and return the exit code and the final event.
 
@@ -314,9 +322,73 @@ def run_shown(
         worker: the socket of a worker of this machine that processes them.
         cluster: the Ray cluster that processes them.
         before_exit: called before a second signal ends the process at once. It must not raise an error.
+        hooks: are called when a volume or the run is done.
+    """
+    from comic_upscale.jobs.service import JobService
+
+    with (
+        open_display(stop, shown) as (display, show_event),
+        open_hooks(hooks, show_event) as (on_event, finish_hooks),
+        _stop_on_signals(stop, display, before_exit) as received,
+    ):
+        service = JobService(state_folder())
+        # Whoever starts a run wants it to run.
+        service.resume(settings.folder)
+        finished = service.run(
+            settings, on_event=on_event, stop=stop, remote=remote, worker=worker, cluster=cluster
+        )
+        finish_hooks()
+    return _exit_code(finished, received), finished
+
+
+@contextmanager
+def open_hooks(
+    settings: HookSettings | None, on_event: Listener
+) -> Iterator[tuple[Listener, Callable[[], None]]]:
+    """Open the hooks of runs.
+
+    Args:
+        settings: the hooks; None for none.
+        on_event: takes the events of the runs, and of the hooks.
+
+    Yields:
+        A listener for the events of runs, and a function that waits for the hooks of a run and reports them.
+    """
+    if settings is None or settings.is_empty:
+        yield on_event, lambda: None
+        return
+    from comic_upscale.hooks.runner import HookRunner
+
+    runner = HookRunner(settings, os.environ)
+
+    def listen(event: Event) -> None:
+        on_event(event)
+        runner(event)
+
+    try:
+        yield listen, lambda: on_event(runner.finish())
+    finally:
+        runner.close()
+
+
+def hook_settings(given: Given) -> HookSettings:
+    """Return the hooks: the given options, then variables of the environment.
+
+    Raises:
+        SettingsError: a value is not allowed.
+    """
+    return HookSettings(**{**values_from_environment(HookSettings, os.environ), **given.values()})
+
+
+@contextmanager
+def open_display(stop: StopRequest, shown: ShowOptions) -> Iterator[tuple[Display, Listener]]:
+    """Open the display of runs. Inside the block, it and a listener that never raises an error are usable.
+
+    Args:
+        stop: requested when nobody can see the display any more.
+        shown: what to print.
     """
     from comic_upscale.console import display as terminal
-    from comic_upscale.jobs.service import JobService
 
     display = _choose_display(stop, shown)
     if shown.log is not None:
@@ -335,14 +407,9 @@ def run_shown(
             stop.request(f"cannot write to the terminal: {error.strerror or error}")
 
     try:
-        with _stop_on_signals(stop, display, before_exit) as received:
-            service = JobService(state_folder())
-            finished = service.run(
-                settings, on_event=on_event, stop=stop, remote=remote, worker=worker, cluster=cluster
-            )
+        yield display, on_event
     finally:
         display.close()
-    return _exit_code(finished, received), finished
 
 
 def _exit_code(finished: JobFinished, received: list[int]) -> int:

@@ -25,9 +25,11 @@ from tqdm import tqdm
 from comic_upscale.console.printable import printable
 from comic_upscale.console.streams import make_console
 from comic_upscale.console.text import (
+    PAUSED,
     duration,
     failure_line,
     header_lines,
+    hooks_lines,
     page_line,
     rate,
     stopping_line,
@@ -37,8 +39,10 @@ from comic_upscale.errors import OutputError
 from comic_upscale.execution.events import (
     Event,
     Fetching,
+    HooksFinished,
     JobFinished,
     JobStarted,
+    Note,
     Preparing,
     Progress,
     Sending,
@@ -85,8 +89,13 @@ class QuietDisplay:
 
     def __call__(self, event: Event) -> None:
         """Print a failure; ignore other events."""
+        lines: list[str] = []
         if isinstance(event, PageFailed):
-            print(printable(failure_line(event.source, event.kind, event.reason)), file=sys.stderr)  # noqa: T201
+            lines = [printable(failure_line(event.source, event.kind, event.reason))]
+        elif isinstance(event, HooksFinished):
+            lines = hooks_lines(event)
+        for line in lines:
+            print(line, file=sys.stderr)  # noqa: T201
 
     def close(self) -> None:
         """Do nothing: there is nothing to restore."""
@@ -105,13 +114,18 @@ class LogDisplay:
         self._verbose = verbose
         self._told: set[str] = set()
         """Failed pages that were printed."""
-        self._stopping = False
+        self._stopping = self._paused = False
         self._start = self._last = time.monotonic()
 
     def __call__(self, event: Event) -> None:
         """Print an event, if it belongs in a log."""
         if isinstance(event, Preparing):
             self._line(event.what)
+        elif isinstance(event, Note):
+            self._line(printable(event.text))
+        elif isinstance(event, HooksFinished):
+            for line in hooks_lines(event):
+                self._line(line)
         elif isinstance(event, Fetching):
             self._at_interval(
                 f"downloading {event.name}: {event.done_bytes:,} of {event.total_bytes:,} bytes"
@@ -131,9 +145,13 @@ class LogDisplay:
             self._line(page_line(event))
         elif isinstance(event, Progress):
             if event.stopping and not self._stopping:
-                self._stopping = True
                 self._line(stopping_line(event))
-            self._at_interval(self._meter(event))
+            self._stopping = event.stopping is not None
+            if event.paused != self._paused:
+                self._line(PAUSED if event.paused else "resumed")
+            self._paused = event.paused
+            if not event.paused:
+                self._at_interval(self._meter(event))
         elif isinstance(event, JobFinished):
             for line in summary_lines(event, self._told):
                 self._line(line)
@@ -231,6 +249,12 @@ class LiveDisplay:
         if isinstance(event, Preparing):
             self._status.update(Text(event.what))
             self._status.start()
+        elif isinstance(event, Note):
+            self.close()
+            self._console.print(Text(printable(event.text)))
+        elif isinstance(event, HooksFinished):
+            for line in hooks_lines(event):
+                self._console.print(Text(line, style="red"))
         elif isinstance(event, (Fetching, Sending)):
             doing = "downloading" if isinstance(event, Fetching) else "sending"
             share = f"{event.done_bytes / 1e6:.1f} of {event.total_bytes / 1e6:.1f} MB"
@@ -267,7 +291,7 @@ class LiveDisplay:
             failed=f"{event.failed} failed" if event.failed else "",
         )
         current = f"in progress: {printable(event.in_hand)}" if event.in_hand else "reading the first pages"
-        current = event.doing or current
+        current = PAUSED if event.paused else event.doing or current
         bottleneck = f"   bottleneck: {event.bottleneck}" if event.bottleneck else ""
         text = stopping_line(event) if event.stopping else current + bottleneck
         self._live.update(Group(self._bar, Text(text, style="dim", no_wrap=True, overflow="ellipsis")))

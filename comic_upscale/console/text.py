@@ -17,7 +17,7 @@ from comic_upscale.ledger.status import JobStatus, seconds_since
 from comic_upscale.settings.paths import MARKER_FOLDER, TRASH
 
 if TYPE_CHECKING:
-    from comic_upscale.execution.events import JobFinished, JobStarted, Progress
+    from comic_upscale.execution.events import HooksFinished, JobFinished, JobStarted, Progress
     from comic_upscale.planning.preview import PagePreview, Preview
 
 
@@ -334,13 +334,15 @@ def status_lines(report: JobStatus) -> list[str]:
         lines.append(suspects_line(report.suspects))
     if report.orphans:
         lines.append(orphans_line(report.orphans, _short(report.output)))
-    if report.alive:
+    if report.paused_since is not None:
+        lines += _pause_lines(report)
+    if report.alive and report.paused_since is None:
         left = "" if report.eta_seconds is None else f", {duration(report.eta_seconds)} left"
         now = (
             rate(report.pages_per_second) if report.pages_per_second else "no rate yet: fewer than two pages"
         )
         lines.append(f"{now}{left}")
-    elif report.last_seen is not None:
+    elif not report.alive and report.last_seen is not None:
         seconds = seconds_since(report.last_seen)
         # In the future, if a clock was set back or the clock of another host is ahead.
         seen = (
@@ -372,6 +374,31 @@ def status_lines(report: JobStatus) -> list[str]:
     if report.state == "stopped":
         lines.append("run the same command again to continue")
     return [printable(line) for line in lines]
+
+
+def _pause_lines(report: JobStatus) -> list[str]:
+    seconds = max(seconds_since(report.paused_since or ""), 0.0)
+    go_on = f"comic-upscale resume {shlex.quote(_short(report.output))}"
+    if not report.alive:
+        return [f"paused {duration(seconds)} ago, no run is active: a watch waits for `{go_on}`"]
+    lines = [f"paused {duration(seconds)} ago: `{go_on}` continues"]
+    if report.price:
+        cost = money(report.price * seconds / 3600)
+        lines.append(f"the machine still costs {money(report.price)} per hour: {cost} since the pause")
+    return lines
+
+
+PAUSED = "paused: no further page begins until `comic-upscale resume`"
+"""The state of a run that another process has paused."""
+
+
+def hooks_lines(event: HooksFinished) -> list[str]:
+    """Return how many hooks failed and why, as text; nothing if none did."""
+    if not event.failures:
+        return []
+    what = "1 hook" if event.ran == 1 else f"{event.ran:,} hooks"
+    lines = [f"{len(event.failures):,} of {what} failed; the pages are not affected"]
+    return [printable(line) for line in (*lines, *(f"  {hook}: {reason}" for hook, reason in event.failures))]
 
 
 def _short(path: str) -> str:

@@ -14,7 +14,7 @@ class Workload:
 
     pages: int
     network_pixels: int
-    """Input pixels that go through the network."""
+    """Input pixels that go through the network; eight times those of the pages with ``--tta``."""
     output_pixels: int
     """Pixels to encode."""
     upload_bytes: int

@@ -95,7 +95,7 @@ class OnnxFactory(EngineFactory):
         if file.custom:
             raise WeightsError(
                 f"{path} needs operators that onnxruntime does not have: {', '.join(file.custom[:3])}. Export it "
-                "with the standard operators of ONNX."
+                "with the standard operators of ONNX"
             )
         return Identity(path.name, file.identity())
 

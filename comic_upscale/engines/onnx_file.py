@@ -79,7 +79,7 @@ def read_onnx(path: Path) -> OnnxFile:
     """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise WeightsError(f"{path} {what}. Give the path of an .onnx file.")
+        raise WeightsError(f"{path} {what}. Give the path of an .onnx file")
     seen = _Seen()
     try:
         with path.open("rb") as file:
@@ -88,13 +88,13 @@ def read_onnx(path: Path) -> OnnxFile:
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, UnicodeDecodeError, RecursionError):
-        raise WeightsError(f"{path} is damaged, or not an ONNX file.") from None
+        raise WeightsError(f"{path} is damaged, or not an ONNX file") from None
     if seen.largest > _LARGEST:
         raise WeightsError(
-            f"{path} was refused: whatever the page, it makes {seen.largest:,} numbers at once. Use another network."
+            f"{path} was refused: whatever the page, it makes {seen.largest:,} numbers at once. Use another network"
         )
     if not seen.has_graph:
-        raise WeightsError(f"{path} is damaged, or not an ONNX file.")
+        raise WeightsError(f"{path} is damaged, or not an ONNX file")
     custom = sorted(
         f"{domain}.{name}"
         for domain, name in seen.operators
@@ -113,10 +113,10 @@ def _data_file(path: Path, location: str) -> Path:
     if absolute or ".." in parts or not location or "\0" in location or not found.is_relative_to(folder):
         raise WeightsError(
             f"{path} refers to data outside its folder ({location!r}), which is not allowed: get the network with its "
-            "data in the same folder, or as one file."
+            "data in the same folder, or as one file"
         )
     if not found.is_file():
-        raise WeightsError(f"{path} stores its weights in {location!r}, which is missing from its folder.")
+        raise WeightsError(f"{path} stores its weights in {location!r}, which is missing from its folder")
     return found
 
 

@@ -182,7 +182,7 @@ class OnnxNetwork:
         return InputShape(channels, scale, taken, minimum, None, count is None)
 
     def _find_factor(self, channels: int, height: int, width: int) -> int | None:
-        """Return the integer factor by which the network enlarges an image of this size; None if it does not."""
+        """Return the integer factor of at least 1 by which the network enlarges such an image; None without one."""
         try:
             made = self.run(np.full((1, channels, height, width), 0.5, np.float32))
         except (PageError, OutOfMemoryError):
@@ -190,13 +190,13 @@ class OnnxNetwork:
         if made.ndim != 4 or made.shape[:2] != (1, channels):
             return None
         scale = made.shape[2] // height
-        return scale if scale >= 2 and made.shape[2:] == (height * scale, width * scale) else None
+        return scale if scale >= 1 and made.shape[2:] == (height * scale, width * scale) else None
 
     def _require_factor(self, channels: int, height: int, width: int) -> int:
         """Return the same as `_find_factor`, or raise an error with the reason.
 
         Raises:
-            WeightsError: it does not enlarge images by an integer factor.
+            WeightsError: it does not keep or enlarge the size of images by an integer factor.
         """
         scale = self._find_factor(channels, height, width)
         if scale is not None:
@@ -210,8 +210,8 @@ class OnnxNetwork:
         shape = "x".join(str(side) for side in made.shape)
         raise _no_network(
             self._path,
-            f"it turns 1x{channels}x{height}x{width} into {shape}; height and width must grow by an integer factor of "
-            f"at least 2, and the {channels} channels must stay",
+            f"it turns 1x{channels}x{height}x{width} into {shape}; height and width must stay or grow by an integer "
+            f"factor, and the {channels} channels must stay",
         )
 
 
@@ -256,7 +256,7 @@ def _open_session(
         unable.append(name)
     raise DeviceError(
         f"this onnxruntime does not run on {device}: it has {', '.join(available)}. Install its package for the "
-        "device (onnxruntime-gpu, onnxruntime-directml), check the driver, or use --device cpu."
+        "device (onnxruntime-gpu, onnxruntime-directml), check the driver, or use --device cpu"
     )
 
 
@@ -322,7 +322,7 @@ def _input_and_output(session: Any, path: Path) -> tuple[Any, str, str]:
 
 
 def _no_network(path: Path, why: str) -> WeightsError:
-    return WeightsError(f"{path} cannot upscale pages: {why}.")
+    return WeightsError(f"{path} cannot upscale pages: {why}")
 
 
 def _first_line(error: BaseException) -> str:

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -50,7 +50,13 @@ class Program:
         self._process: subprocess.Popen[bytes] | None = None
         self._is_killed = False
 
-    def run(self, words: Sequence[str], folder: Path, seconds: float) -> Ended:
+    def run(
+        self,
+        words: Sequence[str],
+        folder: Path,
+        seconds: float,
+        environment: Mapping[str, str] | None = None,
+    ) -> Ended:
         """Run a program in a folder, and wait for its end.
 
         Standard input is empty. The program runs in its own session, so Ctrl-C in the terminal does not reach it.
@@ -59,6 +65,7 @@ class Program:
             words: the program and its arguments.
             folder: its working directory.
             seconds: the time limit. After it, the program and all that it has started are killed.
+            environment: its variables. Default: those of this process.
 
         Raises:
             OSError: it cannot be started.
@@ -67,6 +74,7 @@ class Program:
             process = subprocess.Popen(
                 words,
                 cwd=folder,
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -20,6 +20,7 @@ from comic_upscale.engines.base import (
 )
 from comic_upscale.engines.filters import fingerprinted_filters
 from comic_upscale.engines.options import pixel_options, read_options
+from comic_upscale.engines.tta import TtaEngine
 from comic_upscale.errors import SettingsError
 from comic_upscale.models.weights import ResolvedWeights
 from comic_upscale.settings.engines import BUILT_IN, GROUP, EngineOptions, check_engine, entry_points
@@ -96,9 +97,14 @@ def identify(settings: JobSettings) -> Identity:
     """Return the identity of what computes a job's pixels. The model must not be ``auto`` any more.
 
     Raises:
-        SettingsError, WeightsError: as `EngineFactory.identify`.
+        SettingsError, WeightsError: as `EngineFactory.identify`; or ``--tta`` with an engine that is paid by call.
     """
-    return find_factory(settings.backend).identify(spec_of(settings))
+    factory = find_factory(settings.backend)
+    if settings.tta and factory.billing == "call":
+        raise SettingsError(
+            f"--tta would have --engine {factory.name} paid eight times for each page: leave it out"
+        )
+    return factory.identify(spec_of(settings))
 
 
 def fingerprinted_options(settings: JobSettings) -> EngineOptions:
@@ -131,7 +137,8 @@ def open_engines(settings: JobSettings, weights: ResolvedWeights | None) -> list
     """
     factory = find_factory(settings.backend)
     _check_packages(factory)
-    return factory.open(spec_of(settings, weights), _resources(settings))
+    engines = factory.open(spec_of(settings, weights), _resources(settings))
+    return [TtaEngine(engine) for engine in engines] if settings.tta else engines
 
 
 def describe_loading(settings: JobSettings, weights: ResolvedWeights | None) -> str | None:

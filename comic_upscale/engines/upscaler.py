@@ -11,15 +11,15 @@ import numpy as np
 from PIL import Image
 
 from comic_upscale.engines.pages import finish, prepare, upscale_pages
-from comic_upscale.engines.torch.device import all_accelerators
-from comic_upscale.engines.torch.engine import open_torch_engine
+from comic_upscale.engines.torch.device import all_accelerators, choose_device
+from comic_upscale.engines.torch.engine import open_torch_engine, pages_at_once
 from comic_upscale.errors import InputError, PageError, SettingsError
 from comic_upscale.imaging.codecs import FORMATS
 from comic_upscale.imaging.decode import decode
 from comic_upscale.imaging.encode import check_encoded, check_target, encode
 from comic_upscale.imaging.pixels import Pixels, UInt8Array
 from comic_upscale.imaging.shrink import shrink
-from comic_upscale.imaging.target_size import find_target, grows
+from comic_upscale.imaging.target_size import find_target, needs_network
 from comic_upscale.models.default_model import check_auto, default_model, is_auto
 from comic_upscale.models.network import load_network
 from comic_upscale.models.weights import resolve_weights
@@ -85,6 +85,8 @@ class Upscaler:
         """The device as text."""
         self.precision = info.precision
         """The precision of the network."""
+        self.pages_at_once = pages_at_once(network, choose_device(device))
+        """How many pages a run upscales at the same time on this device, with a part of the cores each."""
 
     def upscale(
         self, image: Image.Image | UInt8Array, scale: float | None = None, *, size: Size | None = None
@@ -96,7 +98,7 @@ class Upscaler:
         Args:
             image: a Pillow image of mode L, LA, RGB or RGBA, or uint8 height x width (gray), or
                 height x width x 1 to 4 (gray, gray and alpha, RGB, RGBA).
-            scale: above 1, at most 8; 2.5 if no size is given either.
+            scale: 1 to 8; 2.5 if no size is given either.
             size: instead of a scale, such as ``Width(2000)`` from ``comic_upscale.settings.sizes``.
 
         Returns:
@@ -114,7 +116,7 @@ class Upscaler:
         """Return a decoded page at its target size, given as a size or a scale; errors as in `upscale`."""
         requested = choose_size(scale=size) if isinstance(size, int | float) else size
         target = find_target(page.width, page.height, requested).size
-        if not grows((page.width, page.height), target):
+        if not needs_network((page.width, page.height), target, self.native_scale):
             return shrink(prepare(page), target)
         (result,) = upscale_pages(self._engine, [prepare(page)], target)
         if isinstance(result, PageError):

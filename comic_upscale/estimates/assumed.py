@@ -9,7 +9,8 @@ from comic_upscale.costs.ranges import Range
 from comic_upscale.costs.workload import Workload
 from comic_upscale.errors import PageError, SettingsError
 from comic_upscale.imaging.codecs import FORMATS
-from comic_upscale.imaging.target_size import find_target, grows, skip_reason, turned
+from comic_upscale.imaging.target_size import find_target, needs_network, skip_reason, turned
+from comic_upscale.models.default_model import assumed_native_scale
 from comic_upscale.settings.processing import ProcessingSettings
 
 SOURCE_BYTES_PER_PIXEL = 1.3
@@ -46,6 +47,7 @@ def assume_pages(pages: Sequence[AssumedPages], settings: ProcessingSettings) ->
     written = FORMATS["png" if format == "auto" else format]
     assumed = written.assumed(settings.quality)
     bytes_per_pixel = assumed.bytes_per_pixel(gray=False)
+    native_scale = assumed_native_scale(settings)
     count = network_pixels = output_pixels = upload_bytes = 0
     for each in pages:
         size = each.width, each.height
@@ -57,7 +59,8 @@ def assume_pages(pages: Sequence[AssumedPages], settings: ProcessingSettings) ->
             raise SettingsError(error.reason) from None
         count += each.count
         output_pixels += each.count * target[0] * target[1]
-        network_pixels += each.count * size[0] * size[1] if grows(turned(size, settings.size), target) else 0
+        if needs_network(turned(size, settings.size), target, native_scale):
+            network_pixels += settings.network_passes * each.count * size[0] * size[1]
         source = each.source_bytes
         upload_bytes += each.count * (
             round(size[0] * size[1] * SOURCE_BYTES_PER_PIXEL) if source is None else source

@@ -180,7 +180,7 @@ def _measure_recorded_run(
         origin=f"ledger {path_text(ledger)}",
         date=str(run["started_at"])[:10],
         pages=run["pages"],
-        network_pixels=run["network_pixels"],
+        network_pixels=run["network_pixels"] * (8 if settings.get("tta") is True else 1),
         output_pixels=run["output_pixels"],
         output_bytes=run["output_bytes"],
         format=encoding_of(settings.get("format") or "png", settings.get("quality")),

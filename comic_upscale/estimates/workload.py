@@ -21,14 +21,14 @@ from comic_upscale.estimates.assumed import ASSUMED_BYTES
 from comic_upscale.estimates.history import count_places, encoding_of, hardware_name, processor_name
 from comic_upscale.execution.events import Event, JobStarted, Listener
 from comic_upscale.imaging.codecs import find_assumed
-from comic_upscale.imaging.target_size import grows
+from comic_upscale.imaging.target_size import needs_network
 from comic_upscale.jobs.begin import versions
 from comic_upscale.jobs.run import run_job
 from comic_upscale.ledger.records import PageDone
 from comic_upscale.library.page import Page
 from comic_upscale.library.volume_reader import VolumeCache
 from comic_upscale.models.catalogue import CATALOGUE
-from comic_upscale.models.default_model import is_auto
+from comic_upscale.models.default_model import assumed_native_scale, is_auto
 from comic_upscale.models.weights import ResolvedWeights
 from comic_upscale.planning.discovery import find_pages
 from comic_upscale.planning.preview import PagePreview, Preview
@@ -49,7 +49,12 @@ def count_workload(preview: Preview, settings: JobSettings, pilot: Measured | No
         pilot: measurement with pages of this input, for the bytes of an output.
     """
     todo = [page for page in preview.pages if page.action == "do" and page.size and page.target_size]
-    through = [page for page in todo if grows(page.size or (0, 0), page.target_size or (0, 0))]
+    native_scale = assumed_native_scale(settings)
+    through = [
+        page
+        for page in todo
+        if page.size and page.target_size and needs_network(page.size, page.target_size, native_scale)
+    ]
     output_pixels = sum(width * height for width, height in (page.target_size or (0, 0) for page in todo))
     estimated = float(sum(page.estimated_bytes or 0 for page in todo))
     if pilot is not None and pilot.output_pixels:
@@ -64,7 +69,8 @@ def count_workload(preview: Preview, settings: JobSettings, pilot: Measured | No
         basis = "bytes a pixel, the average of six real pages (single pages: two thirds to four thirds of it)"
     return Workload(
         pages=len(todo),
-        network_pixels=sum(width * height for width, height in (page.size or (0, 0) for page in through)),
+        network_pixels=settings.network_passes
+        * sum(width * height for width, height in (page.size or (0, 0) for page in through)),
         output_pixels=output_pixels,
         upload_bytes=sum(page.source_bytes for page in todo),
         download_bytes=sizes,
@@ -115,7 +121,10 @@ def run_pilot(
     sizes = {
         page.source: page.size[0] * page.size[1]
         for page in preview.pages
-        if page.action == "do" and page.size and page.target_size and grows(page.size, page.target_size)
+        if page.action == "do"
+        and page.size
+        and page.target_size
+        and needs_network(page.size, page.target_size, assumed_native_scale(settings))
     }
     sources = list(sizes)
     if not sources:
@@ -188,7 +197,7 @@ def measure_run(
         origin=origin,
         date=_today(),
         pages=len(done),
-        network_pixels=sum(page.width * page.height for page in done),
+        network_pixels=settings.network_passes * sum(page.width * page.height for page in done),
         output_pixels=sum(page.output_width * page.output_height for page in done),
         output_bytes=sum(page.output_size for page in done),
         format=encoding_of(settings.format, settings.quality),

@@ -120,10 +120,10 @@ def check_sizes(picture: Pixels, original: Pixels) -> None:
         raise PageError(
             "sizes-differ",
             f"The image is {width} x {height}, the original {wanted_width} x {wanted_height}. Only images of the "
-            "same size can be compared.",
+            "same size can be compared",
         )
     if min(sizes[0]) < SMALLEST_SIDE:
-        raise PageError("too-small", f"An image needs at least {SMALLEST_SIDE} pixels a side to be scored.")
+        raise PageError("too-small", f"An image needs at least {SMALLEST_SIDE} pixels a side to be scored")
 
 
 def to_tensor(samples: UInt8Array, device: torch.device) -> torch.Tensor:

@@ -108,7 +108,7 @@ class Pictures:
                 data = page.path.read_bytes()
             except OSError as error:
                 raise PageError(
-                    "unreadable", f"The file cannot be read: {error.strerror or error}."
+                    "unreadable", f"The file cannot be read: {error.strerror or error}"
                 ) from error
         return decode(data, max_pixels=self._max_pixels)
 

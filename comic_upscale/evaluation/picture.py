@@ -112,5 +112,5 @@ def check_transparency(one: Pixels, other: Pixels) -> None:
         raise PageError(
             "transparency",
             "Only one of the two images is transparent, so they cannot be compared. Flatten both onto the same "
-            "background first.",
+            "background first",
         )

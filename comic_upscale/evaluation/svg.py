@@ -74,7 +74,7 @@ def lay_out(
     ]
     texts = x_texts or [number(tick) for tick in horizontal.ticks]
     columns = [
-        f'<text x="{x_of(horizontal, tick):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">'
+        f'<text class="tick" x="{x_of(horizontal, tick):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">'
         f"{escape(text)}</text>"
         for tick, text in zip(horizontal.ticks, texts, strict=True)
     ]
@@ -85,8 +85,8 @@ def lay_out(
         ".mark{stroke:var(--ink,#444);stroke-dasharray:3 3}</style>"
         f"<title>{escape(title)}</title>"
         f"{''.join(rows)}{''.join(columns)}{''.join(drawn)}"
-        f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">{escape(x_label)}</text>'
-        f'<text x="4" y="14">{escape(y_label)}</text></svg>'
+        f'<text class="below" x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">{escape(x_label)}</text>'
+        f'<text class="above" x="4" y="14">{escape(y_label)}</text></svg>'
     )
 
 

@@ -28,6 +28,9 @@ TITLES = {
     "gmsd": "GMSD",
     "shift": "shift",
     "lpips": "LPIPS",
+    "white_kept": "white",
+    "black_kept": "black",
+    "seconds_a_page": "s a page",
 }
 
 

@@ -83,6 +83,8 @@ class Standing:
 
     name: str
     turns: list[Turn] = field(default_factory=list)
+    pages_at_once: int = 1
+    """How many pages a run restores at the same time, each in the seconds of a turn."""
 
     def mean(self, score: str, track: str | None = None) -> float | None:
         """Return the mean of a score in `Scores` over the turns, of one track or all; None if there is none."""
@@ -101,8 +103,12 @@ class Standing:
         return kept / there if there else None
 
     def seconds(self, pixels: float) -> float:
-        """Return the approximate seconds for a page with this many pixels, from the median rate of the turns."""
-        return pixels * statistics.median(turn.seconds / turn.pixels for turn in self.turns)
+        """Return the approximate seconds for a page with this many pixels, from the median rate of the turns.
+
+        It is the time by which one more page makes a run longer, which processes several at once.
+        """
+        rate = statistics.median(turn.seconds / turn.pixels for turn in self.turns)
+        return pixels * rate / self.pages_at_once
 
 
 @dataclass(slots=True)
@@ -164,7 +170,8 @@ def run_trial(
             restore = stack.enter_context(candidate.open())
             # The first call prepares the network.
             restore(Image.new("RGB", (64, 96), "gray"), scale)
-            opened.append((Standing(candidate.name), restore))
+            at_once = getattr(restore, "pages_at_once", 1)
+            opened.append((Standing(candidate.name, pages_at_once=at_once), restore))
         trial.standings = [standing for standing, _ in opened]
         turns = deque(opened)
         pages = spread(pictures.pages, sample)
@@ -212,7 +219,7 @@ def usable_piece(page: Pixels, scale: float) -> Image.Image:
     if min(page.width, page.height) < SMALLEST:
         raise PageError(
             "too-small",
-            f"The page is {page.width} x {page.height}; each side needs at least {SMALLEST} pixels.",
+            f"The page is {page.width} x {page.height}; each side needs at least {SMALLEST} pixels",
         )
     width, height = (
         _fitting(min(limit, side), scale) for limit, side in zip(CROP, (page.width, page.height), strict=True)
@@ -254,7 +261,27 @@ def network_candidate(model: str, *, device: str, folders: Sequence[Path], cache
 @contextmanager
 def _open_network(load: Callable[[], Upscaler]) -> Iterator[Restore]:
     with load() as upscaler:
-        yield upscaler.upscale
+        yield _Network(upscaler)
+
+
+class _Network:
+    """Restores as a run does: several pages at the same time, each with its part of the cores."""
+
+    def __init__(self, upscaler: Upscaler) -> None:
+        self._upscaler = upscaler
+        self.pages_at_once = upscaler.pages_at_once
+
+    def __call__(self, image: Image.Image, factor: float) -> Image.Image:
+        import torch
+
+        if self.pages_at_once == 1:
+            return self._upscaler.upscale(image, factor)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(max(1, threads // self.pages_at_once))
+        try:
+            return self._upscaler.upscale(image, factor)
+        finally:
+            torch.set_num_threads(threads)
 
 
 def _take_turn(
@@ -280,6 +307,8 @@ def _row(page: str, original: Image.Image, outputs: Sequence[tuple[str, Image.Im
 
 def _check(scale: float, quality: int | None, sample: int | None) -> None:
     choose_size(scale=scale)  # raises the error for an invalid scale
+    if scale == 1:
+        raise SettingsError("--scale must be above 1: pages are shrunk by it, and models enlarge them again")
     if quality is not None and not 1 <= quality <= 100:
         raise SettingsError(f"--jpeg must be a quality from 1 to 100, not {quality}")
     if sample is not None and sample < 1:

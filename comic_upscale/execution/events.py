@@ -26,6 +26,23 @@ class Preparing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """A message for the user that belongs to no page, such as a drive that a watch waits for."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HooksFinished:
+    """The hooks of a run have ended. Their failures never fail the run."""
+
+    ran: int
+    """Hooks that were called."""
+    failures: tuple[tuple[str, str], ...] = ()
+    """(hook, reason) of those that failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fetching:
     """Weights are being downloaded."""
 
@@ -106,6 +123,8 @@ class Progress:
     """Why the run is stopping, once a stop is requested."""
     doing: str | None = None
     """Work other than upscaling pages, such as sending them to a remote machine."""
+    paused: bool = False
+    """Whether the run is paused: it begins no further page."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +184,9 @@ class JobFinished:
 
 
 Event: TypeAlias = (
-    Preparing
+    Note
+    | HooksFinished
+    | Preparing
     | Fetching
     | Sending
     | JobStarted

@@ -1,15 +1,19 @@
-"""A request to stop a run: a flag that any thread or signal handler may set. Imports nothing heavy."""
+"""Requests to stop or pause a run: flags that any thread or signal handler may set. Imports nothing heavy."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 
 CEILING = "max-cost"
 """The kind of a stop because of the cost ceiling."""
 
+_LOOK_SECONDS = 0.2
+"""How often a paused stage looks whether it may go on."""
+
 
 class StopRequest:
-    """Requests a graceful stop of a run; may be set from any thread or signal handler."""
+    """Requests a graceful stop of a run, or a pause; may be set from any thread or signal handler."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -17,6 +21,8 @@ class StopRequest:
         self.kind: str | None = None
         self.has_begun = False
         """Whether the run has begun. Before, there is no page in flight to finish, and nothing to record."""
+        self.is_paused = False
+        """Whether the run should begin no further page for now. A stop counts more than a pause."""
 
     def request(self, reason: str, kind: str | None = None) -> None:
         """Request the stop; the first reason is kept.
@@ -33,3 +39,13 @@ class StopRequest:
     def requested(self) -> bool:
         """Whether the run should stop."""
         return self._event.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the stop, at most this long, and return whether it was requested."""
+        return self._event.wait(seconds)
+
+    async def while_paused(self) -> None:
+        """Return when the run is not paused, or should stop."""
+        # Both flags are set by other threads, so no event of asyncio can be awaited.
+        while self.is_paused and not self.requested:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_SECONDS)

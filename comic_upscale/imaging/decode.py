@@ -127,11 +127,11 @@ def decode(
         multi_page = image.format in ("TIFF", "JPEG", "HEIF")
         if frames > 1 and not multi_page and animated == "skip":
             raise PageError(
-                ANIMATED, f"The page is an animation of {frames} frames: --animated first takes one."
+                ANIMATED, f"The page is an animation of {frames} frames: --animated first takes one"
             )
         if frames > 1 and image.format == "TIFF" and animated == "skip" and (pages := count_pages(image)) > 1:
             # The other images in a phone's JPEG or HEIC do not count: they show the same page.
-            raise PageError(ANIMATED, f"The file holds {pages} pages: --animated first takes the first.")
+            raise PageError(ANIMATED, f"The file holds {pages} pages: --animated first takes the first")
         # After loading, because some formats store metadata after the pixels.
         samples = to_samples(image, depth_of(image, data), data)
         orientation = orientation_of(image)

@@ -37,7 +37,7 @@ def check_target(width: int, height: int, format: FormatName) -> None:
     instead = f"choose {', '.join(wider)} or a smaller scale" if wider else "choose a smaller scale"
     raise PageError(
         "too-large-for-format",
-        f"The page would be {width} x {height} pixels, and {written.title} holds at most {what}: {instead}.",
+        f"The page would be {width} x {height} pixels, and {written.title} holds at most {what}: {instead}",
     )
 
 
@@ -89,7 +89,7 @@ def encode(
         )
     except MemoryError:
         raise PageError(
-            "out-of-memory", "The machine's memory was not enough to encode the page: use fewer --workers."
+            "out-of-memory", "The machine's memory was not enough to encode the page: use fewer --workers"
         ) from None
     except Exception as error:
         raise PageError("encode", f"The page could not be encoded as {written.title}: {error}") from None
@@ -182,11 +182,11 @@ def check_encoded(data: bytes, size: tuple[int, int], mode: str | None = None) -
         raise PageError("encode", f"The written page does not decode: {error}") from None
     # Decoders accept a file without its end if all samples are there. Our own file must be complete.
     if format is not None and format.is_whole is not None and not format.is_whole(data):
-        raise PageError("encode", "The written page decodes, but its end is missing.")
+        raise PageError("encode", "The written page decodes, but its end is missing")
     if found[0] != size:
-        raise PageError("encode", f"The written page has the size {found[0]} instead of {size}.")
+        raise PageError("encode", f"The written page has the size {found[0]} instead of {size}")
     if mode is not None and found[1] not in (mode, ""):
-        raise PageError("encode", f"The written page has the mode {found[1]} instead of {mode}.")
+        raise PageError("encode", f"The written page has the mode {found[1]} instead of {mode}")
 
 
 def _read_again(data: bytes, format: OutputFormat | None) -> tuple[tuple[int, int], str]:

@@ -137,7 +137,7 @@ def _read_wide_tiff(data: bytes, size: tuple[int, int]) -> SampleArray:
             raise PageError(
                 "unsupported",
                 f"The file is an unsupported kind of TIFF ({kind}, {channels} channels, photometric interpretation "
-                f"{int(page.photometric)}): save it as RGB with 8 or 16 bits.",
+                f"{int(page.photometric)}): save it as RGB with 8 or 16 bits",
             )
         if sorted((page.imagewidth, page.imagelength)) != sorted(size) or page.imagedepth != 1:
             raise ValueError("the size of the image differs from the header")

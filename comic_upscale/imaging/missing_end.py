@@ -61,7 +61,7 @@ def complete_jpeg(data: bytes, start: int) -> bytes | None:
     if _has_every_scan(whole) and _is_same_image(whole, body + _make_test_bits(body, start) + _END):
         return whole
     what = "its end contains only zero bytes" if is_blank else "its end is missing, and rows of the image too"
-    raise PageError("truncated", f"The file is cut short: {what}. Copy or download it again.")
+    raise PageError("truncated", f"The file is cut short: {what}. Copy or download it again")
 
 
 def complete_jpeg2000(data: bytes) -> bytes | None:

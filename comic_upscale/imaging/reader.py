@@ -206,14 +206,14 @@ def open_image(file: IO[bytes], *, max_pixels: int | None = None, header_only: b
     file.seek(0)
     head = file.read(_HEAD)
     if not head:
-        raise PageError("empty", "The file is empty (0 bytes): copy or download it again.")
+        raise PageError("empty", "The file is empty (0 bytes): copy or download it again")
     name = recognise(head)
     if name is None:
         other = name_other(head)
         what = (
             f"The file is not an image but {other}" if other else "The file is not an image of a known format"
         )
-        raise PageError("not-an-image", f"{what}: remove it, or copy it again.")
+        raise PageError("not-an-image", f"{what}: remove it, or copy it again")
     if name == "ICO":
         # Pillow loads an icon while opening it, and takes the size from the image inside instead of the
         # directory. So read the size there first.
@@ -272,21 +272,21 @@ def page_errors(data: bytes = b"") -> Iterator[None]:
         raise _out_of_memory() from None
     except Image.DecompressionBombError as error:
         # A few plugins call Pillow's own guard. It is global to the process, so we must not raise it.
-        raise PageError("too-large", f"The image is larger than Pillow reads: {_short(error)}.") from None
+        raise PageError("too-large", f"The image is larger than Pillow reads: {_short(error)}") from None
     except Exception as error:
         message = _short(error)
         if "out of memory" in message:
             raise _out_of_memory() from None
         if isinstance(error, OSError) and error.errno and not isinstance(error, UnidentifiedImageError):
-            raise PageError("unreadable", f"The file cannot be read: {message}.") from None
+            raise PageError("unreadable", f"The file cannot be read: {message}") from None
         if unread_kind(data) is not None:
             raise _unread(data) from None
         if isinstance(error, EOFError) or _CUT_SHORT.search(message) or _ends_early(data):
             raise PageError(
-                "truncated", f"The file is cut short: {message}. Copy or download it again."
+                "truncated", f"The file is cut short: {message}. Copy or download it again"
             ) from None
         raise PageError(
-            "damaged", f"The file is damaged: {message}. Copy or download it again, or re-save it."
+            "damaged", f"The file is damaged: {message}. Copy or download it again, or re-save it"
         ) from None
 
 
@@ -296,7 +296,7 @@ def _check_size(size: tuple[int, int], max_pixels: int | None) -> None:
         raise PageError(
             "too-large",
             f"The image has {width} x {height} = {width * height} pixels, more than the limit of "
-            f"{max_pixels}: --max-pixels raises it.",
+            f"{max_pixels}: --max-pixels raises it",
         )
 
 
@@ -335,14 +335,14 @@ def _ends_early(data: bytes) -> bool:
 def _unread(jpeg: bytes) -> PageError:
     return PageError(
         "unsupported",
-        f"The file is a {unread_kind(jpeg)}, which is not read here: convert it with another program.",
+        f"The file is a {unread_kind(jpeg)}, which is not read here: convert it with another program",
     )
 
 
 def _out_of_memory() -> PageError:
     return PageError(
         "out-of-memory",
-        "The machine's memory was not enough for this image: use fewer --workers, or a smaller --max-pixels.",
+        "The machine's memory was not enough for this image: use fewer --workers, or a smaller --max-pixels",
     )
 
 

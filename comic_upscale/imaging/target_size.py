@@ -12,6 +12,8 @@ from comic_upscale.settings.sizes import Bounds, Fit, Height, LongSide, Print, S
 MAX_FACTOR = 16.0
 """The largest factor. A page that needs more is refused, because its content would be unrecognisable."""
 
+RESTORES = 1
+"""The own factor of a network that cleans pages and does not enlarge them."""
 LANDSCAPE = 1.1
 """A page that is this many times as wide as high, or more, is a landscape page."""
 WIDEST_SPREAD = 2.4
@@ -78,7 +80,7 @@ def find_target(width: int, height: int, size: Size) -> Target:
         raise PageError(
             "too-small",
             f"The page has {width} x {height} pixels and would have to grow {factor:.1f} times for {size}, more "
-            f"than the limit of {MAX_FACTOR:g}: choose a smaller size, or find a larger source.",
+            f"than the limit of {MAX_FACTOR:g}: choose a smaller size, or find a larger source",
         )
     return target
 
@@ -115,8 +117,19 @@ def factor_of(page: tuple[int, int], target: tuple[int, int]) -> float:
 
 
 def grows(page: tuple[int, int], target: tuple[int, int]) -> bool:
-    """Return whether a page becomes larger and so needs the network."""
+    """Return whether a page becomes larger."""
     return target[0] > page[0] or target[1] > page[1]
+
+
+def needs_network(page: tuple[int, int], target: tuple[int, int], native_scale: int | None) -> bool:
+    """Return whether a page goes through the network: it becomes larger, or the network restores pages of any size.
+
+    Args:
+        page: (width, height) in pixels.
+        target: (width, height) in pixels.
+        native_scale: the network's own factor; None if the engine makes any size.
+    """
+    return native_scale == RESTORES or grows(page, target)
 
 
 def is_larger(page: tuple[int, int], bounds: Bounds) -> bool:
@@ -147,6 +160,9 @@ def describe_growth(page: tuple[int, int], target: tuple[int, int], native_scale
         target: (width, height) in pixels.
         native_scale: the network's own factor; None if the engine makes any size.
     """
+    if native_scale == RESTORES:
+        how = "enlarged" if grows(page, target) else "shrunk"
+        return None if page == target else f"restored by the network, then {how} by Lanczos"
     if not grows(page, target):
         same = page == target
         return (

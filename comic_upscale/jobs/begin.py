@@ -106,6 +106,8 @@ async def begin_run(
         folders = source_folders(discovery.pages, stores.sources)
         model = job.model
         record = JobRecord(job.settings, job.fingerprint, model.name, model.identity, model.auto)
+        # A job that is refused must not be the newest in the ledger.
+        await on_ledger(_check_price, job, ledger)
         prepared = await on_ledger(prepare_job, record, discovery, sources, stores.outputs, folders, ledger)
         job_id = prepared.job_id
         spending = await on_ledger(_meter, job.settings, ledger, job_id)
@@ -144,19 +146,31 @@ async def begin_run(
             heartbeats.cancel()
 
 
+def _check_price(job: ResolvedJob, ledger: Ledger) -> None:
+    """Refuse a ceiling without a price; runs on the thread of the ledger.
+
+    Raises:
+        SettingsError: there is a cost ceiling but no price.
+    """
+    settings = job.settings
+    if settings.max_cost is None or settings.price is not None:
+        return
+    if find_factory(settings.backend).billing == "call":
+        return
+    job_id = ledger.find_job(settings.input, settings.output, job.fingerprint)
+    if job_id is None or ledger.spent(job_id)[0] is None:
+        raise SettingsError(
+            "--max-cost needs the price of an hour on this machine: add --price, for example --price 0.20"
+        )
+
+
 def _meter(settings: JobSettings, ledger: Ledger, job_id: int) -> Spending | None:
     """Return the cost meter, with the price of this run or an earlier one; runs on the thread of the ledger."""
     last, before = ledger.spent(job_id)
     price = last if settings.price is None else settings.price
-    if price is not None:
-        return Spending(price, settings.max_cost, before)
-    if find_factory(settings.backend).billing == "call":
-        return Spending(0.0, settings.max_cost, before)
-    if settings.max_cost is not None:
-        raise SettingsError(
-            "--max-cost needs the price of an hour on this machine: add --price, for example --price 0.20"
-        )
-    return None
+    if price is None and find_factory(settings.backend).billing == "call":
+        price = 0.0
+    return None if price is None else Spending(price, settings.max_cost, before)
 
 
 async def _keep_alive(ledger: Ledger, on_ledger: AsyncLedger, run_id: int) -> None:

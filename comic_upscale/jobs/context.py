@@ -18,6 +18,7 @@ from comic_upscale.planning.follow_renames import MovedOutput
 from comic_upscale.planning.plan import Plan
 from comic_upscale.planning.resolve import ResolvedJob
 from comic_upscale.settings.job import JobSettings
+from comic_upscale.settings.selection import Selection
 from comic_upscale.storage.answers import AnswerStore
 from comic_upscale.storage.stores import Stores
 
@@ -60,6 +61,8 @@ class JobContext:
     """The answers of engines that are billed by call, until their pages are recorded."""
     watch: PageWatch | None = None
     """Watches which pages are in flight."""
+    looked_at: Selection | None = None
+    """The part of the input that this run looks at; None for all of it."""
 
     @property
     def settings(self) -> JobSettings:

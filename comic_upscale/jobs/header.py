@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comic_upscale.execution.base import ExecutorInfo
 from comic_upscale.execution.events import JobStarted
+from comic_upscale.imaging.target_size import RESTORES
 from comic_upscale.jobs.context import JobContext
 from comic_upscale.planning.names import describe_safe_names
 from comic_upscale.planning.plan import replaced_note
@@ -31,7 +32,8 @@ def _header(context: JobContext, info: ExecutorInfo | None) -> JobStarted:
         total=plan.total,
         todo=len(plan.todo),
         done=plan.done,
-        failed=plan.failed,
+        # Those that this run refuses are recorded as failed already, and reported after the header.
+        failed=plan.failed - len(plan.refused),
         skipped=plan.skipped,
         scale=settings.scale,
         size=str(settings.size),
@@ -45,10 +47,22 @@ def _header(context: JobContext, info: ExecutorInfo | None) -> JobStarted:
         passed_over=dict(context.discovery.passed_over),
         warnings=_warnings(context, info),
         volumes=len(context.discovery.volumes),
-        selection=str(settings.selection or ""),
+        selection=str(context.looked_at or ""),
         profile=settings.profile or "",
         rules=tuple(map(str, settings.rules)),
     )
+
+
+def _about_scale(scale: float, native_scale: int) -> list[str]:
+    if scale == 1 and native_scale != RESTORES:
+        return [
+            f"at scale 1 this network, which enlarges {native_scale}x, is not used, so pages are only written again; "
+            "choose a network of 1x to restore them"
+        ]
+    if scale <= native_scale:
+        return []
+    does = "restores pages" if native_scale == RESTORES else f"enlarges {native_scale}x"
+    return [f"the network {does}; resampling does the rest up to {scale:g}x, which adds no detail"]
 
 
 def _warnings(context: JobContext, info: ExecutorInfo | None) -> tuple[str, ...]:
@@ -58,9 +72,6 @@ def _warnings(context: JobContext, info: ExecutorInfo | None) -> tuple[str, ...]
     if context.plan.replaced:
         warnings.append(replaced_note(context.plan.replaced))
     scale, native_scale = context.settings.scale, None if info is None else info.native_scale
-    if native_scale is not None and scale is not None and scale > native_scale:
-        warnings.append(
-            f"the network enlarges {native_scale}x; resampling does the rest up to {scale:g}x, "
-            "which adds no detail"
-        )
+    if native_scale is not None and scale is not None:
+        warnings += _about_scale(scale, native_scale)
     return tuple(warnings)

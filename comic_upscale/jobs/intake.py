@@ -177,6 +177,10 @@ class Intake:
     async def tasks(self) -> AsyncIterator[PageTask]:
         """Yield the tasks of a round, while `feed` runs."""
         while (incoming := await self._ready.get()) is not None:
+            await self._context.stop.while_paused()
+            if self._context.stop.requested:
+                self._give_back(incoming)
+                continue
             # From here on the executor owns the bytes that were read ahead.
             self._give_back(incoming)
             if self._watch is None or await self._begin(self._watch, incoming.page):

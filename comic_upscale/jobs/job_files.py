@@ -75,14 +75,14 @@ class Outputs:
         """
         # A folder may come from a stranger, with links in it.
         if self._store.leads_outside(page["volume_output"] or page["output"]):
-            raise PageError(GONE, "The output is a link that leads out of the output folder.")
+            raise PageError(GONE, "The output is a link that leads out of the output folder")
         try:
             if page["volume_output"] and (name := self._name_of(page)) is not None:
                 with open_cbz(self._store, page["volume_output"]) as archive:
                     return archive.read(name)
             return self._store.read(page["output"])
         except (OSError, zipfile.BadZipFile, KeyError) as error:
-            raise PageError(GONE, "The output no longer exists.") from error
+            raise PageError(GONE, "The output no longer exists") from error
 
     def _name_of(self, page: Mapping[str, Any]) -> str | None:
         """Return the name of a page in its CBZ; None if it is not there."""
@@ -122,7 +122,7 @@ class Sources:
         """
         data = self._read(page)
         if hashlib.sha256(data).hexdigest() != page["source_sha256"]:
-            raise PageError("changed", "The source has changed since it was upscaled.")
+            raise PageError("changed", "The source has changed since it was upscaled")
         return data
 
     def place_of(self, page: Mapping[str, Any]) -> tuple[str, int]:
@@ -165,14 +165,14 @@ class Sources:
                 status = self._store.stat(path)
                 # The ledger may name a device or a pipe, which would never end.
                 if status.kind != "file" or status.size != page["source_size"]:
-                    raise PageError("changed", "The source has changed since it was upscaled.")
+                    raise PageError("changed", "The source has changed since it was upscaled")
                 with self._store.open(path) as file:
                     return file.read()
             except OSError as error:
                 raise _missing_source() from error
         cache, members = self._open(volume)
         if source not in members:
-            raise PageError("changed", "The volume no longer contains this page.")
+            raise PageError("changed", "The volume no longer contains this page")
         return cache.read(volume, members[source])
 
     def _open(self, source: str) -> tuple[VolumeCache, dict[str, int]]:
@@ -190,7 +190,7 @@ class Sources:
 
 
 def _missing_source() -> PageError:
-    return PageError(GONE, "The source is no longer in its place.")
+    return PageError(GONE, "The source is no longer in its place")
 
 
 def _rules(job: Mapping[str, Any]) -> VolumeRules:

@@ -15,6 +15,7 @@ from comic_upscale.jobs.intake import Intake
 from comic_upscale.jobs.progress import OpenPages, Tally
 from comic_upscale.jobs.recorder import Recorder
 from comic_upscale.jobs.volume_writer import VolumeWriter
+from comic_upscale.ledger.pausing import paused_since
 
 TICK_SECONDS = 0.5
 
@@ -75,13 +76,16 @@ class _Process:
         await self._open.wait()
 
     async def _tick(self) -> None:
+        stop, folder = self._context.stop, self._context.settings.folder
         while True:
+            # On a thread: the output may be on a slow share.
+            stop.is_paused = await asyncio.to_thread(paused_since, folder) is not None
             self._context.is_at_ceiling()
             busy = self._executor.busy()
             # Reading counts towards the first stage, whichever executor computes.
             busy["decode"] = min(1.0, busy.get("decode", 0.0) + self._intake.busy())
             if not self._executor.is_remote:
                 busy["place"] = self._recorder.busy()
-            stopping = self._context.stop.reason
-            self._context.emit(self._tally.progress(self._executor.activity, busy, stopping))
+            activity = self._executor.activity
+            self._context.emit(self._tally.progress(activity, busy, stop.reason, paused=stop.is_paused))
             await asyncio.sleep(TICK_SECONDS)

@@ -54,13 +54,16 @@ class Tally:
         else:
             self.failed += 1
 
-    def progress(self, activity: Activity, busy: Mapping[str, float], stopping: str | None) -> Progress:
+    def progress(
+        self, activity: Activity, busy: Mapping[str, float], stopping: str | None, *, paused: bool = False
+    ) -> Progress:
         """Return the current progress of the run.
 
         Args:
             activity: of the executor.
             busy: how busy each stage is, 0 to 1.
             stopping: why the run is stopping; None if it is not.
+            paused: whether the run is paused.
         """
         pending, rate = self.pending, self._rate.rate()
         busy = {stage: round(share, 3) for stage, share in busy.items()}
@@ -78,6 +81,7 @@ class Tally:
             busy=busy,
             stopping=stopping,
             doing=activity.doing,
+            paused=paused,
         )
 
 

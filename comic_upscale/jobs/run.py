@@ -36,6 +36,7 @@ from comic_upscale.planning.resolve import JobHistory, ResolvedJob, resolve
 from comic_upscale.planning.selection import with_recorded_selection
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.places import is_bucket
+from comic_upscale.settings.selection import Selection
 from comic_upscale.storage.marker import check_output_folder
 from comic_upscale.storage.replaced import Trash
 from comic_upscale.storage.stores import open_stores
@@ -51,6 +52,7 @@ def run_job(
     watch: PageWatch | None = None,
     worker: Path | None = None,
     cluster: RayOptions | None = None,
+    only: Selection | None = None,
 ) -> JobFinished:
     """Upscale every page of a job that is not done yet, and return how it ended.
 
@@ -66,6 +68,8 @@ def run_job(
         worker: the socket of a worker of this machine that processes the pages. Without a worker there, the engines of
             this process do.
         cluster: the Ray cluster that processes the pages.
+        only: the part of the input that this run looks at. The job does not remember it, unlike the selection in its
+            settings.
 
     Raises:
         InputError: the input does not exist, or contains no page.
@@ -85,6 +89,7 @@ def run_job(
             watch=watch,
             worker=worker,
             cluster=cluster,
+            only=only,
         )
     )
 
@@ -99,6 +104,7 @@ async def run_job_async(
     watch: PageWatch | None = None,
     worker: Path | None = None,
     cluster: RayOptions | None = None,
+    only: Selection | None = None,
 ) -> JobFinished:
     """Upscale every page of a job that is not done yet, like `run_job`, in the running event loop."""
     emit = on_event or _ignore
@@ -130,7 +136,8 @@ async def run_job_async(
         emit(Preparing(what="reading the input"))
         stores = open_stores(settings.input, settings.output, files)
         begun = has_begun(settings.folder, settings.ledger_path)
-        discovery = await asyncio.to_thread(find_pages, settings, stores.sources)
+        looked_at = settings if only is None else replace(settings, selection=only)
+        discovery = await asyncio.to_thread(find_pages, looked_at, stores.sources)
         async with open_ledger(settings, begun=begun, copy=copy, stop=stop) as (ledger, on_ledger):
             if copy is not None and copy.was_fetched:
                 await on_ledger(claim_marked, ledger, settings.output, stores.outputs)
@@ -139,7 +146,8 @@ async def run_job_async(
                 if copy is not None:
                     # Before the first output: on another machine, an output without a record would look foreign.
                     await asyncio.to_thread(copy.save)
-                return await _run(replace(context, watch=watch), executor)
+                context = replace(context, watch=watch, looked_at=looked_at.selection)
+                return await _run(context, executor)
     finally:
         await executor.close()
         files.shutdown()
@@ -192,6 +200,10 @@ async def _run(context: JobContext, executor: Executor) -> JobFinished:
     try:
         if not context.plan.todo:
             return await finish_run(context, await _write_volumes(context, volume_writer))
+        if context.stop.requested:
+            # While the input was read. Nothing is loaded for a run that ends at once.
+            announce(context, None)
+            return await finish_run(context, _interrupted(context))
         # Loading costs money too: do not start if the budget does not last until the first page.
         if context.is_at_ceiling(await _start_seconds(context, executor)):
             announce(context, None)

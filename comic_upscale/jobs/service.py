@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from comic_upscale.ledger.pausing import pause_job, resume_job
 from comic_upscale.ledger.queries import Failure, Suspect, read_failures, read_suspects
-from comic_upscale.ledger.recent import choose_ledger, remember_ledger
+from comic_upscale.ledger.recent import choose_ledger, is_remembered, remember_ledger
 from comic_upscale.ledger.status import JobStatus, read_status
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from comic_upscale.jobs.prune import PruneResult
     from comic_upscale.planning.preview import OnPage, Preview
     from comic_upscale.settings.job import JobSettings
+    from comic_upscale.settings.selection import Selection
 
 
 class JobService:
@@ -52,6 +54,7 @@ class JobService:
         watch: PageWatch | None = None,
         worker: Path | None = None,
         cluster: RayOptions | None = None,
+        only: Selection | None = None,
     ) -> JobFinished:
         """Run a job to its end, and record it as the most recent one.
 
@@ -64,6 +67,7 @@ class JobService:
             watch: receives the pages in flight, and can refuse a page.
             worker: the socket of a worker of this machine, as for `run_job`.
             cluster: the Ray cluster that processes the pages.
+            only: the part of the input that this run looks at, as for `run_job`.
 
         Raises:
             ComicUpscaleError: as `run_job`.
@@ -88,6 +92,7 @@ class JobService:
             watch=watch,
             worker=worker,
             cluster=cluster,
+            only=only,
         )
 
     def find_ledger(self, job: Path | None = None, ledger: Path | None = None) -> Path:
@@ -106,6 +111,18 @@ class JobService:
     def status(self, ledger: Path) -> JobStatus:
         """Return the status of a job; errors as for `ledger.status.read_status`."""
         return read_status(ledger)
+
+    def has_run(self, ledger: Path) -> bool:
+        """Return whether this user has run a job with this ledger, also if the ledger's drive is away now."""
+        return is_remembered(self._state_folder, ledger)
+
+    def pause(self, output: Path) -> bool:
+        """Pause the job of an output folder; result and errors as for `ledger.pausing.pause_job`."""
+        return pause_job(output)
+
+    def resume(self, output: Path) -> bool:
+        """Let a paused job go on; result and errors as for `ledger.pausing.resume_job`."""
+        return resume_job(output)
 
     def failures(self, ledger: Path) -> list[Failure]:
         """Return the failed pages of a job with reasons; errors as for `status`."""

@@ -95,6 +95,8 @@ def _no_job_yet(ledger: Path) -> NoJobYetError:
 def newest_job(connection: sqlite3.Connection, ledger: Path) -> dict[str, Any]:
     """Return the job of the last run, or one that was created after it, by its columns.
 
+    A job whose run could not begin, because of a mistake in its options, counts only if there is no other.
+
     Raises:
         NoJobYetError: there is no job.
     """
@@ -102,7 +104,11 @@ def newest_job(connection: sqlite3.Connection, ledger: Path) -> dict[str, Any]:
     job = read_row(
         connection,
         "select jobs.* from jobs left join"
-        " (select job_id, max(id) as last_run from runs group by job_id) as runs on runs.job_id = jobs.id order by"
+        " (select job_id, max(id) as last_run from runs group by job_id) as runs on runs.job_id = jobs.id left join"
+        " runs as last on last.id = last_run order by"
+        # Without a device, no engine was opened.
+        " coalesce(last.state = 'failed' and coalesce(last.device, '') = '' and not exists"
+        " (select 1 from pages where pages.job_id = jobs.id and pages.state = 'done'), 0),"
         " last_run is null and jobs.created_at > coalesce((select started_at from runs order by id desc limit 1), '')"
         " desc, last_run desc, jobs.id desc limit 1",
     )

@@ -32,14 +32,22 @@ def remember_ledger(folder: Path, ledger: Path) -> bool:
     """
     if not ledger.is_file():
         return False
-    name = hashlib.sha256(os.fsencode(ledger)).hexdigest()[:16]
     with contextlib.suppress(OSError):
         with contextlib.suppress(FileExistsError):
             make_private_folder(folder)
-        note = folder / f"{name}.job"
+        note = _note_of(folder, ledger)
         make_private_file(note)
         note.write_bytes(os.fsencode(ledger))
     return True
+
+
+def is_remembered(folder: Path, ledger: Path) -> bool:
+    """Return whether this user has started a job with this ledger, also if the ledger is gone or its drive is away."""
+    return _note_of(folder, ledger).is_file()
+
+
+def _note_of(folder: Path, ledger: Path) -> Path:
+    return folder / f"{hashlib.sha256(os.fsencode(ledger)).hexdigest()[:16]}.job"
 
 
 def newest_ledger(folder: Path) -> Path | None:

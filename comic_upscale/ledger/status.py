@@ -15,6 +15,7 @@ import psutil
 
 from comic_upscale.costs.spending import dollars
 from comic_upscale.errors import InputError, LedgerError, SettingsError
+from comic_upscale.ledger.pausing import paused_since
 from comic_upscale.ledger.reading import (
     OF_SUSPECTS,
     columns_of,
@@ -33,7 +34,8 @@ from comic_upscale.ledger.records import (
     SELECT_PRICE,
     SELECT_SPENT,
 )
-from comic_upscale.settings.paths import path_text
+from comic_upscale.settings.paths import is_default_place, path_text
+from comic_upscale.settings.places import is_bucket
 from comic_upscale.settings.selection import read_selection
 
 ALIVE_WITHIN_SECONDS = 30.0
@@ -51,7 +53,7 @@ class JobStatus:
     """The progress of a job, from its ledger."""
 
     state: str
-    """``running``, ``stopped`` (pages are left and no run is active) or ``finished``."""
+    """``running``, ``paused``, ``stopped`` (pages are left and no run is active) or ``finished``."""
     total: int
     done: int
     failed: int
@@ -97,6 +99,8 @@ class JobStatus:
     """Outputs whose sources were no longer in the input at the last run. No other figure counts them."""
     selection: str = ""
     """The part of the input that the last run looked at, for display; empty for all of it."""
+    paused_since: str | None = None
+    """When the job was paused, ISO 8601 UTC; None if it is not. A pause may outlast the run, for a watch."""
     profile: str = ""
     """The profile of the job: a name or the path of a file; empty for none."""
 
@@ -120,13 +124,16 @@ def read_status(ledger: Path) -> JobStatus:
     pending = counts.get("pending", 0) + counts.get("working", 0)
     total, done = sum(counts.values()), counts.get("done", 0)
     alive = run is not None and is_alive(run)
+    paused = paused_since(_output_folder(ledger, job))
     state = "running" if alive else "stopped" if pending or not total else "finished"
+    if alive and paused is not None:
+        state = "paused"
     last: dict[str, Any] = run or {}
     run_state = last.get("state")
     eta = None
     if pending == 0:
         eta = 0.0
-    elif rate and alive:
+    elif rate and state == "running":
         eta = round(pending / rate, 1)
     return JobStatus(
         state=state,
@@ -164,8 +171,17 @@ def read_status(ledger: Path) -> JobStatus:
         to_come=_to_come(price, pending, rate),
         orphans=orphans,
         selection=_selection(job),
+        paused_since=paused,
         profile=_profile(job),
     )
+
+
+def _output_folder(ledger: Path, job: dict[str, Any]) -> Path:
+    """Return the output folder of a job, also if it was moved with the ledger inside."""
+    if is_default_place(ledger):
+        return ledger.absolute().parent.parent
+    output = Path(job["output"])
+    return ledger.absolute().parent if is_bucket(output) else output
 
 
 def _profile(job: dict[str, Any]) -> str:

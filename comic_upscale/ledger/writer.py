@@ -122,6 +122,15 @@ class Ledger(LibraryChanges):
             )
             return int(row[0])
 
+    def find_job(self, input: Path, output: Path, fingerprint: str) -> int | None:
+        """Return the id of a job; None if there is none."""
+        with self._translate_errors():
+            row = self._db.execute(
+                "select id from jobs where input = ? and output = ? and fingerprint = ?",
+                [path_text(input), path_text(output), fingerprint],
+            ).fetchone()
+            return None if row is None else int(row[0])
+
     def auto_jobs(self, output: Path) -> list[AutoJob]:
         """Return the jobs into a folder whose model ``auto`` selected, the newest first."""
         with self._translate_errors():

@@ -120,18 +120,18 @@ class Tally:
         self._bytes += max(size, 0)
         if self._count > rules.max_members:
             raise PageError(
-                "bomb", f"The volume holds more than {rules.max_members:,} files: --max-members allows more."
+                "bomb", f"The volume holds more than {rules.max_members:,} files: --max-members allows more"
             )
         if self._bytes > rules.max_unpacked:
             raise PageError(
                 "bomb",
-                f"The volume unpacks to more than {rules.max_unpacked:,} bytes: --max-unpacked allows more.",
+                f"The volume unpacks to more than {rules.max_unpacked:,} bytes: --max-unpacked allows more",
             )
         if self._bytes > max(_SMALLEST_BOMB, rules.max_ratio * self._packed):
             raise PageError(
                 "bomb",
                 f"The volume unpacks to more than {rules.max_ratio:g} times its own size, as decompression "
-                "bombs do: --max-ratio allows more.",
+                "bombs do: --max-ratio allows more",
             )
 
     def room(self) -> int:
@@ -156,18 +156,18 @@ def volume_errors(what: str = "volume") -> Iterator[None]:
     except PageError:
         raise
     except FileNotFoundError:
-        raise PageError("vanished", "The volume is no longer there, or is a link to nowhere.") from None
+        raise PageError("vanished", "The volume is no longer there, or is a link to nowhere") from None
     except PermissionError:
-        raise PageError("permission", "There is no permission to read the volume.") from None
+        raise PageError("permission", "There is no permission to read the volume") from None
     except MemoryError:
-        raise PageError("out-of-memory", f"The machine's memory was not enough to read the {what}.") from None
+        raise PageError("out-of-memory", f"The machine's memory was not enough to read the {what}") from None
     except RecursionError:
         raise damaged(what, "its directory is nested without end") from None
     except OSError as error:
         # EINVAL is a seek to where no byte can be: what the directory says is wrong.
         if error.errno and error.errno != errno.EINVAL:
             words = error.strerror or str(error)
-            raise PageError("unreadable", f"The {what} cannot be read: {words}.") from None
+            raise PageError("unreadable", f"The {what} cannot be read: {words}") from None
         raise damaged(what, error) from None
     except Exception as error:
         # bz2, lzma, tarfile and PDFium each have exceptions of their own.
@@ -188,23 +188,23 @@ def damaged(what: str, error: object) -> PageError:
     """Return the error for a volume or a member that is broken."""
     lines = str(error).strip().splitlines()
     words = (lines[0].strip().rstrip(".") if lines else "") or type(error).__name__
-    return PageError("damaged", f"The {what} is damaged ({words[:200]}): copy or download it again.")
+    return PageError("damaged", f"The {what} is damaged ({words[:200]}): copy or download it again")
 
 
 def encrypted() -> PageError:
     """Return the error for a volume that needs a password."""
-    return PageError("encrypted", "The volume is protected by a password: unpack it with that first.")
+    return PageError("encrypted", "The volume is protected by a password: unpack it with that first")
 
 
 def changed() -> PageError:
     """Return the error for a volume that is no longer the one that was listed."""
-    return PageError("changed", "The volume was changed during the run: run the same command again.")
+    return PageError("changed", "The volume was changed during the run: run the same command again")
 
 
 def too_large(size: int) -> PageError:
     """Return the error for a member that does not fit into memory."""
     return PageError(
-        "too-large", f"The member has {size:,} bytes unpacked; at most {MAX_MEMBER_BYTES:,} are read."
+        "too-large", f"The member has {size:,} bytes unpacked; at most {MAX_MEMBER_BYTES:,} are read"
     )
 
 

@@ -52,7 +52,7 @@ def check_cbz(file: IO[bytes], names: list[str]) -> None:
     except zipfile.BadZipFile:
         whole = False
     if not whole:
-        raise PageError("encode", "The new volume cannot be read back: the disk may be failing.")
+        raise PageError("encode", "The new volume cannot be read back: the disk may be failing")
 
 
 @contextlib.contextmanager

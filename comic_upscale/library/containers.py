@@ -60,7 +60,7 @@ def open_container(
             return WrappedArchive(LibarchiveContainer(here, rules, held, are_volumes=way == "rar"), rules)
         return PdfContainer(here[0], rules, held)
     if not head and len(paths) == 1:
-        raise PageError("empty", "The volume is empty (0 bytes): copy or download it again.")
+        raise PageError("empty", "The volume is empty (0 bytes): copy or download it again")
     with volume_errors():
         files = _open_all(paths, store)
         archive = _open_archive(whole_name(path.name), way, head, files, rules)

@@ -97,10 +97,10 @@ def discover(
     try:
         status = store.stat(root)
     except FileNotFoundError:
-        raise InputError(f"{path_text(root)} does not exist: check the path of the input.") from None
+        raise InputError(f"{path_text(root)} does not exist: check the path of the input") from None
     except OSError as error:
         raise InputError(
-            f"{path_text(root)} cannot be read ({_words(error)}): check its permissions."
+            f"{path_text(root)} cannot be read ({_words(error)}): check its permissions"
         ) from None
     placer = VolumePlacer(store, rules, archive_output, extension)
     if status.kind == "folder":
@@ -118,10 +118,10 @@ def discover(
 def _single(path: Path, status: StoredObject, placer: VolumePlacer) -> Page:
     if extension_of(path.name) not in IMAGE_EXTENSIONS or status.kind != "file":
         raise InputError(
-            f"{path_text(path)} is not an image: give an image, an archive, or a folder of these."
+            f"{path_text(path)} is not an image: give an image, an archive, or a folder of these"
         )
     if not placer.store.may_read(path):
-        raise InputError(f"{path} cannot be read: check its permissions.")
+        raise InputError(f"{path} cannot be read: check its permissions")
     source = valid_names([path.name])[path.name]
     output = output_names([source], extension=placer.extension)[source]
     return Page(source, path, output, status.size, status.mtime_ns)
@@ -151,7 +151,7 @@ def _find_head(path: Path, store: SourceStore) -> Path | None:
 def _single_volume(path: Path, head: Path, placer: VolumePlacer) -> Discovery:
     if head != path:
         raise InputError(
-            f"{path} is one of several parts of an archive: give {head}, which stands for all parts."
+            f"{path} is one of several parts of an archive: give {head}, which stands for all parts"
         )
     source = valid_names([path.name])[path.name]
     opened = placer.open(Page(source, path, "", *_stat_all_parts(path, placer.store)))
@@ -281,7 +281,7 @@ class _Walk:
         except OSError as error:
             if is_root:
                 raise InputError(
-                    f"{path_text(self._root)} cannot be listed ({_words(error)}): check its permissions."
+                    f"{path_text(self._root)} cannot be listed ({_words(error)}): check its permissions"
                 ) from None
             self._passed_over["unreadable folder"] += 1
             self._unread.append(folder.source)

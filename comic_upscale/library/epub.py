@@ -329,7 +329,7 @@ class _BookReader:
         files = {image.key for document in self._found.values() for image in document.images}
         if (locked - {None}) & (shown | files):
             raise PageError(
-                "encrypted", "The pages of this EPUB are encrypted: it can only be read by its shop's app."
+                "encrypted", "The pages of this EPUB are encrypted: it can only be read by its shop's app"
             )
 
     # ---- the spine
@@ -540,4 +540,4 @@ def _tag(element: ET.Element) -> str:
 
 
 def _damage_error(what: str) -> PageError:
-    return PageError("damaged", f"The EPUB is damaged ({what}): copy or download it again.")
+    return PageError("damaged", f"The EPUB is damaged ({what}): copy or download it again")

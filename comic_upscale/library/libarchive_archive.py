@@ -265,13 +265,13 @@ class LibarchiveContainer:
                     raise PageError(
                         "unsupported",
                         "The volume is a solid RAR of the old format (RAR4), which libarchive does not read: "
-                        "unpack it, or pack it again as CBZ.",
+                        "unpack it, or pack it again as CBZ",
                     ) from None
                 if "nsupported" in words or "not supported" in words or "o support" in words:
                     raise PageError(
                         "unsupported",
                         f"The {what} is packed in a way that this version of libarchive does not read "
-                        f"({words[:200]}): unpack it, or pack it again as CBZ.",
+                        f"({words[:200]}): unpack it, or pack it again as CBZ",
                     ) from None
                 if not all(path.exists() for path in self._paths):
                     raise FileNotFoundError from None
@@ -323,7 +323,7 @@ def load_libarchive() -> Any:
             "CBR, RAR, CB7, 7z, compressed CBT and Zstandard need libarchive, which is not installed: Debian and "
             "Ubuntu: apt-get install libarchive13 (or libarchive13t64); Fedora: dnf install libarchive; macOS: "
             "brew install libarchive, and set LIBARCHIVE to its libarchive.dylib; Windows: set LIBARCHIVE to "
-            "libarchive.dll.",
+            "libarchive.dll",
         ) from None
     # What it logs about a strange file is also raised as an error of a member.
     logging.getLogger("libarchive").addHandler(logging.NullHandler())

@@ -48,7 +48,7 @@ class Budget:
             raise PageError(
                 "bomb",
                 "The documents of the EPUB need far more work than those of a comic. Unpack it and use the folder of "
-                "its images.",
+                "its images",
             )
 
 

@@ -111,7 +111,7 @@ class Unpacker:
                 raise
             raise PageError(
                 MISSING_PART,
-                "The volume is one of several parts of an archive, and inside another archive: unpack that first.",
+                "The volume is one of several parts of an archive, and inside another archive: unpack that first",
             ) from None
 
     def find_nested(self, entry: Page) -> tuple[Nested, ...]:
@@ -149,7 +149,7 @@ class Unpacker:
             raise PageError(
                 "unreadable",
                 "The volume is inside another archive and cannot be unpacked to "
-                f"{tempfile.gettempdir()} ({error.strerror or error}): make room there, or unpack it yourself.",
+                f"{tempfile.gettempdir()} ({error.strerror or error}): make room there, or unpack it yourself",
             ) from None
         return path
 

@@ -241,7 +241,7 @@ def _missing(name: str, what: str) -> PageError:
     return PageError(
         MISSING_PART,
         f"{name} is one of several parts of an archive, and {what}: put all parts into one folder, under the names "
-        "that they were made with.",
+        "that they were made with",
     )
 
 

@@ -81,7 +81,7 @@ class PdfContainer:
         if self._over_limits >= _MOST_OVER_LIMITS:
             raise PageError(
                 "bomb",
-                f"{self._over_limits} pages of this PDF exceeded the limits, so its other pages are not tried.",
+                f"{self._over_limits} pages of this PDF exceeded the limits, so its other pages are not tried",
             )
         return self._ask(
             "page", do="read", index=index, pdf_dpi=rules.pdf_dpi, max_pixels=rules.max_pixels
@@ -115,12 +115,12 @@ class PdfContainer:
             raise PageError(
                 "bomb",
                 f"The {what} needs more memory or time than is allowed, or crashes PDFium (which {error.reason}). "
-                "Convert it to images with another program.",
+                "Convert it to images with another program",
             ) from None
         except OSError as error:
             raise PageError(
                 "unreadable",
-                f"The {what} cannot be read, because the process for PDFium does not start ({error.strerror}).",
+                f"The {what} cannot be read, because the process for PDFium does not start ({error.strerror})",
             ) from None
         if "kind" in words:
             if words["kind"] == "out-of-memory":

@@ -150,7 +150,7 @@ def _open(path: Path) -> Any:
         import pypdfium2
     except ImportError:
         raise PageError(
-            "library", "PDF is read by pypdfium2, which is missing: pip install pypdfium2."
+            "library", "PDF is read by pypdfium2, which is missing: pip install pypdfium2"
         ) from None
     with path.open("rb"):
         # This raises the system's own error if the file is missing or not readable.

@@ -328,7 +328,7 @@ def _check_size(pixels: float, rules: VolumeRules, advice: str) -> None:
     if not 0 < pixels <= rules.max_pixels:
         raise PageError(
             "too-large",
-            f"The page would be rendered with {pixels:,.0f} pixels, and the limit is {rules.max_pixels:,}: {advice}.",
+            f"The page would be rendered with {pixels:,.0f} pixels, and the limit is {rules.max_pixels:,}: {advice}",
         )
 
 

@@ -64,7 +64,7 @@ def read_contents(name: str, container: Container, rules: VolumeRules, extension
             made = _made_comicinfo(ComicFacts("", "", right_to_left=True))
     pages = [(index, name) for index, name in items if extension_of(name) in IMAGE_EXTENSIONS]
     if not pages:
-        raise PageError(NO_PAGES, "The volume holds no image.")
+        raise PageError(NO_PAGES, "The volume holds no image")
     protected = {index for index, entry in enumerate(entries) if entry.encrypted}
     if any(index in protected for index, _ in pages):
         raise encrypted()
@@ -110,11 +110,11 @@ def _book_items(
         raise PageError(
             "unsupported",
             "None of the documents in the EPUB's spine shows an image that was found, and the EPUB holds "
-            f"{len(images)}. Unpack it and use the folder of its images.",
+            f"{len(images)}. Unpack it and use the folder of its images",
         )
     if len(book.pages) > rules.max_members:
         raise PageError(
-            "bomb", f"The EPUB shows more than {rules.max_members:,} pages: --max-members allows more."
+            "bomb", f"The EPUB shows more than {rules.max_members:,} pages: --max-members allows more"
         )
     notes = []
     left_out = len(images - {page.place for page in book.pages})

@@ -62,7 +62,7 @@ class ZipContainer:
                 raise PageError(
                     MISSING_PART,
                     f"The volume is the last of {error.count} parts of a ZIP, and the others are missing: put all "
-                    "parts (.z01, .z02 and so on) into one folder.",
+                    "parts (.z01, .z02 and so on) into one folder",
                 ) from None
         self.comment = self._zip.comment
 
@@ -141,7 +141,7 @@ class ZipContainer:
             except UnsupportedMethodError as error:
                 raise PageError(
                     "unsupported",
-                    f"The member is packed in a way that is not read here (by {error}): pack it again.",
+                    f"The member is packed in a way that is not read here (by {error}): pack it again",
                 ) from None
 
     def read(self, index: int) -> bytes:

@@ -255,5 +255,5 @@ def find_model(name: str, catalogue: Mapping[str, Model] = CATALOGUE) -> Model:
     raise WeightsError(
         f"There is no model named {name!r}.{hint} "
         f"The models are: {', '.join([*FAMILIES, *(model.name for model in catalogue.values())])}. "
-        "The path of a .pth or .safetensors file works too."
+        "The path of a .pth or .safetensors file works too"
     )

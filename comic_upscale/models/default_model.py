@@ -5,9 +5,10 @@ The caller decides whether there is a GPU. This module does not import torch, an
 
 from __future__ import annotations
 
-from comic_upscale.models.catalogue import FAMILIES, in_family
+from comic_upscale.models.catalogue import CATALOGUE, FAMILIES, in_family
 from comic_upscale.models.weights import no_denoise
 from comic_upscale.settings.job import AUTO_MODEL
+from comic_upscale.settings.processing import ProcessingSettings
 
 GPU_DEFAULT = "comic-best"
 """The default if every device is a GPU. On a CPU it takes almost four times as long as the other."""
@@ -42,3 +43,14 @@ def default_model(*, accelerator: bool, factor: float | None) -> str:
         factor: the requested factor; None if pages have different ones.
     """
     return in_family(GPU_DEFAULT if accelerator else CPU_DEFAULT, factor)
+
+
+def assumed_native_scale(settings: ProcessingSettings) -> int | None:
+    """Return 1 if a job probably uses a network that restores pages at their size; None if that is unknown.
+
+    For estimates, which load no network: whoever asks for scale 1 with a file of their own has such a network.
+    """
+    is_own = (
+        settings.model not in CATALOGUE and settings.model not in FAMILIES and not is_auto(settings.model)
+    )
+    return 1 if settings.scale == 1 and is_own else None

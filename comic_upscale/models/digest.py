@@ -19,5 +19,5 @@ def sha256_of(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise WeightsError(
-            f"{path} cannot be read: {error.strerror or error}. Check that it exists and is readable."
+            f"{path} cannot be read: {error.strerror or error}. Check that it exists and is readable"
         ) from error

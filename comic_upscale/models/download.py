@@ -77,7 +77,7 @@ def fetch(
     target = cache / file.name
     if target.is_file() and sha256_of(target) == file.sha256:
         return target
-    by_hand = f"Or download {file.url} by hand and save it as {target}."
+    by_hand = f"Or download {file.url} by hand and save it as {target}"
     try:
         cache.mkdir(parents=True, exist_ok=True)
         # A separate name for each process, which is never taken for weights.

@@ -31,9 +31,8 @@ from comic_upscale.models.weights import ResolvedWeights, check_denoise, mixes
 _PURPOSES = {
     "FaceSR": "restores faces and changes everything else",
     "Inpainting": "fills holes under a mask",
-    "Restoration": "cleans images without enlarging them (1x)",
 }
-_WAY_OUT = "Use a model from the catalogue, or a super-resolution network for single images."
+_WAY_OUT = "Use a model from the catalogue, or a network that enlarges or restores single images"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +43,7 @@ class Network:
     """In evaluation mode, float32, on the CPU, without gradients. Takes N x ``input_channels`` x H x W
     in 0..1 and returns N x ``output_channels`` x H*``native_scale`` x W*``native_scale``, not clipped."""
     native_scale: int
-    """The network's own factor, at least 2."""
+    """The network's own factor; 1 for a network that restores pages and does not enlarge them."""
     input_channels: int
     """3 (RGB) or 1 (gray)."""
     output_channels: int
@@ -83,16 +82,14 @@ def load_network(weights: ResolvedWeights, denoise: float | None) -> Network:
 
     Raises:
         SettingsError: the strength is outside 0..1, or needs denoise weights that were not resolved.
-        WeightsError: a file is missing, damaged or unsafe, or does not contain a network that enlarges single RGB
-            or gray images.
+        WeightsError: a file is missing, damaged or unsafe, or does not contain a network that enlarges or restores
+            single RGB or gray images.
     """
     check_denoise(denoise)
     state = read_state(weights.path)
     if denoise is not None and mixes(denoise):
         if weights.denoise_path is None:
-            raise SettingsError(
-                f"{weights.model_name} has no denoise weights to mix in: leave out --denoise."
-            )
+            raise SettingsError(f"{weights.model_name} has no denoise weights to mix in: leave out --denoise")
         denoise_state = read_state(weights.denoise_path)
         try:
             state = mix_weights(state, denoise_state, denoise)
@@ -117,7 +114,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
     """
     if not path.is_file():
         raise WeightsError(
-            f"{path} does not exist or is not a file. Give the path of a .pth or .safetensors file."
+            f"{path} does not exist or is not a file. Give the path of a .pth or .safetensors file"
         )
     try:
         if path.suffix.lower() == ".safetensors":
@@ -146,7 +143,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         # torch verifies no checksum. Flipped bits appear as numbers, often absurd ones.
         # As float32, because torch has no such test for numbers of 8 bits.
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor.float()).all()):
-            raise WeightsError(f"{path} is damaged: {name} contains NaN or infinity. Download it again.")
+            raise WeightsError(f"{path} is damaged: {name} contains NaN or infinity. Download it again")
     return state
 
 
@@ -167,12 +164,12 @@ def mix_weights(
         WeightsError: names or shapes differ.
     """
     if odd := sorted(base.keys() ^ denoise.keys()):
-        raise WeightsError(f"they belong to different networks: {odd[0]} is only in one of them.")
+        raise WeightsError(f"they belong to different networks: {odd[0]} is only in one of them")
     for name, tensor in base.items():
         if tensor.shape != denoise[name].shape:
             raise WeightsError(
                 f"they belong to different networks: {name} is {_shape(tensor)} in one and "
-                f"{_shape(denoise[name])} in the other."
+                f"{_shape(denoise[name])} in the other"
             )
     return {
         name: strength * tensor.float() + (1 - strength) * denoise[name].float()
@@ -190,12 +187,12 @@ def _read_safetensors(path: Path) -> Mapping[str, torch.Tensor]:
         raise
     except SafetensorError as error:
         raise WeightsError(
-            f"{path} is damaged or not a safetensors file: {error}. Download it again."
+            f"{path} is damaged or not a safetensors file: {error}. Download it again"
         ) from error
     except Exception as error:
         # Types of numbers that this version of safetensors or torch does not have give errors of many kinds.
         raise WeightsError(
-            f"{path} cannot be read as safetensors: {error!r}. Save it as float32 or float16."
+            f"{path} cannot be read as safetensors: {error!r}. Save it as float32 or float16"
         ) from error
 
 
@@ -213,7 +210,7 @@ def _read_pickle(path: Path) -> object:
         if "Unsupported global" in str(error) or "unsupported GLOBAL" in str(error):
             raise WeightsError(
                 f"{path} was refused: it would run code when loaded. Do not use it. Get the model from its author, "
-                "as .safetensors if possible."
+                "as .safetensors if possible"
             ) from error
         raise _damaged(path) from error
     except Exception as error:
@@ -237,12 +234,14 @@ def _build(state: dict[str, torch.Tensor], path: Path) -> Network:
         # Detection uses a few names. Weights that only resemble an architecture can fail anywhere.
         raise _no_model(path, "its tensors resemble a known architecture but do not fit it") from error
     architecture = str(descriptor.architecture.name)
-    if descriptor.purpose != "SR" or isinstance(descriptor, spandrel.MaskedImageModelDescriptor):
+    if descriptor.purpose not in ("SR", "Restoration") or isinstance(
+        descriptor, spandrel.MaskedImageModelDescriptor
+    ):
         what = _PURPOSES.get(descriptor.purpose, "does not enlarge images")
         raise _no_model(path, f"it is a network ({architecture}) that {what}")
-    if descriptor.scale < 2:
+    if descriptor.scale < 1:
         raise _no_model(
-            path, f"it is a network ({architecture}) of {descriptor.scale}x, which does not enlarge images"
+            path, f"it is a network ({architecture}) of {descriptor.scale}x, which shrinks images"
         )
     if descriptor.scale > LARGEST_SCALE:
         raise _no_model(path, f"it is a network ({architecture}) of {descriptor.scale}x, too large to run")
@@ -338,7 +337,7 @@ def _try_out(network: Network, path: Path) -> int:
         )
     if not bool(torch.isfinite(result).all()):
         raise WeightsError(
-            f"{path} is damaged: the network returns NaN or infinity for a gray image. Download it again."
+            f"{path} is damaged: the network returns NaN or infinity for a gray image. Download it again"
         )
     return -(-largest // (side * side))
 
@@ -348,12 +347,12 @@ def _shape(tensor: torch.Tensor) -> str:
 
 
 def _unreadable(path: Path, error: OSError) -> WeightsError:
-    return WeightsError(f"{path} cannot be read: {error.strerror or error}. Check that you may read it.")
+    return WeightsError(f"{path} cannot be read: {error.strerror or error}. Check that you may read it")
 
 
 def _damaged(path: Path) -> WeightsError:
     return WeightsError(
-        f"{path} is damaged, cut short, or not a file of weights. Delete it and download it again."
+        f"{path} is damaged, cut short, or not a file of weights. Delete it and download it again"
     )
 
 

@@ -108,7 +108,7 @@ def check_denoise(denoise: float | None) -> None:
         SettingsError: any other value, including NaN.
     """
     if denoise is not None and not 0 <= denoise <= 1:
-        raise SettingsError(f"The denoise strength must be between 0 and 1, not {denoise:g}.")
+        raise SettingsError(f"The denoise strength must be between 0 and 1, not {denoise:g}")
 
 
 def mixes(denoise: float | None) -> bool:
@@ -159,11 +159,11 @@ def resolve_weights(
             _check(found, file)
             return found
         if file.bundled:
-            raise WeightsError(f"{file.name} is missing from {BUNDLED_FOLDERS[0]}. {REINSTALL}.")
+            raise WeightsError(f"{file.name} is missing from {BUNDLED_FOLDERS[0]}. {REINSTALL}")
         if not download:
             raise WeightsError(
                 f"{file.name} is not on this machine and downloads are off. Download {file.url} and "
-                f"save it as {(folders[0] if folders else cache) / file.name}."
+                f"save it as {(folders[0] if folders else cache) / file.name}"
             )
         return fetch(file, cache, on_progress)
 
@@ -218,7 +218,7 @@ def _resolve_file(path: Path, denoise: float | None, catalogue: Mapping[str, Mod
         raise no_denoise(path.name, catalogue)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise WeightsError(f"{path} {what}. Give the path of a .pth or .safetensors file, or a model's name.")
+        raise WeightsError(f"{path} {what}. Give the path of a .pth or .safetensors file, or a model's name")
     return ResolvedWeights(model_name=path.name, path=path, sha256=sha256_of(path))
 
 
@@ -226,7 +226,7 @@ def no_denoise(name: str, catalogue: Mapping[str, Model] = CATALOGUE) -> Setting
     """Return the error for a model without a denoise strength."""
     able = [model.name for model in catalogue.values() if model.denoise_weights is not None]
     hint = f"use {' or '.join(able)}, or " if able else ""
-    return SettingsError(f"{name} has no denoise strength: {hint}leave out --denoise.")
+    return SettingsError(f"{name} has no denoise strength: {hint}leave out --denoise")
 
 
 def _check(path: Path, file: WeightsFile) -> None:
@@ -239,7 +239,7 @@ def _check(path: Path, file: WeightsFile) -> None:
     remedy = REINSTALL if file.bundled else f"Delete it and download it again from {file.url}"
     raise WeightsError(
         f"{path} is not the official {file.name}: its SHA-256 is {found}, expected {file.sha256}.{sizes} "
-        f"{remedy}, or, if you trust it, pass it as --model {path}."
+        f"{remedy}, or, if you trust it, pass it as --model {path}"
     )
 
 

@@ -15,7 +15,7 @@ from comic_upscale.imaging.codecs import FORMATS
 from comic_upscale.imaging.decode import read_header
 from comic_upscale.imaging.encode import check_target, quality_for
 from comic_upscale.imaging.formats import extension_of, written_format
-from comic_upscale.imaging.target_size import find_target, grows, skip_reason, turned
+from comic_upscale.imaging.target_size import find_target, needs_network, skip_reason, turned
 from comic_upscale.ledger.queries import (
     read_auto_jobs,
     read_bytes_per_pixel,
@@ -26,6 +26,7 @@ from comic_upscale.library.page import Page
 from comic_upscale.library.page_rules import PageRules
 from comic_upscale.library.source_reader import SourceReader
 from comic_upscale.library.volume import Volume
+from comic_upscale.models.default_model import assumed_native_scale
 from comic_upscale.planning.discovery import find_pages
 from comic_upscale.planning.foresight import foresee
 from comic_upscale.planning.model_selection import named_model, predict_model
@@ -273,7 +274,7 @@ def _preview_page(
     notes = list(target.notes)
     if size[0] * size[1] > settings.max_pixels:
         notes.append(f"more than --max-pixels {settings.max_pixels:,}")
-    if not grows(turned(size, settings.size), target.size):
+    if not needs_network(turned(size, settings.size), target.size, assumed_native_scale(settings)):
         notes.append("large enough: no network")
     if settings.crop_margins:
         notes.append("before its margins are cropped")

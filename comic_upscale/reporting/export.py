@@ -250,13 +250,13 @@ class _Captions:
     def _open_output(self, name: str) -> IO[bytes]:
         found = self._stores.outputs.stat(name)
         if found is None or found.kind != "file" or self._stores.outputs.leads_outside(name):
-            raise PageError(GONE, "There is no caption.")
+            raise PageError(GONE, "There is no caption")
         return self._stores.outputs.open(name)
 
     def _open_source(self, name: str) -> IO[bytes]:
         path = self._stores.sources.address(name)
         if self._stores.sources.stat(path).kind != "file":
-            raise PageError(GONE, "There is no caption.")
+            raise PageError(GONE, "There is no caption")
         return self._stores.sources.open(path)
 
     def _open(self, volume: str) -> None:

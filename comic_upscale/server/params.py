@@ -27,7 +27,7 @@ ALLOWED = frozenset(
     (
         "size", "skip_larger_than", "model", "denoise", "format", "quality", "png_level", "gray", "icc", "animated",
         "archive_output", "pdf_dpi", "gate", "strict", "crop_margins", "right_to_left", "max_volume_size",
-        "levels", "neutral_paper", "rules",
+        "levels", "neutral_paper", "rules", "tta",
     )
 )  # fmt: skip
 """Processing options that a request may set."""

@@ -27,6 +27,7 @@ from comic_upscale.settings.options import Group, Opt, fingerprint_parts, requir
 from comic_upscale.settings.paths import (
     absolute,
     default_ledger,
+    default_output,
     is_default_place,
     path_text,
     replace_folder,
@@ -34,6 +35,7 @@ from comic_upscale.settings.paths import (
 from comic_upscale.settings.places import is_bucket, parse_place
 from comic_upscale.settings.processing import (
     AUTO_MODEL,
+    DEFAULT_SIZE,
     NETWORK,
     AnimatedMode,
     ArchiveOutput,
@@ -163,7 +165,7 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
             "named after the input and the size. Or a place in a bucket: s3://bucket/big.",
             flags=("--output", "-o"), metavar="DIR",
         ),
-    ]  # fmt: skip
+    ] = None  # type: ignore[assignment]  # fmt: skip
     selection: Annotated[
         Selection | None,
         Opt(
@@ -200,7 +202,12 @@ class JobSettings(ResourceSettings, RunSettings, ProcessingSettings):
     ] = None
 
     def __post_init__(self, scale: float | None = None) -> None:  # noqa: RUF033 - an InitVar
-        """Make the paths absolute, and check every value."""
+        """Choose the output if none is given, make the paths absolute, and check every value."""
+        output: Path | None = self.output
+        if output is None and isinstance(self.input, Path):
+            size = Scale(scale) if scale is not None else self.size or DEFAULT_SIZE
+            chosen = replace_folder(self.input) if self.replace_sources else default_output(self.input, size)
+            object.__setattr__(self, "output", chosen)
         for name in ("input", "output", "ledger", "face_model"):
             if isinstance(path := getattr(self, name), Path):
                 object.__setattr__(self, name, absolute(path))

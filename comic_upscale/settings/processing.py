@@ -70,8 +70,9 @@ class SizeOptions:
     scale: Annotated[
         float | None,
         Opt(
-            "Output size divided by input size, above 1 and at most 8. The next five options set a size in pixels "
-            "or on paper instead. Each page then gets its own factor, at most 16; a page that is larger is shrunk.",
+            "Output size divided by input size, 1 to 8. 1 is for networks that only restore. The next five options set "
+            "a size in pixels or on paper instead. Each page then gets its own factor, at most 16; a page that is "
+            "larger is shrunk.",
             flags=("--scale", "-s"), default_text=f"{DEFAULT_SCALE:g}", panel=SIZE,
         ),
     ] = None  # fmt: skip
@@ -286,6 +287,14 @@ class ProcessingSettings:
             panel=NETWORK, fingerprint="if-changed",
         ),
     ] = False  # fmt: skip
+    tta: Annotated[
+        bool,
+        Opt(
+            "Upscale every page in all eight turns and mirrorings, and average the results. It takes eight times as "
+            "long, for slightly calmer lines.",
+            panel=NETWORK, fingerprint="if-changed",
+        ),
+    ] = False  # fmt: skip
     levels: Annotated[
         Levels | None,
         Opt(
@@ -494,6 +503,11 @@ class ProcessingSettings:
         """How colour profiles are handled: a gray screen knows none."""
         screen = self.screen
         return "srgb" if screen is not None and screen.levels is not None else self.icc
+
+    @property
+    def network_passes(self) -> int:
+        """How often each pixel of a page goes through the network."""
+        return 8 if self.tta else 1
 
     @property
     def gray_mode(self) -> GrayMode:

@@ -35,14 +35,14 @@ class Scale:
     """Every page is enlarged by this factor."""
 
     factor: float
-    """Above 1 and at most 8."""
+    """1 to 8. At 1, a network that enlarges is not used; a network of 1x restores the page at its size."""
 
     def __post_init__(self) -> None:
         """Check the factor."""
         _store_float(self, "factor", "--scale")
         _require(
-            math.isfinite(self.factor) and MIN_SCALE < self.factor <= MAX_SCALE,
-            f"--scale must be above {MIN_SCALE:g} and at most {MAX_SCALE:g}, not {self.factor:g}",
+            math.isfinite(self.factor) and MIN_SCALE <= self.factor <= MAX_SCALE,
+            f"--scale must be at least {MIN_SCALE:g} and at most {MAX_SCALE:g}, not {self.factor:g}",
         )
 
     def __str__(self) -> str:

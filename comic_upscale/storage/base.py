@@ -371,7 +371,7 @@ def check_name(name: str, kind: str) -> str:
         path = PurePath(name)
         leads_out = not name or bool(path.anchor) or ".." in path.parts
     if leads_out or "\0" in name:
-        raise PageError(kind, "The ledger names a file outside of the job's folders.")
+        raise PageError(kind, "The ledger names a file outside of the job's folders")
     return name
 
 

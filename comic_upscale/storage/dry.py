@@ -50,7 +50,7 @@ class DryOutputStore:
         """Open an object for reading."""
         real = self._names.get(name, name)
         if real is None:
-            raise PageError(GONE, "The output no longer exists.")
+            raise PageError(GONE, "The output no longer exists")
         return self._outputs.open(real)
 
     async def put(self, name: str, data: bytes, token: Token) -> None:

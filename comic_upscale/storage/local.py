@@ -399,7 +399,7 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 
 
 def _gone() -> PageError:
-    return PageError(GONE, "The output no longer exists.")
+    return PageError(GONE, "The output no longer exists")
 
 
 def _read(reader: IO[bytes]) -> bytes:

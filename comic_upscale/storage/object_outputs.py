@@ -245,4 +245,4 @@ def _temporary() -> Iterator[IO[bytes]]:
 
 
 def _gone() -> PageError:
-    return PageError(GONE, "The output no longer exists.")
+    return PageError(GONE, "The output no longer exists")

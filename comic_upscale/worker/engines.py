@@ -177,7 +177,7 @@ class EngineCache:
 def _key(settings: JobSettings, weights: ResolvedWeights | None) -> _Key:
     return (
         settings.backend, settings.model, settings.denoise, settings.engine_options, settings.device,
-        settings.precision, settings.batch, settings.tile, weights,
+        settings.precision, settings.batch, settings.tile, settings.tta, weights,
     )  # fmt: skip
 
 

@@ -192,10 +192,23 @@ def commands(group: typer.Typer) -> list[list[str]]:
     return found
 
 
+@pytest.mark.parametrize("name", ["run", "watch"])
+def test_the_short_help_has_the_most_used_options_and_says_where_the_others_are(name: str) -> None:
+    code, short, _ = invoke(name, "--help")
+    assert code == 0
+    for flag in ("--output", "--scale", "--model", "--format", "--device", "--help-all"):
+        assert flag in short
+    assert "--max-ratio" not in short
+    everything = invoke(name, "--help-all")[1]
+    assert "--max-ratio" in everything
+    assert len(short.splitlines()) * 2 < len(everything.splitlines())
+    assert re.search(r"--help-all shows all \d\d", " ".join(short.split()))
+
+
 # The watchdog becomes its script, which has a test of its own.
 @pytest.mark.parametrize("command", [each for each in commands(app) if each != ["watchdog"]], ids=" ".join)
 def test_every_command_and_option_has_help(command: list[str]) -> None:
-    code, out, _ = invoke(*command, "--help")
+    code, out, _ = invoke(*command, "--help-all" if command in (["run"], ["watch"]) else "--help")
     assert code == 0
     node = typer.main.get_command(app)
     for name in command:

@@ -15,6 +15,7 @@ import pytest
 from comic_upscale.engines import registry
 from comic_upscale.engines.base import Batch, Engine, Upscaled
 from comic_upscale.engines.pages import prepare, upscale_pages
+from comic_upscale.engines.tta import TtaEngine
 from comic_upscale.errors import PageError
 from comic_upscale.imaging.pixels import Pixels, SampleArray
 from comic_upscale.models.network import load_network
@@ -45,6 +46,7 @@ class Side:
 
 SIDES = {
     "fake": Side("fake", {}),
+    "fake, all turns": Side("fake", {"tta": True}),
     "torch": Side("torch", {"device": "cpu"}),
     "torch in tiles": Side("torch", {"device": "cpu", "tile": 64}, tiles=True),
     "torch, half": Side("torch", {"device": "cpu", "precision": "bf16"}),
@@ -96,9 +98,11 @@ def settings(
 
 
 @pytest.fixture
-def engine(settings: JobSettings | None) -> Iterator[Engine]:
+def engine(side: Side, settings: JobSettings | None) -> Iterator[Engine]:
     if settings is None:
         engines: list[Engine] = [NearestEngine(limit=3)]
+        if side.changes:
+            engines = [TtaEngine(engines[0])]
     else:
         engines = registry.open_engines(settings, registry.prepare_engine(settings))
     yield engines[0]
@@ -191,7 +195,7 @@ def test_its_information_is_whole(engine: Engine, side: Side) -> None:
     assert engine.batch_limit(3000, 2000) >= 1
 
 
-@pytest.mark.parametrize("side", [name for name in SIDES if name != "fake"], indirect=True)
+@pytest.mark.parametrize("side", [name for name in SIDES if SIDES[name].name != "fake"], indirect=True)
 def test_its_identity_is_the_one_that_the_job_is_recorded_under(
     engine: Engine, settings: JobSettings
 ) -> None:

@@ -272,6 +272,12 @@ def test_the_price_is_asked_before_a_run(make_job: MakeJob) -> None:
 # Money
 
 
+def test_no_page_is_paid_eight_times(make_job: MakeJob) -> None:
+    settings = make_job(backend="imagen", engine_options={"project": "p", "price_per_image": PRICE}, tta=True)
+    with pytest.raises(SettingsError, match="eight times"):
+        registry.identify(settings)
+
+
 def test_the_ceiling_is_asked_before_each_call(make: MakeImagen) -> None:
     engine, spending = open_engine(make()), Spending(0.0, 2.5 * PRICE)
     charge(engine, spending)

@@ -354,17 +354,24 @@ def test_a_file_of_something_else_is_told(tmp_path: Path, content: object, match
 @pytest.mark.parametrize(
     ("module", "match"),
     [
-        (Compact(num_feat=8, num_conv=1, upscale=1), "without enlarging them"),
-        (DnCNN(in_nc=3, out_nc=3, nc=8, nb=4, mode="R"), "without enlarging them"),
         (Compact(num_in_ch=15, num_out_ch=3, num_feat=8, num_conv=1, upscale=2), "15 channels in .*video"),
         (Compact(num_in_ch=4, num_out_ch=4, num_feat=8, num_conv=1, upscale=2), "4 channels in and 4 out"),
     ],
-    ids=["1x", "denoiser", "video", "RGBA"],
+    ids=["video", "RGBA"],
 )
 def test_a_network_for_something_else_says_what_it_is(
     tmp_path: Path, module: torch.nn.Module, match: str
 ) -> None:
     _fails(_save(tmp_path / "other.pth", module.state_dict()), match)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [Compact(num_feat=8, num_conv=1, upscale=1), DnCNN(in_nc=3, out_nc=3, nc=8, nb=4, mode="R")],
+    ids=["compact", "denoiser"],
+)
+def test_a_network_that_restores_pages_has_factor_one(tmp_path: Path, module: torch.nn.Module) -> None:
+    assert _load(_save(tmp_path / "restore.pth", module.state_dict())).native_scale == 1
 
 
 def test_a_network_that_returns_more_than_a_page_is_told(tmp_path: Path) -> None:

@@ -162,12 +162,25 @@ def test_it_fits_a_phone(page: Any) -> None:
         assert state(page)["stage"] <= 390
         # Letters of a chart are as large as its scale makes them.
         letters = page.execute_script(
-            "return [...document.querySelectorAll('.chart svg')].map(svg => parseFloat(getComputedStyle(svg).fontSize)"
-            " * svg.getBoundingClientRect().width / svg.viewBox.baseVal.width);"
+            "return [...document.querySelectorAll('.chart svg text')].map(text =>"
+            " parseFloat(getComputedStyle(text).fontSize) * text.ownerSVGElement.getBoundingClientRect().width"
+            " / text.ownerSVGElement.viewBox.baseVal.width);"
         )
         assert letters and min(letters) >= 10
-        scrolls = "return [...document.querySelectorAll('.chart')].every(c => c.clientWidth < c.scrollWidth);"
-        assert page.execute_script(scrolls)
+        # Charts are not cut: all of each, its letters too, is inside its frame.
+        outside = page.execute_script(
+            "return [...document.querySelectorAll('.chart svg, .chart svg text')].filter(part => {"
+            " const box = part.getBoundingClientRect(), frame = part.closest('.chart').getBoundingClientRect();"
+            " return box.left < frame.left || box.right > frame.right || box.top < frame.top"
+            " || box.bottom > frame.bottom; }).length;"
+        )
+        assert outside == 0
+        # Pictures come before their figures, and before charts and failures.
+        tops = page.execute_script(
+            "return ['.viewer', '.page .figures', '.chart', '#failed'].map(name =>"
+            " document.querySelector(name).getBoundingClientRect().top);"
+        )
+        assert tops[0] < min(tops[1:])
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 

@@ -218,9 +218,9 @@ def test_what_is_gone_or_changed_is_said_and_not_compared(job: Path, tmp_path: P
     found = make_report(ledger, workers=1).choice
     assert found.looked_at == 11
     assert found.left_out == {
-        "The output no longer exists.": 1,
-        "The source has changed since it was upscaled.": 1,
-        "The output is a link that leads out of the output folder.": 1,
+        "The output no longer exists": 1,
+        "The source has changed since it was upscaled": 1,
+        "The output is a link that leads out of the output folder": 1,
     }
     # Names that lead out are in no ledger of ours.
     connection.execute("update pages set output = '../../../etc/hostname' where source = 'page03.png'")

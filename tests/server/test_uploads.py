@@ -67,7 +67,7 @@ def test_an_upload_is_stored_and_queued(services: Services) -> None:
     [
         ({"factor": "9"}, "factor", "at most 8"),
         ({"factor": "large"}, "factor", "must be a number"),
-        ({"factor": "nan"}, "factor", "above 1"),
+        ({"factor": "nan"}, "factor", "at least 1"),
         ({"factor": "2", "width": "100"}, "factor", "exclude each other"),
         ({"width": "many"}, "width", "whole number"),
         ({"preset": "none"}, "preset", "standard, art, photo, face"),

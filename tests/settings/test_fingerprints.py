@@ -84,6 +84,8 @@ RECORDED: list[tuple[dict[str, Any], str]] = [
     ({"gate": False}, DEFAULTS),
     ({"raw": True}, "bf9542aefc234d970eddc60bcbec100e"),
     ({"raw": False}, DEFAULTS),
+    ({"tta": True}, "204170030998eecbfadf6a78e1634eb6"),
+    ({"tta": False}, DEFAULTS),
     ({"size": Screen("kobo-libra-2", 1264, 1680)}, "9fb90382705943b018d47d2db66cde8d"),
     (
         {"size": Screen("kobo-libra-colour", 1264, 1680, None, 1.0, "split")},

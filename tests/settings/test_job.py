@@ -21,7 +21,7 @@ def settings(**changes: object) -> JobSettings:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"scale": 1.0},
+        {"scale": 0.9},
         {"scale": 8.01},
         {"scale": float("nan")},
         {"scale": float("inf")},

@@ -48,7 +48,7 @@ def test_each_way_of_asking() -> None:
         ({"scale": 2, "width": 2000}, "--scale and --width"),
         ({"width": 2000, "height": 3000}, "--fit WxH"),
         ({"fit": "1x1", "paper": "170x260mm"}, "--fit and --print"),
-        ({"scale": 1.0}, "--scale"),
+        ({"scale": 0.9}, "--scale"),
         ({"width": 0}, "--width"),
         ({"height": 10**6}, "--height"),
         ({"long_side": -1}, "--long-side"),
@@ -91,7 +91,7 @@ def test_settings_take_a_scale_or_a_size() -> None:
     with pytest.raises(SettingsError, match="give one"):
         settings(scale=2, size=Width(2000))
     with pytest.raises(SettingsError, match="--scale"):
-        settings(scale=1.0)
+        settings(scale=0.9)
 
 
 def test_settings_with_another_scale_or_size_keep_one() -> None:

@@ -195,7 +195,7 @@ class MemoryOutputStore:
         with self._lock:
             found = self._objects.get(check_name(name, GONE))
         if found is None:
-            raise PageError(GONE, "The output no longer exists.")
+            raise PageError(GONE, "The output no longer exists")
         return found[0]
 
     def open(self, name: str) -> IO[bytes]:

@@ -225,6 +225,13 @@ def little_memory_kept() -> Iterator[None]:
         library.malloc_trim(0)
 
 
+def return_free_memory() -> None:
+    """Return the memory that the C library keeps for new buffers to the system. With others than glibc, do nothing."""
+    library = _glibc()
+    if library is not None:
+        library.malloc_trim(0)
+
+
 @cache
 def _glibc() -> ctypes.CDLL | None:
     try:
@@ -309,5 +316,5 @@ def _try_out(device: torch.device) -> None:
         first = str(error).splitlines()[0]
         raise DeviceError(
             f"{device} exists but does not work: {first}. Check nvidia-smi, and whether torch "
-            f"{torch.__version__} still supports this GPU. Or use --device cpu."
+            f"{torch.__version__} still supports this GPU. Or use --device cpu"
         ) from error

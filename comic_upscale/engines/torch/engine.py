@@ -71,7 +71,7 @@ def open_torch_engines(
         SettingsError, DeviceError: as in `open_torch_engine`.
     """
     cores = SharedCores(torch.get_num_threads())
-    alone = device.type != "cpu" or not goes_in_strips(network.module) or cores.pages_at_once == 1
+    alone = pages_at_once(network, device) == 1
     return [
         TorchEngine(
             network,
@@ -84,6 +84,13 @@ def open_torch_engines(
         )
         for _ in range(1 if alone else cores.pages_at_once)
     ]
+
+
+def pages_at_once(network: Network, device: torch.device) -> int:
+    """Return how many pages a run upscales at the same time on a device: one, or one per core of a CPU."""
+    if device.type != "cpu" or not goes_in_strips(network.module):
+        return 1
+    return SharedCores(torch.get_num_threads()).pages_at_once
 
 
 def open_torch_engine(
@@ -225,7 +232,7 @@ class TorchEngine:
                 raise
             raise DeviceError(
                 f"{self._device_info} failed: {_first_line(error)}. Run the same command again; finished pages are "
-                "kept. If it fails again, check the GPU (nvidia-smi) and its driver."
+                "kept. If it fails again, check the GPU (nvidia-smi) and its driver"
             ) from error
 
     def _warnings(self) -> tuple[str, ...]:
@@ -317,7 +324,7 @@ class TorchEngine:
                 if broken is not None:
                     raise DeviceError(
                         f"{self._device_info} failed even with the smallest tiles: {broken}. Check that the driver and "
-                        "PyTorch support the GPU, or use --device cpu."
+                        "PyTorch support the GPU, or use --device cpu"
                     )
                 advice = (
                     "allow pages to be cut into tiles"

@@ -20,6 +20,7 @@ from comic_upscale.execution.local.workers import Workers, feeds_fast_device
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.library.page_rules import Network, PageRules
 from comic_upscale.models.catalogue import CATALOGUE
+from comic_upscale.models.default_model import assumed_native_scale
 from comic_upscale.settings.job import JobSettings
 
 
@@ -73,7 +74,7 @@ class LocalExecutor:
         # A service would be paid twice, and may answer the same.
         repeats = not settings.raw and devices.engine.billing == "time"
         networks = Networks(devices, first, opens, repeats=repeats, filters=filters)
-        native_scales = {network[0]: _native_scale(network[0]) for network in rules.networks}
+        native_scales = {network[0]: _native_scale(settings, network[0]) for network in rules.networks}
         native_scales[first[0]] = devices.engine.native_scale
         steps = PageSteps(settings, native_scales, identities)
         processes = feeds_fast_device(settings.workers, devices.engine.device)
@@ -117,7 +118,7 @@ class LocalExecutor:
         return self._tools
 
 
-def _native_scale(model: str) -> int | None:
+def _native_scale(settings: JobSettings, model: str) -> int | None:
     """Return the factor of a network that is not open yet; None if only its weights tell."""
     known = CATALOGUE.get(model)
-    return None if known is None else known.native_scale
+    return assumed_native_scale(replace(settings, model=model)) if known is None else known.native_scale

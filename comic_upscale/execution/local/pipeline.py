@@ -142,11 +142,11 @@ class Pipeline:
         page.matches, page.network, page.own_settings = decoded.matches, decoded.network, decoded.own_settings
         pixels, size, page.sha256 = decoded.pixels, decoded.size, decoded.sha256
         page.pixels, page.size, page.target = pixels, size.source, size.target
-        if self._tools.settings.gate and size.grows and QualityGate.wants(pixels):
+        if self._tools.settings.gate and size.needs_network and QualityGate.wants(pixels):
             page.before = pixels
         page.ready = time.perf_counter()
         page.notes = (*pixels.notes, *size.notes)
-        if size.grows:
+        if size.needs_network:
             self._assembler.add(page.batch_key, page)
         else:
             await self._to_encode.put(page)
@@ -185,6 +185,7 @@ class Pipeline:
         Raises:
             DeviceError: the device failed. Then nothing of the batch was handed on.
         """
+        await self._stop.while_paused()
         self._check_spending(input_pixels(pages))
         if self._stop.requested:
             for page in pages:

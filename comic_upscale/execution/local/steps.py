@@ -23,7 +23,7 @@ from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.imaging.screen import to_screen
 from comic_upscale.imaging.shape import decode_page
 from comic_upscale.imaging.shrink import shrink
-from comic_upscale.imaging.target_size import describe_growth, find_target, grows, skip_reason
+from comic_upscale.imaging.target_size import describe_growth, find_target, needs_network, skip_reason
 from comic_upscale.library.page_rules import (
     FilteredPage,
     Matches,
@@ -44,13 +44,10 @@ class PageSize:
     """(width, height) of the source, upright."""
     target: tuple[int, int]
     """(width, height) of the output."""
+    needs_network: bool
+    """Whether the page goes through the network."""
     notes: tuple[str, ...]
-    """Notes about them for the user."""
-
-    @property
-    def grows(self) -> bool:
-        """Whether the page needs the network."""
-        return grows(self.source, self.target)
+    """Notes about the sizes for the user."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +55,7 @@ class Decoded:
     """A decoded page."""
 
     pixels: Pixels
-    """For the network; at the target size if the page does not grow."""
+    """For the network; at the target size if the page does not go through it."""
     size: PageSize
     sha256: str
     """Of the source."""
@@ -110,8 +107,7 @@ class PageSteps:
 
     Args:
         settings: of the job.
-        native_scales: by model, the factor of its network, for notes about sizes; None if the network makes any size
-            or is unknown.
+        native_scales: by model, the factor of its network, None if the network makes any size or is unknown.
         identities: the identity of each network, for the fingerprints of pages.
     """
 
@@ -151,11 +147,12 @@ class PageSteps:
         """
         target = find_target(*source, self._settings.size)
         notes = target.notes
+        native_scale = self._native_scales.get(model or self._settings.model)
         # With a scale all pages grow alike, and the header of the run shows it.
         if self._settings.scale is None:
-            how = describe_growth(source, target.size, self._native_scales.get(model or self._settings.model))
+            how = describe_growth(source, target.size, native_scale)
             notes += () if how is None else (how,)
-        return PageSize(source, target.size, notes)
+        return PageSize(source, target.size, needs_network(source, target.size, native_scale), notes)
 
     def pixels_in_flight(self, size: PageSize, format: FormatName) -> int:
         """Return the pixels that a page takes from the budget; 0 if decoding will refuse it.
@@ -170,7 +167,7 @@ class PageSteps:
         return max(size.target[0] * size.target[1], pixels)
 
     def decode(self, data: bytes, size: PageSize, sha256: str, source: str = "") -> Decoded:
-        """Decode a page, and prepare it for the network, or shrink it if it need not grow.
+        """Decode a page, and prepare it for the network, or shrink it if it does not go through that.
 
         Args:
             data: the file.
@@ -195,7 +192,7 @@ class PageSteps:
                 )
         pixels = prepare(pixels, raw=settings.raw)
         return Decoded(
-            pixels if size.grows else shrink(pixels, size.target),
+            pixels if size.needs_network else shrink(pixels, size.target),
             size,
             sha256,
             page.matches,

@@ -79,7 +79,7 @@ def decode_jxl(data: bytes) -> tuple[SampleArray, bytes | None]:
     if header.space == "cmyk":
         raise PageError(
             "unsupported",
-            "The file is a JPEG XL in CMYK, which is not supported: save it as TIFF or as JPEG.",
+            "The file is a JPEG XL in CMYK, which is not supported: save it as TIFF or as JPEG",
         )
     if header.is_special and (found := decode_with_profile(data, header.size)) is not None:
         return found

@@ -313,4 +313,4 @@ def check_epub(file: IO[bytes], images: int) -> None:
     except (zipfile.BadZipFile, KeyError, ET.ParseError, EOFError):
         whole = False
     if not whole:
-        raise PageError("encode", "The new volume cannot be read back: the disk may be failing.")
+        raise PageError("encode", "The new volume cannot be read back: the disk may be failing")

@@ -200,7 +200,7 @@ def check_pdf(file: IO[bytes], pages: int) -> None:
     except (ValueError, IndexError):
         whole = False
     if not whole:
-        raise PageError("encode", "The new volume cannot be read back: the disk may be failing.")
+        raise PageError("encode", "The new volume cannot be read back: the disk may be failing")
 
 
 def _text(text: str) -> str:
@@ -233,7 +233,7 @@ def _png_stream(data: bytes) -> _Stream:
         elif name == b"iCCP":
             profile = zlib.decompress(bytes(content).split(b"\0", 1)[1][1:])
     if interlaced or kind not in (_GRAY, _RGB, _PALETTE):
-        raise PageError("encode", "The PNG of a page cannot be embedded in a PDF.")
+        raise PageError("encode", "The PNG of a page cannot be embedded in a PDF")
     channels = 3 if kind == _RGB else 1
     space = {_GRAY: "/DeviceGray", _RGB: "/DeviceRGB"}.get(kind, "")
     if kind == _PALETTE:

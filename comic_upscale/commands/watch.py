@@ -1,0 +1,255 @@
+"""``comic-upscale watch``: upscale what is new or changed in some folders, for ever."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from comic_upscale.commands.environment import state_folder
+from comic_upscale.commands.options import Given, takes
+from comic_upscale.commands.run import (
+    EXIT_SOME_FAILED,
+    HOOKS,
+    JOB,
+    SHOW,
+    ShowOptions,
+    hook_settings,
+    job_settings,
+    open_display,
+    open_hooks,
+    set_up_logging,
+)
+from comic_upscale.commands.short_help import HelpAll
+from comic_upscale.errors import InputError, SettingsError
+from comic_upscale.settings.paths import absolute, path_text
+from comic_upscale.settings.places import is_bucket
+from comic_upscale.settings.selection import Selection
+
+if TYPE_CHECKING:
+    from comic_upscale.execution.events import JobFinished, Listener
+    from comic_upscale.execution.stop import StopRequest
+    from comic_upscale.settings.job import JobSettings
+
+WATCHED = tuple(
+    replace(option, opt=replace(option.opt, help=_HELP)) if option.name == "output" else option
+    for _HELP in (
+        "Folder for the upscaled pages. Of several watched folders, each gets a folder of its own name inside.",
+    )
+    for option in JOB
+    if option.name != "input"
+)
+"""The options of a job that a watch takes."""
+SHOWN = tuple(option for option in SHOW if option.name != "dry_run")
+
+
+@takes(given=WATCHED, hooks=HOOKS, show=SHOWN)
+def watch(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER...", show_default=False, help="The folders to watch.")
+    ],
+    *,
+    settle: Annotated[
+        float,
+        typer.Option(
+            "--settle", metavar="N",
+            help="Take a file once its size and time have not changed for N seconds. Raise it for slow copies.",
+        ),
+    ] = 30.0,
+    poll: Annotated[
+        float,
+        typer.Option(
+            "--poll", metavar="N",
+            help="Seconds between two looks at a folder. A folder that is slow to list is looked at less often.",
+        ),
+    ] = 20.0,
+    close_after: Annotated[
+        float,
+        typer.Option("--close-after", metavar="N", help="Free the memory of the device after N seconds without work."),
+    ] = 300.0,
+    once: Annotated[
+        bool, typer.Option("--once", help="End when nothing is left to do and no file changes any more.")
+    ] = False,
+    given: Given,
+    hooks: Given,
+    show: Given,
+    worker: Annotated[
+        Path | None,
+        typer.Option(
+            "--worker", metavar="SOCKET",
+            help="Let a worker of this machine process the pages: comic-upscale worker --socket SOCKET.",
+        ),
+    ] = None,
+    help_all: HelpAll = False,
+) -> None:  # fmt: skip
+    """Watch folders, and upscale what is new or changed."""
+    from comic_upscale.execution.stop import StopRequest
+
+    for flag, seconds in (("--settle", settle), ("--poll", poll), ("--close-after", close_after)):
+        if not 0 <= seconds <= 86_400:
+            raise SettingsError(f"{flag} must be between 0 and 86400, not {seconds:g}")
+    shown = ShowOptions(**show.values())
+    jobs = watched_jobs(folders, given.values())
+    called = hook_settings(hooks)
+    set_up_logging(verbose=shown.verbose)
+    stop = StopRequest()
+    _stop_on_signals(stop)
+    with open_display(stop, shown) as (_, show_event), open_hooks(called, show_event) as (on_event, finish):
+        failed = _watch(
+            jobs,
+            on_event,
+            finish,
+            stop,
+            settle=settle,
+            poll=poll,
+            close_after=close_after,
+            once=once,
+            worker=worker,
+        )
+    if once and failed:
+        raise typer.Exit(EXIT_SOME_FAILED)
+
+
+def watched_jobs(folders: Sequence[Path], given: Mapping[str, Any]) -> list[JobSettings]:
+    """Return the settings of the job of each watched folder.
+
+    Args:
+        folders: the folders.
+        given: options by name.
+
+    Raises:
+        SettingsError: there is no output, two folders would share one, or an option is not allowed.
+        InputError: a folder is a file.
+    """
+    output = given.get("output")
+    if output is None:
+        raise SettingsError("--output is missing: name the folder for the upscaled pages")
+    roots = list(dict.fromkeys(absolute(folder) for folder in folders))
+    for root in roots:
+        if is_bucket(root):
+            raise InputError(f"{path_text(root)} is a bucket: a watch needs folders of this machine")
+        if root.is_file():
+            raise InputError(f"{path_text(root)} is a file: name a folder to watch")
+    if len(roots) == 1:
+        outputs = [absolute(output)]
+    else:
+        if given.get("ledger") is not None:
+            raise SettingsError(
+                "--ledger works with one watched folder: each of several has a ledger of its own"
+            )
+        twice = [
+            name for name, count in Counter(root.name for root in roots).items() if count > 1 or not name
+        ]
+        if twice:
+            raise SettingsError(
+                f"two watched folders have the name {twice[0]!r}, and their outputs would share a folder: watch them "
+                "with a command each"
+            )
+        outputs = [absolute(output) / root.name for root in roots]
+    # Without a selection, a run would continue with that of the last one.
+    selection = given.get("selection") or Selection()
+    return [
+        job_settings({**given, "input": root, "output": folder, "selection": selection})
+        for root, folder in zip(roots, outputs, strict=True)
+    ]
+
+
+def _watch(
+    jobs: Sequence[JobSettings],
+    on_event: Listener,
+    finish_hooks: Callable[[], None],
+    stop: StopRequest,
+    *,
+    settle: float,
+    poll: float,
+    close_after: float,
+    once: bool,
+    worker: Path | None,
+) -> int:
+    """Watch until the end; return the number of failed pages, and of folders that wait for something."""
+    from comic_upscale.execution.events import Note
+    from comic_upscale.jobs.service import JobService
+    from comic_upscale.watching.watcher import Watcher
+    from comic_upscale.worker.engines import EngineCache
+
+    service = JobService(state_folder())
+    engines = EngineCache(most=2)
+
+    def run(settings: JobSettings, only: Selection) -> JobFinished:
+        stop.has_begun = False
+        finished = service.run(
+            settings,
+            on_event=on_event,
+            stop=stop,
+            worker=worker,
+            only=only,
+            open_engines=engines.open_engines,
+        )
+        finish_hooks()
+        return finished
+
+    def on_idle(seconds: float) -> None:
+        if seconds >= close_after and engines.models:
+            engines.close()
+            _return_free_memory()
+
+    watcher = Watcher(
+        jobs,
+        run,
+        lambda text: on_event(Note(text=text)),
+        settle=settle,
+        poll=poll,
+        on_idle=on_idle,
+        is_known=service.has_run,
+    )
+    names = ", ".join(path_text(job.input) for job in jobs)
+    on_event(Note(text=f"watching {names}: files are taken once they have been still for {settle:g} seconds"))
+    try:
+        result = watcher.watch(stop, once=once)
+    finally:
+        engines.close()
+    if stop.requested:
+        on_event(Note(text=f"the watch has ended ({stop.reason})"))
+    return result.failed + len(result.waiting)
+
+
+def _stop_on_signals(stop: StopRequest) -> None:
+    """Let the first Ctrl-C or SIGTERM end the watch after the pages in progress, and the second end it at once."""
+    received: list[int] = []
+
+    def handle(number: int, _frame: object) -> None:
+        received.append(number)
+        if len(received) > 1:
+            _kill_programs()
+            os._exit(128 + number)
+        stop.request(signal.Signals(number).name)
+
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        # nohup makes the process ignore SIGHUP, which must not change.
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handle)
+
+
+def _return_free_memory() -> None:
+    gc.collect()
+    # Imported only where a network has run.
+    device = sys.modules.get("comic_upscale.engines.torch.device")
+    if device is not None:
+        device.return_free_memory()
+
+
+def _kill_programs() -> None:
+    # Imported only where a program of the user's was run.
+    program = sys.modules.get("comic_upscale.engines.program")
+    kill: Callable[[], None] | None = getattr(program, "kill_running", None)
+    if kill is not None:
+        kill()

@@ -1,0 +1,1 @@
+"""Hooks: telling other programs that a volume or a job is done."""

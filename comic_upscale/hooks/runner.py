@@ -1,0 +1,153 @@
+"""`HookRunner`: calls the hooks of a run, one after the other, on a thread of its own.
+
+A slow hook holds up no page, and a hook that fails fails no run.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from comic_upscale.engines.program import Program
+from comic_upscale.execution.events import Event, HooksFinished, JobFinished, JobStarted
+from comic_upscale.hooks.http import HookError
+from comic_upscale.hooks.libraries import scan_kavita, scan_komga
+from comic_upscale.hooks.webhook import Webhook
+from comic_upscale.ledger.records import VolumeDone
+from comic_upscale.retries import RetryPolicy
+from comic_upscale.settings.hooks import HookSettings, split_command
+
+VARIABLE_PREFIX = "COMIC_UPSCALE_HOOK_"
+SCAN_AT_MOST_EVERY_SECONDS = 300.0
+"""While a run goes on, libraries are scanned at most this often. At its end, they are always scanned."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Happened:
+    """What a hook is told."""
+
+    kind: str
+    """``volume.done``, ``job.finished`` or ``job.interrupted``."""
+    data: Mapping[str, Any]
+    """For a webhook as it is, and for a program as variables."""
+
+
+class HookRunner:
+    """Listens to the events of runs, and calls hooks.
+
+    Args:
+        settings: the hooks.
+        environment: the variables for programs.
+
+    Raises:
+        SettingsError: the secret of webhooks is not base64.
+    """
+
+    def __init__(self, settings: HookSettings, environment: Mapping[str, str]) -> None:
+        self._settings, self._environment = settings, dict(environment)
+        self._webhook = (
+            None if settings.webhook is None else Webhook(settings.webhook, settings.webhook_secret)
+        )
+        self._policy = RetryPolicy(seconds=settings.hook_timeout, first_pause=1.0)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="hooks")
+        self._program = Program()
+        self._waiting: list[tuple[str, Future[None]]] = []
+        self._folders: dict[str, str] = {}
+        self._scanned_at = -SCAN_AT_MOST_EVERY_SECONDS
+        self._has_changes = False
+
+    def __call__(self, event: Event) -> None:
+        """Take an event; return at once."""
+        if isinstance(event, JobStarted):
+            self._folders = {"input": event.input, "output": event.output, "ledger": event.ledger}
+        elif isinstance(event, VolumeDone):
+            self._take_volume(event)
+        elif isinstance(event, JobFinished):
+            self._take_job(event)
+
+    def finish(self) -> HooksFinished:
+        """Wait for the hooks of a run, and return how they ended."""
+        waiting, self._waiting = self._waiting, []
+        failures = []
+        for name, future in waiting:
+            error = future.exception()
+            if error is not None:
+                reason = str(error) if isinstance(error, HookError) else repr(error)
+                failures.append((name, reason))
+        return HooksFinished(ran=len(waiting), failures=tuple(failures))
+
+    def close(self) -> None:
+        """End the hook that runs, and call no further one."""
+        self._program.kill()
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _take_volume(self, event: VolumeDone) -> None:
+        self._has_changes = True
+        file = event.output and os.path.join(self._folders.get("output", ""), event.output)  # noqa: PTH118 - text
+        happened = _Happened(
+            "volume.done", {**self._folders, "source": event.source, "file": file, "pages": event.pages}
+        )
+        self._call_program("--on-volume-done", self._settings.on_volume_done, happened)
+        self._call_webhook(happened)
+        if time.monotonic() - self._scanned_at >= SCAN_AT_MOST_EVERY_SECONDS:
+            self._scan()
+
+    def _take_job(self, event: JobFinished) -> None:
+        names = ("state", "total", "done", "done_now", "failed", "skipped", "pending", "suspects", "seconds")
+        counts = {name: getattr(event, name) for name in (*names, "volumes", "volumes_done")}
+        happened = _Happened(f"job.{event.state}", {**self._folders, **counts})
+        self._call_program("--on-job-done", self._settings.on_job_done, happened)
+        self._call_webhook(happened)
+        if self._has_changes or event.done_now or event.moved_now or event.carried_now:
+            self._scan()
+
+    def _scan(self) -> None:
+        self._scanned_at, self._has_changes = time.monotonic(), False
+        settings = self._settings
+        for name, url, key, libraries, scan in (
+            ("komga", settings.komga, settings.komga_key, settings.komga_library, scan_komga),
+            ("kavita", settings.kavita, settings.kavita_key, settings.kavita_library, scan_kavita),
+        ):
+            if url is not None and key is not None:
+                self._submit(f"--{name}", partial(scan, url, key, libraries, self._policy))
+
+    def _call_webhook(self, happened: _Happened) -> None:
+        webhook = self._webhook
+        if webhook is not None:
+            self._submit("--webhook", lambda: webhook.send(happened.kind, happened.data, self._policy))
+
+    def _call_program(self, flag: str, command: str | None, happened: _Happened) -> None:
+        if command is not None:
+            words = split_command(command, flag)
+            self._submit(flag, lambda: self._run_program(words, happened))
+
+    def _run_program(self, words: Sequence[str], happened: _Happened) -> None:
+        described = {"event": happened.kind, **happened.data}
+        variables = {f"{VARIABLE_PREFIX}{name.upper()}": str(value) for name, value in described.items()}
+        try:
+            ended = self._program.run(
+                words,
+                Path(tempfile.gettempdir()),
+                self._settings.hook_timeout,
+                environment={**self._environment, **variables},
+            )
+        except (OSError, ValueError) as error:
+            raise HookError(
+                f"{words[0]} cannot be started: {getattr(error, 'strerror', None) or error}"
+            ) from None
+        if ended.timed_out:
+            raise HookError(
+                f"{words[0]} did not end within {self._settings.hook_timeout:g} seconds: raise --hook-timeout"
+            )
+        if ended.code:
+            raise HookError(f"{words[0]} {ended.describe()}")
+
+    def _submit(self, name: str, call: Callable[[], None]) -> None:
+        self._waiting.append((name, self._thread.submit(call)))

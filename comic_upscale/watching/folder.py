@@ -1,0 +1,169 @@
+"""`WatchedFolder`: which files of a folder are due, because they are new or changed and have been still for a while."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from comic_upscale.imaging.formats import ARCHIVE_EXTENSIONS, IMAGE_EXTENSIONS, extension_of
+from comic_upscale.library.parts import whole_name
+from comic_upscale.settings.selection import Selection
+from comic_upscale.watching.scan import FileState, Scan, scan_folder
+
+MOST_NAMED = 200
+"""With more changed files, the whole folder is looked at instead of each of them."""
+
+LONGEST_RENAME = 10
+"""When files are gone, new ones are waited for this many times as long as they have to be still."""
+
+_PART = re.compile(r"\.part\d+\.(?:rar|cbr)$", re.IGNORECASE)
+"""Names of parts of an archive, most of which do not stand for the whole of it."""
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Work that is due in a folder."""
+
+    state: Mapping[str, FileState]
+    """The still files of the folder at this moment."""
+    paths: tuple[str, ...] | None
+    """The sources that are new or changed; None for the whole folder."""
+    unsettled: tuple[str, ...]
+    """Sources that still change. A run leaves them alone."""
+
+    def selection(self, wished: Selection) -> Selection:
+        """Return the part of the folder for a run.
+
+        Args:
+            wished: the patterns of the user.
+        """
+        held_back = tuple(f"/{_as_pattern(source)}" for source in self.unsettled)
+        return Selection(self.paths or (), wished.include, (*wished.exclude, *held_back))
+
+
+class WatchedFolder:
+    """Looks at a folder again and again, and says what is due.
+
+    Args:
+        root: the folder.
+        leave_out: folders inside of it that are not looked at: the output.
+        settle: seconds for which size and time of a file must not change, as seen here. The clock of the machine that
+            writes the file plays no part.
+        clock: seconds. While this machine sleeps it may stand still.
+    """
+
+    def __init__(
+        self, root: Path, *, leave_out: Collection[Path] = (), settle: float, clock: Clock = time.monotonic
+    ) -> None:
+        self.root = root
+        self.away: str | None = None
+        """Why the folder cannot be looked at now, for the user; None if it can."""
+        self.scan_seconds = 0.0
+        """How long the last look took."""
+        self._leave_out, self._settle, self._clock = tuple(leave_out), settle, clock
+        self._seen: dict[str, tuple[FileState, float]] = {}
+        """The state of each file, and since when it has it."""
+        self._done: dict[str, FileState] | None = None
+        """The files as runs have seen them; None before the first run."""
+        self._gone_since: float | None = None
+        """When one of them was first missed."""
+
+    def look(self) -> Due | None:
+        """Look at the folder, and return what is due; None if nothing is, or the folder is away."""
+        start = time.perf_counter()
+        scan = self._scan()
+        self.scan_seconds = time.perf_counter() - start
+        if scan is None:
+            return None
+        now = self._clock()
+        self._note(scan, now)
+        still = {name: state for name, (state, since) in self._seen.items() if now - since >= self._settle}
+        unsettled = tuple(sorted(self._seen.keys() - still.keys()))
+        if self._done is None:
+            return Due(still, None, unsettled) if still else None
+        changed = [name for name, state in still.items() if self._done.get(name) != state]
+        is_removed = bool(self._done.keys() - self._seen.keys())
+        if not is_removed:
+            self._gone_since = None
+        elif self._may_be_renamed(now, bool(unsettled)):
+            return None
+        if not changed and not is_removed:
+            return None
+        names_all = is_removed or len(changed) > MOST_NAMED or not all(map(_stands_alone, changed))
+        return Due(still, None if names_all else tuple(sorted(changed)), unsettled)
+
+    def note_done(self, due: Due) -> None:
+        """Note that a run has looked at what was due, whether or not its pages have failed."""
+        if due.paths is None:
+            self._gone_since = None
+            # Files that changed since then, or still do, keep what is known of them.
+            kept = {name: state for name, state in (self._done or {}).items() if name in due.unsettled}
+            self._done = {**kept, **due.state}
+        else:
+            assert self._done is not None
+            self._done.update((name, due.state[name]) for name in due.paths)
+
+    def _may_be_renamed(self, now: float, any_unsettled: bool) -> bool:
+        """Return whether a file that is gone may still appear under another name, which then gets its output."""
+        if self._gone_since is None:
+            self._gone_since = now
+        gone_for = now - self._gone_since
+        return gone_for < self._settle or (any_unsettled and gone_for < LONGEST_RENAME * self._settle)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no file was ever seen in it."""
+        return not self._seen and self._done is None
+
+    @property
+    def settles_in(self) -> float | None:
+        """Seconds until the next file has been still for long enough; None if all have."""
+        now = self._clock()
+        times = [since for _, since in self._seen.values()]
+        if self._gone_since is not None:
+            times.append(self._gone_since)
+        left = [self._settle - (now - since) for since in times]
+        return min((each for each in left if each > 0), default=None)
+
+    def _scan(self) -> Scan | None:
+        try:
+            scan = scan_folder(self.root, self._leave_out)
+        except OSError as error:
+            self.away = f"{self.root} cannot be listed ({error.strerror or type(error).__name__})"
+            return None
+        if not scan.files and not scan.unread and self._seen:
+            # The folder into which a drive is mounted is empty without the drive.
+            self.away = f"{self.root} is empty"
+            return None
+        self.away = None
+        return scan
+
+    def _note(self, scan: Scan, now: float) -> None:
+        seen = {
+            # What cannot be listed for a moment is not gone.
+            name: known
+            for name, known in self._seen.items()
+            if name not in scan.files and any(f"{name}/".startswith(prefix) for prefix in scan.unread)
+        }
+        for name, state in scan.files.items():
+            known = self._seen.get(name)
+            seen[name] = known if known is not None and known[0] == state else (state, now)
+        self._seen = seen
+
+
+def _stands_alone(source: str) -> bool:
+    """Return whether a file is a page or a whole volume, so that a run can look at it alone."""
+    name = source.rpartition("/")[2]
+    if whole_name(name) != name or _PART.search(name):
+        return False
+    return extension_of(name) in IMAGE_EXTENSIONS | ARCHIVE_EXTENSIONS
+
+
+def _as_pattern(source: str) -> str:
+    """Return a pattern as in ``.gitignore`` that matches exactly this source."""
+    return "".join(f"\\{char}" if char in "\\*?[]!# " else char for char in source)
