@@ -44,6 +44,7 @@ EXCEPTIONS = {
         "_with_weights",
         "TemporaryDirectory",
     ): "weights of the user, which are no output",
+    ("execution/ray/actor.py", "_with_weights", "mkdir"): "weights of the user, which are no output",
     ("execution/ray/actor.py", "_with_weights", "write_bytes"): "weights of the user, which are no output",
     ("planning/plan.py", "make_plan", "touch"): "the ledger's own, which notes the time of a source",
     ("reporting/export.py", "write_export", "write_whole"): "an export goes where the user says",

@@ -54,7 +54,7 @@ def test_a_dry_run_says_again_and_why(tiny_weights: Path) -> None:
     assert f"(made with model {tiny_weights.stem}{tiny_weights.suffix}, --raw False)" in out
     pages = json.loads(run(tiny_weights, "-s", 2, "--tile", 64, "--dry-run", "--json")[1])["pages"]
     assert {page["source"]: page["again"] for page in pages} == {
-        "0.png": "made with --tile None", "1.png": "made with --tile None", "2.png": "made with --tile None",
+        "0.png": "made with --tile auto", "1.png": "made with --tile auto", "2.png": "made with --tile auto",
         "new.png": None,
     }  # fmt: skip
 
