@@ -189,3 +189,38 @@ def check(
         return
     colors = "RGB" if network.input_channels == 3 else "gray"
     typer.echo(f"{file}: {network.architecture}, {network.native_scale}x, {colors}, SHA-256 {digest}")
+
+
+@models.command()
+@takes(given=WEIGHTS)
+def export(
+    given: Given,
+    model: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A model, or weights of your own.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE.onnx", help="Default: NAME.onnx in the current folder."),
+    ] = None,
+) -> None:
+    """Write a network as ONNX, for --engine onnx on GPUs that PyTorch does not reach, and compare both."""
+    from importlib.util import find_spec
+
+    from comic_upscale.models.network import load_network
+    from comic_upscale.models.weights import resolve_weights
+
+    missing = [package for package in ("onnx", "onnxruntime") if find_spec(package) is None]
+    if missing:
+        raise WeightsError(
+            f"models export needs {', '.join(missing)}: pip install 'comic-upscale[onnx]' onnx"
+        )
+    folders, cache = _search_path(given)
+    weights = resolve_weights(model, denoise=None, folders=folders, cache=cache)
+    path = output or Path(f"{Path(weights.model_name).stem}.onnx")
+    if path.suffix.lower() != ".onnx":
+        raise WeightsError(f"{path} must end in .onnx: choose another --output")
+    from comic_upscale.engines.torch.onnx_export import export_onnx
+    from comic_upscale.storage.atomic import write_whole
+
+    content, psnr = export_onnx(load_network(weights, None))
+    write_whole(content, path)
+    typer.echo(f"{path}: {len(content) / 1e6:.1f} MB, {psnr:.0f} dB to PyTorch")
+    typer.echo(f"use it with: comic-upscale run --engine onnx --model {path} --input PAGES")
