@@ -100,6 +100,16 @@ def draw_page(folder: Path, name: str = "a.png", size: tuple[int, int] = (60, 80
 
 
 @pytest.mark.parametrize(
+    "text", ["²", "9" * 400, "soon", "", "Fri, 31 Dec 9999 23:59:59 -9999", "Mon, 01 Jan 0001 00:00:00 +2300"]
+)
+def test_a_strange_time_to_wait_is_none(text: str) -> None:
+    response = requests.Response()
+    response.headers["Retry-After"] = text
+    waited = _retry_after(response)
+    assert waited is None or 0 <= waited < 1e12
+
+
+@pytest.mark.parametrize(
     ("target", "factor"),
     [((60, 80), "x2"), ((61, 82), "x3"), ((90, 120), "x3"), ((111, 148), "x4"), ((180, 240), "x4")],
 )
