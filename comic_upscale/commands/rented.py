@@ -324,7 +324,8 @@ def _set_switch(provider: Provider, machine: RentedMachine, options: RentOptions
 def end_before_a_signal_does() -> Iterator[None]:
     """Inside the block, the first Ctrl-C or SIGTERM is an exception, so that the machine is ended on the way out.
 
-    While a machine is being ended, the exception comes after the end. The second signal only says so. The third ends the process at once, and leaves the machine to its switch.
+    While a machine is being ended, the exception comes after the end. The second signal only says so. The third ends
+    the process at once, and leaves the machine to its switch.
 
     Raises:
         Exit: with the exit code of the signal.
