@@ -329,7 +329,7 @@ def run_shown(
 
     with (
         open_display(stop, shown) as (display, show_event),
-        open_hooks(hooks, show_event) as (on_event, finish_hooks),
+        open_hooks(hooks, show_event, stop) as (on_event, finish_hooks),
         _stop_on_signals(stop, display, before_exit) as received,
     ):
         service = JobService(state_folder())
@@ -344,13 +344,14 @@ def run_shown(
 
 @contextmanager
 def open_hooks(
-    settings: HookSettings | None, on_event: Listener
+    settings: HookSettings | None, on_event: Listener, stop: StopRequest
 ) -> Iterator[tuple[Listener, Callable[[], None]]]:
     """Open the hooks of runs.
 
     Args:
         settings: the hooks; None for none.
         on_event: takes the events of the runs, and of the hooks.
+        stop: ends the wait for hooks, too.
 
     Yields:
         A listener for the events of runs, and a function that waits for the hooks of a run and reports them.
@@ -360,7 +361,7 @@ def open_hooks(
         return
     from comic_upscale.hooks.runner import HookRunner
 
-    runner = HookRunner(settings, os.environ)
+    runner = HookRunner(settings, os.environ, stop)
 
     def listen(event: Event) -> None:
         on_event(event)

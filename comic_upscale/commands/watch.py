@@ -102,7 +102,10 @@ def watch(
     set_up_logging(verbose=shown.verbose)
     stop = StopRequest()
     _stop_on_signals(stop)
-    with open_display(stop, shown) as (_, show_event), open_hooks(called, show_event) as (on_event, finish):
+    with (
+        open_display(stop, shown) as (_, show_event),
+        open_hooks(called, show_event, stop) as (on_event, finish),
+    ):
         failed = _watch(
             jobs,
             on_event,

@@ -28,7 +28,7 @@ def scan_komga(url: str, key: str, libraries: Sequence[str], policy: RetryPolicy
     """
     base = f"{url.rstrip('/')}/api/v1/libraries"
     headers = {"X-API-Key": key}
-    known = _read_list(send("GET", base, policy, headers=headers))
+    known = _read_list(send("GET", base, policy, headers=headers, reads=True))
     for identity in _choose(known, libraries, "Komga"):
         send("POST", f"{base}/{quote(identity, safe='')}/scan", policy, headers=headers)
 
@@ -37,13 +37,17 @@ def scan_kavita(url: str, key: str, libraries: Sequence[str], policy: RetryPolic
     """Let Kavita scan libraries; arguments and errors as for `scan_komga`."""
     base = f"{url.rstrip('/')}/api"
     signed_in = send(
-        "POST", f"{base}/Plugin/authenticate", policy, params={"apiKey": key, "pluginName": "comic-upscale"}
+        "POST",
+        f"{base}/Plugin/authenticate",
+        policy,
+        params={"apiKey": key, "pluginName": "comic-upscale"},
+        reads=True,
     )
     token = _read_object(signed_in).get("token")
     if not isinstance(token, str) or not token:
         raise HookError(f"{shown_address(base)} gave no token: check the key")
     headers = {"Authorization": f"Bearer {token}"}
-    known = _read_list(send("GET", f"{base}/Library/libraries", policy, headers=headers))
+    known = _read_list(send("GET", f"{base}/Library/libraries", policy, headers=headers, reads=True))
     for identity in _choose(known, libraries, "Kavita"):
         send("POST", f"{base}/Library/scan", policy, headers=headers, params={"libraryId": identity})
 

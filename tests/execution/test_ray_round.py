@@ -299,7 +299,9 @@ def test_a_run_writes_and_deletes_below_a_name_of_its_own(
     open_bucket: OpenBucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = bucket_of(open_bucket("moto"))
-    mine, other = (RayExecutor(RayOptions(address="auto"), lambda *_: [NearestEngine()]) for _ in range(2))
+    mine, other = (
+        RayExecutor(RayOptions(address="127.0.0.1:6379"), lambda *_: [NearestEngine()]) for _ in range(2)
+    )
     for executor in (mine, other):
         executor._stored = bucket
         assert executor.stored_below is not None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,9 @@ from typer.testing import CliRunner
 
 from comic_upscale.cli import app
 from comic_upscale.execution.events import JobFinished
+from comic_upscale.execution.stop import StopRequest
+from comic_upscale.hooks import http
+from comic_upscale.hooks import runner as runners
 from comic_upscale.hooks.http import HookError, send
 from comic_upscale.hooks.libraries import scan_kavita, scan_komga
 from comic_upscale.hooks.runner import HookRunner
@@ -239,13 +244,14 @@ def test_answers_of_another_server_are_failures() -> None:
         send("GET", "http://127.0.0.1:9/", ONCE)
 
 
-def test_libraries_are_not_scanned_for_every_volume() -> None:
-    def volume(number: int) -> VolumeDone:
-        return VolumeDone(
-            row_id=number, source=f"{number}.cbz", output=f"{number}.cbz", pages=1, output_size=1,
-            output_sha256="0", source_sha256="0",
-        )  # fmt: skip
+def volume(number: int) -> VolumeDone:
+    return VolumeDone(
+        row_id=number, source=f"{number}.cbz", output=f"{number}.cbz", pages=1, output_size=1,
+        output_sha256="0", source_sha256="0",
+    )  # fmt: skip
 
+
+def test_libraries_are_not_scanned_for_every_volume() -> None:
     def count(request: Request) -> Answer:
         return komga(request)
 
@@ -321,3 +327,62 @@ def test_settings_are_shown_without_their_secrets() -> None:
     )  # fmt: skip
     assert "s3cret" not in repr(settings)
     assert "http://nas" in repr(settings)
+
+
+def test_a_dead_webhook_is_retried_for_one_volume_only() -> None:
+    with serving(lambda _: (503, None)) as (url, requests):
+        runner = HookRunner(HookSettings(webhook=url, hook_timeout=1.5), {})
+        for number in range(5):
+            runner(volume(number))
+        ended = runner.finish()
+        runner.close()
+    assert (ended.ran, len(ended.failures)) == (5, 5)
+    identities = [request.headers["webhook-id"] for request in requests]
+    assert len(set(identities)) == 5
+    assert len(identities) > 5
+    assert all(identities.count(identity) == 1 for identity in identities[-4:])
+
+
+def test_all_hooks_together_have_one_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runners, "MORE_SECONDS", 0.1)
+    hangs = python("import time; time.sleep(600)")
+    runner = HookRunner(HookSettings(on_volume_done=hangs, hook_timeout=0.4), {})
+    for number in range(50):
+        runner(volume(number))
+    ended = runner.finish()
+    runner.close()
+    assert (ended.ran, len(ended.failures)) == (50, 50)
+    assert "together took longer than --hook-timeout" in ended.failures[-1][1]
+
+
+def test_a_stop_ends_the_wait_for_hooks_and_the_next_run_calls_them_again(tmp_path: Path) -> None:
+    stop = StopRequest()
+    begun = tmp_path / "begun"
+    program = (
+        f"import pathlib, time; p = pathlib.Path({str(begun)!r}); p.exists() or (p.touch(), time.sleep(600))"
+    )
+    runner = HookRunner(HookSettings(on_volume_done=python(program), hook_timeout=500), {}, stop)
+    runner(volume(1))
+    runner(volume(2))
+    ended = []
+    thread = threading.Thread(target=lambda: ended.append(runner.finish()), daemon=True)
+    thread.start()
+    while not begun.exists():
+        time.sleep(0.01)
+    stop.request("SIGINT")
+    thread.join(60)
+    assert len(ended) == 1
+    assert len(ended[0].failures) == 2
+    assert ended[0].failures[1][1] == "it had not ended when the run was stopped"
+    runner(volume(3))
+    assert runner.finish().failures == ()
+    runner.close()
+
+
+def test_an_answer_without_end_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "LONGEST_ANSWER", 100_000)
+    with serving(lambda _: (200, ["x" * 200_000])) as (url, _):
+        with pytest.raises(HookError, match="sent more than"):
+            scan_komga(url, KEY, (), ONCE)
+        # Nobody needs the answer to a webhook.
+        Webhook(url, None).send("job.finished", {}, ONCE)
