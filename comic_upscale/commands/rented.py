@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from annotated_types import Ge, Gt, Le, Unit
 
-from comic_upscale.commands.rent_environment import open_providers, rent_records
+from comic_upscale.commands.rent_environment import open_known, open_providers, rent_records
 from comic_upscale.commands.ssh_options import SshOptions
-from comic_upscale.errors import ProviderError, RemoteError
+from comic_upscale.errors import ProviderError, RemoteError, SettingsError
 from comic_upscale.provisioning.base import Provider, RentalOffer, RentedMachine
 from comic_upscale.provisioning.ending import defer_interrupt, ending
 from comic_upscale.provisioning.lifecycle import TIMING, RentPlan, Timing, end_machine, rent
@@ -182,7 +182,7 @@ def rent_machine(
     """Rent the first machine that works. It is ended when the block ends, in every way, unless it is kept.
 
     Args:
-        providers: the clients of all providers in question, which the budget counts.
+        providers: the clients of all providers in question. The budget counts all that are known.
         ranked: the offers, in the order in which to try them.
         options: of the user.
         ssh: options of `SshOptions` that the user gave.
@@ -255,9 +255,33 @@ def _hours(
         record = records.get(machine.name)
         return machine.hour if machine.hour is not None else None if record is None else record.hour
 
-    machines = [machine for provider in providers for machine in provider.list()]
-    others = committed(machines, hour_of, dt.datetime.now(dt.UTC))
+    others = committed(_all_machines(providers, records), hour_of, dt.datetime.now(dt.UTC))
     return hours_within(options.budget, others, offer.hour, options.max_hours)
+
+
+def _all_machines(providers: Sequence[Provider], records: Records) -> list[RentedMachine]:
+    """Return the machines of all known providers.
+
+    Args:
+        providers: those that are open already.
+        records: of the user, which name the providers that must be asked.
+
+    Raises:
+        ProviderError: a provider does not answer.
+        SettingsError: a machine may be rented at a provider that cannot be asked.
+    """
+    more, unasked = open_known(without=[provider.name for provider in providers])
+    try:
+        for record in records.all():
+            if record.ended is None and record.provider in unasked:
+                raise SettingsError(
+                    f"--budget cannot be kept: {record.name} may still be rented, but {record.provider} cannot be "
+                    f"asked ({unasked[record.provider]}). Set its key, or leave out --budget"
+                )
+        return [machine for provider in (*providers, *more) for machine in provider.list()]
+    finally:
+        for provider in more:
+            provider.close()
 
 
 def _ssh_options(
@@ -300,7 +324,8 @@ def _set_switch(provider: Provider, machine: RentedMachine, options: RentOptions
 def end_before_a_signal_does() -> Iterator[None]:
     """Inside the block, the first Ctrl-C or SIGTERM is an exception, so that the machine is ended on the way out.
 
-    While a machine is being ended, the exception comes after the end. The second signal only says so. The third ends the process at once, and leaves the machine to its switch.
+    While a machine is being ended, the exception comes after the end. The second signal only says so. The third ends
+    the process at once, and leaves the machine to its switch.
 
     Raises:
         Exit: with the exit code of the signal.

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from comic_upscale.cli import app
-from comic_upscale.commands.rent_environment import known_providers, provider_key
+from comic_upscale.commands.rent_environment import open_known, provider_key
 from comic_upscale.errors import CapacityError, ProviderError, SettingsError, UncertainError
 from comic_upscale.provisioning.base import LaunchRequest, Provider, end_of, new_name
 from comic_upscale.provisioning.http import count_of, number_of
@@ -233,5 +233,7 @@ def test_without_any_key_nothing_is_said_about_machines(
     (tmp_path / ".config" / "vastai" / "vast_api_key").write_text("other-key\n")
     (tmp_path / ".lambda_cloud").mkdir()
     (tmp_path / ".lambda_cloud" / "lambda_keys").write_text("api_key = third-key\n")
-    assert known_providers() == ["vast", "runpod", "lambda"]
-    assert [provider_key(name) for name in known_providers()] == ["other-key", "own-key", "third-key"]
+    opened, unasked = open_known()
+    assert [provider.name for provider in opened] == ["vast", "runpod", "lambda"]
+    assert list(unasked) == ["aws"]
+    assert [provider_key(provider.name) for provider in opened] == ["other-key", "own-key", "third-key"]
