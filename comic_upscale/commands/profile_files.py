@@ -91,19 +91,23 @@ def _listed(name: str, origin: str) -> Listed:
         return Listed(name, origin, None, str(error))
 
 
-def _find(name: str, users: tuple[str, ...], folder: Path | None = None) -> Profile:
+def _find(
+    name: str, users: tuple[str, ...], folder: Path | None = None, *, was_named: bool = True
+) -> Profile:
     """Return the profile with a name or a path.
 
     Args:
         name: the name or the path.
         users: names of the profiles that build on it.
         folder: of the profile that builds on it: paths are relative to it; None for the current folder.
+        was_named: whether the user named the profile that builds on it, or the profile itself.
     """
     if name.endswith(".toml") or "/" in name or "\\" in name:
         path = (folder or Path()) / expand_user(Path(name))
         if not path.is_file():
             raise SettingsError(f"there is no profile {path_text(path)}: check the path of --profile")
-        return _read(path, path_text(absolute(path)), users)
+        # One that a file beside the input names is as little trusted as that file.
+        return _read(path, path_text(absolute(path)), users, was_named=was_named)
     path = profiles_folder() / f"{name}.toml"
     # A profile that changes a built-in one may have its name.
     if path.is_file() and name not in users:
@@ -141,7 +145,7 @@ def _read(path: Path, name: str, users: tuple[str, ...], *, was_named: bool = Tr
         text,
         name=name,
         origin=path_text(path),
-        find_base=partial(_find, folder=path.parent),
+        find_base=partial(_find, folder=path.parent, was_named=was_named),
         users=users,
         locate=partial(_locate, folder=absolute(path).parent),
         was_named=was_named,

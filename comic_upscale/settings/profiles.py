@@ -22,6 +22,7 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from comic_upscale.errors import SettingsError
@@ -40,7 +41,8 @@ PROJECT_FILE = "comic-upscale.toml"
 """A profile that counts because of its place: beside the input, or in the current folder."""
 
 NOT_WHERE_FOUND = (
-    "backend", "engine_options", "overwrite", "max_pixels", "max_members", "max_unpacked", "max_ratio",
+    "backend", "engine_options", "overwrite", "replace_sources", "max_pixels", "max_members", "max_unpacked",
+    "max_ratio",
 )  # fmt: skip
 """Options that only a profile that the user named may set. They run programs, replace files or lift limits, and a
 folder with a profile in it may come from a stranger."""
@@ -167,6 +169,8 @@ def _read(
     rules = read_rules(record.get("rule", ()), JobSettings)
     if isinstance(own.get("model"), str):
         own["model"] = locate(own["model"])
+    if isinstance(own.get("face_model"), Path):
+        own["face_model"] = Path(locate(str(own["face_model"])))
     rules = tuple(
         rule.changed(model=locate(rule.changes["model"])) if "model" in rule.changes else rule
         for rule in rules

@@ -147,13 +147,33 @@ def test_a_profile_that_was_only_found_runs_no_program() -> None:
     Path("comic-upscale.toml").write_text(text, encoding="utf-8")
     with pytest.raises(SettingsError, match="only in a profile that you name"):
         settings()
-    for line in ("overwrite = true", "max_pixels = 9_000_000_000", 'max_unpacked = "9T"', "max_ratio = 1e6"):
+    for line in (
+        "overwrite = true",
+        "replace = true",
+        "max_pixels = 9_000_000_000",
+        'max_unpacked = "9T"',
+        "max_ratio = 1e6",
+    ):
         Path("comic-upscale.toml").write_text(f"{line}\n", encoding="utf-8")
         with pytest.raises(SettingsError, match="only in a profile that you name"):
             settings()
     Path("comic-upscale.toml").write_text(text, encoding="utf-8")
     made = settings("comic-upscale.toml")
     assert (made.backend, dict(made.engine_options)["command"]) == ("command", "tool {in} {out}")
+
+
+def test_a_profile_that_another_one_beside_the_input_names_runs_no_program_either() -> None:
+    Path("comic-upscale.toml").write_text('base = "./a.toml"\n', encoding="utf-8")
+    Path("a.toml").write_text('base = "./b.toml"\n', encoding="utf-8")
+    Path("b.toml").write_text(
+        'engine = "command"\nengine_options = { command = "x {in} {out}" }\n', encoding="utf-8"
+    )
+    with pytest.raises(SettingsError, match="only in a profile that you name"):
+        settings()
+    assert settings("comic-upscale.toml").backend == "command"
+    # Those of the user and of the package are trusted.
+    Path("comic-upscale.toml").write_text('base = "manga"\n', encoding="utf-8")
+    assert settings().neutral_paper
 
 
 def test_paths_in_a_profile_are_relative_to_it(home: Path, tiny_weights: Path) -> None:
