@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -15,7 +15,7 @@ from comic_upscale.provisioning.vast import Vast
 from comic_upscale.retries import RetryPolicy
 from tests.provisioning.clouds import KEY, Cloud
 
-CLIENTS = {"runpod": RunPod, "vast": Vast, "lambda": LambdaCloud}
+CLIENTS: dict[str, Callable[..., Provider]] = {"runpod": RunPod, "vast": Vast, "lambda": LambdaCloud}
 
 
 @dataclass
