@@ -65,6 +65,12 @@ def restore(library: Path, *, change: bool) -> RestoreResult:
                 files.append(record.source)
             except NotReplacedError as error:
                 kept.append((record.source, error.reason))
+        for record in trash.stranded():
+            try:
+                trash.put_back(record, change=change)
+                files.append(record.source)
+            except NotReplacedError as error:
+                kept.append((record.source, error.reason))
     return RestoreResult(tuple(sorted(files)), tuple(sorted(kept)))
 
 

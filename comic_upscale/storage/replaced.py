@@ -3,6 +3,9 @@
 The trash is a folder inside the input, ``.comic-upscale/trash``. It keeps each original under its own path, and a
 journal. An original is in the trash before anything else happens, and its replacement is complete and in its place
 before it leaves its own. So a kill at any moment loses nothing. `Trash.settle` completes what a kill interrupted.
+
+A file that was changed meanwhile is never overwritten or removed: right before each such step, its identity, size and
+time are compared with those from before its content was hashed.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import shutil
 import stat
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path, PurePosixPath
@@ -47,6 +50,10 @@ class Replaced:
     new_sha256: str
     new_size: int
     new_mtime_ns: int
+    done: bool = False
+    """Whether the replacement is complete. It is noted once before anything changes, and again at the end."""
+    older: str = ""
+    """Where the output was that this one takes the place of; empty if it took the place of the original."""
 
 
 class NotReplacedError(Exception):
@@ -83,22 +90,42 @@ class Trash:
 
     def in_force(self) -> tuple[Replaced, ...]:
         """Return the replacements that are in the input, the oldest first."""
-        return tuple(record for record in self._records() if self._is_in_place(record))
+        found: dict[str, Replaced] = {}
+        records = self._records()
+        for record in reversed(records):
+            # A kill may have come after a later record of the place was noted, and before its output was there.
+            if record.new not in found and self._is_in_place(record):
+                found[record.new] = record
+        return tuple(record for record in records if found.get(record.new) == record)
+
+    def stranded(self) -> tuple[Replaced, ...]:
+        """Return the last record of each original that is in the trash, but whose replacement is not in the input."""
+        known = {record.trash for record in self.in_force()}
+        last = {record.trash: record for record in self._records() if record.trash not in known}
+        return tuple(record for record in last.values() if self.holds(record))
 
     def settle(self) -> None:
-        """Complete the replacements that a kill interrupted."""
-        records = [*self._records()]
-        for folder in {str(PurePosixPath(record.source).parent) for record in records}:
-            sweep_parts(self._library / folder, {_TOKEN})
-        for record in records:
-            source = self._library / record.source
-            if not self._is_in_place(record):
-                continue
-            if record.source != record.new and _is_file(source) and self._has(source, record):
-                # Both are there: the kill came after the replacement was placed.
-                with contextlib.suppress(OSError):
-                    source.unlink()
-                    flush_folder(source.parent)
+        """Complete the replacements that a kill interrupted.
+
+        An original that is in its place after its replacement was complete was put back, and stays.
+        """
+        records = self._records()
+        for folder in {(self._library / record.source).parent for record in records}:
+            if self._is_inside(folder):
+                sweep_parts(folder, {_TOKEN})
+        unfinished = [record for record in records if not record.done]
+        in_force = set(self.in_force()) if unfinished else set()
+        for record in unfinished:
+            # What cannot be removed now is tried again by the next run.
+            with contextlib.suppress(OSError, NotReplacedError):
+                if record in in_force and record.older:
+                    self._settle_renewed(record, records)
+                elif record in in_force and record.source != record.new:
+                    source = self._library / record.source
+                    self._check_inside(source)
+                    if _is_file(source) and self._has(source, record):
+                        _unlink_if(source, record.source_sha256)
+                self._note(replace(record, done=True))
 
     def exchange(self, path: Path, new: Path, output: Path, *, source_sha256: str, new_sha256: str) -> None:
         """Replace an original by a copy of an output, and keep the original in the trash.
@@ -118,22 +145,24 @@ class Trash:
         if new != path and os.path.lexists(new):
             raise NotReplacedError(f"{target} exists already")
         try:
+            self._check_inside(path)
             status = path.lstat()
             if not stat.S_ISREG(status.st_mode) or _sha256(path) != source_sha256:
                 raise NotReplacedError("it is a link, or has changed since it was upscaled")
             trash = self._keep(path, source, source_sha256)
+            # What is in the trash may be a link to a newer file.
+            _check_unchanged(path, status)
             now = time.time_ns()
-            # Noted before anything is written, so that nothing in the input is unknown after a kill.
-            self._note(
-                Replaced(
-                    source, target, trash, source_sha256, status.st_size, status.st_mtime_ns, new_sha256,
-                    output.stat().st_size, now,
-                )
+            record = Replaced(
+                source, target, trash, source_sha256, status.st_size, status.st_mtime_ns, new_sha256,
+                output.stat().st_size, now,
             )  # fmt: skip
-            self._put(new, output, new_sha256, now, over=new == path)
+            # Noted before anything is written, so that nothing in the input is unknown after a kill.
+            self._note(record)
+            self._put(new, output, record, status, over=new == path)
             if new != path:
-                path.unlink()
-                flush_folder(path.parent)
+                _unlink_unchanged(path, status)
+            self._note(replace(record, done=True))
         except OSError as error:
             raise _as_error(error, path) from error
 
@@ -152,25 +181,29 @@ class Trash:
         """
         old = self._library / record.new
         new = old.with_name(name)
-        if _sha256(old) != record.new_sha256:
-            raise NotReplacedError(f"{record.new} was edited since")
-        if new != old and os.path.lexists(new):
-            raise NotReplacedError(f"{self._name(new)} exists already")
         try:
-            now = time.time_ns()
-            size = output.stat().st_size
-            self._note(
-                replace(record, new=self._name(new), new_sha256=new_sha256, new_size=size, new_mtime_ns=now)
-            )
-            self._put(new, output, new_sha256, now, over=new == old)
+            self._check_inside(old)
+            status = _status_of(old, record.new_sha256)
+            if status is None:
+                raise NotReplacedError(f"{record.new} was edited since")
+            if new != old and os.path.lexists(new):
+                raise NotReplacedError(f"{self._name(new)} exists already")
+            newer = replace(
+                record, new=self._name(new), new_sha256=new_sha256, new_size=output.stat().st_size,
+                new_mtime_ns=time.time_ns(), done=False, older=record.new,
+            )  # fmt: skip
+            self._note(newer)
+            self._put(new, output, newer, status, over=new == old)
             if new != old:
-                old.unlink()
-                flush_folder(old.parent)
+                _unlink_unchanged(old, status)
+            self._note(replace(newer, done=True))
         except OSError as error:
             raise _as_error(error, old) from error
 
     def restore(self, record: Replaced) -> None:
         """Put an original back in its place, and remove its replacement.
+
+        An original that is in its place already, as after a kill, counts as put back.
 
         Raises:
             NotReplacedError: the original was pruned, or its replacement was edited.
@@ -182,25 +215,51 @@ class Trash:
             self._library / record.new,
         )
         try:
+            self._check_inside(source)
+            self._check_inside(new)
             if not _is_file(kept):
                 raise NotReplacedError("its original is no longer in the trash")
-            if not _is_file(new) or _sha256(new) != record.new_sha256:
+            status = _status_of(new, record.new_sha256)
+            if status is None:
                 raise NotReplacedError(f"{record.new} was edited since: move it away, then try again")
-            if source != new and os.path.lexists(source):
-                raise NotReplacedError(f"another file is at {record.source}")
-            with open_part(source, _TOKEN) as part:
-                with kept.open("rb") as reader:
-                    shutil.copyfileobj(reader, part.file, 1 << 20)
-                part.flush()
-                part.file.seek(0)
-                if sha256_of_file(part.file) != record.source_sha256:
-                    raise NotReplacedError("its original in the trash has changed")
-                os.utime(part.path, ns=(record.source_mtime_ns, record.source_mtime_ns))
-                part.move_to(source)
-            if source != new:
-                new.unlink()
-                flush_folder(new.parent)
+            if source == new:
+                self._bring_back(record, over=status)
+            else:
+                if os.path.lexists(source):
+                    if _status_of(source, record.source_sha256) is None:
+                        raise NotReplacedError(f"another file is at {record.source}")
+                else:
+                    self._bring_back(record, over=None)
+                _unlink_unchanged(new, status)
             self._remove(kept)
+        except OSError as error:
+            raise _as_error(error, source) from error
+
+    def put_back(self, record: Replaced, *, change: bool) -> None:
+        """Put an original back whose replacement is no longer in the input.
+
+        Args:
+            record: one of `stranded`.
+            change: whether to do it; otherwise only tell whether it is possible.
+
+        Raises:
+            NotReplacedError: a file is in the place of the original or of its replacement.
+            OutputError: no more files can be written.
+        """
+        source, new = self._library / record.source, self._library / record.new
+        try:
+            self._check_inside(source)
+            if _status_of(source, record.source_sha256) is None:
+                if os.path.lexists(source) or os.path.lexists(new):
+                    raise NotReplacedError(
+                        "its replacement was edited, moved or deleted; the original is "
+                        f"{PurePosixPath(TRASH) / record.trash}"
+                    )
+                if change:
+                    _make_folders(source.parent)
+                    self._bring_back(record, over=None)
+            if change:
+                self._remove(self._folder / record.trash)
         except OSError as error:
             raise _as_error(error, source) from error
 
@@ -233,23 +292,44 @@ class Trash:
 
     # Steps
 
-    def _put(self, new: Path, output: Path, sha256: str, time_ns: int, *, over: bool) -> None:
-        """Copy an output to its place: over the file there, or where there is none.
+    def _put(self, new: Path, output: Path, record: Replaced, status: os.stat_result, *, over: bool) -> None:
+        """Copy an output to its place: over the file of a status, or where there is none.
 
-        It is no link: an edit of the file in the input must not change the output of the job.
+        It gets the mode and owner of that status. It is no link: an edit of the file in the input must not change the
+        output of the job.
         """
         with open_part(new, _TOKEN) as part:
-            with output.open("rb") as reader:
-                shutil.copyfileobj(reader, part.file, 1 << 20)
-            part.flush()
-            part.file.seek(0)
-            if sha256_of_file(part.file) != sha256:
+            if _copy(output, part) != record.new_sha256:
                 raise NotReplacedError("its output has changed since it was written")
-            os.utime(part.path, ns=(time_ns, time_ns))
+            _finish(part, status, record.new_mtime_ns)
             if over:
+                _check_unchanged(new, status)
                 part.move_to(new)
             else:
                 _place(part, new)
+
+    def _bring_back(self, record: Replaced, *, over: os.stat_result | None) -> None:
+        """Copy an original from the trash to its place: over the file of a status, or where there is none."""
+        kept, source = self._folder / record.trash, self._library / record.source
+        with open_part(source, _TOKEN) as part:
+            if _copy(kept, part) != record.source_sha256:
+                raise NotReplacedError("its original in the trash has changed")
+            _finish(part, kept.lstat(), record.source_mtime_ns)
+            if over is None:
+                _place(part, source)
+            else:
+                _check_unchanged(source, over)
+                part.move_to(source)
+
+    def _settle_renewed(self, record: Replaced, records: Sequence[Replaced]) -> None:
+        """Remove the output that a newer one took the place of, if it is still that output."""
+        if record.older == record.new:
+            return
+        path = self._library / record.older
+        self._check_inside(path)
+        for each in records:
+            if (each.new, each.source, each.trash) == (record.older, record.source, record.trash):
+                _unlink_if(path, each.new_sha256)
 
     def _keep(self, path: Path, source: str, sha256: str) -> str:
         """Make a file appear in the trash, too, and return its name there."""
@@ -270,12 +350,10 @@ class Trash:
                 flush_folder(kept.parent)
                 return name
             with open_part(kept, _TOKEN) as part:
-                with path.open("rb") as reader:
-                    shutil.copyfileobj(reader, part.file, 1 << 20)
-                part.flush()
-                part.file.seek(0)
-                if sha256_of_file(part.file) != sha256:
+                if _copy(path, part) != sha256:
                     raise NotReplacedError("it has changed since it was upscaled")
+                status = path.lstat()
+                _finish(part, status, status.st_mtime_ns)
                 part.move_to(kept)
             return name
         raise NotReplacedError("there are too many files of its name in the trash")
@@ -300,16 +378,17 @@ class Trash:
             os.fsync(file.fileno())
         flush_folder(self._folder)
 
-    def _records(self) -> Iterator[Replaced]:
-        """Yield the last record of each place in the input."""
-        last: dict[str, Replaced] = {}
+    def _records(self) -> list[Replaced]:
+        """Return the records in the order in which they were last noted."""
+        last: dict[Replaced, Replaced] = {}
         with contextlib.suppress(OSError):
             for line in (self._folder / _JOURNAL).read_bytes().splitlines():
                 record = _parse(line)
                 if record is not None:
-                    last.pop(record.new, None)
-                    last[record.new] = record
-        yield from last.values()
+                    key = replace(record, done=False)
+                    last.pop(key, None)
+                    last[key] = record
+        return [*last.values()]
 
     def _is_in_place(self, record: Replaced) -> bool:
         """Return whether the output of a record is in the input."""
@@ -333,6 +412,14 @@ class Trash:
             )
         except OSError:
             return False
+
+    def _is_inside(self, folder: Path) -> bool:
+        return folder.resolve().is_relative_to(self._library.resolve())
+
+    def _check_inside(self, path: Path) -> None:
+        """Check that no linked folder leads out of the input: what is there may belong to something else."""
+        if not self._is_inside(path.parent):
+            raise NotReplacedError("its folder is a link that leads out of the input")
 
     def _name(self, path: Path) -> str:
         try:
@@ -423,8 +510,10 @@ class ReplacedSourceStore(LocalSourceStore):
 
     def address(self, name: str) -> Path:
         """The path of a file by its name relative to the folder."""
-        record = self._kept.get(name)
-        return super().address(name) if record is None else self._trash.folder / record.trash
+        record, path = self._kept.get(name), super().address(name)
+        if record is None or (record.source != record.new and os.path.lexists(path)):
+            return path
+        return self._trash.folder / record.trash
 
 
 def _place(part: Part, path: Path) -> None:
@@ -436,19 +525,83 @@ def _place(part: Part, path: Path) -> None:
         raise NotReplacedError(f"{path.name} exists already") from None
     except OSError:
         # Not every file system has links.
+        if os.path.lexists(path):
+            raise NotReplacedError(f"{path.name} exists already") from None
         part.move_to(path)
+
+
+def _copy(path: Path, part: Part) -> str:
+    """Copy a file into an unfinished one, and return the hash of what was written."""
+    with path.open("rb") as reader:
+        shutil.copyfileobj(reader, part.file, 1 << 20)
+    part.flush()
+    part.file.seek(0)
+    return sha256_of_file(part.file)
+
+
+def _finish(part: Part, status: os.stat_result, time_ns: int) -> None:
+    """Give an unfinished file the owner and mode of a status, where the system allows it, and a time."""
+    if hasattr(os, "chown"):
+        with contextlib.suppress(OSError):
+            os.chown(part.path, status.st_uid, status.st_gid)
+    os.utime(part.path, ns=(time_ns, time_ns))
+    with contextlib.suppress(OSError):
+        os.chmod(part.path, stat.S_IMODE(status.st_mode))
+
+
+def _status_of(path: Path, sha256: str) -> os.stat_result | None:
+    """Return the status of a file from before it was hashed; None if it is not there or has another content."""
+    try:
+        status = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status if stat.S_ISREG(status.st_mode) and _sha256(path) == sha256 else None
+
+
+def _check_unchanged(path: Path, status: os.stat_result) -> None:
+    """Check that a path has the same file as before, with the same size and time.
+
+    Raises:
+        NotReplacedError: it has not.
+    """
+    try:
+        now = path.lstat()
+    except FileNotFoundError:
+        raise NotReplacedError(f"{path.name} was removed just now") from None
+    if _identity(now) != _identity(status):
+        raise NotReplacedError(f"{path.name} was changed just now: run the same command again")
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _unlink_unchanged(path: Path, status: os.stat_result) -> None:
+    _check_unchanged(path, status)
+    path.unlink()
+    flush_folder(path.parent)
+
+
+def _unlink_if(path: Path, sha256: str) -> None:
+    """Remove a file if it has this content."""
+    status = _status_of(path, sha256)
+    if status is not None:
+        _unlink_unchanged(path, status)
 
 
 def _parse(line: bytes) -> Replaced | None:
     """Read a line of the journal; None if it is none. The folder may come from a stranger."""
     try:
         values: Any = json.loads(line)
+        if isinstance(values, dict):
+            # Journals of earlier versions do not tell, and what is done removes nothing.
+            values.setdefault("done", True)
         record = Replaced(**values)
         for field in fields(Replaced):
-            kind = int if field.name.endswith(("_size", "_ns")) else str
+            kind = bool if field.name == "done" else int if field.name.endswith(("_size", "_ns")) else str
             if type(getattr(record, field.name)) is not kind:
                 return None
-        for name in (record.source, record.new, record.trash):
+        for name in (record.source, record.new, record.trash, *filter(None, (record.older,))):
             check_name(name, "output")
     except (ValueError, TypeError, PageError):
         return None

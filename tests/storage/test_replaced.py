@@ -211,7 +211,7 @@ def put_back(library: Path, name: str) -> None:
     trash.settle()
     assert not list((library / "series").glob(".*"))
     for record in trash.in_force():
-        assert visible(library) == {f"series/{name}": NEW}
+        assert visible(library)[f"series/{name}"] == NEW
         trash.restore(record)
     assert visible(library) == {"series/a.jpg": OLD}
 
