@@ -546,7 +546,7 @@ def _finish(part: Part, status: os.stat_result, time_ns: int) -> None:
             os.chown(part.path, status.st_uid, status.st_gid)
     os.utime(part.path, ns=(time_ns, time_ns))
     with contextlib.suppress(OSError):
-        os.chmod(part.path, stat.S_IMODE(status.st_mode))
+        part.path.chmod(stat.S_IMODE(status.st_mode))
 
 
 def _status_of(path: Path, sha256: str) -> os.stat_result | None:
