@@ -23,7 +23,8 @@ from comic_upscale.library.parts import whole_name
 from comic_upscale.library.volume import Volume
 from comic_upscale.settings.paths import MARKER_FOLDER
 from comic_upscale.storage.base import sha256_of
-from comic_upscale.storage.replaced import NotReplacedError, Trash
+from comic_upscale.storage.guarded import NotReplacedError
+from comic_upscale.storage.replaced import Trash
 
 _HARMLESS = re.compile(rf"\d+ page\(s\) unchanged: {re.escape(LEFT_AS_THEY_ARE[LARGE_ENOUGH])}")
 """A note of a volume that has all its content."""

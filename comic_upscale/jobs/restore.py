@@ -9,7 +9,8 @@ from comic_upscale.errors import InputError
 from comic_upscale.ledger.lock import hold_job
 from comic_upscale.settings.paths import default_ledger, path_text, replace_folder
 from comic_upscale.storage.base import sha256_of
-from comic_upscale.storage.replaced import NotReplacedError, Trash
+from comic_upscale.storage.guarded import NotReplacedError
+from comic_upscale.storage.replaced import Trash
 from comic_upscale.storage.stores import open_stores
 
 

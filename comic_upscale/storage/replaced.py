@@ -1,4 +1,4 @@
-"""Originals that were replaced by their outputs: the trash that keeps them, and a view of the input with them.
+"""Originals that were replaced by their outputs: the trash that keeps them.
 
 The trash is a folder inside the input, ``.comic-upscale/trash``. It keeps each original under its own path, and a
 journal. An original is in the trash before anything else happens, and its replacement is complete and in its place
@@ -13,21 +13,31 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import stat
 import time
-from collections import defaultdict
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from comic_upscale.errors import OutputError, PageError
+from comic_upscale.errors import PageError
 from comic_upscale.settings.paths import TRASH
-from comic_upscale.storage.base import SourceEntry, check_name, sha256_of_file
-from comic_upscale.storage.local import LocalSourceStore
-from comic_upscale.storage.parts import HITS_EVERY_PAGE, Part, flush_folder, open_part, sweep_parts
+from comic_upscale.storage.base import check_name
+from comic_upscale.storage.guarded import (
+    NotReplacedError,
+    as_error,
+    check_unchanged,
+    copy_into,
+    finish,
+    hash_of,
+    is_file,
+    make_folders,
+    place,
+    status_of,
+    unlink_if,
+    unlink_unchanged,
+)  # fmt: skip
+from comic_upscale.storage.parts import flush_folder, open_part, sweep_parts
 
 _JOURNAL = "journal.jsonl"
 _TOKEN = "replace"
@@ -56,18 +66,6 @@ class Replaced:
     """Where the output was that this one takes the place of; empty if it took the place of the original."""
 
 
-class NotReplacedError(Exception):
-    """An original was not replaced, or not put back. Nothing was changed.
-
-    Args:
-        reason: a clause.
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
 class Trash:
     """The replaced originals of an input folder.
 
@@ -86,7 +84,7 @@ class Trash:
 
     def is_there(self) -> bool:
         """Return whether anything was ever replaced."""
-        return _is_file(self._folder / _JOURNAL)
+        return is_file(self._folder / _JOURNAL)
 
     def in_force(self) -> tuple[Replaced, ...]:
         """Return the replacements that are in the input, the oldest first."""
@@ -123,8 +121,8 @@ class Trash:
                 elif record in in_force and record.source != record.new:
                     source = self._library / record.source
                     self._check_inside(source)
-                    if _is_file(source) and self._has(source, record):
-                        _unlink_if(source, record.source_sha256)
+                    if is_file(source) and self._has(source, record):
+                        unlink_if(source, record.source_sha256)
                 self._note(replace(record, done=True))
 
     def exchange(self, path: Path, new: Path, output: Path, *, source_sha256: str, new_sha256: str) -> None:
@@ -147,11 +145,11 @@ class Trash:
         try:
             self._check_inside(path)
             status = path.lstat()
-            if not stat.S_ISREG(status.st_mode) or _sha256(path) != source_sha256:
+            if not stat.S_ISREG(status.st_mode) or hash_of(path) != source_sha256:
                 raise NotReplacedError("it is a link, or has changed since it was upscaled")
             trash = self._keep(path, source, source_sha256)
             # What is in the trash may be a link to a newer file.
-            _check_unchanged(path, status)
+            check_unchanged(path, status)
             now = time.time_ns()
             record = Replaced(
                 source, target, trash, source_sha256, status.st_size, status.st_mtime_ns, new_sha256,
@@ -161,10 +159,10 @@ class Trash:
             self._note(record)
             self._put(new, output, record, status, over=new == path)
             if new != path:
-                _unlink_unchanged(path, status)
+                unlink_unchanged(path, status)
             self._note(replace(record, done=True))
         except OSError as error:
-            raise _as_error(error, path) from error
+            raise as_error(error, path) from error
 
     def renew(self, record: Replaced, name: str, output: Path, new_sha256: str) -> None:
         """Replace a replacement by a newer output of the same original.
@@ -183,7 +181,7 @@ class Trash:
         new = old.with_name(name)
         try:
             self._check_inside(old)
-            status = _status_of(old, record.new_sha256)
+            status = status_of(old, record.new_sha256)
             if status is None:
                 raise NotReplacedError(f"{record.new} was edited since")
             if new != old and os.path.lexists(new):
@@ -195,10 +193,10 @@ class Trash:
             self._note(newer)
             self._put(new, output, newer, status, over=new == old)
             if new != old:
-                _unlink_unchanged(old, status)
+                unlink_unchanged(old, status)
             self._note(replace(newer, done=True))
         except OSError as error:
-            raise _as_error(error, old) from error
+            raise as_error(error, old) from error
 
     def restore(self, record: Replaced) -> None:
         """Put an original back in its place, and remove its replacement.
@@ -217,23 +215,23 @@ class Trash:
         try:
             self._check_inside(source)
             self._check_inside(new)
-            if not _is_file(kept):
+            if not is_file(kept):
                 raise NotReplacedError("its original is no longer in the trash")
-            status = _status_of(new, record.new_sha256)
+            status = status_of(new, record.new_sha256)
             if status is None:
                 raise NotReplacedError(f"{record.new} was edited since: move it away, then try again")
             if source == new:
                 self._bring_back(record, over=status)
             else:
                 if os.path.lexists(source):
-                    if _status_of(source, record.source_sha256) is None:
+                    if status_of(source, record.source_sha256) is None:
                         raise NotReplacedError(f"another file is at {record.source}")
                 else:
                     self._bring_back(record, over=None)
-                _unlink_unchanged(new, status)
-            self._remove(kept)
+                unlink_unchanged(new, status)
+            self._drop(record)
         except OSError as error:
-            raise _as_error(error, source) from error
+            raise as_error(error, source) from error
 
     def put_back(self, record: Replaced, *, change: bool) -> None:
         """Put an original back whose replacement is no longer in the input.
@@ -249,19 +247,19 @@ class Trash:
         source, new = self._library / record.source, self._library / record.new
         try:
             self._check_inside(source)
-            if _status_of(source, record.source_sha256) is None:
+            if status_of(source, record.source_sha256) is None:
                 if os.path.lexists(source) or os.path.lexists(new):
                     raise NotReplacedError(
                         "its replacement was edited, moved or deleted; the original is "
                         f"{PurePosixPath(TRASH) / record.trash}"
                     )
                 if change:
-                    _make_folders(source.parent)
+                    make_folders(source.parent)
                     self._bring_back(record, over=None)
             if change:
-                self._remove(self._folder / record.trash)
+                self._drop(record)
         except OSError as error:
-            raise _as_error(error, source) from error
+            raise as_error(error, source) from error
 
     def originals(self) -> list[tuple[str, int]]:
         """Return the files in the trash: (path relative to the trash, bytes), sorted."""
@@ -269,7 +267,7 @@ class Trash:
         for folder, _, names in os.walk(self._folder):
             for name in names:
                 path = Path(folder) / name
-                if path != self._folder / _JOURNAL and _is_file(path):
+                if path != self._folder / _JOURNAL and is_file(path):
                     found.append((path.relative_to(self._folder).as_posix(), path.stat().st_size))
         return sorted(found)
 
@@ -288,7 +286,7 @@ class Trash:
 
     def holds(self, record: Replaced) -> bool:
         """Return whether the original is still in the trash."""
-        return _is_file(self._folder / record.trash)
+        return is_file(self._folder / record.trash)
 
     # Steps
 
@@ -299,26 +297,26 @@ class Trash:
         output of the job.
         """
         with open_part(new, _TOKEN) as part:
-            if _copy(output, part) != record.new_sha256:
+            if copy_into(output, part) != record.new_sha256:
                 raise NotReplacedError("its output has changed since it was written")
-            _finish(part, status, record.new_mtime_ns)
+            finish(part, status, record.new_mtime_ns)
             if over:
-                _check_unchanged(new, status)
+                check_unchanged(new, status)
                 part.move_to(new)
             else:
-                _place(part, new)
+                place(part, new)
 
     def _bring_back(self, record: Replaced, *, over: os.stat_result | None) -> None:
         """Copy an original from the trash to its place: over the file of a status, or where there is none."""
         kept, source = self._folder / record.trash, self._library / record.source
         with open_part(source, _TOKEN) as part:
-            if _copy(kept, part) != record.source_sha256:
+            if copy_into(kept, part) != record.source_sha256:
                 raise NotReplacedError("its original in the trash has changed")
-            _finish(part, kept.lstat(), record.source_mtime_ns)
+            finish(part, kept.lstat(), record.source_mtime_ns)
             if over is None:
-                _place(part, source)
+                place(part, source)
             else:
-                _check_unchanged(source, over)
+                check_unchanged(source, over)
                 part.move_to(source)
 
     def _settle_renewed(self, record: Replaced, records: Sequence[Replaced]) -> None:
@@ -329,34 +327,40 @@ class Trash:
         self._check_inside(path)
         for each in records:
             if (each.new, each.source, each.trash) == (record.older, record.source, record.trash):
-                _unlink_if(path, each.new_sha256)
+                unlink_if(path, each.new_sha256)
 
     def _keep(self, path: Path, source: str, sha256: str) -> str:
         """Make a file appear in the trash, too, and return its name there."""
         for number in range(1, _TRIES):
             name = source if number == 1 else f"{number}/{source}"
             kept = self._folder / name
-            if _is_file(kept):
-                if _sha256(kept) == sha256:
+            if is_file(kept):
+                if hash_of(kept) == sha256:
                     # A kill came after this step, or the same original comes again.
                     return name
                 continue
             if os.path.lexists(kept):
                 continue
-            _make_folders(kept.parent)
+            make_folders(kept.parent)
             with contextlib.suppress(OSError):
                 # At once, and without room on the disk. Not every file system has links.
                 os.link(path, kept, follow_symlinks=False)
                 flush_folder(kept.parent)
                 return name
             with open_part(kept, _TOKEN) as part:
-                if _copy(path, part) != sha256:
+                if copy_into(path, part) != sha256:
                     raise NotReplacedError("it has changed since it was upscaled")
                 status = path.lstat()
-                _finish(part, status, status.st_mtime_ns)
+                finish(part, status, status.st_mtime_ns)
                 part.move_to(kept)
             return name
         raise NotReplacedError("there are too many files of its name in the trash")
+
+    def _drop(self, record: Replaced) -> None:
+        """Remove an original from the trash, once it is back in its place."""
+        kept = self._folder / record.trash
+        if status_of(kept, record.source_sha256) is not None:
+            self._remove(kept)
 
     def _remove(self, kept: Path) -> None:
         kept.unlink()
@@ -370,7 +374,7 @@ class Trash:
 
     def _note(self, record: Replaced) -> None:
         """Append a record to the journal, and flush it."""
-        _make_folders(self._folder)
+        make_folders(self._folder)
         with (self._folder / _JOURNAL).open("ab") as file:
             # A line that a kill cut short must not join this one.
             file.write(f"\n{json.dumps(asdict(record))}\n".encode())
@@ -397,7 +401,7 @@ class Trash:
             status = path.lstat()
             if not stat.S_ISREG(status.st_mode) or status.st_size != record.new_size:
                 return False
-            return status.st_mtime_ns == record.new_mtime_ns or _sha256(path) == record.new_sha256
+            return status.st_mtime_ns == record.new_mtime_ns or hash_of(path) == record.new_sha256
         except OSError:
             return False
 
@@ -406,9 +410,9 @@ class Trash:
         try:
             kept = self._folder / record.trash
             return (
-                _sha256(path) == record.source_sha256
-                and _is_file(kept)
-                and _sha256(kept) == record.source_sha256
+                hash_of(path) == record.source_sha256
+                and is_file(kept)
+                and hash_of(kept) == record.source_sha256
             )
         except OSError:
             return False
@@ -428,167 +432,6 @@ class Trash:
             raise NotReplacedError("it is not inside the input folder") from None
 
 
-@dataclass(frozen=True, slots=True)
-class _KeptStatus:
-    """The size and time of an original, as when it was in its place."""
-
-    st_mode: int
-    st_size: int
-    st_mtime_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class _KeptEntry:
-    """An original in the trash, as an entry of the folder where it was."""
-
-    name: str
-    path: str
-    status: _KeptStatus
-
-    def is_dir(self) -> bool:
-        """It is none."""
-        return False
-
-    def is_file(self) -> bool:
-        """It is one."""
-        return True
-
-    def is_symlink(self) -> bool:
-        """It is none."""
-        return False
-
-    def stat(self) -> _KeptStatus:
-        """Its size and time."""
-        return self.status
-
-
-class ReplacedSourceStore(LocalSourceStore):
-    """An input folder as it was before originals were replaced: they are read from the trash.
-
-    A replacement whose original was pruned is not there at all, so nothing is upscaled twice.
-
-    Args:
-        root: the folder.
-        executor: as for `LocalSourceStore`.
-    """
-
-    def __init__(self, root: Path, executor: Executor | None = None) -> None:
-        super().__init__(root, executor)
-        self._trash = Trash(root)
-        self._kept: dict[str, Replaced] = {}
-        self._by_folder: defaultdict[str, list[Replaced]] = defaultdict(list)
-        for record in self._trash.in_force():
-            self._by_folder[str(PurePosixPath(record.new).parent)].append(record)
-            if self._trash.holds(record):
-                self._kept[record.source] = record
-
-    @property
-    def pruned(self) -> int:
-        """Replacements whose originals were pruned."""
-        return sum(map(len, self._by_folder.values())) - len(self._kept)
-
-    def list(self, folder: str) -> Sequence[SourceEntry]:
-        """The entries of a folder, with originals in place of their replacements."""
-        entries = super().list(folder)
-        records = self._by_folder.get(Path(os.path.relpath(folder, self.root)).as_posix())
-        if not records:
-            return entries
-        hidden = {PurePosixPath(record.new).name for record in records}
-        kept: list[SourceEntry] = [
-            _KeptEntry(
-                PurePosixPath(record.source).name,
-                str(self._trash.folder / record.trash),
-                _KeptStatus(stat.S_IFREG | 0o644, record.source_size, record.source_mtime_ns),
-            )
-            for record in records
-            if record.source in self._kept
-        ]
-        shown = {entry.name: entry for entry in kept}
-        # A file that came to the place of an original counts.
-        shown.update({entry.name: entry for entry in entries if entry.name not in hidden})
-        return [*shown.values()]
-
-    def address(self, name: str) -> Path:
-        """The path of a file by its name relative to the folder."""
-        record, path = self._kept.get(name), super().address(name)
-        if record is None or (record.source != record.new and os.path.lexists(path)):
-            return path
-        return self._trash.folder / record.trash
-
-
-def _place(part: Part, path: Path) -> None:
-    """Move a file to a place where there is none, so that no file of somebody else is replaced."""
-    try:
-        os.link(part.path, path, follow_symlinks=False)
-        flush_folder(path.parent)
-    except FileExistsError:
-        raise NotReplacedError(f"{path.name} exists already") from None
-    except OSError:
-        # Not every file system has links.
-        if os.path.lexists(path):
-            raise NotReplacedError(f"{path.name} exists already") from None
-        part.move_to(path)
-
-
-def _copy(path: Path, part: Part) -> str:
-    """Copy a file into an unfinished one, and return the hash of what was written."""
-    with path.open("rb") as reader:
-        shutil.copyfileobj(reader, part.file, 1 << 20)
-    part.flush()
-    part.file.seek(0)
-    return sha256_of_file(part.file)
-
-
-def _finish(part: Part, status: os.stat_result, time_ns: int) -> None:
-    """Give an unfinished file the owner and mode of a status, where the system allows it, and a time."""
-    if hasattr(os, "chown"):
-        with contextlib.suppress(OSError):
-            os.chown(part.path, status.st_uid, status.st_gid)
-    os.utime(part.path, ns=(time_ns, time_ns))
-    with contextlib.suppress(OSError):
-        part.path.chmod(stat.S_IMODE(status.st_mode))
-
-
-def _status_of(path: Path, sha256: str) -> os.stat_result | None:
-    """Return the status of a file from before it was hashed; None if it is not there or has another content."""
-    try:
-        status = path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return status if stat.S_ISREG(status.st_mode) and _sha256(path) == sha256 else None
-
-
-def _check_unchanged(path: Path, status: os.stat_result) -> None:
-    """Check that a path has the same file as before, with the same size and time.
-
-    Raises:
-        NotReplacedError: it has not.
-    """
-    try:
-        now = path.lstat()
-    except FileNotFoundError:
-        raise NotReplacedError(f"{path.name} was removed just now") from None
-    if _identity(now) != _identity(status):
-        raise NotReplacedError(f"{path.name} was changed just now: run the same command again")
-
-
-def _identity(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _unlink_unchanged(path: Path, status: os.stat_result) -> None:
-    _check_unchanged(path, status)
-    path.unlink()
-    flush_folder(path.parent)
-
-
-def _unlink_if(path: Path, sha256: str) -> None:
-    """Remove a file if it has this content."""
-    status = _status_of(path, sha256)
-    if status is not None:
-        _unlink_unchanged(path, status)
-
-
 def _parse(line: bytes) -> Replaced | None:
     """Read a line of the journal; None if it is none. The folder may come from a stranger."""
     try:
@@ -606,32 +449,3 @@ def _parse(line: bytes) -> Replaced | None:
     except (ValueError, TypeError, PageError):
         return None
     return record
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return stat.S_ISREG(path.lstat().st_mode)
-    except OSError:
-        return False
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return sha256_of_file(file)
-
-
-def _make_folders(folder: Path) -> None:
-    for each in reversed((folder, *folder.parents)):
-        if not each.is_dir():
-            each.mkdir(exist_ok=True)
-            flush_folder(each.parent)
-
-
-def _as_error(error: OSError, path: Path) -> Exception:
-    words = error.strerror or str(error)
-    if error.errno in HITS_EVERY_PAGE:
-        return OutputError(
-            f"no more files can be written to {path.parent}: {words}. No original is lost. Free some space, then run "
-            "the same command again"
-        )
-    return NotReplacedError(words)

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from comic_upscale.settings.paths import TRASH
-from comic_upscale.storage.replaced import NotReplacedError, ReplacedSourceStore, Trash
+from comic_upscale.storage.guarded import NotReplacedError
+from comic_upscale.storage.replaced import Trash
+from comic_upscale.storage.replaced_view import ReplacedSourceStore
 
 OLD, NEW = b"old" * 100_000, b"new" * 150_000
 
