@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from comic_upscale.commands.options import Given, takes
-from comic_upscale.commands.rented import PANEL, RENT, Rental, RentedUpscale, RentOptions
+from comic_upscale.commands.rented import PANEL, RENT, Rental, RentedUpscale, RentOptions, note
 from comic_upscale.commands.run import (
     JOB,
     SHOW,
@@ -292,8 +292,8 @@ def _upscale_rented(
         def end_quietly() -> None:
             try:
                 rental.end()
-            except ComicUpscaleError as error:
-                typer.echo(str(error), err=True)
+            except Exception as error:
+                note(str(error))
 
         RemoteSession(rental.ssh, "upscale", own, end_quietly).run(priced, show)
 

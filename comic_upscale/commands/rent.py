@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,10 +14,11 @@ from annotated_types import Ge, Gt
 
 from comic_upscale.commands.cost import INPUT, JOB, CostOptions, count_work
 from comic_upscale.commands.options import Given, takes
-from comic_upscale.commands.rent_environment import known_providers, open_providers, rent_records
+from comic_upscale.commands.rent_environment import NO_KEY, open_known, open_providers, rent_records
 from comic_upscale.commands.rented import (
     RENT,
     RentOptions,
+    end_before_a_signal_does,
     find_offers,
     note,
     print_end,
@@ -27,7 +28,7 @@ from comic_upscale.commands.rented import (
 from comic_upscale.commands.run import has_terminal, job_settings
 from comic_upscale.commands.ssh_options import SshOptions
 from comic_upscale.errors import ProviderError, SettingsError
-from comic_upscale.provisioning.base import PREFIX, Provider, RentedMachine, is_ours
+from comic_upscale.provisioning.base import PREFIX, Provider, RentedMachine, end_of, is_ours
 from comic_upscale.provisioning.registry import ANY, PROVIDERS, parse_target
 from comic_upscale.settings.options import Opt, check, definitions, pick
 
@@ -35,12 +36,14 @@ if TYPE_CHECKING:
     from comic_upscale.costs.workload import Workload
     from comic_upscale.estimates.quotes import Question
     from comic_upscale.estimates.rental import RankedOffer
-    from comic_upscale.provisioning.records import RentalRecord
+    from comic_upscale.provisioning.records import Records, RentalRecord
 
 rent = typer.Typer(no_args_is_help=True, add_completion=False)
 
 ASSUMED_PAGES = 10_000
 MOST_ROWS = 15
+LATEST = dt.timedelta(minutes=10)
+"""After this time, a machine that was launched is listed, and one that should have ended has ended."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 WORK = tuple(option for option in JOB if option.name not in ("device", "workers"))
@@ -203,12 +206,12 @@ def list_machines(as_json: AsJson = False) -> None:
     listed = {machine.name for machine in machines}
     for record in records.all():
         # The provider does not bill it any more: it ended itself, or was ended elsewhere.
-        if record.ended is None and record.name not in listed and record.provider not in unasked:
+        if record.name not in listed and record.provider not in unasked and _is_over(record, now):
             records.note_end(record.name)
     rows = [_row(machine, records.get(machine.name), now) for machine in machines]
     unknown = [record.name for record in records.all() if record.ended is None and record.provider in unasked]
     if not unknown:
-        _require_a_key()
+        _require_an_answer(unasked)
     if as_json:
         typer.echo(json.dumps({"machines": rows, "unknown": unknown}))
         return
@@ -218,18 +221,35 @@ def list_machines(as_json: AsJson = False) -> None:
         note(f"note: {name} may still be rented, but its provider cannot be asked")
 
 
-def _require_a_key() -> None:
-    """Raise an error if no provider can be asked: an empty list would be no news."""
-    if not known_providers():
-        open_providers(ANY)
+def _is_over(record: RentalRecord, now: dt.datetime) -> bool:
+    """Return whether a machine that is not listed has ended, and does not only start in another process."""
+    if record.ended is not None:
+        return False
+    ends = end_of(record.name)
+    if ends is not None and ends + LATEST < now:
+        return True
+    try:
+        launched = dt.datetime.fromisoformat(record.launched)
+        return bool(record.id) and launched + LATEST < now
+    except (ValueError, TypeError):
+        return bool(record.id)
+
+
+def _require_an_answer(unasked: dict[str, str]) -> None:
+    """Raise an error if no provider has been asked: an empty list would be no news."""
+    if len(unasked) < len(PROVIDERS):
+        return
+    _close(open_providers(ANY))
+    raise ProviderError("no provider answers, so it is not known which machines are rented: try again later")
 
 
 def _listed() -> tuple[list[RentedMachine], dict[str, str]]:
-    """Return the machines of all providers with a known key, and why the other providers cannot be asked."""
+    """Return the machines of all providers that can be asked, and why the others cannot."""
     machines: list[RentedMachine] = []
-    unasked = dict.fromkeys(set(PROVIDERS) - set(known_providers()), "no key is known")
-    names = known_providers()
-    providers = open_providers(ANY) if names else []
+    providers, unasked = open_known()
+    for reason in unasked.values():
+        if reason != NO_KEY and providers:
+            note(f"error: {reason}")
     try:
         for provider in providers:
             try:
@@ -304,9 +324,12 @@ def down(
     wanted = machines if everything else [machine for machine in machines if machine.name in (names or ())]
     if everything and wanted and not yes and has_terminal():
         typer.confirm(f"End {', '.join(machine.name for machine in wanted)}?", abort=True, err=True)
-    failed = _end_all(wanted)
-    gone = set(names or ()) - {machine.name for machine in wanted}
     records = rent_records()
+    if not everything:
+        wanted += _unlisted(set(names or ()) - {machine.name for machine in wanted}, records, unasked)
+    with end_before_a_signal_does():
+        failed = _end_all(wanted)
+    gone = set(names or ()) - {machine.name for machine in wanted}
     for name in sorted(gone):
         record = records.get(name)
         if unasked and (record is None or record.provider in unasked):
@@ -318,7 +341,7 @@ def down(
         rented = {record.provider for record in records.all() if record.ended is None} & unasked.keys()
         failed += [ProviderError(f"{name} cannot be asked ({unasked[name]})") for name in sorted(rented)]
     if everything and not wanted and not failed:
-        _require_a_key()
+        _require_an_answer(unasked)
         typer.echo("no machine is rented")
     for failure in failed[1:]:
         note(f"error: {failure}")
@@ -326,8 +349,19 @@ def down(
         raise failed[0]
 
 
+def _unlisted(names: set[str], records: Records, unasked: Container[str]) -> list[RentedMachine]:
+    """Return machines that are not listed, but may be: no end of them was ever seen."""
+    found = [record for name in sorted(names) if (record := records.get(name)) is not None]
+    return [
+        RentedMachine(provider=record.provider, id=record.id, name=record.name, state="starting")
+        for record in found
+        if record.ended is None and record.provider in PROVIDERS and record.provider not in unasked
+    ]
+
+
 def _end_all(machines: Sequence[RentedMachine]) -> list[ProviderError]:
     """End machines, and return the failures. One that cannot be ended does not keep the others."""
+    from comic_upscale.provisioning.ending import ending
     from comic_upscale.provisioning.lifecycle import end_machine
 
     records, failed = rent_records(), list[ProviderError]()
@@ -338,8 +372,9 @@ def _end_all(machines: Sequence[RentedMachine]) -> list[ProviderError]:
             for machine in {each.name: each for each in ours}.values():
                 ids = [each.id for each in ours if each.name == machine.name]
                 try:
-                    end_machine(provider, machine.name, ids, note=note)
-                    print_end(records, machine.name)
+                    with ending():
+                        end_machine(provider, machine.name, ids, note=note)
+                        print_end(records, machine.name)
                 except ProviderError as error:
                     failed.append(error)
         finally:

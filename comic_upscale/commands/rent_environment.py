@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,9 +35,30 @@ def rented_ssh_config(host: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def known_providers() -> list[str]:
-    """Return the names of the providers whose key is known."""
-    return [name for name in PROVIDERS if provider_key(name) is not None]
+NO_KEY = "no key is known"
+
+
+def open_known(without: Collection[str] = ()) -> tuple[list[Provider], dict[str, str]]:
+    """Return the clients of all providers whose key is known, and why the others cannot be asked, by their names.
+
+    Each is opened on its own, so one that is badly configured does not keep the others from being asked.
+
+    Args:
+        without: providers to leave out.
+    """
+    opened: list[Provider] = []
+    unasked: dict[str, str] = {}
+    for name in PROVIDERS:
+        if name in without:
+            continue
+        try:
+            if provider_key(name) is None:
+                unasked[name] = NO_KEY
+            else:
+                opened.append(_open(name))
+        except SettingsError as error:
+            unasked[name] = str(error)
+    return opened, unasked
 
 
 def provider_key(name: str) -> str | None:
@@ -85,22 +107,39 @@ def _key_in(path: Path) -> str:
 def open_providers(target: str) -> list[Provider]:
     """Return the client of a provider, or those of all providers whose key is known.
 
+    Of all, one that is badly configured is left out, with a note, if another one can be asked.
+
     Args:
         target: a name of `PROVIDERS`, or ``any``.
 
     Raises:
-        SettingsError: no key is known.
+        SettingsError: no key is known, or no provider can be opened.
     """
-    names = known_providers() if target == ANY else [target]
-    if not names:
+    from comic_upscale.commands.rented import note
+
+    if target != ANY:
+        return [_open(target)]
+    opened, unasked = open_known()
+    failures = [f"{name}: {reason}" for name, reason in unasked.items() if reason != NO_KEY]
+    if not opened and failures:
+        raise SettingsError("; ".join(failures))
+    for failure in failures:
+        note(f"note: {failure}")
+    if not opened:
         variables = ", ".join(entry.key_variable for entry in PROVIDERS.values())
         raise SettingsError(f"no key of a provider is known: set one of {variables}")
-    opened = []
-    for name in names:
-        key, entry = provider_key(name), PROVIDERS[name]
-        if key is None and name != "aws":
-            raise SettingsError(
-                f"no key for {name} is known: set {entry.key_variable}, or {entry.key_variable}_FILE to a file with it"
-            )
-        opened.append(open_provider(name, key or "", os.environ.get(entry.url_variable) or None))
     return opened
+
+
+def _open(name: str) -> Provider:
+    """Return the client of a provider.
+
+    Raises:
+        SettingsError: its key is not known, or it is badly configured.
+    """
+    key, entry = provider_key(name), PROVIDERS[name]
+    if key is None and name != "aws":
+        raise SettingsError(
+            f"no key for {name} is known: set {entry.key_variable}, or {entry.key_variable}_FILE to a file with it"
+        )
+    return open_provider(name, key or "", os.environ.get(entry.url_variable) or None)

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from annotated_types import Ge, Gt, Le, Unit
 
-from comic_upscale.commands.rent_environment import open_providers, rent_records
+from comic_upscale.commands.rent_environment import open_known, open_providers, rent_records
 from comic_upscale.commands.ssh_options import SshOptions
-from comic_upscale.errors import ProviderError, RemoteError
+from comic_upscale.errors import ProviderError, RemoteError, SettingsError
 from comic_upscale.provisioning.base import Provider, RentalOffer, RentedMachine
+from comic_upscale.provisioning.ending import defer_interrupt, ending
 from comic_upscale.provisioning.lifecycle import TIMING, RentPlan, Timing, end_machine, rent
 from comic_upscale.settings.options import Opt, check, definitions
 
@@ -83,6 +84,7 @@ class Rental:
         ssh: how to reach it.
         records: of the user.
         timing: how long ending it may take.
+        id: of the machine at its provider, which its list may not show yet.
     """
 
     provider: Provider
@@ -91,6 +93,7 @@ class Rental:
     ssh: SshOptions
     records: Records
     timing: Timing = TIMING
+    id: str = ""
     is_ended: bool = field(default=False, init=False)
 
     def end(self) -> None:
@@ -98,20 +101,26 @@ class Rental:
 
         Raises:
             ProviderError: it could not be ended; the message says that it is still billed.
+            KeyboardInterrupt: it has ended, and a signal came meanwhile.
         """
         if self.is_ended:
             return
-        note(f"ending {self.name}")
-        end_machine(self.provider, self.name, note=note, timing=self.timing)
-        self.is_ended = True
-        print_end(self.records, self.name)
+        with ending():
+            note(f"ending {self.name}")
+            end_machine(self.provider, self.name, [self.id], note=note, timing=self.timing)
+            self.is_ended = True
+            print_end(self.records, self.name)
 
 
 def note(line: str) -> None:
-    """Print a line about a rented machine on standard error, where it does not mix with results."""
+    """Print a line about a rented machine on standard error, where it does not mix with results.
+
+    A terminal that is gone is no error: a machine must be ended without it.
+    """
     from comic_upscale.console.printable import printable
 
-    typer.echo(printable(line), err=True)
+    with contextlib.suppress(OSError, ValueError):
+        typer.echo(printable(line), err=True)
 
 
 def print_end(records: Records, name: str) -> None:
@@ -173,7 +182,7 @@ def rent_machine(
     """Rent the first machine that works. It is ended when the block ends, in every way, unless it is kept.
 
     Args:
-        providers: the clients of all providers in question, which the budget counts.
+        providers: the clients of all providers in question. The budget counts all that are known.
         ranked: the offers, in the order in which to try them.
         options: of the user.
         ssh: options of `SshOptions` that the user gave.
@@ -200,19 +209,30 @@ def rent_machine(
         _set_switch(provider, machine, options, reached)
         record = records.get(machine.name)
         hour = record.hour if record is not None else machine.hour
-        return Rental(provider, machine.name, hour or 0.0, reached, records, timing)
+        return Rental(provider, machine.name, hour or 0.0, reached, records, timing, machine.id)
 
-    with _end_before_a_signal_does():
+    with end_before_a_signal_does():
         rental = rent(plan, reach, records.note_machine, lambda name: print_end(records, name), note, timing)
         try:
             ends = _end_text(rental.name)
             note(f"{rental.name} is ready; it ends itself {ends} at the latest")
             yield rental
         except BaseException:
-            rental.end()
+            # The first error counts, also before a signal that comes during the end.
+            with contextlib.suppress(KeyboardInterrupt):
+                _end_surely(rental)
             raise
         if not keep:
-            rental.end()
+            _end_surely(rental)
+
+
+def _end_surely(rental: Rental) -> None:
+    """End a machine, also if a signal comes just before its end begins."""
+    try:
+        rental.end()
+    except KeyboardInterrupt:
+        rental.end()
+        raise
 
 
 def _end_text(name: str) -> str:
@@ -235,9 +255,33 @@ def _hours(
         record = records.get(machine.name)
         return machine.hour if machine.hour is not None else None if record is None else record.hour
 
-    machines = [machine for provider in providers for machine in provider.list()]
-    others = committed(machines, hour_of, dt.datetime.now(dt.UTC))
+    others = committed(_all_machines(providers, records), hour_of, dt.datetime.now(dt.UTC))
     return hours_within(options.budget, others, offer.hour, options.max_hours)
+
+
+def _all_machines(providers: Sequence[Provider], records: Records) -> list[RentedMachine]:
+    """Return the machines of all known providers.
+
+    Args:
+        providers: those that are open already.
+        records: of the user, which name the providers that must be asked.
+
+    Raises:
+        ProviderError: a provider does not answer.
+        SettingsError: a machine may be rented at a provider that cannot be asked.
+    """
+    more, unasked = open_known(without=[provider.name for provider in providers])
+    try:
+        for record in records.all():
+            if record.ended is None and record.provider in unasked:
+                raise SettingsError(
+                    f"--budget cannot be kept: {record.name} may still be rented, but {record.provider} cannot be "
+                    f"asked ({unasked[record.provider]}). Set its key, or leave out --budget"
+                )
+        return [machine for provider in (*providers, *more) for machine in provider.list()]
+    finally:
+        for provider in more:
+            provider.close()
 
 
 def _ssh_options(
@@ -277,10 +321,10 @@ def _set_switch(provider: Provider, machine: RentedMachine, options: RentOptions
 
 
 @contextlib.contextmanager
-def _end_before_a_signal_does() -> Iterator[None]:
+def end_before_a_signal_does() -> Iterator[None]:
     """Inside the block, the first Ctrl-C or SIGTERM is an exception, so that the machine is ended on the way out.
 
-    The second one only says so. The third ends the process at once, and leaves the machine to its switch.
+    While a machine is being ended, the exception comes after the end. The second signal only says so. The third ends the process at once, and leaves the machine to its switch.
 
     Raises:
         Exit: with the exit code of the signal.
@@ -289,11 +333,15 @@ def _end_before_a_signal_does() -> Iterator[None]:
 
     def handle(number: int, _: FrameType | None) -> None:
         received.append(number)
-        if len(received) == 1:
-            raise KeyboardInterrupt
         if len(received) > 2:
             os._exit(128 + number)
-        note("still ending the machine; once more leaves it to its own switch")
+        is_ending = defer_interrupt()
+        if len(received) == 1 and not is_ending:
+            raise KeyboardInterrupt
+        more = "once more" if len(received) == 2 else "twice more"
+        # A handler may interrupt a write to the same stream, which is an error.
+        with contextlib.suppress(Exception):
+            note(f"still ending the machine; {more} leaves it to its own switch")
 
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {

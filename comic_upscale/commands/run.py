@@ -5,6 +5,7 @@ Other commands share parts of it: building the settings of a job from the option
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -453,7 +454,9 @@ def _stop_on_signals(
     def handle(number: int, _frame: object) -> None:
         received.append(number)
         if len(received) > 1 or not stop.has_begun:
-            display.close()
+            # The terminal may be gone; a rented machine must be ended nevertheless.
+            with contextlib.suppress(Exception):
+                display.close()
             # Imported only where a program of the user's was run.
             program = sys.modules.get("comic_upscale.engines.program")
             if program is not None:

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -56,6 +56,7 @@ class Program:
         folder: Path,
         seconds: float,
         environment: Mapping[str, str] | None = None,
+        clean: Callable[[str], str] = str,
     ) -> Ended:
         """Run a program in a folder, and wait for its end.
 
@@ -66,6 +67,7 @@ class Program:
             folder: its working directory.
             seconds: the time limit. After it, the program and all that it has started are killed.
             environment: its variables. Default: those of this process.
+            clean: removes from its output what no message may have.
 
         Raises:
             OSError: it cannot be started.
@@ -102,7 +104,7 @@ class Program:
                 self._process = None
         # A background process may hold the pipe open, so its end is not waited for.
         reader.join(1)
-        return Ended(process.returncode, timed_out, _in_one_line(bytes(tail)))
+        return Ended(process.returncode, timed_out, _in_one_line(bytes(tail), clean))
 
     def kill(self) -> None:
         """Kill the running program, if any, and every program that is started from now on."""
@@ -145,7 +147,9 @@ def _keep_tail(stream: IO[bytes], tail: bytearray) -> None:
             del tail[:-_TAIL_BYTES]
 
 
-def _in_one_line(tail: bytes) -> str:
-    text = "".join(char if char.isprintable() else " " for char in tail.decode("utf-8", "replace"))
+def _in_one_line(tail: bytes, clean: Callable[[str], str]) -> str:
+    # Before it is cut: half of a secret would not be found.
+    text = clean(tail.decode("utf-8", "replace"))
+    text = "".join(char if char.isprintable() else " " for char in text)
     text = " ".join(text.split())
     return text if len(text) <= _REASON_CHARS else f"...{text[-_REASON_CHARS:]}"

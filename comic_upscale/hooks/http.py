@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from comic_upscale.errors import ComicUpscaleError
+from comic_upscale.hooks.secrets import shown_address
 from comic_upscale.retries import RetryPolicy, with_retries
 
 if TYPE_CHECKING:
@@ -36,17 +37,19 @@ def send(
 
     Args:
         method: such as ``POST``.
-        url: of the request, without a secret.
+        url: of the request.
         policy: when a try that found no server, a busy one or a broken one is repeated.
         headers: of the request; a function gives those of each try.
         params: of the query; they may be secret.
         body: of the request.
 
     Raises:
-        HookError: there is no such answer.
+        HookError: there is no such answer. Its text has no path and no query, which may be secret.
     """
     # Slow to import, and most runs have no hook.
     import requests
+
+    shown = shown_address(url)
 
     def try_once() -> requests.Response:
         try:
@@ -61,13 +64,13 @@ def send(
             )
         except (requests.ConnectionError, requests.Timeout) as error:
             # Its text has the address with the query, and may be long.
-            raise _TryAgainError(f"{url} cannot be reached ({type(error).__name__})") from None
+            raise _TryAgainError(f"{shown} cannot be reached ({type(error).__name__})") from None
         except (requests.RequestException, ValueError) as error:
-            raise HookError(f"{url} cannot be used ({type(error).__name__})") from None
+            raise HookError(f"{shown} cannot be used ({type(error).__name__})") from None
         if answer.status_code == 429 or answer.status_code >= 500:
-            raise _TryAgainError(f"{url} answered with status {answer.status_code}")
+            raise _TryAgainError(f"{shown} answered with status {answer.status_code}")
         if not 200 <= answer.status_code < 300:
-            raise HookError(f"{url} answered with status {answer.status_code}{_hint(answer.status_code)}")
+            raise HookError(f"{shown} answered with status {answer.status_code}{_hint(answer.status_code)}")
         return answer
 
     try:

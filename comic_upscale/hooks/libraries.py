@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from comic_upscale.hooks.http import HookError, send
+from comic_upscale.hooks.secrets import shown_address
 from comic_upscale.retries import RetryPolicy
 
 
@@ -40,7 +41,7 @@ def scan_kavita(url: str, key: str, libraries: Sequence[str], policy: RetryPolic
     )
     token = _read_object(signed_in).get("token")
     if not isinstance(token, str) or not token:
-        raise HookError(f"{base}/Plugin/authenticate gave no token: check the key")
+        raise HookError(f"{shown_address(base)} gave no token: check the key")
     headers = {"Authorization": f"Bearer {token}"}
     known = _read_list(send("GET", f"{base}/Library/libraries", policy, headers=headers))
     for identity in _choose(known, libraries, "Kavita"):
@@ -84,5 +85,4 @@ def _read(answer: Any) -> object:
 
 
 def _plain(answer: Any) -> str:
-    # The query has the key.
-    return str(answer.url).partition("?")[0]
+    return shown_address(str(answer.url))

@@ -19,6 +19,7 @@ from comic_upscale.engines.program import Program
 from comic_upscale.execution.events import Event, HooksFinished, JobFinished, JobStarted
 from comic_upscale.hooks.http import HookError
 from comic_upscale.hooks.libraries import scan_kavita, scan_komga
+from comic_upscale.hooks.secrets import hide, secret_values, without_secrets
 from comic_upscale.hooks.webhook import Webhook
 from comic_upscale.ledger.records import VolumeDone
 from comic_upscale.retries import RetryPolicy
@@ -44,14 +45,15 @@ class HookRunner:
 
     Args:
         settings: the hooks.
-        environment: the variables for programs.
+        environment: the variables for programs, which get no secrets of this program and no keys of providers.
 
     Raises:
         SettingsError: the secret of webhooks is not base64.
     """
 
     def __init__(self, settings: HookSettings, environment: Mapping[str, str]) -> None:
-        self._settings, self._environment = settings, dict(environment)
+        self._settings, self._environment = settings, without_secrets(environment)
+        self._secrets = secret_values(environment, settings)
         self._webhook = (
             None if settings.webhook is None else Webhook(settings.webhook, settings.webhook_secret)
         )
@@ -80,7 +82,7 @@ class HookRunner:
             error = future.exception()
             if error is not None:
                 reason = str(error) if isinstance(error, HookError) else repr(error)
-                failures.append((name, reason))
+                failures.append((name, hide(reason, self._secrets)))
         return HooksFinished(ran=len(waiting), failures=tuple(failures))
 
     def close(self) -> None:
@@ -137,6 +139,7 @@ class HookRunner:
                 Path(tempfile.gettempdir()),
                 self._settings.hook_timeout,
                 environment={**self._environment, **variables},
+                clean=lambda text: hide(text, self._secrets),
             )
         except (OSError, ValueError) as error:
             raise HookError(

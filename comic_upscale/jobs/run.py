@@ -119,6 +119,7 @@ async def run_job_async(
         executor = LocalExecutor(open_engines)
     stop = stop or StopRequest()
     files = ThreadPoolExecutor(settings.workers, thread_name_prefix="files")
+    copy: LedgerCopy | None = None
     try:
         if executor.is_remote:
             check_remote(settings)
@@ -151,6 +152,8 @@ async def run_job_async(
     finally:
         await executor.close()
         files.shutdown()
+        if copy is not None:
+            await asyncio.to_thread(copy.close)
 
 
 async def _restore_ledger(settings: JobSettings, emit: Listener) -> LedgerCopy | None:

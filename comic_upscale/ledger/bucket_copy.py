@@ -3,8 +3,9 @@
 The ledger itself is a file of one machine, and only one machine at a time works on a job. It saves a copy at
 intervals and at the end. A record may be missing in that copy, but the copy never names an output that is not there.
 
-A small object says that a run is alive. A machine that begins waits until the last sign of another one is old enough.
-Whoever saves first checks that the copy in the bucket is still its own: another machine may have taken the job over.
+A small object, the sign, says that a run is alive, from before the input is read until the ledger is saved. A machine
+that begins waits until the last sign of another one is old enough. A run that finds the sign or the copy of another
+machine in the place of its own has lost the job: it ends, and saves nothing.
 """
 
 from __future__ import annotations
@@ -41,10 +42,12 @@ _SIGN = f"{MARKER_FOLDER}/run.json"
 _CLOCK = f"{MARKER_FOLDER}/clock"
 _NOTE = "copies.json"
 """A file beside the ledger: the tokens of the copies that this machine made or fetched."""
+_MACHINE = "machine"
+"""A file beside it: what its signs have in common, so that it does not wait for its own killed run."""
 
 
 class LedgerCopy:
-    """The copy of one ledger.
+    """The copy of one ledger. Call `close` at the end.
 
     Args:
         output: the output of the job, a place in a bucket.
@@ -57,15 +60,19 @@ class LedgerCopy:
         self._output, self._ledger = output, ledger
         self._note = folder / MARKER_FOLDER / _NOTE
         self._bucket = bucket or Bucket(place_of(output))
-        self._ended = threading.Event()
-        self._lock = threading.Lock()
+        self._ended, self._closed = threading.Event(), threading.Event()
+        self._lock, self._lost_lock = threading.Lock(), threading.Lock()
+        self._signs: threading.Thread | None = None
+        self._lost: str | None = None
+        self._on_lost: Callable[[str], None] | None = None
         self.was_fetched = False
         """Whether `restore` has put the copy in the place of the ledger."""
 
     def restore(self, on_wait: Callable[[str], None]) -> None:
         """Put the copy in the place of the ledger, if another machine has made it. The job is locked meanwhile.
 
-        An older ledger of this machine is kept under another name.
+        From then on until `close`, signs say that this machine works on the job, whether there is a copy or not. An
+        older ledger of this machine is kept under another name.
 
         Args:
             on_wait: called with what is waited for.
@@ -75,20 +82,38 @@ class LedgerCopy:
             LedgerError: the copy cannot be fetched.
         """
         try:
-            token = self._token()
-            if token is None or (token in self._tokens() and self._ledger.is_file()):
-                return
             self._wait_for_end(on_wait)
-            on_wait("fetching the ledger")
-            self._fetch()
-            self._remember(self._token() or token)
+            self._begin_signs()
+            token = self._token()
+            if token is not None and not (token in self._tokens() and self._ledger.is_file()):
+                on_wait("fetching the ledger")
+                self._fetch()
+                self._remember(self._token() or token)
+                self.was_fetched = True
+            # Another machine may have begun in the same moment. The last sign counts.
+            self._check_sign()
+        except LedgerBusyError:
+            self.close()
+            raise
         except StorageError as error:
+            self.close()
             raise LedgerError(
                 f"the ledger in {path_text(self._output)} cannot be fetched: {error}"
             ) from error
         except OSError as error:
+            self.close()
             raise LedgerError(f"{self._ledger} cannot be written: {error.strerror or error}") from error
-        self.was_fetched = True
+
+    def close(self) -> None:
+        """End the signs: another machine may begin at once."""
+        self._closed.set()
+        if self._signs is None:
+            return
+        self._signs.join()
+        self._signs = None
+        with contextlib.suppress(StorageError):
+            if self._is_mine(self._signer()):
+                self._bucket.delete([_SIGN])
 
     def save(self) -> None:
         """Copy the ledger into the bucket.
@@ -118,61 +143,113 @@ class LedgerCopy:
             on_lost: called with the reason when another machine has taken the job over; from any thread.
 
         Raises:
+            LedgerBusyError: another machine has taken the job over, and ``on_lost`` was not called.
             OutputError: the last copy cannot be saved.
         """
-        threads = [
-            threading.Thread(target=self._save_often, args=(on_lost,), name="ledger-copy", daemon=True),
-            threading.Thread(target=self._give_signs, name="ledger-signs", daemon=True),
-        ]
-        for thread in threads:
-            thread.start()
+        with self._lost_lock:
+            self._on_lost = on_lost
+            lost = self._lost
+        if lost is not None:
+            on_lost(lost)
+        saver = threading.Thread(target=self._save_often, name="ledger-copy", daemon=True)
+        saver.start()
         try:
             yield
         finally:
             self._ended.set()
-            for thread in threads:
-                thread.join()
+            saver.join()
             self._save_last()
 
     def _save_last(self) -> None:
+        if self._lost is not None:
+            # The run was stopped for this reason. A copy of it would be in the way of the other machine.
+            return
         try:
             self.save()
-            self._bucket.delete([_SIGN])
-        except LedgerBusyError:
-            # The run was stopped for this reason.
-            return
         except (StorageError, OSError, sqlite3.Error) as error:
             raise OutputError(
                 f"the ledger cannot be copied to {path_text(self._output)}: {error}. The ledger of this machine is "
                 "complete: run the same command again here"
             ) from error
 
-    def _save_often(self, on_lost: Callable[[str], None]) -> None:
+    def _save_often(self) -> None:
         wait = SAVE_SECONDS
         while not self._ended.wait(wait):
             began = time.monotonic()
             try:
                 self.save()
             except LedgerBusyError as error:
-                on_lost(str(error))
+                self._lose(str(error))
                 return
             except (StorageError, OutputError, OSError, sqlite3.Error):
                 # The next copy has everything, and the last one reports its failure.
                 pass
             wait = max(SAVE_SECONDS, (time.monotonic() - began) / SAVE_SHARE)
 
-    def _give_signs(self) -> None:
-        sign = json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode()
-        while True:
-            with contextlib.suppress(StorageError):
-                self._bucket.put(_SIGN, sign)
-            if self._ended.wait(SIGN_SECONDS):
+    def _lose(self, reason: str) -> None:
+        """Note that another machine has taken the job over; the first reason is told."""
+        with self._lost_lock:
+            if self._lost is not None:
                 return
+            self._lost, on_lost = reason, self._on_lost
+        if on_lost is not None:
+            on_lost(reason)
+
+    def _begin_signs(self) -> None:
+        self._give_sign()
+        self._signs = threading.Thread(target=self._give_signs, name="ledger-signs", daemon=True)
+        self._signs.start()
+
+    def _give_signs(self) -> None:
+        while not self._closed.wait(SIGN_SECONDS):
+            try:
+                self._check_sign()
+                self._give_sign()
+            except LedgerBusyError as error:
+                self._lose(str(error))
+                return
+            except (StorageError, OSError):
+                # The next sign may arrive.
+                pass
+
+    def _give_sign(self) -> None:
+        sign = {"host": socket.gethostname(), "pid": os.getpid(), "machine": self._machine()}
+        self._bucket.put(_SIGN, json.dumps(sign).encode())
+
+    def _check_sign(self) -> None:
+        sign = self._signer()
+        if sign is not None and not self._is_mine(sign):
+            raise LedgerBusyError(
+                f"{_named(sign)} has taken over the job in {path_text(self._output)}, so this run ends here"
+            )
+
+    def _signer(self) -> dict[str, object] | None:
+        """Return the last sign: empty if it cannot be read, None if there is none."""
+        try:
+            sign = json.loads(self._bucket.get(_SIGN))
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            return {}
+        return sign if isinstance(sign, dict) else {}
+
+    def _is_mine(self, sign: dict[str, object] | None) -> bool:
+        return sign is not None and sign.get("machine") == self._machine()
+
+    def _machine(self) -> str:
+        """Return what names this machine in signs of this job; it is made at the first call."""
+        path = self._note.with_name(_MACHINE)
+        with contextlib.suppress(OSError, ValueError):
+            if name := path.read_text(encoding="ascii").strip():
+                return name
+        name = secrets.token_hex(16)
+        write_whole(name.encode(), path)
+        return name
 
     def _wait_for_end(self, on_wait: Callable[[str], None]) -> None:
         """Wait until the last sign of another machine is old; its time and ours are those of the bucket's clock."""
         first = self._last_sign()
-        if first is None:
+        if first is None or self._is_mine(self._signer()):
             return
         self._bucket.put(_CLOCK, b"")
         age = (self._bucket.head(_CLOCK).mtime_ns - first) / 1e9
@@ -186,7 +263,7 @@ class LedgerCopy:
                 return
             if latest != first:
                 raise LedgerBusyError(
-                    f"{self._holder()} is working on {path_text(self._output)}: wait for it, or stop it"
+                    f"{_named(self._signer() or {})} is working on {path_text(self._output)}: wait for it, or stop it"
                 )
 
     def _last_sign(self) -> int | None:
@@ -194,12 +271,6 @@ class LedgerCopy:
             return self._bucket.head(_SIGN).mtime_ns
         except FileNotFoundError:
             return None
-
-    def _holder(self) -> str:
-        with contextlib.suppress(StorageError, FileNotFoundError, ValueError, KeyError, TypeError):
-            sign = json.loads(self._bucket.get(_SIGN))
-            return f"process {int(sign['pid'])} on {str(sign['host'])[:100]}"
-        return "another machine"
 
     def _check_mine(self) -> None:
         token = self._token()
@@ -239,6 +310,14 @@ class LedgerCopy:
                             self._ledger.with_name(f"{self._ledger.stem}-before{self._ledger.suffix}{end}")
                         )
             part.move_to(self._ledger)
+
+
+def _named(sign: dict[str, object]) -> str:
+    """Return who gave a sign, in words."""
+    host, pid = sign.get("host"), sign.get("pid")
+    if isinstance(host, str) and host.isprintable() and isinstance(pid, int):
+        return f"process {pid} on {host[:100]}"
+    return "another machine"
 
 
 def _copy_ledger(path: Path, target: Path) -> None:

@@ -6,6 +6,7 @@ any way, the provider's list says whether a machine of that name exists, and it 
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import math
 import time
@@ -15,6 +16,7 @@ from typing import TypeVar
 
 from comic_upscale.errors import CapacityError, ProviderError, RemoteError, UncertainError
 from comic_upscale.provisioning.base import LaunchRequest, Provider, RentalOffer, RentedMachine, new_name
+from comic_upscale.provisioning.ending import ending
 
 T = TypeVar("T")
 
@@ -34,6 +36,8 @@ class Timing:
     """Between two looks at a machine that starts."""
     looks_after_doubt: int = 4
     """How often the list is read after a launch that may have succeeded."""
+    new_seconds: float = 60.0
+    """How long after its launch a machine may be missing from the list, and unknown to a request that ends it."""
     wait: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
 
@@ -77,6 +81,7 @@ def rent(
     Raises:
         ProviderError: no offer works, or a machine that was given up cannot be ended. Only then is one left.
     """
+    note = _quiet(note)
     last: RemoteError = ProviderError("no machine is offered that fits: try another GPU or provider")
     for provider, offer in plan.offers[: plan.attempts]:
         hours = plan.max_hours(offer)
@@ -94,16 +99,21 @@ def rent(
         note(f"renting {offer.gpu} at {offer.label}, ${offer.hour:.3g} per hour, as {request.name}")
         on_launch(machine)
         ids: list[str] = []
+        launched: float | None = timing.clock()
         try:
             ids.append(_launch(provider, offer, request, timing))
             up = _wait_until_up(provider, ids[0], request.name, timing)
+            launched = None
             on_launch(up)
             return reach(provider, up)
         except BaseException as error:
             # Also for Ctrl-C: whatever happened, no machine stays behind.
             looks = 1 if ids else 2 if isinstance(error, CapacityError) else timing.looks_after_doubt
-            end_machine(provider, request.name, ids, note=note, looks=looks, timing=timing)
-            on_end(request.name)
+            with ending():
+                end_machine(
+                    provider, request.name, ids, note=note, looks=looks, launched=launched, timing=timing
+                )
+                on_end(request.name)
             if not isinstance(error, RemoteError) or (
                 isinstance(error, ProviderError) and not isinstance(error, (CapacityError, UncertainError))
             ):
@@ -160,9 +170,12 @@ def end_machine(
     *,
     note: Note,
     looks: int = 1,
+    launched: float | None = None,
     timing: Timing = TIMING,
 ) -> None:
     """End a machine, and repeat it until the provider's own list no longer shows any machine of this name.
+
+    Any failure is repeated, whatever its kind. A signal that `ending` knows of waits until the end.
 
     Args:
         provider: the client of its provider.
@@ -170,43 +183,72 @@ def end_machine(
         ids: IDs that are known already; the list may not show a new machine yet.
         note: called with a line about each failure that is repeated.
         looks: how often in a row the list must not show it: more than once if a launch may still be carried out.
+        launched: when it was launched, by the clock of ``timing``; None if the provider has shown it as running.
         timing: how long to repeat it.
 
     Raises:
-        ProviderError: it is still listed when the time is up.
+        ProviderError: it is still listed when the time is up, or a new machine was never listed and cannot be ended.
+        KeyboardInterrupt: it has ended, and a signal came meanwhile.
     """
+    note = _quiet(note)
     until = timing.clock() + timing.end_seconds
-    known = {id for id in ids if id}
-    pause, seen, problem = 1.0, 0, ""
-    while True:
-        failure = _terminate_all(provider, known)
-        try:
-            listed = [machine for machine in provider.list() if machine.name == name]
-            seen = 0 if listed else seen + 1
-            if seen >= looks:
-                return
-            known = {machine.id for machine in listed if machine.state != "ending"}
-            failure = failure or (f"{provider.name} still lists it" if listed else "")
-        except ProviderError as error:
-            failure = str(error)
-        if failure and failure != problem:
-            note(f"{name} is not ended yet ({failure}); retrying")
-        problem = failure or problem
-        if timing.clock() + pause > until:
-            raise ProviderError(
-                f"{name} could NOT be ended ({problem}), and IS STILL BILLED. Run `comic-upscale rent down {name}`, "
-                f"and check {provider.name}'s own console"
-            )
-        timing.wait(pause)
-        pause = min(2 * pause, 30.0)
+    unseen, shown = {id for id in ids if id}, set[str]()
+    was_listed = False
+    pause, missed, problem = 1.0, 0, ""
+    with ending():
+        while True:
+            failed = _terminate_all(provider, unseen | shown)
+            failure = next(iter(failed.values()), "")
+            try:
+                listed = [machine for machine in provider.list() if machine.name == name]
+            except Exception as error:
+                failure = _text(error)
+            else:
+                was_listed = was_listed or bool(listed)
+                unseen -= {machine.id for machine in listed}
+                shown = {machine.id for machine in listed if machine.state != "ending"}
+                is_new = launched is not None and timing.clock() - launched < timing.new_seconds
+                is_doubtful = bool(unseen & failed.keys())
+                # The list may be late, and without the end of an ID that it never showed, it says nothing.
+                missed = 0 if listed or (is_doubtful and is_new) else missed + 1
+                needed = looks
+                if is_doubtful or (is_new and not was_listed):
+                    needed = max(looks, timing.looks_after_doubt)
+                if missed >= needed:
+                    return
+                failure = failure or (f"{provider.name} still lists it" if listed else "")
+            if failure and failure != problem:
+                note(f"{name} is not ended yet ({failure}); retrying")
+            problem = failure or problem
+            if timing.clock() + pause > until:
+                raise ProviderError(
+                    f"{name} could NOT be ended ({problem or 'the list may be late'}), and IS STILL BILLED. Run "
+                    f"`comic-upscale rent down {name}`, and check {provider.name}'s own console"
+                )
+            timing.wait(pause)
+            pause = min(2 * pause, 30.0)
 
 
-def _terminate_all(provider: Provider, ids: Iterable[str]) -> str:
-    """Terminate machines, and return what failed; empty if nothing did."""
-    failure = ""
+def _terminate_all(provider: Provider, ids: Iterable[str]) -> dict[str, str]:
+    """Terminate machines, and return what failed, by their ID."""
+    failed: dict[str, str] = {}
     for id in sorted(ids):
         try:
             provider.terminate(id)
-        except ProviderError as error:
-            failure = str(error)
-    return failure
+        except Exception as error:
+            failed[id] = _text(error)
+    return failed
+
+
+def _text(error: Exception) -> str:
+    return str(error) if isinstance(error, RemoteError) else f"{type(error).__name__}: {error}"
+
+
+def _quiet(note: Note) -> Note:
+    """Return a note that never fails: a closed terminal must not keep a machine from its end."""
+
+    def quiet(line: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            note(line)
+
+    return quiet

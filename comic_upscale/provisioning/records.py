@@ -69,6 +69,8 @@ class Records:
                 gpu=known.gpu or machine.gpu,
                 # The provider's own price counts, once it names one.
                 hour=known.hour if machine.hour is None else machine.hour,
+                # It was not listed yet when somebody looked.
+                ended=None,
             )
         )
         if machine.ssh is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -126,12 +127,9 @@ class Vast:
         return id
 
     def _attach_key(self, id: str, public_key: str) -> None:
-        """Let a key log in; the start script does the same, for hosts that ignore one of the two."""
-        try:
+        """Let a key log in. The start script does the same, so a failure is no reason to lose the machine's ID."""
+        with contextlib.suppress(ProviderError):
             self._api.repeat("POST", f"/instances/{quote(id, safe='')}/ssh/", {"ssh_key": public_key})
-        except ProviderError as error:
-            # The machine exists: whoever launched it finds it by its name.
-            raise UncertainError(str(error)) from error
 
     def find(self, id: str) -> RentedMachine | None:
         """Return an instance; see `Provider`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 from urllib.parse import urlsplit
 
@@ -44,14 +44,14 @@ class HookSettings:
             "Send a webhook to this address when a volume is complete and when the run has ended.",
             metavar="URL", panel=HOOKS,
         ),
-    ] = None  # fmt: skip
+    ] = field(default=None, repr=False)  # fmt: skip
     webhook_secret: Annotated[
         str | None,
         Opt(
             "Sign webhooks with this secret: whsec_ and base64, as in Standard Webhooks.",
             metavar="SECRET", panel=HOOKS, on_command_line=False, secret=True,
         ),
-    ] = None  # fmt: skip
+    ] = field(default=None, repr=False)  # fmt: skip
     komga: Annotated[
         str | None,
         Opt(
@@ -69,7 +69,7 @@ class HookSettings:
     ] = ()  # fmt: skip
     komga_key: Annotated[
         str | None, Opt("API key for Komga.", metavar="KEY", panel=HOOKS, on_command_line=False, secret=True)
-    ] = None
+    ] = field(default=None, repr=False)
     kavita: Annotated[
         str | None,
         Opt(
@@ -87,7 +87,7 @@ class HookSettings:
     ] = ()  # fmt: skip
     kavita_key: Annotated[
         str | None, Opt("API key for Kavita.", metavar="KEY", panel=HOOKS, on_command_line=False, secret=True)
-    ] = None
+    ] = field(default=None, repr=False)
     hook_timeout: Annotated[
         float, Gt(0), Le(86_400),
         Opt("Seconds after which a program is ended, and the retries of a message.", metavar="N", panel=HOOKS),
@@ -129,7 +129,7 @@ def split_command(command: str, flag: str) -> list[str]:
     try:
         words = shlex.split(command)
     except ValueError as error:
-        raise SettingsError(f"{flag} cannot be read as a command ({error}): {command}") from None
+        raise SettingsError(f"{flag} cannot be read as a command: {error}") from None
     require(bool(words), f"{flag} is empty: name a program")
     return words
 
@@ -141,6 +141,7 @@ def _check_url(url: str, flag: str) -> None:
         _ = parts.port
     except ValueError:
         is_good = False
+    # The value is not printed: a password may be in it.
     require(
-        is_good, f"{flag} must be an address such as https://example.org/path, without a user, not {url!r}"
+        is_good, f"{flag} must be an address such as https://example.org/path, without a user and a password"
     )

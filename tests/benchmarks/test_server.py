@@ -11,8 +11,10 @@ import pytest
 pytest.importorskip("fastapi", reason="the server is not installed: pip install '.[server]'")
 
 from benchmarks.server import Figure, main
+from tests.conftest import LONG
 
 
+@pytest.mark.skipif(not LONG, reason="takes a minute: set COMIC_UPSCALE_TEST_LONG=1")
 @pytest.mark.skipif(os.name != "posix", reason="the server runs on POSIX systems")
 def test_a_short_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "report.json"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 from PIL import Image
 
 pytest.importorskip("google.auth", reason="the extra [imagen] is not installed")
@@ -19,7 +20,7 @@ pytest.importorskip("google.auth", reason="the extra [imagen] is not installed")
 from comic_upscale.costs.spending import Spending
 from comic_upscale.engines import registry
 from comic_upscale.engines.base import Batch, Engine, charge
-from comic_upscale.engines.imagen.client import _FIRST_PAUSE, FAILED, REFUSED
+from comic_upscale.engines.imagen.client import _FIRST_PAUSE, FAILED, REFUSED, _retry_after
 from comic_upscale.errors import CeilingError, DeviceError, PageError, SettingsError
 from comic_upscale.execution.stop import CEILING, StopRequest
 from comic_upscale.gate.seams import worst_seam
@@ -97,6 +98,17 @@ def draw_page(folder: Path, name: str = "a.png", size: tuple[int, int] = (60, 80
 
 
 # What the service is sent, and what comes of its answers
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["²", "9" * 400, "soon", "", "Fri, 31 Dec 9999 23:59:59 -9999", f"Fri, 31 Dec {10**30} 23:59:59 +0000"],
+)
+def test_a_strange_time_to_wait_is_none(text: str) -> None:
+    response = requests.Response()
+    response.headers["Retry-After"] = text
+    waited = _retry_after(response)
+    assert waited is None or 0 <= waited < 1e12
 
 
 @pytest.mark.parametrize(

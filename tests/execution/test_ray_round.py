@@ -18,9 +18,11 @@ import pytest
 from comic_upscale.engines.base import Batch
 from comic_upscale.errors import ComicUpscaleError, DeviceError, RemoteError
 from comic_upscale.execution.base import CRASH, ExecutorInfo, PageOutcome, PageUpscaled
+from comic_upscale.execution.ray import executor as executors
 from comic_upscale.execution.ray import pool as pools
 from comic_upscale.execution.ray import round as rounds
 from comic_upscale.execution.ray.actor import ActorSetup, ActorTask, PageActor
+from comic_upscale.execution.ray.executor import RayExecutor
 from comic_upscale.execution.ray.options import RayOptions
 from comic_upscale.execution.ray.page_server import PageServer
 from comic_upscale.execution.ray.pool import Actor
@@ -33,6 +35,9 @@ from comic_upscale.settings.rules import Conditions, Rule
 from tests.archives import picture
 from tests.execution.test_executors import pictures, tasks_of
 from tests.fakes import NearestEngine, pause
+from tests.storage.conftest import OpenBucket, bucket_of, open_bucket, servers
+
+__all__ = ["open_bucket", "servers"]
 
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install '.[ray]'")
 
@@ -139,7 +144,7 @@ async def opened(
     for _ in engines:
         await pool.add()
     try:
-        yield Tools(pool=pool, server=server, spending=None, stores_outputs=False, leftovers=set(), twice=0)
+        yield Tools(pool=pool, server=server, spending=None, stored_below=None, leftovers=set(), twice=0)
     finally:
         await pool.close()
         await server.close()
@@ -288,3 +293,25 @@ def test_an_address_where_nothing_answers_is_refused_at_once() -> None:
     for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
         with pytest.raises(RemoteError, match="no Ray cluster answers at"):
             pools.connect(RayOptions(address=address))
+
+
+def test_a_run_writes_and_deletes_below_a_name_of_its_own(
+    open_bucket: OpenBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = bucket_of(open_bucket("moto"))
+    mine, other = (RayExecutor(RayOptions(), lambda *_: [NearestEngine()]) for _ in range(2))
+    for executor in (mine, other):
+        executor._stored = bucket
+        assert executor.stored_below is not None
+        bucket.put(f"{executor.stored_below}/1-1-1", b"output")
+        executor.leftovers.add(f"{executor.stored_below}/1-1-1")
+    # Both have a page of row 1 in their first round.
+    assert mine.stored_below != other.stored_below
+    # A run that begins leaves what is young.
+    executors._delete_old(bucket)
+    assert len([*bucket.walk(rounds.STORED)]) == 2
+    asyncio.run(mine._sweep())
+    assert [each.key for each in bucket.walk(rounds.STORED)] == [f"{other.stored_below}/1-1-1"]
+    monkeypatch.setattr(executors, "OLD_SECONDS", -60.0)
+    executors._delete_old(bucket)
+    assert [*bucket.walk(rounds.STORED)] == []

@@ -36,7 +36,7 @@ from tests.fakes import NearestEngine
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="anonymous shared memory is Linux's")
 
-SIZE = PageSize((96, 64), (240, 160), ())
+SIZE = PageSize((96, 64), (240, 160), True, ())
 
 
 def processes() -> list[psutil.Process]:
@@ -150,7 +150,7 @@ def test_results_are_copies_that_the_next_call_leaves_alone(worker: WorkerProces
     first = worker.call("decode", (noise(3), SIZE, ""))
     kept = first.pixels.color.copy()
     # Larger than the shared memory so far, too.
-    large = worker.call("decode", (noise(4, (900, 700)), PageSize((900, 700), (1800, 1400), ()), ""))
+    large = worker.call("decode", (noise(4, (900, 700)), PageSize((900, 700), (1800, 1400), True, ()), ""))
     again = worker.call("decode", (noise(5), SIZE, ""))
     assert np.array_equal(first.pixels.color, kept)
     assert large.pixels.color.shape == (700, 900, 3)
@@ -238,7 +238,7 @@ def test_the_memory_of_a_large_page_is_given_back(
     worker: WorkerProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_process, "_KEPT_BYTES", 100_000)
-    large = worker.call("decode", (noise(4, (900, 700)), PageSize((900, 700), (1800, 1400), ()), ""))
+    large = worker.call("decode", (noise(4, (900, 700)), PageSize((900, 700), (1800, 1400), True, ()), ""))
     assert large.pixels.color.shape == (700, 900, 3)
     channel = worker._channel
     assert channel is not None
@@ -286,7 +286,7 @@ def program(folder: Path, steps: PageSteps, then: str) -> Iterator[psutil.Proces
 def test_a_process_that_hangs_ends_with_the_program(make_settings: MakeSettings, tmp_path: Path) -> None:
     (tmp_path / "page.png").write_bytes(plain(OddSteps.HANGS))
     then = (
-        "size = PageSize((96, 64), (240, 160), ())\n"
+        "size = PageSize((96, 64), (240, 160), True, ())\n"
         "worker.call('decode', ((folder / 'page.png').read_bytes(), size, ''))"
     )
     with program(tmp_path, OddSteps(make_settings(), {"auto": 4}), then):

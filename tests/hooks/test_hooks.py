@@ -108,7 +108,7 @@ def test_a_hook_that_fails_is_said_and_counted_and_fails_no_run(inputs: Path, ti
     assert "4 of 4 hooks failed; the pages are not affected" in out
     assert "the disk of the hook is full" in out
     assert "no-such-program cannot be started" in out
-    assert "http://127.0.0.1:9/x cannot be reached" in out
+    assert "http://127.0.0.1:9 cannot be reached" in out
     code, out, _ = run(inputs, tiny_weights, "--on-job-done", fails, "--json")
     (event,) = [json.loads(line) for line in out.splitlines() if '"hooks_finished"' in line]
     assert (code, event["ran"], len(event["failures"])) == (0, 1, 1)
@@ -275,3 +275,49 @@ def test_no_secret_is_recorded(inputs: Path, tiny_weights: Path, monkeypatch: py
     ledger = (inputs.parent / "out" / ".comic-upscale" / "ledger.sqlite3").read_bytes()
     assert SECRET.encode() not in ledger
     assert url.encode() not in ledger
+
+
+def test_a_program_gets_no_key_and_its_last_words_have_none(
+    inputs: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hidden = {
+        "VAST_API_KEY": "vast-0123456789",
+        "AWS_SECRET_ACCESS_KEY": "aws-0123456789",
+        "COMIC_UPSCALE_WEBHOOK_SECRET": SECRET,
+        "COMIC_UPSCALE_KOMGA_KEY": "komga-0123456789",
+        "COMIC_UPSCALE_OTHER_TOKEN": "other-0123456789",
+    }
+    for name, value in {**hidden, "NTFY_TOPIC": "comics"}.items():
+        monkeypatch.setenv(name, value)
+    told = tmp_path / "told.json"
+    # As a program that finds a key elsewhere, in a file for example, and fails with it on its lips.
+    words = " ".join(hidden.values())
+    program = (
+        "import json, os, sys; json.dump(dict(os.environ), open(sys.argv[1], 'w')); sys.exit(sys.argv[2])"
+    )
+    code, out, _ = run(inputs, tiny_weights, "--on-job-done", python(program, told, f"key {words} is wrong"))
+    seen = json.loads(told.read_text(encoding="utf-8"))
+    assert hidden.keys() & seen.keys() == set()
+    assert seen["NTFY_TOPIC"] == "comics"
+    assert code == 0
+    assert "key *** *** *** *** *** is wrong" in " ".join(out.split())
+    assert not [value for value in hidden.values() if value in out]
+
+
+def test_no_message_has_the_path_of_a_webhook_or_a_password(inputs: Path, tiny_weights: Path) -> None:
+    for url in ("http://127.0.0.1:9/hooks/s3cret?token=s3cret", "https://user:s3cret@example.org/"):
+        _, out, err = run(inputs, tiny_weights, "--webhook", url, "--hook-timeout", 0.1)
+        assert "webhook" in out + err
+        assert "s3cret" not in out + err
+    with serving(lambda _: (404, None)) as (url, _), pytest.raises(HookError, match="status 404") as failed:
+        Webhook(f"{url}/hooks/s3cret?token=s3cret", None).send("job.finished", {}, ONCE)
+    assert "s3cret" not in str(failed.value)
+
+
+def test_settings_are_shown_without_their_secrets() -> None:
+    settings = HookSettings(
+        webhook="https://example.org/s3cret", webhook_secret="s3cret", komga="http://nas", komga_key="s3cret",
+        kavita="http://nas", kavita_key="s3cret",
+    )  # fmt: skip
+    assert "s3cret" not in repr(settings)
+    assert "http://nas" in repr(settings)

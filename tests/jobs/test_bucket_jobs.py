@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -211,6 +213,89 @@ def test_a_job_that_another_machine_has_taken_over_ends(moto: Place, monkeypatch
     assert bucket_of(moto.output).get(".comic-upscale/ledger.sqlite3") == b"of another machine"
 
 
+def test_a_short_job_that_another_machine_has_taken_over_does_not_end_as_finished(moto: Place) -> None:
+    moto.fill({"1.png": picture(1)})
+
+    def take_over(_: object) -> None:
+        bucket_of(moto.output).put(
+            ".comic-upscale/ledger.sqlite3", b"of another machine", {buckets_module.MARK: "another"}
+        )
+
+    # It ends before the next copy is due, so only the last one finds it.
+    with pytest.raises(LedgerBusyError, match="taken over the job"):
+        moto.run("one", NearestEngine(take_over))
+    assert bucket_of(moto.output).get(".comic-upscale/ledger.sqlite3") == b"of another machine"
+
+
+@pytest.fixture
+def copy_of(moto: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], LedgerCopy]]:
+    """Opens the copy of a machine, all of one job that has not begun yet. Its signs come often."""
+    monkeypatch.setattr(bucket_copy, "SIGN_SECONDS", 0.2)
+    monkeypatch.setattr(bucket_copy, "_POLL_SECONDS", 0.3)
+    opened: list[LedgerCopy] = []
+
+    def open_copy(machine: str) -> LedgerCopy:
+        moto.ledger(machine).parent.mkdir(parents=True, exist_ok=True)
+        opened.append(LedgerCopy(moto.output, moto.ledger(machine), moto.folder / machine))
+        return opened[-1]
+
+    yield open_copy
+    for each in opened:
+        each.close()
+
+
+def test_a_job_that_has_just_begun_is_held_before_there_is_a_copy(
+    copy_of: Callable[[str], LedgerCopy],
+) -> None:
+    waits: list[str] = []
+    first = copy_of("one")
+    first.restore(waits.append)
+    with pytest.raises(LedgerBusyError, match="is working on s3://comics/"):
+        copy_of("two").restore(lambda _: None)
+    # A machine does not wait for its own run that was killed.
+    copy_of("one").restore(waits.append)
+    assert waits == []
+    first.close()
+
+
+def test_the_next_machine_begins_at_once_after_an_end(copy_of: Callable[[str], LedgerCopy]) -> None:
+    waits: list[str] = []
+    for machine in ("one", "two", "one"):
+        copy = copy_of(machine)
+        copy.restore(waits.append)
+        copy.close()
+    assert waits == []
+
+
+def test_a_machine_that_slept_sees_who_works_instead_and_saves_nothing(
+    moto: Place, copy_of: Callable[[str], LedgerCopy]
+) -> None:
+    bucket = bucket_of(moto.output)
+    copy = copy_of("one")
+    copy.restore(lambda _: None)
+    with closing(sqlite3.connect(moto.ledger("one"))) as ledger:
+        ledger.execute("create table pages (id integer)")
+    reasons: list[str] = []
+    lost = threading.Event()
+
+    def on_lost(reason: str) -> None:
+        reasons.append(reason)
+        lost.set()
+
+    other = json.dumps({"host": "other", "pid": 7, "machine": "two"}).encode()
+    with copy.saving(on_lost):
+        for _ in range(100):
+            # This machine's own sign may be under way.
+            bucket.put(".comic-upscale/run.json", other)
+            if lost.wait(0.3):
+                break
+    copy.close()
+    assert reasons and "process 7 on other has taken over" in reasons[0]
+    kept = [each.key for each in bucket.walk(".comic-upscale")]
+    assert kept == [".comic-upscale/run.json"]
+    assert bucket.get(".comic-upscale/run.json") == other
+
+
 @pytest.fixture(params=["moto", "rclone"])
 def proxied(
     request: pytest.FixtureRequest, open_bucket: OpenBucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -272,10 +357,12 @@ def test_a_service_without_metadata_still_tells_whose_copy_it_is(moto: Place, tm
     copy.save()
     copy.save()
     copy.restore(lambda _: None)
+    copy.close()
     assert not copy.was_fetched
     other = LedgerCopy(moto.output, moto.ledger("two"), tmp_path / "two", plain)
     (tmp_path / "two" / ".comic-upscale").mkdir(parents=True)
     other.restore(lambda _: None)
+    other.close()
     assert other.was_fetched
 
 

@@ -289,7 +289,7 @@ FAULTS = {
     "copying": (deduplication, "read_output"),
     "header": (steps, "read_header"),
     "header, for a remote machine": (remote_pages, "read_header"),
-    "decoding": (steps, "decode"),
+    "decoding": (steps, "decode_page"),
     "upscaling": (NearestEngine, "upscale"),
     "encoding": (steps, "encode"),
     "checking": (steps, "check_encoded"),

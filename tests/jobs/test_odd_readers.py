@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from comic_upscale.cli import app
-from comic_upscale.jobs import volume_writer
+from comic_upscale.jobs import volume_content
 from comic_upscale.library import containers, nested, volume_reader
 from tests.archives import make_zip, pictures
 from tests.conftest import draw, pairs
@@ -122,7 +122,7 @@ def test_a_writer_that_raises_fails_its_volume_only(
 
     (library / "sound.cbz").unlink()
     with monkeypatch.context() as patched:
-        patched.setattr(volume_writer, where, fail)
+        patched.setattr(volume_content, where, fail)
         code, out = run(library)
         assert (code, "failed: odd.cbz" in out) == (1, True), out
     assert (library.with_name("out") / "page.png").is_file()

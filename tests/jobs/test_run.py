@@ -531,7 +531,7 @@ def test_parts_of_a_dead_run_are_swept(make_settings: MakeSettings) -> None:
     assert not part.exists()
 
 
-@pytest.mark.parametrize("step", ["read_header", "decode", "encode", "check_encoded", "put"])
+@pytest.mark.parametrize("step", ["read_header", "decode_page", "encode", "check_encoded", "put"])
 @pytest.mark.parametrize(
     ("error", "kind"), [(RuntimeError("a bug"), "internal"), (MemoryError(), "out-of-memory")], ids=str
 )
@@ -914,7 +914,7 @@ def test_a_device_does_not_wait_for_the_encoders(
     for number in range(total):
         draw(settings.input / f"{number}.png", number)
     decoded, upscaled = threading.Semaphore(0), threading.Event()
-    decode, encode = steps.decode, steps.encode
+    decode, encode = steps.decode_page, steps.encode
     seen: list[int] = []
 
     def noted(*args: object, **kwargs: object) -> object:
@@ -934,7 +934,7 @@ def test_a_device_does_not_wait_for_the_encoders(
         if sum(seen) == total:
             upscaled.set()
 
-    monkeypatch.setattr(steps, "decode", noted)
+    monkeypatch.setattr(steps, "decode_page", noted)
     monkeypatch.setattr(steps, "encode", after_the_last_batch)
     assert run(settings, NearestEngine(note, limit=4)).done == total
 

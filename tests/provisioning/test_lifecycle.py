@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from comic_upscale.errors import ConnectionLostError, ProviderError, RemoteError
 from comic_upscale.provisioning.base import Provider, RentedMachine
+from comic_upscale.provisioning.ending import defer_interrupt, ending
 from comic_upscale.provisioning.lifecycle import RentPlan, end_machine, rent
 from tests.provisioning.clouds import Cloud
 from tests.provisioning.conftest import Clock
@@ -113,8 +116,12 @@ def test_an_interrupt_at_any_time_leaves_no_machine(
     def interrupt(*_: object) -> None:
         raise error
 
+    def interrupt_once(seconds: float) -> None:
+        if renter.clock.wait(seconds) or len(renter.clock.pauses) == 1:
+            raise error
+
     # While it waits for the machine to come up ...
-    timing = replace(renter.clock.timing(), wait=interrupt)
+    timing = replace(renter.clock.timing(), wait=interrupt_once)
     cloud.boots_after = 9
     monkeypatch.setattr(renter.clock, "timing", lambda: timing)
     with pytest.raises(error):
@@ -171,3 +178,101 @@ def test_other_machines_are_left_alone(renter: Renter, cloud: Cloud) -> None:
     first, second = renter.rent(), renter.rent()
     renter.end(first.name)
     assert [each.name for each in cloud.machines.values()] == [second.name]
+
+
+def after(method: Callable[..., Any], act: Callable[[], object]) -> Callable[..., Any]:
+    """Return a method that does something each time before it goes on."""
+
+    def acting(*arguments: object) -> Any:
+        act()
+        return method(*arguments)
+
+    return acting
+
+
+def test_a_signal_waits_for_the_end_of_a_machine_and_no_other_is_rented(
+    renter: Renter, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not defer_interrupt(), "without an end, it need not wait"
+    renter.refused = 1
+    monkeypatch.setattr(renter.provider, "terminate", after(renter.provider.terminate, defer_interrupt))
+    with pytest.raises(KeyboardInterrupt):
+        renter.rent()
+    assert (cloud.launched, cloud.machines, len(renter.ended)) == (1, {}, 1)
+    with ending():
+        pass  # An interrupt is raised once.
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(5, "the terminal is gone"), ValueError("closed file"), BrokenPipeError()]
+)
+def test_a_dead_terminal_does_not_keep_a_machine_from_its_end(
+    renter: Renter, cloud: Cloud, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    name = renter.rent().name
+
+    class Dead:
+        def append(self, _: str) -> None:
+            raise error
+
+    monkeypatch.setattr(renter, "notes", Dead())
+    cloud.fault("terminate", "403", times=2)
+    renter.end(name)
+    assert cloud.machines == {}
+    renter.refused = 1
+    renter.rent()
+    assert len(cloud.machines) == 1
+
+
+@pytest.mark.parametrize("method", ["terminate", "list"])
+def test_an_unexpected_error_is_a_failure_to_repeat(
+    renter: Renter, cloud: Cloud, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    name = renter.rent().name
+    errors: list[Exception] = [OverflowError("too large"), KeyError("x"), RecursionError("deep")]
+
+    def fail() -> None:
+        if errors:
+            raise errors.pop()
+
+    monkeypatch.setattr(renter.provider, method, after(getattr(renter.provider, method), fail))
+    renter.end(name)
+    assert (cloud.machines, errors) == ({}, [])
+
+
+def test_a_machine_that_the_list_shows_late_is_not_taken_for_ended(
+    renter: Renter, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ID is known, but each request to end it fails, and the list does not show it."""
+    cloud.boots_after = 9
+    cloud.hidden_looks = 30
+    cloud.fault("terminate", "403", times=8)
+
+    def interrupt_once(seconds: float) -> None:
+        if renter.clock.wait(seconds) or len(renter.clock.pauses) == 1:
+            raise MemoryError
+
+    timing = replace(renter.clock.timing(), wait=interrupt_once, new_seconds=300)
+    monkeypatch.setattr(renter.clock, "timing", lambda: timing)
+    with pytest.raises(MemoryError):
+        renter.rent()
+    assert (cloud.launched, cloud.machines) == (1, {})
+
+
+def test_a_machine_that_its_provider_does_not_know_yet_is_ended_later(
+    renter: Renter, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the list nor a request to end it knows a new machine at once."""
+    cloud.hidden_looks = 2
+    cloud.fault("terminate", "ignored", times=2)
+    monkeypatch.setattr(renter.provider, "find", after(renter.provider.find, lambda: 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        renter.rent()
+    assert (cloud.launched, cloud.machines) == (1, {})
+
+
+def test_an_old_id_that_cannot_be_ended_is_the_lists_to_judge(renter: Renter, cloud: Cloud) -> None:
+    cloud.fault("terminate", "403", times=99)
+    name = "comic-upscale-0a1b2c-2611271830"
+    end_machine(renter.provider, name, ["7"], note=renter.notes.append, timing=renter.clock.timing())
+    assert renter.clock.pauses == [1, 2, 4], "one look might be a late one"

@@ -11,10 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from comic_upscale.cli import app
-from comic_upscale.commands.rent_environment import known_providers, provider_key
+from comic_upscale.commands.rent_environment import open_known, provider_key
 from comic_upscale.errors import CapacityError, ProviderError, SettingsError, UncertainError
 from comic_upscale.provisioning.base import LaunchRequest, Provider, end_of, new_name
+from comic_upscale.provisioning.http import count_of, number_of
 from comic_upscale.provisioning.registry import PROVIDERS, open_provider, parse_target
+from comic_upscale.retries import RetryPolicy
 from tests.provisioning.clouds import KEY, Cloud
 from tests.provisioning.conftest import CLIENTS, Clock
 
@@ -103,6 +105,25 @@ def test_a_launch_whose_answer_is_lost_is_not_repeated(provider: Provider, cloud
     with pytest.raises(UncertainError):
         provider.launch(offer, request())
     assert cloud.count("launch") == 1
+
+
+def test_a_machine_at_vast_whose_key_cannot_be_attached_is_not_lost(clock: Clock) -> None:
+    """Its start script lets the key in as well."""
+    cloud = Cloud("vast")
+    cloud.start()
+    try:
+        client = CLIENTS["vast"](KEY, cloud.url, RetryPolicy(attempts=2, wait=clock.wait))
+        cloud.fault("key", "503", times=9)
+        id = client.launch(client.offers(None, 40)[0], request())
+        assert list(cloud.machines) == [id]
+        client.close()
+    finally:
+        cloud.stop()
+
+
+def test_numbers_of_an_answer_may_have_any_size() -> None:
+    assert (number_of(10**400), count_of(10**400), number_of("1e999"), number_of(-1)) == (None,) * 4
+    assert (number_of("0.5"), count_of(3)) == (0.5, 3)
 
 
 def test_an_offer_that_is_gone_is_told_from_other_errors(provider: Provider, cloud: Cloud) -> None:
@@ -212,5 +233,7 @@ def test_without_any_key_nothing_is_said_about_machines(
     (tmp_path / ".config" / "vastai" / "vast_api_key").write_text("other-key\n")
     (tmp_path / ".lambda_cloud").mkdir()
     (tmp_path / ".lambda_cloud" / "lambda_keys").write_text("api_key = third-key\n")
-    assert known_providers() == ["vast", "runpod", "lambda"]
-    assert [provider_key(name) for name in known_providers()] == ["other-key", "own-key", "third-key"]
+    opened, unasked = open_known()
+    assert [provider.name for provider in opened] == ["vast", "runpod", "lambda"]
+    assert list(unasked) == ["aws"]
+    assert [provider_key(provider.name) for provider in opened] == ["other-key", "own-key", "third-key"]

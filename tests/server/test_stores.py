@@ -251,7 +251,7 @@ def test_a_wrong_secret_is_told_and_not_shown(bucket: Bucket | None, tmp_path: P
         ({"storage": "ftp://host/x"}, "--storage must be s3://bucket/prefix"),
         ({"storage_backend": "s3"}, "needs S3_BUCKET"),
         ({"storage": "s3://b", "s3_access_key_id": "x"}, "set both or none"),
-        ({"storage": "s3://Not A Bucket/x"}, "is not the name of a bucket"),
+        ({"storage": "s3://Not A Bucket/x"}, "is no address of a bucket"),
     ],
 )
 def test_settings_that_make_no_sense(tmp_path: Path, values: dict[str, str], message: str) -> None:

@@ -134,8 +134,9 @@ def _encode_prompt(folder: PipelineFolder, prompt: str, path: Path) -> None:
     try:
         kind = getattr(_diffusers(), folder.kind)
         encoder = kind.from_pretrained(
-            str(folder.path), transformer=None, vae=None, torch_dtype=torch.float32, local_files_only=True
-        )
+            str(folder.path), transformer=None, vae=None, torch_dtype=torch.float32, local_files_only=True,
+            use_safetensors=True,
+        )  # fmt: skip
         with torch.inference_mode():
             embeds, pooled, _ = encoder.encode_prompt(prompt, prompt)
     except Exception as error:

@@ -10,6 +10,7 @@ import binascii
 import email.utils
 import json
 import logging
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -273,9 +274,9 @@ def _plain(text: object) -> str:
 def _retry_after(response: requests.Response) -> float | None:
     """Return the seconds that the service asks to wait; None if it does not."""
     text = response.headers.get("Retry-After", "").strip()
-    if text.isdigit():
+    if re.fullmatch(r"[0-9]{1,9}", text):
         return float(text)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None

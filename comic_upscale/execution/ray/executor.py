@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
@@ -37,6 +39,9 @@ from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.places import is_bucket, place_of
 from comic_upscale.storage.buckets import Bucket
 
+OLD_SECONDS = 86_400.0
+"""No run needs an output of an actor that is older; it was left by a run that was killed."""
+
 
 class RayExecutor:
     """Processes pages on a Ray cluster; an `Executor`.
@@ -56,6 +61,8 @@ class RayExecutor:
         self._spending: Spending | None = None
         self._settings: JobSettings | None = None
         self._stored: Bucket | None = None
+        self._below = f"{STORED}/{secrets.token_hex(8)}"
+        """The names of no other run: one that lost its job may still write."""
         self._rounds = 0
         self.leftovers: set[str] = set()
         """Names under which an actor may have written an output that does not count."""
@@ -99,8 +106,7 @@ class RayExecutor:
         if is_bucket(settings.output):
             place = place_of(settings.output)
             self._stored = Bucket(place)
-            # Of a run that was killed: only one run at a time works on a job.
-            await asyncio.to_thread(_delete_all, self._stored)
+            await asyncio.to_thread(_delete_old, self._stored)
         self._pool = ActorPool(self._options, setup, with_gpus=settings.device != "cpu")
         on_progress(Preparing(what=f"loading {model} on the cluster"))
         self._pool.open()
@@ -147,7 +153,7 @@ class RayExecutor:
         """Delete the outputs that do not count. The actors have ended."""
         if self._stored is not None and self.leftovers:
             with contextlib.suppress(StorageError):
-                await asyncio.to_thread(_delete_all, self._stored)
+                await asyncio.to_thread(delete_below, self._stored, self._below)
         self.leftovers.clear()
 
     def _require_pool(self) -> ActorPool:
@@ -172,9 +178,9 @@ class RayExecutor:
         return self._spending
 
     @property
-    def stores_outputs(self) -> bool:
-        """Whether the actors write outputs into the bucket."""
-        return self._stored is not None
+    def stored_below(self) -> str | None:
+        """Where the actors write the outputs of this run into the bucket; None if they send them."""
+        return None if self._stored is None else self._below
 
 
 def _read_weights(model: str) -> bytes | None:
@@ -190,5 +196,18 @@ def _read_rule_weights(settings: JobSettings) -> dict[str, bytes]:
     return {model: content for model, content in found.items() if content is not None}
 
 
-def _delete_all(bucket: Bucket) -> None:
-    bucket.delete([each.key for each in bucket.walk(STORED)])
+def delete_below(bucket: Bucket, folder: str, *, older_than_seconds: float | None = None) -> None:
+    """Delete the objects of a folder.
+
+    Args:
+        bucket: of the outputs.
+        folder: its name.
+        older_than_seconds: objects that are not so old stay.
+    """
+    before = None if older_than_seconds is None else time.time_ns() - int(older_than_seconds * 1e9)
+    bucket.delete([each.key for each in bucket.walk(folder) if before is None or each.mtime_ns < before])
+
+
+def _delete_old(bucket: Bucket) -> None:
+    """Delete what killed runs left. What is younger may be of a run that still works."""
+    delete_below(bucket, STORED, older_than_seconds=OLD_SECONDS)

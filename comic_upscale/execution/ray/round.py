@@ -39,7 +39,7 @@ TWICE_AFTER_SECONDS = 5.0
 """A page is done a second time only after this long, and after twice the usual time."""
 _LOOK_SECONDS = 0.2
 STORED = f"{MARKER_FOLDER}/ray"
-"""Where actors write outputs."""
+"""Where actors write outputs, each run below a name of its own."""
 
 
 class RoundTools(Protocol):
@@ -63,8 +63,8 @@ class RoundTools(Protocol):
         """The cost meter of the run."""
 
     @property
-    def stores_outputs(self) -> bool:
-        """Whether the actors write outputs into the bucket."""
+    def stored_below(self) -> str | None:
+        """Where the actors write the outputs of this run into the bucket; None if they send them."""
 
 
 @dataclass(eq=False, slots=True)
@@ -180,7 +180,8 @@ class Round:
             ComicUpscaleError: of the engines, or of the input.
             RayError: the actor died.
         """
-        stored_as = f"{STORED}/{key}" if self._executor.stores_outputs else None
+        below = self._executor.stored_below
+        stored_as = None if below is None else f"{below}/{key}"
         if stored_as is not None:
             self._executor.leftovers.add(stored_as)
         self._server.tasks[key] = task

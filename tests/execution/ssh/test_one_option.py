@@ -82,7 +82,9 @@ except Exception as error:
 
 def test_one_line_is_an_option_in_help_checks_json_and_fingerprint(package: Path) -> None:
     for command in (["run"], ["remote", "upscale"]):
-        helped = python(package, "-m", "comic_upscale", *command, "--help").stdout
+        helped = python(
+            package, "-m", "comic_upscale", *command, "--help-all" if command == ["run"] else "--help"
+        ).stdout
         assert "--sharpen" in helped
         assert "How much lines are sharpened. Between 0 and 9." in helped
     ended = python(package, "-c", IN_PYTHON)
