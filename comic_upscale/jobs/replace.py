@@ -10,7 +10,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,9 +20,11 @@ from comic_upscale.jobs.context import JobContext
 from comic_upscale.ledger.records import LARGE_ENOUGH, LEFT_AS_THEY_ARE, VOLUME, DoneRow
 from comic_upscale.library.page import Page
 from comic_upscale.library.parts import whole_name
+from comic_upscale.library.volume import Volume
 from comic_upscale.settings.paths import MARKER_FOLDER
 from comic_upscale.storage.base import sha256_of
-from comic_upscale.storage.replaced import NotReplacedError, Trash
+from comic_upscale.storage.guarded import NotReplacedError
+from comic_upscale.storage.replaced import Trash
 
 _HARMLESS = re.compile(rf"\d+ page\(s\) unchanged: {re.escape(LEFT_AS_THEY_ARE[LARGE_ENOUGH])}")
 """A note of a volume that has all its content."""
@@ -65,7 +67,7 @@ def replace_sources(context: JobContext, rows: Iterable[DoneRow]) -> ReplaceResu
     library = context.settings.input
     trash = Trash(library)
     records = {record.source: record for record in trash.in_force()}
-    entries = _originals(context)
+    entries, containers = _originals(context), _containers(context)
     pages: defaultdict[int, list[DoneRow]] = defaultdict(list)
     candidates: list[DoneRow] = []
     for row in rows:
@@ -80,6 +82,8 @@ def replace_sources(context: JobContext, rows: Iterable[DoneRow]) -> ReplaceResu
         if record is not None and record.new_sha256 == row.output_sha256:
             continue
         try:
+            if row.kind == VOLUME:
+                _check_volume(context, row, entry, containers)
             _check(row, entry, pages.get(row.id, ()))
             _verify(context, row)
             name = posixpath.basename(row.output)
@@ -109,6 +113,47 @@ def _originals(context: JobContext) -> Mapping[str, Page]:
     """Return the pages and volumes that are files of their own, by source."""
     entries = (*context.discovery.pages, *(volume.entry for volume in context.discovery.volumes))
     return {entry.source: entry for entry in entries if entry.member is None}
+
+
+def _containers(context: JobContext) -> frozenset[str]:
+    """Return the sources of the volumes that contain other volumes, whose pages go elsewhere."""
+    found = {volume.entry.source for volume in context.discovery.volumes if _has_volumes(volume)}
+    for volume in context.discovery.volumes:
+        member = volume.entry.member
+        while member is not None:
+            found.add(member.volume)
+            member = member.around
+    return frozenset(found)
+
+
+def _has_volumes(volume: Volume) -> bool:
+    return volume.contents is not None and bool(volume.contents.nested)
+
+
+def _check_volume(context: JobContext, row: DoneRow, entry: Page, containers: Collection[str]) -> None:
+    """Check that the output of a volume can keep everything that the volume holds.
+
+    Raises:
+        NotReplacedError: it cannot; the reason says why.
+    """
+    if row.source in containers:
+        raise NotReplacedError("it contains other volumes, and its output does not")
+    if _is_pdf(context, entry):
+        raise NotReplacedError("a PDF may hold text and notes that its pages don't")
+    is_epub = entry.path.name.lower().endswith(".epub")
+    if not is_epub and context.settings.archive_output not in ("cbz", "folder"):
+        raise NotReplacedError("only a CBZ keeps everything that the volume holds")
+
+
+def _is_pdf(context: JobContext, entry: Page) -> bool:
+    """Return whether a volume is a PDF by its name or its first bytes, as when it is read."""
+    if entry.path.name.lower().endswith(".pdf"):
+        return True
+    try:
+        with context.stores.sources.open(entry.path) as file:
+            return b"%PDF-" in file.read(512)
+    except OSError as error:
+        raise NotReplacedError(error.strerror or str(error)) from error
 
 
 def _is_in_trash(path: Path, library: Path) -> bool:

@@ -9,7 +9,8 @@ from comic_upscale.errors import InputError
 from comic_upscale.ledger.lock import hold_job
 from comic_upscale.settings.paths import default_ledger, path_text, replace_folder
 from comic_upscale.storage.base import sha256_of
-from comic_upscale.storage.replaced import NotReplacedError, Trash
+from comic_upscale.storage.guarded import NotReplacedError
+from comic_upscale.storage.replaced import Trash
 from comic_upscale.storage.stores import open_stores
 
 
@@ -62,6 +63,12 @@ def restore(library: Path, *, change: bool) -> RestoreResult:
                     trash.restore(record)
                 elif not trash.holds(record):
                     raise NotReplacedError("its original is no longer in the trash")
+                files.append(record.source)
+            except NotReplacedError as error:
+                kept.append((record.source, error.reason))
+        for record in trash.stranded():
+            try:
+                trash.put_back(record, change=change)
                 files.append(record.source)
             except NotReplacedError as error:
                 kept.append((record.source, error.reason))

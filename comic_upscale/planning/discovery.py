@@ -13,7 +13,7 @@ from comic_upscale.library.selector import Selector
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.paths import path_text
 from comic_upscale.storage.base import SourceStore
-from comic_upscale.storage.replaced import ReplacedSourceStore
+from comic_upscale.storage.replaced_view import ReplacedSourceStore
 
 _MOST_MISSED = 10
 

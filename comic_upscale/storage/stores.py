@@ -10,7 +10,7 @@ from comic_upscale.settings.paths import replace_folder
 from comic_upscale.settings.places import is_bucket
 from comic_upscale.storage.base import OutputStore, SourceStore
 from comic_upscale.storage.local import LocalOutputStore, LocalSourceStore
-from comic_upscale.storage.replaced import ReplacedSourceStore
+from comic_upscale.storage.replaced_view import ReplacedSourceStore
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from comic_upscale.ledger.status import read_status
 from comic_upscale.planning.preview import preview
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.paths import TRASH, replace_folder
-from tests.archives import make_zip
+from tests.archives import as_jpeg_pdf, make_zip
 from tests.conftest import MakeJob
 from tests.fakes import NearestEngine
 
@@ -184,6 +184,52 @@ def test_an_original_that_was_restored_and_edited_is_done_again(library: Path, j
     finished = run(job())
     assert (finished.done_now, finished.replaced_now) == (1, 3)
     assert (library / TRASH / "a.jpg").read_bytes() == edited
+
+
+def test_pruning_keeps_originals_that_somebody_put_back(library: Path, job: Any) -> None:
+    original = (library / "a.jpg").read_bytes()
+    run(job())
+    (library / "a.jpg").write_bytes(original)
+    prune_trash(library, remove=True)
+    assert (library / "a.jpg").read_bytes() == original
+
+
+def test_volumes_whose_outputs_lack_something_stay(library: Path, job: Any, tmp_path: Path) -> None:
+    inner = make_zip(tmp_path / "inner.cbz", {"1.png": bytes_of(tmp_path, 5)}).read_bytes()
+    make_zip(library / "box.zip", {"1.png": bytes_of(tmp_path, 6), "inner.cbz": inner})
+    as_jpeg_pdf(library / "book.pdf", Image.open(page(tmp_path / "p.png", 7)).convert("RGB"))
+    before = visible(library)
+    finished = run(job())
+    assert finished.failed == 0
+    after = visible(library)
+    assert (after["box.zip"], after["book.pdf"]) == (before["box.zip"], before["book.pdf"])
+    why = "\n".join(finished.warnings)
+    assert "box.zip was not replaced: it contains other volumes" in why
+    assert "book.pdf was not replaced: a PDF may hold text and notes" in why
+
+
+def test_only_a_cbz_takes_the_place_of_an_archive(library: Path, job: Any) -> None:
+    before = visible(library)
+    finished = run(job(archive_output="epub"))
+    assert visible(library)["sub/v.cbz"] == before["sub/v.cbz"]
+    assert [each for each in finished.warnings if "sub/v.cbz was not replaced: only a CBZ keeps" in each]
+
+
+def test_restore_tells_of_replacements_that_are_no_longer_there(library: Path, job: Any) -> None:
+    before = visible(library)
+    run(job())
+    (library / "a.png").write_bytes(b"edited")
+    (library / "sub" / "v.cbz").unlink()
+    (library / "sub" / "b.png").write_bytes(before["sub/b.png"])
+    reason = f"its replacement was edited, moved or deleted; the original is {TRASH}/a.jpg"
+    for change in (False, True):
+        result = restore(library, change=change)
+        assert result.files == ("sub/b.png", "sub/v.cbz")
+        assert result.kept == (("a.jpg", reason),)
+    after = visible(library)
+    assert (after["a.png"], after["sub/v.cbz"]) == (b"edited", before["sub/v.cbz"])
+    assert after["sub/b.png"] == before["sub/b.png"]
+    assert [name for name, _ in prune_trash(library, remove=False).files] == ["a.jpg"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from comic_upscale.settings.paths import TRASH
-from comic_upscale.storage.replaced import NotReplacedError, ReplacedSourceStore, Trash
+from comic_upscale.storage.guarded import NotReplacedError
+from comic_upscale.storage.replaced import Trash
+from comic_upscale.storage.replaced_view import ReplacedSourceStore
 
 OLD, NEW = b"old" * 100_000, b"new" * 150_000
 
@@ -148,6 +151,134 @@ def test_a_journal_of_a_stranger_leads_nowhere(library: Path) -> None:
     assert len(trash.in_force()) == 1
 
 
+def test_an_original_that_somebody_put_back_stays(library: Path) -> None:
+    trash = exchange(library)
+    (library / "series" / "a.jpg").write_bytes(OLD)
+    trash.settle()
+    trash.prune()
+    assert visible(library) == {"series/a.jpg": OLD, "series/a.png": NEW}
+
+
+def test_an_original_that_is_back_counts_as_put_back(library: Path) -> None:
+    trash = exchange(library)
+    (library / "series" / "a.jpg").write_bytes(OLD)
+    trash.restore(trash.in_force()[0])
+    assert visible(library) == {"series/a.jpg": OLD}
+    assert trash.originals() == []
+
+
+def test_a_journal_of_an_earlier_version_removes_nothing(library: Path) -> None:
+    trash = exchange(library)
+    journal = library / TRASH / "journal.jsonl"
+    line = json.loads(journal.read_text().split("\n")[1])
+    del line["done"], line["older"]
+    journal.write_text(json.dumps(line))
+    (library / "series" / "a.jpg").write_bytes(OLD)
+    trash.settle()
+    assert len(trash.in_force()) == 1
+    assert visible(library) == {"series/a.jpg": OLD, "series/a.png": NEW}
+
+
+class Meanwhile:
+    """Saves a file the first time that a call touches a path that ends so."""
+
+    active: tuple[str, str, Path] | None = None
+    hooked = False
+
+    @classmethod
+    def save(cls, event: str, end: str, path: Path) -> None:
+        cls.active = (event, end, path)
+        if not cls.hooked:
+            sys.addaudithook(cls.hook)
+            cls.hooked = True
+
+    @classmethod
+    def hook(cls, event: str, arguments: tuple[object, ...]) -> None:
+        if cls.active is None or event != cls.active[0]:
+            return
+        if any(str(each).endswith(cls.active[1]) for each in arguments):
+            path, cls.active = cls.active[2], None
+            # As most programs save: a new file takes the place.
+            path.with_name("saved").write_bytes(b"saved just now")
+            path.with_name("saved").replace(path)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+@pytest.mark.parametrize(
+    ("event", "end"), [("open", ".part"), ("os.link", "/a.jpg"), ("open", "journal.jsonl")]
+)
+def test_an_original_that_is_saved_meanwhile_stays(library: Path, name: str, event: str, end: str) -> None:
+    path = library / "series" / "a.jpg"
+    Meanwhile.save(event, end, path)
+    with pytest.raises(NotReplacedError, match="changed just now"):
+        exchange(library, name)
+    assert Meanwhile.active is None
+    assert path.read_bytes() == b"saved just now"
+    trash = Trash(library)
+    trash.settle()
+    assert path.read_bytes() == b"saved just now"
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.webp"])
+def test_a_replacement_that_is_saved_meanwhile_stays(library: Path, name: str) -> None:
+    trash = exchange(library)
+    path = library / "series" / "a.png"
+    record = trash.in_force()[0]
+    newer = library.parent / "newer"
+    newer.write_bytes(b"newer")
+    Meanwhile.save("open", ".part", path)
+    with pytest.raises(NotReplacedError, match="changed just now"):
+        trash.renew(record, name, newer, sha(b"newer"))
+    trash.settle()
+    assert path.read_bytes() == b"saved just now"
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_a_replacement_that_is_saved_during_restore_stays(library: Path, name: str) -> None:
+    trash = exchange(library, name)
+    path = library / "series" / name
+    Meanwhile.save("open", ".part", path)
+    with pytest.raises(NotReplacedError, match="changed just now"):
+        trash.restore(trash.in_force()[0])
+    assert path.read_bytes() == b"saved just now"
+    assert (library / TRASH / "series" / "a.jpg").read_bytes() == OLD
+
+
+def test_a_file_that_comes_to_the_place_of_an_original_during_restore_stays(library: Path) -> None:
+    trash = exchange(library)
+    path = library / "series" / "a.jpg"
+    Meanwhile.save("open", ".part", path)
+    with pytest.raises(NotReplacedError, match="exists already"):
+        trash.restore(trash.in_force()[0])
+    assert visible(library) == {"series/a.jpg": b"saved just now", "series/a.png": NEW}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="this system has no modes")
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_a_replacement_has_the_mode_of_its_original(library: Path, name: str) -> None:
+    (library / "series" / "a.jpg").chmod(0o640)
+    trash = exchange(library, name)
+    assert (library / "series" / name).stat().st_mode & 0o777 == 0o640
+    newer = library.parent / "newer"
+    newer.write_bytes(b"newer")
+    trash.renew(trash.in_force()[0], name, newer, sha(b"newer"))
+    assert (library / "series" / name).stat().st_mode & 0o777 == 0o640
+    trash.restore(trash.in_force()[0])
+    assert (library / "series" / "a.jpg").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_linked_folder_outside_of_the_library_is_left_alone(library: Path) -> None:
+    outside = library.parent / "outside"
+    (library / "series").rename(outside)
+    try:
+        (library / "series").symlink_to(outside, target_is_directory=True)
+    except OSError:
+        pytest.skip("this system makes no links")
+    with pytest.raises(NotReplacedError, match="leads out of the input"):
+        exchange(library)
+    assert [path.name for path in outside.iterdir()] == ["a.jpg"]
+
+
 def kill_at(library: Path, step: int, work: Callable[[], object]) -> bool:
     """Do some work in a child that is killed at a step; tell whether it was killed.
 
@@ -206,23 +337,48 @@ def kill_everywhere(library: Path, name: str) -> None:
     sys.stdout.write("nothing is lost")
 
 
+def kill_renew_everywhere(library: Path, name: str) -> None:
+    """Kill at each step of a replacement by a newer output."""
+    newer = library.parent / "newer"
+    newer.write_bytes(b"newer")
+    step, killed = 0, True
+    while killed:
+        step += 1
+        trash = exchange(library)
+        record = trash.in_force()[0]
+        killed = kill_at(library, step, lambda: trash.renew(record, name, newer, sha(b"newer")))  # noqa: B023
+        trash.settle()
+        (left,) = trash.in_force()
+        assert visible(library) in ({"series/a.png": NEW}, {f"series/{name}": b"newer"})
+        trash.restore(left)
+        assert visible(library) == {"series/a.jpg": OLD}
+    assert 5 < step < 99
+    sys.stdout.write("nothing is lost")
+
+
 def put_back(library: Path, name: str) -> None:
     trash = Trash(library)
     trash.settle()
     assert not list((library / "series").glob(".*"))
     for record in trash.in_force():
-        assert visible(library) == {f"series/{name}": NEW}
+        assert visible(library)[f"series/{name}"] == NEW
         trash.restore(record)
     assert visible(library) == {"series/a.jpg": OLD}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
-def test_a_kill_at_each_step_loses_nothing(library: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("work", "name"),
+    [
+        ("kill_everywhere", "a.png"), ("kill_everywhere", "a.jpg"),
+        ("kill_renew_everywhere", "a.png"), ("kill_renew_everywhere", "a.webp"),
+    ],
+)  # fmt: skip
+def test_a_kill_at_each_step_loses_nothing(library: Path, work: str, name: str) -> None:
     # In a process without threads, which can be forked.
     program = (
-        "import sys; from pathlib import Path; from tests.storage.test_replaced import kill_everywhere;"
-        " kill_everywhere(Path(sys.argv[1]), sys.argv[2])"
+        f"import sys; from pathlib import Path; from tests.storage.test_replaced import {work};"
+        f" {work}(Path(sys.argv[1]), sys.argv[2])"
     )
     ended = subprocess.run(
         [sys.executable, "-c", program, str(library), name],
