@@ -73,7 +73,7 @@ case $weights in
     *) echo "error: these are not the weights of the wheel: $weights" >&2; exit 1 ;;
 esac
 "$folder/opt/bin/comic-upscale" run --input page.png --scale 2.5 --device cpu --quiet
-"$folder/opt/bin/comic-upscale" status --job page-x2.5 | grep --fixed-strings 'comic-compact-x3 (auto)'
+"$folder/opt/bin/comic-upscale" status --job page-x2.5 | grep --fixed-strings 'comic-fast-x3 (auto)'
 "$folder/opt/bin/python" - <<'PY'
 from PIL import Image
 
