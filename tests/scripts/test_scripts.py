@@ -10,6 +10,8 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -468,3 +470,21 @@ def test_the_steps_of_the_image_in_an_empty_folder(tmp_path: Path, tiny_weights:
         [entry, "watchdog", "--", "--help"], capture_output=True, text=True, env=environment
     )
     assert help_text.stdout.startswith("usage: idle_watchdog.sh"), help_text.stderr
+
+
+def test_the_image_gets_every_file_of_weights_that_the_wheel_has() -> None:
+    included = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    wheel = included["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]
+    weights = [name for name in wheel if name.startswith("weights/")]
+    context = (REPOSITORY / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    let_in = [line.removeprefix("!") for line in context if line.startswith("!")]
+    copied = [
+        word
+        for line in (REPOSITORY / "Dockerfile").read_text(encoding="utf-8").splitlines()
+        if line.startswith("COPY ")
+        for word in line.split()[1:-1]
+    ]
+    assert len(weights) >= 5
+    for name in weights:
+        assert any(fnmatch(name, pattern) for pattern in let_in), f"{name} is not in the context of the build"
+        assert any(fnmatch(name, pattern) for pattern in copied), f"{name} is not copied into the image"
