@@ -25,7 +25,7 @@ RUN apt-get update && \
 
 COPY pyproject.toml README.md LICENSE /build/
 COPY comic_upscale /build/comic_upscale
-COPY weights/*.safetensors /build/weights/
+COPY weights/*.safetensors weights/*.LICENSE /build/weights/
 COPY scripts/idle_watchdog.sh scripts/install_image.sh scripts/entrypoint.sh /build/scripts/
 
 # Further models in the image, downloaded from the official releases and checked by hash, such as

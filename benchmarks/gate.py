@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--planted", type=int, default=200)
     parser.add_argument("--outputs", type=Path, default=REPOSITORY / "build" / "gate")
     parser.add_argument("--kept", action="store_true", help="run no network: take what the folder has")
-    parser.add_argument("--set", action="store_true", help="set the bounds of the package anew")
+    parser.add_argument("--set", action="store_true", help="write new bounds into the package")
     parser.add_argument("--models", nargs="+", default=[], metavar="NAME", help="these models alone")
     parser.add_argument("--json", type=Path, default=RESULT)
     options = parser.parse_args()

@@ -59,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pages", type=int, default=32)
     parser.add_argument("--outputs", type=Path, default=REPOSITORY / "build" / "gate")
-    parser.add_argument("--set", action="store_true", help="set the bounds of the package anew")
+    parser.add_argument("--set", action="store_true", help="write new bounds into the package")
     parser.add_argument("--json", type=Path, default=GENERATIVE)
     options = parser.parse_args()
     made = [

@@ -14,6 +14,7 @@ import typer
 from annotated_types import Ge, Gt, Le, Unit
 
 from comic_upscale.commands.rent_environment import open_known, open_providers, rent_records
+from comic_upscale.commands.signals import ending_signals
 from comic_upscale.commands.ssh_options import SshOptions
 from comic_upscale.errors import ProviderError, RemoteError, SettingsError
 from comic_upscale.provisioning.base import Provider, RentalOffer, RentedMachine
@@ -344,13 +345,7 @@ def end_before_a_signal_does() -> Iterator[None]:
         with contextlib.suppress(Exception):
             note(f"still ending the machine; {more} leaves it to its own switch")
 
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {
-        number: signal.getsignal(number)
-        for number in numbers
-        # nohup makes the process ignore SIGHUP, which must not change.
-        if signal.getsignal(number) is not signal.SIG_IGN
-    }
+    before = {number: signal.getsignal(number) for number in ending_signals()}
     for number in before:
         signal.signal(number, handle)
     try:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from comic_upscale.commands.cluster_options import CLUSTER, ClusterOptions
 from comic_upscale.commands.environment import (
     bucket_ledger,
     default_workers,
@@ -31,6 +32,7 @@ from comic_upscale.commands.options import Given, takes
 from comic_upscale.commands.profile_files import find_profile
 from comic_upscale.commands.selection import FromFile, Pages, with_pages
 from comic_upscale.commands.short_help import HelpAll
+from comic_upscale.commands.signals import ending_signals, kill_programs
 from comic_upscale.errors import EXIT_CEILING, InputError, NoJobYetError, SettingsError
 from comic_upscale.settings.environment import values_from_environment
 from comic_upscale.settings.hooks import HookSettings
@@ -80,7 +82,7 @@ SHOW = definitions(ShowOptions)
 HOOKS = definitions(HookSettings)
 
 
-@takes(given=JOB, hooks=HOOKS, show=SHOW)
+@takes(given=JOB, hooks=HOOKS, show=SHOW, cluster=CLUSTER)
 def run(
     pages: Pages = None,
     *,
@@ -98,6 +100,7 @@ def run(
     given: Given,
     hooks: Given,
     show: Given,
+    cluster: Given,
     settings: Annotated[
         Path | None,
         typer.Option(
@@ -119,34 +122,6 @@ def run(
             help="Let a worker of this machine process the pages: comic-upscale worker --socket SOCKET.",
         ),
     ] = None,
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            "--cluster", metavar="ADDRESS",
-            help="Let a Ray cluster process the pages: auto for the one of this machine, or ray://HOST:10001.",
-        ),
-    ] = None,
-    cluster_actors: Annotated[
-        int | None,
-        typer.Option(
-            "--cluster-actors", metavar="N",
-            help="Processes on the cluster. Default: one for each GPU, or without GPUs as many as the cores allow.",
-        ),
-    ] = None,
-    cluster_cpus: Annotated[
-        int | None,
-        typer.Option(
-            "--cluster-cpus", metavar="N",
-            help="Cores of each process on the cluster. Default: those that a GPU has for itself, or 4.",
-        ),
-    ] = None,
-    cluster_gpus: Annotated[
-        int | None,
-        typer.Option(
-            "--cluster-gpus", metavar="0|1",
-            help="GPUs of each process on the cluster. Give 1 if the cluster adds machines with GPUs as needed.",
-        ),
-    ] = None,
     help_all: HelpAll = False,
 ) -> None:  # fmt: skip
     """Upscale every page of a job that is not done yet."""
@@ -161,9 +136,7 @@ def run(
     job = _checked(with_pages({**recorded, **own}, pages, from_file), recorded.keys() - own.keys())
     called = hook_settings(hooks)
     set_up_logging(verbose=shown.verbose)
-    options = (
-        None if cluster is None else _cluster_options(cluster, cluster_actors, cluster_cpus, cluster_gpus)
-    )
+    options = ClusterOptions(**cluster.values()).ray_options()
     if options is not None and worker is not None:
         raise SettingsError("--cluster and --worker exclude each other: give one of them")
     if check_storage:
@@ -178,13 +151,6 @@ def run(
         _ask_before_replacing(job)
     code, _ = run_shown(job, StopRequest(), shown, worker=worker, cluster=options, hooks=called)
     raise typer.Exit(code)
-
-
-def _cluster_options(address: str, actors: int | None, cpus: int | None, gpus: int | None) -> RayOptions:
-    from comic_upscale.commands.environment import bucket_variables
-    from comic_upscale.execution.ray.options import RayOptions
-
-    return RayOptions(address=address, actors=actors, cpus=cpus, gpus=gpus, environment=bucket_variables())
 
 
 def _check_storage(job: JobSettings) -> None:
@@ -458,22 +424,12 @@ def _stop_on_signals(
             # The terminal may be gone; a rented machine must be ended nevertheless.
             with contextlib.suppress(Exception):
                 display.close()
-            # Imported only where a program of the user's was run.
-            program = sys.modules.get("comic_upscale.engines.program")
-            if program is not None:
-                program.kill_running()
+            kill_programs()
             before_exit()
             os._exit(128 + number)
         stop.request(signal.Signals(number).name)
 
-    names = ("SIGINT", "SIGTERM", "SIGHUP")
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    # nohup makes the process ignore SIGHUP, which must not change.
-    before = {
-        number: signal.getsignal(number)
-        for number in numbers
-        if signal.getsignal(number) is not signal.SIG_IGN
-    }
+    before = {number: signal.getsignal(number) for number in ending_signals()}
     for number in before:
         signal.signal(number, handle)
     try:

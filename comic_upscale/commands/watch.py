@@ -8,11 +8,12 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from annotated_types import Ge, Le
 
 from comic_upscale.commands.environment import state_folder
 from comic_upscale.commands.options import Given, takes
@@ -29,7 +30,9 @@ from comic_upscale.commands.run import (
     set_up_logging,
 )
 from comic_upscale.commands.short_help import HelpAll
+from comic_upscale.commands.signals import ending_signals, kill_programs
 from comic_upscale.errors import InputError, SettingsError
+from comic_upscale.settings.options import Opt, check, definitions
 from comic_upscale.settings.paths import absolute, path_text
 from comic_upscale.settings.places import is_bucket
 from comic_upscale.settings.selection import Selection
@@ -39,48 +42,62 @@ if TYPE_CHECKING:
     from comic_upscale.execution.stop import StopRequest
     from comic_upscale.settings.job import JobSettings
 
+_OUTPUT = (
+    "Folder for the upscaled pages. Of several watched folders, each gets a folder of its own name inside."
+)
+
 WATCHED = tuple(
-    replace(option, opt=replace(option.opt, help=_HELP)) if option.name == "output" else option
-    for _HELP in (
-        "Folder for the upscaled pages. Of several watched folders, each gets a folder of its own name inside.",
-    )
+    replace(option, opt=replace(option.opt, help=_OUTPUT)) if option.name == "output" else option
     for option in JOB
     if option.name != "input"
 )
 """The options of a job that a watch takes."""
 SHOWN = tuple(option for option in SHOW if option.name != "dry_run")
+_LONGEST = 86_400
 
 
-@takes(given=WATCHED, hooks=HOOKS, show=SHOWN)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchOptions:
+    """When a watch looks, and when it takes a file."""
+
+    settle: Annotated[
+        float, Ge(0), Le(_LONGEST),
+        Opt(
+            "Take a file once its size and time have not changed for N seconds. Raise it for slow copies.",
+            metavar="N",
+        ),
+    ] = 30.0  # fmt: skip
+    poll: Annotated[
+        float, Ge(0), Le(_LONGEST),
+        Opt(
+            "Seconds between two looks at a folder. A folder that is slow to list is looked at less often.",
+            metavar="N",
+        ),
+    ] = 20.0  # fmt: skip
+    close_after: Annotated[
+        float, Ge(0), Le(_LONGEST),
+        Opt("Free the memory of the device after N seconds without work.", metavar="N"),
+    ] = 300.0  # fmt: skip
+    once: Annotated[bool, Opt("End when nothing is left to do and no file changes any more.")] = False
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        check(self)
+
+
+WATCHING = definitions(WatchOptions)
+
+
+@takes(given=WATCHED, hooks=HOOKS, show=SHOWN, watching=WATCHING)
 def watch(
     folders: Annotated[
         list[Path], typer.Argument(metavar="FOLDER...", show_default=False, help="The folders to watch.")
     ],
     *,
-    settle: Annotated[
-        float,
-        typer.Option(
-            "--settle", metavar="N",
-            help="Take a file once its size and time have not changed for N seconds. Raise it for slow copies.",
-        ),
-    ] = 30.0,
-    poll: Annotated[
-        float,
-        typer.Option(
-            "--poll", metavar="N",
-            help="Seconds between two looks at a folder. A folder that is slow to list is looked at less often.",
-        ),
-    ] = 20.0,
-    close_after: Annotated[
-        float,
-        typer.Option("--close-after", metavar="N", help="Free the memory of the device after N seconds without work."),
-    ] = 300.0,
-    once: Annotated[
-        bool, typer.Option("--once", help="End when nothing is left to do and no file changes any more.")
-    ] = False,
     given: Given,
     hooks: Given,
     show: Given,
+    watching: Given,
     worker: Annotated[
         Path | None,
         typer.Option(
@@ -93,9 +110,7 @@ def watch(
     """Watch folders, and upscale what is new or changed."""
     from comic_upscale.execution.stop import StopRequest
 
-    for flag, seconds in (("--settle", settle), ("--poll", poll), ("--close-after", close_after)):
-        if not 0 <= seconds <= 86_400:
-            raise SettingsError(f"{flag} must be between 0 and 86400, not {seconds:g}")
+    options = WatchOptions(**watching.values())
     shown = ShowOptions(**show.values())
     jobs = watched_jobs(folders, given.values())
     called = hook_settings(hooks)
@@ -106,18 +121,8 @@ def watch(
         open_display(stop, shown) as (_, show_event),
         open_hooks(called, show_event, stop) as (on_event, finish),
     ):
-        failed = _watch(
-            jobs,
-            on_event,
-            finish,
-            stop,
-            settle=settle,
-            poll=poll,
-            close_after=close_after,
-            once=once,
-            worker=worker,
-        )
-    if once and failed:
+        failed = _watch(jobs, options, on_event, finish, stop, worker)
+    if options.once and failed:
         raise typer.Exit(EXIT_SOME_FAILED)
 
 
@@ -167,14 +172,10 @@ def watched_jobs(folders: Sequence[Path], given: Mapping[str, Any]) -> list[JobS
 
 def _watch(
     jobs: Sequence[JobSettings],
+    options: WatchOptions,
     on_event: Listener,
     finish_hooks: Callable[[], None],
     stop: StopRequest,
-    *,
-    settle: float,
-    poll: float,
-    close_after: float,
-    once: bool,
     worker: Path | None,
 ) -> int:
     """Watch until the end; return the number of failed pages, and of folders that wait for something."""
@@ -200,7 +201,7 @@ def _watch(
         return finished
 
     def on_idle(seconds: float) -> None:
-        if seconds >= close_after and engines.models:
+        if seconds >= options.close_after and engines.models:
             engines.close()
             _return_free_memory()
 
@@ -208,15 +209,19 @@ def _watch(
         jobs,
         run,
         lambda text: on_event(Note(text=text)),
-        settle=settle,
-        poll=poll,
+        settle=options.settle,
+        poll=options.poll,
         on_idle=on_idle,
         is_known=service.has_run,
     )
     names = ", ".join(path_text(job.input) for job in jobs)
-    on_event(Note(text=f"watching {names}: files are taken once they have been still for {settle:g} seconds"))
+    on_event(
+        Note(
+            text=f"watching {names}: files are taken once they have been still for {options.settle:g} seconds"
+        )
+    )
     try:
-        result = watcher.watch(stop, once=once)
+        result = watcher.watch(stop, once=options.once)
     finally:
         engines.close()
     if stop.requested:
@@ -231,15 +236,12 @@ def _stop_on_signals(stop: StopRequest) -> None:
     def handle(number: int, _frame: object) -> None:
         received.append(number)
         if len(received) > 1:
-            _kill_programs()
+            kill_programs()
             os._exit(128 + number)
         stop.request(signal.Signals(number).name)
 
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        # nohup makes the process ignore SIGHUP, which must not change.
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, handle)
+    for number in ending_signals():
+        signal.signal(number, handle)
 
 
 def _return_free_memory() -> None:
@@ -248,11 +250,3 @@ def _return_free_memory() -> None:
     device = sys.modules.get("comic_upscale.engines.torch.device")
     if device is not None:
         device.return_free_memory()
-
-
-def _kill_programs() -> None:
-    # Imported only where a program of the user's was run.
-    program = sys.modules.get("comic_upscale.engines.program")
-    kill: Callable[[], None] | None = getattr(program, "kill_running", None)
-    if kill is not None:
-        kill()

@@ -13,6 +13,7 @@ import typer
 
 from comic_upscale.commands.options import Given, takes
 from comic_upscale.commands.server_logging import LOG, LogOptions, set_up_server_logging
+from comic_upscale.commands.signals import kill_programs
 from comic_upscale.errors import DeviceError, SettingsError
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.settings.options import pick
@@ -134,9 +135,7 @@ def _stop_on_signals(stop: StopRequest) -> list[int]:
     def handle(number: int, _frame: object) -> None:
         received.append(number)
         if len(received) > 1:
-            program = sys.modules.get("comic_upscale.engines.program")
-            if program is not None:
-                program.kill_running()
+            kill_programs()
             os._exit(128 + number)
         stop.request(signal.Signals(number).name)
 

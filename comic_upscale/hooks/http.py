@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS, SILENCE_SECONDS = 10.0, 30.0
 """The longest time to establish a connection, and in which a server may send nothing."""
-
-
 LONGEST_ANSWER = 8 << 20
 """The most bytes of an answer that is read, and no answer takes longer than `SILENCE_SECONDS`."""
 
@@ -78,7 +76,6 @@ def send(
     import requests
 
     shown = shown_address(url)
-
     longest = max(0.1, policy.seconds)
 
     def try_once() -> Answer:

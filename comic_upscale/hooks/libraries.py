@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from comic_upscale.hooks.http import HookError, send
+from comic_upscale.hooks.http import Answer, HookError, send
 from comic_upscale.hooks.secrets import shown_address
 from comic_upscale.retries import RetryPolicy
 
@@ -67,26 +67,26 @@ def _choose(known: Iterable[Any], wished: Sequence[str], server: str) -> list[st
     return list(dict.fromkeys(chosen))
 
 
-def _read_list(answer: Any) -> list[Any]:
+def _read_list(answer: Answer) -> list[Any]:
     content = _read(answer)
     if not isinstance(content, list):
         raise HookError(f"{_plain(answer)} did not answer with a list of libraries: check the address")
     return content
 
 
-def _read_object(answer: Any) -> dict[str, Any]:
+def _read_object(answer: Answer) -> dict[str, Any]:
     content = _read(answer)
     if not isinstance(content, dict):
         raise HookError(f"{_plain(answer)} did not answer with an object: check the address")
     return content
 
 
-def _read(answer: Any) -> object:
+def _read(answer: Answer) -> object:
     try:
         return answer.json()
     except ValueError:
         raise HookError(f"{_plain(answer)} did not answer with JSON: check the address") from None
 
 
-def _plain(answer: Any) -> str:
-    return shown_address(str(answer.url))
+def _plain(answer: Answer) -> str:
+    return shown_address(answer.url)

@@ -40,7 +40,7 @@ _LOOK_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class _Happened:
-    """What a hook is told."""
+    """What happened, for the hooks."""
 
     kind: str
     """``volume.done``, ``job.finished`` or ``job.interrupted``."""

@@ -145,7 +145,7 @@ async def run_job_async(
             job = await _resolve(settings, model, executor, ledger, on_ledger, emit)
             async with begin_run(job, discovery, stores, files, ledger, on_ledger, emit, stop) as context:
                 if copy is not None:
-                    # Before the first output: on another machine, an output without a record would look foreign.
+                    # Before the first output: to another machine, an output without a record is a foreign file.
                     await asyncio.to_thread(copy.save)
                 context = replace(context, watch=watch, looked_at=looked_at.selection)
                 return await _run(context, executor)

@@ -15,7 +15,8 @@ _FIRST_DAY = (1980, 1, 1, 0, 0, 0)
 _UNIX = 3
 _PLAIN_FILE = 0o100644 << 16
 _LONGEST_COMMENT = 0xFFFF
-_UNREADABLE = (PageError, OSError, zipfile.BadZipFile, ValueError, NotImplementedError)
+UNREADABLE = (PageError, OSError, zipfile.BadZipFile, ValueError, NotImplementedError)
+"""What opening and reading a CBZ raises that is missing, damaged or strange."""
 
 
 def write_cbz(file: IO[bytes], members: Iterable[tuple[str, bytes]], comment: bytes = b"") -> None:
@@ -77,7 +78,7 @@ def find_member(outputs: OutputStore, cbz: str, name: str, size: int, sha256: st
         size: bytes of the content.
         sha256: of the content, hexadecimal.
     """
-    with contextlib.suppress(*_UNREADABLE), open_cbz(outputs, cbz) as archive:
+    with contextlib.suppress(*UNREADABLE), open_cbz(outputs, cbz) as archive:
         for info in sorted(archive.infolist(), key=lambda info: info.filename != name):
             if info.file_size == size and hashlib.sha256(archive.read(info)).hexdigest() == sha256:
                 return info.filename
@@ -89,5 +90,5 @@ def read_members(outputs: OutputStore, cbz: str) -> dict[str, int]:
     try:
         with open_cbz(outputs, cbz) as archive:
             return {info.filename: info.file_size for info in archive.infolist()}
-    except _UNREADABLE:
+    except UNREADABLE:
         return {}

@@ -36,7 +36,7 @@ from comic_upscale.storage.guarded import (
     status_of,
     unlink_if,
     unlink_unchanged,
-)  # fmt: skip
+)
 from comic_upscale.storage.parts import flush_folder, open_part, sweep_parts
 
 _JOURNAL = "journal.jsonl"

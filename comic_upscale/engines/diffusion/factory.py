@@ -63,10 +63,10 @@ class FluxOptions:
             "The model that enlarges the page first: a name of the catalogue, or a file.",
             fingerprint="if-changed",
         ),
-    ] = "comic-compact-x3"
+    ] = "comic-best-x3"
     strength: Annotated[
         float, Ge(0.01), Le(1),
-        Opt("How much is drawn anew: 0.2 cleans, 0.5 changes faces and letters.", fingerprint="if-changed"),
+        Opt("How much the model redraws: 0.2 cleans, 0.5 changes faces and letters.", fingerprint="if-changed"),
     ] = 0.25  # fmt: skip
     steps: Annotated[
         int,

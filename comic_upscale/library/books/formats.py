@@ -9,14 +9,13 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from typing import IO, Protocol
 
-from comic_upscale.errors import PageError
 from comic_upscale.imaging.leaves import Leaf
 from comic_upscale.library.books.about import About
 from comic_upscale.library.books.epub_writer import IMAGES, EpubWriter, check_epub
 from comic_upscale.library.books.images import BookImage, book_image
 from comic_upscale.library.books.names import part_name
 from comic_upscale.library.books.pdf_writer import DPI, PdfWriter, can_embed, check_pdf
-from comic_upscale.library.cbz import read_members
+from comic_upscale.library.cbz import UNREADABLE, read_members
 from comic_upscale.library.sorting import natural_key
 from comic_upscale.library.volume import Member
 from comic_upscale.settings.processing import BOOK_FORMATS, ArchiveOutput
@@ -26,7 +25,6 @@ from comic_upscale.storage.base import OutputStore
 _IMAGE = re.compile(re.escape(IMAGES) + r"p(\d{5,})\.\w+")
 _MOST_MISSING = 3
 """The search for the files of a split book ends after this many that are missing in a row."""
-_UNREADABLE = (PageError, OSError, zipfile.BadZipFile, ValueError, NotImplementedError)
 
 
 class BookWriter(Protocol):
@@ -74,8 +72,8 @@ class BookFormat:
             return book_image(data, BOOK_FORMATS[self.kind], alpha=True)
         image = book_image(data, BOOK_FORMATS[self.kind], alpha=False)
         if image.kind == "png" and not can_embed(image.data):
-            # Interlaced.
-            return book_image(data, ("no kind",), alpha=False)
+            # Interlaced: it is written again.
+            return book_image(data, (), alpha=False)
         return image
 
     def check(self, file: IO[bytes], leaves: int) -> None:
@@ -132,7 +130,7 @@ class OldVolume:
                 file = self._open.enter_context(outputs.open(part_name(output, part)))
                 self._archives.append(self._open.enter_context(zipfile.ZipFile(file)))
                 missing = 0
-            except _UNREADABLE:
+            except UNREADABLE:
                 missing += 1
             if self._is_cbz:
                 break

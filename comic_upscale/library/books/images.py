@@ -36,7 +36,7 @@ def book_image(data: bytes, kinds: Collection[str], *, alpha: bool) -> BookImage
 
     Args:
         data: the file.
-        kinds: of ``png``, ``jpeg`` and ``webp``; ``png`` is among them.
+        kinds: of ``png``, ``jpeg`` and ``webp``; an image of another kind becomes a PNG.
         alpha: whether it may be transparent. Otherwise it is laid on white.
 
     Raises:
