@@ -9,7 +9,6 @@ import contextlib
 import json
 import logging
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Set
@@ -32,7 +31,7 @@ from comic_upscale.commands.options import Given, takes
 from comic_upscale.commands.profile_files import find_profile
 from comic_upscale.commands.selection import FromFile, Pages, with_pages
 from comic_upscale.commands.short_help import HelpAll
-from comic_upscale.commands.signals import ending_signals, kill_programs
+from comic_upscale.commands.signals import stop_on_signals
 from comic_upscale.errors import EXIT_CEILING, InputError, NoJobYetError, SettingsError
 from comic_upscale.settings.environment import values_from_environment
 from comic_upscale.settings.hooks import HookSettings
@@ -81,6 +80,14 @@ class ShowOptions:
 SHOW = definitions(ShowOptions)
 HOOKS = definitions(HookSettings)
 
+WorkerSocket = Annotated[
+    Path | None,
+    typer.Option(
+        "--worker", metavar="SOCKET",
+        help="Let a worker of this machine process the pages: comic-upscale worker --socket SOCKET.",
+    ),
+]  # fmt: skip
+
 
 @takes(given=JOB, hooks=HOOKS, show=SHOW, cluster=CLUSTER)
 def run(
@@ -115,13 +122,7 @@ def run(
             help="Try what the buckets of --input and --output allow, say it, and process nothing.",
         ),
     ] = False,
-    worker: Annotated[
-        Path | None,
-        typer.Option(
-            "--worker", metavar="SOCKET",
-            help="Let a worker of this machine process the pages: comic-upscale worker --socket SOCKET.",
-        ),
-    ] = None,
+    worker: WorkerSocket = None,
     help_all: HelpAll = False,
 ) -> None:  # fmt: skip
     """Upscale every page of a job that is not done yet."""
@@ -288,15 +289,23 @@ def run_shown(
         remote: a remote machine that processes the pages.
         worker: the socket of a worker of this machine that processes them.
         cluster: the Ray cluster that processes them.
-        before_exit: called before a second signal ends the process at once. It must not raise an error.
+        before_exit: called before a second signal ends the process at once.
         hooks: are called when a volume or the run is done.
     """
     from comic_upscale.jobs.service import JobService
 
+    def leave() -> None:
+        # The terminal may be gone; a rented machine must be ended nevertheless.
+        with contextlib.suppress(Exception):
+            display.close()
+        before_exit()
+
     with (
         open_display(stop, shown) as (display, show_event),
         open_hooks(hooks, show_event, stop) as (on_event, finish_hooks),
-        _stop_on_signals(stop, display, before_exit) as received,
+        # Until the run has begun, a reader that hangs over a file of the input cannot be interrupted, and there is
+        # nothing to finish or record.
+        stop_on_signals(stop, before_exit=leave, at_once=lambda: not stop.has_begun) as received,
     ):
         service = JobService(state_folder())
         # Whoever starts a run wants it to run.
@@ -405,40 +414,6 @@ def _choose_display(stop: StopRequest, shown: ShowOptions) -> Display:
         terminal.write_line(line, on_broken_pipe)
 
     return terminal.LogDisplay(write, verbose=shown.verbose)
-
-
-@contextmanager
-def _stop_on_signals(
-    stop: StopRequest, display: Display, before_exit: Callable[[], None]
-) -> Iterator[list[int]]:
-    """Inside the block, the first Ctrl-C or SIGTERM stops gracefully, and the second ends the process at once.
-
-    Until the run has begun, the first one ends the process at once: a reader that hangs over a file of the input cannot
-    be interrupted, and there is nothing to finish or record.
-    """
-    received: list[int] = []
-
-    def handle(number: int, _frame: object) -> None:
-        received.append(number)
-        if len(received) > 1 or not stop.has_begun:
-            # The terminal may be gone; a rented machine must be ended nevertheless.
-            with contextlib.suppress(Exception):
-                display.close()
-            kill_programs()
-            before_exit()
-            os._exit(128 + number)
-        stop.request(signal.Signals(number).name)
-
-    before = {number: signal.getsignal(number) for number in ending_signals()}
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield received
-    finally:
-        # After a signal the process is about to end, and a second signal must still end it with its own code.
-        if not received:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def show_plan(settings: JobSettings, *, as_json: bool) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
-import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +21,7 @@ from comic_upscale.commands.run import (
     JOB,
     SHOW,
     ShowOptions,
+    WorkerSocket,
     hook_settings,
     job_settings,
     open_display,
@@ -30,7 +29,7 @@ from comic_upscale.commands.run import (
     set_up_logging,
 )
 from comic_upscale.commands.short_help import HelpAll
-from comic_upscale.commands.signals import ending_signals, kill_programs
+from comic_upscale.commands.signals import stop_on_signals
 from comic_upscale.errors import InputError, SettingsError
 from comic_upscale.settings.options import Opt, check, definitions
 from comic_upscale.settings.paths import absolute, path_text
@@ -98,13 +97,7 @@ def watch(
     hooks: Given,
     show: Given,
     watching: Given,
-    worker: Annotated[
-        Path | None,
-        typer.Option(
-            "--worker", metavar="SOCKET",
-            help="Let a worker of this machine process the pages: comic-upscale worker --socket SOCKET.",
-        ),
-    ] = None,
+    worker: WorkerSocket = None,
     help_all: HelpAll = False,
 ) -> None:  # fmt: skip
     """Watch folders, and upscale what is new or changed."""
@@ -116,8 +109,8 @@ def watch(
     called = hook_settings(hooks)
     set_up_logging(verbose=shown.verbose)
     stop = StopRequest()
-    _stop_on_signals(stop)
     with (
+        stop_on_signals(stop),
         open_display(stop, shown) as (_, show_event),
         open_hooks(called, show_event, stop) as (on_event, finish),
     ):
@@ -227,21 +220,6 @@ def _watch(
     if stop.requested:
         on_event(Note(text=f"the watch has ended ({stop.reason})"))
     return result.failed + len(result.waiting)
-
-
-def _stop_on_signals(stop: StopRequest) -> None:
-    """Let the first Ctrl-C or SIGTERM end the watch after the pages in progress, and the second end it at once."""
-    received: list[int] = []
-
-    def handle(number: int, _frame: object) -> None:
-        received.append(number)
-        if len(received) > 1:
-            kill_programs()
-            os._exit(128 + number)
-        stop.request(signal.Signals(number).name)
-
-    for number in ending_signals():
-        signal.signal(number, handle)
 
 
 def _return_free_memory() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 from pathlib import Path
@@ -13,7 +12,7 @@ import typer
 
 from comic_upscale.commands.options import Given, takes
 from comic_upscale.commands.server_logging import LOG, LogOptions, set_up_server_logging
-from comic_upscale.commands.signals import kill_programs
+from comic_upscale.commands.signals import stop_on_signals
 from comic_upscale.errors import DeviceError, SettingsError
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.settings.options import pick
@@ -69,15 +68,15 @@ def run_engines(settings: ServerSettings, path: Path) -> None:
     _limit_memory(settings.worker_memory)
     warnings.filterwarnings("ignore", module=r"PIL\.")
     stop = StopRequest()
-    received = _stop_on_signals(stop)
     engines = EngineCache()
-    try:
-        worker = SocketWorker(path, engines, stop)
-        asyncio.run(
-            worker.serve(settings.worker_idle_timeout, lambda: typer.echo(f"Worker:   {worker.path}"))
-        )
-    finally:
-        engines.close()
+    with stop_on_signals(stop) as received:
+        try:
+            worker = SocketWorker(path, engines, stop)
+            asyncio.run(
+                worker.serve(settings.worker_idle_timeout, lambda: typer.echo(f"Worker:   {worker.path}"))
+            )
+        finally:
+            engines.close()
     if received:
         raise typer.Exit(128 + received[0])
     if stop.requested:
@@ -106,13 +105,13 @@ def run_worker(settings: ServerSettings, worker_id: str | None = None) -> None:
     # Our own decoder reports problems of a file, page by page.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     stop = StopRequest()
-    received = _stop_on_signals(stop)
     if worker_id is not None:
         threading.Thread(target=_stop_at_end_of_input, args=(stop,), name="server-alive", daemon=True).start()
     options = WorkerOptions(
         worker_id=worker_id or new_id(), defaults=job_defaults(settings), state_folder=state_folder()
     )
-    work(settings, options, stop)
+    with stop_on_signals(stop) as received:
+        work(settings, options, stop)
     if received and worker_id is None:
         raise typer.Exit(128 + received[0])
 
@@ -126,22 +125,6 @@ def _limit_memory(most_bytes: int | None) -> None:
     import resource
 
     resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_bytes))
-
-
-def _stop_on_signals(stop: StopRequest) -> list[int]:
-    """Let the first signal stop gracefully, and the second end the process at once."""
-    received: list[int] = []
-
-    def handle(number: int, _frame: object) -> None:
-        received.append(number)
-        if len(received) > 1:
-            kill_programs()
-            os._exit(128 + number)
-        stop.request(signal.Signals(number).name)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handle)
-    return received
 
 
 def _stop_at_end_of_input(stop: StopRequest) -> None:

@@ -37,6 +37,7 @@ from comic_upscale.engines.base import (
     Upscaled,
 )
 from comic_upscale.engines.program import Program
+from comic_upscale.engines.unsupported import refuse_device_options, refuse_network_options
 from comic_upscale.errors import DeviceError, PageError, SettingsError
 from comic_upscale.imaging.decode import decode
 from comic_upscale.imaging.gray import eight_bits
@@ -104,12 +105,9 @@ class CommandFactory(EngineFactory):
 
     def identify(self, spec: EngineSpec) -> Identity:
         """Return the program's name, and a hash of the command and its scale. The program's content is not hashed."""
-        if spec.model.strip().casefold() != "auto":
-            raise SettingsError("--engine command does not use --model: add the model to the command")
-        if spec.denoise is not None:
-            raise SettingsError(
-                "--engine command does not support --denoise: add the strength to the command"
-            )
+        refuse_network_options(
+            spec, model="add the model to the command", denoise="add the strength to the command"
+        )
         words = split_command(spec.options.command)
         content = json.dumps([NAME, words, spec.options.scale])
         return Identity(Path(words[0]).name, hashlib.sha256(content.encode()).hexdigest())
@@ -121,16 +119,7 @@ class CommandFactory(EngineFactory):
 
     def open(self, spec: EngineSpec, resources: EngineResources) -> list[Engine]:
         """Return an engine for each process."""
-        requested = {
-            "--device": resources.device != "auto",
-            "--precision": resources.precision != "auto",
-            "--batch": resources.batch is not None,
-            "--tile": resources.tile is not None,
-        }
-        if given := [name for name, is_given in requested.items() if is_given]:
-            raise SettingsError(
-                f"--engine command does not support {' and '.join(given)}: add it to the command"
-            )
+        refuse_device_options(NAME, resources, instead="add it to the command")
         _, identity = self.identify(spec)
         return [CommandEngine(spec.options, identity=identity) for _ in range(spec.options.processes)]
 

@@ -167,27 +167,40 @@ def test_a_choice_that_is_a_number_is_named_where_it_is_wrong() -> None:
         from_json(EveryKind, {"depth": 12})
 
 
-def complete(line: str) -> list[str]:
-    words = line.split(" ")
-    environment = {
-        **os.environ, "_COMIC_UPSCALE_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1),
-    }  # fmt: skip
-    program = "import sys; sys.argv = ['comic-upscale']; from comic_upscale.cli import main; main()"
-    ended = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-    return ended.stdout.split()
+COMPLETE = """
+import os, sys
+from comic_upscale.cli import main
+for line in sys.stdin.read().splitlines():
+    os.environ.update(COMP_WORDS=line, COMP_CWORD=str(len(line.split(" ")) - 1))
+    sys.argv = ["comic-upscale"]
+    try:
+        main()
+    except SystemExit:
+        print("--")
+"""
 
 
 def test_shell_completion_knows_commands_options_and_choices() -> None:
-    assert complete("comic-upscale rem") == ["remote"]
-    assert complete("comic-upscale run --pdf") == ["--pdf-dpi"]
-    assert complete("comic-upscale remote upscale box --pdf") == ["--pdf-dpi"]
-    assert complete("comic-upscale run --precision fp") == ["fp32", "fp16"]
-    assert complete("comic-upscale run --icc ") == ["keep", "srgb"]
-    assert complete("comic-upscale run --model realesr-") == ["realesr-animevideov3", "realesr-general-x4v3"]
-    assert complete("comic-upscale run --engine on") == ["onnx"]
-    assert complete("comic-upscale run --device c") == ["cpu", "cuda"]
-    assert complete("comic-upscale run --format j") == ["jpeg", "jxl"]
-    assert complete("comic-upscale models li") == ["list"]
+    expected = {
+        "comic-upscale rem": ["remote"],
+        "comic-upscale run --pdf": ["--pdf-dpi"],
+        "comic-upscale remote upscale box --pdf": ["--pdf-dpi"],
+        "comic-upscale run --precision fp": ["fp32", "fp16"],
+        "comic-upscale run --icc ": ["keep", "srgb"],
+        "comic-upscale run --model realesr-": ["realesr-animevideov3", "realesr-general-x4v3"],
+        "comic-upscale run --engine on": ["onnx"],
+        "comic-upscale run --device c": ["cpu", "cuda"],
+        "comic-upscale run --format j": ["jpeg", "jxl"],
+        "comic-upscale models li": ["list"],
+    }
+    # One process for all of them.
+    ended = subprocess.run(
+        [sys.executable, "-c", COMPLETE],
+        env={**os.environ, "_COMIC_UPSCALE_COMPLETE": "complete_bash"},
+        input="\n".join(expected), capture_output=True, text=True,
+    )  # fmt: skip
+    completed = [answer.split() for answer in ended.stdout.split("--\n")]
+    assert dict(zip(expected, completed, strict=False)) == expected, ended.stderr
 
 
 def test_a_command_that_is_not_asked_for_is_not_imported() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import io
 import os
 import signal
 import stat
@@ -12,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
 
 import pytest
 
@@ -24,6 +22,7 @@ from tests.conftest import REPOSITORY
 from tests.execution.ssh.conftest import small_disk
 from tests.jobs.test_run import as_nobody, open_folder
 from tests.storage.conftest import names_in
+from tests.storage.ways import build, copy, put
 
 __all__ = ["open_folder"]
 
@@ -31,21 +30,6 @@ needs_links = pytest.mark.skipif(sys.platform == "win32", reason="links need a p
 needs_modes = pytest.mark.skipif(sys.platform == "win32", reason="Windows knows no modes of files")
 
 Write = Callable[[LocalOutputStore, str, bytes], None]
-
-
-def put(store: LocalOutputStore, name: str, data: bytes) -> None:
-    asyncio.run(store.put(name, data, 1))
-
-
-def build(store: LocalOutputStore, name: str, data: bytes) -> None:
-    def write(file: IO[bytes]) -> None:
-        file.write(data)
-
-    store.build(name, 1, write, lambda _: None)
-
-
-def copy(store: LocalOutputStore, name: str, data: bytes) -> None:
-    store.copy(name, io.BytesIO(data), 1)
 
 
 WAYS = pytest.mark.parametrize("write", [put, build, copy])
@@ -74,7 +58,7 @@ import os, signal, sys
 from pathlib import Path
 from comic_upscale.storage import parts
 from comic_upscale.storage.local import LocalOutputStore
-from tests.storage.test_local_faults import build, copy, put
+from tests.storage.ways import build, copy, put
 
 way, moment, folder = sys.argv[1:]
 

@@ -20,6 +20,7 @@ from comic_upscale.engines.base import (
 )
 from comic_upscale.engines.diffusion.folder import PipelineFolder, identity_of_file, identity_of_folder
 from comic_upscale.engines.diffusion.memory import MemoryMode
+from comic_upscale.engines.unsupported import refuse_network_options
 from comic_upscale.errors import SettingsError
 from comic_upscale.models.weights import identify_weights, resolve_weights
 from comic_upscale.settings.options import Opt
@@ -110,10 +111,7 @@ class FluxFactory(EngineFactory):
 
     def identify(self, spec: EngineSpec) -> Identity:
         """Return the pipeline's name, and a hash of it and of the first pass. The options count by themselves."""
-        if spec.model.strip().casefold() != "auto":
-            raise SettingsError("--engine flux does not use --model: use --engine-option first_pass=NAME")
-        if spec.denoise is not None:
-            raise SettingsError("--engine flux does not support --denoise: leave it out")
+        refuse_network_options(spec, model="use --engine-option first_pass=NAME")
         options: FluxOptions = spec.options
         if options.steps * options.strength < 1:
             raise SettingsError(

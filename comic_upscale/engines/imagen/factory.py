@@ -20,6 +20,7 @@ from comic_upscale.engines.base import (
     Identity,
     OnProgress,
 )
+from comic_upscale.engines.unsupported import refuse_device_options, refuse_network_options
 from comic_upscale.errors import SettingsError
 from comic_upscale.settings.options import Opt
 
@@ -89,10 +90,7 @@ class ImagenFactory(EngineFactory):
 
     def identify(self, spec: EngineSpec) -> Identity:
         """Return the model's name and a hash of it. The service does not tell when it changes a model."""
-        if spec.model.strip().casefold() != "auto":
-            raise SettingsError("--engine imagen does not use --model: use --engine-option model=NAME")
-        if spec.denoise is not None:
-            raise SettingsError("--engine imagen does not support --denoise: leave it out")
+        refuse_network_options(spec, model="use --engine-option model=NAME")
         options: ImagenOptions = spec.options
         _check_options(options)
         content = json.dumps([NAME, options.model])
@@ -108,14 +106,7 @@ class ImagenFactory(EngineFactory):
 
     def open(self, spec: EngineSpec, resources: EngineResources) -> list[Engine]:
         """Load the credentials, and return an engine for each page at once."""
-        requested = {
-            "--device": resources.device != "auto",
-            "--precision": resources.precision != "auto",
-            "--batch": resources.batch is not None,
-            "--tile": resources.tile is not None,
-        }
-        if given := [name for name, is_given in requested.items() if is_given]:
-            raise SettingsError(f"--engine imagen does not support {' and '.join(given)}: leave it out")
+        refuse_device_options(NAME, resources)
         from comic_upscale.engines.imagen.client import ImagenClient, load_credentials
         from comic_upscale.engines.imagen.engine import ImagenEngine
         from comic_upscale.storage.answers import AnswerStore
