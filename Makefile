@@ -18,12 +18,12 @@ demo: $(READY)
 	scripts/demo.sh "$(BIN)"
 
 # The check of the wheel mostly waits for downloads, so it runs beside the tests.
-test: $(READY) lint
-	$(MAKE) --jobs=2 suite wheel
+test: $(READY)
+	$(MAKE) --jobs=3 lint suite wheel
 
-# Many tests wait for other programs, so three processes keep two cores busy.
+# Many tests wait for other programs, so four processes keep two cores busy.
 suite: $(READY)
-	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal --durations 25
+	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal --durations 25
 
 wheel: $(READY)
 	scripts/check_wheel.sh $(BIN)/python

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from itertools import groupby
 
 import numpy as np
 import psutil
@@ -18,11 +17,8 @@ from comic_upscale.engines.limits import HUGE_PIXELS, LARGEST_TENSOR, Limits
 from comic_upscale.engines.reach import IN_TILES, tiles_warning
 from comic_upscale.engines.tiling import (
     SMALLEST_TILE,
-    Tile,
     borders_of,
     default_overlap,
-    padded_size,
-    plan_tiles,
 )
 from comic_upscale.engines.torch.cores import SharedCores
 from comic_upscale.engines.torch.device import (
@@ -30,17 +26,15 @@ from comic_upscale.engines.torch.device import (
     choose_precision,
     device_info,
     forbid_tf32,
-    free_memory,
     little_memory_kept,
     precision_name,
     release_memory,
 )
 from comic_upscale.engines.torch.device_errors import is_lost_device, is_perhaps_broken, is_too_much
 from comic_upscale.engines.torch.examination import Examination, examine
-from comic_upscale.engines.torch.host_memory import HostMemory
-from comic_upscale.engines.torch.network_pass import NetworkPass, white
-from comic_upscale.engines.torch.resample import prepare_resample, resample
+from comic_upscale.engines.torch.network_pass import NetworkPass
 from comic_upscale.engines.torch.strips import goes_in_strips
+from comic_upscale.engines.torch.windows import Stage, WindowRunner
 from comic_upscale.errors import DeviceError, PageError, SettingsError
 from comic_upscale.imaging.pixels import NO_BORDERS, Borders, SampleArray
 from comic_upscale.models.network import Network
@@ -150,14 +144,14 @@ class TorchEngine:
         self._network = network
         self._device = device
         self._cores = cores
-        self._host = HostMemory(pinned=device.type == "cuda")
+        self._windows = WindowRunner(network, device)
         self._dtype = precision
         self._batch = batch
         self._tile = tile
         self._overlap = default_overlap(network.receptive_radius) if overlap is None else overlap
         self._overflows = 0
         """Consecutive batches in which every page needed float32."""
-        self._stages: dict[torch.dtype, _Stage] = {}
+        self._stages: dict[torch.dtype, Stage] = {}
         self._examination: Examination | None = None
         """The examination of the network; None before the first page that would be cut into tiles."""
         try:
@@ -191,8 +185,8 @@ class TorchEngine:
             # The target size moves windows only by a few pixels, so the native size represents all.
             scale = self._network.native_scale
             native = (height * scale, width * scale)
-            tiles = self._plan(stage, (height, width), native, self._overlap)
-            return max(1, self._at_once(stage, tiles, channels=3) // len(tiles))
+            tiles = self._windows.plan(stage, (height, width), native, self._overlap)
+            return max(1, self._windows.at_once(stage, tiles, channels=3) // len(tiles))
 
     def upscale(self, batch: Batch) -> Upscaled:
         """Return the pages at their target size, in the sample type of the input, with the borders between tiles.
@@ -292,22 +286,22 @@ class TorchEngine:
         return self._overlap * (2 if conservative else 1)
 
     def _run_with_fallback(
-        self, stage: _Stage, pixels: SampleArray, target: tuple[int, int], overlap: int
+        self, stage: Stage, pixels: SampleArray, target: tuple[int, int], overlap: int
     ) -> tuple[SampleArray, NDArray[np.bool_], Borders]:
-        """Run the pages, in smaller pieces whenever they do not fit into memory; see ``_run``.
+        """Run the pages, in smaller pieces whenever they do not fit into memory.
 
         Returns:
             The pages at their target size, for each whether its numbers are finite, and the borders between tiles.
         """
         retried = False
         while True:
-            tiles = self._plan(stage, pixels.shape[1:3], target, overlap)
+            tiles = self._windows.plan(stage, pixels.shape[1:3], target, overlap)
             if len(tiles) > 1 and self._prefers_whole(stage):
-                tiles = self._plan(stage, pixels.shape[1:3], target, overlap)
-            count = min(self._at_once(stage, tiles, pixels.shape[3]), len(pixels) * len(tiles))
+                tiles = self._windows.plan(stage, pixels.shape[1:3], target, overlap)
+            count = min(self._windows.at_once(stage, tiles, pixels.shape[3]), len(pixels) * len(tiles))
             window = (tiles[0].rows.length, tiles[0].columns.length)
             try:
-                made = self._run(stage, pixels, target, tiles, count)
+                made = self._windows.run(stage, pixels, target, tiles, count)
                 stage.limits.record_success(count, *window)
                 return *made, borders_of(tiles)
             except (RuntimeError, MemoryError) as error:
@@ -336,97 +330,11 @@ class TorchEngine:
                     f"{self._device_info} has too little memory for {window[1]}x{window[0]} pixels: {advice}",
                 )
 
-    def _run(
-        self, stage: _Stage, pixels: SampleArray, target: tuple[int, int], tiles: list[Tile], count: int
-    ) -> tuple[SampleArray, NDArray[np.bool_]]:
-        """Run the pages through the network, at most ``count`` windows at once.
-
-        Returns:
-            The pages at their target size, and for each whether the network's numbers are finite.
-        """
-        height, width = self._padded_size(pixels.shape[1:3])
-        bottom, right = height - pixels.shape[1], width - pixels.shape[2]
-        # torch needs writable memory. A page that already has it is not copied.
-        padded = np.require(pixels, requirements=["C", "W"])
-        if bottom or right:
-            padded = np.pad(pixels, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="reflect")
-        shape = (len(pixels), *target, pixels.shape[3])
-        samples = torch.uint16 if pixels.dtype == np.uint16 else torch.uint8
-        result = self._host.empty(shape, samples)
-        marks = torch.zeros(len(pixels), dtype=torch.float32, device=self._device)
-        for group in _runs(len(pixels), max(1, count // len(tiles))):
-            # The allocator keeps pinned memory until it is copied.
-            source = self._host.for_copy(torch.from_numpy(padded[group]))
-            source = source.to(self._device, non_blocking=self._host.pinned)
-            windows = [(tile, page) for tile in range(len(tiles)) for page in range(len(source))]
-            for chunk in _runs(len(windows), count):
-                self._run_chunk(
-                    stage, source, tiles, windows[chunk], result[group], marks[group], pixels.shape[1:3]
-                )
-        # The only wait for the device. The copies of whole pages above come before it in the same stream.
-        finite: NDArray[np.bool_] = torch.isfinite(marks).cpu().numpy()
-        return result.numpy(), finite
-
-    def _run_chunk(
-        self,
-        stage: _Stage,
-        source: torch.Tensor,
-        tiles: list[Tile],
-        windows: list[tuple[int, int]],
-        result: torch.Tensor,
-        marks: torch.Tensor,
-        page_size: tuple[int, ...],
-    ) -> None:
-        """Run windows, given as (tile, page), through the network in one batch, and write their cells and marks."""
-        scale = self._network.native_scale
-        whole = (page_size[0] * scale, page_size[1] * scale)
-        if len(tiles) == 1:
-            x = source[windows[0][1] : windows[-1][1] + 1]
-        else:
-            x = torch.stack(
-                [
-                    source[page, slice(*tiles[index].rows), slice(*tiles[index].columns)]
-                    for index, page in windows
-                ]
-            )
-        pixels = x.shape[0] * x.shape[1] * x.shape[2] * stage.forward.planes(x.shape[3])
-        for index in dict.fromkeys(tile for tile, _ in windows):
-            # Before the network, because copying new coefficients waits for everything in the queue.
-            prepare_resample(
-                whole, result.shape[1:3], tiles[index].cell_rows, tiles[index].cell_columns, self._device
-            )
-        measure = stage.limits.wants(pixels)
-        before = _start_measuring(self._device) if measure else 0
-        native, finite = stage.forward(x)
-        done = 0
-        # Windows of one tile are adjacent, whatever their page, and share the weights of the resampling.
-        for index, same in groupby(windows, key=lambda window: window[0]):
-            tile, pages = tiles[index], [page for _, page in same]
-            made = slice(done, done + len(pages))
-            place = slice(pages[0], pages[-1] + 1)
-            marks[place] += finite[made]
-            cell = resample(
-                native[made],
-                source_size=whole,
-                target_size=(result.shape[1], result.shape[2]),
-                origin=(tile.rows.start * scale, tile.columns.start * scale),
-                rows=tile.cell_rows,
-                columns=tile.cell_columns,
-            )
-            done = made.stop
-            cell = cell.clamp_(0, 1).mul_(white(result.dtype)).round_().to(result.dtype)
-            cell = cell.permute(0, 2, 3, 1).contiguous()
-            target = result[place, slice(*tile.cell_rows), slice(*tile.cell_columns)]
-            # Only whole pages are contiguous in a pinned result, and are copied while the host continues.
-            target.copy_(cell, non_blocking=self._host.pinned and target.is_contiguous())
-        if measure:
-            stage.limits.learn(pixels, torch.cuda.max_memory_allocated(self._device) - before)
-
     def _sees_whole(self) -> bool:
         """Return whether the network is known to look at a whole page at once."""
         return self._examination is not None and self._examination.sees_whole
 
-    def _prefers_whole(self, stage: _Stage) -> bool:
+    def _prefers_whole(self, stage: Stage) -> bool:
         """Examine the network before its first tiles; return whether fewer pages are cut from now on."""
         if stage.is_examined:
             return False
@@ -455,42 +363,11 @@ class TorchEngine:
             # Not even the test image fits. Then no page stays whole, and nothing is known of the network.
             self._examination = Examination(sees_whole=False, bytes_per_pixel=0, elements_per_pixel=0)
 
-    def _plan(
-        self, stage: _Stage, page: tuple[int, ...], target: tuple[int, int], overlap: int
-    ) -> list[Tile]:
-        network = self._network
-        return plan_tiles(
-            (page[0], page[1]),
-            target,
-            native_scale=self._network.native_scale,
-            longest=stage.limits.longest(page[0], page[1]),
-            overlap=overlap,
-            multiple_of=network.multiple_of,
-            minimum=network.minimum,
-            square=network.square,
-        )
-
-    def _padded_size(self, page: tuple[int, ...]) -> tuple[int, int]:
-        network = self._network
-        return padded_size(
-            page[0],
-            page[1],
-            multiple_of=network.multiple_of,
-            minimum=network.minimum,
-            square=network.square,
-        )
-
-    def _at_once(self, stage: _Stage, tiles: list[Tile], channels: int) -> int:
-        """Return how many windows go through the network at once."""
-        height, width = tiles[0].rows.length, tiles[0].columns.length
-        planes = stage.forward.planes(channels)
-        return stage.limits.batch(height, width * planes, free_memory(self._device))
-
-    def _stage(self, precision: torch.dtype) -> _Stage:
+    def _stage(self, precision: torch.dtype) -> Stage:
         """Return the network in a precision. It is created at its first use, because float32 may never be needed."""
         if precision not in self._stages:
             forward = NetworkPass(self._network, self._device, precision)
-            self._stages[precision] = _Stage(
+            self._stages[precision] = Stage(
                 forward,
                 Limits(
                     "cpu in strips" if forward.in_strips else self._device.type,
@@ -501,16 +378,6 @@ class TorchEngine:
                 ),
             )
         return self._stages[precision]
-
-
-class _Stage:
-    """The network in one precision, and its limits."""
-
-    def __init__(self, forward: NetworkPass, limits: Limits) -> None:
-        self.forward = forward
-        self.limits = limits
-        self.is_examined = False
-        """Whether its limits take the network's examination into account."""
 
 
 def _check_settings(network: Network, batch: int | None, tile: int | None, overlap: int | None) -> None:
@@ -549,15 +416,6 @@ def _check_batch(batch: Batch) -> SampleArray:
 def _is_black(page: SampleArray) -> bool:
     # For nearly every page a few pixels suffice to rule it out. Checking all pixels takes milliseconds.
     return not page[::16, ::16].any() and not page.any()
-
-
-def _runs(length: int, step: int) -> Iterator[slice]:
-    return (slice(start, min(start + step, length)) for start in range(0, length, step))
-
-
-def _start_measuring(device: torch.device) -> int:
-    torch.cuda.reset_peak_memory_stats(device)
-    return torch.cuda.memory_allocated(device)
 
 
 def _first_line(error: BaseException) -> str:

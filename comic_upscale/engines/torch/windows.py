@@ -1,0 +1,168 @@
+"""Runs windows of pages, whole pages or tiles, through a network, and resamples what it gives to the target size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from comic_upscale.engines.limits import Limits
+from comic_upscale.engines.tiling import Tile, padded_size, plan_tiles
+from comic_upscale.engines.torch.device import free_memory
+from comic_upscale.engines.torch.host_memory import HostMemory
+from comic_upscale.engines.torch.network_pass import NetworkPass, white
+from comic_upscale.engines.torch.resample import prepare_resample, resample
+from comic_upscale.imaging.pixels import SampleArray
+from comic_upscale.models.network import Network
+
+
+class Stage:
+    """The network in one precision, and its limits."""
+
+    def __init__(self, forward: NetworkPass, limits: Limits) -> None:
+        self.forward = forward
+        self.limits = limits
+        self.is_examined = False
+        """Whether its limits take the network's examination into account."""
+
+
+class WindowRunner:
+    """Plans windows and runs them on a device.
+
+    Args:
+        network: says which windows it can take.
+        device: the device.
+    """
+
+    def __init__(self, network: Network, device: torch.device) -> None:
+        self._network = network
+        self._device = device
+        self._host = HostMemory(pinned=device.type == "cuda")
+
+    def run(
+        self, stage: Stage, pixels: SampleArray, target: tuple[int, int], tiles: list[Tile], count: int
+    ) -> tuple[SampleArray, NDArray[np.bool_]]:
+        """Run the pages through the network, at most ``count`` windows at once.
+
+        Returns:
+            The pages at their target size, and for each whether the network's numbers are finite.
+        """
+        height, width = self._padded_size(pixels.shape[1:3])
+        bottom, right = height - pixels.shape[1], width - pixels.shape[2]
+        # torch needs writable memory. A page that already has it is not copied.
+        padded = np.require(pixels, requirements=["C", "W"])
+        if bottom or right:
+            padded = np.pad(pixels, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="reflect")
+        shape = (len(pixels), *target, pixels.shape[3])
+        samples = torch.uint16 if pixels.dtype == np.uint16 else torch.uint8
+        result = self._host.empty(shape, samples)
+        marks = torch.zeros(len(pixels), dtype=torch.float32, device=self._device)
+        for group in _runs(len(pixels), max(1, count // len(tiles))):
+            # The allocator keeps pinned memory until it is copied.
+            source = self._host.for_copy(torch.from_numpy(padded[group]))
+            source = source.to(self._device, non_blocking=self._host.pinned)
+            windows = [(tile, page) for tile in range(len(tiles)) for page in range(len(source))]
+            for chunk in _runs(len(windows), count):
+                self._run_chunk(
+                    stage, source, tiles, windows[chunk], result[group], marks[group], pixels.shape[1:3]
+                )
+        # The only wait for the device. The copies of whole pages above come before it in the same stream.
+        finite: NDArray[np.bool_] = torch.isfinite(marks).cpu().numpy()
+        return result.numpy(), finite
+
+    def _run_chunk(
+        self,
+        stage: Stage,
+        source: torch.Tensor,
+        tiles: list[Tile],
+        windows: list[tuple[int, int]],
+        result: torch.Tensor,
+        marks: torch.Tensor,
+        page_size: tuple[int, ...],
+    ) -> None:
+        """Run windows, given as (tile, page), through the network in one batch, and write their cells and marks."""
+        scale = self._network.native_scale
+        whole = (page_size[0] * scale, page_size[1] * scale)
+        if len(tiles) == 1:
+            x = source[windows[0][1] : windows[-1][1] + 1]
+        else:
+            x = torch.stack(
+                [
+                    source[page, slice(*tiles[index].rows), slice(*tiles[index].columns)]
+                    for index, page in windows
+                ]
+            )
+        pixels = x.shape[0] * x.shape[1] * x.shape[2] * stage.forward.planes(x.shape[3])
+        for index in dict.fromkeys(tile for tile, _ in windows):
+            # Before the network, because copying new coefficients waits for everything in the queue.
+            prepare_resample(
+                whole, result.shape[1:3], tiles[index].cell_rows, tiles[index].cell_columns, self._device
+            )
+        measure = stage.limits.wants(pixels)
+        before = _start_measuring(self._device) if measure else 0
+        native, finite = stage.forward(x)
+        done = 0
+        # Windows of one tile are adjacent, whatever their page, and share the weights of the resampling.
+        for index, same in groupby(windows, key=lambda window: window[0]):
+            tile, pages = tiles[index], [page for _, page in same]
+            made = slice(done, done + len(pages))
+            place = slice(pages[0], pages[-1] + 1)
+            marks[place] += finite[made]
+            cell = resample(
+                native[made],
+                source_size=whole,
+                target_size=(result.shape[1], result.shape[2]),
+                origin=(tile.rows.start * scale, tile.columns.start * scale),
+                rows=tile.cell_rows,
+                columns=tile.cell_columns,
+            )
+            done = made.stop
+            cell = cell.clamp_(0, 1).mul_(white(result.dtype)).round_().to(result.dtype)
+            cell = cell.permute(0, 2, 3, 1).contiguous()
+            target = result[place, slice(*tile.cell_rows), slice(*tile.cell_columns)]
+            # Only whole pages are contiguous in a pinned result, and are copied while the host continues.
+            target.copy_(cell, non_blocking=self._host.pinned and target.is_contiguous())
+        if measure:
+            stage.limits.learn(pixels, torch.cuda.max_memory_allocated(self._device) - before)
+
+    def plan(self, stage: Stage, page: tuple[int, ...], target: tuple[int, int], overlap: int) -> list[Tile]:
+        """Return the windows of a page (height, width): one for the whole page if it fits, otherwise even tiles."""
+        network = self._network
+        return plan_tiles(
+            (page[0], page[1]),
+            target,
+            native_scale=self._network.native_scale,
+            longest=stage.limits.longest(page[0], page[1]),
+            overlap=overlap,
+            multiple_of=network.multiple_of,
+            minimum=network.minimum,
+            square=network.square,
+        )
+
+    def _padded_size(self, page: tuple[int, ...]) -> tuple[int, int]:
+        network = self._network
+        return padded_size(
+            page[0],
+            page[1],
+            multiple_of=network.multiple_of,
+            minimum=network.minimum,
+            square=network.square,
+        )
+
+    def at_once(self, stage: Stage, tiles: list[Tile], channels: int) -> int:
+        """Return how many windows go through the network at once."""
+        height, width = tiles[0].rows.length, tiles[0].columns.length
+        planes = stage.forward.planes(channels)
+        return stage.limits.batch(height, width * planes, free_memory(self._device))
+
+
+def _runs(length: int, step: int) -> Iterator[slice]:
+    return (slice(start, min(start + step, length)) for start in range(0, length, step))
+
+
+def _start_measuring(device: torch.device) -> int:
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
