@@ -8,6 +8,7 @@ paper, and the losses of a JPEG; then also the colour of yellowed paper. The ori
 * PSNR against the original before and after. Without levels it is that of a page that is too gray.
 * Lines lost: places of 3 x 3 pixels where the scan has contrast, and the result has none at all.
 * Tones clipped: pixels between 20 and 235 in the original that became pure black or white.
+* The same for all pages as one volume, whose scanner drifts from page to page, with ``auto`` and ``volume``.
 * Whether the points were found, and whether yellowed pages became gray.
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import io
 import statistics
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,9 +30,10 @@ from PIL import Image
 from benchmarks.machine import facts, write_report
 from benchmarks.validation import REPOSITORY
 from comic_upscale.imaging.decode import decode
-from comic_upscale.imaging.levels import apply_levels, find_points
+from comic_upscale.imaging.levels import apply_levels, find_points, find_shades, points_of_volume
 from comic_upscale.imaging.paper import neutralise_paper
 from comic_upscale.imaging.pixels import Pixels
+from comic_upscale.jobs.volume_levels import MEASURED_PAGES
 from comic_upscale.settings.levels import Levels
 
 RESULT = REPOSITORY / "benchmarks" / "results" / "levels-cpu.json"
@@ -40,6 +43,8 @@ SCANS = ((20, 228, 2.0, 90), (35, 205, 4.0, 80), (0, 235, 3.0, 92))
 PAPER = np.array([1.0, 0.93, 0.78])
 """The colour of yellowed paper, as a share of each channel."""
 MOST_PIXELS = 4_000_000
+DRIFT = 6
+"""Shades by which a scanner makes the pages of a volume lighter or darker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,56 @@ def measure(name: str, page: Pixels) -> Iterator[Measured]:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class MeasuredVolume:
+    """All gray pages as one volume, whose scanner drifts from page to page."""
+
+    scan: str
+    points: str | None
+    psnr_before: float
+    psnr_auto: float
+    psnr_volume: float
+    least_auto: float
+    """PSNR of the page that ``auto`` serves worst."""
+    least_volume: float
+    measuring_seconds: float
+    """To find the points in `MEASURED_PAGES` pages, decoded already."""
+
+
+def measure_volumes(pages: list[Pixels]) -> Iterator[MeasuredVolume]:
+    """Yield the measurements of the pages as a volume, for each scan."""
+    drifts = np.random.default_rng(7).integers(-DRIFT, DRIFT + 1, len(pages))
+    for black, white, grain, quality in SCANS:
+        originals = [page.color[:, :, 0] for page in pages]
+        scans = [
+            scan(each.astype(np.float64), max(0, black + drift // 2), white + drift, grain, quality)
+            for each, drift in zip(originals, drifts.tolist(), strict=True)
+        ]
+        start = time.perf_counter()
+        shades = [found for each in scans[:MEASURED_PAGES] if (found := find_shades(each)) is not None]
+        seconds = time.perf_counter() - start
+        points = points_of_volume(shades)
+        psnr: dict[str, list[float]] = {}
+        for original, each in zip(originals, scans, strict=True):
+            made = {
+                "before": each,
+                "auto": apply_levels(each, Levels()),
+                "volume": apply_levels(each, Levels(per_volume=True), points),
+            }
+            for name, page in made.items():
+                psnr.setdefault(name, []).append(_psnr(original, page.color[:, :, 0]))
+        yield MeasuredVolume(
+            scan=f"ink {black}, paper {white}, drift {DRIFT}, grain {grain:g}, JPEG {quality}",
+            points=None if points is None else str(points),
+            psnr_before=round(statistics.mean(psnr["before"]), 2),
+            psnr_auto=round(statistics.mean(psnr["auto"]), 2),
+            psnr_volume=round(statistics.mean(psnr["volume"]), 2),
+            least_auto=min(psnr["auto"]),
+            least_volume=min(psnr["volume"]),
+            measuring_seconds=round(seconds, 2),
+        )
+
+
 def _contrast(gray: NDArray[np.uint8]) -> NDArray[np.int64]:
     windows = sliding_window_view(gray, (3, 3))
     contrast: NDArray[np.int64] = windows.max((2, 3)).astype(np.int64) - windows.min((2, 3))
@@ -116,7 +171,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, default=RESULT)
     arguments = parser.parse_args()
-    rows = [each for name, page in gray_pages(PAGES) for each in measure(name, page)]
+    pages = list(gray_pages(PAGES))
+    rows = [each for name, page in pages for each in measure(name, page)]
+    volumes = [asdict(each) for each in measure_volumes([page for _, page in pages])]
     summary = {
         "pages": len({row.page for row in rows}),
         "scans": len(rows),
@@ -130,7 +187,10 @@ def main() -> None:
     }
     for name, value in summary.items():
         print(f"{name}: {value}")
-    write_report({**facts(1), "summary": summary, "scans": [asdict(row) for row in rows]}, arguments.json)
+    for volume in volumes:
+        print(volume)
+    report = {"summary": summary, "volumes": volumes, "scans": [asdict(row) for row in rows]}
+    write_report({**facts(1), **report}, arguments.json)
 
 
 if __name__ == "__main__":

@@ -131,6 +131,11 @@ def watched_jobs(folders: Sequence[Path], given: Mapping[str, Any]) -> list[JobS
         InputError: a folder is a file.
     """
     output = given.get("output")
+    if given.get("replace_sources"):
+        raise SettingsError(
+            "watch does not replace originals: leave out --replace and name an --output, or let a timer start "
+            "`comic-upscale run --input FOLDER --replace --yes`"
+        )
     if output is None:
         raise SettingsError("--output is missing: name the folder for the upscaled pages")
     roots = list(dict.fromkeys(absolute(folder) for folder in folders))

@@ -180,6 +180,11 @@ def check_remote(settings: JobSettings) -> None:
         raise SettingsError(
             f"--engine {settings.backend} cannot run on a remote machine: use `comic-upscale run`"
         )
+    if settings.looks_at_volumes:
+        raise SettingsError(
+            "--levels volume does not run on a remote machine, which has pages and no volumes: use `comic-upscale "
+            "run`, --levels auto, or the points that `comic-upscale try` shows for a page"
+        )
     for number, rule in enumerate(settings.rules, start=1):
         if rule.when.path is not None:
             raise SettingsError(

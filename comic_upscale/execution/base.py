@@ -61,6 +61,8 @@ class PageTask:
     """Of the file of the page, hexadecimal; empty if not known yet."""
     address: Path | None = None
     """Of the file of the page in a bucket, where any machine can read it; None if only `read` has it."""
+    points: tuple[int, int] | None = None
+    """The shades of 8 bits that become black and white in its volume, for levels per volume; None if it needs none."""
 
 
 @dataclass(frozen=True, slots=True)

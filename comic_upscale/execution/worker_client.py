@@ -29,6 +29,7 @@ from comic_upscale.execution.events import Listener, Preparing
 from comic_upscale.execution.local.executor import LocalExecutor
 from comic_upscale.execution.stop import CEILING, StopRequest
 from comic_upscale.execution.worker_protocol import (
+    TASK_FIELDS,
     VERSION,
     Channel,
     Frame,
@@ -295,9 +296,7 @@ class _Round:
                 await self._channel.send("end", round=self._number)
                 return
             self._in_flight[task.row_id] = task
-            fields = {
-                name: getattr(task, name) for name in ("row_id", "source", "format", "extension", "sha256")
-            }
+            fields = {name: getattr(task, name) for name in TASK_FIELDS}
             await self._channel.send("task", round=self._number, **fields)
 
     async def _send_page(self, frame: Frame) -> None:

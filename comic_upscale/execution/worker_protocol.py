@@ -34,6 +34,8 @@ MOST_BYTES = 2 << 30
 """Bytes behind it: the file of a page, or its output."""
 LONGEST_PATH = 100
 """Bytes of the path of a socket; the system allows a few more."""
+TASK_FIELDS = ("row_id", "source", "format", "extension", "sha256", "points")
+"""The fields of a task that travel to a worker."""
 _HEADER = struct.Struct("!IQ")
 
 

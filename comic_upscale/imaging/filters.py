@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from comic_upscale.imaging.levels import apply_levels
+from comic_upscale.imaging.levels import Points, apply_levels
 from comic_upscale.imaging.paper import neutralise_paper
 from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.settings.levels import Levels
@@ -37,10 +37,12 @@ class PageLevels:
     """Sets the black and the white point of gray pages; see ``levels.py``."""
 
     levels: Levels
+    of_volume: Points | None = None
+    """Those of the volume of the page."""
 
     def apply(self, page: Pixels) -> Pixels:
         """Return the page with its levels."""
-        return apply_levels(page, self.levels)
+        return apply_levels(page, self.levels, self.of_volume)
 
 
 def paper_filters(settings: ProcessingSettings) -> tuple[PageFilter, ...]:
@@ -48,9 +50,14 @@ def paper_filters(settings: ProcessingSettings) -> tuple[PageFilter, ...]:
     return (NeutralPaper(settings.gray_mode == "auto"),) if settings.neutral_paper else ()
 
 
-def tone_filters(settings: ProcessingSettings) -> tuple[PageFilter, ...]:
-    """Return the filters that come after those of `paper_filters`, in their order."""
-    return () if settings.levels is None else (PageLevels(settings.levels),)
+def tone_filters(settings: ProcessingSettings, of_volume: Points | None = None) -> tuple[PageFilter, ...]:
+    """Return the filters that come after those of `paper_filters`, in their order.
+
+    Args:
+        settings: of the page.
+        of_volume: the points of its volume, for levels per volume.
+    """
+    return () if settings.levels is None else (PageLevels(settings.levels, of_volume),)
 
 
 def apply_filters(page: Pixels, filters: tuple[PageFilter, ...]) -> Pixels:

@@ -10,12 +10,17 @@ A page keeps its shades where this is not certain:
 * Above the paper, and below the ink, there must be nothing else: a page with a gray sky and white speech bubbles has
 its white already.
 
+All pages of a volume may get the same points: the medians of those that its pages have. A page that has a white of its
+own, such as a note of a translator among scanned pages, keeps its shades.
+
 `tests/imaging/test_levels.py` has the measurements: gray pages as a scanner gives them come back, and no line of theirs
 is lost.
 """
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -41,6 +46,10 @@ _FLAT = 0.5
 """A shade with a larger share of the pixels around it was filled in exactly."""
 _ENOUGH = 4
 """A point is moved by at least this many shades, or left."""
+_OWN_WHITE = 0.05
+"""A page that has this share of its pixels as white as can be was not scanned with a paper that is gray."""
+_MOST_DISSENT = 4
+"""A point counts for a volume if at least one in so many of its gray pages has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,23 +64,30 @@ class Points:
         return f"black from {self.black}, white from {self.white}"
 
 
-def apply_levels(page: Pixels, levels: Levels) -> Pixels:
+def apply_levels(page: Pixels, levels: Levels, of_volume: Points | None = None) -> Pixels:
     """Return a gray page with its levels; a page in colour unchanged.
 
     Args:
         page: decoded.
-        levels: the points, or ``auto``.
+        levels: the points, or where to find them.
+        of_volume: the points of the volume of the page, for levels per volume; None to leave the page as it is.
     """
-    color = page.color
-    if color.shape[2] != 1 and not is_gray(color, page.alpha):
+    gray = _as_gray(page)
+    if gray is None:
         return page
-    if levels.black is None or levels.white is None:
-        points = find_points(color if color.shape[2] == 1 else to_gray(color), page.alpha)
+    where = ""
+    if levels.per_volume:
+        points, where = of_volume, ", as in the whole volume"
+        if points is not None and points.white < 255 and _has_white(gray, page.alpha):
+            return page
+    elif levels.black is None or levels.white is None:
+        points = find_points(gray, page.alpha)
     else:
         points = Points(levels.black, levels.white)
     if points is None or (points.black, points.white) == (0, 255):
         return page
-    note = f"levels: {points}"
+    color = page.color
+    note = f"levels: {points}{where}"
     return replace(page, color=_stretch(color, points), notes=(*page.notes, note))
 
 
@@ -85,23 +101,80 @@ def find_points(color: SampleArray, alpha: SampleArray | None = None) -> Points 
     Returns:
         The points; 0 and 255 for those that need no change. None if neither does.
     """
-    shades = eight_bits(color)[:, :, 0]
-    counts = np.bincount(shades.ravel() if alpha is None else shades[alpha > 0], minlength=256)
-    total = int(counts.sum())
-    if not total:
+    share = _shares(color, alpha)
+    if share is None:
         return None
-    share = counts / total
     white = _outermost_peak(share, DARKEST_PAPER)
     if white is None and share[256 - _ENOUGH :].sum() < _LEAST_SHARE:
         # Where neither paper nor white is found, a black point alone would only make the page darker.
         return None
     # The same, seen from the dark end.
     black = _outermost_peak(share[::-1], 255 - LIGHTEST_INK)
-    points = Points(
-        0 if black is None or 255 - black < _ENOUGH else 255 - black,
-        255 if white is None or white > 255 - _ENOUGH else white,
-    )
+    points = _points(None if black is None else 255 - black, white)
     return None if points == Points(0, 255) else points
+
+
+@dataclass(frozen=True, slots=True)
+class PageShades:
+    """What a gray page tells about its volume."""
+
+    ink: int | None
+    """The shade of the ink; None if it is not certain."""
+    paper: int | None
+    """The shade of the paper; None if it is not certain."""
+
+
+def find_shades(page: Pixels) -> PageShades | None:
+    """Return the shades of the ink and of the paper of a page; None for one in colour, or with a white of its own."""
+    gray = _as_gray(page)
+    share = None if gray is None else _shares(gray, page.alpha)
+    if share is None:
+        return None
+    paper = _outermost_peak(share, DARKEST_PAPER)
+    if paper is None and share[254:].sum() >= _OWN_WHITE:
+        return None
+    ink = _outermost_peak(share[::-1], 255 - LIGHTEST_INK)
+    return PageShades(None if ink is None else 255 - ink, paper)
+
+
+def points_of_volume(pages: Iterable[PageShades]) -> Points | None:
+    """Return the points for all gray pages of a volume, from some of them; None if the volume needs none."""
+    pages = list(pages)
+    papers = [page.paper for page in pages if page.paper is not None]
+    inks = [page.ink for page in pages if page.ink is not None]
+    if len(papers) * _MOST_DISSENT < max(1, len(pages)):
+        # Without a paper, a black point alone would only make the pages darker.
+        return None
+    ink = statistics.median_low(inks) if len(inks) * _MOST_DISSENT >= len(pages) and inks else None
+    points = _points(ink, statistics.median_low(papers))
+    return None if points == Points(0, 255) else points
+
+
+def _points(ink: int | None, paper: int | None) -> Points:
+    return Points(
+        0 if ink is None or ink < _ENOUGH else ink,
+        255 if paper is None or paper > 255 - _ENOUGH else paper,
+    )
+
+
+def _as_gray(page: Pixels) -> SampleArray | None:
+    """Return the only channel of a gray page; None for a page in colour."""
+    if page.color.shape[2] == 1:
+        return page.color
+    return to_gray(page.color) if is_gray(page.color, page.alpha) else None
+
+
+def _shares(color: SampleArray, alpha: SampleArray | None) -> NDArray[np.float64] | None:
+    """Return the share of each shade of 8 bits among the visible pixels; None if there are none."""
+    shades = eight_bits(color)[:, :, 0]
+    counts = np.bincount(shades.ravel() if alpha is None else shades[alpha > 0], minlength=256)
+    total = int(counts.sum())
+    return counts / total if total else None
+
+
+def _has_white(color: SampleArray, alpha: SampleArray | None) -> bool:
+    share = _shares(color, alpha)
+    return share is not None and float(share[254:].sum()) >= _OWN_WHITE
 
 
 def _outermost_peak(share: NDArray[np.float64], first: int) -> int | None:

@@ -29,6 +29,7 @@ from comic_upscale.jobs.deduplication import Deduplicator, Key, copy_output
 from comic_upscale.jobs.page_watch import PageWatch
 from comic_upscale.jobs.progress import OpenPages
 from comic_upscale.jobs.recorder import Recorder
+from comic_upscale.jobs.volume_levels import VolumeLevels
 from comic_upscale.ledger.records import OutputOwner
 from comic_upscale.library.page_rules import PageRules
 from comic_upscale.planning.output_checks import PlannedPage, may_write
@@ -60,6 +61,8 @@ class _Incoming:
     """Bytes that it has taken from the budget."""
     seconds: float = 0.0
     """Thread time spent on it, in seconds."""
+    points: tuple[int, int] | None = None
+    """As in `PageTask`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +143,7 @@ class Intake:
         self._ready: asyncio.Queue[_Incoming | None] = asyncio.Queue(context.settings.workers)
         self._released: asyncio.Queue[_Incoming] = asyncio.Queue()
         self._rules = PageRules(context.settings)
+        self._levels = VolumeLevels(context)
         self._watch = context.watch
         self._in_flight: dict[int, str] = {}
         self._none_in_flight = asyncio.Event()
@@ -291,6 +295,7 @@ class Intake:
 
     async def _prepare(self, incoming: _Incoming) -> None:
         """Pass a page on, unless it is a duplicate of a page in flight or done."""
+        incoming.points = await self._levels.of(incoming.page.source, incoming.page)
         if not incoming.is_first and self._deduplicator.may_have_duplicates(incoming.page.size):
             await self._identify(incoming)
             if not await self._admit(incoming):
@@ -360,6 +365,7 @@ class Intake:
             extension=output_extension(self._rules.format_of(page.source), page.source),
             read=partial(self._read, incoming),
             sha256="" if incoming.key is None else incoming.key[0],
+            points=incoming.points,
             address=page.path if page.member is None and is_bucket(page.path) else None,
         )
 
@@ -375,9 +381,10 @@ class Intake:
         return written_format(extension_of(output), self._rules.format_of(source))
 
     def _variant_of(self, source: str, output: str) -> str:
-        """Return what decides the output besides the content: its format, and the rules for its path."""
+        """Return what decides the output besides the content: its format, the rules for its path, its volume."""
         matches = self._rules.path_matches(source)
-        return " ".join([self._format_of(source, output), *map(str, matches)])
+        folder = [source.rpartition("/")[0]] if self._context.settings.looks_at_volumes else []
+        return " ".join([self._format_of(source, output), *map(str, matches), *folder])
 
     def _drop(self, incoming: _Incoming) -> None:
         """Release the bytes that were read ahead."""

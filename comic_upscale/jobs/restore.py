@@ -55,6 +55,8 @@ def restore(library: Path, *, change: bool) -> RestoreResult:
     with hold_job(output, default_ledger(output)):
         if change:
             trash.settle()
+        else:
+            trash.follow()
         files: list[str] = []
         kept: list[tuple[str, str]] = []
         for record in reversed(trash.in_force()):
@@ -97,9 +99,9 @@ def prune_trash(library: Path, *, remove: bool) -> TrashResult:
             # The input has these outputs, and nothing is compared with the originals any more.
             outputs = open_stores(library, output).outputs
             outputs.delete(
-                record.new
-                for record in trash.in_force()
-                if not trash.holds(record) and sha256_of(outputs, record.new) == record.new_sha256
+                name
+                for name, sha256 in trash.outputs_without_originals()
+                if sha256_of(outputs, name) == sha256
             )
     return TrashResult(path_text(trash.folder), files, left, remove)
 

@@ -320,6 +320,23 @@ class LibraryChanges(LedgerFile):
             copies = [CopiedFile(str(row[0]), str(row[1]), *row[2:]) for row in cursor]
             return list({copy.output: copy for copy in copies}.values())
 
+    def levels(self, job_id: int) -> dict[str, tuple[int, int] | None]:
+        """Return the black and the white point of the volumes of a job whose pages were measured; None for none."""
+        with self._translate_errors():
+            cursor = self._db.execute("select volume, black, white from levels where job_id = ?", [job_id])
+            return {
+                str(volume): None if black is None or white is None else (int(black), int(white))
+                for volume, black, white in cursor
+            }
+
+    def record_levels(self, job_id: int, volume: str, points: tuple[int, int] | None) -> None:
+        """Record the points of a volume, before the first page that gets them is done."""
+        with self._translate_errors(), self._db.atomic():
+            self._db.execute(
+                "insert or replace into levels (job_id, volume, black, white) values (?, ?, ?, ?)",
+                [job_id, volume, *(points or (None, None))],
+            )
+
     def outputs(self, job_id: int, row_ids: Iterable[int]) -> dict[int, RecordedOutput]:
         """Return the recorded outputs of rows of a job, by row."""
         with self._translate_errors():

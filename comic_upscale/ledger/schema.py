@@ -186,6 +186,15 @@ _WRITTEN = (
     Migration("m009_gone", _M009),
     # Dollars of a run for single calls, such as those of a cloud's API, besides its time.
     Migration("m011_billed", ("alter table runs add column billed real",)),
+    # The black and the white point of the gray pages of each volume, for levels per volume; null if it needs none.
+    Migration(
+        "m012_levels",
+        (
+            "create table levels (id integer primary key,"
+            " job_id integer not null references jobs (id) on delete cascade,"
+            " volume text not null, black integer, white integer, unique (job_id, volume))",
+        ),
+    ),
 )
 """The migrations that are written here; those of single columns follow from the fields of `PageDone`."""
 

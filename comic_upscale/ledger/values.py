@@ -113,6 +113,15 @@ _CARRIED: Final = {
     "sha256": _TEXT,
     "copied_at": _TIME,
 }
+_SHADE: Final = "{0} is null or (typeof({0}) = 'integer' and {0} between 0 and 255)"
+_LEVELS: Final = {
+    "id": _INTEGER,
+    "job_id": _INTEGER,
+    # A folder of pages is a volume, too: that at the top has no name.
+    "volume": _TEXT,
+    "black": _SHADE,
+    "white": _SHADE,
+}
 RULES: Final[Mapping[str, Mapping[str, str]]] = {
     "jobs": _JOBS,
     "runs": _RUNS,
@@ -121,6 +130,7 @@ RULES: Final[Mapping[str, Mapping[str, str]]] = {
         **_PAGES,
     },
     "carried": _CARRIED,
+    "levels": _LEVELS,
 }
 """The condition that every value of a column meets, by table and column. ``{0}`` stands for the column."""
 

@@ -12,6 +12,7 @@ from comic_upscale.errors import SettingsError
 from comic_upscale.imaging.filters import apply_filters, paper_filters, tone_filters
 from comic_upscale.imaging.gray import is_gray
 from comic_upscale.imaging.jpeg_quality import jpeg_quality
+from comic_upscale.imaging.levels import Points
 from comic_upscale.imaging.paper import has_no_colour_left
 from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.library.selector import Patterns
@@ -182,7 +183,9 @@ class FilteredPage:
     traits: PageTraits
 
 
-def filter_page(page: Pixels, data: bytes, source: str, rules: PageRules) -> FilteredPage:
+def filter_page(
+    page: Pixels, data: bytes, source: str, rules: PageRules, of_volume: Points | None = None
+) -> FilteredPage:
     """Find the settings of a decoded page, and apply the filters that they ask for.
 
     Args:
@@ -190,6 +193,7 @@ def filter_page(page: Pixels, data: bytes, source: str, rules: PageRules) -> Fil
         data: its file.
         source: POSIX path relative to the input.
         rules: of the job.
+        of_volume: the points of its volume, for levels per volume.
 
     Raises:
         SettingsError: two rules that match the page contradict each other.
@@ -211,7 +215,7 @@ def filter_page(page: Pixels, data: bytes, source: str, rules: PageRules) -> Fil
     settings = rules.settings_for(matches)
     if settings.neutral_paper and not base.neutral_paper:
         page = apply_filters(page, paper_filters(settings))
-    return FilteredPage(apply_filters(page, tone_filters(settings)), settings, matches, traits)
+    return FilteredPage(apply_filters(page, tone_filters(settings, of_volume)), settings, matches, traits)
 
 
 def _looks_gray(page: Pixels, settings: JobSettings) -> bool:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import PurePath, PurePosixPath
 
 from comic_upscale.errors import PageError
 from comic_upscale.ledger.changes import MovedRow, RecordedOutput
-from comic_upscale.ledger.records import VOLUME, PageRow
+from comic_upscale.ledger.records import VOLUME, CopiedFile, PageRow
 from comic_upscale.ledger.writer import Ledger
 from comic_upscale.library.books.formats import held_pages
 from comic_upscale.library.books.names import part_name
@@ -38,7 +38,7 @@ from comic_upscale.planning.renames import (
 )
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.paths import MARKER_FOLDER
-from comic_upscale.storage.base import OutputStore, SourceStore
+from comic_upscale.storage.base import OutputStore, SourceStore, sha256_of
 
 _WAITING = f"{MARKER_FOLDER}/moving"
 """Where outputs wait whose new names still belong to others, as when two pages swap names."""
@@ -164,6 +164,10 @@ class _Follower:
         self._moves: list[_Move] = []
         self._volume_pages: list[MovedRow] = []
         """Rows of pages in CBZs that move: they have no file of their own."""
+        self._copies: Mapping[str, CopiedFile] = (
+            {} if settings.max_volume_size is None else ledger.carried(settings.output)
+        )
+        """The further files of split volumes, by name."""
 
     def add_pages(self, renamed: Iterable[RenamedPage]) -> None:
         """Add pages, each with an output of its own."""
@@ -261,21 +265,31 @@ class _Follower:
 
     def _move_parts(self, volumes: Iterable[_Move]) -> None:
         """Move the further files of split volumes. Where one cannot be moved, the volume is written again."""
-        moves = [move for move in volumes if move.to != move.recorded.output]
-        if not moves or self._settings.max_volume_size is None:
-            return
-        known = self._ledger.carried(self._settings.output)
-        for move in moves:
-            for part in itertools.count(2):
-                file = known.get(part_name(move.recorded.output, part))
-                if file is None or file.source != move.recorded.source:
-                    break
-                to = part_name(move.to, part)
+        for move in volumes:
+            for file, to in list(self._parts(move)):
                 with contextlib.suppress(PageError):
                     if self._outputs.stat(to) is None:
                         self._outputs.relocate(file.output, to)
                 self._ledger.record_carried(self._job_id, [replace(file, source=move.page.source, output=to)])
                 self._ledger.forget_copies(self._settings.output, [file.output])
+
+    def _parts(self, move: _Move) -> Iterator[tuple[CopiedFile, str]]:
+        """Yield the further files of a split volume that gets another name, each with its new name."""
+        split = move.recorded.kind == VOLUME and self._settings.max_volume_size is not None
+        if not split or move.to == move.recorded.output:
+            return
+        for part in itertools.count(2):
+            file = self._copies.get(part_name(move.recorded.output, part))
+            if file is None or file.source != move.recorded.source:
+                return
+            yield file, part_name(move.to, part)
+
+    def _parts_fit(self, move: _Move) -> bool:
+        """Return whether the new names of all further files are free. One that a kill interrupted is there already."""
+        return all(
+            _kind_of(self._outputs, to) is None or sha256_of(self._outputs, to) == file.sha256
+            for file, to in self._parts(move)
+        )
 
     def _add(
         self,
@@ -304,6 +318,9 @@ class _Follower:
 
     def _is_free(self, move: _Move, leaving: Set[str], may_place: Callable[[Page, str], bool]) -> bool:
         """Return whether the new name of an output is free, or becomes free."""
+        if not self._parts_fit(move):
+            # A book whose halves are in two places would be half a book.
+            return False
         if not move.to or move.now_at == move.to:
             return True
         kind = _kind_of(self._outputs, move.to)

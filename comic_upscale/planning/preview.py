@@ -36,7 +36,8 @@ from comic_upscale.planning.selection import has_selection_of, with_recorded_sel
 from comic_upscale.settings.job import AUTO_MODEL, FormatName, JobSettings
 from comic_upscale.settings.paths import path_text
 from comic_upscale.storage.marker import check_output_folder
-from comic_upscale.storage.stores import open_stores
+from comic_upscale.storage.replaced_view import ReplacedSourceStore
+from comic_upscale.storage.stores import Stores, open_stores
 
 _GRAY_MODES = frozenset(("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F"))
 
@@ -120,7 +121,7 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
     """
     check_output_folder(settings.folder)
     settings = with_recorded_selection(settings)
-    stores = open_stores(settings.input, settings.output)
+    stores = _open_stores(settings)
     discovery = find_pages(settings, stores.sources)
     job = _resolve(settings)
     if job is not None:
@@ -202,10 +203,17 @@ def count_replaced(settings: JobSettings) -> int:
     # A run over another part may have left pages of earlier settings.
     if job.fingerprint == header["fingerprint"] and has_selection_of(settings, header):
         return 0
-    stores = open_stores(settings.input, settings.output)
+    stores = _open_stores(settings)
     discovery = find_pages(settings, stores.sources)
     with closing(SourceReader(stores.sources, discovery.volumes, settings.volume_rules)) as sources:
         return len(foresee(job, job.settings, stores, discovery, sources).again)
+
+
+def _open_stores(settings: JobSettings) -> Stores:
+    stores = open_stores(settings.input, settings.output)
+    if isinstance(stores.sources, ReplacedSourceStore):
+        stores.sources.follow_moves()
+    return stores
 
 
 def _resolve(settings: JobSettings) -> ResolvedJob | None:

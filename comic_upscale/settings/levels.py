@@ -8,11 +8,12 @@ from comic_upscale.errors import SettingsError
 
 _OFF = "off"
 _AUTO = "auto"
+_VOLUME = "volume"
 
 
 @dataclass(frozen=True, slots=True)
 class Levels:
-    """The shades that become black and white; both None to find them in each page.
+    """The shades that become black and white; both None to find them in each page, or in each volume.
 
     Raises:
         SettingsError: the points are impossible.
@@ -22,11 +23,15 @@ class Levels:
     """0 to 254, in shades of 8 bits: this shade and darker ones become black."""
     white: int | None = None
     """1 to 255, above ``black``: this shade and lighter ones become white."""
+    per_volume: bool = False
+    """Whether all gray pages of a volume get the same points, which are found in its pages."""
 
     def __post_init__(self) -> None:
         """Check the points."""
         if self.black is None and self.white is None:
             return
+        if self.per_volume:
+            raise SettingsError("--levels volume finds its points itself")
         for point in (self.black, self.white):
             if type(point) is not int or not 0 <= point <= 255:
                 raise SettingsError(f"--levels takes shades from 0 to 255, not {point!r}")
@@ -35,14 +40,9 @@ class Levels:
                 f"--levels takes the darker shade first, such as 20,235, not {self.black},{self.white}"
             )
 
-    @property
-    def is_auto(self) -> bool:
-        """Whether the points of each page are found in the page."""
-        return self.black is None
-
     @classmethod
     def parse(cls, text: str) -> Levels | None:
-        """Read ``"auto"``, ``"20,235"`` or ``"off"``, which is None.
+        """Read ``"auto"``, ``"volume"``, ``"20,235"`` or ``"off"``, which is None.
 
         Raises:
             SettingsError: the text is none of these.
@@ -52,12 +52,14 @@ class Levels:
             return None
         if plain == _AUTO:
             return cls()
+        if plain == _VOLUME:
+            return cls(per_volume=True)
         parts = plain.split(",")
         try:
             black, white = map(int, parts)
         except ValueError:
             raise SettingsError(
-                f"--levels must be auto, off, or a black and a white point such as 20,235, not {text!r}"
+                f"--levels must be auto, volume, off, or a black and a white point such as 20,235, not {text!r}"
             ) from None
         return cls(black, white)
 
@@ -75,9 +77,11 @@ class Levels:
         if isinstance(value, Levels):
             return value
         raise SettingsError(
-            f"--levels must be auto, off, or a black and a white point such as 20,235, not {value!r}"
+            f"--levels must be auto, volume, off, or a black and a white point such as 20,235, not {value!r}"
         )
 
     def __str__(self) -> str:
         """Return the text that `parse` reads."""
-        return _AUTO if self.is_auto else f"{self.black},{self.white}"
+        if self.per_volume:
+            return _VOLUME
+        return _AUTO if self.black is None else f"{self.black},{self.white}"

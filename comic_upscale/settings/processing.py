@@ -299,8 +299,9 @@ class ProcessingSettings:
         Levels | None,
         Opt(
             "Black and white point of gray pages. auto: the shades of the ink and of the paper of each page become "
-            "black and white. BLACK,WHITE: these shades do, such as 20,235. off: pages keep their shades.",
-            metavar="auto|BLACK,WHITE|off", default_text="off", panel=PAGES, fingerprint="if-changed",
+            "black and white. volume: the same for all pages of a volume or folder, so that they do not differ. "
+            "BLACK,WHITE: these shades do, such as 20,235. off: pages keep their shades.",
+            metavar="auto|volume|BLACK,WHITE|off", default_text="off", panel=PAGES, fingerprint="if-changed",
             parse=Levels.parse, write=str, read=Levels.read,
         ),
     ] = None  # fmt: skip
@@ -503,6 +504,12 @@ class ProcessingSettings:
         """How colour profiles are handled: a gray screen knows none."""
         screen = self.screen
         return "srgb" if screen is not None and screen.levels is not None else self.icc
+
+    @property
+    def looks_at_volumes(self) -> bool:
+        """Whether pages may get levels that are found in their volumes."""
+        given = (self.levels, *(rule.changes.get("levels") for rule in self.rules))
+        return any(isinstance(each, Levels) and each.per_volume for each in given)
 
     @property
     def network_passes(self) -> int:

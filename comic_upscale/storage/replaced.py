@@ -11,14 +11,13 @@ time are compared with those from before its content was hashed.
 from __future__ import annotations
 
 import contextlib
-import json
+import errno
 import os
 import stat
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from comic_upscale.errors import PageError
 from comic_upscale.settings.paths import TRASH
@@ -38,32 +37,12 @@ from comic_upscale.storage.guarded import (
     unlink_unchanged,
 )
 from comic_upscale.storage.parts import flush_folder, open_part, sweep_parts
+from comic_upscale.storage.replaced_journal import JOURNAL, Journal, Replaced
+from comic_upscale.storage.replaced_moves import find_moved
 
-_JOURNAL = "journal.jsonl"
 _TOKEN = "replace"
 _TRIES = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Replaced:
-    """An original that was replaced, or is about to be. All paths are POSIX paths relative to the input."""
-
-    source: str
-    """Where the original was."""
-    new: str
-    """Where the output is now; the same as ``source`` if they have the same name."""
-    trash: str
-    """Where the original is, relative to the trash."""
-    source_sha256: str
-    source_size: int
-    source_mtime_ns: int
-    new_sha256: str
-    new_size: int
-    new_mtime_ns: int
-    done: bool = False
-    """Whether the replacement is complete. It is noted once before anything changes, and again at the end."""
-    older: str = ""
-    """Where the output was that this one takes the place of; empty if it took the place of the original."""
+_READ_ONLY = "its folder is read-only: make it writable, then run the same command again"
 
 
 class Trash:
@@ -76,6 +55,9 @@ class Trash:
     def __init__(self, library: Path) -> None:
         self._library = library
         self._folder = library / TRASH
+        self._journal = Journal(self._folder)
+        self._moved: tuple[Replaced, ...] = ()
+        """What `follow` found."""
 
     @property
     def folder(self) -> Path:
@@ -84,7 +66,7 @@ class Trash:
 
     def is_there(self) -> bool:
         """Return whether anything was ever replaced."""
-        return is_file(self._folder / _JOURNAL)
+        return self._journal.is_there()
 
     def in_force(self) -> tuple[Replaced, ...]:
         """Return the replacements that are in the input, the oldest first."""
@@ -103,10 +85,11 @@ class Trash:
         return tuple(record for record in last.values() if self.holds(record))
 
     def settle(self) -> None:
-        """Complete the replacements that a kill interrupted.
+        """Complete the replacements that a kill interrupted, and note which outputs were moved.
 
         An original that is in its place after its replacement was complete was put back, and stays.
         """
+        self._moved = ()
         records = self._records()
         for folder in {(self._library / record.source).parent for record in records}:
             if self._is_inside(folder):
@@ -123,7 +106,21 @@ class Trash:
                     self._check_inside(source)
                     if is_file(source) and self._has(source, record):
                         unlink_if(source, record.source_sha256)
-                self._note(replace(record, done=True))
+                self._journal.note(replace(record, done=True))
+        self.follow()
+        with contextlib.suppress(OSError):
+            for record in self._moved:
+                self._journal.note(record)
+            self._moved = ()
+
+    def follow(self) -> None:
+        """Find the outputs that somebody moved, renamed or copied. From now on they count as in force where they are.
+
+        It reads the folder and changes nothing. `settle` also notes them.
+        """
+        records = self._records()
+        if records:
+            self._moved += tuple(find_moved(self._library, records, self.in_force()))
 
     def exchange(self, path: Path, new: Path, output: Path, *, source_sha256: str, new_sha256: str) -> None:
         """Replace an original by a copy of an output, and keep the original in the trash.
@@ -147,6 +144,7 @@ class Trash:
             status = path.lstat()
             if not stat.S_ISREG(status.st_mode) or hash_of(path) != source_sha256:
                 raise NotReplacedError("it is a link, or has changed since it was upscaled")
+            _check_writable(path.parent)
             trash = self._keep(path, source, source_sha256)
             # What is in the trash may be a link to a newer file.
             check_unchanged(path, status)
@@ -156,13 +154,13 @@ class Trash:
                 output.stat().st_size, now,
             )  # fmt: skip
             # Noted before anything is written, so that nothing in the input is unknown after a kill.
-            self._note(record)
+            self._journal.note(record)
             self._put(new, output, record, status, over=new == path)
             if new != path:
                 unlink_unchanged(path, status)
-            self._note(replace(record, done=True))
+            self._journal.note(replace(record, done=True))
         except OSError as error:
-            raise as_error(error, path) from error
+            raise self._as_error(error, path) from error
 
     def renew(self, record: Replaced, name: str, output: Path, new_sha256: str) -> None:
         """Replace a replacement by a newer output of the same original.
@@ -190,13 +188,13 @@ class Trash:
                 record, new=self._name(new), new_sha256=new_sha256, new_size=output.stat().st_size,
                 new_mtime_ns=time.time_ns(), done=False, older=record.new,
             )  # fmt: skip
-            self._note(newer)
+            self._journal.note(newer)
             self._put(new, output, newer, status, over=new == old)
             if new != old:
                 unlink_unchanged(old, status)
-            self._note(replace(newer, done=True))
+            self._journal.note(replace(newer, done=True))
         except OSError as error:
-            raise as_error(error, old) from error
+            raise self._as_error(error, old) from error
 
     def restore(self, record: Replaced) -> None:
         """Put an original back in its place, and remove its replacement.
@@ -231,7 +229,7 @@ class Trash:
                 unlink_unchanged(new, status)
             self._drop(record)
         except OSError as error:
-            raise as_error(error, source) from error
+            raise self._as_error(error, source) from error
 
     def put_back(self, record: Replaced, *, change: bool) -> None:
         """Put an original back whose replacement is no longer in the input.
@@ -259,7 +257,7 @@ class Trash:
             if change:
                 self._drop(record)
         except OSError as error:
-            raise as_error(error, source) from error
+            raise self._as_error(error, source) from error
 
     def originals(self) -> list[tuple[str, int]]:
         """Return the files in the trash: (path relative to the trash, bytes), sorted."""
@@ -267,7 +265,7 @@ class Trash:
         for folder, _, names in os.walk(self._folder):
             for name in names:
                 path = Path(folder) / name
-                if path != self._folder / _JOURNAL and is_file(path):
+                if path != self._folder / JOURNAL and is_file(path):
                     found.append((path.relative_to(self._folder).as_posix(), path.stat().st_size))
         return sorted(found)
 
@@ -284,9 +282,18 @@ class Trash:
                 left.append(name)
         return left
 
+    def outputs_without_originals(self) -> list[tuple[str, str]]:
+        """Return what the input has and the job no longer needs: (a name that the output had, its hash)."""
+        gone = {record.new_sha256 for record in self.in_force() if not self.holds(record)}
+        return [(record.new, record.new_sha256) for record in self._records() if record.new_sha256 in gone]
+
     def holds(self, record: Replaced) -> bool:
         """Return whether the original is still in the trash."""
-        return is_file(self._folder / record.trash)
+        try:
+            status = (self._folder / record.trash).lstat()
+        except OSError:
+            return False
+        return stat.S_ISREG(status.st_mode) and status.st_size == record.source_size
 
     # Steps
 
@@ -334,6 +341,11 @@ class Trash:
         for number in range(1, _TRIES):
             name = source if number == 1 else f"{number}/{source}"
             kept = self._folder / name
+            if name.split("/")[0].casefold() == JOURNAL or not self._has_room(kept.parent):
+                continue
+            # The original may have been pruned, but its name still stands in a record that counts.
+            if any(each.source_sha256 != sha256 and self._is_in_place(each) for each in self._named(name)):
+                continue
             if is_file(kept):
                 if hash_of(kept) == sha256:
                     # A kill came after this step, or the same original comes again.
@@ -356,9 +368,17 @@ class Trash:
             return name
         raise NotReplacedError("there are too many files of its name in the trash")
 
+    def _has_room(self, folder: Path) -> bool:
+        """Return whether a folder is in the trash, or can be created there."""
+        while not os.path.lexists(folder):
+            folder = folder.parent
+        return folder.is_dir() and not folder.is_symlink()
+
     def _drop(self, record: Replaced) -> None:
-        """Remove an original from the trash, once it is back in its place."""
+        """Remove an original from the trash, once it is back in its place. A copy of its output may still need it."""
         kept = self._folder / record.trash
+        if any(each.new != record.new and self._is_in_place(each) for each in self._named(record.trash)):
+            return
         if status_of(kept, record.source_sha256) is not None:
             self._remove(kept)
 
@@ -372,27 +392,13 @@ class Trash:
             except OSError:
                 return
 
-    def _note(self, record: Replaced) -> None:
-        """Append a record to the journal, and flush it."""
-        make_folders(self._folder)
-        with (self._folder / _JOURNAL).open("ab") as file:
-            # A line that a kill cut short must not join this one.
-            file.write(f"\n{json.dumps(asdict(record))}\n".encode())
-            file.flush()
-            os.fsync(file.fileno())
-        flush_folder(self._folder)
-
     def _records(self) -> list[Replaced]:
-        """Return the records in the order in which they were last noted."""
-        last: dict[Replaced, Replaced] = {}
-        with contextlib.suppress(OSError):
-            for line in (self._folder / _JOURNAL).read_bytes().splitlines():
-                record = _parse(line)
-                if record is not None:
-                    key = replace(record, done=False)
-                    last.pop(key, None)
-                    last[key] = record
-        return [*last.values()]
+        """Return the records in the order in which they were last noted, with those that are not noted yet."""
+        return [*dict.fromkeys((*self._journal.records(), *self._moved))]
+
+    def _named(self, trash: str) -> list[Replaced]:
+        """Return the records whose originals have this name in the trash."""
+        return [*self._journal.records_of(trash), *(each for each in self._moved if each.trash == trash)]
 
     def _is_in_place(self, record: Replaced) -> bool:
         """Return whether the output of a record is in the input."""
@@ -404,6 +410,12 @@ class Trash:
             return status.st_mtime_ns == record.new_mtime_ns or hash_of(path) == record.new_sha256
         except OSError:
             return False
+
+    def _as_error(self, error: OSError, path: Path) -> Exception:
+        """Return the error to raise. A folder that is read-only hits only its own files."""
+        if error.errno == errno.EROFS and os.access(self._folder, os.W_OK):
+            return NotReplacedError(_READ_ONLY)
+        return as_error(error, path)
 
     def _has(self, path: Path, record: Replaced) -> bool:
         """Return whether a file is the original of a record, and the trash has it, too."""
@@ -432,20 +444,11 @@ class Trash:
             raise NotReplacedError("it is not inside the input folder") from None
 
 
-def _parse(line: bytes) -> Replaced | None:
-    """Read a line of the journal; None if it is none. The folder may come from a stranger."""
-    try:
-        values: Any = json.loads(line)
-        if isinstance(values, dict):
-            # Journals of earlier versions do not tell, and what is done removes nothing.
-            values.setdefault("done", True)
-        record = Replaced(**values)
-        for field in fields(Replaced):
-            kind = bool if field.name == "done" else int if field.name.endswith(("_size", "_ns")) else str
-            if type(getattr(record, field.name)) is not kind:
-                return None
-        for name in (record.source, record.new, record.trash, *filter(None, (record.older,))):
-            check_name(name, "output")
-    except (ValueError, TypeError, PageError):
-        return None
-    return record
+def _check_writable(folder: Path) -> None:
+    """Check that files can be created in a folder, before anything is written.
+
+    Raises:
+        NotReplacedError: they cannot.
+    """
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise NotReplacedError(_READ_ONLY)

@@ -12,7 +12,8 @@ from pathlib import Path, PurePosixPath
 
 from comic_upscale.storage.base import SourceEntry
 from comic_upscale.storage.local import LocalSourceStore
-from comic_upscale.storage.replaced import Replaced, Trash
+from comic_upscale.storage.replaced import Trash
+from comic_upscale.storage.replaced_journal import Replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,14 @@ class ReplacedSourceStore(LocalSourceStore):
     def __init__(self, root: Path, executor: Executor | None = None) -> None:
         super().__init__(root, executor)
         self._trash = Trash(root)
+        self._read()
+
+    def follow_moves(self) -> None:
+        """Find the outputs that were moved since the last run. A run does it, too, and notes what it finds."""
+        self._trash.follow()
+        self._read()
+
+    def _read(self) -> None:
         self._kept: dict[str, Replaced] = {}
         self._by_folder: defaultdict[str, list[Replaced]] = defaultdict(list)
         for record in self._trash.in_force():

@@ -25,6 +25,7 @@ from comic_upscale.execution.events import Event, Preparing
 from comic_upscale.execution.local.executor import LocalExecutor
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.execution.worker_protocol import (
+    TASK_FIELDS,
     VERSION,
     Channel,
     Frame,
@@ -251,9 +252,7 @@ class _Run:
             frame = await self._tasks.get()
             if frame is None:
                 return
-            fields = {
-                name: frame.fields[name] for name in ("row_id", "source", "format", "extension", "sha256")
-            }
+            fields = {name: frame.fields[name] for name in TASK_FIELDS}
             yield PageTask(**fields, read=partial(self._read, fields["row_id"]))
 
     async def _read(self, row_id: int) -> SourceBytes:

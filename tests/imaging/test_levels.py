@@ -127,6 +127,7 @@ def test_impossible_levels(text: str) -> None:
 
 def test_levels_as_text() -> None:
     assert [str(Levels.parse(text)) for text in ("auto", " 20,235", "OFF")] == ["auto", "20,235", "None"]
+    assert Levels.parse(str(Levels(per_volume=True))) == Levels.parse("Volume") == Levels(per_volume=True)
     assert Levels.read([20, 235]) == Levels(20, 235)
     with pytest.raises(SettingsError):
         Levels.read(["20", 235])

@@ -187,6 +187,38 @@ def test_a_split_book_moves_with_its_volume_and_is_pruned_with_it(make_job: Make
     assert sorted(books(settings)) == ["other.epub"]
 
 
+def test_a_split_book_does_not_move_to_where_a_file_of_somebody_else_is(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    source = make_zip(tmp_path / "in" / "v.cbz", large(3))
+    settings = split_job(make_job)
+    run(settings)
+    before = books(settings)
+    mine = settings.output / "w (part 2).epub"
+    mine.write_bytes(b"mine")
+    source.rename(source.with_name("w.cbz"))
+    finished = run(settings)
+    assert [(name, kind) for name, kind, _ in finished.failures] == [("w.cbz", "output-exists")]
+    assert books(settings) == {**before, mine.name: b"mine"}
+
+
+def test_split_books_that_swap_names(make_job: MakeJob, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    make_zip(folder / "v.cbz", large(3))
+    make_zip(folder / "w.cbz", large(3, 1))
+    settings = split_job(make_job)
+    run(settings)
+    before = books(settings)
+    (folder / "v.cbz").rename(folder / "x.cbz")
+    (folder / "w.cbz").rename(folder / "v.cbz")
+    (folder / "x.cbz").rename(folder / "w.cbz")
+    run(settings)
+    after = books(settings)
+    for end in (".epub", " (part 2).epub"):
+        assert images(after[f"v{end}"]) == images(before[f"w{end}"])
+        assert images(after[f"w{end}"]) == images(before[f"v{end}"])
+
+
 @pytest.mark.parametrize("stop_at", [0, 1, 2])
 def test_a_run_that_ends_between_the_files_of_a_book(
     make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -125,6 +128,113 @@ def test_pruned_originals_are_gone_and_nothing_is_upscaled_twice(library: Path, 
     page(library / "new.png", 4)
     assert run(job()).replaced_now == 1
     assert {name: data for name, data in visible(library).items() if name != "new.png"} == after
+
+
+def test_replaced_files_that_were_renamed_are_known(library: Path, job: Any) -> None:
+    before = visible(library)
+    run(job())
+    after = visible(library)
+    (library / "sub").rename(library / "Series")
+    (library / "Series" / "v.cbz").rename(library / "Series" / "Vol 1.cbz")
+    (library / "a.png").rename(library / "cover.png")
+    now = {
+        "a.txt": after["a.txt"], "cover.png": after["a.png"], "Series/b.png": after["sub/b.png"],
+        "Series/Vol 1.cbz": after["sub/v.cbz"],
+    }  # fmt: skip
+    assert {each.action for each in preview(job()).pages} == {"move"}
+    again = run_without_engine(job())
+    assert (again.done, again.failed, again.replaced_now, again.replaced) == (5, 0, 0, 3)
+    assert visible(library) == now
+    assert run_without_engine(job()).moved_now == 0
+    # They are also known to the commands that work on the trash, without a run.
+    (library / "Series").rename(library / "S")
+    assert restore(library, change=False).files == ("S/Vol 1.cbz", "S/b.png", "cover.jpg")
+    assert restore(library, change=True).kept == ()
+    assert visible(library) == {
+        "a.txt": before["a.txt"], "cover.jpg": before["a.jpg"], "S/b.png": before["sub/b.png"],
+        "S/Vol 1.cbz": before["sub/v.cbz"],
+    }  # fmt: skip
+
+
+def test_replaced_files_that_were_renamed_after_their_originals_were_pruned(library: Path, job: Any) -> None:
+    run(job())
+    (library / "sub").rename(library / "Series")
+    prune_trash(library, remove=True)
+    assert not [path for path in replace_folder(library).rglob("*") if path.suffix in (".png", ".cbz")]
+    (library / "Series").rename(library / "S")
+    after = visible(library)
+    with pytest.raises(InputError, match="was replaced by its output"):
+        run_without_engine(job())
+    assert visible(library) == after
+
+
+def test_a_copy_of_a_replaced_file_is_not_upscaled_again(library: Path, job: Any) -> None:
+    original = (library / "a.jpg").read_bytes()
+    run(job())
+    copied = library / "best" / "a.png"
+    copied.parent.mkdir()
+    copied.write_bytes((library / "a.png").read_bytes())
+    engine = NearestEngine()
+    finished = run_job(job(), open_engines=lambda *_: [engine])
+    assert (finished.done, finished.replaced, engine.batches) == (6, 4, [])
+    assert copied.read_bytes() == (library / "a.png").read_bytes()
+    # Each of the two gets the original that they share.
+    assert "best/a.jpg" in restore(library, change=True).files
+    assert copied.with_name("a.jpg").read_bytes() == (library / "a.jpg").read_bytes() == original
+    assert prune_trash(library, remove=False).files == ()
+
+
+def test_a_new_original_under_the_name_of_a_pruned_one(library: Path, job: Any) -> None:
+    before = visible(library)
+    run(job())
+    prune_trash(library, remove=True)
+    (library / "a.png").rename(library / "cover.png")
+    page(library / "a.jpg", 30)
+    run(job())
+    # Its original is in the trash, and not taken for that of the cover.
+    assert run(job(format="webp")).replaced_now == 1
+    assert size_of(library / "cover.png") == (192, 256)
+    assert sorted(visible(library)) == ["a.txt", "a.webp", "cover.png", "sub/b.png", "sub/v.cbz"]
+    assert restore(library, change=True).files == ("a.jpg",)
+    assert visible(library)["a.txt"] == before["a.txt"]
+
+
+def test_a_folder_that_is_read_only_keeps_its_files(library: Path, job: Any) -> None:
+    before = visible(library)
+    ReadOnly.folder = library / "sub"
+    ReadOnly.hook_once()
+    try:
+        finished = run(job())
+    finally:
+        ReadOnly.folder = None
+    assert (finished.done, finished.replaced_now) == (5, 1)
+    assert sorted(warning.split(": ")[:2] for warning in finished.warnings) == [
+        ["sub/b.png was not replaced", "its folder is read-only"],
+        ["sub/v.cbz was not replaced", "its folder is read-only"],
+    ]
+    del before["a.jpg"]
+    assert visible(library) == {**before, "a.png": (library / "a.png").read_bytes()}
+    assert run_without_engine(job()).replaced == 3
+
+
+class ReadOnly:
+    """Lets the system refuse new files in a folder, as where a file system is mounted read-only."""
+
+    folder: Path | None = None
+    is_hooked = False
+
+    @classmethod
+    def hook_once(cls) -> None:
+        if not cls.is_hooked:
+            sys.addaudithook(cls.hook)
+            cls.is_hooked = True
+
+    @classmethod
+    def hook(cls, event: str, arguments: tuple[Any, ...]) -> None:
+        if cls.folder is None or event != "open" or not arguments[2] & os.O_CREAT:
+            return
+        if str(arguments[0]).startswith(f"{cls.folder}{os.sep}"):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(arguments[0]))
 
 
 def test_other_settings_replace_the_replacements(library: Path, job: Any) -> None:

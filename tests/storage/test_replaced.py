@@ -128,6 +128,50 @@ def test_two_originals_of_one_name_are_both_kept(library: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("folder", ["journal.jsonl", "series/a.jpg"])
+def test_names_in_the_trash_that_something_else_has(library: Path, folder: str) -> None:
+    """A folder may have the name of the journal, or of a file that was replaced."""
+    exchange(library)
+    path = library / folder / "b.jpg"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(OLD)
+    trash = Trash(library)
+    trash.exchange(
+        path,
+        path.with_suffix(".png"),
+        library.parent / "out.png",
+        source_sha256=sha(OLD),
+        new_sha256=sha(NEW),
+    )
+    assert trash.originals() == [(f"2/{folder}/b.jpg", len(OLD)), ("series/a.jpg", len(OLD))]
+    assert len(Trash(library).in_force()) == 2
+
+
+def test_an_original_in_the_trash_that_two_need_stays_for_the_second(library: Path) -> None:
+    exchange(library)
+    (library / "series" / "a.png").unlink()
+    (library / "series" / "a.jpg").write_bytes(b"another original")
+    exchange(library, source_sha256=sha(b"another original"))
+    # The same content in the folder whose name is that of the second place in the trash.
+    (library / "2" / "series").mkdir(parents=True)
+    path = library / "2" / "series" / "a.jpg"
+    path.write_bytes(b"another original")
+    trash = Trash(library)
+    output = library.parent / "out.png"
+    trash.exchange(
+        path,
+        path.with_name("a.png"),
+        output,
+        source_sha256=sha(b"another original"),
+        new_sha256=sha(NEW),
+    )
+    for record in trash.in_force():
+        trash.restore(record)
+    assert visible(library) == {
+        "2/series/a.jpg": b"another original", "series/a.jpg": b"another original",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.webp"])
 def test_a_newer_output_takes_the_place_of_an_older_one(library: Path, name: str) -> None:
     trash = exchange(library)

@@ -137,7 +137,7 @@ class Pipeline:
         size = steps.find_size(page.size)
         page.budget = await self._budget.take(steps.pixels_in_flight(size, page.task.format))
         decoded = await workers.compute(
-            "decode", page, "decode", source.data, size, page.task.sha256, page.task.source
+            "decode", page, "decode", source.data, size, page.task.sha256, page.task.source, page.task.points
         )
         page.matches, page.network, page.own_settings = decoded.matches, decoded.network, decoded.own_settings
         pixels, size, page.sha256 = decoded.pixels, decoded.size, decoded.sha256

@@ -19,6 +19,7 @@ from comic_upscale.execution.local.quality_gate import QualityGate
 from comic_upscale.gate.verdict import Verdict
 from comic_upscale.imaging.decode import Header, read_header
 from comic_upscale.imaging.encode import check_encoded, check_target, encode, list_omissions, lossy_quality
+from comic_upscale.imaging.levels import Points
 from comic_upscale.imaging.pixels import Pixels
 from comic_upscale.imaging.screen import to_screen
 from comic_upscale.imaging.shape import decode_page
@@ -166,7 +167,14 @@ class PageSteps:
         check_target(*size.target, format)
         return max(size.target[0] * size.target[1], pixels)
 
-    def decode(self, data: bytes, size: PageSize, sha256: str, source: str = "") -> Decoded:
+    def decode(
+        self,
+        data: bytes,
+        size: PageSize,
+        sha256: str,
+        source: str = "",
+        points: tuple[int, int] | None = None,
+    ) -> Decoded:
         """Decode a page, and prepare it for the network, or shrink it if it does not go through that.
 
         Args:
@@ -174,6 +182,7 @@ class PageSteps:
             size: by its header.
             sha256: of the file; empty to compute it.
             source: its path in the input.
+            points: as in `PageTask`.
 
         Raises:
             PageError: it cannot be decoded.
@@ -181,7 +190,7 @@ class PageSteps:
         settings = self._settings
         pixels = decode_page(data, settings)
         sha256 = sha256 or sha256_of_source(data)
-        page = as_filtered(pixels, data, source, self._rules)
+        page = as_filtered(pixels, data, source, self._rules, None if points is None else Points(*points))
         pixels, own = page.pixels, page.settings
         if (pixels.width, pixels.height) != size.source or own.model != settings.model:
             # Its margins were cropped, it was rotated, or the file gives its orientation only after the pixels.
@@ -271,13 +280,15 @@ class PageSteps:
         return Encoded(data, hashlib.sha256(data).hexdigest(), omissions)
 
 
-def as_filtered(pixels: Pixels, data: bytes, source: str, rules: PageRules) -> FilteredPage:
+def as_filtered(
+    pixels: Pixels, data: bytes, source: str, rules: PageRules, of_volume: Points | None = None
+) -> FilteredPage:
     """Return a decoded page with its own settings; see `filter_page`.
 
     Raises:
         PageError: the rules that match it contradict each other.
     """
     try:
-        return filter_page(pixels, data, source, rules)
+        return filter_page(pixels, data, source, rules, of_volume)
     except SettingsError as error:
         raise PageError("rules", f"the rules for this page contradict each other: {error}") from None

@@ -60,6 +60,8 @@ class ActorTask:
     format: Any
     extension: str
     sha256: str
+    points: tuple[int, int] | None
+    """As in `PageTask`."""
     address: Path | None
     """Of the page in a bucket; None if the run sends it."""
     stored_as: str | None
@@ -124,6 +126,7 @@ class PageActor:
                 extension=task.extension,
                 read=read,
                 sha256=task.sha256,
+                points=task.points,
             )
         )
         if self._running is None or self._running.done():

@@ -194,6 +194,7 @@ class Round:
                     format=task.format,
                     extension=task.extension,
                     sha256=task.sha256,
+                    points=task.points,
                     address=task.address,
                     stored_as=stored_as,
                 )
