@@ -115,6 +115,8 @@ async def begin_run(
         run_id = await on_ledger(ledger.start_run, job_id, versions=versions(), price=price)
         if spending is not None:
             spending.on_bill = lambda amount: on_ledger.wait(ledger.bill, run_id, amount)
+        answers = AnswerStore(answers_folder(job.settings.folder))
+        await on_ledger(_forget_used, answers, ledger)
         stop.has_begun = True
         heartbeats = asyncio.create_task(_keep_alive(ledger, on_ledger, run_id))
         try:
@@ -134,7 +136,7 @@ async def begin_run(
                 emit=emit,
                 stop=stop,
                 spending=spending,
-                answers=AnswerStore(answers_folder(job.settings.folder)),
+                answers=answers,
             )
         except BaseException as error:
             # The ledger itself may be broken, or its disk full: report the first error.
@@ -151,6 +153,13 @@ def _check_price(job: ResolvedJob, ledger: Ledger) -> None:
 
     Raises:
         SettingsError: there is a cost ceiling but no price.
+def _forget_used(answers: AnswerStore, ledger: Ledger) -> None:
+    """Delete answers whose page an earlier run recorded just before it was killed; runs on the thread of the ledger."""
+    used = answers.used()
+    finished = ledger.finished(used.values())
+    answers.forget(page for page, row_id in used.items() if row_id in finished)
+
+
     """
     settings = job.settings
     if settings.max_cost is None or settings.price is not None:

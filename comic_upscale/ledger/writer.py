@@ -242,6 +242,12 @@ class Ledger(LibraryChanges):
 
     def computed(self, job_id: int, sizes: Set[int]) -> list[tuple[int, str, str, str]]:
         """Return the finished pages of a job that are not copies and whose sources have one of these sizes.
+    def finished(self, row_ids: Iterable[int]) -> Set[int]:
+        """Return those of these rows whose page is done."""
+        query = "select 1 from pages where id = ? and state = 'done'"
+        with self._translate_errors():
+            return {row_id for row_id in row_ids if self._db.execute(query, [row_id]).fetchone()}
+
 
         Returns:
             (row id, SHA-256 of the source, source, output) of each.
