@@ -346,6 +346,11 @@ def status_lines(report: JobStatus) -> list[str]:
         seconds = seconds_since(report.last_seen)
         # In the future, if a clock was set back or the clock of another host is ahead.
         seen = (
+    if report.alive:
+        lines += [
+            f"in progress: {page.source}: {part_text(page.unit, page.done, page.total)}"
+            for page in report.within
+        ]
             f"{duration(seconds)} ago"
             if seconds >= 0
             else f"at {report.last_seen} by the clock of {report.host}"
@@ -402,6 +407,11 @@ def hooks_lines(event: HooksFinished) -> list[str]:
 
 
 def _short(path: str) -> str:
+def part_text(unit: str, done: float, total: int) -> str:
+    """Return what is done of a page that takes minutes: ``tile 3 of 48, 5 %``."""
+    return f"{unit} {min(int(done) + 1, total):,} of {total:,}, {100 * done / max(total, 1):.0f} %"
+
+
     """Return the path relative to the current folder, if it is inside."""
     with contextlib.suppress(ValueError, OSError):
         relative = str(Path(path).relative_to(Path.cwd()))

@@ -108,6 +108,22 @@ class Upscaled:
     """The pages in `AnswerStore` whose answers the engine keeps. They are deleted once the pages are recorded."""
 
 
+@dataclass(frozen=True, slots=True)
+class EnginePart:
+    """The part of its current call that an engine has done."""
+
+    unit: str
+    """What it counts, in the singular: ``"tile"``."""
+    done: float
+    """Units that are done, 0 to ``total``; a fraction if one of them takes steps that can be counted."""
+    total: int
+    """Units of the call, at least 1."""
+
+
+OnPart: TypeAlias = Callable[[EnginePart], None]
+"""Takes what an engine has done, on the thread of the engine."""
+
+
 class Engine(Protocol):
     """Makes pages larger. Used from one thread at a time; may be created on another.
 
@@ -116,6 +132,9 @@ class Engine(Protocol):
 
     An engine that is billed by call may have a method ``charge(spending)``, which `charge` calls before the first page.
     It records every call there before it makes it.
+
+    An engine whose calls take minutes may have a method ``follow(on_part)``, which `follow` calls. From then on it
+    tells ``on_part`` what it has done of each call, or nobody if that is None.
     """
 
     @property
@@ -302,6 +321,13 @@ class KeptOpen:
         """Return the limit of the engine."""
         return self._engine.batch_limit(height, width)
 
+def follow(engine: Engine, on_part: OnPart | None) -> None:
+    """Let an engine whose calls take minutes tell what it has done; None: tell nobody. On the engine's thread."""
+    method: Callable[[OnPart | None], None] | None = getattr(engine, "follow", None)
+    if method is not None:
+        method(on_part)
+
+
     def upscale(self, batch: Batch) -> Upscaled:
         """Upscale by the engine."""
         return self._engine.upscale(batch)
@@ -327,6 +353,10 @@ def check_batch_size(info: EngineInfo, batch: Batch) -> None:
             f"the page has {width}x{height} pixels, more than the {info.max_pixels:,} that the engine {info.name} "
             "accepts",
         )
+
+    def follow(self, on_part: OnPart | None) -> None:
+        """Let the engine tell what it has done."""
+        follow(self._engine, on_part)
 
 
 def devices_in_words(engines: Sequence[Engine]) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from comic_upscale.engines.base import Batch, DeviceInfo, EngineInfo, Upscaled
+from comic_upscale.engines.base import Batch, DeviceInfo, EngineInfo, EnginePart, OnPart, Upscaled
 from comic_upscale.engines.feathering import FeatheredPage, Floats, Window, Windows, plan_by_area
 from comic_upscale.engines.host_resample import to_samples
 from comic_upscale.engines.imagen.client import FAILED, ImagenClient
@@ -48,6 +48,7 @@ class ImagenEngine:
 
     def __init__(
         self, options: ImagenOptions, client: ImagenClient, *, identity: str, answers: AnswerStore | None
+        self._on_part: OnPart | None = None
     ) -> None:
         self._options, self._client, self._answers = options, client, answers
         self._stopped = Event()
@@ -75,6 +76,10 @@ class ImagenEngine:
         return 1
 
     def charge(self, spending: Spending | None) -> None:
+    def follow(self, on_part: OnPart | None) -> None:
+        """Tell the tiles that are done to this callback."""
+        self._on_part = on_part
+
         """Record calls in this meter."""
         self._client.spending = spending
 
@@ -122,7 +127,9 @@ class ImagenEngine:
         key = self._key(page, factor)
         large = plan.scaled(factor)
         canvas = FeatheredPage(large.size, channels)
-        for window, there, png in zip(plan.all(), large.all(), files, strict=True):
+        for done, (window, there, png) in enumerate(zip(plan.all(), large.all(), files, strict=True)):
+            if self._on_part is not None:
+                self._on_part(EnginePart("tile", done, len(plan)))
             answer = self._ask(key, window, factor, png)
             if channels == 1:
                 answer = answer.mean(axis=2, keepdims=True)
