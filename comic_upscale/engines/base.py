@@ -176,6 +176,14 @@ class Identity(NamedTuple):
     """64 hexadecimal digits; equal for two jobs exactly if the same thing computes. Part of the fingerprint."""
 
 
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """Calls of a service that are billed."""
+
+    count: int
+    dollars: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
     """The engine, model and options that a job requests."""
@@ -253,6 +261,16 @@ class EngineFactory(Protocol):
         """
         return spec
 
+    def count_calls(self, spec: EngineSpec, size: tuple[int, int], target: tuple[int, int]) -> Calls:
+        """Return the calls that a page will probably need; none for an engine that is billed by time.
+
+        Args:
+            spec: of the job.
+            size: (width, height) of the page in pixels.
+            target: (width, height) of its output.
+        """
+        return Calls(0, 0.0)
+
     def describe_loading(self, spec: EngineSpec, resources: EngineResources) -> str | None:
         """Return what is about to be loaded, such as a plan of the memory, for the user; None for nothing to say.
 
@@ -303,6 +321,13 @@ def charge(engine: Engine, spending: Spending | None) -> None:
         method(spending)
 
 
+def follow(engine: Engine, on_part: OnPart | None) -> None:
+    """Let an engine whose calls take minutes tell what it has done; None: tell nobody. On the engine's thread."""
+    method: Callable[[OnPart | None], None] | None = getattr(engine, "follow", None)
+    if method is not None:
+        method(on_part)
+
+
 class KeptOpen:
     """An engine that its user does not end: whoever opened it closes it later.
 
@@ -321,13 +346,6 @@ class KeptOpen:
         """Return the limit of the engine."""
         return self._engine.batch_limit(height, width)
 
-def follow(engine: Engine, on_part: OnPart | None) -> None:
-    """Let an engine whose calls take minutes tell what it has done; None: tell nobody. On the engine's thread."""
-    method: Callable[[OnPart | None], None] | None = getattr(engine, "follow", None)
-    if method is not None:
-        method(on_part)
-
-
     def upscale(self, batch: Batch) -> Upscaled:
         """Upscale by the engine."""
         return self._engine.upscale(batch)
@@ -335,6 +353,10 @@ def follow(engine: Engine, on_part: OnPart | None) -> None:
     def charge(self, spending: Spending | None) -> None:
         """Let the engine record its calls in this meter."""
         charge(self._engine, spending)
+
+    def follow(self, on_part: OnPart | None) -> None:
+        """Let the engine tell what it has done."""
+        follow(self._engine, on_part)
 
     def close(self) -> None:
         """Leave the engine open."""
@@ -353,10 +375,6 @@ def check_batch_size(info: EngineInfo, batch: Batch) -> None:
             f"the page has {width}x{height} pixels, more than the {info.max_pixels:,} that the engine {info.name} "
             "accepts",
         )
-
-    def follow(self, on_part: OnPart | None) -> None:
-        """Let the engine tell what it has done."""
-        follow(self._engine, on_part)
 
 
 def devices_in_words(engines: Sequence[Engine]) -> str:

@@ -21,11 +21,14 @@ from PIL import Image
 
 pytest.importorskip("google.auth", reason="the extra [imagen] is not installed")
 
+from comic_upscale.console.display import LogDisplay
+from comic_upscale.console.text import status_lines
 from comic_upscale.costs.spending import Spending
 from comic_upscale.engines import registry
 from comic_upscale.engines.base import Batch, Engine, charge
 from comic_upscale.engines.imagen.client import _FIRST_PAUSE, FAILED, REFUSED, _retry_after
 from comic_upscale.errors import CeilingError, DeviceError, PageError, SettingsError
+from comic_upscale.execution.events import Event, Progress
 from comic_upscale.execution.stop import CEILING, StopRequest
 from comic_upscale.gate.seams import worst_seam
 from comic_upscale.jobs.run import run_job
@@ -140,6 +143,8 @@ def test_a_large_page_goes_in_tiles_and_shows_no_seam(fake: FakeImagen, make: Ma
     made = open_engine(make()).upscale(Batch(page[None], (width * 2, height * 2)))
     assert made.pixels.shape == (1, height * 2, width * 2, 1)
     assert len(fake.calls) == fake.billed == 3
+    quoted = registry.count_calls(make(), [((width, height), (width * 2, height * 2))])
+    assert quoted is not None and (quoted.count, quoted.dollars) == (3, pytest.approx(3 * PRICE))
     assert all(w * h * 4 <= 17_000_000 for w, h, _ in fake.calls)
     assert len(made.borders.rows) + len(made.borders.columns) == 2
     seam = worst_seam(page, made.pixels[0], made.borders)
@@ -324,7 +329,7 @@ def test_a_run_stops_at_the_ceiling_goes_on_and_counts_exactly(
 def test_a_page_that_was_stopped_between_its_tiles_pays_only_the_rest(
     fake: FakeImagen, make: MakeImagen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("comic_upscale.engines.imagen.engine.MOST_OUTPUT", 40_000)
+    monkeypatch.setattr("comic_upscale.engines.imagen.tiles.MOST_OUTPUT", 40_000)
     draw_page(tmp_path / "in", size=(100, 200))
     run_job(make({"max_cost": 2 * PRICE}, overlap=8))
     sent = list(fake.calls)
@@ -343,15 +348,48 @@ def test_a_page_that_was_stopped_between_its_tiles_pays_only_the_rest(
     assert (tmp_path / "again" / "a.png").read_bytes() == (tmp_path / "out" / "a.png").read_bytes()
 
 
+def test_a_run_and_its_status_say_which_tile_is_under_way(
+    fake: FakeImagen, make: MakeImagen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("comic_upscale.engines.imagen.tiles.MOST_OUTPUT", 40_000)
+    monkeypatch.setattr("comic_upscale.jobs.begin.HEARTBEAT_SECONDS", 0.05)
+    draw_page(tmp_path / "in", size=(100, 200))
+    ledger, lines = tmp_path / "out" / ".comic-upscale" / "ledger.sqlite3", list[str]()
+    events, shown = list[Progress](), list[str]()
+
+    def wait_in_the_second_call() -> None:
+        if len(fake.calls) == 1:
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline and not (shown and any(event.within for event in events)):
+                shown[:] = [line for line in status_lines(read_status(ledger)) if "tile" in line]
+                time.sleep(0.01)
+
+    def listen(event: Event) -> None:
+        show(event)
+        if isinstance(event, Progress):
+            events.append(event)
+
+    monkeypatch.setattr("comic_upscale.console.display.LOG_INTERVAL_SECONDS", 0)
+    show = LogDisplay(lines.append, verbose=False)
+    fake.on_call = wait_in_the_second_call
+    assert run_job(make(overlap=8), on_event=listen).done == 1
+    (page,) = next(event.within for event in events if event.within)
+    assert (page.source, page.unit, page.done) == ("a.png", "tile", 1) and page.total == len(fake.calls)
+    text = f"a.png: tile 2 of {page.total}, {100 / page.total:.0f} %"
+    assert shown == [f"in progress: {text}"]
+    assert any(line.endswith(text) for line in lines)
+    assert not read_status(ledger).within, "only while the page is in progress"
+
+
 # A real run in a real process, with tiles that are small enough for a test.
 PROGRAM = """
 import json, os, sys
 from pathlib import Path
-from comic_upscale.engines.imagen import engine
+from comic_upscale.engines.imagen import tiles
 from comic_upscale.jobs.run import run_job
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.storage.answers import AnswerStore
-engine.MOST_OUTPUT = 40_000
+tiles.MOST_OUTPUT = 40_000
 if sys.argv[3] == "after the record":
     AnswerStore.forget = lambda self, pages: [*pages] and os._exit(9)
 options = {"project": "my-project", "price_per_image": 0.06, "overlap": 8, **json.loads(sys.argv[2])}
@@ -400,7 +438,7 @@ def test_a_killed_run_pays_no_tile_twice_and_counts_exactly(
     assert spent(tmp_path) == pytest.approx(fake.billed * PRICE) and fake.billed == len(paid)
     # That kill came before the answers were deleted. The next run deletes them, and pays nothing.
     assert [path for path in kept.rglob("*") if path.is_file()]
-    monkeypatch.setattr("comic_upscale.engines.imagen.engine.MOST_OUTPUT", 40_000)
+    monkeypatch.setattr("comic_upscale.engines.imagen.tiles.MOST_OUTPUT", 40_000)
     assert run_job(make(overlap=8)).done == 1
     assert fake.calls == paid and spent(tmp_path) == pytest.approx(fake.billed * PRICE)
     assert not [path for path in kept.rglob("*") if path.is_file()]
