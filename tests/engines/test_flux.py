@@ -21,7 +21,7 @@ LACKING = [
 ]
 if LACKING:
     pytest.skip(f"the extra [flux] is not installed: {', '.join(LACKING)}", allow_module_level=True)
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 with warnings.catch_warnings():
     # Whatever these packages warn of when they are imported is not ours.
     warnings.simplefilter("ignore")
