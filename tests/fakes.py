@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from comic_upscale.engines.base import Batch, DeviceInfo, EngineInfo, Upscaled
+from comic_upscale.engines.base import Batch, DeviceInfo, EngineInfo, EnginePart, OnPart, Upscaled
 
 
 class NearestEngine:
@@ -49,6 +49,21 @@ class NearestEngine:
 
     def close(self) -> None:
         self.closed = True
+
+
+class TellingEngine(NearestEngine):
+    """Tells that it has done nothing of each call, then half of its two tiles."""
+
+    _on_part: OnPart | None = None
+
+    def follow(self, on_part: OnPart | None) -> None:
+        self._on_part = on_part
+
+    def upscale(self, batch: Batch) -> Upscaled:
+        for done in (0, 1):
+            if self._on_part is not None:
+                self._on_part(EnginePart("tile", done, 2))
+        return super().upscale(batch)
 
 
 def pause(seconds: float) -> Callable[[Batch], None]:

@@ -22,19 +22,22 @@ from comic_upscale.settings.options import Opt, check, definitions, pick
 
 if TYPE_CHECKING:
     from comic_upscale.costs.quote import Quote
-    from comic_upscale.costs.rates import Measured
+    from comic_upscale.costs.rates import Measured, Network
     from comic_upscale.costs.workload import Workload
+    from comic_upscale.engines.base import Calls
+    from comic_upscale.planning.preview import Preview
 
 EXIT_OVER_BUDGET = 1
 
 
 JOB = pick(
     JobSettings, "output", "selection", "profile", "size", "skip_larger_than", "model", "denoise", "weights_folders",
-    "format", "quality", "device", "workers",
+    "format", "quality", "backend", "engine_options", "device", "workers",
     help={
         "output": "Output folder of the planned `run`. Pages that are already done are not counted.",
         "model": "Model as for `run`. On a rented GPU, auto means comic-best.",
         "format": "Output format. It decides how many bytes are downloaded.",
+        "backend": "Engine of the planned `run`. GPUs can be quoted for networks of the catalogue only.",
         "device": "Devices for --pilot: auto, cpu, cuda, cuda:1, xpu or mps; several as cuda:0,cuda:1.",
         "workers": "Threads of the rented machine and of --pilot. Default for a rented machine: those of its offer.",
     },
@@ -118,46 +121,65 @@ def cost(named: Pages = None, *, from_file: FromFile = None, source: Given, own:
     input = requested.pop("input", None)
     _check_together(asked, input)
     settings = job_settings({"input": input or Path("pages"), **requested})
-    workload, unchanged, trial = count_work(settings, asked)
-    quotes = quotes_for(
-        workload,
-        Question(
-            model=settings.model,
-            gpus=asked.gpu,
-            price=asked.price,
-            link_mbps=asked.link_mbps,
-            workers=workers,
-            denoise=settings.denoise,
-            offers=tuple(listed_offers(asked.prices or own_prices())),
-            measurements=known_measurements(),
-            pilot=trial,
-        ),
+    network = other_network(settings)
+    if network is not None and asked.gpu:
+        raise SettingsError(
+            f"GPUs cannot be quoted for --engine {settings.backend}: its speed on them is not known. Leave --gpu out"
+        )
+    workload, unchanged, calls, trial = count_work(settings, asked)
+    quotes = (
+        []
+        if calls is not None
+        else quotes_for(
+            workload,
+            Question(
+                model=settings.model,
+                gpus=asked.gpu,
+                price=asked.price,
+                link_mbps=asked.link_mbps,
+                workers=workers,
+                denoise=settings.denoise,
+                offers=() if network else tuple(listed_offers(asked.prices or own_prices())),
+                measurements=known_measurements(None if network is None else settings),
+                pilot=trial,
+                network=network,
+            ),
+        )
     )
-    over = None if asked.budget is None else is_over_budget(quotes, asked.budget)
+    over = None
+    if asked.budget is not None:
+        over = is_over_budget(quotes, asked.budget) if calls is None else calls.dollars > asked.budget
     if asked.as_json:
-        typer.echo(quotes_as_json(workload, quotes, asked.budget, over))
+        typer.echo(quotes_as_json(workload, quotes, asked.budget, over, calls))
     else:
         whole = asked.verbose or bool(asked.gpu) or len(quotes) == 1
-        _print_quotes(workload, unchanged, quotes, asked.budget, whole=whole)
+        _print_quotes(workload, unchanged, quotes, calls, asked.budget, whole=whole)
     if over:
         raise typer.Exit(EXIT_OVER_BUDGET)
 
 
-def known_measurements() -> tuple[Measured, ...]:
-    """Return the measurements in the user's folder and in the ledgers of this machine."""
+def known_measurements(like: JobSettings | None = None) -> tuple[Measured, ...]:
+    """Return the measurements in the user's folder and in the ledgers of this machine.
+
+    Args:
+        like: only those of runs with the same engine, with the same options and size; None for all.
+    """
     from comic_upscale.estimates.history import from_ledgers, load_measurements, processor_name
     from comic_upscale.ledger.recent import known_ledgers
 
-    recorded = from_ledgers(known_ledgers(state_folder()), socket.gethostname(), processor_name())
-    return (*load_measurements(rates_folder()), *recorded)
+    ledgers = known_ledgers(state_folder())
+    recorded = from_ledgers(ledgers, socket.gethostname(), processor_name(), like=like)
+    # `bench` measures networks only.
+    return (*(load_measurements(rates_folder()) if like is None else ()), *recorded)
 
 
 def _print_quotes(
-    workload: Workload, unchanged: int, quotes: Sequence[Quote], budget: float | None, *, whole: bool
-) -> None:
-    """Print quotes: each with its parts and sources, or one row for each GPU."""
+    workload: Workload, unchanged: int, quotes: Sequence[Quote], calls: Calls | None, budget: float | None,
+    *, whole: bool,
+) -> None:  # fmt: skip
+    """Print quotes: each with its parts and sources, or one row for each GPU. Or print the price of billed calls."""
     from comic_upscale.console.quote_text import common_lines, quote_lines, summary_lines, workload_lines
-    from comic_upscale.console.text import page_count
+    from comic_upscale.console.text import calls_text, page_count
 
     if not workload.pages:
         typer.echo(
@@ -167,6 +189,15 @@ def _print_quotes(
     columns = min(max(shutil.get_terminal_size().columns, 60), 120)
     for line in workload_lines(workload, unchanged):
         typer.echo(line)
+    if calls is not None:
+        typer.echo(calls_text(calls.count, calls.dollars))
+        typer.echo("A call that fails after it was sent is billed again. The time of a call is not known.")
+        return
+    if not quotes:
+        typer.echo(
+            "The time of this engine is not known yet: measure some pages on this machine with --pilot 2."
+        )
+        return
     if not whole:
         for line in ("", *summary_lines(quotes, budget)):
             typer.echo(line)
@@ -191,31 +222,66 @@ def _check_together(asked: CostOptions, input: Path | None) -> None:
         raise SettingsError("--pilot needs pages: name them, or give --input")
 
 
-def count_work(settings: JobSettings, asked: CostOptions) -> tuple[Workload, int, Measured | None]:
+def other_network(settings: JobSettings) -> Network | None:
+    """Return what computes with an engine that uses no network of the catalogue; None with one that does.
+
+    Raises:
+        SettingsError, WeightsError: as a run would.
+    """
+    from comic_upscale.costs.rates import Network
+    from comic_upscale.engines.registry import find_factory, identify
+
+    if find_factory(settings.backend).uses_catalogue:
+        return None
+    name, identity = identify(settings)
+    return Network(model=name, identity=identity, tflop_per_page=None)
+
+
+def quote_of_plan(plan: Preview, settings: JobSettings) -> Quote | None:
+    """Return what earlier runs on this machine say of a planned run with an engine of another kind.
+
+    None if no such run is known.
+    """
+    from comic_upscale.estimates.quotes import Question, quotes_for
+    from comic_upscale.estimates.workload import count_workload
+
+    measurements = known_measurements(settings)
+    question = Question(model=settings.model, measurements=measurements, network=other_network(settings))
+    return next(iter(quotes_for(count_workload(plan, settings), question)), None)
+
+
+def count_work(
+    settings: JobSettings, asked: CostOptions
+) -> tuple[Workload, int, Calls | None, Measured | None]:
     """Count the work of an input, or of an assumed number of pages, and run the pilot if requested.
 
     Returns:
-        The work, the number of pages that need no work, and the measurement of the pilot.
+        The work, the number of pages that need no work, the billed calls, and the measurement of the pilot.
     """
     from comic_upscale.console.text import page_count
-    from comic_upscale.estimates.assumed import AssumedPages, assume_pages
+    from comic_upscale.engines.registry import count_calls, find_factory
+    from comic_upscale.estimates.assumed import AssumedPages, assume_pages, assumed_sizes
     from comic_upscale.estimates.workload import count_workload, run_pilot
-    from comic_upscale.planning.preview import preview
+    from comic_upscale.planning.preview import preview, sizes_through_engine
     from comic_upscale.settings.sizes import Bounds
 
     if asked.pages is not None:
         bounds = Bounds.parse(asked.page_size)
         imagined = AssumedPages(count=asked.pages, width=bounds.width, height=bounds.height)
-        return assume_pages([imagined], settings), 0, None
+        workload = assume_pages([imagined], settings)
+        return workload, 0, count_calls(settings, assumed_sizes(imagined, settings)), None
     # Everything that a run imports before it reads its input is imported by now.
     started_in = process_seconds()
     plan = preview(settings)
     if plan.selection and not asked.as_json:
         typer.echo(f"selection: {plan.selection}", err=True)
     trial = None
+    if asked.pilot is not None and find_factory(settings.backend).billing == "call":
+        raise SettingsError(f"--pilot with --engine {settings.backend} would cost money: leave it out")
     if asked.pilot is not None:
         if not asked.as_json:
             typer.echo(f"upscaling {page_count(asked.pilot)} as a pilot...", err=True)
         trial = run_pilot(plan, settings, asked.pilot, started_in=started_in)
     workload = count_workload(plan, settings, trial)
-    return workload, len(plan.pages) - workload.pages, trial
+    calls = count_calls(settings, sizes_through_engine(plan.pages, settings))
+    return workload, len(plan.pages) - workload.pages, calls, trial

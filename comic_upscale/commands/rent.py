@@ -46,7 +46,8 @@ LATEST = dt.timedelta(minutes=10)
 """After this time, a machine that was launched is listed, and one that should have ended has ended."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-WORK = tuple(option for option in JOB if option.name not in ("device", "workers"))
+_NOT_RENTED = ("backend", "engine_options", "device", "workers")
+WORK = tuple(option for option in JOB if option.name not in _NOT_RENTED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +127,7 @@ def _count_job(source: Given, own: Given, given: Given) -> tuple[Workload, Quest
     imagined = None if values.get("input") is not None else asked.pages or ASSUMED_PAGES
     settings = job_settings({"input": Path("pages"), **values})
     counted = CostOptions(pages=imagined, page_size=asked.page_size, as_json=True)
-    work, _, _ = count_work(settings, counted)
+    work, *_ = count_work(settings, counted)
     return work, question_for(settings.model, settings.denoise, asked.link_mbps)
 
 

@@ -418,12 +418,20 @@ def _choose_display(stop: StopRequest, shown: ShowOptions) -> Display:
 
 def show_plan(settings: JobSettings, *, as_json: bool) -> None:
     """Print what a run would do."""
+    from comic_upscale.commands.cost import quote_of_plan
+    from comic_upscale.console.quote_text import planned_time
     from comic_upscale.console.text import plan_header, plan_line, plan_summary, preview_as_json
+    from comic_upscale.engines.registry import find_factory
     from comic_upscale.jobs.service import JobService
 
     service = JobService(state_folder())
+    factory = find_factory(settings.backend)
+    # Their pages may take minutes. `cost` quotes the networks of the catalogue on many machines.
+    is_quoted = factory.billing == "time" and not factory.uses_catalogue
     if as_json:
-        typer.echo(preview_as_json(service.preview(settings)))
+        plan = service.preview(settings)
+        quote = quote_of_plan(plan, settings) if is_quoted else None
+        typer.echo(preview_as_json(plan, None if quote is None else quote.seconds))
         return
     has_header = False
 
@@ -434,7 +442,10 @@ def show_plan(settings: JobSettings, *, as_json: bool) -> None:
             has_header = True
         typer.echo(plan_line(page))
 
-    for line in plan_summary(service.preview(settings, on_page)):
+    plan = service.preview(settings, on_page)
+    if is_quoted and plan.counts.get("do"):
+        typer.echo(planned_time(quote_of_plan(plan, settings)))
+    for line in plan_summary(plan):
         typer.echo(line)
 
 

@@ -31,6 +31,7 @@ from comic_upscale.console.text import (
     header_lines,
     hooks_lines,
     page_line,
+    part_text,
     rate,
     stopping_line,
     summary_lines,
@@ -169,7 +170,8 @@ class LogDisplay:
         bottleneck = f", bottleneck: {event.bottleneck}" if event.bottleneck else ""
         failed = f", {event.failed} failed" if event.failed else ""
         doing = f", {event.doing}" if event.doing else ""
-        return f"{meter}{failed}{bottleneck}{doing}"
+        within = "".join(f", {printable(text)}" for text in _within(event))
+        return f"{meter}{failed}{bottleneck}{doing}{within}"
 
     def _at_interval(self, line: str) -> None:
         if time.monotonic() - self._last >= LOG_INTERVAL_SECONDS:
@@ -291,6 +293,8 @@ class LiveDisplay:
             failed=f"{event.failed} failed" if event.failed else "",
         )
         current = f"in progress: {printable(event.in_hand)}" if event.in_hand else "reading the first pages"
+        if event.within:
+            current = printable(f"in progress: {'; '.join(_within(event))}")
         current = PAUSED if event.paused else event.doing or current
         bottleneck = f"   bottleneck: {event.bottleneck}" if event.bottleneck else ""
         text = stopping_line(event) if event.stopping else current + bottleneck
@@ -316,6 +320,11 @@ def write_line(line: str, on_broken_pipe: Callable[[], None]) -> None:
 def silence_stdout() -> None:
     """Redirect standard output to the null device: Python would report a broken pipe again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _within(event: Progress) -> list[str]:
+    """Return what is done of the pages in progress that take minutes."""
+    return [f"{page.source}: {part_text(page.unit, page.done, page.total)}" for page in event.within]
 
 
 def _header(event: JobStarted) -> Table:

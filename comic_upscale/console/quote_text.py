@@ -15,6 +15,7 @@ from comic_upscale.costs.ranges import Range
 from comic_upscale.costs.workload import Workload
 
 if TYPE_CHECKING:
+    from comic_upscale.engines.base import Calls
     from comic_upscale.estimates.bench import BenchResult
 
 
@@ -142,13 +143,22 @@ def span(values: Range, format: Callable[[float], str]) -> str:
     return low if low == high else f"{low}..{high}"
 
 
+def planned_time(quote: Quote | None) -> str:
+    """Return the time of a planned run on this machine; None if no earlier run tells."""
+    if quote is None:
+        return "time: not known before the first pages; `comic-upscale cost --pilot 2` measures some"
+    source = quote.parts["compute"].source
+    return printable(f"time: about {_time(quote.seconds.likely)} ({span(quote.seconds, _time)}), {source}")
+
+
 def quotes_as_json(
-    workload: Workload, quotes: Sequence[Quote], budget: float | None, over: bool | None
+    workload: Workload, quotes: Sequence[Quote], budget: float | None, over: bool | None, calls: Calls | None
 ) -> str:
     """Return work and quotes as one line of JSON."""
     return json.dumps(
         {
             "work": dataclasses.asdict(workload),
+            "calls": None if calls is None else dataclasses.asdict(calls),
             "quotes": [dataclasses.asdict(quote) for quote in quotes],
             "budget": budget,
             "over_budget": over,

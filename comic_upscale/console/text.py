@@ -17,6 +17,7 @@ from comic_upscale.ledger.status import JobStatus, seconds_since
 from comic_upscale.settings.paths import MARKER_FOLDER, TRASH
 
 if TYPE_CHECKING:
+    from comic_upscale.costs.ranges import Range
     from comic_upscale.execution.events import HooksFinished, JobFinished, JobStarted, Progress
     from comic_upscale.planning.preview import PagePreview, Preview
 
@@ -49,9 +50,10 @@ def rate(pages_per_second: float | None) -> str:
     return f"{pages_per_second:.1f} pages/s"
 
 
-def preview_as_json(value: Preview) -> str:
-    """Return a preview as one line of JSON."""
-    return json.dumps(dataclasses.asdict(value))
+def preview_as_json(value: Preview, seconds: Range | None = None) -> str:
+    """Return a preview as one line of JSON, with the expected seconds of the run; None if they are not known."""
+    known = None if seconds is None else dataclasses.asdict(seconds)
+    return json.dumps({**dataclasses.asdict(value), "seconds": known})
 
 
 def plan_line(page: PagePreview) -> str:
@@ -72,6 +74,12 @@ def plan_header() -> str:
     return f"{'':>10}  {'pixels':>11}    {'become':<11} {'kind':<6} {'about':>9}  page"
 
 
+def calls_text(count: int, dollars: float) -> str:
+    """Return what the calls of a service will cost."""
+    calls = "1 call" if count == 1 else f"{count:,} calls"
+    return f"{calls} of the service: about {money(dollars)} (--max-cost sets a limit)"
+
+
 def plan_summary(preview: Preview) -> list[str]:
     """Return a summary of a planned run as text."""
     counts = ", ".join(f"{count:,} {what}" for what, count in preview.counts.items())
@@ -85,6 +93,8 @@ def plan_summary(preview: Preview) -> list[str]:
         if preview.bytes_per_pixel is not None:
             basis = f"{preview.bytes_per_pixel:.2f} bytes per pixel, measured by this job"
         lines.append(f"outputs: about {megabytes(preview.estimated_bytes)} ({basis})")
+    if preview.calls is not None and preview.calls_dollars is not None:
+        lines.append(calls_text(preview.calls, preview.calls_dollars))
     also = [
         f"{count:,} {what}{'s' if count != 1 else ''}"
         for count, what in ((preview.sidecars, "sidecar"), (preview.others, "other file"))
@@ -336,6 +346,11 @@ def status_lines(report: JobStatus) -> list[str]:
         lines.append(orphans_line(report.orphans, _short(report.output)))
     if report.paused_since is not None:
         lines += _pause_lines(report)
+    if report.alive:
+        lines += [
+            f"in progress: {page.source}: {part_text(page.unit, page.done, page.total)}"
+            for page in report.within
+        ]
     if report.alive and report.paused_since is None:
         left = "" if report.eta_seconds is None else f", {duration(report.eta_seconds)} left"
         now = (
@@ -390,6 +405,11 @@ def _pause_lines(report: JobStatus) -> list[str]:
 
 PAUSED = "paused: no further page begins until `comic-upscale resume`"
 """The state of a run that another process has paused."""
+
+
+def part_text(unit: str, done: float, total: int) -> str:
+    """Return what is done of a page that takes minutes: ``tile 3 of 48, 5 %``."""
+    return f"{unit} {min(int(done) + 1, total):,} of {total:,}, {100 * done / max(total, 1):.0f} %"
 
 
 def hooks_lines(event: HooksFinished) -> list[str]:

@@ -108,6 +108,22 @@ class Upscaled:
     """The pages in `AnswerStore` whose answers the engine keeps. They are deleted once the pages are recorded."""
 
 
+@dataclass(frozen=True, slots=True)
+class EnginePart:
+    """The part of its current call that an engine has done."""
+
+    unit: str
+    """What it counts, in the singular: ``"tile"``."""
+    done: float
+    """Units that are done, 0 to ``total``; a fraction if one of them takes steps that can be counted."""
+    total: int
+    """Units of the call, at least 1."""
+
+
+OnPart: TypeAlias = Callable[[EnginePart], None]
+"""Takes what an engine has done, on the thread of the engine."""
+
+
 class Engine(Protocol):
     """Makes pages larger. Used from one thread at a time; may be created on another.
 
@@ -116,6 +132,9 @@ class Engine(Protocol):
 
     An engine that is billed by call may have a method ``charge(spending)``, which `charge` calls before the first page.
     It records every call there before it makes it.
+
+    An engine whose calls take minutes may have a method ``follow(on_part)``, which `follow` calls. From then on it
+    tells ``on_part`` what it has done of each call, or nobody if that is None.
     """
 
     @property
@@ -155,6 +174,14 @@ class Identity(NamedTuple):
     """A name for people: of a model, a file or a program."""
     digest: str
     """64 hexadecimal digits; equal for two jobs exactly if the same thing computes. Part of the fingerprint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """Calls of a service that are billed."""
+
+    count: int
+    dollars: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,6 +261,16 @@ class EngineFactory(Protocol):
         """
         return spec
 
+    def count_calls(self, spec: EngineSpec, size: tuple[int, int], target: tuple[int, int]) -> Calls:
+        """Return the calls that a page will probably need; none for an engine that is billed by time.
+
+        Args:
+            spec: of the job.
+            size: (width, height) of the page in pixels.
+            target: (width, height) of its output.
+        """
+        return Calls(0, 0.0)
+
     def describe_loading(self, spec: EngineSpec, resources: EngineResources) -> str | None:
         """Return what is about to be loaded, such as a plan of the memory, for the user; None for nothing to say.
 
@@ -284,6 +321,13 @@ def charge(engine: Engine, spending: Spending | None) -> None:
         method(spending)
 
 
+def follow(engine: Engine, on_part: OnPart | None) -> None:
+    """Let an engine whose calls take minutes tell what it has done; None: tell nobody. On the engine's thread."""
+    method: Callable[[OnPart | None], None] | None = getattr(engine, "follow", None)
+    if method is not None:
+        method(on_part)
+
+
 class KeptOpen:
     """An engine that its user does not end: whoever opened it closes it later.
 
@@ -309,6 +353,10 @@ class KeptOpen:
     def charge(self, spending: Spending | None) -> None:
         """Let the engine record its calls in this meter."""
         charge(self._engine, spending)
+
+    def follow(self, on_part: OnPart | None) -> None:
+        """Let the engine tell what it has done."""
+        follow(self._engine, on_part)
 
     def close(self) -> None:
         """Leave the engine open."""

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from comic_upscale.engines.base import (
+    Calls,
     Engine,
     EngineFactory,
     EngineResources,
@@ -114,6 +115,22 @@ def fingerprinted_options(settings: JobSettings) -> EngineOptions:
         SettingsError: as `spec_of`.
     """
     return (*pixel_options(_options(settings)), *fingerprinted_filters(settings))
+
+
+def count_calls(
+    settings: JobSettings, pages: Iterable[tuple[tuple[int, int], tuple[int, int]]]
+) -> Calls | None:
+    """Return the billed calls for pages, by their sizes and target sizes; None for an engine that is billed by time.
+
+    Raises:
+        SettingsError: as `spec_of`.
+    """
+    factory = find_factory(settings.backend)
+    if factory.billing != "call":
+        return None
+    spec = spec_of(settings)
+    each = [factory.count_calls(spec, size, target) for size, target in pages]
+    return Calls(sum(calls.count for calls in each), round(sum(calls.dollars for calls in each), 6))
 
 
 def prepare_engine(settings: JobSettings, on_progress: OnProgress | None = None) -> ResolvedWeights | None:

@@ -12,7 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from comic_upscale.costs.spending import Spending
-from comic_upscale.engines.base import Batch, Engine, EngineInfo, Upscaled, charge, interrupt
+from comic_upscale.engines.base import (
+    Batch,
+    Engine,
+    EngineInfo,
+    EnginePart,
+    OnPart,
+    Upscaled,
+    charge,
+    follow,
+    interrupt,
+)
 from comic_upscale.imaging.pixels import NO_BORDERS, Borders, SampleArray
 
 
@@ -68,6 +78,7 @@ class TtaEngine:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._on_part: OnPart | None = None
 
     @property
     def info(self) -> EngineInfo:
@@ -104,9 +115,24 @@ class TtaEngine:
 
     def _each(self, batch: Batch) -> Iterator[tuple[_Turn, Upscaled]]:
         width, height = batch.target_size
-        for turn in TURNS:
+        for index, turn in enumerate(TURNS):
+            follow(self._engine, self._after_turns(index))
             size = (height, width) if turn.transposed else (width, height)
             yield turn, self._engine.upscale(Batch(turn.apply(batch.pixels), size, batch.conservative))
+
+    def _after_turns(self, turns: int) -> OnPart | None:
+        """Return what takes the parts of the next turn as parts of all."""
+        on_part = self._on_part
+        if on_part is None:
+            return None
+        return lambda part: on_part(
+            EnginePart(part.unit, turns * part.total + part.done, len(TURNS) * part.total)
+        )
+
+    def follow(self, on_part: OnPart | None) -> None:
+        """Let the engine tell what it has done, if it can."""
+        self._on_part = on_part
+        follow(self._engine, None)
 
     def close(self) -> None:
         """Close the engine."""

@@ -33,6 +33,19 @@ class AssumedPages:
     """Bytes of each; None for `SOURCE_BYTES_PER_PIXEL` of them."""
 
 
+def assumed_sizes(
+    pages: AssumedPages, settings: ProcessingSettings
+) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Return (size, target size) of imagined pages, once for each, if they need an engine; errors as `assume_pages`."""
+    size = pages.width, pages.height
+    if skip_reason(size, settings) is not None:
+        return []
+    target = find_target(*size, settings.size).size
+    if not needs_network(turned(size, settings.size), target, assumed_native_scale(settings)):
+        return []
+    return [(size, target)] * pages.count
+
+
 def assume_pages(pages: Sequence[AssumedPages], settings: ProcessingSettings) -> Workload:
     """Count the work of imagined pages.
 

@@ -15,18 +15,21 @@ from typing import Any, cast
 
 from comic_upscale.costs.rates import Measured
 from comic_upscale.engines.base import DeviceInfo
+from comic_upscale.engines.registry import fingerprinted_options, identify
 from comic_upscale.errors import ComicUpscaleError
 from comic_upscale.imaging.codecs import FORMATS
 from comic_upscale.ledger.queries import read_runs
 from comic_upscale.ledger.records import PROCESSOR
 from comic_upscale.ledger.values import recorded_settings
 from comic_upscale.models.catalogue import CATALOGUE
-from comic_upscale.settings.job import FormatName
+from comic_upscale.settings.job import FormatName, JobSettings
 from comic_upscale.settings.paths import path_text
 from comic_upscale.storage.atomic import write_whole
 
 LEAST_PAGES = 20
 """A run with fewer pages is dominated by its start and its end, and gives no rate."""
+_LEAST_SLOW_PAGES = 2
+"""The same for engines whose pages take minutes."""
 
 _REMOTE = re.compile(r"(?P<host>[^ ]+): (?P<what>.+)")
 """The devices of a run on a remote machine in the ledger: ``gpu-box: NVIDIA GeForce RTX 4090``."""
@@ -126,18 +129,26 @@ def load_measurements(folder: Path) -> list[Measured]:
     return sorted(measurements, key=lambda each: each.date, reverse=True)
 
 
-def from_ledgers(ledgers: Iterable[Path], host: str, processor: str) -> list[Measured]:
+def from_ledgers(
+    ledgers: Iterable[Path], host: str, processor: str, *, like: JobSettings | None = None
+) -> list[Measured]:
     """Return measurements from the runs in ledgers, the newest first. Unreadable ledgers are ignored.
 
     Args:
         ledgers: the files.
         host: name of this machine. The processors of other machines are unknown.
         processor: processor of this machine.
+        like: only runs with the engine of this job, its options and its size, also short ones: a page may take minutes.
+            None for all runs.
     """
     measurements = []
+    wanted = None if like is None else _engine_key(like)
+    least = LEAST_PAGES if like is None else _LEAST_SLOW_PAGES
     for ledger in ledgers:
         with contextlib.suppress(ComicUpscaleError, sqlite3.Error):
-            for run in read_runs(ledger, least=LEAST_PAGES):
+            for run in read_runs(ledger, least=least):
+                if wanted is not None and _recorded_key(run) != wanted:
+                    continue
                 recorded = parse_recorded_devices(str(run["device"]))
                 here = run["host"] == host and not recorded.is_remote
                 if here or not recorded.devices[0].is_cpu:
@@ -146,6 +157,20 @@ def from_ledgers(ledgers: Iterable[Path], host: str, processor: str) -> list[Mea
                         measured = _without_transfer(measured)
                     measurements.append(replace(measured, here=here))
     return sorted(measurements, key=lambda each: each.date, reverse=True)
+
+
+def _engine_key(settings: JobSettings) -> tuple[object, ...]:
+    """Return what decides the time of a page besides its pixels, with an engine of another kind."""
+    return identify(settings).digest, fingerprinted_options(settings), str(settings.size), settings.tta
+
+
+def _recorded_key(run: dict[str, Any]) -> tuple[object, ...] | None:
+    """Return the same for a recorded run; None if its settings cannot be read any more."""
+    try:
+        settings = JobSettings.from_json(run["settings"])
+        return run["model_sha256"], fingerprinted_options(settings), str(settings.size), settings.tta
+    except ComicUpscaleError:
+        return None
 
 
 def _without_transfer(measured: Measured) -> Measured:

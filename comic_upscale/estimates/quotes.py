@@ -45,6 +45,8 @@ class Question:
     """Measurements, the newest first."""
     pilot: Measured | None = None
     """The measurement of a pilot with pages of this input on this machine."""
+    network: Network | None = None
+    """What computes with an engine that uses no network of the catalogue. Only this machine is quoted then."""
 
 
 def find_network(model: str, denoise: float | None = None) -> Network:
@@ -67,6 +69,8 @@ def quotes_for(workload: Workload, question: Question) -> list[Quote]:
         SettingsError: a GPU is unknown or has no price, or nothing can be estimated.
     """
     here = _quote_here(workload, question)
+    if question.network is not None:
+        return [] if here is None else [here]
     cards = question.gpus or tuple(
         dict.fromkeys(offer.card for offer in question.offers if find_card(offer.card) is not None)
     )
@@ -102,13 +106,15 @@ def _on_a_card(model: str) -> str:
 def _quote_here(workload: Workload, question: Question) -> Quote | None:
     """Return the quote for this machine; None if it was not measured, or only GPUs are requested."""
     measured = question.pilot
-    if measured is None and not question.gpus:
+    if measured is None and question.network is not None:
+        measured = next((each for each in question.measurements if each.here), None)
+    elif measured is None and not question.gpus:
         own = [each for each in question.measurements if each.here]
         measured = _best_here(question, own)
     if measured is None:
         return None
     model = measured.model if is_auto(question.model) else question.model
-    network = (
+    network = question.network or (
         Network(model=measured.model, identity=measured.model_sha256, tflop_per_page=measured.tflop_per_page)
         if measured is question.pilot
         else find_network(model, question.denoise)

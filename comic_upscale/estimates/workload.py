@@ -31,7 +31,7 @@ from comic_upscale.models.catalogue import CATALOGUE
 from comic_upscale.models.default_model import assumed_native_scale, is_auto
 from comic_upscale.models.weights import ResolvedWeights
 from comic_upscale.planning.discovery import find_pages
-from comic_upscale.planning.preview import PagePreview, Preview
+from comic_upscale.planning.preview import PagePreview, Preview, sizes_through_engine
 from comic_upscale.settings.job import JobSettings
 
 LEAST_DOUBT = 0.075
@@ -49,12 +49,7 @@ def count_workload(preview: Preview, settings: JobSettings, pilot: Measured | No
         pilot: measurement with pages of this input, for the bytes of an output.
     """
     todo = [page for page in preview.pages if page.action == "do" and page.size and page.target_size]
-    native_scale = assumed_native_scale(settings)
-    through = [
-        page
-        for page in todo
-        if page.size and page.target_size and needs_network(page.size, page.target_size, native_scale)
-    ]
+    through = sizes_through_engine(todo, settings)
     output_pixels = sum(width * height for width, height in (page.target_size or (0, 0) for page in todo))
     estimated = float(sum(page.estimated_bytes or 0 for page in todo))
     if pilot is not None and pilot.output_pixels:
@@ -69,8 +64,7 @@ def count_workload(preview: Preview, settings: JobSettings, pilot: Measured | No
         basis = "bytes a pixel, the average of six real pages (single pages: two thirds to four thirds of it)"
     return Workload(
         pages=len(todo),
-        network_pixels=settings.network_passes
-        * sum(width * height for width, height in (page.size or (0, 0) for page in through)),
+        network_pixels=settings.network_passes * sum(width * height for (width, height), _ in through),
         output_pixels=output_pixels,
         upload_bytes=sum(page.source_bytes for page in todo),
         download_bytes=sizes,

@@ -12,13 +12,13 @@ import hashlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import Executor as Pool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ParamSpec, Protocol, TypeAlias, TypeVar
 
 from comic_upscale.costs.spending import Spending
 from comic_upscale.errors import ANIMATED, ComicUpscaleError, PageError
-from comic_upscale.execution.events import Listener
+from comic_upscale.execution.events import Listener, PageProgress
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.ledger.records import PageFacts, PageFailed, PageSkipped
 from comic_upscale.settings.job import FormatName, JobSettings
@@ -123,6 +123,8 @@ class Activity:
     """The source of the page that last entered a network."""
     doing: str | None = None
     """Work other than upscaling pages, for display."""
+    within: dict[int, PageProgress] = field(default_factory=dict)
+    """What is done of the pages in engines that tell, by row id. Empty with engines whose pages take seconds."""
 
 
 class Executor(Protocol):

@@ -103,6 +103,19 @@ class JobStarted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PageProgress:
+    """What an engine has done of a page that takes minutes."""
+
+    source: str
+    unit: str
+    """What it counts, in the singular: ``tile``."""
+    done: float
+    """Units that are done; a fraction if one of them takes steps that are counted."""
+    total: int
+    """Units of the page."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """The progress of the run, twice a second."""
 
@@ -125,6 +138,8 @@ class Progress:
     """Work other than upscaling pages, such as sending them to a remote machine."""
     paused: bool = False
     """Whether the run is paused: it begins no further page."""
+    within: tuple[PageProgress, ...] = ()
+    """What is done of the pages in progress, if their engine tells: ``flux`` and ``imagen`` do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.metadata
+import json
 import platform
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor as Pool
+from dataclasses import asdict
 
 from comic_upscale.costs.spending import Spending
 from comic_upscale.engines.registry import find_factory
 from comic_upscale.errors import ComicUpscaleError, SettingsError
+from comic_upscale.execution.base import Executor
 from comic_upscale.execution.events import Listener
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.jobs.context import JobContext
@@ -83,6 +86,7 @@ async def begin_run(
     on_ledger: AsyncLedger,
     emit: Listener,
     stop: StopRequest,
+    executor: Executor,
 ) -> AsyncIterator[JobContext]:
     """Plan a run and record it; an error that ends it early is recorded, too.
 
@@ -95,6 +99,7 @@ async def begin_run(
         on_ledger: that thread.
         emit: takes the events.
         stop: requests a graceful stop.
+        executor: of the run; tells what is done of the pages in progress.
 
     Raises:
         SettingsError: there is a cost ceiling but no price.
@@ -110,13 +115,15 @@ async def begin_run(
         await on_ledger(_check_price, job, ledger)
         prepared = await on_ledger(prepare_job, record, discovery, sources, stores.outputs, folders, ledger)
         job_id = prepared.job_id
+        answers = AnswerStore(answers_folder(job.settings.folder))
+        await on_ledger(_forget_used, answers, ledger)
         spending = await on_ledger(_meter, job.settings, ledger, job_id)
         price = None if spending is None else spending.price
         run_id = await on_ledger(ledger.start_run, job_id, versions=versions(), price=price)
         if spending is not None:
             spending.on_bill = lambda amount: on_ledger.wait(ledger.bill, run_id, amount)
         stop.has_begun = True
-        heartbeats = asyncio.create_task(_keep_alive(ledger, on_ledger, run_id))
+        heartbeats = asyncio.create_task(_keep_alive(ledger, on_ledger, run_id, executor))
         try:
             yield JobContext(
                 job=job,
@@ -134,7 +141,7 @@ async def begin_run(
                 emit=emit,
                 stop=stop,
                 spending=spending,
-                answers=AnswerStore(answers_folder(job.settings.folder)),
+                answers=answers,
             )
         except BaseException as error:
             # The ledger itself may be broken, or its disk full: report the first error.
@@ -144,6 +151,13 @@ async def begin_run(
             raise
         finally:
             heartbeats.cancel()
+
+
+def _forget_used(answers: AnswerStore, ledger: Ledger) -> None:
+    """Delete answers whose page an earlier run recorded just before it was killed; runs on the thread of the ledger."""
+    used = answers.used()
+    finished = ledger.finished(used.values())
+    answers.forget(page for page, row_id in used.items() if row_id in finished)
 
 
 def _check_price(job: ResolvedJob, ledger: Ledger) -> None:
@@ -175,12 +189,13 @@ def _meter(settings: JobSettings, ledger: Ledger, job_id: int) -> Spending | Non
     return None
 
 
-async def _keep_alive(ledger: Ledger, on_ledger: AsyncLedger, run_id: int) -> None:
+async def _keep_alive(ledger: Ledger, on_ledger: AsyncLedger, run_id: int, executor: Executor) -> None:
     """Record a heartbeat for other hosts, also during downloads and loading. Ledger errors are reported elsewhere."""
     with contextlib.suppress(ComicUpscaleError):
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
-            await on_ledger(ledger.heartbeat, run_id)
+            within = [asdict(page) for page in executor.activity.within.values()]
+            await on_ledger(ledger.heartbeat, run_id, json.dumps(within) if within else None)
 
 
 def versions() -> dict[str, str]:

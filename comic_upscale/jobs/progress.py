@@ -82,6 +82,7 @@ class Tally:
             stopping=stopping,
             doing=activity.doing,
             paused=paused,
+            within=tuple(activity.within.values()),
         )
 
 

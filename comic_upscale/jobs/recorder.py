@@ -168,6 +168,9 @@ class Recorder:
                 await self._outputs.put(page.output, outcome.data, page.row_id)
             else:
                 await run_in(self._context.files, self._move_stored, outcome.stored, page.output)
+            if outcome.answers:
+                answers = self._context.answers
+                await run_in(self._context.files, answers.note_row, outcome.answers, page.row_id)
         except Exception as error:
             failure = as_page_error(error, page.source)
             return failed_page(page.row_id, page.source, failure, seconds=outcome.seconds)

@@ -143,7 +143,9 @@ async def run_job_async(
             if copy is not None and copy.was_fetched:
                 await on_ledger(claim_marked, ledger, settings.output, stores.outputs)
             job = await _resolve(settings, model, executor, ledger, on_ledger, emit)
-            async with begin_run(job, discovery, stores, files, ledger, on_ledger, emit, stop) as context:
+            async with begin_run(
+                job, discovery, stores, files, ledger, on_ledger, emit, stop, executor
+            ) as context:
                 if copy is not None:
                     # Before the first output: to another machine, an output without a record is a foreign file.
                     await asyncio.to_thread(copy.save)

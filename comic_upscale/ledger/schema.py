@@ -195,6 +195,8 @@ _WRITTEN = (
             " volume text not null, black integer, white integer, unique (job_id, volume))",
         ),
     ),
+    # What is done of the pages in progress, as JSON, if their engine tells.
+    Migration("m013_within", ("alter table runs add column within text",)),
 )
 """The migrations that are written here; those of single columns follow from the fields of `PageDone`."""
 

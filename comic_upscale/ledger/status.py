@@ -49,6 +49,19 @@ RATE_OVER_PAGES = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PageShare:
+    """What is done of a page in progress that takes minutes."""
+
+    source: str
+    unit: str
+    """What is counted, in the singular: ``tile``."""
+    done: float
+    """Units that are done; a fraction if one of them takes steps that are counted."""
+    total: int
+    """Units of the page."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobStatus:
     """The progress of a job, from its ledger."""
 
@@ -103,6 +116,8 @@ class JobStatus:
     """When the job was paused, ISO 8601 UTC; None if it is not. A pause may outlast the run, for a watch."""
     profile: str = ""
     """The profile of the job: a name or the path of a file; empty for none."""
+    within: tuple[PageShare, ...] = ()
+    """What the run has done of the pages in progress, seconds ago, if their engine tells."""
 
 
 def read_status(ledger: Path) -> JobStatus:
@@ -173,7 +188,25 @@ def read_status(ledger: Path) -> JobStatus:
         selection=_selection(job),
         paused_since=paused,
         profile=_profile(job),
+        within=_within(last.get("within")) if alive else (),
     )
+
+
+def _within(text: str | None) -> tuple[PageShare, ...]:
+    """Return what a run has recorded of its pages in progress; nothing if another version recorded something else."""
+    with contextlib.suppress(ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        pages = [
+            PageShare(
+                source=str(page["source"]),
+                unit=str(page["unit"]),
+                done=float(page["done"]),
+                total=int(page["total"]),
+            )
+            for page in json.loads(text or "[]")
+        ]
+        # Not a number is not in a range.
+        return tuple(page for page in pages if 0 <= page.done <= page.total)
+    return ()
 
 
 def _output_folder(ledger: Path, job: dict[str, Any]) -> Path:

@@ -66,6 +66,7 @@ _RUNS: Final = {
     "versions": _TEXT,
     "price": f"{{0}} is null or {_NUMBER}",
     "billed": f"{{0}} is null or {_NUMBER}",
+    "within": f"{{0}} is null or {_TEXT}",
 }
 _IF_DONE: Final = "({0} is null and (state <> 'done' or kind <> 'page')) or "
 """Before the rule of a column that every finished page fills."""

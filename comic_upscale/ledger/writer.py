@@ -197,10 +197,12 @@ class Ledger(LibraryChanges):
                 [device, precision, now(), run_id],
             )
 
-    def heartbeat(self, run_id: int) -> None:
-        """Record that the run is alive."""
+    def heartbeat(self, run_id: int, within: str | None = None) -> None:
+        """Record that the run is alive, and what is done of its pages in progress: JSON, or None if nobody tells."""
         with self._translate_errors(), self._db.atomic():
-            self._db.execute("update runs set heartbeat_at = ? where id = ?", [now(), run_id])
+            self._db.execute(
+                "update runs set heartbeat_at = ?, within = ? where id = ?", [now(), within, run_id]
+            )
 
     def bill(self, run_id: int, dollars: float) -> None:
         """Record the dollars of a call of a run, before it is made; negative for one that was not billed after all."""
@@ -223,7 +225,7 @@ class Ledger(LibraryChanges):
                 [state == "failed", run_id],
             )
             self._db.execute(
-                "update runs set state = ?, error = ?, heartbeat_at = ?, ended_at = ? where id = ?",
+                "update runs set state = ?, error = ?, heartbeat_at = ?, ended_at = ?, within = null where id = ?",
                 [state, error, time, time, run_id],
             )
 
@@ -239,6 +241,12 @@ class Ledger(LibraryChanges):
         """Return every page and volume of a job whose source is there, with what decides about replacing it."""
         with self._translate_errors():
             return [DoneRow(*row) for row in self._db.execute(SELECT_DONE_ROWS, [job_id])]
+
+    def finished(self, row_ids: Iterable[int]) -> Set[int]:
+        """Return those of these rows whose page is done."""
+        query = "select 1 from pages where id = ? and state = 'done'"
+        with self._translate_errors():
+            return {row_id for row_id in row_ids if self._db.execute(query, [row_id]).fetchone()}
 
     def computed(self, job_id: int, sizes: Set[int]) -> list[tuple[int, str, str, str]]:
         """Return the finished pages of a job that are not copies and whose sources have one of these sizes.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
+from comic_upscale.engines.registry import count_calls
 from comic_upscale.errors import PageError
 from comic_upscale.imaging.codecs import FORMATS
 from comic_upscale.imaging.decode import read_header
@@ -104,6 +105,10 @@ class Preview:
     """The profile of the job: a name or the path of a file; empty for none."""
     rules: tuple[str, ...] = ()
     """The rules for single pages, for display. Only the run knows which pages they match."""
+    calls: int | None = None
+    """Calls of the service that draws the pages, by their sizes; None for an engine that is billed by time."""
+    calls_dollars: float | None = None
+    """What these calls cost."""
 
 
 OnPage: TypeAlias = Callable[[PagePreview], None]
@@ -160,6 +165,7 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
     others = sum(
         not file.pages and (settings.copy_others or file.member is not None) for file in discovery.files
     )
+    calls = count_calls(settings, sizes_through_engine(pages, settings))
     known = [value for value in measured.values() if value is not None]
     return Preview(
         input=path_text(settings.input),
@@ -181,7 +187,24 @@ def preview(settings: JobSettings, on_page: OnPage | None = None) -> Preview:
         selection=str(settings.selection or ""),
         profile=settings.profile or "",
         rules=tuple(map(str, settings.rules)),
+        calls=None if calls is None else calls.count,
+        calls_dollars=None if calls is None else calls.dollars,
     )
+
+
+def sizes_through_engine(
+    pages: Iterable[PagePreview], settings: JobSettings
+) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Return (size, target size) of those pages that a run would put through its engine."""
+    native_scale = assumed_native_scale(settings)
+    return [
+        (page.size, page.target_size)
+        for page in pages
+        if page.action == "do"
+        and page.size
+        and page.target_size
+        and needs_network(page.size, page.target_size, native_scale)
+    ]
 
 
 def count_replaced(settings: JobSettings) -> int:

@@ -234,8 +234,10 @@ def jobs_json(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> list
 def _json(row: Mapping[str, Any], place: int | None) -> dict[str, Any]:
     pages_total, done, failed = row["pages_total"], row["pages_done"], row["pages_failed"]
     progress = 100.0 if row["status"] == "completed" else 0.0
+    within = (row["within"] or []) if row["status"] == "running" else []
     if pages_total and row["status"] != "completed":
-        progress = round(min((done + failed) / pages_total, 1.0) * 100, 1)
+        settled = done + failed + sum(page["done"] / page["total"] for page in within)
+        progress = round(min(settled / pages_total, 1.0) * 100, 1)
     job = f"/api/v1/jobs/{row['id']}"
     return {
         "job_id": row["id"],
@@ -244,6 +246,7 @@ def _json(row: Mapping[str, Any], place: int | None) -> dict[str, Any]:
         "status": row["status"],
         "progress": progress,
         "pages": {"total": pages_total, "done": done, "failed": failed},
+        "in_progress": within,
         "queue_position": place,
         "created_at": iso(row["created_at"]),
         "started_at": iso(row["started_at"]),

@@ -116,6 +116,8 @@ def claim(
                 started_at=sa.func.coalesce(jobs.c.started_at, now_ms()),
                 error=None,
                 error_code=None,
+                # Of the worker before.
+                within=None,
                 **_touch(),
             )
             .returning(*jobs.c)

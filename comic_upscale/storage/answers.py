@@ -5,6 +5,7 @@ Whoever kills a run loses its pages in flight. The next run asks for nothing tha
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from collections.abc import Iterable
@@ -15,6 +16,8 @@ from comic_upscale.storage.atomic import write_whole
 from comic_upscale.storage.marker import make_marker_folder
 
 _NAME = re.compile(r"[0-9a-z-]{1,128}")
+_ROW = ".row"
+"""The file that names the row of a page whose output is in its place. No part has such a name."""
 
 
 class AnswerStore:
@@ -52,6 +55,23 @@ class AnswerStore:
         except OSError as error:
             raise OutputError(f"{self._folder} cannot be written: {error.strerror or error}") from error
         write_whole(data, path)
+
+    def note_row(self, pages: Iterable[str], row_id: int) -> None:
+        """Note the row of the ledger for which the answers of pages were used.
+
+        Whoever kills a run after the row was recorded leaves answers that nobody needs. `used` finds them by this note.
+        """
+        for page in pages:
+            if (folder := self._path(page, "x").parent).is_dir():
+                write_whole(str(row_id).encode("ascii"), folder / _ROW, make_folders=False)
+
+    def used(self) -> dict[str, int]:
+        """Return the row for which the answers of each page were used, by page; pages without a note are left out."""
+        found = {}
+        for note in self._folder.glob(f"*/{_ROW}"):
+            with contextlib.suppress(OSError, ValueError):
+                found[note.parent.name] = int(note.read_bytes()[:20])
+        return found
 
     def forget(self, pages: Iterable[str]) -> None:
         """Delete the answers of pages. What cannot be deleted stays."""

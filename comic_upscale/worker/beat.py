@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any
 
@@ -85,7 +86,10 @@ class Heartbeat(Background):
                 device=event.device,
             )  # fmt: skip
         elif isinstance(event, Progress):
-            self.note(pages_total=event.total, pages_done=event.done, pages_failed=event.failed)
+            self.note(
+                pages_total=event.total, pages_done=event.done, pages_failed=event.failed,
+                within=[asdict(page) for page in event.within] or None,
+            )  # fmt: skip
         elif isinstance(event, PageDone):
             self._pixels += event.output_width * event.output_height
             self.note(pixels=self._pixels)

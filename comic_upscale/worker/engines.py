@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from comic_upscale.engines.base import Batch, Engine, KeptOpen, Upscaled
+from comic_upscale.engines.base import Batch, Engine, KeptOpen, OnPart, Upscaled
 from comic_upscale.engines.registry import OpenEngines, find_factory, open_engines
 from comic_upscale.models.weights import ResolvedWeights
 from comic_upscale.settings.job import JobSettings
@@ -60,11 +60,18 @@ class _Shared(KeptOpen):
     def __init__(self, engine: Engine, turn: Turn, lease: _Lease, *, first: bool) -> None:
         super().__init__(engine)
         self._turn, self._lease, self._first = turn, lease, first
+        self._on_part: OnPart | None = None
 
     def upscale(self, batch: Batch) -> Upscaled:
         """Upscale when it is this job's turn."""
         with self._turn.take(first=self._first):
+            # Another job may have used it since.
+            super().follow(self._on_part)
             return super().upscale(batch)
+
+    def follow(self, on_part: OnPart | None) -> None:
+        """Let the engine tell what it does in this job's turns."""
+        self._on_part = on_part
 
     def close(self) -> None:
         """Leave the engine open, and note that this job no longer uses it."""

@@ -21,7 +21,7 @@ LACKING = [
 ]
 if LACKING:
     pytest.skip(f"the extra [flux] is not installed: {', '.join(LACKING)}", allow_module_level=True)
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 with warnings.catch_warnings():
     # Whatever these packages warn of when they are imported is not ours.
     warnings.simplefilter("ignore")
@@ -29,7 +29,7 @@ with warnings.catch_warnings():
     from diffusers import FluxImg2ImgPipeline
 
 from comic_upscale.engines import registry
-from comic_upscale.engines.base import Batch, EngineResources
+from comic_upscale.engines.base import Batch, EnginePart, EngineResources, follow
 from comic_upscale.engines.diffusion import memory
 from comic_upscale.engines.diffusion.engine import DiffusionEngine
 from comic_upscale.engines.diffusion.folder import PipelineFolder, identity_of_folder
@@ -120,6 +120,21 @@ def test_the_same_page_is_drawn_the_same_and_tiles_show_no_seam(engine: Diffusio
     at = [steps[place - 1] for place in made.borders.columns]
     assert max(at) <= max(np.median(steps) * 2, np.percentile(steps, 95))
     assert np.abs(drawn.astype(int) - engine._first.upscale(batch).pixels[0]).mean() > 1, "it draws"
+
+
+def test_it_tells_tiles_and_steps_and_only_to_who_asks(engine: DiffusionEngine) -> None:
+    batch = Batch(draw_pages(1, 40, 30), (61, 83))
+    told: list[EnginePart] = []
+    follow(engine, told.append)
+    engine.upscale(batch)
+    follow(engine, None)
+    count = len(told)
+    engine.upscale(Batch(draw_pages(1, 8, 8), (16, 16)))
+    assert len(told) == count
+    assert {(part.unit, part.total) for part in told} == {("tile", 2)}
+    done = [part.done for part in told]
+    assert done == sorted(done) and done[0] == 0 and 1 in done and done[-1] < 2
+    assert any(place % 1 for place in done), "steps count, too"
 
 
 def test_neighbours_get_the_same_noise_where_they_overlap() -> None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import io
 import json
 import logging
+import signal
 import sqlite3
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -17,11 +21,14 @@ from PIL import Image
 
 pytest.importorskip("google.auth", reason="the extra [imagen] is not installed")
 
+from comic_upscale.console.display import LogDisplay
+from comic_upscale.console.text import status_lines
 from comic_upscale.costs.spending import Spending
 from comic_upscale.engines import registry
 from comic_upscale.engines.base import Batch, Engine, charge
 from comic_upscale.engines.imagen.client import _FIRST_PAUSE, FAILED, REFUSED, _retry_after
 from comic_upscale.errors import CeilingError, DeviceError, PageError, SettingsError
+from comic_upscale.execution.events import Event, Progress
 from comic_upscale.execution.stop import CEILING, StopRequest
 from comic_upscale.gate.seams import worst_seam
 from comic_upscale.jobs.run import run_job
@@ -136,6 +143,8 @@ def test_a_large_page_goes_in_tiles_and_shows_no_seam(fake: FakeImagen, make: Ma
     made = open_engine(make()).upscale(Batch(page[None], (width * 2, height * 2)))
     assert made.pixels.shape == (1, height * 2, width * 2, 1)
     assert len(fake.calls) == fake.billed == 3
+    quoted = registry.count_calls(make(), [((width, height), (width * 2, height * 2))])
+    assert quoted is not None and (quoted.count, quoted.dollars) == (3, pytest.approx(3 * PRICE))
     assert all(w * h * 4 <= 17_000_000 for w, h, _ in fake.calls)
     assert len(made.borders.rows) + len(made.borders.columns) == 2
     seam = worst_seam(page, made.pixels[0], made.borders)
@@ -320,7 +329,7 @@ def test_a_run_stops_at_the_ceiling_goes_on_and_counts_exactly(
 def test_a_page_that_was_stopped_between_its_tiles_pays_only_the_rest(
     fake: FakeImagen, make: MakeImagen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("comic_upscale.engines.imagen.engine.MOST_OUTPUT", 40_000)
+    monkeypatch.setattr("comic_upscale.engines.imagen.tiles.MOST_OUTPUT", 40_000)
     draw_page(tmp_path / "in", size=(100, 200))
     run_job(make({"max_cost": 2 * PRICE}, overlap=8))
     sent = list(fake.calls)
@@ -337,6 +346,106 @@ def test_a_page_that_was_stopped_between_its_tiles_pays_only_the_rest(
     run_job(make({"output": tmp_path / "again"}, overlap=8))
     assert len(fake.calls) - calls == calls
     assert (tmp_path / "again" / "a.png").read_bytes() == (tmp_path / "out" / "a.png").read_bytes()
+
+
+def test_a_run_and_its_status_say_which_tile_is_under_way(
+    fake: FakeImagen, make: MakeImagen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("comic_upscale.engines.imagen.tiles.MOST_OUTPUT", 40_000)
+    monkeypatch.setattr("comic_upscale.jobs.begin.HEARTBEAT_SECONDS", 0.05)
+    draw_page(tmp_path / "in", size=(100, 200))
+    ledger, lines = tmp_path / "out" / ".comic-upscale" / "ledger.sqlite3", list[str]()
+    events, shown = list[Progress](), list[str]()
+
+    def wait_in_the_second_call() -> None:
+        if len(fake.calls) == 1:
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline and not (shown and any(event.within for event in events)):
+                shown[:] = [line for line in status_lines(read_status(ledger)) if "tile" in line]
+                time.sleep(0.01)
+
+    def listen(event: Event) -> None:
+        show(event)
+        if isinstance(event, Progress):
+            events.append(event)
+
+    monkeypatch.setattr("comic_upscale.console.display.LOG_INTERVAL_SECONDS", 0)
+    show = LogDisplay(lines.append, verbose=False)
+    fake.on_call = wait_in_the_second_call
+    assert run_job(make(overlap=8), on_event=listen).done == 1
+    (page,) = next(event.within for event in events if event.within)
+    assert (page.source, page.unit, page.done) == ("a.png", "tile", 1) and page.total == len(fake.calls)
+    text = f"a.png: tile 2 of {page.total}, {100 / page.total:.0f} %"
+    assert shown == [f"in progress: {text}"]
+    assert any(line.endswith(text) for line in lines)
+    assert not read_status(ledger).within, "only while the page is in progress"
+
+
+# A real run in a real process, with tiles that are small enough for a test.
+PROGRAM = """
+import json, os, sys
+from pathlib import Path
+from comic_upscale.engines.imagen import tiles
+from comic_upscale.jobs.run import run_job
+from comic_upscale.settings.job import JobSettings
+from comic_upscale.storage.answers import AnswerStore
+tiles.MOST_OUTPUT = 40_000
+if sys.argv[3] == "after the record":
+    AnswerStore.forget = lambda self, pages: [*pages] and os._exit(9)
+options = {"project": "my-project", "price_per_image": 0.06, "overlap": 8, **json.loads(sys.argv[2])}
+options["credentials"], folder = Path(options["credentials"]), Path(sys.argv[1])
+settings = JobSettings(input=folder / "in", output=folder / "out", backend="imagen", scale=2.0,
+                       engine_options=options, workers=1)
+sys.exit(run_job(settings).failed > 0)
+"""
+
+
+def start(server: tuple[FakeImagen, Path], folder: Path, killed: str = "never") -> subprocess.Popen[bytes]:
+    options = json.dumps({"endpoint": server[0].address, "credentials": str(server[1])})
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(folder), options, killed], cwd=Path(__file__).resolve().parents[2]
+    )
+
+
+def spent(folder: Path) -> float | None:
+    return read_status(folder / "out" / ".comic-upscale" / "ledger.sqlite3").spent
+
+
+def test_a_killed_run_pays_no_tile_twice_and_counts_exactly(
+    server: tuple[FakeImagen, Path], fake: FakeImagen, make: MakeImagen, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    draw_page(tmp_path / "in", size=(100, 200))
+    process, kept = None, answers_folder(tmp_path / "out")
+
+    def kill_in_the_third_call() -> None:
+        if len(fake.calls) == 2 and process is not None:
+            process.kill()
+            process.wait()
+
+    fake.on_call = kill_in_the_third_call
+    process = start(server, tmp_path)
+    assert process.wait(60) == -signal.SIGKILL
+    fake.on_call = lambda: None
+    deadline = time.monotonic() + 60
+    while len(fake.calls) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    # Three calls are paid for. The answer to the third one had nobody to go to.
+    assert spent(tmp_path) == pytest.approx(3 * PRICE)
+    assert len([path for path in kept.rglob("*") if path.is_file()]) == 2
+    assert start(server, tmp_path, "after the record").wait(60) == 9
+    paid = list(fake.calls)
+    assert spent(tmp_path) == pytest.approx(fake.billed * PRICE) and fake.billed == len(paid)
+    # That kill came before the answers were deleted. The next run deletes them, and pays nothing.
+    assert [path for path in kept.rglob("*") if path.is_file()]
+    monkeypatch.setattr("comic_upscale.engines.imagen.tiles.MOST_OUTPUT", 40_000)
+    assert run_job(make(overlap=8)).done == 1
+    assert fake.calls == paid and spent(tmp_path) == pytest.approx(fake.billed * PRICE)
+    assert not [path for path in kept.rglob("*") if path.is_file()]
+    # An undisturbed run makes the same page. It makes one call less: the one whose answer was lost.
+    assert run_job(make({"output": tmp_path / "calm"}, overlap=8)).done == 1
+    assert len(fake.calls) - len(paid) == len(paid) - 1
+    assert (tmp_path / "calm" / "a.png").read_bytes() == (tmp_path / "out" / "a.png").read_bytes()
 
 
 def test_a_kept_answer_that_is_damaged_is_asked_for_again(

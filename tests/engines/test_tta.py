@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comic_upscale.engines import registry
-from comic_upscale.engines.base import Batch, Engine, Upscaled
+from comic_upscale.engines.base import Batch, Engine, EnginePart, Upscaled, follow
 from comic_upscale.engines.tta import TURNS, TtaEngine
 from comic_upscale.estimates.assumed import AssumedPages, assume_pages
 from comic_upscale.estimates.workload import count_workload
@@ -23,7 +23,7 @@ from comic_upscale.planning.preview import preview
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.worker.engines import EngineCache
 from tests.conftest import MakeJob, draw
-from tests.fakes import NearestEngine
+from tests.fakes import NearestEngine, TellingEngine
 from tests.jobs.test_raw import plain_network
 
 
@@ -33,6 +33,17 @@ def noise(shape: tuple[int, ...], dtype: type = np.uint8) -> SampleArray:
 
 def upscale(engine: TtaEngine, pages: SampleArray, factor: int = 4) -> Upscaled:
     return engine.upscale(Batch(pages, (pages.shape[2] * factor, pages.shape[1] * factor)))
+
+
+def test_the_parts_of_all_turns_are_told_as_one_call() -> None:
+    told: list[EnginePart] = []
+    engine = TtaEngine(TellingEngine())
+    follow(engine, told.append)
+    upscale(engine, noise((1, 3, 5, 3)))
+    assert told == [EnginePart("tile", done, 16) for done in range(0, 16)]
+    follow(engine, None)
+    upscale(engine, noise((1, 3, 5, 3)))
+    assert len(told) == 16
 
 
 def test_the_turns_are_all_eight_and_undo_themselves() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from comic_upscale.execution.events import Progress
+from comic_upscale.execution.events import PageProgress, Progress
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.schema import jobs
+from comic_upscale.server.jobs import job_json
 from comic_upscale.server.services import Services
 from comic_upscale.worker import beat, run
 from comic_upscale.worker.beat import LOST, Heartbeat
@@ -68,6 +70,27 @@ def test_the_first_progress_is_stored_at_once(services: Services) -> None:
         heart.take(progress(1))
         wait_for(lambda: services.database.read(lambda c: c.scalar(sa.select(jobs.c.attempts))) == 1)
         assert not heart.stop.requested
+
+
+def test_what_is_done_of_a_page_that_takes_minutes_moves_the_progress(services: Services) -> None:
+    add(services.database)
+    held = taken(services.database)
+    half = PageProgress(source="cover.png", unit="tile", done=1, total=2)
+
+    def shown() -> dict[str, Any]:
+        return services.database.read(
+            lambda c: job_json(c, dict(c.execute(sa.select(jobs)).mappings().one()))
+        )
+
+    assert shown()["in_progress"] == []
+    with Heartbeat(services.database, held, StopRequest(), None) as heart:
+        heart.take(replace(progress(2), within=(half,)))
+        wait_for(lambda: shown()["progress"] == round(2.5 / 9 * 100, 1))
+        assert shown()["in_progress"] == [asdict(half)]
+    # A worker that died leaves it. The next one begins the page again.
+    services.database.write(lambda c: c.execute(sa.update(jobs).values(lease_until=0)))
+    taken(services.database)
+    assert (shown()["in_progress"], shown()["progress"]) == ([], round(2 / 9 * 100, 1))
 
 
 def test_an_error_of_any_kind_stops_the_job(services: Services) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from comic_upscale.engines.base import Engine
+from comic_upscale.engines.base import Batch, Engine, follow
 from comic_upscale.engines.registry import open_engines
 from comic_upscale.execution.stop import StopRequest
 from comic_upscale.jobs.service import JobService
@@ -18,6 +18,7 @@ from comic_upscale.models.weights import ResolvedWeights
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.worker.engines import EngineCache
 from tests.conftest import MakeJob, draw
+from tests.fakes import TellingEngine
 from tests.server.running import PATIENCE
 
 
@@ -45,6 +46,22 @@ def test_jobs_share_a_loaded_model_and_get_the_same_pixels(tmp_path: Path, make_
         assert np.array_equal(pages[0], page)
     cache.close()
     assert cache.models == []
+
+
+def test_what_a_shared_engine_tells_goes_to_the_job_that_uses_it(make_job: MakeJob) -> None:
+    cache = EngineCache(lambda *_: [TellingEngine()])
+    told: dict[str, list[float]] = {"first": [], "second": []}
+    batch = Batch(np.zeros((1, 4, 4, 3), np.uint8), (8, 8))
+    engines = {name: cache.open_engines(make_job(), None)[0] for name in told}
+    for name, engine in engines.items():
+        follow(engine, lambda part, name=name: told[name].append(part.done))
+    engines["first"].upscale(batch)
+    assert told == {"first": [0, 1], "second": []}
+    engines["second"].upscale(batch)
+    assert told == {"first": [0, 1], "second": [0, 1]}
+    follow(engines["second"], None)
+    engines["second"].upscale(batch)
+    assert told == {"first": [0, 1], "second": [0, 1]}
 
 
 class Closing:

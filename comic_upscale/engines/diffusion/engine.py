@@ -15,8 +15,10 @@ from comic_upscale.engines.base import (
     DeviceInfo,
     Engine,
     EngineInfo,
+    EnginePart,
     EngineResources,
     EngineSpec,
+    OnPart,
     Upscaled,
     interrupt,
 )
@@ -83,6 +85,9 @@ class DiffusionEngine:
     ) -> None:
         self._options, self._pipeline, self._first, self._device = options, pipeline, first, device
         self._stopped = Event()
+        self._on_part: OnPart | None = None
+        self._tiles = (0, 1)
+        """Tiles of the current page that are done, and all of its tiles."""
         known = inspect.signature(pipeline.__call__).parameters
         dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
         given: dict[str, Any] = {name: tensor.to(dtype) for name, tensor in embeddings.items()}
@@ -119,6 +124,10 @@ class DiffusionEngine:
     def batch_limit(self, height: int, width: int) -> int:
         """Return 1: a page takes long, and a stop waits for it."""
         return 1
+
+    def follow(self, on_part: OnPart | None) -> None:
+        """Tell the tiles and steps that are done to this callback."""
+        self._on_part = on_part
 
     def upscale(self, batch: Batch) -> Upscaled:
         """Return the pages at their target size, in the sample type of the input, with the borders of tiles.
@@ -166,6 +175,8 @@ class DiffusionEngine:
         canvas = FeatheredPage(plan.size, channels)
         for number, window in enumerate(plan.all(), 1):
             log.info("tile %d of %d", number, len(plan))
+            self._tiles = number - 1, len(plan)
+            self._tell(0.0)
             part = padded[slice(*window.rows), slice(*window.columns)].astype(np.float32) / white
             rgb = np.repeat(part, 3, axis=2) if channels == 1 else part
             made = self._draw_tile(rgb, window, noise, strength)
@@ -215,4 +226,15 @@ class DiffusionEngine:
     def _after_step(self, pipeline: Any, step: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         if self._stopped.is_set():
             raise _StoppedError
+        if self._on_part is not None:
+            # Some pipelines do not tell how many of the steps a strength leaves.
+            steps = getattr(pipeline, "num_timesteps", None) or step + 1
+            # The autoencoder still has to draw the tile.
+            self._tell(min((step + 1) / (steps + 1), 1.0))
         return tensors
+
+    def _tell(self, share: float) -> None:
+        """Tell what is done of the page, with this share of the current tile."""
+        if self._on_part is not None:
+            done, total = self._tiles
+            self._on_part(EnginePart("tile", done + share, total))

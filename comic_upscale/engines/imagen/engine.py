@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from comic_upscale.engines.base import Batch, DeviceInfo, EngineInfo, Upscaled
+from comic_upscale.engines.base import Batch, DeviceInfo, EngineInfo, EnginePart, OnPart, Upscaled
 from comic_upscale.engines.feathering import FeatheredPage, Floats, Window, Windows, plan_by_area
 from comic_upscale.engines.host_resample import to_samples
 from comic_upscale.engines.imagen.client import FAILED, ImagenClient
 from comic_upscale.engines.imagen.factory import NAME, ImagenOptions
+from comic_upscale.engines.imagen.tiles import choose_factor, plan_tiles
 from comic_upscale.errors import DeviceError, PageError
 from comic_upscale.imaging.decode import decode
 from comic_upscale.imaging.gray import eight_bits
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
     from comic_upscale.costs.spending import Spending
     from comic_upscale.storage.answers import AnswerStore
 
-FACTORS = (2, 3, 4)
-"""The factors of the service."""
-MOST_OUTPUT = 17_000_000
-"""The most pixels of an answer."""
 MOST_INPUT_BYTES = 10_000_000
 """The most bytes of a picture that is sent."""
 _FEWEST_PIXELS = 4096
@@ -51,6 +48,7 @@ class ImagenEngine:
     ) -> None:
         self._options, self._client, self._answers = options, client, answers
         self._stopped = Event()
+        self._on_part: OnPart | None = None
         self._info = EngineInfo(
             name=NAME,
             identity=identity,
@@ -77,6 +75,10 @@ class ImagenEngine:
     def charge(self, spending: Spending | None) -> None:
         """Record calls in this meter."""
         self._client.spending = spending
+
+    def follow(self, on_part: OnPart | None) -> None:
+        """Tell the tiles that are done to this callback."""
+        self._on_part = on_part
 
     def upscale(self, batch: Batch) -> Upscaled:
         """Return the pages at their target size, in the sample type of the input, with the borders of tiles.
@@ -114,15 +116,14 @@ class ImagenEngine:
     def _upscale_page(self, page: UInt8Array, target: tuple[int, int]) -> tuple[Floats, Windows, str]:
         """Return a page as large as the service makes it, 0..1, the plan of its tiles there, and its key."""
         height, width, channels = page.shape
-        factor = next(
-            (each for each in FACTORS if each * width >= target[0] and each * height >= target[1]),
-            FACTORS[-1],
-        )
+        factor = choose_factor((width, height), target)
         plan, files = self._cut(page, factor)
         key = self._key(page, factor)
         large = plan.scaled(factor)
         canvas = FeatheredPage(large.size, channels)
-        for window, there, png in zip(plan.all(), large.all(), files, strict=True):
+        for done, (window, there, png) in enumerate(zip(plan.all(), large.all(), files, strict=True)):
+            if self._on_part is not None:
+                self._on_part(EnginePart("tile", done, len(plan)))
             answer = self._ask(key, window, factor, png)
             if channels == 1:
                 answer = answer.mean(axis=2, keepdims=True)
@@ -131,13 +132,14 @@ class ImagenEngine:
 
     def _cut(self, page: UInt8Array, factor: int) -> tuple[Windows, list[bytes]]:
         """Return tiles that the service accepts, as few as possible, and the file of each."""
-        most = MOST_OUTPUT // factor**2
+        height, width = page.shape[:2]
+        plan = plan_tiles((width, height), factor, self._options.overlap)
         while True:
-            plan = plan_by_area((page.shape[0], page.shape[1]), most, self._options.overlap)
             files = list(_encode_tiles(page, plan))
-            if max(map(len, files)) <= MOST_INPUT_BYTES or most <= _FEWEST_PIXELS:
+            pixels = plan.rows.window * plan.columns.window
+            if max(map(len, files)) <= MOST_INPUT_BYTES or pixels <= _FEWEST_PIXELS:
                 return plan, files
-            most = min(most, plan.rows.window * plan.columns.window) * 3 // 4
+            plan = plan_by_area((height, width), pixels * 3 // 4, self._options.overlap)
 
     def _ask(self, key: str, window: Window, factor: int, png: bytes) -> Floats:
         """Return the service's picture of a tile, 0..1, height x width x 3; from the disk if it was paid for before."""

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from annotated_types import Ge, Le
 
 from comic_upscale.engines.base import (
+    Calls,
     Engine,
     EngineFactory,
     EngineResources,
@@ -95,6 +96,13 @@ class ImagenFactory(EngineFactory):
         _check_options(options)
         content = json.dumps([NAME, options.model])
         return Identity(options.model, hashlib.sha256(content.encode()).hexdigest())
+
+    def count_calls(self, spec: EngineSpec, size: tuple[int, int], target: tuple[int, int]) -> Calls:
+        """Return a call for each tile of a page. Each attempt that fails after it was sent costs another one."""
+        from comic_upscale.engines.imagen.tiles import choose_factor, plan_tiles
+
+        count = len(plan_tiles(size, choose_factor(size, target), spec.options.overlap))
+        return Calls(count, count * spec.options.price_per_image)
 
     def prepare(self, spec: EngineSpec, on_progress: OnProgress | None = None) -> EngineSpec:
         """Check that the file with the credentials exists. Nothing is sent."""

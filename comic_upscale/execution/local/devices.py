@@ -11,7 +11,16 @@ from dataclasses import replace
 from functools import partial
 
 from comic_upscale.costs.spending import Spending
-from comic_upscale.engines.base import Engine, EngineInfo, OutputFilter, charge, devices_in_words, interrupt
+from comic_upscale.engines.base import (
+    Engine,
+    EngineInfo,
+    OnPart,
+    OutputFilter,
+    charge,
+    devices_in_words,
+    follow,
+    interrupt,
+)
 from comic_upscale.engines.pages import upscale_pages
 from comic_upscale.engines.registry import unused_gpu_warning
 from comic_upscale.errors import ComicUpscaleError, DeviceError, PageError
@@ -130,7 +139,13 @@ class Devices:
         return self._engines[engine_index].batch_limit(size[1], size[0])
 
     async def run_engine(
-        self, engine_index: int, pages: list[Pixels], target: tuple[int, int], *, conservative: bool = False
+        self,
+        engine_index: int,
+        pages: list[Pixels],
+        target: tuple[int, int],
+        *,
+        conservative: bool = False,
+        on_part: OnPart | None = None,
     ) -> list[Pixels | PageError]:
         """Run pages of one shape through the network of an engine.
 
@@ -139,6 +154,7 @@ class Devices:
             pages: as returned by `prepare`.
             target: (width, height) of the outputs, in pixels.
             conservative: whether to use the most conservative path, however slow.
+            on_part: takes what an engine whose calls take minutes has done, on the thread of the engine.
 
         Returns:
             For each page, in order, the page at its target size, or why it failed.
@@ -151,7 +167,7 @@ class Devices:
         try:
             return await asyncio.get_running_loop().run_in_executor(
                 self._threads[engine_index],
-                partial(self._upscale, engine, pages, target, conservative),
+                partial(self._upscale, engine, pages, target, conservative, on_part),
             )
         except ComicUpscaleError:
             raise
@@ -167,8 +183,14 @@ class Devices:
             self.meter.end()
 
     def _upscale(
-        self, engine: Engine, pages: list[Pixels], target: tuple[int, int], conservative: bool
+        self,
+        engine: Engine,
+        pages: list[Pixels],
+        target: tuple[int, int],
+        conservative: bool,
+        on_part: OnPart | None,
     ) -> list[Pixels | PageError]:
+        follow(engine, on_part)
         results = upscale_pages(engine, pages, target, conservative=conservative)
         if self._filters and conservative:
             # The gate rejected the page as the filters left it.

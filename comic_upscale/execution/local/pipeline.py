@@ -21,9 +21,12 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from comic_upscale.costs.spending import Spending
+from comic_upscale.engines.base import EnginePart
 from comic_upscale.errors import CeilingError, ComicUpscaleError, DeviceError, PageError, first_error
 from comic_upscale.execution.base import Activity, PageOutcome, PageTask, as_page_error
 from comic_upscale.execution.budget import Budget
+from comic_upscale.execution.events import PageProgress
+from comic_upscale.execution.local.devices import Devices
 from comic_upscale.execution.local.flow import BatchAssembler
 from comic_upscale.execution.local.networks import Networks
 from comic_upscale.execution.local.page import PageInFlight, input_pixels
@@ -228,7 +231,7 @@ class Pipeline:
         async with self._tools.networks.use(pages[0].network) as devices:
             engine_index %= len(devices)
             start = time.perf_counter()
-            results = await devices.run_engine(engine_index, before, pages[0].target)
+            results = await self._run_engine(devices, engine_index, pages, before)
             ended = time.perf_counter()
         if self._tools.spending is not None:
             self._tools.spending.note_batch(input_pixels(pages), ended - start)
@@ -245,6 +248,34 @@ class Pipeline:
                 page.engine_notes, page.answers = result.notes, result.answers
                 upscaled.append(page)
         return upscaled
+
+    async def _run_engine(
+        self,
+        devices: Devices,
+        engine_index: int,
+        pages: list[PageInFlight],
+        pixels: list[Pixels],
+        *,
+        conservative: bool = False,
+    ) -> list[Pixels | PageError]:
+        """Run pages through an engine. What it tells meanwhile is of the first: such engines take one page."""
+        within, task, target = self._tools.activity.within, pages[0].task, pages[0].target
+        loop = asyncio.get_running_loop()
+
+        def note(part: EnginePart) -> None:
+            within[task.row_id] = PageProgress(
+                source=task.source, unit=part.unit, done=round(part.done, 3), total=part.total
+            )
+
+        def note_from_thread(part: EnginePart) -> None:
+            loop.call_soon_threadsafe(note, part)
+
+        try:
+            return await devices.run_engine(
+                engine_index, pixels, target, conservative=conservative, on_part=note_from_thread
+            )
+        finally:
+            within.pop(task.row_id, None)
 
     async def _encode(self, page: PageInFlight) -> None:
         self._encoding.set()
@@ -303,8 +334,8 @@ class Pipeline:
             async with self._tools.networks.use(page.network) as devices:
                 engine_index = devices.instead_of(page.engine_index % len(devices))
                 try:
-                    (again,) = await devices.run_engine(
-                        engine_index, [before], page.target, conservative=True
+                    (again,) = await self._run_engine(
+                        devices, engine_index, [page], [before], conservative=True
                     )
                 except DeviceError:
                     if not devices.give_up(engine_index):

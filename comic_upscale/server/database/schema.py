@@ -152,6 +152,7 @@ jobs = sa.Table(
     sa.Column("pages_done", sa.Integer, nullable=False, server_default="0"),
     sa.Column("pages_failed", sa.Integer, nullable=False, server_default="0"),
     sa.Column("failures", sa.JSON),
+    sa.Column("within", sa.JSON),
     sa.Column("model", sa.Text),
     sa.Column("device", sa.Text),
     sa.Column("seconds", sa.Float),

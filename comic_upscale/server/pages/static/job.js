@@ -56,7 +56,9 @@
     }
     const { total, done, failed } = job.pages;
     if (job.status !== "running" || !total) return;
-    by("pages").textContent = `${done} of ${total} ${state.dataset.things}${failed ? `, ${failed} failed` : ""}`;
+    // Of pages that take minutes. The server writes the same words.
+    const parts = job.in_progress.map((page) => `; ${page.source}: ${page.unit} ${Math.min(Math.floor(page.done) + 1, page.total)} of ${page.total}`).join("");
+    by("pages").textContent = `${done} of ${total} ${state.dataset.things}${failed ? `, ${failed} failed` : ""}${parts}`;
     by("progress").value = job.progress;
     if (done !== expected) without = 0;
     expected = done;
