@@ -33,6 +33,7 @@ from comic_upscale.server.api import (
     totp,
     trials,
     uploads,
+    watches,
 )
 from comic_upscale.server.api.errors import add_error_handlers, error_response
 from comic_upscale.server.api.openapi import describe
@@ -98,7 +99,7 @@ def _routes() -> tuple[BaseRoute, ...]:
     # "/jobs/events" comes before "/jobs/{job_id}".
     for topic in (
         uploads, resumable, trials, events, jobs, downloads, catalogue, auth, totp, admin, admin_jobs, admin_offered,
-        admin_server, health, compat_convert, compat_a1111, compat_wishes, opds, openapi,
+        admin_server, watches, health, compat_convert, compat_a1111, compat_wishes, opds, openapi,
     ):  # fmt: skip
         router.include_router(topic.router, max_body_size=MOST_BODY)
     return tuple(router.routes)

@@ -90,23 +90,25 @@ def create_folder_job(
     output: str,
     params: Mapping[str, Any],
     lane: Lane,
+    selection: Mapping[str, Any] | None = None,
 ) -> Mapping[str, Any]:
     """Store a job over a folder or file of the server's machine, and return its row.
 
     Args:
         connection: in a transaction that writes.
-        account: who asks, an administrator.
+        account: who asks, an administrator or a user of the library.
         source: its real path.
         output: the real path of the output folder.
         params: as `params.read_params` returns it.
         lane: of the job.
+        selection: the part of the source that is looked at, as `write_selection` returns it; None for all of it.
     """
     row = connection.execute(
         sa.insert(jobs)
         .values(
             id=new_id(), owner_id=account.user_id, lane=lane, priority=PRIORITY[lane], status="queued",
-            params=dict(params), title=clean_name(source)[:256], input=source, output=output, created_at=now_ms(),
-            updated_at=now_ms(),
+            params=dict(params), title=clean_name(source)[:256], input=source, output=output, selection=selection,
+            created_at=now_ms(), updated_at=now_ms(),
         )
         .returning(*jobs.c)
     ).mappings().one()  # fmt: skip

@@ -16,6 +16,7 @@ import uvicorn
 from comic_upscale.errors import DatabaseError, SettingsError
 from comic_upscale.server.app import create_app
 from comic_upscale.server.callbacks import Sender
+from comic_upscale.server.folder_watch import FolderWatch
 from comic_upscale.server.janitor import Janitor
 from comic_upscale.server.mail import Mailer
 from comic_upscale.server.outbox import Deliver, Outbox, Webhooks
@@ -23,6 +24,7 @@ from comic_upscale.server.resumable import unlock_all
 from comic_upscale.server.services import Quoting, Services, make_folder, open_services
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.server.supervisor import Supervisor, WorkerCommand
+from comic_upscale.server.watches import end_leases
 from comic_upscale.server.weights_check import WeightsCheck
 
 log = logging.getLogger(__name__)
@@ -74,6 +76,7 @@ def serve(
         try:
             if services.database.is_sqlite:
                 services.database.write(unlock_all)
+                services.database.write(end_leases)
             return asyncio.run(_Running(services, worker, on_ready).run())
         finally:
             services.close()
@@ -151,6 +154,8 @@ class _Running:
         yield services.monitor.run()
         yield Janitor(services.database, services.files, services.settings.data / "work").run()
         settings = services.settings
+        if settings.root_folders:
+            yield FolderWatch(services).run()
         deliver: dict[str, Deliver] = {}
         if settings.webhook_secret is not None:
             deliver["webhook"] = Webhooks(settings.webhook_secret, Sender()).send

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -18,6 +20,13 @@ MOST_NAMED = 200
 
 LONGEST_RENAME = 10
 """When files are gone, new ones are waited for this many times as long as they have to be still."""
+
+MOST_SHARE = 0.05
+"""The most that looking takes of the time: a folder that takes a second to list is listed every 20 seconds at most."""
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 60.0, 3600.0
+"""After an error that concerns a whole job, it is tried again after the first of these, then twice as long, and so on
+to the second."""
+_SHORTEST_WAIT_SECONDS = 0.05
 
 _PART = re.compile(r"\.part\d+\.(?:rar|cbr)$", re.IGNORECASE)
 """Names of parts of an archive, most of which do not stand for the whole of it."""
@@ -54,18 +63,28 @@ class WatchedFolder:
         leave_out: folders inside of it that are not looked at: the output.
         settle: seconds for which size and time of a file must not change, as seen here. The clock of the machine that
             writes the file plays no part.
+        within: real folders that no link may lead out of; None if links may lead anywhere.
         clock: seconds. While this machine sleeps it may stand still.
     """
 
     def __init__(
-        self, root: Path, *, leave_out: Collection[Path] = (), settle: float, clock: Clock = time.monotonic
+        self,
+        root: Path,
+        *,
+        leave_out: Collection[Path] = (),
+        settle: float,
+        within: Collection[Path] | None = None,
+        clock: Clock = time.monotonic,
     ) -> None:
         self.root = root
         self.away: str | None = None
         """Why the folder cannot be looked at now, for the user; None if it can."""
         self.scan_seconds = 0.0
         """How long the last look took."""
+        self.outside: tuple[str, ...] = ()
+        """Links that lead out of the allowed folders, as the last look found them."""
         self._leave_out, self._settle, self._clock = tuple(leave_out), settle, clock
+        self._within = within
         self._seen: dict[str, tuple[FileState, float]] = {}
         """The state of each file, and since when it has it."""
         self._done: dict[str, FileState] | None = None
@@ -82,8 +101,7 @@ class WatchedFolder:
             return None
         now = self._clock()
         self._note(scan, now)
-        still = {name: state for name, (state, since) in self._seen.items() if now - since >= self._settle}
-        unsettled = tuple(sorted(self._seen.keys() - still.keys()))
+        still, unsettled = self._split(now)
         if self._done is None:
             return Due(still, None, unsettled) if still else None
         changed = [name for name, state in still.items() if self._done.get(name) != state]
@@ -97,16 +115,36 @@ class WatchedFolder:
         names_all = is_removed or len(changed) > MOST_NAMED or not all(map(_stands_alone, changed))
         return Due(still, None if names_all else tuple(sorted(changed)), unsettled)
 
+    def everything(self) -> Due | None:
+        """Return the whole folder as the last look found it, to continue a run; None if no file is still."""
+        still, unsettled = self._split(self._clock())
+        return Due(still, None, unsettled) if still else None
+
     def note_done(self, due: Due) -> None:
         """Note that a run has looked at what was due, whether or not its pages have failed."""
+        self._done = self._done_after(due)
         if due.paths is None:
             self._gone_since = None
-            # Files that changed since then, or still do, keep what is known of them.
-            kept = {name: state for name, state in (self._done or {}).items() if name in due.unsettled}
-            self._done = {**kept, **due.state}
-        else:
-            assert self._done is not None
-            self._done.update((name, due.state[name]) for name in due.paths)
+
+    def digest_after(self, due: Due) -> str:
+        """Return a digest of the files as runs have seen them, once one has looked at what is due.
+
+        Another process compares it, which does not know what the runs of this one have done.
+        """
+        return digest_of(self._done_after(due))
+
+    def _done_after(self, due: Due) -> dict[str, FileState]:
+        done = self._done or {}
+        if due.paths is not None:
+            return {**done, **{name: due.state[name] for name in due.paths}}
+        # Files that changed since then, or still do, keep what is known of them.
+        kept = {name: state for name, state in done.items() if name in due.unsettled}
+        return {**kept, **due.state}
+
+    def _split(self, now: float) -> tuple[dict[str, FileState], tuple[str, ...]]:
+        """Return the files that are still, and the sources that are not."""
+        still = {name: state for name, (state, since) in self._seen.items() if now - since >= self._settle}
+        return still, tuple(sorted(self._seen.keys() - still.keys()))
 
     def _may_be_renamed(self, now: float, any_unsettled: bool) -> bool:
         """Return whether a file that is gone may still appear under another name, which then gets its output."""
@@ -121,6 +159,18 @@ class WatchedFolder:
         return not self._seen and self._done is None
 
     @property
+    def problem(self) -> str | None:
+        """Why there is nothing to look at, for the user; None if there is."""
+        if self.away is not None:
+            return f"{self.away}. The watch goes on when it is back: is its drive there?"
+        return f"{self.root} has no files yet. Is its drive there?" if self.is_empty else None
+
+    @property
+    def pages_found(self) -> int:
+        """Pages and volumes that the last look found. The pages in a volume are not counted."""
+        return sum(extension_of(name) in IMAGE_EXTENSIONS | ARCHIVE_EXTENSIONS for name in self._seen)
+
+    @property
     def settles_in(self) -> float | None:
         """Seconds until the next file has been still for long enough; None if all have."""
         now = self._clock()
@@ -132,7 +182,7 @@ class WatchedFolder:
 
     def _scan(self) -> Scan | None:
         try:
-            scan = scan_folder(self.root, self._leave_out)
+            scan = scan_folder(self.root, self._leave_out, self._within)
         except OSError as error:
             self.away = f"{self.root} cannot be listed ({error.strerror or type(error).__name__})"
             return None
@@ -140,7 +190,7 @@ class WatchedFolder:
             # The folder into which a drive is mounted is empty without the drive.
             self.away = f"{self.root} is empty"
             return None
-        self.away = None
+        self.away, self.outside = None, scan.outside
         return scan
 
     def _note(self, scan: Scan, now: float) -> None:
@@ -154,6 +204,34 @@ class WatchedFolder:
             known = self._seen.get(name)
             seen[name] = known if known is not None and known[0] == state else (state, now)
         self._seen = seen
+
+
+def seconds_to_next_look(folders: Collection[WatchedFolder], poll: float) -> float:
+    """Return when some folders should be looked at next, in seconds.
+
+    Args:
+        folders: at least one.
+        poll: seconds between two looks; less if a file will be still before, more if a look takes long.
+    """
+    longest = max(folder.scan_seconds for folder in folders) / MOST_SHARE
+    settling = [seconds for folder in folders if (seconds := folder.settles_in) is not None]
+    wait = min([poll, *(seconds + _SHORTEST_WAIT_SECONDS for seconds in settling)])
+    return max(wait, longest, _SHORTEST_WAIT_SECONDS)
+
+
+def pause_after_errors(errors: int) -> float:
+    """Return how long a job is not tried again after an error, in seconds.
+
+    Args:
+        errors: the errors before this one, one after another.
+    """
+    return float(min(FIRST_PAUSE_SECONDS * 2.0 ** min(errors, 32), LONGEST_PAUSE_SECONDS))
+
+
+def digest_of(files: Mapping[str, FileState]) -> str:
+    """Return a digest of the names and states of files: SHA-256, in hexadecimal."""
+    text = json.dumps(sorted((name, *state) for name, state in files.items()))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _stands_alone(source: str) -> bool:

@@ -34,9 +34,11 @@ class Scan:
     """By source: the POSIX path relative to the folder, as discovery names it."""
     unread: tuple[str, ...] = ()
     """Prefixes of sources that could not be listed, such as ``vol 1/``."""
+    outside: tuple[str, ...] = ()
+    """Links that lead out of the allowed folders. They are not followed."""
 
 
-def scan_folder(root: Path, leave_out: Collection[Path] = ()) -> Scan:
+def scan_folder(root: Path, leave_out: Collection[Path] = (), within: Collection[Path] | None = None) -> Scan:
     """List the files below a folder. Links are followed, and every real folder is entered once.
 
     Hidden files, the litter of operating systems and output folders of this package are left out, as in a run.
@@ -44,6 +46,7 @@ def scan_folder(root: Path, leave_out: Collection[Path] = ()) -> Scan:
     Args:
         root: the folder.
         leave_out: folders that are not entered; they need not exist.
+        within: real folders that no link may lead out of; None if links may lead anywhere.
 
     Raises:
         OSError: the folder itself cannot be listed.
@@ -52,6 +55,7 @@ def scan_folder(root: Path, leave_out: Collection[Path] = ()) -> Scan:
     entered: set[tuple[int, int]] = set()
     files: dict[str, FileState] = {}
     unread: list[str] = []
+    outside: list[str] = []
     # A stack and no recursion: a tree may be deeper than Python allows calls to be.
     waiting = [(os.fspath(root), "")]
     while waiting:
@@ -73,6 +77,9 @@ def scan_folder(root: Path, leave_out: Collection[Path] = ()) -> Scan:
             if name.startswith(".") or name.lower() in LITTER:
                 continue
             source = f"{prefix}{names[name]}"
+            if within is not None and entry.is_symlink() and not _leads_into(within, entry.path):
+                outside.append(source)
+                continue
             try:
                 status = entry.stat()
             except OSError:
@@ -83,12 +90,18 @@ def scan_folder(root: Path, leave_out: Collection[Path] = ()) -> Scan:
                 waiting.append((entry.path, f"{source}/"))
             elif stat.S_ISREG(status.st_mode):
                 files[source] = FileState(status.st_size, status.st_mtime_ns)
-    return Scan(files, tuple(unread))
+    return Scan(files, tuple(unread), tuple(outside))
 
 
 def _list(folder: str) -> dict[str, os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         return {entry.name: entry for entry in entries}
+
+
+def _leads_into(allowed: Collection[Path], link: str) -> bool:
+    """Return whether a link leads into one of some folders, or to nothing."""
+    target = Path(os.path.realpath(link))
+    return any(target.is_relative_to(folder) for folder in allowed) or not os.path.lexists(target)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -21,14 +21,14 @@ from comic_upscale.execution.stop import StopRequest
 from comic_upscale.ledger.pausing import paused_since
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.selection import Selection
-from comic_upscale.watching.folder import Due, WatchedFolder
-
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 60.0, 3600.0
-"""After an error that concerns a whole job, it is tried again after the first of these, then twice as long, and so on
-to the second."""
-MOST_SHARE = 0.05
-"""The most that looking takes of the time: a folder that takes a second to list is listed every 20 seconds at most."""
-_SHORTEST_WAIT_SECONDS = 0.05
+from comic_upscale.watching.folder import (
+    FIRST_PAUSE_SECONDS,
+    LONGEST_PAUSE_SECONDS,
+    Due,
+    WatchedFolder,
+    pause_after_errors,
+    seconds_to_next_look,
+)
 
 
 class RunJob(Protocol):
@@ -122,23 +122,13 @@ class Watcher:
         return WatchResult(sum(self._failed.values()), waiting)
 
     def _seconds_to_wait(self) -> float:
-        longest = max(watched.folder.scan_seconds for watched in self._watched) / MOST_SHARE
-        settling = [
-            seconds for watched in self._watched if (seconds := watched.folder.settles_in) is not None
-        ]
-        wait = min([self._poll, *(seconds + _SHORTEST_WAIT_SECONDS for seconds in settling)])
-        return max(wait, longest, _SHORTEST_WAIT_SECONDS)
+        return seconds_to_next_look([watched.folder for watched in self._watched], self._poll)
 
     def _look(self, watched: _Watched) -> bool:
         """Look at a folder, and run its job if something is due; return whether it ran."""
         due = watched.folder.look()
-        if watched.folder.away is not None:
-            self._wait(
-                watched, f"{watched.folder.away}. The watch goes on when it is back: is its drive there?"
-            )
-            return False
-        if watched.folder.is_empty:
-            self._wait(watched, f"{watched.folder.root} has no files yet. Is its drive there?")
+        if (problem := watched.folder.problem) is not None:
+            self._wait(watched, problem)
             return False
         if due is None:
             if watched.not_before <= time.monotonic():
@@ -179,7 +169,7 @@ class Watcher:
             if isinstance(error, WeightsError) and not watched.has_run:
                 # Somebody looks at the screen, and has perhaps mistyped a name.
                 raise
-            seconds = min(FIRST_PAUSE_SECONDS * 2.0**watched.errors, LONGEST_PAUSE_SECONDS)
+            seconds = pause_after_errors(watched.errors)
             watched.not_before = time.monotonic() + seconds
             # Another run ends at some time, so it is looked for each minute.
             watched.errors += not isinstance(error, LedgerBusyError)

@@ -46,7 +46,7 @@ from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.options import definitions
 from comic_upscale.settings.places import is_address, parse_place
 from comic_upscale.settings.processing import ProcessingSettings
-from comic_upscale.settings.selection import Selection
+from comic_upscale.settings.selection import Selection, read_selection
 from comic_upscale.worker.beat import CANCELED, LOST, STOPPING, Heartbeat
 from comic_upscale.worker.crashes import DEATHS, PAGES_IN_A_ROW, CrashWatch
 from comic_upscale.worker.disk import disk_in_words
@@ -168,6 +168,7 @@ class JobRunner:
                     open_engines=opener,
                     watch=watch,
                     cluster=cluster,
+                    only=_part_of(claimed.job),
                 )
             return self._settle(claimed, folder, beat, finished, saved)
         except (queue.LostLeaseError, DatabaseError):
@@ -474,6 +475,11 @@ class JobRunner:
 
     def _write(self, work: Any) -> None:
         self._database.write(work)
+
+
+def _part_of(job: Mapping[str, Any]) -> Selection | None:
+    """Return the part of its input that a job looks at; None for all of it."""
+    return None if job["selection"] is None else read_selection(job["selection"])
 
 
 def _code(error: ComicUpscaleError) -> str:

@@ -242,3 +242,73 @@ def test_a_file_that_still_changes_is_left_out_by_a_pattern_for_exactly_its_name
     if other != name:
         assert selector.takes(f"sub/{other}")
     assert selector.takes(name)
+
+
+def test_a_digest_says_to_another_process_what_was_done(root: Path, clock: Clock) -> None:
+    first, second = (WatchedFolder(root, settle=30, clock=clock) for _ in range(2))
+    write(root / "a.png", "a")
+    write(root / "b.png", "b")
+    first.look()
+    clock.now += 30
+    due = first.look()
+    assert due is not None
+    done = first.digest_after(due)
+    first.note_done(due)
+    second.look()
+    clock.now += 30
+    due = second.look()
+    assert due is not None and second.digest_after(due) == done
+    second.note_done(due)
+    # One knows a part that is due, and one all that there is.
+    write(root / "b.png", "changed")
+    write(root / "c.png", "c")
+    third = WatchedFolder(root, settle=30, clock=clock)
+    for each in (second, third):
+        each.look()
+    clock.now += 30
+    part, whole = second.look(), third.look()
+    assert part is not None and whole is not None
+    assert (part.paths, whole.paths) == (("b.png", "c.png"), None)
+    assert second.digest_after(part) == third.digest_after(whole) != done
+
+
+def test_a_run_that_was_not_completed_continues_with_everything_that_is_still(
+    watched: WatchedFolder, root: Path, clock: Clock
+) -> None:
+    assert watched.everything() is None
+    write(root / "a.png", "a")
+    finish(watched, clock)
+    write(root / "b.png", "half")
+    assert watched.look() is None
+    due = watched.everything()
+    assert due is not None
+    assert (set(due.state), due.paths, due.unsettled) == ({"a.png"}, None, ("b.png",))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links of POSIX")
+def test_links_that_lead_out_are_named_and_not_followed(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").mkdir()
+    write(tmp_path / "secret" / "page.png", "x")
+    write(root / "vol 1" / "a.png", "a")
+    (root / "out").symlink_to(tmp_path / "secret")
+    (root / "page out.png").symlink_to(tmp_path / "secret" / "page.png")
+    (root / "in").symlink_to(root / "vol 1" / "a.png")
+    (root / "nowhere").symlink_to(tmp_path / "nothing")
+    found = scan_folder(root, within=[root.resolve()])
+    assert sorted(found.files) == ["in", "vol 1/a.png"]
+    assert (sorted(found.outside), found.unread) == (["out", "page out.png"], ("nowhere/",))
+    # Without a limit, they are followed.
+    assert "out/page.png" in scan_folder(root).files
+
+
+def test_problems_and_pages_are_told(watched: WatchedFolder, root: Path, clock: Clock) -> None:
+    watched.look()
+    assert watched.problem is not None and "has no files yet" in watched.problem
+    write(root / "a.png", "a")
+    write(root / "v01.cbz", "v")
+    write(root / "notes.txt", "n")
+    watched.look()
+    assert (watched.problem, watched.pages_found) == (None, 2)
+    root.rename(root.with_name("away"))
+    watched.look()
+    assert watched.problem is not None and "is its drive there?" in watched.problem

@@ -25,7 +25,7 @@ from comic_upscale.ledger.records import PageDone, PageFailed
 from comic_upscale.ledger.status import read_status
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.selection import Selection
-from comic_upscale.watching import watcher as module
+from comic_upscale.watching import folder
 from comic_upscale.watching.watcher import Watcher, WatchResult
 from tests.archives import make_zip, pictures, read_cbz
 from tests.conftest import REPOSITORY, draw
@@ -226,7 +226,7 @@ def test_a_paused_job_waits(watch: Watch, inputs: Path, tmp_path: Path) -> None:
 def test_an_error_of_a_job_is_said_once_and_tried_again_later(
     watch: Watch, inputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 0.5)
+    monkeypatch.setattr(folder, "FIRST_PAUSE_SECONDS", 0.5)
     watch.errors.append(OutputError("the disk is full"))
     draw(inputs / "b.png", 5)
     watch.wait(lambda: any("the disk is full" in note for note in watch.notes))

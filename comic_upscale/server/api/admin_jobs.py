@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter
@@ -68,8 +69,17 @@ async def queue_folder_job(
     """
     if is_address(asked.input):
         return await _queue_bucket_job(services, admin, asked, lane)
-    roots = services.settings.root_folders
     params = read_params(asked.options, services.live.offered)
+    source, output = await find_places(services, asked)
+    return await _store(services, admin, str(source), str(output), params, lane)
+
+
+async def find_places(services: Services, asked: FolderJob) -> tuple[Path, Path]:
+    """Return the real paths of the input and the output of a job over a folder or file of this machine.
+
+    Raises:
+        FieldError: a path is not allowed.
+    """
     source = await _find(services, "input", asked.input, must_exist=True)
     output = (
         await asyncio.to_thread(output_in_place, source)
@@ -78,10 +88,10 @@ async def queue_folder_job(
     )
     if output == source or source.is_relative_to(output):
         raise FieldError("output", "the output folder must not contain the input: choose another one")
+    roots = services.settings.root_folders
     if any(output == root for root in await asyncio.to_thread(lambda: [root.resolve() for root in roots])):
         raise FieldError("output", "the output must be a folder below the root, not the root itself")
-
-    return await _store(services, admin, str(source), str(output), params, lane)
+    return source, output
 
 
 async def _queue_bucket_job(
@@ -119,7 +129,7 @@ async def _store(
     return created
 
 
-async def _find(services: Services, field: str, text: str, *, must_exist: bool) -> Any:
+async def _find(services: Services, field: str, text: str, *, must_exist: bool) -> Path:
     try:
         return await asyncio.to_thread(
             find_below, services.settings.root_folders, text, must_exist=must_exist

@@ -135,6 +135,8 @@ jobs = sa.Table(
     sa.Column("params", sa.JSON, nullable=False),
     sa.Column("input", sa.Text),
     sa.Column("output", sa.Text),
+    # The part of the input that is looked at; NULL for all of it.
+    sa.Column("selection", sa.JSON(none_as_null=True)),
     sa.Column("title", sa.String(256), nullable=False, server_default=""),
     sa.Column("created_at", Time, nullable=False),
     sa.Column("started_at", Time),
@@ -219,6 +221,29 @@ pieces = sa.Table(
     sa.PrimaryKeyConstraint("resumable_id", "start"),
 )  # fmt: skip
 """The stored bytes of a resumable upload, in order and without gaps."""
+
+watches = sa.Table(
+    "watches", metadata,
+    _id(),
+    _reference("owner_id", "users.id", nullable=False),
+    sa.Column("input", sa.Text, nullable=False),
+    sa.Column("output", sa.Text, nullable=False),
+    sa.Column("params", sa.JSON, nullable=False),
+    sa.Column("settle", sa.Float, nullable=False),
+    _flag("paused"),
+    sa.Column("holder", Id),
+    _number("lease_until"),
+    sa.Column("looked_at", Time),
+    sa.Column("pages", sa.Integer),
+    sa.Column("problem", sa.Text),
+    sa.Column("done", sa.String(64)),
+    _flag("has_results"),
+    sa.Column("job_id", Id),
+    sa.Column("errors", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("created_at", Time, nullable=False),
+)  # fmt: skip
+"""Watched folders. The server with the lease looks at a folder. ``done`` is the digest of its files when the last job
+began, ``job_id`` that job, and ``errors`` counts the jobs before it that failed and were tried again."""
 
 job_log = sa.Table(
     "job_log", metadata,

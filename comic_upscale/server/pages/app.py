@@ -25,6 +25,7 @@ from comic_upscale.server.pages import (
     trials,
     upload,
     viewing,
+    watches,
 )
 from comic_upscale.server.pages.access import SignInError
 from comic_upscale.server.pages.render import go_to, render, wants_part
@@ -42,6 +43,7 @@ ROUTERS = (
     jobs.router,
     viewing.router,
     library.router,
+    watches.router,
     trials.router,
     account.router,
     admin.router,

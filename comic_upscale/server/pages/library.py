@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy.engine import Connection
 
 from comic_upscale.errors import SettingsError
-from comic_upscale.server import jobs, library
+from comic_upscale.server import jobs, library, watches
 from comic_upscale.server.api import catalogue
 from comic_upscale.server.api import jobs as jobs_api
 from comic_upscale.server.api.access import Server
@@ -19,6 +19,7 @@ from comic_upscale.server.api.admin_jobs import FolderJob, queue_folder_job
 from comic_upscale.server.api.downloads import begin
 from comic_upscale.server.api.errors import ApiError, not_found
 from comic_upscale.server.api.uploads import check_open
+from comic_upscale.server.api.watches import require_library
 from comic_upscale.server.pages.access import CurrentViewer, Person, Viewer
 from comic_upscale.server.pages.render import go_to, render
 from comic_upscale.server.pages.upload import FACTORS
@@ -39,14 +40,7 @@ async def library_user(services: Server, person: Person) -> Viewer:
     Raises:
         ApiError: 403, the person may not; 404, the server has no library.
     """
-    if not services.settings.root_folders:
-        raise ApiError(404, "not_found", "This server has no library. It is started with --root DIR.")
-    if not library.may_use(services.settings, person.account):
-        raise ApiError(
-            403,
-            "forbidden",
-            "The library is for administrators, and for users whom they name in the settings.",
-        )
+    require_library(services, person.account)
     return person
 
 
@@ -68,12 +62,18 @@ async def show_folder(
     except SettingsError as error:
         raise ApiError(404, "not_found", f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
     paths = [shown.path, *(entry.path for entry in shown.entries)]
-    latest = await services.database.read_async(lambda connection: library.latest_jobs(connection, paths))
+    latest, watched = await services.database.read_async(
+        lambda connection: (
+            library.latest_jobs(connection, paths),
+            watches.paths_watched(connection, paths),
+        )
+    )
     models = (await catalogue.list_models(services, viewer.account))["models"]
     presets = (await catalogue.list_presets(services, viewer.account))["presets"]
     return render(
-        request, "library.html", shown=shown, latest=latest, roots=[str(root.resolve()) for root in roots],
-        page=page, pages=max(-(-shown.total // library.ON_A_PAGE), 1), factors=FACTORS, models=models,
+        request, "library.html", shown=shown, latest=latest, watched=watched,
+        roots=[str(root.resolve()) for root in roots], page=page,
+        pages=max(-(-shown.total // library.ON_A_PAGE), 1), factors=FACTORS, models=models,
         presets=presets,
     )  # fmt: skip
 
@@ -87,6 +87,7 @@ async def begin_job(
     factor: Word = "",
     preset: Word = "",
     model: Word = "",
+    output: Annotated[str, Form(max_length=4000)] = "",
 ) -> Response:
     """Queue a job over a folder, a volume or an image, or continue the earlier one there.
 
@@ -101,9 +102,8 @@ async def begin_job(
     try:
         # Relative paths would count from the first root; the form sends real ones.
         source = await asyncio.to_thread(find_below, services.settings.root_folders, path)
-        created = await queue_folder_job(
-            services, account, FolderJob(input=str(source), options=options), "batch"
-        )
+        asked = FolderJob(input=str(source), output=output.strip() or None, options=options)
+        created = await queue_folder_job(services, account, asked, "batch")
     except FieldError:
         raise
     except SettingsError as error:

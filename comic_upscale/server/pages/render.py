@@ -39,6 +39,10 @@ NOTICES: Mapping[str, str] = {
     "registered": "The model is registered. Uploads may choose it.",
     "revoked": "The key is revoked.",
     "signed-out": "You have signed out.",
+    "unwatched": "The folder is no longer watched. Its jobs and results stay.",
+    "watched": "The folder is watched. What is in it now is upscaled, and later what is new or changed.",
+    "watch-paused": "The watched folder is paused.",
+    "watch-resumed": "The folder is watched again.",
 }
 """What a page says after a change, by the word in its address. So no address makes a page say anything else."""
 
