@@ -312,6 +312,63 @@ def test_a_theme_is_chosen_and_kept(admin: Browser) -> None:
     assert admin.run("return document.documentElement.dataset.theme || 'auto'") == "auto"
 
 
+@pytest.fixture
+def without_scripts(admin: Browser) -> Iterator[Browser]:
+    """The browser of the administrator, with JavaScript off."""
+    admin.resize(1280, dark=False)
+    admin.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    yield admin
+    admin.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+def test_what_reads_works_without_javascript(without_scripts: Browser, job: str, volume: Path) -> None:
+    browser, name = without_scripts, volume.name
+    shown = (
+        ("/", "Uploading needs JavaScript"), ("/jobs", name), (job, "3 of 3 pages"), (f"{job}/pages/0", "1.png"),
+        (f"{job}/read", "1 of 3"), (f"{job}/read?mode=webtoon", name), ("/library?path=Series", "Book 1"),
+        ("/library/watched", "No folder is watched."), ("/account", "root"), ("/admin", "Overview"),
+        ("/admin/jobs", name), ("/admin/users", "root"), ("/admin/models", "comic-best"),
+        ("/admin/audit", "user.create"), ("/admin/settings", "Save"), ("/admin/system", "System"),
+    )  # fmt: skip
+    for path, text in shown:
+        browser.open(path)
+        assert text in browser.text("body"), path
+        assert browser.run(
+            "return [...document.querySelectorAll('main img')].every(i => i.loading == 'lazy' || i.naturalWidth)"
+        )
+    # Before and after are side by side where no script lays them over each other.
+    browser.open(f"{job}/pages/0")
+    left, right = browser.driver.find_elements("css selector", "#compare img")
+    assert left.rect["x"] + left.rect["width"] <= right.rect["x"]
+
+
+def test_forms_that_need_no_files_work_without_javascript(without_scripts: Browser, job: str) -> None:
+    browser = without_scripts
+    browser.open("/jobs")
+    field = browser.find('input[name="q"]')
+    field.send_keys("no such job")
+    field.submit()
+    browser.wait_for_text("No job has")
+    browser.open("/admin")
+    for action, text in (("pause", "The queue is paused"), ("resume", "The queue is changed.")):
+        browser.find(f'button[value="{action}"]').click()
+        browser.wait_for_text(text)
+    browser.open("/library?path=Series")
+    browser.find('button[formaction$="/library/watched"]').click()
+    browser.wait_for_text("The folder is watched.")
+    assert "Series" in browser.text("#watched")
+    for action, text in (
+        ("pause", "is paused"),
+        ("resume", "watched again"),
+        ("remove", "no longer watched"),
+    ):
+        browser.find(f'#watched form[action$="/{action}"] button').click()
+        browser.wait_for_text(text)
+    browser.open(job)
+    browser.find("details.menu summary").click()
+    assert browser.find('a[href$="/result"]').is_displayed()
+
+
 def test_a_failed_job_is_explained_and_run_with_another_model(admin: Browser, tmp_path: Path) -> None:
     """The task of a newcomer: find out why a job failed, and run it with another model."""
     from selenium.webdriver.support.select import Select
@@ -382,7 +439,7 @@ def test_every_page_fits_and_says_nothing_on_the_console(
         "/system",
     )
     pages = [
-        "/", "/try", "/library", "/library?path=Series",
+        "/", "/try", "/library", "/library?path=Series", "/library/watched",
         "/jobs", "/account", "/password", job, f"{job}/pages/0", f"{job}/read", f"{job}/read?mode=webtoon",
         *(f"/admin{each}" for each in admin_pages),
     ]  # fmt: skip

@@ -211,6 +211,8 @@ def test_a_missing_page_is_a_page_and_a_missing_call_is_json(
     assert answer.status_code == 404
     if is_page:
         assert "There is no such page." in answer.text
+        # Whoever has signed in still is.
+        assert 'href="/jobs"' in answer.text and "Sign in" not in answer.text
     else:
         assert answer.json()["error"]["code"] in ("error", "not_found")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -27,7 +28,7 @@ from comic_upscale.server.pages import (
     viewing,
     watches,
 )
-from comic_upscale.server.pages.access import SignInError
+from comic_upscale.server.pages.access import SignInError, find_viewer
 from comic_upscale.server.pages.render import go_to, render, wants_part
 from comic_upscale.server.services import Services
 
@@ -59,7 +60,7 @@ def create_pages(services: Services) -> FastAPI:
         openapi_url=None, docs_url=None, redoc_url=None, telemetry={"tracing": False}, routes=list(_routes())
     )
     app.state.services = services
-    _add_error_handlers(app)
+    _add_error_handlers(app, services)
     return app
 
 
@@ -86,7 +87,7 @@ def error_page(request: Request, error: ApiError) -> Response:
     )  # fmt: skip
 
 
-def _add_error_handlers(app: FastAPI) -> None:
+def _add_error_handlers(app: FastAPI, services: Services) -> None:
     @app.exception_handler(SignInError)
     async def on_sign_in(request: Request, error: SignInError) -> Response:
         response = go_to(request, error.target)
@@ -114,6 +115,10 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> Response:
         message = "There is no such page." if error.status_code == 404 else str(error.detail)
+        if request.method == "GET":
+            # Whoever has signed in keeps the bar with the way back.
+            with suppress(ApiError, ComicUpscaleError):
+                await find_viewer(request, services)
         return error_page(
             request, ApiError(error.status_code, "error", message, headers=dict(error.headers or {}))
         )
