@@ -117,7 +117,7 @@ class Server:
                 sys.executable, "-m", "comic_upscale", "serve", "--role", self._role, "--data", str(self.data),
                 "--port", "0", "--api-port", "0", "--rate-limit", "100000000", "--min-free-disk", "0",
             ],
-            stdout=subprocess.PIPE, stderr=self._log, text=True,
+            stdout=subprocess.PIPE, stderr=self._log, text=True, env=_environment(),
         )  # fmt: skip
         assert self.process.stdout is not None
         lines = [self.process.stdout.readline() for _ in range(3)]
@@ -149,6 +149,11 @@ class Server:
         """Return its memory, in MB."""
         assert self.process is not None
         return psutil.Process(self.process.pid).memory_info().rss / 1e6
+
+
+def _environment() -> dict[str, str]:
+    """Return the variables of the server. pip compiles the modules that it installs, so they may be kept compiled."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, object]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import typer
@@ -41,8 +44,10 @@ def serve(given: Given, log: Given) -> None:
         run_worker(settings)
         return
     from comic_upscale.commands.environment import own_prices, rates_folder
-    from comic_upscale.server.run import serve as run_server
-    from comic_upscale.server.services import Quoting
+
+    with _without_collection():
+        from comic_upscale.server.run import serve as run_server
+        from comic_upscale.server.services import Quoting
 
     number = run_server(
         settings,
@@ -53,6 +58,16 @@ def serve(given: Given, log: Given) -> None:
     )
     if number:
         raise typer.Exit(128 + number)
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Look for no garbage while modules are imported: what they make stays, and that search is a seventh of a start."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _worker_command(settings: ServerSettings) -> WorkerCommand:

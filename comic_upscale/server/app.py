@@ -8,7 +8,7 @@ import time
 from functools import cache
 from typing import TYPE_CHECKING
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from starlette.datastructures import MutableHeaders
 
@@ -37,6 +37,7 @@ from comic_upscale.server.api import (
 )
 from comic_upscale.server.api.errors import add_error_handlers, error_response
 from comic_upscale.server.api.openapi import describe
+from comic_upscale.server.api.routing import MOST_BODY
 from comic_upscale.server.ids import new_id
 from comic_upscale.server.pages.app import create_pages
 from comic_upscale.server.services import Services
@@ -48,8 +49,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("comic_upscale.access")
 
-MOST_BODY = 1 << 20
-"""Bytes of the body of any request but an upload."""
 _TOO_LARGE = f"The body of this request may have at most {MOST_BODY} bytes."
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TOKEN = re.compile(r"(/(?:api/v1/(?:files|bundles/[a-z]+)|setup|shared)/)[^/]+")
@@ -95,14 +94,12 @@ def _routes() -> tuple[BaseRoute, ...]:
 
     FastAPI builds what it needs for a route before its first request. For all routes, that takes about half a second.
     """
-    router = APIRouter()
     # "/jobs/events" comes before "/jobs/{job_id}".
-    for topic in (
+    topics = (
         uploads, resumable, trials, events, jobs, downloads, catalogue, auth, totp, admin, admin_jobs, admin_offered,
         admin_server, watches, health, compat_convert, compat_a1111, compat_wishes, opds, openapi,
-    ):  # fmt: skip
-        router.include_router(topic.router, max_body_size=MOST_BODY)
-    return tuple(router.routes)
+    )  # fmt: skip
+    return tuple(route for topic in topics for route in topic.router.routes)
 
 
 class _BodyTooLargeError(Exception):

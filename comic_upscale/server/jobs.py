@@ -28,7 +28,7 @@ ENDED: tuple[Status, ...] = ("completed", "failed", "canceled")
 """The statuses of jobs that have ended."""
 
 
-_NEW_UPLOAD, _NEW_FILE, _NEW_JOB = sa.insert(uploads), sa.insert(files), sa.insert(jobs).returning(*jobs.c)
+_NEW_UPLOAD, _NEW_FILE, _NEW_JOB = sa.insert(uploads), sa.insert(files), sa.insert(jobs)
 _FIND_JOB = sa.select(jobs).where(jobs.c.id == sa.bindparam("job_id"))
 
 
@@ -48,7 +48,10 @@ class NewJob:
 
 
 def create_job(connection: Connection, account: Account, new: NewJob) -> Mapping[str, Any]:
-    """Store an upload and its job, and return the row of the job. The files are in the storage already."""
+    """Store an upload and its job, and return the columns of the job that are set.
+
+    The files are in the storage already.
+    """
     now = connection.scalar(NOW) or 0
     names = distinct_names([received.name for received in new.received.files])
     connection.execute(
@@ -70,16 +73,14 @@ def create_job(connection: Connection, account: Account, new: NewJob) -> Mapping
         ],
     )  # fmt: skip
     title = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
-    row = connection.execute(
-        _NEW_JOB,
-        {
-            "id": new_id(), "owner_id": account.user_id, "upload_id": new.upload_id, "lane": new.lane,
-            "priority": PRIORITY[new.lane], "status": "queued", "params": dict(new.params),
-            "title": clean_name(title)[:256], "created_at": now, "updated_at": now, "expires_at": now + new.keep_ms,
-            "callback_url": new.callback_url, "email": new.email,
-        },
-    ).mappings().one()  # fmt: skip
-    return dict(row)
+    row = {
+        "id": new_id(), "owner_id": account.user_id, "upload_id": new.upload_id, "lane": new.lane,
+        "priority": PRIORITY[new.lane], "status": "queued", "params": dict(new.params),
+        "title": clean_name(title)[:256], "created_at": now, "updated_at": now, "expires_at": now + new.keep_ms,
+        "callback_url": new.callback_url, "email": new.email,
+    }  # fmt: skip
+    connection.execute(_NEW_JOB, row)
+    return row
 
 
 def create_folder_job(

@@ -27,6 +27,17 @@ _FIND = (
 
 
 @dataclass(frozen=True, slots=True)
+class FoundKey:
+    """A valid key."""
+
+    account: Account
+    should_record: bool
+    """Whether its use should be recorded."""
+    ends_in: float | None
+    """Seconds until it is no longer valid; None for no end."""
+
+
+@dataclass(frozen=True, slots=True)
 class NewKey:
     """A key that was just created. The text is shown once."""
 
@@ -64,8 +75,8 @@ def create_key(
     return NewKey(key_id, f"cu_{key_id}_{secret}")
 
 
-def find_account(connection: Connection, text: str) -> tuple[Account, bool] | None:
-    """Return the account of a key, and whether its use should be recorded; None if the key is not valid."""
+def find_account(connection: Connection, text: str) -> FoundKey | None:
+    """Return a key with its account; None if the key is not valid."""
     match = _KEY.fullmatch(text)
     if match is None:
         return None
@@ -79,7 +90,11 @@ def find_account(connection: Connection, text: str) -> tuple[Account, bool] | No
     role: Role = row["role"]
     scopes = frozenset(scope for scope in scopes_of(role) if scope in row["scopes"].split())
     account = Account(user_id=row["user_id"], name=row["user_name"], role=role, scopes=scopes, key_id=key_id)
-    return account, now - (row["last_used_at"] or 0) > _USE_RECORDED_EVERY_MS
+    return FoundKey(
+        account=account,
+        should_record=now - (row["last_used_at"] or 0) > _USE_RECORDED_EVERY_MS,
+        ends_in=None if row["expires_at"] is None else (row["expires_at"] - now) / 1000,
+    )
 
 
 def record_use(connection: Connection, key_id: str) -> None:

@@ -10,9 +10,12 @@ from comic_upscale.server.accounts import Account
 from comic_upscale.server.database.schema import jobs, now_ms, uploads, users
 
 _DAY_MS = 86_400_000
-_LIMITS = sa.select(users.c.bytes_per_day, users.c.pages_per_day, users.c.pixels_per_day).where(
-    users.c.id == sa.bindparam("user_id")
-)
+_LIMITS = sa.select(
+    users.c.bytes_per_day,
+    users.c.pages_per_day,
+    users.c.pixels_per_day,
+    (now_ms() - _DAY_MS).label("day_ago"),
+).where(users.c.id == sa.bindparam("user_id"))
 
 
 class QuotaError(ComicUpscaleError):
@@ -34,10 +37,9 @@ def check_quotas(connection: Connection, account: Account, size: int) -> None:
         QuotaError: the upload is refused.
     """
     limits = connection.execute(_LIMITS, {"user_id": account.user_id}).one()
-    day_ago = now_ms() - _DAY_MS
     if limits.bytes_per_day is not None:
         sent = sa.select(sa.func.coalesce(sa.func.sum(uploads.c.size), 0)).where(
-            uploads.c.owner_id == account.user_id, uploads.c.created_at > day_ago
+            uploads.c.owner_id == account.user_id, uploads.c.created_at > limits.day_ago
         )
         if (connection.scalar(sent) or 0) + size > limits.bytes_per_day:
             raise QuotaError(f"you may send {limits.bytes_per_day:,} bytes in 24 hours: try again later")
@@ -48,7 +50,7 @@ def check_quotas(connection: Connection, account: Account, size: int) -> None:
         if most is None:
             continue
         used = sa.select(sa.func.coalesce(sa.func.sum(column), 0)).where(
-            jobs.c.owner_id == account.user_id, jobs.c.created_at > day_ago
+            jobs.c.owner_id == account.user_id, jobs.c.created_at > limits.day_ago
         )
         if (connection.scalar(used) or 0) >= most:
             raise QuotaError(f"you may {what.format(most)} in 24 hours: try again later")

@@ -20,6 +20,7 @@ from comic_upscale.server.folder_watch import FolderWatch
 from comic_upscale.server.janitor import Janitor
 from comic_upscale.server.mail import Mailer
 from comic_upscale.server.outbox import Deliver, Outbox, Webhooks
+from comic_upscale.server.protocol import protocol_options
 from comic_upscale.server.resumable import unlock_all
 from comic_upscale.server.services import Quoting, Services, make_folder, open_services
 from comic_upscale.server.settings import ServerSettings
@@ -185,7 +186,7 @@ def _config(app: object, settings: ServerSettings) -> uvicorn.Config:
         forwarded_allow_ips=list(settings.trusted_proxies),
         root_path=settings.root_path,
         timeout_graceful_shutdown=GRACE_SECONDS,
-        h11_max_incomplete_event_size=64 << 10,
+        **protocol_options(),
     )
 
 

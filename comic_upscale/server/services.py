@@ -16,6 +16,7 @@ from comic_upscale.server.estimates import Estimator
 from comic_upscale.server.events import Hub
 from comic_upscale.server.files import FileStore
 from comic_upscale.server.ids import new_secret
+from comic_upscale.server.known_keys import KnownKeys
 from comic_upscale.server.links import Links
 from comic_upscale.server.live import Live
 from comic_upscale.server.metrics import Metrics
@@ -55,6 +56,8 @@ class Services:
     rates: Rates
     """Counts requests for rate limits."""
     passwords: Passwords
+    known_keys: KnownKeys
+    """The accounts of keys that were used just now."""
     hub: Hub
     """Tells viewers of changes."""
     metrics: Metrics
@@ -169,6 +172,8 @@ def open_services(settings: ServerSettings) -> Services:
         if settings.api_key is not None:
             key_user = database.write(lambda connection: ensure_user(connection, ENVIRONMENT_USER, "user"))
         files = open_files(settings)
+        known_keys = KnownKeys()
+        database.on_change(("keys", "users"), known_keys.forget)
         live = Live(settings, database)
         live.read_now()
         monitor = Monitor(database, files, lambda: live.settings.jobs_per_user)
@@ -176,6 +181,7 @@ def open_services(settings: ServerSettings) -> Services:
             live=live,
             database=database,
             files=files,
+            known_keys=known_keys,
             hub=Hub(database),
             estimator=Estimator(database),
             monitor=monitor,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx2 as httpx
@@ -10,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from comic_upscale.errors import SettingsError
-from comic_upscale.server import accounts, keys
+from comic_upscale.server import accounts, keys, known_keys
 from comic_upscale.server.database.engine import Database
 from comic_upscale.server.database.schema import audit, sessions, users
 from comic_upscale.server.database.schema import keys as keys_table
@@ -62,6 +64,45 @@ def test_a_key_works_in_either_header_until_it_is_revoked(services: Services) ->
         assert client.get("/api/v1/jobs", headers={"Authorization": f"Bearer {key}"}).status_code == 200
         services.database.write(lambda c: keys.revoke_key(c, None, key.split("_")[1]))
         assert client.get("/api/v1/jobs", headers={"x-api-key": key}).status_code == 401
+
+
+def test_a_key_that_another_process_revokes_is_known_for_a_second_at_most(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = make_key(services, "me")
+    now = time.monotonic()
+    monkeypatch.setattr(known_keys.time, "monotonic", lambda: now)
+    with client_of(services, key) as client:
+        assert client.get("/api/v1/jobs").status_code == 200
+        with closing(Database(services.settings.database_url)) as elsewhere:
+            elsewhere.write(lambda c: keys.revoke_key(c, None, key.split("_")[1]))
+        now += known_keys.KNOWN_SECONDS
+        assert client.get("/api/v1/jobs").status_code == 401
+
+
+def test_a_key_is_known_no_longer_than_it_is_valid(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = known_keys.KnownKeys()
+    now = time.monotonic()
+    monkeypatch.setattr(known_keys.time, "monotonic", lambda: now)
+    account = accounts.Account(user_id="1", name="me", role="user", scopes=frozenset())
+    known.keep("cu_ends", account, seconds=0.25, changes=known.changes)
+    known.keep("cu_lasts", account, seconds=None, changes=known.changes)
+    assert known.find("cu_ends") == known.find("cu_lasts") == account
+    now += 0.25
+    assert (known.find("cu_ends"), known.find("cu_lasts")) == (None, account)
+
+
+def test_a_key_that_is_revoked_while_it_is_looked_up_is_not_remembered(services: Services) -> None:
+    key = make_key(services, "me")
+    known = services.known_keys
+    before = known.changes
+    found = services.database.read(lambda c: keys.find_account(c, key))
+    assert found is not None
+    services.database.write(lambda c: keys.revoke_key(c, None, key.split("_")[1]))
+    known.keep(key, found.account, seconds=None, changes=before)
+    assert known.find(key) is None
 
 
 def test_only_hashes_of_secrets_are_stored(services: Services, person: httpx.Client) -> None:

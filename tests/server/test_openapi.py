@@ -8,6 +8,7 @@ import json
 import os
 import re
 import runpy
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
+from fastapi.routing import APIRoute
+from starlette.routing import Route
 
 from comic_upscale.server import accounts, keys
 from comic_upscale.server.api import immediate
@@ -23,6 +26,7 @@ from comic_upscale.server.app import create_app
 from comic_upscale.server.files import LocalFiles
 from comic_upscale.server.metrics import Metrics
 from comic_upscale.server.monitor import Monitor
+from comic_upscale.server.pages.app import create_pages
 from comic_upscale.server.services import Services
 from tests.conftest import REPOSITORY
 from tests.server.conftest import OpenServices, client_of, make_key
@@ -181,6 +185,27 @@ def test_no_route_waits_for_the_storage_on_the_event_loop(
             key = {"Idempotency-Key": "the same"}
             assert client.post("/api/v1/uploads", files=part, headers=key).status_code == 202
     assert watched.calls >= {"create", "delete", "free_percent"} and watched.blocked == set()
+
+
+def test_every_route_limits_the_body_of_a_request(services: Services) -> None:
+    routes = [*create_app(services).routes, *create_pages(services).routes]
+    assert [
+        route.path for route in routes if isinstance(route, APIRoute) and route.max_body_size is None
+    ] == ["/"]
+    # Included routers would be built twice, and hide their routes from this test.
+    assert [route for route in routes if not isinstance(route, Route)] == []
+
+
+def test_no_request_waits_for_a_thread_that_only_looks_for_its_dependencies(services: Services) -> None:
+    """FastAPI calls a plain function on a thread of its own, for each request."""
+    with client_of(services, make_key(services, "ann")) as client:
+        before = threading.enumerate()
+        job_id = send(client).json()["job_id"]
+        assert client.get(f"/api/v1/jobs/{job_id}").status_code == 200
+        assert client.options("/api/v1/uploads/resumable").status_code == 204
+        assert client.get("/api/v1/health").status_code == 200
+        started = [thread.name for thread in threading.enumerate() if thread not in before]
+    assert [name for name in started if "AnyIO" in name] == []
 
 
 def test_the_viewer_loads_nothing_from_another_host(services: Services) -> None:

@@ -18,7 +18,8 @@ from starlette.requests import ClientDisconnect
 
 from comic_upscale.errors import DatabaseError
 from comic_upscale.server import idempotency, queue
-from comic_upscale.server.app import MOST_BODY, create_app
+from comic_upscale.server.api.routing import MOST_BODY
+from comic_upscale.server.app import create_app
 from comic_upscale.server.database.schema import files, jobs, uploads
 from comic_upscale.server.files import LocalFiles
 from comic_upscale.server.multipart import Limits, Received, UploadReader

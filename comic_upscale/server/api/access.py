@@ -22,8 +22,9 @@ _key_header = APIKeyHeader(name="X-API-Key", auto_error=False, description="An A
 _bearer = HTTPBearer(auto_error=False, description="An API key: cu_...")
 
 
-def services_of(request: Request) -> Services:
+async def services_of(request: Request) -> Services:
     """Return the parts of the server."""
+    # A coroutine, like every dependency: FastAPI calls a plain function on another thread, for each request.
     services: Services = request.app.state.services
     return services
 
@@ -211,13 +212,18 @@ async def _by_key(services: Services, text: str) -> Account | None:
         return Account(
             user_id=services.environment_id, name=ENVIRONMENT_USER, role="user", scopes=scopes_of("user")
         )
+    known = services.known_keys
+    if (account := known.find(text)) is not None:
+        return account
+    changes = known.changes
     found = await services.database.read_async(lambda connection: keys.find_account(connection, text))
     if found is None:
         return None
-    account, should_record = found
-    if should_record and account.key_id is not None:
+    account = found.account
+    if found.should_record and account.key_id is not None:
         key_id = account.key_id
         await services.database.write_async(lambda connection: keys.record_use(connection, key_id))
+    known.keep(text, account, seconds=found.ends_in, changes=changes)
     return account
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic import BaseModel, Field
 from sqlalchemy.engine import Connection
 
@@ -14,13 +14,14 @@ from comic_upscale.server.api.access import AdminAccount, Server
 from comic_upscale.server.api.auth import Password, key_json
 from comic_upscale.server.api.errors import ApiError, documented, not_found
 from comic_upscale.server.api.jobs import read_list
+from comic_upscale.server.api.routing import api_router
 from comic_upscale.server.database.schema import audit as audit_table
 from comic_upscale.server.database.schema import users, workers
 from comic_upscale.server.jobs import Status, iso
 from comic_upscale.server.params import read_changes
 from comic_upscale.server.passwords import check_password
 
-router = APIRouter(
+router = api_router(
     prefix="/api/v1/admin", tags=["administration"], responses=documented(400, 401, 403, 404, 429)
 )
 

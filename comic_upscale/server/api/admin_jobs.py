@@ -6,7 +6,6 @@ import asyncio
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from sqlalchemy.engine import Connection
 
@@ -15,6 +14,7 @@ from comic_upscale.server import audit, jobs
 from comic_upscale.server.accounts import Account
 from comic_upscale.server.api.access import AdminAccount, Server
 from comic_upscale.server.api.errors import documented
+from comic_upscale.server.api.routing import api_router
 from comic_upscale.server.buckets import find_in_bucket
 from comic_upscale.server.buckets import output_in_place as bucket_output
 from comic_upscale.server.params import FieldError, read_params
@@ -23,7 +23,7 @@ from comic_upscale.server.roots import find_below, output_in_place
 from comic_upscale.server.services import Services
 from comic_upscale.settings.places import is_address
 
-router = APIRouter(prefix="/api/v1/admin", tags=["administration"], responses=documented(400, 401, 403, 429))
+router = api_router(prefix="/api/v1/admin", tags=["administration"], responses=documented(400, 401, 403, 429))
 
 PathText = Annotated[str, Field(min_length=1, max_length=4000)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Request
+from fastapi import Path, Request
 from pydantic import BaseModel, Field
 from sqlalchemy.engine import Connection
 
@@ -13,12 +13,13 @@ from comic_upscale.server import audit, offered
 from comic_upscale.server.api.access import AdminAccount, Server
 from comic_upscale.server.api.catalogue import models_json, presets_json
 from comic_upscale.server.api.errors import ApiError, documented, not_found
+from comic_upscale.server.api.routing import api_router
 from comic_upscale.server.ids import new_id
 from comic_upscale.server.jobs import discard_files
 from comic_upscale.server.multipart import Limits, UploadReader
 from comic_upscale.server.params import FieldError, read_changes
 
-router = APIRouter(
+router = api_router(
     prefix="/api/v1/admin", tags=["administration"], responses=documented(400, 401, 403, 404, 429)
 )
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Query
+from fastapi import Body, Query
 from sqlalchemy.engine import Connection
 
 from comic_upscale.server import audit, job_log, jobs, overrides, sessions
 from comic_upscale.server.api.access import AdminAccount, Server
 from comic_upscale.server.api.errors import documented, not_found
+from comic_upscale.server.api.routing import api_router
 from comic_upscale.server.jobs import iso
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.settings.options import definitions
 
-router = APIRouter(
+router = api_router(
     prefix="/api/v1/admin", tags=["administration"], responses=documented(400, 401, 403, 404, 429)
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from limits import RateLimitItemPerHour, RateLimitItemPerMinute
 from pydantic import BaseModel, Field
@@ -25,11 +25,12 @@ from comic_upscale.server.api.access import (
     require_person,
 )
 from comic_upscale.server.api.errors import ApiError, documented, not_found
+from comic_upscale.server.api.routing import api_router
 from comic_upscale.server.jobs import iso
 from comic_upscale.server.passwords import check_password
 from comic_upscale.server.services import Services
 
-router = APIRouter(prefix="/api/v1/auth", tags=["accounts"])
+router = api_router(prefix="/api/v1/auth", tags=["accounts"])
 
 _BY_ADDRESS = RateLimitItemPerMinute(10)
 _BY_NAME = RateLimitItemPerHour(30)

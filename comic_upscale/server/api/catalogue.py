@@ -6,13 +6,13 @@ import asyncio
 import dataclasses
 from typing import Annotated, Any
 
-from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from comic_upscale.errors import ComicUpscaleError, SettingsError
 from comic_upscale.models.catalogue import CATALOGUE, NAMES
 from comic_upscale.server.api.access import CurrentAccount, Server, require
 from comic_upscale.server.api.errors import ApiError, documented
+from comic_upscale.server.api.routing import api_router
 from comic_upscale.server.engines import EngineList
 from comic_upscale.server.offered import Offered
 from comic_upscale.server.params import (
@@ -28,7 +28,7 @@ from comic_upscale.server.quotes import count_work, pixels_per_second, quote
 from comic_upscale.settings.options import Definition
 from comic_upscale.settings.processing import AUTO_MODEL
 
-router = APIRouter(prefix="/api/v1", tags=["catalogue"], responses=documented(401, 403, 429))
+router = api_router(prefix="/api/v1", tags=["catalogue"], responses=documented(401, 403, 429))
 
 _engines = EngineList()
 

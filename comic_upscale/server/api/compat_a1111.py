@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Body, Request
+from fastapi import Body, Request
 from pydantic import BaseModel, Field, ValidationError
 from sqlalchemy.engine import Connection
 
@@ -20,12 +20,13 @@ from comic_upscale.server.accounts import Account
 from comic_upscale.server.api.access import CurrentAccount, Server, require
 from comic_upscale.server.api.errors import ApiError, documented
 from comic_upscale.server.api.immediate import Image, convert, read_whole, with_extension
+from comic_upscale.server.api.routing import api_router
 from comic_upscale.server.api.uploads import INTERACTIVE_FILES, check_open, is_accepted
 from comic_upscale.server.database.schema import jobs
 from comic_upscale.server.params import FieldError, read_params
 from comic_upscale.server.services import Services
 
-router = APIRouter(
+router = api_router(
     prefix="/sdapi/v1", tags=["other programs"], responses=documented(400, 401, 403, 413, 422, 429, 503, 507)
 )
 

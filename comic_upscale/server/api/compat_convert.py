@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from typing import IO, Annotated, Any, Self
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.background import BackgroundTask
 
@@ -29,6 +29,7 @@ from comic_upscale.server.api.access import (
 from comic_upscale.server.api.downloads import begin, media_type
 from comic_upscale.server.api.errors import ApiError
 from comic_upscale.server.api.immediate import Image, convert, read_pieces, with_extension
+from comic_upscale.server.api.routing import api_router
 from comic_upscale.server.api.uploads import check_open, is_accepted
 from comic_upscale.server.files import StoredFile
 from comic_upscale.server.multipart import Limits, UploadError, UploadReader
@@ -37,7 +38,7 @@ from comic_upscale.server.services import Services
 
 log = logging.getLogger(__name__)
 
-router = APIRouter(tags=["other programs"])
+router = api_router(tags=["other programs"])
 
 MOST_BYTES = 64 << 20
 """Bytes of a page."""

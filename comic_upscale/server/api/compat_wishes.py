@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from fastapi import APIRouter, Body, Form, Request
+from fastapi import Body, Form, Request
 from fastapi.responses import JSONResponse, RedirectResponse
 from pydantic import BaseModel, Field
 from sqlalchemy.engine import Connection
@@ -25,6 +25,7 @@ from comic_upscale.server.api.access import AdminAccount, CurrentAccount, Server
 from comic_upscale.server.api.admin_jobs import FolderJob, queue_folder_job
 from comic_upscale.server.api.errors import ApiError, documented, not_found
 from comic_upscale.server.api.jobs import download_result, own_job
+from comic_upscale.server.api.routing import api_router
 from comic_upscale.server.api.uploads import check_length, check_open, is_accepted, keep_ms, store_job
 from comic_upscale.server.database.schema import jobs as jobs_table
 from comic_upscale.server.ids import new_id
@@ -36,7 +37,7 @@ from comic_upscale.server.roots import find_below, output_in_place
 from comic_upscale.server.services import Services
 from comic_upscale.settings.paths import MARKER_FOLDER
 
-router = APIRouter(tags=["other programs"])
+router = api_router(tags=["other programs"])
 
 _ERRORS = documented(400, 401, 403, 413, 415, 429, 503, 507)
 _STATUS = {

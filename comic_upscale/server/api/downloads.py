@@ -12,17 +12,18 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 from urllib.parse import quote
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import FileResponse, RedirectResponse, Response, StreamingResponse
 from zipstream import ZipStream
 
 from comic_upscale.server import jobs
 from comic_upscale.server.api.access import Server
 from comic_upscale.server.api.errors import ApiError, documented, not_found
+from comic_upscale.server.api.routing import api_router
 from comic_upscale.server.links import Link, LinkError, LinkExpiredError, Purpose
 from comic_upscale.server.services import Services
 
-router = APIRouter(prefix="/api/v1", tags=["downloads"])
+router = api_router(prefix="/api/v1", tags=["downloads"])
 
 _TYPES = {
     "png": "image/png", "webp": "image/webp", "jpg": "image/jpeg", "avif": "image/avif", "jxl": "image/jxl",

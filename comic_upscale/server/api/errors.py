@@ -77,7 +77,16 @@ def not_found(what: str) -> ApiError:
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the errors of a route for its OpenAPI description."""
-    return {status: {"model": ErrorBody, "description": _CODES.get(status, "error")} for status in statuses}
+    return {status: described_error(_CODES.get(status, "error")) for status in statuses}
+
+
+def described_error(words: str) -> dict[str, Any]:
+    """Return the OpenAPI description of a response that reports an error.
+
+    It names the form of errors and not their class: for that, FastAPI builds a serializer for each error of each route.
+    """
+    schema = {"$ref": "#/components/schemas/ErrorBody"}
+    return {"description": words, "content": {"application/json": {"schema": schema}}}
 
 
 def error_response(

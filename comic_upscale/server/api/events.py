@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterable
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header
+from fastapi import Depends, Header
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from comic_upscale.server.api.access import CurrentAccount, Server, require
 from comic_upscale.server.api.errors import ApiError, documented
 from comic_upscale.server.api.jobs import own_job
+from comic_upscale.server.api.routing import api_router
 
-router = APIRouter(prefix="/api/v1/jobs", tags=["events"])
+router = api_router(prefix="/api/v1/jobs", tags=["events"])
 
 RECONNECT_MS = 2_000
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from comic_upscale.errors import DatabaseError
 from comic_upscale.server import queue
 from comic_upscale.server.api.access import Server
+from comic_upscale.server.api.routing import api_router
 from comic_upscale.version import __version__
 
-router = APIRouter(tags=["health"])
+router = api_router(tags=["health"])
 
 
 @router.get(

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 from fastapi.responses import RedirectResponse
 from sqlalchemy.engine import Connection
 
@@ -17,10 +17,11 @@ from comic_upscale.server.accounts import Account
 from comic_upscale.server.api.access import CurrentAccount, Server, require
 from comic_upscale.server.api.downloads import link_to
 from comic_upscale.server.api.errors import ApiError, documented, not_found
+from comic_upscale.server.api.routing import api_router
 from comic_upscale.server.jobs import Status
 from comic_upscale.server.services import Services
 
-router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"])
+router = api_router(prefix="/api/v1/jobs", tags=["jobs"])
 
 
 @router.get("", summary="List your jobs", responses=documented(400, 401, 429))

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from xml.etree import ElementTree as ET
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import Depends, Query, Request
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 from sqlalchemy.engine import Connection
 
@@ -22,6 +22,7 @@ from comic_upscale.server.api.access import BASIC, CurrentAccount, Server, requi
 from comic_upscale.server.api.downloads import begin, link_to, media_type
 from comic_upscale.server.api.errors import ApiError, documented, not_found
 from comic_upscale.server.api.jobs import own_job, read_cursor, write_cursor
+from comic_upscale.server.api.routing import api_router
 from comic_upscale.server.database.schema import jobs as jobs_table
 from comic_upscale.server.jobs import files_of, iso
 
@@ -47,7 +48,7 @@ async def _check_reader(account: CurrentAccount) -> None:
         )  # fmt: skip
 
 
-router = APIRouter(
+router = api_router(
     prefix=PREFIX,
     tags=["readers"],
     dependencies=[Depends(_check_reader)],

@@ -8,11 +8,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import FileResponse, HTMLResponse, Response
 
-from comic_upscale.server.api.errors import ErrorBody, not_found
+from comic_upscale.server.api.errors import ErrorBody, described_error, not_found
+from comic_upscale.server.api.routing import api_router
 from comic_upscale.version import __version__
 
 SCHEMES: dict[str, dict[str, str]] = {
@@ -76,7 +77,7 @@ _POLICY = (
 )
 _FILES = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
 
-router = APIRouter(include_in_schema=False)
+router = api_router(include_in_schema=False)
 
 
 @router.get("/docs")
@@ -129,7 +130,8 @@ def _complete(app: FastAPI) -> dict[str, Any]:
     schemas = components.setdefault("schemas", {})
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
-    schemas.setdefault("ErrorBody", ErrorBody.model_json_schema(ref_template="#/components/schemas/{model}"))
+    errors = ErrorBody.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas |= {**errors.pop("$defs"), "ErrorBody": errors}
     examples = json.loads(EXAMPLES.read_text(encoding="utf-8"))
     for path, operations in schema["paths"].items():
         for method, operation in operations.items():
@@ -154,19 +156,14 @@ def _add_errors(operation: dict[str, Any]) -> None:
     # Requests that cannot be read get 400 in the form of all errors, not the framework's own.
     if responses.get("422", {}).get("description") == "Validation Error":
         del responses["422"]
-        responses.setdefault("400", _error("the request is not valid"))
+        responses.setdefault("400", described_error("the request is not valid"))
     if operation["security"]:
         for status, words in _SECURED.items():
-            responses.setdefault(status, _error(words))
+            responses.setdefault(status, described_error(words))
     if "requestBody" in operation:
-        responses.setdefault("400", _error("the request is not valid"))
-        responses.setdefault("413", _error("the request is too large"))
+        responses.setdefault("400", described_error("the request is not valid"))
+        responses.setdefault("413", described_error("the request is too large"))
     operation["responses"] = dict(sorted(responses.items()))
-
-
-def _error(words: str) -> dict[str, Any]:
-    schema = {"$ref": "#/components/schemas/ErrorBody"}
-    return {"description": words, "content": {"application/json": {"schema": schema}}}
 
 
 def _add_example(operation: dict[str, Any], example: Any) -> None:

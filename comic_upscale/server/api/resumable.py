@@ -17,7 +17,7 @@ from email.utils import format_datetime
 from typing import Annotated, Any
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import Depends, Header, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from sqlalchemy.engine import Connection
@@ -27,6 +27,7 @@ from comic_upscale.server import idempotency, jobs, resumable
 from comic_upscale.server.accounts import Account
 from comic_upscale.server.api.access import CurrentAccount, Server, WriterAccount, require
 from comic_upscale.server.api.errors import ApiError, documented, not_found
+from comic_upscale.server.api.routing import api_router
 from comic_upscale.server.api.uploads import (
     Accepted,
     check_open,
@@ -54,7 +55,7 @@ _NOT_FIELDS = frozenset(("filename", "name", "filetype", "type", "relativePath",
 _RENEW_SECONDS = resumable.LOCK_MS / 1000 / 3
 _MOST = 1 << 62
 
-router = APIRouter(prefix="/api/v1/uploads/resumable", tags=["uploads"])
+router = api_router(prefix="/api/v1/uploads/resumable", tags=["uploads"])
 
 
 class ResumableState(BaseModel):
@@ -80,7 +81,7 @@ class Completion(BaseModel):
     ] = {}
 
 
-def check_version(tus_resumable: Annotated[str | None, Header(max_length=20)] = None) -> None:
+async def check_version(tus_resumable: Annotated[str | None, Header(max_length=20)] = None) -> None:
     """Refuse a request of another version of the protocol.
 
     Raises:
@@ -133,7 +134,7 @@ async def begin(
 
     Send the bytes by PATCH. After a break, ask for ``Upload-Offset`` by HEAD, and continue there.
     """
-    check_version(tus_resumable)
+    await check_version(tus_resumable)
     await check_open(services, account, is_counted=False)
     if upload_length is None:
         raise ApiError(400, "invalid", "Send the bytes of the file in Upload-Length.", field="Upload-Length")
@@ -229,7 +230,7 @@ async def append(
 ) -> Response:
     """Append bytes at ``Upload-Offset``. Bytes that arrived before a break count, unless there is a checksum."""
     await _find(services, account, upload_id)
-    check_version(tus_resumable)
+    await check_version(tus_resumable)
     await check_room(services)
     if request.headers.get("content-type", "").partition(";")[0].strip() != CONTENT_TYPE:
         raise ApiError(415, "unsupported_media_type", f"Send the bytes as {CONTENT_TYPE}.")
@@ -270,7 +271,7 @@ async def give_up(
 ) -> Response:
     """Delete an upload and its bytes. A job that it has become stays."""
     await _find(services, account, upload_id)
-    check_version(tus_resumable)
+    await check_version(tus_resumable)
     token = new_id()
 
     def delete(connection: Connection) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from pydantic import BaseModel, Field
 from sqlalchemy.engine import Connection
 
@@ -13,9 +13,10 @@ from comic_upscale.server.accounts import Account
 from comic_upscale.server.api.access import Server, find_session
 from comic_upscale.server.api.auth import Password, limit_logins
 from comic_upscale.server.api.errors import ApiError, documented
+from comic_upscale.server.api.routing import api_router
 from comic_upscale.server.services import Services
 
-router = APIRouter(
+router = api_router(
     prefix="/api/v1/auth/totp", tags=["accounts"], responses=documented(400, 401, 403, 429, 503)
 )
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import JSONResponse
 
 from comic_upscale.imaging.formats import IMAGE_EXTENSIONS, extension_of
 from comic_upscale.server import jobs
 from comic_upscale.server.api.access import CurrentAccount, Server, require
 from comic_upscale.server.api.errors import documented
+from comic_upscale.server.api.routing import api_router
 from comic_upscale.server.api.uploads import (
     Accepted,
     check_length,
@@ -24,7 +25,7 @@ from comic_upscale.server.multipart import Limits, UploadReader
 from comic_upscale.server.params import FieldError
 from comic_upscale.server.trials import read_trial
 
-router = APIRouter(prefix="/api/v1/trials", tags=["uploads"])
+router = api_router(prefix="/api/v1/trials", tags=["uploads"])
 
 _FORM = {
     "requestBody": {

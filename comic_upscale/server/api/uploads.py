@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, cast
 
-from fastapi import APIRouter, Header, Request
+from fastapi import Header, Request
 from fastapi.responses import JSONResponse, RedirectResponse
 from limits import RateLimitItemPerDay, RateLimitItemPerHour
 from pydantic import BaseModel
@@ -19,6 +19,7 @@ from comic_upscale.server.accounts import Account
 from comic_upscale.server.api.access import CurrentAccount, Server, limit, require
 from comic_upscale.server.api.downloads import link_to
 from comic_upscale.server.api.errors import ApiError, documented, not_found
+from comic_upscale.server.api.routing import api_router
 from comic_upscale.server.callbacks import CallbackError, check_url
 from comic_upscale.server.ids import new_id
 from comic_upscale.server.mail import check_address
@@ -34,7 +35,7 @@ from comic_upscale.server.params import (
 from comic_upscale.server.queue import PRIORITY, Lane
 from comic_upscale.server.services import Services
 
-router = APIRouter(prefix="/api/v1/uploads", tags=["uploads"])
+router = api_router(prefix="/api/v1/uploads", tags=["uploads"])
 
 _HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
 INTERACTIVE_FILES = 10

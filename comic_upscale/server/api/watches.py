@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import sqlalchemy as sa
 from annotated_types import Ge, Le
-from fastapi import APIRouter, Response
+from fastapi import Response
 from pydantic import Field
 from sqlalchemy.engine import Connection
 
@@ -18,13 +18,14 @@ from comic_upscale.server.accounts import Account
 from comic_upscale.server.api.access import CurrentAccount, Server, WriterAccount, require
 from comic_upscale.server.api.admin_jobs import FolderJob, find_places
 from comic_upscale.server.api.errors import ApiError, documented, not_found
+from comic_upscale.server.api.routing import api_router
 from comic_upscale.server.database.schema import now_ms
 from comic_upscale.server.params import FieldError, read_params
 from comic_upscale.server.roots import check_links
 from comic_upscale.server.services import Services
 from comic_upscale.settings.places import is_address
 
-router = APIRouter(prefix="/api/v1/watches", tags=["watched folders"])
+router = api_router(prefix="/api/v1/watches", tags=["watched folders"])
 
 LONGEST_SETTLE = 86_400
 

@@ -10,7 +10,7 @@ import asyncio
 import queue
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
@@ -29,6 +29,7 @@ MOST_IN_A_COMMIT = 64
 """Changes in one transaction. They share the flush to the disk."""
 _BUSY_SECONDS = 30
 _TRIES = 2
+_CHANGES = re.compile(r'(?:UPDATE|DELETE FROM) "?(\w+)')
 _NOT_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
@@ -44,7 +45,8 @@ class Database:
         self.is_sqlite = url.startswith("sqlite")
         self._write_engine = _engine(url, pool_size=1, begin="BEGIN IMMEDIATE", query_only=False)
         self._read_engine = _engine(url, pool_size=readers, begin="BEGIN", query_only=True)
-        self._writer = _Writer(self._write_engine)
+        self._watch = _Watch(self._write_engine)
+        self._writer = _Writer(self._write_engine, self._watch)
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="database-read")
 
     def close(self) -> None:
@@ -69,6 +71,15 @@ class Database:
     async def write_async(self, work: Work[T]) -> T:
         """Make a change like `write`, without blocking the event loop."""
         return await asyncio.wrap_future(self._writer.submit(work))
+
+    def on_change(self, tables: Iterable[str], call: Callable[[], None]) -> None:
+        """Call a function whenever this process has changed rows of some tables or deleted them.
+
+        Args:
+            tables: their names.
+            call: is called on the writer's thread, after the commit and before the change is reported.
+        """
+        self._watch.add(tables, call)
 
     def read(self, work: Work[T]) -> T:
         """Read in one consistent snapshot. Blocks.
@@ -109,11 +120,34 @@ class _Change:
     future: Future[Any]
 
 
+class _Watch:
+    """Notes which tables statements change."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._calls: dict[str, list[Callable[[], None]]] = {}
+        self._changed: set[str] = set()
+        sa.event.listen(engine, "before_cursor_execute", self._note)
+
+    def add(self, tables: Iterable[str], call: Callable[[], None]) -> None:
+        for table in tables:
+            self._calls.setdefault(table, []).append(call)
+
+    def _note(self, _connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        if (found := _CHANGES.match(statement)) is not None and found[1] in self._calls:
+            self._changed.add(found[1])
+
+    def report(self) -> None:
+        """Call the functions for the tables that were changed. After a failed commit, too: it may have succeeded."""
+        changed, self._changed = self._changed, set()
+        for call in {call for table in changed for call in self._calls[table]}:
+            call()
+
+
 class _Writer:
     """The thread that makes all changes. Those that wait together are committed together."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, watch: _Watch) -> None:
+        self._engine, self._watch = engine, watch
         self._changes: queue.SimpleQueue[_Change | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._stopped = False
@@ -165,6 +199,8 @@ class _Writer:
                 for change in changes:
                     change.future.set_exception(failure)
                 return
+            finally:
+                self._watch.report()
             for settle in settled:
                 settle()
             return
@@ -173,13 +209,16 @@ class _Writer:
 def _apply(connection: Connection, change: _Change) -> Callable[[], None]:
     """Make one change, and return the function that reports it after the commit. Its error undoes it alone."""
     try:
-        with connection.begin_nested():
-            result = change.work(connection)
+        # As SQL: SQLAlchemy compiles its own savepoints again each time, which costs as much as the change.
+        connection.exec_driver_sql("SAVEPOINT one_change")
+        result = change.work(connection)
+        connection.exec_driver_sql("RELEASE SAVEPOINT one_change")
     except Exception as error:
         if isinstance(error, DBAPIError) and (
             error.connection_invalidated or isinstance(error, OperationalError)
         ):
             raise
+        connection.exec_driver_sql("ROLLBACK TO SAVEPOINT one_change")
         failure = _in_words(error) if isinstance(error, DataError) else error
         return lambda: change.future.set_exception(failure)
     return lambda: change.future.set_result(result)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Request, Response
+from fastapi import Form, Request, Response
 from sqlalchemy.engine import Connection
 
 from comic_upscale.errors import SettingsError
@@ -14,11 +14,12 @@ from comic_upscale.server.api import auth, cookies
 from comic_upscale.server.api.access import Server
 from comic_upscale.server.api.auth import Login, NewKey, NewPassword
 from comic_upscale.server.api.errors import ApiError, as_api_error, not_found
+from comic_upscale.server.api.routing import page_router
 from comic_upscale.server.pages.access import Person, SignedIn, find_viewer, safe_target
 from comic_upscale.server.pages.render import go_to, render
 from comic_upscale.server.services import Services
 
-router = APIRouter()
+router = page_router()
 
 Text = Annotated[str, Form(max_length=1024)]
 

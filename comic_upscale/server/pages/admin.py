@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Form, Query, Request, Response
+from fastapi import Form, Query, Request, Response
 from sqlalchemy.engine import Connection
 
 from comic_upscale.errors import SettingsError
@@ -17,6 +17,7 @@ from comic_upscale.server import audit, search
 from comic_upscale.server.api import admin as admin_api
 from comic_upscale.server.api import admin_offered
 from comic_upscale.server.api.access import Server
+from comic_upscale.server.api.routing import page_router
 from comic_upscale.server.database.backup import copy_database
 from comic_upscale.server.database.migrate import schema_revision
 from comic_upscale.server.database.schema import jobs
@@ -28,7 +29,7 @@ from comic_upscale.server.settings import ServerSettings
 from comic_upscale.settings.options import definitions
 from comic_upscale.version import __version__
 
-router = APIRouter(prefix="/admin")
+router = page_router(prefix="/admin")
 
 ON_A_PAGE = 100
 _RECENT_JOBS = 10_000

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Form, Query, Request, Response
+from fastapi import Form, Query, Request, Response
 
 from comic_upscale.errors import SettingsError
 from comic_upscale.server.api import admin_offered, admin_server
 from comic_upscale.server.api.access import Server
 from comic_upscale.server.api.errors import ApiError, as_api_error
+from comic_upscale.server.api.routing import page_router
 from comic_upscale.server.overrides import CHANGEABLE
 from comic_upscale.server.pages.access import Admin, Viewer
 from comic_upscale.server.pages.render import go_to, render
@@ -17,7 +18,7 @@ from comic_upscale.server.services import Services
 from comic_upscale.server.settings import ServerSettings
 from comic_upscale.settings.options import definitions, value_from_text
 
-router = APIRouter(prefix="/admin")
+router = page_router(prefix="/admin")
 
 Text = Annotated[str, Form(max_length=2000)]
 _FIELDS = ("factor", "model", "denoise", "format", "quality", "gray")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Form, Request, Response
+from fastapi import Form, Request, Response
 from sqlalchemy.engine import Connection
 
 from comic_upscale.errors import SettingsError
@@ -13,11 +13,12 @@ from comic_upscale.server import accounts, audit, keys, sessions
 from comic_upscale.server.api import admin as admin_api
 from comic_upscale.server.api.access import Server
 from comic_upscale.server.api.errors import ApiError, as_api_error, not_found
+from comic_upscale.server.api.routing import page_router
 from comic_upscale.server.pages.access import Admin, Viewer
 from comic_upscale.server.pages.render import go_to, render
 from comic_upscale.server.services import Services
 
-router = APIRouter(prefix="/admin")
+router = page_router(prefix="/admin")
 
 Text = Annotated[str, Form(max_length=1024)]
 _MB = 1_000_000

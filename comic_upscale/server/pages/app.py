@@ -8,7 +8,7 @@ from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MOST_FORM = 1 << 16
-"""Bytes of a form."""
 ROUTERS = (
     upload.router,
     jobs.router,
@@ -67,10 +65,7 @@ def create_pages(services: Services) -> FastAPI:
 @cache
 def _routes() -> tuple[BaseRoute, ...]:
     """Return the routes of the pages. All applications of the process share them, as those of the interface."""
-    parent = APIRouter()
-    for router in ROUTERS:
-        parent.include_router(router, max_body_size=MOST_FORM)
-    return tuple(parent.routes)
+    return tuple(route for router in ROUTERS for route in router.routes)
 
 
 def error_page(request: Request, error: ApiError) -> Response:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
 from comic_upscale.server.api.errors import not_found
+from comic_upscale.server.api.routing import page_router
 
-router = APIRouter(prefix="/static")
+router = page_router(prefix="/static")
 
 _TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml", "md": "text/markdown"}
 

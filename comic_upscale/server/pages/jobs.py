@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, get_args
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Form, Query, Request, Response
+from fastapi import Form, Query, Request, Response
 from sqlalchemy.engine import Connection
 
 from comic_upscale.server import audit, jobs, pictures, requeue
@@ -14,6 +14,7 @@ from comic_upscale.server.api import catalogue
 from comic_upscale.server.api import jobs as jobs_api
 from comic_upscale.server.api.access import Server, require
 from comic_upscale.server.api.errors import ApiError
+from comic_upscale.server.api.routing import page_router
 from comic_upscale.server.api.uploads import check_open
 from comic_upscale.server.estimates import seconds_until_done
 from comic_upscale.server.jobs import Status, job_json
@@ -29,7 +30,7 @@ from comic_upscale.server.search import find_jobs, with_pictures
 from comic_upscale.server.services import Services
 from comic_upscale.server.trials import models_of
 
-router = APIRouter()
+router = page_router()
 
 STATUSES: tuple[Status, ...] = get_args(Status)
 ON_A_PAGE = 50

@@ -6,7 +6,7 @@ import asyncio
 import re
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Form, Query, Request, Response
+from fastapi import Depends, Form, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from sqlalchemy.engine import Connection
 
@@ -18,6 +18,7 @@ from comic_upscale.server.api.access import Server
 from comic_upscale.server.api.admin_jobs import FolderJob, queue_folder_job
 from comic_upscale.server.api.downloads import begin
 from comic_upscale.server.api.errors import ApiError, not_found
+from comic_upscale.server.api.routing import page_router
 from comic_upscale.server.api.uploads import check_open
 from comic_upscale.server.api.watches import require_library
 from comic_upscale.server.pages.access import CurrentViewer, Person, Viewer
@@ -27,7 +28,7 @@ from comic_upscale.server.params import FieldError
 from comic_upscale.server.quotas import check_quotas
 from comic_upscale.server.roots import find_below
 
-router = APIRouter()
+router = page_router()
 
 PathText = Annotated[str, Query(max_length=4000)]
 Word = Annotated[str, Form(max_length=128)]

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 
 from comic_upscale.imaging.formats import IMAGE_EXTENSIONS
 from comic_upscale.server.api import catalogue
 from comic_upscale.server.api.access import Server
+from comic_upscale.server.api.routing import page_router
 from comic_upscale.server.api.uploads import is_accepted
 from comic_upscale.server.pages.access import CurrentViewer
 from comic_upscale.server.pages.render import render
 from comic_upscale.server.pages.upload import FACTORS
 from comic_upscale.server.trials import FEWEST, MOST
 
-router = APIRouter()
+router = page_router()
 
 
 @router.get("/try")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, TypeAlias
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from sqlalchemy.engine import Connection
@@ -17,6 +17,7 @@ from comic_upscale.imaging.target_size import find_target
 from comic_upscale.server import queue
 from comic_upscale.server.api import catalogue
 from comic_upscale.server.api.access import Server
+from comic_upscale.server.api.routing import page_router
 from comic_upscale.server.database.schema import users
 from comic_upscale.server.estimates import seconds_per_byte, waiting_in
 from comic_upscale.server.pages.access import CurrentViewer
@@ -24,7 +25,7 @@ from comic_upscale.server.pages.render import render, seconds_text
 from comic_upscale.server.params import OPTION_FIELDS, FieldError, processing_settings, read_params
 from comic_upscale.settings.processing import ProcessingSettings
 
-router = APIRouter()
+router = page_router()
 
 IN_PARTS_FROM = 32 << 20
 """Bytes of all files of an upload from which on the page sends it in parts."""

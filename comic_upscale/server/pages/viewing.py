@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from comic_upscale.server import pictures
@@ -17,6 +17,7 @@ from comic_upscale.server.api import jobs as jobs_api
 from comic_upscale.server.api.access import Server
 from comic_upscale.server.api.downloads import begin
 from comic_upscale.server.api.errors import ApiError, not_found
+from comic_upscale.server.api.routing import page_router
 from comic_upscale.server.jobs import find_job
 from comic_upscale.server.links import LinkError, LinkExpiredError
 from comic_upscale.server.pages.access import CurrentViewer
@@ -24,7 +25,7 @@ from comic_upscale.server.pages.render import go_to, render
 from comic_upscale.server.pictures import JobFiles, Kind, LiveFiles, PagePictures
 from comic_upscale.server.services import Services
 
-router = APIRouter()
+router = page_router()
 
 Mode = Literal["page", "spread", "webtoon"]
 Number = Annotated[int, Query(ge=1, le=100_000)]

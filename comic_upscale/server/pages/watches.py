@@ -5,18 +5,19 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Form, Request, Response
+from fastapi import Form, Request, Response
 from sqlalchemy.engine import Connection
 
 from comic_upscale.server import watches
 from comic_upscale.server.api.access import Server
+from comic_upscale.server.api.routing import page_router
 from comic_upscale.server.api.watches import LONGEST_SETTLE, NewWatch, change_watch, watch_folder
 from comic_upscale.server.database.schema import now_ms
 from comic_upscale.server.pages.access import Person
 from comic_upscale.server.pages.library import LibraryUser, Word
 from comic_upscale.server.pages.render import go_to, render, wants_part
 
-router = APIRouter()
+router = page_router()
 
 FolderText = Annotated[str, Form(max_length=4000)]
 _NOTICES = {"pause": "watch-paused", "resume": "watch-resumed", "remove": "unwatched"}
