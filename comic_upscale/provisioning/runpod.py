@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -27,11 +28,17 @@ from comic_upscale.provisioning.http import (
     number_of,
     text_of,
 )
-from comic_upscale.provisioning.switch import delete_command
+from comic_upscale.provisioning.switch import delete_command, end_in_background
 from comic_upscale.retries import RetryPolicy
 
 BASE_URL = "https://api.runpod.io/v2"
 IMAGE = "runpod/pytorch:1.0.2-cu1281-torch280-ubuntu2404"
+_OWN_IMAGES = "runpod/"
+"""Images of RunPod start by ``/start.sh``. How another image starts is not known, so nothing is put before it."""
+_SWITCH = "COMIC_UPSCALE_SWITCH"
+_START = f"bash -c 'echo ${_SWITCH} | base64 -d | bash; exec /start.sh'"
+"""The arguments of the container: they start the switch, then what the image itself would start. The script is in a
+variable, because it has quotes, and RunPod does not say how it reads nested ones."""
 DISK_DOLLARS_A_GB_MONTH = 0.10
 """Price of the container disk, as published in November 2026."""
 HOURS_A_MONTH = 730
@@ -101,7 +108,7 @@ class RunPod:
 
     def launch(self, offer: RentalOffer, request: LaunchRequest) -> str:
         """Create a pod; see `Provider`."""
-        body = {
+        body: dict[str, Any] = {
             "name": request.name,
             "image": request.image or IMAGE,
             "cloud": offer.kind.upper(),
@@ -112,6 +119,10 @@ class RunPod:
             "env": {"PUBLIC_KEY": request.public_key},
             "startSsh": True,
         }
+        if body["image"].startswith(_OWN_IMAGES):
+            script = end_in_background(request.max_hours, self.end_command)
+            body["env"][_SWITCH] = base64.b64encode(script.encode()).decode("ascii")
+            body["args"] = _START
         answer = self._api.once("POST", "/pods", body)
         return text_of(entry_of(answer).get("id"))
 

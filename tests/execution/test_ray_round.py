@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import socket
 import threading
 import time
@@ -32,10 +33,12 @@ from comic_upscale.execution.worker_protocol import VERSION
 from comic_upscale.ledger.records import PageFailed
 from comic_upscale.settings.job import JobSettings
 from comic_upscale.settings.rules import Conditions, Rule
+from comic_upscale.storage.base import Token
 from tests.archives import picture
 from tests.execution.test_executors import pictures, tasks_of
 from tests.fakes import NearestEngine, pause
 from tests.storage.conftest import OpenBucket, bucket_of, open_bucket, servers
+from tests.storage.memory import MemoryOutputStore
 
 __all__ = ["open_bucket", "servers"]
 
@@ -317,3 +320,44 @@ def test_a_run_writes_and_deletes_below_a_name_of_its_own(
     monkeypatch.setattr(executors, "OLD_SECONDS", -60.0)
     executors._delete_old(bucket)
     assert [*bucket.walk(rounds.STORED)] == []
+
+
+class Garbling(MemoryOutputStore):
+    """A store that flips a bit of its first objects."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self._times = times
+
+    async def put(self, name: str, data: bytes, token: Token) -> None:
+        if self._times > 0:
+            self._times -= 1
+            data = data[:-1] + bytes([data[-1] ^ 1])
+        await super().put(name, data, token)
+
+
+@pytest.mark.parametrize(("times", "is_done"), [(0, True), (1, True), (9, False)])
+def test_an_output_in_a_bucket_counts_if_it_is_what_was_made(
+    tmp_path: Path, times: int, is_done: bool
+) -> None:
+    async def run() -> tuple[dict[str, Any], Garbling]:
+        store = Garbling(times)
+        async with opened(tmp_path, [NearestEngine()]) as tools:
+            actor = tools.pool.actors[0].handle.actor
+            actor._outputs = store
+            (task,) = [each async for each in tasks_of(pictures(1))]
+            tools.server.tasks["1-1-1"] = task
+            said = await actor.do(
+                ActorTask(
+                    key="1-1-1", row_id=task.row_id, source=task.source, format=task.format,
+                    extension=task.extension, sha256=task.sha256, address=None, stored_as="below/1-1-1",
+                )
+            )  # fmt: skip
+            return said, store
+
+    said, store = asyncio.run(run())
+    if is_done:
+        assert said["stored"]["size"] == len(store.read("below/1-1-1"))
+        assert hashlib.sha256(store.read("below/1-1-1")).hexdigest() == said["sha256"]
+    else:
+        assert "stored" not in said and said["state"] == "failed"

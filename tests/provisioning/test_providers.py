@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import shlex
 import subprocess
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -192,6 +195,53 @@ def test_a_container_ends_itself_with_its_own_key(provider_name: str, names: tup
         assert subprocess.run(
             ["sh", "-c", client.end_command], env=environment, capture_output=True
         ).returncode
+        client.close()
+    finally:
+        cloud.stop()
+
+
+@pytest.mark.parametrize(
+    ("provider_name", "names"),
+    [("runpod", ("RUNPOD_POD_ID", "RUNPOD_API_KEY")), ("vast", ("CONTAINER_ID", "CONTAINER_API_KEY"))],
+)
+def test_the_switch_of_a_container_begins_with_it(
+    provider_name: str, names: tuple[str, str], tmp_path: Path
+) -> None:
+    cloud = Cloud(provider_name)
+    cloud.start()
+    # Hours pass at once, until the test ends.
+    sleep = tmp_path / "bin" / "sleep"
+    sleep.parent.mkdir()
+    sleep.write_text(f"#!/bin/sh\n[ -e {tmp_path}/over ] && kill $PPID\nexec /bin/sleep 0.01\n")
+    sleep.chmod(0o755)
+    try:
+        client = CLIENTS[provider_name](KEY, cloud.url)
+        id = client.launch(client.offers(None, 40)[0], request())
+        body = cloud.machines[id].request
+        command = shlex.split(body["args"]) if provider_name == "runpod" else ["bash", "-c", body["onstart"]]
+        environment = {
+            **os.environ, **body["env"], names[0]: id, names[1]: "key-of-this-machine", "HOME": str(tmp_path),
+            "PATH": f"{sleep.parent}:{os.environ['PATH']}",
+        }  # fmt: skip
+        # What the image itself would start is not here.
+        subprocess.run(command, env=environment, capture_output=True, timeout=60)
+        deadline = time.monotonic() + 60
+        while cloud.machines and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert cloud.machines == {}
+        client.close()
+    finally:
+        (tmp_path / "over").touch()
+        cloud.stop()
+
+
+def test_an_image_that_is_not_of_runpod_starts_as_it_does() -> None:
+    cloud = Cloud("runpod")
+    cloud.start()
+    try:
+        client = CLIENTS["runpod"](KEY, cloud.url)
+        id = client.launch(client.offers(None, 40)[0], replace(request(), image="me/mine:1"))
+        assert "args" not in cloud.machines[id].request
         client.close()
     finally:
         cloud.stop()

@@ -6,6 +6,7 @@ Nothing here imports Ray, which only calls it. Pages in a bucket are read, and o
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import tempfile
 from collections.abc import AsyncIterator, Mapping
@@ -28,6 +29,9 @@ from comic_upscale.settings.places import Place, is_bucket, place_of
 from comic_upscale.storage.buckets import Bucket
 from comic_upscale.storage.object_outputs import ObjectOutputStore
 from comic_upscale.storage.object_sources import read_object
+
+_STORE_TRIES = 2
+"""How often an output is written if the bucket gives back something else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,9 +202,24 @@ class PageActor:
             if task.stored_as is None:
                 await self._client.send(task.key, data)
             else:
-                await self._outputs.put(task.stored_as, data, task.row_id)
+                await self._store(task.stored_as, data, outcome.sha256, task.row_id)
                 fields["stored"] = {"name": task.stored_as, "size": len(data)}
         return fields
+
+    async def _store(self, name: str, data: bytes, sha256: str, token: int) -> None:
+        """Write an output to the bucket, and read it back. So the object is what was decoded as a check.
+
+        Raises:
+            PageError: ``output``: the bucket has something else, also after a second try.
+        """
+        for _ in range(_STORE_TRIES):
+            await self._outputs.put(name, data, token)
+            if await asyncio.to_thread(self._digest_of, name) == sha256:
+                return
+        raise PageError("output", "the bucket does not give back the output that was written to it")
+
+    def _digest_of(self, name: str) -> str:
+        return hashlib.sha256(self._outputs.read(name)).hexdigest()
 
     def _answer(self, outcome: PageOutcome) -> tuple[dict[str, Any], bytes]:
         assert self._executor is not None
