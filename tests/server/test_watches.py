@@ -295,12 +295,21 @@ def test_a_link_that_leads_out_is_refused(
     found = shown(boss)
     assert "later is a link that leads out" in found["problem"] and found["pages"] == 1
     assert watch.jobs() == []
-    (root / "Inbox" / "later").unlink()
+
+
+def test_a_folder_that_became_a_link_is_not_followed(
+    services: Services, boss: httpx.Client, root: Path, tmp_path: Path
+) -> None:
+    begin(boss, output="Results")
+    watch = Watch(services, Clock())
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "page.png").write_bytes(b"x")
     (root / "Inbox").rename(root / "Moved")
     (root / "Inbox").symlink_to(tmp_path / "secret")
     watch.settle()
     found = shown(boss)
-    assert "is not below a folder" in found["problem"] and watch.jobs() == []
+    assert "is not below a folder" in found["problem"] and found["pages"] is None
+    assert watch.jobs() == []
 
 
 def test_outputs_are_checked_and_not_shared(watch: Watch, boss: httpx.Client, root: Path) -> None:
