@@ -33,7 +33,7 @@ from comic_upscale.worker.listen import SocketWorker
 from tests.conftest import REPOSITORY, MakeJob, draw
 from tests.fakes import NearestEngine
 from tests.jobs.test_run import as_nobody
-from tests.server.running import PATIENCE, clean_environment, command
+from tests.server.running import PATIENCE, clean_environment, command, wait_for
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="Unix sockets")
 
@@ -223,10 +223,9 @@ def test_a_run_whose_worker_ends_says_so_and_goes_on_with_the_next_command(
     assert finished.done == 12 and 12 - done <= len(rest.batches) == finished.done_now <= 8
 
 
-@pytest.fixture(scope="module")
-def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
-    """A real worker with the bundled model."""
-    home = tmp_path_factory.mktemp("worker")
+@contextlib.contextmanager
+def running_worker(home: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
+    """A real worker with the bundled model, and its socket."""
     with tempfile.TemporaryDirectory() as made:
         path = Path(made) / "w"
         worker = subprocess.Popen(
@@ -237,6 +236,47 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, su
         yield path, worker
         worker.kill()
         worker.communicate()
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
+    """A real worker with the bundled model."""
+    with running_worker(tmp_path_factory.mktemp("worker")) as running:
+        yield running
+
+
+def test_a_run_whose_worker_is_killed_says_so_and_the_next_one_continues(tmp_path: Path) -> None:
+    for number in range(8):
+        draw(tmp_path / "in" / f"{number}.png", number, size=(160, 200))
+    output = tmp_path / "out"
+    with running_worker(tmp_path) as (path, worker):
+        words = command(
+            "run", "-i", tmp_path / "in", "-o", output, "--scale", 2, "--device", "cpu", "--worker", path
+        )
+        run = subprocess.Popen(
+            words, env=clean_environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            cwd=REPOSITORY,
+        )  # fmt: skip
+        # At the latest, the run itself ends before all pages are there, and what it said shows why.
+        wait_for(lambda: [*output.glob("*.png")] or run.poll() is not None)
+        worker.kill()
+        said, _ = run.communicate(timeout=PATIENCE)
+        assert run.returncode == DeviceError.exit_code, said
+        assert "it has ended. Run the same command again" in " ".join(said.split()), said
+        before = {page: page.stat().st_mtime_ns for page in output.glob("*.png")}
+        assert 1 <= len(before) < 8
+        # Its socket is still there, and nobody listens.
+        ended = subprocess.run(
+            words,
+            env=clean_environment(tmp_path),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            cwd=REPOSITORY,
+        )
+    assert ended.returncode == 0, ended.stderr + ended.stdout
+    after = {page: page.stat().st_mtime_ns for page in output.glob("*.png")}
+    assert len(after) == 8 and before.items() <= after.items()
 
 
 SCRIPT = """
